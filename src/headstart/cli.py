@@ -1,0 +1,139 @@
+"""The command line: each verb is the function of that name, its options are its parameters, its help is its docstring.
+
+Results go to stdout, as text or (`--json`) as one JSON document; notes and progress go to stderr. Exit codes: 0 done,
+1 an error of ours (its message, no traceback), 2 a command that makes no sense, 130 stopped by Ctrl-C.
+
+Only the verb that is asked for is imported, so that help costs little: `headstart --help` imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from headstart.errors import HeadstartError
+
+VERBS = {
+    "check": "Look at every picture and say what is wrong: damaged files, copies, leaks, odd formats, unbalanced classes.",
+    "split": "Split a data set into train, val and test: stratified, seeded, copies of one picture on one side.",
+    "backbones": "List backbones: those with weights on this machine, and with --all or a pattern every one that timm knows.",
+    "embed": "Feature vectors of all pictures from a frozen backbone, kept for the next time.",
+    "train": "Train a classifier on a folder of labelled pictures: checked, split, calibrated, tested.",
+    "evaluate": "Judge a trained classifier on labelled pictures: the test side if the data has split folders, else all.",
+    "predict": "Predict the class of pictures. Each answer is keyed by its path; unreadable pictures are named.",
+    "reproduce": "Train again from a run folder's recipe, split and seed, and compare every prediction.",
+}
+"""The verbs with the first sentence of their docstrings (a test compares), so that help need not import them."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `headstart`; ends with `SystemExit`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("headstart").setLevel(logging.INFO)
+    raise SystemExit(run(words))
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
+    from cyclopts import CycloptsError
+
+    try:
+        application(words)(words, exit_on_error=False, print_error=True, result_action="return_value")
+    except CycloptsError:
+        return 2  # its message, with the nearest option, is printed already
+    except HeadstartError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped. What was embedded so far is kept: the same command goes on from there.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` closed it: nothing to say, nowhere to
+        return 0
+    return 0
+
+
+def application(words: Sequence[str]) -> Any:
+    """The cyclopts application, with the verb in `words` imported and the others as names only."""
+    from cyclopts import App
+
+    from headstart import __version__
+
+    app = App(
+        name="headstart",
+        help="Put a new head on a pretrained backbone, and know how far to trust it.",
+        help_epilogue="Example: headstart train photos --out run",
+        help_format="plaintext",
+        version=f"headstart {__version__}",
+    )
+    asked = next((word for word in words if word in VERBS), None)
+    for verb, summary in VERBS.items():
+        if verb == asked:
+            function = verb_function(verb)
+            text, example = help_and_example(function)
+            app.command(_printing(function, text), name=verb, help_epilogue=f"Example: {example}", help_format="plaintext")
+        else:
+            app.command(_named_only(verb), name=verb, help=summary)
+    return app
+
+
+def verb_function(verb: str) -> Callable[..., Any]:
+    """The function of a verb."""
+    function: Callable[..., Any] = getattr(importlib.import_module(f"headstart.verbs.{verb}"), verb)
+    return function
+
+
+def help_and_example(function: Callable[..., Any]) -> tuple[str, str]:
+    """A verb's docstring without its example, and the example."""
+    text = inspect.getdoc(function) or ""
+    before, _, after = text.partition("Example:\n")
+    example, _, rest = after.strip().partition("\n")
+    return f"{before.rstrip()}\n{rest}".partition("\nRaises:")[0], example.strip()
+
+
+def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
+    """`function` as a command: with `--json`, its result printed, its dataclass parameters spread into options."""
+    from cyclopts import Parameter
+
+    signature = inspect.signature(function, eval_str=True)
+
+    def command(*args: Any, as_json: bool = False, **kwargs: Any) -> None:
+        result = function(*args, **kwargs)
+        print(json.dumps(result.to_json(), ensure_ascii=False, allow_nan=False) if as_json else result.table(), flush=True)
+
+    json_option = inspect.Parameter(
+        "as_json",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document on stdout, nothing else.")],
+    )
+    parameters = [_as_option(p) for p in signature.parameters.values()]
+    command.__signature__ = signature.replace(parameters=[*parameters, json_option], return_annotation=None)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in [*parameters, json_option]}
+    command.__doc__ = text
+    command.__name__ = function.__name__
+    return command
+
+
+def _as_option(parameter: inspect.Parameter) -> inspect.Parameter:
+    from cyclopts import Parameter
+
+    if parameter.name == "recipe":
+        return parameter.replace(annotation=Annotated[parameter.annotation, Parameter(name="*")])
+    if parameter.annotation is bool:
+        return parameter.replace(annotation=Annotated[bool, Parameter(negative="")])
+    return parameter
+
+
+def _named_only(verb: str) -> Callable[..., None]:
+    def command() -> None:
+        raise AssertionError(f"{verb} was not imported")
+
+    return command

@@ -1,0 +1,348 @@
+"""What `headstart check` looks for: one small function a check, one row in `CHECKS`.
+
+A check reads what `vision.screen` found out about each file (no picture is opened here) and gives at most a few
+`Finding`s, each a short sentence with a count and the paths that it is about. To add one: write a function of `Checked`
+that yields findings, and put it into `CHECKS`.
+
+Costs some milliseconds a thousand pictures. Not a judge of labels: wrong ones are looked for with a trained model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headstart.data.dataset import Dataset
+from headstart.data.duplicates import exact_groups, group_pairs, merge_groups, perceptual_pairs
+from headstart.errors import NoPictures
+from headstart.vision.screen import Facts
+
+CHECKS_HEADER = ("check", "severity", "path", "message")
+"""Columns of checks.csv; the rows are those of `checks_rows`."""
+
+TINY_PIXELS = 32
+EXTREME_ASPECT = 4.0
+IMBALANCE = 5.0
+SMALL_CLASS = 10
+
+SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "BMP": (".bmp", ".dib"),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing worth knowing about a data set."""
+
+    check: str
+    """Short name, for scripts: 'truncated', 'near_duplicates' ..."""
+    severity: str
+    """'error' (pictures are lost, or results would mislead), 'warning' (look at it), 'info'."""
+    paths: tuple[str, ...]
+    """The pictures it is about; those of one group stand together. May be empty."""
+    message: str
+    """A sentence for people, with counts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """What a check may look at. N pictures."""
+
+    dataset: Dataset
+    facts: Sequence[Facts]
+    usable: np.ndarray
+    """bool (N,)."""
+    exact: np.ndarray
+    """int64 (N,): groups of identical files."""
+    near: np.ndarray
+    """int64 (N,): groups of copies, identical files included."""
+
+    def paths(self, chosen: Iterable[int]) -> tuple[str, ...]:
+        """Paths of pictures by index, as plain text."""
+        return tuple(self.dataset.paths[i] for i in chosen)
+
+    def readable(self) -> list[int]:
+        """Indices of the usable pictures."""
+        return list(map(int, np.flatnonzero(self.usable)))
+
+    def where(self, true: Callable[[Facts], bool]) -> tuple[str, ...]:
+        """Paths of the usable pictures for whose facts this is true."""
+        return self.paths(i for i in self.readable() if true(self.facts[i]))
+
+
+def findings(dataset: Dataset, facts: Sequence[Facts], *, near: np.ndarray | None = None) -> list[Finding]:
+    """Run all of `CHECKS` on N pictures: errors first, then warnings, then notes.
+
+    `near`: int64 (N,), groups of near-duplicates (say, from features); by default those that the hashes of the files
+    and of the pictures show.
+    """
+    exact = exact_groups([fact.sha256 for fact in facts])
+    found = perceptual_pairs([fact.dhash for fact in facts]) if near is None else group_pairs(near)
+    checked = Checked(dataset, facts, usable(facts), exact, merge_groups(len(facts), group_pairs(exact), found))
+    order = ("error", "warning", "info")
+    return sorted((f for check in CHECKS for f in check(checked)), key=lambda finding: order.index(finding.severity))
+
+
+def usable(facts: Sequence[Facts]) -> np.ndarray:
+    """bool (N,): which pictures can be used."""
+    return np.array([not fact.reason for fact in facts], dtype=bool)
+
+
+def checks_rows(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
+    """Rows of checks.csv (`CHECKS_HEADER`): one for each path of a finding; an empty path where it has none."""
+    return [(f.check, f.severity, path, f.message) for f in findings for path in f.paths or ("",)]
+
+
+def get_avg_size(facts: Sequence[Facts]) -> tuple[float, float]:
+    """(mean height, mean width) in pixels of the usable pictures, upright. Raises `NoPictures` if there are none."""
+    sizes = [(fact.height, fact.width) for fact in facts if not fact.reason]
+    if not sizes:
+        raise NoPictures(
+            f"None of {len(facts):,} files can be read as a picture, so there is no mean size.",
+            hint="`headstart check` says what is wrong with each.",
+        )
+    height, width = np.mean(sizes, axis=0)
+    return float(height), float(width)
+
+
+# Files
+
+
+def unreadable(c: Checked) -> Iterator[Finding]:
+    """Files that cannot be used: one finding for each reason, named like it ('truncated', 'empty' ...)."""
+    for reason in sorted({fact.reason for fact in c.facts} - {""}):
+        bad = [i for i, fact in enumerate(c.facts) if fact.reason == reason]
+        what = f"{_pictures(len(bad), 'file')} of {len(c.facts):,} cannot be used ({reason.replace('_', ' ')})"
+        example = c.facts[bad[0]].message.rstrip(".")
+        yield Finding(reason, "error", c.paths(bad), f"{what} and {_is(bad)} left out: {example}.")
+
+
+def rejected(c: Checked) -> Iterator[Finding]:
+    """Files and rows of a table that were not taken up."""
+    sentences = {
+        "not_a_picture_name": ("info", "{} by the extension something else than a picture"),
+        "not_a_file": ("error", "{} named, but there is no such file"),
+        "two_labels": ("error", "{} listed with two labels"),
+        "two_splits": ("error", "{} listed in two splits"),
+        "no_permission": ("error", "{} in a folder that may not be read"),
+    }
+    for reason in sorted({reason for _, reason in c.dataset.rejected}):
+        paths = tuple(path for path, why in c.dataset.rejected if why == reason)
+        severity, sentence = sentences.get(reason, ("warning", "{} " + reason.replace("_", " ")))
+        what = sentence.format(f"{_pictures(len(paths), 'file')} {_is(paths)}")
+        yield Finding(reason, severity, paths, f"{what}; left out.")
+
+
+def wrong_extension(c: Checked) -> Iterator[Finding]:
+    """A PNG that is called .jpg: harmless here (the content decides), a trap for other programs."""
+    bad = [i for i in c.readable() if _suffix(c.dataset.paths[i]) not in _suffixes(c.facts[i].format)]
+    if bad:
+        first = f"{c.dataset.paths[bad[0]]} is a {c.facts[bad[0]].format}"
+        what = (
+            f"{_pictures(len(bad))} {_has(bad)} an extension of another format, for example {first}; read all the same."
+        )
+        yield Finding("wrong_extension", "warning", c.paths(bad), what)
+
+
+def animated(c: Checked) -> Iterator[Finding]:
+    """Several frames in one file."""
+    yield from _listed(c, "animated", "warning", lambda f: f.frames > 1, "{is} animated; the first frame is used")
+
+
+# Pixels
+
+
+def cmyk(c: Checked) -> Iterator[Finding]:
+    """Made for print."""
+    yield from _listed(c, "cmyk", "info", lambda f: f.mode == "CMYK", "{has} CMYK colours; converted to RGB")
+
+
+def sixteen_bit(c: Checked) -> Iterator[Finding]:
+    """More than 8 bits a pixel."""
+    text = "{has} 16 bits or more a pixel; scaled to 8"
+    yield from _listed(c, "sixteen_bit", "info", lambda f: f.mode[:1] in ("I", "F"), text)
+
+
+def palette(c: Checked) -> Iterator[Finding]:
+    """Up to 256 colours in a table."""
+    yield from _listed(c, "palette", "info", lambda f: f.mode in ("P", "PA"), "{has} a colour table; converted to RGB")
+
+
+def alpha(c: Checked) -> Iterator[Finding]:
+    """Transparent parts."""
+    text = "{has} an alpha channel; laid on white"
+    yield from _listed(c, "alpha", "info", lambda f: f.mode in ("RGBA", "LA", "PA", "RGBa", "La"), text)
+
+
+def exif_rotated(c: Checked) -> Iterator[Finding]:
+    """Stored on the side, with a note how to turn them."""
+    text = "{is} turned by an EXIF note; used upright"
+    yield from _listed(c, "exif_rotated", "info", lambda f: f.orientation not in (0, 1), text)
+
+
+def tiny(c: Checked) -> Iterator[Finding]:
+    """Shorter side below 32 pixels."""
+    text = f"{{is}} smaller than {TINY_PIXELS} pixels on a side; there may be little to see"
+    yield from _listed(c, "tiny", "warning", lambda f: min(f.width, f.height) < TINY_PIXELS, text)
+
+
+def extreme_aspect(c: Checked) -> Iterator[Finding]:
+    """Longer than 4:1."""
+    text = f"{{is}} longer than {EXTREME_ASPECT:g}:1; cropping to a square loses most of it"
+    long = lambda f: max(f.width, f.height) > EXTREME_ASPECT * min(f.width, f.height)  # noqa: E731
+    yield from _listed(c, "extreme_aspect", "warning", long, text)
+
+
+def size_summary(c: Checked) -> Iterator[Finding]:
+    """Mean and median size."""
+    if c.usable.any():
+        height, width = get_avg_size(c.facts)
+        sizes = np.array([(f.width, f.height) for f in c.facts if not f.reason])
+        middle = np.median(sizes, axis=0)
+        text = (
+            f"{_pictures(len(sizes))} of {len(c.facts):,} can be used: on average {width:.0f} x {height:.0f} pixels "
+            f"(width x height; median {middle[0]:.0f} x {middle[1]:.0f}, "
+            f"smallest side {sizes.min():,}, largest {sizes.max():,})."
+        )
+        yield Finding("size_summary", "info", (), text)
+
+
+# Copies
+
+
+def exact_duplicates(c: Checked) -> Iterator[Finding]:
+    """The same file more than once."""
+    groups = _groups(c.exact, c.usable)
+    if groups:
+        text = f"{_members(groups)} the same file, byte for byte ({_example(c, groups)}); kept on one side of a split."
+        yield Finding("exact_duplicates", "warning", _joined(c, groups), text)
+
+
+def near_duplicates(c: Checked) -> Iterator[Finding]:
+    """Copies that were saved again."""
+    groups = [g for g in _groups(c.near, c.usable) if len(set(c.exact[g])) > 1]
+    if groups:
+        text = f"{_members(groups)} nearly the same picture ({_example(c, groups)}); kept on one side of a split."
+        yield Finding("near_duplicates", "warning", _joined(c, groups), text)
+
+
+def label_conflict(c: Checked) -> Iterator[Finding]:
+    """Copies with different labels: at least one label is wrong."""
+    labels = c.dataset.labels
+    groups = [g for g in _groups(c.near, c.usable & (labels >= 0)) if len(set(labels[g])) > 1]
+    if groups:
+        names = " and ".join(sorted({repr(c.dataset.label_name(i)) for i in groups[0]}))
+        text = f"{_members(groups)} the same picture under different labels ({_example(c, groups)}: {names})."
+        yield Finding("label_conflict", "error", _joined(c, groups), text)
+
+
+def split_leak(c: Checked) -> Iterator[Finding]:
+    """Copies, or members of one group, on different sides of the split that came with the data."""
+    split = c.dataset.split
+    together = merge_groups(len(split), group_pairs(c.near), group_pairs(c.dataset.groups))
+    groups = [g for g in _groups(together, c.usable & (split != "")) if len(set(split[g])) > 1]
+    if groups:
+        sides = " and ".join(name for name in ("train", "val", "test") if name in set(split[groups[0]]))
+        text = (
+            f"{_members(groups)} the same picture or group on different sides of the split "
+            f"({_example(c, groups)}: {sides}); measured accuracy will be too high."
+        )
+        yield Finding("split_leak", "error", _joined(c, groups), text)
+
+
+# Classes
+
+
+def class_imbalance(c: Checked) -> Iterator[Finding]:
+    """The largest class has more than 5 times the pictures of the smallest."""
+    counts = _class_counts(c)
+    if len(counts) > 1 and counts[-1][0] > IMBALANCE * counts[0][0] > 0:
+        (low, small), (high, large) = counts[0], counts[-1]
+        text = (
+            f"The classes are uneven: {large!r} has {high:,} pictures, {small!r} {low:,}. "
+            "Look at balanced accuracy rather than accuracy."
+        )
+        yield Finding("class_imbalance", "warning", (), text)
+
+
+def small_class(c: Checked) -> Iterator[Finding]:
+    """A class with fewer than 10 pictures."""
+    small = [(count, name) for count, name in _class_counts(c) if count < SMALL_CLASS]
+    if small:
+        names = ", ".join(f"{name!r}: {count}" for count, name in small[:5]) + (" ..." if len(small) > 5 else "")
+        text = f"{_pictures(len(small), 'class', 'classes')} {_has(small)} fewer than {SMALL_CLASS} pictures ({names})."
+        yield Finding("small_class", "warning", (), text)
+
+
+CHECKS: tuple[Callable[[Checked], Iterator[Finding]], ...] = (
+    *(unreadable, rejected, label_conflict, split_leak),
+    *(wrong_extension, animated, tiny, extreme_aspect, exact_duplicates, near_duplicates),
+    *(class_imbalance, small_class, cmyk, sixteen_bit, palette, alpha, exif_rotated, size_summary),
+)
+"""All checks, in the order in which their findings are shown (within a severity)."""
+
+
+def _listed(c: Checked, check: str, severity: str, true: Callable[[Facts], bool], text: str) -> Iterator[Finding]:
+    """One finding with all usable pictures for which it is true; ``{is}`` and ``{has}`` follow their number."""
+    paths = c.where(true)
+    if paths:
+        sentence = text.format_map({"is": _is(paths), "has": _has(paths)})
+        yield Finding(check, severity, paths, f"{_pictures(len(paths))} {sentence}.")
+
+
+def _groups(groups: np.ndarray, among: np.ndarray) -> list[np.ndarray]:
+    """Indices of each group that has two members or more among the chosen ones, in order of the first member."""
+    members = np.flatnonzero(among)
+    order = members[np.argsort(groups[members], kind="stable")]
+    cuts = np.flatnonzero(np.diff(groups[order])) + 1
+    return sorted((g for g in np.split(order, cuts) if len(g) > 1), key=lambda g: int(g[0]))
+
+
+def _joined(c: Checked, groups: list[np.ndarray]) -> tuple[str, ...]:
+    return c.paths(int(i) for group in groups for i in group)
+
+
+def _members(groups: list[np.ndarray]) -> str:
+    total = sum(len(group) for group in groups)
+    return f"{total:,} pictures are" + (f", in {len(groups):,} groups," if len(groups) > 1 else "")
+
+
+def _example(c: Checked, groups: list[np.ndarray]) -> str:
+    start = "for example " if len(groups) > 1 or len(groups[0]) > 2 else ""
+    return start + " and ".join(c.paths(groups[0][:2].tolist()))
+
+
+def _class_counts(c: Checked) -> list[tuple[int, str]]:
+    """(usable pictures, name) of each class, smallest first."""
+    counts = Counter(c.dataset.label_name(i) for i in c.readable())
+    return sorted((counts[name], name) for name in c.dataset.classes)
+
+
+def _suffix(path: str) -> str:
+    name = path.rpartition("/")[2]
+    return ("." + name.rpartition(".")[2]).lower() if "." in name else ""
+
+
+def _suffixes(format: str) -> tuple[str, ...]:
+    return SUFFIXES.get(format, ("." + format.lower(),))
+
+
+def _pictures(n: int, one: str = "picture", many: str = "") -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def _is(things: Sequence[object]) -> str:
+    return "is" if len(things) == 1 else "are"
+
+
+def _has(things: Sequence[object]) -> str:
+    return "has" if len(things) == 1 else "have"

@@ -1,0 +1,122 @@
+"""Every error that headstart raises on purpose, as one tree.
+
+    HeadstartError                 the command line prints it without a traceback and exits with 1
+    ├── DataError                  the pictures or their labels
+    │   ├── MissingData            no such folder, table or picture
+    │   ├── NoPictures             nothing in there can be read as a picture
+    │   ├── BadLabels              labels that cannot be used: one class, an empty class, rows without files
+    │   ├── BadSplit               a split that cannot be used, or does not fit the pictures
+    │   └── UnreadableImage        one picture; `reason` is a short code (see `vision.probe`)
+    ├── BackboneError              backbones and their weights
+    │   ├── UnknownBackbone        a name that timm does not know
+    │   ├── MissingWeights         known, but no weights at hand (or offline)
+    │   └── BadWeights             damaged, a pickle, or of another architecture
+    ├── RunError                   a run folder
+    │   ├── MissingRun             there is none
+    │   └── DamagedRun             its files are not those that were written
+    ├── RecipeError                an option with a value that cannot work
+    ├── WriteError                 a full disk, a missing permission, a folder in the way
+    └── MissingExtra               an optional part that is not installed; names the install command
+
+A message says what, which value, where, what was expected; `hint` says what to do next. Example:
+
+>>> raise UnknownBackbone("'resnet-50' is not a known backbone.", hint="Did you mean 'resnet50'?")
+Traceback (most recent call last):
+    ...
+headstart.errors.UnknownBackbone: 'resnet-50' is not a known backbone.
+  Did you mean 'resnet50'?
+"""
+
+from __future__ import annotations
+
+
+class HeadstartError(Exception):
+    """Base of all errors raised on purpose. `str()` gives the message and, indented below it, the hint."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        self.message = message
+        self.hint = hint
+        super().__init__(message, hint)
+
+    def __str__(self) -> str:
+        return "\n  ".join([self.message, *self.hint.splitlines()])
+
+
+class DataError(HeadstartError):
+    """The pictures or their labels."""
+
+
+class MissingData(DataError):
+    """No such folder, table or picture."""
+
+
+class NoPictures(DataError):
+    """Nothing in there can be read as a picture."""
+
+
+class BadLabels(DataError):
+    """Labels that cannot be used."""
+
+
+class BadSplit(DataError):
+    """A split that cannot be used, or does not fit the pictures."""
+
+
+class UnreadableImage(DataError):
+    """One picture that cannot be used. `reason` is a short code such as ``truncated``, for tables and scripts."""
+
+    def __init__(self, message: str, *, reason: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
+class BackboneError(HeadstartError):
+    """Backbones and their weights."""
+
+
+class UnknownBackbone(BackboneError):
+    """A name that timm does not know."""
+
+
+class MissingWeights(BackboneError):
+    """A known backbone whose weights are not at hand."""
+
+
+class BadWeights(BackboneError):
+    """A weights file that is damaged, a pickle, or of another architecture."""
+
+
+class RunError(HeadstartError):
+    """A run folder."""
+
+
+class MissingRun(RunError):
+    """There is no run folder at that place."""
+
+
+class DamagedRun(RunError):
+    """The files in a run folder are not those that were written."""
+
+
+class RecipeError(HeadstartError):
+    """An option with a value that cannot work."""
+
+
+class WriteError(HeadstartError):
+    """A full disk, a missing permission, a folder in the way."""
+
+
+class MissingExtra(HeadstartError):
+    """An optional part that is not installed; the hint names the install command."""
+
+
+def near_names(name: str, known: list[str], n: int = 3) -> str:
+    """A hint with the known names nearest to `name`, or an empty string.
+
+    >>> near_names("resnet-50", ["resnet50", "vgg16"])
+    "Did you mean 'resnet50'?"
+    """
+    from difflib import get_close_matches
+
+    found = get_close_matches(name, known, n=n, cutoff=0.6)
+    return f"Did you mean {' or '.join(repr(x) for x in found)}?" if found else ""

@@ -1,0 +1,449 @@
+"""Backbones: from a name to weights on this machine, and from those to a network.
+
+Weights are looked for in this order: a file that was given; a folder (`weights_dir`, or the environment's
+``HEADSTART_WEIGHTS``) with ``NAME.safetensors`` and ``NAME.json``; the hub's cache; the hub itself. Whichever has
+them, the preprocessing they were trained with comes along, and only safetensors are taken.
+
+Costs: finding a backbone in a folder or in the hub's cache takes milliseconds, plus one SHA-256 of the file, and
+imports neither timm nor torch. Bare or unknown names import timm (3 to 7 s); `build` does anyway.
+When not to use it: a trained run folder is loaded by `headstart.model.classifier`.
+
+>>> find_backbone("resnet-50", offline=True)
+Traceback (most recent call last):
+    ...
+headstart.errors.UnknownBackbone: 'resnet-50' is not a known backbone.
+  Did you mean 'resnet50'? `headstart backbones` lists those with weights here.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headstart.errors import BackboneError, BadWeights, MissingWeights, UnknownBackbone, near_names
+from headstart.model.hub import GIVE_HINT, LIST_HINT, cache_entries, cached, fetch
+from headstart.model.spec import Spec, read_spec, spec_of
+from headstart.model.weights import (
+    Header,
+    check_fits,
+    is_classifier,
+    load_tensors,
+    misfit,
+    read_header,
+    weights_sha256,
+    wrong_architecture,
+)
+from headstart.progress import log
+from headstart.vision.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    import torch
+
+POPULAR_NAMES = {
+    "MobileNetV2": "mobilenetv2_100",
+}
+"""Names from elsewhere (Keras' applications) -> timm's. Upper and lower case do not matter."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained network that was found: where its weights are, and what they expect."""
+
+    name: str  # 'mobilenetv2_100.tf_in1k': timm's architecture, and the tag of the weights
+    architecture: str  # 'mobilenetv2_100'
+    model_args: tuple[tuple[str, Any], ...]  # further arguments for timm.create_model, e.g. (('pad_type', 'same'),)
+    source: str  # 'file' | 'folder' | 'hub' | 'random'
+    weights: Path | None  # the safetensors file; None only for source 'random'
+    sha256: str  # of the weights file; '' for source 'random'
+    preprocess: Preprocess  # the input spec that travels with the weights
+    licence: str
+    feature_dim: int | None  # None when it is not known without building the network
+    origin: str
+
+
+@dataclass(frozen=True)
+class BackboneRow:
+    """One line of `headstart backbones`."""
+
+    name: str
+    here: str  # where on this machine the weights are: 'folder', 'hub' (its cache), or '' if they are not
+    image_size: int  # side of the square input in pixels
+    parameters: int | None  # trained numbers in the weights file; None when it is not here
+    feature_dim: int | None  # None when it is not known without building the network
+    licence: str
+
+
+# ------------------------------------------------------------------------------------------------------------ finding
+def find_backbone(
+    name: str, *, weights: Path | None = None, weights_dir: Path | None = None, offline: bool = False
+) -> Backbone:
+    """The backbone of that name, with weights on this machine; they are downloaded from the hub if need be.
+
+    Args:
+        name: timm's ``architecture.tag``; a bare ``architecture`` takes the folder's one entry of it, or timm's default
+            tag; names in `POPULAR_NAMES` do as well. May be empty if `weights` has a JSON beside it.
+        weights: A safetensors file. ``FILE.json`` beside it (``config.json`` beside a ``model.safetensors``) says the
+            architecture and preprocessing; without it timm's own entry for `name` does.
+        weights_dir: A folder of ``NAME.safetensors`` + ``NAME.json``; by default ``HEADSTART_WEIGHTS``.
+        offline: Never open a socket. ``HF_HUB_OFFLINE`` does the same.
+
+    Raises: `UnknownBackbone`, `MissingWeights`, `BadWeights`; `WriteError` if the hub's cache cannot be written.
+    """
+    name = _plain_name(name)
+    if weights is not None:
+        return _from_file(Path(weights), name)
+    folder = _weights_folder(weights_dir)
+    # The order of DESIGN §5. A backbone that is embedded in the package takes its place at the end of this line.
+    found = (folder and _in_folder(folder, name)) or _in_hub_cache(name) or _on_hub(name, folder, offline)
+    log.info("%s: weights from %s (%s)", found.name, found.source, found.weights)
+    return found
+
+
+def without_weights(name: str) -> Backbone:
+    """The same network with random weights, for training from scratch: source 'random', no file. Imports timm.
+
+    Raises `UnknownBackbone`.
+    """
+    name = _plain_name(name)
+    cfg = _timm_cfg(name.partition(".")[0])
+    spec = _timm_spec(cfg)
+    return Backbone(name, spec.architecture, (), "random", None, "", spec.preprocess, "none", None, "random weights")
+
+
+def _plain_name(name: str) -> str:
+    name = name.strip().removeprefix("hf-hub:").removeprefix("timm/")
+    popular = {known.casefold(): timm_name for known, timm_name in POPULAR_NAMES.items()}
+    return popular.get(name.casefold(), name)
+
+
+def _found(name: str, spec: Spec, source: str, weights: Path, origin: str = "") -> Backbone:
+    header = read_header(weights)  # before anything else reads the file
+    return Backbone(
+        name=name or spec.architecture,
+        architecture=spec.architecture,
+        model_args=spec.model_args,
+        source=source,
+        weights=weights,
+        sha256=weights_sha256(weights),
+        preprocess=spec.preprocess,
+        licence=spec.licence,
+        feature_dim=_feature_dim(header),
+        origin=origin or spec.origin or str(weights),
+    )
+
+
+def _feature_dim(header: Header) -> int | None:
+    """Columns of the classifier, if the file has one: it is what the features go into."""
+    for module in ("classifier", "fc", "head.fc", "head", "last_linear"):
+        shape = header.get(f"{module}.weight", ("", ()))[1]
+        if len(shape) in (2, 4) and f"{module}.bias" in header:
+            return shape[1]
+    return None
+
+
+def _from_file(path: Path, name: str) -> Backbone:
+    read_header(path)  # a pickle is refused as such, whatever else is wrong
+    beside = [path.with_suffix(".json"), path.with_name(path.name + ".json")]
+    if path.name == "model.safetensors":
+        beside.append(path.with_name("config.json"))
+    spec_file = next((file for file in beside if file.is_file()), None)
+    if spec_file is None:
+        if not name:
+            raise MissingWeights(
+                f"{path}: has no {beside[0].name} beside it, so its architecture is not known.",
+                hint="Say which network it is with --backbone NAME, or write that JSON.",
+            )
+        return _found(name, _timm_spec(_timm_cfg(name)), "file", path)
+    spec = read_spec(spec_file)
+    if name and name.partition(".")[0] != spec.architecture:
+        raise BadWeights(
+            f"{spec_file}: architecture is {spec.architecture!r}, but the backbone {name!r} was asked for.",
+            hint=f"Ask for --backbone {spec.architecture}, or give another --weights file.",
+        )
+    return _found(name if "." in name or path.stem == "model" else path.stem, spec, "file", path)
+
+
+# ------------------------------------------------------------------------------------------------------------ folders
+def _weights_folder(weights_dir: Path | None) -> Path | None:
+    given = "--weights-dir" if weights_dir is not None else "HEADSTART_WEIGHTS"
+    text = os.environ.get("HEADSTART_WEIGHTS") if weights_dir is None else weights_dir
+    if not text:
+        return None
+    folder = Path(text)
+    if not folder.is_dir():
+        raise MissingWeights(
+            f"{folder}: no such folder, and {given} names it.",
+            hint="It should hold NAME.safetensors and NAME.json for each backbone.",
+        )
+    return folder
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(file.stem for file in folder.iterdir() if file.suffix == ".safetensors")
+
+
+def _folder_entry(folder: Path, name: str) -> Backbone:
+    spec_file = folder / f"{name}.json"
+    spec = read_spec(spec_file) if spec_file.is_file() else _timm_spec(_timm_cfg(name))
+    return _found(name, spec, "folder", folder / f"{name}.safetensors")
+
+
+def _in_folder(folder: Path, name: str) -> Backbone | None:
+    names = _names_in(folder)  # compared with, not joined to: a name never leads out of the folder
+    if name in names:
+        return _folder_entry(folder, name)
+    if "." in name:
+        return None
+    fitting = [entry for entry in names if (folder / f"{entry}.json").is_file() and _is_of(folder, entry, name)]
+    if len(fitting) > 1:
+        default = _default_name(name)
+        if default not in fitting:
+            raise UnknownBackbone(
+                f"{name!r} could be any of {', '.join(fitting)} in {folder}.", hint="Give one of these names in full."
+            )
+        fitting = [default]
+    return _folder_entry(folder, fitting[0]) if fitting else None
+
+
+def _is_of(folder: Path, entry: str, architecture: str) -> bool:
+    """Whether the entry's JSON names that architecture. A damaged JSON of another name does not stand in the way."""
+    if entry.partition(".")[0] == architecture:
+        return read_spec(folder / f"{entry}.json").architecture == architecture
+    try:
+        return read_spec(folder / f"{entry}.json").architecture == architecture
+    except BadWeights as error:
+        log.warning("%s", error)
+        return False
+
+
+# ---------------------------------------------------------------------------------------------------------------- hub
+def _in_hub_cache(name: str) -> Backbone | None:
+    """A full name whose two files the cache has: found without timm, and without asking the hub anything."""
+    if not re.fullmatch(r"\w+\.[\w.-]*\w", name, re.ASCII):
+        return None
+    repo = f"timm/{name}"
+    weights, config = cached(repo, "model.safetensors"), cached(repo, "config.json")
+    return _hub_entry(name, repo, weights, config) if weights and config else None
+
+
+def _hub_entry(name: str, repo: str, weights: Path, config: Path | None, spec: Spec | None = None) -> Backbone:
+    """The backbone in those two files. timm's own entry, if given, decides on the architecture."""
+    architecture = name.partition(".")[0]
+    own = read_spec(config) if config else None
+    if own is not None and own.architecture == architecture:  # if not, it was renamed since: its arguments do not apply
+        spec = own
+    spec = spec or _timm_spec(_timm_cfg(name))
+    return _found(name, spec, "hub", weights, origin=f"hub: {repo} at {weights.parent.name[:12]}")
+
+
+def _on_hub(name: str, folder: Path | None, offline: bool) -> Backbone:
+    cfg = _timm_cfg(name, folder)
+    name = f"{cfg.architecture}.{cfg.tag}" if cfg.tag else cfg.architecture
+    if not cfg.hf_hub_id:
+        raise MissingWeights(
+            f"{name}: the hub has no safetensors of it" + (f", only a pickle ({cfg.url})." if cfg.url else "."),
+            hint=f"{GIVE_HINT}, or choose another backbone. {LIST_HINT}",
+        )
+    repo, _, revision = cfg.hf_hub_id.partition("@")
+    wanted = cfg.hf_hub_filename or ""
+    wanted = wanted if wanted.endswith(".safetensors") else "model.safetensors"
+    config = fetch(repo, "config.json", revision or "main", name, offline)
+    commit = config.parent.name if config else revision or "main"  # both files from one commit
+    weights = fetch(repo, wanted, commit, name, offline)
+    if weights is None:
+        raise MissingWeights(
+            f"{name}: {repo} on the hub has no {wanted}; its other formats can be pickles, which are not loaded.",
+            hint=f"{GIVE_HINT}, or choose another backbone. {LIST_HINT}",
+        )
+    return _hub_entry(name, repo, weights, config, _timm_spec(cfg))
+
+
+# --------------------------------------------------------------------------------------------------------------- timm
+def _timm_cfg(name: str, folder: Path | None = None) -> Any:
+    """timm's PretrainedCfg of a name, its default tag for a bare architecture. Raises `UnknownBackbone`."""
+    import timm
+    from timm.models import get_deprecated_models
+
+    if name.endswith(".safetensors"):
+        raise UnknownBackbone(f"{name!r} is a file, not a backbone's name.", hint=f"Give it with --weights {name}.")
+    name = get_deprecated_models().get(name) or name
+    architecture, _, tag = name.partition(".")
+    if timm.is_model(architecture):
+        cfg = timm.get_pretrained_cfg(architecture)
+        known = list(timm.list_models(f"{architecture}.*", include_tags=True))
+        if cfg is not None and (not tag or name in known):
+            return timm.get_pretrained_cfg(name)
+    else:
+        known = timm.list_models(include_tags=bool(tag))
+    near = near_names(
+        name.lower(), [*known, *(_names_in(folder) if folder else []), *map(str.lower, POPULAR_NAMES)], n=1
+    )
+    if not near and timm.is_model(architecture):
+        near = f"timm has {', '.join(known[:8])}."
+    raise UnknownBackbone(f"{name!r} is not a known backbone.", hint=f"{near} {LIST_HINT}".strip())
+
+
+def _timm_spec(cfg: Any) -> Spec:
+    plain = {key: value for key, value in asdict(cfg).items() if value is not None}
+    config = {"architecture": cfg.architecture, "pretrained_cfg": plain}
+    return spec_of(config, f"timm's entry for {cfg.architecture}")
+
+
+def _default_name(architecture: str) -> str:
+    cfg = _timm_cfg(architecture)
+    return f"{architecture}.{cfg.tag}"
+
+
+# ------------------------------------------------------------------------------------------------------------ listing
+def at_hand(*, weights_dir: Path | None = None) -> list[Backbone]:
+    """All backbones whose weights are on this machine, those of the folder first. Opens no socket, imports no timm.
+
+    A damaged entry is logged and left out. Raises `MissingWeights` if the folder that was named does not exist.
+    """
+    found = {}
+    for name, source, spec, weights in _entries(weights_dir):
+        origin = f"hub: timm/{name} at {weights.parent.name[:12]}" if source == "hub" else ""
+        found[name] = _found(name, spec, source, weights, origin)
+    return list(found.values())
+
+
+def backbones(pattern: str = "", *, weights_dir: Path | None = None, only_here: bool = False) -> list[BackboneRow]:
+    """Backbones by name: those with weights here first, then all that timm has pretrained weights for.
+
+    Args:
+        pattern: Part of a name (``resnet``), or a wildcard pattern (``resnet50.*``).
+        weights_dir: As for `find_backbone`.
+        only_here: Only those with weights on this machine: takes milliseconds, where timm's list takes seconds.
+    """
+    pattern = pattern if any(sign in pattern for sign in "*?[") else f"*{_plain_name(pattern)}*"
+    rows = {entry[0]: _row_here(*entry) for entry in _entries(weights_dir)}
+    if not only_here:
+        import timm
+
+        for name in timm.list_pretrained():
+            if name not in rows:
+                cfg = timm.get_pretrained_cfg(name)
+                rows[name] = BackboneRow(name, "", max(cfg.input_size[1:]), None, None, cfg.license or "unknown")
+    return [row for name, row in rows.items() if fnmatch.fnmatchcase(name, pattern)]
+
+
+def _row_here(name: str, source: str, spec: Spec, weights: Path) -> BackboneRow:
+    header = read_header(weights)
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    numbers = sum(math.prod(shape) for key, (_, shape) in header.items() if not key.endswith(buffers))
+    return BackboneRow(name, source, spec.preprocess.image_size, numbers, _feature_dim(header), spec.licence)
+
+
+def _entries(weights_dir: Path | None) -> Iterator[tuple[str, str, Spec, Path]]:
+    """(name, source, spec, weights) of all that is on this machine, each name once, the folder's before the hub's."""
+    folder = _weights_folder(weights_dir)
+    names = _names_in(folder) if folder else []
+    places = [(name, "folder", folder / f"{name}.json", folder / f"{name}.safetensors") for name in names if folder]
+    hub = [(name, "hub", config, weights) for name, config, weights in cache_entries()]
+    seen = set()
+    for name, source, config, weights in [*places, *hub]:
+        if name in seen:
+            continue
+        try:
+            spec = read_spec(config)  # without one, what the weights expect is not known; `find_backbone` asks timm
+            read_header(weights)
+        except BackboneError as error:
+            log.warning("left out: %s", error)
+            continue
+        seen.add(name)
+        yield name, source, spec, weights
+
+
+# ----------------------------------------------------------------------------------------------------------- building
+def build(
+    backbone: Backbone, num_classes: int = 0, *, image_size: int | None = None, keep_classifier: bool = False
+) -> torch.nn.Module:
+    """The network with its weights, in evaluation mode, on the CPU. Opens no socket.
+
+    Args:
+        backbone: What `find_backbone` gave.
+        num_classes: 0 for a network that ends in features (N, D); otherwise a new classifier ends it.
+        image_size: Side of the input in pixels, where it differs from the weights' own; networks with a fixed input
+            (vision transformers) get their position embedding resampled by timm.
+        keep_classifier: Take the classifier from the file as well, instead of a new one.
+
+    Raises `BadWeights` if the weights are not those of the network: every tensor must be there, none may be left over.
+    """
+    model = _empty_network(backbone, num_classes, image_size)
+    if backbone.weights is not None:
+        classifier = () if keep_classifier else _classifier_names(model)
+        _load(model, backbone, backbone.weights, classifier)
+    return model.eval()
+
+
+def _empty_network(backbone: Backbone, num_classes: int, image_size: int | None) -> torch.nn.Module:
+    import timm
+
+    name = backbone.architecture
+    if not timm.is_model(name):
+        hint = near_names(name, timm.list_models(), n=1) or LIST_HINT
+        raise UnknownBackbone(f"{backbone.name}: its architecture {name!r} is not one that timm has.", hint=hint)
+    args = dict(backbone.model_args)
+    cfg = timm.get_pretrained_cfg(name)
+    if image_size and cfg is not None and cfg.fixed_input_size and image_size != cfg.input_size[1]:
+        args["img_size"] = image_size
+    try:
+        model: torch.nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **args)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise BadWeights(
+            f"{backbone.name}: timm cannot build {name} with {args}: {error}.",
+            hint="Check model_args in the JSON beside the weights, and the image size.",
+        ) from error
+    return model
+
+
+def _classifier_names(model: torch.nn.Module) -> tuple[str, ...]:
+    cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    names = cfg.get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _load(model: torch.nn.Module, backbone: Backbone, weights: Path, classifier: tuple[str, ...]) -> None:
+    """Put the file's tensors into the network, each of them, strictly."""
+    own = model.state_dict()
+    shapes = {key: tuple(value.shape) for key, value in own.items()}
+    try:
+        check_fits(weights, shapes, classifier=classifier, name=backbone.architecture)
+        tensors = load_tensors(weights, sha256=backbone.sha256)
+    except BadWeights as error:
+        tensors = _as_timm_reads(model, backbone, weights, classifier, error)
+    tensors = {key: value for key, value in tensors.items() if not is_classifier(key, classifier)}
+    kept = {key: value for key, value in own.items() if key not in tensors}  # new classifier, counters
+    model.load_state_dict({**kept, **tensors}, strict=True)
+
+
+def _as_timm_reads(
+    model: torch.nn.Module, backbone: Backbone, weights: Path, classifier: tuple[str, ...], misfitting: BadWeights
+) -> dict[str, torch.Tensor]:
+    """Tensors renamed or resampled by timm's own filter for the architecture; raises `misfitting` if that fails too.
+
+    Many families keep weights as their authors published them (DINOv2, CLIP), or resample a position embedding.
+    """
+    import timm
+
+    tensors = load_tensors(weights, sha256=backbone.sha256)
+    module = sys.modules[timm.models.model_entrypoint(backbone.architecture).__module__]
+    as_timm = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_checkpoint_filter_fn", None)
+    if as_timm is None:
+        raise misfitting
+    try:
+        tensors = as_timm(dict(tensors), model)
+    except Exception as error:  # the filter meets tensors that it was never meant for
+        raise misfitting from error
+    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    problem = misfit(shapes, {key: tuple(value.shape) for key, value in model.state_dict().items()}, classifier)
+    if problem:
+        raise wrong_architecture(weights, backbone.architecture, problem) from misfitting
+    return tensors

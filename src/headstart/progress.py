@@ -1,0 +1,31 @@
+"""Progress bars and notes on stderr, so that stdout stays free for results.
+
+>>> with bar("Embedding", total=3) as advance:
+...     for _ in range(3):
+...         advance(1)
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+log = logging.getLogger("headstart")
+"""Notes for people: what was chosen and why. Silent in Python unless logging is set up; the command line shows it."""
+
+
+@contextmanager
+def bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar while the block runs, if stderr is a terminal; yields `advance(n)`, safe to call from threads."""
+    if not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO):
+        yield lambda n: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda n: progress.advance(task, n)

@@ -1,0 +1,160 @@
+"""Which backbones to use: halving on growing subsets, scored by exact leave-one-out log-loss.
+
+All candidates embed a small stratified subset (those with one input geometry share its decoding); the better half
+goes on to twice the pictures, until three are left. The best of them stays, with the one that adds most to it when both
+are fused: two good backbones that err alike are worth little more than one. Discriminant analysis on their features is scored by its exact
+leave-one-out log-loss, which needs no held-out pictures and is steadier than accuracy on few of them. Scores that
+try to predict transfer without fitting (LogME and its kin) are not used: k-NN beat 23 of them in 42,000 runs
+(arXiv 2503.18528).
+
+Cost, with five candidates of one size: each embeds about a tenth of the pictures, so choosing and running the better
+two costs about 1.8 times the best one alone. What was embedded stays in the cache, so survivors do not pay twice.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from headstart.model.engine import Plan
+from headstart.model.features import View, embed_files
+from headstart.model.heads import leave_one_out
+from headstart.model.logistic import tempered_log_loss
+from headstart.progress import log
+
+FIRST_PART = 0.1
+FIRST_LEAST = 200
+PER_CLASS = 25
+SURVIVORS = 2
+LAST = 3
+SHRINKAGES = (0.1, 0.3, 0.6)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One thing that was tried, a row of `history.csv`. Losses are in nats, lower is better; NaN where not measured."""
+
+    stage: str
+    backbone: str
+    head: str
+    strength: float
+    pictures: int
+    loo_log_loss: float
+    loo_accuracy: float
+    val_log_loss: float
+    val_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Candidates that are left, best first, and what led there."""
+
+    views: tuple[View, ...]
+    trials: tuple[Trial, ...]
+
+
+def choose_views(
+    views: Sequence[View],
+    files: Sequence[Path],
+    sha256s: Sequence[str],
+    labels_N: np.ndarray,
+    n_classes: int,
+    plan: Plan,
+    *,
+    seconds: float,
+    total: int,
+    seed: int = 0,
+) -> Choice:
+    """Rank candidate views on subsets of the labelled pictures (never the test ones); at most two are left.
+
+    `labels_N` int64 (N,), all known. `seconds` is what is left of the budget; `total` pictures will have to be embedded
+    in the end. Only one view is left if two would not fit into the time. Raises `BackboneError`, `WriteError`.
+    """
+    started = time.monotonic()
+    order = stratified_order(labels_N, seed)
+    n = min(len(order), max(math.ceil(FIRST_PART * len(order)), FIRST_LEAST, PER_CLASS * n_classes))
+    left, trials, pace = list(views), [], 0.0
+    while len(left) > 1:
+        begun = time.monotonic()
+        subset = order[:n]
+        features, errors = embed_files([files[i] for i in subset], [sha256s[i] for i in subset], left, plan)
+        pace = max(pace, (time.monotonic() - begun) / n / len(left))
+        good = np.array([j for j in range(n) if j not in errors])
+        last = len(left) <= LAST or 2 * n > len(order)
+        ranked, rows = _rank(left, [x[good] for x in features], labels_N[subset][good], n_classes, pairs=last)
+        trials += rows
+        left = ranked[: SURVIVORS if last else max(LAST, math.ceil(len(left) / 2))]
+        if last:
+            break
+        n = min(2 * n, len(order))
+    remaining = seconds - (time.monotonic() - started)
+    if len(left) > 1 and pace * total * len(left) > remaining:
+        log.info("The budget does not allow a second backbone; going on with %s.", left[0].backbone.name)
+        left = left[:1]
+    return Choice(tuple(left), tuple(trials))
+
+
+def _rank(
+    views: Sequence[View], features: Sequence[np.ndarray], labels_N: np.ndarray, n_classes: int, *, pairs: bool
+) -> tuple[list[View], list[Trial]]:
+    """Views by score, best first; with `pairs` the second is the one that adds most to the best, fused with it."""
+    unit = [x / max(float(np.sqrt(x.var(axis=0).mean())), 1e-12) for x in features]
+    rows: list[Trial] = []
+
+    def score(members: tuple[int, ...]) -> float:
+        begun = time.monotonic()
+        joined_ND = np.concatenate([unit[i] for i in members], axis=1)
+        log_loss, accuracy = leave_one_out_score(joined_ND, labels_N, n_classes)
+        name = " + ".join(views[i].backbone.name for i in members)
+        spent = round(time.monotonic() - begun, 3)
+        rows.append(Trial("choose", name, "lda", nan, len(labels_N), log_loss, accuracy, nan, nan, spent))
+        return log_loss
+
+    nan = math.nan
+    order = sorted(range(len(views)), key=lambda i: score((i,)))
+    if pairs and len(views) > 2:
+        order[1:] = sorted(order[1:], key=lambda i: score((order[0], i)))
+    shown = sorted(rows, key=lambda row: row.loo_log_loss)
+    listed = ", ".join(f"{row.backbone} {row.loo_log_loss:.3f}" for row in shown)
+    log.info("Leave-one-out log-loss on %s pictures: %s", f"{len(labels_N):,}", listed)
+    return [views[i] for i in order], rows
+
+
+def leave_one_out_score(values_ND: np.ndarray, labels_N: np.ndarray, n_classes: int) -> tuple[float, float]:
+    """(log_loss, accuracy) of shrunk discriminant analysis, each picture judged by a fit without it; the best shrinkage's."""
+    _, logits_SNK = leave_one_out("lda", values_ND, labels_N, n_classes, strengths=SHRINKAGES)
+    scored = [(tempered_log_loss(l, labels_N)[0], float((l.argmax(1) == labels_N).mean())) for l in logits_SNK]
+    return min(scored)
+
+
+def stratified_order(labels_N: np.ndarray, seed: int) -> np.ndarray:
+    """A seeded order of all indices in which every beginning holds the classes in proportion.
+
+    >>> stratified_order(np.array([0, 0, 0, 0, 1, 1]), seed=0)[:3].tolist()
+    [2, 4, 3]
+    """
+    rng = np.random.default_rng(seed)
+    place_N = np.empty(len(labels_N))
+    for label in np.unique(labels_N):
+        members = np.flatnonzero(labels_N == label)
+        place_N[members] = (rng.permutation(len(members)) + 0.5) / len(members)
+    return np.argsort(place_N, kind="stable")
+
+
+def fitting_size(native: int, shorter_sides: np.ndarray) -> int:
+    """The input side in pixels: the backbone's own, or a smaller multiple of 32 if the pictures are small.
+
+    Pictures are enlarged by at most about 1.5 on the median: further enlarging costs time and shows nothing new
+    (intel-scenes, 100 px: 128 -> 160 px gained 0.8 points with one backbone; see LOG.md).
+
+    >>> fitting_size(224, np.array([375, 400])), fitting_size(224, np.array([100, 100]))
+    (224, 160)
+    """
+    wanted = 32 * math.ceil(1.5 * float(np.median(shorter_sides)) / 32)
+    return min(native, max(wanted, 64))

@@ -1,0 +1,50 @@
+"""`headstart backbones [PATTERN]`: which networks there are, and which have weights on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.model.backbones import BackboneRow
+from headstart.model.backbones import backbones as find_all
+
+
+@dataclass(frozen=True)
+class BackboneList:
+    """Rows of `backbones`, those with weights here first."""
+
+    rows: list[BackboneRow]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `backbones --json`."""
+        return {"backbones": [asdict(row) for row in self.rows]}
+
+    def table(self) -> str:
+        """Plain text for a terminal."""
+        if not self.rows:
+            return "None. `headstart backbones --all` lists everything that timm has pretrained weights for."
+        width = max(len(r.name) for r in self.rows)
+        lines = [f"{'name':<{width}}  {'weights':<8}{'px':>5}{'parameters':>13}{'features':>10}  licence"]
+        for r in self.rows:
+            numbers = [f"{x:,}" if x else "-" for x in (r.parameters, r.feature_dim)]
+            lines.append(
+                f"{r.name:<{width}}  {r.here or '-':<8}{r.image_size:>5}{numbers[0]:>13}{numbers[1]:>10}  {r.licence}"
+            )
+        return "\n".join(lines)
+
+
+def backbones(pattern: str = "", *, weights_dir: Path | None = None, all: bool = False) -> BackboneList:
+    """List backbones: those with weights on this machine, and with --all or a pattern every one that timm knows. Example:
+
+        headstart backbones resnet
+
+    Args:
+        pattern: Part of a name, or a wildcard such as 'resnet50.*'.
+        weights_dir: Folder of NAME.safetensors and NAME.json.
+        all: Also those whose weights would have to be downloaded.
+
+    Raises:
+        MissingWeights: `weights_dir` does not exist.
+    """
+    return BackboneList(find_all(pattern, weights_dir=weights_dir, only_here=not (all or pattern)))

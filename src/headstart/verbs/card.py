@@ -1,0 +1,64 @@
+"""The model card: the README.md of a run folder."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+
+from headstart.data.checks import Finding
+from headstart.judge.metrics import Metrics
+from headstart.model.classifier import Classifier
+
+SHOWN = ("accuracy", "balanced_accuracy", "f1_macro", "matthews_corrcoef", "roc_auc", "log_loss", "brier_score", "ece")
+
+
+def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Sequence[Finding]) -> str:
+    """Markdown: what it is, how good it is (with intervals), what it was made from, how to use and reproduce it."""
+    known = classifier.provenance
+    rows = [f"| {name} | {test[name]} | {val[name]} |" for name in SHOWN]
+    worst = min(test.per_class, key=lambda c: test.per_class[c]["recall"].value)
+    problems = [f"- {f.severity}: {f.message}" for f in findings if f.severity != "info"] or ["- none"]
+    parts = [f"- {p.view}, {p.view.backbone.licence}, weights SHA-256 {p.view.backbone.sha256[:16]}: {p.view.backbone.origin}"
+             for p in classifier.parts]  # fmt: skip
+    data = known["data"]
+    return "\n".join(
+        [
+            f"# Classifier of {len(classifier.classes)} classes",
+            "",
+            f"{', '.join(classifier.classes)}. Frozen backbone, {known['head']['kind']} head; model {classifier.id}.",
+            "",
+            "## How good it is",
+            f"95 % intervals; {test.n:,} test pictures, looked at once; {val.n:,} validation pictures, used for choosing.",
+            "",
+            "| metric | test | validation |",
+            "|---|---|---|",
+            *rows,
+            "",
+            f"The weakest class is {worst!r}: recall {test.per_class[worst]['recall']}.",
+            f"Temperature {classifier.temperature:.4g} (folded into the weights). Sets at alpha = {classifier.alpha:g} hold "
+            f"every class with probability >= {1 - classifier.conformal_threshold:.4g}.",
+            "",
+            "## What it was made from",
+            *parts,
+            f"- {data['pictures']:,} pictures, fingerprint {data['fingerprint'][:16]}; split {known['split_hash'][:16]}",
+            f"- Python {platform.python_version()}, "
+            + ", ".join(f"{k} {v}" for k, v in known["versions"].items() if k != "python"),
+            "",
+            "What the checks found in the data:",
+            *problems,
+            "",
+            "## How to use it",
+            "    headstart predict THIS_FOLDER picture.jpg --out predictions.csv",
+            *_timm_lines(classifier),
+            "",
+            "## How to reproduce it",
+            "    headstart reproduce THIS_FOLDER --data DATA",
+            "",
+        ]
+    )
+
+
+def _timm_lines(classifier: Classifier) -> list[str]:
+    if len(classifier.parts) == 1:
+        return ['    timm.create_model("local-dir:THIS_FOLDER", pretrained=True)   # the same logits']
+    return ["Each part* folder loads with timm (`local-dir:`); the logits are the sum over the parts."]

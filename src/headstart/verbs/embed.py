@@ -1,0 +1,122 @@
+"""`headstart embed DATA --out features.safetensors`: feature vectors of pictures, for work outside headstart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.errors import MissingWeights
+from headstart.files import write_csv, write_safetensors
+from headstart.model.backbones import Backbone, at_hand, find_backbone
+from headstart.model.engine import choose_plan
+from headstart.model.features import Features, View, embed_files, fingerprint
+from headstart.progress import log
+from headstart.verbs.look import look
+from headstart.vision.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What `embed` did. `features.values` is float32 (N, D)."""
+
+    features: Features
+    plan: str
+    out: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `embed --json`."""
+        f = self.features
+        shape = {"pictures": f.values.shape[0], "feature_dim": f.values.shape[1]}
+        return {**shape, "backbone": f.backbone, "plan": self.plan, "fingerprint": f.fingerprint, "out": self.out,
+                "errors": f.errors}  # fmt: skip
+
+    def table(self) -> str:
+        """Plain text for a terminal."""
+        n, d = self.features.values.shape
+        written = f", written to {self.out}" if self.out else ""
+        left_out = f"; {len(self.features.errors):,} could not be read" if self.features.errors else ""
+        return f"{n:,} pictures x {d:,} features of {self.features.backbone} ({self.plan}){written}{left_out}"
+
+
+def embed(
+    data: Path,
+    *,
+    backbone: str = "auto",
+    out: Path | None = None,
+    image_size: int = 0,
+    resize: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    weights: Path | None = None,
+    weights_dir: Path | None = None,
+    offline: bool = False,
+) -> Embedded:
+    """Feature vectors of all pictures from a frozen backbone, kept for the next time. Example:
+
+        headstart embed photos --backbone resnet34 --out features.safetensors
+
+    Args:
+        data: Folder of pictures (with or without classes), or a table with a path and a label column.
+        backbone: A timm name; auto takes the first one with weights here.
+        out: safetensors file to write (`values` float32 (N, D)), with a table of paths and labels beside it (.csv).
+        image_size: Side of the input square in pixels; 0 takes the backbone's own.
+        resize: How a picture becomes a square: crop, pad or squash; auto takes the backbone's own.
+        device: auto, cpu or cuda.
+        precision: auto (bf16 where the processor has it), bf16 or f32.
+        weights: Weights file (.safetensors) for the backbone.
+        weights_dir: Folder of NAME.safetensors and NAME.json.
+        offline: Never open a socket.
+
+    Raises:
+        DataError: nothing in `data` can be read.
+        BackboneError: no such backbone, or no weights for it here.
+        WriteError: `out` or the cache cannot be written.
+    """
+    looked = look(data)
+    found = find_one(backbone, weights, weights_dir, offline)
+    view = View(found, fitted_spec(found, image_size, resize))
+    plan = choose_plan(device, precision)
+    log.info("Embedding with %s (%s)", view, plan)
+    (values_ND,), failed = embed_files(looked.files, looked.sha256s, [view], plan)
+    paths = looked.dataset.paths
+    errors = looked.unreadable | {paths[i]: reason for i, reason in failed.items()}
+    features = Features(values_ND, paths, found.name, fingerprint(view, plan, looked.sha256s), errors)
+    if out is not None:
+        out = Path(out)
+        write_safetensors(out, {"values": values_ND}, {"backbone": found.name, "fingerprint": features.fingerprint})
+        rows = [
+            (p, looked.dataset.label_name(i), s) for i, (p, s) in enumerate(zip(paths, looked.sha256s, strict=True))
+        ]
+        write_csv(out.with_suffix(".csv"), ("path", "label", "sha256"), rows)
+    return Embedded(features, str(plan), str(out or ""))
+
+
+def find_one(name: str, weights: Path | None, weights_dir: Path | None, offline: bool) -> Backbone:
+    """One backbone: the one named, the one in `weights`, or the first one at hand. Raises `BackboneError`."""
+    if name != "auto":
+        return find_backbone(name, weights=weights, weights_dir=weights_dir, offline=offline)
+    if weights is not None:
+        return find_backbone("", weights=weights, offline=offline)
+    return all_at_hand(weights_dir)[0]
+
+
+def all_at_hand(weights_dir: Path | None) -> list[Backbone]:
+    """All backbones with weights on this machine, at least one. Raises `MissingWeights`."""
+    found = at_hand(weights_dir=weights_dir)
+    if not found:
+        raise MissingWeights(
+            "No backbone's weights are on this machine.",
+            hint="Name one to download it (--backbone resnet34), or give a folder of weights with --weights-dir.",
+        )
+    return found
+
+
+def fitted_spec(backbone: Backbone, image_size: int, resize: str) -> Preprocess:
+    """The backbone's own input spec, with the options that were given."""
+    values = backbone.preprocess.as_dict()
+    if image_size:
+        values["image_size"] = image_size
+    if resize != "auto":
+        values["resize"] = resize
+    return Preprocess.from_dict(values)

@@ -1,0 +1,80 @@
+"""`headstart evaluate RUN DATA`: how good a trained classifier is on other labelled pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.data.dataset import Dataset, open_dataset
+from headstart.errors import BadLabels, near_names
+from headstart.files import write_json
+from headstart.judge.metrics import Metrics, judge
+from headstart.model.classifier import load_classifier, predict_files
+from headstart.model.predictions import Predictions, write_predictions
+from headstart.data.dataset import Dataset, open_dataset
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What `evaluate` found on the `side` of the data that was judged ('test', or 'all')."""
+
+    metrics: Metrics
+    predictions: Predictions
+    side: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `evaluate --json`."""
+        return {**self.metrics.to_json(), "side": self.side, "model": self.predictions.model,
+                "errors": dict(self.predictions.errors)}  # fmt: skip
+
+    def table(self) -> str:
+        """Plain text for a terminal."""
+        errors = [f"{len(self.predictions.errors):,} files could not be read."] if self.predictions.errors else []
+        return "\n".join([*errors, f"Side: {self.side}. {self.metrics.table()}"])
+
+
+def evaluate(run: Path, data: Path, *, out: Path | None = None) -> Evaluation:
+    """Judge a trained classifier on labelled pictures: the test side if the data has split folders, else all. Example:
+
+        headstart evaluate run photos-of-2026
+
+    Args:
+        run: Run folder that `headstart train` wrote.
+        data: Folder of class folders, of split folders, or a table with a path and a label column.
+        out: Folder to write metrics.json and predictions.csv into.
+
+    Raises:
+        RunError: no run folder, or a damaged one.
+        DataError: no labelled pictures, or classes that the classifier does not know.
+    """
+    classifier = load_classifier(Path(run))
+    dataset = open_dataset(data)
+    side = "test" if (dataset.split == "test").any() else "all"
+    chosen = (dataset.split == "test") if side == "test" else dataset.labels >= 0
+    dataset = with_classes(dataset.take(chosen), classifier.classes)
+    files = [dataset.file(i) for i in range(len(dataset))]
+    predictions = predict_files(classifier, files, dataset.paths, dataset.labels)
+    if predictions.labels is None or not len(predictions):
+        raise BadLabels(
+            f"{data}: has no labelled picture that can be read.", hint=f"`headstart check {data}` says more."
+        )
+    metrics = judge(predictions.logits, predictions.labels, classifier.classes)
+    if out is not None:
+        write_predictions(Path(out) / "predictions.csv", predictions)
+        write_json(Path(out) / "metrics.json", {side: metrics.to_json()})
+    return Evaluation(metrics, predictions, side)
+
+
+def with_classes(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
+    """The data set with labels counted by the classifier's classes. Raises `BadLabels` for a class it does not know."""
+    unknown = [c for k, c in enumerate(dataset.classes) if c not in classes and (dataset.labels == k).any()]
+    if unknown:
+        raise BadLabels(
+            f"{dataset.root}: class {unknown[0]!r} is not one that the classifier knows ({', '.join(classes)}).",
+            hint=near_names(unknown[0], list(classes)),
+        )
+    number = np.array([classes.index(c) if c in classes else -1 for c in dataset.classes] + [-1], np.int64)
+    return replace(dataset, labels=number[dataset.labels], classes=classes)

@@ -1,0 +1,94 @@
+"""What nearly every verb begins with: open the data, and look at every picture once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from headstart.data.checks import Finding, findings, usable
+from headstart.data.dataset import Dataset, fingerprint, open_dataset
+from headstart.data.duplicates import exact_groups, group_pairs, merge_groups, perceptual_pairs
+from headstart.errors import NoPictures
+from headstart.progress import log
+from headstart.vision.screen import Facts, screen
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """A data set in which every file was looked at.
+
+    `everything` and `everything_facts` hold all files; `dataset` and `facts` the usable ones, with `groups` made of the
+    given groups, of identical files, and of copies that the pictures' hashes show.
+    """
+
+    everything: Dataset
+    everything_facts: tuple[Facts, ...]
+    dataset: Dataset
+    facts: tuple[Facts, ...]
+
+    @property
+    def files(self) -> list[Path]:
+        """The usable pictures' files."""
+        return [self.dataset.file(i) for i in range(len(self.dataset))]
+
+    @property
+    def sha256s(self) -> list[str]:
+        """The usable pictures' hashes."""
+        return [f.sha256 for f in self.facts]
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """{path: reason} of the pictures that cannot be used, rows of a table without a file among them."""
+        bad = {p: f.reason for p, f in zip(self.everything.paths, self.everything_facts, strict=True) if f.reason}
+        return bad | {p: reason for p, reason in self.everything.rejected if reason != "not_a_picture_name"}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over paths, bytes and labels of the usable pictures."""
+        return fingerprint(self.dataset, self.sha256s)
+
+    def findings(self, dataset: Dataset | None = None) -> list[Finding]:
+        """What the checks say; `dataset` is the usable part with a split or groups that are known by now."""
+        everything = self.everything
+        if dataset is not None:
+            everything = _filled_in(everything, dataset)
+        return findings(everything, self.everything_facts, near=everything.groups if dataset is not None else None)
+
+
+def look(data: Path | str, *, path_column: str | None = None, label_column: str | None = None) -> Looked:
+    """Open `data` and look at every file. Raises `DataError` if nothing in it can be used."""
+    everything = open_dataset(data, path_column=path_column, label_column=label_column)
+    facts = screen([everything.file(i) for i in range(len(everything))])
+    keep = usable(facts)
+    if not keep.any():
+        first = facts[0]
+        raise NoPictures(
+            f"{data}: none of {len(facts):,} files can be used: {everything.paths[0]}: {first.message}",
+            hint=f"`headstart check {data}` says what is wrong with each.",
+        )
+    if not keep.all():
+        log.warning("%s of %s files cannot be used and are left out.", f"{(~keep).sum():,}", f"{len(keep):,}")
+    good = tuple(f for f, k in zip(facts, keep, strict=True) if k)
+    dataset = everything.take(keep)
+    dataset = replace(dataset, groups=copies(dataset, good))
+    return Looked(everything, tuple(facts), dataset, good)
+
+
+def copies(dataset: Dataset, facts: Sequence[Facts]) -> np.ndarray:
+    """int64 (N,): the data's own groups, joined with those of identical files and of copies by perceptual hash."""
+    exact = exact_groups([f.sha256 for f in facts])
+    near = perceptual_pairs([f.dhash for f in facts])
+    return merge_groups(len(dataset), group_pairs(dataset.groups), group_pairs(exact), near)
+
+
+def _filled_in(everything: Dataset, part: Dataset) -> Dataset:
+    """`everything` with the split and the groups of the pictures in `part`."""
+    place = {path: i for i, path in enumerate(part.paths)}
+    split, groups = everything.split.copy(), np.arange(len(everything), dtype=np.int64) + len(everything)
+    for i, path in enumerate(everything.paths):
+        if path in place:
+            split[i], groups[i] = part.split[place[path]], part.groups[place[path]]
+    return replace(everything, split=split, groups=groups)

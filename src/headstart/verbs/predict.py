@@ -1,0 +1,88 @@
+"""`headstart predict RUN PATH... --out FILE.csv`: what a trained classifier says of new pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.data.dataset import open_dataset
+from headstart.errors import MissingData
+from headstart.model.classifier import Classifier, load_classifier, predict_files
+from headstart.model.predictions import Predictions, write_predictions
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """What `predict` made."""
+
+    predictions: Predictions
+    classifier: Classifier
+    out: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `predict --json`: for each path its class, probabilities, and set of classes at alpha."""
+        p = self.predictions
+        floor = 1 - self.classifier.conformal_threshold
+        rows = [
+            {
+                "path": path,
+                "predicted": p.classes[k],
+                "probabilities": dict(zip(p.classes, map(float, chances), strict=True)),
+                "set": [c for c, chance in zip(p.classes, chances, strict=True) if chance >= floor],
+            }
+            for path, k, chances in zip(p.paths, p.predicted, p.probabilities, strict=True)
+        ]
+        return {"model": p.model, "alpha": self.classifier.alpha, "predictions": rows, "errors": dict(p.errors)}
+
+    def table(self) -> str:
+        """Plain text for a terminal: the first twenty pictures, and those that could not be read."""
+        p = self.predictions
+        rows = list(zip(p.paths, p.predicted, p.probabilities.max(axis=1) if len(p) else [], strict=True))
+        lines = [f"{p.classes[k]:<20}{chance:>7.1%}  {path}" for path, k, chance in rows[:20]]
+        more = [f"and {len(p) - 20:,} more"] if len(p) > 20 else []
+        errors = [f"{'not read':<20}{reason:>7}  {path}" for path, reason in p.errors.items()]
+        return "\n".join([*lines, *more, *errors, *([f"written to {self.out}"] if self.out else [])])
+
+
+def predict(run: Path, *paths: Path, out: Path | None = None) -> Predicted:
+    """Predict the class of pictures. Each answer is keyed by its path; unreadable pictures are named. Example:
+
+        headstart predict run holiday/ one.jpg --out predictions.csv
+
+    Args:
+        run: Run folder that `headstart train` wrote.
+        paths: Pictures, or folders of pictures.
+        out: CSV to write: path, label (empty), predicted, one probability a class, error.
+
+    Raises:
+        RunError: no run folder, or a damaged one.
+        MissingData: a path that does not exist.
+        WriteError: `out` cannot be written.
+    """
+    if not paths:
+        raise MissingData("No pictures were given.", hint=f"headstart predict {run} picture.jpg")
+    classifier = load_classifier(Path(run))
+    files, names = pictures_at(paths)
+    predictions = predict_files(classifier, files, names)
+    if out is not None:
+        write_predictions(Path(out), predictions)
+    return Predicted(predictions, classifier, str(out or ""))
+
+
+def pictures_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str]]:
+    """Files and the names they go by: a file by its path as given, one in a folder by folder/relative path."""
+    files: list[Path] = []
+    names: list[str] = []
+    for given in map(Path, paths):
+        if given.is_dir():
+            found = open_dataset(given)
+            files += [found.file(i) for i in range(len(found))]
+            names += [(given / p).as_posix() for p in found.paths]
+        elif given.exists():
+            files.append(given)
+            names.append(given.as_posix())
+        else:
+            raise MissingData(f"{given}: there is no such picture or folder.")
+    return files, names

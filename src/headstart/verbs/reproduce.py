@@ -1,0 +1,149 @@
+"""`headstart reproduce RUN`: do it again from the recipe, and say whether the numbers are the same."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.data.dataset import open_dataset
+from headstart.data.split import SPLIT_HEADER
+from headstart.files import read_csv, sha256_file, write_csv
+from headstart.model.classifier import Classifier, load_classifier
+from headstart.model.predictions import Predictions, read_predictions
+from headstart.progress import log
+from headstart.training.recipe import Recipe
+from headstart.verbs.train import train
+
+TOLERANCE = 1e-6  # of a probability: nine digits are written
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """`same` if every prediction came out identical. Otherwise `causes` says what changed, `effects` what came of it."""
+
+    same: bool
+    causes: list[str]
+    effects: list[str]
+    pictures: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `reproduce --json`."""
+        return {"same": self.same, "causes": self.causes, "effects": self.effects, "pictures": self.pictures}
+
+    def table(self) -> str:
+        """Plain text for a terminal."""
+        if self.same and not self.causes:
+            return f"Identical: all {self.pictures:,} predictions came out the same."
+        verdict = "The predictions are the same all the same." if self.same else "NOT identical."
+        causes = [f"  {c}" for c in self.causes] or ["  nothing that is recorded"]
+        return "\n".join([verdict, "What changed:", *causes, "What came of it:", *[f"  {e}" for e in self.effects]])
+
+
+def reproduce(
+    run: Path,
+    *,
+    data: Path | None = None,
+    weights: Path | None = None,
+    weights_dir: Path | None = None,
+    offline: bool = False,
+) -> Reproduced:
+    """Train again from a run folder's recipe, split and seed, and compare every prediction. Example:
+
+        headstart reproduce run
+
+    Args:
+        run: Run folder that `headstart train` wrote.
+        data: The pictures; by default where they were at the time.
+        weights: Weights file (.safetensors) for the backbone that is named.
+        weights_dir: Folder of NAME.safetensors and NAME.json.
+        offline: Never open a socket.
+
+    Raises:
+        RunError: no run folder, or a damaged one.
+        DataError, BackboneError: what the training needs is gone.
+    """
+    run = Path(run)
+    before = load_classifier(run)
+    place = Path(data if data is not None else before.provenance["data"]["path"])
+    recipe = Recipe.from_dict(before.provenance["recipe"])
+    causes, still_there = _changed_pictures(place, read_csv(run / "split.csv"))
+    with tempfile.TemporaryDirectory(prefix="headstart-") as folder:
+        split = Path(folder) / "split.csv"
+        write_csv(split, SPLIT_HEADER, [[row[c] for c in SPLIT_HEADER] for row in still_there])
+        log.info("Training again in a temporary folder")
+        again = train(
+            place,
+            out=Path(folder) / "run",
+            recipe=recipe,
+            weights=weights,
+            weights_dir=weights_dir,
+            split=split,
+            offline=offline,
+        )
+        after = read_predictions(Path(folder) / "run" / "predictions.csv")
+    causes += _changed_model(before, again.classifier)
+    effects, same = _compare(read_predictions(run / "predictions.csv"), after)
+    return Reproduced(same, causes, effects, len(after))
+
+
+def _changed_pictures(place: Path, rows: list[dict[str, str]]) -> tuple[list[str], list[dict[str, str]]]:
+    """Pictures that are gone, new, or have other bytes than at the time; and the rows of those that are still there."""
+    dataset = open_dataset(place)
+    present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
+    still_there = [row for row in rows if row["path"] in present]
+    gone = [row["path"] for row in rows if row["path"] not in present]
+    new = sorted(set(present) - {row["path"] for row in rows})
+    changed = [row["path"] for row in still_there if sha256_file(present[row["path"]]) != row["sha256"]]
+    listed = (("gone", gone), ("new, or unreadable at the time", new), ("changed (other bytes)", changed))
+    return [f"{len(paths):,} pictures {what}: {_first(paths)}" for what, paths in listed if paths], still_there
+
+
+def _changed_model(before: Classifier, after: Classifier) -> list[str]:
+    """Differences in backbones, weights, precision and versions."""
+    causes = []
+    if [p.view.backbone.name for p in before.parts] != [p.view.backbone.name for p in after.parts]:
+        names = [" + ".join(p.view.backbone.name for p in c.parts) for c in (before, after)]
+        causes.append(f"backbone: {names[0]} -> {names[1]}")
+    else:
+        for old, new in zip(before.parts, after.parts, strict=True):
+            a, b = old.view.backbone, new.view.backbone
+            if a.sha256 != b.sha256:
+                causes.append(f"weights of {a.name}: SHA-256 {a.sha256[:16]} -> {b.sha256[:16]} ({b.weights})")
+            if old.view.spec != new.view.spec:
+                causes.append(f"preprocessing of {a.name}: {old.view.spec} -> {new.view.spec}")
+    if before.plan != after.plan:
+        causes.append(f"engine: {before.plan} -> {after.plan}")
+    versions = [c.provenance["versions"] for c in (before, after)]
+    return causes + [f"{k}: {v} -> {versions[1].get(k)}" for k, v in versions[0].items() if versions[1].get(k) != v]
+
+
+def _compare(before: Predictions, after: Predictions) -> tuple[list[str], bool]:
+    """Sentences on how the predictions differ, and whether they are the same."""
+    places = {path: i for i, path in enumerate(after.paths)}
+    common = [(i, places[path]) for i, path in enumerate(before.paths) if path in places]
+    effects = []
+    missing = len(before) - len(common), len(after) - len(common)
+    if any(missing):
+        effects.append(f"{missing[0]:,} pictures have no prediction now, {missing[1]:,} had none before")
+    if before.classes != after.classes:
+        return [*effects, f"the classes differ: {before.classes} -> {after.classes}"], False
+    if not common:
+        return [*effects, "no picture was predicted both times"], False
+    old, new = (np.array(x) for x in zip(*common, strict=True))
+    moved = np.abs(before.probabilities[old] - after.probabilities[new]).max(axis=1)
+    flipped = before.predicted[old] != after.predicted[new]
+    if (moved > TOLERANCE).any():
+        worst = int(moved.argmax())
+        effects.append(
+            f"{(moved > TOLERANCE).sum():,} of {len(common):,} predictions differ, {flipped.sum():,} in the class; "
+            f"the largest change of a probability is {moved[worst]:.3g} ({before.paths[old[worst]]})"
+        )
+    return effects or ["no prediction differs"], not (any(missing) or (moved > TOLERANCE).any())
+
+
+def _first(paths: list[str], most: int = 5) -> str:
+    return ", ".join(map(repr, paths[:most])) + (f" and {len(paths) - most:,} more" if len(paths) > most else "")

@@ -1,0 +1,62 @@
+"""`headstart split DATA --out split.csv`: a split that can be given back, sent to others, and checked by its hash."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.data.dataset import require_trainable
+from headstart.data.split import make_split, split_hash, write_split
+from headstart.verbs.look import look
+
+
+@dataclass(frozen=True)
+class SplitMade:
+    """What `split` wrote: how many pictures each side has, class by class, and the split's hash."""
+
+    out: str
+    hash: str
+    sides: dict[str, dict[str, int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `split --json`."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """Plain text for a terminal."""
+        lines = [f"{self.out}  (hash {self.hash[:16]})"]
+        for side, counts in self.sides.items():
+            lines.append(f"{side:<6}{sum(counts.values()):>8,}  " + ", ".join(f"{c} {n:,}" for c, n in counts.items()))
+        return "\n".join(lines)
+
+
+def split(data: Path, *, out: Path, seed: int = 0, val: float = 0.2, test: float = 0.2) -> SplitMade:
+    """Split a data set into train, val and test: stratified, seeded, copies of one picture on one side.
+
+    A split that the data brings is kept as it is; what it lacks is carved from its training part. Example:
+
+        headstart split photos --out split.csv
+
+    Args:
+        data: Folder of class folders, of split folders, or a table with a path and a label column.
+        out: CSV to write: path, label, split, group, sha256.
+        seed: Another seed gives another split.
+        val: Part of the training pictures for validation.
+        test: Part of the pictures for the final test.
+
+    Raises:
+        DataError: the data cannot be split (one class, too few pictures).
+        WriteError: `out` cannot be written.
+    """
+    looked = look(data)
+    require_trainable(looked.dataset)
+    dataset = make_split(looked.dataset, seed=seed, val=val, test=test)
+    write_split(Path(out), dataset, looked.sha256s)
+    sides = {
+        side: {
+            name: int(((dataset.split == side) & (dataset.labels == k)).sum()) for k, name in enumerate(dataset.classes)
+        }
+        for side in ("train", "val", "test")
+    }
+    return SplitMade(str(out), split_hash(dataset), sides)

@@ -1,0 +1,525 @@
+"""What a picture file says about itself, read before any decoder sees it: format, size, frames, traps.
+
+Costs about 20 microseconds for an ordinary JPEG. Only the standard library, no pixels, memory of well under a megabyte
+whatever the file holds: blocks are stepped over by their stated length, never read whole, except compressed PNG texts
+(8 MB at most), which are inflated up to `MAX_INFLATED_BYTES` because the decoder would inflate them too.
+
+A picture passes when its format is one of `FORMATS` (decided by its first bytes, never by the file's name) and it
+stays below the caps that follow. They are far above what cameras and web sites produce, and low enough that the
+decoder's time and memory stay bounded: files that ask for more are refused by name, in less than 0.2 s.
+
+Do not use it to learn whether the pixels are whole: a picture can pass here and still be damaged inside.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, NoReturn
+
+from headstart.errors import UnreadableImage
+
+MAX_FILE_BYTES = 512 << 20
+MAX_PIXELS = 128_000_000  # width x height; medium-format cameras reach 102 million
+MAX_SIDE_PIXELS = 65_535  # what a JPEG can state
+MAX_FRAMES = 1_000  # of an animation, or pages of a TIFF
+MAX_SCANS = 200  # of a progressive JPEG; encoders write about 10, and each costs a pass over all pixels
+MAX_METADATA_BYTES = 8 << 20  # texts, profiles, thumbnails and private blocks together
+MAX_INFLATED_BYTES = 1 << 20  # of one compressed PNG text or profile (Pillow's own limit)
+MAX_TIFF_TAG_BYTES = 64 << 20  # Photoshop keeps its layers in a tag
+MAX_TIFF_TAGS = 4_096  # in one directory
+MAX_TIFF_STRIPS = 600_000
+MAX_CHUNKS = 100_000  # of a PNG or WEBP; PNG encoders that cut pixel data small use 8 KB a chunk
+MAX_GIF_BLOCKS = 1_000_000  # of at most 255 bytes
+MAX_JUNK_BYTES = 1 << 16  # between the segments of a JPEG header
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+"""The formats that are decoded; MPO files count as JPEG (their first picture), PGM as PPM, APNG as PNG."""
+
+REASONS: dict[str, str] = {
+    "empty": "the file has no bytes",
+    "not_a_picture": "the content is not that of a picture",
+    "not_supported": "a kind of picture that is not decoded here",
+    "truncated": "the file ends before its pixels do",
+    "damaged": "the structure or the pixels cannot be decoded",
+    "file_too_big": f"more than {MAX_FILE_BYTES >> 20} MB",
+    "too_many_pixels": f"more than {MAX_PIXELS:,} pixels, or a side longer than {MAX_SIDE_PIXELS:,}",
+    "too_many_frames": f"more than {MAX_FRAMES:,} frames",
+    "too_many_scans": f"more than {MAX_SCANS} scans in one JPEG",
+    "too_many_parts": "more blocks than a real picture has",
+    "text_chunk": f"more than {MAX_METADATA_BYTES >> 20} MB of texts, profiles or private blocks",
+    "ifd_loop": "the directories of the TIFF point at each other in a circle",
+    "decoder_crashed": "the decoder's process died on it, twice",
+    "too_slow": "decoding took too long and was stopped",
+    "too_much_memory": "decoding needed more memory than there is",
+    "unreadable": "the file could not be read from the disk",
+    "not_a_file": "there is no such file, or it is a folder or a device",
+    "no_permission": "the file may not be read",
+    "changed": "the file changed while it was being read",
+}
+"""Every reason for which a picture is left out: code -> what it means."""
+
+_WINDOW = 1 << 18  # bytes read at a time where a whole stream has to be walked
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header states: `format` is one of `FORMATS`; sizes in pixels as stored, before any EXIF rotation."""
+
+    format: str
+    width: int
+    height: int
+    frames: int = 1
+
+
+@dataclass(frozen=True)
+class JpegStructure:
+    """A JPEG's header up to its pixel data, which begins at byte `data_at`; `one_scan`: one pass holds all colours."""
+
+    width: int
+    height: int
+    one_scan: bool
+    data_at: int
+
+
+def probe(file: BinaryIO) -> Header:
+    """Read the header and block structure of a picture from its start; leaves the file anywhere.
+
+    Raises `UnreadableImage`, whose `reason` is a key of `REASONS`, for whatever is no picture or goes beyond a cap.
+    """
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        _refuse("empty", "the file is empty (0 bytes)")
+    if size > MAX_FILE_BYTES:
+        _refuse("file_too_big", f"{size:,} bytes; pictures of at most {MAX_FILE_BYTES:,} bytes are decoded")
+    file.seek(0)
+    start = file.read(32)
+    for accepts, parse in _PARSERS:
+        if accepts.match(start):
+            try:
+                return parse(file, size)
+            except struct.error:
+                _refuse("truncated", f"the file ends inside its header ({size:,} bytes)")
+    for accepts, name in _OTHERS:
+        if accepts.match(start):
+            _refuse("not_supported", f"{name} is not decoded here; {', '.join(FORMATS)} are")
+    return _refuse("not_a_picture", f"its first bytes, {start[:8]!r}, are not those of {', '.join(FORMATS)}")
+
+
+def jpeg_structure(file: BinaryIO, size: int) -> JpegStructure:
+    """Walk the segments of a JPEG of `size` bytes up to its first scan. Raises `UnreadableImage`."""
+    at, junk, metadata, frame = 2, 0, 0, (0, 0, 0, 0, False)
+    while True:
+        file.seek(at)
+        piece = file.read(14)
+        if len(piece) < 4:
+            _refuse("truncated", f"JPEG: the file ends before the pixel data ({size:,} bytes)")
+        if piece[0] != 0xFF or piece[1] in (0x00, 0xFF):
+            file.seek(at)
+            stretch = file.read(4096)
+            skip = found if (found := stretch.find(b"\xff", 1)) > 0 else len(stretch)
+            at, junk = at + skip, junk + skip
+            if junk > MAX_JUNK_BYTES:
+                _refuse("damaged", f"JPEG: {junk:,} bytes of something else between its segments")
+            continue
+        marker, length = piece[1], (piece[2] << 8) + piece[3]
+        if 0xD0 <= marker <= 0xD8:
+            at += 2
+            continue
+        if marker < 0xC0 or marker == 0xD9 or length < 2:
+            _refuse("damaged", f"JPEG: marker FF{marker:02X} (length {length}) where a segment was expected")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            bits, height, width, components = struct.unpack_from(">BHHB", piece, 4)
+            frame = (width, height, components, bits, marker <= 0xC1)
+        elif marker == 0xDA:
+            break
+        at, metadata = at + 2 + length, metadata + length
+        if metadata > MAX_METADATA_BYTES:
+            _refuse("text_chunk", f"JPEG: more than {MAX_METADATA_BYTES:,} bytes of metadata before the pixels")
+    width, height, components, bits, sequential = frame
+    if not width or not height:
+        _refuse("damaged", f"JPEG: states a size of {width} x {height} pixels")
+    if bits != 8 or components not in (1, 3, 4):
+        _refuse("not_supported", f"JPEG: {bits} bits and {components} channels; 8 bits and 1, 3 or 4 are decoded")
+    return JpegStructure(width, height, sequential and piece[4:5] == bytes([components]), at + 2 + length)
+
+
+def _jpeg(file: BinaryIO, size: int) -> Header:
+    structure = jpeg_structure(file, size)
+    header = _within("JPEG", structure.width, structure.height)
+    if not structure.one_scan:
+        # Counting FFDA anywhere is fast and can only count too many (in a thumbnail, in a film appended by a phone);
+        # only beyond the cap is it worth following the markers to the true end of the picture.
+        file.seek(structure.data_at)
+        found = 1
+        last = b""
+        while found <= MAX_SCANS and (piece := file.read(_WINDOW)):
+            found += piece.count(b"\xff\xda") + (last == b"\xff" and piece[:1] == b"\xda")
+            last = piece[-1:]
+        if found > MAX_SCANS and _scans(file, structure.data_at) > MAX_SCANS:
+            _refuse("too_many_scans", f"JPEG: more than {MAX_SCANS} scans; encoders write about 10")
+    return header
+
+
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+
+
+def _scans(file: BinaryIO, at: int) -> int:
+    """Scans of the picture whose first scan begins at `at`, up to its end marker; stops counting beyond the cap."""
+    scans = 1
+    while scans <= MAX_SCANS:
+        file.seek(at)
+        piece = file.read(_WINDOW)
+        found = _JPEG_MARKER.search(piece)
+        if found is None:
+            if len(piece) < _WINDOW:
+                break
+            at += len(piece) - 1
+            continue
+        marker, behind = piece[found.start() + 1], piece[found.end() : found.end() + 2]
+        if marker == 0xD9:
+            break
+        if len(behind) < 2:
+            if found.start() == 0:
+                break
+            at += found.start()
+            continue
+        scans += marker == 0xDA
+        at += found.end() + max(2, int.from_bytes(behind, "big"))
+    return scans
+
+
+def _png(file: BinaryIO, size: int) -> Header:
+    file.seek(8)
+    length, kind, width, height = struct.unpack(">I4sII", file.read(16))
+    if kind != b"IHDR" or length != 13:
+        _refuse("damaged", f"PNG: its first chunk is {kind!r} of {length:,} bytes, not IHDR of 13")
+    _within("PNG", width, height)
+    at, frames, metadata, pixels = 33, 0, 0, False
+    for _ in range(MAX_CHUNKS):
+        file.seek(at)
+        head = file.read(8)
+        if len(head) < 8:
+            _refuse("truncated", f"PNG: the file ends without an IEND chunk ({size:,} bytes)")
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if not kind.isalpha():
+            _refuse("damaged", f"PNG: {kind!r} where the name of a chunk was expected, at byte {at + 4:,}")
+        if kind == b"IEND":
+            break
+        if kind not in (b"IDAT", b"fdAT"):
+            metadata += length
+            if metadata > MAX_METADATA_BYTES:
+                _refuse("text_chunk", f"PNG: {metadata:,} bytes beside the pixels, up to its chunk {kind.decode()}")
+        at += 12 + length
+        if at > size:
+            _refuse("truncated", f"PNG: its chunk {kind.decode()} ends at byte {at:,} of {size:,}")
+        if kind in (b"zTXt", b"iTXt", b"iCCP"):
+            _refuse_bomb(kind, file.read(length))
+        pixels |= kind == b"IDAT"
+        frames += kind == b"fcTL"
+        if frames > MAX_FRAMES:
+            _refuse("too_many_frames", f"PNG: more than {MAX_FRAMES:,} frames")
+    else:
+        _refuse("too_many_parts", f"PNG: more than {MAX_CHUNKS:,} chunks")
+    if not pixels:
+        _refuse("damaged", "PNG: has no pixel data (no IDAT chunk)")
+    return Header("PNG", width, height, max(1, frames))
+
+
+def _refuse_bomb(kind: bytes, chunk: bytes) -> None:
+    """Refuse a compressed text or profile that inflates beyond `MAX_INFLATED_BYTES`; other damage is left alone."""
+    rest = chunk.partition(b"\0")[2]
+    if kind == b"iTXt":
+        if rest[:1] in (b"", b"\0"):
+            return  # not compressed
+        rest = b"\0" + [*rest[2:].split(b"\0", 2), b"", b""][2]
+    inflate = zlib.decompressobj()
+    try:
+        inflate.decompress(rest[1:], MAX_INFLATED_BYTES)
+    except zlib.error:
+        return  # the decoder leaves such a text out
+    if inflate.unconsumed_tail:
+        _refuse("text_chunk", f"PNG: its chunk {kind.decode()} inflates to more than {MAX_INFLATED_BYTES:,} bytes")
+
+
+def _gif(file: BinaryIO, size: int) -> Header:
+    file.seek(6)
+    width, height, flags = struct.unpack("<HHB", file.read(5))
+    _within("GIF", width, height)
+    blocks = _GifBlocks(file, 13 + _palette_bytes(flags))
+    frames = 0
+    while (kind := blocks.byte()) is not None and kind != 0x3B:
+        if kind == 0x21:
+            blocks.byte()
+        elif kind == 0x2C:
+            frames += 1
+            if frames > MAX_FRAMES:
+                _refuse("too_many_frames", f"GIF: more than {MAX_FRAMES:,} frames")
+            descriptor = blocks.take(9)
+            if len(descriptor) < 9 and frames > 1:
+                break
+            left, top, frame_width, frame_height, flags = struct.unpack("<HHHHB", descriptor)
+            if frames == 1:  # a decoder enlarges the picture to hold its first frame
+                width, height = max(width, left + frame_width), max(height, top + frame_height)
+                _within("GIF", width, height)
+            blocks.at += _palette_bytes(flags) + 1
+        else:
+            break  # something else from here on; whole frames before it can be used
+        if not blocks.skip() and (frames == 0 or (frames == 1 and kind == 0x2C)):
+            _refuse("truncated", f"GIF: the file ends inside its first frame ({size:,} bytes)")
+    if frames == 0:
+        _refuse("damaged", "GIF: has no frame")
+    return Header("GIF", width, height, frames)
+
+
+def _palette_bytes(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+class _GifBlocks:
+    """A cursor over a GIF that reads windows of the file and steps over chains of sub-blocks inside them."""
+
+    def __init__(self, file: BinaryIO, at: int) -> None:
+        self.file = file
+        self.at = at
+        self.window = b""
+        self.begin = 0
+        self.count = 0
+
+    def take(self, n: int) -> bytes:
+        offset = self.at - self.begin
+        if not 0 <= offset <= len(self.window) - n:
+            self.file.seek(self.at)
+            self.window, self.begin, offset = self.file.read(_WINDOW), self.at, 0
+        self.at += n
+        return self.window[offset : offset + n]
+
+    def byte(self) -> int | None:
+        return int.from_bytes(got) if (got := self.take(1)) else None
+
+    def skip(self) -> bool:
+        """Step over a chain of sub-blocks, each led by its length; False where the file ends first."""
+        while True:
+            self.take(0)
+            window, offset, count = self.window, self.at - self.begin, self.count
+            end = len(window)
+            while offset < end and (length := window[offset]):
+                offset += length + 1
+                count += 1
+            self.at, self.count = self.begin + offset, count
+            if offset < end:
+                self.at += 1
+                return True
+            if count > MAX_GIF_BLOCKS:
+                _refuse("too_many_parts", f"GIF: more than {MAX_GIF_BLOCKS:,} blocks")
+            if not self.take(1):
+                return False
+            self.at -= 1
+
+
+def _webp(file: BinaryIO, size: int) -> Header:
+    file.seek(4)
+    end = 8 + struct.unpack("<I", file.read(4))[0]
+    if end > size:
+        _refuse("truncated", f"WEBP: states {end:,} bytes and has {size:,}")
+    at, frames, metadata, width, height = 12, 0, 0, 0, 0
+    for _ in range(MAX_CHUNKS):
+        if at + 8 > end:
+            break
+        file.seek(at)
+        head = file.read(18)
+        kind, length = head[:4], int.from_bytes(head[4:8], "little")
+        if not width:
+            width, height = _webp_size(kind, head)
+            _within("WEBP", width, height)
+        if at + 8 + length > end:
+            _refuse("truncated", f"WEBP: its chunk {kind!r} ends at byte {at + 8 + length:,} of {end:,}")
+        frames += kind == b"ANMF"
+        if frames > MAX_FRAMES:
+            _refuse("too_many_frames", f"WEBP: more than {MAX_FRAMES:,} frames")
+        if kind not in (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF"):
+            metadata += length
+            if metadata > MAX_METADATA_BYTES:
+                _refuse("text_chunk", f"WEBP: {metadata:,} bytes beside the pixels, up to its chunk {kind!r}")
+        at += 8 + length + (length & 1)
+    else:
+        _refuse("too_many_parts", f"WEBP: more than {MAX_CHUNKS:,} chunks")
+    if not width:
+        _refuse("truncated", f"WEBP: the file ends before the pixel data ({size:,} bytes)")
+    return Header("WEBP", width, height, max(1, frames))
+
+
+def _webp_size(kind: bytes, head: bytes) -> tuple[int, int]:
+    if kind == b"VP8X":
+        return int.from_bytes(head[12:15], "little") + 1, int.from_bytes(head[15:18], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(head[9:13], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        return int.from_bytes(head[14:16], "little") & 0x3FFF, int.from_bytes(head[16:18], "little") & 0x3FFF
+    return _refuse("damaged", f"WEBP: begins with a chunk {kind!r}")
+
+
+def _bmp(file: BinaryIO, size: int) -> Header:
+    file.seek(10)
+    data_at, header = struct.unpack("<II", file.read(8))
+    if header == 12:
+        width, height, _, bits = struct.unpack("<HHHH", file.read(8))
+        compression = 0
+    elif header in (40, 52, 56, 64, 108, 124):
+        width, height, _, bits, compression = struct.unpack("<iiHHI", file.read(16))
+        height = abs(height)
+    else:
+        _refuse("damaged", f"BMP: a header of {header:,} bytes; 12, 40, 52, 56, 64, 108 or 124 exist")
+    _within("BMP", width, height)
+    if compression == 0 and bits in (1, 2, 4, 8, 16, 24, 32):
+        needed = data_at + (width * bits + 31) // 32 * 4 * height
+        if needed > size + 3:  # some writers leave the padding of the last row out
+            _refuse("truncated", f"BMP: its pixels need {needed:,} bytes and the file has {size:,}")
+    return Header("BMP", width, height)
+
+
+_PPM_GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
+_PPM = re.compile(_PPM_GAP.join((rb"P[56]", rb"(\d{1,9})", rb"(\d{1,9})", rb"(\d{1,5})\s")))
+
+
+def _ppm(file: BinaryIO, size: int) -> Header:
+    file.seek(0)
+    found = _PPM.match(file.read(4096))
+    if not found:
+        _refuse("damaged", "PPM: width, height and maximum value are not in its first 4,096 bytes")
+    width, height, highest = (int(x) for x in found.groups())
+    _within("PPM", width, height)
+    file.seek(0)
+    channels = 3 if file.read(2) == b"P6" else 1
+    needed = found.end() + width * height * channels * (1 if highest < 256 else 2)
+    if needed > size:
+        _refuse("truncated", f"PPM: its pixels need {needed:,} bytes and the file has {size:,}")
+    return Header("PPM", width, height)
+
+
+_TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+_TIFF_BIG = (256, 257, 277, 278, 322, 323)  # width, height, samples, rows a strip, tile width, tile height
+
+
+def _tiff(file: BinaryIO, size: int) -> Header:
+    file.seek(0)
+    order = "<" if file.read(2) == b"II" else ">"
+    file.seek(4)
+    (at,) = struct.unpack(order + "I", file.read(4))
+    width = height = frames = 0
+    seen: set[int] = set()
+    while at:
+        if at in seen:
+            _refuse("ifd_loop", f"TIFF: directory {frames + 1} is an earlier one again (byte {at:,})")
+        seen.add(at)
+        if frames == MAX_FRAMES:
+            _refuse("too_many_frames", f"TIFF: more than {MAX_FRAMES:,} pages")
+        file.seek(at)
+        counted = file.read(2)
+        if len(counted) < 2 and frames:
+            break  # nonsense behind the last page, which is not needed
+        (tags,) = struct.unpack(order + "H", counted)
+        if tags > MAX_TIFF_TAGS:
+            _refuse("too_many_parts", f"TIFF: {tags:,} tags in one directory; at most {MAX_TIFF_TAGS:,} are read")
+        if frames == 0:
+            entries = file.read(12 * tags)
+            if len(entries) < 12 * tags:
+                _refuse("truncated", f"TIFF: the file ends inside its directory ({size:,} bytes)")
+            width, height = _first_directory(file, size, order, entries)
+        else:
+            file.seek(at + 2 + 12 * tags)
+        following = file.read(4)
+        frames += 1
+        at = struct.unpack(order + "I", following)[0] if len(following) == 4 else 0
+    if frames == 0:
+        _refuse("damaged", "TIFF: has no directory")
+    return Header("TIFF", width, height, frames)
+
+
+def _first_directory(file: BinaryIO, size: int, order: str, entries: bytes) -> tuple[int, int]:
+    """Width and height in pixels, after checking that tags, tiles and strips are within bounds and within the file."""
+    after = file.tell()
+    values: dict[int, int] = {}
+    arrays: dict[int, tuple[int, int, int]] = {}
+    tag_bytes = 0
+    for tag, kind, count, value in struct.iter_unpack(order + "HHI4s", entries):
+        tag_bytes += count * _TIFF_TYPE_BYTES.get(kind, 0)
+        if tag in _TIFF_BIG and count == 1 and kind in (1, 3, 4):
+            values.setdefault(tag, struct.unpack_from(order + {1: "B", 3: "H", 4: "I"}[kind], value)[0])
+        elif tag in (273, 279, 324, 325):
+            if count > MAX_TIFF_STRIPS:
+                _refuse("too_many_parts", f"TIFF: {count:,} strips; at most {MAX_TIFF_STRIPS:,} are read")
+            arrays[tag] = (kind, count, struct.unpack(order + "I", value)[0])
+    if tag_bytes > MAX_TIFF_TAG_BYTES:
+        _refuse("text_chunk", f"TIFF: {tag_bytes:,} bytes in its tags; at most {MAX_TIFF_TAG_BYTES:,} are read")
+    width, height = values.get(256, 0), values.get(257, 0)
+    _within("TIFF", width, height)
+    if 322 in values or 323 in values:
+        _within("TIFF tile", values.get(322, 0), values.get(323, 0))
+    if values.get(277, 1) > 6:
+        _refuse("not_supported", f"TIFF: {values[277]:,} channels; at most 6 are decoded")
+    for first, second in ((273, 279), (324, 325)):
+        if first in arrays and second in arrays:
+            begins, lengths = (_tiff_array(file, order, *arrays[tag]) for tag in (first, second))
+            needed = max((a + b for a, b in zip(begins, lengths, strict=False)), default=0)
+            if needed > size:
+                _refuse("truncated", f"TIFF: its pixels end at byte {needed:,} and the file at {size:,}")
+    file.seek(after)
+    return width, height
+
+
+def _tiff_array(file: BinaryIO, order: str, kind: int, count: int, offset: int) -> Iterator[int]:
+    letter = {3: "H", 4: "I"}.get(kind, "")
+    if not letter:
+        return iter(())
+    length = struct.calcsize(order + letter) * count
+    if length <= 4:  # the value itself stands in the place of the offset
+        return iter(struct.unpack(f"{order}{count}{letter}", struct.pack(order + "I", offset)[:length]))
+    file.seek(offset)
+    return iter(struct.unpack(f"{order}{count}{letter}", file.read(length)))
+
+
+def _within(name: str, width: int, height: int) -> Header:
+    """The header of a still picture, once its size is known to be possible and within the caps."""
+    if width <= 0 or height <= 0:
+        _refuse("damaged", f"{name}: states a size of {width:,} x {height:,} pixels")
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PIXELS:
+        _refuse(
+            "too_many_pixels",
+            f"{name}: {width:,} x {height:,} pixels; the most is {MAX_PIXELS:,}, and {MAX_SIDE_PIXELS:,} a side",
+        )
+    return Header(name, width, height)
+
+
+def _refuse(reason: str, message: str) -> NoReturn:
+    raise UnreadableImage(message + ".", reason=reason)
+
+
+_PARSERS: tuple[tuple[re.Pattern[bytes], Callable[[BinaryIO, int], Header]], ...] = (
+    (re.compile(rb"\xff\xd8\xff"), _jpeg),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), _png),
+    (re.compile(rb"GIF8[79]a"), _gif),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), _webp),
+    (re.compile(rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\x00\x00\x00", re.DOTALL), _bmp),
+    (re.compile(rb"II\*\x00|MM\x00\*"), _tiff),
+    (re.compile(rb"P[56][\s#]"), _ppm),
+)
+
+_OTHERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
+    (re.compile(rb"....ftypavi[fs]", re.DOTALL), "AVIF"),
+    (re.compile(rb"....ftyp(heic|heix|hevc|mif1|msf1)", re.DOTALL), "HEIC"),
+    (re.compile(rb"....ftyp", re.DOTALL), "A film (MP4, QuickTime)"),
+    (re.compile(rb"\xff\x0a|\x00\x00\x00\x0cJXL "), "JPEG XL"),
+    (re.compile(rb"\xff\x4f\xff\x51|\x00\x00\x00\x0cjP  "), "JPEG 2000"),
+    (re.compile(rb"II\+\x00|MM\x00\+"), "BigTIFF"),
+    (re.compile(rb"P[1234f]\s"), "A Netpbm file other than binary PPM and PGM"),
+    (re.compile(rb"8BPS"), "A Photoshop file"),
+    (re.compile(rb"\x00\x00\x01\x00"), "A Windows icon"),
+    (re.compile(rb"%PDF"), "PDF"),
+    (re.compile(rb"(\xef\xbb\xbf)?\s*<svg|\s*<\?xml"), "SVG or XML"),
+)

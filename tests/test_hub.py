@@ -1,0 +1,373 @@
+"""The hub, through its real client, against a small server on this machine that answers as the hub does."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LIST_HINT = "`headstart backbones` lists those with weights here."
+GIVE_HINT = "Give the weights with --weights FILE.safetensors or --weights-dir DIR"
+CFG = {"input_size": [3, 160, 160], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "license": "apache-2.0"}
+REPO = "timm/test_resnet.r160_in1k"
+NAME = "test_resnet.r160_in1k"
+
+
+@dataclass
+class Hub:
+    """Serves ``folder/ORG/REPO/FILE`` at ``/ORG/REPO/resolve/main/FILE``, as the hub does; notes each request."""
+
+    folder: Path
+    requests: list[tuple[str, str, str]] = field(default_factory=list)  # method, address as sent, Range; of files
+    cut: set[str] = field(default_factory=set)  # files whose next GET breaks off halfway
+    refused: dict[str, tuple[int, str]] = field(default_factory=dict)  # repository -> status, X-Error-Code
+    port: int = 0
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def put(self, repo: str, name: str, content: bytes) -> None:
+        (self.folder / repo).mkdir(parents=True, exist_ok=True)
+        (self.folder / repo / name).write_bytes(content)
+
+    def got(self, name: str) -> list[tuple[str, str, str]]:
+        return [entry for entry in self.requests if entry[0] == "GET" and entry[1].endswith(name)]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        wanted = self.headers.get("Range", "")
+        if self.path.endswith("/api/agent-harnesses"):  # the client's own daily question; no file of ours
+            return self.refuse(404, "")
+        self.hub.requests.append((self.command, self.path, wanted))
+        address = self.path.partition("://")[2].partition("/")[2] if "://" in self.path else self.path[1:]
+        repo, _, rest = address.partition("/resolve/")
+        name = rest.partition("/")[2]
+        file = self.hub.folder / repo / name
+        if repo in self.hub.refused or not file.parent.is_dir():
+            return self.refuse(*self.hub.refused.get(repo, (404, "RepoNotFound")))
+        if not file.is_file():
+            return self.refuse(404, "EntryNotFound")
+        content = file.read_bytes()
+        start = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted else 0
+        self.send_response(206 if wanted else 200)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(content) - start))
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        if body and name in self.hub.cut:
+            self.hub.cut.remove(name)
+            self.wfile.write(content[start : len(content) // 2])
+            self.close_connection = True
+        elif body:
+            self.wfile.write(content[start:])
+        return None
+
+    def refuse(self, status: int, code: str) -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def serve(folder: Path) -> Iterator[Hub]:
+    hub = Hub(folder)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("OwnHandler", (Handler,), {"hub": hub}))
+    hub.port = server.server_address[1]
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield hub
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    yield from serve(tmp_path / "hub")
+
+
+PRELUDE = """
+import json, sys
+from pathlib import Path
+from headstart.errors import HeadstartError
+from headstart.model.backbones import at_hand, build, find_backbone
+from headstart.model.hub import fetch
+
+def told(call, *args, **kwargs):
+    try:
+        return {"found": str(call(*args, **kwargs))}
+    except HeadstartError as error:
+        return {"error": type(error).__name__, "text": str(error)}
+
+def forbid_sockets():
+    def hook(event, args):
+        if event.split(".")[0] == "socket" and event != "socket.__new__":
+            raise AssertionError(f"{event}{args}")
+    sys.addaudithook(hook)
+"""
+
+
+def run(hub: Hub, code: str, tmp_path: Path, **environment: str) -> Any:
+    """Run code in a fresh process whose hub is the small server; its `out` comes back. The cache is tmp_path / "hf"."""
+    gone = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "HF_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE")
+    kept = {key: value for key, value in os.environ.items() if key.upper() not in gone}
+    env = {
+        **kept,
+        "HF_ENDPOINT": hub.address,
+        "HF_HOME": str(tmp_path / "hf"),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        **environment,
+    }
+    program = PRELUDE + code + "\nprint(json.dumps(out))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+FETCH = f"fetch({REPO!r}, 'model.safetensors', 'main', {NAME!r}, False)"
+TOLD_FETCH = f"told(fetch, {REPO!r}, 'model.safetensors', 'main', {NAME!r}, False)"
+
+
+@pytest.fixture
+def content(hub: Hub) -> bytes:
+    content = save({"x": np.arange(300_000, dtype=np.float32)})
+    hub.put(REPO, "model.safetensors", content)
+    return content
+
+
+def test_downloads_once(hub: Hub, content: bytes, tmp_path: Path) -> None:
+    out = run(hub, f"out = [str({FETCH}), str({FETCH})]", tmp_path)
+    assert out[0] == out[1]
+    assert Path(out[0]).read_bytes() == content
+    assert [method for method, _, _ in hub.requests if method == "GET"] == ["GET"]
+    hub.requests.clear()
+    assert run(hub, f"out = str({FETCH})", tmp_path) == out[0]
+    assert hub.requests == []
+
+
+def test_a_download_that_is_cut_off_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
+    large = save({"x": np.arange(6_000_000, dtype=np.float32)})
+    hub.put(REPO, "model.safetensors", large)
+    hub.cut.add("model.safetensors")
+    found = run(hub, f"out = str({FETCH})", tmp_path)
+    assert Path(found).read_bytes() == large
+    first, second = hub.got("model.safetensors")
+    assert first[2] == ""
+    assert (
+        second[2] == "bytes=10485760-"
+    )  # of the 12 MB that came, what the client had written: it writes 10 MiB at a time
+
+
+def test_offline_asks_nobody(hub: Hub, content: bytes, tmp_path: Path) -> None:
+    offline = f"forbid_sockets(); out = told(fetch, {REPO!r}, 'model.safetensors', 'main', {NAME!r}, "
+    message = f"{NAME}: its weights are not on this machine, and offline nothing is downloaded.\n  {GIVE_HINT}, or "
+    out = run(hub, offline + "True)", tmp_path)
+    assert out == {"error": "MissingWeights", "text": f"{message}run once without --offline. {LIST_HINT}"}
+    out = run(hub, offline + "False)", tmp_path, HF_HUB_OFFLINE="1")
+    assert out == {"error": "MissingWeights", "text": f"{message}unset HF_HUB_OFFLINE. {LIST_HINT}"}
+    assert hub.requests == []
+    found = run(hub, f"out = str({FETCH})", tmp_path)
+    hub.requests.clear()
+    assert run(hub, offline + "True)", tmp_path) == {"found": found}
+    assert run(hub, offline + "False)", tmp_path, HF_HUB_OFFLINE="1") == {"found": found}
+    assert hub.requests == []
+
+
+def test_the_socket_trap_works(hub: Hub, content: bytes, tmp_path: Path) -> None:
+    out = run(hub, f"forbid_sockets(); out = {TOLD_FETCH}", tmp_path)
+    assert out["error"] == "MissingWeights"
+    assert "(socket.getaddrinfo" in out["text"]
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
+def test_a_proxy_is_used(hub: Hub, content: bytes, tmp_path: Path, variable: str) -> None:
+    """The hub's name leads nowhere, so the file can only have come through the proxy."""
+    nowhere = "http://hub.headstart.invalid"
+    found = run(hub, f"out = str({FETCH})", tmp_path, HF_ENDPOINT=nowhere, **{variable: hub.address})
+    assert Path(found).read_bytes() == content
+    assert {address for _, address, _ in hub.requests} == {f"{nowhere}/{REPO}/resolve/main/model.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "reason", "advice"),
+    [
+        (
+            401,
+            "RepoNotFound",
+            "there is no such repository, or it is not public (HTTP 401)",
+            "log in with `hf auth login`",
+        ),
+        (
+            404,
+            "RepoNotFound",
+            "there is no such repository, or it is not public (HTTP 404)",
+            "log in with `hf auth login`",
+        ),
+        (
+            403,
+            "GatedRepo",
+            "it is gated, so its terms must be accepted first (HTTP 403)",
+            "accept them on its page and log in with `hf auth login`",
+        ),
+        (418, "", "the hub answered HTTP 418", "try again later"),
+    ],
+)
+def test_refusals(hub: Hub, tmp_path: Path, status: int, code: str, reason: str, advice: str) -> None:
+    hub.refused[REPO] = (status, code)
+    assert run(hub, f"out = {TOLD_FETCH}", tmp_path) == {
+        "error": "MissingWeights",
+        "text": f"{NAME}: its weights are not on this machine, and {REPO} could not be downloaded: {reason}.\n"
+        f"  {GIVE_HINT}, or {advice}. {LIST_HINT}",
+    }
+
+
+def test_nobody_answers(hub: Hub, tmp_path: Path) -> None:
+    """Told at once: the client alone would ask for 23 s."""
+    address = "http://127.0.0.1:9"
+    out = run(
+        hub,
+        f"import time; t = time.time(); out = {TOLD_FETCH}; out['s'] = time.time() - t",
+        tmp_path,
+        HF_ENDPOINT=address,
+    )
+    assert out["s"] < 10
+    assert out["error"] == "MissingWeights"
+    assert out["text"].startswith(
+        f"{NAME}: its weights are not on this machine, and {REPO} could not be downloaded: no answer from {address} ("
+    )
+    assert out["text"].endswith(f").\n  {GIVE_HINT}, or check the network and try again. {LIST_HINT}")
+
+
+def test_a_cache_that_cannot_be_written(hub: Hub, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "hf").write_text("a file in the way")
+    out = run(hub, f"out = {TOLD_FETCH}", tmp_path)
+    assert out["error"] == "WriteError"
+    assert out["text"].startswith(f"{tmp_path / 'hf' / 'hub'}: the hub's cache could not be written: ")
+
+
+def test_a_file_the_repository_does_not_have(hub: Hub, content: bytes, tmp_path: Path) -> None:
+    out = run(hub, f"out = told(fetch, {REPO!r}, 'config.json', 'main', {NAME!r}, False)", tmp_path)
+    assert out == {"found": "None"}
+
+
+# ----------------------------------------------------------------------------- by name, with timm: one process for all
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Hub]]:
+    """One fresh process that finds several backbones one after the other: what each gave, and what was asked for."""
+    folder = tmp_path_factory.mktemp("story")
+    for hub in serve(folder / "hub"):
+        for name in ("test_resnet", "test_vit", "test_convnext", "test_nfnet"):
+            config = {"architecture": name, "pretrained_cfg": CFG}
+            hub.put(f"timm/{name}.r160_in1k", "config.json", json.dumps(config).encode())
+        hub.put("timm/test_vit.r160_in1k", "model.safetensors", b"\x80\x04\x95cos\nsystem\n.")
+        hub.put("timm/test_convnext.r160_in1k", "pytorch_model.bin", b"\x80\x04K\x01.")
+        hub.put("timm/test_nfnet.r160_in1k", "model.safetensors", save({"x": np.zeros(3)}))
+        code = f"""
+import timm, torch
+from safetensors.torch import save_file
+seen = []
+sys.addaudithook(lambda event, args: event == "pickle.find_class" and seen.append(str(args)))
+served = {str(folder / "hub" / REPO / "model.safetensors")!r}
+state = timm.create_model("test_resnet", pretrained=False).state_dict()
+save_file(state, served)
+first = find_backbone("test_resnet.r160_in1k")
+out = {{
+    "first": repr(first),
+    "again": repr(find_backbone("test_resnet.r160_in1k")),
+    "bare": repr(find_backbone("test_resnet")),
+    "offline": repr(find_backbone("test_resnet", offline=True)),
+    "here": [found.name for found in at_hand()],
+    "weights": str(first.weights),
+    "same": all(torch.equal(v, state[k]) for k, v in build(first).state_dict().items()),
+    "feature_dim": first.feature_dim,
+    "pickle": told(find_backbone, "test_vit"),
+    "only bin": told(find_backbone, "test_convnext"),
+    "no repository": told(find_backbone, "test_byobnet"),
+    "other network": told(build, find_backbone("test_nfnet")),
+    "unpickled": seen,
+}}
+"""
+        yield run(hub, code, folder), hub
+
+
+def test_found_on_the_hub_then_in_its_cache(story: tuple[Any, Hub]) -> None:
+    out, hub = story
+    assert out["first"] == out["again"] == out["bare"] == out["offline"]
+    assert f"source='hub', weights=PosixPath('{out['weights']}')" in out["first"] or os.name == "nt"
+    assert f"name='{NAME}', architecture='test_resnet', model_args=()" in out["first"]
+    assert f"origin='hub: {REPO} at {COMMIT[:12]}'" in out["first"]
+    assert "image_size=160" in out["first"]
+    assert [entry[1] for entry in hub.got("model.safetensors") if REPO in entry[1]] == [
+        f"/{REPO}/resolve/{COMMIT}/model.safetensors"
+    ]
+    assert out["same"]
+    assert out["feature_dim"] == 96
+
+
+def test_at_hand_lists_what_the_cache_has_and_can_be_used(story: tuple[Any, Hub]) -> None:
+    assert story[0]["here"] == [NAME]
+
+
+def test_a_pickle_under_the_name_of_safetensors_is_refused(story: tuple[Any, Hub]) -> None:
+    told = story[0]["pickle"]
+    assert told["error"] == "BadWeights"
+    assert (
+        "model.safetensors: is a pickle (protocol 4), not safetensors.\n  Only safetensors are loaded." in told["text"]
+    )
+
+
+def test_pickles_are_not_even_fetched(story: tuple[Any, Hub]) -> None:
+    out, hub = story
+    assert out["only bin"] == {
+        "error": "MissingWeights",
+        "text": "test_convnext.r160_in1k: timm/test_convnext.r160_in1k on the hub has no model.safetensors; its other"
+        f" formats can be pickles, which are not loaded.\n  {GIVE_HINT}, or choose another backbone. {LIST_HINT}",
+    }
+    assert not [address for _, address, _ in hub.requests if not address.endswith((".safetensors", "config.json"))]
+    assert out["unpickled"] == []
+
+
+def test_a_repository_that_is_not_there(story: tuple[Any, Hub]) -> None:
+    told = story[0]["no repository"]
+    assert told["error"] == "MissingWeights"
+    assert told["text"].startswith(
+        "test_byobnet.r160_in1k: its weights are not on this machine, and timm/test_byobnet.r160_in1k could not be"
+        " downloaded: there is no such repository, or it is not public (HTTP 404).\n"
+    )
+
+
+def test_weights_on_the_hub_that_do_not_fit(story: tuple[Any, Hub]) -> None:
+    told = story[0]["other network"]
+    assert told["error"] == "BadWeights"
+    assert "these are not the weights of test_nfnet: " in told["text"]
