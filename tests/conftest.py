@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -29,3 +35,62 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
         if name in os.environ:
             monkeypatch.delenv(name)
     yield folder
+
+
+def draw(kind: int, seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
+    """A picture of class `kind`: stripes of that direction on a noisy ground, each seed another."""
+    rng = np.random.default_rng((kind, seed))
+    width, height = size
+    y, x = np.mgrid[:height, :width]
+    wave = np.sin((x * np.cos(kind) + y * np.sin(kind)) / rng.uniform(3, 6) + rng.uniform(0, 6))
+    colour = rng.uniform(40, 215, 3)
+    pixels = colour + 35 * wave[..., None] + rng.normal(0, 12, (height, width, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def write_photos(folder: Path, classes: int = 3, each: int = 14, first: int = 0) -> Path:
+    """Class folders `class0`, `class1` ... of JPEGs made by `draw`."""
+    for kind in range(classes):
+        (folder / f"class{kind}").mkdir(parents=True, exist_ok=True)
+        for n in range(first, first + each):
+            draw(kind, n).save(folder / f"class{kind}" / f"{n:03}.jpg", quality=90)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """42 JPEGs in three class folders. Shared by all tests: never write into it."""
+    return write_photos(tmp_path_factory.mktemp("photos") / "photos")
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights folder with two tiny backbones (random weights, 64 px): `test_resnet.a` and `test_efficientnet.b`."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("weights")
+    for seed, (architecture, tag) in enumerate((("test_resnet", "a"), ("test_efficientnet", "b"))):
+        torch.manual_seed(seed)
+        model = timm.create_model(architecture, num_classes=0)
+        name = f"{architecture}.{tag}"
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / f"{name}.safetensors")
+        config = {"input_size": [3, 64, 64], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "license": "apache-2.0"}
+        config |= {"interpolation": "bicubic", "crop_pct": 0.9}
+        (folder / f"{name}.json").write_text(
+            json.dumps({"architecture": architecture, "num_classes": 0, "pretrained_cfg": config})
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def warm_cache(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weights: Path) -> Path:
+    """A cache folder with the tiny backbones' compiled graphs: copy it, and no process has to import torch."""
+    folder = tmp_path_factory.mktemp("warm")
+    environment = {**os.environ, "HEADSTART_CACHE": str(folder)}
+    command = [sys.executable, "-m", "headstart", "train", str(photos), "--out", str(folder / "run"), "--weights-dir"]
+    subprocess.run([*command, str(tiny_weights)], env=environment, check=True, capture_output=True)
+    shutil.rmtree(folder / "run")
+    shutil.rmtree(folder / "features")
+    return folder

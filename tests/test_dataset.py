@@ -78,7 +78,11 @@ def test_take_by_mask_and_by_indices(tmp_path: Path) -> None:
     data = open_dataset(fill(tmp_path, "a/1.jpg", "b/2.jpg", "b/3.jpg"))
     by_mask, by_index = data.take(np.array([False, True, True])), data.take(np.array([2, 0]))
     assert (by_mask.paths, by_mask.labels.tolist()) == (("b/2.jpg", "b/3.jpg"), [1, 1])
-    assert (by_index.paths, by_index.labels.tolist(), by_index.groups.tolist()) == (("b/3.jpg", "a/1.jpg"), [1, 0], [2, 0])
+    assert (by_index.paths, by_index.labels.tolist(), by_index.groups.tolist()) == (
+        ("b/3.jpg", "a/1.jpg"),
+        [1, 0],
+        [2, 0],
+    )
     assert by_mask.classes == ("a", "b")
     assert len(data.take(np.array([], dtype=np.int64))) == 0
 
@@ -90,11 +94,18 @@ def test_split_folders_are_never_classes(tmp_path: Path, train: str, val: str) -
     data = open_dataset(tmp_path)
     assert data.classes == ("cats", "dogs")
     sides = dict(zip(data.paths, data.split.tolist(), strict=True))
-    assert sides == {f"{train}/cats/1.jpg": "train", f"{val}/cats/2.jpg": "val", "test/dogs/3.jpg": "test", f"{train}/dogs/x/4.jpg": "train"}
+    assert sides == {
+        f"{train}/cats/1.jpg": "train",
+        f"{val}/cats/2.jpg": "val",
+        "test/dogs/3.jpg": "test",
+        f"{train}/dogs/x/4.jpg": "train",
+    }
 
 
 def test_a_test_folder_with_loose_pictures_has_no_labels(tmp_path: Path) -> None:
-    data = open_dataset(fill(tmp_path, "train/cats/1.jpg", "train/dogs/1.jpg", "test/1.jpg", "test/2.png", "sample.png"))
+    data = open_dataset(
+        fill(tmp_path, "train/cats/1.jpg", "train/dogs/1.jpg", "test/1.jpg", "test/2.png", "sample.png")
+    )
     assert data.classes == ("cats", "dogs")
     assert dict(zip(data.paths, data.labels.tolist(), strict=True)) == {
         "sample.png": -1,
@@ -107,12 +118,16 @@ def test_a_test_folder_with_loose_pictures_has_no_labels(tmp_path: Path) -> None
 
 
 def test_published_layouts_of_wrapped_split_folders(tmp_path: Path) -> None:
-    intel = fill(tmp_path / "intel", *(f"seg_{s}/seg_{s}/{c}/1.jpg" for s in ("train", "test") for c in ("sea", "street")))
+    intel = fill(
+        tmp_path / "intel", *(f"seg_{s}/seg_{s}/{c}/1.jpg" for s in ("train", "test") for c in ("sea", "street"))
+    )
     data = open_dataset(fill(intel, "seg_pred/seg_pred/9.jpg"))
     assert data.classes == ("sea", "street")
     assert data.split.tolist() == ["", "test", "test", "train", "train"]
     assert data.labels.tolist() == [-1, 0, 1, 0, 1]
-    pets = fill(tmp_path / "pets", *(f"pets/{s}_set/{s}_set/{c}/1.jpg" for s in ("training", "test") for c in ("cats", "dogs")))
+    pets = fill(
+        tmp_path / "pets", *(f"pets/{s}_set/{s}_set/{c}/1.jpg" for s in ("training", "test") for c in ("cats", "dogs"))
+    )
     data = open_dataset(pets)
     assert data.classes == ("cats", "dogs")
     assert data.paths[0] == "pets/test_set/test_set/cats/1.jpg"
@@ -414,6 +429,8 @@ def test_different_rows_have_different_hashes(one: list[list[str]], other: list[
 
 
 def test_split_names() -> None:
-    known = {n: split_name(n) for n in ("train", "TRAINING", " val", "valid", "validation", "test", "testing", "seg_test")}
+    known = {
+        n: split_name(n) for n in ("train", "TRAINING", " val", "valid", "validation", "test", "testing", "seg_test")
+    }
     assert list(known.values()) == ["train", "train", "val", "val", "val", "test", "test", "test"]
     assert not any(split_name(n) for n in ("", "trains", "tests", "contest", "validity", "0"))

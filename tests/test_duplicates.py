@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def components(n: int, pairs: list[tuple[int, int]]) -> list[int]:
 
 def slow_detail(value: int) -> int:
     rows = [(value >> shift) & 255 for shift in range(56, -8, -8)]
-    return sum(bin(a ^ b).count("1") for a, b in zip(rows[:-1], rows[1:], strict=True))
+    return sum(bin(a ^ b).count("1") for a, b in itertools.pairwise(rows))
 
 
 def slow_groups(hashes: list[int], max_distance: int) -> list[int]:
@@ -94,7 +95,9 @@ def test_perceptual_groups_equal_brute_force_on_many() -> None:
     rng = np.random.default_rng(0)
     base = rng.integers(0, 2**64, 150, dtype=np.uint64)
     noise = np.bitwise_or.reduce(np.uint64(1) << rng.integers(0, 64, (4, 150), dtype=np.uint64), axis=0)
-    hashes = [int(value) for value in np.concatenate([base, base ^ noise, rng.integers(0, 2**64, 100, dtype=np.uint64)])]
+    hashes = [
+        int(value) for value in np.concatenate([base, base ^ noise, rng.integers(0, 2**64, 100, dtype=np.uint64)])
+    ]
     found = perceptual_groups(hashes)
     assert found.tolist() == slow_groups(hashes, 4)
     assert (found[150:300] == np.arange(150)).all()

@@ -260,7 +260,7 @@ def mutations(length: int) -> st.SearchStrategy[list[tuple[int, int]]]:
 
 
 quick = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-thorough = settings(quick, max_examples=20_000)
+thorough = settings(quick, max_examples=10_000)
 HEADER_END = 8 + struct.unpack("<Q", GOOD[:8])[0]
 
 

@@ -88,9 +88,11 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     Raises `WriteError`.
     """
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
-    writer.writerow(header)
-    writer.writerows(rows)
+    plain = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in (header, *rows):
+        returns = any("\r" in cell for cell in row if isinstance(cell, str))  # Python < 3.13 does not quote for these
+        (quoted if returns else plain).writerow(row)
     write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
@@ -104,7 +106,7 @@ def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: Ma
     """Write arrays as safetensors. Raises `WriteError`."""
     from safetensors.numpy import save
 
-    write_bytes(path, save({k: v for k, v in arrays.items()}, metadata=dict(metadata or {})))
+    write_bytes(path, save(dict(arrays), metadata=dict(metadata or {})))
 
 
 def read_json(path: Path) -> Any:

@@ -223,7 +223,9 @@ def exact_duplicates(c: Checked) -> Iterator[Finding]:
     """The same file more than once."""
     groups = _groups(c.exact, c.usable)
     if groups:
-        text = f"{_members(groups)} the same file, byte for byte ({_example(c, groups)}); kept on one side of a split."
+        text = (
+            f"{_members(groups)} the same file, byte for byte ({_example(c, groups)}); a split must keep them together."
+        )
         yield Finding("exact_duplicates", "warning", _joined(c, groups), text)
 
 
@@ -231,7 +233,7 @@ def near_duplicates(c: Checked) -> Iterator[Finding]:
     """Copies that were saved again."""
     groups = [g for g in _groups(c.near, c.usable) if len(set(c.exact[g])) > 1]
     if groups:
-        text = f"{_members(groups)} nearly the same picture ({_example(c, groups)}); kept on one side of a split."
+        text = f"{_members(groups)} nearly the same picture ({_example(c, groups)}); a split must keep them together."
         yield Finding("near_duplicates", "warning", _joined(c, groups), text)
 
 

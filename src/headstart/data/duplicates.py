@@ -120,8 +120,8 @@ def feature_pairs(features_ND: np.ndarray, threshold: float = 0.95, *, block: in
     What a cosine means depends on the backbone, the layer and the size of the pictures: features after a ReLU are never
     opposite, and unlike pictures then have a cosine of 0.3 to 0.6. 0.95 is for pooled features of an ImageNet network:
     on 7,078 scenes it found 5 pairs with MobileNetV2 and 11 with MobileNetV1, all copies or two shots of one scene;
-    below 0.92 there were other forests among them. Look at the pairs found before trusting another bound. Computed in float32, whatever the features are stored in; a
-    row of zeros or with a value that is not finite equals no other.
+    below 0.92 there were other forests among them. Look at the pairs found before trusting another bound. Computed in
+    float32, whatever the features are stored in; a row of zeros or with a value that is not finite equals no other.
 
     Memory: two blocks of ``block x D`` and one of ``block x block`` float32, and 16 bytes a pair found.
     """

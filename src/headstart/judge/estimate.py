@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 BLOCK = 4_000_000  # bytes of one block of resampling weights
-ALIKE = "Wilson-like bound, all resamples alike"
+ALIKE = "Wilson-like bound, resamples alike"
 _NORMAL = NormalDist()
 
 
@@ -148,9 +148,9 @@ class Resampling:
     rng: np.random.Generator
 
     def estimate(self, value: float, drawn_B: np.ndarray, skew: float, n: int, ends: tuple[float, float]) -> Estimate:
-        """BCa bounds, or the bounds `ends` where all resamples are alike."""
+        """BCa bounds, or the bounds `ends` where all resamples, or nearly all, are alike."""
         bounds = bca(value, drawn_B, skew, self.level)
-        if bounds is None:
+        if bounds is None or bounds[0] == bounds[1]:
             return Estimate(value, min(value, ends[0]), max(value, ends[1]), n, ALIKE)
         return Estimate(value, *bounds, n, f"BCa bootstrap, {self.resamples} resamples")
 

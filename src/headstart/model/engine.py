@@ -227,9 +227,11 @@ def _from_pixels(module: Any, spec: Preprocess) -> Any:
 def _module_with_classifier(backbone: Backbone, spec: Preprocess) -> tuple[Any, str, tuple[int, ...]]:
     """The headless module, the name of timm's last layer, and the shape of its weight past (K, D): () or (1, 1)."""
     import timm
+    import torch
 
     module = build(backbone, image_size=spec.image_size)
-    shell = timm.create_model(backbone.architecture, num_classes=2, **dict(backbone.model_args))
+    with torch.device("meta"):  # shapes only: nothing is allocated or initialised
+        shell = timm.create_model(backbone.architecture, num_classes=2, **dict(backbone.model_args))
     name = shell.pretrained_cfg.get("classifier")
     if not isinstance(name, str):
         raise BackboneError(

@@ -1,4 +1,4 @@
-"""Linear heads on frozen features: ridge, LDA, nearest class mean, logistic regression, and a blend of the last with LDA.
+"""Fitting one linear head: ridge, LDA, nearest class mean, logistic regression, or a blend of the last with LDA.
 
 What it does: fits the linear layer to put on a backbone. Ridge and LDA choose their strength by exact leave-one-out
 log-loss, one eigendecomposition for the whole path. Every head is one (D, K) matrix and a bias, whatever it was made
@@ -27,14 +27,14 @@ from headstart.model.spectrum import Coordinates, Spectrum, coordinates, decompo
 KINDS = ("ridge", "lda", "logistic", "blend", "ncm")
 RIDGE_STRENGTHS = tuple(float(s) for s in 10.0 ** np.arange(-3, 2.6, 0.5))
 LDA_STRENGTHS = (0.01, 0.03, 0.1, 0.2, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0)
-LOGISTIC_STRENGTHS = tuple(float(s) for s in 10.0 ** np.arange(-4, 2.1, 0.5))
+LOGISTIC_STRENGTHS = tuple(float(s) for s in 10.0 ** np.arange(-2, 1.1, 0.5))
 USUAL_LOGISTIC, USUAL_LDA = 0.1, 0.3  # where a walk starts
 Coefficients = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class LinearHead:
-    """``logits = features @ weight_DK + bias_K``. `strength` is relative to the spread of the features (see `fit_head`).
+    """``logits = features @ weight_DK + bias_K``. `strength` is relative to the features' spread (see `fit_head`).
 
     A blend has `parts`: (kind, strength, factor) of each head whose logits it adds; its `strength` is that of the
     logistic part.
@@ -95,7 +95,7 @@ def fit_head(
 
 
 def refit(head: LinearHead, features_ND: np.ndarray, labels_N: np.ndarray, n_classes: int) -> LinearHead:
-    """The same kind, strengths and class weights on other data, usually train + validation; no decomposition, no search."""
+    """The same kind, strengths and class weights on other data, usually train + validation; no search."""
     problem = prepare(features_ND, labels_N, n_classes, head.class_weight)
     parts = head.parts or ((head.kind, head.strength, 1.0),)
     return _fit_parts(problem, head.kind, parts, head if head.weight_DK.shape[1] == n_classes else None)
@@ -110,7 +110,7 @@ def leave_one_out(
     strengths: Sequence[float] | None = None,
     class_weight: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``(strengths_S, logits_SNK)``: what a ``ridge`` or ``lda`` fitted without picture i gives picture i, for every strength.
+    """``(strengths_S, logits_SNK)``: what a ``ridge`` or ``lda`` fitted without picture i gives picture i.
 
     Exact, at the price of one decomposition. What one picture cannot change by much is held at its value for all
     pictures: the absolute penalty (ridge), the normaliser 1/N and the shrinkage target trace(S)/D (LDA), and the
@@ -129,7 +129,7 @@ def leave_one_out(
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Train features in solver coordinates. Classes without a picture are left out of the solvers and added back by `widen`."""
+    """Train features in solver coordinates. Classes without a picture are left out here and added back by `widen`."""
 
     base: Coordinates
     present: np.ndarray
@@ -137,7 +137,7 @@ class Problem:
     class_weight: str | None
 
     def widen(self, columns: np.ndarray, below: float = 0.0) -> np.ndarray:
-        """Columns for all classes: an absent one gets the mean of the others less `below`, which keeps it under them."""
+        """Columns for all classes: an absent one gets the mean of the others less `below`, so it never wins."""
         if len(self.present) == self.n_classes:
             return columns
         out = np.repeat(columns.mean(-1, keepdims=True) - below, self.n_classes, axis=-1)
@@ -257,12 +257,14 @@ def _solve(problem: Problem, kind: str, strength: float, previous: LinearHead | 
         start = weight_RK / 2, offset_K / 2
     penalty = problem.penalty(strength)
     inverse_RR = _curvature_inverse(base, penalty)
-    fit = fit_logistic(base.values_NR, base.labels_N, base.weights_N, penalty, start, lambda g: inverse_RR @ g)
+    fit = fit_logistic(
+        base.values_NR, base.labels_N, base.weights_N, penalty, start, lambda g: inverse_RR @ g, tolerance=2e-3
+    )
     return fit.weight_DK, fit.offset_K
 
 
 def _curvature_inverse(base: Coordinates, penalty: float) -> np.ndarray:
-    """Inverse of about the Hessian of one class: covariance x mean p (1 - p), taken as 0.1 (0.02 to 0.2 cost the same), + penalty."""
+    """About the inverse Hessian of one class; p (1 - p) is taken as 0.1 on average (0.02 to 0.2 cost the same)."""
     total_RR = base.within_RR + (base.means_KR.T * base.mass_K) @ base.means_KR
     curvature_RR = 0.1 / base.mass * total_RR + penalty * np.eye(len(total_RR))
     return np.linalg.inv(curvature_RR.astype(np.float32))

@@ -43,15 +43,16 @@ def tempered_log_loss(
     start: float | None = None,
     smoothing: float = 0.0,
 ) -> tuple[float, float]:
-    """``(log_loss, factor)``: the smallest mean log-loss of ``softmax(factor * logits)``, and that factor (1 / temperature).
+    """``(log_loss, factor)``: the least mean log-loss of ``softmax(factor * logits)``, and its factor (1 / temperature).
 
     Safeguarded Newton on a convex function of one number. With `smoothing` the factor (not the loss) is the best for
     labels that are wrong that often, as Platt (1999, section 2.2) smooths his targets; without it a perfect
     separation has no finite best factor, and the search stops where the logits spread over 1e4.
 
-    >>> loss, factor = tempered_log_loss(np.array([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [2.0, 0.0]]), np.array([0, 0,
-    0, 1]))
-    >>> round(loss, 4), round(factor, 4)   # three in four: entropy of (3/4, 1/4), reached at 2 * factor = ln 3
+    Three of four labels fit equal logits: the least loss is the entropy of (3/4, 1/4), at ``2 * factor = ln 3``.
+
+    >>> loss, factor = tempered_log_loss(np.tile([2.0, 0.0], (4, 1)), np.array([0, 0, 0, 1]))
+    >>> round(loss, 4), round(factor, 4)
     (0.5623, 0.5493)
     """
     logits = np.asarray(logits_NK, np.float32)
@@ -150,7 +151,7 @@ class _Task:
 def _two_loop(
     grad: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray, float]], first: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """The L-BFGS direction (before the minus sign), with `first` as the initial inverse Hessian, rescaled to the last pair."""
+    """The L-BFGS direction before its minus sign; `first` is the initial inverse Hessian, rescaled to the last pair."""
     q, kept = grad.copy(), []
     for s, g, curvature in reversed(pairs):
         kept.append(float((s * q).sum()) / curvature)

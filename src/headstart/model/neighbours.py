@@ -37,7 +37,7 @@ def knn_logits(
 
 
 def knn_accuracy(features_ND: np.ndarray, labels_N: np.ndarray, *, k: int = 10) -> float:
-    """Share of pictures whose `k` nearest others vote for their class (ties go to the lower class); `k` is cut to N - 1.
+    """Share of pictures whose `k` nearest others vote for their class (ties: the lower class); `k` is cut to N - 1.
 
     >>> knn_accuracy(np.array([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0], [-1.0, 0.1]]), np.array([0, 0, 1, 1]), k=1)
     1.0

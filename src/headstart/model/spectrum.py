@@ -27,7 +27,7 @@ TINY = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Coordinates:
-    """Features as the solvers see them: centred by the weighted mean, divided by their root mean square, at most min(N, D) columns.
+    """Features as the solvers see them: centred, divided by their root mean square, at most min(N, D) columns.
 
     All sums are weighted by `weights_N`, and every class has at least one row. Rotation and one common scale leave an
     L2 penalty what it is, so nothing is lost here. (Dividing each feature by its own deviation was tried: validation
@@ -68,7 +68,7 @@ class Coordinates:
 
 
 def coordinates(features_ND: np.ndarray, labels_N: np.ndarray, weights_N: np.ndarray, n_classes: int) -> Coordinates:
-    """Centre, scale, and (when N < D) rotate the features into their own span; labels are 0..n_classes-1, each present."""
+    """Centre, scale, and (when N < D) rotate the features into their span; each of 0..n_classes-1 has a row."""
     count, dim = features_ND.shape
     parts = range(0, count, BLOCK)
     weighted_D = sum(weights_N[i : i + BLOCK] @ features_ND[i : i + BLOCK].astype(np.float64) for i in parts)
@@ -92,7 +92,7 @@ def coordinates(features_ND: np.ndarray, labels_N: np.ndarray, weights_N: np.nda
 
 
 def _blocks(features_ND: np.ndarray, mean_D: np.ndarray, scale: float) -> np.ndarray:
-    """``(features - mean) * scale`` in float32, subtracted in float64 (features may have a mean far above their spread)."""
+    """``(features - mean) * scale`` in float32, subtracted in float64 (a mean may be far above the spread)."""
     out = np.empty(features_ND.shape, np.float32)
     for i in range(0, len(out), BLOCK):
         out[i : i + BLOCK] = (features_ND[i : i + BLOCK] - mean_D) * scale
@@ -214,7 +214,7 @@ class Spectrum:
 
 
 def decompose(base: Coordinates) -> Spectrum:
-    """The eigenbasis of the within-class scatter. float64: in float32 LAPACK's eigh is not faster (measured), only less exact."""
+    """The eigenbasis of the within-class scatter, in float64: float32 eigh was measured no faster."""
     values, axes_RR = np.linalg.eigh(base.within_RR)
     means_KR = base.means_KR @ axes_RR
     residuals = base.values_NR - base.means_KR.astype(np.float32)[base.labels_N]
@@ -222,9 +222,9 @@ def decompose(base: Coordinates) -> Spectrum:
 
 
 def scorable(base: Coordinates) -> np.ndarray:
-    """Rows whose class has another picture (all rows when no class has); the others cannot be judged by leaving them out."""
+    """Rows whose class has another picture, the ones leave-one-out can judge; all rows when no class has two."""
     alone = _alone(base)
-    return ~alone if not alone.all() else ~(alone & False)
+    return np.ones_like(alone) if alone.all() else ~alone
 
 
 def solve_lda(base: Coordinates, strength: float) -> tuple[np.ndarray, np.ndarray]:
@@ -247,7 +247,7 @@ def lda_coefficients(base: Coordinates, means_KR: np.ndarray, solved_RK: np.ndar
 
 
 def ridge_coefficients(base: Coordinates, means_KR: np.ndarray, solved_RK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and offsets of ridge on one-hot targets from ``solved_RK = (W + c I)^-1 M'`` (Woodbury over the class means)."""
+    """Weights and offsets of ridge on one-hot targets from ``solved_RK = (W + c I)^-1 M'`` (Woodbury over means)."""
     root_K = np.sqrt(base.mass_K)
     inner_KK = np.eye(len(root_K)) + root_K[:, None] * (means_KR @ solved_RK) * root_K
     return np.linalg.solve(inner_KK, (solved_RK * root_K).T).T * root_K, base.mass_K / base.mass

@@ -23,8 +23,7 @@ import numpy as np
 
 from headstart.model.engine import Plan
 from headstart.model.features import View, embed_files
-from headstart.model.heads import leave_one_out
-from headstart.model.logistic import tempered_log_loss
+from headstart.model.heads import leave_one_out, tempered_log_loss
 from headstart.progress import log
 
 FIRST_PART = 0.1

@@ -34,7 +34,7 @@ MAX_TIFF_TAG_BYTES = 64 << 20  # Photoshop keeps its layers in a tag
 MAX_TIFF_TAGS = 4_096  # in one directory
 MAX_TIFF_STRIPS = 600_000
 MAX_CHUNKS = 100_000  # of a PNG or WEBP; PNG encoders that cut pixel data small use 8 KB a chunk
-MAX_GIF_BLOCKS = 1_000_000  # of at most 255 bytes
+MAX_GIF_BLOCKS = 500_000  # of at most 255 bytes, so up to 128 MB
 MAX_JUNK_BYTES = 1 << 16  # between the segments of a JPEG header
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")

@@ -24,7 +24,7 @@ from headstart.vision.decode import read
 
 READY = b"ready\n"
 AT_LEAST_PIXELS = (64, 64)  # what pictures are decoded at here: all of their data is read, few of their pixels made
-MEMORY_BYTES = 6 << 30  # address space; the largest picture that is let through takes about 2 GB
+MEMORY_BYTES = 6 << 30  # address space; three copies of the largest picture that is let through take 1.5 GB
 WHOLE_BYTES = 32 << 20  # larger files are read piece by piece
 
 Answer = tuple[str, int, int, str, int, int, int, str, str]

@@ -1,0 +1,290 @@
+"""A folder with every kind of bad file: each is named, by the check that is meant for it."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headstart.data.checks import CHECKS, CHECKS_HEADER, Finding, checks_rows, findings, get_avg_size, usable
+from headstart.data.dataset import Dataset, open_dataset
+from headstart.errors import NoPictures
+from headstart.files import read_csv, write_csv
+from headstart.vision.screen import Facts, screen
+from test_duplicates import scene
+
+GOOD = Facts("", 1000, "JPEG", 200, 100, "RGB", 1, 1, -1, "", "")
+
+
+def dataset(names: list[str], split: dict[str, str] | None = None, groups: list[int] | None = None) -> Dataset:
+    """Pictures named class/file."""
+    classes = tuple(sorted({name.split("/")[0] for name in names}))
+    return Dataset(
+        root=Path("photos"),
+        paths=tuple(names),
+        labels=np.array([classes.index(name.split("/")[0]) for name in names], dtype=np.int64),
+        classes=classes,
+        split=np.array([(split or {}).get(name, "") for name in names], dtype="<U5"),
+        groups=np.arange(len(names), dtype=np.int64) if groups is None else np.array(groups, dtype=np.int64),
+    )
+
+
+def facts_of(n: int, **changes: object) -> list[Facts]:
+    """`n` unlike good pictures; the last one is changed."""
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**64, n, dtype=np.uint64).tolist()
+    values = {name: getattr(GOOD, name) for name in Facts.__dataclass_fields__}
+    facts = [Facts(**{**values, "sha256": f"sha{i}", "dhash": hashes[i]}) for i in range(n)]
+    facts[-1] = Facts(**{**values, "sha256": f"sha{n - 1}", "dhash": hashes[-1], **changes})
+    return facts
+
+
+def found(data: Dataset, facts: list[Facts], near: np.ndarray | None = None) -> dict[str, Finding]:
+    listed = findings(data, facts, near=near)
+    assert len({finding.check for finding in listed}) == len(listed)
+    return {finding.check: finding for finding in listed}
+
+
+NAMES = [f"{c}/{i}.jpg" for c in ("cats", "dogs") for i in range(10)]
+
+
+def test_nothing_to_say_but_the_size() -> None:
+    assert findings(dataset(NAMES), facts_of(20)) == [
+        Finding(
+            "size_summary",
+            "info",
+            (),
+            "20 pictures of 20 can be used: on average 200 x 100 pixels (width x height; median 200 x 100, smallest "
+            "side 100, largest 200).",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("check", "severity", "change", "message"),
+    [
+        ("animated", "warning", {"frames": 3}, "1 picture is animated; the first frame is used."),
+        ("cmyk", "info", {"mode": "CMYK"}, "1 picture has CMYK colours; converted to RGB."),
+        ("sixteen_bit", "info", {"mode": "I;16"}, "1 picture has 16 bits or more a pixel; scaled to 8."),
+        ("palette", "info", {"mode": "P"}, "1 picture has a colour table; converted to RGB."),
+        ("alpha", "info", {"mode": "RGBA"}, "1 picture has an alpha channel; laid on white."),
+        ("exif_rotated", "info", {"orientation": 6}, "1 picture is turned by an EXIF note; used upright."),
+        (
+            "tiny",
+            "warning",
+            {"width": 40, "height": 31},
+            "1 picture is smaller than 32 pixels on a side; there may be little to see.",
+        ),
+        (
+            "extreme_aspect",
+            "warning",
+            {"width": 401},
+            "1 picture is longer than 4:1; cropping to a square loses most of it.",
+        ),
+        (
+            "wrong_extension",
+            "warning",
+            {"format": "PNG"},
+            "1 picture has an extension of another format, for example dogs/9.jpg is a PNG; read all the same.",
+        ),
+        (
+            "truncated",
+            "error",
+            {"reason": "truncated", "message": "truncated JPEG (8 of 51 bytes)."},
+            "1 file of 20 cannot be used (truncated) and is left out: truncated JPEG (8 of 51 bytes).",
+        ),
+    ],
+)
+def test_one_picture_is_odd(check: str, severity: str, change: dict[str, object], message: str) -> None:
+    finding = found(dataset(NAMES), facts_of(20, **change))[check]
+    assert finding == Finding(check, severity, ("dogs/9.jpg",), message)
+
+
+@pytest.mark.parametrize("change", [{"width": 32, "height": 32}, {"width": 400}, {"orientation": 0}, {"mode": "L"}])
+def test_bounds_are_still_good(change: dict[str, object]) -> None:
+    assert set(found(dataset(NAMES), facts_of(20, **change))) == {"size_summary"}
+
+
+def test_copies_under_two_labels_and_on_two_sides() -> None:
+    split = dict.fromkeys(NAMES, "train") | {"dogs/9.jpg": "test"}
+    facts = facts_of(20)
+    facts[19] = Facts(**vars(facts[0]))
+    by_name = found(dataset(NAMES, split), facts)
+    assert set(by_name) == {"exact_duplicates", "label_conflict", "split_leak", "size_summary"}
+    both = ("cats/0.jpg", "dogs/9.jpg")
+    assert by_name["exact_duplicates"] == Finding(
+        "exact_duplicates",
+        "warning",
+        both,
+        "2 pictures are the same file, byte for byte (cats/0.jpg and dogs/9.jpg); a split must keep them together.",
+    )
+    assert by_name["label_conflict"] == Finding(
+        "label_conflict",
+        "error",
+        both,
+        "2 pictures are the same picture under different labels (cats/0.jpg and dogs/9.jpg: 'cats' and 'dogs').",
+    )
+    assert by_name["split_leak"] == Finding(
+        "split_leak",
+        "error",
+        both,
+        "2 pictures are the same picture or group on different sides of the split (cats/0.jpg and dogs/9.jpg: train and "
+        "test); measured accuracy will be too high.",
+    )
+
+
+def test_near_copies_are_given_or_found_by_hash() -> None:
+    facts = facts_of(20)
+    near = np.arange(20)
+    near[[3, 4]] = 2
+    near[9] = 8
+    given = found(dataset(NAMES), facts, near)["near_duplicates"]
+    assert given.paths == ("cats/2.jpg", "cats/3.jpg", "cats/4.jpg", "cats/8.jpg", "cats/9.jpg")
+    assert given.message == (
+        "5 pictures are, in 2 groups, nearly the same picture (for example cats/2.jpg and cats/3.jpg); a split must keep "
+        "them together."
+    )
+    facts[5] = Facts(**{**vars(facts[5]), "dhash": facts[6].dhash ^ 3})
+    assert found(dataset(NAMES), facts)["near_duplicates"].paths == ("cats/5.jpg", "cats/6.jpg")
+
+
+def test_groups_of_the_data_that_straddle_its_split() -> None:
+    split = dict.fromkeys(NAMES, "train") | {"dogs/9.jpg": "val"}
+    by_name = found(dataset(NAMES, split, groups=[*range(18), 18, 18]), facts_of(20))
+    assert by_name["split_leak"].paths == ("dogs/8.jpg", "dogs/9.jpg")
+    assert "near_duplicates" not in by_name
+
+
+def test_unusable_pictures_are_no_copies_of_each_other() -> None:
+    facts = facts_of(20, reason="empty", message="is empty.", sha256="none")
+    facts[0] = Facts(**vars(facts[-1]))
+    assert set(found(dataset(NAMES), facts)) == {"empty", "small_class", "size_summary"}
+
+
+def test_uneven_and_small_classes() -> None:
+    names = [f"cats/{i}.jpg" for i in range(60)] + [f"dogs/{i}.jpg" for i in range(9)]
+    by_name = found(dataset(names), facts_of(69))
+    assert by_name["class_imbalance"].message == (
+        "The classes are uneven: 'cats' has 60 pictures, 'dogs' 9. Look at balanced accuracy rather than accuracy."
+    )
+    assert by_name["small_class"].message == "1 class has fewer than 10 pictures ('dogs': 9)."
+
+
+def test_usable_and_average_size() -> None:
+    facts = facts_of(3, reason="truncated", width=0, height=0)
+    facts[0] = Facts(**{**vars(facts[0]), "width": 300, "height": 500})
+    assert usable(facts).tolist() == [True, True, False]
+    assert get_avg_size(facts) == (300.0, 250.0)
+    with pytest.raises(NoPictures) as caught:
+        get_avg_size(facts[2:])
+    assert str(caught.value) == (
+        "None of 1 files can be read as a picture, so there is no mean size.\n"
+        "  `headstart check` says what is wrong with each."
+    )
+    assert findings(dataset(["a/1.jpg"]), facts[2:])[0].check == "truncated"
+
+
+def test_rows_of_checks_csv_come_back(tmp_path: Path) -> None:
+    listed = [Finding("odd", "info", ('a "b",\n.jpg', "c.jpg"), "Two, of them."), Finding("all", "info", (), "None.")]
+    rows = checks_rows(listed)
+    assert rows == [
+        ("odd", "info", 'a "b",\n.jpg', "Two, of them."),
+        ("odd", "info", "c.jpg", "Two, of them."),
+        ("all", "info", "", "None."),
+    ]
+    write_csv(tmp_path / "checks.csv", CHECKS_HEADER, rows)
+    assert [tuple(row.values()) for row in read_csv(tmp_path / "checks.csv")] == rows
+
+
+def test_every_check_says_what_it_is() -> None:
+    assert all(check.__doc__ for check in CHECKS)
+    assert len(set(CHECKS)) == len(CHECKS)
+
+
+# A real folder with everything in it
+
+
+def jpeg(picture: Image.Image, **options: object) -> bytes:
+    data = io.BytesIO()
+    picture.save(data, "JPEG", **options)
+    return data.getvalue()
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    data = io.BytesIO()
+    picture.save(data, kind, **options)
+    return data.getvalue()
+
+
+def rotated(picture: Image.Image) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return jpeg(picture, exif=exif)
+
+
+BAD: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "truncated.jpg": ("truncated", lambda: jpeg(scene(100))[:4000]),
+    "truncated.png": ("truncated", lambda: encoded(scene(101), "PNG")[:9000]),
+    "empty.jpg": ("empty", lambda: b""),
+    "text.jpg": ("not_a_picture", lambda: b"This is no picture, whatever its name says.\n" * 20),
+    "png_inside.jpg": ("wrong_extension", lambda: encoded(scene(102), "PNG")),
+    "moving.gif": ("animated", lambda: encoded(scene(103), "GIF", save_all=True, append_images=[scene(104)])),
+    "print.jpg": ("cmyk", lambda: jpeg(scene(105).convert("CMYK"))),
+    "deep.png": (
+        "sixteen_bit",
+        lambda: encoded(Image.fromarray(np.asarray(scene(106).convert("L")).astype(np.uint16) * 257), "PNG"),
+    ),
+    "palette.png": ("palette", lambda: encoded(scene(107).quantize(64), "PNG")),
+    "alpha.png": ("alpha", lambda: encoded(scene(108).convert("RGBA"), "PNG")),
+    "turned.jpg": ("exif_rotated", lambda: rotated(scene(109))),
+    "tiny.jpg": ("tiny", lambda: jpeg(scene(110, (20, 24)))),
+    "strip.jpg": ("extreme_aspect", lambda: jpeg(scene(111, (500, 100)))),
+}
+
+
+def test_every_kind_of_bad_file_is_named(tmp_path: Path) -> None:
+    for number in range(24):
+        side, name = ("train", "test")[number % 4 == 3], ("cats", "dogs")[number % 2]
+        place = tmp_path / side / name / f"{number}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(jpeg(scene(number), quality=90))
+    for name, (_, make) in BAD.items():
+        (tmp_path / "train" / "cats" / name).write_bytes(make())
+    shutil.copy(tmp_path / "train" / "cats" / "0.jpg", tmp_path / "train" / "cats" / "0 again.jpg")
+    (tmp_path / "train" / "cats" / "2 again.jpg").write_bytes(jpeg(scene(2).resize((200, 150)), quality=60))
+    shutil.copy(tmp_path / "train" / "cats" / "4.jpg", tmp_path / "train" / "dogs" / "4 other label.jpg")
+    (tmp_path / "test" / "cats").mkdir(exist_ok=True)
+    (tmp_path / "test" / "cats" / "8 leaks.jpg").write_bytes(jpeg(scene(8).resize((400, 300)), quality=80))
+    (tmp_path / "train" / "cats" / "notes.txt").write_text("no picture by its name")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    data = open_dataset(tmp_path)
+    facts = screen([data.file(i) for i in range(len(data))])
+    by_name = found(data, facts)
+
+    for name, (check, _) in BAD.items():
+        assert f"train/cats/{name}" in by_name[check].paths, (name, check)
+    for check in {check for check, _ in BAD.values()}:
+        expected = {f"train/cats/{name}" for name, (kind, _) in BAD.items() if kind == check}
+        extra = {"palette": {"train/cats/moving.gif"}}.get(check, set())
+        assert expected <= set(by_name[check].paths) <= expected | extra, check
+    conflict = ("train/cats/4.jpg", "train/dogs/4 other label.jpg")
+    assert by_name["label_conflict"].paths == conflict
+    assert by_name["exact_duplicates"].paths == ("train/cats/0 again.jpg", "train/cats/0.jpg", *conflict)
+    assert by_name["near_duplicates"].paths == (
+        "test/cats/8 leaks.jpg",
+        "train/cats/8.jpg",
+        "train/cats/2 again.jpg",
+        "train/cats/2.jpg",
+    )
+    assert by_name["split_leak"].paths == ("test/cats/8 leaks.jpg", "train/cats/8.jpg")
+    assert by_name["not_a_picture_name"].paths == ("train/cats/notes.txt",)
+    assert int(usable(facts).sum()) == len(data) - 4
+    severities = [finding.severity for finding in findings(data, facts)]
+    assert severities == sorted(severities, key=["error", "warning", "info"].index)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

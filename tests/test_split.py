@@ -1,0 +1,306 @@
+"""Splits: every picture on one side, groups whole, classes in proportion, the same for the same seed."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headstart.data.dataset import Dataset
+from headstart.data.split import make_split, read_split, split_hash, write_split
+from headstart.errors import BadSplit
+from test_dataset import HOSTILE, error_of
+
+
+def dataset(
+    labels: list[int],
+    *,
+    groups: list[int] | None = None,
+    split: list[str] | None = None,
+    paths: list[str] | None = None,
+    classes: int = 0,
+) -> Dataset:
+    n = len(labels)
+    return Dataset(
+        root=Path("photos"),
+        paths=tuple(paths or [f"{i:05d}.jpg" for i in range(n)]),
+        labels=np.array(labels, dtype=np.int64),
+        classes=tuple(f"class{k}" for k in range(max(classes, max(labels, default=-1) + 1))),
+        split=np.array(split or [""] * n, dtype="<U5"),
+        groups=np.array(groups if groups is not None else range(n), dtype=np.int64),
+    )
+
+
+def count(data: Dataset, side: str, label: int) -> int:
+    return int(((data.split == side) & (data.labels == label)).sum())
+
+
+@st.composite
+def datasets(draw: st.DrawFn, pure: bool = False) -> Dataset:
+    """Some classes, groups of various sizes (of one label each where `pure`), a few unlabelled pictures."""
+    sizes = draw(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5)), min_size=1, max_size=40))
+    labels: list[int] = []
+    groups: list[int] = []
+    for number, (label, size) in enumerate(sizes):
+        for _ in range(size):
+            labels.append(label if pure else draw(st.sampled_from([label, label, label, -1, 3 - label])))
+            groups.append(number * 7)
+    return dataset(labels, groups=groups, classes=4)
+
+
+def sides_of_groups(data: Dataset) -> dict[int, set[str]]:
+    sides: dict[int, set[str]] = {}
+    for group, side in zip(data.groups.tolist(), data.split.tolist(), strict=True):
+        if side:
+            sides.setdefault(group, set()).add(side)
+    return sides
+
+
+@settings(max_examples=150, deadline=None)
+@given(datasets(), st.integers(0, 5))
+def test_every_labelled_picture_is_on_one_side_and_groups_are_whole(data: Dataset, seed: int) -> None:
+    made = make_split(data, seed=seed)
+    assert ((made.split != "") == (data.labels >= 0)).all()
+    assert set(made.split.tolist()) <= {"train", "val", "test", ""}
+    assert all(len(sides) == 1 for sides in sides_of_groups(made).values())
+    for label in set(data.labels.tolist()) - {-1}:
+        assert count(made, "train", label) > 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(datasets(pure=True), st.integers(0, 5), st.sampled_from([0.0, 0.1, 0.2, 0.35]), st.sampled_from([0.0, 0.2, 0.5]))
+def test_proportions_hold_to_one_group_of_each_class(data: Dataset, seed: int, val: float, test: float) -> None:
+    made = make_split(data, seed=seed, val=val, test=test)
+    for label in set(data.labels.tolist()):
+        own = data.labels == label
+        sizes = np.unique(data.groups[own], return_counts=True)[1]
+        for side, share in (("val", val), ("test", test)):
+            got = count(made, side, label)
+            if not share:
+                assert got == 0
+            elif len(sizes) >= 3:
+                assert abs(got - share * own.sum()) <= sizes.max() + 0.5
+                assert got > 0
+            else:
+                assert got <= share * own.sum() + 0.5
+
+
+@settings(max_examples=100, deadline=None)
+@given(datasets(), st.randoms(use_true_random=False))
+def test_the_order_of_rows_and_the_numbers_of_groups_do_not_matter(data: Dataset, random: object) -> None:
+    order = np.arange(len(data))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    shuffled = data.take(order)
+    shuffled = replace(shuffled, groups=1000 - shuffled.groups)
+    made, again = make_split(data, seed=3), make_split(shuffled, seed=3)
+    assert dict(zip(made.paths, made.split.tolist(), strict=True)) == dict(
+        zip(again.paths, again.split.tolist(), strict=True)
+    )
+    assert split_hash(made) == split_hash(again)
+
+
+def test_single_pictures_are_dealt_exactly() -> None:
+    made = make_split(dataset([0] * 50 + [1] * 23))
+    assert [count(made, s, 0) for s in ("train", "val", "test")] == [30, 10, 10]
+    assert [count(made, s, 1) for s in ("train", "val", "test")] == [13, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"), [(1, [1, 0, 0]), (2, [2, 0, 0]), (3, [1, 1, 1]), (4, [2, 1, 1]), (5, [3, 1, 1])]
+)
+def test_small_classes(n: int, expected: list[int]) -> None:
+    made = make_split(dataset([0] * n + [1] * 10))
+    assert [count(made, s, 0) for s in ("train", "val", "test")] == expected
+
+
+def test_three_groups_of_a_class_go_to_three_sides_whatever_their_sizes() -> None:
+    made = make_split(dataset([0] * 12 + [1] * 10, groups=[0] * 10 + [1, 2, *range(3, 13)]))
+    assert {len(set(made.split[made.groups == g].tolist())) for g in (0, 1, 2)} == {1}
+    assert {made.split[made.groups == g][0] for g in (0, 1, 2)} == {"train", "val", "test"}
+    assert made.split[0] == "train"
+
+
+def test_the_seed_changes_the_split_and_nothing_else_does() -> None:
+    data = dataset([0, 1] * 100)
+    hashes = {split_hash(make_split(data, seed=seed)) for seed in range(5)}
+    assert len(hashes) == 5
+    assert split_hash(make_split(data, seed=0)) == split_hash(make_split(data, seed=0))
+
+
+def test_one_more_picture_moves_few_others() -> None:
+    before = make_split(dataset([0] * 200))
+    after = make_split(dataset([0] * 201))
+    assert (before.split != after.split[:200]).sum() <= 3
+
+
+def test_a_complete_split_stays_as_it_is() -> None:
+    given_split = ["train", "val", "test", "train", ""]
+    made = make_split(dataset([0, 0, 0, 0, -1], split=given_split))
+    assert made.split.tolist() == given_split
+
+
+@pytest.mark.parametrize(("has", "carved"), [("test", "val"), ("val", "test")])
+def test_the_missing_side_is_carved_from_train(has: str, carved: str, caplog: pytest.LogCaptureFixture) -> None:
+    data = dataset([0, 1] * 60, split=["train"] * 100 + [has] * 20)
+    with caplog.at_level(logging.INFO, logger="headstart"):
+        made = make_split(data)
+    assert (made.split[100:] == has).all()
+    assert count(made, carved, 0) == count(made, carved, 1) == 10
+    assert caplog.messages == [f"The split of the data has no {carved} (20%); carved from train with seed 0."]
+
+
+def test_without_a_training_side_the_undecided_pictures_are_it() -> None:
+    made = make_split(dataset([0] * 50, split=["test"] * 10 + [""] * 40))
+    assert [count(made, s, 0) for s in ("train", "val", "test")] == [32, 8, 10]
+
+
+def test_pictures_without_a_side_stay_out_of_a_given_split(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="headstart"):
+        made = make_split(dataset([0] * 4, split=["train", "val", "test", ""]))
+    assert made.split.tolist() == ["train", "val", "test", ""]
+    assert caplog.messages == ["1 labelled pictures have no side in the given split; they are not used."]
+
+
+def test_groups_that_are_in_the_given_test_are_not_carved() -> None:
+    groups = [0, *range(1, 20), 0, *range(100, 103)]  # picture 0 has a copy in test
+    data = dataset([0] * 24, groups=groups, split=["train"] * 20 + ["test"] * 4)
+    for seed in range(20):
+        made = make_split(data, seed=seed)
+        assert made.split[0] == "train"
+        assert count(made, "val", 0) == 4
+    all_leak = dataset([0] * 8, groups=[0, 1, 2, 3] * 2, split=["train"] * 4 + ["test"] * 4)
+    assert count(make_split(all_leak), "val", 0) == 1  # cannot be avoided: a class needs some
+
+
+def test_a_rare_label_in_mixed_groups_is_still_trained_on() -> None:
+    data = dataset([0, 0, 1] * 3, groups=[0] * 3 + [1] * 3 + [2] * 3)
+    for seed in range(10):
+        assert count(make_split(data, seed=seed), "train", 1) > 0
+    lone = dataset([0] * 20 + [0, 0, 1], groups=[*range(20), 20, 20, 20])
+    for seed in range(40):
+        assert count(make_split(lone, seed=seed), "train", 1) == 1
+
+
+def test_a_share_of_nothing_leaves_a_side_out() -> None:
+    made = make_split(dataset([0] * 10 + [1] * 10), val=0.3, test=0)
+    assert [count(made, s, 0) for s in ("train", "val", "test")] == [7, 3, 0]
+
+
+def test_shares_that_cannot_be() -> None:
+    assert error_of(lambda: make_split(dataset([0, 1]), val=0.5, test=0.5), BadSplit) == (
+        "val=0.5 and test=0.5: expected shares from 0 to 1 that leave something for training.\n"
+        "  The usual val=0.2 and test=0.2 leave 60 % for training."
+    )
+
+
+def test_a_class_only_in_test() -> None:
+    data = replace(dataset([0, 0, 1], split=["train", "train", "test"]), classes=("cats", "Cats"))
+    assert error_of(lambda: make_split(data), BadSplit) == (
+        "photos: class 'Cats' has 1 pictures for validation or test, but none to train on.\n  Did you mean 'cats'?"
+    )
+    data = replace(data, classes=("cats", "zebras"))
+    assert error_of(lambda: make_split(data), BadSplit).endswith(
+        "\n  Move some of them into train, or remove the class."
+    )
+
+
+# Files
+
+
+def shas(data: Dataset) -> list[str]:
+    return [f"{i:064x}" for i in range(len(data))]
+
+
+def test_split_csv_by_hand(tmp_path: Path) -> None:
+    data = dataset([1, 0, -1], groups=[5, 9, 5], split=["val", "train", ""], paths=["c.jpg", 'a "b", c.jpg', "b.jpg"])
+    write_split(tmp_path / "split.csv", data, ["x", "y", "z"])
+    assert (tmp_path / "split.csv").read_text() == (
+        'path,label,split,group,sha256\n"a ""b"", c.jpg",class0,train,0,y\nb.jpg,,,1,z\nc.jpg,class1,val,1,x\n'
+    )
+
+
+NAMES = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=8)
+BYTES = st.binary(min_size=1, max_size=6).map(
+    lambda b: b.replace(b"\0", b"0").replace(b"/", b"1").decode("utf-8", "surrogateescape")
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(NAMES | BYTES | st.sampled_from(HOSTILE), min_size=2, max_size=12, unique=True), st.data())
+def test_round_trip_with_hostile_names(
+    tmp_path_factory: pytest.TempPathFactory, paths: list[str], data: st.DataObject
+) -> None:
+    n = len(paths)
+    labels = data.draw(st.lists(st.integers(-1, 1), min_size=n, max_size=n))
+    groups = data.draw(st.lists(st.integers(0, 4), min_size=n, max_size=n))
+    plain = dataset(labels, groups=groups, paths=paths, classes=2)
+    plain = replace(plain, classes=('a "quoted",\nname', "b"))
+    made = make_split(plain)
+    where = tmp_path_factory.mktemp("split") / "split.csv"
+    write_split(where, made, shas(made))
+    again = read_split(where, replace(plain, groups=np.arange(n)))
+    assert again.split.tolist() == made.split.tolist()
+    assert split_hash(again) == split_hash(made)
+    assert (again.groups[:, None] == again.groups).tolist() == (made.groups[:, None] == made.groups).tolist()
+    write_split(where.with_name("again.csv"), again, shas(made))
+    assert where.with_name("again.csv").read_bytes() == where.read_bytes()
+
+
+def test_carriage_returns(tmp_path: Path) -> None:
+    made = make_split(dataset([0, 1], paths=["a\rb.jpg", "c.jpg"]))
+    write_split(tmp_path / "split.csv", made, ["x", "y"])
+    assert read_split(tmp_path / "split.csv", made).split.tolist() == made.split.tolist()
+
+
+def test_a_short_table_will_do_and_pictures_that_it_leaves_out_are_out(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("split,path\ntraining,00000.jpg\nTest,00001.jpg\n,00002.jpg\n")
+    read = read_split(tmp_path / "s.csv", dataset([0, 1, 0, 1], groups=[3, 3, 4, 5]))
+    assert read.split.tolist() == ["train", "test", "", ""]
+    assert read.groups.tolist() == [3, 3, 4, 5]
+
+
+def test_splits_that_do_not_fit(tmp_path: Path) -> None:
+    data = dataset([0, 1, 0, 1])
+    where = tmp_path / "s.csv"
+
+    def refused(text: str) -> str:
+        where.write_text(text)
+        return error_of(lambda: read_split(where, data), BadSplit)
+
+    rows = "".join(f"gone{i}.jpg,train\n" for i in range(1, 6))
+    assert refused("path,split\n" + rows) == (
+        f"{where}: 5 rows name pictures that are not in the data: gone1.jpg; gone2.jpg; gone3.jpg and 2 more.\n"
+        "  Expected paths relative to photos. Was the split made for other data?"
+    )
+    assert refused("path,split\n00000.jpg,tset\n00001.jpg\n") == (
+        f"{where}: 2 rows have an unknown split name: 00000.jpg: 'tset'; 00001.jpg: None.\n"
+        "  Expected 'train', 'val', 'test', or nothing."
+    )
+    assert refused("path,label,split\n00000.jpg,class1,train\n00001.jpg,class1,val\n") == (
+        f"{where}: 1 rows have another label than the data: 00000.jpg: 'class1', here 'class0'.\n"
+        "  Make a new split with `headstart split`, or give the data that this one was made for."
+    )
+    assert refused("path,split\n00000.jpg,train\n00000.jpg,train\n00000.jpg,val\n") == (
+        f"{where}: 1 rows put a picture on a second side: 00000.jpg.\n  Keep one row for each picture."
+    )
+    assert refused("name,side\na,b\n") == (
+        f"{where}: is not a split: expected the columns path and split, found name, side.\n"
+        "  `headstart split DATA --out split.csv` writes one."
+    )
+    assert refused("") == (
+        f"{where}: is not a split: expected the columns path and split, found no rows.\n"
+        "  `headstart split DATA --out split.csv` writes one."
+    )
+
+
+def test_no_such_split(tmp_path: Path) -> None:
+    where = tmp_path / "s.csv"
+    assert error_of(lambda: read_split(where, dataset([0])), BadSplit) == (
+        f"{where}: there is no such file.\n  `headstart split DATA --out split.csv` writes one."
+    )

@@ -1,0 +1,32 @@
+"""The main job, start to end, on small pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import headstart
+from headstart import Recipe
+
+
+def test_a_folder_of_pictures_becomes_a_tested_classifier(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
+    run = headstart.train(photos, out=tmp_path / "run", weights_dir=tiny_weights)
+    assert run.test["accuracy"].value > 0.5
+    assert {p.name for p in (tmp_path / "run").iterdir()} >= {
+        "headstart.json", "metrics.json", "predictions.csv", "history.csv", "split.csv", "checks.csv", "README.md",
+        "manifest.json",
+    }  # fmt: skip
+    again = headstart.train(photos, out=tmp_path / "again", weights_dir=tiny_weights)
+    assert run.classifier.id == again.classifier.id
+    first, second = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("run", "again"))
+    assert first["test"] == second["test"]
+
+
+def test_recipe_options_reach_the_run(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
+    recipe = Recipe(backbone="test_resnet.a", head="lda", image_size=32, resize="squash", precision="f32", seed=3)
+    run = headstart.train(photos, out=tmp_path / "run", weights_dir=tiny_weights, recipe=recipe)
+    (part,) = run.classifier.parts
+    assert str(part.view) == "test_resnet.a at 32 px"
+    assert part.view.spec.resize == "squash"
+    assert run.classifier.plan.precision == "f32"
+    assert run.classifier.provenance["head"]["kind"] == "lda"
