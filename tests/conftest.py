@@ -38,12 +38,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 def draw(kind: int, seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
-    """A picture of class `kind`: stripes of that direction on a noisy ground, each seed another."""
+    """A picture of class `kind`: stripes of that direction and colour on a noisy ground, each seed another."""
     rng = np.random.default_rng((kind, seed))
     width, height = size
     y, x = np.mgrid[:height, :width]
     wave = np.sin((x * np.cos(kind) + y * np.sin(kind)) / rng.uniform(3, 6) + rng.uniform(0, 6))
-    colour = rng.uniform(40, 215, 3)
+    colour = rng.uniform(60, 120, 3) + 90 * (np.arange(3) == kind % 3)
     pixels = colour + 35 * wave[..., None] + rng.normal(0, 12, (height, width, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
@@ -76,7 +76,12 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = timm.create_model(architecture, num_classes=0)
         name = f"{architecture}.{tag}"
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / f"{name}.safetensors")
-        config = {"input_size": [3, 64, 64], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "license": "apache-2.0"}
+        config = {
+            "input_size": [3, 64, 64],
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.25, 0.25, 0.25],
+            "license": "apache-2.0",
+        }
         config |= {"interpolation": "bicubic", "crop_pct": 0.9}
         (folder / f"{name}.json").write_text(
             json.dumps({"architecture": architecture, "num_classes": 0, "pretrained_cfg": config})

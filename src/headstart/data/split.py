@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -255,25 +256,30 @@ def _groups_of(dataset: Dataset, rows: list[dict[str, str]], index: dict[str, in
     return groups
 
 
-def mend_split(dataset: Dataset, given: Dataset) -> Dataset:
-    """Bring groups that were found after splitting to one side: test before val before train.
+def mend_split(dataset: Dataset, given: Dataset, groups: np.ndarray, **dealt: Any) -> Dataset:
+    """The split data set with groups int64 (N,) that were found after splitting, each on one side where that is ours to say.
 
-    `given` is the data set before `make_split`. Only pictures whose side was carved are moved: a given side stays, and a
-    leak that the data brought is for the checks to report. If more than a tenth of the training part would leave it,
-    or all of a class, the groups are not copies but pictures that look alike, and nothing is moved.
+    `given` is the data set before `make_split`, `dealt` its options. Only pictures whose side was carved are moved (test
+    before val before train): a given side stays, and a leak that the data brought is for the checks to report. Where so
+    much is alike (frames of a film) that a tenth of the training part would leave it, or all of a class, the split is
+    dealt anew. A group with half of all pictures is no group of copies: then the features tell too little, and
+    nothing changes.
     """
+    if np.unique(groups, return_counts=True)[1].max() > max(len(dataset) // 2, 1):
+        log.warning("Most pictures look alike to this backbone: look-alikes are not kept on one side of the split.")
+        return dataset
     carved = set(dataset.split.tolist()) - set(given.split.tolist())
     movable = np.isin(given.split, ("", "train")) & (dataset.split != "") & bool(carved)
     split = dataset.split.copy()
     by_group: dict[int, list[int]] = {}
     for i in np.flatnonzero(movable):
-        by_group.setdefault(int(dataset.groups[i]), []).append(int(i))
+        by_group.setdefault(int(groups[i]), []).append(int(i))
     for members in by_group.values():
         sides = {str(split[i]) for i in members}
         if len(sides) > 1:
             split[members] = next(side for side in ("test", "val", "train") if side in sides)
     before, after = dataset.split == "train", split == "train"
     if after.sum() < 0.9 * before.sum() or set(dataset.labels[before]) != set(dataset.labels[after]):
-        log.warning("Too many pictures look alike to keep look-alikes on one side of the split; left as it is.")
-        return dataset
-    return replace(dataset, split=split)
+        log.warning("Many pictures look alike: the split was dealt anew, to keep them on one side.")
+        return make_split(replace(given, groups=groups), **dealt)
+    return replace(dataset, split=split, groups=groups)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.errors import UnreadableImage
+from headstart.errors import UnreadableImage, WriteError
 from headstart.files import cache_dir, sha256_bytes, write_safetensors
 from headstart.model.backbones import Backbone
 from headstart.model.engine import Network, Plan, Session, cores, network_key, open_network
@@ -49,7 +49,8 @@ class View:
 class Features:
     """Feature vectors of pictures. `values` float32 (N, D) in the order of `paths`.
 
-    `fingerprint` is a SHA-256 over weights, preprocessing and the pictures' bytes: equal ones mean equal features. `errors` maps the paths that could not be read to the reason; their rows are zero.
+    `fingerprint` is a SHA-256 over weights, preprocessing and the pictures' bytes: equal ones mean equal features.
+    `errors` maps the paths that could not be read to the reason; their rows are zero.
     """
 
     values: np.ndarray
@@ -203,15 +204,14 @@ class _Work:
             thread.start()
         try:
             self._keep_while_running(threads, stores, keys)
-        except BaseException as error:
+        except BaseException as error:  # Ctrl-C too: the threads are told, and what is done is kept before it goes on
             self._stop = self._stop or error
-            raise
-        finally:
-            for thread in threads:
-                thread.join()
+        for thread in threads:
+            thread.join()
+        if not isinstance(self._stop, WriteError):
+            self._keep_new(stores, keys)
         if self._stop is not None:
             raise self._stop
-        self._keep_new(stores, keys)
 
     def _keep_while_running(
         self, threads: Sequence[threading.Thread], stores: Sequence[FeatureStore | None], keys: Sequence[bytes]

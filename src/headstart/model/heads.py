@@ -4,8 +4,9 @@ What it does: fits the linear layer to put on a backbone. Ridge and LDA choose t
 log-loss, one eigendecomposition for the whole path. Every head is one (D, K) matrix and a bias, whatever it was made
 of, so it fits a timm classifier layer. `headstart.model.search` chooses among the kinds.
 
-What it costs: `fit_head` on 6,000 x 1,280 features, 6 classes, 2 cores: ridge or LDA at a given strength 0.2 s, with
-the path by leave-one-out 0.6 s, logistic 0.4 s. Memory: three float32 copies of the features.
+What it costs: `fit_head` on 6,000 x 1,280 features with 6 classes, 2 busy cores: ridge or LDA at a given strength
+0.4-0.7 s, with the leave-one-out path from 1.8 s, logistic 2.6-3.0 s; an idle machine was 2 to 4 times as fast in
+`benchmarks/head.py`. Memory: three float32 copies of the features.
 
 When not to use it: when the features must move (fine-tuning), or when they do not fit in memory.
 

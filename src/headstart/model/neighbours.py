@@ -3,7 +3,7 @@
 What it does: k-NN votes, and the accuracy each picture's own neighbours give it. It needs no training, so it ranks
 backbones on small subsets: k-NN beat 23 transferability scores in 42,000 runs (arXiv 2503.18528).
 
-What it costs: N M D multiply-adds in blocks of rows (6,000 x 6,000 x 1,280 in about half a second on 2 cores); memory
+What it costs: N M D multiply-adds in blocks of rows (6,000 x 6,000 x 1,280 in 2.0-2.7 s on 2 busy cores); memory
 one block.
 
 When not to use it: to serve; a linear head is more accurate and needs no training pictures.

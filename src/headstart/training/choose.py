@@ -2,10 +2,10 @@
 
 All candidates embed a small stratified subset (those with one input geometry share its decoding); the better half
 goes on to twice the pictures, until three are left. The best of them stays, with the one that adds most to it when both
-are fused: two good backbones that err alike are worth little more than one. Discriminant analysis on their features is scored by its exact
-leave-one-out log-loss, which needs no held-out pictures and is steadier than accuracy on few of them. Scores that
-try to predict transfer without fitting (LogME and its kin) are not used: k-NN beat 23 of them in 42,000 runs
-(arXiv 2503.18528).
+are fused: two good backbones that err alike are worth little more than one. Discriminant analysis on their features is
+scored by its exact leave-one-out log-loss, which needs no held-out pictures and is steadier than accuracy on few of
+them. Scores that try to predict transfer without fitting (LogME and its kin) are not used: k-NN beat 23 of them in
+42,000 runs (arXiv 2503.18528).
 
 Cost, with five candidates of one size: each embeds about a tenth of the pictures, so choosing and running the better
 two costs about 1.8 times the best one alone. What was embedded stays in the cache, so survivors do not pay twice.
@@ -128,8 +128,7 @@ def _rank(
 def leave_one_out_score(values_ND: np.ndarray, labels_N: np.ndarray, n_classes: int) -> tuple[float, float]:
     """(log_loss, accuracy) of shrunk discriminant analysis, each picture judged by a fit without it; the best shrinkage's."""
     _, logits_SNK = leave_one_out("lda", values_ND, labels_N, n_classes, strengths=SHRINKAGES)
-    scored = [(tempered_log_loss(l, labels_N)[0], float((l.argmax(1) == labels_N).mean())) for l in logits_SNK]
-    return min(scored)
+    return min((tempered_log_loss(x, labels_N)[0], float((x.argmax(1) == labels_N).mean())) for x in logits_SNK)
 
 
 def stratified_order(labels_N: np.ndarray, seed: int) -> np.ndarray:

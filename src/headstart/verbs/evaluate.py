@@ -14,7 +14,6 @@ from headstart.files import write_json
 from headstart.judge.metrics import Metrics, judge
 from headstart.model.classifier import load_classifier, predict_files
 from headstart.model.predictions import Predictions, write_predictions
-from headstart.data.dataset import Dataset, open_dataset
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,6 @@ from headstart.model.classifier import Classifier, save_classifier
 from headstart.model.engine import Plan, choose_plan
 from headstart.model.features import View, embed_files
 from headstart.model.predictions import Predictions, softmax, write_predictions
-from headstart.progress import log
 from headstart.training.choose import Trial, choose_views, fitting_size
 from headstart.training.fit import Fitted, fit_heads, refit_on
 from headstart.training.recipe import Recipe, seconds
@@ -119,7 +118,7 @@ def train(
         raise _changed(dataset, failed)
     clock.lap("embed")
 
-    dataset = _with_feature_groups(dataset, given, features[0])
+    dataset = _with_feature_groups(dataset, given, features[0], recipe)
     fuse = "+" in recipe.backbone
     train_val = _sides(dataset)
     fitted, tried = fit_heads(views, features, dataset.labels, *train_val, len(dataset.classes), recipe, fuse=fuse)
@@ -181,11 +180,10 @@ def _views(
     return list(choice.views), choice.trials
 
 
-def _with_feature_groups(dataset: Dataset, given: Dataset, features_ND: np.ndarray) -> Dataset:
+def _with_feature_groups(dataset: Dataset, given: Dataset, features_ND: np.ndarray, recipe: Recipe) -> Dataset:
     """Join near-duplicates that only features show; where they straddle sides that we carved, they move to one side."""
-    pairs = feature_pairs(features_ND)
-    groups = merge_groups(len(dataset), group_pairs(dataset.groups), pairs)
-    return mend_split(replace(dataset, groups=groups), given)
+    groups = merge_groups(len(dataset), group_pairs(dataset.groups), feature_pairs(features_ND))
+    return mend_split(dataset, given, groups, seed=recipe.seed, val=recipe.val, test=recipe.test)
 
 
 def _calibrated(

@@ -1,0 +1,157 @@
+"""How fast pictures become features, and in how much memory: `python benchmarks/embed.py PICTURES --weights-dir DIR`.
+
+Rates, in one process and in turn, so that a drifting machine hits all alike (medians of the rounds are printed):
+
+    decode     reading, hashing and decoding every picture into the input square, nothing else
+    model      the network on pictures that are already there, same threads and batches
+    pipeline   both, as `headstart.embed` does it
+    bound      1 / (1 / decode + 1 / model): what one gets from doing the two one after the other
+
+and the resident memory of the pipeline at 1,000 and at 50,000 pictures (links to the same files; nothing is cached), each
+in a process of its own: the peak of anonymous memory less the features themselves. Figures are in LOG.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from headstart.data.dataset import open_dataset
+from headstart.files import sha256_file
+from headstart.model.backbones import find_backbone
+from headstart.model.engine import Network, choose_plan, cores, open_network
+from headstart.model.features import View, embed_files
+from headstart.vision.preprocess import Preprocess, read_pixels
+
+
+def main() -> None:
+    """Parse the command line and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", type=Path)
+    parser.add_argument("--weights-dir", type=Path, required=True)
+    parser.add_argument("--backbone", default="mobilenetv2_100.tf_in1k")
+    parser.add_argument("--image-size", type=int, default=160)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory", type=int, nargs="*", default=[1_000, 50_000], metavar="N")
+    parser.add_argument("--one-memory-run", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    dataset = open_dataset(options.pictures)
+    files = [dataset.file(i) for i in range(len(dataset))]
+    backbone = find_backbone(options.backbone, weights_dir=options.weights_dir)
+    view = View(backbone, backbone.preprocess.with_size(options.image_size))
+    if options.one_memory_run:
+        print(extra_memory(files, view, options.precision, options.one_memory_run))
+        return
+    rates(files, view, options.precision, options.rounds)
+    for n in options.memory:
+        command = [sys.executable, *sys.argv, "--one-memory-run", str(n)]
+        megabytes = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        print(f"{n:>7,} pictures: {megabytes} MB of anonymous memory at the peak, beyond the features")
+
+
+def rates(files: list[Path], view: View, precision: str, rounds: int) -> None:
+    """Print decode, model and pipeline rates (pictures a second) and the ratio of the pipeline to the serial bound."""
+    plan = choose_plan("cpu", precision)
+    network = open_network(view.backbone, view.spec, plan)
+    sha256s = [sha256_file(f) for f in files]
+    steps: dict[str, Callable[[], None]] = {
+        "decode": lambda: decode_all(files, sha256s, view.spec, plan.batch),
+        "model": lambda: run_model(network, len(files), plan.batch),
+        "pipeline": lambda: embed_files(files, sha256s, [view], plan, keep=False) and None,
+    }
+    for step in steps.values():
+        step()
+    measured: dict[str, list[float]] = {name: [] for name in steps}
+    ratios = []
+    for _ in range(rounds):
+        for name, step in steps.items():
+            begun = time.perf_counter()
+            step()
+            measured[name].append(len(files) / (time.perf_counter() - begun))
+        decode, model, pipeline = (measured[name][-1] for name in steps)
+        ratios.append(pipeline / (1 / (1 / decode + 1 / model)))
+    print(f"{view}, {plan}, {len(files):,} pictures, {cores()} cores, {rounds} rounds")
+    for name, values in measured.items():
+        print(f"  {name:<9}{statistics.median(values):>7.0f} pictures/s   ({min(values):.0f} to {max(values):.0f})")
+    decode, model, _ = (statistics.median(measured[name]) for name in steps)
+    print(f"  {'bound':<9}{1 / (1 / decode + 1 / model):>7.0f} pictures/s")
+    print(f"  pipeline / bound, round by round: median {statistics.median(ratios):.2f}", end="")
+    print(f"   ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def decode_all(files: list[Path], sha256s: list[str], spec: Preprocess, batch: int) -> None:
+    """Decode every picture with as many threads as the pipeline has."""
+    import numpy as np
+
+    places = iter(range(len(files)))
+    lock = threading.Lock()
+
+    def work() -> None:
+        buffer = np.empty((batch, spec.image_size, spec.image_size, 3), np.uint8)
+        while True:
+            with lock:
+                i = next(places, None)
+            if i is None:
+                return
+            buffer[i % batch] = read_pixels(files[i], spec, sha256=sha256s[i])
+
+    in_threads(work)
+
+
+def run_model(network: Network, pictures: int, batch: int) -> None:
+    """Run the network on as many pictures, with as many threads as the pipeline has."""
+    places = iter(range(0, pictures, batch))
+    lock = threading.Lock()
+
+    def work() -> None:
+        session = network.session()
+        while True:
+            with lock:
+                if next(places, None) is None:
+                    return
+            session.run()
+
+    in_threads(work)
+
+
+def in_threads(work: Callable[[], None]) -> None:
+    """Run `work` in 2 x cores threads and wait for them."""
+    threads = [threading.Thread(target=work) for _ in range(2 * cores())]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def extra_memory(files: list[Path], view: View, precision: str, n: int) -> int:
+    """Megabytes of anonymous memory at the peak of embedding `n` pictures, less the features."""
+    plan = choose_plan("cpu", precision)
+    sha256 = {f: sha256_file(f) for f in files}
+    many = [files[i % len(files)] for i in range(n)]
+    open_network(view.backbone, view.spec, plan)
+    peak = [0]
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            status = Path(f"/proc/{os.getpid()}/status").read_text()
+            peak[0] = max(peak[0], int(status.split("RssAnon:")[1].split()[0]) // 1024)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    (values_ND,), _ = embed_files(many, [sha256[f] for f in many], [view], plan, keep=False)
+    done.set()
+    watcher.join()
+    return peak[0] - values_ND.nbytes // 2**20
+
+
+if __name__ == "__main__":
+    main()
