@@ -146,7 +146,7 @@ def test_near_copies_are_given_or_found_by_hash() -> None:
     given = found(dataset(NAMES), facts, near)["near_duplicates"]
     assert given.paths == ("cats/2.jpg", "cats/3.jpg", "cats/4.jpg", "cats/8.jpg", "cats/9.jpg")
     assert given.message == (
-        "5 pictures are, in 2 groups, nearly the same picture (for example cats/2.jpg and cats/3.jpg); a split must keep "
+        "5 pictures in 2 groups are nearly the same picture (for example cats/2.jpg and cats/3.jpg); a split must keep "
         "them together."
     )
     facts[5] = Facts(**{**vars(facts[5]), "dhash": facts[6].dhash ^ 3})

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import io
 import json
 import logging
 import os
@@ -35,6 +36,9 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `headstart`; ends with `SystemExit`."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name that the terminal cannot show is no error
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("headstart").setLevel(logging.INFO)
     raise SystemExit(run(words))
@@ -45,9 +49,10 @@ def run(words: Sequence[str]) -> int:
     from cyclopts import CycloptsError
 
     try:
-        application(words)(words, exit_on_error=False, print_error=True, result_action="return_value")
-    except CycloptsError:
-        return 2  # its message, with the nearest option, is printed already
+        application(words)(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        print(_usage_message(error, words), file=sys.stderr)
+        return 2
     except HeadstartError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -73,15 +78,40 @@ def application(words: Sequence[str]) -> Any:
         help_format="plaintext",
         version=f"headstart {__version__}",
     )
-    asked = next((word for word in words if word in VERBS), None)
-    for verb, summary in VERBS.items():
+    asked = _asked(words)
+    for place, (verb, summary) in enumerate(VERBS.items()):
         if verb == asked:
             function = verb_function(verb)
             text, example = help_and_example(function)
-            app.command(_printing(function, text), name=verb, help_epilogue=f"Example: {example}", help_format="plaintext")
+            app.command(
+                _printing(function, text), name=verb, help_epilogue=f"Example: {example}", help_format="plaintext"
+            )
         else:
-            app.command(_named_only(verb), name=verb, help=summary)
+            app.command(_named_only(verb), name=verb, help=summary, sort_key=place)
     return app
+
+
+def _asked(words: Sequence[str]) -> str | None:
+    return next((word for word in words if word in VERBS), None)
+
+
+def _usage_message(error: Any, words: Sequence[str]) -> str:
+    """What is wrong with a command line, and where to read how it is meant. `error` is a `CycloptsError`."""
+    from cyclopts import MissingArgumentError, UnusedCliTokensError
+
+    asked = _asked(words)
+    command = f"headstart {asked}" if asked else "headstart"
+    error.verbose = False
+    message = " ".join(str(error).split())
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        message = f"{error.argument.names[0]} is missing."
+    elif isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        message = f"{error.unused_tokens[0]!r} is one argument too many."
+    hints = [f"`{command} --help` lists {'its options' if asked else 'the commands'}."]
+    dashed = next((word for word in words if word.startswith("-") and os.path.exists(word)), None)
+    if dashed is not None:
+        hints.insert(0, f"For the file or folder of that name write {'./' + dashed!r}.")
+    return f"{command}: " + "\n  ".join([message, *hints])
 
 
 def verb_function(verb: str) -> Callable[..., Any]:
@@ -104,22 +134,39 @@ def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
 
     signature = inspect.signature(function, eval_str=True)
 
-    def command(*args: Any, as_json: bool = False, **kwargs: Any) -> None:
+    def command(*args: Any, as_json: bool = False, needless: bool = False, **kwargs: Any) -> None:
         result = function(*args, **kwargs)
-        print(json.dumps(result.to_json(), ensure_ascii=False, allow_nan=False) if as_json else result.table(), flush=True)
+        print(_document(result.to_json()) if as_json else result.table(), flush=True)
 
-    json_option = inspect.Parameter(
-        "as_json",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=False,
-        annotation=Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document on stdout, nothing else.")],
+    as_option = Parameter(
+        name="--json", negative="", show_default=False, help="Print one JSON document on stdout, nothing else."
     )
-    parameters = [_as_option(p) for p in signature.parameters.values()]
-    command.__signature__ = signature.replace(parameters=[*parameters, json_option], return_annotation=None)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in [*parameters, json_option]}
+    json_option = inspect.Parameter(
+        "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, as_option]
+    )
+    parameters = [*(_as_option(p) for p in signature.parameters.values()), json_option]
+    if "offline" not in signature.parameters:  # scripts may give it to every verb
+        as_option = Parameter(
+            name="--offline", negative="", show_default=False, help="Never open a socket; this command never does."
+        )
+        annotation = Annotated[bool, as_option]
+        needless = inspect.Parameter("needless", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+        parameters.append(needless)
+    command.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__doc__ = text
     command.__name__ = function.__name__
     return command
+
+
+def _document(value: Any) -> str:
+    """One line of JSON; where stdout cannot write a character (a file name that is not Unicode), all are escaped."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, allow_nan=False)
+    return text
 
 
 def _as_option(parameter: inspect.Parameter) -> inspect.Parameter:
@@ -128,7 +175,9 @@ def _as_option(parameter: inspect.Parameter) -> inspect.Parameter:
     if parameter.name == "recipe":
         return parameter.replace(annotation=Annotated[parameter.annotation, Parameter(name="*")])
     if parameter.annotation is bool:
-        return parameter.replace(annotation=Annotated[bool, Parameter(negative="")])
+        return parameter.replace(annotation=Annotated[bool, Parameter(negative="", show_default=False)])
+    if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
+        return parameter.replace(kind=inspect.Parameter.POSITIONAL_ONLY)
     return parameter
 
 

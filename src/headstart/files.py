@@ -5,6 +5,9 @@ A file is written aside, synced, and renamed over its final name; a folder is fi
 one, never half of one, whatever moment the process or the machine dies at. The price is an fsync a file (about a
 millisecond on a laptop's disk), which nobody notices next to the work that led to the file.
 
+What a killed process was writing is left aside as ``.NAME.HEX.part``. Whoever writes into that folder more than an hour
+later removes it.
+
 Nothing else in the package opens a file for writing (`tests/test_layout.py` checks that).
 """
 
@@ -16,19 +19,24 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.errors import DamagedRun, WriteError
+from headstart.progress import log
 
 if TYPE_CHECKING:
     import numpy as np
 
 MANIFEST = "manifest.json"
+LEFTOVER_SECONDS = 3600.0  # what lies aside for longer than this belongs to a process that is gone
+_ASIDE = re.compile(r"\..*\.[0-9a-f]{32}\.part", re.DOTALL)
 
 
 def cache_dir() -> Path:
@@ -54,38 +62,82 @@ def sha256_file(path: Path) -> str:
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a file aside, sync it, rename it into place. Raises `WriteError`; then nothing is left behind."""
-    aside = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex}.part")
-    with _as_write_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
-            try:
-                _write_all(descriptor, memoryview(data))
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            os.replace(aside, path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
+    write_together({path: data})
+
+
+def write_cache(path: Path, data: bytes | memoryview) -> None:
+    """Write a file that only saves work the next time.
+
+    A cache that this user may not write to costs that work and a warning, once a process. A full or failing disk raises
+    `WriteError`: whoever has one wants to know.
+    """
+    advice = "HEADSTART_CACHE=DIR puts the cache elsewhere."
+    try:
+        write_bytes(path, data)
+    except WriteError as error:
+        cause = error.__cause__
+        if not (isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS)):
+            raise WriteError(error.message, hint=f"{error.hint}\n{advice}") from error
+        if not _not_kept:
+            log.warning("Nothing is kept for the next time: %s %s", error.message, advice)
+        _not_kept.add(path.parent)
+
+
+_not_kept: set[Path] = set()
+"""Folders of the cache that could not be written to; a warning was given for the first."""
+
+
+def write_together(contents: Mapping[Path, bytes | memoryview]) -> None:
+    """Write files that belong together: all aside first, then all renamed. Raises `WriteError`.
+
+    A full disk shows while they are aside, so the old ones stay. Should the disk fail between two renames, those that
+    were new are removed again.
+    """
+    contents = {Path(os.path.realpath(path)) if path.is_symlink() else path: data for path, data in contents.items()}
+    for path in contents:
+        check_file_place(path)
+    asides = {path: _aside(path) for path in contents}
+    renamed: list[Path] = []
+    try:
+        for path, data in contents.items():
+            with _as_write_error(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write_synced(asides[path], data)
+        for path, aside in asides.items():
+            with _as_write_error(path):
+                new = not path.exists()
+                os.replace(aside, path)
+                renamed += [path] if new else []
+    except BaseException:
+        for left in (*asides.values(), *renamed):
+            with suppress(OSError):  # the disk fails, which is being reported; a leftover is removed another time
+                left.unlink(missing_ok=True)
+        raise
+    for folder in {path.parent for path in contents}:
+        with _as_write_error(folder):
+            _sync_folder(folder)
+        _sweep(folder)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text. Raises `WriteError`."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write UTF-8 text; file names in it that are not valid Unicode keep their bytes. Raises `WriteError`."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON. Raises `WriteError`."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_bytes(path, _json_bytes(value))
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV that `read_csv` gives back to the letter: UTF-8, RFC 4180 quoting, ``\\n`` line ends.
+    """Write a CSV that `read_csv` gives back to the letter, see `csv_bytes`. Raises `WriteError`."""
+    write_bytes(path, csv_bytes(header, rows))
+
+
+def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """A CSV: UTF-8, RFC 4180 quoting, ``\\n`` line ends.
 
     File names that are not valid Unicode (they exist on Linux) keep their bytes through ``surrogateescape``.
-    Raises `WriteError`.
     """
     text = io.StringIO(newline="")
     plain = csv.writer(text, lineterminator="\n")
@@ -93,7 +145,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     for row in (header, *rows):
         returns = any("\r" in cell for cell in row if isinstance(cell, str))  # Python < 3.13 does not quote for these
         (quoted if returns else plain).writerow(row)
-    write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    return text.getvalue().encode("utf-8", "surrogateescape")
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -104,9 +156,15 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
     """Write arrays as safetensors. Raises `WriteError`."""
+    write_bytes(path, safetensors_bytes(arrays, metadata))
+
+
+def safetensors_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Arrays as safetensors."""
     from safetensors.numpy import save
 
-    write_bytes(path, save(dict(arrays), metadata=dict(metadata or {})))
+    data: bytes = save(dict(arrays), metadata=dict(metadata or {}))
+    return data
 
 
 def read_json(path: Path) -> Any:
@@ -119,70 +177,179 @@ def folder_aside(final: Path) -> Iterator[Path]:
     """Fill a folder aside; at the end it gets its manifest and takes the name `final`, all at once.
 
     A headstart folder that already has that name is kept as ``NAME.previous`` (one is kept). A folder without a
-    manifest, that is, somebody else's, is never replaced: `WriteError`. On any exception the aside folder is removed.
+    manifest, that is, somebody else's, is never replaced: `WriteError`. On any exception the aside folder is removed and
+    what was there before stays.
     """
-    aside = final.with_name(f".{final.name}.{uuid.uuid4().hex}.part")
     check_replaceable(final)
-    with _as_write_error(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        try:
+    place = Path(os.path.abspath(final))  # '.' has no name of its own
+    aside = _aside(place)
+    try:
+        with _as_write_error(final):
+            place.parent.mkdir(parents=True, exist_ok=True)
             aside.mkdir()
-            yield aside
-            write_manifest(aside)
-            previous = final.with_name(final.name + ".previous")
-            if final.exists():
-                if any(final.iterdir()):
-                    shutil.rmtree(previous, ignore_errors=True)
-                    os.replace(final, previous)
-                else:
-                    final.rmdir()
+        yield aside
+        write_manifest(aside)
+        with _as_write_error(final):
+            _take_place(aside, place)
+    except WriteError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise WriteError(error.message.replace(str(aside), str(final)), hint=error.hint) from error
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    with _as_write_error(final):
+        _sync_folder(place.parent)
+    _sweep(place.parent)
+
+
+def _take_place(aside: Path, final: Path) -> None:
+    """Rename a filled folder to its final name; what was there becomes NAME.previous, and comes back if that fails."""
+    if not final.exists() or not any(final.iterdir()):
+        if os.name == "nt" and final.exists():
+            final.rmdir()  # elsewhere a rename replaces an empty folder
+        os.replace(aside, final)
+        return
+    previous = final.with_name(final.name + ".previous")
+    older = _aside(previous)
+    kept = previous.exists()
+    if kept:
+        os.replace(previous, older)
+    try:
+        os.replace(final, previous)
+        try:
             os.replace(aside, final)
         except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(previous, final)
             raise
-        _sync_folder(final.parent)
+    except BaseException:
+        if kept:
+            os.rename(older, previous)
+        raise
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def check_replaceable(final: Path) -> None:
-    """Raise `WriteError` if `final` is a file, or a folder that holds something other than a headstart run."""
-    if final.is_symlink() or (final.exists() and not final.is_dir()):
+    """Raise `WriteError` if no run folder can take that name.
+
+    That is: a file or a link, a folder that holds something other than a headstart run, one that another file system is
+    mounted at (it cannot be renamed), or a place where this user may not write.
+    """
+    place = Path(os.path.abspath(final))
+    if os.path.islink(place) or (os.path.exists(place) and not os.path.isdir(place)):
         raise WriteError(f"{final}: is in the way: a folder is to be written there.", hint="Choose another --out.")
-    if final.is_dir() and any(final.iterdir()) and not (final / MANIFEST).exists():
+    _check_writable(final, place.parent)
+    if not os.path.isdir(place):
+        return
+    with _as_write_error(final):
+        occupied = any(place.iterdir())
+    if os.path.ismount(place):
+        raise WriteError(
+            f"{final}: is where a disk is mounted, and the folder is to be renamed as a whole.",
+            hint=f"Choose a folder in it, such as --out {final / 'run'}.",
+        )
+    if occupied and not (place / MANIFEST).exists():
         raise WriteError(
             f"{final}: holds files that headstart did not write, so it is left alone.",
             hint="Choose another --out, or an empty folder.",
         )
 
 
+def check_file_place(path: Path) -> None:
+    """Raise `WriteError` if no file can take that name: a folder or a device has it, or this user may not write there.
+
+    Cheap, so that long work can ask before it begins.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        what = "a folder" if os.path.isdir(path) else "a device or a pipe"
+        raise WriteError(
+            f"{path}: is {what}, and a file is to be written there.", hint="Give the name of a file, such as out.csv."
+        )
+    _check_writable(path, Path(os.path.abspath(path)).parent)
+
+
+def check_out_file(path: Path) -> None:
+    """As `check_file_place`, for a file that a user names: it may not lie in a run folder, whose manifest is closed."""
+    check_file_place(path)
+    check_outside_run(path)
+
+
+def check_outside_run(path: Path) -> None:
+    """Raise `WriteError` if `path` is a run folder or lies in one: a file more, and its manifest no longer holds."""
+    place = Path(os.path.abspath(path))
+    for folder in (place, *place.parents):
+        if os.path.isfile(folder / MANIFEST) and os.path.isfile(folder / "headstart.json"):
+            raise WriteError(
+                f"{path}: lies in the run folder {folder}, which is left as it is.", hint="Choose another --out."
+            )
+
+
+def _check_writable(path: Path, parent: Path) -> None:
+    """Raise `WriteError` if the nearest folder that exists above `path` is no folder, or not this user's to write in."""
+    while not os.path.lexists(parent):
+        parent = parent.parent
+    with _as_write_error(path):
+        if not os.path.isdir(parent):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent))
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(parent))
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for the time of the block. Raises `WriteError` if there is no place for one."""
+    with _as_write_error(Path(os.environ.get("TMPDIR") or "/tmp")):
+        folder = Path(tempfile.mkdtemp(prefix="headstart-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def write_manifest(folder: Path) -> None:
     """Write `manifest.json`: the SHA-256 of every other file in the folder, by relative path."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
-    write_json(folder / MANIFEST, {"sha256": {p.relative_to(folder).as_posix(): sha256_file(p) for p in files}})
+    with _as_write_error(folder):
+        listed = {p.relative_to(folder).as_posix(): sha256_file(p) for p in files}
+    write_bytes(folder / MANIFEST, _json_bytes({"sha256": listed}))
 
 
 def check_manifest(folder: Path) -> None:
-    """Raise `DamagedRun` unless the folder holds exactly the files of its manifest, to the byte."""
-    path = folder / MANIFEST
+    """Raise `DamagedRun` unless the folder holds exactly the files of its manifest, to the byte, and no links."""
     hint = "Restore the folder from a copy, or train again."
+    listed = _listed(folder, hint)
     try:
-        listed = read_json(path)["sha256"]
-        if not isinstance(listed, dict):
-            raise TypeError
+        found = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
+        present = {p.relative_to(folder).as_posix() for p in found} - {MANIFEST}
+        for name in sorted(present ^ set(listed)):
+            problem = "is missing" if name in listed else "is not in the manifest"
+            raise DamagedRun(f"{folder / name}: {problem}.", hint=hint)
+        for name, expected in listed.items():
+            file = folder / name
+            if file.is_symlink() or not file.is_file():
+                raise DamagedRun(f"{file}: is a link or a device, not the file that was written.", hint=hint)
+            if sha256_file(file) != expected:
+                raise DamagedRun(f"{file}: its bytes are not those that were written (SHA-256 differs).", hint=hint)
+    except OSError as error:
+        raise DamagedRun(f"{error.filename or folder}: cannot be read: {error.strerror}.", hint=hint) from error
+
+
+def _listed(folder: Path, hint: str) -> dict[str, str]:
+    """{relative path: SHA-256} of a manifest that is, to the byte, one that `write_manifest` writes."""
+    path = folder / MANIFEST
+    try:
+        if path.is_symlink():
+            raise ValueError
+        data = path.read_bytes()
+        listed: dict[str, str] = json.loads(data)["sha256"]
+        if not isinstance(listed, dict) or data != _json_bytes({"sha256": listed}):
+            raise ValueError
     except FileNotFoundError:
         raise DamagedRun(f"{folder}: has no {MANIFEST}, so its files cannot be checked.", hint=hint) from None
-    except (ValueError, KeyError, TypeError):
+    except OSError as error:
+        raise DamagedRun(f"{path}: cannot be read: {error.strerror}.", hint=hint) from error
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise DamagedRun(f"{path}: is not a manifest that headstart wrote.", hint=hint) from None
-    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() or p.is_symlink()} - {
-        MANIFEST
-    }
-    for name in sorted(present ^ set(listed)):
-        problem = "is missing" if name in listed else "is not in the manifest"
-        raise DamagedRun(f"{folder / name}: {problem}.", hint=hint)
-    for name, expected in listed.items():
-        if (folder / name).is_symlink() or sha256_file(folder / name) != expected:
-            raise DamagedRun(
-                f"{folder / name}: its bytes are not those that were written (SHA-256 differs).", hint=hint
-            )
+    return listed
 
 
 @contextmanager
@@ -196,15 +363,52 @@ def _as_write_error(path: Path) -> Iterator[None]:
             errno.EACCES: "You may not write there: choose another folder, or change its permissions.",
             errno.EPERM: "You may not write there: choose another folder, or change its permissions.",
             errno.EROFS: "That disk is read-only: choose another folder.",
+            errno.EFBIG: "Files of that size are not allowed there (`ulimit -f`): choose another folder.",
+            errno.ENOTDIR: "A file stands where a folder is needed: choose another place.",
+            errno.EEXIST: "A file stands where a folder is needed: choose another place.",
         }
-        where = f" ({error.filename})" if error.filename and str(error.filename) != str(path) else ""
+        named = str(error.filename or path)
+        where = f" ({named})" if named != str(path) and not _ASIDE.fullmatch(Path(named).name) else ""
         reason = error.strerror or str(error)
         raise WriteError(
             f"{path}: could not be written: {reason}{where}.",
-            hint=advice.get(
-                error.errno or 0, "Nothing was changed there. Check the disk, then run the same command again."
-            ),
+            hint=advice.get(error.errno or 0, "Check the disk, then run the same command again."),
         ) from error
+
+
+def _json_bytes(value: Any) -> bytes:
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        return f"{text}\n".encode()
+    except UnicodeEncodeError:  # a file name that is not valid Unicode: JSON's escapes can write it
+        return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _aside(final: Path) -> Path:
+    """A name of its own beside `final`; the part of it that is kept has at most 160 bytes."""
+    return final.with_name(f".{final.name[:40]}.{uuid.uuid4().hex}.part")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes have left aside in a folder, once it is an hour old by the folder's own clock."""
+    with suppress(OSError):  # gone meanwhile, or not ours: somebody else's sweep will do
+        now = folder.stat().st_mtime
+        for entry in list(os.scandir(folder)):
+            if not _ASIDE.fullmatch(entry.name) or now - entry.stat(follow_symlinks=False).st_mtime < LEFTOVER_SECONDS:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.unlink(entry.path)
+
+
+def _write_synced(path: Path, data: bytes | memoryview) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
+    try:
+        _write_all(descriptor, memoryview(data))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_all(descriptor: int, data: memoryview) -> None:

@@ -129,7 +129,7 @@ def unreadable(c: Checked) -> Iterator[Finding]:
 def rejected(c: Checked) -> Iterator[Finding]:
     """Files and rows of a table that were not taken up."""
     sentences = {
-        "not_a_picture_name": ("info", "{} by the extension something else than a picture"),
+        "not_a_picture_name": ("info", "{} not named like a picture"),
         "not_a_file": ("error", "{} named, but there is no such file"),
         "two_labels": ("error", "{} listed with two labels"),
         "two_splits": ("error", "{} listed in two splits"),
@@ -315,7 +315,7 @@ def _joined(c: Checked, groups: list[np.ndarray]) -> tuple[str, ...]:
 
 def _members(groups: list[np.ndarray]) -> str:
     total = sum(len(group) for group in groups)
-    return f"{total:,} pictures are" + (f", in {len(groups):,} groups," if len(groups) > 1 else "")
+    return f"{total:,} pictures" + (f" in {len(groups):,} groups" if len(groups) > 1 else "") + " are"
 
 
 def _example(c: Checked, groups: list[np.ndarray]) -> str:

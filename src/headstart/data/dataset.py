@@ -103,7 +103,7 @@ def open_dataset(data: Path | str, *, path_column: str | None = None, label_colu
         return _open_table(place, read_rows(place, path_column=path_column, label_column=label_column))
     if place.is_file():
         raise _not_a_dataset(place)
-    raise MissingData(f"{place}: there is no such folder or table.", hint=_nearest(place))
+    raise MissingData(f"{place}: there is no such folder or table.", hint=nearest(place))
 
 
 def require_trainable(dataset: Dataset) -> None:
@@ -398,7 +398,7 @@ def _not_a_dataset(place: Path) -> MissingData:
     )
 
 
-def _nearest(place: Path) -> str:
+def nearest(place: Path) -> str:
     """The near name beside the missing one; where the folder above is missing too, the last one that exists."""
     above = place.parent
     if above.is_dir():

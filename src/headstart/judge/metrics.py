@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.columns import columns, plain
 from headstart.errors import BadLabels, DataError
 from headstart.judge.calibration import calibration_error, check_scores, reliability, softmax
 from headstart.judge.counts import count_figures
@@ -47,6 +48,7 @@ from headstart.judge.estimate import (
 )
 from headstart.judge.ranking import Ranking, rankings
 
+MOST_SHOWN = 20  # classes in a table; JSON has them all
 LEAST = float(np.finfo(np.float64).eps)  # scikit-learn's floor for the probabilities in a log-loss
 
 
@@ -103,14 +105,24 @@ class Metrics:
         )
 
     def table(self) -> str:
-        """Aligned plain text for a terminal: the overall figures, then a line for each class."""
+        """Aligned plain text for a terminal: the overall figures, then a line a class (of many, those with the lowest f1)."""
         head = f"{self.n:,} pictures, {len(self.classes)} classes, {self.level:.0%} intervals"
         rows = [[name, str(estimate)] for name, estimate in self.overall.items()]
-        columns = ("precision", "recall", "f1", "roc_auc")
-        lines = [["class", "pictures", *columns]]
-        for name, support in zip(self.classes, self.support, strict=True):
-            lines.append([name, f"{support:,}", *(str(self.per_class[name][c]) for c in columns)])
-        return "\n".join([head, "", *_aligned(rows), "", *_aligned(lines)])
+        shown, support = list(range(len(self.classes))), self.support
+        if len(self.classes) > MOST_SHOWN:
+            shown = sorted(shown, key=lambda k: self._rank(self.classes[k]))[:MOST_SHOWN]
+        names = ("precision", "recall", "f1", "roc_auc")
+        lines = [["class", "pictures", *names]]
+        for k in shown:
+            row = self.per_class[self.classes[k]]
+            lines.append([plain(self.classes[k]), f"{support[k]:,}", *(str(row[name]) for name in names)])
+        left_out = len(self.classes) - len(shown)
+        end = [f"and {left_out:,} classes with a higher f1 (--json has them all)"] if left_out else []
+        return "\n".join([head, "", *columns(rows), "", *columns(lines), *end])
+
+    def _rank(self, name: str) -> float:
+        f1 = self.per_class[name]["f1"]
+        return math.inf if f1.undefined else f1.value
 
 
 def judge(
@@ -283,14 +295,3 @@ def _case_figures(
             estimate = replace(estimate, high=max(estimate.high, value + more_errors * float(cost)))
         found[name] = estimate
     return found
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Lines with columns of equal width: the first one left, the others right."""
-    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(w) if c == 0 else cell.rjust(w) for c, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]

@@ -59,13 +59,14 @@ class Backbone:
     name: str  # 'mobilenetv2_100.tf_in1k': timm's architecture, and the tag of the weights
     architecture: str  # 'mobilenetv2_100'
     model_args: tuple[tuple[str, Any], ...]  # further arguments for timm.create_model, e.g. (('pad_type', 'same'),)
-    source: str  # 'file' | 'folder' | 'hub' | 'random'
+    source: str  # 'file' | 'folder' | 'hub' | 'random' | 'run' (a run folder's own, whose manifest has been checked)
     weights: Path | None  # the safetensors file; None only for source 'random'
     sha256: str  # of the weights file; '' for source 'random'
     preprocess: Preprocess  # the input spec that travels with the weights
     licence: str
     feature_dim: int | None  # None when it is not known without building the network
     origin: str
+    content: str = ""  # source 'run': what graphs and features are kept under, see `classifier.backbone_content`
 
 
 @dataclass(frozen=True)
@@ -412,11 +413,12 @@ def _classifier_names(model: torch.nn.Module) -> tuple[str, ...]:
 
 def _load(model: torch.nn.Module, backbone: Backbone, weights: Path, classifier: tuple[str, ...]) -> None:
     """Put the file's tensors into the network, each of them, strictly."""
+    sha256 = "" if backbone.source == "run" else backbone.sha256  # of the file that the run's tensors came from
     own = model.state_dict()
     shapes = {key: tuple(value.shape) for key, value in own.items()}
     try:
         check_fits(weights, shapes, classifier=classifier, name=backbone.architecture)
-        tensors = load_tensors(weights, sha256=backbone.sha256)
+        tensors = load_tensors(weights, sha256=sha256)
     except BadWeights as error:
         tensors = _as_timm_reads(model, backbone, weights, classifier, error)
     tensors = {key: value for key, value in tensors.items() if not is_classifier(key, classifier)}
@@ -433,7 +435,7 @@ def _as_timm_reads(
     """
     import timm
 
-    tensors = load_tensors(weights, sha256=backbone.sha256)
+    tensors = load_tensors(weights, sha256="" if backbone.source == "run" else backbone.sha256)
     module = sys.modules[timm.models.model_entrypoint(backbone.architecture).__module__]
     as_timm = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_checkpoint_filter_fn", None)
     if as_timm is None:

@@ -11,6 +11,7 @@ Open `predict_files` first: decode, preprocess, embed, head, in the order in whi
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,15 +20,26 @@ from typing import Any
 
 import numpy as np
 
-from headstart.errors import DamagedRun, MissingRun
-from headstart.files import check_manifest, read_json, sha256_bytes, write_bytes, write_json
+from headstart.errors import BadWeights, DamagedRun, MissingRun, RecipeError
+from headstart.files import (
+    MANIFEST,
+    cache_dir,
+    check_manifest,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    write_bytes,
+    write_cache,
+    write_json,
+)
 from headstart.model.backbones import Backbone
 from headstart.model.engine import Plan, open_network
 from headstart.model.features import View, embed_files
 from headstart.model.predictions import Predictions
 from headstart.model.weights import is_classifier, read_header
+from headstart.progress import log
+from headstart.vision.memory import Source, look_at
 from headstart.vision.preprocess import Preprocess
-from headstart.vision.screen import screen
 
 FORMAT = 1
 CROP_MODES = {"crop": "center", "squash": "squash", "pad": "border"}
@@ -79,17 +91,17 @@ class Classifier:
 
 
 def predict_files(
-    classifier: Classifier, files: Sequence[Path], paths: Sequence[str], labels: np.ndarray | None = None
+    classifier: Classifier, sources: Sequence[Source], paths: Sequence[str], labels: np.ndarray | None = None
 ) -> Predictions:
-    """Predict pictures: `paths` are the names that the answers are keyed by, in the order of `files`.
+    """Predict pictures, files or pixels in memory: `paths` are the names that the answers are keyed by, in their order.
 
     A picture that cannot be read is named in `errors` and has no prediction.
     """
-    facts = screen(files)  # decoded once in a separate process: from here on they are known to be readable
+    facts = look_at(sources)  # a file is decoded once in a separate process: from here on they are known to be readable
     readable = [i for i, f in enumerate(facts) if not f.reason]
     errors = {paths[i]: f.reason for i, f in enumerate(facts) if f.reason}
     features, failed = embed_files(
-        [files[i] for i in readable],
+        [sources[i] for i in readable],
         [facts[i].sha256 for i in readable],
         [p.view for p in classifier.parts],
         classifier.plan,
@@ -134,14 +146,16 @@ def load_classifier(run: Path) -> Classifier:
     run = Path(run)
     if not run.is_dir():
         raise MissingRun(f"{run}: there is no such run folder.", hint="`headstart train DATA --out RUN` writes one.")
-    if not (run / "headstart.json").is_file():
+    if not any((run / name).is_file() for name in ("headstart.json", MANIFEST)):
         raise MissingRun(
             f"{run}: is not a run folder (it has no headstart.json).", hint="`headstart train` writes one."
         )
     check_manifest(run)
     try:
         return _classifier_from(run, read_json(run / "headstart.json"))
-    except (KeyError, TypeError, ValueError) as error:
+    except BadWeights as error:
+        raise DamagedRun(error.message, hint="Its weights are not as headstart writes them: train again.") from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, RecursionError, RecipeError) as error:
         raise DamagedRun(
             f"{run / 'headstart.json'}: is not as headstart {FORMAT} writes it: {error!r}.",
             hint="It may be from a newer version: update headstart, or train again.",
@@ -203,8 +217,32 @@ def _load_part(run: Path, described: Mapping[str, Any]) -> Part:
         licence=described["licence"],
         feature_dim=weight_DK.shape[0],
         origin=described["origin"],
+        content=backbone_content(file),
     )
     return Part(View(backbone, Preprocess.from_dict(described["preprocess"])), weight_DK, bias)
+
+
+def backbone_content(file: Path) -> str:
+    """What the graph and the features of a run folder's backbone are kept under in this user's cache.
+
+    A run names the weights that it was made from, but it may come from anybody, and a graph built from its tensors must
+    not pass for one of those weights. So the name counts only for a file that was written here, of which `_save_part`
+    left a note in the cache; any other file counts as weights of their own, by its own SHA-256.
+    """
+    sha256 = sha256_file(file)
+    note = _origin_note(sha256)
+    try:
+        origin = read_json(note)["weights"]
+    except FileNotFoundError:
+        return sha256
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.debug("%s: %s", note, error)
+        return sha256
+    return origin if isinstance(origin, str) and re.fullmatch("[0-9a-f]{64}", origin) else sha256
+
+
+def _origin_note(sha256: str) -> Path:
+    return cache_dir() / "origins" / f"{sha256}.json"
 
 
 def _save_part(classifier: Classifier, part: Part, folder: Path) -> None:
@@ -215,7 +253,10 @@ def _save_part(classifier: Classifier, part: Part, folder: Path) -> None:
     layer = {f"{name}.weight": weight_KD.reshape(*weight_KD.shape, *tail), f"{name}.bias": part.bias_K}
     if backbone.weights is None:
         raise DamagedRun(f"{backbone.name}: has no weights to save.")
-    write_bytes(folder / "model.safetensors", _with_layer(backbone.weights, name, layer))
+    data = _with_layer(backbone.weights, name, layer)
+    write_bytes(folder / "model.safetensors", data)
+    note = json.dumps({"weights": backbone.content or backbone.sha256})
+    write_cache(_origin_note(sha256_bytes(data)), note.encode())
     write_json(folder / "config.json", timm_config(classifier.classes, view, name))
 
 

@@ -20,18 +20,19 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from headstart.errors import BackboneError, RecipeError
-from headstart.files import cache_dir, sha256_bytes, write_bytes
+from headstart.files import cache_dir, sha256_bytes, write_cache
 from headstart.model.backbones import Backbone, build
 from headstart.progress import log
 from headstart.vision.preprocess import Preprocess
 
-GRAPH_VERSION = 1
-MAGIC = b"headstart graph 1\n"
+GRAPH_VERSION = 2
+MAGIC = b"headstart graph 2"
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def cores() -> int:
 def network_key(backbone: Backbone, spec: Preprocess, plan: Plan) -> str:
     """A hash of what features depend on besides the picture: weights, input spec, precision, engine and its version."""
     parts = {
-        "weights": backbone.sha256,
+        "weights": backbone.content or backbone.sha256,
         "architecture": backbone.architecture,
         "model_args": dict(backbone.model_args),
         "preprocess": spec.as_dict(),
@@ -118,13 +119,13 @@ def open_network(backbone: Backbone, spec: Preprocess, plan: Plan) -> Network:
     if plan.engine == "torch":
         return TorchNetwork(backbone, spec, plan)
     path = cache_dir() / "graphs" / f"{network_key(backbone, spec, plan)}.graph"
-    graph = _read_graph(path.read_bytes()) if path.exists() else None
+    graph = _read_graph(path)
     if graph is None:
         log.info(
             "Compiling %s for this processor at %d px (%s); kept for next time.", backbone.name, spec.image_size, plan
         )
         info, blob = _compile(backbone, spec, plan)
-        write_bytes(path, _graph_bytes(info, blob))
+        write_cache(path, _graph_bytes(info, blob))
     else:
         info, blob = graph
     return OpenVinoNetwork(info, blob, spec, plan)
@@ -271,21 +272,25 @@ def _compile(backbone: Backbone, spec: Preprocess, plan: Plan) -> tuple[dict[str
 
 
 def _graph_bytes(info: dict[str, Any], blob: bytes) -> bytes:
-    header = json.dumps({**info, "sha256": sha256_bytes(blob)}).encode()
-    return MAGIC + header + b"\n" + blob
+    rest = json.dumps(info).encode() + b"\n" + blob
+    return b"\n".join([MAGIC, sha256_bytes(rest).encode(), rest])
 
 
-def _read_graph(data: bytes) -> tuple[dict[str, Any], bytes] | None:
-    """The inverse of `_graph_bytes`; None if a byte is wrong (then it is built anew)."""
-    if not data.startswith(MAGIC):
-        return None
-    end = data.find(b"\n", len(MAGIC))
-    blob = data[end + 1 :]
+def _read_graph(path: Path) -> tuple[dict[str, Any], bytes] | None:
+    """What `_graph_bytes` made; None if there is no such file, or a byte of it is wrong (then it is built anew)."""
     try:
-        info = json.loads(data[len(MAGIC) : end])
-    except ValueError:
+        data = path.read_bytes()
+    except FileNotFoundError:
         return None
-    return (info, blob) if info.get("sha256") == sha256_bytes(blob) else None
+    except OSError as error:
+        log.warning("%s: the compiled network cannot be read (%s); it is built anew.", path, error.strerror)
+        return None
+    magic, _, rest = data.partition(b"\n")
+    digest, _, rest = rest.partition(b"\n")
+    if magic != MAGIC or digest != sha256_bytes(rest).encode():
+        return None
+    header, _, blob = rest.partition(b"\n")
+    return json.loads(header), blob
 
 
 def _settings(plan: Plan) -> dict[str, Any]:

@@ -17,17 +17,19 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from headstart.errors import UnreadableImage, WriteError
-from headstart.files import cache_dir, sha256_bytes, write_safetensors
+from headstart.files import cache_dir, safetensors_bytes, sha256_bytes, write_cache
 from headstart.model.backbones import Backbone
 from headstart.model.engine import Network, Plan, Session, cores, network_key, open_network
 from headstart.progress import bar
+from headstart.vision.memory import Source
 from headstart.vision.preprocess import Preprocess, read_pixels
 
 SHARD_ROWS = 4096
@@ -75,49 +77,42 @@ class FeatureStore:
         return None if found is None else found[0][found[1]]
 
     def keep(self, sha256s: Sequence[bytes], values_ND: np.ndarray) -> None:
-        """Write a shard. A full or read-only disk raises `WriteError`."""
+        """Write a shard. A full or failing disk raises `WriteError`."""
         keys_N32 = np.frombuffer(b"".join(sha256s), np.uint8).reshape(-1, 32)
         name = sha256_bytes(keys_N32.tobytes())[:32]
-        content = sha256_bytes(np.ascontiguousarray(values_ND).data)
-        write_safetensors(
-            self._folder / f"{name}.safetensors",
-            {"sha256": keys_N32, "values": values_ND},
-            {"sha256_of_values": content},
-        )
+        arrays, metadata = {"sha256": keys_N32, "values": values_ND}, {"content": _content(keys_N32, values_ND)}
+        write_cache(self._folder / f"{name}.safetensors", safetensors_bytes(arrays, metadata))
 
     def _take_up(self, path: Path) -> None:
         """Map a shard into memory; one that is damaged is left out, and its pictures are embedded again."""
         try:
-            size = int.from_bytes(path.open("rb").read(8), "little")
             mapped = np.memmap(path, np.uint8, "r")
+            size = int.from_bytes(mapped[:8].tobytes(), "little")
             header = json.loads(bytes(mapped[8 : 8 + size]))
             data = mapped[8 + size :]
             keys_N32 = _mapped_array(data, header["sha256"], np.dtype(np.uint8))
             values_ND = _mapped_array(data, header["values"], np.dtype(np.float32))
-            if (
-                header["__metadata__"]["sha256_of_values"]
-                != hashlib.sha256(np.ascontiguousarray(values_ND).data).hexdigest()
-            ):
+            if header["__metadata__"]["content"] != _content(keys_N32, values_ND):
                 return
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return
         for row, key in enumerate(keys_N32):
             self._row[key.tobytes()] = (values_ND, row)
 
 
 def embed_files(
-    files: Sequence[Path], sha256s: Sequence[str], views: Sequence[View], plan: Plan, *, keep: bool = True
+    sources: Sequence[Source], sha256s: Sequence[str], views: Sequence[View], plan: Plan, *, keep: bool = True
 ) -> tuple[list[np.ndarray], dict[int, str]]:
-    """Features of pictures that `vision.screen` has passed, one array float32 (N, D) a view, in the views' order.
+    """Features of pictures (files, or pixels in memory), one array float32 (N, D) a view, in the views' order.
 
-    `sha256s` are those that `screen` found; a file that has changed since is an error of that picture, not of the run.
+    `sha256s` are those that `vision.screen` or `vision.memory.look_at` found; a file that has changed since is an error of that picture, not of the run.
     Returns the arrays and {index: reason} of pictures that could not be read (their rows are zero). `keep=False`
     neither reads nor writes the cache. Raises `BackboneError`, `WriteError`.
     """
     arrays: list[np.ndarray | None] = [None] * len(views)
     errors: dict[int, str] = {}
     for positions in _by_geometry(views):
-        found, failed = _embed_one_geometry(files, sha256s, [views[p] for p in positions], plan, keep)
+        found, failed = _embed_one_geometry(sources, sha256s, [views[p] for p in positions], plan, keep)
         errors.update(failed)
         for position, values_ND in zip(positions, found, strict=True):
             arrays[position] = values_ND
@@ -140,14 +135,14 @@ def _by_geometry(views: Sequence[View]) -> Iterator[list[int]]:
 
 
 def _embed_one_geometry(
-    files: Sequence[Path], sha256s: Sequence[str], views: Sequence[View], plan: Plan, keep: bool
+    sources: Sequence[Source], sha256s: Sequence[str], views: Sequence[View], plan: Plan, keep: bool
 ) -> tuple[list[np.ndarray], dict[int, str]]:
     keys = [bytes.fromhex(s) for s in sha256s]
     stores = [FeatureStore(network_key(v.backbone, v.spec, plan)) if keep else None for v in views]
     missing = [_missing(store, keys) for store in stores]
     networks = [open_network(v.backbone, v.spec, plan) if m else None for v, m in zip(views, missing, strict=True)]
     wanted = sorted(set().union(*missing))
-    work = _Work(files, sha256s, networks, missing, views[0].spec, plan.batch)
+    work = _Work(sources, sha256s, networks, missing, views[0].spec, plan.batch)
     names = " + ".join(v.backbone.name for v, m in zip(views, missing, strict=True) if m)
     with bar(f"Embedding with {names}" if names else "Embedding", len(wanted)) as advance:
         work.run(wanted, stores, keys, advance)
@@ -174,14 +169,14 @@ class _Work:
 
     def __init__(
         self,
-        files: Sequence[Path],
+        sources: Sequence[Source],
         sha256s: Sequence[str],
         networks: Sequence[Network | None],
         missing: Sequence[set[int]],
         spec: Preprocess,
         batch: int,
     ) -> None:
-        self.files, self.sha256s, self.networks, self.missing, self.spec = files, sha256s, networks, missing, spec
+        self.sources, self.sha256s, self.networks, self.missing, self.spec = sources, sha256s, networks, missing, spec
         self.batch = batch
         self.errors: dict[int, str] = {}
         self.fresh = [_Rows(n.feature_dim if n else 0, m) for n, m in zip(networks, missing, strict=True)]
@@ -264,7 +259,7 @@ class _Work:
         readable = {}
         for place, i in enumerate(batch):
             try:
-                buffers[0][place] = read_pixels(self.files[i], self.spec, sha256=self.sha256s[i])
+                buffers[0][place] = read_pixels(self.sources[i], self.spec, sha256=self.sha256s[i])
                 readable[i] = place
             except UnreadableImage as error:
                 self.errors[i] = error.reason
@@ -293,6 +288,14 @@ class _Rows:
         return indices, self.values[[self.place[i] for i in indices]]
 
 
+def _content(keys_N32: np.ndarray, values_ND: np.ndarray) -> str:
+    """SHA-256 of a shard: shapes, the pictures' hashes, and their features."""
+    digest = hashlib.sha256(f"{keys_N32.shape} {values_ND.shape}".encode())
+    digest.update(np.ascontiguousarray(keys_N32).data)
+    digest.update(np.ascontiguousarray(values_ND).data)
+    return digest.hexdigest()
+
+
 def _assemble(keys: Sequence[bytes], store: FeatureStore | None, fresh: _Rows) -> np.ndarray:
     """All rows in the order asked for, from the cache and from this run; zero where a picture could not be read."""
     if store is None:
@@ -307,8 +310,9 @@ def _assemble(keys: Sequence[bytes], store: FeatureStore | None, fresh: _Rows) -
     return values_ND
 
 
-def _mapped_array(data: np.ndarray, entry: dict[str, object], dtype: np.dtype[np.generic]) -> np.ndarray:
-    start, end = entry["data_offsets"]  # type: ignore[misc]
+def _mapped_array(data: np.ndarray, entry: Mapping[str, Any], dtype: np.dtype[Any]) -> np.ndarray:
+    """A tensor of a memory-mapped safetensors file, by its entry in the header. Raises `ValueError` if it was cut."""
+    start, end = entry["data_offsets"]
     if end > len(data):
         raise ValueError("cut")
-    return data[start:end].view(dtype).reshape(entry["shape"])  # type: ignore[call-overload, no-any-return]
+    return data[start:end].view(dtype).reshape(entry["shape"])

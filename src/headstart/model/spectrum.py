@@ -78,7 +78,7 @@ def coordinates(features_ND: np.ndarray, labels_N: np.ndarray, weights_N: np.nda
     square = sum(float(np.einsum("nd,nd->", v := values[i : i + BLOCK].astype(np.float64), v)) for i in parts)
     scale = 1 / np.sqrt(max(square / max(values.size, 1), 1e-30))
     values *= np.float32(scale)
-    span_DR = np.linalg.qr(values.T.astype(np.float64))[0] if count < dim else None
+    span_DR = _span(values) if count < dim else None
     if span_DR is not None:
         values = (values @ span_DR).astype(np.float32)
     onehot_NK = np.eye(n_classes)[labels_N] * weights_N[:, None]
@@ -90,6 +90,21 @@ def coordinates(features_ND: np.ndarray, labels_N: np.ndarray, weights_N: np.nda
     return Coordinates(
         values, labels_N, weights_N, mean_D, float(scale), span_DR, mass_K, means_KR, within_RR, *levels
     )  # fmt: skip
+
+
+def _span(values_ND: np.ndarray) -> np.ndarray:
+    """Orthonormal columns float64 (D, R) that span the rows, from the eigenvectors of their Gram matrix.
+
+    Directions in which the rows spread 1e-5 times as much as in the widest one or less are left out: float32 features
+    hold nothing there. A QR of the D x N matrix took 5 times as long (0.24 s at 400 x 1,280).
+    """
+    rows = values_ND.astype(np.float64)
+    squares_N, vectors_NN = np.linalg.eigh(rows @ rows.T)
+    kept = squares_N > 1e-10 * max(squares_N[-1], TINY)
+    if not kept.any():
+        return np.eye(values_ND.shape[1], 1)
+    span_DR: np.ndarray = rows.T @ (vectors_NN[:, kept] / np.sqrt(squares_N[kept]))
+    return span_DR
 
 
 def _blocks(features_ND: np.ndarray, mean_D: np.ndarray, scale: float) -> np.ndarray:

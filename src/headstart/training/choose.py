@@ -17,7 +17,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from headstart.model.engine import Plan
 from headstart.model.features import View, embed_files
 from headstart.model.heads import leave_one_out, tempered_log_loss
 from headstart.progress import log
+from headstart.vision.memory import Source
 
 FIRST_PART = 0.1
 FIRST_LEAST = 200
@@ -60,7 +60,7 @@ class Choice:
 
 def choose_views(
     views: Sequence[View],
-    files: Sequence[Path],
+    sources: Sequence[Source],
     sha256s: Sequence[str],
     labels_N: np.ndarray,
     n_classes: int,
@@ -82,7 +82,7 @@ def choose_views(
     while len(left) > 1:
         begun = time.monotonic()
         subset = order[:n]
-        features, errors = embed_files([files[i] for i in subset], [sha256s[i] for i in subset], left, plan)
+        features, errors = embed_files([sources[i] for i in subset], [sha256s[i] for i in subset], left, plan)
         pace = max(pace, (time.monotonic() - begun) / n / len(left))
         good = np.array([j for j in range(n) if j not in errors])
         last = len(left) <= LAST or 2 * n > len(order)

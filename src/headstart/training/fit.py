@@ -65,7 +65,7 @@ def fit_heads(
     out on the second. `features` holds one float32 (N, D) a view; `train` and `val` are bool masks (N,). `fuse` True takes
     the fused one without asking. Returns the winner, fitted on the training part only, and a row for everything tried.
     """
-    sets = [(i,) for i in range(len(views))] if not fuse else []
+    sets: list[tuple[int, ...]] = [] if fuse else [(i,) for i in range(len(views))]
     if len(views) > 1:
         sets.append(tuple(range(len(views))))
     best: Fitted | None = None

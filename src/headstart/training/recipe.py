@@ -34,8 +34,7 @@ class Recipe:
     """How a picture becomes a square: crop, pad or squash; auto takes the backbone's own."""
 
     head: str = "auto"
-    """The last layer: ridge, lda, logistic, blend (of lda and logistic) or ncm (nearest class mean); auto picks on
-    validation."""
+    """The last layer: ridge, lda, logistic, blend (lda and logistic) or ncm (nearest mean); auto picks on validation."""
 
     class_weight: str = "none"
     """none, or balanced: weigh classes inversely to their number of pictures."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 
+from headstart.columns import few, plain
 from headstart.data.checks import Finding
 from headstart.judge.metrics import Metrics
 from headstart.model.classifier import Classifier
@@ -17,7 +18,7 @@ def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Se
     known = classifier.provenance
     rows = [f"| {name} | {test[name]} | {val[name]} |" for name in SHOWN]
     worst = min(test.per_class, key=lambda c: test.per_class[c]["recall"].value)
-    problems = [f"- {f.severity}: {f.message}" for f in findings if f.severity != "info"] or ["- none"]
+    problems = [f"- {f.severity}: {plain(f.message)}" for f in findings if f.severity != "info"] or ["- none"]
     parts = [f"- {p.view}, {p.view.backbone.licence}, weights SHA-256 {p.view.backbone.sha256[:16]}: {p.view.backbone.origin}"
              for p in classifier.parts]  # fmt: skip
     data = known["data"]
@@ -25,7 +26,8 @@ def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Se
         [
             f"# Classifier of {len(classifier.classes)} classes",
             "",
-            f"{', '.join(classifier.classes)}. Frozen backbone, {known['head']['kind']} head; model {classifier.id}.",
+            f"{few([plain(c) for c in classifier.classes], 30)}. "
+            f"Frozen backbone, {known['head']['kind']} head; model {classifier.id}.",
             "",
             "## How good it is",
             f"95 % intervals; {test.n:,} test pictures, looked at once; {val.n:,} validation pictures, used for choosing.",

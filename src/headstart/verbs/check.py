@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from headstart.columns import few, plain
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
-from headstart.files import write_csv
+from headstart.files import check_out_file, write_csv
 from headstart.verbs.look import look
 
 
@@ -27,13 +28,13 @@ class Checked:
 
     def table(self) -> str:
         """Plain text for a terminal: one finding a line, with the first paths below it."""
-        counts = ", ".join(f"{name} {n:,}" for name, n in self.classes.items())
+        counts = few([f"{plain(name)} {n:,}" for name, n in self.classes.items()])
         lines = [f"{self.pictures:,} files, {self.usable:,} usable, {len(self.classes)} classes: {counts or 'none'}"]
         for f in self.findings:
-            lines.append(f"{f.severity:<8}{f.check:<20}{f.message}")
-            lines += [f"{'':28}{p!r}" for p in f.paths[:3]] if f.severity != "info" else []
-            if len(f.paths) > 3 and f.severity != "info":
-                lines.append(f"{'':28}and {len(f.paths) - 3:,} more")
+            lines.append(f"{f.severity:<8} {f.check:<19} {plain(f.message)}")
+            lines += [f"{'':29}{plain(p)}" for p in f.paths[:3]]
+            if len(f.paths) > 3:
+                lines.append(f"{'':29}and {len(f.paths) - 3:,} more")
         return "\n".join(lines)
 
 
@@ -52,6 +53,8 @@ def check(data: Path, *, out: Path | None = None) -> Checked:
         DataError: nothing there can be used.
         WriteError: `out` cannot be written.
     """
+    if out is not None:
+        check_out_file(Path(out))
     looked = look(data)
     found = looked.findings()
     if out is not None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.errors import MissingWeights
-from headstart.files import write_csv, write_safetensors
+from headstart.errors import MissingWeights, WriteError
+from headstart.files import check_out_file, csv_bytes, safetensors_bytes, write_together
 from headstart.model.backbones import Backbone, at_hand, find_backbone
 from headstart.model.engine import choose_plan
 from headstart.model.features import Features, View, embed_files, fingerprint
@@ -73,6 +73,12 @@ def embed(
         BackboneError: no such backbone, or no weights for it here.
         WriteError: `out` or the cache cannot be written.
     """
+    if out is not None:
+        check_out_file(Path(out))
+        if Path(out).suffix.lower() == ".csv":
+            raise WriteError(
+                f"{out}: the table beside the features has that name.", hint="Give a name in .safetensors."
+            )
     looked = look(data)
     found = find_one(backbone, weights, weights_dir, offline)
     view = View(found, fitted_spec(found, image_size, resize))
@@ -84,11 +90,12 @@ def embed(
     features = Features(values_ND, paths, found.name, fingerprint(view, plan, looked.sha256s), errors)
     if out is not None:
         out = Path(out)
-        write_safetensors(out, {"values": values_ND}, {"backbone": found.name, "fingerprint": features.fingerprint})
+        metadata = {"backbone": found.name, "fingerprint": features.fingerprint}
         rows = [
             (p, looked.dataset.label_name(i), s) for i, (p, s) in enumerate(zip(paths, looked.sha256s, strict=True))
         ]
-        write_csv(out.with_suffix(".csv"), ("path", "label", "sha256"), rows)
+        table = csv_bytes(("path", "label", "sha256"), rows)
+        write_together({out.with_suffix(".csv"): table, out: safetensors_bytes({"values": values_ND}, metadata)})
     return Embedded(features, str(plan), str(out or ""))
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from headstart.columns import few, plain
 from headstart.data.dataset import Dataset, open_dataset
 from headstart.errors import BadLabels, near_names
-from headstart.files import write_json
+from headstart.files import check_outside_run, check_replaceable, folder_aside, write_json
 from headstart.judge.metrics import Metrics, judge
 from headstart.model.classifier import load_classifier, predict_files
 from headstart.model.predictions import Predictions, write_predictions
@@ -31,8 +32,9 @@ class Evaluation:
 
     def table(self) -> str:
         """Plain text for a terminal."""
-        errors = [f"{len(self.predictions.errors):,} files could not be read."] if self.predictions.errors else []
-        return "\n".join([*errors, f"Side: {self.side}. {self.metrics.table()}"])
+        errors = [f"not read  {reason}  {plain(path)}" for path, reason in self.predictions.errors.items()]
+        judged = "Test side of the split: " if self.side == "test" else "All labelled pictures: "
+        return "\n".join([*errors[:20], judged + self.metrics.table()])
 
 
 def evaluate(run: Path, data: Path, *, out: Path | None = None) -> Evaluation:
@@ -43,12 +45,16 @@ def evaluate(run: Path, data: Path, *, out: Path | None = None) -> Evaluation:
     Args:
         run: Run folder that `headstart train` wrote.
         data: Folder of class folders, of split folders, or a table with a path and a label column.
-        out: Folder to write metrics.json and predictions.csv into.
+        out: Folder to write, with metrics.json and predictions.csv. An earlier one is kept as OUT.previous.
 
     Raises:
         RunError: no run folder, or a damaged one.
         DataError: no labelled pictures, or classes that the classifier does not know.
+        WriteError: `out` cannot be written, is a run folder, or holds other files.
     """
+    if out is not None:
+        check_outside_run(Path(out))
+        check_replaceable(Path(out))
     classifier = load_classifier(Path(run))
     dataset = open_dataset(data)
     side = "test" if (dataset.split == "test").any() else "all"
@@ -62,8 +68,9 @@ def evaluate(run: Path, data: Path, *, out: Path | None = None) -> Evaluation:
         )
     metrics = judge(predictions.logits, predictions.labels, classifier.classes)
     if out is not None:
-        write_predictions(Path(out) / "predictions.csv", predictions)
-        write_json(Path(out) / "metrics.json", {side: metrics.to_json()})
+        with folder_aside(Path(out)) as folder:
+            write_predictions(folder / "predictions.csv", predictions)
+            write_json(folder / "metrics.json", {side: metrics.to_json()})
     return Evaluation(metrics, predictions, side)
 
 
@@ -72,8 +79,8 @@ def with_classes(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
     unknown = [c for k, c in enumerate(dataset.classes) if c not in classes and (dataset.labels == k).any()]
     if unknown:
         raise BadLabels(
-            f"{dataset.root}: class {unknown[0]!r} is not one that the classifier knows ({', '.join(classes)}).",
-            hint=near_names(unknown[0], list(classes)),
+            f"{dataset.root}: class {unknown[0]!r} is not one that the classifier knows ({few(classes)}).",
+            hint=near_names(unknown[0], list(classes)) or "Leave its pictures out, or train on them as well.",
         )
     number = np.array([classes.index(c) if c in classes else -1 for c in dataset.classes] + [-1], np.int64)
     return replace(dataset, labels=number[dataset.labels], classes=classes)

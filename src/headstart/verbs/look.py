@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,12 @@ class Looked:
     dataset: Dataset
     facts: tuple[Facts, ...]
 
-    @property
+    @cached_property
     def files(self) -> list[Path]:
         """The usable pictures' files."""
         return [self.dataset.file(i) for i in range(len(self.dataset))]
 
-    @property
+    @cached_property
     def sha256s(self) -> list[str]:
         """The usable pictures' hashes."""
         return [f.sha256 for f in self.facts]

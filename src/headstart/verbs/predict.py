@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.data.dataset import open_dataset
+import numpy as np
+
+from headstart.columns import columns, plain
+from headstart.data.dataset import nearest, open_dataset
 from headstart.errors import MissingData
+from headstart.files import check_out_file
 from headstart.model.classifier import Classifier, load_classifier, predict_files
 from headstart.model.predictions import Predictions, write_predictions
+
+MOST_SHOWN = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +43,18 @@ class Predicted:
         return {"model": p.model, "alpha": self.classifier.alpha, "predictions": rows, "errors": dict(p.errors)}
 
     def table(self) -> str:
-        """Plain text for a terminal: the first twenty pictures, and those that could not be read."""
+        """Plain text for a terminal: the first twenty pictures, and the first twenty that could not be read."""
         p = self.predictions
-        rows = list(zip(p.paths, p.predicted, p.probabilities.max(axis=1) if len(p) else [], strict=True))
-        lines = [f"{p.classes[k]:<20}{chance:>7.1%}  {path}" for path, k, chance in rows[:20]]
-        more = [f"and {len(p) - 20:,} more"] if len(p) > 20 else []
-        errors = [f"{'not read':<20}{reason:>7}  {path}" for path, reason in p.errors.items()]
-        return "\n".join([*lines, *more, *errors, *([f"written to {self.out}"] if self.out else [])])
+        shown = p.take(np.arange(len(p)) < MOST_SHOWN)
+        rows = [
+            (plain(p.classes[k]), f"{chances[k]:.1%}", plain(path))
+            for path, k, chances in zip(shown.paths, shown.predicted, shown.probabilities, strict=True)
+        ]
+        failed = [("not read", reason, plain(path)) for path, reason in list(p.errors.items())[:MOST_SHOWN]]
+        lines = columns([*rows, *failed], "<><")
+        more = len(p) + len(p.errors) - len(lines)
+        lines += [f"and {more:,} more (--out FILE.csv writes them all)"] if more and not self.out else []
+        return "\n".join([*lines, *([f"{len(p):,} predictions written to {self.out}"] if self.out else [])])
 
 
 def predict(run: Path, *paths: Path, out: Path | None = None) -> Predicted:
@@ -63,6 +74,8 @@ def predict(run: Path, *paths: Path, out: Path | None = None) -> Predicted:
     """
     if not paths:
         raise MissingData("No pictures were given.", hint=f"headstart predict {run} picture.jpg")
+    if out is not None:
+        check_out_file(Path(out))
     classifier = load_classifier(Path(run))
     files, names = pictures_at(paths)
     predictions = predict_files(classifier, files, names)
@@ -84,5 +97,5 @@ def pictures_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str]]:
             files.append(given)
             names.append(given.as_posix())
         else:
-            raise MissingData(f"{given}: there is no such picture or folder.")
+            raise MissingData(f"{given}: there is no such picture or folder.", hint=nearest(given))
     return files, names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from headstart.data.dataset import open_dataset
 from headstart.data.split import SPLIT_HEADER
-from headstart.files import read_csv, sha256_file, write_csv
+from headstart.files import read_csv, sha256_file, temporary_folder, write_csv
 from headstart.model.classifier import Classifier, load_classifier
 from headstart.model.predictions import Predictions, read_predictions
 from headstart.progress import log
@@ -38,7 +37,7 @@ class Reproduced:
         """Plain text for a terminal."""
         if self.same and not self.causes:
             return f"Identical: all {self.pictures:,} predictions came out the same."
-        verdict = "The predictions are the same all the same." if self.same else "NOT identical."
+        verdict = "The predictions are identical nevertheless." if self.same else "NOT identical."
         causes = [f"  {c}" for c in self.causes] or ["  nothing that is recorded"]
         return "\n".join([verdict, "What changed:", *causes, "What came of it:", *[f"  {e}" for e in self.effects]])
 
@@ -70,36 +69,39 @@ def reproduce(
     before = load_classifier(run)
     place = Path(data if data is not None else before.provenance["data"]["path"])
     recipe = Recipe.from_dict(before.provenance["recipe"])
-    causes, still_there = _changed_pictures(place, read_csv(run / "split.csv"))
-    with tempfile.TemporaryDirectory(prefix="headstart-") as folder:
-        split = Path(folder) / "split.csv"
+    predicted = read_predictions(run / "predictions.csv")
+    causes, still_there = _changed_pictures(place, read_csv(run / "split.csv"), set(predicted.errors))
+    with temporary_folder() as folder:
+        split = folder / "split.csv"
         write_csv(split, SPLIT_HEADER, [[row[c] for c in SPLIT_HEADER] for row in still_there])
         log.info("Training again in a temporary folder")
         again = train(
             place,
-            out=Path(folder) / "run",
+            out=folder / "run",
             recipe=recipe,
             weights=weights,
             weights_dir=weights_dir,
             split=split,
             offline=offline,
         )
-        after = read_predictions(Path(folder) / "run" / "predictions.csv")
+        after = read_predictions(folder / "run" / "predictions.csv")
     causes += _changed_model(before, again.classifier)
-    effects, same = _compare(read_predictions(run / "predictions.csv"), after)
+    effects, same = _compare(predicted, after)
     return Reproduced(same, causes, effects, len(after))
 
 
-def _changed_pictures(place: Path, rows: list[dict[str, str]]) -> tuple[list[str], list[dict[str, str]]]:
+def _changed_pictures(
+    place: Path, rows: list[dict[str, str]], unreadable: set[str]
+) -> tuple[list[str], list[dict[str, str]]]:
     """Pictures that are gone, new, or have other bytes than at the time; and the rows of those that are still there."""
     dataset = open_dataset(place)
     present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
     still_there = [row for row in rows if row["path"] in present]
     gone = [row["path"] for row in rows if row["path"] not in present]
-    new = sorted(set(present) - {row["path"] for row in rows})
+    new = sorted(set(present) - {row["path"] for row in rows} - unreadable)
     changed = [row["path"] for row in still_there if sha256_file(present[row["path"]]) != row["sha256"]]
-    listed = (("gone", gone), ("new, or unreadable at the time", new), ("changed (other bytes)", changed))
-    return [f"{len(paths):,} pictures {what}: {_first(paths)}" for what, paths in listed if paths], still_there
+    listed = (("gone", gone), ("new", new), ("changed (other bytes)", changed))
+    return [f"{_pictures(len(paths))} {what}: {_first(paths)}" for what, paths in listed if paths], still_there
 
 
 def _changed_model(before: Classifier, after: Classifier) -> list[str]:
@@ -128,7 +130,7 @@ def _compare(before: Predictions, after: Predictions) -> tuple[list[str], bool]:
     effects = []
     missing = len(before) - len(common), len(after) - len(common)
     if any(missing):
-        effects.append(f"{missing[0]:,} pictures have no prediction now, {missing[1]:,} had none before")
+        effects.append(f"{_pictures(missing[0])} without a prediction now, {_pictures(missing[1])} without one before")
     if before.classes != after.classes:
         return [*effects, f"the classes differ: {before.classes} -> {after.classes}"], False
     if not common:
@@ -143,6 +145,10 @@ def _compare(before: Predictions, after: Predictions) -> tuple[list[str], bool]:
             f"the largest change of a probability is {moved[worst]:.3g} ({before.paths[old[worst]]})"
         )
     return effects or ["no prediction differs"], not (any(missing) or (moved > TOLERANCE).any())
+
+
+def _pictures(n: int) -> str:
+    return f"{n:,} picture" + "s" * (n != 1)
 
 
 def _first(paths: list[str], most: int = 5) -> str:

@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from headstart.columns import columns, few, plain
 from headstart.data.dataset import require_trainable
 from headstart.data.split import make_split, split_hash, write_split
+from headstart.files import check_out_file
 from headstart.verbs.look import look
 
 
@@ -25,10 +27,11 @@ class SplitMade:
 
     def table(self) -> str:
         """Plain text for a terminal."""
-        lines = [f"{self.out}  (hash {self.hash[:16]})"]
-        for side, counts in self.sides.items():
-            lines.append(f"{side:<6}{sum(counts.values()):>8,}  " + ", ".join(f"{c} {n:,}" for c, n in counts.items()))
-        return "\n".join(lines)
+        rows = [
+            (side, f"{sum(counts.values()):,}", few([f"{plain(c)} {n:,}" for c, n in counts.items()]))
+            for side, counts in self.sides.items()
+        ]
+        return "\n".join([f"{self.out}  (hash {self.hash[:16]})", *columns(rows, "<><")])
 
 
 def split(data: Path, *, out: Path, seed: int = 0, val: float = 0.2, test: float = 0.2) -> SplitMade:
@@ -49,6 +52,7 @@ def split(data: Path, *, out: Path, seed: int = 0, val: float = 0.2, test: float
         DataError: the data cannot be split (one class, too few pictures).
         WriteError: `out` cannot be written.
     """
+    check_out_file(Path(out))
     looked = look(data)
     require_trainable(looked.dataset)
     dataset = make_split(looked.dataset, seed=seed, val=val, test=test)

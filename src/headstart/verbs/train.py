@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.columns import plain
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
 from headstart.data.dataset import Dataset, require_trainable
 from headstart.data.duplicates import feature_pairs, group_pairs, merge_groups
@@ -68,7 +69,7 @@ class Run:
     def table(self) -> str:
         """Plain text for a terminal."""
         backbones = " + ".join(str(p.view) for p in self.classifier.parts)
-        problems = [f"{f.severity}: {f.message}" for f in self.findings if f.severity != "info"]
+        problems = [f"{f.severity}: {plain(f.message)}" for f in self.findings if f.severity != "info"]
         took = f"{self.seconds['total']:.1f} s"
         return "\n".join([*problems, f"{backbones}; {took}; written to {self.out}", "", "Test: " + self.test.table()])
 

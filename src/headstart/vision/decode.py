@@ -100,6 +100,23 @@ def read(data: bytes | BinaryIO, at_least: tuple[int, int] | None = None) -> Pic
         raise _refusal(header, error) from error
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """An image that is in memory, or that Pillow has opened, as `decode` would give it: upright, RGB, 8 bits.
+
+    It is turned by the EXIF orientation that it still carries (``ImageOps.exif_transpose`` turns it and takes that away).
+    Raises `UnreadableImage`, also for a picture in an image's file that turns out to be damaged when it is loaded.
+    """
+    try:
+        image.load()
+        orientation = 1 if image.format == "TIFF" else _orientation(image)  # Pillow turns TIFF when it loads it
+        rgb = _to_rgb(image)
+    except UnreadableImage:
+        raise
+    except Exception as error:  # as in `read`
+        raise _refusal(Header(image.format or "image", image.width, image.height), error) from error
+    return rgb if orientation == 1 else rgb.transpose(_TURNS[orientation])
+
+
 def _decoded(file: BinaryIO, header: Header, at_least: tuple[int, int] | None) -> Picture:
     _import_plugin(header.format)
     image: Image.Image = Image.open(file, formats=(header.format,))

@@ -24,6 +24,7 @@ from PIL import Image
 
 from headstart.errors import RecipeError, UnreadableImage
 from headstart.vision.decode import decode
+from headstart.vision.memory import Source, as_rgb
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -123,17 +124,22 @@ def pixels(data: bytes, spec: Preprocess) -> np.ndarray:
     return spec.apply(decode(data, at_least=spec.at_least()))
 
 
-def read_pixels(file: Path, spec: Preprocess, *, sha256: str | None = None) -> np.ndarray:
-    """`pixels` of a file. With `sha256`, bytes that changed since they were looked at raise `UnreadableImage`."""
+def read_pixels(source: Source, spec: Preprocess, *, sha256: str | None = None) -> np.ndarray:
+    """`pixels` of a file, or those of a picture in memory, the same way.
+
+    With `sha256`, a file whose bytes changed since they were looked at raises `UnreadableImage`.
+    """
+    if not isinstance(source, Path):
+        return spec.apply(as_rgb(source))
     try:
-        data = file.read_bytes()
+        data = source.read_bytes()
     except OSError as error:
-        raise UnreadableImage(f"{file}: could not be read: {error.strerror}.", reason="not_a_file") from None
+        raise UnreadableImage(f"{source}: could not be read: {error.strerror}.", reason="not_a_file") from None
     if sha256 is not None:
         from headstart.files import sha256_bytes
 
         if sha256_bytes(data) != sha256:
-            raise UnreadableImage(f"{file}: changed while it was being used.", reason="changed")
+            raise UnreadableImage(f"{source}: changed while it was being used.", reason="changed")
     return pixels(data, spec)
 
 
