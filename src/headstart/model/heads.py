@@ -218,7 +218,7 @@ def loo_scores(spectrum: Spectrum, kind: str) -> Iterator[tuple[float, float, fl
     factor: float | None = None
     for strength, logits_NK in zip(_path(kind), _loo(spectrum, kind, _path(kind)), strict=True):
         logits = logits_NK[keep]
-        loss, factor = tempered_log_loss(logits, labels, weights, start=factor)
+        loss, factor = tempered_log_loss(logits, labels, weights, start=factor, smoothing=1 / (len(labels) + 2))
         yield strength, float(np.average(logits.argmax(1) == labels, weights=weights)), loss, factor
 
 

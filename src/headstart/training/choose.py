@@ -128,7 +128,10 @@ def _rank(
 def leave_one_out_score(values_ND: np.ndarray, labels_N: np.ndarray, n_classes: int) -> tuple[float, float]:
     """(log_loss, accuracy) of shrunk discriminant analysis, each picture judged by a fit without it; the best shrinkage's."""
     _, logits_SNK = leave_one_out("lda", values_ND, labels_N, n_classes, strengths=SHRINKAGES)
-    return min((tempered_log_loss(x, labels_N)[0], float((x.argmax(1) == labels_N).mean())) for x in logits_SNK)
+    smoothing = 1 / (len(labels_N) + 2)  # as if one more picture had failed
+    losses = [tempered_log_loss(x, labels_N, smoothing=smoothing)[0] for x in logits_SNK]
+    best = int(np.argmin(losses))
+    return losses[best], float((logits_SNK[best].argmax(1) == labels_N).mean())
 
 
 def stratified_order(labels_N: np.ndarray, seed: int) -> np.ndarray:
