@@ -160,11 +160,14 @@ def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: Ma
 
 
 def safetensors_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Arrays as safetensors."""
+    """Arrays as safetensors; equal ones give equal bytes (the library's own order of metadata changes from run to run)."""
     from safetensors.numpy import save
 
     data: bytes = save(dict(arrays), metadata=dict(metadata or {}))
-    return data
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return b"".join([len(header).to_bytes(8, "little"), header, memoryview(data)[end:]])
 
 
 def read_json(path: Path) -> Any:

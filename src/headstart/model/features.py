@@ -105,9 +105,9 @@ def embed_files(
 ) -> tuple[list[np.ndarray], dict[int, str]]:
     """Features of pictures (files, or pixels in memory), one array float32 (N, D) a view, in the views' order.
 
-    `sha256s` are those that `vision.screen` or `vision.memory.look_at` found; a file that has changed since is an error of that picture, not of the run.
-    Returns the arrays and {index: reason} of pictures that could not be read (their rows are zero). `keep=False`
-    neither reads nor writes the cache. Raises `BackboneError`, `WriteError`.
+    `sha256s` are those that `vision.screen` or `vision.memory.look_at` found; a file that has changed since is an error
+    of that picture, not of the run. Returns the arrays and {index: reason} of pictures that could not be read (their rows
+    are zero). `keep=False` neither reads nor writes the cache. Raises `BackboneError`, `WriteError`.
     """
     arrays: list[np.ndarray | None] = [None] * len(views)
     errors: dict[int, str] = {}

@@ -1,1 +1,1 @@
-
+"""The same on many machines: data-parallel training, batch inference."""

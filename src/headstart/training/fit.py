@@ -58,14 +58,14 @@ def fit_heads(
     *,
     fuse: bool | None = None,
 ) -> tuple[Fitted, list[Trial]]:
-    """The best head on each view alone and on all of them fused, and of these the best.
+    """The best head on the first view alone (the best one, says the choice) and on all views fused; of the two the better.
 
-    Within a view, heads compete by validation log-loss. Between views, a small validation part is too noisy (of 140
+    Within a view, heads compete by validation log-loss. Between the two, a small validation part is too noisy (of 140
     pictures, two or three decide), so the log-loss is taken over train and val together: leave-one-out on the first, held
     out on the second. `features` holds one float32 (N, D) a view; `train` and `val` are bool masks (N,). `fuse` True takes
     the fused one without asking. Returns the winner, fitted on the training part only, and a row for everything tried.
     """
-    sets: list[tuple[int, ...]] = [] if fuse else [(i,) for i in range(len(views))]
+    sets: list[tuple[int, ...]] = [] if fuse else [(0,)]
     if len(views) > 1:
         sets.append(tuple(range(len(views))))
     best: Fitted | None = None

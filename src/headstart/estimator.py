@@ -1,0 +1,270 @@
+"""`ImageClassifier`: headstart for those who live in scikit-learn.
+
+    from headstart import ImageClassifier
+    model = ImageClassifier(weights_dir="weights").fit(paths, labels)
+    model.predict_proba(["one.jpg"])
+
+What it does: what `headstart.train` does, by the same functions, less the test side and the files. Cross-validation,
+grid searches and pipelines work on it; the features of a picture are kept, so that all folds and all settings of the
+head together cost one embedding.
+
+What it costs: one embedding of the pictures, plus importing scikit-learn (1.4 s). When not to use it: for a folder of
+pictures, `headstart.train` also checks them, tests the result, and writes a run folder that other programs can load.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from headstart.data.dataset import Dataset
+from headstart.errors import BadLabels, DataError, UnreadableImage
+from headstart.model.classifier import predict_files
+from headstart.model.predictions import softmax
+from headstart.training.recipe import Recipe
+from headstart.verbs.learn import Clock, Place, learn
+from headstart.verbs.look import copies
+from headstart.vision.memory import Source, look_at
+from headstart.vision.screen import Facts
+
+_EXPECTED = "paths, PIL images, or arrays of pixels, uint8 (height, width) or (height, width, 3)"
+
+
+class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A new last layer on a frozen pretrained backbone, as a scikit-learn classifier.
+
+    Pictures, `X`: paths (str or Path), PIL images, or arrays of uint8 pixels: one array (N, H, W, 3) or (N, H, W), or a
+    list of arrays of any sizes. Floating-point pixels are refused, because their scale cannot be told from one picture.
+    Labels, `y`: strings or whole numbers; `classes_` has them sorted.
+
+    Args:
+        backbone: A timm name; several joined by + are fused; auto picks among the weights at hand by validation.
+        image_size: Side of the input square in pixels; 0 takes the backbone's own, or less if the pictures are smaller.
+        resize: How a picture becomes a square: crop, pad or squash; auto takes the backbone's own.
+        head: The last layer: ridge, lda, logistic, blend or ncm; auto picks on validation.
+        class_weight: None, or "balanced": weigh classes inversely to their number of pictures (the recipe's
+            `class_weight`, where None is "none").
+        validation_fraction: Part of the pictures, stratified, that chooses and calibrates; in the end the head is fitted
+            on all of them (the recipe's `val`).
+        budget: Time to spend, such as 2m, 20m or 2h; the search for a backbone keeps within it.
+        device: auto, cpu or cuda.
+        precision: auto (bf16 where the processor has it), bf16 or f32.
+        random_state: int, RandomState or None, for the validation part (the recipe's `seed`).
+        weights: Weights file (.safetensors) for the backbone that is named.
+        weights_dir: Folder of NAME.safetensors and NAME.json.
+        offline: Never open a socket.
+
+    Attributes:
+        classes_: The labels, sorted, of shape (K,).
+        classifier_: The `headstart.Classifier`: backbones, last layers, temperature.
+        history_: A `Trial` for all that was tried, as in a run's history.csv.
+
+    It pickles like any estimator, and keeps the path of the weights file, not the weights: that file must still be there.
+
+    >>> ImageClassifier(head="ridge").set_params(resize="squash")
+    ImageClassifier(head='ridge', resize='squash')
+    """
+
+    def __init__(
+        self,
+        backbone: str = "auto",
+        *,
+        image_size: int = 0,
+        resize: str = "auto",
+        head: str = "auto",
+        class_weight: str | None = None,
+        validation_fraction: float = 0.2,
+        budget: str = "20m",
+        device: str = "auto",
+        precision: str = "auto",
+        random_state: int | np.random.RandomState | None = 0,
+        weights: Path | str | None = None,
+        weights_dir: Path | str | None = None,
+        offline: bool = False,
+    ) -> None:
+        self.backbone = backbone
+        self.image_size = image_size
+        self.resize = resize
+        self.head = head
+        self.class_weight = class_weight
+        self.validation_fraction = validation_fraction
+        self.budget = budget
+        self.device = device
+        self.precision = precision
+        self.random_state = random_state
+        self.weights = weights
+        self.weights_dir = weights_dir
+        self.offline = offline
+
+    def fit(self, X: Any, y: Any) -> ImageClassifier:
+        """Choose backbone and head on a validation part of the pictures, calibrate there, then fit the head on all.
+
+        Copies of a picture stay on one side of the validation split. Raises `RecipeError` (parameters), `DataError` (`X`
+        is no list of pictures, lengths differ), `BadLabels` (`y`), `UnreadableImage`, `BackboneError`, `WriteError`.
+        """
+        recipe = self._recipe()
+        sources, names = _pictures(X)
+        classes, labels_N = _labels(y, len(sources))
+        facts = look_at(sources)
+        _refuse_unreadable(names, {i: f.message for i, f in enumerate(facts) if f.reason}, "fit needs every picture")
+        learned = learn(
+            _dataset(facts, labels_N, classes), sources, facts, recipe, test=0.0, place=self._place(), clock=Clock()
+        )
+        self.classes_ = classes
+        self.classifier_ = learned.classifier
+        self.history_ = learned.trials
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The likeliest label of each picture (N,), out of `classes_`. Raises `DataError`, `UnreadableImage`."""
+        logits_NK = self._logits(X)
+        return self.classes_[logits_NK.argmax(axis=1)]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Calibrated probabilities, float64 (N, K), columns as in `classes_`. Raises `DataError`, `UnreadableImage`."""
+        return softmax(self._logits(X))
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Calibrated logits, float32 (N, K); with two classes (N,), those of the second less those of the first."""
+        logits_NK = self._logits(X)
+        return logits_NK[:, 1] - logits_NK[:, 0] if len(self.classes_) == 2 else logits_NK
+
+    def _logits(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        sources, names = _pictures(X)
+        numbers = [str(i) for i in range(len(sources))]  # a path may occur twice
+        predictions = predict_files(self.classifier_, sources, numbers)
+        if predictions.errors:
+            bad = sorted(map(int, predictions.errors))
+            said = {i: f.message or f.reason for i, f in zip(bad, look_at([sources[i] for i in bad]), strict=True)}
+            _refuse_unreadable(names, said, "scikit-learn has no place for a picture without a prediction")
+        return predictions.logits
+
+    def _recipe(self) -> Recipe:
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = check_random_state(seed).randint(2**31 - 1)
+        return Recipe(
+            backbone=self.backbone,
+            image_size=self.image_size,
+            resize=self.resize,
+            head=self.head,
+            class_weight="none" if self.class_weight is None else self.class_weight,
+            budget=self.budget,
+            val=self.validation_fraction,
+            device=self.device,
+            precision=self.precision,
+            seed=int(seed),
+        )
+
+    def _place(self) -> Place:
+        weights, folder = (None if path is None else Path(path) for path in (self.weights, self.weights_dir))
+        return Place(weights, folder, self.offline)
+
+    def __sklearn_tags__(self) -> Any:
+        """Pictures are not a table of numbers, so scikit-learn's own checks of such tables do not apply."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        tags.no_validation = True
+        return tags
+
+
+def _pictures(X: Any) -> tuple[list[Source], list[str]]:
+    """The pictures of `X`, and what to call each in an error: its path, or its place. Raises `DataError`."""
+    if isinstance(X, str | bytes | Path | Image.Image):
+        raise DataError("X: one picture, expected several.", hint="Put it into a list: [X].")
+    items: Sequence[Any] = X if isinstance(X, list | tuple) else _rows(X)
+    if not len(items):
+        raise DataError("X: no pictures.", hint=f"Expected {_EXPECTED}.")
+    sources = [_source(item, i) for i, item in enumerate(items)]
+    return sources, [str(s) if isinstance(s, Path) else f"X[{i}]" for i, s in enumerate(sources)]
+
+
+def _rows(X: Any) -> np.ndarray:
+    """The rows of an array or of a column of a table."""
+    array = np.asarray(X)
+    if array.dtype.kind in "OUT":
+        if array.ndim == 2 and array.shape[1] == 1:  # one column of a data frame
+            array = array[:, 0]
+        if array.ndim != 1:
+            raise DataError(f"X: shape {array.shape}, expected one picture a row.", hint=f"Expected {_EXPECTED}.")
+    elif array.ndim == 3 and array.shape[2] in (3, 4):
+        raise DataError(f"X: shape {array.shape} looks like one picture, expected several.", hint="Give X[None].")
+    elif array.ndim not in (3, 4):
+        raise DataError(f"X: shape {array.shape}, expected (N, H, W, 3) or (N, H, W).", hint=f"Or {_EXPECTED}.")
+    return array
+
+
+def _source(item: Any, i: int) -> Source:
+    if isinstance(item, str | Path):
+        return Path(item)
+    if isinstance(item, Image.Image | np.ndarray):
+        return item
+    if hasattr(item, "__array__"):
+        return np.asarray(item)
+    raise DataError(f"X[{i}]: {type(item).__name__}, expected a picture.", hint=f"Expected {_EXPECTED}.")
+
+
+def _labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The sorted classes (K,), and int64 (N,) indices into them. Raises `DataError`, `BadLabels`."""
+    array = np.asarray(y)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.shape != (n,):
+        raise DataError(f"X and y: {n:,} pictures and labels of shape {array.shape}, expected one label a picture.")
+    _refuse_missing(array)
+    try:
+        classes, labels_N, counts = np.unique(array, return_inverse=True, return_counts=True)
+    except TypeError:
+        kinds = sorted({type(label).__name__ for label in array})
+        raise BadLabels(f"y: labels of kinds {' and '.join(kinds)}, expected one kind, such as str or int.") from None
+    if len(classes) == 1:
+        raise BadLabels(f"y: one class only, {classes[0]!s}; expected two or more.")
+    if n < 2 * len(classes):
+        listed = ", ".join(f"{c!s} {k:,}" for c, k in list(zip(classes, counts, strict=True))[:3])
+        raise BadLabels(
+            f"y: {n:,} pictures of {len(classes):,} classes ({listed} ...), expected at least {2 * len(classes):,}."
+        )
+    return classes, labels_N.astype(np.int64)
+
+
+def _refuse_missing(array: np.ndarray) -> None:
+    missing = [i for i, label in enumerate(array.tolist()) if label is None or label != label]
+    if missing:
+        raise BadLabels(f"y[{missing[0]}]: {array[missing[0]]}, expected a label.", hint="Leave out what has none.")
+    if array.dtype.kind == "f" and (array != np.round(array)).any():
+        first = int(np.flatnonzero(array != np.round(array))[0])
+        raise BadLabels(f"y[{first}]: {array[first]}, expected classes; this is a measurement.")
+
+
+def _dataset(facts: Sequence[Facts], labels_N: np.ndarray, classes: np.ndarray) -> Dataset:
+    """The pictures under names made of their contents, so that the validation part does not depend on their order."""
+    seen: Counter[str] = Counter()
+    names = []
+    for fact in facts:
+        names.append(f"{fact.sha256}-{seen[fact.sha256]}")
+        seen[fact.sha256] += 1
+    undecided, apart = np.full(len(facts), "", "<U5"), np.arange(len(facts))
+    dataset = Dataset(Path("X"), tuple(names), labels_N, tuple(map(str, classes)), undecided, apart)
+    return Dataset(dataset.root, dataset.paths, labels_N, dataset.classes, undecided, copies(dataset, facts))
+
+
+def _refuse_unreadable(names: Sequence[str], said: dict[int, str], why: str) -> None:
+    if said:
+        first = min(said)
+        count = f"{len(said):,} of {len(names):,} pictures cannot be read, and {why}. "
+        raise UnreadableImage(
+            f"{names[first]}: {said[first]}",
+            reason="unreadable",
+            hint=count + "Leave them out; `headstart.check` and `headstart.predict` name them all and go on.",
+        )

@@ -1,0 +1,326 @@
+"""The command line as a user meets it: help, exit codes, one JSON document, near names, Ctrl-C; and that docs cover it."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import inspect
+import itertools
+import json
+import os
+import pkgutil
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import headstart
+from conftest import REPOSITORY, write_photos
+from headstart import cli
+from headstart.training import recipe
+from headstart.training.recipe import Recipe
+
+COMMAND = [sys.executable, "-m", "headstart"]
+TEXT = {"capture_output": True, "text": True, "encoding": "utf-8", "check": False}
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weights: Path, warm_cache: Path) -> Path:
+    """A run on `photos` with the tiny weights, for verbs that need one."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(warm_cache))
+        headstart.train(photos, out=out, weights_dir=tiny_weights)
+    return out
+
+
+@pytest.fixture
+def warm(own_cache: Path, warm_cache: Path) -> Path:
+    """This test's own cache, with the tiny backbones' graphs in it."""
+    shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
+    return own_cache
+
+
+def said(words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command line run in this process."""
+    code = cli.run(shlex.split(words))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+# Help
+
+
+def test_help_imports_neither_torch_nor_numpy() -> None:
+    program = (
+        "import sys\nfrom headstart.cli import run\nassert run(['--help']) == 0\n"
+        "heavy = {'torch', 'numpy', 'timm', 'openvino', 'PIL', 'scipy', 'sklearn', 'pyarrow'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", program], **TEXT)
+    assert (done.returncode, done.stderr) == (0, "")
+    for verb, summary in cli.VERBS.items():
+        assert verb in done.stdout
+        assert summary.split()[0] in done.stdout
+    assert done.stdout.rstrip().endswith("Example: headstart train photos --out run")
+
+
+def test_importing_headstart_imports_nothing_heavy() -> None:
+    program = "import sys, headstart\nassert not {'torch', 'numpy', 'PIL', 'cyclopts'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], **TEXT).returncode == 0
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_help_of_a_verb_ends_with_its_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = said(f"{verb} --help", capsys)
+    _, example = cli.help_and_example(cli.verb_function(verb))
+    assert (code, err) == (0, "")
+    assert out.rstrip().endswith(f"Example: {example}")
+    assert example.startswith(f"headstart {verb}")
+    assert "--json" in out
+    assert "Raises" not in out
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_summaries_are_the_first_sentences_of_the_docstrings(verb: str) -> None:
+    text = " ".join(inspect.getdoc(cli.verb_function(verb)).split("\n\n")[0].split())
+    assert text.removesuffix(" Example:").startswith(cli.VERBS[verb])
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_a_verb_is_the_function_of_that_name(verb: str) -> None:
+    assert getattr(headstart, verb) is cli.verb_function(verb)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_examples_can_be_parsed(verb: str) -> None:
+    _, example = cli.help_and_example(cli.verb_function(verb))
+    words = shlex.split(example)[1:]
+    command, bound, _ = cli.application(words).parse_args(words, exit_on_error=False, print_error=False)
+    assert command.__name__ == verb
+    assert bound.arguments
+
+
+# Exit codes and messages
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "trian photos --out run",
+            'headstart: Unknown command "trian". Did you mean "train"? Available commands: check, split, backbones, '
+            "embed, train, evaluate, predict, reproduce.\n  `headstart --help` lists the commands.\n",
+        ),
+        (
+            "train photos --out run --backbon resnet34",
+            "headstart train: Unknown option: --backbon. Did you mean --backbone?\n"
+            "  `headstart train --help` lists its options.\n",
+        ),
+        ("train photos", "headstart train: --out is missing.\n  `headstart train --help` lists its options.\n"),
+        ("check", "headstart check: DATA is missing.\n  `headstart check --help` lists its options.\n"),
+        (
+            "check photos more",
+            "headstart check: 'more' is one argument too many.\n  `headstart check --help` lists its options.\n",
+        ),
+        (
+            "split photos --out split.csv --seed x",
+            'headstart split: Invalid value for --seed: unable to convert "x" into int.\n'
+            "  `headstart split --help` lists its options.\n",
+        ),
+    ],
+)
+def test_a_command_that_makes_no_sense_exits_with_2(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said(words, capsys) == (2, "", message)
+
+
+def test_a_folder_whose_name_begins_with_a_dash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_photos(tmp_path / "-my photos", classes=2, each=2)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = said("check '-my photos'", capsys)
+    assert (code, out) == (2, "")
+    assert "\n  For the file or folder of that name write './-my photos'.\n" in err
+    for words in ("check './-my photos'", "check -- '-my photos'"):
+        code, out, _ = said(words, capsys)
+        assert code == 0
+        assert out.startswith("4 files, 4 usable, 2 classes: class0 2, class1 2\n")
+
+
+def test_our_own_errors_exit_with_1_and_a_message_only(tmp_path: Path) -> None:
+    done = subprocess.run([*COMMAND, "check", str(tmp_path / "nowhere" / "photos")], **TEXT)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"MissingData: {tmp_path / 'nowhere' / 'photos'}: there is no such folder or table.\n"
+        f"  Check the spelling: {tmp_path} exists, {tmp_path / 'nowhere'} does not.\n"
+    )
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said("--version", capsys) == (0, f"headstart {headstart.__version__}\n", "")
+
+
+# JSON
+
+
+def json_commands(photos: Path, run: Path, out: Path, weights: Path) -> dict[str, str]:
+    """A command line for each verb."""
+    one = photos / "class0" / "000.jpg"
+    return {
+        "check": f"check {photos}",
+        "split": f"split {photos} --out {out / 'split.csv'}",
+        "backbones": f"backbones --weights-dir {weights}",
+        "embed": f"embed {photos} --weights-dir {weights} --out {out / 'features.safetensors'}",
+        "train": f"train {photos} --weights-dir {weights} --backbone test_resnet.a --out {out / 'run'}",
+        "evaluate": f"evaluate {run} {photos} --out {out / 'evaluated'}",
+        "predict": f"predict {run} {photos} {one} --out {out / 'predictions.csv'}",
+        "reproduce": f"reproduce {run} --weights-dir {weights}",
+    }
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_json_is_one_document_on_stdout_and_documented(
+    verb: str,
+    photos: Path,
+    run_folder: Path,
+    tiny_weights: Path,
+    warm: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = json_commands(photos, run_folder, tmp_path, tiny_weights)[verb]
+    code, out, _ = said(f"{words} --json", capsys)
+    assert code == 0
+    assert out.count("\n") == 1
+    document = json.loads(out)
+    section = sections(REPOSITORY / "docs" / "verbs.md")[verb]
+    for key in document:
+        assert f"`{key}`" in section, f"docs/verbs.md, section {verb}, does not explain {key}"
+    code, out, _ = said(words, capsys)
+    assert code == 0
+    assert len(out.splitlines()) < 60
+    assert max(map(len, out.splitlines())) < 240
+
+
+def test_notes_go_to_stderr(photos: Path, tiny_weights: Path, warm: Path, tmp_path: Path) -> None:
+    words = ["train", str(photos), "--weights-dir", str(tiny_weights), "--out", str(tmp_path / "run"), "--json"]
+    done = subprocess.run([*COMMAND, *words], **TEXT)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["out"] == str(tmp_path / "run")
+    assert "Head: " in done.stderr
+
+
+def test_names_that_are_not_unicode_make_json_all_the_same(tmp_path: Path) -> None:
+    try:
+        write_photos(tmp_path / "photos", classes=2, each=2)
+        os.rename(tmp_path / "photos" / "class1", os.fsencode(tmp_path / "photos") + b"/caf\xe9\nbar")
+    except OSError:
+        pytest.skip("this file system takes Unicode names only")
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([*COMMAND, "check", str(tmp_path / "photos"), "--json"], env=environment, **TEXT)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["classes"] == {"caf\udce9\nbar": 2, "class0": 2}
+    done = subprocess.run([*COMMAND, "check", str(tmp_path / "photos")], env=environment, **TEXT)
+    assert done.stdout.startswith("4 files, 4 usable, 2 classes: caf\\udce9\\nbar 2, class0 2\n")
+
+
+# Ctrl-C
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups that a test can send Ctrl-C to")
+def test_ctrl_c_stops_with_a_message_and_the_same_command_goes_on(
+    tmp_path: Path, tiny_weights: Path, warm: Path
+) -> None:
+    data = write_photos(tmp_path / "photos", classes=2, each=150)
+    command = [*COMMAND, "train", str(data), "--weights-dir", str(tiny_weights), "--out", str(tmp_path / "run")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
+        first = running.stderr.readline()
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to the workers as well
+        rest = running.stderr.read()
+    assert first.startswith("Leave-one-out log-loss on ")
+    assert (running.returncode, rest) == (
+        130,
+        "Stopped. What was embedded so far is kept: the same command goes on from there.\n",
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["photos"]
+    done = subprocess.run(command, **TEXT)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "manifest.json").exists()
+
+
+# Documentation
+
+
+def sections(page: Path) -> dict[str, str]:
+    """The text below each `## heading` of a Markdown page."""
+    _, *parts = re.split(r"^## `?([\w ./-]+?)`?$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def option_table() -> str:
+    """The table of recipe options as docs/verbs.md must have it: made from the dataclass and its texts."""
+    body = next(
+        node for node in ast.parse(inspect.getsource(recipe)).body if getattr(node, "name", "") == "Recipe"
+    ).body
+    texts = {
+        field.target.id: " ".join(textwrap.dedent(text.value.value).split())
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+    rows = [f"| `--{f.name.replace('_', '-')}` | `{f.default}` | {texts[f.name]} |" for f in fields(Recipe)]
+    return "\n".join(["| option | default | what it does |", "|---|---|---|", *rows])
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_docs_have_a_section_for_each_verb(verb: str) -> None:
+    section = sections(REPOSITORY / "docs" / "verbs.md")[verb]
+    _, example = cli.help_and_example(cli.verb_function(verb))
+    assert example in section
+    assert f"headstart.{verb}(" in section
+    for name, parameter in inspect.signature(cli.verb_function(verb)).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "recipe":
+            assert f"`--{name.replace('_', '-')}`" in section
+
+
+def test_docs_have_every_option_of_a_recipe() -> None:
+    assert option_table() in (REPOSITORY / "docs" / "verbs.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/verbs.md", "docs/formats.md", "docs/design.md"])
+def test_links_in_the_docs_lead_somewhere(page: str) -> None:
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert target.startswith("https://") or ((REPOSITORY / page).parent / target).exists(), target
+    for module in re.findall(r"`((?:data|vision|model|training|judge|verbs)/\w+\.py)`", text):
+        assert (REPOSITORY / "src" / "headstart" / module).exists(), module
+
+
+@pytest.mark.parametrize("name", headstart.__all__)
+def test_every_public_name_is_there_and_documented(name: str) -> None:
+    documented = inspect.getdoc(getattr(headstart, name)) or ""
+    assert len(documented) > 20
+    assert not documented.startswith(f"{name}(")  # what dataclasses write by themselves
+
+
+def test_a_name_that_is_not_there() -> None:
+    with pytest.raises(AttributeError, match=r"^module 'headstart' has no attribute 'trian'$"):
+        _ = headstart.trian
+    assert dir(headstart) == sorted(headstart.__all__)
+
+
+@pytest.mark.parametrize("name", sorted(m.name for m in pkgutil.walk_packages(headstart.__path__, "headstart.")))
+def test_examples_in_docstrings(name: str) -> None:
+    if name.endswith("__main__"):
+        return
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
