@@ -186,8 +186,7 @@ main(sys.argv[1:])
 
 def killed_at_call(verb: str, n: int, tmp_path: Path, start: Path, photos: Path, tiny_weights: Path) -> bool:
     """Have the process die as it makes its n-th call that writes. False if it made fewer."""
-    name, numbers = KINDS[verb]
-    cache, out = tmp_path / "cache", tmp_path / "out" / name
+    cache, out = tmp_path / "cache", tmp_path / "out" / KINDS[verb][0]
     shutil.rmtree(cache, ignore_errors=True)
     shutil.copytree(start, cache)
     words = words_for(verb, out, photos, tiny_weights)
@@ -228,9 +227,7 @@ class Faults:
 
     def _guarded(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
-            if (name != "open" or args[1] & (os.O_WRONLY | os.O_RDWR)) and not (
-                name == "mkdir" and Path(args[0]).is_dir()
-            ):
+            if self._writes(name, args):
                 with self._lock:
                     self.calls += 1
                     if self.calls == self.n:
@@ -243,6 +240,12 @@ class Faults:
             return result
 
         return call
+
+    @staticmethod
+    def _writes(name: str, args: Sequence[Any]) -> bool:
+        if name == "open":  # the null device is how a child process is started
+            return bool(args[1] & (os.O_WRONLY | os.O_RDWR)) and args[0] != os.devnull
+        return name != "mkdir" or not Path(args[0]).is_dir()
 
     @contextmanager
     def injected(self) -> Iterator[None]:
@@ -491,8 +494,11 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path, warm_cache: Path, photos:
     ended = finished(train, cache)
     clean_error(ended, f"{small_disk}/run/", "No space left on device", "free some space, or choose another folder")
     assert list(small_disk.iterdir()) == []
+    (small_disk / "cache").mkdir()
+    (small_disk / "cache" / "graphs").symlink_to(cache / "graphs")
+    (small_disk / "filler").write_bytes(bytes(48_000))
     embed = words_for("embed", tmp_path / "f.safetensors", photos, tiny_weights)
-    ended = finished(embed, small_disk / "cache")  # the compiled network does not fit
+    ended = finished(embed, small_disk / "cache")
     clean_error(ended, "No space left on device", "HEADSTART_CACHE=DIR puts the cache elsewhere.")
     assert not (tmp_path / "f.safetensors").exists()
     assert asides(small_disk) == []

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from headstart.vision.screen import Facts
 _EXPECTED = "paths, PIL images, or arrays of pixels, uint8 (height, width) or (height, width, 3)"
 
 
-class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class ImageClassifier(ClassifierMixin, BaseEstimator):
     """A new last layer on a frozen pretrained backbone, as a scikit-learn classifier.
 
     Pictures, `X`: paths (str or Path), PIL images, or arrays of uint8 pixels: one array (N, H, W, 3) or (N, H, W), or a
@@ -114,7 +115,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         sources, names = _pictures(X)
         classes, labels_N = _labels(y, len(sources))
         facts = look_at(sources)
-        _refuse_unreadable(names, {i: f.message for i, f in enumerate(facts) if f.reason}, "fit needs every picture")
+        bad = {i: fact for i, fact in enumerate(facts) if fact.reason}
+        _refuse_unreadable(names, bad, "fit has no place for a label without its picture")
         learned = learn(
             _dataset(facts, labels_N, classes), sources, facts, recipe, test=0.0, place=self._place(), clock=Clock()
         )
@@ -144,8 +146,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         predictions = predict_files(self.classifier_, sources, numbers)
         if predictions.errors:
             bad = sorted(map(int, predictions.errors))
-            said = {i: f.message or f.reason for i, f in zip(bad, look_at([sources[i] for i in bad]), strict=True)}
-            _refuse_unreadable(names, said, "scikit-learn has no place for a picture without a prediction")
+            facts = dict(zip(bad, look_at([sources[i] for i in bad]), strict=True))
+            _refuse_unreadable(names, facts, "scikit-learn has no place for a picture without a prediction")
         return predictions.logits
 
     def _recipe(self) -> Recipe:
@@ -183,7 +185,7 @@ def _pictures(X: Any) -> tuple[list[Source], list[str]]:
     """The pictures of `X`, and what to call each in an error: its path, or its place. Raises `DataError`."""
     if isinstance(X, str | bytes | Path | Image.Image):
         raise DataError("X: one picture, expected several.", hint="Put it into a list: [X].")
-    items: Sequence[Any] = X if isinstance(X, list | tuple) else _rows(X)
+    items: Any = X if isinstance(X, list | tuple) else _rows(X)
     if not len(items):
         raise DataError("X: no pictures.", hint=f"Expected {_EXPECTED}.")
     sources = [_source(item, i) for i, item in enumerate(items)]
@@ -256,15 +258,15 @@ def _dataset(facts: Sequence[Facts], labels_N: np.ndarray, classes: np.ndarray) 
         seen[fact.sha256] += 1
     undecided, apart = np.full(len(facts), "", "<U5"), np.arange(len(facts))
     dataset = Dataset(Path("X"), tuple(names), labels_N, tuple(map(str, classes)), undecided, apart)
-    return Dataset(dataset.root, dataset.paths, labels_N, dataset.classes, undecided, copies(dataset, facts))
+    return replace(dataset, groups=copies(dataset, facts))
 
 
-def _refuse_unreadable(names: Sequence[str], said: dict[int, str], why: str) -> None:
-    if said:
-        first = min(said)
-        count = f"{len(said):,} of {len(names):,} pictures cannot be read, and {why}. "
+def _refuse_unreadable(names: Sequence[str], bad: dict[int, Facts], why: str) -> None:
+    if bad:
+        first = min(bad)
+        count = f"{len(bad):,} of {len(names):,} pictures cannot be read, and {why}. "
         raise UnreadableImage(
-            f"{names[first]}: {said[first]}",
-            reason="unreadable",
+            f"{names[first]}: {bad[first].message or 'it changed while it was being used.'}",
+            reason=bad[first].reason or "changed",
             hint=count + "Leave them out; `headstart.check` and `headstart.predict` name them all and go on.",
         )

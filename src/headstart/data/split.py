@@ -262,12 +262,19 @@ def mend_split(dataset: Dataset, given: Dataset, groups: np.ndarray, **dealt: An
     `given` is the data set before `make_split`, `dealt` its options. Only pictures whose side was carved are moved (test
     before val before train): a given side stays, and a leak that the data brought is for the checks to report. Where so
     much is alike (frames of a film) that a tenth of the training part would leave it, or all of a class, the split is
-    dealt anew. A group with half of all pictures is no group of copies: then the features tell too little, and
-    nothing changes.
+    dealt anew. A group with half of all pictures is no group of copies, and groups that leave a side without pictures
+    (classes that are a group each) are none either: then the features tell too little, and nothing changes.
     """
-    if np.unique(groups, return_counts=True)[1].max() > max(len(dataset) // 2, 1):
+    mended = dataset
+    if np.unique(groups, return_counts=True)[1].max() <= max(len(dataset) // 2, 1):
+        mended = _mended(dataset, given, groups, **dealt)
+    if mended is dataset or set(mended.split.tolist()) != set(dataset.split.tolist()):
         log.warning("Most pictures look alike to this backbone: look-alikes are not kept on one side of the split.")
         return dataset
+    return mended
+
+
+def _mended(dataset: Dataset, given: Dataset, groups: np.ndarray, **dealt: Any) -> Dataset:
     carved = set(dataset.split.tolist()) - set(given.split.tolist())
     movable = np.isin(given.split, ("", "train")) & (dataset.split != "") & bool(carved)
     split = dataset.split.copy()
@@ -280,6 +287,6 @@ def mend_split(dataset: Dataset, given: Dataset, groups: np.ndarray, **dealt: An
             split[members] = next(side for side in ("test", "val", "train") if side in sides)
     before, after = dataset.split == "train", split == "train"
     if after.sum() < 0.9 * before.sum() or set(dataset.labels[before]) != set(dataset.labels[after]):
-        log.warning("Many pictures look alike: the split was dealt anew, to keep them on one side.")
+        log.info("Many pictures look alike: the split is dealt anew, to keep them on one side.")
         return make_split(replace(given, groups=groups), **dealt)
     return replace(dataset, split=split, groups=groups)

@@ -1,0 +1,156 @@
+"""Choosing backbones on small subsets, fitting heads on one or several, and the recipe that says how."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headstart.errors import RecipeError
+from headstart.files import sha256_file
+from headstart.model.backbones import Backbone, at_hand
+from headstart.model.engine import Plan, choose_plan, network_key
+from headstart.model.features import View
+from headstart.training.choose import choose_views, fitting_size, leave_one_out_score, stratified_order
+from headstart.training.fit import fit_heads, refit_on
+from headstart.training.recipe import Recipe, seconds
+from headstart.vision.preprocess import Preprocess
+
+PLAN = Plan("openvino", "cpu", "f32", 8)
+BACKBONE = Backbone("net.a", "net", (), "folder", Path("net.safetensors"), "ab" * 32, Preprocess(), "mit", 8, "here")
+
+
+def clouds(n: int, dim: int, classes: int, seed: int, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Features of `classes` Gaussian clouds, and their labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    centres = np.random.default_rng(99).normal(size=(classes, dim))
+    return (centres[labels] + spread * rng.normal(size=(n, dim))).astype(np.float32), labels
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 5))
+def test_every_beginning_holds_the_classes_in_proportion(labels: list[int], seed: int) -> None:
+    labels_N = np.array(labels)
+    order = stratified_order(labels_N, seed)
+    assert sorted(order.tolist()) == list(range(len(labels)))
+    for n in range(1, len(labels) + 1):
+        for label in set(labels):
+            expected = n * (labels_N == label).mean()
+            assert abs((labels_N[order[:n]] == label).sum() - expected) <= 1 + len(set(labels)) / 2
+
+
+@given(st.integers(32, 512), st.lists(st.integers(1, 2000), min_size=1, max_size=9))
+def test_pictures_are_never_enlarged_much_nor_the_input_beyond_the_backbones_own(native: int, sides: list[int]) -> None:
+    size = fitting_size(native, np.array(sides))
+    assert size <= native
+    assert size == native or size % 32 == 0
+    assert size <= max(64, 1.5 * float(np.median(sides)) + 32)
+
+
+def test_the_backbone_that_tells_the_classes_apart_is_chosen(
+    photos: Path, tiny_weights: Path, own_cache: Path, warm_cache: Path
+) -> None:
+    files = sorted(photos.rglob("*.jpg"))
+    labels = np.array([int(f.parent.name[-1]) for f in files])
+    views = [View(b, b.preprocess) for b in at_hand(weights_dir=tiny_weights)]
+    arguments = (files, [sha256_file(f) for f in files], labels, 3, choose_plan("cpu"))
+    choice = choose_views(views, *arguments, seconds=1e9, total=42)
+    assert sorted(str(v) for v in choice.views) == sorted(str(v) for v in views)  # two: both are left, the better first
+    losses = {t.backbone: t.loo_log_loss for t in choice.trials}
+    assert losses[choice.views[0].backbone.name] == min(losses.values())
+    hurried = choose_views(views, *arguments, seconds=0.0, total=42)
+    assert hurried.views == choice.views[:1]
+
+
+def test_a_second_backbone_is_fused_when_it_adds_something_and_only_then() -> None:
+    first, labels = clouds(600, 20, 3, seed=0, spread=3.0)
+    second, _ = clouds(600, 20, 3, seed=1, spread=3.0)  # the same clouds, other noise
+    noise = np.random.default_rng(2).normal(size=(600, 20)).astype(np.float32)
+    train = np.arange(600) % 5 != 0
+    a, b = View(BACKBONE, Preprocess()), View(replace(BACKBONE, name="net.b"), Preprocess())
+    fused, trials = fit_heads([a, b], [first, second], labels, train, ~train, 3, Recipe())
+    assert [v.backbone.name for v in fused.views] == ["net.a", "net.b"]
+    assert {t.backbone for t in trials} == {"net.a", "net.a + net.b"}
+    alone, _ = fit_heads([a, b], [first, noise], labels, train, ~train, 3, Recipe())
+    assert [v.backbone.name for v in alone.views] == ["net.a"]
+
+
+def test_parts_add_up_to_the_head_on_the_joined_features() -> None:
+    first, labels = clouds(90, 6, 3, seed=0)
+    second = 100 * clouds(90, 4, 3, seed=1)[0]
+    train = np.arange(90) % 3 != 0
+    views = [View(BACKBONE, Preprocess()), View(replace(BACKBONE, name="net.b"), Preprocess())]
+    fitted, _ = fit_heads(views, [first, second], labels, train, ~train, 3, Recipe(), fuse=True)
+    fitted = refit_on(fitted, [first, second], labels, 3)
+    expected = fitted.head.logits(fitted.join([first, second])) / 2.5
+    parts = fitted.parts(temperature=2.5)
+    total = sum(x @ p.weight_DK + p.bias_K for x, p in zip([first, second], parts, strict=True))
+    np.testing.assert_allclose(total, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+def test_the_score_is_low_for_separate_classes_and_chance_for_noise() -> None:
+    x, y = clouds(120, 30, 3, seed=0, spread=0.3)
+    loss, accuracy = leave_one_out_score(x, y, 3)
+    assert (loss < 0.1, accuracy) == (True, 1.0)
+    noise = np.random.default_rng(0).normal(size=(120, 30)).astype(np.float32)
+    assert leave_one_out_score(noise, y, 3)[0] == pytest.approx(math.log(3), abs=0.15)
+
+
+VARIANTS = st.fixed_dictionaries(
+    {
+        "weights": st.sampled_from(["ab" * 32, "cd" * 32]),
+        "architecture": st.sampled_from(["net", "net2"]),
+        "args": st.sampled_from([(), (("pad_type", "same"),)]),
+        "size": st.sampled_from([64, 96]),
+        "crop_pct": st.sampled_from([0.875, 1.0]),
+        "precision": st.sampled_from(["f32", "bf16"]),
+    }
+)
+
+
+@given(VARIANTS, VARIANTS)
+def test_cache_keys_are_equal_when_all_that_features_depend_on_is(one: dict, other: dict) -> None:
+    assert (key_of(one) == key_of(other)) == (one == other)
+
+
+def key_of(v: dict) -> str:
+    """The network key of a variant; the backbone's name and place must not matter."""
+    backbone = Backbone(
+        str(np.random.random()), v["architecture"], v["args"], "file", Path(str(np.random.random())), v["weights"],
+        Preprocess(), "mit", None, "anywhere",
+    )  # fmt: skip
+    spec = Preprocess(image_size=v["size"], crop_pct=v["crop_pct"])
+    return network_key(backbone, spec, replace(PLAN, precision=v["precision"]))
+
+
+def test_a_recipe_comes_back_from_its_own_dictionary() -> None:
+    recipe = Recipe(backbone="resnet34", budget="2h", seed=7)
+    assert Recipe.from_dict(recipe.as_dict()) == recipe
+
+
+@pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("2m", 120), ("1.5h", 5400)])
+def test_budgets_are_times(text: str, expected: float) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"head": "rigde"},
+            "head 'rigde' is not known: expected auto, ridge, lda, logistic, blend, ncm.\n  Did you mean 'ridge'?",
+        ),
+        ({"budget": "soon"}, "budget 'soon' is not a time: expected a number and s, m or h.\n  For example 2m or 2h."),
+        ({"val": 1.5}, "val 1.5 cannot be used: expected a part between 0 and 1, such as 0.2."),
+        ({"image_size": 4}, "image_size 4 cannot be used: expected 8 to 4096 pixels, or 0."),
+    ],
+)
+def test_options_that_cannot_work_say_what_can(options: dict, message: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        Recipe(**options)
+    assert str(error.value) == message
