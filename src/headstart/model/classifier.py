@@ -33,7 +33,7 @@ from headstart.files import (
     write_json,
 )
 from headstart.model.backbones import Backbone
-from headstart.model.engine import Plan, open_network
+from headstart.model.engine import Plan, open_network, plan_here
 from headstart.model.features import View, embed_files
 from headstart.model.predictions import Predictions
 from headstart.model.weights import is_classifier, read_header
@@ -166,13 +166,18 @@ def _classifier_from(run: Path, known: Mapping[str, Any]) -> Classifier:
     if known["format"] != FORMAT:
         raise ValueError(f"format {known['format']}, expected {FORMAT}")
     main = ("format", "id", "classes", "temperature", "conformal", "plan", "parts")
+    parts, classes = tuple(_load_part(run, described) for described in known["parts"]), tuple(known["classes"])
+    if not parts or not all(p.weight_DK.ndim == 2 and p.bias_K.shape == (len(classes),) for p in parts):
+        raise ValueError(f"the last layer is not one for {len(classes)} classes")
+    if not all(isinstance(c, str) for c in classes) or any(len(classes) != p.weight_DK.shape[1] for p in parts):
+        raise ValueError(f"the last layer is not one for the classes {classes}")
     return Classifier(
-        parts=tuple(_load_part(run, described) for described in known["parts"]),
-        classes=tuple(known["classes"]),
-        plan=Plan(**known["plan"]),
-        temperature=known["temperature"],
-        conformal_threshold=known["conformal"]["threshold"],
-        alpha=known["conformal"]["alpha"],
+        parts=parts,
+        classes=classes,
+        plan=plan_here(Plan(**known["plan"])),
+        temperature=float(known["temperature"]),
+        conformal_threshold=float(known["conformal"]["threshold"]),
+        alpha=float(known["conformal"]["alpha"]),
         provenance={k: v for k, v in known.items() if k not in main},
     )
 

@@ -95,6 +95,18 @@ def choose_plan(device: str = "auto", precision: str = "auto") -> Plan:
     return Plan("openvino", "cpu", precision, batch=8)
 
 
+def plan_here(plan: Plan) -> Plan:
+    """A recorded plan, or this machine's own where that one cannot run here. Raises `ValueError` if it is no plan."""
+    known = (plan.engine, plan.device) in (("openvino", "cpu"), ("torch", "cuda"), ("torch", "cpu"))
+    if not known or plan.precision not in ("bf16", "f32") or type(plan.batch) is not int or not 1 <= plan.batch <= 4096:
+        raise ValueError(f"{plan} with batches of {plan.batch!r} is not a plan")
+    if plan.device == "cuda" and not _has_cuda_driver():
+        here = choose_plan("cpu")
+        log.info("Trained with %s; there is no CUDA GPU here, so: %s.", plan, here)
+        return here
+    return plan
+
+
 def cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

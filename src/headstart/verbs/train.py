@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
+import headstart
 from headstart.columns import plain
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
-from headstart.data.dataset import Dataset, require_trainable
+from headstart.data.dataset import Dataset, hash_rows, require_trainable
 from headstart.data.split import read_split, split_hash, write_split
-from headstart.files import check_replaceable, folder_aside, write_csv, write_json, write_text
+from headstart.files import check_replaceable, folder_aside, sha256_file, write_csv, write_json, write_text
 from headstart.judge.metrics import Metrics, judge
 from headstart.model.classifier import Classifier, save_classifier
 from headstart.model.predictions import Predictions, write_predictions
@@ -148,5 +149,15 @@ def _provenance(data: Path, dataset: Dataset, looked: Looked, recipe: Recipe, fi
         "seed": recipe.seed,
         "data": {"path": str(data), "pictures": len(dataset), "fingerprint": looked.fingerprint},
         "split_hash": split_hash(dataset),
-        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
+        "versions": {
+            "python": platform.python_version(),
+            **{p: importlib.metadata.version(p) for p in packages},
+            "headstart's own source": _source_hash(),
+        },
     }
+
+
+def _source_hash() -> str:
+    """A short hash of the package's own code: between two releases the version number stays the same."""
+    package = Path(headstart.__file__).parent
+    return hash_rows((p.relative_to(package).as_posix(), sha256_file(p)) for p in sorted(package.rglob("*.py")))[:16]

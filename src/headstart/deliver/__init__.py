@@ -1,1 +1,0 @@
-"""What a run becomes for others: plots, report, submission, export, serving."""

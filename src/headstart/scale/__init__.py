@@ -1,1 +1,0 @@
-"""The same on many machines: data-parallel training, batch inference."""
