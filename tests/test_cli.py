@@ -268,6 +268,23 @@ def sections(page: Path) -> dict[str, str]:
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
+def argument_table(verb: str) -> str:
+    """The table of a verb's arguments as docs/verbs.md must have it: made from the function's docstring."""
+    function = cli.verb_function(verb)
+    listed = inspect.getdoc(function).partition("Args:\n")[2].partition("\nRaises:")[0]
+    texts = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", listed, flags=re.MULTILINE)
+    signature = inspect.signature(function).parameters
+    rows = []
+    for name, text in texts:
+        shown = (
+            f"--{name.replace('_', '-')}" if signature[name].kind is inspect.Parameter.KEYWORD_ONLY else name.upper()
+        )
+        if name != "recipe":
+            rows.append(f"| `{shown}` | {' '.join(text.split())} |")
+    assert {name for name, _ in texts} == set(signature)
+    return "\n".join(["| argument | meaning |", "|---|---|", *rows])
+
+
 def option_table() -> str:
     """The table of recipe options as docs/verbs.md must have it: made from the dataclass and its texts."""
     body = next(
@@ -288,9 +305,7 @@ def test_docs_have_a_section_for_each_verb(verb: str) -> None:
     _, example = cli.help_and_example(cli.verb_function(verb))
     assert example in section
     assert f"headstart.{verb}(" in section
-    for name, parameter in inspect.signature(cli.verb_function(verb)).parameters.items():
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "recipe":
-            assert f"`--{name.replace('_', '-')}`" in section
+    assert argument_table(verb) in section, argument_table(verb)
 
 
 def test_docs_have_every_option_of_a_recipe() -> None:
@@ -302,7 +317,7 @@ def test_links_in_the_docs_lead_somewhere(page: str) -> None:
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         assert target.startswith("https://") or ((REPOSITORY / page).parent / target).exists(), target
-    for module in re.findall(r"`((?:data|vision|model|training|judge|verbs)/\w+\.py)`", text):
+    for module in re.findall(r"`((?:data|vision|model|training|judge|verbs)/[a-z_]+\.py)`", text):
         assert (REPOSITORY / "src" / "headstart" / module).exists(), module
 
 

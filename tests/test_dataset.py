@@ -346,7 +346,7 @@ def test_ambiguous_missing_and_wrong_columns(tmp_path: Path) -> None:
     name = table(tmp_path / "t.csv", "path,image,label,extra\n1.jpg,1.jpg,a,z\n")
     assert error_of(lambda: open_dataset(name), BadLabels) == (
         f"{name}: 'path', 'image' could each be meant (its columns are 'path', 'image', 'label', 'extra').\n"
-        "  Name the right one with path_column, for example path_column='path'."
+        "  Rename the others; in Python, path_column='path' does as well."
     )
     assert labels_of(open_dataset(name, path_column="image", label_column="extra")) == {"1.jpg": "z"}
     assert error_of(lambda: open_dataset(name, label_column="lable"), BadLabels) == (
@@ -356,7 +356,7 @@ def test_ambiguous_missing_and_wrong_columns(tmp_path: Path) -> None:
     unclear = table(tmp_path / "u.csv", "path,mood,weather\n1.jpg,a,z\n")
     assert error_of(lambda: open_dataset(unclear), BadLabels) == (
         f"{unclear}: no column looks like the label column; its columns are 'path', 'mood', 'weather'.\n"
-        "  Name it with label_column, for example label_column='weather'."
+        "  Rename the one that holds it to label; in Python, label_column='weather' does as well."
     )
 
 
@@ -397,7 +397,7 @@ def test_no_row_has_a_file(tmp_path: Path) -> None:
     assert error_of(lambda: open_dataset(name), BadLabels) == (
         f"{name}: none of its 2 rows names a picture that is there; the first is 'gone/1.jpg', "
         f"looked for at {tmp_path / 'gone' / '1.jpg'}.\n"
-        "  Paths are relative to the folder of the table. Move the table, or name the column with path_column."
+        "  Paths are relative to the folder of the table: move the table, or change its paths."
     )
 
 

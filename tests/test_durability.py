@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +118,9 @@ def killed_at_random(
             env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         time.sleep(rng.uniform(0, min(seconds)))
-        died += process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        with suppress(ProcessLookupError):  # it was faster
+            os.killpg(process.pid, signal.SIGKILL)
+        died += process.wait() == -signal.SIGKILL
         if out.exists() and (verb == "train" or out.with_suffix(".csv").exists()):
             assert numbers(out) == expected
         if rng.random() < 0.5:
@@ -243,8 +243,8 @@ class Faults:
 
     @staticmethod
     def _writes(name: str, args: Sequence[Any]) -> bool:
-        if name == "open":  # the null device is how a child process is started
-            return bool(args[1] & (os.O_WRONLY | os.O_RDWR)) and args[0] != os.devnull
+        if name == "open":
+            return bool(args[1] & (os.O_WRONLY | os.O_RDWR))
         return name != "mkdir" or not Path(args[0]).is_dir()
 
     @contextmanager
@@ -426,7 +426,7 @@ def test_long_and_odd_names_can_be_written(tmp_path: Path) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------- two at once
-@pytest.mark.parametrize("times", [2, pytest.param(15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_two_processes_that_embed_the_same_pictures_share_a_cache(
     times: int, tmp_path: Path, warm_cache: Path, photos: Path, tiny_weights: Path
 ) -> None:

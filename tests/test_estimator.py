@@ -196,7 +196,6 @@ def test_what_is_trained_is_what_train_makes(
         "check_parameters_default_constructible",
         "check_get_params_invariance",
         "check_set_params",
-        "check_do_not_raise_errors_in_init_or_set_param",
         "check_estimator_tags_renamed",
         "check_valid_tag_types",
         "check_mixin_order",

@@ -112,7 +112,7 @@ def empty(path: Path) -> None:
 
 def link(path: Path) -> None:
     """The same bytes, elsewhere."""
-    elsewhere = path.parent.parent / f"{path.parent.name}-{path.name}"
+    elsewhere = path.parents[2] / f"{path.parents[1].name}-{path.name}"
     shutil.move(path, elsewhere)
     path.symlink_to(elsewhere)
 
@@ -165,7 +165,7 @@ def test_a_linked_folder_is_refused(run: Path, tmp_path: Path) -> None:
     for fixed_up in (False, True):
         if fixed_up:
             write_manifest(run)
-        with pytest.raises(DamagedRun, match="part1-test_resnet.a"):
+        with pytest.raises(DamagedRun, match=r"part1-test_resnet\.a"):
             load_classifier(run)
 
 
@@ -224,13 +224,17 @@ def paths_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
                 yield from paths_in(value[key], (*path, key))
 
 
+ODD_VALUES = (-1, 10**30, "../..", [], {}, [[]], 1e308, True)
+
+
 @pytest.mark.parametrize("name", ["headstart.json", "part1-test_resnet.a/config.json"])
-def test_any_value_of_another_kind_is_refused_or_harmless(run: Path, name: str) -> None:
+@pytest.mark.parametrize("values", [(None, "x"), pytest.param(ODD_VALUES, marks=pytest.mark.slow)], ids=["few", "all"])
+def test_any_value_of_another_kind_is_refused_or_harmless(run: Path, name: str, values: tuple[Any, ...]) -> None:
     """Whatever stands in the JSON, loading gives a classifier or an error of ours."""
     original = read_json(run / name)
     refused = 0
     for path in list(paths_in(original)):
-        for value in (None, -1, 10**30, "x", "../..", [], {}, [[]], 1e308, True):
+        for value in values:
             changed = json.loads(json.dumps(original))
             inner = changed
             for key in path[:-1]:
@@ -243,7 +247,7 @@ def test_any_value_of_another_kind_is_refused_or_harmless(run: Path, name: str) 
             except DamagedRun as error:
                 assert str(run) in error.message
                 refused += 1
-    assert refused > 5
+    assert refused > 3
 
 
 @pytest.mark.parametrize(
@@ -381,10 +385,13 @@ def embed(photos: Path, tiny_weights: Path) -> np.ndarray:
     return headstart.embed(photos, backbone="test_resnet.a", weights_dir=tiny_weights).features.values
 
 
-def test_a_damaged_shard_of_features_is_made_anew(run: Path, photos: Path, tiny_weights: Path, own_cache: Path) -> None:
+@pytest.mark.parametrize("times", [12, pytest.param(150, marks=pytest.mark.slow)])
+def test_a_damaged_shard_of_features_is_made_anew(
+    run: Path, photos: Path, tiny_weights: Path, own_cache: Path, times: int
+) -> None:
     expected = embed(photos, tiny_weights)
     rng = np.random.default_rng(20260203)
-    for number in range(60):
+    for number in range(times):
         path = cached_files(own_cache, "features")[number % len(cached_files(own_cache, "features"))]
         before = flip(path, rng) if number % 3 else path.read_bytes()
         if number % 3 == 0:
@@ -405,15 +412,14 @@ def test_damaged_facts_are_looked_up_anew(run: Path, photos: Path, tiny_weights:
 def test_a_damaged_network_is_never_loaded(run: Path, own_cache: Path) -> None:
     rng = np.random.default_rng(20260205)
     for path in cached_files(own_cache, "graphs"):
-        for number in range(100):
-            before = path.read_bytes()
-            assert _read_graph(path) is not None
+        before = path.read_bytes()
+        assert _read_graph(path) is not None
+        for number in range(20):
             after = bytearray(before)
             place = int(rng.integers(200 if number % 2 else len(after)))  # half of them in the header
             after[place] ^= int(rng.integers(1, 256))
             path.write_bytes(after if number % 5 else before[:place])
             assert _read_graph(path) is None, place
-            path.write_bytes(before)
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])

@@ -274,19 +274,19 @@ def test_splits_that_do_not_fit(tmp_path: Path) -> None:
 
     rows = "".join(f"gone{i}.jpg,train\n" for i in range(1, 6))
     assert refused("path,split\n" + rows) == (
-        f"{where}: 5 rows name pictures that are not in the data: gone1.jpg; gone2.jpg; gone3.jpg and 2 more.\n"
+        f"{where}: 5 rows with a path that is not in the data: gone1.jpg; gone2.jpg; gone3.jpg and 2 more.\n"
         "  Expected paths relative to photos. Was the split made for other data?"
     )
     assert refused("path,split\n00000.jpg,tset\n00001.jpg\n") == (
-        f"{where}: 2 rows have an unknown split name: 00000.jpg: 'tset'; 00001.jpg: None.\n"
+        f"{where}: 2 rows with an unknown split name: 00000.jpg: 'tset'; 00001.jpg: None.\n"
         "  Expected 'train', 'val', 'test', or nothing."
     )
     assert refused("path,label,split\n00000.jpg,class1,train\n00001.jpg,class1,val\n") == (
-        f"{where}: 1 rows have another label than the data: 00000.jpg: 'class1', here 'class0'.\n"
+        f"{where}: 1 row with another label than the data has: 00000.jpg: 'class1', here 'class0'.\n"
         "  Make a new split with `headstart split`, or give the data that this one was made for."
     )
     assert refused("path,split\n00000.jpg,train\n00000.jpg,train\n00000.jpg,val\n") == (
-        f"{where}: 1 rows put a picture on a second side: 00000.jpg.\n  Keep one row for each picture."
+        f"{where}: 1 row with a second side for a picture: 00000.jpg.\n  Keep one row for each picture."
     )
     assert refused("name,side\na,b\n") == (
         f"{where}: is not a split: expected the columns path and split, found name, side.\n"

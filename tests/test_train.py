@@ -7,6 +7,7 @@ from pathlib import Path
 
 import headstart
 from headstart import Recipe
+from headstart.training.recipe import HEADS
 
 
 def test_a_folder_of_pictures_becomes_a_tested_classifier(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
@@ -30,3 +31,12 @@ def test_recipe_options_reach_the_run(tmp_path: Path, photos: Path, tiny_weights
     assert part.view.spec.resize == "squash"
     assert run.classifier.plan.precision == "f32"
     assert run.classifier.provenance["head"]["kind"] == "lda"
+
+
+def test_every_kind_of_head_makes_a_run(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
+    for head in HEADS[1:]:
+        recipe = Recipe(backbone="test_resnet.a", head=head)
+        run = headstart.train(photos, out=tmp_path / head, weights_dir=tiny_weights, recipe=recipe)
+        recorded = json.loads((tmp_path / head / "headstart.json").read_text())
+        assert recorded["head"]["kind"] == run.classifier.provenance["head"]["kind"] == head
+        assert (recorded["head"]["strength"] is None) == (head == "ncm")

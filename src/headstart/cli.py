@@ -77,6 +77,7 @@ def application(words: Sequence[str]) -> Any:
         help_epilogue="Example: headstart train photos --out run",
         help_format="plaintext",
         version=f"headstart {__version__}",
+        suppress_keyboard_interrupt=False,  # `run` has a message for it
     )
     asked = _asked(words)
     for place, (verb, summary) in enumerate(VERBS.items()):
@@ -104,7 +105,8 @@ def _usage_message(error: Any, words: Sequence[str]) -> str:
     error.verbose = False
     message = " ".join(str(error).split())
     if isinstance(error, MissingArgumentError) and error.argument is not None:
-        message = f"{error.argument.names[0]} is missing."
+        name = error.argument.names[0]
+        message = f"{name} needs a value." if name in words else f"{name} is missing."
     elif isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         message = f"{error.unused_tokens[0]!r} is one argument too many."
     hints = [f"`{command} --help` lists {'its options' if asked else 'the commands'}."]

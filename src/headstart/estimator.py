@@ -31,7 +31,7 @@ from headstart.errors import BadLabels, DataError, UnreadableImage
 from headstart.model.classifier import predict_files
 from headstart.model.predictions import softmax
 from headstart.training.recipe import Recipe
-from headstart.verbs.learn import Clock, Place, learn
+from headstart.verbs.learn import Clock, Tools, find_tools, learn
 from headstart.verbs.look import copies
 from headstart.vision.memory import Source, look_at
 from headstart.vision.screen import Facts
@@ -112,13 +112,14 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         is no list of pictures, lengths differ), `BadLabels` (`y`), `UnreadableImage`, `BackboneError`, `WriteError`.
         """
         recipe = self._recipe()
+        tools = self._tools(recipe)
         sources, names = _pictures(X)
         classes, labels_N = _labels(y, len(sources))
         facts = look_at(sources)
         bad = {i: fact for i, fact in enumerate(facts) if fact.reason}
         _refuse_unreadable(names, bad, "fit has no place for a label without its picture")
         learned = learn(
-            _dataset(facts, labels_N, classes), sources, facts, recipe, test=0.0, place=self._place(), clock=Clock()
+            _dataset(facts, labels_N, classes), sources, facts, recipe, test=0.0, tools=tools, clock=Clock()
         )
         self.classes_ = classes
         self.classifier_ = learned.classifier
@@ -167,9 +168,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             seed=int(seed),
         )
 
-    def _place(self) -> Place:
+    def _tools(self, recipe: Recipe) -> Tools:
         weights, folder = (None if path is None else Path(path) for path in (self.weights, self.weights_dir))
-        return Place(weights, folder, self.offline)
+        return find_tools(recipe, weights=weights, weights_dir=folder, offline=self.offline)
 
     def __sklearn_tags__(self) -> Any:
         """Pictures are not a table of numbers, so scikit-learn's own checks of such tables do not apply."""

@@ -181,7 +181,7 @@ def folder_aside(final: Path) -> Iterator[Path]:
 
     A headstart folder that already has that name is kept as ``NAME.previous`` (one is kept). A folder without a
     manifest, that is, somebody else's, is never replaced: `WriteError`. On any exception the aside folder is removed and
-    what was there before stays.
+    what was there before stays. (Killed just between two renames, what was there is found as ``NAME.previous``.)
     """
     check_replaceable(final)
     place = Path(os.path.abspath(final))  # '.' has no name of its own
@@ -340,7 +340,7 @@ def _listed(folder: Path, hint: str) -> dict[str, str]:
     """{relative path: SHA-256} of a manifest that is, to the byte, one that `write_manifest` writes."""
     path = folder / MANIFEST
     try:
-        if path.is_symlink():
+        if path.is_symlink() or (path.exists() and not path.is_file()):
             raise ValueError
         data = path.read_bytes()
         listed: dict[str, str] = json.loads(data)["sha256"]

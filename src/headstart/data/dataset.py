@@ -70,6 +70,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def lost(self) -> dict[str, str]:
+        """{path: reason} of `rejected`, less the files that were never meant to be pictures."""
+        return {path: reason for path, reason in self.rejected if reason != "not_a_picture_name"}
+
     def file(self, i: int) -> Path:
         """Where picture `i` is."""
         return self.root / self.paths[i]
@@ -335,7 +340,7 @@ def _open_table(table: Path, rows: list[Row]) -> Dataset:
         raise BadLabels(
             f"{table}: none of its {len(rows):,} rows names a picture that is there; "
             f"the first is {rows[0].path!r}, looked for at {root / rows[0].path}.",
-            hint="Paths are relative to the folder of the table. Move the table, or name the column with path_column.",
+            hint="Paths are relative to the folder of the table: move the table, or change its paths.",
         )
     classes = {row.label for row in rows if row.label}
     taken = [kept[path] for path in sorted(kept) if path not in rejected]

@@ -94,14 +94,14 @@ def read_split(path: Path, dataset: Dataset) -> Dataset:
     index = {name: i for i, name in enumerate(dataset.paths)}
     strangers = [row["path"] for row in rows if row["path"] not in index]
     hint = f"Expected paths relative to {dataset.root}. Was the split made for other data?"
-    _refuse(path, "name pictures that are not in the data", strangers, hint)
+    _refuse(path, "a path that is not in the data", strangers, hint)
     unknown = [f"{row['path']}: {row['split']!r}" for row in rows if not _known(row["split"])]
-    _refuse(path, "have an unknown split name", unknown, "Expected 'train', 'val', 'test', or nothing.")
+    _refuse(path, "an unknown split name", unknown, "Expected 'train', 'val', 'test', or nothing.")
     here = {row["path"]: dataset.label_name(index[row["path"]]) for row in rows}
     others = [row for row in rows if row.get("label", here[row["path"]]) != here[row["path"]]]
     differing = [f"{row['path']}: {row['label']!r}, here {here[row['path']]!r}" for row in others]
     hint = "Make a new split with `headstart split`, or give the data that this one was made for."
-    _refuse(path, "have another label than the data", differing, hint)
+    _refuse(path, "another label than the data has", differing, hint)
     split = np.full(len(dataset), "", dtype="<U5")
     twice = []
     for row in rows:
@@ -109,7 +109,7 @@ def read_split(path: Path, dataset: Dataset) -> Dataset:
         if split[i] and split[i] != side:
             twice.append(row["path"])
         split[i] = side
-    _refuse(path, "put a picture on a second side", twice, "Keep one row for each picture.")
+    _refuse(path, "a second side for a picture", twice, "Keep one row for each picture.")
     return replace(dataset, split=split, groups=_groups_of(dataset, rows, index))
 
 
@@ -241,7 +241,10 @@ def _known(text: str | None) -> bool:
 def _refuse(path: Path, problem: str, bad: Sequence[str], hint: str) -> None:
     if bad:
         more = f" and {len(bad) - 3:,} more" if len(bad) > 3 else ""
-        raise BadSplit(f"{path}: {len(bad):,} rows {problem}: {'; '.join(bad[:3])}{more}.", hint=hint)
+        raise BadSplit(
+            f"{path}: {len(bad):,} {'row' if len(bad) == 1 else 'rows'} with {problem}: {'; '.join(bad[:3])}{more}.",
+            hint=hint,
+        )
 
 
 def _groups_of(dataset: Dataset, rows: list[dict[str, str]], index: dict[str, int]) -> np.ndarray:

@@ -90,7 +90,7 @@ def guess_columns(
         missing = "label" if path else "path"
         raise BadLabels(
             f"{table}: no column looks like the {missing} column; its columns are {_listed(header)}.",
-            hint=f"Name it with {missing}_column, for example {missing}_column={header[-1]!r}.",
+            hint=f"Rename the one that holds it to {missing}; in Python, {missing}_column={header[-1]!r} does as well.",
         )
     return Columns(path, label, split, group)
 
@@ -100,7 +100,7 @@ def _one(table: Path, header: Sequence[str], names: Sequence[str], parameter: st
     if len(found) > 1 and parameter:
         raise BadLabels(
             f"{table}: {_listed(found)} could each be meant (its columns are {_listed(header)}).",
-            hint=f"Name the right one with {parameter}, for example {parameter}={found[0]!r}.",
+            hint=f"Rename the others; in Python, {parameter}={found[0]!r} does as well.",
         )
     return found[0] if len(found) == 1 else ""
 

@@ -106,7 +106,7 @@ class Metrics:
 
     def table(self) -> str:
         """Aligned plain text for a terminal: the overall figures, then a line a class (of many, those with the lowest f1)."""
-        head = f"{self.n:,} pictures, {len(self.classes)} classes, {self.level:.0%} intervals"
+        head = f"{self.n:,} picture{'s' * (self.n != 1)}, {len(self.classes)} classes, {self.level:.0%} intervals"
         rows = [[name, str(estimate)] for name, estimate in self.overall.items()]
         shown, support = list(range(len(self.classes))), self.support
         if len(self.classes) > MOST_SHOWN:
@@ -117,7 +117,7 @@ class Metrics:
             row = self.per_class[self.classes[k]]
             lines.append([plain(self.classes[k]), f"{support[k]:,}", *(str(row[name]) for name in names)])
         left_out = len(self.classes) - len(shown)
-        end = [f"and {left_out:,} classes with a higher f1 (--json has them all)"] if left_out else []
+        end = [f"and {left_out:,} more, none with a lower f1 (--json has them all)"] if left_out else []
         return "\n".join([head, "", *columns(rows), "", *columns(lines), *end])
 
     def _rank(self, name: str) -> float:
@@ -162,8 +162,7 @@ def judge(
     overall = {
         "accuracy": accuracy,
         **_top_k(scores_NK, labels_N, level),
-        **counts,
-        "recall_weighted": accuracy,
+        **_with_weighted_recall(counts, accuracy),
         **cases,
         "ece": ece,
     }
@@ -173,6 +172,16 @@ def judge(
     }
     unlabelled = int(np.count_nonzero(~known))
     return Metrics(tuple(classes), n, unlabelled, overall, per_class, confusion_KK, level, resamples, seed)
+
+
+def _with_weighted_recall(counts: Mapping[str, Estimate], accuracy: Estimate) -> dict[str, Estimate]:
+    """The figures with weighted recall, which is the accuracy, beside the macro one."""
+    found: dict[str, Estimate] = {}
+    for name, estimate in counts.items():
+        found[name] = estimate
+        if name == "recall_macro":
+            found["recall_weighted"] = accuracy
+    return found
 
 
 def _proportions(confusion_KK: np.ndarray, c: int, level: float) -> dict[str, Estimate]:

@@ -31,7 +31,7 @@ from headstart.model.backbones import Backbone, build
 from headstart.progress import log
 from headstart.vision.preprocess import Preprocess
 
-GRAPH_VERSION = 2
+GRAPH_VERSION = 3
 MAGIC = b"headstart graph 2"
 
 
@@ -330,13 +330,9 @@ def _engine_version(plan: Plan) -> Sequence[str]:
 def _has_cuda_driver() -> bool:
     """Whether an NVIDIA driver is loaded: asked of the driver's own library, because importing torch costs seconds."""
     import ctypes
-    import ctypes.util
 
-    name = "nvcuda.dll" if os.name == "nt" else ctypes.util.find_library("cuda")
-    if not name:
-        return False
-    try:
-        driver = ctypes.CDLL(name)
+    try:  # by its name: ctypes.util.find_library would start a compiler, which writes temporary files
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError:
         return False
     count = ctypes.c_int(0)

@@ -143,8 +143,9 @@ def _embed_one_geometry(
     networks = [open_network(v.backbone, v.spec, plan) if m else None for v, m in zip(views, missing, strict=True)]
     wanted = sorted(set().union(*missing))
     work = _Work(sources, sha256s, networks, missing, views[0].spec, plan.batch)
-    names = " + ".join(v.backbone.name for v, m in zip(views, missing, strict=True) if m)
-    with bar(f"Embedding with {names}" if names else "Embedding", len(wanted)) as advance:
+    names = [v.backbone.name for v, m in zip(views, missing, strict=True) if m]
+    title = names[0] if len(names) == 1 else f"{len(names)} backbones"
+    with bar(f"Embedding with {title}", len(wanted)) as advance:
         work.run(wanted, stores, keys, advance)
     failed = {keys[i]: reason for i, reason in work.errors.items()}
     arrays = [_assemble(keys, store, fresh) for store, fresh in zip(stores, work.fresh, strict=True)]

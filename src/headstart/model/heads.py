@@ -259,7 +259,13 @@ def _solve(problem: Problem, kind: str, strength: float, previous: LinearHead | 
     penalty = problem.penalty(strength)
     inverse_RR = _curvature_inverse(base, penalty)
     fit = fit_logistic(
-        base.values_NR, base.labels_N, base.weights_N, penalty, start, lambda g: inverse_RR @ g.astype(np.float32), tolerance=2e-3
+        base.values_NR,
+        base.labels_N,
+        base.weights_N,
+        penalty,
+        start,
+        lambda g: inverse_RR @ g.astype(np.float32),
+        tolerance=2e-3,
     )
     return fit.weight_DK, fit.offset_K
 

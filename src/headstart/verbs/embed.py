@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headstart.data.dataset import open_dataset
 from headstart.errors import MissingWeights, WriteError
 from headstart.files import check_out_file, csv_bytes, safetensors_bytes, write_together
 from headstart.model.backbones import Backbone, at_hand, find_backbone
@@ -79,10 +80,10 @@ def embed(
             raise WriteError(
                 f"{out}: the table beside the features has that name.", hint="Give a name in .safetensors."
             )
-    looked = look(data)
+    opened, plan = open_dataset(data), choose_plan(device, precision)
     found = find_one(backbone, weights, weights_dir, offline)
     view = View(found, fitted_spec(found, image_size, resize))
-    plan = choose_plan(device, precision)
+    looked = look(data, opened=opened)
     log.info("Embedding with %s (%s)", view, plan)
     (values_ND,), failed = embed_files(looked.files, looked.sha256s, [view], plan)
     paths = looked.dataset.paths

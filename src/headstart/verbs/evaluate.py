@@ -62,11 +62,13 @@ def evaluate(run: Path, data: Path, *, out: Path | None = None) -> Evaluation:
     dataset = with_classes(dataset.take(chosen), classifier.classes)
     files = [dataset.file(i) for i in range(len(dataset))]
     predictions = predict_files(classifier, files, dataset.paths, dataset.labels)
+    predictions = replace(predictions, errors={**dataset.lost, **predictions.errors})
     if predictions.labels is None or not len(predictions):
         raise BadLabels(
             f"{data}: has no labelled picture that can be read.", hint=f"`headstart check {data}` says more."
         )
-    metrics = judge(predictions.logits, predictions.labels, classifier.classes)
+    seed = classifier.provenance.get("seed", 0)  # that of the run, so that the same pictures get the same intervals
+    metrics = judge(predictions.logits, predictions.labels, classifier.classes, seed=seed)
     if out is not None:
         with folder_aside(Path(out)) as folder:
             write_predictions(folder / "predictions.csv", predictions)

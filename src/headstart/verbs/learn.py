@@ -35,12 +35,23 @@ from headstart.vision.screen import Facts
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
-    """Where weights come from: a file for the one backbone named, a folder, and whether the network may be used."""
+class Tools:
+    """What to embed with: the backbones that the recipe names, or all at hand to choose from, and how to run them."""
 
-    weights: Path | None = None
-    weights_dir: Path | None = None
-    offline: bool = False
+    backbones: tuple[Backbone, ...]
+    plan: Plan
+
+
+def find_tools(
+    recipe: Recipe, *, weights: Path | None = None, weights_dir: Path | None = None, offline: bool = False
+) -> Tools:
+    """Find them, or download them, before any long work. Raises `BackboneError`, `RecipeError`."""
+    plan = choose_plan(recipe.device, recipe.precision)
+    if recipe.backbone == "auto" and weights is None:
+        return Tools(tuple(all_at_hand(weights_dir)), plan)
+    names = [""] if recipe.backbone == "auto" else recipe.backbone.split("+")
+    found = [find_backbone(name, weights=weights, weights_dir=weights_dir, offline=offline) for name in names]
+    return Tools(tuple(found), plan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,20 +100,20 @@ def learn(
     recipe: Recipe,
     *,
     test: float,
-    place: Place,
+    tools: Tools,
     clock: Clock,
 ) -> Learned:
     """Learn from usable pictures, `sources` in the order of `given`, with what was seen of them, `facts`.
 
     `test` is the share that is kept out where the data brings no test side; with 0 there is none. Raises `BadSplit`,
-    `BackboneError`, `WriteError`.
+    `BackboneError` (weights that do not fit), `WriteError`.
     """
     sides = ("train", "val", "test") if test else ("train", "val")
     dataset = make_split(given, seed=recipe.seed, val=recipe.val, test=test)
     _require_sides(dataset, sides)
     clock.lap("look")
-    plan = choose_plan(recipe.device, recipe.precision)
-    views, trials = _views(dataset, sources, facts, plan, recipe, place, clock)
+    plan = tools.plan
+    views, trials = _views(dataset, sources, facts, tools, recipe, clock)
     clock.lap("choose")
     features, failed = embed_files(sources, [f.sha256 for f in facts], views, plan)
     if failed:
@@ -125,9 +136,8 @@ def _views(
     dataset: Dataset,
     sources: Sequence[Source],
     facts: Sequence[Facts],
-    plan: Plan,
+    tools: Tools,
     recipe: Recipe,
-    place: Place,
     clock: Clock,
 ) -> tuple[list[View], tuple[Trial, ...]]:
     """The backbones to embed with: those named, or the better ones of all that are at hand, by small subsets."""
@@ -137,10 +147,9 @@ def _views(
         size = recipe.image_size or fitting_size(backbone.preprocess.image_size, sides)
         return View(backbone, fitted_spec(backbone, size, recipe.resize))
 
-    if recipe.backbone != "auto" or place.weights is not None:
-        names = [""] if recipe.backbone == "auto" else recipe.backbone.split("+")
-        return [view(find_backbone(name, **vars(place))) for name in names], ()
-    candidates = [view(b) for b in all_at_hand(place.weights_dir)]
+    candidates = [view(backbone) for backbone in tools.backbones]
+    if recipe.backbone != "auto" or len(candidates) == 1:
+        return candidates, ()
     known = np.flatnonzero(np.isin(dataset.split, ("train", "val"))).tolist()
     choice = choose_views(
         candidates,
@@ -148,7 +157,7 @@ def _views(
         [facts[i].sha256 for i in known],
         dataset.labels[known],
         len(dataset.classes),
-        plan,
+        tools.plan,
         seconds=seconds(recipe.budget) - clock.elapsed,
         total=len(dataset),
         seed=recipe.seed,

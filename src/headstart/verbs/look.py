@@ -44,7 +44,7 @@ class Looked:
     def unreadable(self) -> dict[str, str]:
         """{path: reason} of the pictures that cannot be used, rows of a table without a file among them."""
         bad = {p: f.reason for p, f in zip(self.everything.paths, self.everything_facts, strict=True) if f.reason}
-        return bad | {p: reason for p, reason in self.everything.rejected if reason != "not_a_picture_name"}
+        return bad | self.everything.lost
 
     @property
     def fingerprint(self) -> str:
@@ -59,9 +59,9 @@ class Looked:
         return findings(everything, self.everything_facts, near=everything.groups if dataset is not None else None)
 
 
-def look(data: Path | str, *, path_column: str | None = None, label_column: str | None = None) -> Looked:
-    """Open `data` and look at every file. Raises `DataError` if nothing in it can be used."""
-    everything = open_dataset(data, path_column=path_column, label_column=label_column)
+def look(data: Path | str, *, opened: Dataset | None = None) -> Looked:
+    """Open `data`, if that was not done already, and look at every file. Raises `DataError` if nothing can be used."""
+    everything = open_dataset(data) if opened is None else opened
     facts = screen([everything.file(i) for i in range(len(everything))])
     keep = usable(facts)
     if not keep.any():
@@ -71,7 +71,8 @@ def look(data: Path | str, *, path_column: str | None = None, label_column: str 
             hint=f"`headstart check {data}` says what is wrong with each.",
         )
     if not keep.all():
-        log.warning("%s of %s files cannot be used and are left out.", f"{(~keep).sum():,}", f"{len(keep):,}")
+        bad = int((~keep).sum())
+        log.warning("%s of %s files cannot be used; left out.", f"{bad:,}", f"{len(keep):,}")
     good = tuple(f for f, k in zip(facts, keep, strict=True) if k)
     dataset = everything.take(keep)
     dataset = replace(dataset, groups=copies(dataset, good))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,25 +77,28 @@ def predict(run: Path, *paths: Path, out: Path | None = None) -> Predicted:
     if out is not None:
         check_out_file(Path(out))
     classifier = load_classifier(Path(run))
-    files, names = pictures_at(paths)
+    files, names, lost = pictures_at(paths)
     predictions = predict_files(classifier, files, names)
+    predictions = replace(predictions, errors={**lost, **predictions.errors})
     if out is not None:
         write_predictions(Path(out), predictions)
     return Predicted(predictions, classifier, str(out or ""))
 
 
-def pictures_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str]]:
-    """Files and the names they go by: a file by its path as given, one in a folder by folder/relative path."""
+def pictures_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str], dict[str, str]]:
+    """Files, the names they go by (a path as given, or folder/relative path), and {name: reason} of what is no file."""
     files: list[Path] = []
     names: list[str] = []
+    lost: dict[str, str] = {}
     for given in map(Path, paths):
         if given.is_dir():
             found = open_dataset(given)
             files += [found.file(i) for i in range(len(found))]
             names += [(given / p).as_posix() for p in found.paths]
+            lost |= {(given / p).as_posix(): reason for p, reason in found.lost.items()}
         elif given.exists():
             files.append(given)
             names.append(given.as_posix())
         else:
             raise MissingData(f"{given}: there is no such picture or folder.", hint=nearest(given))
-    return files, names
+    return files, names, lost

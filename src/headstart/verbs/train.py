@@ -9,6 +9,7 @@ the same head is fitted again on train and val together, and the test side is lo
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
@@ -20,8 +21,9 @@ import numpy as np
 import headstart
 from headstart.columns import plain
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
-from headstart.data.dataset import Dataset, hash_rows, require_trainable
+from headstart.data.dataset import Dataset, hash_rows, open_dataset, require_trainable
 from headstart.data.split import read_split, split_hash, write_split
+from headstart.errors import WriteError
 from headstart.files import check_replaceable, folder_aside, sha256_file, write_csv, write_json, write_text
 from headstart.judge.metrics import Metrics, judge
 from headstart.model.classifier import Classifier, save_classifier
@@ -30,7 +32,7 @@ from headstart.training.choose import Trial
 from headstart.training.fit import Fitted
 from headstart.training.recipe import Recipe
 from headstart.verbs.card import model_card
-from headstart.verbs.learn import Clock, Place, learn
+from headstart.verbs.learn import Clock, find_tools, learn
 from headstart.verbs.look import Looked, look
 
 
@@ -98,11 +100,13 @@ def train(
     clock = Clock()
     out = Path(out)
     check_replaceable(out)
-    looked = look(data)
+    _check_outside(out, Path(data))
+    opened = open_dataset(data)
+    tools = find_tools(recipe, weights=weights, weights_dir=weights_dir, offline=offline)
+    looked = look(data, opened=opened)
     require_trainable(looked.dataset)
     given = read_split(Path(split), looked.dataset) if split is not None else looked.dataset
-    place = Place(weights, weights_dir, offline)
-    learned = learn(given, looked.files, looked.facts, recipe, test=recipe.test, place=place, clock=clock)
+    learned = learn(given, looked.files, looked.facts, recipe, test=recipe.test, tools=tools, clock=clock)
     classifier, dataset = learned.classifier, learned.dataset
     classes = dataset.classes
     val = judge(learned.val_logits_NK, learned.val_labels_N, classes, seed=recipe.seed)
@@ -121,6 +125,15 @@ def train(
         write_json(folder / "metrics.json", {"test": test.to_json(), "val": val.to_json(), "seconds": clock.laps})
         write_text(folder / "README.md", model_card(classifier, test, val, found))
     return Run(str(out), classifier, test, val, found, clock.laps)
+
+
+def _check_outside(out: Path, data: Path) -> None:
+    """Raise `WriteError` if the run would lie among the pictures, and be taken for a class the next time."""
+    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise WriteError(
+            f"{out}: lies inside the data ({data}), where the next training would take it for pictures.",
+            hint=f"Choose an --out outside of it, such as {data.resolve().parent / 'run'}.",
+        )
 
 
 def _predict(classifier: Classifier, features: Sequence[np.ndarray], dataset: Dataset) -> Predictions:
@@ -142,9 +155,10 @@ def _labelled(predictions: Predictions, dataset: Dataset, side: str) -> tuple[np
 def _provenance(data: Path, dataset: Dataset, looked: Looked, recipe: Recipe, fitted: Fitted) -> dict[str, Any]:
     """What a run folder says of where it comes from: enough for `headstart reproduce`."""
     packages = ("headstart", "numpy", "openvino", "pillow", "timm", "torch")
+    strength = None if math.isnan(fitted.head.strength) else fitted.head.strength
     return {
         "approach": recipe.approach,
-        "head": {"kind": fitted.head.kind, "strength": fitted.head.strength},
+        "head": {"kind": fitted.head.kind, "strength": strength},
         "recipe": recipe.as_dict(),
         "seed": recipe.seed,
         "data": {"path": str(data), "pictures": len(dataset), "fingerprint": looked.fingerprint},

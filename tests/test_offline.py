@@ -1,0 +1,116 @@
+"""`--offline` opens no socket, and neither does anything else that was given its weights as files.
+
+Each verb runs as a user runs it, in a process in which every way to the network raises; compiled networks are made there
+too, so that torch, timm and OpenVINO do all that they would do on a first run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headstart.cli import VERBS
+
+FORBIDDEN = """
+import json, os, sys
+
+attempts = []
+
+def forbid(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg",
+                 "socket.bind", "urllib.Request", "http.client.connect"):
+        attempts.append(f"{event} {[arg for arg in args if isinstance(arg, (str, int, tuple))]}")
+        raise OSError(f"a test forbids {event}")
+
+sys.addaudithook(forbid)
+from headstart.cli import run
+codes = []
+for words in json.loads(sys.stdin.read()):
+    os.environ["HEADSTART_CACHE"] = words.pop(0)
+    before = len(attempts)
+    print("\\n$", *words, file=sys.stderr)
+    codes.append([words[0], run(words), attempts[before:]])
+print("\\n" + json.dumps(codes))
+"""
+
+
+def without_network(commands: list[list[str]], tmp_path: Path) -> tuple[list[Any], str]:
+    """Run command lines (their cache folder first) in one process without network: [verb, exit code, attempts], stderr."""
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "empty-hub")}
+    ended = subprocess.run(
+        [sys.executable, "-c", FORBIDDEN],
+        input=json.dumps(commands), env=environment, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1]), ended.stderr
+
+
+def all_verbs(cache: Path, out: Path, photos: Path, weights: Path, *more: str) -> list[list[str]]:
+    run, picture = str(out / "run"), str(photos / "class0" / "000.jpg")
+    given = ["--weights-dir", str(weights), *more]
+    commands = [
+        ["train", str(photos), "--out", run, *given],
+        ["embed", str(photos), "--out", str(out / "f.safetensors"), *given],
+        ["evaluate", run, str(photos), *more],
+        ["predict", run, picture, "--json", *more],
+        ["check", str(photos), *more],
+        ["split", str(photos), "--out", str(out / "split.csv"), *more],
+        ["backbones", *given],
+        ["reproduce", run, *given],
+    ]
+    return [[str(cache), *words] for words in commands]
+
+
+def test_no_verb_opens_a_socket(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
+    commands = []
+    for name, more in (("offline", ["--offline"]), ("given", [])):  # both with an empty cache
+        commands += all_verbs(tmp_path / f"{name}-cache", tmp_path / name, photos, tiny_weights, *more)
+    answers, stderr = without_network(commands, tmp_path)
+    assert {verb for verb, _, _ in answers} == set(VERBS)
+    for verb, code, attempts in answers:
+        assert (verb, code, attempts) == (verb, 0, []), stderr
+    graphs = list((tmp_path / "offline-cache" / "graphs").glob("*.graph"))
+    assert len(graphs) == 2  # they were made there, by torch, timm and OpenVINO
+
+
+def test_offline_a_download_that_is_needed_is_refused_in_plain_words(tmp_path: Path, photos: Path) -> None:
+    out = ["--out", str(tmp_path / "run"), "--offline"]
+    (tmp_path / "weights").mkdir()
+    commands = [
+        ["train", str(photos), *out],
+        ["train", str(photos), *out, "--weights-dir", str(tmp_path / "weights")],
+        ["train", str(photos), *out, "--backbone", "resnet18.a1_in1k"],
+        ["embed", str(photos), "--offline", "--backbone", "resnet18"],
+    ]
+    commands.append(["embed", str(photos), "--backbone", "resnet18.a1_in1k"])  # not offline: what the watch should see
+    answers, stderr = without_network([[str(tmp_path / "cache"), *words] for words in commands], tmp_path)
+    (_, code, attempts) = answers.pop()
+    assert code == 1
+    assert any("huggingface" in attempt for attempt in attempts), attempts
+    assert [(code, attempts) for _, code, attempts in answers] == [(1, [])] * 4, stderr
+    assert "Traceback" not in stderr
+    nothing = (
+        "MissingWeights: No backbone's weights are on this machine.\n"
+        "  Name one to download it (--backbone resnet34), or give a folder of weights with --weights-dir.\n"
+    )
+    assert stderr.count(nothing) == 2
+    needed = (
+        "MissingWeights: resnet18.a1_in1k: its weights are not on this machine, and offline nothing is downloaded.\n"
+    )
+    assert stderr.count(needed) == 2
+    assert stderr.count("or run once without --offline.") == 2
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_takes_offline(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from headstart.cli import run
+
+    assert run([verb, "--help"]) == 0
+    assert "--offline" in capsys.readouterr().out
