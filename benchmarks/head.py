@@ -110,7 +110,9 @@ def main() -> None:
     print(f"{'refit on all':34s} {done - found:8.2f} s")
     if embedding:
         part = (done - started) / embedding
-        print(f"{'embedding the same pictures':34s} {embedding:8.2f} s: search and refit together cost {part:.1%} of it")
+        print(
+            f"{'embedding the same pictures':34s} {embedding:8.2f} s: search and refit together cost {part:.1%} of it"
+        )
     for kind in dict.fromkeys(row.kind for row in rows):
         mine = [row for row in rows if row.kind == kind]
         best = min(mine, key=lambda row: row.val_log_loss)

@@ -158,7 +158,7 @@ def test_what_is_cut_out_lies_in_the_picture(width: int, height: int, image_size
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
     shorter = min(width, height)
-    assert abs((right - left) - shorter * crop_pct) <= shorter / image_size + 1e-9
+    assert abs((right - left) - shorter * crop_pct) <= 2 * shorter / image_size + 1e-9
     assert abs((left + right) - width) <= 2 * shorter / image_size + 1e-9
 
 

@@ -46,6 +46,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(words: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
+    try:
+        return _run(words)
+    except KeyboardInterrupt:
+        print("Stopped. What was embedded so far is kept: the same command goes on from there.", file=sys.stderr)
+        return 130
+
+
+def _run(words: Sequence[str]) -> int:
     from cyclopts import CycloptsError
 
     try:
@@ -56,9 +64,6 @@ def run(words: Sequence[str]) -> int:
     except HeadstartError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("Stopped. What was embedded so far is kept: the same command goes on from there.", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` closed it: nothing to say, nowhere to
         return 0

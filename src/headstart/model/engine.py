@@ -9,13 +9,15 @@ The batch is small and of one fixed shape, and short batches are padded: a pictu
 bit whatever company it is embedded in, so interrupted work resumes to equal numbers. On CPUs large batches buy
 nothing (16 and 32 were slower than 4 and 8 here).
 
-OpenVINO's `convert_model` is not used: it traces three times (7 s against 0.8 s) and reports its use over the network.
+OpenVINO's `convert_model` is not used: it traces three times (7 s against 0.8 s) and reports its use over the network,
+as importing OpenVINO does (see `_openvino`).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -162,11 +164,9 @@ class OpenVinoSession:
     """See `Session`."""
 
     def __init__(self, request: Any, shape: tuple[int, ...]) -> None:
-        import openvino
-
         self.pixels = np.zeros(shape, np.uint8)
         self._request = request
-        request.set_input_tensor(openvino.Tensor(self.pixels, shared_memory=True))
+        request.set_input_tensor(_openvino().Tensor(self.pixels, shared_memory=True))
 
     def run(self) -> np.ndarray:
         """float32 (batch, feature_dim)."""
@@ -255,7 +255,7 @@ def _module_with_classifier(backbone: Backbone, spec: Preprocess) -> tuple[Any, 
 
 
 def _compile(backbone: Backbone, spec: Preprocess, plan: Plan) -> tuple[dict[str, Any], bytes]:
-    import openvino
+    openvino = _openvino()
     import torch
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
@@ -311,10 +311,27 @@ def _settings(plan: Plan) -> dict[str, Any]:
 
 
 @cache
-def _core() -> Any:
-    import openvino
+def _openvino() -> Any:
+    """The package, imported without its telemetry.
 
-    return openvino.Core()
+    Whoever imports OpenVINO 2026.4 with `openvino_telemetry` installed starts a process that reports the import to
+    Google Analytics. Without that package OpenVINO takes a stub of its own, so for the time of the import it is hidden.
+    """
+    hidden = "openvino_telemetry" not in sys.modules
+    if hidden:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino
+        import openvino.frontend
+    finally:
+        if hidden:
+            del sys.modules["openvino_telemetry"]
+    return openvino
+
+
+@cache
+def _core() -> Any:
+    return _openvino().Core()
 
 
 def _engine_version(plan: Plan) -> Sequence[str]:
@@ -322,9 +339,7 @@ def _engine_version(plan: Plan) -> Sequence[str]:
         import torch
 
         return [torch.__version__, torch.cuda.get_device_name() if plan.device == "cuda" else "cpu"]
-    import openvino
-
-    return [openvino.__version__, str(_core().get_property("CPU", "FULL_DEVICE_NAME")), str(cores())]
+    return [_openvino().__version__, str(_core().get_property("CPU", "FULL_DEVICE_NAME")), str(cores())]
 
 
 def _has_cuda_driver() -> bool:

@@ -12,7 +12,7 @@ from headstart.model.classifier import Part
 from headstart.model.features import View
 from headstart.model.heads import KINDS, LinearHead, refit
 from headstart.model.search import SearchRow, search_head
-from headstart.progress import log
+from headstart.progress import bar, log
 from headstart.training.choose import Trial
 from headstart.training.recipe import Recipe
 
@@ -70,14 +70,16 @@ def fit_heads(
         sets.append(tuple(range(len(views))))
     best: Fitted | None = None
     trials: list[Trial] = []
-    for members in sets:
-        fitted, rows = _fit_one(
-            [views[i] for i in members], [features[i] for i in members], labels_N, train, val, n_classes, recipe
-        )
-        trials += rows
-        needed = 1 - FUSING_GAIN if len(members) > 1 else 1.0
-        if best is None or fitted.log_loss < needed * best.log_loss:
-            best = fitted
+    with bar("Fitting last layers", len(sets)) as advance:
+        for members in sets:
+            fitted, rows = _fit_one(
+                [views[i] for i in members], [features[i] for i in members], labels_N, train, val, n_classes, recipe
+            )
+            trials += rows
+            needed = 1 - FUSING_GAIN if len(members) > 1 else 1.0
+            if best is None or fitted.log_loss < needed * best.log_loss:
+                best = fitted
+            advance(1)
     if best is None:
         raise ValueError("no views were given")
     names = " + ".join(v.backbone.name for v in best.views)
