@@ -235,7 +235,9 @@ def test_names_that_are_not_unicode_make_json_all_the_same(tmp_path: Path) -> No
     assert done.stdout.startswith("4 files, 4 usable, 2 classes: caf\\udce9\\nbar 2, class0 2\n")
 
 
-def test_no_process_reports_what_is_used(tmp_path: Path, photos: Path, tiny_weights: Path, run_folder: Path) -> None:
+def test_no_process_reports_what_is_used(
+    tmp_path: Path, photos: Path, tiny_weights: Path, run_folder: Path, warm: Path
+) -> None:
     """Importing OpenVINO would send an event from a child process, and leave a file in the home folder."""
     program = (
         "import sys\nfrom multiprocessing.process import BaseProcess\nstarted = []\n"

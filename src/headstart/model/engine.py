@@ -20,6 +20,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -138,7 +139,10 @@ def open_network(backbone: Backbone, spec: Preprocess, plan: Plan) -> Network:
         log.info(
             "Compiling %s for this processor at %d px (%s); kept for next time.", backbone.name, spec.image_size, plan
         )
-        info, blob = _compile(backbone, spec, plan)
+        with ThreadPoolExecutor(
+            1
+        ) as aside:  # Ctrl-C must not reach Python code that OpenVINO's C++ calls: it would abort
+            info, blob = aside.submit(_compile, backbone, spec, plan).result()
         write_cache(path, _graph_bytes(info, blob))
     else:
         info, blob = graph
