@@ -131,7 +131,7 @@ def leave_one_out_score(values_ND: np.ndarray, labels_N: np.ndarray, n_classes: 
     smoothing = 1 / (len(labels_N) + 2)  # as if one more picture had failed
     losses = [tempered_log_loss(x, labels_N, smoothing=smoothing)[0] for x in logits_SNK]
     best = int(np.argmin(losses))
-    return losses[best], float((logits_SNK[best].argmax(1) == labels_N).mean())
+    return max(losses[best], 0.0), float((logits_SNK[best].argmax(1) == labels_N).mean())
 
 
 def stratified_order(labels_N: np.ndarray, seed: int) -> np.ndarray:
