@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def test_pictures_are_never_enlarged_much_nor_the_input_beyond_the_backbones_own
 def test_the_backbone_that_tells_the_classes_apart_is_chosen(
     photos: Path, tiny_weights: Path, own_cache: Path, warm_cache: Path
 ) -> None:
+    shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
     files = sorted(photos.rglob("*.jpg"))
     labels = np.array([int(f.parent.name[-1]) for f in files])
     views = [View(b, b.preprocess) for b in at_hand(weights_dir=tiny_weights)]

@@ -36,8 +36,9 @@ TEXT = {"capture_output": True, "text": True, "encoding": "utf-8", "check": Fals
 def run_folder(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weights: Path, warm_cache: Path) -> Path:
     """A run on `photos` with the tiny weights, for verbs that need one."""
     out = tmp_path_factory.mktemp("cli") / "run"
+    shutil.copytree(warm_cache, out.parent / "cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEADSTART_CACHE", str(warm_cache))
+        patch.setenv("HEADSTART_CACHE", str(out.parent / "cache"))
         headstart.train(photos, out=out, weights_dir=tiny_weights)
     return out
 
