@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=160)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--times", type=int, default=3, help="how often each picture is taken, so that starting up fades")
     parser.add_argument("--memory", type=int, nargs="*", default=[1_000, 50_000], metavar="N")
     parser.add_argument("--one-memory-run", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -50,7 +51,7 @@ def main() -> None:
     if options.one_memory_run:
         print(extra_memory(files, view, options.precision, options.one_memory_run))
         return
-    rates(files, view, options.precision, options.rounds)
+    rates(files * options.times, view, options.precision, options.rounds)
     for n in options.memory:
         command = [sys.executable, *sys.argv, "--one-memory-run", str(n)]
         megabytes = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
