@@ -310,8 +310,12 @@ def _read_graph(path: Path) -> tuple[dict[str, Any], bytes] | None:
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
-    streams = min(cores(), 16)
-    return {"INFERENCE_PRECISION_HINT": plan.precision, "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": cores()}
+    return {
+        "INFERENCE_PRECISION_HINT": plan.precision,
+        "NUM_STREAMS": min(cores(), 16),
+        "INFERENCE_NUM_THREADS": cores(),
+        "ENABLE_CPU_PINNING": False,  # the decoding threads float: beside pinned ones, embedding was a tenth slower
+    }
 
 
 @cache
