@@ -1,0 +1,60 @@
+"""A run done again: the same to the digit, or a report of what changed and what came of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import headstart
+from conftest import draw
+from headstart import Recipe
+
+RECIPE = Recipe(backbone="test_resnet.a", head="lda")
+
+
+@pytest.fixture
+def trained(
+    tmp_path: Path, photos: Path, tiny_weights: Path, own_cache: Path, warm_cache: Path
+) -> tuple[Path, Path, Path]:
+    """(run, data, weights): copies that a test may change."""
+    shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
+    data, weights = shutil.copytree(photos, tmp_path / "data"), shutil.copytree(tiny_weights, tmp_path / "weights")
+    headstart.train(data, out=tmp_path / "run", recipe=RECIPE, weights_dir=weights)
+    return tmp_path / "run", data, weights
+
+
+def test_nothing_changed(trained: tuple[Path, Path, Path]) -> None:
+    run, _, weights = trained
+    again = headstart.reproduce(run, weights_dir=weights)
+    assert (again.same, again.causes) == (True, [])
+    assert again.table().startswith("Identical: ")
+
+
+def test_a_picture_was_changed_another_is_gone_and_one_is_new(trained: tuple[Path, Path, Path]) -> None:
+    run, data, weights = trained
+    draw(2, 777).save(data / "class0" / "003.jpg")
+    (data / "class1" / "005.jpg").unlink()
+    draw(1, 778).save(data / "class1" / "new.jpg")
+    again = headstart.reproduce(run, weights_dir=weights)
+    assert again.causes[:3] == [
+        "1 picture gone: 'class1/005.jpg'",
+        "1 picture new: 'class1/new.jpg'",
+        "1 picture changed (other bytes): 'class0/003.jpg'",
+    ]
+    assert not again.same
+    assert "differ" in " ".join(again.effects)
+
+
+def test_other_weights_of_the_same_name(trained: tuple[Path, Path, Path]) -> None:
+    run, _, weights = trained
+    file = weights / "test_resnet.a.safetensors"
+    tensors = {k: v + np.float32(0.05) if v.dtype == np.float32 else v for k, v in load_file(file).items()}
+    save_file(tensors, file)
+    again = headstart.reproduce(run, weights_dir=weights)
+    assert [c for c in again.causes if c.startswith("weights of test_resnet.a: SHA-256 ")] == again.causes
+    assert not again.same
+    assert "NOT identical." in again.table()
