@@ -40,7 +40,9 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=160)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--times", type=int, default=3, help="how often each picture is taken, so that starting up fades")
+    parser.add_argument(
+        "--times", type=int, default=3, help="how often each picture is taken, so that starting up fades"
+    )
     parser.add_argument("--memory", type=int, nargs="*", default=[1_000, 50_000], metavar="N")
     parser.add_argument("--one-memory-run", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
