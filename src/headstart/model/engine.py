@@ -6,8 +6,8 @@ Later processes load it in some 30 ms and never import torch. Measured on 2 core
 pictures/s): f32 420, bf16 840; building takes about a second, most of it tracing.
 
 The batch is small and of one fixed shape, and short batches are padded: a picture's features are then the same to the
-bit whatever company it is embedded in, so interrupted work resumes to equal numbers. On CPUs large batches buy
-nothing (16 and 32 were slower than 4 and 8 here).
+bit whatever company it is embedded in (tests check it for CPUs; CUDA was not at hand), so interrupted work resumes to
+equal numbers. On CPUs large batches buy nothing (16 and 32 were slower than 4 and 8 here).
 
 OpenVINO's `convert_model` is not used: it traces three times (7 s against 0.8 s) and reports its use over the network,
 as importing OpenVINO does (see `_openvino`).

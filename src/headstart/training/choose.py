@@ -7,8 +7,8 @@ scored by its exact leave-one-out log-loss, which needs no held-out pictures and
 them. Scores that try to predict transfer without fitting (LogME and its kin) are not used: k-NN beat 23 of them in
 42,000 runs (arXiv 2503.18528).
 
-Cost, with five candidates of one size: each embeds about a tenth of the pictures, so choosing and running the better
-two costs about 1.8 times the best one alone. What was embedded stays in the cache, so survivors do not pay twice.
+Cost, measured with five candidates on 7,078 pictures (compiled before): choosing and embedding with the better two took
+35 s, the best one alone 17 s. What was embedded stays in the cache, so survivors do not pay twice.
 """
 
 from __future__ import annotations
