@@ -27,7 +27,7 @@ from headstart.data.dataset import open_dataset
 from headstart.files import sha256_file
 from headstart.model.backbones import find_backbone
 from headstart.model.engine import Network, choose_plan, cores, open_network
-from headstart.model.features import View, embed_files
+from headstart.model.features import WORKERS_PER_CORE, View, embed_files
 from headstart.vision.preprocess import Preprocess, read_pixels
 
 
@@ -126,8 +126,8 @@ def run_model(network: Network, pictures: int, batch: int) -> None:
 
 
 def in_threads(work: Callable[[], None]) -> None:
-    """Run `work` in 2 x cores threads and wait for them."""
-    threads = [threading.Thread(target=work) for _ in range(2 * cores())]
+    """Run `work` in as many threads as the pipeline has, and wait for them."""
+    threads = [threading.Thread(target=work) for _ in range(WORKERS_PER_CORE * cores())]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,8 +1,8 @@
 """Pictures to feature vectors: the costly step of frozen-backbone training, so it runs once per picture and is kept.
 
 Each worker thread decodes a small batch straight into its session's input and then runs the network on it itself; with
-more workers than the network has streams, some decode while others compute, and no queue stands between them. Memory is
-a few batches, whatever the number of pictures, beyond the features themselves.
+four workers for each of the network's streams, batches wait for the network and never the network for a batch, and no
+queue stands between them. Memory is a few batches, whatever the number of pictures, beyond the features themselves.
 
 Several backbones that see the same pixels (equal `Preprocess.geometry`) share one decoding.
 
@@ -36,6 +36,9 @@ from headstart.vision.preprocess import Preprocess, read_pixels
 
 SHARD_ROWS = 4096
 SHARD_SECONDS = 20.0
+
+WORKERS_PER_CORE = 4
+"""Two gave 0.95 of the serial bound, three and four 1.01, six 0.98 (medians of nine rounds; LOG.md)."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ class _Work:
         batches = iter([wanted[i : i + self.batch] for i in range(0, len(wanted), self.batch)])
         threads = [
             threading.Thread(target=self._guarded, args=(batches, advance), daemon=True)
-            for _ in range(min(2 * cores(), -(-len(wanted) // self.batch)))
+            for _ in range(min(WORKERS_PER_CORE * cores(), -(-len(wanted) // self.batch)))
         ]
         for thread in threads:
             thread.start()
