@@ -13,11 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart.errors import RecipeError
-from headstart.files import sha256_file
+from headstart.files import sha256_bytes, sha256_file
 from headstart.model.backbones import Backbone, at_hand
 from headstart.model.engine import Plan, choose_plan, network_key
-from headstart.model.features import View
-from headstart.training.choose import choose_views, fitting_size, leave_one_out_score, stratified_order
+from headstart.model.features import FeatureStore, View
+from headstart.training.choose import (
+    Choice,
+    beginning,
+    choose_views,
+    fitting_size,
+    leave_one_out_score,
+    stratified_order,
+)
 from headstart.training.fit import fit_heads, refit_on
 from headstart.training.recipe import Recipe, seconds
 from headstart.vision.preprocess import Preprocess
@@ -67,6 +74,59 @@ def test_the_backbone_that_tells_the_classes_apart_is_chosen(
     assert losses[choice.views[0].backbone.name] == min(losses.values())
     hurried = choose_views(views, *arguments, seconds=0.0, total=42)
     assert hurried.views == choice.views[:1]
+
+
+def chosen(features: list[np.ndarray], labels: np.ndarray, *, budget: float = 1e9) -> Choice:
+    """The choice among candidates whose features are in the cache already, in the order of `features`."""
+    sha256s = [sha256_bytes(str(i).encode()) for i in range(len(labels))]
+    views = [View(replace(BACKBONE, name=f"net.{i}", sha256=f"{i:064x}"), Preprocess()) for i in range(len(features))]
+    for view, values in zip(views, features, strict=True):
+        FeatureStore(network_key(view.backbone, view.spec, PLAN)).keep([bytes.fromhex(s) for s in sha256s], values)
+    files = [Path(f"{i}.jpg") for i in range(len(labels))]
+    classes = int(labels.max()) + 1
+    return choose_views(views, files, sha256s, labels, classes, PLAN, seconds=budget, total=len(labels))
+
+
+def names(choice: Choice) -> list[str]:
+    return [view.backbone.name for view in choice.views]
+
+
+@pytest.mark.parametrize("candidates", [4, 5, 8, 13])
+def test_the_best_is_found_with_a_quarter_of_the_pictures_and_the_second_is_what_adds_to_it(candidates: int) -> None:
+    spreads = [3.5, 3.0, 3.2, *np.linspace(6, 20, candidates - 3)]
+    made = [clouds(700, 20, 3, seed, spread) for seed, spread in enumerate(spreads)]
+    features, labels = [x for x, _ in made], made[0][1]
+    noise = np.random.default_rng(0).normal(size=features[1].shape)
+    features[2] = (features[1] + noise).astype(np.float32)  # better than net.0, but it errs as the best one does
+    choice = chosen(features, labels)
+    pictures = {t.backbone: t.pictures for t in choice.trials if "+" not in t.backbone}  # of each one's last stage
+    assert names(choice) == ["net.1", "net.0"]
+    assert len(pictures) == candidates
+    assert sum(pictures.values()) <= 0.25 * 700 * candidates
+    assert sorted(pictures.values())[-3:] == [max(pictures.values())] * 3
+
+
+def test_when_time_is_short_the_first_stage_decides() -> None:
+    made = [clouds(700, 20, 3, seed, spread) for seed, spread in enumerate((9.0, 2.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0))]
+    choice = chosen([x for x, _ in made], made[0][1], budget=0.0)
+    assert names(choice) == ["net.1"]
+    assert len({t.pictures for t in choice.trials}) == 1
+
+
+def test_a_class_of_three_pictures_among_a_thousand_is_not_missed() -> None:
+    made = [clouds(2000, 10, 2, seed, spread) for seed, spread in enumerate((2.0, 0.5, 2.0, 2.0))]
+    keep = (made[0][1] == 0) | (np.arange(2000) < 6)
+    labels = made[0][1][keep]
+    assert names(chosen([x[keep] for x, _ in made], labels))[0] == "net.1"
+    assert np.bincount(labels[beginning(stratified_order(labels, 0), labels, 100)]).tolist() == [100, 2]
+
+
+def test_of_few_pictures_all_are_used() -> None:
+    made = [clouds(60, 20, 3, seed, 1.0 + seed) for seed in range(2)]
+    choice = chosen([x for x, _ in made], made[0][1])
+    assert names(choice) == ["net.0", "net.1"]
+    assert [t.pictures for t in choice.trials] == [60, 60]
+    assert chosen([made[0][0]], made[0][1]).trials == ()
 
 
 def test_a_second_backbone_is_fused_when_it_adds_something_and_only_then() -> None:
@@ -149,7 +209,7 @@ def test_budgets_are_times(text: str, expected: float) -> None:
         ),
         ({"budget": "soon"}, "budget 'soon' is not a time: expected a number and s, m or h.\n  For example 2m or 2h."),
         ({"val": 1.5}, "val 1.5 cannot be used: expected a part between 0 and 1, such as 0.2."),
-        ({"image_size": 4}, "image_size 4 cannot be used: expected 8 to 4096 pixels, or 0."),
+        ({"image_size": 4}, "image_size 4 cannot be used: expected 8 to 4096 pixels, 0 or -1."),
     ],
 )
 def test_options_that_cannot_work_say_what_can(options: dict, message: str) -> None:

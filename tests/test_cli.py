@@ -119,7 +119,7 @@ def test_examples_can_be_parsed(verb: str) -> None:
         (
             "trian photos --out run",
             'headstart: Unknown command "trian". Did you mean "train"? Available commands: check, split, backbones, '
-            "embed, train, evaluate, predict, reproduce.\n  `headstart --help` lists the commands.\n",
+            "embed, train, compare, evaluate, predict, ...\n  `headstart --help` lists the commands.\n",
         ),
         (
             "train photos --out run --backbon resnet34",
@@ -184,6 +184,7 @@ def json_commands(photos: Path, run: Path, out: Path, weights: Path) -> dict[str
         "backbones": f"backbones --weights-dir {weights}",
         "embed": f"embed {photos} --weights-dir {weights} --out {out / 'features.safetensors'}",
         "train": f"train {photos} --weights-dir {weights} --backbone test_resnet.a --out {out / 'run'}",
+        "compare": f"compare {photos} --weights-dir {weights} --recipes linear --out {out / 'comparison'}",
         "evaluate": f"evaluate {run} {photos} --out {out / 'evaluated'}",
         "predict": f"predict {run} {photos} {one} --out {out / 'predictions.csv'}",
         "reproduce": f"reproduce {run} --weights-dir {weights}",

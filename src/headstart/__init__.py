@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from headstart.model.classifier import Classifier, load_classifier
     from headstart.model.features import Features
     from headstart.model.predictions import Predictions
+    from headstart.training.named import read_recipe
     from headstart.training.recipe import Recipe
     from headstart.verbs.backbones import backbones
     from headstart.verbs.check import check
+    from headstart.verbs.compare import compare
+    from headstart.verbs.compared import Comparison
     from headstart.verbs.embed import embed
     from headstart.verbs.evaluate import evaluate
     from headstart.verbs.predict import predict
@@ -39,6 +42,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Backbone": "headstart.model.backbones",
     "Classifier": "headstart.model.classifier",
+    "Comparison": "headstart.verbs.compared",
     "Dataset": "headstart.data.dataset",
     "Estimate": "headstart.judge.estimate",
     "Features": "headstart.model.features",
@@ -51,12 +55,14 @@ _HOME = {
     "Recipe": "headstart.training.recipe",
     "backbones": "headstart.verbs.backbones",
     "check": "headstart.verbs.check",
+    "compare": "headstart.verbs.compare",
     "embed": "headstart.verbs.embed",
     "evaluate": "headstart.verbs.evaluate",
     "judge": "headstart.judge.metrics",
     "load_classifier": "headstart.model.classifier",
     "open_dataset": "headstart.data.dataset",
     "predict": "headstart.verbs.predict",
+    "read_recipe": "headstart.training.named",
     "reproduce": "headstart.verbs.reproduce",
     "split": "headstart.verbs.split",
     "train": "headstart.verbs.train",
@@ -65,6 +71,7 @@ _HOME = {
 __all__ = [
     "Backbone",
     "Classifier",
+    "Comparison",
     "Dataset",
     "Estimate",
     "Features",
@@ -77,12 +84,14 @@ __all__ = [
     "Recipe",
     "backbones",
     "check",
+    "compare",
     "embed",
     "evaluate",
     "judge",
     "load_classifier",
     "open_dataset",
     "predict",
+    "read_recipe",
     "reproduce",
     "split",
     "train",

@@ -26,11 +26,14 @@ VERBS = {
     "backbones": "List backbones: those with weights on this machine, and with --all or a pattern every one that timm knows.",
     "embed": "Feature vectors of all pictures from a frozen backbone, kept for the next time.",
     "train": "Train a classifier on a folder of labelled pictures: checked, split, calibrated, tested.",
+    "compare": "Compare approaches and backbones on one split, under a total budget, and say which to take.",
     "evaluate": "Judge a trained classifier on labelled pictures: the test side if the data has split folders, else all.",
     "predict": "Predict the class of pictures. Each answer is keyed by its path; unreadable pictures are named.",
     "reproduce": "Train again from a run folder's recipe, split and seed, and compare every prediction.",
 }
 """The verbs with the first sentence of their docstrings (a test compares), so that help need not import them."""
+
+RECIPE_HELP = "Options by the name of a recipe, or from a TOML file; those given beside it on the command line win."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -136,12 +139,14 @@ def help_and_example(function: Callable[..., Any]) -> tuple[str, str]:
 
 
 def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
-    """`function` as a command: with `--json`, its result printed, its dataclass parameters spread into options."""
+    """`function` as a command: with `--json`, its result printed, its parameter `recipe` spread into options."""
     from cyclopts import Parameter
 
     signature = inspect.signature(function, eval_str=True)
 
     def command(*args: Any, as_json: bool = False, needless: bool = False, **kwargs: Any) -> None:
+        if "recipe" in signature.parameters:
+            kwargs = _with_recipe(kwargs)
         result = function(*args, **kwargs)
         print(_document(result.to_json()) if as_json else result.table(), flush=True)
 
@@ -151,7 +156,7 @@ def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
     json_option = inspect.Parameter(
         "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, as_option]
     )
-    parameters = [*(_as_option(p) for p in signature.parameters.values()), json_option]
+    parameters = [option for p in signature.parameters.values() for option in _as_options(p)] + [json_option]
     if "offline" not in signature.parameters:  # scripts may give it to every verb
         as_option = Parameter(
             name="--offline", negative="", show_default=False, help="Never open a socket; this command never does."
@@ -176,16 +181,44 @@ def _document(value: Any) -> str:
     return text
 
 
-def _as_option(parameter: inspect.Parameter) -> inspect.Parameter:
+def _as_options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
     from cyclopts import Parameter
 
     if parameter.name == "recipe":
-        return parameter.replace(annotation=Annotated[parameter.annotation, Parameter(name="*")])
+        return _recipe_options()
     if parameter.annotation is bool:
-        return parameter.replace(annotation=Annotated[bool, Parameter(negative="", show_default=False)])
+        return [parameter.replace(annotation=Annotated[bool, Parameter(negative="", show_default=False)])]
     if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
-        return parameter.replace(kind=inspect.Parameter.POSITIONAL_ONLY)
-    return parameter
+        return [parameter.replace(kind=inspect.Parameter.POSITIONAL_ONLY)]
+    return [parameter]
+
+
+def _recipe_options() -> list[inspect.Parameter]:
+    """`--recipe`, and one option for each field of `Recipe`, in its sections."""
+    from cyclopts import Group, Parameter
+
+    from headstart.training.named import names
+    from headstart.training.recipe import SECTIONS, options
+
+    groups = {title: Group(title, sort_key=place) for place, title in enumerate(SECTIONS.values())}
+    spread: list[tuple[str, type, Any, Parameter]] = []
+    spread.append(("recipe", str, "default", Parameter(help=f"{RECIPE_HELP} Named: {', '.join(names())}.")))
+    for option in options():
+        parameter = Parameter(help=option.text, group=groups[option.section])
+        spread.append((option.name, option.kind, option.default, parameter))
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, parameter])
+        for name, kind, default, parameter in spread
+    ]
+
+
+def _with_recipe(given: dict[str, Any]) -> dict[str, Any]:
+    """A verb's arguments with its recipe made. cyclopts passes on only what was given, so all of that is meant."""
+    from headstart.training.named import read_recipe
+    from headstart.training.recipe import options
+
+    changed = {option.name: given.pop(option.name) for option in options() if option.name in given}
+    return {**given, "recipe": read_recipe(given.pop("recipe", "default"), **changed)}
 
 
 def _named_only(verb: str) -> Callable[..., None]:

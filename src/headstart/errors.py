@@ -15,6 +15,9 @@
     │   ├── MissingRun             there is none
     │   └── DamagedRun             its files are not those that were written
     ├── RecipeError                an option with a value that cannot work
+    ├── TrainingError              a training by gradient descent
+    │   ├── TrainingFailed         it could not be brought to the end of a single round
+    │   └── UnfinishedTraining     an interrupted one lies there, of other pictures or with other options
     ├── WriteError                 a full disk, a missing permission, a folder in the way
     └── MissingExtra               an optional part that is not installed; names the install command
 
@@ -100,6 +103,25 @@ class DamagedRun(RunError):
 
 class RecipeError(HeadstartError):
     """An option with a value that cannot work."""
+
+
+class TrainingError(HeadstartError):
+    """A training by gradient descent."""
+
+
+class TrainingFailed(TrainingError):
+    """It could not be brought to the end of a single round: the loss is not finite, or memory is too small.
+
+    `pictures` are the numbers of the training pictures in the batch at which that showed, if it did at one.
+    """
+
+    def __init__(self, message: str, *, pictures: tuple[int, ...] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.pictures = pictures
+
+
+class UnfinishedTraining(TrainingError):
+    """An interrupted training lies there, of other pictures or with other options, so it cannot be gone on with."""
 
 
 class WriteError(HeadstartError):

@@ -18,6 +18,7 @@ import errno
 import hashlib
 import io
 import json
+import mmap
 import os
 import re
 import shutil
@@ -306,6 +307,26 @@ def temporary_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def scratch_array(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+    """An array for intermediate results, in a file of the cache that has no name: it is gone with the last reference.
+
+    Its room is taken at once, so that a full disk is a `WriteError` here and not a crash later.
+    """
+    import numpy as np
+
+    folder = cache_dir() / "scratch"
+    size = max(int(np.prod(shape)) * np.dtype(dtype).itemsize, 1)
+    with _as_write_error(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+            memory = mmap.mmap(file.fileno(), size)
+    return np.frombuffer(memory, dtype, count=int(np.prod(shape))).reshape(shape)
 
 
 def write_manifest(folder: Path) -> None:

@@ -22,14 +22,14 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.errors import BackboneError, BadWeights, MissingWeights, UnknownBackbone, near_names
 from headstart.model.hub import GIVE_HINT, LIST_HINT, cache_entries, cached, fetch
-from headstart.model.spec import Spec, read_spec, spec_of
+from headstart.model.spec import Spec, check_args, read_spec, spec_of
 from headstart.model.weights import (
     Header,
     check_fits,
@@ -47,9 +47,25 @@ if TYPE_CHECKING:
     import torch
 
 POPULAR_NAMES = {
+    "Xception": "legacy_xception",  # as published; timm's xception41 is DeepLab's "aligned" one
+    "VGG16": "vgg16",
+    "VGG19": "vgg19",
+    "InceptionResNetV2": "inception_resnet_v2",
     "MobileNetV2": "mobilenetv2_100",
+    "NASNetLarge": "nasnetalarge",
+    "ResNet50V2": "resnetv2_50",
+    "ResNet101V2": "resnetv2_101",
+    "ResNet152V2": "resnetv2_152",
+    "InceptionV3": "inception_v3",
+    "DenseNet121": "densenet121",
+    "DenseNet169": "densenet169",
+    "DenseNet201": "densenet201",
+    "ResNet34": "resnet34",
 }
-"""Names from elsewhere (Keras' applications) -> timm's. Upper and lower case do not matter."""
+"""Names from elsewhere (Keras' applications, torchvision) -> timm's. Upper and lower case do not matter."""
+
+RELATIVES = {"legacy_xception": "xception41", "resnetv2_152": "resnetv2_101"}
+"""Of those, the ones that the hub has no safetensors of -> the nearest of which it has."""
 
 
 @dataclass(frozen=True)
@@ -107,15 +123,54 @@ def find_backbone(
     return found
 
 
-def without_weights(name: str) -> Backbone:
-    """The same network with random weights, for training from scratch: source 'random', no file. Imports timm.
+def without_weights(name: str, *, image_size: int = 0, **model_args: Any) -> Backbone:
+    """A network with random weights, for training from scratch: source 'random', no file. Imports timm.
 
-    Raises `UnknownBackbone`.
+    Args:
+        name: As for `find_backbone`, or one of `headstart.model.networks`, such as ``headstart_cnn``.
+        image_size: Side of its pictures in pixels; 0 for its own.
+        model_args: Further arguments of the network, such as ``filters=(16, 32)`` for ``headstart_cnn``.
+
+    Raises `UnknownBackbone`; `BadWeights` for an argument that is not plain.
     """
     name = _plain_name(name)
     cfg = _timm_cfg(name.partition(".")[0])
+    check_args(model_args, name)
     spec = _timm_spec(cfg)
-    return Backbone(name, spec.architecture, (), "random", None, "", spec.preprocess, "none", None, "random weights")
+    preprocess = replace(spec.preprocess, image_size=image_size or spec.preprocess.image_size)
+    args = _args_at(spec.architecture, model_args, image_size)
+    return Backbone(name, spec.architecture, args, "random", None, "", preprocess, "none", None, "random weights")
+
+
+def tuned(backbone: Backbone, weights: Path, *, image_size: int = 0, hidden: Sequence[int] = ()) -> Backbone:
+    """What training made of a backbone: all of the network is in the safetensors file `weights`, from here on its own.
+
+    Args:
+        backbone: What training started from.
+        weights: The state dict of the whole network, its last layer included or not.
+        image_size: Side of the pictures that it was trained on; networks with a fixed input remember it.
+        hidden: Sizes of its dense layers, if it was made by `headstart.model.networks.with_top`.
+
+    Raises `MissingWeights`, `BadWeights`; `BackboneError` for hidden layers around one of our own networks.
+    """
+    header = read_header(weights)
+    architecture, args = backbone.architecture, _args_at(backbone.architecture, backbone.model_args, image_size)
+    if hidden and architecture.startswith("headstart_"):
+        raise BackboneError(f"{backbone.name}: {architecture} has hidden layers of its own, given as an argument.")
+    if hidden:
+        inside = {**dict(args), "architecture": architecture, "hidden": tuple(hidden)}
+        architecture, args = "headstart_top", tuple(sorted(inside.items()))
+    return replace(
+        backbone,
+        architecture=architecture,
+        model_args=args,
+        source="file",
+        weights=weights,
+        sha256=weights_sha256(weights),
+        feature_dim=_feature_dim(header),
+        origin=f"trained here from {backbone.name} ({backbone.origin})",
+        content="",
+    )
 
 
 def _plain_name(name: str) -> str:
@@ -250,7 +305,7 @@ def _on_hub(name: str, folder: Path | None, offline: bool) -> Backbone:
     if not cfg.hf_hub_id:
         raise MissingWeights(
             f"{name}: the hub has no safetensors of it" + (f", only a pickle ({cfg.url})." if cfg.url else "."),
-            hint=f"{GIVE_HINT}, or choose another backbone. {LIST_HINT}",
+            hint=f"{GIVE_HINT}, or choose another backbone{_relative(cfg.architecture)}. {LIST_HINT}",
         )
     repo, _, revision = cfg.hf_hub_id.partition("@")
     wanted = cfg.hf_hub_filename or ""
@@ -266,10 +321,23 @@ def _on_hub(name: str, folder: Path | None, offline: bool) -> Backbone:
     return _hub_entry(name, repo, weights, config, _timm_spec(cfg))
 
 
+def _relative(architecture: str) -> str:
+    return f", such as {RELATIVES[architecture]}" if architecture in RELATIVES else ""
+
+
 # --------------------------------------------------------------------------------------------------------------- timm
+def _timm() -> Any:
+    """timm, which knows our own networks too."""
+    import timm
+
+    import headstart.model.networks  # noqa: F401  (registers them)
+
+    return timm
+
+
 def _timm_cfg(name: str, folder: Path | None = None) -> Any:
     """timm's PretrainedCfg of a name, its default tag for a bare architecture. Raises `UnknownBackbone`."""
-    import timm
+    timm = _timm()
     from timm.models import get_deprecated_models
 
     if name.endswith(".safetensors"):
@@ -385,16 +453,13 @@ def build(
 
 
 def _empty_network(backbone: Backbone, num_classes: int, image_size: int | None) -> torch.nn.Module:
-    import timm
-
+    timm = _timm()
     name = backbone.architecture
     if not timm.is_model(name):
         hint = near_names(name, timm.list_models(), n=1) or LIST_HINT
         raise UnknownBackbone(f"{backbone.name}: its architecture {name!r} is not one that timm has.", hint=hint)
-    args = dict(backbone.model_args)
-    cfg = timm.get_pretrained_cfg(name)
-    if image_size and cfg is not None and cfg.fixed_input_size and image_size != cfg.input_size[1]:
-        args["img_size"] = image_size
+    check_args(dict(backbone.model_args), backbone.name)
+    args = dict(_args_at(name, backbone.model_args, image_size or 0))
     try:
         model: torch.nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **args)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
@@ -403,6 +468,25 @@ def _empty_network(backbone: Backbone, num_classes: int, image_size: int | None)
             hint="Check model_args in the JSON beside the weights, and the image size.",
         ) from error
     return model
+
+
+def _args_at(
+    architecture: str, model_args: Mapping[str, Any] | Iterable[tuple[str, Any]], image_size: int
+) -> tuple[tuple[str, Any], ...]:
+    """A network's arguments for pictures of that size, which those with a fixed input are told; 0 for its own."""
+    timm = _timm()
+    from headstart.model.networks import input_architecture
+
+    args = dict(model_args)
+    cfg = timm.get_pretrained_cfg(input_architecture(architecture, args))
+    if (
+        image_size
+        and cfg is not None
+        and cfg.fixed_input_size
+        and image_size != args.get("img_size", cfg.input_size[1])
+    ):
+        args["img_size"] = image_size
+    return tuple(sorted(args.items()))
 
 
 def _classifier_names(model: torch.nn.Module) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ from headstart.model.backbones import Backbone, build
 from headstart.progress import log
 from headstart.vision.preprocess import Preprocess
 
-GRAPH_VERSION = 3
+GRAPH_VERSION = 4
 MAGIC = b"headstart graph 2"
 
 
@@ -131,6 +131,8 @@ def network_key(backbone: Backbone, spec: Preprocess, plan: Plan) -> str:
 
 def open_network(backbone: Backbone, spec: Preprocess, plan: Plan) -> Network:
     """Load the compiled network from the user's cache, or build it. Raises `BackboneError`."""
+    if backbone.weights is None:  # graphs and features are kept under the hash of the weights
+        raise BackboneError(f"{backbone.name}: has random weights, which have to be saved before it can be used.")
     if plan.engine == "torch":
         return TorchNetwork(backbone, spec, plan)
     path = cache_dir() / "graphs" / f"{network_key(backbone, spec, plan)}.graph"
@@ -186,7 +188,7 @@ class TorchNetwork:
         import torch
 
         module, self.classifier, self.classifier_tail = _module_with_classifier(backbone, spec)
-        self._module = _from_pixels(module, spec).to(plan.device, memory_format=torch.channels_last)
+        self._module = from_pixels(module, spec).eval().to(plan.device, memory_format=torch.channels_last)
         self._plan = plan
         self._shape = (plan.batch, spec.image_size, spec.image_size, 3)
         with torch.inference_mode():
@@ -222,8 +224,11 @@ class TorchSession:
         return values
 
 
-def _from_pixels(module: Any, spec: Preprocess) -> Any:
-    """`module` behind a step that takes uint8 NHWC pixels: scaling, mean and std become two constants of the graph."""
+def from_pixels(module: Any, spec: Preprocess) -> Any:
+    """`module` behind a step that takes uint8 NHWC pixels: scaling, mean and std become two constants of the graph.
+
+    With the spec's `tta` flip, what comes out is the mean over a picture and its mirror image.
+    """
     import torch
 
     class FromPixels(torch.nn.Module):
@@ -235,10 +240,13 @@ def _from_pixels(module: Any, spec: Preprocess) -> Any:
             self.module = module
 
         def forward(self, pixels_NHWC: torch.Tensor) -> torch.Tensor:
-            features = self.module(pixels_NHWC.permute(0, 3, 1, 2).float() * self.scale + self.shift)
-            return features.flatten(1)
+            pixels_NCHW = pixels_NHWC.permute(0, 3, 1, 2).float() * self.scale + self.shift
+            out: torch.Tensor = self.module(pixels_NCHW).flatten(1)
+            if spec.tta == "flip":
+                out = (out + self.module(pixels_NCHW.flip(-1)).flatten(1)) / 2
+            return out
 
-    return FromPixels().eval()
+    return FromPixels()
 
 
 def _module_with_classifier(backbone: Backbone, spec: Preprocess) -> tuple[Any, str, tuple[int, ...]]:
@@ -259,32 +267,52 @@ def _module_with_classifier(backbone: Backbone, spec: Preprocess) -> tuple[Any, 
 
 
 def _compile(backbone: Backbone, spec: Preprocess, plan: Plan) -> tuple[dict[str, Any], bytes]:
+    module, classifier, tail = _module_with_classifier(backbone, spec)
+    try:
+        compiled = _compiled(module, spec, plan)
+    except (RuntimeError, AssertionError) as error:
+        raise BackboneError(
+            f"{backbone.name}: cannot run at {spec.image_size} px: {str(error).splitlines()[0]}",
+            hint=f"Leave --image-size out, or give its own size: {backbone.preprocess.image_size}.",
+        ) from error
+    blob = compiled.export_model()
+    info = {"feature_dim": int(compiled.output(0).shape[1]), "classifier": classifier, "classifier_tail": tail}
+    return info, bytes(blob if isinstance(blob, bytes) else blob.getvalue())
+
+
+def _compiled(module: Any, spec: Preprocess, plan: Plan) -> Any:
+    """OpenVINO's compiled model of a torch module that takes scaled pixels (N, 3, S, S). Raises `RuntimeError`."""
     openvino = _openvino()
     import torch
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    module, classifier, tail = _module_with_classifier(backbone, spec)
     shape = [plan.batch, spec.image_size, spec.image_size, 3]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # timm's shape arithmetic is traced at the fixed shape, as intended
-        try:
-            traced = torch.jit.trace(
-                _from_pixels(module, spec), torch.zeros(shape, dtype=torch.uint8), check_trace=False
-            )
-        except (RuntimeError, AssertionError) as error:
-            raise BackboneError(
-                f"{backbone.name}: cannot run at {spec.image_size} px: {str(error).splitlines()[0]}",
-                hint=f"Leave --image-size out, or give its own size: {backbone.preprocess.image_size}.",
-            ) from error
+        pixels = torch.zeros(shape, dtype=torch.uint8)
+        traced = torch.jit.trace(from_pixels(module, spec).eval(), pixels, check_trace=False)
         frontend = FrontEndManager().load_by_framework("pytorch")
         decoder = TorchScriptPythonDecoder(traced)  # must outlive the conversion
         graph = frontend.convert(frontend.load(decoder))
     graph.reshape({0: openvino.PartialShape(shape)})
-    compiled = _core().compile_model(graph, "CPU", _settings(plan))
-    blob = compiled.export_model()
-    info = {"feature_dim": int(compiled.output(0).shape[1]), "classifier": classifier, "classifier_tail": tail}
-    return info, bytes(blob if isinstance(blob, bytes) else blob.getvalue())
+    return _core().compile_model(graph, "CPU", _settings(plan))
+
+
+def open_module(module: Any, spec: Preprocess, plan: Plan) -> Sequence[Session]:
+    """Sessions, one a worker thread, of a torch module that is not a whole backbone: outputs are flattened (batch, D).
+
+    Nothing is kept for the next time. Raises `RuntimeError` if the module cannot be traced.
+    """
+    import torch
+
+    shape = (plan.batch, spec.image_size, spec.image_size, 3)
+    if plan.engine == "torch":
+        placed = from_pixels(module, spec).eval().to(plan.device, memory_format=torch.channels_last)
+        return [TorchSession(placed, shape, plan)]
+    with ThreadPoolExecutor(1) as aside:  # as in `open_network`
+        compiled = aside.submit(_compiled, module, spec, plan).result()
+    return [OpenVinoSession(compiled.create_infer_request(), shape) for _ in range(4 * cores())]
 
 
 def _graph_bytes(info: dict[str, Any], blob: bytes) -> bytes:

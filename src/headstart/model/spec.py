@@ -84,15 +84,20 @@ def spec_of(config: Mapping[str, Any], where: Path | str) -> Spec:
     args = config.get("model_args") or {}
     if not isinstance(args, Mapping):
         raise _bad(where, "model_args", args, "an object")
+    check_args(args, where)
+    kept = tuple((key, _frozen(value)) for key, value in sorted(args.items()) if key not in ("num_classes", "in_chans"))
+    licence = cfg.get("license") or config.get("license") or "unknown"
+    origin = cfg.get("origin") or cfg.get("origin_url") or ""
+    return Spec(architecture, kept, preprocess_of(cfg, where), str(licence), str(origin))
+
+
+def check_args(args: Mapping[str, Any], where: Path | str) -> None:
+    """Raise `BadWeights` for arguments of a network that are not plain values, or that name files or addresses."""
     for key, value in args.items():
         if _NOT_FROM_FILES.search(key) or not _is_plain(value):
             raise _bad(
                 where, f"model_args.{key}", value, "an argument of the network: a number, text, or a list of these"
             )
-    kept = tuple((key, _frozen(value)) for key, value in sorted(args.items()) if key not in ("num_classes", "in_chans"))
-    licence = cfg.get("license") or config.get("license") or "unknown"
-    origin = cfg.get("origin") or cfg.get("origin_url") or ""
-    return Spec(architecture, kept, preprocess_of(cfg, where), str(licence), str(origin))
 
 
 def preprocess_of(cfg: Mapping[str, Any], where: Path | str) -> Preprocess:

@@ -3,12 +3,20 @@
 The command line is made from this dataclass, the run folder records it, `reproduce` reads it back, and a recipe file
 (`training/recipes/*.toml`, or a user's own) gives values for some of it. Options of training by gradient descent are
 used by the approaches frozen, finetune and scratch, and by auto if it comes to fine-tuning.
+
+Costs nothing to import: neither numpy nor torch. What an option does is decided where it is used; here is only what can
+be said against its value alone, and all of that at once.
 """
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
+import numbers
 import re
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -25,7 +33,8 @@ MONITORS = ("val_log_loss", "val_accuracy")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. All options have a default that suits most data. Raises `RecipeError` for values that cannot work."""
+    """How to train. All options have a default that suits most data. Raises `RecipeError` if there are values that cannot
+    work, and names them all."""
 
     approach: str = "auto"
     """linear (closed-form last layer on a frozen backbone), frozen (last layers by gradient descent), finetune, scratch
@@ -144,33 +153,16 @@ class Recipe:
     """auto (bf16 where the processor has it), bf16 or f32."""
 
     seed: int = 0
-    """Seed of the split and of every interval."""
+    """Seed of the split, of every interval, and of all that is drawn at random in training."""
 
     def __post_init__(self) -> None:
-        for name, allowed in _CHOICES.items():
-            _one_of(name, getattr(self, name), allowed)
-        seconds(self.budget)
-        for name, (low, high, expected) in _RANGES.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise RecipeError(f"{name} {value!r} cannot be used: expected {expected}.")
-        for name in ("val", "test", "alpha"):
-            value = getattr(self, name)
-            if not 0 < value < 1:
-                raise RecipeError(f"{name} {value!r} cannot be used: expected a part between 0 and 1, such as 0.2.")
-        if self.image_size not in (0, -1) and not 8 <= self.image_size <= 4096:
-            raise RecipeError(f"image_size {self.image_size} cannot be used: expected 8 to 4096 pixels, 0 or -1.")
-        if not re.fullmatch(r"auto|all|gradual|[1-9]\d?", self.unfreeze):
-            raise RecipeError(f"unfreeze {self.unfreeze!r} is not known: expected all, gradual, auto, or a number such as 3.")
-        if self.wise != "auto" and not re.fullmatch(r"0?\.\d+|[01](\.0*)?", self.wise):
-            raise RecipeError(f"wise {self.wise!r} cannot be used: expected auto or a number from 0 to 1.")
-        _ = self.hidden_sizes
+        require_none(problems(vars(self)))
+        for option in fields(self):  # 1 becomes 1.0 where a fraction may stand, so that equal recipes are written alike
+            object.__setattr__(self, option.name, _KINDS[str(option.type)][0](getattr(self, option.name)))
 
     @property
     def hidden_sizes(self) -> tuple[int, ...]:
-        """`hidden` as numbers. Raises `RecipeError`."""
-        if not re.fullmatch(r"(\d{1,5}(,\d{1,5})*)?", self.hidden.replace(" ", "")):
-            raise RecipeError(f"hidden {self.hidden!r} cannot be used: expected sizes such as 128 or 256,64.")
+        """`hidden` as numbers."""
         return tuple(int(size) for size in self.hidden.split(",") if size.strip())
 
     def as_dict(self) -> dict[str, Any]:
@@ -179,13 +171,58 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """The inverse of `as_dict`. Raises `RecipeError` for an unknown option, with the nearest known one."""
-        known = [f.name for f in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise RecipeError(f"{name!r} is not an option of a recipe.", hint=near_names(name, known))
+        """The inverse of `as_dict`. Raises `RecipeError`: unknown options, with the nearest known ones, and bad values."""
+        require_none(problems(values))
         return cls(**values)
 
+
+SECTIONS = {
+    "approach": "Network",
+    "augment": "Augmentation",
+    "epochs": "Gradient descent (frozen, finetune, scratch)",
+    "unfreeze": "Fine-tuning",
+    "budget": "Budget, split and machine",
+}
+"""The options in groups, for help texts: the first option of each group, and its title."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option as help texts and tables show it."""
+
+    name: str
+    kind: type  # str, int or float
+    default: Any
+    text: str
+    section: str
+
+
+def options() -> tuple[Option, ...]:
+    """Every option of a recipe, with the text that stands below it in this file.
+
+    >>> options()[0].name, options()[0].section
+    ('approach', 'Network')
+    """
+    (body,) = (node.body for node in ast.parse(inspect.getsource(Recipe)).body if isinstance(node, ast.ClassDef))
+    texts = {
+        ast.unparse(field.target): " ".join(str(ast.literal_eval(text.value)).split())
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+    found, section = [], ""
+    for field in fields(Recipe):
+        section = SECTIONS.get(field.name, section)
+        kind = _KINDS[str(field.type)][0]
+        found.append(Option(field.name, kind, field.default, texts[field.name], section))
+    return tuple(found)
+
+
+_KINDS: dict[str, tuple[type, type, str]] = {
+    "str": (str, str, "text"),
+    "int": (int, numbers.Integral, "a whole number"),
+    "float": (float, numbers.Real, "a number"),
+}
+"""Annotation of a field -> what its value becomes, what is taken for one, and its name."""
 
 _CHOICES = {
     "approach": APPROACHES,
@@ -218,7 +255,18 @@ _RANGES = {
     "patience": (0, 10_000, "0 to 10,000"),
     "layer_decay": (0.01, 1, "0.01 to 1"),
     "views": (1, 1_000, "1 to 1,000"),
+    "seed": (0, 2**63 - 1, "0 or more"),
 }
+_PARTS = ("val", "test", "alpha")
+_WRITTEN = {
+    "hidden": (
+        r" *([1-9][0-9]{0,4}( *, *[1-9][0-9]{0,4})*)? *",
+        "cannot be used: expected sizes such as 128 or 256,64.",
+    ),
+    "unfreeze": (r"auto|all|gradual|[1-9][0-9]?", "is not known: expected all, gradual, auto, or a number such as 3."),
+    "wise": (r"auto|0?\.[0-9]+|[01](\.0*)?", "cannot be used: expected auto or a number from 0 to 1."),
+}
+_LISTED = 40
 
 
 def seconds(budget: str) -> float:
@@ -230,12 +278,84 @@ def seconds(budget: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", budget.strip())
     if not match or float(match[1]) == 0:
         raise RecipeError(
-            f"budget {budget!r} is not a time: expected a number and s, m or h.", hint="For example 2m or 2h."
+            f"budget {_shown(budget)} is not a time: expected a number and s, m or h.", hint="For example 2m or 2h."
         )
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def problems(values: Mapping[str, Any]) -> Iterator[RecipeError]:
+    """All that can be said against options and their values, in their order, as errors that are not raised."""
+    for name, value in values.items():
+        try:
+            _check(name, value)
+        except RecipeError as error:
+            yield error
+
+
+def require_none(found: Iterable[RecipeError], where: str = "") -> None:
+    """Raise one `RecipeError` for all that were found, if any; `where` (a file) begins its message.
+
+    >>> require_none(problems({"epoch": 3, "max_lr": -1}))
+    Traceback (most recent call last):
+        ...
+    headstart.errors.RecipeError: 2 options cannot be used.
+      'epoch' is not an option of a recipe. Did you mean 'epochs' or 'approach'?
+      max_lr -1 cannot be used: expected 0 to 100.
+    """
+    errors = list(itertools.islice(found, _LISTED + 1))
+    if not errors:
+        return
+    if len(errors) == 1:
+        raise RecipeError(where + errors[0].message, hint=errors[0].hint)
+    count = len(errors) if len(errors) <= _LISTED else f"more than {_LISTED}"
+    lines = [f"{error.message} {error.hint}".rstrip() for error in errors[:_LISTED]]
+    raise RecipeError(f"{where}{count} options cannot be used.", hint="\n".join(lines))
+
+
+def _check(name: str, value: Any) -> None:
+    """Raise `RecipeError` if there is no such option, or if its value cannot work."""
+    known = {field.name: str(field.type) for field in fields(Recipe)}
+    if name not in known:
+        raise RecipeError(f"{_shown(name)} is not an option of a recipe.", hint=near_names(name, list(known)))
+    if name in _CHOICES:
+        _one_of(name, value, _CHOICES[name])
+        return
+    _of_kind(name, value, known[name])
+    if name == "budget":
+        seconds(value)
+    if name in _RANGES and not _RANGES[name][0] <= value <= _RANGES[name][1]:
+        raise RecipeError(f"{name} {_shown(value)} cannot be used: expected {_RANGES[name][2]}.")
+    if name in _PARTS and not 0 < value < 1:
+        raise RecipeError(f"{name} {_shown(value)} cannot be used: expected a part between 0 and 1, such as 0.2.")
+    if name == "image_size" and value not in (0, -1) and not 8 <= value <= 4096:
+        raise RecipeError(f"{name} {_shown(value)} cannot be used: expected 8 to 4096 pixels, 0 or -1.")
+    if name in _WRITTEN and not re.fullmatch(_WRITTEN[name][0], value):
+        raise RecipeError(f"{name} {_shown(value)} {_WRITTEN[name][1]}")
+
+
+def _of_kind(name: str, value: Any, annotation: str) -> None:
+    _, taken, expected = _KINDS[annotation]
+    if isinstance(value, taken) and not isinstance(value, bool):
+        return
+    hint = ""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", value):
+        hint = "Leave out the quotes."
+    elif taken is str and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        hint = f"Put it into quotes: '{_shown(value)}'."
+    raise RecipeError(f"{name} {_shown(value)} cannot be used: expected {expected}.", hint=hint)
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         hint = near_names(value, list(allowed)) if isinstance(value, str) else ""
-        raise RecipeError(f"{name} {value!r} is not known: expected {', '.join(allowed)}.", hint=hint)
+        raise RecipeError(f"{name} {_shown(value)} is not known: expected {', '.join(allowed)}.", hint=hint)
+
+
+def _shown(value: Any) -> str:
+    """`repr`, shortened: a file may hold anything."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    try:
+        return short.repr(value)
+    except ValueError:  # Python does not write out whole numbers of more than 4,300 digits
+        return "(a number of thousands of digits)"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from headstart.columns import few, plain
 from headstart.data.checks import Finding
@@ -27,7 +28,7 @@ def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Se
             f"# Classifier of {len(classifier.classes)} classes",
             "",
             f"{few([plain(c) for c in classifier.classes], 30)}. "
-            f"Frozen backbone, {known['head']['kind']} head; model {classifier.id}.",
+            f"{_made_by(known)}; model {classifier.id}.",
             "",
             "## How good it is",
             f"95 % intervals; {test.n:,} test pictures, looked at once; {val.n:,} validation pictures, used for choosing.",
@@ -58,6 +59,16 @@ def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Se
             "",
         ]
     )
+
+
+def _made_by(known: Mapping[str, Any]) -> str:
+    head, tuned = known["head"], known["tuned"]
+    frozen = f"Frozen backbone, {head['kind']} head" if head else ""
+    if not tuned:
+        return frozen
+    how = {"finetune": "fine-tuned", "frozen": "dense layers trained on frozen features", "scratch": "from scratch"}
+    trained = f"{tuned['backbone']} {how[tuned['approach']]}, {tuned['epochs']} rounds"
+    return f"{frozen}, and {trained}" if frozen else trained
 
 
 def _timm_lines(classifier: Classifier) -> list[str]:

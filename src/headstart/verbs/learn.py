@@ -1,37 +1,54 @@
 """What `train` and `ImageClassifier.fit` have in common: from labelled pictures to a calibrated classifier, no files.
 
-    split -> choose backbones -> embed -> fit the last layer -> calibrate on val -> fit it again on train and val
+    split -> choose backbones -> embed -> fit the last layer -> (train by gradient descent) -> take what validation
+    prefers -> calibrate on val
 
-Costs what embedding costs, and somewhat more if several backbones are to choose from. Not to be used to judge: nothing
-here looks at the labels of the test side.
+Costs what embedding costs, and somewhat more if several backbones are to choose from; training by gradient descent comes
+on top, where the recipe's approach asks for it, or (auto) where the budget has room for it. Not to be used to judge:
+nothing here looks at the labels of the test side.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from headstart.data.dataset import Dataset
 from headstart.data.duplicates import feature_pairs, group_pairs, merge_groups
 from headstart.data.split import make_split, mend_split
-from headstart.errors import BadSplit
+from headstart.errors import BadSplit, RecipeError
 from headstart.judge.calibration import fit_temperature
 from headstart.judge.conformal import conformal_threshold
-from headstart.model.backbones import Backbone, find_backbone
-from headstart.model.classifier import Classifier
+from headstart.model.backbones import Backbone, find_backbone, without_weights
+from headstart.model.classifier import Classifier, Part
 from headstart.model.engine import Plan, choose_plan
 from headstart.model.features import View, embed_files
 from headstart.model.predictions import softmax
+from headstart.progress import log
 from headstart.training.choose import Trial, choose_views, fitting_size
-from headstart.training.fit import Fitted, fit_heads, refit_on
+from headstart.training.fit import FUSING_GAIN, Fitted, fit_heads, refit_on
 from headstart.training.recipe import Recipe, seconds
 from headstart.verbs.embed import all_at_hand, fitted_spec
 from headstart.vision.memory import Source
 from headstart.vision.screen import Facts
+
+if TYPE_CHECKING:
+    from headstart.training.tune import Tuned
+
+SCRATCH = "headstart_cnn"
+"""The network that is trained from scratch if none is named."""
+
+LEAST_SECONDS = 20.0
+"""With less of the budget left, approach auto does not begin to fine-tune."""
+
+MIXTURES = (0.25, 0.5, 0.75)
+"""Weights of the fine-tuned classifier beside the frozen one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +64,10 @@ def find_tools(
 ) -> Tools:
     """Find them, or download them, before any long work. Raises `BackboneError`, `RecipeError`."""
     plan = choose_plan(recipe.device, recipe.precision)
+    if recipe.approach not in ("auto", "linear"):
+        _check_alone(recipe)
+    if recipe.approach == "scratch":
+        return Tools((without_weights(SCRATCH if recipe.backbone == "auto" else recipe.backbone),), plan)
     if recipe.backbone == "auto" and weights is None:
         return Tools(tuple(all_at_hand(weights_dir)), plan)
     names = [""] if recipe.backbone == "auto" else recipe.backbone.split("+")
@@ -54,25 +75,49 @@ def find_tools(
     return Tools(tuple(found), plan)
 
 
+def _check_alone(recipe: Recipe) -> None:
+    """What cannot be asked of gradient descent is said before any work."""
+    from headstart.vision.augment import parse_augment
+
+    if "+" in recipe.backbone:
+        raise RecipeError(
+            f"backbone {recipe.backbone!r} names several, but {recipe.approach} trains one.",
+            hint="Name one of them, or use --approach linear, which can fuse them.",
+        )
+    if recipe.augment != "auto":
+        parse_augment(recipe.augment)
+
+
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """`dataset` with the split that was used in the end; `fitted` on its train side, `classifier` on train and val.
+    """`dataset` with the split that was used in the end; `classifier` is the calibrated result.
 
     `features` of all pictures, one float32 (N, D) for each part of the classifier. `val_logits_NK` are those of the val
-    side by `fitted`, divided by the temperature: the only ones that the head was not fitted on.
+    side by what was fitted on the train side only, divided by the temperature. `fitted` is the closed-form head on frozen
+    features that takes part (None if there is none), `tuned` what gradient descent gave (None if it takes no part).
     """
 
     classifier: Classifier
-    fitted: Fitted
+    fitted: Fitted | None
+    tuned: Tuned | None
     dataset: Dataset
     features: tuple[np.ndarray, ...]
     val_logits_NK: np.ndarray
     trials: tuple[Trial, ...]
+    recipe: Recipe
 
     @property
     def val_labels_N(self) -> np.ndarray:
         """int64, in the order of `val_logits_NK`."""
         return self.dataset.labels[self.dataset.split == "val"]
+
+
+@dataclass(frozen=True, eq=False)
+class Unfinished:
+    """Where a training under way keeps its snapshots, and what they must agree with."""
+
+    path: Path
+    key: Mapping[str, str]
 
 
 class Clock:
@@ -102,34 +147,188 @@ def learn(
     test: float,
     tools: Tools,
     clock: Clock,
+    unfinished: Unfinished | None = None,
 ) -> Learned:
     """Learn from usable pictures, `sources` in the order of `given`, with what was seen of them, `facts`.
 
     `test` is the share that is kept out where the data brings no test side; with 0 there is none. Raises `BadSplit`,
-    `BackboneError` (weights that do not fit), `WriteError`.
+    `BackboneError` (weights that do not fit), `WriteError`, `TrainingFailed`, `UnfinishedTraining`.
     """
     sides = ("train", "val", "test") if test else ("train", "val")
     dataset = make_split(given, seed=recipe.seed, val=recipe.val, test=test)
     _require_sides(dataset, sides)
     clock.lap("look")
-    plan = tools.plan
     views, trials = _views(dataset, sources, facts, tools, recipe, clock)
     clock.lap("choose")
-    features, failed = embed_files(sources, [f.sha256 for f in facts], views, plan)
+    frozen = tuned = None
+    if recipe.approach in ("auto", "linear", "finetune"):
+        features, failed = embed_files(sources, [f.sha256 for f in facts], views, tools.plan)
+        if failed:
+            raise _changed(dataset, failed)
+        clock.lap("embed")
+        groups = merge_groups(len(dataset), group_pairs(dataset.groups), feature_pairs(features[0]))
+        dataset = mend_split(dataset, given, groups, seed=recipe.seed, val=recipe.val, test=test)
+        _require_sides(dataset, sides)
+        fitted, tried = _fit(views, features, dataset, recipe)
+        trials = (*trials, *tried)
+        frozen = _frozen(fitted, [features[views.index(v)] for v in fitted.views], dataset)
+        clock.lap("fit")
+    if recipe.approach != "linear":
+        start = None if frozen is None else _layer_to_start_from(views[0], features[0], frozen, dataset, recipe)
+        tuned = _tuned(views[0], start, sources, facts, dataset, recipe, tools.plan, clock, unfinished)
+        if tuned is not None:
+            trials = (*trials, tuned.trial)
+        clock.lap("tune")
+    chosen = _preferred(frozen, tuned, dataset, recipe)
+    classifier, val_logits_NK = _calibrated(chosen, dataset, tools.plan, recipe)
+    used = tuned.tuned if tuned is not None and chosen.tuned is not None else None
+    settled = recipe
+    if used is not None:  # what was found on the way is written down, so that the same recipe does the same again
+        settled = replace(recipe, epochs=used.recipe.epochs, max_lr=used.recipe.max_lr)
+    elif recipe.approach == "auto":
+        settled = replace(recipe, approach="linear")
+    return Learned(classifier, chosen.fitted, used, dataset, chosen.features, val_logits_NK, trials, settled)
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A classifier that might be taken: its `parts` as they would be saved, features of all pictures for each of them,
+    and logits on val by what was fitted on train only, all before calibration."""
+
+    parts: tuple[Part, ...]
+    features: tuple[np.ndarray, ...]
+    val_logits_NK: np.ndarray
+    fitted: Fitted | None = None
+    tuned: Tuned | None = None
+    trial: Trial | None = None
+
+    def times(self, factor: float) -> _Candidate:
+        """The same with logits multiplied by a factor."""
+        parts = tuple(
+            Part(p.view, (p.weight_DK * factor).astype(np.float32), (p.bias_K * factor).astype(np.float32))
+            for p in self.parts
+        )
+        return replace(self, parts=parts, val_logits_NK=self.val_logits_NK * factor)
+
+    def beside(self, other: _Candidate) -> _Candidate:
+        """The sum of both."""
+        return _Candidate(
+            (*self.parts, *other.parts),
+            (*self.features, *other.features),
+            self.val_logits_NK + other.val_logits_NK,
+            self.fitted or other.fitted,
+            self.tuned or other.tuned,
+        )
+
+
+def _fit(
+    views: Sequence[View], features: Sequence[np.ndarray], dataset: Dataset, recipe: Recipe
+) -> tuple[Fitted, list[Trial]]:
+    train, val = (dataset.split == side for side in ("train", "val"))
+    fuse = "+" in recipe.backbone
+    return fit_heads(views, features, dataset.labels, train, val, len(dataset.classes), recipe, fuse=fuse)
+
+
+def _frozen(fitted: Fitted, features: Sequence[np.ndarray], dataset: Dataset) -> _Candidate:
+    """The closed-form head: logits on val by the fit on train; parts by the same head on train and val together."""
+    val, known = dataset.split == "val", np.isin(dataset.split, ("train", "val"))
+    logits_NK = fitted.head.logits(fitted.join([x[val] for x in features]))
+    final = refit_on(fitted, [x[known] for x in features], dataset.labels[known], len(dataset.classes))
+    return _Candidate(final.parts(1.0), tuple(features), logits_NK, fitted=fitted)
+
+
+def _layer_to_start_from(
+    view: View, features_ND: np.ndarray, frozen: _Candidate, dataset: Dataset, recipe: Recipe
+) -> tuple[np.ndarray, np.ndarray]:
+    """The last layer on `view` alone, fitted on the train side only: weight_DK, bias_K."""
+    fitted = frozen.fitted
+    if fitted is None or fitted.views != (view,):
+        fitted, _ = _fit([view], [features_ND], dataset, recipe)
+    part = fitted.parts(1.0)[0]
+    return part.weight_DK, part.bias_K
+
+
+def _tuned(
+    view: View,
+    start: tuple[np.ndarray, np.ndarray] | None,
+    sources: Sequence[Source],
+    facts: Sequence[Facts],
+    dataset: Dataset,
+    recipe: Recipe,
+    plan: Plan,
+    clock: Clock,
+    unfinished: Unfinished | None,
+) -> _Candidate | None:
+    """Gradient descent from `view`; None if the approach is auto and there is no time for it."""
+    left = 0.85 * (seconds(recipe.budget) - clock.elapsed)
+    auto = recipe.approach == "auto"
+    if auto and left < LEAST_SECONDS and not recipe.epochs:
+        log.info("No fine-tuning: %.0f s of the budget are left (--budget 10m allows it).", max(left, 0.0))
+        return None
+    from headstart.training.tune import NoTime, Task, tune
+
+    train, val = (dataset.split == side for side in ("train", "val"))
+    sha256s = [f.sha256 for f in facts]
+    task = Task(sources, sha256s, dataset.labels, train, val, len(dataset.classes))
+    begun = time.monotonic()
+    try:
+        tuned = tune(
+            view, task, replace(recipe, approach="finetune" if auto else recipe.approach), plan, start=start,
+            seconds=left, unfinished=unfinished.path if unfinished else None, key=unfinished.key if unfinished else None,
+        )  # fmt: skip
+    except NoTime as error:
+        if not auto:
+            raise
+        log.info("No fine-tuning: %s", error.message)
+        return None
+    features, failed = embed_files(sources, sha256s, [tuned.view], plan)
     if failed:
         raise _changed(dataset, failed)
-    clock.lap("embed")
-    groups = merge_groups(len(dataset), group_pairs(dataset.groups), feature_pairs(features[0]))
-    dataset = mend_split(dataset, given, groups, seed=recipe.seed, val=recipe.val, test=test)
-    _require_sides(dataset, sides)
-    train, val = (dataset.split == side for side in ("train", "val"))
-    fitted, tried = fit_heads(
-        views, features, dataset.labels, train, val, len(dataset.classes), recipe, fuse="+" in recipe.backbone
-    )
-    chosen = tuple(features[views.index(v)] for v in fitted.views)
-    classifier, val_logits_NK = _calibrated(fitted, chosen, dataset, plan, recipe)
-    clock.lap("fit")
-    return Learned(classifier, fitted, dataset, chosen, val_logits_NK, (*trials, *tried))
+    part = Part(tuned.view, tuned.weight_DK, tuned.bias_K)
+    val_logits_NK = features[0][val].astype(np.float64) @ part.weight_DK + part.bias_K
+    losses_N = _losses(val_logits_NK / fit_temperature(val_logits_NK, dataset.labels[val]), dataset.labels[val])
+    accuracy = float((val_logits_NK.argmax(1) == dataset.labels[val]).mean())
+    trial = Trial(
+        "tune", view.backbone.name, recipe.approach, tuned.wise, int(train.sum()), math.nan, math.nan,
+        float(losses_N.mean()), accuracy, round(time.monotonic() - begun, 3),
+    )  # fmt: skip
+    return _Candidate((part,), tuple(features), val_logits_NK, tuned=tuned, trial=trial)
+
+
+def _preferred(
+    frozen: _Candidate | None, tuned: _Candidate | None, dataset: Dataset, recipe: Recipe
+) -> _Candidate:
+    """The candidate to take: the cheapest one that validation does not put clearly behind a dearer one.
+
+    With approach auto: the frozen backbones, the fine-tuned one, or a weighted sum of both. A dearer one has to lower the
+    validation log-loss by `FUSING_GAIN`, and by more than the standard error of the paired difference.
+    """
+    if tuned is None or frozen is None or recipe.approach != "auto":
+        only = tuned or frozen
+        if only is None:
+            raise ValueError("nothing was trained")
+        return only
+    labels_N = dataset.labels[dataset.split == "val"]
+    frozen, tuned = (c.times(1 / fit_temperature(c.val_logits_NK, labels_N)) for c in (frozen, tuned))
+    mixed = [frozen.times(1 - w).beside(tuned.times(w)) for w in MIXTURES]
+    best, said = frozen, []
+    for name, candidate in (("frozen", frozen), ("fine-tuned", tuned), *zip(map(str, MIXTURES), mixed, strict=True)):
+        candidate = candidate.times(1 / fit_temperature(candidate.val_logits_NK, labels_N))
+        gain_N = _losses(best.val_logits_NK, labels_N) - _losses(candidate.val_logits_NK, labels_N)
+        said.append(f"{name} {_losses(candidate.val_logits_NK, labels_N).mean():.4f}")
+        noise = float(gain_N.std()) / math.sqrt(len(gain_N))
+        if gain_N.mean() > max(FUSING_GAIN * _losses(best.val_logits_NK, labels_N).mean(), noise):
+            best = candidate
+    taken = "a sum of both" if len(best.parts) > len(tuned.parts) and best.tuned else "fine-tuned" if best.tuned else "frozen"
+    log.info("Validation log-loss: %s; taken: %s.", ", ".join(said), taken)
+    return best
+
+
+def _losses(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+    """float64 (N,): each picture's log-loss in nats."""
+    shifted = logits_NK - logits_NK.max(axis=1, keepdims=True)
+    losses: np.ndarray = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels_N)), labels_N]
+    return losses
 
 
 def _views(
@@ -142,10 +341,16 @@ def _views(
 ) -> tuple[list[View], tuple[Trial, ...]]:
     """The backbones to embed with: those named, or the better ones of all that are at hand, by small subsets."""
     sides = np.array([min(f.width, f.height) for f in facts])
+    mean_side = _mean_side(facts, dataset) if recipe.image_size == -1 else recipe.image_size
 
     def view(backbone: Backbone) -> View:
-        size = recipe.image_size or fitting_size(backbone.preprocess.image_size, sides)
-        return View(backbone, fitted_spec(backbone, size, recipe.resize))
+        size = mean_side or fitting_size(backbone.preprocess.image_size, sides)
+        if recipe.approach == "scratch":
+            backbone = without_weights(backbone.name, image_size=size)
+        spec = replace(fitted_spec(backbone, size, recipe.resize), tta=recipe.tta)
+        if recipe.pixels == "unit":
+            spec = replace(spec, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        return View(backbone, spec)
 
     candidates = [view(backbone) for backbone in tools.backbones]
     if recipe.backbone != "auto" or len(candidates) == 1:
@@ -165,19 +370,23 @@ def _views(
     return list(choice.views), choice.trials
 
 
+def _mean_side(facts: Sequence[Facts], dataset: Dataset) -> int:
+    """The mean height and width of the training pictures, in pixels, to the nearest multiple of 32."""
+    train = np.flatnonzero(dataset.split == "train")
+    mean = float(np.mean([(facts[i].width + facts[i].height) / 2 for i in train]))
+    return int(np.clip(32 * round(mean / 32), 32, 640))
+
+
 def _calibrated(
-    fitted: Fitted, features: Sequence[np.ndarray], dataset: Dataset, plan: Plan, recipe: Recipe
+    chosen: _Candidate, dataset: Dataset, plan: Plan, recipe: Recipe
 ) -> tuple[Classifier, np.ndarray]:
-    """Temperature and conformal threshold from validation, with the head of the train side; then the head of both sides."""
-    val, known = dataset.split == "val", np.isin(dataset.split, ("train", "val"))
-    labels_N = dataset.labels
-    logits_NK = fitted.head.logits(fitted.join([x[val] for x in features]))
-    temperature = fit_temperature(logits_NK, labels_N[val])
-    logits_NK = logits_NK / temperature
-    threshold = conformal_threshold(softmax(logits_NK), labels_N[val], recipe.alpha)
-    final = refit_on(fitted, [x[known] for x in features], labels_N[known], len(dataset.classes))
-    classifier = Classifier(final.parts(temperature), dataset.classes, plan, temperature, threshold, recipe.alpha)
-    return classifier, logits_NK
+    """Temperature and conformal threshold from validation."""
+    labels_N = dataset.labels[dataset.split == "val"]
+    temperature = fit_temperature(chosen.val_logits_NK, labels_N)
+    final = chosen.times(1 / temperature)
+    threshold = conformal_threshold(softmax(final.val_logits_NK), labels_N, recipe.alpha)
+    classifier = Classifier(final.parts, dataset.classes, plan, temperature, threshold, recipe.alpha)
+    return classifier, final.val_logits_NK
 
 
 def _require_sides(dataset: Dataset, sides: Sequence[str]) -> None:

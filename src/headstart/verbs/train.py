@@ -1,20 +1,23 @@
 """`headstart train DATA --out RUN`: the main job, start to end.
 
-    look -> split -> choose backbones -> embed -> fit the last layer -> calibrate on val -> test once -> run folder
+    look -> split -> choose backbones -> embed -> fit the last layer (-> fine-tune) -> calibrate on val -> test once
+         -> run folder
 
-What each split side is for: the last layer is fitted on train; validation picks backbones, head and temperature; then
-the same head is fitted again on train and val together, and the test side is looked at once, at the very end.
+What each split side is for: layers are fitted on train; validation picks backbones, head, the round to keep, and the
+temperature; a closed-form head is then fitted again on train and val together, and the test side is looked at once, at
+the very end.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +27,15 @@ from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
 from headstart.data.dataset import Dataset, hash_rows, open_dataset, require_trainable
 from headstart.data.split import read_split, split_hash, write_split
 from headstart.errors import WriteError
-from headstart.files import check_replaceable, folder_aside, sha256_file, write_csv, write_json, write_text
+from headstart.files import (
+    check_replaceable,
+    folder_aside,
+    sha256_file,
+    write_bytes,
+    write_csv,
+    write_json,
+    write_text,
+)
 from headstart.judge.metrics import Metrics, judge
 from headstart.model.classifier import Classifier, save_classifier
 from headstart.model.predictions import Predictions, write_predictions
@@ -32,8 +43,11 @@ from headstart.training.choose import Trial
 from headstart.training.fit import Fitted
 from headstart.training.recipe import Recipe
 from headstart.verbs.card import model_card
-from headstart.verbs.learn import Clock, find_tools, learn
+from headstart.verbs.learn import Clock, Learned, Tools, Unfinished, find_tools, learn
 from headstart.verbs.look import Looked, look
+
+if TYPE_CHECKING:
+    from headstart.training.tune import Tuned
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +91,7 @@ def train(
     weights: Path | None = None,
     weights_dir: Path | None = None,
     split: Path | None = None,
+    restart: bool = False,
     offline: bool = False,
 ) -> Run:
     """Train a classifier on a folder of labelled pictures: checked, split, calibrated, tested. Example:
@@ -90,12 +105,15 @@ def train(
         weights: Weights file (.safetensors) for the backbone that is named.
         weights_dir: Folder of NAME.safetensors and NAME.json.
         split: A split.csv to use, from `headstart split` or an earlier run.
+        restart: Discard an unfinished training of this run, and begin anew.
         offline: Never open a socket.
 
     Raises:
         DataError: the data cannot be trained on: one class, too few pictures, nothing readable.
         BackboneError: no such backbone, or no weights for it here.
         WriteError: the run folder or the cache cannot be written.
+        UnfinishedTraining: OUT.unfinished holds a training of other data or another recipe.
+        TrainingFailed: the loss was not a number before a round was finished.
     """
     clock = Clock()
     out = Path(out)
@@ -106,25 +124,55 @@ def train(
     looked = look(data, opened=opened)
     require_trainable(looked.dataset)
     given = read_split(Path(split), looked.dataset) if split is not None else looked.dataset
-    learned = learn(given, looked.files, looked.facts, recipe, test=recipe.test, tools=tools, clock=clock)
+    unfinished = _unfinished(out, given, looked, recipe, tools)
+    if restart:
+        unfinished.path.unlink(missing_ok=True)
+    learned = learn(
+        given, looked.files, looked.facts, recipe, test=recipe.test, tools=tools, clock=clock, unfinished=unfinished
+    )
     classifier, dataset = learned.classifier, learned.dataset
     classes = dataset.classes
     val = judge(learned.val_logits_NK, learned.val_labels_N, classes, seed=recipe.seed)
     predictions = _predict(classifier, learned.features, dataset)
     test = judge(*_labelled(predictions, dataset, "test"), classes, seed=recipe.seed)
     clock.lap("judge")
-    classifier = replace(classifier, provenance=_provenance(data, dataset, looked, recipe, learned.fitted))
+    classifier = replace(classifier, provenance=_provenance(data, dataset, looked, learned))
     found = looked.findings(dataset)
     with folder_aside(out) as folder:
         save_classifier(classifier, folder)
         write_split(folder / "split.csv", dataset, looked.sha256s)
         write_csv(folder / "checks.csv", CHECKS_HEADER, checks_rows(found))
         write_csv(folder / "history.csv", [f.name for f in fields(Trial)], [astuple(t) for t in learned.trials])
+        if learned.tuned is not None:
+            _write_training(folder, learned.tuned, classes)
         write_predictions(folder / "predictions.csv", _reported(predictions, dataset, looked))
         clock.lap("write")
         write_json(folder / "metrics.json", {"test": test.to_json(), "val": val.to_json(), "seconds": clock.laps})
         write_text(folder / "README.md", model_card(classifier, test, val, found))
+    unfinished.path.unlink(missing_ok=True)
     return Run(str(out), classifier, test, val, found, clock.laps)
+
+
+def _unfinished(out: Path, given: Dataset, looked: Looked, recipe: Recipe, tools: Tools) -> Unfinished:
+    """Where snapshots of the training under way lie, beside the run that it will be, and what they must agree with."""
+    names = [f.name for f in fields(Recipe) if f.name not in ("budget", "device")]
+    key = {name: str(getattr(recipe, name)) for name in names}
+    key |= {"pictures": looked.fingerprint, "split": split_hash(given)}
+    key |= {f"weights of {b.name}": b.sha256 or "random" for b in tools.backbones}
+    key |= {"torch": importlib.metadata.version("torch"), "headstart's own source": _source_hash()}
+    return Unfinished(out.parent / f"{out.name}.unfinished", key)
+
+
+def _write_training(folder: Path, tuned: Tuned, classes: Sequence[str]) -> None:
+    """Its rounds and steps, and a picture of what it saw."""
+    from headstart.training.loop import EpochRow, StepRow
+    from headstart.vision.grid import grid
+
+    write_csv(folder / "epochs.csv", [f.name for f in fields(EpochRow)], [astuple(r) for r in tuned.epochs])
+    write_csv(folder / "steps.csv", [f.name for f in fields(StepRow)], [astuple(r) for r in tuned.steps])
+    picture = io.BytesIO()
+    grid(tuned.seen_NSS3, [classes[k] for k in tuned.seen_labels]).save(picture, "PNG")
+    write_bytes(folder / "seen.png", picture.getvalue())
 
 
 def _check_outside(out: Path, data: Path) -> None:
@@ -152,15 +200,15 @@ def _labelled(predictions: Predictions, dataset: Dataset, side: str) -> tuple[np
     return predictions.logits[mask], dataset.labels[mask]
 
 
-def _provenance(data: Path, dataset: Dataset, looked: Looked, recipe: Recipe, fitted: Fitted) -> dict[str, Any]:
+def _provenance(data: Path, dataset: Dataset, looked: Looked, learned: Learned) -> dict[str, Any]:
     """What a run folder says of where it comes from: enough for `headstart reproduce`."""
     packages = ("headstart", "numpy", "openvino", "pillow", "timm", "torch")
-    strength = None if math.isnan(fitted.head.strength) else fitted.head.strength
     return {
-        "approach": recipe.approach,
-        "head": {"kind": fitted.head.kind, "strength": strength},
-        "recipe": recipe.as_dict(),
-        "seed": recipe.seed,
+        "approach": learned.recipe.approach,
+        "head": _described_head(learned.fitted),
+        "tuned": _described_training(learned.tuned),
+        "recipe": learned.recipe.as_dict(),
+        "seed": learned.recipe.seed,
         "data": {"path": str(data), "pictures": len(dataset), "fingerprint": looked.fingerprint},
         "split_hash": split_hash(dataset),
         "versions": {
@@ -168,6 +216,28 @@ def _provenance(data: Path, dataset: Dataset, looked: Looked, recipe: Recipe, fi
             **{p: importlib.metadata.version(p) for p in packages},
             "headstart's own source": _source_hash(),
         },
+    }
+
+
+def _described_head(fitted: Fitted | None) -> dict[str, Any] | None:
+    if fitted is None:
+        return None
+    return {"kind": fitted.head.kind, "strength": None if math.isnan(fitted.head.strength) else fitted.head.strength}
+
+
+def _described_training(tuned: Tuned | None) -> dict[str, Any] | None:
+    if tuned is None:
+        return None
+    return {
+        "approach": tuned.recipe.approach,
+        "backbone": tuned.view.backbone.name,
+        "trained": list(tuned.trained),
+        "epochs": len(tuned.epochs),
+        "best_epoch": tuned.fit.best_epoch,
+        "stopped": tuned.fit.stopped,
+        "max_lr": tuned.recipe.max_lr,
+        "wise": None if math.isnan(tuned.wise) else tuned.wise,
+        "pictures_per_second": round(tuned.pictures_per_second, 1),
     }
 
 

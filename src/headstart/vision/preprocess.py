@@ -40,6 +40,7 @@ class Preprocess:
     """What a backbone expects of its input; it travels with the weights, into the run folder and every export.
 
     `image_size` is the side of the square in pixels; `mean` and `std` are per channel (R, G, B) on a 0-1 scale.
+    With `tta` flip, features are the mean over the picture and its mirror image.
     Raises `RecipeError` for a value that cannot work.
     """
 
@@ -49,6 +50,7 @@ class Preprocess:
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    tta: str = "none"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(float(x) for x in self.mean))
@@ -60,6 +62,7 @@ class Preprocess:
             "8 to 4096",
         )
         _expect(self.resize in RESIZES, "resize", self.resize, "one of " + ", ".join(RESIZES))
+        _expect(self.tta in ("none", "flip"), "tta", self.tta, "none or flip")
         _expect(0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "above 0 and at most 1")
         _expect(
             self.interpolation in INTERPOLATIONS,

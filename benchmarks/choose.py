@@ -1,0 +1,243 @@
+"""What choosing a backbone on small subsets loses, and what it costs: `python benchmarks/choose.py DATA... --weights-dir DIR`.
+
+Candidates are all backbones of the folder and, with `--decoys`, up to three networks with random weights. Each data set is
+probed in full first: every candidate embeds every picture, is scored by leave-one-out on all that is not test, and gets a
+last layer as `train` fits it, whose accuracy on test is known then. That is what `choose_views` is compared with:
+
+    regret, one    test accuracy of the candidate with the lowest leave-one-out log-loss on all pictures, less that of the
+                   search's first choice, in points
+    regret, best   the same against the highest test accuracy of all candidates, which no search can know
+    regret, pair   the same for what `train` makes of two backbones: the search's, and those that its rule takes from all
+                   pictures
+
+    compute        the search's pictures x processor seconds that each candidate takes for one, as a part of all candidates
+                   on all pictures that are not test
+    pictures       the same with all candidates alike
+
+Both are counted, not timed: the searches find their features in the cache of the full probe. Processor seconds are the
+least of several rounds, decoding included. `--timed` runs a search (seed 0) and a full probe in caches of their own and
+gives the seconds of both on the clock, scoring included.
+
+Figures are in LOG.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from headstart.data.split import make_split
+from headstart.model.backbones import at_hand
+from headstart.model.engine import Plan, choose_plan, open_network
+from headstart.model.features import View, embed_files
+from headstart.training.choose import Choice, choose_views, fitting_size, leave_one_out_score, unit_variance
+from headstart.training.fit import fit_heads, refit_on
+from headstart.training.recipe import Recipe
+from headstart.verbs.embed import fitted_spec
+from headstart.verbs.look import look
+
+DECOYS = ("mobilenetv2_100", "mobilenetv1_100", "resnet18")
+TIMED_PICTURES, ROUNDS = 200, 3
+
+
+def main() -> None:
+    """Parse the command line and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="+")
+    parser.add_argument("--weights-dir", type=Path, required=True)
+    parser.add_argument("--decoys", type=int, default=3, choices=range(4), help="networks with random weights")
+    parser.add_argument("--image-size", type=int, default=0, help="0: as `train` takes it")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cache", type=Path, help="keep graphs and features here for the next time")
+    parser.add_argument("--timed", action="store_true", help="also measure one search and one full probe")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["HEADSTART_CACHE"] = str(options.cache or Path(folder) / "cache")
+        weights = Path(folder) / "weights"
+        weights.mkdir()
+        for file in options.weights_dir.iterdir():
+            shutil.copyfile(file, weights / file.name)
+        for architecture in DECOYS[: options.decoys]:
+            write_decoy(weights, architecture)
+        for data in options.data:
+            task = Task(data, weights, options.image_size)
+            probe = Probe(task)
+            probe.show()
+            for seed in range(options.seeds):
+                compare(task, probe, seed)
+            if options.timed:
+                timed(task, Path(folder) / "timed")
+
+
+def write_decoy(folder: Path, architecture: str) -> None:
+    """A backbone with random weights, the same ones each time, that looks like the others."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    tensors = timm.create_model(architecture, num_classes=0).state_dict()
+    save_file({name: t.contiguous() for name, t in tensors.items()}, folder / f"{architecture}.random.safetensors")
+    half = [0.5, 0.5, 0.5]
+    cfg = {"input_size": [3, 224, 224], "mean": half, "std": half, "interpolation": "bicubic", "crop_pct": 0.875}
+    spec = {"architecture": architecture, "num_classes": 0, "pretrained_cfg": cfg}
+    (folder / f"{architecture}.random.json").write_text(json.dumps(spec))
+
+
+class Task:
+    """A data set with a split, and the candidates at the size that suits its pictures."""
+
+    def __init__(self, data: Path, weights: Path, image_size: int) -> None:
+        looked = look(data)
+        self.name = data.name
+        self.plan: Plan = choose_plan("cpu")
+        self.dataset = make_split(looked.dataset, seed=0)
+        self.files, self.sha256s = looked.files, looked.sha256s
+        self.labels, self.n_classes = self.dataset.labels, len(self.dataset.classes)
+        self.train, self.val, self.test = (self.dataset.split == side for side in ("train", "val", "test"))
+        self.known = self.train | self.val
+        sides = np.array([min(f.width, f.height) for f in looked.facts])
+        self.views = []
+        for backbone in at_hand(weights_dir=weights):
+            size = image_size or fitting_size(backbone.preprocess.image_size, sides)
+            self.views.append(View(backbone, fitted_spec(backbone, size, "auto")))
+            open_network(backbone, self.views[-1].spec, self.plan)
+
+    def embed(self, keep: np.ndarray, views: Sequence[View], *, cached: bool = True) -> list[np.ndarray]:
+        """float32 (N, D) a view, of the pictures in `keep` (mask or indices)."""
+        chosen = np.arange(len(self.dataset))[keep].tolist()
+        files, sha256s = [self.files[i] for i in chosen], [self.sha256s[i] for i in chosen]
+        return embed_files(files, sha256s, views, self.plan, keep=cached)[0]
+
+    def search(self, seed: int) -> Choice:
+        """`choose_views` on all pictures but those for the test."""
+        chosen = np.flatnonzero(self.known).tolist()
+        files, sha256s = [self.files[i] for i in chosen], [self.sha256s[i] for i in chosen]
+        return choose_views(
+            self.views, files, sha256s, self.labels[chosen], self.n_classes, self.plan,
+            seconds=math.inf, total=len(self.dataset), seed=seed,
+        )  # fmt: skip
+
+
+@dataclass
+class Probe:
+    """All candidates on all pictures. Accuracies are worked out when they are asked for, and then kept."""
+
+    task: Task
+    seconds: list[float] = field(init=False)  # for one picture, each candidate
+    losses: list[float] = field(init=False)  # leave-one-out log-loss of each on train and val
+    _accuracy: dict[tuple[int, ...], float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        task = self.task
+        self.seconds = seconds_each(task)
+        features = task.embed(np.ones(len(task.dataset), bool), task.views)
+        self.features = [unit_variance(x) for x in features]
+        self.losses = [self.loss((i,)) for i in range(len(task.views))]
+
+    def loss(self, members: tuple[int, ...]) -> float:
+        """Leave-one-out log-loss on train and val of one candidate, or of two fused."""
+        known = self.task.known
+        joined_ND = np.concatenate([self.features[i][known] for i in members], axis=1)
+        return leave_one_out_score(joined_ND, self.task.labels[known], self.task.n_classes)[0]
+
+    @cached_property
+    def pair(self) -> tuple[int, int]:
+        """The best by itself, and the one that adds most to it (of those that are not far behind)."""
+        first = int(np.argmin(self.losses))
+        good = [i for i, loss in enumerate(self.losses) if i != first and loss < 2 * self.losses[first] + 0.1]
+        return first, min(good, key=lambda i: self.loss((first, i)))
+
+    def accuracy(self, members: tuple[int, ...]) -> float:
+        """Test accuracy of what `train` would make of these backbones: the first alone, or all of them fused."""
+        if members not in self._accuracy:
+            t, features = self.task, [self.features[i] for i in members]
+            views = [t.views[i] for i in members]
+            fitted, _ = fit_heads(views, features, t.labels, t.train, t.val, t.n_classes, Recipe())
+            mine = [features[views.index(v)] for v in fitted.views]
+            final = refit_on(fitted, [x[t.known] for x in mine], t.labels[t.known], t.n_classes)
+            logits_NK = final.head.logits(final.join([x[t.test] for x in mine]))
+            self._accuracy[members] = float((logits_NK.argmax(1) == t.labels[t.test]).mean())
+        return self._accuracy[members]
+
+    def show(self) -> None:
+        """Print a line for each candidate, best first."""
+        task = self.task
+        print(f"\n{task.name}: {task.known.sum():,} pictures and {task.test.sum():,} for the test; {task.plan}")
+        for i in np.argsort(self.losses):
+            print(
+                f"  {task.views[i]!s:44s} {1000 * self.seconds[i]:5.2f} ms   "
+                f"log-loss {self.losses[i]:.4f}   test {self.accuracy((int(i),)):.4f}"
+            )
+        first, second = self.pair
+        print(f"  with {task.views[second].backbone.name} beside the first: test {self.accuracy((first, second)):.4f}")
+
+
+def seconds_each(task: Task) -> list[float]:
+    """Processor seconds that one picture takes with each candidate, decoding included: the least of rounds in turn."""
+    some = np.flatnonzero(task.known)[:TIMED_PICTURES]
+    rounds: list[list[float]] = []
+    for _ in range(ROUNDS):
+        rounds.append([])
+        for view in task.views:
+            begun = time.process_time()
+            task.embed(some, [view], cached=False)
+            rounds[-1].append((time.process_time() - begun) / len(some))
+    return [min(column) for column in zip(*rounds, strict=True)]
+
+
+def compare(task: Task, probe: Probe, seed: int) -> None:
+    """Search with that seed and print what it chose, lost and cost."""
+    choice = task.search(seed)
+    members = tuple(task.views.index(view) for view in choice.views)
+    pictures = [embedded(choice, view) for view in task.views]
+    oracle = probe.pair
+    one, pair = probe.accuracy(members[:1]), probe.accuracy(members)
+    best = max(probe.accuracy((i,)) for i in range(len(task.views)))
+    regrets = [100 * x for x in (probe.accuracy(oracle[:1]) - one, best - one, probe.accuracy(oracle) - pair)]
+    compute = np.dot(pictures, probe.seconds) / (task.known.sum() * sum(probe.seconds))
+    print(
+        f"  seed {seed}: {' + '.join(v.backbone.name for v in choice.views)}\n"
+        f"      test {one:.4f}, as a pair {pair:.4f}; regret in points: "
+        f"one {regrets[0]:+.2f}, best {regrets[1]:+.2f}, pair {regrets[2]:+.2f}; "
+        f"compute {compute:.1%}, pictures {sum(pictures) / len(task.views) / task.known.sum():.1%}"
+    )
+
+
+def embedded(choice: Choice, view: View) -> int:
+    """How many pictures a search embedded with this candidate: subsets grow, so those of its last stage."""
+    return max(t.pictures for t in choice.trials if t.backbone == view.backbone.name)
+
+
+def probe_all(task: Task) -> list[float]:
+    """Leave-one-out log-loss of every candidate on all pictures but those for the test."""
+    features = task.embed(task.known, task.views)
+    return [leave_one_out_score(x, task.labels[task.known], task.n_classes)[0] for x in features]
+
+
+def timed(task: Task, folder: Path) -> None:
+    """Print the seconds of one search and of one full probe, nothing cached but the compiled networks."""
+    usual, seconds = os.environ["HEADSTART_CACHE"], []
+    for name, step in (("search", lambda: task.search(0)), ("probe", lambda: probe_all(task))):
+        os.environ["HEADSTART_CACHE"] = str(folder / task.name / name)
+        shutil.copytree(Path(usual) / "graphs", folder / task.name / name / "graphs")
+        begun = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - begun)
+    os.environ["HEADSTART_CACHE"] = usual
+    print(f"  timed: search {seconds[0]:.1f} s, full probe {seconds[1]:.1f} s: {seconds[0] / seconds[1]:.1%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""The same pictures and the same weights through Keras, fastai, a plain timm loop and headstart, as whole processes.
+
+    pip install ".[bench]"
+    python benchmarks/peers.py DATA --weights-dir DIR [--rounds 5] [--only keras headstart ...]
+    python benchmarks/peers.py DATA --weights-dir DIR --check
+
+DATA has `train/` and `test/`, each with the same two class folders (the Keras recipe is for two). DIR holds
+mobilenetv2_100.tf_in1k.safetensors and .json. The peers are the scripts in benchmarks/peers/, each as its own
+documentation would have it:
+
+    keras      MobileNetV2, Dense(32), Dense(1), 160 px, RMSprop 1e-4, 10 epochs, best checkpoint (`mobilenetv2-dense32`)
+    fastai     `vision_learner`, one epoch with the backbone frozen, 224 px
+    timm       frozen backbone, a linear layer, Adam, 5 epochs, 224 px
+    headstart  `headstart train DATA --backbone mobilenetv2_100.tf_in1k`, all else default, so that it may fine-tune too;
+               -linear with --approach linear as well; -auto without --backbone: it chooses among the weights of DIR
+
+Each headstart run begins with an empty cache of its own; `-compiled` ones with the compiled pretrained networks in it and
+nothing else: no features, nothing known of the pictures. A round runs each entry once, and the next one begins with another. The
+clock runs around the whole process, imports and the evaluation of the test folder included; accuracy is what each one
+says of that folder. The round's number is everyone's seed. Printed are medians of seconds and of the ratios within a
+round, since machines drift, and the mean and range of accuracy.
+
+Before the clock starts all peers give the features of one picture, which must agree: that shows that the weights are the
+same, and brings their libraries into memory. `--check` stops there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+BACKBONE = "mobilenetv2_100.tf_in1k"
+SCRIPTS = {"keras": "keras_r2.py", "fastai": "fastai_epoch.py", "timm": "timm_loop.py"}
+LINEAR = ("--approach", "linear")
+HEADSTART = {
+    "headstart-linear": ("--backbone", BACKBONE, *LINEAR),
+    "headstart": ("--backbone", BACKBONE),
+    "headstart-auto": (),
+}
+COMPILED = "-compiled"
+ENTRIES = (*SCRIPTS, *HEADSTART, *(name + COMPILED for name in HEADSTART))
+CHECK_PIXELS, AGREES = 160, 1e-3
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is compared: data, weights, the Python of each peer, its options."""
+
+    data: Path
+    weights_dir: Path
+    folder: Path
+    pythons: dict[str, str]
+    options: dict[str, tuple[str, ...]]
+
+    def peer(self, name: str, *options: str) -> list[str]:
+        """The command of one peer's script."""
+        script = Path(__file__).parent / "peers" / SCRIPTS[name]
+        weights = self.weights_dir / f"{BACKBONE}.safetensors"
+        return [self.pythons[name], str(script), str(self.data), "--weights", str(weights), *options]
+
+    def headstart(self, name: str, *options: str) -> list[str]:
+        """The command of a `headstart train`."""
+        train = [
+            sys.executable,
+            "-m",
+            "headstart",
+            "train",
+            str(self.data),
+            "--out",
+            str(self.folder / "run"),
+            "--json",
+        ]
+        return [*train, "--weights-dir", str(self.weights_dir), *HEADSTART[name], *options]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures of one entry, one a round: seconds of the whole process, accuracy on the test folder."""
+
+    seconds: list[float] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)
+
+
+def main() -> None:
+    """Parse the command line and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--weights-dir", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=ENTRIES, default=ENTRIES, metavar="ENTRY", help=" ".join(ENTRIES))
+    for name in SCRIPTS:
+        parser.add_argument(f"--python-{name}", default=sys.executable, help=f"interpreter that has {name} (this one)")
+    parser.add_argument("--keras-epochs", type=int, default=10)
+    parser.add_argument("--timm-epochs", type=int, default=5)
+    parser.add_argument("--image-size", type=int, default=224, help="of fastai and timm, in pixels (224)")
+    parser.add_argument("--check", action="store_true", help="only compare the features of one picture")
+    args = parser.parse_args()
+    size = ("--image-size", str(args.image_size))
+    options = {
+        "keras": ("--epochs", str(args.keras_epochs)),
+        "fastai": size,
+        "timm": (*size, "--epochs", str(args.timm_epochs)),
+    }
+    pythons = {name: getattr(args, f"python_{name}") for name in SCRIPTS}
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(args.data, args.weights_dir, Path(folder), pythons, options)
+        check(bench, [name for name in SCRIPTS if name != "timm" and (args.check or name in args.only)])
+        if not args.check:
+            report(measure(bench, list(args.only), args.rounds))
+
+
+def check(bench: Bench, names: list[str]) -> None:
+    """Print how far the peers' features of one picture are from those with timm; stop if it is more than rounding."""
+    picture = sorted(p for p in (bench.data / "test").rglob("*") if p.is_file())[0]
+    with Image.open(picture) as opened:
+        small = opened.convert("RGB").resize((CHECK_PIXELS, CHECK_PIXELS))
+    pixels = bench.folder / "pixels.npy"
+    np.save(pixels, np.asarray(small, np.float32) / 127.5 - 1)
+    with_timm = np.array(said(bench.peer("timm", "--check", str(pixels))))
+    for name in names:
+        features = np.array(said(bench.peer(name, "--check", str(pixels))))
+        apart, largest = float(np.abs(features - with_timm).max()), float(with_timm.max())
+        print(f"features of one picture, {name} - timm: at most {apart:.1e} apart (largest feature {largest:.2f})")
+        if apart > AGREES:
+            raise SystemExit(f"{name} does not compute with the same weights.")
+
+
+def measure(bench: Bench, names: list[str], rounds: int) -> dict[str, Measured]:
+    """Run all entries in turn."""
+    graphs = {name: compiled(bench, name) for name in names if name.endswith(COMPILED)}
+    measured = {name: Measured() for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in [*names[first:], *names[:first]]:
+            seconds, accuracy = timed(bench, name, number, graphs.get(name))
+            measured[name].seconds.append(seconds)
+            measured[name].accuracies.append(accuracy)
+            print(f"round {number + 1}  {name:26s} {seconds:7.2f} s   accuracy {accuracy:.4f}", flush=True)
+    return measured
+
+
+def compiled(bench: Bench, name: str) -> Path:
+    """The compiled pretrained networks that a run of this entry needs, and none that it makes itself by fine-tuning."""
+    cache, entry = bench.folder / name, name.removesuffix(COMPILED)
+    said(bench.headstart(entry, *(() if "linear" in entry else LINEAR)), cache)
+    return cache / "graphs"
+
+
+def timed(bench: Bench, name: str, seed: int, graphs: Path | None) -> tuple[float, float]:
+    """(seconds of the whole process, accuracy on the test folder) of one entry; headstart's with a fresh cache."""
+    cache = bench.folder / "cache"
+    cache.mkdir()
+    if graphs is not None:
+        shutil.copytree(graphs, cache / "graphs")
+    if name in SCRIPTS:
+        command = bench.peer(name, *bench.options[name], "--seed", str(seed))
+    else:
+        command = bench.headstart(name.removesuffix(COMPILED), "--seed", str(seed))
+    begun = time.perf_counter()
+    answer = said(command, cache)
+    seconds = time.perf_counter() - begun
+    shutil.rmtree(cache)
+    for run in bench.folder.glob("run*"):
+        shutil.rmtree(run)
+    return seconds, answer["accuracy"] if name in SCRIPTS else answer["test"]["overall"]["accuracy"]["value"]
+
+
+def said(command: list[str], cache: Path | None = None) -> Any:
+    """What a command prints as JSON on its last line. Stops with its error if it fails."""
+    environment = {**os.environ, **({"HEADSTART_CACHE": str(cache)} if cache else {})}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def report(measured: dict[str, Measured]) -> None:
+    """Print medians, and each peer's seconds as a multiple of each headstart entry's."""
+    print(f"\n{'':26s} {'seconds':>8s} {'range':>16s}   {'accuracy':>8s} {'range':>18s}")
+    for name, of in measured.items():
+        spread = f"{min(of.seconds):.1f} - {max(of.seconds):.1f}"
+        accuracies = f"{min(of.accuracies):.4f} - {max(of.accuracies):.4f}"
+        mean = statistics.fmean(of.accuracies)
+        print(f"{name:26s} {statistics.median(of.seconds):8.2f} {spread:>16s}   {mean:8.4f} {accuracies:>18s}")
+    peers = [name for name in measured if name in SCRIPTS]
+    for ours in (name for name in measured if name not in SCRIPTS):
+        ratios = {p: [a / b for a, b in zip(measured[p].seconds, measured[ours].seconds, strict=True)] for p in peers}
+        text = ", ".join(f"{p} {statistics.median(r):.1f} x ({min(r):.1f} to {max(r):.1f})" for p, r in ratios.items())
+        if text:
+            print(f"{ours}: as long take {text}")
+
+
+if __name__ == "__main__":
+    main()

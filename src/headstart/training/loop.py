@@ -1,0 +1,482 @@
+"""The training loop: batches of tensors in, a module that has learned them out. `fit` is all that others call.
+
+It knows nothing of pictures, backbones or files: `module` takes a batch's inputs as they come and gives logits (B, K).
+Over a plain loop in torch it costs 0.2 to 0.3 ms a step on a processor (drawing the step's seed, the history, the
+checks; 0.3 more for a moving average), which matters only to networks that need less than that; for a last layer alone use `model.heads`.
+
+Equal inputs give equal weights, to the bit on a processor with a fixed number of threads, whether the training ran
+through or was killed and resumed any number of times: batches depend on (seed, epoch), dropout and the like on a seed
+drawn anew for each batch, so the only state is what `training.checkpoint` keeps.
+
+On CUDA: channels_last, pinned memory, copies that do not block, bf16 (written for it; not yet run on one).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, astuple, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from headstart.errors import TrainingFailed
+from headstart.progress import bar, log
+from headstart.training.batches import Batch, Batches
+from headstart.training.checkpoint import Checkpoint, Snapshot
+from headstart.training.hooks import Hooks, State
+from headstart.training.optim import (
+    Group,
+    Moved,
+    MovingAverage,
+    Passes,
+    RateTest,
+    Schedule,
+    Score,
+    make_optimizer,
+    norms,
+    set_rates,
+    smoothed,
+    steepest,
+)
+from headstart.training.recipe import Recipe
+
+NAMED_PICTURES = 32
+"""Pictures of a bad batch that a message lists."""
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One epoch (from 0). Training figures are running means over it, taken in training mode, of the loss that is
+    minimised; `val_loss` is the same loss without smoothing and class weights, that is the log-loss unless the recipe's
+    loss is softmax_twice. `lr` is the last step's. NaN where there is no validation."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One step (from 0): the rate of groups with `lr_scale` 1, and the loss before the step."""
+
+    step: int
+    epoch: int
+    lr: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training gave. `stopped` is empty if all epochs ran, else why not; `bad_pictures` are those of a batch whose
+    loss was not finite."""
+
+    epochs: tuple[EpochRow, ...]
+    steps: tuple[StepRow, ...]
+    best_epoch: int
+    stopped: str
+    bad_pictures: tuple[int, ...] = ()
+
+
+def fit(
+    module: nn.Module,
+    groups: Sequence[Group],
+    train: Batches,
+    val: Batches | None,
+    recipe: Recipe,
+    *,
+    epochs: int,
+    max_lr: float,
+    n_classes: int,
+    device: str = "cpu",
+    checkpoint: Checkpoint | None = None,
+    hooks: Sequence[Hooks] = (),
+    class_weights: np.ndarray | None = None,
+) -> Fit:
+    """Train the parameters in `groups`, all others stay; `module` ends with the best epoch's weights.
+
+    Best by `recipe.monitor`, the first among equals; with `recipe.ema` it is the moving average that is validated and
+    kept. Without `val` the last epoch is the best. A group that is not yet unfrozen keeps its BatchNorm statistics too.
+
+    A batch that does not fit into memory is split, and the gradients of its pieces add up to the whole batch's
+    (BatchNorm sees pieces); later batches are split alike. With a `checkpoint`, an interrupted training is gone on with;
+    remove it (`Checkpoint.discard`) once the result is safe.
+
+    Raises `TrainingFailed` for a loss that is not finite before an epoch was finished (afterwards it ends the training,
+    see `Fit.stopped`), or if not even one picture fits into memory; `UnfinishedTraining`, see `Checkpoint.load`.
+    """
+    training = _Training(module, groups, train, val, recipe, epochs, max_lr, n_classes, device, hooks, class_weights)
+    if checkpoint is not None:
+        plan = {"epochs": str(epochs), "highest learning rate": repr(max_lr), "batches an epoch": str(len(train))}
+        training.resume(replace(checkpoint, key={**checkpoint.key, **plan}))
+    with _flags_kept(module):
+        return training.run()
+
+
+def evaluate(module: nn.Module, batches: Batches, recipe: Recipe, *, device: str = "cpu") -> Score:
+    """Mean loss (without smoothing and class weights, see `EpochRow`) and accuracy of a module over batches."""
+    return Passes(module.to(device), recipe, device, None).score(batches)
+
+
+def find_rate(
+    module: nn.Module,
+    groups: Sequence[Group],
+    train: Batches,
+    recipe: Recipe,
+    *,
+    n_classes: int,
+    device: str = "cpu",
+    class_weights: np.ndarray | None = None,
+    low: float = 1e-6,
+    high: float = 1.0,
+    steps: int = 100,
+) -> RateTest:
+    """A range test: `steps` steps at rates rising geometrically from `low` to `high`; the module is as before afterwards.
+
+    (Smith 2017, arXiv 1506.01186, section 3.3.) It ends early once the smoothed loss is four times its lowest. The
+    suggestion is the rate at which the loss falls fastest, see `optim.steepest`; where it never falls (after the last
+    layer was fitted, say) the default of 1e-3 (Adam, AdamW, RMSprop) or 1e-2 (SGD) is taken, with a warning. Costs as
+    much as `steps` steps of training.
+    """
+    before = _copied(module)
+    training = _Training(module, groups, train, None, recipe, 1, high, n_classes, device, (), class_weights)
+    rates = [low * (high / low) ** (i / max(steps - 1, 1)) for i in range(steps)]
+    with _flags_kept(module):
+        losses = training.range_test(rates)
+    module.load_state_dict(before)
+    rates = rates[: len(losses)]
+    suggestion = steepest(rates, losses)
+    if suggestion is None:
+        suggestion = 1e-2 if recipe.optimizer == "sgd" else 1e-3
+        log.warning("No learning rate made the loss fall in %d steps; %g is taken.", len(rates), suggestion)
+    return RateTest(tuple(rates), tuple(losses), tuple(smoothed(losses)), suggestion)
+
+
+class _NotFinite(Exception):
+    """The loss of some batch, or of the validation, is not finite."""
+
+    def __init__(self, message: str, pictures: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.pictures = tuple(pictures)
+
+
+@dataclass
+class _Sums:
+    """Running sums of an epoch: loss x weight, weight, right answers, pictures, seconds."""
+
+    loss: float = 0.0
+    weight: float = 0.0
+    right: float = 0.0
+    pictures: int = 0
+    seconds: float = 0.0
+
+
+class _Training:
+    """The state of one training, and what is done in a step, in an epoch, and in the end."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        groups: Sequence[Group],
+        train: Batches,
+        val: Batches | None,
+        recipe: Recipe,
+        epochs: int,
+        max_lr: float,
+        n_classes: int,
+        device: str,
+        hooks: Sequence[Hooks],
+        class_weights: np.ndarray | None,
+    ) -> None:
+        module.to(device, memory_format=torch.channels_last if device != "cpu" else torch.preserve_format)
+        total = epochs * math.ceil(len(train) / recipe.accumulate)
+        self.module, self.groups, self.train, self.val, self.recipe = module, groups, train, val, recipe
+        self.max_lr, self.n_classes, self.hooks = max_lr, n_classes, hooks
+        self.state = State(module, recipe, epochs, total)
+        self.optimizer = make_optimizer(groups, recipe)
+        self.schedule = Schedule(recipe.schedule, total, recipe.warmup)
+        self.passes = Passes(module, recipe, device, class_weights)
+        self.average = MovingAverage(module, recipe.ema) if recipe.ema else None
+        self.best: dict[str, torch.Tensor] = {}
+        self.best_value = math.inf
+        self.sums = _Sums()
+        self.bad_pictures: tuple[int, ...] = ()
+        self.checkpoint: Checkpoint | None = None
+
+    # ---------------------------------------------------------------------------------------------------- the course
+    def run(self) -> Fit:
+        """All that is left to do."""
+        state = self.state
+        self._call("before_fit")
+        try:
+            while state.epoch < state.epochs and not state.stopped:
+                self._epoch()
+        except _NotFinite as error:
+            self._end_at(error)
+        self.module.load_state_dict(self.best)
+        self._save()
+        self._call("after_fit")
+        return Fit(tuple(state.rows), tuple(state.steps), state.best_epoch, state.stopped, self.bad_pictures)
+
+    def _end_at(self, error: _NotFinite) -> None:
+        if not self.best:
+            if self.checkpoint is not None:
+                self.checkpoint.discard()  # it would fail in the same way again
+            failed = TrainingFailed(
+                f"Training failed before its first epoch was finished: {error.message}",
+                pictures=error.pictures,
+                hint=f"Lower --max-lr (it was {self.max_lr:g}), or limit the gradient, for example --clip 1.",
+            )
+            raise failed from error
+        self.state.stopped, self.bad_pictures = error.message, error.pictures
+        best = self.state.best_epoch + 1
+        log.warning("Training stops: %s The weights of epoch %d, the best until then, are kept.", error.message, best)
+
+    def _epoch(self) -> None:
+        state, recipe = self.state, self.recipe
+        self.prepare_epoch(state.epoch)
+        self._call("before_epoch")
+        begun = time.monotonic() - self.sums.seconds
+        batches = self.train.epoch(state.epoch, start=state.batch)
+        with bar(self._headline(), total=len(self.train)) as advance:
+            advance(state.batch)
+            while gathered := list(itertools.islice(batches, recipe.accumulate)):
+                self._step(gathered)
+                self.sums.seconds = time.monotonic() - begun
+                advance(len(gathered))
+                self._save_if_due()
+        self._finish_epoch(begun)
+
+    def _headline(self) -> str:
+        last = self.state.rows[-1] if self.state.rows else None
+        said = f", validation so far: loss {last.val_loss:.3f}, accuracy {last.val_accuracy:.3f}" if last else ""
+        return f"Epoch {self.state.epoch + 1} of {self.state.epochs}{said if self.val else ''}"
+
+    def prepare_epoch(self, epoch: int) -> None:
+        """Training mode; only groups unfrozen by now take gradients, and the norms of others keep their statistics."""
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(False)
+        for group in self.groups:
+            for parameter in group.params:
+                parameter.requires_grad_(group.unfreeze_at <= epoch)
+        self.module.train()
+        for norm in norms(self.module):
+            if norm.weight is not None and not norm.weight.requires_grad:
+                norm.eval()
+
+    def _step(self, gathered: list[Batch]) -> None:
+        state = self.state
+        state.lr = self.max_lr * self.schedule.rate(state.step)
+        set_rates(self.optimizer, state.lr, self.schedule.momentum(state.step))
+        self._call("before_step")
+        moved = self.move(gathered, (state.epoch, state.batch))
+        state.loss = moved.loss
+        state.steps.append(StepRow(state.step, state.epoch, state.lr, moved.loss))
+        state.step += 1
+        state.batch += len(gathered)
+        self.sums.loss += moved.loss * moved.weight
+        self.sums.weight += moved.weight
+        self.sums.right += moved.right
+        self.sums.pictures += moved.pictures
+        if self.average is not None:
+            self.average.update(self.module, state.step)
+        self._call("after_step")
+
+    def move(self, gathered: list[Batch], at: tuple[int, ...]) -> Moved:
+        """One step of the optimiser, down the mean gradient of these batches. Raises `_NotFinite` without moving."""
+        recipe = self.recipe
+        if recipe.mixup or recipe.cutmix:
+            gathered = [self._mixed(batch, number) for number, batch in enumerate(gathered, start=self.state.batch)]
+        moved = self.passes.gradient(gathered, at, self.optimizer)
+        if not math.isfinite(moved.loss):
+            raise self._bad_batch("loss", moved.loss, gathered)
+        if recipe.clip:
+            parameters = [p for group in self.groups for p in group.params]
+            norm = float(nn.utils.clip_grad_norm_(parameters, recipe.clip))
+            if not math.isfinite(norm):
+                raise self._bad_batch("gradient's norm", norm, gathered)
+        self.optimizer.step()
+        return moved
+
+    def _mixed(self, batch: Batch, number: int) -> Batch:
+        from headstart.training.mixing import mix
+
+        recipe = self.recipe
+        mixed: Batch = mix(batch, self.n_classes, recipe.mixup, recipe.cutmix, recipe.seed, self.state.epoch, number)
+        return mixed
+
+    def _bad_batch(self, what: str, value: float, gathered: list[Batch]) -> _NotFinite:
+        pictures = [int(i) for batch in gathered for i in batch.indices]
+        named = ", ".join(map(str, pictures[:NAMED_PICTURES])) + (", ..." if len(pictures) > NAMED_PICTURES else "")
+        where = f"epoch {self.state.epoch + 1}, step {self.state.step + 1} (training pictures number {named})"
+        return _NotFinite(f"the {what} is {value} in {where}.", pictures)
+
+    def _finish_epoch(self, begun: float) -> None:
+        state, sums = self.state, self.sums
+        with self._averaged():
+            score = self.passes.score(self.val) if self.val is not None else Score(math.nan, math.nan)
+            if self.val is not None and not math.isfinite(score.loss):
+                raise _NotFinite(f"the validation loss is {score.loss} after epoch {state.epoch + 1}.")
+            value = -score.accuracy if self.recipe.monitor == "val_accuracy" else score.loss
+            if value < self.best_value or self.val is None:
+                self.best, self.best_value, state.best_epoch = _copied(self.module), value, state.epoch
+        trained = sums.loss / max(sums.weight, 1e-12), sums.right / max(sums.pictures, 1)
+        row = EpochRow(state.epoch, *trained, score.loss, score.accuracy, state.lr, time.monotonic() - begun)
+        state.rows.append(row)
+        log.info("%s", _told(row, state.epochs))
+        if self.recipe.patience and state.epoch - state.best_epoch >= self.recipe.patience:
+            state.stop(f"no better {self.recipe.monitor} in {self.recipe.patience} epochs")
+        self._call("after_epoch")
+        state.epoch, state.batch, self.sums = state.epoch + 1, 0, _Sums()
+        self._save_if_due(epoch_ended=True)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The module with the moving average in the place of its weights, if there is one."""
+        if self.average is None:
+            yield
+            return
+        own = _copied(self.module)
+        self.module.load_state_dict(self.average.values)
+        try:
+            yield
+        finally:
+            self.module.load_state_dict(own)
+
+    def _call(self, place: str) -> None:
+        for hook in self.hooks:
+            getattr(hook, place)(self.state)
+
+    def range_test(self, rates: Sequence[float]) -> list[float]:
+        """The losses of one step at each rate, until they are four times their lowest (smoothed) or not finite."""
+        self.prepare_epoch(self._all_unfrozen())
+        rounds = itertools.chain.from_iterable(self.train.epoch(epoch) for epoch in itertools.count())
+        seen: list[float] = []
+        with bar("Finding a learning rate", total=len(rates)) as advance:
+            for i, rate in enumerate(rates):
+                self.state.step, self.state.batch = i, i * self.recipe.accumulate
+                set_rates(self.optimizer, rate)
+                gathered = list(itertools.islice(rounds, self.recipe.accumulate))
+                try:
+                    seen.append(self.move(gathered, (i,)).loss)
+                except _NotFinite:
+                    break
+                if i > 5 and smoothed(seen)[-1] > 4 * min(smoothed(seen)):
+                    break
+                advance(1)
+        return seen
+
+    def _all_unfrozen(self) -> int:
+        return max(group.unfreeze_at for group in self.groups)
+
+    # ----------------------------------------------------------------------------------------------------- snapshots
+    def _save_if_due(self, epoch_ended: bool = False) -> None:
+        if self.checkpoint is not None and self.checkpoint.due(epoch_ended):
+            self._save()
+
+    def _save(self) -> None:
+        if self.checkpoint is not None:
+            self.checkpoint.keep(self._snapshot())
+
+    def _snapshot(self) -> Snapshot:
+        state = self.state
+        tensors = {f"module.{name}": value for name, value in self.module.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": value for name, value in self.average.values.items()}
+        for number, entries in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": v for name, v in entries.items() if torch.is_tensor(v)}
+        arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in tensors.items()}
+        arrays["steps"] = np.array([astuple(row) for row in state.steps], np.float64).reshape(-1, 4)
+        values = {
+            "epoch": state.epoch,
+            "batch": state.batch,
+            "step": state.step,
+            "lr": state.lr,
+            "best_epoch": state.best_epoch,
+            "stopped": state.stopped,
+            "rows": [asdict(row) for row in state.rows],
+            "best_value": self.best_value,
+            "bad_pictures": self.bad_pictures,
+            "sums": asdict(self.sums),
+            "at_once": self.passes.at_once,
+        }
+        return Snapshot(arrays, values)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Take up the snapshot, if there is one; keep further ones there."""
+        self.checkpoint = checkpoint
+        snapshot = checkpoint.load()
+        if snapshot is None:
+            return
+        if not self._fits(snapshot):
+            log.warning("%s: the unfinished training is of another network; it starts anew.", checkpoint.path)
+            return
+        self._restore_tensors(snapshot)
+        values, state = snapshot.values, self.state
+        for name in ("epoch", "batch", "step", "lr", "best_epoch", "stopped"):
+            setattr(state, name, values[name])
+        state.rows = [EpochRow(**row) for row in values["rows"]]
+        state.steps = [StepRow(int(s), int(e), float(lr), float(loss)) for s, e, lr, loss in snapshot.tensors["steps"]]
+        self.best_value, self.bad_pictures = values["best_value"], tuple(values["bad_pictures"])
+        self.sums, self.passes.at_once = _Sums(**values["sums"]), values["at_once"]
+        if state.epoch < state.epochs and not state.stopped:
+            where = f"epoch {state.epoch + 1}, batch {state.batch + 1} of {len(self.train)}"
+            log.info("Going on with the unfinished training in %s: %s.", checkpoint.path, where)
+
+    def _fits(self, snapshot: Snapshot) -> bool:
+        shapes = {f"module.{name}": tuple(value.shape) for name, value in self.module.state_dict().items()}
+        return shapes == {n: a.shape for n, a in snapshot.tensors.items() if n.startswith("module.")}
+
+    def _restore_tensors(self, snapshot: Snapshot) -> None:
+        parts: dict[str, dict[str, torch.Tensor]] = {"module": {}, "best": {}, "average": {}, "optimizer": {}}
+        for name, array in snapshot.tensors.items():
+            part, _, rest = name.partition(".")
+            if part in parts:
+                parts[part][rest] = torch.tensor(array)
+        self.module.load_state_dict(parts["module"])
+        device = next(iter(self.module.state_dict().values())).device
+        self.best = {name: value.to(device) for name, value in parts["best"].items()}
+        if self.average is not None:
+            for name, value in self.average.values.items():
+                value.copy_(parts["average"][name])
+        entries: dict[int, dict[str, Any]] = {}
+        for name, value in parts["optimizer"].items():
+            number, _, rest = name.partition(".")
+            entries.setdefault(int(number), {})[rest] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+
+
+def _copied(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+@contextmanager
+def _flags_kept(module: nn.Module) -> Iterator[None]:
+    """Afterwards parameters take gradients as before, and hold none."""
+    flags = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for parameter, wanted in flags:
+            parameter.requires_grad_(wanted)
+            parameter.grad = None
+        for part, training in modes:
+            part.training = training
+
+
+def _told(row: EpochRow, epochs: int) -> str:
+    val = "" if math.isnan(row.val_loss) else f", validation loss {row.val_loss:.4f}, accuracy {row.val_accuracy:.4f}"
+    return f"Epoch {row.epoch + 1} of {epochs}: loss {row.train_loss:.4f}{val}, {row.seconds:.1f} s."

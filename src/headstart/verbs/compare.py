@@ -1,0 +1,285 @@
+"""`headstart compare DATA --out DIR`: several approaches and backbones on one split, and which of them to take.
+
+    look -> split once -> each trial is a `train` in a process of its own -> paired tests on the test side -> advice
+
+What it costs is the budget, and a second or two a trial. Not for picking a head or a learning rate: `train` does that
+on validation. Here the test side is looked at once for each trial, so that the best of many looks a little better than
+it is; the paired tests are corrected for that, the figures are not.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from headstart.data.dataset import Dataset, open_dataset, require_trainable
+from headstart.data.split import make_split, split_hash, write_split
+from headstart.errors import BadSplit, RecipeError, WriteError, near_names
+from headstart.files import check_outside_run, write_csv
+from headstart.model.backbones import Backbone, at_hand, find_backbone, without_weights
+from headstart.model.engine import choose_plan, cores
+from headstart.model.features import View, embed_files
+from headstart.progress import log
+from headstart.training.choose import choose_views, fitting_size
+from headstart.training.recipe import APPROACHES, Recipe
+from headstart.training.recipe import seconds as seconds_of
+from headstart.verbs.compared import PAIR_COLUMNS, ROW_COLUMNS, Comparison, compared
+from headstart.verbs.embed import all_at_hand, fitted_spec
+from headstart.verbs.look import Looked, look
+from headstart.verbs.trials import Candidate, Outcome, Place, finished, run_trial, with_latency
+
+TOP = 5
+"""So many backbones at hand are tried where none are named; of more, the best by leave-one-out on a subset."""
+START_SECONDS = 4.0
+"""What a trial takes besides embedding: importing, the head, the run folder. Measured on 2 cores: 2 to 3 s."""
+TIMED_PICTURES = 8
+ORDER = ("linear", "frozen", "auto", "finetune", "scratch")
+"""Cheap approaches first, so that a small budget shows something."""
+DEFAULT = {"linear": Recipe(approach="linear"), "auto": Recipe()}
+"""Without --recipes: linear on each backbone, then what `train` does by itself."""
+
+
+def compare(
+    data: Path,
+    *,
+    out: Path,
+    recipes: str = "",
+    backbones: str = "",
+    budget: str = "20m",
+    seed: int = 0,
+    weights_dir: Path | None = None,
+    offline: bool = False,
+) -> Comparison:
+    """Compare approaches and backbones on one split, under a total budget, and say which to take. Example:
+
+        headstart compare photos --out comparison --budget 20m
+
+    Args:
+        data: Folder of class folders, of split folders (train, val, test), or a table with a path and a label column.
+        out: Folder to write: split.csv, comparison.csv, pairs.csv, and a run folder for each trial in runs.
+        recipes: Approaches (linear, finetune), names of recipes, or recipe files, joined by commas; by default linear on
+            each backbone and then auto.
+        backbones: Names joined by commas, each tried with every recipe that does not name its own; by default those at
+            hand.
+        budget: Time to spend in all, such as 20m or 2h.
+        seed: Seed of the split, of every training and of every interval.
+        weights_dir: Folder of NAME.safetensors and NAME.json.
+        offline: Never open a socket.
+
+    Raises:
+        RecipeError: an unknown recipe, or a budget that is too small for any trial.
+        BackboneError: no such backbone, or no weights for one that is named.
+        DataError: the data cannot be trained on.
+        WriteError: the folder cannot be written, lies in the data, or holds other files.
+    """
+    clock = _Budget(budget)
+    out = Path(os.path.abspath(out))
+    _check_place(out, Path(data))
+    opened = open_dataset(data)
+    named = _recipes(recipes)
+    given = _backbones(backbones, named, weights_dir, offline)
+    looked = look(data, opened=opened)
+    require_trainable(looked.dataset)
+    dataset = make_split(looked.dataset, seed=seed)
+    _require_sides(dataset)
+    if not named and not given:
+        given = _best_at_hand(weights_dir, looked, dataset, clock.left() / 4, seed)
+    candidates = _candidates(named or DEFAULT, given, seed)
+    write_split(out / "split.csv", dataset, looked.sha256s)
+    place = Place(Path(data), out, weights_dir, offline, looked.fingerprint, split_hash(dataset))
+    outcomes = {c.name: done for c in candidates if (done := finished(c, place)) is not None}
+    if not outcomes:
+        _check_budget(candidates, looked, clock, weights_dir)
+    outcomes |= _run_all([c for c in candidates if c.name not in outcomes], place, clock, some=bool(outcomes))
+    if all(o.error for o in outcomes.values()) and clock.left() <= 0:
+        raise clock.too_small(f"none of {len(outcomes)} trials was finished within it", 2 * clock.spend)
+    pictures = [looked.files[i] for i in np.flatnonzero(dataset.split == "test")]
+    outcomes = {c.name: with_latency(outcomes[c.name], c, place, pictures) for c in candidates}
+    found = compared(candidates, outcomes, place, pictures=len(pictures), seed=seed, seconds=clock.spent())
+    write_csv(out / "comparison.csv", ROW_COLUMNS, found.row_cells())
+    write_csv(out / "pairs.csv", PAIR_COLUMNS, found.pair_cells())
+    return found
+
+
+class _Budget:
+    """The time that may be spent, from now on. Raises `RecipeError` for what is no time."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.spend, self._began = text, seconds_of(text), time.monotonic()
+
+    def spent(self) -> float:
+        return round(time.monotonic() - self._began, 3)
+
+    def left(self) -> float:
+        return self.spend - self.spent()
+
+    def too_small(self, why: str, enough: float) -> RecipeError:
+        """The error for a budget in which nothing fits; `enough` seconds are likely to do."""
+        fits = f"{math.ceil(enough / 10) * 10}s" if enough < 100 else f"{math.ceil(enough / 60)}m"
+        return RecipeError(
+            f"budget {self.text!r} is too small: {why}.",
+            hint=f"--budget {fits} is likely to do. What was embedded so far is kept for the next time.",
+        )
+
+
+# -------------------------------------------------------------------------------------------------- what is compared
+def _recipes(text: str) -> dict[str, Recipe]:
+    """Recipes by the names that trials go by; none where none were named. Raises `RecipeError`, with near names."""
+    from headstart.training.named import names, read_recipe
+
+    found: dict[str, Recipe] = {}
+    for word in _words(text):
+        name = Path(word).stem if word.endswith(".toml") else word
+        if name in found:
+            raise RecipeError(f"recipes: {name!r} is named twice.", hint="Give each once, and files different names.")
+        known = (*APPROACHES, *names())
+        if word in APPROACHES:
+            found[name] = Recipe(approach=word)
+        elif word in known or word.endswith(".toml") or os.sep in word:
+            found[name] = read_recipe(word)
+        else:
+            near = near_names(word, list(known))
+            raise RecipeError(f"recipe {word!r} is not known: expected {', '.join(known)}, or a .toml file.", hint=near)
+    return found
+
+
+def _backbones(text: str, recipes: Mapping[str, Recipe], weights_dir: Path | None, offline: bool) -> list[str]:
+    """The names in full, found (or downloaded) before any long work. Raises `BackboneError`."""
+    scratch = bool(recipes) and all(recipe.approach == "scratch" for recipe in recipes.values())
+
+    def full_name(word: str) -> str:
+        if scratch:
+            return without_weights(word).name
+        return "+".join(find_backbone(w, weights_dir=weights_dir, offline=offline).name for w in word.split("+"))
+
+    return list(dict.fromkeys(full_name(word) for word in _words(text)))
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _candidates(recipes: Mapping[str, Recipe], backbones: Sequence[str], seed: int) -> list[Candidate]:
+    """Every recipe on every backbone, unless it names its own or (auto) chooses one; cheap approaches first."""
+    found = []
+    for name, recipe in recipes.items():
+        recipe = replace(recipe, seed=seed)
+        if recipe.backbone != "auto" or not backbones or (recipes is DEFAULT and name == "auto"):
+            found.append(Candidate(name, name, recipe))
+        else:
+            found += [Candidate(f"{name}-{b}", name, replace(recipe, backbone=b)) for b in backbones]
+    return sorted(found, key=lambda c: ORDER.index(c.recipe.approach))
+
+
+def _best_at_hand(weights_dir: Path | None, looked: Looked, dataset: Dataset, seconds: float, seed: int) -> list[str]:
+    """Names of the backbones at hand, at most `TOP`: those with the least leave-one-out log-loss on a subset."""
+    found = all_at_hand(weights_dir)
+    if len(found) <= TOP:
+        return [b.name for b in found]
+    known = np.flatnonzero(np.isin(dataset.split, ("train", "val")))
+    log.info("%d backbones are at hand; looking for the best %d.", len(found), TOP)
+    choice = choose_views(
+        [_view(b, looked) for b in found],
+        [looked.files[i] for i in known],
+        [looked.sha256s[i] for i in known],
+        dataset.labels[known],
+        len(dataset.classes),
+        choose_plan(),
+        seconds=seconds,
+        total=len(dataset),
+        seed=seed,
+    )
+    alone = {b.name for b in found}
+    ranked = sorted((t for t in choice.trials if t.backbone in alone), key=lambda t: (-t.pictures, t.loo_log_loss))
+    return list(dict.fromkeys(t.backbone for t in ranked))[:TOP]
+
+
+def _view(backbone: Backbone, looked: Looked) -> View:
+    """The backbone as `train` will use it on these pictures."""
+    sides = np.array([min(f.width, f.height) for f in looked.facts])
+    return View(backbone, fitted_spec(backbone, fitting_size(backbone.preprocess.image_size, sides), "auto"))
+
+
+# ---------------------------------------------------------------------------------------------------- within a budget
+def _run_all(pending: Sequence[Candidate], place: Place, clock: _Budget, *, some: bool) -> dict[str, Outcome]:
+    """One after the other. Each is told its share of what is left, and stopped at twice that.
+
+    As long as nothing is finished (`some` says whether anything is), a trial may use all that is left.
+    """
+    outcomes: dict[str, Outcome] = {}
+    for i, candidate in enumerate(pending):
+        remaining = clock.left()
+        if remaining <= 0:
+            outcomes[candidate.name] = Outcome(error="not started: the budget was spent", interrupted=True)
+            continue
+        efforts = [_effort(c) for c in pending[i:]]
+        share = remaining * efforts[0] / sum(efforts)
+        limit = min(max(2 * share, share + 30), remaining + 0.1 * clock.spend) if some else remaining
+        log.info("%s: %d of %d, share of the budget %.0f s", candidate.name, i + 1, len(pending), share)
+        outcome = outcomes[candidate.name] = run_trial(candidate, place, share=share, limit=limit)
+        if outcome.error:
+            log.warning("%s: %s", candidate.name, outcome.error)
+        some = some or not outcome.error
+    return outcomes
+
+
+def _check_budget(candidates: Sequence[Candidate], looked: Looked, clock: _Budget, weights_dir: Path | None) -> None:
+    """Raise `RecipeError` if not even the quickest trial can fit, going by the time that a few pictures take.
+
+    Asked only where it is doubtful: 0.05 s a picture is more than most backbones take.
+    """
+    n = len(looked.dataset)
+    if clock.left() > START_SECONDS + 0.05 * n:
+        return
+    wanted = {name for c in candidates for name in c.recipe.backbone.split("+")}
+    usable = [b for b in at_hand(weights_dir=weights_dir) if b.name in wanted or "auto" in wanted]
+    pace = 0.0
+    if usable and clock.left() > START_SECONDS:
+        smallest = min(usable, key=lambda b: b.weights.stat().st_size if b.weights else 0)
+        view, plan = _view(smallest, looked), choose_plan()
+        embed_files(looked.files[:1], looked.sha256s[:1], [view], plan, keep=False)  # the first time may compile
+        started = time.monotonic()
+        embed_files(looked.files[-TIMED_PICTURES:], looked.sha256s[-TIMED_PICTURES:], [view], plan)
+        pace = (time.monotonic() - started) / min(TIMED_PICTURES, n) / cores()
+    needed = START_SECONDS + pace * n
+    if clock.left() < START_SECONDS or clock.left() < needed / 2:
+        every = needed * sum(_effort(c) for c in candidates)
+        raise clock.too_small(f"even the quickest trial takes about {needed:.0f} s here", every)
+
+
+def _effort(candidate: Candidate) -> int:
+    """Its part of the budget, relative to the others'."""
+    return 1 if candidate.recipe.approach == "linear" else 4
+
+
+# -------------------------------------------------------------------------------------------------------- the places
+def _check_place(out: Path, data: Path) -> None:
+    """Raise `WriteError` if the folder is a file, a run folder or in the data, or holds what no comparison wrote."""
+    check_outside_run(out)
+    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise WriteError(
+            f"{out}: lies inside the data ({data}), where the next training would take it for pictures.",
+            hint=f"Choose an --out outside of it, such as {data.resolve().parent / 'comparison'}.",
+        )
+    if out.exists() and not out.is_dir():
+        raise WriteError(f"{out}: is in the way: a folder is to be written there.", hint="Choose another --out.")
+    if out.is_dir() and any(out.iterdir()) and not (out / "split.csv").is_file():
+        raise WriteError(
+            f"{out}: holds files that headstart did not write, so it is left alone.",
+            hint="Choose another --out, or an empty folder.",
+        )
+
+
+def _require_sides(dataset: Dataset) -> None:
+    for side in ("train", "val", "test"):
+        if not (dataset.split == side).any():
+            raise BadSplit(
+                f"{dataset.root}: no pictures are left for {side}: {len(dataset):,} are too few for three sides.",
+                hint="Add pictures.",
+            )

@@ -1,0 +1,390 @@
+"""`compare`: one split, a process a trial, what is killed is taken up again, figures with intervals, ties called ties."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import math
+import shutil
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+import headstart
+from headstart.data.split import split_hash
+from headstart.errors import MissingExtra, RecipeError, UnknownBackbone, WriteError
+from headstart.judge.metrics import judge
+from headstart.model.predictions import Predictions, read_predictions
+from headstart.training.recipe import Recipe
+from headstart.verbs import compare as verb
+from headstart.verbs import trials
+from headstart.verbs.compared import FIGURES, ROW_COLUMNS, Comparison, Row, advice, paired
+from headstart.verbs.trials import Candidate, Outcome, Place, run_child, run_trial, train_words
+
+CLASSES = ("cat", "dog")
+
+
+class Made:
+    """Two calls of the same comparison: in the first, one trial is killed; the second takes up the rest."""
+
+    def __init__(self, folder: Path, photos: Path, weights: Path) -> None:
+        self.out, self.photos, self.weights = folder / "comparison", photos, weights
+        shutil.copytree(weights, folder / "weights")
+        for name in ("broken.x.safetensors", "broken.x.json"):
+            (folder / "weights" / name).write_text("{}", encoding="utf-8")
+        (folder / "bad.toml").write_text("approach = 'linear'\nbackbone = 'broken.x'\n", encoding="utf-8")
+        self.options = {
+            "out": self.out,
+            "recipes": f"linear,{folder / 'bad.toml'}",
+            "backbones": "test_resnet.a,test_efficientnet",
+            "weights_dir": folder / "weights",
+        }
+        killer = threading.Thread(target=kill_train, args=("linear-test_resnet.a",))
+        killer.start()
+        self.first = headstart.compare(photos, **self.options)
+        killer.join()
+        self.written = written(self.out)
+        self.second = headstart.compare(photos, **self.options)
+
+
+def kill_train(name: str) -> None:
+    """Kill the process that trains that trial, once there is one."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                words = child.cmdline()
+                if "train" in words and any(word.endswith(name) for word in words):
+                    child.kill()
+                    return
+        time.sleep(0.005)
+
+
+def written(out: Path) -> dict[str, int]:
+    """{run: when its manifest was written, in nanoseconds}."""
+    return {p.parent.name: p.stat().st_mtime_ns for p in out.glob("runs/*/manifest.json")}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weights: Path, warm_cache: Path) -> Made:
+    folder = tmp_path_factory.mktemp("compare")
+    shutil.copytree(warm_cache, folder / "cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(folder / "cache"))
+        return Made(folder, photos, tiny_weights)
+
+
+def by_name(comparison: Comparison) -> dict[str, Row]:
+    return {row.name: row for row in comparison.rows}
+
+
+# A whole comparison
+
+
+def test_one_killed_and_one_broken_trial_do_not_lose_the_rest(made: Made) -> None:
+    rows = by_name(made.first)
+    assert next(iter(rows)) == "linear-test_efficientnet.b"  # failed ones come last
+    killed, broken, good = (rows[n] for n in ("linear-test_resnet.a", "bad", "linear-test_efficientnet.b"))
+    assert killed.error.startswith("killed by SIGKILL (if nobody did that, memory ran out)")
+    assert broken.error.startswith(f"BadWeights: {made.options['weights_dir'] / 'broken.x.'}")
+    assert (good.error, good.on_front) == ("", True)
+    assert made.first.rows[0] is good
+    assert made.first.pairs == []
+    assert made.first.advice == "Take linear-test_efficientnet.b: it is the only one that was finished."
+    assert "not done: linear-test_resnet.a: killed by SIGKILL" in made.first.table()
+
+
+def test_the_next_call_takes_up_what_is_finished(made: Made) -> None:
+    rows = by_name(made.second)
+    assert {name for name, row in rows.items() if row.error} == {"bad"}
+    assert list(made.written) == ["linear-test_efficientnet.b"]
+    assert written(made.out)["linear-test_efficientnet.b"] == made.written["linear-test_efficientnet.b"]
+    before, after = by_name(made.first)["linear-test_efficientnet.b"], rows["linear-test_efficientnet.b"]
+    assert (after.seconds, after.latency_ms, after.peak_memory_mb) == (
+        before.seconds,
+        before.latency_ms,
+        before.peak_memory_mb,
+    )
+    assert made.second.seconds < 60
+
+
+def test_all_trials_have_the_split_of_the_comparison(made: Made, photos: Path) -> None:
+    split = (made.out / "split.csv").read_bytes()
+    for run in made.out.glob("runs/*"):
+        known = json.loads((run / "headstart.json").read_text(encoding="utf-8"))
+        assert known["split_hash"] == made.second.split_hash
+        assert [line.split(b",")[::2] for line in (run / "split.csv").read_bytes().splitlines()] == [
+            line.split(b",")[::2] for line in split.splitlines()
+        ]
+    dataset = headstart.open_dataset(photos)
+    sides = {row["path"]: row["split"] for row in csv.DictReader(split.decode().splitlines())}
+    assert split_hash(replace(dataset, split=np.array([sides[p] for p in dataset.paths]))) == made.second.split_hash
+
+
+def test_rows_are_those_of_the_run_folders(made: Made) -> None:
+    with open(made.out / "comparison.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == ROW_COLUMNS
+    assert [row["name"] for row in rows] == [row.name for row in made.second.rows]
+    for row in rows[:2]:
+        run = made.out / "runs" / row["name"]
+        test = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]["overall"]
+        for name in FIGURES:
+            for end, key in (("", "value"), ("_low", "low"), ("_high", "high")):
+                assert float(row[name + end]) == test[name][key]
+        assert int(row["file_bytes"]) == (run / "model.safetensors").stat().st_size
+        assert 4 * int(row["parameters"]) <= int(row["file_bytes"])
+        assert 0 < float(row["latency_ms"]) < 5000
+        assert 0.1 < float(row["seconds"]) < 120
+        assert 50 < float(row["peak_memory_mb"]) < 3000
+    bad = rows[-1]
+    assert (bad["name"], bad["accuracy"], bad["parameters"], bad["on_front"]) == ("bad", "", "", "False")
+    assert bad["error"].startswith("BadWeights: ")
+
+
+def test_pairs_come_from_the_predictions_of_the_test_side(made: Made) -> None:
+    one, two = (read_predictions(made.out / "runs" / row.name / "predictions.csv") for row in made.second.rows[:2])
+    accuracy, log_loss = made.second.pairs
+    right = [(p.predicted == p.labels).mean() for p in (one, two)]
+    assert (accuracy.metric, accuracy.n) == ("accuracy", made.second.pictures)
+    assert accuracy.value == pytest.approx(right[0] - right[1])
+    assert log_loss.value == pytest.approx(
+        made.second.rows[0].figure("log_loss").value - made.second.rows[1].figure("log_loss").value, abs=1e-6
+    )
+    with open(made.out / "pairs.csv", encoding="utf-8", newline="") as file:
+        kept = list(csv.DictReader(file))
+    assert [float(row["p_holm"]) for row in kept] == [accuracy.p_holm, log_loss.p_holm]
+    assert kept[0]["verdict"] == accuracy.verdict
+
+
+def test_json_frame_and_table_say_the_same(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = json.loads(json.dumps(made.second.to_json(), allow_nan=False))
+    frame = made.second.frame()
+    assert list(frame.index) == [row["name"] for row in document["rows"]]
+    assert frame["accuracy"].dtype == float
+    assert math.isnan(frame.loc["bad", "accuracy"])
+    for row in document["rows"][:2]:
+        assert frame.loc[row["name"], "log_loss_high"] == row["log_loss_high"]
+    table = made.second.table().splitlines()
+    assert table[-1] == document["advice"]
+    assert max(map(len, table)) < 240
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(
+        MissingExtra, match=r"^pandas is not installed, and a DataFrame was asked for\.\n  pip install pandas$"
+    ):
+        made.second.frame()
+
+
+def test_another_seed_is_another_comparison(made: Made, own_cache: Path, warm_cache: Path) -> None:
+    shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
+    options = {**made.options, "out": made.out.parent / "seed", "recipes": "linear", "backbones": "test_resnet.a"}
+    shutil.copytree(made.out, options["out"])
+    again = headstart.compare(made.photos, **options, seed=5)
+    assert again.split_hash != made.second.split_hash
+    assert json.loads((options["out"] / "runs/linear-test_resnet.a/headstart.json").read_text())["seed"] == 5
+    assert (options["out"] / "runs/linear-test_resnet.a.previous").is_dir()
+
+
+def test_a_damaged_run_is_done_again(made: Made) -> None:
+    place = Place(made.photos, made.out.parent / "damaged", None, True, "", made.second.split_hash)
+    known = json.loads((made.out / "runs/linear-test_resnet.a/headstart.json").read_text(encoding="utf-8"))
+    place = replace(place, fingerprint=known["data"]["fingerprint"])
+    shutil.copytree(made.out, place.out)
+    candidate = Candidate("linear-test_resnet.a", "linear", Recipe(approach="linear", backbone="test_resnet.a"))
+    kept = verb.finished(candidate, place)
+    assert kept is not None
+    assert kept.seconds == by_name(made.second)[candidate.name].seconds
+    assert verb.finished(replace(candidate, recipe=replace(candidate.recipe, seed=1)), place) is None
+    assert verb.finished(candidate, replace(place, fingerprint="other")) is None
+    place.record(candidate.name).write_text("{}", encoding="utf-8")
+    without_record = verb.finished(candidate, place)
+    assert without_record is not None
+    assert math.isnan(without_record.peak_memory_mb)
+    (place.run(candidate.name) / "README.md").write_text("changed", encoding="utf-8")
+    assert verb.finished(candidate, place) is None
+
+
+# What cannot work
+
+
+def test_unknown_names_are_refused_before_any_work(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(
+        RecipeError, match=r"^recipe 'linaer' is not known: expected auto, linear, .*\n  Did you mean 'linear"
+    ):
+        headstart.compare(photos, out=out, recipes="linaer,linear")
+    with pytest.raises(RecipeError, match=r"\n  Did you mean 'scratch-cnn'"):
+        headstart.compare(photos, out=out, recipes="scratch-cn")
+    with pytest.raises(
+        UnknownBackbone, match=r"^'test_resnett' is not a known backbone\.\n  Did you mean 'test_resnet"
+    ):
+        headstart.compare(
+            photos, out=out, backbones="test_resnet.a, test_resnett", weights_dir=tiny_weights, offline=True
+        )
+    with pytest.raises(RecipeError, match=r"^recipes: 'linear' is named twice\."):
+        headstart.compare(photos, out=out, recipes="linear,linear")
+    with pytest.raises(RecipeError, match=r"^budget 'soon' is not a time"):
+        headstart.compare(photos, out=out, budget="soon")
+    assert not out.exists()
+
+
+def test_a_budget_that_is_too_small_says_what_fits(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
+    with pytest.raises(RecipeError) as raised:
+        headstart.compare(photos, out=tmp_path / "out", recipes="linear", budget="1s", weights_dir=tiny_weights)
+    assert str(raised.value) == (
+        "budget '1s' is too small: even the quickest trial takes about 4 s here.\n"
+        "  --budget 10s is likely to do. What was embedded so far is kept for the next time."
+    )
+
+
+def test_places_that_cannot_take_a_comparison(tmp_path: Path, photos: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(WriteError, match=r"holds files that headstart did not write"):
+        headstart.compare(photos, out=tmp_path / "mine")
+    with pytest.raises(WriteError, match=r"is in the way: a folder is to be written there"):
+        headstart.compare(photos, out=tmp_path / "mine" / "thesis.txt")
+    with pytest.raises(WriteError, match=r"lies inside the data"):
+        headstart.compare(photos, out=photos / "comparison")
+
+
+# Trials
+
+
+def test_candidates_cheap_ones_first_and_recipes_keep_their_own_backbone() -> None:
+    recipes = {
+        "tune": Recipe(approach="finetune"),
+        "mine": Recipe(approach="linear", backbone="x"),
+        "linear": Recipe(approach="linear"),
+    }
+    names = [c.name for c in verb._candidates(recipes, ["a", "b"], seed=3)]
+    assert names == ["mine", "linear-a", "linear-b", "tune-a", "tune-b"]
+    default = verb._candidates(verb.DEFAULT, ["a", "b"], seed=3)
+    assert [(c.name, c.recipe.approach, c.recipe.backbone) for c in default] == [
+        ("linear-a", "linear", "a"), ("linear-b", "linear", "b"), ("auto", "auto", "auto"),
+    ]  # fmt: skip
+    assert {c.recipe.seed for c in default} == {3}
+
+
+def test_every_option_reaches_the_child() -> None:
+    from headstart import cli
+
+    recipe = Recipe(
+        approach="linear", image_size=-1, hidden="128,64", augment="flip,shift=0.2", max_lr=1e-4, seed=4, budget="7s"
+    )
+    place = Place(Path("-photos"), Path("/out"), Path("weights"), True, "", "")
+    words = train_words(recipe, Candidate("name", "name", recipe), place)
+    _, bound, _ = cli.application(words).parse_args(words, exit_on_error=False, print_error=False)
+    given = {name: bound.arguments["kwargs"][name] for name in bound.arguments.get("kwargs", {})} or dict(
+        bound.arguments
+    )
+    given |= given.pop("kwargs", {})
+    for name, value in recipe.as_dict().items():
+        if value != getattr(Recipe(), name):
+            assert given[name] == value
+    assert (given["split"], given["out"]) == (Path("/out/split.csv"), Path("/out/runs/name"))
+    assert given["offline"] is True
+
+
+def test_a_child_that_takes_too_long_is_stopped_and_its_memory_is_its_own() -> None:
+    program = "import time\nx = bytes(range(250)) * 600_000\nprint('here', flush=True)\ntime.sleep(60)"
+    ballast = np.ones(60_000_000)
+    ended = run_child([sys.executable, "-c", program], 1.5)
+    assert (ended.stopped, ended.stdout) == (True, "here\n")
+    assert 1.5 < ended.seconds < 30
+    if sys.platform == "linux":
+        assert 150 < ended.peak_memory_mb < 300
+    assert len(ballast)
+
+
+def test_a_child_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "LONGEST_CALM", 0.5)
+    program = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint(1, flush=True)\ntime.sleep(60)"
+    ended = run_child([sys.executable, "-c", program], 0.7)
+    assert ended.stopped
+    assert ended.seconds < 30
+
+
+def test_a_trial_out_of_time_keeps_its_share_for_the_next_time(tmp_path: Path, photos: Path) -> None:
+    candidate = Candidate("x", "linear", Recipe(approach="linear"))
+    place = Place(photos, tmp_path, None, True, "", "")
+    outcome = run_trial(candidate, place, share=42.0, limit=0.05)
+    assert outcome.interrupted
+    assert outcome.error == "stopped after 0 s: its share of the budget was spent"
+    assert json.loads(place.record("x").read_text(encoding="utf-8"))["budget"] == "42s"
+    assert run_trial(candidate, place, share=13.0, limit=0.05).budget == "42s"
+
+
+def test_what_the_budget_does_not_reach_is_a_row_with_a_reason(tmp_path: Path, photos: Path) -> None:
+    clock = verb._Budget("1s")
+    clock._began -= 10
+    place = Place(photos, tmp_path, None, True, "", "")
+    found = verb._run_all([Candidate("x", "linear", Recipe())], place, clock, some=False)
+    assert found == {"x": Outcome(error="not started: the budget was spent", interrupted=True)}
+
+
+# Pairs and advice
+
+
+def predictions(paths: list[str], right: list[bool], sure: float = 3.0) -> Predictions:
+    """Predictions of pictures that are all cats."""
+    logits = np.array([[sure, 0.0] if r else [0.0, sure] for r in right], np.float32)
+    return Predictions(tuple(paths), CLASSES, logits, np.zeros(len(paths), np.int64))
+
+
+def test_pairs_are_matched_by_path_and_missing_pictures_are_named() -> None:
+    paths = [f"{i:02}.jpg" for i in range(20)]
+    right = [i % 4 > 0 for i in range(20)]
+    shuffled = np.random.default_rng(0).permutation(20)
+    one = predictions(paths, right)
+    two = predictions([paths[i] for i in shuffled], [right[i] for i in shuffled])
+    found, notes = paired({"one": one, "two": two}, seed=0)
+    assert ([(d.value, d.p, d.verdict) for d in found], notes) == ([(0.0, 1.0, "tie")] * 2, [])
+    three = predictions(paths[2:], right[2:])
+    found, notes = paired({"one": one, "three": three}, seed=0)
+    assert [(d.n, d.value) for d in found] == [(18, 0.0)] * 2
+    assert notes == ["three has no prediction of 00.jpg, 01.jpg: left out of its pairs."]
+
+
+def row(name: str, predicted: Predictions, latency_ms: float, size: int = 1_000_000) -> Row:
+    metrics = judge(predicted.logits, predicted.labels, CLASSES, resamples=50)
+    return Row(name, "linear", name, metrics, 10.0, 100.0, size // 4, size, latency_ms, False, "")
+
+
+def advised(*cases: tuple[str, list[bool], float]) -> str:
+    made = {name: predictions([str(i) for i in range(len(right))], right) for name, right, _ in cases}
+    rows = sorted(
+        (row(name, made[name], latency) for name, _, latency in cases), key=lambda r: -r.metrics["accuracy"].value
+    )
+    return advice(rows, paired(made, seed=0)[0])
+
+
+def test_advice() -> None:
+    right = [i >= 3 for i in range(100)]
+    tied = [3 <= i < 99 for i in range(100)]
+    worse = [i >= 40 for i in range(100)]
+    assert advised(("slow", right, 30.0), ("quick", tied, 10.0)) == (
+        "Take quick: nothing beats it in accuracy, and it is 3.0x faster than slow, with which it ties."
+    )
+    assert advised(("slow", right, 30.0), ("bad", worse, 10.0)) == "Take slow: it beats the other in accuracy."
+    assert advised(("slow", right, 30.0), ("bad", worse, 1.0), ("quick", right, 10.0)).startswith(
+        "Take quick: nothing beats it in accuracy, and it "
+    )
+    assert advised(("quick", right, 10.0), ("slow", tied, 30.0)) == (
+        "Take quick: it has the highest accuracy, though that is a tie with all others."
+    )
+    assert advised(("slow", right, 30.0), ("bad", worse, 1.0), ("less", [i >= 20 for i in range(100)], 40.0)) == (
+        "Take slow: it beats all others in accuracy."
+    )
+    # Thirty points fewer on 10 pictures are a tie, but no reason to take the quicker one.
+    few, fewer = [True] * 10, [i < 7 for i in range(10)]
+    assert advised(("slow", few, 30.0), ("quick", fewer, 10.0)).startswith("Take slow: ")
+    failed = replace(row("x", predictions(["a"], [True]), 1.0), metrics=None, error="RecipeError: no")
+    assert advice([failed], []) == "None of 1 trials was finished: see their errors."
