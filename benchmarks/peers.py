@@ -15,10 +15,10 @@ documentation would have it:
                -linear with --approach linear as well; -auto without --backbone: it chooses among the weights of DIR
 
 Each headstart run begins with an empty cache of its own; `-compiled` ones with the compiled pretrained networks in it and
-nothing else: no features, nothing known of the pictures. A round runs each entry once, and the next one begins with another. The
-clock runs around the whole process, imports and the evaluation of the test folder included; accuracy is what each one
-says of that folder. The round's number is everyone's seed. Printed are medians of seconds and of the ratios within a
-round, since machines drift, and the mean and range of accuracy.
+nothing else: no features, nothing known of the pictures. A round runs each entry once, and the next one begins with
+another. The clock runs around the whole process, imports and the evaluation of the test folder included; accuracy is what
+each one says of that folder. The round's number is everyone's seed. Printed are medians of seconds and of the ratios
+within a round, since machines drift, and the mean and range of accuracy.
 
 Before the clock starts all peers give the features of one picture, which must agree: that shows that the weights are the
 same, and brings their libraries into memory. `--check` stops there.

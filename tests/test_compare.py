@@ -202,7 +202,9 @@ def test_a_damaged_run_is_done_again(made: Made) -> None:
     assert kept is not None
     assert kept.seconds == by_name(made.second)[candidate.name].seconds
     assert verb.finished(replace(candidate, recipe=replace(candidate.recipe, seed=1)), place) is None
+    assert verb.finished(replace(candidate, recipe=replace(candidate.recipe, budget="1h")), place) == kept
     assert verb.finished(candidate, replace(place, fingerprint="other")) is None
+    assert verb.finished(candidate, replace(place, split_hash="other")) is None
     place.record(candidate.name).write_text("{}", encoding="utf-8")
     without_record = verb.finished(candidate, place)
     assert without_record is not None
@@ -312,14 +314,14 @@ def test_a_child_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch)
     assert ended.seconds < 30
 
 
-def test_a_trial_out_of_time_keeps_its_share_for_the_next_time(tmp_path: Path, photos: Path) -> None:
+def test_a_trial_out_of_time_says_so(tmp_path: Path, photos: Path) -> None:
     candidate = Candidate("x", "linear", Recipe(approach="linear"))
     place = Place(photos, tmp_path, None, True, "", "")
     outcome = run_trial(candidate, place, share=42.0, limit=0.05)
     assert outcome.interrupted
     assert outcome.error == "stopped after 0 s: its share of the budget was spent"
     assert json.loads(place.record("x").read_text(encoding="utf-8"))["budget"] == "42s"
-    assert run_trial(candidate, place, share=13.0, limit=0.05).budget == "42s"
+    assert run_trial(candidate, place, share=13.0, limit=0.05).budget == "13s"
 
 
 def test_what_the_budget_does_not_reach_is_a_row_with_a_reason(tmp_path: Path, photos: Path) -> None:

@@ -374,7 +374,7 @@ def test_the_moving_average_is_validated_and_kept() -> None:
         average = d * average + (1 - d) * w
         averages.append(average)
     assert seen == sorted(seen) and result.best_epoch == 4
-    assert float(module.w) == pytest.approx(averages[-1])
+    assert module.w.item() == pytest.approx(averages[-1])
     assert [row.val_loss for row in result.epochs] == pytest.approx([math.log(2 + math.exp(a)) - a for a in averages])
 
 

@@ -281,6 +281,11 @@ def test_the_hub_has_safetensors_of_them_or_of_a_relative() -> None:
         find_backbone("Xception", offline=True)
 
 
+def last_layer(module: nn.Module, features_ND: torch.Tensor) -> torch.Tensor:
+    layer: Any = module.get_classifier()  # a dense layer, or a 1x1 convolution
+    return nn.functional.linear(features_ND, layer.weight.flatten(1), layer.bias)
+
+
 SMALLEST = {"NASNetLarge": 331, "Xception": 96, "InceptionV3": 96, "InceptionResNetV2": 96}
 
 
@@ -292,26 +297,30 @@ def test_built_embedded_trained_a_step_saved_reloaded(name: str, tmp_path: Path)
     found = without_weights(name, image_size=size)
     module = build(found, 3, image_size=size)
     x, y = torch.randn(2, 3, size, size), torch.tensor([0, 2])
+    if name == "NASNetLarge":  # the memory of two at 331 px is more than a small machine has
+        x, y = x[:1], y[:1]
     with torch.no_grad():
         features = module.forward_head(module.forward_features(x), pre_logits=True).flatten(1)
         assert features.isfinite().all()
-        assert torch.allclose(module.get_classifier()(features), module(x), atol=1e-5)
+        assert torch.allclose(last_layer(module, features), module(x), rtol=1e-4, atol=1e-5)
     before = {key: float(value.double().sum()) for key, value in module.named_parameters()}
     loss = nn.functional.cross_entropy(module.train()(x), y)
     loss.backward()
-    torch.optim.SGD(module.parameters(), lr=1e-3).step()
+    torch.optim.RMSprop(module.parameters(), lr=1e-5).step()  # its step does not grow with the gradient, huge here
+    assert loss.isfinite() and all(
+        value.grad is not None and value.grad.isfinite().all() for value in module.parameters()
+    )
     module.zero_grad(set_to_none=True)
-    assert loss.isfinite()
     changed = [key for key, value in module.named_parameters() if float(value.double().sum()) != before[key]]
-    assert len(changed) > 0.9 * len(before)
+    assert len(changed) > 0.3 * len(before)  # residual branches that start at zero pass no gradient yet
     with torch.no_grad():
         expected = module.eval()(x[:1])
-        layer, file = module.get_classifier(), saved(module, tmp_path / "tuned.safetensors")
-        del module
+        file = saved(module, tmp_path / "tuned.safetensors")
         new = tuned(found, file, image_size=size)
         assert new.feature_dim in (None, features.shape[1])
         features = build(new, image_size=size)(x[:1])
-        assert torch.equal(layer(features), expected)
+        assert torch.allclose(last_layer(module, features), expected, rtol=1e-4)
+        del module
         assert torch.equal(build(new, 3, image_size=size, keep_classifier=True)(x[:1]), expected)
 
 

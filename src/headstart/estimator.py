@@ -40,7 +40,7 @@ _EXPECTED = "paths, PIL images, or arrays of pixels, uint8 (height, width) or (h
 
 
 class ImageClassifier(ClassifierMixin, BaseEstimator):
-    """A new last layer on a frozen pretrained backbone, as a scikit-learn classifier.
+    """A new last layer on a pretrained backbone, frozen or (`approach`) fine-tuned, as a scikit-learn classifier.
 
     Pictures, `X`: paths (str or Path), PIL images, or arrays of uint8 pixels: one array (N, H, W, 3) or (N, H, W), or a
     list of arrays of any sizes. Floating-point pixels are refused, because their scale cannot be told from one picture.
@@ -48,6 +48,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         backbone: A timm name; several joined by + are fused; auto picks among the weights at hand by validation.
+        approach: linear (a closed-form last layer on the frozen backbone), finetune, frozen, scratch, or auto.
         image_size: Side of the input square in pixels; 0 takes the backbone's own, or less if the pictures are smaller.
         resize: How a picture becomes a square: crop, pad or squash; auto takes the backbone's own.
         head: The last layer: ridge, lda, logistic, blend or ncm; auto picks on validation.
@@ -55,7 +56,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             `class_weight`, where None is "none").
         validation_fraction: Part of the pictures, stratified, that chooses and calibrates; in the end the head is fitted
             on all of them (the recipe's `val`).
-        budget: Time to spend, such as 2m, 20m or 2h; the search for a backbone keeps within it.
+        budget: Time to spend, such as 2m, 10m or 2h: the search for a backbone and fine-tuning keep within it.
         device: auto, cpu or cuda.
         precision: auto (bf16 where the processor has it), bf16 or f32.
         random_state: int, RandomState or None, for the validation part (the recipe's `seed`).
@@ -78,12 +79,13 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self,
         backbone: str = "auto",
         *,
+        approach: str = "linear",
         image_size: int = 0,
         resize: str = "auto",
         head: str = "auto",
         class_weight: str | None = None,
         validation_fraction: float = 0.2,
-        budget: str = "20m",
+        budget: str = "10m",
         device: str = "auto",
         precision: str = "auto",
         random_state: int | np.random.RandomState | None = 0,
@@ -92,6 +94,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         offline: bool = False,
     ) -> None:
         self.backbone = backbone
+        self.approach = approach
         self.image_size = image_size
         self.resize = resize
         self.head = head
@@ -157,6 +160,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             seed = check_random_state(seed).randint(2**31 - 1)
         return Recipe(
             backbone=self.backbone,
+            approach=self.approach,
             image_size=self.image_size,
             resize=self.resize,
             head=self.head,

@@ -248,7 +248,7 @@ def _without(module: nn.Module, gone: Iterable[str], kept: set[str]) -> nn.Modul
     out: nn.Module = copy.deepcopy(module, memo)
     for norm in _batch_norms(out):
         if norm.num_batches_tracked is None:  # else it asks for one when weights are loaded
-            norm.track_running_stats = False  # type: ignore[assignment]
+            norm.track_running_stats = False
     return out
 
 

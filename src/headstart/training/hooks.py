@@ -12,12 +12,34 @@ the module or the recipe is not recorded: a training that must resume to the bit
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headstart.training.recipe import Recipe
 
-if TYPE_CHECKING:
-    from headstart.training.loop import EpochRow, StepRow
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One epoch (from 0). Training figures are running means over it, taken in training mode, of the loss that is
+    minimised; `val_loss` is the same loss without smoothing and class weights, that is the log-loss unless the recipe's
+    loss is softmax_twice. `lr` is the last step's. NaN where there is no validation."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One step (from 0): the rate of groups with `lr_scale` 1, and the loss before the step."""
+
+    step: int
+    epoch: int
+    lr: float
+    loss: float
 
 
 @dataclass(eq=False)

@@ -134,8 +134,8 @@ class Recipe:
     wise: str = "auto"
     """Where between the frozen (0) and the fine-tuned (1) weights to end (WiSE-FT); auto picks on validation."""
 
-    budget: str = "20m"
-    """Time to spend, such as 2m, 20m or 2h; the search for a backbone keeps within it."""
+    budget: str = "10m"
+    """Time to spend, such as 2m, 10m or 2h: the search for a backbone and fine-tuning keep within it."""
 
     val: float = 0.2
     """Part of the training pictures that is kept for validation, where the data brings none."""

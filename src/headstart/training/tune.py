@@ -21,6 +21,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ from headstart.training.batches import Batches, TensorBatches
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.lighter import lighten
 from headstart.training.loop import EpochRow, Fit, StepRow, evaluate, find_rate, fit
-from headstart.training.optim import Group
+from headstart.training.optim import Group, Passes, make_optimizer
 from headstart.training.pictures import PictureBatches
 from headstart.training.recipe import Recipe
 from headstart.vision.augment import PLAIN, Augment, parse_augment
@@ -304,10 +305,7 @@ def _settled(
         log.info("Learning rate found by a range test: %.2g.", rate)
     if recipe.epochs:
         return replace(recipe, max_lr=rate)
-    steps = min(6, len(train))
-    probe = time.monotonic()
-    find_rate(network, groups, train, probing, n_classes=task.n_classes, device=device, low=1e-8, high=1e-7, steps=steps)
-    once = (time.monotonic() - probe) / steps
+    once = _seconds_a_batch(network, groups, train, probing, device)
     pictures = int(task.val.sum()) / max(int(task.train.sum()), 1)
     epoch = once * len(train) * (1 + pictures / 3)
     left = seconds - (time.monotonic() - begun)
@@ -319,6 +317,24 @@ def _settled(
             hint=f"Give --budget {math.ceil((_spent(recipe, left) + 3 * epoch) / 60)}m, or --approach linear.",
         )
     return replace(recipe, max_lr=rate, epochs=epochs)
+
+
+def _seconds_a_batch(
+    network: nn.Module, groups: list[Group], train: Batches, recipe: Recipe, device: str, most: int = 6
+) -> float:
+    """Measured on a few batches, the first of which only warms up; the network is as before afterwards."""
+    before = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    passes = Passes(network.to(device), recipe, device, None)
+    optimizer = make_optimizer(groups, recipe)
+    network.train()
+    taken = []
+    for number, batch in enumerate(islice(train.epoch(0), most)):
+        begun = time.monotonic()
+        passes.gradient([batch], (0, number), optimizer)
+        optimizer.step()
+        taken.append(time.monotonic() - begun)
+    network.load_state_dict(before)
+    return float(np.median(taken[1:] or taken))
 
 
 def _spent(recipe: Recipe, left: float) -> float:

@@ -84,42 +84,39 @@ class Outcome:
 def run_trial(candidate: Candidate, place: Place, *, share: float, limit: float) -> Outcome:
     """Train in a process of its own that is told to spend `share` seconds and stopped after `limit` seconds.
 
-    One that was interrupted is told the same share as before, because interrupted training goes on only with all options
-    as they were.
+    Training by gradient descent that was interrupted goes on from where it was; if that was of other pictures or with other
+    options, it begins anew.
     """
-    before = _read_record(place.record(candidate.name))
-    again = before is not None and before.interrupted and before.budget != ""
-    budget = before.budget if before is not None and again else f"{max(1, int(share))}s"
-    recipe = replace(candidate.recipe, budget=budget)
+    run, budget = place.run(candidate.name), f"{max(1, int(share))}s"
+    words = [*COMMAND, *train_words(replace(candidate.recipe, budget=budget), candidate, place)]
     _keep(place, candidate, Outcome(error="it was cut off", interrupted=True, budget=budget))
-    ended = run_child([*COMMAND, *train_words(recipe, candidate, place)], limit)
-    seen = Outcome(round(ended.seconds, 3), ended.peak_memory_mb, budget=budget)
+    ended = run_child(words, limit)
     error, interrupted = _error_of(ended, limit)
-    if not error and not (place.run(candidate.name) / MANIFEST).is_file():
+    if error.startswith("UnfinishedTraining: "):
+        log.info("%s: an unfinished training of something else is discarded.", candidate.name)
+        ended = run_child([*words, "--restart"], limit)
+        error, interrupted = _error_of(ended, limit)
+    if not error and not (run / MANIFEST).is_file():
         error = "it ended without a run folder"
-    if error:
-        outcome = replace(seen, error=error, interrupted=interrupted)
-    else:
-        outcome = replace(seen, manifest=sha256_file(place.run(candidate.name) / MANIFEST))
+    outcome = Outcome(round(ended.seconds, 3), ended.peak_memory_mb, math.nan, error, interrupted, budget)
+    if not error:
+        outcome = replace(outcome, manifest=sha256_file(run / MANIFEST))
     _keep(place, candidate, outcome)
     return outcome
 
 
 def finished(candidate: Candidate, place: Place) -> Outcome | None:
-    """The outcome of a trial that was finished earlier and is still valid, or None. What was not measured is NaN."""
+    """The outcome of a trial that was finished earlier and is still valid, or None. What was not measured is NaN.
+
+    A run folder records the options that were used in the end; what was asked for, auto say, is in the trial's record.
+    """
     run = place.run(candidate.name)
     try:
         check_manifest(run)
+        manifest = sha256_file(run / MANIFEST)
         known, metrics = read_json(run / "headstart.json"), read_json(run / "metrics.json")
-        same = (
-            {**known["recipe"], "budget": ""} == {**candidate.recipe.as_dict(), "budget": ""}
-            and known["split_hash"] == place.split_hash
-            and known["data"]["fingerprint"] == place.fingerprint
-        )
-        if not same:
-            log.info("%s: of another recipe, split or data; it is done again.", run)
-            return None
-        outcome = Outcome(seconds=float(metrics["seconds"]["total"]), manifest=sha256_file(run / MANIFEST))
+        seconds, used = float(metrics["seconds"]["total"]), known["recipe"]
+        of_these = (known["split_hash"], known["data"]["fingerprint"]) == (place.split_hash, place.fingerprint)
     except DamagedRun as error:
         if run.exists():
             log.warning("%s It is done again.", error.message)
@@ -127,8 +124,17 @@ def finished(candidate: Candidate, place: Place) -> Outcome | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("%s: cannot be taken up (%s: %s); it is done again.", run, type(error).__name__, error)
         return None
-    kept = _read_record(place.record(candidate.name))
-    return kept if kept is not None and kept.manifest == outcome.manifest else outcome
+    kept, asked = _read_record(place.record(candidate.name))
+    recorded = kept is not None and kept.manifest == manifest
+    if not of_these or not _same(asked if recorded else used, candidate.recipe):
+        log.info("%s: of another recipe, split or data; it is done again.", run)
+        return None
+    return kept if recorded else Outcome(seconds=seconds, manifest=manifest)
+
+
+def _same(recorded: Any, recipe: Recipe) -> bool:
+    """Whether these are the recipe's options, whatever the share of the budget."""
+    return isinstance(recorded, dict) and {**recorded, "budget": ""} == {**recipe.as_dict(), "budget": ""}
 
 
 def with_latency(outcome: Outcome, candidate: Candidate, place: Place, pictures: Sequence[Path]) -> Outcome:
@@ -163,17 +169,17 @@ def _keep(place: Place, candidate: Candidate, outcome: Outcome) -> None:
     write_json(place.record(candidate.name), values | {"recipe": candidate.recipe.as_dict()})
 
 
-def _read_record(path: Path) -> Outcome | None:
-    """A record as `_keep` writes it, or None: without one a run is still a run."""
+def _read_record(path: Path) -> tuple[Outcome | None, Any]:
+    """What `_keep` wrote: the outcome and the options that were asked for; (None, None) where there is none."""
     try:
         read = read_json(path)
         values: dict[str, Any] = {f.name: math.nan if read[f.name] is None else read[f.name] for f in fields(Outcome)}
-        return Outcome(**values)
+        return Outcome(**values), read["recipe"]
     except FileNotFoundError:
-        return None
+        return None, None
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("%s: is not a record of a trial (%s); what it said is measured again.", path, error)
-        return None
+        return None, None
 
 
 # ------------------------------------------------------------------------------------------------------- one process

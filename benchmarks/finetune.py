@@ -1,0 +1,99 @@
+"""Partial fine-tuning from kept activations against the plain full loop: `python benchmarks/finetune.py DATA --weights-dir DIR`.
+
+Both start from the same closed-form last layer, on the same split, for the same number of rounds, and alternate:
+
+    kept     the frozen stages run once for each augmented view, the last ones train on what they gave (`unfreeze auto`)
+    plain    every stage trains on decoded pictures, float32, as a loop in torch does it (`unfreeze all`)
+
+Rates are training pictures x rounds over all seconds from the pictures to the tuned weights: making activations, compiling
+and validating included. Accuracy is that of the test side, with its interval. `--pictures` takes a part of the training side,
+because the plain loop is slow; on the whole of it only `kept` gains. Figures are in LOG.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+
+from headstart.data.dataset import Dataset
+from headstart.data.split import make_split
+from headstart.judge.metrics import judge
+from headstart.model.backbones import find_backbone
+from headstart.model.engine import Plan, choose_plan
+from headstart.model.features import View, embed_files
+from headstart.training.choose import stratified_order
+from headstart.training.fit import fit_heads
+from headstart.training.recipe import Recipe
+from headstart.training.tune import Task, tune
+from headstart.verbs.look import look
+
+
+def main() -> None:
+    """Parse the command line and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--weights-dir", type=Path, required=True)
+    parser.add_argument("--backbone", default="mobilenetv1_100.tf_qat_in1k")
+    parser.add_argument("--image-size", type=int, default=160)
+    parser.add_argument("--pictures", type=int, default=1200)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--ways", nargs="*", default=["kept", "plain"])
+    options = parser.parse_args()
+    backbone = find_backbone(options.backbone, weights_dir=options.weights_dir)
+    view = View(backbone, backbone.preprocess.with_size(options.image_size))
+    plan = choose_plan("cpu")
+    looked = look(options.data)
+    dataset = make_split(looked.dataset, seed=0, val=0.2, test=0.2)
+    recipe = Recipe(approach="finetune", epochs=options.epochs)
+    task = part_of(dataset, looked.files, looked.sha256s, options.pictures)
+    (values_ND,), _ = embed_files(looked.files, looked.sha256s, [view], plan)
+    n_classes = len(dataset.classes)
+    fitted, _ = fit_heads([view], [values_ND], dataset.labels, task.train, task.val, n_classes, recipe)
+    part = fitted.parts(1.0)[0]
+    test = dataset.split == "test"
+    before = judge(values_ND[test] @ part.weight_DK + part.bias_K, dataset.labels[test], dataset.classes)
+    print(f"{view}, {int(task.train.sum()):,} training pictures, {options.epochs} rounds; frozen: {before['accuracy']}")
+    ways = {"kept": recipe, "plain": Recipe(**{**recipe.as_dict(), "unfreeze": "all", "precision": "f32"})}
+    rates: dict[str, list[float]] = {name: [] for name in options.ways}
+    for _ in range(options.rounds):
+        for name in options.ways:
+            begun = time.perf_counter()
+            tuned = tune(view, task, ways[name], plan, start=(part.weight_DK, part.bias_K), seconds=1e9)
+            seconds = time.perf_counter() - begun
+            rates[name].append(task.train.sum() * options.epochs / seconds)
+            accuracy = tested(tuned.view, tuned.weight_DK, tuned.bias_K, dataset, looked.files, looked.sha256s, plan)
+            print(
+                f"  {name:<6}{rates[name][-1]:>7.1f} pictures/s ({seconds:.0f} s; steps alone "
+                f"{tuned.pictures_per_second:.0f}/s), test accuracy {accuracy}",
+                flush=True,
+            )
+    if {"kept", "plain"} <= set(rates):
+        ratio = statistics.median(a / b for a, b in zip(rates["kept"], rates["plain"], strict=True))
+        print(f"  kept / plain: {ratio:.1f}")
+
+
+def part_of(dataset: Dataset, files: list[Path], sha256s: list[str], pictures: int) -> Task:
+    """The split with a stratified part of its training side."""
+    train = np.flatnonzero(dataset.split == "train")
+    picked = train[stratified_order(dataset.labels[train], 0)[:pictures]]
+    mask = np.zeros(len(dataset), bool)
+    mask[picked] = True
+    return Task(files, sha256s, dataset.labels, mask, dataset.split == "val", len(dataset.classes))
+
+
+def tested(
+    view: View, weight_DK: np.ndarray, bias_K: np.ndarray, dataset: Dataset, files: list[Path], sha256s: list[str], plan: Plan
+) -> object:
+    """Accuracy on the test side, by the same path as prediction."""
+    test = np.flatnonzero(dataset.split == "test")
+    (values_ND,), _ = embed_files([files[i] for i in test], [sha256s[i] for i in test], [view], plan, keep=False)
+    return judge(values_ND @ weight_DK + bias_K, dataset.labels[test], dataset.classes)["accuracy"]
+
+
+if __name__ == "__main__":
+    main()
