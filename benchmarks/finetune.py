@@ -1,4 +1,4 @@
-"""Partial fine-tuning from kept activations against the plain full loop: `python benchmarks/finetune.py DATA --weights-dir DIR`.
+"""Partial fine-tuning from kept activations against the plain full loop: `python benchmarks/finetune.py DATA`.
 
 Both start from the same closed-form last layer, on the same split, for the same number of rounds, and alternate:
 
@@ -87,7 +87,13 @@ def part_of(dataset: Dataset, files: list[Path], sha256s: list[str], pictures: i
 
 
 def tested(
-    view: View, weight_DK: np.ndarray, bias_K: np.ndarray, dataset: Dataset, files: list[Path], sha256s: list[str], plan: Plan
+    view: View,
+    weight_DK: np.ndarray,
+    bias_K: np.ndarray,
+    dataset: Dataset,
+    files: list[Path],
+    sha256s: list[str],
+    plan: Plan,
 ) -> object:
     """Accuracy on the test side, by the same path as prediction."""
     test = np.flatnonzero(dataset.split == "test")

@@ -257,7 +257,8 @@ def test_weights_of_another_architecture(here: Path, capsys: pytest.CaptureFixtu
 # Options
 
 OPTIONS = {
-    "--approach finetun": "approach 'finetun' is not known: expected linear.\n",
+    "--approach finetun": "approach 'finetun' is not known: expected auto, linear, frozen, finetune, scratch.\n"
+    "  Did you mean 'finetune'?\n",
     "--head rigde": "head 'rigde' is not known: expected auto, ridge, lda, logistic, blend, ncm.\n"
     "  Did you mean 'ridge'?\n",
     "--resize zoom": "resize 'zoom' is not known: expected auto, crop, pad, squash.\n",
@@ -265,7 +266,7 @@ OPTIONS = {
     "  Did you mean 'balanced'?\n",
     "--device gpu": "device 'gpu' is not known: expected auto, cpu, cuda.\n  Did you mean 'cpu'?\n",
     "--precision int8": "precision 'int8' is not known: expected auto, bf16, f32.\n",
-    "--image-size 5": "image_size 5 cannot be used: expected 8 to 4096 pixels, or 0.\n",
+    "--image-size 5": "image_size 5 cannot be used: expected 8 to 4096 pixels, 0 or -1.\n",
     "--val 0": "val 0.0 cannot be used: expected a part between 0 and 1, such as 0.2.\n",
     "--alpha 1": "alpha 1.0 cannot be used: expected a part between 0 and 1, such as 0.2.\n",
     "--budget 20": "budget '20' is not a time: expected a number and s, m or h.\n  For example 2m or 2h.\n",

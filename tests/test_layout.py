@@ -30,7 +30,14 @@ HEAVY = {
     *("torch", "torchvision", "timm", "sklearn", "scipy", "openvino", "pyarrow", "pandas", "matplotlib"),
     *("rich", "cyclopts", "huggingface_hub", "safetensors", "platformdirs"),
 }
-HEAVY_ALLOWED = {("estimator.py", "sklearn")}
+TRAINERS = ("batches", "lighter", "loop", "mixing", "optim", "tune")
+HEAVY_ALLOWED = {
+    ("estimator.py", "sklearn"),
+    *((f"model/{name}.py", package) for name in ("networks", "trunk") for package in ("torch", "timm")),
+    *((f"training/{name}.py", "torch") for name in TRAINERS),
+}
+"""Modules that nothing imports at its top unless it is one of them: they come with the first step of a training."""
+
 LONGEST = 560
 
 

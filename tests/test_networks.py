@@ -281,8 +281,8 @@ def test_the_hub_has_safetensors_of_them_or_of_a_relative() -> None:
         find_backbone("Xception", offline=True)
 
 
-def last_layer(module: nn.Module, features_ND: torch.Tensor) -> torch.Tensor:
-    layer: Any = module.get_classifier()  # a dense layer, or a 1x1 convolution
+def last_layer(layer: Any, features_ND: torch.Tensor) -> torch.Tensor:
+    """Logits of a dense layer, or of a 1x1 convolution."""
     return nn.functional.linear(features_ND, layer.weight.flatten(1), layer.bias)
 
 
@@ -302,7 +302,7 @@ def test_built_embedded_trained_a_step_saved_reloaded(name: str, tmp_path: Path)
     with torch.no_grad():
         features = module.forward_head(module.forward_features(x), pre_logits=True).flatten(1)
         assert features.isfinite().all()
-        assert torch.allclose(last_layer(module, features), module(x), rtol=1e-4, atol=1e-5)
+        assert torch.allclose(last_layer(module.get_classifier(), features), module(x), rtol=1e-4, atol=1e-5)
     before = {key: float(value.double().sum()) for key, value in module.named_parameters()}
     loss = nn.functional.cross_entropy(module.train()(x), y)
     loss.backward()
@@ -315,12 +315,12 @@ def test_built_embedded_trained_a_step_saved_reloaded(name: str, tmp_path: Path)
     assert len(changed) > 0.3 * len(before)  # residual branches that start at zero pass no gradient yet
     with torch.no_grad():
         expected = module.eval()(x[:1])
-        file = saved(module, tmp_path / "tuned.safetensors")
+        layer, file = module.get_classifier(), saved(module, tmp_path / "tuned.safetensors")
+        del module
         new = tuned(found, file, image_size=size)
         assert new.feature_dim in (None, features.shape[1])
         features = build(new, image_size=size)(x[:1])
-        assert torch.allclose(last_layer(module, features), expected, rtol=1e-4)
-        del module
+        assert torch.allclose(last_layer(layer, features), expected, rtol=1e-4)
         assert torch.equal(build(new, 3, image_size=size, keep_classifier=True)(x[:1]), expected)
 
 

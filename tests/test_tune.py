@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import draw
 from torch import nn
 
 import headstart
+from conftest import draw
 from headstart.errors import RecipeError, UnfinishedTraining
 from headstart.files import read_csv, scratch_array
 from headstart.training.checkpoint import Checkpoint
@@ -71,7 +71,7 @@ def test_approach(options: dict[str, object], photos: Path, tiny_weights: Path, 
 def _by_timm(folder: Path, pictures: list[Path]) -> np.ndarray:
     import timm
 
-    import headstart.model.networks  # noqa: F401  (timm then knows headstart_cnn and headstart_top)
+    import headstart.model.networks
     from headstart.vision.preprocess import read_pixels
 
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()

@@ -34,6 +34,7 @@ from headstart.progress import log
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
 
 MANIFEST = "manifest.json"
 LEFTOVER_SECONDS = 3600.0  # what lies aside for longer than this belongs to a process that is gone
@@ -169,6 +170,13 @@ def safetensors_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
     header = json.dumps(json.loads(data[8:end]), sort_keys=True).encode()
     header += b" " * (-len(header) % 8)
     return b"".join([len(header).to_bytes(8, "little"), header, memoryview(data)[end:]])
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG file."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 def read_json(path: Path) -> Any:

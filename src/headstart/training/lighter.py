@@ -27,9 +27,9 @@ def lighten(module: nn.Module) -> int:
         if not isinstance(layer, nn.Conv2d) or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
             continue
         if layer.kernel_size == (1, 1) and layer.groups == 1 and layer.stride == (1, 1) and not any(layer.padding):
-            layer.forward = _as_product(layer)  # type: ignore[method-assign]
+            layer.forward = _as_product(layer)
         elif layer.groups == layer.in_channels > 1 and layer.stride == (2, 2):
-            layer.forward = _thinned(layer)  # type: ignore[method-assign]
+            layer.forward = _thinned(layer)
         else:
             continue
         found += 1

@@ -427,8 +427,12 @@ class _Training:
             for name, value in self.average.values.items():
                 value.copy_(parts["average"][name])
         entries: dict[int, dict[str, Any]] = {}
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for name, value in parts["optimizer"].items():
             number, _, rest = name.partition(".")
+            parameter = parameters[int(number)]
+            if value.shape == parameter.shape:  # laid out in memory as it is: fused kernels go by the bytes
+                value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
             entries.setdefault(int(number), {})[rest] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": entries, "param_groups": groups})

@@ -145,11 +145,13 @@ def tune(
     if precision == "bf16" and plan.device == "cpu":
         lighten(tail)
     groups = _groups(tail, recipe)
-    recipe = _settled(recipe, network, groups, train, val, task, plan, precision, seconds - (time.monotonic() - begun))
-    before = {name: value.detach().clone() for name, value in network.state_dict().items()}
     checkpoint = None
     if unfinished is not None:
         checkpoint = Checkpoint(unfinished, {**(key or {}), "threads": str(torch.get_num_threads())})
+        recipe = _as_begun(recipe, checkpoint.recorded())
+    left = seconds - (time.monotonic() - begun)
+    recipe = _settled(recipe, network, groups, train, val, task, plan, precision, left)
+    before = {name: value.detach().clone() for name, value in network.state_dict().items()}
     device = "cuda" if plan.device == "cuda" else "cpu"
     weights = _class_weights(task, recipe)
     fitted = fit(
@@ -182,9 +184,9 @@ def _network(view: View, recipe: Recipe, n_classes: int, start: tuple[np.ndarray
     else:
         module = build(view.backbone, n_classes, image_size=size)
         if recipe.dropout:
-            module.drop_rate = recipe.dropout  # type: ignore[assignment]
+            module.drop_rate = recipe.dropout
     if start is not None:
-        last = module.get_classifier()  # type: ignore[operator]
+        last = module.get_classifier()
         with torch.no_grad():
             last.weight.copy_(torch.from_numpy(start[0].T.copy()).reshape(last.weight.shape))
             last.bias.copy_(torch.from_numpy(start[1].copy()))
@@ -289,6 +291,14 @@ def _groups(tail: nn.Module, recipe: Recipe) -> list[Group]:
     ]
 
 
+def _as_begun(recipe: Recipe, recorded: Mapping[str, str]) -> Recipe:
+    """With the rounds and the learning rate that an interrupted training had found, so that it goes on with these."""
+    if not recorded:
+        return recipe
+    epochs, rate = int(recorded["epochs"]), float(recorded["highest learning rate"])
+    return replace(recipe, epochs=recipe.epochs or epochs, max_lr=recipe.max_lr or rate)
+
+
 def _settled(
     recipe: Recipe, network: nn.Module, groups: list[Group], train: Batches, val: Batches, task: Task, plan: Plan,
     precision: str, seconds: float,
@@ -377,7 +387,9 @@ def _interpolate(
     return best
 
 
-def between(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], part: float) -> dict[str, torch.Tensor]:
+def between(
+    before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], part: float
+) -> dict[str, torch.Tensor]:
     """State dict (1 - part) * before + part * after; whole numbers (counters) are those of `after`.
 
     >>> between({"w": torch.tensor([0.0])}, {"w": torch.tensor([2.0])}, 0.25)["w"].item()
@@ -396,7 +408,7 @@ def between(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor
 def _saved(module: nn.Module, tail: nn.Module, view: View, recipe: Recipe) -> tuple[View, np.ndarray, np.ndarray]:
     """The trained weights as a file of the cache, the backbone in it, and its last layer."""
     state = join(module, tail)
-    name = module.pretrained_cfg["classifier"]  # type: ignore[index]
+    name = module.pretrained_cfg["classifier"]
     last = state[f"{name}.weight"], state[f"{name}.bias"]
     arrays = {key: value.numpy() for key, value in state.items() if not key.startswith(f"{name}.")}
     data = safetensors_bytes(arrays, {"format": "pt"})
@@ -409,11 +421,13 @@ def _saved(module: nn.Module, tail: nn.Module, view: View, recipe: Recipe) -> tu
     return View(backbone, view.spec), np.ascontiguousarray(weight_KD.T), np.ascontiguousarray(bias_K)
 
 
-def _seen(task: Task, view: View, augment: Augment, recipe: Recipe, most: int = 32) -> tuple[np.ndarray, tuple[int, ...]]:
+def _seen(
+    task: Task, view: View, augment: Augment, recipe: Recipe, most: int = 32
+) -> tuple[np.ndarray, tuple[int, ...]]:
     """Some training pictures as the first round showed them: uint8 (n, S, S, 3), and their labels."""
     picked = np.flatnonzero(task.train)
     rng = np.random.default_rng(recipe.seed)
-    picked = rng.permutation(picked)[:most]
+    picked = rng.permutation(picked)[:most].tolist()
     batches = PictureBatches(
         [task.sources[i] for i in picked], [task.sha256s[i] for i in picked], task.labels_N[picked], view.spec, augment,
         batch_size=most, seed=recipe.seed, shuffle=False,

@@ -27,8 +27,7 @@ def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Se
         [
             f"# Classifier of {len(classifier.classes)} classes",
             "",
-            f"{few([plain(c) for c in classifier.classes], 30)}. "
-            f"{_made_by(known)}; model {classifier.id}.",
+            f"{few([plain(c) for c in classifier.classes], 30)}. {_made_by(known)}; model {classifier.id}.",
             "",
             "## How good it is",
             f"95 % intervals; {test.n:,} test pictures, looked at once; {val.n:,} validation pictures, used for choosing.",

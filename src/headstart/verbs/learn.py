@@ -176,7 +176,7 @@ def learn(
     if recipe.approach != "linear":
         start = None if frozen is None else _layer_to_start_from(views[0], features[0], frozen, dataset, recipe)
         tuned = _tuned(views[0], start, sources, facts, dataset, recipe, tools.plan, clock, unfinished)
-        if tuned is not None:
+        if tuned is not None and tuned.trial is not None:
             trials = (*trials, tuned.trial)
         clock.lap("tune")
     chosen = _preferred(frozen, tuned, dataset, recipe)
@@ -295,9 +295,7 @@ def _tuned(
     return _Candidate((part,), tuple(features), val_logits_NK, tuned=tuned, trial=trial)
 
 
-def _preferred(
-    frozen: _Candidate | None, tuned: _Candidate | None, dataset: Dataset, recipe: Recipe
-) -> _Candidate:
+def _preferred(frozen: _Candidate | None, tuned: _Candidate | None, dataset: Dataset, recipe: Recipe) -> _Candidate:
     """The candidate to take: the cheapest one that validation does not put clearly behind a dearer one.
 
     With approach auto: the frozen backbones, the fine-tuned one, or a weighted sum of both. A dearer one has to lower the
@@ -319,7 +317,13 @@ def _preferred(
         noise = float(gain_N.std()) / math.sqrt(len(gain_N))
         if gain_N.mean() > max(FUSING_GAIN * _losses(best.val_logits_NK, labels_N).mean(), noise):
             best = candidate
-    taken = "a sum of both" if len(best.parts) > len(tuned.parts) and best.tuned else "fine-tuned" if best.tuned else "frozen"
+    taken = (
+        "a sum of both"
+        if len(best.parts) > len(tuned.parts) and best.tuned
+        else "fine-tuned"
+        if best.tuned
+        else "frozen"
+    )
     log.info("Validation log-loss: %s; taken: %s.", ", ".join(said), taken)
     return best
 
@@ -372,14 +376,12 @@ def _views(
 
 def _mean_side(facts: Sequence[Facts], dataset: Dataset) -> int:
     """The mean height and width of the training pictures, in pixels, to the nearest multiple of 32."""
-    train = np.flatnonzero(dataset.split == "train")
+    train = np.flatnonzero(dataset.split == "train").tolist()
     mean = float(np.mean([(facts[i].width + facts[i].height) / 2 for i in train]))
     return int(np.clip(32 * round(mean / 32), 32, 640))
 
 
-def _calibrated(
-    chosen: _Candidate, dataset: Dataset, plan: Plan, recipe: Recipe
-) -> tuple[Classifier, np.ndarray]:
+def _calibrated(chosen: _Candidate, dataset: Dataset, plan: Plan, recipe: Recipe) -> tuple[Classifier, np.ndarray]:
     """Temperature and conformal threshold from validation."""
     labels_N = dataset.labels[dataset.split == "val"]
     temperature = fit_temperature(chosen.val_logits_NK, labels_N)

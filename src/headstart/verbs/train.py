@@ -11,7 +11,6 @@ the very end.
 from __future__ import annotations
 
 import importlib.metadata
-import io
 import math
 import platform
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from headstart.errors import WriteError
 from headstart.files import (
     check_replaceable,
     folder_aside,
+    png_bytes,
     sha256_file,
     write_bytes,
     write_csv,
@@ -170,9 +170,8 @@ def _write_training(folder: Path, tuned: Tuned, classes: Sequence[str]) -> None:
 
     write_csv(folder / "epochs.csv", [f.name for f in fields(EpochRow)], [astuple(r) for r in tuned.epochs])
     write_csv(folder / "steps.csv", [f.name for f in fields(StepRow)], [astuple(r) for r in tuned.steps])
-    picture = io.BytesIO()
-    grid(tuned.seen_NSS3, [classes[k] for k in tuned.seen_labels]).save(picture, "PNG")
-    write_bytes(folder / "seen.png", picture.getvalue())
+    seen = grid(tuned.seen_NSS3, [classes[k] for k in tuned.seen_labels])
+    write_bytes(folder / "seen.png", png_bytes(seen))
 
 
 def _check_outside(out: Path, data: Path) -> None:
