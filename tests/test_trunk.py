@@ -109,7 +109,7 @@ def test_halves_of_real_architectures_at_more_stages(name: str) -> None:
     model = network(name)
     names = stages(model, side)
     assert (len(names), names[0], names[-1]) == (many, first, last)
-    for n_frozen in sorted({0, 1, 2, many // 2, many - 3, many - 1, many}):
+    for n_frozen in (0, 1, many // 2, many):
         check_halves(model, n_frozen, side)
 
 
@@ -118,7 +118,6 @@ def test_halves_of_real_architectures_at_more_stages(name: str) -> None:
 def test_halves_of_the_larger_backbones(name: str) -> None:
     side = 224 if name == "nasnetalarge" else 96
     model = network(name)
-    check_halves(model, len(stages(model, side)), side)
     check_halves(model, auto_cut(model, side), side)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import headstart
-from conftest import draw
+from conftest import draw, write_photos
 from headstart.errors import RecipeError, UnfinishedTraining
 from headstart.files import read_csv, scratch_array
 from headstart.training.checkpoint import Checkpoint
@@ -174,6 +174,42 @@ def test_auto_without_time_is_linear(photos: Path, tiny_weights: Path, cache: Pa
     recipe = headstart.Recipe(backbone="test_resnet.a", budget="1s")
     headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
     assert json.loads((tmp_path / "run" / "headstart.json").read_text())["recipe"]["approach"] == "linear"
+
+
+@pytest.mark.parametrize(
+    ("n", "better", "taken"),
+    [(2000, 0.5, "tuned"), (20, 0.2, "frozen")],
+    ids=["clearly better", "better, but on few pictures"],
+)
+def test_fine_tuning_is_taken_only_where_it_clearly_pays(n: int, better: float, taken: str) -> None:
+    from headstart.data.dataset import Dataset
+    from headstart.verbs.learn import _Candidate, _preferred
+
+    rng = np.random.default_rng(0)
+    labels_N = rng.integers(0, 3, n)
+    signal_NK = 1.5 * np.eye(3)[labels_N]
+    frozen = _Candidate((), (), signal_NK + rng.normal(0, 1, (n, 3)))
+    tuned = _Candidate((), (), signal_NK * (1 + better) + rng.normal(0, 1, (n, 3)), tuned=object())  # type: ignore[arg-type]
+    split = np.full(n, "val")
+    dataset = Dataset(Path(), ("x",) * n, labels_N, ("a", "b", "c"), split, np.arange(n))
+    found = _preferred(frozen, tuned, dataset, headstart.Recipe())
+    assert (found.tuned is not None) == (taken == "tuned")
+    forced = _preferred(frozen, tuned, dataset, headstart.Recipe(approach="finetune"))
+    assert forced is tuned
+
+
+def test_binary_has_one_unit(tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
+    """The logit of the first class is 0, as of one sigmoid unit; more than two classes are refused."""
+    photos = write_photos(tmp_path / "two", classes=2)
+    recipe = headstart.Recipe(approach="frozen", backbone="test_resnet.a", hidden="8", loss="binary", **QUICK)
+    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+    (part,) = headstart.load_classifier(tmp_path / "run").parts
+    assert not part.weight_DK[:, 0].any() and part.bias_K[0] == 0
+    assert part.weight_DK[:, 1].any() and part.bias_K[1] != 0
+    photos = write_photos(tmp_path / "three")
+    with pytest.raises(RecipeError) as refused:
+        headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+    assert str(refused.value) == f"loss 'binary' is for two classes, and {photos} has 3.\n  Use --loss cross_entropy."
 
 
 def test_several_backbones_cannot_be_trained_by_gradient(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:

@@ -144,6 +144,8 @@ def tune(
     precision = _precision(recipe, plan, n_frozen)
     if precision == "bf16" and plan.device == "cpu":
         lighten(tail)
+    if recipe.loss == "binary":
+        _one_unit(tail, module.pretrained_cfg["classifier"])
     groups = _groups(tail, recipe)
     checkpoint = None
     if unfinished is not None:
@@ -191,6 +193,19 @@ def _network(view: View, recipe: Recipe, n_classes: int, start: tuple[np.ndarray
             last.weight.copy_(torch.from_numpy(start[0].T.copy()).reshape(last.weight.shape))
             last.bias.copy_(torch.from_numpy(start[1].copy()))
     return module
+
+
+def _one_unit(tail: nn.Module, classifier: str) -> None:
+    """Make logits (0, z) of a last layer for two classes: the first unit is zero, and stays so."""
+    for name, parameter in tail.named_parameters():
+        if name.endswith((f"{classifier}.weight", f"{classifier}.bias")):
+            with torch.no_grad():
+                parameter[0] = 0
+            parameter.register_hook(_without_first)
+
+
+def _without_first(gradient: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.zeros_like(gradient[:1]), gradient[1:]])
 
 
 def _cut_place(module: nn.Module, view: View, recipe: Recipe, plan: Plan) -> int:
