@@ -178,8 +178,8 @@ def test_auto_without_time_is_linear(photos: Path, tiny_weights: Path, cache: Pa
 
 @pytest.mark.parametrize(
     ("n", "better", "taken"),
-    [(2000, 0.5, "tuned"), (20, 0.2, "frozen")],
-    ids=["clearly better", "better, but on few pictures"],
+    [(2000, 0.3, "tuned"), (20, 0.1, "frozen"), (2000, 0.0, "frozen")],
+    ids=["clearly better", "better, but on few pictures", "as good"],
 )
 def test_fine_tuning_is_taken_only_where_it_clearly_pays(n: int, better: float, taken: str) -> None:
     from headstart.data.dataset import Dataset
@@ -189,7 +189,8 @@ def test_fine_tuning_is_taken_only_where_it_clearly_pays(n: int, better: float, 
     labels_N = rng.integers(0, 3, n)
     signal_NK = 1.5 * np.eye(3)[labels_N]
     frozen = _Candidate((), (), signal_NK + rng.normal(0, 1, (n, 3)))
-    tuned = _Candidate((), (), signal_NK * (1 + better) + rng.normal(0, 1, (n, 3)), tuned=object())  # type: ignore[arg-type]
+    other_NK = frozen.val_logits_NK + better * signal_NK + rng.normal(0, 0.5, (n, 3))
+    tuned = _Candidate((), (), other_NK, tuned=object())  # type: ignore[arg-type]
     split = np.full(n, "val")
     dataset = Dataset(Path(), ("x",) * n, labels_N, ("a", "b", "c"), split, np.arange(n))
     found = _preferred(frozen, tuned, dataset, headstart.Recipe())
