@@ -48,7 +48,7 @@ ARCHITECTURES = {
     "mobilenetv3_small_100": (13, "conv_stem", "blocks.5.0", 64),
     "resnet34": (17, "conv1", "layer4.2", 64),
     "resnetv2_50": (17, "stem", "stages.3.blocks.2", 64),
-    "convnext_atto": (15, "stem", "stages.3.blocks.1", 64),
+    "convnext_atto": (16, "stem", "stages.3.blocks.1", 64),
     "densenet121": (8, "features.conv0", "features.denseblock4", 64),
     "vit_tiny_patch16_224": (13, "stem", "blocks.11", 224),
     "swin_tiny_patch4_window7_224": (16, "patch_embed", "layers.3.blocks.1", 224),
@@ -191,6 +191,19 @@ def test_joining_puts_the_tuned_tail_back() -> None:
     with torch.no_grad():
         torch.testing.assert_close(fresh(x), tail.eval()(trunk(x)), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(fresh(x), tail(trunk(x).half()), rtol=0.05, atol=0.05)
+
+
+def test_kept_activations_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("legacy_xception", num_classes=2).eval()  # its blocks start with a ReLU in place
+    with torch.inference_mode():
+        trunk, tail = cut(model, len(stages(model, 96)) - 3, 96)
+        activations = torch.randn(1, *survey(model, 96)[-4].shape)
+        before = activations.clone()
+        first = tail.eval()(activations)
+        assert torch.equal(activations, before)
+        assert torch.equal(tail(activations), first)
+    assert isinstance(trunk, Trunk)
 
 
 def test_the_trunk_does_not_learn_and_stays_in_evaluation_mode() -> None:

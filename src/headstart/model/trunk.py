@@ -134,7 +134,7 @@ class Tail(nn.Module):
         if self.start == "pixels":
             out = self.network(x)
         elif self.start == "activations":
-            out = x.float()
+            out = x.clone() if x.dtype == torch.float32 else x.float()  # a first step may work in place: x is kept
             for step in self.steps:
                 out = self.network.get_submodule(step)(out)
             out = self.network.forward_head(out)
@@ -355,14 +355,16 @@ def _follow(module: nn.Module, image_size: int) -> _Plan:
     image_size = image_size or _own_size(module)
     shadow = _shadow(module)
     try:
-        features, head, pooled_dim = _record(shadow, image_size, classifier)
+        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is doing
+            features, head, pooled_dim = _record(shadow, image_size, classifier)
+            reached = _reached(shadow, head)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise CannotCut(
             f"{_name(module)}: cannot be followed at {image_size} px: {_first_line(error)}",
             hint="Is that the size that it was built for?",
         ) from error
     used = {id(parameter): name for name, parameter in shadow.named_parameters()}
-    head_names = {used[id(p)] for p in _reached(shadow, head)} | _buffers_called(shadow, head)
+    head_names = {used[id(p)] for p in reached} | _buffers_called(shadow, head)
     found = tuple(_stages(features, head, pooled_dim))
     top = tuple(name for name in ("hidden", classifier) if hasattr(module, "forward_top") or name == classifier)
     return _Plan(found, _groups(module, found, head_names), head_names, top, classifier, image_size)

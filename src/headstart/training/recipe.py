@@ -125,6 +125,9 @@ class Recipe:
     unfreeze: str = "auto"
     """What is fine-tuned: all; a number of last stages, such as 3; gradual (one more stage each round); auto."""
 
+    start: str = "linear"
+    """Where the last layer starts in fine-tuning: linear (fitted in closed form, LP-FT) or random."""
+
     layer_decay: float = 1.0
     """Factor of the learning rate from each stage to the one before it; below 1, early stages learn more slowly."""
 
@@ -231,6 +234,7 @@ _CHOICES = {
     "resize": ("auto", "crop", "pad", "squash"),
     "pixels": ("backbone", "unit"),
     "tta": ("none", "flip"),
+    "start": ("linear", "random"),
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "loss": LOSSES,

@@ -183,7 +183,9 @@ def learn(
         frozen = _frozen(fitted, [features[views.index(v)] for v in fitted.views], dataset)
         clock.lap("fit")
     if recipe.approach != "linear":
-        start = None if frozen is None else _layer_to_start_from(views[0], features[0], frozen, dataset, recipe)
+        start = None
+        if frozen is not None and recipe.start == "linear":
+            start = _layer_to_start_from(views[0], features[0], frozen, dataset, recipe)
         tuned = _tuned(views[0], start, sources, facts, dataset, recipe, tools.plan, clock, unfinished)
         if tuned is not None and tuned.trial is not None:
             trials = (*trials, tuned.trial)
