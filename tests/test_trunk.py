@@ -75,7 +75,8 @@ def check_halves(model: nn.Module, n_frozen: int, side: int) -> None:
     x = pictures(2, side)
     with torch.no_grad():
         activations = trunk(x)
-        torch.testing.assert_close(tail.eval()(activations), model(x), rtol=1e-4, atol=1e-5)
+        expected = model(x)
+        assert float((tail.eval()(activations) - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
     expected_shape = survey(model, side)[n_frozen - 1].shape if n_frozen else (3, side, side)
     assert activations.shape[1:] == expected_shape
     own, trunks, tails = (set(m.state_dict()) for m in (model, trunk, tail))
@@ -109,7 +110,7 @@ def test_halves_of_real_architectures_at_more_stages(name: str) -> None:
     model = network(name)
     names = stages(model, side)
     assert (len(names), names[0], names[-1]) == (many, first, last)
-    for n_frozen in (0, 1, many // 2, many):
+    for n_frozen in (many // 2, many):
         check_halves(model, n_frozen, side)
 
 
@@ -335,6 +336,28 @@ def test_a_cut_that_changes_the_logits_is_refused() -> None:
         cut(Tangled(detached=True), 1)
     with pytest.raises(CannotCut, match=r"tangled: cut after 1 stages, it does not run: "):
         cut(Tangled(detached=False), 1)
+
+
+class InPlace(nn.Module):
+    """A block whose shortcut is added in place: what comes out is the tensor that its Sequential gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        conv = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
+        self.rep = nn.Sequential(conv, nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.rep(x)
+        out += x
+        return out
+
+
+def test_a_shortcut_added_in_place_is_not_taken_apart() -> None:
+    model = Tangled(detached=True)
+    model.second = nn.Sequential(InPlace(), InPlace())
+    assert stages(model.eval()) == ("first", "second.0", "second.1")
+    xception = timm.create_model("legacy_xception", num_classes=2)
+    assert stages(xception, 96) == ("conv1", "conv2", *(f"block{i}" for i in range(1, 13)), "conv3", "conv4")
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,7 @@ def _check(module: nn.Module, trunk: nn.Module, tail: nn.Module, image_size: int
                 f"{_name(module)}: cut after {n_frozen} stages, it does not run: {_first_line(error)}"
             ) from error
     far = float((expected - found).abs().max()) if expected.shape == found.shape else float("inf")
-    if not far <= TOLERANCE * max(1.0, float(expected.abs().max())):
+    if not far <= TOLERANCE * float(expected.abs().max()):
         raise CannotCut(
             f"{_name(module)}: cut after {n_frozen} stages, its logits differ by {far:.3g}.",
             hint="Cut it elsewhere, or train the whole network.",
@@ -317,13 +317,19 @@ def _first_line(error: Exception) -> str:
 # ------------------------------------------------------------------------------------------------- following the network
 @dataclass(eq=False)
 class _Call:
-    """One call of a module: what it took and gave (None if that is not one tensor), and the calls made in it."""
+    """One call of a module: what it took and gave (None if that is not one tensor), and the calls made in it.
+
+    The states count changes in place, such as the ``x += shortcut`` of many a block: a tensor is the one that the module
+    before gave only if its state is, too.
+    """
 
     name: str
     module: nn.Module | None
     taken: torch.Tensor | None = None
     given: torch.Tensor | None = None
     calls: list[_Call] = field(default_factory=list)
+    state_taken: int = 0
+    state_given: int = 0
 
     def multiply_adds(self) -> int:
         layer = self.module
@@ -353,9 +359,9 @@ class _Plan:
 def _follow(module: nn.Module, image_size: int) -> _Plan:
     classifier = _classifier(module)
     image_size = image_size or _own_size(module)
-    shadow = _shadow(module)
     try:
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is doing
+            shadow = _shadow(module)
             features, head, pooled_dim = _record(shadow, image_size, classifier)
             reached = _reached(shadow, head)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
@@ -406,14 +412,18 @@ def _record(shadow: nn.Module, image_size: int, classifier: str) -> tuple[_Call,
     def before(call_name: str):  # type: ignore[no-untyped-def]
         def hook(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
             alone = len(args) == 1 and all(value is None or value is False for value in kwargs.values())
-            call = _Call(call_name, module, args[0] if alone and isinstance(args[0], torch.Tensor) else None)
+            call = _Call(call_name, module)
+            if alone and isinstance(args[0], torch.Tensor):
+                call.taken, call.state_taken = args[0], args[0]._version
             open_calls[-1].calls.append(call)
             open_calls.append(call)
 
         return hook
 
     def after(module: nn.Module, args: object, out: object) -> None:
-        open_calls.pop().given = out if isinstance(out, torch.Tensor) else None
+        call = open_calls.pop()
+        if isinstance(out, torch.Tensor):
+            call.given, call.state_given = out, out._version
 
     for name, part in shadow.named_modules():
         if name:
@@ -423,6 +433,7 @@ def _record(shadow: nn.Module, image_size: int, classifier: str) -> tuple[_Call,
     features.given = shadow.forward_features(features.taken)
     if not isinstance(features.given, torch.Tensor):
         raise TypeError("its features are not one tensor")
+    features.state_given = features.given._version
     open_calls[:] = [head]
     head.taken = features.given.detach()
     head.given = shadow.forward_head(head.taken)
@@ -480,12 +491,12 @@ def _own_steps(features: _Call, head: _Call) -> list[_Call]:
 
 def _chain(root: _Call) -> list[_Call]:
     """The last calls in `root`, each of which takes just what the one before gave, up to what `root` gives."""
-    wanted, chain = root.given, []
+    wanted, state, chain = root.given, root.state_given, []
     for call in reversed(root.calls):
-        if call.given is None or call.given is not wanted or call.taken is None:
+        if call.given is None or call.given is not wanted or call.state_given != state or call.taken is None:
             break
         chain.append(call)
-        wanted = call.taken
+        wanted, state = call.taken, call.state_taken
     return chain[::-1]
 
 
@@ -493,6 +504,7 @@ def _expanded(call: _Call) -> list[_Call]:
     """The calls that a container is made of, in its place; a block stays one."""
     chain = _chain(call)
     complete = bool(chain) and len(chain) == len(call.calls) and chain[0].taken is call.taken
+    complete = complete and chain[0].state_taken == call.state_taken
     if not complete or not _is_container(call, chain):
         return [call]
     return [step for inner in chain for step in _expanded(inner)]
