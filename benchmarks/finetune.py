@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=1200)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--unfreeze", default="auto", help="what the kept way trains: auto, or a number of last stages")
     parser.add_argument("--ways", nargs="*", default=["kept", "plain"])
     options = parser.parse_args()
     backbone = find_backbone(options.backbone, weights_dir=options.weights_dir)
@@ -49,7 +50,7 @@ def main() -> None:
     plan = choose_plan("cpu")
     looked = look(options.data)
     dataset = make_split(looked.dataset, seed=0, val=0.2, test=0.2)
-    recipe = Recipe(approach="finetune", epochs=options.epochs)
+    recipe = Recipe(approach="finetune", epochs=options.epochs, unfreeze=options.unfreeze)
     task = part_of(dataset, looked.files, looked.sha256s, options.pictures)
     (values_ND,), _ = embed_files(looked.files, looked.sha256s, [view], plan)
     n_classes = len(dataset.classes)
@@ -78,12 +79,17 @@ def main() -> None:
 
 
 def part_of(dataset: Dataset, files: list[Path], sha256s: list[str], pictures: int) -> Task:
-    """The split with a stratified part of its training side."""
-    train = np.flatnonzero(dataset.split == "train")
-    picked = train[stratified_order(dataset.labels[train], 0)[:pictures]]
+    """The split with a stratified part of its training side, and the same part of its validation side."""
+    part = min(1.0, pictures / (dataset.split == "train").sum())
+    train, val = (_beginning(dataset, side, part) for side in ("train", "val"))
+    return Task(files, sha256s, dataset.labels, train, val, len(dataset.classes))
+
+
+def _beginning(dataset: Dataset, side: str, part: float) -> np.ndarray:
+    members = np.flatnonzero(dataset.split == side)
     mask = np.zeros(len(dataset), bool)
-    mask[picked] = True
-    return Task(files, sha256s, dataset.labels, mask, dataset.split == "val", len(dataset.classes))
+    mask[members[stratified_order(dataset.labels[members], 0)[: round(part * len(members))]]] = True
+    return mask
 
 
 def tested(
