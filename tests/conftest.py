@@ -101,8 +101,18 @@ def warm_cache(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weig
     """A cache folder with the tiny backbones' compiled graphs: copy it, and no process has to import torch."""
     folder = tmp_path_factory.mktemp("warm")
     environment = {**os.environ, "HEADSTART_CACHE": str(folder)}
-    command = [sys.executable, "-m", "headstart", "train", str(photos), "--out", str(folder / "run"), "--weights-dir"]
-    subprocess.run([*command, str(tiny_weights)], env=environment, check=True, capture_output=True)
+    command = [
+        sys.executable,
+        "-m",
+        "headstart",
+        "train",
+        str(photos),
+        "--out",
+        str(folder / "run"),
+        "--approach",
+        "linear",
+    ]
+    subprocess.run([*command, "--weights-dir", str(tiny_weights)], env=environment, check=True, capture_output=True)
     shutil.rmtree(folder / "run")
     shutil.rmtree(folder / "features")
     return folder

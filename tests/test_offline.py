@@ -45,7 +45,7 @@ def without_network(commands: list[list[str]], tmp_path: Path) -> tuple[list[Any
     environment = {**os.environ, "HF_HOME": str(tmp_path / "empty-hub")}
     ended = subprocess.run(
         [sys.executable, "-c", FORBIDDEN],
-        input=json.dumps(commands), env=environment, capture_output=True, text=True, timeout=200,
+        input=json.dumps(commands), env=environment, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout.splitlines()[-1]), ended.stderr
@@ -63,6 +63,7 @@ def all_verbs(cache: Path, out: Path, photos: Path, weights: Path, *more: str) -
         ["split", str(photos), "--out", str(out / "split.csv"), *more],
         ["backbones", *given],
         ["reproduce", run, *given],
+        ["compare", str(photos), "--out", str(out / "both"), "--recipes", "linear", *given],
     ]
     return [[str(cache), *words] for words in commands]
 
@@ -76,7 +77,7 @@ def test_no_verb_opens_a_socket(tmp_path: Path, photos: Path, tiny_weights: Path
     for verb, code, attempts in answers:
         assert (verb, code, attempts) == (verb, 0, []), stderr
     graphs = list((tmp_path / "offline-cache" / "graphs").glob("*.graph"))
-    assert len(graphs) == 2  # they were made there, by torch, timm and OpenVINO
+    assert len(graphs) >= 2  # they were made there, by torch, timm and OpenVINO
 
 
 def test_offline_a_download_that_is_needed_is_refused_in_plain_words(tmp_path: Path, photos: Path) -> None:

@@ -158,6 +158,8 @@ def learn(
     `BackboneError` (weights that do not fit), `RecipeError` (a loss that does not fit the classes), `WriteError`,
     `TrainingFailed`, `UnfinishedTraining`.
     """
+    if recipe.approach == "auto" and "+" in recipe.backbone:  # named to be fused
+        recipe = replace(recipe, approach="linear")
     if recipe.loss == "binary" and len(given.classes) != 2:
         raise RecipeError(
             f"loss 'binary' is for two classes, and {given.root} has {len(given.classes)}.",

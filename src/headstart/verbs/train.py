@@ -160,7 +160,8 @@ def _unfinished(out: Path, given: Dataset, looked: Looked, recipe: Recipe, tools
     key |= {"pictures": looked.fingerprint, "split": split_hash(given)}
     key |= {f"weights of {b.name}": b.sha256 or "random" for b in tools.backbones}
     key |= {"torch": importlib.metadata.version("torch"), "headstart's own source": _source_hash()}
-    return Unfinished(out.parent / f"{out.name}.unfinished", key)
+    place = out.resolve()  # --out . has no name of its own
+    return Unfinished(place.with_name(f"{place.name}.unfinished"), key)
 
 
 def _write_training(folder: Path, tuned: Tuned, classes: Sequence[str]) -> None:
