@@ -3,7 +3,7 @@
     help      `headstart --help`
     predict   `headstart predict RUN one.jpg` in a new process, beside the same with timm alone (same weights, same picture,
               printing the same class), taken in turn
-    train     `headstart train` with an empty cache, and again with the cache it left
+    train     `headstart train --approach linear` with an empty cache, and again with the cache it left
 
 The median of the rounds is printed, and ratios within a round, since machines drift. Figures are in LOG.md.
 """
@@ -50,7 +50,7 @@ def measure(data: Path, weights_dir: Path, backbone: str, rounds: int, folder: P
     dataset = open_dataset(data)
     picture, run = dataset.file(0), folder / "one"
     headstart = [sys.executable, "-m", "headstart"]
-    train = [*headstart, "train", str(data), "--weights-dir", str(weights_dir), "--out"]
+    train = [*headstart, "train", "--approach", "linear", str(data), "--weights-dir", str(weights_dir), "--out"]
     print(f"help     {statistics.median(timed([*headstart, '--help']) for _ in range(rounds)):.2f} s")
 
     cold = timed([*train, str(folder / "all")])
