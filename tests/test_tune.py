@@ -13,11 +13,16 @@ from torch import nn
 
 import headstart
 from conftest import draw, write_photos
+from headstart.data.dataset import Dataset
 from headstart.errors import RecipeError, UnfinishedTraining
 from headstart.files import read_csv, scratch_array
+from headstart.judge.calibration import fit_temperature
+from headstart.model.backbones import find_backbone
+from headstart.model.features import View
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.lighter import lighten
 from headstart.training.tune import between
+from headstart.verbs.learn import _fit, _frozen, _layer_to_start_from
 
 QUICK = {"epochs": 2, "max_lr": 1e-3, "batch_size": 8}
 APPROACHES = {
@@ -93,6 +98,25 @@ def test_wise_zero_is_the_frozen_network(photos: Path, tiny_weights: Path, cache
         headstart.train(photos, out=tmp_path / approach, recipe=recipe, weights_dir=tiny_weights)
     frozen, tuned = (headstart.load_classifier(tmp_path / a).parts[0].view.backbone for a in ("linear", "finetune"))
     assert _tensors(frozen.weights) == _tensors(tuned.weights)
+
+
+@pytest.mark.parametrize("head", ["ncm", "lda", "ridge", "logistic"])
+def test_starts_from_log_odds_whatever_the_head(head: str, tiny_weights: Path) -> None:
+    """Distances to class means, say, are tens of times too large for cross-entropy: it began at several nats."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(150) % 3
+    features = (rng.normal(size=(150, 1280)) + 0.1 * labels[:, None]).astype(np.float32)
+    split = np.where(np.arange(150) < 100, "train", "val")
+    names = tuple(f"{i}.jpg" for i in range(150))
+    dataset = Dataset(Path("photos"), names, labels, ("a", "b", "c"), split, np.arange(150))
+    backbone = find_backbone("test_resnet.a", weights_dir=tiny_weights)
+    view, recipe = View(backbone, backbone.preprocess), headstart.Recipe(head=head)
+    fitted, _ = _fit([view], [features], dataset, recipe)
+    frozen = _frozen(fitted, [features], dataset)
+    weight_DK, bias_K = _layer_to_start_from(view, features, frozen, dataset, recipe)
+    held = split == "val"
+    logits_NK = (features[held] @ weight_DK + bias_K).astype(np.float64)
+    assert fit_temperature(logits_NK, labels[held]) == pytest.approx(1.0, rel=1e-2)
 
 
 def _tensors(file: Path | None) -> dict[str, bytes]:

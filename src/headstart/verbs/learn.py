@@ -253,11 +253,17 @@ def _frozen(fitted: Fitted, features: Sequence[np.ndarray], dataset: Dataset) ->
 def _layer_to_start_from(
     view: View, features_ND: np.ndarray, frozen: _Candidate, dataset: Dataset, recipe: Recipe
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The last layer on `view` alone, fitted on the train side only: weight_DK, bias_K."""
+    """The last layer on `view` alone, fitted on the train side only: weight_DK, bias_K, divided by its temperature.
+
+    Cross-entropy takes logits for log-odds; those of some heads (nearest class means, say) are many times as large, and
+    the first steps would only bring them down.
+    """
     fitted = frozen.fitted
     if fitted is None or fitted.views != (view,):
         fitted, _ = _fit([view], [features_ND], dataset, recipe)
-    part = fitted.parts(1.0)[0]
+    val = dataset.split == "val"
+    logits_NK = fitted.head.logits(fitted.join([features_ND[val]]))
+    part = fitted.parts(fit_temperature(logits_NK, dataset.labels[val]))[0]
     return part.weight_DK, part.bias_K
 
 
