@@ -292,14 +292,14 @@ def test_where_to_cut() -> None:
         return sum(stage.multiply_adds for stage in found[n:]) / total
 
     n = auto_cut(model, 160)
-    assert (names[n - 1], found[n - 1].shape) == ("blocks.3.2", (512, 10, 10))  # nothing later but one is smaller
-    assert left(n) <= 0.5 < left(n - 1)
-    assert names[auto_cut(model, 160, share=0.3) - 1] == "blocks.3.4"
+    assert (names[n - 1], found[n - 1].shape) == ("blocks.3.4", (512, 10, 10))  # nothing later but one is smaller
+    assert left(n) <= 0.3 < left(n - 1)
+    assert names[auto_cut(model, 160, share=0.5) - 1] == "blocks.3.2"
     assert names[auto_cut(model, 160, share=1, max_bytes=1 << 20) - 1] == "conv_stem"
     assert auto_cut(model, 160, share=0) == len(names) - 2
     mobile = network("mobilenetv2_100")
     n = auto_cut(mobile, 160)
-    assert stages(mobile, 160)[n - 1] == "blocks.3.3"
+    assert stages(mobile, 160)[n - 1] == "blocks.4.2"
     assert 2 * survey(mobile, 160)[n - 1].numel <= 64 << 10
 
 
