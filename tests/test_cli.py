@@ -272,7 +272,7 @@ def test_ctrl_c_stops_with_a_message_and_the_same_command_goes_on(
         rest = running.stderr.read()
     assert first.startswith("Leave-one-out log-loss on ")
     assert running.returncode in (130, -signal.SIGINT)  # a shell shows 130 for both
-    assert rest.endswith("Stopped. What was embedded so far is kept: the same command goes on from there.\n")
+    assert rest.endswith("Stopped. What was done so far is kept (features, an unfinished training): the same command goes on from there.\n")
     assert "Traceback" not in rest
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos"]
     done = subprocess.run(command, **TEXT)

@@ -52,7 +52,10 @@ def run(words: Sequence[str]) -> int:
     try:
         return _run(words)
     except KeyboardInterrupt:
-        print("Stopped. What was embedded so far is kept: the same command goes on from there.", file=sys.stderr)
+        print(
+            "Stopped. What was done so far is kept (features, an unfinished training): the same command goes on from there.",
+            file=sys.stderr,
+        )
         return 130
 
 
