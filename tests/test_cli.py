@@ -257,6 +257,32 @@ def test_no_process_reports_what_is_used(
     assert list(tmp_path.rglob("openvino*")) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "compiled", "expected"),
+    [
+        ("approach='linear'", True, False),
+        ("budget='10s'", True, False),
+        ("approach='linear'", False, True),
+        ("approach='finetune'", True, True),
+    ],
+)
+def test_torch_is_imported_ahead_only_where_it_will_be_needed(
+    options: str, compiled: bool, expected: bool, own_cache: Path, tiny_weights: Path, warm: Path
+) -> None:
+    program = (
+        "import sys, threading\nfrom pathlib import Path\nfrom headstart.training.recipe import Recipe\n"
+        "from headstart.verbs.learn import find_tools\n"
+        f"recipe = Recipe(backbone='test_resnet.a', {options})\n"
+        f"find_tools(recipe, weights_dir=Path({str(tiny_weights)!r}))\n"
+        "[t.join() for t in threading.enumerate() if t.name == 'import of torch']\n"
+        "print('torch' in sys.modules)"
+    )
+    cache = warm if compiled else warm / "empty"
+    environment = {**os.environ, "HEADSTART_CACHE": str(cache)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, **TEXT)
+    assert (done.stdout, done.returncode) == (f"{expected}\n", 0), done.stderr
+
+
 # Ctrl-C
 
 
@@ -272,7 +298,9 @@ def test_ctrl_c_stops_with_a_message_and_the_same_command_goes_on(
         rest = running.stderr.read()
     assert first.startswith("Leave-one-out log-loss on ")
     assert running.returncode in (130, -signal.SIGINT)  # a shell shows 130 for both
-    assert rest.endswith("Stopped. What was done so far is kept (features, an unfinished training): the same command goes on from there.\n")
+    assert rest.endswith(
+        "Stopped. What was done so far is kept (features, an unfinished training): the same command goes on from there.\n"
+    )
     assert "Traceback" not in rest
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos"]
     done = subprocess.run(command, **TEXT)

@@ -18,9 +18,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -135,7 +137,7 @@ def open_network(backbone: Backbone, spec: Preprocess, plan: Plan) -> Network:
         raise BackboneError(f"{backbone.name}: has random weights, which have to be saved before it can be used.")
     if plan.engine == "torch":
         return TorchNetwork(backbone, spec, plan)
-    path = cache_dir() / "graphs" / f"{network_key(backbone, spec, plan)}.graph"
+    path = cache_dir() / "graphs" / f"{_beginning(backbone)}-{network_key(backbone, spec, plan)}.graph"
     graph = _read_graph(path)
     if graph is None:
         log.info(
@@ -149,6 +151,24 @@ def open_network(backbone: Backbone, spec: Preprocess, plan: Plan) -> Network:
     else:
         info, blob = graph
     return OpenVinoNetwork(info, blob, spec, plan)
+
+
+def anticipate(backbones: Sequence[Backbone], plan: Plan, *, training: bool = False) -> None:
+    """Begin to import torch and timm, in a thread, where they will be needed: for `training`, or because a backbone was
+    never compiled here. They take seconds of one core, in which another one can look at the pictures."""
+    known = all(any((cache_dir() / "graphs").glob(f"{_beginning(b)}-*.graph")) for b in backbones)
+    if training or plan.engine == "torch" or not known:
+        threading.Thread(target=_import_torch, name="import of torch").start()
+
+
+def _import_torch() -> None:
+    with suppress(ImportError):  # whoever needs it meets the same error, and says so
+        import headstart.model.networks  # noqa: F401  (imports torch and timm)
+
+
+def _beginning(backbone: Backbone) -> str:
+    """Of the names of all graphs compiled from these weights."""
+    return (backbone.content or backbone.sha256)[:12]
 
 
 class OpenVinoNetwork:

@@ -27,7 +27,7 @@ from headstart.judge.calibration import fit_temperature
 from headstart.judge.conformal import conformal_threshold
 from headstart.model.backbones import Backbone, find_backbone, without_weights
 from headstart.model.classifier import Classifier, Part
-from headstart.model.engine import Plan, choose_plan
+from headstart.model.engine import Plan, anticipate, choose_plan
 from headstart.model.features import View, embed_files
 from headstart.model.predictions import softmax
 from headstart.progress import log
@@ -69,13 +69,24 @@ def find_tools(
     plan = choose_plan(recipe.device, recipe.precision)
     if recipe.approach not in ("auto", "linear"):
         _check_alone(recipe)
-    if recipe.approach == "scratch":
-        return Tools((without_weights(SCRATCH if recipe.backbone == "auto" else recipe.backbone),), plan)
-    if recipe.backbone == "auto" and weights is None:
-        return Tools(tuple(all_at_hand(weights_dir)), plan)
-    names = [""] if recipe.backbone == "auto" else recipe.backbone.split("+")
-    found = [find_backbone(name, weights=weights, weights_dir=weights_dir, offline=offline) for name in names]
+    found = _named_or_all(recipe, weights, weights_dir, offline)
+    anticipate(found, plan, training=_may_train(recipe))
     return Tools(tuple(found), plan)
+
+
+def _may_train(recipe: Recipe) -> bool:
+    if recipe.approach == "auto":
+        return "+" not in recipe.backbone and (recipe.epochs > 0 or seconds(recipe.budget) >= LEAST_SECONDS)
+    return recipe.approach != "linear"
+
+
+def _named_or_all(recipe: Recipe, weights: Path | None, weights_dir: Path | None, offline: bool) -> Sequence[Backbone]:
+    if recipe.approach == "scratch":
+        return [without_weights(SCRATCH if recipe.backbone == "auto" else recipe.backbone)]
+    if recipe.backbone == "auto" and weights is None:
+        return all_at_hand(weights_dir)
+    names = [""] if recipe.backbone == "auto" else recipe.backbone.split("+")
+    return [find_backbone(name, weights=weights, weights_dir=weights_dir, offline=offline) for name in names]
 
 
 def _check_alone(recipe: Recipe) -> None:
