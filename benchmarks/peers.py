@@ -12,7 +12,8 @@ documentation would have it:
     fastai     `vision_learner`, one epoch with the backbone frozen, 224 px
     timm       frozen backbone, a linear layer, Adam, 5 epochs, 224 px
     headstart  `headstart train DATA --backbone mobilenetv2_100.tf_in1k`, all else default, so that it may fine-tune too;
-               -linear with --approach linear as well; -auto without --backbone: it chooses among the weights of DIR
+               -linear with --approach linear as well; -linear-160 at 160 px, as Keras; -auto without --backbone: it chooses
+               among the weights of DIR
 
 Each headstart run begins with an empty cache of its own; `-compiled` ones with the compiled pretrained networks in it and
 nothing else: no features, nothing known of the pictures. A round runs each entry once, and the next one begins with
@@ -47,6 +48,7 @@ SCRIPTS = {"keras": "keras_r2.py", "fastai": "fastai_epoch.py", "timm": "timm_lo
 LINEAR = ("--approach", "linear")
 HEADSTART = {
     "headstart-linear": ("--backbone", BACKBONE, *LINEAR),
+    "headstart-linear-160": ("--backbone", BACKBONE, *LINEAR, "--image-size", "160"),
     "headstart": ("--backbone", BACKBONE),
     "headstart-auto": (),
 }
