@@ -283,6 +283,14 @@ def test_torch_is_imported_ahead_only_where_it_will_be_needed(
     assert (done.stdout, done.returncode) == (f"{expected}\n", 0), done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
+def test_a_full_disk_behind_stdout_is_an_error_of_ours() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, "backbones"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.stderr.startswith("WriteError: stdout: No space left on device.\n")
+    assert done.returncode == 1
+
+
 # Ctrl-C
 
 

@@ -8,6 +8,7 @@ Only the verb that is asked for is imported, so that help costs little: `headsta
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import inspect
 import io
@@ -16,9 +17,10 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import Annotated, Any, NoReturn
 
-from headstart.errors import HeadstartError
+from headstart.errors import HeadstartError, WriteError
 
 VERBS = {
     "check": "Look at every picture and say what is wrong: damaged files, copies, leaks, odd formats, unbalanced classes.",
@@ -37,14 +39,23 @@ RECIPE_HELP = "Options by the name of a recipe, or from a TOML file; those given
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of `headstart`; ends with `SystemExit`."""
+    """Entry point of `headstart`; ends the process."""
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name that the terminal cannot show is no error
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("headstart").setLevel(logging.INFO)
-    raise SystemExit(run(words))
+    _leave(run(words))
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process, without taking down what it holds piece by piece: with torch imported that takes over a second."""
+    with suppress(OSError):  # it was said, and counted in the code, when it happened
+        sys.stdout.flush()
+        sys.stderr.flush()
+    atexit._run_exitfuncs()  # temporary folders
+    os._exit(code)
 
 
 def run(words: Sequence[str]) -> int:
@@ -151,7 +162,7 @@ def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
         if "recipe" in signature.parameters:
             kwargs = _with_recipe(kwargs)
         result = function(*args, **kwargs)
-        print(_document(result.to_json()) if as_json else result.table(), flush=True)
+        _say(_document(result.to_json()) if as_json else result.table())
 
     as_option = Parameter(
         name="--json", negative="", show_default=False, help="Print one JSON document on stdout, nothing else."
@@ -174,6 +185,17 @@ def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
     return command
 
 
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk behind `> FILE`, say
+        raise WriteError(
+            f"stdout: {error.strerror}.", hint="What was made is in the folder that --out names."
+        ) from error
+
+
 def _document(value: Any) -> str:
     """One line of JSON; where stdout cannot write a character (a file name that is not Unicode), all are escaped."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -190,7 +212,8 @@ def _as_options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
     if parameter.name == "recipe":
         return _recipe_options()
     if parameter.annotation is bool:
-        return [parameter.replace(annotation=Annotated[bool, Parameter(negative="", show_default=False)])]
+        negative = f"--no-{parameter.name.replace('_', '-')}" if parameter.default is True else ""
+        return [parameter.replace(annotation=Annotated[bool, Parameter(negative=negative, show_default=False)])]
     if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
         return [parameter.replace(kind=inspect.Parameter.POSITIONAL_ONLY)]
     return [parameter]
