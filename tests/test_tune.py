@@ -221,6 +221,7 @@ def test_fine_tuning_is_taken_only_where_it_clearly_pays(n: int, better: float, 
     assert (found.tuned is not None) == (taken == "tuned")
     forced = _preferred(frozen, tuned, dataset, headstart.Recipe(approach="finetune"))
     assert forced is tuned
+    assert _preferred(frozen, tuned, dataset, headstart.Recipe(), begun_NK=other_NK).tuned is None, "it changed nothing"
 
 
 def test_binary_has_one_unit(tiny_weights: Path, cache: Path, tmp_path: Path) -> None:

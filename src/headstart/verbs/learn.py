@@ -182,7 +182,7 @@ def learn(
     clock.lap("look")
     views, trials = _views(dataset, sources, facts, tools, recipe, clock)
     clock.lap("choose")
-    frozen = tuned = None
+    frozen = tuned = begun = None
     if recipe.approach in ("auto", "linear", "finetune"):
         features, failed = embed_files(sources, [f.sha256 for f in facts], views, tools.plan)
         if failed:
@@ -199,11 +199,12 @@ def learn(
         start = None
         if frozen is not None and recipe.start == "linear":
             start = _layer_to_start_from(views[0], features[0], frozen, dataset, recipe)
+            begun = features[0][dataset.split == "val"].astype(np.float64) @ start[0] + start[1]
         tuned = _tuned(views[0], start, sources, facts, dataset, recipe, tools.plan, clock, unfinished)
         if tuned is not None and tuned.trial is not None:
             trials = (*trials, tuned.trial)
         clock.lap("tune")
-    chosen = _preferred(frozen, tuned, dataset, recipe)
+    chosen = _preferred(frozen, tuned, dataset, recipe, begun)
     classifier, val_logits_NK = _calibrated(chosen, dataset, tools.plan, recipe)
     used = tuned.tuned if tuned is not None and chosen.tuned is not None else None
     settled = recipe
@@ -325,13 +326,20 @@ def _tuned(
     return _Candidate((part,), tuple(features), val_logits_NK, tuned=tuned, trial=trial)
 
 
-def _preferred(frozen: _Candidate | None, tuned: _Candidate | None, dataset: Dataset, recipe: Recipe) -> _Candidate:
+def _preferred(
+    frozen: _Candidate | None,
+    tuned: _Candidate | None,
+    dataset: Dataset,
+    recipe: Recipe,
+    begun_NK: np.ndarray | None = None,
+) -> _Candidate:
     """The candidate to take. With approach auto: the frozen backbones, unless validation shows clearly that it pays to
     take the fine-tuned one or a weighted sum of both; then that of them with the lowest log-loss.
 
     Clearly: lower by `FUSING_GAIN`, and by `CLEARLY` standard errors of the paired difference. Less is not enough,
     because the round and the coefficient of WiSE-FT were chosen on the same pictures (cats-dogs, 140 of them: a gain of
-    0.024 within its noise became a loss of 0.021 on the test side).
+    0.024 within its noise became a loss of 0.021 on the test side). It must also be clear against what fine-tuning began
+    with, `begun_NK` (logits on val): one backbone in place of two is no gain of fine-tuning.
     """
     if tuned is None or frozen is None or recipe.approach != "auto":
         only = tuned or frozen
@@ -344,15 +352,23 @@ def _preferred(frozen: _Candidate | None, tuned: _Candidate | None, dataset: Dat
     others |= {f"{w:g} of it": _tempered(frozen.times(1 - w).beside(tuned.times(w)), labels_N) for w in MIXTURES}
     losses = {name: _losses(c.val_logits_NK, labels_N) for name, c in {"frozen": frozen, **others}.items()}
     best = min(others, key=lambda name: float(losses[name].mean()))
-    gain_N = losses["frozen"] - losses[best]
-    noise = float(gain_N.std()) / math.sqrt(len(gain_N))
-    pays = gain_N.mean() > max(FUSING_GAIN * losses["frozen"].mean(), CLEARLY * noise)
+    told, pays = _gain(losses["frozen"], losses[best])
+    if begun_NK is not None:
+        begun_N = _losses(begun_NK / fit_temperature(begun_NK, labels_N), labels_N)
+        told_too, helped = _gain(begun_N, losses["fine-tuned"])
+        told, pays = f"{told}; over its beginning {told_too}", pays and helped
     listed = ", ".join(f"{name} {loss_N.mean():.4f}" for name, loss_N in losses.items())
-    log.info(
-        "Validation log-loss: %s. Gain %.4f, standard error %.4f: %s.",
-        listed, gain_N.mean(), noise, f"{best} is taken" if pays else "fine-tuning does not clearly pay",
-    )  # fmt: skip
+    verdict = f"{best} is taken" if pays else "fine-tuning does not clearly pay"
+    log.info("Validation log-loss: %s. Gain %s: %s.", listed, told, verdict)
     return others[best] if pays else frozen
+
+
+def _gain(before_N: np.ndarray, after_N: np.ndarray) -> tuple[str, bool]:
+    """By how much log-losses of the same pictures are lower, and whether that is clear."""
+    gain_N = before_N - after_N
+    noise = float(gain_N.std()) / math.sqrt(len(gain_N))
+    clear = bool(gain_N.mean() > max(FUSING_GAIN * before_N.mean(), CLEARLY * noise))
+    return f"{gain_N.mean():.4f} (standard error {noise:.4f})", clear
 
 
 def _tempered(candidate: _Candidate, labels_N: np.ndarray) -> _Candidate:
