@@ -20,7 +20,7 @@ from headstart.model.backbones import POPULAR_NAMES, RELATIVES, Backbone, build,
 from headstart.model.classifier import Classifier, Part, save_classifier
 from headstart.model.engine import Plan, open_network
 from headstart.model.features import View
-from headstart.model.networks import HeadstartCNN, HeadstartTop, with_top
+from headstart.model.networks import HeadstartCNN, HeadstartTop, QuickDropout, with_top
 
 KERAS = {
     "Xception": (299, 22.9),
@@ -326,3 +326,30 @@ def test_built_embedded_trained_a_step_saved_reloaded(name: str, tmp_path: Path)
 
 def test_importing_the_networks_registers_them() -> None:
     assert headstart.model.networks.default_cfgs["headstart_cnn"].default.fixed_input_size
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_dropout_keeps_the_mean_and_the_layout(layout: torch.memory_format) -> None:
+    x = torch.rand(8, 16, 33, 31).contiguous(memory_format=layout).requires_grad_()
+    dropout = QuickDropout(0.3)
+    torch.manual_seed(0)
+    y = dropout(x)
+    y.sum().backward()
+    kept = y != 0
+    assert float(kept.float().mean()) == pytest.approx(0.7, abs=0.005)  # 131,000 draws: four standard errors
+    assert torch.allclose(y[kept], x[kept] / 0.7, rtol=1e-4) and y.stride() == x.stride()
+    assert x.grad is not None and torch.allclose(x.grad, kept / 0.7, rtol=1e-4)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x), y)
+    per_place = dropout(torch.ones(4000, 4)).mean(0)  # each of the four numbers that share a draw
+    assert torch.allclose(per_place, torch.ones(4), atol=0.05)
+    assert torch.equal(dropout.eval()(x), x) and torch.equal(QuickDropout(0.0)(x), x)
+
+
+def test_pooling_before_rectifying_gives_the_same() -> None:
+    network = timm.create_model("headstart_cnn", num_classes=4, img_size=40, drops=(0.0, 0.0, 0.0))
+    pixels = torch.randn(2, 3, 40, 40)
+    expected = pixels
+    for block in network.features:
+        expected = nn.functional.max_pool2d(block[0](expected).relu(), 2)
+    assert torch.equal(network.forward_features(pixels), expected)

@@ -101,11 +101,34 @@ class _Topped(nn.Module, ABC):
         return self.forward_head(self.forward_features(pixels_NCHW))
 
 
+class QuickDropout(nn.Dropout):
+    """Dropout that draws 16 random bits for a number, so p is to the nearest of 65,536: on processors, four times as fast.
+
+    torch draws each decision on its own and on one core, which took a fifth of a step of `HeadstartCNN`.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) or any other shape."""
+        dropped = round(self.p * 65536)
+        if not self.training or not dropped or x.device.type != "cpu":
+            return super().forward(x)
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        kept = bits.view(torch.int16)[: x.numel()] >= dropped - 32768
+        factors = torch.empty_like(x)  # laid out in memory as x is
+        factors.permute(_memory_order(x)).copy_(kept.view([x.shape[d] for d in _memory_order(x)]))
+        return x * factors.mul_(65536 / (65536 - dropped))
+
+
+def _memory_order(x: torch.Tensor) -> tuple[int, ...]:
+    return (0, 2, 3, 1) if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) else tuple(range(x.ndim))
+
+
 class HeadstartCNN(_Topped):
     """Blocks of (3x3 convolution without padding, ReLU, 2x2 max pooling, dropout), flattened, dense layers, last layer.
 
     By default as published for Intel scenes: 32 filters three times, dropout 0.5 and 0.3 after the first two blocks, one
-    dense layer of 128; weights start as in Keras (Glorot and Bengio 2010, uniform; biases zero).
+    dense layer of 128; weights start as in Keras (Glorot and Bengio 2010, uniform; biases zero). Pooling comes before
+    ReLU, which gives the same numbers (the largest of rectified numbers is the largest, rectified) in a quarter of the time.
     """
 
     def __init__(
@@ -124,7 +147,7 @@ class HeadstartCNN(_Topped):
             raise BackboneError(f"headstart_cnn: drops is {list(drops)}, expected {len(filters)} numbers from 0 to 1.")
         self.img_size, self.in_chans = _side(img_size), in_chans
         blocks = [
-            nn.Sequential(nn.Conv2d(a, b, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(drop))
+            nn.Sequential(nn.Conv2d(a, b, 3), nn.MaxPool2d(2), nn.ReLU(), QuickDropout(drop))
             for a, b, drop in zip((in_chans, *filters), filters, drops, strict=False)
         ]
         self.features = nn.Sequential(*blocks)

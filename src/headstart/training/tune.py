@@ -283,10 +283,11 @@ class _FromKept(nn.Module):
 
 
 def _precision(recipe: Recipe, plan: Plan, n_frozen: int) -> str:
-    """bf16 on GPUs and for tails of CPUs that have it (`lighter` makes it fast there); f32 for whole networks on CPUs."""
+    """bf16 on GPUs, and from scratch and for tails on CPUs that have it (`lighter` makes it fast there); f32 for whole
+    pretrained networks on CPUs."""
     if recipe.precision != "auto":
         return recipe.precision
-    if plan.device == "cuda" or (n_frozen and recipe.approach == "finetune"):
+    if plan.device == "cuda" or recipe.approach == "scratch" or (n_frozen and recipe.approach == "finetune"):
         return plan.precision
     return "f32"
 
