@@ -1,4 +1,4 @@
-"""`headstart check DATA`: what is wrong with a data set, before anything is trained on it."""
+"""`headstart check DATA`: what is wrong with a data set, before anything is trained on it, its labels included."""
 
 from __future__ import annotations
 
@@ -6,25 +6,33 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.columns import few, plain
+from headstart.columns import columns, few, plain
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
+from headstart.data.dataset import open_dataset
+from headstart.data.fixes import read_fixes, write_fixes
+from headstart.errors import WriteError
 from headstart.files import check_out_file, write_csv
+from headstart.verbs.labels import LabelError, backbones_for_labels, label_errors
 from headstart.verbs.look import look
+
+SHOWN = 10
+"""Suspected labels that `table` lists."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What `check` found: `findings`, and `groups` of copies (lists of paths)."""
+    """What `check` found: `findings`, `groups` of copies (lists of paths), and `label_errors`, None if not looked for."""
 
     pictures: int
     usable: int
     classes: dict[str, int]
     findings: list[Finding]
     groups: list[list[str]]
+    label_errors: list[LabelError] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The document of `check --json`."""
-        return {**asdict(self), "label_errors": []}
+        return {**asdict(self), "label_errors": [asdict(e) for e in self.label_errors or []]}
 
     def table(self) -> str:
         """Plain text for a terminal: one finding a line, with the first paths below it."""
@@ -35,30 +43,65 @@ class Checked:
             lines += [f"{'':29}{plain(p)}" for p in f.paths[:3]]
             if len(f.paths) > 3:
                 lines.append(f"{'':29}and {len(f.paths) - 3:,} more")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._label_lines()])
+
+    def _label_lines(self) -> list[str]:
+        if self.label_errors is None:
+            return []
+        if not self.label_errors:
+            return ["No label looks wrong."]
+        rows = [
+            (f"{e.score:.4f}", plain(e.label), "->", plain(e.suggested), plain(e.path))
+            for e in self.label_errors[:SHOWN]
+        ]
+        n, labelled = len(self.label_errors), sum(self.classes.values())
+        more = [f"and {n - SHOWN:,} more"] if n > SHOWN else []
+        first = f"{n:,} of {labelled:,} labels may be wrong, by an estimate; the most suspect first:"
+        return [first, *columns(rows, "<<<<<"), *more]
 
 
-def check(data: Path, *, out: Path | None = None) -> Checked:
+def check(
+    data: Path,
+    *,
+    out: Path | None = None,
+    labels: bool = False,
+    fixes: Path | None = None,
+    fix: Path | None = None,
+    backbone: str = "auto",
+    weights_dir: Path | None = None,
+    offline: bool = False,
+) -> Checked:
     """Look at every picture and say what is wrong: damaged files, copies, leaks, odd formats, unbalanced classes.
 
-    Nothing on disk is changed. Example:
+    Nothing in the data is changed. Example:
 
         headstart check photos --out checks.csv
 
     Args:
         data: Folder of class folders, of split folders, or a table (CSV, TSV, parquet) with a path and a label column.
         out: CSV to write, one row for each finding and path.
+        labels: Look for wrong labels too, by what a backbone sees.
+        fixes: CSV of the suspected labels to write, to be edited and given back with --fix. Looks for wrong labels.
+        fix: CSV of corrections to apply before looking; the data itself stays as it is.
+        backbone: What to look for wrong labels with: a timm name; auto takes the best one with weights here.
+        weights_dir: Folder of NAME.safetensors and NAME.json.
+        offline: Never open a socket.
 
     Raises:
-        DataError: nothing there can be used.
-        WriteError: `out` cannot be written.
+        DataError: nothing there can be used, or `fix` does not fit it; for labels: one class, an empty one.
+        BackboneError: for labels: no such backbone, or no weights for it here.
+        WriteError: `out`, `fixes` or the cache cannot be written.
     """
-    if out is not None:
-        check_out_file(Path(out))
-    looked = look(data)
+    _check_places(out, fixes, fix)
+    opened = read_fixes(fix).applied_to(open_dataset(data))
+    backbones = backbones_for_labels(backbone, weights_dir, offline) if labels or fixes is not None else ()
+    looked = look(data, opened=opened)
     found = looked.findings()
     if out is not None:
         write_csv(Path(out), CHECKS_HEADER, checks_rows(found))
+    suspected = label_errors(looked, backbones) if backbones else None
+    if fixes is not None:
+        write_fixes(Path(fixes), [(e.path, e.label, e.suggested, e.score) for e in suspected or []])
     dataset = looked.dataset
     by_group: dict[int, list[str]] = {}
     for path, group in zip(dataset.paths, dataset.groups.tolist(), strict=True):
@@ -69,4 +112,17 @@ def check(data: Path, *, out: Path | None = None) -> Checked:
         classes={name: int((dataset.labels == k).sum()) for k, name in enumerate(dataset.classes)},
         findings=found,
         groups=[paths for paths in by_group.values() if len(paths) > 1],
+        label_errors=suspected,
     )
+
+
+def _check_places(out: Path | None, fixes: Path | None, fix: Path | None) -> None:
+    """Raise `WriteError` if a file cannot be written, or would replace what a person has edited."""
+    for place in (out, fixes):
+        if place is not None:
+            check_out_file(Path(place))
+    if fixes is not None and fix is not None and Path(fixes).resolve() == Path(fix).resolve():
+        raise WriteError(
+            f"{fixes}: is the table of corrections that is to be applied, and would be replaced.",
+            hint="Choose another name for --fixes, such as fixes-2.csv.",
+        )

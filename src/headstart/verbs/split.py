@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from headstart.columns import columns, few, plain
-from headstart.data.dataset import require_trainable
+from headstart.data.dataset import open_dataset, require_trainable
+from headstart.data.fixes import read_fixes
 from headstart.data.split import make_split, split_hash, write_split
 from headstart.files import check_out_file
 from headstart.verbs.look import look
@@ -34,7 +35,9 @@ class SplitMade:
         return "\n".join([f"{self.out}  (hash {self.hash[:16]})", *columns(rows, "<><")])
 
 
-def split(data: Path, *, out: Path, seed: int = 0, val: float = 0.2, test: float = 0.2) -> SplitMade:
+def split(
+    data: Path, *, out: Path, seed: int = 0, val: float = 0.2, test: float = 0.2, fix: Path | None = None
+) -> SplitMade:
     """Split a data set into train, val and test: stratified, seeded, copies of one picture on one side.
 
     A split that the data brings is kept as it is; what it lacks is carved from its training part. Example:
@@ -47,13 +50,14 @@ def split(data: Path, *, out: Path, seed: int = 0, val: float = 0.2, test: float
         seed: Another seed gives another split.
         val: Part of the training pictures for validation.
         test: Part of the pictures for the final test.
+        fix: CSV of corrections (labels, pictures to leave out) to apply; the data itself stays as it is.
 
     Raises:
-        DataError: the data cannot be split (one class, too few pictures).
+        DataError: the data cannot be split (one class, too few pictures), or `fix` does not fit it.
         WriteError: `out` cannot be written.
     """
     check_out_file(Path(out))
-    looked = look(data)
+    looked = look(data, opened=read_fixes(fix).applied_to(open_dataset(data)))
     require_trainable(looked.dataset)
     dataset = make_split(looked.dataset, seed=seed, val=val, test=test)
     write_split(Path(out), dataset, looked.sha256s)
