@@ -145,16 +145,21 @@ def read_pixels(source: Source, spec: Preprocess, *, sha256: str | None = None) 
     """
     if not isinstance(source, Path):
         return spec.apply(as_rgb(source))
+    return pixels(read_bytes(source, sha256=sha256), spec)
+
+
+def read_bytes(file: Path, *, sha256: str | None = None) -> bytes:
+    """A picture file's bytes; those that changed since they were looked at raise `UnreadableImage`."""
     try:
-        data = source.read_bytes()
+        data = file.read_bytes()
     except OSError as error:
-        raise UnreadableImage(f"{source}: could not be read: {error.strerror}.", reason="not_a_file") from None
+        raise UnreadableImage(f"{file}: could not be read: {error.strerror}.", reason="not_a_file") from None
     if sha256 is not None:
         from headstart.files import sha256_bytes
 
         if sha256_bytes(data) != sha256:
-            raise UnreadableImage(f"{source}: changed while it was being used.", reason="changed")
-    return pixels(data, spec)
+            raise UnreadableImage(f"{file}: changed while it was being used.", reason="changed")
+    return data
 
 
 def _expect(condition: bool, name: str, value: object, expected: str) -> None:

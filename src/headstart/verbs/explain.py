@@ -1,0 +1,305 @@
+"""`headstart explain RUN PICTURE...`: why a classifier says what it says of a picture, on one sheet each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from headstart.columns import columns, plain
+from headstart.data.dataset import open_dataset
+from headstart.deliver.view import Neighbour, Sheet, view
+from headstart.errors import BackboneError, DataError, MissingData, RecipeError, UnreadableImage
+from headstart.files import check_outside_run, check_replaceable, folder_aside, png_bytes, read_csv, write_bytes
+from headstart.model.classifier import Classifier, load_classifier
+from headstart.model.features import embed_files
+from headstart.model.heat import BATCH, Heat, seen
+from headstart.model.predictions import softmax
+from headstart.progress import bar, log
+from headstart.verbs.predict import pictures_at
+from headstart.vision.decode import decode
+from headstart.vision.memory import look_at
+from headstart.vision.preprocess import read_bytes
+
+MOST_SHOWN = 10
+VIEWED = (448, 448)  # pixels that decoding keeps for a sheet
+
+
+@dataclass(frozen=True)
+class Near:
+    """A training picture (of the train or val side), and the cosine of its features with those of the one explained."""
+
+    path: str
+    label: str
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One picture: what is predicted, how likely each class is, and what it is like.
+
+    `label` is empty unless the picture is one that the run knows. `sheet` is the file with heat map and all.
+    """
+
+    path: str
+    label: str
+    predicted: str
+    probabilities: dict[str, float]
+    nearest: tuple[Near, ...]
+    sheet: str
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What `explain` made."""
+
+    model: str
+    out: str
+    pictures: tuple[Explanation, ...]
+    errors: dict[str, str]
+    notes: tuple[str, ...]
+    top: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `explain --json`."""
+        return {"model": self.model, "out": self.out, "pictures": [asdict(p) for p in self.pictures],
+                "errors": self.errors, "notes": list(self.notes)}  # fmt: skip
+
+    def table(self) -> str:
+        """Plain text for a terminal: the first ten pictures, and the first ten that could not be read."""
+        lines = [line for picture in self.pictures[:MOST_SHOWN] for line in self._lines(picture)]
+        failed = list(self.errors.items())[:MOST_SHOWN]
+        lines += columns([("not read", reason, plain(path)) for path, reason in failed], "<<<")
+        more = max(len(self.pictures) - MOST_SHOWN, 0) + len(self.errors) - len(failed)
+        lines += [f"and {more:,} more"] if more else []
+        return "\n".join([*lines, *self.notes, f"{len(self.pictures):,} sheets written to {self.out}"])
+
+    def _lines(self, picture: Explanation) -> list[str]:
+        likely = sorted(picture.probabilities.items(), key=lambda item: -item[1])[: self.top]
+        said = ", ".join(f"{plain(name)} {share:.1%}" for name, share in likely)
+        label = f"; labelled {plain(picture.label)}" if picture.label else ""
+        near = columns([(f"{n.cosine:.3f}", plain(n.label), plain(n.path)) for n in picture.nearest], "><<")
+        return [plain(picture.path), f"  {said}{label}", *(f"  like {line}" for line in near)]
+
+
+def explain(
+    run: Path, *paths: Path, out: Path = Path("explained"), data: Path | None = None, top: int = 3
+) -> Explained:
+    """Say why pictures are predicted as they are: probabilities, a heat map, and the nearest training pictures. Example:
+
+        headstart explain run holiday/one.jpg --out explained
+
+    Args:
+        run: Run folder that `headstart train` wrote.
+        paths: Pictures, or folders of pictures.
+        out: Folder to write, with a PNG for each picture. An earlier one is kept as OUT.previous.
+        data: The training pictures; by default where they were at the time.
+        top: How many classes and how many nearest training pictures to show.
+
+    Raises:
+        RunError: no run folder, or a damaged one.
+        MissingData: a path that does not exist.
+        DataError: `data` was given, and is no data set.
+        WriteError: `out` cannot be written.
+    """
+    if not paths:
+        raise MissingData("No pictures were given.", hint=f"headstart explain {run} picture.jpg")
+    if top < 1:
+        raise RecipeError(f"top is {top}, expected 1 or more.")
+    out = Path(out)
+    check_outside_run(out)
+    check_replaceable(out)
+    classifier = load_classifier(Path(run))
+    files, names, lost = pictures_at(paths)
+    asked, errors = _asked(dict(zip(names, files, strict=True)))
+    known = _known(Path(run), classifier, data)
+    found, failed = _compared(classifier, asked, known, top)
+    done, more_failed, heat_note = _write_sheets(classifier, found, known, out, top)
+    notes = tuple(note for note in (known.note, heat_note) if note)
+    return Explained(classifier.id, str(out), tuple(done), lost | errors | failed | more_failed, notes, top)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A readable picture to explain."""
+
+    name: str
+    file: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the run knows: labels by SHA-256, and the training pictures that are at hand."""
+
+    labels: dict[str, str]
+    paths: list[str]
+    files: list[Path]
+    sha256s: list[str]
+    note: str
+
+    def near(self, i: int, cosine: float) -> Near:
+        return Near(self.paths[i], self.labels.get(self.sha256s[i], ""), cosine)
+
+    def thumbnail(self, i: int) -> Image.Image | None:
+        try:
+            return decode(read_bytes(self.files[i], sha256=self.sha256s[i]), at_least=(160, 160))
+        except UnreadableImage:
+            return None
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """A picture with its probabilities (K,), and the numbers of the nearest training pictures with their cosines."""
+
+    asked: _Asked
+    chances_K: np.ndarray
+    nearest: tuple[tuple[int, float], ...]
+
+
+def _asked(files: dict[str, Path]) -> tuple[list[_Asked], dict[str, str]]:
+    """The pictures that can be read, each once, and {name: reason} of the others."""
+    facts = dict(zip(files, look_at(list(files.values())), strict=True))
+    errors = {name: f.reason for name, f in facts.items() if f.reason}
+    return [_Asked(name, files[name], f.sha256) for name, f in facts.items() if not f.reason], errors
+
+
+def _known(run: Path, classifier: Classifier, data: Path | None) -> _Known:
+    rows = [row for row in read_csv(run / "split.csv") if re.fullmatch("[0-9a-f]{64}", row["sha256"])]
+    labels = {row["sha256"]: row["label"] for row in rows if row["label"]}
+    training = [row for row in rows if row["split"] in ("train", "val")]
+    place = Path(data if data is not None else classifier.provenance.get("data", {}).get("path", ""))
+    try:
+        dataset = open_dataset(place)
+    except DataError:
+        if data is not None:
+            raise
+        note = f"The training pictures are not at {plain(str(place))} any more: --data DATA says where, to see the nearest."
+        return _Known(labels, [], [], [], note)
+    present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
+    there = [row for row in training if row["path"] in present]
+    gone = len(training) - len(there)
+    note = f"{gone:,} of {len(training):,} training pictures are not in {plain(str(place))} any more." if gone else ""
+    return _Known(labels, [r["path"] for r in there], [present[r["path"]] for r in there], [r["sha256"] for r in there],
+                  note)  # fmt: skip
+
+
+def _compared(
+    classifier: Classifier, asked: Sequence[_Asked], known: _Known, top: int
+) -> tuple[list[_Found], dict[str, str]]:
+    """Probabilities and nearest training pictures, and {name: reason} of pictures that could not be read any more."""
+    n = len(known.paths)
+    features, failed = embed_files(
+        [*known.files, *(a.file for a in asked)],
+        [*known.sha256s, *(a.sha256 for a in asked)],
+        [part.view for part in classifier.parts],
+        classifier.plan,
+    )
+    changed = sum(i < n for i in failed)
+    if changed:
+        log.warning("%s training pictures are not what they were; left out.", f"{changed:,}")
+    usable = np.array([i not in failed for i in range(n)], bool)
+    units = [_unit(x) for x in features]
+    found = []
+    for j, each in enumerate(asked):
+        if n + j in failed:
+            continue
+        cosine_N = np.mean([x[:n] @ x[n + j] for x in units], axis=0)
+        places = [i for i in np.argsort(-cosine_N, kind="stable") if usable[i] and known.sha256s[i] != each.sha256]
+        near = tuple((int(i), float(cosine_N[i])) for i in places[:top])
+        chances_K = softmax(classifier.logits([x[n + j : n + j + 1] for x in features]))[0]
+        found.append(_Found(each, chances_K, near))
+    return found, {asked[i - n].name: reason for i, reason in failed.items() if i >= n}
+
+
+def _unit(features_ND: np.ndarray) -> np.ndarray:
+    lengths_N1 = np.linalg.norm(features_ND, axis=1, keepdims=True)
+    return features_ND / np.maximum(lengths_N1, 1e-12)
+
+
+def _write_sheets(
+    classifier: Classifier, found: Sequence[_Found], known: _Known, out: Path, top: int
+) -> tuple[list[Explanation], dict[str, str], str]:
+    """A PNG for each picture; what was written, {name: reason} of what changed meanwhile, and why there is no heat map."""
+    done: list[Explanation] = []
+    errors: dict[str, str] = {}
+    heat, note = _heat(classifier) if found else (None, "")
+    with folder_aside(out) as folder, bar("Explaining", len(found)) as advance:
+        for start in range(0, len(found), BATCH):
+            batch, images = _opened(found[start : start + BATCH], errors)
+            predicted = np.array([each.chances_K.argmax() for each in batch], np.int64)
+            maps: Sequence[np.ndarray | None] = (
+                heat.batch(images, predicted) if heat and images else [None] * len(batch)
+            )
+            for each, image, heat_HW in zip(batch, images, maps, strict=True):
+                name = f"{len(done) + 1:03}-{_file_name(each.asked.name)}.png"
+                sheet = _sheet(classifier, each, image, heat_HW, known, top)
+                write_bytes(folder / name, png_bytes(view(sheet)))
+                done.append(_explanation(classifier, each, known, str(out / name)))
+            advance(len(found[start : start + BATCH]))
+    return done, errors, note
+
+
+def _heat(classifier: Classifier) -> tuple[Heat | None, str]:
+    """The networks, if heat maps can be made of them: tried on an empty picture."""
+    try:
+        heat = Heat(classifier)
+        heat.batch([Image.new("RGB", (32, 32))])
+    except BackboneError as error:
+        return None, f"Without heat maps: {error.message}"
+    return heat, ""
+
+
+def _opened(found: Sequence[_Found], errors: dict[str, str]) -> tuple[list[_Found], list[Image.Image]]:
+    kept, images = [], []
+    for each in found:
+        try:
+            images.append(decode(read_bytes(each.asked.file, sha256=each.asked.sha256), at_least=VIEWED))
+            kept.append(each)
+        except UnreadableImage as error:
+            errors[each.asked.name] = error.reason
+    return kept, images
+
+
+def _sheet(
+    classifier: Classifier, each: _Found, image: Image.Image, heat_HW: np.ndarray | None, known: _Known, top: int
+) -> Sheet:
+    likely = np.argsort(-each.chances_K, kind="stable")[:top]
+    squares = np.array([seen(part.view.spec, *image.size) for part in classifier.parts]).clip(0, 1)
+    (left, upper), (right, lower) = squares[:, :2].min(0), squares[:, 2:].max(0)
+    near = [(known.near(i, cosine), known.thumbnail(i)) for i, cosine in each.nearest]
+    return Sheet(
+        name=each.asked.name,
+        picture=image,
+        shares=[(classifier.classes[k], float(each.chances_K[k])) for k in likely],
+        heat_HW=heat_HW,
+        label=known.labels.get(each.asked.sha256, ""),
+        seen=(float(left), float(upper), float(right), float(lower)),
+        neighbours=[Neighbour(n.label, n.cosine, picture) for n, picture in near],
+        note="the training pictures are not at hand" if known.note else "none",
+    )
+
+
+def _explanation(classifier: Classifier, each: _Found, known: _Known, sheet: str) -> Explanation:
+    return Explanation(
+        path=each.asked.name,
+        label=known.labels.get(each.asked.sha256, ""),
+        predicted=classifier.classes[int(each.chances_K.argmax())],
+        probabilities=dict(zip(classifier.classes, map(float, each.chances_K), strict=True)),
+        nearest=tuple(known.near(i, cosine) for i, cosine in each.nearest),
+        sheet=sheet,
+    )
+
+
+def _file_name(path: str) -> str:
+    """A short name of plain characters for a picture's sheet.
+
+    >>> _file_name("a/IMG 12 (copy).jpg")
+    'IMG_12_copy'
+    """
+    return re.sub(r"[^A-Za-z0-9-]+", "_", Path(path).stem).strip("_")[:60] or "picture"

@@ -1,0 +1,201 @@
+"""`headstart explain`: sheets, probabilities and nearest training pictures; what is odd, missing or in the way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import headstart
+from conftest import draw, write_photos
+from headstart.deliver.view import WIDTH, Neighbour, Sheet, overlay, view
+from headstart.errors import HeadstartError, MissingData, RecipeError, WriteError
+from headstart.files import read_csv
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory, warm_cache: Path) -> Path:
+    """A cache that all tests of this module share: what one embeds is there for the next."""
+    return Path(shutil.copytree(warm_cache, tmp_path_factory.mktemp("explain") / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def shared_cache(own_cache: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADSTART_CACHE", str(cache))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weights: Path, cache: Path) -> Path:
+    """A run on `photos`, of two fused backbones."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(cache))
+        recipe = headstart.Recipe(backbone="test_resnet.a+test_efficientnet.b", approach="linear")
+        headstart.train(photos, out=out, weights_dir=tiny_weights, recipe=recipe)
+    return out
+
+
+def test_a_sheet_for_each_picture_and_the_numbers_of_predict(run: Path, photos: Path, tmp_path: Path) -> None:
+    asked = [photos / "class0" / "000.jpg", photos / "class2" / "003.jpg"]
+    made = headstart.explain(run, *asked, out=tmp_path / "sheets", top=2)
+    assert (made.errors, made.notes) == ({}, ())
+    predicted = headstart.predict(run, *asked).predictions
+    for i, picture in enumerate(made.pictures):
+        assert picture.path == predicted.paths[i] == asked[i].as_posix()
+        assert picture.label == asked[i].parent.name
+        assert picture.predicted == predicted.classes[predicted.predicted[i]]
+        assert list(picture.probabilities.values()) == predicted.probabilities[i].tolist()
+        with Image.open(picture.sheet) as sheet:
+            assert (sheet.format, sheet.mode, sheet.width) == ("PNG", "RGB", WIDTH)
+    assert [Path(p.sheet).name for p in made.pictures] == ["001-000.png", "002-003.png"]
+    lines = made.table().splitlines()
+    assert lines[0] == asked[0].as_posix()
+    assert lines[1].endswith("; labelled class0")
+    assert lines[-1] == f"2 sheets written to {tmp_path / 'sheets'}"
+    assert len(lines) == 2 * 4 + 1
+
+
+def test_the_nearest_are_those_by_cosine_and_never_the_picture_itself(run: Path, photos: Path, tmp_path: Path) -> None:
+    (picture,) = headstart.explain(run, photos / "class1" / "005.jpg", out=tmp_path / "sheets", top=4).pictures
+    training = {row["path"] for row in read_csv(run / "split.csv") if row["split"] in ("train", "val")}
+    classifier = headstart.load_classifier(run)
+    cosines = []
+    for part in classifier.parts:
+        backbone = part.view.backbone
+        found = headstart.embed(photos, weights=backbone.weights, backbone=backbone.name,
+                                image_size=part.view.spec.image_size, resize=part.view.spec.resize).features  # fmt: skip
+        units = found.values / np.linalg.norm(found.values, axis=1, keepdims=True)
+        cosines.append(units @ units[found.paths.index("class1/005.jpg")])
+    mean = dict(zip(found.paths, np.mean(cosines, axis=0), strict=True))
+    expected = sorted((p for p in training if p != "class1/005.jpg"), key=lambda p: -mean[p])[:4]
+    assert [n.path for n in picture.nearest] == expected
+    assert [n.cosine for n in picture.nearest] == pytest.approx([mean[p] for p in expected], abs=1e-5)
+    assert [n.label for n in picture.nearest] == [p.split("/")[0] for p in expected]
+
+
+def test_bad_pictures_are_named_and_the_others_explained(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    draw(0, 99).save(folder / "good.png")
+    (folder / "bad.jpg").write_bytes(b"no picture")
+    (folder / "cut.jpg").write_bytes(
+        (Path(write_photos(tmp_path / "p", 1, 1)) / "class0" / "000.jpg").read_bytes()[:900]
+    )
+    made = headstart.explain(run, folder, out=tmp_path / "sheets")
+    assert [p.path for p in made.pictures] == [(folder / "good.png").as_posix()]
+    assert made.pictures[0].label == ""
+    assert {Path(p).name: reason for p, reason in made.errors.items()} == {
+        "bad.jpg": "not_a_picture",
+        "cut.jpg": "truncated",
+    }
+    assert "not read  not_a_picture  " in made.table()
+    assert json.loads(json.dumps(made.to_json()))["errors"] == made.errors
+
+
+def test_pictures_that_are_all_bad_leave_an_empty_folder(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    made = headstart.explain(run, tmp_path / "bad.jpg", out=tmp_path / "sheets")
+    assert made.pictures == ()
+    assert [p.name for p in (tmp_path / "sheets").iterdir()] == ["manifest.json"]
+
+
+def test_training_pictures_that_moved(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(photos, tmp_path / "photos"))
+    recipe = headstart.Recipe(backbone="test_resnet.a", approach="linear")
+    headstart.train(data, out=tmp_path / "run", weights_dir=tiny_weights, recipe=recipe)
+    one = tmp_path / "one.jpg"
+    draw(2, 50).save(one)
+    data.rename(tmp_path / "elsewhere")
+    (picture,), notes = _made(tmp_path, one)
+    assert picture.nearest == ()
+    assert notes == (f"The training pictures are not at {data} any more: --data DATA says where, to see the nearest.",)
+    (picture,), notes = _made(tmp_path, one, data=tmp_path / "elsewhere")
+    assert (len(picture.nearest), notes) == (3, ())
+    gone = [row["path"] for row in read_csv(tmp_path / "run" / "split.csv") if row["split"] == "train"][:2]
+    for path in gone:
+        (tmp_path / "elsewhere" / path).unlink()
+    _, notes = _made(tmp_path, one, data=tmp_path / "elsewhere")
+    total = sum(row["split"] in ("train", "val") for row in read_csv(tmp_path / "run" / "split.csv"))
+    assert notes == (f"2 of {total} training pictures are not in {tmp_path / 'elsewhere'} any more.",)
+    with pytest.raises(MissingData, match="there is no such folder or table"):
+        _made(tmp_path, one, data=tmp_path / "nowhere")
+
+
+def _made(folder: Path, one: Path, **more: Path) -> tuple:
+    made = headstart.explain(folder / "run", one, out=folder / "sheets", **more)
+    return made.pictures, made.notes
+
+
+# What is in the way
+
+
+def test_an_earlier_folder_is_kept_and_another_is_left_alone(run: Path, photos: Path, tmp_path: Path) -> None:
+    one = photos / "class0" / "001.jpg"
+    for _ in range(2):
+        headstart.explain(run, one, out=tmp_path / "sheets")
+    assert (tmp_path / "sheets.previous" / "001-001.png").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("x")
+    with pytest.raises(WriteError, match="holds files that headstart did not write"):
+        headstart.explain(run, one, out=tmp_path / "mine")
+    with pytest.raises(WriteError, match="lies in the run folder"):
+        headstart.explain(run, one, out=run / "sheets")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "sheets", "sheets.previous"]
+
+
+def test_errors_say_what_was_expected(run: Path, photos: Path, tmp_path: Path) -> None:
+    said = {}
+    for name, paths, top in (("none", [], 3), ("top", [photos / "class0" / "000.jpg"], 0), ("gone", ["gone.jpg"], 3)):
+        with pytest.raises(HeadstartError) as caught:
+            headstart.explain(run, *paths, out=tmp_path / "sheets", top=top)
+        said[name] = (type(caught.value), caught.value.message)
+    assert said == {
+        "none": (MissingData, "No pictures were given."),
+        "top": (RecipeError, "top is 0, expected 1 or more."),
+        "gone": (MissingData, "gone.jpg: there is no such picture or folder."),
+    }
+    assert not (tmp_path / "sheets").exists()
+
+
+def test_odd_names_of_files_and_classes(tiny_weights: Path, tmp_path: Path) -> None:
+    names = ("<img src=x onerror=alert(1)>", "\u202eкот 'ä' \U0001f408")
+    for kind, name in enumerate(names):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for n in range(8):
+            draw(kind, n).save(tmp_path / "photos" / name / f"{n}.png")
+    recipe = headstart.Recipe(backbone="test_resnet.a", approach="linear")
+    headstart.train(tmp_path / "photos", out=tmp_path / "run", weights_dir=tiny_weights, recipe=recipe)
+    one = tmp_path / "a\n..\U0001f408 & <b>.png"
+    draw(0, 77).save(one)
+    made = headstart.explain(tmp_path / "run", one, one, out=tmp_path / "sheets")
+    (picture,) = made.pictures  # given twice, explained once
+    assert (picture.path, picture.predicted in names) == (one.as_posix(), True)
+    assert Path(picture.sheet).name == "001-a_b.png"
+    assert "\n..\U0001f408" not in made.table()
+
+
+# The sheet
+
+
+def test_overlay_leaves_cold_places_as_they_are() -> None:
+    picture = draw(0, 1, (40, 30))
+    assert np.array_equal(overlay(picture, np.zeros((4, 4))), picture)
+    heat = np.zeros((30, 40))
+    heat[:15] = 1
+    hot = np.asarray(overlay(picture, heat)).astype(int)
+    assert np.abs(hot - np.asarray(picture))[20:].max() == 0
+    assert np.abs(hot - np.asarray(picture))[:10].mean() > 40
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 900), (900, 3), (400, 300)])
+@pytest.mark.parametrize("neighbours", [0, 1, 7])
+def test_sheets_of_any_shape(size: tuple[int, int], neighbours: int) -> None:
+    near = [Neighbour("label " * 9, 0.5, draw(0, 1, size) if i else None) for i in range(neighbours)]
+    shares = [("a very long name of a class " * 4, 0.75), ("", 0.25)]
+    sheet = view(Sheet("name " * 60, draw(1, 1, size), shares, np.eye(5), "b", (0.1, 0.1, 0.9, 0.9), near))
+    assert sheet.width == WIDTH
+    assert sheet.height < 1200
