@@ -187,6 +187,8 @@ def json_commands(photos: Path, run: Path, out: Path, weights: Path) -> dict[str
         "compare": f"compare {photos} --weights-dir {weights} --recipes linear --out {out / 'comparison'}",
         "evaluate": f"evaluate {run} {photos} --out {out / 'evaluated'}",
         "predict": f"predict {run} {photos} {one} --out {out / 'predictions.csv'}",
+        "explain": f"explain {run} {one} --out {out / 'explained'}",
+        "report": f"report {run} --data {photos} --out {out / 'report.html'}",
         "reproduce": f"reproduce {run} --weights-dir {weights}",
     }
 

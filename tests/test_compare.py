@@ -164,6 +164,19 @@ def test_pairs_come_from_the_predictions_of_the_test_side(made: Made) -> None:
     assert kept[0]["verdict"] == accuracy.verdict
 
 
+def test_its_page_and_figures_are_written(made: Made) -> None:
+    page = (made.out / "report.html").read_text(encoding="utf-8")
+    assert made.second.advice in page
+    assert f"headstart compare {made.photos} --out {made.out} --recipes linear," in page
+    for row in made.second.rows:
+        assert f"<bdi>{row.name}</bdi>" in page
+    assert sorted(p.name for p in (made.out / "plots").iterdir()) == [
+        f"{name}.{kind}"
+        for name in ("differences-accuracy", "differences-log_loss", "latency", "training")
+        for kind in ("png", "svg")
+    ]
+
+
 def test_json_frame_and_table_say_the_same(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     document = json.loads(json.dumps(made.second.to_json(), allow_nan=False))
     frame = made.second.frame()

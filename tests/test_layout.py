@@ -27,7 +27,19 @@ APART = {"judge": {"vision", "data", "model", "training"}}
 FRONT = ("__init__.py", "__main__.py")
 
 HEAVY = {
-    *("torch", "torchvision", "timm", "sklearn", "scipy", "openvino", "pyarrow", "pandas", "matplotlib"),
+    *(
+        "torch",
+        "torchvision",
+        "timm",
+        "captum",
+        "jinja2",
+        "sklearn",
+        "scipy",
+        "openvino",
+        "pyarrow",
+        "pandas",
+        "matplotlib",
+    ),
     *("rich", "cyclopts", "huggingface_hub", "safetensors", "platformdirs"),
 }
 TRAINERS = ("batches", "lighter", "loop", "mixing", "optim", "tune")

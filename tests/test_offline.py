@@ -59,6 +59,8 @@ def all_verbs(cache: Path, out: Path, photos: Path, weights: Path, *more: str) -
         ["embed", str(photos), "--out", str(out / "f.safetensors"), *given],
         ["evaluate", run, str(photos), *more],
         ["predict", run, picture, "--json", *more],
+        ["explain", run, picture, "--out", str(out / "explained"), *more],
+        ["report", run, "--out", str(out / "report.html"), *more],
         ["check", str(photos), *more],
         ["split", str(photos), "--out", str(out / "split.csv"), *more],
         ["backbones", *given],

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from headstart.model.backbones import Backbone
     from headstart.model.classifier import Classifier, load_classifier
     from headstart.model.features import Features
+    from headstart.model.heat import heat_maps
     from headstart.model.predictions import Predictions
     from headstart.training.named import read_recipe
     from headstart.training.recipe import Recipe
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from headstart.verbs.compared import Comparison
     from headstart.verbs.embed import embed
     from headstart.verbs.evaluate import evaluate
+    from headstart.verbs.explain import explain
     from headstart.verbs.predict import predict
+    from headstart.verbs.report import report
     from headstart.verbs.reproduce import reproduce
     from headstart.verbs.split import split
     from headstart.verbs.train import train
@@ -58,11 +61,14 @@ _HOME = {
     "compare": "headstart.verbs.compare",
     "embed": "headstart.verbs.embed",
     "evaluate": "headstart.verbs.evaluate",
+    "explain": "headstart.verbs.explain",
+    "heat_maps": "headstart.model.heat",
     "judge": "headstart.judge.metrics",
     "load_classifier": "headstart.model.classifier",
     "open_dataset": "headstart.data.dataset",
     "predict": "headstart.verbs.predict",
     "read_recipe": "headstart.training.named",
+    "report": "headstart.verbs.report",
     "reproduce": "headstart.verbs.reproduce",
     "split": "headstart.verbs.split",
     "train": "headstart.verbs.train",
@@ -87,11 +93,14 @@ __all__ = [
     "compare",
     "embed",
     "evaluate",
+    "explain",
+    "heat_maps",
     "judge",
     "load_classifier",
     "open_dataset",
     "predict",
     "read_recipe",
+    "report",
     "reproduce",
     "split",
     "train",

@@ -31,6 +31,8 @@ VERBS = {
     "compare": "Compare approaches and backbones on one split, under a total budget, and say which to take.",
     "evaluate": "Judge a trained classifier on labelled pictures: the test side if the data has split folders, else all.",
     "predict": "Predict the class of pictures. Each answer is keyed by its path; unreadable pictures are named.",
+    "explain": "Say why pictures are predicted as they are: probabilities, a heat map, and the nearest training pictures.",
+    "report": "Write the page of a run again: figures, mistakes with heat maps, suspected labels, copies.",
     "reproduce": "Train again from a run folder's recipe, split and seed, and compare every prediction.",
 }
 """The verbs with the first sentence of their docstrings (a test compares), so that help need not import them."""

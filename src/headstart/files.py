@@ -24,7 +24,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,6 +176,13 @@ def png_bytes(image: Image.Image) -> bytes:
     """A picture as the bytes of a PNG file."""
     file = io.BytesIO()
     image.save(file, "PNG")
+    return file.getvalue()
+
+
+def jpeg_bytes(image: Image.Image, quality: int) -> bytes:
+    """A picture as the bytes of a JPEG file."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 
@@ -345,24 +352,63 @@ def write_manifest(folder: Path) -> None:
     write_bytes(folder / MANIFEST, _json_bytes({"sha256": listed}))
 
 
-def check_manifest(folder: Path) -> None:
-    """Raise `DamagedRun` unless the folder holds exactly the files of its manifest, to the byte, and no links."""
+def add_to_folder(folder: Path, contents: Mapping[str, bytes], *, checked: Mapping[str, str]) -> None:
+    """Write files by relative path into a folder that has a manifest, and the manifest that names them; it comes last.
+
+    `checked` is what `check_manifest` returned: other files stay listed with the hashes that were found then, so that one
+    which changes meanwhile is still refused. All is written beside the folder first, so that a reader meets it half
+    renewed for the time of some renames only. Should the machine die in these, the new files are refused until they are
+    written again (`check_manifest` with `besides`). Raises `WriteError`.
+    """
+    listed = {**checked, **{name: sha256_bytes(data) for name, data in contents.items()}}
+    everything = {**contents, MANIFEST: _json_bytes({"sha256": dict(sorted(listed.items()))})}
+    place = Path(os.path.abspath(folder))
+    asides = {name: _aside(place.with_name(name.rpartition("/")[2])) for name in everything}
+    try:
+        for name, data in everything.items():
+            with _as_write_error(folder / name):
+                _write_synced(asides[name], data)
+        for name, aside in asides.items():
+            with _as_write_error(folder / name):
+                (place / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(aside, place / name)
+    finally:
+        for aside in asides.values():
+            with suppress(OSError):  # the error is being reported; what is left is removed another time
+                aside.unlink(missing_ok=True)
+    for parent in {(place / name).parent for name in everything}:
+        with _as_write_error(folder):
+            _sync_folder(parent)
+    _sweep(place.parent)
+
+
+def check_manifest(folder: Path, *, besides: Collection[str] = ()) -> dict[str, str]:
+    """{relative path: SHA-256} of the files in a folder, which are exactly those of its manifest, to the byte, no links.
+
+    Raises `DamagedRun` otherwise. Files in `besides` are about to be written again: they may differ or be missing, and are
+    then not among those returned.
+    """
     hint = "Restore the folder from a copy, or train again."
     listed = _listed(folder, hint)
     try:
         found = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
         present = {p.relative_to(folder).as_posix() for p in found} - {MANIFEST}
-        for name in sorted(present ^ set(listed)):
+        for name in sorted((present ^ set(listed)) - set(besides)):
             problem = "is missing" if name in listed else "is not in the manifest"
             raise DamagedRun(f"{folder / name}: {problem}.", hint=hint)
-        for name, expected in listed.items():
+        listed = {name: expected for name, expected in listed.items() if name in present}
+        for name, expected in list(listed.items()):
             file = folder / name
+            if name in besides and (file.is_symlink() or not file.is_file() or sha256_file(file) != expected):
+                del listed[name]
+                continue
             if file.is_symlink() or not file.is_file():
                 raise DamagedRun(f"{file}: is a link or a device, not the file that was written.", hint=hint)
             if sha256_file(file) != expected:
                 raise DamagedRun(f"{file}: its bytes are not those that were written (SHA-256 differs).", hint=hint)
     except OSError as error:
         raise DamagedRun(f"{error.filename or folder}: cannot be read: {error.strerror}.", hint=hint) from error
+    return listed
 
 
 def _listed(folder: Path, hint: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,8 +141,11 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     )
 
 
-def load_classifier(run: Path) -> Classifier:
-    """The classifier of a run folder, after its manifest has been checked. Raises `MissingRun`, `DamagedRun`."""
+def load_classifier(run: Path, *, besides: Collection[str] = ()) -> Classifier:
+    """The classifier of a run folder, after its manifest has been checked. Raises `MissingRun`, `DamagedRun`.
+
+    Files in `besides` may be damaged or missing: they are about to be written again.
+    """
     run = Path(run)
     if not run.is_dir():
         raise MissingRun(f"{run}: there is no such run folder.", hint="`headstart train DATA --out RUN` writes one.")
@@ -150,7 +153,7 @@ def load_classifier(run: Path) -> Classifier:
         raise MissingRun(
             f"{run}: is not a run folder (it has no headstart.json).", hint="`headstart train` writes one."
         )
-    check_manifest(run)
+    check_manifest(run, besides=besides)
     try:
         return _classifier_from(run, read_json(run / "headstart.json"))
     except BadWeights as error:

@@ -27,7 +27,7 @@ def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Se
         [
             f"# Classifier of {len(classifier.classes)} classes",
             "",
-            f"{few([plain(c) for c in classifier.classes], 30)}. {_made_by(known)}; model {classifier.id}.",
+            f"{few([plain(c) for c in classifier.classes], 30)}. {made_by(known)}; model {classifier.id}.",
             "",
             "## How good it is",
             f"95 % intervals; {test.n:,} test pictures, looked at once; {val.n:,} validation pictures, used for choosing.",
@@ -43,6 +43,7 @@ def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Se
             "## What it was made from",
             *parts,
             f"- {data['pictures']:,} pictures, fingerprint {data['fingerprint'][:16]}; split {known['split_hash'][:16]}",
+            *_corrections(known),
             f"- Python {platform.python_version()}, "
             + ", ".join(f"{k} {v}" for k, v in known["versions"].items() if k != "python"),
             "",
@@ -60,7 +61,17 @@ def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Se
     )
 
 
-def _made_by(known: Mapping[str, Any]) -> str:
+def _corrections(known: Mapping[str, Any]) -> list[str]:
+    fixes = known.get("fixes")
+    if not fixes:
+        return []
+    return [
+        f"- corrected by hand (fixes.csv): {fixes['labels']:,} labels given, {fixes['dropped']:,} pictures left out"
+    ]
+
+
+def made_by(known: Mapping[str, Any]) -> str:
+    """How a classifier was made, in some words, from its provenance."""
     head, tuned = known["head"], known["tuned"]
     frozen = f"Frozen backbone, {head['kind']} head" if head else ""
     if not tuned:

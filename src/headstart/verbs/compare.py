@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data.dataset import Dataset, open_dataset, require_trainable
+from headstart.data.fixes import read_fixes
 from headstart.data.split import make_split, split_hash, write_split
 from headstart.errors import BadSplit, RecipeError, WriteError, near_names
 from headstart.files import check_outside_run, write_csv
@@ -29,7 +31,7 @@ from headstart.progress import log
 from headstart.training.choose import choose_views, fitting_size
 from headstart.training.recipe import APPROACHES, Recipe
 from headstart.training.recipe import seconds as seconds_of
-from headstart.verbs.compared import PAIR_COLUMNS, ROW_COLUMNS, Comparison, compared
+from headstart.verbs.compared import PAIR_COLUMNS, ROW_COLUMNS, Comparison, compared, write_page
 from headstart.verbs.embed import all_at_hand, fitted_spec
 from headstart.verbs.look import Looked, look
 from headstart.verbs.trials import Candidate, Outcome, Place, finished, run_trial, with_latency
@@ -53,6 +55,7 @@ def compare(
     backbones: str = "",
     budget: str = "20m",
     seed: int = 0,
+    fix: Path | None = None,
     weights_dir: Path | None = None,
     offline: bool = False,
 ) -> Comparison:
@@ -62,26 +65,27 @@ def compare(
 
     Args:
         data: Folder of class folders, of split folders (train, val, test), or a table with a path and a label column.
-        out: Folder to write: split.csv, comparison.csv, pairs.csv, and a run folder for each trial in runs.
+        out: Folder to write: report.html, split.csv, comparison.csv, pairs.csv, and a run folder for each trial in runs.
         recipes: Approaches (linear, finetune), names of recipes, or recipe files, joined by commas; by default linear on
             each backbone and then auto.
         backbones: Names joined by commas, each tried with every recipe that does not name its own; by default those at
             hand.
         budget: Time to spend in all, such as 20m or 2h.
         seed: Seed of the split, of every training and of every interval.
+        fix: CSV of corrections (labels, pictures to leave out) to apply; the data itself stays as it is.
         weights_dir: Folder of NAME.safetensors and NAME.json.
         offline: Never open a socket.
 
     Raises:
         RecipeError: an unknown recipe, or a budget that is too small for any trial.
         BackboneError: no such backbone, or no weights for one that is named.
-        DataError: the data cannot be trained on.
+        DataError: the data cannot be trained on, or `fix` does not fit it.
         WriteError: the folder cannot be written, lies in the data, or holds other files.
     """
     clock = _Budget(budget)
     out = Path(os.path.abspath(out))
     _check_place(out, Path(data))
-    opened = open_dataset(data)
+    opened = read_fixes(fix).applied_to(open_dataset(data))
     named = _recipes(recipes)
     given = _backbones(backbones, named, weights_dir, offline)
     looked = look(data, opened=opened)
@@ -92,7 +96,7 @@ def compare(
         given = _best_at_hand(weights_dir, looked, dataset, clock.left() / 4, seed)
     candidates = _candidates(named or DEFAULT, given, seed)
     write_split(out / "split.csv", dataset, looked.sha256s)
-    place = Place(Path(data), out, weights_dir, offline, looked.fingerprint, split_hash(dataset))
+    place = Place(Path(data), out, weights_dir, offline, looked.fingerprint, split_hash(dataset), fix)
     outcomes = {c.name: done for c in candidates if (done := finished(c, place)) is not None}
     if not outcomes:
         _check_budget(candidates, looked, clock, weights_dir)
@@ -104,7 +108,17 @@ def compare(
     found = compared(candidates, outcomes, place, pictures=len(pictures), seed=seed, seconds=clock.spent())
     write_csv(out / "comparison.csv", ROW_COLUMNS, found.row_cells())
     write_csv(out / "pairs.csv", PAIR_COLUMNS, found.pair_cells())
+    given_words = {"recipes": recipes, "backbones": backbones, "budget": budget, "fix": fix, "weights-dir": weights_dir}
+    write_page(found, place, _command(data, out, seed, offline, given_words))
     return found
+
+
+def _command(data: Path, out: Path, seed: int, offline: bool, given: Mapping[str, object]) -> str:
+    """The command that makes the same comparison."""
+    words = ["headstart", "compare", str(data), "--out", str(out)]
+    words += [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
+    words += ["--seed", str(seed)] if seed else []
+    return shlex.join([*words, *(["--offline"] if offline else [])])
 
 
 class _Budget:

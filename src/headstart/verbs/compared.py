@@ -1,4 +1,4 @@
-"""What `compare` found: rows, pairs, and the advice drawn from them. No trial is run here, and nothing is written.
+"""What `compare` found: rows, pairs, the advice drawn from them, and its page. No trial is run here.
 
 A row is made from a run folder and the record of its trial; pairs from the predictions of all run folders, by path.
 """
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headstart.columns import columns, few, plain
+from headstart.deliver.compare_page import Compared, Contender, compare_page, drawn_comparison
 from headstart.errors import MissingExtra
-from headstart.files import read_json
+from headstart.files import read_csv, read_json, write_text
 from headstart.judge.estimate import Estimate
 from headstart.judge.metrics import LEAST, Metrics
 from headstart.judge.paired import Difference, differences
@@ -247,6 +248,33 @@ def _pair_values(pair: Difference) -> dict[str, Any]:
     numbers = [None if math.isnan(x) else x for x in (pair.value, pair.low, pair.high)]
     cells = (pair.a, pair.b, pair.metric, pair.n, *numbers, pair.p, pair.p_holm, pair.verdict)
     return dict(zip(PAIR_COLUMNS, cells, strict=True))
+
+
+def write_page(found: Comparison, place: Place, command: str) -> None:
+    """Write report.html and plots/ into the folder of the comparison. Raises `WriteError`, `OSError`."""
+    facts = (
+        ("data", str(place.data)),
+        ("test pictures", f"{found.pictures:,}"),
+        ("split", found.split_hash[:12]),
+        ("seconds", f"{found.seconds:,.0f}"),
+    )
+    taken = [row.name for row in found.rows if found.advice.startswith(f"Take {row.name}: ")]
+    title = f"Comparison on {place.data.resolve().name}"
+    rows = [_contender(row, place) for row in found.rows]
+    page = Compared(title, found.advice, taken[0] if taken else "", rows, found.pairs, found.notes, facts, command)
+    write_text(place.out / "report.html", compare_page(page, drawn_comparison(page, place.out / "plots")))
+
+
+def _contender(row: Row, place: Place) -> Contender:
+    """A row as the page shows it: with the rounds of its training, if it was trained by gradient descent."""
+    run, measured = place.run(row.name), (row.seconds, row.peak_memory_mb, row.file_bytes, row.latency_ms)
+    if row.metrics is None:
+        return Contender(row.name, row.recipe, row.backbones, {}, *measured, False, row.error)
+    tuned = read_json(run / "headstart.json").get("tuned")
+    epochs = read_csv(run / "epochs.csv") if tuned and (run / "epochs.csv").is_file() else []
+    best = tuned["best_epoch"] if tuned else None
+    figures = dict(row.metrics.overall)
+    return Contender(row.name, row.recipe, row.backbones, figures, *measured, row.on_front, "", epochs, best)
 
 
 def paired(predicted: Mapping[str, Predictions], seed: int) -> tuple[list[Difference], list[str]]:

@@ -15,6 +15,7 @@ from headstart.files import check_outside_run, check_replaceable, folder_aside, 
 from headstart.judge.metrics import Metrics, judge
 from headstart.model.classifier import load_classifier, predict_files
 from headstart.model.predictions import Predictions, write_predictions
+from headstart.verbs.report import evaluation_report, write_report
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class Evaluation:
         return "\n".join([*errors[:20], judged + self.metrics.table()])
 
 
-def evaluate(run: Path, data: Path, *, out: Path | None = None) -> Evaluation:
+def evaluate(run: Path, data: Path, *, out: Path | None = None, report: bool = True) -> Evaluation:
     """Judge a trained classifier on labelled pictures: the test side if the data has split folders, else all. Example:
 
         headstart evaluate run photos-of-2026
@@ -45,7 +46,8 @@ def evaluate(run: Path, data: Path, *, out: Path | None = None) -> Evaluation:
     Args:
         run: Run folder that `headstart train` wrote.
         data: Folder of class folders, of split folders, or a table with a path and a label column.
-        out: Folder to write, with metrics.json and predictions.csv. An earlier one is kept as OUT.previous.
+        out: Folder to write, with metrics.json, predictions.csv and report.html. An earlier one is kept as OUT.previous.
+        report: With `out`, write report.html and the figures in plots.
 
     Raises:
         RunError: no run folder, or a damaged one.
@@ -73,6 +75,12 @@ def evaluate(run: Path, data: Path, *, out: Path | None = None) -> Evaluation:
         with folder_aside(Path(out)) as folder:
             write_predictions(folder / "predictions.csv", predictions)
             write_json(folder / "metrics.json", {side: metrics.to_json()})
+            if report:
+                at = dict(zip(dataset.paths, files, strict=True))
+                write_report(
+                    folder,
+                    lambda: evaluation_report(Path(run), Path(data), classifier, predictions, metrics, side, at),
+                )
     return Evaluation(metrics, predictions, side)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from headstart.data.dataset import open_dataset
+from headstart.data.fixes import Fixes, read_fixes
 from headstart.data.split import SPLIT_HEADER
 from headstart.files import read_csv, sha256_file, temporary_folder, write_csv
 from headstart.model.classifier import Classifier, load_classifier
@@ -70,10 +71,14 @@ def reproduce(
     place = Path(data if data is not None else before.provenance["data"]["path"])
     recipe = Recipe.from_dict(before.provenance["recipe"])
     predicted = read_predictions(run / "predictions.csv")
-    causes, still_there = _changed_pictures(place, read_csv(run / "split.csv"), set(predicted.errors))
+    fixes = read_fixes(run / "fixes.csv" if (run / "fixes.csv").exists() else None)
+    causes, still_there = _changed_pictures(place, read_csv(run / "split.csv"), set(predicted.errors), fixes)
     with temporary_folder() as folder:
         split = folder / "split.csv"
         write_csv(split, SPLIT_HEADER, [[row[c] for c in SPLIT_HEADER] for row in still_there])
+        fix = folder / "fixes.csv" if fixes else None
+        if fix is not None:
+            fixes.among(open_dataset(place).paths).write(fix)
         log.info("Training again in a temporary folder")
         again = train(
             place,
@@ -82,6 +87,8 @@ def reproduce(
             weights=weights,
             weights_dir=weights_dir,
             split=split,
+            fix=fix,
+            report=False,
             offline=offline,
         )
         after = read_predictions(folder / "run" / "predictions.csv")
@@ -91,14 +98,15 @@ def reproduce(
 
 
 def _changed_pictures(
-    place: Path, rows: list[dict[str, str]], unreadable: set[str]
+    place: Path, rows: list[dict[str, str]], unreadable: set[str], fixes: Fixes
 ) -> tuple[list[str], list[dict[str, str]]]:
     """Pictures that are gone, new, or have other bytes than at the time; and the rows of those that are still there."""
     dataset = open_dataset(place)
     present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
     still_there = [row for row in rows if row["path"] in present]
     gone = [row["path"] for row in rows if row["path"] not in present]
-    new = sorted(set(present) - {row["path"] for row in rows} - unreadable)
+    dropped = {row.path for row in fixes.rows if row.drop}
+    new = sorted(set(present) - {row["path"] for row in rows} - unreadable - dropped)
     changed = [row["path"] for row in still_there if sha256_file(present[row["path"]]) != row["sha256"]]
     listed = (("gone", gone), ("new", new), ("changed (other bytes)", changed))
     return [f"{_pictures(len(paths))} {what}: {_first(paths)}" for what, paths in listed if paths], still_there

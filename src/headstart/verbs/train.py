@@ -24,6 +24,7 @@ import headstart
 from headstart.columns import plain
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
 from headstart.data.dataset import Dataset, hash_rows, open_dataset, require_trainable
+from headstart.data.fixes import Fixes, read_fixes
 from headstart.data.split import read_split, split_hash, write_split
 from headstart.errors import WriteError
 from headstart.files import (
@@ -45,6 +46,7 @@ from headstart.training.recipe import Recipe
 from headstart.verbs.card import model_card
 from headstart.verbs.learn import Clock, Learned, Tools, Unfinished, find_tools, learn
 from headstart.verbs.look import Looked, look
+from headstart.verbs.report import training_report, write_report
 
 if TYPE_CHECKING:
     from headstart.training.tune import Tuned
@@ -91,7 +93,9 @@ def train(
     weights: Path | None = None,
     weights_dir: Path | None = None,
     split: Path | None = None,
+    fix: Path | None = None,
     restart: bool = False,
+    report: bool = True,
     offline: bool = False,
 ) -> Run:
     """Train a classifier on a folder of labelled pictures: checked, split, calibrated, tested. Example:
@@ -105,11 +109,13 @@ def train(
         weights: Weights file (.safetensors) for the backbone that is named.
         weights_dir: Folder of NAME.safetensors and NAME.json.
         split: A split.csv to use, from `headstart split` or an earlier run.
+        fix: CSV of corrections (labels, pictures to leave out) to apply; the data itself stays as it is.
         restart: Discard an unfinished training of this run, and begin anew.
+        report: Write report.html and the figures in plots.
         offline: Never open a socket.
 
     Raises:
-        DataError: the data cannot be trained on: one class, too few pictures, nothing readable.
+        DataError: the data cannot be trained on: one class, too few pictures, nothing readable; or `fix` does not fit it.
         BackboneError: no such backbone, or no weights for it here.
         WriteError: the run folder or the cache cannot be written.
         UnfinishedTraining: OUT.unfinished holds a training of other data or another recipe.
@@ -119,7 +125,8 @@ def train(
     out = Path(out)
     check_replaceable(out)
     _check_outside(out, Path(data))
-    opened = open_dataset(data)
+    fixes = read_fixes(fix)
+    opened = fixes.applied_to(open_dataset(data))
     tools = find_tools(recipe, weights=weights, weights_dir=weights_dir, offline=offline)
     looked = look(data, opened=opened)
     require_trainable(looked.dataset)
@@ -136,17 +143,29 @@ def train(
     predictions = _predict(classifier, learned.features, dataset)
     test = judge(*_labelled(predictions, dataset, "test"), classes, seed=recipe.seed)
     clock.lap("judge")
-    classifier = replace(classifier, provenance=_provenance(data, dataset, looked, learned))
+    classifier = replace(classifier, provenance=_provenance(data, dataset, looked, learned, fixes))
     found = looked.findings(dataset)
     with folder_aside(out) as folder:
         save_classifier(classifier, folder)
         write_split(folder / "split.csv", dataset, looked.sha256s)
+        if fixes:
+            fixes.write(folder / "fixes.csv")
         write_csv(folder / "checks.csv", CHECKS_HEADER, checks_rows(found))
         write_csv(folder / "history.csv", [f.name for f in fields(Trial)], [astuple(t) for t in learned.trials])
         if learned.tuned is not None:
             _write_training(folder, learned.tuned, classes)
         write_predictions(folder / "predictions.csv", _reported(predictions, dataset, looked))
         clock.lap("write")
+        if report:
+            judged, seen = {"test": test, "val": val}, folder / "seen.png"
+            shown = seen.read_bytes() if seen.is_file() else b""
+            write_report(
+                folder,
+                lambda: training_report(
+                    out, Path(data), looked, learned, classifier, predictions, judged, found, clock.laps, shown
+                ),
+            )
+            clock.lap("report")
         write_json(folder / "metrics.json", {"test": test.to_json(), "val": val.to_json(), "seconds": clock.laps})
         write_text(folder / "README.md", model_card(classifier, test, val, found))
     unfinished.path.unlink(missing_ok=True)
@@ -200,7 +219,7 @@ def _labelled(predictions: Predictions, dataset: Dataset, side: str) -> tuple[np
     return predictions.logits[mask], dataset.labels[mask]
 
 
-def _provenance(data: Path, dataset: Dataset, looked: Looked, learned: Learned) -> dict[str, Any]:
+def _provenance(data: Path, dataset: Dataset, looked: Looked, learned: Learned, fixes: Fixes) -> dict[str, Any]:
     """What a run folder says of where it comes from: enough for `headstart reproduce`."""
     packages = ("headstart", "numpy", "openvino", "pillow", "timm", "torch")
     return {
@@ -210,6 +229,7 @@ def _provenance(data: Path, dataset: Dataset, looked: Looked, learned: Learned) 
         "recipe": learned.recipe.as_dict(),
         "seed": learned.recipe.seed,
         "data": {"path": str(data), "pictures": len(dataset), "fingerprint": looked.fingerprint},
+        "fixes": {"labels": fixes.relabelled, "dropped": fixes.dropped} if fixes else None,
         "split_hash": split_hash(dataset),
         "versions": {
             "python": platform.python_version(),

@@ -46,7 +46,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Place:
-    """What all trials share: the data, the folder of the comparison, where weights are; and what a run must agree with."""
+    """What all trials share: the data, the folder of the comparison, where weights and corrections are; and what a run must
+    agree with."""
 
     data: Path
     out: Path
@@ -54,6 +55,7 @@ class Place:
     offline: bool
     fingerprint: str
     split_hash: str
+    fix: Path | None = None
 
     def run(self, name: str) -> Path:
         """The run folder of a trial."""
@@ -157,9 +159,10 @@ def train_words(recipe: Recipe, candidate: Candidate, place: Place) -> list[str]
     """`headstart` words of a trial: every option that is not the default is spelled out, so anybody can run it again."""
     usual = Recipe()
     given = [f for f in fields(Recipe) if getattr(recipe, f.name) != getattr(usual, f.name)]
-    words = ["train", os.path.abspath(place.data), "--out", str(place.run(candidate.name)), "--json"]
+    words = ["train", os.path.abspath(place.data), "--out", str(place.run(candidate.name)), "--json", "--no-report"]
     words += ["--split", str(place.out / "split.csv")]
     words += ["--weights-dir", os.path.abspath(place.weights_dir)] if place.weights_dir is not None else []
+    words += ["--fix", os.path.abspath(place.fix)] if place.fix is not None else []
     words += ["--offline"] if place.offline else []
     return words + [f"--{f.name.replace('_', '-')}={getattr(recipe, f.name)}" for f in given]
 

@@ -1,0 +1,485 @@
+"""`headstart report RUN`: the page of a run, written again from its folder; and what `train` and `evaluate` put on theirs.
+
+All come to `compose`, which gathers what a page shows: `train` has the pictures' features in memory, `headstart report` finds
+them in the cache (or embeds again), and without the pictures the page stands without them and says so.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headstart.columns import few, plain
+from headstart.data.checks import Finding
+from headstart.data.dataset import Dataset, open_dataset
+from headstart.deliver.evidence import Near, Report, Row, Suspect, mistakes, sides_of
+from headstart.deliver.report import drawn_figures, report_page
+from headstart.deliver.sections import MOST_MISTAKES
+from headstart.errors import BackboneError, DataError, HeadstartError
+from headstart.files import (
+    add_to_folder,
+    check_manifest,
+    check_out_file,
+    read_csv,
+    read_json,
+    temporary_folder,
+    write_bytes,
+    write_text,
+)
+from headstart.judge.labels import label_issues
+from headstart.judge.metrics import Metrics
+from headstart.model.classifier import Classifier, load_classifier
+from headstart.model.features import embed_files
+from headstart.model.predictions import Predictions, read_predictions
+from headstart.progress import log
+from headstart.training.choose import Trial
+from headstart.verbs.card import made_by
+from headstart.vision.screen import Facts, screen
+
+if TYPE_CHECKING:
+    from headstart.verbs.learn import Learned
+    from headstart.verbs.look import Looked
+
+PAGE = "report.html"
+FIGURES = ("balance", "classes", "confusion", "coverage", "curves", "rates", "reliability", "sizes")
+WRITTEN = frozenset({PAGE, *(f"plots/{name}.{kind}" for name in FIGURES for kind in ("png", "svg"))})
+"""Files of a run folder that are written again with its page."""
+
+NEAREST = 3
+MOST_HEAT = 24
+_HASH = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What `report` wrote."""
+
+    out: str
+    bytes: int
+    mistakes: int
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `report --json`."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """Plain text for a terminal."""
+        return "\n".join([*self.notes, f"{self.bytes / 1e6:.1f} MB written to {self.out}"])
+
+
+def report(run: Path, *, data: Path | None = None, out: Path | None = None, heat: bool = True) -> Reported:
+    """Write the page of a run again: figures, mistakes with heat maps, suspected labels, copies. Example:
+
+        headstart report run --out run.html
+
+    Args:
+        run: Run folder that `headstart train` wrote.
+        data: The pictures; by default where they were at the time.
+        out: HTML file to write; by default report.html in the run folder, and its figures in plots.
+        heat: Add heat maps to the mistakes: torch, and some seconds for each backbone.
+
+    Raises:
+        RunError: no run folder, or a damaged one.
+        DataError: `data` was given, and is no data set.
+        WriteError: `out` cannot be written.
+    """
+    run = Path(run)
+    if out is not None:
+        check_out_file(Path(out))
+    classifier = load_classifier(run, besides=WRITTEN)
+    checked = check_manifest(run, besides=WRITTEN)
+    found = _report_of_run(run, classifier, data, heat=heat)
+    if out is not None:
+        place, page = Path(out), report_page(found).encode("utf-8")
+        write_bytes(place, page)
+    else:
+        place = run / PAGE
+        with temporary_folder() as folder:
+            _write(folder, found)
+            files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        page = files[PAGE]
+        add_to_folder(run, files, checked=checked)
+    return Reported(str(place), len(page), len(found.mistakes), tuple(found.missing.values()))
+
+
+def write_report(folder: Path, made: Callable[[], Report]) -> None:
+    """Write `report.html` and `plots/` of what `made` gives into a folder that is being filled. Raises `WriteError`.
+
+    A page that cannot be made is a warning: the work that it is about must not be lost for it.
+    """
+    try:
+        _write(folder, made())
+    except HeadstartError:
+        raise
+    except Exception as error:
+        log.warning("%s could not be made: %r. `headstart report` tries again.", PAGE, error, exc_info=error)
+
+
+def _write(folder: Path, found: Report) -> None:
+    figures = drawn_figures(found, folder / "plots")
+    write_text(folder / PAGE, report_page(found, figures))
+
+
+# What there is to show
+
+
+def training_report(
+    out: Path, data: Path, looked: Looked, learned: Learned, classifier: Classifier, predictions: Predictions,
+    metrics: Mapping[str, Metrics], findings: Sequence[Finding], seconds: Mapping[str, float], seen: bytes,
+) -> Report:  # fmt: skip
+    """The page of a training that has just ended: everything is in memory. `predictions` are those of all its pictures,
+    `metrics` those of test and val."""
+    tuned, tested = learned.tuned, learned.dataset.split == "test"
+    bare = Report(
+        title=_title(data, classifier),
+        predictions=_judged(predictions.take(tested)),
+        metrics=metrics["test"],
+        val=metrics["val"],
+        facts=_facts(classifier),
+        trials=learned.trials,
+        taken=_taken(classifier, learned.trials),
+        epochs=tuple(asdict(row) for row in tuned.epochs) if tuned else (),
+        steps=tuple(asdict(row) for row in tuned.steps) if tuned else (),
+        best_epoch=tuned.fit.best_epoch if tuned else None,
+        findings=tuple(findings),
+        seen=seen,
+        seconds=seconds,
+        commands=_commands(str(out), data),
+    )
+    known = _Known(learned.dataset, tuple(looked.facts), tuple(looked.files), learned.features)
+    tried_tuning = any(
+        trial.stage == "tune" for trial in learned.trials
+    )  # then torch is loaded, and seconds do not matter
+    return _with_pictures(bare, known, classifier, heat=tried_tuning and "torch" in sys.modules)
+
+
+def evaluation_report(
+    run: Path,
+    data: Path,
+    classifier: Classifier,
+    predictions: Predictions,
+    metrics: Metrics,
+    side: str,
+    files: Mapping[str, Path],
+) -> Report:
+    """The page of an evaluation: how good a classifier is on other pictures."""
+    judged = _judged(predictions)
+    here = {path: files[path] for path in judged.paths if path in files}
+    facts = screen(list(here.values()))
+    elsewhere = "Not part of an evaluation; it stands in the report of the run, {}."
+    missing = {key: elsewhere.format(plain(str(run / PAGE))) for key in ("compared", "training")}
+    missing |= {"labels": "Not looked for in an evaluation: `headstart check DATA --labels` does.",
+                "copies": "Not looked for in an evaluation: `headstart check DATA` does.",
+                "checks": "Not made in an evaluation: `headstart check DATA` does.",
+                "near": "Nearest training pictures are shown in the report of a training."}  # fmt: skip
+    return Report(
+        title=f"{_title(data, classifier)}: evaluation",
+        predictions=judged,
+        metrics=metrics,
+        side=side,
+        facts=_facts(classifier),
+        sizes_N2=np.array([(f.width, f.height) for f in facts if not f.reason]).reshape(-1, 2),
+        commands=(("Judge it again:", shlex.join(["headstart", "evaluate", str(run), str(data)])),),
+        files=here,
+        missing=missing,
+    )  # fmt: skip
+
+
+def _report_of_run(run: Path, classifier: Classifier, data: Path | None, *, heat: bool) -> Report:
+    """The page of a run folder, and of the pictures if they are where they were, or at `data`."""
+    measured, provenance = read_json(run / "metrics.json"), classifier.provenance
+    place = Path(data if data is not None else provenance["data"]["path"])
+    test, tuned = Metrics.from_json(measured["test"]), provenance.get("tuned")
+    trials = tuple(_trial(row) for row in _rows(run, "history.csv"))
+    bare = Report(
+        title=_title(place, classifier),
+        predictions=_judged(read_predictions(run / "predictions.csv")),
+        metrics=test,
+        val=Metrics.from_json(measured["val"]) if "val" in measured else None,
+        facts=_facts(classifier),
+        trials=trials,
+        taken=_taken(classifier, trials),
+        epochs=tuple(_numbers(row) for row in _rows(run, "epochs.csv")),
+        steps=tuple(_numbers(row) for row in _rows(run, "steps.csv")),
+        best_epoch=tuned["best_epoch"] if tuned else None,
+        findings=_findings(_rows(run, "checks.csv")),
+        seen=(run / "seen.png").read_bytes() if (run / "seen.png").is_file() else b"",
+        seconds=measured.get("seconds", {}),
+        commands=_commands(str(run), place),
+    )
+    known = _known_of_run(run, classifier, place, given=data is not None)
+    if isinstance(known, str):
+        return _without_pictures(replace(bare, missing={"pictures": known}), _rows(run, "split.csv"))
+    return _with_pictures(bare, known, classifier, heat=heat)
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """Pictures at hand, all in one order: the data set with split and groups, what was seen of each file, the files, and
+    features for each part of the classifier, float32 (N, D)."""
+
+    dataset: Dataset
+    facts: tuple[Facts, ...]
+    files: tuple[Path, ...]
+    features: tuple[np.ndarray, ...]
+
+
+def _known_of_run(run: Path, classifier: Classifier, place: Path, *, given: bool) -> _Known | str:
+    """The pictures that split.csv lists, those that are still what they were; or a sentence that says they are gone."""
+    try:
+        opened = open_dataset(place)
+    except DataError:
+        if given:
+            raise
+        return (
+            f"The pictures are not at {plain(str(place))} any more, so none are shown: --data DATA says where they are."
+        )
+    rows = {row["path"]: row for row in _rows(run, "split.csv") if _HASH.fullmatch(row["sha256"])}
+    there = [i for i, path in enumerate(opened.paths) if path in rows]
+    facts = screen([opened.file(i) for i in there])
+    kept = [(i, f) for i, f in zip(there, facts, strict=True) if f.sha256 == rows[opened.paths[i]]["sha256"]]
+    if not kept:
+        return f"None of the run's pictures are at {plain(str(place))}, so none are shown: --data DATA says where they are."
+    if len(kept) < len(rows):
+        log.warning("%s of %s pictures are gone or changed; left out.", f"{len(rows) - len(kept):,}", f"{len(rows):,}")
+    views = [part.view for part in classifier.parts]
+    files = [opened.file(i) for i, _ in kept]
+    features, failed = embed_files(files, [f.sha256 for _, f in kept], views, classifier.plan)
+    good = np.array([j for j in range(len(kept)) if j not in failed], np.int64)
+    listed = [rows[opened.paths[kept[j][0]]] for j in good]
+    number = {c: k for k, c in enumerate(classifier.classes)}
+    dataset = Dataset(
+        opened.root,
+        tuple(row["path"] for row in listed),
+        np.array([number.get(row["label"], -1) for row in listed], np.int64),
+        classifier.classes,
+        np.array([row["split"] for row in listed], "<U5"),
+        np.array([int(row["group"]) for row in listed], np.int64),
+    )
+    taken = tuple(x[good] for x in features)
+    return _Known(dataset, tuple(kept[j][1] for j in good), tuple(files[j] for j in good), taken)
+
+
+def _with_pictures(bare: Report, known: _Known, classifier: Classifier, *, heat: bool) -> Report:
+    """The report with all that needs the pictures."""
+    dataset, missing = known.dataset, dict(bare.missing)
+    files = dict(zip(dataset.paths, known.files, strict=True))
+    maps: dict[int, np.ndarray] = {}
+    if heat and bare.mistakes:
+        maps, missing["heat"] = _heat(bare, files, classifier)
+    elif bare.mistakes:
+        missing["heat"] = "Heat maps are added by `headstart report`."
+    suspects, missing["labels"] = _suspects(known, classifier)
+    sides = {path: str(side) for path, side in zip(dataset.paths, dataset.split, strict=True)}
+    labels = {path: dataset.label_name(i) for i, path in enumerate(dataset.paths)}
+    if not bare.epochs:
+        missing |= {"training": "Nothing was trained by gradient descent: the last layer was fitted in closed form.",
+                    "seen": ""}  # fmt: skip
+    return replace(
+        bare,
+        balance=sides_of(dataset.classes, dataset.labels, dataset.split),
+        sizes_N2=np.array([(f.width, f.height) for f in known.facts]).reshape(-1, 2),
+        near=_nearest(bare, known),
+        heat=maps,
+        suspects=suspects,
+        groups=_groups(dataset),
+        labels=labels,
+        sides=sides,
+        costs=_costs(classifier, len(dataset)),
+        files=files,
+        missing={key: text for key, text in missing.items() if text},
+    )
+
+
+def _without_pictures(bare: Report, rows: Sequence[Mapping[str, str]]) -> Report:
+    """The report from tables alone; split.csv knows the classes and the copies."""
+    gone = "The pictures are not at hand."
+    missing = {**bare.missing, "labels": f"{gone} Suspected labels need them.", "near": ""}
+    if not bare.epochs:
+        missing["training"] = "Nothing was trained by gradient descent: the last layer was fitted in closed form."
+    balance: dict[str, dict[str, int]] = {c: dict.fromkeys(("train", "val", "test"), 0) for c in bare.metrics.classes}
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append(row["path"])
+        if row["label"] in balance and row["split"]:
+            balance[row["label"]][row["split"]] += 1
+    return replace(
+        bare,
+        balance=balance,
+        groups=tuple(tuple(g) for g in groups.values() if len(g) > 1),
+        labels={row["path"]: row["label"] for row in rows},
+        sides={row["path"]: row["split"] for row in rows},
+        missing={key: text for key, text in missing.items() if text},
+    )
+
+
+def _nearest(bare: Report, known: _Known) -> dict[int, tuple[Near, ...]]:
+    """By row of the predictions: the training pictures (train and val) nearest to each mistake, by the cosine of their
+    features, averaged over the backbones. Identical files are not shown as neighbours."""
+    dataset = known.dataset
+    place = {path: i for i, path in enumerate(dataset.paths)}
+    asked = [i for i in mistakes(bare.predictions)[:MOST_MISTAKES] if bare.predictions.paths[i] in place]
+    training = np.flatnonzero(np.isin(dataset.split, ("train", "val")))
+    if not asked or not len(training):
+        return {}
+    rows = np.array([place[bare.predictions.paths[i]] for i in asked])
+    cosine_MN = np.mean([_unit(x[rows]) @ _unit(x[training]).T for x in known.features], axis=0)
+    found = {}
+    for i, row, cosine_N in zip(asked, rows, cosine_MN, strict=True):
+        likely = np.argsort(-cosine_N, kind="stable")[: NEAREST + 5]
+        own = known.facts[row].sha256
+        others = [(int(training[j]), float(cosine_N[j])) for j in likely if known.facts[training[j]].sha256 != own]
+        found[i] = tuple(Near(dataset.paths[j], dataset.label_name(j), cosine) for j, cosine in others[:NEAREST])
+    return found
+
+
+def _unit(features_ND: np.ndarray) -> np.ndarray:
+    return features_ND / np.maximum(np.linalg.norm(features_ND, axis=1, keepdims=True), 1e-12)
+
+
+def _heat(bare: Report, files: Mapping[str, Path], classifier: Classifier) -> tuple[dict[int, np.ndarray], str]:
+    """Heat maps of the first mistakes, and a sentence if there are none."""
+    from headstart.model.heat import heat_maps
+
+    rows = [i for i in bare.mistakes[:MOST_HEAT] if bare.predictions.paths[i] in files]
+    try:
+        maps = heat_maps(classifier, [files[bare.predictions.paths[i]] for i in rows], bare.predictions.predicted[rows])
+    except (BackboneError, DataError) as error:
+        return {}, f"Without heat maps: {error.message}"
+    return dict(zip(rows, maps, strict=True)), ""
+
+
+def _suspects(known: _Known, classifier: Classifier) -> tuple[tuple[Suspect, ...] | None, str]:
+    """Suspected labels, the worst first, by features of networks that have not seen these labels; or why there are none."""
+    from headstart.verbs.labels import out_of_fold
+
+    dataset = known.dataset
+    frozen = [
+        x for x, p in zip(known.features, classifier.parts, strict=True) if not _trained_here(p.view.backbone.origin)
+    ]
+    if not frozen:
+        return None, (
+            "The network was trained on these labels, so it is no judge of them: `headstart check DATA --labels` looks for "
+            "wrong ones with a frozen backbone."
+        )
+    labelled = np.flatnonzero(dataset.labels >= 0)
+    labels_N = dataset.labels[labelled]
+    # The first backbone is the best one; two of them joined cost four times as much.
+    chances_NK = out_of_fold([frozen[0][labelled]], labels_N, dataset.groups[labelled], len(dataset.classes))
+    found = label_issues(chances_NK, labels_N)
+    return tuple(
+        Suspect(dataset.paths[i], dataset.label_name(i), dataset.classes[k], float(score), str(dataset.split[i]))
+        for i, k, score in zip(labelled[found.order], found.suggested, found.score, strict=True)
+    ), ""
+
+
+def _trained_here(origin: str) -> bool:
+    """Whether a backbone's weights are those of `training.tune`."""
+    return origin.startswith("trained here from")
+
+
+def _groups(dataset: Dataset) -> tuple[tuple[str, ...], ...]:
+    """Paths of copies: first those with different labels, then those on different sides, then the largest."""
+    members: dict[int, list[int]] = {}
+    for i, group in enumerate(dataset.groups.tolist()):
+        members.setdefault(group, []).append(i)
+    found = [g for g in members.values() if len(g) > 1]
+    found.sort(key=lambda g: (-len(set(dataset.labels[g])), -len(set(dataset.split[g])), -len(g), g[0]))
+    return tuple(tuple(dataset.paths[i] for i in group) for group in found)
+
+
+# Small things
+
+
+def _title(data: Path, classifier: Classifier) -> str:
+    classes = classifier.classes
+    shown = few([plain(c) for c in classes], 6) if len(classes) <= 6 else f"{len(classes)} classes"
+    return f"{plain(data.resolve().name or str(data))}: {shown}"
+
+
+def _facts(classifier: Classifier) -> tuple[tuple[str, str], ...]:
+    known = classifier.provenance
+    data, versions = known.get("data", {}), known.get("versions", {})
+    listed = [
+        ("made by", made_by(known) if "head" in known else ""),
+        ("backbones", " + ".join(dict.fromkeys(str(p.view) for p in classifier.parts))),
+        ("pictures", f"{data['pictures']:,} pictures" if "pictures" in data else ""),
+        ("seed", f"seed {known['seed']}" if "seed" in known else ""),
+        ("model", f"model {classifier.id}"),
+        ("versions", ", ".join(f"{k} {v}" for k, v in versions.items() if k in ("headstart", "torch", "timm", "openvino"))),
+    ]  # fmt: skip
+    return tuple((key, text) for key, text in listed if text)
+
+
+def _taken(classifier: Classifier, trials: Sequence[Trial]) -> frozenset[tuple[str, str, str]]:
+    """(stage, backbone, head) of the trials that the classifier's parts come from."""
+    head, tuned = (classifier.provenance.get(key) or {} for key in ("head", "tuned"))
+    frozen = {p.view.backbone.name for p in classifier.parts if not _trained_here(p.view.backbone.origin)}
+    found = {
+        (t.stage, t.backbone, t.head)
+        for t in trials
+        if t.stage == "head" and t.head == head.get("kind") and set(t.backbone.split(" + ")) == frozen
+    }
+    found |= {(t.stage, t.backbone, t.head) for t in trials if t.stage == "tune" and tuned}
+    return frozenset(found)
+
+
+def _costs(classifier: Classifier, pictures: int) -> tuple[tuple[str, str], ...]:
+    features = sum(p.weight_DK.shape[0] for p in classifier.parts)
+    tuned = classifier.provenance.get("tuned") or {}
+    speed = tuned.get("pictures_per_second")
+    listed = [
+        ("pictures", f"{pictures:,}"),
+        ("backbones", str(len(classifier.parts))),
+        ("features of a picture", f"{features:,}"),
+        ("input", ", ".join(dict.fromkeys(f"{p.view.spec.image_size} px" for p in classifier.parts))),
+        ("computed on", str(classifier.plan)),
+        ("pictures a second in training", f"{speed:g}" if speed else ""),
+    ]
+    return tuple((key, text) for key, text in listed if text)
+
+
+def _commands(run: str, data: Path) -> tuple[tuple[str, str], ...]:
+    place = shlex.quote(str(data))
+    return (
+        ("Train again, and compare every prediction:", f"headstart reproduce {shlex.quote(run)} --data {place}"),
+        ("Predict:", f"headstart predict {shlex.quote(run)} PICTURE... --out predictions.csv"),
+    )
+
+
+def _judged(predictions: Predictions) -> Predictions:
+    """Those with a label: the pictures that the metrics are about."""
+    labels_N = predictions.labels
+    return predictions if labels_N is None else predictions.take(labels_N >= 0)
+
+
+def _rows(run: Path, name: str) -> list[dict[str, str]]:
+    return read_csv(run / name) if (run / name).is_file() else []
+
+
+def _numbers(row: Mapping[str, str]) -> Row:
+    return {key: float(value) if value else math.nan for key, value in row.items()}
+
+
+def _trial(row: Mapping[str, str]) -> Trial:
+    kinds = {"pictures": int, "stage": str, "backbone": str, "head": str}
+    return Trial(**{f.name: kinds.get(f.name, float)(row[f.name]) for f in fields(Trial)})
+
+
+def _findings(rows: Sequence[Mapping[str, str]]) -> tuple[Finding, ...]:
+    """The findings of a checks.csv: the rows of one have its message in common."""
+    paths: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        own = paths.setdefault((row["check"], row["severity"], row["message"]), [])
+        if row["path"]:
+            own.append(row["path"])
+    return tuple(Finding(check, severity, tuple(p), message) for (check, severity, message), p in paths.items())
