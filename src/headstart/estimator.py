@@ -255,12 +255,14 @@ def _refuse_missing(array: np.ndarray) -> None:
 
 
 def _dataset(facts: Sequence[Facts], labels_N: np.ndarray, classes: np.ndarray) -> Dataset:
-    """The pictures under names made of their contents, so that the validation part does not depend on their order."""
+    """The pictures under names made of their contents: so the validation part depends neither on their order, nor on
+    whether they came as files or as pixels (the difference hash is the same; SHA-256 only breaks ties)."""
+    marks = [f"{fact.dhash & 0xFFFF_FFFF_FFFF_FFFF:016x}-{fact.width}x{fact.height}" for fact in facts]
     seen: Counter[str] = Counter()
-    names = []
-    for fact in facts:
-        names.append(f"{fact.sha256}-{seen[fact.sha256]}")
-        seen[fact.sha256] += 1
+    names = [""] * len(facts)
+    for i in sorted(range(len(facts)), key=lambda i: (marks[i], facts[i].sha256)):
+        names[i] = f"{marks[i]}-{seen[marks[i]]}"
+        seen[marks[i]] += 1
     undecided, apart = np.full(len(facts), "", "<U5"), np.arange(len(facts))
     dataset = Dataset(Path("X"), tuple(names), labels_N, tuple(map(str, classes)), undecided, apart)
     return replace(dataset, groups=copies(dataset, facts))
