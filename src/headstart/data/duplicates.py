@@ -82,8 +82,23 @@ def count_bits(values: np.ndarray) -> np.ndarray:
     return _BITS_OF_16[parts].sum(axis=1, dtype=np.int64).reshape(values.shape)
 
 
+def mirrored_hashes(hashes_N: np.ndarray) -> np.ndarray:
+    """uint64 (N,): the hashes of the pictures seen in a mirror (exactly so where no two neighbouring greys are equal).
+
+    Each row of 8 bits is read backwards and complemented: what was darker than its right neighbour is now brighter.
+
+    >>> mirrored_hashes(np.array([0xFF00_0000_0000_0001], dtype=np.uint64)) == np.uint64(0x00FF_FFFF_FFFF_FF7F)
+    array([ True])
+    """
+    rows = np.ascontiguousarray(hashes_N, dtype=np.uint64).view(np.uint8)
+    return _BACKWARDS[rows].view(np.uint64)
+
+
 _BITS_OF_16 = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(
     axis=1, dtype=np.uint8
+)
+_BACKWARDS = (
+    255 - np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8).reshape(-1, 1), axis=1)[:, ::-1], axis=1).ravel()
 )
 
 
@@ -127,9 +142,9 @@ def feature_pairs(features_ND: np.ndarray, threshold: float = 0.95, *, block: in
     """
     found = [np.empty((0, 2), dtype=np.int64)]
     for start in range(0, len(features_ND), block):
-        rows_BD = _unit_rows(features_ND[start : start + block])
+        rows_BD = unit_rows(features_ND[start : start + block])
         for other in range(start, len(features_ND), block):
-            columns_BD = rows_BD if other == start else _unit_rows(features_ND[other : other + block])
+            columns_BD = rows_BD if other == start else unit_rows(features_ND[other : other + block])
             cosine_BB = rows_BD @ columns_BD.T
             i, j = np.nonzero(cosine_BB >= threshold)
             pairs = np.stack([i + start, j + other], axis=1).astype(np.int64)
@@ -137,7 +152,8 @@ def feature_pairs(features_ND: np.ndarray, threshold: float = 0.95, *, block: in
     return _sorted_pairs(np.concatenate(found))
 
 
-def _unit_rows(features_BD: np.ndarray) -> np.ndarray:
+def unit_rows(features_BD: np.ndarray) -> np.ndarray:
+    """float32, same shape: each row divided by its length; zeros where a row has none, or a value that is not finite."""
     rows_BD = np.asarray(features_BD, dtype=np.float32)
     rows_BD = np.where(np.isfinite(rows_BD).all(axis=1, keepdims=True), rows_BD, np.float32(0))
     largest = np.abs(rows_BD).max(axis=1, keepdims=True, initial=0)  # taken out first: squares must not overflow

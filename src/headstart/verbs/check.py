@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from headstart.columns import columns, few, plain
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
 from headstart.data.dataset import open_dataset
+from headstart.data.duplicates import group_pairs, merge_groups
 from headstart.data.fixes import read_fixes, write_fixes
+from headstart.data.near import near_pairs
 from headstart.errors import WriteError
 from headstart.files import check_out_file, write_csv
 from headstart.verbs.labels import LabelError, backbones_for_labels, label_errors
@@ -96,13 +98,16 @@ def check(
     opened = read_fixes(fix).applied_to(open_dataset(data))
     backbones = backbones_for_labels(backbone, weights_dir, offline) if labels or fixes is not None else ()
     looked = look(data, opened=opened)
-    found = looked.findings()
+    dataset = looked.dataset
+    near = near_pairs(None, looked.files, looked.facts)
+    dataset = replace(dataset, groups=merge_groups(len(dataset), group_pairs(dataset.groups), near))
+    looked = replace(looked, dataset=dataset)
+    found = looked.findings(dataset)
     if out is not None:
         write_csv(Path(out), CHECKS_HEADER, checks_rows(found))
     suspected = label_errors(looked, backbones) if backbones else None
     if fixes is not None:
         write_fixes(Path(fixes), [(e.path, e.label, e.suggested, e.score) for e in suspected or []])
-    dataset = looked.dataset
     by_group: dict[int, list[str]] = {}
     for path, group in zip(dataset.paths, dataset.groups.tolist(), strict=True):
         by_group.setdefault(group, []).append(path)

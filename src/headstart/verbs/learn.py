@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headstart.data.dataset import Dataset
-from headstart.data.duplicates import feature_pairs, group_pairs, merge_groups
+from headstart.data.duplicates import group_pairs, merge_groups
+from headstart.data.near import near_pairs
 from headstart.data.split import make_split, mend_split
 from headstart.errors import BadSplit, RecipeError
 from headstart.judge.calibration import fit_temperature
@@ -188,7 +189,7 @@ def learn(
         if failed:
             raise _changed(dataset, failed)
         clock.lap("embed")
-        groups = merge_groups(len(dataset), group_pairs(dataset.groups), feature_pairs(features[0]))
+        groups = merge_groups(len(dataset), group_pairs(dataset.groups), near_pairs(features[0], sources, facts))
         dataset = mend_split(dataset, given, groups, seed=recipe.seed, val=recipe.val, test=test)
         _require_sides(dataset, sides)
         fitted, tried = _fit(views, features, dataset, recipe)
@@ -209,7 +210,8 @@ def learn(
     used = tuned.tuned if tuned is not None and chosen.tuned is not None else None
     settled = recipe
     if used is not None:  # what was found on the way is written down, so that the same recipe does the same again
-        settled = replace(recipe, epochs=used.recipe.epochs, max_lr=used.recipe.max_lr)
+        of = used.recipe
+        settled = replace(recipe, epochs=of.epochs, max_lr=of.max_lr, unfreeze=of.unfreeze)
     elif recipe.approach == "auto":
         settled = replace(recipe, approach="linear")
     return Learned(classifier, chosen.fitted, used, dataset, chosen.features, val_logits_NK, trials, settled)
