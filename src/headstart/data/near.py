@@ -136,7 +136,7 @@ def main_axes(features_ND: np.ndarray, *, axes: int = AXES, sample: int = 4096) 
     rows_SD = unit_rows(features_ND[np.sort(some)])
     mean_D = rows_SD.mean(axis=0, dtype=np.float64).astype(np.float32) if len(rows_SD) else 0
     rows_SD = rows_SD - mean_D
-    axes_DA = np.linalg.eigh(rows_SD.T @ rows_SD)[1][:, -axes:].astype(np.float32)
+    axes_DA = _range(rows_SD, axes)
     out = np.empty((len(features_ND), axes_DA.shape[1]), np.float32)
     for start in range(0, len(out), 4096):
         out[start : start + 4096] = (unit_rows(features_ND[start : start + 4096]) - mean_D) @ axes_DA
@@ -144,6 +144,20 @@ def main_axes(features_ND: np.ndarray, *, axes: int = AXES, sample: int = 4096) 
     return np.divide(
         out, length, out=np.zeros_like(out), where=length > 1e-6 * max(float(length.max(initial=0)), 1e-30)
     )
+
+
+def _range(rows_SD: np.ndarray, axes: int) -> np.ndarray:
+    """float32 (D, axes): about the main axes of rows, by subspace iteration (Halko, Martinsson & Tropp 2011, section 4.5).
+
+    All of them in closed form took 0.35 s for 1,280 features, more than all the rest for 1,000 pictures.
+    """
+    width = min(axes + 16, rows_SD.shape[1])
+    basis_DW = np.random.default_rng(0).standard_normal((rows_SD.shape[1], width)).astype(np.float32)
+    for _ in range(3):
+        basis_DW = np.linalg.qr(rows_SD.T @ (rows_SD @ basis_DW))[0]
+    along_SW = rows_SD @ basis_DW
+    main_WA = np.linalg.eigh(along_SW.T @ along_SW)[1][:, -axes:].astype(np.float32)
+    return basis_DW @ main_WA
 
 
 def neighbours(rows_ND: np.ndarray, k: int, *, leaf: int = LEAF, trees: int = TREES) -> np.ndarray:
