@@ -13,7 +13,7 @@ documentation would have it:
     timm       frozen backbone, a linear layer, Adam, 5 epochs, 224 px
     headstart  `headstart train DATA --backbone mobilenetv2_100.tf_in1k`, all else default, so that it may fine-tune too;
                -linear with --approach linear as well; -linear-160 at 160 px, as Keras; -auto without --backbone: it chooses
-               among the weights of DIR
+               among the weights of DIR. All with --no-report: the peers draw no page either
 
 Each headstart run begins with an empty cache of its own; `-compiled` ones with the compiled pretrained networks in it and
 nothing else: no features, nothing known of the pictures. A round runs each entry once, and the next one begins with
@@ -84,6 +84,7 @@ class Bench:
             "--out",
             str(self.folder / "run"),
             "--json",
+            "--no-report",
         ]
         return [*train, "--weights-dir", str(self.weights_dir), *HEADSTART[name], *options]
 
