@@ -2,7 +2,7 @@
 
 Both start from the same closed-form last layer, on the same split, for the same number of rounds, and alternate:
 
-    kept     the frozen stages run once for each augmented view, the last ones train on what they gave (`unfreeze auto`)
+    kept     the frozen stages run once for each augmented view, the last three train on what they gave
     plain    every stage trains on decoded pictures, float32, as a loop in torch does it (`unfreeze all`)
 
 Rates are training pictures x rounds over all seconds from the pictures to the tuned weights: making activations, compiling
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=1200)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--unfreeze", default="auto", help="what the kept way trains: auto, or a number of last stages")
+    parser.add_argument("--unfreeze", default="3", help="what the kept way trains: a number of last stages (3), or auto")
     parser.add_argument("--ways", nargs="*", default=["kept", "plain"])
     options = parser.parse_args()
     backbone = find_backbone(options.backbone, weights_dir=options.weights_dir)
