@@ -69,7 +69,9 @@ def label_issues(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> LabelIss
     likeliest_N = np.where(np.isfinite(thresholds_K), p_NK, -1.0).argmax(axis=1)
     own_N = p_NK[np.arange(len(y_N)), y_N]
     doubted = np.flatnonzero(p_NK[np.arange(len(y_N)), likeliest_N] > own_N)  # what is level speaks for the label
-    wrong = round(len(y_N) * float(joint_KK.sum() - np.trace(joint_KK)))
+    wrong = int(
+        len(y_N) * float(joint_KK.sum() - np.trace(joint_KK)) + 0.5 + 1e-9
+    )  # halves up, however they were added
     worst = doubted[np.argsort(own_N[doubted], kind="stable")][:wrong]
     return LabelIssues(known[worst], likeliest_N[worst], 1 - own_N[worst], joint_KK)
 
