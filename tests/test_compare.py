@@ -403,3 +403,17 @@ def test_advice() -> None:
     assert advised(("slow", few, 30.0), ("quick", fewer, 10.0)).startswith("Take slow: ")
     failed = replace(row("x", predictions(["a"], [True]), 1.0), metrics=None, error="RecipeError: no")
     assert advice([failed], []) == "None of 1 trials was finished: see their errors."
+
+
+def test_a_recipes_own_network_takes_the_weights_that_are_given() -> None:
+    """Where a folder has several weights of one network, its bare name is ambiguous."""
+    from headstart.verbs.compare import _candidates
+
+    recipes = {"mine": headstart.Recipe(approach="frozen", backbone="test_resnet")}
+    for given, expected in (
+        (["test_resnet.a", "test_efficientnet.b"], "test_resnet.a"),
+        (["test_resnet.a", "test_resnet.c"], "test_resnet"),
+        (["test_efficientnet.b"], "test_resnet"),
+    ):
+        (found,) = _candidates(recipes, given, 0)
+        assert (found.name, found.recipe.backbone) == ("mine", expected)

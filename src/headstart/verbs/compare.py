@@ -185,10 +185,16 @@ def _candidates(recipes: Mapping[str, Recipe], backbones: Sequence[str], seed: i
     for name, recipe in recipes.items():
         recipe = replace(recipe, seed=seed)
         if recipe.backbone != "auto" or not backbones or (recipes is DEFAULT and name == "auto"):
-            found.append(Candidate(name, name, recipe))
+            found.append(Candidate(name, name, replace(recipe, backbone=_with_tag(recipe.backbone, backbones))))
         else:
             found += [Candidate(f"{name}-{b}", name, replace(recipe, backbone=b)) for b in backbones]
     return sorted(found, key=lambda c: ORDER.index(c.recipe.approach))
+
+
+def _with_tag(architecture: str, backbones: Sequence[str]) -> str:
+    """Of several weights for the network that a recipe names (mobilenetv2_100), those that --backbones gives."""
+    tagged = [name for name in backbones if name.partition(".")[0] == architecture]
+    return tagged[0] if len(tagged) == 1 else architecture
 
 
 def _best_at_hand(weights_dir: Path | None, looked: Looked, dataset: Dataset, seconds: float, seed: int) -> list[str]:
