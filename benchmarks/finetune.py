@@ -42,7 +42,9 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=1200)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--unfreeze", default="3", help="what the kept way trains: a number of last stages (3), or auto")
+    parser.add_argument(
+        "--unfreeze", default="3", help="what the kept way trains: a number of last stages (3), or auto"
+    )
     parser.add_argument("--ways", nargs="*", default=["kept", "plain"])
     options = parser.parse_args()
     backbone = find_backbone(options.backbone, weights_dir=options.weights_dir)
