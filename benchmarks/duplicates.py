@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from headstart.data.dataset import open_dataset
-from headstart.data.duplicates import feature_pairs, perceptual_pairs
+from headstart.data.duplicates import perceptual_pairs, unit_rows
 from headstart.data.near import near_pairs
 from headstart.model.backbones import find_backbone
 from headstart.model.engine import choose_plan
@@ -56,6 +56,12 @@ def changed(picture: Image.Image, kind: str, rng: np.random.Generator) -> tuple[
     return picture.crop((x, y, x + keep_x, y + keep_y)), 90
 
 
+def alike(features_ND: np.ndarray, threshold: float = 0.95) -> np.ndarray:
+    """Pairs (M, 2), i < j, whose cosine is at least `threshold`: N x N numbers at once."""
+    rows_ND = unit_rows(features_ND)
+    return np.argwhere(np.triu(rows_ND @ rows_ND.T >= threshold, 1))
+
+
 def plant(files: list[Path], folder: Path, seed: int) -> tuple[list[Path], list[int], list[str]]:
     """Changed copies in `folder`: their files, the places of their originals, their kinds."""
     rng = np.random.default_rng(seed)
@@ -80,7 +86,7 @@ def accuracy(files: list[Path], args: argparse.Namespace) -> None:
         truth = {(place, len(files) + n) for n, place in enumerate(originals)}
         ways = {
             "hash": lambda: perceptual_pairs([f.dhash for f in facts]),
-            "cosine": lambda: feature_pairs(features),
+            "cosine": lambda: alike(features),
             "near, no features": lambda: near_pairs(None, everything, facts),
             "near": lambda: near_pairs(features, everything, facts),
         }

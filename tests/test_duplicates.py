@@ -19,11 +19,11 @@ from headstart.data.duplicates import (
     count_bits,
     detail,
     exact_groups,
-    feature_pairs,
     group_pairs,
     merge_groups,
     perceptual_groups,
     perceptual_pairs,
+    unit_rows,
 )
 from headstart.vision.screen_worker import dhash
 
@@ -135,27 +135,23 @@ def test_pictures_saved_again_are_found_and_others_are_not(change: str) -> None:
     assert ((groups[40:] == np.arange(40)) | (groups[40:] == np.arange(40, 80))).all()
 
 
-@pytest.mark.parametrize(("block", "dtype"), [(7, np.float32), (16, np.float16), (1000, np.float64)])
-def test_feature_pairs_equal_brute_force(block: int, dtype: type) -> None:
-    rng = np.random.default_rng(1)
-    features_ND = rng.normal(size=(60, 24))
-    features_ND[40:] = features_ND[:20] * 3 + rng.normal(size=(20, 24)) * np.linspace(0, 0.8, 20)[:, None]
-    features_ND = features_ND.astype(dtype)
-    unit_ND = features_ND.astype(np.float64) / np.linalg.norm(features_ND.astype(np.float64), axis=1, keepdims=True)
-    i, j = np.nonzero(np.triu(unit_ND @ unit_ND.T >= 0.97, 1))
-    assert len(i) > 5
-    assert feature_pairs(features_ND, 0.97, block=block).tolist() == np.stack([i, j], axis=1).tolist()
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_unit_rows_equal_brute_force(dtype: type) -> None:
+    features_ND = np.random.default_rng(1).normal(size=(60, 24)).astype(dtype)
+    wide_ND = features_ND.astype(np.float64)
+    expected_ND = wide_ND / np.linalg.norm(wide_ND, axis=1, keepdims=True)
+    assert np.allclose(unit_rows(features_ND), expected_ND, atol=1e-6)
 
 
-def test_feature_pairs_pass_over_rows_that_are_no_features() -> None:
+def test_rows_that_are_no_features_are_zero() -> None:
     features_ND = np.ones((6, 4), dtype=np.float32)
     features_ND[1] = 0
     features_ND[2, 3] = np.nan
     features_ND[3, 0] = np.inf
     features_ND[4] = 1e30  # its square would overflow
     features_ND[5] = 1e-30
-    assert feature_pairs(features_ND).tolist() == [[0, 4], [0, 5], [4, 5]]
-    assert feature_pairs(features_ND[:0]).shape == (0, 2)
+    assert unit_rows(features_ND).tolist() == [[0.5] * 4, [0] * 4, [0] * 4, [0] * 4, [0.5] * 4, [0.5] * 4]
+    assert unit_rows(features_ND[:0]).shape == (0, 4)
 
 
 @settings(max_examples=100, deadline=None)

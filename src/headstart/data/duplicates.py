@@ -1,12 +1,13 @@
-"""Which pictures are copies of each other: by their bytes, by a perceptual hash, by their features.
+"""Which pictures are copies of each other: by their bytes, by a perceptual hash.
 
 Copies on both sides of a split make a test easier than the world is, so they share a group, and a split keeps groups
-together. All three ways give groups or pairs, and `merge_groups` joins them.
+together. Both ways give groups or pairs, and `merge_groups` joins them.
 
 - `exact_groups`: the same file. Certain, and free once the SHA-256 is known.
 - `perceptual_pairs`: the same picture saved again (re-encoded, resized, slightly brightened). Precision first: see
-  there for what it leaves to the features. 7,000 hashes take 0.03 s, a million 5 s.
-- `feature_pairs`: the same scene, a burst, a light crop. Costs N² D: 10,000 pictures take seconds, 100,000 minutes.
+  there for what it leaves to `data.near`. 7,000 hashes take 0.03 s, a million 5 s.
+
+`data.near` finds more (crops, mirrored ones, bursts), by looking at the pixels again.
 
 Not for finding pictures that merely look alike: groups are joined through chains, and loose bounds make one big group.
 """
@@ -48,7 +49,7 @@ def perceptual_pairs(dhashes: Sequence[int], *, max_distance: int = MAX_DISTANCE
     pairs, nearly all of them just alike; with this rule there are 13, each a copy to the eye, and 6 bits bring in the
     first wrong pair. Of pictures saved again at quality 50, at half or double size, squashed to a square, or 10 %
     brighter, 94 to 95 % are found; 30 % brighter 86 %, with 2 % cropped off each edge 62 %. The rest is for
-    `feature_pairs`.
+    `data.near`.
 
     Of pictures with the very same hash only neighbours in a chain are returned, so that M stays small; the groups are
     the same. Search by multi-index hashing: 64 bits in ``max_distance + 2`` bands, of which two must agree exactly
@@ -127,29 +128,6 @@ def _masks(max_distance: int) -> list[np.uint64]:
     edges = np.linspace(0, 64, max_distance + 3).astype(int)
     bands = [((1 << b) - 1) ^ ((1 << a) - 1) for a, b in pairwise(edges.tolist())]
     return [np.uint64(a | b) for a, b in combinations(bands, 2)]
-
-
-def feature_pairs(features_ND: np.ndarray, threshold: float = 0.95, *, block: int = 2048) -> np.ndarray:
-    """int64 (M, 2): pairs of rows, i < j, whose cosine is at least `threshold`.
-
-    What a cosine means depends on the backbone, the layer and the size of the pictures: features after a ReLU are never
-    opposite, and unlike pictures then have a cosine of 0.3 to 0.6. 0.95 is for pooled features of an ImageNet network:
-    on 7,078 scenes it found 5 pairs with MobileNetV2 and 11 with MobileNetV1, all copies or two shots of one scene;
-    below 0.92 there were other forests among them. Look at the pairs found before trusting another bound. Computed in
-    float32, whatever the features are stored in; a row of zeros or with a value that is not finite equals no other.
-
-    Memory: two blocks of ``block x D`` and one of ``block x block`` float32, and 16 bytes a pair found.
-    """
-    found = [np.empty((0, 2), dtype=np.int64)]
-    for start in range(0, len(features_ND), block):
-        rows_BD = unit_rows(features_ND[start : start + block])
-        for other in range(start, len(features_ND), block):
-            columns_BD = rows_BD if other == start else unit_rows(features_ND[other : other + block])
-            cosine_BB = rows_BD @ columns_BD.T
-            i, j = np.nonzero(cosine_BB >= threshold)
-            pairs = np.stack([i + start, j + other], axis=1).astype(np.int64)
-            found.append(pairs[pairs[:, 0] < pairs[:, 1]])
-    return _sorted_pairs(np.concatenate(found))
 
 
 def unit_rows(features_BD: np.ndarray) -> np.ndarray:

@@ -90,7 +90,8 @@ class Fixes:
         if problems:
             hints = dict.fromkeys(hint for _, hint in problems if hint)
             raise BadLabels(f"{self.source}: {'; '.join(text for text, _ in problems)}.", hint="\n".join(hints))
-        counts = f"{self.relabelled:,} labels given, {self.dropped:,} pictures left out"
+        given, out = self.relabelled, self.dropped
+        counts = f"{given:,} label{'s' * (given != 1)} given, {out:,} picture{'s' * (out != 1)} left out"
         log.info("Corrections in %s: %s.", self.source, counts)
         labels, keep = dataset.labels.copy(), np.ones(len(dataset), bool)
         for row in self.rows:

@@ -16,7 +16,6 @@ which are never called copies here: `exact_groups` finds those.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +28,7 @@ from headstart.errors import UnreadableImage
 from headstart.progress import bar, log
 from headstart.vision.decode import decode
 from headstart.vision.memory import Source, as_rgb
-from headstart.vision.screen import Facts
+from headstart.vision.screen import Facts, cores
 
 NEIGHBOURS = 10
 """How many nearest pictures are proposed for each, by features; half as many by hash."""
@@ -235,7 +234,7 @@ def verify(sources: Sequence[Source], pairs_M2: np.ndarray, mirror_M: np.ndarray
         return np.empty((0, 2), np.int64)
     wanted, places = np.unique(pairs_M2, return_inverse=True)
     places = places.reshape(-1, 2)
-    with ThreadPoolExecutor(_cores()) as pool, bar("Comparing look-alikes", len(wanted) + len(pairs_M2)) as advance:
+    with ThreadPoolExecutor(cores()) as pool, bar("Comparing look-alikes", len(wanted) + len(pairs_M2)) as advance:
         thumbs = np.zeros((len(wanted), SIDE, SIDE), np.uint8)
         readable = np.zeros(len(wanted), bool)
 
@@ -391,7 +390,3 @@ def _correlation(a: np.ndarray, b: np.ndarray, inside: np.ndarray, *, least: flo
     floor = max(least, 1e-3) ** 2 * count[:, 0, 0]
     product = (a * b).sum(axis=(1, 2)) / np.sqrt(np.maximum(power_a * power_b, 1e-12))
     return np.where((power_a < floor) | (power_b < floor), np.float32(-1), product)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -35,6 +35,7 @@ from headstart.files import cache_dir, sha256_bytes, write_cache
 from headstart.model.backbones import Backbone, build
 from headstart.progress import log
 from headstart.vision.preprocess import Preprocess
+from headstart.vision.screen import cores
 
 GRAPH_VERSION = 4
 MAGIC = b"headstart graph 2"
@@ -110,11 +111,6 @@ def plan_here(plan: Plan) -> Plan:
         log.info("Trained with %s; there is no CUDA GPU here, so: %s.", plan, here)
         return here
     return plan
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def network_key(backbone: Backbone, spec: Preprocess, plan: Plan) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from headstart.columns import columns, plain
 from headstart.data.dataset import open_dataset
+from headstart.deliver.evidence import Near
 from headstart.deliver.view import Neighbour, Sheet, view
 from headstart.errors import BackboneError, DataError, MissingData, RecipeError, UnreadableImage
 from headstart.files import check_outside_run, check_replaceable, folder_aside, png_bytes, read_csv, write_bytes
@@ -28,15 +29,6 @@ from headstart.vision.preprocess import read_bytes
 
 MOST_SHOWN = 10
 VIEWED = (448, 448)  # pixels that decoding keeps for a sheet
-
-
-@dataclass(frozen=True)
-class Near:
-    """A training picture (of the train or val side), and the cosine of its features with those of the one explained."""
-
-    path: str
-    label: str
-    cosine: float
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,8 @@ class Explained:
         lines += columns([("not read", reason, plain(path)) for path, reason in failed], "<<<")
         more = max(len(self.pictures) - MOST_SHOWN, 0) + len(self.errors) - len(failed)
         lines += [f"and {more:,} more"] if more else []
-        return "\n".join([*lines, *self.notes, f"{len(self.pictures):,} sheets written to {self.out}"])
+        n = len(self.pictures)
+        return "\n".join([*lines, *self.notes, f"{n:,} sheet{'s' * (n != 1)} written to {self.out}"])
 
     def _lines(self, picture: Explanation) -> list[str]:
         likely = sorted(picture.probabilities.items(), key=lambda item: -item[1])[: self.top]

@@ -91,7 +91,7 @@ def screen_with(
     command: Sequence[str], files: Sequence[Path], *, workers: int | None = None, seconds_each: float = 20.0
 ) -> list[Facts]:
     """As `screen`, with workers started by `command`."""
-    workers = workers or _cores()
+    workers = workers or cores()
     with bar("Looking at pictures", len(files)) as advance:
         facts = _hashed_all(files, workers)
         places: dict[str, list[int]] = {}
@@ -408,5 +408,6 @@ def _write_shard(data: bytes) -> bool:
     return True
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
