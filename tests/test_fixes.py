@@ -60,7 +60,7 @@ def test_labels_change_and_pictures_go(tmp_path: Path, pets: Path, caplog: pytes
     assert fixed.classes == ("cat", "dog")
     assert (bool(fixes), fixes.relabelled, fixes.dropped) == (True, 1, 1)
     source = tmp_path / "fixes.csv"
-    assert caplog.messages == [f"Corrections in {source}: 1 labels given, 1 pictures left out."]
+    assert caplog.messages == [f"Corrections in {source}: 1 label given, 1 picture left out."]
 
 
 def test_a_table_in_which_nothing_was_done_changes_nothing(tmp_path: Path, pets: Path) -> None:
