@@ -277,11 +277,11 @@ def test_lightened_convolutions_give_the_same_numbers() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(
         nn.Conv2d(6, 10, 1), nn.Conv2d(10, 10, 3, 2, 1, groups=10), Conv2dSame(10, 10, 3, stride=2, groups=10),
-        nn.Conv2d(10, 4, 3), nn.Conv2d(4, 4, 1, stride=2),
+        nn.Conv2d(10, 10, 3, 2, (0, 2), (2, 1), groups=10, bias=False), nn.Conv2d(10, 4, 1), nn.Conv2d(4, 4, 1, stride=2),
     )  # fmt: skip
     light = copy.deepcopy(plain)
-    assert lighten(light) == 3
-    x = torch.randn(2, 6, 17, 18)
+    assert lighten(light) == 5
+    x = torch.randn(2, 6, 37, 38)
     for module in (plain, light):
         module(x).square().sum().backward()
     assert torch.allclose(plain(x), light(x), atol=1e-5)
