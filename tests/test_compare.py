@@ -378,7 +378,9 @@ def advised(*cases: tuple[str, list[bool], float]) -> str:
     rows = sorted(
         (row(name, made[name], latency) for name, _, latency in cases), key=lambda r: -r.metrics["accuracy"].value
     )
-    return advice(rows, paired(made, seed=0)[0])
+    taken, why = advice(rows, paired(made, seed=0)[0])
+    assert why.startswith(f"Take {taken}: ")
+    return why
 
 
 def test_advice() -> None:
@@ -402,7 +404,8 @@ def test_advice() -> None:
     few, fewer = [True] * 10, [i < 7 for i in range(10)]
     assert advised(("slow", few, 30.0), ("quick", fewer, 10.0)).startswith("Take slow: ")
     failed = replace(row("x", predictions(["a"], [True]), 1.0), metrics=None, error="RecipeError: no")
-    assert advice([failed], []) == "None of 1 trials was finished: see their errors."
+    assert advice([failed], []) == ("", "The trial was not finished: see the error.")
+    assert advice([failed, failed], []) == ("", "None of 2 trials was finished: see the errors.")
 
 
 def test_a_recipes_own_network_takes_the_weights_that_are_given() -> None:

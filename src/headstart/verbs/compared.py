@@ -80,12 +80,14 @@ class Row:
 class Comparison:
     """What `compare` found: a row a trial, best accuracy first, failed ones last; every pair of them; what to take.
 
+    `taken` is the name of that trial ('' if none was finished), `advice` says why in a sentence.
     `notes` says which pictures were left out of a pair, and why trials were not made.
     """
 
     out: str
     rows: list[Row]
     pairs: list[Difference]
+    taken: str
     advice: str
     notes: list[str]
     pictures: int
@@ -96,6 +98,7 @@ class Comparison:
         """The document of `compare --json`."""
         return {
             "out": self.out,
+            "taken": self.taken,
             "advice": self.advice,
             "rows": [row.values() for row in self.rows],
             "pairs": [_pair_values(pair) for pair in self.pairs],
@@ -170,7 +173,8 @@ def compared(
     rows = _marked([_row(c, outcomes[c.name], place) for c in candidates])
     good = [row.name for row in rows if row.metrics is not None]
     pairs, notes = paired({name: read_predictions(place.run(name) / "predictions.csv") for name in good}, seed)
-    return Comparison(str(place.out), rows, pairs, advice(rows, pairs), notes, pictures, place.split_hash, seconds)
+    taken, why = advice(rows, pairs)
+    return Comparison(str(place.out), rows, pairs, taken, why, notes, pictures, place.split_hash, seconds)
 
 
 def _row(candidate: Candidate, outcome: Outcome, place: Place) -> Row:
@@ -258,10 +262,9 @@ def write_page(found: Comparison, place: Place, command: str) -> None:
         ("split", found.split_hash[:12]),
         ("seconds", f"{found.seconds:,.0f}"),
     )
-    taken = [row.name for row in found.rows if found.advice.startswith(f"Take {row.name}: ")]
     title = f"Comparison on {place.data.resolve().name}"
     rows = [_contender(row, place) for row in found.rows]
-    page = Compared(title, found.advice, taken[0] if taken else "", rows, found.pairs, found.notes, facts, command)
+    page = Compared(title, found.advice, found.taken, rows, found.pairs, found.notes, facts, command)
     write_text(place.out / "report.html", compare_page(page, drawn_comparison(page, place.out / "plots")))
 
 
@@ -302,25 +305,28 @@ def _by_path(p: Predictions) -> dict[str, tuple[bool, float]]:
     return {p.paths[i]: (bool(r), float(x)) for i, r, x in zip(known, right_M, loss_M, strict=True)}
 
 
-def advice(rows: Sequence[Row], pairs: Sequence[Difference]) -> str:
-    """One sentence. Of those that nothing beats, the quickest within one standard error of the most accurate.
+def advice(rows: Sequence[Row], pairs: Sequence[Difference]) -> tuple[str, str]:
+    """The trial to take ('' for none), and why in one sentence.
+
+    Of those that nothing beats, the quickest within one standard error of the most accurate.
 
     The rule of one standard error (Breiman et al. 1984, section 3.4.3), here of the paired difference: with few test
     pictures nearly all tie, and a tie alone is no reason to give up ten points.
     """
     good = [row for row in rows if row.metrics is not None]
     if not good:
-        return f"None of {len(rows)} trials was finished: see their errors."
+        trials = f"None of {len(rows)} trials was" if len(rows) > 1 else "The trial was not"
+        return "", f"{trials} finished: see the error{'s' if len(rows) > 1 else ''}."
     best = good[0]
     if len(good) == 1:
-        return f"Take {best.name}: it is the only one that was finished."
+        return best.name, f"Take {best.name}: it is the only one that was finished."
     gap = {frozenset((pair.a, pair.b)): pair for pair in pairs if pair.metric == "accuracy"}
     beaten = {pair.b if pair.winner == pair.a else pair.a for pair in gap.values() if pair.winner}
     close = [best] + [
         row for row in good[1:] if row.name not in beaten and _within_one_error(gap[frozenset((best.name, row.name))])
     ]
     taken = min(close, key=lambda row: (_quickness(row), row.file_bytes))
-    return f"Take {taken.name}: {_reason(taken, best, good, gap.values())}."
+    return taken.name, f"Take {taken.name}: {_reason(taken, best, good, gap.values())}."
 
 
 def _reason(taken: Row, best: Row, good: Sequence[Row], pairs: Iterable[Difference]) -> str:
