@@ -6,6 +6,8 @@
     │   ├── NoPictures             nothing in there can be read as a picture
     │   ├── BadLabels              labels that cannot be used: one class, an empty class, rows without files
     │   ├── BadSplit               a split that cannot be used, or does not fit the pictures
+    │   ├── BadSubmission          a sample submission that does not fit the pictures or the classes
+    │   ├── BadArchive             an archive that is damaged, or holds what cannot be unpacked safely
     │   └── UnreadableImage        one picture; `reason` is a short code (see `vision.probe`)
     ├── BackboneError              backbones and their weights
     │   ├── UnknownBackbone        a name that timm does not know
@@ -19,6 +21,13 @@
     │   ├── TrainingFailed         it could not be brought to the end of a single round
     │   └── UnfinishedTraining     an interrupted one lies there, of other pictures or with other options
     ├── WriteError                 a full disk, a missing permission, a folder in the way
+    ├── PackagingError             a package that a bundle needs is not installed, or could not be fetched
+    ├── RemoteError                another machine, and the way there
+    │   ├── Unreachable            no network, --offline, or no answer
+    │   ├── NoCredentials          no key or token for it, or one that it does not accept
+    │   ├── NotAllowed             rules that were not accepted, something private, a limit that is used up
+    │   ├── UnknownSlug            it has nothing of that name
+    │   └── BadDownload            what came is not what was announced
     └── MissingExtra               an optional part that is not installed; names the install command
 
 A message says what, which value, where, what was expected; `hint` says what to do next. Example:
@@ -63,6 +72,14 @@ class BadLabels(DataError):
 
 class BadSplit(DataError):
     """A split that cannot be used, or does not fit the pictures."""
+
+
+class BadSubmission(DataError):
+    """A sample submission that does not fit the pictures or the classes."""
+
+
+class BadArchive(DataError):
+    """An archive that is damaged, or holds what cannot be unpacked safely."""
 
 
 class UnreadableImage(DataError):
@@ -126,6 +143,34 @@ class UnfinishedTraining(TrainingError):
 
 class WriteError(HeadstartError):
     """A full disk, a missing permission, a folder in the way."""
+
+
+class PackagingError(HeadstartError):
+    """A package that a bundle needs is not installed, or could not be fetched."""
+
+
+class RemoteError(HeadstartError):
+    """Another machine (Kaggle, say), and the way there."""
+
+
+class Unreachable(RemoteError):
+    """No network, `offline`, or no answer."""
+
+
+class NoCredentials(RemoteError):
+    """No key or token for it, or one that it does not accept."""
+
+
+class NotAllowed(RemoteError):
+    """Rules that were not accepted, something private, a limit that is used up."""
+
+
+class UnknownSlug(RemoteError):
+    """It has nothing of that name."""
+
+
+class BadDownload(RemoteError):
+    """What came is not what was announced."""
 
 
 class MissingExtra(HeadstartError):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import errno
 import hashlib
+import importlib
 import io
 import json
 import mmap
@@ -24,10 +25,11 @@ import re
 import shutil
 import tempfile
 import uuid
+import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from headstart.errors import DamagedRun, WriteError
 from headstart.progress import log
@@ -121,6 +123,100 @@ def write_together(contents: Mapping[Path, bytes | memoryview]) -> None:
         _sweep(folder)
 
 
+@contextmanager
+def file_aside(final: Path) -> Iterator[BinaryIO]:
+    """Write a file piece by piece: it lies aside, and at the end is synced and renamed. Raises `WriteError`.
+
+    On any exception nothing is left behind, and what was there before stays.
+    """
+    final = Path(os.path.realpath(final)) if final.is_symlink() else final
+    check_file_place(final)
+    aside = _aside(final)
+    try:
+        with _as_write_error(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with open(aside, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, final)
+            _sync_folder(final.parent)
+    finally:
+        with suppress(OSError):  # the error is being reported; what is left is removed another time
+            aside.unlink(missing_ok=True)
+    _sweep(final.parent)
+
+
+@contextmanager
+def partial_file(path: Path) -> Iterator[BinaryIO]:
+    """A download under way: what is there of it, open for reading and writing, for one process at a time.
+
+    What is written stays when the block ends, however it ends. Raises `WriteError`, also if another process has it open.
+    """
+    with _as_write_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+        with open(descriptor, "r+b", buffering=0) as file:
+            if not _locked(descriptor):
+                raise WriteError(
+                    f"{path}: another process is downloading the same just now.",
+                    hint="Wait until it is done, then run the same command again.",
+                )
+            yield file
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock an open file for this process; the lock ends with the file or the process. False if another one has it."""
+    try:
+        if os.name == "nt":
+            msvcrt = importlib.import_module("msvcrt")
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl = importlib.import_module("fcntl")
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def take_name(path: Path, final: Path) -> None:
+    """Give a file that is complete and synced its final name. Raises `WriteError`."""
+    with _as_write_error(final):
+        os.replace(path, final)
+        _sync_folder(final.parent)
+
+
+def remove_files(*paths: Path) -> None:
+    """Remove files, as far as they are there. Raises `WriteError`."""
+    for path in paths:
+        with _as_write_error(path):
+            path.unlink(missing_ok=True)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file in small pieces. Raises `WriteError`, which names `source` if that cannot be read."""
+    with file_aside(path) as file, open(source, "rb") as given:
+        shutil.copyfileobj(given, file, 1 << 20)
+
+
+def write_zip(path: Path, contents: Mapping[str, bytes | Path]) -> None:
+    """Write a zip: name in the archive -> its bytes, or the file to copy in small pieces. Raises `WriteError`.
+
+    Bytes are compressed, files are not (weights and wheels do not shrink). Equal contents give equal bytes.
+    """
+    with file_aside(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = 0o100644 << 16
+            entry.compress_type = zipfile.ZIP_STORED if isinstance(content, Path) else zipfile.ZIP_DEFLATED
+            if isinstance(content, bytes):
+                archive.writestr(entry, content)
+                continue
+            entry.file_size = content.stat().st_size
+            with open(content, "rb") as given, archive.open(entry, "w") as packed:
+                shutil.copyfileobj(given, packed, 1 << 20)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text; file names in it that are not valid Unicode keep their bytes. Raises `WriteError`."""
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
@@ -136,14 +232,16 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     write_bytes(path, csv_bytes(header, rows))
 
 
-def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """A CSV: UTF-8, RFC 4180 quoting, ``\\n`` line ends.
+def csv_bytes(
+    header: Sequence[str], rows: Iterable[Sequence[object]], *, delimiter: str = ",", line_end: str = "\n"
+) -> bytes:
+    """A CSV: UTF-8, RFC 4180 quoting.
 
     File names that are not valid Unicode (they exist on Linux) keep their bytes through ``surrogateescape``.
     """
     text = io.StringIO(newline="")
-    plain = csv.writer(text, lineterminator="\n")
-    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    plain = csv.writer(text, delimiter=delimiter, lineterminator=line_end)
+    quoted = csv.writer(text, delimiter=delimiter, lineterminator=line_end, quoting=csv.QUOTE_ALL)
     for row in (header, *rows):
         returns = any("\r" in cell for cell in row if isinstance(cell, str))  # Python < 3.13 does not quote for these
         (quoted if returns else plain).writerow(row)
@@ -192,14 +290,17 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def folder_aside(final: Path) -> Iterator[Path]:
+def folder_aside(final: Path, *, fresh: bool = False) -> Iterator[Path]:
     """Fill a folder aside; at the end it gets its manifest and takes the name `final`, all at once.
+
+    With `fresh` it gets none, and nothing may have that name: `WriteError`, also if something has it by the end. The disk
+    is synced once then: 0.1 s for 7,000 files of 20 kB, where syncing each took 3 ms a file.
 
     A headstart folder that already has that name is kept as ``NAME.previous`` (one is kept). A folder without a
     manifest, that is, somebody else's, is never replaced: `WriteError`. On any exception the aside folder is removed and
     what was there before stays. (Killed just between two renames, what was there is found as ``NAME.previous``.)
     """
-    check_replaceable(final)
+    (check_free if fresh else check_replaceable)(final)
     place = Path(os.path.abspath(final))  # '.' has no name of its own
     aside = _aside(place)
     try:
@@ -207,9 +308,14 @@ def folder_aside(final: Path) -> Iterator[Path]:
             place.parent.mkdir(parents=True, exist_ok=True)
             aside.mkdir()
         yield aside
-        write_manifest(aside)
+        if not fresh:
+            write_manifest(aside)
         with _as_write_error(final):
-            _take_place(aside, place)
+            if fresh:
+                _sync_all(aside)
+                os.rename(aside, place)  # fails if a file, a link or a folder with something in it is there now
+            else:
+                _take_place(aside, place)
     except WriteError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise WriteError(error.message.replace(str(aside), str(final)), hint=error.hint) from error
@@ -245,6 +351,40 @@ def _take_place(aside: Path, final: Path) -> None:
             os.rename(older, previous)
         raise
     shutil.rmtree(older, ignore_errors=True)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> int:
+    """Write a new file into a folder that is being filled aside, piece by piece; its size. Raises `WriteError`.
+
+    Nothing may have its name, not even a link. What raises while giving pieces leaves a part of it behind.
+    """
+    with _as_write_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "xb", buffering=0) as file:
+            return sum(_write_all(file.fileno(), memoryview(piece)) for piece in pieces)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, which is renamed first: nobody meets half of it. Raises `WriteError`."""
+    aside = _aside(path)
+    with _as_write_error(path), suppress(FileNotFoundError):  # another process may have removed it
+        os.rename(path, aside)
+        shutil.rmtree(aside)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it; it may exist. Raises `WriteError`."""
+    with _as_write_error(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def check_free(final: Path) -> None:
+    """Raise `WriteError` if something has that name already, be it a broken link, or if this user may not write there."""
+    if os.path.lexists(final):
+        raise WriteError(
+            f"{final}: exists already, and a new folder is to be written there.", hint="Choose another name."
+        )
+    _check_writable(final, Path(os.path.abspath(final)).parent)
 
 
 def check_replaceable(final: Path) -> None:
@@ -389,7 +529,7 @@ def check_manifest(folder: Path, *, besides: Collection[str] = ()) -> dict[str, 
     then not among those returned.
     """
     hint = "Restore the folder from a copy, or train again."
-    listed = _listed(folder, hint)
+    listed = read_manifest(folder, hint)
     try:
         found = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
         present = {p.relative_to(folder).as_posix() for p in found} - {MANIFEST}
@@ -411,8 +551,8 @@ def check_manifest(folder: Path, *, besides: Collection[str] = ()) -> dict[str, 
     return listed
 
 
-def _listed(folder: Path, hint: str) -> dict[str, str]:
-    """{relative path: SHA-256} of a manifest that is, to the byte, one that `write_manifest` writes."""
+def read_manifest(folder: Path, hint: str) -> dict[str, str]:
+    """{relative path: SHA-256} of a manifest that is, to the byte, one that `write_manifest` writes, or `DamagedRun`."""
     path = folder / MANIFEST
     try:
         if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -489,10 +629,23 @@ def _write_synced(path: Path, data: bytes | memoryview) -> None:
         os.close(descriptor)
 
 
-def _write_all(descriptor: int, data: memoryview) -> None:
+def _write_all(descriptor: int, data: memoryview) -> int:
     data = data.cast("B")
+    size = len(data)
     while data:
         data = data[os.write(descriptor, data[: 1 << 24]) :]
+    return size
+
+
+def _sync_all(folder: Path) -> None:
+    """Have all that was written below a folder on the disk."""
+    if hasattr(os, "sync"):
+        os.sync()
+        return
+    for path in folder.rglob("*"):  # Windows syncs what is open for writing only
+        if path.is_file():
+            with open(path, "r+b") as file:
+                os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,362 @@
+"""An archive becomes a folder: all of it or nothing, and nothing outside of it.
+
+The whole listing is vetted before the first byte is written (`data.members` has the rules and limits); what an archive
+holds is read by `data.zips` and `data.tars`, never by anything that writes files itself; all is written into a folder
+aside, by names that do not exist there, and renamed once. Archives in the archive are unpacked too, within the same limits.
+
+    zip, tar, tar.gz, tar.bz2, tar.xz, tar.zst      unpacked
+    7z, rar, and one packed file (labels.csv.gz)    refused with what to do
+
+Costs a reading of the archive, the writing of what is in it, and 40 microseconds a file; a packed tar is unpacked twice,
+since only its end tells that nothing in it is bad. Not for reading pictures in place: they are decoded from files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import disk_usage
+from typing import BinaryIO
+
+from headstart.data.members import (
+    SUFFIXES,
+    Contents,
+    Entry,
+    Limits,
+    Vetting,
+    check_members,
+    check_totals,
+    is_junk,
+    limits_for,
+    name_problem,
+    parts_of,
+    shown,
+)
+from headstart.data.streams import FAULTS, decompressed, unreadable
+from headstart.data.tars import BLOCK, is_tar, tar_entries
+from headstart.data.zips import STARTS, count_of, zip_entries
+from headstart.errors import BadArchive, MissingData, WriteError, near_names
+from headstart.files import (
+    cache_dir,
+    check_free,
+    folder_aside,
+    make_folder,
+    read_json,
+    remove_folder,
+    sha256_bytes,
+    sha256_file,
+    write_cache,
+    write_json,
+    write_pieces,
+)
+from headstart.progress import bar, log
+
+NESTED = 2
+"""Levels of archives in archives that are unpacked."""
+
+_STARTS = (
+    *((start, "zip") for start in STARTS),
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    *((bytes([n]) + b"\x2a\x4d\x18", "zstd") for n in range(0x50, 0x60)),
+    (b"7z\xbc\xaf\x27\x1c", "7z"),
+    (b"Rar!\x1a\x07", "rar"),
+)
+_CONVERT = {
+    "7z": "Unpack it (7z x {name}) and give the folder that this makes, or make a zip of that.",
+    "rar": "Unpack it (unrar x {name}) and give the folder that this makes, or make a zip of that.",
+}
+_ONE_FILE = {"gzip": "gunzip -k", "bzip2": "bunzip2 -k", "xz": "unxz -k", "zstd": "unzstd"}
+_SHARD = re.compile(r".*[-_.][0-9]{4,}\.tar", re.DOTALL)
+_MOST_NAMED = 1000
+_CACHE_FORMAT = 1  # a new number forgets all that was unpacked: for when what is written changes
+_SETTLED_SECONDS = 2.0  # a file that changed a moment ago may change again without its time changing
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """What an archive became."""
+
+    folder: Path
+    files: int
+    bytes: int
+    left_out: tuple[str, ...]
+    """The first thousand names of what systems add to folders (__MACOSX, .DS_Store, Thumbs.db): it is not written."""
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is an archive or packed, by its first bytes, whatever it is called; False if there is no file.
+
+    Raises `BadArchive` if it may not be read.
+    """
+    try:
+        return bool(_format(path))
+    except OSError as error:
+        raise unreadable(str(path), error) from error
+
+
+def unpack(archive: Path, into: Path, *, nested: int = NESTED) -> Unpacked:
+    """Unpack into a new folder. Archives inside, to `nested` levels, become folders named after them.
+
+    An archive inside that holds just one folder (or file) of its own name, as Kaggle's do, becomes that folder. Tars that
+    are numbered like shards (train-000001.tar) stay as they are. Raises `BadArchive` (then nothing is left behind),
+    `MissingData`, and `WriteError` if `into` exists, the disk is full or the place is not writable.
+    """
+    done = _unpack(archive, into, nested)
+    log.info("%s: unpacked into %s (%s files, %.1f MB).", archive, into, f"{done.files:,}", done.bytes / 1e6)
+    return done
+
+
+def _unpack(archive: Path, into: Path, nested: int) -> Unpacked:
+    _check_there(archive)
+    check_free(into)
+    limits = limits_for(archive.stat().st_size, disk_usage(_existing(into)).free)
+    with _opened(archive, str(archive)) as opened:
+        contents = opened.vet(limits)
+        if not contents.files:
+            raise BadArchive(f"{archive}: holds no files.", hint="Look into it: was the right folder packed?")
+        work = _Work(limits.less(contents))
+        with folder_aside(into, fresh=True) as aside:
+            inner = work.write(opened, contents, limits, aside)
+            work.unpack_inner(inner, aside, str(archive), nested)
+    return Unpacked(into, work.files, work.bytes, tuple(work.left_out))
+
+
+def unpacked(archive: Path) -> Path:
+    """The folder with what an archive holds, in the user's cache; unpacked there if it is not there yet, and whole.
+
+    It is found by the SHA-256 of the archive, so that one that has changed is unpacked anew; the hash is remembered by
+    size and time. Two processes may ask for the same. Raises what `unpack` does.
+    """
+    _check_there(archive)
+    home = cache_dir() / "unpacked" / f"{_CACHE_FORMAT}-{_hash_of(archive)[:32]}"
+    if not _is_whole(home):
+        try:
+            if os.path.lexists(home):
+                log.info("%s: is no longer what was unpacked there; it is made again.", home)
+                remove_folder(home)
+            with folder_aside(home, fresh=True) as aside:
+                done = _unpack(archive, aside / "files", NESTED)
+                write_json(aside / "unpacked.json", {"archive": archive.name, "files": done.files, "bytes": done.bytes})
+        except WriteError as error:
+            if not _is_whole(home):  # if it is, another process was faster
+                hint = f"{error.hint}\nHEADSTART_CACHE=DIR puts the cache elsewhere."
+                raise WriteError(error.message, hint=hint) from error
+    log.info("%s is read from %s, where it lies unpacked.", archive, home / "files")
+    return home / "files"
+
+
+# What it is
+
+
+def _format(path: Path) -> str:
+    if not os.path.isfile(path):
+        return ""
+    with open(path, "rb") as file:
+        return _format_of(file.read(BLOCK))
+
+
+def _format_of(head: bytes) -> str:
+    return next((name for start, name in _STARTS if head.startswith(start)), "tar" if is_tar(head) else "")
+
+
+def _check_there(archive: Path) -> None:
+    if not archive.exists():
+        beside = [entry.name for entry in os.scandir(archive.parent)] if archive.parent.is_dir() else []
+        raise MissingData(f"{archive}: there is no such file.", hint=near_names(archive.name, beside))
+    if not archive.is_file():
+        raise MissingData(f"{archive}: is a folder or a device; an archive was expected.", hint="Give a zip or a tar.")
+
+
+@contextmanager
+def _opened(archive: Path, called: str) -> Iterator[_Opened]:
+    try:
+        with open(archive, "rb") as file:
+            yield _Opened(file, archive.name, called)
+    except OSError as error:  # of reading: what fails in writing is a WriteError
+        raise unreadable(called, error) from error
+
+
+class _Opened:
+    """An archive that is being read; it can be read from the start as often as one likes."""
+
+    def __init__(self, file: BinaryIO, name: str, called: str) -> None:
+        self.called = called
+        self._name = name
+        self._file = file
+        self._head = file.read(BLOCK)
+        self._format = _format_of(self._head)
+
+    def vet(self, limits: Limits) -> Contents:
+        """Look through all of the listing. Raises `BadArchive`."""
+        if self._format == "zip":
+            check_totals(self.called, count_of(self.called, self._file), 0, limits)
+        with bar("Checking the archive", None) as advance:
+            return check_members(self.called, (entry.member for entry in _counted(self.entries(), advance)), limits)
+
+    def entries(self) -> Iterator[Entry]:
+        """What it holds, from the start. Raises `BadArchive`."""
+        if self._format == "zip":
+            return zip_entries(self.called, self._file)
+        if self._format in _CONVERT:
+            raise BadArchive(
+                f"{self.called}: is a {self._format} archive, which headstart does not read.",
+                hint=_CONVERT[self._format].format(name=self._name),
+            )
+        if not self._format:
+            raise self._no_archive()
+        codec = "" if self._format == "tar" else self._format
+        if codec and not self._holds_tar(codec):
+            raise BadArchive(
+                f"{self.called}: is one file packed with {codec}, not an archive of files.",
+                hint=f"Unpack it first ({_ONE_FILE[codec]} {self._name}), then give what this makes.",
+            )
+        return tar_entries(self.called, self._file, codec)
+
+    def _holds_tar(self, codec: str) -> bool:
+        try:
+            self._file.seek(0)
+            head = decompressed(self.called, self._file, codec).read(BLOCK)
+        except FAULTS as error:
+            raise unreadable(self.called, error) from error
+        finally:
+            self._file.seek(0)
+        return is_tar(head) or head == bytes(BLOCK)
+
+    def _no_archive(self) -> BadArchive:
+        page = self._head.lstrip().lower().startswith((b"<!doctype html", b"<html"))
+        what = "is a web page" if page else "is no archive that headstart knows" if self._head else "is empty"
+        return BadArchive(
+            f"{self.called}: {what}; a zip or a tar was expected.",
+            hint="Where a login is needed, a download gives the login page instead: download it in a browser."
+            if page
+            else "Download or copy it again, if it should be one.",
+        )
+
+
+def _counted(entries: Iterator[Entry], advance: Callable[[int], None]) -> Iterator[Entry]:
+    for entry in entries:
+        yield entry
+        advance(1)
+
+
+def _existing(place: Path) -> Path:
+    """The nearest folder above a place that exists."""
+    return next(folder for folder in Path(os.path.abspath(place)).parents if folder.is_dir())
+
+
+# Writing it
+
+
+class _Work:
+    """What has been written, and how much may still be."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.files = 0
+        self.bytes = 0
+        self.left_out: list[str] = []
+        self._limits = limits
+
+    def write(self, opened: _Opened, contents: Contents, limits: Limits, folder: Path) -> list[Path]:
+        """Write what it holds into a folder; those of it that are archives. Each entry is vetted again."""
+        inner: list[Path] = []
+        vetting = Vetting(opened.called, limits)
+        with bar("Unpacking", contents.files) as advance:
+            for entry in opened.entries():
+                parts = parts_of(entry.member.name)
+                if vetting.problem(entry.member, parts):
+                    raise BadArchive(f"{opened.called}: changed while it was read.", hint="Run the same command again.")
+                if not parts or is_junk(parts):
+                    self.left_out += [entry.member.name] if len(self.left_out) < _MOST_NAMED else []
+                elif entry.member.kind == "folder":
+                    make_folder(folder.joinpath(*parts))
+                else:
+                    place = folder.joinpath(*parts)
+                    self.bytes += write_pieces(place, entry.pieces())
+                    self.files += 1
+                    inner += [place] if _is_inner(place) else []
+                    advance(1)
+        return inner
+
+    def unpack_inner(self, inner: list[Path], aside: Path, called: str, levels: int) -> None:
+        """Unpack the archives among what was written, each in its place."""
+        for place in sorted(inner) if levels else []:
+            named = f"{called}: {shown(place.relative_to(aside).as_posix())}"
+            with _opened(place, named) as opened:
+                contents = opened.vet(self._limits)
+                if not contents.files:
+                    continue
+                limits, self._limits = self._limits, self._limits.less(contents)
+                folder = _free(place.parent, _stem(place.name), contents.top)
+                further = self.write(opened, contents, limits, folder)
+            self.files -= 1
+            self.bytes -= place.stat().st_size
+            place.unlink()
+            self.unpack_inner(further, aside, called, levels - 1)
+
+
+def _is_inner(file: Path) -> bool:
+    """Whether a file is an archive that is to become a folder of its name: that must be one that a folder can have."""
+    if not file.name.lower().endswith(SUFFIXES) or _SHARD.fullmatch(file.name):
+        return False
+    stem = _stem(file.name)
+    return not name_problem(stem, [stem]) and _format(file) not in ("", "7z", "rar")
+
+
+def _stem(name: str) -> str:
+    suffix = max((s for s in SUFFIXES if name.lower().endswith(s)), key=len)
+    return name[: -len(suffix)]
+
+
+def _free(parent: Path, stem: str, top: str) -> Path:
+    """Where an archive in an archive goes: `parent` if all it holds is one thing of its name, else a folder of that name."""
+    if not os.path.lexists(parent / stem):
+        return parent if top == stem else parent / stem
+    n = 2
+    while os.path.lexists(parent / f"{stem}-{n}"):
+        n += 1
+    return parent / f"{stem}-{n}"
+
+
+# What lies in the cache
+
+
+def _hash_of(archive: Path) -> str:
+    """SHA-256 of a file; remembered as long as its size, time and number on the disk stay."""
+    place = os.path.realpath(archive)
+    note = cache_dir() / "unpacked" / "known" / f"{sha256_bytes(os.fsencode(place))[:32]}.json"
+    status = os.stat(place)
+    facts = [status.st_size, status.st_mtime_ns, status.st_ino]
+    try:
+        known = read_json(note)
+        if known["facts"] == facts:
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:  # not there yet, or damaged: then it is hashed again
+        log.debug("%s: %s", note, error)
+    try:
+        sha256 = sha256_file(archive)
+    except OSError as error:
+        raise unreadable(str(archive), error) from error
+    if time.time() - status.st_mtime > _SETTLED_SECONDS:
+        write_cache(note, json.dumps({"facts": facts, "sha256": sha256}).encode())
+    return sha256
+
+
+def _is_whole(home: Path) -> bool:
+    """Whether a folder of the cache still holds as many files and bytes as were unpacked there."""
+    try:
+        told = read_json(home / "unpacked.json")
+        found = [os.path.join(folder, name) for folder, _, names in os.walk(home / "files") for name in names]
+        sizes = [os.lstat(file).st_size for file in found]
+        return (len(sizes), sum(sizes)) == (told["files"], told["bytes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:  # not there, damaged, or being removed: not whole
+        log.debug("%s: %s", home, error)
+        return False
