@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import headstart.data.dataset as dataset_module
 import headstart.data.table as table_module
 from headstart.data.dataset import Dataset, fingerprint, hash_rows, open_dataset, require_trainable, split_name
-from headstart.errors import BadLabels, BadSplit, HeadstartError, MissingData, NoPictures
+from headstart.errors import BadArchive, BadLabels, BadSplit, HeadstartError, MissingData, NoPictures
 
 HOSTILE = [
     "-rf.jpg",
@@ -213,9 +213,9 @@ def test_missing_folder_names_the_nearest(tmp_path: Path) -> None:
 
 def test_archives_and_other_files_say_what_to_do(tmp_path: Path) -> None:
     fill(tmp_path, "cats.tar.gz", "one.jpg")
-    assert error_of(lambda: open_dataset(str(tmp_path / "cats.tar.gz")), MissingData) == (
-        f"{tmp_path / 'cats.tar.gz'}: is an archive; a folder or a table was expected.\n"
-        "  Unpack it first, then give the folder that it makes."
+    text = error_of(lambda: open_dataset(str(tmp_path / "cats.tar.gz")), BadArchive)
+    assert text.startswith(
+        f"{tmp_path / 'cats.tar.gz'}: is no archive that headstart knows; a zip or a tar was expected.\n"
     )
     assert error_of(lambda: open_dataset(tmp_path / "one.jpg"), MissingData) == (
         f"{tmp_path / 'one.jpg'}: is a file; a folder of pictures or a table (.csv, .tsv, .parquet) was expected.\n"

@@ -1,28 +1,31 @@
-"""Tables of labels: a CSV, TSV or parquet file with a path and a label column, read as text.
+"""Tables of labels: a CSV, TSV, parquet or JSON Lines file with a path and a label column, read as text.
 
 Labels stay what they are in the file (`007` is the class ``007``); file names that are not valid Unicode keep their
 bytes. The columns are guessed by their usual names and never by their values: two candidates are an error that names
-the parameter to set. Costs about 2 s and 0.5 GB a million rows; it is no tool for tables of anything but labels.
+the parameter to set. Only classes that have a column of zeros and ones each are known by those. Costs about 2 s and
+0.5 GB a million rows; it is no tool for tables of anything but labels.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from headstart.data.pictures import TABLES
 from headstart.errors import BadLabels, near_names
 from headstart.progress import log
 
-TABLES = (".csv", ".tsv", ".parquet")
-"""Extensions that are read as a table."""
-
+READABLE = (*TABLES, ".jsonl")
+"""What can be read as a table; JSON Lines are taken for one only where somebody says so."""
 PATH_COLUMNS = (
     *("path", "file", "filename", "file_name", "filepath", "file_path"),
     *("image", "images", "image_path", "image_name", "img", "img_path", "picture", "photo"),
 )
 ID_COLUMNS = ("id", "image_id", "img_id", "uuid")
+CODE_COLUMNS = ("id_code",)
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "y")
 SPLIT_COLUMNS = ("split", "set", "subset", "fold")
 GROUP_COLUMNS = ("group", "group_id", "groups")
@@ -48,22 +51,78 @@ class Columns:
     group: str
 
 
-def read_rows(table: Path, *, path_column: str | None = None, label_column: str | None = None) -> list[Row]:
-    """The rows of a table, in file order. Raises `BadLabels` for a file that is no table, or unclear columns."""
-    header, cells = _read_parquet(table) if table.suffix.lower() == ".parquet" else _read_text(table)
-    columns = guess_columns(table, header, path_column=path_column, label_column=label_column)
+def read_rows(
+    table: Path,
+    *,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    unlabelled: bool = False,
+) -> list[Row]:
+    """The rows of a table, in file order. Raises `BadLabels` for a file that is no table, or unclear columns.
+
+    With `unlabelled` no label column is looked for: labels come from elsewhere.
+    """
+    header, cells = read_cells(table)
+    return rows_of(table, header, cells, path_column=path_column, label_column=label_column, unlabelled=unlabelled)
+
+
+def rows_of(
+    table: Path,
+    header: Sequence[str],
+    cells: Sequence[list[str]],
+    *,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    unlabelled: bool = False,
+) -> list[Row]:
+    """The rows that `read_cells` read, see `read_rows`."""
+    hot = [] if label_column or unlabelled else one_hot(header, cells)
+    free = [name for name in header if name not in hot]
+    columns = guess_columns(table, free, path_column=path_column, label_column=label_column, unlabelled=unlabelled)
     empty = [""] * len(cells[0])
-    found = [cells[header.index(name)] if name else empty for name in (columns.path, columns.label)]
-    found += [cells[header.index(name)] if name else empty for name in (columns.split, columns.group)]
-    return [Row(path, label.strip(), split, group) for path, label, split, group in zip(*found, strict=True)]
+    by_name = dict(zip(header, cells, strict=True))
+    labels = by_name[columns.label] if columns.label else _hot_labels(hot, [by_name[name] for name in hot]) or empty
+    found = [by_name[name] if name else empty for name in (columns.path, columns.split, columns.group)]
+    return [Row(path, label.strip(), split, group) for path, split, group, label in zip(*found, labels, strict=True)]
+
+
+def one_hot(header: Sequence[str], cells: Sequence[list[str]]) -> list[str]:
+    """The columns that are a class each: zeros and ones only, and a single one in every row. Else none.
+
+    >>> one_hot(["id", "rust", "scab"], [["a", "b"], ["0", "1"], ["1", "0"]])
+    ['rust', 'scab']
+    """
+    known = (*PATH_COLUMNS, *ID_COLUMNS, *CODE_COLUMNS, *SPLIT_COLUMNS, *GROUP_COLUMNS)
+    if any(name.strip().casefold() in LABEL_COLUMNS for name in header):
+        return []
+    values = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
+    hot = [
+        (name, column)
+        for name, column in zip(header, cells, strict=True)
+        if name.strip().casefold() not in known and all(cell in values for cell in column)
+    ]
+    if len(hot) < 2 or len(hot) == len(header):
+        return []
+    once = all(sum(values[cell] for cell in row) == 1 for row in zip(*(column for _, column in hot), strict=True))
+    return [name for name, _ in hot] if once else []
+
+
+def _hot_labels(names: Sequence[str], columns: Sequence[list[str]]) -> list[str]:
+    return [names[row.index(1.0)] for row in zip(*([float(cell) for cell in c] for c in columns), strict=True)]
 
 
 def guess_columns(
-    table: Path, header: Sequence[str], *, path_column: str | None = None, label_column: str | None = None
+    table: Path,
+    header: Sequence[str],
+    *,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    unlabelled: bool = False,
 ) -> Columns:
     """Choose the columns by name, case aside.
 
-    A table with two columns needs only one known name. Raises `BadLabels` where none or several could be meant.
+    A table with two columns needs only one known name. With `unlabelled` no label column is looked for. Raises
+    `BadLabels` where none or several could be meant.
 
     >>> guess_columns(Path("dogs.csv"), ["id", "breed"])
     Columns(path='id', label='breed', split='', group='')
@@ -79,8 +138,18 @@ def guess_columns(
     group = _one(table, header, GROUP_COLUMNS, "")
     taken = {split, group, path_column, label_column}
     free = [name for name in header if name not in taken]
-    path = path_column or _one(table, free, PATH_COLUMNS, "path_column") or _one(table, free, ID_COLUMNS, "path_column")
+    path = path_column or next(
+        (
+            name
+            for known in (PATH_COLUMNS, ID_COLUMNS, CODE_COLUMNS)
+            if (name := _one(table, free, known, "path_column"))
+        ),
+        "",
+    )
     free = [name for name in free if name != path]
+    if unlabelled:
+        path = path or (free[0] if len(free) == 1 else "")
+        free = []
     label = label_column or _one(table, free, LABEL_COLUMNS, "label_column")
     if path and not label and len(free) == 1:
         label = free[0]
@@ -109,6 +178,14 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names)
 
 
+def read_cells(table: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and columns of a table, as text; there is one row at least. Raises `BadLabels`."""
+    suffix = table.suffix.lower()
+    if suffix == ".parquet":
+        return _read_parquet(table)
+    return _read_lines(table) if suffix == ".jsonl" else _read_text(table)
+
+
 def _read_text(table: Path) -> tuple[list[str], list[list[str]]]:
     """Header and columns of a CSV or TSV. Names keep their bytes, which a typed reader would refuse."""
     try:
@@ -133,6 +210,29 @@ def _read_text(table: Path) -> tuple[list[str], list[list[str]]]:
             hint="A name with a comma in it must stand in double quotes.",
         )
     return header, [list(column) for column in zip(*lines[1:], strict=True)]
+
+
+def _read_lines(table: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and columns of JSON Lines: an object a line; a key that a line lacks is an empty cell."""
+    rows: list[dict[str, object]] = []
+    with open(table, encoding="utf-8-sig", errors="surrogateescape") as file:
+        for n, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict):
+                raise BadLabels(
+                    f"{table}: line {n} is not a JSON object: {line.strip()[:60]!r}.",
+                    hint='Expected one such as {"file_name": "1.jpg", "label": "cat"} on each line.',
+                )
+            rows.append(row)
+    if not rows:
+        raise BadLabels(f"{table}: has no rows.", hint="Expected one JSON object a line, one line a picture.")
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    return header, [_as_text([row.get(name) for row in rows]) for name in header]
 
 
 def _read_parquet(table: Path) -> tuple[list[str], list[list[str]]]:

@@ -1,0 +1,232 @@
+"""Pictures that stand as bytes in parquet files or in WebDataset shards are written out once, and opened from there.
+
+    train-00000-of-00003.parquet     a column of pictures (struct of bytes and path, as Hugging Face writes it, or plain
+                                     bytes), and one of labels; names of classes are taken from Hugging Face's metadata
+    shard-000000.tar, also packed    KEY.jpg beside KEY.cls, KEY.txt or KEY.json (WebDataset)
+
+A split stands in the names of shards and their folders (`train-...`, `validation/...`). The pictures go into the user's
+cache, in a folder named after the SHA-256 of the shards, under names of our own making: one folder a shard, the number
+in the shard first. `labels.csv` beside them says what they were called. Costs the disk space once more, a hash of the
+shards each time, and the memory that reading them takes (`data.picture_tables`, `data.webdataset`). Not for shards on other
+machines: download them first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from shutil import disk_usage
+
+from headstart.data.folders import files_below
+from headstart.data.members import limits_for
+from headstart.data.picture_tables import has_pictures, table_samples
+from headstart.data.pictures import PICTURES, first, hash_rows, split_name
+from headstart.data.samples import Sample, kind_of
+from headstart.data.webdataset import has_samples, tar_samples
+from headstart.errors import BadArchive, BadLabels, MissingData, WriteError
+from headstart.files import (
+    cache_dir,
+    csv_bytes,
+    folder_aside,
+    read_json,
+    remove_folder,
+    sha256_file,
+    write_json,
+    write_pieces,
+)
+from headstart.progress import bar, log
+
+LABELS = "labels.csv"
+_SUM = "written.json"
+VERSION = "1"
+"""A new one makes the folders anew: for when what is written changes."""
+_HEADER = ("path", "label", "split", "name")
+_MAX_NAMES = 100_000  # shards that braces may stand for
+
+
+# Which shards
+
+
+def shards_at(place: Path, picture_column: str = "") -> list[Path]:
+    """The shards that are meant: by braces, a file, or a folder that holds shards and no pictures. Empty if it is neither.
+
+    Raises `MissingData` if one that braces stand for is missing.
+    """
+    if place.is_dir():
+        return _shards_in(place, picture_column)
+    if place.is_file():
+        return [place] if is_shard(place, picture_column) else []
+    return expanded(place) if _BRACES.search(place.name) else []
+
+
+def is_shard(file: Path, picture_column: str = "") -> bool:
+    """Whether it is a parquet file with pictures in it, or a tar of samples."""
+    if file.suffix.lower() == ".parquet":
+        return has_pictures(file, picture_column)
+    return has_samples(file) if ".tar" in file.name.lower() or file.suffix.lower() == ".tgz" else False
+
+
+def _shards_in(folder: Path, picture_column: str) -> list[Path]:
+    found: list[str] = []
+    for path in files_below(folder):
+        if path.lower().endswith(PICTURES):
+            return []
+        if path.lower().endswith((".parquet", ".tar", ".tar.gz", ".tgz")):
+            found.append(path)
+    return [folder / path for path in sorted(found) if is_shard(folder / path, picture_column)]
+
+
+_BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
+
+
+def expanded(place: Path) -> list[Path]:
+    """The files that braces stand for. Raises `MissingData` if some are not there.
+
+    `shard-{000..002}.tar` is three files, `{train,val}.tar` two.
+    """
+    pieces: list[list[str]] = []
+    at, total = 0, 1
+    for found in _BRACES.finditer(place.name):
+        begin, end, listed = found.groups()
+        span = range(int(begin), int(end) + 1) if begin else range(0)
+        if len(span) > _MAX_NAMES or total * max(len(span), 1) > _MAX_NAMES:
+            raise MissingData(
+                f"{place}: stands for more than {_MAX_NAMES:,} files.", hint="Give the folder they are in."
+            )
+        names = [str(n).zfill(len(begin)) for n in span] if begin else listed.split(",")
+        pieces += [[place.name[at : found.start()]], names]
+        at, total = found.end(), total * max(len(names), 1)
+    files = [place.with_name("".join(parts) + place.name[at:]) for parts in product(*pieces)]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing or not files:
+        raise MissingData(
+            f"{place}: {len(missing):,} of the {len(files):,} files that this stands for are not there: "
+            f"{first([repr(name) for name in missing])}.",
+            hint="Correct the numbers, or give the folder that the shards are in.",
+        )
+    return files
+
+
+# Writing them out
+
+
+def written_out(place: Path, shards: Sequence[Path], *, picture_column: str = "", label_column: str = "") -> Path:
+    """The table of the pictures of these shards, which lie beside it in the cache; made now if it was not before.
+
+    Raises `BadLabels` (no label column, bytes that are no text), `BadArchive` (a damaged tar, a key twice), `WriteError`.
+    """
+    root = place if place.is_dir() else place.parent
+    names = [shard.relative_to(root).as_posix() for shard in shards]
+    hashes = [sha256_file(shard) for shard in shards]
+    key = hash_rows([("shards", VERSION, picture_column, label_column), *zip(names, hashes, strict=True)])
+    folder = cache_dir() / "unpacked" / f"shards-{key[:32]}"
+    if _is_whole(folder):
+        return folder / LABELS
+    try:
+        if os.path.lexists(folder):
+            log.info("%s: is no longer what was written there; it is made again.", folder)
+            remove_folder(folder)
+        with folder_aside(folder, fresh=True) as aside:
+            n = _write(aside, shards, names, picture_column, label_column)
+            write_json(aside / _SUM, {"bytes": _bytes_in(aside)})
+    except WriteError as error:
+        if _is_whole(folder):  # another process was faster
+            return folder / LABELS
+        hint = f"{error.hint}\nHEADSTART_CACHE=DIR puts the cache elsewhere."
+        raise WriteError(error.message, hint=hint) from error
+    log.info("%s: %s pictures are written out to %s, for this time and later ones.", place, f"{n:,}", folder)
+    return folder / LABELS
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder of the cache still holds what was written there."""
+    try:
+        expected = read_json(folder / _SUM)["bytes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(expected == _bytes_in(folder))
+
+
+def _bytes_in(folder: Path) -> list[int]:
+    """Files and their bytes, less the note that this is compared with."""
+    sizes = [
+        os.lstat(os.path.join(above, name)).st_size
+        for above, _, names in os.walk(folder)
+        for name in names
+        if name != _SUM
+    ]
+    return [len(sizes), sum(sizes)]
+
+
+def _write(aside: Path, shards: Sequence[Path], names: Sequence[str], picture_column: str, label_column: str) -> int:
+    """Fill a folder; how many pictures it holds. Stops before it takes up more than an archive of that size may."""
+    rows: list[tuple[str, str, str, str]] = []
+    packed = sum(shard.stat().st_size for shard in shards)
+    limits = limits_for(packed, disk_usage(aside).free)
+    keys: defaultdict[str, set[str]] = defaultdict(set)
+    written = pictures = 0
+    with bar("Writing out pictures", packed) as advance:
+        for shard, name in zip(shards, names, strict=True):
+            side, folder = side_of_shard(name), _folder_of(name)
+            for n, sample in enumerate(_samples(shard, picture_column, label_column, keys[side])):
+                written += len(sample.data or b"")
+                if written > limits.bytes:
+                    raise BadArchive(
+                        f"{shard}: more than {limits.bytes:,} bytes of pictures; {limits.because}.",
+                        hint="HEADSTART_CACHE=DIR puts the cache on another disk.",
+                    )
+                path = f"{folder}/{_file_name(n, sample)}"
+                if sample.data is not None:
+                    pictures += 1
+                    write_pieces(aside / path, [sample.data])
+                rows.append((path, sample.label, sample.split or side, sample.name))
+            advance(shard.stat().st_size)
+    if not pictures:
+        raise BadLabels(
+            f"{shards[0]}: holds no bytes of pictures.", hint="Give shards that hold the pictures themselves."
+        )
+    write_pieces(aside / LABELS, [csv_bytes(_HEADER, _sided(rows))])
+    return pictures
+
+
+def _sided(rows: list[tuple[str, str, str, str]]) -> list[tuple[str, str, str, str]]:
+    """The rows, without their split unless train and another side have labels."""
+    sides = {split_name(split) for _, label, split, _ in rows if label} - {""}
+    return rows if "train" in sides and len(sides) > 1 else [(path, label, "", name) for path, label, _, name in rows]
+
+
+def side_of_shard(name: str) -> str:
+    """The split that the name of a shard or its folders say, '' if none or several.
+
+    >>> side_of_shard("data/validation-00000-of-00002.parquet"), side_of_shard("shard-000001.tar")
+    ('val', '')
+    """
+    sides = {split_name(word) for word in re.split(r"[^a-zA-Z]+", name)} - {""}
+    return sides.pop() if len(sides) == 1 else ""
+
+
+def _folder_of(name: str) -> str:
+    """A folder for the pictures of a shard: its path, with nothing in it that a file system could take amiss."""
+    parts = re.sub(r"\.(?:parquet|tar|tgz|tar\.gz)$", "", name, flags=re.IGNORECASE).split("/")
+    return "/".join(_tame(part) or "_" for part in parts)
+
+
+def _file_name(n: int, sample: Sample) -> str:
+    stem, _, suffix = sample.name.rpartition("/")[2].partition(".")
+    kind = kind_of(sample.data)
+    given = f".{suffix.rpartition('.')[2].lower()}"
+    return f"{n:06}{'-' if _tame(stem) else ''}{_tame(stem)}{kind or (given if given in PICTURES else '.bin')}"
+
+
+def _tame(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:60].strip("_")
+
+
+def _samples(shard: Path, picture_column: str, label_column: str, keys: set[str]) -> Iterator[Sample]:
+    if shard.suffix.lower() == ".parquet":
+        return table_samples(shard, picture_column, label_column)
+    return tar_samples(shard, picture_column, label_column, keys)

@@ -1,0 +1,138 @@
+"""Everything that can be given as data, and how each becomes a `Dataset` of files.
+
+| given | opened by | labels |
+|---|---|---|
+| a folder | `data.folders` | its class folders; without such, a table beside or the file names (`data.layout`) |
+| a folder and `label_from` | `data.naming` | the file names |
+| a folder and columns | `data.layout` | the table in it that has these columns |
+| a table (CSV, TSV, parquet, JSON Lines) | `data.naming` | its label column, or a column a class |
+| parquet with pictures, WebDataset shards; a folder of them, `shard-{000..009}.tar` | `data.shards` | as in them |
+| an archive (zip, tar, tar.gz, ...) of any of these | `data.archives` | as above |
+
+Archives and shards are written out once, into the user's cache. Not for data on other machines: download it first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from headstart.data.archives import is_archive, unpacked
+from headstart.data.folders import nearest, open_folder
+from headstart.data.layout import open_recognised, open_with_columns
+from headstart.data.naming import compiled, labels_from_names, open_by_pattern, open_table
+from headstart.data.pictures import ARCHIVES, TABLES, Dataset
+from headstart.data.shards import shards_at, written_out
+from headstart.data.table import READABLE, Row, read_cells, read_rows, rows_of
+from headstart.errors import BadLabels, MissingData
+from headstart.progress import log
+
+
+@dataclass(frozen=True)
+class Source:
+    """Pictures, and where their labels stand. The last three are needed only where that cannot be seen.
+
+    >>> Source(Path("photos"), label_from="^(cat|dog)").as_dict()
+    {'place': 'photos', 'label_from': '^(cat|dog)', 'label_column': '', 'path_column': ''}
+    """
+
+    place: Path
+    """Folder of class folders or of split folders (train, val, test); a table with a path and a label column; an archive of
+    these; or shards of pictures (parquet, WebDataset)."""
+    label_from: str = ""
+    """Regular expression for the labels in the file names, such as '^(cat|dog)': the group called label, or the first one,
+    or the whole match is the label."""
+    label_column: str = ""
+    """Column of the labels, in a table or in shards; for WebDataset an ending (cls) or a key of the .json."""
+    path_column: str = ""
+    """Column that names the pictures, or that holds them."""
+
+    def open(self) -> Dataset:
+        """The pictures with their labels. Raises `DataError`, and `WriteError` if the cache cannot take what is unpacked."""
+        if self.label_from:
+            compiled(self.label_from)
+        if self.label_from and self.label_column:
+            raise BadLabels(
+                f"label_from {self.label_from!r} and label_column {self.label_column!r} are both given; one was expected.",
+                hint="Give label_from for labels in file names, label_column for those in a table.",
+            )
+        shards = shards_at(self.place, self.path_column)
+        if shards:
+            return self._open_shards(shards)
+        if self.place.is_dir():
+            return self._open_folder()
+        if self.place.is_file() and self.place.suffix.lower() in READABLE:
+            return self._open_table()
+        if self.place.is_file() and (is_archive(self.place) or self.place.name.lower().endswith(ARCHIVES)):
+            return replace(self, place=unpacked(self.place)).open()
+        if self.place.is_file():
+            raise _not_a_dataset(self.place)
+        raise MissingData(f"{self.place}: there is no such folder or table.", hint=nearest(self.place))
+
+    def as_dict(self) -> dict[str, str]:
+        """The fields as text, for a run folder; `from_dict` takes them."""
+        return {**asdict(self), "place": str(self.place)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, str]) -> Source:
+        """The source that `as_dict` described; keys that are missing are empty, others are not read."""
+        texts = {field.name: str(values.get(field.name, "")) for field in fields(cls) if field.name != "place"}
+        return cls(Path(values["place"]), **texts)
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Those of the last three fields that are given."""
+        return {name: value for name, value in self.as_dict().items() if value and name != "place"}
+
+    def words(self) -> list[str]:
+        """As one writes it on a command line: the place, then the options that are given."""
+        options = (f"--{name.replace('_', '-')}={value}" for name, value in self.options.items())
+        return [str(self.place), *options]
+
+    def _open_folder(self) -> Dataset:
+        if self.label_from:
+            return open_by_pattern(self.place, self.label_from)
+        if self.label_column or self.path_column:
+            return open_with_columns(self.place, path_column=self.path_column, label_column=self.label_column)
+        recognised = open_recognised(self.place)
+        if recognised is None:
+            return open_folder(self.place)
+        layout, dataset = recognised
+        log.info("%s", layout.sentence)
+        return dataset
+
+    def _open_table(self) -> Dataset:
+        rows = read_rows(
+            self.place,
+            path_column=self.path_column or None,
+            label_column=self.label_column or None,
+            unlabelled=bool(self.label_from),
+        )
+        return open_table(self.place, self._with_pattern(rows, [row.path for row in rows]))
+
+    def _open_shards(self, shards: list[Path]) -> Dataset:
+        column = self.label_column if not self.label_from else ""
+        table = written_out(self.place, shards, picture_column=self.path_column, label_column=column)
+        header, cells = read_cells(table)
+        rows = rows_of(table, header, cells, path_column="path", label_column="label")
+        return open_table(table, self._with_pattern(rows, cells[header.index("name")]))
+
+    def _with_pattern(self, rows: list[Row], names: list[str]) -> list[Row]:
+        """The rows, with labels by `label_from` if that is given."""
+        if not self.label_from:
+            return rows
+        labels = labels_from_names(self.place, names, self.label_from)
+        return [replace(row, label=label) for row, label in zip(rows, labels, strict=True)]
+
+
+def as_source(data: Path | str | Source) -> Source:
+    """A source as it is; a path as one that says nothing of labels."""
+    return data if isinstance(data, Source) else Source(Path(data))
+
+
+def _not_a_dataset(place: Path) -> MissingData:
+    return MissingData(
+        f"{place}: is a file; a folder of pictures or a table ({', '.join(TABLES)}) was expected.",
+        hint=f"Give the folder that it is in: {place.parent}",
+    )

@@ -1,0 +1,160 @@
+"""WebDataset shards: tars in which the files of one sample follow each other, called KEY.jpg, KEY.cls, KEY.json ...
+
+The key ends at the first dot of the file name. The label is in .cls, else in .txt, else under a usual key of .json; or
+where `label_column` says. Reads front to back, tars packed with gzip, bzip2, xz or zstandard too (`data.tars` has the
+rules: no links, nothing cut short).
+
+Costs memory for one sample. Not for tars of class folders: those are unpacked by `data.archives`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from headstart.data.members import shown
+from headstart.data.pictures import PICTURES, first
+from headstart.data.samples import Sample, as_label
+from headstart.data.table import LABEL_COLUMNS
+from headstart.data.tars import is_tar, tar_entries
+from headstart.errors import BadArchive, BadLabels
+from headstart.vision.probe import MAX_FILE_BYTES
+
+_PEEKED = 64  # entries that are looked at to see what a tar is
+_MAX_FIELD = 1 << 20  # bytes of a .cls, .txt or .json
+_CODECS = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
+
+
+def has_samples(file: Path) -> bool:
+    """Whether one of the first entries is a label called like the picture beside it."""
+    fields: dict[str, set[str]] = {}
+    try:
+        with open(file, "rb") as opened:
+            codec = _codec(opened)
+            if codec is None:
+                return False
+            for entry in islice(tar_entries(str(file), opened, codec), _PEEKED):
+                key, field = _key(entry.member.name)
+                fields.setdefault(key, set()).add(field)
+    except BadArchive:
+        return False  # opening it as an archive says what is wrong with it
+    beside = [own for own in fields.values() if any(_is_picture(field) for field in own)]
+    folders = {key.rpartition("/")[0] for key in fields}
+    plain = any("cls" in own for own in beside)
+    return plain or (len(folders) == 1 and any({"json", "txt"} & own for own in beside))
+
+
+def _codec(file: BinaryIO) -> str | None:
+    """How a tar is packed, '' if it is not; None if it is no tar."""
+    head = file.read(512)
+    return "" if is_tar(head) else _CODECS.get(head[:2])
+
+
+def _key(name: str) -> tuple[str, str]:
+    """Key and field of an entry, as WebDataset divides them: at the first dot of the file name.
+
+    >>> _key("a/0001.seg.png")
+    ('a/0001', 'seg.png')
+    """
+    above, slash, base = name.removeprefix("./").rpartition("/")
+    stem, _, field = base.partition(".")
+    return f"{above}{slash}{stem}", field.lower()
+
+
+def _is_picture(field: str) -> bool:
+    return f".{field}" in PICTURES
+
+
+def tar_samples(shard: Path, picture_field: str, label_field: str, keys: set[str]) -> Iterator[Sample]:
+    """The samples of a tar. `keys` are those met so far in the shards of its side: one that comes again is refused."""
+    key, fields = "", dict[str, bytes]()
+    for name, field, data in _tar_fields(shard):
+        if name != key:
+            if fields:
+                yield _sample(shard, key, fields, picture_field, label_field)
+            if name in keys:
+                raise BadArchive(
+                    f"{shard}: the key {shown(name)} comes twice: it stands in another place of the shards already.",
+                    hint="The files of a sample follow each other, and each sample has a key of its own. Write them again.",
+                )
+            keys.add(name)
+            key, fields = name, {}
+        if field in fields:
+            raise BadArchive(f"{shard}: {shown(f'{name}.{field}')} comes twice.", hint="Write the shard again.")
+        fields[field] = data
+    if fields:
+        yield _sample(shard, key, fields, picture_field, label_field)
+
+
+def _tar_fields(shard: Path) -> Iterator[tuple[str, str, bytes]]:
+    """Key, field and bytes of the files in a tar. Fields other than pictures are cut at 1 MB."""
+    with open(shard, "rb") as file:
+        for entry in tar_entries(str(shard), file, _codec(file) or ""):
+            member = entry.member
+            if member.kind == "folder":
+                continue
+            if member.kind != "file":
+                raise BadArchive(f"{shard}: {shown(member.name)} is a {member.kind}.", hint="Write the shard again.")
+            name, field = _key(member.name)
+            most = MAX_FILE_BYTES if _is_picture(field) else _MAX_FIELD
+            yield name, field, _up_to(entry.pieces(), most)
+
+
+def _up_to(pieces: Iterable[bytes], most: int) -> bytes:
+    kept = bytearray()
+    for piece in pieces:
+        kept += piece
+        if len(kept) > most:
+            break
+    return bytes(kept[: most + 1])
+
+
+def _sample(shard: Path, key: str, fields: dict[str, bytes], picture_field: str, label_field: str) -> Sample:
+    where = f"{shard}, {shown(key)}"
+    pictures = [field for field in fields if _is_picture(field)]
+    if picture_field:
+        pictures = [field for field in fields if field == picture_field.lower().removeprefix(".")]
+    if len(pictures) > 1:
+        raise BadLabels(
+            f"{where}: has the pictures {first([repr(field) for field in pictures])}.",
+            hint="path_column names the ending to take, such as 'jpg'.",
+        )
+    field = pictures[0] if pictures else "jpg"
+    return Sample(f"{key}.{field}", fields.get(field), _label_of(where, fields, label_field))
+
+
+def _label_of(where: str, fields: dict[str, bytes], wanted: str) -> str:
+    """The label of a sample: of the field that is wanted, of its .cls, its .txt, or a key of its .json."""
+    named = [wanted.lower().removeprefix(".")] if wanted else ["cls", "txt"]
+    for field in named:
+        if field in fields:
+            return as_label(where, fields[field])
+    if "json" not in fields:
+        if not wanted:
+            return ""
+        raise BadLabels(
+            f"{where}: has no {wanted!r} (label_column); it has {', '.join(repr(field) for field in fields)}.",
+            hint="label_column names an ending, such as 'cls', or a key in the .json.",
+        )
+    return _label_in_json(where, fields["json"], wanted)
+
+
+def _label_in_json(where: str, data: bytes, wanted: str) -> str:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadLabels(f"{where}: its .json is none: {data[:40]!r}.", hint="Write the shard again.") from None
+    if not isinstance(value, dict):
+        return as_label(where, value)
+    known = [wanted] if wanted else [key for key in value if key.casefold() in LABEL_COLUMNS]
+    if len(known) == 1 and known[0] in value:
+        return as_label(where, value[known[0]])
+    if not wanted and not known:
+        return ""
+    raise BadLabels(
+        f"{where}: no single key of its .json is the label: it has {first([repr(key) for key in value], 6)}.",
+        hint="label_column names the key.",
+    )
