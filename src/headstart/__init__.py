@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headstart.data.checks import Finding
     from headstart.data.dataset import Dataset, open_dataset
+    from headstart.data.sources import Source
     from headstart.errors import HeadstartError
     from headstart.estimator import ImageClassifier
     from headstart.judge.estimate import Estimate
@@ -27,16 +28,19 @@ if TYPE_CHECKING:
     from headstart.training.named import read_recipe
     from headstart.training.recipe import Recipe
     from headstart.verbs.backbones import backbones
+    from headstart.verbs.bundle import bundle
     from headstart.verbs.check import check
     from headstart.verbs.compare import compare
     from headstart.verbs.compared import Comparison
     from headstart.verbs.embed import embed
     from headstart.verbs.evaluate import evaluate
     from headstart.verbs.explain import explain
+    from headstart.verbs.kaggle import kaggle
     from headstart.verbs.predict import predict
     from headstart.verbs.report import report
     from headstart.verbs.reproduce import reproduce
     from headstart.verbs.split import split
+    from headstart.verbs.submit import submit
     from headstart.verbs.train import train
     from headstart.vision.preprocess import Preprocess
 
@@ -56,7 +60,9 @@ _HOME = {
     "Predictions": "headstart.model.predictions",
     "Preprocess": "headstart.vision.preprocess",
     "Recipe": "headstart.training.recipe",
+    "Source": "headstart.data.sources",
     "backbones": "headstart.verbs.backbones",
+    "bundle": "headstart.verbs.bundle",
     "check": "headstart.verbs.check",
     "compare": "headstart.verbs.compare",
     "embed": "headstart.verbs.embed",
@@ -64,6 +70,7 @@ _HOME = {
     "explain": "headstart.verbs.explain",
     "heat_maps": "headstart.model.heat",
     "judge": "headstart.judge.metrics",
+    "kaggle": "headstart.verbs.kaggle",
     "load_classifier": "headstart.model.classifier",
     "open_dataset": "headstart.data.dataset",
     "predict": "headstart.verbs.predict",
@@ -71,6 +78,7 @@ _HOME = {
     "report": "headstart.verbs.report",
     "reproduce": "headstart.verbs.reproduce",
     "split": "headstart.verbs.split",
+    "submit": "headstart.verbs.submit",
     "train": "headstart.verbs.train",
 }
 
@@ -88,7 +96,9 @@ __all__ = [
     "Predictions",
     "Preprocess",
     "Recipe",
+    "Source",
     "backbones",
+    "bundle",
     "check",
     "compare",
     "embed",
@@ -96,6 +106,7 @@ __all__ = [
     "explain",
     "heat_maps",
     "judge",
+    "kaggle",
     "load_classifier",
     "open_dataset",
     "predict",
@@ -103,6 +114,7 @@ __all__ = [
     "report",
     "reproduce",
     "split",
+    "submit",
     "train",
 ]
 

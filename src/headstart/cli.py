@@ -18,6 +18,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from headstart.errors import HeadstartError, WriteError
@@ -33,6 +34,9 @@ VERBS = {
     "predict": "Predict the class of pictures. Each answer is keyed by its path; unreadable pictures are named.",
     "explain": "Say why pictures are predicted as they are: probabilities, a heat map, and the nearest training pictures.",
     "report": "Write the page of a run again: figures, mistakes with heat maps, suspected labels, copies.",
+    "bundle": "Collect weights and requirements into a folder or a zip, for a machine without network.",
+    "kaggle": "Download a competition or a dataset from Kaggle, unpack it, and find the labels; --train: up to a submission.",
+    "submit": "Submit a file to a Kaggle competition, and say its score as soon as there is one.",
     "reproduce": "Train again from a run folder's recipe, split and seed, and compare every prediction.",
 }
 """The verbs with the first sentence of their docstrings (a test compares), so that help need not import them."""
@@ -159,10 +163,13 @@ def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
     from cyclopts import Parameter
 
     signature = inspect.signature(function, eval_str=True)
+    place = next((n for n, p in enumerate(signature.parameters.values()) if _is_source(p)), None)
 
     def command(*args: Any, as_json: bool = False, needless: bool = False, **kwargs: Any) -> None:
         if "recipe" in signature.parameters:
             kwargs = _with_recipe(kwargs)
+        if place is not None:
+            args, kwargs = _with_source(args, kwargs, place)
         result = function(*args, **kwargs)
         _say(_document(result.to_json()) if as_json else result.table())
 
@@ -172,7 +179,8 @@ def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
     json_option = inspect.Parameter(
         "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, as_option]
     )
-    parameters = [option for p in signature.parameters.values() for option in _as_options(p)] + [json_option]
+    parameters = [option for p in signature.parameters.values() for option in _as_options(p)]
+    parameters += [*(_source_options() if place is not None else []), json_option]
     if "offline" not in signature.parameters:  # scripts may give it to every verb
         as_option = Parameter(
             name="--offline", negative="", show_default=False, help="Never open a socket; this command never does."
@@ -213,6 +221,8 @@ def _as_options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
 
     if parameter.name == "recipe":
         return _recipe_options()
+    if _is_source(parameter):
+        return [parameter.replace(annotation=Path, kind=inspect.Parameter.POSITIONAL_ONLY)]
     if parameter.annotation is bool:
         negative = f"--no-{parameter.name.replace('_', '-')}" if parameter.default is True else ""
         return [parameter.replace(annotation=Annotated[bool, Parameter(negative=negative, show_default=False)])]
@@ -247,6 +257,41 @@ def _with_recipe(given: dict[str, Any]) -> dict[str, Any]:
 
     changed = {option.name: given.pop(option.name) for option in options() if option.name in given}
     return {**given, "recipe": read_recipe(given.pop("recipe", "default"), **changed)}
+
+
+def _is_source(parameter: inspect.Parameter) -> bool:
+    """Whether pictures are meant whose labels may have to be explained: a verb's `data: Path | Source`."""
+    from typing import get_args
+
+    return any(getattr(kind, "__name__", "") == "Source" for kind in get_args(parameter.annotation))
+
+
+def _source_options() -> list[inspect.Parameter]:
+    """One option for each field of `Source` but the first, which is the argument itself."""
+    from cyclopts import Group, Parameter
+
+    from headstart.data.sources import Source
+    from headstart.described import field_texts
+
+    group = Group("Labels", sort_key=0)
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default="",
+            annotation=Annotated[str, Parameter(help=text, group=group)],
+        )
+        for name, text in list(field_texts(Source).items())[1:]
+    ]
+
+
+def _with_source(args: Sequence[Any], given: dict[str, Any], place: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A verb's arguments with the one at `place` made a `Source`."""
+    from headstart.data.sources import Source
+
+    names = ("label_from", "label_column", "path_column")
+    source = Source(args[place], **{name: given.pop(name) for name in names if name in given})
+    return (*args[:place], source, *args[place + 1 :]), given
 
 
 def _named_only(verb: str) -> Callable[..., None]:

@@ -10,8 +10,6 @@ be said against its value alone, and all of that at once.
 
 from __future__ import annotations
 
-import ast
-import inspect
 import itertools
 import numbers
 import re
@@ -20,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from headstart.described import field_texts
 from headstart.errors import RecipeError, near_names
 
 APPROACHES = ("auto", "linear", "frozen", "finetune", "scratch")
@@ -206,13 +205,7 @@ def options() -> tuple[Option, ...]:
     >>> options()[0].name, options()[0].section
     ('approach', 'Network')
     """
-    (body,) = (node.body for node in ast.parse(inspect.getsource(Recipe)).body if isinstance(node, ast.ClassDef))
-    texts = {
-        ast.unparse(field.target): " ".join(str(ast.literal_eval(text.value)).split())
-        for field, text in itertools.pairwise(body)
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
-    }
-    found, section = [], ""
+    texts, found, section = field_texts(Recipe), [], ""
     for field in fields(Recipe):
         section = SECTIONS.get(field.name, section)
         kind = _KINDS[str(field.type)][0]

@@ -12,6 +12,7 @@ from headstart.data.dataset import open_dataset
 from headstart.data.duplicates import group_pairs, merge_groups
 from headstart.data.fixes import read_fixes, write_fixes
 from headstart.data.near import near_pairs
+from headstart.data.sources import Source
 from headstart.errors import WriteError
 from headstart.files import check_out_file, write_csv
 from headstart.verbs.labels import LabelError, backbones_for_labels, label_errors
@@ -63,7 +64,7 @@ class Checked:
 
 
 def check(
-    data: Path,
+    data: Path | Source,
     *,
     out: Path | None = None,
     labels: bool = False,
@@ -80,7 +81,7 @@ def check(
         headstart check photos --out checks.csv
 
     Args:
-        data: Folder of class folders, of split folders, or a table (CSV, TSV, parquet) with a path and a label column.
+        data: Pictures with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: CSV to write, one row for each finding and path.
         labels: Look for wrong labels too, by what a backbone sees.
         fixes: CSV of the suspected labels to write, to be edited and given back with --fix. Looks for wrong labels.

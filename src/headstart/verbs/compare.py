@@ -21,6 +21,7 @@ import numpy as np
 
 from headstart.data.dataset import Dataset, open_dataset, require_trainable
 from headstart.data.fixes import read_fixes
+from headstart.data.sources import Source, as_source
 from headstart.data.split import make_split, split_hash, write_split
 from headstart.errors import BadSplit, RecipeError, WriteError, near_names
 from headstart.files import check_outside_run, write_csv
@@ -48,7 +49,7 @@ DEFAULT = {"linear": Recipe(approach="linear"), "auto": Recipe()}
 
 
 def compare(
-    data: Path,
+    data: Path | Source,
     *,
     out: Path,
     recipes: str = "",
@@ -64,7 +65,7 @@ def compare(
         headstart compare photos --out comparison --budget 20m
 
     Args:
-        data: Folder of class folders, of split folders (train, val, test), or a table with a path and a label column.
+        data: Pictures with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: Folder to write: report.html, split.csv, comparison.csv, pairs.csv, and a run folder for each trial in runs.
         recipes: Approaches (linear, finetune), names of recipes, or recipe files, joined by commas; by default linear on
             each backbone and then auto.
@@ -84,11 +85,12 @@ def compare(
     """
     clock = _Budget(budget)
     out = Path(os.path.abspath(out))
-    _check_place(out, Path(data))
-    opened = read_fixes(fix).applied_to(open_dataset(data))
+    source = as_source(data)
+    _check_place(out, source.place)
+    opened = read_fixes(fix).applied_to(open_dataset(source))
     named = _recipes(recipes)
     given = _backbones(backbones, named, weights_dir, offline)
-    looked = look(data, opened=opened)
+    looked = look(source, opened=opened)
     require_trainable(looked.dataset)
     dataset = make_split(looked.dataset, seed=seed)
     _require_sides(dataset)
@@ -96,7 +98,7 @@ def compare(
         given = _best_at_hand(weights_dir, looked, dataset, clock.left() / 4, seed)
     candidates = _candidates(named or DEFAULT, given, seed)
     write_split(out / "split.csv", dataset, looked.sha256s)
-    place = Place(Path(data), out, weights_dir, offline, looked.fingerprint, split_hash(dataset), fix)
+    place = Place(source, out, weights_dir, offline, looked.fingerprint, split_hash(dataset), fix)
     outcomes = {c.name: done for c in candidates if (done := finished(c, place)) is not None}
     if not outcomes:
         _check_budget(candidates, looked, clock, weights_dir)
@@ -109,13 +111,13 @@ def compare(
     write_csv(out / "comparison.csv", ROW_COLUMNS, found.row_cells())
     write_csv(out / "pairs.csv", PAIR_COLUMNS, found.pair_cells())
     given_words = {"recipes": recipes, "backbones": backbones, "budget": budget, "fix": fix, "weights-dir": weights_dir}
-    write_page(found, place, _command(data, out, seed, offline, given_words))
+    write_page(found, place, _command(source, out, seed, offline, given_words))
     return found
 
 
-def _command(data: Path, out: Path, seed: int, offline: bool, given: Mapping[str, object]) -> str:
+def _command(source: Source, out: Path, seed: int, offline: bool, given: Mapping[str, object]) -> str:
     """The command that makes the same comparison."""
-    words = ["headstart", "compare", str(data), "--out", str(out)]
+    words = ["headstart", "compare", *source.words(), "--out", str(out)]
     words += [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
     words += ["--seed", str(seed)] if seed else []
     return shlex.join([*words, *(["--offline"] if offline else [])])

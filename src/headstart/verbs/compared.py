@@ -257,12 +257,12 @@ def _pair_values(pair: Difference) -> dict[str, Any]:
 def write_page(found: Comparison, place: Place, command: str) -> None:
     """Write report.html and plots/ into the folder of the comparison. Raises `WriteError`, `OSError`."""
     facts = (
-        ("data", str(place.data)),
+        ("data", str(place.source.place)),
         ("test pictures", f"{found.pictures:,}"),
         ("split", found.split_hash[:12]),
         ("seconds", f"{found.seconds:,.0f}"),
     )
-    title = f"Comparison on {place.data.resolve().name}"
+    title = f"Comparison on {place.source.place.resolve().name}"
     rows = [_contender(row, place) for row in found.rows]
     page = Compared(title, found.advice, found.taken, rows, found.pairs, found.notes, facts, command)
     write_text(place.out / "report.html", compare_page(page, drawn_comparison(page, place.out / "plots")))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.data.dataset import open_dataset
+from headstart.data.sources import Source
 from headstart.errors import MissingWeights, WriteError
 from headstart.files import check_out_file, csv_bytes, safetensors_bytes, write_together
 from headstart.model.backbones import Backbone, at_hand, find_backbone
@@ -41,7 +42,7 @@ class Embedded:
 
 
 def embed(
-    data: Path,
+    data: Path | Source,
     *,
     backbone: str = "auto",
     out: Path | None = None,
@@ -58,7 +59,7 @@ def embed(
         headstart embed photos --backbone resnet34 --out features.safetensors
 
     Args:
-        data: Folder of pictures (with or without classes), or a table with a path and a label column.
+        data: Pictures, with or without labels: a folder, a table, an archive of these, or shards.
         backbone: A timm name; auto takes the first one with weights here.
         out: safetensors file to write (`values` float32 (N, D)), with a table of paths and labels beside it (.csv).
         image_size: Side of the input square in pixels; 0 takes the backbone's own.

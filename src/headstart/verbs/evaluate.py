@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from headstart.columns import few, plain
 from headstart.data.dataset import Dataset, open_dataset
+from headstart.data.sources import Source, as_source
 from headstart.errors import BadLabels, near_names
 from headstart.files import check_outside_run, check_replaceable, folder_aside, write_json
 from headstart.judge.metrics import Metrics, judge
@@ -38,14 +40,14 @@ class Evaluation:
         return "\n".join([*errors[:20], judged + self.metrics.table()])
 
 
-def evaluate(run: Path, data: Path, *, out: Path | None = None, report: bool = True) -> Evaluation:
+def evaluate(run: Path, data: Path | Source, *, out: Path | None = None, report: bool = True) -> Evaluation:
     """Judge a trained classifier on labelled pictures: the test side if the data has split folders, else all. Example:
 
         headstart evaluate run photos-of-2026
 
     Args:
         run: Run folder that `headstart train` wrote.
-        data: Folder of class folders, of split folders, or a table with a path and a label column.
+        data: Pictures with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: Folder to write, with metrics.json, predictions.csv and report.html. An earlier one is kept as OUT.previous.
         report: With `out`, write report.html and the figures in plots.
 
@@ -58,7 +60,8 @@ def evaluate(run: Path, data: Path, *, out: Path | None = None, report: bool = T
         check_outside_run(Path(out))
         check_replaceable(Path(out))
     classifier = load_classifier(Path(run))
-    dataset = open_dataset(data)
+    source = as_source(data)
+    dataset = open_dataset(source)
     side = "test" if (dataset.split == "test").any() else "all"
     chosen = (dataset.split == "test") if side == "test" else dataset.labels >= 0
     dataset = with_classes(dataset.take(chosen), classifier.classes)
@@ -67,7 +70,8 @@ def evaluate(run: Path, data: Path, *, out: Path | None = None, report: bool = T
     predictions = replace(predictions, errors={**dataset.lost, **predictions.errors})
     if predictions.labels is None or not len(predictions):
         raise BadLabels(
-            f"{data}: has no labelled picture that can be read.", hint=f"`headstart check {data}` says more."
+            f"{source.place}: has no labelled picture that can be read.",
+            hint=f"`headstart check {shlex.join(source.words())}` says more.",
         )
     seed = classifier.provenance.get("seed", 0)  # that of the run, so that the same pictures get the same intervals
     metrics = judge(predictions.logits, predictions.labels, classifier.classes, seed=seed)
@@ -79,7 +83,7 @@ def evaluate(run: Path, data: Path, *, out: Path | None = None, report: bool = T
                 at = dict(zip(dataset.paths, files, strict=True))
                 write_report(
                     folder,
-                    lambda: evaluation_report(Path(run), Path(data), classifier, predictions, metrics, side, at),
+                    lambda: evaluation_report(Path(run), source, classifier, predictions, metrics, side, at),
                 )
     return Evaluation(metrics, predictions, side)
 

@@ -22,6 +22,7 @@ from headstart.model.features import embed_files
 from headstart.model.heat import BATCH, Heat, seen
 from headstart.model.predictions import softmax
 from headstart.progress import bar, log
+from headstart.verbs.look import source_of
 from headstart.verbs.predict import pictures_at
 from headstart.vision.decode import decode
 from headstart.vision.memory import look_at
@@ -166,18 +167,23 @@ def _known(run: Path, classifier: Classifier, data: Path | None) -> _Known:
     rows = [row for row in read_csv(run / "split.csv") if re.fullmatch("[0-9a-f]{64}", row["sha256"])]
     labels = {row["sha256"]: row["label"] for row in rows if row["label"]}
     training = [row for row in rows if row["split"] in ("train", "val")]
-    place = Path(data if data is not None else classifier.provenance.get("data", {}).get("path", ""))
+    source = source_of(classifier, data)
     try:
-        dataset = open_dataset(place)
+        dataset = open_dataset(source)
     except DataError:
         if data is not None:
             raise
-        note = f"The training pictures are not at {plain(str(place))} any more: --data DATA says where, to see the nearest."
+        moved = f"The training pictures are not at {plain(str(source.place))} any more"
+        note = f"{moved}: --data DATA says where, to see the nearest."
         return _Known(labels, [], [], [], note)
     present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
     there = [row for row in training if row["path"] in present]
     gone = len(training) - len(there)
-    note = f"{gone:,} of {len(training):,} training pictures are not in {plain(str(place))} any more." if gone else ""
+    note = (
+        f"{gone:,} of {len(training):,} training pictures are not in {plain(str(source.place))} any more."
+        if gone
+        else ""
+    )
     return _Known(labels, [r["path"] for r in there], [present[r["path"]] for r in there], [r["sha256"] for r in there],
                   note)  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,7 +13,9 @@ import numpy as np
 from headstart.data.checks import Finding, findings, usable
 from headstart.data.dataset import Dataset, fingerprint, open_dataset
 from headstart.data.duplicates import exact_groups, group_pairs, merge_groups, perceptual_pairs
+from headstart.data.sources import Source, as_source
 from headstart.errors import NoPictures
+from headstart.model.classifier import Classifier
 from headstart.progress import log
 from headstart.vision.screen import Facts, screen
 
@@ -59,16 +62,17 @@ class Looked:
         return findings(everything, self.everything_facts, near=everything.groups if dataset is not None else None)
 
 
-def look(data: Path | str, *, opened: Dataset | None = None) -> Looked:
+def look(data: Path | str | Source, *, opened: Dataset | None = None) -> Looked:
     """Open `data`, if that was not done already, and look at every file. Raises `DataError` if nothing can be used."""
-    everything = open_dataset(data) if opened is None else opened
+    source = as_source(data)
+    everything = open_dataset(source) if opened is None else opened
     facts = screen([everything.file(i) for i in range(len(everything))])
     keep = usable(facts)
     if not keep.any():
         first = facts[0]
         raise NoPictures(
-            f"{data}: none of {len(facts):,} files can be used: {everything.paths[0]}: {first.message}",
-            hint=f"`headstart check {data}` says what is wrong with each.",
+            f"{source.place}: none of {len(facts):,} files can be used: {everything.paths[0]}: {first.message}",
+            hint=f"`headstart check {shlex.join(source.words())}` says what is wrong with each.",
         )
     if not keep.all():
         bad = int((~keep).sum())
@@ -77,6 +81,15 @@ def look(data: Path | str, *, opened: Dataset | None = None) -> Looked:
     dataset = everything.take(keep)
     dataset = replace(dataset, groups=copies(dataset, good))
     return Looked(everything, tuple(facts), dataset, good)
+
+
+def source_of(classifier: Classifier, given: Path | Source | None) -> Source:
+    """Where a run's pictures are: where they were at the time, or at the place that is given; labels as at the time."""
+    known = classifier.provenance.get("data", {})
+    kept = Source.from_dict({**known, "place": known.get("path", "")})
+    if given is None or isinstance(given, Source):
+        return kept if given is None else given
+    return replace(kept, place=Path(given))
 
 
 def copies(dataset: Dataset, facts: Sequence[Facts]) -> np.ndarray:

@@ -20,6 +20,7 @@ import numpy as np
 from headstart.columns import few, plain
 from headstart.data.checks import Finding
 from headstart.data.dataset import Dataset, open_dataset
+from headstart.data.sources import Source
 from headstart.deliver.evidence import Near, Report, Row, Suspect, mistakes, sides_of
 from headstart.deliver.report import drawn_figures, report_page
 from headstart.deliver.sections import MOST_MISTAKES
@@ -42,11 +43,11 @@ from headstart.model.predictions import Predictions, read_predictions
 from headstart.progress import log
 from headstart.training.choose import Trial
 from headstart.verbs.card import made_by
+from headstart.verbs.look import Looked, source_of
 from headstart.vision.screen import Facts, screen
 
 if TYPE_CHECKING:
     from headstart.verbs.learn import Learned
-    from headstart.verbs.look import Looked
 
 PAGE = "report.html"
 FIGURES = ("balance", "classes", "confusion", "coverage", "curves", "rates", "reliability", "sizes")
@@ -133,14 +134,14 @@ def _write(folder: Path, found: Report) -> None:
 
 
 def training_report(
-    out: Path, data: Path, looked: Looked, learned: Learned, classifier: Classifier, predictions: Predictions,
+    out: Path, source: Source, looked: Looked, learned: Learned, classifier: Classifier, predictions: Predictions,
     metrics: Mapping[str, Metrics], findings: Sequence[Finding], seconds: Mapping[str, float], seen: bytes,
 ) -> Report:  # fmt: skip
     """The page of a training that has just ended: everything is in memory. `predictions` are those of all its pictures,
     `metrics` those of test and val."""
     tuned, tested = learned.tuned, learned.dataset.split == "test"
     bare = Report(
-        title=_title(data, classifier),
+        title=_title(source, classifier),
         predictions=_judged(predictions.take(tested)),
         metrics=metrics["test"],
         val=metrics["val"],
@@ -153,7 +154,7 @@ def training_report(
         findings=tuple(findings),
         seen=seen,
         seconds=seconds,
-        commands=_commands(str(out), data),
+        commands=_commands(str(out), source),
     )
     known = _Known(learned.dataset, tuple(looked.facts), tuple(looked.files), learned.features)
     tried_tuning = any(
@@ -164,7 +165,7 @@ def training_report(
 
 def evaluation_report(
     run: Path,
-    data: Path,
+    source: Source,
     classifier: Classifier,
     predictions: Predictions,
     metrics: Metrics,
@@ -182,13 +183,13 @@ def evaluation_report(
                 "checks": "Not made in an evaluation: `headstart check DATA` does.",
                 "near": "Nearest training pictures are shown in the report of a training."}  # fmt: skip
     return Report(
-        title=f"{_title(data, classifier)}: evaluation",
+        title=f"{_title(source, classifier)}: evaluation",
         predictions=judged,
         metrics=metrics,
         side=side,
         facts=_facts(classifier),
         sizes_N2=np.array([(f.width, f.height) for f in facts if not f.reason]).reshape(-1, 2),
-        commands=(("Judge it again:", shlex.join(["headstart", "evaluate", str(run), str(data)])),),
+        commands=(("Judge it again:", shlex.join(["headstart", "evaluate", str(run), *source.words()])),),
         files=here,
         missing=missing,
     )  # fmt: skip
@@ -197,11 +198,11 @@ def evaluation_report(
 def _report_of_run(run: Path, classifier: Classifier, data: Path | None, *, heat: bool) -> Report:
     """The page of a run folder, and of the pictures if they are where they were, or at `data`."""
     measured, provenance = read_json(run / "metrics.json"), classifier.provenance
-    place = Path(data if data is not None else provenance["data"]["path"])
+    source = source_of(classifier, data)
     test, tuned = Metrics.from_json(measured["test"]), provenance.get("tuned")
     trials = tuple(_trial(row) for row in _rows(run, "history.csv"))
     bare = Report(
-        title=_title(place, classifier),
+        title=_title(source, classifier),
         predictions=_judged(read_predictions(run / "predictions.csv")),
         metrics=test,
         val=Metrics.from_json(measured["val"]) if "val" in measured else None,
@@ -214,9 +215,9 @@ def _report_of_run(run: Path, classifier: Classifier, data: Path | None, *, heat
         findings=_findings(_rows(run, "checks.csv")),
         seen=(run / "seen.png").read_bytes() if (run / "seen.png").is_file() else b"",
         seconds=measured.get("seconds", {}),
-        commands=_commands(str(run), place),
+        commands=_commands(str(run), source),
     )
-    known = _known_of_run(run, classifier, place, given=data is not None)
+    known = _known_of_run(run, classifier, source, given=data is not None)
     if isinstance(known, str):
         return _without_pictures(replace(bare, missing={"pictures": known}), _rows(run, "split.csv"))
     return _with_pictures(bare, known, classifier, heat=heat)
@@ -233,22 +234,21 @@ class _Known:
     features: tuple[np.ndarray, ...]
 
 
-def _known_of_run(run: Path, classifier: Classifier, place: Path, *, given: bool) -> _Known | str:
+def _known_of_run(run: Path, classifier: Classifier, source: Source, *, given: bool) -> _Known | str:
     """The pictures that split.csv lists, those that are still what they were; or a sentence that says they are gone."""
     try:
-        opened = open_dataset(place)
+        opened = open_dataset(source)
     except DataError:
         if given:
             raise
-        return (
-            f"The pictures are not at {plain(str(place))} any more, so none are shown: --data DATA says where they are."
-        )
+        return f"The pictures are not at {plain(str(source.place))} any more, so none are shown: --data DATA says where they are."
     rows = {row["path"]: row for row in _rows(run, "split.csv") if _HASH.fullmatch(row["sha256"])}
     there = [i for i, path in enumerate(opened.paths) if path in rows]
     facts = screen([opened.file(i) for i in there])
     kept = [(i, f) for i, f in zip(there, facts, strict=True) if f.sha256 == rows[opened.paths[i]]["sha256"]]
     if not kept:
-        return f"None of the run's pictures are at {plain(str(place))}, so none are shown: --data DATA says where they are."
+        gone = f"None of the run's pictures are at {plain(str(source.place))}"
+        return f"{gone}, so none are shown: --data DATA says where they are."
     if len(kept) < len(rows):
         log.warning("%s of %s pictures are gone or changed; left out.", f"{len(rows) - len(kept):,}", f"{len(rows):,}")
     views = [part.view for part in classifier.parts]
@@ -400,10 +400,10 @@ def _groups(dataset: Dataset) -> tuple[tuple[str, ...], ...]:
 # Small things
 
 
-def _title(data: Path, classifier: Classifier) -> str:
+def _title(source: Source, classifier: Classifier) -> str:
     classes = classifier.classes
     shown = few([plain(c) for c in classes], 6) if len(classes) <= 6 else f"{len(classes)} classes"
-    return f"{plain(data.resolve().name or str(data))}: {shown}"
+    return f"{plain(source.place.resolve().name or str(source.place))}: {shown}"
 
 
 def _facts(classifier: Classifier) -> tuple[tuple[str, str], ...]:
@@ -448,8 +448,8 @@ def _costs(classifier: Classifier, pictures: int) -> tuple[tuple[str, str], ...]
     return tuple((key, text) for key, text in listed if text)
 
 
-def _commands(run: str, data: Path) -> tuple[tuple[str, str], ...]:
-    place = shlex.quote(str(data))
+def _commands(run: str, source: Source) -> tuple[tuple[str, str], ...]:
+    place = shlex.quote(str(source.place))
     return (
         ("Train again, and compare every prediction:", f"headstart reproduce {shlex.quote(run)} --data {place}"),
         ("Predict:", f"headstart predict {shlex.quote(run)} PICTURE... --out predictions.csv"),

@@ -10,12 +10,14 @@ import numpy as np
 
 from headstart.data.dataset import open_dataset
 from headstart.data.fixes import Fixes, read_fixes
+from headstart.data.sources import Source
 from headstart.data.split import SPLIT_HEADER
 from headstart.files import read_csv, sha256_file, temporary_folder, write_csv
 from headstart.model.classifier import Classifier, load_classifier
 from headstart.model.predictions import Predictions, read_predictions
 from headstart.progress import log
 from headstart.training.recipe import Recipe
+from headstart.verbs.look import source_of
 from headstart.verbs.train import train
 
 TOLERANCE = 1e-6  # of a probability: nine digits are written
@@ -68,20 +70,20 @@ def reproduce(
     """
     run = Path(run)
     before = load_classifier(run)
-    place = Path(data if data is not None else before.provenance["data"]["path"])
+    source = source_of(before, data)
     recipe = Recipe.from_dict(before.provenance["recipe"])
     predicted = read_predictions(run / "predictions.csv")
     fixes = read_fixes(run / "fixes.csv" if (run / "fixes.csv").exists() else None)
-    causes, still_there = _changed_pictures(place, read_csv(run / "split.csv"), set(predicted.errors), fixes)
+    causes, still_there = _changed_pictures(source, read_csv(run / "split.csv"), set(predicted.errors), fixes)
     with temporary_folder() as folder:
         split = folder / "split.csv"
         write_csv(split, SPLIT_HEADER, [[row[c] for c in SPLIT_HEADER] for row in still_there])
         fix = folder / "fixes.csv" if fixes else None
         if fix is not None:
-            fixes.among(open_dataset(place).paths).write(fix)
+            fixes.among(open_dataset(source).paths).write(fix)
         log.info("Training again in a temporary folder")
         again = train(
-            place,
+            source,
             out=folder / "run",
             recipe=recipe,
             weights=weights,
@@ -98,10 +100,10 @@ def reproduce(
 
 
 def _changed_pictures(
-    place: Path, rows: list[dict[str, str]], unreadable: set[str], fixes: Fixes
+    source: Source, rows: list[dict[str, str]], unreadable: set[str], fixes: Fixes
 ) -> tuple[list[str], list[dict[str, str]]]:
     """Pictures that are gone, new, or have other bytes than at the time; and the rows of those that are still there."""
-    dataset = open_dataset(place)
+    dataset = open_dataset(source)
     present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
     still_there = [row for row in rows if row["path"] in present]
     gone = [row["path"] for row in rows if row["path"] not in present]

@@ -9,6 +9,7 @@ from typing import Any
 from headstart.columns import columns, few, plain
 from headstart.data.dataset import open_dataset, require_trainable
 from headstart.data.fixes import read_fixes
+from headstart.data.sources import Source
 from headstart.data.split import make_split, split_hash, write_split
 from headstart.files import check_out_file
 from headstart.verbs.look import look
@@ -36,7 +37,7 @@ class SplitMade:
 
 
 def split(
-    data: Path, *, out: Path, seed: int = 0, val: float = 0.2, test: float = 0.2, fix: Path | None = None
+    data: Path | Source, *, out: Path, seed: int = 0, val: float = 0.2, test: float = 0.2, fix: Path | None = None
 ) -> SplitMade:
     """Split a data set into train, val and test: stratified, seeded, copies of one picture on one side.
 
@@ -45,7 +46,7 @@ def split(
         headstart split photos --out split.csv
 
     Args:
-        data: Folder of class folders, of split folders, or a table with a path and a label column.
+        data: Pictures with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: CSV to write: path, label, split, group, sha256.
         seed: Another seed gives another split.
         val: Part of the training pictures for validation.

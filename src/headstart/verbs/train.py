@@ -25,6 +25,7 @@ from headstart.columns import plain
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
 from headstart.data.dataset import Dataset, hash_rows, open_dataset, require_trainable
 from headstart.data.fixes import Fixes, read_fixes
+from headstart.data.sources import Source, as_source
 from headstart.data.split import read_split, split_hash, write_split
 from headstart.errors import WriteError
 from headstart.files import (
@@ -86,7 +87,7 @@ class Run:
 
 
 def train(
-    data: Path,
+    data: Path | Source,
     *,
     out: Path,
     recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
@@ -103,7 +104,7 @@ def train(
         headstart train photos --out run
 
     Args:
-        data: Folder of class folders, of split folders (train, val, test), or a table with a path and a label column.
+        data: Pictures with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: Run folder to write. An earlier run there is kept as OUT.previous.
         recipe: How to train.
         weights: Weights file (.safetensors) for the backbone that is named.
@@ -124,11 +125,12 @@ def train(
     clock = Clock()
     out = Path(out)
     check_replaceable(out)
-    _check_outside(out, Path(data))
+    source = as_source(data)
+    _check_outside(out, source.place)
     fixes = read_fixes(fix)
-    opened = fixes.applied_to(open_dataset(data))
+    opened = fixes.applied_to(open_dataset(source))
     tools = find_tools(recipe, weights=weights, weights_dir=weights_dir, offline=offline)
-    looked = look(data, opened=opened)
+    looked = look(source, opened=opened)
     require_trainable(looked.dataset)
     given = read_split(Path(split), looked.dataset) if split is not None else looked.dataset
     unfinished = _unfinished(out, given, looked, recipe, tools)
@@ -143,7 +145,7 @@ def train(
     predictions = _predict(classifier, learned.features, dataset)
     test = judge(*_labelled(predictions, dataset, "test"), classes, seed=recipe.seed)
     clock.lap("judge")
-    classifier = replace(classifier, provenance=_provenance(data, dataset, looked, learned, fixes))
+    classifier = replace(classifier, provenance=_provenance(source, dataset, looked, learned, fixes))
     found = looked.findings(dataset)
     with folder_aside(out) as folder:
         save_classifier(classifier, folder)
@@ -162,7 +164,7 @@ def train(
             write_report(
                 folder,
                 lambda: training_report(
-                    out, Path(data), looked, learned, classifier, predictions, judged, found, clock.laps, shown
+                    out, source, looked, learned, classifier, predictions, judged, found, clock.laps, shown
                 ),
             )
             clock.lap("report")
@@ -219,7 +221,7 @@ def _labelled(predictions: Predictions, dataset: Dataset, side: str) -> tuple[np
     return predictions.logits[mask], dataset.labels[mask]
 
 
-def _provenance(data: Path, dataset: Dataset, looked: Looked, learned: Learned, fixes: Fixes) -> dict[str, Any]:
+def _provenance(source: Source, dataset: Dataset, looked: Looked, learned: Learned, fixes: Fixes) -> dict[str, Any]:
     """What a run folder says of where it comes from: enough for `headstart reproduce`."""
     packages = ("headstart", "numpy", "openvino", "pillow", "timm", "torch")
     return {
@@ -228,7 +230,12 @@ def _provenance(data: Path, dataset: Dataset, looked: Looked, learned: Learned, 
         "tuned": _described_training(learned.tuned),
         "recipe": learned.recipe.as_dict(),
         "seed": learned.recipe.seed,
-        "data": {"path": str(data), "pictures": len(dataset), "fingerprint": looked.fingerprint},
+        "data": {
+            "path": str(source.place),
+            **source.options,
+            "pictures": len(dataset),
+            "fingerprint": looked.fingerprint,
+        },
         "fixes": {"labels": fixes.relabelled, "dropped": fixes.dropped} if fixes else None,
         "split_hash": split_hash(dataset),
         "versions": {

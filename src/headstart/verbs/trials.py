@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
+from headstart.data.sources import Source
 from headstart.errors import DamagedRun
 from headstart.files import MANIFEST, check_manifest, read_json, sha256_file, write_json
 from headstart.progress import log
@@ -49,7 +50,7 @@ class Place:
     """What all trials share: the data, the folder of the comparison, where weights and corrections are; and what a run must
     agree with."""
 
-    data: Path
+    source: Source
     out: Path
     weights_dir: Path | None
     offline: bool
@@ -157,9 +158,9 @@ def with_latency(outcome: Outcome, candidate: Candidate, place: Place, pictures:
 
 def train_words(recipe: Recipe, candidate: Candidate, place: Place) -> list[str]:
     """`headstart` words of a trial: every option that is not the default is spelled out, so anybody can run it again."""
-    usual = Recipe()
+    usual, there = Recipe(), replace(place.source, place=Path(os.path.abspath(place.source.place)))
     given = [f for f in fields(Recipe) if getattr(recipe, f.name) != getattr(usual, f.name)]
-    words = ["train", os.path.abspath(place.data), "--out", str(place.run(candidate.name)), "--json", "--no-report"]
+    words = ["train", *there.words(), "--out", str(place.run(candidate.name)), "--json", "--no-report"]
     words += ["--split", str(place.out / "split.csv")]
     words += ["--weights-dir", os.path.abspath(place.weights_dir)] if place.weights_dir is not None else []
     words += ["--fix", os.path.abspath(place.fix)] if place.fix is not None else []
