@@ -10,12 +10,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+WAIT = 120_000  # milliseconds for a step in a browser: machines may be busy
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -116,3 +119,46 @@ def warm_cache(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weig
     shutil.rmtree(folder / "run")
     shutil.rmtree(folder / "features")
     return folder
+
+
+@pytest.fixture(scope="module")  # not the session's: while Playwright runs, nothing else in the process can use asyncio
+def browser() -> Iterator[Any]:
+    """A Chromium, driven by Playwright. Skips, saying so, where one of them or the axe package is missing."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, which is not installed")
+    pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    if CHROMIUM is None:
+        pytest.skip("needs a Chromium, which is not here")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=WAIT
+        )
+        yield chromium
+        chromium.close()
+
+
+class Opened:
+    """A page in a browser, and what it asked for and complained of. `context` as Playwright's `new_context` takes it."""
+
+    def __init__(self, browser: Any, file: Path, **context: Any) -> None:
+        self.context = browser.new_context(**{"viewport": {"width": 1100, "height": 800}, **context})
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(WAIT)
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(file.as_uri())
+
+    def violations(self) -> list[tuple[str, str]]:
+        """What axe finds serious or critical: (rule, the first element)."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        found = Axe().run(self.page).response["violations"]
+        return [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
+
+    def close(self) -> None:
+        """Nothing but the page itself was asked for, and nothing was complained of."""
+        asked = [url for url in self.asked if not url.startswith("data:")]
+        self.context.close()
+        assert self.said == [] and len(asked) == 1

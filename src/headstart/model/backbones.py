@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.errors import BackboneError, BadWeights, MissingWeights, UnknownBackbone, near_names
+from headstart.model.bundle import check_bundled, weights_in
 from headstart.model.hub import GIVE_HINT, LIST_HINT, cache_entries, cached, fetch
 from headstart.model.spec import Spec, check_args, read_spec, spec_of
 from headstart.model.weights import (
@@ -206,6 +207,7 @@ def _feature_dim(header: Header) -> int | None:
 
 def _from_file(path: Path, name: str) -> Backbone:
     read_header(path)  # a pickle is refused as such, whatever else is wrong
+    check_bundled(path)
     beside = [path.with_suffix(".json"), path.with_name(path.name + ".json")]
     if path.name == "model.safetensors":
         beside.append(path.with_name("config.json"))
@@ -232,7 +234,7 @@ def _weights_folder(weights_dir: Path | None) -> Path | None:
     text = os.environ.get("HEADSTART_WEIGHTS") if weights_dir is None else weights_dir
     if not text:
         return None
-    folder = Path(text)
+    folder = weights_in(Path(text))
     if not folder.is_dir():
         raise MissingWeights(
             f"{folder}: no such folder, and {given} names it.",
@@ -246,6 +248,7 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _folder_entry(folder: Path, name: str) -> Backbone:
+    check_bundled(folder / f"{name}.safetensors")
     spec_file = folder / f"{name}.json"
     spec = read_spec(spec_file) if spec_file.is_file() else _timm_spec(_timm_cfg(name))
     return _found(name, spec, "folder", folder / f"{name}.safetensors")
@@ -423,6 +426,7 @@ def _entries(weights_dir: Path | None) -> Iterator[tuple[str, str, Spec, Path]]:
         try:
             spec = read_spec(config)  # without one, what the weights expect is not known; `find_backbone` asks timm
             read_header(weights)
+            check_bundled(weights)
         except BackboneError as error:
             log.warning("left out: %s", error)
             continue
