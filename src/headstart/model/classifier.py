@@ -59,7 +59,9 @@ class Classifier:
     """A frozen-backbone or fine-tuned classifier, ready to predict.
 
     `temperature` is what the logits were divided by (already folded into the weights). `conformal_threshold` and `alpha`
-    belong to `judge.conformal.prediction_sets`. `provenance` is what `headstart.json` records beside these.
+    belong to `judge.conformal.prediction_sets`. `clip` is the least probability to submit where log-loss is scored
+    (`judge.clipping`); 0 if none was chosen, as in runs of older versions. `provenance` is what `headstart.json`
+    records beside these.
     """
 
     parts: tuple[Part, ...]
@@ -68,6 +70,7 @@ class Classifier:
     temperature: float = 1.0
     conformal_threshold: float = 1.0
     alpha: float = 0.1
+    clip: float = 0.0
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -134,6 +137,7 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
             "classes": list(classifier.classes),
             "temperature": classifier.temperature,
             "conformal": {"method": "lac", "threshold": classifier.conformal_threshold, "alpha": classifier.alpha},
+            "clip": classifier.clip,
             "plan": vars(classifier.plan),
             "parts": [_describe(part.view, name) for part, name in zip(classifier.parts, names, strict=True)],
             **classifier.provenance,
@@ -168,12 +172,15 @@ def load_classifier(run: Path, *, besides: Collection[str] = ()) -> Classifier:
 def _classifier_from(run: Path, known: Mapping[str, Any]) -> Classifier:
     if known["format"] != FORMAT:
         raise ValueError(f"format {known['format']}, expected {FORMAT}")
-    main = ("format", "id", "classes", "temperature", "conformal", "plan", "parts")
+    main = ("format", "id", "classes", "temperature", "conformal", "clip", "plan", "parts")
     parts, classes = tuple(_load_part(run, described) for described in known["parts"]), tuple(known["classes"])
     if not parts or not all(p.weight_DK.ndim == 2 and p.bias_K.shape == (len(classes),) for p in parts):
         raise ValueError(f"the last layer is not one for {len(classes)} classes")
     if not all(isinstance(c, str) for c in classes) or any(len(classes) != p.weight_DK.shape[1] for p in parts):
         raise ValueError(f"the last layer is not one for the classes {classes}")
+    clip = float(known.get("clip", 0.0))
+    if not 0 <= clip <= 1 / len(classes):
+        raise ValueError(f"clip {clip} is no bound for {len(classes)} classes")
     return Classifier(
         parts=parts,
         classes=classes,
@@ -181,6 +188,7 @@ def _classifier_from(run: Path, known: Mapping[str, Any]) -> Classifier:
         temperature=float(known["temperature"]),
         conformal_threshold=float(known["conformal"]["threshold"]),
         alpha=float(known["conformal"]["alpha"]),
+        clip=clip,
         provenance={k: v for k, v in known.items() if k not in main},
     )
 

@@ -94,9 +94,9 @@ def spec_of(config: Mapping[str, Any], where: Path | str) -> Spec:
 def config_of(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_of`: the JSON that is written beside a weights file."""
     p = spec.preprocess
-    modes = {resize: mode for mode, resize in _RESIZE_OF_CROP_MODE.items()}
-    cfg = {"input_size": [3, p.image_size, p.image_size], "mean": p.mean, "std": p.std}
-    cfg |= {"interpolation": p.interpolation, "crop_pct": p.crop_pct, "crop_mode": modes[p.resize]}
+    mode = next(mode for mode, resize in _RESIZE_OF_CROP_MODE.items() if resize == p.resize)
+    cfg: dict[str, Any] = {"input_size": [3, p.image_size, p.image_size], "mean": p.mean, "std": p.std}
+    cfg |= {"interpolation": p.interpolation, "crop_pct": p.crop_pct, "crop_mode": mode}
     cfg |= {"license": spec.licence, "origin": spec.origin}
     return {"architecture": spec.architecture, "model_args": dict(spec.model_args), "pretrained_cfg": cfg}
 

@@ -38,7 +38,8 @@ def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Se
             "",
             f"The weakest class is {worst!r}: recall {test.per_class[worst]['recall']}.",
             f"Temperature {classifier.temperature:.4g} (folded into the weights). Sets at alpha = {classifier.alpha:g} hold "
-            f"every class with probability >= {1 - classifier.conformal_threshold:.4g}.",
+            f"every class with probability >= {1 - classifier.conformal_threshold:.4g}. Submissions to a competition keep "
+            f"probabilities at or above {classifier.clip:.2g} (chosen on validation for log-loss).",
             "",
             "## What it was made from",
             *parts,

@@ -25,6 +25,7 @@ from headstart.data.near import near_pairs
 from headstart.data.split import make_split, mend_split
 from headstart.errors import BadSplit, RecipeError
 from headstart.judge.calibration import fit_temperature
+from headstart.judge.clipping import clip_bound
 from headstart.judge.conformal import conformal_threshold
 from headstart.model.backbones import Backbone, find_backbone, without_weights
 from headstart.model.classifier import Classifier, Part
@@ -431,12 +432,14 @@ def _mean_side(facts: Sequence[Facts], dataset: Dataset) -> int:
 
 
 def _calibrated(chosen: _Candidate, dataset: Dataset, plan: Plan, recipe: Recipe) -> tuple[Classifier, np.ndarray]:
-    """Temperature and conformal threshold from validation."""
+    """Temperature, conformal threshold and clipping bound from validation."""
     labels_N = dataset.labels[dataset.split == "val"]
     temperature = fit_temperature(chosen.val_logits_NK, labels_N)
     final = chosen.times(1 / temperature)
-    threshold = conformal_threshold(softmax(final.val_logits_NK), labels_N, recipe.alpha)
-    classifier = Classifier(final.parts, dataset.classes, plan, temperature, threshold, recipe.alpha)
+    probabilities_NK = softmax(final.val_logits_NK)
+    threshold = conformal_threshold(probabilities_NK, labels_N, recipe.alpha)
+    clip = clip_bound(probabilities_NK, labels_N)
+    classifier = Classifier(final.parts, dataset.classes, plan, temperature, threshold, recipe.alpha, clip)
     return classifier, final.val_logits_NK
 
 

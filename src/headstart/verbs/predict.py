@@ -1,7 +1,11 @@
-"""`headstart predict RUN PATH... --out FILE.csv`: what a trained classifier says of new pictures."""
+"""`headstart predict RUN PATH... --out FILE.csv`: what a trained classifier says of new pictures.
+
+With a competition's sample submission the file is that sample, filled (`deliver.submission`).
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,25 +14,30 @@ from typing import Any
 import numpy as np
 
 from headstart.columns import columns, plain
+from headstart.data.archives import is_archive
 from headstart.data.dataset import nearest, open_dataset
-from headstart.errors import MissingData
-from headstart.files import check_out_file
+from headstart.deliver.submission import Shape, Submission, filling_of, shape_of, submission_rows, write_submission
+from headstart.errors import MissingData, RecipeError, WriteError
+from headstart.files import check_out_file, read_csv
 from headstart.model.classifier import Classifier, load_classifier, predict_files
 from headstart.model.predictions import Predictions, write_predictions
+from headstart.progress import log
 
 MOST_SHOWN = 20
 
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """What `predict` made."""
+    """What `predict` made; `submission` if it was given a sample of one."""
 
     predictions: Predictions
     classifier: Classifier
     out: str
+    submission: Submission | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The document of `predict --json`: for each path its class, probabilities, and set of classes at alpha."""
+        submission = {} if self.submission is None else {"submission": self.submission.to_json()}
         p = self.predictions
         floor = 1 - self.classifier.conformal_threshold
         rows = [
@@ -40,7 +49,12 @@ class Predicted:
             }
             for path, k, chances in zip(p.paths, p.predicted, p.probabilities, strict=True)
         ]
-        return {"model": p.model, "alpha": self.classifier.alpha, "predictions": rows, "errors": dict(p.errors)}
+        return {
+            "model": p.model,
+            "alpha": self.classifier.alpha,
+            "predictions": rows,
+            "errors": dict(p.errors),
+        } | submission
 
     def table(self) -> str:
         """Plain text for a terminal: the first twenty pictures, and the first twenty that could not be read."""
@@ -54,35 +68,112 @@ class Predicted:
         lines = columns([*rows, *failed], "<><")
         more = len(p) + len(p.errors) - len(lines)
         lines += [f"and {more:,} more (--out FILE.csv writes them all)"] if more and not self.out else []
+        if self.submission is not None:
+            s = self.submission
+            return "\n".join([*lines, f"{len(s.rows):,} rows written to {self.out}: {plain(s.filling.sentence)}"])
         return "\n".join([*lines, *([f"{len(p):,} predictions written to {self.out}"] if self.out else [])])
 
 
-def predict(run: Path, *paths: Path, out: Path | None = None) -> Predicted:
+def predict(
+    run: Path,
+    *paths: Path,
+    out: Path | None = None,
+    sample_submission: Path | None = None,
+    form: str = "auto",
+    positive: str = "",
+    clip: str = "auto",
+) -> Predicted:
     """Predict the class of pictures. Each answer is keyed by its path; unreadable pictures are named. Example:
 
         headstart predict run holiday/ one.jpg --out predictions.csv
 
     Args:
         run: Run folder that `headstart train` wrote.
-        paths: Pictures, or folders of pictures.
+        paths: Pictures, or folders or archives of pictures.
         out: CSV to write: path, label (empty), predicted, one probability a class, error.
+        sample_submission: A competition's sample submission (CSV); `out` becomes that, filled, rows found by name.
+        form: What the sample's columns hold: probability (of one class), label, columns (a class each), or auto.
+        positive: Class whose probability a single column holds, where its name does not say.
+        clip: Least probability in a submission: auto (chosen on validation, for log-loss), none, or a number.
 
     Raises:
         RunError: no run folder, or a damaged one.
         MissingData: a path that does not exist.
+        BadSubmission: a sample that does not fit the classes or the pictures.
+        RecipeError: an option that cannot work.
         WriteError: `out` cannot be written.
     """
     if not paths:
         raise MissingData("No pictures were given.", hint=f"headstart predict {run} picture.jpg")
     if out is not None:
         check_out_file(Path(out))
+    shape = _shape(sample_submission, out, form, positive, clip)
     classifier = load_classifier(Path(run))
+    bound = _bound(clip, classifier) if shape is not None else 0.0
+    if shape is not None:  # what does not fit is said before the work
+        log.info(
+            "%s: %s.", shape.file, plain(filling_of(shape, classifier.classes, form=form, positive=positive).sentence)
+        )
     files, names, lost = pictures_at(paths)
     predictions = predict_files(classifier, files, names)
     predictions = replace(predictions, errors={**lost, **predictions.errors})
-    if out is not None:
-        write_predictions(Path(out), predictions)
-    return Predicted(predictions, classifier, str(out or ""))
+    if shape is None or out is None:
+        if out is not None:
+            write_predictions(Path(out), predictions)
+        return Predicted(predictions, classifier, str(out or ""))
+    prior_K = training_prior(Path(run), classifier.classes)
+    made = submission_rows(shape, predictions, prior_K, form=form, positive=positive, clip=bound)
+    for sentence in made.warnings():
+        log.warning("%s", sentence)
+    write_submission(Path(out), made)
+    return Predicted(predictions, classifier, str(out), made)
+
+
+def _shape(sample: Path | None, out: Path | None, form: str, positive: str, clip: str) -> Shape | None:
+    """The sample submission, if there is one; options that need it are refused without."""
+    if sample is None:
+        given = {"form": form != "auto", "positive": positive != "", "clip": str(clip) != "auto"}
+        for name in (name for name, is_given in given.items() if is_given):
+            raise RecipeError(f"{name}: is for submissions only.", hint="Add --sample-submission SAMPLE.csv.")
+        return None
+    if out is None:
+        raise RecipeError(
+            f"sample_submission: {sample} is to be filled, but there is no file to write.", hint="Add --out FILE.csv."
+        )
+    if Path(out).exists() and Path(out).samefile(sample):
+        raise WriteError(f"{out}: is the sample submission itself.", hint="Choose another --out.")
+    return shape_of(sample)
+
+
+def _bound(clip: str, classifier: Classifier) -> float:
+    """The least probability to submit."""
+    if str(clip) == "none":
+        return 0.0
+    if str(clip) == "auto":
+        if not classifier.clip:
+            log.warning(
+                "The run has no clipping bound: probabilities are submitted as they are (--clip 0.001 sets one)."
+            )
+        return classifier.clip
+    most = 1 / len(classifier.classes)
+    try:
+        bound = float(clip)
+    except ValueError:
+        bound = -1.0
+    if not 0 <= bound < most:
+        raise RecipeError(
+            f"clip: {clip!r} is no least probability; expected auto, none, or a number from 0 to below {most:.4g}."
+        )
+    return bound
+
+
+def training_prior(run: Path, classes: Sequence[str]) -> np.ndarray:
+    """float64 (K,): how frequent each class is among the run's training and validation pictures (split.csv)."""
+    table = run / "split.csv"
+    rows = read_csv(table) if table.is_file() else []
+    counts = Counter(row.get("label") for row in rows if row.get("split") in ("train", "val"))
+    counts_K = np.array([counts[name] for name in classes], np.float64)
+    return counts_K / counts_K.sum() if counts_K.any() else np.full(len(classes), 1 / len(classes))
 
 
 def pictures_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str], dict[str, str]]:
@@ -91,7 +182,7 @@ def pictures_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str], dic
     names: list[str] = []
     lost: dict[str, str] = {}
     for given in map(Path, paths):
-        if given.is_dir():
+        if given.is_dir() or is_archive(given):
             found = open_dataset(given)
             files += [found.file(i) for i in range(len(found))]
             names += [(given / p).as_posix() for p in found.paths]

@@ -1,0 +1,543 @@
+"""Submissions: the sample filled by name, whatever its form, spelling and order; what does not fit is said."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import headstart
+from headstart import cli
+from headstart.deliver.ids import match_ids
+from headstart.deliver.named_columns import classes_of_columns
+from headstart.deliver.submission import Shape, Submission, filling_of, shape_of, submission_rows, write_submission
+from headstart.errors import BadSubmission, DamagedRun, HeadstartError, MissingData, RecipeError, WriteError
+from headstart.files import write_manifest
+from headstart.model.predictions import Predictions
+
+
+def shape(text: str) -> Shape:
+    """The shape of a sample with that text, without a file."""
+    rows = [line.split(",") for line in text.split()]
+    columns = list(zip(*rows[1:], strict=True))
+    return Shape("sample.csv", tuple(rows[0]), 0, columns[0], tuple(columns[1:]))
+
+
+def predictions(classes: Sequence[str], rows: dict[str, Sequence[float]], **errors: str) -> Predictions:
+    """Predictions with these probabilities by path."""
+    return Predictions(
+        tuple(rows), tuple(classes), np.log(np.array(list(rows.values()))).astype(np.float32), None, errors
+    )
+
+
+def filled(text: str, made: Predictions, prior: Sequence[float] | None = None, **options: object) -> Submission:
+    k = len(made.classes)
+    return submission_rows(shape(text), made, np.array(prior or [1 / k] * k), **options)  # type: ignore[arg-type]
+
+
+PETS = predictions(
+    ["cat", "dog"], {"test/1.jpg": [0.9, 0.1], "test/2.jpg": [0.25, 0.75], "test/10.jpg": [0.001, 0.999]}
+)
+LEAVES = predictions(["C", "CL", "D"], {"a.png": [0.5, 0.3, 0.2], "b.png": [0.1, 0.1, 0.8]})
+
+
+# Ids
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("test/12.jpg", "test/12.jpg"),
+        ("12.jpg", "data/test/12.jpg"),
+        ("test/12.jpg", "data/test/12.jpg"),
+        ("12", "data/test/12.jpg"),
+        ("test/12", "data/test/12.jpg"),
+        ("images/test/12.jpg", "test/12.jpg"),
+        ("12.JPG", "test/12.jpg"),
+        ("12.png", "test/12.jpg"),
+        ("test\\12.jpg", "data/test/12.jpg"),
+        ("./12.jpg", "test/12.jpg"),
+        ("cafe\u0301", "test/caf\u00e9.jpg"),
+        ("Img_12.v2", "test/img_12.v2.jpeg"),
+        ("012", "test/12.jpg"),
+        ("12", "test/0012.jpg"),
+        ("12.jpg", "test/0012.jpg"),
+    ],
+)
+def test_an_id_finds_its_picture(name: str, path: str) -> None:
+    others = ["test/1.jpg", "test/112.jpg", "test/120.jpg", "other/x12.jpg"]
+    assert match_ids("s", [name], [*others, path]) == {name: path}
+
+
+@pytest.mark.parametrize("name", ["12", "2.jpg", "test", "12.jpg.txt", "est/112.jpg", ".jpg", "1 12"])
+def test_what_is_like_an_id_is_not_it(name: str) -> None:
+    assert match_ids("s", [name], ["test/112.jpg", "test/x.jpg"]) == {}
+
+
+def test_an_exact_name_is_never_lost_to_a_loose_one() -> None:
+    paths = ["t/01.jpg", "t/1.jpg", "t/1.png", "t/A.jpg", "t/a.jpg"]
+    assert match_ids("s", ["1.png", "01", "1", "a", "A"], paths) == {
+        "1.png": "t/1.png",
+        "01": "t/01.jpg",
+        "1": "t/1.jpg",
+        "a": "t/a.jpg",
+        "A": "t/A.jpg",
+    }
+
+
+@pytest.mark.parametrize(
+    ("ids", "paths", "message"),
+    [
+        (
+            ["1"],
+            ["train/1.jpg", "test/1.jpg"],
+            "1 ids mean several pictures each; the id '1': train/1.jpg, test/1.jpg.",
+        ),
+        (["7"], ["07.jpg", "007.jpg"], "1 ids mean several pictures each; the id '7': 07.jpg, 007.jpg."),
+        (["IMG"], ["img.png", "Img.jpg"], "1 ids mean several pictures each; the id 'IMG': img.png, Img.jpg."),
+        (["01", "001"], ["1.jpg"], "1 pictures are meant by several ids each; the picture '1.jpg': 01, 001."),
+    ],
+)
+def test_an_ambiguity_is_an_error(ids: list[str], paths: list[str], message: str) -> None:
+    with pytest.raises(BadSubmission) as caught:
+        match_ids("sample.csv", ids, paths)
+    assert caught.value.message == f"sample.csv: {message}"
+
+
+@given(st.permutations(range(12)), st.permutations(range(12)), st.sampled_from(["{}", "{}.jpg", "test/{}", "{:03}"]))
+def test_order_decides_nothing(of_pictures: list[int], of_rows: list[int], style: str) -> None:
+    """Each id gets the number of its own picture, in every order of pictures and of rows."""
+    rows = {f"data/test/{n}.jpg": [1 - (n + 1) / 100, (n + 1) / 100] for n in of_pictures}
+    ids = [style.format(n) for n in of_rows]
+    made = filled("\n".join(["id,label", *(f"{i},0.5" for i in ids)]), predictions(["cat", "dog"], rows))
+    assert [row[0] for row in made.rows] == ids
+    assert [float(row[1]) for row in made.rows] == pytest.approx([(n + 1) / 100 for n in of_rows], abs=1e-6)
+    assert made.warnings() == []
+
+
+# What a column holds
+
+
+@pytest.mark.parametrize(
+    ("header_and_row", "classes", "options", "form", "what"),
+    [
+        ("id,label 1,0.5", ["cat", "dog"], {}, "probability", (1,)),
+        ("id,label 1,0.5", ["cat", "dog"], {"positive": "cat"}, "probability", (0,)),
+        ("id,cat 1,0", ["cat", "dog"], {}, "probability", (0,)),
+        ("id,cat 1,0.5", ["cats", "dogs"], {}, "probability", (0,)),
+        ("id,is_iceberg 1,0.5", ["iceberg", "ship"], {}, "probability", (0,)),
+        ("id,has_cactus 1,0.5", ["0", "1"], {}, "probability", (1,)),
+        ("id,label 1,0.0", ["0", "1"], {}, "probability", (1,)),
+        ("id,label 1,0", ["cat", "dog"], {"form": "probability"}, "probability", (1,)),
+        ("id,dog_p 1,0.1", ["bird", "cat", "dog"], {}, "probability", (2,)),
+        ("id,y 1,0.1", ["bird", "cat", "dog"], {"positive": "cat"}, "probability", (1,)),
+        ("id,label 1,0", ["cat", "dog"], {}, "label", ("0", "1")),
+        ("id,label 1,0", ["cat", "dog"], {"form": "label", "positive": "cat"}, "label", ("1", "0")),
+        ("id,diagnosis 1,0", ["0", "1", "2"], {}, "label", ("0", "1", "2")),
+        ("id,diagnosis 1,3", ["003", "007", "010"], {}, "label", ("3", "7", "10")),
+        ("id,diagnosis 1,003", ["003", "007"], {}, "label", ("003", "007")),
+        ("file,species 1,Sugar-beet", ["Black grass", "Sugar beet"], {}, "label", ("Black grass", "Sugar-beet")),
+        ("file,species 1,dog 2,new", ["cat", "dog"], {}, "label", ("cat", "dog")),
+        ("id,cat,dog 1,0,0", ["cat", "dog"], {}, "columns", (0, 1)),
+        ("id,dog,cat 1,0,0", ["cat", "dog"], {}, "columns", (1, 0)),
+    ],
+)
+def test_form(
+    header_and_row: str, classes: list[str], options: dict[str, str], form: str, what: tuple[object, ...]
+) -> None:
+    filling = filling_of(shape(header_and_row), classes, **options)
+    assert (filling.form, filling.names if form == "label" else filling.classes) == (form, what)
+
+
+@pytest.mark.parametrize(
+    ("columns", "classes", "places"),
+    [
+        (["cat", "Cat"], ["Cat", "cat"], (1, 0)),
+        (["Sugar beet", "Black-grass"], ["black_grass", "sugar_beet"], (1, 0)),
+        (["Status_D", "Status_CL", "Status_C"], ["C", "CL", "D"], (2, 1, 0)),
+        (["c10", "c2", "c1"], ["1", "2", "10"], (2, 1, 0)),
+        (["1", "0"], ["class0", "class1"], (1, 0)),
+        (["02", "01"], ["1", "2"], (1, 0)),
+        (["1.0", "0.0"], ["0", "1"], (1, 0)),
+        (["dog_prob", "cat_prob"], ["cat", "dog"], (1, 0)),
+        (["is_dog", "p(cat)"], ["cat", "dog"], (1, 0)),
+        (["healthy", "multiple_diseases", "rust"], ["rust", "healthy", "multiple diseases"], (1, 2, 0)),
+        (["\u732b", "\u72ac"], ["\u72ac", "\u732b"], (1, 0)),
+    ],
+)
+def test_columns_are_matched_to_classes_by_name(
+    columns: list[str], classes: list[str], places: tuple[int, ...]
+) -> None:
+    assert classes_of_columns("s", columns, classes) == places
+
+
+@pytest.mark.parametrize(
+    ("text", "classes", "options", "error"),
+    [
+        (
+            "id,cat,dgo 1,0,0",
+            ["cat", "dog"],
+            {},
+            "sample.csv: 1 of its 2 columns are no class: 'dgo'; 1 of 2 classes have no column: 'dog'.\n"
+            "  Did you mean 'dog'? ('dgo')",
+        ),
+        (
+            "id,1.0,2.0 1,0,0",
+            ["10", "20"],
+            {},
+            "sample.csv: 2 of its 2 columns are no class: '1.0', '2.0'; 2 of 2 classes have no column: '10', '20'.\n"
+            "  Did you mean '10'? ('1.0')",
+        ),
+        (
+            "id,cat,dog 1,0,0",
+            ["bird", "cat", "dog"],
+            {},
+            "sample.csv: 1 of 3 classes have no column: 'bird'.\n"
+            "  Train with classes that are named as the sample's columns are.",
+        ),
+        (
+            "id,label 1,0.5",
+            ["bird", "cat", "dog"],
+            {},
+            "sample.csv: its only column 'label' does not say which of the 3 classes it is the probability of "
+            "(bird, cat, dog).\n  Give --positive CLASS, or --form label for the likeliest class.",
+        ),
+        (
+            "id,label 1,3",
+            ["bird", "cat", "dog"],
+            {},
+            "sample.csv: its column 'label' has whole numbers, and nothing says which of the 3 classes each is "
+            "(bird, cat, dog).\n  Train with labels that are these numbers, or give --positive CLASS for the probability "
+            "of one.",
+        ),
+        (
+            "id,label 1,doog",
+            ["cat", "dog"],
+            {},
+            "sample.csv: none of the 1 values of its column 'label' is a class: 'doog'; the classes are 'cat', 'dog'.\n"
+            "  Did you mean 'dog'?",
+        ),
+        (
+            "id,label 1,",
+            ["cat", "dog"],
+            {},
+            "sample.csv: its column 'label' is empty, and does not say what to write.\n"
+            "  Give --form probability or --form label.",
+        ),
+        (
+            "id,cat,dog 1,0,0",
+            ["cat", "dog"],
+            {"form": "label"},
+            "sample.csv: has 2 columns to fill, which is not the form label.\n  Leave out --form.",
+        ),
+        (
+            "id,label 1,0.5",
+            ["cat", "dog"],
+            {"form": "columns"},
+            "sample.csv: has 1 column to fill, which is not the form columns.\n"
+            "  Use --form probability or --form label.",
+        ),
+        (
+            "id,label 1,cat",
+            ["cat", "dog"],
+            {"form": "label", "positive": "dog"},
+            "positive: sample.csv is to hold the classes themselves.\n  Leave out --positive.",
+        ),
+        (
+            "id,label 1,0.5",
+            ["cat", "dog"],
+            {"positive": "dgo"},
+            "positive: 'dgo' is not a class.\n  Did you mean 'dog'?",
+        ),
+        (
+            "id,label 1,0.5",
+            ["cat", "dog"],
+            {"form": "lable"},
+            "form: 'lable' is no form; expected one of auto, probability, label, columns.",
+        ),
+    ],
+)
+def test_what_the_sample_does_not_say_is_an_error(
+    text: str, classes: list[str], options: dict[str, str], error: str
+) -> None:
+    with pytest.raises(HeadstartError) as caught:
+        filling_of(shape(text), classes, **options)
+    assert str(caught.value) == error
+
+
+def test_the_sentence_says_which_class_is_one() -> None:
+    said = {text: filling_of(shape(text), ["cat", "dog"]).sentence for text in ("id,label 1,0.5", "id,label 1,0")}
+    assert list(said.values()) == [
+        "label is the probability of 'dog', the second of the two classes (--positive cat says otherwise)",
+        "label is the likeliest class, 'dog' = 1 (--positive cat says otherwise; --form probability if probabilities are "
+        "scored)",
+    ]
+
+
+# Rows
+
+
+def test_probability_of_one_class() -> None:
+    made = filled("id,label 10,0.5 1,0.5 2,0.5", PETS)
+    assert [row[0] for row in made.rows] == ["10", "1", "2"]
+    assert [float(row[1]) for row in made.rows] == pytest.approx([0.999, 0.1, 0.75], abs=1e-6)
+    assert (made.missing, made.unreadable, made.extra, made.clipped) == ((), (), (), 0)
+
+
+def test_probabilities_are_kept_from_zero_and_one() -> None:
+    made = filled("id,label 10,0.5 1,0.5 2,0.5", PETS, clip=0.02)
+    assert [float(r[1]) for r in made.rows] == pytest.approx([0.98, 0.1, 0.75], abs=1e-6)
+    assert made.clipped == 1
+    one_of_three = filled("id,D a,0.5 b,0.5", LEAVES, clip=0.25)
+    assert [float(r[1]) for r in one_of_three.rows] == pytest.approx([0.25, 0.75], abs=1e-6)
+
+
+def test_the_label_form_writes_the_likeliest_class_and_clips_nothing() -> None:
+    made = filled("id,label 10,cat 1,cat 2,cat", PETS, clip=0.02)
+    assert made.rows == (("10", "dog"), ("1", "cat"), ("2", "dog"))
+    assert (made.clip, made.clipped) == (0.0, 0)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.001, 0.15, 0.3])
+def test_in_the_column_form_rows_sum_to_one(clip: float) -> None:
+    made = filled("id,Status_D,Status_C,Status_CL b,0,0,0 a,0,0,0", LEAVES, clip=clip)
+    cells = np.array([[float(cell) for cell in row[1:]] for row in made.rows])
+    assert cells.sum(axis=1) == pytest.approx([1, 1])
+    assert cells.min() >= clip - 1e-9
+    assert cells[0].argmax() == 0
+    assert cells[1].argmax() == 1
+
+
+def test_missing_unreadable_and_extra_are_told_and_get_the_prior() -> None:
+    seen = predictions(["cat", "dog"], {"t/1.jpg": [0.9, 0.1], "t/9.jpg": [0.5, 0.5]}, **{"t/4.jpg": "truncated"})
+    made = filled("id,label 3,0.5 1,0.5 4,0.5", seen, prior=[0.3, 0.7])
+    assert [float(row[1]) for row in made.rows] == pytest.approx([0.7, 0.1, 0.7], abs=1e-6)
+    assert made.warnings() == [
+        "sample.csv: 1 ids have no picture; they have the classes' frequencies in training: 3.",
+        "sample.csv: 1 ids have a picture that cannot be read; they have the classes' frequencies in training: 4.",
+        "sample.csv: 1 pictures have no id, and are not in the submission: t/9.jpg.",
+    ]
+    assert made.to_json()["missing"] == ["3"]
+
+
+def test_if_no_id_has_a_picture_that_is_an_error() -> None:
+    with pytest.raises(BadSubmission) as caught:
+        filled("id,label a,0.5 b,0.5", PETS)
+    assert str(caught.value) == (
+        "sample.csv: none of its 2 ids (a, b) is the name of one of the 3 pictures (test/1.jpg, test/2.jpg, test/10.jpg).\n"
+        "  Give the folder with the pictures that the sample lists."
+    )
+
+
+# The file
+
+
+def test_a_sample_is_read_and_written_as_it_is(tmp_path: Path) -> None:
+    sample, out = tmp_path / "sample.csv", tmp_path / "out.csv"
+    sample.write_bytes(b'\xef\xbb\xbf"id";label\r\n"2";0.5\r\n"a;""1""";0.5\r\n\r\n10;0.5\r\n')
+    read = shape_of(sample)
+    assert (read.header, read.ids, read.delimiter, read.line_end) == (
+        ("id", "label"),
+        ("2", 'a;"1"', "10"),
+        ";",
+        "\r\n",
+    )
+    write_submission(out, submission_rows(read, PETS, np.array([0.5, 0.5]), form="label"))
+    assert out.read_bytes() == b'id;label\r\n2;dog\r\n"a;""1""";cat\r\n10;dog\r\n'
+
+
+def test_the_id_column_keeps_its_place(tmp_path: Path) -> None:
+    sample, out = tmp_path / "sample.csv", tmp_path / "out.csv"
+    sample.write_text("label,image_id\n0,2.jpg\n0,1.jpg\n")
+    write_submission(out, submission_rows(shape_of(sample), PETS, np.array([0.5, 0.5])))
+    assert out.read_text() == "label,image_id\n1,2.jpg\n0,1.jpg\n"
+
+
+def test_names_that_are_not_unicode_keep_their_bytes(tmp_path: Path) -> None:
+    sample, out = tmp_path / "sample.csv", tmp_path / "out.csv"
+    sample.write_bytes(b"id,label\ncaf\xe9,0\n")
+    made = predictions(["cat", "dog"], {"t/caf\udce9.jpg": [0.2, 0.8]})
+    write_submission(out, submission_rows(shape_of(sample), made, np.array([0.5, 0.5])))
+    assert out.read_bytes() == b"id,label\ncaf\xe9,1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no rows."),
+        ("id,label\n", "has no rows."),
+        ("id\n1\n", "has the column 'id' only, and none to fill."),
+        ("id,label\n1,0,0\n", "1 of 1 rows have not 2 cells as the header has; the first is row 2, with 3."),
+        ("id,a,a\n1,0,0\n", "has the column 'a' more than once."),
+        ("id,label\n1,0\n1,0\n", "has the id '1' more than once in the column 'id', which is taken for the ids."),
+        ("id,label\n,0\n", "has an empty id in the column 'id', which is taken for the ids."),
+        (
+            "id,label\n1," + "x" * 140_000 + "\n",
+            "is not a table that can be read: field larger than field limit (131072).",
+        ),
+    ],
+)
+def test_a_sample_that_is_none_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    sample = tmp_path / "sample.csv"
+    sample.write_text(text)
+    with pytest.raises(BadSubmission) as caught:
+        shape_of(sample)
+    assert caught.value.message == f"{sample}: {message}"
+
+
+def test_a_sample_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "sample_submission.csv").write_text("id,label\n1,0\n")
+    with pytest.raises(MissingData, match="there is no such file"):
+        shape_of(tmp_path / "sample_submision.csv")
+    with pytest.raises(MissingData, match="is a folder, not a file"):
+        shape_of(tmp_path)
+
+
+# From a run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weights: Path, warm_cache: Path) -> Path:
+    """A run on `photos`."""
+    out = tmp_path_factory.mktemp("submission") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(shutil.copytree(warm_cache, out.parent / "cache")))
+        headstart.train(
+            photos,
+            out=out,
+            weights_dir=tiny_weights,
+            recipe=headstart.read_recipe("default", approach="linear"),
+            report=False,
+        )
+    return out
+
+
+@pytest.fixture
+def place(tmp_path: Path, photos: Path, own_cache: Path, warm_cache: Path) -> Path:
+    """A folder with test pictures in `test`, one of them damaged, and a sample submission."""
+    shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
+    (tmp_path / "test").mkdir()
+    for n, picture in enumerate(sorted(photos.rglob("00*.jpg"))[::3]):
+        shutil.copy(picture, tmp_path / "test" / f"{n}.jpg")
+    (tmp_path / "test" / "5.jpg").write_bytes((tmp_path / "test" / "5.jpg").read_bytes()[:900])
+    rows = [f"{n},0.33,0.33,0.34" for n in (3, 0, 77, 5, 1, 4)]
+    (tmp_path / "sample.csv").write_text("\n".join(["id,p_class2,p_class0,p_class1", *rows]) + "\n")
+    return tmp_path
+
+
+def test_predict_fills_a_sample(run: Path, place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    known = json.loads((run / "headstart.json").read_text())
+    assert 0 < known["clip"] <= 1 / 6
+    assert f"probabilities at or above {known['clip']:.2g}" in (run / "README.md").read_text()
+    made = headstart.predict(run, place / "test", out=place / "out.csv", sample_submission=place / "sample.csv")
+    rows = list(csv.reader(io.StringIO((place / "out.csv").read_text())))
+    assert rows[0] == ["id", "p_class2", "p_class0", "p_class1"]
+    assert [row[0] for row in rows[1:]] == ["3", "0", "77", "5", "1", "4"]
+    by_path = dict(zip(made.predictions.paths, made.predictions.probabilities, strict=True))
+    for name, *cells in rows[1:]:
+        assert sum(map(float, cells)) == pytest.approx(1)
+        assert min(map(float, cells)) >= known["clip"] * (1 - 1e-6)
+        if name not in ("77", "5"):
+            expected = by_path[(place / "test" / f"{name}.jpg").as_posix()][[2, 0, 1]]
+            assert [float(cell) for cell in cells] == pytest.approx(expected, abs=3 * known["clip"])
+    assert rows[3][1:] == rows[4][1:]  # no picture, and an unreadable one: the classes' frequencies
+    assert "1 ids have no picture" in caplog.text
+    assert "1 ids have a picture that cannot be read" in caplog.text
+    assert "pictures have no id" in caplog.text
+    document = made.to_json()["submission"]
+    assert (document["rows"], document["form"], document["missing"], document["unreadable"]) == (
+        6,
+        "columns",
+        ["77"],
+        ["5"],
+    )
+    assert made.table().endswith(f"6 rows written to {place / 'out.csv'}: each of the 3 columns is the probability of a "
+                                 "class (p_class2 = class2, p_class0 = class0, p_class1 = class1)")  # fmt: skip
+
+
+def test_shuffled_pictures_and_a_shuffled_sample_give_the_same_submission(run: Path, place: Path) -> None:
+    header, *lines = (place / "sample.csv").read_text().splitlines()
+    pictures = sorted((place / "test").iterdir())
+    found = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        (place / "sample.csv").write_text("\n".join([header, *rng.permutation(lines)]) + "\n")
+        given = [pictures[i] for i in rng.permutation(len(pictures))]
+        headstart.predict(run, *given, out=place / "out.csv", sample_submission=place / "sample.csv")
+        found.append(sorted((place / "out.csv").read_text().splitlines()[1:]))
+    assert found[0] == found[1] == found[2]
+
+
+def test_pictures_may_be_in_an_archive(run: Path, place: Path) -> None:
+    archive = Path(shutil.make_archive(str(place / "test"), "zip", place / "test"))
+    submissions = []
+    for pictures in (place / "test", archive):
+        headstart.predict(run, pictures, out=place / "out.csv", sample_submission=place / "sample.csv")
+        submissions.append((place / "out.csv").read_bytes())
+    assert submissions[0] == submissions[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"clip": "0.5"}, RecipeError, "clip: '0.5' is no least probability; expected auto, none, or a number from 0"),
+        ({"clip": "much"}, RecipeError, "clip: 'much' is no least probability"),
+        ({"out": None}, RecipeError, "is to be filled, but there is no file to write"),
+        ({"sample_submission": None, "clip": "none"}, RecipeError, "clip: is for submissions only"),
+        ({"sample_submission": None, "form": "label"}, RecipeError, "form: is for submissions only"),
+    ],
+)
+def test_options_that_cannot_work(
+    run: Path, place: Path, options: dict[str, str | None], error: type[HeadstartError], message: str
+) -> None:
+    given = {"out": place / "out.csv", "sample_submission": place / "sample.csv", **options}
+    with pytest.raises(error, match=message):
+        headstart.predict(run, place / "test", **given)  # type: ignore[arg-type]
+    assert not (place / "out.csv").exists()
+
+
+def test_the_sample_itself_is_not_overwritten(run: Path, place: Path) -> None:
+    sample = place / "sample.csv"
+    with pytest.raises(WriteError, match="is the sample submission itself"):
+        headstart.predict(run, place / "test", out=sample, sample_submission=sample)
+
+
+def test_on_the_command_line(run: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"predict {run} {place / 'test'} --out {place / 'out.csv'} --sample-submission {place / 'sample.csv'}"
+    assert cli.run(shlex.split(f"{words} --clip none --json")) == 0
+    assert json.loads(capsys.readouterr().out)["submission"]["clip"] == 0
+
+
+def test_a_run_without_a_bound_is_read_and_submits_as_it_is(
+    run: Path, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Older runs have no `clip`."""
+    old = shutil.copytree(run, place / "old")
+    known = json.loads((old / "headstart.json").read_text())
+    del known["clip"]
+    (old / "headstart.json").write_text(json.dumps(known))
+    write_manifest(old)
+    assert headstart.load_classifier(old).clip == 0
+    made = headstart.predict(old, place / "test", out=place / "out.csv", sample_submission=place / "sample.csv")
+    assert made.submission is not None
+    assert made.submission.clipped == 0
+    assert "has no clipping bound" in caplog.text
+
+
+@pytest.mark.parametrize("value", [-0.1, 0.4, 1e30, True, "x", [], None])
+def test_a_bound_that_cannot_be_is_a_damaged_run(run: Path, tmp_path: Path, value: object) -> None:
+    old = shutil.copytree(run, tmp_path / "old")
+    known = json.loads((old / "headstart.json").read_text())
+    (old / "headstart.json").write_text(json.dumps({**known, "clip": value}))
+    write_manifest(old)
+    with pytest.raises(DamagedRun):
+        headstart.load_classifier(old)
