@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from conftest import REPOSITORY, write_photos
 from headstart import cli
 from headstart.training import recipe
 from headstart.training.recipe import Recipe
+from kaggle_server import REDUX, kaggle_server
 
 COMMAND = [sys.executable, "-m", "headstart"]
 TEXT = {"capture_output": True, "text": True, "encoding": "utf-8", "check": False}
@@ -48,6 +50,18 @@ def warm(own_cache: Path, warm_cache: Path) -> Path:
     """This test's own cache, with the tiny backbones' graphs in it."""
     shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
     return own_cache
+
+
+@pytest.fixture
+def local_kaggle(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Kaggle on this machine for the verbs that talk to it."""
+    if request.node.callspec.params["verb"] not in ("kaggle", "submit"):
+        yield
+        return
+    with kaggle_server() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield
 
 
 def said(words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -189,6 +203,9 @@ def json_commands(photos: Path, run: Path, out: Path, weights: Path) -> dict[str
         "predict": f"predict {run} {photos} {one} --out {out / 'predictions.csv'}",
         "explain": f"explain {run} {one} --out {out / 'explained'}",
         "report": f"report {run} --data {photos} --out {out / 'report.html'}",
+        "bundle": f"bundle --weights-dir {weights} --out {out / 'bundle'}",
+        "kaggle": f"kaggle {REDUX} --out {out / 'competition'}",
+        "submit": f"submit {REDUX} {out / 'competition.csv'}",
         "reproduce": f"reproduce {run} --weights-dir {weights}",
     }
 
@@ -200,10 +217,12 @@ def test_json_is_one_document_on_stdout_and_documented(
     run_folder: Path,
     tiny_weights: Path,
     warm: Path,
+    local_kaggle: None,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = json_commands(photos, run_folder, tmp_path, tiny_weights)[verb]
+    (tmp_path / "competition.csv").write_text("id,label\n1,0.5\n")
     code, out, _ = said(f"{words} --json", capsys)
     assert code == 0
     assert out.count("\n") == 1

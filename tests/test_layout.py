@@ -18,7 +18,7 @@ SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8"
 TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
 
 ORDER = (
-    *("errors", "columns", "progress", "files", "vision", "data", "model", "training"),
+    *("errors", "columns", "described", "progress", "files", "vision", "data", "model", "training"),
     *("judge", "deliver", "scale", "verbs", "estimator", "cli"),
 )
 """A part may import itself and what stands before it."""

@@ -64,6 +64,7 @@ def all_verbs(cache: Path, out: Path, photos: Path, weights: Path, *more: str) -
         ["check", str(photos), *more],
         ["split", str(photos), "--out", str(out / "split.csv"), *more],
         ["backbones", *given],
+        ["bundle", "--out", str(out / "bundle.zip"), *given],
         ["reproduce", run, *given],
         ["compare", str(photos), "--out", str(out / "both"), "--recipes", "linear", *given],
     ]
@@ -75,7 +76,7 @@ def test_no_verb_opens_a_socket(tmp_path: Path, photos: Path, tiny_weights: Path
     for name, more in (("offline", ["--offline"]), ("given", [])):  # both with an empty cache
         commands += all_verbs(tmp_path / f"{name}-cache", tmp_path / name, photos, tiny_weights, *more)
     answers, stderr = without_network(commands, tmp_path)
-    assert {verb for verb, _, _ in answers} == set(VERBS)
+    assert {verb for verb, _, _ in answers} == set(VERBS) - {"kaggle", "submit"}  # which are for the network: see below
     for verb, code, attempts in answers:
         assert (verb, code, attempts) == (verb, 0, []), stderr
     graphs = list((tmp_path / "offline-cache" / "graphs").glob("*.graph"))
@@ -90,13 +91,15 @@ def test_offline_a_download_that_is_needed_is_refused_in_plain_words(tmp_path: P
         ["train", str(photos), *out, "--weights-dir", str(tmp_path / "weights")],
         ["train", str(photos), *out, "--backbone", "resnet18.a1_in1k"],
         ["embed", str(photos), "--offline", "--backbone", "resnet18"],
+        ["kaggle", "ada/cats", "--offline"],
+        ["submit", "cats", str(photos / "class0" / "000.jpg"), "--offline"],
     ]
     commands.append(["embed", str(photos), "--backbone", "resnet18.a1_in1k"])  # not offline: what the watch should see
     answers, stderr = without_network([[str(tmp_path / "cache"), *words] for words in commands], tmp_path)
     (_, code, attempts) = answers.pop()
     assert code == 1
     assert any("huggingface" in attempt for attempt in attempts), attempts
-    assert [(code, attempts) for _, code, attempts in answers] == [(1, [])] * 4, stderr
+    assert [(code, attempts) for _, code, attempts in answers] == [(1, [])] * 6, stderr
     assert "Traceback" not in stderr
     nothing = (
         "MissingWeights: No backbone's weights are on this machine.\n"

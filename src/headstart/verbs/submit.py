@@ -1,0 +1,78 @@
+"""`headstart submit SLUG FILE`: hand a submission in, and say what it scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.columns import plain
+from headstart.data.kaggle import Submitted, parse_slug, submit_file
+from headstart.errors import MissingData, UnknownSlug, Unreachable
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What came of it."""
+
+    submitted: Submitted
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `submit --json`."""
+        s = self.submitted
+        return {
+            "slug": str(s.slug),
+            "file": s.file,
+            "message": s.message,
+            "ref": s.ref,
+            "status": s.status,
+            "score": s.score,
+            "private_score": s.private_score,
+            "error": s.error,
+        }
+
+    def table(self) -> str:
+        """Plain text for a terminal."""
+        s = self.submitted
+        private = f", private score {s.private_score}" if s.private_score else ""
+        outcome = {
+            "complete": f"Score: {s.score or 'not given'}{private}",
+            "error": f"Kaggle could not score it: {s.error or 'it gives no reason'}",
+            "pending": "It is still being scored.",
+        }
+        said = outcome.get(s.status, "Its score is not known.")
+        return f"{plain(s.file)}: {s.message or 'submitted'} (number {s.ref})\n{said}\nSee {s.slug.page}/submissions"
+
+
+def submit(slug: str, file: Path, *, message: str = "", wait: float = 120.0, offline: bool = False) -> Submission:
+    """Submit a file to a Kaggle competition, and say its score as soon as there is one.
+
+    Credentials are those of Kaggle's own client. Example:
+
+        headstart submit dogs-vs-cats-redux-kernels-edition submission.csv
+
+    Args:
+        slug: Name of a competition, or the address of its page.
+        file: CSV to submit.
+        message: What to call it there.
+        wait: Seconds to wait for the score at most.
+        offline: Never open a socket; with this command, an error.
+
+    Raises:
+        RemoteError: Kaggle cannot be reached, does not know the slug, or does not take the submission.
+        MissingExtra: the package kaggle is not installed.
+        MissingData: there is no such file, or nothing in it.
+    """
+    competition, file = parse_slug(slug), Path(file)
+    if competition.kind != "competition":
+        raise UnknownSlug(
+            f"{competition} is a dataset; only competitions take submissions.", hint="Give its name alone."
+        )
+    if not file.is_file() or not file.stat().st_size:
+        there = "is empty" if file.is_file() else "there is no such file"
+        raise MissingData(
+            f"{file}: {there}.", hint="headstart predict RUN FOLDER --sample-submission SAMPLE.csv --out FILE"
+        )
+    if offline:
+        raise Unreachable(f"{file} cannot be submitted to {competition}: this is --offline.", hint=competition.page)
+    return Submission(submit_file(competition, file, message or file.name, wait=wait))
