@@ -23,9 +23,9 @@ from packaging.utils import canonicalize_name
 import headstart
 from headstart.deliver.packages import fetch_wheels, needed_packages, own_wheel, requirements_text
 from headstart.errors import BadWeights, MissingWeights, PackagingError, WriteError
-from headstart.files import check_manifest
 from headstart.model.backbones import at_hand, find_backbone
 from headstart.model.spec import Spec, config_of, spec_of
+from headstart.staging import check_manifest
 from headstart.verbs.bundle import bundle
 from headstart.vision.preprocess import INTERPOLATIONS, Preprocess
 from test_offline import without_network

@@ -29,8 +29,9 @@ import pytest
 import headstart
 from headstart import Recipe, files
 from headstart.errors import WriteError
-from headstart.files import check_manifest, write_bytes
+from headstart.files import write_bytes
 from headstart.model.classifier import load_classifier
+from headstart.staging import check_manifest
 
 HEADSTART = (sys.executable, "-m", "headstart")
 RECIPE = ("--backbone", "test_resnet.a+test_efficientnet.b")

@@ -29,7 +29,8 @@ import pytest
 from headstart.data.archives import unpack
 from headstart.data.members import ALWAYS_BYTES, MAX_ENTRIES, MAX_INNER
 from headstart.errors import BadArchive, HeadstartError, WriteError
-from headstart.files import folder_aside, write_pieces
+from headstart.files import write_pieces
+from headstart.staging import folder_aside
 
 SECONDS, MEMORY = 5.0, 64e6
 SLOW = pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The shape of the package: imports flow one way, one module writes files, heavy parts are imported where they are used.
+"""The shape of the package: imports flow one way, two modules write files, heavy parts are imported where they are used.
 
 `docs/design.md` shows the drawing that is made here; after a change that is meant, paste the new one there.
 """
@@ -18,7 +18,7 @@ SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8"
 TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
 
 ORDER = (
-    *("errors", "columns", "described", "progress", "files", "vision", "data", "model", "training"),
+    *("errors", "columns", "described", "progress", "files", "staging", "vision", "data", "model", "training"),
     *("judge", "deliver", "scale", "verbs", "estimator", "cli"),
 )
 """A part may import itself and what stands before it."""
@@ -161,8 +161,8 @@ def writing_calls(tree: ast.AST) -> list[str]:
     return [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call) and writes(node)]
 
 
-@pytest.mark.parametrize("name", sorted(set(SOURCES) - {"files.py"}))
-def test_only_files_py_writes_files(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(set(SOURCES) - {"files.py", "staging.py"}))
+def test_only_two_modules_write_files(name: str) -> None:
     assert writing_calls(TREES[name]) == []
 
 

@@ -23,10 +23,10 @@ from headstart.deliver.evidence import Near, Report, Suspect, mistakes
 from headstart.deliver.report import drawn_figures, report_page
 from headstart.deliver.sections import METRICS, confusions, json_for_script, verdict
 from headstart.errors import DamagedRun, WriteError
-from headstart.files import add_to_folder, check_manifest, write_manifest
 from headstart.judge.metrics import judge
 from headstart.model.classifier import load_classifier
 from headstart.model.predictions import Predictions
+from headstart.staging import add_to_folder, check_manifest, write_manifest
 from headstart.training.choose import Trial
 from headstart.verbs.report import WRITTEN, report, write_report
 

@@ -21,8 +21,8 @@ from headstart.deliver.ids import match_ids
 from headstart.deliver.named_columns import classes_of_columns
 from headstart.deliver.submission import Shape, Submission, filling_of, shape_of, submission_rows, write_submission
 from headstart.errors import BadSubmission, DamagedRun, HeadstartError, MissingData, RecipeError, WriteError
-from headstart.files import write_manifest
 from headstart.model.predictions import Predictions
+from headstart.staging import write_manifest
 
 
 def shape(text: str) -> Shape:

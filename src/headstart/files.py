@@ -1,14 +1,13 @@
 """The one write path: every file that headstart leaves behind is written here.
 
-A file is written aside, synced, and renamed over its final name; a folder is filled aside, gets its manifest
-(`manifest.json`, SHA-256 of each file) last, and is renamed as a whole. So a reader sees the old state or the new
-one, never half of one, whatever moment the process or the machine dies at. The price is an fsync a file (about a
-millisecond on a laptop's disk), which nobody notices next to the work that led to the file.
+A file is written aside, synced, and renamed over its final name; whole folders likewise, see `staging`. So a reader sees
+the old state or the new one, never half of one, whatever moment the process or the machine dies at. The price is an
+fsync a file (about a millisecond on a laptop's disk), which nobody notices next to the work that led to the file.
 
 What a killed process was writing is left aside as ``.NAME.HEX.part``. Whoever writes into that folder more than an hour
 later removes it.
 
-Nothing else in the package opens a file for writing (`tests/test_layout.py` checks that).
+Nothing else in the package but `staging` opens a file for writing (`tests/test_layout.py` checks that).
 """
 
 from __future__ import annotations
@@ -26,19 +25,18 @@ import shutil
 import tempfile
 import uuid
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from headstart.errors import DamagedRun, WriteError
+from headstart.errors import WriteError
 from headstart.progress import log
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-MANIFEST = "manifest.json"
 LEFTOVER_SECONDS = 3600.0  # what lies aside for longer than this belongs to a process that is gone
 _ASIDE = re.compile(r"\..*\.[0-9a-f]{32}\.part", re.DOTALL)
 
@@ -100,15 +98,15 @@ def write_together(contents: Mapping[Path, bytes | memoryview]) -> None:
     contents = {Path(os.path.realpath(path)) if path.is_symlink() else path: data for path, data in contents.items()}
     for path in contents:
         check_file_place(path)
-    asides = {path: _aside(path) for path in contents}
+    asides = {path: name_aside(path) for path in contents}
     renamed: list[Path] = []
     try:
         for path, data in contents.items():
-            with _as_write_error(path):
+            with as_write_error(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _write_synced(asides[path], data)
+                write_synced(asides[path], data)
         for path, aside in asides.items():
-            with _as_write_error(path):
+            with as_write_error(path):
                 new = not path.exists()
                 os.replace(aside, path)
                 renamed += [path] if new else []
@@ -118,9 +116,9 @@ def write_together(contents: Mapping[Path, bytes | memoryview]) -> None:
                 left.unlink(missing_ok=True)
         raise
     for folder in {path.parent for path in contents}:
-        with _as_write_error(folder):
-            _sync_folder(folder)
-        _sweep(folder)
+        with as_write_error(folder):
+            sync_folder(folder)
+        sweep(folder)
 
 
 @contextmanager
@@ -131,20 +129,20 @@ def file_aside(final: Path) -> Iterator[BinaryIO]:
     """
     final = Path(os.path.realpath(final)) if final.is_symlink() else final
     check_file_place(final)
-    aside = _aside(final)
+    aside = name_aside(final)
     try:
-        with _as_write_error(final):
+        with as_write_error(final):
             final.parent.mkdir(parents=True, exist_ok=True)
             with open(aside, "xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(aside, final)
-            _sync_folder(final.parent)
+            sync_folder(final.parent)
     finally:
         with suppress(OSError):  # the error is being reported; what is left is removed another time
             aside.unlink(missing_ok=True)
-    _sweep(final.parent)
+    sweep(final.parent)
 
 
 @contextmanager
@@ -153,7 +151,7 @@ def partial_file(path: Path) -> Iterator[BinaryIO]:
 
     What is written stays when the block ends, however it ends. Raises `WriteError`, also if another process has it open.
     """
-    with _as_write_error(path):
+    with as_write_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
         with open(descriptor, "r+b", buffering=0) as file:
@@ -181,15 +179,15 @@ def _locked(descriptor: int) -> bool:
 
 def take_name(path: Path, final: Path) -> None:
     """Give a file that is complete and synced its final name. Raises `WriteError`."""
-    with _as_write_error(final):
+    with as_write_error(final):
         os.replace(path, final)
-        _sync_folder(final.parent)
+        sync_folder(final.parent)
 
 
 def remove_files(*paths: Path) -> None:
     """Remove files, as far as they are there. Raises `WriteError`."""
     for path in paths:
-        with _as_write_error(path):
+        with as_write_error(path):
             path.unlink(missing_ok=True)
 
 
@@ -224,7 +222,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON. Raises `WriteError`."""
-    write_bytes(path, _json_bytes(value))
+    write_bytes(path, json_bytes(value))
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -289,128 +287,15 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-@contextmanager
-def folder_aside(final: Path, *, fresh: bool = False) -> Iterator[Path]:
-    """Fill a folder aside; at the end it gets its manifest and takes the name `final`, all at once.
-
-    With `fresh` it gets none, and nothing may have that name: `WriteError`, also if something has it by the end. The disk
-    is synced once then: 0.1 s for 7,000 files of 20 kB, where syncing each took 3 ms a file.
-
-    A headstart folder that already has that name is kept as ``NAME.previous`` (one is kept). A folder without a
-    manifest, that is, somebody else's, is never replaced: `WriteError`. On any exception the aside folder is removed and
-    what was there before stays. (Killed just between two renames, what was there is found as ``NAME.previous``.)
-    """
-    (check_free if fresh else check_replaceable)(final)
-    place = Path(os.path.abspath(final))  # '.' has no name of its own
-    aside = _aside(place)
-    try:
-        with _as_write_error(final):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            aside.mkdir()
-        yield aside
-        if not fresh:
-            write_manifest(aside)
-        with _as_write_error(final):
-            if fresh:
-                _sync_all(aside)
-                os.rename(aside, place)  # fails if a file, a link or a folder with something in it is there now
-            else:
-                _take_place(aside, place)
-    except WriteError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise WriteError(error.message.replace(str(aside), str(final)), hint=error.hint) from error
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    with _as_write_error(final):
-        _sync_folder(place.parent)
-    _sweep(place.parent)
-
-
-def _take_place(aside: Path, final: Path) -> None:
-    """Rename a filled folder to its final name; what was there becomes NAME.previous, and comes back if that fails."""
-    if not final.exists() or not any(final.iterdir()):
-        if os.name == "nt" and final.exists():
-            final.rmdir()  # elsewhere a rename replaces an empty folder
-        os.replace(aside, final)
-        return
-    previous = final.with_name(final.name + ".previous")
-    older = _aside(previous)
-    kept = previous.exists()
-    if kept:
-        os.replace(previous, older)
-    try:
-        os.replace(final, previous)
-        try:
-            os.replace(aside, final)
-        except BaseException:
-            os.rename(previous, final)
-            raise
-    except BaseException:
-        if kept:
-            os.rename(older, previous)
-        raise
-    shutil.rmtree(older, ignore_errors=True)
-
-
 def write_pieces(path: Path, pieces: Iterable[bytes]) -> int:
     """Write a new file into a folder that is being filled aside, piece by piece; its size. Raises `WriteError`.
 
     Nothing may have its name, not even a link. What raises while giving pieces leaves a part of it behind.
     """
-    with _as_write_error(path):
+    with as_write_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "xb", buffering=0) as file:
             return sum(_write_all(file.fileno(), memoryview(piece)) for piece in pieces)
-
-
-def remove_folder(path: Path) -> None:
-    """Remove a folder, which is renamed first: nobody meets half of it. Raises `WriteError`."""
-    aside = _aside(path)
-    with _as_write_error(path), suppress(FileNotFoundError):  # another process may have removed it
-        os.rename(path, aside)
-        shutil.rmtree(aside)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder, and those above it; it may exist. Raises `WriteError`."""
-    with _as_write_error(path):
-        path.mkdir(parents=True, exist_ok=True)
-
-
-def check_free(final: Path) -> None:
-    """Raise `WriteError` if something has that name already, be it a broken link, or if this user may not write there."""
-    if os.path.lexists(final):
-        raise WriteError(
-            f"{final}: exists already, and a new folder is to be written there.", hint="Choose another name."
-        )
-    _check_writable(final, Path(os.path.abspath(final)).parent)
-
-
-def check_replaceable(final: Path) -> None:
-    """Raise `WriteError` if no run folder can take that name.
-
-    That is: a file or a link, a folder that holds something other than a headstart run, one that another file system is
-    mounted at (it cannot be renamed), or a place where this user may not write.
-    """
-    place = Path(os.path.abspath(final))
-    if os.path.islink(place) or (os.path.exists(place) and not os.path.isdir(place)):
-        raise WriteError(f"{final}: is in the way: a folder is to be written there.", hint="Choose another --out.")
-    _check_writable(final, place.parent)
-    if not os.path.isdir(place):
-        return
-    with _as_write_error(final):
-        occupied = any(place.iterdir())
-    if os.path.ismount(place):
-        raise WriteError(
-            f"{final}: is where a disk is mounted, and the folder is to be renamed as a whole.",
-            hint=f"Choose a folder in it, such as --out {final / 'run'}.",
-        )
-    if occupied and not (place / MANIFEST).exists():
-        raise WriteError(
-            f"{final}: holds files that headstart did not write, so it is left alone.",
-            hint="Choose another --out, or an empty folder.",
-        )
 
 
 def check_file_place(path: Path) -> None:
@@ -423,45 +308,18 @@ def check_file_place(path: Path) -> None:
         raise WriteError(
             f"{path}: is {what}, and a file is to be written there.", hint="Give the name of a file, such as out.csv."
         )
-    _check_writable(path, Path(os.path.abspath(path)).parent)
+    check_writable(path, Path(os.path.abspath(path)).parent)
 
 
-def check_out_file(path: Path) -> None:
-    """As `check_file_place`, for a file that a user names: it may not lie in a run folder, whose manifest is closed."""
-    check_file_place(path)
-    check_outside_run(path)
-
-
-def check_outside_run(path: Path) -> None:
-    """Raise `WriteError` if `path` is a run folder or lies in one: a file more, and its manifest no longer holds."""
-    place = Path(os.path.abspath(path))
-    for folder in (place, *place.parents):
-        if os.path.isfile(folder / MANIFEST) and os.path.isfile(folder / "headstart.json"):
-            raise WriteError(
-                f"{path}: lies in the run folder {folder}, which is left as it is.", hint="Choose another --out."
-            )
-
-
-def _check_writable(path: Path, parent: Path) -> None:
+def check_writable(path: Path, parent: Path) -> None:
     """Raise `WriteError` if the nearest folder that exists above `path` is no folder, or not this user's to write in."""
     while not os.path.lexists(parent):
         parent = parent.parent
-    with _as_write_error(path):
+    with as_write_error(path):
         if not os.path.isdir(parent):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent))
         if not os.access(parent, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(parent))
-
-
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder for the time of the block. Raises `WriteError` if there is no place for one."""
-    with _as_write_error(Path(os.environ.get("TMPDIR") or "/tmp")):
-        folder = Path(tempfile.mkdtemp(prefix="headstart-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def scratch_array(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
@@ -473,7 +331,7 @@ def scratch_array(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray
 
     folder = cache_dir() / "scratch"
     size = max(int(np.prod(shape)) * np.dtype(dtype).itemsize, 1)
-    with _as_write_error(folder):
+    with as_write_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             if hasattr(os, "posix_fallocate"):
@@ -484,94 +342,8 @@ def scratch_array(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray
     return np.frombuffer(memory, dtype, count=int(np.prod(shape))).reshape(shape)
 
 
-def write_manifest(folder: Path) -> None:
-    """Write `manifest.json`: the SHA-256 of every other file in the folder, by relative path."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
-    with _as_write_error(folder):
-        listed = {p.relative_to(folder).as_posix(): sha256_file(p) for p in files}
-    write_bytes(folder / MANIFEST, _json_bytes({"sha256": listed}))
-
-
-def add_to_folder(folder: Path, contents: Mapping[str, bytes], *, checked: Mapping[str, str]) -> None:
-    """Write files by relative path into a folder that has a manifest, and the manifest that names them; it comes last.
-
-    `checked` is what `check_manifest` returned: other files stay listed with the hashes that were found then, so that one
-    which changes meanwhile is still refused. All is written beside the folder first, so that a reader meets it half
-    renewed for the time of some renames only. Should the machine die in these, the new files are refused until they are
-    written again (`check_manifest` with `besides`). Raises `WriteError`.
-    """
-    listed = {**checked, **{name: sha256_bytes(data) for name, data in contents.items()}}
-    everything = {**contents, MANIFEST: _json_bytes({"sha256": dict(sorted(listed.items()))})}
-    place = Path(os.path.abspath(folder))
-    asides = {name: _aside(place.with_name(name.rpartition("/")[2])) for name in everything}
-    try:
-        for name, data in everything.items():
-            with _as_write_error(folder / name):
-                _write_synced(asides[name], data)
-        for name, aside in asides.items():
-            with _as_write_error(folder / name):
-                (place / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(aside, place / name)
-    finally:
-        for aside in asides.values():
-            with suppress(OSError):  # the error is being reported; what is left is removed another time
-                aside.unlink(missing_ok=True)
-    for parent in {(place / name).parent for name in everything}:
-        with _as_write_error(folder):
-            _sync_folder(parent)
-    _sweep(place.parent)
-
-
-def check_manifest(folder: Path, *, besides: Collection[str] = ()) -> dict[str, str]:
-    """{relative path: SHA-256} of the files in a folder, which are exactly those of its manifest, to the byte, no links.
-
-    Raises `DamagedRun` otherwise. Files in `besides` are about to be written again: they may differ or be missing, and are
-    then not among those returned.
-    """
-    hint = "Restore the folder from a copy, or train again."
-    listed = read_manifest(folder, hint)
-    try:
-        found = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
-        present = {p.relative_to(folder).as_posix() for p in found} - {MANIFEST}
-        for name in sorted((present ^ set(listed)) - set(besides)):
-            problem = "is missing" if name in listed else "is not in the manifest"
-            raise DamagedRun(f"{folder / name}: {problem}.", hint=hint)
-        listed = {name: expected for name, expected in listed.items() if name in present}
-        for name, expected in list(listed.items()):
-            file = folder / name
-            if name in besides and (file.is_symlink() or not file.is_file() or sha256_file(file) != expected):
-                del listed[name]
-                continue
-            if file.is_symlink() or not file.is_file():
-                raise DamagedRun(f"{file}: is a link or a device, not the file that was written.", hint=hint)
-            if sha256_file(file) != expected:
-                raise DamagedRun(f"{file}: its bytes are not those that were written (SHA-256 differs).", hint=hint)
-    except OSError as error:
-        raise DamagedRun(f"{error.filename or folder}: cannot be read: {error.strerror}.", hint=hint) from error
-    return listed
-
-
-def read_manifest(folder: Path, hint: str) -> dict[str, str]:
-    """{relative path: SHA-256} of a manifest that is, to the byte, one that `write_manifest` writes, or `DamagedRun`."""
-    path = folder / MANIFEST
-    try:
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise ValueError
-        data = path.read_bytes()
-        listed: dict[str, str] = json.loads(data)["sha256"]
-        if not isinstance(listed, dict) or data != _json_bytes({"sha256": listed}):
-            raise ValueError
-    except FileNotFoundError:
-        raise DamagedRun(f"{folder}: has no {MANIFEST}, so its files cannot be checked.", hint=hint) from None
-    except OSError as error:
-        raise DamagedRun(f"{path}: cannot be read: {error.strerror}.", hint=hint) from error
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise DamagedRun(f"{path}: is not a manifest that headstart wrote.", hint=hint) from None
-    return listed
-
-
 @contextmanager
-def _as_write_error(path: Path) -> Iterator[None]:
+def as_write_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -594,7 +366,7 @@ def _as_write_error(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _json_bytes(value: Any) -> bytes:
+def json_bytes(value: Any) -> bytes:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     try:
         return f"{text}\n".encode()
@@ -602,12 +374,12 @@ def _json_bytes(value: Any) -> bytes:
         return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
-def _aside(final: Path) -> Path:
+def name_aside(final: Path) -> Path:
     """A name of its own beside `final`; the part of it that is kept has at most 160 bytes."""
     return final.with_name(f".{final.name[:40]}.{uuid.uuid4().hex}.part")
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Remove what killed processes have left aside in a folder, once it is an hour old by the folder's own clock."""
     with suppress(OSError):  # gone meanwhile, or not ours: somebody else's sweep will do
         now = folder.stat().st_mtime
@@ -620,7 +392,7 @@ def _sweep(folder: Path) -> None:
                 os.unlink(entry.path)
 
 
-def _write_synced(path: Path, data: bytes | memoryview) -> None:
+def write_synced(path: Path, data: bytes | memoryview) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
     try:
         _write_all(descriptor, memoryview(data))
@@ -637,18 +409,7 @@ def _write_all(descriptor: int, data: memoryview) -> int:
     return size
 
 
-def _sync_all(folder: Path) -> None:
-    """Have all that was written below a folder on the disk."""
-    if hasattr(os, "sync"):
-        os.sync()
-        return
-    for path in folder.rglob("*"):  # Windows syncs what is open for writing only
-        if path.is_file():
-            with open(path, "r+b") as file:
-                os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     if os.name != "posix":
         return  # Windows has no such call; its rename is journalled
     descriptor = os.open(folder, os.O_RDONLY)

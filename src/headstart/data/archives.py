@@ -42,20 +42,9 @@ from headstart.data.streams import FAULTS, decompressed, unreadable
 from headstart.data.tars import BLOCK, is_tar, tar_entries
 from headstart.data.zips import STARTS, count_of, zip_entries
 from headstart.errors import BadArchive, MissingData, WriteError, near_names
-from headstart.files import (
-    cache_dir,
-    check_free,
-    folder_aside,
-    make_folder,
-    read_json,
-    remove_folder,
-    sha256_bytes,
-    sha256_file,
-    write_cache,
-    write_json,
-    write_pieces,
-)
+from headstart.files import cache_dir, read_json, sha256_bytes, sha256_file, write_cache, write_json, write_pieces
 from headstart.progress import bar, log
+from headstart.staging import check_free, folder_aside, make_folder, remove_folder
 
 NESTED = 2
 """Levels of archives in archives that are unpacked."""

@@ -28,17 +28,9 @@ from headstart.data.pictures import PICTURES, first, hash_rows, split_name
 from headstart.data.samples import Sample, kind_of
 from headstart.data.webdataset import has_samples, tar_samples
 from headstart.errors import BadArchive, BadLabels, MissingData, WriteError
-from headstart.files import (
-    cache_dir,
-    csv_bytes,
-    folder_aside,
-    read_json,
-    remove_folder,
-    sha256_file,
-    write_json,
-    write_pieces,
-)
+from headstart.files import cache_dir, csv_bytes, read_json, sha256_file, write_json, write_pieces
 from headstart.progress import bar, log
+from headstart.staging import folder_aside, remove_folder
 
 LABELS = "labels.csv"
 _SUM = "written.json"

@@ -16,8 +16,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from headstart.errors import BadWeights, DamagedRun
-from headstart.files import MANIFEST, read_manifest, sha256_file
+from headstart.files import sha256_file
 from headstart.model.weights import weights_sha256
+from headstart.staging import MANIFEST, read_manifest
 
 MARK = "bundle.json"
 WEIGHTS = "weights"

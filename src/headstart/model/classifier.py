@@ -21,23 +21,14 @@ from typing import Any
 import numpy as np
 
 from headstart.errors import BadWeights, DamagedRun, MissingRun, RecipeError
-from headstart.files import (
-    MANIFEST,
-    cache_dir,
-    check_manifest,
-    read_json,
-    sha256_bytes,
-    sha256_file,
-    write_bytes,
-    write_cache,
-    write_json,
-)
+from headstart.files import cache_dir, read_json, sha256_bytes, sha256_file, write_bytes, write_cache, write_json
 from headstart.model.backbones import Backbone
 from headstart.model.engine import Plan, open_network, plan_here
 from headstart.model.features import View, embed_files
 from headstart.model.predictions import Predictions
 from headstart.model.weights import is_classifier, read_header
 from headstart.progress import log
+from headstart.staging import MANIFEST, check_manifest
 from headstart.vision.memory import Source, look_at
 from headstart.vision.preprocess import Preprocess
 

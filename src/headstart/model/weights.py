@@ -7,7 +7,7 @@ by anything that could run it. The header is checked here, in plain Python, befo
 
 Costs: `read_header` reads some 30 kB and takes about a millisecond; `weights_sha256` reads the whole
 file (about 0.5 s a GB) once a process. `load_tensors` imports torch; nothing else here does.
-When not to use it: a run folder has a manifest, which `headstart.files.check_manifest` verifies first.
+When not to use it: a run folder has a manifest, which `headstart.staging.check_manifest` verifies first.
 """
 
 from __future__ import annotations

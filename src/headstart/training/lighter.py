@@ -83,7 +83,9 @@ class _EveryOther(torch.autograd.Function):
         (grad_NChw,) = grads_NChw
         high, wide = (x_NCHW.shape[i] - ctx.dilation[i - 2] * (weight.shape[i] - 1) for i in (2, 3))  # with stride 1
         n, channels = grad_NChw.shape[:2]
-        every = torch.zeros((n, high, wide, channels), dtype=grad_NChw.dtype, device=grad_NChw.device).permute(0, 3, 1, 2)
+        every = torch.zeros((n, high, wide, channels), dtype=grad_NChw.dtype, device=grad_NChw.device).permute(
+            0, 3, 1, 2
+        )
         every[:, :, ::2, ::2] = grad_NChw
         grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
             every, x_NCHW, weight, None, [1, 1], [0, 0], ctx.dilation, False, [0, 0], len(weight), [True, True, False]

@@ -34,24 +34,18 @@ from headstart.deliver.packages import (
     requirements_text,
 )
 from headstart.errors import MissingWeights, PackagingError
-from headstart.files import (
+from headstart.files import copy_file, csv_bytes, sha256_bytes, sha256_file, write_bytes, write_json, write_zip
+from headstart.model.backbones import Backbone, at_hand, find_backbone
+from headstart.model.bundle import MARK, WEIGHTS
+from headstart.model.spec import Spec, config_of
+from headstart.staging import (
     MANIFEST,
     check_out_file,
     check_outside_run,
     check_replaceable,
-    copy_file,
-    csv_bytes,
     folder_aside,
-    sha256_bytes,
-    sha256_file,
     temporary_folder,
-    write_bytes,
-    write_json,
-    write_zip,
 )
-from headstart.model.backbones import Backbone, at_hand, find_backbone
-from headstart.model.bundle import MARK, WEIGHTS
-from headstart.model.spec import Spec, config_of
 
 Contents = dict[str, bytes | Path]
 """Name in the bundle -> what the file holds, or the file to copy."""

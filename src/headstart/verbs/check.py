@@ -14,7 +14,8 @@ from headstart.data.fixes import read_fixes, write_fixes
 from headstart.data.near import near_pairs
 from headstart.data.sources import Source
 from headstart.errors import WriteError
-from headstart.files import check_out_file, write_csv
+from headstart.files import write_csv
+from headstart.staging import check_out_file
 from headstart.verbs.labels import LabelError, backbones_for_labels, label_errors
 from headstart.verbs.look import look
 

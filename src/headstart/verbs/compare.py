@@ -24,11 +24,12 @@ from headstart.data.fixes import read_fixes
 from headstart.data.sources import Source, as_source
 from headstart.data.split import make_split, split_hash, write_split
 from headstart.errors import BadSplit, RecipeError, WriteError, near_names
-from headstart.files import check_outside_run, write_csv
+from headstart.files import write_csv
 from headstart.model.backbones import Backbone, at_hand, find_backbone, without_weights
 from headstart.model.engine import choose_plan, cores
 from headstart.model.features import View, embed_files
 from headstart.progress import log
+from headstart.staging import check_outside_run
 from headstart.training.choose import choose_views, fitting_size
 from headstart.training.recipe import APPROACHES, Recipe
 from headstart.training.recipe import seconds as seconds_of

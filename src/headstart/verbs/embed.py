@@ -9,11 +9,12 @@ from typing import Any
 from headstart.data.dataset import open_dataset
 from headstart.data.sources import Source
 from headstart.errors import MissingWeights, WriteError
-from headstart.files import check_out_file, csv_bytes, safetensors_bytes, write_together
+from headstart.files import csv_bytes, safetensors_bytes, write_together
 from headstart.model.backbones import Backbone, at_hand, find_backbone
 from headstart.model.engine import choose_plan
 from headstart.model.features import Features, View, embed_files, fingerprint
 from headstart.progress import log
+from headstart.staging import check_out_file
 from headstart.verbs.look import look
 from headstart.vision.preprocess import Preprocess
 

@@ -13,10 +13,11 @@ from headstart.columns import few, plain
 from headstart.data.dataset import Dataset, open_dataset
 from headstart.data.sources import Source, as_source
 from headstart.errors import BadLabels, near_names
-from headstart.files import check_outside_run, check_replaceable, folder_aside, write_json
+from headstart.files import write_json
 from headstart.judge.metrics import Metrics, judge
 from headstart.model.classifier import load_classifier, predict_files
 from headstart.model.predictions import Predictions, write_predictions
+from headstart.staging import check_outside_run, check_replaceable, folder_aside
 from headstart.verbs.report import evaluation_report, write_report
 
 

@@ -16,12 +16,13 @@ from headstart.data.dataset import open_dataset
 from headstart.deliver.evidence import Near
 from headstart.deliver.view import Neighbour, Sheet, view
 from headstart.errors import BackboneError, DataError, MissingData, RecipeError, UnreadableImage
-from headstart.files import check_outside_run, check_replaceable, folder_aside, png_bytes, read_csv, write_bytes
+from headstart.files import png_bytes, read_csv, write_bytes
 from headstart.model.classifier import Classifier, load_classifier
 from headstart.model.features import embed_files
 from headstart.model.heat import BATCH, Heat, seen
 from headstart.model.predictions import softmax
 from headstart.progress import bar, log
+from headstart.staging import check_outside_run, check_replaceable, folder_aside
 from headstart.verbs.look import source_of
 from headstart.verbs.predict import pictures_at
 from headstart.vision.decode import decode

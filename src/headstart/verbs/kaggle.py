@@ -25,8 +25,9 @@ from headstart.data.dataset import Dataset, open_dataset, require_trainable
 from headstart.data.kaggle import Slug, download, forget, parse_slug
 from headstart.data.layout import open_recognised
 from headstart.errors import BadArchive, DataError, MissingData, MissingRun, RecipeError, WriteError
-from headstart.files import check_free, check_out_file, check_replaceable, write_json
+from headstart.files import write_json
 from headstart.progress import log
+from headstart.staging import check_free, check_out_file, check_replaceable
 from headstart.training.recipe import Recipe
 from headstart.verbs.look import look
 from headstart.verbs.predict import predict

@@ -18,10 +18,11 @@ from headstart.data.archives import is_archive
 from headstart.data.dataset import nearest, open_dataset
 from headstart.deliver.submission import Shape, Submission, filling_of, shape_of, submission_rows, write_submission
 from headstart.errors import MissingData, RecipeError, WriteError
-from headstart.files import check_out_file, read_csv
+from headstart.files import read_csv
 from headstart.model.classifier import Classifier, load_classifier, predict_files
 from headstart.model.predictions import Predictions, write_predictions
 from headstart.progress import log
+from headstart.staging import check_out_file
 
 MOST_SHOWN = 20
 

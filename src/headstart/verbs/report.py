@@ -25,22 +25,14 @@ from headstart.deliver.evidence import Near, Report, Row, Suspect, mistakes, sid
 from headstart.deliver.report import drawn_figures, report_page
 from headstart.deliver.sections import MOST_MISTAKES
 from headstart.errors import BackboneError, DataError, HeadstartError
-from headstart.files import (
-    add_to_folder,
-    check_manifest,
-    check_out_file,
-    read_csv,
-    read_json,
-    temporary_folder,
-    write_bytes,
-    write_text,
-)
+from headstart.files import read_csv, read_json, write_bytes, write_text
 from headstart.judge.labels import label_issues
 from headstart.judge.metrics import Metrics
 from headstart.model.classifier import Classifier, load_classifier
 from headstart.model.features import embed_files
 from headstart.model.predictions import Predictions, read_predictions
 from headstart.progress import log
+from headstart.staging import add_to_folder, check_manifest, check_out_file, temporary_folder
 from headstart.training.choose import Trial
 from headstart.verbs.card import made_by
 from headstart.verbs.look import Looked, source_of
@@ -241,7 +233,8 @@ def _known_of_run(run: Path, classifier: Classifier, source: Source, *, given: b
     except DataError:
         if given:
             raise
-        return f"The pictures are not at {plain(str(source.place))} any more, so none are shown: --data DATA says where they are."
+        gone = f"The pictures are not at {plain(str(source.place))} any more"
+        return f"{gone}, so none are shown: --data DATA says where they are."
     rows = {row["path"]: row for row in _rows(run, "split.csv") if _HASH.fullmatch(row["sha256"])}
     there = [i for i, path in enumerate(opened.paths) if path in rows]
     facts = screen([opened.file(i) for i in there])

@@ -12,10 +12,11 @@ from headstart.data.dataset import open_dataset
 from headstart.data.fixes import Fixes, read_fixes
 from headstart.data.sources import Source
 from headstart.data.split import SPLIT_HEADER
-from headstart.files import read_csv, sha256_file, temporary_folder, write_csv
+from headstart.files import read_csv, sha256_file, write_csv
 from headstart.model.classifier import Classifier, load_classifier
 from headstart.model.predictions import Predictions, read_predictions
 from headstart.progress import log
+from headstart.staging import temporary_folder
 from headstart.training.recipe import Recipe
 from headstart.verbs.look import source_of
 from headstart.verbs.train import train

@@ -11,7 +11,7 @@ from headstart.data.dataset import open_dataset, require_trainable
 from headstart.data.fixes import read_fixes
 from headstart.data.sources import Source
 from headstart.data.split import make_split, split_hash, write_split
-from headstart.files import check_out_file
+from headstart.staging import check_out_file
 from headstart.verbs.look import look
 
 

@@ -28,19 +28,11 @@ from headstart.data.fixes import Fixes, read_fixes
 from headstart.data.sources import Source, as_source
 from headstart.data.split import read_split, split_hash, write_split
 from headstart.errors import WriteError
-from headstart.files import (
-    check_replaceable,
-    folder_aside,
-    png_bytes,
-    sha256_file,
-    write_bytes,
-    write_csv,
-    write_json,
-    write_text,
-)
+from headstart.files import png_bytes, sha256_file, write_bytes, write_csv, write_json, write_text
 from headstart.judge.metrics import Metrics, judge
 from headstart.model.classifier import Classifier, save_classifier
 from headstart.model.predictions import Predictions, write_predictions
+from headstart.staging import check_replaceable, folder_aside
 from headstart.training.choose import Trial
 from headstart.training.fit import Fitted
 from headstart.training.recipe import Recipe

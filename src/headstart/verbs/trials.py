@@ -27,8 +27,9 @@ from typing import IO, Any
 
 from headstart.data.sources import Source
 from headstart.errors import DamagedRun
-from headstart.files import MANIFEST, check_manifest, read_json, sha256_file, write_json
+from headstart.files import read_json, sha256_file, write_json
 from headstart.progress import log
+from headstart.staging import MANIFEST, check_manifest
 from headstart.training.recipe import Recipe
 
 LONGEST_CALM = 5.0
