@@ -233,7 +233,7 @@ def test_a_run_with_corrections_keeps_them_and_is_reproduced(
     assert known["fixes"] == {"labels": 1, "dropped": 1}
     assert known["data"]["pictures"] == 41
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "- corrected by hand (fixes.csv): 1 labels given, 1 pictures left out\n" in card
+    assert "- corrected by hand (fixes.csv): 1 label given, 1 picture left out\n" in card
     again = headstart.reproduce(tmp_path / "run", weights_dir=tiny_weights)
     assert (again.same, again.causes) == (True, [])
     assert run.classifier.provenance["fixes"] == known["fixes"]

@@ -90,9 +90,7 @@ class Fixes:
         if problems:
             hints = dict.fromkeys(hint for _, hint in problems if hint)
             raise BadLabels(f"{self.source}: {'; '.join(text for text, _ in problems)}.", hint="\n".join(hints))
-        given, out = self.relabelled, self.dropped
-        counts = f"{given:,} label{'s' * (given != 1)} given, {out:,} picture{'s' * (out != 1)} left out"
-        log.info("Corrections in %s: %s.", self.source, counts)
+        log.info("Corrections in %s: %s.", self.source, given_and_left_out(self.relabelled, self.dropped))
         labels, keep = dataset.labels.copy(), np.ones(len(dataset), bool)
         for row in self.rows:
             keep[place[row.path]] = not row.drop
@@ -197,6 +195,15 @@ def _near_class(unknown: Mapping[str, Fix], dataset: Dataset) -> str:
     alike = [name for name in dataset.classes if name.casefold() == first.casefold()]
     near = f"Did you mean {alike[0]!r}?" if alike else near_names(first, list(dataset.classes))
     return near or f"Expected one of {_some([repr(name) for name in dataset.classes], 10)}."
+
+
+def given_and_left_out(labels: int, pictures: int) -> str:
+    """What corrections come to, in words.
+
+    >>> given_and_left_out(1, 2)
+    '1 label given, 2 pictures left out'
+    """
+    return f"{labels:,} label{'s' * (labels != 1)} given, {pictures:,} picture{'s' * (pictures != 1)} left out"
 
 
 def _counted(problem: str, bad: Iterable[str], what: str = "row") -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from headstart.columns import few, plain
 from headstart.data.checks import Finding
+from headstart.data.fixes import given_and_left_out
 from headstart.judge.metrics import Metrics
 from headstart.model.classifier import Classifier
 
@@ -66,9 +67,7 @@ def _corrections(known: Mapping[str, Any]) -> list[str]:
     fixes = known.get("fixes")
     if not fixes:
         return []
-    return [
-        f"- corrected by hand (fixes.csv): {fixes['labels']:,} labels given, {fixes['dropped']:,} pictures left out"
-    ]
+    return [f"- corrected by hand (fixes.csv): {given_and_left_out(fixes['labels'], fixes['dropped'])}"]
 
 
 def made_by(known: Mapping[str, Any]) -> str:
