@@ -24,9 +24,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headstart.data.archives import Unpacked, is_archive, unpack, unpacked
+from headstart.data.archives.members import ALWAYS_BYTES, MAX_ENTRIES, Limits, Member, check_members, limits_for
+from headstart.data.archives.unpacking import Unpacked, is_archive, unpack, unpacked
 from headstart.data.dataset import open_dataset
-from headstart.data.members import ALWAYS_BYTES, MAX_ENTRIES, Limits, Member, check_members, limits_for
 from headstart.errors import BadArchive, MissingData, WriteError
 from headstart.files import cache_dir, sha256_file
 
@@ -368,7 +368,7 @@ def test_what_does_not_fit_on_the_disk_is_refused() -> None:
     assert check_members("a.zip", members, limits_for(1 << 30, 2000)).bytes == 1200
 
 
-RUN = "import sys; from pathlib import Path; from headstart.data.archives import unpack, unpacked; "
+RUN = "import sys; from pathlib import Path; from headstart.data.archives.unpacking import unpack, unpacked; "
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ from pathlib import Path
 
 import pytest
 
-from headstart.data.archives import unpack
-from headstart.data.members import ALWAYS_BYTES, MAX_ENTRIES, MAX_INNER
+from headstart.data.archives.members import ALWAYS_BYTES, MAX_ENTRIES, MAX_INNER
+from headstart.data.archives.unpacking import unpack
 from headstart.errors import BadArchive, HeadstartError, WriteError
 from headstart.files import write_pieces
 from headstart.staging import folder_aside

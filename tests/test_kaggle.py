@@ -18,7 +18,7 @@ import pytest
 
 import headstart
 from headstart import cli
-from headstart.data.kaggle import Slug, parse_slug
+from headstart.data.remote.kaggle import Slug, parse_slug
 from headstart.errors import (
     BadArchive,
     BadLabels,
@@ -431,6 +431,9 @@ def test_the_next_commands_can_be_typed(server: KaggleServer, tiny_weights: Path
     again = headstart.kaggle(REDUX, out=Path("my data"), submit_file=Path("second.csv"))
     assert Path("second.csv").read_bytes() == Path("submission.csv").read_bytes()
     assert again.next == (f"headstart submit {REDUX} second.csv",)
+    headstart.kaggle(REDUX, out=Path("my data"), submit_file=Path("cats.csv"), positive="cat")
+    dogs, cats = ([float(row["label"]) for row in read_csv(Path(name))] for name in ("submission.csv", "cats.csv"))
+    assert [a + b for a, b in zip(dogs, cats, strict=True)] == pytest.approx([1.0] * 12)
 
 
 def test_what_cannot_come_to_a_submission_is_said_first(server: KaggleServer) -> None:

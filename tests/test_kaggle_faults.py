@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 import requests
 
-from headstart.data import kaggle
-from headstart.data.fetch import Fetched, Patience, Remote, describe, fetch
-from headstart.data.kaggle import Downloaded, download, forget, parse_slug
+from headstart.data.remote import kaggle
+from headstart.data.remote.fetch import Fetched, Patience, Remote, describe, fetch
+from headstart.data.remote.kaggle import Downloaded, download, forget, parse_slug
 from headstart.errors import BadDownload, NoCredentials, RemoteError, Unreachable, WriteError
 from kaggle_server import KEY, REDUX, STORAGE, TOKEN, USER, Competition, KaggleServer, drawn_competition, kaggle_server
 

@@ -20,10 +20,10 @@ import pytest
 
 import headstart.data.naming as naming_module
 import headstart.data.pictures as pictures_module
-import headstart.data.samples as samples_module
-import headstart.data.shards as shards_module
+import headstart.data.shards.samples as samples_module
+import headstart.data.shards.webdataset as webdataset_module
+import headstart.data.shards.writing as shards_module
 import headstart.data.sources as sources_module
-import headstart.data.webdataset as webdataset_module
 from conftest import draw
 from headstart.data.dataset import Dataset, fingerprint, open_dataset
 from headstart.data.sources import Source, as_source

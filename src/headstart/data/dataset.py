@@ -8,8 +8,8 @@ warm disk) and some 300 bytes a picture.
     DATA/train/cat/1.jpg, DATA/test/...     split folders (train, val, valid, validation, test ...) of such
     DATA/1.jpg                              no labels, unless a table or the file names have them (`data.layout`)
     DATA.csv, DATA.tsv, DATA.parquet        a path and a label column; may have a split and a group column
-    DATA.zip, DATA.tar.gz ...               an archive of one of these (`data.archives`)
-    shards of pictures                      parquet with their bytes, WebDataset (`data.shards`)
+    DATA.zip, DATA.tar.gz ...               an archive of one of these (`data.archives.unpacking`)
+    shards of pictures                      parquet with their bytes, WebDataset (`data.shards.writing`)
 
 What needs more words than a path is a `Source` (`data.sources`).
 """

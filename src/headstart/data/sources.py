@@ -6,8 +6,8 @@
 | a folder and `label_from` | `data.naming` | the file names |
 | a folder and columns | `data.layout` | the table in it that has these columns |
 | a table (CSV, TSV, parquet, JSON Lines) | `data.naming` | its label column, or a column a class |
-| parquet with pictures, WebDataset shards; a folder of them, `shard-{000..009}.tar` | `data.shards` | as in them |
-| an archive (zip, tar, tar.gz, ...) of any of these | `data.archives` | as above |
+| parquet with pictures, WebDataset shards; a folder of them, `shard-{000..009}.tar` | `data.shards.writing` | as in them |
+| an archive (zip, tar, tar.gz, ...) of any of these | `data.archives.unpacking` | as above |
 
 Archives and shards are written out once, into the user's cache. Not for data on other machines: download it first.
 """
@@ -18,12 +18,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from headstart.data.archives import is_archive, unpacked
+from headstart.data.archives.unpacking import is_archive, unpacked
 from headstart.data.folders import nearest, open_folder
 from headstart.data.layout import open_recognised, open_with_columns
 from headstart.data.naming import compiled, labels_from_names, open_by_pattern, open_table
 from headstart.data.pictures import ARCHIVES, TABLES, Dataset
-from headstart.data.shards import shards_at, written_out
+from headstart.data.shards.writing import shards_at, written_out
 from headstart.data.table import READABLE, Row, read_cells, read_rows, rows_of
 from headstart.errors import BadLabels, MissingData
 from headstart.progress import log

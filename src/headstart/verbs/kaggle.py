@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from headstart.columns import few, plain
-from headstart.data.archives import unpack
+from headstart.data.archives.unpacking import unpack
 from headstart.data.dataset import Dataset, open_dataset, require_trainable
-from headstart.data.kaggle import Slug, download, forget, parse_slug
 from headstart.data.layout import open_recognised
+from headstart.data.remote.kaggle import Slug, download, forget, parse_slug
 from headstart.errors import BadArchive, DataError, MissingData, MissingRun, RecipeError, WriteError
 from headstart.files import write_json
 from headstart.progress import log
@@ -101,6 +101,15 @@ class FromKaggle:
         return "\n".join([*lines, *(["Next:"] if commands else []), *commands])
 
 
+@dataclass(frozen=True)
+class _Filled:
+    """How a submission is filled in, as `predict` takes it."""
+
+    form: str
+    positive: str
+    clip: str
+
+
 def kaggle(
     slug: str,
     *,
@@ -109,6 +118,8 @@ def kaggle(
     run: Path | None = None,
     submit_file: Path | None = None,
     clip_submission: str = "auto",
+    form: str = "auto",
+    positive: str = "",
     recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
     weights: Path | None = None,
     weights_dir: Path | None = None,
@@ -127,6 +138,8 @@ def kaggle(
         run: Run folder to write, or with --submit-file alone to read; by default OUT-run.
         submit_file: CSV to write, shaped by the competition's sample submission; with --train by default OUT-submission.csv.
         clip_submission: How far from 0 and 1 the submitted probabilities stay: auto (chosen on validation), none, or a number.
+        form: What the sample's columns hold: probability (of one class), label, columns (a class each), or auto.
+        positive: Class whose probability a single column holds, where its name does not say.
         recipe: How to train.
         weights: Weights file (.safetensors) for the backbone that is named.
         weights_dir: Folder of NAME.safetensors and NAME.json.
@@ -142,6 +155,7 @@ def kaggle(
     place = Path(out) if out is not None else Path(source.name)
     run = Path(run) if run is not None else place.with_name(f"{place.name}-run")
     submit_file = Path(submit_file) if submit_file is not None else None
+    filled = _Filled(form, positive, clip_submission)
     _check_places(train, run, submit_file, clip_submission)
     record = _bring(source, place, offline)
     made = FromKaggle(str(source), str(place), record["files"], record["bytes"], sample_submission=_sample(place))
@@ -155,10 +169,10 @@ def kaggle(
     if train:
         made = _trained(made, dataset[0], run, recipe, weights, weights_dir, offline)
     if submit_file is not None:
-        made = _submission(made, run, submit_file, clip_submission)
+        made = _submission(made, run, submit_file, filled)
     elif train and made.sample_submission and made.unlabelled:
         try:
-            made = _submission(made, run, place.with_name(f"{place.name}-submission.csv"), clip_submission)
+            made = _submission(made, run, place.with_name(f"{place.name}-submission.csv"), filled)
         except DataError as error:
             log.warning("No submission was written: %s", error)  # it was not asked for; the run is there
     return replace(made, next=_next_steps(made, source, run))
@@ -281,7 +295,7 @@ def _trained(
     return replace(made, mean_size=(width, height), run=done)
 
 
-def _submission(made: FromKaggle, run: Path, submit_file: Path, clip: str) -> FromKaggle:
+def _submission(made: FromKaggle, run: Path, submit_file: Path, how: _Filled) -> FromKaggle:
     if not made.sample_submission or not made.unlabelled:
         lacks = "sample submission" if made.unlabelled else "unlabelled pictures"
         raise MissingData(
@@ -289,7 +303,10 @@ def _submission(made: FromKaggle, run: Path, submit_file: Path, clip: str) -> Fr
             hint=f"headstart predict {_quoted(run)} FOLDER --sample-submission SAMPLE.csv --out {_quoted(submit_file)}",
         )
     sample = Path(made.sample_submission)
-    done = predict(run, Path(made.unlabelled), out=submit_file, sample_submission=sample, clip=clip)
+    done = predict(
+        run, Path(made.unlabelled), out=submit_file, sample_submission=sample, form=how.form, positive=how.positive,
+        clip=how.clip,
+    )  # fmt: skip
     filled = done.submission.filling.sentence if done.submission else ""
     return replace(made, submission=str(submit_file), filled=filled)
 

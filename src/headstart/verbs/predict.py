@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from headstart.columns import columns, plain
-from headstart.data.archives import is_archive
+from headstart.data.archives.unpacking import is_archive
 from headstart.data.dataset import nearest, open_dataset
 from headstart.deliver.submission import Shape, Submission, filling_of, shape_of, submission_rows, write_submission
 from headstart.errors import MissingData, RecipeError, WriteError

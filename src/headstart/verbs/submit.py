@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.columns import plain
-from headstart.data.kaggle import Submitted, parse_slug, submit_file
+from headstart.data.remote.kaggle import Submitted, parse_slug, submit_file
 from headstart.errors import MissingData, UnknownSlug, Unreachable
 
 

@@ -5,9 +5,9 @@
 
 The client (package `kaggle`) logs in with whatever it reads: KAGGLE_API_TOKEN or ~/.kaggle/access_token, KAGGLE_USERNAME and
 KAGGLE_KEY, kaggle.json in KAGGLE_CONFIG_DIR, ~/.kaggle or ~/.config/kaggle. It runs in a process of its own
-(`data/kaggle_worker.py`), so that no key is ever in this one, and a server that never answers costs a minute and not a hang.
-Starting that takes about a second. Public data sets need no account. Not for single files of a competition: it is always the
-whole archive.
+(`kaggle_worker`), so that no key is ever in this one, and a server that never answers costs a minute and not a hang.
+Starting that takes about a second. Public data sets need no account. Not for single files of a competition: it is
+always the whole archive.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from typing import Any
 
 import headstart
 from headstart import errors
-from headstart.data import fetch
-from headstart.data.fetch import Patience
+from headstart.data.remote import fetch
+from headstart.data.remote.fetch import Patience
 from headstart.errors import HeadstartError, RemoteError, UnknownSlug, Unreachable
 from headstart.files import cache_dir
 from headstart.progress import bar, log
@@ -240,7 +240,7 @@ class _megabytes:
 def _command() -> list[str]:
     """The worker, with this process's own headstart wherever that was found, and nothing from the current folder."""
     root = str(Path(headstart.__file__).parent.parent)
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from headstart.data.kaggle_worker import main; main()"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from headstart.data.remote.kaggle_worker import main; main()"
     return [sys.executable, "-P", "-c", code, root]
 
 

@@ -1,10 +1,10 @@
 """WebDataset shards: tars in which the files of one sample follow each other, called KEY.jpg, KEY.cls, KEY.json ...
 
 The key ends at the first dot of the file name. The label is in .cls, else in .txt, else under a usual key of .json; or
-where `label_column` says. Reads front to back, tars packed with gzip, bzip2, xz or zstandard too (`data.tars` has the
+where `label_column` says. Reads front to back, tars packed with gzip, bzip2, xz or zstandard too (`data.archives.tars` has the
 rules: no links, nothing cut short).
 
-Costs memory for one sample. Not for tars of class folders: those are unpacked by `data.archives`.
+Costs memory for one sample. Not for tars of class folders: those are unpacked by `data.archives.unpacking`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from headstart.data.members import shown
+from headstart.data.archives.members import shown
+from headstart.data.archives.tars import is_tar, tar_entries
 from headstart.data.pictures import PICTURES, first
-from headstart.data.samples import Sample, as_label
+from headstart.data.shards.samples import Sample, as_label
 from headstart.data.table import LABEL_COLUMNS
-from headstart.data.tars import is_tar, tar_entries
 from headstart.errors import BadArchive, BadLabels
 from headstart.vision.probe import MAX_FILE_BYTES
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from headstart.data.members import shown
+from headstart.data.archives.members import shown
 from headstart.errors import BadLabels
 
 _MAX_LABEL = 200  # characters

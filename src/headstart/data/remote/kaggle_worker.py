@@ -5,7 +5,7 @@ told to be verbose shows every header, the key among them. All of that ends here
 errors only sentences of ours cross over. Keys and signed addresses stay in this process. Importing the client takes 0.6 s.
 
 A line is ``{"seen": bytes, "of": bytes or -1}`` while something moves, ``{"note": text}``, or the last one:
-``{"done": {...}}`` or ``{"failed": class, "message", "hint"}``. Not for use by itself: see `headstart.data.kaggle`.
+``{"done": {...}}`` or ``{"failed": class, "message", "hint"}``. Not for use by itself: see `headstart.data.remote.kaggle`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NoReturn, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from headstart.columns import plain
-from headstart.data.fetch import AGAIN, Patience, as_words, fetch, retry_after, trouble
+from headstart.data.remote.fetch import AGAIN, Patience, as_words, fetch, retry_after, trouble
 from headstart.errors import (
     BadDownload,
     HeadstartError,

@@ -1,8 +1,8 @@
 """An archive becomes a folder: all of it or nothing, and nothing outside of it.
 
-The whole listing is vetted before the first byte is written (`data.members` has the rules and limits); what an archive
-holds is read by `data.zips` and `data.tars`, never by anything that writes files itself; all is written into a folder
-aside, by names that do not exist there, and renamed once. Archives in the archive are unpacked too, within the same limits.
+The whole listing is vetted before the first byte is written (`members` has the rules and limits); what an archive holds is
+read by `zips` and `tars`, never by anything that writes files itself; all is written into a folder aside, by names that do
+not exist there, and renamed once. Archives in the archive are unpacked too, within the same limits.
 
     zip, tar, tar.gz, tar.bz2, tar.xz, tar.zst      unpacked
     7z, rar, and one packed file (labels.csv.gz)    refused with what to do
@@ -24,7 +24,7 @@ from pathlib import Path
 from shutil import disk_usage
 from typing import BinaryIO
 
-from headstart.data.members import (
+from headstart.data.archives.members import (
     SUFFIXES,
     Contents,
     Entry,
@@ -38,9 +38,9 @@ from headstart.data.members import (
     parts_of,
     shown,
 )
-from headstart.data.streams import FAULTS, decompressed, unreadable
-from headstart.data.tars import BLOCK, is_tar, tar_entries
-from headstart.data.zips import STARTS, count_of, zip_entries
+from headstart.data.archives.streams import FAULTS, decompressed, unreadable
+from headstart.data.archives.tars import BLOCK, is_tar, tar_entries
+from headstart.data.archives.zips import STARTS, count_of, zip_entries
 from headstart.errors import BadArchive, MissingData, WriteError, near_names
 from headstart.files import cache_dir, read_json, sha256_bytes, sha256_file, write_cache, write_json, write_pieces
 from headstart.progress import bar, log

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
 
-from headstart.data.members import Entry, Member
-from headstart.data.streams import FAULTS, PIECE, damaged, decompressed, unreadable
+from headstart.data.archives.members import Entry, Member
+from headstart.data.archives.streams import FAULTS, PIECE, damaged, decompressed, unreadable
 from headstart.errors import BadArchive
 
 BLOCK = 512

@@ -7,7 +7,7 @@
 A split stands in the names of shards and their folders (`train-...`, `validation/...`). The pictures go into the user's
 cache, in a folder named after the SHA-256 of the shards, under names of our own making: one folder a shard, the number
 in the shard first. `labels.csv` beside them says what they were called. Costs the disk space once more, a hash of the
-shards each time, and the memory that reading them takes (`data.picture_tables`, `data.webdataset`). Not for shards on other
+shards each time, and the memory that reading them takes (`picture_tables`, `webdataset`). Not for shards on other
 machines: download them first.
 """
 
@@ -21,12 +21,12 @@ from itertools import product
 from pathlib import Path
 from shutil import disk_usage
 
+from headstart.data.archives.members import limits_for
 from headstart.data.folders import files_below
-from headstart.data.members import limits_for
-from headstart.data.picture_tables import has_pictures, table_samples
 from headstart.data.pictures import PICTURES, first, hash_rows, split_name
-from headstart.data.samples import Sample, kind_of
-from headstart.data.webdataset import has_samples, tar_samples
+from headstart.data.shards.picture_tables import has_pictures, table_samples
+from headstart.data.shards.samples import Sample, kind_of
+from headstart.data.shards.webdataset import has_samples, tar_samples
 from headstart.errors import BadArchive, BadLabels, MissingData, WriteError
 from headstart.files import cache_dir, csv_bytes, read_json, sha256_file, write_json, write_pieces
 from headstart.progress import bar, log

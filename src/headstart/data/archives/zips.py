@@ -22,8 +22,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from headstart.data.members import Entry, Member, shown
-from headstart.data.streams import FAULTS, PIECE, damaged, unreadable
+from headstart.data.archives.members import Entry, Member, shown
+from headstart.data.archives.streams import FAULTS, PIECE, damaged, unreadable
 from headstart.errors import BadArchive
 
 _SPLIT = b"PK\x07\x08"

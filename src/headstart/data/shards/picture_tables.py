@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.data.pictures import split_name
-from headstart.data.samples import Sample, as_label, kind_of
+from headstart.data.shards.samples import Sample, as_label, kind_of
 from headstart.data.table import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS
 from headstart.errors import BadLabels, near_names
 

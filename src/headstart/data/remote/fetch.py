@@ -25,7 +25,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from headstart.data.crc32c import BLOCK, Crc32c
+from headstart.data.remote.crc32c import BLOCK, Crc32c
 from headstart.errors import BadDownload, HeadstartError, Unreachable
 from headstart.files import partial_file, read_json, remove_files, take_name, write_json
 

@@ -1,0 +1,1 @@
+"""Files that hold many pictures: parquet and WebDataset, written out once into the cache."""
