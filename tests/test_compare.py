@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 import headstart
+from headstart.data.sources import Source
 from headstart.data.split import split_hash
 from headstart.errors import MissingExtra, RecipeError, UnknownBackbone, WriteError
 from headstart.judge.metrics import judge
@@ -206,7 +207,7 @@ def test_another_seed_is_another_comparison(made: Made, own_cache: Path, warm_ca
 
 
 def test_a_damaged_run_is_done_again(made: Made) -> None:
-    place = Place(made.photos, made.out.parent / "damaged", None, True, "", made.second.split_hash)
+    place = Place(Source(made.photos), made.out.parent / "damaged", None, True, "", made.second.split_hash)
     known = json.loads((made.out / "runs/linear-test_resnet.a/headstart.json").read_text(encoding="utf-8"))
     place = replace(place, fingerprint=known["data"]["fingerprint"])
     shutil.copytree(made.out, place.out)
@@ -294,7 +295,7 @@ def test_every_option_reaches_the_child() -> None:
     recipe = Recipe(
         approach="linear", image_size=-1, hidden="128,64", augment="flip,shift=0.2", max_lr=1e-4, seed=4, budget="7s"
     )
-    place = Place(Path("-photos"), Path("/out"), Path("weights"), True, "", "")
+    place = Place(Source(Path("-photos")), Path("/out"), Path("weights"), True, "", "")
     words = train_words(recipe, Candidate("name", "name", recipe), place)
     _, bound, _ = cli.application(words).parse_args(words, exit_on_error=False, print_error=False)
     given = {name: bound.arguments["kwargs"][name] for name in bound.arguments.get("kwargs", {})} or dict(
@@ -329,7 +330,7 @@ def test_a_child_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_trial_out_of_time_says_so(tmp_path: Path, photos: Path) -> None:
     candidate = Candidate("x", "linear", Recipe(approach="linear"))
-    place = Place(photos, tmp_path, None, True, "", "")
+    place = Place(Source(photos), tmp_path, None, True, "", "")
     outcome = run_trial(candidate, place, share=42.0, limit=0.05)
     assert outcome.interrupted
     assert outcome.error == "stopped after 0 s: its share of the budget was spent"
@@ -340,7 +341,7 @@ def test_a_trial_out_of_time_says_so(tmp_path: Path, photos: Path) -> None:
 def test_what_the_budget_does_not_reach_is_a_row_with_a_reason(tmp_path: Path, photos: Path) -> None:
     clock = verb._Budget("1s")
     clock._began -= 10
-    place = Place(photos, tmp_path, None, True, "", "")
+    place = Place(Source(photos), tmp_path, None, True, "", "")
     found = verb._run_all([Candidate("x", "linear", Recipe())], place, clock, some=False)
     assert found == {"x": Outcome(error="not started: the budget was spent", interrupted=True)}
 

@@ -240,7 +240,11 @@ class _megabytes:
 def _command() -> list[str]:
     """The worker, with this process's own headstart wherever that was found, and nothing from the current folder."""
     root = str(Path(headstart.__file__).parent.parent)
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from headstart.data.remote.kaggle_worker import main; main()"
+    code = """import sys
+if sys.argv[1] not in sys.path:
+    sys.path.insert(0, sys.argv[1])
+from headstart.data.remote.kaggle_worker import main
+main()"""
     return [sys.executable, "-P", "-c", code, root]
 
 
