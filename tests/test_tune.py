@@ -21,7 +21,7 @@ from headstart.model.backbones import find_backbone
 from headstart.model.features import View
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.lighter import lighten
-from headstart.training.tune import between
+from headstart.training.tune import _network, between
 from headstart.verbs.learn import _fit, _frozen, _layer_to_start_from
 
 QUICK = {"epochs": 2, "max_lr": 1e-3, "batch_size": 8}
@@ -288,6 +288,18 @@ def test_lightened_convolutions_give_the_same_numbers() -> None:
     for one, two in zip(plain.parameters(), light.parameters(), strict=True):
         assert one.grad is not None and two.grad is not None
         assert torch.allclose(one.grad, two.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_a_random_last_layer_begins_small(tiny_weights: Path) -> None:
+    """timm's own would be uniform up to 1 / sqrt(2) here, and the first logits far from zero."""
+    backbone = find_backbone("test_efficientnet.b", weights_dir=tiny_weights, offline=True)
+    view = View(backbone, backbone.preprocess)
+    network = _network(view, headstart.Recipe(approach="frozen", start="random"), 2, None)
+    last = network.get_classifier().requires_grad_(False)
+    n_classes, n_features = last.weight.shape
+    assert float(last.weight.abs().max()) <= (6 / (n_features + n_classes)) ** 0.5 < 0.2
+    assert float(last.weight.std()) > 0.01
+    assert not last.bias.any()
 
 
 def test_scratch_array_leaves_no_file(own_cache: Path) -> None:
