@@ -203,6 +203,7 @@ def json_commands(photos: Path, run: Path, out: Path, weights: Path) -> dict[str
         "predict": f"predict {run} {photos} {one} --out {out / 'predictions.csv'}",
         "explain": f"explain {run} {one} --out {out / 'explained'}",
         "report": f"report {run} --data {photos} --out {out / 'report.html'}",
+        "sample": f"sample scenes {out / 'sampled'} --n 60 --size 32",
         "bundle": f"bundle --weights-dir {weights} --out {out / 'bundle'}",
         "kaggle": f"kaggle {REDUX} --out {out / 'competition'}",
         "submit": f"submit {REDUX} {out / 'competition.csv'}",
@@ -230,6 +231,7 @@ def test_json_is_one_document_on_stdout_and_documented(
     section = sections(REPOSITORY / "docs" / "verbs.md")[verb]
     for key in document:
         assert f"`{key}`" in section, f"docs/verbs.md, section {verb}, does not explain {key}"
+    shutil.rmtree(tmp_path / "sampled", ignore_errors=True)  # which is never written over
     code, out, _ = said(words, capsys)
     assert code == 0
     assert len(out.splitlines()) < 60

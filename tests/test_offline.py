@@ -64,6 +64,7 @@ def all_verbs(cache: Path, out: Path, photos: Path, weights: Path, *more: str) -
         ["check", str(photos), *more],
         ["split", str(photos), "--out", str(out / "split.csv"), *more],
         ["backbones", *given],
+        ["sample", "scenes", str(out / "sampled"), "--n", "60", "--size", "32", *more],
         ["bundle", "--out", str(out / "bundle.zip"), *given],
         ["reproduce", run, *given],
         ["compare", str(photos), "--out", str(out / "both"), "--recipes", "linear", *given],

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from headstart.verbs.predict import predict
     from headstart.verbs.report import report
     from headstart.verbs.reproduce import reproduce
+    from headstart.verbs.sample import sample
     from headstart.verbs.split import split
     from headstart.verbs.submit import submit
     from headstart.verbs.train import train
@@ -77,6 +78,7 @@ _HOME = {
     "read_recipe": "headstart.training.named",
     "report": "headstart.verbs.report",
     "reproduce": "headstart.verbs.reproduce",
+    "sample": "headstart.verbs.sample",
     "split": "headstart.verbs.split",
     "submit": "headstart.verbs.submit",
     "train": "headstart.verbs.train",
@@ -113,6 +115,7 @@ __all__ = [
     "read_recipe",
     "report",
     "reproduce",
+    "sample",
     "split",
     "submit",
     "train",

@@ -34,6 +34,7 @@ VERBS = {
     "predict": "Predict the class of pictures. Each answer is keyed by its path; unreadable pictures are named.",
     "explain": "Say why pictures are predicted as they are: probabilities, a heat map, and the nearest training pictures.",
     "report": "Write the page of a run again: figures, mistakes with heat maps, suspected labels, copies.",
+    "sample": "Render a sample set: six classes of scenes in train and test folders, with known flaws planted.",
     "bundle": "Collect weights and requirements into a folder or a zip, for a machine without network.",
     "kaggle": "Download a competition or a dataset from Kaggle, unpack it, and find the labels; --train: up to a submission.",
     "submit": "Submit a file to a Kaggle competition, and say its score as soon as there is one.",

@@ -275,10 +275,10 @@ def png_bytes(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def jpeg_bytes(image: Image.Image, quality: int) -> bytes:
+def jpeg_bytes(image: Image.Image, quality: int, exif: Image.Exif | None = None) -> bytes:
     """A picture as the bytes of a JPEG file."""
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
+    image.save(file, "JPEG", quality=quality, **({"exif": exif} if exif is not None else {}))
     return file.getvalue()
 
 

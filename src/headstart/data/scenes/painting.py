@@ -9,8 +9,9 @@ Not a drawing library: no curves but ellipses, no text, no transparency of polyg
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -163,7 +164,23 @@ def smooth(field: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def near_colour(rng: Rng, colour: Colour, spread: float = 0.05) -> np.ndarray:
     """A colour like that one."""
-    return np.clip(np.asarray(colour) * rng.uniform(1 - spread, 1 + spread) + rng.normal(0, spread / 3, 3), 0, 1)
+    changed = np.asarray(colour) * rng.uniform(1 - spread, 1 + spread) + rng.normal(0, spread / 6, 3)
+    return np.minimum(np.maximum(changed, 0), 1)
+
+
+T = TypeVar("T")
+
+
+def pick(rng: Rng, options: Sequence[T] | Mapping[T, float]) -> T:
+    """One of them, with the chances of a mapping's values or equal ones (ten times as fast as `Generator.choice`)."""
+    if not isinstance(options, Mapping):
+        return options[int(rng.integers(len(options)))]
+    rest = rng.uniform() * sum(options.values())
+    for option, chance in options.items():
+        rest -= chance
+        if rest < 0:
+            return option
+    return option
 
 
 def rgb8(colour: Colour) -> tuple[int, int, int]:
@@ -200,7 +217,7 @@ class Sheet:
 
     def polygons(self, points: np.ndarray, colours: np.ndarray | Colour) -> None:
         """Fill polygons (N, P, 2) with a colour each (N, 3), or one for all."""
-        flat = (np.asarray(points) * self.side).reshape(len(points), -1).tolist()
+        flat = [corners.ravel().tolist() for corners in np.asarray(points) * self.side]
         for corners, fill in zip(flat, self._fills(colours, len(flat)), strict=True):
             self._pen.polygon(corners, fill=fill)
 
@@ -247,11 +264,6 @@ class Sheet:
         layer = Image.fromarray((np.clip(rgb, 0, 1) * 255 + 0.5).astype(np.uint8))
         layer = layer.resize((self.side, self.side), Image.Resampling.NEAREST)
         self.image.paste(layer, (0, 0), mask)
-
-    def shade(self, factor: np.ndarray, mask: Image.Image | None = None) -> None:
-        """Multiply by a field (size, size) or (size, size, 3), where the mask is."""
-        pixels = self.pixels() * (factor if factor.ndim == 3 else factor[..., None])
-        self.cover(pixels, mask)
 
     @staticmethod
     def _fills(colours: np.ndarray | Colour, n: int) -> list[tuple[int, ...]]:

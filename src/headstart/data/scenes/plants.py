@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from headstart.data.painting import Colour, Rng, Sheet, mix, near_colour
-from headstart.data.sky import Day
+from headstart.data.scenes.painting import Colour, Rng, Sheet, mix, near_colour, pick
+from headstart.data.scenes.sky import Day
 
 LEAVES = {
     "spring": ((0.42, 0.58, 0.20), (0.55, 0.66, 0.30), (0.30, 0.48, 0.16), (0.86, 0.70, 0.74)),
@@ -22,7 +22,7 @@ SNOW = (0.93, 0.95, 0.98)
 
 def leaf_colour(rng: Rng, day: Day) -> np.ndarray:
     """The colour of one tree in this season."""
-    return near_colour(rng, LEAVES[day.season][int(rng.integers(4))], 0.1)
+    return near_colour(rng, pick(rng, LEAVES[day.season]), 0.1)
 
 
 def bark_colour(rng: Rng) -> np.ndarray:

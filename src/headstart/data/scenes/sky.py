@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from headstart.data.painting import Colour, Rng, Sheet, blended, mix, near_colour, noise, smooth
+from headstart.data.scenes.painting import Colour, Rng, Sheet, blended, mix, near_colour, noise, pick, smooth
 
 SEASONS = ("spring", "summer", "autumn", "winter")
 SKIES = {"clear": 0.3, "fair": 0.28, "overcast": 0.2, "sunset": 0.12, "fog": 0.06, "night": 0.04}
@@ -42,8 +42,9 @@ class Day:
 
     def lit(self, colour: Colour, amount: float | np.ndarray = 1.0) -> np.ndarray:
         """A surface of that colour, from 0 (in the shade) to 1 (facing the sun)."""
-        factor = mix(self.shadow, self.light, amount)
-        return np.asarray(colour, np.float32) * factor
+        if isinstance(amount, np.ndarray):
+            return np.asarray(colour, np.float32) * mix(self.shadow, self.light, amount)
+        return np.asarray(colour) * (self.shadow + (self.light - self.shadow) * amount)
 
     def seen(
         self, surfaces: Sequence[tuple[np.ndarray | float, Colour]], amount: np.ndarray | float,
@@ -61,14 +62,15 @@ class Day:
 
     def far(self, colour: np.ndarray, distance: float | np.ndarray) -> np.ndarray:
         """What is left of a colour at a distance, 0 to 1 (the horizon)."""
-        return mix(colour, self.low, 1 - (1 - self.haze) ** np.asarray(distance))
+        if isinstance(distance, np.ndarray):
+            return mix(colour, self.low, 1 - (1 - self.haze) ** distance)
+        return colour + (self.low - colour) * (1 - (1 - self.haze) ** distance)
 
 
 def day(rng: Rng, *, snowy: float = 0.5, night: float = 1.0) -> Day:
     """A random day; `snowy` is the part of winter days with snow on the ground, `night` changes how often it is dark."""
-    chances = np.array([p * (night if name == "night" else 1) for name, p in SKIES.items()])
-    sky = str(rng.choice(list(SKIES), p=chances / chances.sum()))
-    season = str(rng.choice(SEASONS))
+    chances = {name: part * (night if name == "night" else 1) for name, part in SKIES.items()}
+    sky, season = pick(rng, chances), pick(rng, SEASONS)
     sun = (float(rng.uniform(-0.2, 1.2)), float(rng.uniform(0.02, 0.3)))
     grey = rng.uniform(0.62, 0.9)
     tint = rng.uniform(-0.06, 0.1)

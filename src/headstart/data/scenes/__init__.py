@@ -13,18 +13,22 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageFilter
 
-from headstart.data import lands, towns
-from headstart.data.painting import Rng, Sheet, near_colour, slab
-from headstart.data.plants import clumps, leaf_colour, one
-from headstart.data.sky import Day, day, precipitate
+from headstart.data.scenes.buildings import buildings
+from headstart.data.scenes.forests import forest
+from headstart.data.scenes.mountains import glacier, mountain
+from headstart.data.scenes.painting import Rng, Sheet, near_colour, pick, slab
+from headstart.data.scenes.plants import clumps, leaf_colour, one
+from headstart.data.scenes.seas import sea
+from headstart.data.scenes.sky import Day, day, precipitate
+from headstart.data.scenes.streets import street
 
 KINDS = {
-    "buildings": towns.buildings,
-    "forest": lands.forest,
-    "glacier": lands.glacier,
-    "mountain": lands.mountain,
-    "sea": lands.sea,
-    "street": towns.street,
+    "buildings": buildings,
+    "forest": forest,
+    "glacier": glacier,
+    "mountain": mountain,
+    "sea": sea,
+    "street": street,
 }
 """Name of a class and what paints it."""
 SMALLEST, LARGEST = 32, 320
@@ -52,10 +56,10 @@ def _in_the_way(rng: Rng, sheet: Sheet, day: Day) -> None:
     """Something near the lens: twigs, a post, a rail, a blurred edge."""
     what = rng.integers(4)
     if what == 0:
-        foot = (float(rng.choice([-0.05, 1.05])), rng.uniform(0.3, 1.1))
+        foot = (pick(rng, [-0.05, 1.05]), rng.uniform(0.3, 1.1))
         one(rng, sheet, day, "bare", foot, rng.uniform(0.8, 1.3))
     elif what == 1:
-        at = (float(rng.choice([0.0, 1.0])), float(rng.uniform(0.0, 1.0)))
+        at = (pick(rng, [0.0, 1.0]), float(rng.uniform(0.0, 1.0)))
         clumps(rng, sheet, day, at, (rng.uniform(0.15, 0.3), rng.uniform(0.15, 0.3)), leaf_colour(rng, day), n=60)
     elif what == 2:
         x, width = rng.uniform(0.1, 0.9), rng.uniform(0.02, 0.07)
@@ -96,7 +100,7 @@ def _developed(rng: Rng, pixels: np.ndarray) -> np.ndarray:
     saturation = 0.0 if rng.uniform() < 0.05 else rng.uniform(0.6, 1.3)
     warm, green = rng.normal(0, 0.05), rng.normal(0, 0.015)
     if rng.uniform() < 0.06:
-        warm = rng.choice([-0.14, 0.16])
+        warm = pick(rng, [-0.14, 0.16])
     cast = np.array([1 + warm, 1 + green, 1 - warm])
     middle = float(pixels.mean())
     goal = np.clip(middle + rng.normal(0, 0.07), 0.2, 0.75)
@@ -104,7 +108,7 @@ def _developed(rng: Rng, pixels: np.ndarray) -> np.ndarray:
     colours = saturation * np.eye(3) + (1 - saturation) * np.array(GREY)[:, None]
     turned = (colours * contrast * cast).astype(np.float32)
     pixels = pixels @ turned + ((goal - contrast * middle) * cast).astype(np.float32)
-    shine = 1 + np.float32(rng.uniform(0, 0.04)) * slab(rng, size, "fine")
+    shine: np.ndarray = 1 + np.float32(rng.uniform(0, 0.04)) * slab(rng, size, "fine")
     if rng.uniform() < 0.4:
         at = np.linspace(-1, 1, size, dtype=np.float32) ** 2
         shine = shine * (1 - np.float32(rng.uniform(0.05, 0.3)) * (at[:, None] + at) / 2)

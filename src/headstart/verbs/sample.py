@@ -1,0 +1,120 @@
+"""`headstart sample scenes DIR`: rendered pictures to try things out with, and a table of what is wrong with them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.columns import columns, plain
+from headstart.data.flaws import FLAWS_HEADER, LEAST, SampleSet, sample_set
+from headstart.data.scenes import KINDS, LARGEST, SMALLEST
+from headstart.errors import RecipeError, WriteError, near_names
+from headstart.files import write_bytes, write_csv, write_text
+from headstart.staging import folder_aside
+
+SETS = ("scenes",)
+
+README = """\
+Rendered scenes, made by `headstart sample scenes DIR --n {n} --seed {seed} --size {size}{option}`.
+
+These are drawings made by a program, not photographs: {n:,} pictures of {size} x {size} pixels in six classes
+({kinds}), four fifths in train and one fifth in test. They are for trying headstart out and for its tests. How well
+something works on photographs they do not tell.
+
+{about}
+The pictures and this text are under the licence of headstart (Apache-2.0).
+"""
+WITH_FLAWS = """\
+Some files are bad on purpose. flaws.csv lists them all:
+
+{flaws}
+
+Columns: path; flaw; detail (the damage, the true class, the EXIF orientation, or how the copy was changed); of (the
+picture that it is a copy of).
+"""
+WITHOUT_FLAWS = "Nothing is planted: no damaged files, copies or wrong labels.\n"
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What `sample` wrote: pictures by side and class, and how many of each flaw."""
+
+    out: str
+    pictures: dict[str, dict[str, int]]
+    flaws: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `sample --json`."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """Plain text for a terminal."""
+        kinds = list(KINDS)
+        counted = [(side, *(f"{counts[kind]:,}" for kind in kinds)) for side, counts in self.pictures.items()]
+        lines = columns([("", *kinds), *counted])
+        planted = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in self.flaws.items())
+        lines += [f"Planted: {planted} ({self.out}/flaws.csv lists them)." if planted else "No flaws are planted."]
+        lines += [f"Rendered pictures, written to {self.out}. Next: headstart check {self.out} --labels"]
+        return "\n".join(lines)
+
+
+def sample(what: str, folder: Path, *, n: int = 600, seed: int = 0, size: int = 150, flaws: bool = True) -> Sampled:
+    """Render a sample set: six classes of scenes in train and test folders, with known flaws planted. Example:
+
+        headstart sample scenes pictures --n 600 --seed 0
+
+    Args:
+        what: Which set: scenes.
+        folder: Folder to write; it must be empty or not be there yet.
+        n: Number of pictures.
+        seed: Another seed gives other pictures.
+        size: Side of a picture in pixels.
+        flaws: Plant corrupt files, near-duplicates, wrong labels, EXIF rotations and a leak; flaws.csv lists them.
+
+    Raises:
+        RecipeError: no such set, too few pictures, or a size that cannot be rendered.
+        WriteError: `folder` holds something, or cannot be written.
+    """
+    _check_options(what, n, size, seed)
+    place = Path(folder)
+    if place.is_dir() and next(os.scandir(place), None) is not None:
+        raise WriteError(f"{place}: is not empty.", hint="Choose a new folder.")
+    with folder_aside(place) as aside:
+        made = sample_set(n, seed=seed, size=size, flaws=flaws)
+        for name, data in made.files.items():
+            write_bytes(aside / name, data)
+        if flaws:
+            write_csv(aside / "flaws.csv", FLAWS_HEADER, [astuple(flaw) for flaw in made.flaws])
+        write_text(aside / "README.txt", _readme(made, n, seed, size))
+    sides = {side: dict.fromkeys(KINDS, 0) for side in ("train", "test")}
+    for name in made.files:
+        side, kind, _ = name.split("/")
+        sides[side][kind] += 1
+    return Sampled(str(folder), sides, _counts(made))
+
+
+def _check_options(what: str, n: int, size: int, seed: int) -> None:
+    """Raise `RecipeError` if one of them cannot work."""
+    if what not in SETS:
+        hint = near_names(what, list(SETS)) or f"There is: {', '.join(SETS)}."
+        raise RecipeError(f"what is {plain(what)!r}; expected {' or '.join(map(repr, SETS))}.", hint=hint)
+    if n < LEAST:
+        raise RecipeError(f"n is {n}; expected {LEAST} or more.", hint="600 take about 10 s.")
+    if not SMALLEST <= size <= LARGEST:
+        raise RecipeError(f"size is {size}; expected {SMALLEST} to {LARGEST} pixels.", hint="150 is usual.")
+    if seed < 0:
+        raise RecipeError(f"seed is {seed}; expected 0 or more.")
+
+
+def _counts(made: SampleSet) -> dict[str, int]:
+    return dict(sorted(Counter(flaw.flaw for flaw in made.flaws).items()))
+
+
+def _readme(made: SampleSet, n: int, seed: int, size: int) -> str:
+    counts = [(f"    {name}", str(count)) for name, count in _counts(made).items()]
+    about = WITH_FLAWS.format(flaws="\n".join(columns(counts))) if made.flaws else WITHOUT_FLAWS
+    option = "" if made.flaws else " --no-flaws"
+    return README.format(n=n, seed=seed, size=size, option=option, kinds=", ".join(KINDS), about=about)
