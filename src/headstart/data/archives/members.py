@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from headstart.errors import BadArchive
 
-MAX_ENTRIES = 300_000
+MAX_ENTRIES = 250_000
 """Files and folders, those that are only named in paths included. More belong unpacked by hand: it takes a while."""
 MAX_INNER = 30_000
 """Archives in one archive."""
