@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -315,6 +316,22 @@ def test_a_full_disk_behind_stdout_is_an_error_of_ours() -> None:
 
 
 # Ctrl-C
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups that a test can send Ctrl-C to")
+def test_ctrl_c_promises_nothing_that_is_not_kept(tmp_path: Path) -> None:
+    command = [*COMMAND, "sample", "scenes", str(tmp_path / "scenes"), "--n", "100000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
+        while not any(tmp_path.iterdir()) and running.poll() is None:
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGINT)
+        rest = running.stderr.read()
+    assert (running.returncode, rest) == (130, "Stopped. Nothing was written.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_ctrl_c_leaves_is_said_of_verbs_that_there_are() -> None:
+    assert set(cli.STOPPED) <= set(cli.VERBS)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups that a test can send Ctrl-C to")

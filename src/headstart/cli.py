@@ -42,6 +42,15 @@ VERBS = {
 }
 """The verbs with the first sentence of their docstrings (a test compares), so that help need not import them."""
 
+KEPT = "What was done so far is kept (features, an unfinished training): the same command goes on from there."
+STOPPED = {
+    "bundle": "Nothing was written.",
+    "kaggle": "What was downloaded or trained so far is kept: the same command goes on from there.",
+    "sample": "Nothing was written.",
+    "submit": "Whether the file went through stands on Kaggle's page of your submissions.",
+}
+"""What Ctrl-C leaves behind, of the verbs of which `KEPT` is not true."""
+
 RECIPE_HELP = "Options by the name of a recipe, or from a TOML file; those given beside it on the command line win."
 
 
@@ -70,10 +79,7 @@ def run(words: Sequence[str]) -> int:
     try:
         return _run(words)
     except KeyboardInterrupt:
-        print(
-            "Stopped. What was done so far is kept (features, an unfinished training): the same command goes on from there.",
-            file=sys.stderr,
-        )
+        print(f"Stopped. {STOPPED.get(_asked(words) or '', KEPT)}", file=sys.stderr)
         return 130
 
 
@@ -288,10 +294,11 @@ def _source_options() -> list[inspect.Parameter]:
 
 def _with_source(args: Sequence[Any], given: dict[str, Any], place: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """A verb's arguments with the one at `place` made a `Source`."""
+    from dataclasses import fields
+
     from headstart.data.sources import Source
 
-    names = ("label_from", "label_column", "path_column")
-    source = Source(args[place], **{name: given.pop(name) for name in names if name in given})
+    source = Source(args[place], **{f.name: given.pop(f.name) for f in fields(Source) if f.name in given})
     return (*args[:place], source, *args[place + 1 :]), given
 
 

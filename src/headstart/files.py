@@ -252,11 +252,6 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Write arrays as safetensors. Raises `WriteError`."""
-    write_bytes(path, safetensors_bytes(arrays, metadata))
-
-
 def safetensors_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
     """Arrays as safetensors; equal ones give equal bytes (the library's own order of metadata changes from run to run)."""
     from safetensors.numpy import save

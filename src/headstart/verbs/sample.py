@@ -99,8 +99,8 @@ def sample(what: str, folder: Path, *, n: int = 600, seed: int = 0, size: int = 
 def _check_options(what: str, n: int, size: int, seed: int) -> None:
     """Raise `RecipeError` if one of them cannot work."""
     if what not in SETS:
-        hint = near_names(what, list(SETS)) or f"There is: {', '.join(SETS)}."
-        raise RecipeError(f"what is {plain(what)!r}; expected {' or '.join(map(repr, SETS))}.", hint=hint)
+        known = " or ".join(map(repr, SETS))
+        raise RecipeError(f"{plain(what)!r} is no sample set; expected {known}.", hint=near_names(what, list(SETS)))
     if n < LEAST:
         raise RecipeError(f"n is {n}; expected {LEAST} or more.", hint="600 take about 10 s.")
     if not SMALLEST <= size <= LARGEST:
