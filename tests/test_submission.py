@@ -477,6 +477,17 @@ def test_shuffled_pictures_and_a_shuffled_sample_give_the_same_submission(run: P
     assert found[0] == found[1] == found[2]
 
 
+def test_a_table_beside_the_pictures_does_not_matter(run: Path, place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = headstart.predict(run, place / "test").predictions
+    names = sorted(Path(path).name for path in before.paths)
+    rows = [f"{name},class{n % 2}" for n, name in enumerate([*names, "gone.jpg"])]
+    (place / "test" / "labels.csv").write_text("\n".join(["file,label", *rows]), encoding="utf-8")
+    caplog.clear()
+    after = headstart.predict(run, place / "test").predictions
+    assert (after.paths, after.errors) == (before.paths, before.errors)
+    assert "labels" not in caplog.text
+
+
 def test_pictures_may_be_in_an_archive(run: Path, place: Path) -> None:
     archive = Path(shutil.make_archive(str(place / "test"), "zip", place / "test"))
     submissions = []

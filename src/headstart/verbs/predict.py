@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from headstart.columns import columns, plain
-from headstart.data.archives.unpacking import is_archive
-from headstart.data.dataset import nearest, open_dataset
+from headstart.data.archives.unpacking import is_archive, unpacked
+from headstart.data.folders import nearest, open_folder
 from headstart.deliver.submission import Shape, Submission, filling_of, shape_of, submission_rows, write_submission
 from headstart.errors import MissingData, RecipeError, WriteError
 from headstart.files import read_csv
@@ -184,7 +184,9 @@ def pictures_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str], dic
     lost: dict[str, str] = {}
     for given in map(Path, paths):
         if given.is_dir() or is_archive(given):
-            found = open_dataset(given)
+            found = open_folder(
+                given if given.is_dir() else unpacked(given)
+            )  # labels, in a table say, do not matter here
             files += [found.file(i) for i in range(len(found))]
             names += [(given / p).as_posix() for p in found.paths]
             lost |= {(given / p).as_posix(): reason for p, reason in found.lost.items()}
