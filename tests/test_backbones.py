@@ -22,8 +22,10 @@ from headstart.model.backbones import (
     backbones,
     build,
     find_backbone,
+    last_resort,
     without_weights,
 )
+from headstart.verbs.embed import all_at_hand
 from headstart.vision.preprocess import Preprocess
 
 LIST_HINT = "`headstart backbones` lists those with weights here."
@@ -255,7 +257,7 @@ def test_rows(tmp_path: Path) -> None:
     head = {"fc.weight": np.zeros((10, 7), np.float32), "fc.bias": np.zeros(10, np.float32)}
     save_entry(tmp_path, "test_resnet.mine", {**head, "bn.running_mean": np.zeros(3, np.float32)})
     row = BackboneRow("test_resnet.mine", "folder", 96, 80, 7, "cc0-1.0")
-    assert backbones(weights_dir=tmp_path, only_here=True) == [row]
+    assert backbones(weights_dir=tmp_path, only_here=True)[:-1] == [row]  # the last one comes with the package
     assert backbones("vit", weights_dir=tmp_path, only_here=True) == []
     rows = backbones("test_resnet", weights_dir=tmp_path)
     assert rows == [row, BackboneRow("test_resnet.r160_in1k", "", 160, None, None, "apache-2.0")]
@@ -409,3 +411,47 @@ def test_all_real_weights_load_strictly(shared: Path) -> None:
         assert features_ND.shape == (1, 1024 if "v1" in backbone.name else 1280)
         assert torch.isfinite(features_ND).all()
         assert dict(backbone.model_args) == {"pad_type": "same"}
+
+
+# The one that comes with the package
+
+
+def test_the_embedded_backbone_is_the_last_resort(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (found,) = all_at_hand(tmp_path)
+    assert (found.name, found.source, found.licence) == ("mobilenetv2_050.headstart", "embedded", "apache-2.0")
+    assert "No weights are on this machine but those that come with headstart: a small, weak backbone" in caplog.text
+    assert found == find_backbone("mobilenetv2_050.headstart", weights_dir=tmp_path, offline=True)
+    assert at_hand(weights_dir=tmp_path) == []
+    caplog.clear()
+    save_entry(tmp_path, "test_resnet.mine")
+    assert [b.name for b in all_at_hand(tmp_path)] == ["test_resnet.mine"]  # anything else goes before it
+    assert caplog.text == ""
+
+
+def test_other_weights_of_its_architecture_are_not_mistaken_for_it(tmp_path: Path) -> None:
+    with pytest.raises(MissingWeights, match=r"mobilenetv2_050.lamb_in1k: its weights are not on this machine"):
+        find_backbone("mobilenetv2_050", weights_dir=tmp_path, offline=True)
+    save_entry(tmp_path, "mobilenetv2_050.headstart")  # a bundle has it too
+    assert find_backbone("mobilenetv2_050.headstart", weights_dir=tmp_path, offline=True).source == "folder"
+
+
+def test_the_embedded_backbone_is_listed_with_its_accuracies(tmp_path: Path) -> None:
+    save_entry(tmp_path, "test_resnet.mine")
+    rows = backbones(weights_dir=tmp_path, only_here=True)
+    assert [(row.name, row.here, bool(row.measured)) for row in rows] == [
+        ("test_resnet.mine", "folder", False),
+        ("mobilenetv2_050.headstart", "embedded", True),
+    ]
+    assert set(rows[1].measured) == {"intel-scenes", "cats-dogs"}
+    assert min(rows[1].measured.values()) > 0.8
+
+
+def test_the_embedded_backbone_is_small_and_computes(tmp_path: Path) -> None:
+    import torch
+
+    found = last_resort()
+    assert found.weights is not None and found.weights.stat().st_size < 4_000_000
+    with torch.no_grad():
+        features_ND = build(found)(torch.rand(2, 3, 64, 64) * 2 - 1)
+    assert features_ND.shape == (2, 1280)
+    assert features_ND.isfinite().all() and features_ND.std() > 0.1

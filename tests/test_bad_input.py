@@ -189,11 +189,6 @@ WEIGHTS = {
         "MissingWeights: nope: no such folder, and --weights-dir names it.\n"
         "  It should hold NAME.safetensors and NAME.json for each backbone.\n",
     ),
-    "no weights at all": (
-        "--weights-dir photos",
-        "MissingWeights: No backbone's weights are on this machine.\n"
-        "  Name one to download it (--backbone resnet34), or give a folder of weights with --weights-dir.\n",
-    ),
     "offline": (
         "--weights-dir photos --backbone resnet34 --offline",
         "MissingWeights: resnet34.a1_in1k: its weights are not on this machine, and offline nothing is downloaded.\n"

@@ -110,7 +110,7 @@ def test_only_those_that_are_named(tmp_path: Path, tiny_weights: Path) -> None:
     with pytest.raises(MissingWeights) as caught:
         bundle(out=tmp_path / "other", offline=True)
     assert str(caught.value) == (
-        "No backbone's weights are on this machine.\n"
+        "No backbone's weights are on this machine but those that come with headstart.\n"
         "  Name some to download them (--backbones resnet34), or give a folder of weights with --weights-dir."
     )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle"]

@@ -2,7 +2,8 @@
 
 Weights are looked for in this order: a file that was given; a folder (`weights_dir`, or the environment's
 ``HEADSTART_WEIGHTS``) with ``NAME.safetensors`` and ``NAME.json``; the hub's cache; the hub itself. Whichever has
-them, the preprocessing they were trained with comes along, and only safetensors are taken.
+them, the preprocessing they were trained with comes along, and only safetensors are taken. Where no name is given and
+there are none at all, the small one that comes with the package is the last resort (`headstart.model.embedded`).
 
 Costs: finding a backbone in a folder or in the hub's cache takes milliseconds, plus one SHA-256 of the file, and
 imports neither timm nor torch. Bare or unknown names import timm (3 to 7 s); `build` does anyway.
@@ -23,11 +24,12 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.errors import BackboneError, BadWeights, MissingWeights, UnknownBackbone, near_names
+from headstart.model import embedded
 from headstart.model.bundle import check_bundled, weights_in
 from headstart.model.hub import GIVE_HINT, LIST_HINT, cache_entries, cached, fetch
 from headstart.model.spec import Spec, check_args, read_spec, spec_of
@@ -76,7 +78,7 @@ class Backbone:
     name: str  # 'mobilenetv2_100.tf_in1k': timm's architecture, and the tag of the weights
     architecture: str  # 'mobilenetv2_100'
     model_args: tuple[tuple[str, Any], ...]  # further arguments for timm.create_model, e.g. (('pad_type', 'same'),)
-    source: str  # 'file' | 'folder' | 'hub' | 'random' | 'run' (a run folder's own, whose manifest has been checked)
+    source: str  # file, folder, hub, embedded, random, or run (a run folder's own, whose manifest has been checked)
     weights: Path | None  # the safetensors file; None only for source 'random'
     sha256: str  # of the weights file; '' for source 'random'
     preprocess: Preprocess  # the input spec that travels with the weights
@@ -91,11 +93,12 @@ class BackboneRow:
     """One line of `headstart backbones`."""
 
     name: str
-    here: str  # where on this machine the weights are: 'folder', 'hub' (its cache), or '' if they are not
+    here: str  # where on this machine the weights are: 'folder', 'hub' (its cache), 'embedded', or '' if they are not
     image_size: int  # side of the square input in pixels
     parameters: int | None  # trained numbers in the weights file; None when it is not here
     feature_dim: int | None  # None when it is not known without building the network
     licence: str
+    measured: dict[str, float] = field(default_factory=dict)  # {data set: accuracy}, of the embedded one: a linear head
 
 
 # ------------------------------------------------------------------------------------------------------------ finding
@@ -118,10 +121,16 @@ def find_backbone(
     if weights is not None:
         return _from_file(Path(weights), name)
     folder = _weights_folder(weights_dir)
-    # The order of DESIGN §5. A backbone that is embedded in the package takes its place at the end of this line.
-    found = (folder and _in_folder(folder, name)) or _in_hub_cache(name) or _on_hub(name, folder, offline)
+    found = (folder and _in_folder(folder, name)) or _in_hub_cache(name)
+    found = found or (last_resort() if name == embedded.NAME else _on_hub(name, folder, offline))
     log.info("%s: weights from %s (%s)", found.name, found.source, found.weights)
     return found
+
+
+def last_resort() -> Backbone:
+    """The backbone that comes with the package, for where there is no other. Raises `BadWeights` if it is damaged."""
+    found = _found(embedded.NAME, read_spec(embedded.SPEC), "embedded", embedded.WEIGHTS)
+    return replace(found, feature_dim=embedded.FEATURES)
 
 
 def without_weights(name: str, *, image_size: int = 0, **model_args: Any) -> Backbone:
@@ -377,7 +386,8 @@ def _default_name(architecture: str) -> str:
 def at_hand(*, weights_dir: Path | None = None) -> list[Backbone]:
     """All backbones whose weights are on this machine, those of the folder first. Opens no socket, imports no timm.
 
-    A damaged entry is logged and left out. Raises `MissingWeights` if the folder that was named does not exist.
+    Without the one that comes with the package: that is `last_resort`. A damaged entry is logged and left out. Raises
+    `MissingWeights` if the folder that was named does not exist.
     """
     found = {}
     for name, source, spec, weights in _entries(weights_dir):
@@ -396,6 +406,9 @@ def backbones(pattern: str = "", *, weights_dir: Path | None = None, only_here: 
     """
     pattern = pattern if any(sign in pattern for sign in "*?[") else f"*{_plain_name(pattern)}*"
     rows = {entry[0]: _row_here(*entry) for entry in _entries(weights_dir)}
+    own = (embedded.NAME, "embedded", read_spec(embedded.SPEC), embedded.WEIGHTS)
+    row = replace(_row_here(*own), feature_dim=embedded.FEATURES, measured=embedded.measured())
+    rows.setdefault(embedded.NAME, row)
     if not only_here:
         import timm
 

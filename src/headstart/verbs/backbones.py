@@ -31,6 +31,10 @@ class BackboneList:
             lines.append(
                 f"{r.name:<{width}}  {r.here or '-':<8}{r.image_size:>5}{numbers[0]:>13}{numbers[1]:>10}  {r.licence}"
             )
+        for r in self.rows:
+            if r.measured:
+                figures = ", ".join(f"{value:.3f} on {name}" for name, value in r.measured.items())
+                lines.append(f"{r.name} comes with headstart, for where there is no other. Linear head: {figures}.")
         return "\n".join(lines)
 
 

@@ -166,7 +166,7 @@ def _found(names: str, weights_dir: Path | None, offline: bool) -> list[Backbone
     found = at_hand(weights_dir=weights_dir)
     if not found:
         raise MissingWeights(
-            "No backbone's weights are on this machine.",
+            "No backbone's weights are on this machine but those that come with headstart.",
             hint="Name some to download them (--backbones resnet34), or give a folder of weights with --weights-dir.",
         )
     return found

@@ -25,7 +25,7 @@ from headstart.data.sources import Source, as_source
 from headstart.data.split import make_split, split_hash, write_split
 from headstart.errors import BadSplit, RecipeError, WriteError, near_names
 from headstart.files import write_csv
-from headstart.model.backbones import Backbone, at_hand, find_backbone, without_weights
+from headstart.model.backbones import Backbone, at_hand, find_backbone, last_resort, without_weights
 from headstart.model.engine import choose_plan, cores
 from headstart.model.features import View, embed_files
 from headstart.progress import log
@@ -261,7 +261,8 @@ def _check_budget(candidates: Sequence[Candidate], looked: Looked, clock: _Budge
     if clock.left() > START_SECONDS + 0.05 * n:
         return
     wanted = {name for c in candidates for name in c.recipe.backbone.split("+")}
-    usable = [b for b in at_hand(weights_dir=weights_dir) if b.name in wanted or "auto" in wanted]
+    here = at_hand(weights_dir=weights_dir) or [last_resort()]
+    usable = [b for b in here if b.name in wanted or "auto" in wanted]
     pace = 0.0
     if usable and clock.left() > START_SECONDS:
         smallest = min(usable, key=lambda b: b.weights.stat().st_size if b.weights else 0)

@@ -8,9 +8,10 @@ from typing import Any
 
 from headstart.data.dataset import open_dataset
 from headstart.data.sources import Source
-from headstart.errors import MissingWeights, WriteError
+from headstart.errors import WriteError
 from headstart.files import csv_bytes, safetensors_bytes, write_together
-from headstart.model.backbones import Backbone, at_hand, find_backbone
+from headstart.model.backbones import Backbone, at_hand, find_backbone, last_resort
+from headstart.model.embedded import measured
 from headstart.model.engine import choose_plan
 from headstart.model.features import Features, View, embed_files, fingerprint
 from headstart.progress import log
@@ -112,14 +113,18 @@ def find_one(name: str, weights: Path | None, weights_dir: Path | None, offline:
 
 
 def all_at_hand(weights_dir: Path | None) -> list[Backbone]:
-    """All backbones with weights on this machine, at least one. Raises `MissingWeights`."""
+    """All backbones with weights on this machine; where there are none, the embedded one, and a note that says so."""
     found = at_hand(weights_dir=weights_dir)
-    if not found:
-        raise MissingWeights(
-            "No backbone's weights are on this machine.",
-            hint="Name one to download it (--backbone resnet34), or give a folder of weights with --weights-dir.",
-        )
-    return found
+    if found:
+        return found
+    accuracies = " and ".join(f"{value:.2f} on {name}" for name, value in measured().items())
+    log.warning(
+        "No weights are on this machine but those that come with headstart: a small, weak backbone is used (a linear "
+        "head on it has %s). Stronger ones: --backbone resnet34 downloads one; where there is no network, "
+        "`headstart bundle` on a machine that has one, then --weights-dir.",
+        accuracies,
+    )
+    return [last_resort()]
 
 
 def fitted_spec(backbone: Backbone, image_size: int, resize: str) -> Preprocess:
