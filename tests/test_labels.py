@@ -297,8 +297,19 @@ def test_the_same_twice(mislaid: Path, tiny_weights: Path) -> None:
 
 def test_what_it_needs_is_said_before_any_work(tmp_path: Path, photos: Path) -> None:
     with pytest.raises(MissingWeights) as caught:
-        headstart.check(photos, labels=True, weights_dir=tmp_path, offline=True)
-    assert caught.value.message == "No backbone's weights are on this machine."
+        headstart.check(photos, labels=True, backbone="resnet18", weights_dir=tmp_path, offline=True)
+    assert caught.value.message.startswith("resnet18.a1_in1k: its weights are not on this machine")
+
+
+def test_copies_that_hashes_miss_are_found_by_what_the_backbone_sees(tmp_path: Path) -> None:
+    """Without any weights but those of the package: scenes whose copies were cropped."""
+    headstart.sample("scenes", tmp_path / "scenes", n=600, seed=4)
+    flaws = [row for row in read_csv(tmp_path / "scenes" / "flaws.csv") if row["flaw"] == "near_duplicate"]
+    planted = {tuple(sorted((row["path"], row["of"]))) for row in flaws}
+    found = {labels: headstart.check(tmp_path / "scenes", labels=labels).groups for labels in (False, True)}
+    missed = {labels: planted - {tuple(sorted(group)) for group in groups} for labels, groups in found.items()}
+    assert len(missed[False]) == 2
+    assert missed[True] == set()
 
 
 def test_one_class_has_no_wrong_labels(tmp_path: Path, tiny_weights: Path) -> None:

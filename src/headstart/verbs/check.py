@@ -16,7 +16,7 @@ from headstart.data.sources import Source
 from headstart.errors import WriteError
 from headstart.files import write_csv
 from headstart.staging import check_out_file
-from headstart.verbs.labels import LabelError, backbones_for_labels, label_errors
+from headstart.verbs.labels import LabelError, backbones_for_labels, label_errors, see
 from headstart.verbs.look import look
 
 SHOWN = 10
@@ -84,7 +84,7 @@ def check(
     Args:
         data: Pictures with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: CSV to write, one row for each finding and path.
-        labels: Look for wrong labels too, by what a backbone sees.
+        labels: Look for wrong labels too, by what a backbone sees; it finds more near-copies as well.
         fixes: CSV of the suspected labels to write, to be edited and given back with --fix. Looks for wrong labels.
         fix: CSV of corrections to apply before looking; the data itself stays as it is.
         backbone: What to look for wrong labels with: a timm name; auto takes the best one with weights here.
@@ -101,13 +101,14 @@ def check(
     backbones = backbones_for_labels(backbone, weights_dir, offline) if labels or fixes is not None else ()
     looked = look(data, opened=opened)
     dataset = looked.dataset
-    near = near_pairs(None, looked.files, looked.facts)
+    seen = see(looked, backbones) if backbones else None
+    near = near_pairs(seen.values_ND if seen else None, looked.files, looked.facts)
     dataset = replace(dataset, groups=merge_groups(len(dataset), group_pairs(dataset.groups), near))
     looked = replace(looked, dataset=dataset)
     found = looked.findings(dataset)
     if out is not None:
         write_csv(Path(out), CHECKS_HEADER, checks_rows(found))
-    suspected = label_errors(looked, backbones) if backbones else None
+    suspected = label_errors(dataset, seen) if seen else None
     if fixes is not None:
         write_fixes(Path(fixes), [(e.path, e.label, e.suggested, e.score) for e in suspected or []])
     by_group: dict[int, list[str]] = {}

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.data.dataset import require_trainable
+from headstart.data.dataset import Dataset, require_trainable
 from headstart.judge.calibration import softmax
 from headstart.judge.labels import label_issues
 from headstart.model.backbones import Backbone, find_backbone
@@ -57,29 +57,42 @@ def backbones_for_labels(name: str, weights_dir: Path | None, offline: bool) -> 
     return (find_backbone(name, weights_dir=weights_dir, offline=offline),)
 
 
-def label_errors(looked: Looked, backbones: Sequence[Backbone], *, seed: int = 0) -> list[LabelError]:
-    """Suspected labels, the worst first; of several backbones the one that suits the pictures best is used.
+@dataclass(frozen=True)
+class Seen:
+    """What a backbone sees in all pictures: float32 (N, D), and {row: reason} of those that could not be read again."""
+
+    values_ND: np.ndarray
+    failed: dict[int, str]
+
+
+def see(looked: Looked, backbones: Sequence[Backbone], *, seed: int = 0) -> Seen:
+    """Features of all pictures, of that of several backbones which suits them best.
 
     Raises `BadLabels` (nothing to tell apart), `BackboneError`, `WriteError` (the cache).
     """
     require_trainable(looked.dataset)
-    dataset, n_classes = looked.dataset, len(looked.dataset.classes)
-    known = np.flatnonzero(dataset.labels >= 0)
-    files, sha256s = [looked.files[i] for i in known], [looked.sha256s[i] for i in known]
+    dataset, plan = looked.dataset, choose_plan()
     sides = np.array([min(f.width, f.height) for f in looked.facts])
     views = [View(b, fitted_spec(b, fitting_size(b.preprocess.image_size, sides), "auto")) for b in backbones]
-    plan, labels_N = choose_plan(), dataset.labels[known]
     if len(views) > 1:
-        total = len(known)
+        known = np.flatnonzero(dataset.labels >= 0)
+        files, sha256s = [looked.files[i] for i in known], [looked.sha256s[i] for i in known]
         choice = choose_views(
-            views, files, sha256s, labels_N, n_classes, plan, seconds=SECONDS, total=total, seed=seed
+            views, files, sha256s, dataset.labels[known], len(dataset.classes), plan, seconds=SECONDS,
+            total=len(known), seed=seed,
         )  # fmt: skip
         views = [choice.views[0]]
-    log.info("Checking labels with %s (%s)", views[0], plan)
-    (values_ND,), failed = embed_files(files, sha256s, views, plan)
-    good = np.array([i for i in range(len(known)) if i not in failed])
-    known, labels_N, groups_N = known[good], labels_N[good], dataset.groups[known][good]
-    found = label_issues(out_of_fold([values_ND[good]], labels_N, groups_N, n_classes, seed), labels_N)
+    log.info("Looking with %s (%s)", views[0], plan)
+    (values_ND,), failed = embed_files(looked.files, looked.sha256s, views, plan)
+    return Seen(values_ND, failed)
+
+
+def label_errors(dataset: Dataset, seen: Seen, *, seed: int = 0) -> list[LabelError]:
+    """Suspected labels, the worst first. Groups of the data set stay in one fold."""
+    known = np.array([i for i in np.flatnonzero(dataset.labels >= 0).tolist() if i not in seen.failed], np.int64)
+    labels_N = dataset.labels[known]
+    chances_NK = out_of_fold([seen.values_ND[known]], labels_N, dataset.groups[known], len(dataset.classes), seed)
+    found = label_issues(chances_NK, labels_N)
     return [
         LabelError(dataset.paths[i], dataset.label_name(i), dataset.classes[suggested], round(score, 6))
         for i, suggested, score in zip(
