@@ -133,8 +133,8 @@ def test_examples_can_be_parsed(verb: str) -> None:
     [
         (
             "trian photos --out run",
-            'headstart: Unknown command "trian". Did you mean "train"? Available commands: check, split, backbones, '
-            "embed, train, compare, evaluate, predict, ...\n  `headstart --help` lists the commands.\n",
+            'headstart: Unknown command "trian". Did you mean "train"? Available commands: demo, check, split, '
+            "backbones, embed, train, compare, evaluate, ...\n  `headstart --help` lists the commands.\n",
         ),
         (
             "train photos --out run --backbon resnet34",
@@ -194,6 +194,7 @@ def json_commands(photos: Path, run: Path, out: Path, weights: Path) -> dict[str
     """A command line for each verb."""
     one = photos / "class0" / "000.jpg"
     return {
+        "demo": f"demo --out {out / 'demo'} --n 60 --budget 16s --offline",
         "check": f"check {photos}",
         "split": f"split {photos} --out {out / 'split.csv'}",
         "backbones": f"backbones --weights-dir {weights}",

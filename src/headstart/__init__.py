@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from headstart.verbs.check import check
     from headstart.verbs.compare import compare
     from headstart.verbs.compared import Comparison
+    from headstart.verbs.demo import demo
     from headstart.verbs.embed import embed
     from headstart.verbs.evaluate import evaluate
     from headstart.verbs.explain import explain
@@ -66,6 +67,7 @@ _HOME = {
     "bundle": "headstart.verbs.bundle",
     "check": "headstart.verbs.check",
     "compare": "headstart.verbs.compare",
+    "demo": "headstart.verbs.demo",
     "embed": "headstart.verbs.embed",
     "evaluate": "headstart.verbs.evaluate",
     "explain": "headstart.verbs.explain",
@@ -103,6 +105,7 @@ __all__ = [
     "bundle",
     "check",
     "compare",
+    "demo",
     "embed",
     "evaluate",
     "explain",

@@ -11,7 +11,7 @@ take about 8 s of a core and 6 MB of memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,8 @@ from headstart.data.scenes import KINDS, render
 from headstart.files import jpeg_bytes
 from headstart.progress import bar
 
+KINDS_OF_FLAWS = ("corrupt", "near_duplicate", "leak", "exif_rotation", "wrong_label")
+COPIES = ("near_duplicate", "leak")
 FLAWS_HEADER = ("path", "flaw", "detail", "of")
 LEAST = 60
 TEST_PART = 0.2
@@ -36,7 +38,7 @@ class Flaw:
 
     path: str
     flaw: str
-    """corrupt, near_duplicate, wrong_label, exif_rotation or leak."""
+    """One of `KINDS_OF_FLAWS`."""
     detail: str
     of: str = ""
     """For copies: the path of the other one."""
@@ -91,9 +93,59 @@ def _names(n: int) -> list[str]:
     return names
 
 
-# What is planted where
+# What was found of it
 
-COPIES = ("near_duplicate", "leak")
+
+@dataclass(frozen=True)
+class Recalled:
+    """How a check did on one kind of flaw. `others` counts what it listed of that kind and was not planted."""
+
+    flaw: str
+    found: tuple[Flaw, ...]
+    missed: tuple[Flaw, ...]
+    others: int
+
+    @property
+    def planted(self) -> int:
+        return len(self.found) + len(self.missed)
+
+
+def recalled(
+    flaws: Sequence[Flaw],
+    *,
+    unreadable: Collection[str],
+    groups: Sequence[Sequence[str]],
+    turned: Collection[str],
+    suspects: Collection[str],
+) -> list[Recalled]:
+    """Which of the flaws are among what `check` listed, one row a kind, in the order of `KINDS_OF_FLAWS`.
+
+    Args:
+        flaws: The rows of flaws.csv.
+        unreadable: Paths of files that were left out as damaged.
+        groups: Paths of pictures that were taken for one, a list each.
+        turned: Paths of pictures that an EXIF note turns.
+        suspects: Paths of pictures whose label may be wrong.
+    """
+    by_path = {path: place for place, group in enumerate(groups) for path in group}
+
+    def is_grouped(flaw: Flaw) -> bool:
+        return flaw.path in by_path and by_path[flaw.path] == by_path.get(flaw.of)
+
+    listed = {"corrupt": unreadable, "exif_rotation": turned, "wrong_label": suspects}
+    rows = []
+    for kind in KINDS_OF_FLAWS:
+        planted = [flaw for flaw in flaws if flaw.flaw == kind]
+        found = tuple(f for f in planted if (is_grouped(f) if kind in COPIES else f.path in listed[kind]))
+        missed = tuple(f for f in planted if f not in found)
+        copies = [f for f in flaws if f.flaw in COPIES and is_grouped(f)]
+        others = len(set(by_path.values()) - {by_path[f.path] for f in copies}) if kind == "near_duplicate" else 0
+        others = others if kind in COPIES else len(set(listed[kind]) - {f.path for f in planted})
+        rows.append(Recalled(kind, found, missed, others))
+    return rows
+
+
+# What is planted where
 
 
 def _plan(names: list[str], rng: np.random.Generator) -> dict[str, Flaw]:

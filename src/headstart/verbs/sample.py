@@ -18,7 +18,7 @@ from headstart.staging import folder_aside
 SETS = ("scenes",)
 
 README = """\
-Rendered scenes, made by `headstart sample scenes DIR --n {n} --seed {seed} --size {size}{option}`.
+{first}
 
 These are drawings made by a program, not photographs: {n:,} pictures of {size} x {size} pixels in six classes
 ({kinds}), four fifths in train and one fifth in test. They are for trying headstart out and for its tests. How well
@@ -115,6 +115,12 @@ def _counts(made: SampleSet) -> dict[str, int]:
 
 def _readme(made: SampleSet, n: int, seed: int, size: int) -> str:
     counts = [(f"    {name}", str(count)) for name, count in _counts(made).items()]
+    first = first_line(n, seed, size, flaws=bool(made.flaws))
     about = WITH_FLAWS.format(flaws="\n".join(columns(counts))) if made.flaws else WITHOUT_FLAWS
-    option = "" if made.flaws else " --no-flaws"
-    return README.format(n=n, seed=seed, size=size, option=option, kinds=", ".join(KINDS), about=about)
+    return README.format(first=first, n=n, size=size, kinds=", ".join(KINDS), about=about)
+
+
+def first_line(n: int, seed: int, size: int, *, flaws: bool) -> str:
+    """How README.txt begins, by which a set is known."""
+    option = "" if flaws else " --no-flaws"
+    return f"Rendered scenes, made by `headstart sample scenes DIR --n {n} --seed {seed} --size {size}{option}`."

@@ -1,0 +1,243 @@
+"""`headstart demo`: a first run that needs nothing, no pictures, no weights, no network.
+
+    sample -> check --labels -> compare (from scratch, augmented, transfer) -> report -> a page, a table, what next
+
+It does what a user would type, by the same functions, and adds what only it can know: which flaws were planted. About two
+minutes on two cores, of which `budget` goes into the comparison; the folder can be deleted afterwards. The same command goes
+on where it was stopped. It tells nothing about photographs: see `caution`.
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.columns import columns
+from headstart.data.flaws import Flaw, Recalled, recalled
+from headstart.data.scenes import KINDS
+from headstart.deliver.demo_page import TITLES, Shown, Way, demo_page
+from headstart.errors import DamagedRun, WriteError
+from headstart.files import read_csv, write_text
+from headstart.model import embedded
+from headstart.progress import log
+from headstart.staging import check_manifest
+from headstart.verbs.check import Checked, check
+from headstart.verbs.compare import compare
+from headstart.verbs.compared import Comparison, Row
+from headstart.verbs.report import report
+from headstart.verbs.sample import first_line, sample
+
+SIZE = 150
+SHEET = 6
+"""Pictures of each class that the page shows."""
+NOT_DAMAGE = ("label_conflict", "split_leak")
+"""Errors that `check` finds in pictures that can be read."""
+
+SMALL: dict[str, Any] = {"approach": "scratch", "backbone": "headstart_cnn", "image_size": 96, "max_lr": 0.002}
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "scratch": (
+        "A small convolutional network from random weights, on the pictures as they are.",
+        {**SMALL, "augment": "none"},
+    ),
+    "augmented": (
+        "The same network; in each round every picture is cut, turned and mirrored anew.",
+        {**SMALL, "augment": "crop=0.5,flip,rotation=10"},
+    ),
+    "transfer": (
+        "A network that was trained on other pictures stays as it is and gets a new last layer, in closed form.",
+        {"approach": "linear"},
+    ),
+}
+"""The recipes that are compared: what each is, and its options."""
+
+RENDERED = "All of this is about rendered pictures; how well something works on photographs they do not tell."
+SEEN = (
+    "The embedded backbone was trained on other renderings of the same program among much else (without their classes), "
+    "which makes these easy for it."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Demo:
+    """What `demo` did: flaws found (`recalled`), the comparison, and the folder with its pages."""
+
+    out: str
+    pictures: int
+    recalled: list[Recalled]
+    comparison: Comparison
+    caution: str
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `demo --json`."""
+        flaws = [
+            {"flaw": r.flaw, "planted": r.planted, "found": len(r.found), "others": r.others,
+             "missed": [flaw.path for flaw in r.missed]} for r in self.recalled
+        ]  # fmt: skip
+        return {
+            "out": self.out,
+            "pictures": self.pictures,
+            "flaws": flaws,
+            "comparison": self.comparison.to_json(),
+            "caution": self.caution,
+            "seconds": self.seconds,
+        }
+
+    def table(self) -> str:
+        """Plain text for a terminal: what was found, the comparison, and what to type next."""
+        found = [(TITLES[r.flaw], str(r.planted), str(len(r.found)), str(r.others)) for r in self.recalled]
+        lines = [
+            f"{self.pictures:,} rendered pictures of six classes, some bad on purpose; what `check --labels` found:",
+            *columns([("", "planted", "found", "others"), *found]),
+            "",
+            self.comparison.table(),
+            *textwrap.wrap(self.caution, 120),
+            "",
+            f"{self.seconds:.0f} s. Open {self.out}/report.html in a browser.",
+            "Next, with pictures of your own, in one folder a class:",
+            *(f"  {command}" for _, command in COMMANDS),
+        ]
+        return "\n".join(lines)
+
+
+COMMANDS = (
+    ("Look at them; nothing is changed.", "headstart check photos --labels"),
+    (
+        "Train, calibrate and test a classifier; run/report.html says how good it is.",
+        "headstart train photos --out run",
+    ),
+    ("Predict new pictures with it.", "headstart predict run new.jpg --out predictions.csv"),
+    (
+        "With stronger weights, where there is a network (where there is none: headstart bundle --help).",
+        "headstart train photos --out run --backbone resnet34",
+    ),
+)
+
+
+def demo(
+    *,
+    out: Path = Path("headstart-demo"),
+    n: int = 600,
+    seed: int = 0,
+    budget: str = "80s",
+    weights_dir: Path | None = None,
+    offline: bool = False,
+) -> Demo:
+    """Show all of it in two minutes: pictures are drawn, checked, and three ways to a classifier compared. Example:
+
+        headstart demo --offline
+
+    Args:
+        out: Folder to write: the pictures, fixes.csv, the comparison with its runs, and report.html.
+        n: Number of pictures.
+        seed: Another seed gives other pictures.
+        budget: Time for the comparison; drawing and checking come on top (some 20 s for 600 pictures).
+        weights_dir: Folder of NAME.safetensors and NAME.json, to use instead of the backbone that comes with headstart.
+        offline: Never open a socket.
+
+    Raises:
+        RecipeError: too few pictures, or a budget in which nothing fits.
+        BackboneError: `weights_dir` does not exist.
+        WriteError: `out` holds something else, or cannot be written.
+    """
+    started = time.monotonic()
+    out = Path(out)
+    if "," in str(out):
+        raise WriteError(f"{out}: has a comma in its name, at which --recipes is split.", hint="Choose another --out.")
+    scenes = out / "scenes"
+    _draw(scenes, n, seed)
+    flaws = [Flaw(**row) for row in read_csv(scenes / "flaws.csv")]
+    log.info("Checking them, labels too.")
+    checked = check(scenes, labels=True, fixes=out / "fixes.csv", weights_dir=weights_dir, offline=offline)
+    told = _recalled(flaws, checked)
+    recipes = [_recipe(out / "recipes", name) for name in WAYS]
+    log.info("Comparing three ways to a classifier; budget %s.", budget)
+    comparison = compare(
+        scenes, out=out / "comparison", recipes=",".join(map(str, recipes)), budget=budget, seed=seed,
+        weights_dir=weights_dir, offline=offline,
+    )  # fmt: skip
+    links = [("comparison/report.html", "The comparison: intervals, paired tests, costs, learning curves")]
+    if comparison.taken:
+        report(Path(comparison.out) / "runs" / comparison.taken)
+        page = f"comparison/runs/{comparison.taken}/report.html"
+        links.append((page, f"The report of {comparison.taken}: mistakes, confidence, the pictures behind each figure"))
+    used_embedded = any(embedded.NAME in row.backbones for row in comparison.rows)
+    caution = f"{RENDERED} {SEEN}" if used_embedded else RENDERED
+    seconds = time.monotonic() - started
+    shown = Shown(
+        pictures=n,
+        sheet=_sheet(scenes, flaws),
+        recalled=told,
+        suggested={error.path: error.suggested for error in checked.label_errors or []},
+        ways=[_way(row) for row in comparison.rows],
+        taken=comparison.taken,
+        advice=comparison.advice,
+        caution=caution,
+        commands=COMMANDS,
+        links=links,
+        seconds=seconds,
+        files={path.relative_to(scenes).as_posix(): path for path in scenes.rglob("*.jpg")},
+    )
+    write_text(out / "report.html", demo_page(shown))
+    return Demo(str(out), n, told, comparison, caution, seconds)
+
+
+def _draw(scenes: Path, n: int, seed: int) -> None:
+    """The sample set, unless it is there already. Raises `WriteError` if something else is."""
+    if not scenes.is_dir() or next(os.scandir(scenes), None) is None:
+        log.info("Drawing %d pictures.", n)
+        sample("scenes", scenes, n=n, seed=seed, size=SIZE)
+        return
+    try:
+        check_manifest(scenes)
+        same = (scenes / "README.txt").read_text(encoding="utf-8").startswith(first_line(n, seed, SIZE, flaws=True))
+    except (DamagedRun, OSError, ValueError):
+        same = False
+    if not same:
+        raise WriteError(
+            f"{scenes}: holds other pictures than those of this demo.",
+            hint="Choose another folder with --out, or remove this one.",
+        )
+    log.info("The pictures are there already.")
+
+
+def _recalled(flaws: Sequence[Flaw], checked: Checked) -> list[Recalled]:
+    damaged = [f for f in checked.findings if f.severity == "error" and f.check not in NOT_DAMAGE]
+    return recalled(
+        flaws,
+        unreadable={path for f in damaged for path in f.paths},
+        groups=checked.groups,
+        turned={path for f in checked.findings if f.check == "exif_rotated" for path in f.paths},
+        suspects={error.path for error in checked.label_errors or []},
+    )
+
+
+def _recipe(folder: Path, name: str) -> Path:
+    """Write a recipe file, as users may write their own."""
+    about, options = WAYS[name]
+    lines = [f"# {about}", "", *(f"{key} = {value!r}" for key, value in options.items())]
+    write_text(folder / f"{name}.toml", "\n".join(lines) + "\n")
+    return folder / f"{name}.toml"
+
+
+def _sheet(scenes: Path, flaws: Sequence[Flaw]) -> dict[str, list[str]]:
+    """The first pictures of each class that have no flaw."""
+    flawed = {flaw.path for flaw in flaws}
+    return {
+        kind: [
+            path
+            for file in sorted((scenes / "train" / kind).iterdir())
+            if (path := file.relative_to(scenes).as_posix()) not in flawed
+        ][:SHEET]
+        for kind in KINDS
+    }
+
+
+def _way(row: Row) -> Way:
+    about = f"Not done: {row.error}." if row.error else WAYS[row.name][0]
+    return Way(row.name, about, row.figure("accuracy"), row.figure("log_loss"), row.seconds)

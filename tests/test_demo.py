@@ -1,0 +1,166 @@
+"""The demo: it needs no pictures, no weights and no network, and says what it found of what was planted."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import headstart
+from headstart.cli import run as command_line
+from headstart.data.flaws import KINDS_OF_FLAWS, Flaw, recalled
+from headstart.errors import WriteError
+from headstart.verbs.demo import WAYS
+
+NO_NETWORK = """
+import os, sys
+
+def forbid(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg",
+                 "socket.bind", "urllib.Request", "http.client.connect"):
+        with os.fdopen(os.open(os.environ["ATTEMPTS"], os.O_WRONLY | os.O_APPEND), "w") as log:
+            log.write(f"{event} {args[1:]}\\n")
+        raise OSError(f"a test forbids {event}")
+
+sys.addaudithook(forbid)
+"""
+
+
+class Ran:
+    """One `headstart demo --offline --json`, in processes that cannot reach a network, with nothing on the machine."""
+
+    def __init__(self, place: Path) -> None:
+        (place / "site").mkdir()
+        (place / "site" / "sitecustomize.py").write_text(NO_NETWORK)  # every Python process of it begins with this
+        self.attempts = place / "attempts.txt"
+        self.attempts.touch()
+        self.out = place / "first"
+        environment = {k: v for k, v in os.environ.items() if k != "HEADSTART_WEIGHTS"}
+        environment |= {"PYTHONPATH": str(place / "site"), "ATTEMPTS": str(self.attempts)}
+        environment |= {"HEADSTART_CACHE": str(place / "cache"), "HF_HOME": str(place / "hub")}
+        words = ["demo", "--out", str(self.out), "--n", "120", "--budget", "40s", "--offline", "--json"]
+        self.ended = subprocess.run(
+            [sys.executable, "-m", "headstart", *words], env=environment, capture_output=True, text=True, timeout=280
+        )
+        assert self.ended.returncode == 0, self.ended.stderr
+        self.document: dict[str, Any] = json.loads(self.ended.stdout)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    return Ran(tmp_path_factory.mktemp("demo"))
+
+
+def test_it_needs_no_network(ran: Ran) -> None:
+    assert ran.attempts.read_text() == ""
+    assert "No weights are on this machine but those that come with headstart" in ran.ended.stderr
+
+
+def test_it_compares_three_ways(ran: Ran) -> None:
+    rows = {row["name"]: row for row in ran.document["comparison"]["rows"]}
+    assert set(rows) == {"scratch", "augmented", "transfer"}
+    assert [row["error"] for row in rows.values()] == ["", "", ""]
+    assert rows["transfer"]["backbones"] == "mobilenetv2_050.headstart"
+    assert rows["transfer"]["accuracy"] > max(rows["scratch"]["accuracy"], rows["augmented"]["accuracy"])
+    assert "The embedded backbone was trained on other renderings" in ran.document["caution"]
+
+
+def test_it_says_what_was_found_of_what_was_planted(ran: Ran) -> None:
+    rows = {row["flaw"]: row for row in ran.document["flaws"]}
+    assert list(rows) == list(KINDS_OF_FLAWS)
+    for flaw in ("corrupt", "near_duplicate", "leak", "exif_rotation"):
+        assert (rows[flaw]["found"], rows[flaw]["others"], rows[flaw]["missed"]) == (rows[flaw]["planted"], 0, [])
+    assert rows["wrong_label"]["planted"] == rows["wrong_label"]["found"] + len(rows["wrong_label"]["missed"])
+
+
+def test_what_it_leaves_behind(ran: Ran) -> None:
+    assert sorted(p.name for p in ran.out.iterdir()) == ["comparison", "fixes.csv", "recipes", "report.html", "scenes"]
+    page = (ran.out / "report.html").read_text(encoding="utf-8")
+    links = re.findall(r'href="([^#"]+\.html)"', page)
+    assert len(links) == 2 and all((ran.out / link).is_file() for link in links)
+    assert page.count("<img") > 50
+    assert "rendered" in page and "headstart train photos --out run" in page
+    for name in WAYS:
+        assert headstart.read_recipe(ran.out / "recipes" / f"{name}.toml").approach in ("scratch", "linear")
+
+
+def test_other_pictures_are_not_written_over(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (ran.out / "scenes" / "README.txt").read_bytes()
+    assert command_line(["demo", "--out", str(ran.out), "--n", "120", "--seed", "1", "--offline"]) == 1
+    assert capsys.readouterr().err.endswith(
+        f"WriteError: {ran.out / 'scenes'}: holds other pictures than those of this demo.\n"
+        "  Choose another folder with --out, or remove this one.\n"
+    )
+    assert (ran.out / "scenes" / "README.txt").read_bytes() == before
+
+
+def test_a_comma_in_the_name() -> None:
+    with pytest.raises(WriteError, match=r"^a,b: has a comma in its name, at which --recipes is split\."):
+        headstart.demo(out=Path("a,b"))
+
+
+def test_found_missed_and_others_are_counted_by_hand() -> None:
+    flaws = [
+        Flaw("train/sea/1.jpg", "corrupt", "empty"),
+        Flaw("train/sea/2.jpg", "corrupt", "text"),
+        Flaw("train/sea/3.jpg", "near_duplicate", "cropped", "train/sea/4.jpg"),
+        Flaw("train/sea/5.jpg", "near_duplicate", "resized", "train/sea/6.jpg"),
+        Flaw("test/sea/7.jpg", "leak", "same file", "train/sea/8.jpg"),
+        Flaw("train/sea/9.jpg", "wrong_label", "forest"),
+    ]
+    rows = recalled(
+        flaws,
+        unreadable={"train/sea/1.jpg"},
+        groups=[["train/sea/3.jpg", "train/sea/4.jpg"], ["a", "b"], ["train/sea/5.jpg", "c"], ["test/sea/7.jpg", "x"]],
+        turned=set(),
+        suspects={"train/sea/9.jpg", "train/sea/4.jpg", "d"},
+    )
+    counted = {row.flaw: (row.planted, len(row.found), len(row.missed), row.others) for row in rows}
+    assert counted == {
+        "corrupt": (2, 1, 1, 0),
+        "near_duplicate": (2, 1, 1, 3),  # the groups of a, of c and of x
+        "leak": (1, 0, 1, 0),
+        "exif_rotation": (0, 0, 0, 0),
+        "wrong_label": (1, 1, 0, 2),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_the_checks_find_what_is_planted(tmp_path: Path, seed: int) -> None:
+    """As `headstart demo` has it: 600 pictures, and no weights but those of the package."""
+    from headstart.files import read_csv
+    from headstart.verbs.demo import _recalled
+
+    scenes = tmp_path / "scenes"
+    headstart.sample("scenes", scenes, n=600, seed=seed)
+    flaws = [Flaw(**row) for row in read_csv(scenes / "flaws.csv")]
+    rows = {row.flaw: row for row in _recalled(flaws, headstart.check(scenes, labels=True))}
+    shares = {flaw: len(row.found) / row.planted for flaw, row in rows.items()}
+    assert shares["corrupt"] == shares["leak"] == shares["exif_rotation"] == 1
+    assert shares["near_duplicate"] >= 0.95
+    assert shares["wrong_label"] >= 0.7
+
+
+def test_the_page_in_a_browser(ran: Ran, browser: Any) -> None:
+    """It asks for nothing, breaks no rule of accessibility, and its pictures are there."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = browser.new_page(viewport={"width": 1000, "height": 800})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((ran.out / "report.html").as_uri())
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for image in page.locator("img").all():
+        image.scroll_into_view_if_needed()
+    assert page.evaluate("[...document.images].filter(i => !i.naturalWidth).map(i => i.alt)") == []
+    broken = [violation["id"] for violation in Axe().run(page).response["violations"]]
+    assert broken == []
+    page.close()
