@@ -153,7 +153,8 @@ def demo(
     _draw(scenes, n, seed)
     flaws = [Flaw(**row) for row in read_csv(scenes / "flaws.csv")]
     log.info("Checking them, labels too.")
-    checked = check(scenes, labels=True, fixes=out / "fixes.csv", weights_dir=weights_dir, offline=offline)
+    fixes = None if (out / "fixes.csv").exists() else out / "fixes.csv"  # somebody may have begun to edit it
+    checked = check(scenes, labels=True, fixes=fixes, weights_dir=weights_dir, offline=offline)
     told = _recalled(flaws, checked)
     recipes = [_recipe(out / "recipes", name) for name in WAYS]
     log.info("Comparing three ways to a classifier; budget %s.", budget)

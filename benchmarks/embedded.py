@@ -1,0 +1,114 @@
+"""What the embedded backbone is worth: `python benchmarks/embedded.py DATA [DATA ...] --weights-dir DIR [--scratch]`.
+
+Test accuracy of `headstart train DATA --approach linear` (all else default), on
+
+    embedded   the backbone that comes with the package
+    random     the same network with random weights
+    NAME       --backbone, a whole network, from DIR (mobilenetv2_100.tf_in1k unless given)
+
+and, with --scratch, of `headstart train DATA --recipe scratch-cnn-fixed` (minutes). Then pictures/s of the networks alone,
+as the pipeline runs them, embedded beside --backbone at the same sizes and in turn: medians of the rounds, and of the
+ratios within a round. Each training is a process of its own, with one cache that is empty at first. Figures are in
+LOG.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from embed import run_model
+
+from headstart.files import write_bytes, write_text
+from headstart.model import embedded
+from headstart.model.backbones import Backbone, find_backbone, last_resort, without_weights
+from headstart.model.engine import choose_plan, cores, open_network
+
+SIZES = (160, 224)
+RANDOM = "mobilenetv2_050.random"
+
+
+def main() -> None:
+    """Parse the command line and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="+")
+    parser.add_argument("--weights-dir", type=Path, required=True)
+    parser.add_argument("--backbone", default="mobilenetv2_100.tf_in1k")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--scratch", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["HEADSTART_CACHE"] = str(folder / "cache")
+        random = with_random_weights(folder / "weights")
+        for data in options.data:
+            print(f"{data.resolve().name}")
+            for backbone, weights in (("auto", folder / "none"), (random, folder / "weights"),
+                                      (options.backbone, options.weights_dir)):  # fmt: skip
+                weights.mkdir(exist_ok=True)
+                given = ["--approach", "linear", "--backbone", backbone, "--weights-dir", str(weights)]
+                print(
+                    f"  {'embedded' if backbone == 'auto' else backbone:<28}{trained(data, folder, given)}", flush=True
+                )
+            if options.scratch:
+                print(
+                    f"  {'scratch-cnn-fixed':<28}{trained(data, folder, ['--recipe', 'scratch-cnn-fixed'])}", flush=True
+                )
+        rates(find_backbone(options.backbone, weights_dir=options.weights_dir, offline=True), options.rounds)
+
+
+def with_random_weights(folder: Path) -> str:
+    """Put the embedded network with random weights into a weights folder; its name there."""
+    import torch
+    from safetensors.torch import save
+
+    from headstart.model.backbones import build
+
+    torch.manual_seed(0)
+    network = build(without_weights("mobilenetv2_050", pad_type="same"))
+    folder.mkdir()
+    write_bytes(folder / f"{RANDOM}.safetensors", save({k: v.contiguous() for k, v in network.state_dict().items()}))
+    write_text(folder / f"{RANDOM}.json", embedded.SPEC.read_text(encoding="utf-8"))
+    return RANDOM
+
+
+def trained(data: Path, folder: Path, given: list[str]) -> str:
+    """Train in a process of its own; test accuracy, with its interval, and seconds."""
+    command = [sys.executable, "-m", "headstart", "train", str(data), "--out", str(folder / "run"), "--no-report"]
+    begun = time.perf_counter()
+    subprocess.run([*command, "--offline", *given], check=True, capture_output=True)
+    seconds = time.perf_counter() - begun
+    found = json.loads((folder / "run" / "metrics.json").read_text())["test"]["overall"]["accuracy"]
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]   {seconds:.0f} s"
+
+
+def rates(other: Backbone, rounds: int, pictures: int = 1600) -> None:
+    """Print pictures/s of both networks at each size, and the ratio round by round."""
+    plan = choose_plan("cpu")
+    for size in SIZES:
+        networks = [open_network(b, b.preprocess.with_size(size), plan) for b in (last_resort(), other)]
+        measured: list[list[float]] = [[], []]
+        for number in range(rounds + 1):
+            for network, values in zip(networks, measured, strict=True):
+                begun = time.perf_counter()
+                run_model(network, pictures, plan.batch)
+                if number:  # the first round warms up
+                    values.append(pictures / (time.perf_counter() - begun))
+        ratios = [a / b for a, b in zip(*measured, strict=True)]
+        own, others = (statistics.median(values) for values in measured)
+        print(
+            f"{size} px, {plan}, {cores()} cores, {rounds} rounds: embedded {own:.0f}, {other.name} {others:.0f} pictures/s;",
+            end=" ",
+        )
+        print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+if __name__ == "__main__":
+    main()
