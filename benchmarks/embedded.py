@@ -50,13 +50,11 @@ def main() -> None:
         random = with_random_weights(folder / "weights")
         for data in options.data:
             print(f"{data.resolve().name}")
-            for backbone, weights in (("auto", folder / "none"), (random, folder / "weights"),
+            for backbone, weights in ((embedded.NAME, folder / "none"), (random, folder / "weights"),
                                       (options.backbone, options.weights_dir)):  # fmt: skip
                 weights.mkdir(exist_ok=True)
                 given = ["--approach", "linear", "--backbone", backbone, "--weights-dir", str(weights)]
-                print(
-                    f"  {'embedded' if backbone == 'auto' else backbone:<28}{trained(data, folder, given)}", flush=True
-                )
+                print(f"  {backbone:<28}{trained(data, folder, given)}", flush=True)
             if options.scratch:
                 print(
                     f"  {'scratch-cnn-fixed':<28}{trained(data, folder, ['--recipe', 'scratch-cnn-fixed'])}", flush=True
@@ -83,8 +81,10 @@ def trained(data: Path, folder: Path, given: list[str]) -> str:
     """Train in a process of its own; test accuracy, with its interval, and seconds."""
     command = [sys.executable, "-m", "headstart", "train", str(data), "--out", str(folder / "run"), "--no-report"]
     begun = time.perf_counter()
-    subprocess.run([*command, "--offline", *given], check=True, capture_output=True)
+    ended = subprocess.run([*command, "--offline", *given], capture_output=True, text=True)
     seconds = time.perf_counter() - begun
+    if ended.returncode:
+        sys.exit(ended.stderr)
     found = json.loads((folder / "run" / "metrics.json").read_text())["test"]["overall"]["accuracy"]
     return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]   {seconds:.0f} s"
 

@@ -1,14 +1,16 @@
-"""Turn a training's result into the package's files: `python embedded/pack.py WORK FOLDER [--measured NAME=ACCURACY ...]`.
+"""Turn a training's result into the package's files: `python embedded/pack.py WORK FOLDER [--measured NAME=RUN ...]`.
 
 Reads WORK/backbone.safetensors (float32) and how many pictures it has seen from WORK/snapshot.pt; writes
 FOLDER/mobilenetv2_050.headstart.safetensors, weights and biases in float16, and the JSON beside it. Says by how much float16
 moves the features of some drawn pictures, and writes nothing if that is more than 2 %. Takes some seconds.
+
+--measured says how good it is: RUN is the folder that `headstart train NAME --approach linear` wrote with these weights, so
+pack once without it, train, and pack again.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,11 +25,11 @@ from safetensors.torch import load_file, save
 from student import ARCHITECTURE
 
 from headstart.errors import BadWeights, HeadstartError, MissingWeights, RecipeError
-from headstart.files import json_bytes, write_together
+from headstart.files import json_bytes, read_json, write_together
 
 NAME = f"{ARCHITECTURE}.headstart"
 SIDE = 224
-"""Of the pictures it expects: trained at 128 px, but validation on both exam sets prefers 224 to 160 and 192 (LOG.md)."""
+"""Side of the pictures it expects. It is trained at 128 px; see "The size it is used at" in README.md."""
 MODEL_ARGS = {"pad_type": "same"}
 ORIGIN = (
     f"trained by headstart (embedded/README.md in its repository): distilled from {' and '.join(TEACHERS)} on rendered"
@@ -36,7 +38,7 @@ ORIGIN = (
 MOST_MOVED = 0.02
 
 
-def pack(work: Path, folder: Path, measured: Mapping[str, float]) -> float:
+def pack(work: Path, folder: Path, measured: Mapping[str, Any]) -> float:
     """Write both files; by what part of their length float16 moved features. Raises `MissingWeights`, `BadWeights`."""
     for name in ("backbone.safetensors", "snapshot.pt"):
         if not (work / name).is_file():
@@ -85,7 +87,7 @@ def features(tensors: Mapping[str, torch.Tensor], x_N3SS: torch.Tensor) -> torch
     return found
 
 
-def config_of(pictures: int, measured: Mapping[str, float]) -> dict[str, Any]:
+def config_of(pictures: int, measured: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON, as of a weights folder; `trained` and `measured` are ours."""
     half = [0.5, 0.5, 0.5]
     cfg: dict[str, Any] = {"input_size": [3, SIDE, SIDE], "mean": half, "std": half, "interpolation": "bicubic"}
@@ -100,18 +102,17 @@ def config_of(pictures: int, measured: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def accuracies(given: Sequence[str]) -> dict[str, float]:
-    """NAME=ACCURACY, each 0 to 1. Raises `RecipeError`."""
+def accuracies(given: Sequence[str]) -> dict[str, Any]:
+    """{NAME: test accuracy, with its interval, of the run} from NAME=RUN. Raises `RecipeError`."""
     found = {}
     for text in given:
-        name, _, number = text.rpartition("=")
-        try:
-            value = float(number)
-        except ValueError:
-            value = math.nan
-        if not name or not 0 <= value <= 1:
-            raise RecipeError(f"--measured is {text!r}, expected NAME=ACCURACY, 0 to 1.", hint="Such as cats-dogs=0.91")
-        found[name] = value
+        name, _, run = text.partition("=")
+        metrics = Path(run) / "metrics.json"
+        if not name or not run or not metrics.is_file():
+            raise RecipeError(
+                f"--measured is {text!r}, expected NAME=RUN, a run folder.", hint="Such as cats-dogs=runs/cats-dogs."
+            )
+        found[name] = read_json(metrics)["test"]["overall"]["accuracy"]
     return found
 
 
@@ -119,9 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="the --work folder of embedded/distil.py")
     parser.add_argument("folder", type=Path, help="src/headstart/model/embedded, or any weights folder")
-    parser.add_argument(
-        "--measured", action="append", default=[], metavar="NAME=ACCURACY", help="once for each data set"
-    )
+    parser.add_argument("--measured", action="append", default=[], metavar="NAME=RUN", help="once for each data set")
     given = parser.parse_args()
     try:
         part = pack(given.work, given.folder, accuracies(given.measured))

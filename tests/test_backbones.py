@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from headstart.model.backbones import (
     last_resort,
     without_weights,
 )
+from headstart.verbs.backbones import BackboneList
 from headstart.verbs.embed import all_at_hand
 from headstart.vision.preprocess import Preprocess
 
@@ -419,7 +421,10 @@ def test_all_real_weights_load_strictly(shared: Path) -> None:
 def test_the_embedded_backbone_is_the_last_resort(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (found,) = all_at_hand(tmp_path)
     assert (found.name, found.source, found.licence) == ("mobilenetv2_050.headstart", "embedded", "apache-2.0")
-    assert "No weights are on this machine but those that come with headstart: a small, weak backbone" in caplog.text
+    assert (
+        f"No weights are in {tmp_path} or the hub's cache: a small, weak backbone that comes with headstart"
+        in caplog.text
+    )
     assert found == find_backbone("mobilenetv2_050.headstart", weights_dir=tmp_path, offline=True)
     assert at_hand(weights_dir=tmp_path) == []
     caplog.clear()
@@ -443,7 +448,9 @@ def test_the_embedded_backbone_is_listed_with_its_accuracies(tmp_path: Path) -> 
         ("mobilenetv2_050.headstart", "embedded", True),
     ]
     assert set(rows[1].measured) == {"intel-scenes", "cats-dogs"}
-    assert min(rows[1].measured.values()) > 0.8
+    assert min(estimate["low"] for estimate in rows[1].measured.values()) > 0.8
+    last = BackboneList(rows).table().splitlines()[-1]
+    assert re.search(r"A linear head on it has accuracy 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] on 1,078 photographs", last)
 
 
 def test_the_embedded_backbone_is_small_and_computes(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import headstart
 from headstart.cli import run as command_line
 from headstart.data.flaws import KINDS_OF_FLAWS, Flaw, recalled
-from headstart.errors import WriteError
+from headstart.errors import MissingWeights, RecipeError, WriteError
 from headstart.verbs.demo import WAYS
 
 NO_NETWORK = """
@@ -59,7 +59,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 def test_it_needs_no_network(ran: Ran) -> None:
     assert ran.attempts.read_text() == ""
-    assert "No weights are on this machine but those that come with headstart" in ran.ended.stderr
+    assert (
+        "No weights are on this machine: a small, weak backbone that comes with headstart is used." in ran.ended.stderr
+    )
 
 
 def test_it_compares_three_ways(ran: Ran) -> None:
@@ -75,7 +77,8 @@ def test_it_says_what_was_found_of_what_was_planted(ran: Ran) -> None:
     rows = {row["flaw"]: row for row in ran.document["flaws"]}
     assert list(rows) == list(KINDS_OF_FLAWS)
     for flaw in ("corrupt", "near_duplicate", "leak", "exif_rotation"):
-        assert (rows[flaw]["found"], rows[flaw]["others"], rows[flaw]["missed"]) == (rows[flaw]["planted"], 0, [])
+        assert (rows[flaw]["found"], rows[flaw]["missed"]) == (rows[flaw]["planted"], [])
+        assert not rows[flaw]["others"]
     assert rows["wrong_label"]["planted"] == rows["wrong_label"]["found"] + len(rows["wrong_label"]["missed"])
 
 
@@ -90,14 +93,45 @@ def test_what_it_leaves_behind(ran: Ran) -> None:
         assert headstart.read_recipe(ran.out / "recipes" / f"{name}.toml").approach in ("scratch", "linear")
 
 
-def test_other_pictures_are_not_written_over(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_of_anybody_is_written_over(ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (ran.out / "scenes" / "README.txt").read_bytes()
     assert command_line(["demo", "--out", str(ran.out), "--n", "120", "--seed", "1", "--offline"]) == 1
-    assert capsys.readouterr().err.endswith(
-        f"WriteError: {ran.out / 'scenes'}: holds other pictures than those of this demo.\n"
+    assert capsys.readouterr().err == (
+        f"WriteError: {ran.out}: holds something else than this demo (--n 120 --seed 1).\n"
         "  Choose another folder with --out, or remove this one.\n"
     )
     assert (ran.out / "scenes" / "README.txt").read_bytes() == before
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(WriteError, match=r"holds something else than this demo"):
+        headstart.demo(out=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_run_folder_stays_whole(ran: Ran) -> None:
+    run = ran.out / "comparison" / "runs" / "transfer"
+    with pytest.raises(WriteError, match=r"lies in the run folder"):
+        headstart.demo(out=run / "more")
+    headstart.load_classifier(run)
+
+
+def test_what_cannot_work_is_said_before_anything_is_drawn(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="budget"):
+        headstart.demo(out=tmp_path / "demo", budget="2x")
+    with pytest.raises(MissingWeights, match="no such folder"):
+        headstart.demo(out=tmp_path / "demo", weights_dir=tmp_path / "nowhere")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trials_are_taken_up_after_their_report_was_written_again(ran: Ran) -> None:
+    """Of each trial: `headstart report` changes its manifest, and the comparison still knows it."""
+    recipes = ",".join(str(ran.out / "recipes" / f"{name}.toml") for name in WAYS)
+    headstart.report(ran.out / "comparison" / "runs" / "scratch", heat=False)
+    again = headstart.compare(
+        ran.out / "scenes", out=ran.out / "comparison", recipes=recipes, budget="8s", offline=True
+    )
+    rows = {row["name"]: row for row in ran.document["comparison"]["rows"]}
+    assert {row.name: row.seconds for row in again.rows} == {name: row["seconds"] for name, row in rows.items()}
+    assert {row.name: row.latency_ms for row in again.rows} == {name: row["latency_ms"] for name, row in rows.items()}
 
 
 def test_a_comma_in_the_name() -> None:
@@ -125,10 +159,17 @@ def test_found_missed_and_others_are_counted_by_hand() -> None:
     assert counted == {
         "corrupt": (2, 1, 1, 0),
         "near_duplicate": (2, 1, 1, 3),  # the groups of a, of c and of x
-        "leak": (1, 0, 1, 0),
+        "leak": (1, 0, 1, None),
         "exif_rotation": (0, 0, 0, 0),
         "wrong_label": (1, 1, 0, 2),
     }
+
+
+def test_everything_in_one_group_is_no_success() -> None:
+    flaws = [Flaw("train/sea/3.jpg", "near_duplicate", "cropped", "train/sea/4.jpg")]
+    group = ["train/sea/3.jpg", "train/sea/4.jpg", "train/sea/5.jpg"]
+    rows = recalled(flaws, unreadable=(), groups=[group], turned=(), suspects=())
+    assert [(len(row.found), row.others) for row in rows if row.flaw == "near_duplicate"] == [(1, 1)]
 
 
 @pytest.mark.slow

@@ -303,7 +303,7 @@ def test_a_packed_backbone_is_found_and_built(tmp_path: Path) -> None:
         pack.pack(work, folder, {})
     save_file(tensors, work / "backbone.safetensors")
     torch.save({"steps": 10}, work / "snapshot.pt")
-    part = pack.pack(work, folder, {"cats-dogs": 0.875})
+    part = pack.pack(work, folder, {"cats-dogs": {"value": 0.875}})
     assert 0 < part < 0.02
 
     files = [folder / f"mobilenetv2_050.headstart.{suffix}" for suffix in ("json", "safetensors")]
@@ -311,7 +311,7 @@ def test_a_packed_backbone_is_found_and_built(tmp_path: Path) -> None:
     assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o644] * 2
     assert files[1].stat().st_size < 1_600_000
     config = json.loads(files[0].read_text())
-    assert config["measured"] == {"cats-dogs": 0.875}
+    assert config["measured"] == {"cats-dogs": {"value": 0.875}}
     assert config["trained"] == {
         "pictures": 10 * BATCH,
         "teachers": ["mobilenetv2_100.tf_in1k", "mobilenetv1_100.tf_qat_in1k"],
@@ -326,13 +326,15 @@ def test_a_packed_backbone_is_found_and_built(tmp_path: Path) -> None:
     assert float((features - expected).norm() / expected.norm()) < 0.02
 
 
-def test_accuracies_are_numbers() -> None:
+def test_accuracies_are_those_of_runs(tmp_path: Path) -> None:
     import pack
 
-    assert pack.accuracies(["intel-scenes=0.85", "cats=dogs=1"]) == {"intel-scenes": 0.85, "cats=dogs": 1.0}
-    for text in ("cats-dogs", "=0.9", "cats-dogs=91", "cats-dogs=nan"):
+    estimate = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 50, "method": "Wilson"}
+    (tmp_path / "metrics.json").write_text(json.dumps({"test": {"overall": {"accuracy": estimate}}}))
+    assert pack.accuracies([f"cats-dogs={tmp_path}"]) == {"cats-dogs": estimate}
+    for text in ("cats-dogs", f"={tmp_path}", "cats-dogs=nowhere"):
         with pytest.raises(RecipeError) as caught:
             pack.accuracies([text])
         assert str(caught.value) == (
-            f"--measured is {text!r}, expected NAME=ACCURACY, 0 to 1.\n  Such as cats-dogs=0.91"
+            f"--measured is {text!r}, expected NAME=RUN, a run folder.\n  Such as cats-dogs=runs/cats-dogs."
         )

@@ -155,3 +155,10 @@ def test_options_that_cannot_work(options: dict[str, object], message: str, tmp_
         headstart.sample(given.pop("what"), tmp_path / "scenes", **given)
     assert str(caught.value) == message
     assert not (tmp_path / "scenes").exists()
+
+
+def test_small_sets_find_an_original_for_each_copy() -> None:
+    """With this seed all other pictures of a copy's class had a flaw."""
+    flaws = sample_set(60, seed=527, size=32, flaws=True).flaws
+    assert Counter(flaw.flaw for flaw in flaws)["near_duplicate"] == 3
+    assert all(flaw.path.split("/")[1] == flaw.of.split("/")[1] for flaw in flaws if flaw.of)

@@ -147,6 +147,13 @@ def test_neighbours_equal_brute_force_in_one_leaf() -> None:
     assert neighbours(rows_ND[:3], 4)[:, 2:].tolist() == [[-1, -1]] * 3
 
 
+def test_neighbours_equal_brute_force_of_some_hundred() -> None:
+    rows_ND = unit(np.random.default_rng(0).normal(size=(900, 16)))
+    cosine = rows_ND @ rows_ND.T
+    np.fill_diagonal(cosine, -9)
+    assert neighbours(rows_ND, 4).tolist() == np.argsort(-cosine, axis=1)[:, :4].tolist()
+
+
 def test_a_forest_finds_copies_among_many() -> None:
     rng = np.random.default_rng(1)
     base = rng.normal(size=(6_000, 20))

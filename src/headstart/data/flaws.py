@@ -98,12 +98,16 @@ def _names(n: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Recalled:
-    """How a check did on one kind of flaw. `others` counts what it listed of that kind and was not planted."""
+    """How a check did on one kind of flaw.
+
+    `others` counts what it listed of that kind and was not planted: files, or, for near-duplicates, groups that are not just a
+    planted copy and its original; leaked copies are among those groups, so that of a leak it is None.
+    """
 
     flaw: str
     found: tuple[Flaw, ...]
     missed: tuple[Flaw, ...]
-    others: int
+    others: int | None
 
     @property
     def planted(self) -> int:
@@ -127,21 +131,25 @@ def recalled(
         turned: Paths of pictures that an EXIF note turns.
         suspects: Paths of pictures whose label may be wrong.
     """
-    by_path = {path: place for place, group in enumerate(groups) for path in group}
+    together = {path: frozenset(group) for group in groups for path in group}
 
-    def is_grouped(flaw: Flaw) -> bool:
-        return flaw.path in by_path and by_path[flaw.path] == by_path.get(flaw.of)
+    def is_found(flaw: Flaw) -> bool:
+        if flaw.flaw in COPIES:
+            return flaw.of in together.get(flaw.path, ())
+        return flaw.path in listed[flaw.flaw]
 
     listed = {"corrupt": unreadable, "exif_rotation": turned, "wrong_label": suspects}
+    pairs = {frozenset((flaw.path, flaw.of)) for flaw in flaws if flaw.flaw in COPIES}
     rows = []
     for kind in KINDS_OF_FLAWS:
         planted = [flaw for flaw in flaws if flaw.flaw == kind]
-        found = tuple(f for f in planted if (is_grouped(f) if kind in COPIES else f.path in listed[kind]))
-        missed = tuple(f for f in planted if f not in found)
-        copies = [f for f in flaws if f.flaw in COPIES and is_grouped(f)]
-        others = len(set(by_path.values()) - {by_path[f.path] for f in copies}) if kind == "near_duplicate" else 0
-        others = others if kind in COPIES else len(set(listed[kind]) - {f.path for f in planted})
-        rows.append(Recalled(kind, found, missed, others))
+        found = tuple(flaw for flaw in planted if is_found(flaw))
+        others: int | None = None
+        if kind == "near_duplicate":
+            others = len(set(together.values()) - pairs)
+        elif kind != "leak":
+            others = len(set(listed[kind]) - {flaw.path for flaw in planted})
+        rows.append(Recalled(kind, found, tuple(flaw for flaw in planted if flaw not in found), others))
     return rows
 
 
@@ -166,18 +174,29 @@ def _plan(names: list[str], rng: np.random.Generator) -> dict[str, Flaw]:
         planned[name] = Flaw(name, "exif_rotation", str(tuple(TURNS)[place % 3]))
     for place, name in enumerate(take(DUPLICATES)):
         change = tuple(CHANGES)[place % len(CHANGES)]
-        planned[name] = Flaw(name, "near_duplicate", change, _original(name, free))
+        original = _original(name, free)
+        while original is None:  # of 60 pictures, all others of its class may have a flaw
+            name = free.pop()
+            original = _original(name, free)
+        planned[name] = Flaw(name, "near_duplicate", change, original)
     leaked = [name for name in names if name.startswith("test/")]
     name = leaked[int(rng.integers(len(leaked)))]
-    planned[name] = Flaw(name, "leak", "same file", _original(name, free))
+    original = _original(name, free)
+    if original is None:
+        name = next(name for name in leaked if any(_kind(name) == _kind(other) for other in free))
+        original = str(_original(name, free))
+    planned[name] = Flaw(name, "leak", "same file", original)
     return planned
 
 
-def _original(name: str, free: list[str]) -> str:
-    """A picture of the same class that has no flaw, and will have none."""
-    kind = name.split("/")[1]
-    place = next(i for i in range(len(free) - 1, -1, -1) if free[i].split("/")[1] == kind)
-    return free.pop(place)
+def _original(name: str, free: list[str]) -> str | None:
+    """A picture of the same class that has no flaw, and will have none; None if there is none left."""
+    place = next((i for i in range(len(free) - 1, -1, -1) if _kind(free[i]) == _kind(name)), None)
+    return None if place is None else free.pop(place)
+
+
+def _kind(name: str) -> str:
+    return name.split("/")[1]
 
 
 # Files

@@ -98,7 +98,7 @@ class BackboneRow:
     parameters: int | None  # trained numbers in the weights file; None when it is not here
     feature_dim: int | None  # None when it is not known without building the network
     licence: str
-    measured: dict[str, float] = field(default_factory=dict)  # {data set: accuracy}, of the embedded one: a linear head
+    measured: dict[str, Any] = field(default_factory=dict)  # of the embedded one: see `embedded.measured`
 
 
 # ------------------------------------------------------------------------------------------------------------ finding

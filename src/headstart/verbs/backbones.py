@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from headstart.model import embedded
 from headstart.model.backbones import BackboneRow
 from headstart.model.backbones import backbones as find_all
 
@@ -31,10 +32,11 @@ class BackboneList:
             lines.append(
                 f"{r.name:<{width}}  {r.here or '-':<8}{r.image_size:>5}{numbers[0]:>13}{numbers[1]:>10}  {r.licence}"
             )
-        for r in self.rows:
-            if r.measured:
-                figures = ", ".join(f"{value:.3f} on {name}" for name, value in r.measured.items())
-                lines.append(f"{r.name} comes with headstart, for where there is no other. Linear head: {figures}.")
+        if any(r.measured for r in self.rows):
+            lines.append(
+                f"{embedded.NAME} comes with headstart, for where there is no other. A linear head on it has accuracy "
+                f"{embedded.accuracies()}."
+            )
         return "\n".join(lines)
 
 

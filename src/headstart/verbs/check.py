@@ -13,7 +13,7 @@ from headstart.data.duplicates import group_pairs, merge_groups
 from headstart.data.fixes import read_fixes, write_fixes
 from headstart.data.near import near_pairs
 from headstart.data.sources import Source
-from headstart.errors import WriteError
+from headstart.errors import HeadstartError, WriteError
 from headstart.files import write_csv
 from headstart.staging import check_out_file
 from headstart.verbs.labels import LabelError, backbones_for_labels, label_errors, see
@@ -101,13 +101,19 @@ def check(
     backbones = backbones_for_labels(backbone, weights_dir, offline) if labels or fixes is not None else ()
     looked = look(data, opened=opened)
     dataset = looked.dataset
-    seen = see(looked, backbones) if backbones else None
+    seen, failure = None, None
+    try:
+        seen = see(looked, backbones) if backbones else None
+    except HeadstartError as error:  # what can be found without is still to be written
+        failure = error
     near = near_pairs(seen.values_ND if seen else None, looked.files, looked.facts)
     dataset = replace(dataset, groups=merge_groups(len(dataset), group_pairs(dataset.groups), near))
     looked = replace(looked, dataset=dataset)
     found = looked.findings(dataset)
     if out is not None:
         write_csv(Path(out), CHECKS_HEADER, checks_rows(found))
+    if failure is not None:
+        raise failure
     suspected = label_errors(dataset, seen) if seen else None
     if fixes is not None:
         write_fixes(Path(fixes), [(e.path, e.label, e.suggested, e.score) for e in suspected or []])

@@ -24,7 +24,7 @@ from headstart.data.fixes import read_fixes
 from headstart.data.sources import Source, as_source
 from headstart.data.split import make_split, split_hash, write_split
 from headstart.errors import BadSplit, RecipeError, WriteError, near_names
-from headstart.files import write_csv
+from headstart.files import sha256_bytes, write_csv
 from headstart.model.backbones import Backbone, at_hand, find_backbone, last_resort, without_weights
 from headstart.model.engine import choose_plan, cores
 from headstart.model.features import View, embed_files
@@ -99,7 +99,8 @@ def compare(
         given = _best_at_hand(weights_dir, looked, dataset, clock.left() / 4, seed)
     candidates = _candidates(named or DEFAULT, given, seed)
     write_split(out / "split.csv", dataset, looked.sha256s)
-    place = Place(source, out, weights_dir, offline, looked.fingerprint, split_hash(dataset), fix)
+    here = _weights_at_hand(weights_dir)
+    place = Place(source, out, weights_dir, offline, looked.fingerprint, split_hash(dataset), fix, here)
     outcomes = {c.name: done for c in candidates if (done := finished(c, place)) is not None}
     if not outcomes:
         _check_budget(candidates, looked, clock, weights_dir)
@@ -221,6 +222,12 @@ def _best_at_hand(weights_dir: Path | None, looked: Looked, dataset: Dataset, se
     alone = {b.name for b in found}
     ranked = sorted((t for t in choice.trials if t.backbone in alone), key=lambda t: (-t.pictures, t.loo_log_loss))
     return list(dict.fromkeys(t.backbone for t in ranked))[:TOP]
+
+
+def _weights_at_hand(weights_dir: Path | None) -> str:
+    """SHA-256 over the names and weights of all that a trial may choose from."""
+    found = at_hand(weights_dir=weights_dir) or [last_resort()]
+    return sha256_bytes("\n".join(sorted(f"{b.name} {b.sha256}" for b in found)).encode())
 
 
 def _view(backbone: Backbone, looked: Looked) -> View:

@@ -1,6 +1,6 @@
 """`headstart demo`: a first run that needs nothing, no pictures, no weights, no network.
 
-    sample -> check --labels -> compare (from scratch, augmented, transfer) -> report -> a page, a table, what next
+    sample -> compare (from scratch, augmented, transfer) -> check --labels -> report -> a page, a table, what next
 
 It does what a user would type, by the same functions, and adds what only it can know: which flaws were planted. About two
 minutes on two cores, of which `budget` goes into the comparison; the folder can be deleted afterwards. The same command goes
@@ -21,11 +21,13 @@ from headstart.columns import columns
 from headstart.data.flaws import Flaw, Recalled, recalled
 from headstart.data.scenes import KINDS
 from headstart.deliver.demo_page import TITLES, Shown, Way, demo_page
-from headstart.errors import DamagedRun, WriteError
+from headstart.errors import WriteError
 from headstart.files import read_csv, write_text
 from headstart.model import embedded
+from headstart.model.backbones import at_hand
 from headstart.progress import log
-from headstart.staging import check_manifest
+from headstart.staging import check_manifest, check_outside_run
+from headstart.training.recipe import seconds as seconds_of
 from headstart.verbs.check import Checked, check
 from headstart.verbs.compare import compare
 from headstart.verbs.compared import Comparison, Row
@@ -45,7 +47,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
         {**SMALL, "augment": "none"},
     ),
     "augmented": (
-        "The same network; in each round every picture is cut, turned and mirrored anew.",
+        "The small network from random weights; in each round every picture is cut, turned and mirrored anew.",
         {**SMALL, "augment": "crop=0.5,flip,rotation=10"},
     ),
     "transfer": (
@@ -90,7 +92,10 @@ class Demo:
 
     def table(self) -> str:
         """Plain text for a terminal: what was found, the comparison, and what to type next."""
-        found = [(TITLES[r.flaw], str(r.planted), str(len(r.found)), str(r.others)) for r in self.recalled]
+        found = [
+            (TITLES[r.flaw], str(r.planted), str(len(r.found)), "" if r.others is None else str(r.others))
+            for r in self.recalled
+        ]
         lines = [
             f"{self.pictures:,} rendered pictures of six classes, some bad on purpose; what `check --labels` found:",
             *columns([("", "planted", "found", "others"), *found]),
@@ -147,21 +152,24 @@ def demo(
     """
     started = time.monotonic()
     out = Path(out)
-    if "," in str(out):
-        raise WriteError(f"{out}: has a comma in its name, at which --recipes is split.", hint="Choose another --out.")
+    _check_place(out, n, seed)
+    seconds_of(budget)
+    at_hand(weights_dir=weights_dir)
     scenes = out / "scenes"
-    _draw(scenes, n, seed)
-    flaws = [Flaw(**row) for row in read_csv(scenes / "flaws.csv")]
-    log.info("Checking them, labels too.")
-    fixes = None if (out / "fixes.csv").exists() else out / "fixes.csv"  # somebody may have begun to edit it
-    checked = check(scenes, labels=True, fixes=fixes, weights_dir=weights_dir, offline=offline)
-    told = _recalled(flaws, checked)
+    if not scenes.is_dir():
+        log.info("Drawing %d pictures.", n)
+        sample("scenes", scenes, n=n, seed=seed, size=SIZE)
     recipes = [_recipe(out / "recipes", name) for name in WAYS]
     log.info("Comparing three ways to a classifier; budget %s.", budget)
-    comparison = compare(
-        scenes, out=out / "comparison", recipes=",".join(map(str, recipes)), budget=budget, seed=seed,
-        weights_dir=weights_dir, offline=offline,
+    comparison = compare(  # before the check, so that nothing of what it times has been done by then
+        scenes, out=out / "comparison", recipes=",".join(os.path.abspath(file) for file in recipes), budget=budget,
+        seed=seed, weights_dir=weights_dir, offline=offline,
     )  # fmt: skip
+    log.info("Checking the pictures, labels too.")
+    fixes = None if (out / "fixes.csv").exists() else out / "fixes.csv"  # somebody may have begun to edit it
+    checked = check(scenes, labels=True, fixes=fixes, weights_dir=weights_dir, offline=offline)
+    flaws = [Flaw(**row) for row in read_csv(scenes / "flaws.csv")]
+    told = _recalled(flaws, checked)
     links = [("comparison/report.html", "The comparison: intervals, paired tests, costs, learning curves")]
     if comparison.taken:
         report(Path(comparison.out) / "runs" / comparison.taken)
@@ -188,22 +196,24 @@ def demo(
     return Demo(str(out), n, told, comparison, caution, seconds)
 
 
-def _draw(scenes: Path, n: int, seed: int) -> None:
-    """The sample set, unless it is there already. Raises `WriteError` if something else is."""
-    if not scenes.is_dir() or next(os.scandir(scenes), None) is None:
-        log.info("Drawing %d pictures.", n)
-        sample("scenes", scenes, n=n, seed=seed, size=SIZE)
+def _check_place(out: Path, n: int, seed: int) -> None:
+    """Raise `WriteError` if the folder holds anything else than what this demo left there."""
+    check_outside_run(out)
+    if "," in str(out):
+        raise WriteError(f"{out}: has a comma in its name, at which --recipes is split.", hint="Choose another --out.")
+    if (out.is_dir() and next(os.scandir(out), None) is None) or not out.exists():
         return
+    scenes = out / "scenes"
     try:
-        check_manifest(scenes)
         same = (scenes / "README.txt").read_text(encoding="utf-8").startswith(first_line(n, seed, SIZE, flaws=True))
-    except (DamagedRun, OSError, ValueError):
+    except (OSError, ValueError):
         same = False
     if not same:
         raise WriteError(
-            f"{scenes}: holds other pictures than those of this demo.",
+            f"{out}: holds something else than this demo (--n {n} --seed {seed}).",
             hint="Choose another folder with --out, or remove this one.",
         )
+    check_manifest(scenes)
     log.info("The pictures are there already.")
 
 
@@ -219,10 +229,11 @@ def _recalled(flaws: Sequence[Flaw], checked: Checked) -> list[Recalled]:
 
 
 def _recipe(folder: Path, name: str) -> Path:
-    """Write a recipe file, as users may write their own."""
+    """Write a recipe file, as users may write their own, unless it is there (and perhaps edited)."""
     about, options = WAYS[name]
     lines = [f"# {about}", "", *(f"{key} = {value!r}" for key, value in options.items())]
-    write_text(folder / f"{name}.toml", "\n".join(lines) + "\n")
+    if not (folder / f"{name}.toml").exists():
+        write_text(folder / f"{name}.toml", "\n".join(lines) + "\n")
     return folder / f"{name}.toml"
 
 

@@ -11,7 +11,7 @@ from headstart.data.sources import Source
 from headstart.errors import WriteError
 from headstart.files import csv_bytes, safetensors_bytes, write_together
 from headstart.model.backbones import Backbone, at_hand, find_backbone, last_resort
-from headstart.model.embedded import measured
+from headstart.model.embedded import accuracies
 from headstart.model.engine import choose_plan
 from headstart.model.features import Features, View, embed_files, fingerprint
 from headstart.progress import log
@@ -117,12 +117,12 @@ def all_at_hand(weights_dir: Path | None) -> list[Backbone]:
     found = at_hand(weights_dir=weights_dir)
     if found:
         return found
-    accuracies = " and ".join(f"{value:.2f} on {name}" for name, value in measured().items())
+    where = f"in {weights_dir} or the hub's cache" if weights_dir is not None else "on this machine"
     log.warning(
-        "No weights are on this machine but those that come with headstart: a small, weak backbone is used (a linear "
-        "head on it has %s). Stronger ones: --backbone resnet34 downloads one; where there is no network, "
-        "`headstart bundle` on a machine that has one, then --weights-dir.",
-        accuracies,
+        "No weights are %s: a small, weak backbone that comes with headstart is used. A linear head on it has accuracy "
+        "%s. Stronger ones: --backbone resnet34 downloads one; for a machine without a network, see `headstart bundle`.",
+        where,
+        accuracies(),
     )
     return [last_resort()]
 

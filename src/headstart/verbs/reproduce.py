@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from headstart.data.fixes import Fixes, read_fixes
 from headstart.data.sources import Source
 from headstart.data.split import SPLIT_HEADER
 from headstart.files import read_csv, sha256_file, write_csv
+from headstart.model import embedded
 from headstart.model.classifier import Classifier, load_classifier
 from headstart.model.predictions import Predictions, read_predictions
 from headstart.progress import log
@@ -73,6 +74,8 @@ def reproduce(
     before = load_classifier(run)
     source = source_of(before, data)
     recipe = Recipe.from_dict(before.provenance["recipe"])
+    if [part.view.backbone.name for part in before.parts] == [embedded.NAME] and recipe.backbone == "auto":
+        recipe = replace(recipe, backbone=embedded.NAME)  # by now there may be others, which go before it
     predicted = read_predictions(run / "predictions.csv")
     fixes = read_fixes(run / "fixes.csv" if (run / "fixes.csv").exists() else None)
     causes, still_there = _changed_pictures(source, read_csv(run / "split.csv"), set(predicted.errors), fixes)

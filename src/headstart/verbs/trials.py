@@ -27,10 +27,11 @@ from typing import IO, Any
 
 from headstart.data.sources import Source
 from headstart.errors import DamagedRun
-from headstart.files import read_json, sha256_file, write_json
+from headstart.files import read_json, sha256_bytes, write_json
 from headstart.progress import log
-from headstart.staging import MANIFEST, check_manifest
+from headstart.staging import MANIFEST, check_manifest, read_manifest
 from headstart.training.recipe import Recipe
+from headstart.verbs.report import WRITTEN
 
 LONGEST_CALM = 5.0
 """Seconds that a stopped process gets to keep what it has, before it is killed."""
@@ -49,7 +50,7 @@ class Candidate:
 @dataclass(frozen=True)
 class Place:
     """What all trials share: the data, the folder of the comparison, where weights and corrections are; and what a run must
-    agree with."""
+    agree with. `weights` is a SHA-256 over all weights at hand."""
 
     source: Source
     out: Path
@@ -58,6 +59,7 @@ class Place:
     fingerprint: str
     split_hash: str
     fix: Path | None = None
+    weights: str = ""
 
     def run(self, name: str) -> Path:
         """The run folder of a trial."""
@@ -73,7 +75,8 @@ class Outcome:
     """How a trial went. `error` is empty for a finished one; `interrupted` ones were stopped and can go on.
 
     Seconds and megabytes (1e6 bytes) of the training process, milliseconds a picture; NaN where not measured. `budget` is
-    its share, in a recipe's words; `manifest` the SHA-256 of the run's manifest.
+    its share, in a recipe's words; `manifest` a SHA-256 over all that is in the run folder but its report; `weights` one over
+    those that the trial could choose from, if it was to choose.
     """
 
     seconds: float = math.nan
@@ -83,6 +86,7 @@ class Outcome:
     interrupted: bool = False
     budget: str = ""
     manifest: str = ""
+    weights: str = ""
 
 
 def run_trial(candidate: Candidate, place: Place, *, share: float, limit: float) -> Outcome:
@@ -103,8 +107,9 @@ def run_trial(candidate: Candidate, place: Place, *, share: float, limit: float)
     if not error and not (run / MANIFEST).is_file():
         error = "it ended without a run folder"
     outcome = Outcome(round(ended.seconds, 3), ended.peak_memory_mb, math.nan, error, interrupted, budget)
+    outcome = replace(outcome, weights=_weights_for(candidate, place))
     if not error:
-        outcome = replace(outcome, manifest=sha256_file(run / MANIFEST))
+        outcome = replace(outcome, manifest=_identity(run))
     _keep(place, candidate, outcome)
     return outcome
 
@@ -117,7 +122,7 @@ def finished(candidate: Candidate, place: Place) -> Outcome | None:
     run = place.run(candidate.name)
     try:
         check_manifest(run)
-        manifest = sha256_file(run / MANIFEST)
+        manifest = _identity(run)
         known, metrics = read_json(run / "headstart.json"), read_json(run / "metrics.json")
         seconds, used = float(metrics["seconds"]["total"]), known["recipe"]
         of_these = (known["split_hash"], known["data"]["fingerprint"]) == (place.split_hash, place.fingerprint)
@@ -130,10 +135,25 @@ def finished(candidate: Candidate, place: Place) -> Outcome | None:
         return None
     kept, asked = _read_record(place.record(candidate.name))
     recorded = kept is not None and kept.manifest == manifest
+    if recorded and kept is not None and kept.weights not in ("", _weights_for(candidate, place)):
+        log.info("%s: made with other weights than those at hand; it is done again.", run)
+        return None
     if not of_these or not _same(asked if recorded else used, candidate.recipe):
         log.info("%s: of another recipe, split or data; it is done again.", run)
         return None
     return kept if recorded else Outcome(seconds=seconds, manifest=manifest)
+
+
+def _identity(run: Path) -> str:
+    """SHA-256 over the run folder's manifest without its report, which can be written again at any time."""
+    listed = {name: sha256 for name, sha256 in read_manifest(run, "").items() if name not in WRITTEN}
+    return sha256_bytes(json.dumps(sorted(listed.items())).encode())
+
+
+def _weights_for(candidate: Candidate, place: Place) -> str:
+    """SHA-256 over the weights among which a trial chooses; '' where it chooses none."""
+    recipe = candidate.recipe
+    return place.weights if recipe.backbone == "auto" and recipe.approach != "scratch" else ""
 
 
 def _same(recorded: Any, recipe: Recipe) -> bool:
@@ -178,6 +198,7 @@ def _read_record(path: Path) -> tuple[Outcome | None, Any]:
     """What `_keep` wrote: the outcome and the options that were asked for; (None, None) where there is none."""
     try:
         read = read_json(path)
+        read = {"weights": ""} | read  # which earlier versions did not record
         values: dict[str, Any] = {f.name: math.nan if read[f.name] is None else read[f.name] for f in fields(Outcome)}
         return Outcome(**values), read["recipe"]
     except FileNotFoundError:
