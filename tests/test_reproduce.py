@@ -58,3 +58,13 @@ def test_other_weights_of_the_same_name(trained: tuple[Path, Path, Path]) -> Non
     assert [c for c in again.causes if c.startswith("weights of test_resnet.a: SHA-256 ")] == again.causes
     assert not again.same
     assert "NOT identical." in again.table()
+
+
+def test_a_run_on_the_embedded_backbone_is_repeated_with_it(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    """It was chosen because there was nothing else. By now there is, which would be chosen before it."""
+    (tmp_path / "none").mkdir()
+    recipe = headstart.Recipe(approach="linear")
+    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tmp_path / "none", offline=True)
+    again = headstart.reproduce(tmp_path / "run", weights_dir=tiny_weights, offline=True)
+    assert again.causes == []
+    assert again.same

@@ -201,8 +201,8 @@ def _check_place(out: Path, n: int, seed: int) -> None:
     check_outside_run(out)
     if "," in str(out):
         raise WriteError(f"{out}: has a comma in its name, at which --recipes is split.", hint="Choose another --out.")
-    if (out.is_dir() and next(os.scandir(out), None) is None) or not out.exists():
-        return
+    if not out.exists() or (out.is_dir() and all(name.startswith(".") for name in os.listdir(out))):
+        return  # hidden is what a drawing that was killed leaves
     scenes = out / "scenes"
     try:
         same = (scenes / "README.txt").read_text(encoding="utf-8").startswith(first_line(n, seed, SIZE, flaws=True))
