@@ -77,20 +77,30 @@ def test_no_verb_opens_a_socket(tmp_path: Path, photos: Path, tiny_weights: Path
     for name, more in (("offline", ["--offline"]), ("given", [])):  # both with an empty cache
         commands += all_verbs(tmp_path / f"{name}-cache", tmp_path / name, photos, tiny_weights, *more)
     answers, stderr = without_network(commands, tmp_path)
-    assert {verb for verb, _, _ in answers} == set(VERBS) - {"kaggle", "submit"}  # which are for the network: see below
+    elsewhere = {"demo", "kaggle", "submit"}  # in test_demo.py; the others are for the network: see below
+    assert {verb for verb, _, _ in answers} == set(VERBS) - elsewhere
     for verb, code, attempts in answers:
         assert (verb, code, attempts) == (verb, 0, []), stderr
     graphs = list((tmp_path / "offline-cache" / "graphs").glob("*.graph"))
     assert len(graphs) == 3, graphs  # two backbones and a trunk; they were made there, by torch, timm and OpenVINO
 
 
-def test_offline_a_download_that_is_needed_is_refused_in_plain_words(tmp_path: Path, photos: Path) -> None:
-    out = ["--out", str(tmp_path / "run"), "--offline"]
+def test_offline_without_any_weights_the_embedded_backbone_is_used(tmp_path: Path, photos: Path) -> None:
     (tmp_path / "weights").mkdir()
+    linear = ["train", str(photos), "--offline", "--approach", "linear", "--out"]
     commands = [
-        ["train", str(photos), *out],
-        ["train", str(photos), *out, "--weights-dir", str(tmp_path / "weights")],
-        ["train", str(photos), *out, "--backbone", "resnet18.a1_in1k"],
+        [*linear, str(tmp_path / "run")],
+        [*linear, str(tmp_path / "other"), "--weights-dir", str(tmp_path / "weights")],
+    ]
+    answers, stderr = without_network([[str(tmp_path / "cache"), *words] for words in commands], tmp_path)
+    assert [(code, attempts) for _, code, attempts in answers] == [(0, []), (0, [])], stderr
+    for where in ("on this machine", f"in {tmp_path / 'weights'} or the hub's cache"):
+        assert stderr.count(f"No weights are {where}: a small, weak backbone that comes with headstart is used.") == 1
+
+
+def test_offline_a_download_that_is_needed_is_refused_in_plain_words(tmp_path: Path, photos: Path) -> None:
+    commands = [
+        ["train", str(photos), "--out", str(tmp_path / "run"), "--offline", "--backbone", "resnet18.a1_in1k"],
         ["embed", str(photos), "--offline", "--backbone", "resnet18"],
         ["kaggle", "ada/cats", "--offline"],
         ["submit", "cats", str(photos / "class0" / "000.jpg"), "--offline"],
@@ -100,13 +110,8 @@ def test_offline_a_download_that_is_needed_is_refused_in_plain_words(tmp_path: P
     (_, code, attempts) = answers.pop()
     assert code == 1
     assert any("huggingface" in attempt for attempt in attempts), attempts
-    assert [(code, attempts) for _, code, attempts in answers] == [(1, [])] * 6, stderr
+    assert [(code, attempts) for _, code, attempts in answers] == [(1, [])] * 4, stderr
     assert "Traceback" not in stderr
-    nothing = (
-        "MissingWeights: No backbone's weights are on this machine.\n"
-        "  Name one to download it (--backbone resnet34), or give a folder of weights with --weights-dir.\n"
-    )
-    assert stderr.count(nothing) == 2
     needed = (
         "MissingWeights: resnet18.a1_in1k: its weights are not on this machine, and offline nothing is downloaded.\n"
     )
