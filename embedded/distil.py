@@ -1,4 +1,4 @@
-"""Train the embedded backbone: `python embedded/distil.py --photographs DIR --weights DIR --work DIR [--pictures 4000000]`.
+"""Train the embedded backbone: `python embedded/distil.py --photographs DIR --weights DIR --work DIR [--pictures 1152000]`.
 
 A student of half a MobileNetV2's width learns to compute what two teachers make of the same pictures (Hinton et al. 2015;
 with views that both see alike, Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent"): the
@@ -305,8 +305,8 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, required=True, help="folder of the pictures that README.md lists")
     parser.add_argument("--weights", type=Path, required=True, help=f"folder of {' and '.join(TEACHERS)}")
     parser.add_argument("--work", type=Path, required=True, help="folder for snapshots and the result")
-    parser.add_argument("--pictures", type=int, default=4_000_000, help="how many to train on, repeats counted")
-    parser.add_argument("--drawn", type=int, default=4000, help="how many drawn pictures to cut crops from")
+    parser.add_argument("--pictures", type=int, default=1_152_000, help="how many to train on, repeats counted")
+    parser.add_argument("--drawn", type=int, default=1500, help="how many drawn pictures to cut crops from")
     parser.add_argument("--makers", type=int, default=1, help="processes that cut pictures")
     parser.add_argument("--threads", type=int, default=1, help="of this process")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

@@ -182,7 +182,7 @@ def _grain(rng: np.random.Generator, side: int, colour: np.ndarray) -> np.ndarra
 
 
 def fractal(rng: np.random.Generator, side: int) -> Image.Image:
-    """The attractor of a few random affine maps, 200 points at a time, coloured by how often a place is met."""
+    """The attractor of a few random affine maps, 400 points at a time, coloured by how often a place is met."""
     maps = rng.uniform(-1, 1, (int(rng.integers(2, 6)), 2, 3))
     maps[:, :, :2] *= 0.9 / np.maximum(1e-3, np.linalg.norm(maps[:, :, :2], 2, axis=(1, 2)))[:, None, None]
     maps[:, :, :2] *= rng.uniform(0.5, 1.0, (len(maps), 1, 1))

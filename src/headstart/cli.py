@@ -24,7 +24,7 @@ from typing import Annotated, Any, NoReturn
 from headstart.errors import HeadstartError, WriteError
 
 VERBS = {
-    "demo": "Show all of it in two minutes: pictures are drawn, checked, and three ways to a classifier compared.",
+    "demo": "Show all of it in two minutes: pictures are drawn, three ways to a classifier compared, flaws found.",
     "check": "Look at every picture and say what is wrong: damaged files, copies, leaks, odd formats, unbalanced classes.",
     "split": "Split a data set into train, val and test: stratified, seeded, copies of one picture on one side.",
     "backbones": "List backbones: those with weights on this machine, and with --all or a pattern every one that timm knows.",

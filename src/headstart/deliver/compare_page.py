@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files as package_files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +157,7 @@ def compare_page(compared: Compared, figures: Mapping[str, str] | None = None) -
     `drawn_comparison`, if drawn already. Names and messages come out as text, whatever is in them."""
     from markupsafe import Markup
 
-    from headstart.deliver.report import page_css, render
+    from headstart.deliver.report import page_css, page_part, render
     from headstart.deliver.verdict import verdict
 
     drawn = drawn_comparison(compared) if figures is None else figures
@@ -167,7 +166,7 @@ def compare_page(compared: Compared, figures: Mapping[str, str] | None = None) -
     return render(
         "compare.html.j2",
         css=page_css(),
-        script=_read("page.js"),
+        script=page_part("page.js"),
         compared=compared,
         columns=FIGURES,
         metrics=METRICS,
@@ -179,7 +178,3 @@ def compare_page(compared: Compared, figures: Mapping[str, str] | None = None) -
         curves=[{"key": key, "name": c.name, "verdict": verdict(c.epochs)} for key, c in trained],
         finite=math.isfinite,
     )
-
-
-def _read(name: str) -> str:
-    return (package_files("headstart.deliver") / "pages" / name).read_text(encoding="utf-8")

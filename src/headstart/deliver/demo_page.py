@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files as package_files
 from pathlib import Path
 
 from headstart.data.flaws import Flaw, Recalled
@@ -71,7 +70,7 @@ def demo_page(shown: Shown) -> str:
     from markupsafe import Markup
 
     from headstart.deliver import plots
-    from headstart.deliver.report import page_css, render
+    from headstart.deliver.report import page_css, page_part, render
     from headstart.deliver.thumbnails import thumbnails
 
     wanted = [path for paths in shown.sheet.values() for path in paths]
@@ -83,8 +82,8 @@ def demo_page(shown: Shown) -> str:
     figure = plots.classes_figure([w.name for w in done], [w.accuracy for w in done if w.accuracy], label="accuracy")
     return render(
         "demo.html.j2",
-        css=page_css() + _read("demo.css"),
-        script=_read("page.js"),
+        css=page_css() + page_part("demo.css"),
+        script=page_part("page.js"),
         shown=shown,
         titles=TITLES,
         exhibits={kind: [_exhibit(f, shown, small) for f in flaws] for kind, flaws in exhibits.items()},
@@ -113,7 +112,3 @@ def _exhibit(flaw: Flaw, shown: Shown, small: Mapping[str, str]) -> Exhibit:
     else:
         text = flaw.detail
     return Exhibit(tuple(pictures), found, text)
-
-
-def _read(name: str) -> str:
-    return (package_files("headstart.deliver") / "pages" / name).read_text(encoding="utf-8")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def page_css() -> str:
     """The style of all pages."""
-    return _read("page.css")
+    return page_part("page.css")
 
 
 def content_policy(script: str) -> str:
@@ -93,9 +93,9 @@ def drawn_figures(report: Report, folder: Path | None = None) -> dict[str, str]:
 def report_page(report: Report, figures: Mapping[str, str] | None = None) -> str:
     """The page: one HTML document with everything inside. `figures` are those of `drawn_figures`, if drawn already."""
     drawn = drawn_figures(report) if figures is None else figures
-    script = _read("page.js") + _read("report.js")
+    script = page_part("page.js") + page_part("report.js")
     return render(
-        "report.html.j2", css=page_css() + _read("report.css"), script=script, **sections.context(report, drawn)
+        "report.html.j2", css=page_css() + page_part("report.css"), script=script, **sections.context(report, drawn)
     )
 
 
@@ -105,7 +105,11 @@ def render(template: str, *, css: str, script: str, **values: Any) -> str:
     from markupsafe import Markup
 
     environment = Environment(
-        loader=FunctionLoader(_read), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(page_part),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"percent": sections.percent, "name": sections.name, "estimate": sections.estimate}
     environment.filters |= {"plain": plain}
@@ -113,5 +117,6 @@ def render(template: str, *, css: str, script: str, **values: Any) -> str:
     return environment.get_template(template).render(css=Markup(css), script=Markup(script), policy=policy, **values)
 
 
-def _read(name: str) -> str:
+def page_part(name: str) -> str:
+    """The text of a file in `pages/`."""
     return (package_files("headstart.deliver") / "pages" / name).read_text(encoding="utf-8")

@@ -133,7 +133,7 @@ def demo(
     weights_dir: Path | None = None,
     offline: bool = False,
 ) -> Demo:
-    """Show all of it in two minutes: pictures are drawn, checked, and three ways to a classifier compared. Example:
+    """Show all of it in two minutes: pictures are drawn, three ways to a classifier compared, flaws found. Example:
 
         headstart demo --offline
 
@@ -154,7 +154,7 @@ def demo(
     out = Path(out)
     _check_place(out, n, seed)
     seconds_of(budget)
-    at_hand(weights_dir=weights_dir)
+    at_hand(weights_dir=weights_dir)  # a folder that is not there is said now, as a budget that is none
     scenes = out / "scenes"
     if not scenes.is_dir():
         log.info("Drawing %d pictures.", n)

@@ -134,14 +134,15 @@ def finished(candidate: Candidate, place: Place) -> Outcome | None:
         log.warning("%s: cannot be taken up (%s: %s); it is done again.", run, type(error).__name__, error)
         return None
     kept, asked = _read_record(place.record(candidate.name))
-    recorded = kept is not None and kept.manifest == manifest
-    if recorded and kept is not None and kept.weights not in ("", _weights_for(candidate, place)):
+    if kept is not None and kept.manifest != manifest:
+        kept = None
+    if kept is not None and kept.weights not in ("", _weights_for(candidate, place)):
         log.info("%s: made with other weights than those at hand; it is done again.", run)
         return None
-    if not of_these or not _same(asked if recorded else used, candidate.recipe):
+    if not of_these or not _same(used if kept is None else asked, candidate.recipe):
         log.info("%s: of another recipe, split or data; it is done again.", run)
         return None
-    return kept if recorded else Outcome(seconds=seconds, manifest=manifest)
+    return kept or Outcome(seconds=seconds, manifest=manifest)
 
 
 def _identity(run: Path) -> str:
