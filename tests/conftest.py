@@ -45,6 +45,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
         if name in os.environ:
             monkeypatch.delenv(name)
     yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def draw(kind: int, seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
