@@ -67,7 +67,7 @@ def with_random_weights(folder: Path) -> str:
     import torch
     from safetensors.torch import save
 
-    from headstart.model.backbones import build
+    from headstart.model.build import build
 
     torch.manual_seed(0)
     network = build(without_weights("mobilenetv2_050", pad_type="same"))

@@ -37,7 +37,8 @@ from torch import nn
 
 from headstart.errors import HeadstartError, MissingExtra, MissingWeights, TrainingFailed
 from headstart.files import write_bytes
-from headstart.model.backbones import build, find_backbone
+from headstart.model.backbones import find_backbone
+from headstart.model.build import build
 
 TEACHERS = ("mobilenetv2_100.tf_in1k", "mobilenetv1_100.tf_qat_in1k")
 BATCH, SIZE = 128, 128

@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 
 from headstart.errors import BadWeights, MissingWeights, UnknownBackbone
+from headstart.model.architectures import POPULAR_NAMES
 from headstart.model.backbones import (
-    POPULAR_NAMES,
     Backbone,
     BackboneRow,
     at_hand,
     backbones,
-    build,
     find_backbone,
     last_resort,
     without_weights,
 )
+from headstart.model.build import build
 from headstart.verbs.backbones import BackboneList
 from headstart.verbs.embed import all_at_hand
 from headstart.vision.preprocess import Preprocess

@@ -21,7 +21,8 @@ from torch.testing import assert_close
 
 from conftest import REPOSITORY
 from headstart.errors import MissingData, MissingWeights, RecipeError, TrainingFailed
-from headstart.model.backbones import build, find_backbone
+from headstart.model.backbones import find_backbone
+from headstart.model.build import build
 
 
 @pytest.fixture(autouse=True)

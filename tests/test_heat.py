@@ -13,7 +13,8 @@ from PIL import Image
 
 from conftest import draw
 from headstart.errors import BackboneError, UnreadableImage
-from headstart.model.backbones import build, find_backbone
+from headstart.model.backbones import find_backbone
+from headstart.model.build import build
 from headstart.model.classifier import Classifier, Part
 from headstart.model.engine import Plan
 from headstart.model.features import View

@@ -121,7 +121,8 @@ PRELUDE = """
 import json, sys
 from pathlib import Path
 from headstart.errors import HeadstartError
-from headstart.model.backbones import at_hand, build, find_backbone
+from headstart.model.backbones import at_hand, find_backbone
+from headstart.model.build import build
 from headstart.model.hub import fetch
 
 def told(call, *args, **kwargs):

@@ -16,7 +16,9 @@ from torch import nn
 
 import headstart.model.networks
 from headstart.errors import BackboneError, BadWeights, MissingWeights
-from headstart.model.backbones import POPULAR_NAMES, RELATIVES, Backbone, build, find_backbone, tuned, without_weights
+from headstart.model.architectures import POPULAR_NAMES, RELATIVES
+from headstart.model.backbones import Backbone, find_backbone, tuned, without_weights
+from headstart.model.build import build
 from headstart.model.classifier import Classifier, Part, save_classifier
 from headstart.model.engine import Plan, open_network
 from headstart.model.features import View

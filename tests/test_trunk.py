@@ -16,7 +16,8 @@ from torch import nn
 import headstart.model.networks
 from headstart.errors import BackboneError
 from headstart.model import trunk as trunk_module
-from headstart.model.backbones import build, find_backbone, without_weights
+from headstart.model.backbones import find_backbone, without_weights
+from headstart.model.build import build
 from headstart.model.networks import with_top
 from headstart.model.trunk import (
     CannotCut,

@@ -1,4 +1,4 @@
-"""Backbones: from a name to weights on this machine, and from those to a network.
+"""Backbones: from a name to weights on this machine. `headstart.model.build` makes networks of them.
 
 Weights are looked for in this order: a file that was given; a folder (`weights_dir`, or the environment's
 ``HEADSTART_WEIGHTS``) with ``NAME.safetensors`` and ``NAME.json``; the hub's cache; the hub itself. Whichever has
@@ -6,7 +6,7 @@ them, the preprocessing they were trained with comes along, and only safetensors
 there are none at all, the small one that comes with the package is the last resort (`headstart.model.embedded`).
 
 Costs: finding a backbone in a folder or in the hub's cache takes milliseconds, plus one SHA-256 of the file, and
-imports neither timm nor torch. Bare or unknown names import timm (3 to 7 s); `build` does anyway.
+imports neither timm nor torch. Bare or unknown names import timm (3 to 7 s); building does anyway.
 When not to use it: a trained run folder is loaded by `headstart.model.classifier`.
 
 >>> find_backbone("resnet-50", offline=True)
@@ -22,53 +22,27 @@ import fnmatch
 import math
 import os
 import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from headstart.errors import BackboneError, BadWeights, MissingWeights, UnknownBackbone, near_names
+from headstart.errors import BackboneError, BadWeights, MissingWeights, UnknownBackbone
 from headstart.model import embedded
+from headstart.model.architectures import (
+    RELATIVES,
+    args_at,
+    default_name,
+    plain_name,
+    timm_cfg,
+    timm_spec,
+)
 from headstart.model.bundle import check_bundled, weights_in
 from headstart.model.hub import GIVE_HINT, LIST_HINT, cache_entries, cached, fetch
-from headstart.model.spec import Spec, check_args, read_spec, spec_of
-from headstart.model.weights import (
-    Header,
-    check_fits,
-    is_classifier,
-    load_tensors,
-    misfit,
-    read_header,
-    weights_sha256,
-    wrong_architecture,
-)
+from headstart.model.spec import Spec, check_args, read_spec
+from headstart.model.weights import Header, read_header, weights_sha256
 from headstart.progress import log
 from headstart.vision.preprocess import Preprocess
-
-if TYPE_CHECKING:
-    import torch
-
-POPULAR_NAMES = {
-    "Xception": "legacy_xception",  # as published; timm's xception41 is DeepLab's "aligned" one
-    "VGG16": "vgg16",
-    "VGG19": "vgg19",
-    "InceptionResNetV2": "inception_resnet_v2",
-    "MobileNetV2": "mobilenetv2_100",
-    "NASNetLarge": "nasnetalarge",
-    "ResNet50V2": "resnetv2_50",
-    "ResNet101V2": "resnetv2_101",
-    "ResNet152V2": "resnetv2_152",
-    "InceptionV3": "inception_v3",
-    "DenseNet121": "densenet121",
-    "DenseNet169": "densenet169",
-    "DenseNet201": "densenet201",
-    "ResNet34": "resnet34",
-}
-"""Names from elsewhere (Keras' applications, torchvision) -> timm's. Upper and lower case do not matter."""
-
-RELATIVES = {"legacy_xception": "xception41", "resnetv2_152": "resnetv2_101"}
-"""Of those, the ones that the hub has no safetensors of -> the nearest of which it has."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +91,7 @@ def find_backbone(
 
     Raises: `UnknownBackbone`, `MissingWeights`, `BadWeights`; `WriteError` if the hub's cache cannot be written.
     """
-    name = _plain_name(name)
+    name = plain_name(name)
     if weights is not None:
         return _from_file(Path(weights), name)
     folder = _weights_folder(weights_dir)
@@ -143,12 +117,12 @@ def without_weights(name: str, *, image_size: int = 0, **model_args: Any) -> Bac
 
     Raises `UnknownBackbone`; `BadWeights` for an argument that is not plain.
     """
-    name = _plain_name(name)
-    cfg = _timm_cfg(name.partition(".")[0])
+    name = plain_name(name)
+    cfg = timm_cfg(name.partition(".")[0])
     check_args(model_args, name)
-    spec = _timm_spec(cfg)
+    spec = timm_spec(cfg)
     preprocess = replace(spec.preprocess, image_size=image_size or spec.preprocess.image_size)
-    args = _args_at(spec.architecture, model_args, image_size)
+    args = args_at(spec.architecture, model_args, image_size)
     return Backbone(name, spec.architecture, args, "random", None, "", preprocess, "none", None, "random weights")
 
 
@@ -164,7 +138,7 @@ def tuned(backbone: Backbone, weights: Path, *, image_size: int = 0, hidden: Seq
     Raises `MissingWeights`, `BadWeights`; `BackboneError` for hidden layers around one of our own networks.
     """
     header = read_header(weights)
-    architecture, args = backbone.architecture, _args_at(backbone.architecture, backbone.model_args, image_size)
+    architecture, args = backbone.architecture, args_at(backbone.architecture, backbone.model_args, image_size)
     if hidden and architecture.startswith("headstart_"):
         raise BackboneError(f"{backbone.name}: {architecture} has hidden layers of its own, given as an argument.")
     if hidden:
@@ -181,12 +155,6 @@ def tuned(backbone: Backbone, weights: Path, *, image_size: int = 0, hidden: Seq
         origin=f"trained here from {backbone.name} ({backbone.origin})",
         content="",
     )
-
-
-def _plain_name(name: str) -> str:
-    name = name.strip().removeprefix("hf-hub:").removeprefix("timm/")
-    popular = {known.casefold(): timm_name for known, timm_name in POPULAR_NAMES.items()}
-    return popular.get(name.casefold(), name)
 
 
 def _found(name: str, spec: Spec, source: str, weights: Path, origin: str = "") -> Backbone:
@@ -227,7 +195,7 @@ def _from_file(path: Path, name: str) -> Backbone:
                 f"{path}: has no {beside[0].name} beside it, so its architecture is not known.",
                 hint="Say which network it is with --backbone NAME, or write that JSON.",
             )
-        return _found(name, _timm_spec(_timm_cfg(name)), "file", path)
+        return _found(name, timm_spec(timm_cfg(name)), "file", path)
     spec = read_spec(spec_file)
     if name and name.partition(".")[0] != spec.architecture:
         raise BadWeights(
@@ -259,7 +227,7 @@ def _names_in(folder: Path) -> list[str]:
 def _folder_entry(folder: Path, name: str) -> Backbone:
     check_bundled(folder / f"{name}.safetensors")
     spec_file = folder / f"{name}.json"
-    spec = read_spec(spec_file) if spec_file.is_file() else _timm_spec(_timm_cfg(name))
+    spec = read_spec(spec_file) if spec_file.is_file() else timm_spec(timm_cfg(name))
     return _found(name, spec, "folder", folder / f"{name}.safetensors")
 
 
@@ -271,7 +239,7 @@ def _in_folder(folder: Path, name: str) -> Backbone | None:
         return None
     fitting = [entry for entry in names if (folder / f"{entry}.json").is_file() and _is_of(folder, entry, name)]
     if len(fitting) > 1:
-        default = _default_name(name)
+        default = default_name(name)
         if default not in fitting:
             raise UnknownBackbone(
                 f"{name!r} could be any of {', '.join(fitting)} in {folder}.", hint="Give one of these names in full."
@@ -307,12 +275,12 @@ def _hub_entry(name: str, repo: str, weights: Path, config: Path | None, spec: S
     own = read_spec(config) if config else None
     if own is not None and own.architecture == architecture:  # if not, it was renamed since: its arguments do not apply
         spec = own
-    spec = spec or _timm_spec(_timm_cfg(name))
+    spec = spec or timm_spec(timm_cfg(name))
     return _found(name, spec, "hub", weights, origin=f"hub: {repo} at {weights.parent.name[:12]}")
 
 
 def _on_hub(name: str, folder: Path | None, offline: bool) -> Backbone:
-    cfg = _timm_cfg(name, folder)
+    cfg = timm_cfg(name, _names_in(folder) if folder else ())
     name = f"{cfg.architecture}.{cfg.tag}" if cfg.tag else cfg.architecture
     if not cfg.hf_hub_id:
         raise MissingWeights(
@@ -330,56 +298,11 @@ def _on_hub(name: str, folder: Path | None, offline: bool) -> Backbone:
             f"{name}: {repo} on the hub has no {wanted}; its other formats can be pickles, which are not loaded.",
             hint=f"{GIVE_HINT}, or choose another backbone. {LIST_HINT}",
         )
-    return _hub_entry(name, repo, weights, config, _timm_spec(cfg))
+    return _hub_entry(name, repo, weights, config, timm_spec(cfg))
 
 
 def _relative(architecture: str) -> str:
     return f", such as {RELATIVES[architecture]}" if architecture in RELATIVES else ""
-
-
-# --------------------------------------------------------------------------------------------------------------- timm
-def _timm() -> Any:
-    """timm, which knows our own networks too."""
-    import timm
-
-    import headstart.model.networks  # noqa: F401  (registers them)
-
-    return timm
-
-
-def _timm_cfg(name: str, folder: Path | None = None) -> Any:
-    """timm's PretrainedCfg of a name, its default tag for a bare architecture. Raises `UnknownBackbone`."""
-    timm = _timm()
-    from timm.models import get_deprecated_models
-
-    if name.endswith(".safetensors"):
-        raise UnknownBackbone(f"{name!r} is a file, not a backbone's name.", hint=f"Give it with --weights {name}.")
-    name = get_deprecated_models().get(name) or name
-    architecture, _, tag = name.partition(".")
-    if timm.is_model(architecture):
-        cfg = timm.get_pretrained_cfg(architecture)
-        known = list(timm.list_models(f"{architecture}.*", include_tags=True))
-        if cfg is not None and (not tag or name in known):
-            return timm.get_pretrained_cfg(name)
-    else:
-        known = timm.list_models(include_tags=bool(tag))
-    near = near_names(
-        name.lower(), [*known, *(_names_in(folder) if folder else []), *map(str.lower, POPULAR_NAMES)], n=1
-    )
-    if not near and timm.is_model(architecture):
-        near = f"timm has {', '.join(known[:8])}."
-    raise UnknownBackbone(f"{name!r} is not a known backbone.", hint=f"{near} {LIST_HINT}".strip())
-
-
-def _timm_spec(cfg: Any) -> Spec:
-    plain = {key: value for key, value in asdict(cfg).items() if value is not None}
-    config = {"architecture": cfg.architecture, "pretrained_cfg": plain}
-    return spec_of(config, f"timm's entry for {cfg.architecture}")
-
-
-def _default_name(architecture: str) -> str:
-    cfg = _timm_cfg(architecture)
-    return f"{architecture}.{cfg.tag}"
 
 
 # ------------------------------------------------------------------------------------------------------------ listing
@@ -404,7 +327,7 @@ def backbones(pattern: str = "", *, weights_dir: Path | None = None, only_here: 
         weights_dir: As for `find_backbone`.
         only_here: Only those with weights on this machine: takes milliseconds, where timm's list takes seconds.
     """
-    pattern = pattern if any(sign in pattern for sign in "*?[") else f"*{_plain_name(pattern)}*"
+    pattern = pattern if any(sign in pattern for sign in "*?[") else f"*{plain_name(pattern)}*"
     rows = {entry[0]: _row_here(*entry) for entry in _entries(weights_dir)}
     own = (embedded.NAME, "embedded", read_spec(embedded.SPEC), embedded.WEIGHTS)
     row = replace(_row_here(*own), feature_dim=embedded.FEATURES, measured=embedded.measured())
@@ -445,108 +368,3 @@ def _entries(weights_dir: Path | None) -> Iterator[tuple[str, str, Spec, Path]]:
             continue
         seen.add(name)
         yield name, source, spec, weights
-
-
-# ----------------------------------------------------------------------------------------------------------- building
-def build(
-    backbone: Backbone, num_classes: int = 0, *, image_size: int | None = None, keep_classifier: bool = False
-) -> torch.nn.Module:
-    """The network with its weights, in evaluation mode, on the CPU. Opens no socket.
-
-    Args:
-        backbone: What `find_backbone` gave.
-        num_classes: 0 for a network that ends in features (N, D); otherwise a new classifier ends it.
-        image_size: Side of the input in pixels, where it differs from the weights' own; networks with a fixed input
-            (vision transformers) get their position embedding resampled by timm.
-        keep_classifier: Take the classifier from the file as well, instead of a new one.
-
-    Raises `BadWeights` if the weights are not those of the network: every tensor must be there, none may be left over.
-    """
-    model = _empty_network(backbone, num_classes, image_size)
-    if backbone.weights is not None:
-        classifier = () if keep_classifier else _classifier_names(model)
-        _load(model, backbone, backbone.weights, classifier)
-    return model.eval()
-
-
-def _empty_network(backbone: Backbone, num_classes: int, image_size: int | None) -> torch.nn.Module:
-    timm = _timm()
-    name = backbone.architecture
-    if not timm.is_model(name):
-        hint = near_names(name, timm.list_models(), n=1) or LIST_HINT
-        raise UnknownBackbone(f"{backbone.name}: its architecture {name!r} is not one that timm has.", hint=hint)
-    check_args(dict(backbone.model_args), backbone.name)
-    args = dict(_args_at(name, backbone.model_args, image_size or 0))
-    try:
-        model: torch.nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **args)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise BadWeights(
-            f"{backbone.name}: timm cannot build {name} with {args}: {error}.",
-            hint="Check model_args in the JSON beside the weights, and the image size.",
-        ) from error
-    return model
-
-
-def _args_at(
-    architecture: str, model_args: Mapping[str, Any] | Iterable[tuple[str, Any]], image_size: int
-) -> tuple[tuple[str, Any], ...]:
-    """A network's arguments for pictures of that size, which those with a fixed input are told; 0 for its own."""
-    timm = _timm()
-    from headstart.model.networks import input_architecture
-
-    args = dict(model_args)
-    cfg = timm.get_pretrained_cfg(input_architecture(architecture, args))
-    if (
-        image_size
-        and cfg is not None
-        and cfg.fixed_input_size
-        and image_size != args.get("img_size", cfg.input_size[1])
-    ):
-        args["img_size"] = image_size
-    return tuple(sorted(args.items()))
-
-
-def _classifier_names(model: torch.nn.Module) -> tuple[str, ...]:
-    cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    names = cfg.get("classifier") or ()
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _load(model: torch.nn.Module, backbone: Backbone, weights: Path, classifier: tuple[str, ...]) -> None:
-    """Put the file's tensors into the network, each of them, strictly."""
-    sha256 = "" if backbone.source == "run" else backbone.sha256  # of the file that the run's tensors came from
-    own = model.state_dict()
-    shapes = {key: tuple(value.shape) for key, value in own.items()}
-    try:
-        check_fits(weights, shapes, classifier=classifier, name=backbone.architecture)
-        tensors = load_tensors(weights, sha256=sha256)
-    except BadWeights as error:
-        tensors = _as_timm_reads(model, backbone, weights, classifier, error)
-    tensors = {key: value for key, value in tensors.items() if not is_classifier(key, classifier)}
-    kept = {key: value for key, value in own.items() if key not in tensors}  # new classifier, counters
-    model.load_state_dict({**kept, **tensors}, strict=True)
-
-
-def _as_timm_reads(
-    model: torch.nn.Module, backbone: Backbone, weights: Path, classifier: tuple[str, ...], misfitting: BadWeights
-) -> dict[str, torch.Tensor]:
-    """Tensors renamed or resampled by timm's own filter for the architecture; raises `misfitting` if that fails too.
-
-    Many families keep weights as their authors published them (DINOv2, CLIP), or resample a position embedding.
-    """
-    import timm
-
-    tensors = load_tensors(weights, sha256="" if backbone.source == "run" else backbone.sha256)
-    module = sys.modules[timm.models.model_entrypoint(backbone.architecture).__module__]
-    as_timm = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_checkpoint_filter_fn", None)
-    if as_timm is None:
-        raise misfitting
-    try:
-        tensors = as_timm(dict(tensors), model)
-    except Exception as error:  # the filter meets tensors that it was never meant for
-        raise misfitting from error
-    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
-    problem = misfit(shapes, {key: tuple(value.shape) for key, value in model.state_dict().items()}, classifier)
-    if problem:
-        raise wrong_architecture(weights, backbone.architecture, problem) from misfitting
-    return tensors

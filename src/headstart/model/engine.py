@@ -32,7 +32,8 @@ import numpy as np
 
 from headstart.errors import BackboneError, RecipeError
 from headstart.files import cache_dir, sha256_bytes, write_cache
-from headstart.model.backbones import Backbone, build
+from headstart.model.backbones import Backbone
+from headstart.model.build import build
 from headstart.progress import log
 from headstart.vision.preprocess import Preprocess
 from headstart.vision.screen import cores

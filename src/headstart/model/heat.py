@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from headstart.errors import BackboneError
-from headstart.model.backbones import build
+from headstart.model.build import build
 from headstart.model.classifier import Classifier, Part
 from headstart.vision.decode import decode
 from headstart.vision.memory import Source, as_rgb

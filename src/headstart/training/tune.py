@@ -30,7 +30,8 @@ from torch import nn
 
 from headstart.errors import RecipeError
 from headstart.files import cache_dir, safetensors_bytes, sha256_bytes, write_cache
-from headstart.model.backbones import build, tuned
+from headstart.model.backbones import tuned
+from headstart.model.build import build
 from headstart.model.engine import Plan, from_pixels, open_module
 from headstart.model.features import View
 from headstart.model.networks import with_top
