@@ -19,6 +19,7 @@ from PIL import Image
 REPOSITORY = Path(__file__).resolve().parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WAIT = 120_000  # milliseconds for a step in a browser: machines may be busy
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # no test asks the hub itself: nobody answers there, at once
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,11 +23,11 @@ from headstart.model.backbones import (
     backbones,
     find_backbone,
     last_resort,
+    to_choose_from,
     without_weights,
 )
 from headstart.model.build import build
 from headstart.verbs.backbones import BackboneList
-from headstart.verbs.embed import all_at_hand
 from headstart.vision.preprocess import Preprocess
 
 LIST_HINT = "`headstart backbones` lists those with weights here."
@@ -419,7 +419,7 @@ def test_all_real_weights_load_strictly(shared: Path) -> None:
 
 
 def test_the_embedded_backbone_is_the_last_resort(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (found,) = all_at_hand(tmp_path)
+    (found,) = to_choose_from(weights_dir=tmp_path, offline=True)
     assert (found.name, found.source, found.licence) == ("mobilenetv2_050.headstart", "embedded", "apache-2.0")
     assert (
         f"No weights are in {tmp_path} or the hub's cache: a small, weak backbone that comes with headstart"
@@ -429,7 +429,8 @@ def test_the_embedded_backbone_is_the_last_resort(tmp_path: Path, caplog: pytest
     assert at_hand(weights_dir=tmp_path) == []
     caplog.clear()
     save_entry(tmp_path, "test_resnet.mine")
-    assert [b.name for b in all_at_hand(tmp_path)] == ["test_resnet.mine"]  # anything else goes before it
+    (found,) = to_choose_from(weights_dir=tmp_path, offline=True)
+    assert found.name == "test_resnet.mine"  # anything else goes before it
     assert caplog.text == ""
 
 

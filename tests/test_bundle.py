@@ -110,8 +110,9 @@ def test_only_those_that_are_named(tmp_path: Path, tiny_weights: Path) -> None:
     with pytest.raises(MissingWeights) as caught:
         bundle(out=tmp_path / "other", offline=True)
     assert str(caught.value) == (
-        "No backbone's weights are on this machine but those that come with headstart.\n"
-        "  Name some to download them (--backbones resnet34), or give a folder of weights with --weights-dir."
+        "mobilenetv2_100.ra_in1k: its weights are not on this machine, and offline nothing is downloaded.\n"
+        "  Give the weights with --weights FILE.safetensors or --weights-dir DIR, or run once without --offline. "
+        "`headstart backbones` lists those with weights here."
     )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle"]
 

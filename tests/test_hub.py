@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -121,7 +122,7 @@ PRELUDE = """
 import json, sys
 from pathlib import Path
 from headstart.errors import HeadstartError
-from headstart.model.backbones import at_hand, find_backbone
+from headstart.model.backbones import at_hand, find_backbone, to_choose_from
 from headstart.model.build import build
 from headstart.model.hub import fetch
 
@@ -280,6 +281,92 @@ def test_a_cache_that_cannot_be_written(hub: Hub, content: bytes, tmp_path: Path
 def test_a_file_the_repository_does_not_have(hub: Hub, content: bytes, tmp_path: Path) -> None:
     out = run(hub, f"out = told(fetch, {REPO!r}, 'config.json', 'main', {NAME!r}, False)", tmp_path)
     assert out == {"found": "None"}
+
+
+# ------------------------------------------------------------------------- where no backbone is named, and none is here
+STARTER = "timm/mobilenetv2_100.ra_in1k"
+CHOICE = """
+import logging
+logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+notes = []
+logging.getLogger("headstart").addFilter(lambda record: notes.append(record.getMessage()) or True)
+def choice(**options):
+    return [(b.name, b.source) for b in to_choose_from(**options)]
+"""
+LAST_RESORT = [["mobilenetv2_050.headstart", "embedded"]]
+NONE_HERE = "No weights are on this machine: "
+
+
+@pytest.fixture
+def starter(hub: Hub) -> None:
+    """The hub has that one: the true network, random weights."""
+    import timm
+    from safetensors.torch import save as save_torch
+
+    model = timm.create_model("mobilenetv2_100", pretrained=False)
+    spec = {"architecture": "mobilenetv2_100", "pretrained_cfg": {**CFG, "classifier": "classifier"}}
+    hub.put(STARTER, "config.json", json.dumps(spec).encode())
+    hub.put(STARTER, "model.safetensors", save_torch(model.state_dict()))
+
+
+def test_one_is_downloaded_where_there_is_none(hub: Hub, starter: None, tmp_path: Path) -> None:
+    assert run(hub, CHOICE + "out = choice(offline=True)", tmp_path) == LAST_RESORT
+    assert hub.requests == []
+    first = run(hub, CHOICE + "out = {'found': choice(), 'notes': notes[:1]}", tmp_path)
+    assert first["found"] == [["mobilenetv2_100.ra_in1k", "hub"]]
+    assert first["notes"] == [f"{NONE_HERE}downloading mobilenetv2_100.ra_in1k (14 MB, once)."]
+    asked = len(hub.requests)
+    assert len(hub.got("model.safetensors")) == 1
+    again = run(hub, CHOICE + "out = {'found': choice(offline=True), 'notes': notes}", tmp_path)
+    assert again == {"found": first["found"], "notes": []}  # at hand from now on
+    assert len(hub.requests) == asked
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "no answer from http://127.0.0.1:9 ("),
+        ({"HF_ENDPOINT": "silent", "HF_HUB_ETAG_TIMEOUT": "2"}, "no answer from http://127.0.0.1:"),
+        ({"HF_HOME": "file in the way"}, "the hub's cache could not be written: "),
+        ({}, "there is no such repository, or it is not public (HTTP 404)"),
+    ],
+)
+def test_or_the_embedded_one_saying_why(hub: Hub, tmp_path: Path, environment: dict[str, str], reason: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing, as some firewalls do
+        if environment.get("HF_ENDPOINT") == "silent":
+            environment = {**environment, "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        if "HF_HOME" in environment:
+            hub.put(STARTER, "config.json", b"{}")
+            (tmp_path / "file").touch()
+            environment = {"HF_HOME": str(tmp_path / "file")}
+        code = "import time; t = time.time(); out = {'found': choice(), 'notes': notes, 's': time.time() - t}"
+        out = run(hub, CHOICE + code, tmp_path, **environment)
+    assert out["found"] == LAST_RESORT
+    assert out["s"] < 30
+    _, why, resort = out["notes"]
+    assert reason in why
+    assert resort.startswith(
+        f"{NONE_HERE}a small, weak backbone that comes with headstart is used. A linear head on it"
+    )
+    assert resort.endswith(
+        "Stronger ones: with a network, and without --offline, mobilenetv2_100.ra_in1k is downloaded; for a machine that "
+        "has none, see `headstart bundle`."
+    )
+
+
+def test_a_comparison_asks_the_hub_once(hub: Hub, tmp_path: Path, photos: Path) -> None:
+    """Its trials, which are processes of their own, are told that it had nothing."""
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.toml").write_text("approach = 'linear'\n")
+    recipes = ",".join(str(tmp_path / f"{name}.toml") for name in ("one", "two"))
+    code = f"""
+from headstart import compare
+found = compare({str(photos)!r}, out={str(tmp_path / "out")!r}, recipes={recipes!r}, budget="5m")
+out = [[row.error, row.backbones] for row in found.rows]
+"""
+    assert run(hub, code, tmp_path) == [["", "mobilenetv2_050.headstart"]] * 2
+    asked = [f"/{STARTER}/resolve/main/config.json"] * 2  # whether it is there, and the download
+    assert [address for _, address, _ in hub.requests] == asked
 
 
 # ----------------------------------------------------------------------------- by name, with timm: one process for all

@@ -47,7 +47,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     Labels, `y`: strings or whole numbers; `classes_` has them sorted.
 
     Args:
-        backbone: A timm name; several joined by + are fused; auto picks among the weights at hand by validation.
+        backbone: A timm name; several joined by + are fused; auto picks by validation among the weights at hand.
         approach: linear (a closed-form last layer on the frozen backbone), finetune, frozen, scratch, or auto.
         image_size: Side of the input square in pixels; 0 takes the backbone's own, or less if the pictures are smaller.
         resize: How a picture becomes a square: crop, pad or squash; auto takes the backbone's own.

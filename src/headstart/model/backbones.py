@@ -2,8 +2,9 @@
 
 Weights are looked for in this order: a file that was given; a folder (`weights_dir`, or the environment's
 ``HEADSTART_WEIGHTS``) with ``NAME.safetensors`` and ``NAME.json``; the hub's cache; the hub itself. Whichever has
-them, the preprocessing they were trained with comes along, and only safetensors are taken. Where no name is given and
-there are none at all, the small one that comes with the package is the last resort (`headstart.model.embedded`).
+them, the preprocessing they were trained with comes along, and only safetensors are taken. Where no name is given, those
+on this machine are taken; where there are none, `STARTER` is downloaded; where that cannot be, the small one that comes
+with the package is the last resort (`headstart.model.embedded`).
 
 Costs: finding a backbone in a folder or in the hub's cache takes milliseconds, plus one SHA-256 of the file, and
 imports neither timm nor torch. Bare or unknown names import timm (3 to 7 s); building does anyway.
@@ -27,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from headstart.errors import BackboneError, BadWeights, MissingWeights, UnknownBackbone
+from headstart.errors import BackboneError, BadWeights, MissingWeights, UnknownBackbone, WriteError
 from headstart.model import embedded
 from headstart.model.architectures import (
     RELATIVES,
@@ -38,11 +39,15 @@ from headstart.model.architectures import (
     timm_spec,
 )
 from headstart.model.bundle import check_bundled, weights_in
-from headstart.model.hub import GIVE_HINT, LIST_HINT, cache_entries, cached, fetch
+from headstart.model.hub import GIVE_HINT, LIST_HINT, cache_entries, cached, fetch, may_ask
 from headstart.model.spec import Spec, check_args, read_spec
 from headstart.model.weights import Header, read_header, weights_sha256
 from headstart.progress import log
 from headstart.vision.preprocess import Preprocess
+
+STARTER = "mobilenetv2_100.ra_in1k"
+"""What is downloaded where no backbone is named and no weights are here: 14 MB, Apache-2.0, quick on a CPU. Most figures
+of this project are of this network, with other weights from the same training set."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,33 @@ class BackboneRow:
 
 
 # ------------------------------------------------------------------------------------------------------------ finding
+def to_choose_from(*, weights_dir: Path | None = None, offline: bool = False) -> list[Backbone]:
+    """What to choose from where no backbone is named: all that are on this machine, and if there are none, one more.
+
+    That is `STARTER`, downloaded; without an answer from the hub, or where it may not be asked, the embedded one, with
+    a note that says so. Raises `MissingWeights` if the folder that was named does not exist.
+    """
+    found = at_hand(weights_dir=weights_dir)
+    if found:
+        return found
+    where = f"in {weights_dir} or the hub's cache" if weights_dir is not None else "on this machine"
+    if may_ask(offline):
+        log.info("No weights are %s: downloading %s (14 MB, once).", where, STARTER)
+        try:
+            return [find_backbone(STARTER, weights_dir=weights_dir)]
+        except (MissingWeights, WriteError) as error:
+            log.warning("%s", error.message)
+    log.warning(
+        "No weights are %s: a small, weak backbone that comes with headstart is used. A linear head on it has accuracy "
+        "%s. Stronger ones: with a network, and without --offline, %s is downloaded; for a machine that has none, see "
+        "`headstart bundle`.",
+        where,
+        embedded.accuracies(),
+        STARTER,
+    )
+    return [last_resort()]
+
+
 def find_backbone(
     name: str, *, weights: Path | None = None, weights_dir: Path | None = None, offline: bool = False
 ) -> Backbone:

@@ -29,6 +29,13 @@ def cached(repo: str, filename: str, revision: str = "main") -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def may_ask(offline: bool) -> bool:
+    """Whether the hub may be asked: not with `offline`, and not with ``HF_HUB_OFFLINE``."""
+    from huggingface_hub import constants
+
+    return not (offline or constants.HF_HUB_OFFLINE)
+
+
 def fetch(repo: str, filename: str, revision: str, name: str, offline: bool) -> Path | None:
     """A file from the cache, else from the hub; None if the repository has no such file. `name` is for messages.
 
@@ -40,7 +47,7 @@ def fetch(repo: str, filename: str, revision: str, name: str, offline: bool) -> 
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
-    if offline or constants.HF_HUB_OFFLINE:
+    if not may_ask(offline):
         if filename == "config.json":
             return None  # timm's own entry says the same
         unset = "unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "run once without --offline"

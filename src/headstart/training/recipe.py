@@ -40,7 +40,7 @@ class Recipe:
     (random weights); auto starts linear and fine-tunes if the budget allows it and validation says that it pays."""
 
     backbone: str = "auto"
-    """A timm name; several joined by + are fused; auto picks among the weights at hand by validation."""
+    """A timm name; several joined by + are fused; auto picks by validation among the weights at hand."""
 
     image_size: int = 0
     """Side of the input square in pixels; 0 takes the backbone's own, or less if the pictures are smaller; -1 takes the

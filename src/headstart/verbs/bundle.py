@@ -35,7 +35,7 @@ from headstart.deliver.packages import (
 )
 from headstart.errors import MissingWeights, PackagingError
 from headstart.files import copy_file, csv_bytes, sha256_bytes, sha256_file, write_bytes, write_json, write_zip
-from headstart.model.backbones import Backbone, at_hand, find_backbone
+from headstart.model.backbones import STARTER, Backbone, at_hand, find_backbone
 from headstart.model.bundle import MARK, WEIGHTS
 from headstart.model.spec import Spec, config_of
 from headstart.staging import (
@@ -125,7 +125,8 @@ def bundle(
 
     Args:
         out: Folder to write, or a .zip. An earlier bundle of that folder is kept as OUT.previous.
-        backbones: Names joined by commas, downloaded if need be; by default all with weights on this machine.
+        backbones: Names joined by commas, downloaded if need be; by default all with weights on this machine, or else
+            mobilenetv2_100.
         weights_dir: Folder of NAME.safetensors and NAME.json.
         wheels: Fetch the wheels of all packages too, by pip, for this operating system and Python.
         offline: Never open a socket.
@@ -158,18 +159,12 @@ def bundle(
 
 
 def _found(names: str, weights_dir: Path | None, offline: bool) -> list[Backbone]:
-    """Those that are named, each once; else all at hand. Raises `BackboneError`."""
+    """Those that are named, each once; else all at hand; else the one that is downloaded. Raises `BackboneError`."""
     if names:
         wanted = [name.strip() for name in names.split(",")]
         named = [find_backbone(name, weights_dir=weights_dir, offline=offline) for name in wanted]
         return list({backbone.name: backbone for backbone in named}.values())
-    found = at_hand(weights_dir=weights_dir)
-    if not found:
-        raise MissingWeights(
-            "No backbone's weights are on this machine but those that come with headstart.",
-            hint="Name some to download them (--backbones resnet34), or give a folder of weights with --weights-dir.",
-        )
-    return found
+    return at_hand(weights_dir=weights_dir) or [find_backbone(STARTER, weights_dir=weights_dir, offline=offline)]
 
 
 def _add_weights(contents: Contents, backbone: Backbone) -> BundledWeights:

@@ -25,7 +25,7 @@ from headstart.data.sources import Source, as_source
 from headstart.data.split import make_split, split_hash, write_split
 from headstart.errors import BadSplit, RecipeError, WriteError, near_names
 from headstart.files import sha256_bytes, write_csv
-from headstart.model.backbones import Backbone, at_hand, find_backbone, last_resort, without_weights
+from headstart.model.backbones import Backbone, at_hand, find_backbone, last_resort, to_choose_from, without_weights
 from headstart.model.engine import choose_plan, cores
 from headstart.model.features import View, embed_files
 from headstart.progress import log
@@ -34,7 +34,7 @@ from headstart.training.choose import choose_views, fitting_size
 from headstart.training.recipe import APPROACHES, Recipe
 from headstart.training.recipe import seconds as seconds_of
 from headstart.verbs.compared import PAIR_COLUMNS, ROW_COLUMNS, Comparison, compared, write_page
-from headstart.verbs.embed import all_at_hand, fitted_spec
+from headstart.verbs.embed import fitted_spec
 from headstart.verbs.look import Looked, look
 from headstart.verbs.trials import Candidate, Outcome, Place, finished, run_trial, with_latency
 
@@ -91,19 +91,22 @@ def compare(
     opened = read_fixes(fix).applied_to(open_dataset(source))
     named = _recipes(recipes)
     given = _backbones(backbones, named, weights_dir, offline)
+    here = _to_choose_from(named, given, weights_dir, offline)
     looked = look(source, opened=opened)
     require_trainable(looked.dataset)
     dataset = make_split(looked.dataset, seed=seed)
     _require_sides(dataset)
     if not named and not given:
-        given = _best_at_hand(weights_dir, looked, dataset, clock.left() / 4, seed)
+        given = _best_of(here, looked, dataset, clock.left() / 4, seed)
     candidates = _candidates(named or DEFAULT, given, seed)
     write_split(out / "split.csv", dataset, looked.sha256s)
-    here = _weights_at_hand(weights_dir)
-    place = Place(source, out, weights_dir, offline, looked.fingerprint, split_hash(dataset), fix, here)
+    place = Place(
+        source, out, weights_dir, offline, looked.fingerprint, split_hash(dataset), fix, _identity(here),
+        alone=[b.source for b in here] == ["embedded"],
+    )  # fmt: skip
     outcomes = {c.name: done for c in candidates if (done := finished(c, place)) is not None}
     if not outcomes:
-        _check_budget(candidates, looked, clock, weights_dir)
+        _check_budget(candidates, looked, clock, here or [last_resort()])
     outcomes |= _run_all([c for c in candidates if c.name not in outcomes], place, clock, some=bool(outcomes))
     if all(o.error for o in outcomes.values()) and clock.left() <= 0:
         raise clock.too_small(f"none of {len(outcomes)} trials was finished within it", 2 * clock.spend)
@@ -201,9 +204,17 @@ def _with_tag(architecture: str, backbones: Sequence[str]) -> str:
     return tagged[0] if len(tagged) == 1 else architecture
 
 
-def _best_at_hand(weights_dir: Path | None, looked: Looked, dataset: Dataset, seconds: float, seed: int) -> list[str]:
-    """Names of the backbones at hand, at most `TOP`: those with the least leave-one-out log-loss on a subset."""
-    found = all_at_hand(weights_dir)
+def _to_choose_from(
+    recipes: Mapping[str, Recipe], given: Sequence[str], weights_dir: Path | None, offline: bool
+) -> list[Backbone]:
+    """What trials that name no backbone choose from; one is downloaded only if there is such a trial."""
+    if recipes and (given or all(r.backbone != "auto" or r.approach == "scratch" for r in recipes.values())):
+        return at_hand(weights_dir=weights_dir)
+    return to_choose_from(weights_dir=weights_dir, offline=offline)
+
+
+def _best_of(found: Sequence[Backbone], looked: Looked, dataset: Dataset, seconds: float, seed: int) -> list[str]:
+    """Names of the best of these, at most `TOP`: those with the least leave-one-out log-loss on a subset."""
     if len(found) <= TOP:
         return [b.name for b in found]
     known = np.flatnonzero(np.isin(dataset.split, ("train", "val")))
@@ -224,9 +235,8 @@ def _best_at_hand(weights_dir: Path | None, looked: Looked, dataset: Dataset, se
     return list(dict.fromkeys(t.backbone for t in ranked))[:TOP]
 
 
-def _weights_at_hand(weights_dir: Path | None) -> str:
+def _identity(found: Sequence[Backbone]) -> str:
     """SHA-256 over the names and weights of all that a trial may choose from."""
-    found = at_hand(weights_dir=weights_dir) or [last_resort()]
     return sha256_bytes("\n".join(sorted(f"{b.name} {b.sha256}" for b in found)).encode())
 
 
@@ -259,8 +269,8 @@ def _run_all(pending: Sequence[Candidate], place: Place, clock: _Budget, *, some
     return outcomes
 
 
-def _check_budget(candidates: Sequence[Candidate], looked: Looked, clock: _Budget, weights_dir: Path | None) -> None:
-    """Raise `RecipeError` if not even the quickest trial can fit, going by the time that a few pictures take.
+def _check_budget(candidates: Sequence[Candidate], looked: Looked, clock: _Budget, here: Sequence[Backbone]) -> None:
+    """Raise `RecipeError` if not even the quickest trial can fit, going by the time that a few pictures take `here`.
 
     Asked only where it is doubtful: 0.05 s a picture is more than most backbones take.
     """
@@ -268,7 +278,6 @@ def _check_budget(candidates: Sequence[Candidate], looked: Looked, clock: _Budge
     if clock.left() > START_SECONDS + 0.05 * n:
         return
     wanted = {name for c in candidates for name in c.recipe.backbone.split("+")}
-    here = at_hand(weights_dir=weights_dir) or [last_resort()]
     usable = [b for b in here if b.name in wanted or "auto" in wanted]
     pace = 0.0
     if usable and clock.left() > START_SECONDS:

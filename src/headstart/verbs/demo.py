@@ -118,8 +118,8 @@ COMMANDS = (
     ),
     ("Predict new pictures with it.", "headstart predict run new.jpg --out predictions.csv"),
     (
-        "With stronger weights, where there is a network (where there is none: headstart bundle --help).",
-        "headstart train photos --out run --backbone resnet34",
+        "With a larger network, where it can be downloaded; `headstart backbones --all` lists them.",
+        "headstart train photos --out run --backbone resnet50",
     ),
 )
 
@@ -131,7 +131,6 @@ def demo(
     seed: int = 0,
     budget: str = "80s",
     weights_dir: Path | None = None,
-    offline: bool = False,
 ) -> Demo:
     """Show all of it in two minutes: pictures are drawn, three ways to a classifier compared, flaws found. Example:
 
@@ -143,7 +142,6 @@ def demo(
         seed: Another seed gives other pictures.
         budget: Time for the comparison; drawing and checking come on top (some 20 s for 600 pictures).
         weights_dir: Folder of NAME.safetensors and NAME.json, to use instead of the backbone that comes with headstart.
-        offline: Never open a socket.
 
     Raises:
         RecipeError: too few pictures, or a budget in which nothing fits.
@@ -163,11 +161,11 @@ def demo(
     log.info("Comparing three ways to a classifier; budget %s.", budget)
     comparison = compare(  # before the check, so that nothing of what it times has been done by then
         scenes, out=out / "comparison", recipes=",".join(os.path.abspath(file) for file in recipes), budget=budget,
-        seed=seed, weights_dir=weights_dir, offline=offline,
+        seed=seed, weights_dir=weights_dir, offline=True,
     )  # fmt: skip
     log.info("Checking the pictures, labels too.")
     fixes = None if (out / "fixes.csv").exists() else out / "fixes.csv"  # somebody may have begun to edit it
-    checked = check(scenes, labels=True, fixes=fixes, weights_dir=weights_dir, offline=offline)
+    checked = check(scenes, labels=True, fixes=fixes, weights_dir=weights_dir, offline=True)
     flaws = [Flaw(**row) for row in read_csv(scenes / "flaws.csv")]
     told = _recalled(flaws, checked)
     links = [("comparison/report.html", "The comparison: intervals, paired tests, costs, learning curves")]

@@ -10,8 +10,7 @@ from headstart.data.dataset import open_dataset
 from headstart.data.sources import Source
 from headstart.errors import WriteError
 from headstart.files import csv_bytes, safetensors_bytes, write_together
-from headstart.model.backbones import Backbone, at_hand, find_backbone, last_resort
-from headstart.model.embedded import accuracies
+from headstart.model.backbones import Backbone, find_backbone, to_choose_from
 from headstart.model.engine import choose_plan
 from headstart.model.features import Features, View, embed_files, fingerprint
 from headstart.progress import log
@@ -104,27 +103,12 @@ def embed(
 
 
 def find_one(name: str, weights: Path | None, weights_dir: Path | None, offline: bool) -> Backbone:
-    """One backbone: the one named, the one in `weights`, or the first one at hand. Raises `BackboneError`."""
+    """One backbone: the one named, the one in `weights`, or the first one there is. Raises `BackboneError`."""
     if name != "auto":
         return find_backbone(name, weights=weights, weights_dir=weights_dir, offline=offline)
     if weights is not None:
         return find_backbone("", weights=weights, offline=offline)
-    return all_at_hand(weights_dir)[0]
-
-
-def all_at_hand(weights_dir: Path | None) -> list[Backbone]:
-    """All backbones with weights on this machine; where there are none, the embedded one, and a note that says so."""
-    found = at_hand(weights_dir=weights_dir)
-    if found:
-        return found
-    where = f"in {weights_dir} or the hub's cache" if weights_dir is not None else "on this machine"
-    log.warning(
-        "No weights are %s: a small, weak backbone that comes with headstart is used. A linear head on it has accuracy "
-        "%s. Stronger ones: --backbone resnet34 downloads one; for a machine without a network, see `headstart bundle`.",
-        where,
-        accuracies(),
-    )
-    return [last_resort()]
+    return to_choose_from(weights_dir=weights_dir, offline=offline)[0]
 
 
 def fitted_spec(backbone: Backbone, image_size: int, resize: str) -> Preprocess:

@@ -21,7 +21,7 @@ import numpy as np
 from headstart.data.dataset import Dataset, require_trainable
 from headstart.judge.calibration import softmax
 from headstart.judge.labels import label_issues
-from headstart.model.backbones import Backbone, find_backbone
+from headstart.model.backbones import Backbone, find_backbone, to_choose_from
 from headstart.model.engine import choose_plan
 from headstart.model.features import View, embed_files
 from headstart.model.heads import LinearHead, prepare
@@ -29,7 +29,7 @@ from headstart.model.logistic import tempered_log_loss
 from headstart.model.spectrum import solve_lda
 from headstart.progress import log
 from headstart.training.choose import choose_views, fitting_size, stratified_order, unit_variance
-from headstart.verbs.embed import all_at_hand, fitted_spec
+from headstart.verbs.embed import fitted_spec
 from headstart.verbs.look import Looked
 
 FOLDS = 5
@@ -51,9 +51,9 @@ class LabelError:
 
 
 def backbones_for_labels(name: str, weights_dir: Path | None, offline: bool) -> tuple[Backbone, ...]:
-    """The one named, or all with weights here. Raises `BackboneError`; costs nothing, so ask before long work."""
+    """The one named, or all with weights here. Raises `BackboneError`; ask before long work, it may have to download."""
     if name == "auto":
-        return tuple(all_at_hand(weights_dir))
+        return tuple(to_choose_from(weights_dir=weights_dir, offline=offline))
     return (find_backbone(name, weights_dir=weights_dir, offline=offline),)
 
 

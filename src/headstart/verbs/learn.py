@@ -27,7 +27,7 @@ from headstart.errors import BadSplit, RecipeError
 from headstart.judge.calibration import fit_temperature
 from headstart.judge.clipping import clip_bound
 from headstart.judge.conformal import conformal_threshold
-from headstart.model.backbones import Backbone, find_backbone, without_weights
+from headstart.model.backbones import Backbone, find_backbone, to_choose_from, without_weights
 from headstart.model.classifier import Classifier, Part
 from headstart.model.engine import Plan, anticipate, choose_plan
 from headstart.model.features import View, embed_files
@@ -36,7 +36,7 @@ from headstart.progress import log
 from headstart.training.choose import Trial, choose_views, fitting_size
 from headstart.training.fit import FUSING_GAIN, Fitted, fit_heads, refit_on
 from headstart.training.recipe import Recipe, seconds
-from headstart.verbs.embed import all_at_hand, fitted_spec
+from headstart.verbs.embed import fitted_spec
 from headstart.vision.memory import Source
 from headstart.vision.screen import Facts
 
@@ -86,7 +86,7 @@ def _named_or_all(recipe: Recipe, weights: Path | None, weights_dir: Path | None
     if recipe.approach == "scratch":
         return [without_weights(SCRATCH if recipe.backbone == "auto" else recipe.backbone)]
     if recipe.backbone == "auto" and weights is None:
-        return all_at_hand(weights_dir)
+        return to_choose_from(weights_dir=weights_dir, offline=offline)
     names = [""] if recipe.backbone == "auto" else recipe.backbone.split("+")
     return [find_backbone(name, weights=weights, weights_dir=weights_dir, offline=offline) for name in names]
 

@@ -50,7 +50,7 @@ class Candidate:
 @dataclass(frozen=True)
 class Place:
     """What all trials share: the data, the folder of the comparison, where weights and corrections are; and what a run must
-    agree with. `weights` is a SHA-256 over all weights at hand."""
+    agree with. `weights` is a SHA-256 over all that trials may choose from; `alone`: that is the package's own backbone."""
 
     source: Source
     out: Path
@@ -60,6 +60,7 @@ class Place:
     split_hash: str
     fix: Path | None = None
     weights: str = ""
+    alone: bool = False
 
     def run(self, name: str) -> Path:
         """The run folder of a trial."""
@@ -186,7 +187,7 @@ def train_words(recipe: Recipe, candidate: Candidate, place: Place) -> list[str]
     words += ["--split", str(place.out / "split.csv")]
     words += ["--weights-dir", os.path.abspath(place.weights_dir)] if place.weights_dir is not None else []
     words += ["--fix", os.path.abspath(place.fix)] if place.fix is not None else []
-    words += ["--offline"] if place.offline else []
+    words += ["--offline"] if place.offline or (place.alone and recipe.backbone == "auto") else []  # it was asked once
     return words + [f"--{f.name.replace('_', '-')}={getattr(recipe, f.name)}" for f in given]
 
 
