@@ -341,6 +341,154 @@ def test_unknown_split_names(tmp_path: Path) -> None:
     assert folds.split.tolist() == ["", ""]
 
 
+# Tables with several columns for one thing
+
+
+def four(tmp_path: Path, text: str) -> Path:
+    return table(fill(tmp_path, *(f"{n}.jpg" for n in range(1, 5))) / "t.csv", text)
+
+
+def test_a_split_beside_folds_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = "1.jpg,a,train,0\n2.jpg,b,train,1\n3.jpg,a,test,0\n4.jpg,b,test,1\n"
+    name = four(tmp_path, "path,label,split,fold\n" + rows)
+    with caplog.at_level("INFO", "headstart"):
+        data = open_dataset(name)
+    assert data.split.tolist() == ["train", "train", "test", "test"]
+    assert caplog.messages == [f"{name}: the split is taken from the column 'split'; not used: 'fold'."]
+
+
+def test_names_of_splits_go_before_the_name_of_the_column(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = "1.jpg,pug,0,train\n2.jpg,pug,1,train\n3.jpg,lab,0,val\n4.jpg,lab,1,\n"
+    name = four(tmp_path, "path,breed,split,Set\n" + rows)
+    with caplog.at_level("INFO", "headstart"):
+        data = open_dataset(name)
+    assert (data.classes, data.split.tolist()) == (("lab", "pug"), ["train", "train", "val", ""])
+    assert caplog.messages == [f"{name}: the split is taken from the column 'Set'; not used: 'split'."]
+
+
+def test_two_columns_of_split_names_are_taken_in_order(tmp_path: Path) -> None:
+    rows = "1.jpg,a,test,train\n2.jpg,b,test,train\n3.jpg,a,train,test\n4.jpg,b,train,val\n"
+    assert open_dataset(four(tmp_path, "path,label,subset,split\n" + rows)).split.tolist() == [
+        *("train", "train", "test", "val")
+    ]
+
+
+def test_two_columns_without_names_of_splits_are_both_left(tmp_path: Path) -> None:
+    rows = "1.jpg,a,x,0\n2.jpg,b,y,1\n3.jpg,a,x,0\n4.jpg,b,y,1\n"
+    assert open_dataset(four(tmp_path, "path,label,set,fold\n" + rows)).split.tolist() == [""] * 4
+
+
+def test_groups_of_two_columns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = "1.jpg,a,9,p\n2.jpg,b,8,p\n3.jpg,a,7,q\n4.jpg,b,6,q\n"
+    name = four(tmp_path, "path,label,group_id,group\n" + rows)
+    with caplog.at_level("INFO", "headstart"):
+        data = open_dataset(name)
+    assert data.groups.tolist() == [0, 0, 2, 2]
+    assert caplog.messages == [f"{name}: the groups are taken from the column 'group'; not used: 'group_id'."]
+
+
+def test_two_columns_of_one_name_but_for_case(tmp_path: Path) -> None:
+    name = four(tmp_path, "path,label,Split,split\n1.jpg,a,train,test\n2.jpg,b,test,train\n")
+    assert error_of(lambda: open_dataset(name), BadLabels) == (
+        f"{name}: 'Split', 'split' could each be meant: the split is looked for in one column.\n"
+        "  Rename or remove the other one."
+    )
+    name = four(tmp_path, "path,label,Group,group\n1.jpg,a,1,2\n2.jpg,b,1,3\n")
+    assert error_of(lambda: open_dataset(name), BadLabels).startswith(f"{name}: 'Group', 'group' could each be meant")
+
+
+def test_the_column_of_labels_is_not_that_of_the_groups_too(tmp_path: Path) -> None:
+    name = four(tmp_path, "path,label,group\n1.jpg,a,x\n2.jpg,b,x\n3.jpg,a,y\n4.jpg,b,y\n")
+    data = open_dataset(name, label_column="group")
+    assert (data.classes, data.groups.tolist()) == (("x", "y"), [0, 1, 2, 3])
+
+
+# Tables that are not UTF-8
+
+ACCENTS = "path;label\r\n1.jpg;chéri\r\n2.jpg;naïf\r\n3.jpg;chéri\r\n4.jpg;naïf\r\n"
+
+
+def test_labels_as_excel_saves_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    name = four(tmp_path, "")
+    name.write_bytes(ACCENTS.encode("cp1252"))
+    with caplog.at_level("INFO", "headstart"):
+        data = open_dataset(name)
+    assert labels_of(data) == {"1.jpg": "chéri", "2.jpg": "naïf", "3.jpg": "chéri", "4.jpg": "naïf"}
+    assert caplog.messages == [
+        f"{name}: is not UTF-8; it is read as Windows-1252, which gives 'chéri', 'naïf'. Save it as UTF-8 if that is wrong."
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_unicode_by_its_mark(tmp_path: Path, suffix: str, encoding: str, caplog: pytest.LogCaptureFixture) -> None:
+    text = ACCENTS if suffix == "csv" else ACCENTS.replace(";", "\t")
+    if suffix == "jsonl":
+        text = "".join(
+            f'{{"file_name": "{n}.jpg", "label": "{"naïf" if n % 2 == 0 else "chéri"}"}}\n' for n in range(1, 5)
+        )
+    name = four(tmp_path, "").with_suffix(f".{suffix}")
+    name.write_bytes(("\ufeff" * (encoding == "utf-16-be") + text).encode(encoding))
+    with caplog.at_level("INFO", "headstart"):
+        assert labels_of(open_dataset(name)) == {"1.jpg": "chéri", "2.jpg": "naïf", "3.jpg": "chéri", "4.jpg": "naïf"}
+    assert caplog.messages == []
+
+
+def test_unicode_text_of_a_spreadsheet(tmp_path: Path) -> None:
+    """Excel's "Unicode text": UTF-16 with tabs, here under the name of a CSV."""
+    name = four(tmp_path, "")
+    name.write_bytes(ACCENTS.replace(";", "\t").encode("utf-16"))
+    assert open_dataset(name).classes == ("chéri", "naïf")
+    name.write_bytes("path,label\n1.jpg,a\n".encode("utf-16")[:-1])
+    assert error_of(lambda: open_dataset(name), BadLabels) == (
+        f"{name}: is not a table that can be read: its UTF-16 is damaged at byte 38.\n  Save it as CSV in UTF-8."
+    )
+
+
+def test_headers_as_excel_saves_them(tmp_path: Path) -> None:
+    name = four(tmp_path, "")
+    name.write_bytes("path,catégorie,âge\n1.jpg,a,7\n2.jpg,b,8\n".encode("cp1252"))
+    assert labels_of(open_dataset(name, label_column="catégorie")) == {"1.jpg": "a", "2.jpg": "b"}
+    name.write_bytes("id,chéri,naïf\n1,0,1\n2,1,0\n".encode("cp1252"))
+    assert labels_of(open_dataset(name)) == {"1.jpg": "naïf", "2.jpg": "chéri"}
+
+
+def test_paths_in_the_encoding_of_the_labels(tmp_path: Path) -> None:
+    name = table(fill(tmp_path, "chéri/1.jpg", "2.jpg") / "t.csv", "")
+    name.write_bytes("path,label\nchéri/1.jpg,chéri\n2.jpg,a\n".encode("cp1252"))
+    assert labels_of(open_dataset(name)) == {"chéri/1.jpg": "chéri", "2.jpg": "a"}
+
+
+def test_labels_beside_paths_that_are_bytes(tmp_path: Path) -> None:
+    latin = os.fsdecode("é.jpg".encode("cp1252"))
+    try:
+        fill(tmp_path, latin, "2.jpg")
+    except (OSError, UnicodeError):
+        pytest.skip("this file system does not take such names")
+    name = table(tmp_path / "t.csv", f"path,label\n{latin},chéri\n2.jpg,a\n")
+    assert labels_of(open_dataset(name)) == {latin: "chéri", "2.jpg": "a"}  # the table is UTF-8, but for a file's name
+    name.write_bytes("path,label\né.jpg,chéri\n2.jpg,a\n".encode("cp1252"))
+    assert error_of(lambda: open_dataset(name), BadLabels) == (
+        f"{name}: is not UTF-8 ('ch\\udce9ri'), nor Windows-1252 as a whole.\n"
+        "  Save it as UTF-8. The names of files that it lists have to be UTF-8 as well."
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"path,label\n1.jpg," + "chéri\n2.jpg,".encode("cp1252") + "naïf\n".encode(),  # some of it is UTF-8
+        b"path,label\n1.jpg,ch\xe9ri\n2.jpg,\x81\n",  # a byte that means nothing in Windows-1252
+    ],
+)
+def test_labels_in_no_encoding_are_refused(tmp_path: Path, text: bytes) -> None:
+    name = four(tmp_path, "")
+    name.write_bytes(text)
+    message = error_of(lambda: open_dataset(name), BadLabels)
+    assert message.startswith(f"{name}: is not UTF-8 ('")
+    assert message.endswith("'), nor Windows-1252 as a whole.\n  Save it as UTF-8.")
+
+
 def test_ambiguous_missing_and_wrong_columns(tmp_path: Path) -> None:
     fill(tmp_path, "1.jpg")
     name = table(tmp_path / "t.csv", "path,image,label,extra\n1.jpg,1.jpg,a,z\n")

@@ -90,10 +90,11 @@ def test_columns_in_another_order_and_only_those_that_are_needed(tmp_path: Path,
     assert "cat/2.jpg" in fixed.paths
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_what_spreadsheets_save(tmp_path: Path, pets: Path, delimiter: str) -> None:
+def test_what_spreadsheets_save(tmp_path: Path, pets: Path, delimiter: str, encoding: str) -> None:
     text = "\r\n".join(["path,new_label,drop", "cat/1.jpg,dog,", "cat/2.jpg,,X", ",,", ""]).replace(",", delimiter)
-    (tmp_path / "fixes.csv").write_bytes(text.encode("utf-8-sig"))
+    (tmp_path / "fixes.csv").write_bytes(text.encode(encoding))
     fixed = read_fixes(tmp_path / "fixes.csv").applied_to(open_dataset(pets))
     assert labels(fixed) == {"cat/1.jpg": "dog", "cat/3.jpg": "cat", "dog/1.jpg": "dog", "dog/2.jpg": "dog"}
 
@@ -269,6 +270,28 @@ def test_a_split_of_corrected_data(tmp_path: Path, photos: Path, tiny_weights: P
             photos, out=tmp_path / "other", weights_dir=tiny_weights, recipe=RECIPE, split=tmp_path / "split.csv"
         )
     assert "class0/000.jpg: 'class1', here 'class0'" in str(caught.value)
+
+
+def test_corrections_on_an_earlier_split(
+    tmp_path: Path, photos: Path, tiny_weights: Path, fixes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the corrections brought is measured on the split that there was before them."""
+    split, run = tmp_path / "split.csv", tmp_path / "run"
+    assert cli.run(["split", str(photos), "--out", str(split)]) == 0
+    words = ["--split", str(split), "--fix", str(fixes), "--weights-dir", str(tiny_weights)]
+    options = ["--backbone", "test_resnet.a", "--head", "lda", "--approach", "linear", "--no-report"]
+    with caplog.at_level(logging.INFO, logger="headstart"):
+        assert cli.run(["train", str(photos), "--out", str(run), *words, *options]) == 0
+    said = "was made before the corrections; it stays as it is but for them: 1 label given, 1 picture left out."
+    assert f"{split} {said}" in caplog.messages
+    before, after = sides(split), sides(run / "split.csv")
+    assert set(before) - set(after) == {"class1/003.jpg"}
+    assert after["class0/000.jpg"] == ("class1", before["class0/000.jpg"][1])
+    assert {path: after[path] for path in after if path != "class0/000.jpg"} == {
+        path: before[path] for path in after if path != "class0/000.jpg"
+    }
+    again = headstart.reproduce(run, weights_dir=tiny_weights)
+    assert (again.same, again.causes) == (True, [])
 
 
 def test_a_comparison_of_corrected_data(tmp_path: Path, photos: Path, tiny_weights: Path, fixes: Path) -> None:

@@ -152,7 +152,95 @@ def test_labels_on_both_sides_decide_the_split(tmp_path: Path) -> None:
     assert data.split.tolist() == ["test"] * 4 + ["train"] * 4 + ["val"] * 4
 
 
+def said_of(folder: Path, caplog: pytest.LogCaptureFixture) -> tuple[Dataset, list[str]]:
+    with caplog.at_level("INFO", "headstart"):
+        return open_dataset(folder), caplog.messages
+
+
+@pytest.mark.parametrize("names", ["stage1 stage2", "set1 set2", "data1 data2", "stg_1 stg_2", "images stage"])
+def test_folders_side_by_side_go_before_file_names(
+    tmp_path: Path, names: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = names.split()
+    files = [
+        f"{one}/left_1.jpg",
+        f"{one}/right_2.jpg",
+        f"{two}/left_3.jpg",
+        f"{two}/img/right_4.jpg",
+        f"{two}/left_5.jpg",
+    ]
+    data, said = said_of(fill(tmp_path, *files), caplog)
+    assert labels_of(data) == {path: path.partition("/")[0] for path in files}
+    assert said == [
+        f"{tmp_path}: the labels are taken from its folders ('{one}': 2, '{two}': 3). "
+        "--label-from '^(left|right)[ ._-]*\\(?\\d' takes them from the file names ('left': 3, 'right': 2)."
+    ]
+    assert recognise(tmp_path) is None
+    assert open_dataset(tmp_path, label_from="^(left|right)").classes == ("left", "right")
+
+
+def test_folders_side_by_side_in_split_folders(tmp_path: Path) -> None:
+    files = [
+        f"{s}/stage{k}/{w}_{n}.jpg" for s in ("train", "val") for k in (1, 2) for w in ("left", "right") for n in (1, 2)
+    ]
+    data = open_dataset(fill(tmp_path, *files, "test/1.jpg", "unlabelled/2.jpg"))
+    assert data.classes == ("stage1", "stage2")
+    assert set(labels_of(data).values()) == {"", "stage1", "stage2"}
+    assert sorted(set(data.split.tolist())) == ["", "train", "val"]
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ["stage1"],  # no other beside it
+        ["images1", "images2"],  # these names say nothing
+        ["img_1", "photos"],
+        ["stage1", "stage2", ""],  # they do not hold all pictures
+        ["train_stg1", "test_stg1"],  # splits
+        ["stage1", "stage2", "test"],  # classes beside a split: not for us to sort out
+    ],
+)
+def test_file_names_go_before_folders_that_are_no_classes(
+    tmp_path: Path, folders: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    files = [f"{folder}/{word}_{n}.jpg".lstrip("/") for folder in folders for word in ("left", "right") for n in (1, 2)]
+    data, said = said_of(fill(tmp_path, *files), caplog)
+    assert data.classes == ("left", "right")
+    assert len(said) == 1
+    assert said[0].startswith(f"{tmp_path}: the labels are taken from the beginning of the file names, such as ")
+
+
+def test_a_table_goes_before_folders_side_by_side(tmp_path: Path) -> None:
+    files = [f"set{k}/left_{k}{n}.jpg" for k in (1, 2) for n in range(4)]
+    rows = "".join(f"{path},{'ab'[n % 2]}\n" for n, path in enumerate(files))
+    assert open_dataset(fill(tmp_path, *files, labels_csv="path,label\n" + rows)).classes == ("a", "b")
+
+
 # Tables
+
+
+def test_a_table_beside_that_is_not_utf8(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = fill(tmp_path, *(f"jpg/{n}.jpg" for n in range(4)))
+    rows = "id,label\n" + "".join(f"{n},{('chéri', 'naïf')[n % 2]}\n" for n in range(4))
+    (folder / "labels.csv").write_bytes(rows.encode("cp1252"))
+    data, said = said_of(folder, caplog)
+    assert data.classes == ("chéri", "naïf")
+    assert said[0].startswith(f"{folder / 'labels.csv'}: is not UTF-8; it is read as Windows-1252, which gives 'chéri'")
+    (folder / "labels.csv").write_bytes(rows.encode("cp1252") + "3,naïf\n".encode())
+    caplog.clear()
+    data, said = said_of(folder, caplog)
+    assert data.classes == ("jpg",)
+    assert said == [
+        f"Not taken for a table of labels: {folder / 'labels.csv'}: is not UTF-8 ('ch\\udce9ri'), nor Windows-1252 as a "
+        "whole.\n  Save it as UTF-8."
+    ]
+
+
+def test_a_split_beside_folds_in_the_table(tmp_path: Path) -> None:
+    rows = "".join(f"{n},{'ab'[n % 2]},{('train', 'val')[n // 2]},{n},g,{n}\n" for n in range(4))
+    header = "id,label,split,fold,group,group_id\n"
+    data = open_dataset(fill(tmp_path, *(f"jpg/{n}.jpg" for n in range(4)), labels_csv=header + rows))
+    assert (data.split.tolist(), data.groups.tolist()) == (["train", "train", "val", "val"], [0] * 4)
 
 
 def test_a_competition_with_a_table_of_ids(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import headstart
 import headstart.data.naming as naming_module
 import headstart.data.pictures as pictures_module
 import headstart.data.shards.samples as samples_module
@@ -289,6 +290,18 @@ def test_a_source_is_described_and_comes_back(tmp_path: Path) -> None:
     assert Source.from_dict(json.loads(json.dumps(source.as_dict()))) == source
     assert Source.from_dict({"place": "photos"}) == as_source("photos") == as_source(Path("photos"))
     assert as_source(source) is source
+
+
+def test_a_source_takes_its_place_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {"f/cat1x.jpg": PICTURES[0], "f/dog1x.jpg": PICTURES[1]})
+    write(tmp_path, {"train.zip": zip_bytes({"cat1x.jpg": PICTURES[0], "dog1x.jpg": PICTURES[1]})})
+    monkeypatch.chdir(tmp_path)
+    for place in ("f", "train.zip"):
+        source = Source(place, label_from="^(cat|dog)")  # type: ignore[arg-type]
+        assert source == Source(Path(place), label_from="^(cat|dog)")
+        assert headstart.check(source).classes == {"cat": 1, "dog": 1}
+    write(tmp_path / "photos", in_classes())
+    assert headstart.check(headstart.Source("photos")).classes == {"cat": 3, "dog": 3}  # type: ignore[arg-type]
 
 
 def test_a_folder_and_its_archive_have_one_fingerprint(tmp_path: Path) -> None:

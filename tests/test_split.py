@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.data.dataset import Dataset
+from headstart.data.fixes import Fix, Fixes
 from headstart.data.split import make_split, read_split, split_hash, write_split
 from headstart.errors import BadSplit
 from test_dataset import HOSTILE, error_of
@@ -277,9 +278,12 @@ def test_splits_that_do_not_fit(tmp_path: Path) -> None:
         f"{where}: 5 rows with a path that is not in the data: gone1.jpg; gone2.jpg; gone3.jpg and 2 more.\n"
         "  Expected paths relative to photos. Was the split made for other data?"
     )
-    assert refused("path,split\n00000.jpg,tset\n00001.jpg\n") == (
-        f"{where}: 2 rows with an unknown split name: 00000.jpg: 'tset'; 00001.jpg: None.\n"
+    assert refused("path,split\n00000.jpg,tset\n00001.jpg,x\n") == (
+        f"{where}: 2 rows with an unknown split name: 00000.jpg: 'tset'; 00001.jpg: 'x'.\n"
         "  Expected 'train', 'val', 'test', or nothing."
+    )
+    assert refused("path,split\n00000.jpg,test\na, b.jpg,test\n") == (
+        f"{where}: row 3 has 3 cells where the header has 2.\n  A name with a comma in it must stand in double quotes."
     )
     assert refused("path,label,split\n00000.jpg,class1,train\n00001.jpg,class1,val\n") == (
         f"{where}: 1 row with another label than the data has: 00000.jpg: 'class1', here 'class0'.\n"
@@ -296,6 +300,72 @@ def test_splits_that_do_not_fit(tmp_path: Path) -> None:
         f"{where}: is not a split: expected the columns path and split, found no rows.\n"
         "  `headstart split DATA --out split.csv` writes one."
     )
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_what_spreadsheets_save(tmp_path: Path, delimiter: str, encoding: str) -> None:
+    made = make_split(dataset([0, 1] * 10, groups=[*range(10)] * 2, paths=[f"é {n:02}.jpg" for n in range(20)]))
+    write_split(tmp_path / "split.csv", made, shas(made))
+    text = (tmp_path / "split.csv").read_text(encoding="utf-8").replace(",", delimiter).replace("\n", "\r\n")
+    (tmp_path / "saved.csv").write_bytes(f"{text}{delimiter * 4}\r\n".encode(encoding))
+    bare = replace(made, split=np.full(20, "", dtype="<U5"), groups=np.arange(20))
+    read, saved = (read_split(tmp_path / name, bare) for name in ("split.csv", "saved.csv"))
+    assert saved.split.tolist() == read.split.tolist() == made.split.tolist()
+    assert saved.groups.tolist() == read.groups.tolist()
+
+
+# Splits that were made before the corrections
+
+
+def corrections(*rows: tuple[str, str, str, bool]) -> Fixes:
+    """Of (path, label, new_label, drop)."""
+    return Fixes(Path("fixes.csv"), tuple(Fix(path, label, "", "", new, drop) for path, label, new, drop in rows))
+
+
+def test_a_split_from_before_the_corrections(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given_split = ["train", "val", "test", "train", "val", "test"]
+    data = dataset([0, 0, 0, 1, 1, 1], groups=[0, 0, 2, 3, 2, 5], split=given_split)
+    where = tmp_path / "s.csv"
+    write_split(where, data, shas(data))
+    fixes = corrections(
+        ("00000.jpg", "", "", True), ("00002.jpg", "class0", "class1", False), ("00004.jpg", "", "class0", False)
+    )
+    fixed = replace(fixes.applied_to(data), split=np.full(5, "", dtype="<U5"), groups=np.arange(5))
+    with caplog.at_level(logging.INFO, logger="headstart"):
+        read = read_split(where, fixed, fixes)
+    assert (read.paths, read.labels.tolist()) == (data.paths[1:], [0, 1, 1, 0, 1])
+    assert read.split.tolist() == given_split[1:]
+    assert read.groups.tolist() == [0, 1, 2, 1, 4]
+    said = (
+        f"{where} was made before the corrections; it stays as it is but for them: 2 labels given, 1 picture left out."
+    )
+    assert caplog.messages == [said]
+    write_split(where, read, shas(read))  # one from after them fits as well
+    caplog.clear()
+    assert read_split(where, fixed, fixes).split.tolist() == given_split[1:]
+    assert caplog.messages == []
+
+
+def test_a_split_of_other_data_does_not_fit_for_the_corrections(tmp_path: Path) -> None:
+    data = dataset([0, 1, 0, 1])
+    where = tmp_path / "s.csv"
+    fixes = corrections(
+        ("00000.jpg", "", "", True), ("00001.jpg", "class1", "class0", False), ("00002.jpg", "", "class1", False)
+    )
+
+    def refused(text: str) -> str:
+        where.write_text(f"path,label,split\n{text}")
+        return error_of(lambda: read_split(where, fixes.applied_to(data), fixes), BadSplit)
+
+    assert refused("00000.jpg,class0,train\nelse.jpg,class0,train\n").startswith(
+        f"{where}: 1 row with a path that is not in the data: else.jpg."
+    )
+    assert "00003.jpg: 'class0', here 'class1'" in refused("00003.jpg,class0,train\n")
+    assert "00001.jpg: 'class7', here 'class0'" in refused("00001.jpg,class7,train\n")
+    assert "00002.jpg: 'class7', here 'class1'" in refused("00002.jpg,class7,train\n")
+    where.write_text("path,label,split\n00000.jpg,class0,train\n")  # nothing is left of it
+    assert read_split(where, fixes.applied_to(data), fixes).split.tolist() == [""] * 3
 
 
 def test_no_such_split(tmp_path: Path) -> None:

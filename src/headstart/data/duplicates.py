@@ -140,6 +140,11 @@ def unit_rows(features_BD: np.ndarray) -> np.ndarray:
     return np.divide(rows_BD, length, out=rows_BD, where=length > 0)
 
 
+def joined(groups_N: np.ndarray, pairs_M2: np.ndarray) -> np.ndarray:
+    """int64 (N,): the groups, with those joined that a pair connects."""
+    return merge_groups(len(groups_N), group_pairs(groups_N), pairs_M2)
+
+
 def merge_groups(n: int, *pairs: np.ndarray) -> np.ndarray:
     """int64 (n,): connected components of the pairs (M, 2); a group's number is its smallest member.
 

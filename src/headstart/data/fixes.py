@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data.dataset import Dataset, nearest
+from headstart.data.table import csv_lines
 from headstart.errors import BadLabels, MissingData, near_names
 from headstart.files import write_csv
 from headstart.progress import log
@@ -177,12 +178,9 @@ def _x(text: str) -> bool | None:
 
 
 def _read_lines(path: Path) -> list[list[str]]:
-    """Header and rows as a spreadsheet may have saved them: commas, semicolons or tabs, with a byte order mark or not."""
+    """Header and rows as a spreadsheet may have saved them, less those without anything in them."""
     try:
-        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            first = file.readline()
-            file.seek(0)
-            return [line for line in csv.reader(file, delimiter=max(",;\t", key=first.count)) if any(line)]
+        return [line for line in csv_lines(path) if any(line)]
     except FileNotFoundError:
         raise MissingData(f"{path}: there is no such table of corrections.", hint=nearest(path)) from None
     except (OSError, csv.Error) as error:

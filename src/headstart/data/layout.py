@@ -6,6 +6,9 @@ A folder that has class folders has labels of its own, and is left alone. Else t
     train.csv, labels.csv, ...         the one table at the top that names 95 % of the pictures in some folders
     train/cat.0.jpg, dog_12.jpg        2 to 200 words before a number, each with several pictures
 
+Folders such as stage1 and stage2 may be classes or not: a table goes before them, but they go before file names. Alone, or
+called like mere pictures (images1, images2), they are none.
+
 Sample submissions and tables of the test side are never taken for labels, and where two tables fit none is taken. What is
 recognised comes with a sentence that says so, and how to say otherwise. Costs a walk over the folder and the reading of
 its tables (0.6 s for 37,500 files, 1.1 s with a table of 25,000 rows). Not for data whose layout you know: say it with
@@ -15,6 +18,7 @@ its tables (0.6 s for 37,500 files, 1.1 s with a table of 25,000 rows). Not for 
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +45,7 @@ from headstart.data.pictures import (
     first,
     is_plain_name,
     is_unlabelled_name,
+    says_nothing,
     side_of_path,
     split_name,
 )
@@ -49,7 +54,6 @@ from headstart.data.table import (
     LABEL_COLUMNS,
     SPLIT_COLUMNS,
     Row,
-    guess_columns,
     one_hot,
     read_cells,
     rows_of,
@@ -102,6 +106,13 @@ def open_recognised(folder: Path) -> tuple[Layout, Dataset] | None:
     if not pattern:
         return None
     dataset = label_by_pattern(folder, look.found, pattern, quiet=True)
+    folders = _side_by_side(look)
+    if folders:
+        log.info(
+            "%s: the labels are taken from its folders (%s). --label-from %s takes them from the file names (%s).",
+            *(folder, counted(list(folders), folders.values()), shlex.quote(pattern), _sum(dataset)),
+        )
+        return None
     sentence = (
         f"{folder}: the labels are taken from the beginning of the file names, such as {_example(dataset)!r} "
         f"({_sum(dataset)}). --label-from PATTERN says otherwise."
@@ -206,6 +217,28 @@ def _is_table(path: str) -> bool:
     return path.lower().endswith((*TABLES, ".jsonl"))
 
 
+def _side_by_side(look: _Look) -> dict[str, int]:
+    """{folder: pictures} of two folders or more that hold all pictures and can be classes; {} if there are none such.
+
+    They lie at the top, or in split folders, where a test side may be without them.
+    """
+    inner = [path.removeprefix(look.top).split("/")[:-1] for path in look.names.paths]
+    if any(parts and split_name(parts[0]) for parts in inner):
+        inner = [parts for parts in inner if not (parts and is_unlabelled_name(parts[0]))]
+        if not all(parts and split_name(parts[0]) for parts in inner):
+            return {}
+        inner = [_below_side(parts) for parts in inner if _below_side(parts) or split_name(parts[0]) != "test"]
+    counts = Counter(parts[0] if parts else "" for parts in inner)
+    if len(counts) < 2 or "" in counts or any(side_of_path(f"{name}/") for name in counts):
+        return {}
+    return dict(sorted(counts.items())) if not all(map(says_nothing, counts)) else {}
+
+
+def _below_side(parts: list[str]) -> list[str]:
+    """The folders of a path without that of its split, which may stand twice (train/train)."""
+    return parts[2:] if parts[1:2] == parts[:1] else parts[1:]
+
+
 # Tables
 
 
@@ -229,7 +262,7 @@ def _metadata(look: _Look, path_column: str, label_column: str) -> _Tables | Non
     for path in look.metadata() if path_column in ("", FILE_NAME) else []:
         table, base = look.folder / path, path[: path.rfind("/") + 1]
         header, cells = _read(table)
-        label = _label_column(table, header, cells, FILE_NAME, label_column) if FILE_NAME in header else None
+        label = _label_column(header, cells, FILE_NAME, label_column) if FILE_NAME in header else None
         if label is None or (label and label not in header):
             continue
         rows = rows_of(table, header, cells, path_column=FILE_NAME, label_column=label or None)
@@ -252,6 +285,15 @@ def _read(table: Path) -> tuple[list[str], list[list[str]]]:
         return [], []
 
 
+def _rows(table: Path, header: Sequence[str], cells: Sequence[list[str]], path: str, label: str) -> list[Row]:
+    """The rows; none of a table that cannot be taken up."""
+    try:
+        return rows_of(table, header, cells, path_column=path, label_column=label or None)
+    except BadLabels as error:
+        log.info("Not taken for a table of labels: %s", error)
+        return []
+
+
 def _table_beside(look: _Look, path_column: str = "", label_column: str = "") -> _Tables | None:
     """The one table that names the pictures, None if there is none, or more than one."""
     fitting = [fit for path in look.tables() if (fit := _fit(look, path, path_column, label_column)) is not None]
@@ -271,10 +313,10 @@ def _fit(look: _Look, path: str, path_column: str, label_column: str) -> _Tables
         return None
     side = side_of_path(f"{table.stem.casefold()}/")
     column = path_column or _naming_column(header, cells, look.names, side)
-    label = _label_column(table, header, cells, column, label_column) if column else None
+    label = _label_column(header, cells, column, label_column) if column else None
     if label is None:
         return None
-    rows = rows_of(table, header, cells, path_column=column, label_column=label or None)
+    rows = _rows(table, header, cells, column, label)
     named = [pick(look.names.find(row.path), side) for row in rows]
     hits = {found[0] for found in named if len(found) == 1}
     if not _covers(hits, look) or (not label_column and not _are_classes(rows)):
@@ -290,9 +332,7 @@ def _naming_column(header: Sequence[str], cells: Sequence[list[str]], names: Nam
     return header[hits.index(max(hits))] if any(hits) else ""
 
 
-def _label_column(
-    table: Path, header: Sequence[str], cells: Sequence[list[str]], path_column: str, label_column: str
-) -> str | None:
+def _label_column(header: Sequence[str], cells: Sequence[list[str]], path_column: str, label_column: str) -> str | None:
     """The column of labels, '' if each class has one, None if none can be told from the others by its name."""
     if label_column or one_hot(header, cells):
         return label_column
@@ -301,7 +341,7 @@ def _label_column(
     known = [name for name in free if name.strip().casefold() in LABEL_COLUMNS]
     if len(known) != 1 and len(free) != 1:
         return None
-    return guess_columns(table, header, path_column=path_column, label_column=(known or free)[0]).label
+    return (known or free)[0]
 
 
 def _covers(hits: set[str], look: _Look) -> bool:

@@ -31,7 +31,9 @@ SPLITS = ("train", "val", "test")
 
 _SPLIT_NAME = re.compile(r"(?:seg_)?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))(?:_set)?")
 _UNLABELLED_NAME = re.compile(r"(?:seg_)?(?:pred|predict|unlabell?ed)")
-_PLAIN = r"(?:images?|imgs?|pictures?|photos?|pics?|files|data|dataset|jpe?gs?|pngs?)"
+_MERE = r"(?:images?|imgs?|pictures?|photos?|pics?|files|jpe?gs?|pngs?)"
+_MERE_NAME = re.compile(rf"{_MERE}(?:[_-]?(?:\d+|{_MERE}))*")
+_PLAIN = rf"(?:{_MERE}|data|dataset)"
 _PLAIN_NAME = re.compile(
     rf"(?=[a-z])(?:{_PLAIN}[_-]?)?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))?"
     rf"(?:[_-]?(?:set|stg|stage|\d+|{_PLAIN}))*"
@@ -172,6 +174,15 @@ def is_plain_name(name: str) -> bool:
     [True, True, True, True, False, False]
     """
     return bool(_PLAIN_NAME.fullmatch(name.casefold()))
+
+
+def says_nothing(name: str) -> bool:
+    """Whether a folder of that name is no class even beside others: it says that there are pictures, and which part.
+
+    >>> [says_nothing(name) for name in ("images", "img_2", "jpg", "stage1", "set1", "data1", "cats")]
+    [True, True, True, False, False, False, False]
+    """
+    return bool(_MERE_NAME.fullmatch(name.casefold()))
 
 
 def side_of_path(path: str) -> str:

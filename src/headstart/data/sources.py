@@ -48,6 +48,9 @@ class Source:
     path_column: str = ""
     """Column that names the pictures, or that holds them."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", Path(self.place))  # where text was given
+
     def open(self) -> Dataset:
         """The pictures with their labels. Raises `DataError`, and `WriteError` if the cache cannot take what is unpacked."""
         if self.label_from:

@@ -22,9 +22,15 @@ from typing import Any
 import numpy as np
 
 from headstart.data.dataset import SPLITS, Dataset, hash_rows, split_name
+from headstart.data.duplicates import joined
+from headstart.data.fixes import Fixes, given_and_left_out
+from headstart.data.near import near_pairs
+from headstart.data.table import csv_lines
 from headstart.errors import BadSplit, near_names
-from headstart.files import read_csv, write_csv
+from headstart.files import write_csv
 from headstart.progress import log
+from headstart.vision.memory import Source
+from headstart.vision.screen import Facts
 
 SPLIT_HEADER = ("path", "label", "split", "group", "sha256")
 """Columns of split.csv. Only path and split must be there when it is read."""
@@ -84,13 +90,15 @@ def write_split(path: Path, dataset: Dataset, sha256s: Sequence[str]) -> None:
     write_csv(path, SPLIT_HEADER, rows)
 
 
-def read_split(path: Path, dataset: Dataset) -> Dataset:
+def read_split(path: Path, dataset: Dataset, fixes: Fixes | None = None) -> Dataset:
     """The data set with the split (and the groups, where there is such a column) of a split.csv.
 
-    Pictures that it does not list get '' and a group of their own. Raises `BadSplit` if there is no such table, or if
-    it does not fit: unknown split names, paths that are not in the data, labels that disagree, one path on two sides.
+    Pictures that it does not list get '' and a group of their own. With `fixes`, that are applied to the data set
+    already, it may have been made before them: what they leave out has no side, and what they relabel keeps its side.
+    Raises `BadSplit` if there is no such table, or if it does not fit: unknown split names, paths that are not in the
+    data, labels that disagree, one path on two sides.
     """
-    rows = _read_rows(path)
+    rows = _read_rows(path) if not fixes else _corrected(path, _read_rows(path), dataset, fixes)
     index = {name: i for i, name in enumerate(dataset.paths)}
     strangers = [row["path"] for row in rows if row["path"] not in index]
     hint = f"Expected paths relative to {dataset.root}. Was the split made for other data?"
@@ -219,23 +227,50 @@ def _require_training(dataset: Dataset, split: np.ndarray) -> None:
 def _read_rows(path: Path) -> list[dict[str, str]]:
     hint = "`headstart split DATA --out split.csv` writes one."
     try:
-        rows = read_csv(path)
+        lines = [line for line in csv_lines(path) if any(line)]
     except FileNotFoundError:
         raise BadSplit(f"{path}: there is no such file.", hint=hint) from None
     except (OSError, csv.Error) as error:
         raise BadSplit(f"{path}: cannot be read as a split: {error}.", hint=hint) from None
-    columns = list(rows[0]) if rows else []
-    found = ", ".join(map(str, columns)) or "no rows"
-    if not {"path", "split"} <= set(columns):
+    header = [name.strip().casefold() for name in lines[0]] if len(lines) > 1 else []
+    if not {"path", "split"} <= set(header):
+        found = ", ".join(lines[0]) if header else "no rows"
         raise BadSplit(
             f"{path}: is not a split: expected the columns path and split, found {found}.",
             hint=hint,
         )
-    return rows
+    uneven = [n for n, line in enumerate(lines[1:], 2) if len(line) != len(header)]
+    if uneven:
+        raise BadSplit(
+            f"{path}: row {uneven[0]} has {len(lines[uneven[0] - 1])} cells where the header has {len(header)}.",
+            hint="A name with a comma in it must stand in double quotes.",
+        )
+    return [dict(zip(header, line, strict=True)) for line in lines[1:]]
 
 
-def _known(text: str | None) -> bool:
-    return text is not None and (not text.strip() or split_name(text) in SPLITS)
+def _corrected(path: Path, rows: list[dict[str, str]], dataset: Dataset, fixes: Fixes) -> list[dict[str, str]]:
+    """The rows of a split that was made before the corrections, with their labels and without what they leave out."""
+    left_out = {fix.path for fix in fixes.rows if fix.drop}
+    given = {fix.path: fix for fix in fixes.rows if fix.new_label}
+    kept = [row for row in rows if row["path"] not in left_out]
+    changed = 0
+    for n, row in enumerate(kept):
+        fix, label = given.get(row["path"]), row.get("label")
+        if (
+            fix is not None
+            and label != fix.new_label
+            and label in ([fix.label] if fix.label else ["", *dataset.classes])
+        ):
+            kept[n] = {**row, "label": fix.new_label}
+            changed += 1
+    if changed or len(kept) < len(rows):
+        words = given_and_left_out(changed, len(rows) - len(kept))
+        log.info("%s was made before the corrections; it stays as it is but for them: %s.", path, words)
+    return kept
+
+
+def _known(text: str) -> bool:
+    return not text.strip() or split_name(text) in SPLITS
 
 
 def _refuse(path: Path, problem: str, bad: Sequence[str], hint: str) -> None:
@@ -249,7 +284,7 @@ def _refuse(path: Path, problem: str, bad: Sequence[str], hint: str) -> None:
 
 def _groups_of(dataset: Dataset, rows: list[dict[str, str]], index: dict[str, int]) -> np.ndarray:
     """Groups by the table's names; pictures without one are alone. Without such a column, those of the data."""
-    if "group" not in rows[0]:
+    if not rows or "group" not in rows[0]:
         return dataset.groups
     groups = np.arange(len(dataset), dtype=np.int64)
     first: dict[str, int] = {}
@@ -259,7 +294,17 @@ def _groups_of(dataset: Dataset, rows: list[dict[str, str]], index: dict[str, in
     return groups
 
 
-def mend_split(dataset: Dataset, given: Dataset, groups: np.ndarray, **dealt: Any) -> Dataset:
+def split_apart(given: Dataset, sources: Sequence[Source], facts: Sequence[Facts], **dealt: Any) -> Dataset:
+    """`make_split` with its options `dealt`, and re-encoded, cut and mirrored copies on one side too (`mend_split`).
+
+    Pixels alone show them, of pictures `sources` of which `facts` are known: about 0.7 ms a picture, and fewer crops
+    are found than where features propose as well.
+    """
+    groups = joined(given.groups, near_pairs(None, sources, facts))
+    return mend_split(make_split(given, **dealt), given, groups, **dealt)
+
+
+def mend_split(dataset: Dataset, given: Dataset, groups: np.ndarray, *, known: bool = False, **dealt: Any) -> Dataset:
     """The split data set with groups int64 (N,) that were found after splitting, each on one side where that is ours to say.
 
     `given` is the data set before `make_split`, `dealt` its options. Only pictures whose side was carved are moved (test
@@ -267,17 +312,21 @@ def mend_split(dataset: Dataset, given: Dataset, groups: np.ndarray, **dealt: An
     much is alike (frames of a film) that a tenth of the training part would leave it, or all of a class, the split is
     dealt anew. A group with half of all pictures is no group of copies, and groups that leave a side without pictures
     (classes that are a group each) are none either: then the features tell too little, and nothing changes.
+
+    With `known` the labels of train and val have been used already, and none of these pictures may become test: groups
+    leave the test side instead (train before val before test), which may shrink.
     """
     mended = dataset
     if np.unique(groups, return_counts=True)[1].max() <= max(len(dataset) // 2, 1):
-        mended = _mended(dataset, given, groups, **dealt)
+        mended = _mended(dataset, given, groups, known, **dealt)
     if mended is dataset or set(mended.split.tolist()) != set(dataset.split.tolist()):
-        log.warning("Most pictures look alike to this backbone: look-alikes are not kept on one side of the split.")
+        log.warning("Most pictures look alike: look-alikes are not kept on one side of the split.")
         return dataset
     return mended
 
 
-def _mended(dataset: Dataset, given: Dataset, groups: np.ndarray, **dealt: Any) -> Dataset:
+def _mended(dataset: Dataset, given: Dataset, groups: np.ndarray, known: bool, **dealt: Any) -> Dataset:
+    order = ("train", "val", "test") if known else ("test", "val", "train")
     carved = set(dataset.split.tolist()) - set(given.split.tolist())
     movable = np.isin(given.split, ("", "train")) & (dataset.split != "") & bool(carved)
     split = dataset.split.copy()
@@ -287,9 +336,9 @@ def _mended(dataset: Dataset, given: Dataset, groups: np.ndarray, **dealt: Any) 
     for members in by_group.values():
         sides = {str(split[i]) for i in members}
         if len(sides) > 1:
-            split[members] = next(side for side in ("test", "val", "train") if side in sides)
+            split[members] = next(side for side in order if side in sides)
     before, after = dataset.split == "train", split == "train"
-    if after.sum() < 0.9 * before.sum() or set(dataset.labels[before]) != set(dataset.labels[after]):
+    if not known and (after.sum() < 0.9 * before.sum() or set(dataset.labels[before]) != set(dataset.labels[after])):
         log.info("Many pictures look alike: the split is dealt anew, to keep them on one side.")
         return make_split(replace(given, groups=groups), **dealt)
     return replace(dataset, split=split, groups=groups)

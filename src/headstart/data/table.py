@@ -1,20 +1,26 @@
 """Tables of labels: a CSV, TSV, parquet or JSON Lines file with a path and a label column, read as text.
 
-Labels stay what they are in the file (`007` is the class ``007``); file names that are not valid Unicode keep their
-bytes. The columns are guessed by their usual names and never by their values: two candidates are an error that names
-the parameter to set. Only classes that have a column of zeros and ones each are known by those. Costs about 2 s and
-0.5 GB a million rows; it is no tool for tables of anything but labels.
+Labels stay what they are in the file (`007` is the class ``007``). The columns are guessed by their usual names and never
+by their values: two candidates are an error that names the parameter to set. Only classes that have a column of zeros and
+ones each are known by those; and of several columns for the split or the groups one is taken, which is noted.
+
+Text is UTF-8, or UTF-16 with its mark. File names that are neither keep their bytes; labels and headers that are not UTF-8
+are read as Windows-1252, as Excel saves them, with a note. Costs about 2 s and 0.5 GB a million rows; it is no tool for
+tables of anything but labels.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstart.data.pictures import TABLES
+from headstart.data.pictures import TABLES, split_name
 from headstart.errors import BadLabels, near_names
 from headstart.progress import log
 
@@ -28,7 +34,9 @@ ID_COLUMNS = ("id", "image_id", "img_id", "uuid")
 CODE_COLUMNS = ("id_code",)
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "y")
 SPLIT_COLUMNS = ("split", "set", "subset", "fold")
+"""Of several, those that hold names of splits go first, then this order decides."""
 GROUP_COLUMNS = ("group", "group_id", "groups")
+"""Of several, the first of these is taken."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +85,14 @@ def rows_of(
 ) -> list[Row]:
     """The rows that `read_cells` read, see `read_rows`."""
     hot = [] if label_column or unlabelled else one_hot(header, cells)
-    free = [name for name in header if name not in hot]
-    columns = guess_columns(table, free, path_column=path_column, label_column=label_column, unlabelled=unlabelled)
-    empty = [""] * len(cells[0])
     by_name = dict(zip(header, cells, strict=True))
+    free = {name: column for name, column in by_name.items() if name not in hot}
+    columns = guess_columns(
+        table, list(free), path_column=path_column, label_column=label_column, unlabelled=unlabelled, cells=free
+    )
+    if columns.label and _any_bytes(by_name[columns.label]):
+        by_name = dict(zip(*_as_windows(table, header, cells), strict=True))
+    empty = [""] * len(cells[0])
     labels = by_name[columns.label] if columns.label else _hot_labels(hot, [by_name[name] for name in hot]) or empty
     found = [by_name[name] if name else empty for name in (columns.path, columns.split, columns.group)]
     return [Row(path, label.strip(), split, group) for path, split, group, label in zip(*found, labels, strict=True)]
@@ -118,10 +130,12 @@ def guess_columns(
     path_column: str | None = None,
     label_column: str | None = None,
     unlabelled: bool = False,
+    cells: Mapping[str, Sequence[str]] | None = None,
 ) -> Columns:
     """Choose the columns by name, case aside.
 
-    A table with two columns needs only one known name. With `unlabelled` no label column is looked for. Raises
+    A table with two columns needs only one known name. With `unlabelled` no label column is looked for. Of several
+    columns for the split or the groups one is taken (see `SPLIT_COLUMNS`), for which `cells` has what they hold. Raises
     `BadLabels` where none or several could be meant.
 
     >>> guess_columns(Path("dogs.csv"), ["id", "breed"])
@@ -134,10 +148,10 @@ def guess_columns(
                 f"{table}: has no column {given!r} ({parameter}); its columns are {_listed(header)}.",
                 hint=near or f"Give {parameter} one of these.",
             )
-    split = _one(table, header, SPLIT_COLUMNS, "")
-    group = _one(table, header, GROUP_COLUMNS, "")
-    taken = {split, group, path_column, label_column}
-    free = [name for name in header if name not in taken]
+    free = [name for name in header if name not in (path_column, label_column)]
+    splits, groups = _called(free, SPLIT_COLUMNS), _called(free, GROUP_COLUMNS)
+    split, group = _split_column(table, splits, cells), _first_of(table, groups, GROUP_COLUMNS, "groups are")
+    free = [name for name in free if name not in (*splits, *groups)]
     path = path_column or next(
         (
             name
@@ -164,14 +178,46 @@ def guess_columns(
     return Columns(path, label, split, group)
 
 
+def _called(header: Sequence[str], names: Sequence[str]) -> list[str]:
+    return [name for name in header if name.strip().casefold() in names]
+
+
 def _one(table: Path, header: Sequence[str], names: Sequence[str], parameter: str) -> str:
-    found = [name for name in header if name.strip().casefold() in names]
-    if len(found) > 1 and parameter:
+    found = _called(header, names)
+    if len(found) > 1:
         raise BadLabels(
             f"{table}: {_listed(found)} could each be meant (its columns are {_listed(header)}).",
             hint=f"Rename the others; in Python, {parameter}={found[0]!r} does as well.",
         )
-    return found[0] if len(found) == 1 else ""
+    return found[0] if found else ""
+
+
+def _split_column(table: Path, found: Sequence[str], cells: Mapping[str, Sequence[str]] | None) -> str:
+    """Of columns that are called so the one with the split; where none holds names of splits, any of them."""
+    if cells is None:
+        return _first_of(table, found, SPLIT_COLUMNS, "split is")
+    naming = [name for name in found if any(map(split_name, set(cells[name])))]
+    if not naming:
+        return next(iter(found), "")
+    return _first_of(table, naming, SPLIT_COLUMNS, "split is", [name for name in found if name not in naming])
+
+
+def _first_of(table: Path, found: Sequence[str], names: Sequence[str], what: str, others: Sequence[str] = ()) -> str:
+    """Of columns that are called so the one whose name stands first in `names`, '' of none; which it is, is noted.
+
+    Raises `BadLabels` if two have that name, but for their case.
+    """
+    place = {name: names.index(name.strip().casefold()) for name in found}
+    ranked = sorted(found, key=place.__getitem__)
+    if len(ranked) > 1 and place[ranked[0]] == place[ranked[1]]:
+        raise BadLabels(
+            f"{table}: {_listed(ranked[:2])} could each be meant: the {what} looked for in one column.",
+            hint="Rename or remove the other one.",
+        )
+    left = [*ranked[1:], *others]
+    if left:
+        log.info("%s: the %s taken from the column %r; not used: %s.", table, what, ranked[0], _listed(left))
+    return ranked[0] if ranked else ""
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -179,25 +225,78 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def read_cells(table: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and columns of a table, as text; there is one row at least. Raises `BadLabels`."""
+    """Header and columns of a table, as text; there is one row at least. Raises `BadLabels`.
+
+    Cells that are not UTF-8 keep their bytes (``surrogateescape``), which a typed reader would refuse. `rows_of` reads
+    the table as Windows-1252 where a label is such a cell; here that is done where the header is none of UTF-8.
+    """
     suffix = table.suffix.lower()
     if suffix == ".parquet":
         return _read_parquet(table)
-    return _read_lines(table) if suffix == ".jsonl" else _read_text(table)
-
-
-def _read_text(table: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and columns of a CSV or TSV. Names keep their bytes, which a typed reader would refuse."""
     try:
-        with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            first = file.readline()
-            delimiter = "\t" if table.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
-            file.seek(0)
-            lines = [line for line in csv.reader(file, delimiter=delimiter) if line]
+        header, columns = _read_lines(table) if suffix == ".jsonl" else _read_text(table)
     except csv.Error as error:
         raise BadLabels(
             f"{table}: is not a table that can be read: {error}.", hint="Save it as CSV in UTF-8."
         ) from None
+    return _as_windows(table, header, columns) if _any_bytes(header) else (header, columns)
+
+
+def csv_lines(table: Path, *, tabs: bool = False) -> list[list[str]]:
+    """Header and rows as a spreadsheet may have saved them: with commas, semicolons or tabs, in UTF-8 or UTF-16.
+
+    Empty lines are left out. Raises `OSError`, and `csv.Error` for what is no such table.
+    """
+    text = io.StringIO(_text_of(table), newline="")
+    first = text.readline()
+    text.seek(0)
+    return [line for line in csv.reader(text, delimiter="\t" if tabs else max(",;\t", key=first.count)) if line]
+
+
+def _text_of(table: Path) -> str:
+    """The text of a file, by the mark at its beginning. Bytes that are not UTF-8 are kept (``surrogateescape``)."""
+    data = table.read_bytes()
+    if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-8-sig", "surrogateescape")
+    try:
+        return data.decode("utf-16")
+    except UnicodeDecodeError as error:
+        raise csv.Error(f"its UTF-16 is damaged at byte {error.start:,}") from None
+
+
+def _any_bytes(texts: Iterable[str]) -> bool:
+    """Whether one of them has bytes that are not UTF-8."""
+    return any("\udc80" <= c <= "\udcff" for text in set(texts) if not text.isascii() for c in text)
+
+
+def _as_windows(table: Path, header: Sequence[str], columns: Sequence[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Header and columns in Windows-1252 instead, with a note. Raises `BadLabels` if that is not what they are in.
+
+    It is not if some of it is UTF-8 after all, if there are bytes that mean nothing, or if it names files that are there
+    by their bytes only.
+    """
+    texts = sorted({text for column in (header, *columns) for text in column if not text.isascii()})
+    foreign = [text for text in texts if _any_bytes([text])]
+    try:
+        read = {text: text.encode("utf-8", "surrogateescape").decode("cp1252") for text in texts}
+    except UnicodeError:
+        read = {}
+    files = [text for text in foreign if os.path.isfile(table.parent / text)]
+    if not read or len(foreign) < len(texts) or any(not os.path.isfile(table.parent / read[text]) for text in files):
+        raise BadLabels(
+            f"{table}: is not UTF-8 ({foreign[0]!r}), nor Windows-1252 as a whole.",
+            hint="Save it as UTF-8." + " The names of files that it lists have to be UTF-8 as well." * bool(files),
+        )
+    log.info(
+        "%s: is not UTF-8; it is read as Windows-1252, which gives %s. Save it as UTF-8 if that is wrong.",
+        *(table, _listed([read[text] for text in foreign[:3]])),
+    )
+    return [read.get(text, text) for text in header], [[read.get(text, text) for text in c] for c in columns]
+
+
+def _read_text(table: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and columns of a CSV or TSV."""
+    lines = csv_lines(table, tabs=table.suffix.lower() == ".tsv")
     if len(lines) < 2:
         raise BadLabels(f"{table}: has no rows.", hint="Expected a header such as path,label and one row a picture.")
     header = lines[0]
@@ -215,20 +314,19 @@ def _read_text(table: Path) -> tuple[list[str], list[list[str]]]:
 def _read_lines(table: Path) -> tuple[list[str], list[list[str]]]:
     """Header and columns of JSON Lines: an object a line; a key that a line lacks is an empty cell."""
     rows: list[dict[str, object]] = []
-    with open(table, encoding="utf-8-sig", errors="surrogateescape") as file:
-        for n, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                row = None
-            if not isinstance(row, dict):
-                raise BadLabels(
-                    f"{table}: line {n} is not a JSON object: {line.strip()[:60]!r}.",
-                    hint='Expected one such as {"file_name": "1.jpg", "label": "cat"} on each line.',
-                )
-            rows.append(row)
+    for n, line in enumerate(io.StringIO(_text_of(table), newline=None), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise BadLabels(
+                f"{table}: line {n} is not a JSON object: {line.strip()[:60]!r}.",
+                hint='Expected one such as {"file_name": "1.jpg", "label": "cat"} on each line.',
+            )
+        rows.append(row)
     if not rows:
         raise BadLabels(f"{table}: has no rows.", hint="Expected one JSON object a line, one line a picture.")
     header = list(dict.fromkeys(key for row in rows for key in row))
