@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import headstart
 from headstart.data.sources import Source
@@ -421,3 +422,18 @@ def test_a_recipes_own_network_takes_the_weights_that_are_given() -> None:
     ):
         (found,) = _candidates(recipes, given, 0)
         assert (found.name, found.recipe.backbone) == ("mine", expected)
+
+
+def test_a_trial_is_done_again_when_the_weights_it_names_are_others(
+    tmp_path: Path, photos: Path, tiny_weights: Path
+) -> None:
+    weights = shutil.copytree(tiny_weights, tmp_path / "weights")
+    options = {"recipes": "linear", "backbones": "test_resnet.a", "weights_dir": weights, "budget": "5m"}
+    first = headstart.compare(photos, out=tmp_path / "out", **options)
+    file = weights / "test_resnet.a.safetensors"
+    tensors = {k: v + np.float32(0.05) if v.dtype == np.float32 else v for k, v in load_file(file).items()}
+    save_file(tensors, file)
+    second = headstart.compare(photos, out=tmp_path / "out", **options)
+    fresh = headstart.compare(photos, out=tmp_path / "fresh", **options)
+    losses = [found.rows[0].values()["log_loss"] for found in (first, second, fresh)]
+    assert losses[0] != losses[1] == losses[2]

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 import headstart
 from conftest import draw
 from headstart import Recipe
+from headstart.errors import MissingData
 
 RECIPE = Recipe(backbone="test_resnet.a", head="lda")
 
@@ -68,3 +69,42 @@ def test_a_run_on_the_embedded_backbone_is_repeated_with_it(photos: Path, tiny_w
     again = headstart.reproduce(tmp_path / "run", weights_dir=tiny_weights, offline=True)
     assert again.causes == []
     assert again.same
+
+
+def test_the_choice_of_backbones_is_repeated_not_made_again(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    """The clock has a part in it, and so has what else is at hand."""
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for end in ("safetensors", "json"):
+        shutil.copy(tiny_weights / f"test_resnet.a.{end}", weights)
+    recipe = headstart.Recipe(approach="linear")
+    run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=weights)
+    assert run.classifier.provenance["chosen"] == ["test_resnet.a"]
+    both = headstart.train(photos, out=tmp_path / "both", recipe=recipe, weights_dir=tiny_weights)
+    assert len(both.classifier.provenance["chosen"]) == 2
+    for folder in ("run", "both"):
+        again = headstart.reproduce(tmp_path / folder, weights_dir=tiny_weights)
+        assert (again.same, again.causes) == (True, [])
+
+
+def test_from_another_folder_than_the_one_it_was_made_in(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    headstart.train(Path(photos.name), out=tmp_path / "run", recipe=RECIPE, weights_dir=tiny_weights)
+    (tmp_path / photos.name).mkdir()
+    draw(0, 1).save(tmp_path / photos.name / "other.jpg")
+    monkeypatch.chdir(tmp_path)  # where a folder of that name is as well
+    assert headstart.reproduce(Path("run"), weights_dir=tiny_weights).same
+
+
+def test_where_its_pictures_are_not(trained: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    run, _, weights = trained
+    for kind in ("a", "b"):
+        (tmp_path / "others" / kind).mkdir(parents=True)
+        draw(0, 1).save(tmp_path / "others" / kind / "1.jpg")
+    with pytest.raises(MissingData) as caught:
+        headstart.reproduce(run, data=tmp_path / "others", weights_dir=weights)
+    assert str(caught.value) == (
+        f"{tmp_path / 'others'}: has none of the 42 pictures of {run}.\n  Say where they are now with --data."
+    )

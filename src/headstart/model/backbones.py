@@ -123,14 +123,24 @@ def find_backbone(
 
     Raises: `UnknownBackbone`, `MissingWeights`, `BadWeights`; `WriteError` if the hub's cache cannot be written.
     """
-    name = plain_name(name)
     if weights is not None:
-        return _from_file(Path(weights), name)
-    folder = _weights_folder(weights_dir)
-    found = (folder and _in_folder(folder, name)) or _in_hub_cache(name)
-    found = found or (last_resort() if name == embedded.NAME else _on_hub(name, folder, offline))
+        return _from_file(Path(weights), plain_name(name))
+    found = _by_name(plain_name(name), _weights_folder(weights_dir), offline)
     log.info("%s: weights from %s (%s)", found.name, found.source, found.weights)
     return found
+
+
+def sha256_here(name: str, *, weights_dir: Path | None = None) -> str:
+    """Of the weights that `find_backbone` takes without a download; '' if there are none that can be used."""
+    try:
+        return _by_name(plain_name(name), _weights_folder(weights_dir), offline=True).sha256
+    except BackboneError:
+        return ""
+
+
+def _by_name(name: str, folder: Path | None, offline: bool) -> Backbone:
+    found = (folder and _in_folder(folder, name)) or _in_hub_cache(name)
+    return found or (last_resort() if name == embedded.NAME else _on_hub(name, folder, offline))
 
 
 def last_resort() -> Backbone:

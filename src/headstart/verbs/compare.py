@@ -22,7 +22,7 @@ import numpy as np
 from headstart.data.dataset import Dataset, open_dataset, require_trainable
 from headstart.data.fixes import read_fixes
 from headstart.data.sources import Source, as_source
-from headstart.data.split import make_split, split_hash, write_split
+from headstart.data.split import split_apart, split_hash, write_split
 from headstart.errors import BadSplit, RecipeError, WriteError, near_names
 from headstart.files import sha256_bytes, write_csv
 from headstart.model.backbones import Backbone, at_hand, find_backbone, last_resort, to_choose_from, without_weights
@@ -94,8 +94,11 @@ def compare(
     here = _to_choose_from(named, given, weights_dir, offline)
     looked = look(source, opened=opened)
     require_trainable(looked.dataset)
-    dataset = make_split(looked.dataset, seed=seed)
+    dataset = split_apart(looked.dataset, looked.files, looked.facts, seed=seed)
     _require_sides(dataset)
+    for finding in looked.findings(dataset):
+        if finding.check == "split_leak":
+            log.warning("%s", finding.message)
     if not named and not given:
         given = _best_of(here, looked, dataset, clock.left() / 4, seed)
     candidates = _candidates(named or DEFAULT, given, seed)

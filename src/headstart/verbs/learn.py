@@ -15,14 +15,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headstart.data.dataset import Dataset
-from headstart.data.duplicates import group_pairs, merge_groups
+from headstart.data.duplicates import joined
 from headstart.data.near import near_pairs
-from headstart.data.split import make_split, mend_split
+from headstart.data.split import make_split, mend_split, split_apart
 from headstart.errors import BadSplit, RecipeError
 from headstart.judge.calibration import fit_temperature
 from headstart.judge.clipping import clip_bound
@@ -58,22 +58,35 @@ MIXTURES = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True, eq=False)
 class Tools:
-    """What to embed with: the backbones that the recipe names, or all at hand to choose from, and how to run them."""
+    """What to embed with, and how to run it: the backbones that the recipe names, or all at hand if there is a `choice`."""
 
     backbones: tuple[Backbone, ...]
     plan: Plan
+    choice: bool = False
 
 
 def find_tools(
-    recipe: Recipe, *, weights: Path | None = None, weights_dir: Path | None = None, offline: bool = False
+    recipe: Recipe,
+    *,
+    weights: Path | None = None,
+    weights_dir: Path | None = None,
+    offline: bool = False,
+    chosen: Sequence[str] = (),
 ) -> Tools:
-    """Find them, or download them, before any long work. Raises `BackboneError`, `RecipeError`."""
+    """Find them, or download them, before any long work. Raises `BackboneError`, `RecipeError`.
+
+    With `chosen` (`Learned.chosen` of an earlier run) a recipe that leaves the choice open gets these again.
+    """
     plan = choose_plan(recipe.device, recipe.precision)
     if recipe.approach not in ("auto", "linear"):
         _check_alone(recipe)
-    found = _named_or_all(recipe, weights, weights_dir, offline)
+    is_open = recipe.backbone == "auto" and recipe.approach != "scratch" and weights is None
+    if is_open and chosen:
+        found: Sequence[Backbone] = [find_backbone(n, weights_dir=weights_dir, offline=offline) for n in chosen]
+    else:
+        found = _named_or_all(recipe, weights, weights_dir, offline)
     anticipate(found, plan, training=_may_train(recipe))
-    return Tools(tuple(found), plan)
+    return Tools(tuple(found), plan, choice=is_open and not chosen and len(found) > 1)
 
 
 def _may_train(recipe: Recipe) -> bool:
@@ -111,6 +124,7 @@ class Learned:
     `features` of all pictures, one float32 (N, D) for each part of the classifier. `val_logits_NK` are those of the val
     side by what was fitted on the train side only, divided by the temperature. `fitted` is the closed-form head on frozen
     features that takes part (None if there is none), `tuned` what gradient descent gave (None if it takes no part).
+    `chosen` are the backbones that were gone on with, best first: a choice that the clock had a part in.
     """
 
     classifier: Classifier
@@ -121,6 +135,7 @@ class Learned:
     val_logits_NK: np.ndarray
     trials: tuple[Trial, ...]
     recipe: Recipe
+    chosen: tuple[str, ...]
 
     @property
     def val_labels_N(self) -> np.ndarray:
@@ -179,7 +194,9 @@ def learn(
             hint="Use --loss cross_entropy.",
         )
     sides = ("train", "val", "test") if test else ("train", "val")
-    dataset = make_split(given, seed=recipe.seed, val=recipe.val, test=test)
+    dealt: dict[str, Any] = {"seed": recipe.seed, "val": recipe.val, "test": test}
+    # A choice is made by labels of train and val, before there are features that show copies of them in test.
+    dataset = split_apart(given, sources, facts, **dealt) if tools.choice else make_split(given, **dealt)
     _require_sides(dataset, sides)
     clock.lap("look")
     views, trials = _views(dataset, sources, facts, tools, recipe, clock)
@@ -190,8 +207,8 @@ def learn(
         if failed:
             raise _changed(dataset, failed)
         clock.lap("embed")
-        groups = merge_groups(len(dataset), group_pairs(dataset.groups), near_pairs(features[0], sources, facts))
-        dataset = mend_split(dataset, given, groups, seed=recipe.seed, val=recipe.val, test=test)
+        groups = joined(dataset.groups, near_pairs(features[0], sources, facts))
+        dataset = mend_split(dataset, given, groups, known=tools.choice, **dealt)
         _require_sides(dataset, sides)
         fitted, tried = _fit(views, features, dataset, recipe)
         trials = (*trials, *tried)
@@ -215,7 +232,8 @@ def learn(
         settled = replace(recipe, epochs=of.epochs, max_lr=of.max_lr, unfreeze=of.unfreeze)
     elif recipe.approach == "auto":
         settled = replace(recipe, approach="linear")
-    return Learned(classifier, chosen.fitted, used, dataset, chosen.features, val_logits_NK, trials, settled)
+    names = tuple(view.backbone.name for view in views)
+    return Learned(classifier, chosen.fitted, used, dataset, chosen.features, val_logits_NK, trials, settled, names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -407,7 +425,7 @@ def _views(
         return View(backbone, spec)
 
     candidates = [view(backbone) for backbone in tools.backbones]
-    if recipe.backbone != "auto" or len(candidates) == 1:
+    if not tools.choice:
         return candidates, ()
     known = np.flatnonzero(np.isin(dataset.split, ("train", "val"))).tolist()
     choice = choose_views(

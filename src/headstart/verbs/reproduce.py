@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,15 @@ from headstart.data.dataset import open_dataset
 from headstart.data.fixes import Fixes, read_fixes
 from headstart.data.sources import Source
 from headstart.data.split import SPLIT_HEADER
+from headstart.errors import MissingData
 from headstart.files import read_csv, sha256_file, write_csv
-from headstart.model import embedded
 from headstart.model.classifier import Classifier, load_classifier
 from headstart.model.predictions import Predictions, read_predictions
 from headstart.progress import log
 from headstart.staging import temporary_folder
 from headstart.training.recipe import Recipe
 from headstart.verbs.look import source_of
-from headstart.verbs.train import train
+from headstart.verbs.train import train_with
 
 TOLERANCE = 1e-6  # of a probability: nine digits are written
 
@@ -74,11 +74,17 @@ def reproduce(
     before = load_classifier(run)
     source = source_of(before, data)
     recipe = Recipe.from_dict(before.provenance["recipe"])
-    if [part.view.backbone.name for part in before.parts] == [embedded.NAME] and recipe.backbone == "auto":
-        recipe = replace(recipe, backbone=embedded.NAME)  # by now there may be others, which go before it
+    used = list(dict.fromkeys(part.view.backbone.name for part in before.parts))
+    chosen = before.provenance.get("chosen") or used  # which earlier versions did not record
     predicted = read_predictions(run / "predictions.csv")
     fixes = read_fixes(run / "fixes.csv" if (run / "fixes.csv").exists() else None)
-    causes, still_there = _changed_pictures(source, read_csv(run / "split.csv"), set(predicted.errors), fixes)
+    rows = read_csv(run / "split.csv")
+    causes, still_there = _changed_pictures(source, rows, set(predicted.errors), fixes)
+    if not still_there:
+        raise MissingData(
+            f"{source.place}: has none of the {len(rows):,} pictures of {run}.",
+            hint="Say where they are now with --data.",
+        )
     with temporary_folder() as folder:
         split = folder / "split.csv"
         write_csv(split, SPLIT_HEADER, [[row[c] for c in SPLIT_HEADER] for row in still_there])
@@ -86,7 +92,8 @@ def reproduce(
         if fix is not None:
             fixes.among(open_dataset(source).paths).write(fix)
         log.info("Training again in a temporary folder")
-        again = train(
+        again = train_with(
+            chosen,
             source,
             out=folder / "run",
             recipe=recipe,
@@ -94,6 +101,7 @@ def reproduce(
             weights_dir=weights_dir,
             split=split,
             fix=fix,
+            restart=False,
             report=False,
             offline=offline,
         )

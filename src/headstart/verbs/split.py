@@ -9,9 +9,9 @@ from typing import Any
 from headstart.columns import columns, few, plain
 from headstart.data.dataset import open_dataset, require_trainable
 from headstart.data.fixes import read_fixes
-from headstart.data.sources import Source
-from headstart.data.split import make_split, split_hash, write_split
-from headstart.staging import check_out_file
+from headstart.data.sources import Source, as_source
+from headstart.data.split import split_apart, split_hash, write_split
+from headstart.staging import check_keeps, check_out_file
 from headstart.verbs.look import look
 
 
@@ -55,12 +55,15 @@ def split(
 
     Raises:
         DataError: the data cannot be split (one class, too few pictures), or `fix` does not fit it.
-        WriteError: `out` cannot be written.
+        WriteError: `out` cannot be written, or would replace what is read.
     """
-    check_out_file(Path(out))
-    looked = look(data, opened=read_fixes(fix).applied_to(open_dataset(data)))
+    source = as_source(data)
+    check_out_file(Path(out), source.place)
+    corrections, opened = read_fixes(fix), open_dataset(source)
+    check_keeps(Path(out), [*map(opened.file, range(len(opened))), *([Path(fix)] if fix is not None else [])])
+    looked = look(source, opened=corrections.applied_to(opened))
     require_trainable(looked.dataset)
-    dataset = make_split(looked.dataset, seed=seed, val=val, test=test)
+    dataset = split_apart(looked.dataset, looked.files, looked.facts, seed=seed, val=val, test=test)
     write_split(Path(out), dataset, looked.sha256s)
     sides = {
         side: {

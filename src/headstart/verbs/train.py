@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
@@ -114,6 +115,36 @@ def train(
         UnfinishedTraining: OUT.unfinished holds a training of other data or another recipe.
         TrainingFailed: the loss was not a number before a round was finished.
     """
+    return train_with(
+        (),
+        data,
+        out=out,
+        recipe=recipe,
+        weights=weights,
+        weights_dir=weights_dir,
+        split=split,
+        fix=fix,
+        restart=restart,
+        report=report,
+        offline=offline,
+    )
+
+
+def train_with(
+    chosen: Sequence[str],
+    data: Path | Source,
+    *,
+    out: Path,
+    recipe: Recipe,
+    weights: Path | None,
+    weights_dir: Path | None,
+    split: Path | None,
+    fix: Path | None,
+    restart: bool,
+    report: bool,
+    offline: bool,
+) -> Run:
+    """`train` with backbones that an earlier run chose, best first; without any (empty) it chooses itself."""
     clock = Clock()
     out = Path(out)
     check_replaceable(out)
@@ -121,10 +152,10 @@ def train(
     _check_outside(out, source.place)
     fixes = read_fixes(fix)
     opened = fixes.applied_to(open_dataset(source))
-    tools = find_tools(recipe, weights=weights, weights_dir=weights_dir, offline=offline)
+    tools = find_tools(recipe, weights=weights, weights_dir=weights_dir, offline=offline, chosen=chosen)
     looked = look(source, opened=opened)
     require_trainable(looked.dataset)
-    given = read_split(Path(split), looked.dataset) if split is not None else looked.dataset
+    given = read_split(Path(split), looked.dataset, fixes) if split is not None else looked.dataset
     unfinished = _unfinished(out, given, looked, recipe, tools)
     if restart:
         unfinished.path.unlink(missing_ok=True)
@@ -218,12 +249,13 @@ def _provenance(source: Source, dataset: Dataset, looked: Looked, learned: Learn
     packages = ("headstart", "numpy", "openvino", "pillow", "timm", "torch")
     return {
         "approach": learned.recipe.approach,
+        "chosen": list(learned.chosen),
         "head": _described_head(learned.fitted),
         "tuned": _described_training(learned.tuned),
         "recipe": learned.recipe.as_dict(),
         "seed": learned.recipe.seed,
         "data": {
-            "path": str(source.place),
+            "path": os.path.abspath(source.place),
             **source.options,
             "pictures": len(dataset),
             "fingerprint": looked.fingerprint,

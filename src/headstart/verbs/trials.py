@@ -28,6 +28,7 @@ from typing import IO, Any
 from headstart.data.sources import Source
 from headstart.errors import DamagedRun
 from headstart.files import read_json, sha256_bytes, write_json
+from headstart.model.backbones import sha256_here
 from headstart.progress import log
 from headstart.staging import MANIFEST, check_manifest, read_manifest
 from headstart.training.recipe import Recipe
@@ -137,7 +138,8 @@ def finished(candidate: Candidate, place: Place) -> Outcome | None:
     kept, asked = _read_record(place.record(candidate.name))
     if kept is not None and kept.manifest != manifest:
         kept = None
-    if kept is not None and kept.weights not in ("", _weights_for(candidate, place)):
+    here = _weights_for(candidate, place)
+    if kept is not None and kept.weights and here and kept.weights != here:
         log.info("%s: made with other weights than those at hand; it is done again.", run)
         return None
     if not of_these or not _same(used if kept is None else asked, candidate.recipe):
@@ -153,9 +155,14 @@ def _identity(run: Path) -> str:
 
 
 def _weights_for(candidate: Candidate, place: Place) -> str:
-    """SHA-256 over the weights among which a trial chooses; '' where it chooses none."""
+    """SHA-256 over the weights that a trial chooses from, or of those that it names; '' for none, or if they are not here."""
     recipe = candidate.recipe
-    return place.weights if recipe.backbone == "auto" and recipe.approach != "scratch" else ""
+    if recipe.approach == "scratch":
+        return ""
+    if recipe.backbone == "auto":
+        return place.weights
+    here = [sha256_here(name, weights_dir=place.weights_dir) for name in recipe.backbone.split("+")]
+    return "+".join(here) if all(here) else ""
 
 
 def _same(recorded: Any, recipe: Recipe) -> bool:
