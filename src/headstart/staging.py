@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -145,10 +145,38 @@ def check_replaceable(final: Path) -> None:
         )
 
 
-def check_out_file(path: Path) -> None:
-    """As `check_file_place`, for a file that a user names: it may not lie in a run folder, whose manifest is closed."""
+def check_out_file(path: Path, *inputs: Path, option: str = "--out") -> None:
+    """As `check_file_place`, for a file that a user names with `option`.
+
+    It may not lie in a run folder, whose manifest is closed; nor be one of the `inputs`, nor lie in one that is a folder.
+    """
     check_file_place(path)
     check_outside_run(path)
+    check_keeps(path, inputs, option=option)
+    for given in inputs:
+        check_outside_data(path, given, option=option)
+
+
+def check_keeps(path: Path, files: Iterable[Path], *, option: str = "--out") -> None:
+    """Raise `WriteError` if writing `path` would replace one of the files that are read, by whatever name it goes."""
+    if not os.path.isfile(path):
+        return
+    for file in files:
+        if os.path.exists(file) and os.path.samefile(path, file):
+            raise WriteError(f"{path}: is read here, and would be replaced.", hint=f"Choose another {option}.")
+
+
+def check_outside_data(path: Path, data: Path, *, name: str = "", option: str = "--out") -> None:
+    """Raise `WriteError` if `path` is the folder `data` or lies in it; `name` is one to propose. A file is no folder."""
+    if not os.path.isdir(data):
+        return
+    places = (Path(os.path.abspath(path)), Path(os.path.realpath(path)))
+    for folder in (folder for place in places for folder in (place, *place.parents)):
+        if os.path.exists(folder) and os.path.samefile(folder, data):
+            raise WriteError(
+                f"{path}: lies inside the data ({data}), where it would be taken for data the next time.",
+                hint=f"Choose {option} outside of it, such as {data.resolve().parent / (name or path.name)}.",
+            )
 
 
 def check_outside_run(path: Path) -> None:

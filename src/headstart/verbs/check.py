@@ -9,13 +9,13 @@ from typing import Any
 from headstart.columns import columns, few, plain
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
 from headstart.data.dataset import open_dataset
-from headstart.data.duplicates import group_pairs, merge_groups
+from headstart.data.duplicates import joined
 from headstart.data.fixes import read_fixes, write_fixes
 from headstart.data.near import near_pairs
-from headstart.data.sources import Source
-from headstart.errors import HeadstartError, WriteError
+from headstart.data.sources import Source, as_source
+from headstart.errors import DataError, HeadstartError, WriteError
 from headstart.files import write_csv
-from headstart.staging import check_out_file
+from headstart.staging import check_keeps, check_out_file
 from headstart.verbs.labels import LabelError, backbones_for_labels, label_errors, see
 from headstart.verbs.look import look
 
@@ -94,12 +94,17 @@ def check(
     Raises:
         DataError: nothing there can be used, or `fix` does not fit it; for labels: one class, an empty one.
         BackboneError: for labels: no such backbone, or no weights for it here.
-        WriteError: `out`, `fixes` or the cache cannot be written.
+        WriteError: `out`, `fixes` or the cache cannot be written, or what is read would be replaced, or corrections that
+            somebody filled in.
     """
-    _check_places(out, fixes, fix)
-    opened = read_fixes(fix).applied_to(open_dataset(data))
+    source = as_source(data)
+    _check_places(source.place, out, fixes, fix)
+    corrections, opened = read_fixes(fix), open_dataset(source)
+    if out is not None:
+        check_keeps(Path(out), map(opened.file, range(len(opened))))
+    opened = corrections.applied_to(opened)
     backbones = backbones_for_labels(backbone, weights_dir, offline) if labels or fixes is not None else ()
-    looked = look(data, opened=opened)
+    looked = look(source, opened=opened)
     dataset = looked.dataset
     seen, failure = None, None
     try:
@@ -107,7 +112,7 @@ def check(
     except HeadstartError as error:  # what can be found without is still to be written
         failure = error
     near = near_pairs(seen.values_ND if seen else None, looked.files, looked.facts)
-    dataset = replace(dataset, groups=merge_groups(len(dataset), group_pairs(dataset.groups), near))
+    dataset = replace(dataset, groups=joined(dataset.groups, near))
     looked = replace(looked, dataset=dataset)
     found = looked.findings(dataset)
     if out is not None:
@@ -130,13 +135,34 @@ def check(
     )
 
 
-def _check_places(out: Path | None, fixes: Path | None, fix: Path | None) -> None:
-    """Raise `WriteError` if a file cannot be written, or would replace what a person has edited."""
-    for place in (out, fixes):
-        if place is not None:
-            check_out_file(Path(place))
+def _check_places(data: Path, out: Path | None, fixes: Path | None, fix: Path | None) -> None:
+    """Raise `WriteError` if a file cannot be written, or would replace the data or what a person has edited."""
     if fixes is not None and fix is not None and Path(fixes).resolve() == Path(fix).resolve():
         raise WriteError(
             f"{fixes}: is the table of corrections that is to be applied, and would be replaced.",
             hint="Choose another name for --fixes, such as fixes-2.csv.",
+        )
+    if out is not None:
+        check_out_file(Path(out), data)
+        check_keeps(Path(out), [Path(fix)] if fix is not None else [])
+    if fixes is not None:
+        check_out_file(Path(fixes), data, option="--fixes")
+        _check_unedited(Path(fixes))
+
+
+def _check_unedited(fixes: Path) -> None:
+    """Raise `WriteError` if the file holds anything but suspected labels as `check` writes them, with nothing filled in."""
+    if not fixes.exists():
+        return
+    try:
+        edited = bool(read_fixes(fixes))
+    except DataError as error:
+        raise WriteError(
+            f"{fixes}: exists, and is not a table that this command wrote, so it is left alone.",
+            hint=f"Choose another --fixes.\n{error.message}",
+        ) from error
+    if edited:
+        raise WriteError(
+            f"{fixes}: holds corrections that somebody filled in, and would be replaced.",
+            hint=f"Apply them with --fix {fixes}, or choose another --fixes.",
         )

@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from headstart.data.dataset import open_dataset
-from headstart.data.sources import Source
+from headstart.data.sources import Source, as_source
 from headstart.errors import WriteError
-from headstart.files import csv_bytes, safetensors_bytes, write_together
+from headstart.files import as_write_error, csv_bytes, safetensors_bytes, write_together
 from headstart.model.backbones import Backbone, find_backbone, to_choose_from
 from headstart.model.engine import choose_plan
 from headstart.model.features import Features, View, embed_files, fingerprint
 from headstart.progress import log
-from headstart.staging import check_out_file
+from headstart.staging import check_keeps, check_out_file
 from headstart.verbs.look import look
 from headstart.vision.preprocess import Preprocess
+
+HEADER = ("path", "label", "sha256")
+"""Columns of the table beside the features."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +77,18 @@ def embed(
     Raises:
         DataError: nothing in `data` can be read.
         BackboneError: no such backbone, or no weights for it here.
-        WriteError: `out` or the cache cannot be written.
+        WriteError: `out`, the table beside it or the cache cannot be written, or what is read would be replaced.
     """
+    source = as_source(data)
     if out is not None:
-        check_out_file(Path(out))
-        if Path(out).suffix.lower() == ".csv":
-            raise WriteError(
-                f"{out}: the table beside the features has that name.", hint="Give a name in .safetensors."
-            )
-    opened, plan = open_dataset(data), choose_plan(device, precision)
+        _check_places(Path(out), source.place)
+    opened, plan = open_dataset(source), choose_plan(device, precision)
     found = find_one(backbone, weights, weights_dir, offline)
+    if out is not None:
+        read = [*map(opened.file, range(len(opened))), *([found.weights] if found.weights is not None else [])]
+        check_keeps(Path(out), read)
     view = View(found, fitted_spec(found, image_size, resize))
-    looked = look(data, opened=opened)
+    looked = look(source, opened=opened)
     log.info("Embedding with %s (%s)", view, plan)
     (values_ND,), failed = embed_files(looked.files, looked.sha256s, [view], plan)
     paths = looked.dataset.paths
@@ -97,9 +100,28 @@ def embed(
         rows = [
             (p, looked.dataset.label_name(i), s) for i, (p, s) in enumerate(zip(paths, looked.sha256s, strict=True))
         ]
-        table = csv_bytes(("path", "label", "sha256"), rows)
+        table = csv_bytes(HEADER, rows)
         write_together({out.with_suffix(".csv"): table, out: safetensors_bytes({"values": values_ND}, metadata)})
     return Embedded(features, str(plan), str(out or ""))
+
+
+def _check_places(out: Path, data: Path) -> None:
+    """Raise `WriteError` if the features or the table beside them cannot be written, or would replace something else."""
+    if out.suffix.lower() == ".csv":
+        raise WriteError(f"{out}: the table beside the features has that name.", hint="Give a name in .safetensors.")
+    table = out.with_suffix(".csv")
+    for place in (out, table):
+        check_out_file(place, data)
+    if not table.exists():
+        return
+    first = csv_bytes(HEADER, [])
+    with as_write_error(table), open(table, "rb") as file:
+        written = file.read(len(first)) == first
+    if not written:
+        raise WriteError(
+            f"{table}: has the name of the table beside the features, and is another, so it is left alone.",
+            hint="Choose another --out.",
+        )
 
 
 def find_one(name: str, weights: Path | None, weights_dir: Path | None, offline: bool) -> Backbone:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from headstart.columns import columns, plain
 from headstart.data.dataset import open_dataset
+from headstart.data.sources import as_source
 from headstart.deliver.evidence import Near
 from headstart.deliver.view import Neighbour, Sheet, view
 from headstart.errors import BackboneError, DataError, MissingData, RecipeError, UnreadableImage
@@ -22,7 +23,7 @@ from headstart.model.features import embed_files
 from headstart.model.heat import BATCH, Heat, seen
 from headstart.model.predictions import softmax
 from headstart.progress import bar, log
-from headstart.staging import check_outside_run, check_replaceable, folder_aside
+from headstart.staging import check_outside_data, check_outside_run, check_replaceable, folder_aside
 from headstart.verbs.look import source_of
 from headstart.verbs.predict import pictures_at
 from headstart.vision.decode import decode
@@ -100,7 +101,7 @@ def explain(
         RunError: no run folder, or a damaged one.
         MissingData: a path that does not exist.
         DataError: `data` was given, and is no data set.
-        WriteError: `out` cannot be written.
+        WriteError: `out` cannot be written, or lies in a folder of pictures that is given or was trained on.
     """
     if not paths:
         raise MissingData("No pictures were given.", hint=f"headstart explain {run} picture.jpg")
@@ -110,6 +111,7 @@ def explain(
     check_outside_run(out)
     check_replaceable(out)
     classifier = load_classifier(Path(run))
+    _check_outside(out, classifier, [*paths, *([data] if data is not None else [])])
     files, names, lost = pictures_at(paths)
     asked, errors = _asked(dict(zip(names, files, strict=True)))
     known = _known(Path(run), classifier, data)
@@ -117,6 +119,13 @@ def explain(
     done, more_failed, heat_note = _write_sheets(classifier, found, known, out, top)
     notes = tuple(note for note in (known.note, heat_note) if note)
     return Explained(classifier.id, str(out), tuple(done), lost | errors | failed | more_failed, notes, top)
+
+
+def _check_outside(out: Path, classifier: Classifier, given: Sequence[Path]) -> None:
+    """Raise `WriteError` if the sheets would lie among pictures: those given, or those that the run was trained on."""
+    trained = classifier.provenance.get("data", {}).get("path", "")
+    for place in (*(as_source(each).place for each in given), *([Path(trained)] if trained else [])):
+        check_outside_data(out, place, name="explained")
 
 
 @dataclass(frozen=True)

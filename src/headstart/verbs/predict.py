@@ -15,14 +15,15 @@ import numpy as np
 
 from headstart.columns import columns, plain
 from headstart.data.archives.unpacking import is_archive, unpacked
-from headstart.data.folders import nearest, open_folder
+from headstart.data.folders import files_below, files_in, folders_in, nearest, no_pictures, unwrap
+from headstart.data.pictures import ARCHIVES, OTHERS, PICTURES, Dataset, Found, dataset_of
 from headstart.deliver.submission import Shape, Submission, filling_of, shape_of, submission_rows, write_submission
 from headstart.errors import MissingData, RecipeError, WriteError
 from headstart.files import read_csv
 from headstart.model.classifier import Classifier, load_classifier, predict_files
 from headstart.model.predictions import Predictions, write_predictions
 from headstart.progress import log
-from headstart.staging import check_out_file
+from headstart.staging import check_keeps, check_out_file
 
 MOST_SHOWN = 20
 
@@ -100,14 +101,16 @@ def predict(
     Raises:
         RunError: no run folder, or a damaged one.
         MissingData: a path that does not exist.
+        NoPictures: a folder without any.
         BadSubmission: a sample that does not fit the classes or the pictures.
         RecipeError: an option that cannot work.
-        WriteError: `out` cannot be written.
+        WriteError: `out` cannot be written, or would replace what is read.
     """
     if not paths:
         raise MissingData("No pictures were given.", hint=f"headstart predict {run} picture.jpg")
     if out is not None:
-        check_out_file(Path(out))
+        check_out_file(Path(out))  # beside the pictures is a fair place for it
+        check_keeps(Path(out), map(Path, paths))
     shape = _shape(sample_submission, out, form, positive, clip)
     classifier = load_classifier(Path(run))
     bound = _bound(clip, classifier) if shape is not None else 0.0
@@ -116,6 +119,8 @@ def predict(
             "%s: %s.", shape.file, plain(filling_of(shape, classifier.classes, form=form, positive=positive).sentence)
         )
     files, names, lost = pictures_at(paths)
+    if out is not None:
+        check_keeps(Path(out), files)
     predictions = predict_files(classifier, files, names)
     predictions = replace(predictions, errors={**lost, **predictions.errors})
     if shape is None or out is None:
@@ -184,9 +189,7 @@ def pictures_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str], dic
     lost: dict[str, str] = {}
     for given in map(Path, paths):
         if given.is_dir() or is_archive(given):
-            found = open_folder(
-                given if given.is_dir() else unpacked(given)
-            )  # labels, in a table say, do not matter here
+            found = _pictures_in(given if given.is_dir() else unpacked(given))
             files += [found.file(i) for i in range(len(found))]
             names += [(given / p).as_posix() for p in found.paths]
             lost |= {(given / p).as_posix(): reason for p, reason in found.lost.items()}
@@ -196,3 +199,22 @@ def pictures_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str], dic
         else:
             raise MissingData(f"{given}: there is no such picture or folder.", hint=nearest(given))
     return files, names, lost
+
+
+def _pictures_in(folder: Path) -> Dataset:
+    """Every picture below a folder, without labels: how folders and tables give them does not matter here.
+
+    Files of unknown suffixes are taken too, but not right beside other folders. Raises `NoPictures`.
+    """
+    found = Found()
+    top = unwrap(folder, folder, Found(), quiet=True)
+    beside = {file.relative_to(folder).as_posix() for file in files_in(top)} if folders_in(top) else set()
+    for path in files_below(folder, found):
+        suffix = Path(path).suffix.lower()
+        if suffix in PICTURES or not (suffix in OTHERS or suffix in ARCHIVES or path in beside):
+            found.pictures.append((path, "", ""))
+        else:
+            found.rejected.append((path, "not_a_picture_name"))
+    if not found.pictures:
+        raise no_pictures(folder, found.rejected)
+    return dataset_of(folder, found)
