@@ -393,6 +393,11 @@ def test_advice() -> None:
         "Take quick: nothing beats it in accuracy, and it is 3.0x faster than slow, with which it ties."
     )
     assert advised(("slow", right, 30.0), ("bad", worse, 10.0)) == "Take slow: it beats the other in accuracy."
+    # A tenth of the time is noise.
+    assert advised(("one", right, 10.0), ("other", tied, 9.0)) == (
+        "Take one: it has the highest accuracy, though that is a tie with all others."
+    )
+    assert advised(("one", tied, 9.0), ("other", right, 10.0)).startswith("Take other: ")
     assert advised(("slow", right, 30.0), ("bad", worse, 1.0), ("quick", right, 10.0)).startswith(
         "Take quick: nothing beats it in accuracy, and it "
     )

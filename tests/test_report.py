@@ -276,6 +276,26 @@ def test_train_writes_the_page_and_its_figures(trained: tuple[Path, Path]) -> No
     assert '"report"' in (run / "metrics.json").read_text()
 
 
+def test_fine_tuning_that_is_not_taken_is_shown_all_the_same(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart.verbs import learn
+
+    monkeypatch.setattr(learn, "CLEARLY", 1e9)
+    recipe = Recipe(backbone="test_resnet.a", epochs=2, budget="2m")
+    run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+    known = run.classifier.provenance
+    assert known["tuned"] is None and known["attempt"]["epochs"] == 2
+    assert known["why"].endswith("fine-tuning does not clearly pay.")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    headstart.report(tmp_path / "run")
+    for text in (page, (tmp_path / "run" / "report.html").read_text(encoding="utf-8")):
+        assert "Fine-tuning was tried, and is no part of this classifier. Validation log-loss: frozen " in text
+        assert "Nothing was trained by gradient descent" not in text
+    assert (tmp_path / "run" / "plots" / "curves.svg").is_file() and (tmp_path / "run" / "epochs.csv").is_file()
+    assert headstart.reproduce(tmp_path / "run", weights_dir=tiny_weights).same
+
+
 def test_no_report(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
     recipe = Recipe(backbone="test_resnet.a", approach="linear")
     headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights, report=False)
@@ -352,12 +372,16 @@ def test_a_page_of_its_own_may_not_lie_in_a_run(trained: tuple[Path, Path]) -> N
         report(run, out=run / "other.html")
 
 
-def test_evaluate_writes_a_page(trained: tuple[Path, Path], tmp_path: Path) -> None:
+def test_evaluate_writes_a_page(trained: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data, run = trained
     found = headstart.evaluate(run, data, out=tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert f"{found.metrics.n} test pictures right" in page
+    assert found.known == 0 and "figures on them are too good" not in caplog.text
     check_manifest(tmp_path / "out")
+    again = headstart.evaluate(run, data / "train")
+    assert again.known == again.metrics.n == 43
+    assert "43 of these 43 pictures are in the run's train or val side: figures on them are too good." in caplog.text
     headstart.evaluate(run, data, out=tmp_path / "bare", report=False)
     assert not (tmp_path / "bare" / "report.html").exists()
 

@@ -217,11 +217,12 @@ def test_fine_tuning_is_taken_only_where_it_clearly_pays(n: int, better: float, 
     tuned = _Candidate((), (), other_NK, tuned=object())  # type: ignore[arg-type]
     split = np.full(n, "val")
     dataset = Dataset(Path(), ("x",) * n, labels_N, ("a", "b", "c"), split, np.arange(n))
-    found = _preferred(frozen, tuned, dataset, headstart.Recipe())
+    found, why = _preferred(frozen, tuned, dataset, headstart.Recipe())
+    assert why.endswith("is taken." if taken == "tuned" else "fine-tuning does not clearly pay.")
     assert (found.tuned is not None) == (taken == "tuned")
-    forced = _preferred(frozen, tuned, dataset, headstart.Recipe(approach="finetune"))
-    assert forced is tuned
-    assert _preferred(frozen, tuned, dataset, headstart.Recipe(), begun_NK=other_NK).tuned is None, "it changed nothing"
+    assert _preferred(frozen, tuned, dataset, headstart.Recipe(approach="finetune")) == (tuned, "")
+    unchanged, _ = _preferred(frozen, tuned, dataset, headstart.Recipe(), begun_NK=other_NK)
+    assert unchanged.tuned is None, "it changed nothing"
 
 
 def test_binary_has_one_unit(tiny_weights: Path, cache: Path, tmp_path: Path) -> None:

@@ -173,7 +173,8 @@ def guess_columns(
         missing = "label" if path else "path"
         raise BadLabels(
             f"{table}: no column looks like the {missing} column; its columns are {_listed(header)}.",
-            hint=f"Rename the one that holds it to {missing}; in Python, {missing}_column={header[-1]!r} does as well.",
+            hint=f"Say which one holds it with --{missing}-column (in Python, Source(..., {missing}_column=...)), or "
+            "rename it.",
         )
     return Columns(path, label, split, group)
 

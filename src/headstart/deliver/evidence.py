@@ -64,6 +64,10 @@ class Report:
     steps: tuple[Row, ...] = ()
     """Rows of steps.csv."""
     best_epoch: int | None = None
+    trained: bool = True
+    """Whether what these rounds gave is part of the classifier."""
+    outcome: str = ""
+    """What came of them, in a sentence or two."""
     findings: tuple[Finding, ...] | None = None
     balance: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """class -> side -> pictures."""

@@ -175,7 +175,7 @@ def _what_next(report: Report) -> Markup:
         return Markup('{}; look through <a href="#labels">them</a> first.').format(what)
     if errors:
         return Markup('The <a href="#checks">data checks</a> found errors; look at those first.')
-    said = training_verdict(report.epochs) if report.epochs else ""
+    said = training_verdict(report.epochs) if report.epochs and report.trained else ""
     if said and "healthy" not in said.lower():
         return Markup("{}").format(said)
     accuracy = report.metrics["accuracy"]

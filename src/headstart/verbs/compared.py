@@ -42,6 +42,8 @@ ROW_COLUMNS = (
 )
 PAIR_COLUMNS = ("a", "b", "metric", "pictures", "difference", "low", "high", "p", "p_holm", "verdict")
 MOST_SHOWN = 15
+AS_QUICK = 1.25
+"""Times a picture takes that differ by less are no reason to prefer one: on a machine with other work they vary as much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,7 +310,8 @@ def _by_path(p: Predictions) -> dict[str, tuple[bool, float]]:
 def advice(rows: Sequence[Row], pairs: Sequence[Difference]) -> tuple[str, str]:
     """The trial to take ('' for none), and why in one sentence.
 
-    Of those that nothing beats, the quickest within one standard error of the most accurate.
+    Of those that nothing beats, the quickest within one standard error of the most accurate; of those that are about as
+    quick (`AS_QUICK`), the one with the lowest log-loss.
 
     The rule of one standard error (Breiman et al. 1984, section 3.4.3), here of the paired difference: with few test
     pictures nearly all tie, and a tie alone is no reason to give up ten points.
@@ -325,7 +328,8 @@ def advice(rows: Sequence[Row], pairs: Sequence[Difference]) -> tuple[str, str]:
     close = [best] + [
         row for row in good[1:] if row.name not in beaten and _within_one_error(gap[frozenset((best.name, row.name))])
     ]
-    taken = min(close, key=lambda row: (_quickness(row), row.file_bytes))
+    limit = AS_QUICK * min(_quickness(row) for row in close)
+    taken = min((row for row in close if _quickness(row) <= limit), key=_loss)
     return taken.name, f"Take {taken.name}: {_reason(taken, best, good, gap.values())}."
 
 
@@ -337,13 +341,19 @@ def _reason(taken: Row, best: Row, good: Sequence[Row], pairs: Iterable[Differen
         more = f", and beats {few(losers, 3)}" if losers else ", though that is a tie with all others"
         return f"it has the highest accuracy{more}"
     ratio = _quickness(best) / _quickness(taken)
-    faster = f"{ratio:.1f}x faster than" if ratio >= 1.05 else "no slower than"
-    return f"nothing beats it in accuracy, and it is {faster} {best.name}, with which it ties"
+    if ratio > AS_QUICK:
+        return f"nothing beats it in accuracy, and it is {ratio:.1f}x faster than {best.name}, with which it ties"
+    return f"it ties with {best.name} in accuracy, is about as quick, and has the lower log-loss"
 
 
 def _within_one_error(pair: Difference) -> bool:
     error = (pair.high - pair.low) / 2 / NormalDist().inv_cdf(0.975)
     return pair.verdict == "tie" and abs(pair.value) <= error
+
+
+def _loss(row: Row) -> float:
+    known = row.figure("log_loss")
+    return math.inf if known is None else known.value
 
 
 def _quickness(row: Row) -> float:

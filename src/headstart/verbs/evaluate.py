@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,25 +14,30 @@ from headstart.columns import few, plain
 from headstart.data.dataset import Dataset, open_dataset
 from headstart.data.sources import Source, as_source
 from headstart.errors import BadLabels, near_names
-from headstart.files import write_json
+from headstart.files import read_csv, sha256_file, write_json
 from headstart.judge.metrics import Metrics, judge
 from headstart.model.classifier import load_classifier, predict_files
 from headstart.model.predictions import Predictions, write_predictions
-from headstart.staging import check_outside_run, check_replaceable, folder_aside
+from headstart.progress import log
+from headstart.staging import check_outside_data, check_outside_run, check_replaceable, folder_aside
 from headstart.verbs.report import evaluation_report, write_report
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What `evaluate` found on the `side` of the data that was judged ('test', or 'all')."""
+    """What `evaluate` found on the `side` of the data that was judged ('test', or 'all').
+
+    `known` of the pictures, byte for byte, were used to train the classifier or to choose it: the figures are too good then.
+    """
 
     metrics: Metrics
     predictions: Predictions
     side: str
+    known: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The document of `evaluate --json`."""
-        return {**self.metrics.to_json(), "side": self.side, "model": self.predictions.model,
+        return {**self.metrics.to_json(), "side": self.side, "known": self.known, "model": self.predictions.model,
                 "errors": dict(self.predictions.errors)}  # fmt: skip
 
     def table(self) -> str:
@@ -55,13 +61,14 @@ def evaluate(run: Path, data: Path | Source, *, out: Path | None = None, report:
     Raises:
         RunError: no run folder, or a damaged one.
         DataError: no labelled pictures, or classes that the classifier does not know.
-        WriteError: `out` cannot be written, is a run folder, or holds other files.
+        WriteError: `out` cannot be written, is a run folder, lies in the data, or holds other files.
     """
+    source = as_source(data)
     if out is not None:
         check_outside_run(Path(out))
+        check_outside_data(Path(out), source.place, name="evaluation")
         check_replaceable(Path(out))
     classifier = load_classifier(Path(run))
-    source = as_source(data)
     dataset = open_dataset(source)
     side = "test" if (dataset.split == "test").any() else "all"
     chosen = (dataset.split == "test") if side == "test" else dataset.labels >= 0
@@ -75,6 +82,12 @@ def evaluate(run: Path, data: Path | Source, *, out: Path | None = None, report:
             hint=f"`headstart check {shlex.join(source.words())}` says more.",
         )
     seed = classifier.provenance.get("seed", 0)  # that of the run, so that the same pictures get the same intervals
+    known = _known(Path(run), files)
+    if known:
+        log.warning(
+            "%s of these %s pictures are in the run's train or val side: figures on them are too good. Its test side, which "
+            "was not used for either, is in %s.", f"{known:,}", f"{len(files):,}", Path(run) / "metrics.json",
+        )  # fmt: skip
     metrics = judge(predictions.logits, predictions.labels, classifier.classes, seed=seed)
     if out is not None:
         with folder_aside(Path(out)) as folder:
@@ -86,7 +99,13 @@ def evaluate(run: Path, data: Path | Source, *, out: Path | None = None, report:
                     folder,
                     lambda: evaluation_report(Path(run), source, classifier, predictions, metrics, side, at),
                 )
-    return Evaluation(metrics, predictions, side)
+    return Evaluation(metrics, predictions, side, known)
+
+
+def _known(run: Path, files: Sequence[Path]) -> int:
+    """How many of the files are, byte for byte, pictures of the run's train or val side."""
+    used = {row["sha256"] for row in read_csv(run / "split.csv") if row["split"] in ("train", "val")}
+    return sum(file.is_file() and sha256_file(file) in used for file in files)
 
 
 def with_classes(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:

@@ -124,7 +124,8 @@ class Learned:
     `features` of all pictures, one float32 (N, D) for each part of the classifier. `val_logits_NK` are those of the val
     side by what was fitted on the train side only, divided by the temperature. `fitted` is the closed-form head on frozen
     features that takes part (None if there is none), `tuned` what gradient descent gave (None if it takes no part).
-    `chosen` are the backbones that were gone on with, best first: a choice that the clock had a part in.
+    `chosen` are the backbones that were gone on with, best first: a choice that the clock had a part in. `attempt` is what
+    gradient descent gave if it was tried and takes no part, and `why` one sentence on what was compared and taken.
     """
 
     classifier: Classifier
@@ -136,6 +137,8 @@ class Learned:
     trials: tuple[Trial, ...]
     recipe: Recipe
     chosen: tuple[str, ...]
+    attempt: Tuned | None = None
+    why: str = ""
 
     @property
     def val_labels_N(self) -> np.ndarray:
@@ -223,7 +226,7 @@ def learn(
         if tuned is not None and tuned.trial is not None:
             trials = (*trials, tuned.trial)
         clock.lap("tune")
-    chosen = _preferred(frozen, tuned, dataset, recipe, begun)
+    chosen, why = _preferred(frozen, tuned, dataset, recipe, begun)
     classifier, val_logits_NK = _calibrated(chosen, dataset, tools.plan, recipe)
     used = tuned.tuned if tuned is not None and chosen.tuned is not None else None
     settled = recipe
@@ -233,7 +236,10 @@ def learn(
     elif recipe.approach == "auto":
         settled = replace(recipe, approach="linear")
     names = tuple(view.backbone.name for view in views)
-    return Learned(classifier, chosen.fitted, used, dataset, chosen.features, val_logits_NK, trials, settled, names)
+    return Learned(
+        classifier, chosen.fitted, used, dataset, chosen.features, val_logits_NK, trials, settled, names,
+        attempt=tuned.tuned if tuned is not None and used is None else None, why=why,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -353,9 +359,11 @@ def _preferred(
     dataset: Dataset,
     recipe: Recipe,
     begun_NK: np.ndarray | None = None,
-) -> _Candidate:
-    """The candidate to take. With approach auto: the frozen backbones, unless validation shows clearly that it pays to
-    take the fine-tuned one or a weighted sum of both; then that of them with the lowest log-loss.
+) -> tuple[_Candidate, str]:
+    """The candidate to take, and a sentence on it where there was a choice.
+
+    With approach auto: the frozen backbones, unless validation shows clearly that it pays to take the fine-tuned one or a
+    weighted sum of both; then that of them with the lowest log-loss.
 
     Clearly: lower by `FUSING_GAIN`, and by `CLEARLY` standard errors of the paired difference. Less is not enough,
     because the round and the coefficient of WiSE-FT were chosen on the same pictures (cats-dogs, 140 of them: a gain of
@@ -366,7 +374,7 @@ def _preferred(
         only = tuned or frozen
         if only is None:
             raise ValueError("nothing was trained")
-        return only
+        return only, ""
     labels_N = dataset.labels[dataset.split == "val"]
     frozen, tuned = (_tempered(c, labels_N) for c in (frozen, tuned))
     others = {"fine-tuned": tuned}
@@ -380,8 +388,9 @@ def _preferred(
         told, pays = f"{told}; over its beginning {told_too}", pays and helped
     listed = ", ".join(f"{name} {loss_N.mean():.4f}" for name, loss_N in losses.items())
     verdict = f"{best} is taken" if pays else "fine-tuning does not clearly pay"
-    log.info("Validation log-loss: %s. Gain %s: %s.", listed, told, verdict)
-    return others[best] if pays else frozen
+    why = f"Validation log-loss: {listed}. Gain {told}: {verdict}."
+    log.info("%s", why)
+    return (others[best] if pays else frozen), why
 
 
 def _gain(before_N: np.ndarray, after_N: np.ndarray) -> tuple[str, bool]:

@@ -125,13 +125,16 @@ def _write(folder: Path, found: Report) -> None:
 # What there is to show
 
 
+NOTHING_TRAINED = "Nothing was trained by gradient descent: the networks are as they came, with a new last layer."
+
+
 def training_report(
     out: Path, source: Source, looked: Looked, learned: Learned, classifier: Classifier, predictions: Predictions,
     metrics: Mapping[str, Metrics], findings: Sequence[Finding], seconds: Mapping[str, float], seen: bytes,
 ) -> Report:  # fmt: skip
     """The page of a training that has just ended: everything is in memory. `predictions` are those of all its pictures,
     `metrics` those of test and val."""
-    tuned, tested = learned.tuned, learned.dataset.split == "test"
+    tuned, tested = learned.tuned or learned.attempt, learned.dataset.split == "test"
     bare = Report(
         title=_title(source, classifier),
         predictions=_judged(predictions.take(tested)),
@@ -143,6 +146,8 @@ def training_report(
         epochs=tuple(asdict(row) for row in tuned.epochs) if tuned else (),
         steps=tuple(asdict(row) for row in tuned.steps) if tuned else (),
         best_epoch=tuned.fit.best_epoch if tuned else None,
+        trained=not classifier.provenance.get("attempt"),
+        outcome=_outcome(classifier),
         findings=tuple(findings),
         seen=seen,
         seconds=seconds,
@@ -191,7 +196,7 @@ def _report_of_run(run: Path, classifier: Classifier, data: Path | None, *, heat
     """The page of a run folder, and of the pictures if they are where they were, or at `data`."""
     measured, provenance = read_json(run / "metrics.json"), classifier.provenance
     source = source_of(classifier, data)
-    test, tuned = Metrics.from_json(measured["test"]), provenance.get("tuned")
+    test, tuned = Metrics.from_json(measured["test"]), provenance.get("tuned") or provenance.get("attempt")
     trials = tuple(_trial(row) for row in _rows(run, "history.csv"))
     bare = Report(
         title=_title(source, classifier),
@@ -204,6 +209,8 @@ def _report_of_run(run: Path, classifier: Classifier, data: Path | None, *, heat
         epochs=tuple(_numbers(row) for row in _rows(run, "epochs.csv")),
         steps=tuple(_numbers(row) for row in _rows(run, "steps.csv")),
         best_epoch=tuned["best_epoch"] if tuned else None,
+        trained=not classifier.provenance.get("attempt"),
+        outcome=_outcome(classifier),
         findings=_findings(_rows(run, "checks.csv")),
         seen=(run / "seen.png").read_bytes() if (run / "seen.png").is_file() else b"",
         seconds=measured.get("seconds", {}),
@@ -275,7 +282,7 @@ def _with_pictures(bare: Report, known: _Known, classifier: Classifier, *, heat:
     sides = {path: str(side) for path, side in zip(dataset.paths, dataset.split, strict=True)}
     labels = {path: dataset.label_name(i) for i, path in enumerate(dataset.paths)}
     if not bare.epochs:
-        missing |= {"training": "Nothing was trained by gradient descent: the last layer was fitted in closed form.",
+        missing |= {"training": NOTHING_TRAINED,
                     "seen": ""}  # fmt: skip
     return replace(
         bare,
@@ -298,7 +305,7 @@ def _without_pictures(bare: Report, rows: Sequence[Mapping[str, str]]) -> Report
     gone = "The pictures are not at hand."
     missing = {**bare.missing, "labels": f"{gone} Suspected labels need them.", "near": ""}
     if not bare.epochs:
-        missing["training"] = "Nothing was trained by gradient descent: the last layer was fitted in closed form."
+        missing["training"] = NOTHING_TRAINED
     balance: dict[str, dict[str, int]] = {c: dict.fromkeys(("train", "val", "test"), 0) for c in bare.metrics.classes}
     groups: dict[str, list[str]] = {}
     for row in rows:
@@ -411,6 +418,14 @@ def _facts(classifier: Classifier) -> tuple[tuple[str, str], ...]:
         ("versions", ", ".join(f"{k} {v}" for k, v in versions.items() if k in ("headstart", "torch", "timm", "openvino"))),
     ]  # fmt: skip
     return tuple((key, text) for key, text in listed if text)
+
+
+def _outcome(classifier: Classifier) -> str:
+    """What came of fine-tuning where it was one of two ways."""
+    why = classifier.provenance.get("why", "")
+    if classifier.provenance.get("attempt"):
+        return f"Fine-tuning was tried, and is no part of this classifier. {why}"
+    return str(why)
 
 
 def _taken(classifier: Classifier, trials: Sequence[Trial]) -> frozenset[tuple[str, str, str]]:

@@ -33,7 +33,8 @@ from headstart.files import png_bytes, sha256_file, write_bytes, write_csv, writ
 from headstart.judge.metrics import Metrics, judge
 from headstart.model.classifier import Classifier, save_classifier
 from headstart.model.predictions import Predictions, write_predictions
-from headstart.staging import check_replaceable, folder_aside
+from headstart.progress import log
+from headstart.staging import MANIFEST, check_replaceable, folder_aside
 from headstart.training.choose import Trial
 from headstart.training.fit import Fitted
 from headstart.training.recipe import Recipe
@@ -170,6 +171,7 @@ def train_with(
     clock.lap("judge")
     classifier = replace(classifier, provenance=_provenance(source, dataset, looked, learned, fixes))
     found = looked.findings(dataset)
+    earlier = (out / MANIFEST).is_file()
     with folder_aside(out) as folder:
         save_classifier(classifier, folder)
         write_split(folder / "split.csv", dataset, looked.sha256s)
@@ -177,8 +179,9 @@ def train_with(
             fixes.write(folder / "fixes.csv")
         write_csv(folder / "checks.csv", CHECKS_HEADER, checks_rows(found))
         write_csv(folder / "history.csv", [f.name for f in fields(Trial)], [astuple(t) for t in learned.trials])
-        if learned.tuned is not None:
-            _write_training(folder, learned.tuned, classes)
+        trained = learned.tuned or learned.attempt
+        if trained is not None:
+            _write_training(folder, trained, classes)
         write_predictions(folder / "predictions.csv", _reported(predictions, dataset, looked))
         clock.lap("write")
         if report:
@@ -194,6 +197,8 @@ def train_with(
         write_json(folder / "metrics.json", {"test": test.to_json(), "val": val.to_json(), "seconds": clock.laps})
         write_text(folder / "README.md", model_card(classifier, test, val, found))
     unfinished.path.unlink(missing_ok=True)
+    if earlier:
+        log.info("The earlier run is kept as %s.previous, in place of any that was there.", out)
     return Run(str(out), classifier, test, val, found, clock.laps)
 
 
@@ -252,6 +257,8 @@ def _provenance(source: Source, dataset: Dataset, looked: Looked, learned: Learn
         "chosen": list(learned.chosen),
         "head": _described_head(learned.fitted),
         "tuned": _described_training(learned.tuned),
+        "attempt": _described_training(learned.attempt),
+        "why": learned.why,
         "recipe": learned.recipe.as_dict(),
         "seed": learned.recipe.seed,
         "data": {
