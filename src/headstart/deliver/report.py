@@ -112,7 +112,7 @@ def render(template: str, *, css: str, script: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": sections.percent, "name": sections.name, "estimate": sections.estimate}
-    environment.filters |= {"plain": plain}
+    environment.filters |= {"plain": plain, "coded": sections.coded}
     policy = content_policy(script)
     return environment.get_template(template).render(css=Markup(css), script=Markup(script), policy=policy, **values)
 

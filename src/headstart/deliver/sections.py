@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from headstart.columns import plain
 from headstart.deliver.evidence import Report
@@ -67,6 +67,18 @@ def percent(share: float, digits: int = 1) -> str:
     '98.7\\u202f%'
     """
     return f"{100 * share:.{digits}f}\u202f%"
+
+
+def coded(text: str) -> Markup:
+    """HTML of a text in which commands stand between backticks.
+
+    >>> coded("`check a<b` says more")
+    Markup('<code>check a&lt;b</code> says more')
+    """
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # one of them has no partner
+        return escape(text)
+    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))
 
 
 def name(text: str) -> Markup:

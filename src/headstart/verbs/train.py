@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from headstart.training.tune import Tuned
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """What `train` made: the run folder `out`, its classifier, and the test metrics."""
 
@@ -57,6 +57,11 @@ class Run:
     val: Metrics
     findings: list[Finding]
     seconds: dict[str, float]
+
+    def __repr__(self) -> str:
+        accuracy = self.test["accuracy"]
+        backbones = " + ".join(str(part.view) for part in self.classifier.parts)
+        return f"Run({self.out!r}: {backbones}; test accuracy {accuracy}, {self.test.n:,} pictures)"
 
     def to_json(self) -> dict[str, Any]:
         """The document of `train --json`."""
