@@ -393,3 +393,24 @@ def test_importing_heads_stays_light() -> None:
 def test_a_head_is_plain_arrays() -> None:
     head = LinearHead("ridge", np.eye(2, dtype=np.float32), np.array([0, 1], np.float32), 1.0)
     assert head.logits(np.array([[3.0, 4.0]])).tolist() == [[3.0, 5.0]]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kinds", [("lda", "logistic", "blend"), ("logistic",)])
+def test_two_pictures_one_of_each_class(kinds: tuple[str, ...]) -> None:
+    """Nothing is left of a class that is left out, so all are alike to what was fitted without it; no factor is best then."""
+    rng = np.random.default_rng(0)
+    values_ND, labels_N = rng.normal(0, 1, (4, 40)).astype(np.float32), np.array([0, 1, 0, 1])
+    head, rows = search_head(values_ND[:2], labels_N[:2], values_ND[2:], labels_N[2:], 2, kinds=kinds)
+    assert np.isfinite(head.logits(values_ND)).all()
+    assert all(np.isfinite(row.val_log_loss) for row in rows)
+
+
+@pytest.mark.filterwarnings("error")
+def test_nearly_equal_logits_of_any_size_are_guesses() -> None:
+    labels_N = np.array([0, 1, 2])
+    for logits_NK in (np.zeros((3, 3)), np.full((3, 3), 1e30), np.full((3, 3), 7.0) + np.eye(3) * 1e-9):
+        loss, factor = tempered_log_loss(logits_NK, labels_N)
+        assert (round(loss, 6), factor) == (round(float(np.log(3)), 6), 1.0)
+    loss, factor = tempered_log_loss(1e4 + np.eye(3)[[0, 1, 1]], labels_N, start=1e34)
+    assert 0 < loss < np.log(3) and 0.1 < factor < 100

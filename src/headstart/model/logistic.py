@@ -47,7 +47,8 @@ def tempered_log_loss(
 
     Safeguarded Newton on a convex function of one number. With `smoothing` the factor (not the loss) is the best for
     labels that are wrong that often, as Platt (1999, section 2.2) smooths his targets; without it a perfect
-    separation has no finite best factor, and the search stops where the logits spread over 1e4.
+    separation has no finite best factor, and the search stops where the logits spread over 1e4. Equal logits have none
+    either: 1, for the loss of guessing.
 
     Three of four labels fit equal logits: the least loss is the entropy of (3/4, 1/4), at ``2 * factor = ln 3``.
 
@@ -56,12 +57,19 @@ def tempered_log_loss(
     (0.5623, 0.5493)
     """
     logits = np.asarray(logits_NK, np.float32)
+    size = float(np.abs(logits).max())
+    logits = logits - logits.mean(1, keepdims=True)  # what they share would overflow where they differ by little
+    spread = float(np.abs(logits).max())
+    if spread <= 1e-6 * size:  # equal but for rounding
+        return float(np.log(logits.shape[1])), 1.0
     share_N = (np.ones(len(labels_N)) if weights_N is None else weights_N).astype(np.float64)
     share_N /= share_N.sum()
     own_N = logits[np.arange(len(logits)), labels_N]
-    target_N = (1 - smoothing) * own_N + smoothing * logits.mean(1)
-    spread = max(float(np.abs(logits - logits.mean(1, keepdims=True)).max()), 1e-30)
-    factor, low, high = start or 3 / spread, 0.0, 1e4 / spread
+    target_N = (1 - smoothing) * own_N  # plus smoothing times their mean, which is 0
+    low, high = 0.0, 1e4 / spread
+    factor = (
+        start if start is not None and low < start < high else 3 / spread
+    )  # that of other logits may be far too large
     for _ in range(40):
         p = np.exp(log_softmax(np.float32(factor) * logits)) * logits
         mean_N = p.sum(1)
