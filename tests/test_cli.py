@@ -237,7 +237,7 @@ def test_json_is_one_document_on_stdout_and_documented(
     code, out, _ = said(words, capsys)
     assert code == 0
     assert len(out.splitlines()) < 60
-    assert max(map(len, out.splitlines())) < 240
+    assert max(map(len, out.replace(str(tmp_path), "/somewhere").splitlines())) < 240
 
 
 def test_notes_go_to_stderr(photos: Path, tiny_weights: Path, warm: Path, tmp_path: Path) -> None:

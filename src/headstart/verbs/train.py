@@ -262,7 +262,7 @@ def _provenance(source: Source, dataset: Dataset, looked: Looked, learned: Learn
         "chosen": list(learned.chosen),
         "head": _described_head(learned.fitted),
         "tuned": _described_training(learned.tuned),
-        "attempt": _described_training(learned.attempt),
+        "attempt": _described_training(learned.attempt, speed=False),  # the same run is the same file, to the byte
         "why": learned.why,
         "recipe": learned.recipe.as_dict(),
         "seed": learned.recipe.seed,
@@ -288,9 +288,10 @@ def _described_head(fitted: Fitted | None) -> dict[str, Any] | None:
     return {"kind": fitted.head.kind, "strength": None if math.isnan(fitted.head.strength) else fitted.head.strength}
 
 
-def _described_training(tuned: Tuned | None) -> dict[str, Any] | None:
+def _described_training(tuned: Tuned | None, *, speed: bool = True) -> dict[str, Any] | None:
     if tuned is None:
         return None
+    measured = {"pictures_per_second": round(tuned.pictures_per_second, 1)} if speed else {}
     return {
         "approach": tuned.recipe.approach,
         "backbone": tuned.view.backbone.name,
@@ -300,7 +301,7 @@ def _described_training(tuned: Tuned | None) -> dict[str, Any] | None:
         "stopped": tuned.fit.stopped,
         "max_lr": tuned.recipe.max_lr,
         "wise": None if math.isnan(tuned.wise) else tuned.wise,
-        "pictures_per_second": round(tuned.pictures_per_second, 1),
+        **measured,
     }
 
 
