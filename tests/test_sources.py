@@ -286,6 +286,8 @@ def test_a_source_is_described_and_comes_back(tmp_path: Path) -> None:
         "label_from": "^(a|b)",
         "label_column": "",
         "path_column": "x",
+        "group_column": "",
+        "group_from": "",
     }
     assert Source.from_dict(json.loads(json.dumps(source.as_dict()))) == source
     assert Source.from_dict({"place": "photos"}) == as_source("photos") == as_source(Path("photos"))

@@ -281,7 +281,7 @@ def _source_options() -> list[inspect.Parameter]:
     from headstart.data.sources import Source
     from headstart.described import field_texts
 
-    group = Group("Labels", sort_key=0)
+    group = Group("Labels and groups", sort_key=0)
     return [
         inspect.Parameter(
             name,

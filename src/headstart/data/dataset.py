@@ -58,8 +58,10 @@ def open_dataset(
     path_column: str | None = None,
     label_column: str | None = None,
     label_from: str | None = None,
+    group_column: str | None = None,
+    group_from: str | None = None,
 ) -> Dataset:
-    """Take up pictures from wherever they are, with their labels; see `Source` for the three that say where labels stand.
+    """Take up pictures from wherever they are, with their labels; see `Source` for what the other arguments say.
 
     Pictures come sorted by path, whatever the order on disk. Raises `MissingData` (nothing there), `NoPictures`,
     `BadLabels` (mixed layouts, unclear columns, rows without files), `BadSplit` (unknown split names), `BadArchive`.
@@ -70,6 +72,8 @@ def open_dataset(
         label_from=source.label_from if label_from is None else label_from,
         label_column=source.label_column if label_column is None else label_column,
         path_column=source.path_column if path_column is None else path_column,
+        group_column=source.group_column if group_column is None else group_column,
+        group_from=source.group_from if group_from is None else group_from,
     ).open()
 
 

@@ -21,7 +21,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -49,14 +49,17 @@ from headstart.data.pictures import (
     side_of_path,
     split_name,
 )
+from headstart.data.proposals import about_columns
 from headstart.data.table import (
     GROUP_COLUMNS,
     LABEL_COLUMNS,
     SPLIT_COLUMNS,
+    Columns,
     Row,
+    choose_columns,
     one_hot,
     read_cells,
-    rows_of,
+    rows_by,
 )
 from headstart.errors import BadLabels, near_names
 from headstart.progress import log
@@ -94,9 +97,12 @@ def recognise(folder: Path) -> Layout | None:
     return opened[0] if opened else None
 
 
-def open_recognised(folder: Path) -> tuple[Layout, Dataset] | None:
-    """As `recognise`, with the pictures. A picture that nothing names is there without a label."""
-    look = _Look(folder, stop=True)
+def open_recognised(folder: Path, *, group_column: str = "") -> tuple[Layout, Dataset] | None:
+    """As `recognise`, with the pictures. A picture that nothing names is there without a label.
+
+    The column `group_column` of a table is not taken for labels.
+    """
+    look = _Look(folder, stop=True, group_column=group_column)
     if look.has_class_folders or not look.found.pictures:
         return None
     tables = _metadata(look, "", "") or _table_beside(look)
@@ -120,18 +126,59 @@ def open_recognised(folder: Path) -> tuple[Layout, Dataset] | None:
     return Layout(folder, label_from=pattern, sentence=sentence), dataset
 
 
-def open_with_columns(folder: Path, *, path_column: str, label_column: str) -> Dataset:
+def open_with_columns(folder: Path, *, path_column: str, label_column: str, group_column: str = "") -> Dataset:
     """The pictures of a folder with labels from the table beside them that has these columns ('' for the usual names).
 
     Raises `NoPictures`, and `BadLabels` if there is no such table, or several.
     """
-    look = _Look(folder)
+    look = _Look(folder, group_column=group_column)
     tables = _metadata(look, path_column, label_column) or _table_beside(look, path_column, label_column)
     if tables is None:
         raise _no_table(look, path_column, label_column)
     layout, dataset = _described(look, tables)
     log.info("%s", layout.sentence)
     return dataset
+
+
+def groups_beside(folder: Path, paths: Sequence[str], *, path_column: str, group_column: str) -> list[str]:
+    """The group of each image (N paths relative to `folder`), from the tables in it that have this column; '' for none.
+
+    Equal values in several tables are one group. Raises `BadLabels` if no table has the column, or names an image.
+    """
+    look, names = _Look(folder), Names(paths)
+    having: list[str] = []
+    groups: dict[str, str] = {}
+    for path in dict.fromkeys([*look.metadata(), *look.at_top]):
+        header, cells = _read(look.folder / path)
+        if group_column in header:
+            having.append(path)
+            groups |= _groups_in(path, dict(zip(header, cells, strict=True)), names, path_column, group_column)
+    if not having:
+        raise _no_table(look, group_column, option="--group-from takes groups from the paths of the images")
+    if not groups:
+        raise BadLabels(
+            f"{folder}: no row of {first([repr(path) for path in having])}, which has the column {group_column!r}, "
+            f"names one of the {len(paths):,} images.",
+            hint=f"A row names an image by its path or file name, such as {paths[0]!r}; --path-column names that column.",
+        )
+    return [groups.get(path, "") for path in paths]
+
+
+def _groups_in(
+    table: str, columns: dict[str, list[str]], names: Names, path_column: str, group_column: str
+) -> dict[str, str]:
+    """{image: group} of the rows of a table that name one image."""
+    base = table[: table.rfind("/") + 1]
+    side = side_of_path(table) or side_of_path(f"{Path(table).stem.casefold()}/")
+    others = {name: cells for name, cells in columns.items() if name != group_column}
+    usual = FILE_NAME if FILE_NAME in others else ""
+    naming = path_column or usual or (_naming_column([*others], [*others.values()], names, side) if others else "")
+    found: dict[str, str] = {}
+    for cell, group in zip(others.get(naming, []), columns[group_column], strict=False):
+        named = pick(names.find(cell, base), side)
+        if len(named) == 1:
+            found[named[0]] = group.strip()
+    return found
 
 
 # What lies in a folder
@@ -153,9 +200,10 @@ def _is_class_name(name: str) -> bool:
 class _Look:
     """The files of a folder: pictures, tables, and how the paths of the former begin."""
 
-    def __init__(self, folder: Path, *, stop: bool = False) -> None:
+    def __init__(self, folder: Path, *, stop: bool = False, group_column: str = "") -> None:
         """With `stop` it ends at the first picture in a class folder: then `has_class_folders`, and not all is known."""
         self.folder = folder
+        self.group_column = group_column
         top = top_of(folder)
         self.top = "" if top == folder else f"{top.relative_to(folder).as_posix()}/"
         self.found = Found()
@@ -251,6 +299,8 @@ class _Tables:
     label_column: str
     kept: dict[str, Row]
     rejected: dict[str, str]
+    besides: tuple[str, str] = ("", "")
+    """What they hold besides, for `Dataset.unused` and `Dataset.proposal`."""
 
 
 def _metadata(look: _Look, path_column: str, label_column: str) -> _Tables | None:
@@ -259,13 +309,16 @@ def _metadata(look: _Look, path_column: str, label_column: str) -> _Tables | Non
     kept: dict[str, Row] = {}
     rejected: dict[str, str] = {}
     columns: list[str] = []
+    besides = ("", "")
     for path in look.metadata() if path_column in ("", FILE_NAME) else []:
         table, base = look.folder / path, path[: path.rfind("/") + 1]
         header, cells = _read(table)
-        label = _label_column(header, cells, FILE_NAME, label_column) if FILE_NAME in header else None
+        label = _label_column(look, header, cells, FILE_NAME, label_column) if FILE_NAME in header else None
         if label is None or (label and label not in header):
             continue
-        rows = rows_of(table, header, cells, path_column=FILE_NAME, label_column=label or None)
+        chosen = _columns(look, table, header, cells, FILE_NAME, label)
+        rows = rows_by(table, header, cells, chosen)
+        besides = about_columns(table.name, header, cells, chosen, [row.label for row in rows])
         find = partial(one_picture, table, names=look.names, base=base, side=side_of_path(path))
         own, bad = merged(table, rows, find)
         kept |= own
@@ -273,7 +326,7 @@ def _metadata(look: _Look, path_column: str, label_column: str) -> _Tables | Non
         read, columns = [*read, table], [*columns, label]
     if not any(row.label for row in kept.values()):
         return None
-    return _Tables(tuple(read), FILE_NAME, columns[0], kept, rejected)
+    return _Tables(tuple(read), FILE_NAME, columns[0], kept, rejected, besides)
 
 
 def _read(table: Path) -> tuple[list[str], list[list[str]]]:
@@ -285,13 +338,25 @@ def _read(table: Path) -> tuple[list[str], list[list[str]]]:
         return [], []
 
 
-def _rows(table: Path, header: Sequence[str], cells: Sequence[list[str]], path: str, label: str) -> list[Row]:
-    """The rows; none of a table that cannot be taken up."""
+def _columns(
+    look: _Look, table: Path, header: Sequence[str], cells: Sequence[list[str]], path: str, label: str
+) -> Columns:
+    """Which column holds what, with the groups where they are asked for."""
+    group = look.group_column if look.group_column in header else None
+    return choose_columns(table, header, cells, path_column=path, label_column=label or None, group_column=group)
+
+
+def _rows(
+    look: _Look, table: Path, header: Sequence[str], cells: Sequence[list[str]], path: str, label: str
+) -> tuple[list[Row], tuple[str, str]]:
+    """The rows, and what the table holds besides; nothing of a table that cannot be taken up."""
     try:
-        return rows_of(table, header, cells, path_column=path, label_column=label or None)
+        columns = _columns(look, table, header, cells, path, label)
+        rows = rows_by(table, header, cells, columns)
     except BadLabels as error:
         log.info("Not taken for a table of labels: %s", error)
-        return []
+        return [], ("", "")
+    return rows, about_columns(table.name, header, cells, columns, [row.label for row in rows])
 
 
 def _table_beside(look: _Look, path_column: str = "", label_column: str = "") -> _Tables | None:
@@ -313,16 +378,16 @@ def _fit(look: _Look, path: str, path_column: str, label_column: str) -> _Tables
         return None
     side = side_of_path(f"{table.stem.casefold()}/")
     column = path_column or _naming_column(header, cells, look.names, side)
-    label = _label_column(header, cells, column, label_column) if column else None
+    label = _label_column(look, header, cells, column, label_column) if column else None
     if label is None:
         return None
-    rows = _rows(table, header, cells, column, label)
+    rows, besides = _rows(look, table, header, cells, column, label)
     named = [pick(look.names.find(row.path), side) for row in rows]
     hits = {found[0] for found in named if len(found) == 1}
     if not _covers(hits, look) or (not label_column and not _are_classes(rows)):
         return None
     kept, rejected = merged(table, rows, partial(one_picture, table, names=look.names, base=look.top))
-    return _Tables((table,), column, label, kept, rejected)
+    return _Tables((table,), column, label, kept, rejected, besides)
 
 
 def _naming_column(header: Sequence[str], cells: Sequence[list[str]], names: Names, side: str) -> str:
@@ -332,12 +397,15 @@ def _naming_column(header: Sequence[str], cells: Sequence[list[str]], names: Nam
     return header[hits.index(max(hits))] if any(hits) else ""
 
 
-def _label_column(header: Sequence[str], cells: Sequence[list[str]], path_column: str, label_column: str) -> str | None:
+def _label_column(
+    look: _Look, header: Sequence[str], cells: Sequence[list[str]], path_column: str, label_column: str
+) -> str | None:
     """The column of labels, '' if each class has one, None if none can be told from the others by its name."""
-    if label_column or one_hot(header, cells):
+    if label_column or one_hot(header, cells, aside=look.group_column):
         return label_column
     aside = (*SPLIT_COLUMNS, *GROUP_COLUMNS)
-    free = [name for name in header if name != path_column and name.strip().casefold() not in aside]
+    free = [name for name in header if name not in (path_column, look.group_column)]
+    free = [name for name in free if name.strip().casefold() not in aside]
     known = [name for name in free if name.strip().casefold() in LABEL_COLUMNS]
     if len(known) != 1 and len(free) != 1:
         return None
@@ -367,6 +435,7 @@ def _are_classes(rows: Sequence[Row]) -> bool:
 
 def _described(look: _Look, tables: _Tables) -> tuple[Layout, Dataset]:
     dataset = label_folder(look.folder, look.found, tables.kept, tables.rejected)
+    dataset = replace(dataset, unused=tables.besides[0], proposal=tables.besides[1])
     names = first([repr(table.relative_to(look.folder).as_posix()) for table in tables.paths])
     column = f"the column {tables.label_column!r}" if tables.label_column else "the columns of the classes"
     without = sum(reason == "not_a_file" for reason in tables.rejected.values())
@@ -391,17 +460,17 @@ def _example(dataset: Dataset) -> str:
     return next(path for i, path in enumerate(dataset.paths) if dataset.labels[i] >= 0)
 
 
-def _no_table(look: _Look, path_column: str, label_column: str) -> BadLabels:
-    wanted = " and ".join(repr(name) for name in (path_column, label_column) if name)
+def _no_table(look: _Look, *columns: str, option: str = "--label-from takes labels from file names") -> BadLabels:
+    wanted = " and ".join(repr(name) for name in columns if name)
     there = look.metadata() or look.tables()
     headers = {path: _read(look.folder / path)[0] for path in there}
     known = sorted({name for header in headers.values() for name in header})
-    missing = next((name for name in (label_column, path_column) if name and name not in known), "")
+    missing = next((name for name in reversed(columns) if name and name not in known), "")
     listed = first([f"{path!r} ({', '.join(map(repr, header))})" for path, header in headers.items()])
     if not there:
         return BadLabels(
             f"{look.folder}: holds no table, but the column {wanted} was asked for.",
-            hint="Give the table itself, or put it beside the pictures. --label-from takes labels from file names.",
+            hint=f"Give the table itself, or put it beside the pictures. {option}.",
         )
     if missing:
         return BadLabels(

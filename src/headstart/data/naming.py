@@ -184,38 +184,41 @@ def _splits_of(table: Path, rows: Sequence[Row]) -> list[str]:
 # Labels in file names
 
 
-def compiled(pattern: str) -> re.Pattern[str]:
-    """A regular expression for labels in file names. Raises `BadLabels` if it is none, or could only give nothing."""
+def compiled(pattern: str, *, what: str = "label") -> re.Pattern[str]:
+    """A regular expression for the label (or the group) in a name. Raises `BadLabels` if it is not one."""
     try:
         return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         where = f" at place {error.pos}" if isinstance(error, re.error) and error.pos is not None else ""
         problem = error.msg if isinstance(error, re.error) else str(error)
+        example = {"label": "^(cat|dog)", "group": r"person(\d+)"}[what]
         raise BadLabels(
-            f"label_from: {pattern!r} is not a regular expression: {problem}{where}.",
-            hint="An example is '^(cat|dog)': the part in brackets is the label. Outside of brackets \\( is a bracket.",
+            f"{what}_from: {pattern!r} is not a regular expression: {problem}{where}.",
+            hint=f"An example is '{example}': the part in brackets is the {what}. Outside of brackets \\( is a bracket.",
         ) from None
 
 
-def label_in(name: str, pattern: re.Pattern[str]) -> str:
-    """The label in a file name: the group called label, or the first one, or the whole match; '' if it does not match.
+def text_in(name: str, pattern: re.Pattern[str], *, what: str = "label") -> str:
+    """The label (or the group) in a name: the regular expression's group called so, or the first one, or the whole match.
 
-    >>> label_in("cat.0.jpg", re.compile("^(cat|dog)")), label_in("1.jpg", re.compile("^(cat|dog)"))
+    It is '' where nothing matches.
+
+    >>> text_in("cat.0.jpg", re.compile("^(cat|dog)")), text_in("1.jpg", re.compile("^(cat|dog)"))
     ('cat', '')
-    >>> label_in("2024_rose_3.jpg", re.compile("_(?P<label>[a-z]+)_")), label_in("dog7.jpg", re.compile("^[a-z]+"))
+    >>> text_in("2024_rose_3.jpg", re.compile("_(?P<label>[a-z]+)_")), text_in("dog7.jpg", re.compile("^[a-z]+"))
     ('rose', 'dog')
     """
     found = pattern.search(name)
     if found is None:
         return ""
-    group: str | int = "label" if "label" in pattern.groupindex else min(pattern.groups, 1)
+    group: str | int = what if what in pattern.groupindex else min(pattern.groups, 1)
     return (found[group] or "").strip()
 
 
 def labels_from_names(where: Path, names: Sequence[str], pattern: str, *, quiet: bool = False) -> list[str]:
     """The labels of file names, '' where there is none, which is noted. Raises `BadLabels` if none has one."""
     expression = compiled(pattern)
-    labels = [label_in(_base(name), expression) for name in names]
+    labels = [text_in(_base(name), expression) for name in names]
     without = [_base(name) for name, label in zip(names, labels, strict=True) if not label]
     if len(without) == len(names):
         raise BadLabels(

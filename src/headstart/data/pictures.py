@@ -61,6 +61,10 @@ class Dataset:
     """int64 (N,): pictures with one number stay on one side of a split."""
     rejected: tuple[tuple[str, str], ...] = ()
     """(path, reason) of files and rows that could not be taken up."""
+    unused: str = ""
+    """A sentence on the columns of its table that are not used, '' if there are none."""
+    proposal: str = ""
+    """A sentence on the column of its table that looks like groups, '' if none does or groups are named."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -111,13 +115,17 @@ def dataset_of(root: Path, found: Found, groups: Sequence[str] = ()) -> Dataset:
         labels=np.array([index.get(name, -1) for _, name, _ in pictures], dtype=np.int64),
         classes=classes,
         split=np.array([split if name else "" for _, name, split in pictures], dtype="<U5"),
-        groups=_group_numbers([groups[i] for i in order] if groups else [""] * len(order)),
+        groups=group_numbers([groups[i] for i in order] if groups else [""] * len(order)),
         rejected=tuple(sorted(found.rejected)),
     )
 
 
-def _group_numbers(names: Sequence[str]) -> np.ndarray:
-    """Equal names get one number, the place of the first of them; an empty name is a group of its own."""
+def group_numbers(names: Sequence[str]) -> np.ndarray:
+    """int64 (N,): equal names get one number, the place of the first of them; an empty name is a group of its own.
+
+    >>> group_numbers(["p1", "p2", "p1", "", ""])
+    array([0, 1, 0, 3, 4])
+    """
     seen: dict[str, int] = {}
     return np.array([seen.setdefault(name, i) if name else i for i, name in enumerate(names)], dtype=np.int64)
 

@@ -3,6 +3,7 @@
 Labels stay what they are in the file (`007` is the class ``007``). The columns are guessed by their usual names and never
 by their values: two candidates are an error that names the parameter to set. Only classes that have a column of zeros and
 ones each are known by those; and of several columns for the split or the groups one is taken, which is noted.
+`unused_columns` lists what is left over.
 
 Text is UTF-8, or UTF-16 with its mark. File names that are neither keep their bytes; labels and headers that are not UTF-8
 are read as Windows-1252, as Excel saves them, with a note. Costs about 2 s and 0.5 GB a million rows; it is no tool for
@@ -17,7 +18,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headstart.data.pictures import TABLES, split_name
@@ -57,21 +58,8 @@ class Columns:
     label: str
     split: str
     group: str
-
-
-def read_rows(
-    table: Path,
-    *,
-    path_column: str | None = None,
-    label_column: str | None = None,
-    unlabelled: bool = False,
-) -> list[Row]:
-    """The rows of a table, in file order. Raises `BadLabels` for a file that is no table, or unclear columns.
-
-    With `unlabelled` no label column is looked for: labels come from elsewhere.
-    """
-    header, cells = read_cells(table)
-    return rows_of(table, header, cells, path_column=path_column, label_column=label_column, unlabelled=unlabelled)
+    classes: tuple[str, ...] = ()
+    """Columns of zeros and ones, one per class, where these hold the labels."""
 
 
 def rows_of(
@@ -81,25 +69,77 @@ def rows_of(
     *,
     path_column: str | None = None,
     label_column: str | None = None,
+    group_column: str | None = None,
     unlabelled: bool = False,
 ) -> list[Row]:
-    """The rows that `read_cells` read, see `read_rows`."""
-    hot = [] if label_column or unlabelled else one_hot(header, cells)
-    by_name = dict(zip(header, cells, strict=True))
-    free = {name: column for name, column in by_name.items() if name not in hot}
-    columns = guess_columns(
-        table, list(free), path_column=path_column, label_column=label_column, unlabelled=unlabelled, cells=free
+    """The rows that `read_cells` read, in file order. Raises `BadLabels`, see `choose_columns` for the parameters."""
+    columns = choose_columns(
+        table,
+        header,
+        cells,
+        path_column=path_column,
+        label_column=label_column,
+        group_column=group_column,
+        unlabelled=unlabelled,
     )
+    return rows_by(table, header, cells, columns)
+
+
+def choose_columns(
+    table: Path,
+    header: Sequence[str],
+    cells: Sequence[list[str]],
+    *,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    unlabelled: bool = False,
+) -> Columns:
+    """As `guess_columns`, but classes may also have a column of zeros and ones each."""
+    hot = [] if label_column or unlabelled else one_hot(header, cells, aside=group_column or "")
+    free = {name: column for name, column in zip(header, cells, strict=True) if name not in hot}
+    columns = guess_columns(
+        table,
+        list(free),
+        path_column=path_column,
+        label_column=label_column,
+        group_column=group_column,
+        unlabelled=unlabelled,
+        cells=free,
+    )
+    return columns if columns.label else replace(columns, classes=tuple(hot))
+
+
+def rows_by(table: Path, header: Sequence[str], cells: Sequence[list[str]], columns: Columns) -> list[Row]:
+    """The rows that `read_cells` read, by these columns. Raises `BadLabels` for labels in no known encoding."""
+    by_name = dict(zip(header, cells, strict=True))
+    hot = columns.classes
     if columns.label and _any_bytes(by_name[columns.label]):
         by_name = dict(zip(*_as_windows(table, header, cells), strict=True))
     empty = [""] * len(cells[0])
     labels = by_name[columns.label] if columns.label else _hot_labels(hot, [by_name[name] for name in hot]) or empty
     found = [by_name[name] if name else empty for name in (columns.path, columns.split, columns.group)]
-    return [Row(path, label.strip(), split, group) for path, split, group, label in zip(*found, labels, strict=True)]
+    return [
+        Row(path, label.strip(), split, group.strip()) for path, split, group, label in zip(*found, labels, strict=True)
+    ]
 
 
-def one_hot(header: Sequence[str], cells: Sequence[list[str]]) -> list[str]:
+def unused_columns(header: Sequence[str], columns: Columns) -> list[str]:
+    """The columns that hold nothing that is used, less those of which `guess_columns` said so.
+
+    >>> unused_columns(["path", "label", "age"], Columns("path", "label", "", ""))
+    ['age']
+    """
+    noted = [*_called(header, SPLIT_COLUMNS)]
+    noted += _called(header, GROUP_COLUMNS) if _called([columns.group], GROUP_COLUMNS) else []
+    used = {columns.path, columns.label, columns.split, columns.group, *columns.classes, *noted}
+    return [name for name in header if name not in used]
+
+
+def one_hot(header: Sequence[str], cells: Sequence[list[str]], *, aside: str = "") -> list[str]:
     """The columns that are a class each: zeros and ones only, and a single one in every row. Else none.
+
+    The column `aside` is known to be something else.
 
     >>> one_hot(["id", "rust", "scab"], [["a", "b"], ["0", "1"], ["1", "0"]])
     ['rust', 'scab']
@@ -111,7 +151,7 @@ def one_hot(header: Sequence[str], cells: Sequence[list[str]]) -> list[str]:
     hot = [
         (name, column)
         for name, column in zip(header, cells, strict=True)
-        if name.strip().casefold() not in known and all(cell in values for cell in column)
+        if name != aside and name.strip().casefold() not in known and all(cell in values for cell in column)
     ]
     if len(hot) < 2 or len(hot) == len(header):
         return []
@@ -129,6 +169,7 @@ def guess_columns(
     *,
     path_column: str | None = None,
     label_column: str | None = None,
+    group_column: str | None = None,
     unlabelled: bool = False,
     cells: Mapping[str, Sequence[str]] | None = None,
 ) -> Columns:
@@ -139,18 +180,22 @@ def guess_columns(
     `BadLabels` where none or several could be meant.
 
     >>> guess_columns(Path("dogs.csv"), ["id", "breed"])
-    Columns(path='id', label='breed', split='', group='')
+    Columns(path='id', label='breed', split='', group='', classes=())
     """
-    for given, parameter in ((path_column, "path_column"), (label_column, "label_column")):
+    named = {"path_column": path_column, "label_column": label_column, "group_column": group_column}
+    for parameter, given in named.items():
         if given is not None and given not in header:
             near = near_names(given, list(header))
             raise BadLabels(
                 f"{table}: has no column {given!r} ({parameter}); its columns are {_listed(header)}.",
                 hint=near or f"Give {parameter} one of these.",
             )
-    free = [name for name in header if name not in (path_column, label_column)]
+    if group_column:
+        _refuse_group(table, group_column, path_column, label_column, [] if unlabelled else header)
+    free = [name for name in header if name not in named.values()]
     splits, groups = _called(free, SPLIT_COLUMNS), _called(free, GROUP_COLUMNS)
-    split, group = _split_column(table, splits, cells), _first_of(table, groups, GROUP_COLUMNS, "groups are")
+    split = _split_column(table, splits, cells)
+    group = group_column or _first_of(table, groups, GROUP_COLUMNS, "groups are")
     free = [name for name in free if name not in (*splits, *groups)]
     path = path_column or next(
         (
@@ -177,6 +222,17 @@ def guess_columns(
             "rename it.",
         )
     return Columns(path, label, split, group)
+
+
+def _refuse_group(table: Path, group: str, path: str | None, label: str | None, header: Sequence[str]) -> None:
+    """Raise `BadLabels` if the column of groups is that of the paths or of the labels."""
+    labels = [label] if label else _called(header, LABEL_COLUMNS)
+    if group == path or labels == [group]:
+        raise BadLabels(
+            f"{table}: the column {group!r} is named for the groups (group_column), but it holds the "
+            f"{'paths' if group == path else 'labels'}.",
+            hint="Name the column that says which images belong together, such as one of patients or cameras.",
+        )
 
 
 def _called(header: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -54,17 +54,18 @@ def _picture_columns(table: Any, wanted: str) -> list[str]:
     return found
 
 
-def table_samples(shard: Path, picture_column: str, label_column: str) -> Iterator[Sample]:
+def table_samples(shard: Path, picture_column: str, label_column: str, group_column: str = "") -> Iterator[Sample]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(shard, buffer_size=_BUFFER, pre_buffer=False) as table:
             picture = _one_picture_column(shard, _picture_columns(table, picture_column), table.schema_arrow.names)
-            label = _label_column(shard, table.schema_arrow, picture, label_column)
+            group = _group_column(shard, table.schema_arrow.names, picture, group_column)
+            label = _label_column(shard, table.schema_arrow, picture, label_column, group)
             side = next((name for name in table.schema_arrow.names if name.casefold() in SPLIT_COLUMNS), "")
             classes = _class_names(table.schema_arrow.metadata or {}, label)
-            columns = [name for name in dict.fromkeys((picture, label, side)) if name]
+            columns = [name for name in dict.fromkeys((picture, label, side, group)) if name]
             n = 0
             for batch in table.iter_batches(batch_size=_ROWS, columns=columns, use_threads=False):
                 for row in batch.to_pylist():
@@ -72,7 +73,8 @@ def table_samples(shard: Path, picture_column: str, label_column: str) -> Iterat
                     name, data = _content(row[picture])
                     where = f"{shard}, row {n}"
                     split = split_name(as_label(where, row[side])) if side else ""
-                    yield Sample(name, data, _class_of(where, row[label], classes) if label else "", split)
+                    named = as_label(where, row[group], what="group") if group else ""
+                    yield Sample(name, data, _class_of(where, row[label], classes) if label else "", split, named)
     except (pyarrow.ArrowException, OSError) as error:
         problem = str(error).splitlines()[0].rstrip(".")
         raise BadLabels(f"{shard}: cannot be read: {problem}.", hint="Download or write it again.") from error
@@ -87,11 +89,22 @@ def _one_picture_column(shard: Path, found: Sequence[str], columns: Sequence[str
     raise BadLabels(f"{shard}: {problem}.", hint="path_column names the one that holds them.")
 
 
-def _label_column(shard: Path, schema: Any, picture: str, wanted: str) -> str:
+def _group_column(shard: Path, columns: Sequence[str], picture: str, wanted: str) -> str:
+    """The column of groups that is wanted, '' if none is. Raises `BadLabels` if it is not there."""
+    names = [name for name in columns if name != picture]
+    if wanted and wanted not in names:
+        raise BadLabels(
+            f"{shard}: has no column {wanted!r} (group_column); its columns are {', '.join(map(repr, names))}.",
+            hint=near_names(wanted, names) or "Give one of these.",
+        )
+    return wanted
+
+
+def _label_column(shard: Path, schema: Any, picture: str, wanted: str, group: str) -> str:
     """The column of labels, '' where all else is plainly something else. Raises `BadLabels` if several could be meant."""
     import pyarrow.types as types
 
-    names = [name for name in schema.names if name != picture]
+    names = [name for name in schema.names if name not in (picture, group)]
     if wanted:
         if wanted in names:
             return wanted

@@ -27,12 +27,13 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture of a shard: its bytes (None where there are none), its label, its split, and what it was called."""
+    """One picture of a shard: its bytes (None where there are none), its label, split, group, and what it was called."""
 
     name: str
     data: bytes | None
     label: str
     split: str = ""
+    group: str = ""
 
 
 def kind_of(data: bytes | None) -> str:
@@ -44,8 +45,8 @@ def kind_of(data: bytes | None) -> str:
     return next((kind for magic, kind in KINDS if magic.match(data or b"")), "")
 
 
-def as_label(where: str, value: object) -> str:
-    """A label as text: '' for none. Raises `BadLabels` for bytes that are no text, and what is no single value."""
+def as_label(where: str, value: object, *, what: str = "label") -> str:
+    """A label (or a group) as text: '' for none. Raises `BadLabels` for what is no text, or no single value."""
     if value is None or value != value:
         return ""
     if isinstance(value, bytes):
@@ -53,14 +54,14 @@ def as_label(where: str, value: object) -> str:
             value = value.decode("utf-8")
         except UnicodeDecodeError:
             raise BadLabels(
-                f"{where}: the label is no text: {value[:16]!r}.", hint="Expected a number or a name in UTF-8."
+                f"{where}: the {what} is no text: {value[:16]!r}.", hint="Expected a number or a name in UTF-8."
             ) from None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = str(value).strip()
     if isinstance(value, list | dict) or len(text) > _MAX_LABEL or not text.isprintable():
         raise BadLabels(
-            f"{where}: {shown(text)} is no label: a single number or name was expected.",
-            hint="label_column names what holds the label; label_from takes it from the file names.",
+            f"{where}: {shown(text)} is no {what}: a single number or name was expected.",
+            hint=f"{what}_column names what holds the {what}; {what}_from takes it from the file names.",
         )
     return text

@@ -68,13 +68,15 @@ def _is_picture(field: str) -> bool:
     return f".{field}" in PICTURES
 
 
-def tar_samples(shard: Path, picture_field: str, label_field: str, keys: set[str]) -> Iterator[Sample]:
+def tar_samples(
+    shard: Path, picture_field: str, label_field: str, keys: set[str], group_field: str = ""
+) -> Iterator[Sample]:
     """The samples of a tar. `keys` are those met so far in the shards of its side: one that comes again is refused."""
     key, fields = "", dict[str, bytes]()
     for name, field, data in _tar_fields(shard):
         if name != key:
             if fields:
-                yield _sample(shard, key, fields, picture_field, label_field)
+                yield _sample(shard, key, fields, picture_field, label_field, group_field)
             if name in keys:
                 raise BadArchive(
                     f"{shard}: the key {shown(name)} comes twice: it stands in another place of the shards already.",
@@ -86,7 +88,7 @@ def tar_samples(shard: Path, picture_field: str, label_field: str, keys: set[str
             raise BadArchive(f"{shard}: {shown(f'{name}.{field}')} comes twice.", hint="Write the shard again.")
         fields[field] = data
     if fields:
-        yield _sample(shard, key, fields, picture_field, label_field)
+        yield _sample(shard, key, fields, picture_field, label_field, group_field)
 
 
 def _tar_fields(shard: Path) -> Iterator[tuple[str, str, bytes]]:
@@ -112,7 +114,9 @@ def _up_to(pieces: Iterable[bytes], most: int) -> bytes:
     return bytes(kept[: most + 1])
 
 
-def _sample(shard: Path, key: str, fields: dict[str, bytes], picture_field: str, label_field: str) -> Sample:
+def _sample(
+    shard: Path, key: str, fields: dict[str, bytes], picture_field: str, label_field: str, group_field: str
+) -> Sample:
     where = f"{shard}, {shown(key)}"
     pictures = [field for field in fields if _is_picture(field)]
     if picture_field:
@@ -123,7 +127,17 @@ def _sample(shard: Path, key: str, fields: dict[str, bytes], picture_field: str,
             hint="path_column names the ending to take, such as 'jpg'.",
         )
     field = pictures[0] if pictures else "jpg"
-    return Sample(f"{key}.{field}", fields.get(field), _label_of(where, fields, label_field))
+    group = _group_of(where, fields, group_field) if group_field else ""
+    return Sample(f"{key}.{field}", fields.get(field), _label_of(where, fields, label_field), group=group)
+
+
+def _group_of(where: str, fields: dict[str, bytes], wanted: str) -> str:
+    """The group of a sample: the field that is wanted, or a key of its .json; '' if it has neither."""
+    field = wanted.lower().removeprefix(".")
+    if field in fields:
+        return as_label(where, fields[field], what="group")
+    value = _json_of(where, fields["json"]) if "json" in fields else {}
+    return as_label(where, value.get(wanted), what="group") if isinstance(value, dict) else ""
 
 
 def _label_of(where: str, fields: dict[str, bytes], wanted: str) -> str:
@@ -142,11 +156,15 @@ def _label_of(where: str, fields: dict[str, bytes], wanted: str) -> str:
     return _label_in_json(where, fields["json"], wanted)
 
 
-def _label_in_json(where: str, data: bytes, wanted: str) -> str:
+def _json_of(where: str, data: bytes) -> object:
     try:
-        value = json.loads(data)
+        return json.loads(data)
     except (ValueError, RecursionError):
         raise BadLabels(f"{where}: its .json is none: {data[:40]!r}.", hint="Write the shard again.") from None
+
+
+def _label_in_json(where: str, data: bytes, wanted: str) -> str:
+    value = _json_of(where, data)
     if not isinstance(value, dict):
         return as_label(where, value)
     known = [wanted] if wanted else [key for key in value if key.casefold() in LABEL_COLUMNS]

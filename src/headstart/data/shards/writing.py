@@ -36,8 +36,10 @@ LABELS = "labels.csv"
 _SUM = "written.json"
 VERSION = "1"
 """A new one makes the folders anew: for when what is written changes."""
-_HEADER = ("path", "label", "split", "name")
+_HEADER = ("path", "label", "split", "name", "group")
 _MAX_NAMES = 100_000  # shards that braces may stand for
+_Row = tuple[str, str, str, str, str]  # as `_HEADER`
+_Columns = tuple[str, str, str]  # of the pictures, the labels and the groups; '' where none is named
 
 
 # Which shards
@@ -106,7 +108,9 @@ def expanded(place: Path) -> list[Path]:
 # Writing them out
 
 
-def written_out(place: Path, shards: Sequence[Path], *, picture_column: str = "", label_column: str = "") -> Path:
+def written_out(
+    place: Path, shards: Sequence[Path], *, picture_column: str = "", label_column: str = "", group_column: str = ""
+) -> Path:
     """The table of the pictures of these shards, which lie beside it in the cache; made now if it was not before.
 
     Raises `BadLabels` (no label column, bytes that are no text), `BadArchive` (a damaged tar, a key twice), `WriteError`.
@@ -114,7 +118,9 @@ def written_out(place: Path, shards: Sequence[Path], *, picture_column: str = ""
     root = place if place.is_dir() else place.parent
     names = [shard.relative_to(root).as_posix() for shard in shards]
     hashes = [sha256_file(shard) for shard in shards]
-    key = hash_rows([("shards", VERSION, picture_column, label_column), *zip(names, hashes, strict=True)])
+    columns = (picture_column, label_column, group_column)
+    given = columns if group_column else columns[:2]  # as before there were groups, so that what was written is found
+    key = hash_rows([("shards", VERSION, *given), *zip(names, hashes, strict=True)])
     folder = cache_dir() / "unpacked" / f"shards-{key[:32]}"
     if _is_whole(folder):
         return folder / LABELS
@@ -123,7 +129,7 @@ def written_out(place: Path, shards: Sequence[Path], *, picture_column: str = ""
             log.info("%s: is no longer what was written there; it is made again.", folder)
             remove_folder(folder)
         with folder_aside(folder, fresh=True) as aside:
-            n = _write(aside, shards, names, picture_column, label_column)
+            n = _write(aside, shards, names, columns)
             write_json(aside / _SUM, {"bytes": _bytes_in(aside)})
     except WriteError as error:
         if _is_whole(folder):  # another process was faster
@@ -154,9 +160,9 @@ def _bytes_in(folder: Path) -> list[int]:
     return [len(sizes), sum(sizes)]
 
 
-def _write(aside: Path, shards: Sequence[Path], names: Sequence[str], picture_column: str, label_column: str) -> int:
+def _write(aside: Path, shards: Sequence[Path], names: Sequence[str], columns: _Columns) -> int:
     """Fill a folder; how many pictures it holds. Stops before it takes up more than an archive of that size may."""
-    rows: list[tuple[str, str, str, str]] = []
+    rows: list[_Row] = []
     packed = sum(shard.stat().st_size for shard in shards)
     limits = limits_for(packed, disk_usage(aside).free)
     keys: defaultdict[str, set[str]] = defaultdict(set)
@@ -164,7 +170,7 @@ def _write(aside: Path, shards: Sequence[Path], names: Sequence[str], picture_co
     with bar("Writing out pictures", packed) as advance:
         for shard, name in zip(shards, names, strict=True):
             side, folder = side_of_shard(name), _folder_of(name)
-            for n, sample in enumerate(_samples(shard, picture_column, label_column, keys[side])):
+            for n, sample in enumerate(_samples(shard, columns, keys[side])):
                 written += len(sample.data or b"")
                 if written > limits.bytes:
                     raise BadArchive(
@@ -175,20 +181,34 @@ def _write(aside: Path, shards: Sequence[Path], names: Sequence[str], picture_co
                 if sample.data is not None:
                     pictures += 1
                     write_pieces(aside / path, [sample.data])
-                rows.append((path, sample.label, sample.split or side, sample.name))
+                rows.append((path, sample.label, sample.split or side, sample.name, sample.group))
             advance(shard.stat().st_size)
     if not pictures:
         raise BadLabels(
             f"{shards[0]}: holds no bytes of pictures.", hint="Give shards that hold the pictures themselves."
         )
+    _require_groups(shards[0], columns[2], rows)
     write_pieces(aside / LABELS, [csv_bytes(_HEADER, _sided(rows))])
     return pictures
 
 
-def _sided(rows: list[tuple[str, str, str, str]]) -> list[tuple[str, str, str, str]]:
+def _require_groups(shard: Path, column: str, rows: list[_Row]) -> None:
+    """Raise `BadLabels` if groups are asked for, and no sample has one: before all of it is kept."""
+    if column and not any(group for *_, group in rows):
+        raise BadLabels(
+            f"{shard}: none of {len(rows):,} samples has a value for {column!r} (group_column).",
+            hint="group_column names a column; in WebDataset an ending, such as 'cls', or a key in the .json.",
+        )
+
+
+def _sided(rows: list[_Row]) -> list[_Row]:
     """The rows, without their split unless train and another side have labels."""
-    sides = {split_name(split) for _, label, split, _ in rows if label} - {""}
-    return rows if "train" in sides and len(sides) > 1 else [(path, label, "", name) for path, label, _, name in rows]
+    sides = {split_name(split) for _, label, split, _, _ in rows if label} - {""}
+    return (
+        rows
+        if "train" in sides and len(sides) > 1
+        else [(p, label, "", name, group) for p, label, _, name, group in rows]
+    )
 
 
 def side_of_shard(name: str) -> str:
@@ -218,7 +238,8 @@ def _tame(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:60].strip("_")
 
 
-def _samples(shard: Path, picture_column: str, label_column: str, keys: set[str]) -> Iterator[Sample]:
+def _samples(shard: Path, columns: _Columns, keys: set[str]) -> Iterator[Sample]:
+    picture, label, group = columns
     if shard.suffix.lower() == ".parquet":
-        return table_samples(shard, picture_column, label_column)
-    return tar_samples(shard, picture_column, label_column, keys)
+        return table_samples(shard, picture, label, group)
+    return tar_samples(shard, picture, label, keys, group)
