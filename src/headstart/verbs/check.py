@@ -11,13 +11,14 @@ from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
 from headstart.data.dataset import open_dataset
 from headstart.data.duplicates import joined
 from headstart.data.fixes import read_fixes, write_fixes
+from headstart.data.groups import unsplittable
 from headstart.data.near import near_pairs
 from headstart.data.sources import Source, as_source
 from headstart.errors import DataError, HeadstartError, WriteError
 from headstart.files import write_csv
 from headstart.staging import check_keeps, check_out_file
 from headstart.verbs.labels import LabelError, backbones_for_labels, label_errors, see
-from headstart.verbs.look import look
+from headstart.verbs.look import look, note_groups
 
 SHOWN = 10
 """Suspected labels that `table` lists."""
@@ -104,6 +105,7 @@ def check(
         check_keeps(Path(out), map(opened.file, range(len(opened))))
     opened = corrections.applied_to(opened)
     backbones = backbones_for_labels(backbone, weights_dir, offline) if labels or fixes is not None else ()
+    note_groups(opened)
     looked = look(source, opened=opened)
     dataset = looked.dataset
     seen, failure = None, None
@@ -114,7 +116,7 @@ def check(
     near = near_pairs(seen.values_ND if seen else None, looked.files, looked.facts)
     dataset = replace(dataset, groups=joined(dataset.groups, near))
     looked = replace(looked, dataset=dataset)
-    found = looked.findings(dataset)
+    found = _with_groups(looked.findings(dataset), unsplittable(opened, source.groups_named_by))
     if out is not None:
         write_csv(Path(out), CHECKS_HEADER, checks_rows(found))
     if failure is not None:
@@ -133,6 +135,12 @@ def check(
         groups=[paths for paths in by_group.values() if len(paths) > 1],
         label_errors=suspected,
     )
+
+
+def _with_groups(found: list[Finding], problems: list[str]) -> list[Finding]:
+    """The findings, with what is wrong with the groups after the errors."""
+    errors = sum(finding.severity == "error" for finding in found)
+    return [*found[:errors], *(Finding("single_group", "warning", (), text) for text in problems), *found[errors:]]
 
 
 def _check_places(data: Path, out: Path | None, fixes: Path | None, fix: Path | None) -> None:

@@ -35,7 +35,7 @@ from headstart.training.recipe import APPROACHES, Recipe
 from headstart.training.recipe import seconds as seconds_of
 from headstart.verbs.compared import PAIR_COLUMNS, ROW_COLUMNS, Comparison, compared, write_page
 from headstart.verbs.embed import fitted_spec
-from headstart.verbs.look import Looked, look
+from headstart.verbs.look import Looked, look, prepare_groups
 from headstart.verbs.trials import Candidate, Outcome, Place, finished, run_trial, with_latency
 
 TOP = 5
@@ -89,6 +89,7 @@ def compare(
     source = as_source(data)
     _check_place(out, source.place)
     opened = read_fixes(fix).applied_to(open_dataset(source))
+    prepare_groups(opened, source)
     named = _recipes(recipes)
     given = _backbones(backbones, named, weights_dir, offline)
     here = _to_choose_from(named, given, weights_dir, offline)

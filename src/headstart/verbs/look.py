@@ -13,6 +13,8 @@ import numpy as np
 from headstart.data.checks import Finding, findings, usable
 from headstart.data.dataset import Dataset, fingerprint, open_dataset
 from headstart.data.duplicates import exact_groups, group_pairs, merge_groups, perceptual_pairs
+from headstart.data.groups import require_splittable
+from headstart.data.proposals import proposal
 from headstart.data.sources import Source, as_source
 from headstart.errors import NoPictures
 from headstart.model.classifier import Classifier
@@ -81,6 +83,26 @@ def look(data: Path | str | Source, *, opened: Dataset | None = None) -> Looked:
     dataset = everything.take(keep)
     dataset = replace(dataset, groups=copies(dataset, good))
     return Looked(everything, tuple(facts), dataset, good)
+
+
+def prepare_groups(dataset: Dataset, source: Source) -> None:
+    """Before a split is made: note what could be groups (`note_groups`), and raise `BadSplit` if no split can be made."""
+    note_groups(dataset)
+    require_splittable(dataset, source.groups_named_by)
+
+
+def note_groups(dataset: Dataset) -> None:
+    """Note which columns of the table are not used, and which option would keep together what belongs together."""
+    for sentence in filter(None, (dataset.unused, proposal(dataset))):
+        log.info("%s", sentence)
+
+
+def with_named_groups(given: Dataset, looked: Looked, source: Source) -> Dataset:
+    """The data set with the groups of a given split, joined with those that options name: what it divides is reported."""
+    if not (source.group_column or source.group_from):
+        return given
+    groups = merge_groups(len(given), group_pairs(given.groups), group_pairs(looked.dataset.groups))
+    return replace(given, groups=groups)
 
 
 def source_of(classifier: Classifier, given: Path | Source | None) -> Source:

@@ -12,7 +12,7 @@ from headstart.data.fixes import read_fixes
 from headstart.data.sources import Source, as_source
 from headstart.data.split import split_apart, split_hash, write_split
 from headstart.staging import check_keeps, check_out_file
-from headstart.verbs.look import look
+from headstart.verbs.look import look, prepare_groups
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ def split(
     check_out_file(Path(out), source.place)
     corrections, opened = read_fixes(fix), open_dataset(source)
     check_keeps(Path(out), [*map(opened.file, range(len(opened))), *([Path(fix)] if fix is not None else [])])
-    looked = look(source, opened=corrections.applied_to(opened))
+    opened = corrections.applied_to(opened)
+    prepare_groups(opened, source)
+    looked = look(source, opened=opened)
     require_trainable(looked.dataset)
     dataset = split_apart(looked.dataset, looked.files, looked.facts, seed=seed, val=val, test=test)
     write_split(Path(out), dataset, looked.sha256s)

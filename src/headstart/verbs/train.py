@@ -40,7 +40,7 @@ from headstart.training.fit import Fitted
 from headstart.training.recipe import Recipe
 from headstart.verbs.card import model_card
 from headstart.verbs.learn import Clock, Learned, Tools, Unfinished, find_tools, learn
-from headstart.verbs.look import Looked, look
+from headstart.verbs.look import Looked, look, prepare_groups, with_named_groups
 from headstart.verbs.report import training_report, write_report
 
 if TYPE_CHECKING:
@@ -158,10 +158,15 @@ def train_with(
     _check_outside(out, source.place)
     fixes = read_fixes(fix)
     opened = fixes.applied_to(open_dataset(source))
+    if split is None:
+        prepare_groups(opened, source)
     tools = find_tools(recipe, weights=weights, weights_dir=weights_dir, offline=offline, chosen=chosen)
     looked = look(source, opened=opened)
     require_trainable(looked.dataset)
-    given = read_split(Path(split), looked.dataset, fixes) if split is not None else looked.dataset
+    given = looked.dataset
+    if split is not None:
+        given = read_split(Path(split), given, fixes)
+        given = with_named_groups(given, looked, source)
     unfinished = _unfinished(out, given, looked, recipe, tools)
     if restart:
         unfinished.path.unlink(missing_ok=True)
