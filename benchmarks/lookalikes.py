@@ -117,7 +117,9 @@ def _product(kind: str, sheet: Image.Image, rng: np.random.Generator) -> Image.I
         pen.rectangle(at(-15, -140, 15, -50), fill=dark)
     elif kind == "box":
         pen.rectangle(at(-80, -70, 80, 110), fill=colour)
-        pen.polygon([at(-80, -70, 0, 0)[:2], at(-50, -110, 0, 0)[:2], at(110, -110, 0, 0)[:2], at(80, -70, 0, 0)[:2]], dark)
+        pen.polygon(
+            [at(-80, -70, 0, 0)[:2], at(-50, -110, 0, 0)[:2], at(110, -110, 0, 0)[:2], at(80, -70, 0, 0)[:2]], dark
+        )
     elif kind == "mug":
         pen.ellipse(at(40, -20, 120, 70), outline=dark, width=int(14 * s))
         pen.rounded_rectangle(at(-70, -60, 70, 110), 14 * s, fill=colour)
@@ -158,9 +160,14 @@ def pages(folder: Path, rng: np.random.Generator) -> None:
 def _lines(kind: str, words: list[str], rng: np.random.Generator) -> list[list[tuple[int, str]]]:
     """Rows of (column in pixels, text)."""
     if kind == "letter":
-        return [[(24, " ".join(rng.choice(words, int(rng.integers(3, 6))))[:38])] for _ in range(int(rng.integers(12, 22)))]
+        return [
+            [(24, " ".join(rng.choice(words, int(rng.integers(3, 6))))[:38])] for _ in range(int(rng.integers(12, 22)))
+        ]
     rows = int(rng.integers(8, 22))
-    return [[(24, str(rng.choice(words))), (150, f"{rng.integers(1, 30)}"), (200, f"{rng.uniform(1, 900):.2f}")] for _ in range(rows)]
+    return [
+        [(24, str(rng.choice(words))), (150, f"{rng.integers(1, 30)}"), (200, f"{rng.uniform(1, 900):.2f}")]
+        for _ in range(rows)
+    ]
 
 
 MADE: dict[str, Callable[[Path, np.random.Generator], None]] = {

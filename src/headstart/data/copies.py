@@ -1,13 +1,44 @@
-"""What is taken for copies of one image, with the evidence: made by `data.near.find_copies`, used by splits and checks."""
+"""What is taken for copies of one image, and why: `data.near.find_copies` compares images, and here it is decided.
+
+Among x-rays, digits or products on one table all images are alike, and a fixed bound would make copies of them. So a pair
+has to agree well, and (`MARGIN`) several times better than either of its images agrees with any other of this very data.
+If a look-alike of this data might agree as well (`sure_score`), fine structure must agree too, unless look-alikes share
+that as well. That A is a copy of B and B one of C says nothing of A and C: the members of a group are confirmed by one of
+them (the original, say), and a group that is large or has several labels only by strong evidence.
+
+The labels are a free check: true copies hardly ever have two labels, look-alikes do at a rate that this very data shows.
+That gives `Copies.false_share`. The bounds were chosen on nine sets (see LOG.md), and `benchmarks/duplicates.py` tells what
+they do. Costs microseconds per pair.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from headstart.data.duplicates import merge_groups
+
+FLOOR = 0.6
+"""Score that copies reach: at most 0.25 of the variance differs."""
+LOWEST, CEILING = 1.2, 1.6
+"""Bounds of `sure_score`: 0.06 and 0.025 of the variance differ."""
+MARGIN = 0.55
+"""Powers of ten by which a copy differs less than the most alike other image: 3.5 times."""
+REACH = 2.6
+"""How far `sure_score` lies beyond the middle of the look-alikes, in steps from there to their upper tenth."""
+FINE = 0.8
+"""Correlation of fine structure that confirms a pair which is not sure."""
+SHARED_DETAIL = 0.6
+"""If fine structure of a tenth of the look-alikes agrees by more than that, it confirms nothing in this data."""
+STRONG = 0.3
+"""Powers of ten beyond `sure_score` that a pair with two labels needs, and a member of a large group."""
+LARGE = 10
+"""Images above which a group is large."""
+
+DetailOf = Callable[[np.ndarray], np.ndarray]
+ScoreOf = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,8 +47,8 @@ class Copies:
 
     `pairs_M2` int64, i < j. `difference_M` float64: the part of the images' variance that differs once they are laid over
     each other, 0 for the same pixels. `certain_M` bool: the same file, or the same pixels. `groups_N` int64: one number
-    for the images that confirm each other as copies. `limit`: the largest difference that counts as a copy in this data.
-    `doubted_K2`: pairs that agree as well, but whose group was too large or had several labels, and was taken apart.
+    for the images that confirm each other as copies. `limit`: the largest difference that is sure to be a copy in this
+    data. `doubted_K2`: pairs that agree as well, but whose group was too large or had several labels, and was taken apart.
     `false_share`: the estimated share of wrong pairs among those that are not certain, from how many of them have two
     labels; None where that cannot be told.
     """
@@ -27,7 +58,7 @@ class Copies:
     certain_M: np.ndarray
     groups_N: np.ndarray
     limit: float = 0.0
-    doubted_K2: np.ndarray = np.empty((0, 2), np.int64)  # noqa: RUF009 (never written to)
+    doubted_K2: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
     false_share: float | None = None
 
     @classmethod
@@ -46,6 +77,149 @@ class Copies:
         left = self.pairs_M2[keep]
         inside = left[self.groups_N[left[:, 0]] == self.groups_N[left[:, 1]]]
         return replace(
-            self, pairs_M2=left, difference_M=self.difference_M[keep], certain_M=self.certain_M[keep],
+            self,
+            pairs_M2=left,
+            difference_M=self.difference_M[keep],
+            certain_M=self.certain_M[keep],
             groups_N=merge_groups(len(groups_N), inside),
-        )  # fmt: skip
+        )
+
+
+def score(difference: np.ndarray) -> np.ndarray:
+    """Powers of ten by which a difference is less than 1, at most 5.
+
+    >>> score(np.array([1.0, 0.1, 0.0]))
+    array([-0.,  1.,  5.])
+    """
+    return -np.log10(np.maximum(difference, 1e-5))
+
+
+def confirm(
+    n: int, pairs_M2: np.ndarray, score_M: np.ndarray, labels_N: np.ndarray, *, detail_of: DetailOf, score_of: ScoreOf
+) -> Copies:
+    """Those of the pairs i < j, each of a `score` and given once, that are copies, and the groups that they make.
+
+    `detail_of` and `score_of` give the agreement of fine structure and the score of further pairs (K, 2). `certain_M` is
+    False: whether pixels are equal is for others to see.
+    """
+    apart_M = (score_M >= FLOOR) & (margins(n, pairs_M2, score_M) >= MARGIN)
+    sure = sure_score(n, pairs_M2[~apart_M], score_M[~apart_M])
+    taken_M = apart_M & (score_M >= sure)
+    taken_M |= _by_detail(pairs_M2, score_M, apart_M, taken_M, detail_of)
+    needed_M = np.where(_two_labels(pairs_M2, labels_N), sure + STRONG, 0)
+    groups_N = _groups(
+        n, pairs_M2[taken_M & (score_M >= needed_M)], score_M[taken_M & (score_M >= needed_M)], sure, score_of
+    )
+    kept_M = taken_M & (groups_N[pairs_M2[:, 0]] == groups_N[pairs_M2[:, 1]])
+    order = np.argsort(-score_M[kept_M], kind="stable")
+    return Copies(
+        pairs_M2[kept_M][order],
+        10.0 ** -score_M[kept_M][order],
+        np.zeros(int(kept_M.sum()), bool),
+        groups_N,
+        limit=float(10.0**-sure),
+        doubted_K2=pairs_M2[taken_M & ~kept_M],
+        false_share=_false_share(pairs_M2, labels_N, taken_M, (score_M > 0) & ~apart_M),
+    )
+
+
+def margins(n: int, pairs_M2: np.ndarray, score_M: np.ndarray) -> np.ndarray:
+    """(M,): how much better each pair agrees than its images do with those that are not their copies.
+
+    The copies of one image are those before the widest gap in its list of scores, best first; the margin of a pair is the
+    widest gap after it, for either image, whichever is less. So ten copies of one image do not rule each other out.
+
+    >>> margins(4, np.array([[0, 1], [0, 2], [1, 3]]), np.array([2.0, 0.5, 0.25])).tolist()
+    [1.5, 0.5, 0.25]
+    """
+    order = np.concatenate([np.arange(len(pairs_M2))] * 2)
+    image = pairs_M2.T.ravel()
+    place = np.lexsort((-score_M[order], image))
+    image, order = image[place], order[place]
+    after = np.zeros(len(order))
+    follows = image[1:] == image[:-1]
+    after[:-1][follows] = score_M[order[1:]][follows]
+    gap = score_M[order] - np.maximum(after, 0)
+    for k in range(len(gap) - 2, -1, -1):
+        if image[k] == image[k + 1]:
+            gap[k] = max(gap[k], gap[k + 1])
+    out = np.full(len(pairs_M2), np.inf)
+    np.minimum.at(out, order, gap)
+    return out
+
+
+def sure_score(n: int, pairs_M2: np.ndarray, score_M: np.ndarray) -> float:
+    """The score that look-alikes do not reach, from those pairs of n images that are look-alikes.
+
+    Of each image its most alike other one; then as far beyond the middle of these as `REACH` says.
+    """
+    best_N = np.zeros(n)
+    for column in (0, 1):
+        np.maximum.at(best_N, pairs_M2[:, column], score_M)
+    middle, upper = np.quantile(best_N, [0.5, 0.9]) if n else (0.0, 0.0)
+    return float(np.clip(middle + REACH * (upper - middle), LOWEST, CEILING))
+
+
+def _by_detail(
+    pairs_M2: np.ndarray, score_M: np.ndarray, apart_M: np.ndarray, taken_M: np.ndarray, detail_of: DetailOf
+) -> np.ndarray:
+    """(M,): pairs that are not sure, but whose fine structure agrees; none where that of look-alikes does too."""
+    out = np.zeros(len(pairs_M2), bool)
+    asked = np.flatnonzero(apart_M & ~taken_M)
+    if len(asked):
+        alike = np.flatnonzero(~apart_M)
+        alike = alike[np.argsort(-score_M[alike], kind="stable")][:400]
+        shared = detail_of(pairs_M2[alike])
+        if not len(alike) or np.quantile(shared, 0.9) <= SHARED_DETAIL:
+            out[asked] = detail_of(pairs_M2[asked]) >= FINE
+    return out
+
+
+def _two_labels(pairs_M2: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+    first, second = labels_N[pairs_M2].T
+    different: np.ndarray = (first != second) & (first >= 0) & (second >= 0)
+    return different
+
+
+def _groups(n: int, pairs_M2: np.ndarray, score_M: np.ndarray, sure: float, score_of: ScoreOf) -> np.ndarray:
+    """int64 (n,): of images that are connected, those that the best connected one confirms; then of the rest, and so on."""
+    connected_N = merge_groups(n, pairs_M2)
+    near: dict[int, dict[int, float]] = {}
+    for (i, j), value in zip(pairs_M2.tolist(), score_M.tolist(), strict=True):
+        near.setdefault(i, {})[j] = near.setdefault(j, {})[i] = value
+    groups_N = np.arange(n, dtype=np.int64)
+    by_component: dict[int, list[int]] = {}
+    for i in near:
+        by_component.setdefault(int(connected_N[i]), []).append(i)
+    for members in by_component.values():
+        for group in _stars(sorted(members), near, sure, score_of):
+            groups_N[group] = min(group)
+    return groups_N
+
+
+def _stars(members: list[int], near: dict[int, dict[int, float]], sure: float, score_of: ScoreOf) -> list[list[int]]:
+    """The members in groups around the best connected of them; images that were not compared with it are now."""
+    left, stars = list(members), []
+    while len(left) > 1:
+        hub = max(left, key=lambda i: (sum(j in near[i] for j in left), sum(near[i].get(j, 0) for j in left), -i))
+        others = [i for i in left if i != hub]
+        unknown = [i for i in others if i not in near[hub]]
+        found = {i: near[hub][i] for i in others if i in near[hub]}
+        if unknown:
+            pairs = np.array([(min(hub, i), max(hub, i)) for i in unknown])
+            found |= {i: v for i, v in zip(unknown, score_of(pairs).tolist(), strict=True) if v >= sure}
+        if len(found) >= LARGE:
+            found = {i: v for i, v in found.items() if v >= sure + STRONG}
+        stars.append([hub, *found])
+        left = [i for i in others if i not in found]
+    return stars
+
+
+def _false_share(pairs_M2: np.ndarray, labels_N: np.ndarray, taken_M: np.ndarray, alike_M: np.ndarray) -> float | None:
+    """Of the pairs taken, the share that is wrong if wrong ones have two labels as often as other look-alikes do."""
+    known_M = (labels_N[pairs_M2] >= 0).all(axis=1)
+    two_M = _two_labels(pairs_M2, labels_N)
+    taken, alike = known_M & taken_M, known_M & alike_M
+    if not taken.any() or (two_M & alike).sum() < 5:
+        return None
+    return float(min(1.0, two_M[taken].mean() / two_M[alike].mean()))
