@@ -12,9 +12,7 @@ from PIL import Image, ImageOps
 import headstart
 from conftest import write_photos
 from headstart import Recipe
-from headstart.data.dataset import Dataset
 from headstart.data.scenes import render
-from headstart.data.split import mend_split
 from headstart.verbs import learn
 
 
@@ -86,20 +84,3 @@ def test_no_picture_of_the_test_side_took_part_in_the_choice(
     assert asked
     assert not {path for path, side in split.items() if side == "test"} & asked
     assert torn(split) == []
-
-
-def test_mending_with_known_labels_takes_from_the_test_side_only() -> None:
-    names = (*["train"] * 22, "val", "val", "test", "test", "test", "test")
-    n = len(names)
-    given = Dataset(
-        root=Path("x"), paths=tuple(map(str, range(n))), labels=np.array([0, 1] * 14), classes=("a", "b"),
-        split=np.full(n, "", dtype="<U5"), groups=np.arange(n),
-    )  # fmt: skip
-    dealt = Dataset(given.root, given.paths, given.labels, given.classes, np.array(names), given.groups)
-    groups = np.arange(n)
-    groups[24], groups[25] = 0, 22  # a copy of a training picture in test, and one of val
-    options = {"seed": 0, "val": 0.2, "test": 0.2}
-    known = mend_split(dealt, given, groups, known=True, **options).split.tolist()
-    assert known == [*["train"] * 22, "val", "val", "train", "val", "test", "test"]
-    usual = mend_split(dealt, given, groups, **options).split.tolist()
-    assert usual == ["test", *["train"] * 21, "test", "val", "test", "test", "test", "test"]

@@ -1,12 +1,13 @@
-"""Train, validation and test: stratified, seeded, and never with copies of one picture on two sides.
+"""Training, validation and test set: stratified, seeded, and without copies of one image in two of them.
 
 A split is a small CSV with a hash, so that two people can speak of the same one. A split that came with the data is
-used as it is; what is missing is carved from its training part.
+used as it is; what is missing is carved from its training set.
 
-Each class is dealt out by itself: its groups are put into an order that depends on the seed and on a path of theirs
-only (neither on the order of rows nor on other groups), and taken one by one as long as they fit. So adding a picture
-moves few others. Costs about 2 s per 100,000 pictures. Not for time series or for data in which whole classes
-must be held out: give a split for those (a `split` column), or groups (a `group` column).
+What is promised, the first first: groups that are named stay whole; each class has its share of each set; near-copies
+stay whole (`make_split`). `data.deal` does the dealing, in an order that depends on the seed and on a path of each group
+(neither on the order of rows nor on other groups), so that one more image moves few others. Costs about 2 s per 100,000
+images. Not for time series or for data in which whole classes must be held out: give a split for those (a `split`
+column).
 """
 
 from __future__ import annotations
@@ -14,63 +15,107 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from headstart.data.dataset import SPLITS, Dataset, hash_rows, split_name
-from headstart.data.duplicates import joined
+from headstart.data.deal import Deal, Group, deal_out, tolerated
+from headstart.data.duplicates import group_pairs, merge_groups
 from headstart.data.fixes import Fixes, given_and_left_out
-from headstart.data.near import near_pairs
 from headstart.data.table import csv_lines
 from headstart.errors import BadSplit, near_names
 from headstart.files import write_csv
 from headstart.progress import log
-from headstart.vision.memory import Source
-from headstart.vision.screen import Facts
 
 SPLIT_HEADER = ("path", "label", "split", "group", "sha256")
 """Columns of split.csv. Only path and split must be there when it is read."""
+SETS = {"train": "training set", "val": "validation set", "test": "test set"}
+"""What the names of the sets are called in sentences."""
+MIN_PER_SET = 5
+"""With fewer images of a class, a set tells next to nothing about it: 5 out of 5 right is the least that shows, at 95 %,
+that more than half of a class is recognised (0.05 ** (1 / 5) = 0.55; for 4 out of 4 it is 0.47). Calibration needs no more
+of a class, since temperature and threshold are fitted to all classes together."""
 
 
-def make_split(dataset: Dataset, *, seed: int = 0, val: float = 0.2, test: float = 0.2) -> Dataset:
-    """The data set with every labelled picture on one side. `val` and `test` are shares of what they are taken from.
+def make_split(
+    dataset: Dataset, *, seed: int = 0, val: float = 0.2, test: float = 0.2, near: np.ndarray | None = None
+) -> Dataset:
+    """The data set with each labelled image in a set. `val` and `test` are shares of what they are taken from; `near`
+    int64 (N,) has one number for images that are near-copies of each other.
 
-    - No split given: all labelled pictures are dealt out.
+    - No split given: all labelled images are dealt out.
     - train, val and test given: nothing changes. One of val and test missing: it is carved from train (a share of 0
-      leaves it out). No train given: labelled pictures that are not decided are the training part.
-    - Groups stay together. In each class, a side has at most its share and lacks less than the class's largest group
-      of it; with three groups or more, each side gets one at least; with fewer, train comes first.
+      leaves it out). No train given: labelled images that are in no set are the training set.
+    - The groups of the data set stay together, whatever the shares.
+    - Each class has its share of each set that is carved: to one image where the groups allow it, else as near as they
+      do. With three groups or more, each set has one of them at least; with fewer, train comes first. More than one
+      image and 2 % of the class away from the share is a warning that says why.
+    - Near-copies stay together as far as the shares allow it. Groups of them that stand in the way are taken apart, the
+      largest first, with a warning.
     - A group that a given val or test holds already is not carved from unless a class has nothing else.
-    - A group with several labels counts for its most frequent one. Unlabelled pictures get ''.
+    - A warning names classes of which the validation or the test set has too few images (`sets_too_small`).
 
-    Raises `BadSplit` for shares outside 0..1, and for a class with test or validation pictures but none to train on.
+    Unlabelled images get ''. The groups of the result are those of the data set, joined with the groups of near-copies
+    that were not taken apart.
+
+    Raises `BadSplit` for shares outside 0..1, and for a class with test or validation images but none to train on.
     """
     if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
         raise BadSplit(
             f"val={val:g} and test={test:g}: expected shares from 0 to 1 that leave something for training.",
             hint="The usual val=0.2 and test=0.2 leave 60 % for training.",
         )
+    wanted = {name: share for name, share in (("test", test), ("val", val)) if share > 0}
+    split = _given_split(dataset)
+    shares = {name: share for name, share in wanted.items() if not (split == name).any()}
+    if shares and (dataset.split[dataset.labels >= 0] != "").any():
+        carved = " and ".join(f"{name} ({share:.0%})" for name, share in shares.items())
+        log.info("The split of the data has no %s; carved from train with seed %d.", carved, seed)
+    made = _carved(dataset, split, shares, near, seed)
+    _require_training(made, made.split)
+    for sentence in sets_too_small(made):
+        log.warning("%s", sentence)
+    return made
+
+
+def _given_split(dataset: Dataset) -> np.ndarray:
+    """'<U5' (N,): the split that the data brings; where it has no training set, what is in no set is that."""
     labelled = dataset.labels >= 0
     split = np.where(labelled, dataset.split, "").astype("<U5")
-    wanted = {side: share for side, share in (("test", test), ("val", val)) if share > 0}
-    shares = {side: share for side, share in wanted.items() if not (split == side).any()}
+    undecided = labelled & (split == "")
     if not (split == "train").any():
-        split[labelled & (split == "")] = "train"
-    elif (labelled & (split == "")).any():
+        split[undecided] = "train"
+    elif undecided.any():
+        n = int(undecided.sum())
         log.info(
-            "%d labelled pictures have no side in the given split; they are not used.", (labelled & (split == "")).sum()
+            "%s no set in the given split; %s not used.",
+            *((f"{n:,} labelled images have", "they are") if n > 1 else ("1 labelled image has", "it is")),
         )
-    given = set(dataset.split[labelled].tolist()) - {""}
-    if given and shares:
-        carved = " and ".join(f"{side} ({share:.0%})" for side, share in shares.items())
-        log.info("The split of the data has no %s; carved from train with seed %d.", carved, seed)
-    _deal(dataset, split, shares, seed)
-    _require_training(dataset, split)
-    return replace(dataset, split=split)
+    return split
+
+
+def _carved(
+    dataset: Dataset, split: np.ndarray, shares: Mapping[str, float], near: np.ndarray | None, seed: int
+) -> Dataset:
+    """The data set with sets of these shares taken from the training set of `split`."""
+    joined_N = dataset.groups
+    if near is not None:
+        joined_N = merge_groups(len(dataset), group_pairs(dataset.groups), group_pairs(near))
+    if not shares:
+        return replace(dataset, split=split, groups=joined_N)
+    groups = _pool(dataset, split, joined_N, seed)
+    deals = deal_out(groups, shares)
+    dealt = split.copy()
+    for deal in deals:
+        for group, name in zip(deal.groups, deal.set_of, strict=True):
+            dealt[group.members] = name
+    kept_N = joined_N if near is None else _groups_kept(dataset.groups, joined_N, split, dealt)
+    for sentence in (*_shares_missed(dataset, deals), *_copies_divided(dataset, joined_N, kept_N)):
+        log.warning("%s", sentence)
+    return replace(dataset, split=dealt, groups=kept_N)
 
 
 def split_hash(dataset: Dataset) -> str:
@@ -124,101 +169,150 @@ def read_split(path: Path, dataset: Dataset, fixes: Fixes | None = None) -> Data
 # Dealing out
 
 
-@dataclass(frozen=True)
-class _Group:
-    """The pictures of one group that are to be dealt out."""
-
-    key: bytes
-    """Its place in the order: a hash of the seed and its first path."""
-    members: list[int]
-    label: int
-    elsewhere: frozenset[str]
-    """Given sides that hold pictures of this group already."""
-
-
-def _deal(dataset: Dataset, split: np.ndarray, shares: dict[str, float], seed: int) -> None:
-    """Move groups from 'train' to the sides that are to be carved, in place."""
-    if not shares:
-        return
-    groups = _pool(dataset, split, seed)
-    by_label: dict[int, list[_Group]] = {}
-    for group in groups:
-        by_label.setdefault(group.label, []).append(group)
-    for own in by_label.values():
-        for side, chosen in _deal_class(own, shares).items():
-            for group in chosen:
-                split[group.members] = side
-    _keep_classes(dataset, split, groups)
-
-
-def _pool(dataset: Dataset, split: np.ndarray, seed: int) -> list[_Group]:
-    """The groups with pictures in train, in the order of their keys."""
-    labels, sides, numbers = dataset.labels.tolist(), split.tolist(), dataset.groups.tolist()
-    by_number: dict[int, list[int]] = {}
-    for i in sorted(range(len(dataset)), key=dataset.paths.__getitem__):
-        by_number.setdefault(numbers[i], []).append(i)
-    groups = []
-    for listed in by_number.values():
-        members = [i for i in listed if sides[i] == "train"]
-        if members:
-            text = f"{seed}\0{dataset.paths[members[0]]}".encode("utf-8", "surrogatepass")
-            counts = Counter(labels[i] for i in members)
-            label = min(counts, key=lambda k: (-counts[k], k)) if len(counts) > 1 else labels[members[0]]
-            others = frozenset(sides[i] for i in listed) - {"train", ""}
-            groups.append(_Group(hashlib.sha256(text).digest(), members, label, others))
+def _pool(dataset: Dataset, split: np.ndarray, joined_N: np.ndarray, seed: int) -> list[Group]:
+    """The groups `joined_N` with images in the training set, in the order of their keys; hard groups are their parts."""
+    hard, joined = dataset.groups.tolist(), joined_N.tolist()
+    listed: dict[int, dict[int, list[int]]] = {}
+    for i in sorted(np.flatnonzero(split != "").tolist(), key=dataset.paths.__getitem__):
+        listed.setdefault(joined[i], {}).setdefault(hard[i], []).append(i)
+    labels, sets = dataset.labels.tolist(), split.tolist()
+    groups: list[Group] = []
+    for by_hard in listed.values():
+        parts = [_group(dataset.paths, labels, sets, members, seed) for members in by_hard.values()]
+        if len(parts) > 1:
+            whole = sorted((i for members in by_hard.values() for i in members), key=dataset.paths.__getitem__)
+            parts = [_group(dataset.paths, labels, sets, whole, seed, tuple(filter(None, parts)))]
+        groups += filter(None, parts)
     return sorted(groups, key=lambda group: group.key)
 
 
-def _deal_class(groups: list[_Group], shares: dict[str, float]) -> dict[str, list[_Group]]:
-    """Groups of one class for each side to be carved; the rest, one at least, stays in train."""
-    total = sum(len(group.members) for group in groups)
-    left = list(groups)
-    dealt: dict[str, list[_Group]] = {}
-    for n, (side, share) in enumerate(shares.items()):
-        everyone = len(groups) >= 3  # enough for each side and train: then each gets one
-        reserve = 1 + (len(shares) - n - 1 if everyone else 0)
-        clean = [group for group in left if not group.elsewhere]
-        target = int(share * total + 0.5)
-        chosen = _fill(clean, target, min(len(clean), len(left) - reserve))
-        if not chosen and everyone and len(left) > reserve:
-            chosen = [min(clean or left, key=lambda group: len(group.members))]
-        dealt[side] = chosen
-        taken = {group.key for group in chosen}
-        left = [group for group in left if group.key not in taken]
-    return dealt
+def _group(
+    paths: Sequence[str],
+    labels: Sequence[int],
+    sets: Sequence[str],
+    listed: Sequence[int],
+    seed: int,
+    parts: tuple[Group, ...] = (),
+) -> Group | None:
+    """The images of a group that are in the training set; None if there are none. `listed` is in the order of paths."""
+    members = [i for i in listed if sets[i] == "train"]
+    if not members:
+        return None
+    key = hashlib.sha256(f"{seed}\0{paths[members[0]]}".encode("utf-8", "surrogatepass")).digest()
+    counts = (
+        tuple(sorted(Counter([labels[i] for i in members]).items())) if len(members) > 1 else ((labels[members[0]], 1),)
+    )
+    return Group(key, members, counts, len(members) == len(listed), parts)
 
 
-def _fill(groups: list[_Group], target: int, most: int) -> list[_Group]:
-    """Groups in order, each that still fits into `target` pictures, `most` groups at most."""
-    chosen: list[_Group] = []
-    size = 0
-    for group in groups:
-        if len(chosen) < most and size + len(group.members) <= target:
-            chosen.append(group)
-            size += len(group.members)
-    return chosen
-
-
-def _keep_classes(dataset: Dataset, split: np.ndarray, groups: list[_Group]) -> None:
-    """Bring back groups of several labels until each class that was there to train on is again in train."""
-    for label in range(len(dataset.classes)):
-        if not ((split == "train") & (dataset.labels == label)).any():
-            holding = [group for group in groups if (dataset.labels[group.members] == label).any()]
-            if holding:
-                split[holding[0].members] = "train"
+def _groups_kept(hard_N: np.ndarray, joined_N: np.ndarray, before_N: np.ndarray, after_N: np.ndarray) -> np.ndarray:
+    """int64 (N,): `joined_N`, but for groups that were dealt to several sets: these fall apart into their hard groups."""
+    used = np.flatnonzero(after_N != "")
+    place = np.unique(after_N[used], return_inverse=True)[1]
+    numbers, sets = np.unique(np.unique(joined_N[used] * 4 + place) // 4, return_counts=True)
+    moved_N = np.isin(joined_N, joined_N[before_N != after_N])
+    divided_N = moved_N & np.isin(joined_N, numbers[sets > 1])
+    return np.where(divided_N, merge_groups(len(hard_N), group_pairs(hard_N)), joined_N)
 
 
 def _require_training(dataset: Dataset, split: np.ndarray) -> None:
     for label, name in enumerate(dataset.classes):
-        sides = split[dataset.labels == label]
-        held = int(np.isin(sides, ("val", "test")).sum())
-        if held and not (sides == "train").any():
+        sets = split[dataset.labels == label]
+        held = int(np.isin(sets, ("val", "test")).sum())
+        if held and not (sets == "train").any():
             trained = [c for k, c in enumerate(dataset.classes) if (split[dataset.labels == k] == "train").any()]
             near = near_names(name, trained)
             raise BadSplit(
-                f"{dataset.root}: class {name!r} has {held:,} pictures for validation or test, but none to train on.",
-                hint=near or "Move some of them into train, or remove the class.",
+                f"{dataset.root}: class {name!r} has {_images(held)} for validation or test, but none to train on.",
+                hint=near or "Move some of them into the training set, or remove the class.",
             )
+
+
+# Warnings
+
+
+def sets_too_small(dataset: Dataset) -> list[str]:
+    """A sentence for the validation set and one for the test set, where one has images, but fewer than `MIN_PER_SET` of
+    a class that the data has."""
+    classes = sorted(set(dataset.labels.tolist()) - {-1})
+    sentences = []
+    for name, purpose in (("val", "to choose and calibrate by"), ("test", "to tell how well it is recognised")):
+        counts = Counter(dataset.labels[dataset.split == name].tolist())
+        few = sorted((counts[k], k) for k in classes if counts[k] < MIN_PER_SET)
+        if counts and few:
+            listed = _listed(
+                [f"{n if place else _images(n)} of {dataset.classes[k]!r}" for place, (n, k) in enumerate(few)]
+            )
+            one = len(few) == 1
+            purpose = purpose if one else purpose.replace("it is", "they are")
+            sentences.append(
+                f"The {SETS[name]} has {listed}: too few {purpose}. "
+                f"Add images of {'this class' if one else 'these classes'}, or make the set larger."
+            )
+    return sentences
+
+
+def _shares_missed(dataset: Dataset, deals: Sequence[Deal]) -> list[str]:
+    """A sentence for each class that is not near its shares (`tolerated`), the worst first; of many, for the first 3."""
+    found = []
+    for deal in deals:
+        off = {cell: abs(deal.off(*cell)) for cell in deal.wanted}
+        for label in {label for (_, label), by in off.items() if by > tolerated(deal.total[label])}:
+            worst = max(by for (_, of), by in off.items() if of == label) / deal.total[label]
+            found.append((-worst, label, _share_missed(dataset, deal, label)))
+    sentences = [sentence for _, _, sentence in sorted(found)]
+    more = [f"{len(sentences) - 3:,} more classes are off their shares."] if len(sentences) > 4 else sentences[3:]
+    return [*sentences[:3], *more]
+
+
+def _share_missed(dataset: Dataset, deal: Deal, label: int) -> str:
+    got = [
+        f"{_images(deal.images[name, label])} in the {SETS[name]} where {deal.wanted[name, label]:,} "
+        f"{'was' if deal.wanted[name, label] == 1 else 'were'} wanted"
+        for name in deal.carved
+        if abs(deal.off(name, label)) > tolerated(deal.total[label])
+    ]
+    return f"Class {dataset.classes[label]!r} has {' and '.join(got)}, because {_reason(deal, label)}."
+
+
+def _reason(deal: Deal, label: int) -> str:
+    """What keeps a class from its shares: groups that a given set has images of, its largest group, or other classes."""
+    groups = [deal.groups[g] for g in deal.groups_of[label]]
+    bound = sum(dict(group.counts)[label] for group in groups if not group.free)
+    largest = max(groups, key=lambda group: dict(group.counts)[label])
+    count, total = dict(largest.counts)[label], deal.total[label]
+    mixed = sum(len(group.counts) > 1 for group in groups)
+    if bound > count:
+        return f"{bound:,} of its {total:,} images are in groups that a given set has images of"
+    if mixed and count < 0.1 * total:
+        return f"{mixed:,} of its {len(groups):,} groups have images of other classes too"
+    others = ", which has images of other classes too" if len(largest.counts) > 1 else ""
+    return f"{f'{count:,} of ' if count < total else ''}its {total:,} images are one group{others}"
+
+
+def _copies_divided(dataset: Dataset, joined_N: np.ndarray, kept_N: np.ndarray) -> list[str]:
+    """A sentence on near-copies that were dealt to several sets, if there are any."""
+    divided = (joined_N != kept_N) & (dataset.labels >= 0)
+    divided = np.isin(joined_N, joined_N[divided]) & (dataset.labels >= 0)
+    if not divided.any():
+        return []
+    names = _listed([repr(dataset.classes[k]) for k in sorted(set(dataset.labels[divided].tolist()))])
+    return [
+        f"{_images(int(divided.sum()))} of {names} are near-copies of one another, but lie in different sets, so the test "
+        "may look too easy. Kept together, they would leave a set without its share of a class. Groups that you name "
+        "(--group-column, --group-from) are always kept together."
+    ]
+
+
+def _images(n: int) -> str:
+    return f"{n:,} image{'' if n == 1 else 's'}"
+
+
+def _listed(texts: Sequence[str]) -> str:
+    """The texts with commas and an 'and'; of more than four the first three, and how many more there are."""
+    if len(texts) > 4:
+        texts = [*texts[:3], f"{len(texts) - 3:,} more"]
+    return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
 
 
 # Reading
@@ -292,53 +386,3 @@ def _groups_of(dataset: Dataset, rows: list[dict[str, str]], index: dict[str, in
         if row["group"]:
             groups[index[row["path"]]] = first.setdefault(row["group"], index[row["path"]])
     return groups
-
-
-def split_apart(given: Dataset, sources: Sequence[Source], facts: Sequence[Facts], **dealt: Any) -> Dataset:
-    """`make_split` with its options `dealt`, and re-encoded, cut and mirrored copies on one side too (`mend_split`).
-
-    Pixels alone show them, of pictures `sources` of which `facts` are known: about 0.7 ms a picture, and fewer crops
-    are found than where features propose as well.
-    """
-    groups = joined(given.groups, near_pairs(None, sources, facts))
-    return mend_split(make_split(given, **dealt), given, groups, **dealt)
-
-
-def mend_split(dataset: Dataset, given: Dataset, groups: np.ndarray, *, known: bool = False, **dealt: Any) -> Dataset:
-    """The split data set with groups int64 (N,) that were found after splitting, each on one side where that is ours to say.
-
-    `given` is the data set before `make_split`, `dealt` its options. Only pictures whose side was carved are moved (test
-    before val before train): a given side stays, and a leak that the data brought is for the checks to report. Where so
-    much is alike (frames of a film) that a tenth of the training part would leave it, or all of a class, the split is
-    dealt anew. A group with half of all pictures is no group of copies, and groups that leave a side without pictures
-    (classes that are a group each) are none either: then the features tell too little, and nothing changes.
-
-    With `known` the labels of train and val have been used already, and none of these pictures may become test: groups
-    leave the test side instead (train before val before test), which may shrink.
-    """
-    mended = dataset
-    if np.unique(groups, return_counts=True)[1].max() <= max(len(dataset) // 2, 1):
-        mended = _mended(dataset, given, groups, known, **dealt)
-    if mended is dataset or set(mended.split.tolist()) != set(dataset.split.tolist()):
-        log.warning("Most pictures look alike: look-alikes are not kept on one side of the split.")
-        return dataset
-    return mended
-
-
-def _mended(dataset: Dataset, given: Dataset, groups: np.ndarray, known: bool, **dealt: Any) -> Dataset:
-    order = ("train", "val", "test") if known else ("test", "val", "train")
-    carved = set(dataset.split.tolist()) - set(given.split.tolist())
-    movable = np.isin(given.split, ("", "train")) & (dataset.split != "") & bool(carved)
-    split = dataset.split.copy()
-    by_group: dict[int, list[int]] = {}
-    for i in np.flatnonzero(movable):
-        by_group.setdefault(int(groups[i]), []).append(int(i))
-    for members in by_group.values():
-        sides = {str(split[i]) for i in members}
-        if len(sides) > 1:
-            split[members] = next(side for side in order if side in sides)
-    before, after = dataset.split == "train", split == "train"
-    if not known and (after.sum() < 0.9 * before.sum() or set(dataset.labels[before]) != set(dataset.labels[after])):
-        log.info("Many pictures look alike: the split is dealt anew, to keep them on one side.")
-        return make_split(replace(given, groups=groups), **dealt)
-    return replace(dataset, split=split, groups=groups)
