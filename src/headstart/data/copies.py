@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class Copies:
     certain_M: np.ndarray
     groups_N: np.ndarray
     limit: float = 0.0
-    doubted_K2: np.ndarray = np.empty((0, 2), np.int64)  # noqa: RUF009 (never written to)
+    doubted_K2: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
     false_share: float | None = None
 
     @classmethod
@@ -49,3 +49,10 @@ class Copies:
             self, pairs_M2=left, difference_M=self.difference_M[keep], certain_M=self.certain_M[keep],
             groups_N=merge_groups(len(groups_N), inside),
         )  # fmt: skip
+
+    def among(self, places_N: np.ndarray, n: int) -> Copies:
+        """The same among n images, where these N have the places `places_N`; the others are copies of nothing."""
+        _, first, which = np.unique(self.groups_N, return_index=True, return_inverse=True)
+        groups_n = np.arange(n, dtype=np.int64)
+        groups_n[places_N] = places_N[first][which]
+        return replace(self, pairs_M2=places_N[self.pairs_M2], groups_N=groups_n, doubted_K2=places_N[self.doubted_K2])
