@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from headstart.columns import columns, few, plain
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
-from headstart.data.dataset import open_dataset
-from headstart.data.duplicates import joined
+from headstart.data.copies import Copies
+from headstart.data.dataset import Dataset, open_dataset
+from headstart.data.duplicates import exact_groups, group_pairs, joined
 from headstart.data.fixes import read_fixes, write_fixes
 from headstart.data.groups import unsplittable
-from headstart.data.near import near_pairs
 from headstart.data.sources import Source, as_source
-from headstart.errors import DataError, HeadstartError, WriteError
+from headstart.errors import DataError, WriteError
 from headstart.files import write_csv
 from headstart.staging import check_keeps, check_out_file
 from headstart.verbs.labels import LabelError, backbones_for_labels, label_errors, see
@@ -44,10 +45,10 @@ class Checked:
         counts = few([f"{plain(name)} {n:,}" for name, n in self.classes.items()])
         lines = [f"{self.pictures:,} files, {self.usable:,} usable, {len(self.classes)} classes: {counts or 'none'}"]
         for f in self.findings:
-            lines.append(f"{f.severity:<8} {f.check:<19} {plain(f.message)}")
-            lines += [f"{'':29}{plain(p)}" for p in f.paths[:3]]
+            lines.append(f"{f.severity:<8} {f.check:<23} {plain(f.message)}")
+            lines += [f"{'':33}{plain(p)}" for p in f.paths[:3]]
             if len(f.paths) > 3:
-                lines.append(f"{'':29}and {len(f.paths) - 3:,} more")
+                lines.append(f"{'':33}and {len(f.paths) - 3:,} more")
         return "\n".join([*lines, *self._label_lines()])
 
     def _label_lines(self) -> list[str]:
@@ -85,7 +86,7 @@ def check(
     Args:
         data: Pictures with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: CSV to write, one row for each finding and path.
-        labels: Look for wrong labels too, by what a backbone sees; it finds more near-copies as well.
+        labels: Look for wrong labels too, by what a backbone sees.
         fixes: CSV of the suspected labels to write, to be edited and given back with --fix. Looks for wrong labels.
         fix: CSV of corrections to apply before looking; the data itself stays as it is.
         backbone: What to look for wrong labels with: a timm name; auto takes the best one with weights here.
@@ -107,34 +108,31 @@ def check(
     backbones = backbones_for_labels(backbone, weights_dir, offline) if labels or fixes is not None else ()
     note_groups(opened)
     looked = look(source, opened=opened)
-    dataset = looked.dataset
-    seen, failure = None, None
-    try:
-        seen = see(looked, backbones) if backbones else None
-    except HeadstartError as error:  # what can be found without is still to be written
-        failure = error
-    near = near_pairs(seen.values_ND if seen else None, looked.files, looked.facts)
-    dataset = replace(dataset, groups=joined(dataset.groups, near))
-    looked = replace(looked, dataset=dataset)
-    found = _with_groups(looked.findings(dataset), unsplittable(opened, source.groups_named_by))
+    dataset, copies = looked.dataset, looked.copies
+    found = _with_groups(looked.findings(dataset, copies), unsplittable(opened, source.groups_named_by))
     if out is not None:
         write_csv(Path(out), CHECKS_HEADER, checks_rows(found))
-    if failure is not None:
-        raise failure
-    suspected = label_errors(dataset, seen) if seen else None
+    together = joined(dataset.groups, group_pairs(copies.groups_N))
+    suspected = label_errors(replace(dataset, groups=together), see(looked, backbones)) if backbones else None
     if fixes is not None:
         write_fixes(Path(fixes), [(e.path, e.label, e.suggested, e.score) for e in suspected or []])
-    by_group: dict[int, list[str]] = {}
-    for path, group in zip(dataset.paths, dataset.groups.tolist(), strict=True):
-        by_group.setdefault(group, []).append(path)
     return Checked(
         pictures=len(looked.everything),
         usable=len(dataset),
         classes={name: int((dataset.labels == k).sum()) for k, name in enumerate(dataset.classes)},
         findings=found,
-        groups=[paths for paths in by_group.values() if len(paths) > 1],
+        groups=_groups(dataset, copies, looked.sha256s),
         label_errors=suspected,
     )
+
+
+def _groups(dataset: Dataset, copies: Copies, sha256s: Sequence[str]) -> list[list[str]]:
+    """Paths of the images that are copies of each other, group by group."""
+    groups_N = joined(exact_groups(sha256s), group_pairs(copies.groups_N))
+    by_group: dict[int, list[str]] = {}
+    for path, group in zip(dataset.paths, groups_N.tolist(), strict=True):
+        by_group.setdefault(group, []).append(path)
+    return [paths for paths in by_group.values() if len(paths) > 1]
 
 
 def _with_groups(found: list[Finding], problems: list[str]) -> list[Finding]:

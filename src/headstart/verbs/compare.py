@@ -97,8 +97,8 @@ def compare(
     require_trainable(looked.dataset)
     dataset = split_apart(looked.dataset, looked.files, looked.facts, seed=seed)
     _require_sides(dataset)
-    for finding in looked.findings(dataset):
-        if finding.check == "split_leak":
+    for finding in looked.findings(replace(dataset, groups=looked.dataset.groups), looked.copies):
+        if finding.check in ("split_leak", "possible_split_leak"):
             log.warning("%s", finding.message)
     if not named and not given:
         given = _best_of(here, looked, dataset, clock.left() / 4, seed)

@@ -180,7 +180,7 @@ def train_with(
     test = judge(*_labelled(predictions, dataset, "test"), classes, seed=recipe.seed)
     clock.lap("judge")
     classifier = replace(classifier, provenance=_provenance(source, dataset, looked, learned, fixes))
-    found = looked.findings(dataset)
+    found = looked.findings(replace(dataset, groups=given.groups), looked.copies)
     earlier = (out / MANIFEST).is_file()
     with folder_aside(out) as folder:
         save_classifier(classifier, folder)
