@@ -16,6 +16,7 @@ from headstart.data.dataset import Dataset, fingerprint, open_dataset
 from headstart.data.duplicates import exact_groups, group_pairs, joined, merge_groups
 from headstart.data.groups import require_splittable
 from headstart.data.near import find_copies
+from headstart.data.not_copies import NotCopies
 from headstart.data.proposals import proposal
 from headstart.data.sources import Source, as_source
 from headstart.errors import NoPictures
@@ -36,6 +37,8 @@ class Looked:
     everything_facts: tuple[Facts, ...]
     dataset: Dataset
     facts: tuple[Facts, ...]
+    not_copies: NotCopies
+    """Pairs that somebody says are no copies."""
 
     @cached_property
     def files(self) -> list[Path]:
@@ -60,8 +63,9 @@ class Looked:
 
     @cached_property
     def copies(self) -> Copies:
-        """What is taken for copies among the usable images, by their pixels."""
-        return find_copies(self.files, self.facts, self.dataset.labels)
+        """What is taken for copies among the usable images, by their pixels, less what somebody says are none."""
+        found = find_copies(self.files, self.facts, self.dataset.labels)
+        return self.not_copies.applied_to(found, self.dataset.paths, self.sha256s)
 
     def findings(self, dataset: Dataset, copies: Copies) -> list[Finding]:
         """What the checks say. `dataset` and `copies` are of the usable images; the groups are named ones."""
@@ -70,8 +74,16 @@ class Looked:
         return findings(everything, self.everything_facts, copies=copies.among(places_N, n))
 
 
-def look(data: Path | str | Source, *, opened: Dataset | None = None) -> Looked:
-    """Open `data`, if that was not done already, and look at every file. Raises `DataError` if nothing can be used."""
+def look(
+    data: Path | str | Source,
+    *,
+    opened: Dataset | None = None,
+    not_copies: NotCopies = NotCopies(),  # noqa: B008 (frozen)
+) -> Looked:
+    """Open `data`, if that was not done already, and look at every file.
+
+    Raises `DataError` if nothing can be used; `BadCopies` if a pair of `not_copies` is the same file.
+    """
     source = as_source(data)
     everything = open_dataset(source) if opened is None else opened
     facts = screen([everything.file(i) for i in range(len(everything))])
@@ -86,7 +98,10 @@ def look(data: Path | str | Source, *, opened: Dataset | None = None) -> Looked:
         bad = int((~keep).sum())
         log.warning("%s of %s files cannot be used; left out.", f"{bad:,}", f"{len(keep):,}")
     good = tuple(f for f, k in zip(facts, keep, strict=True) if k)
-    return Looked(everything, tuple(facts), with_identical_files(everything.take(keep), good), good)
+    dataset = with_identical_files(everything.take(keep), good)
+    looked = Looked(everything, tuple(facts), dataset, good, not_copies)
+    not_copies.check_files(dataset.paths, looked.sha256s)
+    return looked
 
 
 def prepare_groups(dataset: Dataset, source: Source) -> None:
