@@ -323,6 +323,16 @@ def test_what_somebody_filled_in_is_not_replaced(photos: Path, tmp_path: Path) -
     )
 
 
+def test_two_tables_under_one_name(photos: Path, tmp_path: Path) -> None:
+    for name in ("checks.csv", "checks-copies.csv"):
+        with pytest.raises(WriteError) as caught:
+            headstart.check(photos, out=tmp_path / "checks.csv", fixes=tmp_path / name)
+        assert str(caught.value) == (
+            f"{tmp_path / name}: is written for --out as well.\n  Choose another name for --fixes."
+        )
+    assert not list(tmp_path.iterdir())
+
+
 # Given back
 
 

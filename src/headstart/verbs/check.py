@@ -19,7 +19,7 @@ from headstart.data.sources import Source, as_source
 from headstart.errors import DataError, WriteError
 from headstart.files import write_csv
 from headstart.staging import check_keeps, check_out_file
-from headstart.verbs.copies_sheet import check_sheet_places, write_sheet
+from headstart.verbs.copies_sheet import check_sheet_places, sheet_places, write_sheet
 from headstart.verbs.labels import LabelError, backbones_for_labels, label_errors, see
 from headstart.verbs.look import look, note_groups
 
@@ -168,6 +168,10 @@ def _check_places(data: Path, out: Path | None, fixes: Path | None, fix: Path | 
         check_out_file(Path(out), data)
         check_keeps(Path(out), given)
         check_sheet_places(Path(out), data, given)
+    if fixes is not None and out is not None:
+        written = [place.resolve() for place in (Path(out), *sheet_places(Path(out)))]
+        if Path(fixes).resolve() in written:
+            raise WriteError(f"{fixes}: is written for --out as well.", hint="Choose another name for --fixes.")
     if fixes is not None:
         check_out_file(Path(fixes), data, option="--fixes")
         _check_unedited(Path(fixes))
