@@ -207,6 +207,7 @@ def test_files_that_are_no_table_of_copies(tmp_path: Path) -> None:
         (replace(SAME, evidence="same_pixels"), 0.014, "same pixels"),
         (NEAR, 0.014, "differs by 0.3\u202f% (limit in this data: 1.4\u202f%)"),
         (NEAR, 0.0, "differs by 0.3\u202f%"),
+        (replace(NEAR, difference="0.00004"), 0.0, "differs by less than 0.1\u202f%"),
         (replace(NEAR, difference=""), 0.014, "agrees as copies do"),
     ],
 )
@@ -256,9 +257,13 @@ def test_of_many_pairs_the_first_are_shown_and_those_with_two_labels() -> None:
     text = " ".join(Reader(copies_page(sheet(rows))).text.split())
     assert text.count("same file") == MOST_PAIRS  # once in the text below; one pair is another
     assert (
-        "300 of 350 pairs are shown: those with different labels, and of the others the first. "
-        "The other 50 are in checks-copies.csv."
+        "300 of 350 pairs are shown: those with different labels, and the first of the others. "
+        "The other 50 are in checks-copies.csv as well."
     ) in text
+    assert "300 of 350 pairs are shown: the first of them." in copies_page(sheet([SAME] * 350))
+    assert "100 of 350 pairs are shown: the first of those with different labels.</p>" in copies_page(
+        sheet([], tuple([NEAR] * 350))
+    )
 
 
 # What `check` writes

@@ -77,8 +77,8 @@ def copies_page(sheet: Sheet) -> str:
         sheet=sheet,
         images=list(small.values()),
         parts=[
-            ("copies", [_shown(row, sheet, number) for row in pairs], _left_out(len(pairs), len(sheet.pairs), sheet)),
-            ("doubted", [_shown(row, sheet, number) for row in doubted], _left_out(len(doubted), len(sheet.doubted))),
+            ("copies", [_shown(row, sheet, number) for row in pairs], _left_out(pairs, sheet.pairs, sheet.table)),
+            ("doubted", [_shown(row, sheet, number) for row in doubted], _left_out(doubted, sheet.doubted)),
         ],
         estimate=_estimate(sheet),
     )
@@ -98,11 +98,16 @@ def _shown(row: CopyRow, sheet: Sheet, number: Mapping[str, int]) -> Shown:
     return Shown((first, second), copy_evidence(row, sheet.limit), row.conflicting)
 
 
-def _left_out(shown: int, of: int, sheet: Sheet | None = None) -> str:
-    if shown == of:
+def _left_out(shown: Sequence[CopyRow], rows: Sequence[CopyRow], table: str = "") -> str:
+    """Which of the pairs are shown, in a sentence; '' if all are."""
+    if len(shown) == len(rows):
         return ""
-    where = f" The other {of - shown:,} are in {sheet.table}." if sheet is not None and sheet.table else ""
-    return f"{shown:,} of {of:,} pairs are shown: those with different labels, and of the others the first.{where}"
+    conflicting = sum(row.conflicting for row in rows)
+    which = "the first of those with different labels"
+    if conflicting <= len(shown):
+        which = "those with different labels, and the first of the others" if conflicting else "the first of them"
+    where = f" The other {len(rows) - len(shown):,} are in {table} as well." if table else ""
+    return f"{len(shown):,} of {len(rows):,} pairs are shown: {which}.{where}"
 
 
 def _estimate(sheet: Sheet) -> str:

@@ -227,7 +227,8 @@ def copy_evidence(pair: CopyRow, limit: float = 0.0) -> str:
     if not pair.difference:
         return "agrees as copies do"
     about = f" (limit in this data: {percent(limit)})" if limit else ""
-    return f"differs by {percent(float(pair.difference))}{about}"
+    difference = float(pair.difference)
+    return f"differs by {percent(difference) if difference >= 0.0005 else f'less than {percent(0.001)}'}{about}"
 
 
 def group_evidence(report: Report, groups: Sequence[Sequence[str]]) -> list[str]:
