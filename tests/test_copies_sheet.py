@@ -26,6 +26,7 @@ from headstart.data.not_copies import (
     COPIES_HEADER,
     CopyRow,
     NotCopies,
+    copy_row,
     copy_rows,
     doubted_rows,
     read_not_copies,
@@ -206,6 +207,7 @@ def test_files_that_are_no_table_of_copies(tmp_path: Path) -> None:
         (SAME, 0.014, "same file"),
         (replace(SAME, evidence="same_pixels"), 0.014, "same pixels"),
         (NEAR, 0.014, "differs by 0.3\u202f% (limit in this data: 1.4\u202f%)"),
+        (NEAR, 0.002, "differs by 0.3\u202f%, but the fine details agree (limit without them: 0.2\u202f%)"),
         (NEAR, 0.0, "differs by 0.3\u202f%"),
         (replace(NEAR, difference="0.00004"), 0.0, "differs by less than 0.1\u202f%"),
         (replace(NEAR, difference=""), 0.014, "agrees as copies do"),
@@ -295,10 +297,13 @@ def test_check_writes_a_page_and_a_table(scenes: Path, tmp_path: Path) -> None:
     assert ["forest/000.jpg", "forest/mirrored.jpg"] in checked.groups
 
 
-def test_without_copies_nothing_is_written_and_an_old_sheet_goes(photos: Path, tmp_path: Path) -> None:
+def test_without_copies_nothing_is_written_and_an_old_sheet_goes(scenes: Path, tmp_path: Path) -> None:
+    data, tmp_path = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(scenes, data, ignore=shutil.ignore_patterns("mirrored.jpg", "again.jpg"))
+    tmp_path.mkdir()
     write_copies(tmp_path / "checks-copies.csv", [NEAR])
     (tmp_path / "checks-copies.html").write_text(copies_page(sheet([NEAR])))
-    assert headstart.check(photos, out=tmp_path / "checks.csv").copies_page == ""
+    assert headstart.check(data, out=tmp_path / "checks.csv").copies_page == ""
     assert [p.name for p in tmp_path.iterdir()] == ["checks.csv"]
 
 
@@ -367,7 +372,8 @@ def test_a_pair_that_is_refused_is_no_copy_in_any_verb(scenes: Path, tmp_path: P
     assert "- said to be no copies (not_copies.csv): 1 pair of images\n" in (run / "README.md").read_text()
     page = (run / "report.html").read_text()
     assert '<p class="note">same file</p>' in page
-    assert f'<p class="note">differs by 1.0\u202f% (limit in this data: {100 * known["limit"]:.1f}\u202f%)' in page
+    near = next(copy_row(row) for row in read_csv(run / "copies.csv") if row["evidence"] == "near")
+    assert f'<p class="note">{copy_evidence(near, known["limit"])}</p>' in page
     headstart.report(run, out=tmp_path / "report.html", heat=False)
     assert '<p class="note">same file</p>' in (tmp_path / "report.html").read_text()
     made_again = headstart.reproduce(run, weights_dir=tiny_weights)

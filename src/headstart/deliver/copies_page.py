@@ -33,7 +33,7 @@ class Sheet:
     files: Mapping[str, Path]
     sets: Mapping[str, str]
     limit: float
-    """The largest difference that counts as a copy in this data."""
+    """The largest difference that is sure to be a copy in this data."""
     table: str
     """Name of the table beside the page; '' if there is none."""
     commands: Sequence[tuple[str, str]] = ()

@@ -84,7 +84,7 @@ class Report:
     pairs: tuple[CopyRow, ...] | None = None
     """Pairs of images that are taken for copies, with what speaks for it; None if the run does not say."""
     copy_limit: float = 0.0
-    """The largest difference that counts as a copy in this data; 0 if it is not known."""
+    """The largest difference that is sure to be a copy in this data; 0 if it is not known."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """path -> label, of the pictures in `groups`."""
     sides: Mapping[str, str] = field(default_factory=dict)

@@ -217,7 +217,8 @@ def confidence(report: Report) -> str:
 
 
 def copy_evidence(pair: CopyRow, limit: float = 0.0) -> str:
-    """Why two images are taken for copies, in words; `limit` is the largest difference that counts, 0 if it is not known.
+    """Why two images are taken for copies, in words; `limit` is the largest difference that counts without a
+    look at fine details, 0 if it is not known.
 
     >>> copy_evidence(CopyRow("a.jpg", "b.jpg", evidence="near", difference="0.00312"), 0.014)
     'differs by 0.3\\u202f% (limit in this data: 1.4\\u202f%)'
@@ -226,8 +227,10 @@ def copy_evidence(pair: CopyRow, limit: float = 0.0) -> str:
         return pair.evidence.replace("_", " ")
     if not pair.difference:
         return "agrees as copies do"
-    about = f" (limit in this data: {percent(limit)})" if limit else ""
     difference = float(pair.difference)
+    about = f" (limit in this data: {percent(limit)})" if limit else ""
+    if limit and difference > limit:
+        about = f", but the fine details agree (limit without them: {percent(limit)})"
     return f"differs by {percent(difference) if difference >= 0.0005 else f'less than {percent(0.001)}'}{about}"
 
 
