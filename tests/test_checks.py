@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ import pytest
 from PIL import Image
 
 from headstart.data.checks import CHECKS, CHECKS_HEADER, Finding, checks_rows, findings, get_avg_size, usable
+from headstart.data.copies import Copies
 from headstart.data.dataset import Dataset, open_dataset
+from headstart.data.duplicates import merge_groups
+from headstart.data.near import find_copies
 from headstart.errors import NoPictures
 from headstart.files import read_csv, write_csv
 from headstart.vision.screen import Facts, screen
@@ -44,8 +48,8 @@ def facts_of(n: int, **changes: object) -> list[Facts]:
     return facts
 
 
-def found(data: Dataset, facts: list[Facts], near: np.ndarray | None = None) -> dict[str, Finding]:
-    listed = findings(data, facts, near=near)
+def found(data: Dataset, facts: list[Facts], copies: Copies | None = None) -> dict[str, Finding]:
+    listed = findings(data, facts, copies=copies)
     assert len({finding.check for finding in listed}) == len(listed)
     return {finding.check: finding for finding in listed}
 
@@ -121,36 +125,134 @@ def test_copies_under_two_labels_and_on_two_sides() -> None:
         "exact_duplicates",
         "warning",
         both,
-        "2 pictures are the same file, byte for byte (cats/0.jpg and dogs/9.jpg); a split must keep them together.",
+        "2 images are the same file, byte for byte (cats/0.jpg and dogs/9.jpg); a split must keep them together.",
     )
     assert by_name["label_conflict"] == Finding(
         "label_conflict",
         "error",
         both,
-        "2 pictures are the same picture under different labels (cats/0.jpg and dogs/9.jpg: 'cats' and 'dogs').",
+        "2 images are the same image under different labels (cats/0.jpg and dogs/9.jpg: 'cats' and 'dogs').",
     )
     assert by_name["split_leak"] == Finding(
         "split_leak",
         "error",
         both,
-        "2 pictures are the same picture or group on different sides of the split (cats/0.jpg and dogs/9.jpg: train and "
-        "test); measured accuracy will be too high.",
+        "2 images are the same image, or of one group, in different sets of the split (cats/0.jpg and dogs/9.jpg: train "
+        "and test); measured accuracy will be too high.",
     )
 
 
-def test_near_copies_are_given_or_found_by_hash() -> None:
+def copies(*pairs: tuple[int, int], certain: int = 0, n: int = 20, **more: object) -> Copies:
+    """Copies among `n` images, of whose pairs the first are certain."""
+    pairs_M2 = np.array(pairs, np.int64).reshape(-1, 2)
+    certain_M = np.arange(len(pairs)) < certain
+    return Copies(pairs_M2, np.where(certain_M, 0, 0.01), certain_M, merge_groups(n, pairs_M2), 0.02, **more)
+
+
+def test_near_copies_are_those_that_are_given() -> None:
     facts = facts_of(20)
-    near = np.arange(20)
-    near[[3, 4]] = 2
-    near[9] = 8
-    given = found(dataset(NAMES), facts, near)["near_duplicates"]
-    assert given.paths == ("cats/2.jpg", "cats/3.jpg", "cats/4.jpg", "cats/8.jpg", "cats/9.jpg")
-    assert given.message == (
-        "5 pictures in 2 groups are nearly the same picture (for example cats/2.jpg and cats/3.jpg); a split must keep "
-        "them together."
+    facts[5] = Facts(**{**vars(facts[5]), "dhash": facts[6].dhash})  # a hash makes nothing a copy
+    assert set(found(dataset(NAMES), facts)) == {"size_summary"}
+    near = found(dataset(NAMES), facts, copies((2, 3), (2, 4), (8, 9)))
+    assert near["near_duplicates"] == Finding(
+        "near_duplicates",
+        "warning",
+        ("cats/2.jpg", "cats/3.jpg", "cats/4.jpg", "cats/8.jpg", "cats/9.jpg"),
+        "5 images in 2 groups are nearly the same (for example cats/2.jpg and cats/3.jpg); a split must keep them together.",
     )
-    facts[5] = Facts(**{**vars(facts[5]), "dhash": facts[6].dhash ^ 3})
-    assert found(dataset(NAMES), facts)["near_duplicates"].paths == ("cats/5.jpg", "cats/6.jpg")
+    assert set(near) == {"near_duplicates", "size_summary"}
+    counted = found(dataset(NAMES), facts, copies((2, 3), false_share=0.004))["near_duplicates"]
+    assert counted.message == (
+        "2 images are nearly the same (cats/2.jpg and cats/3.jpg); a split must keep them together. "
+        "An estimated 0.4 % of these pairs are wrong, judging by their labels."
+    )
+
+
+def test_identical_files_are_no_near_copies() -> None:
+    facts = facts_of(20)
+    facts[3] = Facts(**vars(facts[2]))
+    assert set(found(dataset(NAMES), facts, copies((2, 3), certain=1))) == {"exact_duplicates", "size_summary"}
+
+
+def test_near_copies_under_two_labels_are_doubts_and_no_errors() -> None:
+    by_name = found(dataset(NAMES), facts_of(20), copies((1, 12), (3, 17), (4, 5)))
+    assert set(by_name) == {"near_duplicates", "possible_label_conflict", "size_summary"}
+    assert by_name["possible_label_conflict"] == Finding(
+        "possible_label_conflict",
+        "warning",
+        ("cats/1.jpg", "dogs/2.jpg", "cats/3.jpg", "dogs/7.jpg"),
+        "2 pairs of images under different labels may show the same thing (for example cats/1.jpg and dogs/2.jpg: 'cats' "
+        "and 'dogs'); look at them.",
+    )
+    assert found(dataset(NAMES), facts_of(20), copies((1, 12)))["possible_label_conflict"].message == (
+        "1 pair of images under different labels may show the same thing (cats/1.jpg and dogs/2.jpg: 'cats' and 'dogs'); "
+        "look at it."
+    )
+
+
+def test_an_image_without_a_label_is_in_no_conflict() -> None:
+    data = dataset(NAMES)
+    data = replace(data, labels=np.where(np.arange(20) == 12, -1, data.labels))
+    assert set(found(data, facts_of(20), copies((1, 12)))) == {"near_duplicates", "small_class", "size_summary"}
+
+
+def test_the_same_pixels_under_two_labels_are_an_error() -> None:
+    by_name = found(dataset(NAMES), facts_of(20), copies((1, 2), (1, 12), certain=2))
+    assert set(by_name) == {"near_duplicates", "label_conflict", "size_summary"}
+    assert by_name["label_conflict"] == Finding(
+        "label_conflict",
+        "error",
+        ("cats/1.jpg", "cats/2.jpg", "dogs/2.jpg"),
+        "3 images are the same image under different labels (for example cats/1.jpg and dogs/2.jpg: 'cats' and 'dogs').",
+    )
+
+
+def test_near_copies_in_two_sets_are_doubts_and_no_errors() -> None:
+    split = dict.fromkeys(NAMES, "train") | {"cats/2.jpg": "test", "cats/5.jpg": "val"}
+    by_name = found(dataset(NAMES, split), facts_of(20), copies((1, 2), (4, 5), (6, 7)))
+    assert set(by_name) == {"near_duplicates", "possible_split_leak", "size_summary"}
+    assert by_name["possible_split_leak"] == Finding(
+        "possible_split_leak",
+        "warning",
+        ("cats/1.jpg", "cats/2.jpg", "cats/4.jpg", "cats/5.jpg"),
+        "2 pairs of images in different sets of the split may be copies of one image (for example cats/1.jpg and "
+        "cats/2.jpg: train and test); if so, measured accuracy will be too high.",
+    )
+    assert "possible_split_leak" not in found(dataset(NAMES), facts_of(20), copies((1, 2)))
+    named = dataset(NAMES, split, groups=[0, 1, 1, *range(3, 20)])
+    by_name = found(named, facts_of(20), copies((1, 2)))
+    assert by_name["split_leak"].paths == ("cats/1.jpg", "cats/2.jpg")
+    assert "possible_split_leak" not in by_name
+
+
+def test_the_same_pixels_in_two_sets_are_an_error() -> None:
+    split = dict.fromkeys(NAMES, "train") | {"cats/2.jpg": "test"}
+    by_name = found(dataset(NAMES, split), facts_of(20), copies((1, 2), certain=1))
+    assert (by_name["split_leak"].severity, by_name["split_leak"].paths) == ("error", ("cats/1.jpg", "cats/2.jpg"))
+    assert "possible_split_leak" not in by_name
+
+
+def test_copies_that_are_doubted() -> None:
+    doubted = np.array([[0, 1], [0, 2], [1, 2], [11, 12]])
+    by_name = found(dataset(NAMES), facts_of(20), copies(doubted_K2=doubted))
+    assert set(by_name) == {"doubted_copies", "size_summary"}
+    assert by_name["doubted_copies"] == Finding(
+        "doubted_copies",
+        "warning",
+        ("cats/0.jpg", "cats/1.jpg", "cats/2.jpg", "dogs/1.jpg", "dogs/2.jpg"),
+        "5 images agree as copies do, but in groups too large or with too many labels to be copies of one image (for "
+        "example cats/0.jpg and cats/1.jpg); they are treated as different images. If they belong together (one patient, "
+        "one object, one burst), name the groups: --group-column or --group-from.",
+    )
+
+
+def test_copies_among_files_that_cannot_be_used() -> None:
+    found_copies = copies((0, 2), certain=1, n=3, doubted_K2=np.array([[1, 2]]))
+    placed = found_copies.among(np.array([1, 3, 4]), 6)
+    assert placed.pairs_M2.tolist() == [[1, 4]]
+    assert placed.doubted_K2.tolist() == [[3, 4]]
+    assert placed.groups_N.tolist() == [0, 1, 2, 3, 1, 5]
+    assert Copies.none(2).among(np.array([0, 2]), 3).groups_N.tolist() == [0, 1, 2]
 
 
 def test_groups_of_the_data_that_straddle_its_split() -> None:
@@ -265,7 +367,9 @@ def test_every_kind_of_bad_file_is_named(tmp_path: Path) -> None:
 
     data = open_dataset(tmp_path)
     facts = screen([data.file(i) for i in range(len(data))])
-    by_name = found(data, facts)
+    good = np.flatnonzero(usable(facts))
+    seen = find_copies([data.file(i) for i in good], [facts[i] for i in good], data.labels[good]).among(good, len(data))
+    by_name = found(data, facts, seen)
 
     for name, (check, _) in BAD.items():
         assert f"train/cats/{name}" in by_name[check].paths, (name, check)
@@ -282,9 +386,10 @@ def test_every_kind_of_bad_file_is_named(tmp_path: Path) -> None:
         "train/cats/2 again.jpg",
         "train/cats/2.jpg",
     )
-    assert by_name["split_leak"].paths == ("test/cats/8 leaks.jpg", "train/cats/8.jpg")
+    assert by_name["possible_split_leak"].paths == ("test/cats/8 leaks.jpg", "train/cats/8.jpg")
+    assert "split_leak" not in by_name
     assert by_name["not_a_picture_name"].paths == ("train/cats/notes.txt",)
     assert int(usable(facts).sum()) == len(data) - 4
-    severities = [finding.severity for finding in findings(data, facts)]
+    severities = [finding.severity for finding in findings(data, facts, copies=seen)]
     assert severities == sorted(severities, key=["error", "warning", "info"].index)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

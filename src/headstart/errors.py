@@ -6,6 +6,7 @@
     │   ├── NoPictures             nothing in there can be read as a picture
     │   ├── BadLabels              labels that cannot be used: one class, an empty class, rows without files
     │   ├── BadSplit               a split that cannot be used, or does not fit the pictures
+    │   ├── BadCopies              a table of pairs that are no copies, which does not fit the images
     │   ├── BadSubmission          a sample submission that does not fit the pictures or the classes
     │   ├── BadArchive             an archive that is damaged, or holds what cannot be unpacked safely
     │   └── UnreadableImage        one picture; `reason` is a short code (see `vision.probe`)
@@ -72,6 +73,10 @@ class BadLabels(DataError):
 
 class BadSplit(DataError):
     """A split that cannot be used, or does not fit the pictures."""
+
+
+class BadCopies(DataError):
+    """A table of pairs that are said to be no copies, and that does not fit the images."""
 
 
 class BadSubmission(DataError):

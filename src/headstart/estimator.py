@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from headstart.model.classifier import predict_files
 from headstart.model.predictions import softmax
 from headstart.training.recipe import Recipe
 from headstart.verbs.learn import Clock, Tools, find_tools, learn
-from headstart.verbs.look import copies
+from headstart.verbs.look import with_identical_files
 from headstart.vision.memory import Source, look_at
 from headstart.vision.screen import Facts
 
@@ -265,7 +264,7 @@ def _dataset(facts: Sequence[Facts], labels_N: np.ndarray, classes: np.ndarray) 
         seen[marks[i]] += 1
     undecided, apart = np.full(len(facts), "", "<U5"), np.arange(len(facts))
     dataset = Dataset(Path("X"), tuple(names), labels_N, tuple(map(str, classes)), undecided, apart)
-    return replace(dataset, groups=copies(dataset, facts))
+    return with_identical_files(dataset, facts)
 
 
 def _refuse_unreadable(names: Sequence[str], bad: dict[int, Facts], why: str) -> None:

@@ -4,7 +4,9 @@ A check reads what `vision.screen` found out about each file (no picture is open
 `Finding`s, each a short sentence with a count and the paths that it is about. To add one: write a function of `Checked`
 that yields findings, and put it into `CHECKS`.
 
-Costs some milliseconds a thousand pictures. Not a judge of labels: wrong ones are looked for with a trained model.
+What is surely the same (the same file, the same pixels) gives errors; what only looks like a copy gives warnings, in words
+that leave room for doubt. Costs some milliseconds a thousand pictures. Not a judge of labels: wrong ones are looked for
+with a trained model; and not a finder of copies, which `data.near` is.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from headstart.data.copies import Copies
 from headstart.data.dataset import Dataset
-from headstart.data.duplicates import exact_groups, group_pairs, merge_groups, perceptual_pairs
+from headstart.data.duplicates import exact_groups, group_pairs, joined
 from headstart.errors import NoPictures
 from headstart.vision.screen import Facts
 
@@ -63,8 +67,24 @@ class Checked:
     """bool (N,)."""
     exact: np.ndarray
     """int64 (N,): groups of identical files."""
-    near: np.ndarray
-    """int64 (N,): groups of copies, identical files included."""
+    copies: Copies
+    """What is taken for copies among these pictures."""
+
+    @cached_property
+    def certain(self) -> np.ndarray:
+        """int64 (N,): groups of identical files and of images with the same pixels."""
+        return joined(self.exact, self.copies.pairs_M2[self.copies.certain_M])
+
+    @cached_property
+    def together(self) -> np.ndarray:
+        """int64 (N,): groups of what must be in one set beyond doubt: the certain copies, and the groups that are named."""
+        return joined(self.certain, group_pairs(self.dataset.groups))
+
+    def near_pairs(self, different: np.ndarray) -> list[tuple[int, int]]:
+        """Pairs of near-copies, not certain ones, in which two usable images have `different` values (N); '' is none."""
+        pairs = self.copies.pairs_M2[~self.copies.certain_M].tolist()
+        usable = [(i, j) for i, j in pairs if self.usable[i] and self.usable[j] and different[i] and different[j]]
+        return [(i, j) for i, j in usable if different[i] != different[j]]
 
     def paths(self, chosen: Iterable[int]) -> tuple[str, ...]:
         """Paths of pictures by index, as plain text."""
@@ -79,15 +99,14 @@ class Checked:
         return self.paths(i for i in self.readable() if true(self.facts[i]))
 
 
-def findings(dataset: Dataset, facts: Sequence[Facts], *, near: np.ndarray | None = None) -> list[Finding]:
+def findings(dataset: Dataset, facts: Sequence[Facts], *, copies: Copies | None = None) -> list[Finding]:
     """Run all of `CHECKS` on N pictures: errors first, then warnings, then notes.
 
-    `near`: int64 (N,), groups of near-duplicates (say, from features); by default those that the hashes of the files
-    and of the pictures show.
+    `copies` are those among these N pictures; without them, only identical files are known to be copies. The groups of
+    the data set are taken for groups that somebody named: those of near-copies are no part of them.
     """
     exact = exact_groups([fact.sha256 for fact in facts])
-    found = perceptual_pairs([fact.dhash for fact in facts]) if near is None else group_pairs(near)
-    checked = Checked(dataset, facts, usable(facts), exact, merge_groups(len(facts), group_pairs(exact), found))
+    checked = Checked(dataset, facts, usable(facts), exact, Copies.none(len(facts)) if copies is None else copies)
     order = ("error", "warning", "info")
     return sorted((f for check in CHECKS for f in check(checked)), key=lambda finding: order.index(finding.severity))
 
@@ -231,34 +250,75 @@ def exact_duplicates(c: Checked) -> Iterator[Finding]:
 
 def near_duplicates(c: Checked) -> Iterator[Finding]:
     """Copies that were saved again."""
-    groups = [g for g in _groups(c.near, c.usable) if len(set(c.exact[g])) > 1]
+    groups = [g for g in _groups(c.copies.groups_N, c.usable) if len(set(c.exact[g])) > 1]
     if groups:
-        text = f"{_members(groups)} nearly the same picture ({_example(c, groups)}); a split must keep them together."
+        text = f"{_members(groups)} nearly the same ({_example(c, groups)}); a split must keep them together."
+        wrong = c.copies.false_share
+        if wrong is not None:
+            text += f" An estimated {100 * wrong:.1f} % of these pairs are wrong, judging by their labels."
         yield Finding("near_duplicates", "warning", _joined(c, groups), text)
 
 
 def label_conflict(c: Checked) -> Iterator[Finding]:
-    """Copies with different labels: at least one label is wrong."""
+    """The same image with different labels: at least one label is wrong."""
     labels = c.dataset.labels
-    groups = [g for g in _groups(c.near, c.usable & (labels >= 0)) if len(set(labels[g])) > 1]
+    groups = [g for g in _groups(c.certain, c.usable & (labels >= 0)) if len(set(labels[g])) > 1]
     if groups:
         names = " and ".join(sorted({repr(c.dataset.label_name(i)) for i in groups[0]}))
-        text = f"{_members(groups)} the same picture under different labels ({_example(c, groups)}: {names})."
+        text = f"{_members(groups)} the same image under different labels ({_example(c, groups, labels)}: {names})."
         yield Finding("label_conflict", "error", _joined(c, groups), text)
 
 
-def split_leak(c: Checked) -> Iterator[Finding]:
-    """Copies, or members of one group, on different sides of the split that came with the data."""
-    split = c.dataset.split
-    together = merge_groups(len(split), group_pairs(c.near), group_pairs(c.dataset.groups))
-    groups = [g for g in _groups(together, c.usable & (split != "")) if len(set(split[g])) > 1]
-    if groups:
-        sides = " and ".join(name for name in ("train", "val", "test") if name in set(split[groups[0]]))
+def possible_label_conflict(c: Checked) -> Iterator[Finding]:
+    """Near-copies with different labels: one label is wrong, or they are no copies."""
+    names = np.array([c.dataset.label_name(i) if k >= 0 else "" for i, k in enumerate(c.dataset.labels)], object)
+    pairs = c.near_pairs(names)
+    if pairs:
+        i, j = pairs[0]
         text = (
-            f"{_members(groups)} the same picture or group on different sides of the split "
-            f"({_example(c, groups)}: {sides}); measured accuracy will be too high."
+            f"{_pictures(len(pairs), 'pair')} of images under different labels may show the same thing "
+            f"({_example_pair(c, pairs)}: {names[i]!r} and {names[j]!r}); look at {_them(pairs)}."
+        )
+        yield Finding("possible_label_conflict", "warning", c.paths(i for pair in pairs for i in pair), text)
+
+
+def split_leak(c: Checked) -> Iterator[Finding]:
+    """The same image, or one named group, in different sets of the split that came with the data."""
+    split = c.dataset.split
+    groups = [g for g in _groups(c.together, c.usable & (split != "")) if len(set(split[g])) > 1]
+    if groups:
+        sets = " and ".join(name for name in ("train", "val", "test") if name in set(split[groups[0]]))
+        text = (
+            f"{_members(groups)} the same image, or of one group, in different sets of the split "
+            f"({_example(c, groups, split)}: {sets}); measured accuracy will be too high."
         )
         yield Finding("split_leak", "error", _joined(c, groups), text)
+
+
+def possible_split_leak(c: Checked) -> Iterator[Finding]:
+    """Near-copies in different sets of the split that came with the data."""
+    split = c.dataset.split
+    pairs = [(i, j) for i, j in c.near_pairs(split) if c.together[i] != c.together[j]]
+    if pairs:
+        sets = " and ".join(str(split[i]) for i in pairs[0])
+        text = (
+            f"{_pictures(len(pairs), 'pair')} of images in different sets of the split may be copies of one image "
+            f"({_example_pair(c, pairs)}: {sets}); if so, measured accuracy will be too high."
+        )
+        yield Finding("possible_split_leak", "warning", c.paths(i for pair in pairs for i in pair), text)
+
+
+def doubted_copies(c: Checked) -> Iterator[Finding]:
+    """Images that agree as copies do, in groups that are too large or too mixed to be believed."""
+    pairs = [(i, j) for i, j in c.copies.doubted_K2.tolist() if c.usable[i] and c.usable[j]]
+    if pairs:
+        images = dict.fromkeys(i for pair in pairs for i in pair)
+        text = (
+            f"{len(images):,} images agree as copies do, but in groups too large or with too many labels to be copies of one "
+            f"image ({_example_pair(c, pairs)}); they are treated as different images. If they belong together (one "
+            "patient, one object, one burst), name the groups: --group-column or --group-from."
+        )
+        yield Finding("doubted_copies", "warning", c.paths(images), text)
 
 
 # Classes
@@ -288,6 +348,7 @@ def small_class(c: Checked) -> Iterator[Finding]:
 CHECKS: tuple[Callable[[Checked], Iterator[Finding]], ...] = (
     *(unreadable, rejected, label_conflict, split_leak),
     *(wrong_extension, animated, tiny, extreme_aspect, exact_duplicates, near_duplicates),
+    *(possible_label_conflict, possible_split_leak, doubted_copies),
     *(class_imbalance, small_class, cmyk, sixteen_bit, palette, alpha, exif_rotated, size_summary),
 )
 """All checks, in the order in which their findings are shown (within a severity)."""
@@ -315,12 +376,19 @@ def _joined(c: Checked, groups: list[np.ndarray]) -> tuple[str, ...]:
 
 def _members(groups: list[np.ndarray]) -> str:
     total = sum(len(group) for group in groups)
-    return f"{total:,} pictures" + (f" in {len(groups):,} groups" if len(groups) > 1 else "") + " are"
+    return f"{total:,} images" + (f" in {len(groups):,} groups" if len(groups) > 1 else "") + " are"
 
 
-def _example(c: Checked, groups: list[np.ndarray]) -> str:
+def _example(c: Checked, groups: list[np.ndarray], different: np.ndarray | None = None) -> str:
+    """The first two of the first group, or its first and the first that has another value of `different` (N)."""
     start = "for example " if len(groups) > 1 or len(groups[0]) > 2 else ""
-    return start + " and ".join(c.paths(groups[0][:2].tolist()))
+    first = int(groups[0][0])
+    others = [int(i) for i in groups[0][1:] if different is None or different[i] != different[first]]
+    return start + " and ".join(c.paths((first, others[0])))
+
+
+def _example_pair(c: Checked, pairs: list[tuple[int, int]]) -> str:
+    return ("for example " if len(pairs) > 1 else "") + " and ".join(c.paths(pairs[0]))
 
 
 def _class_counts(c: Checked) -> list[tuple[int, str]]:
@@ -348,3 +416,7 @@ def _is(things: Sequence[object]) -> str:
 
 def _has(things: Sequence[object]) -> str:
     return "has" if len(things) == 1 else "have"
+
+
+def _them(things: Sequence[object]) -> str:
+    return "it" if len(things) == 1 else "them"

@@ -84,6 +84,13 @@ class Copies:
             groups_N=merge_groups(len(groups_N), inside),
         )
 
+    def among(self, places_N: np.ndarray, n: int) -> Copies:
+        """The same among n images, where these N have the places `places_N`; the others are copies of nothing."""
+        _, first, which = np.unique(self.groups_N, return_index=True, return_inverse=True)
+        groups_n = np.arange(n, dtype=np.int64)
+        groups_n[places_N] = places_N[first][which]
+        return replace(self, pairs_M2=places_N[self.pairs_M2], groups_N=groups_n, doubted_K2=places_N[self.doubted_K2])
+
 
 def score(difference: np.ndarray) -> np.ndarray:
     """Powers of ten by which a difference is less than 1, at most 5.

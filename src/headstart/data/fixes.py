@@ -15,25 +15,21 @@ own, and a class that the data does not have is refused here as a slip of the pe
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from headstart.data.dataset import Dataset, nearest
-from headstart.data.table import csv_lines
-from headstart.errors import BadLabels, MissingData, near_names
+from headstart.data.dataset import Dataset
+from headstart.data.edited import check_ticks, counted, edited_rows, some, ticked
+from headstart.errors import BadLabels, near_names
 from headstart.files import write_csv
 from headstart.progress import log
 
 FIXES_HEADER = ("path", "label", "suggested", "score", "new_label", "drop")
 """Columns of fixes.csv."""
-
-YES = ("x", "yes", "y", "true", "1")
-"""What counts as an x."""
 
 
 @dataclass(frozen=True)
@@ -109,23 +105,23 @@ class Fixes:
         if strangers:
             near = near_names(strangers[0], list(place), n=1) if len(place) <= 10_000 else ""
             hint = near or f"Expected paths relative to {dataset.root}."
-            yield _counted("a path that is not in the data", map(repr, strangers)), hint
+            yield counted("a path that is not in the data", map(repr, strangers)), hint
         twice = [repr(path) for path, n in Counter(row.path for row in self.rows).items() if n > 1]
         if twice:
-            yield _counted("more than one row", twice, "path"), "Keep one row for each picture."
+            yield counted("more than one row", twice, "path"), "Keep one row for each picture."
         unknown = {row.new_label: row for row in self.rows if row.new_label and row.new_label not in dataset.classes}
         if unknown:
             listed = [f"{name!r} for {row.path!r}" for name, row in unknown.items()]
-            yield _counted("a new_label that is no class of the data", listed), _near_class(unknown, dataset)
+            yield counted("a new_label that is no class of the data", listed), _near_class(unknown, dataset)
         here = {row.path: dataset.label_name(place[row.path]) for row in self.rows if row.path in place}
         stale = [row for row in self.rows if row.path in here and row.label not in ("", here[row.path])]
         stale = [row for row in stale if not row.idle and row.new_label != here[row.path]]
         if stale:
             listed = [f"{row.path!r}: {row.label!r}, in the data {here[row.path]!r}" for row in stale]
-            yield _counted("a label that is not the one in the data", listed), "Was the table made for other data?"
+            yield counted("a label that is not the one in the data", listed), "Was the table made for other data?"
         both = [repr(row.path) for row in self.rows if row.drop and row.new_label]
         if both:
-            yield _counted("both a new_label and an x in drop", both), "Empty one of the two."
+            yield counted("both a new_label and an x in drop", both), "Empty one of the two."
 
 
 def read_fixes(path: Path | None) -> Fixes:
@@ -133,26 +129,15 @@ def read_fixes(path: Path | None) -> Fixes:
     if path is None:
         return Fixes(Path())
     place = Path(path)
-    lines = _read_lines(place)
-    header = [name.strip().casefold() for name in lines[0]] if lines else []
-    if "path" not in header or not {"new_label", "drop"} & set(header):
-        found = ", ".join(repr(name) for name in lines[0]) if lines else "nothing"
-        raise BadLabels(
-            f"{place}: is not a table of corrections: expected the columns path and new_label or drop, found {found}.",
-            hint="`headstart check DATA --labels --fixes fixes.csv` writes one.",
-        )
-    uneven = [n for n, line in enumerate(lines[1:], 2) if len(line) != len(header)]
-    if uneven:
-        raise BadLabels(
-            f"{place}: row {uneven[0]} has {len(lines[uneven[0] - 1])} cells where the header has {len(header)}.",
-            hint="A name with a comma in it must stand in double quotes.",
-        )
-    cells = [dict(zip(header, line, strict=True)) for line in lines[1:]]
-    wrong = [f"{row['path']!r}: {row['drop']!r}" for row in cells if _x(row.get("drop", "")) is None]
-    if wrong:
-        raise BadLabels(
-            f"{place}: {_counted('a drop that is neither x nor empty', wrong)}.", hint="Write x, or nothing."
-        )
+    cells = edited_rows(
+        place,
+        what="table of corrections",
+        fits=lambda header: "path" in header and bool({"new_label", "drop"} & header),
+        expected="path and new_label or drop",
+        hint="`headstart check DATA --labels --fixes fixes.csv` writes one.",
+        error=BadLabels,
+    )
+    check_ticks(place, cells, "drop", BadLabels)
     return Fixes(place, tuple(_fix(row) for row in cells))
 
 
@@ -162,7 +147,7 @@ def write_fixes(path: Path, rows: Iterable[tuple[str, str, str, float]]) -> None
 
 
 def _fix(row: Mapping[str, str]) -> Fix:
-    drop = bool(_x(row.get("drop", "")))
+    drop = bool(ticked(row.get("drop", "")))
     new_label = row.get("new_label", "").strip()
     return Fix(row["path"], row.get("label", ""), row.get("suggested", ""), row.get("score", ""), new_label, drop)
 
@@ -171,28 +156,11 @@ def _cells(row: Fix) -> tuple[str, ...]:
     return (row.path, row.label, row.suggested, row.score, row.new_label, "x" * row.drop)
 
 
-def _x(text: str) -> bool | None:
-    """Whether there is an x; None if that cannot be told."""
-    word = text.strip().casefold()
-    return True if word in YES else False if word in ("", "no", "n", "false", "0") else None
-
-
-def _read_lines(path: Path) -> list[list[str]]:
-    """Header and rows as a spreadsheet may have saved them, less those without anything in them."""
-    try:
-        return [line for line in csv_lines(path) if any(line)]
-    except FileNotFoundError:
-        raise MissingData(f"{path}: there is no such table of corrections.", hint=nearest(path)) from None
-    except (OSError, csv.Error) as error:
-        problem = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise BadLabels(f"{path}: cannot be read as a table of corrections: {problem}.") from None
-
-
 def _near_class(unknown: Mapping[str, Fix], dataset: Dataset) -> str:
     first = next(iter(unknown))
     alike = [name for name in dataset.classes if name.casefold() == first.casefold()]
     near = f"Did you mean {alike[0]!r}?" if alike else near_names(first, list(dataset.classes))
-    return near or f"Expected one of {_some([repr(name) for name in dataset.classes], 10)}."
+    return near or f"Expected one of {some([repr(name) for name in dataset.classes], 10)}."
 
 
 def given_and_left_out(labels: int, pictures: int) -> str:
@@ -202,14 +170,3 @@ def given_and_left_out(labels: int, pictures: int) -> str:
     '1 label given, 2 pictures left out'
     """
     return f"{labels:,} label{'s' * (labels != 1)} given, {pictures:,} picture{'s' * (pictures != 1)} left out"
-
-
-def _counted(problem: str, bad: Iterable[str], what: str = "row") -> str:
-    listed = list(bad)
-    several = {"class": "classes"}.get(what, f"{what}s")
-    return f"{len(listed):,} {what if len(listed) == 1 else several} with {problem}: {_some(listed)}"
-
-
-def _some(texts: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data.checks import Finding
+from headstart.data.not_copies import CopyRow
 from headstart.judge.metrics import Metrics
 from headstart.model.predictions import Predictions
 from headstart.training.choose import Trial
@@ -79,7 +80,11 @@ class Report:
     """By row of `predictions`: a heat map of the predicted class, 0 to 1."""
     suspects: tuple[Suspect, ...] | None = None
     groups: tuple[tuple[str, ...], ...] | None = None
-    """Paths of pictures that are copies of one another."""
+    """Paths of images that are copies of one another, or of one named group."""
+    pairs: tuple[CopyRow, ...] | None = None
+    """Pairs of images that are taken for copies, with what speaks for it; None if the run does not say."""
+    copy_limit: float = 0.0
+    """The largest difference that is sure to be a copy in this data; 0 if it is not known."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """path -> label, of the pictures in `groups`."""
     sides: Mapping[str, str] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from headstart.columns import plain
+from headstart.data.not_copies import CopyRow
 from headstart.deliver.evidence import Report
 from headstart.deliver.thumbnails import heat_thumbnail, shrunk_uri, thumbnails
 from headstart.deliver.verdict import verdict as training_verdict
@@ -214,6 +216,48 @@ def confidence(report: Report) -> str:
     )
 
 
+def copy_evidence(pair: CopyRow, limit: float = 0.0) -> str:
+    """Why two images are taken for copies, in words; `limit` is the largest difference that counts without a
+    look at fine details, 0 if it is not known.
+
+    >>> copy_evidence(CopyRow("a.jpg", "b.jpg", evidence="near", difference="0.00312"), 0.014)
+    'differs by 0.3\\u202f% (limit in this data: 1.4\\u202f%)'
+    """
+    if pair.evidence != "near":
+        return pair.evidence.replace("_", " ")
+    if not pair.difference:
+        return "agrees as copies do"
+    difference = float(pair.difference)
+    about = f" (limit in this data: {percent(limit)})" if limit else ""
+    if limit and difference > limit:
+        about = f", but the fine details agree (limit without them: {percent(limit)})"
+    return f"differs by {percent(difference) if difference >= 0.0005 else f'less than {percent(0.001)}'}{about}"
+
+
+def group_evidence(report: Report, groups: Sequence[Sequence[str]]) -> list[str]:
+    """Why the images of each group are taken for copies, in words; '' where the run does not say."""
+    if report.pairs is None:
+        return [""] * len(groups)
+    number = {path: n for n, group in enumerate(groups) for path in group}
+    found: list[list[CopyRow]] = [[] for _ in groups]
+    for pair in report.pairs:
+        if number.get(pair.path, -1) == number.get(pair.copy, -2):
+            found[number[pair.path]].append(pair)
+    return [_evidence_of(pairs, report.copy_limit) for pairs in found]
+
+
+def _evidence_of(pairs: Sequence[CopyRow], limit: float) -> str:
+    if not pairs:
+        return "a group that was given"
+    if len(pairs) == 1:
+        return copy_evidence(pairs[0], limit)
+    counts = Counter(pair.evidence for pair in pairs)
+    texts = [f"{counts[key]:,} with the {key.replace('_', ' ')}" for key in ("same_file", "same_pixels") if counts[key]]
+    near = [float(pair.difference) for pair in pairs if pair.evidence == "near" and pair.difference]
+    texts += [f"{len(near):,} near, {percent(min(near))} to {percent(max(near))} different"] if near else []
+    return f"{len(pairs):,} pairs: {', '.join(texts)}"
+
+
 def headline(report: Report) -> list[tuple[str, str, str]]:
     """(name, value, interval) of the figures at the top."""
     rows = []
@@ -391,21 +435,16 @@ class _Pictures:
             for s in self.suspected
         ]
 
-    def groups(self) -> list[list[dict[str, Any]]]:
-        """The groups of copies that are shown, those that matter most first."""
-        report = self.report
+    def groups(self) -> list[dict[str, Any]]:
+        """The groups of copies that are shown, those that matter most first, each with what speaks for it."""
         return [
-            [
-                {
-                    "shot": self.shot(p),
-                    "path": plain(p),
-                    "label": report.labels.get(p, ""),
-                    "side": report.sides.get(p, ""),
-                }
-                for p in group
-            ]
-            for group in self.grouped
+            {"images": [self._member(path) for path in group], "evidence": evidence}
+            for group, evidence in zip(self.grouped, group_evidence(self.report, self.grouped), strict=True)
         ]
+
+    def _member(self, path: str) -> dict[str, Any]:
+        label, side = (known.get(path, "") for known in (self.report.labels, self.report.sides))
+        return {"shot": self.shot(path), "path": plain(path), "label": label, "side": side}
 
     def json(self) -> Markup:
         """What the page's script reads: thumbnails, and one row a prediction. Safe inside a script element."""

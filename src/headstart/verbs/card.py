@@ -64,10 +64,13 @@ def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Se
 
 
 def _corrections(known: Mapping[str, Any]) -> list[str]:
-    fixes = known.get("fixes")
-    if not fixes:
-        return []
-    return [f"- corrected by hand (fixes.csv): {given_and_left_out(fixes['labels'], fixes['dropped'])}"]
+    fixes, refused = known.get("fixes"), (known.get("copies") or {}).get("refused", 0)
+    lines = []
+    if fixes:
+        lines.append(f"- corrected by hand (fixes.csv): {given_and_left_out(fixes['labels'], fixes['dropped'])}")
+    if refused:
+        lines.append(f"- said to be no copies (not_copies.csv): {refused:,} pair{'s' * (refused != 1)} of images")
+    return lines
 
 
 def made_by(known: Mapping[str, Any]) -> str:

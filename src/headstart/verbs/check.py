@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from headstart.columns import columns, few, plain
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
-from headstart.data.dataset import open_dataset
-from headstart.data.duplicates import joined
+from headstart.data.copies import Copies
+from headstart.data.dataset import Dataset, open_dataset
+from headstart.data.duplicates import exact_groups, group_pairs, joined
 from headstart.data.fixes import read_fixes, write_fixes
 from headstart.data.groups import unsplittable
-from headstart.data.near import near_pairs
+from headstart.data.not_copies import read_not_copies
 from headstart.data.sources import Source, as_source
-from headstart.errors import DataError, HeadstartError, WriteError
+from headstart.errors import DataError, WriteError
 from headstart.files import write_csv
 from headstart.staging import check_keeps, check_out_file
+from headstart.verbs.copies_sheet import check_sheet_places, sheet_places, write_sheet
 from headstart.verbs.labels import LabelError, backbones_for_labels, label_errors, see
 from headstart.verbs.look import look, note_groups
 
@@ -26,7 +29,10 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Checked:
-    """What `check` found: `findings`, `groups` of copies (lists of paths), and `label_errors`, None if not looked for."""
+    """What `check` found: `findings`, `groups` of copies (lists of paths), and `label_errors`, None if not looked for.
+
+    `copies_page` is the page that shows the copies, '' if none was written.
+    """
 
     pictures: int
     usable: int
@@ -34,6 +40,7 @@ class Checked:
     findings: list[Finding]
     groups: list[list[str]]
     label_errors: list[LabelError] | None = None
+    copies_page: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The document of `check --json`."""
@@ -44,10 +51,12 @@ class Checked:
         counts = few([f"{plain(name)} {n:,}" for name, n in self.classes.items()])
         lines = [f"{self.pictures:,} files, {self.usable:,} usable, {len(self.classes)} classes: {counts or 'none'}"]
         for f in self.findings:
-            lines.append(f"{f.severity:<8} {f.check:<19} {plain(f.message)}")
-            lines += [f"{'':29}{plain(p)}" for p in f.paths[:3]]
+            lines.append(f"{f.severity:<8} {f.check:<23} {plain(f.message)}")
+            lines += [f"{'':33}{plain(p)}" for p in f.paths[:3]]
             if len(f.paths) > 3:
-                lines.append(f"{'':29}and {len(f.paths) - 3:,} more")
+                lines.append(f"{'':33}and {len(f.paths) - 3:,} more")
+        if self.copies_page:
+            lines.append(f"Copies side by side: {self.copies_page}")
         return "\n".join([*lines, *self._label_lines()])
 
     def _label_lines(self) -> list[str]:
@@ -72,6 +81,7 @@ def check(
     labels: bool = False,
     fixes: Path | None = None,
     fix: Path | None = None,
+    not_copies: Path | None = None,
     backbone: str = "auto",
     weights_dir: Path | None = None,
     offline: bool = False,
@@ -84,57 +94,60 @@ def check(
 
     Args:
         data: Pictures with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
-        out: CSV to write, one row for each finding and path.
-        labels: Look for wrong labels too, by what a backbone sees; it finds more near-copies as well.
+        out: CSV to write, one row for each finding and path; copies are shown in a page and a table beside it
+            (checks-copies.html and checks-copies.csv for checks.csv).
+        labels: Look for wrong labels too, by what a backbone sees.
         fixes: CSV of the suspected labels to write, to be edited and given back with --fix. Looks for wrong labels.
         fix: CSV of corrections to apply before looking; the data itself stays as it is.
+        not_copies: CSV of copies with an x in not_copies where a pair is none (checks-copies.csv of check).
         backbone: What to look for wrong labels with: a timm name; auto takes the best one with weights here.
         weights_dir: Folder of NAME.safetensors and NAME.json.
         offline: Never open a socket.
 
     Raises:
-        DataError: nothing there can be used, or `fix` does not fit it; for labels: one class, an empty one.
+        DataError: nothing there can be used, or `fix` or `not_copies` does not fit it; for labels: one class, an empty one.
         BackboneError: for labels: no such backbone, or no weights for it here.
-        WriteError: `out`, `fixes` or the cache cannot be written, or what is read would be replaced, or corrections that
-            somebody filled in.
+        WriteError: `out`, `fixes` or the cache cannot be written, or what is read would be replaced, or what somebody filled
+            in.
     """
     source = as_source(data)
-    _check_places(source.place, out, fixes, fix)
+    _check_places(source.place, out, fixes, fix, not_copies)
     corrections, opened = read_fixes(fix), open_dataset(source)
     if out is not None:
         check_keeps(Path(out), map(opened.file, range(len(opened))))
+    refused = read_not_copies(not_copies).checked(opened)
     opened = corrections.applied_to(opened)
     backbones = backbones_for_labels(backbone, weights_dir, offline) if labels or fixes is not None else ()
     note_groups(opened)
-    looked = look(source, opened=opened)
-    dataset = looked.dataset
-    seen, failure = None, None
-    try:
-        seen = see(looked, backbones) if backbones else None
-    except HeadstartError as error:  # what can be found without is still to be written
-        failure = error
-    near = near_pairs(seen.values_ND if seen else None, looked.files, looked.facts)
-    dataset = replace(dataset, groups=joined(dataset.groups, near))
-    looked = replace(looked, dataset=dataset)
-    found = _with_groups(looked.findings(dataset), unsplittable(opened, source.groups_named_by))
+    looked = look(source, opened=opened, not_copies=refused)
+    dataset, copies = looked.dataset, looked.copies
+    found = _with_groups(looked.findings(dataset, copies), unsplittable(opened, source.groups_named_by))
+    sheet = ""
     if out is not None:
         write_csv(Path(out), CHECKS_HEADER, checks_rows(found))
-    if failure is not None:
-        raise failure
-    suspected = label_errors(dataset, seen) if seen else None
+        sheet = write_sheet(Path(out), looked, source)
+    together = joined(dataset.groups, group_pairs(copies.groups_N))
+    suspected = label_errors(replace(dataset, groups=together), see(looked, backbones)) if backbones else None
     if fixes is not None:
         write_fixes(Path(fixes), [(e.path, e.label, e.suggested, e.score) for e in suspected or []])
-    by_group: dict[int, list[str]] = {}
-    for path, group in zip(dataset.paths, dataset.groups.tolist(), strict=True):
-        by_group.setdefault(group, []).append(path)
     return Checked(
         pictures=len(looked.everything),
         usable=len(dataset),
         classes={name: int((dataset.labels == k).sum()) for k, name in enumerate(dataset.classes)},
         findings=found,
-        groups=[paths for paths in by_group.values() if len(paths) > 1],
+        groups=_groups(dataset, copies, looked.sha256s),
         label_errors=suspected,
+        copies_page=sheet,
     )
+
+
+def _groups(dataset: Dataset, copies: Copies, sha256s: Sequence[str]) -> list[list[str]]:
+    """Paths of the images that are copies of each other, group by group."""
+    groups_N = joined(exact_groups(sha256s), group_pairs(copies.groups_N))
+    by_group: dict[int, list[str]] = {}
+    for path, group in zip(dataset.paths, groups_N.tolist(), strict=True):
+        by_group.setdefault(group, []).append(path)
+    return [paths for paths in by_group.values() if len(paths) > 1]
 
 
 def _with_groups(found: list[Finding], problems: list[str]) -> list[Finding]:
@@ -143,7 +156,7 @@ def _with_groups(found: list[Finding], problems: list[str]) -> list[Finding]:
     return [*found[:errors], *(Finding("single_group", "warning", (), text) for text in problems), *found[errors:]]
 
 
-def _check_places(data: Path, out: Path | None, fixes: Path | None, fix: Path | None) -> None:
+def _check_places(data: Path, out: Path | None, fixes: Path | None, fix: Path | None, not_copies: Path | None) -> None:
     """Raise `WriteError` if a file cannot be written, or would replace the data or what a person has edited."""
     if fixes is not None and fix is not None and Path(fixes).resolve() == Path(fix).resolve():
         raise WriteError(
@@ -151,8 +164,14 @@ def _check_places(data: Path, out: Path | None, fixes: Path | None, fix: Path | 
             hint="Choose another name for --fixes, such as fixes-2.csv.",
         )
     if out is not None:
+        given = [Path(table) for table in (fix, not_copies) if table is not None]
         check_out_file(Path(out), data)
-        check_keeps(Path(out), [Path(fix)] if fix is not None else [])
+        check_keeps(Path(out), given)
+        check_sheet_places(Path(out), data, given)
+    if fixes is not None and out is not None:
+        written = [place.resolve() for place in (Path(out), *sheet_places(Path(out)))]
+        if Path(fixes).resolve() in written:
+            raise WriteError(f"{fixes}: is written for --out as well.", hint="Choose another name for --fixes.")
     if fixes is not None:
         check_out_file(Path(fixes), data, option="--fixes")
         _check_unedited(Path(fixes))

@@ -21,6 +21,7 @@ import numpy as np
 
 from headstart.data.dataset import Dataset, open_dataset, require_trainable
 from headstart.data.fixes import read_fixes
+from headstart.data.not_copies import read_not_copies
 from headstart.data.sources import Source, as_source
 from headstart.data.split import split_apart, split_hash, write_split
 from headstart.errors import BadSplit, RecipeError, WriteError, near_names
@@ -58,6 +59,7 @@ def compare(
     budget: str = "20m",
     seed: int = 0,
     fix: Path | None = None,
+    not_copies: Path | None = None,
     weights_dir: Path | None = None,
     offline: bool = False,
 ) -> Comparison:
@@ -75,30 +77,33 @@ def compare(
         budget: Time to spend in all, such as 20m or 2h.
         seed: Seed of the split, of every training and of every interval.
         fix: CSV of corrections (labels, pictures to leave out) to apply; the data itself stays as it is.
+        not_copies: CSV of copies with an x in not_copies where a pair is none (checks-copies.csv of check).
         weights_dir: Folder of NAME.safetensors and NAME.json.
         offline: Never open a socket.
 
     Raises:
         RecipeError: an unknown recipe, or a budget that is too small for any trial.
         BackboneError: no such backbone, or no weights for one that is named.
-        DataError: the data cannot be trained on, or `fix` does not fit it.
+        DataError: the data cannot be trained on, or `fix` or `not_copies` does not fit it.
         WriteError: the folder cannot be written, lies in the data, or holds other files.
     """
     clock = _Budget(budget)
     out = Path(os.path.abspath(out))
     source = as_source(data)
     _check_place(out, source.place)
-    opened = read_fixes(fix).applied_to(open_dataset(source))
+    opened = open_dataset(source)
+    refused = read_not_copies(not_copies).checked(opened)
+    opened = read_fixes(fix).applied_to(opened)
     prepare_groups(opened, source)
     named = _recipes(recipes)
     given = _backbones(backbones, named, weights_dir, offline)
     here = _to_choose_from(named, given, weights_dir, offline)
-    looked = look(source, opened=opened)
+    looked = look(source, opened=opened, not_copies=refused)
     require_trainable(looked.dataset)
     dataset = split_apart(looked.dataset, looked.files, looked.facts, seed=seed)
     _require_sides(dataset)
-    for finding in looked.findings(dataset):
-        if finding.check == "split_leak":
+    for finding in looked.findings(replace(dataset, groups=looked.dataset.groups), looked.copies):
+        if finding.check in ("split_leak", "possible_split_leak"):
             log.warning("%s", finding.message)
     if not named and not given:
         given = _best_of(here, looked, dataset, clock.left() / 4, seed)
@@ -106,7 +111,7 @@ def compare(
     write_split(out / "split.csv", dataset, looked.sha256s)
     place = Place(
         source, out, weights_dir, offline, looked.fingerprint, split_hash(dataset), fix, _identity(here),
-        alone=[b.source for b in here] == ["embedded"],
+        not_copies=not_copies, alone=[b.source for b in here] == ["embedded"],
     )  # fmt: skip
     outcomes = {c.name: done for c in candidates if (done := finished(c, place)) is not None}
     if not outcomes:
@@ -119,7 +124,8 @@ def compare(
     found = compared(candidates, outcomes, place, pictures=len(pictures), seed=seed, seconds=clock.spent())
     write_csv(out / "comparison.csv", ROW_COLUMNS, found.row_cells())
     write_csv(out / "pairs.csv", PAIR_COLUMNS, found.pair_cells())
-    given_words = {"recipes": recipes, "backbones": backbones, "budget": budget, "fix": fix, "weights-dir": weights_dir}
+    given_words = {"recipes": recipes, "backbones": backbones, "budget": budget, "fix": fix}
+    given_words |= {"not-copies": not_copies, "weights-dir": weights_dir}
     write_page(found, place, _command(source, out, seed, offline, given_words))
     return found
 

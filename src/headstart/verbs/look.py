@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data.checks import Finding, findings, usable
+from headstart.data.copies import Copies
 from headstart.data.dataset import Dataset, fingerprint, open_dataset
-from headstart.data.duplicates import exact_groups, group_pairs, merge_groups, perceptual_pairs
+from headstart.data.duplicates import exact_groups, group_pairs, joined, merge_groups
 from headstart.data.groups import require_splittable
+from headstart.data.near import find_copies
+from headstart.data.not_copies import NotCopies
 from headstart.data.proposals import proposal
 from headstart.data.sources import Source, as_source
 from headstart.errors import NoPictures
@@ -27,13 +30,15 @@ class Looked:
     """A data set in which every file was looked at.
 
     `everything` and `everything_facts` hold all files; `dataset` and `facts` the usable ones, with `groups` made of the
-    given groups, of identical files, and of copies that the pictures' hashes show.
+    given groups and of identical files. What else are copies is in `copies`, which is looked for when it is asked for.
     """
 
     everything: Dataset
     everything_facts: tuple[Facts, ...]
     dataset: Dataset
     facts: tuple[Facts, ...]
+    not_copies: NotCopies
+    """Pairs that somebody says are no copies."""
 
     @cached_property
     def files(self) -> list[Path]:
@@ -56,16 +61,29 @@ class Looked:
         """SHA-256 over paths, bytes and labels of the usable pictures."""
         return fingerprint(self.dataset, self.sha256s)
 
-    def findings(self, dataset: Dataset | None = None) -> list[Finding]:
-        """What the checks say; `dataset` is the usable part with a split or groups that are known by now."""
-        everything = self.everything
-        if dataset is not None:
-            everything = _filled_in(everything, dataset)
-        return findings(everything, self.everything_facts, near=everything.groups if dataset is not None else None)
+    @cached_property
+    def copies(self) -> Copies:
+        """What is taken for copies among the usable images, by their pixels, less what somebody says are none."""
+        found = find_copies(self.files, self.facts, self.dataset.labels)
+        return self.not_copies.applied_to(found, self.dataset.paths, self.sha256s)
+
+    def findings(self, dataset: Dataset, copies: Copies) -> list[Finding]:
+        """What the checks say. `dataset` and `copies` are of the usable images; the groups are named ones."""
+        everything, n = _filled_in(self.everything, dataset), len(self.everything)
+        places_N = np.flatnonzero(usable(self.everything_facts))
+        return findings(everything, self.everything_facts, copies=copies.among(places_N, n))
 
 
-def look(data: Path | str | Source, *, opened: Dataset | None = None) -> Looked:
-    """Open `data`, if that was not done already, and look at every file. Raises `DataError` if nothing can be used."""
+def look(
+    data: Path | str | Source,
+    *,
+    opened: Dataset | None = None,
+    not_copies: NotCopies = NotCopies(),  # noqa: B008 (frozen)
+) -> Looked:
+    """Open `data`, if that was not done already, and look at every file.
+
+    Raises `DataError` if nothing can be used; `BadCopies` if a pair of `not_copies` is the same file.
+    """
     source = as_source(data)
     everything = open_dataset(source) if opened is None else opened
     facts = screen([everything.file(i) for i in range(len(everything))])
@@ -80,9 +98,10 @@ def look(data: Path | str | Source, *, opened: Dataset | None = None) -> Looked:
         bad = int((~keep).sum())
         log.warning("%s of %s files cannot be used; left out.", f"{bad:,}", f"{len(keep):,}")
     good = tuple(f for f, k in zip(facts, keep, strict=True) if k)
-    dataset = everything.take(keep)
-    dataset = replace(dataset, groups=copies(dataset, good))
-    return Looked(everything, tuple(facts), dataset, good)
+    dataset = with_identical_files(everything.take(keep), good)
+    looked = Looked(everything, tuple(facts), dataset, good, not_copies)
+    not_copies.check_files(dataset.paths, looked.sha256s)
+    return looked
 
 
 def prepare_groups(dataset: Dataset, source: Source) -> None:
@@ -114,11 +133,10 @@ def source_of(classifier: Classifier, given: Path | Source | None) -> Source:
     return replace(kept, place=Path(given))
 
 
-def copies(dataset: Dataset, facts: Sequence[Facts]) -> np.ndarray:
-    """int64 (N,): the data's own groups, joined with those of identical files and of copies by perceptual hash."""
+def with_identical_files(dataset: Dataset, facts: Sequence[Facts]) -> Dataset:
+    """The data set with its groups joined where they hold the same file."""
     exact = exact_groups([f.sha256 for f in facts])
-    near = perceptual_pairs([f.dhash for f in facts])
-    return merge_groups(len(dataset), group_pairs(dataset.groups), group_pairs(exact), near)
+    return replace(dataset, groups=joined(dataset.groups, group_pairs(exact)))
 
 
 def _filled_in(everything: Dataset, part: Dataset) -> Dataset:

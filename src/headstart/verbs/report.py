@@ -20,6 +20,7 @@ import numpy as np
 from headstart.columns import few, plain
 from headstart.data.checks import Finding
 from headstart.data.dataset import Dataset, open_dataset
+from headstart.data.not_copies import copy_row, copy_rows
 from headstart.data.sources import Source
 from headstart.deliver.evidence import Near, Report, Row, Suspect, mistakes, sides_of
 from headstart.deliver.report import drawn_figures, report_page
@@ -149,6 +150,8 @@ def training_report(
         trained=not classifier.provenance.get("attempt"),
         outcome=_outcome(classifier),
         findings=tuple(findings),
+        pairs=tuple(copy_rows(looked.copies, looked.dataset, looked.sha256s)),
+        copy_limit=looked.copies.limit,
         seen=seen,
         seconds=seconds,
         commands=_commands(str(out), source),
@@ -212,6 +215,8 @@ def _report_of_run(run: Path, classifier: Classifier, data: Path | None, *, heat
         trained=not classifier.provenance.get("attempt"),
         outcome=_outcome(classifier),
         findings=_findings(_rows(run, "checks.csv")),
+        pairs=tuple(map(copy_row, _rows(run, "copies.csv"))) if "copies" in provenance else None,
+        copy_limit=provenance.get("copies", {}).get("limit", 0.0),
         seen=(run / "seen.png").read_bytes() if (run / "seen.png").is_file() else b"",
         seconds=measured.get("seconds", {}),
         commands=_commands(str(run), source),

@@ -10,6 +10,7 @@ import numpy as np
 
 from headstart.data.dataset import open_dataset
 from headstart.data.fixes import Fixes, read_fixes
+from headstart.data.not_copies import read_not_copies
 from headstart.data.sources import Source
 from headstart.data.split import SPLIT_HEADER
 from headstart.errors import MissingData
@@ -77,7 +78,8 @@ def reproduce(
     used = list(dict.fromkeys(part.view.backbone.name for part in before.parts))
     chosen = before.provenance.get("chosen") or used  # which earlier versions did not record
     predicted = read_predictions(run / "predictions.csv")
-    fixes = read_fixes(run / "fixes.csv" if (run / "fixes.csv").exists() else None)
+    fixes = read_fixes(_if_there(run / "fixes.csv"))
+    refused = read_not_copies(_if_there(run / "not_copies.csv"))
     rows = read_csv(run / "split.csv")
     causes, still_there = _changed_pictures(source, rows, set(predicted.errors), fixes)
     if not still_there:
@@ -91,6 +93,10 @@ def reproduce(
         fix = folder / "fixes.csv" if fixes else None
         if fix is not None:
             fixes.among(open_dataset(source).paths).write(fix)
+        refused = refused.among(open_dataset(source).paths)
+        not_copies = folder / "not_copies.csv" if refused else None
+        if not_copies is not None:
+            refused.write(not_copies)
         log.info("Training again in a temporary folder")
         again = train_with(
             chosen,
@@ -101,6 +107,7 @@ def reproduce(
             weights_dir=weights_dir,
             split=split,
             fix=fix,
+            not_copies=not_copies,
             restart=False,
             report=False,
             offline=offline,
@@ -109,6 +116,10 @@ def reproduce(
     causes += _changed_model(before, again.classifier)
     effects, same = _compare(predicted, after)
     return Reproduced(same, causes, effects, len(after))
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.exists() else None
 
 
 def _changed_pictures(

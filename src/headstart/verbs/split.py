@@ -9,6 +9,7 @@ from typing import Any
 from headstart.columns import columns, few, plain
 from headstart.data.dataset import open_dataset, require_trainable
 from headstart.data.fixes import read_fixes
+from headstart.data.not_copies import read_not_copies
 from headstart.data.sources import Source, as_source
 from headstart.data.split import split_apart, split_hash, write_split
 from headstart.staging import check_keeps, check_out_file
@@ -37,7 +38,14 @@ class SplitMade:
 
 
 def split(
-    data: Path | Source, *, out: Path, seed: int = 0, val: float = 0.2, test: float = 0.2, fix: Path | None = None
+    data: Path | Source,
+    *,
+    out: Path,
+    seed: int = 0,
+    val: float = 0.2,
+    test: float = 0.2,
+    fix: Path | None = None,
+    not_copies: Path | None = None,
 ) -> SplitMade:
     """Split a data set into train, val and test: stratified, seeded, copies of one picture on one side.
 
@@ -52,18 +60,21 @@ def split(
         val: Part of the training pictures for validation.
         test: Part of the pictures for the final test.
         fix: CSV of corrections (labels, pictures to leave out) to apply; the data itself stays as it is.
+        not_copies: CSV of copies with an x in not_copies where a pair is none (checks-copies.csv of check).
 
     Raises:
-        DataError: the data cannot be split (one class, too few pictures), or `fix` does not fit it.
+        DataError: the data cannot be split (one class, too few pictures), or `fix` or `not_copies` does not fit it.
         WriteError: `out` cannot be written, or would replace what is read.
     """
     source = as_source(data)
     check_out_file(Path(out), source.place)
     corrections, opened = read_fixes(fix), open_dataset(source)
-    check_keeps(Path(out), [*map(opened.file, range(len(opened))), *([Path(fix)] if fix is not None else [])])
+    tables = [Path(table) for table in (fix, not_copies) if table is not None]
+    check_keeps(Path(out), [*map(opened.file, range(len(opened))), *tables])
+    refused = read_not_copies(not_copies).checked(opened)
     opened = corrections.applied_to(opened)
     prepare_groups(opened, source)
-    looked = look(source, opened=opened)
+    looked = look(source, opened=opened, not_copies=refused)
     require_trainable(looked.dataset)
     dataset = split_apart(looked.dataset, looked.files, looked.facts, seed=seed, val=val, test=test)
     write_split(Path(out), dataset, looked.sha256s)

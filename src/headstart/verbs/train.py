@@ -26,6 +26,7 @@ from headstart.columns import plain
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
 from headstart.data.dataset import Dataset, hash_rows, open_dataset, require_trainable
 from headstart.data.fixes import Fixes, read_fixes
+from headstart.data.not_copies import copy_rows, read_not_copies, write_copies
 from headstart.data.sources import Source, as_source
 from headstart.data.split import read_split, split_hash, write_split
 from headstart.errors import WriteError
@@ -94,6 +95,7 @@ def train(
     weights_dir: Path | None = None,
     split: Path | None = None,
     fix: Path | None = None,
+    not_copies: Path | None = None,
     restart: bool = False,
     report: bool = True,
     offline: bool = False,
@@ -110,12 +112,14 @@ def train(
         weights_dir: Folder of NAME.safetensors and NAME.json.
         split: A split.csv to use, from `headstart split` or an earlier run.
         fix: CSV of corrections (labels, pictures to leave out) to apply; the data itself stays as it is.
+        not_copies: CSV of copies with an x in not_copies where a pair is none (checks-copies.csv of check).
         restart: Discard an unfinished training of this run, and begin anew.
         report: Write report.html and the figures in plots.
         offline: Never open a socket.
 
     Raises:
-        DataError: the data cannot be trained on: one class, too few pictures, nothing readable; or `fix` does not fit it.
+        DataError: the data cannot be trained on: one class, too few pictures, nothing readable; or `fix` or
+            `not_copies` does not fit it.
         BackboneError: no such backbone, or no weights for it here.
         WriteError: the run folder or the cache cannot be written.
         UnfinishedTraining: OUT.unfinished holds a training of other data or another recipe.
@@ -130,6 +134,7 @@ def train(
         weights_dir=weights_dir,
         split=split,
         fix=fix,
+        not_copies=not_copies,
         restart=restart,
         report=report,
         offline=offline,
@@ -146,6 +151,7 @@ def train_with(
     weights_dir: Path | None,
     split: Path | None,
     fix: Path | None,
+    not_copies: Path | None,
     restart: bool,
     report: bool,
     offline: bool,
@@ -156,12 +162,13 @@ def train_with(
     check_replaceable(out)
     source = as_source(data)
     _check_outside(out, source.place)
-    fixes = read_fixes(fix)
-    opened = fixes.applied_to(open_dataset(source))
+    fixes, opened = read_fixes(fix), open_dataset(source)
+    refused = read_not_copies(not_copies).checked(opened)
+    opened = fixes.applied_to(opened)
     if split is None:
         prepare_groups(opened, source)
     tools = find_tools(recipe, weights=weights, weights_dir=weights_dir, offline=offline, chosen=chosen)
-    looked = look(source, opened=opened)
+    looked = look(source, opened=opened, not_copies=refused)
     require_trainable(looked.dataset)
     given = looked.dataset
     if split is not None:
@@ -180,13 +187,18 @@ def train_with(
     test = judge(*_labelled(predictions, dataset, "test"), classes, seed=recipe.seed)
     clock.lap("judge")
     classifier = replace(classifier, provenance=_provenance(source, dataset, looked, learned, fixes))
-    found = looked.findings(dataset)
+    found = looked.findings(replace(dataset, groups=given.groups), looked.copies)
+    pairs = copy_rows(looked.copies, looked.dataset, looked.sha256s)
     earlier = (out / MANIFEST).is_file()
     with folder_aside(out) as folder:
         save_classifier(classifier, folder)
         write_split(folder / "split.csv", dataset, looked.sha256s)
         if fixes:
             fixes.write(folder / "fixes.csv")
+        if refused:
+            refused.write(folder / "not_copies.csv")
+        if pairs:
+            write_copies(folder / "copies.csv", pairs)
         write_csv(folder / "checks.csv", CHECKS_HEADER, checks_rows(found))
         write_csv(folder / "history.csv", [f.name for f in fields(Trial)], [astuple(t) for t in learned.trials])
         trained = learned.tuned or learned.attempt
@@ -216,7 +228,7 @@ def _unfinished(out: Path, given: Dataset, looked: Looked, recipe: Recipe, tools
     """Where snapshots of the training under way lie, beside the run that it will be, and what they must agree with."""
     names = [f.name for f in fields(Recipe) if f.name not in ("budget", "device")]
     key = {name: str(getattr(recipe, name)) for name in names}
-    key |= {"pictures": looked.fingerprint, "split": split_hash(given)}
+    key |= {"pictures": looked.fingerprint, "split": split_hash(given), "not copies": looked.not_copies.hash}
     key |= {f"weights of {b.name}": b.sha256 or "random" for b in tools.backbones}
     key |= {"torch": importlib.metadata.version("torch"), "headstart's own source": _source_hash()}
     place = out.resolve()  # --out . has no name of its own
@@ -278,6 +290,7 @@ def _provenance(source: Source, dataset: Dataset, looked: Looked, learned: Learn
             "fingerprint": looked.fingerprint,
         },
         "fixes": {"labels": fixes.relabelled, "dropped": fixes.dropped} if fixes else None,
+        "copies": {"limit": round(looked.copies.limit, 5), "refused": len(looked.not_copies.rows)},
         "split_hash": split_hash(dataset),
         "versions": {
             "python": platform.python_version(),

@@ -62,6 +62,7 @@ class Place:
     fix: Path | None = None
     weights: str = ""
     alone: bool = False
+    not_copies: Path | None = None
 
     def run(self, name: str) -> Path:
         """The run folder of a trial."""
@@ -194,6 +195,7 @@ def train_words(recipe: Recipe, candidate: Candidate, place: Place) -> list[str]
     words += ["--split", str(place.out / "split.csv")]
     words += ["--weights-dir", os.path.abspath(place.weights_dir)] if place.weights_dir is not None else []
     words += ["--fix", os.path.abspath(place.fix)] if place.fix is not None else []
+    words += ["--not-copies", os.path.abspath(place.not_copies)] if place.not_copies is not None else []
     words += ["--offline"] if place.offline or (place.alone and recipe.backbone == "auto") else []  # it was asked once
     return words + [f"--{f.name.replace('_', '-')}={getattr(recipe, f.name)}" for f in given]
 

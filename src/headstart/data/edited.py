@@ -1,0 +1,90 @@
+"""Tables that headstart writes, a person edits in a spreadsheet, and headstart reads back: corrections, pairs of copies.
+
+What all of them have in common: they may come back with other delimiters and another encoding (`data.table.csv_lines`),
+with columns in another order, and with rows that do not fit, which are named, counted and refused as a whole.
+
+Costs milliseconds per 10,000 rows. Not for tables of labels: `data.table` reads those.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from headstart.data.dataset import nearest
+from headstart.data.table import csv_lines
+from headstart.errors import DataError, MissingData
+
+YES = ("x", "yes", "y", "true", "1")
+"""What counts as an x."""
+
+
+def edited_rows(
+    place: Path,
+    *,
+    what: str,
+    fits: Callable[[set[str]], bool],
+    expected: str,
+    hint: str,
+    error: type[DataError],
+) -> list[dict[str, str]]:
+    """The rows of an edited table by column name, in lower case.
+
+    `fits` says whether a table of these columns is `what` it should be; `expected` names them, `hint` says what writes one.
+    Raises `MissingData`, and `error` for what is no such table.
+    """
+    lines = _lines(place, what, error)
+    header = [name.strip().casefold() for name in lines[0]] if lines else []
+    if not fits(set(header)):
+        found = ", ".join(repr(name) for name in lines[0]) if lines else "nothing"
+        raise error(f"{place}: is not a {what}: expected the columns {expected}, found {found}.", hint=hint)
+    uneven = [n for n, line in enumerate(lines[1:], 2) if len(line) != len(header)]
+    if uneven:
+        raise error(
+            f"{place}: row {uneven[0]} has {len(lines[uneven[0] - 1])} cells where the header has {len(header)}.",
+            hint="A name with a comma in it must stand in double quotes.",
+        )
+    return [dict(zip(header, line, strict=True)) for line in lines[1:]]
+
+
+def check_ticks(place: Path, rows: Iterable[dict[str, str]], column: str, error: type[DataError]) -> None:
+    """Raise `error` if a cell of that column is neither x nor empty."""
+    wrong = [f"{row['path']!r}: {row[column]!r}" for row in rows if ticked(row.get(column, "")) is None]
+    if wrong:
+        raise error(
+            f"{place}: {counted(f'a {column} that is neither x nor empty', wrong)}.", hint="Write x, or nothing."
+        )
+
+
+def ticked(text: str) -> bool | None:
+    """Whether there is an x; None if that cannot be told."""
+    word = text.strip().casefold()
+    return True if word in YES else False if word in ("", "no", "n", "false", "0") else None
+
+
+def counted(problem: str, bad: Iterable[str], what: str = "row") -> str:
+    """How many have a problem, and the first of them.
+
+    >>> counted("a path that is not in the data", ["'a.jpg'", "'b.jpg'"])
+    "2 rows with a path that is not in the data: 'a.jpg', 'b.jpg'"
+    """
+    listed = list(bad)
+    return f"{len(listed):,} {what}{'s' * (len(listed) != 1)} with {problem}: {some(listed)}"
+
+
+def some(texts: Sequence[str], most: int = 3) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
+
+
+def _lines(place: Path, what: str, wrong: type[DataError]) -> list[list[str]]:
+    """Header and rows as a spreadsheet may have saved them, less those without anything in them."""
+    try:
+        return [line for line in csv_lines(place) if any(line)]
+    except FileNotFoundError:
+        raise MissingData(f"{place}: there is no such {what}.", hint=nearest(place)) from None
+    except (OSError, csv.Error) as error:
+        problem = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise wrong(f"{place}: cannot be read as a {what}: {problem}.") from None
