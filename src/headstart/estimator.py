@@ -26,6 +26,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from headstart.data.dataset import Dataset
+from headstart.data.near import find_copies
+from headstart.data.split import make_split, require_sets
 from headstart.errors import BadLabels, DataError, UnreadableImage
 from headstart.model.classifier import predict_files
 from headstart.model.predictions import softmax
@@ -120,9 +122,11 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         facts = look_at(sources)
         bad = {i: fact for i, fact in enumerate(facts) if fact.reason}
         _refuse_unreadable(names, bad, "fit has no place for a label without its picture")
-        learned = learn(
-            _dataset(facts, labels_N, classes), sources, facts, recipe, test=0.0, tools=tools, clock=Clock()
-        )
+        copies = find_copies(sources, facts, labels_N)
+        given = _dataset(facts, labels_N, classes)
+        dataset = make_split(given, seed=recipe.seed, val=recipe.val, test=0.0, near=copies.groups_N)
+        require_sets(dataset, ("train", "val"))
+        learned = learn(dataset, sources, facts, recipe, tools=tools, clock=Clock())
         self.classes_ = classes
         self.classifier_ = learned.classifier
         self.history_ = learned.trials

@@ -184,7 +184,8 @@ class _Search:
         for start in range(0, len(known), BATCH):
             some = known[start : start + BATCH]
             ways = [self.placed[tuple(pairs_K2[k].tolist())] for k in some]
-            a, b = _pair(fine, *places[start : start + BATCH].T, np.array([way[1] for way in ways]))
+            first, second = places[start : start + BATCH].T
+            a, b = _pair(fine, first, second, np.array([way[1] for way in ways]))
             out[some] = _fine_agreement(a, b, np.stack([placed for _, _, placed in ways]))
         return out
 

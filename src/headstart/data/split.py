@@ -81,6 +81,17 @@ def make_split(
     return made
 
 
+def require_sets(dataset: Dataset, names: Sequence[str]) -> None:
+    """Raise `BadSplit` unless there are images in each of these sets ('train', 'val', 'test')."""
+    for name in names:
+        if not (dataset.split == name).any():
+            count = {2: "two", 3: "three"}[len(names)]
+            raise BadSplit(
+                f"{dataset.root}: no images are left for the {SETS[name]}: {len(dataset):,} are too few for {count} sets.",
+                hint="Add images, or give a split of your own with --split.",
+            )
+
+
 def _given_split(dataset: Dataset) -> np.ndarray:
     """'<U5' (N,): the split that the data brings; where it has no training set, what is in no set is that."""
     labelled = dataset.labels >= 0

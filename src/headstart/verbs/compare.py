@@ -23,8 +23,8 @@ from headstart.data.dataset import Dataset, open_dataset, require_trainable
 from headstart.data.fixes import read_fixes
 from headstart.data.not_copies import read_not_copies
 from headstart.data.sources import Source, as_source
-from headstart.data.split import split_apart, split_hash, write_split
-from headstart.errors import BadSplit, RecipeError, WriteError, near_names
+from headstart.data.split import make_split, require_sets, split_hash, write_split
+from headstart.errors import RecipeError, WriteError, near_names
 from headstart.files import sha256_bytes, write_csv
 from headstart.model.backbones import Backbone, at_hand, find_backbone, last_resort, to_choose_from, without_weights
 from headstart.model.engine import choose_plan, cores
@@ -100,8 +100,8 @@ def compare(
     here = _to_choose_from(named, given, weights_dir, offline)
     looked = look(source, opened=opened, not_copies=refused)
     require_trainable(looked.dataset)
-    dataset = split_apart(looked.dataset, looked.files, looked.facts, seed=seed)
-    _require_sides(dataset)
+    dataset = make_split(looked.dataset, seed=seed, near=looked.copies.groups_N)
+    require_sets(dataset, ("train", "val", "test"))
     for finding in looked.findings(replace(dataset, groups=looked.dataset.groups), looked.copies):
         if finding.check in ("split_leak", "possible_split_leak"):
             log.warning("%s", finding.message)
@@ -324,12 +324,3 @@ def _check_place(out: Path, data: Path) -> None:
             f"{out}: holds files that headstart did not write, so it is left alone.",
             hint="Choose another --out, or an empty folder.",
         )
-
-
-def _require_sides(dataset: Dataset) -> None:
-    for side in ("train", "val", "test"):
-        if not (dataset.split == side).any():
-            raise BadSplit(
-                f"{dataset.root}: no pictures are left for {side}: {len(dataset):,} are too few for three sides.",
-                hint="Add pictures.",
-            )

@@ -1,6 +1,6 @@
-"""What `train` and `ImageClassifier.fit` have in common: from labelled pictures to a calibrated classifier, no files.
+"""What `train` and `ImageClassifier.fit` have in common: from images in sets to a calibrated classifier, no files.
 
-    split -> choose backbones -> embed -> fit the last layer -> (train by gradient descent) -> take what validation
+    choose backbones -> embed -> fit the last layer -> (train by gradient descent) -> take what validation
     prefers -> calibrate on val
 
 Costs what embedding costs, and somewhat more if several backbones are to choose from; training by gradient descent comes
@@ -15,14 +15,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from headstart.data.dataset import Dataset
-from headstart.data.duplicates import joined
-from headstart.data.near import near_pairs
-from headstart.data.split import make_split, mend_split, split_apart
 from headstart.errors import BadSplit, RecipeError
 from headstart.judge.calibration import fit_temperature
 from headstart.judge.clipping import clip_bound
@@ -173,34 +170,27 @@ class Clock:
 
 
 def learn(
-    given: Dataset,
+    dataset: Dataset,
     sources: Sequence[Source],
     facts: Sequence[Facts],
     recipe: Recipe,
     *,
-    test: float,
     tools: Tools,
     clock: Clock,
     unfinished: Unfinished | None = None,
 ) -> Learned:
-    """Learn from usable pictures, `sources` in the order of `given`, with what was seen of them, `facts`.
+    """Learn from usable images in a training and a validation set, `sources` and `facts` in the order of `dataset`.
 
-    `test` is the share that is kept out where the data brings no test side; with 0 there is none. Raises `BadSplit`,
-    `BackboneError` (weights that do not fit), `RecipeError` (a loss that does not fit the classes), `WriteError`,
-    `TrainingFailed`, `UnfinishedTraining`.
+    Raises `BadSplit` (images that changed), `BackboneError` (weights that do not fit), `RecipeError` (a loss that does not
+    fit the classes), `WriteError`, `TrainingFailed`, `UnfinishedTraining`.
     """
     if recipe.approach == "auto" and "+" in recipe.backbone:  # named to be fused
         recipe = replace(recipe, approach="linear")
-    if recipe.loss == "binary" and len(given.classes) != 2:
+    if recipe.loss == "binary" and len(dataset.classes) != 2:
         raise RecipeError(
-            f"loss 'binary' is for two classes, and {given.root} has {len(given.classes)}.",
+            f"loss 'binary' is for two classes, and {dataset.root} has {len(dataset.classes)}.",
             hint="Use --loss cross_entropy.",
         )
-    sides = ("train", "val", "test") if test else ("train", "val")
-    dealt: dict[str, Any] = {"seed": recipe.seed, "val": recipe.val, "test": test}
-    # A choice is made by labels of train and val, before there are features that show copies of them in test.
-    dataset = split_apart(given, sources, facts, **dealt) if tools.choice else make_split(given, **dealt)
-    _require_sides(dataset, sides)
     clock.lap("look")
     views, trials = _views(dataset, sources, facts, tools, recipe, clock)
     clock.lap("choose")
@@ -210,9 +200,6 @@ def learn(
         if failed:
             raise _changed(dataset, failed)
         clock.lap("embed")
-        groups = joined(dataset.groups, near_pairs(features[0], sources, facts))
-        dataset = mend_split(dataset, given, groups, known=tools.choice, **dealt)
-        _require_sides(dataset, sides)
         fitted, tried = _fit(views, features, dataset, recipe)
         trials = (*trials, *tried)
         frozen = _frozen(fitted, [features[views.index(v)] for v in fitted.views], dataset)
@@ -468,16 +455,6 @@ def _calibrated(chosen: _Candidate, dataset: Dataset, plan: Plan, recipe: Recipe
     clip = clip_bound(probabilities_NK, labels_N)
     classifier = Classifier(final.parts, dataset.classes, plan, temperature, threshold, recipe.alpha, clip)
     return classifier, final.val_logits_NK
-
-
-def _require_sides(dataset: Dataset, sides: Sequence[str]) -> None:
-    for side in sides:
-        if not (dataset.split == side).any():
-            count = {2: "two", 3: "three"}[len(sides)]
-            raise BadSplit(
-                f"{dataset.root}: no pictures are left for {side}: {len(dataset):,} are too few for {count} sides.",
-                hint="Add pictures, or give a split of your own with --split.",
-            )
 
 
 def _changed(dataset: Dataset, failed: dict[int, str]) -> BadSplit:

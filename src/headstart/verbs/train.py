@@ -28,7 +28,7 @@ from headstart.data.dataset import Dataset, hash_rows, open_dataset, require_tra
 from headstart.data.fixes import Fixes, read_fixes
 from headstart.data.not_copies import copy_rows, read_not_copies, write_copies
 from headstart.data.sources import Source, as_source
-from headstart.data.split import read_split, split_hash, write_split
+from headstart.data.split import make_split, read_split, require_sets, split_hash, write_split
 from headstart.errors import WriteError
 from headstart.files import png_bytes, sha256_file, write_bytes, write_csv, write_json, write_text
 from headstart.judge.metrics import Metrics, judge
@@ -177,10 +177,10 @@ def train_with(
     unfinished = _unfinished(out, given, looked, recipe, tools)
     if restart:
         unfinished.path.unlink(missing_ok=True)
-    learned = learn(
-        given, looked.files, looked.facts, recipe, test=recipe.test, tools=tools, clock=clock, unfinished=unfinished
-    )
-    classifier, dataset = learned.classifier, learned.dataset
+    dataset = make_split(given, seed=recipe.seed, val=recipe.val, test=recipe.test, near=looked.copies.groups_N)
+    require_sets(dataset, ("train", "val", "test"))
+    learned = learn(dataset, looked.files, looked.facts, recipe, tools=tools, clock=clock, unfinished=unfinished)
+    classifier = learned.classifier
     classes = dataset.classes
     val = judge(learned.val_logits_NK, learned.val_labels_N, classes, seed=recipe.seed)
     predictions = _predict(classifier, learned.features, dataset)
