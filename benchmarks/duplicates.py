@@ -1,15 +1,16 @@
-"""How many planted near-duplicates `near_pairs` finds among real pictures, what else it joins, and what it costs.
+"""How many planted copies are found among images that look alike, what else is called a copy, and what it costs.
 
-    python benchmarks/duplicates.py DATA [DATA ...] --weights-dir weights          recall by kind, other pairs found
-    python benchmarks/duplicates.py DATA [DATA ...] --sizes 1000,10000,100000      seconds and memory
+    python benchmarks/duplicates.py digits pages xrays --data data --seeds 3 --sheets sheets
+    python benchmarks/duplicates.py intel-scenes cats-dogs --data data --sizes 1000,10000,100000
 
-Planted: 200 pictures drawn at random are saved again, 40 of each kind (re-encoded at quality 30, at half size, with 5 % of
-width and height cut off at random sides, 1.3 times as bright, mirrored), 40 more with 5 % cut off each edge. Pairs found
-among the real pictures are no error by themselves: `--montage FILE.png` shows them, to be judged by eye.
+Sets: see `lookalikes.py`; those that are not made are folders in --data. In 200 images drawn at random a copy is planted,
+40 of each kind: re-encoded at quality 30, half size, 5 % of width and height cut off at random sides, 1.3 times as bright,
+mirrored. Recall is the fraction of them in one group with their original. Pairs found among the set's own images are no
+error by themselves: --sheets writes a contact sheet of each set, to be judged by eye, and `crossing` says how many of them
+have two labels. `shares` is the largest deviation of a class from its share of the validation and test sets of a split
+(in images), `small` the smallest class of these.
 
-Sizes: the pictures whole, then in quarters, then in ninths, until there are enough, as JPEG files of their own. Their
-features are not computed but mixed (0.7 of the whole picture's, 0.3 of another one's): that leaves the cost as it is,
-and says nothing of recall.
+Sizes: the images whole, then in quarters, then in ninths, until there are enough, as JPEG files of their own.
 """
 
 from __future__ import annotations
@@ -21,178 +22,146 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from lookalikes import KINDS, SETS, open_set, plant
+from PIL import Image, ImageDraw
 
-from headstart.data.dataset import open_dataset
-from headstart.data.duplicates import perceptual_pairs, unit_rows
-from headstart.data.near import near_pairs
-from headstart.model.backbones import find_backbone
-from headstart.model.engine import choose_plan
-from headstart.model.features import View, embed_files
+from headstart.data.copies import Copies
+from headstart.data.dataset import Dataset, open_dataset
+from headstart.data.near import find_copies
+from headstart.data.split import make_split
+from headstart.verbs.look import look
 from headstart.vision.decode import decode
 from headstart.vision.screen import Facts, screen
-from headstart.vision.screen_worker import dhash
-
-EACH = 40
-KINDS = ("re-encoded", "half size", "cropped 5 %", "brightened", "mirrored", "5 % off each edge")
 
 
-def changed(picture: Image.Image, kind: str, rng: np.random.Generator) -> tuple[Image.Image, int]:
-    """A copy of that kind, and the JPEG quality to save it at."""
-    width, height = picture.size
-    if kind == "re-encoded":
-        return picture, 30
-    if kind == "half size":
-        return picture.resize((width // 2, height // 2), Image.Resampling.LANCZOS), 90
-    if kind == "brightened":
-        return ImageEnhance.Brightness(picture).enhance(1.3), 90
-    if kind == "mirrored":
-        return ImageOps.mirror(picture), 90
-    if kind == "5 % off each edge":
-        x, y = round(0.05 * width), round(0.05 * height)
-        return picture.crop((x, y, width - x, height - y)), 90
-    keep_x, keep_y = round(0.95 * width), round(0.95 * height)
-    x, y = (int(rng.integers(0, full - keep + 1)) for full, keep in ((width, keep_x), (height, keep_y)))
-    return picture.crop((x, y, x + keep_x, y + keep_y)), 90
-
-
-def alike(features_ND: np.ndarray, threshold: float = 0.95) -> np.ndarray:
-    """Pairs (M, 2), i < j, whose cosine is at least `threshold`: N x N numbers at once."""
-    rows_ND = unit_rows(features_ND)
-    return np.argwhere(np.triu(rows_ND @ rows_ND.T >= threshold, 1))
-
-
-def plant(files: list[Path], folder: Path, seed: int) -> tuple[list[Path], list[int], list[str]]:
-    """Changed copies in `folder`: their files, the places of their originals, their kinds."""
-    rng = np.random.default_rng(seed)
-    originals = rng.choice(len(files), EACH * len(KINDS), replace=False).tolist()
-    kinds = [KINDS[n // EACH] for n in range(len(originals))]
-    out = []
-    for n, (place, kind) in enumerate(zip(originals, kinds, strict=True)):
-        picture, quality = changed(decode(files[place].read_bytes()), kind, rng)
-        out.append(folder / f"{n:04}.jpg")
-        picture.save(out[-1], "JPEG", quality=quality)
-    return out, originals, kinds
-
-
-def accuracy(files: list[Path], args: argparse.Namespace) -> None:
+def recall(dataset: Dataset, seed: int) -> tuple[dict[str, float], int]:
+    """The fraction of planted copies found, by kind; and how many of them were joined to another image than their original."""
+    files = [dataset.file(i) for i in range(len(dataset))]
     with tempfile.TemporaryDirectory() as folder:
-        copies, originals, kinds = plant(files, Path(folder), args.seed)
-        everything = [*files, *copies]
-        facts = screen(everything)
-        backbone = find_backbone(args.backbone, weights_dir=args.weights_dir)
-        view = View(backbone, backbone.preprocess.with_size(args.image_size))
-        (features,), _ = embed_files(everything, [f.sha256 for f in facts], [view], choose_plan("cpu"))
-        truth = {(place, len(files) + n) for n, place in enumerate(originals)}
-        ways = {
-            "hash": lambda: perceptual_pairs([f.dhash for f in facts]),
-            "cosine": lambda: alike(features),
-            "near, no features": lambda: near_pairs(None, everything, facts),
-            "near": lambda: near_pairs(features, everything, facts),
-        }
-        for name, find in ways.items():
-            before = (time.perf_counter(), time.process_time())
-            pairs = {tuple(pair) for pair in find().tolist()}
-            spent = time.perf_counter() - before[0], time.process_time() - before[1]
-            got = np.array([pair in pairs for pair in sorted(truth, key=lambda pair: pair[1])])
-            real = sorted(pair for pair in pairs if pair[1] < len(files))
-            joined = joined_to(real, originals, len(files))
-            strangers = [p for p in pairs - truth if p[1] >= len(files) and p not in joined]
-            main = np.arange(len(got)) < 200
-            print(
-                f"{name:18s} {spent[0]:6.1f} s ({spent[1]:.1f} of a core)  of 200 planted {got[main].mean():6.1%}; "
-                f"joined to pictures other than their originals {len(strangers)}; pairs among the real ones {len(real)}"
-            )
-            print("".join(f"    {kind} {got[[k == kind for k in kinds]].mean():.1%}" for kind in KINDS))
-            if args.montage and name == "near":
-                montage([*real, *strangers], everything).save(args.montage)
+        planted, originals, kinds = plant(files, Path(folder), seed)
+        everything = [*files, *planted]
+        labels = np.concatenate([dataset.labels, dataset.labels[originals]])
+        copies = find_copies(everything, screen(everything), labels)
+    groups = copies.groups_N
+    alone = find_copies(files, screen(files), dataset.labels).groups_N
+    found = {kind: [] for kind in KINDS}
+    strangers = 0
+    for n, (original, kind) in enumerate(zip(originals, kinds, strict=True)):
+        place = len(files) + n
+        found[kind].append(groups[place] == groups[original])
+        others = [i for i in np.flatnonzero(groups[: len(files)] == groups[place]) if i != original]
+        strangers += any(alone[i] != alone[original] for i in others)
+    return {kind: float(np.mean(hits)) for kind, hits in found.items()}, strangers
 
 
-def joined_to(real: list[tuple[int, int]], originals: list[int], n: int) -> set[tuple[int, int]]:
-    """Pairs of a planted copy with a picture that its original is paired with too, or with a copy of the same."""
-    near: dict[int, set[int]] = {}
-    for i, j in real:
-        near.setdefault(i, {i}).add(j)
-        near.setdefault(j, {j}).add(i)
-    source = [*range(n), *originals]
-    around = [(place, near.get(source[place], {source[place]})) for place in range(n, len(source))]
-    return {(i, place) for place, friends in around for i in friends}
+def shares(dataset: Dataset, copies: Copies, seeds: int) -> tuple[float, int]:
+    """The largest deviation of a class from its share of validation and test, and the smallest class there, in images."""
+    dataset = undecided(dataset)
+    worst, smallest = 0.0, len(dataset)
+    for seed in range(seeds):
+        split = make_split(dataset, seed=seed, near=copies.groups_N).split
+        for k in range(len(dataset.classes)):
+            own = split[dataset.labels == k]
+            for name in ("val", "test"):
+                count = int((own == name).sum())
+                worst, smallest = max(worst, abs(count - 0.2 * len(own))), min(smallest, count)
+    return worst, smallest
 
 
-def montage(pairs: list[tuple[int, int]], files: list[Path], side: int = 110, columns: int = 6) -> Image.Image:
-    """The pairs side by side, with their places."""
-    sheet = Image.new("RGB", (columns * (2 * side + 10), (len(pairs) // columns + 1) * (side + 14)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for n, pair in enumerate(pairs):
+def undecided(dataset: Dataset) -> Dataset:
+    """The same without the split that the data brings."""
+    from dataclasses import replace
+
+    return replace(dataset, split=np.full(len(dataset), "", "<U5"))
+
+
+def examine(name: str, args: argparse.Namespace) -> None:
+    looked = look(open_set(name, args.data, args.made))
+    dataset = looked.dataset
+    started = time.perf_counter(), time.process_time()
+    copies = find_copies(looked.files, looked.facts, dataset.labels)
+    spent = time.perf_counter() - started[0], time.process_time() - started[1]
+    runs = [recall(dataset, seed) for seed in range(args.seeds)]
+    by_kind = {kind: np.mean([found[kind] for found, _ in runs]) for kind in KINDS}
+    called = len(set(copies.pairs_M2.ravel().tolist()))
+    first, second = dataset.labels[copies.pairs_M2].T
+    deviation, smallest = shares(dataset, copies, 5)
+    told = "unknown" if copies.false_share is None else f"{copies.false_share:.1%}"
+    print(
+        f"{name:13s}{len(dataset):6,} images  recall {np.mean(list(by_kind.values())):6.1%}"
+        + "".join(f"  {kind} {by_kind[kind]:.1%}" for kind in KINDS)
+        + f"  strangers {sum(s for _, s in runs)}\n{'':13s}{called} called copies in {len(copies.pairs_M2)} pairs, largest "
+        f"group {np.bincount(copies.groups_N).max()}, crossing {(first != second).sum()}, doubted {len(copies.doubted_K2)}, "
+        f"estimated wrong {told}, limit {copies.limit:.3f}\n{'':13s}shares {deviation:.1f}, small {smallest}; "
+        f"{spent[0]:.1f} s, {1000 * spent[1] / len(dataset):.1f} ms of a core per image",
+        flush=True,
+    )
+    if args.sheets and len(copies.pairs_M2):
+        args.sheets.mkdir(parents=True, exist_ok=True)
+        sheet(copies, looked.files).save(args.sheets / f"{name}.png")
+
+
+def sheet(copies: Copies, files: list[Path], side: int = 150, columns: int = 4) -> Image.Image:
+    """All pairs side by side, the least sure first, with what differs."""
+    pairs = list(zip(copies.pairs_M2.tolist(), copies.difference_M.tolist(), strict=True))[::-1]
+    page = Image.new("RGB", (columns * (2 * side + 10), (len(pairs) // columns + 1) * (side + 14)), "white")
+    pen = ImageDraw.Draw(page)
+    for n, (pair, difference) in enumerate(pairs):
         x, y = n % columns * (2 * side + 10), n // columns * (side + 14)
-        pen.text((x, y), f"{pair[0]} {pair[1]}", fill="black")
-        for at, i in zip((x, x + side), pair, strict=True):
-            sheet.paste(decode(files[i].read_bytes(), (side, side)).resize((side, side)), (at, y + 12))
-    return sheet
+        pen.text((x, y), f"{difference:.4f} {files[pair[0]].name} {files[pair[1]].name}"[:50], fill="black")
+        for left, i in zip((x, x + side), pair, strict=True):
+            page.paste(decode(files[i].read_bytes(), (side, side)).resize((side, side)), (left, y + 12))
+    return page
 
 
-def cost(files: list[Path], size: int, args: argparse.Namespace) -> None:
-    rng = np.random.default_rng(args.seed)
-    backbone = find_backbone(args.backbone, weights_dir=args.weights_dir)
-    view = View(backbone, backbone.preprocess.with_size(args.image_size))
-    whole = files[: min(len(files), size)]
-    sha256s = [f.sha256 for f in screen(whole)]
-    (features,), _ = embed_files(whole, sha256s, [view], choose_plan("cpu"))
+def cost(files: list[Path], size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        pieces, parents, hashes = cut(whole, size, Path(folder))
-        others = rng.integers(0, len(whole), size)
-        share = np.where(np.arange(size) < len(whole), 1.0, 0.7).astype(np.float32)[:, None]
-        mixed = share * features[parents] + (1 - share) * features[others]
-        facts = [Facts("", 0, "JPEG", 0, 0, "RGB", 1, 1, mark, "", "") for mark in hashes]
+        pieces = cut(files[:size], size, Path(folder))
+        facts = [Facts(str(n), 0, "JPEG", 1, 1, "RGB", 1, 1, -1, "", "") for n in range(size)]
         held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         before = (time.perf_counter(), time.process_time())
-        pairs = near_pairs(mixed, pieces, facts)
+        copies = find_copies(pieces, facts)
         spent = time.perf_counter() - before[0], time.process_time() - before[1]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
-        f"{size:,} pictures x {mixed.shape[1]:,} features: {spent[0]:.1f} s, {spent[1]:.1f} s of a core, "
-        f"{len(pairs):,} pairs; memory {peak / 1024:,.0f} MB at most, {held / 1024:,.0f} MB before",
+        f"{size:,} images: {spent[0]:.1f} s, {spent[1]:.1f} s of a core, {len(copies.pairs_M2):,} pairs; "
+        f"memory {peak / 1024:,.0f} MB at most, {held / 1024:,.0f} MB before",
         flush=True,
     )
 
 
-def cut(files: list[Path], size: int, folder: Path) -> tuple[list[Path], np.ndarray, list[int]]:
-    """`size` pictures: whole, then cut 2 x 2, then 3 x 3 ...: files, places of the wholes, hashes."""
-    pieces, parents, hashes = list(files), list(range(len(files))), [dhash(decode(f.read_bytes())) for f in files]
-    parts = 2
+def cut(files: list[Path], size: int, folder: Path) -> list[Path]:
+    """`size` images: whole, then cut 2 x 2, then 3 x 3 ..."""
+    pieces, parts = list(files), 2
     while len(pieces) < size:
-        for parent, file in enumerate(files):
-            picture = decode(file.read_bytes())
-            width, height = picture.width // parts, picture.height // parts
+        for file in files:
+            image = decode(file.read_bytes())
+            width, height = image.width // parts, image.height // parts
             for at in range(min(parts * parts, size - len(pieces))):
                 x, y = at % parts * width, at // parts * height
-                piece = picture.crop((x, y, x + width, y + height))
                 pieces.append(folder / f"{len(pieces):07}.jpg")
-                piece.save(pieces[-1], "JPEG", quality=90)
-                parents.append(parent)
-                hashes.append(dhash(piece))
+                image.crop((x, y, x + width, y + height)).save(pieces[-1], "JPEG", quality=90)
         parts += 1
-    return pieces, np.array(parents), hashes
+    return pieces
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, nargs="+")
-    parser.add_argument("--weights-dir", type=Path)
-    parser.add_argument("--backbone", default="mobilenetv1_100.tf_qat_in1k")
-    parser.add_argument("--image-size", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sizes", help="such as 1000,10000,100000; without it, recall is measured")
-    parser.add_argument("--montage", type=Path, help="picture file for the pairs found that were not planted")
+    parser.add_argument("sets", nargs="+", help=f"{', '.join(SETS)}, or any folder of images in --data")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="where the folders of photographs are")
+    parser.add_argument("--made", type=Path, default=Path("made"), help="where sets that are made are kept")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--sheets", type=Path, help="folder for a contact sheet of each set")
+    parser.add_argument("--sizes", help="such as 1000,10000,100000: seconds and memory instead")
     args = parser.parse_args()
-    sets = [open_dataset(data) for data in args.data]
+    if not args.sizes:
+        for name in args.sets:
+            examine(name, args)
+        return
+    sets = [open_dataset(open_set(name, args.data, args.made)) for name in args.sets]
     files = [dataset.file(i) for dataset in sets for i in range(len(dataset))]
-    print(f"{len(files):,} real pictures, seed {args.seed}, {args.backbone} at {args.image_size} px", flush=True)
-    if args.sizes:
-        for size in map(int, args.sizes.split(",")):
-            cost(files, size, args)
-    else:
-        accuracy(files, args)
+    for size in map(int, args.sizes.split(",")):
+        cost(files, size)
 
 
 if __name__ == "__main__":

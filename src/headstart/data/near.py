@@ -50,7 +50,7 @@ BRIGHTER = 1.08
 """Gain from which on the darker image of a pair is made brighter before it is shrunk."""
 NEAR_WHITE = 225.0
 """Level (of a thumbnail) from which on pixels of the brighter image may have been cut off at white."""
-BATCH = 32
+BATCH = 128
 """Pairs that are compared at a time: more of them no longer fit the processor's cache."""
 
 
