@@ -133,40 +133,42 @@ class _Search:
 
     def _in_colour(self, pairs_M3: np.ndarray, placed_M4: np.ndarray) -> np.ndarray:
         """(M,): scores in colour, the second read at `placed_M4`; better ones where the darker image is made brighter."""
+        if not len(pairs_M3):
+            return np.empty(0)
         wanted, places = np.unique(pairs_M3[:, :2], return_inverse=True)
-        places = places.reshape(-1, 2)
+        places_M2 = places.reshape(-1, 2)
         colours = self._thumbnails(wanted, SIDE, "RGB")
 
         def compare(start: int) -> np.ndarray:
             some = slice(start, start + BATCH)
-            a, b = _pair(colours, places[some, 0], places[some, 1], pairs_M3[some, 2])
+            a, b = _pair(colours, *places_M2[some].T, pairs_M3[some, 2])
             return np.column_stack(_colours_compared(a, b, placed_M4[some]))
 
-        if not len(places):
-            return np.empty(0)
-        found = np.concatenate(_each(compare, range(0, len(places), BATCH), "Comparing closely"))
+        found = np.concatenate(_each(compare, range(0, len(pairs_M3), BATCH), "Comparing closely"))
         out, gain_M3, offset_M3 = found[:, 0], found[:, 1:4], found[:, 4:7]
         brighter = np.maximum(gain_M3, 1 / gain_M3).mean(axis=1) >= BRIGHTER
         for k in np.flatnonzero(brighter & (out < CEILING)).tolist():
-            i, j, mirrored = pairs_M3[k].tolist()
-            a, b = (colours[place][None] for place in places[k])
-            if gain_M3[k].mean() > 1:
-                b = self._brightened(j, gain_M3[k], offset_M3[k], b)
-            else:
-                a = self._brightened(i, 1 / gain_M3[k], -offset_M3[k] / gain_M3[k], a)
-            one = np.zeros(1, np.int64)
-            a, b = _pair(np.concatenate([a, b]), one, one + 1, np.array([mirrored]))
+            a, b = self._made_as_bright(pairs_M3[k], colours[places_M2[k]], gain_M3[k], offset_M3[k])
             out[k] = max(out[k], _colours_compared(a, b, placed_M4[k : k + 1])[0][0])
         return out
 
-    def _brightened(self, i: int, gain_3: np.ndarray, offset_3: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
-        """uint8 (1, SIDE, SIDE, 3): a thumbnail made after the pixels were made brighter and cut off at white.
+    def _made_as_bright(
+        self, pair_3: np.ndarray, colours: np.ndarray, gain_3: np.ndarray, offset_3: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """float32, twice (1, SIDE, SIDE, 3): one pair, its darker image made brighter and cut off at white, then shrunk.
 
         The other way round, the means of pixels of which some are cut off are too bright: black print on a white label.
+        An image that cannot be read again stays as it is. `gain_3` and `offset_3` make the second as bright as the first.
         """
+        darker = int(gain_3.mean() > 1)
+        if not darker:
+            gain_3, offset_3 = 1 / gain_3, -offset_3 / gain_3
         table = np.clip(gain_3[:, None] * np.arange(256) + offset_3[:, None], 0, 255).round().astype(int)
-        made = thumbnail(self.sources[i], SIDE, "RGB", at_least=4 * SIDE, table=table.ravel().tolist())
-        return otherwise if made is None else made[None]
+        source = self.sources[int(pair_3[darker])]
+        made = thumbnail(source, SIDE, "RGB", at_least=4 * SIDE, table=table.ravel().tolist())
+        if made is not None:
+            colours[darker] = made
+        return _pair(colours, np.array([0]), np.array([1]), pair_3[2:])
 
     def _score_again(self, pairs_K2: np.ndarray) -> np.ndarray:
         """(K,): scores of pairs that were not proposed."""
@@ -204,7 +206,8 @@ class _Search:
 
         _each(fill, range(0, len(out), BATCH), title)
         if lost:
-            log.info("%d images could not be read again; they are not compared.", len(lost))
+            words = ("1 image", "is") if len(lost) == 1 else (f"{len(lost):,} images", "are")
+            log.info("%s could not be read again and %s not compared.", *words)
         return out
 
 
