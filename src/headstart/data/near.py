@@ -50,6 +50,8 @@ BRIGHTER = 1.08
 """Gain from which on the darker image of a pair is made brighter before it is shrunk."""
 NEAR_WHITE = 225.0
 """Level (of a thumbnail) from which on pixels of the brighter image may have been cut off at white."""
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""How bright red, green and blue are when an image is made grey (ITU-R BT.601, as in Pillow and most programs)."""
 BATCH = 32
 """Pairs that are compared at a time: more of them no longer fit the processor's cache."""
 
@@ -313,7 +315,7 @@ def _colours_compared(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> tuple
     """Scores (P,) of colours (P, n, n, 3), of greys where only one of the two has colours; gain and offset of b (P, 3)."""
     grey = _is_grey(a) != _is_grey(b)
     for images in (a, b):
-        images[grey] = images[grey].mean(axis=3, keepdims=True)
+        images[grey] = (images[grey] @ LUMA)[..., None]
     a, b, inside = _laid_over(a.transpose(0, 3, 1, 2), b.transpose(0, 3, 1, 2), placed)
     gain, offset = as_bright(a, b, inside[:, None])
     return score(differing(a, b, inside)), gain[:, :, 0, 0], offset[:, :, 0, 0]
