@@ -43,6 +43,9 @@ more than 5,000 images, where all 12 would take a quarter of an hour if all imag
 LIKENESS = 0.6
 """Cosine (of whitened 16 x 16 greys) below which a pair is not looked at. Cut copies have 0.6 and more, the nearest other
 photograph 0.5."""
+ALL_ONE = 1e-3
+"""Part of the variance of 16 x 16 greys that differs, on average, below which all images may be copies of a single one: of
+one saved again and again 0.0001 to 0.001 differs, of chest x-rays 0.27."""
 MIDDLE = 0.95
 CLOSE = FLOOR - 0.1
 """Score in greys from which on a pair is compared in colour as well."""
@@ -269,7 +272,7 @@ def descriptors(greys: np.ndarray, *, sample: int = 4096) -> tuple[np.ndarray, n
     crop = np.tile(np.array([MIDDLE, 0, MIDDLE, 0], np.float32), (n, 1))
     cut = np.concatenate([warp(small[k : k + 256], crop[k : k + 256])[0] for k in range(0, n, 256)])
     plain = _unit(small.reshape(n, -1))
-    mean = plain.mean(axis=0)
+    mean = _in_common(plain)
     some = plain[np.sort(np.random.default_rng(0).permutation(n)[:sample])] - mean
     power, axes = np.linalg.eigh(some.T @ some / len(some))
     power, axes = power[::-1][:AXES], axes[:, ::-1][:, :AXES]
@@ -277,6 +280,12 @@ def descriptors(greys: np.ndarray, *, sample: int = 4096) -> tuple[np.ndarray, n
     ways = (small, small[:, :, ::-1], cut)
     first, second, third = (_unit((_unit(way.reshape(n, -1)) - mean) @ onto, centre=False) for way in ways)
     return first, second, third
+
+
+def _in_common(rows: np.ndarray) -> np.ndarray:
+    """The mean of rows of length 1; zeros where nothing but noise would be left without it, and for two (opposites then)."""
+    mean: np.ndarray = rows.mean(axis=0)
+    return mean if len(rows) > 2 and 1 - mean @ mean >= ALL_ONE else np.zeros_like(mean)
 
 
 def thumbnail(
