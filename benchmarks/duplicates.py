@@ -31,7 +31,7 @@ from headstart.data.near import find_copies
 from headstart.data.split import make_split
 from headstart.verbs.look import look
 from headstart.vision.decode import decode
-from headstart.vision.screen import Facts, screen
+from headstart.vision.screen import screen
 
 
 def recall(dataset: Dataset, seed: int) -> tuple[dict[str, float], int]:
@@ -117,7 +117,7 @@ def sheet(copies: Copies, files: list[Path], side: int = 150, columns: int = 4) 
 def cost(files: list[Path], size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         pieces = cut(files[:size], size, Path(folder))
-        facts = [Facts(str(n), 0, "JPEG", 1, 1, "RGB", 1, 1, -1, "", "") for n in range(size)]
+        facts = screen(pieces)
         held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         before = (time.perf_counter(), time.process_time())
         copies = find_copies(pieces, facts)

@@ -1,6 +1,6 @@
 """Two small images of one thing laid over each other, and how much they still differ: arrays only, many pairs at a time.
 
-    place      shift and scale by least squares, from coarse to fine
+    place      shift and scale by least squares, from coarse (`place_coarsely`) to fine
     warp       one image read at that place
     differing  what is left of the difference where it is largest
     detail     whether the fine structure agrees where there is most of it
@@ -34,20 +34,23 @@ _CROPS = np.array(
 """Where one image may be a part of the other, to begin with."""
 
 
-def place(a: np.ndarray, b: np.ndarray, scale_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 (P, 4), where to read b to come nearest to a, both (P, 64, 64); and (P,) how far they correlate there.
+def place_coarsely(a: np.ndarray, b: np.ndarray, scale_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (P, 4), where to read b to come nearest to a, both (P, 16, 16), and (P,) how far they correlate there.
 
-    Begins with `scale_P`, at 16 x 16 pixels, goes on at 32 x 32 and (where they correlate by `COARSE`) at 64 x 64. Where
-    that leads nowhere but some likeness is there, crops at other places are tried: lines of text are one pixel high.
+    Begins with `scale_P`. The correlation is of what is finer than shading; below `COARSEST` they are no copies.
     """
     placed = np.stack([scale_P, 0 * scale_P, scale_P, 0 * scale_P], axis=1).astype(np.float32)
-    a4, b4 = shrunk(a, 4), shrunk(b, 4)
-    placed = align(a4, b4, steps=4, start=placed)
-    alike = np.zeros(len(a), np.float32)
-    likely = np.flatnonzero(_unshaded(a4, b4, placed, 0.8) >= COARSEST)
-    if len(likely):
-        a2, b2 = (blurred(shrunk(x[likely], 2), 0.7) for x in (a, b))
-        placed[likely], alike[likely] = _placed_again(a2, b2, align(a2, b2, steps=4, start=placed[likely]))
+    placed = align(a, b, steps=4, start=placed)
+    return placed, _unshaded(a, b, placed, 0.8)
+
+
+def place(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same for greys (P, 64, 64), beginning at `placed`, at 32 x 32 and (if they correlate by `COARSE`) 64 x 64 pixels.
+
+    Where that leads nowhere but some likeness is there, crops at other places are tried: lines of text are one pixel high.
+    """
+    a2, b2 = (blurred(shrunk(x, 2), 0.7) for x in (a, b))
+    placed, alike = _placed_again(a2, b2, align(a2, b2, steps=4, start=placed))
     near = np.flatnonzero(alike >= COARSE)
     if len(near):
         placed[near] = align(blurred(a[near], 0.7), blurred(b[near], 0.7), steps=3, start=placed[near])

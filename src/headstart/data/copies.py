@@ -208,7 +208,7 @@ def _stars(members: list[int], near: dict[int, dict[int, float]], sure: float, s
     """The members in groups around the best connected of them; images that were not compared with it are now."""
     left, stars = list(members), []
     while len(left) > 1:
-        hub = max(left, key=lambda i: (sum(j in near[i] for j in left), sum(near[i].get(j, 0) for j in left), -i))
+        hub = _best_connected(left, near)
         others = [i for i in left if i != hub]
         unknown = [i for i in others if i not in near[hub]]
         found = {i: near[hub][i] for i in others if i in near[hub]}
@@ -220,6 +220,13 @@ def _stars(members: list[int], near: dict[int, dict[int, float]], sure: float, s
         stars.append([hub, *found])
         left = [i for i in others if i not in found]
     return stars
+
+
+def _best_connected(images: list[int], near: dict[int, dict[int, float]]) -> int:
+    """Of some images the one with the most pairs among them; of several, the one with the highest scores."""
+    among = set(images)
+    scores = {i: [value for j, value in near[i].items() if j in among] for i in images}
+    return max(images, key=lambda i: (len(scores[i]), sum(scores[i]), -i))
 
 
 def _false_share(pairs_M2: np.ndarray, labels_N: np.ndarray, taken_M: np.ndarray, alike_M: np.ndarray) -> float | None:

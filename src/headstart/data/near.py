@@ -1,6 +1,6 @@
 """Copies of one image among many: re-encoded, resized, brightened, mirrored, or with its edges cut.
 
-    64 px thumbnails -> the nearest by 16 x 16 greys -> laid over each other -> what still differs -> groups
+    the nearest by 16 x 16 greys -> laid over each other at 16, 32, 64 px -> what still differs -> groups
 
 Here pairs are proposed and compared; what makes a pair of look-alikes copies is decided in `data.copies`. No backbone and
 no features take part, so every verb finds the same copies, before any split is made. About 0.9 ms per image (0.5 of it
@@ -11,6 +11,7 @@ another, nor for images without structure (blank pages, clear skies): of those, 
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -22,7 +23,19 @@ import numpy as np
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from headstart.data.alignment import COARSE, align, as_bright, blurred, detail, differing, place, shrunk, warp, within
+from headstart.data.alignment import (
+    COARSE,
+    COARSEST,
+    align,
+    as_bright,
+    blurred,
+    detail,
+    differing,
+    place,
+    place_coarsely,
+    warp,
+    within,
+)
 from headstart.data.copies import CEILING, FLOOR, Copies, confirm, score
 from headstart.data.duplicates import group_pairs, merge_groups
 from headstart.data.neighbours import neighbours
@@ -31,6 +44,7 @@ from headstart.progress import bar, log
 from headstart.vision.decode import decode
 from headstart.vision.memory import Source, as_rgb
 from headstart.vision.screen import Facts, cores
+from headstart.vision.screen_worker import GREYS_SIDE
 
 SIDE = 64
 """Thumbnails have so many pixels a side, whatever the image's shape."""
@@ -43,6 +57,9 @@ more than 5,000 images, where all 12 would take a quarter of an hour if all imag
 LIKENESS = 0.6
 """Cosine (of whitened 16 x 16 greys) below which a pair is not looked at. Cut copies have 0.6 and more, the nearest other
 photograph 0.5."""
+ALL_ONE = 1e-3
+"""Part of the variance of 16 x 16 greys that differs, on average, below which all images may be copies of a single one: of
+one saved again and again 0.0001 to 0.001 differs, of chest x-rays 0.27."""
 MIDDLE = 0.95
 CLOSE = FLOOR - 0.1
 """Score in greys from which on a pair is compared in colour as well."""
@@ -50,6 +67,8 @@ BRIGHTER = 1.08
 """Gain from which on the darker image of a pair is made brighter before it is shrunk."""
 NEAR_WHITE = 225.0
 """Level (of a thumbnail) from which on pixels of the brighter image may have been cut off at white."""
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""How bright red, green and blue are when an image is made grey (ITU-R BT.601, as in Pillow and most programs)."""
 BATCH = 128
 """Pairs that are compared at a time: more of them no longer fit the processor's cache."""
 
@@ -68,7 +87,7 @@ def find_copies(sources: Sequence[Source], facts: Sequence[Facts], labels_N: np.
     same_file = np.stack([first[which], np.arange(n)], axis=1).astype(np.int64)
     same_file = same_file[same_file[:, 0] != same_file[:, 1]]
     with threadpool_limits(1):  # small products on all threads at once: 20 times slower beside other work
-        found = _Search([sources[i] for i in chosen]).copies(labels_N[chosen])
+        found = _Search([sources[i] for i in chosen], small_greys([facts[i] for i in chosen])).copies(labels_N[chosen])
     near = chosen[found.pairs_M2]
     same_pixels = _same_pixels(near, found.difference_M, sources, facts)
     pairs = np.concatenate([same_file, near])
@@ -97,9 +116,8 @@ def _same_pixels(
 class _Search:
     """The search among n different files; `pairs_M3` are two places, and whether the second image is mirrored."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self.sources = sources
-        self.greys = self._thumbnails(range(len(sources)), SIDE, "L", "Looking for copies")
+    def __init__(self, sources: Sequence[Source], greys: np.ndarray) -> None:
+        self.sources, self.greys = sources, greys
         self.placed: dict[tuple[int, int], tuple[float, bool, np.ndarray]] = {}
         """Pairs that were compared closely: the score, whether mirrored, where the second was read."""
 
@@ -113,15 +131,9 @@ class _Search:
     def _scores(self, pairs_M3: np.ndarray, scale_M: np.ndarray) -> np.ndarray:
         """(M,): how well each pair agrees once aligned, in greys and (where that is much) in colours; 0 if hardly."""
 
-        def compare(start: int) -> np.ndarray:
-            some = slice(start, start + BATCH)
-            first, second, mirrored = pairs_M3[some].T
-            return _greys_compared(*_pair(self.greys, first, second, mirrored), scale_M[some])
-
-        if not len(pairs_M3):
-            return np.empty(0)
-        found = np.concatenate(_each(compare, range(0, len(pairs_M3), BATCH), "Comparing look-alikes"))
-        out, cut_off, placed = found[:, 0], found[:, 1] > 0, found[:, 2:].astype(np.float32)
+        placed, likely = self._placed(pairs_M3, scale_M)
+        out, cut_off = np.zeros(len(pairs_M3)), np.zeros(len(pairs_M3), bool)
+        out[likely], cut_off[likely], placed[likely] = self._in_greys(pairs_M3[likely], placed[likely])
         close = np.flatnonzero((out >= CLOSE) | cut_off)
         in_colour = self._in_colour(pairs_M3[close], placed[close])
         out[close] = np.where(cut_off[close], in_colour, np.minimum(out[close], in_colour))
@@ -131,42 +143,73 @@ class _Search:
                 self.placed[i, j] = (float(out[k]), bool(mirrored), placed[k])
         return out
 
+    def _placed(self, pairs_M3: np.ndarray, scale_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float32 (M, 4), where the second of each pair is read, coarsely; and places of the pairs that may be copies."""
+
+        def compare(start: int) -> np.ndarray:
+            some = slice(start, start + BATCH)
+            first, second, mirrored = pairs_M3[some].T
+            return np.column_stack(place_coarsely(*_pair(self.greys, first, second, mirrored), scale_M[some]))
+
+        if not len(pairs_M3):
+            return np.empty((0, 4), np.float32), np.empty(0, np.int64)
+        found = np.concatenate(_each(compare, range(0, len(pairs_M3), BATCH), "Looking for copies"))
+        return found[:, :4].astype(np.float32), np.flatnonzero(found[:, 4] >= COARSEST)
+
+    def _in_greys(self, pairs_M3: np.ndarray, placed_M4: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores (M,) in greys, whether they may be too low (M,), and where the second is read, exactly (M, 4)."""
+        if not len(pairs_M3):
+            return np.empty(0), np.empty(0, bool), placed_M4
+        wanted, places = np.unique(pairs_M3[:, :2], return_inverse=True)
+        places_M2 = places.reshape(-1, 2)
+        greys = self._thumbnails(wanted, SIDE, "L")
+
+        def compare(start: int) -> np.ndarray:
+            some = slice(start, start + BATCH)
+            a, b = _pair(greys, places_M2[some, 0], places_M2[some, 1], pairs_M3[some, 2])
+            return _greys_compared(a, b, placed_M4[some])
+
+        found = np.concatenate(_each(compare, range(0, len(pairs_M3), BATCH), "Comparing look-alikes"))
+        return found[:, 0], found[:, 1] > 0, found[:, 2:].astype(np.float32)
+
     def _in_colour(self, pairs_M3: np.ndarray, placed_M4: np.ndarray) -> np.ndarray:
         """(M,): scores in colour, the second read at `placed_M4`; better ones where the darker image is made brighter."""
+        if not len(pairs_M3):
+            return np.empty(0)
         wanted, places = np.unique(pairs_M3[:, :2], return_inverse=True)
-        places = places.reshape(-1, 2)
+        places_M2 = places.reshape(-1, 2)
         colours = self._thumbnails(wanted, SIDE, "RGB")
 
         def compare(start: int) -> np.ndarray:
             some = slice(start, start + BATCH)
-            a, b = _pair(colours, places[some, 0], places[some, 1], pairs_M3[some, 2])
+            a, b = _pair(colours, places_M2[some, 0], places_M2[some, 1], pairs_M3[some, 2])
             return np.column_stack(_colours_compared(a, b, placed_M4[some]))
 
-        if not len(places):
-            return np.empty(0)
-        found = np.concatenate(_each(compare, range(0, len(places), BATCH), "Comparing closely"))
+        found = np.concatenate(_each(compare, range(0, len(pairs_M3), BATCH), "Comparing closely"))
         out, gain_M3, offset_M3 = found[:, 0], found[:, 1:4], found[:, 4:7]
         brighter = np.maximum(gain_M3, 1 / gain_M3).mean(axis=1) >= BRIGHTER
         for k in np.flatnonzero(brighter & (out < CEILING)).tolist():
-            i, j, mirrored = pairs_M3[k].tolist()
-            a, b = (colours[place][None] for place in places[k])
-            if gain_M3[k].mean() > 1:
-                b = self._brightened(j, gain_M3[k], offset_M3[k], b)
-            else:
-                a = self._brightened(i, 1 / gain_M3[k], -offset_M3[k] / gain_M3[k], a)
-            one = np.zeros(1, np.int64)
-            a, b = _pair(np.concatenate([a, b]), one, one + 1, np.array([mirrored]))
+            a, b = self._made_as_bright(pairs_M3[k], colours[places_M2[k]], gain_M3[k], offset_M3[k])
             out[k] = max(out[k], _colours_compared(a, b, placed_M4[k : k + 1])[0][0])
         return out
 
-    def _brightened(self, i: int, gain_3: np.ndarray, offset_3: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
-        """uint8 (1, SIDE, SIDE, 3): a thumbnail made after the pixels were made brighter and cut off at white.
+    def _made_as_bright(
+        self, pair_3: np.ndarray, colours: np.ndarray, gain_3: np.ndarray, offset_3: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """float32, twice (1, SIDE, SIDE, 3): one pair, its darker image made brighter and cut off at white, then shrunk.
 
         The other way round, the means of pixels of which some are cut off are too bright: black print on a white label.
+        An image that cannot be read again stays as it is. `gain_3` and `offset_3` make the second as bright as the first.
         """
+        darker = int(gain_3.mean() > 1)
+        if not darker:
+            gain_3, offset_3 = 1 / gain_3, -offset_3 / gain_3
         table = np.clip(gain_3[:, None] * np.arange(256) + offset_3[:, None], 0, 255).round().astype(int)
-        made = thumbnail(self.sources[i], SIDE, "RGB", at_least=4 * SIDE, table=table.ravel().tolist())
-        return otherwise if made is None else made[None]
+        source = self.sources[int(pair_3[darker])]
+        made = thumbnail(source, SIDE, "RGB", at_least=4 * SIDE, table=table.ravel().tolist())
+        if made is not None:
+            colours[darker] = made
+        return _pair(colours, np.array([0]), np.array([1]), pair_3[2:])
 
     def _score_again(self, pairs_K2: np.ndarray) -> np.ndarray:
         """(K,): scores of pairs that were not proposed."""
@@ -204,7 +247,8 @@ class _Search:
 
         _each(fill, range(0, len(out), BATCH), title)
         if lost:
-            log.info("%d images could not be read again; they are not compared.", len(lost))
+            words = ("1 image", "is") if len(lost) == 1 else (f"{len(lost):,} images", "are")
+            log.info("%s could not be read again and %s not compared.", *words)
         return out
 
 
@@ -229,7 +273,7 @@ def _best_way(pairs_M3: np.ndarray, score_M: np.ndarray) -> tuple[np.ndarray, np
 def propose(greys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """int64 (M, 3): pairs i < j that may be copies and whether j is mirrored, and float (M,): the scale to begin with.
 
-    `greys` uint8 (n, 64, 64). Each image's nearest ones among all, their mirror images, and their middles (an image with
+    `greys` uint8 (n, 16, 16). Each image's nearest ones among all, their mirror images, and their middles (an image with
     its edges cut resembles the middle of the whole one), by the cosine of `descriptors`.
     """
     n = len(greys)
@@ -252,6 +296,13 @@ def propose(greys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found, scale_M[order][first]
 
 
+def small_greys(facts: Sequence[Facts]) -> np.ndarray:
+    """uint8 (n, 16, 16): what each image looks like from afar, as it was noted when it was validated; black if unreadable."""
+    side = GREYS_SIDE
+    rows = [base64.b64decode(fact.greys) or bytes(side * side) for fact in facts]
+    return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, side, side)
+
+
 def descriptors(greys: np.ndarray, *, sample: int = 4096) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Three float32 (n, AXES), rows of length 1: of the images, of their mirror images, of their middles.
 
@@ -260,11 +311,11 @@ def descriptors(greys: np.ndarray, *, sample: int = 4096) -> tuple[np.ndarray, n
     cases (without it 88).
     """
     n = len(greys)
-    small = shrunk(greys, 4)
+    small = greys.astype(np.float32)
     crop = np.tile(np.array([MIDDLE, 0, MIDDLE, 0], np.float32), (n, 1))
     cut = np.concatenate([warp(small[k : k + 256], crop[k : k + 256])[0] for k in range(0, n, 256)])
     plain = _unit(small.reshape(n, -1))
-    mean = plain.mean(axis=0)
+    mean = _in_common(plain)
     some = plain[np.sort(np.random.default_rng(0).permutation(n)[:sample])] - mean
     power, axes = np.linalg.eigh(some.T @ some / len(some))
     power, axes = power[::-1][:AXES], axes[:, ::-1][:, :AXES]
@@ -272,6 +323,12 @@ def descriptors(greys: np.ndarray, *, sample: int = 4096) -> tuple[np.ndarray, n
     ways = (small, small[:, :, ::-1], cut)
     first, second, third = (_unit((_unit(way.reshape(n, -1)) - mean) @ onto, centre=False) for way in ways)
     return first, second, third
+
+
+def _in_common(rows: np.ndarray) -> np.ndarray:
+    """The mean of rows of length 1; zeros where nothing but noise would be left without it, and for two (opposites then)."""
+    mean: np.ndarray = rows.mean(axis=0)
+    return mean if len(rows) > 2 and 1 - mean @ mean >= ALL_ONE else np.zeros_like(mean)
 
 
 def thumbnail(
@@ -290,10 +347,10 @@ def thumbnail(
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0))
 
 
-def _greys_compared(a: np.ndarray, b: np.ndarray, scale_P: np.ndarray) -> np.ndarray:
+def _greys_compared(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> np.ndarray:
     """(P, 6): scores of greys (P, n, n), 0 for those that hardly agree; 1 if one may be brighter and cut off at white, so
-    that the score is too low; where b was read."""
-    placed, alike = place(a, b, scale_P)
+    that the score is too low; where b was read. Begins at `placed`."""
+    placed, alike = place(a, b, placed)
     out = np.zeros((len(a), 6))
     out[:, 2:] = placed
     near = np.flatnonzero(alike >= COARSE)
@@ -310,7 +367,7 @@ def _colours_compared(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> tuple
     """Scores (P,) of colours (P, n, n, 3), of greys where only one of the two has colours; gain and offset of b (P, 3)."""
     grey = _is_grey(a) != _is_grey(b)
     for images in (a, b):
-        images[grey] = images[grey].mean(axis=3, keepdims=True)
+        images[grey] = (images[grey] @ LUMA)[..., None]
     a, b, inside = _laid_over(a.transpose(0, 3, 1, 2), b.transpose(0, 3, 1, 2), placed)
     gain, offset = as_bright(a, b, inside[:, None])
     return score(differing(a, b, inside)), gain[:, :, 0, 0], offset[:, :, 0, 0]

@@ -23,7 +23,8 @@ def neighbours(rows_ND: np.ndarray, k: int, *, leaf: int = LEAF, trees: int = TR
     Exact up to `EXACT` rows; beyond that, a row's neighbours are looked for in its leaf of each tree. A tree halves the
     rows of each node at the median of a direction between two of them, so that leaves are equal and near rows tend to
     share one (Dasgupta & Freund, "Random projection trees and low dimensional manifolds", STOC 2008; the direction as
-    in Annoy). Costs ``trees x N x (leaf + log N) x D``; recall is in `tests/test_near.py` and the benchmark.
+    in Annoy). Costs ``trees x N x (leaf + log N) x D``; recall is in
+    `tests/test_neighbours.py`.
     """
     n = len(rows_ND)
     best = np.full((n, k), -1, np.int64)

@@ -24,7 +24,7 @@ from PIL import Image
 from headstart.errors import UnreadableImage
 from headstart.vision.decode import upright
 from headstart.vision.screen import Facts, screen
-from headstart.vision.screen_worker import dhash
+from headstart.vision.screen_worker import dhash, greys
 
 Source = Path | Image.Image | np.ndarray
 """A picture: a file, a PIL image, or an array of pixels, uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."""
@@ -74,7 +74,7 @@ def _facts(picture: Source) -> Facts:
     try:
         rgb = as_rgb(picture)
     except UnreadableImage as refusal:
-        return Facts("", 0, "", 0, 0, "", 1, 0, -1, refusal.reason, refusal.message)
+        return Facts("", 0, "", 0, 0, "", 1, 0, -1, "", refusal.reason, refusal.message)
     data = rgb.tobytes()
     sha256 = hashlib.sha256(b"pixels %d x %d\n" % rgb.size + data).hexdigest()
-    return Facts(sha256, len(data), "pixels", *rgb.size, "RGB", 1, 1, dhash(rgb), "", "")
+    return Facts(sha256, len(data), "pixels", *rgb.size, "RGB", 1, 1, dhash(rgb), greys(rgb), "", "")

@@ -36,7 +36,7 @@ from headstart.progress import bar, log
 from headstart.vision.probe import MAX_FILE_BYTES
 from headstart.vision.screen_worker import READY, left_out, reason_of
 
-SCREEN_VERSION = 1  # a new number forgets all remembered facts: for when probing, decoding or hashing changes
+SCREEN_VERSION = 2  # a new number forgets all remembered facts: for when probing, decoding or hashing changes
 START_SECONDS = 60.0  # a worker that is not ready after this long is broken
 AHEAD = 16  # pictures that a worker has been given, so that it never waits for the next
 SHARD_FILES = 2_000  # facts are written down after this many
@@ -52,7 +52,8 @@ class Facts:
     """What is known about one file; `reason` is '' when it can be used, otherwise a key of `probe.REASONS`.
 
     `width` and `height` are the upright picture's, in pixels; `mode` is Pillow's before conversion to RGB;
-    `orientation` is EXIF's, 1 to 8; `dhash` is a 64-bit difference hash of the upright picture, -1 when unreadable.
+    `orientation` is EXIF's, 1 to 8; `dhash` is a 64-bit difference hash of the upright picture, -1 when unreadable;
+    `greys` is the upright picture as 16 x 16 greys (see `screen_worker.greys`), '' when unreadable.
     """
 
     sha256: str
@@ -64,6 +65,7 @@ class Facts:
     orientation: int
     frames: int
     dhash: int
+    greys: str
     reason: str
     message: str
 

@@ -8,6 +8,7 @@ as the same user.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -27,8 +28,10 @@ AT_LEAST_PIXELS = (64, 64)  # what pictures are decoded at here: all of their da
 MEMORY_BYTES = 6 << 30  # address space; three copies of the largest picture that is let through take 1.5 GB
 WHOLE_BYTES = 32 << 20  # larger files are read piece by piece
 
-Answer = tuple[str, int, int, str, int, int, int, str, str]
-"""format, width, height, mode, orientation, frames, dhash, reason, message: the fields of `screen.Facts` in order."""
+GREYS_SIDE = 16
+
+Answer = tuple[str, int, int, str, int, int, int, str, str, str]
+"""format, width, height, mode, orientation, frames, dhash, greys, reason, message: the fields of `screen.Facts` in order."""
 
 
 def look(path: bytes, sha256: str) -> Answer:
@@ -45,18 +48,18 @@ def look(path: bytes, sha256: str) -> Answer:
                     return left_out("changed", "its bytes changed while it was being looked at.")
                 picture = read(file, AT_LEAST_PIXELS)
             width, height = picture.upright_size
-            mark = dhash(picture.image)
+            mark, small = dhash(picture.image), greys(picture.image)
     except UnreadableImage as refusal:
         return left_out(refusal.reason, refusal.message)
     except OSError as error:
         return left_out(reason_of(error), f"could not be read: {error.strerror}.")
     header = picture.header
-    return header.format, width, height, picture.mode, picture.orientation, header.frames, mark, "", ""
+    return header.format, width, height, picture.mode, picture.orientation, header.frames, mark, small, "", ""
 
 
 def left_out(reason: str, message: str) -> Answer:
     """The answer for a picture that cannot be used."""
-    return "", 0, 0, "", 1, 0, -1, reason, message
+    return "", 0, 0, "", 1, 0, -1, "", reason, message
 
 
 def reason_of(error: OSError) -> str:
@@ -78,6 +81,12 @@ def dhash(image: Image.Image) -> int:
         for at in range(row, row + 8):
             bits = bits << 1 | (greys[at] < greys[at + 1])
     return bits
+
+
+def greys(image: Image.Image) -> str:
+    """What an image looks like from afar: 16 x 16 greys, squashed into a square, row by row in base64."""
+    small = image.convert("L").resize((GREYS_SIDE, GREYS_SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return base64.b64encode(small.tobytes()).decode("ascii")
 
 
 def serve(seconds_each: float, look: Callable[[bytes, str], Answer] = look) -> None:
