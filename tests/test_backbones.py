@@ -400,7 +400,7 @@ def test_all_real_weights_load_strictly(shared: Path) -> None:
     from safetensors.torch import load_file
 
     found = at_hand(weights_dir=shared / "weights")
-    assert len(found) == 5
+    assert {b.architecture.split("_")[0] for b in found} >= {"mobilenetv1", "mobilenetv2"}
     images_NCHW = torch.rand(1, 3, 64, 64)
     for backbone in found:
         model = build(backbone)
@@ -412,7 +412,7 @@ def test_all_real_weights_load_strictly(shared: Path) -> None:
             features_ND = model(images_NCHW)
         assert features_ND.shape == (1, 1024 if "v1" in backbone.name else 1280)
         assert torch.isfinite(features_ND).all()
-        assert dict(backbone.model_args) == {"pad_type": "same"}
+        assert dict(backbone.model_args) == ({"pad_type": "same"} if backbone.name.startswith("mobilenet") else {})
 
 
 # The one that comes with the package
