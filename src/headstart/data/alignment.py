@@ -130,6 +130,7 @@ def blurred(greys: np.ndarray, sigma: float) -> np.ndarray:
     p, n, _ = greys.shape
     at = np.arange(n)
     weights = np.exp(-((at[:, None] - at) ** 2) / (2 * sigma**2))
+    weights[weights < 1e-20] = 0  # as float32 some would be subnormal numbers: the same result, 25 times slower
     weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32).T
     across = (greys.reshape(p * n, n) @ weights).reshape(p, n, n)
     down = np.ascontiguousarray(across.transpose(0, 2, 1)).reshape(p * n, n) @ weights

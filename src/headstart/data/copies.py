@@ -114,9 +114,8 @@ def confirm(
     taken_M = apart_M & (score_M >= sure)
     taken_M |= _by_detail(pairs_M2, score_M, apart_M, taken_M, detail_of)
     needed_M = np.where(_two_labels(pairs_M2, labels_N), sure + STRONG, 0)
-    groups_N = _groups(
-        n, pairs_M2[taken_M & (score_M >= needed_M)], score_M[taken_M & (score_M >= needed_M)], sure, score_of
-    )
+    strong_M = taken_M & (score_M >= needed_M)
+    groups_N = _groups(n, pairs_M2[strong_M], score_M[strong_M], sure, score_of)
     kept_M = taken_M & (groups_N[pairs_M2[:, 0]] == groups_N[pairs_M2[:, 1]])
     order = np.argsort(-score_M[kept_M], kind="stable")
     return Copies(

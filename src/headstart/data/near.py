@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from headstart.data.alignment import COARSE, align, as_bright, blurred, detail, differing, place, shrunk, warp, within
 from headstart.data.copies import CEILING, FLOOR, Copies, confirm, score
-from headstart.data.duplicates import group_pairs, merge_groups
+from headstart.data.duplicates import exact_groups, group_pairs, merge_groups
 from headstart.data.neighbours import neighbours
 from headstart.errors import UnreadableImage
 from headstart.progress import bar, log
@@ -67,11 +67,9 @@ def find_copies(sources: Sequence[Source], facts: Sequence[Facts], labels_N: np.
     """
     n = len(facts)
     labels_N = np.full(n, -1, np.int64) if labels_N is None else np.asarray(labels_N)
-    marks = [fact.sha256 or str(i) for i, fact in enumerate(facts)]
-    _, first, which = np.unique(marks, return_index=True, return_inverse=True)
-    chosen = np.sort(first)
-    same_file = np.stack([first[which], np.arange(n)], axis=1).astype(np.int64)
-    same_file = same_file[same_file[:, 0] != same_file[:, 1]]
+    first_N = exact_groups([fact.sha256 for fact in facts])
+    chosen, again = np.unique(first_N), np.flatnonzero(first_N != np.arange(n))
+    same_file = np.stack([first_N[again], again], axis=1)
     with threadpool_limits(1):  # small products on all threads at once: 20 times slower beside other work
         found = _Search([sources[i] for i in chosen]).copies(labels_N[chosen])
     near = chosen[found.pairs_M2]
@@ -146,7 +144,8 @@ class _Search:
 
         def compare(start: int) -> np.ndarray:
             some = slice(start, start + BATCH)
-            a, b = _pair(colours, *places_M2[some].T, pairs_M3[some, 2])
+            first, second = places_M2[some].T
+            a, b = _pair(colours, first, second, pairs_M3[some, 2])
             return np.column_stack(_colours_compared(a, b, placed_M4[some]))
 
         found = np.concatenate(_each(compare, range(0, len(pairs_M3), BATCH), "Comparing closely"))
