@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -58,6 +59,26 @@ def draw(kind: int, seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
     colour = rng.uniform(60, 120, 3) + 90 * (np.arange(3) == kind % 3)
     pixels = colour + 35 * wave[..., None] + rng.normal(0, 12, (height, width, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def scene(seed: int, size: tuple[int, int] = (240, 180)) -> Image.Image:
+    """An image with structure of all sizes, the finer the fainter, as in photographs; each seed another."""
+    rng = np.random.default_rng(seed)
+    pixels = np.zeros((size[1], size[0], 3))
+    for k in range(6):
+        rows = 3 * 2**k
+        layer = rng.normal(size=(rows, rows * 4 // 3, 1)) + 0.4 * rng.normal(size=(rows, rows * 4 // 3, 3))
+        for c in range(3):
+            channel = Image.fromarray(layer[:, :, c].astype(np.float32))
+            pixels[:, :, c] += 0.55**k * np.asarray(channel.resize(size, Image.Resampling.BICUBIC))
+    return Image.fromarray((128 + 60 * pixels / pixels.std()).clip(0, 255).astype(np.uint8))
+
+
+def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """What is left of an image that was saved as JPEG."""
+    data = io.BytesIO()
+    image.convert("RGB").save(data, "JPEG", quality=quality)
+    return Image.open(io.BytesIO(data.getvalue())).convert("RGB")
 
 
 def write_photos(folder: Path, classes: int = 3, each: int = 14, first: int = 0) -> Path:

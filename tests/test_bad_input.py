@@ -94,11 +94,11 @@ DATA = {
         "  Add pictures: about 20 a class give a first useful classifier. Few a class may mean that the labels are not "
         "the classes you want.\n",
     ),
-    "too few for three sides": (
+    "too few for three sets": (
         "keep 2",
         RUN,
-        "BadSplit: photos: no pictures are left for val: 4 are too few for three sides.\n"
-        "  Add pictures, or give a split of your own with --split.\n",
+        "BadSplit: photos: no images are left for the validation set: 4 images are too few for three sets.\n"
+        "  Add images, or give a split of your own with --split.\n",
     ),
     "labels that match no file": (
         "write labels.csv path,label\na/1.jpg,cat\na/2.jpg,dog\n",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import scene
 from headstart.data.checks import CHECKS, CHECKS_HEADER, Finding, checks_rows, findings, get_avg_size, usable
 from headstart.data.copies import Copies
 from headstart.data.dataset import Dataset, open_dataset
@@ -20,7 +21,6 @@ from headstart.data.near import find_copies
 from headstart.errors import NoPictures
 from headstart.files import read_csv, write_csv
 from headstart.vision.screen import Facts, screen
-from test_duplicates import scene
 
 GOOD = Facts("", 1000, "JPEG", 200, 100, "RGB", 1, 1, -1, "", "")
 

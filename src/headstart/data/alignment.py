@@ -16,7 +16,7 @@ import numpy as np
 COARSEST = 0.45
 """Correlation of what is finer than shading, at 16 x 16 pixels, below which a pair is given up: of 100 copies 99 have more
 (of pages of text 96), of the nearest other photographs one in ten."""
-COARSE, LIKELY = 0.7, 0.2
+COARSE, LIKELY = 0.7, 0.3
 """Correlation of what is finer than shading, at 32 x 32 pixels, that a pair must reach to be looked at closely (of 1,000
 copies 99 in 100 have 0.8 and more), and below which no other place is tried."""
 MAX_SCALE, MAX_SHIFT = 1.15, 0.14
@@ -136,7 +136,7 @@ def blurred(greys: np.ndarray, sigma: float) -> np.ndarray:
     p, n, _ = greys.shape
     at = np.arange(n)
     weights = np.exp(-((at[:, None] - at) ** 2) / (2 * sigma**2))
-    weights = np.where(weights < 1e-6, 0, weights)  # numbers too small for float32 make a product 100 times slower
+    weights[weights < 1e-20] = 0  # as float32 some would be subnormal numbers: the same result, 25 times slower
     weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32).T
     across = (greys.reshape(p * n, n) @ weights).reshape(p, n, n)
     down = np.ascontiguousarray(across.transpose(0, 2, 1)).reshape(p * n, n) @ weights
@@ -196,6 +196,17 @@ def as_bright(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> tuple[np.ndar
         usual = (weights * squares).sum(axis=axes, keepdims=True) / count
         weights = whole / (1 + squares / np.maximum(usual, 4.0))
     return gain, mean_a - gain * mean_b
+
+
+def richness(images: np.ndarray) -> np.ndarray:
+    """(P,): over how many frequencies the fine structure of greys (P, n, n) is spread (participation number of its power).
+
+    Stripes have 1 to 5, drawn digits 5 to 40, photographs 10 to 150.
+    """
+    fine = images - blurred(images, 1.5)
+    power = np.abs(np.fft.rfft2(fine - fine.mean(axis=(1, 2), keepdims=True))) ** 2
+    spread: np.ndarray = power.sum(axis=(1, 2)) ** 2 / np.maximum((power**2).sum(axis=(1, 2)), 1e-12)
+    return spread
 
 
 def _variance(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -30,10 +30,13 @@ REACH = 2.6
 """How far `sure_score` lies beyond the middle of the look-alikes, in steps from there to their upper tenth."""
 FINE = 0.8
 """Correlation of fine structure that confirms a pair which is not sure."""
+CONTRARY = 0.2
+"""Correlation of fine structure below which a pair is none although it is sure: stripes of one kind, say."""
 SHARED_DETAIL = 0.6
 """If fine structure of a tenth of the look-alikes agrees by more than that, it confirms nothing in this data."""
 STRONG = 0.3
-"""Powers of ten beyond `sure_score` that a pair with two labels needs, and a member of a large group."""
+"""Powers of ten beyond `sure_score` from which on nothing else is asked; a pair with two labels needs it, and a member of
+a large group."""
 LARGE = 10
 """Images above which a group is large."""
 
@@ -111,12 +114,10 @@ def confirm(
     """
     apart_M = (score_M >= FLOOR) & (margins(n, pairs_M2, score_M) >= MARGIN)
     sure = sure_score(n, pairs_M2[~apart_M], score_M[~apart_M])
-    taken_M = apart_M & (score_M >= sure)
-    taken_M |= _by_detail(pairs_M2, score_M, apart_M, taken_M, detail_of)
+    taken_M = _taken(pairs_M2, score_M, apart_M, sure, detail_of)
     needed_M = np.where(_two_labels(pairs_M2, labels_N), sure + STRONG, 0)
-    groups_N = _groups(
-        n, pairs_M2[taken_M & (score_M >= needed_M)], score_M[taken_M & (score_M >= needed_M)], sure, score_of
-    )
+    strong_M = taken_M & (score_M >= needed_M)
+    groups_N = _groups(n, pairs_M2[strong_M], score_M[strong_M], sure, score_of)
     kept_M = taken_M & (groups_N[pairs_M2[:, 0]] == groups_N[pairs_M2[:, 1]])
     order = np.argsort(-score_M[kept_M], kind="stable")
     return Copies(
@@ -167,19 +168,20 @@ def sure_score(n: int, pairs_M2: np.ndarray, score_M: np.ndarray) -> float:
     return float(np.clip(middle + REACH * (upper - middle), LOWEST, CEILING))
 
 
-def _by_detail(
-    pairs_M2: np.ndarray, score_M: np.ndarray, apart_M: np.ndarray, taken_M: np.ndarray, detail_of: DetailOf
+def _taken(
+    pairs_M2: np.ndarray, score_M: np.ndarray, apart_M: np.ndarray, sure: float, detail_of: DetailOf
 ) -> np.ndarray:
-    """(M,): pairs that are not sure, but whose fine structure agrees; none where that of look-alikes does too."""
-    out = np.zeros(len(pairs_M2), bool)
+    """bool (M,): pairs of a strong score; sure ones whose fine structure does not say the contrary; others whose fine
+    structure agrees, unless that of look-alikes does too."""
+    taken_M = apart_M & (score_M >= sure + STRONG)
     asked = np.flatnonzero(apart_M & ~taken_M)
     if len(asked):
         alike = np.flatnonzero(~apart_M)
         alike = alike[np.argsort(-score_M[alike], kind="stable")][:400]
-        shared = detail_of(pairs_M2[alike])
-        if not len(alike) or np.quantile(shared, 0.9) <= SHARED_DETAIL:
-            out[asked] = detail_of(pairs_M2[asked]) >= FINE
-    return out
+        telling = not len(alike) or np.quantile(detail_of(pairs_M2[alike]), 0.9) <= SHARED_DETAIL
+        needed = np.where(score_M[asked] >= sure, CONTRARY, FINE if telling else np.inf)
+        taken_M[asked] = detail_of(pairs_M2[asked]) >= needed
+    return taken_M
 
 
 def _two_labels(pairs_M2: np.ndarray, labels_N: np.ndarray) -> np.ndarray:

@@ -33,11 +33,12 @@ from headstart.data.alignment import (
     differing,
     place,
     place_coarsely,
+    richness,
     warp,
     within,
 )
 from headstart.data.copies import CEILING, FLOOR, Copies, confirm, score
-from headstart.data.duplicates import group_pairs, merge_groups
+from headstart.data.duplicates import exact_groups, group_pairs, merge_groups
 from headstart.data.neighbours import neighbours
 from headstart.errors import UnreadableImage
 from headstart.progress import bar, log
@@ -67,6 +68,8 @@ BRIGHTER = 1.08
 """Gain from which on the darker image of a pair is made brighter before it is shrunk."""
 NEAR_WHITE = 225.0
 """Level (of a thumbnail) from which on pixels of the brighter image may have been cut off at white."""
+RICH = 14.0
+"""`richness` below which the score of a pair counts in proportion: what is simple agrees by chance once it is aligned."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """How bright red, green and blue are when an image is made grey (ITU-R BT.601, as in Pillow and most programs)."""
 BATCH = 128
@@ -81,11 +84,9 @@ def find_copies(sources: Sequence[Source], facts: Sequence[Facts], labels_N: np.
     """
     n = len(facts)
     labels_N = np.full(n, -1, np.int64) if labels_N is None else np.asarray(labels_N)
-    marks = [fact.sha256 or str(i) for i, fact in enumerate(facts)]
-    _, first, which = np.unique(marks, return_index=True, return_inverse=True)
-    chosen = np.sort(first)
-    same_file = np.stack([first[which], np.arange(n)], axis=1).astype(np.int64)
-    same_file = same_file[same_file[:, 0] != same_file[:, 1]]
+    first_N = exact_groups([fact.sha256 for fact in facts])
+    chosen, again = np.unique(first_N), np.flatnonzero(first_N != np.arange(n))
+    same_file = np.stack([first_N[again], again], axis=1)
     with threadpool_limits(1):  # small products on all threads at once: 20 times slower beside other work
         found = _Search([sources[i] for i in chosen], small_greys([facts[i] for i in chosen])).copies(labels_N[chosen])
     near = chosen[found.pairs_M2]
@@ -130,7 +131,6 @@ class _Search:
 
     def _scores(self, pairs_M3: np.ndarray, scale_M: np.ndarray) -> np.ndarray:
         """(M,): how well each pair agrees once aligned, in greys and (where that is much) in colours; 0 if hardly."""
-
         placed, likely = self._placed(pairs_M3, scale_M)
         out, cut_off = np.zeros(len(pairs_M3)), np.zeros(len(pairs_M3), bool)
         out[likely], cut_off[likely], placed[likely] = self._in_greys(pairs_M3[likely], placed[likely])
@@ -279,14 +279,13 @@ def propose(greys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     n = len(greys)
     if n < 2:
         return np.empty((0, 3), np.int64), np.empty(0)
-    plain, mirrored, middle = descriptors(greys)
-    near = neighbours(np.concatenate([plain, mirrored, middle]), NEIGHBOURS if n <= MANY else FEWER)[:n]
+    rows = descriptors(greys)
+    near = neighbours(rows, NEIGHBOURS if n <= MANY else FEWER, asked=n)
     i, place = np.repeat(np.arange(n), near.shape[1]), near.ravel()
+    keep = (place >= 0) & (i != place % n)
+    i, place = i[keep], place[keep]
     kind, j = place // n, place % n
-    ways = np.stack([plain, mirrored, middle])
-    keep = (place >= 0) & (i != j)
-    i, j, kind = i[keep], j[keep], kind[keep]
-    cosine = np.einsum("md,md->m", plain[i], ways[kind, j])
+    cosine = np.concatenate([_cosine(rows, i[k : k + 4096], place[k : k + 4096]) for k in range(0, len(i) + 1, 4096)])
     keep = cosine >= LIKENESS
     i, j, kind, cosine = i[keep], j[keep], kind[keep], cosine[keep]
     pairs_M3 = np.stack([np.minimum(i, j), np.maximum(i, j), kind == 1], axis=1).astype(np.int64)
@@ -303,26 +302,37 @@ def small_greys(facts: Sequence[Facts]) -> np.ndarray:
     return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, side, side)
 
 
-def descriptors(greys: np.ndarray, *, sample: int = 4096) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Three float32 (n, AXES), rows of length 1: of the images, of their mirror images, of their middles.
+def _cosine(rows: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    product: np.ndarray = np.einsum("md,md->m", rows[first], rows[second])
+    return product
+
+
+def descriptors(greys: np.ndarray, *, sample: int = 4096) -> np.ndarray:
+    """float32 (3 n, AXES), rows of length 1: n of the images, n of their mirror images, n of their middles.
 
     Greys at 16 x 16 pixels on the main axes of a sample of them, halfway to white noise, so that what all images of the
     data have in common counts less. On x-rays that brings the original of a cut copy to the first place in 98 of 100
     cases (without it 88).
     """
     n = len(greys)
-    small = greys.astype(np.float32)
-    crop = np.tile(np.array([MIDDLE, 0, MIDDLE, 0], np.float32), (n, 1))
-    cut = np.concatenate([warp(small[k : k + 256], crop[k : k + 256])[0] for k in range(0, n, 256)])
-    plain = _unit(small.reshape(n, -1))
-    mean = _in_common(plain)
-    some = plain[np.sort(np.random.default_rng(0).permutation(n)[:sample])] - mean
-    power, axes = np.linalg.eigh(some.T @ some / len(some))
+    some = _flat(greys[np.sort(np.random.default_rng(0).permutation(n)[:sample])])
+    mean = _in_common(some)
+    power, axes = np.linalg.eigh((some - mean).T @ (some - mean) / len(some))
     power, axes = power[::-1][:AXES], axes[:, ::-1][:, :AXES]
     onto = (axes / np.maximum(power, 1e-6 * max(float(power[0]), 1e-12)) ** 0.25).astype(np.float32)
-    ways = (small, small[:, :, ::-1], cut)
-    first, second, third = (_unit((_unit(way.reshape(n, -1)) - mean) @ onto, centre=False) for way in ways)
-    return first, second, third
+    out = np.empty((3, n, onto.shape[1]), np.float32)
+    for start in range(0, n, 1024):
+        part = greys[start : start + 1024].astype(np.float32)
+        middle, _ = warp(part, np.tile(np.array([MIDDLE, 0, MIDDLE, 0], np.float32), (len(part), 1)))
+        for k, way in enumerate((part, part[:, :, ::-1], middle)):
+            out[k, start : start + 1024] = _unit((_flat(way) - mean) @ onto)
+    return out.reshape(3 * n, -1)
+
+
+def _flat(greys: np.ndarray) -> np.ndarray:
+    """float32 (n, side * side): greys as rows, less their mean, of length 1."""
+    rows = greys.reshape(len(greys), -1).astype(np.float32)
+    return _unit(rows - rows.mean(axis=1, keepdims=True))
 
 
 def _in_common(rows: np.ndarray) -> np.ndarray:
@@ -356,7 +366,7 @@ def _greys_compared(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> np.ndar
     near = np.flatnonzero(alike >= COARSE)
     if len(near):
         a, b, inside = _laid_over(a[near, None], b[near, None], placed[near])
-        out[near, 0] = score(differing(a, b, inside))
+        out[near, 0] = _score(a, b, inside)
         gain = as_bright(a, b, inside[:, None])[0][:, 0, 0, 0]
         brightest = np.where(gain > 1, a.max(axis=(1, 2, 3)), b.max(axis=(1, 2, 3)))
         out[near, 1] = (np.maximum(gain, 1 / gain) >= BRIGHTER) & (brightest >= NEAR_WHITE) & (out[near, 0] > 0)
@@ -370,7 +380,13 @@ def _colours_compared(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> tuple
         images[grey] = (images[grey] @ LUMA)[..., None]
     a, b, inside = _laid_over(a.transpose(0, 3, 1, 2), b.transpose(0, 3, 1, 2), placed)
     gain, offset = as_bright(a, b, inside[:, None])
-    return score(differing(a, b, inside)), gain[:, :, 0, 0], offset[:, :, 0, 0]
+    return _score(a, b, inside), gain[:, :, 0, 0], offset[:, :, 0, 0]
+
+
+def _score(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """(P,): the score of aligned images (P, C, n, n), less for simple ones."""
+    rich = np.minimum(richness(a.mean(axis=1)), richness(b.mean(axis=1)))
+    return score(differing(a, b, inside)) * np.minimum(1, rich / RICH)
 
 
 def _laid_over(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -399,9 +415,8 @@ def _fine_agreement(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> np.ndar
     return detail(a, over, within(inside, 3))
 
 
-def _unit(rows: np.ndarray, *, centre: bool = True) -> np.ndarray:
-    """float32: each row less its mean, divided by its length; zeros where nothing is left."""
-    rows = rows - rows.mean(axis=1, keepdims=True) if centre else rows
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """Each row divided by its length; zeros where it has none."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-6)
 

@@ -17,8 +17,12 @@ EXACT = 2048
 """Up to so many rows each is compared with every other: that costs less than the trees (0.02 s for 1,000, not 0.05 s)."""
 
 
-def neighbours(rows_ND: np.ndarray, k: int, *, leaf: int = LEAF, trees: int = TREES) -> np.ndarray:
+def neighbours(
+    rows_ND: np.ndarray, k: int, *, asked: int | None = None, leaf: int = LEAF, trees: int = TREES
+) -> np.ndarray:
     """int64 (N, k): those of the rows (of length 1) with the largest cosine to each, nearest first; -1 = none.
+
+    With `asked`, (asked, k): only for so many of the first rows, among all; that takes less time.
 
     Exact up to `EXACT` rows; beyond that, a row's neighbours are looked for in its leaf of each tree. A tree halves the
     rows of each node at the median of a direction between two of them, so that leaves are equal and near rows tend to
@@ -27,8 +31,9 @@ def neighbours(rows_ND: np.ndarray, k: int, *, leaf: int = LEAF, trees: int = TR
     `tests/test_neighbours.py`.
     """
     n = len(rows_ND)
-    best = np.full((n, k), -1, np.int64)
-    cosine = np.full((n, k), -np.inf, np.float32)
+    asked = n if asked is None else asked
+    best = np.full((asked, k), -1, np.int64)
+    cosine = np.full((asked, k), -np.inf, np.float32)
     rng = np.random.default_rng(0)
     if n <= EXACT:
         if n > 1:
@@ -64,22 +69,20 @@ def _leaves(rows_ND: np.ndarray, rng: np.random.Generator, leaf: int) -> Iterato
 
 
 def _improve(rows_ND: np.ndarray, members: np.ndarray, best: np.ndarray, cosine: np.ndarray) -> None:
-    """Take the nearest within each leaf, members (m, s), into the lists of its rows, in place."""
-    size, k = members.shape[1], best.shape[1]
-    rows = rows_ND[members]
-    found = rows @ rows.transpose(0, 2, 1)
-    found[:, np.arange(size), np.arange(size)] = -np.inf
-    few = min(k, size - 1)
-    nearest = np.argpartition(-found, few - 1, axis=2)[:, :, :few]
-    owners = members.ravel()
-    ids = np.concatenate(
-        [
-            best[owners],
-            np.take_along_axis(members[:, None, :], nearest.reshape(len(members), 1, -1), axis=2).reshape(-1, few),
-        ],
-        axis=1,
-    )
-    values = np.concatenate([cosine[owners], np.take_along_axis(found, nearest, axis=2).reshape(-1, few)], axis=1)
+    """Take the nearest within each leaf, members (m, s), into the lists of those of its rows that are asked for, in place."""
+    k, few = best.shape[1], min(best.shape[1], members.shape[1] - 1)
+    owned, near, near_cosine = [], [], []
+    for leaf in members:
+        owners = leaf[leaf < len(best)]
+        found = rows_ND[owners] @ rows_ND[leaf].T
+        found[owners[:, None] == leaf] = -np.inf
+        nearest = np.argpartition(-found, few - 1, axis=1)[:, :few]
+        owned.append(owners)
+        near.append(leaf[nearest])
+        near_cosine.append(np.take_along_axis(found, nearest, axis=1))
+    owners = np.concatenate(owned)
+    ids = np.concatenate([best[owners], np.concatenate(near)], axis=1)
+    values = np.concatenate([cosine[owners], np.concatenate(near_cosine)], axis=1)
     by_id = np.argsort(ids, axis=1, kind="stable")
     ids, values = np.take_along_axis(ids, by_id, axis=1), np.take_along_axis(values, by_id, axis=1)
     values[:, 1:][ids[:, 1:] == ids[:, :-1]] = -np.inf

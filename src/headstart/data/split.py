@@ -86,8 +86,11 @@ def require_sets(dataset: Dataset, names: Sequence[str]) -> None:
     for name in names:
         if not (dataset.split == name).any():
             count = {2: "two", 3: "three"}[len(names)]
+            groups = len(set(dataset.groups.tolist()))
+            those = f" in {groups:,} group{'s' * (groups > 1)}" if groups < len(dataset) else ""
             raise BadSplit(
-                f"{dataset.root}: no images are left for the {SETS[name]}: {len(dataset):,} are too few for {count} sets.",
+                f"{dataset.root}: no images are left for the {SETS[name]}: {_images(len(dataset))}{those} are too few for "
+                f"{count} sets.",
                 hint="Add images, or give a split of your own with --split.",
             )
 

@@ -11,7 +11,7 @@ from headstart.data.dataset import open_dataset, require_trainable
 from headstart.data.fixes import read_fixes
 from headstart.data.not_copies import read_not_copies
 from headstart.data.sources import Source, as_source
-from headstart.data.split import make_split, split_hash, write_split
+from headstart.data.split import make_split, require_sets, split_hash, write_split
 from headstart.staging import check_keeps, check_out_file
 from headstart.verbs.look import look, prepare_groups
 
@@ -77,6 +77,7 @@ def split(
     looked = look(source, opened=opened, not_copies=refused)
     require_trainable(looked.dataset)
     dataset = make_split(looked.dataset, seed=seed, val=val, test=test, near=looked.copies.groups_N)
+    require_sets(dataset, ["train", *(name for name, share in (("val", val), ("test", test)) if share > 0)])
     write_split(Path(out), dataset, looked.sha256s)
     sides = {
         side: {
