@@ -22,7 +22,7 @@ from headstart.errors import NoPictures
 from headstart.files import read_csv, write_csv
 from headstart.vision.screen import Facts, screen
 
-GOOD = Facts("", 1000, "JPEG", 200, 100, "RGB", 1, 1, -1, "", "")
+GOOD = Facts("", 1000, "JPEG", 200, 100, "RGB", 1, 1, -1, "", "", "")
 
 
 def dataset(names: list[str], split: dict[str, str] | None = None, groups: list[int] | None = None) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -21,7 +22,7 @@ from headstart.files import sha256_bytes
 from headstart.vision.decode import decode
 from headstart.vision.probe import REASONS
 from headstart.vision.screen import Facts, screen, screen_with, worker_command
-from headstart.vision.screen_worker import dhash
+from headstart.vision.screen_worker import dhash, greys
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and permissions")
 
@@ -81,10 +82,10 @@ def test_facts(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     turned, gif, empty = screen([tmp_path / "turned.jpg", tmp_path / "a.gif", tmp_path / "empty.png"])
     data = (tmp_path / "turned.jpg").read_bytes()
-    mark = dhash(decode(data, (64, 64)))
-    assert turned == Facts(sha256_bytes(data), len(data), "JPEG", 80, 100, "L", 6, 1, mark, "", "")
+    mark, small = dhash(decode(data, (64, 64))), greys(decode(data, (64, 64)))
+    assert turned == Facts(sha256_bytes(data), len(data), "JPEG", 80, 100, "L", 6, 1, mark, small, "", "")
     assert (gif.format, gif.width, gif.height, gif.frames, gif.mode, gif.reason) == ("GIF", 9, 7, 2, "P", "")
-    assert (empty.reason, empty.message, empty.dhash) == ("empty", "the file is empty (0 bytes).", -1)
+    assert (empty.reason, empty.message, empty.dhash, empty.greys) == ("empty", "the file is empty (0 bytes).", -1, "")
 
 
 def test_difference_hash_by_hand() -> None:
@@ -100,6 +101,13 @@ def test_difference_hash_survives_rescaling_and_recompression() -> None:
     small = io.BytesIO()
     photo.resize((200, 150)).save(small, "JPEG", quality=40)
     assert (dhash(photo) ^ dhash(decode(small.getvalue()))).bit_count() <= 4
+
+
+def test_greys_are_the_image_from_afar() -> None:
+    """Halves of black and white, 160 pixels wide: 8 black columns of 16, then 8 white ones."""
+    halves = Image.fromarray(np.repeat([[0] * 80 + [255] * 80], 90, axis=0).astype(np.uint8))
+    rows = np.frombuffer(base64.b64decode(greys(halves)), np.uint8).reshape(16, 16)
+    assert (rows[:, :7] == 0).all() and (rows[:, 9:] == 255).all()
 
 
 def test_the_order_is_kept_and_copies_share_their_facts(tmp_path: Path) -> None:
