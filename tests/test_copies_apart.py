@@ -94,11 +94,11 @@ def test_all_verbs_make_the_same_split(mirrored: Path, tmp_path: Path, tiny_weig
 def test_fit(mirrored: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`ImageClassifier.fit` has a training and a validation set, of the images in the order in which they are given."""
     seen: list[Dataset] = []
-    fit = learn._fit
+    fit_heads = learn._fit
 
     def watched(views: object, features: object, dataset: Dataset, recipe: Recipe) -> object:
         seen.append(dataset)
-        return fit(views, features, dataset, recipe)  # type: ignore[arg-type]
+        return fit_heads(views, features, dataset, recipe)  # type: ignore[arg-type]
 
     monkeypatch.setattr(learn, "_fit", watched)
     files = sorted(mirrored.rglob("*.jpg"))

@@ -33,7 +33,7 @@ from headstart.data.not_copies import (
     write_copies,
 )
 from headstart.data.scenes import render
-from headstart.deliver.copies_page import MOST_PAIRS, Sheet, copies_page, shown_first
+from headstart.deliver.copies_page import MOST_PAIRS, CopiesSheet, copies_page, shown_first
 from headstart.deliver.report import report_page
 from headstart.deliver.sections import copy_evidence, group_evidence
 from headstart.errors import BadCopies, DataError, MissingData, WriteError
@@ -81,9 +81,9 @@ def refused(path: Path, data: Path) -> str:
     return str(caught.value)
 
 
-def sheet(pairs: list[CopyRow], doubted: tuple[CopyRow, ...] = (), **more: object) -> Sheet:
+def sheet(pairs: list[CopyRow], doubted: tuple[CopyRow, ...] = (), **more: object) -> CopiesSheet:
     values = {"files": {}, "sets": {}, "limit": 0.014, "table": "checks-copies.csv", **more}
-    return Sheet("pets", pairs, doubted, **values)  # type: ignore[arg-type]
+    return CopiesSheet("pets", pairs, doubted, **values)  # type: ignore[arg-type]
 
 
 # The table

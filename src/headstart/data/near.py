@@ -88,7 +88,9 @@ def find_copies(sources: Sequence[Source], facts: Sequence[Facts], labels_N: np.
     chosen, again = np.unique(first_N), np.flatnonzero(first_N != np.arange(n))
     same_file = np.stack([first_N[again], again], axis=1)
     with threadpool_limits(1):  # small products on all threads at once: 20 times slower beside other work
-        found = _Search([sources[i] for i in chosen], small_greys([facts[i] for i in chosen])).copies(labels_N[chosen])
+        found = _CopySearch([sources[i] for i in chosen], small_greys([facts[i] for i in chosen])).copies(
+            labels_N[chosen]
+        )
     near = chosen[found.pairs_M2]
     same_pixels = _same_pixels(near, found.difference_M, sources, facts)
     pairs = np.concatenate([same_file, near])
@@ -114,7 +116,7 @@ def _same_pixels(
     return np.array([d < 1e-3 and sizes[i] == sizes[j] and _equal(sources[i], sources[j]) for (i, j), d in pairs], bool)
 
 
-class _Search:
+class _CopySearch:
     """The search among n different files; `pairs_M3` are two places, and whether the second image is mirrored."""
 
     def __init__(self, sources: Sequence[Source], greys: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """The contact sheet of `headstart check`: what is taken for copies, pair by pair, for a person to agree or disagree.
 
-`Sheet` says what there is; `copies_page` makes one HTML document of it in the style of the other pages, which makes no
+`CopiesSheet` says what there is; `copies_page` makes one HTML document of it in the style of the other pages, which makes no
 request. Some hundred pairs are shown, 1 s of a core and 2 to 4 MB; the table beside the page has all of them. Not for
 judging images that are no copies: how alike any two are is not computed.
 """
@@ -22,7 +22,7 @@ MOST_LARGE = 240
 
 
 @dataclass(frozen=True, eq=False)
-class Sheet:
+class CopiesSheet:
     """What the page shows. Paths are those of the data; `files` says where each image lies, `sets` which set it is in."""
 
     title: str
@@ -60,7 +60,7 @@ class Shown:
     conflicting: bool
 
 
-def copies_page(sheet: Sheet) -> str:
+def copies_page(sheet: CopiesSheet) -> str:
     """The page."""
     from headstart.deliver.report import page_css, page_part, render
     from headstart.deliver.thumbnails import thumbnails
@@ -90,7 +90,7 @@ def shown_first(rows: Sequence[CopyRow], most: int) -> list[CopyRow]:
     return [rows[i] for i in sorted(chosen)]
 
 
-def _shown(row: CopyRow, sheet: Sheet, number: Mapping[str, int]) -> Shown:
+def _shown(row: CopyRow, sheet: CopiesSheet, number: Mapping[str, int]) -> Shown:
     first, second = (
         Half(Shot(number.get(path, -1), plain(path)), plain(path), label, sheet.sets.get(path, ""))
         for path, label in ((row.path, row.label), (row.copy, row.copy_label))
@@ -110,7 +110,7 @@ def _left_out(shown: Sequence[CopyRow], rows: Sequence[CopyRow], table: str = ""
     return f"{len(shown):,} of {len(rows):,} pairs are shown: {which}.{where}"
 
 
-def _estimate(sheet: Sheet) -> str:
+def _estimate(sheet: CopiesSheet) -> str:
     if sheet.false_share is None:
         return ""
     return f"An estimated {percent(sheet.false_share)} of these pairs are wrong, judging by their labels."

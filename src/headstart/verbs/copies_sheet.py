@@ -15,7 +15,7 @@ from pathlib import Path
 from headstart.columns import plain
 from headstart.data.not_copies import copy_rows, doubted_rows, read_not_copies, write_copies
 from headstart.data.sources import Source
-from headstart.deliver.copies_page import Sheet, copies_page
+from headstart.deliver.copies_page import CopiesSheet, copies_page
 from headstart.errors import DataError, WriteError
 from headstart.files import remove_files, write_text
 from headstart.staging import check_keeps, check_out_file
@@ -60,7 +60,7 @@ def write_sheet(out: Path, looked: Looked, source: Source) -> str:
         remove_files(page)
         return ""
     dataset = looked.dataset
-    sheet = Sheet(
+    sheet = CopiesSheet(
         title=plain(source.place.resolve().name or str(source.place)),
         pairs=pairs,
         doubted=doubted,
