@@ -12,7 +12,7 @@ import pytest
 
 from conftest import Opened, draw
 from headstart.data.not_copies import CopyRow
-from headstart.deliver.copies_page import Sheet, copies_page
+from headstart.deliver.copies_page import CopiesSheet, copies_page
 from test_report import HOSTILE
 
 
@@ -26,7 +26,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         CopyRow(name, copy, "cat", label, "near", "0.01")
         for name, copy, label in zip(HOSTILE, [*HOSTILE[1:], "a/very/long/path/" * 9], ["cat", "dog"] * 4, strict=True)
     ]
-    sheet = Sheet(
+    sheet = CopiesSheet(
         HOSTILE[0], rows, rows[:3], files, dict.fromkeys(HOSTILE, "train"), 0.02, "checks-copies.csv",
         [("Train:", "headstart train photos --not-copies not-copies.csv --out " + "run" * 60)], 0.004,
     )  # fmt: skip
