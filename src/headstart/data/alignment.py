@@ -29,7 +29,7 @@ BUSY, DULLEST = 8, 2
 """Of the 8 blocks with the most fine structure, the mean over the 2 that agree least counts."""
 
 _CROPS = np.array(
-    [(s, x, s, y) for s in (0.95, 1 / 0.95) for x in (-0.05, 0, 0.05) for y in (-0.05, 0, 0.05)], np.float32
+    [[(s, x, s, y) for x in (-0.05, 0, 0.05) for y in (-0.05, 0, 0.05)] for s in (1 / 0.95, 0.95)], np.float32
 )
 """Where one image may be a part of the other, to begin with."""
 
@@ -63,9 +63,11 @@ def _placed_again(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> tuple[np.
     poor = np.flatnonzero((alike < 0.9) & (alike >= LIKELY))
     if len(poor):
         a, b = a[poor], b[poor]
-        at_start = np.stack([correlation(a, *warp(b, np.tile(crop, (len(poor), 1)))) for crop in _CROPS])
+        smaller = (placed[poor, 0] < 1).astype(int)  # whether a is the part, or b
+        crops = _CROPS[smaller]
+        at_start = np.stack([correlation(a, *warp(b, crops[:, k])) for k in range(crops.shape[1])])
         for likeliest in np.argsort(-at_start, axis=0)[:2]:
-            other = align(a, b, steps=5, start=_CROPS[likeliest])
+            other = align(a, b, steps=5, start=crops[np.arange(len(poor)), likeliest])
             now = _unshaded(a, b, other, 1.5)
             better = now > alike[poor]
             placed[poor[better]], alike[poor[better]] = other[better], now[better]
