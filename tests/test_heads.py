@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from headstart.errors import BadLabels, DataError, RecipeError
 from headstart.model.heads import KINDS, LinearHead, fit_head, leave_one_out, refit
 from headstart.model.logistic import tempered_log_loss
-from headstart.model.neighbours import knn_accuracy, knn_logits
 from headstart.model.search import search_head
 
 CLOSED = ("ridge", "lda")
@@ -171,23 +170,6 @@ def test_logistic_reaches_scikit_learns_objective(
         coef, intercept = np.hstack([-coef, coef]) / 2, np.array([-intercept[0], intercept[0]]) / 2
     ours = fit_head("logistic", x, y, k, strength=strength, class_weight=class_weight)
     assert objective(ours.weight_DK.astype(np.float64), ours.bias_K) <= objective(coef, intercept) * (1 + 1e-4)
-
-
-def test_knn_is_scikit_learns() -> None:
-    from sklearn.neighbors import KNeighborsClassifier
-
-    x, y = make(80, 12, 3)
-    query, _ = make(30, 12, 3, seed=1)
-    mean = x.mean(0)
-    theirs = KNeighborsClassifier(n_neighbors=5, metric="cosine", algorithm="brute").fit(x - mean, y)
-    votes = np.exp(knn_logits(x, y, 3, query, k=5)) * 6 - 1 / 3
-    np.testing.assert_allclose(votes / 5, theirs.predict_proba(query - mean), atol=1e-5)
-    right = []
-    for i in range(len(x)):
-        rest = np.arange(len(x)) != i
-        theirs.fit(x[rest] - mean, y[rest])
-        right.append(theirs.predict(x[i : i + 1] - mean)[0] == y[i])
-    assert knn_accuracy(x, y, k=5) == pytest.approx(np.mean(right))
 
 
 def test_nearest_class_mean_by_hand() -> None:
