@@ -37,15 +37,14 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.data.split import make_split
-from headstart.model.backbones import at_hand
-from headstart.model.engine import Plan, choose_plan, open_network
-from headstart.model.features import View, embed_files
-from headstart.training.choose import Choice, choose_views, fitting_size, leave_one_out_score, unit_variance
-from headstart.training.fit import fit_heads, refit_on
+from headstart.data.splits import make_split
+from headstart.model.backbones.registry import at_hand
+from headstart.model.inference.features import View, embed_files, fitted_spec
+from headstart.model.inference.runtime import Plan, choose_plan, open_network
+from headstart.pipeline.choose_backbones import Choice, choose_views, fitting_size, leave_one_out_score, unit_variance
+from headstart.pipeline.fit_heads import fit_heads, refit_on
+from headstart.pipeline.scan import look
 from headstart.training.recipe import Recipe
-from headstart.verbs.embed import fitted_spec
-from headstart.verbs.look import look
 
 DECOYS = ("mobilenetv2_100", "mobilenetv1_100", "resnet18")
 TIMED_PICTURES, ROUNDS = 200, 3

@@ -15,9 +15,21 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from headstart.deliver.canvas import BLUE, GREEN, MUTED, PURPLE, RED, as_percent, blank, key, note, panel, save_figure
-from headstart.files import read_csv, read_json
-from headstart.training.named import describe
+from headstart.io.files import read_csv, read_json
+from headstart.reports.figure_style import (
+    BLUE,
+    GREEN,
+    MUTED,
+    PURPLE,
+    RED,
+    as_percent,
+    blank,
+    key,
+    note,
+    panel,
+    save_figure,
+)
+from headstart.training.recipe_files import describe
 
 COLOURS = (BLUE, RED, GREEN, PURPLE)
 

@@ -26,12 +26,12 @@ from lookalikes import KINDS, SETS, open_set, plant
 from PIL import Image, ImageDraw
 
 from headstart.data.copies import Copies
-from headstart.data.dataset import Dataset, open_dataset
-from headstart.data.near import find_copies
-from headstart.data.split import make_split
-from headstart.verbs.look import look
-from headstart.vision.decode import decode
-from headstart.vision.screen import screen
+from headstart.data.near_duplicates import find_copies
+from headstart.data.open_dataset import Dataset, open_dataset
+from headstart.data.splits import make_split
+from headstart.images.decode import decode
+from headstart.images.validate import screen
+from headstart.pipeline.scan import look
 
 
 def recall(dataset: Dataset, seed: int) -> tuple[dict[str, float], int]:

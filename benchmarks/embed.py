@@ -23,12 +23,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from headstart.data.dataset import open_dataset
-from headstart.files import sha256_file
-from headstart.model.backbones import find_backbone
-from headstart.model.engine import Network, choose_plan, cores, open_network
-from headstart.model.features import WORKERS_PER_CORE, View, embed_files
-from headstart.vision.preprocess import Preprocess, read_pixels
+from headstart.data.open_dataset import open_dataset
+from headstart.images.preprocess import Preprocess, read_pixels
+from headstart.io.files import sha256_file
+from headstart.model.backbones.registry import find_backbone
+from headstart.model.inference.features import WORKERS_PER_CORE, View, embed_files
+from headstart.model.inference.runtime import Network, choose_plan, cores, open_network
 
 
 def main() -> None:

@@ -26,10 +26,10 @@ from pathlib import Path
 
 from embed import run_model
 
-from headstart.files import write_bytes, write_text
-from headstart.model import embedded
-from headstart.model.backbones import Backbone, find_backbone, last_resort, without_weights
-from headstart.model.engine import choose_plan, cores, open_network
+from headstart.io.files import write_bytes, write_text
+from headstart.model.backbones import builtin
+from headstart.model.backbones.registry import Backbone, find_backbone, last_resort, without_weights
+from headstart.model.inference.runtime import choose_plan, cores, open_network
 
 SIZES = (160, 224)
 RANDOM = "mobilenetv2_050.random"
@@ -50,7 +50,7 @@ def main() -> None:
         random = with_random_weights(folder / "weights")
         for data in options.data:
             print(f"{data.resolve().name}")
-            for backbone, weights in ((embedded.NAME, folder / "none"), (random, folder / "weights"),
+            for backbone, weights in ((builtin.NAME, folder / "none"), (random, folder / "weights"),
                                       (options.backbone, options.weights_dir)):  # fmt: skip
                 weights.mkdir(exist_ok=True)
                 given = ["--approach", "linear", "--backbone", backbone, "--weights-dir", str(weights)]
@@ -67,13 +67,13 @@ def with_random_weights(folder: Path) -> str:
     import torch
     from safetensors.torch import save
 
-    from headstart.model.build import build
+    from headstart.model.backbones.build import build
 
     torch.manual_seed(0)
     network = build(without_weights("mobilenetv2_050", pad_type="same"))
     folder.mkdir()
     write_bytes(folder / f"{RANDOM}.safetensors", save({k: v.contiguous() for k, v in network.state_dict().items()}))
-    write_text(folder / f"{RANDOM}.json", embedded.SPEC.read_text(encoding="utf-8"))
+    write_text(folder / f"{RANDOM}.json", builtin.SPEC.read_text(encoding="utf-8"))
     return RANDOM
 
 

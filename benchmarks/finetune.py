@@ -19,17 +19,17 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.data.dataset import Dataset
-from headstart.data.split import make_split
-from headstart.judge.metrics import judge
-from headstart.model.backbones import find_backbone
-from headstart.model.engine import Plan, choose_plan
-from headstart.model.features import View, embed_files
-from headstart.training.choose import stratified_order
-from headstart.training.fit import fit_heads
+from headstart.data.open_dataset import Dataset
+from headstart.data.splits import make_split
+from headstart.evaluation.metrics import judge
+from headstart.model.backbones.registry import find_backbone
+from headstart.model.inference.features import View, embed_files
+from headstart.model.inference.runtime import Plan, choose_plan
+from headstart.pipeline.choose_backbones import stratified_order
+from headstart.pipeline.fit_heads import fit_heads
+from headstart.pipeline.scan import look
+from headstart.training.finetune import Task, tune
 from headstart.training.recipe import Recipe
-from headstart.training.tune import Task, tune
-from headstart.verbs.look import look
 
 
 def main() -> None:

@@ -22,14 +22,14 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.data.dataset import open_dataset
-from headstart.files import sha256_file
-from headstart.model.backbones import find_backbone
-from headstart.model.engine import choose_plan, open_network
-from headstart.model.features import View, embed_files
-from headstart.model.heads import refit
-from headstart.model.logistic import tempered_log_loss
-from headstart.model.search import search_head
+from headstart.data.open_dataset import open_dataset
+from headstart.io.files import sha256_file
+from headstart.model.backbones.registry import find_backbone
+from headstart.model.heads.linear import refit
+from headstart.model.heads.logistic import tempered_log_loss
+from headstart.model.heads.search import search_head
+from headstart.model.inference.features import View, embed_files
+from headstart.model.inference.runtime import choose_plan, open_network
 
 
 def mixture(pictures: int, dim: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -20,14 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.judge.labels import label_issues
-from headstart.model.backbones import Backbone
-from headstart.model.engine import choose_plan
-from headstart.model.features import View, embed_files
-from headstart.training.choose import fitting_size
-from headstart.verbs.embed import fitted_spec
-from headstart.verbs.labels import backbones_for_labels, out_of_fold
-from headstart.verbs.look import Looked, look
+from headstart.evaluation.confident_learning import label_issues
+from headstart.model.backbones.registry import Backbone
+from headstart.model.inference.features import View, embed_files, fitted_spec
+from headstart.model.inference.runtime import choose_plan
+from headstart.pipeline.choose_backbones import fitting_size
+from headstart.pipeline.label_errors import backbones_for_labels, out_of_fold
+from headstart.pipeline.scan import Looked, look
 
 
 def main() -> None:

@@ -75,7 +75,7 @@ def scenes(kind: str) -> Callable[[Path, np.random.Generator], None]:
     """800 scenes of one kind; the class is drawn by lot."""
 
     def make(folder: Path, rng: np.random.Generator) -> None:
-        from headstart.data.scenes import render
+        from headstart.samples.scenes import render
 
         for n in range(800):
             _save(Image.fromarray(render(kind, rng, 150)), folder / "ab"[int(rng.integers(2))] / f"{n:04}.jpg")

@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from headstart.data.dataset import open_dataset
+from headstart.data.open_dataset import open_dataset
 
 WITH_TIMM_ALONE = """
 import sys, timm, torch

@@ -36,9 +36,9 @@ from student import FEATURES, Student, exported
 from torch import nn
 
 from headstart.errors import HeadstartError, MissingExtra, MissingWeights, TrainingFailed
-from headstart.files import write_bytes
-from headstart.model.backbones import find_backbone
-from headstart.model.build import build
+from headstart.io.files import write_bytes
+from headstart.model.backbones.build import build
+from headstart.model.backbones.registry import find_backbone
 
 TEACHERS = ("mobilenetv2_100.tf_in1k", "mobilenetv1_100.tf_qat_in1k")
 BATCH, SIZE = 128, 128

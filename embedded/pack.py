@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save
 from student import ARCHITECTURE
 
 from headstart.errors import BadWeights, HeadstartError, MissingWeights, RecipeError
-from headstart.files import json_bytes, read_json, write_together
+from headstart.io.files import json_bytes, read_json, write_together
 
 NAME = f"{ARCHITECTURE}.headstart"
 SIDE = 224
@@ -119,7 +119,7 @@ def accuracies(given: Sequence[str]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="the --work folder of embedded/distil.py")
-    parser.add_argument("folder", type=Path, help="src/headstart/model/embedded, or any weights folder")
+    parser.add_argument("folder", type=Path, help="src/headstart/model/backbones/builtin, or any weights folder")
     parser.add_argument("--measured", action="append", default=[], metavar="NAME=RUN", help="once for each data set")
     given = parser.parse_args()
     try:

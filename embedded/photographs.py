@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from headstart.errors import BadArchive, HeadstartError, MissingData
-from headstart.files import sha256_bytes, write_bytes
+from headstart.io.files import sha256_bytes, write_bytes
 
 PLACES = {
     "skimage/data/astronaut.png": "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from headstart.data.scenes import KINDS, render
 from headstart.errors import MissingData
+from headstart.samples.scenes import KINDS, render
 
 PHOTOGRAPHS = {
     "astronaut.png": 3.0,

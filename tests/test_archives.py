@@ -26,9 +26,9 @@ from hypothesis import strategies as st
 
 from headstart.data.archives.members import ALWAYS_BYTES, MAX_ENTRIES, Limits, Member, check_members, limits_for
 from headstart.data.archives.unpacking import Unpacked, is_archive, unpack, unpacked
-from headstart.data.dataset import open_dataset
+from headstart.data.open_dataset import open_dataset
 from headstart.errors import BadArchive, MissingData, WriteError
-from headstart.files import cache_dir, sha256_file
+from headstart.io.files import cache_dir, sha256_file
 
 Tree = dict[str, bytes]
 

@@ -13,9 +13,8 @@ from PIL import Image, ImageFont
 
 from conftest import draw
 from headstart.errors import RecipeError, UnreadableImage
-from headstart.files import sha256_bytes
-from headstart.vision import policies
-from headstart.vision.augment import (
+from headstart.images import augment_policies
+from headstart.images.augment import (
     PLAIN,
     Augment,
     affine,
@@ -28,9 +27,10 @@ from headstart.vision.augment import (
     rng_for,
     sampled,
 )
-from headstart.vision.grid import caption, grid
-from headstart.vision.policies import OPERATIONS
-from headstart.vision.preprocess import Preprocess, read_pixels
+from headstart.images.augment_policies import OPERATIONS
+from headstart.images.contact_sheet import caption, grid
+from headstart.images.preprocess import Preprocess, read_pixels
+from headstart.io.files import sha256_bytes
 
 GREY = (128, 128, 128)
 sizes = st.tuples(st.integers(1, 120), st.integers(1, 120))
@@ -291,9 +291,9 @@ def test_operations_equal_torchvisions_on_tensors(name: str, magnitude: float) -
 
 
 @pytest.mark.parametrize(
-    ("policy", "reach"), [("TrivialAugmentWide", policies._WIDE), ("RandAugment", policies._USUAL)]
+    ("policy", "reach"), [("TrivialAugmentWide", augment_policies._WIDE), ("RandAugment", augment_policies._USUAL)]
 )
-def test_magnitudes_equal_torchvisions(policy: str, reach: policies._Reach) -> None:
+def test_magnitudes_equal_torchvisions(policy: str, reach: augment_policies._Reach) -> None:
     from torchvision.transforms import autoaugment
 
     size = () if policy == "TrivialAugmentWide" else ((160, 160),)
@@ -312,14 +312,14 @@ def test_policies_draw_all_operations_and_leave_the_picture_alone(monkeypatch: p
     seen: dict[str, set[str]] = {}
     drawn: set[str] = set()
 
-    def noted(name: str) -> policies.Operation:
-        def operate(picture: Image.Image, magnitude: float, blank: policies.Colour) -> Image.Image:
+    def noted(name: str) -> augment_policies.Operation:
+        def operate(picture: Image.Image, magnitude: float, blank: augment_policies.Colour) -> Image.Image:
             drawn.add(name)
             return OPERATIONS[name](picture, magnitude, blank)
 
         return operate
 
-    monkeypatch.setattr(policies, "OPERATIONS", {name: noted(name) for name in OPERATIONS})
+    monkeypatch.setattr(augment_policies, "OPERATIONS", {name: noted(name) for name in OPERATIONS})
     picture, spec = draw(0, 1, (24, 24)), Preprocess(24)
     before = picture.tobytes()
     for text in ("trivial", "rand", "rand=3/30", "augmix"):
@@ -343,7 +343,9 @@ def test_randaugment_without_strength_changes_levels_only() -> None:
 
 
 def test_augmix_blends_levels_that_lie_between_its_chains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "OPERATIONS", dict.fromkeys(OPERATIONS, lambda p, m, b: Image.new("RGB", p.size, b)))
+    monkeypatch.setattr(
+        augment_policies, "OPERATIONS", dict.fromkeys(OPERATIONS, lambda p, m, b: Image.new("RGB", p.size, b))
+    )
     picture, spec = Image.new("RGB", (8, 8), (0, 100, 200)), Preprocess(8, mean=(0.5, 0.5, 0.5))
     kept = []
     for epoch in range(50):

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from headstart.errors import BadWeights, MissingWeights, UnknownBackbone
-from headstart.model.architectures import POPULAR_NAMES
-from headstart.model.backbones import (
+from headstart.images.preprocess import Preprocess
+from headstart.model.backbones.architectures import POPULAR_NAMES
+from headstart.model.backbones.build import build
+from headstart.model.backbones.registry import (
     Backbone,
     BackboneRow,
     at_hand,
@@ -26,9 +28,7 @@ from headstart.model.backbones import (
     to_choose_from,
     without_weights,
 )
-from headstart.model.build import build
 from headstart.verbs.backbones import BackboneList
-from headstart.vision.preprocess import Preprocess
 
 LIST_HINT = "`headstart backbones` lists those with weights here."
 CFG = {
@@ -271,7 +271,7 @@ def test_finding_and_listing_import_neither_torch_nor_timm(tmp_path: Path) -> No
     save_entry(tmp_path, "test_resnet.mine")
     code = (
         "import sys; from pathlib import Path\n"
-        "from headstart.model.backbones import at_hand, backbones, find_backbone\n"
+        "from headstart.model.backbones.registry import at_hand, backbones, find_backbone\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "find_backbone('test_resnet', weights_dir=folder, offline=True)\n"
         "at_hand(weights_dir=folder); backbones(weights_dir=folder, only_here=True)\n"
@@ -367,7 +367,7 @@ def test_weights_that_change_after_they_were_found(tmp_path: Path) -> None:
 
 
 def test_what_only_the_native_parser_refuses_is_bad_weights_too(tmp_path: Path) -> None:
-    from headstart.model.weights import load_tensors
+    from headstart.model.backbones.weights import load_tensors
 
     a, b = (b'"dtype":"F32","shape":[%d],"data_offsets":[%d,4]' % numbers for numbers in ((1, 0), (0, 4)))
     text = b'{"a":{' + a + b'},"b":{' + b + b"}}  "

@@ -17,7 +17,7 @@ from PIL import Image
 
 from conftest import draw, write_photos
 from headstart import cli
-from headstart.files import read_csv
+from headstart.io.files import read_csv
 
 RUN = "train photos --out run"
 

@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from packaging.utils import canonicalize_name
 
 import headstart
-from headstart.deliver.packages import fetch_wheels, needed_packages, own_wheel, requirements_text
 from headstart.errors import BadWeights, MissingWeights, PackagingError, WriteError
-from headstart.model.backbones import at_hand, find_backbone
-from headstart.model.spec import Spec, config_of, spec_of
-from headstart.staging import check_manifest
+from headstart.images.preprocess import INTERPOLATIONS, Preprocess
+from headstart.io.folders import check_manifest
+from headstart.model.backbones.config import Spec, config_of, spec_of
+from headstart.model.backbones.packages import fetch_wheels, needed_packages, own_wheel, requirements_text
+from headstart.model.backbones.registry import at_hand, find_backbone
 from headstart.verbs.bundle import bundle
-from headstart.vision.preprocess import INTERPOLATIONS, Preprocess
 from test_offline import without_network
 
 A, B = "test_resnet.a", "test_efficientnet.b"
@@ -319,7 +319,7 @@ def test_the_wheel_is_what_is_running(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     installed, running = tmp_path / "site" / "headstart", Path(headstart.__file__).parent
     for folder in (installed, running):
-        assert (folder / "deliver" / "pages" / "page.css").is_file()
+        assert (folder / "reports" / "pages" / "page.css").is_file()
     files = [p.relative_to(running) for p in running.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     assert all((installed / name).read_bytes() == (running / name).read_bytes() for name in files)
     with zipfile.ZipFile(wheel) as archive:

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.errors import BadLabels, DataError
-from headstart.judge.calibration import (
+from headstart.evaluation.calibration import (
     calibration_error,
     expected_calibration_error,
     fit_temperature,
     reliability,
     softmax,
 )
-from headstart.judge.estimate import Resampling
+from headstart.evaluation.intervals import Resampling
 
 
 def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:

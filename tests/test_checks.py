@@ -15,12 +15,12 @@ from PIL import Image
 from conftest import scene
 from headstart.data.checks import CHECKS, CHECKS_HEADER, Finding, checks_rows, findings, get_avg_size, usable
 from headstart.data.copies import Copies
-from headstart.data.dataset import Dataset, open_dataset
 from headstart.data.duplicates import merge_groups
-from headstart.data.near import find_copies
+from headstart.data.near_duplicates import find_copies
+from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import NoPictures
-from headstart.files import read_csv, write_csv
-from headstart.vision.screen import Facts, screen
+from headstart.images.validate import Facts, screen
+from headstart.io.files import read_csv, write_csv
 
 GOOD = Facts("", 1000, "JPEG", 200, 100, "RGB", 1, 1, -1, "", "", "")
 

@@ -296,7 +296,7 @@ def test_torch_is_imported_ahead_only_where_it_will_be_needed(
 ) -> None:
     program = (
         "import sys, threading\nfrom pathlib import Path\nfrom headstart.training.recipe import Recipe\n"
-        "from headstart.verbs.learn import find_tools\n"
+        "from headstart.pipeline.fit import find_tools\n"
         f"recipe = Recipe(backbone='test_resnet.a', {options})\n"
         f"find_tools(recipe, weights_dir=Path({str(tiny_weights)!r}))\n"
         "[t.join() for t in threading.enumerate() if t.name == 'import of torch']\n"
@@ -415,7 +415,10 @@ def test_links_in_the_docs_lead_somewhere(page: str) -> None:
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         assert target.startswith("https://") or ((REPOSITORY / page).parent / target).exists(), target
-    for module in re.findall(r"`((?:data|vision|model|training|judge|verbs)/[a-z_]+\.py)`", text):
+    for module in re.findall(
+        r"`((?:io|images|data|samples|model|evaluation|training|runs|kaggle_api|reports|pipeline|verbs)/[a-z0-9_/]+\.py)`",
+        text,
+    ):
         assert (REPOSITORY / "src" / "headstart" / module).exists(), module
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from headstart.errors import BadLabels, DataError, RecipeError
-from headstart.judge.clipping import PSEUDO_ERRORS, clip_bound, clipped
+from headstart.evaluation.clipping import PSEUDO_ERRORS, clip_bound, clipped
 
 
 def loss(probabilities_NK: np.ndarray, labels_N: np.ndarray, bound: float) -> float:

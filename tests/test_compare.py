@@ -19,16 +19,16 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import headstart
-from headstart.data.sources import Source
-from headstart.data.split import split_hash
+from headstart.data.data_source import Source
+from headstart.data.splits import split_hash
 from headstart.errors import MissingExtra, RecipeError, UnknownBackbone, WriteError
-from headstart.judge.metrics import judge
-from headstart.model.predictions import Predictions, read_predictions
+from headstart.evaluation.metrics import judge
+from headstart.model.inference.predictions import Predictions, read_predictions
+from headstart.pipeline import trials
+from headstart.pipeline.comparison import FIGURES, ROW_COLUMNS, Comparison, Row, advice, paired
+from headstart.pipeline.trials import Candidate, Outcome, Place, run_child, run_trial, train_words
 from headstart.training.recipe import Recipe
 from headstart.verbs import compare as verb
-from headstart.verbs import trials
-from headstart.verbs.compared import FIGURES, ROW_COLUMNS, Comparison, Row, advice, paired
-from headstart.verbs.trials import Candidate, Outcome, Place, run_child, run_trial, train_words
 
 CLASSES = ("cat", "dog")
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from conftest import Opened
-from headstart.deliver.compare_page import compare_page
+from headstart.reports.compare_page import compare_page
 from test_compare_page import BAD, EPOCHS, GOOD, HOSTILE, LIKE, compared, contender
 
 NAMES = ("good", HOSTILE[0], HOSTILE[2])

@@ -11,9 +11,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from headstart.deliver.compare_page import Compared, Contender, compare_page, comparison_figures
-from headstart.judge.metrics import judge
-from headstart.judge.paired import differences
+from headstart.evaluation.metrics import judge
+from headstart.evaluation.paired_tests import differences
+from headstart.reports.compare_page import Compared, Contender, compare_page, comparison_figures
 
 HOSTILE = ('<b>"bold"</b>', "</script><script>alert(1)</script>", "\u202eright to left & 猫")
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.errors import BadLabels, RecipeError
-from headstart.judge.calibration import softmax
-from headstart.judge.conformal import METHODS, conformal_threshold, prediction_sets
+from headstart.evaluation.calibration import softmax
+from headstart.evaluation.conformal import METHODS, conformal_threshold, prediction_sets
 
 
 def drawn(rng: np.random.Generator, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,11 +13,11 @@ from PIL import Image, ImageOps
 import headstart
 from conftest import as_jpeg, scene, write_photos
 from headstart import Recipe
-from headstart.data.dataset import Dataset
-from headstart.data.scenes import render
+from headstart.data.open_dataset import Dataset
 from headstart.errors import DataError
-from headstart.files import read_csv
-from headstart.verbs import learn
+from headstart.io.files import read_csv
+from headstart.pipeline import fit
+from headstart.samples.scenes import render
 
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 RECIPE = Recipe(backbone="test_resnet.a", head="lda", approach="linear")
@@ -94,13 +94,13 @@ def test_all_verbs_make_the_same_split(mirrored: Path, tmp_path: Path, tiny_weig
 def test_fit(mirrored: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`ImageClassifier.fit` has a training and a validation set, of the images in the order in which they are given."""
     seen: list[Dataset] = []
-    fit_heads = learn._fit
+    fit_heads = fit._fit
 
     def watched(views: object, features: object, dataset: Dataset, recipe: Recipe) -> object:
         seen.append(dataset)
         return fit_heads(views, features, dataset, recipe)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(learn, "_fit", watched)
+    monkeypatch.setattr(fit, "_fit", watched)
     files = sorted(mirrored.rglob("*.jpg"))
     model = headstart.ImageClassifier(backbone="test_resnet.a", weights_dir=tiny_weights, approach="linear", head="lda")
     model.fit(files, [file.parent.name for file in files])
@@ -150,13 +150,13 @@ def test_no_image_of_the_test_set_took_part_in_the_choice(
     mirrored: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: set[str] = set()
-    choose = learn.choose_views
+    choose = fit.choose_views
 
     def watched(views: object, sources: list[Path], *args: object, **options: object) -> object:
         asked.update(Path(source).relative_to(mirrored).as_posix() for source in sources)
         return choose(views, sources, *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(learn, "choose_views", watched)
+    monkeypatch.setattr(fit, "choose_views", watched)
     recipe = Recipe(approach="linear")
     headstart.train(mirrored, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights, report=False)
     split = sets(tmp_path / "run" / "split.csv")

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import Opened, draw
 from headstart.data.not_copies import CopyRow
-from headstart.deliver.copies_page import CopiesSheet, copies_page
+from headstart.reports.copies_page import CopiesSheet, copies_page
 from test_report import HOSTILE
 
 

@@ -20,7 +20,6 @@ from conftest import draw, write_photos
 from headstart import Recipe, cli
 from headstart.data.checks import Finding
 from headstart.data.copies import Copies
-from headstart.data.dataset import open_dataset
 from headstart.data.duplicates import merge_groups
 from headstart.data.not_copies import (
     COPIES_HEADER,
@@ -32,12 +31,13 @@ from headstart.data.not_copies import (
     read_not_copies,
     write_copies,
 )
-from headstart.data.scenes import render
-from headstart.deliver.copies_page import MOST_PAIRS, CopiesSheet, copies_page, shown_first
-from headstart.deliver.report import report_page
-from headstart.deliver.sections import copy_evidence, group_evidence
+from headstart.data.open_dataset import open_dataset
 from headstart.errors import BadCopies, DataError, MissingData, WriteError
-from headstart.files import read_csv
+from headstart.io.files import read_csv
+from headstart.reports.copies_page import MOST_PAIRS, CopiesSheet, copies_page, shown_first
+from headstart.reports.run_page import report_page
+from headstart.reports.sections import copy_evidence, group_evidence
+from headstart.samples.scenes import render
 from test_report import HOSTILE, Reader, made
 
 RECIPE = Recipe(backbone="test_resnet.a", head="lda", approach="linear")

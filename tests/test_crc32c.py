@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.data.remote.crc32c import BLOCK, STEPS, Crc32c
+from headstart.kaggle_api.crc32c import BLOCK, STEPS, Crc32c
 
 
 def plain(data: bytes) -> int:

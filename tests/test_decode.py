@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from headstart.errors import UnreadableImage
-from headstart.vision.decode import decode, exif_orientation, read
-from headstart.vision.probe import REASONS
+from headstart.images.decode import decode, exif_orientation, read
+from headstart.images.headers import REASONS
 
 
 def saved(image: Image.Image, name: str = "PNG", **options: object) -> bytes:

@@ -14,8 +14,8 @@ import pytest
 
 import headstart
 from headstart.cli import run as command_line
-from headstart.data.flaws import KINDS_OF_FLAWS, Flaw, recalled
 from headstart.errors import MissingWeights, RecipeError, WriteError
+from headstart.samples.flaws import KINDS_OF_FLAWS, Flaw, recalled
 from headstart.verbs.demo import WAYS
 
 NO_NETWORK = """
@@ -176,7 +176,7 @@ def test_everything_in_one_group_is_no_success() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_checks_find_what_is_planted(tmp_path: Path, seed: int) -> None:
     """As `headstart demo` has it: 600 pictures, and no weights but those of the package."""
-    from headstart.files import read_csv
+    from headstart.io.files import read_csv
     from headstart.verbs.demo import _recalled
 
     scenes = tmp_path / "scenes"

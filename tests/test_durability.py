@@ -27,11 +27,12 @@ import numpy as np
 import pytest
 
 import headstart
-from headstart import Recipe, files
+from headstart import Recipe
 from headstart.errors import WriteError
-from headstart.files import write_bytes
-from headstart.model.classifier import load_classifier
-from headstart.staging import check_manifest
+from headstart.io import files
+from headstart.io.files import write_bytes
+from headstart.io.folders import check_manifest
+from headstart.model.inference.classifier import load_classifier
 
 HEADSTART = (sys.executable, "-m", "headstart")
 RECIPE = ("--backbone", "test_resnet.a+test_efficientnet.b")

@@ -21,8 +21,8 @@ from torch.testing import assert_close
 
 from conftest import REPOSITORY
 from headstart.errors import MissingData, MissingWeights, RecipeError, TrainingFailed
-from headstart.model.backbones import find_backbone
-from headstart.model.build import build
+from headstart.model.backbones.build import build
+from headstart.model.backbones.registry import find_backbone
 
 
 @pytest.fixture(autouse=True)

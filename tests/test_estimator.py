@@ -20,7 +20,7 @@ import headstart
 from conftest import draw
 from headstart import ImageClassifier
 from headstart.errors import BadLabels, DataError, RecipeError, UnreadableImage
-from headstart.vision.memory import as_rgb, look_at
+from headstart.images.sources import as_rgb, look_at
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_pil_picture_is_turned_and_composed_as_its_file_would_be(tmp_path: Pat
     draw(1, 2).convert("LA").save(alpha)
     for file in (turned, alpha):
         with Image.open(file) as opened, open(file, "rb") as bytes_:
-            expected = headstart.vision.decode.decode(bytes_)
+            expected = headstart.images.decode.decode(bytes_)
             assert as_rgb(opened).size == expected.size
             assert as_rgb(opened).tobytes() == expected.tobytes()
     (from_file,), (from_memory,) = look_at([turned]), look_at([Image.open(turned)])

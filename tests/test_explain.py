@@ -12,9 +12,9 @@ from PIL import Image
 
 import headstart
 from conftest import draw, write_photos
-from headstart.deliver.view import WIDTH, Neighbour, Sheet, overlay, view
 from headstart.errors import HeadstartError, MissingData, RecipeError, WriteError
-from headstart.files import read_csv
+from headstart.io.files import read_csv
+from headstart.reports.explanation_sheet import WIDTH, Neighbour, Sheet, overlay, view
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image, ImageOps
 
 import headstart
-from headstart.data.dataset import open_dataset
-from headstart.data.flaws import SampleSet, sample_set
+from headstart.data.open_dataset import open_dataset
 from headstart.errors import RecipeError, WriteError
-from headstart.files import read_csv
+from headstart.io.files import read_csv
+from headstart.samples.flaws import SampleSet, sample_set
 
 
 @pytest.fixture(scope="module")

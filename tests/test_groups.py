@@ -15,9 +15,9 @@ import pytest
 import headstart
 from conftest import draw
 from headstart import Recipe, Source, cli
-from headstart.data.dataset import Dataset, open_dataset
+from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import BadLabels, BadSplit, HeadstartError
-from test_sources import PICTURES, parquet, tar_bytes, write
+from test_data_source import PICTURES, parquet, tar_bytes, write
 
 PATIENTS = ["7", "8", "7", "8", "7", "9"]
 LABELS = ["cat", "dog", "dog", "cat", "dog", "dog"]

@@ -29,8 +29,8 @@ import pytest
 from headstart.data.archives.members import ALWAYS_BYTES, MAX_ENTRIES, MAX_INNER
 from headstart.data.archives.unpacking import unpack
 from headstart.errors import BadArchive, HeadstartError, WriteError
-from headstart.files import write_pieces
-from headstart.staging import folder_aside
+from headstart.io.files import write_pieces
+from headstart.io.folders import folder_aside
 
 SECONDS, MEMORY = 5.0, 64e6
 SLOW = pytest.mark.slow

@@ -22,9 +22,9 @@ import pytest
 from PIL import Image
 
 from headstart.errors import UnreadableImage
-from headstart.vision.decode import decode
-from headstart.vision.probe import FORMATS, REASONS
-from headstart.vision.screen import screen
+from headstart.images.decode import decode
+from headstart.images.headers import FORMATS, REASONS
+from headstart.images.validate import screen
 
 SECONDS = 0.2  # of processor time that a refusal may take (it does not wait for anything else)
 MEGABYTES = 64  # of memory that it may take, beyond what the process had
@@ -127,7 +127,7 @@ import json, resource, sys, time
 from pathlib import Path
 from PIL import Image
 from headstart.errors import UnreadableImage
-from headstart.vision.decode import decode
+from headstart.images.decode import decode
 
 Image.preinit()
 unit = 1024 if sys.platform == "darwin" else 1
@@ -180,7 +180,7 @@ def test_a_lack_of_memory_is_a_reason() -> None:
     code = """
 import resource, sys
 from headstart.errors import UnreadableImage
-from headstart.vision.decode import decode
+from headstart.images.decode import decode
 decode(b"P5 1 1 255 a")
 resource.setrlimit(resource.RLIMIT_AS, (300 << 20, 300 << 20))
 try:

@@ -122,9 +122,9 @@ PRELUDE = """
 import json, sys
 from pathlib import Path
 from headstart.errors import HeadstartError
-from headstart.model.backbones import at_hand, find_backbone, to_choose_from
-from headstart.model.build import build
-from headstart.model.hub import fetch
+from headstart.model.backbones.registry import at_hand, find_backbone, to_choose_from
+from headstart.model.backbones.build import build
+from headstart.model.backbones.hub import fetch
 
 def told(call, *args, **kwargs):
     try:

@@ -18,7 +18,6 @@ import pytest
 
 import headstart
 from headstart import cli
-from headstart.data.remote.kaggle import Slug, parse_slug
 from headstart.errors import (
     BadArchive,
     BadLabels,
@@ -32,7 +31,8 @@ from headstart.errors import (
     Unreachable,
     WriteError,
 )
-from headstart.files import read_csv
+from headstart.io.files import read_csv
+from headstart.kaggle_api.client import Slug, parse_slug
 from headstart.training.recipe import Recipe
 from kaggle_server import (
     DATASET,

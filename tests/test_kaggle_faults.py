@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import requests
 
-from headstart.data.remote import kaggle
-from headstart.data.remote.fetch import Fetched, Patience, Remote, describe, fetch
-from headstart.data.remote.kaggle import Downloaded, download, forget, parse_slug
 from headstart.errors import BadDownload, NoCredentials, RemoteError, Unreachable, WriteError
+from headstart.kaggle_api import client
+from headstart.kaggle_api.client import Downloaded, download, forget, parse_slug
+from headstart.kaggle_api.http_download import Fetched, Patience, Remote, describe, fetch
 from kaggle_server import KEY, REDUX, STORAGE, TOKEN, USER, Competition, KaggleServer, drawn_competition, kaggle_server
 
 QUICK = Patience(connect=3, silent=0.5, pause=0.01, longest=0.2, tries=5)
@@ -249,7 +249,7 @@ def test_faults_of_the_api(
 ) -> None:
     for name, value in faults.items():
         setattr(server.faults, name, value)
-    monkeypatch.setattr(kaggle, "MORE_PATIENCE", 2.5)
+    monkeypatch.setattr(client, "MORE_PATIENCE", 2.5)
     with pytest.raises(Unreachable) as caught:
         download(SLUG, patience=QUICK)
     assert str(caught.value) == message

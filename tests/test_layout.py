@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import ast
 import graphlib
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
+import headstart
 from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "src" / "headstart"
@@ -18,12 +20,12 @@ SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8"
 TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
 
 ORDER = (
-    *("errors", "columns", "described", "progress", "files", "staging", "vision", "data", "model", "training"),
-    *("judge", "deliver", "scale", "verbs", "estimator", "cli"),
+    *("errors", "io", "images", "samples", "data", "model", "evaluation", "training", "runs", "kaggle_api", "reports"),
+    *("exporters", "pipeline", "serving", "scale", "verbs", "estimator", "cli"),
 )
 """A part may import itself and what stands before it."""
-APART = {"judge": {"vision", "data", "model", "training"}}
-"""What a part may not import although it stands before it: judging takes arrays, wherever they come from."""
+APART = {"evaluation": {"images", "samples", "data", "model"}}
+"""What a part may not import although it stands before it: evaluation takes arrays, wherever they come from."""
 FRONT = ("__init__.py", "__main__.py")
 
 HEAVY = {
@@ -42,10 +44,10 @@ HEAVY = {
     ),
     *("rich", "cyclopts", "huggingface_hub", "safetensors", "platformdirs"),
 }
-TRAINERS = ("batches", "lighter", "loop", "mixing", "optim", "tune")
+TRAINERS = ("batches", "bf16_conv", "finetune", "loop", "mixing", "optim")
 HEAVY_ALLOWED = {
     ("estimator.py", "sklearn"),
-    *((f"model/{name}.py", package) for name in ("networks", "trunk") for package in ("torch", "timm")),
+    *((f"model/backbones/{name}.py", package) for name in ("networks", "cut_network") for package in ("torch", "timm")),
     *((f"training/{name}.py", "torch") for name in TRAINERS),
 }
 """Modules that nothing imports at its top unless it is one of them: they come with the first step of a training."""
@@ -54,7 +56,7 @@ LONGEST = 560
 
 
 def part_of(module: str) -> str:
-    """`vision` for vision/decode.py, `errors` for errors.py."""
+    """`images` for images/decode.py, `errors` for errors.py."""
     return module.partition("/")[0].removesuffix(".py")
 
 
@@ -96,6 +98,16 @@ def test_imports_flow_one_way(name: str) -> None:
     allowed = set(ORDER[: ORDER.index(part) + 1]) - APART.get(part, set())
     imported = {module.split(".")[0] for module in own_imports(TREES[name])}
     assert imported <= allowed, f"{name} imports {', '.join(sorted(imported - allowed))}"
+
+
+def test_no_module_name_occurs_twice() -> None:
+    stems = [name.rpartition("/")[2] for name in SOURCES if not name.endswith(("__init__.py", "__main__.py"))]
+    assert [stem for stem, n in Counter(stems).items() if n > 1] == []
+
+
+def test_no_part_has_the_name_of_a_public_function() -> None:
+    """Importing `headstart.NAME` as a package would put it into the place of the function `headstart.NAME`."""
+    assert {part_of(name) for name in SOURCES if "/" in name} & set(headstart.__all__) == set()
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
@@ -161,7 +173,7 @@ def writing_calls(tree: ast.AST) -> list[str]:
     return [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call) and writes(node)]
 
 
-@pytest.mark.parametrize("name", sorted(set(SOURCES) - {"files.py", "staging.py"}))
+@pytest.mark.parametrize("name", sorted(set(SOURCES) - {"io/files.py", "io/folders.py"}))
 def test_only_two_modules_write_files(name: str) -> None:
     assert writing_calls(TREES[name]) == []
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.errors import BadLabels, DataError
-from headstart.judge.calibration import softmax
-from headstart.judge.counts import COUNTED, figures
-from headstart.judge.estimate import Estimate, bca, resampling_weights, skewness, undefined, wilson
-from headstart.judge.metrics import Metrics, judge
-from headstart.judge.ranking import Ranking
+from headstart.evaluation.calibration import softmax
+from headstart.evaluation.confusion import COUNTED, figures
+from headstart.evaluation.intervals import Estimate, bca, resampling_weights, skewness, undefined, wilson
+from headstart.evaluation.metrics import Metrics, judge
+from headstart.evaluation.roc_auc import Ranking
 
 NAMES = "abcdefgh"
 
@@ -187,7 +187,7 @@ def test_auc_influence_is_the_slope_of_the_weighted_area() -> None:
 
 
 def test_resampling_weights_come_in_blocks_and_are_drawn_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headstart.judge.estimate.BLOCK", 50)
+    monkeypatch.setattr("headstart.evaluation.intervals.BLOCK", 50)
     blocks = list(resampling_weights(10, 2003, np.random.default_rng(0)))
     assert {b.shape for b in blocks} == {(10, 5), (10, 3)}
     weights = np.concatenate(blocks, axis=1)

@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-import headstart.model.networks
+import headstart.model.backbones.networks
 from headstart.errors import BackboneError, BadWeights, MissingWeights
-from headstart.model.architectures import POPULAR_NAMES, RELATIVES
-from headstart.model.backbones import Backbone, find_backbone, tuned, without_weights
-from headstart.model.build import build
-from headstart.model.classifier import Classifier, Part, save_classifier
-from headstart.model.engine import Plan, open_network
-from headstart.model.features import View
-from headstart.model.networks import HeadstartCNN, HeadstartTop, QuickDropout, with_top
+from headstart.model.backbones.architectures import POPULAR_NAMES, RELATIVES
+from headstart.model.backbones.build import build
+from headstart.model.backbones.networks import HeadstartCNN, HeadstartTop, QuickDropout, with_top
+from headstart.model.backbones.registry import Backbone, find_backbone, tuned, without_weights
+from headstart.model.inference.classifier import Classifier, Part, save_classifier
+from headstart.model.inference.features import View
+from headstart.model.inference.runtime import Plan, open_network
 
 KERAS = {
     "Xception": (299, 22.9),
@@ -327,7 +327,7 @@ def test_built_embedded_trained_a_step_saved_reloaded(name: str, tmp_path: Path)
 
 
 def test_importing_the_networks_registers_them() -> None:
-    assert headstart.model.networks.default_cfgs["headstart_cnn"].default.fixed_input_size
+    assert headstart.model.backbones.networks.default_cfgs["headstart_cnn"].default.fixed_input_size
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

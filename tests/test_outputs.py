@@ -14,9 +14,9 @@ import pytest
 import headstart
 from conftest import draw, write_photos
 from headstart import Recipe, cli
-from headstart.data.sources import Source
+from headstart.data.data_source import Source
 from headstart.errors import NoPictures, WriteError
-from headstart.files import read_csv, write_csv
+from headstart.io.files import read_csv, write_csv
 
 
 @pytest.fixture(scope="module")

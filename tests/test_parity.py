@@ -20,12 +20,12 @@ from PIL import Image
 import headstart
 from conftest import draw, write_photos
 from headstart import Preprocess, Recipe, cli
-from headstart.files import sha256_file
-from headstart.model.backbones import Backbone, find_backbone
-from headstart.model.classifier import timm_config
-from headstart.model.engine import Plan, network_key, open_network
-from headstart.model.features import View, embed_files
-from headstart.vision.preprocess import read_pixels
+from headstart.images.preprocess import read_pixels
+from headstart.io.files import sha256_file
+from headstart.model.backbones.registry import Backbone, find_backbone
+from headstart.model.inference.classifier import timm_config
+from headstart.model.inference.features import View, embed_files
+from headstart.model.inference.runtime import Plan, network_key, open_network
 
 F32, BF16 = Plan("openvino", "cpu", "f32", 8), Plan("openvino", "cpu", "bf16", 8)
 TORCH = Plan("torch", "cpu", "f32", 8)

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from headstart.deliver import canvas, plots
-from headstart.deliver.canvas import BLUE, INK, MUTED, PAPER, shown, text_width
-from headstart.judge.coverage import coverage_curve
-from headstart.judge.estimate import undefined, wilson
+from headstart.evaluation.intervals import undefined, wilson
+from headstart.evaluation.selective import coverage_curve
+from headstart.reports import figure_style, plots
+from headstart.reports.figure_style import BLUE, INK, MUTED, PAPER, shown, text_width
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = [
@@ -127,7 +127,7 @@ FIGURES: dict[str, Callable[[], Any]] = {
 
 
 def test_examples_in_the_docs() -> None:
-    for module in (canvas, plots):
+    for module in (figure_style, plots):
         assert doctest.testmod(module).failed == 0
 
 
@@ -353,7 +353,12 @@ def test_colours_stand_out_on_light_and_dark_ground() -> None:
         linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in shares]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    for color in (canvas.BLUE, canvas.RED, canvas.GREEN, canvas.PURPLE):  # WCAG 2.2, 1.4.11: 3:1 for figures
+    for color in (
+        figure_style.BLUE,
+        figure_style.RED,
+        figure_style.GREEN,
+        figure_style.PURPLE,
+    ):  # WCAG 2.2, 1.4.11: 3:1 for figures
         for ground in ("#ffffff", "#15171a"):
             lighter, darker = sorted((luminance(color), luminance(ground)), reverse=True)
             assert (lighter + 0.05) / (darker + 0.05) >= 3, (color, ground)
@@ -380,7 +385,7 @@ def test_making_figures_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
 import sys, numpy as np
 import matplotlib
 before = dict(matplotlib.rcParams)
-from headstart.deliver import plots
+from headstart.reports import plots
 figure = plots.confusion_figure(np.eye(2, dtype=int), ["a", "b"])
 plots.save_figure(figure, __import__("pathlib").Path(sys.argv[1]), "x")
 assert dict(matplotlib.rcParams) == before
@@ -392,5 +397,5 @@ assert not matplotlib._pylab_helpers.Gcf.figs
 
 
 def test_importing_the_module_does_not_import_matplotlib() -> None:
-    program = "import sys, headstart.deliver.plots; assert 'matplotlib' not in sys.modules"
+    program = "import sys, headstart.reports.plots; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)

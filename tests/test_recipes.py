@@ -21,9 +21,9 @@ import headstart
 from conftest import REPOSITORY
 from headstart import Recipe, cli, read_recipe
 from headstart.errors import RecipeError
-from headstart.training.named import FOLDER, LARGEST, describe, names
+from headstart.images.augment import Augment, parse_augment
 from headstart.training.recipe import SECTIONS, options
-from headstart.vision.augment import Augment, parse_augment
+from headstart.training.recipe_files import FOLDER, LARGEST, describe, names
 
 PRETRAINED = ("kaggle-mobilenetv2", "mobilenetv2-dense32", "transfer", "resnet34-onecycle")
 FROM_SCRATCH = ("scratch-cnn", "scratch-cnn-fixed", "augmented-cnn", "augmented-cnn-fixed")

@@ -19,16 +19,17 @@ import headstart
 from conftest import draw, write_photos
 from headstart import Recipe
 from headstart.data.checks import Finding
-from headstart.deliver.evidence import Near, Report, Suspect, mistakes
-from headstart.deliver.report import drawn_figures, report_page
-from headstart.deliver.sections import METRICS, confusions, json_for_script, verdict
 from headstart.errors import DamagedRun, WriteError
-from headstart.judge.metrics import judge
-from headstart.model.classifier import load_classifier
-from headstart.model.predictions import Predictions
-from headstart.staging import add_to_folder, check_manifest, write_manifest
-from headstart.training.choose import Trial
-from headstart.verbs.report import WRITTEN, report, write_report
+from headstart.evaluation.metrics import judge
+from headstart.io.folders import add_to_folder, check_manifest, write_manifest
+from headstart.model.inference.classifier import load_classifier
+from headstart.model.inference.predictions import Predictions
+from headstart.reports.report_data import Near, Report, Suspect, mistakes
+from headstart.reports.run_page import drawn_figures, report_page
+from headstart.reports.sections import METRICS, confusions, json_for_script, verdict
+from headstart.runs.run_folder import WRITTEN
+from headstart.training.history import Trial
+from headstart.verbs.report import report, write_report
 
 HOSTILE = (
     '<script>alert("1")</script>', "\"quoted\" 'twice'", "a\u202eb <!-- ", "حيوان", "🐈 & </title>", "{{ 7 * 7 }}", "x\ny",
@@ -279,9 +280,9 @@ def test_train_writes_the_page_and_its_figures(trained: tuple[Path, Path]) -> No
 def test_fine_tuning_that_is_not_taken_is_shown_all_the_same(
     photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headstart.verbs import learn
+    from headstart.pipeline import fit
 
-    monkeypatch.setattr(learn, "CLEARLY", 1e9)
+    monkeypatch.setattr(fit, "CLEARLY", 1e9)
     recipe = Recipe(backbone="test_resnet.a", epochs=2, budget="2m")
     run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
     known = run.classifier.provenance

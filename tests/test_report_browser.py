@@ -16,11 +16,11 @@ from PIL import Image
 
 from conftest import Opened, draw
 from headstart.data.checks import Finding
-from headstart.deliver.evidence import Near, Report, Suspect
-from headstart.deliver.report import report_page
-from headstart.judge.metrics import judge
-from headstart.model.predictions import Predictions
-from headstart.training.choose import Trial
+from headstart.evaluation.metrics import judge
+from headstart.model.inference.predictions import Predictions
+from headstart.reports.report_data import Near, Report, Suspect
+from headstart.reports.run_page import report_page
+from headstart.training.history import Trial
 
 CLASSES = ("cats", "<b>dogs</b>", "بوم 🦉")
 

@@ -24,10 +24,10 @@ import headstart
 from headstart import Recipe
 from headstart.cli import run as run_command
 from headstart.errors import DamagedRun, HeadstartError, MissingRun
-from headstart.files import read_json
-from headstart.model.classifier import backbone_content, load_classifier
-from headstart.model.engine import _read_graph
-from headstart.staging import MANIFEST, write_manifest
+from headstart.io.files import read_json
+from headstart.io.folders import MANIFEST, write_manifest
+from headstart.model.inference.classifier import backbone_content, load_classifier
+from headstart.model.inference.runtime import _read_graph
 
 FUSED = Recipe(backbone="test_resnet.a+test_efficientnet.b")
 

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from headstart.data.scenes import KINDS, render
-from headstart.data.scenes.painting import (
+from headstart.samples.scenes import KINDS, render
+from headstart.samples.scenes.painting import (
     TILE,
     blended,
     boxes,
@@ -39,7 +39,7 @@ def test_a_picture_is_what_its_seed_says(kind: str) -> None:
 
 def test_another_process_renders_the_same() -> None:
     program = (
-        "import hashlib, numpy as np\nfrom headstart.data.scenes import KINDS, render\n"
+        "import hashlib, numpy as np\nfrom headstart.samples.scenes import KINDS, render\n"
         "print(hashlib.sha256(b''.join(render(k, np.random.default_rng(5), 64).tobytes() for k in KINDS)).hexdigest())"
     )
     here = hashlib.sha256(b"".join(render(kind, rng(5), 64).tobytes() for kind in KINDS)).hexdigest()

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 import headstart
 from headstart import cli
-from headstart.deliver.ids import match_ids
-from headstart.deliver.named_columns import classes_of_columns
-from headstart.deliver.submission import Shape, Submission, filling_of, shape_of, submission_rows, write_submission
 from headstart.errors import BadSubmission, DamagedRun, HeadstartError, MissingData, RecipeError, WriteError
-from headstart.model.predictions import Predictions
-from headstart.staging import write_manifest
+from headstart.io.folders import write_manifest
+from headstart.kaggle_api.match_columns import classes_of_columns
+from headstart.kaggle_api.match_ids import match_ids
+from headstart.kaggle_api.submission import Shape, Submission, filling_of, shape_of, submission_rows, write_submission
+from headstart.model.inference.predictions import Predictions
 
 
 def shape(text: str) -> Shape:

@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from headstart.errors import BadWeights, MissingWeights
-from headstart.model.spec import Spec, read_spec
-from headstart.model.weights import MAX_HEADER_BYTES, check_fits, misfit, read_header, weights_sha256
-from headstart.vision.preprocess import Preprocess
+from headstart.images.preprocess import Preprocess
+from headstart.model.backbones.config import Spec, read_spec
+from headstart.model.backbones.weights import MAX_HEADER_BYTES, check_fits, misfit, read_header, weights_sha256
 
 ARRAYS = {
     "conv.weight": np.arange(12, dtype=np.float32).reshape(3, 2, 2),
@@ -307,7 +307,7 @@ def test_any_bytes_are_bad_weights(tmp_path: Path, content: bytes) -> None:
 
 
 def test_hash_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import headstart.model.weights as module
+    import headstart.model.backbones.weights as module
 
     reads: list[Path] = []
     hashed: Callable[[Path], str] = module.sha256_file

@@ -14,24 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headstart.data.checks import Finding
-    from headstart.data.dataset import Dataset, open_dataset
-    from headstart.data.sources import Source
+    from headstart.data.data_source import Source
+    from headstart.data.open_dataset import Dataset, open_dataset
     from headstart.errors import HeadstartError
     from headstart.estimator import ImageClassifier
-    from headstart.judge.estimate import Estimate
-    from headstart.judge.metrics import Metrics, judge
-    from headstart.model.backbones import Backbone
-    from headstart.model.classifier import Classifier, load_classifier
-    from headstart.model.features import Features
-    from headstart.model.heat import heat_maps
-    from headstart.model.predictions import Predictions
-    from headstart.training.named import read_recipe
+    from headstart.evaluation.intervals import Estimate
+    from headstart.evaluation.metrics import Metrics, judge
+    from headstart.images.preprocess import Preprocess
+    from headstart.model.backbones.registry import Backbone
+    from headstart.model.inference.classifier import Classifier, load_classifier
+    from headstart.model.inference.features import Features
+    from headstart.model.inference.heat_maps import heat_maps
+    from headstart.model.inference.predictions import Predictions
+    from headstart.pipeline.comparison import Comparison
     from headstart.training.recipe import Recipe
+    from headstart.training.recipe_files import read_recipe
     from headstart.verbs.backbones import backbones
     from headstart.verbs.bundle import bundle
     from headstart.verbs.check import check
     from headstart.verbs.compare import compare
-    from headstart.verbs.compared import Comparison
     from headstart.verbs.demo import demo
     from headstart.verbs.embed import embed
     from headstart.verbs.evaluate import evaluate
@@ -44,25 +45,24 @@ if TYPE_CHECKING:
     from headstart.verbs.split import split
     from headstart.verbs.submit import submit
     from headstart.verbs.train import train
-    from headstart.vision.preprocess import Preprocess
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Backbone": "headstart.model.backbones",
-    "Classifier": "headstart.model.classifier",
-    "Comparison": "headstart.verbs.compared",
-    "Dataset": "headstart.data.dataset",
-    "Estimate": "headstart.judge.estimate",
-    "Features": "headstart.model.features",
+    "Backbone": "headstart.model.backbones.registry",
+    "Classifier": "headstart.model.inference.classifier",
+    "Comparison": "headstart.pipeline.comparison",
+    "Dataset": "headstart.data.open_dataset",
+    "Estimate": "headstart.evaluation.intervals",
+    "Features": "headstart.model.inference.features",
     "Finding": "headstart.data.checks",
     "HeadstartError": "headstart.errors",
     "ImageClassifier": "headstart.estimator",
-    "Metrics": "headstart.judge.metrics",
-    "Predictions": "headstart.model.predictions",
-    "Preprocess": "headstart.vision.preprocess",
+    "Metrics": "headstart.evaluation.metrics",
+    "Predictions": "headstart.model.inference.predictions",
+    "Preprocess": "headstart.images.preprocess",
     "Recipe": "headstart.training.recipe",
-    "Source": "headstart.data.sources",
+    "Source": "headstart.data.data_source",
     "backbones": "headstart.verbs.backbones",
     "bundle": "headstart.verbs.bundle",
     "check": "headstart.verbs.check",
@@ -71,13 +71,13 @@ _HOME = {
     "embed": "headstart.verbs.embed",
     "evaluate": "headstart.verbs.evaluate",
     "explain": "headstart.verbs.explain",
-    "heat_maps": "headstart.model.heat",
-    "judge": "headstart.judge.metrics",
+    "heat_maps": "headstart.model.inference.heat_maps",
+    "judge": "headstart.evaluation.metrics",
     "kaggle": "headstart.verbs.kaggle",
-    "load_classifier": "headstart.model.classifier",
-    "open_dataset": "headstart.data.dataset",
+    "load_classifier": "headstart.model.inference.classifier",
+    "open_dataset": "headstart.data.open_dataset",
     "predict": "headstart.verbs.predict",
-    "read_recipe": "headstart.training.named",
+    "read_recipe": "headstart.training.recipe_files",
     "report": "headstart.verbs.report",
     "reproduce": "headstart.verbs.reproduce",
     "sample": "headstart.verbs.sample",

@@ -243,8 +243,8 @@ def _recipe_options() -> list[inspect.Parameter]:
     """`--recipe`, and one option for each field of `Recipe`, in its sections."""
     from cyclopts import Group, Parameter
 
-    from headstart.training.named import names
     from headstart.training.recipe import SECTIONS, options
+    from headstart.training.recipe_files import names
 
     groups = {title: Group(title, sort_key=place) for place, title in enumerate(SECTIONS.values())}
     spread: list[tuple[str, type, Any, Parameter]] = []
@@ -260,8 +260,8 @@ def _recipe_options() -> list[inspect.Parameter]:
 
 def _with_recipe(given: dict[str, Any]) -> dict[str, Any]:
     """A verb's arguments with its recipe made. cyclopts passes on only what was given, so all of that is meant."""
-    from headstart.training.named import read_recipe
     from headstart.training.recipe import options
+    from headstart.training.recipe_files import read_recipe
 
     changed = {option.name: given.pop(option.name) for option in options() if option.name in given}
     return {**given, "recipe": read_recipe(given.pop("recipe", "default"), **changed)}
@@ -278,8 +278,8 @@ def _source_options() -> list[inspect.Parameter]:
     """One option for each field of `Source` but the first, which is the argument itself."""
     from cyclopts import Group, Parameter
 
-    from headstart.data.sources import Source
-    from headstart.described import field_texts
+    from headstart.data.data_source import Source
+    from headstart.io.field_docs import field_texts
 
     group = Group("Labels and groups", sort_key=0)
     return [
@@ -297,7 +297,7 @@ def _with_source(args: Sequence[Any], given: dict[str, Any], place: int) -> tupl
     """A verb's arguments with the one at `place` made a `Source`."""
     from dataclasses import fields
 
-    from headstart.data.sources import Source
+    from headstart.data.data_source import Source
 
     source = Source(args[place], **{f.name: given.pop(f.name) for f in fields(Source) if f.name in given})
     return (*args[:place], source, *args[place + 1 :]), given

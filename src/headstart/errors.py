@@ -9,7 +9,7 @@
     │   ├── BadCopies              a table of pairs that are no copies, which does not fit the images
     │   ├── BadSubmission          a sample submission that does not fit the pictures or the classes
     │   ├── BadArchive             an archive that is damaged, or holds what cannot be unpacked safely
-    │   └── UnreadableImage        one picture; `reason` is a short code (see `vision.probe`)
+    │   └── UnreadableImage        one picture; `reason` is a short code (see `images.headers`)
     ├── BackboneError              backbones and their weights
     │   ├── UnknownBackbone        a name that timm does not know
     │   ├── MissingWeights         known, but no weights at hand (or offline)

@@ -25,17 +25,17 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from headstart.data.dataset import Dataset
-from headstart.data.near import find_copies
-from headstart.data.split import make_split, require_sets
+from headstart.data.near_duplicates import find_copies
+from headstart.data.open_dataset import Dataset
+from headstart.data.splits import make_split, require_sets
 from headstart.errors import BadLabels, DataError, UnreadableImage
-from headstart.model.classifier import predict_files
-from headstart.model.predictions import softmax
+from headstart.images.sources import Source, look_at
+from headstart.images.validate import Facts
+from headstart.model.inference.classifier import predict_files
+from headstart.model.inference.predictions import softmax
+from headstart.pipeline.fit import Clock, Tools, find_tools, learn
+from headstart.pipeline.scan import with_identical_files
 from headstart.training.recipe import Recipe
-from headstart.verbs.learn import Clock, Tools, find_tools, learn
-from headstart.verbs.look import with_identical_files
-from headstart.vision.memory import Source, look_at
-from headstart.vision.screen import Facts
 
 _EXPECTED = "paths, PIL images, or arrays of pixels, uint8 (height, width) or (height, width, 3)"
 

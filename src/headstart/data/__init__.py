@@ -1,1 +1,1 @@
-"""Files to a `Dataset`: opened, checked, split. Start with `dataset`."""
+"""Files to a `Dataset`: opened, checked, split. Start with `open_dataset`."""

@@ -1,12 +1,12 @@
 """What `headstart check` looks for: one small function a check, one row in `CHECKS`.
 
-A check reads what `vision.screen` found out about each file (no picture is opened here) and gives at most a few
+A check reads what `images.validate` found out about each file (no picture is opened here) and gives at most a few
 `Finding`s, each a short sentence with a count and the paths that it is about. To add one: write a function of `Checked`
 that yields findings, and put it into `CHECKS`.
 
 What is surely the same (the same file, the same pixels) gives errors; what only looks like a copy gives warnings, in words
 that leave room for doubt. Costs some milliseconds a thousand pictures. Not a judge of labels: wrong ones are looked for
-with a trained model; and not a finder of copies, which `data.near` is.
+with a trained model; and not a finder of copies, which `data.near_duplicates` is.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from functools import cached_property
 import numpy as np
 
 from headstart.data.copies import Copies
-from headstart.data.dataset import Dataset
 from headstart.data.duplicates import exact_groups, group_pairs, joined
+from headstart.data.open_dataset import Dataset
 from headstart.errors import NoPictures
-from headstart.vision.screen import Facts
+from headstart.images.validate import Facts
 
 CHECKS_HEADER = ("check", "severity", "path", "message")
 """Columns of checks.csv; the rows are those of `checks_rows`."""

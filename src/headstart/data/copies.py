@@ -1,4 +1,4 @@
-"""What is taken for copies of one image, and why: `data.near.find_copies` compares images, and here it is decided.
+"""What is taken for copies of one image, and why: `data.near_duplicates.find_copies` compares images, and here it is decided.
 
 Among x-rays, digits or products on one table all images are alike, and a fixed bound would make copies of them. So a pair
 has to agree well, and (`MARGIN`) several times better than either of its images agrees with any other of this very data.

@@ -1,113 +1,220 @@
-"""`open_dataset`: what a user gives as data becomes a `Dataset` of paths, labels, classes, and the split that came with it.
+"""`Dataset`: pictures with their labels, and the split that came with them; what the names of files and folders mean.
 
-Nothing is opened here but folders, tables and archives: whether a file is a picture is found out later, so that a bad one
-is named by `headstart check` and not passed over in silence. Costs one `stat` a file (about 20,000 files a second on a
-warm disk) and some 300 bytes a picture.
-
-    DATA/cat/1.jpg                          one folder a class, with any folders below it
-    DATA/train/cat/1.jpg, DATA/test/...     split folders (train, val, valid, validation, test ...) of such
-    DATA/1.jpg                              no labels, unless a table or the file names have them (`data.layout`)
-    DATA.csv, DATA.tsv, DATA.parquet        a path and a label column; may have a split and a group column
-    DATA.zip, DATA.tar.gz ...               an archive of one of these (`data.archives.unpacking`)
-    shards of pictures                      parquet with their bytes, WebDataset (`data.shards.writing`)
-
-What needs more words than a path is a `Source` (`data.sources`).
+All that can be given as data ends here, in `dataset_of`: see `data.data_source` for what that is. Nothing is opened: whether
+a file is a picture is found out later, so that a bad one is named by `headstart check` and not passed over in silence.
+Costs some 300 bytes a picture.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from headstart.data.folders import TABLE_HINT, nearest
-from headstart.data.pictures import (
-    OTHERS,
-    PICTURES,
-    SPLITS,
-    TABLES,
-    Dataset,
-    counted,
-    fingerprint,
-    first,
-    hash_rows,
-    split_name,
+PICTURES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
-from headstart.data.sources import Source, as_source
-from headstart.errors import BadLabels
+OTHERS = (
+    *(".txt", ".md", ".csv", ".tsv", ".parquet", ".json", ".jsonl", ".xml", ".yaml", ".yml"),
+    *(".html", ".py", ".ipynb", ".log"),
+)
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz", ".zst")
+TABLES = (".csv", ".tsv", ".parquet")
+"""Extensions that are read as a table."""
+SKIPPED = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
+SPLITS = ("train", "val", "test")
 
-__all__ = [
-    "OTHERS",
-    "PICTURES",
-    "SPLITS",
-    "Dataset",
-    "Source",
-    "as_source",
-    "fingerprint",
-    "hash_rows",
-    "nearest",
-    "open_dataset",
-    "require_trainable",
-    "split_name",
-]
+_SPLIT_NAME = re.compile(r"(?:seg_)?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))(?:_set)?")
+_UNLABELLED_NAME = re.compile(r"(?:seg_)?(?:pred|predict|unlabell?ed)")
+_MERE = r"(?:images?|imgs?|pictures?|photos?|pics?|files|jpe?gs?|pngs?)"
+_MERE_NAME = re.compile(rf"{_MERE}(?:[_-]?(?:\d+|{_MERE}))*")
+_PLAIN = rf"(?:{_MERE}|data|dataset)"
+_PLAIN_NAME = re.compile(
+    rf"(?=[a-z])(?:{_PLAIN}[_-]?)?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))?"
+    rf"(?:[_-]?(?:set|stg|stage|\d+|{_PLAIN}))*"
+)
 
 
-def open_dataset(
-    data: Path | str | Source,
-    *,
-    path_column: str | None = None,
-    label_column: str | None = None,
-    label_from: str | None = None,
-    group_column: str | None = None,
-    group_from: str | None = None,
-) -> Dataset:
-    """Take up pictures from wherever they are, with their labels; see `Source` for what the other arguments say.
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Pictures with their labels. N pictures, K classes.
 
-    Pictures come sorted by path, whatever the order on disk. Raises `MissingData` (nothing there), `NoPictures`,
-    `BadLabels` (mixed layouts, unclear columns, rows without files), `BadSplit` (unknown split names), `BadArchive`.
+    Only labelled pictures have a split; a picture whose label is unknown has ``''``.
     """
-    source = as_source(data)
-    return Source(
-        source.place,
-        label_from=source.label_from if label_from is None else label_from,
-        label_column=source.label_column if label_column is None else label_column,
-        path_column=source.path_column if path_column is None else path_column,
-        group_column=source.group_column if group_column is None else group_column,
-        group_from=source.group_from if group_from is None else group_from,
-    ).open()
 
+    root: Path
+    """Folder that `paths` are relative to."""
+    paths: tuple[str, ...]
+    """N file names with ``/`` between their parts, sorted; names that are not Unicode are surrogate-escaped."""
+    labels: np.ndarray
+    """int64 (N,): index into `classes`, -1 = unknown."""
+    classes: tuple[str, ...]
+    """K names, sorted as text. A class may be without pictures: see `require_trainable`."""
+    split: np.ndarray
+    """'<U5' (N,): 'train', 'val', 'test', or '' where it is not decided."""
+    groups: np.ndarray
+    """int64 (N,): pictures with one number stay on one side of a split."""
+    rejected: tuple[tuple[str, str], ...] = ()
+    """(path, reason) of files and rows that could not be taken up."""
+    unused: str = ""
+    """A sentence on the columns of its table that are not used, '' if there are none."""
+    proposal: str = ""
+    """A sentence on the column of its table that looks like groups, '' if none does or groups are named."""
 
-def require_trainable(dataset: Dataset) -> None:
-    """Raise `BadLabels` unless there are two classes or more, none empty, with two pictures each on average."""
-    where, total = dataset.root, int((dataset.labels >= 0).sum())
-    counts = np.bincount(dataset.labels[dataset.labels >= 0], minlength=len(dataset.classes))
-    listed = counted(dataset.classes, counts)
-    if not total:
-        raise BadLabels(f"{where}: none of its {len(dataset):,} pictures has a label.", hint=_label_hint(dataset))
-    if len(dataset.classes) == 1:
-        raise BadLabels(
-            f"{where}: has one class only ({listed}); a classifier needs at least two.",
-            hint=f"Put the pictures of another class beside it, for example into {where / 'other'}.",
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """{path: reason} of `rejected`, less the files that were never meant to be pictures."""
+        return {path: reason for path, reason in self.rejected if reason != "not_a_picture_name"}
+
+    def file(self, i: int) -> Path:
+        """Where picture `i` is."""
+        return self.root / self.paths[i]
+
+    def take(self, keep: np.ndarray) -> Dataset:
+        """The pictures chosen by a bool mask (N,) or by indices, in that order; classes and `rejected` stay."""
+        chosen = np.arange(len(self))[np.asarray(keep)]
+        return replace(
+            self,
+            paths=tuple(self.paths[i] for i in chosen),
+            labels=self.labels[chosen],
+            split=self.split[chosen],
+            groups=self.groups[chosen],
         )
-    if not counts.all():
-        empty = [repr(name) for name, count in zip(dataset.classes, counts, strict=True) if not count]
-        raise BadLabels(
-            f"{where}: {len(empty)} of {len(counts)} classes {'has' if len(empty) == 1 else 'have'} no pictures: "
-            f"{first(empty)}. Counts: {listed}.",
-            hint="Add pictures to it, or remove it. `headstart check` lists what was left out, and why.",
-        )
-    if total < 2 * len(counts):
-        raise BadLabels(
-            f"{where}: has {total} labelled pictures for {len(counts)} classes ({listed}); "
-            f"at least {2 * len(counts)} are needed.",
-            hint="Add pictures: about 20 a class give a first useful classifier. Few a class may mean that the labels "
-            "are not the classes you want.",
-        )
+
+    def label_name(self, i: int) -> str:
+        """The class name of picture `i`, '' where it is unknown."""
+        return self.classes[self.labels[i]] if self.labels[i] >= 0 else ""
 
 
-def _label_hint(dataset: Dataset) -> str:
-    tables = [path for path, _ in dataset.rejected if path.lower().endswith(TABLES)]
-    if tables:
-        return f"There is a table: give {dataset.root / tables[0]} if it holds the labels."
-    example = dataset.root / "cat" / Path(dataset.paths[0]).name
-    return f"Put the pictures of each class into a folder of its own, such as {example}.\n{TABLE_HINT}"
+@dataclass(frozen=True)
+class Found:
+    """What was found: (path, class name or '', split or ''), class names, and what was left out, as (path, reason)."""
+
+    pictures: list[tuple[str, str, str]] = field(default_factory=list)
+    classes: set[str] = field(default_factory=set)
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+
+
+def dataset_of(root: Path, found: Found, groups: Sequence[str] = ()) -> Dataset:
+    """What was found as a data set; `groups` holds a name for each picture, '' for a group of its own."""
+    order = sorted(range(len(found.pictures)), key=found.pictures.__getitem__)
+    pictures = [found.pictures[i] for i in order]
+    classes = tuple(sorted(found.classes))
+    index = {name: k for k, name in enumerate(classes)}
+    return Dataset(
+        root=root,
+        paths=tuple(path for path, _, _ in pictures),
+        labels=np.array([index.get(name, -1) for _, name, _ in pictures], dtype=np.int64),
+        classes=classes,
+        split=np.array([split if name else "" for _, name, split in pictures], dtype="<U5"),
+        groups=group_numbers([groups[i] for i in order] if groups else [""] * len(order)),
+        rejected=tuple(sorted(found.rejected)),
+    )
+
+
+def group_numbers(names: Sequence[str]) -> np.ndarray:
+    """int64 (N,): equal names get one number, the place of the first of them; an empty name is a group of its own.
+
+    >>> group_numbers(["p1", "p2", "p1", "", ""])
+    array([0, 1, 0, 3, 4])
+    """
+    seen: dict[str, int] = {}
+    return np.array([seen.setdefault(name, i) if name else i for i, name in enumerate(names)], dtype=np.int64)
+
+
+def decided(pictures: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """(path, class, split) with the split left open unless train and another side have labels.
+
+    In a competition's folder only the training part has them; that it is called train decides nothing.
+    """
+    sides = {split for _, name, split in pictures if name and split}
+    if "train" in sides and len(sides) > 1:
+        return list(pictures)
+    return [(path, name, "") for path, name, _ in pictures]
+
+
+def fingerprint(dataset: Dataset, sha256s: Sequence[str]) -> str:
+    """SHA-256 (hexadecimal) over the sorted (path, SHA-256 of the file, label name): does not depend on row order."""
+    rows = sorted((path, sha256s[i], dataset.label_name(i)) for i, path in enumerate(dataset.paths))
+    return hash_rows(rows)
+
+
+def hash_rows(rows: Iterable[Sequence[str]]) -> str:
+    """SHA-256 (hexadecimal) of rows of text; no two different lists of rows run together to the same bytes."""
+    state = hashlib.sha256()
+    for row in rows:
+        cells = [cell.encode("utf-8", "surrogatepass") for cell in row]
+        state.update(b"".join(len(cell).to_bytes(8, "big") + cell for cell in cells))
+    return state.hexdigest()
+
+
+def split_name(text: str) -> str:
+    """'train', 'val' or 'test' for the usual spellings, else ''.
+
+    >>> split_name("Validation"), split_name("test_set"), split_name("cats")
+    ('val', 'test', '')
+    """
+    found = _SPLIT_NAME.fullmatch(text.strip().casefold())
+    return next((name for name, part in zip(SPLITS, found.groups(), strict=True) if part), "") if found else ""
+
+
+def is_unlabelled_name(name: str) -> bool:
+    """Whether a folder of that name says that its pictures have no labels.
+
+    >>> is_unlabelled_name("seg_pred"), is_unlabelled_name("cats")
+    (True, False)
+    """
+    return bool(_UNLABELLED_NAME.fullmatch(name.casefold()))
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a folder of that name merely holds pictures: it is no class if labels come from elsewhere.
+
+    >>> [is_plain_name(name) for name in ("images", "train_images", "test1", "jpg", "cats", "streets")]
+    [True, True, True, True, False, False]
+    """
+    return bool(_PLAIN_NAME.fullmatch(name.casefold()))
+
+
+def says_nothing(name: str) -> bool:
+    """Whether a folder of that name is no class even beside others: it says that there are pictures, and which part.
+
+    >>> [says_nothing(name) for name in ("images", "img_2", "jpg", "stage1", "set1", "data1", "cats")]
+    [True, True, True, False, False, False, False]
+    """
+    return bool(_MERE_NAME.fullmatch(name.casefold()))
+
+
+def side_of_path(path: str) -> str:
+    """The split that the folders of a path name, also freely: 'train', 'val', 'test', or ''.
+
+    >>> side_of_path("train_images/1.png"), side_of_path("data/test1/2.jpg"), side_of_path("cats/test.jpg")
+    ('train', 'test', '')
+    """
+    for part in path.split("/")[:-1]:
+        found = _PLAIN_NAME.fullmatch(part.casefold()) or _SPLIT_NAME.fullmatch(part.casefold())
+        side = next((name for name, text in zip(SPLITS, found.groups(), strict=True) if text), "") if found else ""
+        if side:
+            return side
+        if is_unlabelled_name(part):
+            return "test"
+    return ""
+
+
+def counted(names: Sequence[str], counts: Iterable[int]) -> str:
+    """The first ten names with their counts, for messages."""
+    return first([f"{name!r}: {count:,}" for name, count in zip(names, counts, strict=True)], 10)
+
+
+def first(texts: Sequence[str], n: int = 3) -> str:
+    """The first `n` texts, and how many more there are."""
+    more = f" and {len(texts) - n:,} more" if len(texts) > n else ""
+    return ", ".join(texts[:n]) + more

@@ -2,7 +2,7 @@
 
 `exact_groups` is certain, and free once the SHA-256 is known. `merge_groups` joins groups and pairs wherever they come
 from: a million pairs take about a second. It joins through chains, so it is not for pairs that merely look alike: which
-of these are copies is found by `data.near`.
+of these are copies is found by `data.near_duplicates`.
 """
 
 from __future__ import annotations

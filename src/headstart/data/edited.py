@@ -1,9 +1,9 @@
 """Tables that headstart writes, a person edits in a spreadsheet, and headstart reads back: corrections, pairs of copies.
 
-What all of them have in common: they may come back with other delimiters and another encoding (`data.table.csv_lines`),
+What all of them have in common: they may come back with other delimiters and another encoding (`data.tables.csv_lines`),
 with columns in another order, and with rows that do not fit, which are named, counted and refused as a whole.
 
-Costs milliseconds per 10,000 rows. Not for tables of labels: `data.table` reads those.
+Costs milliseconds per 10,000 rows. Not for tables of labels: `data.tables` reads those.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import csv
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from headstart.data.dataset import nearest
-from headstart.data.table import csv_lines
+from headstart.data.open_dataset import nearest
+from headstart.data.tables import csv_lines
 from headstart.errors import DataError, MissingData
 
 YES = ("x", "yes", "y", "true", "1")

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.data.naming import compiled, text_in
-from headstart.data.pictures import Dataset, first, group_numbers
+from headstart.data.dataset import Dataset, first, group_numbers
+from headstart.data.match_files import compiled, text_in
 from headstart.data.proposals import likely_pattern
 from headstart.errors import BadLabels, BadSplit
-from headstart.progress import log
+from headstart.io.progress import log
 
 
 def with_groups(dataset: Dataset, names: Sequence[str]) -> Dataset:

@@ -21,11 +21,11 @@ from itertools import product
 from pathlib import Path
 
 from headstart.data.copies import Copies
-from headstart.data.dataset import Dataset, hash_rows
 from headstart.data.edited import check_ticks, counted, edited_rows, some, ticked
+from headstart.data.open_dataset import Dataset, hash_rows
 from headstart.errors import BadCopies, near_names
-from headstart.files import write_csv
-from headstart.progress import log
+from headstart.io.files import write_csv
+from headstart.io.progress import log
 
 COPIES_HEADER = ("path", "copy", "label", "copy_label", "evidence", "difference", "not_copies")
 """Columns of checks-copies.csv and copies.csv."""

@@ -6,7 +6,7 @@ of it until it is too late. So a note proposes the option that would keep them t
 A name has to say what it counts (patient, camera, video ...), or has to be an id with a running number that starts anew
 for each id (`c12f4_003.png`). The groups have to join images, and none may hold more than a fifth of them. Plain running
 numbers (`cat.12.jpg`, `IMG_0001.jpg`) say nothing. Costs about 1 s per 100,000 images. Not a test of whether images
-are alike: see `data.near` for that.
+are alike: see `data.near_duplicates` for that.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from headstart.data.pictures import Dataset, first, split_name
-from headstart.data.table import Columns, unused_columns
+from headstart.data.dataset import Dataset, first, split_name
+from headstart.data.tables import Columns, unused_columns
 
 SURE = ("patient", "participant", "person", "subject", "specimen", "donor", "lesion", "individual")
 """Words that name a group wherever a number follows them."""

@@ -1,1 +1,1 @@
-"""Recipes, the choice of backbones, and the fit of a last layer on frozen features."""
+"""Recipes, and training by gradient descent: the loop, its batches and optimisers, fine-tuning, snapshots."""

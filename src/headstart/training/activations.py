@@ -2,7 +2,7 @@
 
 Each picture is decoded once for all its views. The numbers are kept as float16 in a file without a name that is mapped
 into memory (gone with the process, whatever becomes of it), so memory does not grow with the number of pictures. Cost: what
-embedding costs, for each view. Not for trunks that are trained too: `training.pictures` has batches of pixels for those.
+embedding costs, for each view. Not for trunks that are trained too: `training.image_batches` has batches of pixels for those.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from headstart.errors import UnreadableImage
-from headstart.files import scratch_array
-from headstart.model.engine import Session
-from headstart.progress import bar
-from headstart.vision.augment import Augment, read_views
-from headstart.vision.memory import Source
-from headstart.vision.preprocess import Preprocess
+from headstart.images.augment import Augment, read_views
+from headstart.images.preprocess import Preprocess
+from headstart.images.sources import Source
+from headstart.io.files import scratch_array
+from headstart.io.progress import bar
+from headstart.model.inference.runtime import Session
 
 LARGEST_BYTES = 6 << 30
 """Room that activations may take on the disk; fewer views are kept where that is not enough."""
@@ -49,7 +49,7 @@ def keep_activations(
 ) -> np.ndarray:
     """float16 (V, N, numel): what the trunk behind `sessions` gives for each of the `views` of N pictures.
 
-    `views` are numbers as `vision.augment.read_views` takes them. Raises `UnreadableImage` for a picture that changed
+    `views` are numbers as `images.augment.read_views` takes them. Raises `UnreadableImage` for a picture that changed
     since it was looked at, `WriteError` if the disk has no room.
     """
     out_VND = scratch_array((len(views), len(sources), numel), np.float16)
@@ -102,7 +102,7 @@ def _one_batch(
     seed: int,
     views: Sequence[int],
 ) -> None:
-    """All views of a few pictures; the session runs once a view, always on a whole batch (see `model.engine`)."""
+    """All views of a few pictures; the session runs once a view, always on a whole batch (see `model.inference.runtime`)."""
     pixels = []
     for i in batch:
         try:

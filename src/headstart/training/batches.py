@@ -3,7 +3,7 @@
 A source of batches is asked for an epoch from batch number `start` on and gives the same batches whatever `start` is,
 so that an interrupted training goes on where it stopped. `TensorBatches` serves activations (or pixels) that are held
 in memory or memory-mapped: a step copies batch_size rows. Pictures that are
-decoded and varied on the fly come from `training.pictures`.
+decoded and varied on the fly come from `training.image_batches`.
 """
 
 from __future__ import annotations

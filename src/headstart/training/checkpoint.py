@@ -2,7 +2,7 @@
 
 One safetensors file holds the weights, the optimiser's state, the moving average, the best weights so far and all
 histories; what is not a tensor is JSON in its metadata, with a SHA-256 of everything. It is written aside and renamed
-(`files.write_bytes`), so a process that dies while it saves leaves the snapshot before. No pickle is involved.
+(`io.files.write_bytes`), so a process that dies while it saves leaves the snapshot before. No pickle is involved.
 
 A snapshot of AdamW with a moving average is about five times the weights (MobileNetV2: 45 MB, half a second), and needs
 twice that in memory while it is written. Saving is put off after one that was slow, so that it takes at most a twentieth
@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from headstart.errors import UnfinishedTraining
-from headstart.files import safetensors_bytes, write_bytes
-from headstart.progress import log
+from headstart.io.files import safetensors_bytes, write_bytes
+from headstart.io.progress import log
 
 VERSION = "1"
 SAVING_SHARE = 20

@@ -3,7 +3,7 @@
 It knows nothing of pictures, backbones or files: `module` takes a batch's inputs as they come and gives logits (B, K).
 Over a plain loop in torch it costs 0.2 to 0.3 ms a step on a processor (the seed drawn for each batch, the history, the
 checks), and 0.3 ms more for a moving average. That matters only to networks that need less themselves; for a last
-layer alone use `model.heads`.
+layer alone use `model.heads.linear`.
 
 Equal inputs give equal weights, to the bit on a processor with a fixed number of threads, whether the training ran
 through or was killed and resumed any number of times: batches depend on (seed, epoch), dropout and the like on a seed
@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from headstart.errors import TrainingFailed
-from headstart.progress import bar, log
+from headstart.io.progress import bar, log
 from headstart.training.batches import Batch, Batches
 from headstart.training.checkpoint import Checkpoint, Snapshot
 from headstart.training.hooks import EpochRow, Hooks, State, StepRow

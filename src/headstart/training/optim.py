@@ -5,7 +5,7 @@ torch's own optimisers, in their fused form where there is one: on a processor a
 fewer than two axes). The schedules are functions of the step's number alone, so a training that was interrupted needs
 no state for them.
 
-A closed-form last layer (`model.heads`) is the better choice where the whole backbone stays frozen: it is exact, and
+A closed-form last layer (`model.heads.linear`) is the better choice where the whole backbone stays frozen: it is exact, and
 needs none of these.
 """
 
@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from headstart.errors import TrainingFailed
-from headstart.progress import log
+from headstart.io.progress import log
 from headstart.training.batches import Batch, Batches
 from headstart.training.recipe import Recipe
 

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from headstart.described import field_texts
 from headstart.errors import RecipeError, near_names
+from headstart.io.field_docs import field_texts
 
 APPROACHES = ("auto", "linear", "frozen", "finetune", "scratch")
 HEADS = ("auto", "ridge", "lda", "logistic", "blend", "ncm")

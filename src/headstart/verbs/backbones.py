@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.model import embedded
-from headstart.model.backbones import BackboneRow
-from headstart.model.backbones import backbones as find_all
+from headstart.model.backbones import builtin
+from headstart.model.backbones.registry import BackboneRow
+from headstart.model.backbones.registry import backbones as find_all
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class BackboneList:
             )
         if any(r.measured for r in self.rows):
             lines.append(
-                f"{embedded.NAME} comes with headstart, for where there is no other. A linear head on it has accuracy "
-                f"{embedded.accuracies()}."
+                f"{builtin.NAME} comes with headstart, for where there is no other. A linear head on it has accuracy "
+                f"{builtin.accuracies()}."
             )
         return "\n".join(lines)
 

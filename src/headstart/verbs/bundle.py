@@ -23,8 +23,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.columns import columns, plain
-from headstart.deliver.packages import (
+from headstart.errors import MissingWeights, PackagingError
+from headstart.io.files import copy_file, csv_bytes, sha256_bytes, sha256_file, write_bytes, write_json, write_zip
+from headstart.io.folders import (
+    MANIFEST,
+    check_out_file,
+    check_outside_run,
+    check_replaceable,
+    folder_aside,
+    temporary_folder,
+)
+from headstart.io.text_table import columns, plain
+from headstart.model.backbones.config import Spec, config_of
+from headstart.model.backbones.offline_kit import MARK, WEIGHTS
+from headstart.model.backbones.packages import (
     SELF,
     Package,
     fetch_wheels,
@@ -33,19 +45,7 @@ from headstart.deliver.packages import (
     own_wheel,
     requirements_text,
 )
-from headstart.errors import MissingWeights, PackagingError
-from headstart.files import copy_file, csv_bytes, sha256_bytes, sha256_file, write_bytes, write_json, write_zip
-from headstart.model.backbones import STARTER, Backbone, at_hand, find_backbone
-from headstart.model.bundle import MARK, WEIGHTS
-from headstart.model.spec import Spec, config_of
-from headstart.staging import (
-    MANIFEST,
-    check_out_file,
-    check_outside_run,
-    check_replaceable,
-    folder_aside,
-    temporary_folder,
-)
+from headstart.model.backbones.registry import STARTER, Backbone, at_hand, find_backbone
 
 Contents = dict[str, bytes | Path]
 """Name in the bundle -> what the file holds, or the file to copy."""

@@ -7,21 +7,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from headstart.columns import columns, few, plain
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
 from headstart.data.copies import Copies
-from headstart.data.dataset import Dataset, open_dataset
+from headstart.data.corrections import read_fixes, write_fixes
+from headstart.data.data_source import Source, as_source
 from headstart.data.duplicates import exact_groups, group_pairs, joined
-from headstart.data.fixes import read_fixes, write_fixes
 from headstart.data.groups import unsplittable
 from headstart.data.not_copies import read_not_copies
-from headstart.data.sources import Source, as_source
+from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import DataError, WriteError
-from headstart.files import write_csv
-from headstart.staging import check_keeps, check_out_file
-from headstart.verbs.copies_sheet import check_sheet_places, sheet_places, write_sheet
-from headstart.verbs.labels import LabelError, backbones_for_labels, label_errors, see
-from headstart.verbs.look import look, note_groups
+from headstart.io.files import write_csv
+from headstart.io.folders import check_keeps, check_out_file
+from headstart.io.text_table import columns, few, plain
+from headstart.pipeline.copies_sheet import check_sheet_places, sheet_places, write_sheet
+from headstart.pipeline.label_errors import LabelError, backbones_for_labels, label_errors, see
+from headstart.pipeline.scan import look, note_groups
 
 SHOWN = 10
 """Suspected labels that `table` lists."""

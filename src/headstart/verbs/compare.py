@@ -19,25 +19,31 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.data.dataset import Dataset, open_dataset, require_trainable
-from headstart.data.fixes import read_fixes
+from headstart.data.corrections import read_fixes
+from headstart.data.data_source import Source, as_source
 from headstart.data.not_copies import read_not_copies
-from headstart.data.sources import Source, as_source
-from headstart.data.split import make_split, require_sets, split_hash, write_split
+from headstart.data.open_dataset import Dataset, open_dataset, require_trainable
+from headstart.data.splits import make_split, require_sets, split_hash, write_split
 from headstart.errors import RecipeError, WriteError, near_names
-from headstart.files import sha256_bytes, write_csv
-from headstart.model.backbones import Backbone, at_hand, find_backbone, last_resort, to_choose_from, without_weights
-from headstart.model.engine import choose_plan, cores
-from headstart.model.features import View, embed_files
-from headstart.progress import log
-from headstart.staging import check_outside_run
-from headstart.training.choose import choose_views, fitting_size
+from headstart.io.files import sha256_bytes, write_csv
+from headstart.io.folders import check_outside_run
+from headstart.io.progress import log
+from headstart.model.backbones.registry import (
+    Backbone,
+    at_hand,
+    find_backbone,
+    last_resort,
+    to_choose_from,
+    without_weights,
+)
+from headstart.model.inference.features import View, embed_files, fitted_spec
+from headstart.model.inference.runtime import choose_plan, cores
+from headstart.pipeline.choose_backbones import choose_views, fitting_size
+from headstart.pipeline.comparison import PAIR_COLUMNS, ROW_COLUMNS, Comparison, compared, write_page
+from headstart.pipeline.scan import Looked, look, prepare_groups
+from headstart.pipeline.trials import Candidate, Outcome, Place, finished, run_trial, with_latency
 from headstart.training.recipe import APPROACHES, Recipe
 from headstart.training.recipe import seconds as seconds_of
-from headstart.verbs.compared import PAIR_COLUMNS, ROW_COLUMNS, Comparison, compared, write_page
-from headstart.verbs.embed import fitted_spec
-from headstart.verbs.look import Looked, look, prepare_groups
-from headstart.verbs.trials import Candidate, Outcome, Place, finished, run_trial, with_latency
 
 TOP = 5
 """So many backbones at hand are tried where none are named; of more, the best by leave-one-out on a subset."""
@@ -162,7 +168,7 @@ class _Budget:
 # -------------------------------------------------------------------------------------------------- what is compared
 def _recipes(text: str) -> dict[str, Recipe]:
     """Recipes by the names that trials go by; none where none were named. Raises `RecipeError`, with near names."""
-    from headstart.training.named import names, read_recipe
+    from headstart.training.recipe_files import names, read_recipe
 
     found: dict[str, Recipe] = {}
     for word in _words(text):

@@ -17,20 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.columns import columns
-from headstart.data.flaws import Flaw, Recalled, recalled
-from headstart.data.scenes import KINDS
-from headstart.deliver.demo_page import TITLES, Shown, Way, demo_page
 from headstart.errors import WriteError
-from headstart.files import read_csv, write_text
-from headstart.model import embedded
-from headstart.model.backbones import at_hand
-from headstart.progress import log
-from headstart.staging import check_manifest, check_outside_run
+from headstart.io.files import read_csv, write_text
+from headstart.io.folders import check_manifest, check_outside_run
+from headstart.io.progress import log
+from headstart.io.text_table import columns
+from headstart.model.backbones import builtin
+from headstart.model.backbones.registry import at_hand
+from headstart.pipeline.comparison import Comparison, Row
+from headstart.reports.demo_page import TITLES, Shown, Way, demo_page
+from headstart.samples.flaws import Flaw, Recalled, recalled
+from headstart.samples.scenes import KINDS
 from headstart.training.recipe import seconds as seconds_of
 from headstart.verbs.check import Checked, check
 from headstart.verbs.compare import compare
-from headstart.verbs.compared import Comparison, Row
 from headstart.verbs.report import report
 from headstart.verbs.sample import first_line, sample
 
@@ -173,7 +173,7 @@ def demo(
         report(Path(comparison.out) / "runs" / comparison.taken)
         page = f"comparison/runs/{comparison.taken}/report.html"
         links.append((page, f"The report of {comparison.taken}: mistakes, confidence, the pictures behind each figure"))
-    used_embedded = any(embedded.NAME in row.backbones for row in comparison.rows)
+    used_embedded = any(builtin.NAME in row.backbones for row in comparison.rows)
     caution = f"{RENDERED} {SEEN}" if used_embedded else RENDERED
     seconds = time.monotonic() - started
     shown = Shown(

@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.data.dataset import open_dataset
-from headstart.data.sources import Source, as_source
+from headstart.data.data_source import Source, as_source
+from headstart.data.open_dataset import open_dataset
 from headstart.errors import WriteError
-from headstart.files import as_write_error, csv_bytes, safetensors_bytes, write_together
-from headstart.model.backbones import Backbone, find_backbone, to_choose_from
-from headstart.model.engine import choose_plan
-from headstart.model.features import Features, View, embed_files, fingerprint
-from headstart.progress import log
-from headstart.staging import check_keeps, check_out_file
-from headstart.verbs.look import look
-from headstart.vision.preprocess import Preprocess
+from headstart.io.files import as_write_error, csv_bytes, safetensors_bytes, write_together
+from headstart.io.folders import check_keeps, check_out_file
+from headstart.io.progress import log
+from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from
+from headstart.model.inference.features import Features, View, embed_files, fingerprint, fitted_spec
+from headstart.model.inference.runtime import choose_plan
+from headstart.pipeline.scan import look
 
 HEADER = ("path", "label", "sha256")
 """Columns of the table beside the features."""
@@ -131,13 +130,3 @@ def find_one(name: str, weights: Path | None, weights_dir: Path | None, offline:
     if weights is not None:
         return find_backbone("", weights=weights, offline=offline)
     return to_choose_from(weights_dir=weights_dir, offline=offline)[0]
-
-
-def fitted_spec(backbone: Backbone, image_size: int, resize: str) -> Preprocess:
-    """The backbone's own input spec, with the options that were given."""
-    values = backbone.preprocess.as_dict()
-    if image_size:
-        values["image_size"] = image_size
-    if resize != "auto":
-        values["resize"] = resize
-    return Preprocess.from_dict(values)

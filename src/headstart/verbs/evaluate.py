@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from headstart.columns import few, plain
-from headstart.data.dataset import Dataset, open_dataset
-from headstart.data.sources import Source, as_source
+from headstart.data.data_source import Source, as_source
+from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import BadLabels, near_names
-from headstart.files import read_csv, sha256_file, write_json
-from headstart.judge.metrics import Metrics, judge
-from headstart.model.classifier import load_classifier, predict_files
-from headstart.model.predictions import Predictions, write_predictions
-from headstart.progress import log
-from headstart.staging import check_outside_data, check_outside_run, check_replaceable, folder_aside
+from headstart.evaluation.metrics import Metrics, judge
+from headstart.io.files import read_csv, sha256_file, write_json
+from headstart.io.folders import check_outside_data, check_outside_run, check_replaceable, folder_aside
+from headstart.io.progress import log
+from headstart.io.text_table import few, plain
+from headstart.model.inference.classifier import load_classifier, predict_files
+from headstart.model.inference.predictions import Predictions, write_predictions
 from headstart.verbs.report import evaluation_report, write_report
 
 

@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from headstart.columns import columns, plain
-from headstart.data.dataset import open_dataset
-from headstart.data.sources import as_source
-from headstart.deliver.evidence import Near
-from headstart.deliver.view import Neighbour, Sheet, view
+from headstart.data.data_source import as_source
+from headstart.data.open_dataset import open_dataset
 from headstart.errors import BackboneError, DataError, MissingData, RecipeError, UnreadableImage
-from headstart.files import png_bytes, read_csv, write_bytes
-from headstart.model.classifier import Classifier, load_classifier
-from headstart.model.features import embed_files
-from headstart.model.heat import BATCH, Heat, seen
-from headstart.model.predictions import softmax
-from headstart.progress import bar, log
-from headstart.staging import check_outside_data, check_outside_run, check_replaceable, folder_aside
-from headstart.verbs.look import source_of
+from headstart.images.decode import decode
+from headstart.images.preprocess import read_bytes
+from headstart.images.sources import look_at
+from headstart.io.files import png_bytes, read_csv, write_bytes
+from headstart.io.folders import check_outside_data, check_outside_run, check_replaceable, folder_aside
+from headstart.io.progress import bar, log
+from headstart.io.text_table import columns, plain
+from headstart.model.inference.classifier import Classifier, load_classifier
+from headstart.model.inference.features import embed_files
+from headstart.model.inference.heat_maps import BATCH, Heat, seen
+from headstart.model.inference.predictions import softmax
+from headstart.pipeline.scan import source_of
+from headstart.reports.explanation_sheet import Neighbour, Sheet, view
+from headstart.reports.report_data import Near
 from headstart.verbs.predict import pictures_at
-from headstart.vision.decode import decode
-from headstart.vision.memory import look_at
-from headstart.vision.preprocess import read_bytes
 
 MOST_SHOWN = 10
 VIEWED = (448, 448)  # pixels that decoding keeps for a sheet

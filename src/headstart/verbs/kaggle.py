@@ -19,17 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from headstart.columns import few, plain
 from headstart.data.archives.unpacking import unpack
-from headstart.data.dataset import Dataset, open_dataset, require_trainable
-from headstart.data.layout import open_recognised
-from headstart.data.remote.kaggle import Slug, download, forget, parse_slug
+from headstart.data.infer_labels import open_recognised
+from headstart.data.open_dataset import Dataset, open_dataset, require_trainable
 from headstart.errors import BadArchive, DataError, MissingData, MissingRun, RecipeError, WriteError
-from headstart.files import write_json
-from headstart.progress import log
-from headstart.staging import check_free, check_out_file, check_replaceable
+from headstart.io.files import write_json
+from headstart.io.folders import check_free, check_out_file, check_replaceable
+from headstart.io.progress import log
+from headstart.io.text_table import few, plain
+from headstart.kaggle_api.client import Slug, download, forget, parse_slug
+from headstart.pipeline.scan import look
 from headstart.training.recipe import Recipe
-from headstart.verbs.look import look
 from headstart.verbs.predict import predict
 from headstart.verbs.train import Run
 from headstart.verbs.train import train as train_run

@@ -1,6 +1,6 @@
 """`headstart predict RUN PATH... --out FILE.csv`: what a trained classifier says of new pictures.
 
-With a competition's sample submission the file is that sample, filled (`deliver.submission`).
+With a competition's sample submission the file is that sample, filled (`kaggle_api.submission`).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from headstart.columns import columns, plain
 from headstart.data.archives.unpacking import is_archive, unpacked
-from headstart.data.folders import files_below, files_in, folders_in, nearest, no_pictures, unwrap
-from headstart.data.pictures import ARCHIVES, OTHERS, PICTURES, Dataset, Found, dataset_of
-from headstart.deliver.submission import Shape, Submission, filling_of, shape_of, submission_rows, write_submission
+from headstart.data.dataset import ARCHIVES, OTHERS, PICTURES, Dataset, Found, dataset_of
+from headstart.data.image_folder import files_below, files_in, folders_in, nearest, no_pictures, unwrap
 from headstart.errors import MissingData, RecipeError, WriteError
-from headstart.files import read_csv
-from headstart.model.classifier import Classifier, load_classifier, predict_files
-from headstart.model.predictions import Predictions, write_predictions
-from headstart.progress import log
-from headstart.staging import check_keeps, check_out_file
+from headstart.io.files import read_csv
+from headstart.io.folders import check_keeps, check_out_file
+from headstart.io.progress import log
+from headstart.io.text_table import columns, plain
+from headstart.kaggle_api.submission import Shape, Submission, filling_of, shape_of, submission_rows, write_submission
+from headstart.model.inference.classifier import Classifier, load_classifier, predict_files
+from headstart.model.inference.predictions import Predictions, write_predictions
 
 MOST_SHOWN = 20
 

@@ -17,35 +17,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart.columns import few, plain
 from headstart.data.checks import Finding
-from headstart.data.dataset import Dataset, open_dataset
+from headstart.data.data_source import Source
 from headstart.data.not_copies import copy_row, copy_rows
-from headstart.data.sources import Source
-from headstart.deliver.evidence import Near, Report, Row, Suspect, mistakes, sides_of
-from headstart.deliver.report import drawn_figures, report_page
-from headstart.deliver.sections import MOST_MISTAKES
+from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import BackboneError, DataError, HeadstartError
-from headstart.files import read_csv, read_json, write_bytes, write_text
-from headstart.judge.labels import label_issues
-from headstart.judge.metrics import Metrics
-from headstart.model.classifier import Classifier, load_classifier
-from headstart.model.features import embed_files
-from headstart.model.predictions import Predictions, read_predictions
-from headstart.progress import log
-from headstart.staging import add_to_folder, check_manifest, check_out_file, temporary_folder
-from headstart.training.choose import Trial
-from headstart.verbs.card import made_by
-from headstart.verbs.look import Looked, source_of
-from headstart.vision.screen import Facts, screen
+from headstart.evaluation.confident_learning import label_issues
+from headstart.evaluation.metrics import Metrics
+from headstart.images.validate import Facts, screen
+from headstart.io.files import read_csv, read_json, write_bytes, write_text
+from headstart.io.folders import add_to_folder, check_manifest, check_out_file, temporary_folder
+from headstart.io.progress import log
+from headstart.io.text_table import few, plain
+from headstart.model.inference.classifier import Classifier, load_classifier
+from headstart.model.inference.features import embed_files
+from headstart.model.inference.predictions import Predictions, read_predictions
+from headstart.pipeline.scan import Looked, source_of
+from headstart.reports.model_card import made_by
+from headstart.reports.report_data import Near, Report, Row, Suspect, mistakes, sides_of
+from headstart.reports.run_page import drawn_figures, report_page
+from headstart.reports.sections import MOST_MISTAKES
+from headstart.runs.run_folder import PAGE, WRITTEN
+from headstart.training.history import Trial
 
 if TYPE_CHECKING:
-    from headstart.verbs.learn import Learned
+    from headstart.pipeline.fit import Learned
 
-PAGE = "report.html"
-FIGURES = ("balance", "classes", "confusion", "coverage", "curves", "rates", "reliability", "sizes")
-WRITTEN = frozenset({PAGE, *(f"plots/{name}.{kind}" for name in FIGURES for kind in ("png", "svg"))})
-"""Files of a run folder that are written again with its page."""
 
 NEAREST = 3
 MOST_HEAT = 24
@@ -353,7 +350,7 @@ def _unit(features_ND: np.ndarray) -> np.ndarray:
 
 def _heat(bare: Report, files: Mapping[str, Path], classifier: Classifier) -> tuple[dict[int, np.ndarray], str]:
     """Heat maps of the first mistakes, and a sentence if there are none."""
-    from headstart.model.heat import heat_maps
+    from headstart.model.inference.heat_maps import heat_maps
 
     rows = [i for i in bare.mistakes[:MOST_HEAT] if bare.predictions.paths[i] in files]
     try:
@@ -365,7 +362,7 @@ def _heat(bare: Report, files: Mapping[str, Path], classifier: Classifier) -> tu
 
 def _suspects(known: _Known, classifier: Classifier) -> tuple[tuple[Suspect, ...] | None, str]:
     """Suspected labels, the worst first, by features of networks that have not seen these labels; or why there are none."""
-    from headstart.verbs.labels import out_of_fold
+    from headstart.pipeline.label_errors import out_of_fold
 
     dataset = known.dataset
     frozen = [
@@ -388,7 +385,7 @@ def _suspects(known: _Known, classifier: Classifier) -> tuple[tuple[Suspect, ...
 
 
 def _trained_here(origin: str) -> bool:
-    """Whether a backbone's weights are those of `training.tune`."""
+    """Whether a backbone's weights are those of `training.finetune`."""
     return origin.startswith("trained here from")
 
 

@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from headstart.data.dataset import open_dataset
-from headstart.data.fixes import Fixes, read_fixes
+from headstart.data.corrections import Fixes, read_fixes
+from headstart.data.data_source import Source
 from headstart.data.not_copies import read_not_copies
-from headstart.data.sources import Source
-from headstart.data.split import SPLIT_HEADER
+from headstart.data.open_dataset import open_dataset
+from headstart.data.splits import SPLIT_HEADER
 from headstart.errors import MissingData
-from headstart.files import read_csv, sha256_file, write_csv
-from headstart.model.classifier import Classifier, load_classifier
-from headstart.model.predictions import Predictions, read_predictions
-from headstart.progress import log
-from headstart.staging import temporary_folder
+from headstart.io.files import read_csv, sha256_file, write_csv
+from headstart.io.folders import temporary_folder
+from headstart.io.progress import log
+from headstart.model.inference.classifier import Classifier, load_classifier
+from headstart.model.inference.predictions import Predictions, read_predictions
+from headstart.pipeline.scan import source_of
 from headstart.training.recipe import Recipe
-from headstart.verbs.look import source_of
 from headstart.verbs.train import train_with
 
 TOLERANCE = 1e-6  # of a probability: nine digits are written

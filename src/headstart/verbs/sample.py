@@ -8,12 +8,12 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.columns import columns, plain
-from headstart.data.flaws import FLAWS_HEADER, LEAST, SampleSet, sample_set
-from headstart.data.scenes import KINDS, LARGEST, SMALLEST
 from headstart.errors import RecipeError, WriteError, near_names
-from headstart.files import write_bytes, write_csv, write_text
-from headstart.staging import folder_aside
+from headstart.io.files import write_bytes, write_csv, write_text
+from headstart.io.folders import folder_aside
+from headstart.io.text_table import columns, plain
+from headstart.samples.flaws import FLAWS_HEADER, LEAST, SampleSet, sample_set
+from headstart.samples.scenes import KINDS, LARGEST, SMALLEST
 
 SETS = ("scenes",)
 

@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.columns import columns, few, plain
-from headstart.data.dataset import open_dataset, require_trainable
-from headstart.data.fixes import read_fixes
+from headstart.data.corrections import read_fixes
+from headstart.data.data_source import Source, as_source
 from headstart.data.not_copies import read_not_copies
-from headstart.data.sources import Source, as_source
-from headstart.data.split import make_split, require_sets, split_hash, write_split
-from headstart.staging import check_keeps, check_out_file
-from headstart.verbs.look import look, prepare_groups
+from headstart.data.open_dataset import open_dataset, require_trainable
+from headstart.data.splits import make_split, require_sets, split_hash, write_split
+from headstart.io.folders import check_keeps, check_out_file
+from headstart.io.text_table import columns, few, plain
+from headstart.pipeline.scan import look, prepare_groups
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.columns import plain
-from headstart.data.remote.kaggle import Submitted, parse_slug, submit_file
 from headstart.errors import MissingData, UnknownSlug, Unreachable
+from headstart.io.text_table import plain
+from headstart.kaggle_api.client import Submitted, parse_slug, submit_file
 
 
 @dataclass(frozen=True)

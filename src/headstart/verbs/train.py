@@ -22,30 +22,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import headstart
-from headstart.columns import plain
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
-from headstart.data.dataset import Dataset, hash_rows, open_dataset, require_trainable
-from headstart.data.fixes import Fixes, read_fixes
+from headstart.data.corrections import Fixes, read_fixes
+from headstart.data.data_source import Source, as_source
 from headstart.data.not_copies import copy_rows, read_not_copies, write_copies
-from headstart.data.sources import Source, as_source
-from headstart.data.split import make_split, read_split, require_sets, split_hash, write_split
+from headstart.data.open_dataset import Dataset, hash_rows, open_dataset, require_trainable
+from headstart.data.splits import make_split, read_split, require_sets, split_hash, write_split
 from headstart.errors import WriteError
-from headstart.files import png_bytes, sha256_file, write_bytes, write_csv, write_json, write_text
-from headstart.judge.metrics import Metrics, judge
-from headstart.model.classifier import Classifier, save_classifier
-from headstart.model.predictions import Predictions, write_predictions
-from headstart.progress import log
-from headstart.staging import MANIFEST, check_replaceable, folder_aside
-from headstart.training.choose import Trial
-from headstart.training.fit import Fitted
+from headstart.evaluation.metrics import Metrics, judge
+from headstart.io.files import png_bytes, sha256_file, write_bytes, write_csv, write_json, write_text
+from headstart.io.folders import MANIFEST, check_replaceable, folder_aside
+from headstart.io.progress import log
+from headstart.io.text_table import plain
+from headstart.model.inference.classifier import Classifier, save_classifier
+from headstart.model.inference.predictions import Predictions, write_predictions
+from headstart.pipeline.fit import Clock, Learned, Tools, Unfinished, find_tools, learn
+from headstart.pipeline.fit_heads import Fitted
+from headstart.pipeline.scan import Looked, look, prepare_groups, with_named_groups
+from headstart.reports.model_card import model_card
+from headstart.training.history import Trial
 from headstart.training.recipe import Recipe
-from headstart.verbs.card import model_card
-from headstart.verbs.learn import Clock, Learned, Tools, Unfinished, find_tools, learn
-from headstart.verbs.look import Looked, look, prepare_groups, with_named_groups
 from headstart.verbs.report import training_report, write_report
 
 if TYPE_CHECKING:
-    from headstart.training.tune import Tuned
+    from headstart.training.finetune import Tuned
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -237,8 +237,8 @@ def _unfinished(out: Path, given: Dataset, looked: Looked, recipe: Recipe, tools
 
 def _write_training(folder: Path, tuned: Tuned, classes: Sequence[str]) -> None:
     """Its rounds and steps, and a picture of what it saw."""
+    from headstart.images.contact_sheet import grid
     from headstart.training.loop import EpochRow, StepRow
-    from headstart.vision.grid import grid
 
     write_csv(folder / "epochs.csv", [f.name for f in fields(EpochRow)], [astuple(r) for r in tuned.epochs])
     write_csv(folder / "steps.csv", [f.name for f in fields(StepRow)], [astuple(r) for r in tuned.steps])

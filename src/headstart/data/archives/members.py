@@ -6,7 +6,7 @@ every system, so that an archive that opens on Linux also opens on a Mac and on 
 point: telling good ones from bad has failed in well-kept libraries (CVE-2025-4517: Python's own filter).
 
 Costs 7 microseconds and 90 bytes of memory an entry, however long its name. Not for what is inside the files: pictures
-have `vision.probe` and `vision.screen`.
+have `images.headers` and `images.validate`.
 """
 
 from __future__ import annotations

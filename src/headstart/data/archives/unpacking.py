@@ -42,9 +42,9 @@ from headstart.data.archives.streams import FAULTS, decompressed, unreadable
 from headstart.data.archives.tars import BLOCK, is_tar, tar_entries
 from headstart.data.archives.zips import STARTS, count_of, zip_entries
 from headstart.errors import BadArchive, MissingData, WriteError, near_names
-from headstart.files import cache_dir, read_json, sha256_bytes, sha256_file, write_cache, write_json, write_pieces
-from headstart.progress import bar, log
-from headstart.staging import check_free, folder_aside, make_folder, remove_folder
+from headstart.io.files import cache_dir, read_json, sha256_bytes, sha256_file, write_cache, write_json, write_pieces
+from headstart.io.folders import check_free, folder_aside, make_folder, remove_folder
+from headstart.io.progress import bar, log
 
 NESTED = 2
 """Levels of archives in archives that are unpacked."""

@@ -17,11 +17,11 @@ from typing import BinaryIO
 
 from headstart.data.archives.members import shown
 from headstart.data.archives.tars import is_tar, tar_entries
-from headstart.data.pictures import PICTURES, first
+from headstart.data.dataset import PICTURES, first
 from headstart.data.shards.samples import Sample, as_label
-from headstart.data.table import LABEL_COLUMNS
+from headstart.data.tables import LABEL_COLUMNS
 from headstart.errors import BadArchive, BadLabels
-from headstart.vision.probe import MAX_FILE_BYTES
+from headstart.images.headers import MAX_FILE_BYTES
 
 _PEEKED = 64  # entries that are looked at to see what a tar is
 _MAX_FIELD = 1 << 20  # bytes of a .cls, .txt or .json

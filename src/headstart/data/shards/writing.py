@@ -22,15 +22,15 @@ from pathlib import Path
 from shutil import disk_usage
 
 from headstart.data.archives.members import limits_for
-from headstart.data.folders import files_below
-from headstart.data.pictures import PICTURES, first, hash_rows, split_name
-from headstart.data.shards.picture_tables import has_pictures, table_samples
+from headstart.data.dataset import PICTURES, first, hash_rows, split_name
+from headstart.data.image_folder import files_below
+from headstart.data.shards.parquet import has_pictures, table_samples
 from headstart.data.shards.samples import Sample, kind_of
 from headstart.data.shards.webdataset import has_samples, tar_samples
 from headstart.errors import BadArchive, BadLabels, MissingData, WriteError
-from headstart.files import cache_dir, csv_bytes, read_json, sha256_file, write_json, write_pieces
-from headstart.progress import bar, log
-from headstart.staging import folder_aside, remove_folder
+from headstart.io.files import cache_dir, csv_bytes, read_json, sha256_file, write_json, write_pieces
+from headstart.io.folders import folder_aside, remove_folder
+from headstart.io.progress import bar, log
 
 LABELS = "labels.csv"
 _SUM = "written.json"

@@ -1,0 +1,215 @@
+"""Everything that can be given as data, and how each becomes a `Dataset` of files.
+
+| given | opened by | labels |
+|---|---|---|
+| a folder | `data.image_folder` | its class folders; without such, a table beside or the file names (`data.infer_labels`) |
+| a folder and `label_from` | `data.match_files` | the file names |
+| a folder and columns | `data.infer_labels` | the table in it that has these columns |
+| a table (CSV, TSV, parquet, JSON Lines) | `data.match_files` | its label column, or a column a class |
+| parquet with pictures, WebDataset shards; a folder of them, `shard-{000..009}.tar` | `data.shards.writing` | as in them |
+| an archive (zip, tar, tar.gz, ...) of any of these | `data.archives.unpacking` | as above |
+
+Images that belong together (one patient, one camera) are named by a column or by a pattern in their paths
+(`data.groups`). Archives and shards are written out once, into the user's cache. Not for data on other machines: download
+it first.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from headstart.data.archives.unpacking import is_archive, unpacked
+from headstart.data.dataset import ARCHIVES, TABLES, Dataset
+from headstart.data.groups import check_group_column, groups_from_paths, with_groups
+from headstart.data.image_folder import nearest, open_folder
+from headstart.data.infer_labels import groups_beside, open_recognised, open_with_columns
+from headstart.data.match_files import compiled, labels_from_names, open_by_pattern, open_table
+from headstart.data.proposals import about_columns
+from headstart.data.shards.writing import shards_at, written_out
+from headstart.data.tables import READABLE, Row, choose_columns, read_cells, rows_by, rows_of
+from headstart.errors import BadLabels, MissingData
+from headstart.io.progress import log
+
+
+@dataclass(frozen=True)
+class Source:
+    """Pictures, where their labels stand, and which of them belong together. All but the place may be left out.
+
+    >>> Source(Path("photos"), label_from="^(cat|dog)").options
+    {'label_from': '^(cat|dog)'}
+    """
+
+    place: Path
+    """Folder of class folders or of split folders (train, val, test); a table with a path and a label column; an archive of
+    these; or shards of pictures (parquet, WebDataset)."""
+    label_from: str = ""
+    """Regular expression for the labels in the file names, such as '^(cat|dog)': the group called label, or the first one,
+    or the whole match is the label."""
+    label_column: str = ""
+    """Column of the labels, in a table or in shards; for WebDataset an ending (cls) or a key of the .json."""
+    path_column: str = ""
+    """Column that names the pictures, or that holds them."""
+    group_column: str = ""
+    """Column whose equal values mark images that have to stay in one set of a split (a patient, a camera), in a table or
+    in shards; without it, a column called group."""
+    group_from: str = ""
+    """Regular expression for such groups in the paths of the images, such as 'person(\\d+)': the group called group, or
+    the first one, or the whole match names the group."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", Path(self.place))  # where text was given
+
+    def open(self) -> Dataset:
+        """The pictures with their labels. Raises `DataError`, and `WriteError` if the cache cannot take what is unpacked."""
+        self._check_options()
+        shards = shards_at(self.place, self.path_column)
+        if shards:
+            return self._open_shards(shards)
+        if self.place.is_dir():
+            return self._open_folder()
+        if self.place.is_file() and self.place.suffix.lower() in READABLE:
+            return self._open_table()
+        if self.place.is_file() and (is_archive(self.place) or self.place.name.lower().endswith(ARCHIVES)):
+            return replace(self, place=unpacked(self.place)).open()
+        if self.place.is_file():
+            raise _not_a_dataset(self.place)
+        raise MissingData(f"{self.place}: there is no such folder or table.", hint=nearest(self.place))
+
+    def _check_options(self) -> None:
+        """Raise `BadLabels` for a pattern that is none, and for two options that contradict each other."""
+        if self.label_from:
+            compiled(self.label_from)
+        if self.group_from:
+            compiled(self.group_from, what="group")
+        if self.label_from and self.label_column:
+            raise BadLabels(
+                f"label_from {self.label_from!r} and label_column {self.label_column!r} are both given; one was expected.",
+                hint="Give label_from for labels in file names, label_column for those in a table.",
+            )
+        if self.group_from and self.group_column:
+            raise BadLabels(
+                f"group_from {self.group_from!r} and group_column {self.group_column!r} are both given; one was expected.",
+                hint="Give group_from for groups in the paths of the images, group_column for those in a table.",
+            )
+
+    @property
+    def groups_named_by(self) -> str:
+        """What names the groups, in the words of a message."""
+        if self.group_from:
+            return f"--group-from {shlex.quote(self.group_from)}"
+        return f"--group-column {shlex.quote(self.group_column)}" if self.group_column else "the column of groups"
+
+    def as_dict(self) -> dict[str, str]:
+        """The fields as text, for a run folder; `from_dict` takes them."""
+        return {**asdict(self), "place": str(self.place)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, str]) -> Source:
+        """The source that `as_dict` described; keys that are missing are empty, others are not read."""
+        texts = {field.name: str(values.get(field.name, "")) for field in fields(cls) if field.name != "place"}
+        return cls(Path(values["place"]), **texts)
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The fields that are given, but for the place."""
+        return {name: value for name, value in self.as_dict().items() if value and name != "place"}
+
+    def words(self) -> list[str]:
+        """As one writes it on a command line: the place, then the options that are given."""
+        options = (f"--{name.replace('_', '-')}={value}" for name, value in self.options.items())
+        return [str(self.place), *options]
+
+    def _open_folder(self) -> Dataset:
+        dataset = self._open_labelled_folder()
+        if not self.group_column:
+            return self._grouped_by_paths(dataset)
+        groups = groups_beside(self.place, dataset.paths, path_column=self.path_column, group_column=self.group_column)
+        check_group_column(self.place, self.group_column, groups, what="images")
+        return with_groups(dataset, groups)
+
+    def _open_labelled_folder(self) -> Dataset:
+        if self.label_from:
+            return open_by_pattern(self.place, self.label_from)
+        if self.label_column or (self.path_column and not self.group_column):
+            return open_with_columns(
+                self.place,
+                path_column=self.path_column,
+                label_column=self.label_column,
+                group_column=self.group_column,
+            )
+        recognised = open_recognised(self.place, group_column=self.group_column)
+        if recognised is None:
+            return open_folder(self.place)
+        layout, dataset = recognised
+        log.info("%s", layout.sentence)
+        return dataset
+
+    def _open_table(self) -> Dataset:
+        header, cells = read_cells(self.place)
+        columns = choose_columns(
+            self.place,
+            header,
+            cells,
+            path_column=self.path_column or None,
+            label_column=self.label_column or None,
+            group_column=self.group_column or None,
+            unlabelled=bool(self.label_from),
+        )
+        columns = replace(columns, group="" if self.group_from else columns.group)
+        rows = rows_by(self.place, header, cells, columns)
+        self._check_groups(rows)
+        rows = self._with_pattern(rows, [row.path for row in rows])
+        dataset = self._grouped_by_paths(open_table(self.place, rows))
+        told = replace(columns, group=columns.group or self.group_from)
+        unused, proposal = about_columns(self.place.name, header, cells, told, [row.label for row in rows])
+        return replace(dataset, unused=unused, proposal=proposal)
+
+    def _open_shards(self, shards: list[Path]) -> Dataset:
+        column = self.label_column if not self.label_from else ""
+        table = written_out(
+            self.place,
+            shards,
+            picture_column=self.path_column,
+            label_column=column,
+            group_column=self.group_column,
+        )
+        header, cells = read_cells(table)
+        rows = rows_of(table, header, cells, path_column="path", label_column="label")
+        self._check_groups(rows)
+        names = cells[header.index("name")]
+        dataset = open_table(table, self._with_pattern(rows, names))
+        return self._grouped_by_paths(dataset, dict(zip(cells[header.index("path")], names, strict=True)))
+
+    def _check_groups(self, rows: list[Row]) -> None:
+        if self.group_column:
+            check_group_column(self.place, self.group_column, [row.group for row in rows])
+
+    def _grouped_by_paths(self, dataset: Dataset, names: Mapping[str, str] = MappingProxyType({})) -> Dataset:
+        """With groups by `group_from` if that is given; `names` are what the images were called in their shards."""
+        if not self.group_from:
+            return dataset
+        paths = [names.get(path) or path for path in dataset.paths]
+        return with_groups(dataset, groups_from_paths(self.place, paths, self.group_from))
+
+    def _with_pattern(self, rows: list[Row], names: list[str]) -> list[Row]:
+        """The rows, with labels by `label_from` if that is given."""
+        if not self.label_from:
+            return rows
+        labels = labels_from_names(self.place, names, self.label_from)
+        return [replace(row, label=label) for row, label in zip(rows, labels, strict=True)]
+
+
+def as_source(data: Path | str | Source) -> Source:
+    """A source as it is; a path as one that says nothing of labels."""
+    return data if isinstance(data, Source) else Source(Path(data))
+
+
+def _not_a_dataset(place: Path) -> MissingData:
+    return MissingData(
+        f"{place}: is a file; a folder of pictures or a table ({', '.join(TABLES)}) was expected.",
+        hint=f"Give the folder that it is in: {place.parent}",
+    )

@@ -1,0 +1,300 @@
+"""Which pictures the rows of a table name, and which labels stand in file names.
+
+A row names a picture by its path, with or without its extension; where that leads nowhere, by its file name alone, in
+whatever folder that is, as the tables of competitions do (`0a1b` is `train_images/0a1b.png`). A name that fits several
+pictures is an error, not a guess. Costs about 2 s per 100,000 rows. Not for tables of anything but pictures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from headstart.data.dataset import (
+    Dataset,
+    Found,
+    dataset_of,
+    decided,
+    first,
+    is_unlabelled_name,
+    side_of_path,
+    split_name,
+)
+from headstart.data.image_folder import every_picture, no_pictures
+from headstart.data.tables import Row
+from headstart.errors import BadLabels, BadSplit
+from headstart.io.progress import log
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".webp")
+
+
+class Names:
+    """The pictures of a folder by every name that a table may have for them."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self.paths = frozenset(paths)
+        self._by_name: defaultdict[str, list[str]] = defaultdict(list)
+        self._by_stem: defaultdict[str, list[str]] = defaultdict(list)
+        for path in sorted(self.paths):
+            name = path.rpartition("/")[2]
+            self._by_name[name].append(path)
+            self._by_stem[name.rpartition(".")[0] or name].append(path)
+
+    def find(self, cell: str, base: str = "") -> list[str]:
+        """The pictures that a cell can mean, by the first rule that gives any; `base` is the folder of its table.
+
+        >>> names = Names(["train_images/0a1b.png", "test/1.jpg", "train/1.jpg"])
+        >>> names.find("0a1b"), names.find("1.jpg"), names.find("train/1"), names.find("2")
+        (['train_images/0a1b.png'], ['test/1.jpg', 'train/1.jpg'], ['train/1.jpg'], [])
+        """
+        text = cell.strip().replace("\\", "/").removeprefix("./")
+        for exact in (base + cell, base + text, text):
+            if exact in self.paths:
+                return [exact]
+        above, _, name = text.rpartition("/")
+        for index in (self._by_name, self._by_stem):
+            here = index.get(name, []) if name else []
+            found = [path for path in here if not above or f"/{path}".rpartition("/")[0].endswith(f"/{above}")]
+            if found:
+                return found
+        return []
+
+
+def pick(found: Sequence[str], side: str) -> list[str]:
+    """Of several pictures that a name fits, those of the side that its table speaks of; of no side, all but the test's."""
+    if len(found) < 2:
+        return list(found)
+    own = [path for path in found if side_of_path(path) == side] if side else []
+    return own or [path for path in found if side_of_path(path) != "test"] or list(found)
+
+
+# Tables
+
+
+def open_table(table: Path, rows: list[Row]) -> Dataset:
+    """The pictures that the rows of a table name. Raises `BadLabels`, `BadSplit`.
+
+    Paths are relative to the folder of the table. Only if none of them leads to a file are the names looked for in the
+    folders below it.
+    """
+    root = table.parent
+    kept, rejected = merged(table, rows, lambda row: _existing(root, row.path))
+    if not kept:
+        names = Names(path for path, _, _ in every_picture(root).pictures)
+        kept, rejected = merged(table, rows, lambda row: one_picture(table, row, names))
+        if kept:
+            log.info("The pictures of %s are found by name in the folders beside it.", table)
+    if not kept:
+        raise BadLabels(
+            f"{table}: none of its {len(rows):,} rows names a picture that is there; "
+            f"the first is {rows[0].path!r}, looked for at {root / rows[0].path}.",
+            hint="Paths are relative to the folder of the table: move the table, or change its paths.",
+        )
+    classes = {row.label for row in rows if row.label}
+    taken = [kept[path] for path in sorted(kept) if path not in rejected]
+    if not taken:
+        raise no_pictures(root, sorted(rejected.items()))
+    found = Found([(row.path, row.label, row.split) for row in taken], classes, sorted(rejected.items()))
+    return dataset_of(root, found, [row.group for row in taken])
+
+
+def one_picture(table: Path, row: Row, names: Names, base: str = "", side: str = "") -> str | None:
+    """The picture that a row names, None if there is none. Raises `BadLabels` if it could be several."""
+    found = pick(names.find(row.path, base), side or side_of_path(f"{table.stem.casefold()}/"))
+    if len(found) > 1:
+        raise BadLabels(
+            f"{table}: {row.path!r} can be {first([repr(path) for path in found])}.",
+            hint="Write the paths of the pictures into the table, relative to its folder.",
+        )
+    return found[0] if found else None
+
+
+def merged(
+    table: Path, rows: Sequence[Row], find: Callable[[Row], str | None]
+) -> tuple[dict[str, Row], dict[str, str]]:
+    """{path: row} with the rows of one picture made one, and {path or cell: reason} of what cannot be taken up."""
+    kept: dict[str, Row] = {}
+    rejected: dict[str, str] = {}
+    for n, (row, split) in enumerate(zip(rows, _splits_of(table, rows), strict=True), 1):
+        path = find(row)
+        if path is None:
+            rejected[row.path or f"(row {n})"] = "not_a_file"
+            continue
+        seen = kept.setdefault(path, replace(row, path=path, split=split))
+        if row.label and seen.label and row.label != seen.label:
+            rejected[path] = "two_labels"
+        elif split and seen.split and split != seen.split:
+            rejected[path] = "two_splits"
+        else:
+            joined = replace(seen, label=seen.label or row.label, split=seen.split or split)
+            kept[path] = replace(joined, group=seen.group or row.group)
+    return kept, rejected
+
+
+def label_folder(root: Path, found: Found, kept: dict[str, Row], rejected: dict[str, str]) -> Dataset:
+    """All pictures of a folder; those that rows name have their labels, and the others none.
+
+    The split is that of the rows, or what the folders are called (see `decided`).
+    """
+    pictures = [(path, kept[path].label if path in kept else "") for path, _, _ in found.pictures]
+    pictures = [(path, name) for path, name in pictures if path not in rejected]
+    if any(row.split for row in kept.values()):
+        sided = [(path, name, kept[path].split if path in kept else "") for path, name in pictures]
+    else:
+        sided = decided([(path, name, side_of_path(path)) for path, name in pictures])
+    everything = Found(sided, {row.label for row in kept.values() if row.label}, [*found.rejected, *rejected.items()])
+    return dataset_of(root, everything, [kept[path].group if path in kept else "" for path, _, _ in sided])
+
+
+def _existing(root: Path, name: str) -> str | None:
+    """The tidy path of a table's cell whose file exists: as given, with ``/`` for ``\\``, or with its extension."""
+    candidates = [name] if name else []
+    if "\\" in name:
+        candidates.append(name.replace("\\", "/"))
+    if name and not Path(name).suffix:
+        candidates += [name + suffix for suffix in _SUFFIXES]
+    for candidate in candidates:
+        try:
+            if (root / candidate).is_file():
+                return Path(candidate).as_posix()
+        except (ValueError, OSError):  # a zero byte, a name that is too long: no such file can be
+            continue
+    return None
+
+
+def _splits_of(table: Path, rows: Sequence[Row]) -> list[str]:
+    """The split of each row. A column without one known name (folds 0..4, say) is not about our split."""
+    names = {row.split: split_name(row.split) for row in rows}
+    known = {text for text, name in names.items() if name}
+    unknown = sorted(text for text in names if text.strip() and text not in known)
+    if known and unknown:
+        raise BadSplit(
+            f"{table}: {first([repr(text) for text in unknown])} in its split column; "
+            "expected 'train', 'val', 'test', or nothing.",
+            hint="Correct these rows, or remove the column: then headstart makes the split.",
+        )
+    if unknown:
+        log.info("The split column of %s holds no split names (%s ...): not used.", table, unknown[0])
+    return [names[row.split] for row in rows]
+
+
+# Labels in file names
+
+
+def compiled(pattern: str, *, what: str = "label") -> re.Pattern[str]:
+    """A regular expression for the label (or the group) in a name. Raises `BadLabels` if it is not one."""
+    try:
+        return re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        where = f" at place {error.pos}" if isinstance(error, re.error) and error.pos is not None else ""
+        problem = error.msg if isinstance(error, re.error) else str(error)
+        example = {"label": "^(cat|dog)", "group": r"person(\d+)"}[what]
+        raise BadLabels(
+            f"{what}_from: {pattern!r} is not a regular expression: {problem}{where}.",
+            hint=f"An example is '{example}': the part in brackets is the {what}. Outside of brackets \\( is a bracket.",
+        ) from None
+
+
+def text_in(name: str, pattern: re.Pattern[str], *, what: str = "label") -> str:
+    """The label (or the group) in a name: the regular expression's group called so, or the first one, or the whole match.
+
+    It is '' where nothing matches.
+
+    >>> text_in("cat.0.jpg", re.compile("^(cat|dog)")), text_in("1.jpg", re.compile("^(cat|dog)"))
+    ('cat', '')
+    >>> text_in("2024_rose_3.jpg", re.compile("_(?P<label>[a-z]+)_")), text_in("dog7.jpg", re.compile("^[a-z]+"))
+    ('rose', 'dog')
+    """
+    found = pattern.search(name)
+    if found is None:
+        return ""
+    group: str | int = what if what in pattern.groupindex else min(pattern.groups, 1)
+    return (found[group] or "").strip()
+
+
+def labels_from_names(where: Path, names: Sequence[str], pattern: str, *, quiet: bool = False) -> list[str]:
+    """The labels of file names, '' where there is none, which is noted. Raises `BadLabels` if none has one."""
+    expression = compiled(pattern)
+    labels = [text_in(_base(name), expression) for name in names]
+    without = [_base(name) for name, label in zip(names, labels, strict=True) if not label]
+    if len(without) == len(names):
+        raise BadLabels(
+            f"{where}: label_from {pattern!r} matches none of {len(names):,} file names, such as "
+            f"{first([repr(name) for name in without])}.",
+            hint="It is looked for in the name of the file, not in its folders. An example is '^(cat|dog)'.",
+        )
+    if without and not quiet:
+        log.info(
+            "%s: %s of %s file names have no label by %r, such as %s.",
+            *(where, f"{len(without):,}", f"{len(names):,}", pattern, ", ".join(map(repr, without[:3]))),
+        )
+    return labels
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def open_by_pattern(root: Path, pattern: str) -> Dataset:
+    """All pictures of a folder with the labels that stand in their file names. Raises `NoPictures`, `BadLabels`."""
+    compiled(pattern)
+    found = every_picture(root)
+    if not found.pictures:
+        raise no_pictures(root, found.rejected)
+    return label_by_pattern(root, found, pattern)
+
+
+def label_by_pattern(root: Path, found: Found, pattern: str, *, quiet: bool = False) -> Dataset:
+    """These pictures with the labels that stand in their file names; the split is what the folders say, see `decided`."""
+    paths = [path for path, _, _ in found.pictures]
+    labels = labels_from_names(root, paths, pattern, quiet=quiet)
+    pictures = decided([(path, label, side_of_path(path)) for path, label in zip(paths, labels, strict=True)])
+    return dataset_of(root, Found(pictures, set(labels) - {""}, found.rejected))
+
+
+# Labels at the beginning of file names, found out
+
+_NUMBERED = re.compile(r"(?P<label>(?=[^\W\d]{2}).*?[^\W\d])[ ._-]*\(?\d+\)?\.\w+")
+_NO_LABELS = frozenset(
+    (
+        *("img", "image", "images", "dsc", "dscn", "dscf", "dsci", "pxl", "pic", "pict", "picture", "pictures"),
+        *("photo", "photos", "screenshot", "scan", "scanned", "file", "frame", "untitled", "vid", "video", "mvimg"),
+        *("gopr", "sam", "train", "training", "test", "testing", "val", "valid", "validation", "sample", "data"),
+        *("id", "item"),
+    )
+)
+"""What cameras, programs and makers of data sets write before a number."""
+MOST_PREFIXES = 200
+SHARE = 0.95
+"""What part of the pictures must fit for a layout to be recognised."""
+
+
+def name_pattern(paths: Sequence[str]) -> str:
+    """A pattern for labels that stand before a number in the file names, or '' if these do not look so.
+
+    Between 2 and 200 such words, each of several pictures, in 95 % of the names; test folders need not have them. What
+    cameras and programs write before a number is no label.
+
+    >>> name_pattern(["train/cat.0.jpg", "train/cat.1.jpg", "train/dog.0.jpg", "train/dog.1.jpg", "test/1.jpg"])
+    '^(cat|dog)[ ._-]*\\\\(?\\\\d'
+    >>> name_pattern(["IMG_1.jpg", "IMG_2.jpg", "DSC_1.jpg", "DSC_2.jpg"])
+    ''
+    """
+    training = [path for path in paths if side_of_path(path) != "test"] or list(paths)
+    matches = [_NUMBERED.fullmatch(path.rpartition("/")[2]) for path in training]
+    counts = Counter(found["label"] for found in matches if found)
+    counts = Counter({word: n for word, n in counts.items() if n > 1})
+    if not 2 <= len(counts) <= MOST_PREFIXES or counts.total() < SHARE * len(training):
+        return ""
+    words = {word.casefold() for word in counts}
+    if len(words) < len(counts) or words & _NO_LABELS or any(is_unlabelled_name(word) for word in words):
+        return ""
+    return f"^({'|'.join(map(_escaped, sorted(counts)))})[ ._-]*\\(?\\d"
+
+
+def _escaped(word: str) -> str:
+    """As re.escape, which also escapes what needs none."""
+    return re.sub(r"([\\.^$*+?{}\[\]|()])", r"\\\1", word)

@@ -1,1 +1,0 @@
-"""Data from elsewhere: Kaggle, through its own client, and files over HTTP that are resumed and checked."""

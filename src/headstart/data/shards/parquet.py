@@ -1,0 +1,159 @@
+"""Pictures in the cells of parquet files, as Hugging Face writes data sets, or as plain bytes.
+
+The column of pictures is the one that holds structs with bytes, or bytes that begin as pictures do; the labels are found
+by the usual names of their column, and classes that are numbers get the names that Hugging Face's metadata have for them.
+
+Costs memory for about twice a row group: the pages of a group come out of it whole, whatever is read of them. Files with
+100 pictures a group, as Hugging Face writes them, need tens of megabytes. Not for tables of paths: see `data.tables`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from headstart.data.dataset import split_name
+from headstart.data.shards.samples import Sample, as_label, kind_of
+from headstart.data.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS
+from headstart.errors import BadLabels, near_names
+
+_ROWS = 8  # held at a time
+_BUFFER = 1 << 20  # bytes that are read at a time; else pyarrow reads a whole row group of a column
+
+
+def has_pictures(file: Path, picture_column: str) -> bool:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as table:
+            return bool(_picture_columns(table, picture_column))
+    except (pyarrow.ArrowException, OSError):
+        return False  # reading it as a table of labels says what is wrong with it
+
+
+def _picture_columns(table: Any, wanted: str) -> list[str]:
+    """The columns of a parquet file that hold pictures: structs with bytes, or bytes that begin as pictures do."""
+    import pyarrow.types as types
+
+    def binary(kind: Any) -> bool:
+        return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+    found = []
+    for column in table.schema_arrow:
+        if wanted and column.name != wanted:
+            continue
+        if types.is_struct(column.type):
+            found += [column.name] if any(f.name == "bytes" and binary(f.type) for f in column.type) else []
+        elif binary(column.type):
+            start = next(table.iter_batches(batch_size=4, columns=[column.name], use_threads=False), None)
+            values = [value for value in (start.column(0).to_pylist() if start is not None else []) if value]
+            found += [column.name] if any(map(kind_of, values)) else []
+    return found
+
+
+def table_samples(shard: Path, picture_column: str, label_column: str, group_column: str = "") -> Iterator[Sample]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(shard, buffer_size=_BUFFER, pre_buffer=False) as table:
+            picture = _one_picture_column(shard, _picture_columns(table, picture_column), table.schema_arrow.names)
+            group = _group_column(shard, table.schema_arrow.names, picture, group_column)
+            label = _label_column(shard, table.schema_arrow, picture, label_column, group)
+            side = next((name for name in table.schema_arrow.names if name.casefold() in SPLIT_COLUMNS), "")
+            classes = _class_names(table.schema_arrow.metadata or {}, label)
+            columns = [name for name in dict.fromkeys((picture, label, side, group)) if name]
+            n = 0
+            for batch in table.iter_batches(batch_size=_ROWS, columns=columns, use_threads=False):
+                for row in batch.to_pylist():
+                    n += 1
+                    name, data = _content(row[picture])
+                    where = f"{shard}, row {n}"
+                    split = split_name(as_label(where, row[side])) if side else ""
+                    named = as_label(where, row[group], what="group") if group else ""
+                    yield Sample(name, data, _class_of(where, row[label], classes) if label else "", split, named)
+    except (pyarrow.ArrowException, OSError) as error:
+        problem = str(error).splitlines()[0].rstrip(".")
+        raise BadLabels(f"{shard}: cannot be read: {problem}.", hint="Download or write it again.") from error
+
+
+def _one_picture_column(shard: Path, found: Sequence[str], columns: Sequence[str]) -> str:
+    usual = [name for name in found if name.casefold() in PATH_COLUMNS]
+    if len(found) == 1 or len(usual) == 1:
+        return (found if len(found) == 1 else usual)[0]
+    listed = ", ".join(repr(name) for name in found or columns)
+    problem = f"the pictures can be in {listed}" if found else f"no column of {listed} holds pictures"
+    raise BadLabels(f"{shard}: {problem}.", hint="path_column names the one that holds them.")
+
+
+def _group_column(shard: Path, columns: Sequence[str], picture: str, wanted: str) -> str:
+    """The column of groups that is wanted, '' if none is. Raises `BadLabels` if it is not there."""
+    names = [name for name in columns if name != picture]
+    if wanted and wanted not in names:
+        raise BadLabels(
+            f"{shard}: has no column {wanted!r} (group_column); its columns are {', '.join(map(repr, names))}.",
+            hint=near_names(wanted, names) or "Give one of these.",
+        )
+    return wanted
+
+
+def _label_column(shard: Path, schema: Any, picture: str, wanted: str, group: str) -> str:
+    """The column of labels, '' where all else is plainly something else. Raises `BadLabels` if several could be meant."""
+    import pyarrow.types as types
+
+    names = [name for name in schema.names if name not in (picture, group)]
+    if wanted:
+        if wanted in names:
+            return wanted
+        raise BadLabels(
+            f"{shard}: has no column {wanted!r} (label_column); its columns are {', '.join(map(repr, names))}.",
+            hint=near_names(wanted, names) or "Give one of these.",
+        )
+    known = [name for name in names if name.strip().casefold() in LABEL_COLUMNS]
+    single = [
+        name
+        for name in names
+        if name.casefold() not in SPLIT_COLUMNS
+        and (types.is_integer(schema.field(name).type) or types.is_string(schema.field(name).type))
+    ]
+    if len(known) == 1 or (len(single) == 1 and not known):
+        return (known or single)[0]
+    if not known and not single:
+        return ""
+    raise BadLabels(
+        f"{shard}: the labels can be in {', '.join(map(repr, known or single))}.",
+        hint="label_column names the one that holds them.",
+    )
+
+
+def _class_names(metadata: dict[bytes, bytes], column: str) -> list[str]:
+    """The names of the classes that Hugging Face's metadata give to a column of numbers; empty if they give none."""
+    try:
+        feature = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"][column]
+        names = feature["names"] if feature["_type"] == "ClassLabel" else []
+        return [str(name) for name in names]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []
+
+
+def _class_of(where: str, value: object, classes: Sequence[str]) -> str:
+    if not classes or not isinstance(value, int):
+        return as_label(where, value)
+    if value == -1:
+        return ""  # how Hugging Face marks withheld labels
+    if not 0 <= value < len(classes):
+        raise BadLabels(
+            f"{where}: has the label {value}; the file names {len(classes)} classes, from 0.", hint="Write it again."
+        )
+    return as_label(where, classes[value])
+
+
+def _content(value: Any) -> tuple[str, bytes | None]:
+    """Name and bytes of a cell."""
+    if isinstance(value, dict):
+        name, data = value.get("path"), value.get("bytes")
+        return name if isinstance(name, str) else "", data if isinstance(data, bytes) else None
+    return "", value if isinstance(value, bytes) else None

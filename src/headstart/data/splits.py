@@ -1,0 +1,402 @@
+"""Training, validation and test set: stratified, seeded, and without copies of one image in two of them.
+
+A split is a small CSV with a hash, so that two people can speak of the same one. A split that came with the data is
+used as it is; what is missing is carved from its training set.
+
+What is promised, the first first: groups that are named stay whole; each class has its share of each set; near-copies
+stay whole (`make_split`). `data.deal` does the dealing, in an order that depends on the seed and on a path of each group
+(neither on the order of rows nor on other groups), so that one more image moves few others. Costs about 2 s per 100,000
+images. Not for time series or for data in which whole classes must be held out: give a split for those (a `split`
+column).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from headstart.data.corrections import Fixes, given_and_left_out
+from headstart.data.deal import Deal, Group, deal_out, tolerated
+from headstart.data.duplicates import group_pairs, merge_groups
+from headstart.data.open_dataset import SPLITS, Dataset, hash_rows, split_name
+from headstart.data.tables import csv_lines
+from headstart.errors import BadSplit, near_names
+from headstart.io.files import write_csv
+from headstart.io.progress import log
+
+SPLIT_HEADER = ("path", "label", "split", "group", "sha256")
+"""Columns of split.csv. Only path and split must be there when it is read."""
+SETS = {"train": "training set", "val": "validation set", "test": "test set"}
+"""What the names of the sets are called in sentences."""
+MIN_PER_SET = 5
+"""With fewer images of a class, a set tells next to nothing about it: 5 out of 5 right is the least that shows, at 95 %,
+that more than half of a class is recognised (0.05 ** (1 / 5) = 0.55; for 4 out of 4 it is 0.47). Calibration needs no more
+of a class, since temperature and threshold are fitted to all classes together."""
+
+
+def make_split(
+    dataset: Dataset, *, seed: int = 0, val: float = 0.2, test: float = 0.2, near: np.ndarray | None = None
+) -> Dataset:
+    """The data set with each labelled image in a set. `val` and `test` are shares of what they are taken from; `near`
+    int64 (N,) has one number for images that are near-copies of each other.
+
+    - No split given: all labelled images are dealt out.
+    - train, val and test given: nothing changes. One of val and test missing: it is carved from train (a share of 0
+      leaves it out). No train given: labelled images that are in no set are the training set.
+    - The groups of the data set stay together, whatever the shares.
+    - Each class has its share of each set that is carved: to one image where the groups allow it, else as near as they
+      do. With three groups or more, each set has one of them at least; with fewer, train comes first. More than one
+      image and 2 % of the class away from the share is a warning that says why.
+    - Near-copies stay together as far as the shares allow it. Groups of them that stand in the way are taken apart, the
+      largest first, with a warning.
+    - A group that a given val or test holds already is not carved from unless a class has nothing else.
+    - A warning names classes of which the validation or the test set has too few images (`sets_too_small`).
+
+    Unlabelled images get ''. The groups of the result are those of the data set, joined with the groups of near-copies
+    that were not taken apart.
+
+    Raises `BadSplit` for shares outside 0..1, and for a class with test or validation images but none to train on.
+    """
+    if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
+        raise BadSplit(
+            f"val={val:g} and test={test:g}: expected shares from 0 to 1 that leave something for training.",
+            hint="The usual val=0.2 and test=0.2 leave 60 % for training.",
+        )
+    wanted = {name: share for name, share in (("test", test), ("val", val)) if share > 0}
+    split = _given_split(dataset)
+    shares = {name: share for name, share in wanted.items() if not (split == name).any()}
+    if shares and (dataset.split[dataset.labels >= 0] != "").any():
+        carved = " and ".join(f"{name} ({share:.0%})" for name, share in shares.items())
+        log.info("The split of the data has no %s; carved from train with seed %d.", carved, seed)
+    made = _carved(dataset, split, shares, near, seed)
+    _require_training(made, made.split)
+    for sentence in sets_too_small(made):
+        log.warning("%s", sentence)
+    return made
+
+
+def require_sets(dataset: Dataset, names: Sequence[str]) -> None:
+    """Raise `BadSplit` unless there are images in each of these sets ('train', 'val', 'test')."""
+    for name in names:
+        if not (dataset.split == name).any():
+            count = {2: "two", 3: "three"}[len(names)]
+            groups = len(set(dataset.groups.tolist()))
+            those = f" in {groups:,} group{'s' * (groups > 1)}" if groups < len(dataset) else ""
+            raise BadSplit(
+                f"{dataset.root}: no images are left for the {SETS[name]}: {_images(len(dataset))}{those} are too few for "
+                f"{count} sets.",
+                hint="Add images, or give a split of your own with --split.",
+            )
+
+
+def _given_split(dataset: Dataset) -> np.ndarray:
+    """'<U5' (N,): the split that the data brings; where it has no training set, what is in no set is that."""
+    labelled = dataset.labels >= 0
+    split = np.where(labelled, dataset.split, "").astype("<U5")
+    undecided = labelled & (split == "")
+    if not (split == "train").any():
+        split[undecided] = "train"
+    elif undecided.any():
+        n = int(undecided.sum())
+        log.info(
+            "%s no set in the given split; %s not used.",
+            *((f"{n:,} labelled images have", "they are") if n > 1 else ("1 labelled image has", "it is")),
+        )
+    return split
+
+
+def _carved(
+    dataset: Dataset, split: np.ndarray, shares: Mapping[str, float], near: np.ndarray | None, seed: int
+) -> Dataset:
+    """The data set with sets of these shares taken from the training set of `split`."""
+    joined_N = dataset.groups
+    if near is not None:
+        joined_N = merge_groups(len(dataset), group_pairs(dataset.groups), group_pairs(near))
+    if not shares:
+        return replace(dataset, split=split, groups=joined_N)
+    groups = _pool(dataset, split, joined_N, seed)
+    deals = deal_out(groups, shares)
+    dealt = split.copy()
+    for deal in deals:
+        for group, name in zip(deal.groups, deal.set_of, strict=True):
+            dealt[group.members] = name
+    kept_N = joined_N if near is None else _groups_kept(dataset.groups, joined_N, split, dealt)
+    for sentence in (*_shares_missed(dataset, deals), *_copies_divided(dataset, joined_N, kept_N)):
+        log.warning("%s", sentence)
+    return replace(dataset, split=dealt, groups=kept_N)
+
+
+def split_hash(dataset: Dataset) -> str:
+    """SHA-256 (hexadecimal) over the sorted (path, split): equal hashes mean the same split."""
+    return hash_rows(sorted((path, str(side)) for path, side in zip(dataset.paths, dataset.split, strict=True)))
+
+
+def write_split(path: Path, dataset: Dataset, sha256s: Sequence[str]) -> None:
+    """Write split.csv (`SPLIT_HEADER`), sorted by path; groups are numbered in that order. Raises `WriteError`."""
+    order = sorted(range(len(dataset)), key=lambda i: dataset.paths[i])
+    numbers: dict[int, int] = {}
+    groups = [numbers.setdefault(int(dataset.groups[i]), len(numbers)) for i in order]
+    rows = [
+        (dataset.paths[i], dataset.label_name(i), str(dataset.split[i]), group, sha256s[i])
+        for i, group in zip(order, groups, strict=True)
+    ]
+    write_csv(path, SPLIT_HEADER, rows)
+
+
+def read_split(path: Path, dataset: Dataset, fixes: Fixes | None = None) -> Dataset:
+    """The data set with the split (and the groups, where there is such a column) of a split.csv.
+
+    Pictures that it does not list get '' and a group of their own. With `fixes`, that are applied to the data set
+    already, it may have been made before them: what they leave out has no side, and what they relabel keeps its side.
+    Raises `BadSplit` if there is no such table, or if it does not fit: unknown split names, paths that are not in the
+    data, labels that disagree, one path on two sides.
+    """
+    rows = _read_rows(path) if not fixes else _corrected(path, _read_rows(path), dataset, fixes)
+    index = {name: i for i, name in enumerate(dataset.paths)}
+    strangers = [row["path"] for row in rows if row["path"] not in index]
+    hint = f"Expected paths relative to {dataset.root}. Was the split made for other data?"
+    _refuse(path, "a path that is not in the data", strangers, hint)
+    unknown = [f"{row['path']}: {row['split']!r}" for row in rows if not _known(row["split"])]
+    _refuse(path, "an unknown split name", unknown, "Expected 'train', 'val', 'test', or nothing.")
+    here = {row["path"]: dataset.label_name(index[row["path"]]) for row in rows}
+    others = [row for row in rows if row.get("label", here[row["path"]]) != here[row["path"]]]
+    differing = [f"{row['path']}: {row['label']!r}, here {here[row['path']]!r}" for row in others]
+    hint = "Make a new split with `headstart split`, or give the data that this one was made for."
+    _refuse(path, "another label than the data has", differing, hint)
+    split = np.full(len(dataset), "", dtype="<U5")
+    twice = []
+    for row in rows:
+        i, side = index[row["path"]], split_name(row["split"])
+        if split[i] and split[i] != side:
+            twice.append(row["path"])
+        split[i] = side
+    _refuse(path, "a second side for a picture", twice, "Keep one row for each picture.")
+    return replace(dataset, split=split, groups=_groups_of(dataset, rows, index))
+
+
+# Dealing out
+
+
+def _pool(dataset: Dataset, split: np.ndarray, joined_N: np.ndarray, seed: int) -> list[Group]:
+    """The groups `joined_N` with images in the training set, in the order of their keys; hard groups are their parts."""
+    hard, joined = dataset.groups.tolist(), joined_N.tolist()
+    listed: dict[int, dict[int, list[int]]] = {}
+    for i in sorted(np.flatnonzero(split != "").tolist(), key=dataset.paths.__getitem__):
+        listed.setdefault(joined[i], {}).setdefault(hard[i], []).append(i)
+    labels, sets = dataset.labels.tolist(), split.tolist()
+    groups: list[Group] = []
+    for by_hard in listed.values():
+        parts = [_group(dataset.paths, labels, sets, members, seed) for members in by_hard.values()]
+        if len(parts) > 1:
+            whole = sorted((i for members in by_hard.values() for i in members), key=dataset.paths.__getitem__)
+            parts = [_group(dataset.paths, labels, sets, whole, seed, tuple(filter(None, parts)))]
+        groups += filter(None, parts)
+    return sorted(groups, key=lambda group: group.key)
+
+
+def _group(
+    paths: Sequence[str],
+    labels: Sequence[int],
+    sets: Sequence[str],
+    listed: Sequence[int],
+    seed: int,
+    parts: tuple[Group, ...] = (),
+) -> Group | None:
+    """The images of a group that are in the training set; None if there are none. `listed` is in the order of paths."""
+    members = [i for i in listed if sets[i] == "train"]
+    if not members:
+        return None
+    key = hashlib.sha256(f"{seed}\0{paths[members[0]]}".encode("utf-8", "surrogatepass")).digest()
+    counts = (
+        tuple(sorted(Counter([labels[i] for i in members]).items())) if len(members) > 1 else ((labels[members[0]], 1),)
+    )
+    return Group(key, members, counts, len(members) == len(listed), parts)
+
+
+def _groups_kept(hard_N: np.ndarray, joined_N: np.ndarray, before_N: np.ndarray, after_N: np.ndarray) -> np.ndarray:
+    """int64 (N,): `joined_N`, but for groups that were dealt to several sets: these fall apart into their hard groups."""
+    used = np.flatnonzero(after_N != "")
+    place = np.unique(after_N[used], return_inverse=True)[1]
+    numbers, sets = np.unique(np.unique(joined_N[used] * 4 + place) // 4, return_counts=True)
+    moved_N = np.isin(joined_N, joined_N[before_N != after_N])
+    divided_N = moved_N & np.isin(joined_N, numbers[sets > 1])
+    return np.where(divided_N, merge_groups(len(hard_N), group_pairs(hard_N)), joined_N)
+
+
+def _require_training(dataset: Dataset, split: np.ndarray) -> None:
+    for label, name in enumerate(dataset.classes):
+        sets = split[dataset.labels == label]
+        held = int(np.isin(sets, ("val", "test")).sum())
+        if held and not (sets == "train").any():
+            trained = [c for k, c in enumerate(dataset.classes) if (split[dataset.labels == k] == "train").any()]
+            near = near_names(name, trained)
+            raise BadSplit(
+                f"{dataset.root}: class {name!r} has {_images(held)} for validation or test, but none to train on.",
+                hint=near or "Move some of them into the training set, or remove the class.",
+            )
+
+
+# Warnings
+
+
+def sets_too_small(dataset: Dataset) -> list[str]:
+    """A sentence for the validation set and one for the test set, where one has images, but fewer than `MIN_PER_SET` of
+    a class that the data has."""
+    classes = sorted(set(dataset.labels.tolist()) - {-1})
+    sentences = []
+    for name, purpose in (("val", "to choose and calibrate by"), ("test", "to tell how well it is recognised")):
+        counts = Counter(dataset.labels[dataset.split == name].tolist())
+        few = sorted((counts[k], k) for k in classes if counts[k] < MIN_PER_SET)
+        if counts and few:
+            listed = _listed(
+                [f"{n if place else _images(n)} of {dataset.classes[k]!r}" for place, (n, k) in enumerate(few)]
+            )
+            one = len(few) == 1
+            purpose = purpose if one else purpose.replace("it is", "they are")
+            sentences.append(
+                f"The {SETS[name]} has {listed}: too few {purpose}. "
+                f"Add images of {'this class' if one else 'these classes'}, or make the set larger."
+            )
+    return sentences
+
+
+def _shares_missed(dataset: Dataset, deals: Sequence[Deal]) -> list[str]:
+    """A sentence for each class that is not near its shares (`tolerated`), the worst first; of many, for the first 3."""
+    found = []
+    for deal in deals:
+        off = {cell: abs(deal.off(*cell)) for cell in deal.wanted}
+        for label in {label for (_, label), by in off.items() if by > tolerated(deal.total[label])}:
+            worst = max(by for (_, of), by in off.items() if of == label) / deal.total[label]
+            found.append((-worst, label, _share_missed(dataset, deal, label)))
+    sentences = [sentence for _, _, sentence in sorted(found)]
+    more = [f"{len(sentences) - 3:,} more classes are off their shares."] if len(sentences) > 4 else sentences[3:]
+    return [*sentences[:3], *more]
+
+
+def _share_missed(dataset: Dataset, deal: Deal, label: int) -> str:
+    got = [
+        f"{_images(deal.images[name, label])} in the {SETS[name]} where {deal.wanted[name, label]:,} "
+        f"{'was' if deal.wanted[name, label] == 1 else 'were'} wanted"
+        for name in deal.carved
+        if abs(deal.off(name, label)) > tolerated(deal.total[label])
+    ]
+    return f"Class {dataset.classes[label]!r} has {' and '.join(got)}, because {_reason(deal, label)}."
+
+
+def _reason(deal: Deal, label: int) -> str:
+    """What keeps a class from its shares: groups that a given set has images of, its largest group, or other classes."""
+    groups = [deal.groups[g] for g in deal.groups_of[label]]
+    bound = sum(dict(group.counts)[label] for group in groups if not group.free)
+    largest = max(groups, key=lambda group: dict(group.counts)[label])
+    count, total = dict(largest.counts)[label], deal.total[label]
+    mixed = sum(len(group.counts) > 1 for group in groups)
+    if bound > count:
+        return f"{bound:,} of its {total:,} images are in groups that a given set has images of"
+    if mixed and count < 0.1 * total:
+        return f"{mixed:,} of its {len(groups):,} groups have images of other classes too"
+    others = ", which has images of other classes too" if len(largest.counts) > 1 else ""
+    return f"{f'{count:,} of ' if count < total else ''}its {total:,} images are one group{others}"
+
+
+def _copies_divided(dataset: Dataset, joined_N: np.ndarray, kept_N: np.ndarray) -> list[str]:
+    """A sentence on near-copies that were dealt to several sets, if there are any."""
+    divided = (joined_N != kept_N) & (dataset.labels >= 0)
+    divided = np.isin(joined_N, joined_N[divided]) & (dataset.labels >= 0)
+    if not divided.any():
+        return []
+    names = _listed([repr(dataset.classes[k]) for k in sorted(set(dataset.labels[divided].tolist()))])
+    return [
+        f"{_images(int(divided.sum()))} of {names} are near-copies of one another, but lie in different sets, so the test "
+        "may look too easy. Kept together, they would leave a set without its share of a class. Groups that you name "
+        "(--group-column, --group-from) are always kept together."
+    ]
+
+
+def _images(n: int) -> str:
+    return f"{n:,} image{'' if n == 1 else 's'}"
+
+
+def _listed(texts: Sequence[str]) -> str:
+    """The texts with commas and an 'and'; of more than four the first three, and how many more there are."""
+    if len(texts) > 4:
+        texts = [*texts[:3], f"{len(texts) - 3:,} more"]
+    return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
+
+
+# Reading
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    hint = "`headstart split DATA --out split.csv` writes one."
+    try:
+        lines = [line for line in csv_lines(path) if any(line)]
+    except FileNotFoundError:
+        raise BadSplit(f"{path}: there is no such file.", hint=hint) from None
+    except (OSError, csv.Error) as error:
+        raise BadSplit(f"{path}: cannot be read as a split: {error}.", hint=hint) from None
+    header = [name.strip().casefold() for name in lines[0]] if len(lines) > 1 else []
+    if not {"path", "split"} <= set(header):
+        found = ", ".join(lines[0]) if header else "no rows"
+        raise BadSplit(
+            f"{path}: is not a split: expected the columns path and split, found {found}.",
+            hint=hint,
+        )
+    uneven = [n for n, line in enumerate(lines[1:], 2) if len(line) != len(header)]
+    if uneven:
+        raise BadSplit(
+            f"{path}: row {uneven[0]} has {len(lines[uneven[0] - 1])} cells where the header has {len(header)}.",
+            hint="A name with a comma in it must stand in double quotes.",
+        )
+    return [dict(zip(header, line, strict=True)) for line in lines[1:]]
+
+
+def _corrected(path: Path, rows: list[dict[str, str]], dataset: Dataset, fixes: Fixes) -> list[dict[str, str]]:
+    """The rows of a split that was made before the corrections, with their labels and without what they leave out."""
+    left_out = {fix.path for fix in fixes.rows if fix.drop}
+    given = {fix.path: fix for fix in fixes.rows if fix.new_label}
+    kept = [row for row in rows if row["path"] not in left_out]
+    changed = 0
+    for n, row in enumerate(kept):
+        fix, label = given.get(row["path"]), row.get("label")
+        if (
+            fix is not None
+            and label != fix.new_label
+            and label in ([fix.label] if fix.label else ["", *dataset.classes])
+        ):
+            kept[n] = {**row, "label": fix.new_label}
+            changed += 1
+    if changed or len(kept) < len(rows):
+        words = given_and_left_out(changed, len(rows) - len(kept))
+        log.info("%s was made before the corrections; it stays as it is but for them: %s.", path, words)
+    return kept
+
+
+def _known(text: str) -> bool:
+    return not text.strip() or split_name(text) in SPLITS
+
+
+def _refuse(path: Path, problem: str, bad: Sequence[str], hint: str) -> None:
+    if bad:
+        more = f" and {len(bad) - 3:,} more" if len(bad) > 3 else ""
+        raise BadSplit(
+            f"{path}: {len(bad):,} {'row' if len(bad) == 1 else 'rows'} with {problem}: {'; '.join(bad[:3])}{more}.",
+            hint=hint,
+        )
+
+
+def _groups_of(dataset: Dataset, rows: list[dict[str, str]], index: dict[str, int]) -> np.ndarray:
+    """Groups by the table's names; pictures without one are alone. Without such a column, those of the data."""
+    if not rows or "group" not in rows[0]:
+        return dataset.groups
+    groups = np.arange(len(dataset), dtype=np.int64)
+    first: dict[str, int] = {}
+    for row in rows:
+        if row["group"]:
+            groups[index[row["path"]]] = first.setdefault(row["group"], index[row["path"]])
+    return groups

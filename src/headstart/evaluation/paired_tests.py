@@ -1,0 +1,181 @@
+"""Which of several classifiers is better, judged on the same pictures: exact McNemar, paired bootstrap, Holm.
+
+Two intervals that overlap say little: both classifiers find the same pictures hard, so their difference is known far
+better than either figure. Here each pair is judged by its difference picture by picture. `a` is said to beat `b` only
+where the p-value, corrected for the number of pairs, is below 0.05; everything else is called a tie, which means "not
+told apart on these pictures", not "equal".
+
+- accuracy: McNemar's test in its exact form, a sign test on the pictures that one classifier has right and the other
+  wrong (McNemar 1947; Dietterich 1998, section 3.1, recommends it for classifiers that were trained once).
+- log-loss: the same question for numbers, a sign-flip permutation test of the mean difference (Fisher 1935, section 21;
+  Good 2005, section 3.2.1): if the two were alike, each picture's difference could as well have the other sign. It keeps
+  its level with few pictures, where the bootstrap's own test calls too many different. The least p-value is 0.0001.
+- intervals: the BCa bootstrap of the mean difference; all pairs share the same resamples.
+- Holm's step-down correction over all pairs of one metric (Holm 1979).
+
+10 classifiers on 3,000 pictures take about 3 s with 10,000 resamples. Not for classifiers trained on different
+splits, nor for the question how much another training seed would change: the pictures vary here, the training does not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headstart.errors import DataError
+from headstart.evaluation.intervals import BLOCK, Resampling, resampling_weights, shrunk, skewness
+
+SIGNIFICANT = 0.05
+METRICS = ("accuracy", "log_loss")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`a` minus `b` in one `metric` over the `n` pictures that both predicted, with `low <= value <= high`.
+
+    `p` is that of the pair by itself, `p_holm` is corrected for all pairs. `verdict` is ``a beats b``, ``b beats a`` or
+    ``tie``; less is better for log-loss. Without a common picture the numbers are NaN, the p-values 1.
+    """
+
+    a: str
+    b: str
+    metric: str
+    n: int
+    value: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    verdict: str
+
+    @property
+    def winner(self) -> str:
+        """The better one's name, or an empty string for a tie."""
+        return {"a beats b": self.a, "b beats a": self.b}.get(self.verdict, "")
+
+
+def mcnemar(right_a_N: np.ndarray, right_b_N: np.ndarray) -> float:
+    """Exact two-sided p-value of McNemar's test, from bool (N,): who had which picture right.
+
+    Under the null hypothesis each picture that only one has right is as likely to be either's: a binomial with p = 1/2.
+
+    >>> mcnemar(np.array([True, True, True, True]), np.array([False, False, False, False]))
+    0.125
+    """
+    only_a, only_b = int((right_a_N & ~right_b_N).sum()), int((right_b_N & ~right_a_N).sum())
+    n, few = only_a + only_b, min(only_a, only_b)
+    term = total = 1  # whole numbers: exact for any n
+    for k in range(few):
+        term = term * (n - k) // (k + 1)
+        total += term
+    return min(1.0, 2 * total / 2**n)
+
+
+def holm(p_M: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, in their order (Holm 1979): reject those below 0.05, and at most one family
+    in twenty has a false rejection in it.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    corrected, highest = [0.0] * len(p_M), 0.0
+    for rank, i in enumerate(sorted(range(len(p_M)), key=lambda i: p_M[i])):
+        highest = max(highest, min(1.0, (len(p_M) - rank) * p_M[i]))
+        corrected[i] = highest
+    return corrected
+
+
+def differences(
+    names: Sequence[str],
+    right_NT: np.ndarray,
+    loss_NT: np.ndarray,
+    *,
+    seed: int = 0,
+    resamples: int = 10_000,
+    level: float = 0.95,
+) -> list[Difference]:
+    """Every pair of T classifiers, in accuracy and then in log-loss.
+
+    `right_NT` bool and `loss_NT` float (nats) say how classifier T did on picture N; a NaN in `loss_NT` means that it
+    has no prediction of that picture, which then is left out of its pairs. Same arguments, same numbers.
+    Raises `DataError` for arrays that do not fit.
+    """
+    right_NT, loss_NT = np.asarray(right_NT, bool), np.asarray(loss_NT, np.float64)
+    if right_NT.shape != loss_NT.shape or right_NT.ndim != 2 or right_NT.shape[1] != len(names):
+        raise DataError(
+            f"paired test: arrays of shapes {right_NT.shape} and {loss_NT.shape}, expected (pictures, {len(names)}) both."
+        )
+    pairs = list(itertools.combinations(range(len(names)), 2))
+    if not pairs:
+        return []
+    left, right = (np.array(side) for side in zip(*pairs, strict=True))
+    known_NT = np.isfinite(loss_NT)
+    both_NP = known_NT[:, left] & known_NT[:, right]
+    figures = {"accuracy": right_NT.astype(np.float64), "log_loss": np.where(known_NT, loss_NT, 0.0)}
+    cases = {metric: np.where(both_NP, figures[metric][:, left] - figures[metric][:, right], 0.0) for metric in METRICS}
+    draw = Resampling(level, resamples, np.random.default_rng(seed))
+    means = np.split(_resampled_means(np.hstack(list(cases.values())), np.hstack([both_NP] * 2), draw), 2, axis=1)
+    found: list[Difference] = []
+    for (metric, case_NP), means_BP in zip(cases.items(), means, strict=True):
+        if metric == "accuracy":
+            p_P = [mcnemar(right_NT[both_NP[:, p], i], right_NT[both_NP[:, p], j]) for p, (i, j) in enumerate(pairs)]
+        else:
+            p_P = sign_flip(case_NP, resamples, seed)
+        for p, ((i, j), chance, corrected) in enumerate(zip(pairs, p_P, holm(p_P), strict=True)):
+            case_M = case_NP[both_NP[:, p], p]
+            value, low, high = _interval(case_M, means_BP[:, p], draw, metric)
+            verdict = _verdict(metric, value, corrected)
+            pair = (names[i], names[j], metric, len(case_M), value, low, high, chance, corrected, verdict)
+            found.append(Difference(*pair))
+    return found
+
+
+def sign_flip(case_NP: np.ndarray, flips: int = 10_000, seed: int = 0) -> list[float]:
+    """Two-sided p-values of mean differences of zero, one for each column of float (N, P), by random flips of sign.
+
+    The share of flips, the one that was seen included, with a sum as far from 0 as the one that was seen.
+    """
+    n, rng = len(case_NP), np.random.default_rng(seed)
+    seen_P = np.abs(case_NP.sum(axis=0)) * (1 - 1e-9)
+    beyond_P = np.ones(case_NP.shape[1])
+    step = max(1, BLOCK // max(n, 1))
+    for start in range(0, flips, step):
+        signs_bN = rng.integers(0, 2, (min(step, flips - start), n), np.int8).astype(np.float64) * 2 - 1
+        beyond_P += (np.abs(signs_bN @ case_NP) >= seen_P).sum(axis=0)
+    return (beyond_P / (1 + flips)).tolist()
+
+
+def _resampled_means(case_NP: np.ndarray, both_NP: np.ndarray, draw: Resampling) -> np.ndarray:
+    """Mean difference of each pair in each resample of the pictures, float64 (B, P); NaN where none is left."""
+    blocks = []
+    complete = bool(both_NP.all())
+    for weights_Nb in resampling_weights(max(len(case_NP), 1), draw.resamples, draw.rng) if len(case_NP) else ():
+        weights_bN = np.ascontiguousarray(weights_Nb.T, np.float64)
+        counts_bP = float(len(case_NP)) if complete else weights_bN @ both_NP
+        with np.errstate(invalid="ignore"):
+            blocks.append(weights_bN @ case_NP / counts_bP)
+    return np.concatenate(blocks) if blocks else np.full((draw.resamples, case_NP.shape[1]), math.nan)
+
+
+def _interval(case_M: np.ndarray, means_B: np.ndarray, draw: Resampling, metric: str) -> tuple[float, float, float]:
+    """Mean difference with its BCa bounds; where the pictures are all alike, as if 3.84 more went the worst way.
+
+    For accuracy that is one right and one wrong (two that agree on all of 300 pictures may differ in 1.3 % of others),
+    for log-loss the largest difference seen.
+    """
+    n = len(case_M)
+    if not n:
+        return math.nan, math.nan, math.nan
+    value, most = float(case_M.mean()), 1.0 if metric == "accuracy" else float(np.abs(case_M).max())
+    found = draw.estimate(value, means_B, skewness(case_M), n, shrunk(value, n, draw.level, -most, most))
+    return found.value, found.low, found.high
+
+
+def _verdict(metric: str, value: float, p_holm: float) -> str:
+    if not p_holm < SIGNIFICANT or value == 0:
+        return "tie"
+    return "a beats b" if (value > 0) == (metric == "accuracy") else "b beats a"

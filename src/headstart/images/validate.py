@@ -1,0 +1,415 @@
+"""Every new file is decoded once in a process of its own before this process ever decodes it.
+
+Pictures come from strangers and decoders are written in C: a file that crashes its decoder, or keeps it busy for ever,
+here costs one child process and gets a reason; the others go on. What was learnt about a file is remembered by the
+SHA-256 of its bytes, so the second run over a folder only hashes it (about 10,000 small files a second).
+
+A first run costs about 1.1 ms of processor time for a 500 x 375 JPEG, 0.7 ms for 100 x 100, spread over the cores, and
+0.15 s to start. Not for pictures that you made yourself a moment ago: `decode.decode` refuses the same ones, less the
+crashes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+import PIL
+
+import headstart.errors
+from headstart.errors import HeadstartError, WriteError
+from headstart.images.headers import MAX_FILE_BYTES
+from headstart.images.validate_worker import READY, left_out, reason_of
+from headstart.io.files import cache_dir, sha256_bytes, sha256_file, write_bytes
+from headstart.io.progress import bar, log
+
+SCREEN_VERSION = 2  # a new number forgets all remembered facts: for when probing, decoding or hashing changes
+START_SECONDS = 60.0  # a worker that is not ready after this long is broken
+AHEAD = 16  # pictures that a worker has been given, so that it never waits for the next
+SHARD_FILES = 2_000  # facts are written down after this many
+MAX_SHARDS = 64  # more files than this are merged into one
+_PASSING = frozenset(
+    {"decoder_crashed", "too_slow", "too_much_memory", "changed", "unreadable", "no_permission", "not_a_file"}
+)
+"""Reasons that may be gone tomorrow: they are not remembered."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known about one file; `reason` is '' when it can be used, otherwise a key of `headers.REASONS`.
+
+    `width` and `height` are the upright picture's, in pixels; `mode` is Pillow's before conversion to RGB;
+    `orientation` is EXIF's, 1 to 8; `dhash` is a 64-bit difference hash of the upright picture, -1 when unreadable;
+    `greys` is the upright picture as 16 x 16 greys (see `screen_worker.greys`), '' when unreadable.
+    """
+
+    sha256: str
+    bytes: int
+    format: str
+    width: int
+    height: int
+    mode: str
+    orientation: int
+    frames: int
+    dhash: int
+    greys: str
+    reason: str
+    message: str
+
+
+def screen(files: Sequence[Path], *, workers: int | None = None, seconds_each: float = 20.0) -> list[Facts]:
+    """Look at files, in their order: one `Facts` each, whatever they are; no file makes it raise.
+
+    `workers` is the number of processes at most (default: the cores at hand), `seconds_each` the time a picture may
+    take before its process is stopped. Raises `HeadstartError` if no worker process can be started at all.
+    """
+    return screen_with(worker_command(seconds_each), files, workers=workers, seconds_each=seconds_each)
+
+
+def worker_command(seconds_each: float) -> list[str]:
+    """The command line of a worker: an interpreter that imports from the standard library, headstart and Pillow."""
+    roots = {str(Path(module.__file__ or "").resolve().parent.parent) for module in (headstart.errors, PIL)}
+    code = (
+        "import sys; sys.path += sys.argv[2:]; "
+        "from headstart.images.validate_worker import serve; serve(float(sys.argv[1]))"
+    )
+    return [sys.executable, "-I", "-S", "-c", code, str(seconds_each), *sorted(roots)]
+
+
+def screen_with(
+    command: Sequence[str], files: Sequence[Path], *, workers: int | None = None, seconds_each: float = 20.0
+) -> list[Facts]:
+    """As `screen`, with workers started by `command`."""
+    workers = workers or cores()
+    with bar("Looking at pictures", len(files)) as advance:
+        facts = _hashed_all(files, workers)
+        places: dict[str, list[int]] = {}
+        for i, fact in enumerate(facts):
+            if fact.reason:
+                advance(1)
+            else:
+                places.setdefault(fact.sha256, []).append(i)
+
+        def settle(fact: Facts) -> None:
+            for i in places[fact.sha256]:
+                facts[i] = fact
+            advance(len(places[fact.sha256]))
+
+        known = _remembered(set(places))
+        for fact in known:
+            settle(fact)
+        new = set(places).difference(fact.sha256 for fact in known)
+        first = [places[sha256][0] for sha256 in places if sha256 in new]
+        _look(command, [_Task(i, files[i], facts[i]) for i in first], workers, seconds_each, settle)
+    return facts
+
+
+def _look(
+    command: Sequence[str], tasks: list[_Task], workers: int, seconds_each: float, settle: Callable[[Facts], None]
+) -> None:
+    """Have all tasks done; what lasts of their answers is written down on the way, and when interrupted."""
+    if not tasks:
+        return
+    fresh: list[Facts] = []
+    try:
+        with _Pool(command, tasks, min(workers, -(-len(tasks) // 8)), seconds_each) as pool:
+            for fact in pool:
+                settle(fact)
+                if fact.reason not in _PASSING:
+                    fresh.append(fact)
+                if len(fresh) >= SHARD_FILES:
+                    _remember(fresh)
+                    fresh = []
+    finally:
+        _remember(fresh)
+
+
+def _hashed_all(files: Sequence[Path], workers: int) -> list[Facts]:
+    facts: list[Facts] = []
+    with ThreadPoolExecutor(min(workers, 4)) as threads:
+        for begin in range(0, len(files), SHARD_FILES):
+            facts += threads.map(_hashed, files[begin : begin + SHARD_FILES])
+    return facts
+
+
+def _hashed(path: Path) -> Facts:
+    """SHA-256 and size of a file; `reason` says why there is none."""
+    size = 0
+    try:
+        status = os.stat(path)
+        size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            return Facts("", 0, *left_out("not_a_file", "is a folder or a device, not a file."))
+        if size > MAX_FILE_BYTES:
+            return Facts("", size, *left_out("file_too_big", f"has {size:,} bytes; the most is {MAX_FILE_BYTES:,}."))
+        return Facts(sha256_file(path) if size > 1 << 20 else sha256_bytes(path.read_bytes()), size, *_NOTHING_YET)
+    except OSError as error:
+        return Facts("", size, *left_out(reason_of(error), f"could not be read: {error.strerror}."))
+    except ValueError:  # a zero byte in the path
+        return Facts("", 0, *left_out("not_a_file", "is not a possible name of a file."))
+
+
+_NOTHING_YET = left_out("", "")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One picture to look at: its file, and what hashing it gave. `tried`: a worker has died on it once."""
+
+    number: int
+    file: Path
+    fact: Facts
+    tried: bool = False
+
+    def request(self) -> bytes:
+        path = os.fsencode(self.file).decode("latin-1")  # a path's bytes, whatever they mean, survive JSON this way
+        return json.dumps([self.number, path, self.fact.sha256]).encode("ascii") + b"\n"
+
+
+@dataclass(eq=False)
+class _Child:
+    """One worker process, what it has been given, and since when (seconds) it is busy with the first of that."""
+
+    process: subprocess.Popen[bytes]
+    given: deque[_Task]
+    since: float
+    ready: bool = False
+    overdue: _Task | None = None
+
+    def give(self, tasks: Iterable[_Task]) -> None:
+        with contextlib.suppress(OSError):  # it died; the end of its answers says so too, and is dealt with there
+            if self.process.stdin:
+                self.process.stdin.write(b"".join(task.request() for task in tasks))
+                self.process.stdin.flush()
+
+    def line(self) -> bytes:
+        return self.process.stdout.readline() if self.process.stdout else b""
+
+    def answer(self) -> Facts | None:
+        """What it says about the first picture it was given; None if it died or talks nonsense."""
+        task = self.given[0]
+        try:
+            number, *answer = json.loads(self.line())
+            return Facts(task.fact.sha256, task.fact.bytes, *answer) if number == task.number else None
+        except (ValueError, TypeError):
+            return None
+
+    def end(self) -> None:
+        self.process.kill()
+        with contextlib.suppress(OSError):  # what could not be flushed to a dead process
+            self.process.communicate()
+
+
+class _Pool:
+    """Worker processes, a thread of this process feeding each, and a clock that stops those who take too long.
+
+    Iterating gives one `Facts` for each task, in no order. Leaving the block, however it happens, ends all processes.
+    """
+
+    def __init__(self, command: Sequence[str], tasks: Iterable[_Task], workers: int, seconds_each: float) -> None:
+        self._command = list(command)
+        self._tasks = deque(tasks)
+        self._workers = workers
+        self._seconds_each = seconds_each
+        self._children: set[_Child] = set()
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._done: queue.SimpleQueue[Facts | Exception | None] = queue.SimpleQueue()
+        self._threads = [threading.Thread(target=self._feed, daemon=True) for _ in range(workers)]
+        self._threads.append(threading.Thread(target=self._watch, daemon=True))
+
+    def __enter__(self) -> _Pool:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._stopped.set()
+            for child in self._children:
+                child.process.kill()
+        for thread in self._threads:
+            thread.join()
+
+    def __iter__(self) -> Iterator[Facts]:
+        running = self._workers
+        while running:
+            item = self._done.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                running -= 1
+            else:
+                yield item
+
+    def _feed(self) -> None:
+        """Body of a feeding thread: one child after the other, until there is nothing left to do."""
+        given: deque[_Task] = deque()
+        try:
+            while (given or self._tasks) and not self._stopped.is_set():
+                self._with_child(given)
+            self._done.put(None)
+        except Exception as error:  # raised again in the thread that waits for the results
+            self._done.put(error)
+
+    def _with_child(self, given: deque[_Task]) -> None:
+        """Start a child and feed it until nothing is left, or it dies; then `given` holds what is left to do."""
+        child = self._start(given)
+        if child is None:
+            return
+        try:
+            child.give(given)
+            while self._refill(child):
+                fact = child.answer()
+                if fact is None:
+                    self._blame(child)
+                    return
+                with self._lock:
+                    given.popleft()
+                    child.since = time.monotonic()
+                self._done.put(fact)
+        finally:
+            with self._lock:
+                self._children.discard(child)
+            child.end()
+
+    def _start(self, given: deque[_Task]) -> _Child | None:
+        with self._lock:
+            if self._stopped.is_set():
+                return None
+            try:
+                process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            except OSError as error:
+                raise _cannot_start(error.strerror or str(error)) from error
+            child = _Child(process, given, time.monotonic())
+            self._children.add(child)
+        if child.line() != READY:
+            with self._lock:
+                self._children.discard(child)
+            child.end()
+            if self._stopped.is_set():
+                return None
+            raise _cannot_start(f"it ended with code {process.returncode} before it was ready")
+        with self._lock:
+            child.ready, child.since = True, time.monotonic()
+        return child
+
+    def _refill(self, child: _Child) -> bool:
+        """Give the child more when it is running low; False when there is nothing left to wait for."""
+        if len(child.given) <= AHEAD // 2:
+            with self._lock:
+                fair = max(1, len(self._tasks) // (2 * self._workers))  # near the end, leave some to the others
+                more = [self._tasks.popleft() for _ in range(min(AHEAD - len(child.given), fair, len(self._tasks)))]
+                if not child.given:
+                    child.since = time.monotonic()
+                child.given.extend(more)
+            if more:
+                child.give(more)
+        return bool(child.given)
+
+    def _blame(self, child: _Child) -> None:
+        """Settle why a child died: the picture it was on took too long, or died under it for the second time."""
+        if self._stopped.is_set():
+            return
+        with self._lock:
+            task = child.given.popleft()
+            if child.overdue is not task and not task.tried:
+                # Once more, in a new process: memory may have run out, or an earlier picture broken something.
+                child.given.appendleft(replace(task, tried=True))
+                return
+        if child.overdue is task:
+            answer = left_out("too_slow", f"took more than {self._seconds_each:g} s to decode and was stopped.")
+        else:
+            child.process.kill()
+            answer = left_out("decoder_crashed", f"ended its decoder twice (code {child.process.wait()}).")
+        self._done.put(Facts(task.fact.sha256, task.fact.bytes, *answer))
+
+    def _watch(self) -> None:
+        """Body of the clock's thread: kill children whose picture takes too long, or that never get ready."""
+        while not self._stopped.wait(min(0.1, self._seconds_each / 4)):
+            with self._lock:
+                now = time.monotonic()
+                for child in self._children:
+                    limit = self._seconds_each if child.ready else START_SECONDS
+                    if now - child.since > limit and child.overdue is None and (child.given or not child.ready):
+                        child.overdue = child.given[0] if child.ready else None
+                        child.process.kill()
+
+
+def _cannot_start(why: str) -> HeadstartError:
+    return HeadstartError(
+        f"the process that looks at new pictures could not be started: {why}.",
+        hint="Its own message stands above, if it had one. Check that this Python's Pillow works: python -m PIL",
+    )
+
+
+def _facts_folder() -> Path:
+    return cache_dir() / "facts" / f"{SCREEN_VERSION}-pillow-{PIL.__version__}"
+
+
+def _remembered(wanted: set[str]) -> list[Facts]:
+    """Facts of these SHA-256s from the cache; shards whose bytes do not have the SHA-256 they are named by are removed.
+
+    A shard has one line a file, ``SHA-256 JSON``, so that looking for few among many parses few.
+    """
+    found: dict[str, Facts] = {}
+    folder = _facts_folder()
+    shards = sorted(folder.glob("*.facts")) if wanted else []
+    lines: list[bytes] = []
+    for shard in shards:
+        try:
+            data = shard.read_bytes()
+            if sha256_bytes(data) != shard.stem:
+                shard.unlink(missing_ok=True)
+                continue
+        except OSError as error:  # merged by another process, or not ours to read: then the pictures are looked at anew
+            log.info("%s: %s", shard, error.strerror)
+            continue
+        for line in data.splitlines():
+            sha256 = line[:64].decode("ascii")
+            if sha256 in wanted and sha256 not in found:
+                found[sha256] = Facts(sha256, *json.loads(line[65:]))
+        if len(shards) > MAX_SHARDS:
+            lines += data.splitlines(keepends=True)
+    if len(shards) > MAX_SHARDS and _write_shard(b"".join(sorted(set(lines)))):
+        merged = sha256_bytes(b"".join(sorted(set(lines))))
+        for shard in shards:
+            if shard.stem != merged:
+                shard.unlink(missing_ok=True)
+    return list(found.values())
+
+
+def _remember(facts: list[Facts]) -> None:
+    """Write facts down as one more shard."""
+    rows = ((fact.sha256, json.dumps(astuple(fact)[1:])) for fact in facts)
+    if facts:
+        _write_shard("".join(f"{sha256} {values}\n" for sha256, values in rows).encode("ascii"))
+
+
+def _write_shard(data: bytes) -> bool:
+    try:
+        write_bytes(_facts_folder() / f"{sha256_bytes(data)}.facts", data)
+    except WriteError as error:  # a full or read-only cache costs the next run some time, and this one nothing
+        log.warning("What was learnt about the pictures is not kept: %s", error)
+        return False
+    return True
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,132 @@
+"""The process in which a picture is decoded for the first time; started, fed and replaced by `images.validate`.
+
+It reads one request a line on standard input, decodes the picture, and answers with one line of JSON. It imports the
+standard library and Pillow only, and is ready in about 0.1 s. Whatever a decoder does here (crash, spin, eat memory)
+costs this process and not the user's. Not to be started by hand, and no protection of the files it may read: it runs
+as the same user.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+from PIL import Image
+
+from headstart.errors import UnreadableImage
+from headstart.images.decode import read
+
+READY = b"ready\n"
+AT_LEAST_PIXELS = (64, 64)  # what pictures are decoded at here: all of their data is read, few of their pixels made
+MEMORY_BYTES = 6 << 30  # address space; three copies of the largest picture that is let through take 1.5 GB
+WHOLE_BYTES = 32 << 20  # larger files are read piece by piece
+
+GREYS_SIDE = 16
+
+Answer = tuple[str, int, int, str, int, int, int, str, str, str]
+"""format, width, height, mode, orientation, frames, dhash, greys, reason, message: the fields of `validate.Facts` in order."""
+
+
+def look(path: bytes, sha256: str) -> Answer:
+    """Decode one picture whose bytes must have that SHA-256, and say what it is or why it cannot be used."""
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size <= WHOLE_BYTES:
+                data = file.read()
+                if hashlib.sha256(data).hexdigest() != sha256:
+                    return left_out("changed", "its bytes changed while it was being looked at.")
+                picture = read(data, AT_LEAST_PIXELS)
+            else:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    return left_out("changed", "its bytes changed while it was being looked at.")
+                picture = read(file, AT_LEAST_PIXELS)
+            width, height = picture.upright_size
+            mark, small = dhash(picture.image), greys(picture.image)
+    except UnreadableImage as refusal:
+        return left_out(refusal.reason, refusal.message)
+    except OSError as error:
+        return left_out(reason_of(error), f"could not be read: {error.strerror}.")
+    header = picture.header
+    return header.format, width, height, picture.mode, picture.orientation, header.frames, mark, small, "", ""
+
+
+def left_out(reason: str, message: str) -> Answer:
+    """The answer for a picture that cannot be used."""
+    return "", 0, 0, "", 1, 0, -1, "", reason, message
+
+
+def reason_of(error: OSError) -> str:
+    """The code of `headers.REASONS` for a file that the operating system does not give."""
+    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        return "not_a_file"
+    return "no_permission" if isinstance(error, PermissionError) else "unreadable"
+
+
+def dhash(image: Image.Image) -> int:
+    """64-bit difference hash: the picture as 9 x 8 greys, one bit wherever a grey is darker than its right neighbour.
+
+    N. Krawetz, "Kind of like that", hackerfactor.com, 2013. The first bit (top left) is the highest. It survives
+    rescaling and recompression; it does not survive cropping, turning, or much of anything else.
+    """
+    greys = image.convert("L").resize((9, 8), Image.Resampling.BILINEAR, reducing_gap=3.0).tobytes()
+    bits = 0
+    for row in range(0, 72, 9):
+        for at in range(row, row + 8):
+            bits = bits << 1 | (greys[at] < greys[at + 1])
+    return bits
+
+
+def greys(image: Image.Image) -> str:
+    """What an image looks like from afar: 16 x 16 greys, squashed into a square, row by row in base64."""
+    small = image.convert("L").resize((GREYS_SIDE, GREYS_SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return base64.b64encode(small.tobytes()).decode("ascii")
+
+
+def serve(seconds_each: float, look: Callable[[bytes, str], Answer] = look) -> None:
+    """Answer requests, each a JSON line [number, path, sha256], until standard input ends."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", 0)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):  # what a decoder prints must be neither an answer nor noise (libtiff prints a lot)
+        os.dup2(nothing, stream)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends this process
+    _limit_memory()
+    answers.write(READY)
+    for line in requests:
+        number, path, sha256 = json.loads(line)
+        _limit_cpu(seconds_each)
+        answer = look(path.encode("latin-1"), sha256)
+        answers.write(json.dumps([number, *answer]).encode("ascii") + b"\n")
+
+
+if sys.platform == "win32":
+
+    def _limit_memory() -> None:
+        """Windows has no such limits; there the parent's clock is the only one."""
+
+    def _limit_cpu(seconds_each: float) -> None:
+        """Windows has no such limits."""
+
+else:
+    import resource
+
+    def _limit_memory() -> None:
+        """No core files, and a bound on memory where the system can set one."""
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        _lower(resource.RLIMIT_AS, MEMORY_BYTES)
+
+    def _limit_cpu(seconds_each: float) -> None:
+        """Let the next picture use a little more CPU time than the parent would wait: for when there is no parent."""
+        _lower(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds_each) + 10)
+
+    def _lower(which: int, value: int) -> None:
+        """Set a soft limit, unless the system's own hard limit is stricter already."""
+        hard = resource.getrlimit(which)[1]
+        if hard == resource.RLIM_INFINITY or hard > value:
+            resource.setrlimit(which, (value, hard))

@@ -1,0 +1,414 @@
+"""The one write path: every file that headstart leaves behind is written here.
+
+A file is written aside, synced, and renamed over its final name; whole folders likewise, see `io.folders`. So a reader sees
+the old state or the new one, never half of one, whatever moment the process or the machine dies at. The price is an
+fsync a file (about a millisecond on a laptop's disk), which nobody notices next to the work that led to the file.
+
+What a killed process was writing is left aside as ``.NAME.HEX.part``. Whoever writes into that folder more than an hour
+later removes it.
+
+Nothing else in the package but `io.folders` opens a file for writing (`tests/test_layout.py` checks that).
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import importlib
+import io
+import json
+import mmap
+import os
+import re
+import shutil
+import tempfile
+import uuid
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from headstart.errors import WriteError
+from headstart.io.progress import log
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+LEFTOVER_SECONDS = 3600.0  # what lies aside for longer than this belongs to a process that is gone
+_ASIDE = re.compile(r"\..*\.[0-9a-f]{32}\.part", re.DOTALL)
+
+
+def cache_dir() -> Path:
+    """The user's cache folder for headstart: ``HEADSTART_CACHE``, or the platform's own place for caches."""
+    given = os.environ.get("HEADSTART_CACHE")
+    if given:
+        return Path(given)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("headstart", appauthor=False)
+
+
+def sha256_bytes(data: bytes | bytearray | memoryview) -> str:
+    """Hexadecimal SHA-256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in small pieces (memory does not grow with the file)."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a file aside, sync it, rename it into place. Raises `WriteError`; then nothing is left behind."""
+    write_together({path: data})
+
+
+def write_cache(path: Path, data: bytes | memoryview) -> None:
+    """Write a file that only saves work the next time.
+
+    A cache that this user may not write to costs that work and a warning, once a process. A full or failing disk raises
+    `WriteError`: whoever has one wants to know.
+    """
+    advice = "HEADSTART_CACHE=DIR puts the cache elsewhere."
+    try:
+        write_bytes(path, data)
+    except WriteError as error:
+        cause = error.__cause__
+        if not (isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS)):
+            raise WriteError(error.message, hint=f"{error.hint}\n{advice}") from error
+        if not _not_kept:
+            log.warning("Nothing is kept for the next time: %s %s", error.message, advice)
+        _not_kept.add(path.parent)
+
+
+_not_kept: set[Path] = set()
+"""Folders of the cache that could not be written to; a warning was given for the first."""
+
+
+def write_together(contents: Mapping[Path, bytes | memoryview]) -> None:
+    """Write files that belong together: all aside first, then all renamed. Raises `WriteError`.
+
+    A full disk shows while they are aside, so the old ones stay. Should the disk fail between two renames, those that
+    were new are removed again.
+    """
+    contents = {Path(os.path.realpath(path)) if path.is_symlink() else path: data for path, data in contents.items()}
+    for path in contents:
+        check_file_place(path)
+    asides = {path: name_aside(path) for path in contents}
+    renamed: list[Path] = []
+    try:
+        for path, data in contents.items():
+            with as_write_error(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_synced(asides[path], data)
+        for path, aside in asides.items():
+            with as_write_error(path):
+                new = not path.exists()
+                os.replace(aside, path)
+                renamed += [path] if new else []
+    except BaseException:
+        for left in (*asides.values(), *renamed):
+            with suppress(OSError):  # the disk fails, which is being reported; a leftover is removed another time
+                left.unlink(missing_ok=True)
+        raise
+    for folder in {path.parent for path in contents}:
+        with as_write_error(folder):
+            sync_folder(folder)
+        sweep(folder)
+
+
+@contextmanager
+def file_aside(final: Path) -> Iterator[BinaryIO]:
+    """Write a file piece by piece: it lies aside, and at the end is synced and renamed. Raises `WriteError`.
+
+    On any exception nothing is left behind, and what was there before stays.
+    """
+    final = Path(os.path.realpath(final)) if final.is_symlink() else final
+    check_file_place(final)
+    aside = name_aside(final)
+    try:
+        with as_write_error(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with open(aside, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, final)
+            sync_folder(final.parent)
+    finally:
+        with suppress(OSError):  # the error is being reported; what is left is removed another time
+            aside.unlink(missing_ok=True)
+    sweep(final.parent)
+
+
+@contextmanager
+def partial_file(path: Path) -> Iterator[BinaryIO]:
+    """A download under way: what is there of it, open for reading and writing, for one process at a time.
+
+    What is written stays when the block ends, however it ends. Raises `WriteError`, also if another process has it open.
+    """
+    with as_write_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+        with open(descriptor, "r+b", buffering=0) as file:
+            if not _locked(descriptor):
+                raise WriteError(
+                    f"{path}: another process is downloading the same just now.",
+                    hint="Wait until it is done, then run the same command again.",
+                )
+            yield file
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock an open file for this process; the lock ends with the file or the process. False if another one has it."""
+    try:
+        if os.name == "nt":
+            msvcrt = importlib.import_module("msvcrt")
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl = importlib.import_module("fcntl")
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def take_name(path: Path, final: Path) -> None:
+    """Give a file that is complete and synced its final name. Raises `WriteError`."""
+    with as_write_error(final):
+        os.replace(path, final)
+        sync_folder(final.parent)
+
+
+def remove_files(*paths: Path) -> None:
+    """Remove files, as far as they are there. Raises `WriteError`."""
+    for path in paths:
+        with as_write_error(path):
+            path.unlink(missing_ok=True)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file in small pieces. Raises `WriteError`, which names `source` if that cannot be read."""
+    with file_aside(path) as file, open(source, "rb") as given:
+        shutil.copyfileobj(given, file, 1 << 20)
+
+
+def write_zip(path: Path, contents: Mapping[str, bytes | Path]) -> None:
+    """Write a zip: name in the archive -> its bytes, or the file to copy in small pieces. Raises `WriteError`.
+
+    Bytes are compressed, files are not (weights and wheels do not shrink). Equal contents give equal bytes.
+    """
+    with file_aside(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = 0o100644 << 16
+            entry.compress_type = zipfile.ZIP_STORED if isinstance(content, Path) else zipfile.ZIP_DEFLATED
+            if isinstance(content, bytes):
+                archive.writestr(entry, content)
+                continue
+            entry.file_size = content.stat().st_size
+            with open(content, "rb") as given, archive.open(entry, "w") as packed:
+                shutil.copyfileobj(given, packed, 1 << 20)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text; file names in it that are not valid Unicode keep their bytes. Raises `WriteError`."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON. Raises `WriteError`."""
+    write_bytes(path, json_bytes(value))
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV that `read_csv` gives back to the letter, see `csv_bytes`. Raises `WriteError`."""
+    write_bytes(path, csv_bytes(header, rows))
+
+
+def csv_bytes(
+    header: Sequence[str], rows: Iterable[Sequence[object]], *, delimiter: str = ",", line_end: str = "\n"
+) -> bytes:
+    """A CSV: UTF-8, RFC 4180 quoting.
+
+    File names that are not valid Unicode (they exist on Linux) keep their bytes through ``surrogateescape``.
+    """
+    text = io.StringIO(newline="")
+    plain = csv.writer(text, delimiter=delimiter, lineterminator=line_end)
+    quoted = csv.writer(text, delimiter=delimiter, lineterminator=line_end, quoting=csv.QUOTE_ALL)
+    for row in (header, *rows):
+        returns = any("\r" in cell for cell in row if isinstance(cell, str))  # Python < 3.13 does not quote for these
+        (quoted if returns else plain).writerow(row)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV as dicts, as written by `write_csv`."""
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+def safetensors_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Arrays as safetensors; equal ones give equal bytes (the library's own order of metadata changes from run to run)."""
+    from safetensors.numpy import save
+
+    data: bytes = save(dict(arrays), metadata=dict(metadata or {}))
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return b"".join([len(header).to_bytes(8, "little"), header, memoryview(data)[end:]])
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG file."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def jpeg_bytes(image: Image.Image, quality: int, exif: Image.Exif | None = None) -> bytes:
+    """A picture as the bytes of a JPEG file."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality, **({"exif": exif} if exif is not None else {}))
+    return file.getvalue()
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> int:
+    """Write a new file into a folder that is being filled aside, piece by piece; its size. Raises `WriteError`.
+
+    Nothing may have its name, not even a link. What raises while giving pieces leaves a part of it behind.
+    """
+    with as_write_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "xb", buffering=0) as file:
+            return sum(_write_all(file.fileno(), memoryview(piece)) for piece in pieces)
+
+
+def check_file_place(path: Path) -> None:
+    """Raise `WriteError` if no file can take that name: a folder or a device has it, or this user may not write there.
+
+    Cheap, so that long work can ask before it begins.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        what = "a folder" if os.path.isdir(path) else "a device or a pipe"
+        raise WriteError(
+            f"{path}: is {what}, and a file is to be written there.", hint="Give the name of a file, such as out.csv."
+        )
+    check_writable(path, Path(os.path.abspath(path)).parent)
+
+
+def check_writable(path: Path, parent: Path) -> None:
+    """Raise `WriteError` if the nearest folder that exists above `path` is no folder, or not this user's to write in."""
+    while not os.path.lexists(parent):
+        parent = parent.parent
+    with as_write_error(path):
+        if not os.path.isdir(parent):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent))
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(parent))
+
+
+def scratch_array(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+    """An array for intermediate results, in a file of the cache that has no name: it is gone with the last reference.
+
+    Its room is taken at once, so that a full disk is a `WriteError` here and not a crash later.
+    """
+    import numpy as np
+
+    folder = cache_dir() / "scratch"
+    size = max(int(np.prod(shape)) * np.dtype(dtype).itemsize, 1)
+    with as_write_error(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+            memory = mmap.mmap(file.fileno(), size)
+    return np.frombuffer(memory, dtype, count=int(np.prod(shape))).reshape(shape)
+
+
+@contextmanager
+def as_write_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        advice = {
+            errno.ENOSPC: "The disk is full: free some space, or choose another folder.",
+            errno.EDQUOT: "The disk quota is used up: free some space, or choose another folder.",
+            errno.EACCES: "You may not write there: choose another folder, or change its permissions.",
+            errno.EPERM: "You may not write there: choose another folder, or change its permissions.",
+            errno.EROFS: "That disk is read-only: choose another folder.",
+            errno.EFBIG: "Files of that size are not allowed there (`ulimit -f`): choose another folder.",
+            errno.ENOTDIR: "A file stands where a folder is needed: choose another place.",
+            errno.EEXIST: "A file stands where a folder is needed: choose another place.",
+        }
+        named = str(error.filename or path)
+        where = f" ({named})" if named != str(path) and not _ASIDE.fullmatch(Path(named).name) else ""
+        reason = error.strerror or str(error)
+        raise WriteError(
+            f"{path}: could not be written: {reason}{where}.",
+            hint=advice.get(error.errno or 0, "Check the disk, then run the same command again."),
+        ) from error
+
+
+def json_bytes(value: Any) -> bytes:
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        return f"{text}\n".encode()
+    except UnicodeEncodeError:  # a file name that is not valid Unicode: JSON's escapes can write it
+        return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
+def name_aside(final: Path) -> Path:
+    """A name of its own beside `final`; the part of it that is kept has at most 160 bytes."""
+    return final.with_name(f".{final.name[:40]}.{uuid.uuid4().hex}.part")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes have left aside in a folder, once it is an hour old by the folder's own clock."""
+    with suppress(OSError):  # gone meanwhile, or not ours: somebody else's sweep will do
+        now = folder.stat().st_mtime
+        for entry in list(os.scandir(folder)):
+            if not _ASIDE.fullmatch(entry.name) or now - entry.stat(follow_symlinks=False).st_mtime < LEFTOVER_SECONDS:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.unlink(entry.path)
+
+
+def write_synced(path: Path, data: bytes | memoryview) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
+    try:
+        _write_all(descriptor, memoryview(data))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: memoryview) -> int:
+    data = data.cast("B")
+    size = len(data)
+    while data:
+        data = data[os.write(descriptor, data[: 1 << 24]) :]
+    return size
+
+
+def sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return  # Windows has no such call; its rename is journalled
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

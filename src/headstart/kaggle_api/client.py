@@ -1,0 +1,252 @@
+"""Kaggle: the archive of a competition or a data set, and submissions, through its official client.
+
+    got = download(parse_slug("dogs-vs-cats-redux-kernels-edition"))     # a zip in the cache, whole and checked
+    unpack(got.path, Path("data")); forget(got)
+
+The client (package `kaggle`) logs in with whatever it reads: KAGGLE_API_TOKEN or ~/.kaggle/access_token, KAGGLE_USERNAME and
+KAGGLE_KEY, kaggle.json in KAGGLE_CONFIG_DIR, ~/.kaggle or ~/.config/kaggle. It runs in a process of its own
+(`kaggle_worker`), so that no key is ever in this one, and a server that never answers costs a minute and not a hang.
+Starting that takes about a second. Public data sets need no account. Not for single files of a competition: it is
+always the whole archive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import headstart
+from headstart import errors
+from headstart.errors import HeadstartError, RemoteError, UnknownSlug, Unreachable
+from headstart.io.files import cache_dir
+from headstart.io.progress import bar, log
+from headstart.kaggle_api import http_download
+from headstart.kaggle_api.http_download import Patience
+
+SITE = "https://www.kaggle.com"
+PATIENT = Patience()
+MORE_PATIENCE = 15.0  # seconds that the worker may be silent for, beyond what it waits for itself
+UPLOAD_SPEED = 50_000  # bytes a second: a slower upload is taken for dead
+MEGA = 1_000_000
+
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?"
+_SITE = r"(?:https?://)?(?:www\.)?kaggle\.com/"
+_COMPETITION = re.compile(rf"(?:{_SITE}(?:competitions|c)/)?({_NAME})(?:/.*)?")
+_DATASET = re.compile(rf"(?:{_SITE}(?:datasets/)?)?({_NAME})/({_NAME})(?:/versions/(\d+))?(?:/.*)?")
+_LOUD = ("VERBOSE", "VERBOSE_OUTPUT")
+"""Variables by which the client is told to show all headers."""
+
+
+@dataclass(frozen=True)
+class Slug:
+    """A competition (`owner` is empty) or a dataset on Kaggle; `version` 0 is the newest."""
+
+    name: str
+    owner: str = ""
+    version: int = 0
+
+    @property
+    def kind(self) -> str:
+        """'competition' or 'dataset'."""
+        return "dataset" if self.owner else "competition"
+
+    @property
+    def page(self) -> str:
+        """Its page on the web."""
+        place = f"datasets/{self.owner}/{self.name}" if self.owner else f"competitions/{self.name}"
+        return f"{SITE}/{place}{f'/versions/{self.version}' if self.version else ''}"
+
+    def __str__(self) -> str:
+        return f"{self.owner}/{self.name}" if self.owner else self.name
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """An archive in the cache: whole, `checked` by 'md5', 'crc32c', 'size', or the end of the transfer alone ('length')."""
+
+    slug: Slug
+    path: Path
+    size: int
+    sha256: str
+    checked: str
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What Kaggle says of a submission: `status` is complete, pending, error or unknown; scores are text, '' if not given."""
+
+    slug: Slug
+    file: str
+    message: str
+    ref: int
+    status: str
+    score: str
+    private_score: str
+    error: str
+
+
+def parse_slug(text: str) -> Slug:
+    """A slug, or the address of a page. Raises `UnknownSlug` if it is neither.
+
+    >>> parse_slug("dogs-vs-cats"), parse_slug("https://www.kaggle.com/c/dogs-vs-cats/data").kind
+    (Slug(name='dogs-vs-cats', owner='', version=0), 'competition')
+    >>> parse_slug("https://www.kaggle.com/datasets/tongpython/cat-and-dog")
+    Slug(name='cat-and-dog', owner='tongpython', version=0)
+    """
+    cleaned = text.strip().partition("?")[0].partition("#")[0].rstrip("/")
+    paged = "kaggle.com/" in cleaned
+    found = _COMPETITION.fullmatch(cleaned)
+    if found and (paged or "/" not in cleaned) and re.match(rf"{_SITE}(?:competitions|c)/|[^/]*$", cleaned):
+        return Slug(found.group(1))
+    found = _DATASET.fullmatch(cleaned)
+    if found and (paged or re.fullmatch(rf"{_NAME}/{_NAME}(?:/versions/\d+)?", cleaned)):
+        return Slug(found.group(2), found.group(1), int(found.group(3) or 0))
+    raise UnknownSlug(
+        f"{text!r} is neither a competition nor a dataset on Kaggle.",
+        hint=f"Give dogs-vs-cats-redux-kernels-edition, tongpython/cat-and-dog, or the page's address ({SITE}/...).",
+    )
+
+
+def download(slug: Slug, *, offline: bool = False, patience: Patience = PATIENT) -> Downloaded:
+    """Bring the archive into the cache, or the rest of it if an earlier download was cut.
+
+    Raises `RemoteError` (`Unreachable` with `offline` before anything is tried), `MissingExtra`, `WriteError`.
+    """
+    if offline:
+        raise Unreachable(f"{slug} would have to be downloaded, and this is --offline.", hint=f"By hand: {slug.page}")
+    key = hashlib.sha256(f"{slug.kind} {slug} {slug.version}".encode()).hexdigest()[:16]
+    place = cache_dir() / "downloads" / f"{slug.name}-{key}.zip"
+    log.info("Downloading %s from %s", slug, slug.page)
+    done = _ask(
+        {"do": "download", "place": str(place)}, slug, patience, patience.silent + patience.connect + MORE_PATIENCE
+    )
+    return Downloaded(slug, place, done["size"], done["sha256"], done["checked"])
+
+
+def forget(downloaded: Downloaded) -> None:
+    """Remove an archive from the cache. Raises `WriteError`."""
+    http_download.forget(downloaded.path)
+
+
+def submit_file(
+    slug: Slug, file: Path, message: str, *, wait: float = 120.0, patience: Patience = PATIENT
+) -> Submitted:
+    """Submit a file to a competition, and wait at most `wait` seconds for the score. Raises as `download`."""
+    silence = patience.silent + patience.connect + MORE_PATIENCE + file.stat().st_size / UPLOAD_SPEED
+    asked = {"do": "submit", "file": str(file.resolve()), "message": message, "wait": wait}
+    done = _ask(asked, slug, patience, silence)
+    return Submitted(slug=slug, file=str(file), **done)
+
+
+# The process that talks to Kaggle
+
+
+def _ask(asked: Mapping[str, Any], slug: Slug, patience: Patience, silence: float) -> dict[str, Any]:
+    """Start the worker, show what it says, and return what came of it; it is ended after `silence` seconds without a word."""
+    request = {**asdict(slug), "kind": slug.kind, "page": slug.page, "patience": asdict(patience), **asked}
+    try:
+        process = subprocess.Popen(
+            _command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment()
+        )
+    except OSError as error:
+        raise RemoteError(f"the process that talks to Kaggle cannot be started: {error.strerror}.") from error
+    try:
+        if process.stdin is not None:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()  # open until the end: it ends with this process
+        return _followed(_lines(process, silence), silence)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _followed(lines: Iterator[dict[str, Any] | None], silence: float) -> dict[str, Any]:
+    """Go through what the worker says, to its last line."""
+    with _megabytes() as seen:
+        for line in lines:
+            if line is None:
+                raise Unreachable(
+                    f"Kaggle was silent for {silence:.0f} s.",
+                    hint="What has come is kept: the same command goes on from there.",
+                )
+            if "done" in line:
+                done: dict[str, Any] = line["done"]
+                return done
+            if "failed" in line:
+                kind = getattr(errors, line["failed"], RemoteError)
+                raise (kind if issubclass(kind, HeadstartError) else RemoteError)(line["message"], hint=line["hint"])
+            if "note" in line:
+                log.info("%s", line["note"])
+            else:
+                seen(line["seen"], line["of"])
+    raise RemoteError("the process that talks to Kaggle ended without a word.", hint="Run the same command again.")
+
+
+def _lines(process: subprocess.Popen[bytes], silence: float) -> Iterator[dict[str, Any] | None]:
+    """What the worker says, line by line; None if it says nothing for too long."""
+    heard: queue.Queue[bytes] = queue.Queue()
+
+    def listen() -> None:
+        for line in process.stdout or ():
+            heard.put(line)
+        heard.put(b"")
+
+    threading.Thread(target=listen, daemon=True, name="what the Kaggle worker says").start()
+    while True:
+        try:
+            line = heard.get(timeout=silence)
+        except queue.Empty:
+            yield None
+            return
+        if not line:
+            return
+        yield json.loads(line)
+
+
+class _megabytes:
+    """A progress bar in megabytes that appears when the size is known."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._advance: Callable[[int], None] = lambda n: None
+        self._shown = 0
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        return self._seen
+
+    def _seen(self, size: int, total: int) -> None:
+        if total > 0 and self._bar is None:
+            self._bar = bar("Downloading (MB)", -(-total // MEGA))
+            self._advance = self._bar.__enter__()
+        if total > 0 and size // MEGA != self._shown:
+            self._advance(size // MEGA - self._shown)
+            self._shown = size // MEGA
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+
+
+def _command() -> list[str]:
+    """The worker, with this process's own headstart wherever that was found, and nothing from the current folder."""
+    root = str(Path(headstart.__file__).parent.parent)
+    code = """import sys
+if sys.argv[1] not in sys.path:
+    sys.path.insert(0, sys.argv[1])
+from headstart.kaggle_api.worker import main
+main()"""
+    return [sys.executable, "-P", "-c", code, root]
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in _LOUD}

@@ -1,0 +1,287 @@
+"""Two networks of our own, known to timm by name, so that whatever takes a timm network takes these.
+
+- `headstart_cnn`: the small network of the published Intel-scenes walk-through, trained from random weights: three times
+  convolution, pooling (and dropout), then a dense layer. Its size depends on the picture's (`img_size`).
+- `headstart_top`: any of timm's networks, with dense ReLU layers between its pooled features and the last layer.
+
+Importing this module registers them: ``timm.create_model("local-dir:RUN")`` works after ``import
+headstart.model.backbones.networks``. Both end in `classifier`, and their features are what goes into it: the last
+hidden layer.
+
+Costs: importing it imports torch and timm (3 to 7 s).
+When not to use it: a last layer alone needs no `headstart_top`; timm's own network has one.
+
+>>> import timm
+>>> timm.create_model("headstart_cnn", num_classes=6).num_features
+128
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import timm
+import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
+
+from headstart.errors import BackboneError, near_names
+
+__all__ = ["HeadstartCNN", "HeadstartTop", "input_architecture", "with_top"]
+
+_OURS = {"num_classes": 1000, "classifier": "classifier", "interpolation": "bilinear", "license": "apache-2.0"}
+default_cfgs = generate_default_cfgs(
+    {
+        "headstart_cnn": {
+            **_OURS,
+            "input_size": (3, 150, 150),
+            "fixed_input_size": True,  # the first dense layer has a weight for each place in the picture
+            "mean": (0.0, 0.0, 0.0),
+            "std": (1.0, 1.0, 1.0),
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "first_conv": "features.0.0",
+        },
+        "headstart_top": {
+            **_OURS,
+            "input_size": (3, 224, 224),
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+        },
+    }
+)
+
+
+class _Topped(nn.Module, ABC):
+    """What both networks end in: dense ReLU layers, dropout, the last layer. A subclass gives features and pooling."""
+
+    def _add_top(self, pooled_dim: int, hidden: Sequence[int], num_classes: int, drop_rate: float) -> None:
+        sizes = (pooled_dim, *_sizes(hidden, "hidden"))
+        layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
+        self.hidden = nn.Sequential(*layers)
+        self.hidden.apply(_glorot)
+        self.num_features = self.head_hidden_size = sizes[-1]
+        self.drop_rate = float(drop_rate)
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the last layer by a new one with `num_classes` outputs, or none for 0. `global_pool` stays as it is."""
+        self.num_classes = num_classes
+        self.classifier = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
+        self.classifier.apply(_glorot)
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer; an Identity where there is none."""
+        return self.classifier
+
+    @abstractmethod
+    def forward_features(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        """Feature maps (N, C, H, W), or tokens (N, T, C)."""
+
+    @abstractmethod
+    def pool(self, maps: torch.Tensor) -> torch.Tensor:
+        """Feature maps or tokens as vectors (N, D): what the first dense layer takes."""
+
+    def forward_top(self, pooled_ND: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """The dense layers and the last layer on pooled features: logits (N, K), or features with `pre_logits`."""
+        features = self.hidden(pooled_ND)
+        features = nn.functional.dropout(features, self.drop_rate, self.training) if self.drop_rate else features
+        return features if pre_logits else self.classifier(features)
+
+    def forward_head(self, maps: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """From what `forward_features` gives to logits (N, K)."""
+        return self.forward_top(self.pool(maps), pre_logits)
+
+    def forward(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        """Logits float (N, K)."""
+        return self.forward_head(self.forward_features(pixels_NCHW))
+
+
+class QuickDropout(nn.Dropout):
+    """Dropout that draws 16 random bits for a number, so p is to the nearest of 65,536: on processors, four times as fast.
+
+    torch draws each decision on its own and on one core, which took a fifth of a step of `HeadstartCNN`.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) or any other shape."""
+        dropped = round(self.p * 65536)
+        if not self.training or not dropped or x.device.type != "cpu":
+            return super().forward(x)
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        kept = bits.view(torch.int16)[: x.numel()] >= dropped - 32768
+        factors = torch.empty_like(x)  # laid out in memory as x is
+        factors.permute(_memory_order(x)).copy_(kept.view([x.shape[d] for d in _memory_order(x)]))
+        return x * factors.mul_(65536 / (65536 - dropped))
+
+
+def _memory_order(x: torch.Tensor) -> tuple[int, ...]:
+    return (0, 2, 3, 1) if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) else tuple(range(x.ndim))
+
+
+class HeadstartCNN(_Topped):
+    """Blocks of (3x3 convolution without padding, ReLU, 2x2 max pooling, dropout), flattened, dense layers, last layer.
+
+    By default as published for Intel scenes: 32 filters three times, dropout 0.5 and 0.3 after the first two blocks, one
+    dense layer of 128; weights start as in Keras (Glorot and Bengio 2010, uniform; biases zero). Pooling comes before
+    ReLU, which gives the same numbers (the largest of rectified numbers is the largest, rectified) in a quarter of the time.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        img_size: int | Sequence[int] = 150,
+        filters: Sequence[int] = (32, 32, 32),
+        drops: Sequence[float] = (0.5, 0.3, 0.0),
+        hidden: Sequence[int] = (128,),
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        filters = _sizes(filters, "filters")
+        if len(drops) != len(filters) or not all(0 <= drop < 1 for drop in drops):
+            raise BackboneError(f"headstart_cnn: drops is {list(drops)}, expected {len(filters)} numbers from 0 to 1.")
+        self.img_size, self.in_chans = _side(img_size), in_chans
+        blocks = [
+            nn.Sequential(nn.Conv2d(a, b, 3), nn.MaxPool2d(2), nn.ReLU(), QuickDropout(drop))
+            for a, b, drop in zip((in_chans, *filters), filters, drops, strict=False)
+        ]
+        self.features = nn.Sequential(*blocks)
+        self.features.apply(_glorot)
+        places = _side_after(self.img_size, len(filters)) ** 2
+        self._add_top(places * filters[-1], hidden, num_classes, drop_rate)
+
+    def forward_features(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        """Feature maps (N, C, H, W)."""
+        maps: torch.Tensor = self.features(pixels_NCHW)
+        return maps
+
+    def pool(self, maps: torch.Tensor) -> torch.Tensor:
+        """The maps as vectors (N, C*H*W): nothing is averaged."""
+        return maps.flatten(1)
+
+
+class HeadstartTop(_Topped):
+    """A headless timm network (`backbone`), then dense ReLU layers and a last layer on its pooled features."""
+
+    def __init__(
+        self, backbone: nn.Module, hidden: Sequence[int], num_classes: int = 1000, drop_rate: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        pooled_dim = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+        self._add_top(pooled_dim, hidden, num_classes, drop_rate)
+
+    def forward_features(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        """As the backbone's."""
+        maps: torch.Tensor = self.backbone.forward_features(pixels_NCHW)
+        return maps
+
+    def pool(self, maps: torch.Tensor) -> torch.Tensor:
+        """The backbone's own pooling: (N, D)."""
+        pooled: torch.Tensor = self.backbone.forward_head(maps)
+        return pooled.flatten(1)
+
+
+@register_model
+def headstart_cnn(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """The small network of `HeadstartCNN`, whose arguments it takes. There are no pretrained weights of it."""
+    _refuse_unknown("headstart_cnn", kwargs, HeadstartCNN.__init__)
+    model: nn.Module = build_model_with_cfg(HeadstartCNN, "headstart_cnn", pretrained, **kwargs)
+    return model
+
+
+@register_model
+def headstart_top(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """`HeadstartTop` on timm's network `architecture`; `hidden`, `drop_rate`; other arguments are that network's own."""
+    model: nn.Module = build_model_with_cfg(_topped, "headstart_top", pretrained, **kwargs)
+    return model
+
+
+def with_top(backbone: nn.Module, hidden: Sequence[int], num_classes: int, *, drop_rate: float = 0.0) -> HeadstartTop:
+    """`HeadstartTop` around a network that is there already (headless, with its weights), as `build` gives one."""
+    if isinstance(backbone, _Topped):
+        raise BackboneError(f"{type(backbone).__name__} has hidden layers of its own, given as an argument.")
+    model = HeadstartTop(backbone, hidden, num_classes, drop_rate)
+    cfg: Mapping[str, Any] = getattr(backbone, "pretrained_cfg", None) or {}
+    model.pretrained_cfg = model.default_cfg = {**cfg, "architecture": "headstart_top", "classifier": "classifier"}
+    return model
+
+
+def input_architecture(architecture: str, model_args: Mapping[str, Any]) -> str:
+    """Whose input a network takes: that of the network inside a `headstart_top`, else its own."""
+    return str(model_args.get("architecture", "")) if architecture == "headstart_top" else architecture
+
+
+def _topped(
+    num_classes: int = 1000,
+    architecture: str = "",
+    hidden: Sequence[int] = (),
+    drop_rate: float = 0.0,
+    in_chans: int = 3,
+    **backbone_args: Any,
+) -> HeadstartTop:
+    # a plain name: timm would read 'hf-hub:...' and 'local-dir:...' as places to fetch weights from
+    if not isinstance(architecture, str) or not re.fullmatch(r"\w+", architecture, re.ASCII):
+        raise BackboneError(
+            f"headstart_top: architecture is {architecture!r}, expected the plain name of a timm model."
+        )
+    if not timm.is_model(architecture) or architecture.startswith("headstart_"):
+        hint = near_names(architecture, timm.list_models(), n=1)
+        raise BackboneError(f"headstart_top: its architecture {architecture!r} is not one that timm has.", hint=hint)
+    try:
+        inside = timm.create_model(
+            architecture, pretrained=False, checkpoint_path=None, num_classes=0, in_chans=in_chans, **backbone_args
+        )
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise BackboneError(
+            f"headstart_top: timm cannot build {architecture} with {backbone_args}: {error}."
+        ) from error
+    return HeadstartTop(inside, hidden, num_classes, drop_rate)
+
+
+def _refuse_unknown(name: str, kwargs: Mapping[str, Any], takes: Callable[..., Any]) -> None:
+    timms_own = {"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "pretrained_model_args", "pretrained_strict"}
+    known = [key for key in inspect.signature(takes).parameters if key != "self"]
+    for key in kwargs:
+        if key not in timms_own and key not in known:
+            hint = near_names(key, known) or f"It takes {', '.join(known)}."
+            raise BackboneError(f"{name}: {key!r} is not one of its arguments.", hint=hint)
+
+
+def _sizes(values: Sequence[int], what: str) -> tuple[int, ...]:
+    if isinstance(values, str) or not isinstance(values, Sequence) or not all(type(n) is int and n > 0 for n in values):
+        raise BackboneError(f"{what} is {values!r}, expected a list of sizes such as [128] or [256, 64].")
+    return tuple(values)
+
+
+def _side(img_size: int | Sequence[int]) -> int:
+    sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if len(sides) != 2 or sides[0] != sides[1]:
+        raise BackboneError(f"headstart_cnn: img_size is {img_size!r}, expected one number: its pictures are square.")
+    return sides[0]
+
+
+def _side_after(side: int, blocks: int) -> int:
+    """Side of the maps after so many blocks of convolution and pooling, in pixels."""
+    left = side
+    for _ in range(blocks):
+        left = (left - 2) // 2
+    if left < 1:
+        raise BackboneError(
+            f"headstart_cnn: img_size is {side}, expected at least {3 * 2**blocks - 2} pixels for {blocks} blocks of"
+            " convolution and pooling."
+        )
+    return left
+
+
+def _glorot(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Conv2d | nn.Linear):
+        nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

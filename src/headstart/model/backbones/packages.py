@@ -1,0 +1,193 @@
+"""The packages that headstart runs with, as installed here: for a machine that cannot ask an index for them.
+
+`needed_packages` follows the requirements from headstart on through the metadata of what is installed, with the markers
+of this machine; so it names what this environment runs with, and not what an index would give today. `own_wheel` makes
+headstart's wheel from the code that is running: no build tool is needed, and unreleased changes come along. The other
+wheels are pip's work, which keeps its own settings (index, proxy, cache: ``PIP_INDEX_URL`` and so on).
+
+Costs: a second for the list. The wheels were 3.2 GB on Linux, most of it torch's and CUDA's, and need that room twice.
+When not to use it: for another operating system, processor or Python than this one's: the wheels are this machine's.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import headstart
+from headstart.errors import PackagingError
+from headstart.io.files import sha256_file, write_zip
+from headstart.io.progress import bar, log
+
+SELF = "headstart"
+PAGES = ("homepage", "home", "repository", "source", "source code", "github", "documentation")
+"""What packages call the address that says most about them, the best first."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """An installed package: `name` as indexes write it, exact `version`, `licence` as its metadata says it."""
+
+    name: str
+    version: str
+    licence: str
+    page: str
+
+    def __str__(self) -> str:
+        return f"{self.name}=={self.version}"
+
+
+def needed_packages() -> list[Package]:
+    """headstart and all that it needs here, by name. Extras are not in it, but for those that requirements ask for.
+
+    Raises `PackagingError` if something that is required is not installed.
+    """
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    waiting = [(SELF, "", SELF)]
+    seen: dict[tuple[str, str], None] = {}
+    while waiting:
+        name, extra, wanted_by = waiting.pop()
+        if (name, extra) in seen:
+            continue
+        seen[name, extra] = None
+        for text in _requirements(name, wanted_by):
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                needed = canonicalize_name(requirement.name)
+                waiting += [(needed, of, name) for of in ("", *requirement.extras)]
+    return [_package(name) for name in sorted({name for name, _ in seen})]
+
+
+def _requirements(name: str, wanted_by: str) -> Sequence[str]:
+    try:
+        distribution = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise PackagingError(
+            f"{name}: is not installed, but {wanted_by} requires it.",
+            hint=f"Install it (`pip install {name}`), then run the same command again.",
+        ) from None
+    project = _editable_project(distribution)
+    if name == SELF and project is not None:  # what was noted at its installation may be older than the code
+        stated: Sequence[str] = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+        return stated
+    return distribution.requires or ()
+
+
+def _editable_project(distribution: importlib.metadata.Distribution) -> Path | None:
+    """The pyproject.toml of a package that was installed with `pip install -e`."""
+    told = json.loads(distribution.read_text("direct_url.json") or "{}")
+    address = urlsplit(told.get("url", ""))
+    if address.scheme != "file" or not told.get("dir_info", {}).get("editable"):
+        return None
+    project = Path(url2pathname(address.path)) / "pyproject.toml"
+    return project if project.is_file() else None
+
+
+def _package(name: str) -> Package:
+    told = importlib.metadata.distribution(name).metadata
+
+    def first(key: str) -> str:
+        return next(iter(told.get_all(key) or ()), "").strip()
+
+    classifiers = [c.rpartition(" :: ")[2] for c in told.get_all("Classifier") or () if c.startswith("License ::")]
+    words = first("License")
+    short = words if len(words) <= 60 and "\n" not in words else ""  # some give the whole text there
+    licence = first("License-Expression") or short or ", ".join(classifiers) or "unknown"
+    pages = [tuple(url.split(", ", 1)) for url in told.get_all("Project-URL") or () if ", " in url]
+    named = {label.casefold(): page for label, page in reversed(pages)}
+    page = first("Home-page") or next((named[label] for label in PAGES if label in named), "")
+    return Package(name, told["Version"], licence, page)
+
+
+def licence_text() -> str:
+    """The text of headstart's licence, the Apache License 2.0."""
+    return importlib.metadata.distribution(SELF).read_text("licenses/LICENSE") or ""
+
+
+def requirements_text(packages: Sequence[Package], wheels: Iterable[Path]) -> str:
+    """Lines of a requirements.txt; with a wheel for each, also its SHA-256, which pip then insists on."""
+    from packaging.utils import parse_wheel_filename
+
+    hashes = {str(parse_wheel_filename(wheel.name)[0]): sha256_file(wheel) for wheel in wheels}
+    complete = all(package.name in hashes for package in packages)
+    lines = [f"{p} --hash=sha256:{hashes[p.name]}" if complete else str(p) for p in packages]
+    return "\n".join([*lines, ""])
+
+
+def own_wheel(folder: Path) -> Path:
+    """headstart's own wheel, made from the code that is running and the metadata that it was installed with.
+
+    Format: https://packaging.python.org/en/latest/specifications/binary-distribution-format/
+    """
+    distribution = importlib.metadata.distribution(SELF)
+    version = distribution.version
+    info = f"{SELF}-{version}.dist-info"
+    package = Path(headstart.__file__).parent
+    files = (p for p in sorted(package.rglob("*")) if p.is_file() and "__pycache__" not in p.parts)
+    contents = {f"{SELF}/{p.relative_to(package).as_posix()}": p.read_bytes() for p in files}
+    for name in ("METADATA", "entry_points.txt", "licenses/LICENSE"):
+        contents[f"{info}/{name}"] = (distribution.read_text(name) or "").encode()
+    tag = f"Wheel-Version: 1.0\nGenerator: {SELF} {version}\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    contents[f"{info}/WHEEL"] = tag.encode()
+    record = [f"{name},sha256={_unpadded(data)},{len(data)}" for name, data in contents.items()]
+    contents[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""]).encode()
+    wheel = folder / f"{SELF}-{version}-py3-none-any.whl"
+    write_zip(wheel, contents)
+    return wheel
+
+
+def _unpadded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+
+
+def fetch_wheels(packages: Sequence[Package], folder: Path) -> list[Path]:
+    """Wheels of those packages, from where this environment's pip takes them, into `folder`.
+
+    A package that has no wheel is built to one. Raises `PackagingError` with pip's own reason.
+    """
+    command = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "wheel", "--no-deps"]
+    command += ["--wheel-dir", str(folder), *map(str, packages)]
+    log.info("pip fetches %d wheels; torch's are large.", len(packages))
+    said: list[str] = []
+    with (
+        bar("Wheels", len(packages)) as advance,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as pip,
+    ):
+        for line in pip.stdout or ():
+            said.append(line.strip())
+            advance(line.startswith("Collecting "))
+    if pip.returncode:
+        raise _pip_error(said)
+    return sorted(folder.glob("*.whl"))
+
+
+def _pip_error(said: Sequence[str]) -> PackagingError:
+    """What pip ended with, in its own words: the last lines that it marked as errors, or the last one of all."""
+    if any("No module named pip" in line for line in said):
+        return PackagingError(
+            f"{sys.executable}: has no pip, which fetches the wheels.",
+            hint="Install it with `python -m ensurepip`, or leave --wheels out and take the wheels yourself.",
+        )
+    told = [_without_passwords(line.removeprefix("ERROR: ")) for line in said if line.startswith("ERROR: ")]
+    reason = " ".join(told[-2:] or said[-1:] or ["no reason given"])
+    return PackagingError(
+        f"pip could not fetch the wheels: {reason.rstrip('.')}.",
+        hint="Check the network. A build of torch that is not on the index needs its own: set PIP_EXTRA_INDEX_URL.",
+    )
+
+
+def _without_passwords(text: str) -> str:
+    return re.sub(r"(\w+://)[^/@\s]+@", r"\1", text)

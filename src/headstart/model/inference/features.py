@@ -1,0 +1,342 @@
+"""Pictures to feature vectors: the costly step of frozen-backbone training, so it runs once per picture and is kept.
+
+Each worker thread decodes a small batch straight into its session's input and then runs the network on it itself; with
+four workers for each of the network's streams, batches wait for the network and never the network for a batch, and no
+queue stands between them. Memory is a few batches, whatever the number of pictures, beyond the features themselves.
+
+Several backbones that see the same pixels (equal `Preprocess.geometry`) share one decoding.
+
+Features are kept under a key made from the weights, the input spec and the precision (`runtime.network_key`), and
+within it under the SHA-256 of the picture's bytes: a renamed file hits, a changed pixel misses. A shard of the cache is
+written aside and renamed, about every 20 seconds, so a killed run loses at most that much and two processes can share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.errors import UnreadableImage, WriteError
+from headstart.images.preprocess import Preprocess, read_pixels
+from headstart.images.sources import Source
+from headstart.io.files import cache_dir, safetensors_bytes, sha256_bytes, write_cache
+from headstart.io.progress import bar
+from headstart.model.backbones.registry import Backbone
+from headstart.model.inference.runtime import Network, Plan, Session, cores, network_key, open_network
+
+SHARD_ROWS = 4096
+SHARD_SECONDS = 20.0
+
+WORKERS_PER_CORE = 4
+"""Two gave 0.95 of the serial bound, three and four 1.01, six 0.98 (medians of nine rounds; LOG.md)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A backbone and the input spec it is used with here (its own, or at another size)."""
+
+    backbone: Backbone
+    spec: Preprocess
+
+    def __str__(self) -> str:
+        return f"{self.backbone.name} at {self.spec.image_size} px"
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Feature vectors of pictures. `values` float32 (N, D) in the order of `paths`.
+
+    `fingerprint` is a SHA-256 over weights, preprocessing and the pictures' bytes: equal ones mean equal features.
+    `errors` maps the paths that could not be read to the reason; their rows are zero.
+    """
+
+    values: np.ndarray
+    paths: tuple[str, ...]
+    backbone: str
+    fingerprint: str
+    errors: dict[str, str]
+
+
+class FeatureStore:
+    """The kept features of one (weights, input spec, precision), by the SHA-256 of the pictures' bytes."""
+
+    def __init__(self, key: str) -> None:
+        self._folder = cache_dir() / "features" / key
+        self._row: dict[bytes, tuple[np.ndarray, int]] = {}
+        for path in sorted(self._folder.glob("*.safetensors")):
+            self._take_up(path)
+
+    def find(self, sha256: bytes) -> np.ndarray | None:
+        """The feature vector (D,) of a picture, or None."""
+        found = self._row.get(sha256)
+        return None if found is None else found[0][found[1]]
+
+    def keep(self, sha256s: Sequence[bytes], values_ND: np.ndarray) -> None:
+        """Write a shard. A full or failing disk raises `WriteError`."""
+        keys_N32 = np.frombuffer(b"".join(sha256s), np.uint8).reshape(-1, 32)
+        name = sha256_bytes(keys_N32.tobytes())[:32]
+        arrays, metadata = {"sha256": keys_N32, "values": values_ND}, {"content": _content(keys_N32, values_ND)}
+        write_cache(self._folder / f"{name}.safetensors", safetensors_bytes(arrays, metadata))
+
+    def _take_up(self, path: Path) -> None:
+        """Map a shard into memory; one that is damaged is left out, and its pictures are embedded again."""
+        try:
+            mapped = np.memmap(path, np.uint8, "r")
+            size = int.from_bytes(mapped[:8].tobytes(), "little")
+            header = json.loads(bytes(mapped[8 : 8 + size]))
+            data = mapped[8 + size :]
+            keys_N32 = _mapped_array(data, header["sha256"], np.dtype(np.uint8))
+            values_ND = _mapped_array(data, header["values"], np.dtype(np.float32))
+            if header["__metadata__"]["content"] != _content(keys_N32, values_ND):
+                return
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return
+        for row, key in enumerate(keys_N32):
+            self._row[key.tobytes()] = (values_ND, row)
+
+
+def embed_files(
+    sources: Sequence[Source], sha256s: Sequence[str], views: Sequence[View], plan: Plan, *, keep: bool = True
+) -> tuple[list[np.ndarray], dict[int, str]]:
+    """Features of pictures (files, or pixels in memory), one array float32 (N, D) a view, in the views' order.
+
+    `sha256s` are those that `images.validate` or `images.sources.look_at` found; a file that has changed since is an error
+    of that picture, not of the run. Returns the arrays and {index: reason} of pictures that could not be read (their rows
+    are zero). `keep=False` neither reads nor writes the cache. Raises `BackboneError`, `WriteError`.
+    """
+    arrays: list[np.ndarray | None] = [None] * len(views)
+    errors: dict[int, str] = {}
+    for positions in _by_geometry(views):
+        found, failed = _embed_one_geometry(sources, sha256s, [views[p] for p in positions], plan, keep)
+        errors.update(failed)
+        for position, values_ND in zip(positions, found, strict=True):
+            arrays[position] = values_ND
+    return [a for a in arrays if a is not None], errors
+
+
+def fingerprint(view: View, plan: Plan, sha256s: Sequence[str]) -> str:
+    """SHA-256 over all that features depend on: the network's key and each picture's bytes, in order."""
+    digest = hashlib.sha256(network_key(view.backbone, view.spec, plan).encode())
+    for sha256 in sha256s:
+        digest.update(bytes.fromhex(sha256))
+    return digest.hexdigest()
+
+
+def _by_geometry(views: Sequence[View]) -> Iterator[list[int]]:
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for position, view in enumerate(views):
+        groups.setdefault(view.spec.geometry(), []).append(position)
+    yield from groups.values()
+
+
+def _embed_one_geometry(
+    sources: Sequence[Source], sha256s: Sequence[str], views: Sequence[View], plan: Plan, keep: bool
+) -> tuple[list[np.ndarray], dict[int, str]]:
+    keys = [bytes.fromhex(s) for s in sha256s]
+    stores = [FeatureStore(network_key(v.backbone, v.spec, plan)) if keep else None for v in views]
+    missing = [_missing(store, keys) for store in stores]
+    networks = [open_network(v.backbone, v.spec, plan) if m else None for v, m in zip(views, missing, strict=True)]
+    wanted = sorted(set().union(*missing))
+    work = _Work(sources, sha256s, networks, missing, views[0].spec, plan.batch)
+    names = [v.backbone.name for v, m in zip(views, missing, strict=True) if m]
+    title = names[0] if len(names) == 1 else f"{len(names)} backbones"
+    with bar(f"Embedding with {title}", len(wanted)) as advance:
+        work.run(wanted, stores, keys, advance)
+    failed = {keys[i]: reason for i, reason in work.errors.items()}
+    arrays = [_assemble(keys, store, fresh) for store, fresh in zip(stores, work.fresh, strict=True)]
+    return arrays, {i: failed[key] for i, key in enumerate(keys) if key in failed}
+
+
+def _missing(store: FeatureStore | None, keys: Sequence[bytes]) -> set[int]:
+    """Indices to compute: each content once, at its first place; without a store, every picture."""
+    if store is None:
+        return set(range(len(keys)))
+    seen: set[bytes] = set()
+    out = set()
+    for i, key in enumerate(keys):
+        if key not in seen and store.find(key) is None:
+            out.add(i)
+        seen.add(key)
+    return out
+
+
+class _Work:
+    """The threads' shared state: what is left, the rows made so far, and the errors."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        sha256s: Sequence[str],
+        networks: Sequence[Network | None],
+        missing: Sequence[set[int]],
+        spec: Preprocess,
+        batch: int,
+    ) -> None:
+        self.sources, self.sha256s, self.networks, self.missing, self.spec = sources, sha256s, networks, missing, spec
+        self.batch = batch
+        self.errors: dict[int, str] = {}
+        self.fresh = [_Rows(n.feature_dim if n else 0, m) for n, m in zip(networks, missing, strict=True)]
+        self._lock = threading.Lock()
+        self._stop: BaseException | None = None
+
+    def run(
+        self,
+        wanted: Sequence[int],
+        stores: Sequence[FeatureStore | None],
+        keys: Sequence[bytes],
+        advance: Callable[[int], None],
+    ) -> None:
+        batches = iter([wanted[i : i + self.batch] for i in range(0, len(wanted), self.batch)])
+        threads = [
+            threading.Thread(target=self._guarded, args=(batches, advance), daemon=True)
+            for _ in range(min(WORKERS_PER_CORE * cores(), -(-len(wanted) // self.batch)))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            self._keep_while_running(threads, stores, keys)
+        except BaseException as error:  # Ctrl-C too: the threads are told, and what is done is kept before it goes on
+            self._stop = self._stop or error
+        for thread in threads:
+            thread.join()
+        if not isinstance(self._stop, WriteError):
+            self._keep_new(stores, keys)
+        if self._stop is not None:
+            raise self._stop
+
+    def _keep_while_running(
+        self, threads: Sequence[threading.Thread], stores: Sequence[FeatureStore | None], keys: Sequence[bytes]
+    ) -> None:
+        last = time.monotonic()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.25)
+                many = any(len(rows.unkept) >= SHARD_ROWS for rows in self.fresh)
+                if many or time.monotonic() - last > SHARD_SECONDS:
+                    self._keep_new(stores, keys)
+                    last = time.monotonic()
+
+    def _keep_new(self, stores: Sequence[FeatureStore | None], keys: Sequence[bytes]) -> None:
+        for store, rows in zip(stores, self.fresh, strict=True):
+            if store is None:
+                continue
+            with self._lock:
+                indices, values_ND = rows.take_unkept()
+            if indices:
+                store.keep([keys[i] for i in indices], values_ND)
+
+    def _guarded(self, batches: Iterator[Sequence[int]], advance: Callable[[int], None]) -> None:
+        _run_in_long_slices()
+        try:
+            self._work(batches, advance)
+        except BaseException as error:
+            self._stop = self._stop or error
+
+    def _work(self, batches: Iterator[Sequence[int]], advance: Callable[[int], None]) -> None:
+        sessions = [n.session() if n else None for n in self.networks]
+        while self._stop is None:
+            with self._lock:
+                batch = next(batches, None)
+            if batch is None:
+                return
+            readable = self._fill(batch, sessions)
+            for session, missing, rows in zip(sessions, self.missing, self.fresh, strict=True):
+                if session is None or not any(i in missing for i in readable):
+                    continue
+                values_BD = session.run()
+                with self._lock:
+                    for i, place in readable.items():
+                        if i in missing:
+                            rows.add(i, values_BD[place])
+            advance(len(batch))
+
+    def _fill(self, batch: Sequence[int], sessions: Sequence[Session | None]) -> dict[int, int]:
+        """Decode a batch into the first session's pixels, copy them to the others; {index: place} of the readable."""
+        buffers = [s.pixels for s in sessions if s is not None]
+        readable = {}
+        for place, i in enumerate(batch):
+            try:
+                buffers[0][place] = read_pixels(self.sources[i], self.spec, sha256=self.sha256s[i])
+                readable[i] = place
+            except UnreadableImage as error:
+                self.errors[i] = error.reason
+                buffers[0][place] = 0
+        buffers[0][len(batch) :] = 0
+        for other in buffers[1:]:
+            other[...] = buffers[0]
+        return readable
+
+
+def _run_in_long_slices() -> None:
+    """Tell Linux that this thread is batch work: fewer switches between decoding and computing, 3 % more pictures/s."""
+    if hasattr(os, "SCHED_BATCH"):
+        with suppress(OSError):  # a container may forbid it; then it is only a little slower
+            os.sched_setscheduler(threading.get_native_id(), os.SCHED_BATCH, os.sched_param(0))
+
+
+class _Rows:
+    """Rows made in this run: a place for each missing picture in the order of indices, and which are not kept yet."""
+
+    def __init__(self, feature_dim: int, missing: set[int]) -> None:
+        self.place = {index: place for place, index in enumerate(sorted(missing))}
+        self.values = np.zeros((len(missing), feature_dim), np.float32)
+        self.unkept: list[int] = []
+
+    def add(self, index: int, vector_D: np.ndarray) -> None:
+        self.values[self.place[index]] = vector_D
+        self.unkept.append(index)
+
+    def take_unkept(self) -> tuple[list[int], np.ndarray]:
+        """The indices added since the last call, in order, and their rows."""
+        indices, self.unkept = sorted(self.unkept), []
+        return indices, self.values[[self.place[i] for i in indices]]
+
+
+def _content(keys_N32: np.ndarray, values_ND: np.ndarray) -> str:
+    """SHA-256 of a shard: shapes, the pictures' hashes, and their features."""
+    digest = hashlib.sha256(f"{keys_N32.shape} {values_ND.shape}".encode())
+    digest.update(np.ascontiguousarray(keys_N32).data)
+    digest.update(np.ascontiguousarray(values_ND).data)
+    return digest.hexdigest()
+
+
+def _assemble(keys: Sequence[bytes], store: FeatureStore | None, fresh: _Rows) -> np.ndarray:
+    """All rows in the order asked for, from the cache and from this run; zero where a picture could not be read."""
+    if store is None:
+        return fresh.values
+    place = {keys[index]: place for index, place in fresh.place.items()}
+    vectors = [fresh.values[place[key]] if key in place else store.find(key) for key in keys]
+    dim = next(len(v) for v in vectors if v is not None) if vectors else 0
+    values_ND = np.zeros((len(keys), dim), np.float32)
+    for i, vector in enumerate(vectors):
+        if vector is not None:
+            values_ND[i] = vector
+    return values_ND
+
+
+def _mapped_array(data: np.ndarray, entry: Mapping[str, Any], dtype: np.dtype[Any]) -> np.ndarray:
+    """A tensor of a memory-mapped safetensors file, by its entry in the header. Raises `ValueError` if it was cut."""
+    start, end = entry["data_offsets"]
+    if end > len(data):
+        raise ValueError("cut")
+    return data[start:end].view(dtype).reshape(entry["shape"])
+
+
+def fitted_spec(backbone: Backbone, image_size: int, resize: str) -> Preprocess:
+    """The backbone's own input spec, with the options that were given."""
+    values = backbone.preprocess.as_dict()
+    if image_size:
+        values["image_size"] = image_size
+    if resize != "auto":
+        values["resize"] = resize
+    return Preprocess.from_dict(values)

@@ -1,0 +1,117 @@
+"""What a classifier says about pictures, keyed by path; written and read as a small CSV."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from headstart.errors import DataError
+from headstart.io.files import read_csv, write_csv
+
+
+def softmax(logits_NK: np.ndarray) -> np.ndarray:
+    """Probabilities (N, K), float64, rows summing to 1; safe for logits of any size.
+
+    >>> softmax(np.array([[1000.0, 1000.0]]))
+    array([[0.5, 0.5]])
+    """
+    shifted_NK = np.asarray(logits_NK, dtype=np.float64)
+    shifted_NK = np.exp(shifted_NK - shifted_NK.max(axis=1, keepdims=True))
+    return shifted_NK / shifted_NK.sum(axis=1, keepdims=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Logits of pictures, in the order of `paths`.
+
+    `logits` float32 (N, K), after temperature, so that `softmax` of them is calibrated. `labels` int64 (N,) with -1 for
+    unknown, or None where there are none at all. `errors` maps paths that have no prediction to the reason: they are not
+    in `paths`. `model` is the classifier's id.
+    """
+
+    paths: tuple[str, ...]
+    classes: tuple[str, ...]
+    logits: np.ndarray
+    labels: np.ndarray | None = None
+    errors: Mapping[str, str] = field(default_factory=dict)
+    model: str = ""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """float64 (N, K), rows summing to 1."""
+        return softmax(self.logits) if len(self.paths) else np.zeros((0, len(self.classes)))
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """int64 (N,): the likeliest class of each picture."""
+        return self.logits.argmax(axis=1) if len(self.paths) else np.zeros(0, np.int64)
+
+    def take(self, keep: np.ndarray) -> Predictions:
+        """The pictures of a bool mask or of indices; the errors stay behind."""
+        indices = np.arange(len(self.paths))[keep]
+        labels = None if self.labels is None else self.labels[indices]
+        return Predictions(
+            tuple(self.paths[i] for i in indices), self.classes, self.logits[indices], labels, {}, self.model
+        )
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Write `predictions.csv`: path, label, predicted, one probability a class, error.
+
+    Unlabelled pictures have an empty label; pictures without a prediction are at the end, with the reason in `error`.
+    Raises `WriteError`.
+    """
+    write_csv(
+        path, ["path", "label", "predicted", *probability_columns(predictions.classes), "error"], _rows(predictions)
+    )
+
+
+def probability_columns(classes: Sequence[str]) -> list[str]:
+    """The columns' names: the class names, marked where they would be mistaken for one of the other columns.
+
+    >>> probability_columns(["cat", "error"])
+    ['cat', 'p(error)']
+    """
+    return [f"p({c})" if c in ("path", "label", "predicted", "error") else c for c in classes]
+
+
+def _rows(predictions: Predictions) -> list[list[str]]:
+    classes, labels = predictions.classes, predictions.labels
+    names = [""] * len(predictions) if labels is None else [classes[k] if k >= 0 else "" for k in labels]
+    rows = [
+        [path, name, classes[k], *(f"{p:.9g}" for p in probabilities), ""]
+        for path, name, k, probabilities in zip(
+            predictions.paths, names, predictions.predicted, predictions.probabilities, strict=True
+        )
+    ]
+    nothing = [""] * (len(classes) + 2)
+    return rows + [[path, *nothing, reason] for path, reason in predictions.errors.items()]
+
+
+def read_predictions(path: Path) -> Predictions:
+    """The inverse of `write_predictions`, to nine digits of each probability. Raises `DataError` if the file is another."""
+    rows = read_csv(path)
+    if not rows:
+        raise DataError(f"{path}: holds no predictions.")
+    columns = list(rows[0])
+    if columns[:3] != ["path", "label", "predicted"] or columns[-1] != "error":
+        raise DataError(f"{path}: is not a table of predictions: its columns are {', '.join(columns)}.")
+    classes = tuple(c[2:-1] if c.startswith("p(") and c[2:-1] in ("path", "label", "predicted", "error") else c
+                    for c in columns[3:-1])  # fmt: skip
+    good = [r for r in rows if not r["error"]]
+    probabilities_NK = np.array([[float(r[c]) for c in columns[3:-1]] for r in good]).reshape(len(good), len(classes))
+    index = {c: k for k, c in enumerate(classes)}
+    return Predictions(
+        tuple(r["path"] for r in good),
+        classes,
+        np.log(np.maximum(probabilities_NK, math.exp(-700))).astype(np.float32),
+        np.array([index.get(r["label"], -1) for r in good], np.int64),
+        {r["path"]: r["error"] for r in rows if r["error"]},
+    )

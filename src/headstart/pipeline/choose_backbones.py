@@ -1,0 +1,199 @@
+"""Which backbones to use: halving on growing subsets, scored by exact leave-one-out log-loss.
+
+All candidates embed a small stratified subset (those with one input geometry share its decoding); the better half
+goes on to more pictures, until three are left. The best of them stays, with the one that adds most to it when both
+are fused: two good backbones that err alike are worth little more than one. Discriminant analysis on their features is
+scored by its exact leave-one-out log-loss, which needs no held-out pictures and is steadier than accuracy on few of
+them. Scores that try to predict transfer without fitting (LogME and its kin) are not used: k-NN beat 23 of them in
+42,000 runs (arXiv 2503.18528).
+
+Cost: each stage embeds as many new pictures as the others, all candidates counted, and together they embed `SHARE` of
+what all candidates would on all pictures, or less on large sets (`MOST`); only below some 500 pictures it is more
+(`LEAST`). What was embedded stays in the cache, so survivors do not pay twice. `benchmarks/choose.py` measures what is
+lost and what it costs.
+
+When not to use it: when candidates are so close that the choice among them makes no difference on the pictures at hand,
+any of them will do; what separates them may then show with more pictures only (learning curves cross).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headstart.images.sources import Source
+from headstart.io.progress import log
+from headstart.model.heads.linear import leave_one_out, tempered_log_loss
+from headstart.model.inference.features import View, embed_files
+from headstart.model.inference.runtime import Plan
+from headstart.training.history import Trial
+
+SHARE = 0.22
+"""Of the pictures x candidates, the part that a search embeds. The aim was a quarter of the compute; candidates that
+stay may cost more than those that go."""
+
+LEAST, LEAST_PER_CLASS = 100, 8
+MOST, MOST_PER_CLASS = 2000, 25
+"""Pictures that a candidate embeds on average: bounds that matter for small sets and for large ones."""
+
+PART_OF_TIME = 0.25
+"""Of the seconds that are left, the part after which a search makes do with the pictures it has."""
+
+SURVIVORS = 2
+LAST = 3
+SHRINKAGES = (0.1, 0.3, 0.6)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Candidates that are left, best first, and what led there."""
+
+    views: tuple[View, ...]
+    trials: tuple[Trial, ...]
+
+
+def choose_views(
+    views: Sequence[View],
+    sources: Sequence[Source],
+    sha256s: Sequence[str],
+    labels_N: np.ndarray,
+    n_classes: int,
+    plan: Plan,
+    *,
+    seconds: float,
+    total: int,
+    seed: int = 0,
+) -> Choice:
+    """Rank candidate views on subsets of the labelled pictures (never the test ones); at most two are left.
+
+    `labels_N` int64 (N,), all known. `seconds` is what is left of the budget; `total` pictures will have to be embedded
+    in the end. Only one view is left if two would not fit into the time. Raises `BackboneError`, `WriteError`.
+    """
+    started = time.monotonic()
+    order = stratified_order(labels_N, seed)
+    left, trials, n, pace = list(views), [], 0, 0.0
+    spend = _pictures_each(len(order), n_classes) * len(views) / _stages(len(views))
+    last = len(left) < 2
+    while not last:
+        new, begun = min(math.ceil(spend / len(left)), len(order) - n), time.monotonic()
+        n += new
+        subset = beginning(order, labels_N, n)
+        features, errors = embed_files([sources[i] for i in subset], [sha256s[i] for i in subset], left, plan)
+        pace = (time.monotonic() - begun) / new / len(left)  # of the last stage: the first compiles networks
+        good = np.array([j for j in range(len(subset)) if j not in errors])
+        late = time.monotonic() - started > PART_OF_TIME * seconds
+        last = len(left) <= LAST or n == len(order) or late
+        ranked, rows = _rank(left, [x[good] for x in features], labels_N[subset][good], n_classes, pairs=last)
+        trials += rows
+        left = ranked[: SURVIVORS if last else _half(len(left))]
+    remaining = seconds - (time.monotonic() - started)
+    if len(left) > 1 and pace * total * len(left) > remaining:
+        log.info("The budget does not allow a second backbone; going on with %s.", left[0].backbone.name)
+        left = left[:1]
+    return Choice(tuple(left), tuple(trials))
+
+
+def _pictures_each(pictures: int, n_classes: int) -> int:
+    """How many pictures a candidate embeds on average, over the whole search.
+
+    >>> [_pictures_each(n, 10) for n in (60, 300, 5_000, 100_000)]
+    [60, 100, 1100, 2000]
+    """
+    most = min(math.ceil(SHARE * pictures), max(MOST, MOST_PER_CLASS * n_classes))
+    return min(pictures, max(most, LEAST, LEAST_PER_CLASS * n_classes))
+
+
+def _half(candidates: int) -> int:
+    return max(LAST, math.ceil(candidates / 2))
+
+
+def _stages(candidates: int) -> int:
+    """How many times candidates are ranked: the last time is among `LAST` or fewer.
+
+    >>> [_stages(n) for n in (2, 3, 5, 8, 16)]
+    [1, 1, 2, 3, 4]
+    """
+    return 1 if candidates <= LAST else 1 + _stages(_half(candidates))
+
+
+def _rank(
+    views: Sequence[View], features: Sequence[np.ndarray], labels_N: np.ndarray, n_classes: int, *, pairs: bool
+) -> tuple[list[View], list[Trial]]:
+    """Views by score, best first; with `pairs` the second is that of the next two that adds most to the best, fused."""
+    unit = [unit_variance(x) for x in features]
+    rows: list[Trial] = []
+
+    def score(members: tuple[int, ...]) -> float:
+        begun = time.monotonic()
+        joined_ND = np.concatenate([unit[i] for i in members], axis=1)
+        log_loss, accuracy = leave_one_out_score(joined_ND, labels_N, n_classes)
+        name = " + ".join(views[i].backbone.name for i in members)
+        spent = round(time.monotonic() - begun, 3)
+        rows.append(Trial("choose", name, "lda", nan, len(labels_N), log_loss, accuracy, nan, nan, spent))
+        return log_loss
+
+    nan = math.nan
+    order = sorted(range(len(views)), key=lambda i: score((i,)))
+    if pairs and len(views) > 2:
+        order[1:LAST] = sorted(order[1:LAST], key=lambda i: score((order[0], i)))
+    shown = sorted(rows, key=lambda row: row.loo_log_loss)
+    listed = ", ".join(f"{row.backbone} {row.loo_log_loss:.3f}" for row in shown)
+    log.info("Leave-one-out log-loss on %s pictures: %s", f"{len(labels_N):,}", listed)
+    return [views[i] for i in order], rows
+
+
+def unit_variance(values_ND: np.ndarray) -> np.ndarray:
+    """The same features at a mean variance of 1, so that none outweighs the others when they are joined."""
+    return values_ND / max(float(np.sqrt(values_ND.var(axis=0).mean())), 1e-12)
+
+
+def leave_one_out_score(values_ND: np.ndarray, labels_N: np.ndarray, n_classes: int) -> tuple[float, float]:
+    """(log_loss, accuracy) of shrunk discriminant analysis, each picture judged by a fit without it; the best shrinkage's."""
+    _, logits_SNK = leave_one_out("lda", values_ND, labels_N, n_classes, strengths=SHRINKAGES)
+    smoothing = 1 / (len(labels_N) + 2)  # as if one more picture had failed
+    losses = [tempered_log_loss(x, labels_N, smoothing=smoothing)[0] for x in logits_SNK]
+    best = int(np.argmin(losses))
+    return max(losses[best], 0.0), float((logits_SNK[best].argmax(1) == labels_N).mean())
+
+
+def stratified_order(labels_N: np.ndarray, seed: int) -> np.ndarray:
+    """A seeded order of all indices in which every beginning holds the classes in proportion.
+
+    >>> stratified_order(np.array([0, 0, 0, 0, 1, 1]), seed=0)[:3].tolist()
+    [1, 5, 2]
+    """
+    rng = np.random.default_rng(seed)
+    place_N = np.empty(len(labels_N))
+    for label in np.unique(labels_N):
+        members = np.flatnonzero(labels_N == label)
+        place_N[members] = (rng.permutation(len(members)) + 0.5) / len(members)
+    return np.argsort(place_N, kind="stable")
+
+
+def beginning(order: np.ndarray, labels_N: np.ndarray, n: int) -> np.ndarray:
+    """The first `n` of an order of all indices, and the first two of each class, so that none is missing.
+
+    >>> beginning(np.array([3, 0, 4, 1, 2]), np.array([0, 1, 1, 0, 0]), 2).tolist()
+    [3, 0, 1, 2]
+    """
+    keep = np.arange(len(order)) < n
+    for label in np.unique(labels_N):
+        keep[np.flatnonzero(labels_N[order] == label)[:2]] = True
+    return order[keep]
+
+
+def fitting_size(native: int, shorter_sides: np.ndarray) -> int:
+    """The input side in pixels: the backbone's own, or a smaller multiple of 32 if the pictures are small.
+
+    Pictures are enlarged by at most about 1.5 on the median: further enlarging costs time and shows nothing new
+    (intel-scenes, 100 px: 128 -> 160 px gained 0.8 points with one backbone; see LOG.md).
+
+    >>> fitting_size(224, np.array([375, 400])), fitting_size(224, np.array([100, 100]))
+    (224, 160)
+    """
+    wanted = 32 * math.ceil(1.5 * float(np.median(shorter_sides)) / 32)
+    return min(native, max(wanted, 64))

@@ -1,0 +1,360 @@
+"""What `compare` found: rows, pairs, the advice drawn from them, and its page. No trial is run here.
+
+A row is made from a run folder and the record of its trial; pairs from the predictions of all run folders, by path.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headstart.errors import MissingExtra
+from headstart.evaluation.intervals import Estimate
+from headstart.evaluation.metrics import LEAST, Metrics
+from headstart.evaluation.paired_tests import Difference, differences
+from headstart.evaluation.pareto import on_front
+from headstart.io.files import read_csv, read_json, write_text
+from headstart.io.text_table import columns, few, plain
+from headstart.model.backbones.weights import read_header
+from headstart.model.inference.predictions import Predictions, read_predictions
+from headstart.pipeline.trials import Candidate, Outcome, Place
+from headstart.reports.compare_page import Compared, Contender, compare_page, drawn_comparison
+
+if TYPE_CHECKING:
+    import pandas
+
+FIGURES = (
+    *("accuracy", "balanced_accuracy", "precision_weighted", "recall_weighted", "f1_weighted"),
+    *("cohen_kappa", "matthews_corrcoef", "roc_auc", "log_loss", "ece"),
+)
+"""The eight of the published comparison (which weighs precision, recall and F1 by class frequencies), log-loss and ECE."""
+MEASURES = ("seconds", "peak_memory_mb", "parameters", "file_bytes", "latency_ms")
+ROW_COLUMNS = (
+    *("name", "recipe", "backbones"),
+    *(f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")),
+    *(*MEASURES, "on_front", "error"),
+)
+PAIR_COLUMNS = ("a", "b", "metric", "pictures", "difference", "low", "high", "p", "p_holm", "verdict")
+MOST_SHOWN = 15
+AS_QUICK = 1.25
+"""Times a picture takes that differ by less are no reason to prefer one: on a machine with other work they vary as much."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One trial: its test metrics and what it cost, or the `error` that it ended with. NaN and 0 where not measured."""
+
+    name: str
+    recipe: str
+    backbones: str
+    metrics: Metrics | None
+    seconds: float
+    peak_memory_mb: float
+    parameters: int
+    file_bytes: int
+    latency_ms: float
+    on_front: bool
+    error: str
+
+    def figure(self, name: str) -> Estimate | None:
+        """One of the metrics, if there is a run."""
+        return None if self.metrics is None else self.metrics[name]
+
+    def values(self) -> dict[str, Any]:
+        """A row of comparison.csv: None where there is no figure."""
+        figures: dict[str, Any] = {}
+        for name in FIGURES:
+            known = self.figure(name)
+            read = {} if known is None else known.to_json()
+            figures |= {name: read.get("value"), f"{name}_low": read.get("low"), f"{name}_high": read.get("high")}
+        measures = {name: _known(getattr(self, name)) for name in MEASURES}
+        head = {"name": self.name, "recipe": self.recipe, "backbones": self.backbones}
+        return {**head, **figures, **measures, "on_front": self.on_front, "error": self.error}
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What `compare` found: a row a trial, best accuracy first, failed ones last; every pair of them; what to take.
+
+    `taken` is the name of that trial ('' if none was finished), `advice` says why in a sentence.
+    `notes` says which pictures were left out of a pair, and why trials were not made.
+    """
+
+    out: str
+    rows: list[Row]
+    pairs: list[Difference]
+    taken: str
+    advice: str
+    notes: list[str]
+    pictures: int
+    split_hash: str
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `compare --json`."""
+        return {
+            "out": self.out,
+            "taken": self.taken,
+            "advice": self.advice,
+            "rows": [row.values() for row in self.rows],
+            "pairs": [_pair_values(pair) for pair in self.pairs],
+            "notes": self.notes,
+            "pictures": self.pictures,
+            "split_hash": self.split_hash,
+            "seconds": self.seconds,
+        }
+
+    def row_cells(self) -> list[list[Any]]:
+        """Rows of comparison.csv, in the order of `ROW_COLUMNS`; empty where there is no figure."""
+        return [["" if row.values()[c] is None else row.values()[c] for c in ROW_COLUMNS] for row in self.rows]
+
+    def pair_cells(self) -> list[list[Any]]:
+        """Rows of pairs.csv, in the order of `PAIR_COLUMNS`."""
+        return [["" if cell is None else cell for cell in _pair_values(pair).values()] for pair in self.pairs]
+
+    def table(self) -> str:
+        """Plain text for a terminal: the trials (* on the Pareto front), the pairs that are no tie, the advice."""
+        header = [
+            "",
+            "accuracy",
+            "f1",
+            "roc_auc",
+            "log_loss",
+            "ece",
+            "train s",
+            "peak MB",
+            "weights MB",
+            "ms a picture",
+        ]
+        good = [row for row in self.rows if row.metrics is not None]
+        failed = [f"not done: {plain(row.name)}: {plain(row.error)}"[:200] for row in self.rows if row.error]
+        told = [pair for pair in self.pairs if pair.winner]
+        shown = [_sentence(pair) for pair in told][:MOST_SHOWN]
+        ties = [f"{len(self.pairs) - len(told)} of {len(self.pairs)} paired tests: a tie."] if self.pairs else []
+        lines = [
+            f"{self.pictures:,} test pictures, 95 % intervals; * nothing is better in accuracy, size and time at once",
+            *columns([header, *map(_cells, good[:MOST_SHOWN])]),
+            *([f"and {len(good) - MOST_SHOWN:,} more"] if len(good) > MOST_SHOWN else []),
+            *failed[:MOST_SHOWN],
+            "",
+            *shown,
+            *ties,
+            *map(plain, self.notes[:5]),
+            f"Written to {self.out}",
+            self.advice,
+        ]
+        return "\n".join(lines)
+
+    def frame(self) -> pandas.DataFrame:
+        """The rows as a pandas DataFrame, indexed by name. Raises `MissingExtra` where pandas is not installed."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingExtra(
+                "pandas is not installed, and a DataFrame was asked for.", hint="pip install pandas"
+            ) from error
+        return pandas.DataFrame([row.values() for row in self.rows]).set_index("name")
+
+
+def compared(
+    candidates: Sequence[Candidate],
+    outcomes: Mapping[str, Outcome],
+    place: Place,
+    *,
+    pictures: int,
+    seed: int,
+    seconds: float,
+) -> Comparison:
+    """Read all run folders and judge them against one another. Raises `RunError`, `OSError` if one was changed meanwhile."""
+    rows = _marked([_row(c, outcomes[c.name], place) for c in candidates])
+    good = [row.name for row in rows if row.metrics is not None]
+    pairs, notes = paired({name: read_predictions(place.run(name) / "predictions.csv") for name in good}, seed)
+    taken, why = advice(rows, pairs)
+    return Comparison(str(place.out), rows, pairs, taken, why, notes, pictures, place.split_hash, seconds)
+
+
+def _row(candidate: Candidate, outcome: Outcome, place: Place) -> Row:
+    run, recipe = place.run(candidate.name), candidate.recipe
+    measured = (round(outcome.seconds, 3), outcome.peak_memory_mb)
+    if outcome.error:
+        nothing = (None, *measured, 0, 0, math.nan, False, outcome.error)
+        return Row(candidate.name, candidate.recipe_name, recipe.backbone, *nothing)
+    known = read_json(run / "headstart.json")
+    weights = [run / part["folder"] / "model.safetensors" for part in known["parts"]]
+    return Row(
+        candidate.name,
+        candidate.recipe_name,
+        "+".join(part["backbone"] for part in known["parts"]),
+        Metrics.from_json(read_json(run / "metrics.json")["test"]),
+        *measured,
+        sum(map(_parameters, weights)),
+        sum(file.stat().st_size for file in weights),
+        outcome.latency_ms,
+        False,
+        "",
+    )
+
+
+def _parameters(weights: Path) -> int:
+    """Trained numbers in a weights file, its last layer included."""
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    return sum(math.prod(shape) for name, (_, shape) in read_header(weights).items() if not name.endswith(buffers))
+
+
+def _marked(rows: Sequence[Row]) -> list[Row]:
+    """Rows in order, with those on the Pareto front of accuracy, latency and file size marked.
+
+    Where no latency could be measured at all, the other two decide.
+    """
+    timed = any(not math.isnan(row.latency_ms) for row in rows)
+    values = [
+        [math.nan if row.metrics is None else row.metrics["accuracy"].value,
+         row.latency_ms if timed else 0.0, float(row.file_bytes)] for row in rows
+    ]  # fmt: skip
+    front = on_front(np.array(values), (True, False, False))
+    marked = [replace(row, on_front=bool(on)) for row, on in zip(rows, front, strict=True)]
+    return sorted(marked, key=lambda row: (row.metrics is None, *_rank(row)))
+
+
+def _rank(row: Row) -> tuple[float, float, float]:
+    """Higher accuracy first, then lower log-loss, then lower latency."""
+    if row.metrics is None:
+        return 0.0, 0.0, 0.0
+    latency = math.inf if math.isnan(row.latency_ms) else row.latency_ms
+    return -row.metrics["accuracy"].value, row.metrics["log_loss"].value, latency
+
+
+def _cells(row: Row) -> list[str]:
+    figures = [str(row.figure(name)) for name in ("accuracy", "f1_weighted", "roc_auc", "log_loss", "ece")]
+    costs = [_number(row.seconds, ".1f"), _number(row.peak_memory_mb, ",.0f"), f"{row.file_bytes / 1e6:,.1f}"]
+    return [("* " if row.on_front else "  ") + plain(row.name), *figures, *costs, _number(row.latency_ms, ".1f")]
+
+
+def _number(value: float, spec: str) -> str:
+    return "-" if math.isnan(value) else format(value, spec)
+
+
+def _known(value: float) -> float | None:
+    return None if value == 0 or math.isnan(value) else value
+
+
+def _sentence(pair: Difference) -> str:
+    loser = pair.b if pair.winner == pair.a else pair.a
+    numbers = f"{pair.value:+.4f} [{pair.low:+.4f}, {pair.high:+.4f}], corrected p = {pair.p_holm:.2g}"
+    return f"{plain(pair.winner)} beats {plain(loser)} in {pair.metric}: {numbers}"
+
+
+def _pair_values(pair: Difference) -> dict[str, Any]:
+    numbers = [None if math.isnan(x) else x for x in (pair.value, pair.low, pair.high)]
+    cells = (pair.a, pair.b, pair.metric, pair.n, *numbers, pair.p, pair.p_holm, pair.verdict)
+    return dict(zip(PAIR_COLUMNS, cells, strict=True))
+
+
+def write_page(found: Comparison, place: Place, command: str) -> None:
+    """Write report.html and plots/ into the folder of the comparison. Raises `WriteError`, `OSError`."""
+    facts = (
+        ("data", str(place.source.place)),
+        ("test pictures", f"{found.pictures:,}"),
+        ("split", found.split_hash[:12]),
+        ("seconds", f"{found.seconds:,.0f}"),
+    )
+    title = f"Comparison on {place.source.place.resolve().name}"
+    rows = [_contender(row, place) for row in found.rows]
+    page = Compared(title, found.advice, found.taken, rows, found.pairs, found.notes, facts, command)
+    write_text(place.out / "report.html", compare_page(page, drawn_comparison(page, place.out / "plots")))
+
+
+def _contender(row: Row, place: Place) -> Contender:
+    """A row as the page shows it: with the rounds of its training, if it was trained by gradient descent."""
+    run, measured = place.run(row.name), (row.seconds, row.peak_memory_mb, row.file_bytes, row.latency_ms)
+    if row.metrics is None:
+        return Contender(row.name, row.recipe, row.backbones, {}, *measured, False, row.error)
+    tuned = read_json(run / "headstart.json").get("tuned")
+    epochs = read_csv(run / "epochs.csv") if tuned and (run / "epochs.csv").is_file() else []
+    best = tuned["best_epoch"] if tuned else None
+    figures = dict(row.metrics.overall)
+    return Contender(row.name, row.recipe, row.backbones, figures, *measured, row.on_front, "", epochs, best)
+
+
+def paired(predicted: Mapping[str, Predictions], seed: int) -> tuple[list[Difference], list[str]]:
+    """Every pair on the labelled pictures that both predicted, matched by path; and a note for each run that lacks some."""
+    known = {name: _by_path(p) for name, p in predicted.items()}
+    paths = sorted(set().union(*known.values()))
+    right_NT, loss_NT = np.zeros((len(paths), len(known)), bool), np.full((len(paths), len(known)), math.nan)
+    notes = []
+    for t, (name, own) in enumerate(known.items()):
+        lacking = [path for path in paths if path not in own]
+        if lacking:
+            notes.append(f"{name} has no prediction of {few(lacking, 3)}: left out of its pairs.")
+        for n, path in enumerate(paths):
+            if path in own:
+                right_NT[n, t], loss_NT[n, t] = own[path]
+    return differences(list(known), right_NT, loss_NT, seed=seed), notes
+
+
+def _by_path(p: Predictions) -> dict[str, tuple[bool, float]]:
+    """{path: (right, log-loss in nats)} of the labelled pictures."""
+    labels_N = np.full(len(p), -1) if p.labels is None else p.labels
+    known = np.flatnonzero(labels_N >= 0)
+    loss_M = -np.log(np.clip(p.probabilities[known, labels_N[known]], LEAST, 1.0))
+    right_M = p.predicted[known] == labels_N[known]
+    return {p.paths[i]: (bool(r), float(x)) for i, r, x in zip(known, right_M, loss_M, strict=True)}
+
+
+def advice(rows: Sequence[Row], pairs: Sequence[Difference]) -> tuple[str, str]:
+    """The trial to take ('' for none), and why in one sentence.
+
+    Of those that nothing beats, the quickest within one standard error of the most accurate; of those that are about as
+    quick (`AS_QUICK`), the one with the lowest log-loss.
+
+    The rule of one standard error (Breiman et al. 1984, section 3.4.3), here of the paired difference: with few test
+    pictures nearly all tie, and a tie alone is no reason to give up ten points.
+    """
+    good = [row for row in rows if row.metrics is not None]
+    if not good:
+        trials = f"None of {len(rows)} trials was" if len(rows) > 1 else "The trial was not"
+        return "", f"{trials} finished: see the error{'s' if len(rows) > 1 else ''}."
+    best = good[0]
+    if len(good) == 1:
+        return best.name, f"Take {best.name}: it is the only one that was finished."
+    gap = {frozenset((pair.a, pair.b)): pair for pair in pairs if pair.metric == "accuracy"}
+    beaten = {pair.b if pair.winner == pair.a else pair.a for pair in gap.values() if pair.winner}
+    close = [best] + [
+        row for row in good[1:] if row.name not in beaten and _within_one_error(gap[frozenset((best.name, row.name))])
+    ]
+    limit = AS_QUICK * min(_quickness(row) for row in close)
+    taken = min((row for row in close if _quickness(row) <= limit), key=_loss)
+    return taken.name, f"Take {taken.name}: {_reason(taken, best, good, gap.values())}."
+
+
+def _reason(taken: Row, best: Row, good: Sequence[Row], pairs: Iterable[Difference]) -> str:
+    losers = [pair.b if pair.winner == pair.a else pair.a for pair in pairs if pair.winner == taken.name]
+    if len(losers) == len(good) - 1:
+        return f"it beats {'all others' if len(losers) > 1 else 'the other'} in accuracy"
+    if taken is best:
+        more = f", and beats {few(losers, 3)}" if losers else ", though that is a tie with all others"
+        return f"it has the highest accuracy{more}"
+    ratio = _quickness(best) / _quickness(taken)
+    if ratio > AS_QUICK:
+        return f"nothing beats it in accuracy, and it is {ratio:.1f}x faster than {best.name}, with which it ties"
+    return f"it ties with {best.name} in accuracy, is about as quick, and has the lower log-loss"
+
+
+def _within_one_error(pair: Difference) -> bool:
+    error = (pair.high - pair.low) / 2 / NormalDist().inv_cdf(0.975)
+    return pair.verdict == "tie" and abs(pair.value) <= error
+
+
+def _loss(row: Row) -> float:
+    known = row.figure("log_loss")
+    return math.inf if known is None else known.value
+
+
+def _quickness(row: Row) -> float:
+    return math.inf if math.isnan(row.latency_ms) else row.latency_ms

@@ -1,0 +1,99 @@
+"""The two files that `headstart check --out checks.csv` writes beside its table: a page of copies, and a table to edit.
+
+    checks-copies.html    what is taken for copies, pair by pair
+    checks-copies.csv     the same pairs, all of them, with a column `not_copies` for a person to fill in
+
+They are there only if there are such pairs. A table in which somebody filled something in is never replaced.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from headstart.data.data_source import Source
+from headstart.data.not_copies import copy_rows, doubted_rows, read_not_copies, write_copies
+from headstart.errors import DataError, WriteError
+from headstart.io.files import remove_files, write_text
+from headstart.io.folders import check_keeps, check_out_file
+from headstart.io.text_table import plain
+from headstart.pipeline.scan import Looked
+from headstart.reports.copies_page import CopiesSheet, copies_page
+
+WRITTEN_BY = b'<meta name="generator" content="headstart">'
+
+
+def sheet_places(out: Path) -> tuple[Path, Path]:
+    """Where the page and the table are written, beside `out`."""
+    return out.with_name(f"{out.stem}-copies.html"), out.with_name(f"{out.stem}-copies.csv")
+
+
+def check_sheet_places(out: Path, data: Path, inputs: Sequence[Path]) -> None:
+    """Raise `WriteError` if page or table cannot be written, or would replace what is read or what headstart did not write."""
+    page, table = sheet_places(out)
+    for place in (page, table):
+        check_out_file(place, data)
+        check_keeps(place, inputs)
+    if page.exists() and WRITTEN_BY not in page.read_bytes()[:2000]:
+        raise WriteError(
+            f"{page}: exists, and is not a page that this command wrote, so it is left alone.",
+            hint="Choose another --out.",
+        )
+    if table.exists():
+        _check_unedited(table)
+
+
+def write_sheet(out: Path, looked: Looked, source: Source) -> str:
+    """Write page and table as far as there are pairs, and remove what an earlier check wrote; the page's path, or ''.
+
+    Raises `WriteError`.
+    """
+    page, table = sheet_places(out)
+    pairs = copy_rows(looked.copies, looked.dataset, looked.sha256s)
+    doubted = list(doubted_rows(looked.copies, looked.dataset))
+    if pairs:
+        write_copies(table, pairs)
+    else:
+        remove_files(table)
+    if not pairs and not doubted:
+        remove_files(page)
+        return ""
+    dataset = looked.dataset
+    sheet = CopiesSheet(
+        title=plain(source.place.resolve().name or str(source.place)),
+        pairs=pairs,
+        doubted=doubted,
+        files=dict(zip(dataset.paths, looked.files, strict=True)),
+        sets=dict(zip(dataset.paths, map(str, dataset.split), strict=True)),
+        limit=looked.copies.limit,
+        table=table.name if pairs else "",
+        commands=_commands(source) if pairs else (),
+        false_share=looked.copies.false_share,
+    )
+    write_text(page, copies_page(sheet))
+    return str(page)
+
+
+def _commands(source: Source) -> tuple[tuple[str, str], ...]:
+    words = shlex.join(source.words())
+    return (
+        ("Look again:", f"headstart check {words} --not-copies not-copies.csv"),
+        ("Train:", f"headstart train {words} --not-copies not-copies.csv --out run"),
+    )
+
+
+def _check_unedited(table: Path) -> None:
+    """Raise `WriteError` if the file holds anything but pairs as `check` writes them, with nothing filled in."""
+    try:
+        edited = bool(read_not_copies(table))
+    except DataError as error:
+        raise WriteError(
+            f"{table}: exists, and is not a table that this command wrote, so it is left alone.",
+            hint=f"Choose another --out.\n{error.message}",
+        ) from error
+    if edited:
+        raise WriteError(
+            f"{table}: holds pairs that somebody marked as no copies, and would be replaced.",
+            hint=f"Apply them with --not-copies {table}, and choose another --out, such as checks-2.csv.",
+        )

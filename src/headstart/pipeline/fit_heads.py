@@ -1,0 +1,142 @@
+"""Frozen features to last layers: the search for the best head, on one backbone and on several fused, and the final fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from headstart.io.progress import bar, log
+from headstart.model.heads.linear import KINDS, LinearHead, refit
+from headstart.model.heads.search import SearchRow, search_head
+from headstart.model.inference.classifier import Part
+from headstart.model.inference.features import View
+from headstart.training.history import Trial
+from headstart.training.recipe import Recipe
+
+FUSING_GAIN = 0.02
+"""Fused backbones cost as much as all of them at prediction: they must lower the log-loss by this part."""
+
+ITERATIVE_CELLS = 300_000
+"""Pictures x classes up to which logistic regression is tried by itself: 4,879 x 200 took 23 s on 2 cores."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A head on the features of one or several views, joined side by side, each at unit mean variance."""
+
+    views: tuple[View, ...]
+    dims: tuple[int, ...]
+    scales: tuple[float, ...]
+    head: LinearHead
+    log_loss: float
+
+    def join(self, features: Sequence[np.ndarray]) -> np.ndarray:
+        """float32 (N, sum of D) from one array float32 (N, D) a view."""
+        return np.concatenate([x * np.float32(s) for x, s in zip(features, self.scales, strict=True)], axis=1)
+
+    def parts(self, temperature: float) -> tuple[Part, ...]:
+        """The head cut into one last layer a backbone, all divided by the temperature; the first has the bias."""
+        cuts = np.split(self.head.weight_DK, np.cumsum(self.dims)[:-1])
+        bias_K = self.head.bias_K / temperature
+        return tuple(
+            Part(view, (cut * (scale / temperature)).astype(np.float32), (bias_K * (i == 0)).astype(np.float32))
+            for i, (view, scale, cut) in enumerate(zip(self.views, self.scales, cuts, strict=True))
+        )
+
+
+def fit_heads(
+    views: Sequence[View],
+    features: Sequence[np.ndarray],
+    labels_N: np.ndarray,
+    train: np.ndarray,
+    val: np.ndarray,
+    n_classes: int,
+    recipe: Recipe,
+    *,
+    fuse: bool | None = None,
+) -> tuple[Fitted, list[Trial]]:
+    """The best head on the first view alone (the best one, says the choice) and on all views fused; of the two the better.
+
+    Within a view, heads compete by validation log-loss. Between the two, a small validation part is too noisy (of 140
+    pictures, two or three decide), so the log-loss is taken over train and val together: leave-one-out on the first, held
+    out on the second. `features` holds one float32 (N, D) a view; `train` and `val` are bool masks (N,). `fuse` True takes
+    the fused one without asking. Returns the winner, fitted on the training part only, and a row for everything tried.
+    """
+    sets: list[tuple[int, ...]] = [] if fuse else [(0,)]
+    if len(views) > 1:
+        sets.append(tuple(range(len(views))))
+    best: Fitted | None = None
+    trials: list[Trial] = []
+    with bar("Fitting last layers", len(sets)) as advance:
+        for members in sets:
+            fitted, rows = _fit_one(
+                [views[i] for i in members], [features[i] for i in members], labels_N, train, val, n_classes, recipe
+            )
+            trials += rows
+            needed = 1 - FUSING_GAIN if len(members) > 1 else 1.0
+            if best is None or fitted.log_loss < needed * best.log_loss:
+                best = fitted
+            advance(1)
+    if best is None:
+        raise ValueError("no views were given")
+    names = " + ".join(v.backbone.name for v in best.views)
+    log.info("Head: %s on %s (log-loss on pictures left out %.4f)", best.head.kind, names, best.log_loss)
+    return best, trials
+
+
+def refit_on(fitted: Fitted, features: Sequence[np.ndarray], labels_N: np.ndarray, n_classes: int) -> Fitted:
+    """The same head and strength, fitted on more pictures (train and val together)."""
+    return replace(fitted, head=refit(fitted.head, fitted.join(features), labels_N, n_classes))
+
+
+def _fit_one(
+    views: Sequence[View],
+    features: Sequence[np.ndarray],
+    labels_N: np.ndarray,
+    train: np.ndarray,
+    val: np.ndarray,
+    n_classes: int,
+    recipe: Recipe,
+) -> tuple[Fitted, list[Trial]]:
+    scales = tuple(1 / max(float(np.sqrt(x[train].var(axis=0).mean())), 1e-12) for x in features)
+    blank = Fitted(tuple(views), tuple(x.shape[1] for x in features), scales, _no_head(), np.inf)
+    joined_ND = blank.join(features)
+    kinds = _kinds(recipe, int(train.sum()) * n_classes)
+    weight = None if recipe.class_weight == "none" else recipe.class_weight
+    head, rows = search_head(
+        joined_ND[train], labels_N[train], joined_ND[val], labels_N[val], n_classes, kinds=kinds, class_weight=weight
+    )
+    name = " + ".join(v.backbone.name for v in views)
+    loss = _left_out_log_loss(rows, int(train.sum()), int(val.sum()))
+    return replace(blank, head=head, log_loss=loss), [_trial(name, int(train.sum()), r) for r in rows]
+
+
+def _kinds(recipe: Recipe, cells: int) -> tuple[str, ...]:
+    """The heads to try; with `auto`, the iterative ones only where they take seconds (`cells`: pictures x classes)."""
+    if recipe.head != "auto":
+        return (recipe.head,)
+    if cells <= ITERATIVE_CELLS:
+        return KINDS
+    log.info("Many pictures and classes: closed-form heads only (--head logistic tries that one all the same).")
+    return tuple(kind for kind in KINDS if kind not in ("logistic", "blend"))
+
+
+def _left_out_log_loss(rows: Sequence[SearchRow], n_train: int, n_val: int) -> float:
+    """The best mean log-loss over train (leave-one-out) and val; heads without leave-one-out count by val alone."""
+    pooled = [(r.loo_log_loss * n_train + r.val_log_loss * n_val) / (n_train + n_val) for r in rows]
+    exact = [x for x in pooled if math.isfinite(x)]
+    return min(exact) if exact else min(r.val_log_loss for r in rows)
+
+
+def _trial(name: str, pictures: int, row: SearchRow) -> Trial:
+    return Trial(
+        "head", name, row.kind, row.strength, pictures,
+        row.loo_log_loss, row.loo_accuracy, row.val_log_loss, row.val_accuracy, row.seconds,
+    )  # fmt: skip
+
+
+def _no_head() -> LinearHead:
+    return LinearHead("none", np.zeros((0, 0), np.float32), np.zeros(0, np.float32), 0.0)

@@ -1,0 +1,149 @@
+"""What nearly every verb begins with: open the data, and look at every picture once."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from headstart.data.checks import Finding, findings, usable
+from headstart.data.copies import Copies
+from headstart.data.data_source import Source, as_source
+from headstart.data.duplicates import exact_groups, group_pairs, joined, merge_groups
+from headstart.data.groups import require_splittable
+from headstart.data.near_duplicates import find_copies
+from headstart.data.not_copies import NotCopies
+from headstart.data.open_dataset import Dataset, fingerprint, open_dataset
+from headstart.data.proposals import proposal
+from headstart.errors import NoPictures
+from headstart.images.validate import Facts, screen
+from headstart.io.progress import log
+from headstart.model.inference.classifier import Classifier
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """A data set in which every file was looked at.
+
+    `everything` and `everything_facts` hold all files; `dataset` and `facts` the usable ones, with `groups` made of the
+    given groups and of identical files. What else are copies is in `copies`, which is looked for when it is asked for.
+    """
+
+    everything: Dataset
+    everything_facts: tuple[Facts, ...]
+    dataset: Dataset
+    facts: tuple[Facts, ...]
+    not_copies: NotCopies
+    """Pairs that somebody says are no copies."""
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """The usable pictures' files."""
+        return [self.dataset.file(i) for i in range(len(self.dataset))]
+
+    @cached_property
+    def sha256s(self) -> list[str]:
+        """The usable pictures' hashes."""
+        return [f.sha256 for f in self.facts]
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """{path: reason} of the pictures that cannot be used, rows of a table without a file among them."""
+        bad = {p: f.reason for p, f in zip(self.everything.paths, self.everything_facts, strict=True) if f.reason}
+        return bad | self.everything.lost
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over paths, bytes and labels of the usable pictures."""
+        return fingerprint(self.dataset, self.sha256s)
+
+    @cached_property
+    def copies(self) -> Copies:
+        """What is taken for copies among the usable images, by their pixels, less what somebody says are none."""
+        found = find_copies(self.files, self.facts, self.dataset.labels)
+        return self.not_copies.applied_to(found, self.dataset.paths, self.sha256s)
+
+    def findings(self, dataset: Dataset, copies: Copies) -> list[Finding]:
+        """What the checks say. `dataset` and `copies` are of the usable images; the groups are named ones."""
+        everything, n = _filled_in(self.everything, dataset), len(self.everything)
+        places_N = np.flatnonzero(usable(self.everything_facts))
+        return findings(everything, self.everything_facts, copies=copies.among(places_N, n))
+
+
+def look(
+    data: Path | str | Source,
+    *,
+    opened: Dataset | None = None,
+    not_copies: NotCopies = NotCopies(),  # noqa: B008 (frozen)
+) -> Looked:
+    """Open `data`, if that was not done already, and look at every file.
+
+    Raises `DataError` if nothing can be used; `BadCopies` if a pair of `not_copies` is the same file.
+    """
+    source = as_source(data)
+    everything = open_dataset(source) if opened is None else opened
+    facts = screen([everything.file(i) for i in range(len(everything))])
+    keep = usable(facts)
+    if not keep.any():
+        first = facts[0]
+        raise NoPictures(
+            f"{source.place}: none of {len(facts):,} files can be used: {everything.paths[0]}: {first.message}",
+            hint=f"`headstart check {shlex.join(source.words())}` says what is wrong with each.",
+        )
+    if not keep.all():
+        bad = int((~keep).sum())
+        log.warning("%s of %s files cannot be used; left out.", f"{bad:,}", f"{len(keep):,}")
+    good = tuple(f for f, k in zip(facts, keep, strict=True) if k)
+    dataset = with_identical_files(everything.take(keep), good)
+    looked = Looked(everything, tuple(facts), dataset, good, not_copies)
+    not_copies.check_files(dataset.paths, looked.sha256s)
+    return looked
+
+
+def prepare_groups(dataset: Dataset, source: Source) -> None:
+    """Before a split is made: note what could be groups (`note_groups`), and raise `BadSplit` if no split can be made."""
+    note_groups(dataset)
+    require_splittable(dataset, source.groups_named_by)
+
+
+def note_groups(dataset: Dataset) -> None:
+    """Note which columns of the table are not used, and which option would keep together what belongs together."""
+    for sentence in filter(None, (dataset.unused, proposal(dataset))):
+        log.info("%s", sentence)
+
+
+def with_named_groups(given: Dataset, looked: Looked, source: Source) -> Dataset:
+    """The data set with the groups of a given split, joined with those that options name: what it divides is reported."""
+    if not (source.group_column or source.group_from):
+        return given
+    groups = merge_groups(len(given), group_pairs(given.groups), group_pairs(looked.dataset.groups))
+    return replace(given, groups=groups)
+
+
+def source_of(classifier: Classifier, given: Path | Source | None) -> Source:
+    """Where a run's pictures are: where they were at the time, or at the place that is given; labels as at the time."""
+    known = classifier.provenance.get("data", {})
+    kept = Source.from_dict({**known, "place": known.get("path", "")})
+    if given is None or isinstance(given, Source):
+        return kept if given is None else given
+    return replace(kept, place=Path(given))
+
+
+def with_identical_files(dataset: Dataset, facts: Sequence[Facts]) -> Dataset:
+    """The data set with its groups joined where they hold the same file."""
+    exact = exact_groups([f.sha256 for f in facts])
+    return replace(dataset, groups=joined(dataset.groups, group_pairs(exact)))
+
+
+def _filled_in(everything: Dataset, part: Dataset) -> Dataset:
+    """`everything` with the split and the groups of the pictures in `part`."""
+    place = {path: i for i, path in enumerate(part.paths)}
+    split, groups = everything.split.copy(), np.arange(len(everything), dtype=np.int64) + len(everything)
+    for i, path in enumerate(everything.paths):
+        if path in place:
+            split[i], groups[i] = part.split[place[path]], part.groups[place[path]]
+    return replace(everything, split=split, groups=groups)

@@ -1,0 +1,329 @@
+"""The trials of a comparison: each is an ordinary `headstart train` in a process of its own, and is kept.
+
+    DIR/runs/NAME/         its run folder, as `train` writes it
+    DIR/trials/NAME.json   what a run folder cannot say: seconds, peak memory, latency, or why there is no run
+
+A process of its own costs about a second, and buys that a crash, or the system running out of memory, loses one trial and
+not the comparison, and that the memory of one is not counted for the next. A finished run is taken up again if its manifest
+holds and it is of the same recipe (whatever its share of the budget), split and pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import IO, Any
+
+from headstart.data.data_source import Source
+from headstart.errors import DamagedRun
+from headstart.io.files import read_json, sha256_bytes, write_json
+from headstart.io.folders import MANIFEST, check_manifest, read_manifest
+from headstart.io.progress import log
+from headstart.model.backbones.registry import sha256_here
+from headstart.runs.run_folder import WRITTEN
+from headstart.training.recipe import Recipe
+
+LONGEST_CALM = 5.0
+"""Seconds that a stopped process gets to keep what it has, before it is killed."""
+COMMAND = (sys.executable, "-m", "headstart")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One approach on one backbone: `recipe_name` as the user calls it, and all its options."""
+
+    name: str
+    recipe_name: str
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Place:
+    """What all trials share: the data, the folder of the comparison, where weights and corrections are; and what a run must
+    agree with. `weights` is a SHA-256 over all that trials may choose from; `alone`: that is the package's own backbone."""
+
+    source: Source
+    out: Path
+    weights_dir: Path | None
+    offline: bool
+    fingerprint: str
+    split_hash: str
+    fix: Path | None = None
+    weights: str = ""
+    alone: bool = False
+    not_copies: Path | None = None
+
+    def run(self, name: str) -> Path:
+        """The run folder of a trial."""
+        return self.out / "runs" / name
+
+    def record(self, name: str) -> Path:
+        """The file that says how a trial went."""
+        return self.out / "trials" / f"{name}.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial went. `error` is empty for a finished one; `interrupted` ones were stopped and can go on.
+
+    Seconds and megabytes (1e6 bytes) of the training process, milliseconds a picture; NaN where not measured. `budget` is
+    its share, in a recipe's words; `manifest` a SHA-256 over all that is in the run folder but its report; `weights` one over
+    those that the trial could choose from, if it was to choose.
+    """
+
+    seconds: float = math.nan
+    peak_memory_mb: float = math.nan
+    latency_ms: float = math.nan
+    error: str = ""
+    interrupted: bool = False
+    budget: str = ""
+    manifest: str = ""
+    weights: str = ""
+
+
+def run_trial(candidate: Candidate, place: Place, *, share: float, limit: float) -> Outcome:
+    """Train in a process of its own that is told to spend `share` seconds and stopped after `limit` seconds.
+
+    Training by gradient descent that was interrupted goes on from where it was; if that was of other pictures or with other
+    options, it begins anew.
+    """
+    run, budget = place.run(candidate.name), f"{max(1, int(share))}s"
+    words = [*COMMAND, *train_words(replace(candidate.recipe, budget=budget), candidate, place)]
+    _keep(place, candidate, Outcome(error="it was cut off", interrupted=True, budget=budget))
+    ended = run_child(words, limit)
+    error, interrupted = _error_of(ended, limit)
+    if error.startswith("UnfinishedTraining: "):
+        log.info("%s: an unfinished training of something else is discarded.", candidate.name)
+        ended = run_child([*words, "--restart"], limit)
+        error, interrupted = _error_of(ended, limit)
+    if not error and not (run / MANIFEST).is_file():
+        error = "it ended without a run folder"
+    outcome = Outcome(round(ended.seconds, 3), ended.peak_memory_mb, math.nan, error, interrupted, budget)
+    outcome = replace(outcome, weights=_weights_for(candidate, place))
+    if not error:
+        outcome = replace(outcome, manifest=_identity(run))
+    _keep(place, candidate, outcome)
+    return outcome
+
+
+def finished(candidate: Candidate, place: Place) -> Outcome | None:
+    """The outcome of a trial that was finished earlier and is still valid, or None. What was not measured is NaN.
+
+    A run folder records the options that were used in the end; what was asked for, auto say, is in the trial's record.
+    """
+    run = place.run(candidate.name)
+    try:
+        check_manifest(run)
+        manifest = _identity(run)
+        known, metrics = read_json(run / "headstart.json"), read_json(run / "metrics.json")
+        seconds, used = float(metrics["seconds"]["total"]), known["recipe"]
+        of_these = (known["split_hash"], known["data"]["fingerprint"]) == (place.split_hash, place.fingerprint)
+    except DamagedRun as error:
+        if run.exists():
+            log.warning("%s It is done again.", error.message)
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("%s: cannot be taken up (%s: %s); it is done again.", run, type(error).__name__, error)
+        return None
+    kept, asked = _read_record(place.record(candidate.name))
+    if kept is not None and kept.manifest != manifest:
+        kept = None
+    here = _weights_for(candidate, place)
+    if kept is not None and kept.weights and here and kept.weights != here:
+        log.info("%s: made with other weights than those at hand; it is done again.", run)
+        return None
+    if not of_these or not _same(used if kept is None else asked, candidate.recipe):
+        log.info("%s: of another recipe, split or data; it is done again.", run)
+        return None
+    return kept or Outcome(seconds=seconds, manifest=manifest)
+
+
+def _identity(run: Path) -> str:
+    """SHA-256 over the run folder's manifest without its report, which can be written again at any time."""
+    listed = {name: sha256 for name, sha256 in read_manifest(run, "").items() if name not in WRITTEN}
+    return sha256_bytes(json.dumps(sorted(listed.items())).encode())
+
+
+def _weights_for(candidate: Candidate, place: Place) -> str:
+    """SHA-256 over the weights that a trial chooses from, or of those that it names; '' for none, or if they are not here."""
+    recipe = candidate.recipe
+    if recipe.approach == "scratch":
+        return ""
+    if recipe.backbone == "auto":
+        return place.weights
+    here = [sha256_here(name, weights_dir=place.weights_dir) for name in recipe.backbone.split("+")]
+    return "+".join(here) if all(here) else ""
+
+
+def _same(recorded: Any, recipe: Recipe) -> bool:
+    """Whether these are the recipe's options, whatever the share of the budget."""
+    return isinstance(recorded, dict) and {**recorded, "budget": ""} == {**recipe.as_dict(), "budget": ""}
+
+
+def with_latency(outcome: Outcome, candidate: Candidate, place: Place, pictures: Sequence[Path]) -> Outcome:
+    """The outcome with milliseconds a picture, measured in a process of its own unless it is known."""
+    if outcome.error or not math.isnan(outcome.latency_ms) or not pictures:
+        return outcome
+    files = [os.path.abspath(picture) for picture in pictures]
+    command = [sys.executable, "-m", "headstart.pipeline.latency", str(place.run(candidate.name)), *files]
+    ended = run_child(command, 600.0)
+    try:
+        outcome = replace(outcome, latency_ms=float(json.loads(ended.stdout)))
+    except ValueError:
+        log.warning("%s: its latency could not be measured: %s", candidate.name, _error_of(ended, 600.0)[0])
+        return outcome
+    _keep(place, candidate, outcome)
+    return outcome
+
+
+def train_words(recipe: Recipe, candidate: Candidate, place: Place) -> list[str]:
+    """`headstart` words of a trial: every option that is not the default is spelled out, so anybody can run it again."""
+    usual, there = Recipe(), replace(place.source, place=Path(os.path.abspath(place.source.place)))
+    given = [f for f in fields(Recipe) if getattr(recipe, f.name) != getattr(usual, f.name)]
+    words = ["train", *there.words(), "--out", str(place.run(candidate.name)), "--json", "--no-report"]
+    words += ["--split", str(place.out / "split.csv")]
+    words += ["--weights-dir", os.path.abspath(place.weights_dir)] if place.weights_dir is not None else []
+    words += ["--fix", os.path.abspath(place.fix)] if place.fix is not None else []
+    words += ["--not-copies", os.path.abspath(place.not_copies)] if place.not_copies is not None else []
+    words += ["--offline"] if place.offline or (place.alone and recipe.backbone == "auto") else []  # it was asked once
+    return words + [f"--{f.name.replace('_', '-')}={getattr(recipe, f.name)}" for f in given]
+
+
+def _keep(place: Place, candidate: Candidate, outcome: Outcome) -> None:
+    values = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(outcome).items()}
+    write_json(place.record(candidate.name), values | {"recipe": candidate.recipe.as_dict()})
+
+
+def _read_record(path: Path) -> tuple[Outcome | None, Any]:
+    """What `_keep` wrote: the outcome and the options that were asked for; (None, None) where there is none."""
+    try:
+        read = read_json(path)
+        read = {"weights": ""} | read  # which earlier versions did not record
+        values: dict[str, Any] = {f.name: math.nan if read[f.name] is None else read[f.name] for f in fields(Outcome)}
+        return Outcome(**values), read["recipe"]
+    except FileNotFoundError:
+        return None, None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("%s: is not a record of a trial (%s); what it said is measured again.", path, error)
+        return None, None
+
+
+# ------------------------------------------------------------------------------------------------------- one process
+@dataclass(frozen=True)
+class Ended:
+    """A process that has ended: what it wrote, how long it took, the most memory it held; `stopped` if it took too long."""
+
+    code: int
+    stdout: str
+    stderr: str
+    seconds: float
+    peak_memory_mb: float
+    stopped: bool
+
+
+def run_child(command: Sequence[str], limit: float) -> Ended:
+    """Run a command to its end, or for `limit` seconds. Its notes are passed on; on Ctrl-C it is stopped too."""
+    started = time.monotonic()
+    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(list(command), text=True, encoding="utf-8", errors="backslashreplace", **pipes)
+    outs: list[str] = []
+    errs: list[str] = []
+    readers = [_reader(process.stdout, outs), _reader(process.stderr, errs)]
+    stopped, memory = False, math.nan
+    try:
+        while True:
+            memory = _peak_memory(process.pid, memory)
+            usage = _reap(process)
+            if process.returncode is not None:
+                break
+            if not stopped and time.monotonic() - started > limit:
+                stopped = True
+                _stop(process)
+            time.sleep(0.02)
+    except BaseException:
+        _stop(process)
+        raise
+    for reader in readers:
+        reader.join(LONGEST_CALM)
+    memory = usage if math.isnan(memory) else memory
+    return Ended(process.returncode, "".join(outs), "".join(errs), time.monotonic() - started, memory, stopped)
+
+
+def _reader(pipe: IO[str] | None, lines: list[str]) -> threading.Thread:
+    def read() -> None:
+        if pipe is not None:
+            lines.extend(pipe)
+            pipe.close()
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    return thread
+
+
+def _peak_memory(pid: int, before: float) -> float:
+    """Megabytes that a process held at most so far, on Linux; elsewhere, or once it is gone, what was known before.
+
+    A child's `ru_maxrss` is not used where this is: it counts the parent's own memory as well, from before the exec.
+    """
+    with suppress(OSError):  # not Linux, or the process is gone
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            found = re.search(r"^VmHWM:\s+(\d+) kB", file.read(), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024 / 1e6
+    return before
+
+
+def _reap(process: subprocess.Popen[str]) -> float:
+    """Take up the exit code if the process has ended, and give the memory that the system counted, NaN if it did not."""
+    if process.returncode is not None:
+        return math.nan
+    if not hasattr(os, "wait4"):  # Windows
+        process.poll()
+        return math.nan
+    pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+    if pid == 0:
+        return math.nan
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """Ask a process to stop, as Ctrl-C does; kill it if it does not. Its exit code is left to `_reap` if it lives."""
+    if process.returncode is not None:
+        return
+    with suppress(OSError):  # it has just ended
+        process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
+    until = time.monotonic() + LONGEST_CALM
+    while process.returncode is None and time.monotonic() < until:
+        time.sleep(0.02)
+        _reap(process)
+    if process.returncode is None:
+        process.kill()
+        process.wait()
+
+
+def _error_of(ended: Ended, limit: float) -> tuple[str, bool]:
+    """Why there is no result, in a few words (empty if there is one); and whether the process was cut off."""
+    if ended.stopped:
+        return f"stopped after {limit:.0f} s: its share of the budget was spent", True
+    if ended.code < 0:
+        name = {int(s): s.name for s in signal.Signals}.get(-ended.code, f"signal {-ended.code}")
+        why = " (if nobody did that, memory ran out)" if name == "SIGKILL" else ""
+        held = "" if math.isnan(ended.peak_memory_mb) else f"; it had held up to {ended.peak_memory_mb:,.0f} MB"
+        return f"killed by {name}{why}{held}", True
+    if ended.code == 0:
+        return "", False
+    lines = ended.stderr.strip().splitlines() or [f"exit code {ended.code}, and no message"]
+    starts = [i for i, line in enumerate(lines) if re.match(r"[A-Za-z_.]+: ", line) or line.startswith("headstart")]
+    return " ".join(line.strip() for line in lines[starts[-1] if starts else -1 :]), ended.code == 130

@@ -1,0 +1,119 @@
+"""What a report shows, as plain values: gathered by `verbs/report.py`, laid out by `reports/sections.py`.
+
+Costs nothing by itself. Not a format of files: what a run keeps stands in its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from headstart.data.checks import Finding
+from headstart.data.not_copies import CopyRow
+from headstart.evaluation.metrics import Metrics
+from headstart.model.inference.predictions import Predictions
+from headstart.training.history import Trial
+
+Row = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Near:
+    """A training picture that resembles another: its path, its label, the cosine of their features."""
+
+    path: str
+    label: str
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A label that is probably wrong: `score` from 0 to 1, and the class that is suggested instead."""
+
+    path: str
+    label: str
+    suggested: str
+    score: float
+    side: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What a page shows.
+
+    `predictions` are those of the labelled pictures that `metrics` judged, in whose order `near` and `heat` count.
+    `files` are the pictures that are at hand, by path. `missing` holds a sentence for each section that cannot be shown.
+    """
+
+    title: str
+    predictions: Predictions
+    metrics: Metrics
+    side: str = "test"
+    """'test', or 'all' where all labelled pictures were judged."""
+    facts: tuple[tuple[str, str], ...] = ()
+    """What the classifier is, in pairs of a name and a text."""
+    val: Metrics | None = None
+    trials: tuple[Trial, ...] = ()
+    taken: frozenset[tuple[str, str, str]] = frozenset()
+    """(stage, backbone, head) of the trials that the classifier was made from."""
+    epochs: tuple[Row, ...] = ()
+    """Rows of epochs.csv."""
+    steps: tuple[Row, ...] = ()
+    """Rows of steps.csv."""
+    best_epoch: int | None = None
+    trained: bool = True
+    """Whether what these rounds gave is part of the classifier."""
+    outcome: str = ""
+    """What came of them, in a sentence or two."""
+    findings: tuple[Finding, ...] | None = None
+    balance: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """class -> side -> pictures."""
+    sizes_N2: np.ndarray | None = None
+    """int (N, 2): width and height in pixels of the pictures."""
+    near: Mapping[int, tuple[Near, ...]] = field(default_factory=dict)
+    """By row of `predictions`: the nearest training pictures."""
+    heat: Mapping[int, np.ndarray] = field(default_factory=dict)
+    """By row of `predictions`: a heat map of the predicted class, 0 to 1."""
+    suspects: tuple[Suspect, ...] | None = None
+    groups: tuple[tuple[str, ...], ...] | None = None
+    """Paths of images that are copies of one another, or of one named group."""
+    pairs: tuple[CopyRow, ...] | None = None
+    """Pairs of images that are taken for copies, with what speaks for it; None if the run does not say."""
+    copy_limit: float = 0.0
+    """The largest difference that is sure to be a copy in this data; 0 if it is not known."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """path -> label, of the pictures in `groups`."""
+    sides: Mapping[str, str] = field(default_factory=dict)
+    """path -> side of the split."""
+    seen: bytes = b""
+    """seen.png."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    costs: tuple[tuple[str, str], ...] = ()
+    """(what, how much), besides the seconds."""
+    commands: tuple[tuple[str, str], ...] = ()
+    """(what it does, command)."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def mistakes(self) -> tuple[int, ...]:
+        """Rows of `predictions` that are wrong, the most confident first."""
+        return tuple(mistakes(self.predictions))
+
+
+def mistakes(predictions: Predictions) -> list[int]:
+    """Rows of labelled predictions that are wrong, the most confident first."""
+    labels_N = predictions.labels if predictions.labels is not None else np.full(len(predictions), -1)
+    wrong = np.flatnonzero((labels_N >= 0) & (predictions.predicted != labels_N))
+    sure = predictions.probabilities[wrong].max(axis=1) if len(wrong) else np.zeros(0)
+    return [int(i) for i in wrong[np.lexsort((wrong, -sure))]]
+
+
+def sides_of(classes: Sequence[str], labels_N: np.ndarray, split: np.ndarray) -> dict[str, dict[str, int]]:
+    """How many pictures of each class are on each side: {class: {side: pictures}}."""
+    present = [side for side in ("train", "val", "test") if (split == side).any()]
+    return {c: {s: int(((labels_N == k) & (split == s)).sum()) for s in present} for k, c in enumerate(classes)}

@@ -1,0 +1,474 @@
+"""What stands in each section of `report.html`, worked out before the template lays it out.
+
+Sentences are built here and not in the template, where their rules could not be tested. Every name that comes from the
+data goes through `name`, which escapes it and keeps right-to-left letters to themselves. Costs milliseconds besides the
+thumbnails and figures. Not for other pages than the report of one run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from headstart.data.not_copies import CopyRow
+from headstart.evaluation.intervals import Estimate
+from headstart.io.text_table import plain
+from headstart.reports.report_data import Report
+from headstart.reports.thumbnails import heat_thumbnail, shrunk_uri, thumbnails
+from headstart.reports.training_verdict import verdict as training_verdict
+from headstart.training.history import Trial
+
+MOST_CELLS = 30  # classes; with more the matrix is a figure, and the confusions a list
+MOST_MISTAKES = 60
+MOST_SUSPECTS = 60
+MOST_GROUPS = 40
+MOST_TRIALS = 8
+MOST_CONFUSIONS = 40
+DOUBTFUL = 0.95
+"""A score from which the verdict calls a label wrong."""
+SURE = 0.9
+"""A probability from which the verdict calls a prediction sure."""
+
+METRICS = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "top_3_accuracy": "Top-3 accuracy",
+    "precision_macro": "Precision, mean of classes",
+    "recall_macro": "Recall, mean of classes",
+    "f1_macro": "F1, mean of classes",
+    "f1_weighted": "F1, weighted by frequency",
+    "cohen_kappa": "Cohen's kappa",
+    "matthews_corrcoef": "Matthews correlation",
+    "roc_auc": "Area under ROC curve",
+    "log_loss": "Log-loss, nats",
+    "brier_score": "Brier score",
+    "ece": "Expected calibration error",
+}
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture as the page refers to it: the number of its thumbnail (-1: none), and the text that stands for it."""
+
+    number: int
+    alt: str
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as a text.
+
+    >>> percent(0.9871)
+    '98.7\\u202f%'
+    """
+    return f"{100 * share:.{digits}f}\u202f%"
+
+
+def coded(text: str) -> Markup:
+    """HTML of a text in which commands stand between backticks.
+
+    >>> coded("`check a<b` says more")
+    Markup('<code>check a&lt;b</code> says more')
+    """
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # one of them has no partner
+        return escape(text)
+    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))
+
+
+def name(text: str) -> Markup:
+    """A class or file name as it can stand in a sentence: escaped, and isolated from the direction of the text around.
+
+    >>> print(name('<b>"cat"</b>'))
+    <bdi>&lt;b&gt;&#34;cat&#34;&lt;/b&gt;</bdi>
+    """
+    return Markup("<bdi>{}</bdi>").format(plain(text) or "(no name)")
+
+
+def estimate(figure: Estimate) -> Markup:
+    """A figure with its interval; a dash where there is none."""
+    if figure.undefined:
+        return Markup('<span class="muted" title="{}">&ndash;</span>').format(figure.method)
+    bounds = f"{figure.low:.3f}\u2013{figure.high:.3f}"
+    return Markup('{} <span class="interval">{}</span>').format(f"{figure.value:.3f}", bounds)
+
+
+def context(report: Report, figures: Mapping[str, str]) -> dict[str, Any]:
+    """All that the template shows, by name."""
+    pictures = _Pictures(report)
+    return {
+        "report": report,
+        "metrics": report.metrics,
+        "verdict": verdict(report),
+        "training_verdict": training_verdict(report.epochs) if report.epochs else "",
+        "headline": headline(report),
+        "figures": {key: Markup(svg) for key, svg in figures.items()},
+        "widths": {key: _natural_width(svg) for key, svg in figures.items() if _natural_width(svg)},
+        "metric_rows": metric_rows(report),
+        "trial_rows": trial_rows(report.trials, report.taken),
+        "trials": len(report.trials),
+        "class_rows": class_rows(report),
+        "confusion_rows": confusion_rows(report),
+        "confusions": confusions(report),
+        "confidence": confidence(report),
+        "mistakes": pictures.mistakes(),
+        "suspects": pictures.suspects(),
+        "groups": pictures.groups(),
+        "findings": finding_rows(report),
+        "seen": shrunk_uri(report.seen, 1200) if report.seen else "",
+        "total_seconds": report.seconds.get("total"),
+        "second_rows": [(key, f"{value:.1f}") for key, value in report.seconds.items() if key != "total"],
+        "data": pictures.json(),
+        "pictures_shown": len(pictures.uris),
+        "most": {"suspects": MOST_SUSPECTS, "groups": MOST_GROUPS, "mistakes": MOST_MISTAKES},
+    }
+
+
+def _natural_width(svg: str) -> int:
+    """Pixels across at which a figure's text has the size that it was drawn for; 0 if it does not say."""
+    found = re.search(r'viewBox="0 0 ([0-9.]+) ', svg)
+    return round(float(found[1]) * 4 / 3) if found else 0
+
+
+# Sentences
+
+
+def verdict(report: Report) -> list[Markup]:
+    """Three sentences: how good it is, where it fails, what to do next."""
+    return [_how_good(report), _where_it_fails(report), _what_next(report)]
+
+
+def _how_good(report: Report) -> Markup:
+    metrics = report.metrics
+    accuracy, support = metrics["accuracy"], metrics.support
+    common = int(support.argmax())
+    pictures = f"{metrics.n:,} {'test ' if report.side == 'test' else ''}picture{'s' * (metrics.n != 1)}"
+    return Markup("It gets {} of {} right (95\u202f% interval {} to {}); always answering {} would get {}.").format(
+        percent(accuracy.value), pictures, percent(accuracy.low), percent(accuracy.high),
+        name(metrics.classes[common]), percent(support[common] / metrics.n),
+    )  # fmt: skip
+
+
+def _where_it_fails(report: Report) -> Markup:
+    metrics = report.metrics
+    pairs = confusions(report)
+    if not pairs:
+        most = 1 - metrics["accuracy"].low
+        return Markup("It made no mistake, which with so many pictures still allows for an error of up to {}.").format(
+            percent(most)
+        )
+    worst = pairs[0]
+    rated = {c: metrics.per_class[c]["f1"] for c in metrics.classes}
+    weakest = min((c for c in rated if not rated[c].undefined), key=lambda c: rated[c].value, default=None)
+    often = "once" if worst["count"] == 1 else f"{worst['count']:,} of {worst['support']:,} times"
+    first = Markup("Its most frequent mistake is to take {} for {} ({})").format(
+        name(worst["true"]), name(worst["predicted"]), often
+    )
+    if weakest is None or len(metrics.classes) == 2:
+        return first + "."
+    return first + Markup("; the weakest class is {} (F1 {}).").format(name(weakest), f"{rated[weakest].value:.3f}")
+
+
+def _what_next(report: Report) -> Markup:
+    """The first of the things that matter most, in this order: leaks and conflicts, wrong labels, training, noise."""
+    errors = {f.check: f for f in report.findings or () if f.severity == "error"}
+    if "split_leak" in errors:
+        return Markup("Before you believe that: copies of pictures are on both sides of the split, see {}.").format(
+            Markup('<a href="#checks">data checks</a>')
+        )
+    n = sum(s.score >= DOUBTFUL for s in report.suspects or ())
+    if n:
+        what = "1 label looks wrong" if n == 1 else f"{n:,} labels look wrong"
+        return Markup('{}; look through <a href="#labels">them</a> first.').format(what)
+    if errors:
+        return Markup('The <a href="#checks">data checks</a> found errors; look at those first.')
+    said = training_verdict(report.epochs) if report.epochs and report.trained else ""
+    if said and "healthy" not in said.lower():
+        return Markup("{}").format(said)
+    accuracy = report.metrics["accuracy"]
+    if accuracy.high - accuracy.low > 0.02:
+        points = 50 * (accuracy.high - accuracy.low)
+        return Markup("With so few test pictures, differences of less than {} points mean nothing.").format(
+            f"{points:.1f}"
+        )
+    return Markup("Nothing in the data or in the training asks for attention.")
+
+
+def confidence(report: Report) -> str:
+    """What it means when the classifier is sure."""
+    chances_NK, labels_N = report.predictions.probabilities, report.predictions.labels
+    if labels_N is None or not len(labels_N):
+        return ""
+    sure_N, right_N = chances_NK.max(axis=1) >= SURE, chances_NK.argmax(axis=1) == labels_N
+    if not sure_N.any():
+        return f"It gives no picture a probability of {percent(SURE, 0)} or more."
+    return (
+        f"It is at least {percent(SURE, 0)} sure of {percent(sure_N.mean())} of the pictures, and right in "
+        f"{percent(right_N[sure_N].mean())} of these; of the others it gets "
+        + (f"{percent(right_N[~sure_N].mean())} right." if not sure_N.all() else "none, as there are none.")
+    )
+
+
+def copy_evidence(pair: CopyRow, limit: float = 0.0) -> str:
+    """Why two images are taken for copies, in words; `limit` is the largest difference that counts without a
+    look at fine details, 0 if it is not known.
+
+    >>> copy_evidence(CopyRow("a.jpg", "b.jpg", evidence="near", difference="0.00312"), 0.014)
+    'differs by 0.3\\u202f% (limit in this data: 1.4\\u202f%)'
+    """
+    if pair.evidence != "near":
+        return pair.evidence.replace("_", " ")
+    if not pair.difference:
+        return "agrees as copies do"
+    difference = float(pair.difference)
+    about = f" (limit in this data: {percent(limit)})" if limit else ""
+    if limit and difference > limit:
+        about = f", but the fine details agree (limit without them: {percent(limit)})"
+    return f"differs by {percent(difference) if difference >= 0.0005 else f'less than {percent(0.001)}'}{about}"
+
+
+def group_evidence(report: Report, groups: Sequence[Sequence[str]]) -> list[str]:
+    """Why the images of each group are taken for copies, in words; '' where the run does not say."""
+    if report.pairs is None:
+        return [""] * len(groups)
+    number = {path: n for n, group in enumerate(groups) for path in group}
+    found: list[list[CopyRow]] = [[] for _ in groups]
+    for pair in report.pairs:
+        if number.get(pair.path, -1) == number.get(pair.copy, -2):
+            found[number[pair.path]].append(pair)
+    return [_evidence_of(pairs, report.copy_limit) for pairs in found]
+
+
+def _evidence_of(pairs: Sequence[CopyRow], limit: float) -> str:
+    if not pairs:
+        return "a group that was given"
+    if len(pairs) == 1:
+        return copy_evidence(pairs[0], limit)
+    counts = Counter(pair.evidence for pair in pairs)
+    texts = [f"{counts[key]:,} with the {key.replace('_', ' ')}" for key in ("same_file", "same_pixels") if counts[key]]
+    near = [float(pair.difference) for pair in pairs if pair.evidence == "near" and pair.difference]
+    texts += [f"{len(near):,} near, {percent(min(near))} to {percent(max(near))} different"] if near else []
+    return f"{len(pairs):,} pairs: {', '.join(texts)}"
+
+
+def headline(report: Report) -> list[tuple[str, str, str]]:
+    """(name, value, interval) of the figures at the top."""
+    rows = []
+    for key in ("accuracy", "balanced_accuracy", "roc_auc", "ece"):
+        figure = report.metrics.overall.get(key)
+        if figure is not None and not figure.undefined:
+            asked = key in ("accuracy", "balanced_accuracy")
+            value = percent(figure.value) if asked else f"{figure.value:.3f}"
+            low, high = (percent(x) if asked else f"{x:.3f}" for x in (figure.low, figure.high))
+            rows.append((METRICS[key], value, f"{low} to {high}"))
+    return rows
+
+
+# Tables
+
+
+def metric_rows(report: Report) -> list[tuple[str, Estimate, Estimate | None]]:
+    """(name, on the judged pictures, on validation) of each metric."""
+    val = report.val.overall if report.val else {}
+    return [(text, report.metrics[key], val.get(key)) for key, text in METRICS.items() if key in report.metrics.overall]
+
+
+def trial_rows(trials: Sequence[Trial], taken: frozenset[tuple[str, str, str]]) -> list[dict[str, Any]]:
+    """The best of each (stage, backbone, head) by validation, or else by leave-one-out; best first, stage by stage."""
+    best: dict[tuple[str, str, str], Trial] = {}
+    for trial in trials:
+        key = (trial.stage, trial.backbone, trial.head)
+        if key not in best or _loss(trial) <= _loss(best[key]) or trial.pictures > best[key].pictures:
+            best[key] = trial
+    stages = ("tune", "head", "choose")
+    ranked = sorted(best.values(), key=lambda t: (stages.index(t.stage) if t.stage in stages else 9, _loss(t)))
+    shown = [t for t in ranked if t.stage != "choose"][:MOST_TRIALS]
+    shown += [t for t in ranked if t.stage == "choose"][:MOST_TRIALS]
+    return [
+        {
+            "stage": {"tune": "tuning", "head": "last layer", "choose": "choice of backbone"}.get(t.stage, t.stage),
+            "backbone": t.backbone, "head": t.head, "pictures": t.pictures,
+            "accuracy": _known(t.val_accuracy, t.loo_accuracy), "loss": _known(t.val_log_loss, t.loo_log_loss),
+            "by": "validation" if not math.isnan(t.val_log_loss) else "leave-one-out",
+            "seconds": sum(x.seconds for x in trials if (x.stage, x.backbone, x.head) == (t.stage, t.backbone, t.head)),
+            "chosen": (t.stage, t.backbone, t.head) in taken,
+        }
+        for t in shown
+    ]  # fmt: skip
+
+
+def _loss(trial: Trial) -> float:
+    found = _known(trial.val_log_loss, trial.loo_log_loss)
+    return math.inf if math.isnan(found) else found
+
+
+def _known(first: float, second: float) -> float:
+    return second if math.isnan(first) else first
+
+
+def class_rows(report: Report) -> list[dict[str, Any]]:
+    """A row a class: pictures, precision, recall, F1, area."""
+    metrics = report.metrics
+    return [
+        {"name": c, "pictures": int(metrics.support[k]), "figures": [metrics.per_class[c][m] for m in _PER_CLASS]}
+        for k, c in enumerate(metrics.classes)
+    ]
+
+
+_PER_CLASS = ("precision", "recall", "f1", "roc_auc")
+
+
+def confusion_rows(report: Report) -> list[dict[str, Any]] | None:
+    """The confusion matrix row by row; None with too many classes for a table."""
+    metrics = report.metrics
+    if len(metrics.classes) > MOST_CELLS:
+        return None
+    support = metrics.support
+    return [
+        {
+            "name": c,
+            "total": int(support[k]),
+            "cells": [
+                {"count": int(count), "share": count / max(int(support[k]), 1), "true": k, "predicted": j}
+                for j, count in enumerate(metrics.confusion[k])
+            ],
+        }
+        for k, c in enumerate(metrics.classes)
+    ]
+
+
+def confusions(report: Report) -> list[dict[str, Any]]:
+    """Pairs of classes that were taken for each other, the most frequent first."""
+    metrics = report.metrics
+    off = metrics.confusion * (1 - np.eye(len(metrics.classes), dtype=np.int64))
+    order = np.argsort(-off, axis=None, kind="stable")[:MOST_CONFUSIONS]
+    rows = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, off.shape), strict=True) if off[i, j]]
+    return [
+        {"true": metrics.classes[i], "predicted": metrics.classes[j], "count": int(off[i, j]),
+         "support": int(metrics.support[i]), "i": i, "j": j}
+        for i, j in rows
+    ]  # fmt: skip
+
+
+def finding_rows(report: Report) -> list[dict[str, Any]]:
+    """What the checks found, with the first paths of each."""
+    return [
+        {"severity": f.severity, "check": f.check.replace("_", " "), "message": plain(f.message),
+         "paths": [plain(p) for p in f.paths[:20]], "more": max(0, len(f.paths) - 20)}
+        for f in report.findings or ()
+    ]  # fmt: skip
+
+
+# Pictures
+
+
+class _Pictures:
+    """The pictures of a page: which there are, their numbers, and where they are shown."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.shown = report.mistakes[:MOST_MISTAKES]
+        self.suspected = (report.suspects or ())[:MOST_SUSPECTS]
+        self.grouped = (report.groups or ())[:MOST_GROUPS]
+        wanted = [p for p in self._wanted() if p in report.files]
+        large = frozenset(report.predictions.paths[i] for i in self.shown)
+        self.uris = thumbnails({p: report.files[p] for p in wanted}, large=large)
+        self._number = {path: i for i, path in enumerate(self.uris)}
+        self._heat = {
+            i: heat_thumbnail(report.files[report.predictions.paths[i]], report.heat[i])
+            for i in self.shown
+            if i in report.heat and report.predictions.paths[i] in report.files
+        }
+
+    def _wanted(self) -> Iterable[str]:
+        """Paths of all pictures to show, the most important first, each of them once."""
+        report, paths = self.report, self.report.predictions.paths
+        near = [n.path for i in self.shown for n in report.near.get(i, ())]
+        grouped = [path for group in self.grouped for path in group]
+        wrong = [paths[i] for i in report.mistakes]
+        return dict.fromkeys([*wrong, *near, *(s.path for s in self.suspected), *grouped, *self._the_rest()])
+
+    def _the_rest(self) -> Iterable[str]:
+        """The other pictures, those in doubt first, the classes in turn."""
+        predictions = self.report.predictions
+        sure_N, label_N = predictions.probabilities.max(axis=1), predictions.predicted
+        turn_N = np.zeros(len(predictions), np.int64)
+        for k in np.unique(label_N):
+            own = np.flatnonzero(label_N == k)
+            turn_N[own[np.argsort(sure_N[own], kind="stable")]] = np.arange(len(own))
+        return [predictions.paths[i] for i in np.lexsort((label_N, turn_N))]
+
+    def shot(self, path: str, text: str = "") -> Shot:
+        """How the page refers to a picture."""
+        return Shot(self._number.get(path, -1), f"{plain(path)}{', ' if text else ''}{text}")
+
+    def mistakes(self) -> list[dict[str, Any]]:
+        """The mistakes that are shown, the most confident first."""
+        predictions, classes = self.report.predictions, self.report.metrics.classes
+        labels_N, chances_NK = predictions.labels, predictions.probabilities
+        rows = []
+        for i in self.shown:
+            true, guess = int(labels_N[i]) if labels_N is not None else -1, int(predictions.predicted[i])
+            path = predictions.paths[i]
+            near = [
+                (self.shot(n.path, f"labelled {plain(n.label)}"), n, n.label == classes[true])
+                for n in self.report.near.get(i, ())
+            ]
+            rows.append(
+                {"shot": self.shot(path, f"labelled {plain(classes[true])}, predicted {plain(classes[guess])}"),
+                 "path": plain(path), "true": true, "predicted": guess, "sure": float(chances_NK[i, guess]),
+                 "own": float(chances_NK[i, true]), "near": near, "heat": self._heat.get(i, "")}
+            )  # fmt: skip
+        return rows
+
+    def suspects(self) -> list[dict[str, Any]]:
+        """The suspected labels that are shown, the worst first."""
+        return [
+            {"shot": self.shot(s.path, f"labelled {plain(s.label)}"), "path": plain(s.path), "suspect": s}
+            for s in self.suspected
+        ]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The groups of copies that are shown, those that matter most first, each with what speaks for it."""
+        return [
+            {"images": [self._member(path) for path in group], "evidence": evidence}
+            for group, evidence in zip(self.grouped, group_evidence(self.report, self.grouped), strict=True)
+        ]
+
+    def _member(self, path: str) -> dict[str, Any]:
+        label, side = (known.get(path, "") for known in (self.report.labels, self.report.sides))
+        return {"shot": self.shot(path), "path": plain(path), "label": label, "side": side}
+
+    def json(self) -> Markup:
+        """What the page's script reads: thumbnails, and one row a prediction. Safe inside a script element."""
+        predictions = self.report.predictions
+        labels_N, sure_N = predictions.labels, predictions.probabilities.max(axis=1) if len(predictions) else []
+        rows = [
+            [plain(path), int(label), int(guess), round(float(sure), 4), self._number.get(path, -1)]
+            for path, label, guess, sure in zip(
+                predictions.paths, labels_N if labels_N is not None else [], predictions.predicted, sure_N, strict=True
+            )
+        ]
+        document = {
+            "classes": [plain(c) for c in self.report.metrics.classes],
+            "thumbnails": list(self.uris.values()),
+            "rows": rows,
+        }
+        return json_for_script(document)
+
+
+def json_for_script(value: Any) -> Markup:
+    """JSON that can stand in a script element, whatever the texts in it: no ``<``, ``>``, ``&``.
+
+    >>> print(json_for_script("</script>"))
+    "\\u003c/script\\u003e"
+    """
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

@@ -1,0 +1,1 @@
+"""A sample data set: rendered scenes, and flaws planted among them."""

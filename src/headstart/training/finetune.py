@@ -1,0 +1,508 @@
+"""Gradient descent on a backbone, or on what stands on it: fine-tuning, new top layers, from scratch.
+
+    build -> cut into trunk and tail -> keep the trunk's activations -> fit the tail -> WiSE-FT -> weights in a file
+
+What comes out is an ordinary `View` with a last layer, so that embedding, calibration and prediction go on as for a frozen
+backbone. The approaches differ in where they cut:
+
+    scratch    before the first stage, random weights
+    finetune   where `recipe.unfreeze` says; auto cuts so that the last part of the computation is trained (LP-FT, Kumar et
+               al. 2022, arXiv 2202.10054: it starts from the best closed-form last layer), on a GPU before the first stage
+    frozen     after the last stage: only dense layers are trained
+
+With a trunk, each picture passes it once for each of `recipe.views` augmented views, in OpenVINO on a CPU; a step then costs
+only the tail. Measured figures are in `benchmarks/finetune.py` and LOG.md. When not to use it: if the closed-form last
+layer (`pipeline.fit_heads`) is as good on validation; `train` asks.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from headstart.errors import RecipeError
+from headstart.images.augment import PLAIN, Augment, parse_augment
+from headstart.images.sources import Source
+from headstart.io.files import cache_dir, safetensors_bytes, sha256_bytes, write_cache
+from headstart.io.progress import log
+from headstart.model.backbones.build import build
+from headstart.model.backbones.cut_network import auto_cut, cut, freeze_norms, join, stage_parameters, survey
+from headstart.model.backbones.networks import with_top
+from headstart.model.backbones.registry import tuned
+from headstart.model.inference.features import View
+from headstart.model.inference.runtime import Plan, from_pixels, open_module
+from headstart.training.activations import keep_activations, views_that_fit
+from headstart.training.batches import Batches, TensorBatches
+from headstart.training.bf16_conv import lighten
+from headstart.training.checkpoint import Checkpoint
+from headstart.training.image_batches import PictureBatches
+from headstart.training.loop import EpochRow, Fit, StepRow, evaluate, find_rate, fit
+from headstart.training.optim import Group, Passes, make_optimizer
+from headstart.training.recipe import Recipe
+
+FINETUNE_LR = 1e-4
+"""Highest rate of AdamW when fine-tuning starts from a fitted last layer, where a range test finds nothing to gain."""
+
+FINETUNE_EPOCHS = 8
+"""Most rounds that `epochs` 0 takes in fine-tuning; 30 from scratch."""
+
+FINETUNE_AUGMENT = "flip,crop=0.35"
+"""What `augment` auto is for fine-tuning, and for scratch; for frozen backbones nothing."""
+
+WISE = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+SHARES = (0.5, 0.3)
+"""Parts of the computation that `unfreeze` auto trains on a processor: the first one if there is time for it. On scenes it
+ends at a lower validation loss (0.170 against 0.180), at two thirds of the pictures a second."""
+
+STEPS = 0.6
+"""Part of the time that may go into steps, by a measurement of some; the rest is for activations and validation."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Pictures to learn from. `labels_N` int64 (N,), `train` and `val` bool (N,), for all N sources."""
+
+    sources: Sequence[Source]
+    sha256s: Sequence[str]
+    labels_N: np.ndarray
+    train: np.ndarray
+    val: np.ndarray
+    n_classes: int
+
+    def side(self, mask: np.ndarray) -> tuple[list[Source], list[str], np.ndarray]:
+        """Sources, hashes and labels of the pictures in a mask."""
+        picked = np.flatnonzero(mask).tolist()
+        return [self.sources[i] for i in picked], [self.sha256s[i] for i in picked], self.labels_N[picked]
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """What training gave: a view with weights of its own, and the last layer on it, `weight_DK` and `bias_K` (float32).
+
+    `recipe` has the `epochs`, `max_lr` and `unfreeze` that were used, so that it does the same again. `wise` is the
+    coefficient of WiSE-FT, NaN where there was none. `seen_NSS3` uint8: some pictures as training saw them.
+    """
+
+    view: View
+    weight_DK: np.ndarray
+    bias_K: np.ndarray
+    fit: Fit
+    recipe: Recipe
+    trained: tuple[str, ...]
+    wise: float
+    pictures_per_second: float
+    seen_NSS3: np.ndarray
+    seen_labels: tuple[int, ...]
+
+    @property
+    def epochs(self) -> tuple[EpochRow, ...]:
+        """One row a round."""
+        return self.fit.epochs
+
+    @property
+    def steps(self) -> tuple[StepRow, ...]:
+        """One row a step."""
+        return self.fit.steps
+
+
+class NoTime(RecipeError):
+    """The budget does not allow a single round."""
+
+
+def tune(
+    view: View,
+    task: Task,
+    recipe: Recipe,
+    plan: Plan,
+    *,
+    start: tuple[np.ndarray, np.ndarray] | None = None,
+    seconds: float,
+    unfinished: Path | None = None,
+    key: Mapping[str, str] | None = None,
+) -> Tuned:
+    """Train by `recipe` (its approach is finetune, frozen or scratch) within about `seconds`.
+
+    Args:
+        view: The backbone and input to start from; one with random weights for scratch.
+        start: Last layer (weight_DK, bias_K) to begin with, fitted on the frozen features; None for a random one.
+        unfinished: Where snapshots of the training under way are kept; an interrupted training goes on from there.
+        key: What a snapshot must agree with besides what this function knows: recipe, pictures, weights.
+
+    Raises `NoTime` if `epochs` is 0 and `seconds` do not suffice for one round; `TrainingFailed`, `UnfinishedTraining`,
+    `BackboneError`, `WriteError`, `UnreadableImage` for a picture that changed.
+    """
+    begun = time.monotonic()
+    torch.manual_seed(recipe.seed)
+    augment = parse_augment(_augment(recipe))
+    module = _network(view, recipe, task.n_classes, start)
+    recorded = Checkpoint(unfinished, {}).recorded() if unfinished is not None else {}
+    n_frozen = _cut_place(module, view, recipe, plan, task, recorded, seconds)
+    trunk, tail = cut(module, n_frozen, view.spec.image_size)
+    if n_frozen and recipe.approach == "finetune":
+        freeze_norms(tail)
+    train, val, network = _batches(view, task, recipe, plan, augment, trunk, tail, n_frozen, module)
+    precision = _precision(recipe, plan, n_frozen)
+    if precision == "bf16" and plan.device == "cpu":
+        lighten(tail)
+    if recipe.loss == "binary":
+        _one_unit(tail, module.pretrained_cfg["classifier"])
+    groups = _groups(tail, recipe)
+    checkpoint = None
+    if unfinished is not None:
+        known = {"threads": str(torch.get_num_threads()), "frozen stages": str(n_frozen)}
+        checkpoint = Checkpoint(unfinished, {**(key or {}), **known})
+        recipe = _as_begun(recipe, recorded)
+    left = seconds - (time.monotonic() - begun)
+    recipe = _settled(recipe, network, groups, train, val, task, plan, precision, left)
+    before = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    device = "cuda" if plan.device == "cuda" else "cpu"
+    weights = _class_weights(task, recipe)
+    fitted = fit(
+        network, groups, train, val, replace(recipe, precision=precision), epochs=recipe.epochs, max_lr=recipe.max_lr,
+        n_classes=task.n_classes, device=device, checkpoint=checkpoint, class_weights=weights,
+    )  # fmt: skip
+    wise = math.nan
+    if recipe.approach == "finetune" and start is not None:
+        wise = _interpolate(network, before, val, replace(recipe, precision=precision), device)
+    view, weight_DK, bias_K = _saved(module, tail, view, recipe)
+    seen, labels = _seen(task, view, augment, recipe)
+    trained = tuple(name for name, _ in stage_parameters(tail))
+    if recipe.unfreeze == "auto" and recipe.approach == "finetune":
+        recipe = replace(
+            recipe, unfreeze=str(len(survey(module, view.spec.image_size)) - n_frozen) if n_frozen else "all"
+        )
+    rows = sum(row.seconds for row in fitted.epochs)
+    speed = len(fitted.steps) * recipe.batch_size / max(rows, 1e-9)
+    return Tuned(view, weight_DK, bias_K, fitted, recipe, trained, wise, speed, seen, labels)
+
+
+def _augment(recipe: Recipe) -> str:
+    if recipe.augment != "auto":
+        return recipe.augment
+    return "none" if recipe.approach == "frozen" else FINETUNE_AUGMENT
+
+
+def _network(view: View, recipe: Recipe, n_classes: int, start: tuple[np.ndarray, np.ndarray] | None) -> nn.Module:
+    """The whole network with its last layer, random or `start`; dense layers before it as the recipe says."""
+    size = view.spec.image_size
+    if recipe.hidden_sizes:
+        body = build(view.backbone, 0, image_size=size)
+        module: nn.Module = with_top(body, recipe.hidden_sizes, n_classes, drop_rate=recipe.dropout)
+    else:
+        module = build(view.backbone, n_classes, image_size=size)
+        if recipe.dropout:
+            module.drop_rate = recipe.dropout
+        if view.backbone.weights is not None:
+            _begin_small(module.get_classifier())
+    if start is not None:
+        last = module.get_classifier()
+        with torch.no_grad():
+            last.weight.copy_(torch.from_numpy(start[0].T.copy()).reshape(last.weight.shape))
+            last.bias.copy_(torch.from_numpy(start[1].copy()))
+    return module
+
+
+def _begin_small(last: nn.Module) -> None:
+    """A random last layer whose first logits are small (Glorot and Bengio 2010, as in Keras).
+
+    timm's own for EfficientNets and MobileNets is uniform up to 1 / sqrt(classes), whatever the number of features: with two
+    classes and 1,280 features the first loss was 7 to 12 instead of 0.7, and what came back tore the pretrained weights up.
+    """
+    for name, parameter in last.named_parameters():
+        if name.endswith("weight"):
+            nn.init.xavier_uniform_(parameter)
+        else:
+            nn.init.zeros_(parameter)
+
+
+def _one_unit(tail: nn.Module, classifier: str) -> None:
+    """Make logits (0, z) of a last layer for two classes: the first unit is zero, and stays so."""
+    for name, parameter in tail.named_parameters():
+        if name.endswith((f"{classifier}.weight", f"{classifier}.bias")):
+            with torch.no_grad():
+                parameter[0] = 0
+            parameter.register_hook(_without_first)
+
+
+def _without_first(gradient: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.zeros_like(gradient[:1]), gradient[1:]])
+
+
+def _cut_place(
+    module: nn.Module, view: View, recipe: Recipe, plan: Plan, task: Task, recorded: Mapping[str, str], seconds: float
+) -> int:
+    """How many stages stay frozen; for `unfreeze` auto as in the training that was interrupted, or as there is time for."""
+    if recipe.approach == "scratch" or (recipe.unfreeze == "all" and recipe.approach != "frozen"):
+        return 0
+    size = view.spec.image_size
+    count = len(survey(module, size))
+    if recipe.approach == "frozen":
+        return count
+    if recipe.unfreeze.isdigit():
+        return max(count - int(recipe.unfreeze), 0)
+    if plan.device == "cuda":
+        return 0
+    if recipe.unfreeze == "auto" and "frozen stages" in recorded:
+        return int(recorded["frozen stages"])
+    more, less = (auto_cut(module, size, share=share) for share in SHARES)
+    if more == less or recipe.unfreeze != "auto":
+        return less
+    rounds = recipe.epochs or FINETUNE_EPOCHS
+    steps = rounds * (recipe.steps_per_epoch or math.ceil(task.train.sum() / recipe.batch_size))
+    return more if steps * _seconds_a_step(module, more, view, recipe, plan) <= STEPS * seconds else less
+
+
+def _seconds_a_step(module: nn.Module, n_frozen: int, view: View, recipe: Recipe, plan: Plan) -> float:
+    """Measured on activations of zeros."""
+    _, tail = cut(module, n_frozen, view.spec.image_size)
+    freeze_norms(tail)
+    precision = _precision(recipe, plan, n_frozen)
+    if precision == "bf16":
+        lighten(tail)
+    shape = survey(module, view.spec.image_size)[n_frozen - 1].shape
+    pictures = 4 * recipe.batch_size
+    zeros_VND = np.zeros((1, pictures, math.prod(shape)), np.float16)
+    batches = TensorBatches(zeros_VND, np.zeros(pictures, np.int64), recipe.batch_size)
+    probing = replace(recipe, precision=precision)
+    return _seconds_a_batch(_FromKept(tail, shape), _groups(tail, recipe), batches, probing, "cpu")
+
+
+def _batches(
+    view: View, task: Task, recipe: Recipe, plan: Plan, augment: Augment,
+    trunk: nn.Module, tail: nn.Module, n_frozen: int, module: nn.Module,
+) -> tuple[Batches, Batches, nn.Module]:  # fmt: skip
+    """Batches for training and for validation, and the module that takes them: pixels, or kept activations."""
+    sources, sha256s, labels = task.side(task.train)
+    held, held_sha256s, held_labels = task.side(task.val)
+    steps = recipe.steps_per_epoch
+    if n_frozen == 0:
+        spec = view.spec
+        train = PictureBatches(
+            sources, sha256s, labels, spec, augment, recipe.batch_size, recipe.seed, steps_per_epoch=steps
+        )
+        val = PictureBatches(held, held_sha256s, held_labels, spec, batch_size=recipe.batch_size, shuffle=False)
+        return train, val, from_pixels(tail, replace(spec, tta="none"))
+    shape = survey(module, view.spec.image_size)[n_frozen - 1].shape
+    spec = replace(view.spec, tta="none")
+    sessions = open_module(_ChannelsLast(trunk), spec, plan)
+    numel = math.prod(shape)
+    views = range(views_that_fit(recipe.views, len(sources), numel)) if augment else [PLAIN]
+    named = f"Activations of {len(views)} view{'s' * (len(views) > 1)}"
+    kept_VND = keep_activations(
+        sources, sha256s, spec, augment, sessions, numel, seed=recipe.seed, views=views, title=named
+    )
+    held_VND = keep_activations(
+        held, held_sha256s, spec, augment, sessions, numel, seed=recipe.seed, views=[PLAIN], title="Validation"
+    )
+    train_batches = TensorBatches(kept_VND, labels, recipe.batch_size, recipe.seed, steps_per_epoch=steps)
+    val_batches = TensorBatches(held_VND, held_labels, 128, shuffle=False)
+    return train_batches, val_batches, _FromKept(tail, shape)
+
+
+class _ChannelsLast(nn.Module):
+    """A trunk whose maps come as (N, H, W, C), the order that training on a processor is fastest in."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.trunk(pixels_NCHW)
+        return out.permute(0, 2, 3, 1) if out.ndim == 4 else out
+
+
+class _FromKept(nn.Module):
+    """A tail behind kept activations (B, numel): maps of `shape` (C, H, W), channels last; or tokens, or features."""
+
+    def __init__(self, tail: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.tail = tail.to(memory_format=torch.channels_last)
+        self.shape = shape
+
+    def forward(self, kept_BD: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor
+        if len(self.shape) == 3:
+            channels, height, width = self.shape
+            out = self.tail(kept_BD.float().reshape(-1, height, width, channels).permute(0, 3, 1, 2))
+        else:
+            out = self.tail(kept_BD.float().reshape(-1, *self.shape))
+        return out
+
+
+def _precision(recipe: Recipe, plan: Plan, n_frozen: int) -> str:
+    """bf16 on GPUs, and from scratch and for tails on CPUs that have it (`lighter` makes it fast there); f32 for whole
+    pretrained networks on CPUs."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    if plan.device == "cuda" or recipe.approach == "scratch" or (n_frozen and recipe.approach == "finetune"):
+        return plan.precision
+    return "f32"
+
+
+def _groups(tail: nn.Module, recipe: Recipe) -> list[Group]:
+    """Parameters by stage. The last stage and the head learn at the full rate, each one before by `layer_decay` less."""
+    stages = stage_parameters(tail)
+    last = len(stages) - 1
+    return [
+        Group(
+            name,
+            params,
+            lr_scale=recipe.layer_decay ** max(last - 1 - i, 0),
+            unfreeze_at=max(last - i, 0) if recipe.unfreeze == "gradual" else 0,
+        )
+        for i, (name, params) in enumerate(stages)
+    ]
+
+
+def _as_begun(recipe: Recipe, recorded: Mapping[str, str]) -> Recipe:
+    """With the rounds and the learning rate that an interrupted training had found, so that it goes on with these."""
+    if not recorded:
+        return recipe
+    epochs, rate = int(recorded["epochs"]), float(recorded["highest learning rate"])
+    return replace(recipe, epochs=recipe.epochs or epochs, max_lr=recipe.max_lr or rate)
+
+
+def _settled(
+    recipe: Recipe, network: nn.Module, groups: list[Group], train: Batches, val: Batches, task: Task, plan: Plan,
+    precision: str, seconds: float,
+) -> Recipe:  # fmt: skip
+    """The recipe with a learning rate and a number of epochs instead of zeros. Raises `NoTime`."""
+    begun = time.monotonic()
+    probing = replace(recipe, precision=precision)
+    device = "cuda" if plan.device == "cuda" else "cpu"
+    rate = recipe.max_lr
+    if not rate and recipe.approach == "finetune":
+        rate = FINETUNE_LR * (10 if recipe.optimizer == "sgd" else 1)
+    elif not rate:
+        rate = find_rate(network, groups, train, probing, n_classes=task.n_classes, device=device).suggestion
+        log.info("Learning rate found by a range test: %.2g.", rate)
+    if recipe.epochs:
+        return replace(recipe, max_lr=rate)
+    once = _seconds_a_batch(network, groups, train, probing, device)
+    pictures = int(task.val.sum()) / max(int(task.train.sum()), 1)
+    epoch = once * len(train) * (1 + pictures / 3)
+    left = seconds - (time.monotonic() - begun)
+    epochs = min(int(left / epoch), FINETUNE_EPOCHS if recipe.approach == "finetune" else 30)
+    if epochs < 1:
+        raise NoTime(
+            f"budget {recipe.budget} is too small for {recipe.approach}: {left:.0f} s are left, and one round over the "
+            f"training pictures takes about {epoch:.0f} s.",
+            hint=f"Give --budget {math.ceil((_spent(recipe, left) + 3 * epoch) / 60)}m, or --approach linear.",
+        )
+    return replace(recipe, max_lr=rate, epochs=epochs)
+
+
+def _seconds_a_batch(
+    network: nn.Module, groups: list[Group], train: Batches, recipe: Recipe, device: str, most: int = 6
+) -> float:
+    """Measured on a few batches, the first of which only warms up; the network is as before afterwards."""
+    before = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    passes = Passes(network.to(device), recipe, device, None)
+    optimizer = make_optimizer(groups, recipe)
+    network.train()
+    taken = []
+    for number, batch in enumerate(islice(train.epoch(0), most)):
+        begun = time.monotonic()
+        passes.gradient([batch], (0, number), optimizer)
+        optimizer.step()
+        taken.append(time.monotonic() - begun)
+    network.load_state_dict(before)
+    return float(np.median(taken[1:] or taken))
+
+
+def _spent(recipe: Recipe, left: float) -> float:
+    from headstart.training.recipe import seconds as parsed
+
+    return parsed(recipe.budget) - left
+
+
+def _class_weights(task: Task, recipe: Recipe) -> np.ndarray | None:
+    if recipe.class_weight == "none":
+        return None
+    counts_K = np.bincount(task.labels_N[task.train], minlength=task.n_classes)
+    weights: np.ndarray = (counts_K.sum() / (task.n_classes * np.maximum(counts_K, 1))).astype(np.float32)
+    return weights
+
+
+def _interpolate(
+    network: nn.Module, before: Mapping[str, torch.Tensor], val: Batches, recipe: Recipe, device: str
+) -> float:
+    """WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903, section 3): weights between those before and after training.
+
+    The coefficient with the lowest validation log-loss, or the recipe's; `network` ends with these weights.
+    """
+    after = {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+    def move_to(part: float) -> None:
+        network.load_state_dict(between(before, after, part))
+
+    if recipe.wise != "auto":
+        move_to(float(recipe.wise))
+        return float(recipe.wise)
+    losses = []
+    for part in WISE:
+        move_to(part)
+        losses.append(evaluate(network, val, recipe, device=device).loss)
+    best = WISE[int(np.argmin(losses))]
+    move_to(best)
+    listed = ", ".join(f"{part:g}: {loss:.4f}" for part, loss in zip(WISE, losses, strict=True))
+    log.info("Validation log-loss between the frozen (0) and the tuned (1) weights: %s.", listed)
+    return best
+
+
+def between(
+    before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], part: float
+) -> dict[str, torch.Tensor]:
+    """State dict (1 - part) * before + part * after; whole numbers (counters) are those of `after`.
+
+    >>> between({"w": torch.tensor([0.0])}, {"w": torch.tensor([2.0])}, 0.25)["w"].item()
+    0.5
+    """
+    out = {}
+    for name, value in after.items():
+        old = before[name].to(value.device)
+        if not value.dtype.is_floating_point or part in (0.0, 1.0):
+            out[name] = old if part == 0.0 else value
+        else:
+            out[name] = torch.lerp(old, value, part)
+    return out
+
+
+def _saved(module: nn.Module, tail: nn.Module, view: View, recipe: Recipe) -> tuple[View, np.ndarray, np.ndarray]:
+    """The trained weights as a file of the cache, the backbone in it, and its last layer."""
+    state = join(module, tail)
+    name = module.pretrained_cfg["classifier"]
+    last = state[f"{name}.weight"], state[f"{name}.bias"]
+    arrays = {key: value.numpy() for key, value in state.items() if not key.startswith(f"{name}.")}
+    data = safetensors_bytes(arrays, {"format": "pt"})
+    path = cache_dir() / "tuned" / f"{sha256_bytes(data)}.safetensors"
+    write_cache(path, data)
+    size = view.spec.image_size
+    backbone = tuned(view.backbone, path, image_size=size, hidden=recipe.hidden_sizes)
+    weight_KD = last[0].reshape(last[0].shape[0], -1).float().numpy()
+    bias_K = last[1].float().numpy()
+    return View(backbone, view.spec), np.ascontiguousarray(weight_KD.T), np.ascontiguousarray(bias_K)
+
+
+def _seen(
+    task: Task, view: View, augment: Augment, recipe: Recipe, most: int = 32
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Some training pictures as the first round showed them: uint8 (n, S, S, 3), and their labels."""
+    picked = np.flatnonzero(task.train)
+    rng = np.random.default_rng(recipe.seed)
+    picked = rng.permutation(picked)[:most].tolist()
+    batches = PictureBatches(
+        [task.sources[i] for i in picked], [task.sha256s[i] for i in picked], task.labels_N[picked], view.spec, augment,
+        batch_size=most, seed=recipe.seed, shuffle=False,
+    )  # fmt: skip
+    batch = next(iter(batches.epoch(0)))
+    return batch.inputs.numpy(), tuple(int(label) for label in batch.targets)

@@ -1,0 +1,218 @@
+"""Choosing backbones on small subsets, fitting heads on one or several, and the recipe that says how."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headstart.errors import RecipeError
+from headstart.images.preprocess import Preprocess
+from headstart.io.files import sha256_bytes, sha256_file
+from headstart.model.backbones.registry import Backbone, at_hand
+from headstart.model.inference.features import FeatureStore, View
+from headstart.model.inference.runtime import Plan, choose_plan, network_key
+from headstart.pipeline.choose_backbones import (
+    Choice,
+    beginning,
+    choose_views,
+    fitting_size,
+    leave_one_out_score,
+    stratified_order,
+)
+from headstart.pipeline.fit_heads import fit_heads, refit_on
+from headstart.training.recipe import Recipe, seconds
+
+PLAN = Plan("openvino", "cpu", "f32", 8)
+BACKBONE = Backbone("net.a", "net", (), "folder", Path("net.safetensors"), "ab" * 32, Preprocess(), "mit", 8, "here")
+
+
+def clouds(n: int, dim: int, classes: int, seed: int, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Features of `classes` Gaussian clouds, and their labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    centres = np.random.default_rng(99).normal(size=(classes, dim))
+    return (centres[labels] + spread * rng.normal(size=(n, dim))).astype(np.float32), labels
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 5))
+def test_every_beginning_holds_the_classes_in_proportion(labels: list[int], seed: int) -> None:
+    labels_N = np.array(labels)
+    order = stratified_order(labels_N, seed)
+    assert sorted(order.tolist()) == list(range(len(labels)))
+    for n in range(1, len(labels) + 1):
+        for label in set(labels):
+            expected = n * (labels_N == label).mean()
+            assert abs((labels_N[order[:n]] == label).sum() - expected) <= 1 + len(set(labels)) / 2
+
+
+@given(st.integers(32, 512), st.lists(st.integers(1, 2000), min_size=1, max_size=9))
+def test_pictures_are_never_enlarged_much_nor_the_input_beyond_the_backbones_own(native: int, sides: list[int]) -> None:
+    size = fitting_size(native, np.array(sides))
+    assert size <= native
+    assert size == native or size % 32 == 0
+    assert size <= max(64, 1.5 * float(np.median(sides)) + 32)
+
+
+def test_the_backbone_that_tells_the_classes_apart_is_chosen(
+    photos: Path, tiny_weights: Path, own_cache: Path, warm_cache: Path
+) -> None:
+    shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
+    files = sorted(photos.rglob("*.jpg"))
+    labels = np.array([int(f.parent.name[-1]) for f in files])
+    views = [View(b, b.preprocess) for b in at_hand(weights_dir=tiny_weights)]
+    arguments = (files, [sha256_file(f) for f in files], labels, 3, choose_plan("cpu"))
+    choice = choose_views(views, *arguments, seconds=1e9, total=42)
+    assert sorted(str(v) for v in choice.views) == sorted(str(v) for v in views)  # two: both are left, the better first
+    losses = {t.backbone: t.loo_log_loss for t in choice.trials}
+    assert losses[choice.views[0].backbone.name] == min(losses.values())
+    hurried = choose_views(views, *arguments, seconds=0.0, total=42)
+    assert hurried.views == choice.views[:1]
+
+
+def chosen(features: list[np.ndarray], labels: np.ndarray, *, budget: float = 1e9) -> Choice:
+    """The choice among candidates whose features are in the cache already, in the order of `features`."""
+    sha256s = [sha256_bytes(str(i).encode()) for i in range(len(labels))]
+    views = [View(replace(BACKBONE, name=f"net.{i}", sha256=f"{i:064x}"), Preprocess()) for i in range(len(features))]
+    for view, values in zip(views, features, strict=True):
+        FeatureStore(network_key(view.backbone, view.spec, PLAN)).keep([bytes.fromhex(s) for s in sha256s], values)
+    files = [Path(f"{i}.jpg") for i in range(len(labels))]
+    classes = int(labels.max()) + 1
+    return choose_views(views, files, sha256s, labels, classes, PLAN, seconds=budget, total=len(labels))
+
+
+def names(choice: Choice) -> list[str]:
+    return [view.backbone.name for view in choice.views]
+
+
+@pytest.mark.parametrize("candidates", [4, 5, 8, 13])
+def test_the_best_is_found_with_a_quarter_of_the_pictures_and_the_second_is_what_adds_to_it(candidates: int) -> None:
+    spreads = [3.5, 3.0, 3.2, *np.linspace(6, 20, candidates - 3)]
+    made = [clouds(700, 20, 3, seed, spread) for seed, spread in enumerate(spreads)]
+    features, labels = [x for x, _ in made], made[0][1]
+    noise = np.random.default_rng(0).normal(size=features[1].shape)
+    features[2] = (features[1] + noise).astype(np.float32)  # better than net.0, but it errs as the best one does
+    choice = chosen(features, labels)
+    pictures = {t.backbone: t.pictures for t in choice.trials if "+" not in t.backbone}  # of each one's last stage
+    assert names(choice) == ["net.1", "net.0"]
+    assert len(pictures) == candidates
+    assert sum(pictures.values()) <= 0.25 * 700 * candidates
+    assert sorted(pictures.values())[-3:] == [max(pictures.values())] * 3
+
+
+def test_when_time_is_short_the_first_stage_decides() -> None:
+    made = [clouds(700, 20, 3, seed, spread) for seed, spread in enumerate((9.0, 2.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0))]
+    choice = chosen([x for x, _ in made], made[0][1], budget=0.0)
+    assert names(choice) == ["net.1"]
+    assert len({t.pictures for t in choice.trials}) == 1
+
+
+def test_a_class_of_three_pictures_among_a_thousand_is_not_missed() -> None:
+    made = [clouds(2000, 10, 2, seed, spread) for seed, spread in enumerate((2.0, 0.5, 2.0, 2.0))]
+    keep = (made[0][1] == 0) | (np.arange(2000) < 6)
+    labels = made[0][1][keep]
+    assert names(chosen([x[keep] for x, _ in made], labels))[0] == "net.1"
+    assert np.bincount(labels[beginning(stratified_order(labels, 0), labels, 100)]).tolist() == [100, 2]
+
+
+def test_of_few_pictures_all_are_used() -> None:
+    made = [clouds(60, 20, 3, seed, 1.0 + seed) for seed in range(2)]
+    choice = chosen([x for x, _ in made], made[0][1])
+    assert names(choice) == ["net.0", "net.1"]
+    assert [t.pictures for t in choice.trials] == [60, 60]
+    assert chosen([made[0][0]], made[0][1]).trials == ()
+
+
+def test_a_second_backbone_is_fused_when_it_adds_something_and_only_then() -> None:
+    first, labels = clouds(600, 20, 3, seed=0, spread=3.0)
+    second, _ = clouds(600, 20, 3, seed=1, spread=3.0)  # the same clouds, other noise
+    noise = np.random.default_rng(2).normal(size=(600, 20)).astype(np.float32)
+    train = np.arange(600) % 5 != 0
+    a, b = View(BACKBONE, Preprocess()), View(replace(BACKBONE, name="net.b"), Preprocess())
+    fused, trials = fit_heads([a, b], [first, second], labels, train, ~train, 3, Recipe())
+    assert [v.backbone.name for v in fused.views] == ["net.a", "net.b"]
+    assert {t.backbone for t in trials} == {"net.a", "net.a + net.b"}
+    alone, _ = fit_heads([a, b], [first, noise], labels, train, ~train, 3, Recipe())
+    assert [v.backbone.name for v in alone.views] == ["net.a"]
+
+
+def test_parts_add_up_to_the_head_on_the_joined_features() -> None:
+    first, labels = clouds(90, 6, 3, seed=0)
+    second = 100 * clouds(90, 4, 3, seed=1)[0]
+    train = np.arange(90) % 3 != 0
+    views = [View(BACKBONE, Preprocess()), View(replace(BACKBONE, name="net.b"), Preprocess())]
+    fitted, _ = fit_heads(views, [first, second], labels, train, ~train, 3, Recipe(), fuse=True)
+    fitted = refit_on(fitted, [first, second], labels, 3)
+    expected = fitted.head.logits(fitted.join([first, second])) / 2.5
+    parts = fitted.parts(temperature=2.5)
+    total = sum(x @ p.weight_DK + p.bias_K for x, p in zip([first, second], parts, strict=True))
+    np.testing.assert_allclose(total, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+def test_the_score_is_low_for_separate_classes_and_chance_for_noise() -> None:
+    x, y = clouds(120, 30, 3, seed=0, spread=0.3)
+    loss, accuracy = leave_one_out_score(x, y, 3)
+    assert (loss < 0.1, accuracy) == (True, 1.0)
+    noise = np.random.default_rng(0).normal(size=(120, 30)).astype(np.float32)
+    assert leave_one_out_score(noise, y, 3)[0] == pytest.approx(math.log(3), abs=0.15)
+
+
+VARIANTS = st.fixed_dictionaries(
+    {
+        "weights": st.sampled_from(["ab" * 32, "cd" * 32]),
+        "architecture": st.sampled_from(["net", "net2"]),
+        "args": st.sampled_from([(), (("pad_type", "same"),)]),
+        "size": st.sampled_from([64, 96]),
+        "crop_pct": st.sampled_from([0.875, 1.0]),
+        "precision": st.sampled_from(["f32", "bf16"]),
+    }
+)
+
+
+@given(VARIANTS, VARIANTS)
+def test_cache_keys_are_equal_when_all_that_features_depend_on_is(one: dict, other: dict) -> None:
+    assert (key_of(one) == key_of(other)) == (one == other)
+
+
+def key_of(v: dict) -> str:
+    """The network key of a variant; the backbone's name and place must not matter."""
+    backbone = Backbone(
+        str(np.random.random()), v["architecture"], v["args"], "file", Path(str(np.random.random())), v["weights"],
+        Preprocess(), "mit", None, "anywhere",
+    )  # fmt: skip
+    spec = Preprocess(image_size=v["size"], crop_pct=v["crop_pct"])
+    return network_key(backbone, spec, replace(PLAN, precision=v["precision"]))
+
+
+def test_a_recipe_comes_back_from_its_own_dictionary() -> None:
+    recipe = Recipe(backbone="resnet34", budget="2h", seed=7)
+    assert Recipe.from_dict(recipe.as_dict()) == recipe
+
+
+@pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("2m", 120), ("1.5h", 5400)])
+def test_budgets_are_times(text: str, expected: float) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"head": "rigde"},
+            "head 'rigde' is not known: expected auto, ridge, lda, logistic, blend, ncm.\n  Did you mean 'ridge'?",
+        ),
+        ({"budget": "soon"}, "budget 'soon' is not a time: expected a number and s, m or h.\n  For example 2m or 2h."),
+        ({"val": 1.5}, "val 1.5 cannot be used: expected a part between 0 and 1, such as 0.2."),
+        ({"image_size": 4}, "image_size 4 cannot be used: expected 8 to 4096 pixels, 0 or -1."),
+    ],
+)
+def test_options_that_cannot_work_say_what_can(options: dict, message: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        Recipe(**options)
+    assert str(error.value) == message

@@ -1,0 +1,355 @@
+"""Corrections in a table beside the data: applied, kept with the run, and refused as a whole where rows do not fit."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import headstart
+from conftest import write_photos
+from headstart import Recipe, cli
+from headstart.data.corrections import FIXES_HEADER, Fix, Fixes, read_fixes, write_fixes
+from headstart.data.open_dataset import Dataset, open_dataset
+from headstart.errors import BadLabels, BadSplit, DataError, MissingData, WriteError
+from headstart.io.files import read_csv, write_csv
+
+RECIPE = Recipe(backbone="test_resnet.a", head="lda", approach="linear")
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """Empty files in two class folders: corrections know names only."""
+    for name in ("cat/1.jpg", "cat/2.jpg", "cat/3.jpg", "dog/1.jpg", "dog/2.jpg"):
+        (tmp_path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pets" / name).touch()
+    return tmp_path / "pets"
+
+
+def table(folder: Path, *lines: str, header: str = "path,label,suggested,score,new_label,drop") -> Path:
+    path = folder / "fixes.csv"
+    path.write_text("\n".join([header, *lines, ""]))
+    return path
+
+
+def labels(dataset: Dataset) -> dict[str, str]:
+    return {path: dataset.label_name(i) for i, path in enumerate(dataset.paths)}
+
+
+def refused(fixes: Path, data: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        read_fixes(fixes).applied_to(open_dataset(data))
+    return str(caught.value)
+
+
+# What they do
+
+
+def test_labels_change_and_pictures_go(tmp_path: Path, pets: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = ["cat/1.jpg,cat,dog,0.99,dog,", "cat/2.jpg,cat,dog,0.98,,x", "cat/3.jpg,cat,dog,0.97,,"]
+    fixes = read_fixes(table(tmp_path, *lines))
+    with caplog.at_level(logging.INFO, logger="headstart"):
+        fixed = fixes.applied_to(open_dataset(pets))
+    assert labels(fixed) == {"cat/1.jpg": "dog", "cat/3.jpg": "cat", "dog/1.jpg": "dog", "dog/2.jpg": "dog"}
+    assert fixed.classes == ("cat", "dog")
+    assert (bool(fixes), fixes.relabelled, fixes.dropped) == (True, 1, 1)
+    source = tmp_path / "fixes.csv"
+    assert caplog.messages == [f"Corrections in {source}: 1 label given, 1 picture left out."]
+
+
+def test_a_table_in_which_nothing_was_done_changes_nothing(tmp_path: Path, pets: Path) -> None:
+    write_fixes(tmp_path / "fixes.csv", [("cat/1.jpg", "cat", "dog", 0.987654321)])
+    assert (tmp_path / "fixes.csv").read_text() == (
+        "path,label,suggested,score,new_label,drop\ncat/1.jpg,cat,dog,0.98765,,\n"
+    )
+    for fixes in (read_fixes(tmp_path / "fixes.csv"), read_fixes(None), read_fixes(table(tmp_path))):
+        assert not fixes
+        assert labels(fixes.applied_to(open_dataset(pets))) == labels(open_dataset(pets))
+
+
+def test_a_picture_without_a_label_gets_one(tmp_path: Path, pets: Path) -> None:
+    (pets / "new.jpg").touch()
+    fixed = read_fixes(table(tmp_path, "new.jpg,,,,dog,")).applied_to(open_dataset(pets))
+    assert labels(fixed)["new.jpg"] == "dog"
+
+
+def test_columns_in_another_order_and_only_those_that_are_needed(tmp_path: Path, pets: Path) -> None:
+    for header, line in (("new_label,path", "dog,cat/1.jpg"), ("Path, New_Label ", "cat/1.jpg, dog ")):
+        fixed = read_fixes(table(tmp_path, line, header=header)).applied_to(open_dataset(pets))
+        assert labels(fixed)["cat/1.jpg"] == "dog"
+    fixed = read_fixes(table(tmp_path, "X,cat/1.jpg", "no,cat/2.jpg", header="drop,path")).applied_to(
+        open_dataset(pets)
+    )
+    assert "cat/1.jpg" not in fixed.paths
+    assert "cat/2.jpg" in fixed.paths
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_what_spreadsheets_save(tmp_path: Path, pets: Path, delimiter: str, encoding: str) -> None:
+    text = "\r\n".join(["path,new_label,drop", "cat/1.jpg,dog,", "cat/2.jpg,,X", ",,", ""]).replace(",", delimiter)
+    (tmp_path / "fixes.csv").write_bytes(text.encode(encoding))
+    fixed = read_fixes(tmp_path / "fixes.csv").applied_to(open_dataset(pets))
+    assert labels(fixed) == {"cat/1.jpg": "dog", "cat/3.jpg": "cat", "dog/1.jpg": "dog", "dog/2.jpg": "dog"}
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(NAMES, NAMES, st.booleans()), min_size=1, max_size=6))
+def test_names_of_any_kind_come_back(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, bool]]
+) -> None:
+    """Commas, quotes, line breaks, markup, other alphabets, marks that change the direction of text."""
+    place = tmp_path_factory.mktemp("fixes") / "fixes.csv"
+    fixes = Fixes(
+        place, tuple(Fix(path, label, label, "0.5", "" if drop else "new", drop) for path, label, drop in rows)
+    )
+    fixes.write(place)
+    assert read_fixes(place) == fixes
+
+
+def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
+    path = "cat/caf\udce9 <b>&\"'.jpg"
+    write_fixes(tmp_path / "fixes.csv", [(path, "cat", "dog", 0.9)])
+    assert read_fixes(tmp_path / "fixes.csv").rows == (Fix(path, "cat", "dog", "0.90000", "", False),)
+
+
+# What is refused
+
+
+def test_every_row_that_does_not_fit_is_named_at_once(tmp_path: Path, pets: Path) -> None:
+    lines = [
+        "cat/11.jpg,cat,dog,0.9,dog,", "moved.jpg,cat,dog,0.9,,", "cat/1.jpg,cat,dog,0.9,Dog,", "cat/1.jpg,cat,dog,0.9,,",
+        "cat/2.jpg,bird,dog,0.9,dog,", "dog/1.jpg,dog,cat,0.9,cat,x",
+    ]  # fmt: skip
+    fixes = table(tmp_path, *lines)
+    assert refused(fixes, pets) == (
+        f"{fixes}: 2 rows with a path that is not in the data: 'cat/11.jpg', 'moved.jpg'; "
+        "1 path with more than one row: 'cat/1.jpg'; "
+        "1 row with a new_label that is no class of the data: 'Dog' for 'cat/1.jpg'; "
+        "1 row with a label that is not the one in the data: 'cat/2.jpg': 'bird', in the data 'cat'; "
+        "1 row with both a new_label and an x in drop: 'dog/1.jpg'.\n"
+        "  Did you mean 'cat/1.jpg'?\n"
+        "  Keep one row for each picture.\n"
+        "  Did you mean 'dog'?\n"
+        "  Was the table made for other data?\n"
+        "  Empty one of the two."
+    )
+
+
+def test_a_class_that_is_new(tmp_path: Path, pets: Path) -> None:
+    fixes = table(tmp_path, "cat/1.jpg,cat,dog,0.9,horse,")
+    assert refused(fixes, pets) == (
+        f"{fixes}: 1 row with a new_label that is no class of the data: 'horse' for 'cat/1.jpg'.\n"
+        "  Expected one of 'cat', 'dog'."
+    )
+
+
+def test_many_rows_are_counted_and_the_first_are_named(tmp_path: Path, pets: Path) -> None:
+    fixes = table(tmp_path, *(f"elsewhere/{n}.png,,,,dog," for n in range(5)))
+    assert refused(fixes, pets) == (
+        f"{fixes}: 5 rows with a path that is not in the data: 'elsewhere/0.png', 'elsewhere/1.png', 'elsewhere/2.png' "
+        f"and 2 more.\n  Expected paths relative to {pets}."
+    )
+
+
+def test_a_correction_that_was_made_in_the_data_meanwhile_is_no_error(tmp_path: Path, pets: Path) -> None:
+    fixed = read_fixes(table(tmp_path, "dog/1.jpg,cat,dog,0.9,dog,")).applied_to(open_dataset(pets))
+    assert labels(fixed)["dog/1.jpg"] == "dog"
+
+
+def test_files_that_are_no_table_of_corrections(tmp_path: Path) -> None:
+    def said(text: str) -> str:
+        (tmp_path / "fixes.csv").write_text(text)
+        with pytest.raises(BadLabels) as caught:
+            read_fixes(tmp_path / "fixes.csv")
+        return str(caught.value).removeprefix(str(tmp_path / "fixes.csv"))
+
+    expected = ": is not a table of corrections: expected the columns path and new_label or drop, found "
+    hint = "\n  `headstart check DATA --labels --fixes fixes.csv` writes one."
+    assert said("") == f"{expected}nothing.{hint}"
+    assert said("path,label\n1.jpg,cat\n") == f"{expected}'path', 'label'.{hint}"
+    assert said("path,drop\n1.jpg,maybe\n2.jpg,x\n") == (
+        ": 1 row with a drop that is neither x nor empty: '1.jpg': 'maybe'.\n  Write x, or nothing."
+    )
+    assert said("path,drop\na,b.jpg,x\n") == (
+        ": row 2 has 3 cells where the header has 2.\n  A name with a comma in it must stand in double quotes."
+    )
+    (tmp_path / "fixes.csv").unlink()
+    (tmp_path / "fixes-1.csv").touch()
+    with pytest.raises(MissingData) as caught:
+        read_fixes(tmp_path / "fixes.csv")
+    assert str(caught.value) == (
+        f"{tmp_path / 'fixes.csv'}: there is no such table of corrections.\n  Did you mean 'fixes-1.csv'?"
+    )
+    with pytest.raises(BadLabels, match=r"cannot be read as a table of corrections: Is a directory\.$"):
+        read_fixes(tmp_path)
+
+
+# In the verbs
+
+
+@pytest.fixture
+def warm(own_cache: Path, warm_cache: Path) -> None:
+    """Compiled graphs, so that no process has to import torch."""
+    shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
+
+
+@pytest.fixture
+def fixes(tmp_path: Path, warm: None) -> Path:
+    """Of `photos`: one label changed, one picture left out."""
+    rows = [("class0/000.jpg", "class0", "", "", "class1", ""), ("class1/003.jpg", "class1", "", "", "", "x")]
+    write_csv(tmp_path / "fixes.csv", FIXES_HEADER, rows)
+    return tmp_path / "fixes.csv"
+
+
+def sides(split: Path) -> dict[str, tuple[str, str]]:
+    """{path: (label, side)} of a split.csv."""
+    return {row["path"]: (row["label"], row["split"]) for row in read_csv(split)}
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_with_corrections_keeps_them_and_is_reproduced(
+    tmp_path: Path, photos: Path, tiny_weights: Path, fixes: Path
+) -> None:
+    before = listing(photos)
+    run = headstart.train(photos, out=tmp_path / "run", weights_dir=tiny_weights, recipe=RECIPE, fix=fixes)
+    assert listing(photos) == before
+    rows = {row["path"]: row["label"] for row in read_csv(tmp_path / "run" / "split.csv")}
+    assert rows["class0/000.jpg"] == "class1"
+    assert "class1/003.jpg" not in rows
+    assert (tmp_path / "run" / "fixes.csv").read_bytes() == fixes.read_bytes()
+    known = json.loads((tmp_path / "run" / "headstart.json").read_text())
+    assert known["fixes"] == {"labels": 1, "dropped": 1}
+    assert known["data"]["pictures"] == 41
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "- corrected by hand (fixes.csv): 1 label given, 1 picture left out\n" in card
+    again = headstart.reproduce(tmp_path / "run", weights_dir=tiny_weights)
+    assert (again.same, again.causes) == (True, [])
+    assert run.classifier.provenance["fixes"] == known["fixes"]
+
+
+def test_a_corrected_picture_that_is_gone_is_a_cause_and_no_error(
+    tmp_path: Path, tiny_weights: Path, fixes: Path
+) -> None:
+    data = write_photos(tmp_path / "data")
+    headstart.train(data, out=tmp_path / "run", weights_dir=tiny_weights, recipe=RECIPE, fix=fixes)
+    (data / "class0" / "000.jpg").unlink()
+    again = headstart.reproduce(tmp_path / "run", weights_dir=tiny_weights)
+    assert again.causes[:1] == ["1 picture gone: 'class0/000.jpg'"]
+
+
+def test_a_run_without_corrections_says_so(tmp_path: Path, photos: Path, tiny_weights: Path, warm: None) -> None:
+    headstart.train(photos, out=tmp_path / "run", weights_dir=tiny_weights, recipe=RECIPE)
+    assert json.loads((tmp_path / "run" / "headstart.json").read_text())["fixes"] is None
+    assert not (tmp_path / "run" / "fixes.csv").exists()
+
+
+def test_a_split_of_corrected_data(tmp_path: Path, photos: Path, tiny_weights: Path, fixes: Path) -> None:
+    made = headstart.split(photos, out=tmp_path / "split.csv", fix=fixes)
+    assert {k: sum(side[k] for side in made.sides.values()) for k in ("class0", "class1", "class2")} == {
+        "class0": 13, "class1": 14, "class2": 14,
+    }  # fmt: skip
+    headstart.train(
+        photos, out=tmp_path / "run", weights_dir=tiny_weights, recipe=RECIPE, split=tmp_path / "split.csv", fix=fixes
+    )
+    assert sides(tmp_path / "run" / "split.csv") == sides(tmp_path / "split.csv")
+    with pytest.raises(BadSplit) as caught:  # the split was made for the corrected labels
+        headstart.train(
+            photos, out=tmp_path / "other", weights_dir=tiny_weights, recipe=RECIPE, split=tmp_path / "split.csv"
+        )
+    assert "class0/000.jpg: 'class1', here 'class0'" in str(caught.value)
+
+
+def test_corrections_on_an_earlier_split(
+    tmp_path: Path, photos: Path, tiny_weights: Path, fixes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the corrections brought is measured on the split that there was before them."""
+    split, run = tmp_path / "split.csv", tmp_path / "run"
+    assert cli.run(["split", str(photos), "--out", str(split)]) == 0
+    words = ["--split", str(split), "--fix", str(fixes), "--weights-dir", str(tiny_weights)]
+    options = ["--backbone", "test_resnet.a", "--head", "lda", "--approach", "linear", "--no-report"]
+    with caplog.at_level(logging.INFO, logger="headstart"):
+        assert cli.run(["train", str(photos), "--out", str(run), *words, *options]) == 0
+    said = "was made before the corrections; it stays as it is but for them: 1 label given, 1 picture left out."
+    assert f"{split} {said}" in caplog.messages
+    before, after = sides(split), sides(run / "split.csv")
+    assert set(before) - set(after) == {"class1/003.jpg"}
+    assert after["class0/000.jpg"] == ("class1", before["class0/000.jpg"][1])
+    assert {path: after[path] for path in after if path != "class0/000.jpg"} == {
+        path: before[path] for path in after if path != "class0/000.jpg"
+    }
+    again = headstart.reproduce(run, weights_dir=tiny_weights)
+    assert (again.same, again.causes) == (True, [])
+
+
+def test_a_comparison_of_corrected_data(tmp_path: Path, photos: Path, tiny_weights: Path, fixes: Path) -> None:
+    headstart.compare(
+        photos, out=tmp_path / "c", recipes="linear", backbones="test_resnet.a", weights_dir=tiny_weights, fix=fixes
+    )
+    run = tmp_path / "c" / "runs" / "linear-test_resnet.a"
+    assert (run / "fixes.csv").read_bytes() == fixes.read_bytes()
+    assert sides(run / "split.csv") == sides(tmp_path / "c" / "split.csv")
+    assert sides(run / "split.csv")["class0/000.jpg"][0] == "class1"
+
+
+def test_check_of_corrected_data(photos: Path, fixes: Path) -> None:
+    found = headstart.check(photos, fix=fixes)
+    assert (found.pictures, found.classes) == (41, {"class0": 13, "class1": 14, "class2": 14})
+
+
+def test_the_table_that_a_person_edited_is_not_replaced(photos: Path, fixes: Path) -> None:
+    with pytest.raises(WriteError) as caught:
+        headstart.check(photos, fix=fixes, fixes=fixes)
+    assert str(caught.value) == (
+        f"{fixes}: is the table of corrections that is to be applied, and would be replaced.\n"
+        "  Choose another name for --fixes, such as fixes-2.csv."
+    )
+
+
+def test_on_the_command_line(
+    tmp_path: Path, photos: Path, tiny_weights: Path, fixes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "train",
+        str(photos),
+        "--out",
+        str(tmp_path / "run"),
+        "--weights-dir",
+        str(tiny_weights),
+        "--fix",
+        str(fixes),
+    ]
+    assert cli.run([*words, "--backbone", "test_resnet.a", "--approach", "linear"]) == 0
+    fixes.write_text("path,new_label\nclass0/000.jpg,clas1\n")
+    assert cli.run(["split", str(photos), "--out", str(tmp_path / "split.csv"), "--fix", str(fixes)]) == 1
+    assert capsys.readouterr().err.endswith(
+        f"BadLabels: {fixes}: 1 row with a new_label that is no class of the data: 'clas1' for 'class0/000.jpg'.\n"
+        "  Did you mean 'class1' or 'class2' or 'class0'?\n"
+    )
+    assert not (tmp_path / "split.csv").exists()
+
+
+def test_a_correction_that_empties_a_class(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
+    dropped = [(f"class2/{n:03}.jpg", "class2", "", "", "", "x") for n in range(14)]
+    write_csv(tmp_path / "fixes.csv", FIXES_HEADER, dropped)
+    with pytest.raises(BadLabels, match=r": 1 of 3 classes has no pictures: 'class2'\."):
+        headstart.train(photos, out=tmp_path / "run", weights_dir=tiny_weights, fix=tmp_path / "fixes.csv")
+
+
+def test_the_data_set_that_was_given_stays(tmp_path: Path, pets: Path) -> None:
+    dataset = open_dataset(pets)
+    before = dataset.labels.copy()
+    read_fixes(table(tmp_path, "cat/1.jpg,cat,dog,0.9,dog,")).applied_to(dataset)
+    assert np.array_equal(dataset.labels, before)

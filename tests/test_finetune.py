@@ -1,0 +1,310 @@
+"""Training by gradient descent from end to end: each approach, interruption, and what a run folder says of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import headstart
+from conftest import draw, write_photos
+from headstart.data.open_dataset import Dataset
+from headstart.errors import RecipeError, UnfinishedTraining
+from headstart.evaluation.calibration import fit_temperature
+from headstart.io.files import read_csv, scratch_array
+from headstart.model.backbones.registry import find_backbone
+from headstart.model.inference.features import View
+from headstart.pipeline.fit import _fit, _frozen, _layer_to_start_from
+from headstart.training.bf16_conv import lighten
+from headstart.training.checkpoint import Checkpoint
+from headstart.training.finetune import _network, between
+
+QUICK = {"epochs": 2, "max_lr": 1e-3, "batch_size": 8}
+APPROACHES = {
+    "finetune": {"approach": "finetune", "backbone": "test_resnet.a"},
+    "finetune, two stages, gradually": {
+        "approach": "finetune", "backbone": "test_resnet.a", "unfreeze": "gradual", "layer_decay": 0.5,
+    },
+    "finetune, all of it": {"approach": "finetune", "backbone": "test_efficientnet.b", "unfreeze": "all"},
+    "frozen": {"approach": "frozen", "backbone": "test_resnet.a", "hidden": "16", "dropout": 0.2},
+    "frozen, varied": {"approach": "frozen", "backbone": "test_resnet.a", "augment": "flip,shift=0.2", "tta": "flip"},
+    "frozen, one sigmoid unit's loss": {"approach": "frozen", "backbone": "test_resnet.a", "optimizer": "rmsprop"},
+    "scratch": {"approach": "scratch", "image_size": 48},
+    "scratch, one of timm's": {"approach": "scratch", "backbone": "test_resnet", "image_size": 64, "ema": 0.9},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Small networks are slower on two threads, and results do not depend on the machine's load."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def cache(own_cache: Path, warm_cache: Path) -> Path:
+    """This test's cache, with the tiny backbones compiled."""
+    shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
+    return own_cache
+
+
+@pytest.mark.parametrize("options", APPROACHES.values(), ids=APPROACHES.keys())
+def test_approach(options: dict[str, object], photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
+    """It trains, saves, predicts what timm predicts from its folder, and does the same again."""
+    recipe = headstart.Recipe(**QUICK, **options)
+    run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+    folder = tmp_path / "run"
+    assert {"epochs.csv", "steps.csv", "seen.png", "model.safetensors"} <= {p.name for p in folder.iterdir()}
+    assert [row["epoch"] for row in read_csv(folder / "epochs.csv")] == ["0", "1"]
+    assert not (tmp_path / "run.unfinished").exists()
+    known = json.loads((folder / "headstart.json").read_text())
+    assert known["approach"] == known["tuned"]["approach"] == options["approach"]
+    pictures = sorted(photos.rglob("*.jpg"))[:8]
+    predictions = headstart.predict(folder, *pictures).predictions
+    if recipe.tta == "none":
+        logits_NK = _by_timm(folder, pictures)
+        assert np.abs(logits_NK - predictions.logits).max() <= 0.05 * max(1.0, np.abs(logits_NK).max())  # bf16
+    again = headstart.reproduce(folder, weights_dir=tiny_weights)
+    assert again.same, again.table()
+    assert run.test["accuracy"].n > 0
+
+
+def _by_timm(folder: Path, pictures: list[Path]) -> np.ndarray:
+    import timm
+
+    import headstart.model.backbones.networks
+    from headstart.images.preprocess import read_pixels
+
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    (part,) = headstart.load_classifier(folder).parts
+    spec = part.view.spec
+    pixels = np.stack([read_pixels(p, spec) for p in pictures])
+    scaled = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - torch.tensor(spec.mean).reshape(3, 1, 1)) / (
+        torch.tensor(spec.std).reshape(3, 1, 1)
+    )
+    with torch.no_grad():
+        logits: np.ndarray = model(scaled).numpy()
+    return logits
+
+
+def test_wise_zero_is_the_frozen_network(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
+    options = {"backbone": "test_resnet.a", "precision": "f32", "val": 0.3}
+    for approach, more in (("linear", {}), ("finetune", {**QUICK, "wise": "0"})):
+        recipe = headstart.Recipe(approach=approach, **options, **more)
+        headstart.train(photos, out=tmp_path / approach, recipe=recipe, weights_dir=tiny_weights)
+    frozen, tuned = (headstart.load_classifier(tmp_path / a).parts[0].view.backbone for a in ("linear", "finetune"))
+    assert _tensors(frozen.weights) == _tensors(tuned.weights)
+
+
+@pytest.mark.parametrize("head", ["ncm", "lda", "ridge", "logistic"])
+def test_starts_from_log_odds_whatever_the_head(head: str, tiny_weights: Path) -> None:
+    """Distances to class means, say, are tens of times too large for cross-entropy: it began at several nats."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(150) % 3
+    features = (rng.normal(size=(150, 1280)) + 0.1 * labels[:, None]).astype(np.float32)
+    split = np.where(np.arange(150) < 100, "train", "val")
+    names = tuple(f"{i}.jpg" for i in range(150))
+    dataset = Dataset(Path("photos"), names, labels, ("a", "b", "c"), split, np.arange(150))
+    backbone = find_backbone("test_resnet.a", weights_dir=tiny_weights)
+    view, recipe = View(backbone, backbone.preprocess), headstart.Recipe(head=head)
+    fitted, _ = _fit([view], [features], dataset, recipe)
+    frozen = _frozen(fitted, [features], dataset)
+    weight_DK, bias_K = _layer_to_start_from(view, features, frozen, dataset, recipe)
+    held = split == "val"
+    logits_NK = (features[held] @ weight_DK + bias_K).astype(np.float64)
+    assert fit_temperature(logits_NK, labels[held]) == pytest.approx(1.0, rel=1e-2)
+
+
+def _tensors(file: Path | None) -> dict[str, bytes]:
+    from safetensors.numpy import load_file
+
+    assert file is not None
+    return {name: array.tobytes() for name, array in load_file(file).items() if not name.startswith("fc.")}
+
+
+def test_between_has_the_end_points_to_the_bit() -> None:
+    torch.manual_seed(0)
+    before, after = nn.BatchNorm2d(4).state_dict(), nn.BatchNorm2d(4).state_dict()
+    after["weight"] = torch.randn(4)
+    after["num_batches_tracked"] = torch.tensor(7)
+    for part, expected in ((0.0, before), (1.0, after)):
+        found = between(before, after, part)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert between(before, after, 0.5)["num_batches_tracked"] == 7
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_interrupted_training_goes_on(
+    photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the second round, gone on with by the same command: equal weights. Another recipe is refused."""
+    import headstart.training.loop as loop
+
+    recipe = headstart.Recipe(approach="finetune", backbone="test_resnet.a", **QUICK)
+    headstart.train(photos, out=tmp_path / "whole", recipe=recipe, weights_dir=tiny_weights)
+    step, taken = loop._Training._step, []
+
+    def stopping(self: object, gathered: object) -> None:
+        taken.append(1)
+        if len(taken) == 5:
+            raise Stopped
+        step(self, gathered)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop._Training, "_step", stopping)
+    monkeypatch.setattr(Checkpoint, "due", lambda *_, **__: True)  # these steps are too short to be saved otherwise
+    with pytest.raises(Stopped):
+        headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+    monkeypatch.undo()
+    monkeypatch.setenv("HEADSTART_CACHE", str(cache))
+    assert (tmp_path / "run.unfinished").is_file() and not (tmp_path / "run").exists()
+    other = headstart.Recipe(approach="finetune", backbone="test_resnet.a", **{**QUICK, "batch_size": 9})
+    with pytest.raises(UnfinishedTraining) as refused:
+        headstart.train(photos, out=tmp_path / "run", recipe=other, weights_dir=tiny_weights)
+    assert str(refused.value).startswith(
+        f"{tmp_path / 'run.unfinished'}: an unfinished training lies there, and this one differs from it:\n"
+    )
+    assert "batch_size: 8 -> 9" in str(refused.value) and "--restart" in str(refused.value)
+    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run"))
+    assert one == two
+    metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "run")]
+    assert metrics[0]["test"] == metrics[1]["test"] and metrics[0]["val"] == metrics[1]["val"]
+
+
+def test_restart_discards(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.unfinished").write_bytes(b"anything")
+    recipe = headstart.Recipe(approach="scratch", image_size=32, **QUICK)
+    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights, restart=True)
+    assert not (tmp_path / "run.unfinished").exists()
+
+
+def test_budget_too_small(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
+    recipe = headstart.Recipe(approach="scratch", max_lr=1e-3, image_size=32, budget="0.01s")
+    with pytest.raises(RecipeError) as refused:
+        headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+    assert "budget 0.01s is too small for scratch" in str(refused.value)
+    assert "one round over the training pictures takes about" in str(refused.value)
+
+
+def test_auto_without_time_is_linear(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
+    """And says so in the run folder, so that reproducing it elsewhere does not fine-tune."""
+    recipe = headstart.Recipe(backbone="test_resnet.a", budget="1s")
+    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+    assert json.loads((tmp_path / "run" / "headstart.json").read_text())["recipe"]["approach"] == "linear"
+
+
+@pytest.mark.parametrize(
+    ("n", "better", "taken"),
+    [(2000, 0.3, "tuned"), (20, 0.1, "frozen"), (2000, 0.0, "frozen")],
+    ids=["clearly better", "better, but on few pictures", "as good"],
+)
+def test_fine_tuning_is_taken_only_where_it_clearly_pays(n: int, better: float, taken: str) -> None:
+    from headstart.data.open_dataset import Dataset
+    from headstart.pipeline.fit import _Candidate, _preferred
+
+    rng = np.random.default_rng(0)
+    labels_N = rng.integers(0, 3, n)
+    signal_NK = 1.5 * np.eye(3)[labels_N]
+    frozen = _Candidate((), (), signal_NK + rng.normal(0, 1, (n, 3)))
+    other_NK = frozen.val_logits_NK + better * signal_NK + rng.normal(0, 0.5, (n, 3))
+    tuned = _Candidate((), (), other_NK, tuned=object())  # type: ignore[arg-type]
+    split = np.full(n, "val")
+    dataset = Dataset(Path(), ("x",) * n, labels_N, ("a", "b", "c"), split, np.arange(n))
+    found, why = _preferred(frozen, tuned, dataset, headstart.Recipe())
+    assert why.endswith("is taken." if taken == "tuned" else "fine-tuning does not clearly pay.")
+    assert (found.tuned is not None) == (taken == "tuned")
+    assert _preferred(frozen, tuned, dataset, headstart.Recipe(approach="finetune")) == (tuned, "")
+    unchanged, _ = _preferred(frozen, tuned, dataset, headstart.Recipe(), begun_NK=other_NK)
+    assert unchanged.tuned is None, "it changed nothing"
+
+
+def test_binary_has_one_unit(tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
+    """The logit of the first class is 0, as of one sigmoid unit; more than two classes are refused."""
+    photos = write_photos(tmp_path / "two", classes=2)
+    recipe = headstart.Recipe(approach="frozen", backbone="test_resnet.a", hidden="8", loss="binary", **QUICK)
+    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+    (part,) = headstart.load_classifier(tmp_path / "run").parts
+    assert not part.weight_DK[:, 0].any() and part.bias_K[0] == 0
+    assert part.weight_DK[:, 1].any() and part.bias_K[1] != 0
+    photos = write_photos(tmp_path / "three")
+    with pytest.raises(RecipeError) as refused:
+        headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+    assert str(refused.value) == f"loss 'binary' is for two classes, and {photos} has 3.\n  Use --loss cross_entropy."
+
+
+def test_several_backbones_cannot_be_trained_by_gradient(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    recipe = headstart.Recipe(approach="finetune", backbone="test_resnet.a+test_efficientnet.b")
+    with pytest.raises(RecipeError) as refused:
+        headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+    assert str(refused.value) == (
+        "backbone 'test_resnet.a+test_efficientnet.b' names several, but finetune trains one.\n"
+        "  Name one of them, or use --approach linear, which can fuse them."
+    )
+
+
+def test_flipped_features_are_the_mean_of_both(photos: Path, tiny_weights: Path, cache: Path) -> None:
+    from dataclasses import replace
+
+    from headstart.images.sources import look_at
+    from headstart.model.backbones.registry import find_backbone
+    from headstart.model.inference.features import View, embed_files
+    from headstart.model.inference.runtime import Plan
+
+    backbone = find_backbone("test_resnet.a", weights_dir=tiny_weights)
+    picture = np.asarray(draw(1, 5, (64, 64)))
+    spec = replace(backbone.preprocess, resize="squash")
+    plan = Plan("openvino", "cpu", "f32", 8)
+    values = []
+    for pixels, tta in ((picture, "none"), (picture[:, ::-1].copy(), "none"), (picture, "flip")):
+        view = View(backbone, replace(spec, tta=tta))
+        (value,), _ = embed_files([pixels], [look_at([pixels])[0].sha256], [view], plan)
+        values.append(value[0])
+    assert np.allclose((values[0] + values[1]) / 2, values[2], atol=1e-5)
+
+
+def test_lightened_convolutions_give_the_same_numbers() -> None:
+    """1 x 1, depthwise with stride 2 in torch's padding and in TensorFlow's: forwards and backwards."""
+    import copy
+
+    from timm.layers import Conv2dSame
+
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        nn.Conv2d(6, 10, 1), nn.Conv2d(10, 10, 3, 2, 1, groups=10), Conv2dSame(10, 10, 3, stride=2, groups=10),
+        nn.Conv2d(10, 10, 3, 2, (0, 2), (2, 1), groups=10, bias=False), nn.Conv2d(10, 4, 1), nn.Conv2d(4, 4, 1, stride=2),
+    )  # fmt: skip
+    light = copy.deepcopy(plain)
+    assert lighten(light) == 5
+    x = torch.randn(2, 6, 37, 38)
+    for module in (plain, light):
+        module(x).square().sum().backward()
+    assert torch.allclose(plain(x), light(x), atol=1e-5)
+    for one, two in zip(plain.parameters(), light.parameters(), strict=True):
+        assert one.grad is not None and two.grad is not None
+        assert torch.allclose(one.grad, two.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_a_random_last_layer_begins_small(tiny_weights: Path) -> None:
+    """timm's own would be uniform up to 1 / sqrt(2) here, and the first logits far from zero."""
+    backbone = find_backbone("test_efficientnet.b", weights_dir=tiny_weights, offline=True)
+    view = View(backbone, backbone.preprocess)
+    network = _network(view, headstart.Recipe(approach="frozen", start="random"), 2, None)
+    last = network.get_classifier().requires_grad_(False)
+    n_classes, n_features = last.weight.shape
+    assert float(last.weight.abs().max()) <= (6 / (n_features + n_classes)) ** 0.5 < 0.2
+    assert float(last.weight.std()) > 0.01
+    assert not last.bias.any()
+
+
+def test_scratch_array_leaves_no_file(own_cache: Path) -> None:
+    array = scratch_array((3, 5), np.float16)
+    array[:] = 7
+    assert array.shape == (3, 5) and array.dtype == np.float16 and array.sum() == 105
+    assert list((own_cache / "scratch").iterdir()) == []

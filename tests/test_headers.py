@@ -1,0 +1,188 @@
+"""Headers as they are read without a decoder, against Pillow's own reading and hand-made structures."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from headstart.errors import UnreadableImage
+from headstart.images import headers as probing
+from headstart.images.headers import FORMATS, REASONS, Header, jpeg_structure, probe
+
+
+def saved(image: Image.Image, name: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, name, **options)
+    return file.getvalue()
+
+
+def reason(data: bytes) -> str:
+    with pytest.raises(UnreadableImage) as caught:
+        probe(io.BytesIO(data))
+    assert caught.value.reason in REASONS
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (37, 91), (640, 1)])
+def test_sizes_are_pillows(name: str, size: tuple[int, int]) -> None:
+    assert probe(io.BytesIO(saved(Image.new("RGB", size), name))) == Header(name, *size, 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(FORMATS), st.sampled_from(["1", "L", "P", "RGB", "RGBA"]), st.integers(1, 80), st.integers(1, 80)
+)
+def test_any_mode_and_size(name: str, mode: str, width: int, height: int) -> None:
+    try:
+        data = saved(Image.new(mode, (width, height)), name)
+    except OSError:
+        return  # Pillow does not write this mode to this format
+    if data[:2] == b"P4":
+        assert reason(data) == "not_supported"
+    else:
+        assert probe(io.BytesIO(data)) == Header(name, width, height, 1)
+
+
+def test_frames_are_counted() -> None:
+    frames = [Image.new("RGB", (9, 7), (i * 60, 255 - i * 60, 0)) for i in range(4)]
+    for name in ("GIF", "PNG", "WEBP", "TIFF"):
+        data = saved(frames[0], name, save_all=True, append_images=frames[1:])
+        assert probe(io.BytesIO(data)) == Header(name, 9, 7, 4)
+
+
+def test_the_first_picture_of_an_mpo_counts() -> None:
+    pictures = [Image.new("RGB", (9, 7)), Image.new("RGB", (9, 7), "red")]
+    data = saved(pictures[0], "MPO", save_all=True, append_images=pictures[1:])
+    assert probe(io.BytesIO(data)) == Header("JPEG", 9, 7, 1)
+
+
+def test_a_cmyk_and_a_progressive_jpeg() -> None:
+    assert probe(io.BytesIO(saved(Image.new("CMYK", (20, 10)), "JPEG"))).width == 20
+    data = saved(Image.new("RGB", (20, 10)), "JPEG", progressive=True)
+    assert not jpeg_structure(io.BytesIO(data), len(data)).one_scan
+    data = saved(Image.new("RGB", (20, 10)), "JPEG")
+    assert jpeg_structure(io.BytesIO(data), len(data)).one_scan
+
+
+def test_nothing_and_not_pictures() -> None:
+    assert reason(b"") == "empty"
+    assert reason(b"hello, world, this is no picture at all") == "not_a_picture"
+    assert reason(b"BM, says the text file") == "not_a_picture"
+    assert reason(b"\0\0\0\x1cftypavif" + bytes(20)) == "not_supported"
+    assert reason(b"P3 1 1 255 1 2 3") == "not_supported"
+    assert reason(b"II+\0" + bytes(20)) == "not_supported"
+
+
+def test_whole_messages() -> None:
+    with pytest.raises(UnreadableImage, match=re.escape("the file is empty (0 bytes).")):
+        probe(io.BytesIO(b""))
+    png = bytearray(saved(Image.new("1", (8, 8)), "PNG"))
+    png[16:24] = struct.pack(">II", 20_000, 10_000)
+    with pytest.raises(UnreadableImage) as caught:
+        probe(io.BytesIO(bytes(png)))
+    assert str(caught.value) == "PNG: 20,000 x 10,000 pixels; the most is 128,000,000, and 65,535 a side."
+    with pytest.raises(UnreadableImage) as caught:
+        probe(io.BytesIO(b"GIF89a\x05\0\x05\0\0\0\0;"))
+    assert str(caught.value) == "GIF: has no frame."
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_cut_anywhere_gives_a_reason_or_the_true_header(name: str) -> None:
+    data = saved(Image.effect_noise((30, 20), 50).convert("RGB"), name)
+    for end in range(len(data)):
+        try:
+            assert probe(io.BytesIO(data[:end])) == Header(name, 30, 20, 1)
+        except UnreadableImage as refusal:
+            assert refusal.reason in ("empty", "not_a_picture", "truncated", "damaged"), (end, refusal)
+    if name in ("PNG", "WEBP", "BMP", "PPM"):
+        assert reason(data[:-5]) == "truncated"
+
+
+@pytest.mark.parametrize("where", ["front", "behind"])
+def test_bytes_that_do_not_belong_to_a_jpeg(where: str) -> None:
+    """Fill bytes and a little junk in front of a segment, and any film behind the picture, are no harm."""
+    data = saved(Image.new("RGB", (20, 10)), "JPEG", progressive=True)
+    if where == "front":
+        data = data[:2] + b"\xff" * 9 + data[2:20] + b"junk" + data[20:]
+    else:
+        data += b"\xff\xda\0\x02" * 500
+    assert probe(io.BytesIO(data)) == Header("JPEG", 20, 10, 1)
+    assert reason(data[:2] + b"\xff" + bytes(200_000) + data[2:]) == "damaged"
+
+
+def test_scans_are_counted_up_to_the_end_marker(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = saved(Image.effect_noise((64, 64), 50).convert("RGB"), "JPEG", progressive=True)
+    structure = jpeg_structure(io.BytesIO(data), len(data))
+    scans = data.count(b"\xff\xda")
+    assert scans >= 6
+    assert probing._scans(io.BytesIO(data), structure.data_at) == scans
+    for window in (5, 16, 17):  # markers and lengths on the edge of a window are found
+        monkeypatch.setattr(probing, "_WINDOW", window)
+        assert probing._scans(io.BytesIO(data), structure.data_at) == scans
+
+
+def test_gif_blocks_across_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [Image.effect_noise((60, 40), 90) for _ in range(5)]
+    data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    for window in (9, 10, 64, 257):
+        monkeypatch.setattr(probing, "_WINDOW", window)
+        assert probe(io.BytesIO(data)) == Header("GIF", 60, 40, 5)
+
+
+def test_a_gif_that_breaks_after_its_first_frame_is_kept() -> None:
+    frames = [Image.effect_noise((60, 40), 90) for _ in range(3)]
+    data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert probe(io.BytesIO(data[:-100])).frames >= 2
+    assert reason(data[:900]) == "truncated"
+
+
+def png_with(*chunks: tuple[bytes, bytes]) -> bytes:
+    data = saved(Image.new("L", (4, 4)), "PNG")
+    extra = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    return data[:33] + extra + data[33:]
+
+
+def test_texts_of_a_png() -> None:
+    small, large = zlib.compress(b"a" * 1000), zlib.compress(b"a" * (1 << 21))
+    fine = [(b"zTXt", b"k\0\0" + small), (b"iTXt", b"k\0\1\0en\0k\0" + small), (b"iTXt", b"k\0\0\0en\0k\0text")]
+    assert probe(io.BytesIO(png_with(*fine))).width == 4
+    assert probe(io.BytesIO(png_with((b"zTXt", b"k\0\0not deflated"), (b"iTXt", b"k")))).width == 4
+    for bomb in ((b"zTXt", b"k\0\0" + large), (b"iTXt", b"k\0\1\0en\0k\0" + large), (b"iCCP", b"k\0\0" + large)):
+        assert reason(png_with(bomb)) == "text_chunk"
+    assert reason(png_with(*[(b"tEXt", b"k\0" + bytes(1 << 20))] * 9)) == "text_chunk"
+
+
+def test_what_a_tiff_may_not_have() -> None:
+    data = saved(Image.effect_noise((30, 20), 50), "TIFF")
+    (at,) = struct.unpack_from("<I", data, 4)
+    (tags,) = struct.unpack_from("<H", data, at)
+    end = at + 2 + 12 * tags
+    assert reason(data[:end] + struct.pack("<I", at) + data[end + 4 :]) == "ifd_loop"
+    assert reason(data[:at] + struct.pack("<H", 9000) + data[at + 2 :]) == "too_many_parts"
+    beyond = data[:end] + struct.pack("<I", 1 << 30) + data[end + 4 :]
+    assert probe(io.BytesIO(beyond)) == Header("TIFF", 30, 20, 1)
+
+
+def test_files_are_not_read_whole() -> None:
+    """A chunk of 400 MB is stepped over by its length; only small pieces are asked for."""
+
+    class Counted(io.BytesIO):
+        asked = 0
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            assert size is not None and size > 0
+            Counted.asked += size
+            return super().read(size)
+
+    assert probe(Counted(saved(Image.effect_noise((900, 900), 50), "PNG"))).width == 900
+    assert Counted.asked < 10_000

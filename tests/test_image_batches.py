@@ -1,0 +1,231 @@
+"""Batches of varied pictures: which ones, in which version, whatever the number of threads and wherever an epoch begins."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import draw
+from headstart.errors import NoPictures
+from headstart.images.augment import PLAIN, augmented, parse_augment, read_views, rng_for
+from headstart.images.preprocess import Preprocess, read_pixels
+from headstart.images.sources import Source
+from headstart.io.files import sha256_bytes
+from headstart.training.batches import Batch, TensorBatches
+from headstart.training.image_batches import AHEAD, PictureBatches, augmented_views
+
+SPEC = Preprocess(16)
+AUGMENT = parse_augment("flip,rotation=20,brightness=0.2")
+N = 11
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Eleven JPEGs. Never write into this folder."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i in range(N):
+        draw(i % 3, i, (40, 30)).save(folder / f"{i}.jpg", quality=90)
+    return [folder / f"{i}.jpg" for i in range(N)]
+
+
+def hashes(files: Sequence[Path]) -> list[str]:
+    return [sha256_bytes(f.read_bytes()) for f in files]
+
+
+def batches(files: Sequence[Source], sha256s: Sequence[str] | None = None, **options: object) -> PictureBatches:
+    sha256s = hashes(files) if sha256s is None else sha256s  # type: ignore[arg-type]
+    labels = np.arange(len(files)) % 3
+    return PictureBatches(files, sha256s, labels, SPEC, AUGMENT, **{"batch_size": 4, **options})  # type: ignore[arg-type]
+
+
+def content(made: Sequence[Batch]) -> list[tuple[bytes, list[object], list[int]]]:
+    return [(b.inputs.numpy().tobytes(), b.targets.tolist(), b.indices.tolist()) for b in made]
+
+
+def test_a_batch_holds_what_its_pictures_become_in_that_epoch(files: list[Path]) -> None:
+    source = batches(files, seed=5)
+    assert len(source) == 3
+    for epoch in (0, 7):
+        made = list(source.epoch(epoch))
+        assert [len(b) for b in made] == [4, 4, 3]
+        assert sorted(i for b in made for i in b.indices) == list(range(N))
+        for batch in made:
+            assert batch.inputs.shape == (len(batch), 16, 16, 3) and str(batch.inputs.dtype) == "torch.uint8"
+            assert batch.targets.tolist() == [i % 3 for i in batch.indices]
+            for pixels, i in zip(batch.inputs.numpy(), batch.indices, strict=True):
+                sha256 = sha256_bytes(files[i].read_bytes())
+                with Image.open(files[i]) as picture:
+                    expected = augmented(picture, SPEC, AUGMENT, rng_for(5, epoch, sha256))
+                np.testing.assert_array_equal(pixels, expected)
+                np.testing.assert_array_equal(pixels, read_views(files[i], sha256, SPEC, AUGMENT, 5, (epoch,))[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle": False}, {"steps_per_epoch": 7}, {"steps_per_epoch": 2}])
+def test_order_is_that_of_tensor_batches(files: list[Path], options: dict[str, int]) -> None:
+    ours, labels = batches(files, seed=3, **options), np.arange(N) % 3
+    theirs = TensorBatches(np.zeros((1, N, 2), np.float32), labels, batch_size=4, seed=3, **options)  # type: ignore[arg-type]
+    assert len(ours) == len(theirs)
+    for epoch in (0, 1):
+        for mine, other in zip(ours.epoch(epoch), theirs.epoch(epoch), strict=True):
+            np.testing.assert_array_equal(mine.indices, other.indices)
+            assert mine.targets.tolist() == other.targets.tolist()
+
+
+def test_threads_and_the_start_change_nothing(files: list[Path]) -> None:
+    whole = content(list(batches(files, steps_per_epoch=9, workers=1).epoch(2)))
+    assert len(whole) == 9
+    for workers in (2, 5):
+        assert content(list(batches(files, steps_per_epoch=9, workers=workers).epoch(2))) == whole
+    for start in (1, 6, 8, 9):
+        assert content(list(batches(files, steps_per_epoch=9).epoch(2, start))) == whole[start:]
+
+
+def test_a_picture_that_comes_again_in_an_epoch_comes_in_another_version(files: list[Path]) -> None:
+    versions: dict[int, list[bytes]] = {}
+    for batch in batches(files, steps_per_epoch=9).epoch(0):
+        for pixels, i in zip(batch.inputs.numpy(), batch.indices, strict=True):
+            versions.setdefault(int(i), []).append(pixels.tobytes())
+    assert max(map(len, versions.values())) == 4  # 36 places for 11 pictures
+    assert all(len(set(seen)) == len(seen) for seen in versions.values())
+
+
+def test_some_of_the_pictures_and_soft_labels(files: list[Path]) -> None:
+    labels = np.eye(N, 4, dtype=np.float32)
+    chosen = np.array([9, 2, 5])
+    source = PictureBatches(files, hashes(files), labels, SPEC, batch_size=2, shuffle=False, indices=chosen)
+    first, second = source.epoch(0)
+    assert [first.indices.tolist(), second.indices.tolist()] == [[9, 2], [5]]
+    assert first.targets.tolist() == labels[[9, 2]].tolist()
+    np.testing.assert_array_equal(second.inputs[0].numpy(), read_pixels(files[5], SPEC))  # no augmentation asked for
+
+
+def test_pictures_in_memory(files: list[Path]) -> None:
+    arrays = [np.asarray(draw(i, i, (40, 30))) for i in range(3)]
+    (batch,) = batches(arrays, ["a", "b", "c"], shuffle=False).epoch(0)
+    np.testing.assert_array_equal(
+        batch.inputs.numpy(), [read_views(a, k, SPEC, AUGMENT, 0, (0,))[0] for a, k in zip(arrays, "abc", strict=True)]
+    )
+
+
+def test_pictures_that_become_unreadable_are_left_out_and_named(files: list[Path], tmp_path: Path) -> None:
+    own = [tmp_path / f.name for f in files]
+    for source, target in zip(files, own, strict=True):
+        target.write_bytes(source.read_bytes())
+    sha256s = hashes(own)
+    before = content(list(batches(own, sha256s, shuffle=False).epoch(0)))
+    own[1].unlink()
+    own[4].write_bytes(own[5].read_bytes())  # another picture under an old name
+    own[6].write_bytes(own[6].read_bytes()[:200])
+    for i in (8, 9, 10):
+        own[i].write_bytes(b"")
+    source = batches(own, sha256s, shuffle=False)
+    made = list(source.epoch(0))
+    assert source.errors == {1: "not_a_file", 4: "changed", 6: "changed", 8: "changed", 9: "changed", 10: "changed"}
+    assert [b.indices.tolist() for b in made] == [[0, 2, 3], [5, 7]]  # the third batch is left out
+    assert [b.targets.tolist() for b in made] == [[0, 2, 0], [2, 1]]
+    size = 16 * 16 * 3
+    assert made[1].inputs.numpy().tobytes() == before[1][0][size : 2 * size] + before[1][0][3 * size :]
+    own[1].write_bytes(files[1].read_bytes())  # it is there again: so it is used again
+    assert next(iter(source.epoch(0))).indices.tolist() == [0, 1, 2, 3]
+
+
+def test_damage_that_was_there_from_the_start_is_named_too(tmp_path: Path, files: list[Path]) -> None:
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(files[0].read_bytes()[:300])
+    source = batches([files[1], cut], shuffle=False)
+    assert [b.indices.tolist() for b in source.epoch(0)] == [[0]]
+    assert source.errors == {1: "truncated"}
+
+
+def test_no_readable_picture_at_all_stops_the_training(tmp_path: Path, files: list[Path]) -> None:
+    source = batches([tmp_path / f"{i}.jpg" for i in range(5)], ["0" * 64] * 5)
+    with pytest.raises(NoPictures) as error:
+        list(source.epoch(1))
+    assert str(error.value) == (
+        "none of 5 training pictures could be read in epoch 2.\n"
+        "  Is the folder with the pictures still there? `headstart check` names those that cannot be read."
+    )
+    assert list(batches(files).epoch(0, start=3)) == []  # nothing was left to read, which is no failure
+
+
+def test_lists_of_different_lengths_are_refused(files: list[Path]) -> None:
+    with pytest.raises(ValueError, match="11 sources, 11 hashes, 2 labels"):
+        PictureBatches(files, hashes(files), np.arange(2), SPEC)
+
+
+class Counting(Sequence[Source]):
+    """Pictures in memory that note how many of them were asked for."""
+
+    def __init__(self, n: int) -> None:
+        self.asked, self._n, self._lock = 0, n, threading.Lock()
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, i: int) -> np.ndarray:  # type: ignore[override]
+        with self._lock:
+            self.asked += 1
+        return np.full((8, 8, 3), i % 256, np.uint8)
+
+
+def test_only_a_few_batches_are_made_ahead_and_threads_end_with_the_loop() -> None:
+    threads, sources = threading.active_count(), Counting(400)
+    epoch = batches(sources, [str(i) for i in range(400)], workers=2).epoch(0)
+    for used in range(1, 4):
+        next(epoch)
+        assert sources.asked <= 4 * (used + AHEAD)
+    epoch.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == threads
+    assert sources.asked <= 4 * (4 + AHEAD)
+
+
+def test_other_errors_are_not_swallowed() -> None:
+    class Broken(Counting):
+        def __getitem__(self, i: int) -> np.ndarray:
+            raise RuntimeError("a mistake in the program")
+
+    with pytest.raises(RuntimeError, match="a mistake in the program"):
+        list(batches(Broken(4), list("abcd")).epoch(0))
+
+
+# Views for a frozen trunk
+
+
+def test_views_hold_what_epochs_show(files: list[Path], tmp_path: Path) -> None:
+    sources: list[Source] = [*files[:6], tmp_path / "none.jpg", *files[6:]]
+    sha256s = [*hashes(files[:6]), "0" * 64, *hashes(files[6:])]
+    made = list(augmented_views(sources, sha256s, SPEC, AUGMENT, 2, (PLAIN, 0, 1), batch_size=5))
+    assert [v.indices.tolist() for v in made] == [[0, 1, 2, 3, 4], [5, 7, 8, 9], [10, 11]]
+    assert [v.errors for v in made] == [{}, {6: "not_a_file"}, {}]
+    assert [v.pixels.shape for v in made] == [(5, 3, 16, 16, 3), (4, 3, 16, 16, 3), (2, 3, 16, 16, 3)]
+    shown = {
+        int(i): p for b in batches(files, seed=2).epoch(1) for i, p in zip(b.indices, b.inputs.numpy(), strict=True)
+    }
+    for views in made:
+        for i, pixels in zip(views.indices, views.pixels, strict=True):
+            np.testing.assert_array_equal(pixels[0], read_pixels(sources[i], SPEC))
+            np.testing.assert_array_equal(pixels[2], shown[i - (i > 6)])
+    again = list(augmented_views(sources, sha256s, SPEC, AUGMENT, 2, (PLAIN, 0, 1), batch_size=5, workers=1))
+    assert [v.pixels.tobytes() for v in again] == [v.pixels.tobytes() for v in made]
+
+
+def test_views_do_not_need_torch(files: list[Path]) -> None:
+    code = """
+import sys, pathlib
+from headstart.training.image_batches import augmented_views
+from headstart.images.augment import parse_augment
+from headstart.images.preprocess import Preprocess
+from headstart.io.files import sha256_bytes
+path = pathlib.Path(sys.argv[1])
+views = augmented_views([path], [sha256_bytes(path.read_bytes())], Preprocess(16), parse_augment("flip"), 0, range(3))
+print(next(views).pixels.shape, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(files[0])], capture_output=True, text=True, check=True)
+    assert done.stdout == "(1, 3, 16, 16, 3) False\n"
