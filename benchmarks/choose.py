@@ -2,7 +2,7 @@
 
 Candidates are all backbones of the folder and, with `--decoys`, up to three networks with random weights. Each data set is
 probed in full first: every candidate embeds every picture, is scored by leave-one-out on all that is not test, and gets a
-last layer as `train` fits it, whose accuracy on test is known then. That is what `choose_views` is compared with:
+last layer as `train` fits it, whose accuracy on test is known then. That is what `choose_backbones` is compared with:
 
     regret, one    test accuracy of the candidate with the lowest leave-one-out log-loss on all pictures, less that of the
                    search's first choice, in points
@@ -39,11 +39,17 @@ import numpy as np
 
 from headstart.data.splits import make_split
 from headstart.model.backbones.registry import at_hand
-from headstart.model.inference.features import View, embed_files, fitted_spec
-from headstart.model.inference.runtime import Plan, choose_plan, open_network
-from headstart.pipeline.choose_backbones import Choice, choose_views, fitting_size, leave_one_out_score, unit_variance
+from headstart.model.inference.features import FeatureExtractor, embed_files, fitted_spec
+from headstart.model.inference.runtime import Runtime, choose_runtime, open_network
+from headstart.pipeline.choose_backbones import (
+    Choice,
+    choose_backbones,
+    fitting_size,
+    leave_one_out_score,
+    unit_variance,
+)
 from headstart.pipeline.fit_heads import fit_heads, refit_on
-from headstart.pipeline.scan import look
+from headstart.pipeline.scan import scan
 from headstart.training.recipe import Recipe
 
 DECOYS = ("mobilenetv2_100", "mobilenetv1_100", "resnet18")
@@ -98,9 +104,9 @@ class Task:
     """A data set with a split, and the candidates at the size that suits its pictures."""
 
     def __init__(self, data: Path, weights: Path, image_size: int) -> None:
-        looked = look(data)
+        looked = scan(data)
         self.name = data.name
-        self.plan: Plan = choose_plan("cpu")
+        self.plan: Runtime = choose_runtime("cpu")
         self.dataset = make_split(looked.dataset, seed=0)
         self.files, self.sha256s = looked.files, looked.sha256s
         self.labels, self.n_classes = self.dataset.labels, len(self.dataset.classes)
@@ -110,20 +116,20 @@ class Task:
         self.views = []
         for backbone in at_hand(weights_dir=weights):
             size = image_size or fitting_size(backbone.preprocess.image_size, sides)
-            self.views.append(View(backbone, fitted_spec(backbone, size, "auto")))
+            self.views.append(FeatureExtractor(backbone, fitted_spec(backbone, size, "auto")))
             open_network(backbone, self.views[-1].spec, self.plan)
 
-    def embed(self, keep: np.ndarray, views: Sequence[View], *, cached: bool = True) -> list[np.ndarray]:
+    def embed(self, keep: np.ndarray, views: Sequence[FeatureExtractor], *, cached: bool = True) -> list[np.ndarray]:
         """float32 (N, D) a view, of the pictures in `keep` (mask or indices)."""
         chosen = np.arange(len(self.dataset))[keep].tolist()
         files, sha256s = [self.files[i] for i in chosen], [self.sha256s[i] for i in chosen]
         return embed_files(files, sha256s, views, self.plan, keep=cached)[0]
 
     def search(self, seed: int) -> Choice:
-        """`choose_views` on all pictures but those for the test."""
+        """`choose_backbones` on all pictures but those for the test."""
         chosen = np.flatnonzero(self.known).tolist()
         files, sha256s = [self.files[i] for i in chosen], [self.sha256s[i] for i in chosen]
-        return choose_views(
+        return choose_backbones(
             self.views, files, sha256s, self.labels[chosen], self.n_classes, self.plan,
             seconds=math.inf, total=len(self.dataset), seed=seed,
         )  # fmt: skip
@@ -214,7 +220,7 @@ def compare(task: Task, probe: Probe, seed: int) -> None:
     )
 
 
-def embedded(choice: Choice, view: View) -> int:
+def embedded(choice: Choice, view: FeatureExtractor) -> int:
     """How many pictures a search embedded with this candidate: subsets grow, so those of its last stage."""
     return max(t.pictures for t in choice.trials if t.backbone == view.backbone.name)
 

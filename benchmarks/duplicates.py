@@ -30,8 +30,8 @@ from headstart.data.near_duplicates import find_copies
 from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.data.splits import make_split
 from headstart.images.decode import decode
-from headstart.images.validate import screen
-from headstart.pipeline.scan import look
+from headstart.images.validate import validate_images
+from headstart.pipeline.scan import scan
 
 
 def recall(dataset: Dataset, seed: int) -> tuple[dict[str, float], int]:
@@ -41,9 +41,9 @@ def recall(dataset: Dataset, seed: int) -> tuple[dict[str, float], int]:
         planted, originals, kinds = plant(files, Path(folder), seed)
         everything = [*files, *planted]
         labels = np.concatenate([dataset.labels, dataset.labels[originals]])
-        copies = find_copies(everything, screen(everything), labels)
+        copies = find_copies(everything, validate_images(everything), labels)
     groups = copies.groups_N
-    alone = find_copies(files, screen(files), dataset.labels).groups_N
+    alone = find_copies(files, validate_images(files), dataset.labels).groups_N
     found = {kind: [] for kind in KINDS}
     strangers = 0
     for n, (original, kind) in enumerate(zip(originals, kinds, strict=True)):
@@ -76,7 +76,7 @@ def undecided(dataset: Dataset) -> Dataset:
 
 
 def examine(name: str, args: argparse.Namespace) -> None:
-    looked = look(open_set(name, args.data, args.made))
+    looked = scan(open_set(name, args.data, args.made))
     dataset = looked.dataset
     started = time.perf_counter(), time.process_time()
     copies = find_copies(looked.files, looked.facts, dataset.labels)
@@ -117,7 +117,7 @@ def sheet(copies: Copies, files: list[Path], side: int = 150, columns: int = 4) 
 def cost(files: list[Path], size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         pieces = cut(files[:size], size, Path(folder))
-        facts = screen(pieces)
+        facts = validate_images(pieces)
         held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         before = (time.perf_counter(), time.process_time())
         copies = find_copies(pieces, facts)

@@ -27,8 +27,8 @@ from headstart.data.open_dataset import open_dataset
 from headstart.images.preprocess import Preprocess, read_pixels
 from headstart.io.files import sha256_file
 from headstart.model.backbones.registry import find_backbone
-from headstart.model.inference.features import WORKERS_PER_CORE, View, embed_files
-from headstart.model.inference.runtime import Network, choose_plan, cores, open_network
+from headstart.model.inference.features import WORKERS_PER_CORE, FeatureExtractor, embed_files
+from headstart.model.inference.runtime import Network, choose_runtime, cores, open_network
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
     dataset = open_dataset(options.pictures)
     files = [dataset.file(i) for i in range(len(dataset))]
     backbone = find_backbone(options.backbone, weights_dir=options.weights_dir)
-    view = View(backbone, backbone.preprocess.with_size(options.image_size))
+    view = FeatureExtractor(backbone, backbone.preprocess.with_size(options.image_size))
     if options.one_memory_run:
         print(extra_memory(files, view, options.precision, options.one_memory_run))
         return
@@ -60,9 +60,9 @@ def main() -> None:
         print(f"{n:>7,} pictures: {megabytes} MB of anonymous memory at the peak, beyond the features")
 
 
-def rates(files: list[Path], view: View, precision: str, rounds: int) -> None:
+def rates(files: list[Path], view: FeatureExtractor, precision: str, rounds: int) -> None:
     """Print decode, model and pipeline rates (pictures a second) and the ratio of the pipeline to the serial bound."""
-    plan = choose_plan("cpu", precision)
+    plan = choose_runtime("cpu", precision)
     network = open_network(view.backbone, view.spec, plan)
     sha256s = [sha256_file(f) for f in files]
     steps: dict[str, Callable[[], None]] = {
@@ -134,9 +134,9 @@ def in_threads(work: Callable[[], None]) -> None:
         thread.join()
 
 
-def extra_memory(files: list[Path], view: View, precision: str, n: int) -> int:
+def extra_memory(files: list[Path], view: FeatureExtractor, precision: str, n: int) -> int:
     """Megabytes of anonymous memory at the peak of embedding `n` pictures, less the features."""
-    plan = choose_plan("cpu", precision)
+    plan = choose_runtime("cpu", precision)
     sha256 = {f: sha256_file(f) for f in files}
     many = [files[i % len(files)] for i in range(n)]
     open_network(view.backbone, view.spec, plan)

@@ -29,7 +29,7 @@ from embed import run_model
 from headstart.io.files import write_bytes, write_text
 from headstart.model.backbones import builtin
 from headstart.model.backbones.registry import Backbone, find_backbone, last_resort, without_weights
-from headstart.model.inference.runtime import choose_plan, cores, open_network
+from headstart.model.inference.runtime import choose_runtime, cores, open_network
 
 SIZES = (160, 224)
 RANDOM = "mobilenetv2_050.random"
@@ -91,7 +91,7 @@ def trained(data: Path, folder: Path, given: list[str]) -> str:
 
 def rates(other: Backbone, rounds: int, pictures: int = 1600) -> None:
     """Print pictures/s of both networks at each size, and the ratio round by round."""
-    plan = choose_plan("cpu")
+    plan = choose_runtime("cpu")
     for size in SIZES:
         networks = [open_network(b, b.preprocess.with_size(size), plan) for b in (last_resort(), other)]
         measured: list[list[float]] = [[], []]

@@ -21,14 +21,14 @@ import numpy as np
 
 from headstart.data.open_dataset import Dataset
 from headstart.data.splits import make_split
-from headstart.evaluation.metrics import judge
+from headstart.evaluation.metrics import compute_metrics
 from headstart.model.backbones.registry import find_backbone
-from headstart.model.inference.features import View, embed_files
-from headstart.model.inference.runtime import Plan, choose_plan
+from headstart.model.inference.features import FeatureExtractor, embed_files
+from headstart.model.inference.runtime import Runtime, choose_runtime
 from headstart.pipeline.choose_backbones import stratified_order
 from headstart.pipeline.fit_heads import fit_heads
-from headstart.pipeline.scan import look
-from headstart.training.finetune import Task, tune
+from headstart.pipeline.scan import scan
+from headstart.training.finetune import TrainingData, finetune
 from headstart.training.recipe import Recipe
 
 
@@ -48,9 +48,9 @@ def main() -> None:
     parser.add_argument("--ways", nargs="*", default=["kept", "plain"])
     options = parser.parse_args()
     backbone = find_backbone(options.backbone, weights_dir=options.weights_dir)
-    view = View(backbone, backbone.preprocess.with_size(options.image_size))
-    plan = choose_plan("cpu")
-    looked = look(options.data)
+    view = FeatureExtractor(backbone, backbone.preprocess.with_size(options.image_size))
+    plan = choose_runtime("cpu")
+    looked = scan(options.data)
     dataset = make_split(looked.dataset, seed=0, val=0.2, test=0.2)
     recipe = Recipe(approach="finetune", epochs=options.epochs, unfreeze=options.unfreeze)
     task = part_of(dataset, looked.files, looked.sha256s, options.pictures)
@@ -59,14 +59,14 @@ def main() -> None:
     fitted, _ = fit_heads([view], [values_ND], dataset.labels, task.train, task.val, n_classes, recipe)
     part = fitted.parts(1.0)[0]
     test = dataset.split == "test"
-    before = judge(values_ND[test] @ part.weight_DK + part.bias_K, dataset.labels[test], dataset.classes)
+    before = compute_metrics(values_ND[test] @ part.weight_DK + part.bias_K, dataset.labels[test], dataset.classes)
     print(f"{view}, {int(task.train.sum()):,} training pictures, {options.epochs} rounds; frozen: {before['accuracy']}")
     ways = {"kept": recipe, "plain": Recipe(**{**recipe.as_dict(), "unfreeze": "all", "precision": "f32"})}
     rates: dict[str, list[float]] = {name: [] for name in options.ways}
     for _ in range(options.rounds):
         for name in options.ways:
             begun = time.perf_counter()
-            tuned = tune(view, task, ways[name], plan, start=(part.weight_DK, part.bias_K), seconds=1e9)
+            tuned = finetune(view, task, ways[name], plan, start=(part.weight_DK, part.bias_K), seconds=1e9)
             seconds = time.perf_counter() - begun
             rates[name].append(task.train.sum() * options.epochs / seconds)
             accuracy = tested(tuned.view, tuned.weight_DK, tuned.bias_K, dataset, looked.files, looked.sha256s, plan)
@@ -80,11 +80,11 @@ def main() -> None:
         print(f"  kept / plain: {ratio:.1f}")
 
 
-def part_of(dataset: Dataset, files: list[Path], sha256s: list[str], pictures: int) -> Task:
+def part_of(dataset: Dataset, files: list[Path], sha256s: list[str], pictures: int) -> TrainingData:
     """The split with a stratified part of its training side, and the same part of its validation side."""
     part = min(1.0, pictures / (dataset.split == "train").sum())
     train, val = (_beginning(dataset, side, part) for side in ("train", "val"))
-    return Task(files, sha256s, dataset.labels, train, val, len(dataset.classes))
+    return TrainingData(files, sha256s, dataset.labels, train, val, len(dataset.classes))
 
 
 def _beginning(dataset: Dataset, side: str, part: float) -> np.ndarray:
@@ -95,18 +95,18 @@ def _beginning(dataset: Dataset, side: str, part: float) -> np.ndarray:
 
 
 def tested(
-    view: View,
+    view: FeatureExtractor,
     weight_DK: np.ndarray,
     bias_K: np.ndarray,
     dataset: Dataset,
     files: list[Path],
     sha256s: list[str],
-    plan: Plan,
+    plan: Runtime,
 ) -> object:
     """Accuracy on the test side, by the same path as prediction."""
     test = np.flatnonzero(dataset.split == "test")
     (values_ND,), _ = embed_files([files[i] for i in test], [sha256s[i] for i in test], [view], plan, keep=False)
-    return judge(values_ND @ weight_DK + bias_K, dataset.labels[test], dataset.classes)["accuracy"]
+    return compute_metrics(values_ND @ weight_DK + bias_K, dataset.labels[test], dataset.classes)["accuracy"]
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ from headstart.model.backbones.registry import find_backbone
 from headstart.model.heads.linear import refit
 from headstart.model.heads.logistic import tempered_log_loss
 from headstart.model.heads.search import search_head
-from headstart.model.inference.features import View, embed_files
-from headstart.model.inference.runtime import choose_plan, open_network
+from headstart.model.inference.features import FeatureExtractor, embed_files
+from headstart.model.inference.runtime import choose_runtime, open_network
 
 
 def mixture(pictures: int, dim: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +62,7 @@ def embedded(data: Path, weights_dir: Path, backbone: str, image_size: int) -> t
         dataset = dataset.take(dataset.split == "train")
     files = [dataset.file(i) for i in range(len(dataset))]
     found = find_backbone(backbone, weights_dir=weights_dir)
-    view, plan = View(found, found.preprocess.with_size(image_size)), choose_plan("cpu")
+    view, plan = FeatureExtractor(found, found.preprocess.with_size(image_size)), choose_runtime("cpu")
     open_network(view.backbone, view.spec, plan)
     sha256s = [sha256_file(f) for f in files]
     started = time.perf_counter()

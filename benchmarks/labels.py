@@ -22,11 +22,11 @@ import numpy as np
 
 from headstart.evaluation.confident_learning import label_issues
 from headstart.model.backbones.registry import Backbone
-from headstart.model.inference.features import View, embed_files, fitted_spec
-from headstart.model.inference.runtime import choose_plan
+from headstart.model.inference.features import FeatureExtractor, embed_files, fitted_spec
+from headstart.model.inference.runtime import choose_runtime
 from headstart.pipeline.choose_backbones import fitting_size
 from headstart.pipeline.label_errors import backbones_for_labels, out_of_fold
-from headstart.pipeline.scan import Looked, look
+from headstart.pipeline.scan import ScannedDataset, scan
 
 
 def main() -> None:
@@ -41,19 +41,21 @@ def main() -> None:
     names = args.backbones.split(",")
     backbones = [b for name in names for b in backbones_for_labels(name, args.weights_dir, offline=True)]
     for data in args.data:
-        looked = look(data)
+        looked = scan(data)
         for backbone in backbones:
             measure(looked, backbone, args.share, range(args.seeds))
 
 
-def measure(looked: Looked, backbone: Backbone, share: float, seeds: range) -> None:
+def measure(looked: ScannedDataset, backbone: Backbone, share: float, seeds: range) -> None:
     """Print a line for the data as it is, and one for each seed."""
     train = looked.dataset.split == "train"
     known = np.flatnonzero((train if train.any() else True) & (looked.dataset.labels >= 0))
     sides = np.array([min(f.width, f.height) for f in looked.facts])
-    view = View(backbone, fitted_spec(backbone, fitting_size(backbone.preprocess.image_size, sides), "auto"))
+    view = FeatureExtractor(
+        backbone, fitted_spec(backbone, fitting_size(backbone.preprocess.image_size, sides), "auto")
+    )
     files, sha256s = [looked.files[i] for i in known], [looked.sha256s[i] for i in known]
-    (values_ND,), _ = embed_files(files, sha256s, [view], choose_plan())
+    (values_ND,), _ = embed_files(files, sha256s, [view], choose_runtime())
     true_N, groups_N = looked.dataset.labels[known], looked.dataset.groups[known]
     print(f"{looked.dataset.root}: {len(known):,} pictures, {values_ND.shape[1]:,} features of {view}")
     line("as it is", values_ND, true_N, true_N, groups_N, share, seed=0)

@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headstart.data.archives.members import ALWAYS_BYTES, MAX_ENTRIES, Limits, Member, check_members, limits_for
-from headstart.data.archives.unpacking import Unpacked, is_archive, unpack, unpacked
+from headstart.data.archives.unpacking import UnpackResult, is_archive, unpack, unpacked
 from headstart.data.open_dataset import open_dataset
 from headstart.errors import BadArchive, MissingData, WriteError
 from headstart.io.files import cache_dir, sha256_file
@@ -138,7 +138,7 @@ def test_every_format(form: str, tmp_path: Path) -> None:
     given_ = archive(tmp_path, tree, "a", PACKERS[form])
     done = unpack(given_, tmp_path / "new" / "into")
     assert files_in(tmp_path / "new" / "into") == tree
-    assert done == Unpacked(tmp_path / "new" / "into", len(tree), sum(map(len, tree.values())), ())
+    assert done == UnpackResult(tmp_path / "new" / "into", len(tree), sum(map(len, tree.values())), ())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "new"]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["into"]
 

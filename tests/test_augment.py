@@ -28,7 +28,7 @@ from headstart.images.augment import (
     sampled,
 )
 from headstart.images.augment_policies import OPERATIONS
-from headstart.images.contact_sheet import caption, grid
+from headstart.images.contact_sheet import caption, contact_sheet
 from headstart.images.preprocess import Preprocess, read_pixels
 from headstart.io.files import sha256_bytes
 
@@ -313,7 +313,7 @@ def test_policies_draw_all_operations_and_leave_the_picture_alone(monkeypatch: p
     drawn: set[str] = set()
 
     def noted(name: str) -> augment_policies.Operation:
-        def operate(picture: Image.Image, magnitude: float, blank: augment_policies.Colour) -> Image.Image:
+        def operate(picture: Image.Image, magnitude: float, blank: augment_policies.FillColour) -> Image.Image:
             drawn.add(name)
             return OPERATIONS[name](picture, magnitude, blank)
 
@@ -462,13 +462,16 @@ def test_problems_of_a_dataclass_are_named_at_once() -> None:
 def test_grid_by_hand() -> None:
     pictures = np.zeros((3, 100, 100, 3), np.uint8)
     pictures[1] = (255, 0, 0)
-    sheet = grid(pictures, ["cat", "dog", "a name that is much longer than the picture is wide"], columns=2)
+    sheet = contact_sheet(pictures, ["cat", "dog", "a name that is much longer than the picture is wide"], columns=2)
     assert sheet.size == (2 * 106 + 6, 2 * 122 + 6)
     assert sheet.getpixel((6, 6)) == (0, 0, 0) and sheet.getpixel((112, 6)) == (255, 0, 0)
     below = np.asarray(sheet)[106:122, 6:106]  # the first caption
     assert below.min() < 100 and (np.asarray(sheet)[6:106, 106:112] == 255).all()
     assert (np.asarray(sheet)[128 + 100 : 128 + 116, 106:112] == 255).all()  # the long one ends below its own picture
-    assert grid(pictures[:1, :32, :32], ["x"]).size == (6 + 96 + 6, 6 + 96 + 16 + 6)  # small pictures are enlarged
+    assert contact_sheet(pictures[:1, :32, :32], ["x"]).size == (
+        6 + 96 + 6,
+        6 + 96 + 16 + 6,
+    )  # small pictures are enlarged
 
 
 def test_captions_never_fail() -> None:
@@ -483,11 +486,11 @@ def test_captions_never_fail() -> None:
     short = caption("a name that is much longer than the picture is wide", font, 96)
     assert short.endswith("...") and font.getlength(short) <= 96
     for odd in ("", "😀", "é" * 500, "\u202egnp", "日本語", "\ufffe"):
-        grid(np.zeros((1, 16, 16, 3), np.uint8), [odd])
+        contact_sheet(np.zeros((1, 16, 16, 3), np.uint8), [odd])
 
 
 def test_grid_refuses_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="3 pictures, 2 labels, 8 columns"):
-        grid(np.zeros((3, 8, 8, 3), np.uint8), ["a", "b"])
+        contact_sheet(np.zeros((3, 8, 8, 3), np.uint8), ["a", "b"])
     with pytest.raises(ValueError, match="0 pictures"):
-        grid(np.zeros((0, 8, 8, 3), np.uint8), [])
+        contact_sheet(np.zeros((0, 8, 8, 3), np.uint8), [])

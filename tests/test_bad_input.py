@@ -110,7 +110,7 @@ DATA = {
         "write labels.csv a,b,c\n1,2,3\n",
         "train labels.csv --out run",
         "BadLabels: labels.csv: no column looks like the path column; its columns are 'a', 'b', 'c'.\n"
-        "  Say which one holds it with --path-column (in Python, Source(..., path_column=...)), or rename it.\n",
+        "  Say which one holds it with --path-column (in Python, DataSource(..., path_column=...)), or rename it.\n",
     ),
     "an empty table": (
         "write labels.csv ",

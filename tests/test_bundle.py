@@ -24,7 +24,7 @@ import headstart
 from headstart.errors import BadWeights, MissingWeights, PackagingError, WriteError
 from headstart.images.preprocess import INTERPOLATIONS, Preprocess
 from headstart.io.folders import check_manifest
-from headstart.model.backbones.config import Spec, config_of, spec_of
+from headstart.model.backbones.config import BackboneConfig, config_of, spec_of
 from headstart.model.backbones.packages import fetch_wheels, needed_packages, own_wheel, requirements_text
 from headstart.model.backbones.registry import at_hand, find_backbone
 from headstart.verbs.bundle import bundle
@@ -151,7 +151,7 @@ arguments = st.dictionaries(st.from_regex(r"arg_[a-d]", fullmatch=True), plain_v
 def test_the_json_says_what_was_said_to_it(
     preprocess: Preprocess, args: dict[str, object], licence: str, origin: str
 ) -> None:
-    spec = Spec("test_resnet", tuple(sorted(args.items())), preprocess, licence, origin)
+    spec = BackboneConfig("test_resnet", tuple(sorted(args.items())), preprocess, licence, origin)
     assert spec_of(json.loads(json.dumps(config_of(spec))), "a test") == spec
 
 

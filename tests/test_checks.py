@@ -19,10 +19,10 @@ from headstart.data.duplicates import merge_groups
 from headstart.data.near_duplicates import find_copies
 from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import NoPictures
-from headstart.images.validate import Facts, screen
+from headstart.images.validate import ImageInfo, validate_images
 from headstart.io.files import read_csv, write_csv
 
-GOOD = Facts("", 1000, "JPEG", 200, 100, "RGB", 1, 1, -1, "", "", "")
+GOOD = ImageInfo("", 1000, "JPEG", 200, 100, "RGB", 1, 1, -1, "", "", "")
 
 
 def dataset(names: list[str], split: dict[str, str] | None = None, groups: list[int] | None = None) -> Dataset:
@@ -38,17 +38,17 @@ def dataset(names: list[str], split: dict[str, str] | None = None, groups: list[
     )
 
 
-def facts_of(n: int, **changes: object) -> list[Facts]:
+def facts_of(n: int, **changes: object) -> list[ImageInfo]:
     """`n` unlike good pictures; the last one is changed."""
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, n, dtype=np.uint64).tolist()
-    values = {name: getattr(GOOD, name) for name in Facts.__dataclass_fields__}
-    facts = [Facts(**{**values, "sha256": f"sha{i}", "dhash": hashes[i]}) for i in range(n)]
-    facts[-1] = Facts(**{**values, "sha256": f"sha{n - 1}", "dhash": hashes[-1], **changes})
+    values = {name: getattr(GOOD, name) for name in ImageInfo.__dataclass_fields__}
+    facts = [ImageInfo(**{**values, "sha256": f"sha{i}", "dhash": hashes[i]}) for i in range(n)]
+    facts[-1] = ImageInfo(**{**values, "sha256": f"sha{n - 1}", "dhash": hashes[-1], **changes})
     return facts
 
 
-def found(data: Dataset, facts: list[Facts], copies: Copies | None = None) -> dict[str, Finding]:
+def found(data: Dataset, facts: list[ImageInfo], copies: Copies | None = None) -> dict[str, Finding]:
     listed = findings(data, facts, copies=copies)
     assert len({finding.check for finding in listed}) == len(listed)
     return {finding.check: finding for finding in listed}
@@ -117,7 +117,7 @@ def test_bounds_are_still_good(change: dict[str, object]) -> None:
 def test_copies_under_two_labels_and_on_two_sides() -> None:
     split = dict.fromkeys(NAMES, "train") | {"dogs/9.jpg": "test"}
     facts = facts_of(20)
-    facts[19] = Facts(**vars(facts[0]))
+    facts[19] = ImageInfo(**vars(facts[0]))
     by_name = found(dataset(NAMES, split), facts)
     assert set(by_name) == {"exact_duplicates", "label_conflict", "split_leak", "size_summary"}
     both = ("cats/0.jpg", "dogs/9.jpg")
@@ -151,7 +151,7 @@ def copies(*pairs: tuple[int, int], certain: int = 0, n: int = 20, **more: objec
 
 def test_near_copies_are_those_that_are_given() -> None:
     facts = facts_of(20)
-    facts[5] = Facts(**{**vars(facts[5]), "dhash": facts[6].dhash})  # a hash makes nothing a copy
+    facts[5] = ImageInfo(**{**vars(facts[5]), "dhash": facts[6].dhash})  # a hash makes nothing a copy
     assert set(found(dataset(NAMES), facts)) == {"size_summary"}
     near = found(dataset(NAMES), facts, copies((2, 3), (2, 4), (8, 9)))
     assert near["near_duplicates"] == Finding(
@@ -170,7 +170,7 @@ def test_near_copies_are_those_that_are_given() -> None:
 
 def test_identical_files_are_no_near_copies() -> None:
     facts = facts_of(20)
-    facts[3] = Facts(**vars(facts[2]))
+    facts[3] = ImageInfo(**vars(facts[2]))
     assert set(found(dataset(NAMES), facts, copies((2, 3), certain=1))) == {"exact_duplicates", "size_summary"}
 
 
@@ -264,7 +264,7 @@ def test_groups_of_the_data_that_straddle_its_split() -> None:
 
 def test_unusable_pictures_are_no_copies_of_each_other() -> None:
     facts = facts_of(20, reason="empty", message="is empty.", sha256="none")
-    facts[0] = Facts(**vars(facts[-1]))
+    facts[0] = ImageInfo(**vars(facts[-1]))
     assert set(found(dataset(NAMES), facts)) == {"empty", "small_class", "size_summary"}
 
 
@@ -279,7 +279,7 @@ def test_uneven_and_small_classes() -> None:
 
 def test_usable_and_average_size() -> None:
     facts = facts_of(3, reason="truncated", width=0, height=0)
-    facts[0] = Facts(**{**vars(facts[0]), "width": 300, "height": 500})
+    facts[0] = ImageInfo(**{**vars(facts[0]), "width": 300, "height": 500})
     assert usable(facts).tolist() == [True, True, False]
     assert get_avg_size(facts) == (300.0, 250.0)
     with pytest.raises(NoPictures) as caught:
@@ -366,7 +366,7 @@ def test_every_kind_of_bad_file_is_named(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     data = open_dataset(tmp_path)
-    facts = screen([data.file(i) for i in range(len(data))])
+    facts = validate_images([data.file(i) for i in range(len(data))])
     good = np.flatnonzero(usable(facts))
     seen = find_copies([data.file(i) for i in good], [facts[i] for i in good], data.labels[good]).among(good, len(data))
     by_name = found(data, facts, seen)

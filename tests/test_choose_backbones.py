@@ -16,12 +16,12 @@ from headstart.errors import RecipeError
 from headstart.images.preprocess import Preprocess
 from headstart.io.files import sha256_bytes, sha256_file
 from headstart.model.backbones.registry import Backbone, at_hand
-from headstart.model.inference.features import FeatureStore, View
-from headstart.model.inference.runtime import Plan, choose_plan, network_key
+from headstart.model.inference.features import FeatureExtractor, FeatureStore
+from headstart.model.inference.runtime import Runtime, choose_runtime, network_key
 from headstart.pipeline.choose_backbones import (
     Choice,
     beginning,
-    choose_views,
+    choose_backbones,
     fitting_size,
     leave_one_out_score,
     stratified_order,
@@ -29,7 +29,7 @@ from headstart.pipeline.choose_backbones import (
 from headstart.pipeline.fit_heads import fit_heads, refit_on
 from headstart.training.recipe import Recipe, seconds
 
-PLAN = Plan("openvino", "cpu", "f32", 8)
+PLAN = Runtime("openvino", "cpu", "f32", 8)
 BACKBONE = Backbone("net.a", "net", (), "folder", Path("net.safetensors"), "ab" * 32, Preprocess(), "mit", 8, "here")
 
 
@@ -66,25 +66,28 @@ def test_the_backbone_that_tells_the_classes_apart_is_chosen(
     shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
     files = sorted(photos.rglob("*.jpg"))
     labels = np.array([int(f.parent.name[-1]) for f in files])
-    views = [View(b, b.preprocess) for b in at_hand(weights_dir=tiny_weights)]
-    arguments = (files, [sha256_file(f) for f in files], labels, 3, choose_plan("cpu"))
-    choice = choose_views(views, *arguments, seconds=1e9, total=42)
+    views = [FeatureExtractor(b, b.preprocess) for b in at_hand(weights_dir=tiny_weights)]
+    arguments = (files, [sha256_file(f) for f in files], labels, 3, choose_runtime("cpu"))
+    choice = choose_backbones(views, *arguments, seconds=1e9, total=42)
     assert sorted(str(v) for v in choice.views) == sorted(str(v) for v in views)  # two: both are left, the better first
     losses = {t.backbone: t.loo_log_loss for t in choice.trials}
     assert losses[choice.views[0].backbone.name] == min(losses.values())
-    hurried = choose_views(views, *arguments, seconds=0.0, total=42)
+    hurried = choose_backbones(views, *arguments, seconds=0.0, total=42)
     assert hurried.views == choice.views[:1]
 
 
 def chosen(features: list[np.ndarray], labels: np.ndarray, *, budget: float = 1e9) -> Choice:
     """The choice among candidates whose features are in the cache already, in the order of `features`."""
     sha256s = [sha256_bytes(str(i).encode()) for i in range(len(labels))]
-    views = [View(replace(BACKBONE, name=f"net.{i}", sha256=f"{i:064x}"), Preprocess()) for i in range(len(features))]
+    views = [
+        FeatureExtractor(replace(BACKBONE, name=f"net.{i}", sha256=f"{i:064x}"), Preprocess())
+        for i in range(len(features))
+    ]
     for view, values in zip(views, features, strict=True):
         FeatureStore(network_key(view.backbone, view.spec, PLAN)).keep([bytes.fromhex(s) for s in sha256s], values)
     files = [Path(f"{i}.jpg") for i in range(len(labels))]
     classes = int(labels.max()) + 1
-    return choose_views(views, files, sha256s, labels, classes, PLAN, seconds=budget, total=len(labels))
+    return choose_backbones(views, files, sha256s, labels, classes, PLAN, seconds=budget, total=len(labels))
 
 
 def names(choice: Choice) -> list[str]:
@@ -134,7 +137,7 @@ def test_a_second_backbone_is_fused_when_it_adds_something_and_only_then() -> No
     second, _ = clouds(600, 20, 3, seed=1, spread=3.0)  # the same clouds, other noise
     noise = np.random.default_rng(2).normal(size=(600, 20)).astype(np.float32)
     train = np.arange(600) % 5 != 0
-    a, b = View(BACKBONE, Preprocess()), View(replace(BACKBONE, name="net.b"), Preprocess())
+    a, b = FeatureExtractor(BACKBONE, Preprocess()), FeatureExtractor(replace(BACKBONE, name="net.b"), Preprocess())
     fused, trials = fit_heads([a, b], [first, second], labels, train, ~train, 3, Recipe())
     assert [v.backbone.name for v in fused.views] == ["net.a", "net.b"]
     assert {t.backbone for t in trials} == {"net.a", "net.a + net.b"}
@@ -146,7 +149,7 @@ def test_parts_add_up_to_the_head_on_the_joined_features() -> None:
     first, labels = clouds(90, 6, 3, seed=0)
     second = 100 * clouds(90, 4, 3, seed=1)[0]
     train = np.arange(90) % 3 != 0
-    views = [View(BACKBONE, Preprocess()), View(replace(BACKBONE, name="net.b"), Preprocess())]
+    views = [FeatureExtractor(BACKBONE, Preprocess()), FeatureExtractor(replace(BACKBONE, name="net.b"), Preprocess())]
     fitted, _ = fit_heads(views, [first, second], labels, train, ~train, 3, Recipe(), fuse=True)
     fitted = refit_on(fitted, [first, second], labels, 3)
     expected = fitted.head.logits(fitted.join([first, second])) / 2.5

@@ -296,9 +296,9 @@ def test_torch_is_imported_ahead_only_where_it_will_be_needed(
 ) -> None:
     program = (
         "import sys, threading\nfrom pathlib import Path\nfrom headstart.training.recipe import Recipe\n"
-        "from headstart.pipeline.fit import find_tools\n"
+        "from headstart.pipeline.fit import resolve_backbones\n"
         f"recipe = Recipe(backbone='test_resnet.a', {options})\n"
-        f"find_tools(recipe, weights_dir=Path({str(tiny_weights)!r}))\n"
+        f"resolve_backbones(recipe, weights_dir=Path({str(tiny_weights)!r}))\n"
         "[t.join() for t in threading.enumerate() if t.name == 'import of torch']\n"
         "print('torch' in sys.modules)"
     )

@@ -19,14 +19,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import headstart
-from headstart.data.data_source import Source
+from headstart.data.data_source import DataSource
 from headstart.data.splits import split_hash
 from headstart.errors import MissingExtra, RecipeError, UnknownBackbone, WriteError
-from headstart.evaluation.metrics import judge
+from headstart.evaluation.metrics import compute_metrics
 from headstart.model.inference.predictions import Predictions, read_predictions
 from headstart.pipeline import trials
-from headstart.pipeline.comparison import FIGURES, ROW_COLUMNS, Comparison, Row, advice, paired
-from headstart.pipeline.trials import Candidate, Outcome, Place, run_child, run_trial, train_words
+from headstart.pipeline.comparison import FIGURES, ROW_COLUMNS, Comparison, ComparisonRow, advice, paired
+from headstart.pipeline.trials import TrialConfig, TrialContext, TrialResult, run_child, run_trial, train_words
 from headstart.training.recipe import Recipe
 from headstart.verbs import compare as verb
 
@@ -83,7 +83,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weights: P
         return Made(folder, photos, tiny_weights)
 
 
-def by_name(comparison: Comparison) -> dict[str, Row]:
+def by_name(comparison: Comparison) -> dict[str, ComparisonRow]:
     return {row.name: row for row in comparison.rows}
 
 
@@ -208,11 +208,11 @@ def test_another_seed_is_another_comparison(made: Made, own_cache: Path, warm_ca
 
 
 def test_a_damaged_run_is_done_again(made: Made) -> None:
-    place = Place(Source(made.photos), made.out.parent / "damaged", None, True, "", made.second.split_hash)
+    place = TrialContext(DataSource(made.photos), made.out.parent / "damaged", None, True, "", made.second.split_hash)
     known = json.loads((made.out / "runs/linear-test_resnet.a/headstart.json").read_text(encoding="utf-8"))
     place = replace(place, fingerprint=known["data"]["fingerprint"])
     shutil.copytree(made.out, place.out)
-    candidate = Candidate("linear-test_resnet.a", "linear", Recipe(approach="linear", backbone="test_resnet.a"))
+    candidate = TrialConfig("linear-test_resnet.a", "linear", Recipe(approach="linear", backbone="test_resnet.a"))
     kept = verb.finished(candidate, place)
     assert kept is not None
     assert kept.seconds == by_name(made.second)[candidate.name].seconds
@@ -296,8 +296,8 @@ def test_every_option_reaches_the_child() -> None:
     recipe = Recipe(
         approach="linear", image_size=-1, hidden="128,64", augment="flip,shift=0.2", max_lr=1e-4, seed=4, budget="7s"
     )
-    place = Place(Source(Path("-photos")), Path("/out"), Path("weights"), True, "", "")
-    words = train_words(recipe, Candidate("name", "name", recipe), place)
+    place = TrialContext(DataSource(Path("-photos")), Path("/out"), Path("weights"), True, "", "")
+    words = train_words(recipe, TrialConfig("name", "name", recipe), place)
     _, bound, _ = cli.application(words).parse_args(words, exit_on_error=False, print_error=False)
     given = {name: bound.arguments["kwargs"][name] for name in bound.arguments.get("kwargs", {})} or dict(
         bound.arguments
@@ -330,8 +330,8 @@ def test_a_child_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_trial_out_of_time_says_so(tmp_path: Path, photos: Path) -> None:
-    candidate = Candidate("x", "linear", Recipe(approach="linear"))
-    place = Place(Source(photos), tmp_path, None, True, "", "")
+    candidate = TrialConfig("x", "linear", Recipe(approach="linear"))
+    place = TrialContext(DataSource(photos), tmp_path, None, True, "", "")
     outcome = run_trial(candidate, place, share=42.0, limit=0.05)
     assert outcome.interrupted
     assert outcome.error == "stopped after 0 s: its share of the budget was spent"
@@ -342,9 +342,9 @@ def test_a_trial_out_of_time_says_so(tmp_path: Path, photos: Path) -> None:
 def test_what_the_budget_does_not_reach_is_a_row_with_a_reason(tmp_path: Path, photos: Path) -> None:
     clock = verb._Budget("1s")
     clock._began -= 10
-    place = Place(Source(photos), tmp_path, None, True, "", "")
-    found = verb._run_all([Candidate("x", "linear", Recipe())], place, clock, some=False)
-    assert found == {"x": Outcome(error="not started: the budget was spent", interrupted=True)}
+    place = TrialContext(DataSource(photos), tmp_path, None, True, "", "")
+    found = verb._run_all([TrialConfig("x", "linear", Recipe())], place, clock, some=False)
+    assert found == {"x": TrialResult(error="not started: the budget was spent", interrupted=True)}
 
 
 # Pairs and advice
@@ -370,9 +370,9 @@ def test_pairs_are_matched_by_path_and_missing_pictures_are_named() -> None:
     assert notes == ["three has no prediction of 00.jpg, 01.jpg: left out of its pairs."]
 
 
-def row(name: str, predicted: Predictions, latency_ms: float, size: int = 1_000_000) -> Row:
-    metrics = judge(predicted.logits, predicted.labels, CLASSES, resamples=50)
-    return Row(name, "linear", name, metrics, 10.0, 100.0, size // 4, size, latency_ms, False, "")
+def row(name: str, predicted: Predictions, latency_ms: float, size: int = 1_000_000) -> ComparisonRow:
+    metrics = compute_metrics(predicted.logits, predicted.labels, CLASSES, resamples=50)
+    return ComparisonRow(name, "linear", name, metrics, 10.0, 100.0, size // 4, size, latency_ms, False, "")
 
 
 def advised(*cases: tuple[str, list[bool], float]) -> str:

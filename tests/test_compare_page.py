@@ -11,9 +11,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from headstart.evaluation.metrics import judge
+from headstart.evaluation.metrics import compute_metrics
 from headstart.evaluation.paired_tests import differences
-from headstart.reports.compare_page import Compared, Contender, compare_page, comparison_figures
+from headstart.reports.compare_page import ComparePageData, TrialSummary, compare_page, comparison_figures
 
 HOSTILE = ('<b>"bold"</b>', "</script><script>alert(1)</script>", "\u202eright to left & 猫")
 
@@ -44,19 +44,19 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.texts).split())
 
 
-def contender(name: str, right: Sequence[bool], **more: object) -> Contender:
+def contender(name: str, right: Sequence[bool], **more: object) -> TrialSummary:
     """A trial that has these pictures, all cats, right."""
     logits = np.array([[3.0, 0.0] if r else [0.0, 3.0] for r in right])
-    metrics = judge(logits, np.zeros(len(right), int), ("cat", "dog"), resamples=50)
-    made = Contender(name, "linear", "resnet18", dict(metrics.overall), 12.0, 400.0, 10_000_000, 3.5, True)
+    metrics = compute_metrics(logits, np.zeros(len(right), int), ("cat", "dog"), resamples=50)
+    made = TrialSummary(name, "linear", "resnet18", dict(metrics.overall), 12.0, 400.0, 10_000_000, 3.5, True)
     return replace(made, **more)  # type: ignore[arg-type]
 
 
-def compared(contenders: Sequence[Contender], rights: Sequence[Sequence[bool]] = ()) -> Compared:
+def compared(contenders: Sequence[TrialSummary], rights: Sequence[Sequence[bool]] = ()) -> ComparePageData:
     right_NT = np.array(rights, bool).T.reshape(-1, len(rights)) if rights else np.zeros((0, 0), bool)
     pairs = differences([c.name for c in contenders][: len(rights)], right_NT, np.where(right_NT, 0.05, 3.05))
     taken = contenders[0].name
-    return Compared(
+    return ComparePageData(
         "Comparison on pets", f"Take {taken}: it is best.", taken, contenders, pairs, ["one note"],
         (("test pictures", "100"),), "headstart compare pets --out comparison",
     )  # fmt: skip
@@ -71,15 +71,15 @@ EPOCHS = [
 
 
 @pytest.fixture(scope="module")
-def three() -> Compared:
+def three() -> ComparePageData:
     """Three trials of which two tie and one was trained by gradient descent, and one that failed."""
     tuned = contender("tuned", BAD, latency_ms=9.0, on_front=False, seconds=60.0, epochs=EPOCHS, best_epoch=2)
-    failed = Contender("failed", "bad", "x", {}, math.nan, math.nan, 0, math.nan, False, "BadWeights: damaged")
+    failed = TrialSummary("failed", "bad", "x", {}, math.nan, math.nan, 0, math.nan, False, "BadWeights: damaged")
     trials = [contender("good", GOOD), contender("like", LIKE, latency_ms=math.nan), tuned, failed]
     return compared(trials, [GOOD, LIKE, BAD])
 
 
-def test_everything_is_on_it_in_order(three: Compared) -> None:
+def test_everything_is_on_it_in_order(three: ComparePageData) -> None:
     page = compare_page(three)
     text = Page(page).text
     order = ["Take good: it is best.", "Of 6 paired tests, 2 end in a tie", "Not done", "failed : BadWeights: damaged"]
@@ -100,7 +100,7 @@ def test_everything_is_on_it_in_order(three: Compared) -> None:
     ]
 
 
-def test_figures_have_what_the_trials_have(three: Compared) -> None:
+def test_figures_have_what_the_trials_have(three: ComparePageData) -> None:
     figures = comparison_figures(three)
     assert list(figures) == ["latency", "training", "differences-accuracy", "differences-log_loss", "curves-1"]
     points = [(line.get_xdata()[0], round(line.get_ydata()[0], 9)) for line in figures["latency"].axes[0].lines]
@@ -123,7 +123,7 @@ def test_curves_are_on_the_same_scales() -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_and_messages_come_out_as_text(name: str) -> None:
-    failed = Contender(name, name, name, {}, math.nan, math.nan, 0, math.nan, False, name)
+    failed = TrialSummary(name, name, name, {}, math.nan, math.nan, 0, math.nan, False, name)
     trials = [contender(name, GOOD, backbones=name, epochs=EPOCHS), contender("b", BAD), failed]
     made = replace(compared(trials, [GOOD, BAD]), title=name, advice=name, notes=[name], command=name)
     page = Page(compare_page(made))
@@ -168,7 +168,7 @@ def test_hostile_names_and_messages_come_out_as_text(name: str) -> None:
     assert page.text.count(name.replace("\u202e", "\\u202e")) >= 8
 
 
-def test_it_makes_no_request(three: Compared) -> None:
+def test_it_makes_no_request(three: ComparePageData) -> None:
     page = Page(compare_page(three))
     for tag, attributes in page.tags:
         assert not {"src", "srcset", "action", "background"} & set(attributes), (tag, attributes)
@@ -179,7 +179,7 @@ def test_it_makes_no_request(three: Compared) -> None:
 
 @pytest.mark.parametrize("classes", [1, 2])
 def test_it_stands_with_little(classes: int) -> None:
-    failed = Contender("x", "x", "x", {}, math.nan, math.nan, 0, math.nan, False, "stopped after 0 s")
+    failed = TrialSummary("x", "x", "x", {}, math.nan, math.nan, 0, math.nan, False, "stopped after 0 s")
     text = Page(compare_page(compared([failed] * classes))).text
     assert "No trial was finished." in text
     assert "There is no pair: fewer than two trials were finished." in text

@@ -150,13 +150,13 @@ def test_no_image_of_the_test_set_took_part_in_the_choice(
     mirrored: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: set[str] = set()
-    choose = fit.choose_views
+    choose = fit.choose_backbones
 
     def watched(views: object, sources: list[Path], *args: object, **options: object) -> object:
         asked.update(Path(source).relative_to(mirrored).as_posix() for source in sources)
         return choose(views, sources, *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fit, "choose_views", watched)
+    monkeypatch.setattr(fit, "choose_backbones", watched)
     recipe = Recipe(approach="linear")
     headstart.train(mirrored, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights, report=False)
     split = sets(tmp_path / "run" / "split.csv")

@@ -271,7 +271,7 @@ def test_of_many_pairs_the_first_are_shown_and_those_with_two_labels() -> None:
 # What `check` writes
 
 
-def found(made: headstart.verbs.check.Checked) -> dict[str, Finding]:
+def found(made: headstart.verbs.check.CheckResult) -> dict[str, Finding]:
     return {finding.check: finding for finding in made.findings}
 
 

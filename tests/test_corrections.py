@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import headstart
 from conftest import write_photos
 from headstart import Recipe, cli
-from headstart.data.corrections import FIXES_HEADER, Fix, Fixes, read_fixes, write_fixes
+from headstart.data.corrections import FIXES_HEADER, Correction, Corrections, read_corrections, write_corrections
 from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import BadLabels, BadSplit, DataError, MissingData, WriteError
 from headstart.io.files import read_csv, write_csv
@@ -44,7 +44,7 @@ def labels(dataset: Dataset) -> dict[str, str]:
 
 def refused(fixes: Path, data: Path) -> str:
     with pytest.raises(DataError) as caught:
-        read_fixes(fixes).applied_to(open_dataset(data))
+        read_corrections(fixes).applied_to(open_dataset(data))
     return str(caught.value)
 
 
@@ -53,7 +53,7 @@ def refused(fixes: Path, data: Path) -> str:
 
 def test_labels_change_and_pictures_go(tmp_path: Path, pets: Path, caplog: pytest.LogCaptureFixture) -> None:
     lines = ["cat/1.jpg,cat,dog,0.99,dog,", "cat/2.jpg,cat,dog,0.98,,x", "cat/3.jpg,cat,dog,0.97,,"]
-    fixes = read_fixes(table(tmp_path, *lines))
+    fixes = read_corrections(table(tmp_path, *lines))
     with caplog.at_level(logging.INFO, logger="headstart"):
         fixed = fixes.applied_to(open_dataset(pets))
     assert labels(fixed) == {"cat/1.jpg": "dog", "cat/3.jpg": "cat", "dog/1.jpg": "dog", "dog/2.jpg": "dog"}
@@ -64,26 +64,26 @@ def test_labels_change_and_pictures_go(tmp_path: Path, pets: Path, caplog: pytes
 
 
 def test_a_table_in_which_nothing_was_done_changes_nothing(tmp_path: Path, pets: Path) -> None:
-    write_fixes(tmp_path / "fixes.csv", [("cat/1.jpg", "cat", "dog", 0.987654321)])
+    write_corrections(tmp_path / "fixes.csv", [("cat/1.jpg", "cat", "dog", 0.987654321)])
     assert (tmp_path / "fixes.csv").read_text() == (
         "path,label,suggested,score,new_label,drop\ncat/1.jpg,cat,dog,0.98765,,\n"
     )
-    for fixes in (read_fixes(tmp_path / "fixes.csv"), read_fixes(None), read_fixes(table(tmp_path))):
+    for fixes in (read_corrections(tmp_path / "fixes.csv"), read_corrections(None), read_corrections(table(tmp_path))):
         assert not fixes
         assert labels(fixes.applied_to(open_dataset(pets))) == labels(open_dataset(pets))
 
 
 def test_a_picture_without_a_label_gets_one(tmp_path: Path, pets: Path) -> None:
     (pets / "new.jpg").touch()
-    fixed = read_fixes(table(tmp_path, "new.jpg,,,,dog,")).applied_to(open_dataset(pets))
+    fixed = read_corrections(table(tmp_path, "new.jpg,,,,dog,")).applied_to(open_dataset(pets))
     assert labels(fixed)["new.jpg"] == "dog"
 
 
 def test_columns_in_another_order_and_only_those_that_are_needed(tmp_path: Path, pets: Path) -> None:
     for header, line in (("new_label,path", "dog,cat/1.jpg"), ("Path, New_Label ", "cat/1.jpg, dog ")):
-        fixed = read_fixes(table(tmp_path, line, header=header)).applied_to(open_dataset(pets))
+        fixed = read_corrections(table(tmp_path, line, header=header)).applied_to(open_dataset(pets))
         assert labels(fixed)["cat/1.jpg"] == "dog"
-    fixed = read_fixes(table(tmp_path, "X,cat/1.jpg", "no,cat/2.jpg", header="drop,path")).applied_to(
+    fixed = read_corrections(table(tmp_path, "X,cat/1.jpg", "no,cat/2.jpg", header="drop,path")).applied_to(
         open_dataset(pets)
     )
     assert "cat/1.jpg" not in fixed.paths
@@ -95,7 +95,7 @@ def test_columns_in_another_order_and_only_those_that_are_needed(tmp_path: Path,
 def test_what_spreadsheets_save(tmp_path: Path, pets: Path, delimiter: str, encoding: str) -> None:
     text = "\r\n".join(["path,new_label,drop", "cat/1.jpg,dog,", "cat/2.jpg,,X", ",,", ""]).replace(",", delimiter)
     (tmp_path / "fixes.csv").write_bytes(text.encode(encoding))
-    fixed = read_fixes(tmp_path / "fixes.csv").applied_to(open_dataset(pets))
+    fixed = read_corrections(tmp_path / "fixes.csv").applied_to(open_dataset(pets))
     assert labels(fixed) == {"cat/1.jpg": "dog", "cat/3.jpg": "cat", "dog/1.jpg": "dog", "dog/2.jpg": "dog"}
 
 
@@ -109,17 +109,17 @@ def test_names_of_any_kind_come_back(
 ) -> None:
     """Commas, quotes, line breaks, markup, other alphabets, marks that change the direction of text."""
     place = tmp_path_factory.mktemp("fixes") / "fixes.csv"
-    fixes = Fixes(
-        place, tuple(Fix(path, label, label, "0.5", "" if drop else "new", drop) for path, label, drop in rows)
+    fixes = Corrections(
+        place, tuple(Correction(path, label, label, "0.5", "" if drop else "new", drop) for path, label, drop in rows)
     )
     fixes.write(place)
-    assert read_fixes(place) == fixes
+    assert read_corrections(place) == fixes
 
 
 def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
     path = "cat/caf\udce9 <b>&\"'.jpg"
-    write_fixes(tmp_path / "fixes.csv", [(path, "cat", "dog", 0.9)])
-    assert read_fixes(tmp_path / "fixes.csv").rows == (Fix(path, "cat", "dog", "0.90000", "", False),)
+    write_corrections(tmp_path / "fixes.csv", [(path, "cat", "dog", 0.9)])
+    assert read_corrections(tmp_path / "fixes.csv").rows == (Correction(path, "cat", "dog", "0.90000", "", False),)
 
 
 # What is refused
@@ -162,7 +162,7 @@ def test_many_rows_are_counted_and_the_first_are_named(tmp_path: Path, pets: Pat
 
 
 def test_a_correction_that_was_made_in_the_data_meanwhile_is_no_error(tmp_path: Path, pets: Path) -> None:
-    fixed = read_fixes(table(tmp_path, "dog/1.jpg,cat,dog,0.9,dog,")).applied_to(open_dataset(pets))
+    fixed = read_corrections(table(tmp_path, "dog/1.jpg,cat,dog,0.9,dog,")).applied_to(open_dataset(pets))
     assert labels(fixed)["dog/1.jpg"] == "dog"
 
 
@@ -170,7 +170,7 @@ def test_files_that_are_no_table_of_corrections(tmp_path: Path) -> None:
     def said(text: str) -> str:
         (tmp_path / "fixes.csv").write_text(text)
         with pytest.raises(BadLabels) as caught:
-            read_fixes(tmp_path / "fixes.csv")
+            read_corrections(tmp_path / "fixes.csv")
         return str(caught.value).removeprefix(str(tmp_path / "fixes.csv"))
 
     expected = ": is not a table of corrections: expected the columns path and new_label or drop, found "
@@ -186,12 +186,12 @@ def test_files_that_are_no_table_of_corrections(tmp_path: Path) -> None:
     (tmp_path / "fixes.csv").unlink()
     (tmp_path / "fixes-1.csv").touch()
     with pytest.raises(MissingData) as caught:
-        read_fixes(tmp_path / "fixes.csv")
+        read_corrections(tmp_path / "fixes.csv")
     assert str(caught.value) == (
         f"{tmp_path / 'fixes.csv'}: there is no such table of corrections.\n  Did you mean 'fixes-1.csv'?"
     )
     with pytest.raises(BadLabels, match=r"cannot be read as a table of corrections: Is a directory\.$"):
-        read_fixes(tmp_path)
+        read_corrections(tmp_path)
 
 
 # In the verbs
@@ -351,5 +351,5 @@ def test_a_correction_that_empties_a_class(tmp_path: Path, photos: Path, tiny_we
 def test_the_data_set_that_was_given_stays(tmp_path: Path, pets: Path) -> None:
     dataset = open_dataset(pets)
     before = dataset.labels.copy()
-    read_fixes(table(tmp_path, "cat/1.jpg,cat,dog,0.9,dog,")).applied_to(dataset)
+    read_corrections(table(tmp_path, "cat/1.jpg,cat,dog,0.9,dog,")).applied_to(dataset)
     assert np.array_equal(dataset.labels, before)

@@ -26,7 +26,7 @@ import headstart.data.shards.samples as samples_module
 import headstart.data.shards.webdataset as webdataset_module
 import headstart.data.shards.writing as shards_module
 from conftest import draw
-from headstart.data.data_source import Source, as_source
+from headstart.data.data_source import DataSource, as_source
 from headstart.data.open_dataset import Dataset, fingerprint, open_dataset
 from headstart.errors import BadArchive, BadLabels, HeadstartError, MissingData, WriteError
 from headstart.io.files import cache_dir
@@ -143,7 +143,7 @@ def metadata(n: int) -> str:
     return json.dumps({"file_name": f"{n}.jpg", "label": LABELS[n], "width": 24})
 
 
-ADAPTERS: dict[str, Callable[[Path], Path | Source]] = {
+ADAPTERS: dict[str, Callable[[Path], Path | DataSource]] = {
     "class folders": lambda p: write(p, in_classes()),
     "split folders": lambda p: write(p, in_sides()),
     "CSV": lambda p: write(p, loose() | {"t.csv": rows("path,label", lambda n: f"{n}.jpg,{LABELS[n]}")}) / "t.csv",
@@ -151,7 +151,7 @@ ADAPTERS: dict[str, Callable[[Path], Path | Source]] = {
     "parquet of paths": lambda p: parquet(
         write(p, loose()) / "t.parquet", {"path": [f"{n}.jpg" for n in range(6)], "label": LABELS}
     ),
-    "columns by name": lambda p: Source(
+    "columns by name": lambda p: DataSource(
         write(p, loose() | {"t.csv": rows("a,b,c", lambda n: f"z,{LABELS[n]},{n}.jpg")}) / "t.csv",
         label_column="b",
         path_column="c",
@@ -160,14 +160,14 @@ ADAPTERS: dict[str, Callable[[Path], Path | Source]] = {
         write(p, loose() | {"t.csv": rows("id,cat,dog", lambda n: f"{n},{1 - n % 2},{n % 2}")}) / "t.csv"
     ),
     "JSON Lines": lambda p: write(p, loose() | {"t.jsonl": "\n".join(map(metadata, range(6)))}) / "t.jsonl",
-    "file names": lambda p: Source(
+    "file names": lambda p: DataSource(
         write(p, {f"{LABELS[n]}{n}x.jpg": data for n, data in enumerate(PICTURES)}), label_from="^(cat|dog)"
     ),
-    "file names, by the group label": lambda p: Source(
+    "file names, by the group label": lambda p: DataSource(
         write(p, {f"a/{n}_my {LABELS[n]}!.jpg": data for n, data in enumerate(PICTURES)}),
         label_from="(my) (?P<label>[a-z]+)",
     ),
-    "file names in a table": lambda p: Source(
+    "file names in a table": lambda p: DataSource(
         write(
             p,
             {f"{LABELS[n]}{n}x.jpg": data for n, data in enumerate(PICTURES)}
@@ -190,7 +190,7 @@ ADAPTERS: dict[str, Callable[[Path], Path | Source]] = {
         )
         / "a.tar"
     ),
-    "zip and file names": lambda p: Source(
+    "zip and file names": lambda p: DataSource(
         write(p, {"a.zip": zip_bytes({f"x/{LABELS[n]}-{n}.jpg": data for n, data in enumerate(PICTURES)})}) / "a.zip",
         label_from="^[a-z]+",
     ),
@@ -211,11 +211,11 @@ ADAPTERS: dict[str, Callable[[Path], Path | Source]] = {
     ),
     "parquet with pictures": lambda p: hf(p / "t.parquet", list(range(6))),
     "parquet with plain bytes": lambda p: parquet(p / "t.parquet", {"jpg": PICTURES, "label": LABELS, "n": [1] * 6}),
-    "parquet with pictures and file names": lambda p: Source(
+    "parquet with pictures and file names": lambda p: DataSource(
         hf(p / "t.parquet", list(range(6))), label_from=r"^(\w+)\."
     ),
     "folder of parquet shards": of_split_shards,
-    "parquet shards by braces": lambda p: Source(
+    "parquet shards by braces": lambda p: DataSource(
         hf(p / "t-2.parquet", [4, 5]).parent / hf(p / "t-1.parquet", [0, 1, 2, 3]).name.replace("1", "{1..2}")
     ),
     "parquet with a split column": lambda p: parquet(
@@ -228,7 +228,7 @@ ADAPTERS: dict[str, Callable[[Path], Path | Source]] = {
     "WebDataset with .json, packed": lambda p: (
         write(p, {"s.tar.gz": tar_bytes(samples([*range(6)], "json", metadata), "w:gz")}) / "s.tar.gz"
     ),
-    "WebDataset by a key": lambda p: Source(
+    "WebDataset by a key": lambda p: DataSource(
         write(p, {"s.tar": tar_bytes(samples([*range(6)], "json", lambda n: json.dumps({"k": LABELS[n]})))}) / "s.tar",
         label_column="k",
     ),
@@ -280,7 +280,7 @@ def test_examples() -> None:
 
 
 def test_a_source_is_described_and_comes_back(tmp_path: Path) -> None:
-    source = Source(tmp_path, label_from="^(a|b)", path_column="x")
+    source = DataSource(tmp_path, label_from="^(a|b)", path_column="x")
     assert source.as_dict() == {
         "place": str(tmp_path),
         "label_from": "^(a|b)",
@@ -289,8 +289,8 @@ def test_a_source_is_described_and_comes_back(tmp_path: Path) -> None:
         "group_column": "",
         "group_from": "",
     }
-    assert Source.from_dict(json.loads(json.dumps(source.as_dict()))) == source
-    assert Source.from_dict({"place": "photos"}) == as_source("photos") == as_source(Path("photos"))
+    assert DataSource.from_dict(json.loads(json.dumps(source.as_dict()))) == source
+    assert DataSource.from_dict({"place": "photos"}) == as_source("photos") == as_source(Path("photos"))
     assert as_source(source) is source
 
 
@@ -299,11 +299,11 @@ def test_a_source_takes_its_place_as_text(tmp_path: Path, monkeypatch: pytest.Mo
     write(tmp_path, {"train.zip": zip_bytes({"cat1x.jpg": PICTURES[0], "dog1x.jpg": PICTURES[1]})})
     monkeypatch.chdir(tmp_path)
     for place in ("f", "train.zip"):
-        source = Source(place, label_from="^(cat|dog)")  # type: ignore[arg-type]
-        assert source == Source(Path(place), label_from="^(cat|dog)")
+        source = DataSource(place, label_from="^(cat|dog)")  # type: ignore[arg-type]
+        assert source == DataSource(Path(place), label_from="^(cat|dog)")
         assert headstart.check(source).classes == {"cat": 1, "dog": 1}
     write(tmp_path / "photos", in_classes())
-    assert headstart.check(headstart.Source("photos")).classes == {"cat": 3, "dog": 3}  # type: ignore[arg-type]
+    assert headstart.check(headstart.DataSource("photos")).classes == {"cat": 3, "dog": 3}  # type: ignore[arg-type]
 
 
 def test_a_folder_and_its_archive_have_one_fingerprint(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_what_open_dataset_is_told_wins(tmp_path: Path) -> None:
     folder = write(tmp_path, {"cat_a.jpg": b"x", "dog_b.jpg": b"x"})
     assert open_dataset(folder).classes == ()
     assert open_dataset(folder, label_from="^[a-z]+").classes == ("cat", "dog")
-    assert open_dataset(Source(folder, label_from="^[a-z]+"), label_from="[ab]").classes == ("a", "b")
+    assert open_dataset(DataSource(folder, label_from="^[a-z]+"), label_from="[ab]").classes == ("a", "b")
 
 
 def test_names_of_shards_do_no_harm(tmp_path: Path) -> None:
@@ -352,14 +352,14 @@ def test_withheld_labels_of_hugging_face_are_unknown(tmp_path: Path) -> None:
 
 
 def test_pictures_without_bytes_are_named(tmp_path: Path) -> None:
-    from headstart.images.validate import screen
+    from headstart.images.validate import validate_images
 
     data = open_dataset(
         parquet(tmp_path / "t.parquet", {"image": [*PICTURES[:2], b"", None], "label": ["a", "b", "a", "b"]})
     )
     assert data.rejected == (("t/000003.bin", "not_a_file"),)
     assert data.paths == ("t/000000.jpg", "t/000001.jpg", "t/000002.bin")
-    assert [fact.reason for fact in screen([data.file(i) for i in range(3)])] == ["", "", "empty"]
+    assert [fact.reason for fact in validate_images([data.file(i) for i in range(3)])] == ["", "", "empty"]
     lone = write(tmp_path / "w", {"s.tar": tar_bytes({"1.jpg": PICTURES[0], "1.cls": "a", "2.cls": "b"})}) / "s.tar"
     assert open_dataset(lone).rejected == (("s/000001-2.jpg", "not_a_file"),)
 

@@ -14,7 +14,7 @@ import headstart
 from conftest import draw, write_photos
 from headstart.errors import HeadstartError, MissingData, RecipeError, WriteError
 from headstart.io.files import read_csv
-from headstart.reports.explanation_sheet import WIDTH, Neighbour, Sheet, overlay, view
+from headstart.reports.explanation_sheet import WIDTH, ExplanationSheet, Neighbour, draw_explanation, overlay
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +196,8 @@ def test_overlay_leaves_cold_places_as_they_are() -> None:
 def test_sheets_of_any_shape(size: tuple[int, int], neighbours: int) -> None:
     near = [Neighbour("label " * 9, 0.5, draw(0, 1, size) if i else None) for i in range(neighbours)]
     shares = [("a very long name of a class " * 4, 0.75), ("", 0.25)]
-    sheet = view(Sheet("name " * 60, draw(1, 1, size), shares, np.eye(5), "b", (0.1, 0.1, 0.9, 0.9), near))
+    sheet = draw_explanation(
+        ExplanationSheet("name " * 60, draw(1, 1, size), shares, np.eye(5), "b", (0.1, 0.1, 0.9, 0.9), near)
+    )
     assert sheet.width == WIDTH
     assert sheet.height < 1200

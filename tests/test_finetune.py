@@ -18,7 +18,7 @@ from headstart.errors import RecipeError, UnfinishedTraining
 from headstart.evaluation.calibration import fit_temperature
 from headstart.io.files import read_csv, scratch_array
 from headstart.model.backbones.registry import find_backbone
-from headstart.model.inference.features import View
+from headstart.model.inference.features import FeatureExtractor
 from headstart.pipeline.fit import _fit, _frozen, _layer_to_start_from
 from headstart.training.bf16_conv import lighten
 from headstart.training.checkpoint import Checkpoint
@@ -110,7 +110,7 @@ def test_starts_from_log_odds_whatever_the_head(head: str, tiny_weights: Path) -
     names = tuple(f"{i}.jpg" for i in range(150))
     dataset = Dataset(Path("photos"), names, labels, ("a", "b", "c"), split, np.arange(150))
     backbone = find_backbone("test_resnet.a", weights_dir=tiny_weights)
-    view, recipe = View(backbone, backbone.preprocess), headstart.Recipe(head=head)
+    view, recipe = FeatureExtractor(backbone, backbone.preprocess), headstart.Recipe(head=head)
     fitted, _ = _fit([view], [features], dataset, recipe)
     frozen = _frozen(fitted, [features], dataset)
     weight_DK, bias_K = _layer_to_start_from(view, features, frozen, dataset, recipe)
@@ -254,16 +254,16 @@ def test_flipped_features_are_the_mean_of_both(photos: Path, tiny_weights: Path,
 
     from headstart.images.sources import look_at
     from headstart.model.backbones.registry import find_backbone
-    from headstart.model.inference.features import View, embed_files
-    from headstart.model.inference.runtime import Plan
+    from headstart.model.inference.features import FeatureExtractor, embed_files
+    from headstart.model.inference.runtime import Runtime
 
     backbone = find_backbone("test_resnet.a", weights_dir=tiny_weights)
     picture = np.asarray(draw(1, 5, (64, 64)))
     spec = replace(backbone.preprocess, resize="squash")
-    plan = Plan("openvino", "cpu", "f32", 8)
+    plan = Runtime("openvino", "cpu", "f32", 8)
     values = []
     for pixels, tta in ((picture, "none"), (picture[:, ::-1].copy(), "none"), (picture, "flip")):
-        view = View(backbone, replace(spec, tta=tta))
+        view = FeatureExtractor(backbone, replace(spec, tta=tta))
         (value,), _ = embed_files([pixels], [look_at([pixels])[0].sha256], [view], plan)
         values.append(value[0])
     assert np.allclose((values[0] + values[1]) / 2, values[2], atol=1e-5)
@@ -294,7 +294,7 @@ def test_lightened_convolutions_give_the_same_numbers() -> None:
 def test_a_random_last_layer_begins_small(tiny_weights: Path) -> None:
     """timm's own would be uniform up to 1 / sqrt(2) here, and the first logits far from zero."""
     backbone = find_backbone("test_efficientnet.b", weights_dir=tiny_weights, offline=True)
-    view = View(backbone, backbone.preprocess)
+    view = FeatureExtractor(backbone, backbone.preprocess)
     network = _network(view, headstart.Recipe(approach="frozen", start="random"), 2, None)
     last = network.get_classifier().requires_grad_(False)
     n_classes, n_features = last.weight.shape

@@ -14,7 +14,7 @@ import pytest
 
 import headstart
 from conftest import draw
-from headstart import Recipe, Source, cli
+from headstart import DataSource, Recipe, cli
 from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import BadLabels, BadSplit, HeadstartError
 from test_data_source import PICTURES, parquet, tar_bytes, write
@@ -85,38 +85,38 @@ def with_bytes(folder: Path) -> Path:
     return parquet(folder / "t.parquet", {"image": PICTURES, "label": LABELS, "patient": PATIENTS})
 
 
-SOURCES: dict[str, Callable[[Path], Source]] = {
-    "class folders": lambda p: Source(write(p, classes()), group_from=BY_NAME),
-    "folders of patients": lambda p: Source(write(p, patient_folders()), group_from=r"/(?P<group>patient\d+)/"),
-    "labels in names": lambda p: Source(
+SOURCES: dict[str, Callable[[Path], DataSource]] = {
+    "class folders": lambda p: DataSource(write(p, classes()), group_from=BY_NAME),
+    "folders of patients": lambda p: DataSource(write(p, patient_folders()), group_from=r"/(?P<group>patient\d+)/"),
+    "labels in names": lambda p: DataSource(
         write(p, {f"{LABELS[n]}.{name(n)}": data for n, data in enumerate(PICTURES)}),
         label_from="^[a-z]+",
         group_from=BY_NAME,
     ),
-    "archive": lambda p: Source(zipped(p), group_from="patient."),
-    "table and names": lambda p: Source(
+    "archive": lambda p: DataSource(zipped(p), group_from="patient."),
+    "table and names": lambda p: DataSource(
         write(p, classes() | {"t.csv": lines("path,label", lambda n: f"{LABELS[n]}/{name(n)},{LABELS[n]}")}) / "t.csv",
         group_from=BY_NAME,
     ),
-    "names win over a column called group": lambda p: Source(
+    "names win over a column called group": lambda p: DataSource(
         write(p, classes() | {"t.csv": lines("path,label,group", lambda n: f"{LABELS[n]}/{name(n)},{LABELS[n]},x")})
         / "t.csv",
         group_from=BY_NAME,
     ),
-    "table and column": lambda p: Source(
+    "table and column": lambda p: DataSource(
         write(p, plain() | {"t.csv": lines("path,label,patient", row)}) / "t.csv", group_column="patient"
     ),
-    "table with unusual names": lambda p: Source(
+    "table with unusual names": lambda p: DataSource(
         write(p, plain() | {"t.csv": lines("id,breed,patient", row)}) / "t.csv", group_column="patient"
     ),
-    "folder and the table beside": lambda p: Source(
+    "folder and the table beside": lambda p: DataSource(
         write(p, plain() | {"t.csv": lines("id,breed,patient", row)}), group_column="patient"
     ),
-    "class folders and a table beside": lambda p: Source(
+    "class folders and a table beside": lambda p: DataSource(
         write(p, classes() | {"t.csv": lines("name,patient", lambda n: f"{name(n)},{PATIENTS[n]}")}),
         group_column="patient",
     ),
-    "two tables in split folders": lambda p: Source(
+    "two tables in split folders": lambda p: DataSource(
         write(
             p,
             {f"{'train' if n < 4 else 'test'}/{n}.jpg": data for n, data in enumerate(PICTURES)}
@@ -125,7 +125,7 @@ SOURCES: dict[str, Callable[[Path], Source]] = {
         ),
         group_column="patient",
     ),
-    "a column per class, and one of zeros and ones": lambda p: Source(
+    "a column per class, and one of zeros and ones": lambda p: DataSource(
         write(
             p,
             plain()
@@ -139,9 +139,9 @@ SOURCES: dict[str, Callable[[Path], Source]] = {
         / "t.csv",
         group_column="patient",
     ),
-    "parquet with images": lambda p: Source(with_bytes(p), group_column="patient"),
-    "WebDataset by a key": lambda p: Source(web(p), group_column="patient"),
-    "WebDataset by its names": lambda p: Source(web(p, named=True), group_from=BY_NAME),
+    "parquet with images": lambda p: DataSource(with_bytes(p), group_column="patient"),
+    "WebDataset by a key": lambda p: DataSource(web(p), group_column="patient"),
+    "WebDataset by its names": lambda p: DataSource(web(p, named=True), group_from=BY_NAME),
 }
 """Each holds the six images, and says which are of one patient."""
 
@@ -161,7 +161,7 @@ def test_without_the_option_there_are_no_groups(tmp_path: Path) -> None:
 def test_what_open_dataset_is_told_wins(tmp_path: Path) -> None:
     folder = write(tmp_path, classes())
     assert together(open_dataset(folder, group_from=BY_NAME)) == TOGETHER
-    assert together(open_dataset(Source(folder, group_from="^x"), group_from=BY_NAME)) == TOGETHER
+    assert together(open_dataset(DataSource(folder, group_from="^x"), group_from=BY_NAME)) == TOGETHER
 
 
 # What is said of groups
@@ -259,7 +259,7 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("column", ["path", "label"])
 def test_the_column_of_groups_is_another_one(tmp_path: Path, column: str) -> None:
     table = write(tmp_path, plain() | {"t.csv": lines("path,label,patient", row)}) / "t.csv"
-    source = Source(table, path_column="path", group_column=column)
+    source = DataSource(table, path_column="path", group_column=column)
     assert error_of(lambda: open_dataset(source), BadLabels) == (
         f"{table}: the column {column!r} is named for the groups (group_column), but it holds the {column}s.\n"
         "  Name the column that says which images belong together, such as one of patients or cameras."
@@ -298,7 +298,7 @@ def test_a_split_keeps_groups_in_one_set(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_one_group_cannot_be_split(tmp_path: Path) -> None:
     folder = patients(tmp_path / "photos", groups=4)
-    source, out = Source(folder, group_from="patient"), tmp_path / "split.csv"
+    source, out = DataSource(folder, group_from="patient"), tmp_path / "split.csv"
     sentence = f"{folder}: all 24 images are one group by --group-from patient, so no split can be made."
     assert error_of(lambda: headstart.split(source, out=out), BadSplit) == (
         f"{sentence}\n  Add images of other groups, leave the class out, or name smaller groups. "
@@ -309,9 +309,9 @@ def test_one_group_cannot_be_split(tmp_path: Path) -> None:
 
 def test_a_class_of_one_group_is_named(tmp_path: Path) -> None:
     folder = patients(tmp_path / "photos", groups=4)
-    source, out = Source(folder, group_from=r"patient(?:0(\d+)|1)"), tmp_path / "split.csv"
+    source, out = DataSource(folder, group_from=r"patient(?:0(\d+)|1)"), tmp_path / "split.csv"
     headstart.split(source, out=out)  # no match of the brackets: a group of its own
-    source = Source(folder, group_from=r"patient(?P<group>1|0\d+)")
+    source = DataSource(folder, group_from=r"patient(?P<group>1|0\d+)")
     sentence = (
         f"{folder}: class 'class1' is a single group by --group-from 'patient(?P<group>1|0\\d+)', "
         "so it cannot be both trained on and tested."
@@ -329,7 +329,7 @@ def test_a_class_of_one_group_is_named(tmp_path: Path) -> None:
 def test_a_given_split_may_have_such_classes(tmp_path: Path) -> None:
     for part in ("train", "test"):
         patients(tmp_path / "photos" / part, groups=2)
-    source = Source(tmp_path / "photos", group_from=r"patient(\d)")
+    source = DataSource(tmp_path / "photos", group_from=r"patient(\d)")
     headstart.split(source, out=tmp_path / "split.csv", val=0)
     found = headstart.check(source).findings
     assert [f.check for f in found if f.check in ("single_group", "split_leak")] == ["split_leak"]
@@ -339,7 +339,7 @@ def test_a_run_remembers_its_groups(tmp_path: Path, tiny_weights: Path) -> None:
     folder, run = patients(tmp_path / "photos"), tmp_path / "run"
     recipe = Recipe(backbone="test_resnet.a", head="lda", approach="linear")
     made = headstart.train(
-        Source(folder, group_from=BY_NAME), out=run, recipe=recipe, weights_dir=tiny_weights, report=False
+        DataSource(folder, group_from=BY_NAME), out=run, recipe=recipe, weights_dir=tiny_weights, report=False
     )
     assert [len(sets) for sets in sets_of(run / "split.csv")] == [1] * 16
     kept = json.loads((run / "headstart.json").read_text())["data"]
@@ -353,7 +353,7 @@ def test_a_split_that_divides_groups_is_reported(tmp_path: Path, tiny_weights: P
     folder, split = patients(tmp_path / "photos"), tmp_path / "split.csv"
     headstart.split(folder, out=split)
     made = headstart.train(
-        Source(folder, group_from=BY_NAME),
+        DataSource(folder, group_from=BY_NAME),
         out=tmp_path / "run",
         recipe=Recipe(backbone="test_resnet.a", head="lda", approach="linear"),
         split=split,
@@ -383,7 +383,7 @@ def test_a_pattern_is_proposed(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         "File names look like they name a patient ('patient000_0.png'): 16 groups in 48 images. "
         "Keep each in one set with --group-from 'patient(\\d+)'."
     ]
-    assert noted(Source(folder, group_from=BY_NAME), caplog) == []
+    assert noted(DataSource(folder, group_from=BY_NAME), caplog) == []
     with caplog.at_level("INFO", "headstart"):
         headstart.split(folder, out=tmp_path / "split.csv")
     assert sum("Keep each in one set" in text for text in caplog.messages) == 1
@@ -447,8 +447,8 @@ def test_a_column_is_proposed(beside: bool, tmp_path: Path, caplog: pytest.LogCa
         "The column 'patient_id' looks like groups (40 values in 120 rows): "
         "keep each in one set with --group-column patient_id.",
     ]
-    assert noted(Source(place, group_column="patient_id"), caplog)[-1] == "t.csv: not used: the column 'age'."
-    assert noted(Source(place, group_from=r"(\d)\.jpg"), caplog)[-1] == unused
+    assert noted(DataSource(place, group_column="patient_id"), caplog)[-1] == "t.csv: not used: the column 'age'."
+    assert noted(DataSource(place, group_from=r"(\d)\.jpg"), caplog)[-1] == unused
 
 
 def test_columns_that_are_not_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

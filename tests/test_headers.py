@@ -14,7 +14,7 @@ from PIL import Image
 
 from headstart.errors import UnreadableImage
 from headstart.images import headers as probing
-from headstart.images.headers import FORMATS, REASONS, Header, jpeg_structure, probe
+from headstart.images.headers import FORMATS, REASONS, ImageHeader, jpeg_structure, probe
 
 
 def saved(image: Image.Image, name: str, **options: object) -> bytes:
@@ -33,7 +33,7 @@ def reason(data: bytes) -> str:
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (37, 91), (640, 1)])
 def test_sizes_are_pillows(name: str, size: tuple[int, int]) -> None:
-    assert probe(io.BytesIO(saved(Image.new("RGB", size), name))) == Header(name, *size, 1)
+    assert probe(io.BytesIO(saved(Image.new("RGB", size), name))) == ImageHeader(name, *size, 1)
 
 
 @settings(max_examples=40, deadline=None)
@@ -48,20 +48,20 @@ def test_any_mode_and_size(name: str, mode: str, width: int, height: int) -> Non
     if data[:2] == b"P4":
         assert reason(data) == "not_supported"
     else:
-        assert probe(io.BytesIO(data)) == Header(name, width, height, 1)
+        assert probe(io.BytesIO(data)) == ImageHeader(name, width, height, 1)
 
 
 def test_frames_are_counted() -> None:
     frames = [Image.new("RGB", (9, 7), (i * 60, 255 - i * 60, 0)) for i in range(4)]
     for name in ("GIF", "PNG", "WEBP", "TIFF"):
         data = saved(frames[0], name, save_all=True, append_images=frames[1:])
-        assert probe(io.BytesIO(data)) == Header(name, 9, 7, 4)
+        assert probe(io.BytesIO(data)) == ImageHeader(name, 9, 7, 4)
 
 
 def test_the_first_picture_of_an_mpo_counts() -> None:
     pictures = [Image.new("RGB", (9, 7)), Image.new("RGB", (9, 7), "red")]
     data = saved(pictures[0], "MPO", save_all=True, append_images=pictures[1:])
-    assert probe(io.BytesIO(data)) == Header("JPEG", 9, 7, 1)
+    assert probe(io.BytesIO(data)) == ImageHeader("JPEG", 9, 7, 1)
 
 
 def test_a_cmyk_and_a_progressive_jpeg() -> None:
@@ -99,7 +99,7 @@ def test_cut_anywhere_gives_a_reason_or_the_true_header(name: str) -> None:
     data = saved(Image.effect_noise((30, 20), 50).convert("RGB"), name)
     for end in range(len(data)):
         try:
-            assert probe(io.BytesIO(data[:end])) == Header(name, 30, 20, 1)
+            assert probe(io.BytesIO(data[:end])) == ImageHeader(name, 30, 20, 1)
         except UnreadableImage as refusal:
             assert refusal.reason in ("empty", "not_a_picture", "truncated", "damaged"), (end, refusal)
     if name in ("PNG", "WEBP", "BMP", "PPM"):
@@ -114,7 +114,7 @@ def test_bytes_that_do_not_belong_to_a_jpeg(where: str) -> None:
         data = data[:2] + b"\xff" * 9 + data[2:20] + b"junk" + data[20:]
     else:
         data += b"\xff\xda\0\x02" * 500
-    assert probe(io.BytesIO(data)) == Header("JPEG", 20, 10, 1)
+    assert probe(io.BytesIO(data)) == ImageHeader("JPEG", 20, 10, 1)
     assert reason(data[:2] + b"\xff" + bytes(200_000) + data[2:]) == "damaged"
 
 
@@ -134,7 +134,7 @@ def test_gif_blocks_across_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     for window in (9, 10, 64, 257):
         monkeypatch.setattr(probing, "_WINDOW", window)
-        assert probe(io.BytesIO(data)) == Header("GIF", 60, 40, 5)
+        assert probe(io.BytesIO(data)) == ImageHeader("GIF", 60, 40, 5)
 
 
 def test_a_gif_that_breaks_after_its_first_frame_is_kept() -> None:
@@ -170,7 +170,7 @@ def test_what_a_tiff_may_not_have() -> None:
     assert reason(data[:end] + struct.pack("<I", at) + data[end + 4 :]) == "ifd_loop"
     assert reason(data[:at] + struct.pack("<H", 9000) + data[at + 2 :]) == "too_many_parts"
     beyond = data[:end] + struct.pack("<I", 1 << 30) + data[end + 4 :]
-    assert probe(io.BytesIO(beyond)) == Header("TIFF", 30, 20, 1)
+    assert probe(io.BytesIO(beyond)) == ImageHeader("TIFF", 30, 20, 1)
 
 
 def test_files_are_not_read_whole() -> None:

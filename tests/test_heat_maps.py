@@ -17,16 +17,16 @@ from headstart.images.preprocess import Preprocess
 from headstart.model.backbones.build import build
 from headstart.model.backbones.registry import find_backbone
 from headstart.model.heads.linear import fit_head
-from headstart.model.inference.classifier import Classifier, Part
-from headstart.model.inference.features import View
+from headstart.model.inference.classifier import Classifier, EnsembleMember
+from headstart.model.inference.features import FeatureExtractor
 from headstart.model.inference.heat_maps import combined, heat_maps, seen
-from headstart.model.inference.runtime import Plan
+from headstart.model.inference.runtime import Runtime
 
-PLAN = Plan("openvino", "cpu", "f32", 8)
+PLAN = Runtime("openvino", "cpu", "f32", 8)
 SQUASH = Preprocess(image_size=64, resize="squash", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
-def make_view(folder: Path, architecture: str, *, seed: int = 0, size: int = 64, **model_args: Any) -> View:
+def make_view(folder: Path, architecture: str, *, seed: int = 0, size: int = 64, **model_args: Any) -> FeatureExtractor:
     """A network with random weights that is found as users' own weights are, in a folder."""
     import timm
     import torch
@@ -43,27 +43,27 @@ def make_view(folder: Path, architecture: str, *, seed: int = 0, size: int = 64,
     config |= {"interpolation": "bicubic", "crop_pct": 0.9}
     described = {"architecture": architecture, "num_classes": 0, "pretrained_cfg": config, "model_args": model_args}
     (folder / f"{name}.json").write_text(json.dumps(described))
-    return View(find_backbone(name, weights_dir=folder), replace(SQUASH, image_size=size))
+    return FeatureExtractor(find_backbone(name, weights_dir=folder), replace(SQUASH, image_size=size))
 
 
-def with_head(*views: View, classes: int = 3, seed: int = 0) -> Classifier:
+def with_head(*views: FeatureExtractor, classes: int = 3, seed: int = 0) -> Classifier:
     """A classifier with a random last layer on each."""
     rng = np.random.default_rng(seed)
     parts = []
     for view in views:
         dim = build(view.backbone, image_size=view.spec.image_size)(blank(view)).shape[1]
         weight_DK = rng.normal(size=(dim, classes)).astype(np.float32)
-        parts.append(Part(view, weight_DK, rng.normal(size=classes).astype(np.float32)))
+        parts.append(EnsembleMember(view, weight_DK, rng.normal(size=classes).astype(np.float32)))
     return Classifier(tuple(parts), tuple(f"class{k}" for k in range(classes)), PLAN)
 
 
-def blank(view: View) -> Any:
+def blank(view: FeatureExtractor) -> Any:
     import torch
 
     return torch.zeros(1, 3, view.spec.image_size, view.spec.image_size)
 
 
-def pixels(view: View, pictures: list[Image.Image]) -> Any:
+def pixels(view: FeatureExtractor, pictures: list[Image.Image]) -> Any:
     """What the network takes: (N, 3, S, S)."""
     import torch
 
@@ -71,7 +71,7 @@ def pixels(view: View, pictures: list[Image.Image]) -> Any:
     return torch.from_numpy((scaled - 0.5) / 0.25).float()
 
 
-def centred(part: Part) -> tuple[Any, Any]:
+def centred(part: EnsembleMember) -> tuple[Any, Any]:
     """The last layer without what all classes have in common."""
     import torch
 
@@ -88,7 +88,7 @@ def predicted(classifier: Classifier, pictures: list[Image.Image]) -> list[int]:
     return logits.argmax(1).tolist()
 
 
-def grad_cam(part: Part, pictures: list[Image.Image], classes: list[int]) -> np.ndarray:
+def grad_cam(part: EnsembleMember, pictures: list[Image.Image], classes: list[int]) -> np.ndarray:
     """Captum's Grad-CAM of the last stage of a residual network, with the bias added."""
     import torch
     from captum.attr import LayerGradCam
@@ -202,7 +202,7 @@ def test_no_place_that_speaks_for_a_class_is_a_map_of_zeros() -> None:
 
 def test_views_averaged_at_prediction_mirror_the_map(tmp_path: Path) -> None:
     view = make_view(tmp_path, "test_resnet")
-    classifier = with_head(View(view.backbone, replace(view.spec, tta="flip")))
+    classifier = with_head(FeatureExtractor(view.backbone, replace(view.spec, tta="flip")))
     picture = draw(1, 2)
     (plain,) = heat_maps(classifier, [picture], [1])
     (mirrored,) = heat_maps(classifier, [picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)], [1])
@@ -216,8 +216,8 @@ def test_one_unit_for_two_classes_explains_both(tmp_path: Path) -> None:
     view = make_view(tmp_path, "test_resnet")
     (part,) = with_head(view, classes=2).parts
     unit, bias = part.weight_DK[:, 1], part.bias_K[1]
-    one = Part(view, np.stack([0 * unit, unit], 1), np.array([0, bias], np.float32))
-    two = Part(view, np.stack([-unit / 2, unit / 2], 1), np.array([-bias / 2, bias / 2], np.float32))
+    one = EnsembleMember(view, np.stack([0 * unit, unit], 1), np.array([0, bias], np.float32))
+    two = EnsembleMember(view, np.stack([-unit / 2, unit / 2], 1), np.array([-bias / 2, bias / 2], np.float32))
     picture = draw(2, 1)
     for k in (0, 1):
         maps = [heat_maps(Classifier((p,), ("a", "b"), PLAN), [picture], [k])[0] for p in (one, two)]
@@ -264,14 +264,14 @@ def planted(n: int, seed: int, side: int = 160, patch: int = 36) -> tuple[list[I
     return pictures, labels, corners
 
 
-def fitted(view: View, pictures: list[Image.Image], labels: np.ndarray) -> Classifier:
+def fitted(view: FeatureExtractor, pictures: list[Image.Image], labels: np.ndarray) -> Classifier:
     """A ridge head on a network's features."""
     import torch
 
     with torch.no_grad():
         features = build(view.backbone, image_size=view.spec.image_size)(pixels(view, pictures)).numpy()
     head = fit_head("ridge", features, labels, 2, strength=0.1)
-    return Classifier((Part(view, head.weight_DK, head.bias_K),), ("red", "green"), PLAN)
+    return Classifier((EnsembleMember(view, head.weight_DK, head.bias_K),), ("red", "green"), PLAN)
 
 
 def test_heat_is_where_the_patch_is_that_decides_the_class(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_other_weights_give_another_map(tmp_path: Path) -> None:
     pictures, labels, _ = planted(12, seed=2)
     classifier = fitted(make_view(tmp_path, "test_resnet", size=160), pictures, labels)
     (part,) = classifier.parts
-    other = Part(make_view(tmp_path, "test_resnet", seed=7, size=160), part.weight_DK, part.bias_K)
+    other = EnsembleMember(make_view(tmp_path, "test_resnet", seed=7, size=160), part.weight_DK, part.bias_K)
     before = heat_maps(classifier, pictures, labels)
     after = heat_maps(Classifier((other,), classifier.classes, PLAN), pictures, labels)
     alike = [np.corrcoef(a.ravel(), b.ravel())[0, 1] if b.any() else 0.0 for a, b in zip(before, after, strict=True)]

@@ -24,7 +24,7 @@ from PIL import Image
 from headstart.errors import UnreadableImage
 from headstart.images.decode import decode
 from headstart.images.headers import FORMATS, REASONS
-from headstart.images.validate import screen
+from headstart.images.validate import validate_images
 
 SECONDS = 0.2  # of processor time that a refusal may take (it does not wait for anything else)
 MEGABYTES = 64  # of memory that it may take, beyond what the process had
@@ -171,7 +171,7 @@ def test_the_sandbox_refuses_bombs(tmp_path: Path, capfd: pytest.CaptureFixture[
             expected.append(reason)
             files.append(tmp_path / f"{len(files)}.jpg")
             files[-1].write_bytes(build())
-    assert [fact.reason for fact in screen(files)] == expected
+    assert [fact.reason for fact in validate_images(files)] == expected
     assert capfd.readouterr().err == ""
 
 
@@ -253,7 +253,7 @@ def check_broken(seeds: range, folder: Path, capfd: pytest.CaptureFixture[str]) 
     files = [folder / f"{seed}.png" for seed in seeds]
     for seed, file in zip(seeds, files, strict=True):
         file.write_bytes(broken(seed))
-    facts = screen(files)
+    facts = validate_images(files)
     assert capfd.readouterr() == ("", "")
     for seed, file, fact in zip(seeds, files, facts, strict=True):
         assert fact.reason == "" or fact.reason in REASONS, seed

@@ -16,7 +16,7 @@ from conftest import draw
 from headstart.errors import NoPictures
 from headstart.images.augment import PLAIN, augmented, parse_augment, read_views, rng_for
 from headstart.images.preprocess import Preprocess, read_pixels
-from headstart.images.sources import Source
+from headstart.images.sources import ImageSource
 from headstart.io.files import sha256_bytes
 from headstart.training.batches import Batch, TensorBatches
 from headstart.training.image_batches import AHEAD, PictureBatches, augmented_views
@@ -39,7 +39,7 @@ def hashes(files: Sequence[Path]) -> list[str]:
     return [sha256_bytes(f.read_bytes()) for f in files]
 
 
-def batches(files: Sequence[Source], sha256s: Sequence[str] | None = None, **options: object) -> PictureBatches:
+def batches(files: Sequence[ImageSource], sha256s: Sequence[str] | None = None, **options: object) -> PictureBatches:
     sha256s = hashes(files) if sha256s is None else sha256s  # type: ignore[arg-type]
     labels = np.arange(len(files)) % 3
     return PictureBatches(files, sha256s, labels, SPEC, AUGMENT, **{"batch_size": 4, **options})  # type: ignore[arg-type]
@@ -160,7 +160,7 @@ def test_lists_of_different_lengths_are_refused(files: list[Path]) -> None:
         PictureBatches(files, hashes(files), np.arange(2), SPEC)
 
 
-class Counting(Sequence[Source]):
+class Counting(Sequence[ImageSource]):
     """Pictures in memory that note how many of them were asked for."""
 
     def __init__(self, n: int) -> None:
@@ -199,7 +199,7 @@ def test_other_errors_are_not_swallowed() -> None:
 
 
 def test_views_hold_what_epochs_show(files: list[Path], tmp_path: Path) -> None:
-    sources: list[Source] = [*files[:6], tmp_path / "none.jpg", *files[6:]]
+    sources: list[ImageSource] = [*files[:6], tmp_path / "none.jpg", *files[6:]]
     sha256s = [*hashes(files[:6]), "0" * 64, *hashes(files[6:])]
     made = list(augmented_views(sources, sha256s, SPEC, AUGMENT, 2, (PLAIN, 0, 1), batch_size=5))
     assert [v.indices.tolist() for v in made] == [[0, 1, 2, 3, 4], [5, 7, 8, 9], [10, 11]]

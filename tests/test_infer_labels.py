@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import headstart.data.infer_labels as layout_module
-from headstart.data.data_source import Source
+from headstart.data.data_source import DataSource
 from headstart.data.infer_labels import Layout, recognise
 from headstart.data.match_files import Names, name_pattern
 from headstart.data.open_dataset import Dataset, open_dataset
@@ -32,8 +32,8 @@ def labels_of(data: Dataset) -> dict[str, str]:
     return {path: data.label_name(i) for i, path in enumerate(data.paths)}
 
 
-def source_of(layout: Layout) -> Source:
-    return Source(layout.place, layout.label_from, layout.label_column, layout.path_column)
+def source_of(layout: Layout) -> DataSource:
+    return DataSource(layout.place, layout.label_from, layout.label_column, layout.path_column)
 
 
 def known(folder: Path) -> Layout:

@@ -20,11 +20,11 @@ import requests
 
 from headstart.errors import BadDownload, NoCredentials, RemoteError, Unreachable, WriteError
 from headstart.kaggle_api import client
-from headstart.kaggle_api.client import Downloaded, download, forget, parse_slug
-from headstart.kaggle_api.http_download import Fetched, Patience, Remote, describe, fetch
+from headstart.kaggle_api.client import DownloadResult, download, forget, parse_slug
+from headstart.kaggle_api.http_download import FetchResult, RemoteFile, RetryPolicy, describe, fetch
 from kaggle_server import KEY, REDUX, STORAGE, TOKEN, USER, Competition, KaggleServer, drawn_competition, kaggle_server
 
-QUICK = Patience(connect=3, silent=0.5, pause=0.01, longest=0.2, tries=5)
+QUICK = RetryPolicy(connect=3, silent=0.5, pause=0.01, longest=0.2, tries=5)
 SLUG = parse_slug(REDUX)
 COMPETITION = drawn_competition()
 
@@ -44,13 +44,13 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "downloads" / "archive.zip"
 
 
-def bring(place: Path, patience: Patience = QUICK) -> Fetched:
+def bring(place: Path, patience: RetryPolicy = QUICK) -> FetchResult:
     """The archive from the storage, as the process that talks to Kaggle brings it."""
     address = f"http://{STORAGE}/{REDUX}.zip"
     return fetch(lambda: requests.Request("GET", address).prepare(), place, what=REDUX, patience=patience)
 
 
-def whole(got: Downloaded | Fetched, competition: Competition = COMPETITION) -> bool:
+def whole(got: DownloadResult | FetchResult, competition: Competition = COMPETITION) -> bool:
     """Whether a download is the archive, to the byte, and says so."""
     data = got.path.read_bytes()
     return data == competition.archive and got.sha256 == hashlib.sha256(data).hexdigest() and got.size == len(data)
@@ -214,7 +214,7 @@ def test_faults_that_stay(server: KaggleServer, place: Path, faults: dict[str, o
 def test_a_server_that_goes_silent_every_time(server: KaggleServer, place: Path) -> None:
     server.faults.stalls, server.faults.no_ranges = 99, True
     with pytest.raises(Unreachable, match=r"the server went silent \(5 times in a row, at byte 9\d,\d{3} of 1\d\d,"):
-        bring(place, Patience(connect=1, silent=0.2, pause=0.01, longest=0.2, tries=5))
+        bring(place, RetryPolicy(connect=1, silent=0.2, pause=0.01, longest=0.2, tries=5))
     assert not place.exists()
 
 
@@ -258,7 +258,7 @@ def test_faults_of_the_api(
 def test_retry_after_is_kept_to(server: KaggleServer, place: Path) -> None:
     server.faults.too_many, server.faults.retry_after = 2, "1"
     begin = time.monotonic()
-    assert whole(bring(place, Patience(connect=3, silent=2, pause=0.01, longest=5, tries=5)))
+    assert whole(bring(place, RetryPolicy(connect=3, silent=2, pause=0.01, longest=5, tries=5)))
     assert time.monotonic() - begin >= 2.0
 
 
@@ -277,7 +277,9 @@ def test_what_headers_say() -> None:
     assert describe({"x-goog-hash": hashes}).md5 == hashlib.md5(b"hello world").hexdigest()
     assert describe({"x-goog-hash": hashes}).crc32c == "00000000"
     assert describe({"Content-MD5": "XrY7u+Ae7tCTyyK7j1rNww=="}).md5 == hashlib.md5(b"hello world").hexdigest()
-    assert Remote(5, 'W/"weak"', "Fri, 02 Sep 2016 00:00:00 GMT", "", "").validator == "Fri, 02 Sep 2016 00:00:00 GMT"
+    assert (
+        RemoteFile(5, 'W/"weak"', "Fri, 02 Sep 2016 00:00:00 GMT", "", "").validator == "Fri, 02 Sep 2016 00:00:00 GMT"
+    )
 
 
 # Two at once, and kills
@@ -285,7 +287,7 @@ def test_what_headers_say() -> None:
 
 def test_two_at_once(server: KaggleServer, place: Path) -> None:
     server.faults.stalls = 1
-    patient = Patience(connect=3, silent=1, pause=0.01, longest=0.2, tries=5)
+    patient = RetryPolicy(connect=3, silent=1, pause=0.01, longest=0.2, tries=5)
     first = threading.Thread(target=bring, args=(place, patient))
     first.start()
     until = time.monotonic() + 20

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -98,6 +99,14 @@ def test_imports_flow_one_way(name: str) -> None:
     allowed = set(ORDER[: ORDER.index(part) + 1]) - APART.get(part, set())
     imported = {module.split(".")[0] for module in own_imports(TREES[name])}
     assert imported <= allowed, f"{name} imports {', '.join(sorted(imported - allowed))}"
+
+
+def test_no_class_name_occurs_twice() -> None:
+    """Neither with nor without an underscore; nor that of an alias of types, such as `Box = tuple[int, int, int, int]`."""
+    names = [n.name for tree in TREES.values() for n in ast.walk(tree) if isinstance(n, ast.ClassDef)]
+    assigned = (n.targets[0] for tree in TREES.values() for n in tree.body if isinstance(n, ast.Assign))
+    names += [n.id for n in assigned if isinstance(n, ast.Name) and re.fullmatch("_?(?:[A-Z]+[a-z]+)+", n.id)]
+    assert [name for name, n in Counter(name.strip("_") for name in names).items() if n > 1] == []
 
 
 def test_no_module_name_occurs_twice() -> None:

@@ -21,9 +21,9 @@ from headstart.training.hooks import Hooks, State
 from headstart.training.loop import evaluate, find_rate, fit
 from headstart.training.mixing import mix
 from headstart.training.optim import (
-    Group,
     MovingAverage,
     Objective,
+    ParameterGroup,
     Schedule,
     make_optimizer,
     set_rates,
@@ -61,8 +61,8 @@ def network(dropout: float = 0.0, norm: bool = False) -> nn.Sequential:
     return nn.Sequential(*layers).double()
 
 
-def groups(module: nn.Module) -> list[Group]:
-    return [Group("all", list(module.parameters()))]
+def groups(module: nn.Module) -> list[ParameterGroup]:
+    return [ParameterGroup("all", list(module.parameters()))]
 
 
 def trained(recipe: Recipe, module: nn.Module | None = None, **options: Any) -> Any:
@@ -206,7 +206,10 @@ def test_warm_up_rises_evenly(kind: str) -> None:
 
 def test_groups_have_their_own_rates_and_biases_no_decay() -> None:
     module = network(norm=True)
-    halves = [Group("early", list(module[:3].parameters()), 0.1), Group("late", list(module[3:].parameters()))]
+    halves = [
+        ParameterGroup("early", list(module[:3].parameters()), 0.1),
+        ParameterGroup("late", list(module[3:].parameters())),
+    ]
     optimizer = make_optimizer(halves, Recipe(weight_decay=0.3))
     set_rates(optimizer, 0.5, 0.88)
     found = [([p.ndim for p in g["params"]], g["lr"], g["weight_decay"], g["betas"]) for g in optimizer.param_groups]
@@ -228,8 +231,8 @@ def test_groups_are_unfrozen_in_their_epoch_with_their_norms() -> None:
 
     start = [weights(module[:3]), weights(module[3:])]
     parts = [
-        Group("early", list(module[:3].parameters()), 0.5, unfreeze_at=1),
-        Group("late", list(module[3:].parameters())),
+        ParameterGroup("early", list(module[:3].parameters()), 0.5, unfreeze_at=1),
+        ParameterGroup("late", list(module[3:].parameters())),
     ]
     module[0].weight.requires_grad_(False)
     trained(Recipe(), module, groups=parts, hooks=[Watch()])
@@ -241,7 +244,7 @@ def test_groups_are_unfrozen_in_their_epoch_with_their_norms() -> None:
 def test_parameters_in_no_group_stay() -> None:
     module = network(norm=True)
     before = weights(module[:3])
-    trained(Recipe(), module, groups=[Group("last", list(module[3:].parameters()))])
+    trained(Recipe(), module, groups=[ParameterGroup("last", list(module[3:].parameters()))])
     assert torch.equal(weights(module[:3]), before)
 
 

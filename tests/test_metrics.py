@@ -15,7 +15,7 @@ from headstart.errors import BadLabels, DataError
 from headstart.evaluation.calibration import softmax
 from headstart.evaluation.confusion import COUNTED, figures
 from headstart.evaluation.intervals import Estimate, bca, resampling_weights, skewness, undefined, wilson
-from headstart.evaluation.metrics import Metrics, judge
+from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.evaluation.roc_auc import Ranking
 
 NAMES = "abcdefgh"
@@ -65,7 +65,7 @@ def reference(logits: np.ndarray, labels: np.ndarray, k: int) -> dict[str, float
 @given(scored())
 def test_figures_are_those_of_scikit_learn(case: tuple[np.ndarray, np.ndarray, int]) -> None:
     logits, labels, k = case
-    found = judge(logits, labels, NAMES[:k], resamples=20)
+    found = compute_metrics(logits, labels, NAMES[:k], resamples=20)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = reference(logits, labels, k)
@@ -81,7 +81,7 @@ def test_each_class_is_that_of_scikit_learn(case: tuple[np.ndarray, np.ndarray, 
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     logits, labels, k = case
-    found, guess = judge(logits, labels, NAMES[:k], resamples=20), logits.argmax(axis=1)
+    found, guess = compute_metrics(logits, labels, NAMES[:k], resamples=20), logits.argmax(axis=1)
     assert found.confusion.dtype == np.int64
     np.testing.assert_array_equal(found.confusion, confusion_matrix(labels, guess, labels=range(k)))
     expected = precision_recall_fscore_support(labels, guess, labels=range(k), zero_division=np.nan)
@@ -94,7 +94,7 @@ def test_each_class_is_that_of_scikit_learn(case: tuple[np.ndarray, np.ndarray, 
 @given(scored(), st.integers(0, 3))
 def test_bounds_hold_the_value_and_survive_json(case: tuple[np.ndarray, np.ndarray, int], seed: int) -> None:
     logits, labels, k = case
-    found = judge(logits, labels, NAMES[:k], resamples=50, seed=seed)
+    found = compute_metrics(logits, labels, NAMES[:k], resamples=50, seed=seed)
     estimates = [*found.overall.values(), *(e for row in found.per_class.values() for e in row.values())]
     for estimate in estimates:
         assert estimate.undefined == estimate.method.startswith("undefined: ")
@@ -104,13 +104,13 @@ def test_bounds_hold_the_value_and_survive_json(case: tuple[np.ndarray, np.ndarr
     again = Metrics.from_json(json.loads(written))
     assert again.to_json() == found.to_json()
     np.testing.assert_array_equal(again.confusion, found.confusion)
-    assert judge(logits, labels, NAMES[:k], resamples=50, seed=seed).to_json() == found.to_json()
+    assert compute_metrics(logits, labels, NAMES[:k], resamples=50, seed=seed).to_json() == found.to_json()
 
 
 def test_hand_computed() -> None:
     """Six pictures, three classes: a a a b b c guessed as a a b b b a."""
     p = np.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.3, 0.5, 0.2], [0.2, 0.7, 0.1], [0.1, 0.9, 0.0], [0.5, 0.1, 0.4]])
-    found = judge(p, np.array([0, 0, 0, 1, 1, 2]), ["a", "b", "c"], probabilities=True)
+    found = compute_metrics(p, np.array([0, 0, 0, 1, 1, 2]), ["a", "b", "c"], probabilities=True)
     assert found.confusion.tolist() == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]
     assert found["accuracy"].value == pytest.approx(4 / 6)
     assert found["top_2_accuracy"].value == pytest.approx(6 / 6)
@@ -218,7 +218,7 @@ def test_bca_agrees_with_scipy() -> None:
 
 def test_perfect_predictions_are_not_certain() -> None:
     labels = np.arange(300) % 2
-    found = judge(np.eye(2)[labels] * 1e6, labels, ["cat", "dog"])
+    found = compute_metrics(np.eye(2)[labels] * 1e6, labels, ["cat", "dog"])
     assert str(found["accuracy"]) == "1.000 [0.987, 1.000]"
     for name in ("balanced_accuracy", "f1_macro", "matthews_corrcoef", "roc_auc", "log_loss", "brier_score"):
         assert found[name].method == "Wilson-like bound, resamples alike", name
@@ -229,7 +229,7 @@ def test_perfect_predictions_are_not_certain() -> None:
 
 
 def test_one_picture() -> None:
-    found = judge(np.array([[2.0, 0.0, 0.0]]), np.array([0]), ["a", "b", "c"])
+    found = compute_metrics(np.array([[2.0, 0.0, 0.0]]), np.array([0]), ["a", "b", "c"])
     assert str(found["accuracy"]) == "1.000 [0.207, 1.000]"
     assert str(found["cohen_kappa"]) == "undefined"
     assert found["cohen_kappa"].to_json() == {
@@ -247,7 +247,10 @@ def test_unlabelled_pictures_are_left_out_and_counted() -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(40, 3)), rng.integers(0, 3, 40)
     labels[::4] = -1
-    found, kept = judge(logits, labels, "abc"), judge(logits[labels >= 0], labels[labels >= 0], "abc")
+    found, kept = (
+        compute_metrics(logits, labels, "abc"),
+        compute_metrics(logits[labels >= 0], labels[labels >= 0], "abc"),
+    )
     assert (found.n, found.unlabelled) == (30, 10)
     assert found.to_json() | {"unlabelled": 0} == kept.to_json()
 
@@ -255,31 +258,34 @@ def test_unlabelled_pictures_are_left_out_and_counted() -> None:
 def test_probabilities_and_logits_give_the_same() -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(40, 3)), rng.integers(0, 3, 40)
-    assert judge(softmax(logits), labels, "abc", probabilities=True).to_json() == judge(logits, labels, "abc").to_json()
+    assert (
+        compute_metrics(softmax(logits), labels, "abc", probabilities=True).to_json()
+        == compute_metrics(logits, labels, "abc").to_json()
+    )
 
 
 def test_errors_say_what_was_expected() -> None:
     good, labels = np.zeros((2, 2)), np.array([0, 1])
     with pytest.raises(BadLabels) as none:
-        judge(good, np.array([-1, -1]), "ab")
+        compute_metrics(good, np.array([-1, -1]), "ab")
     assert str(none.value) == "labels: none of 2 pictures has one, so there is nothing to judge by."
     with pytest.raises(DataError) as columns:
-        judge(good, labels, "abc")
+        compute_metrics(good, labels, "abc")
     assert str(columns.value) == "scores: 2 columns for 3 classes; expected one column a class."
     with pytest.raises(DataError) as infinite:
-        judge(np.array([[0.0, 1.0], [np.nan, 0.0]]), labels, "ab")
+        compute_metrics(np.array([[0.0, 1.0], [np.nan, 0.0]]), labels, "ab")
     assert str(infinite.value) == "scores: row 1 holds [nan, 0.0]; expected finite numbers."
     with pytest.raises(BadLabels) as label:
-        judge(good, np.array([0, 2]), "ab")
+        compute_metrics(good, np.array([0, 2]), "ab")
     assert str(label.value) == "labels: expected whole numbers from 0 to 1, or -1 where unknown."
     with pytest.raises(DataError) as shape:
-        judge(good, np.array([0]), "ab")
+        compute_metrics(good, np.array([0]), "ab")
     assert str(shape.value) == (
         "scores and labels: shapes (2, 2) and (1,) do not fit.\n"
         "  Expected (pictures, two or more classes) and (pictures,)."
     )
     with pytest.raises(DataError) as logits:
-        judge(good, labels, "ab", probabilities=True)
+        compute_metrics(good, labels, "ab", probabilities=True)
     assert str(logits.value) == (
         "probabilities: expected rows of numbers from 0 to 1 that sum to 1.\n  Are these logits?"
     )
@@ -297,7 +303,7 @@ def test_estimate_formats() -> None:
 
 def test_table_is_aligned() -> None:
     labels = np.array([0, 1] * 50)
-    lines = judge(np.eye(2)[labels], labels, ["cat", "a longer name"]).table().splitlines()
+    lines = compute_metrics(np.eye(2)[labels], labels, ["cat", "a longer name"]).table().splitlines()
     assert lines[0] == "100 pictures, 2 classes, 95% intervals"
     assert lines[2] == "accuracy            1.000 [0.963, 1.000]"
     block = lines[-3:]
@@ -316,11 +322,11 @@ def coverage(runs: int, n: int, resamples: int) -> dict[str, float]:
         logits[np.arange(size), labels] += 2.5
         return 2 * logits, labels
 
-    truth = judge(*draw(200_000), "abc", resamples=2)
+    truth = compute_metrics(*draw(200_000), "abc", resamples=2)
     names = ("accuracy", "balanced_accuracy", "f1_macro", "cohen_kappa", "matthews_corrcoef", "roc_auc", "log_loss")
     held = dict.fromkeys((*names, "brier_score", "ece"), 0)
     for _ in range(runs):
-        found = judge(*draw(n), "abc", resamples=resamples)
+        found = compute_metrics(*draw(n), "abc", resamples=resamples)
         for name in held:
             held[name] += found[name].low <= truth[name].value <= found[name].high
     return {name: count / runs for name, count in held.items()}
@@ -346,5 +352,5 @@ def test_large_sets_stay_within_time_and_memory() -> None:
     logits = rng.normal(size=(50_000, 100))
     logits[np.arange(50_000), labels] += 3
     start = time.perf_counter()
-    judge(logits, labels, [str(c) for c in range(100)])
+    compute_metrics(logits, labels, [str(c) for c in range(100)])
     assert time.perf_counter() - start < 60  # about 9 s on one idle core

@@ -20,9 +20,9 @@ from headstart.model.backbones.architectures import POPULAR_NAMES, RELATIVES
 from headstart.model.backbones.build import build
 from headstart.model.backbones.networks import HeadstartCNN, HeadstartTop, QuickDropout, with_top
 from headstart.model.backbones.registry import Backbone, find_backbone, tuned, without_weights
-from headstart.model.inference.classifier import Classifier, Part, save_classifier
-from headstart.model.inference.features import View
-from headstart.model.inference.runtime import Plan, open_network
+from headstart.model.inference.classifier import Classifier, EnsembleMember, save_classifier
+from headstart.model.inference.features import FeatureExtractor
+from headstart.model.inference.runtime import Runtime, open_network
 
 KERAS = {
     "Xception": (299, 22.9),
@@ -41,7 +41,7 @@ KERAS = {
 }
 """Input size and millions of numbers (batch statistics included), from the table at https://keras.io/api/applications."""
 
-PLAN = Plan("openvino", "cpu", "f32", 4)
+PLAN = Runtime("openvino", "cpu", "f32", 4)
 
 
 def saved(module: nn.Module, file: Path) -> Path:
@@ -216,7 +216,11 @@ def run_of(
     found = tuned(backbone, saved(module, folder / "tuned.safetensors"), image_size=image_size, hidden=hidden)
     layer: Any = module.get_classifier()
     weight_DK = np.ascontiguousarray(layer.weight.detach().numpy().T)
-    part = Part(View(found, replace(found.preprocess, image_size=image_size)), weight_DK, layer.bias.detach().numpy())
+    part = EnsembleMember(
+        FeatureExtractor(found, replace(found.preprocess, image_size=image_size)),
+        weight_DK,
+        layer.bias.detach().numpy(),
+    )
     classifier = Classifier((part,), ("a", "b", "c"), PLAN)
     save_classifier(classifier, folder)
     return classifier

@@ -504,7 +504,7 @@ def test_ambiguous_missing_and_wrong_columns(tmp_path: Path) -> None:
     unclear = table(tmp_path / "u.csv", "path,mood,weather\n1.jpg,a,z\n")
     assert error_of(lambda: open_dataset(unclear), BadLabels) == (
         f"{unclear}: no column looks like the label column; its columns are 'path', 'mood', 'weather'.\n"
-        "  Say which one holds it with --label-column (in Python, Source(..., label_column=...)), or rename it."
+        "  Say which one holds it with --label-column (in Python, DataSource(..., label_column=...)), or rename it."
     )
 
 

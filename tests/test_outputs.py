@@ -14,7 +14,7 @@ import pytest
 import headstart
 from conftest import draw, write_photos
 from headstart import Recipe, cli
-from headstart.data.data_source import Source
+from headstart.data.data_source import DataSource
 from headstart.errors import NoPictures, WriteError
 from headstart.io.files import read_csv, write_csv
 
@@ -233,7 +233,7 @@ def test_embed_leaves_a_table_of_that_name_alone(
 def test_embed_does_not_replace_the_table_that_it_reads(tiny_weights: Path) -> None:
     with pytest.raises(WriteError, match=r"^t\.csv: is read here, and would be replaced\."):
         headstart.embed(
-            Source(Path("t.csv"), label_column="label"), out=Path("t.safetensors"), weights_dir=tiny_weights
+            DataSource(Path("t.csv"), label_column="label"), out=Path("t.safetensors"), weights_dir=tiny_weights
         )
 
 

@@ -24,11 +24,11 @@ from headstart.images.preprocess import read_pixels
 from headstart.io.files import sha256_file
 from headstart.model.backbones.registry import Backbone, find_backbone
 from headstart.model.inference.classifier import timm_config
-from headstart.model.inference.features import View, embed_files
-from headstart.model.inference.runtime import Plan, network_key, open_network
+from headstart.model.inference.features import FeatureExtractor, embed_files
+from headstart.model.inference.runtime import Runtime, network_key, open_network
 
-F32, BF16 = Plan("openvino", "cpu", "f32", 8), Plan("openvino", "cpu", "bf16", 8)
-TORCH = Plan("torch", "cpu", "f32", 8)
+F32, BF16 = Runtime("openvino", "cpu", "f32", 8), Runtime("openvino", "cpu", "bf16", 8)
+TORCH = Runtime("torch", "cpu", "f32", 8)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_timms_own_transform_shows_the_same_pixels(resize: str, image_size: int,
 
     spec = Preprocess(image_size=image_size, resize=resize, crop_pct=crop_pct)
     backbone = Backbone("test_resnet.a", "test_resnet", (), "file", None, "", spec, "", 0, "")
-    config = timm_config(["a", "b"], View(backbone, spec), "fc")["pretrained_cfg"]
+    config = timm_config(["a", "b"], FeatureExtractor(backbone, spec), "fc")["pretrained_cfg"]
     transform = timm.data.create_transform(**timm.data.resolve_data_config({}, pretrained_cfg=config))
     for n, size in enumerate([(96, 72), (301, 200), (150, 263), (224, 224), (37, 500)]):
         picture = draw(n, n, size=size)
@@ -206,7 +206,7 @@ def test_openvino_agrees_with_torch(name: str, tiny_weights: Path, warm: Path) -
     backbone = find_backbone(name, weights_dir=tiny_weights)
     pixels = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
 
-    def features(plan: Plan) -> np.ndarray:
+    def features(plan: Runtime) -> np.ndarray:
         session = open_network(backbone, backbone.preprocess, plan).session()
         session.pixels[...] = pixels
         return session.run().copy()
@@ -220,19 +220,23 @@ def test_openvino_agrees_with_torch(name: str, tiny_weights: Path, warm: Path) -
 
 # ------------------------------------------------------------------------------------------------------------- company
 @pytest.fixture
-def view(tiny_weights: Path) -> View:
+def view(tiny_weights: Path) -> FeatureExtractor:
     backbone = find_backbone("test_resnet.a", weights_dir=tiny_weights)
-    return View(backbone, backbone.preprocess)
+    return FeatureExtractor(backbone, backbone.preprocess)
 
 
-def embedded(files: list[Path], view: View, plan: Plan, *, keep: bool = False) -> tuple[np.ndarray, dict[int, str]]:
+def embedded(
+    files: list[Path], view: FeatureExtractor, plan: Runtime, *, keep: bool = False
+) -> tuple[np.ndarray, dict[int, str]]:
     sha256s = [sha256_file(f) if f.exists() else "0" * 64 for f in files]
     (values_ND,), errors = embed_files(files, sha256s, [view], plan, keep=keep)
     return values_ND, errors
 
 
 @pytest.mark.parametrize("plan", [F32, BF16], ids=str)
-def test_features_do_not_depend_on_company(plan: Plan, view: View, photos: Path, tmp_path: Path, warm: Path) -> None:
+def test_features_do_not_depend_on_company(
+    plan: Runtime, view: FeatureExtractor, photos: Path, tmp_path: Path, warm: Path
+) -> None:
     files = sorted(photos.glob("*/*.jpg"))[:20]
     expected, errors = embedded(files, view, plan)
     assert not errors
@@ -250,7 +254,9 @@ def test_features_do_not_depend_on_company(plan: Plan, view: View, photos: Path,
 
 
 @pytest.mark.parametrize("plan", [F32, BF16], ids=str)
-def test_what_is_kept_is_what_would_be_computed(plan: Plan, view: View, photos: Path, warm: Path) -> None:
+def test_what_is_kept_is_what_would_be_computed(
+    plan: Runtime, view: FeatureExtractor, photos: Path, warm: Path
+) -> None:
     files = sorted(photos.glob("*/*.jpg"))[:11]
     computed = embedded(files, view, plan)[0]
     assert (embedded(files[3:8], view, plan, keep=True)[0] == computed[3:8]).all()
@@ -264,7 +270,12 @@ def shards(cache: Path) -> set[Path]:
 
 
 def test_what_hits_the_cache_and_what_misses(
-    view: View, photos: Path, tmp_path: Path, warm: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+    view: FeatureExtractor,
+    photos: Path,
+    tmp_path: Path,
+    warm: Path,
+    tiny_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = tmp_path / "one.png"
     Image.open(photos / "class0" / "000.jpg").save(file)
@@ -286,11 +297,11 @@ def test_what_hits_the_cache_and_what_misses(
     picture.save(file)
     assert (embedded([file], view, F32, keep=True)[0] != first).any()
     assert len(shards(moved)) == 2
-    squashed = View(view.backbone, Preprocess.from_dict({**view.spec.as_dict(), "resize": "squash"}))
+    squashed = FeatureExtractor(view.backbone, Preprocess.from_dict({**view.spec.as_dict(), "resize": "squash"}))
     assert (embedded([renamed], squashed, F32, keep=True)[0] != first).any()
     assert len(shards(moved)) == 3
     other = find_backbone("test_resnet.a", weights_dir=_with_one_weight_changed(tiny_weights, tmp_path / "weights"))
-    assert (embedded([renamed], View(other, view.spec), F32, keep=True)[0] != first).any()
+    assert (embedded([renamed], FeatureExtractor(other, view.spec), F32, keep=True)[0] != first).any()
     assert len(shards(moved)) == 4
 
 
@@ -304,7 +315,7 @@ def _with_one_weight_changed(weights: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_key_is_made_of_all_that_features_depend_on(view: View) -> None:
+def test_a_key_is_made_of_all_that_features_depend_on(view: FeatureExtractor) -> None:
     spec = view.spec.as_dict()
     changed = {"image_size": 72, "resize": "pad", "crop_pct": 0.8, "interpolation": "bilinear", "mean": (0.4,) * 3}
     specs = [view.spec, *(Preprocess.from_dict({**spec, k: v}) for k, v in {**changed, "std": (0.3,) * 3}.items())]

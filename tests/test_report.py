@@ -20,15 +20,15 @@ from conftest import draw, write_photos
 from headstart import Recipe
 from headstart.data.checks import Finding
 from headstart.errors import DamagedRun, WriteError
-from headstart.evaluation.metrics import judge
+from headstart.evaluation.metrics import compute_metrics
 from headstart.io.folders import add_to_folder, check_manifest, write_manifest
 from headstart.model.inference.classifier import load_classifier
 from headstart.model.inference.predictions import Predictions
-from headstart.reports.report_data import Near, Report, Suspect, mistakes
+from headstart.reports.report_data import ReportData, SimilarImage, Suspect, mistakes
 from headstart.reports.run_page import drawn_figures, report_page
 from headstart.reports.sections import METRICS, confusions, json_for_script, verdict
 from headstart.runs.run_folder import WRITTEN
-from headstart.training.history import Trial
+from headstart.training.history import HistoryRow
 from headstart.verbs.report import report, write_report
 
 HOSTILE = (
@@ -73,7 +73,7 @@ def made(
     wrong: int = 6,
     names: str = "test/{}.jpg",
     **more: object,
-) -> Report:
+) -> ReportData:
     """A report of made-up predictions, without files; the first `wrong` pictures are taken for the class after theirs."""
     labels_N = np.arange(n) % len(classes)
     rng = np.random.default_rng(0)
@@ -81,7 +81,7 @@ def made(
     taken_N = np.where(np.arange(n) < wrong, (labels_N + 1) % len(classes), labels_N)
     logits_NK[np.arange(n), taken_N] += 4
     predictions = Predictions(tuple(names.format(i) for i in range(n)), classes, logits_NK.astype(np.float32), labels_N)
-    return Report("pets", predictions, judge(logits_NK, labels_N, classes, resamples=50), **more)  # type: ignore[arg-type]
+    return ReportData("pets", predictions, compute_metrics(logits_NK, labels_N, classes, resamples=50), **more)  # type: ignore[arg-type]
 
 
 def _plain(markup: str) -> str:
@@ -169,9 +169,9 @@ def test_names_are_text_wherever_they_stand() -> None:
         found,
         title=HOSTILE[0],
         facts=(("made by", HOSTILE[1]), ("pictures", HOSTILE[7])),
-        trials=(Trial("head", HOSTILE[7], HOSTILE[0], 1.0, 5, 0.1, 0.9, 0.1, 0.9, 1.0),),
+        trials=(HistoryRow("head", HOSTILE[7], HOSTILE[0], 1.0, 5, 0.1, 0.9, 0.1, 0.9, 1.0),),
         findings=(Finding("x", "error", HOSTILE, f"{HOSTILE[0]} is bad."),),
-        near={0: (Near(HOSTILE[7], HOSTILE[0], 0.5),)},
+        near={0: (SimilarImage(HOSTILE[7], HOSTILE[0], 0.5),)},
         suspects=(Suspect(path, HOSTILE[0], HOSTILE[7], 0.9, "train"),),
         groups=((HOSTILE[0], HOSTILE[7]),),
         labels={HOSTILE[0]: HOSTILE[7]},
@@ -226,7 +226,9 @@ def test_pictures_of_one_class_only() -> None:
     classes = ("cat", "dog")
     logits_NK = np.array([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     predictions = Predictions(("a", "b", "c"), classes, logits_NK.astype(np.float32), np.zeros(3, np.int64))
-    text = Reader(report_page(Report("one", predictions, judge(logits_NK, np.zeros(3, int), classes)))).text
+    text = Reader(
+        report_page(ReportData("one", predictions, compute_metrics(logits_NK, np.zeros(3, int), classes)))
+    ).text
     assert "to take cat for dog (once)." in text and "\u2013" in text
 
 
@@ -388,7 +390,7 @@ def test_evaluate_writes_a_page(trained: tuple[Path, Path], tmp_path: Path, capl
 
 
 def test_a_page_that_cannot_be_made_does_not_cost_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def broken() -> Report:
+    def broken() -> ReportData:
         raise ZeroDivisionError("no")
 
     write_report(tmp_path, broken)

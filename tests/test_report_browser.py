@@ -16,17 +16,17 @@ from PIL import Image
 
 from conftest import Opened, draw
 from headstart.data.checks import Finding
-from headstart.evaluation.metrics import judge
+from headstart.evaluation.metrics import compute_metrics
 from headstart.model.inference.predictions import Predictions
-from headstart.reports.report_data import Near, Report, Suspect
+from headstart.reports.report_data import ReportData, SimilarImage, Suspect
 from headstart.reports.run_page import report_page
-from headstart.training.history import Trial
+from headstart.training.history import HistoryRow
 
 CLASSES = ("cats", "<b>dogs</b>", "بوم 🦉")
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Report:
+def full(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     """A report with something in every section, and small pictures on disk."""
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     labels_N = np.arange(60) % 3
@@ -43,14 +43,16 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Report:
     steps = [{"step": s, "epoch": s // 5, "lr": 0.1, "loss": 2 / (s + 1)} for s in range(30)]
     sheet = Image.new("RGB", (600, 300), "grey")
     sheet.save(folder / "seen.png")
-    metrics = judge(logits_NK, labels_N, CLASSES, resamples=50)
-    return Report(
+    metrics = compute_metrics(logits_NK, labels_N, CLASSES, resamples=50)
+    return ReportData(
         "Pets <i>and</i> others",
         predictions,
         metrics,
         val=metrics,
         facts=(("made by", "Frozen backbone"), ("seed", "seed 0")),
-        trials=tuple(Trial("head", f"net{k}", "lda", 0.1, 100 * k, 0.5, 0.9, 0.5 / k, 0.9, 1.0) for k in range(1, 4)),
+        trials=tuple(
+            HistoryRow("head", f"net{k}", "lda", 0.1, 100 * k, 0.5, 0.9, 0.5 / k, 0.9, 1.0) for k in range(1, 4)
+        ),
         taken=frozenset({("head", "net3", "lda")}),
         epochs=tuple(dict(zip(names, row, strict=True)) for row in rounds),
         steps=tuple(steps),
@@ -61,7 +63,10 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Report:
         ),
         balance={c: {"train": 20, "val": 5, "test": 20} for c in CLASSES},
         sizes_N2=np.array([Image.open(f).size for f in files.values()]),
-        near={i: (Near(paths[i + 10], CLASSES[i % 3], 0.9), Near("gone.png", CLASSES[1], 0.8)) for i in range(9)},
+        near={
+            i: (SimilarImage(paths[i + 10], CLASSES[i % 3], 0.9), SimilarImage("gone.png", CLASSES[1], 0.8))
+            for i in range(9)
+        },
         heat={i: np.linspace(0, 1, 64 * 48, dtype=np.float32).reshape(48, 64) for i in range(9)},
         suspects=(Suspect(paths[3], CLASSES[0], CLASSES[1], 0.99, "test"),),
         groups=((paths[4], paths[5]), (paths[6], paths[7], "gone.png")),
@@ -77,7 +82,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 
 @pytest.fixture(scope="module")
-def file(full: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(full: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("page") / "report.html"
     place.write_text(report_page(full), encoding="utf-8")
     return place
@@ -90,7 +95,7 @@ def opened(browser: Any, file: Path) -> Iterator[Opened]:
     made.close()
 
 
-def test_a_cell_shows_its_pictures(opened: Opened, full: Report) -> None:
+def test_a_cell_shows_its_pictures(opened: Opened, full: ReportData) -> None:
     page, panel = opened.page, opened.page.locator("#cell")
     assert not panel.is_visible()
     cell = page.get_by_role("button", name="3 of cats predicted <b>dogs</b>")
@@ -109,7 +114,7 @@ def test_a_cell_shows_its_pictures(opened: Opened, full: Report) -> None:
     assert panel.is_visible()
 
 
-def test_every_thumbnail_is_in_the_page_once_and_shown(opened: Opened, file: Path, full: Report) -> None:
+def test_every_thumbnail_is_in_the_page_once_and_shown(opened: Opened, file: Path, full: ReportData) -> None:
     shown = opened.page.evaluate("[...document.images].filter(i => i.src).map(i => i.complete && i.naturalWidth > 0)")
     assert len(shown) > 20 and all(shown)
     thumbnails = opened.page.evaluate("JSON.parse(document.getElementById('data').textContent).thumbnails")
@@ -118,7 +123,7 @@ def test_every_thumbnail_is_in_the_page_once_and_shown(opened: Opened, file: Pat
     assert all(text.count(uri) == 1 for uri in thumbnails)
 
 
-def test_mistakes_are_filtered(opened: Opened, full: Report) -> None:
+def test_mistakes_are_filtered(opened: Opened, full: ReportData) -> None:
     page, said = opened.page, opened.page.locator("#filtered")
 
     def seen() -> int:
@@ -145,7 +150,7 @@ def test_heat_maps_take_the_place_of_the_pictures(opened: Opened) -> None:
     assert page.locator("img.heat:visible").count() == 0
 
 
-def test_tables_sort(opened: Opened, full: Report) -> None:
+def test_tables_sort(opened: Opened, full: ReportData) -> None:
     page = opened.page
     header = page.locator("#class-table th", has_text="recall")
 
@@ -187,10 +192,10 @@ def test_axe_finds_nothing_serious(browser: Any, file: Path, scheme: str) -> Non
     made.context.close()
 
 
-def test_names_run_nothing(browser: Any, full: Report, tmp_path: Path) -> None:
+def test_names_run_nothing(browser: Any, full: ReportData, tmp_path: Path) -> None:
     bad = '</script><script>document.title="run"</script><img src=x onerror="document.title=1">'
     predictions = replace(full.predictions, classes=(bad, "a", "b"))
-    metrics = judge(predictions.logits, predictions.labels, predictions.classes, resamples=10)
+    metrics = compute_metrics(predictions.logits, predictions.labels, predictions.classes, resamples=10)
     place = tmp_path / "page.html"
     hostile = replace(full, title=bad, predictions=predictions, metrics=metrics, balance={bad: {"train": 1}})
     place.write_text(report_page(hostile), encoding="utf-8")

@@ -25,8 +25,8 @@ from headstart.errors import TrainingFailed, UnfinishedTraining
 from headstart.training.batches import TensorBatches
 from headstart.training.checkpoint import Checkpoint, Snapshot
 from headstart.training.hooks import Hooks, State
-from headstart.training.loop import Fit, fit
-from headstart.training.optim import Group
+from headstart.training.loop import TrainingResult, fit
+from headstart.training.optim import ParameterGroup
 from headstart.training.recipe import OPTIMIZERS, Recipe
 
 KEY = {"max_lr": "0.02", "pictures": "1234abcd"}
@@ -78,10 +78,13 @@ RECIPE = Recipe(ema=0.9, label_smoothing=0.1, clip=1.0, accumulate=3, optimizer=
 
 def train(
     path: Path | None, recipe: Recipe = RECIPE, hooks: Sequence[Hooks] = (), every: float = 0.0, **options: Any
-) -> tuple[str, Fit]:
+) -> tuple[str, TrainingResult]:
     """SHA-256 of the final weights, and the histories. Seven batches an epoch make three steps: 3, 3 and 1."""
     module = network()
-    groups = [Group("early", list(module[:2].parameters()), 0.3, 1), Group("late", list(module[2:].parameters()))]
+    groups = [
+        ParameterGroup("early", list(module[:2].parameters()), 0.3, 1),
+        ParameterGroup("late", list(module[2:].parameters())),
+    ]
     checkpoint = Checkpoint(path, options.pop("key", KEY), every) if path else None
     options = {"epochs": EPOCHS, "max_lr": 0.02, "n_classes": 3, "checkpoint": checkpoint, "hooks": hooks, **options}
     result = fit(module, groups, data(0), data(1, 20), recipe, **options)
@@ -95,14 +98,14 @@ def digest(module: nn.Module) -> str:
     return found.hexdigest()
 
 
-def numbers(result: Fit) -> dict[str, Any]:
+def numbers(result: TrainingResult) -> dict[str, Any]:
     """All that must be equal: everything but the seconds."""
     rows = [(r.epoch, r.train_loss, r.train_accuracy, r.val_loss, r.val_accuracy, r.lr) for r in result.epochs]
     return {"rows": rows, "steps": result.steps, "best": result.best_epoch, "stopped": result.stopped}
 
 
 @pytest.fixture(scope="module")
-def undisturbed() -> tuple[str, Fit]:
+def undisturbed() -> tuple[str, TrainingResult]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     found = train(None)
@@ -117,7 +120,7 @@ def interrupted(path: Path, hook: Hooks, **options: Any) -> None:
 
 @pytest.mark.parametrize("place", ["before_step", "after_step"])
 @pytest.mark.parametrize("n", range(1, STEPS + 1))
-def test_interrupted_at_each_step(place: str, n: int, tmp_path: Path, undisturbed: tuple[str, Fit]) -> None:
+def test_interrupted_at_each_step(place: str, n: int, tmp_path: Path, undisturbed: tuple[str, TrainingResult]) -> None:
     path = tmp_path / "t.safetensors"
     interrupted(path, InterruptAt(place, n))
     weights, result = train(path)
@@ -127,14 +130,14 @@ def test_interrupted_at_each_step(place: str, n: int, tmp_path: Path, undisturbe
 @pytest.mark.parametrize(
     ("place", "n"), [("before_epoch", 2), ("after_epoch", 1), ("after_epoch", 3), ("after_fit", 1)]
 )
-def test_interrupted_at_each_epoch(place: str, n: int, tmp_path: Path, undisturbed: tuple[str, Fit]) -> None:
+def test_interrupted_at_each_epoch(place: str, n: int, tmp_path: Path, undisturbed: tuple[str, TrainingResult]) -> None:
     path = tmp_path / "t.safetensors"
     interrupted(path, InterruptAt(place, n), every=3600)
     weights, result = train(path, every=3600)
     assert (weights, numbers(result)) == (undisturbed[0], numbers(undisturbed[1]))
 
 
-def test_interrupted_again_and_again(tmp_path: Path, undisturbed: tuple[str, Fit]) -> None:
+def test_interrupted_again_and_again(tmp_path: Path, undisturbed: tuple[str, TrainingResult]) -> None:
     path = tmp_path / "t.safetensors"
     for _ in range(STEPS - 1):
         interrupted(path, InterruptAt("before_step", 2))  # each gets one step further
@@ -154,7 +157,7 @@ def test_every_optimizer_and_schedule_resumes(optimizer: str, tmp_path: Path) ->
         assert train(path, recipe)[0] == expected
 
 
-def test_a_finished_training_is_not_run_again(tmp_path: Path, undisturbed: tuple[str, Fit]) -> None:
+def test_a_finished_training_is_not_run_again(tmp_path: Path, undisturbed: tuple[str, TrainingResult]) -> None:
     path = tmp_path / "t.safetensors"
     first = train(path)
     again = train(path, hooks=[InterruptAt("before_step", 1)])
@@ -212,7 +215,7 @@ def flipped(path: Path, at: int) -> None:
 
 
 def test_a_damaged_snapshot_is_not_used(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, undisturbed: tuple[str, Fit]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, undisturbed: tuple[str, TrainingResult]
 ) -> None:
     path = tmp_path / "t.safetensors"
     interrupted(path, InterruptAt("after_step", 5))
@@ -245,7 +248,7 @@ def test_other_files_are_not_taken_for_a_snapshot(tmp_path: Path, caplog: pytest
 
 
 def test_a_snapshot_of_another_network_is_not_used(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, undisturbed: tuple[str, Fit]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, undisturbed: tuple[str, TrainingResult]
 ) -> None:
     path = tmp_path / "t.safetensors"
     plan = {"epochs": "3", "highest learning rate": "0.02", "batches an epoch": "7"}
@@ -304,7 +307,7 @@ def test_pieces_after_running_out_of_memory_are_remembered(tmp_path: Path, caplo
     def run(path: Path | None, hooks: Sequence[Hooks] = ()) -> str:
         module = Narrow(*network())
         checkpoint = Checkpoint(path, KEY, 0) if path else None
-        groups = [Group("all", list(module.parameters()))]
+        groups = [ParameterGroup("all", list(module.parameters()))]
         options = {"epochs": 2, "max_lr": 0.02, "n_classes": 3, "checkpoint": checkpoint, "hooks": hooks}
         fit(module, groups, data(0), data(1), Recipe(), **options)
         return digest(module)

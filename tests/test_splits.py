@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headstart.data.corrections import Fix, Fixes
+from headstart.data.corrections import Correction, Corrections
 from headstart.data.open_dataset import Dataset
 from headstart.data.splits import MIN_PER_SET, make_split, read_split, sets_too_small, split_hash, write_split
 from headstart.errors import BadSplit
@@ -585,9 +585,11 @@ def test_what_spreadsheets_save(tmp_path: Path, delimiter: str, encoding: str) -
 # Splits that were made before the corrections
 
 
-def corrections(*rows: tuple[str, str, str, bool]) -> Fixes:
+def corrections(*rows: tuple[str, str, str, bool]) -> Corrections:
     """Of (path, label, new_label, drop)."""
-    return Fixes(Path("fixes.csv"), tuple(Fix(path, label, "", "", new, drop) for path, label, new, drop in rows))
+    return Corrections(
+        Path("fixes.csv"), tuple(Correction(path, label, "", "", new, drop) for path, label, new, drop in rows)
+    )
 
 
 def test_a_split_from_before_the_corrections(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

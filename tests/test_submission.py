@@ -21,15 +21,22 @@ from headstart.errors import BadSubmission, DamagedRun, HeadstartError, MissingD
 from headstart.io.folders import write_manifest
 from headstart.kaggle_api.match_columns import classes_of_columns
 from headstart.kaggle_api.match_ids import match_ids
-from headstart.kaggle_api.submission import Shape, Submission, filling_of, shape_of, submission_rows, write_submission
+from headstart.kaggle_api.submission import (
+    Submission,
+    SubmissionFormat,
+    filling_of,
+    shape_of,
+    submission_rows,
+    write_submission,
+)
 from headstart.model.inference.predictions import Predictions
 
 
-def shape(text: str) -> Shape:
+def shape(text: str) -> SubmissionFormat:
     """The shape of a sample with that text, without a file."""
     rows = [line.split(",") for line in text.split()]
     columns = list(zip(*rows[1:], strict=True))
-    return Shape("sample.csv", tuple(rows[0]), 0, columns[0], tuple(columns[1:]))
+    return SubmissionFormat("sample.csv", tuple(rows[0]), 0, columns[0], tuple(columns[1:]))
 
 
 def predictions(classes: Sequence[str], rows: dict[str, Sequence[float]], **errors: str) -> Predictions:

@@ -21,7 +21,7 @@ from PIL import Image
 from headstart.errors import HeadstartError
 from headstart.images.decode import decode
 from headstart.images.headers import REASONS
-from headstart.images.validate import Facts, screen, screen_with, worker_command
+from headstart.images.validate import ImageInfo, validate_images, validate_with, worker_command
 from headstart.images.validate_worker import dhash, greys
 from headstart.io.files import sha256_bytes
 
@@ -81,10 +81,10 @@ def test_facts(tmp_path: Path) -> None:
     red, blue = Image.new("RGB", (9, 7), "red"), Image.new("RGB", (9, 7), "blue")
     red.save(tmp_path / "a.gif", save_all=True, append_images=[blue])
     (tmp_path / "empty.png").touch()
-    turned, gif, empty = screen([tmp_path / "turned.jpg", tmp_path / "a.gif", tmp_path / "empty.png"])
+    turned, gif, empty = validate_images([tmp_path / "turned.jpg", tmp_path / "a.gif", tmp_path / "empty.png"])
     data = (tmp_path / "turned.jpg").read_bytes()
     mark, small = dhash(decode(data, (64, 64))), greys(decode(data, (64, 64)))
-    assert turned == Facts(sha256_bytes(data), len(data), "JPEG", 80, 100, "L", 6, 1, mark, small, "", "")
+    assert turned == ImageInfo(sha256_bytes(data), len(data), "JPEG", 80, 100, "L", 6, 1, mark, small, "", "")
     assert (gif.format, gif.width, gif.height, gif.frames, gif.mode, gif.reason) == ("GIF", 9, 7, 2, "P", "")
     assert (empty.reason, empty.message, empty.dhash, empty.greys) == ("empty", "the file is empty (0 bytes).", -1, "")
 
@@ -114,11 +114,11 @@ def test_greys_are_the_image_from_afar() -> None:
 def test_the_order_is_kept_and_copies_share_their_facts(tmp_path: Path) -> None:
     files = [picture(tmp_path / f"{i}.png", i, (10 + i, 5)) for i in range(60)]
     files += [files[3], picture(tmp_path / "copy.png", 3, (13, 5))]
-    facts = screen(files, workers=3)
+    facts = validate_images(files, workers=3)
     assert [fact.width for fact in facts] == [*range(10, 70), 13, 13]
     assert facts[60] == facts[61] == facts[3]
-    assert screen(files, workers=1) == facts
-    assert screen([]) == []
+    assert validate_images(files, workers=1) == facts
+    assert validate_images([]) == []
 
 
 def test_what_is_not_a_file_to_read(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_what_is_not_a_file_to_read(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to(picture(tmp_path / "real.png", 1))
     (tmp_path / "text.jpg").write_text("this is a text")
     names = ["missing.jpg", ".", "real.png/below.png", "loop", "link.png", "text.jpg", "zero\0byte"]
-    facts = screen([tmp_path / name for name in names])
+    facts = validate_images([tmp_path / name for name in names])
     expected = ["not_a_file", "not_a_file", "not_a_file", "unreadable", "", "not_a_picture", "not_a_file"]
     assert [fact.reason for fact in facts] == expected
     assert all(fact.reason == "" or (fact.reason in REASONS and fact.message.endswith(".")) for fact in facts)
@@ -138,7 +138,7 @@ def test_pipes_and_forbidden_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     forbidden = picture(tmp_path / "forbidden.png", 1)
     forbidden.chmod(0)
-    pipe, locked = screen([tmp_path / "pipe.jpg", forbidden])
+    pipe, locked = validate_images([tmp_path / "pipe.jpg", forbidden])
     assert pipe.reason == "not_a_file"
     assert locked.reason == ("no_permission" if os.geteuid() else "")
 
@@ -150,62 +150,62 @@ def test_names_that_are_not_unicode(tmp_path: Path) -> None:
     ]
     for i, name in enumerate(strange):
         picture(tmp_path / "x.png", i, (20 + i, 5)).rename(name)
-    assert [fact.width for fact in screen([Path(name) for name in strange])] == [20, 21, 22]
+    assert [fact.width for fact in validate_images([Path(name) for name in strange])] == [20, 21, 22]
 
 
 def test_a_second_look_starts_no_process(tmp_path: Path, own_cache: Path) -> None:
     files = [picture(tmp_path / f"{i}.png", i) for i in range(20)]
-    first = screen(files)
+    first = validate_images(files)
     assert len(shards(own_cache)) == 1
     impossible = ["/nowhere/at/all"]
-    assert screen_with(impossible, files) == first
+    assert validate_with(impossible, files) == first
     with pytest.raises(HeadstartError, match="could not be started: No such file or directory"):
-        screen_with(impossible, [*files, picture(tmp_path / "new.png", 999)])
+        validate_with(impossible, [*files, picture(tmp_path / "new.png", 999)])
 
 
 def test_renamed_files_are_known_and_changed_ones_are_not(tmp_path: Path) -> None:
     file = picture(tmp_path / "a.png", 1)
-    first = screen([file])
+    first = validate_images([file])
     file.rename(tmp_path / "b.png")
-    assert screen_with(["/nowhere"], [tmp_path / "b.png"]) == first
+    assert validate_with(["/nowhere"], [tmp_path / "b.png"]) == first
     picture(tmp_path / "b.png", 2, (50, 50))
-    assert screen([tmp_path / "b.png"])[0].width == 50
+    assert validate_images([tmp_path / "b.png"])[0].width == 50
 
 
 def test_damaged_shards_are_thrown_away(tmp_path: Path, own_cache: Path) -> None:
     files = [picture(tmp_path / f"{i}.png", i) for i in range(5)]
-    first = screen(files)
+    first = validate_images(files)
     (shard,) = shards(own_cache)
     shard.write_bytes(shard.read_bytes().replace(b'"PNG"', b'"GIF"'))
-    assert screen(files) == first
+    assert validate_images(files) == first
     (again,) = shards(own_cache)
     for damage in (b"", again.read_bytes()[:-40]):
         again.write_bytes(damage)
-        assert screen(files) == first
+        assert validate_images(files) == first
 
 
 def test_many_shards_become_one(tmp_path: Path, own_cache: Path) -> None:
     files = [picture(tmp_path / f"{i}.png", i) for i in range(70)]
-    facts = screen(files)
+    facts = validate_images(files)
     (shard,) = shards(own_cache)
     lines = shard.read_bytes().splitlines(keepends=True)
     for line in lines:
         (shard.parent / f"{sha256_bytes(line)}.facts").write_bytes(line)
-    assert screen_with(["/nowhere"], files) == facts
+    assert validate_with(["/nowhere"], files) == facts
     assert len(shards(own_cache)) == 1
-    assert screen_with(["/nowhere"], files) == facts
+    assert validate_with(["/nowhere"], files) == facts
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a folder that may not be written to")
 def test_a_cache_that_cannot_be_written_is_only_slower(tmp_path: Path, own_cache: Path) -> None:
     own_cache.chmod(0o500)
-    assert screen([picture(tmp_path / "a.png", 1)])[0].reason == ""
+    assert validate_images([picture(tmp_path / "a.png", 1)])[0].reason == ""
     own_cache.chmod(0o700)
 
 
 def test_a_file_in_the_way_of_the_cache_is_only_slower(tmp_path: Path, own_cache: Path) -> None:
     (own_cache / "facts").write_text("in the way")
-    assert screen([picture(tmp_path / "a.png", 1)])[0].reason == ""
+    assert validate_images([picture(tmp_path / "a.png", 1)])[0].reason == ""
 
 
 @needs_posix
@@ -214,7 +214,7 @@ def test_crashes_cost_the_picture_they_are_on(tmp_path: Path, capfd: pytest.Capt
     names[7], names[8], names[30], names[59] = "crash-a.png", "crash-b.png", "exit.png", "crash-c.png"
     names[20] = "killed-once.png"
     files = [picture(tmp_path / name, i, (10 + i, 5)) for i, name in enumerate(names)]
-    facts = screen_with(mischievous(20), files, workers=2)
+    facts = validate_with(mischievous(20), files, workers=2)
     assert {i for i, fact in enumerate(facts) if fact.reason} == {7, 8, 30, 59}
     assert {fact.reason for fact in facts} == {"", "decoder_crashed"}
     assert facts[7].message == "ended its decoder twice (code -11)."
@@ -222,7 +222,7 @@ def test_crashes_cost_the_picture_they_are_on(tmp_path: Path, capfd: pytest.Capt
         10 + i for i in range(60) if i not in (7, 8, 30, 59)
     ]
     assert "Traceback" not in capfd.readouterr().err
-    again = screen(files)  # crashes are not remembered: it may have been the machine
+    again = validate_images(files)  # crashes are not remembered: it may have been the machine
     assert {fact.reason for fact in again} == {""}
 
 
@@ -232,7 +232,7 @@ def test_pictures_that_take_too_long(tmp_path: Path) -> None:
     names[5], names[6] = "spin.png", "sleep.png"
     files = [picture(tmp_path / name, i) for i, name in enumerate(names)]
     begin = time.monotonic()
-    facts = screen_with(mischievous(0.7), files, workers=2, seconds_each=0.7)
+    facts = validate_with(mischievous(0.7), files, workers=2, seconds_each=0.7)
     assert time.monotonic() - begin < 20
     assert {i: fact.reason for i, fact in enumerate(facts) if fact.reason} == {5: "too_slow", 6: "too_slow"}
     assert facts[5].message == "took more than 0.7 s to decode and was stopped."
@@ -241,22 +241,22 @@ def test_pictures_that_take_too_long(tmp_path: Path) -> None:
 @needs_posix
 def test_memory_is_bounded(tmp_path: Path) -> None:
     """An allocation of 8 GB ends the worker's picture, not the machine."""
-    (fact,) = screen_with(mischievous(20), [picture(tmp_path / "memory.png", 1)])
+    (fact,) = validate_with(mischievous(20), [picture(tmp_path / "memory.png", 1)])
     assert fact.reason == "decoder_crashed"
 
 
 def test_a_worker_that_never_works(tmp_path: Path) -> None:
     file = picture(tmp_path / "a.png", 1)
     with pytest.raises(HeadstartError, match="it ended with code 3 before it was ready"):
-        screen_with([sys.executable, "-c", "import sys; sys.exit(3)"], [file])
+        validate_with([sys.executable, "-c", "import sys; sys.exit(3)"], [file])
     with pytest.raises(HeadstartError, match="before it was ready"):
-        screen_with([sys.executable, "-c", "print('hello')"], [file])
+        validate_with([sys.executable, "-c", "print('hello')"], [file])
 
 
 def test_nonsense_for_an_answer(tmp_path: Path) -> None:
     for answer in ("nonsense", "[1]", "[]", "7", '{"a": 1}'):
         code = f"import sys; print('ready', flush=True); sys.stdin.readline(); print({answer!r}, flush=True); input()"
-        (fact,) = screen_with([sys.executable, "-c", code], [picture(tmp_path / "a.png", 1)])
+        (fact,) = validate_with([sys.executable, "-c", code], [picture(tmp_path / "a.png", 1)])
         assert fact.reason == "decoder_crashed"
 
 
@@ -266,16 +266,16 @@ def test_a_file_that_changes_in_between(tmp_path: Path) -> None:
     command = worker_command(20)
     code = "import sys; from pathlib import Path; Path(sys.argv.pop()).write_bytes(b'other'); "
     command[command.index("-c") + 1] = code + command[command.index("-c") + 1]
-    (fact,) = screen_with([*command, str(file)], [file])
+    (fact,) = validate_with([*command, str(file)], [file])
     assert fact.reason == "changed"
-    assert screen([file])[0].reason == "not_a_picture"
+    assert validate_images([file])[0].reason == "not_a_picture"
 
 
 def test_from_threads_and_with_a_shared_cache(tmp_path: Path) -> None:
     files = [picture(tmp_path / f"{i}.png", i, (10 + i, 5)) for i in range(40)]
     with ThreadPoolExecutor(3) as threads:
-        results = list(threads.map(lambda part: screen(part, workers=1), [files, files[::-1], files[:20]]))
-    assert results[0] == results[1][::-1] == screen(files)
+        results = list(threads.map(lambda part: validate_images(part, workers=1), [files, files[::-1], files[:20]]))
+    assert results[0] == results[1][::-1] == validate_images(files)
     assert results[2] == results[0][:20]
     assert threading.active_count() < 20
 
@@ -286,9 +286,9 @@ def test_an_interrupt_leaves_no_process_and_keeps_what_was_learnt(tmp_path: Path
     picture(tmp_path / "999-sleep.png", 999).rename(tmp_path / "sleep.png")
     names = [str(file) for file in [*files, tmp_path / "sleep.png"]]
     code = (
-        "import json, sys; from pathlib import Path; from headstart.images.validate import screen_with\n"
+        "import json, sys; from pathlib import Path; from headstart.images.validate import validate_with\n"
         "command, names = json.loads(sys.stdin.readline())\n"
-        "screen_with(command, [Path(n) for n in names], workers=2, seconds_each=100.0)"
+        "validate_with(command, [Path(n) for n in names], workers=2, seconds_each=100.0)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -330,7 +330,7 @@ def test_a_real_data_set(shared: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(shared / "data" / "cats-dogs.zip") as archive:
         archive.extractall(tmp_path, [name for name in archive.namelist() if name.endswith("0.jpg")])
     files = sorted(tmp_path.rglob("*.jpg"))
-    facts = screen(files)
+    facts = validate_images(files)
     assert len(files) > 50 and {fact.reason for fact in facts} == {""}
     for file, fact in zip(files[:20], facts, strict=False):
         assert Image.open(file).size == (fact.width, fact.height)

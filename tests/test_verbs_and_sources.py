@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import headstart
-from headstart import Recipe, Source, cli
+from headstart import DataSource, Recipe, cli
 
 PATTERN = r"_(\w+?)-"
 
@@ -27,7 +27,7 @@ def zipped(tmp_path: Path, photos: Path, own_cache: Path, warm_cache: Path) -> P
 
 
 def test_a_run_remembers_where_its_labels_stood(zipped: Path, tmp_path: Path, tiny_weights: Path) -> None:
-    run, source = tmp_path / "run", Source(zipped, label_from=PATTERN)
+    run, source = tmp_path / "run", DataSource(zipped, label_from=PATTERN)
     recipe = Recipe(backbone="test_resnet.a", head="lda")
     made = headstart.train(source, out=run, recipe=recipe, weights_dir=tiny_weights)
     assert made.classifier.classes == ("class0", "class1", "class2")
@@ -37,7 +37,7 @@ def test_a_run_remembers_where_its_labels_stood(zipped: Path, tmp_path: Path, ti
     moved = zipped.rename(tmp_path / "moved.zip")
     again = headstart.reproduce(run, data=moved, weights_dir=tiny_weights)
     assert (again.same, again.causes) == (True, [])
-    assert headstart.evaluate(run, Source(moved, label_from=PATTERN), report=False).metrics.n == 42
+    assert headstart.evaluate(run, DataSource(moved, label_from=PATTERN), report=False).metrics.n == 42
     page = Path(headstart.report(run, data=moved, heat=False).out).read_text(encoding="utf-8")
     assert "so none are shown" not in page
 
@@ -53,7 +53,7 @@ def test_options_of_the_command_line(zipped: Path, capsys: pytest.CaptureFixture
 
 def test_a_comparison_passes_it_on(zipped: Path, tmp_path: Path, tiny_weights: Path) -> None:
     found = headstart.compare(
-        Source(zipped, label_from=PATTERN), out=tmp_path / "compared", recipes="linear", backbones="test_resnet.a",
+        DataSource(zipped, label_from=PATTERN), out=tmp_path / "compared", recipes="linear", backbones="test_resnet.a",
         weights_dir=tiny_weights, offline=True,
     )  # fmt: skip
     assert [row.error for row in found.rows] == [""]
@@ -61,6 +61,6 @@ def test_a_comparison_passes_it_on(zipped: Path, tmp_path: Path, tiny_weights: P
 
 
 def test_words_are_what_one_types() -> None:
-    source = Source(Path("a b.zip"), label_from="^(cat|dog)")
+    source = DataSource(Path("a b.zip"), label_from="^(cat|dog)")
     assert source.words() == ["a b.zip", "--label-from=^(cat|dog)"]
-    assert Source(Path("photos")).words() == ["photos"]
+    assert DataSource(Path("photos")).words() == ["photos"]

@@ -24,7 +24,7 @@ from safetensors.numpy import save
 
 from headstart.errors import BadWeights, MissingWeights
 from headstart.images.preprocess import Preprocess
-from headstart.model.backbones.config import Spec, read_spec
+from headstart.model.backbones.config import BackboneConfig, read_config
 from headstart.model.backbones.weights import MAX_HEADER_BYTES, check_fits, misfit, read_header, weights_sha256
 
 ARRAYS = {
@@ -389,7 +389,7 @@ def write_spec(path: Path, **changes: object) -> Path:
 
 
 def test_a_good_spec(tmp_path: Path) -> None:
-    assert read_spec(write_spec(tmp_path / "x.json")) == Spec(
+    assert read_config(write_spec(tmp_path / "x.json")) == BackboneConfig(
         architecture="mobilenetv2_100",
         model_args=(("pad_type", "same"), ("sizes", (1, 2))),
         preprocess=Preprocess(192, "pad", 1.0, "bilinear", (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)),
@@ -400,7 +400,7 @@ def test_a_good_spec(tmp_path: Path) -> None:
 
 def test_what_a_spec_may_leave_out(tmp_path: Path) -> None:
     gone = dict.fromkeys(["interpolation", "crop_pct", "crop_mode", "license", "origin"])
-    spec = read_spec(
+    spec = read_config(
         write_spec(tmp_path / "x.json", model_args=None, **{f"pretrained_cfg__{key}": None for key in gone})
     )
     assert (spec.model_args, spec.licence, spec.origin) == ((), "unknown", "")
@@ -448,7 +448,7 @@ def test_what_a_spec_may_leave_out(tmp_path: Path) -> None:
 def test_a_spec_error_names_file_and_key(tmp_path: Path, key: str, value: object, problem: str) -> None:
     path = write_spec(tmp_path / "x.json", **{key: value})
     with pytest.raises(BadWeights) as caught:
-        read_spec(path)
+        read_config(path)
     assert caught.value.message.startswith(f"{path}: {problem}")
     assert caught.value.hint.startswith("The JSON needs architecture and pretrained_cfg{input_size, mean, std};")
 
@@ -458,7 +458,7 @@ def test_a_spec_that_is_no_json_object(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(text)
     with pytest.raises(BadWeights) as caught:
-        read_spec(path)
+        read_config(path)
     assert caught.value.message.startswith(f"{path}: is ")
 
 
@@ -479,4 +479,4 @@ def test_any_spec_is_read_or_bad_weights(tmp_path: Path, top: dict[str, Any], in
     path = tmp_path / "x.json"
     path.write_text(json.dumps(spec), encoding="utf-8")
     with suppress(BadWeights):
-        hash(read_spec(path))
+        hash(read_config(path))

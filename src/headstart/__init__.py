@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headstart.data.checks import Finding
-    from headstart.data.data_source import Source
+    from headstart.data.data_source import DataSource
     from headstart.data.open_dataset import Dataset, open_dataset
     from headstart.errors import HeadstartError
     from headstart.estimator import ImageClassifier
     from headstart.evaluation.intervals import Estimate
-    from headstart.evaluation.metrics import Metrics, judge
+    from headstart.evaluation.metrics import Metrics, compute_metrics
     from headstart.images.preprocess import Preprocess
     from headstart.model.backbones.registry import Backbone
     from headstart.model.inference.classifier import Classifier, load_classifier
@@ -52,6 +52,7 @@ _HOME = {
     "Backbone": "headstart.model.backbones.registry",
     "Classifier": "headstart.model.inference.classifier",
     "Comparison": "headstart.pipeline.comparison",
+    "DataSource": "headstart.data.data_source",
     "Dataset": "headstart.data.open_dataset",
     "Estimate": "headstart.evaluation.intervals",
     "Features": "headstart.model.inference.features",
@@ -62,17 +63,16 @@ _HOME = {
     "Predictions": "headstart.model.inference.predictions",
     "Preprocess": "headstart.images.preprocess",
     "Recipe": "headstart.training.recipe",
-    "Source": "headstart.data.data_source",
     "backbones": "headstart.verbs.backbones",
     "bundle": "headstart.verbs.bundle",
     "check": "headstart.verbs.check",
     "compare": "headstart.verbs.compare",
+    "compute_metrics": "headstart.evaluation.metrics",
     "demo": "headstart.verbs.demo",
     "embed": "headstart.verbs.embed",
     "evaluate": "headstart.verbs.evaluate",
     "explain": "headstart.verbs.explain",
     "heat_maps": "headstart.model.inference.heat_maps",
-    "judge": "headstart.evaluation.metrics",
     "kaggle": "headstart.verbs.kaggle",
     "load_classifier": "headstart.model.inference.classifier",
     "open_dataset": "headstart.data.open_dataset",
@@ -90,6 +90,7 @@ __all__ = [
     "Backbone",
     "Classifier",
     "Comparison",
+    "DataSource",
     "Dataset",
     "Estimate",
     "Features",
@@ -100,17 +101,16 @@ __all__ = [
     "Predictions",
     "Preprocess",
     "Recipe",
-    "Source",
     "backbones",
     "bundle",
     "check",
     "compare",
+    "compute_metrics",
     "demo",
     "embed",
     "evaluate",
     "explain",
     "heat_maps",
-    "judge",
     "kaggle",
     "load_classifier",
     "open_dataset",

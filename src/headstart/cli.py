@@ -271,14 +271,14 @@ def _is_source(parameter: inspect.Parameter) -> bool:
     """Whether pictures are meant whose labels may have to be explained: a verb's `data: Path | Source`."""
     from typing import get_args
 
-    return any(getattr(kind, "__name__", "") == "Source" for kind in get_args(parameter.annotation))
+    return any(getattr(kind, "__name__", "") == "DataSource" for kind in get_args(parameter.annotation))
 
 
 def _source_options() -> list[inspect.Parameter]:
-    """One option for each field of `Source` but the first, which is the argument itself."""
+    """One option for each field of `DataSource` but the first, which is the argument itself."""
     from cyclopts import Group, Parameter
 
-    from headstart.data.data_source import Source
+    from headstart.data.data_source import DataSource
     from headstart.io.field_docs import field_texts
 
     group = Group("Labels and groups", sort_key=0)
@@ -289,17 +289,17 @@ def _source_options() -> list[inspect.Parameter]:
             default="",
             annotation=Annotated[str, Parameter(help=text, group=group)],
         )
-        for name, text in list(field_texts(Source).items())[1:]
+        for name, text in list(field_texts(DataSource).items())[1:]
     ]
 
 
 def _with_source(args: Sequence[Any], given: dict[str, Any], place: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A verb's arguments with the one at `place` made a `Source`."""
+    """A verb's arguments with the one at `place` made a `DataSource`."""
     from dataclasses import fields
 
-    from headstart.data.data_source import Source
+    from headstart.data.data_source import DataSource
 
-    source = Source(args[place], **{f.name: given.pop(f.name) for f in fields(Source) if f.name in given})
+    source = DataSource(args[place], **{f.name: given.pop(f.name) for f in fields(DataSource) if f.name in given})
     return (*args[:place], source, *args[place + 1 :]), given
 
 

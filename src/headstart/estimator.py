@@ -29,11 +29,11 @@ from headstart.data.near_duplicates import find_copies
 from headstart.data.open_dataset import Dataset
 from headstart.data.splits import make_split, require_sets
 from headstart.errors import BadLabels, DataError, UnreadableImage
-from headstart.images.sources import Source, look_at
-from headstart.images.validate import Facts
+from headstart.images.sources import ImageSource, look_at
+from headstart.images.validate import ImageInfo
 from headstart.model.inference.classifier import predict_files
 from headstart.model.inference.predictions import softmax
-from headstart.pipeline.fit import Clock, Tools, find_tools, learn
+from headstart.pipeline.fit import Clock, ResolvedBackbones, fit_classifier, resolve_backbones
 from headstart.pipeline.scan import with_identical_files
 from headstart.training.recipe import Recipe
 
@@ -68,7 +68,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     Attributes:
         classes_: The labels, sorted, of shape (K,).
         classifier_: The `headstart.Classifier`: backbones, last layers, temperature.
-        history_: A `Trial` for all that was tried, as in a run's history.csv.
+        history_: A `HistoryRow` for all that was tried, as in a run's history.csv.
 
     It pickles like any estimator, and keeps the path of the weights file, not the weights: that file must still be there.
 
@@ -126,7 +126,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         given = _dataset(facts, labels_N, classes)
         dataset = make_split(given, seed=recipe.seed, val=recipe.val, test=0.0, near=copies.groups_N)
         require_sets(dataset, ("train", "val"))
-        learned = learn(dataset, sources, facts, recipe, tools=tools, clock=Clock())
+        learned = fit_classifier(dataset, sources, facts, recipe, tools=tools, clock=Clock())
         self.classes_ = classes
         self.classifier_ = learned.classifier
         self.history_ = learned.trials
@@ -175,9 +175,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             seed=int(seed),
         )
 
-    def _tools(self, recipe: Recipe) -> Tools:
+    def _tools(self, recipe: Recipe) -> ResolvedBackbones:
         weights, folder = (None if path is None else Path(path) for path in (self.weights, self.weights_dir))
-        return find_tools(recipe, weights=weights, weights_dir=folder, offline=self.offline)
+        return resolve_backbones(recipe, weights=weights, weights_dir=folder, offline=self.offline)
 
     def __sklearn_tags__(self) -> Any:
         """Pictures are not a table of numbers, so scikit-learn's own checks of such tables do not apply."""
@@ -189,7 +189,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
 
-def _pictures(X: Any) -> tuple[list[Source], list[str]]:
+def _pictures(X: Any) -> tuple[list[ImageSource], list[str]]:
     """The pictures of `X`, and what to call each in an error: its path, or its place. Raises `DataError`."""
     if isinstance(X, str | bytes | Path | Image.Image):
         raise DataError("X: one picture, expected several.", hint="Put it into a list: [X].")
@@ -215,7 +215,7 @@ def _rows(X: Any) -> np.ndarray:
     return array
 
 
-def _source(item: Any, i: int) -> Source:
+def _source(item: Any, i: int) -> ImageSource:
     if isinstance(item, str | Path):
         return Path(item)
     if isinstance(item, Image.Image | np.ndarray):
@@ -257,7 +257,7 @@ def _refuse_missing(array: np.ndarray) -> None:
         raise BadLabels(f"y[{first}]: {array[first]}, expected classes; this is a measurement.")
 
 
-def _dataset(facts: Sequence[Facts], labels_N: np.ndarray, classes: np.ndarray) -> Dataset:
+def _dataset(facts: Sequence[ImageInfo], labels_N: np.ndarray, classes: np.ndarray) -> Dataset:
     """The pictures under names made of their contents: so the validation part depends neither on their order, nor on
     whether they came as files or as pixels (the difference hash is the same; SHA-256 only breaks ties)."""
     marks = [f"{fact.dhash & 0xFFFF_FFFF_FFFF_FFFF:016x}-{fact.width}x{fact.height}" for fact in facts]
@@ -271,7 +271,7 @@ def _dataset(facts: Sequence[Facts], labels_N: np.ndarray, classes: np.ndarray) 
     return with_identical_files(dataset, facts)
 
 
-def _refuse_unreadable(names: Sequence[str], bad: dict[int, Facts], why: str) -> None:
+def _refuse_unreadable(names: Sequence[str], bad: dict[int, ImageInfo], why: str) -> None:
     if bad:
         first = min(bad)
         count = f"{len(bad):,} of {len(names):,} pictures cannot be read, and {why}. "

@@ -1,7 +1,7 @@
 """What `headstart check` looks for: one small function a check, one row in `CHECKS`.
 
 A check reads what `images.validate` found out about each file (no picture is opened here) and gives at most a few
-`Finding`s, each a short sentence with a count and the paths that it is about. To add one: write a function of `Checked`
+`Finding`s, each a short sentence with a count and the paths that it is about. To add one: write a function of `CheckInput`
 that yields findings, and put it into `CHECKS`.
 
 What is surely the same (the same file, the same pixels) gives errors; what only looks like a copy gives warnings, in words
@@ -22,7 +22,7 @@ from headstart.data.copies import Copies
 from headstart.data.duplicates import exact_groups, group_pairs, joined
 from headstart.data.open_dataset import Dataset
 from headstart.errors import NoPictures
-from headstart.images.validate import Facts
+from headstart.images.validate import ImageInfo
 
 CHECKS_HEADER = ("check", "severity", "path", "message")
 """Columns of checks.csv; the rows are those of `checks_rows`."""
@@ -58,11 +58,11 @@ class Finding:
 
 
 @dataclass(frozen=True, eq=False)
-class Checked:
+class CheckInput:
     """What a check may look at. N pictures."""
 
     dataset: Dataset
-    facts: Sequence[Facts]
+    facts: Sequence[ImageInfo]
     usable: np.ndarray
     """bool (N,)."""
     exact: np.ndarray
@@ -94,24 +94,24 @@ class Checked:
         """Indices of the usable pictures."""
         return list(map(int, np.flatnonzero(self.usable)))
 
-    def where(self, true: Callable[[Facts], bool]) -> tuple[str, ...]:
+    def where(self, true: Callable[[ImageInfo], bool]) -> tuple[str, ...]:
         """Paths of the usable pictures for whose facts this is true."""
         return self.paths(i for i in self.readable() if true(self.facts[i]))
 
 
-def findings(dataset: Dataset, facts: Sequence[Facts], *, copies: Copies | None = None) -> list[Finding]:
+def findings(dataset: Dataset, facts: Sequence[ImageInfo], *, copies: Copies | None = None) -> list[Finding]:
     """Run all of `CHECKS` on N pictures: errors first, then warnings, then notes.
 
     `copies` are those among these N pictures; without them, only identical files are known to be copies. The groups of
     the data set are taken for groups that somebody named: those of near-copies are no part of them.
     """
     exact = exact_groups([fact.sha256 for fact in facts])
-    checked = Checked(dataset, facts, usable(facts), exact, Copies.none(len(facts)) if copies is None else copies)
+    checked = CheckInput(dataset, facts, usable(facts), exact, Copies.none(len(facts)) if copies is None else copies)
     order = ("error", "warning", "info")
     return sorted((f for check in CHECKS for f in check(checked)), key=lambda finding: order.index(finding.severity))
 
 
-def usable(facts: Sequence[Facts]) -> np.ndarray:
+def usable(facts: Sequence[ImageInfo]) -> np.ndarray:
     """bool (N,): which pictures can be used."""
     return np.array([not fact.reason for fact in facts], dtype=bool)
 
@@ -121,7 +121,7 @@ def checks_rows(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
     return [(f.check, f.severity, path, f.message) for f in findings for path in f.paths or ("",)]
 
 
-def get_avg_size(facts: Sequence[Facts]) -> tuple[float, float]:
+def get_avg_size(facts: Sequence[ImageInfo]) -> tuple[float, float]:
     """(mean height, mean width) in pixels of the usable pictures, upright. Raises `NoPictures` if there are none."""
     sizes = [(fact.height, fact.width) for fact in facts if not fact.reason]
     if not sizes:
@@ -136,7 +136,7 @@ def get_avg_size(facts: Sequence[Facts]) -> tuple[float, float]:
 # Files
 
 
-def unreadable(c: Checked) -> Iterator[Finding]:
+def unreadable(c: CheckInput) -> Iterator[Finding]:
     """Files that cannot be used: one finding for each reason, named like it ('truncated', 'empty' ...)."""
     for reason in sorted({fact.reason for fact in c.facts} - {""}):
         bad = [i for i, fact in enumerate(c.facts) if fact.reason == reason]
@@ -145,7 +145,7 @@ def unreadable(c: Checked) -> Iterator[Finding]:
         yield Finding(reason, "error", c.paths(bad), f"{what} and {_is(bad)} left out: {example}.")
 
 
-def rejected(c: Checked) -> Iterator[Finding]:
+def rejected(c: CheckInput) -> Iterator[Finding]:
     """Files and rows of a table that were not taken up."""
     sentences = {
         "not_a_picture_name": ("info", "{} not named like a picture"),
@@ -161,7 +161,7 @@ def rejected(c: Checked) -> Iterator[Finding]:
         yield Finding(reason, severity, paths, f"{what}; left out.")
 
 
-def wrong_extension(c: Checked) -> Iterator[Finding]:
+def wrong_extension(c: CheckInput) -> Iterator[Finding]:
     """A PNG that is called .jpg: harmless here (the content decides), a trap for other programs."""
     bad = [i for i in c.readable() if _suffix(c.dataset.paths[i]) not in _suffixes(c.facts[i].format)]
     if bad:
@@ -172,7 +172,7 @@ def wrong_extension(c: Checked) -> Iterator[Finding]:
         yield Finding("wrong_extension", "warning", c.paths(bad), what)
 
 
-def animated(c: Checked) -> Iterator[Finding]:
+def animated(c: CheckInput) -> Iterator[Finding]:
     """Several frames in one file."""
     yield from _listed(c, "animated", "warning", lambda f: f.frames > 1, "{is} animated; the first frame is used")
 
@@ -180,48 +180,48 @@ def animated(c: Checked) -> Iterator[Finding]:
 # Pixels
 
 
-def cmyk(c: Checked) -> Iterator[Finding]:
+def cmyk(c: CheckInput) -> Iterator[Finding]:
     """Made for print."""
     yield from _listed(c, "cmyk", "info", lambda f: f.mode == "CMYK", "{has} CMYK colours; converted to RGB")
 
 
-def sixteen_bit(c: Checked) -> Iterator[Finding]:
+def sixteen_bit(c: CheckInput) -> Iterator[Finding]:
     """More than 8 bits a pixel."""
     text = "{has} 16 bits or more a pixel; scaled to 8"
     yield from _listed(c, "sixteen_bit", "info", lambda f: f.mode[:1] in ("I", "F"), text)
 
 
-def palette(c: Checked) -> Iterator[Finding]:
+def palette(c: CheckInput) -> Iterator[Finding]:
     """Up to 256 colours in a table."""
     yield from _listed(c, "palette", "info", lambda f: f.mode in ("P", "PA"), "{has} a colour table; converted to RGB")
 
 
-def alpha(c: Checked) -> Iterator[Finding]:
+def alpha(c: CheckInput) -> Iterator[Finding]:
     """Transparent parts."""
     text = "{has} an alpha channel; laid on white"
     yield from _listed(c, "alpha", "info", lambda f: f.mode in ("RGBA", "LA", "PA", "RGBa", "La"), text)
 
 
-def exif_rotated(c: Checked) -> Iterator[Finding]:
+def exif_rotated(c: CheckInput) -> Iterator[Finding]:
     """Stored on the side, with a note how to turn them."""
     text = "{is} turned by an EXIF note; used upright"
     yield from _listed(c, "exif_rotated", "info", lambda f: f.orientation not in (0, 1), text)
 
 
-def tiny(c: Checked) -> Iterator[Finding]:
+def tiny(c: CheckInput) -> Iterator[Finding]:
     """Shorter side below 32 pixels."""
     text = f"{{is}} smaller than {TINY_PIXELS} pixels on a side; there may be little to see"
     yield from _listed(c, "tiny", "warning", lambda f: min(f.width, f.height) < TINY_PIXELS, text)
 
 
-def extreme_aspect(c: Checked) -> Iterator[Finding]:
+def extreme_aspect(c: CheckInput) -> Iterator[Finding]:
     """Longer than 4:1."""
     text = f"{{is}} longer than {EXTREME_ASPECT:g}:1; cropping to a square loses most of it"
     long = lambda f: max(f.width, f.height) > EXTREME_ASPECT * min(f.width, f.height)  # noqa: E731
     yield from _listed(c, "extreme_aspect", "warning", long, text)
 
 
-def size_summary(c: Checked) -> Iterator[Finding]:
+def size_summary(c: CheckInput) -> Iterator[Finding]:
     """Mean and median size."""
     if c.usable.any():
         height, width = get_avg_size(c.facts)
@@ -238,7 +238,7 @@ def size_summary(c: Checked) -> Iterator[Finding]:
 # Copies
 
 
-def exact_duplicates(c: Checked) -> Iterator[Finding]:
+def exact_duplicates(c: CheckInput) -> Iterator[Finding]:
     """The same file more than once."""
     groups = _groups(c.exact, c.usable)
     if groups:
@@ -248,7 +248,7 @@ def exact_duplicates(c: Checked) -> Iterator[Finding]:
         yield Finding("exact_duplicates", "warning", _joined(c, groups), text)
 
 
-def near_duplicates(c: Checked) -> Iterator[Finding]:
+def near_duplicates(c: CheckInput) -> Iterator[Finding]:
     """Copies that were saved again."""
     groups = [g for g in _groups(c.copies.groups_N, c.usable) if len(set(c.exact[g])) > 1]
     if groups:
@@ -259,7 +259,7 @@ def near_duplicates(c: Checked) -> Iterator[Finding]:
         yield Finding("near_duplicates", "warning", _joined(c, groups), text)
 
 
-def label_conflict(c: Checked) -> Iterator[Finding]:
+def label_conflict(c: CheckInput) -> Iterator[Finding]:
     """The same image with different labels: at least one label is wrong."""
     labels = c.dataset.labels
     groups = [g for g in _groups(c.certain, c.usable & (labels >= 0)) if len(set(labels[g])) > 1]
@@ -269,7 +269,7 @@ def label_conflict(c: Checked) -> Iterator[Finding]:
         yield Finding("label_conflict", "error", _joined(c, groups), text)
 
 
-def possible_label_conflict(c: Checked) -> Iterator[Finding]:
+def possible_label_conflict(c: CheckInput) -> Iterator[Finding]:
     """Near-copies with different labels: one label is wrong, or they are no copies."""
     names = np.array([c.dataset.label_name(i) if k >= 0 else "" for i, k in enumerate(c.dataset.labels)], object)
     pairs = c.near_pairs(names)
@@ -282,7 +282,7 @@ def possible_label_conflict(c: Checked) -> Iterator[Finding]:
         yield Finding("possible_label_conflict", "warning", c.paths(i for pair in pairs for i in pair), text)
 
 
-def split_leak(c: Checked) -> Iterator[Finding]:
+def split_leak(c: CheckInput) -> Iterator[Finding]:
     """The same image, or one named group, in different sets of the split that came with the data."""
     split = c.dataset.split
     groups = [g for g in _groups(c.together, c.usable & (split != "")) if len(set(split[g])) > 1]
@@ -295,7 +295,7 @@ def split_leak(c: Checked) -> Iterator[Finding]:
         yield Finding("split_leak", "error", _joined(c, groups), text)
 
 
-def possible_split_leak(c: Checked) -> Iterator[Finding]:
+def possible_split_leak(c: CheckInput) -> Iterator[Finding]:
     """Near-copies in different sets of the split that came with the data."""
     split = c.dataset.split
     pairs = [(i, j) for i, j in c.near_pairs(split) if c.together[i] != c.together[j]]
@@ -308,7 +308,7 @@ def possible_split_leak(c: Checked) -> Iterator[Finding]:
         yield Finding("possible_split_leak", "warning", c.paths(i for pair in pairs for i in pair), text)
 
 
-def doubted_copies(c: Checked) -> Iterator[Finding]:
+def doubted_copies(c: CheckInput) -> Iterator[Finding]:
     """Images that agree as copies do, in groups that are too large or too mixed to be believed."""
     pairs = [(i, j) for i, j in c.copies.doubted_K2.tolist() if c.usable[i] and c.usable[j]]
     if pairs:
@@ -324,7 +324,7 @@ def doubted_copies(c: Checked) -> Iterator[Finding]:
 # Classes
 
 
-def class_imbalance(c: Checked) -> Iterator[Finding]:
+def class_imbalance(c: CheckInput) -> Iterator[Finding]:
     """The largest class has more than 5 times the pictures of the smallest."""
     counts = _class_counts(c)
     if len(counts) > 1 and counts[-1][0] > IMBALANCE * counts[0][0] > 0:
@@ -336,7 +336,7 @@ def class_imbalance(c: Checked) -> Iterator[Finding]:
         yield Finding("class_imbalance", "warning", (), text)
 
 
-def small_class(c: Checked) -> Iterator[Finding]:
+def small_class(c: CheckInput) -> Iterator[Finding]:
     """A class with fewer than 10 pictures."""
     small = [(count, name) for count, name in _class_counts(c) if count < SMALL_CLASS]
     if small:
@@ -345,7 +345,7 @@ def small_class(c: Checked) -> Iterator[Finding]:
         yield Finding("small_class", "warning", (), text)
 
 
-CHECKS: tuple[Callable[[Checked], Iterator[Finding]], ...] = (
+CHECKS: tuple[Callable[[CheckInput], Iterator[Finding]], ...] = (
     *(unreadable, rejected, label_conflict, split_leak),
     *(wrong_extension, animated, tiny, extreme_aspect, exact_duplicates, near_duplicates),
     *(possible_label_conflict, possible_split_leak, doubted_copies),
@@ -354,7 +354,9 @@ CHECKS: tuple[Callable[[Checked], Iterator[Finding]], ...] = (
 """All checks, in the order in which their findings are shown (within a severity)."""
 
 
-def _listed(c: Checked, check: str, severity: str, true: Callable[[Facts], bool], text: str) -> Iterator[Finding]:
+def _listed(
+    c: CheckInput, check: str, severity: str, true: Callable[[ImageInfo], bool], text: str
+) -> Iterator[Finding]:
     """One finding with all usable pictures for which it is true; ``{is}`` and ``{has}`` follow their number."""
     paths = c.where(true)
     if paths:
@@ -370,7 +372,7 @@ def _groups(groups: np.ndarray, among: np.ndarray) -> list[np.ndarray]:
     return sorted((g for g in np.split(order, cuts) if len(g) > 1), key=lambda g: int(g[0]))
 
 
-def _joined(c: Checked, groups: list[np.ndarray]) -> tuple[str, ...]:
+def _joined(c: CheckInput, groups: list[np.ndarray]) -> tuple[str, ...]:
     return c.paths(int(i) for group in groups for i in group)
 
 
@@ -379,7 +381,7 @@ def _members(groups: list[np.ndarray]) -> str:
     return f"{total:,} images" + (f" in {len(groups):,} groups" if len(groups) > 1 else "") + " are"
 
 
-def _example(c: Checked, groups: list[np.ndarray], different: np.ndarray | None = None) -> str:
+def _example(c: CheckInput, groups: list[np.ndarray], different: np.ndarray | None = None) -> str:
     """The first two of the first group, or its first and the first that has another value of `different` (N)."""
     start = "for example " if len(groups) > 1 or len(groups[0]) > 2 else ""
     first = int(groups[0][0])
@@ -387,11 +389,11 @@ def _example(c: Checked, groups: list[np.ndarray], different: np.ndarray | None 
     return start + " and ".join(c.paths((first, others[0])))
 
 
-def _example_pair(c: Checked, pairs: list[tuple[int, int]]) -> str:
+def _example_pair(c: CheckInput, pairs: list[tuple[int, int]]) -> str:
     return ("for example " if len(pairs) > 1 else "") + " and ".join(c.paths(pairs[0]))
 
 
-def _class_counts(c: Checked) -> list[tuple[int, str]]:
+def _class_counts(c: CheckInput) -> list[tuple[int, str]]:
     """(usable pictures, name) of each class, smallest first."""
     counts = Counter(c.dataset.label_name(i) for i in c.readable())
     return sorted((counts[name], name) for name in c.dataset.classes)

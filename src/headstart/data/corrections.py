@@ -33,7 +33,7 @@ FIXES_HEADER = ("path", "label", "suggested", "score", "new_label", "drop")
 
 
 @dataclass(frozen=True)
-class Fix:
+class Correction:
     """One row. An empty `new_label` leaves the label as it is; `label` is the one that the picture had, '' if not said."""
 
     path: str
@@ -50,11 +50,12 @@ class Fix:
 
 
 @dataclass(frozen=True)
-class Fixes:
-    """The rows of a table of corrections. Without any (as `read_fixes(None)` gives it) it is false and changes nothing."""
+class Corrections:
+    """The rows of a table of corrections. Without any (as `read_corrections(None)` gives it) it is false and changes
+    nothing."""
 
     source: Path
-    rows: tuple[Fix, ...] = ()
+    rows: tuple[Correction, ...] = ()
 
     def __bool__(self) -> bool:
         return any(not row.idle for row in self.rows)
@@ -69,7 +70,7 @@ class Fixes:
         """How many rows leave a picture out."""
         return sum(row.drop for row in self.rows)
 
-    def among(self, paths: Iterable[str]) -> Fixes:
+    def among(self, paths: Iterable[str]) -> Corrections:
         """Only the rows that are about one of these paths."""
         known = set(paths)
         return replace(self, rows=tuple(row for row in self.rows if row.path in known))
@@ -124,10 +125,10 @@ class Fixes:
             yield counted("both a new_label and an x in drop", both), "Empty one of the two."
 
 
-def read_fixes(path: Path | None) -> Fixes:
+def read_corrections(path: Path | None) -> Corrections:
     """The rows of a table of corrections; none for None. Raises `MissingData`, `BadLabels` (no such table)."""
     if path is None:
-        return Fixes(Path())
+        return Corrections(Path())
     place = Path(path)
     cells = edited_rows(
         place,
@@ -138,25 +139,27 @@ def read_fixes(path: Path | None) -> Fixes:
         error=BadLabels,
     )
     check_ticks(place, cells, "drop", BadLabels)
-    return Fixes(place, tuple(_fix(row) for row in cells))
+    return Corrections(place, tuple(_fix(row) for row in cells))
 
 
-def write_fixes(path: Path, rows: Iterable[tuple[str, str, str, float]]) -> None:
+def write_corrections(path: Path, rows: Iterable[tuple[str, str, str, float]]) -> None:
     """Write a table for a person to edit, from (path, label, suggested, score). Raises `WriteError`."""
     write_csv(path, FIXES_HEADER, [(p, label, suggested, f"{s:.5f}", "", "") for p, label, suggested, s in rows])
 
 
-def _fix(row: Mapping[str, str]) -> Fix:
+def _fix(row: Mapping[str, str]) -> Correction:
     drop = bool(ticked(row.get("drop", "")))
     new_label = row.get("new_label", "").strip()
-    return Fix(row["path"], row.get("label", ""), row.get("suggested", ""), row.get("score", ""), new_label, drop)
+    return Correction(
+        row["path"], row.get("label", ""), row.get("suggested", ""), row.get("score", ""), new_label, drop
+    )
 
 
-def _cells(row: Fix) -> tuple[str, ...]:
+def _cells(row: Correction) -> tuple[str, ...]:
     return (row.path, row.label, row.suggested, row.score, row.new_label, "x" * row.drop)
 
 
-def _near_class(unknown: Mapping[str, Fix], dataset: Dataset) -> str:
+def _near_class(unknown: Mapping[str, Correction], dataset: Dataset) -> str:
     first = next(iter(unknown))
     alike = [name for name in dataset.classes if name.casefold() == first.casefold()]
     near = f"Did you mean {alike[0]!r}?" if alike else near_names(first, list(dataset.classes))

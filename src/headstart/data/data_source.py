@@ -30,16 +30,16 @@ from headstart.data.infer_labels import groups_beside, open_recognised, open_wit
 from headstart.data.match_files import compiled, labels_from_names, open_by_pattern, open_table
 from headstart.data.proposals import about_columns
 from headstart.data.shards.writing import shards_at, written_out
-from headstart.data.tables import READABLE, Row, choose_columns, read_cells, rows_by, rows_of
+from headstart.data.tables import READABLE, LabelRow, choose_columns, read_cells, rows_by, rows_of
 from headstart.errors import BadLabels, MissingData
 from headstart.io.progress import log
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """Pictures, where their labels stand, and which of them belong together. All but the place may be left out.
 
-    >>> Source(Path("photos"), label_from="^(cat|dog)").options
+    >>> DataSource(Path("photos"), label_from="^(cat|dog)").options
     {'label_from': '^(cat|dog)'}
     """
 
@@ -108,7 +108,7 @@ class Source:
         return {**asdict(self), "place": str(self.place)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, str]) -> Source:
+    def from_dict(cls, values: Mapping[str, str]) -> DataSource:
         """The source that `as_dict` described; keys that are missing are empty, others are not read."""
         texts = {field.name: str(values.get(field.name, "")) for field in fields(cls) if field.name != "place"}
         return cls(Path(values["place"]), **texts)
@@ -184,7 +184,7 @@ class Source:
         dataset = open_table(table, self._with_pattern(rows, names))
         return self._grouped_by_paths(dataset, dict(zip(cells[header.index("path")], names, strict=True)))
 
-    def _check_groups(self, rows: list[Row]) -> None:
+    def _check_groups(self, rows: list[LabelRow]) -> None:
         if self.group_column:
             check_group_column(self.place, self.group_column, [row.group for row in rows])
 
@@ -195,7 +195,7 @@ class Source:
         paths = [names.get(path) or path for path in dataset.paths]
         return with_groups(dataset, groups_from_paths(self.place, paths, self.group_from))
 
-    def _with_pattern(self, rows: list[Row], names: list[str]) -> list[Row]:
+    def _with_pattern(self, rows: list[LabelRow], names: list[str]) -> list[LabelRow]:
         """The rows, with labels by `label_from` if that is given."""
         if not self.label_from:
             return rows
@@ -203,9 +203,9 @@ class Source:
         return [replace(row, label=label) for row, label in zip(rows, labels, strict=True)]
 
 
-def as_source(data: Path | str | Source) -> Source:
+def as_source(data: Path | str | DataSource) -> DataSource:
     """A source as it is; a path as one that says nothing of labels."""
-    return data if isinstance(data, Source) else Source(Path(data))
+    return data if isinstance(data, DataSource) else DataSource(Path(data))
 
 
 def _not_a_dataset(place: Path) -> MissingData:

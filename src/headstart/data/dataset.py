@@ -95,7 +95,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundImages:
     """What was found: (path, class name or '', split or ''), class names, and what was left out, as (path, reason)."""
 
     pictures: list[tuple[str, str, str]] = field(default_factory=list)
@@ -103,7 +103,7 @@ class Found:
     rejected: list[tuple[str, str]] = field(default_factory=list)
 
 
-def dataset_of(root: Path, found: Found, groups: Sequence[str] = ()) -> Dataset:
+def dataset_of(root: Path, found: FoundImages, groups: Sequence[str] = ()) -> Dataset:
     """What was found as a data set; `groups` holds a name for each picture, '' for a group of its own."""
     order = sorted(range(len(found.pictures)), key=found.pictures.__getitem__)
     pictures = [found.pictures[i] for i in order]

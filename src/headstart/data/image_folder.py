@@ -18,7 +18,7 @@ from headstart.data.dataset import (
     SKIPPED,
     TABLES,
     Dataset,
-    Found,
+    FoundImages,
     dataset_of,
     first,
     is_unlabelled_name,
@@ -32,7 +32,7 @@ TABLE_HINT = "Give a table of paths and labels instead (CSV with the columns pat
 
 def open_folder(root: Path) -> Dataset:
     """The pictures of a folder with the labels that its folders give. Raises `NoPictures`, `BadLabels` (mixed layouts)."""
-    found = Found()
+    found = FoundImages()
     top = unwrap(root, root, found)
     folders = folders_in(top)
     sides = [folder for folder in folders if split_name(folder.name)]
@@ -51,22 +51,22 @@ def open_folder(root: Path) -> Dataset:
     return dataset_of(root, found)
 
 
-def files_below(root: Path, found: Found | None = None) -> Iterator[str]:
+def files_below(root: Path, found: FoundImages | None = None) -> Iterator[str]:
     """Relative paths of all files below a folder, one by one; `found` gets what is no file or may not be read."""
-    found = Found() if found is None else found
+    found = FoundImages() if found is None else found
     for entry in _walk(root, (), root, found):
         yield _relative(root, entry)
 
 
-def every_picture(root: Path) -> Found:
+def every_picture(root: Path) -> FoundImages:
     """All files below a folder that are called like pictures, without labels; the others are in `rejected`."""
-    found = Found()
+    found = FoundImages()
     for path in files_below(root, found):
         take(path, found)
     return found
 
 
-def take(path: str, found: Found) -> None:
+def take(path: str, found: FoundImages) -> None:
     """Take up a file as a picture without a label, or leave it out, by its name."""
     if path.lower().endswith(PICTURES):
         found.pictures.append((path, "", ""))
@@ -74,7 +74,7 @@ def take(path: str, found: Found) -> None:
         found.rejected.append((path, "not_a_picture_name"))
 
 
-def _take_classes(root: Path, folder: Path, split: str, found: Found) -> None:
+def _take_classes(root: Path, folder: Path, split: str, found: FoundImages) -> None:
     """Each folder in `folder` is a class; loose pictures beside them have no label."""
     folders = folders_in(folder)
     for below in folders:
@@ -83,7 +83,7 @@ def _take_classes(root: Path, folder: Path, split: str, found: Found) -> None:
     _take_loose(root, folder, found, only_pictures=bool(folders))
 
 
-def _take_all(root: Path, folder: Path, name: str, split: str, found: Found) -> None:
+def _take_all(root: Path, folder: Path, name: str, split: str, found: FoundImages) -> None:
     """Every file below a folder, but those that plainly are something else by their extension."""
     for entry in _walk(folder, (), root, found):
         path = _relative(root, entry)
@@ -93,7 +93,7 @@ def _take_all(root: Path, folder: Path, name: str, split: str, found: Found) -> 
             found.pictures.append((path, name, split))
 
 
-def _take_loose(root: Path, folder: Path, found: Found, *, only_pictures: bool) -> None:
+def _take_loose(root: Path, folder: Path, found: FoundImages, *, only_pictures: bool) -> None:
     """Files right in `folder`, unlabelled. Beside other folders only those that are called like pictures are taken."""
     for entry in _entries(folder, root, found):
         suffix, path = Path(entry.name).suffix.lower(), _relative(root, entry.path)
@@ -107,7 +107,7 @@ def _take_loose(root: Path, folder: Path, found: Found, *, only_pictures: bool) 
             found.pictures.append((path, "", ""))
 
 
-def _walk(folder: Path | str, above: tuple[tuple[int, int], ...], root: Path, found: Found) -> Iterator[str]:
+def _walk(folder: Path | str, above: tuple[tuple[int, int], ...], root: Path, found: FoundImages) -> Iterator[str]:
     """Files below a folder. Links are followed, but not into a folder that we are in already."""
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
@@ -122,7 +122,7 @@ def _walk(folder: Path | str, above: tuple[tuple[int, int], ...], root: Path, fo
             found.rejected.append((_relative(root, entry.path), "not_a_file"))
 
 
-def _entries(folder: Path | str, root: Path, found: Found) -> list[os.DirEntry[str]]:
+def _entries(folder: Path | str, root: Path, found: FoundImages) -> list[os.DirEntry[str]]:
     """What a folder holds, by name, less what the system put there; a locked folder is named and passed over."""
     try:
         with os.scandir(folder) as entries:
@@ -143,16 +143,16 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 def folders_in(folder: Path) -> list[Path]:
     """The folders right in a folder, by name."""
-    nowhere = Found()
+    nowhere = FoundImages()
     return [Path(entry.path) for entry in _entries(folder, folder, nowhere) if _is_dir(entry)]
 
 
 def files_in(folder: Path) -> list[Path]:
     """The files right in a folder, by name."""
-    return [Path(entry.path) for entry in _entries(folder, folder, Found()) if _is_file(entry)]
+    return [Path(entry.path) for entry in _entries(folder, folder, FoundImages()) if _is_file(entry)]
 
 
-def unwrap(root: Path, folder: Path, found: Found, *, quiet: bool = False) -> Path:
+def unwrap(root: Path, folder: Path, found: FoundImages, *, quiet: bool = False) -> Path:
     """Go down while a folder holds nothing but one folder of folders, as unpacked archives do."""
     here, seen = folder, set()
     while here.resolve() not in seen:
@@ -191,7 +191,7 @@ def nearest(place: Path) -> str:
     """The near name beside the missing one; where the folder above is missing too, the last one that exists."""
     above = place.parent
     if above.is_dir():
-        near = near_names(place.name, [entry.name for entry in _entries(above, above, Found())])
+        near = near_names(place.name, [entry.name for entry in _entries(above, above, FoundImages())])
         return near or f"Check the spelling; it was looked for in {above.absolute()}."
     there = next(folder for folder in above.absolute().parents if folder.is_dir())
     return f"Check the spelling: {there} exists, {above} does not."

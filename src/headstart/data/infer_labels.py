@@ -12,7 +12,7 @@ called like mere pictures (images1, images2), they are none.
 Sample submissions and tables of the test side are never taken for labels, and where two tables fit none is taken. What is
 recognised comes with a sentence that says so, and how to say otherwise. Costs a walk over the folder and the reading of
 its tables (0.6 s for 37,500 files, 1.1 s with a table of 25,000 rows). Not for data whose layout you know: say it with
-`Source`.
+`DataSource`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from headstart.data.dataset import (
     PICTURES,
     TABLES,
     Dataset,
-    Found,
+    FoundImages,
     counted,
     first,
     is_plain_name,
@@ -55,7 +55,7 @@ from headstart.data.tables import (
     LABEL_COLUMNS,
     SPLIT_COLUMNS,
     Columns,
-    Row,
+    LabelRow,
     choose_columns,
     one_hot,
     read_cells,
@@ -75,7 +75,7 @@ _TRIED = 300  # rows that are looked up to find the column of paths
 
 @dataclass(frozen=True)
 class Layout:
-    """What a folder was recognised as. The fields up to `path_column` are those of the `Source` that says the same."""
+    """What a folder was recognised as. The fields up to `path_column` are those of the `DataSource` that says the same."""
 
     place: Path
     """The folder."""
@@ -102,7 +102,7 @@ def open_recognised(folder: Path, *, group_column: str = "") -> tuple[Layout, Da
 
     The column `group_column` of a table is not taken for labels.
     """
-    look = _Look(folder, stop=True, group_column=group_column)
+    look = _FolderListing(folder, stop=True, group_column=group_column)
     if look.has_class_folders or not look.found.pictures:
         return None
     tables = _metadata(look, "", "") or _table_beside(look)
@@ -131,7 +131,7 @@ def open_with_columns(folder: Path, *, path_column: str, label_column: str, grou
 
     Raises `NoPictures`, and `BadLabels` if there is no such table, or several.
     """
-    look = _Look(folder, group_column=group_column)
+    look = _FolderListing(folder, group_column=group_column)
     tables = _metadata(look, path_column, label_column) or _table_beside(look, path_column, label_column)
     if tables is None:
         raise _no_table(look, path_column, label_column)
@@ -145,7 +145,7 @@ def groups_beside(folder: Path, paths: Sequence[str], *, path_column: str, group
 
     Equal values in several tables are one group. Raises `BadLabels` if no table has the column, or names an image.
     """
-    look, names = _Look(folder), Names(paths)
+    look, names = _FolderListing(folder), Names(paths)
     having: list[str] = []
     groups: dict[str, str] = {}
     for path in dict.fromkeys([*look.metadata(), *look.at_top]):
@@ -186,7 +186,7 @@ def _groups_in(
 
 def top_of(folder: Path) -> Path:
     """The folder in which class folders or tables lie: it, or what an archive wraps all in."""
-    top = unwrap(folder, folder, Found(), quiet=True)
+    top = unwrap(folder, folder, FoundImages(), quiet=True)
     inner, files = folders_in(top), files_in(top)
     if len(inner) == 1 and not any(_is_table(f.name) or f.suffix.lower() in PICTURES for f in files):
         return inner[0] if any(_is_table(f.name) for f in files_in(inner[0])) else top
@@ -197,7 +197,7 @@ def _is_class_name(name: str) -> bool:
     return bool(name) and not (split_name(name) or is_plain_name(name) or is_unlabelled_name(name))
 
 
-class _Look:
+class _FolderListing:
     """The files of a folder: pictures, tables, and how the paths of the former begin."""
 
     def __init__(self, folder: Path, *, stop: bool = False, group_column: str = "") -> None:
@@ -206,7 +206,7 @@ class _Look:
         self.group_column = group_column
         top = top_of(folder)
         self.top = "" if top == folder else f"{top.relative_to(folder).as_posix()}/"
-        self.found = Found()
+        self.found = FoundImages()
         self.has_class_folders = stop and self._meets_class_folder()
         if not stop:
             self.found = every_picture(folder)
@@ -265,7 +265,7 @@ def _is_table(path: str) -> bool:
     return path.lower().endswith((*TABLES, ".jsonl"))
 
 
-def _side_by_side(look: _Look) -> dict[str, int]:
+def _side_by_side(look: _FolderListing) -> dict[str, int]:
     """{folder: pictures} of two folders or more that hold all pictures and can be classes; {} if there are none such.
 
     They lie at the top, or in split folders, where a test side may be without them.
@@ -297,16 +297,16 @@ class _Tables:
     paths: tuple[Path, ...]
     path_column: str
     label_column: str
-    kept: dict[str, Row]
+    kept: dict[str, LabelRow]
     rejected: dict[str, str]
     besides: tuple[str, str] = ("", "")
     """What they hold besides, for `Dataset.unused` and `Dataset.proposal`."""
 
 
-def _metadata(look: _Look, path_column: str, label_column: str) -> _Tables | None:
+def _metadata(look: _FolderListing, path_column: str, label_column: str) -> _Tables | None:
     """The tables of a Hugging Face image folder, None if there are none with labels for pictures."""
     read: list[Path] = []
-    kept: dict[str, Row] = {}
+    kept: dict[str, LabelRow] = {}
     rejected: dict[str, str] = {}
     columns: list[str] = []
     besides = ("", "")
@@ -339,7 +339,7 @@ def _read(table: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _columns(
-    look: _Look, table: Path, header: Sequence[str], cells: Sequence[list[str]], path: str, label: str
+    look: _FolderListing, table: Path, header: Sequence[str], cells: Sequence[list[str]], path: str, label: str
 ) -> Columns:
     """Which column holds what, with the groups where they are asked for."""
     group = look.group_column if look.group_column in header else None
@@ -347,8 +347,8 @@ def _columns(
 
 
 def _rows(
-    look: _Look, table: Path, header: Sequence[str], cells: Sequence[list[str]], path: str, label: str
-) -> tuple[list[Row], tuple[str, str]]:
+    look: _FolderListing, table: Path, header: Sequence[str], cells: Sequence[list[str]], path: str, label: str
+) -> tuple[list[LabelRow], tuple[str, str]]:
     """The rows, and what the table holds besides; nothing of a table that cannot be taken up."""
     try:
         columns = _columns(look, table, header, cells, path, label)
@@ -359,7 +359,7 @@ def _rows(
     return rows, about_columns(table.name, header, cells, columns, [row.label for row in rows])
 
 
-def _table_beside(look: _Look, path_column: str = "", label_column: str = "") -> _Tables | None:
+def _table_beside(look: _FolderListing, path_column: str = "", label_column: str = "") -> _Tables | None:
     """The one table that names the pictures, None if there is none, or more than one."""
     fitting = [fit for path in look.tables() if (fit := _fit(look, path, path_column, label_column)) is not None]
     if len(fitting) > 1:
@@ -368,7 +368,7 @@ def _table_beside(look: _Look, path_column: str = "", label_column: str = "") ->
     return fitting[0] if len(fitting) == 1 else None
 
 
-def _fit(look: _Look, path: str, path_column: str, label_column: str) -> _Tables | None:
+def _fit(look: _FolderListing, path: str, path_column: str, label_column: str) -> _Tables | None:
     """What a table says of the pictures, None if it is not about them, or about the test side only."""
     table = look.folder / path
     header, cells = _read(table)
@@ -398,7 +398,7 @@ def _naming_column(header: Sequence[str], cells: Sequence[list[str]], names: Nam
 
 
 def _label_column(
-    look: _Look, header: Sequence[str], cells: Sequence[list[str]], path_column: str, label_column: str
+    look: _FolderListing, header: Sequence[str], cells: Sequence[list[str]], path_column: str, label_column: str
 ) -> str | None:
     """The column of labels, '' if each class has one, None if none can be told from the others by its name."""
     if label_column or one_hot(header, cells, aside=look.group_column):
@@ -412,7 +412,7 @@ def _label_column(
     return (known or free)[0]
 
 
-def _covers(hits: set[str], look: _Look) -> bool:
+def _covers(hits: set[str], look: _FolderListing) -> bool:
     """Whether they are nearly all pictures of the folders that they lie in, less those that are to be predicted.
 
     The pictures of the test side alone do not count.
@@ -424,7 +424,7 @@ def _covers(hits: set[str], look: _Look) -> bool:
     return len(hits) >= SHARE * len(there) or len(hits) >= SHARE * len(there - (look.to_predict - hits))
 
 
-def _are_classes(rows: Sequence[Row]) -> bool:
+def _are_classes(rows: Sequence[LabelRow]) -> bool:
     """Whether the labels come again and again, as names of classes do and captions or measurements do not."""
     counts = Counter(row.label for row in rows if row.label)
     return len(counts) > 1 and counts.total() >= 2 * len(counts)
@@ -433,7 +433,7 @@ def _are_classes(rows: Sequence[Row]) -> bool:
 # Words
 
 
-def _described(look: _Look, tables: _Tables) -> tuple[Layout, Dataset]:
+def _described(look: _FolderListing, tables: _Tables) -> tuple[Layout, Dataset]:
     dataset = label_folder(look.folder, look.found, tables.kept, tables.rejected)
     dataset = replace(dataset, unused=tables.besides[0], proposal=tables.besides[1])
     names = first([repr(table.relative_to(look.folder).as_posix()) for table in tables.paths])
@@ -460,7 +460,9 @@ def _example(dataset: Dataset) -> str:
     return next(path for i, path in enumerate(dataset.paths) if dataset.labels[i] >= 0)
 
 
-def _no_table(look: _Look, *columns: str, option: str = "--label-from takes labels from file names") -> BadLabels:
+def _no_table(
+    look: _FolderListing, *columns: str, option: str = "--label-from takes labels from file names"
+) -> BadLabels:
     wanted = " and ".join(repr(name) for name in columns if name)
     there = look.metadata() or look.tables()
     headers = {path: _read(look.folder / path)[0] for path in there}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from headstart.data.dataset import (
     Dataset,
-    Found,
+    FoundImages,
     dataset_of,
     decided,
     first,
@@ -24,7 +24,7 @@ from headstart.data.dataset import (
     split_name,
 )
 from headstart.data.image_folder import every_picture, no_pictures
-from headstart.data.tables import Row
+from headstart.data.tables import LabelRow
 from headstart.errors import BadLabels, BadSplit
 from headstart.io.progress import log
 
@@ -74,7 +74,7 @@ def pick(found: Sequence[str], side: str) -> list[str]:
 # Tables
 
 
-def open_table(table: Path, rows: list[Row]) -> Dataset:
+def open_table(table: Path, rows: list[LabelRow]) -> Dataset:
     """The pictures that the rows of a table name. Raises `BadLabels`, `BadSplit`.
 
     Paths are relative to the folder of the table. Only if none of them leads to a file are the names looked for in the
@@ -97,11 +97,11 @@ def open_table(table: Path, rows: list[Row]) -> Dataset:
     taken = [kept[path] for path in sorted(kept) if path not in rejected]
     if not taken:
         raise no_pictures(root, sorted(rejected.items()))
-    found = Found([(row.path, row.label, row.split) for row in taken], classes, sorted(rejected.items()))
+    found = FoundImages([(row.path, row.label, row.split) for row in taken], classes, sorted(rejected.items()))
     return dataset_of(root, found, [row.group for row in taken])
 
 
-def one_picture(table: Path, row: Row, names: Names, base: str = "", side: str = "") -> str | None:
+def one_picture(table: Path, row: LabelRow, names: Names, base: str = "", side: str = "") -> str | None:
     """The picture that a row names, None if there is none. Raises `BadLabels` if it could be several."""
     found = pick(names.find(row.path, base), side or side_of_path(f"{table.stem.casefold()}/"))
     if len(found) > 1:
@@ -113,10 +113,10 @@ def one_picture(table: Path, row: Row, names: Names, base: str = "", side: str =
 
 
 def merged(
-    table: Path, rows: Sequence[Row], find: Callable[[Row], str | None]
-) -> tuple[dict[str, Row], dict[str, str]]:
+    table: Path, rows: Sequence[LabelRow], find: Callable[[LabelRow], str | None]
+) -> tuple[dict[str, LabelRow], dict[str, str]]:
     """{path: row} with the rows of one picture made one, and {path or cell: reason} of what cannot be taken up."""
-    kept: dict[str, Row] = {}
+    kept: dict[str, LabelRow] = {}
     rejected: dict[str, str] = {}
     for n, (row, split) in enumerate(zip(rows, _splits_of(table, rows), strict=True), 1):
         path = find(row)
@@ -134,7 +134,7 @@ def merged(
     return kept, rejected
 
 
-def label_folder(root: Path, found: Found, kept: dict[str, Row], rejected: dict[str, str]) -> Dataset:
+def label_folder(root: Path, found: FoundImages, kept: dict[str, LabelRow], rejected: dict[str, str]) -> Dataset:
     """All pictures of a folder; those that rows name have their labels, and the others none.
 
     The split is that of the rows, or what the folders are called (see `decided`).
@@ -145,7 +145,9 @@ def label_folder(root: Path, found: Found, kept: dict[str, Row], rejected: dict[
         sided = [(path, name, kept[path].split if path in kept else "") for path, name in pictures]
     else:
         sided = decided([(path, name, side_of_path(path)) for path, name in pictures])
-    everything = Found(sided, {row.label for row in kept.values() if row.label}, [*found.rejected, *rejected.items()])
+    everything = FoundImages(
+        sided, {row.label for row in kept.values() if row.label}, [*found.rejected, *rejected.items()]
+    )
     return dataset_of(root, everything, [kept[path].group if path in kept else "" for path, _, _ in sided])
 
 
@@ -165,7 +167,7 @@ def _existing(root: Path, name: str) -> str | None:
     return None
 
 
-def _splits_of(table: Path, rows: Sequence[Row]) -> list[str]:
+def _splits_of(table: Path, rows: Sequence[LabelRow]) -> list[str]:
     """The split of each row. A column without one known name (folds 0..4, say) is not about our split."""
     names = {row.split: split_name(row.split) for row in rows}
     known = {text for text, name in names.items() if name}
@@ -247,12 +249,12 @@ def open_by_pattern(root: Path, pattern: str) -> Dataset:
     return label_by_pattern(root, found, pattern)
 
 
-def label_by_pattern(root: Path, found: Found, pattern: str, *, quiet: bool = False) -> Dataset:
+def label_by_pattern(root: Path, found: FoundImages, pattern: str, *, quiet: bool = False) -> Dataset:
     """These pictures with the labels that stand in their file names; the split is what the folders say, see `decided`."""
     paths = [path for path, _, _ in found.pictures]
     labels = labels_from_names(root, paths, pattern, quiet=quiet)
     pictures = decided([(path, label, side_of_path(path)) for path, label in zip(paths, labels, strict=True)])
-    return dataset_of(root, Found(pictures, set(labels) - {""}, found.rejected))
+    return dataset_of(root, FoundImages(pictures, set(labels) - {""}, found.rejected))
 
 
 # Labels at the beginning of file names, found out

@@ -42,8 +42,8 @@ from headstart.data.duplicates import exact_groups, group_pairs, merge_groups
 from headstart.data.neighbours import neighbours
 from headstart.errors import UnreadableImage
 from headstart.images.decode import decode
-from headstart.images.sources import Source, as_rgb
-from headstart.images.validate import Facts, cores
+from headstart.images.sources import ImageSource, as_rgb
+from headstart.images.validate import ImageInfo, cores
 from headstart.images.validate_worker import GREYS_SIDE
 from headstart.io.progress import bar, log
 
@@ -76,7 +76,9 @@ BATCH = 128
 """Pairs that are compared at a time: more of them no longer fit the processor's cache."""
 
 
-def find_copies(sources: Sequence[Source], facts: Sequence[Facts], labels_N: np.ndarray | None = None) -> Copies:
+def find_copies(
+    sources: Sequence[ImageSource], facts: Sequence[ImageInfo], labels_N: np.ndarray | None = None
+) -> Copies:
     """The copies among N images, `sources` in the order of `facts`; `labels_N` int64, -1 = unknown, are a check only.
 
     Identical files are copies without a look; an image that cannot be read again is in no other pair. The same images
@@ -108,7 +110,7 @@ def find_copies(sources: Sequence[Source], facts: Sequence[Facts], labels_N: np.
 
 
 def _same_pixels(
-    pairs_M2: np.ndarray, difference_M: np.ndarray, sources: Sequence[Source], facts: Sequence[Facts]
+    pairs_M2: np.ndarray, difference_M: np.ndarray, sources: Sequence[ImageSource], facts: Sequence[ImageInfo]
 ) -> np.ndarray:
     """bool (M,): which of the pairs have the same pixels; they are read again for it where that is possible at all."""
     sizes = [(fact.width, fact.height) for fact in facts]
@@ -119,7 +121,7 @@ def _same_pixels(
 class _CopySearch:
     """The search among n different files; `pairs_M3` are two places, and whether the second image is mirrored."""
 
-    def __init__(self, sources: Sequence[Source], greys: np.ndarray) -> None:
+    def __init__(self, sources: Sequence[ImageSource], greys: np.ndarray) -> None:
         self.sources, self.greys = sources, greys
         self.placed: dict[tuple[int, int], tuple[float, bool, np.ndarray]] = {}
         """Pairs that were compared closely: the score, whether mirrored, where the second was read."""
@@ -297,7 +299,7 @@ def propose(greys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found, scale_M[order][first]
 
 
-def small_greys(facts: Sequence[Facts]) -> np.ndarray:
+def small_greys(facts: Sequence[ImageInfo]) -> np.ndarray:
     """uint8 (n, 16, 16): what each image looks like from afar, as it was noted when it was validated; black if unreadable."""
     side = GREYS_SIDE
     rows = [base64.b64decode(fact.greys) or bytes(side * side) for fact in facts]
@@ -344,7 +346,7 @@ def _in_common(rows: np.ndarray) -> np.ndarray:
 
 
 def thumbnail(
-    source: Source, side: int, mode: str = "L", *, at_least: int = 0, table: Sequence[int] = ()
+    source: ImageSource, side: int, mode: str = "L", *, at_least: int = 0, table: Sequence[int] = ()
 ) -> np.ndarray | None:
     """uint8 (side, side) greys or (side, side, 3) colours, squashed into a square; None if the image cannot be read.
 
@@ -423,7 +425,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-6)
 
 
-def _equal(first: Source, second: Source) -> bool:
+def _equal(first: ImageSource, second: ImageSource) -> bool:
     """Whether two images have the same pixels."""
     try:
         a, b = (decode(s.read_bytes()) if isinstance(s, Path) else as_rgb(s) for s in (first, second))

@@ -11,7 +11,7 @@ warm disk) and some 300 bytes a picture.
     DATA.zip, DATA.tar.gz ...               an archive of one of these (`data.archives.unpacking`)
     shards of pictures                      parquet with their bytes, WebDataset (`data.shards.writing`)
 
-What needs more words than a path is a `Source` (`data.data_source`).
+What needs more words than a path is a `DataSource` (`data.data_source`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.data.data_source import Source, as_source
+from headstart.data.data_source import DataSource, as_source
 from headstart.data.dataset import (
     OTHERS,
     PICTURES,
@@ -40,8 +40,8 @@ __all__ = [
     "OTHERS",
     "PICTURES",
     "SPLITS",
+    "DataSource",
     "Dataset",
-    "Source",
     "as_source",
     "fingerprint",
     "hash_rows",
@@ -53,7 +53,7 @@ __all__ = [
 
 
 def open_dataset(
-    data: Path | str | Source,
+    data: Path | str | DataSource,
     *,
     path_column: str | None = None,
     label_column: str | None = None,
@@ -61,13 +61,13 @@ def open_dataset(
     group_column: str | None = None,
     group_from: str | None = None,
 ) -> Dataset:
-    """Take up pictures from wherever they are, with their labels; see `Source` for what the other arguments say.
+    """Take up pictures from wherever they are, with their labels; see `DataSource` for what the other arguments say.
 
     Pictures come sorted by path, whatever the order on disk. Raises `MissingData` (nothing there), `NoPictures`,
     `BadLabels` (mixed layouts, unclear columns, rows without files), `BadSplit` (unknown split names), `BadArchive`.
     """
     source = as_source(data)
-    return Source(
+    return DataSource(
         source.place,
         label_from=source.label_from if label_from is None else label_from,
         label_column=source.label_column if label_column is None else label_column,

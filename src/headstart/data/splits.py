@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.data.corrections import Fixes, given_and_left_out
+from headstart.data.corrections import Corrections, given_and_left_out
 from headstart.data.deal import Deal, Group, deal_out, tolerated
 from headstart.data.duplicates import group_pairs, merge_groups
 from headstart.data.open_dataset import SPLITS, Dataset, hash_rows, split_name
@@ -149,7 +149,7 @@ def write_split(path: Path, dataset: Dataset, sha256s: Sequence[str]) -> None:
     write_csv(path, SPLIT_HEADER, rows)
 
 
-def read_split(path: Path, dataset: Dataset, fixes: Fixes | None = None) -> Dataset:
+def read_split(path: Path, dataset: Dataset, fixes: Corrections | None = None) -> Dataset:
     """The data set with the split (and the groups, where there is such a column) of a split.csv.
 
     Pictures that it does not list get '' and a group of their own. With `fixes`, that are applied to the data set
@@ -356,7 +356,7 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
     return [dict(zip(header, line, strict=True)) for line in lines[1:]]
 
 
-def _corrected(path: Path, rows: list[dict[str, str]], dataset: Dataset, fixes: Fixes) -> list[dict[str, str]]:
+def _corrected(path: Path, rows: list[dict[str, str]], dataset: Dataset, fixes: Corrections) -> list[dict[str, str]]:
     """The rows of a split that was made before the corrections, with their labels and without what they leave out."""
     left_out = {fix.path for fix in fixes.rows if fix.drop}
     given = {fix.path: fix for fix in fixes.rows if fix.new_label}

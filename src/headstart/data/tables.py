@@ -41,7 +41,7 @@ GROUP_COLUMNS = ("group", "group_id", "groups")
 
 
 @dataclass(frozen=True)
-class Row:
+class LabelRow:
     """One row of a table of labels; an empty `label`, `split` or `group` means unknown."""
 
     path: str
@@ -71,7 +71,7 @@ def rows_of(
     label_column: str | None = None,
     group_column: str | None = None,
     unlabelled: bool = False,
-) -> list[Row]:
+) -> list[LabelRow]:
     """The rows that `read_cells` read, in file order. Raises `BadLabels`, see `choose_columns` for the parameters."""
     columns = choose_columns(
         table,
@@ -110,7 +110,7 @@ def choose_columns(
     return columns if columns.label else replace(columns, classes=tuple(hot))
 
 
-def rows_by(table: Path, header: Sequence[str], cells: Sequence[list[str]], columns: Columns) -> list[Row]:
+def rows_by(table: Path, header: Sequence[str], cells: Sequence[list[str]], columns: Columns) -> list[LabelRow]:
     """The rows that `read_cells` read, by these columns. Raises `BadLabels` for labels in no known encoding."""
     by_name = dict(zip(header, cells, strict=True))
     hot = columns.classes
@@ -120,7 +120,8 @@ def rows_by(table: Path, header: Sequence[str], cells: Sequence[list[str]], colu
     labels = by_name[columns.label] if columns.label else _hot_labels(hot, [by_name[name] for name in hot]) or empty
     found = [by_name[name] if name else empty for name in (columns.path, columns.split, columns.group)]
     return [
-        Row(path, label.strip(), split, group.strip()) for path, split, group, label in zip(*found, labels, strict=True)
+        LabelRow(path, label.strip(), split, group.strip())
+        for path, split, group, label in zip(*found, labels, strict=True)
     ]
 
 
@@ -218,7 +219,7 @@ def guess_columns(
         missing = "label" if path else "path"
         raise BadLabels(
             f"{table}: no column looks like the {missing} column; its columns are {_listed(header)}.",
-            hint=f"Say which one holds it with --{missing}-column (in Python, Source(..., {missing}_column=...)), or "
+            hint=f"Say which one holds it with --{missing}-column (in Python, DataSource(..., {missing}_column=...)), or "
             "rename it.",
         )
     return Columns(path, label, split, group)

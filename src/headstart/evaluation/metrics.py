@@ -1,4 +1,4 @@
-"""Every figure about a classifier on labelled pictures, each with an interval: `judge` scores, get `Metrics`.
+"""Every figure about a classifier on labelled pictures, each with an interval: `compute_metrics` scores, get `Metrics`.
 
 Names and meanings are scikit-learn's. One pass makes them all: 1,078 pictures and 6 classes take about 0.05 s
 with 1,000 resamples, 50,000 pictures and 100 classes about 10 s, in memory of a few times the scores. Do not use the
@@ -54,7 +54,7 @@ LEAST = float(np.finfo(np.float64).eps)  # scikit-learn's floor for the probabil
 
 @dataclass(frozen=True, eq=False)
 class Metrics:
-    """What `judge` found. `metrics["accuracy"]` is `metrics.overall["accuracy"]`.
+    """What `compute_metrics` found. `metrics["accuracy"]` is `metrics.overall["accuracy"]`.
 
     `overall` holds estimates by name; `per_class` the same for each class (precision, recall, specificity, f1,
     roc_auc); `confusion` is int64 (K, K), rows the true class and columns the predicted one; `n` labelled pictures were
@@ -125,7 +125,7 @@ class Metrics:
         return math.inf if f1.undefined else f1.value
 
 
-def judge(
+def compute_metrics(
     scores_NK: np.ndarray,
     labels_N: np.ndarray,
     classes: Sequence[str],

@@ -43,7 +43,7 @@ from headstart.errors import RecipeError, UnreadableImage, near_names
 from headstart.images.augment_policies import OPERATIONS, augmix, rand, trivial
 from headstart.images.decode import decode
 from headstart.images.preprocess import INTERPOLATIONS, Preprocess
-from headstart.images.sources import Source, as_rgb
+from headstart.images.sources import ImageSource, as_rgb
 
 FILLS = ("nearest", "reflect", "constant")
 POLICIES = ("trivial", "rand", "augmix")
@@ -211,7 +211,7 @@ def decode_size(spec: Preprocess, augment: Augment) -> tuple[int, int]:
     return (side, side)
 
 
-def read_picture(source: Source, sha256: str, at_least: tuple[int, int] | None = None) -> Image.Image:
+def read_picture(source: ImageSource, sha256: str, at_least: tuple[int, int] | None = None) -> Image.Image:
     """An upright RGB picture from a file, or from one in memory; `at_least` is as for `decode`.
 
     A file that cannot be read, or whose bytes are no longer those of `sha256`, raises `UnreadableImage`.
@@ -230,7 +230,7 @@ def read_picture(source: Source, sha256: str, at_least: tuple[int, int] | None =
 
 
 def read_views(
-    source: Source, sha256: str, spec: Preprocess, augment: Augment, seed: int, numbers: Sequence[int]
+    source: ImageSource, sha256: str, spec: Preprocess, augment: Augment, seed: int, numbers: Sequence[int]
 ) -> np.ndarray:
     """uint8 (V, image_size, image_size, 3): several views of one picture, which is decoded once.
 

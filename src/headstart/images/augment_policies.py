@@ -17,11 +17,11 @@ from types import MappingProxyType
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-Colour = tuple[int, int, int]
-Operation = Callable[[Image.Image, float, Colour], Image.Image]
+FillColour = tuple[int, int, int]
+Operation = Callable[[Image.Image, float, FillColour], Image.Image]
 
 
-def _affine_operation(picture: Image.Image, data: tuple[float, ...], blank: Colour) -> Image.Image:
+def _affine_operation(picture: Image.Image, data: tuple[float, ...], blank: FillColour) -> Image.Image:
     size, how = picture.size, Image.Resampling.BILINEAR
     return picture.transform(size, Image.Transform.AFFINE, data, how, fillcolor=blank)
 
@@ -83,7 +83,7 @@ def _operated(
     strength: float,
     reach: _Reach,
     rng: np.random.Generator,
-    blank: Colour,
+    blank: FillColour,
 ) -> Image.Image:
     """One operation out of `names`, in a random direction."""
     name = names[int(rng.integers(len(names)))]
@@ -91,7 +91,7 @@ def _operated(
     return OPERATIONS[name](picture, reach.magnitude(name, strength, sign, picture.width), blank)
 
 
-def trivial(picture: Image.Image, rng: np.random.Generator, blank: Colour) -> Image.Image:
+def trivial(picture: Image.Image, rng: np.random.Generator, blank: FillColour) -> Image.Image:
     """TrivialAugment, wide: one operation at one of 31 strengths, both uniform.
 
     Müller and Hutter 2021 (arXiv 2103.10158), section 3, and its wide augmentation space.
@@ -99,7 +99,7 @@ def trivial(picture: Image.Image, rng: np.random.Generator, blank: Colour) -> Im
     return _operated(picture, _NAMES, rng.integers(31) / 30, _WIDE, rng, blank)
 
 
-def rand(picture: Image.Image, n: int, magnitude: int, rng: np.random.Generator, blank: Colour) -> Image.Image:
+def rand(picture: Image.Image, n: int, magnitude: int, rng: np.random.Generator, blank: FillColour) -> Image.Image:
     """RandAugment: n operations one after another, all at strength magnitude / 30.
 
     Cubuk et al. 2020 (arXiv 1909.13719), section 3; the scale of 0 to 30 and the reaches are those of torchvision.
@@ -109,7 +109,7 @@ def rand(picture: Image.Image, n: int, magnitude: int, rng: np.random.Generator,
     return picture
 
 
-def augmix(picture: Image.Image, rng: np.random.Generator, blank: Colour) -> Image.Image:
+def augmix(picture: Image.Image, rng: np.random.Generator, blank: FillColour) -> Image.Image:
     """AugMix: the picture blended with a mixture of three chains of one to three mild operations (severity 3 of 10).
 
     Hendrycks et al. 2020 (arXiv 1912.02781), section 3 and algorithm 1, without the Jensen-Shannon term of the loss.

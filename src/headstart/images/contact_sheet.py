@@ -23,10 +23,10 @@ _PAPER, _INK = (255, 255, 255), (40, 40, 40)
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def grid(pictures_NSS3: np.ndarray, labels: Sequence[str], columns: int = 8) -> Image.Image:
+def contact_sheet(pictures_NSS3: np.ndarray, labels: Sequence[str], columns: int = 8) -> Image.Image:
     """An RGB image of pictures uint8 (N, S, S, 3), row by row, with `labels` (N) below them, shortened to fit.
 
-    >>> grid(np.zeros((3, 100, 100, 3), np.uint8), ["cat", "dog", "Katze"], columns=2).size
+    >>> contact_sheet(np.zeros((3, 100, 100, 3), np.uint8), ["cat", "dog", "Katze"], columns=2).size
     (218, 250)
 
     Raises `ValueError` if there are no pictures, or not as many labels.

@@ -4,7 +4,8 @@ Training, serving and export all decode here, because two decoders differ by mor
 500 x 375 JPEG takes about 0.9 ms at 180 px: JPEGs are decoded at the smallest of their built-in scales (1, 1/2, 1/4,
 1/8) that is at least as large as asked (libjpeg's scaled inverse DCT, which Pillow calls draft). Other formats have no
 such scales and come in full size, 4 bytes a pixel. The interpreter lock is released while pixels are decoded, so
-threads scale. Do not use it on files from strangers before `validate.screen` has: there, a crash costs a child process.
+threads scale. Do not use it on files from strangers before `validate.validate_images` has: there, a crash costs a
+child process.
 
 Pillow warns about oddities that are no reason for a person to act (broken EXIF, odd TIFF tags). The first call adds one
 filter to Python's `warnings` that leaves out warnings issued inside ``PIL``; that is the one global setting touched.
@@ -23,7 +24,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from headstart.errors import UnreadableImage
-from headstart.images.headers import MAX_PIXELS, Header, jpeg_structure, probe
+from headstart.images.headers import MAX_PIXELS, ImageHeader, jpeg_structure, probe
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,7 +45,7 @@ class Picture:
     """A decoded picture and what it was in the file: `mode` before conversion, `orientation` (EXIF, 1 to 8)."""
 
     image: Image.Image
-    header: Header
+    header: ImageHeader
     mode: str
     orientation: int
 
@@ -83,7 +84,7 @@ def read(data: bytes | BinaryIO, at_least: tuple[int, int] | None = None) -> Pic
     if warnings.filters[:1] != [_NO_PILLOW_WARNINGS]:
         warnings.filterwarnings("ignore", module=_NO_PILLOW_WARNINGS[3].pattern)
     file = io.BytesIO(data) if isinstance(data, bytes) else data
-    header = Header("picture", 0, 0)
+    header = ImageHeader("picture", 0, 0)
     try:
         header = probe(file)
         try:
@@ -113,11 +114,11 @@ def upright(image: Image.Image) -> Image.Image:
     except UnreadableImage:
         raise
     except Exception as error:  # as in `read`
-        raise _refusal(Header(image.format or "image", image.width, image.height), error) from error
+        raise _refusal(ImageHeader(image.format or "image", image.width, image.height), error) from error
     return rgb if orientation == 1 else rgb.transpose(_TURNS[orientation])
 
 
-def _decoded(file: BinaryIO, header: Header, at_least: tuple[int, int] | None) -> Picture:
+def _decoded(file: BinaryIO, header: ImageHeader, at_least: tuple[int, int] | None) -> Picture:
     _import_plugin(header.format)
     image: Image.Image = Image.open(file, formats=(header.format,))
     stated = (header.width, header.height)
@@ -245,7 +246,7 @@ def _with_end(file: BinaryIO) -> bytes | None:
     return data + b"\xff\xd9" if len(pixels) == 1 else None
 
 
-def _refusal(header: Header, error: Exception) -> UnreadableImage:
+def _refusal(header: ImageHeader, error: Exception) -> UnreadableImage:
     """The error to raise for what a decoder raised."""
     said = str(error)
     if isinstance(error, MemoryError):

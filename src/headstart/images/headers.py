@@ -67,7 +67,7 @@ _WINDOW = 1 << 18  # bytes read at a time where a whole stream has to be walked
 
 
 @dataclass(frozen=True)
-class Header:
+class ImageHeader:
     """What the header states: `format` is one of `FORMATS`; sizes in pixels as stored, before any EXIF rotation."""
 
     format: str
@@ -86,7 +86,7 @@ class JpegStructure:
     data_at: int
 
 
-def probe(file: BinaryIO) -> Header:
+def probe(file: BinaryIO) -> ImageHeader:
     """Read the header and block structure of a picture from its start; leaves the file anywhere.
 
     Raises `UnreadableImage`, whose `reason` is a key of `REASONS`, for whatever is no picture or goes beyond a cap.
@@ -148,7 +148,7 @@ def jpeg_structure(file: BinaryIO, size: int) -> JpegStructure:
     return JpegStructure(width, height, sequential and piece[4:5] == bytes([components]), at + 2 + length)
 
 
-def _jpeg(file: BinaryIO, size: int) -> Header:
+def _jpeg(file: BinaryIO, size: int) -> ImageHeader:
     structure = jpeg_structure(file, size)
     header = _within("JPEG", structure.width, structure.height)
     if not structure.one_scan:
@@ -193,7 +193,7 @@ def _scans(file: BinaryIO, at: int) -> int:
     return scans
 
 
-def _png(file: BinaryIO, size: int) -> Header:
+def _png(file: BinaryIO, size: int) -> ImageHeader:
     file.seek(8)
     length, kind, width, height = struct.unpack(">I4sII", file.read(16))
     if kind != b"IHDR" or length != 13:
@@ -227,7 +227,7 @@ def _png(file: BinaryIO, size: int) -> Header:
         _refuse("too_many_parts", f"PNG: more than {MAX_CHUNKS:,} chunks")
     if not pixels:
         _refuse("damaged", "PNG: has no pixel data (no IDAT chunk)")
-    return Header("PNG", width, height, max(1, frames))
+    return ImageHeader("PNG", width, height, max(1, frames))
 
 
 def _refuse_bomb(kind: bytes, chunk: bytes) -> None:
@@ -246,7 +246,7 @@ def _refuse_bomb(kind: bytes, chunk: bytes) -> None:
         _refuse("text_chunk", f"PNG: its chunk {kind.decode()} inflates to more than {MAX_INFLATED_BYTES:,} bytes")
 
 
-def _gif(file: BinaryIO, size: int) -> Header:
+def _gif(file: BinaryIO, size: int) -> ImageHeader:
     file.seek(6)
     width, height, flags = struct.unpack("<HHB", file.read(5))
     _within("GIF", width, height)
@@ -273,7 +273,7 @@ def _gif(file: BinaryIO, size: int) -> Header:
             _refuse("truncated", f"GIF: the file ends inside its first frame ({size:,} bytes)")
     if frames == 0:
         _refuse("damaged", "GIF: has no frame")
-    return Header("GIF", width, height, frames)
+    return ImageHeader("GIF", width, height, frames)
 
 
 def _palette_bytes(flags: int) -> int:
@@ -321,7 +321,7 @@ class _GifBlocks:
             self.at -= 1
 
 
-def _webp(file: BinaryIO, size: int) -> Header:
+def _webp(file: BinaryIO, size: int) -> ImageHeader:
     file.seek(4)
     end = 8 + struct.unpack("<I", file.read(4))[0]
     if end > size:
@@ -350,7 +350,7 @@ def _webp(file: BinaryIO, size: int) -> Header:
         _refuse("too_many_parts", f"WEBP: more than {MAX_CHUNKS:,} chunks")
     if not width:
         _refuse("truncated", f"WEBP: the file ends before the pixel data ({size:,} bytes)")
-    return Header("WEBP", width, height, max(1, frames))
+    return ImageHeader("WEBP", width, height, max(1, frames))
 
 
 def _webp_size(kind: bytes, head: bytes) -> tuple[int, int]:
@@ -364,7 +364,7 @@ def _webp_size(kind: bytes, head: bytes) -> tuple[int, int]:
     return _refuse("damaged", f"WEBP: begins with a chunk {kind!r}")
 
 
-def _bmp(file: BinaryIO, size: int) -> Header:
+def _bmp(file: BinaryIO, size: int) -> ImageHeader:
     file.seek(10)
     data_at, header = struct.unpack("<II", file.read(8))
     if header == 12:
@@ -380,14 +380,14 @@ def _bmp(file: BinaryIO, size: int) -> Header:
         needed = data_at + (width * bits + 31) // 32 * 4 * height
         if needed > size + 3:  # some writers leave the padding of the last row out
             _refuse("truncated", f"BMP: its pixels need {needed:,} bytes and the file has {size:,}")
-    return Header("BMP", width, height)
+    return ImageHeader("BMP", width, height)
 
 
 _PPM_GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _PPM = re.compile(_PPM_GAP.join((rb"P[56]", rb"(\d{1,9})", rb"(\d{1,9})", rb"(\d{1,5})\s")))
 
 
-def _ppm(file: BinaryIO, size: int) -> Header:
+def _ppm(file: BinaryIO, size: int) -> ImageHeader:
     file.seek(0)
     found = _PPM.match(file.read(4096))
     if not found:
@@ -399,14 +399,14 @@ def _ppm(file: BinaryIO, size: int) -> Header:
     needed = found.end() + width * height * channels * (1 if highest < 256 else 2)
     if needed > size:
         _refuse("truncated", f"PPM: its pixels need {needed:,} bytes and the file has {size:,}")
-    return Header("PPM", width, height)
+    return ImageHeader("PPM", width, height)
 
 
 _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _TIFF_BIG = (256, 257, 277, 278, 322, 323)  # width, height, samples, rows a strip, tile width, tile height
 
 
-def _tiff(file: BinaryIO, size: int) -> Header:
+def _tiff(file: BinaryIO, size: int) -> ImageHeader:
     file.seek(0)
     order = "<" if file.read(2) == b"II" else ">"
     file.seek(4)
@@ -438,7 +438,7 @@ def _tiff(file: BinaryIO, size: int) -> Header:
         at = struct.unpack(order + "I", following)[0] if len(following) == 4 else 0
     if frames == 0:
         _refuse("damaged", "TIFF: has no directory")
-    return Header("TIFF", width, height, frames)
+    return ImageHeader("TIFF", width, height, frames)
 
 
 def _first_directory(file: BinaryIO, size: int, order: str, entries: bytes) -> tuple[int, int]:
@@ -484,7 +484,7 @@ def _tiff_array(file: BinaryIO, order: str, kind: int, count: int, offset: int) 
     return iter(struct.unpack(f"{order}{count}{letter}", file.read(length)))
 
 
-def _within(name: str, width: int, height: int) -> Header:
+def _within(name: str, width: int, height: int) -> ImageHeader:
     """The header of a still picture, once its size is known to be possible and within the caps."""
     if width <= 0 or height <= 0:
         _refuse("damaged", f"{name}: states a size of {width:,} x {height:,} pixels")
@@ -493,14 +493,14 @@ def _within(name: str, width: int, height: int) -> Header:
             "too_many_pixels",
             f"{name}: {width:,} x {height:,} pixels; the most is {MAX_PIXELS:,}, and {MAX_SIDE_PIXELS:,} a side",
         )
-    return Header(name, width, height)
+    return ImageHeader(name, width, height)
 
 
 def _refuse(reason: str, message: str) -> NoReturn:
     raise UnreadableImage(message + ".", reason=reason)
 
 
-_PARSERS: tuple[tuple[re.Pattern[bytes], Callable[[BinaryIO, int], Header]], ...] = (
+_PARSERS: tuple[tuple[re.Pattern[bytes], Callable[[BinaryIO, int], ImageHeader]], ...] = (
     (re.compile(rb"\xff\xd8\xff"), _jpeg),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), _png),
     (re.compile(rb"GIF8[79]a"), _gif),

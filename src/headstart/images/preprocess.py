@@ -24,7 +24,7 @@ from PIL import Image
 
 from headstart.errors import RecipeError, UnreadableImage
 from headstart.images.decode import decode
-from headstart.images.sources import Source, as_rgb
+from headstart.images.sources import ImageSource, as_rgb
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -138,7 +138,7 @@ def pixels(data: bytes, spec: Preprocess) -> np.ndarray:
     return spec.apply(decode(data, at_least=spec.at_least()))
 
 
-def read_pixels(source: Source, spec: Preprocess, *, sha256: str | None = None) -> np.ndarray:
+def read_pixels(source: ImageSource, spec: Preprocess, *, sha256: str | None = None) -> np.ndarray:
     """`pixels` of a file, or those of a picture in memory, the same way.
 
     With `sha256`, a file whose bytes changed since they were looked at raises `UnreadableImage`.

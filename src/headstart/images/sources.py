@@ -23,19 +23,19 @@ from PIL import Image
 
 from headstart.errors import UnreadableImage
 from headstart.images.decode import upright
-from headstart.images.validate import Facts, screen
+from headstart.images.validate import ImageInfo, validate_images
 from headstart.images.validate_worker import dhash, greys
 
-Source = Path | Image.Image | np.ndarray
+ImageSource = Path | Image.Image | np.ndarray
 """A picture: a file, a PIL image, or an array of pixels, uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."""
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def look_at(sources: Sequence[Source]) -> list[Facts]:
-    """What is known about pictures, in their order; one that cannot be used has a `reason`. Files go to `screen`."""
+def look_at(sources: Sequence[ImageSource]) -> list[ImageInfo]:
+    """What is known about pictures, in their order; one that cannot be used has a `reason`. Files go to `validate_images`."""
     files = [i for i, source in enumerate(sources) if isinstance(source, Path)]
-    facts = dict(zip(files, screen([Path(str(sources[i])) for i in files]), strict=True)) if files else {}
+    facts = dict(zip(files, validate_images([Path(str(sources[i])) for i in files]), strict=True)) if files else {}
     rest = [i for i in range(len(sources)) if i not in facts]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         facts.update(zip(rest, pool.map(lambda i: _facts(sources[i]), rest), strict=True))
@@ -68,13 +68,13 @@ def _pixels_and_mode(array: np.ndarray) -> tuple[np.ndarray, str]:
     return np.ascontiguousarray(array.reshape(shape[:2]) if channels == 1 else array), _MODES[channels]
 
 
-def _facts(picture: Source) -> Facts:
+def _facts(picture: ImageSource) -> ImageInfo:
     if isinstance(picture, Path):
         raise TypeError(f"{picture}: a file, which is for screen() to look at.")
     try:
         rgb = as_rgb(picture)
     except UnreadableImage as refusal:
-        return Facts("", 0, "", 0, 0, "", 1, 0, -1, "", refusal.reason, refusal.message)
+        return ImageInfo("", 0, "", 0, 0, "", 1, 0, -1, "", refusal.reason, refusal.message)
     data = rgb.tobytes()
     sha256 = hashlib.sha256(b"pixels %d x %d\n" % rgb.size + data).hexdigest()
-    return Facts(sha256, len(data), "pixels", *rgb.size, "RGB", 1, 1, dhash(rgb), greys(rgb), "", "")
+    return ImageInfo(sha256, len(data), "pixels", *rgb.size, "RGB", 1, 1, dhash(rgb), greys(rgb), "", "")

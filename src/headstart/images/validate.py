@@ -48,7 +48,7 @@ _PASSING = frozenset(
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageInfo:
     """What is known about one file; `reason` is '' when it can be used, otherwise a key of `headers.REASONS`.
 
     `width` and `height` are the upright picture's, in pixels; `mode` is Pillow's before conversion to RGB;
@@ -70,13 +70,15 @@ class Facts:
     message: str
 
 
-def screen(files: Sequence[Path], *, workers: int | None = None, seconds_each: float = 20.0) -> list[Facts]:
-    """Look at files, in their order: one `Facts` each, whatever they are; no file makes it raise.
+def validate_images(
+    files: Sequence[Path], *, workers: int | None = None, seconds_each: float = 20.0
+) -> list[ImageInfo]:
+    """Look at files, in their order: one `ImageInfo` each, whatever they are; no file makes it raise.
 
     `workers` is the number of processes at most (default: the cores at hand), `seconds_each` the time a picture may
     take before its process is stopped. Raises `HeadstartError` if no worker process can be started at all.
     """
-    return screen_with(worker_command(seconds_each), files, workers=workers, seconds_each=seconds_each)
+    return validate_with(worker_command(seconds_each), files, workers=workers, seconds_each=seconds_each)
 
 
 def worker_command(seconds_each: float) -> list[str]:
@@ -89,10 +91,10 @@ def worker_command(seconds_each: float) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", code, str(seconds_each), *sorted(roots)]
 
 
-def screen_with(
+def validate_with(
     command: Sequence[str], files: Sequence[Path], *, workers: int | None = None, seconds_each: float = 20.0
-) -> list[Facts]:
-    """As `screen`, with workers started by `command`."""
+) -> list[ImageInfo]:
+    """As `validate_images`, with workers started by `command`."""
     workers = workers or cores()
     with bar("Looking at pictures", len(files)) as advance:
         facts = _hashed_all(files, workers)
@@ -103,7 +105,7 @@ def screen_with(
             else:
                 places.setdefault(fact.sha256, []).append(i)
 
-        def settle(fact: Facts) -> None:
+        def settle(fact: ImageInfo) -> None:
             for i in places[fact.sha256]:
                 facts[i] = fact
             advance(len(places[fact.sha256]))
@@ -113,17 +115,21 @@ def screen_with(
             settle(fact)
         new = set(places).difference(fact.sha256 for fact in known)
         first = [places[sha256][0] for sha256 in places if sha256 in new]
-        _look(command, [_Task(i, files[i], facts[i]) for i in first], workers, seconds_each, settle)
+        _look(command, [_ValidationTask(i, files[i], facts[i]) for i in first], workers, seconds_each, settle)
     return facts
 
 
 def _look(
-    command: Sequence[str], tasks: list[_Task], workers: int, seconds_each: float, settle: Callable[[Facts], None]
+    command: Sequence[str],
+    tasks: list[_ValidationTask],
+    workers: int,
+    seconds_each: float,
+    settle: Callable[[ImageInfo], None],
 ) -> None:
     """Have all tasks done; what lasts of their answers is written down on the way, and when interrupted."""
     if not tasks:
         return
-    fresh: list[Facts] = []
+    fresh: list[ImageInfo] = []
     try:
         with _Pool(command, tasks, min(workers, -(-len(tasks) // 8)), seconds_each) as pool:
             for fact in pool:
@@ -137,41 +143,43 @@ def _look(
         _remember(fresh)
 
 
-def _hashed_all(files: Sequence[Path], workers: int) -> list[Facts]:
-    facts: list[Facts] = []
+def _hashed_all(files: Sequence[Path], workers: int) -> list[ImageInfo]:
+    facts: list[ImageInfo] = []
     with ThreadPoolExecutor(min(workers, 4)) as threads:
         for begin in range(0, len(files), SHARD_FILES):
             facts += threads.map(_hashed, files[begin : begin + SHARD_FILES])
     return facts
 
 
-def _hashed(path: Path) -> Facts:
+def _hashed(path: Path) -> ImageInfo:
     """SHA-256 and size of a file; `reason` says why there is none."""
     size = 0
     try:
         status = os.stat(path)
         size = status.st_size
         if not stat.S_ISREG(status.st_mode):
-            return Facts("", 0, *left_out("not_a_file", "is a folder or a device, not a file."))
+            return ImageInfo("", 0, *left_out("not_a_file", "is a folder or a device, not a file."))
         if size > MAX_FILE_BYTES:
-            return Facts("", size, *left_out("file_too_big", f"has {size:,} bytes; the most is {MAX_FILE_BYTES:,}."))
-        return Facts(sha256_file(path) if size > 1 << 20 else sha256_bytes(path.read_bytes()), size, *_NOTHING_YET)
+            return ImageInfo(
+                "", size, *left_out("file_too_big", f"has {size:,} bytes; the most is {MAX_FILE_BYTES:,}.")
+            )
+        return ImageInfo(sha256_file(path) if size > 1 << 20 else sha256_bytes(path.read_bytes()), size, *_NOTHING_YET)
     except OSError as error:
-        return Facts("", size, *left_out(reason_of(error), f"could not be read: {error.strerror}."))
+        return ImageInfo("", size, *left_out(reason_of(error), f"could not be read: {error.strerror}."))
     except ValueError:  # a zero byte in the path
-        return Facts("", 0, *left_out("not_a_file", "is not a possible name of a file."))
+        return ImageInfo("", 0, *left_out("not_a_file", "is not a possible name of a file."))
 
 
 _NOTHING_YET = left_out("", "")
 
 
 @dataclass(frozen=True)
-class _Task:
+class _ValidationTask:
     """One picture to look at: its file, and what hashing it gave. `tried`: a worker has died on it once."""
 
     number: int
     file: Path
-    fact: Facts
+    fact: ImageInfo
     tried: bool = False
 
     def request(self) -> bytes:
@@ -184,12 +192,12 @@ class _Child:
     """One worker process, what it has been given, and since when (seconds) it is busy with the first of that."""
 
     process: subprocess.Popen[bytes]
-    given: deque[_Task]
+    given: deque[_ValidationTask]
     since: float
     ready: bool = False
-    overdue: _Task | None = None
+    overdue: _ValidationTask | None = None
 
-    def give(self, tasks: Iterable[_Task]) -> None:
+    def give(self, tasks: Iterable[_ValidationTask]) -> None:
         with contextlib.suppress(OSError):  # it died; the end of its answers says so too, and is dealt with there
             if self.process.stdin:
                 self.process.stdin.write(b"".join(task.request() for task in tasks))
@@ -198,12 +206,12 @@ class _Child:
     def line(self) -> bytes:
         return self.process.stdout.readline() if self.process.stdout else b""
 
-    def answer(self) -> Facts | None:
+    def answer(self) -> ImageInfo | None:
         """What it says about the first picture it was given; None if it died or talks nonsense."""
         task = self.given[0]
         try:
             number, *answer = json.loads(self.line())
-            return Facts(task.fact.sha256, task.fact.bytes, *answer) if number == task.number else None
+            return ImageInfo(task.fact.sha256, task.fact.bytes, *answer) if number == task.number else None
         except (ValueError, TypeError):
             return None
 
@@ -216,10 +224,12 @@ class _Child:
 class _Pool:
     """Worker processes, a thread of this process feeding each, and a clock that stops those who take too long.
 
-    Iterating gives one `Facts` for each task, in no order. Leaving the block, however it happens, ends all processes.
+    Iterating gives one `ImageInfo` for each task, in no order. Leaving the block, however it happens, ends all processes.
     """
 
-    def __init__(self, command: Sequence[str], tasks: Iterable[_Task], workers: int, seconds_each: float) -> None:
+    def __init__(
+        self, command: Sequence[str], tasks: Iterable[_ValidationTask], workers: int, seconds_each: float
+    ) -> None:
         self._command = list(command)
         self._tasks = deque(tasks)
         self._workers = workers
@@ -227,7 +237,7 @@ class _Pool:
         self._children: set[_Child] = set()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._done: queue.SimpleQueue[Facts | Exception | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[ImageInfo | Exception | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._feed, daemon=True) for _ in range(workers)]
         self._threads.append(threading.Thread(target=self._watch, daemon=True))
 
@@ -246,7 +256,7 @@ class _Pool:
         for thread in self._threads:
             thread.join()
 
-    def __iter__(self) -> Iterator[Facts]:
+    def __iter__(self) -> Iterator[ImageInfo]:
         running = self._workers
         while running:
             item = self._done.get()
@@ -259,7 +269,7 @@ class _Pool:
 
     def _feed(self) -> None:
         """Body of a feeding thread: one child after the other, until there is nothing left to do."""
-        given: deque[_Task] = deque()
+        given: deque[_ValidationTask] = deque()
         try:
             while (given or self._tasks) and not self._stopped.is_set():
                 self._with_child(given)
@@ -267,7 +277,7 @@ class _Pool:
         except Exception as error:  # raised again in the thread that waits for the results
             self._done.put(error)
 
-    def _with_child(self, given: deque[_Task]) -> None:
+    def _with_child(self, given: deque[_ValidationTask]) -> None:
         """Start a child and feed it until nothing is left, or it dies; then `given` holds what is left to do."""
         child = self._start(given)
         if child is None:
@@ -288,7 +298,7 @@ class _Pool:
                 self._children.discard(child)
             child.end()
 
-    def _start(self, given: deque[_Task]) -> _Child | None:
+    def _start(self, given: deque[_ValidationTask]) -> _Child | None:
         with self._lock:
             if self._stopped.is_set():
                 return None
@@ -337,7 +347,7 @@ class _Pool:
         else:
             child.process.kill()
             answer = left_out("decoder_crashed", f"ended its decoder twice (code {child.process.wait()}).")
-        self._done.put(Facts(task.fact.sha256, task.fact.bytes, *answer))
+        self._done.put(ImageInfo(task.fact.sha256, task.fact.bytes, *answer))
 
     def _watch(self) -> None:
         """Body of the clock's thread: kill children whose picture takes too long, or that never get ready."""
@@ -362,12 +372,12 @@ def _facts_folder() -> Path:
     return cache_dir() / "facts" / f"{SCREEN_VERSION}-pillow-{PIL.__version__}"
 
 
-def _remembered(wanted: set[str]) -> list[Facts]:
+def _remembered(wanted: set[str]) -> list[ImageInfo]:
     """Facts of these SHA-256s from the cache; shards whose bytes do not have the SHA-256 they are named by are removed.
 
     A shard has one line a file, ``SHA-256 JSON``, so that looking for few among many parses few.
     """
-    found: dict[str, Facts] = {}
+    found: dict[str, ImageInfo] = {}
     folder = _facts_folder()
     shards = sorted(folder.glob("*.facts")) if wanted else []
     lines: list[bytes] = []
@@ -383,7 +393,7 @@ def _remembered(wanted: set[str]) -> list[Facts]:
         for line in data.splitlines():
             sha256 = line[:64].decode("ascii")
             if sha256 in wanted and sha256 not in found:
-                found[sha256] = Facts(sha256, *json.loads(line[65:]))
+                found[sha256] = ImageInfo(sha256, *json.loads(line[65:]))
         if len(shards) > MAX_SHARDS:
             lines += data.splitlines(keepends=True)
     if len(shards) > MAX_SHARDS and _write_shard(b"".join(sorted(set(lines)))):
@@ -394,7 +404,7 @@ def _remembered(wanted: set[str]) -> list[Facts]:
     return list(found.values())
 
 
-def _remember(facts: list[Facts]) -> None:
+def _remember(facts: list[ImageInfo]) -> None:
     """Write facts down as one more shard."""
     rows = ((fact.sha256, json.dumps(astuple(fact)[1:])) for fact in facts)
     if facts:

@@ -31,7 +31,8 @@ WHOLE_BYTES = 32 << 20  # larger files are read piece by piece
 GREYS_SIDE = 16
 
 Answer = tuple[str, int, int, str, int, int, int, str, str, str]
-"""format, width, height, mode, orientation, frames, dhash, greys, reason, message: the fields of `validate.Facts` in order."""
+"""format, width, height, mode, orientation, frames, dhash, greys, reason, message: the fields of `validate.ImageInfo`
+in order."""
 
 
 def look(path: bytes, sha256: str) -> Answer:

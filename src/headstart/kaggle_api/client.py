@@ -31,10 +31,10 @@ from headstart.errors import HeadstartError, RemoteError, UnknownSlug, Unreachab
 from headstart.io.files import cache_dir
 from headstart.io.progress import bar, log
 from headstart.kaggle_api import http_download
-from headstart.kaggle_api.http_download import Patience
+from headstart.kaggle_api.http_download import RetryPolicy
 
 SITE = "https://www.kaggle.com"
-PATIENT = Patience()
+PATIENT = RetryPolicy()
 MORE_PATIENCE = 15.0  # seconds that the worker may be silent for, beyond what it waits for itself
 UPLOAD_SPEED = 50_000  # bytes a second: a slower upload is taken for dead
 MEGA = 1_000_000
@@ -71,7 +71,7 @@ class Slug:
 
 
 @dataclass(frozen=True)
-class Downloaded:
+class DownloadResult:
     """An archive in the cache: whole, `checked` by 'md5', 'crc32c', 'size', or the end of the transfer alone ('length')."""
 
     slug: Slug
@@ -82,7 +82,7 @@ class Downloaded:
 
 
 @dataclass(frozen=True)
-class Submitted:
+class SubmissionStatus:
     """What Kaggle says of a submission: `status` is complete, pending, error or unknown; scores are text, '' if not given."""
 
     slug: Slug
@@ -117,7 +117,7 @@ def parse_slug(text: str) -> Slug:
     )
 
 
-def download(slug: Slug, *, offline: bool = False, patience: Patience = PATIENT) -> Downloaded:
+def download(slug: Slug, *, offline: bool = False, patience: RetryPolicy = PATIENT) -> DownloadResult:
     """Bring the archive into the cache, or the rest of it if an earlier download was cut.
 
     Raises `RemoteError` (`Unreachable` with `offline` before anything is tried), `MissingExtra`, `WriteError`.
@@ -130,28 +130,28 @@ def download(slug: Slug, *, offline: bool = False, patience: Patience = PATIENT)
     done = _ask(
         {"do": "download", "place": str(place)}, slug, patience, patience.silent + patience.connect + MORE_PATIENCE
     )
-    return Downloaded(slug, place, done["size"], done["sha256"], done["checked"])
+    return DownloadResult(slug, place, done["size"], done["sha256"], done["checked"])
 
 
-def forget(downloaded: Downloaded) -> None:
+def forget(downloaded: DownloadResult) -> None:
     """Remove an archive from the cache. Raises `WriteError`."""
     http_download.forget(downloaded.path)
 
 
 def submit_file(
-    slug: Slug, file: Path, message: str, *, wait: float = 120.0, patience: Patience = PATIENT
-) -> Submitted:
+    slug: Slug, file: Path, message: str, *, wait: float = 120.0, patience: RetryPolicy = PATIENT
+) -> SubmissionStatus:
     """Submit a file to a competition, and wait at most `wait` seconds for the score. Raises as `download`."""
     silence = patience.silent + patience.connect + MORE_PATIENCE + file.stat().st_size / UPLOAD_SPEED
     asked = {"do": "submit", "file": str(file.resolve()), "message": message, "wait": wait}
     done = _ask(asked, slug, patience, silence)
-    return Submitted(slug=slug, file=str(file), **done)
+    return SubmissionStatus(slug=slug, file=str(file), **done)
 
 
 # The process that talks to Kaggle
 
 
-def _ask(asked: Mapping[str, Any], slug: Slug, patience: Patience, silence: float) -> dict[str, Any]:
+def _ask(asked: Mapping[str, Any], slug: Slug, patience: RetryPolicy, silence: float) -> dict[str, Any]:
     """Start the worker, show what it says, and return what came of it; it is ended after `silence` seconds without a word."""
     request = {**asdict(slug), "kind": slug.kind, "page": slug.page, "patience": asdict(patience), **asked}
     try:

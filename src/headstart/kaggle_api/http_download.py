@@ -40,7 +40,7 @@ GONE = frozenset({301, 302, 303, 307, 308, 400, 401, 403, 404, 410})
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long to wait for a server, in seconds, and how often to try."""
 
     connect: float = 15.0
@@ -55,7 +55,7 @@ class Patience:
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteFile:
     """What a server says of a file: `size` in bytes (-1 unknown), what names this version of it, checksums ('' unknown)."""
 
     size: int
@@ -71,7 +71,7 @@ class Remote:
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchResult:
     """A whole file. `checked`: by 'md5', 'crc32c', 'size', or 'length' where only the transfer itself had an end."""
 
     path: Path
@@ -81,7 +81,7 @@ class Fetched:
 
 
 Locate = Callable[[], "requests.PreparedRequest"]
-Seen = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 
 def fetch(
@@ -89,10 +89,10 @@ def fetch(
     final: Path,
     *,
     what: str,
-    patience: Patience = Patience(),
-    seen: Seen = lambda size, total: None,
+    patience: RetryPolicy = RetryPolicy(),
+    seen: ProgressCallback = lambda size, total: None,
     note: Callable[[str], None] = lambda text: None,
-) -> Fetched:
+) -> FetchResult:
     """Bring a file to `final`; what an earlier call left there or beside it is gone on with.
 
     `locate` gives the request for it, and is called again when an address is no longer good. `seen(bytes so far, total or
@@ -124,13 +124,13 @@ def forget(final: Path) -> None:
     remove_files(final, final.with_name(f"{final.name}.partial.json"))
 
 
-def describe(headers: Mapping[str, str]) -> Remote:
+def describe(headers: Mapping[str, str]) -> RemoteFile:
     """What the headers of an answer with the whole file (200) say of it."""
     length = headers.get("Content-Length", "")
     size = int(length) if length.isdecimal() and "chunked" not in headers.get("Transfer-Encoding", "") else -1
     hashes = dict(re.findall(r"(md5|crc32c)=([A-Za-z0-9+/]+=*)", headers.get("x-goog-hash", "")))
     md5, crc32c = _digest(hashes.get("md5", headers.get("Content-MD5", "")), 16), _digest(hashes.get("crc32c", ""), 4)
-    return Remote(size, headers.get("ETag", ""), headers.get("Last-Modified", ""), md5, crc32c)
+    return RemoteFile(size, headers.get("ETag", ""), headers.get("Last-Modified", ""), md5, crc32c)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -166,8 +166,8 @@ class _Transfer:
         file: BinaryIO,
         facts: Path,
         what: str,
-        patience: Patience,
-        seen: Seen,
+        patience: RetryPolicy,
+        seen: ProgressCallback,
         note: Callable[[str], None],
     ) -> None:
         import requests
@@ -264,7 +264,7 @@ class _Transfer:
         same_size = found.group(2) == "*" or self.remote.size in (-1, int(found.group(2)))
         return same_size and headers.get("ETag", self.remote.etag) == self.remote.etag
 
-    def _described(self, headers: Mapping[str, str]) -> Remote:
+    def _described(self, headers: Mapping[str, str]) -> RemoteFile:
         remote = describe(headers)
         if (
             remote.size < 0
@@ -278,7 +278,7 @@ class _Transfer:
             )
         return remote
 
-    def _first(self, remote: Remote) -> None:
+    def _first(self, remote: RemoteFile) -> None:
         """All of the file comes from its first byte: nothing that is there is part of it."""
         self._empty()
         write_json(self.facts, asdict(remote))
@@ -309,13 +309,13 @@ class _Transfer:
         announced = answer.headers.get("Content-Length", "")
         self.ended = not announced.isdecimal() or self.size - before == int(announced)
 
-    def _known(self) -> Remote | None:
+    def _known(self) -> RemoteFile | None:
         """What is written of the part that lies here; without that, or a way to prove it, the part is nothing."""
         remote = None
         with suppress(
             OSError, ValueError, TypeError
         ):  # there is none, or half of one: then there is nothing to go on with
-            remote = Remote(**read_json(self.facts))
+            remote = RemoteFile(**read_json(self.facts))
         if remote is not None and self.size and not remote.validator:
             remote = None
         if remote is None:
@@ -329,7 +329,7 @@ def _piece(answer: requests.Response) -> bytes:
     return piece
 
 
-def _checked(file: BinaryIO, remote: Remote | None, final: Path) -> Fetched | None:
+def _checked(file: BinaryIO, remote: RemoteFile | None, final: Path) -> FetchResult | None:
     """The whole file, read once from the disk; None if it is not the one that was announced."""
     if remote is None:
         return None
@@ -353,7 +353,7 @@ def _checked(file: BinaryIO, remote: Remote | None, final: Path) -> Fetched | No
     got = {"md5": md5.hexdigest(), "crc32c": f"{crc32c.value:08x}", "size": str(size), "length": "-"}
     if got[checked] != by[checked] or remote.size not in (-1, size):
         return None
-    return Fetched(final, size, sha256.hexdigest(), checked)
+    return FetchResult(final, size, sha256.hexdigest(), checked)
 
 
 def _network_errors() -> tuple[type[Exception], ...]:

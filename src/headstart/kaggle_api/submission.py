@@ -35,7 +35,7 @@ FORMS = ("auto", "probability", "label", "columns")
 
 
 @dataclass(frozen=True)
-class Shape:
+class SubmissionFormat:
     """What a sample submission asks for: `header`, where in it the ids stand, the ids and the sample's `values`
     (for each of the other columns, in their order), and how the file is written."""
 
@@ -54,7 +54,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Filling:
+class FillOptions:
     """How the columns are filled. `form` is ``probability``, ``label`` or ``columns``; `classes` has for each column the
     class (its number) whose probability it holds; in the label form `names` has what is written for each class.
     `sentence` says so in words."""
@@ -73,8 +73,8 @@ class Submission:
     in training. `extra` pictures have no id. `clip` is the least probability; `clipped` rows had a smaller one.
     """
 
-    shape: Shape
-    filling: Filling
+    shape: SubmissionFormat
+    filling: FillOptions
     rows: tuple[tuple[str, ...], ...]
     clip: float
     clipped: int
@@ -112,7 +112,7 @@ class Submission:
 
 
 # ------------------------------------------------------------------------------------------------------- the sample
-def shape_of(sample: Path) -> Shape:
+def shape_of(sample: Path) -> SubmissionFormat:
     """Read a sample submission: CSV, with commas, semicolons or tabs.
 
     Raises `MissingData`, `BadSubmission` (no table, no rows, nothing to fill, an id twice or empty).
@@ -133,7 +133,7 @@ def shape_of(sample: Path) -> Shape:
     columns = list(zip(*lines[1:], strict=True))
     place = _id_place(header)
     _check_ids(sample, header[place], columns[place])
-    return Shape(
+    return SubmissionFormat(
         file=str(sample),
         header=header,
         id_column=place,
@@ -188,7 +188,9 @@ def _check_ids(sample: Path, column: str, ids: Sequence[str]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ what the cells mean
-def filling_of(shape: Shape, classes: Sequence[str], *, form: str = "auto", positive: str = "") -> Filling:
+def filling_of(
+    shape: SubmissionFormat, classes: Sequence[str], *, form: str = "auto", positive: str = ""
+) -> FillOptions:
     """How to fill the sample's columns with predictions of `classes`.
 
     Several columns: the probability of a class each, matched by name. One column: class names, or whole numbers where the
@@ -216,7 +218,7 @@ def filling_of(shape: Shape, classes: Sequence[str], *, form: str = "auto", posi
     return _probability(shape, classes, positive) if form == "probability" else _label(shape, classes, positive)
 
 
-def _columns(shape: Shape, classes: Sequence[str]) -> Filling:
+def _columns(shape: SubmissionFormat, classes: Sequence[str]) -> FillOptions:
     places = classes_of_columns(shape.file, shape.columns, classes)
     differs = [
         f"{plain(name)} = {plain(classes[k])}"
@@ -224,10 +226,10 @@ def _columns(shape: Shape, classes: Sequence[str]) -> Filling:
         if name != classes[k]
     ]
     told = f" ({few(differs, 5)})" if differs else ""
-    return Filling("columns", places, (), f"each of the {len(places)} columns is the probability of a class{told}")
+    return FillOptions("columns", places, (), f"each of the {len(places)} columns is the probability of a class{told}")
 
 
-def _guessed(shape: Shape, classes: Sequence[str]) -> str:
+def _guessed(shape: SubmissionFormat, classes: Sequence[str]) -> str:
     """``probability`` or ``label``, from the name and values of the only column."""
     column, values = shape.columns[0], _distinct(shape)
     if class_of_column(column, classes) is not None:
@@ -242,7 +244,7 @@ def _guessed(shape: Shape, classes: Sequence[str]) -> str:
     return "label" if all(map(_is_whole, values)) else "probability"
 
 
-def _probability(shape: Shape, classes: Sequence[str], positive: str) -> Filling:
+def _probability(shape: SubmissionFormat, classes: Sequence[str], positive: str) -> FillOptions:
     column = shape.columns[0]
     named = class_of_column(column, classes)
     if positive:
@@ -260,10 +262,10 @@ def _probability(shape: Shape, classes: Sequence[str], positive: str) -> Filling
     sentence = f"{column} is the probability of {classes[place]!r}"
     if not positive and named is None:
         sentence += f", the second of the two classes (--positive {classes[0]} says otherwise)"
-    return Filling("probability", (place,), (), sentence)
+    return FillOptions("probability", (place,), (), sentence)
 
 
-def _label(shape: Shape, classes: Sequence[str], positive: str) -> Filling:
+def _label(shape: SubmissionFormat, classes: Sequence[str], positive: str) -> FillOptions:
     """The likeliest class: in the sample's own spelling of it, as a number where it has numbers."""
     column, values = shape.columns[0], _distinct(shape)
     if all(map(_is_number, values)) and not all(map(_is_whole, values)):
@@ -288,10 +290,10 @@ def _label(shape: Shape, classes: Sequence[str], positive: str) -> Filling:
             f"each is ({few([plain(c) for c in classes], 5)}).",
             hint="Train with labels that are these numbers, or give --positive CLASS for the probability of one.",
         )
-    return Filling("label", (), names, f"{column} is the likeliest class{told}")
+    return FillOptions("label", (), names, f"{column} is the likeliest class{told}")
 
 
-def _spelled(shape: Shape, values: Sequence[str], classes: Sequence[str]) -> tuple[tuple[str, ...], str]:
+def _spelled(shape: SubmissionFormat, values: Sequence[str], classes: Sequence[str]) -> tuple[tuple[str, ...], str]:
     """What is written for each class, and a remark on it."""
     by_text: dict[str, list[str]] = {}
     for value in values:
@@ -315,7 +317,7 @@ def _spelled(shape: Shape, values: Sequence[str], classes: Sequence[str]) -> tup
     return tuple(names), "".join(f"; {remark}" for remark in remarks)
 
 
-def _distinct(shape: Shape) -> list[str]:
+def _distinct(shape: SubmissionFormat) -> list[str]:
     """The values of the only column, each once, without empty ones."""
     return [value for value in dict.fromkeys(shape.values[0]) if value.strip()]
 
@@ -335,7 +337,7 @@ def _is_number(text: str) -> bool:
 
 # ---------------------------------------------------------------------------------------------------------- the rows
 def submission_rows(
-    shape: Shape,
+    shape: SubmissionFormat,
     predictions: Predictions,
     prior_K: np.ndarray,
     *,
@@ -377,7 +379,7 @@ def submission_rows(
     )
 
 
-def _cells(filling: Filling, probabilities_RK: np.ndarray, clip: float) -> tuple[list[tuple[str, ...]], int]:
+def _cells(filling: FillOptions, probabilities_RK: np.ndarray, clip: float) -> tuple[list[tuple[str, ...]], int]:
     """The cells of each row but its id, and how many rows the clipping changed."""
     if filling.form == "label":
         return [(filling.names[k],) for k in probabilities_RK.argmax(axis=1)], 0

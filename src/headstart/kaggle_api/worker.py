@@ -31,7 +31,7 @@ from headstart.errors import (
     Unreachable,
 )
 from headstart.io.text_table import plain
-from headstart.kaggle_api.http_download import AGAIN, Patience, as_words, fetch, retry_after, trouble
+from headstart.kaggle_api.http_download import AGAIN, RetryPolicy, as_words, fetch, retry_after, trouble
 
 T = TypeVar("T")
 PLACES = (
@@ -86,7 +86,7 @@ class _Worker:
     def __init__(self, asked: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
         self.asked, self.say = asked, say
         self.what: str = f"{asked['owner']}/{asked['name']}" if asked["owner"] else asked["name"]
-        self.patience = Patience(**asked["patience"])
+        self.patience = RetryPolicy(**asked["patience"])
         self.api = _client()
         self.logged_in = False
         self.logged_in = self._call(self._log_in)

@@ -25,12 +25,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headstart.images.sources import Source
+from headstart.images.sources import ImageSource
 from headstart.io.progress import log
 from headstart.model.heads.linear import leave_one_out, tempered_log_loss
-from headstart.model.inference.features import View, embed_files
-from headstart.model.inference.runtime import Plan
-from headstart.training.history import Trial
+from headstart.model.inference.features import FeatureExtractor, embed_files
+from headstart.model.inference.runtime import Runtime
+from headstart.training.history import HistoryRow
 
 SHARE = 0.22
 """Of the pictures x candidates, the part that a search embeds. The aim was a quarter of the compute; candidates that
@@ -52,17 +52,17 @@ SHRINKAGES = (0.1, 0.3, 0.6)
 class Choice:
     """Candidates that are left, best first, and what led there."""
 
-    views: tuple[View, ...]
-    trials: tuple[Trial, ...]
+    views: tuple[FeatureExtractor, ...]
+    trials: tuple[HistoryRow, ...]
 
 
-def choose_views(
-    views: Sequence[View],
-    sources: Sequence[Source],
+def choose_backbones(
+    views: Sequence[FeatureExtractor],
+    sources: Sequence[ImageSource],
     sha256s: Sequence[str],
     labels_N: np.ndarray,
     n_classes: int,
-    plan: Plan,
+    plan: Runtime,
     *,
     seconds: float,
     total: int,
@@ -121,11 +121,16 @@ def _stages(candidates: int) -> int:
 
 
 def _rank(
-    views: Sequence[View], features: Sequence[np.ndarray], labels_N: np.ndarray, n_classes: int, *, pairs: bool
-) -> tuple[list[View], list[Trial]]:
+    views: Sequence[FeatureExtractor],
+    features: Sequence[np.ndarray],
+    labels_N: np.ndarray,
+    n_classes: int,
+    *,
+    pairs: bool,
+) -> tuple[list[FeatureExtractor], list[HistoryRow]]:
     """Views by score, best first; with `pairs` the second is that of the next two that adds most to the best, fused."""
     unit = [unit_variance(x) for x in features]
-    rows: list[Trial] = []
+    rows: list[HistoryRow] = []
 
     def score(members: tuple[int, ...]) -> float:
         begun = time.monotonic()
@@ -133,7 +138,7 @@ def _rank(
         log_loss, accuracy = leave_one_out_score(joined_ND, labels_N, n_classes)
         name = " + ".join(views[i].backbone.name for i in members)
         spent = round(time.monotonic() - begun, 3)
-        rows.append(Trial("choose", name, "lda", nan, len(labels_N), log_loss, accuracy, nan, nan, spent))
+        rows.append(HistoryRow("choose", name, "lda", nan, len(labels_N), log_loss, accuracy, nan, nan, spent))
         return log_loss
 
     nan = math.nan

@@ -23,8 +23,8 @@ from headstart.io.files import read_csv, read_json, write_text
 from headstart.io.text_table import columns, few, plain
 from headstart.model.backbones.weights import read_header
 from headstart.model.inference.predictions import Predictions, read_predictions
-from headstart.pipeline.trials import Candidate, Outcome, Place
-from headstart.reports.compare_page import Compared, Contender, compare_page, drawn_comparison
+from headstart.pipeline.trials import TrialConfig, TrialContext, TrialResult
+from headstart.reports.compare_page import ComparePageData, TrialSummary, compare_page, drawn_comparison
 
 if TYPE_CHECKING:
     import pandas
@@ -47,7 +47,7 @@ AS_QUICK = 1.25
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class ComparisonRow:
     """One trial: its test metrics and what it cost, or the `error` that it ended with. NaN and 0 where not measured."""
 
     name: str
@@ -87,7 +87,7 @@ class Comparison:
     """
 
     out: str
-    rows: list[Row]
+    rows: list[ComparisonRow]
     pairs: list[Difference]
     taken: str
     advice: str
@@ -163,9 +163,9 @@ class Comparison:
 
 
 def compared(
-    candidates: Sequence[Candidate],
-    outcomes: Mapping[str, Outcome],
-    place: Place,
+    candidates: Sequence[TrialConfig],
+    outcomes: Mapping[str, TrialResult],
+    place: TrialContext,
     *,
     pictures: int,
     seed: int,
@@ -179,15 +179,15 @@ def compared(
     return Comparison(str(place.out), rows, pairs, taken, why, notes, pictures, place.split_hash, seconds)
 
 
-def _row(candidate: Candidate, outcome: Outcome, place: Place) -> Row:
+def _row(candidate: TrialConfig, outcome: TrialResult, place: TrialContext) -> ComparisonRow:
     run, recipe = place.run(candidate.name), candidate.recipe
     measured = (round(outcome.seconds, 3), outcome.peak_memory_mb)
     if outcome.error:
         nothing = (None, *measured, 0, 0, math.nan, False, outcome.error)
-        return Row(candidate.name, candidate.recipe_name, recipe.backbone, *nothing)
+        return ComparisonRow(candidate.name, candidate.recipe_name, recipe.backbone, *nothing)
     known = read_json(run / "headstart.json")
     weights = [run / part["folder"] / "model.safetensors" for part in known["parts"]]
-    return Row(
+    return ComparisonRow(
         candidate.name,
         candidate.recipe_name,
         "+".join(part["backbone"] for part in known["parts"]),
@@ -207,7 +207,7 @@ def _parameters(weights: Path) -> int:
     return sum(math.prod(shape) for name, (_, shape) in read_header(weights).items() if not name.endswith(buffers))
 
 
-def _marked(rows: Sequence[Row]) -> list[Row]:
+def _marked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     """Rows in order, with those on the Pareto front of accuracy, latency and file size marked.
 
     Where no latency could be measured at all, the other two decide.
@@ -222,7 +222,7 @@ def _marked(rows: Sequence[Row]) -> list[Row]:
     return sorted(marked, key=lambda row: (row.metrics is None, *_rank(row)))
 
 
-def _rank(row: Row) -> tuple[float, float, float]:
+def _rank(row: ComparisonRow) -> tuple[float, float, float]:
     """Higher accuracy first, then lower log-loss, then lower latency."""
     if row.metrics is None:
         return 0.0, 0.0, 0.0
@@ -230,7 +230,7 @@ def _rank(row: Row) -> tuple[float, float, float]:
     return -row.metrics["accuracy"].value, row.metrics["log_loss"].value, latency
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: ComparisonRow) -> list[str]:
     figures = [str(row.figure(name)) for name in ("accuracy", "f1_weighted", "roc_auc", "log_loss", "ece")]
     costs = [_number(row.seconds, ".1f"), _number(row.peak_memory_mb, ",.0f"), f"{row.file_bytes / 1e6:,.1f}"]
     return [("* " if row.on_front else "  ") + plain(row.name), *figures, *costs, _number(row.latency_ms, ".1f")]
@@ -256,7 +256,7 @@ def _pair_values(pair: Difference) -> dict[str, Any]:
     return dict(zip(PAIR_COLUMNS, cells, strict=True))
 
 
-def write_page(found: Comparison, place: Place, command: str) -> None:
+def write_page(found: Comparison, place: TrialContext, command: str) -> None:
     """Write report.html and plots/ into the folder of the comparison. Raises `WriteError`, `OSError`."""
     facts = (
         ("data", str(place.source.place)),
@@ -266,20 +266,20 @@ def write_page(found: Comparison, place: Place, command: str) -> None:
     )
     title = f"Comparison on {place.source.place.resolve().name}"
     rows = [_contender(row, place) for row in found.rows]
-    page = Compared(title, found.advice, found.taken, rows, found.pairs, found.notes, facts, command)
+    page = ComparePageData(title, found.advice, found.taken, rows, found.pairs, found.notes, facts, command)
     write_text(place.out / "report.html", compare_page(page, drawn_comparison(page, place.out / "plots")))
 
 
-def _contender(row: Row, place: Place) -> Contender:
+def _contender(row: ComparisonRow, place: TrialContext) -> TrialSummary:
     """A row as the page shows it: with the rounds of its training, if it was trained by gradient descent."""
     run, measured = place.run(row.name), (row.seconds, row.peak_memory_mb, row.file_bytes, row.latency_ms)
     if row.metrics is None:
-        return Contender(row.name, row.recipe, row.backbones, {}, *measured, False, row.error)
+        return TrialSummary(row.name, row.recipe, row.backbones, {}, *measured, False, row.error)
     tuned = read_json(run / "headstart.json").get("tuned")
     epochs = read_csv(run / "epochs.csv") if tuned and (run / "epochs.csv").is_file() else []
     best = tuned["best_epoch"] if tuned else None
     figures = dict(row.metrics.overall)
-    return Contender(row.name, row.recipe, row.backbones, figures, *measured, row.on_front, "", epochs, best)
+    return TrialSummary(row.name, row.recipe, row.backbones, figures, *measured, row.on_front, "", epochs, best)
 
 
 def paired(predicted: Mapping[str, Predictions], seed: int) -> tuple[list[Difference], list[str]]:
@@ -307,7 +307,7 @@ def _by_path(p: Predictions) -> dict[str, tuple[bool, float]]:
     return {p.paths[i]: (bool(r), float(x)) for i, r, x in zip(known, right_M, loss_M, strict=True)}
 
 
-def advice(rows: Sequence[Row], pairs: Sequence[Difference]) -> tuple[str, str]:
+def advice(rows: Sequence[ComparisonRow], pairs: Sequence[Difference]) -> tuple[str, str]:
     """The trial to take ('' for none), and why in one sentence.
 
     Of those that nothing beats, the quickest within one standard error of the most accurate; of those that are about as
@@ -333,7 +333,9 @@ def advice(rows: Sequence[Row], pairs: Sequence[Difference]) -> tuple[str, str]:
     return taken.name, f"Take {taken.name}: {_reason(taken, best, good, gap.values())}."
 
 
-def _reason(taken: Row, best: Row, good: Sequence[Row], pairs: Iterable[Difference]) -> str:
+def _reason(
+    taken: ComparisonRow, best: ComparisonRow, good: Sequence[ComparisonRow], pairs: Iterable[Difference]
+) -> str:
     losers = [pair.b if pair.winner == pair.a else pair.a for pair in pairs if pair.winner == taken.name]
     if len(losers) == len(good) - 1:
         return f"it beats {'all others' if len(losers) > 1 else 'the other'} in accuracy"
@@ -351,10 +353,10 @@ def _within_one_error(pair: Difference) -> bool:
     return pair.verdict == "tie" and abs(pair.value) <= error
 
 
-def _loss(row: Row) -> float:
+def _loss(row: ComparisonRow) -> float:
     known = row.figure("log_loss")
     return math.inf if known is None else known.value
 
 
-def _quickness(row: Row) -> float:
+def _quickness(row: ComparisonRow) -> float:
     return math.inf if math.isnan(row.latency_ms) else row.latency_ms

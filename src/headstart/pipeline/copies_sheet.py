@@ -12,13 +12,13 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from headstart.data.data_source import Source
+from headstart.data.data_source import DataSource
 from headstart.data.not_copies import copy_rows, doubted_rows, read_not_copies, write_copies
 from headstart.errors import DataError, WriteError
 from headstart.io.files import remove_files, write_text
 from headstart.io.folders import check_keeps, check_out_file
 from headstart.io.text_table import plain
-from headstart.pipeline.scan import Looked
+from headstart.pipeline.scan import ScannedDataset
 from headstart.reports.copies_page import CopiesSheet, copies_page
 
 WRITTEN_BY = b'<meta name="generator" content="headstart">'
@@ -44,7 +44,7 @@ def check_sheet_places(out: Path, data: Path, inputs: Sequence[Path]) -> None:
         _check_unedited(table)
 
 
-def write_sheet(out: Path, looked: Looked, source: Source) -> str:
+def write_sheet(out: Path, looked: ScannedDataset, source: DataSource) -> str:
     """Write page and table as far as there are pairs, and remove what an earlier check wrote; the page's path, or ''.
 
     Raises `WriteError`.
@@ -75,7 +75,7 @@ def write_sheet(out: Path, looked: Looked, source: Source) -> str:
     return str(page)
 
 
-def _commands(source: Source) -> tuple[tuple[str, str], ...]:
+def _commands(source: DataSource) -> tuple[tuple[str, str], ...]:
     words = shlex.join(source.words())
     return (
         ("Look again:", f"headstart check {words} --not-copies not-copies.csv"),

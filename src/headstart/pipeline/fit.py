@@ -24,21 +24,21 @@ from headstart.errors import BadSplit, RecipeError
 from headstart.evaluation.calibration import fit_temperature
 from headstart.evaluation.clipping import clip_bound
 from headstart.evaluation.conformal import conformal_threshold
-from headstart.images.sources import Source
-from headstart.images.validate import Facts
+from headstart.images.sources import ImageSource
+from headstart.images.validate import ImageInfo
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from, without_weights
-from headstart.model.inference.classifier import Classifier, Part
-from headstart.model.inference.features import View, embed_files, fitted_spec
+from headstart.model.inference.classifier import Classifier, EnsembleMember
+from headstart.model.inference.features import FeatureExtractor, embed_files, fitted_spec
 from headstart.model.inference.predictions import softmax
-from headstart.model.inference.runtime import Plan, anticipate, choose_plan
-from headstart.pipeline.choose_backbones import choose_views, fitting_size
-from headstart.pipeline.fit_heads import FUSING_GAIN, Fitted, fit_heads, refit_on
-from headstart.training.history import Trial
+from headstart.model.inference.runtime import Runtime, anticipate, choose_runtime
+from headstart.pipeline.choose_backbones import choose_backbones, fitting_size
+from headstart.pipeline.fit_heads import FUSING_GAIN, FittedHead, fit_heads, refit_on
+from headstart.training.history import HistoryRow
 from headstart.training.recipe import Recipe, seconds
 
 if TYPE_CHECKING:
-    from headstart.training.finetune import Tuned
+    from headstart.training.finetune import FinetuneResult
 
 SCRATCH = "headstart_cnn"
 """The network that is trained from scratch if none is named."""
@@ -54,27 +54,27 @@ MIXTURES = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True, eq=False)
-class Tools:
+class ResolvedBackbones:
     """What to embed with, and how to run it: the backbones that the recipe names, or all at hand if there is a `choice`."""
 
     backbones: tuple[Backbone, ...]
-    plan: Plan
+    plan: Runtime
     choice: bool = False
 
 
-def find_tools(
+def resolve_backbones(
     recipe: Recipe,
     *,
     weights: Path | None = None,
     weights_dir: Path | None = None,
     offline: bool = False,
     chosen: Sequence[str] = (),
-) -> Tools:
+) -> ResolvedBackbones:
     """Find them, or download them, before any long work. Raises `BackboneError`, `RecipeError`.
 
-    With `chosen` (`Learned.chosen` of an earlier run) a recipe that leaves the choice open gets these again.
+    With `chosen` (`FitResult.chosen` of an earlier run) a recipe that leaves the choice open gets these again.
     """
-    plan = choose_plan(recipe.device, recipe.precision)
+    plan = choose_runtime(recipe.device, recipe.precision)
     if recipe.approach not in ("auto", "linear"):
         _check_alone(recipe)
     is_open = recipe.backbone == "auto" and recipe.approach != "scratch" and weights is None
@@ -83,7 +83,7 @@ def find_tools(
     else:
         found = _named_or_all(recipe, weights, weights_dir, offline)
     anticipate(found, plan, training=_may_train(recipe))
-    return Tools(tuple(found), plan, choice=is_open and not chosen and len(found) > 1)
+    return ResolvedBackbones(tuple(found), plan, choice=is_open and not chosen and len(found) > 1)
 
 
 def _may_train(recipe: Recipe) -> bool:
@@ -115,7 +115,7 @@ def _check_alone(recipe: Recipe) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
+class FitResult:
     """`dataset` with the split that was used in the end; `classifier` is the calibrated result.
 
     `features` of all pictures, one float32 (N, D) for each part of the classifier. `val_logits_NK` are those of the val
@@ -126,15 +126,15 @@ class Learned:
     """
 
     classifier: Classifier
-    fitted: Fitted | None
-    tuned: Tuned | None
+    fitted: FittedHead | None
+    tuned: FinetuneResult | None
     dataset: Dataset
     features: tuple[np.ndarray, ...]
     val_logits_NK: np.ndarray
-    trials: tuple[Trial, ...]
+    trials: tuple[HistoryRow, ...]
     recipe: Recipe
     chosen: tuple[str, ...]
-    attempt: Tuned | None = None
+    attempt: FinetuneResult | None = None
     why: str = ""
 
     @property
@@ -144,7 +144,7 @@ class Learned:
 
 
 @dataclass(frozen=True, eq=False)
-class Unfinished:
+class ResumePoint:
     """Where a training under way keeps its snapshots, and what they must agree with."""
 
     path: Path
@@ -169,16 +169,16 @@ class Clock:
         self._last = now
 
 
-def learn(
+def fit_classifier(
     dataset: Dataset,
-    sources: Sequence[Source],
-    facts: Sequence[Facts],
+    sources: Sequence[ImageSource],
+    facts: Sequence[ImageInfo],
     recipe: Recipe,
     *,
-    tools: Tools,
+    tools: ResolvedBackbones,
     clock: Clock,
-    unfinished: Unfinished | None = None,
-) -> Learned:
+    unfinished: ResumePoint | None = None,
+) -> FitResult:
     """Learn from usable images in a training and a validation set, `sources` and `facts` in the order of `dataset`.
 
     Raises `BadSplit` (images that changed), `BackboneError` (weights that do not fit), `RecipeError` (a loss that does not
@@ -223,7 +223,7 @@ def learn(
     elif recipe.approach == "auto":
         settled = replace(recipe, approach="linear")
     names = tuple(view.backbone.name for view in views)
-    return Learned(
+    return FitResult(
         classifier, chosen.fitted, used, dataset, chosen.features, val_logits_NK, trials, settled, names,
         attempt=tuned.tuned if tuned is not None and used is None else None, why=why,
     )  # fmt: skip
@@ -234,17 +234,17 @@ class _Candidate:
     """A classifier that might be taken: its `parts` as they would be saved, features of all pictures for each of them,
     and logits on val by what was fitted on train only, all before calibration."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[EnsembleMember, ...]
     features: tuple[np.ndarray, ...]
     val_logits_NK: np.ndarray
-    fitted: Fitted | None = None
-    tuned: Tuned | None = None
-    trial: Trial | None = None
+    fitted: FittedHead | None = None
+    tuned: FinetuneResult | None = None
+    trial: HistoryRow | None = None
 
     def times(self, factor: float) -> _Candidate:
         """The same with logits multiplied by a factor."""
         parts = tuple(
-            Part(p.view, (p.weight_DK * factor).astype(np.float32), (p.bias_K * factor).astype(np.float32))
+            EnsembleMember(p.view, (p.weight_DK * factor).astype(np.float32), (p.bias_K * factor).astype(np.float32))
             for p in self.parts
         )
         return replace(self, parts=parts, val_logits_NK=self.val_logits_NK * factor)
@@ -261,14 +261,14 @@ class _Candidate:
 
 
 def _fit(
-    views: Sequence[View], features: Sequence[np.ndarray], dataset: Dataset, recipe: Recipe
-) -> tuple[Fitted, list[Trial]]:
+    views: Sequence[FeatureExtractor], features: Sequence[np.ndarray], dataset: Dataset, recipe: Recipe
+) -> tuple[FittedHead, list[HistoryRow]]:
     train, val = (dataset.split == side for side in ("train", "val"))
     fuse = "+" in recipe.backbone
     return fit_heads(views, features, dataset.labels, train, val, len(dataset.classes), recipe, fuse=fuse)
 
 
-def _frozen(fitted: Fitted, features: Sequence[np.ndarray], dataset: Dataset) -> _Candidate:
+def _frozen(fitted: FittedHead, features: Sequence[np.ndarray], dataset: Dataset) -> _Candidate:
     """The closed-form head: logits on val by the fit on train; parts by the same head on train and val together."""
     val, known = dataset.split == "val", np.isin(dataset.split, ("train", "val"))
     logits_NK = fitted.head.logits(fitted.join([x[val] for x in features]))
@@ -277,7 +277,7 @@ def _frozen(fitted: Fitted, features: Sequence[np.ndarray], dataset: Dataset) ->
 
 
 def _layer_to_start_from(
-    view: View, features_ND: np.ndarray, frozen: _Candidate, dataset: Dataset, recipe: Recipe
+    view: FeatureExtractor, features_ND: np.ndarray, frozen: _Candidate, dataset: Dataset, recipe: Recipe
 ) -> tuple[np.ndarray, np.ndarray]:
     """The last layer on `view` alone, fitted on the train side only: weight_DK, bias_K, divided by its temperature.
 
@@ -294,15 +294,15 @@ def _layer_to_start_from(
 
 
 def _tuned(
-    view: View,
+    view: FeatureExtractor,
     start: tuple[np.ndarray, np.ndarray] | None,
-    sources: Sequence[Source],
-    facts: Sequence[Facts],
+    sources: Sequence[ImageSource],
+    facts: Sequence[ImageInfo],
     dataset: Dataset,
     recipe: Recipe,
-    plan: Plan,
+    plan: Runtime,
     clock: Clock,
-    unfinished: Unfinished | None,
+    unfinished: ResumePoint | None,
 ) -> _Candidate | None:
     """Gradient descent from `view`; None if the approach is auto and there is no time for it."""
     left = 0.85 * (seconds(recipe.budget) - clock.elapsed)
@@ -310,14 +310,14 @@ def _tuned(
     if auto and left < LEAST_SECONDS and not recipe.epochs:
         log.info("No fine-tuning: %.0f s of the budget are left (--budget 10m allows it).", max(left, 0.0))
         return None
-    from headstart.training.finetune import NoTime, Task, tune
+    from headstart.training.finetune import NoTime, TrainingData, finetune
 
     train, val = (dataset.split == side for side in ("train", "val"))
     sha256s = [f.sha256 for f in facts]
-    task = Task(sources, sha256s, dataset.labels, train, val, len(dataset.classes))
+    task = TrainingData(sources, sha256s, dataset.labels, train, val, len(dataset.classes))
     begun = time.monotonic()
     try:
-        tuned = tune(
+        tuned = finetune(
             view, task, replace(recipe, approach="finetune" if auto else recipe.approach), plan, start=start,
             seconds=left, unfinished=unfinished.path if unfinished else None, key=unfinished.key if unfinished else None,
         )  # fmt: skip
@@ -329,11 +329,11 @@ def _tuned(
     features, failed = embed_files(sources, sha256s, [tuned.view], plan)
     if failed:
         raise _changed(dataset, failed)
-    part = Part(tuned.view, tuned.weight_DK, tuned.bias_K)
+    part = EnsembleMember(tuned.view, tuned.weight_DK, tuned.bias_K)
     val_logits_NK = features[0][val].astype(np.float64) @ part.weight_DK + part.bias_K
     losses_N = _losses(val_logits_NK / fit_temperature(val_logits_NK, dataset.labels[val]), dataset.labels[val])
     accuracy = float((val_logits_NK.argmax(1) == dataset.labels[val]).mean())
-    trial = Trial(
+    trial = HistoryRow(
         "tune", view.backbone.name, recipe.approach, tuned.wise, int(train.sum()), math.nan, math.nan,
         float(losses_N.mean()), accuracy, round(time.monotonic() - begun, 3),
     )  # fmt: skip
@@ -401,30 +401,30 @@ def _losses(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
 
 def _views(
     dataset: Dataset,
-    sources: Sequence[Source],
-    facts: Sequence[Facts],
-    tools: Tools,
+    sources: Sequence[ImageSource],
+    facts: Sequence[ImageInfo],
+    tools: ResolvedBackbones,
     recipe: Recipe,
     clock: Clock,
-) -> tuple[list[View], tuple[Trial, ...]]:
+) -> tuple[list[FeatureExtractor], tuple[HistoryRow, ...]]:
     """The backbones to embed with: those named, or the better ones of all that are at hand, by small subsets."""
     sides = np.array([min(f.width, f.height) for f in facts])
     mean_side = _mean_side(facts, dataset) if recipe.image_size == -1 else recipe.image_size
 
-    def view(backbone: Backbone) -> View:
+    def view(backbone: Backbone) -> FeatureExtractor:
         size = mean_side or fitting_size(backbone.preprocess.image_size, sides)
         if recipe.approach == "scratch":
             backbone = without_weights(backbone.name, image_size=size)
         spec = replace(fitted_spec(backbone, size, recipe.resize), tta=recipe.tta)
         if recipe.pixels == "unit":
             spec = replace(spec, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-        return View(backbone, spec)
+        return FeatureExtractor(backbone, spec)
 
     candidates = [view(backbone) for backbone in tools.backbones]
     if not tools.choice:
         return candidates, ()
     known = np.flatnonzero(np.isin(dataset.split, ("train", "val"))).tolist()
-    choice = choose_views(
+    choice = choose_backbones(
         candidates,
         [sources[i] for i in known],
         [facts[i].sha256 for i in known],
@@ -438,14 +438,14 @@ def _views(
     return list(choice.views), choice.trials
 
 
-def _mean_side(facts: Sequence[Facts], dataset: Dataset) -> int:
+def _mean_side(facts: Sequence[ImageInfo], dataset: Dataset) -> int:
     """The mean height and width of the training pictures, in pixels, to the nearest multiple of 32."""
     train = np.flatnonzero(dataset.split == "train").tolist()
     mean = float(np.mean([(facts[i].width + facts[i].height) / 2 for i in train]))
     return int(np.clip(32 * round(mean / 32), 32, 640))
 
 
-def _calibrated(chosen: _Candidate, dataset: Dataset, plan: Plan, recipe: Recipe) -> tuple[Classifier, np.ndarray]:
+def _calibrated(chosen: _Candidate, dataset: Dataset, plan: Runtime, recipe: Recipe) -> tuple[Classifier, np.ndarray]:
     """Temperature, conformal threshold and clipping bound from validation."""
     labels_N = dataset.labels[dataset.split == "val"]
     temperature = fit_temperature(chosen.val_logits_NK, labels_N)

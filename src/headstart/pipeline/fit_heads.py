@@ -11,9 +11,9 @@ import numpy as np
 from headstart.io.progress import bar, log
 from headstart.model.heads.linear import KINDS, LinearHead, refit
 from headstart.model.heads.search import SearchRow, search_head
-from headstart.model.inference.classifier import Part
-from headstart.model.inference.features import View
-from headstart.training.history import Trial
+from headstart.model.inference.classifier import EnsembleMember
+from headstart.model.inference.features import FeatureExtractor
+from headstart.training.history import HistoryRow
 from headstart.training.recipe import Recipe
 
 FUSING_GAIN = 0.02
@@ -24,10 +24,10 @@ ITERATIVE_CELLS = 300_000
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
+class FittedHead:
     """A head on the features of one or several views, joined side by side, each at unit mean variance."""
 
-    views: tuple[View, ...]
+    views: tuple[FeatureExtractor, ...]
     dims: tuple[int, ...]
     scales: tuple[float, ...]
     head: LinearHead
@@ -37,18 +37,20 @@ class Fitted:
         """float32 (N, sum of D) from one array float32 (N, D) a view."""
         return np.concatenate([x * np.float32(s) for x, s in zip(features, self.scales, strict=True)], axis=1)
 
-    def parts(self, temperature: float) -> tuple[Part, ...]:
+    def parts(self, temperature: float) -> tuple[EnsembleMember, ...]:
         """The head cut into one last layer a backbone, all divided by the temperature; the first has the bias."""
         cuts = np.split(self.head.weight_DK, np.cumsum(self.dims)[:-1])
         bias_K = self.head.bias_K / temperature
         return tuple(
-            Part(view, (cut * (scale / temperature)).astype(np.float32), (bias_K * (i == 0)).astype(np.float32))
+            EnsembleMember(
+                view, (cut * (scale / temperature)).astype(np.float32), (bias_K * (i == 0)).astype(np.float32)
+            )
             for i, (view, scale, cut) in enumerate(zip(self.views, self.scales, cuts, strict=True))
         )
 
 
 def fit_heads(
-    views: Sequence[View],
+    views: Sequence[FeatureExtractor],
     features: Sequence[np.ndarray],
     labels_N: np.ndarray,
     train: np.ndarray,
@@ -57,7 +59,7 @@ def fit_heads(
     recipe: Recipe,
     *,
     fuse: bool | None = None,
-) -> tuple[Fitted, list[Trial]]:
+) -> tuple[FittedHead, list[HistoryRow]]:
     """The best head on the first view alone (the best one, says the choice) and on all views fused; of the two the better.
 
     Within a view, heads compete by validation log-loss. Between the two, a small validation part is too noisy (of 140
@@ -68,8 +70,8 @@ def fit_heads(
     sets: list[tuple[int, ...]] = [] if fuse else [(0,)]
     if len(views) > 1:
         sets.append(tuple(range(len(views))))
-    best: Fitted | None = None
-    trials: list[Trial] = []
+    best: FittedHead | None = None
+    trials: list[HistoryRow] = []
     with bar("Fitting last layers", len(sets)) as advance:
         for members in sets:
             fitted, rows = _fit_one(
@@ -87,22 +89,22 @@ def fit_heads(
     return best, trials
 
 
-def refit_on(fitted: Fitted, features: Sequence[np.ndarray], labels_N: np.ndarray, n_classes: int) -> Fitted:
+def refit_on(fitted: FittedHead, features: Sequence[np.ndarray], labels_N: np.ndarray, n_classes: int) -> FittedHead:
     """The same head and strength, fitted on more pictures (train and val together)."""
     return replace(fitted, head=refit(fitted.head, fitted.join(features), labels_N, n_classes))
 
 
 def _fit_one(
-    views: Sequence[View],
+    views: Sequence[FeatureExtractor],
     features: Sequence[np.ndarray],
     labels_N: np.ndarray,
     train: np.ndarray,
     val: np.ndarray,
     n_classes: int,
     recipe: Recipe,
-) -> tuple[Fitted, list[Trial]]:
+) -> tuple[FittedHead, list[HistoryRow]]:
     scales = tuple(1 / max(float(np.sqrt(x[train].var(axis=0).mean())), 1e-12) for x in features)
-    blank = Fitted(tuple(views), tuple(x.shape[1] for x in features), scales, _no_head(), np.inf)
+    blank = FittedHead(tuple(views), tuple(x.shape[1] for x in features), scales, _no_head(), np.inf)
     joined_ND = blank.join(features)
     kinds = _kinds(recipe, int(train.sum()) * n_classes)
     weight = None if recipe.class_weight == "none" else recipe.class_weight
@@ -131,8 +133,8 @@ def _left_out_log_loss(rows: Sequence[SearchRow], n_train: int, n_val: int) -> f
     return min(exact) if exact else min(r.val_log_loss for r in rows)
 
 
-def _trial(name: str, pictures: int, row: SearchRow) -> Trial:
-    return Trial(
+def _trial(name: str, pictures: int, row: SearchRow) -> HistoryRow:
+    return HistoryRow(
         "head", name, row.kind, row.strength, pictures,
         row.loo_log_loss, row.loo_accuracy, row.val_log_loss, row.val_accuracy, row.seconds,
     )  # fmt: skip

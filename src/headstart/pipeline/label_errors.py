@@ -26,10 +26,10 @@ from headstart.model.backbones.registry import Backbone, find_backbone, to_choos
 from headstart.model.heads.linear import LinearHead, prepare
 from headstart.model.heads.logistic import tempered_log_loss
 from headstart.model.heads.spectrum import solve_lda
-from headstart.model.inference.features import View, embed_files, fitted_spec
-from headstart.model.inference.runtime import choose_plan
-from headstart.pipeline.choose_backbones import choose_views, fitting_size, stratified_order, unit_variance
-from headstart.pipeline.scan import Looked
+from headstart.model.inference.features import FeatureExtractor, embed_files, fitted_spec
+from headstart.model.inference.runtime import choose_runtime
+from headstart.pipeline.choose_backbones import choose_backbones, fitting_size, stratified_order, unit_variance
+from headstart.pipeline.scan import ScannedDataset
 
 FOLDS = 5
 SHRINKAGES = (0.3, 0.6, 0.9)
@@ -57,36 +57,38 @@ def backbones_for_labels(name: str, weights_dir: Path | None, offline: bool) -> 
 
 
 @dataclass(frozen=True)
-class Seen:
+class BackboneFeatures:
     """What a backbone sees in all pictures: float32 (N, D), and {row: reason} of those that could not be read again."""
 
     values_ND: np.ndarray
     failed: dict[int, str]
 
 
-def see(looked: Looked, backbones: Sequence[Backbone], *, seed: int = 0) -> Seen:
+def see(looked: ScannedDataset, backbones: Sequence[Backbone], *, seed: int = 0) -> BackboneFeatures:
     """Features of all pictures, of that of several backbones which suits them best.
 
     Raises `BadLabels` (nothing to tell apart), `BackboneError`, `WriteError` (the cache).
     """
     require_trainable(looked.dataset)
-    dataset, plan = looked.dataset, choose_plan()
+    dataset, plan = looked.dataset, choose_runtime()
     sides = np.array([min(f.width, f.height) for f in looked.facts])
-    views = [View(b, fitted_spec(b, fitting_size(b.preprocess.image_size, sides), "auto")) for b in backbones]
+    views = [
+        FeatureExtractor(b, fitted_spec(b, fitting_size(b.preprocess.image_size, sides), "auto")) for b in backbones
+    ]
     if len(views) > 1:
         known = np.flatnonzero(dataset.labels >= 0)
         files, sha256s = [looked.files[i] for i in known], [looked.sha256s[i] for i in known]
-        choice = choose_views(
+        choice = choose_backbones(
             views, files, sha256s, dataset.labels[known], len(dataset.classes), plan, seconds=SECONDS,
             total=len(known), seed=seed,
         )  # fmt: skip
         views = [choice.views[0]]
     log.info("Looking with %s (%s)", views[0], plan)
     (values_ND,), failed = embed_files(looked.files, looked.sha256s, views, plan)
-    return Seen(values_ND, failed)
+    return BackboneFeatures(values_ND, failed)
 
 
-def label_errors(dataset: Dataset, seen: Seen, *, seed: int = 0) -> list[LabelError]:
+def label_errors(dataset: Dataset, seen: BackboneFeatures, *, seed: int = 0) -> list[LabelError]:
     """Suspected labels, the worst first. Groups of the data set stay in one fold."""
     known = np.array([i for i in np.flatnonzero(dataset.labels >= 0).tolist() if i not in seen.failed], np.int64)
     labels_N = dataset.labels[known]

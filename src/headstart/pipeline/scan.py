@@ -12,7 +12,7 @@ import numpy as np
 
 from headstart.data.checks import Finding, findings, usable
 from headstart.data.copies import Copies
-from headstart.data.data_source import Source, as_source
+from headstart.data.data_source import DataSource, as_source
 from headstart.data.duplicates import exact_groups, group_pairs, joined, merge_groups
 from headstart.data.groups import require_splittable
 from headstart.data.near_duplicates import find_copies
@@ -20,13 +20,13 @@ from headstart.data.not_copies import NotCopies
 from headstart.data.open_dataset import Dataset, fingerprint, open_dataset
 from headstart.data.proposals import proposal
 from headstart.errors import NoPictures
-from headstart.images.validate import Facts, screen
+from headstart.images.validate import ImageInfo, validate_images
 from headstart.io.progress import log
 from headstart.model.inference.classifier import Classifier
 
 
 @dataclass(frozen=True, eq=False)
-class Looked:
+class ScannedDataset:
     """A data set in which every file was looked at.
 
     `everything` and `everything_facts` hold all files; `dataset` and `facts` the usable ones, with `groups` made of the
@@ -34,9 +34,9 @@ class Looked:
     """
 
     everything: Dataset
-    everything_facts: tuple[Facts, ...]
+    everything_facts: tuple[ImageInfo, ...]
     dataset: Dataset
-    facts: tuple[Facts, ...]
+    facts: tuple[ImageInfo, ...]
     not_copies: NotCopies
     """Pairs that somebody says are no copies."""
 
@@ -74,19 +74,19 @@ class Looked:
         return findings(everything, self.everything_facts, copies=copies.among(places_N, n))
 
 
-def look(
-    data: Path | str | Source,
+def scan(
+    data: Path | str | DataSource,
     *,
     opened: Dataset | None = None,
     not_copies: NotCopies = NotCopies(),  # noqa: B008 (frozen)
-) -> Looked:
+) -> ScannedDataset:
     """Open `data`, if that was not done already, and look at every file.
 
     Raises `DataError` if nothing can be used; `BadCopies` if a pair of `not_copies` is the same file.
     """
     source = as_source(data)
     everything = open_dataset(source) if opened is None else opened
-    facts = screen([everything.file(i) for i in range(len(everything))])
+    facts = validate_images([everything.file(i) for i in range(len(everything))])
     keep = usable(facts)
     if not keep.any():
         first = facts[0]
@@ -99,12 +99,12 @@ def look(
         log.warning("%s of %s files cannot be used; left out.", f"{bad:,}", f"{len(keep):,}")
     good = tuple(f for f, k in zip(facts, keep, strict=True) if k)
     dataset = with_identical_files(everything.take(keep), good)
-    looked = Looked(everything, tuple(facts), dataset, good, not_copies)
+    looked = ScannedDataset(everything, tuple(facts), dataset, good, not_copies)
     not_copies.check_files(dataset.paths, looked.sha256s)
     return looked
 
 
-def prepare_groups(dataset: Dataset, source: Source) -> None:
+def prepare_groups(dataset: Dataset, source: DataSource) -> None:
     """Before a split is made: note what could be groups (`note_groups`), and raise `BadSplit` if no split can be made."""
     note_groups(dataset)
     require_splittable(dataset, source.groups_named_by)
@@ -116,7 +116,7 @@ def note_groups(dataset: Dataset) -> None:
         log.info("%s", sentence)
 
 
-def with_named_groups(given: Dataset, looked: Looked, source: Source) -> Dataset:
+def with_named_groups(given: Dataset, looked: ScannedDataset, source: DataSource) -> Dataset:
     """The data set with the groups of a given split, joined with those that options name: what it divides is reported."""
     if not (source.group_column or source.group_from):
         return given
@@ -124,16 +124,16 @@ def with_named_groups(given: Dataset, looked: Looked, source: Source) -> Dataset
     return replace(given, groups=groups)
 
 
-def source_of(classifier: Classifier, given: Path | Source | None) -> Source:
+def source_of(classifier: Classifier, given: Path | DataSource | None) -> DataSource:
     """Where a run's pictures are: where they were at the time, or at the place that is given; labels as at the time."""
     known = classifier.provenance.get("data", {})
-    kept = Source.from_dict({**known, "place": known.get("path", "")})
-    if given is None or isinstance(given, Source):
+    kept = DataSource.from_dict({**known, "place": known.get("path", "")})
+    if given is None or isinstance(given, DataSource):
         return kept if given is None else given
     return replace(kept, place=Path(given))
 
 
-def with_identical_files(dataset: Dataset, facts: Sequence[Facts]) -> Dataset:
+def with_identical_files(dataset: Dataset, facts: Sequence[ImageInfo]) -> Dataset:
     """The data set with its groups joined where they hold the same file."""
     exact = exact_groups([f.sha256 for f in facts])
     return replace(dataset, groups=joined(dataset.groups, group_pairs(exact)))

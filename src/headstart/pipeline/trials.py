@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
-from headstart.data.data_source import Source
+from headstart.data.data_source import DataSource
 from headstart.errors import DamagedRun
 from headstart.io.files import read_json, sha256_bytes, write_json
 from headstart.io.folders import MANIFEST, check_manifest, read_manifest
@@ -40,7 +40,7 @@ COMMAND = (sys.executable, "-m", "headstart")
 
 
 @dataclass(frozen=True)
-class Candidate:
+class TrialConfig:
     """One approach on one backbone: `recipe_name` as the user calls it, and all its options."""
 
     name: str
@@ -49,11 +49,11 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Place:
+class TrialContext:
     """What all trials share: the data, the folder of the comparison, where weights and corrections are; and what a run must
     agree with. `weights` is a SHA-256 over all that trials may choose from; `alone`: that is the package's own backbone."""
 
-    source: Source
+    source: DataSource
     out: Path
     weights_dir: Path | None
     offline: bool
@@ -74,7 +74,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialResult:
     """How a trial went. `error` is empty for a finished one; `interrupted` ones were stopped and can go on.
 
     Seconds and megabytes (1e6 bytes) of the training process, milliseconds a picture; NaN where not measured. `budget` is
@@ -92,7 +92,7 @@ class Outcome:
     weights: str = ""
 
 
-def run_trial(candidate: Candidate, place: Place, *, share: float, limit: float) -> Outcome:
+def run_trial(candidate: TrialConfig, place: TrialContext, *, share: float, limit: float) -> TrialResult:
     """Train in a process of its own that is told to spend `share` seconds and stopped after `limit` seconds.
 
     Training by gradient descent that was interrupted goes on from where it was; if that was of other pictures or with other
@@ -100,7 +100,7 @@ def run_trial(candidate: Candidate, place: Place, *, share: float, limit: float)
     """
     run, budget = place.run(candidate.name), f"{max(1, int(share))}s"
     words = [*COMMAND, *train_words(replace(candidate.recipe, budget=budget), candidate, place)]
-    _keep(place, candidate, Outcome(error="it was cut off", interrupted=True, budget=budget))
+    _keep(place, candidate, TrialResult(error="it was cut off", interrupted=True, budget=budget))
     ended = run_child(words, limit)
     error, interrupted = _error_of(ended, limit)
     if error.startswith("UnfinishedTraining: "):
@@ -109,7 +109,7 @@ def run_trial(candidate: Candidate, place: Place, *, share: float, limit: float)
         error, interrupted = _error_of(ended, limit)
     if not error and not (run / MANIFEST).is_file():
         error = "it ended without a run folder"
-    outcome = Outcome(round(ended.seconds, 3), ended.peak_memory_mb, math.nan, error, interrupted, budget)
+    outcome = TrialResult(round(ended.seconds, 3), ended.peak_memory_mb, math.nan, error, interrupted, budget)
     outcome = replace(outcome, weights=_weights_for(candidate, place))
     if not error:
         outcome = replace(outcome, manifest=_identity(run))
@@ -117,7 +117,7 @@ def run_trial(candidate: Candidate, place: Place, *, share: float, limit: float)
     return outcome
 
 
-def finished(candidate: Candidate, place: Place) -> Outcome | None:
+def finished(candidate: TrialConfig, place: TrialContext) -> TrialResult | None:
     """The outcome of a trial that was finished earlier and is still valid, or None. What was not measured is NaN.
 
     A run folder records the options that were used in the end; what was asked for, auto say, is in the trial's record.
@@ -146,7 +146,7 @@ def finished(candidate: Candidate, place: Place) -> Outcome | None:
     if not of_these or not _same(used if kept is None else asked, candidate.recipe):
         log.info("%s: of another recipe, split or data; it is done again.", run)
         return None
-    return kept or Outcome(seconds=seconds, manifest=manifest)
+    return kept or TrialResult(seconds=seconds, manifest=manifest)
 
 
 def _identity(run: Path) -> str:
@@ -155,7 +155,7 @@ def _identity(run: Path) -> str:
     return sha256_bytes(json.dumps(sorted(listed.items())).encode())
 
 
-def _weights_for(candidate: Candidate, place: Place) -> str:
+def _weights_for(candidate: TrialConfig, place: TrialContext) -> str:
     """SHA-256 over the weights that a trial chooses from, or of those that it names; '' for none, or if they are not here."""
     recipe = candidate.recipe
     if recipe.approach == "scratch":
@@ -171,7 +171,9 @@ def _same(recorded: Any, recipe: Recipe) -> bool:
     return isinstance(recorded, dict) and {**recorded, "budget": ""} == {**recipe.as_dict(), "budget": ""}
 
 
-def with_latency(outcome: Outcome, candidate: Candidate, place: Place, pictures: Sequence[Path]) -> Outcome:
+def with_latency(
+    outcome: TrialResult, candidate: TrialConfig, place: TrialContext, pictures: Sequence[Path]
+) -> TrialResult:
     """The outcome with milliseconds a picture, measured in a process of its own unless it is known."""
     if outcome.error or not math.isnan(outcome.latency_ms) or not pictures:
         return outcome
@@ -187,7 +189,7 @@ def with_latency(outcome: Outcome, candidate: Candidate, place: Place, pictures:
     return outcome
 
 
-def train_words(recipe: Recipe, candidate: Candidate, place: Place) -> list[str]:
+def train_words(recipe: Recipe, candidate: TrialConfig, place: TrialContext) -> list[str]:
     """`headstart` words of a trial: every option that is not the default is spelled out, so anybody can run it again."""
     usual, there = Recipe(), replace(place.source, place=Path(os.path.abspath(place.source.place)))
     given = [f for f in fields(Recipe) if getattr(recipe, f.name) != getattr(usual, f.name)]
@@ -200,18 +202,20 @@ def train_words(recipe: Recipe, candidate: Candidate, place: Place) -> list[str]
     return words + [f"--{f.name.replace('_', '-')}={getattr(recipe, f.name)}" for f in given]
 
 
-def _keep(place: Place, candidate: Candidate, outcome: Outcome) -> None:
+def _keep(place: TrialContext, candidate: TrialConfig, outcome: TrialResult) -> None:
     values = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(outcome).items()}
     write_json(place.record(candidate.name), values | {"recipe": candidate.recipe.as_dict()})
 
 
-def _read_record(path: Path) -> tuple[Outcome | None, Any]:
+def _read_record(path: Path) -> tuple[TrialResult | None, Any]:
     """What `_keep` wrote: the outcome and the options that were asked for; (None, None) where there is none."""
     try:
         read = read_json(path)
         read = {"weights": ""} | read  # which earlier versions did not record
-        values: dict[str, Any] = {f.name: math.nan if read[f.name] is None else read[f.name] for f in fields(Outcome)}
-        return Outcome(**values), read["recipe"]
+        values: dict[str, Any] = {
+            f.name: math.nan if read[f.name] is None else read[f.name] for f in fields(TrialResult)
+        }
+        return TrialResult(**values), read["recipe"]
     except FileNotFoundError:
         return None, None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -221,7 +225,7 @@ def _read_record(path: Path) -> tuple[Outcome | None, Any]:
 
 # ------------------------------------------------------------------------------------------------------- one process
 @dataclass(frozen=True)
-class Ended:
+class ProcessResult:
     """A process that has ended: what it wrote, how long it took, the most memory it held; `stopped` if it took too long."""
 
     code: int
@@ -232,7 +236,7 @@ class Ended:
     stopped: bool
 
 
-def run_child(command: Sequence[str], limit: float) -> Ended:
+def run_child(command: Sequence[str], limit: float) -> ProcessResult:
     """Run a command to its end, or for `limit` seconds. Its notes are passed on; on Ctrl-C it is stopped too."""
     started = time.monotonic()
     pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -257,7 +261,7 @@ def run_child(command: Sequence[str], limit: float) -> Ended:
     for reader in readers:
         reader.join(LONGEST_CALM)
     memory = usage if math.isnan(memory) else memory
-    return Ended(process.returncode, "".join(outs), "".join(errs), time.monotonic() - started, memory, stopped)
+    return ProcessResult(process.returncode, "".join(outs), "".join(errs), time.monotonic() - started, memory, stopped)
 
 
 def _reader(pipe: IO[str] | None, lines: list[str]) -> threading.Thread:
@@ -313,7 +317,7 @@ def _stop(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def _error_of(ended: Ended, limit: float) -> tuple[str, bool]:
+def _error_of(ended: ProcessResult, limit: float) -> tuple[str, bool]:
     """Why there is no result, in a few words (empty if there is one); and whether the process was cut off."""
     if ended.stopped:
         return f"stopped after {limit:.0f} s: its share of the budget was spent", True

@@ -1,8 +1,9 @@
 """`report.html` of a comparison: what to take, all trials with intervals, trade-offs, paired differences, learning curves.
 
-`Compared` says what there is to show; `comparison_figures` draws it, `compare_page` makes one self-contained HTML page of
-it, in the style of the other pages. For eight trials that takes 1.5 s of a core. It tests nothing: the differences and their
-verdicts come from `headstart.evaluation.paired_tests`. Not for a single run: that is `headstart.reports.run_page`.
+`ComparePageData` says what there is to show; `comparison_figures` draws it, `compare_page` makes one self-contained
+HTML page of it, in the style of the other pages. For eight trials that takes 1.5 s of a core. It tests nothing: the
+differences and their verdicts come from `headstart.evaluation.paired_tests`. Not for a single run: that is
+`headstart.reports.run_page`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ LABELS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Contender:
+class TrialSummary:
     """One trial: test metrics by name (none if it ended with an `error`), costs (NaN or 0 where not measured), and its
     rounds, if it was trained by gradient descent (rows of epochs.csv; `best_epoch` is the place of the one that was kept)."""
 
@@ -60,13 +61,13 @@ class Contender:
 
 
 @dataclass(frozen=True, eq=False)
-class Compared:
+class ComparePageData:
     """What the page of a comparison shows. `contenders` stand in their order, the best first; `taken` names one of them."""
 
     title: str
     advice: str
     taken: str
-    contenders: Sequence[Contender]
+    contenders: Sequence[TrialSummary]
     pairs: Sequence[Difference]
     notes: Sequence[str]
     facts: Sequence[tuple[str, str]]
@@ -74,12 +75,12 @@ class Compared:
     command: str
 
     @property
-    def finished(self) -> list[Contender]:
+    def finished(self) -> list[TrialSummary]:
         """Those with test metrics."""
         return [c for c in self.contenders if c.figures]
 
 
-def comparison_figures(compared: Compared) -> dict[str, Figure]:
+def comparison_figures(compared: ComparePageData) -> dict[str, Figure]:
     """The figures by name, those that there is data for: trade-offs, differences, and curves-1, curves-2 ..."""
     from headstart.reports import plots
 
@@ -117,7 +118,7 @@ def comparison_figures(compared: Compared) -> dict[str, Figure]:
     return found | _curves(compared.contenders)
 
 
-def _curves(contenders: Sequence[Contender]) -> dict[str, Figure]:
+def _curves(contenders: Sequence[TrialSummary]) -> dict[str, Figure]:
     """Learning curves of each that has some, all on the same scales."""
     from headstart.reports import plots
 
@@ -140,7 +141,7 @@ def _limits(tables: Sequence[Sequence[Mapping[str, Any]]], names: Sequence[str])
     return min(values) - margin, max(values) + margin
 
 
-def drawn_comparison(compared: Compared, folder: Path | None = None) -> dict[str, str]:
+def drawn_comparison(compared: ComparePageData, folder: Path | None = None) -> dict[str, str]:
     """The figures as SVG elements; with a folder, they are saved there too, as PNG and SVG. Raises `WriteError`."""
     from headstart.reports import plots
 
@@ -152,7 +153,7 @@ def drawn_comparison(compared: Compared, folder: Path | None = None) -> dict[str
     return {name: plots.save_figure(figure, folder, name, label=labels[name]) for name, figure in figures.items()}
 
 
-def compare_page(compared: Compared, figures: Mapping[str, str] | None = None) -> str:
+def compare_page(compared: ComparePageData, figures: Mapping[str, str] | None = None) -> str:
     """The page: one HTML document with everything inside, which makes no request. `figures` are those of
     `drawn_comparison`, if drawn already. Names and messages come out as text, whatever is in them."""
     from markupsafe import Markup

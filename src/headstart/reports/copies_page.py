@@ -13,7 +13,7 @@ from pathlib import Path
 
 from headstart.data.not_copies import CopyRow
 from headstart.io.text_table import plain
-from headstart.reports.sections import Shot, copy_evidence, percent
+from headstart.reports.sections import ThumbnailRef, copy_evidence, percent
 
 MOST_PAIRS = 300
 MOST_DOUBTED = 100
@@ -45,7 +45,7 @@ class CopiesSheet:
 class Half:
     """One image of a pair as the page shows it."""
 
-    shot: Shot
+    shot: ThumbnailRef
     path: str
     label: str
     set_name: str
@@ -92,7 +92,7 @@ def shown_first(rows: Sequence[CopyRow], most: int) -> list[CopyRow]:
 
 def _shown(row: CopyRow, sheet: CopiesSheet, number: Mapping[str, int]) -> Shown:
     first, second = (
-        Half(Shot(number.get(path, -1), plain(path)), plain(path), label, sheet.sets.get(path, ""))
+        Half(ThumbnailRef(number.get(path, -1), plain(path)), plain(path), label, sheet.sets.get(path, ""))
         for path, label in ((row.path, row.label), (row.copy, row.copy_label))
     )
     return Shown((first, second), copy_evidence(row, sheet.limit), row.conflicting)

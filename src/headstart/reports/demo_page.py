@@ -1,6 +1,6 @@
 """The page of `headstart demo`: what was drawn, what was planted in it and found, three ways to a classifier, what next.
 
-`Shown` says what there is; `demo_page` makes one HTML document of it in the style of the other pages, which makes no
+`DemoPageData` says what there is; `demo_page` makes one HTML document of it in the style of the other pages, which makes no
 request. Its links lead to the pages of the comparison and of the run beside it. Some 150 thumbnails, 0.5 s of a core. Not
 for a data set of one's own: `check` and `report` show that.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.evaluation.intervals import Estimate
-from headstart.samples.flaws import Flaw, Recalled
+from headstart.samples.flaws import Flaw, FlawRecall
 
 MOST_OF_A_KIND = 12
 TITLES = {
@@ -25,7 +25,7 @@ TITLES = {
 
 
 @dataclass(frozen=True, eq=False)
-class Way:
+class DemoTrial:
     """One trial of the comparison: its accuracy and log-loss on the test pictures (None: not finished), and its cost."""
 
     name: str
@@ -36,16 +36,16 @@ class Way:
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class DemoPageData:
     """What the page shows. Paths are those of flaws.csv; `files` says where each picture lies."""
 
     pictures: int
     sheet: Mapping[str, Sequence[str]]
     """Some paths of each class."""
-    recalled: Sequence[Recalled]
+    recalled: Sequence[FlawRecall]
     suggested: Mapping[str, str]
     """The class that `check` suggests for a path whose label it suspects."""
-    ways: Sequence[Way]
+    ways: Sequence[DemoTrial]
     taken: str
     advice: str
     caution: str
@@ -57,7 +57,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class FlawExhibit:
     """A flaw as the page shows it: thumbnails with what to say of each, whether it was found, and a line below."""
 
     pictures: tuple[tuple[str, str], ...]
@@ -65,7 +65,7 @@ class Exhibit:
     text: str
 
 
-def demo_page(shown: Shown) -> str:
+def demo_page(shown: DemoPageData) -> str:
     """The page."""
     from markupsafe import Markup
 
@@ -92,12 +92,12 @@ def demo_page(shown: Shown) -> str:
     )
 
 
-def _exhibited(row: Recalled) -> list[Flaw]:
+def _exhibited(row: FlawRecall) -> list[Flaw]:
     """What was missed first: that is the interesting part."""
     return [*row.missed, *row.found][:MOST_OF_A_KIND]
 
 
-def _exhibit(flaw: Flaw, shown: Shown, small: Mapping[str, str]) -> Exhibit:
+def _exhibit(flaw: Flaw, shown: DemoPageData, small: Mapping[str, str]) -> FlawExhibit:
     own = flaw.path.split("/")[1]
     found = any(flaw in row.found for row in shown.recalled)
     both = ((flaw.of, f"{own}, original"), (flaw.path, f"{own}, {TITLES[flaw.flaw].lower()}: {flaw.detail}"))
@@ -111,4 +111,4 @@ def _exhibit(flaw: Flaw, shown: Shown, small: Mapping[str, str]) -> Exhibit:
         text = "used upright"
     else:
         text = flaw.detail
-    return Exhibit(tuple(pictures), found, text)
+    return FlawExhibit(tuple(pictures), found, text)

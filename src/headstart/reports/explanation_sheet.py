@@ -36,8 +36,9 @@ class Neighbour:
 
 
 @dataclass(frozen=True, eq=False)
-class Sheet:
-    """What `view` shows. `shares` are (class, probability), the highest first; `heat_HW` from 0 to 1 is for the first.
+class ExplanationSheet:
+    """What `draw_explanation` shows. `shares` are (class, probability), the highest first; `heat_HW` from 0 to 1 is
+    for the first.
 
     `label` is empty where it is not known. `seen` (left, top, right, bottom; parts of the picture) is what the network
     looks at. `note` stands where there are no `neighbours`.
@@ -64,7 +65,7 @@ def overlay(picture: Image.Image, heat_HW: np.ndarray) -> Image.Image:
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
-def view(sheet: Sheet) -> Image.Image:
+def draw_explanation(sheet: ExplanationSheet) -> Image.Image:
     """The sheet as an RGB image, 960 px wide. All text is drawn as text, in characters that the font has."""
     parts = [_heading(sheet), _pictures(sheet), _below(sheet)]
     height = sum(part.height for part in parts) + 2 * _MARGIN + _GAP * (len(parts) - 1)
@@ -99,7 +100,7 @@ def _text(pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int
     return round(font.getlength(line))
 
 
-def _heading(sheet: Sheet) -> Image.Image:
+def _heading(sheet: ExplanationSheet) -> Image.Image:
     """Prediction and label, and the picture's name."""
     strip, pen = _strip(56)
     predicted, share = sheet.shares[0]
@@ -112,7 +113,7 @@ def _heading(sheet: Sheet) -> Image.Image:
     return strip
 
 
-def _pictures(sheet: Sheet) -> Image.Image:
+def _pictures(sheet: ExplanationSheet) -> Image.Image:
     """The picture, and beside it the heat map with a frame around what the network sees."""
     side = (WIDTH - 2 * _MARGIN - _GAP) // 2
     picture = fitted(sheet.picture, side, side)
@@ -131,7 +132,7 @@ def _pictures(sheet: Sheet) -> Image.Image:
     return strip
 
 
-def _below(sheet: Sheet) -> Image.Image:
+def _below(sheet: ExplanationSheet) -> Image.Image:
     """Probabilities on the left, nearest training pictures on the right."""
     half = (WIDTH - 2 * _MARGIN - _GAP) // 2
     left, right = _bars(sheet.shares, half), _neighbours(sheet, half)
@@ -155,7 +156,7 @@ def _bars(shares: Sequence[tuple[str, float]], width: int) -> Image.Image:
     return strip
 
 
-def _neighbours(sheet: Sheet, width: int) -> Image.Image:
+def _neighbours(sheet: ExplanationSheet, width: int) -> Image.Image:
     n = len(sheet.neighbours)
     if n == 0:
         strip, pen = _strip(44, width)

@@ -16,13 +16,13 @@ from headstart.data.checks import Finding
 from headstart.data.not_copies import CopyRow
 from headstart.evaluation.metrics import Metrics
 from headstart.model.inference.predictions import Predictions
-from headstart.training.history import Trial
+from headstart.training.history import HistoryRow
 
-Row = Mapping[str, float]
+TrainingRow = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Near:
+class SimilarImage:
     """A training picture that resembles another: its path, its label, the cosine of their features."""
 
     path: str
@@ -42,7 +42,7 @@ class Suspect:
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class ReportData:
     """What a page shows.
 
     `predictions` are those of the labelled pictures that `metrics` judged, in whose order `near` and `heat` count.
@@ -57,12 +57,12 @@ class Report:
     facts: tuple[tuple[str, str], ...] = ()
     """What the classifier is, in pairs of a name and a text."""
     val: Metrics | None = None
-    trials: tuple[Trial, ...] = ()
+    trials: tuple[HistoryRow, ...] = ()
     taken: frozenset[tuple[str, str, str]] = frozenset()
     """(stage, backbone, head) of the trials that the classifier was made from."""
-    epochs: tuple[Row, ...] = ()
+    epochs: tuple[TrainingRow, ...] = ()
     """Rows of epochs.csv."""
-    steps: tuple[Row, ...] = ()
+    steps: tuple[TrainingRow, ...] = ()
     """Rows of steps.csv."""
     best_epoch: int | None = None
     trained: bool = True
@@ -74,7 +74,7 @@ class Report:
     """class -> side -> pictures."""
     sizes_N2: np.ndarray | None = None
     """int (N, 2): width and height in pixels of the pictures."""
-    near: Mapping[int, tuple[Near, ...]] = field(default_factory=dict)
+    near: Mapping[int, tuple[SimilarImage, ...]] = field(default_factory=dict)
     """By row of `predictions`: the nearest training pictures."""
     heat: Mapping[int, np.ndarray] = field(default_factory=dict)
     """By row of `predictions`: a heat map of the predicted class, 0 to 1."""

@@ -1,6 +1,6 @@
 """`report.html`: what a run found, on one page that opens offline and makes no request.
 
-`Report` says what there is to show; `report_page` makes the page of it. Sections whose data is missing are left out, with
+`ReportData` says what there is to show; `report_page` makes the page of it. Sections whose data is missing are left out, with
 one sentence that says why. Pictures are thumbnails inside the page, each of them once.
 
 Drawing and writing it takes 1 to 2 s of one core (figures, thumbnails). Not for a comparison of several runs: that is
@@ -20,7 +20,7 @@ import numpy as np
 
 from headstart.io.text_table import plain
 from headstart.reports import sections
-from headstart.reports.report_data import Report
+from headstart.reports.report_data import ReportData
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +53,7 @@ LABELS = {
 """The figures of a report by name, and what a screen reader says of them."""
 
 
-def report_figures(report: Report) -> dict[str, Figure]:
+def report_figures(report: ReportData) -> dict[str, Figure]:
     """The figures of a report by name, those that there is data for."""
     from headstart.reports import plots
 
@@ -77,7 +77,7 @@ def report_figures(report: Report) -> dict[str, Figure]:
     return found
 
 
-def drawn_figures(report: Report, folder: Path | None = None) -> dict[str, str]:
+def drawn_figures(report: ReportData, folder: Path | None = None) -> dict[str, str]:
     """The figures as SVG elements for the page; with a folder, they are saved there too, as PNG and SVG.
 
     Raises `WriteError`.
@@ -90,7 +90,7 @@ def drawn_figures(report: Report, folder: Path | None = None) -> dict[str, str]:
     return {name: plots.save_figure(figure, folder, name, label=LABELS[name]) for name, figure in figures.items()}
 
 
-def report_page(report: Report, figures: Mapping[str, str] | None = None) -> str:
+def report_page(report: ReportData, figures: Mapping[str, str] | None = None) -> str:
     """The page: one HTML document with everything inside. `figures` are those of `drawn_figures`, if drawn already."""
     drawn = drawn_figures(report) if figures is None else figures
     script = page_part("page.js") + page_part("report.js")

@@ -21,10 +21,10 @@ from markupsafe import Markup, escape
 from headstart.data.not_copies import CopyRow
 from headstart.evaluation.intervals import Estimate
 from headstart.io.text_table import plain
-from headstart.reports.report_data import Report
+from headstart.reports.report_data import ReportData
 from headstart.reports.thumbnails import heat_thumbnail, shrunk_uri, thumbnails
 from headstart.reports.training_verdict import verdict as training_verdict
-from headstart.training.history import Trial
+from headstart.training.history import HistoryRow
 
 MOST_CELLS = 30  # classes; with more the matrix is a figure, and the confusions a list
 MOST_MISTAKES = 60
@@ -55,7 +55,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Shot:
+class ThumbnailRef:
     """A picture as the page refers to it: the number of its thumbnail (-1: none), and the text that stands for it."""
 
     number: int
@@ -100,7 +100,7 @@ def estimate(figure: Estimate) -> Markup:
     return Markup('{} <span class="interval">{}</span>').format(f"{figure.value:.3f}", bounds)
 
 
-def context(report: Report, figures: Mapping[str, str]) -> dict[str, Any]:
+def context(report: ReportData, figures: Mapping[str, str]) -> dict[str, Any]:
     """All that the template shows, by name."""
     pictures = _Pictures(report)
     return {
@@ -140,12 +140,12 @@ def _natural_width(svg: str) -> int:
 # Sentences
 
 
-def verdict(report: Report) -> list[Markup]:
+def verdict(report: ReportData) -> list[Markup]:
     """Three sentences: how good it is, where it fails, what to do next."""
     return [_how_good(report), _where_it_fails(report), _what_next(report)]
 
 
-def _how_good(report: Report) -> Markup:
+def _how_good(report: ReportData) -> Markup:
     metrics = report.metrics
     accuracy, support = metrics["accuracy"], metrics.support
     common = int(support.argmax())
@@ -156,7 +156,7 @@ def _how_good(report: Report) -> Markup:
     )  # fmt: skip
 
 
-def _where_it_fails(report: Report) -> Markup:
+def _where_it_fails(report: ReportData) -> Markup:
     metrics = report.metrics
     pairs = confusions(report)
     if not pairs:
@@ -176,7 +176,7 @@ def _where_it_fails(report: Report) -> Markup:
     return first + Markup("; the weakest class is {} (F1 {}).").format(name(weakest), f"{rated[weakest].value:.3f}")
 
 
-def _what_next(report: Report) -> Markup:
+def _what_next(report: ReportData) -> Markup:
     """The first of the things that matter most, in this order: leaks and conflicts, wrong labels, training, noise."""
     errors = {f.check: f for f in report.findings or () if f.severity == "error"}
     if "split_leak" in errors:
@@ -201,7 +201,7 @@ def _what_next(report: Report) -> Markup:
     return Markup("Nothing in the data or in the training asks for attention.")
 
 
-def confidence(report: Report) -> str:
+def confidence(report: ReportData) -> str:
     """What it means when the classifier is sure."""
     chances_NK, labels_N = report.predictions.probabilities, report.predictions.labels
     if labels_N is None or not len(labels_N):
@@ -234,7 +234,7 @@ def copy_evidence(pair: CopyRow, limit: float = 0.0) -> str:
     return f"differs by {percent(difference) if difference >= 0.0005 else f'less than {percent(0.001)}'}{about}"
 
 
-def group_evidence(report: Report, groups: Sequence[Sequence[str]]) -> list[str]:
+def group_evidence(report: ReportData, groups: Sequence[Sequence[str]]) -> list[str]:
     """Why the images of each group are taken for copies, in words; '' where the run does not say."""
     if report.pairs is None:
         return [""] * len(groups)
@@ -258,7 +258,7 @@ def _evidence_of(pairs: Sequence[CopyRow], limit: float) -> str:
     return f"{len(pairs):,} pairs: {', '.join(texts)}"
 
 
-def headline(report: Report) -> list[tuple[str, str, str]]:
+def headline(report: ReportData) -> list[tuple[str, str, str]]:
     """(name, value, interval) of the figures at the top."""
     rows = []
     for key in ("accuracy", "balanced_accuracy", "roc_auc", "ece"):
@@ -274,15 +274,15 @@ def headline(report: Report) -> list[tuple[str, str, str]]:
 # Tables
 
 
-def metric_rows(report: Report) -> list[tuple[str, Estimate, Estimate | None]]:
+def metric_rows(report: ReportData) -> list[tuple[str, Estimate, Estimate | None]]:
     """(name, on the judged pictures, on validation) of each metric."""
     val = report.val.overall if report.val else {}
     return [(text, report.metrics[key], val.get(key)) for key, text in METRICS.items() if key in report.metrics.overall]
 
 
-def trial_rows(trials: Sequence[Trial], taken: frozenset[tuple[str, str, str]]) -> list[dict[str, Any]]:
+def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[tuple[str, str, str]]) -> list[dict[str, Any]]:
     """The best of each (stage, backbone, head) by validation, or else by leave-one-out; best first, stage by stage."""
-    best: dict[tuple[str, str, str], Trial] = {}
+    best: dict[tuple[str, str, str], HistoryRow] = {}
     for trial in trials:
         key = (trial.stage, trial.backbone, trial.head)
         if key not in best or _loss(trial) <= _loss(best[key]) or trial.pictures > best[key].pictures:
@@ -304,7 +304,7 @@ def trial_rows(trials: Sequence[Trial], taken: frozenset[tuple[str, str, str]]) 
     ]  # fmt: skip
 
 
-def _loss(trial: Trial) -> float:
+def _loss(trial: HistoryRow) -> float:
     found = _known(trial.val_log_loss, trial.loo_log_loss)
     return math.inf if math.isnan(found) else found
 
@@ -313,7 +313,7 @@ def _known(first: float, second: float) -> float:
     return second if math.isnan(first) else first
 
 
-def class_rows(report: Report) -> list[dict[str, Any]]:
+def class_rows(report: ReportData) -> list[dict[str, Any]]:
     """A row a class: pictures, precision, recall, F1, area."""
     metrics = report.metrics
     return [
@@ -325,7 +325,7 @@ def class_rows(report: Report) -> list[dict[str, Any]]:
 _PER_CLASS = ("precision", "recall", "f1", "roc_auc")
 
 
-def confusion_rows(report: Report) -> list[dict[str, Any]] | None:
+def confusion_rows(report: ReportData) -> list[dict[str, Any]] | None:
     """The confusion matrix row by row; None with too many classes for a table."""
     metrics = report.metrics
     if len(metrics.classes) > MOST_CELLS:
@@ -344,7 +344,7 @@ def confusion_rows(report: Report) -> list[dict[str, Any]] | None:
     ]
 
 
-def confusions(report: Report) -> list[dict[str, Any]]:
+def confusions(report: ReportData) -> list[dict[str, Any]]:
     """Pairs of classes that were taken for each other, the most frequent first."""
     metrics = report.metrics
     off = metrics.confusion * (1 - np.eye(len(metrics.classes), dtype=np.int64))
@@ -357,7 +357,7 @@ def confusions(report: Report) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def finding_rows(report: Report) -> list[dict[str, Any]]:
+def finding_rows(report: ReportData) -> list[dict[str, Any]]:
     """What the checks found, with the first paths of each."""
     return [
         {"severity": f.severity, "check": f.check.replace("_", " "), "message": plain(f.message),
@@ -372,7 +372,7 @@ def finding_rows(report: Report) -> list[dict[str, Any]]:
 class _Pictures:
     """The pictures of a page: which there are, their numbers, and where they are shown."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: ReportData) -> None:
         self.report = report
         self.shown = report.mistakes[:MOST_MISTAKES]
         self.suspected = (report.suspects or ())[:MOST_SUSPECTS]
@@ -405,9 +405,9 @@ class _Pictures:
             turn_N[own[np.argsort(sure_N[own], kind="stable")]] = np.arange(len(own))
         return [predictions.paths[i] for i in np.lexsort((label_N, turn_N))]
 
-    def shot(self, path: str, text: str = "") -> Shot:
+    def shot(self, path: str, text: str = "") -> ThumbnailRef:
         """How the page refers to a picture."""
-        return Shot(self._number.get(path, -1), f"{plain(path)}{', ' if text else ''}{text}")
+        return ThumbnailRef(self._number.get(path, -1), f"{plain(path)}{', ' if text else ''}{text}")
 
     def mistakes(self) -> list[dict[str, Any]]:
         """The mistakes that are shown, the most confident first."""

@@ -97,7 +97,7 @@ def _names(n: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Recalled:
+class FlawRecall:
     """How a check did on one kind of flaw.
 
     `others` counts what it listed of that kind and was not planted: files, or, for near-duplicates, groups that are not just a
@@ -121,7 +121,7 @@ def recalled(
     groups: Sequence[Sequence[str]],
     turned: Collection[str],
     suspects: Collection[str],
-) -> list[Recalled]:
+) -> list[FlawRecall]:
     """Which of the flaws are among what `check` listed, one row a kind, in the order of `KINDS_OF_FLAWS`.
 
     Args:
@@ -149,7 +149,7 @@ def recalled(
             others = len(set(together.values()) - pairs)
         elif kind != "leak":
             others = len(set(listed[kind]) - {flaw.path for flaw in planted})
-        rows.append(Recalled(kind, found, tuple(flaw for flaw in planted if flaw not in found), others))
+        rows.append(FlawRecall(kind, found, tuple(flaw for flaw in planted if flaw not in found), others))
     return rows
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from headstart.errors import UnreadableImage
 from headstart.images.augment import Augment, read_views
 from headstart.images.preprocess import Preprocess
-from headstart.images.sources import Source
+from headstart.images.sources import ImageSource
 from headstart.io.files import scratch_array
 from headstart.io.progress import bar
 from headstart.model.inference.runtime import Session
@@ -36,7 +36,7 @@ def views_that_fit(wanted: int, pictures: int, numel: int) -> int:
 
 
 def keep_activations(
-    sources: Sequence[Source],
+    sources: Sequence[ImageSource],
     sha256s: Sequence[str],
     spec: Preprocess,
     augment: Augment,
@@ -95,7 +95,7 @@ def _one_batch(
     batch: range,
     session: Session,
     out_VND: np.ndarray,
-    sources: Sequence[Source],
+    sources: Sequence[ImageSource],
     sha256s: Sequence[str],
     spec: Preprocess,
     augment: Augment,

@@ -2,8 +2,8 @@
 
     build -> cut into trunk and tail -> keep the trunk's activations -> fit the tail -> WiSE-FT -> weights in a file
 
-What comes out is an ordinary `View` with a last layer, so that embedding, calibration and prediction go on as for a frozen
-backbone. The approaches differ in where they cut:
+What comes out is an ordinary `FeatureExtractor` with a last layer, so that embedding, calibration and prediction go on
+as for a frozen backbone. The approaches differ in where they cut:
 
     scratch    before the first stage, random weights
     finetune   where `recipe.unfreeze` says; auto cuts so that the last part of the computation is trained (LP-FT, Kumar et
@@ -30,22 +30,22 @@ from torch import nn
 
 from headstart.errors import RecipeError
 from headstart.images.augment import PLAIN, Augment, parse_augment
-from headstart.images.sources import Source
+from headstart.images.sources import ImageSource
 from headstart.io.files import cache_dir, safetensors_bytes, sha256_bytes, write_cache
 from headstart.io.progress import log
 from headstart.model.backbones.build import build
 from headstart.model.backbones.cut_network import auto_cut, cut, freeze_norms, join, stage_parameters, survey
 from headstart.model.backbones.networks import with_top
 from headstart.model.backbones.registry import tuned
-from headstart.model.inference.features import View
-from headstart.model.inference.runtime import Plan, from_pixels, open_module
+from headstart.model.inference.features import FeatureExtractor
+from headstart.model.inference.runtime import Runtime, from_pixels, open_module
 from headstart.training.activations import keep_activations, views_that_fit
 from headstart.training.batches import Batches, TensorBatches
 from headstart.training.bf16_conv import lighten
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.image_batches import PictureBatches
-from headstart.training.loop import EpochRow, Fit, StepRow, evaluate, find_rate, fit
-from headstart.training.optim import Group, Passes, make_optimizer
+from headstart.training.loop import EpochRow, StepRow, TrainingResult, evaluate, find_rate, fit
+from headstart.training.optim import ParameterGroup, Passes, make_optimizer
 from headstart.training.recipe import Recipe
 
 FINETUNE_LR = 1e-4
@@ -68,34 +68,34 @@ STEPS = 0.6
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class TrainingData:
     """Pictures to learn from. `labels_N` int64 (N,), `train` and `val` bool (N,), for all N sources."""
 
-    sources: Sequence[Source]
+    sources: Sequence[ImageSource]
     sha256s: Sequence[str]
     labels_N: np.ndarray
     train: np.ndarray
     val: np.ndarray
     n_classes: int
 
-    def side(self, mask: np.ndarray) -> tuple[list[Source], list[str], np.ndarray]:
+    def side(self, mask: np.ndarray) -> tuple[list[ImageSource], list[str], np.ndarray]:
         """Sources, hashes and labels of the pictures in a mask."""
         picked = np.flatnonzero(mask).tolist()
         return [self.sources[i] for i in picked], [self.sha256s[i] for i in picked], self.labels_N[picked]
 
 
 @dataclass(frozen=True, eq=False)
-class Tuned:
+class FinetuneResult:
     """What training gave: a view with weights of its own, and the last layer on it, `weight_DK` and `bias_K` (float32).
 
     `recipe` has the `epochs`, `max_lr` and `unfreeze` that were used, so that it does the same again. `wise` is the
     coefficient of WiSE-FT, NaN where there was none. `seen_NSS3` uint8: some pictures as training saw them.
     """
 
-    view: View
+    view: FeatureExtractor
     weight_DK: np.ndarray
     bias_K: np.ndarray
-    fit: Fit
+    fit: TrainingResult
     recipe: Recipe
     trained: tuple[str, ...]
     wise: float
@@ -118,17 +118,17 @@ class NoTime(RecipeError):
     """The budget does not allow a single round."""
 
 
-def tune(
-    view: View,
-    task: Task,
+def finetune(
+    view: FeatureExtractor,
+    task: TrainingData,
     recipe: Recipe,
-    plan: Plan,
+    plan: Runtime,
     *,
     start: tuple[np.ndarray, np.ndarray] | None = None,
     seconds: float,
     unfinished: Path | None = None,
     key: Mapping[str, str] | None = None,
-) -> Tuned:
+) -> FinetuneResult:
     """Train by `recipe` (its approach is finetune, frozen or scratch) within about `seconds`.
 
     Args:
@@ -182,7 +182,7 @@ def tune(
         )
     rows = sum(row.seconds for row in fitted.epochs)
     speed = len(fitted.steps) * recipe.batch_size / max(rows, 1e-9)
-    return Tuned(view, weight_DK, bias_K, fitted, recipe, trained, wise, speed, seen, labels)
+    return FinetuneResult(view, weight_DK, bias_K, fitted, recipe, trained, wise, speed, seen, labels)
 
 
 def _augment(recipe: Recipe) -> str:
@@ -191,7 +191,9 @@ def _augment(recipe: Recipe) -> str:
     return "none" if recipe.approach == "frozen" else FINETUNE_AUGMENT
 
 
-def _network(view: View, recipe: Recipe, n_classes: int, start: tuple[np.ndarray, np.ndarray] | None) -> nn.Module:
+def _network(
+    view: FeatureExtractor, recipe: Recipe, n_classes: int, start: tuple[np.ndarray, np.ndarray] | None
+) -> nn.Module:
     """The whole network with its last layer, random or `start`; dense layers before it as the recipe says."""
     size = view.spec.image_size
     if recipe.hidden_sizes:
@@ -238,7 +240,13 @@ def _without_first(gradient: torch.Tensor) -> torch.Tensor:
 
 
 def _cut_place(
-    module: nn.Module, view: View, recipe: Recipe, plan: Plan, task: Task, recorded: Mapping[str, str], seconds: float
+    module: nn.Module,
+    view: FeatureExtractor,
+    recipe: Recipe,
+    plan: Runtime,
+    task: TrainingData,
+    recorded: Mapping[str, str],
+    seconds: float,
 ) -> int:
     """How many stages stay frozen; for `unfreeze` auto as in the training that was interrupted, or as there is time for."""
     if recipe.approach == "scratch" or (recipe.unfreeze == "all" and recipe.approach != "frozen"):
@@ -261,7 +269,7 @@ def _cut_place(
     return more if steps * _seconds_a_step(module, more, view, recipe, plan) <= STEPS * seconds else less
 
 
-def _seconds_a_step(module: nn.Module, n_frozen: int, view: View, recipe: Recipe, plan: Plan) -> float:
+def _seconds_a_step(module: nn.Module, n_frozen: int, view: FeatureExtractor, recipe: Recipe, plan: Runtime) -> float:
     """Measured on activations of zeros."""
     _, tail = cut(module, n_frozen, view.spec.image_size)
     freeze_norms(tail)
@@ -277,7 +285,7 @@ def _seconds_a_step(module: nn.Module, n_frozen: int, view: View, recipe: Recipe
 
 
 def _batches(
-    view: View, task: Task, recipe: Recipe, plan: Plan, augment: Augment,
+    view: FeatureExtractor, task: TrainingData, recipe: Recipe, plan: Runtime, augment: Augment,
     trunk: nn.Module, tail: nn.Module, n_frozen: int, module: nn.Module,
 ) -> tuple[Batches, Batches, nn.Module]:  # fmt: skip
     """Batches for training and for validation, and the module that takes them: pixels, or kept activations."""
@@ -338,7 +346,7 @@ class _FromKept(nn.Module):
         return out
 
 
-def _precision(recipe: Recipe, plan: Plan, n_frozen: int) -> str:
+def _precision(recipe: Recipe, plan: Runtime, n_frozen: int) -> str:
     """bf16 on GPUs, and from scratch and for tails on CPUs that have it (`lighter` makes it fast there); f32 for whole
     pretrained networks on CPUs."""
     if recipe.precision != "auto":
@@ -348,12 +356,12 @@ def _precision(recipe: Recipe, plan: Plan, n_frozen: int) -> str:
     return "f32"
 
 
-def _groups(tail: nn.Module, recipe: Recipe) -> list[Group]:
+def _groups(tail: nn.Module, recipe: Recipe) -> list[ParameterGroup]:
     """Parameters by stage. The last stage and the head learn at the full rate, each one before by `layer_decay` less."""
     stages = stage_parameters(tail)
     last = len(stages) - 1
     return [
-        Group(
+        ParameterGroup(
             name,
             params,
             lr_scale=recipe.layer_decay ** max(last - 1 - i, 0),
@@ -372,9 +380,16 @@ def _as_begun(recipe: Recipe, recorded: Mapping[str, str]) -> Recipe:
 
 
 def _settled(
-    recipe: Recipe, network: nn.Module, groups: list[Group], train: Batches, val: Batches, task: Task, plan: Plan,
-    precision: str, seconds: float,
-) -> Recipe:  # fmt: skip
+    recipe: Recipe,
+    network: nn.Module,
+    groups: list[ParameterGroup],
+    train: Batches,
+    val: Batches,
+    task: TrainingData,
+    plan: Runtime,
+    precision: str,
+    seconds: float,
+) -> Recipe:
     """The recipe with a learning rate and a number of epochs instead of zeros. Raises `NoTime`."""
     begun = time.monotonic()
     probing = replace(recipe, precision=precision)
@@ -402,7 +417,7 @@ def _settled(
 
 
 def _seconds_a_batch(
-    network: nn.Module, groups: list[Group], train: Batches, recipe: Recipe, device: str, most: int = 6
+    network: nn.Module, groups: list[ParameterGroup], train: Batches, recipe: Recipe, device: str, most: int = 6
 ) -> float:
     """Measured on a few batches, the first of which only warms up; the network is as before afterwards."""
     before = {name: value.detach().clone() for name, value in network.state_dict().items()}
@@ -425,7 +440,7 @@ def _spent(recipe: Recipe, left: float) -> float:
     return parsed(recipe.budget) - left
 
 
-def _class_weights(task: Task, recipe: Recipe) -> np.ndarray | None:
+def _class_weights(task: TrainingData, recipe: Recipe) -> np.ndarray | None:
     if recipe.class_weight == "none":
         return None
     counts_K = np.bincount(task.labels_N[task.train], minlength=task.n_classes)
@@ -477,7 +492,9 @@ def between(
     return out
 
 
-def _saved(module: nn.Module, tail: nn.Module, view: View, recipe: Recipe) -> tuple[View, np.ndarray, np.ndarray]:
+def _saved(
+    module: nn.Module, tail: nn.Module, view: FeatureExtractor, recipe: Recipe
+) -> tuple[FeatureExtractor, np.ndarray, np.ndarray]:
     """The trained weights as a file of the cache, the backbone in it, and its last layer."""
     state = join(module, tail)
     name = module.pretrained_cfg["classifier"]
@@ -490,11 +507,11 @@ def _saved(module: nn.Module, tail: nn.Module, view: View, recipe: Recipe) -> tu
     backbone = tuned(view.backbone, path, image_size=size, hidden=recipe.hidden_sizes)
     weight_KD = last[0].reshape(last[0].shape[0], -1).float().numpy()
     bias_K = last[1].float().numpy()
-    return View(backbone, view.spec), np.ascontiguousarray(weight_KD.T), np.ascontiguousarray(bias_K)
+    return FeatureExtractor(backbone, view.spec), np.ascontiguousarray(weight_KD.T), np.ascontiguousarray(bias_K)
 
 
 def _seen(
-    task: Task, view: View, augment: Augment, recipe: Recipe, most: int = 32
+    task: TrainingData, view: FeatureExtractor, augment: Augment, recipe: Recipe, most: int = 32
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """Some training pictures as the first round showed them: uint8 (n, S, S, 3), and their labels."""
     picked = np.flatnonzero(task.train)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Trial:
+class HistoryRow:
     """One thing that was tried, a row of `history.csv`. Losses are in nats, lower is better; NaN where not measured."""
 
     stage: str

@@ -28,7 +28,7 @@ import numpy as np
 from headstart.errors import NoPictures, UnreadableImage
 from headstart.images.augment import Augment, augmented, decode_size, read_picture, read_views, rng_for
 from headstart.images.preprocess import Preprocess
-from headstart.images.sources import Source
+from headstart.images.sources import ImageSource
 from headstart.model.inference.runtime import cores
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class PictureBatches:
     `errors` maps the pictures that could not be read to the reason, as they are found.
     """
 
-    sources: Sequence[Source]
+    sources: Sequence[ImageSource]
     sha256s: Sequence[str]
     labels: np.ndarray
     spec: Preprocess
@@ -128,7 +128,7 @@ class Views:
 
 
 def augmented_views(
-    sources: Sequence[Source],
+    sources: Sequence[ImageSource],
     sha256s: Sequence[str],
     spec: Preprocess,
     augment: Augment,
@@ -140,7 +140,7 @@ def augmented_views(
 ) -> Iterator[Views]:
     """All pictures in order, `batch_size` at a time, each in the views `numbers` (see `read_views`), decoded once.
 
-    `sha256s` are those that `screen` or `look_at` found; `workers` 0 is a thread a core. Does not need torch.
+    `sha256s` are those that `validate_images` or `look_at` found; `workers` 0 is a thread a core. Does not need torch.
     """
     side = spec.image_size
 

@@ -32,13 +32,13 @@ from headstart.training.batches import Batch, Batches
 from headstart.training.checkpoint import Checkpoint, Snapshot
 from headstart.training.hooks import EpochRow, Hooks, State, StepRow
 from headstart.training.optim import (
-    Group,
-    Moved,
     MovingAverage,
+    ParameterGroup,
     Passes,
     RateTest,
     Schedule,
     Score,
+    StepResult,
     make_optimizer,
     norms,
     set_rates,
@@ -52,7 +52,7 @@ NAMED_PICTURES = 32
 
 
 @dataclass(frozen=True)
-class Fit:
+class TrainingResult:
     """What a training gave. `stopped` is empty if all epochs ran, else why not; `bad_pictures` are those of a batch whose
     loss was not finite."""
 
@@ -65,7 +65,7 @@ class Fit:
 
 def fit(
     module: nn.Module,
-    groups: Sequence[Group],
+    groups: Sequence[ParameterGroup],
     train: Batches,
     val: Batches | None,
     recipe: Recipe,
@@ -77,7 +77,7 @@ def fit(
     checkpoint: Checkpoint | None = None,
     hooks: Sequence[Hooks] = (),
     class_weights: np.ndarray | None = None,
-) -> Fit:
+) -> TrainingResult:
     """Train the parameters in `groups`, all others stay; `module` ends with the best epoch's weights.
 
     Best by `recipe.monitor`, the first among equals; with `recipe.ema` it is the moving average that is validated and
@@ -88,7 +88,7 @@ def fit(
     remove it (`Checkpoint.discard`) once the result is safe.
 
     Raises `TrainingFailed` for a loss that is not finite before an epoch was finished (afterwards it ends the training,
-    see `Fit.stopped`), or if not even one picture fits into memory; `UnfinishedTraining`, see `Checkpoint.load`.
+    see `TrainingResult.stopped`), or if not even one picture fits into memory; `UnfinishedTraining`, see `Checkpoint.load`.
     """
     training = _Training(module, groups, train, val, recipe, epochs, max_lr, n_classes, device, hooks, class_weights)
     if checkpoint is not None:
@@ -105,7 +105,7 @@ def evaluate(module: nn.Module, batches: Batches, recipe: Recipe, *, device: str
 
 def find_rate(
     module: nn.Module,
-    groups: Sequence[Group],
+    groups: Sequence[ParameterGroup],
     train: Batches,
     recipe: Recipe,
     *,
@@ -163,7 +163,7 @@ class _Training:
     def __init__(
         self,
         module: nn.Module,
-        groups: Sequence[Group],
+        groups: Sequence[ParameterGroup],
         train: Batches,
         val: Batches | None,
         recipe: Recipe,
@@ -190,7 +190,7 @@ class _Training:
         self.checkpoint: Checkpoint | None = None
 
     # ---------------------------------------------------------------------------------------------------- the course
-    def run(self) -> Fit:
+    def run(self) -> TrainingResult:
         """All that is left to do."""
         state = self.state
         self._call("before_fit")
@@ -202,7 +202,7 @@ class _Training:
         self.module.load_state_dict(self.best)
         self._save()
         self._call("after_fit")
-        return Fit(tuple(state.rows), tuple(state.steps), state.best_epoch, state.stopped, self.bad_pictures)
+        return TrainingResult(tuple(state.rows), tuple(state.steps), state.best_epoch, state.stopped, self.bad_pictures)
 
     def _end_at(self, error: _NotFinite) -> None:
         if not self.best:
@@ -268,7 +268,7 @@ class _Training:
             self.average.update(self.module, state.step)
         self._call("after_step")
 
-    def move(self, gathered: list[Batch], at: tuple[int, ...]) -> Moved:
+    def move(self, gathered: list[Batch], at: tuple[int, ...]) -> StepResult:
         """One step of the optimiser, down the mean gradient of these batches. Raises `_NotFinite` without moving."""
         recipe = self.recipe
         if recipe.mixup or recipe.cutmix:

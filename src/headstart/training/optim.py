@@ -35,7 +35,7 @@ MOMENTA = (0.85, 0.95)
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class ParameterGroup:
     """Parameters that share a rate of `lr_scale` x the schedule's, trained from epoch `unfreeze_at` (from 0) on."""
 
     name: str
@@ -44,7 +44,7 @@ class Group:
     unfreeze_at: int = 0
 
 
-def make_optimizer(groups: Sequence[Group], recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(groups: Sequence[ParameterGroup], recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser over all groups; each becomes one with weight decay and one without. Needs torch 2.4."""
     parted: list[dict[str, Any]] = []
     for group in groups:
@@ -160,7 +160,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Moved:
+class StepResult:
     """What a step saw: mean loss, the weight it stands for, right answers, pictures."""
 
     loss: float
@@ -180,7 +180,7 @@ class Passes:
         self._objective = Objective(recipe, class_weights, device)
         self._plain = Objective(replace(recipe, label_smoothing=0.0), None, device)
 
-    def gradient(self, batches: list[Batch], at: tuple[int, ...], optimizer: torch.optim.Optimizer) -> Moved:
+    def gradient(self, batches: list[Batch], at: tuple[int, ...], optimizer: torch.optim.Optimizer) -> StepResult:
         """Leave the gradient of the mean loss over all these batches in the parameters."""
         while True:
             optimizer.zero_grad(set_to_none=True)
@@ -191,7 +191,7 @@ class Passes:
                     raise
             self._halve(max(len(batch) for batch in batches))  # out of `except`, which holds on to what was computed
 
-    def _gradient(self, batches: list[Batch], at: tuple[int, ...]) -> Moved:
+    def _gradient(self, batches: list[Batch], at: tuple[int, ...]) -> StepResult:
         weight = sum(self._objective.weight(batch.targets) for batch in batches)
         told = torch.zeros(2, dtype=torch.float64, device=self.device)
         for number, batch in enumerate(batches):
@@ -203,7 +203,7 @@ class Passes:
                 loss.backward()
                 told += torch.stack([loss.detach().double(), _right(logits_BK, targets)])
         loss_seen, right = told.tolist()  # the one time that the processor waits for a GPU
-        return Moved(loss_seen, weight, right, sum(len(batch) for batch in batches))
+        return StepResult(loss_seen, weight, right, sum(len(batch) for batch in batches))
 
     def score(self, batches: Batches) -> Score:
         """Mean loss and accuracy in evaluation mode; the module's mode is put back."""

@@ -29,7 +29,7 @@ TABLES = ("published", "results")
 
 
 @dataclass(frozen=True)
-class Description:
+class RecipeDescription:
     """What a recipe file says: its comment, the options it sets, figures from elsewhere and from here."""
 
     name: str
@@ -61,14 +61,14 @@ def read_recipe(name_or_file: str | Path, **overrides: Any) -> Recipe:
     return Recipe.from_dict({**describe(name_or_file).settings, **overrides})
 
 
-def describe(name_or_file: str | Path) -> Description:
+def describe(name_or_file: str | Path) -> RecipeDescription:
     """A recipe's file, checked. Raises `RecipeError` as `read_recipe` does."""
     file = _file_of(name_or_file)
     text = _read(file)
     document = _parsed(text, file)
     require_none(_problems(document), where=f"{file}: ")
     settings = {name: value for name, value in document.items() if name not in TABLES}
-    return Description(file.stem, _comment(text), settings, *(document.get(table, {}) for table in TABLES))
+    return RecipeDescription(file.stem, _comment(text), settings, *(document.get(table, {}) for table in TABLES))
 
 
 def _file_of(name_or_file: str | Path) -> Path:

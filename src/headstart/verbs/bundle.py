@@ -34,7 +34,7 @@ from headstart.io.folders import (
     temporary_folder,
 )
 from headstart.io.text_table import columns, plain
-from headstart.model.backbones.config import Spec, config_of
+from headstart.model.backbones.config import BackboneConfig, config_of
 from headstart.model.backbones.offline_kit import MARK, WEIGHTS
 from headstart.model.backbones.packages import (
     SELF,
@@ -47,7 +47,7 @@ from headstart.model.backbones.packages import (
 )
 from headstart.model.backbones.registry import STARTER, Backbone, at_hand, find_backbone
 
-Contents = dict[str, bytes | Path]
+BundleContents = dict[str, bytes | Path]
 """Name in the bundle -> what the file holds, or the file to copy."""
 
 README = """\
@@ -89,7 +89,7 @@ class BundledWeights:
 
 
 @dataclass(frozen=True)
-class Bundle:
+class BundleResult:
     """What `bundle` wrote to `out`. `wheels` counts those in it; `packages` are all that it needs, ``name==version``."""
 
     out: str
@@ -118,7 +118,7 @@ def weights_table(backbones: tuple[BundledWeights, ...]) -> str:
 
 def bundle(
     *, out: Path, backbones: str = "", weights_dir: Path | None = None, wheels: bool = False, offline: bool = False
-) -> Bundle:
+) -> BundleResult:
     """Collect weights and requirements into a folder or a zip, for a machine without network. Example:
 
         headstart bundle --out bundle --wheels
@@ -150,12 +150,12 @@ def bundle(
         files = [own_wheel(room)]
         if wheels:
             files += fetch_wheels([p for p in packages if p.name != SELF], room / "wheels")
-        contents: Contents = {f"wheels/{file.name}": file for file in files}
+        contents: BundleContents = {f"wheels/{file.name}": file for file in files}
         rows = tuple(_add_weights(contents, backbone) for backbone in found)
         _add_papers(contents, found, rows, packages, files)
         _write_zipped(out, contents, room) if zipped else _write_folder(out, contents)
         size = sum(len(c) if isinstance(c, bytes) else c.stat().st_size for c in contents.values())
-    return Bundle(str(out), rows, tuple(map(str, packages)), len(files), size)
+    return BundleResult(str(out), rows, tuple(map(str, packages)), len(files), size)
 
 
 def _found(names: str, weights_dir: Path | None, offline: bool) -> list[Backbone]:
@@ -167,12 +167,12 @@ def _found(names: str, weights_dir: Path | None, offline: bool) -> list[Backbone
     return at_hand(weights_dir=weights_dir) or [find_backbone(STARTER, weights_dir=weights_dir, offline=offline)]
 
 
-def _add_weights(contents: Contents, backbone: Backbone) -> BundledWeights:
+def _add_weights(contents: BundleContents, backbone: Backbone) -> BundledWeights:
     weights = backbone.weights
     if weights is None:
         raise MissingWeights(f"{backbone.name}: has no weights file.", hint="Name a pretrained backbone.")
     b = backbone
-    spec = Spec(b.architecture, b.model_args, b.preprocess, b.licence, _origin(b))
+    spec = BackboneConfig(b.architecture, b.model_args, b.preprocess, b.licence, _origin(b))
     contents[f"{WEIGHTS}/{b.name}.json"] = _json(config_of(spec))
     contents[f"{WEIGHTS}/{b.name}.safetensors"] = weights
     return BundledWeights(b.name, b.licence, weights.stat().st_size, b.sha256)
@@ -184,7 +184,7 @@ def _origin(backbone: Backbone) -> str:
 
 
 def _add_papers(
-    contents: Contents,
+    contents: BundleContents,
     found: Sequence[Backbone],
     rows: tuple[BundledWeights, ...],
     packages: Sequence[Package],
@@ -214,7 +214,7 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def _write_folder(out: Path, contents: Contents) -> None:
+def _write_folder(out: Path, contents: BundleContents) -> None:
     with folder_aside(out) as folder:
         for name, content in contents.items():
             if isinstance(content, Path):
@@ -223,7 +223,7 @@ def _write_folder(out: Path, contents: Contents) -> None:
                 write_bytes(folder / name, content)
 
 
-def _write_zipped(out: Path, contents: Contents, room: Path) -> None:
+def _write_zipped(out: Path, contents: BundleContents, room: Path) -> None:
     """The same as one archive, in which all lies in a folder of its name."""
     listed = {n: sha256_bytes(c) if isinstance(c, bytes) else sha256_file(c) for n, c in contents.items()}
     write_json(room / MANIFEST, {"sha256": dict(sorted(listed.items()))})

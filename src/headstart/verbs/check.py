@@ -9,8 +9,8 @@ from typing import Any
 
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
 from headstart.data.copies import Copies
-from headstart.data.corrections import read_fixes, write_fixes
-from headstart.data.data_source import Source, as_source
+from headstart.data.corrections import read_corrections, write_corrections
+from headstart.data.data_source import DataSource, as_source
 from headstart.data.duplicates import exact_groups, group_pairs, joined
 from headstart.data.groups import unsplittable
 from headstart.data.not_copies import read_not_copies
@@ -21,14 +21,14 @@ from headstart.io.folders import check_keeps, check_out_file
 from headstart.io.text_table import columns, few, plain
 from headstart.pipeline.copies_sheet import check_sheet_places, sheet_places, write_sheet
 from headstart.pipeline.label_errors import LabelError, backbones_for_labels, label_errors, see
-from headstart.pipeline.scan import look, note_groups
+from headstart.pipeline.scan import note_groups, scan
 
 SHOWN = 10
 """Suspected labels that `table` lists."""
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckResult:
     """What `check` found: `findings`, `groups` of copies (lists of paths), and `label_errors`, None if not looked for.
 
     `copies_page` is the page that shows the copies, '' if none was written.
@@ -75,7 +75,7 @@ class Checked:
 
 
 def check(
-    data: Path | Source,
+    data: Path | DataSource,
     *,
     out: Path | None = None,
     labels: bool = False,
@@ -85,7 +85,7 @@ def check(
     backbone: str = "auto",
     weights_dir: Path | None = None,
     offline: bool = False,
-) -> Checked:
+) -> CheckResult:
     """Look at every picture and say what is wrong: damaged files, copies, leaks, odd formats, unbalanced classes.
 
     Nothing in the data is changed. Example:
@@ -112,14 +112,14 @@ def check(
     """
     source = as_source(data)
     _check_places(source.place, out, fixes, fix, not_copies)
-    corrections, opened = read_fixes(fix), open_dataset(source)
+    corrections, opened = read_corrections(fix), open_dataset(source)
     if out is not None:
         check_keeps(Path(out), map(opened.file, range(len(opened))))
     refused = read_not_copies(not_copies).checked(opened)
     opened = corrections.applied_to(opened)
     backbones = backbones_for_labels(backbone, weights_dir, offline) if labels or fixes is not None else ()
     note_groups(opened)
-    looked = look(source, opened=opened, not_copies=refused)
+    looked = scan(source, opened=opened, not_copies=refused)
     dataset, copies = looked.dataset, looked.copies
     found = _with_groups(looked.findings(dataset, copies), unsplittable(opened, source.groups_named_by))
     sheet = ""
@@ -129,8 +129,8 @@ def check(
     together = joined(dataset.groups, group_pairs(copies.groups_N))
     suspected = label_errors(replace(dataset, groups=together), see(looked, backbones)) if backbones else None
     if fixes is not None:
-        write_fixes(Path(fixes), [(e.path, e.label, e.suggested, e.score) for e in suspected or []])
-    return Checked(
+        write_corrections(Path(fixes), [(e.path, e.label, e.suggested, e.score) for e in suspected or []])
+    return CheckResult(
         pictures=len(looked.everything),
         usable=len(dataset),
         classes={name: int((dataset.labels == k).sum()) for k, name in enumerate(dataset.classes)},
@@ -182,7 +182,7 @@ def _check_unedited(fixes: Path) -> None:
     if not fixes.exists():
         return
     try:
-        edited = bool(read_fixes(fixes))
+        edited = bool(read_corrections(fixes))
     except DataError as error:
         raise WriteError(
             f"{fixes}: exists, and is not a table that this command wrote, so it is left alone.",

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.data.corrections import read_fixes
-from headstart.data.data_source import Source, as_source
+from headstart.data.corrections import read_corrections
+from headstart.data.data_source import DataSource, as_source
 from headstart.data.not_copies import read_not_copies
 from headstart.data.open_dataset import Dataset, open_dataset, require_trainable
 from headstart.data.splits import make_split, require_sets, split_hash, write_split
@@ -36,12 +36,12 @@ from headstart.model.backbones.registry import (
     to_choose_from,
     without_weights,
 )
-from headstart.model.inference.features import View, embed_files, fitted_spec
-from headstart.model.inference.runtime import choose_plan, cores
-from headstart.pipeline.choose_backbones import choose_views, fitting_size
+from headstart.model.inference.features import FeatureExtractor, embed_files, fitted_spec
+from headstart.model.inference.runtime import choose_runtime, cores
+from headstart.pipeline.choose_backbones import choose_backbones, fitting_size
 from headstart.pipeline.comparison import PAIR_COLUMNS, ROW_COLUMNS, Comparison, compared, write_page
-from headstart.pipeline.scan import Looked, look, prepare_groups
-from headstart.pipeline.trials import Candidate, Outcome, Place, finished, run_trial, with_latency
+from headstart.pipeline.scan import ScannedDataset, prepare_groups, scan
+from headstart.pipeline.trials import TrialConfig, TrialContext, TrialResult, finished, run_trial, with_latency
 from headstart.training.recipe import APPROACHES, Recipe
 from headstart.training.recipe import seconds as seconds_of
 
@@ -57,7 +57,7 @@ DEFAULT = {"linear": Recipe(approach="linear"), "auto": Recipe()}
 
 
 def compare(
-    data: Path | Source,
+    data: Path | DataSource,
     *,
     out: Path,
     recipes: str = "",
@@ -99,12 +99,12 @@ def compare(
     _check_place(out, source.place)
     opened = open_dataset(source)
     refused = read_not_copies(not_copies).checked(opened)
-    opened = read_fixes(fix).applied_to(opened)
+    opened = read_corrections(fix).applied_to(opened)
     prepare_groups(opened, source)
     named = _recipes(recipes)
     given = _backbones(backbones, named, weights_dir, offline)
     here = _to_choose_from(named, given, weights_dir, offline)
-    looked = look(source, opened=opened, not_copies=refused)
+    looked = scan(source, opened=opened, not_copies=refused)
     require_trainable(looked.dataset)
     dataset = make_split(looked.dataset, seed=seed, near=looked.copies.groups_N)
     require_sets(dataset, ("train", "val", "test"))
@@ -115,7 +115,7 @@ def compare(
         given = _best_of(here, looked, dataset, clock.left() / 4, seed)
     candidates = _candidates(named or DEFAULT, given, seed)
     write_split(out / "split.csv", dataset, looked.sha256s)
-    place = Place(
+    place = TrialContext(
         source, out, weights_dir, offline, looked.fingerprint, split_hash(dataset), fix, _identity(here),
         not_copies=not_copies, alone=[b.source for b in here] == ["embedded"],
     )  # fmt: skip
@@ -136,7 +136,7 @@ def compare(
     return found
 
 
-def _command(source: Source, out: Path, seed: int, offline: bool, given: Mapping[str, object]) -> str:
+def _command(source: DataSource, out: Path, seed: int, offline: bool, given: Mapping[str, object]) -> str:
     """The command that makes the same comparison."""
     words = ["headstart", "compare", *source.words(), "--out", str(out)]
     words += [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
@@ -202,15 +202,15 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _candidates(recipes: Mapping[str, Recipe], backbones: Sequence[str], seed: int) -> list[Candidate]:
+def _candidates(recipes: Mapping[str, Recipe], backbones: Sequence[str], seed: int) -> list[TrialConfig]:
     """Every recipe on every backbone, unless it names its own or (auto) chooses one; cheap approaches first."""
     found = []
     for name, recipe in recipes.items():
         recipe = replace(recipe, seed=seed)
         if recipe.backbone != "auto" or not backbones or (recipes is DEFAULT and name == "auto"):
-            found.append(Candidate(name, name, replace(recipe, backbone=_with_tag(recipe.backbone, backbones))))
+            found.append(TrialConfig(name, name, replace(recipe, backbone=_with_tag(recipe.backbone, backbones))))
         else:
-            found += [Candidate(f"{name}-{b}", name, replace(recipe, backbone=b)) for b in backbones]
+            found += [TrialConfig(f"{name}-{b}", name, replace(recipe, backbone=b)) for b in backbones]
     return sorted(found, key=lambda c: ORDER.index(c.recipe.approach))
 
 
@@ -229,19 +229,21 @@ def _to_choose_from(
     return to_choose_from(weights_dir=weights_dir, offline=offline)
 
 
-def _best_of(found: Sequence[Backbone], looked: Looked, dataset: Dataset, seconds: float, seed: int) -> list[str]:
+def _best_of(
+    found: Sequence[Backbone], looked: ScannedDataset, dataset: Dataset, seconds: float, seed: int
+) -> list[str]:
     """Names of the best of these, at most `TOP`: those with the least leave-one-out log-loss on a subset."""
     if len(found) <= TOP:
         return [b.name for b in found]
     known = np.flatnonzero(np.isin(dataset.split, ("train", "val")))
     log.info("%d backbones are at hand; looking for the best %d.", len(found), TOP)
-    choice = choose_views(
+    choice = choose_backbones(
         [_view(b, looked) for b in found],
         [looked.files[i] for i in known],
         [looked.sha256s[i] for i in known],
         dataset.labels[known],
         len(dataset.classes),
-        choose_plan(),
+        choose_runtime(),
         seconds=seconds,
         total=len(dataset),
         seed=seed,
@@ -256,23 +258,27 @@ def _identity(found: Sequence[Backbone]) -> str:
     return sha256_bytes("\n".join(sorted(f"{b.name} {b.sha256}" for b in found)).encode())
 
 
-def _view(backbone: Backbone, looked: Looked) -> View:
+def _view(backbone: Backbone, looked: ScannedDataset) -> FeatureExtractor:
     """The backbone as `train` will use it on these pictures."""
     sides = np.array([min(f.width, f.height) for f in looked.facts])
-    return View(backbone, fitted_spec(backbone, fitting_size(backbone.preprocess.image_size, sides), "auto"))
+    return FeatureExtractor(
+        backbone, fitted_spec(backbone, fitting_size(backbone.preprocess.image_size, sides), "auto")
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- within a budget
-def _run_all(pending: Sequence[Candidate], place: Place, clock: _Budget, *, some: bool) -> dict[str, Outcome]:
+def _run_all(
+    pending: Sequence[TrialConfig], place: TrialContext, clock: _Budget, *, some: bool
+) -> dict[str, TrialResult]:
     """One after the other. Each is told its share of what is left, and stopped at twice that.
 
     As long as nothing is finished (`some` says whether anything is), a trial may use all that is left.
     """
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, TrialResult] = {}
     for i, candidate in enumerate(pending):
         remaining = clock.left()
         if remaining <= 0:
-            outcomes[candidate.name] = Outcome(error="not started: the budget was spent", interrupted=True)
+            outcomes[candidate.name] = TrialResult(error="not started: the budget was spent", interrupted=True)
             continue
         efforts = [_effort(c) for c in pending[i:]]
         share = remaining * efforts[0] / sum(efforts)
@@ -285,7 +291,9 @@ def _run_all(pending: Sequence[Candidate], place: Place, clock: _Budget, *, some
     return outcomes
 
 
-def _check_budget(candidates: Sequence[Candidate], looked: Looked, clock: _Budget, here: Sequence[Backbone]) -> None:
+def _check_budget(
+    candidates: Sequence[TrialConfig], looked: ScannedDataset, clock: _Budget, here: Sequence[Backbone]
+) -> None:
     """Raise `RecipeError` if not even the quickest trial can fit, going by the time that a few pictures take `here`.
 
     Asked only where it is doubtful: 0.05 s a picture is more than most backbones take.
@@ -298,7 +306,7 @@ def _check_budget(candidates: Sequence[Candidate], looked: Looked, clock: _Budge
     pace = 0.0
     if usable and clock.left() > START_SECONDS:
         smallest = min(usable, key=lambda b: b.weights.stat().st_size if b.weights else 0)
-        view, plan = _view(smallest, looked), choose_plan()
+        view, plan = _view(smallest, looked), choose_runtime()
         embed_files(looked.files[:1], looked.sha256s[:1], [view], plan, keep=False)  # the first time may compile
         started = time.monotonic()
         embed_files(looked.files[-TIMED_PICTURES:], looked.sha256s[-TIMED_PICTURES:], [view], plan)
@@ -309,7 +317,7 @@ def _check_budget(candidates: Sequence[Candidate], looked: Looked, clock: _Budge
         raise clock.too_small(f"even the quickest trial takes about {needed:.0f} s here", every)
 
 
-def _effort(candidate: Candidate) -> int:
+def _effort(candidate: TrialConfig) -> int:
     """Its part of the budget, relative to the others'."""
     return 1 if candidate.recipe.approach == "linear" else 4
 

@@ -24,12 +24,12 @@ from headstart.io.progress import log
 from headstart.io.text_table import columns
 from headstart.model.backbones import builtin
 from headstart.model.backbones.registry import at_hand
-from headstart.pipeline.comparison import Comparison, Row
-from headstart.reports.demo_page import TITLES, Shown, Way, demo_page
-from headstart.samples.flaws import Flaw, Recalled, recalled
+from headstart.pipeline.comparison import Comparison, ComparisonRow
+from headstart.reports.demo_page import TITLES, DemoPageData, DemoTrial, demo_page
+from headstart.samples.flaws import Flaw, FlawRecall, recalled
 from headstart.samples.scenes import KINDS
 from headstart.training.recipe import seconds as seconds_of
-from headstart.verbs.check import Checked, check
+from headstart.verbs.check import CheckResult, check
 from headstart.verbs.compare import compare
 from headstart.verbs.report import report
 from headstart.verbs.sample import first_line, sample
@@ -65,12 +65,12 @@ SEEN = (
 
 
 @dataclass(frozen=True, eq=False)
-class Demo:
+class DemoResult:
     """What `demo` did: flaws found (`recalled`), the comparison, and the folder with its pages."""
 
     out: str
     pictures: int
-    recalled: list[Recalled]
+    recalled: list[FlawRecall]
     comparison: Comparison
     caution: str
     seconds: float
@@ -131,7 +131,7 @@ def demo(
     seed: int = 0,
     budget: str = "80s",
     weights_dir: Path | None = None,
-) -> Demo:
+) -> DemoResult:
     """Show all of it in two minutes: pictures are drawn, three ways to a classifier compared, flaws found. Example:
 
         headstart demo --offline
@@ -176,7 +176,7 @@ def demo(
     used_embedded = any(builtin.NAME in row.backbones for row in comparison.rows)
     caution = f"{RENDERED} {SEEN}" if used_embedded else RENDERED
     seconds = time.monotonic() - started
-    shown = Shown(
+    shown = DemoPageData(
         pictures=n,
         sheet=_sheet(scenes, flaws),
         recalled=told,
@@ -191,7 +191,7 @@ def demo(
         files={path.relative_to(scenes).as_posix(): path for path in scenes.rglob("*.jpg")},
     )
     write_text(out / "report.html", demo_page(shown))
-    return Demo(str(out), n, told, comparison, caution, seconds)
+    return DemoResult(str(out), n, told, comparison, caution, seconds)
 
 
 def _check_place(out: Path, n: int, seed: int) -> None:
@@ -215,7 +215,7 @@ def _check_place(out: Path, n: int, seed: int) -> None:
     log.info("The pictures are there already.")
 
 
-def _recalled(flaws: Sequence[Flaw], checked: Checked) -> list[Recalled]:
+def _recalled(flaws: Sequence[Flaw], checked: CheckResult) -> list[FlawRecall]:
     damaged = [f for f in checked.findings if f.severity == "error" and f.check not in NOT_DAMAGE]
     return recalled(
         flaws,
@@ -248,6 +248,6 @@ def _sheet(scenes: Path, flaws: Sequence[Flaw]) -> dict[str, list[str]]:
     }
 
 
-def _way(row: Row) -> Way:
+def _way(row: ComparisonRow) -> DemoTrial:
     about = f"Not done: {row.error}." if row.error else WAYS[row.name][0]
-    return Way(row.name, about, row.figure("accuracy"), row.figure("log_loss"), row.seconds)
+    return DemoTrial(row.name, about, row.figure("accuracy"), row.figure("log_loss"), row.seconds)

@@ -6,23 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.data.data_source import Source, as_source
+from headstart.data.data_source import DataSource, as_source
 from headstart.data.open_dataset import open_dataset
 from headstart.errors import WriteError
 from headstart.io.files import as_write_error, csv_bytes, safetensors_bytes, write_together
 from headstart.io.folders import check_keeps, check_out_file
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from
-from headstart.model.inference.features import Features, View, embed_files, fingerprint, fitted_spec
-from headstart.model.inference.runtime import choose_plan
-from headstart.pipeline.scan import look
+from headstart.model.inference.features import FeatureExtractor, Features, embed_files, fingerprint, fitted_spec
+from headstart.model.inference.runtime import choose_runtime
+from headstart.pipeline.scan import scan
 
 HEADER = ("path", "label", "sha256")
 """Columns of the table beside the features."""
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbedResult:
     """What `embed` did. `features.values` is float32 (N, D)."""
 
     features: Features
@@ -45,7 +45,7 @@ class Embedded:
 
 
 def embed(
-    data: Path | Source,
+    data: Path | DataSource,
     *,
     backbone: str = "auto",
     out: Path | None = None,
@@ -56,7 +56,7 @@ def embed(
     weights: Path | None = None,
     weights_dir: Path | None = None,
     offline: bool = False,
-) -> Embedded:
+) -> EmbedResult:
     """Feature vectors of all pictures from a frozen backbone, kept for the next time. Example:
 
         headstart embed photos --backbone resnet34 --out features.safetensors
@@ -81,13 +81,13 @@ def embed(
     source = as_source(data)
     if out is not None:
         _check_places(Path(out), source.place)
-    opened, plan = open_dataset(source), choose_plan(device, precision)
+    opened, plan = open_dataset(source), choose_runtime(device, precision)
     found = find_one(backbone, weights, weights_dir, offline)
     if out is not None:
         read = [*map(opened.file, range(len(opened))), *([found.weights] if found.weights is not None else [])]
         check_keeps(Path(out), read)
-    view = View(found, fitted_spec(found, image_size, resize))
-    looked = look(source, opened=opened)
+    view = FeatureExtractor(found, fitted_spec(found, image_size, resize))
+    looked = scan(source, opened=opened)
     log.info("Embedding with %s (%s)", view, plan)
     (values_ND,), failed = embed_files(looked.files, looked.sha256s, [view], plan)
     paths = looked.dataset.paths
@@ -101,7 +101,7 @@ def embed(
         ]
         table = csv_bytes(HEADER, rows)
         write_together({out.with_suffix(".csv"): table, out: safetensors_bytes({"values": values_ND}, metadata)})
-    return Embedded(features, str(plan), str(out or ""))
+    return EmbedResult(features, str(plan), str(out or ""))
 
 
 def _check_places(out: Path, data: Path) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from headstart.data.data_source import Source, as_source
+from headstart.data.data_source import DataSource, as_source
 from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import BadLabels, near_names
-from headstart.evaluation.metrics import Metrics, judge
+from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.io.files import read_csv, sha256_file, write_json
 from headstart.io.folders import check_outside_data, check_outside_run, check_replaceable, folder_aside
 from headstart.io.progress import log
@@ -47,7 +47,7 @@ class Evaluation:
         return "\n".join([*errors[:20], judged + self.metrics.table()])
 
 
-def evaluate(run: Path, data: Path | Source, *, out: Path | None = None, report: bool = True) -> Evaluation:
+def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, report: bool = True) -> Evaluation:
     """Judge a trained classifier on labelled pictures: the test side if the data has split folders, else all. Example:
 
         headstart evaluate run photos-of-2026
@@ -88,7 +88,7 @@ def evaluate(run: Path, data: Path | Source, *, out: Path | None = None, report:
             "%s of these %s pictures are in the run's train or val side: figures on them are too good. Its test side, which "
             "was not used for either, is in %s.", f"{known:,}", f"{len(files):,}", Path(run) / "metrics.json",
         )  # fmt: skip
-    metrics = judge(predictions.logits, predictions.labels, classifier.classes, seed=seed)
+    metrics = compute_metrics(predictions.logits, predictions.labels, classifier.classes, seed=seed)
     if out is not None:
         with folder_aside(Path(out)) as folder:
             write_predictions(folder / "predictions.csv", predictions)

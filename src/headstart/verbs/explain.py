@@ -26,8 +26,8 @@ from headstart.model.inference.features import embed_files
 from headstart.model.inference.heat_maps import BATCH, Heat, seen
 from headstart.model.inference.predictions import softmax
 from headstart.pipeline.scan import source_of
-from headstart.reports.explanation_sheet import Neighbour, Sheet, view
-from headstart.reports.report_data import Near
+from headstart.reports.explanation_sheet import ExplanationSheet, Neighbour, draw_explanation
+from headstart.reports.report_data import SimilarImage
 from headstart.verbs.predict import pictures_at
 
 MOST_SHOWN = 10
@@ -45,12 +45,12 @@ class Explanation:
     label: str
     predicted: str
     probabilities: dict[str, float]
-    nearest: tuple[Near, ...]
+    nearest: tuple[SimilarImage, ...]
     sheet: str
 
 
 @dataclass(frozen=True)
-class Explained:
+class ExplainResult:
     """What `explain` made."""
 
     model: str
@@ -85,7 +85,7 @@ class Explained:
 
 def explain(
     run: Path, *paths: Path, out: Path = Path("explained"), data: Path | None = None, top: int = 3
-) -> Explained:
+) -> ExplainResult:
     """Say why pictures are predicted as they are: probabilities, a heat map, and the nearest training pictures. Example:
 
         headstart explain run holiday/one.jpg --out explained
@@ -118,7 +118,7 @@ def explain(
     found, failed = _compared(classifier, asked, known, top)
     done, more_failed, heat_note = _write_sheets(classifier, found, known, out, top)
     notes = tuple(note for note in (known.note, heat_note) if note)
-    return Explained(classifier.id, str(out), tuple(done), lost | errors | failed | more_failed, notes, top)
+    return ExplainResult(classifier.id, str(out), tuple(done), lost | errors | failed | more_failed, notes, top)
 
 
 def _check_outside(out: Path, classifier: Classifier, given: Sequence[Path]) -> None:
@@ -129,7 +129,7 @@ def _check_outside(out: Path, classifier: Classifier, given: Sequence[Path]) -> 
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _QueryImage:
     """A readable picture to explain."""
 
     name: str
@@ -138,7 +138,7 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _TrainingImages:
     """What the run knows: labels by SHA-256, and the training pictures that are at hand."""
 
     labels: dict[str, str]
@@ -147,8 +147,8 @@ class _Known:
     sha256s: list[str]
     note: str
 
-    def near(self, i: int, cosine: float) -> Near:
-        return Near(self.paths[i], self.labels.get(self.sha256s[i], ""), cosine)
+    def near(self, i: int, cosine: float) -> SimilarImage:
+        return SimilarImage(self.paths[i], self.labels.get(self.sha256s[i], ""), cosine)
 
     def thumbnail(self, i: int) -> Image.Image | None:
         try:
@@ -158,22 +158,22 @@ class _Known:
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
+class _PredictedImage:
     """A picture with its probabilities (K,), and the numbers of the nearest training pictures with their cosines."""
 
-    asked: _Asked
+    asked: _QueryImage
     chances_K: np.ndarray
     nearest: tuple[tuple[int, float], ...]
 
 
-def _asked(files: dict[str, Path]) -> tuple[list[_Asked], dict[str, str]]:
+def _asked(files: dict[str, Path]) -> tuple[list[_QueryImage], dict[str, str]]:
     """The pictures that can be read, each once, and {name: reason} of the others."""
     facts = dict(zip(files, look_at(list(files.values())), strict=True))
     errors = {name: f.reason for name, f in facts.items() if f.reason}
-    return [_Asked(name, files[name], f.sha256) for name, f in facts.items() if not f.reason], errors
+    return [_QueryImage(name, files[name], f.sha256) for name, f in facts.items() if not f.reason], errors
 
 
-def _known(run: Path, classifier: Classifier, data: Path | None) -> _Known:
+def _known(run: Path, classifier: Classifier, data: Path | None) -> _TrainingImages:
     rows = [row for row in read_csv(run / "split.csv") if re.fullmatch("[0-9a-f]{64}", row["sha256"])]
     labels = {row["sha256"]: row["label"] for row in rows if row["label"]}
     training = [row for row in rows if row["split"] in ("train", "val")]
@@ -185,7 +185,7 @@ def _known(run: Path, classifier: Classifier, data: Path | None) -> _Known:
             raise
         moved = f"The training pictures are not at {plain(str(source.place))} any more"
         note = f"{moved}: --data DATA says where, to see the nearest."
-        return _Known(labels, [], [], [], note)
+        return _TrainingImages(labels, [], [], [], note)
     present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
     there = [row for row in training if row["path"] in present]
     gone = len(training) - len(there)
@@ -194,13 +194,14 @@ def _known(run: Path, classifier: Classifier, data: Path | None) -> _Known:
         if gone
         else ""
     )
-    return _Known(labels, [r["path"] for r in there], [present[r["path"]] for r in there], [r["sha256"] for r in there],
-                  note)  # fmt: skip
+    return _TrainingImages(
+        labels, [r["path"] for r in there], [present[r["path"]] for r in there], [r["sha256"] for r in there], note
+    )
 
 
 def _compared(
-    classifier: Classifier, asked: Sequence[_Asked], known: _Known, top: int
-) -> tuple[list[_Found], dict[str, str]]:
+    classifier: Classifier, asked: Sequence[_QueryImage], known: _TrainingImages, top: int
+) -> tuple[list[_PredictedImage], dict[str, str]]:
     """Probabilities and nearest training pictures, and {name: reason} of pictures that could not be read any more."""
     n = len(known.paths)
     features, failed = embed_files(
@@ -222,7 +223,7 @@ def _compared(
         places = [i for i in np.argsort(-cosine_N, kind="stable") if usable[i] and known.sha256s[i] != each.sha256]
         near = tuple((int(i), float(cosine_N[i])) for i in places[:top])
         chances_K = softmax(classifier.logits([x[n + j : n + j + 1] for x in features]))[0]
-        found.append(_Found(each, chances_K, near))
+        found.append(_PredictedImage(each, chances_K, near))
     return found, {asked[i - n].name: reason for i, reason in failed.items() if i >= n}
 
 
@@ -232,7 +233,7 @@ def _unit(features_ND: np.ndarray) -> np.ndarray:
 
 
 def _write_sheets(
-    classifier: Classifier, found: Sequence[_Found], known: _Known, out: Path, top: int
+    classifier: Classifier, found: Sequence[_PredictedImage], known: _TrainingImages, out: Path, top: int
 ) -> tuple[list[Explanation], dict[str, str], str]:
     """A PNG for each picture; what was written, {name: reason} of what changed meanwhile, and why there is no heat map."""
     done: list[Explanation] = []
@@ -248,7 +249,7 @@ def _write_sheets(
             for each, image, heat_HW in zip(batch, images, maps, strict=True):
                 name = f"{len(done) + 1:03}-{_file_name(each.asked.name)}.png"
                 sheet = _sheet(classifier, each, image, heat_HW, known, top)
-                write_bytes(folder / name, png_bytes(view(sheet)))
+                write_bytes(folder / name, png_bytes(draw_explanation(sheet)))
                 done.append(_explanation(classifier, each, known, str(out / name)))
             advance(len(found[start : start + BATCH]))
     return done, errors, note
@@ -264,7 +265,9 @@ def _heat(classifier: Classifier) -> tuple[Heat | None, str]:
     return heat, ""
 
 
-def _opened(found: Sequence[_Found], errors: dict[str, str]) -> tuple[list[_Found], list[Image.Image]]:
+def _opened(
+    found: Sequence[_PredictedImage], errors: dict[str, str]
+) -> tuple[list[_PredictedImage], list[Image.Image]]:
     kept, images = [], []
     for each in found:
         try:
@@ -276,13 +279,18 @@ def _opened(found: Sequence[_Found], errors: dict[str, str]) -> tuple[list[_Foun
 
 
 def _sheet(
-    classifier: Classifier, each: _Found, image: Image.Image, heat_HW: np.ndarray | None, known: _Known, top: int
-) -> Sheet:
+    classifier: Classifier,
+    each: _PredictedImage,
+    image: Image.Image,
+    heat_HW: np.ndarray | None,
+    known: _TrainingImages,
+    top: int,
+) -> ExplanationSheet:
     likely = np.argsort(-each.chances_K, kind="stable")[:top]
     squares = np.array([seen(part.view.spec, *image.size) for part in classifier.parts]).clip(0, 1)
     (left, upper), (right, lower) = squares[:, :2].min(0), squares[:, 2:].max(0)
     near = [(known.near(i, cosine), known.thumbnail(i)) for i, cosine in each.nearest]
-    return Sheet(
+    return ExplanationSheet(
         name=each.asked.name,
         picture=image,
         shares=[(classifier.classes[k], float(each.chances_K[k])) for k in likely],
@@ -294,7 +302,7 @@ def _sheet(
     )
 
 
-def _explanation(classifier: Classifier, each: _Found, known: _Known, sheet: str) -> Explanation:
+def _explanation(classifier: Classifier, each: _PredictedImage, known: _TrainingImages, sheet: str) -> Explanation:
     return Explanation(
         path=each.asked.name,
         label=known.labels.get(each.asked.sha256, ""),

@@ -28,10 +28,10 @@ from headstart.io.folders import check_free, check_out_file, check_replaceable
 from headstart.io.progress import log
 from headstart.io.text_table import few, plain
 from headstart.kaggle_api.client import Slug, download, forget, parse_slug
-from headstart.pipeline.scan import look
+from headstart.pipeline.scan import scan
 from headstart.training.recipe import Recipe
 from headstart.verbs.predict import predict
-from headstart.verbs.train import Run
+from headstart.verbs.train import TrainResult
 from headstart.verbs.train import train as train_run
 
 RECORD = ".headstart-kaggle.json"
@@ -39,7 +39,7 @@ _SAMPLE = re.compile(r"sample[-_ ]?submissions?.*\.csv|submissions?[-_ ]?(?:samp
 
 
 @dataclass(frozen=True, eq=False)
-class FromKaggle:
+class KaggleResult:
     """What `kaggle` made: the folder `out` and what is in it; with a training the `run`, with a submission its file."""
 
     slug: str
@@ -56,7 +56,7 @@ class FromKaggle:
     sample_submission: str = ""
     mean_size: tuple[float, float] | None = None
     """Mean width and height of the training pictures in pixels; known with a training."""
-    run: Run | None = None
+    run: TrainResult | None = None
     submission: str = ""
     filled: str = ""
     """What the columns of the submission hold."""
@@ -102,7 +102,7 @@ class FromKaggle:
 
 
 @dataclass(frozen=True)
-class _Filled:
+class _SubmissionOptions:
     """How a submission is filled in, as `predict` takes it."""
 
     form: str
@@ -124,7 +124,7 @@ def kaggle(
     weights: Path | None = None,
     weights_dir: Path | None = None,
     offline: bool = False,
-) -> FromKaggle:
+) -> KaggleResult:
     """Download a competition or a dataset from Kaggle, unpack it, and find the labels; --train: up to a submission.
 
     Credentials are those of Kaggle's own client. What is there is not downloaded again. Example:
@@ -155,10 +155,10 @@ def kaggle(
     place = Path(out) if out is not None else Path(source.name)
     run = Path(run) if run is not None else place.with_name(f"{place.name}-run")
     submit_file = Path(submit_file) if submit_file is not None else None
-    filled = _Filled(form, positive, clip_submission)
+    filled = _SubmissionOptions(form, positive, clip_submission)
     _check_places(train, run, submit_file, clip_submission)
     record = _bring(source, place, offline)
-    made = FromKaggle(str(source), str(place), record["files"], record["bytes"], sample_submission=_sample(place))
+    made = KaggleResult(str(source), str(place), record["files"], record["bytes"], sample_submission=_sample(place))
     try:
         dataset = _open(place)
         made = _described(made, place, *dataset)
@@ -241,7 +241,7 @@ def _open(place: Path) -> tuple[Dataset, str]:
     return dataset, sentence
 
 
-def _described(made: FromKaggle, place: Path, dataset: Dataset, sentence: str) -> FromKaggle:
+def _described(made: KaggleResult, place: Path, dataset: Dataset, sentence: str) -> KaggleResult:
     labelled = np.bincount(dataset.labels[dataset.labels >= 0], minlength=len(dataset.classes))
     return replace(
         made,
@@ -277,16 +277,16 @@ def _sample(place: Path) -> str:
 
 
 def _trained(
-    made: FromKaggle,
+    made: KaggleResult,
     dataset: Dataset,
     run: Path,
     recipe: Recipe,
     weights: Path | None,
     weights_dir: Path | None,
     offline: bool,
-) -> FromKaggle:
+) -> KaggleResult:
     data = Path(made.out)
-    looked = look(data, opened=dataset)
+    looked = scan(data, opened=dataset)
     require_trainable(looked.dataset)
     training = (looked.dataset.labels >= 0) & (looked.dataset.split != "test")
     width, height = np.array([(f.width, f.height) for f in looked.facts])[training].mean(axis=0).tolist()
@@ -295,7 +295,7 @@ def _trained(
     return replace(made, mean_size=(width, height), run=done)
 
 
-def _submission(made: FromKaggle, run: Path, submit_file: Path, how: _Filled) -> FromKaggle:
+def _submission(made: KaggleResult, run: Path, submit_file: Path, how: _SubmissionOptions) -> KaggleResult:
     if not made.sample_submission or not made.unlabelled:
         lacks = "sample submission" if made.unlabelled else "unlabelled pictures"
         raise MissingData(
@@ -311,7 +311,7 @@ def _submission(made: FromKaggle, run: Path, submit_file: Path, how: _Filled) ->
     return replace(made, submission=str(submit_file), filled=filled)
 
 
-def _next_steps(made: FromKaggle, source: Slug, run: Path) -> tuple[str, ...]:
+def _next_steps(made: KaggleResult, source: Slug, run: Path) -> tuple[str, ...]:
     """Commands, as they can be typed."""
     if made.submission:
         return (f"headstart submit {source} {_quoted(made.submission)}",) if source.kind == "competition" else ()

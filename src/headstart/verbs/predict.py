@@ -14,14 +14,21 @@ from typing import Any
 import numpy as np
 
 from headstart.data.archives.unpacking import is_archive, unpacked
-from headstart.data.dataset import ARCHIVES, OTHERS, PICTURES, Dataset, Found, dataset_of
+from headstart.data.dataset import ARCHIVES, OTHERS, PICTURES, Dataset, FoundImages, dataset_of
 from headstart.data.image_folder import files_below, files_in, folders_in, nearest, no_pictures, unwrap
 from headstart.errors import MissingData, RecipeError, WriteError
 from headstart.io.files import read_csv
 from headstart.io.folders import check_keeps, check_out_file
 from headstart.io.progress import log
 from headstart.io.text_table import columns, plain
-from headstart.kaggle_api.submission import Shape, Submission, filling_of, shape_of, submission_rows, write_submission
+from headstart.kaggle_api.submission import (
+    Submission,
+    SubmissionFormat,
+    filling_of,
+    shape_of,
+    submission_rows,
+    write_submission,
+)
 from headstart.model.inference.classifier import Classifier, load_classifier, predict_files
 from headstart.model.inference.predictions import Predictions, write_predictions
 
@@ -29,7 +36,7 @@ MOST_SHOWN = 20
 
 
 @dataclass(frozen=True, eq=False)
-class Predicted:
+class PredictResult:
     """What `predict` made; `submission` if it was given a sample of one."""
 
     predictions: Predictions
@@ -84,7 +91,7 @@ def predict(
     form: str = "auto",
     positive: str = "",
     clip: str = "auto",
-) -> Predicted:
+) -> PredictResult:
     """Predict the class of pictures. Each answer is keyed by its path; unreadable pictures are named. Example:
 
         headstart predict run holiday/ one.jpg --out predictions.csv
@@ -126,16 +133,16 @@ def predict(
     if shape is None or out is None:
         if out is not None:
             write_predictions(Path(out), predictions)
-        return Predicted(predictions, classifier, str(out or ""))
+        return PredictResult(predictions, classifier, str(out or ""))
     prior_K = training_prior(Path(run), classifier.classes)
     made = submission_rows(shape, predictions, prior_K, form=form, positive=positive, clip=bound)
     for sentence in made.warnings():
         log.warning("%s", sentence)
     write_submission(Path(out), made)
-    return Predicted(predictions, classifier, str(out), made)
+    return PredictResult(predictions, classifier, str(out), made)
 
 
-def _shape(sample: Path | None, out: Path | None, form: str, positive: str, clip: str) -> Shape | None:
+def _shape(sample: Path | None, out: Path | None, form: str, positive: str, clip: str) -> SubmissionFormat | None:
     """The sample submission, if there is one; options that need it are refused without."""
     if sample is None:
         given = {"form": form != "auto", "positive": positive != "", "clip": str(clip) != "auto"}
@@ -206,8 +213,8 @@ def _pictures_in(folder: Path) -> Dataset:
 
     Files of unknown suffixes are taken too, but not right beside other folders. Raises `NoPictures`.
     """
-    found = Found()
-    top = unwrap(folder, folder, Found(), quiet=True)
+    found = FoundImages()
+    top = unwrap(folder, folder, FoundImages(), quiet=True)
     beside = {file.relative_to(folder).as_posix() for file in files_in(top)} if folders_in(top) else set()
     for path in files_below(folder, found):
         suffix = Path(path).suffix.lower()

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headstart.data.checks import Finding
-from headstart.data.data_source import Source
+from headstart.data.data_source import DataSource
 from headstart.data.not_copies import copy_row, copy_rows
 from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import BackboneError, DataError, HeadstartError
 from headstart.evaluation.confident_learning import label_issues
 from headstart.evaluation.metrics import Metrics
-from headstart.images.validate import Facts, screen
+from headstart.images.validate import ImageInfo, validate_images
 from headstart.io.files import read_csv, read_json, write_bytes, write_text
 from headstart.io.folders import add_to_folder, check_manifest, check_out_file, temporary_folder
 from headstart.io.progress import log
@@ -32,16 +32,16 @@ from headstart.io.text_table import few, plain
 from headstart.model.inference.classifier import Classifier, load_classifier
 from headstart.model.inference.features import embed_files
 from headstart.model.inference.predictions import Predictions, read_predictions
-from headstart.pipeline.scan import Looked, source_of
+from headstart.pipeline.scan import ScannedDataset, source_of
 from headstart.reports.model_card import made_by
-from headstart.reports.report_data import Near, Report, Row, Suspect, mistakes, sides_of
+from headstart.reports.report_data import ReportData, SimilarImage, Suspect, TrainingRow, mistakes, sides_of
 from headstart.reports.run_page import drawn_figures, report_page
 from headstart.reports.sections import MOST_MISTAKES
 from headstart.runs.run_folder import PAGE, WRITTEN
-from headstart.training.history import Trial
+from headstart.training.history import HistoryRow
 
 if TYPE_CHECKING:
-    from headstart.pipeline.fit import Learned
+    from headstart.pipeline.fit import FitResult
 
 
 NEAREST = 3
@@ -50,7 +50,7 @@ _HASH = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Reported:
+class ReportResult:
     """What `report` wrote."""
 
     out: str
@@ -67,7 +67,7 @@ class Reported:
         return "\n".join([*self.notes, f"{self.bytes / 1e6:.1f} MB written to {self.out}"])
 
 
-def report(run: Path, *, data: Path | None = None, out: Path | None = None, heat: bool = True) -> Reported:
+def report(run: Path, *, data: Path | None = None, out: Path | None = None, heat: bool = True) -> ReportResult:
     """Write the page of a run again: figures, mistakes with heat maps, suspected labels, copies. Example:
 
         headstart report run --out run.html
@@ -99,10 +99,10 @@ def report(run: Path, *, data: Path | None = None, out: Path | None = None, heat
             files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
         page = files[PAGE]
         add_to_folder(run, files, checked=checked)
-    return Reported(str(place), len(page), len(found.mistakes), tuple(found.missing.values()))
+    return ReportResult(str(place), len(page), len(found.mistakes), tuple(found.missing.values()))
 
 
-def write_report(folder: Path, made: Callable[[], Report]) -> None:
+def write_report(folder: Path, made: Callable[[], ReportData]) -> None:
     """Write `report.html` and `plots/` of what `made` gives into a folder that is being filled. Raises `WriteError`.
 
     A page that cannot be made is a warning: the work that it is about must not be lost for it.
@@ -115,7 +115,7 @@ def write_report(folder: Path, made: Callable[[], Report]) -> None:
         log.warning("%s could not be made: %r. `headstart report` tries again.", PAGE, error, exc_info=error)
 
 
-def _write(folder: Path, found: Report) -> None:
+def _write(folder: Path, found: ReportData) -> None:
     figures = drawn_figures(found, folder / "plots")
     write_text(folder / PAGE, report_page(found, figures))
 
@@ -127,13 +127,21 @@ NOTHING_TRAINED = "Nothing was trained by gradient descent: the networks are as 
 
 
 def training_report(
-    out: Path, source: Source, looked: Looked, learned: Learned, classifier: Classifier, predictions: Predictions,
-    metrics: Mapping[str, Metrics], findings: Sequence[Finding], seconds: Mapping[str, float], seen: bytes,
-) -> Report:  # fmt: skip
+    out: Path,
+    source: DataSource,
+    looked: ScannedDataset,
+    learned: FitResult,
+    classifier: Classifier,
+    predictions: Predictions,
+    metrics: Mapping[str, Metrics],
+    findings: Sequence[Finding],
+    seconds: Mapping[str, float],
+    seen: bytes,
+) -> ReportData:
     """The page of a training that has just ended: everything is in memory. `predictions` are those of all its pictures,
     `metrics` those of test and val."""
     tuned, tested = learned.tuned or learned.attempt, learned.dataset.split == "test"
-    bare = Report(
+    bare = ReportData(
         title=_title(source, classifier),
         predictions=_judged(predictions.take(tested)),
         metrics=metrics["test"],
@@ -153,7 +161,7 @@ def training_report(
         seconds=seconds,
         commands=_commands(str(out), source),
     )
-    known = _Known(learned.dataset, tuple(looked.facts), tuple(looked.files), learned.features)
+    known = _ReportImages(learned.dataset, tuple(looked.facts), tuple(looked.files), learned.features)
     tried_tuning = any(
         trial.stage == "tune" for trial in learned.trials
     )  # then torch is loaded, and seconds do not matter
@@ -162,24 +170,24 @@ def training_report(
 
 def evaluation_report(
     run: Path,
-    source: Source,
+    source: DataSource,
     classifier: Classifier,
     predictions: Predictions,
     metrics: Metrics,
     side: str,
     files: Mapping[str, Path],
-) -> Report:
+) -> ReportData:
     """The page of an evaluation: how good a classifier is on other pictures."""
     judged = _judged(predictions)
     here = {path: files[path] for path in judged.paths if path in files}
-    facts = screen(list(here.values()))
+    facts = validate_images(list(here.values()))
     elsewhere = "Not part of an evaluation; it stands in the report of the run, {}."
     missing = {key: elsewhere.format(plain(str(run / PAGE))) for key in ("compared", "training")}
     missing |= {"labels": "Not looked for in an evaluation: `headstart check DATA --labels` does.",
                 "copies": "Not looked for in an evaluation: `headstart check DATA` does.",
                 "checks": "Not made in an evaluation: `headstart check DATA` does.",
                 "near": "Nearest training pictures are shown in the report of a training."}  # fmt: skip
-    return Report(
+    return ReportData(
         title=f"{_title(source, classifier)}: evaluation",
         predictions=judged,
         metrics=metrics,
@@ -192,13 +200,13 @@ def evaluation_report(
     )  # fmt: skip
 
 
-def _report_of_run(run: Path, classifier: Classifier, data: Path | None, *, heat: bool) -> Report:
+def _report_of_run(run: Path, classifier: Classifier, data: Path | None, *, heat: bool) -> ReportData:
     """The page of a run folder, and of the pictures if they are where they were, or at `data`."""
     measured, provenance = read_json(run / "metrics.json"), classifier.provenance
     source = source_of(classifier, data)
     test, tuned = Metrics.from_json(measured["test"]), provenance.get("tuned") or provenance.get("attempt")
     trials = tuple(_trial(row) for row in _rows(run, "history.csv"))
-    bare = Report(
+    bare = ReportData(
         title=_title(source, classifier),
         predictions=_judged(read_predictions(run / "predictions.csv")),
         metrics=test,
@@ -225,17 +233,17 @@ def _report_of_run(run: Path, classifier: Classifier, data: Path | None, *, heat
 
 
 @dataclass(frozen=True, eq=False)
-class _Known:
+class _ReportImages:
     """Pictures at hand, all in one order: the data set with split and groups, what was seen of each file, the files, and
     features for each part of the classifier, float32 (N, D)."""
 
     dataset: Dataset
-    facts: tuple[Facts, ...]
+    facts: tuple[ImageInfo, ...]
     files: tuple[Path, ...]
     features: tuple[np.ndarray, ...]
 
 
-def _known_of_run(run: Path, classifier: Classifier, source: Source, *, given: bool) -> _Known | str:
+def _known_of_run(run: Path, classifier: Classifier, source: DataSource, *, given: bool) -> _ReportImages | str:
     """The pictures that split.csv lists, those that are still what they were; or a sentence that says they are gone."""
     try:
         opened = open_dataset(source)
@@ -246,7 +254,7 @@ def _known_of_run(run: Path, classifier: Classifier, source: Source, *, given: b
         return f"{gone}, so none are shown: --data DATA says where they are."
     rows = {row["path"]: row for row in _rows(run, "split.csv") if _HASH.fullmatch(row["sha256"])}
     there = [i for i, path in enumerate(opened.paths) if path in rows]
-    facts = screen([opened.file(i) for i in there])
+    facts = validate_images([opened.file(i) for i in there])
     kept = [(i, f) for i, f in zip(there, facts, strict=True) if f.sha256 == rows[opened.paths[i]]["sha256"]]
     if not kept:
         gone = f"None of the run's pictures are at {plain(str(source.place))}"
@@ -268,10 +276,10 @@ def _known_of_run(run: Path, classifier: Classifier, source: Source, *, given: b
         np.array([int(row["group"]) for row in listed], np.int64),
     )
     taken = tuple(x[good] for x in features)
-    return _Known(dataset, tuple(kept[j][1] for j in good), tuple(files[j] for j in good), taken)
+    return _ReportImages(dataset, tuple(kept[j][1] for j in good), tuple(files[j] for j in good), taken)
 
 
-def _with_pictures(bare: Report, known: _Known, classifier: Classifier, *, heat: bool) -> Report:
+def _with_pictures(bare: ReportData, known: _ReportImages, classifier: Classifier, *, heat: bool) -> ReportData:
     """The report with all that needs the pictures."""
     dataset, missing = known.dataset, dict(bare.missing)
     files = dict(zip(dataset.paths, known.files, strict=True))
@@ -302,7 +310,7 @@ def _with_pictures(bare: Report, known: _Known, classifier: Classifier, *, heat:
     )
 
 
-def _without_pictures(bare: Report, rows: Sequence[Mapping[str, str]]) -> Report:
+def _without_pictures(bare: ReportData, rows: Sequence[Mapping[str, str]]) -> ReportData:
     """The report from tables alone; split.csv knows the classes and the copies."""
     gone = "The pictures are not at hand."
     missing = {**bare.missing, "labels": f"{gone} Suspected labels need them.", "near": ""}
@@ -324,7 +332,7 @@ def _without_pictures(bare: Report, rows: Sequence[Mapping[str, str]]) -> Report
     )
 
 
-def _nearest(bare: Report, known: _Known) -> dict[int, tuple[Near, ...]]:
+def _nearest(bare: ReportData, known: _ReportImages) -> dict[int, tuple[SimilarImage, ...]]:
     """By row of the predictions: the training pictures (train and val) nearest to each mistake, by the cosine of their
     features, averaged over the backbones. Identical files are not shown as neighbours."""
     dataset = known.dataset
@@ -340,7 +348,9 @@ def _nearest(bare: Report, known: _Known) -> dict[int, tuple[Near, ...]]:
         likely = np.argsort(-cosine_N, kind="stable")[: NEAREST + 5]
         own = known.facts[row].sha256
         others = [(int(training[j]), float(cosine_N[j])) for j in likely if known.facts[training[j]].sha256 != own]
-        found[i] = tuple(Near(dataset.paths[j], dataset.label_name(j), cosine) for j, cosine in others[:NEAREST])
+        found[i] = tuple(
+            SimilarImage(dataset.paths[j], dataset.label_name(j), cosine) for j, cosine in others[:NEAREST]
+        )
     return found
 
 
@@ -348,7 +358,7 @@ def _unit(features_ND: np.ndarray) -> np.ndarray:
     return features_ND / np.maximum(np.linalg.norm(features_ND, axis=1, keepdims=True), 1e-12)
 
 
-def _heat(bare: Report, files: Mapping[str, Path], classifier: Classifier) -> tuple[dict[int, np.ndarray], str]:
+def _heat(bare: ReportData, files: Mapping[str, Path], classifier: Classifier) -> tuple[dict[int, np.ndarray], str]:
     """Heat maps of the first mistakes, and a sentence if there are none."""
     from headstart.model.inference.heat_maps import heat_maps
 
@@ -360,7 +370,7 @@ def _heat(bare: Report, files: Mapping[str, Path], classifier: Classifier) -> tu
     return dict(zip(rows, maps, strict=True)), ""
 
 
-def _suspects(known: _Known, classifier: Classifier) -> tuple[tuple[Suspect, ...] | None, str]:
+def _suspects(known: _ReportImages, classifier: Classifier) -> tuple[tuple[Suspect, ...] | None, str]:
     """Suspected labels, the worst first, by features of networks that have not seen these labels; or why there are none."""
     from headstart.pipeline.label_errors import out_of_fold
 
@@ -402,7 +412,7 @@ def _groups(dataset: Dataset) -> tuple[tuple[str, ...], ...]:
 # Small things
 
 
-def _title(source: Source, classifier: Classifier) -> str:
+def _title(source: DataSource, classifier: Classifier) -> str:
     classes = classifier.classes
     shown = few([plain(c) for c in classes], 6) if len(classes) <= 6 else f"{len(classes)} classes"
     return f"{plain(source.place.resolve().name or str(source.place))}: {shown}"
@@ -430,7 +440,7 @@ def _outcome(classifier: Classifier) -> str:
     return str(why)
 
 
-def _taken(classifier: Classifier, trials: Sequence[Trial]) -> frozenset[tuple[str, str, str]]:
+def _taken(classifier: Classifier, trials: Sequence[HistoryRow]) -> frozenset[tuple[str, str, str]]:
     """(stage, backbone, head) of the trials that the classifier's parts come from."""
     head, tuned = (classifier.provenance.get(key) or {} for key in ("head", "tuned"))
     frozen = {p.view.backbone.name for p in classifier.parts if not _trained_here(p.view.backbone.origin)}
@@ -458,7 +468,7 @@ def _costs(classifier: Classifier, pictures: int) -> tuple[tuple[str, str], ...]
     return tuple((key, text) for key, text in listed if text)
 
 
-def _commands(run: str, source: Source) -> tuple[tuple[str, str], ...]:
+def _commands(run: str, source: DataSource) -> tuple[tuple[str, str], ...]:
     place = shlex.quote(str(source.place))
     return (
         ("Train again, and compare every prediction:", f"headstart reproduce {shlex.quote(run)} --data {place}"),
@@ -476,13 +486,13 @@ def _rows(run: Path, name: str) -> list[dict[str, str]]:
     return read_csv(run / name) if (run / name).is_file() else []
 
 
-def _numbers(row: Mapping[str, str]) -> Row:
+def _numbers(row: Mapping[str, str]) -> TrainingRow:
     return {key: float(value) if value else math.nan for key, value in row.items()}
 
 
-def _trial(row: Mapping[str, str]) -> Trial:
+def _trial(row: Mapping[str, str]) -> HistoryRow:
     kinds = {"pictures": int, "stage": str, "backbone": str, "head": str}
-    return Trial(**{f.name: kinds.get(f.name, float)(row[f.name]) for f in fields(Trial)})
+    return HistoryRow(**{f.name: kinds.get(f.name, float)(row[f.name]) for f in fields(HistoryRow)})
 
 
 def _findings(rows: Sequence[Mapping[str, str]]) -> tuple[Finding, ...]:

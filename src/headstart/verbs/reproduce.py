@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from headstart.data.corrections import Fixes, read_fixes
-from headstart.data.data_source import Source
+from headstart.data.corrections import Corrections, read_corrections
+from headstart.data.data_source import DataSource
 from headstart.data.not_copies import read_not_copies
 from headstart.data.open_dataset import open_dataset
 from headstart.data.splits import SPLIT_HEADER
@@ -27,7 +27,7 @@ TOLERANCE = 1e-6  # of a probability: nine digits are written
 
 
 @dataclass(frozen=True)
-class Reproduced:
+class ReproduceResult:
     """`same` if every prediction came out identical. Otherwise `causes` says what changed, `effects` what came of it."""
 
     same: bool
@@ -55,7 +55,7 @@ def reproduce(
     weights: Path | None = None,
     weights_dir: Path | None = None,
     offline: bool = False,
-) -> Reproduced:
+) -> ReproduceResult:
     """Train again from a run folder's recipe, split and seed, and compare every prediction. Example:
 
         headstart reproduce run
@@ -78,7 +78,7 @@ def reproduce(
     used = list(dict.fromkeys(part.view.backbone.name for part in before.parts))
     chosen = before.provenance.get("chosen") or used  # which earlier versions did not record
     predicted = read_predictions(run / "predictions.csv")
-    fixes = read_fixes(_if_there(run / "fixes.csv"))
+    fixes = read_corrections(_if_there(run / "fixes.csv"))
     refused = read_not_copies(_if_there(run / "not_copies.csv"))
     rows = read_csv(run / "split.csv")
     causes, still_there = _changed_pictures(source, rows, set(predicted.errors), fixes)
@@ -115,7 +115,7 @@ def reproduce(
         after = read_predictions(folder / "run" / "predictions.csv")
     causes += _changed_model(before, again.classifier)
     effects, same = _compare(predicted, after)
-    return Reproduced(same, causes, effects, len(after))
+    return ReproduceResult(same, causes, effects, len(after))
 
 
 def _if_there(path: Path) -> Path | None:
@@ -123,7 +123,7 @@ def _if_there(path: Path) -> Path | None:
 
 
 def _changed_pictures(
-    source: Source, rows: list[dict[str, str]], unreadable: set[str], fixes: Fixes
+    source: DataSource, rows: list[dict[str, str]], unreadable: set[str], fixes: Corrections
 ) -> tuple[list[str], list[dict[str, str]]]:
     """Pictures that are gone, new, or have other bytes than at the time; and the rows of those that are still there."""
     dataset = open_dataset(source)

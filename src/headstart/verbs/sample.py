@@ -39,7 +39,7 @@ WITHOUT_FLAWS = "Nothing is planted: no damaged files, copies or wrong labels.\n
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SampleResult:
     """What `sample` wrote: pictures by side and class, and how many of each flaw."""
 
     out: str
@@ -61,7 +61,9 @@ class Sampled:
         return "\n".join(lines)
 
 
-def sample(what: str, folder: Path, *, n: int = 600, seed: int = 0, size: int = 150, flaws: bool = True) -> Sampled:
+def sample(
+    what: str, folder: Path, *, n: int = 600, seed: int = 0, size: int = 150, flaws: bool = True
+) -> SampleResult:
     """Render a sample set: six classes of scenes in train and test folders, with known flaws planted. Example:
 
         headstart sample scenes pictures --n 600 --seed 0
@@ -93,7 +95,7 @@ def sample(what: str, folder: Path, *, n: int = 600, seed: int = 0, size: int = 
     for name in made.files:
         side, kind, _ = name.split("/")
         sides[side][kind] += 1
-    return Sampled(str(folder), sides, _counts(made))
+    return SampleResult(str(folder), sides, _counts(made))
 
 
 def _check_options(what: str, n: int, size: int, seed: int) -> None:

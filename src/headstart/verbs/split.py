@@ -6,18 +6,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.data.corrections import read_fixes
-from headstart.data.data_source import Source, as_source
+from headstart.data.corrections import read_corrections
+from headstart.data.data_source import DataSource, as_source
 from headstart.data.not_copies import read_not_copies
 from headstart.data.open_dataset import open_dataset, require_trainable
 from headstart.data.splits import make_split, require_sets, split_hash, write_split
 from headstart.io.folders import check_keeps, check_out_file
 from headstart.io.text_table import columns, few, plain
-from headstart.pipeline.scan import look, prepare_groups
+from headstart.pipeline.scan import prepare_groups, scan
 
 
 @dataclass(frozen=True)
-class SplitMade:
+class SplitResult:
     """What `split` wrote: how many pictures each side has, class by class, and the split's hash."""
 
     out: str
@@ -38,7 +38,7 @@ class SplitMade:
 
 
 def split(
-    data: Path | Source,
+    data: Path | DataSource,
     *,
     out: Path,
     seed: int = 0,
@@ -46,7 +46,7 @@ def split(
     test: float = 0.2,
     fix: Path | None = None,
     not_copies: Path | None = None,
-) -> SplitMade:
+) -> SplitResult:
     """Split a data set into train, val and test: stratified, seeded, copies of one picture on one side.
 
     A split that the data brings is kept as it is; what it lacks is carved from its training part. Example:
@@ -68,13 +68,13 @@ def split(
     """
     source = as_source(data)
     check_out_file(Path(out), source.place)
-    corrections, opened = read_fixes(fix), open_dataset(source)
+    corrections, opened = read_corrections(fix), open_dataset(source)
     tables = [Path(table) for table in (fix, not_copies) if table is not None]
     check_keeps(Path(out), [*map(opened.file, range(len(opened))), *tables])
     refused = read_not_copies(not_copies).checked(opened)
     opened = corrections.applied_to(opened)
     prepare_groups(opened, source)
-    looked = look(source, opened=opened, not_copies=refused)
+    looked = scan(source, opened=opened, not_copies=refused)
     require_trainable(looked.dataset)
     dataset = make_split(looked.dataset, seed=seed, val=val, test=test, near=looked.copies.groups_N)
     require_sets(dataset, ["train", *(name for name, share in (("val", val), ("test", test)) if share > 0)])
@@ -85,4 +85,4 @@ def split(
         }
         for side in ("train", "val", "test")
     }
-    return SplitMade(str(out), split_hash(dataset), sides)
+    return SplitResult(str(out), split_hash(dataset), sides)

@@ -8,14 +8,14 @@ from typing import Any
 
 from headstart.errors import MissingData, UnknownSlug, Unreachable
 from headstart.io.text_table import plain
-from headstart.kaggle_api.client import Submitted, parse_slug, submit_file
+from headstart.kaggle_api.client import SubmissionStatus, parse_slug, submit_file
 
 
 @dataclass(frozen=True)
-class Submission:
+class SubmitResult:
     """What came of it."""
 
-    submitted: Submitted
+    submitted: SubmissionStatus
 
     def to_json(self) -> dict[str, Any]:
         """The document of `submit --json`."""
@@ -44,7 +44,7 @@ class Submission:
         return f"{plain(s.file)}: {s.message or 'submitted'} (number {s.ref})\n{said}\nSee {s.slug.page}/submissions"
 
 
-def submit(slug: str, file: Path, *, message: str = "", wait: float = 120.0, offline: bool = False) -> Submission:
+def submit(slug: str, file: Path, *, message: str = "", wait: float = 120.0, offline: bool = False) -> SubmitResult:
     """Submit a file to a Kaggle competition, and say its score as soon as there is one.
 
     Credentials are those of Kaggle's own client. Example:
@@ -75,4 +75,4 @@ def submit(slug: str, file: Path, *, message: str = "", wait: float = 120.0, off
         )
     if offline:
         raise Unreachable(f"{file} cannot be submitted to {competition}: this is --offline.", hint=competition.page)
-    return Submission(submit_file(competition, file, message or file.name, wait=wait))
+    return SubmitResult(submit_file(competition, file, message or file.name, wait=wait))

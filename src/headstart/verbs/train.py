@@ -23,33 +23,33 @@ import numpy as np
 
 import headstart
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
-from headstart.data.corrections import Fixes, read_fixes
-from headstart.data.data_source import Source, as_source
+from headstart.data.corrections import Corrections, read_corrections
+from headstart.data.data_source import DataSource, as_source
 from headstart.data.not_copies import copy_rows, read_not_copies, write_copies
 from headstart.data.open_dataset import Dataset, hash_rows, open_dataset, require_trainable
 from headstart.data.splits import make_split, read_split, require_sets, split_hash, write_split
 from headstart.errors import WriteError
-from headstart.evaluation.metrics import Metrics, judge
+from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.io.files import png_bytes, sha256_file, write_bytes, write_csv, write_json, write_text
 from headstart.io.folders import MANIFEST, check_replaceable, folder_aside
 from headstart.io.progress import log
 from headstart.io.text_table import plain
 from headstart.model.inference.classifier import Classifier, save_classifier
 from headstart.model.inference.predictions import Predictions, write_predictions
-from headstart.pipeline.fit import Clock, Learned, Tools, Unfinished, find_tools, learn
-from headstart.pipeline.fit_heads import Fitted
-from headstart.pipeline.scan import Looked, look, prepare_groups, with_named_groups
+from headstart.pipeline.fit import Clock, FitResult, ResolvedBackbones, ResumePoint, fit_classifier, resolve_backbones
+from headstart.pipeline.fit_heads import FittedHead
+from headstart.pipeline.scan import ScannedDataset, prepare_groups, scan, with_named_groups
 from headstart.reports.model_card import model_card
-from headstart.training.history import Trial
+from headstart.training.history import HistoryRow
 from headstart.training.recipe import Recipe
 from headstart.verbs.report import training_report, write_report
 
 if TYPE_CHECKING:
-    from headstart.training.finetune import Tuned
+    from headstart.training.finetune import FinetuneResult
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Run:
+class TrainResult:
     """What `train` made: the run folder `out`, its classifier, and the test metrics."""
 
     out: str
@@ -87,7 +87,7 @@ class Run:
 
 
 def train(
-    data: Path | Source,
+    data: Path | DataSource,
     *,
     out: Path,
     recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
@@ -99,7 +99,7 @@ def train(
     restart: bool = False,
     report: bool = True,
     offline: bool = False,
-) -> Run:
+) -> TrainResult:
     """Train a classifier on a folder of labelled pictures: checked, split, calibrated, tested. Example:
 
         headstart train photos --out run
@@ -143,7 +143,7 @@ def train(
 
 def train_with(
     chosen: Sequence[str],
-    data: Path | Source,
+    data: Path | DataSource,
     *,
     out: Path,
     recipe: Recipe,
@@ -155,20 +155,20 @@ def train_with(
     restart: bool,
     report: bool,
     offline: bool,
-) -> Run:
+) -> TrainResult:
     """`train` with backbones that an earlier run chose, best first; without any (empty) it chooses itself."""
     clock = Clock()
     out = Path(out)
     check_replaceable(out)
     source = as_source(data)
     _check_outside(out, source.place)
-    fixes, opened = read_fixes(fix), open_dataset(source)
+    fixes, opened = read_corrections(fix), open_dataset(source)
     refused = read_not_copies(not_copies).checked(opened)
     opened = fixes.applied_to(opened)
     if split is None:
         prepare_groups(opened, source)
-    tools = find_tools(recipe, weights=weights, weights_dir=weights_dir, offline=offline, chosen=chosen)
-    looked = look(source, opened=opened, not_copies=refused)
+    tools = resolve_backbones(recipe, weights=weights, weights_dir=weights_dir, offline=offline, chosen=chosen)
+    looked = scan(source, opened=opened, not_copies=refused)
     require_trainable(looked.dataset)
     given = looked.dataset
     if split is not None:
@@ -179,12 +179,14 @@ def train_with(
         unfinished.path.unlink(missing_ok=True)
     dataset = make_split(given, seed=recipe.seed, val=recipe.val, test=recipe.test, near=looked.copies.groups_N)
     require_sets(dataset, ("train", "val", "test"))
-    learned = learn(dataset, looked.files, looked.facts, recipe, tools=tools, clock=clock, unfinished=unfinished)
+    learned = fit_classifier(
+        dataset, looked.files, looked.facts, recipe, tools=tools, clock=clock, unfinished=unfinished
+    )
     classifier = learned.classifier
     classes = dataset.classes
-    val = judge(learned.val_logits_NK, learned.val_labels_N, classes, seed=recipe.seed)
+    val = compute_metrics(learned.val_logits_NK, learned.val_labels_N, classes, seed=recipe.seed)
     predictions = _predict(classifier, learned.features, dataset)
-    test = judge(*_labelled(predictions, dataset, "test"), classes, seed=recipe.seed)
+    test = compute_metrics(*_labelled(predictions, dataset, "test"), classes, seed=recipe.seed)
     clock.lap("judge")
     classifier = replace(classifier, provenance=_provenance(source, dataset, looked, learned, fixes))
     found = looked.findings(replace(dataset, groups=given.groups), looked.copies)
@@ -200,7 +202,7 @@ def train_with(
         if pairs:
             write_copies(folder / "copies.csv", pairs)
         write_csv(folder / "checks.csv", CHECKS_HEADER, checks_rows(found))
-        write_csv(folder / "history.csv", [f.name for f in fields(Trial)], [astuple(t) for t in learned.trials])
+        write_csv(folder / "history.csv", [f.name for f in fields(HistoryRow)], [astuple(t) for t in learned.trials])
         trained = learned.tuned or learned.attempt
         if trained is not None:
             _write_training(folder, trained, classes)
@@ -221,10 +223,12 @@ def train_with(
     unfinished.path.unlink(missing_ok=True)
     if earlier:
         log.info("The earlier run is kept as %s.previous, in place of any that was there.", out)
-    return Run(str(out), classifier, test, val, found, clock.laps)
+    return TrainResult(str(out), classifier, test, val, found, clock.laps)
 
 
-def _unfinished(out: Path, given: Dataset, looked: Looked, recipe: Recipe, tools: Tools) -> Unfinished:
+def _unfinished(
+    out: Path, given: Dataset, looked: ScannedDataset, recipe: Recipe, tools: ResolvedBackbones
+) -> ResumePoint:
     """Where snapshots of the training under way lie, beside the run that it will be, and what they must agree with."""
     names = [f.name for f in fields(Recipe) if f.name not in ("budget", "device")]
     key = {name: str(getattr(recipe, name)) for name in names}
@@ -232,17 +236,17 @@ def _unfinished(out: Path, given: Dataset, looked: Looked, recipe: Recipe, tools
     key |= {f"weights of {b.name}": b.sha256 or "random" for b in tools.backbones}
     key |= {"torch": importlib.metadata.version("torch"), "headstart's own source": _source_hash()}
     place = out.resolve()  # --out . has no name of its own
-    return Unfinished(place.with_name(f"{place.name}.unfinished"), key)
+    return ResumePoint(place.with_name(f"{place.name}.unfinished"), key)
 
 
-def _write_training(folder: Path, tuned: Tuned, classes: Sequence[str]) -> None:
+def _write_training(folder: Path, tuned: FinetuneResult, classes: Sequence[str]) -> None:
     """Its rounds and steps, and a picture of what it saw."""
-    from headstart.images.contact_sheet import grid
+    from headstart.images.contact_sheet import contact_sheet
     from headstart.training.loop import EpochRow, StepRow
 
     write_csv(folder / "epochs.csv", [f.name for f in fields(EpochRow)], [astuple(r) for r in tuned.epochs])
     write_csv(folder / "steps.csv", [f.name for f in fields(StepRow)], [astuple(r) for r in tuned.steps])
-    seen = grid(tuned.seen_NSS3, [classes[k] for k in tuned.seen_labels])
+    seen = contact_sheet(tuned.seen_NSS3, [classes[k] for k in tuned.seen_labels])
     write_bytes(folder / "seen.png", png_bytes(seen))
 
 
@@ -260,7 +264,7 @@ def _predict(classifier: Classifier, features: Sequence[np.ndarray], dataset: Da
     return Predictions(dataset.paths, dataset.classes, logits_NK, dataset.labels, {}, classifier.id)
 
 
-def _reported(predictions: Predictions, dataset: Dataset, looked: Looked) -> Predictions:
+def _reported(predictions: Predictions, dataset: Dataset, looked: ScannedDataset) -> Predictions:
     """What `predictions.csv` holds: the test side, unlabelled pictures, and the names of the unreadable ones."""
     held = predictions.take((dataset.split == "test") | (dataset.labels < 0))
     return replace(held, errors=looked.unreadable)
@@ -271,7 +275,9 @@ def _labelled(predictions: Predictions, dataset: Dataset, side: str) -> tuple[np
     return predictions.logits[mask], dataset.labels[mask]
 
 
-def _provenance(source: Source, dataset: Dataset, looked: Looked, learned: Learned, fixes: Fixes) -> dict[str, Any]:
+def _provenance(
+    source: DataSource, dataset: Dataset, looked: ScannedDataset, learned: FitResult, fixes: Corrections
+) -> dict[str, Any]:
     """What a run folder says of where it comes from: enough for `headstart reproduce`."""
     packages = ("headstart", "numpy", "openvino", "pillow", "timm", "torch")
     return {
@@ -300,13 +306,13 @@ def _provenance(source: Source, dataset: Dataset, looked: Looked, learned: Learn
     }
 
 
-def _described_head(fitted: Fitted | None) -> dict[str, Any] | None:
+def _described_head(fitted: FittedHead | None) -> dict[str, Any] | None:
     if fitted is None:
         return None
     return {"kind": fitted.head.kind, "strength": None if math.isnan(fitted.head.strength) else fitted.head.strength}
 
 
-def _described_training(tuned: Tuned | None, *, speed: bool = True) -> dict[str, Any] | None:
+def _described_training(tuned: FinetuneResult | None, *, speed: bool = True) -> dict[str, Any] | None:
     if tuned is None:
         return None
     measured = {"pictures_per_second": round(tuned.pictures_per_second, 1)} if speed else {}

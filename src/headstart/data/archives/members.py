@@ -148,7 +148,7 @@ class Vetting:
     def __init__(self, archive: str, limits: Limits) -> None:
         self._archive = archive
         self._limits = limits
-        self._seen = _Seen()
+        self._seen = _SeenNames()
         self._entries = self._files = self._bytes = self._inner = 0
         self._tops: set[str] = set()
 
@@ -272,7 +272,7 @@ def fold(name: str) -> str:
 
 
 @dataclass
-class _Seen:
+class _SeenNames:
     """The names met so far, as hashes: memory must not grow with their lengths.
 
     {hash of the folded path: hash of the path as it is}. Two names with one 64-bit hash would be called the same; Python

@@ -53,7 +53,7 @@ def is_tar(head: bytes) -> bool:
 
 def tar_entries(archive: str, file: BinaryIO, codec: str) -> Iterator[Entry]:
     """The entries in their order; what one holds can be read until the next one is asked for. Raises `BadArchive`."""
-    source = _Source(archive, file, codec)
+    source = _TarStream(archive, file, codec)
     while True:
         header = _next_header(source)
         if header is None:
@@ -66,7 +66,7 @@ def tar_entries(archive: str, file: BinaryIO, codec: str) -> Iterator[Entry]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Header:
+class _TarHeader:
     name: str
     type: bytes
     mode: int
@@ -88,7 +88,7 @@ class _Header:
         return Member(self.name, kind, self.size, self.size)
 
 
-def _next_header(source: _Source) -> _Header | None:
+def _next_header(source: _TarStream) -> _TarHeader | None:
     """The next entry's header with what extensions say about it; None at the end mark."""
     said: dict[str, str] = {}
     for _ in range(_MAX_IN_A_ROW):
@@ -110,13 +110,13 @@ def _next_header(source: _Source) -> _Header | None:
 _MADE = "No packer writes that by accident. Unpack it by other means if you trust it."
 
 
-def _parse(archive: str, block: bytes) -> _Header:
+def _parse(archive: str, block: bytes) -> _TarHeader:
     if not _checksum_holds(block):
         raise damaged(archive, "the header of an entry has a wrong checksum")
     name = _text(block[:100])
     if block[257:263] == b"ustar\0" and block[345]:
         name = f"{_text(block[345:500])}/{name}"
-    return _Header(name, block[156:157], _number(archive, block[100:108]), _number(archive, block[124:136]))
+    return _TarHeader(name, block[156:157], _number(archive, block[100:108]), _number(archive, block[124:136]))
 
 
 def _checksum_holds(block: bytes) -> bool:
@@ -145,7 +145,7 @@ def _text(field: bytes) -> str:
     return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
-def _extension(source: _Source, header: _Header) -> dict[str, str]:
+def _extension(source: _TarStream, header: _TarHeader) -> dict[str, str]:
     """What a header says about the next entry: 'path', 'size', 'sparse'; 'link' and 'pax' that there was one."""
     if header.size > _MAX_EXTENSION:
         raise BadArchive(f"{source.archive}: has a tar header of {header.size:,} bytes.", hint=_MADE)
@@ -180,16 +180,16 @@ def _records(archive: str, data: bytes) -> dict[str, str]:
     return records
 
 
-def _amended(archive: str, header: _Header, said: dict[str, str]) -> _Header:
+def _amended(archive: str, header: _TarHeader, said: dict[str, str]) -> _TarHeader:
     size = said.get("size", "")
     if size and not (size.isascii() and size.isdigit() and len(size) < 20):
         raise damaged(archive, "a size in a pax header is none")
-    return _Header(
+    return _TarHeader(
         said.get("path", header.name), header.type, header.mode, int(size or header.size), sparse="sparse" in said
     )
 
 
-class _Source:
+class _TarStream:
     """The bytes of a tar, and how far they have been read. What goes wrong is a `BadArchive`."""
 
     def __init__(self, archive: str, file: BinaryIO, codec: str) -> None:

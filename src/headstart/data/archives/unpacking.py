@@ -71,7 +71,7 @@ _SETTLED_SECONDS = 2.0  # a file that changed a moment ago may change again with
 
 
 @dataclass(frozen=True)
-class Unpacked:
+class UnpackResult:
     """What an archive became."""
 
     folder: Path
@@ -92,7 +92,7 @@ def is_archive(path: Path) -> bool:
         raise unreadable(str(path), error) from error
 
 
-def unpack(archive: Path, into: Path, *, nested: int = NESTED) -> Unpacked:
+def unpack(archive: Path, into: Path, *, nested: int = NESTED) -> UnpackResult:
     """Unpack into a new folder. Archives inside, to `nested` levels, become folders named after them.
 
     An archive inside that holds just one folder (or file) of its own name, as Kaggle's do, becomes that folder. Tars that
@@ -104,7 +104,7 @@ def unpack(archive: Path, into: Path, *, nested: int = NESTED) -> Unpacked:
     return done
 
 
-def _unpack(archive: Path, into: Path, nested: int) -> Unpacked:
+def _unpack(archive: Path, into: Path, nested: int) -> UnpackResult:
     _check_there(archive)
     check_free(into)
     limits = limits_for(archive.stat().st_size, disk_usage(_existing(into)).free)
@@ -112,11 +112,11 @@ def _unpack(archive: Path, into: Path, nested: int) -> Unpacked:
         contents = opened.vet(limits)
         if not contents.files:
             raise BadArchive(f"{archive}: holds no files.", hint="Look into it: was the right folder packed?")
-        work = _Work(limits.less(contents))
+        work = _Extraction(limits.less(contents))
         with folder_aside(into, fresh=True) as aside:
             inner = work.write(opened, contents, limits, aside)
             work.unpack_inner(inner, aside, str(archive), nested)
-    return Unpacked(into, work.files, work.bytes, tuple(work.left_out))
+    return UnpackResult(into, work.files, work.bytes, tuple(work.left_out))
 
 
 def unpacked(archive: Path) -> Path:
@@ -245,7 +245,7 @@ def _existing(place: Path) -> Path:
 # Writing it
 
 
-class _Work:
+class _Extraction:
     """What has been written, and how much may still be."""
 
     def __init__(self, limits: Limits) -> None:

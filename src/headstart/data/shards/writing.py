@@ -39,7 +39,7 @@ VERSION = "1"
 _HEADER = ("path", "label", "split", "name", "group")
 _MAX_NAMES = 100_000  # shards that braces may stand for
 _Row = tuple[str, str, str, str, str]  # as `_HEADER`
-_Columns = tuple[str, str, str]  # of the pictures, the labels and the groups; '' where none is named
+_ShardColumns = tuple[str, str, str]  # of the pictures, the labels and the groups; '' where none is named
 
 
 # Which shards
@@ -160,7 +160,7 @@ def _bytes_in(folder: Path) -> list[int]:
     return [len(sizes), sum(sizes)]
 
 
-def _write(aside: Path, shards: Sequence[Path], names: Sequence[str], columns: _Columns) -> int:
+def _write(aside: Path, shards: Sequence[Path], names: Sequence[str], columns: _ShardColumns) -> int:
     """Fill a folder; how many pictures it holds. Stops before it takes up more than an archive of that size may."""
     rows: list[_Row] = []
     packed = sum(shard.stat().st_size for shard in shards)
@@ -238,7 +238,7 @@ def _tame(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:60].strip("_")
 
 
-def _samples(shard: Path, columns: _Columns, keys: set[str]) -> Iterator[Sample]:
+def _samples(shard: Path, columns: _ShardColumns, keys: set[str]) -> Iterator[Sample]:
     picture, label, group = columns
     if shard.suffix.lower() == ".parquet":
         return table_samples(shard, picture, label, group)

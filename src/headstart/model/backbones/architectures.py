@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from headstart.errors import UnknownBackbone, near_names
-from headstart.model.backbones.config import Spec, spec_of
+from headstart.model.backbones.config import BackboneConfig, spec_of
 from headstart.model.backbones.hub import LIST_HINT
 
 POPULAR_NAMES = {
@@ -77,7 +77,7 @@ def timm_cfg(name: str, others: Sequence[str] = ()) -> Any:
     raise UnknownBackbone(f"{name!r} is not a known backbone.", hint=f"{near} {LIST_HINT}".strip())
 
 
-def timm_spec(cfg: Any) -> Spec:
+def timm_spec(cfg: Any) -> BackboneConfig:
     """What weights of that PretrainedCfg expect."""
     plain = {key: value for key, value in asdict(cfg).items() if value is not None}
     config = {"architecture": cfg.architecture, "pretrained_cfg": plain}

@@ -32,7 +32,7 @@ _SPEC_HINT = (
 
 
 @dataclass(frozen=True)
-class Spec:
+class BackboneConfig:
     """What the JSON beside a weights file says: the network, and the pictures it was trained on."""
 
     architecture: str
@@ -53,7 +53,7 @@ _RESIZE_OF_CROP_MODE: dict[str, Literal["crop", "squash", "pad"]] = {
 }
 
 
-def read_spec(path: Path) -> Spec:
+def read_config(path: Path) -> BackboneConfig:
     """Read the JSON beside a weights file: timm's config keys ``architecture, model_args, pretrained_cfg{...}``.
 
     Raises `BadWeights` naming the file and the key.
@@ -72,7 +72,7 @@ def read_spec(path: Path) -> Spec:
     return spec_of(config, path)
 
 
-def spec_of(config: Mapping[str, Any], where: Path | str) -> Spec:
+def spec_of(config: Mapping[str, Any], where: Path | str) -> BackboneConfig:
     """Check a timm config (already parsed) key by key. `where` names it in errors. Raises `BadWeights`."""
     architecture = config.get("architecture")
     # a plain name: timm would read 'hf-hub:...' and 'local-dir:...' as places to fetch other weights from
@@ -88,10 +88,10 @@ def spec_of(config: Mapping[str, Any], where: Path | str) -> Spec:
     kept = tuple((key, _frozen(value)) for key, value in sorted(args.items()) if key not in ("num_classes", "in_chans"))
     licence = cfg.get("license") or config.get("license") or "unknown"
     origin = cfg.get("origin") or cfg.get("origin_url") or ""
-    return Spec(architecture, kept, preprocess_of(cfg, where), str(licence), str(origin))
+    return BackboneConfig(architecture, kept, preprocess_of(cfg, where), str(licence), str(origin))
 
 
-def config_of(spec: Spec) -> dict[str, Any]:
+def config_of(spec: BackboneConfig) -> dict[str, Any]:
     """The inverse of `spec_of`: the JSON that is written beside a weights file."""
     p = spec.preprocess
     mode = next(mode for mode, resize in _RESIZE_OF_CROP_MODE.items() if resize == p.resize)

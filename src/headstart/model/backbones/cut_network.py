@@ -223,7 +223,7 @@ def _batch_norms(module: nn.Module) -> Iterator[nn.Module]:
     return (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
 
 
-def _halves(module: nn.Module, plan: _Plan, n_frozen: int) -> tuple[nn.Module, nn.Module]:
+def _halves(module: nn.Module, plan: _CutPoints, n_frozen: int) -> tuple[nn.Module, nn.Module]:
     last = len(plan.stages)
     if n_frozen == 0:
         return nn.Identity(), Tail(copy.deepcopy(module), (), "pixels", plan.groups)
@@ -346,7 +346,7 @@ class _Call:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _CutPoints:
     """Where a network can be cut. `head` are the tensors used after the last stage, `top` the modules on pooled features."""
 
     stages: tuple[Stage, ...]
@@ -357,7 +357,7 @@ class _Plan:
     image_size: int
 
 
-def _follow(module: nn.Module, image_size: int) -> _Plan:
+def _follow(module: nn.Module, image_size: int) -> _CutPoints:
     classifier = _classifier(module)
     image_size = image_size or _own_size(module)
     try:
@@ -374,7 +374,7 @@ def _follow(module: nn.Module, image_size: int) -> _Plan:
     head_names = {used[id(p)] for p in reached} | _buffers_called(shadow, head)
     found = tuple(_stages(features, head, pooled_dim))
     top = tuple(name for name in ("hidden", classifier) if hasattr(module, "forward_top") or name == classifier)
-    return _Plan(found, _groups(module, found, head_names), head_names, top, classifier, image_size)
+    return _CutPoints(found, _groups(module, found, head_names), head_names, top, classifier, image_size)
 
 
 def _classifier(module: nn.Module) -> str:

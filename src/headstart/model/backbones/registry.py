@@ -40,10 +40,10 @@ from headstart.model.backbones.architectures import (
     timm_cfg,
     timm_spec,
 )
-from headstart.model.backbones.config import Spec, check_args, read_spec
+from headstart.model.backbones.config import BackboneConfig, check_args, read_config
 from headstart.model.backbones.hub import GIVE_HINT, LIST_HINT, cache_entries, cached, fetch, may_ask
 from headstart.model.backbones.offline_kit import check_bundled, weights_in
-from headstart.model.backbones.weights import Header, read_header, weights_sha256
+from headstart.model.backbones.weights import SafetensorsHeader, read_header, weights_sha256
 
 STARTER = "mobilenetv2_100.ra_in1k"
 """What is downloaded where no backbone is named and no weights are here: 14 MB, Apache-2.0, quick on a CPU. Most figures
@@ -145,7 +145,7 @@ def _by_name(name: str, folder: Path | None, offline: bool) -> Backbone:
 
 def last_resort() -> Backbone:
     """The backbone that comes with the package, for where there is no other. Raises `BadWeights` if it is damaged."""
-    found = _found(builtin.NAME, read_spec(builtin.SPEC), "embedded", builtin.WEIGHTS)
+    found = _found(builtin.NAME, read_config(builtin.SPEC), "embedded", builtin.WEIGHTS)
     return replace(found, feature_dim=builtin.FEATURES)
 
 
@@ -199,7 +199,7 @@ def tuned(backbone: Backbone, weights: Path, *, image_size: int = 0, hidden: Seq
     )
 
 
-def _found(name: str, spec: Spec, source: str, weights: Path, origin: str = "") -> Backbone:
+def _found(name: str, spec: BackboneConfig, source: str, weights: Path, origin: str = "") -> Backbone:
     header = read_header(weights)  # before anything else reads the file
     return Backbone(
         name=name or spec.architecture,
@@ -215,7 +215,7 @@ def _found(name: str, spec: Spec, source: str, weights: Path, origin: str = "") 
     )
 
 
-def _feature_dim(header: Header) -> int | None:
+def _feature_dim(header: SafetensorsHeader) -> int | None:
     """Columns of the classifier, if the file has one: it is what the features go into."""
     for module in ("classifier", "fc", "head.fc", "head", "last_linear"):
         shape = header.get(f"{module}.weight", ("", ()))[1]
@@ -238,7 +238,7 @@ def _from_file(path: Path, name: str) -> Backbone:
                 hint="Say which network it is with --backbone NAME, or write that JSON.",
             )
         return _found(name, timm_spec(timm_cfg(name)), "file", path)
-    spec = read_spec(spec_file)
+    spec = read_config(spec_file)
     if name and name.partition(".")[0] != spec.architecture:
         raise BadWeights(
             f"{spec_file}: architecture is {spec.architecture!r}, but the backbone {name!r} was asked for.",
@@ -269,7 +269,7 @@ def _names_in(folder: Path) -> list[str]:
 def _folder_entry(folder: Path, name: str) -> Backbone:
     check_bundled(folder / f"{name}.safetensors")
     spec_file = folder / f"{name}.json"
-    spec = read_spec(spec_file) if spec_file.is_file() else timm_spec(timm_cfg(name))
+    spec = read_config(spec_file) if spec_file.is_file() else timm_spec(timm_cfg(name))
     return _found(name, spec, "folder", folder / f"{name}.safetensors")
 
 
@@ -293,9 +293,9 @@ def _in_folder(folder: Path, name: str) -> Backbone | None:
 def _is_of(folder: Path, entry: str, architecture: str) -> bool:
     """Whether the entry's JSON names that architecture. A damaged JSON of another name does not stand in the way."""
     if entry.partition(".")[0] == architecture:
-        return read_spec(folder / f"{entry}.json").architecture == architecture
+        return read_config(folder / f"{entry}.json").architecture == architecture
     try:
-        return read_spec(folder / f"{entry}.json").architecture == architecture
+        return read_config(folder / f"{entry}.json").architecture == architecture
     except BadWeights as error:
         log.warning("%s", error)
         return False
@@ -311,10 +311,12 @@ def _in_hub_cache(name: str) -> Backbone | None:
     return _hub_entry(name, repo, weights, config) if weights and config else None
 
 
-def _hub_entry(name: str, repo: str, weights: Path, config: Path | None, spec: Spec | None = None) -> Backbone:
+def _hub_entry(
+    name: str, repo: str, weights: Path, config: Path | None, spec: BackboneConfig | None = None
+) -> Backbone:
     """The backbone in those two files. timm's own entry, if given, decides on the architecture."""
     architecture = name.partition(".")[0]
-    own = read_spec(config) if config else None
+    own = read_config(config) if config else None
     if own is not None and own.architecture == architecture:  # if not, it was renamed since: its arguments do not apply
         spec = own
     spec = spec or timm_spec(timm_cfg(name))
@@ -371,7 +373,7 @@ def backbones(pattern: str = "", *, weights_dir: Path | None = None, only_here: 
     """
     pattern = pattern if any(sign in pattern for sign in "*?[") else f"*{plain_name(pattern)}*"
     rows = {entry[0]: _row_here(*entry) for entry in _entries(weights_dir)}
-    own = (builtin.NAME, "embedded", read_spec(builtin.SPEC), builtin.WEIGHTS)
+    own = (builtin.NAME, "embedded", read_config(builtin.SPEC), builtin.WEIGHTS)
     row = replace(_row_here(*own), feature_dim=builtin.FEATURES, measured=builtin.measured())
     rows.setdefault(builtin.NAME, row)
     if not only_here:
@@ -384,14 +386,14 @@ def backbones(pattern: str = "", *, weights_dir: Path | None = None, only_here: 
     return [row for name, row in rows.items() if fnmatch.fnmatchcase(name, pattern)]
 
 
-def _row_here(name: str, source: str, spec: Spec, weights: Path) -> BackboneRow:
+def _row_here(name: str, source: str, spec: BackboneConfig, weights: Path) -> BackboneRow:
     header = read_header(weights)
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     numbers = sum(math.prod(shape) for key, (_, shape) in header.items() if not key.endswith(buffers))
     return BackboneRow(name, source, spec.preprocess.image_size, numbers, _feature_dim(header), spec.licence)
 
 
-def _entries(weights_dir: Path | None) -> Iterator[tuple[str, str, Spec, Path]]:
+def _entries(weights_dir: Path | None) -> Iterator[tuple[str, str, BackboneConfig, Path]]:
     """(name, source, spec, weights) of all that is on this machine, each name once, the folder's before the hub's."""
     folder = _weights_folder(weights_dir)
     names = _names_in(folder) if folder else []
@@ -402,7 +404,7 @@ def _entries(weights_dir: Path | None) -> Iterator[tuple[str, str, Spec, Path]]:
         if name in seen:
             continue
         try:
-            spec = read_spec(config)  # without one, what the weights expect is not known; `find_backbone` asks timm
+            spec = read_config(config)  # without one, what the weights expect is not known; `find_backbone` asks timm
             read_header(weights)
             check_bundled(weights)
         except BackboneError as error:

@@ -26,7 +26,7 @@ from headstart.io.files import sha256_file
 if TYPE_CHECKING:
     import torch
 
-Header = dict[str, tuple[str, tuple[int, ...]]]
+SafetensorsHeader = dict[str, tuple[str, tuple[int, ...]]]
 """Tensor name -> (dtype as safetensors writes it, such as ``F32``; shape)."""
 
 MAX_HEADER_BYTES = 16 << 20
@@ -46,7 +46,7 @@ _FETCH_AGAIN = "Copy or download the file again."
 
 
 # ---------------------------------------------------------------------------------------------- safetensors headers
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> SafetensorsHeader:
     """Names, dtypes and shapes of the tensors in a safetensors file, each checked against the file's size.
 
     Format: https://huggingface.co/docs/safetensors, section Format. Offsets must be in bounds, of the size that dtype
@@ -142,8 +142,8 @@ def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
     return entries
 
 
-def _checked_entries(path: Path, entries: dict[str, Any], data_bytes: int) -> Header:
-    header: Header = {}
+def _checked_entries(path: Path, entries: dict[str, Any], data_bytes: int) -> SafetensorsHeader:
+    header: SafetensorsHeader = {}
     spans = []
     for name, entry in entries.items():
         try:

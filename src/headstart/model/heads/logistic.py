@@ -22,7 +22,7 @@ MEMORY = 8  # pairs L-BFGS remembers
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class LogisticFit:
     weight_DK: np.ndarray
     offset_K: np.ndarray
     objective: float
@@ -95,7 +95,7 @@ def fit_logistic(
     *,
     tolerance: float = 1e-3,
     max_iterations: int = 300,
-) -> Fit:
+) -> LogisticFit:
     """Minimise from `start` = (weight_DK, offset_K) on float32 `values_ND`, which should be centred.
 
     `precondition` maps a (D, K) gradient to about the Newton step. Stops when the decrease that the quadratic model
@@ -103,7 +103,7 @@ def fit_logistic(
     or 3e-4 (1e-2) of the minimum. Method: Liu & Nocedal, Math. Programming 45 (1989); the two-loop recursion is
     algorithm 7.4 of Nocedal & Wright.
     """
-    task = _Task(values_ND, labels_N, (weights_N / weights_N.sum()).astype(np.float32), penalty)
+    task = _LogisticLoss(values_ND, labels_N, (weights_N / weights_N.sum()).astype(np.float32), penalty)
     theta = np.vstack([start[0], start[1]]).astype(np.float64)
     logits = task.logits(theta)
     value, grad, spread = task.evaluate(logits, theta)
@@ -122,7 +122,7 @@ def fit_logistic(
         curvature = float((step * direction * (grad - before)).sum())
         if curvature > 0:
             pairs = [*pairs[-(MEMORY - 1) :], (step * direction, grad - before, curvature)]
-    return Fit(theta[:-1], theta[-1], value, iteration)
+    return LogisticFit(theta[:-1], theta[-1], value, iteration)
 
 
 def _scaled(precondition: Callable[[np.ndarray], np.ndarray], spread: float) -> Callable[[np.ndarray], np.ndarray]:
@@ -131,7 +131,7 @@ def _scaled(precondition: Callable[[np.ndarray], np.ndarray], spread: float) -> 
 
 
 @dataclass(frozen=True, eq=False)
-class _Task:
+class _LogisticLoss:
     """The objective; `theta` stacks weight_DK over offset_K."""
 
     values_ND: np.ndarray
@@ -174,7 +174,7 @@ def _two_loop(
 
 
 def _line_search(
-    task: _Task, logits_NK: np.ndarray, move_NK: np.ndarray, theta: np.ndarray, direction: np.ndarray
+    task: _LogisticLoss, logits_NK: np.ndarray, move_NK: np.ndarray, theta: np.ndarray, direction: np.ndarray
 ) -> float:
     """About the minimum along the line, by safeguarded Newton steps on the convex one-dimensional objective."""
     cross, square = float((theta[:-1] * direction[:-1]).sum()), float((direction[:-1] ** 2).sum())

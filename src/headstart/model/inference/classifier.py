@@ -22,25 +22,25 @@ import numpy as np
 
 from headstart.errors import BadWeights, DamagedRun, MissingRun, RecipeError
 from headstart.images.preprocess import Preprocess
-from headstart.images.sources import Source, look_at
+from headstart.images.sources import ImageSource, look_at
 from headstart.io.files import cache_dir, read_json, sha256_bytes, sha256_file, write_bytes, write_cache, write_json
 from headstart.io.folders import MANIFEST, check_manifest
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone
 from headstart.model.backbones.weights import is_classifier, read_header
-from headstart.model.inference.features import View, embed_files
+from headstart.model.inference.features import FeatureExtractor, embed_files
 from headstart.model.inference.predictions import Predictions
-from headstart.model.inference.runtime import Plan, open_network, plan_here
+from headstart.model.inference.runtime import Runtime, open_network, runtime_here
 
 FORMAT = 1
 CROP_MODES = {"crop": "center", "squash": "squash", "pad": "border"}
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class EnsembleMember:
     """One backbone and the last layer on it: `weight_DK` float32 (feature_dim, K), `bias_K` float32 (K,)."""
 
-    view: View
+    view: FeatureExtractor
     weight_DK: np.ndarray
     bias_K: np.ndarray
 
@@ -55,9 +55,9 @@ class Classifier:
     records beside these.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[EnsembleMember, ...]
     classes: tuple[str, ...]
-    plan: Plan
+    plan: Runtime
     temperature: float = 1.0
     conformal_threshold: float = 1.0
     alpha: float = 0.1
@@ -85,7 +85,7 @@ class Classifier:
 
 
 def predict_files(
-    classifier: Classifier, sources: Sequence[Source], paths: Sequence[str], labels: np.ndarray | None = None
+    classifier: Classifier, sources: Sequence[ImageSource], paths: Sequence[str], labels: np.ndarray | None = None
 ) -> Predictions:
     """Predict pictures, files or pixels in memory: `paths` are the names that the answers are keyed by, in their order.
 
@@ -175,7 +175,7 @@ def _classifier_from(run: Path, known: Mapping[str, Any]) -> Classifier:
     return Classifier(
         parts=parts,
         classes=classes,
-        plan=plan_here(Plan(**known["plan"])),
+        plan=runtime_here(Runtime(**known["plan"])),
         temperature=float(known["temperature"]),
         conformal_threshold=float(known["conformal"]["threshold"]),
         alpha=float(known["conformal"]["alpha"]),
@@ -190,7 +190,7 @@ def _part_folders(classifier: Classifier) -> list[str]:
     return [f"part{i}-{p.view.backbone.name}" for i, p in enumerate(classifier.parts, 1)]
 
 
-def _describe(view: View, folder: str) -> dict[str, Any]:
+def _describe(view: FeatureExtractor, folder: str) -> dict[str, Any]:
     b = view.backbone
     return {
         "folder": folder,
@@ -205,7 +205,7 @@ def _describe(view: View, folder: str) -> dict[str, Any]:
     }
 
 
-def _load_part(run: Path, described: Mapping[str, Any]) -> Part:
+def _load_part(run: Path, described: Mapping[str, Any]) -> EnsembleMember:
     folder = run / described["folder"]
     if not folder.resolve().is_relative_to(run.resolve()):
         raise ValueError(f"folder {described['folder']!r} leads out of the run")
@@ -226,7 +226,7 @@ def _load_part(run: Path, described: Mapping[str, Any]) -> Part:
         origin=described["origin"],
         content=backbone_content(file),
     )
-    return Part(View(backbone, Preprocess.from_dict(described["preprocess"])), weight_DK, bias)
+    return EnsembleMember(FeatureExtractor(backbone, Preprocess.from_dict(described["preprocess"])), weight_DK, bias)
 
 
 def backbone_content(file: Path) -> str:
@@ -252,7 +252,7 @@ def _origin_note(sha256: str) -> Path:
     return cache_dir() / "origins" / f"{sha256}.json"
 
 
-def _save_part(classifier: Classifier, part: Part, folder: Path) -> None:
+def _save_part(classifier: Classifier, part: EnsembleMember, folder: Path) -> None:
     view, backbone = part.view, part.view.backbone
     network = open_network(backbone, view.spec, classifier.plan)
     name, tail = network.classifier, network.classifier_tail
@@ -267,7 +267,7 @@ def _save_part(classifier: Classifier, part: Part, folder: Path) -> None:
     write_json(folder / "config.json", timm_config(classifier.classes, view, name))
 
 
-def timm_config(classes: Sequence[str], view: View, classifier: str) -> dict[str, Any]:
+def timm_config(classes: Sequence[str], view: FeatureExtractor, classifier: str) -> dict[str, Any]:
     """What timm's ``local-dir:`` reads: architecture, class names, and the input spec."""
     spec, backbone = view.spec, view.backbone
     return {

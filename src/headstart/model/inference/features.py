@@ -28,11 +28,11 @@ import numpy as np
 
 from headstart.errors import UnreadableImage, WriteError
 from headstart.images.preprocess import Preprocess, read_pixels
-from headstart.images.sources import Source
+from headstart.images.sources import ImageSource
 from headstart.io.files import cache_dir, safetensors_bytes, sha256_bytes, write_cache
 from headstart.io.progress import bar
 from headstart.model.backbones.registry import Backbone
-from headstart.model.inference.runtime import Network, Plan, Session, cores, network_key, open_network
+from headstart.model.inference.runtime import Network, Runtime, Session, cores, network_key, open_network
 
 SHARD_ROWS = 4096
 SHARD_SECONDS = 20.0
@@ -42,7 +42,7 @@ WORKERS_PER_CORE = 4
 
 
 @dataclass(frozen=True)
-class View:
+class FeatureExtractor:
     """A backbone and the input spec it is used with here (its own, or at another size)."""
 
     backbone: Backbone
@@ -106,7 +106,12 @@ class FeatureStore:
 
 
 def embed_files(
-    sources: Sequence[Source], sha256s: Sequence[str], views: Sequence[View], plan: Plan, *, keep: bool = True
+    sources: Sequence[ImageSource],
+    sha256s: Sequence[str],
+    views: Sequence[FeatureExtractor],
+    plan: Runtime,
+    *,
+    keep: bool = True,
 ) -> tuple[list[np.ndarray], dict[int, str]]:
     """Features of pictures (files, or pixels in memory), one array float32 (N, D) a view, in the views' order.
 
@@ -124,7 +129,7 @@ def embed_files(
     return [a for a in arrays if a is not None], errors
 
 
-def fingerprint(view: View, plan: Plan, sha256s: Sequence[str]) -> str:
+def fingerprint(view: FeatureExtractor, plan: Runtime, sha256s: Sequence[str]) -> str:
     """SHA-256 over all that features depend on: the network's key and each picture's bytes, in order."""
     digest = hashlib.sha256(network_key(view.backbone, view.spec, plan).encode())
     for sha256 in sha256s:
@@ -132,7 +137,7 @@ def fingerprint(view: View, plan: Plan, sha256s: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _by_geometry(views: Sequence[View]) -> Iterator[list[int]]:
+def _by_geometry(views: Sequence[FeatureExtractor]) -> Iterator[list[int]]:
     groups: dict[tuple[object, ...], list[int]] = {}
     for position, view in enumerate(views):
         groups.setdefault(view.spec.geometry(), []).append(position)
@@ -140,14 +145,14 @@ def _by_geometry(views: Sequence[View]) -> Iterator[list[int]]:
 
 
 def _embed_one_geometry(
-    sources: Sequence[Source], sha256s: Sequence[str], views: Sequence[View], plan: Plan, keep: bool
+    sources: Sequence[ImageSource], sha256s: Sequence[str], views: Sequence[FeatureExtractor], plan: Runtime, keep: bool
 ) -> tuple[list[np.ndarray], dict[int, str]]:
     keys = [bytes.fromhex(s) for s in sha256s]
     stores = [FeatureStore(network_key(v.backbone, v.spec, plan)) if keep else None for v in views]
     missing = [_missing(store, keys) for store in stores]
     networks = [open_network(v.backbone, v.spec, plan) if m else None for v, m in zip(views, missing, strict=True)]
     wanted = sorted(set().union(*missing))
-    work = _Work(sources, sha256s, networks, missing, views[0].spec, plan.batch)
+    work = _EmbeddingWork(sources, sha256s, networks, missing, views[0].spec, plan.batch)
     names = [v.backbone.name for v, m in zip(views, missing, strict=True) if m]
     title = names[0] if len(names) == 1 else f"{len(names)} backbones"
     with bar(f"Embedding with {title}", len(wanted)) as advance:
@@ -170,12 +175,12 @@ def _missing(store: FeatureStore | None, keys: Sequence[bytes]) -> set[int]:
     return out
 
 
-class _Work:
+class _EmbeddingWork:
     """The threads' shared state: what is left, the rows made so far, and the errors."""
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[ImageSource],
         sha256s: Sequence[str],
         networks: Sequence[Network | None],
         missing: Sequence[set[int]],

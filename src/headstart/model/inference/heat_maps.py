@@ -29,9 +29,9 @@ from PIL import Image
 from headstart.errors import BackboneError
 from headstart.images.decode import decode
 from headstart.images.preprocess import Preprocess, read_bytes
-from headstart.images.sources import Source, as_rgb
+from headstart.images.sources import ImageSource, as_rgb
 from headstart.model.backbones.build import build
-from headstart.model.inference.classifier import Classifier, Part
+from headstart.model.inference.classifier import Classifier, EnsembleMember
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ _MEAN_TOLERANCE = 1e-4  # largest difference from a mean over places, as a part 
 
 
 def heat_maps(
-    classifier: Classifier, pictures: Sequence[Source], classes_N: Sequence[int] | np.ndarray | None = None
+    classifier: Classifier, pictures: Sequence[ImageSource], classes_N: Sequence[int] | np.ndarray | None = None
 ) -> list[np.ndarray]:
     """Where each picture shows its class: float32 (h, w) from 0 to 1, of the upright picture's shape.
 
@@ -67,7 +67,7 @@ class Heat:
     """A classifier's networks, opened once for many batches; see `heat_maps`. Raises `BackboneError`."""
 
     def __init__(self, classifier: Classifier) -> None:
-        self._networks = [_Explained(part, classifier.plan.device) for part in classifier.parts]
+        self._networks = [_ExplainedNetwork(part, classifier.plan.device) for part in classifier.parts]
 
     def batch(self, images: Sequence[Image.Image], classes_N: np.ndarray | None = None) -> list[np.ndarray]:
         """Maps of a few upright RGB pictures (all are held in memory at once)."""
@@ -109,7 +109,7 @@ def seen(spec: Preprocess, width: int, height: int) -> tuple[float, float, float
     return (left / width, top / height, right / width, bottom / height)
 
 
-def _opened(source: Source, classifier: Classifier) -> Image.Image:
+def _opened(source: ImageSource, classifier: Classifier) -> Image.Image:
     if not isinstance(source, Path):
         return as_rgb(source)
     side = max(part.view.spec.at_least()[0] for part in classifier.parts)
@@ -120,10 +120,10 @@ CellsOf = Callable[[np.ndarray], np.ndarray]
 """From classes (N,) to cells float (N, gh, gw), whose mean is what the part adds to those classes' logits."""
 
 
-class _Explained:
+class _ExplainedNetwork:
     """One part's network in torch, with a last layer whose mean over the classes is taken off."""
 
-    def __init__(self, part: Part, device: str) -> None:
+    def __init__(self, part: EnsembleMember, device: str) -> None:
         import torch
 
         self.spec, self.name, self.device = part.view.spec, part.view.backbone.name, device

@@ -43,7 +43,7 @@ MAGIC = b"headstart graph 2"
 
 
 @dataclass(frozen=True)
-class Plan:
+class Runtime:
     """Where and how to run: `engine` openvino | torch, `device` cpu | cuda, `precision` bf16 | f32, pictures a `batch`."""
 
     engine: str
@@ -78,7 +78,7 @@ class Network(Protocol):
         ...
 
 
-def choose_plan(device: str = "auto", precision: str = "auto") -> Plan:
+def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     """The plan for this machine: CUDA through torch where there is one, else OpenVINO; bf16 where the processor has it.
 
     Raises `RecipeError` for unknown names, or for `cuda` on a machine without.
@@ -91,7 +91,7 @@ def choose_plan(device: str = "auto", precision: str = "auto") -> Plan:
         import torch
 
         if torch.cuda.is_available():
-            return Plan("torch", "cuda", "bf16" if precision == "auto" else precision, batch=64)
+            return Runtime("torch", "cuda", "bf16" if precision == "auto" else precision, batch=64)
         if device == "cuda":
             raise RecipeError(
                 "device 'cuda' was asked for, but torch finds no CUDA GPU.",
@@ -99,22 +99,22 @@ def choose_plan(device: str = "auto", precision: str = "auto") -> Plan:
             )
     if precision == "auto":
         precision = "bf16" if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
-    return Plan("openvino", "cpu", precision, batch=8)
+    return Runtime("openvino", "cpu", precision, batch=8)
 
 
-def plan_here(plan: Plan) -> Plan:
+def runtime_here(plan: Runtime) -> Runtime:
     """A recorded plan, or this machine's own where that one cannot run here. Raises `ValueError` if it is no plan."""
     known = (plan.engine, plan.device) in (("openvino", "cpu"), ("torch", "cuda"), ("torch", "cpu"))
     if not known or plan.precision not in ("bf16", "f32") or type(plan.batch) is not int or not 1 <= plan.batch <= 4096:
         raise ValueError(f"{plan} with batches of {plan.batch!r} is not a plan")
     if plan.device == "cuda" and not _has_cuda_driver():
-        here = choose_plan("cpu")
+        here = choose_runtime("cpu")
         log.info("Trained with %s; there is no CUDA GPU here, so: %s.", plan, here)
         return here
     return plan
 
 
-def network_key(backbone: Backbone, spec: Preprocess, plan: Plan) -> str:
+def network_key(backbone: Backbone, spec: Preprocess, plan: Runtime) -> str:
     """A hash of what features depend on besides the picture: weights, input spec, precision, engine and its version."""
     parts = {
         "weights": backbone.content or backbone.sha256,
@@ -128,7 +128,7 @@ def network_key(backbone: Backbone, spec: Preprocess, plan: Plan) -> str:
     return sha256_bytes(json.dumps(parts, sort_keys=True).encode())[:32]
 
 
-def open_network(backbone: Backbone, spec: Preprocess, plan: Plan) -> Network:
+def open_network(backbone: Backbone, spec: Preprocess, plan: Runtime) -> Network:
     """Load the compiled network from the user's cache, or build it. Raises `BackboneError`."""
     if backbone.weights is None:  # graphs and features are kept under the hash of the weights
         raise BackboneError(f"{backbone.name}: has random weights, which have to be saved before it can be used.")
@@ -150,7 +150,7 @@ def open_network(backbone: Backbone, spec: Preprocess, plan: Plan) -> Network:
     return OpenVinoNetwork(info, blob, spec, plan)
 
 
-def anticipate(backbones: Sequence[Backbone], plan: Plan, *, training: bool = False) -> None:
+def anticipate(backbones: Sequence[Backbone], plan: Runtime, *, training: bool = False) -> None:
     """Begin to import torch and timm, in a thread, where they will be needed: for `training`, or because a backbone was
     never compiled here. They take seconds of one core, in which another one can look at the pictures."""
     known = all(any((cache_dir() / "graphs").glob(f"{_beginning(b)}-*.graph")) for b in backbones)
@@ -171,7 +171,7 @@ def _beginning(backbone: Backbone) -> str:
 class OpenVinoNetwork:
     """A compiled CPU graph: uint8 NHWC pixels in, pooled float32 features out."""
 
-    def __init__(self, info: dict[str, Any], blob: bytes, spec: Preprocess, plan: Plan) -> None:
+    def __init__(self, info: dict[str, Any], blob: bytes, spec: Preprocess, plan: Runtime) -> None:
         self.feature_dim: int = info["feature_dim"]
         self.classifier: str = info["classifier"]
         self.classifier_tail: tuple[int, ...] = tuple(info["classifier_tail"])
@@ -201,7 +201,7 @@ class OpenVinoSession:
 class TorchNetwork:
     """The same network through torch, for CUDA (channels_last, bf16 autocast), and the reference in tests."""
 
-    def __init__(self, backbone: Backbone, spec: Preprocess, plan: Plan) -> None:
+    def __init__(self, backbone: Backbone, spec: Preprocess, plan: Runtime) -> None:
         import torch
 
         module, self.classifier, self.classifier_tail = _module_with_classifier(backbone, spec)
@@ -221,7 +221,7 @@ class TorchNetwork:
 class TorchSession:
     """See `Session`. On CUDA the pixels live in pinned memory and travel without blocking."""
 
-    def __init__(self, module: Any, shape: tuple[int, ...], plan: Plan) -> None:
+    def __init__(self, module: Any, shape: tuple[int, ...], plan: Runtime) -> None:
         import torch
 
         self._buffer = torch.zeros(shape, dtype=torch.uint8, pin_memory=plan.device == "cuda")
@@ -283,7 +283,7 @@ def _module_with_classifier(backbone: Backbone, spec: Preprocess) -> tuple[Any, 
     return module, name, tuple(shell.get_submodule(name).weight.shape[2:])
 
 
-def _compile(backbone: Backbone, spec: Preprocess, plan: Plan) -> tuple[dict[str, Any], bytes]:
+def _compile(backbone: Backbone, spec: Preprocess, plan: Runtime) -> tuple[dict[str, Any], bytes]:
     module, classifier, tail = _module_with_classifier(backbone, spec)
     try:
         compiled = _compiled(module, spec, plan)
@@ -297,7 +297,7 @@ def _compile(backbone: Backbone, spec: Preprocess, plan: Plan) -> tuple[dict[str
     return info, bytes(blob if isinstance(blob, bytes) else blob.getvalue())
 
 
-def _compiled(module: Any, spec: Preprocess, plan: Plan) -> Any:
+def _compiled(module: Any, spec: Preprocess, plan: Runtime) -> Any:
     """OpenVINO's compiled model of a torch module that takes scaled pixels (N, 3, S, S). Raises `RuntimeError`."""
     openvino = _openvino()
     import torch
@@ -316,7 +316,7 @@ def _compiled(module: Any, spec: Preprocess, plan: Plan) -> Any:
     return _core().compile_model(graph, "CPU", _settings(plan))
 
 
-def open_module(module: Any, spec: Preprocess, plan: Plan) -> Sequence[Session]:
+def open_module(module: Any, spec: Preprocess, plan: Runtime) -> Sequence[Session]:
     """Sessions, one a worker thread, of a torch module that is not a whole backbone: outputs are flattened (batch, D).
 
     Nothing is kept for the next time. Raises `RuntimeError` if the module cannot be traced.
@@ -354,7 +354,7 @@ def _read_graph(path: Path) -> tuple[dict[str, Any], bytes] | None:
     return json.loads(header), blob
 
 
-def _settings(plan: Plan) -> dict[str, Any]:
+def _settings(plan: Runtime) -> dict[str, Any]:
     return {
         "INFERENCE_PRECISION_HINT": plan.precision,
         "NUM_STREAMS": min(cores(), 16),
@@ -387,7 +387,7 @@ def _core() -> Any:
     return _openvino().Core()
 
 
-def _engine_version(plan: Plan) -> Sequence[str]:
+def _engine_version(plan: Runtime) -> Sequence[str]:
     if plan.engine == "torch":
         import torch
 

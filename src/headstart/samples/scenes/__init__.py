@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 from headstart.samples.scenes.buildings import buildings
 from headstart.samples.scenes.forests import forest
 from headstart.samples.scenes.mountains import glacier, mountain
-from headstart.samples.scenes.painting import Rng, Sheet, near_colour, pick, slab
+from headstart.samples.scenes.painting import Canvas, Rng, near_colour, pick, slab
 from headstart.samples.scenes.plants import clumps, leaf_colour, one
 from headstart.samples.scenes.seas import sea
 from headstart.samples.scenes.sky import Day, day, precipitate
@@ -52,7 +52,7 @@ def render(kind: str, rng: Rng, size: int = 150) -> np.ndarray:
     return _developed(rng, _framed(rng, sheet))
 
 
-def _in_the_way(rng: Rng, sheet: Sheet, day: Day) -> None:
+def _in_the_way(rng: Rng, sheet: Canvas, day: Day) -> None:
     """Something near the lens: twigs, a post, a rail, a blurred edge."""
     what = rng.integers(4)
     if what == 0:
@@ -75,7 +75,7 @@ def _in_the_way(rng: Rng, sheet: Sheet, day: Day) -> None:
         sheet.lines(np.concatenate([rails, posts]), rng.uniform(0.01, 0.025), near_colour(rng, (0.35, 0.28, 0.22), 0.3))
 
 
-def _framed(rng: Rng, sheet: Sheet) -> np.ndarray:
+def _framed(rng: Rng, sheet: Canvas) -> np.ndarray:
     """float32 (S, S, 3): the sheet as the camera frames it: closer, a little tilted, mirrored, or as it is."""
     size = sheet.size
     image = sheet.image

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from headstart.samples.scenes.facades import ROOFS, car_side, facade_look, far_blocks, paint_facade, person
-from headstart.samples.scenes.painting import Colour, Rng, Sheet, boxes, mix, near_colour, pick, plane, under
+from headstart.samples.scenes.painting import Canvas, Colour, Rng, boxes, mix, near_colour, pick, plane, under
 from headstart.samples.scenes.plants import SNOW, clumps, one, plant
 from headstart.samples.scenes.sky import Day, paint_sky
 
 
-def buildings(rng: Rng, size: int, day: Day) -> Sheet:
+def buildings(rng: Rng, size: int, day: Day) -> Canvas:
     """One or several buildings, the subject of the picture."""
     views = {"corner": 0.34, "front": 0.16, "towers": 0.2, "skyline": 0.12, "house": 0.18}
     view = pick(rng, views)
     horizon = float(rng.uniform(0.62, 0.9))
-    sheet = Sheet(size, paint_sky(rng, size, day, horizon))
+    sheet = Canvas(size, paint_sky(rng, size, day, horizon))
     if view == "house":
         _house(rng, sheet, day, horizon)
     elif view == "front":
@@ -32,7 +32,7 @@ def buildings(rng: Rng, size: int, day: Day) -> Sheet:
     return sheet
 
 
-def _corner(rng: Rng, sheet: Sheet, day: Day, horizon: float, *, tower: bool) -> None:
+def _corner(rng: Rng, sheet: Canvas, day: Day, horizon: float, *, tower: bool) -> None:
     """A block seen at its edge, in two-point perspective; the higher, the more its verticals lean together."""
     look = facade_look(rng, "" if not tower else pick(rng, ["curtain", "ribbon", "punched", "balcony"]))
     edge = float(rng.uniform(0.05, 0.95) if tower else rng.uniform(0.25, 0.75))
@@ -60,7 +60,7 @@ def _corner(rng: Rng, sheet: Sheet, day: Day, horizon: float, *, tower: bool) ->
         _roof(rng, sheet, day, faces[0][0], faces[1][0], horizon)
 
 
-def _roof(rng: Rng, sheet: Sheet, day: Day, left: np.ndarray, right: np.ndarray, horizon: float) -> None:
+def _roof(rng: Rng, sheet: Canvas, day: Day, left: np.ndarray, right: np.ndarray, horizon: float) -> None:
     colour = SNOW if day.snow else near_colour(rng, pick(rng, ROOFS))
     rise = np.array([0, -rng.uniform(0.05, 0.14)])
     inner = left[1] * 0.5 + (left[0] + right[1]) * 0.25 + rise
@@ -69,7 +69,7 @@ def _roof(rng: Rng, sheet: Sheet, day: Day, left: np.ndarray, right: np.ndarray,
         sheet.polygon(slope, day.lit(colour, 0.8 if amount else 0.2))
 
 
-def _front(rng: Rng, sheet: Sheet, day: Day) -> None:
+def _front(rng: Rng, sheet: Canvas, day: Day) -> None:
     """A facade, or two or three side by side, that nearly fill the picture."""
     n = int(rng.integers(1, 4))
     edges = np.concatenate([[rng.uniform(-0.2, 0.06)], np.sort(rng.uniform(0.3, 0.7, n - 1)), [rng.uniform(0.94, 1.2)]])
@@ -90,7 +90,7 @@ def _front(rng: Rng, sheet: Sheet, day: Day) -> None:
         _before(rng, sheet, day, 0.92)
 
 
-def _skyline(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
+def _skyline(rng: Rng, sheet: Canvas, day: Day, horizon: float) -> None:
     """Rows of towers, behind a park or water."""
     horizon = min(horizon, 0.8)
     for distance, height in ((0.9, 0.3), (0.6, 0.5), (0.35, rng.uniform(0.45, 0.7))):
@@ -104,7 +104,7 @@ def _skyline(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
         plant(rng, sheet, day, "tree", feet, rng.uniform(0.06, 0.16, len(x)))
 
 
-def _water(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
+def _water(rng: Rng, sheet: Canvas, day: Day, horizon: float) -> None:
     """Water that mirrors what stands above the horizon."""
     size = sheet.size
     pixels = sheet.pixels()
@@ -116,7 +116,7 @@ def _water(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
     sheet.cover(mix(mirrored, tone, 0.3), sheet.area(under(np.full(2, horizon))))
 
 
-def _house(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
+def _house(rng: Rng, sheet: Canvas, day: Day, horizon: float) -> None:
     """A detached house with a gable roof in a garden."""
     horizon = min(horizon, 0.76)
     for _ in range(int(rng.integers(0, 7))):
@@ -128,7 +128,7 @@ def _house(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
     _before(rng, sheet, day, horizon)
 
 
-def _one_house(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
+def _one_house(rng: Rng, sheet: Canvas, day: Day, horizon: float) -> None:
     look = facade_look(rng, "punched")
     foot = horizon + rng.uniform(0.03, 0.14)
     left, wide, high = rng.uniform(0.02, 0.35), rng.uniform(0.4, 0.62), rng.uniform(0.2, 0.4)
@@ -168,7 +168,7 @@ def _one_house(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
         sheet.polygon(boxes(x, top - gable - 0.07, x + 0.045, top - gable * 0.6)[0], day.lit((0.5, 0.32, 0.26), 0.5))
 
 
-def _ground(rng: Rng, sheet: Sheet, day: Day, horizon: float, *, lawn: bool | None = None) -> None:
+def _ground(rng: Rng, sheet: Canvas, day: Day, horizon: float, *, lawn: bool | None = None) -> None:
     """Pavement, lawn or snow in front."""
     lawn = bool(rng.uniform() < 0.3) if lawn is None else lawn
     colour: Colour = (0.30, 0.44, 0.18) if lawn else mix((0.34, 0.34, 0.35), (0.62, 0.59, 0.54), rng.uniform())
@@ -180,7 +180,7 @@ def _ground(rng: Rng, sheet: Sheet, day: Day, horizon: float, *, lawn: bool | No
     sheet.cover(pixels.astype(np.float32), sheet.area(under(np.full(2, horizon))))
 
 
-def _before(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
+def _before(rng: Rng, sheet: Canvas, day: Day, horizon: float) -> None:
     """What may stand in front: trees, bushes, cars, people, a lamp."""
     for _ in range(pick(rng, [0, 0, 1, 1, 2, 4])):
         kind = "palm" if rng.uniform() < 0.08 else "tree"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headstart.samples.scenes.painting import Rng, Sheet, boxes, homography, mix, near_colour, pick, projected
+from headstart.samples.scenes.painting import Canvas, Rng, boxes, homography, mix, near_colour, pick, projected
 from headstart.samples.scenes.sky import Day
 
 WALLS = (
@@ -63,7 +63,7 @@ def facade_look(rng: Rng, kind: str = "") -> Facade:
 
 
 def paint_facade(
-    rng: Rng, sheet: Sheet, day: Day, look: Facade, corners: np.ndarray, metres: tuple[float, float], amount: float,
+    rng: Rng, sheet: Canvas, day: Day, look: Facade, corners: np.ndarray, metres: tuple[float, float], amount: float,
     distance: float = 0.0,
 ) -> None:  # fmt: skip
     """One wall, corners (4, 2) from the top left clockwise, so many metres wide and high, lit by `amount`."""
@@ -112,7 +112,7 @@ def _glass(rng: Rng, day: Day, look: Facade, n: int, amount: float) -> np.ndarra
 
 
 def _details(
-    rng: Rng, sheet: Sheet, day: Day, look: Facade, place: np.ndarray, grid: tuple[int, int], amount: float,
+    rng: Rng, sheet: Canvas, day: Day, look: Facade, place: np.ndarray, grid: tuple[int, int], amount: float,
     distance: float, panes: np.ndarray,
 ) -> None:  # fmt: skip
     """Window bars, floor lines, balconies, a cornice."""
@@ -145,7 +145,7 @@ def _details(
 
 
 def _shops(
-    rng: Rng, sheet: Sheet, day: Day, look: Facade, place: np.ndarray, across: int, floors: int, amount: float,
+    rng: Rng, sheet: Canvas, day: Day, look: Facade, place: np.ndarray, across: int, floors: int, amount: float,
     distance: float,
 ) -> None:  # fmt: skip
     """The ground floor: windows, signs, awnings."""
@@ -165,7 +165,7 @@ def _shops(
 
 
 def far_blocks(
-    rng: Rng, sheet: Sheet, day: Day, horizon: float, *, distance: float, height: float,
+    rng: Rng, sheet: Canvas, day: Day, horizon: float, *, distance: float, height: float,
     between: tuple[float, float] = (-0.1, 1.05),
 ) -> None:  # fmt: skip
     """A row of far blocks along the horizon."""
@@ -178,7 +178,7 @@ def far_blocks(
         x += wide * rng.uniform(0.7, 1.3)
 
 
-def car_side(rng: Rng, sheet: Sheet, day: Day, foot: tuple[float, float], wide: float) -> None:
+def car_side(rng: Rng, sheet: Canvas, day: Day, foot: tuple[float, float], wide: float) -> None:
     """A car seen from its side; `foot` is the middle of its wheels' line."""
     x, y = foot
     paint = near_colour(rng, pick(rng, PAINTS))
@@ -198,7 +198,7 @@ def car_side(rng: Rng, sheet: Sheet, day: Day, foot: tuple[float, float], wide: 
         sheet.ellipses(hubs, np.full((2, 2), high * radius), day.lit(np.full(3, grey), 0.5))
 
 
-def person(rng: Rng, sheet: Sheet, day: Day, foot: tuple[float, float], height: float, distance: float = 0.0) -> None:
+def person(rng: Rng, sheet: Canvas, day: Day, foot: tuple[float, float], height: float, distance: float = 0.0) -> None:
     """Somebody on foot."""
     x, y = foot
     coat, legs = near_colour(rng, pick(rng, PAINTS)), rng.uniform(0.08, 0.3, 3)

@@ -6,8 +6,8 @@ import numpy as np
 
 from headstart.samples.scenes.land import lake, massif, meadow, range_line, wood_edge
 from headstart.samples.scenes.painting import (
+    Canvas,
     Rng,
-    Sheet,
     mix,
     near_colour,
     noise,
@@ -22,7 +22,7 @@ from headstart.samples.scenes.plants import SNOW, bark_colour, blades, clumps, c
 from headstart.samples.scenes.sky import Day, paint_sky
 
 
-def forest(rng: Rng, size: int, day: Day) -> Sheet:
+def forest(rng: Rng, size: int, day: Day) -> Canvas:
     """Inside a wood, at its edge, on a path through it, or over its crowns."""
     views = {"inside": 0.36, "path": 0.2, "edge": 0.18, "crowns": 0.12, "slope": 0.14}
     view = pick(rng, views)
@@ -35,7 +35,7 @@ def forest(rng: Rng, size: int, day: Day) -> Sheet:
     return _inside(rng, size, day, path=view == "path")
 
 
-def _inside(rng: Rng, size: int, day: Day, *, path: bool) -> Sheet:
+def _inside(rng: Rng, size: int, day: Day, *, path: bool) -> Canvas:
     """Trunks behind trunks, paler with distance, foliage above, litter below."""
     horizon = float(rng.uniform(0.45, 0.78))
     leaf, bark = leaf_colour(rng, day), bark_colour(rng)
@@ -43,7 +43,7 @@ def _inside(rng: Rng, size: int, day: Day, *, path: bool) -> Sheet:
     glow = paint_sky(rng, size, day, 1.0)
     foliage = noise(rng, size, "rough", span=rng.uniform(60, 160))
     depth = mix(glow, day.lit(leaf, 0.8), np.clip(0.55 + 0.35 * foliage, 0.1, 0.95) * (0.35 if bare else 0.85))
-    sheet = Sheet(size, depth)
+    sheet = Canvas(size, depth)
     _litter(rng, sheet, day, horizon, path=path)
     if path:
         _path(rng, sheet, day, horizon)
@@ -64,7 +64,7 @@ def _inside(rng: Rng, size: int, day: Day, *, path: bool) -> Sheet:
     return sheet
 
 
-def _litter(rng: Rng, sheet: Sheet, day: Day, horizon: float, *, path: bool) -> None:
+def _litter(rng: Rng, sheet: Canvas, day: Day, horizon: float, *, path: bool) -> None:
     size = sheet.size
     colours = {
         "spring": (0.34, 0.40, 0.16),
@@ -82,7 +82,7 @@ def _litter(rng: Rng, sheet: Sheet, day: Day, horizon: float, *, path: bool) -> 
     sheet.cover(pixels, sheet.area(under(line)))
 
 
-def _path(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
+def _path(rng: Rng, sheet: Canvas, day: Day, horizon: float) -> None:
     t = np.linspace(0, 1, 14)
     bend, goal = rng.normal(0, 0.25), rng.uniform(0.35, 0.65)
     middle = goal + (rng.uniform(0.3, 0.7) - goal) * t**1.5 + bend * t * (1 - t)
@@ -96,7 +96,7 @@ def _path(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
 
 
 def _trunks(
-    rng: Rng, sheet: Sheet, day: Day, horizon: float, near: float, distance: float, bark: np.ndarray, *,
+    rng: Rng, sheet: Canvas, day: Day, horizon: float, near: float, distance: float, bark: np.ndarray, *,
     bare: bool, firs: bool, path: bool,
 ) -> None:  # fmt: skip
     """One layer: many thin ones far away, a few thick ones near."""
@@ -129,7 +129,7 @@ def _trunks(
 
 def _trunk(
     rng: Rng,
-    sheet: Sheet,
+    sheet: Canvas,
     day: Day,
     x: float,
     y: float,
@@ -164,7 +164,7 @@ def _trunk(
         sheet.lines(np.array([[start, start + reach]]), max(0.004, width * 0.2), dark)
 
 
-def _leaves(rng: Rng, sheet: Sheet, day: Day, near: float, distance: float, leaf: np.ndarray, horizon: float) -> None:
+def _leaves(rng: Rng, sheet: Canvas, day: Day, near: float, distance: float, leaf: np.ndarray, horizon: float) -> None:
     """Twigs full of leaves hanging in from above."""
     n = int(rng.uniform(60, 260))
     at = np.stack([rng.uniform(-0.02, 1.02, n), rng.beta(1.0, 2.4, n) * horizon * rng.uniform(0.7, 1.1)], axis=1)
@@ -176,7 +176,7 @@ def _leaves(rng: Rng, sheet: Sheet, day: Day, near: float, distance: float, leaf
     sheet.ellipses(at, size, day.far(shades, distance))
 
 
-def _beams(rng: Rng, sheet: Sheet, day: Day) -> None:
+def _beams(rng: Rng, sheet: Canvas, day: Day) -> None:
     """Shafts of light through the crowns."""
     size = sheet.size
     y = (np.arange(size, dtype=np.float32)[:, None] + 0.5) / size
@@ -186,10 +186,10 @@ def _beams(rng: Rng, sheet: Sheet, day: Day) -> None:
     sheet.cover(mix(sheet.pixels(), mix(day.light, (1, 1, 1), 0.5), (0.3 * rays * (1 - 0.6 * y)).astype(np.float32)))
 
 
-def _wood_from_outside(rng: Rng, size: int, day: Day) -> Sheet:
+def _wood_from_outside(rng: Rng, size: int, day: Day) -> Canvas:
     """Trees across a meadow or a pond, filling most of the picture."""
     horizon = float(rng.uniform(0.55, 0.85))
-    sheet = Sheet(size, paint_sky(rng, size, day, horizon))
+    sheet = Canvas(size, paint_sky(rng, size, day, horizon))
     if rng.uniform() < 0.3:
         massif(
             rng, sheet, day, range_line(rng, size, 0.15, 0.35), snow=rng.uniform(-0.1, 0.2), distance=0.75, woods=0.25
@@ -209,10 +209,10 @@ def _wood_from_outside(rng: Rng, size: int, day: Day) -> Sheet:
     return sheet
 
 
-def _wooded_slope(rng: Rng, size: int, day: Day) -> Sheet:
+def _wooded_slope(rng: Rng, size: int, day: Day) -> Canvas:
     """A hillside full of trees, the lower ones in front."""
     top = float(rng.uniform(-0.1, 0.3))
-    sheet = Sheet(size, paint_sky(rng, size, day, 0.5))
+    sheet = Canvas(size, paint_sky(rng, size, day, 0.5))
     firs = pick(rng, [0.0, 0.6, 1.0])
     tilt = rng.uniform(-0.3, 0.3)
     rows = 6
@@ -229,11 +229,11 @@ def _wooded_slope(rng: Rng, size: int, day: Day) -> Sheet:
     return sheet
 
 
-def _crowns(rng: Rng, size: int, day: Day) -> Sheet:
+def _crowns(rng: Rng, size: int, day: Day) -> Canvas:
     """A wood from above: crowns packed side by side, perhaps a road or a river through them."""
     colours = np.array([leaf_colour(rng, day) for _ in range(4)])
     floor = day.lit(colours[0] * 0.55, 0.25) * (1 + 0.2 * slab(rng, size, "rough")[..., None])
-    sheet = Sheet(size, floor)
+    sheet = Canvas(size, floor)
     scale, tilt = rng.uniform(0.045, 0.085), rng.uniform(0, 0.6)
     y = np.cumsum(np.full(60, scale) * (1 - tilt * np.linspace(1, 0, 60))) * 0.8 - 0.05
     radii = scale * (1 - tilt * np.clip(1 - y, 0, 1)) * 0.9

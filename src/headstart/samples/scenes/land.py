@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from headstart.samples.scenes.painting import (
+    Canvas,
     Rng,
-    Sheet,
     mix,
     near_colour,
     noise,
@@ -57,7 +57,7 @@ def axes(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def massif(
-    rng: Rng, sheet: Sheet, day: Day, line: np.ndarray, *, snow: float, distance: float, woods: float = 2.0,
+    rng: Rng, sheet: Canvas, day: Day, line: np.ndarray, *, snow: float, distance: float, woods: float = 2.0,
     bottom: float = 1.02,
 ) -> None:  # fmt: skip
     """A mountain below its ridge line (size,): rock, snow above `snow` (in units below the peak), woods below `woods`."""
@@ -82,7 +82,7 @@ def range_line(rng: Rng, size: int, top: float, height: float, *, roughness: flo
     return top + (1 - ridge_line(rng, size, roughness=rough)) * height
 
 
-def lake(rng: Rng, sheet: Sheet, day: Day, level: float, *, ripple: float | None = None) -> None:
+def lake(rng: Rng, sheet: Canvas, day: Day, level: float, *, ripple: float | None = None) -> None:
     """Still or ruffled water below `level` that mirrors what is painted above it."""
     size = sheet.size
     pixels = sheet.pixels()
@@ -100,7 +100,7 @@ def lake(rng: Rng, sheet: Sheet, day: Day, level: float, *, ripple: float | None
     sheet.cover(water, sheet.area(under(shore)))
 
 
-def meadow(rng: Rng, sheet: Sheet, day: Day, line: np.ndarray) -> None:
+def meadow(rng: Rng, sheet: Canvas, day: Day, line: np.ndarray) -> None:
     """Grass, heath or snow below a line, with the light and shade of a rolling ground."""
     size = sheet.size
     colour = near_colour(
@@ -115,7 +115,7 @@ def meadow(rng: Rng, sheet: Sheet, day: Day, line: np.ndarray) -> None:
 
 
 def wood_edge(
-    rng: Rng, sheet: Sheet, day: Day, line: np.ndarray, height: float, *, distance: float = 0.3, dense: float = 1.0,
+    rng: Rng, sheet: Canvas, day: Day, line: np.ndarray, height: float, *, distance: float = 0.3, dense: float = 1.0,
     firs: float | None = None,
 ) -> None:  # fmt: skip
     """A row of trees whose feet stand on a line."""
@@ -129,7 +129,7 @@ def wood_edge(
     plant(rng, sheet, day, "fir", feet[needles], heights[needles], distance)
 
 
-def boulder(rng: Rng, sheet: Sheet, at: tuple[float, float], radius: float, colour: np.ndarray) -> None:
+def boulder(rng: Rng, sheet: Canvas, at: tuple[float, float], radius: float, colour: np.ndarray) -> None:
     """A stone, or a floe: a rough polygon with a darker lower half."""
     angle = (np.arange(9) + rng.uniform(0, 0.9, 9)) * (2 * np.pi / 9)
     ring = np.stack([np.cos(angle), np.sin(angle) * 0.6], axis=1) * radius * rng.uniform(0.75, 1.1, (9, 1))

@@ -6,8 +6,8 @@ import numpy as np
 
 from headstart.samples.scenes.land import ROCKS, boulder, lake, massif, meadow, range_line, wood_edge
 from headstart.samples.scenes.painting import (
+    Canvas,
     Rng,
-    Sheet,
     mix,
     near_colour,
     noise,
@@ -21,10 +21,10 @@ from headstart.samples.scenes.painting import (
 from headstart.samples.scenes.sky import Day, paint_sky
 
 
-def mountain(rng: Rng, size: int, day: Day) -> Sheet:
+def mountain(rng: Rng, size: int, day: Day) -> Canvas:
     """A peak or ranges, with what lies before them: woods, a meadow, a lake, other ridges."""
     base = float(rng.uniform(0.6, 0.95))
-    sheet = Sheet(size, paint_sky(rng, size, day, base))
+    sheet = Canvas(size, paint_sky(rng, size, day, base))
     line = pick(rng, {-1.0: 0.3, float(rng.uniform(0.02, 0.5)): 0.45, 1.5: 0.25})
     if day.snow:
         line = pick(rng, [line, 1.5])
@@ -49,7 +49,7 @@ def _peak(rng: Rng, size: int) -> np.ndarray:
     return top + flanks * 0.9 + (0.5 - ridge_line(rng, size, roughness=0.6)) * rng.uniform(0.06, 0.16)
 
 
-def _foreground(rng: Rng, sheet: Sheet, day: Day, base: float) -> None:
+def _foreground(rng: Rng, sheet: Canvas, day: Day, base: float) -> None:
     what = pick(rng, {"meadow": 0.24, "lake": 0.2, "woods": 0.22, "ridge": 0.2, "none": 0.14})
     size = sheet.size
     if what == "ridge":
@@ -85,11 +85,11 @@ def _foreground(rng: Rng, sheet: Sheet, day: Day, base: float) -> None:
 # Glacier
 
 
-def glacier(rng: Rng, size: int, day: Day) -> Sheet:
+def glacier(rng: Rng, size: int, day: Day) -> Canvas:
     """An ice stream between mountains, a wall of ice, a field of crevasses, or ice floating before a front."""
     view = pick(rng, {"tongue": 0.34, "wall": 0.26, "crevasses": 0.22, "lagoon": 0.18})
     horizon = float(rng.uniform(0.22, 0.5))
-    sheet = Sheet(size, paint_sky(rng, size, day, horizon + 0.1))
+    sheet = Canvas(size, paint_sky(rng, size, day, horizon + 0.1))
     if view != "wall" or rng.uniform() < 0.6:
         high = pick(rng, [0.05, 0.6, 1.5])
         for i in range(int(rng.integers(1, 3))):
@@ -128,7 +128,7 @@ def _cracks(rng: Rng, size: int, v: np.ndarray, *, width: float = 0.16, bend: fl
     return smooth(near, 1 - 2.4 * width, 1.0) * smooth(broken, -0.4, 0.5)
 
 
-def _tongue(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
+def _tongue(rng: Rng, sheet: Canvas, day: Day, horizon: float) -> None:
     """A valley filled with ice that winds down towards us, with moraines along the flow."""
     size = sheet.size
     y = (np.arange(size, dtype=np.float32)[:, None] + 0.5) / size
@@ -153,7 +153,7 @@ def _tongue(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
     sheet.cover(day.far(pixels, distance), sheet.field(body))
 
 
-def _ice_field(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
+def _ice_field(rng: Rng, sheet: Canvas, day: Day, horizon: float) -> None:
     """A wide surface of ice cut by crevasses, seen from low above."""
     size = sheet.size
     horizon = horizon * rng.uniform(0.3, 1.0)
@@ -176,7 +176,7 @@ def _ice_field(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
     sheet.cover(day.far(pixels, distance), sheet.area(under(line)))
 
 
-def _ice_wall(rng: Rng, sheet: Sheet, day: Day, top: float, level: float) -> None:
+def _ice_wall(rng: Rng, sheet: Canvas, day: Day, top: float, level: float) -> None:
     """The front of a glacier: pillars and clefts, bluest where it is freshly broken; its back runs up behind it."""
     size = sheet.size
     y = (np.arange(size, dtype=np.float32)[:, None] + 0.5) / size
@@ -198,7 +198,7 @@ def _ice_wall(rng: Rng, sheet: Sheet, day: Day, top: float, level: float) -> Non
     sheet.cover(pixels, sheet.area(under(line, level + 0.01)))
 
 
-def _floes(rng: Rng, sheet: Sheet, day: Day, level: float, *, many: bool) -> None:
+def _floes(rng: Rng, sheet: Canvas, day: Day, level: float, *, many: bool) -> None:
     """Pieces of ice in the water, larger towards us, with a blue foot."""
     n = int(rng.integers(10, 60) if many else rng.integers(0, 20))
     y = level + (1.0 - level) * np.sort(rng.uniform(0.02, 1, n))
@@ -214,7 +214,7 @@ def _floes(rng: Rng, sheet: Sheet, day: Day, level: float, *, many: bool) -> Non
             sheet.polygon(np.array([x, height]) + berg[[0, 1, 2]] * high, colour * 0.8)
 
 
-def _moraine(rng: Rng, sheet: Sheet, day: Day, level: float) -> None:
+def _moraine(rng: Rng, sheet: Canvas, day: Day, level: float) -> None:
     size = sheet.size
     rock = near_colour(rng, pick(rng, ROCKS), 0.1)
     grain = plane(rng, size, level - 0.1, "fine", near=120)

@@ -196,7 +196,7 @@ def _byte(value: float) -> int:
 # The sheet
 
 
-class Sheet:
+class Canvas:
     """A square picture in the making; later strokes cover earlier ones."""
 
     def __init__(self, size: int, ground: np.ndarray | None = None) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from headstart.samples.scenes.painting import Colour, Rng, Sheet, mix, near_colour, pick
+from headstart.samples.scenes.painting import Canvas, Colour, Rng, mix, near_colour, pick
 from headstart.samples.scenes.sky import Day
 
 LEAVES = {
@@ -31,7 +31,7 @@ def bark_colour(rng: Rng) -> np.ndarray:
 
 
 def plant(
-    rng: Rng, sheet: Sheet, day: Day, kind: str, feet: np.ndarray, heights: np.ndarray, distance: float = 0.0
+    rng: Rng, sheet: Canvas, day: Day, kind: str, feet: np.ndarray, heights: np.ndarray, distance: float = 0.0
 ) -> None:
     """Trees of a kind ('tree', 'fir', 'bare') on feet (N, 2), of heights (N,); `distance` 0 to 1 is for the haze."""
     if not len(feet):
@@ -48,7 +48,7 @@ def plant(
 
 
 def one(
-    rng: Rng, sheet: Sheet, day: Day, kind: str, foot: tuple[float, float], height: float, distance: float = 0.0
+    rng: Rng, sheet: Canvas, day: Day, kind: str, foot: tuple[float, float], height: float, distance: float = 0.0
 ) -> None:
     """As `plant`, for a single tree or a 'palm'."""
     if kind == "palm":
@@ -57,7 +57,7 @@ def one(
         plant(rng, sheet, day, kind, np.array([foot]), np.array([height]), distance)
 
 
-def trees(rng: Rng, sheet: Sheet, day: Day, feet: np.ndarray, heights: np.ndarray, distance: float) -> None:
+def trees(rng: Rng, sheet: Canvas, day: Day, feet: np.ndarray, heights: np.ndarray, distance: float) -> None:
     """Broad-leaved trees."""
     n = len(feet)
     bark = day.far(day.lit(bark_colour(rng), 0.3), distance)
@@ -75,7 +75,7 @@ def trees(rng: Rng, sheet: Sheet, day: Day, feet: np.ndarray, heights: np.ndarra
 
 
 def crowns(
-    rng: Rng, sheet: Sheet, day: Day, centres: np.ndarray, halves: np.ndarray, colours: np.ndarray,
+    rng: Rng, sheet: Canvas, day: Day, centres: np.ndarray, halves: np.ndarray, colours: np.ndarray,
     distance: float | np.ndarray = 0.0, n: int = 60,
 ) -> None:  # fmt: skip
     """Leaf clumps, n in each of the ellipses (M, 2), brighter where they are turned to the light, the brightest last."""
@@ -100,14 +100,14 @@ def crowns(
 
 
 def clumps(
-    rng: Rng, sheet: Sheet, day: Day, centre: tuple[float, float], half: tuple[float, float], colour: Colour,
+    rng: Rng, sheet: Canvas, day: Day, centre: tuple[float, float], half: tuple[float, float], colour: Colour,
     distance: float = 0.0, n: int = 70,
 ) -> None:  # fmt: skip
     """One crown or bush."""
     crowns(rng, sheet, day, np.array([centre]), np.array([half]), np.array([colour]), distance, n)
 
 
-def bare_trees(rng: Rng, sheet: Sheet, day: Day, feet: np.ndarray, heights: np.ndarray, distance: float = 0.0) -> None:
+def bare_trees(rng: Rng, sheet: Canvas, day: Day, feet: np.ndarray, heights: np.ndarray, distance: float = 0.0) -> None:
     """Fractal trees: each branch forks in two, shorter and thinner, at random angles."""
     n = len(feet)
     depth = 6 if n < 4 else 5 if n < 10 else 4
@@ -134,7 +134,7 @@ def bare_trees(rng: Rng, sheet: Sheet, day: Day, feet: np.ndarray, heights: np.n
         )
 
 
-def firs(rng: Rng, sheet: Sheet, day: Day, feet: np.ndarray, heights: np.ndarray, distance: float = 0.0) -> None:
+def firs(rng: Rng, sheet: Canvas, day: Day, feet: np.ndarray, heights: np.ndarray, distance: float = 0.0) -> None:
     """Conifers: tiers of branches, light on one side, snow on them in a snowy winter."""
     n = len(feet)
     tiers = int(np.clip(4 + heights.mean() * 22, 5, 14)) if n < 12 else 5
@@ -160,7 +160,7 @@ def firs(rng: Rng, sheet: Sheet, day: Day, feet: np.ndarray, heights: np.ndarray
     sheet.polygons(triangles.reshape(-1, 3, 2), day.far(shades, distance).reshape(-1, 3))
 
 
-def palm(rng: Rng, sheet: Sheet, day: Day, foot: tuple[float, float], height: float, distance: float = 0.0) -> None:
+def palm(rng: Rng, sheet: Canvas, day: Day, foot: tuple[float, float], height: float, distance: float = 0.0) -> None:
     """A leaning palm."""
     x, y = foot
     t = np.linspace(0, 1, 8)
@@ -179,7 +179,7 @@ def palm(rng: Rng, sheet: Sheet, day: Day, foot: tuple[float, float], height: fl
         sheet.polygon(np.concatenate([frond, back]), day.far(light, distance))
 
 
-def blades(rng: Rng, sheet: Sheet, day: Day, line: float, colour: Colour, n: int = 120, height: float = 0.06) -> None:
+def blades(rng: Rng, sheet: Canvas, day: Day, line: float, colour: Colour, n: int = 120, height: float = 0.06) -> None:
     """Grass or reeds at the lower edge, from the height `line` downwards."""
     feet = np.stack([rng.uniform(-0.05, 1.05, n), rng.uniform(line, 1.08, n)], axis=1)
     feet = feet[np.argsort(feet[:, 1])]

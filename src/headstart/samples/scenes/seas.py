@@ -6,8 +6,8 @@ import numpy as np
 
 from headstart.samples.scenes.land import ROCKS, boulder, massif, range_line, slope
 from headstart.samples.scenes.painting import (
+    Canvas,
     Rng,
-    Sheet,
     mix,
     near_colour,
     noise,
@@ -22,13 +22,13 @@ from headstart.samples.scenes.plants import leaf_colour, one
 from headstart.samples.scenes.sky import Day, paint_sky
 
 
-def sea(rng: Rng, size: int, day: Day) -> Sheet:
+def sea(rng: Rng, size: int, day: Day) -> Canvas:
     """Open water with a horizon, a beach, cliffs, or breaking waves; with boats, islands, palms now and then."""
     view = pick(rng, {"open": 0.27, "beach": 0.28, "cliffs": 0.17, "surf": 0.16, "above": 0.12})
     if view == "above":
         return _coast_from_above(rng, size, day)
     horizon = float(rng.uniform(0.2, 0.62) if view != "surf" else rng.uniform(0.08, 0.35))
-    sheet = Sheet(size, paint_sky(rng, size, day, horizon))
+    sheet = Canvas(size, paint_sky(rng, size, day, horizon))
     _far_shore(rng, sheet, day, horizon)
     waves = _open_water(rng, sheet, day, horizon, rough=rng.uniform(0.5, 1.0) if view == "surf" else rng.beta(1.3, 2))
     for _ in range(pick(rng, [0, 0, 1, 2])):
@@ -46,7 +46,7 @@ def sea(rng: Rng, size: int, day: Day) -> Sheet:
     return sheet
 
 
-def _far_shore(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
+def _far_shore(rng: Rng, sheet: Canvas, day: Day, horizon: float) -> None:
     """Hills, snow mountains, or a town on the other side."""
     what = pick(rng, {"none": 0.52, "hills": 0.2, "peaks": 0.12, "island": 0.16})
     if what == "none":
@@ -61,7 +61,7 @@ def _far_shore(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
     massif(rng, sheet, day, line, snow=snow, distance=rng.uniform(0.5, 0.85), woods=pick(rng, [2.0, 0.02]))
 
 
-def _open_water(rng: Rng, sheet: Sheet, day: Day, horizon: float, rough: float) -> np.ndarray:
+def _open_water(rng: Rng, sheet: Canvas, day: Day, horizon: float, rough: float) -> np.ndarray:
     """Waves in perspective: troughs dark, crests take the sky's colour, glitter below the sun. Returns the waves."""
     size = sheet.size
     near = rng.uniform(60, 180)
@@ -89,7 +89,7 @@ def _open_water(rng: Rng, sheet: Sheet, day: Day, horizon: float, rough: float) 
     return waves
 
 
-def _breakers(rng: Rng, sheet: Sheet, day: Day, horizon: float, waves: np.ndarray) -> None:
+def _breakers(rng: Rng, sheet: Canvas, day: Day, horizon: float, waves: np.ndarray) -> None:
     """Waves that break: a dark face, a bright lip, foam that trails behind."""
     size = sheet.size
     y = (np.arange(size, dtype=np.float32)[:, None] + 0.5) / size
@@ -111,7 +111,7 @@ def _breakers(rng: Rng, sheet: Sheet, day: Day, horizon: float, waves: np.ndarra
     sheet.cover(mix(pixels, white, lace * rng.uniform(0.2, 0.7)))
 
 
-def _boat(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
+def _boat(rng: Rng, sheet: Canvas, day: Day, horizon: float) -> None:
     """A sailing boat, a motor boat or a ship."""
     near = rng.beta(1, 3)
     x, y = rng.uniform(0.05, 0.95), horizon + 0.005 + (0.9 - horizon) * near * 0.6
@@ -138,7 +138,7 @@ def _boat(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
         )
 
 
-def _cliff(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
+def _cliff(rng: Rng, sheet: Canvas, day: Day, horizon: float) -> None:
     """Rock that falls into the sea from one side, with surf at its foot."""
     size = sheet.size
     x = np.linspace(0, 1, size)
@@ -168,7 +168,7 @@ def _cliff(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
     sheet.cover(day.lit((0.93, 0.95, 0.96), 0.8), sheet.field(foam * 0.9))
 
 
-def _beach(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
+def _beach(rng: Rng, sheet: Canvas, day: Day, horizon: float) -> None:
     """Sand or pebbles with a wet edge and a line of foam, running in from one side; palms, people, umbrellas."""
     size = sheet.size
     x = np.linspace(0, 1, size)
@@ -192,7 +192,7 @@ def _beach(rng: Rng, sheet: Sheet, day: Day, horizon: float) -> None:
     _on_the_beach(rng, sheet, day, line)
 
 
-def _on_the_beach(rng: Rng, sheet: Sheet, day: Day, line: np.ndarray) -> None:
+def _on_the_beach(rng: Rng, sheet: Canvas, day: Day, line: np.ndarray) -> None:
     for _ in range(pick(rng, [0, 0, 0, 1, 2])):
         one(rng, sheet, day, "palm", (rng.uniform(0, 1), rng.uniform(0.9, 1.05)), rng.uniform(0.4, 0.9))
     for _ in range(pick(rng, [0, 0, 2, 5])):
@@ -207,7 +207,7 @@ def _on_the_beach(rng: Rng, sheet: Sheet, day: Day, line: np.ndarray) -> None:
         sheet.polygon(top, day.lit(colour, 0.9))
 
 
-def _coast_from_above(rng: Rng, size: int, day: Day) -> Sheet:
+def _coast_from_above(rng: Rng, size: int, day: Day) -> Canvas:
     """Water, foam, sand and green, from a cliff top or the air."""
     x = (np.arange(size, dtype=np.float32) + 0.5) / size
     turn = rng.uniform(0, 2 * np.pi)
@@ -225,7 +225,7 @@ def _coast_from_above(rng: Rng, size: int, day: Day) -> Sheet:
     for offset in rng.uniform(-0.2, 0.0, int(rng.integers(1, 4))):
         foam = smooth(-np.abs(shape - offset + 0.015 * fine), -0.022, -0.004) * smooth(fine, -1.2, 0.6)
         pixels = mix(pixels, (0.95, 0.97, 0.97), foam * 0.9)
-    sheet = Sheet(size, day.lit(pixels, 0.85))
+    sheet = Canvas(size, day.lit(pixels, 0.85))
     for _ in range(pick(rng, [0, 0, 1, 3])):
         spot = rng.integers(0, size, 2)
         if shape[spot[1], spot[0]] < -0.08:

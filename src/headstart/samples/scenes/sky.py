@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from headstart.samples.scenes.painting import Colour, Rng, Sheet, blended, mix, near_colour, noise, pick, smooth
+from headstart.samples.scenes.painting import Canvas, Colour, Rng, blended, mix, near_colour, noise, pick, smooth
 
 SEASONS = ("spring", "summer", "autumn", "winter")
 SKIES = {"clear": 0.3, "fair": 0.28, "overcast": 0.2, "sunset": 0.12, "fog": 0.06, "night": 0.04}
@@ -136,7 +136,7 @@ def _with_sun(rng: Rng, rgb: np.ndarray, day: Day) -> np.ndarray:
     return mix(rgb, (1.0, 0.93, 0.75), np.minimum(glow, 1))
 
 
-def precipitate(rng: Rng, sheet: Sheet, day: Day) -> None:
+def precipitate(rng: Rng, sheet: Canvas, day: Day) -> None:
     """Rain or falling snow over a finished picture, now and then."""
     if day.sky not in ("overcast", "fog") or rng.uniform() > 0.3:
         return

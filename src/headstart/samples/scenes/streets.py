@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headstart.samples.scenes.facades import PAINTS, ROOFS, facade_look, far_blocks, paint_facade, person
-from headstart.samples.scenes.painting import Rng, Sheet, mix, near_colour, pick, plane, ridge_line, smooth, under
+from headstart.samples.scenes.painting import Canvas, Rng, mix, near_colour, pick, plane, ridge_line, smooth, under
 from headstart.samples.scenes.plants import SNOW, one
 from headstart.samples.scenes.sky import Day, paint_sky
 
@@ -27,7 +27,7 @@ class Camera:
         return out * (self.focal / points[..., 2:]) + self.centre
 
 
-def street(rng: Rng, size: int, day: Day) -> Sheet:
+def street(rng: Rng, size: int, day: Day) -> Canvas:
     """A street between two rows of houses, with what is on it."""
     lane = pick(rng, {"town": 0.55, "alley": 0.2, "avenue": 0.25})
     half = float({"town": rng.uniform(4, 6), "alley": rng.uniform(1.6, 2.6), "avenue": rng.uniform(7, 11)}[lane])
@@ -35,7 +35,7 @@ def street(rng: Rng, size: int, day: Day) -> Sheet:
     centre = (float(rng.normal(0.5, 0.14)), float(rng.uniform(0.42, 0.62)))
     height = float(rng.uniform(1.4, 2.2) if rng.uniform() < 0.75 else rng.uniform(3, 7))
     camera = Camera(centre, float(rng.uniform(0.7, 1.15)), height)
-    sheet = Sheet(size, paint_sky(rng, size, day, camera.centre[1]))
+    sheet = Canvas(size, paint_sky(rng, size, day, camera.centre[1]))
     _street_end(rng, sheet, day, camera, half)
     _road(rng, sheet, day, camera, half, walk, lane)
     tall = float(rng.uniform(6, 12) if lane == "alley" else rng.uniform(7, 22))
@@ -48,7 +48,7 @@ def street(rng: Rng, size: int, day: Day) -> Sheet:
     return sheet
 
 
-def _street_end(rng: Rng, sheet: Sheet, day: Day, camera: Camera, half: float) -> None:
+def _street_end(rng: Rng, sheet: Canvas, day: Day, camera: Camera, half: float) -> None:
     """Far houses, trees or hills where the street leads to."""
     y = camera.centre[1]
     if rng.uniform() < 0.35:
@@ -61,7 +61,7 @@ def _street_end(rng: Rng, sheet: Sheet, day: Day, camera: Camera, half: float) -
         one(rng, sheet, day, "tree", (camera.centre[0] + rng.normal(0, 0.12), y + 0.01), rng.uniform(0.05, 0.13), 0.7)
 
 
-def _road(rng: Rng, sheet: Sheet, day: Day, camera: Camera, half: float, walk: float, lane: str) -> None:
+def _road(rng: Rng, sheet: Canvas, day: Day, camera: Camera, half: float, walk: float, lane: str) -> None:
     """Carriageway, pavements, kerbs, markings; wet, snowy or cobbled."""
     size, horizon = sheet.size, camera.centre[1]
     cobbled = lane == "alley" and rng.uniform() < 0.6
@@ -85,7 +85,7 @@ def _road(rng: Rng, sheet: Sheet, day: Day, camera: Camera, half: float, walk: f
         _markings(rng, sheet, day, camera, half)
 
 
-def _markings(rng: Rng, sheet: Sheet, day: Day, camera: Camera, half: float) -> None:
+def _markings(rng: Rng, sheet: Canvas, day: Day, camera: Camera, half: float) -> None:
     white = day.lit((0.86, 0.85, 0.8) if rng.uniform() < 0.8 else (0.85, 0.7, 0.2), 0.8) * rng.uniform(0.7, 1)
     lines = [0.0] if half < 7 else [-half / 2, 0.0, half / 2]
     dash = rng.uniform(2, 4)
@@ -103,7 +103,7 @@ def _flat(x0: float, z0: float, x1: float, z1: float) -> np.ndarray:
     return np.array([[x0, 0, z0], [x1, 0, z0], [x1, 0, z1], [x0, 0, z1]])
 
 
-def _row(rng: Rng, sheet: Sheet, day: Day, camera: Camera, x: float, tall: float, gap: float) -> None:
+def _row(rng: Rng, sheet: Canvas, day: Day, camera: Camera, x: float, tall: float, gap: float) -> None:
     """The houses of one side, the farthest first: the wall along the street and the one that faces us."""
     start, plots = rng.uniform(0.8, 3.5), []
     while start < 55:
@@ -136,7 +136,7 @@ def _row(rng: Rng, sheet: Sheet, day: Day, camera: Camera, x: float, tall: float
             sheet.polygon(roof, day.far(day.lit(SNOW if day.snow else pick(rng, ROOFS), 0.6), distance))
 
 
-def _traffic(rng: Rng, sheet: Sheet, day: Day, camera: Camera, half: float, walk: float, lane: str) -> None:
+def _traffic(rng: Rng, sheet: Canvas, day: Day, camera: Camera, half: float, walk: float, lane: str) -> None:
     """Cars, people, trees and lamps, the farthest first."""
     things: list[tuple[float, str, float]] = []
     z = rng.uniform(5, 12)
@@ -169,7 +169,7 @@ def _traffic(rng: Rng, sheet: Sheet, day: Day, camera: Camera, half: float, walk
 
 
 def _thing(
-    rng: Rng, sheet: Sheet, day: Day, camera: Camera, what: str, x: float, z: float, foot: np.ndarray
+    rng: Rng, sheet: Canvas, day: Day, camera: Camera, what: str, x: float, z: float, foot: np.ndarray
 ) -> None:  # fmt: skip
     unit, distance = camera.focal / z, min(1.0, z / 70)
     place = (float(foot[0]), float(foot[1]))
@@ -186,7 +186,7 @@ def _thing(
         sheet.ellipses(top[2:], np.array([[0.35, 0.15]]) * unit * (1.6 if day.sky == "night" else 1), glow)
 
 
-def _car(rng: Rng, sheet: Sheet, day: Day, camera: Camera, x: float, z: float, distance: float) -> None:
+def _car(rng: Rng, sheet: Canvas, day: Day, camera: Camera, x: float, z: float, distance: float) -> None:
     """A car from behind or in front: shadow, flank, body, window, lights, wheels."""
     paint = near_colour(rng, pick(rng, PAINTS))
     wide, high, long = rng.uniform(1.65, 1.9), rng.uniform(1.35, 1.9), rng.uniform(3.8, 4.8)
@@ -230,7 +230,7 @@ def _car(rng: Rng, sheet: Sheet, day: Day, camera: Camera, x: float, z: float, d
     sheet.polygon(plate, day.far(day.lit((0.85, 0.84, 0.76), 0.6), distance))
 
 
-def _wires(rng: Rng, sheet: Sheet, camera: Camera, x: float, tall: float) -> None:
+def _wires(rng: Rng, sheet: Canvas, camera: Camera, x: float, tall: float) -> None:
     for z in rng.uniform(4, 20, int(rng.integers(1, 4))):
         ends = camera.at(np.array([[-x, tall * 0.7, z], [x, tall * 0.65, z]]))
         t = np.linspace(0, 1, 9)[:, None]
