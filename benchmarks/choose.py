@@ -1,18 +1,18 @@
 """What choosing a backbone on small subsets loses, and what it costs: `python benchmarks/choose.py DATA... --weights-dir DIR`.
 
 Candidates are all backbones of the folder and, with `--decoys`, up to three networks with random weights. Each data set is
-probed in full first: every candidate embeds every picture, is scored by leave-one-out on all that is not test, and gets a
+probed in full first: every candidate embeds every image, is scored by leave-one-out on all that is not test, and gets a
 last layer as `train` fits it, whose accuracy on test is known then. That is what `choose_backbones` is compared with:
 
-    regret, one    test accuracy of the candidate with the lowest leave-one-out log-loss on all pictures, less that of the
+    regret, one    test accuracy of the candidate with the lowest leave-one-out log-loss on all images, less that of the
                    search's first choice, in points
     regret, best   the same against the highest test accuracy of all candidates, which no search can know
     regret, pair   the same for what `train` makes of two backbones: the search's, and those that its rule takes from all
-                   pictures
+                   images
 
-    compute        the search's pictures x processor seconds that each candidate takes for one, as a part of all candidates
-                   on all pictures that are not test
-    pictures       the same with all candidates alike
+    compute        the search's images x processor seconds that each candidate takes for one, as a part of all candidates
+                   on all images that are not test
+    images         the same with all candidates alike
 
 Both are counted, not timed: the searches find their features in the cache of the full probe. Processor seconds are the
 least of several rounds, decoding included. `--timed` runs a search (seed 0) and a full probe in caches of their own and
@@ -53,7 +53,7 @@ from headstart.pipeline.scan import scan
 from headstart.training.recipe import Recipe
 
 DECOYS = ("mobilenetv2_100", "mobilenetv1_100", "resnet18")
-TIMED_PICTURES, ROUNDS = 200, 3
+TIMED_IMAGES, ROUNDS = 200, 3
 
 
 def main() -> None:
@@ -101,7 +101,7 @@ def write_decoy(folder: Path, architecture: str) -> None:
 
 
 class Task:
-    """A data set with a split, and the candidates at the size that suits its pictures."""
+    """A data set with a split, and the candidates at the size that suits its images."""
 
     def __init__(self, data: Path, weights: Path, image_size: int) -> None:
         looked = scan(data)
@@ -120,13 +120,13 @@ class Task:
             open_network(backbone, self.views[-1].spec, self.plan)
 
     def embed(self, keep: np.ndarray, views: Sequence[FeatureExtractor], *, cached: bool = True) -> list[np.ndarray]:
-        """float32 (N, D) a view, of the pictures in `keep` (mask or indices)."""
+        """float32 (N, D) a view, of the images in `keep` (mask or indices)."""
         chosen = np.arange(len(self.dataset))[keep].tolist()
         files, sha256s = [self.files[i] for i in chosen], [self.sha256s[i] for i in chosen]
         return embed_files(files, sha256s, views, self.plan, keep=cached)[0]
 
     def search(self, seed: int) -> Choice:
-        """`choose_backbones` on all pictures but those for the test."""
+        """`choose_backbones` on all images but those for the test."""
         chosen = np.flatnonzero(self.known).tolist()
         files, sha256s = [self.files[i] for i in chosen], [self.sha256s[i] for i in chosen]
         return choose_backbones(
@@ -137,10 +137,10 @@ class Task:
 
 @dataclass
 class Probe:
-    """All candidates on all pictures. Accuracies are worked out when they are asked for, and then kept."""
+    """All candidates on all images. Accuracies are worked out when they are asked for, and then kept."""
 
     task: Task
-    seconds: list[float] = field(init=False)  # for one picture, each candidate
+    seconds: list[float] = field(init=False)  # for one image, each candidate
     losses: list[float] = field(init=False)  # leave-one-out log-loss of each on train and val
     _accuracy: dict[tuple[int, ...], float] = field(default_factory=dict)
 
@@ -179,7 +179,7 @@ class Probe:
     def show(self) -> None:
         """Print a line for each candidate, best first."""
         task = self.task
-        print(f"\n{task.name}: {task.known.sum():,} pictures and {task.test.sum():,} for the test; {task.plan}")
+        print(f"\n{task.name}: {task.known.sum():,} images and {task.test.sum():,} for the test; {task.plan}")
         for i in np.argsort(self.losses):
             print(
                 f"  {task.views[i]!s:44s} {1000 * self.seconds[i]:5.2f} ms   "
@@ -190,8 +190,8 @@ class Probe:
 
 
 def seconds_each(task: Task) -> list[float]:
-    """Processor seconds that one picture takes with each candidate, decoding included: the least of rounds in turn."""
-    some = np.flatnonzero(task.known)[:TIMED_PICTURES]
+    """Processor seconds that one image takes with each candidate, decoding included: the least of rounds in turn."""
+    some = np.flatnonzero(task.known)[:TIMED_IMAGES]
     rounds: list[list[float]] = []
     for _ in range(ROUNDS):
         rounds.append([])
@@ -206,27 +206,27 @@ def compare(task: Task, probe: Probe, seed: int) -> None:
     """Search with that seed and print what it chose, lost and cost."""
     choice = task.search(seed)
     members = tuple(task.views.index(view) for view in choice.views)
-    pictures = [embedded(choice, view) for view in task.views]
+    images = [embedded(choice, view) for view in task.views]
     oracle = probe.pair
     one, pair = probe.accuracy(members[:1]), probe.accuracy(members)
     best = max(probe.accuracy((i,)) for i in range(len(task.views)))
     regrets = [100 * x for x in (probe.accuracy(oracle[:1]) - one, best - one, probe.accuracy(oracle) - pair)]
-    compute = np.dot(pictures, probe.seconds) / (task.known.sum() * sum(probe.seconds))
+    compute = np.dot(images, probe.seconds) / (task.known.sum() * sum(probe.seconds))
     print(
         f"  seed {seed}: {' + '.join(v.backbone.name for v in choice.views)}\n"
         f"      test {one:.4f}, as a pair {pair:.4f}; regret in points: "
         f"one {regrets[0]:+.2f}, best {regrets[1]:+.2f}, pair {regrets[2]:+.2f}; "
-        f"compute {compute:.1%}, pictures {sum(pictures) / len(task.views) / task.known.sum():.1%}"
+        f"compute {compute:.1%}, images {sum(images) / len(task.views) / task.known.sum():.1%}"
     )
 
 
 def embedded(choice: Choice, view: FeatureExtractor) -> int:
-    """How many pictures a search embedded with this candidate: subsets grow, so those of its last stage."""
-    return max(t.pictures for t in choice.trials if t.backbone == view.backbone.name)
+    """How many images a search embedded with this candidate: subsets grow, so those of its last stage."""
+    return max(t.images for t in choice.trials if t.backbone == view.backbone.name)
 
 
 def probe_all(task: Task) -> list[float]:
-    """Leave-one-out log-loss of every candidate on all pictures but those for the test."""
+    """Leave-one-out log-loss of every candidate on all images but those for the test."""
     features = task.embed(task.known, task.views)
     return [leave_one_out_score(x, task.labels[task.known], task.n_classes)[0] for x in features]
 

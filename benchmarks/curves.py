@@ -1,12 +1,12 @@
-"""The rounds of several runs in one picture: `python benchmarks/curves.py NAME=RUN,RUN... --out docs/figures`.
+"""The epochs of several runs in one image: `python benchmarks/curves.py NAME=RUN,RUN... --out docs/figures`.
 
     for s in 0 1 2; do headstart train intel-scenes --recipe scratch-cnn --seed $s --out scratch-cnn-$s; done   # and so on
     python benchmarks/curves.py scratch-cnn=scratch-cnn-0,scratch-cnn-1 scratch-cnn-fixed=... --out docs/figures
 
-Validation accuracy against the number of pictures that the network has been shown, not against rounds: a round of 62
-batches is not one of 150. One line a run, its kept round marked; a dashed line is the test accuracy that a recipe's source
-states, at the end of its own training. Also prints a line for each recipe: rounds, pictures shown, the accuracies at the
-round that was kept, and on the test side.
+Validation accuracy against the number of images that the network has been shown, not against epochs: an epoch of 62
+batches is not one of 150. One line a run, its kept epoch marked; a dashed line is the test accuracy that a recipe's source
+states, at the end of its own training. Also prints a line for each recipe: epochs, images shown, the accuracies at the
+epoch that was kept, and on the test set.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
     figure, (width, height) = blank(560, 300), (560, 300)
     key(figure, [("●", COLOURS[n], name) for n, name in enumerate(recipes)], 52)
     axes = panel(
-        figure, (52, 38, width - 20, height - 28), x="thousands of pictures shown", y="validation accuracy", gap=50
+        figure, (52, 38, width - 20, height - 28), x="thousands of images shown", y="validation accuracy", gap=50
     )
     as_percent(axes, "y")
     for n, (name, runs) in enumerate(recipes.items()):
@@ -66,13 +66,11 @@ def main() -> None:
         print(line(name, runs))
     axes.set_xlim(left=0)
     axes.tick_params(labelcolor=MUTED)
-    save_figure(
-        figure, given.out, "curves", label="Validation accuracy against pictures shown, for recipes from scratch"
-    )
+    save_figure(figure, given.out, "curves", label="Validation accuracy against images shown, for recipes from scratch")
 
 
 def rounds(run: Path) -> tuple[list[float], list[dict[str, str]], int]:
-    """Thousands of pictures shown after each round, the rows of epochs.csv, and which round was kept."""
+    """Thousands of images shown after each epoch, the rows of epochs.csv, and which epoch was kept."""
     rows, made = read_csv(run / "epochs.csv"), read_json(run / "headstart.json")
     steps = len(read_csv(run / "steps.csv")) / len(rows)
     each = steps * int(made["recipe"]["batch_size"]) / 1000
@@ -81,11 +79,11 @@ def rounds(run: Path) -> tuple[list[float], list[dict[str, str]], int]:
 
 def line(name: str, runs: list[Path]) -> str:
     """A row of a table in Markdown; ranges over the runs."""
-    found: dict[str, list[Any]] = {"rounds": [], "thousand pictures": [], "train": [], "val": [], "test": []}
+    found: dict[str, list[Any]] = {"epochs": [], "thousand images": [], "train": [], "val": [], "test": []}
     for run in runs:
         shown_E, rows, best = rounds(run)
-        found["rounds"].append(len(rows))
-        found["thousand pictures"].append(round(shown_E[-1]))
+        found["epochs"].append(len(rows))
+        found["thousand images"].append(round(shown_E[-1]))
         found["train"].append(float(rows[best]["train_accuracy"]))
         found["val"].append(float(rows[best]["val_accuracy"]))
         found["test"].append(read_json(run / "metrics.json")["test"]["overall"]["accuracy"]["value"])

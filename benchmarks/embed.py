@@ -1,13 +1,13 @@
-"""How fast pictures become features, and in how much memory: `python benchmarks/embed.py PICTURES --weights-dir DIR`.
+"""How fast images become features, and in how much memory: `python benchmarks/embed.py IMAGES --weights-dir DIR`.
 
 Rates, in one process and in turn, so that a drifting machine hits all alike (medians of the rounds are printed):
 
-    decode     reading, hashing and decoding every picture into the input square, nothing else
-    model      the network on pictures that are already there, same threads and batches
+    decode     reading, hashing and decoding every image into the input square, nothing else
+    model      the network on images that are already there, same threads and batches
     pipeline   both, as `headstart.embed` does it
     bound      1 / (1 / decode + 1 / model): what one gets from doing the two one after the other
 
-and the resident memory of the pipeline at 1,000 and at 50,000 pictures (links to the same files; nothing is cached), each
+and the resident memory of the pipeline at 1,000 and at 50,000 images (links to the same files; nothing is cached), each
 in a process of its own: the peak of anonymous memory less the features themselves. Figures are in LOG.md.
 """
 
@@ -34,19 +34,17 @@ from headstart.model.inference.runtime import Network, choose_runtime, cores, op
 def main() -> None:
     """Parse the command line and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--weights-dir", type=Path, required=True)
     parser.add_argument("--backbone", default="mobilenetv2_100.tf_in1k")
     parser.add_argument("--image-size", type=int, default=160)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--times", type=int, default=3, help="how often each picture is taken, so that starting up fades"
-    )
+    parser.add_argument("--times", type=int, default=3, help="how often each image is taken, so that starting up fades")
     parser.add_argument("--memory", type=int, nargs="*", default=[1_000, 50_000], metavar="N")
     parser.add_argument("--one-memory-run", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    dataset = open_dataset(options.pictures)
+    dataset = open_dataset(options.images)
     files = [dataset.file(i) for i in range(len(dataset))]
     backbone = find_backbone(options.backbone, weights_dir=options.weights_dir)
     view = FeatureExtractor(backbone, backbone.preprocess.with_size(options.image_size))
@@ -57,11 +55,11 @@ def main() -> None:
     for n in options.memory:
         command = [sys.executable, *sys.argv, "--one-memory-run", str(n)]
         megabytes = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-        print(f"{n:>7,} pictures: {megabytes} MB of anonymous memory at the peak, beyond the features")
+        print(f"{n:>7,} images: {megabytes} MB of anonymous memory at the peak, beyond the features")
 
 
 def rates(files: list[Path], view: FeatureExtractor, precision: str, rounds: int) -> None:
-    """Print decode, model and pipeline rates (pictures a second) and the ratio of the pipeline to the serial bound."""
+    """Print decode, model and pipeline rates (images a second) and the ratio of the pipeline to the serial bound."""
     plan = choose_runtime("cpu", precision)
     network = open_network(view.backbone, view.spec, plan)
     sha256s = [sha256_file(f) for f in files]
@@ -81,17 +79,17 @@ def rates(files: list[Path], view: FeatureExtractor, precision: str, rounds: int
             measured[name].append(len(files) / (time.perf_counter() - begun))
         decode, model, pipeline = (measured[name][-1] for name in steps)
         ratios.append(pipeline / (1 / (1 / decode + 1 / model)))
-    print(f"{view}, {plan}, {len(files):,} pictures, {cores()} cores, {rounds} rounds")
+    print(f"{view}, {plan}, {len(files):,} images, {cores()} cores, {rounds} rounds")
     for name, values in measured.items():
-        print(f"  {name:<9}{statistics.median(values):>7.0f} pictures/s   ({min(values):.0f} to {max(values):.0f})")
+        print(f"  {name:<9}{statistics.median(values):>7.0f} images/s   ({min(values):.0f} to {max(values):.0f})")
     decode, model, _ = (statistics.median(measured[name]) for name in steps)
-    print(f"  {'bound':<9}{1 / (1 / decode + 1 / model):>7.0f} pictures/s")
+    print(f"  {'bound':<9}{1 / (1 / decode + 1 / model):>7.0f} images/s")
     print(f"  pipeline / bound, round by round: median {statistics.median(ratios):.2f}", end="")
     print(f"   ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 def decode_all(files: list[Path], sha256s: list[str], spec: Preprocess, batch: int) -> None:
-    """Decode every picture with as many threads as the pipeline has."""
+    """Decode every image with as many threads as the pipeline has."""
     import numpy as np
 
     places = iter(range(len(files)))
@@ -109,9 +107,9 @@ def decode_all(files: list[Path], sha256s: list[str], spec: Preprocess, batch: i
     in_threads(work)
 
 
-def run_model(network: Network, pictures: int, batch: int) -> None:
-    """Run the network on as many pictures, with as many threads as the pipeline has."""
-    places = iter(range(0, pictures, batch))
+def run_model(network: Network, images: int, batch: int) -> None:
+    """Run the network on as many images, with as many threads as the pipeline has."""
+    places = iter(range(0, images, batch))
     lock = threading.Lock()
 
     def work() -> None:
@@ -135,7 +133,7 @@ def in_threads(work: Callable[[], None]) -> None:
 
 
 def extra_memory(files: list[Path], view: FeatureExtractor, precision: str, n: int) -> int:
-    """Megabytes of anonymous memory at the peak of embedding `n` pictures, less the features."""
+    """Megabytes of anonymous memory at the peak of embedding `n` images, less the features."""
     plan = choose_runtime("cpu", precision)
     sha256 = {f: sha256_file(f) for f in files}
     many = [files[i % len(files)] for i in range(n)]

@@ -6,7 +6,7 @@ Test accuracy of `headstart train DATA --approach linear` (all else default), on
     random     the same network with random weights
     NAME       --backbone, a whole network, from DIR (mobilenetv2_100.tf_in1k unless given)
 
-and, with --scratch, of `headstart train DATA --recipe scratch-cnn-fixed` (minutes). Then pictures/s of the networks alone,
+and, with --scratch, of `headstart train DATA --recipe scratch-cnn-fixed` (minutes). Then images/s of the networks alone,
 as the pipeline runs them, embedded beside --backbone at the same sizes and in turn: medians of the rounds, and of the
 ratios within a round. Each training is a process of its own, with one cache that is empty at first. Figures are in
 LOG.md.
@@ -89,8 +89,8 @@ def trained(data: Path, folder: Path, given: list[str]) -> str:
     return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]   {seconds:.0f} s"
 
 
-def rates(other: Backbone, rounds: int, pictures: int = 1600) -> None:
-    """Print pictures/s of both networks at each size, and the ratio round by round."""
+def rates(other: Backbone, rounds: int, images: int = 1600) -> None:
+    """Print images/s of both networks at each size, and the ratio round by round."""
     plan = choose_runtime("cpu")
     for size in SIZES:
         networks = [open_network(b, b.preprocess.with_size(size), plan) for b in (last_resort(), other)]
@@ -98,13 +98,13 @@ def rates(other: Backbone, rounds: int, pictures: int = 1600) -> None:
         for number in range(rounds + 1):
             for network, values in zip(networks, measured, strict=True):
                 begun = time.perf_counter()
-                run_model(network, pictures, plan.batch)
+                run_model(network, images, plan.batch)
                 if number:  # the first round warms up
-                    values.append(pictures / (time.perf_counter() - begun))
+                    values.append(images / (time.perf_counter() - begun))
         ratios = [a / b for a, b in zip(*measured, strict=True)]
         own, others = (statistics.median(values) for values in measured)
         print(
-            f"{size} px, {plan}, {cores()} cores, {rounds} rounds: embedded {own:.0f}, {other.name} {others:.0f} pictures/s;",
+            f"{size} px, {plan}, {cores()} cores, {rounds} rounds: embedded {own:.0f}, {other.name} {others:.0f} images/s;",
             end=" ",
         )
         print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")

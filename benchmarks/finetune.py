@@ -3,10 +3,10 @@
 Both start from the same closed-form last layer, on the same split, for the same number of rounds, and alternate:
 
     kept     the frozen stages run once for each augmented view, the last three train on what they gave
-    plain    every stage trains on decoded pictures, float32, as a loop in torch does it (`unfreeze all`)
+    plain    every stage trains on decoded images, float32, as a loop in torch does it (`unfreeze all`)
 
-Rates are training pictures x rounds over all seconds from the pictures to the tuned weights: making activations, compiling
-and validating included. Accuracy is that of the test side, with its interval. `--pictures` takes a part of the training side,
+Rates are training images x rounds over all seconds from the images to the tuned weights: making activations, compiling
+and validating included. Accuracy is that of the test set, with its interval. `--images` takes a part of the training set,
 because the plain loop is slow; on the whole of it only `kept` gains. Figures are in LOG.md.
 """
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--weights-dir", type=Path, required=True)
     parser.add_argument("--backbone", default="mobilenetv1_100.tf_qat_in1k")
     parser.add_argument("--image-size", type=int, default=160)
-    parser.add_argument("--pictures", type=int, default=1200)
+    parser.add_argument("--images", type=int, default=1200)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument(
@@ -53,14 +53,14 @@ def main() -> None:
     looked = scan(options.data)
     dataset = make_split(looked.dataset, seed=0, val=0.2, test=0.2)
     recipe = Recipe(approach="finetune", epochs=options.epochs, unfreeze=options.unfreeze)
-    task = part_of(dataset, looked.files, looked.sha256s, options.pictures)
+    task = part_of(dataset, looked.files, looked.sha256s, options.images)
     (values_ND,), _ = embed_files(looked.files, looked.sha256s, [view], plan)
     n_classes = len(dataset.classes)
     fitted, _ = fit_heads([view], [values_ND], dataset.labels, task.train, task.val, n_classes, recipe)
     part = fitted.parts(1.0)[0]
     test = dataset.split == "test"
     before = compute_metrics(values_ND[test] @ part.weight_DK + part.bias_K, dataset.labels[test], dataset.classes)
-    print(f"{view}, {int(task.train.sum()):,} training pictures, {options.epochs} rounds; frozen: {before['accuracy']}")
+    print(f"{view}, {int(task.train.sum()):,} training images, {options.epochs} rounds; frozen: {before['accuracy']}")
     ways = {"kept": recipe, "plain": Recipe(**{**recipe.as_dict(), "unfreeze": "all", "precision": "f32"})}
     rates: dict[str, list[float]] = {name: [] for name in options.ways}
     for _ in range(options.rounds):
@@ -71,8 +71,8 @@ def main() -> None:
             rates[name].append(task.train.sum() * options.epochs / seconds)
             accuracy = tested(tuned.view, tuned.weight_DK, tuned.bias_K, dataset, looked.files, looked.sha256s, plan)
             print(
-                f"  {name:<6}{rates[name][-1]:>7.1f} pictures/s ({seconds:.0f} s; steps alone "
-                f"{tuned.pictures_per_second:.0f}/s), test accuracy {accuracy}",
+                f"  {name:<6}{rates[name][-1]:>7.1f} images/s ({seconds:.0f} s; steps alone "
+                f"{tuned.images_per_second:.0f}/s), test accuracy {accuracy}",
                 flush=True,
             )
     if {"kept", "plain"} <= set(rates):
@@ -80,9 +80,9 @@ def main() -> None:
         print(f"  kept / plain: {ratio:.1f}")
 
 
-def part_of(dataset: Dataset, files: list[Path], sha256s: list[str], pictures: int) -> TrainingData:
-    """The split with a stratified part of its training side, and the same part of its validation side."""
-    part = min(1.0, pictures / (dataset.split == "train").sum())
+def part_of(dataset: Dataset, files: list[Path], sha256s: list[str], images: int) -> TrainingData:
+    """The split with a stratified part of its training set, and the same part of its validation set."""
+    part = min(1.0, images / (dataset.split == "train").sum())
     train, val = (_beginning(dataset, side, part) for side in ("train", "val"))
     return TrainingData(files, sha256s, dataset.labels, train, val, len(dataset.classes))
 
@@ -103,7 +103,7 @@ def tested(
     sha256s: list[str],
     plan: Runtime,
 ) -> object:
-    """Accuracy on the test side, by the same path as prediction."""
+    """Accuracy on the test set, by the same path as prediction."""
     test = np.flatnonzero(dataset.split == "test")
     (values_ND,), _ = embed_files([files[i] for i in test], [sha256s[i] for i in test], [view], plan, keep=False)
     return compute_metrics(values_ND @ weight_DK + bias_K, dataset.labels[test], dataset.classes)["accuracy"]

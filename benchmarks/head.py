@@ -1,8 +1,8 @@
 """Time the search for a linear head and its refit beside scikit-learn's LogisticRegressionCV, on the same features.
 
-    python benchmarks/head.py [DATA --weights-dir DIR] [--features FILE.npz] [--pictures 6000] [--classes 6] [--no-sklearn]
+    python benchmarks/head.py [DATA --weights-dir DIR] [--features FILE.npz] [--images 6000] [--classes 6] [--no-sklearn]
 
-DATA is a folder of labelled pictures: its train side (or all of it) is embedded in the same process, nothing cached, and
+DATA is a folder of labelled images: its train set (or all of it) is embedded in the same process, nothing cached, and
 the head's seconds are given as a part of that. Without it FILE.npz, with `features` (N, D) and `labels` (N,) integers, or
 else low-rank Gaussian mixtures stand in for features. A fifth, drawn by class, is the validation part. `search` is
 `search_head` on the rest; `refit` fits the choice on everything.
@@ -32,17 +32,17 @@ from headstart.model.inference.features import FeatureExtractor, embed_files
 from headstart.model.inference.runtime import choose_runtime, open_network
 
 
-def mixture(pictures: int, dim: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def mixture(images: int, dim: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Float32 features with a decaying spectrum, non-negative as pooled ReLU outputs are, and labels."""
     rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, pictures)
+    labels = rng.integers(0, classes, images)
     rank = min(dim, 400)
     axes = rng.normal(size=(rank, dim)) / np.sqrt(dim)
     decay = (1 + np.arange(rank)) ** -0.6
     latent = (
-        rng.normal(size=(pictures, rank)) + 0.35 * rng.normal(size=(classes, rank))[labels] * (rng.random(rank) < 0.2)
+        rng.normal(size=(images, rank)) + 0.35 * rng.normal(size=(classes, rank))[labels] * (rng.random(rank) < 0.2)
     ) * decay
-    noise = 0.02 * rng.normal(size=(pictures, dim))
+    noise = 0.02 * rng.normal(size=(images, dim))
     return np.maximum(4 * latent @ axes + noise + 0.1, 0).astype(np.float32), labels
 
 
@@ -56,7 +56,7 @@ def held_out(labels: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def embedded(data: Path, weights_dir: Path, backbone: str, image_size: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Features and labels of the train side, and the seconds that embedding took (graph compiled before, no cache)."""
+    """Features and labels of the train set, and the seconds that embedding took (graph compiled before, no cache)."""
     dataset = open_dataset(data)
     if (dataset.split == "train").any():
         dataset = dataset.take(dataset.split == "train")
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="mobilenetv2_100.tf_in1k")
     parser.add_argument("--image-size", type=int, default=160)
     parser.add_argument("--features", help="FILE.npz with `features` and `labels`")
-    parser.add_argument("--pictures", type=int, default=6000)
+    parser.add_argument("--images", type=int, default=6000)
     parser.add_argument("--dim", type=int, default=1280)
     parser.add_argument("--classes", type=int, default=6)
     parser.add_argument("--no-sklearn", action="store_true")
@@ -95,7 +95,7 @@ def main() -> None:
         with np.load(args.features, allow_pickle=False) as file:
             x, y = file["features"].astype(np.float32), np.unique(file["labels"], return_inverse=True)[1]
     else:
-        x, y = mixture(args.pictures, args.dim, args.classes)
+        x, y = mixture(args.images, args.dim, args.classes)
     val, classes = held_out(y), int(y.max()) + 1
     print(f"{len(x)} x {x.shape[1]} features, {classes} classes, {val.sum()} of them for validation")
 
@@ -108,9 +108,7 @@ def main() -> None:
     print(f"{'refit on all':34s} {done - found:8.2f} s")
     if embedding:
         part = (done - started) / embedding
-        print(
-            f"{'embedding the same pictures':34s} {embedding:8.2f} s: search and refit together cost {part:.1%} of it"
-        )
+        print(f"{'embedding the same images':34s} {embedding:8.2f} s: search and refit together cost {part:.1%} of it")
     for kind in dict.fromkeys(row.kind for row in rows):
         mine = [row for row in rows if row.kind == kind]
         best = min(mine, key=lambda row: row.val_log_loss)

@@ -1,6 +1,6 @@
 """How many wrong labels are found: `python benchmarks/labels.py DATA... --weights-dir DIR`.
 
-A share of the labels on the train side (of all, if the data has no sides) is replaced at random by another class, drawn
+A share of the labels on the train set (of all, if the data has no sides) is replaced at random by another class, drawn
 evenly; then the labels are ranked as `headstart check --labels` does it, from features that are embedded once (or come
 from the cache). For each seed:
 
@@ -57,7 +57,7 @@ def measure(looked: ScannedDataset, backbone: Backbone, share: float, seeds: ran
     files, sha256s = [looked.files[i] for i in known], [looked.sha256s[i] for i in known]
     (values_ND,), _ = embed_files(files, sha256s, [view], choose_runtime())
     true_N, groups_N = looked.dataset.labels[known], looked.dataset.groups[known]
-    print(f"{looked.dataset.root}: {len(known):,} pictures, {values_ND.shape[1]:,} features of {view}")
+    print(f"{looked.dataset.root}: {len(known):,} images, {values_ND.shape[1]:,} features of {view}")
     line("as it is", values_ND, true_N, true_N, groups_N, share, seed=0)
     for seed in seeds:
         labels_N = replaced(true_N, share, seed)

@@ -1,4 +1,4 @@
-"""The same pictures and the same weights through Keras, fastai, a plain timm loop and headstart, as whole processes.
+"""The same images and the same weights through Keras, fastai, a plain timm loop and headstart, as whole processes.
 
     pip install ".[bench]"
     python benchmarks/peers.py DATA --weights-dir DIR [--rounds 5] [--only keras headstart ...]
@@ -16,12 +16,12 @@ documentation would have it:
                among the weights of DIR. All with --no-report: the peers draw no page either
 
 Each headstart run begins with an empty cache of its own; `-compiled` ones with the compiled pretrained networks in it and
-nothing else: no features, nothing known of the pictures. A round runs each entry once, and the next one begins with
+nothing else: no features, nothing known of the images. A round runs each entry once, and the next one begins with
 another. The clock runs around the whole process, imports and the evaluation of the test folder included; accuracy is what
 each one says of that folder. The round's number is everyone's seed. Printed are medians of seconds and of the ratios
 within a round, since machines drift, and the mean and range of accuracy.
 
-Before the clock starts all peers give the features of one picture, which must agree: that shows that the weights are the
+Before the clock starts all peers give the features of one image, which must agree: that shows that the weights are the
 same, and brings their libraries into memory. `--check` stops there.
 """
 
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--keras-epochs", type=int, default=10)
     parser.add_argument("--timm-epochs", type=int, default=5)
     parser.add_argument("--image-size", type=int, default=224, help="of fastai and timm, in pixels (224)")
-    parser.add_argument("--check", action="store_true", help="only compare the features of one picture")
+    parser.add_argument("--check", action="store_true", help="only compare the features of one image")
     args = parser.parse_args()
     size = ("--image-size", str(args.image_size))
     options = {
@@ -126,9 +126,9 @@ def main() -> None:
 
 
 def check(bench: Bench, names: list[str]) -> None:
-    """Print how far the peers' features of one picture are from those with timm; stop if it is more than rounding."""
-    picture = sorted(p for p in (bench.data / "test").rglob("*") if p.is_file())[0]
-    with Image.open(picture) as opened:
+    """Print how far the peers' features of one image are from those with timm; stop if it is more than rounding."""
+    image = sorted(p for p in (bench.data / "test").rglob("*") if p.is_file())[0]
+    with Image.open(image) as opened:
         small = opened.convert("RGB").resize((CHECK_PIXELS, CHECK_PIXELS))
     pixels = bench.folder / "pixels.npy"
     np.save(pixels, np.asarray(small, np.float32) / 127.5 - 1)
@@ -136,7 +136,7 @@ def check(bench: Bench, names: list[str]) -> None:
     for name in names:
         features = np.array(said(bench.peer(name, "--check", str(pixels))))
         apart, largest = float(np.abs(features - with_timm).max()), float(with_timm.max())
-        print(f"features of one picture, {name} - timm: at most {apart:.1e} apart (largest feature {largest:.2f})")
+        print(f"features of one image, {name} - timm: at most {apart:.1e} apart (largest feature {largest:.2f})")
         if apart > AGREES:
             raise SystemExit(f"{name} does not compute with the same weights.")
 

@@ -1,7 +1,7 @@
 """Whole commands from outside, as a user waits for them: `python benchmarks/processes.py DATA --weights-dir DIR`.
 
     help      `headstart --help`
-    predict   `headstart predict RUN one.jpg` in a new process, beside the same with timm alone (same weights, same picture,
+    predict   `headstart predict RUN one.jpg` in a new process, beside the same with timm alone (same weights, same image,
               printing the same class), taken in turn
     train     `headstart train --approach linear` with an empty cache, and again with the cache it left
 
@@ -48,7 +48,7 @@ def measure(data: Path, weights_dir: Path, backbone: str, rounds: int, folder: P
     """Run and print everything, with caches in `folder`."""
     os.environ["HEADSTART_CACHE"] = str(folder / "cache")
     dataset = open_dataset(data)
-    picture, run = dataset.file(0), folder / "one"
+    image, run = dataset.file(0), folder / "one"
     headstart = [sys.executable, "-m", "headstart"]
     train = [*headstart, "train", "--approach", "linear", str(data), "--weights-dir", str(weights_dir), "--out"]
     print(f"help     {statistics.median(timed([*headstart, '--help']) for _ in range(rounds)):.2f} s")
@@ -61,8 +61,8 @@ def measure(data: Path, weights_dir: Path, backbone: str, rounds: int, folder: P
     timed([*train, str(run), "--backbone", backbone])
     ours, theirs = [], []
     for _ in range(rounds):
-        ours.append(timed([*headstart, "predict", str(run), str(picture)]))
-        theirs.append(timed([sys.executable, "-c", WITH_TIMM_ALONE, str(run), str(picture)]))
+        ours.append(timed([*headstart, "predict", str(run), str(image)]))
+        theirs.append(timed([sys.executable, "-c", WITH_TIMM_ALONE, str(run), str(image)]))
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
     print(f"predict  headstart {statistics.median(ours):.2f} s, timm alone {statistics.median(theirs):.2f} s:", end=" ")
     print(f"ratio {ratio:.2f}")

@@ -1,14 +1,14 @@
-"""Train the embedded backbone: `python embedded/distil.py --photographs DIR --weights DIR --work DIR [--pictures 1152000]`.
+"""Train the embedded backbone: `python embedded/distil.py --photographs DIR --weights DIR --work DIR [--images 1152000]`.
 
-A student of half a MobileNetV2's width learns to compute what two teachers make of the same pictures (Hinton et al. 2015;
+A student of half a MobileNetV2's width learns to compute what two teachers make of the same images (Hinton et al. 2015;
 with views that both see alike, Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent"): the
 last feature map of MobileNetV2, place by place and pooled, and through one linear layer the pooled features of
 MobileNetV1. Each channel is measured in its own standard deviations. It starts from the teacher's own weights, see reduce.py.
 
-On a processor, one process cuts pictures and asks the teachers, this one trains; with more cores, --makers adds more of the
+On a processor, one process cuts images and asks the teachers, this one trains; with more cores, --makers adds more of the
 former. On a GPU the teachers stand beside the student and makers only cut; give as many as there are cores. A batch is used
 twice, some time apart, since making one costs as much as a step. Stop it at any time: the same command goes on from
-the last snapshot (every 500 steps; the pictures that follow are then others). The rate is constant and falls to nothing over
+the last snapshot (every 500 steps; the images that follow are then others). The rate is constant and falls to nothing over
 the last fifth. Writes WORK/backbone.safetensors, the running mean of the weights, with every snapshot.
 """
 
@@ -29,11 +29,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from pictures import Crops, drawn, photographs
 from reduce import reduced
 from safetensors.torch import load_file, save
 from student import FEATURES, Student, exported
 from torch import nn
+from training_images import Crops, drawn, photographs
 
 from headstart.errors import HeadstartError, MissingExtra, MissingWeights, TrainingFailed
 from headstart.io.files import write_bytes
@@ -52,9 +52,9 @@ EVERY = 500
 
 @dataclass(frozen=True)
 class Taught:
-    """A batch: uint8 pictures (B, S, S, 3), the first teacher's map (B, h, w, 1280) and the other's features (B, 1024)."""
+    """A batch: uint8 images (B, S, S, 3), the first teacher's map (B, h, w, 1280) and the other's features (B, 1024)."""
 
-    pictures: torch.Tensor
+    images: torch.Tensor
     map: torch.Tensor
     other: torch.Tensor
 
@@ -64,15 +64,15 @@ class Taught:
 
 
 class Teacher(nn.Module):
-    """uint8 pictures -> the last feature map (N, h, w, C), or pooled features (N, C)."""
+    """uint8 images -> the last feature map (N, h, w, C), or pooled features (N, C)."""
 
     def __init__(self, name: str, folder: Path, *, pooled: bool) -> None:
         super().__init__()
         self.network = build(find_backbone(name, weights_dir=folder, offline=True)).eval()
         self.pooled = pooled
 
-    def forward(self, pictures_NSS3: torch.Tensor) -> torch.Tensor:
-        found = self.network.forward_features(pictures_NSS3.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    def forward(self, images_NSS3: torch.Tensor) -> torch.Tensor:
+        found = self.network.forward_features(images_NSS3.permute(0, 3, 1, 2).float() / 127.5 - 1)
         return self.network.forward_head(found) if self.pooled else found.permute(0, 2, 3, 1)
 
 
@@ -93,7 +93,7 @@ def on_processor(teacher: Teacher, batch: int) -> Callable[[np.ndarray], np.ndar
     graph = openvino.convert_model(teacher, example_input=torch.zeros(batch, SIZE, SIZE, 3, dtype=torch.uint8))
     graph.reshape([batch, SIZE, SIZE, 3])
     compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
-    return lambda pictures: np.concatenate([compiled(p)[0] for p in np.split(pictures, len(pictures) // batch)])
+    return lambda images: np.concatenate([compiled(p)[0] for p in np.split(images, len(images) // batch)])
 
 
 def make(queue: Any, given: argparse.Namespace, seed: int, ask: bool) -> None:
@@ -102,8 +102,8 @@ def make(queue: Any, given: argparse.Namespace, seed: int, ask: bool) -> None:
     crops = Crops(photographs(given.photographs), drawn(given.drawn, seed), seed=seed, size=SIZE)
     teachers = [on_processor(teacher, 32) for teacher in both_teachers(given.weights)] if ask else []
     while True:
-        pictures = crops.batch(BATCH)
-        queue.put((pictures, *(teacher(pictures).astype(np.float16) for teacher in teachers)))
+        images = crops.batch(BATCH)
+        queue.put((images, *(teacher(images).astype(np.float16) for teacher in teachers)))
 
 
 class Supply:
@@ -135,10 +135,10 @@ class Supply:
 
 @torch.no_grad()
 def taught(made: tuple[np.ndarray, ...], teachers: list[Teacher], device: torch.device) -> Taught:
-    """What a maker made (pictures alone, or with both teachers' float16 answers) on the device, in float32."""
-    pictures, *answers = (torch.from_numpy(array).to(device) for array in made)
-    first, other = answers or [teacher(pictures) for teacher in teachers]
-    return Taught(pictures, first.float(), other.float())
+    """What a maker made (images alone, or with both teachers' float16 answers) on the device, in float32."""
+    images, *answers = (torch.from_numpy(array).to(device) for array in made)
+    first, other = answers or [teacher(images) for teacher in teachers]
+    return Taught(images, first.float(), other.float())
 
 
 # Learning
@@ -173,7 +173,7 @@ class Learner(nn.Module):
 
     def losses(self, b: Taught, scales: Scales) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean squared errors, in the channels' variances: of the map, of its mean, of the other's features."""
-        found = self.student(b.pictures)
+        found = self.student(b.images)
         pooled = found.mean((1, 2))
         return (
             ((found - b.map) / scales.map).square().mean(),
@@ -244,10 +244,10 @@ def run(given: argparse.Namespace) -> None:
     supply, training, snapshot = Supply(given, device), Training(device), given.work / "snapshot.pt"
     if snapshot.exists():
         training.go_on(snapshot)
-        print(f"goes on after {training.steps * BATCH:,} pictures", flush=True)
+        print(f"goes on after {training.steps * BATCH:,} images", flush=True)
     else:
         training.begin(beginning(given), [supply.next() for _ in range(8)])
-    last, first, started = given.pictures // BATCH, training.steps, time.monotonic()
+    last, first, started = given.images // BATCH, training.steps, time.monotonic()
     seen, found, rng = deque[Taught](maxlen=48), deque[torch.Tensor](maxlen=100), np.random.default_rng(first)
     while training.steps < last:
         if training.steps % 2 and len(seen) > 8:
@@ -260,7 +260,7 @@ def run(given: argparse.Namespace) -> None:
             a, b, c = torch.stack(list(found)).mean(0).tolist()
             rate = (training.steps - first) * BATCH / (time.monotonic() - started)
             done = training.steps * BATCH
-            print(f"{done:,}: map {a:.4f}, pooled {b:.4f}, other {c:.4f}; {rate:.0f} pictures/s", flush=True)
+            print(f"{done:,}: map {a:.4f}, pooled {b:.4f}, other {c:.4f}; {rate:.0f} images/s", flush=True)
         if training.steps % EVERY == 0 or training.steps == last:
             training.save(given.work)
 
@@ -303,12 +303,12 @@ def pace(steps: int, last: int, *, since: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photographs", type=Path, required=True, help="folder of the pictures that README.md lists")
+    parser.add_argument("--photographs", type=Path, required=True, help="folder of the images that README.md lists")
     parser.add_argument("--weights", type=Path, required=True, help=f"folder of {' and '.join(TEACHERS)}")
     parser.add_argument("--work", type=Path, required=True, help="folder for snapshots and the result")
-    parser.add_argument("--pictures", type=int, default=1_152_000, help="how many to train on, repeats counted")
-    parser.add_argument("--drawn", type=int, default=1500, help="how many drawn pictures to cut crops from")
-    parser.add_argument("--makers", type=int, default=1, help="processes that cut pictures")
+    parser.add_argument("--images", type=int, default=1_152_000, help="how many to train on, repeats counted")
+    parser.add_argument("--drawn", type=int, default=1500, help="how many drawn images to cut crops from")
+    parser.add_argument("--makers", type=int, default=1, help="processes that cut images")
     parser.add_argument("--threads", type=int, default=1, help="of this process")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     try:

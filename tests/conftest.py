@@ -1,4 +1,4 @@
-"""Shared fixtures: small real pictures made here, and the larger sets where a checkout has them beside it."""
+"""Shared fixtures: small real images made here, and the larger sets where a checkout has them beside it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def shared() -> Path:
     """The folder with real data sets and weights that some checkouts have beside them; the test is skipped without it."""
     folder = REPOSITORY.parent / "shared"
     if not (folder / "weights").is_dir():
-        pytest.skip("needs ../shared (real pictures and weights), which is not here")
+        pytest.skip("needs ../shared (real images and weights), which is not here")
     return folder
 
 
@@ -51,7 +51,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 def draw(kind: int, seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
-    """A picture of class `kind`: stripes of that direction and colour on a noisy ground, each seed another."""
+    """An image of class `kind`: stripes of that direction and colour on a noisy ground, each seed another."""
     rng = np.random.default_rng((kind, seed))
     width, height = size
     y, x = np.mgrid[:height, :width]

@@ -223,7 +223,7 @@ def redux(train: Mapping[str, bytes], test: Mapping[str, bytes], sample: str) ->
 
 
 def drawn_competition(each: int = 20, test: int = 12, slug: str = REDUX) -> Competition:
-    """Small pictures of two kinds in the redux layout; both kinds alternate in the test set without pattern."""
+    """Small images of two kinds in the redux layout; both kinds alternate in the test set without pattern."""
     kinds = np.random.default_rng(5).permutation(np.arange(test) % 2)
     train = {f"{name}.{n}.jpg": _jpeg(k, n) for k, name in enumerate(("cat", "dog")) for n in range(each)}
     held = {f"{i}.jpg": _jpeg(int(k), 1000 + i) for i, k in enumerate(kinds, 1)}
@@ -232,7 +232,7 @@ def drawn_competition(each: int = 20, test: int = 12, slug: str = REDUX) -> Comp
 
 
 def cats_dogs_competition(archive: Path, slug: str = REDUX) -> Competition:
-    """The real pictures of `shared/data/cats-dogs.zip` in the redux layout, the test side without its labels."""
+    """The real images of `shared/data/cats-dogs.zip` in the redux layout, the test set without its labels."""
     train: dict[str, bytes] = {}
     held: list[tuple[int, bytes]] = []
     with zipfile.ZipFile(archive) as source:

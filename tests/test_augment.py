@@ -37,7 +37,7 @@ sizes = st.tuples(st.integers(1, 120), st.integers(1, 120))
 
 
 def smooth(side: int = 64, seed: int = 0) -> Image.Image:
-    """A picture without sharp edges, on which ways of interpolating hardly differ."""
+    """An image without sharp edges, on which ways of interpolating hardly differ."""
     small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
     return Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC)
 
@@ -48,17 +48,17 @@ def smooth(side: int = 64, seed: int = 0) -> Image.Image:
 @settings(max_examples=30, deadline=None)
 @given(size=sizes, resize=st.sampled_from(["crop", "pad", "squash"]), how=st.sampled_from(["bicubic", "bilinear"]))
 def test_nothing_is_preprocess_to_the_bit(size: tuple[int, int], resize: str, how: str) -> None:
-    spec, picture = Preprocess(24, resize=resize, interpolation=how), draw(1, 2, size)
+    spec, image = Preprocess(24, resize=resize, interpolation=how), draw(1, 2, size)
     assert not Augment()
-    np.testing.assert_array_equal(augmented(picture, spec, Augment(), rng_for(0, 0, "a")), spec.apply(picture))
+    np.testing.assert_array_equal(augmented(image, spec, Augment(), rng_for(0, 0, "a")), spec.apply(image))
 
 
 @pytest.mark.parametrize("resize", ["crop", "pad", "squash"])
 def test_flip_is_the_exact_mirror_image_half_of_the_time(resize: str) -> None:
-    spec, picture = Preprocess(24, resize=resize), draw(1, 2)
-    plain, mirrored = spec.apply(picture), 0
+    spec, image = Preprocess(24, resize=resize), draw(1, 2)
+    plain, mirrored = spec.apply(image), 0
     for epoch in range(200):
-        seen = augmented(picture, spec, Augment(flip=True), rng_for(0, epoch, "a"))
+        seen = augmented(image, spec, Augment(flip=True), rng_for(0, epoch, "a"))
         mirrored += np.array_equal(seen, plain[:, ::-1])
         assert np.array_equal(seen, plain) or np.array_equal(seen, plain[:, ::-1])
     assert 75 <= mirrored <= 125  # 3.5 standard deviations of a fair coin
@@ -80,14 +80,14 @@ def test_affine_by_hand() -> None:
 
 
 def test_a_shift_by_whole_pixels_moves_them_and_repeats_the_edge() -> None:
-    picture = draw(0, 0, (20, 20))
-    pixels = np.asarray(picture)
-    moved = sampled(picture, (0, 0, 20, 20), affine(20, 0.0, (0, 5), 0.0, (1, 1)), 20, "nearest", GREY)
+    image = draw(0, 0, (20, 20))
+    pixels = np.asarray(image)
+    moved = sampled(image, (0, 0, 20, 20), affine(20, 0.0, (0, 5), 0.0, (1, 1)), 20, "nearest", GREY)
     np.testing.assert_array_equal(np.asarray(moved)[:, :15], pixels[:, 5:])
     np.testing.assert_array_equal(np.asarray(moved)[:, 15:], np.repeat(pixels[:, -1:], 5, axis=1))
-    moved = sampled(picture, (0, 0, 20, 20), affine(20, 0.0, (-5, 0), 0.0, (1, 1)), 20, "reflect", GREY)
+    moved = sampled(image, (0, 0, 20, 20), affine(20, 0.0, (-5, 0), 0.0, (1, 1)), 20, "reflect", GREY)
     np.testing.assert_array_equal(np.asarray(moved), np.concatenate([pixels[4::-1], pixels[:15]]))
-    moved = sampled(picture, (0, 0, 20, 20), affine(20, 0.0, (-5, 0), 0.0, (1, 1)), 20, "constant", (1, 2, 3))
+    moved = sampled(image, (0, 0, 20, 20), affine(20, 0.0, (-5, 0), 0.0, (1, 1)), 20, "constant", (1, 2, 3))
     assert (np.asarray(moved)[:5] == (1, 2, 3)).all()
     np.testing.assert_array_equal(np.asarray(moved)[5:], pixels[:15])
 
@@ -123,10 +123,10 @@ def by_keras(pixels: np.ndarray, theta: float, tx: float, ty: float, shear: floa
 def test_affine_equals_keras_through_scipy(
     theta: float, tx: float, ty: float, shear: float, zx: float, zy: float, mode: str
 ) -> None:
-    side, picture = 48, smooth(48, 3)
+    side, image = 48, smooth(48, 3)
     matrix = affine(side, math.radians(theta), (tx * side, ty * side), math.radians(shear), (zx, zy))
-    ours = np.asarray(sampled(picture, (0, 0, side, side), matrix, side, mode, GREY)).astype(float)
-    theirs = by_keras(np.asarray(picture), theta, tx * side, ty * side, shear, zx, zy, mode)
+    ours = np.asarray(sampled(image, (0, 0, side, side), matrix, side, mode, GREY)).astype(float)
+    theirs = by_keras(np.asarray(image), theta, tx * side, ty * side, shear, zx, zy, mode)
     assert np.abs(ours - theirs).max() <= 1.001  # Pillow rounds to whole levels
 
 
@@ -143,19 +143,19 @@ def test_limits_of_the_draws_and_that_shear_is_in_degrees() -> None:
     assert np.abs(zooms[:, 0] - zooms[:, 1]).max() > 0.2  # each axis by itself
 
 
-def test_a_moved_window_shows_the_picture_beyond_the_crop() -> None:
-    picture = smooth(40, 1).resize((80, 40))
+def test_a_moved_window_shows_the_image_beyond_the_crop() -> None:
+    image = smooth(40, 1).resize((80, 40))
     spec = Preprocess(40, crop_pct=1.0)
     box = spec.source_box(80, 40)
     assert box == (20.0, 0.0, 60.0, 40.0)
-    moved = sampled(picture, box, affine(40, 0.0, (0, 10), 0.0, (1, 1)), 40, "constant", GREY)
-    np.testing.assert_array_equal(np.asarray(moved), np.asarray(picture)[:, 30:70])
+    moved = sampled(image, box, affine(40, 0.0, (0, 10), 0.0, (1, 1)), 40, "constant", GREY)
+    np.testing.assert_array_equal(np.asarray(moved), np.asarray(image)[:, 30:70])
 
 
-def test_padding_is_what_lies_beyond_a_padded_picture() -> None:
-    picture = Image.new("RGB", (40, 20), (200, 10, 10))
+def test_padding_is_what_lies_beyond_a_padded_image() -> None:
+    image = Image.new("RGB", (40, 20), (200, 10, 10))
     spec = Preprocess(40, resize="pad", mean=(0.5, 0.5, 0.5))
-    seen = augmented(picture, spec, Augment(shift=0.4), rng_for(0, 1, "a"))
+    seen = augmented(image, spec, Augment(shift=0.4), rng_for(0, 1, "a"))
     colours = {tuple(c) for c in seen.reshape(-1, 3).tolist()}
     assert {(200, 10, 10), (128, 128, 128)} <= colours and (0, 0, 0) not in colours
 
@@ -180,10 +180,10 @@ def test_one_colour_stays_whatever_is_asked_for(
     assert np.abs(seen.astype(int) - (51, 102, 153)).max() <= 1
 
 
-def test_large_pictures_are_reduced_before_they_are_sampled() -> None:
+def test_large_images_are_reduced_before_they_are_sampled() -> None:
     fine = Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8))
     seen = np.asarray(sampled(fine, (0, 0, 512, 512), affine(32, 0.3, (0, 0), 0.0, (1, 1)), 32, "nearest", GREY))
-    assert seen.std() < 20  # 16 x 16 pixels of noise average out: of 74, a picture sampled pixel by pixel keeps 50
+    assert seen.std() < 20  # 16 x 16 pixels of noise average out: of 74, an image sampled pixel by pixel keeps 50
 
 
 # Random crops
@@ -215,9 +215,9 @@ def test_random_crops_are_distributed_as_torchvisions() -> None:
 
 
 def test_a_crop_of_everything_is_a_squash_and_decoding_keeps_enough_for_a_small_one() -> None:
-    picture, spec = draw(2, 2, (40, 40)), Preprocess(20, resize="squash")
-    seen = augmented(picture, spec, Augment(crop=1.0), rng_for(0, 7, "a"))
-    inner = spec.apply(picture)
+    image, spec = draw(2, 2, (40, 40)), Preprocess(20, resize="squash")
+    seen = augmented(image, spec, Augment(crop=1.0), rng_for(0, 7, "a"))
+    inner = spec.apply(image)
     assert seen.shape == inner.shape
     assert decode_size(Preprocess(160), Augment(crop=0.25)) == (320, 320)
     assert decode_size(Preprocess(160, crop_pct=0.8), Augment(flip=True)) == (200, 200)
@@ -227,26 +227,26 @@ def test_a_crop_of_everything_is_a_squash_and_decoding_keeps_enough_for_a_small_
 
 
 def test_brightness_by_hand() -> None:
-    spec, picture = Preprocess(8), Image.new("RGB", (8, 8), (100, 50, 200))
-    seen = np.array([augmented(picture, spec, Augment(brightness=0.2), rng_for(0, e, "a"))[0, 0] for e in range(300)])
+    spec, image = Preprocess(8), Image.new("RGB", (8, 8), (100, 50, 200))
+    seen = np.array([augmented(image, spec, Augment(brightness=0.2), rng_for(0, e, "a"))[0, 0] for e in range(300)])
     assert 80 <= seen[:, 0].min() < 83 and 117 < seen[:, 0].max() <= 120
     assert np.abs(seen[:, 2] - 2.0 * seen[:, 0]).max() <= 2
-    picture = Image.new("RGB", (8, 8), (100, 80, 120))
-    grey = np.array([augmented(picture, spec, Augment(color=1.0), rng_for(0, e, "a"))[0, 0] for e in range(300)])
+    image = Image.new("RGB", (8, 8), (100, 80, 120))
+    grey = np.array([augmented(image, spec, Augment(color=1.0), rng_for(0, e, "a"))[0, 0] for e in range(300)])
     luma = 0.299 * 100 + 0.587 * 80 + 0.114 * 120  # what full loss of colour leaves (ITU-R 601)
     assert np.abs(grey - luma).sum(axis=1).min() < 12 and (np.abs(grey @ [0.299, 0.587, 0.114] - luma) < 2.5).all()
 
 
 def test_erasing_puts_noise_in_one_rectangle() -> None:
-    spec, picture = Preprocess(40), Image.new("RGB", (40, 40), (1, 2, 3))
+    spec, image = Preprocess(40), Image.new("RGB", (40, 40), (1, 2, 3))
     parts = []
     for epoch in range(60):
-        changed = (augmented(picture, spec, Augment(erasing=1.0), rng_for(0, epoch, "a")) != (1, 2, 3)).any(axis=2)
+        changed = (augmented(image, spec, Augment(erasing=1.0), rng_for(0, epoch, "a")) != (1, 2, 3)).any(axis=2)
         rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
         assert changed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].mean() > 0.99
         parts.append(changed.mean())
     assert 0.01 < min(parts) < 0.1 and 0.3 < max(parts) < 0.43
-    plain = [augmented(picture, spec, Augment(erasing=0.25), rng_for(0, e, "a")) for e in range(200)]
+    plain = [augmented(image, spec, Augment(erasing=0.25), rng_for(0, e, "a")) for e in range(200)]
     assert 110 <= sum((p == (1, 2, 3)).all() for p in plain) <= 180
 
 
@@ -277,9 +277,9 @@ def test_operations_equal_torchvisions_on_tensors(name: str, magnitude: float) -
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.autoaugment import _apply_op
 
-    for picture in (smooth(64, 5), draw(1, 4, (64, 64))):
-        ours = np.asarray(OPERATIONS[name](picture, magnitude, GREY)).astype(float)
-        tensor = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
+    for image in (smooth(64, 5), draw(1, 4, (64, 64))):
+        ours = np.asarray(OPERATIONS[name](image, magnitude, GREY)).astype(float)
+        tensor = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
         theirs = _apply_op(tensor, TORCHVISION_NAMES[name], magnitude, InterpolationMode.BILINEAR, [128.0] * 3)
         apart = np.abs(ours - theirs.permute(1, 2, 0).numpy())
         if name in ("shear_x", "shear_y", "rotate"):  # the two blend the border row with the blank differently
@@ -308,37 +308,37 @@ def test_magnitudes_equal_torchvisions(policy: str, reach: augment_policies._Rea
         assert (reach.magnitude(name, 0.5, -1, 160) == -reach.magnitude(name, 0.5, 1, 160)) == signed
 
 
-def test_policies_draw_all_operations_and_leave_the_picture_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policies_draw_all_operations_and_leave_the_image_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, set[str]] = {}
     drawn: set[str] = set()
 
     def noted(name: str) -> augment_policies.Operation:
-        def operate(picture: Image.Image, magnitude: float, blank: augment_policies.FillColour) -> Image.Image:
+        def operate(image: Image.Image, magnitude: float, blank: augment_policies.FillColour) -> Image.Image:
             drawn.add(name)
-            return OPERATIONS[name](picture, magnitude, blank)
+            return OPERATIONS[name](image, magnitude, blank)
 
         return operate
 
     monkeypatch.setattr(augment_policies, "OPERATIONS", {name: noted(name) for name in OPERATIONS})
-    picture, spec = draw(0, 1, (24, 24)), Preprocess(24)
-    before = picture.tobytes()
+    image, spec = draw(0, 1, (24, 24)), Preprocess(24)
+    before = image.tobytes()
     for text in ("trivial", "rand", "rand=3/30", "augmix"):
         drawn.clear()
         for epoch in range(90):
-            pixels = augmented(picture, spec, parse_augment(text), rng_for(1, epoch, "a"))
+            pixels = augmented(image, spec, parse_augment(text), rng_for(1, epoch, "a"))
             assert pixels.shape == (24, 24, 3) and pixels.dtype == np.uint8
         seen[text] = set(drawn)
-    assert picture.tobytes() == before
+    assert image.tobytes() == before
     assert seen["trivial"] == seen["rand"] == seen["rand=3/30"] == set(OPERATIONS)
     assert seen["augmix"] == set(OPERATIONS) - {"identity", "brightness", "color", "contrast", "sharpness"}
 
 
 def test_randaugment_without_strength_changes_levels_only() -> None:
-    picture, spec = draw(0, 1, (24, 24)), Preprocess(24, crop_pct=1.0)
-    allowed = [np.asarray(OPERATIONS[name](picture, 0, GREY)) for name in ("identity", "autocontrast", "equalize")]
-    allowed += [np.asarray(OPERATIONS["solarize"](picture, 255, GREY))]
+    image, spec = draw(0, 1, (24, 24)), Preprocess(24, crop_pct=1.0)
+    allowed = [np.asarray(OPERATIONS[name](image, 0, GREY)) for name in ("identity", "autocontrast", "equalize")]
+    allowed += [np.asarray(OPERATIONS["solarize"](image, 255, GREY))]
     for epoch in range(40):
-        seen = augmented(picture, spec, parse_augment("rand=1/0"), rng_for(0, epoch, "a"))
+        seen = augmented(image, spec, parse_augment("rand=1/0"), rng_for(0, epoch, "a"))
         assert any(np.array_equal(seen, a) for a in allowed)
 
 
@@ -346,11 +346,11 @@ def test_augmix_blends_levels_that_lie_between_its_chains(monkeypatch: pytest.Mo
     monkeypatch.setattr(
         augment_policies, "OPERATIONS", dict.fromkeys(OPERATIONS, lambda p, m, b: Image.new("RGB", p.size, b))
     )
-    picture, spec = Image.new("RGB", (8, 8), (0, 100, 200)), Preprocess(8, mean=(0.5, 0.5, 0.5))
+    image, spec = Image.new("RGB", (8, 8), (0, 100, 200)), Preprocess(8, mean=(0.5, 0.5, 0.5))
     kept = []
     for epoch in range(50):
-        pixel = augmented(picture, spec, parse_augment("augmix"), rng_for(0, epoch, "a"))[0, 0].astype(float)
-        kept.append(1 - pixel[0] / 128)  # every chain gives (128, 128, 128): what is left is the picture's part
+        pixel = augmented(image, spec, parse_augment("augmix"), rng_for(0, epoch, "a"))[0, 0].astype(float)
+        kept.append(1 - pixel[0] / 128)  # every chain gives (128, 128, 128): what is left is the image's part
         np.testing.assert_allclose(pixel, kept[-1] * np.array([0, 100, 200]) + (1 - kept[-1]) * 128, atol=1.2)
     assert min(kept) < 0.15 and max(kept) > 0.85  # Beta(1, 1): uniform
 
@@ -358,7 +358,7 @@ def test_augmix_blends_levels_that_lie_between_its_chains(monkeypatch: pytest.Mo
 # Randomness
 
 
-def test_numbers_depend_on_seed_epoch_and_picture_only() -> None:
+def test_numbers_depend_on_seed_epoch_and_image_only() -> None:
     assert rng_for(0, 0, "a").random() == rng_for(0, 0, "a").random()
     others = {rng_for(*key).random() for key in ((0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b"), (0, 11, "a"))}
     assert len(others) == 5
@@ -460,18 +460,18 @@ def test_problems_of_a_dataclass_are_named_at_once() -> None:
 
 
 def test_grid_by_hand() -> None:
-    pictures = np.zeros((3, 100, 100, 3), np.uint8)
-    pictures[1] = (255, 0, 0)
-    sheet = contact_sheet(pictures, ["cat", "dog", "a name that is much longer than the picture is wide"], columns=2)
+    images = np.zeros((3, 100, 100, 3), np.uint8)
+    images[1] = (255, 0, 0)
+    sheet = contact_sheet(images, ["cat", "dog", "a name that is much longer than the image is wide"], columns=2)
     assert sheet.size == (2 * 106 + 6, 2 * 122 + 6)
     assert sheet.getpixel((6, 6)) == (0, 0, 0) and sheet.getpixel((112, 6)) == (255, 0, 0)
     below = np.asarray(sheet)[106:122, 6:106]  # the first caption
     assert below.min() < 100 and (np.asarray(sheet)[6:106, 106:112] == 255).all()
-    assert (np.asarray(sheet)[128 + 100 : 128 + 116, 106:112] == 255).all()  # the long one ends below its own picture
-    assert contact_sheet(pictures[:1, :32, :32], ["x"]).size == (
+    assert (np.asarray(sheet)[128 + 100 : 128 + 116, 106:112] == 255).all()  # the long one ends below its own image
+    assert contact_sheet(images[:1, :32, :32], ["x"]).size == (
         6 + 96 + 6,
         6 + 96 + 16 + 6,
-    )  # small pictures are enlarged
+    )  # small images are enlarged
 
 
 def test_captions_never_fail() -> None:
@@ -483,14 +483,14 @@ def test_captions_never_fail() -> None:
     assert caption("ünïcode", font, 200) in ("ünïcode", "unicode")
     assert caption("ａ", font, 200) == "a"  # full width
     assert caption("anything", font, 1) == ""
-    short = caption("a name that is much longer than the picture is wide", font, 96)
+    short = caption("a name that is much longer than the image is wide", font, 96)
     assert short.endswith("...") and font.getlength(short) <= 96
     for odd in ("", "😀", "é" * 500, "\u202egnp", "日本語", "\ufffe"):
         contact_sheet(np.zeros((1, 16, 16, 3), np.uint8), [odd])
 
 
 def test_grid_refuses_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="3 pictures, 2 labels, 8 columns"):
+    with pytest.raises(ValueError, match="3 images, 2 labels, 8 columns"):
         contact_sheet(np.zeros((3, 8, 8, 3), np.uint8), ["a", "b"])
-    with pytest.raises(ValueError, match="0 pictures"):
+    with pytest.raises(ValueError, match="0 images"):
         contact_sheet(np.zeros((0, 8, 8, 3), np.uint8), [])

@@ -26,7 +26,7 @@ RUN = "train photos --out run"
 def here(
     tmp_path: Path, tiny_weights: Path, warm_cache: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """An empty folder to be in, with `photos` (2 x 6 pictures) and weights, and compiled graphs in the cache."""
+    """An empty folder to be in, with `photos` (2 x 6 images) and weights, and compiled graphs in the cache."""
     write_photos(tmp_path / "photos", classes=2, each=6)
     shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
     shutil.copytree(tiny_weights, tmp_path / "weights")
@@ -55,7 +55,7 @@ def refused(words: str, capsys: pytest.CaptureFixture[str], code: int = 1) -> st
     return err
 
 
-# The pictures and their labels
+# The images and their labels
 
 DATA = {
     "no folder": (
@@ -66,32 +66,32 @@ DATA = {
     "an empty folder": (
         "mkdir empty",
         "train empty --out run",
-        "NoPictures: empty: holds no pictures.\n  Expected pictures in class folders, such as empty/cat/1.jpg.\n",
+        "NoImages: empty: holds no images.\n  Expected images in class folders, such as empty/cat/1.jpg.\n",
     ),
     "an empty class": (
         "mkdir photos/class2",
         RUN,
-        "BadLabels: photos: 1 of 3 classes has no pictures: 'class2'. Counts: 'class0': 6, 'class1': 6, 'class2': 0.\n"
-        "  Add pictures to it, or remove it. `headstart check` lists what was left out, and why.\n",
+        "BadLabels: photos: 1 of 3 classes has no images: 'class2'. Counts: 'class0': 6, 'class1': 6, 'class2': 0.\n"
+        "  Add images to it, or remove it. `headstart check` lists what was left out, and why.\n",
     ),
     "one class only": (
         "rm photos/class1",
         RUN,
         "BadLabels: photos: has one class only ('class0': 6); a classifier needs at least two.\n"
-        "  Put the pictures of another class beside it, for example into photos/other.\n",
+        "  Put the images of another class beside it, for example into photos/other.\n",
     ),
     "no labels": (
         "",
         "train photos/class0 --out run",
-        "BadLabels: photos/class0: none of its 6 pictures has a label.\n"
-        "  Put the pictures of each class into a folder of its own, such as photos/class0/cat/000.jpg.\n"
+        "BadLabels: photos/class0: none of its 6 images has a label.\n"
+        "  Put the images of each class into a folder of its own, such as photos/class0/cat/000.jpg.\n"
         "  Give a table of paths and labels instead (CSV with the columns path,label).\n",
     ),
-    "fewer pictures than twice the classes": (
+    "fewer images than twice the classes": (
         "keep 1",
         RUN,
-        "BadLabels: photos: has 2 labelled pictures for 2 classes ('class0': 1, 'class1': 1); at least 4 are needed.\n"
-        "  Add pictures: about 20 a class give a first useful classifier. Few a class may mean that the labels are not "
+        "BadLabels: photos: has 2 labelled images for 2 classes ('class0': 1, 'class1': 1); at least 4 are needed.\n"
+        "  Add images: about 20 a class give a first useful classifier. Few a class may mean that the labels are not "
         "the classes you want.\n",
     ),
     "too few for three sets": (
@@ -103,7 +103,7 @@ DATA = {
     "labels that match no file": (
         "write labels.csv path,label\na/1.jpg,cat\na/2.jpg,dog\n",
         "train labels.csv --out run",
-        "BadLabels: labels.csv: none of its 2 rows names a picture that is there; the first is 'a/1.jpg', looked for at "
+        "BadLabels: labels.csv: none of its 2 rows names an image that is there; the first is 'a/1.jpg', looked for at "
         "a/1.jpg.\n  Paths are relative to the folder of the table: move the table, or change its paths.\n",
     ),
     "unclear columns": (
@@ -115,18 +115,18 @@ DATA = {
     "an empty table": (
         "write labels.csv ",
         "train labels.csv --out run",
-        "BadLabels: labels.csv: has no rows.\n  Expected a header such as path,label and one row a picture.\n",
+        "BadLabels: labels.csv: has no rows.\n  Expected a header such as path,label and one row an image.\n",
     ),
-    "a picture for a folder": (
+    "an image for a folder": (
         "",
         "train photos/class0/000.jpg --out run",
-        "MissingData: photos/class0/000.jpg: is a file; a folder of pictures or a table (.csv, .tsv, .parquet) was "
+        "MissingData: photos/class0/000.jpg: is a file; a folder of images or a table (.csv, .tsv, .parquet) was "
         "expected.\n  Give the folder that it is in: photos/class0\n",
     ),
     "nothing readable": (
         "spoil photos",
         RUN,
-        "NoPictures: photos: none of 12 files can be used: class0/000.jpg: the file is empty (0 bytes).\n"
+        "NoImages: photos: none of 12 files can be used: class0/000.jpg: the file is empty (0 bytes).\n"
         "  `headstart check photos` says what is wrong with each.\n",
     ),
     "a split of other data": (
@@ -302,7 +302,7 @@ def test_options_that_cannot_be_parsed(here: Path, capsys: pytest.CaptureFixture
         ),
         (
             "train photos --out photos/run",
-            "WriteError: photos/run: lies inside the data (photos), where the next training would take it for pictures.\n"
+            "WriteError: photos/run: lies inside the data (photos), where the next training would take it for images.\n"
             "  Choose an --out outside of it, such as {here}/run.\n",
         ),
         (
@@ -359,18 +359,16 @@ def test_what_a_run_cannot_judge_or_predict(run: Path, capsys: pytest.CaptureFix
     os.rename("others/class2", "others/zebra")
     assert refused("evaluate run others", capsys) == (
         "BadLabels: others: class 'zebra' is not one that the classifier knows (class0, class1).\n"
-        "  Leave its pictures out, or train on them as well.\n"
+        "  Leave its images out, or train on them as well.\n"
     )
     assert refused("evaluate run others/zebra", capsys) == (
-        "BadLabels: others/zebra: has no labelled picture that can be read.\n"
+        "BadLabels: others/zebra: has no labelled image that can be read.\n"
         "  `headstart check others/zebra` says more.\n"
     )
     assert refused("predict run photos/clas0", capsys) == (
-        "MissingData: photos/clas0: there is no such picture or folder.\n  Did you mean 'class0' or 'class1'?\n"
+        "MissingData: photos/clas0: there is no such image or folder.\n  Did you mean 'class0' or 'class1'?\n"
     )
-    assert refused("predict run", capsys) == (
-        "MissingData: No pictures were given.\n  headstart predict run picture.jpg\n"
-    )
+    assert refused("predict run", capsys) == ("MissingData: No images were given.\n  headstart predict run image.jpg\n")
     assert refused("reproduce run --data photso", capsys) == (
         "MissingData: photso: there is no such folder or table.\n  Did you mean 'photos'?\n"
     )
@@ -408,14 +406,14 @@ def bad_photos(folder: Path) -> dict[str, set[str]]:
     blocks.save(a / "saved-again.jpg", quality=70)
     shutil.copy(b / "003.jpg", a / "other-label.jpg")
     shutil.copy(b / "004.jpg", folder / "test" / "class1" / "leak.jpg")
-    (b / "README.txt").write_text("not a picture, and not called like one")
+    (b / "README.txt").write_text("not an image, and not called like one")
     (b / "gone.jpg").symlink_to("nowhere.jpg")
     return {
-        "truncated": {"cut.jpg"}, "empty": {"empty.jpg"}, "not_a_picture": {"text.jpg"}, "too_many_pixels": {"bomb.png"},
+        "truncated": {"cut.jpg"}, "empty": {"empty.jpg"}, "not_an_image": {"text.jpg"}, "too_many_pixels": {"bomb.png"},
         "wrong_extension": {"really-png.jpg"}, "animated": {"moving.gif"}, "cmyk": {"print.jpg"}, "alpha": {"alpha.png"},
         "sixteen_bit": {"deep.png"}, "palette": {"palette.png"}, "exif_rotated": {"turned.jpg"}, "tiny": {"tiny.png"},
         "extreme_aspect": {"long.jpg"}, "exact_duplicates": {"copy.jpg"}, "near_duplicates": {"saved-again.jpg"},
-        "label_conflict": {"other-label.jpg"}, "split_leak": {"leak.jpg"}, "not_a_picture_name": {"README.txt"},
+        "label_conflict": {"other-label.jpg"}, "split_leak": {"leak.jpg"}, "not_an_image_name": {"README.txt"},
         "not_a_file": {"gone.jpg"},
     }  # fmt: skip
 
@@ -436,9 +434,9 @@ def test_every_kind_of_bad_file(here: Path, capsys: pytest.CaptureFixture[str]) 
 
     lost = {f"train/class0/{name}" for name in ("cut.jpg", "empty.jpg", "text.jpg", "bomb.png")}
     lost.add("train/class1/gone.jpg")
-    pictures = {name for name in before if "." in name and not name.endswith("README.txt")}
+    images = {name for name in before if "." in name and not name.endswith("README.txt")}
     used = {row["path"]: row["split"] for row in read_csv(here / "run" / "split.csv")}
-    assert set(used) == pictures - lost
+    assert set(used) == images - lost
     assert {"train", "val", "test"} == set(used.values())
     rows = read_csv(here / "run" / "predictions.csv")
     assert {row["path"] for row in rows if not row["error"]} == {path for path, side in used.items() if side == "test"}
@@ -446,7 +444,7 @@ def test_every_kind_of_bad_file(here: Path, capsys: pytest.CaptureFixture[str]) 
         "train/class0/bomb.png": "too_many_pixels",
         "train/class0/cut.jpg": "truncated",
         "train/class0/empty.jpg": "empty",
-        "train/class0/text.jpg": "not_a_picture",
+        "train/class0/text.jpg": "not_an_image",
         "train/class1/gone.jpg": "not_a_file",
     }
     rows = read_csv(here / "predictions.csv")

@@ -71,7 +71,7 @@ def test_follows_the_scale_and_ignores_shifts_and_unlabelled_rows(k: int, n: int
     assert fit_temperature(more, np.concatenate([labels, [-1, -1, -1]])) == pytest.approx(found, rel=1e-6)
 
 
-def test_no_error_among_few_pictures_is_not_certainty() -> None:
+def test_no_error_among_few_images_is_not_certainty() -> None:
     """Two classes, margin 2 throughout, no errors among n: the probability of the class becomes n / (n + 1/4)."""
     for n in (10, 50, 1000):
         labels = np.arange(n) % 2
@@ -90,7 +90,7 @@ def test_logits_that_know_nothing() -> None:
 def test_errors() -> None:
     with pytest.raises(BadLabels) as none:
         fit_temperature(np.zeros((2, 2)), np.array([-1, -1]))
-    assert str(none.value) == "labels: no picture has one, so there is nothing to fit a temperature on."
+    assert str(none.value) == "labels: no image has one, so there is nothing to fit a temperature on."
     with pytest.raises(DataError) as infinite:
         fit_temperature(np.array([[math.inf, 0.0]]), np.array([0]))
     assert str(infinite.value) == "scores: row 0 holds [inf, 0.0]; expected finite numbers."

@@ -18,7 +18,7 @@ from headstart.data.copies import Copies
 from headstart.data.duplicates import merge_groups
 from headstart.data.near_duplicates import find_copies
 from headstart.data.open_dataset import Dataset, open_dataset
-from headstart.errors import NoPictures
+from headstart.errors import NoImages
 from headstart.images.validate import ImageInfo, validate_images
 from headstart.io.files import read_csv, write_csv
 
@@ -26,7 +26,7 @@ GOOD = ImageInfo("", 1000, "JPEG", 200, 100, "RGB", 1, 1, -1, "", "", "")
 
 
 def dataset(names: list[str], split: dict[str, str] | None = None, groups: list[int] | None = None) -> Dataset:
-    """Pictures named class/file."""
+    """Images named class/file."""
     classes = tuple(sorted({name.split("/")[0] for name in names}))
     return Dataset(
         root=Path("photos"),
@@ -39,7 +39,7 @@ def dataset(names: list[str], split: dict[str, str] | None = None, groups: list[
 
 
 def facts_of(n: int, **changes: object) -> list[ImageInfo]:
-    """`n` unlike good pictures; the last one is changed."""
+    """`n` unlike good images; the last one is changed."""
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, n, dtype=np.uint64).tolist()
     values = {name: getattr(GOOD, name) for name in ImageInfo.__dataclass_fields__}
@@ -63,7 +63,7 @@ def test_nothing_to_say_but_the_size() -> None:
             "size_summary",
             "info",
             (),
-            "20 pictures of 20 can be used: on average 200 x 100 pixels (width x height; median 200 x 100, smallest "
+            "20 images of 20 can be used: on average 200 x 100 pixels (width x height; median 200 x 100, smallest "
             "side 100, largest 200).",
         )
     ]
@@ -72,29 +72,29 @@ def test_nothing_to_say_but_the_size() -> None:
 @pytest.mark.parametrize(
     ("check", "severity", "change", "message"),
     [
-        ("animated", "warning", {"frames": 3}, "1 picture is animated; the first frame is used."),
-        ("cmyk", "info", {"mode": "CMYK"}, "1 picture has CMYK colours; converted to RGB."),
-        ("sixteen_bit", "info", {"mode": "I;16"}, "1 picture has 16 bits or more a pixel; scaled to 8."),
-        ("palette", "info", {"mode": "P"}, "1 picture has a colour table; converted to RGB."),
-        ("alpha", "info", {"mode": "RGBA"}, "1 picture has an alpha channel; laid on white."),
-        ("exif_rotated", "info", {"orientation": 6}, "1 picture is turned by an EXIF note; used upright."),
+        ("animated", "warning", {"frames": 3}, "1 image is animated; the first frame is used."),
+        ("cmyk", "info", {"mode": "CMYK"}, "1 image has CMYK colours; converted to RGB."),
+        ("sixteen_bit", "info", {"mode": "I;16"}, "1 image has 16 bits or more a pixel; scaled to 8."),
+        ("palette", "info", {"mode": "P"}, "1 image has a colour table; converted to RGB."),
+        ("alpha", "info", {"mode": "RGBA"}, "1 image has an alpha channel; laid on white."),
+        ("exif_rotated", "info", {"orientation": 6}, "1 image is turned by an EXIF note; used upright."),
         (
             "tiny",
             "warning",
             {"width": 40, "height": 31},
-            "1 picture is smaller than 32 pixels on a side; there may be little to see.",
+            "1 image is smaller than 32 pixels on a side; there may be little to see.",
         ),
         (
             "extreme_aspect",
             "warning",
             {"width": 401},
-            "1 picture is longer than 4:1; cropping to a square loses most of it.",
+            "1 image is longer than 4:1; cropping to a square loses most of it.",
         ),
         (
             "wrong_extension",
             "warning",
             {"format": "PNG"},
-            "1 picture has an extension of another format, for example dogs/9.jpg is a PNG; read all the same.",
+            "1 image has an extension of another format, for example dogs/9.jpg is a PNG; read all the same.",
         ),
         (
             "truncated",
@@ -104,7 +104,7 @@ def test_nothing_to_say_but_the_size() -> None:
         ),
     ],
 )
-def test_one_picture_is_odd(check: str, severity: str, change: dict[str, object], message: str) -> None:
+def test_one_image_is_odd(check: str, severity: str, change: dict[str, object], message: str) -> None:
     finding = found(dataset(NAMES), facts_of(20, **change))[check]
     assert finding == Finding(check, severity, ("dogs/9.jpg",), message)
 
@@ -262,7 +262,7 @@ def test_groups_of_the_data_that_straddle_its_split() -> None:
     assert "near_duplicates" not in by_name
 
 
-def test_unusable_pictures_are_no_copies_of_each_other() -> None:
+def test_unusable_images_are_no_copies_of_each_other() -> None:
     facts = facts_of(20, reason="empty", message="is empty.", sha256="none")
     facts[0] = ImageInfo(**vars(facts[-1]))
     assert set(found(dataset(NAMES), facts)) == {"empty", "small_class", "size_summary"}
@@ -272,9 +272,9 @@ def test_uneven_and_small_classes() -> None:
     names = [f"cats/{i}.jpg" for i in range(60)] + [f"dogs/{i}.jpg" for i in range(9)]
     by_name = found(dataset(names), facts_of(69))
     assert by_name["class_imbalance"].message == (
-        "The classes are uneven: 'cats' has 60 pictures, 'dogs' 9. Look at balanced accuracy rather than accuracy."
+        "The classes are uneven: 'cats' has 60 images, 'dogs' 9. Look at balanced accuracy rather than accuracy."
     )
-    assert by_name["small_class"].message == "1 class has fewer than 10 pictures ('dogs': 9)."
+    assert by_name["small_class"].message == "1 class has fewer than 10 images ('dogs': 9)."
 
 
 def test_usable_and_average_size() -> None:
@@ -282,10 +282,10 @@ def test_usable_and_average_size() -> None:
     facts[0] = ImageInfo(**{**vars(facts[0]), "width": 300, "height": 500})
     assert usable(facts).tolist() == [True, True, False]
     assert get_avg_size(facts) == (300.0, 250.0)
-    with pytest.raises(NoPictures) as caught:
+    with pytest.raises(NoImages) as caught:
         get_avg_size(facts[2:])
     assert str(caught.value) == (
-        "None of 1 files can be read as a picture, so there is no mean size.\n"
+        "None of 1 files can be read as an image, so there is no mean size.\n"
         "  `headstart check` says what is wrong with each."
     )
     assert findings(dataset(["a/1.jpg"]), facts[2:])[0].check == "truncated"
@@ -311,29 +311,29 @@ def test_every_check_says_what_it_is() -> None:
 # A real folder with everything in it
 
 
-def jpeg(picture: Image.Image, **options: object) -> bytes:
+def jpeg(image: Image.Image, **options: object) -> bytes:
     data = io.BytesIO()
-    picture.save(data, "JPEG", **options)
+    image.save(data, "JPEG", **options)
     return data.getvalue()
 
 
-def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     data = io.BytesIO()
-    picture.save(data, kind, **options)
+    image.save(data, kind, **options)
     return data.getvalue()
 
 
-def rotated(picture: Image.Image) -> bytes:
+def rotated(image: Image.Image) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
-    return jpeg(picture, exif=exif)
+    return jpeg(image, exif=exif)
 
 
 BAD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "truncated.jpg": ("truncated", lambda: jpeg(scene(100))[:4000]),
     "truncated.png": ("truncated", lambda: encoded(scene(101), "PNG")[:9000]),
     "empty.jpg": ("empty", lambda: b""),
-    "text.jpg": ("not_a_picture", lambda: b"This is no picture, whatever its name says.\n" * 20),
+    "text.jpg": ("not_an_image", lambda: b"This is no image, whatever its name says.\n" * 20),
     "png_inside.jpg": ("wrong_extension", lambda: encoded(scene(102), "PNG")),
     "moving.gif": ("animated", lambda: encoded(scene(103), "GIF", save_all=True, append_images=[scene(104)])),
     "print.jpg": ("cmyk", lambda: jpeg(scene(105).convert("CMYK"))),
@@ -362,7 +362,7 @@ def test_every_kind_of_bad_file_is_named(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "train" / "cats" / "4.jpg", tmp_path / "train" / "dogs" / "4 other label.jpg")
     (tmp_path / "test" / "cats").mkdir(exist_ok=True)
     (tmp_path / "test" / "cats" / "8 leaks.jpg").write_bytes(jpeg(scene(8).resize((400, 300)), quality=80))
-    (tmp_path / "train" / "cats" / "notes.txt").write_text("no picture by its name")
+    (tmp_path / "train" / "cats" / "notes.txt").write_text("no image by its name")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     data = open_dataset(tmp_path)
@@ -388,7 +388,7 @@ def test_every_kind_of_bad_file_is_named(tmp_path: Path) -> None:
     )
     assert by_name["possible_split_leak"].paths == ("test/cats/8 leaks.jpg", "train/cats/8.jpg")
     assert "split_leak" not in by_name
-    assert by_name["not_a_picture_name"].paths == ("train/cats/notes.txt",)
+    assert by_name["not_an_image_name"].paths == ("train/cats/notes.txt",)
     assert int(usable(facts).sum()) == len(data) - 4
     severities = [finding.severity for finding in findings(data, facts, copies=seen)]
     assert severities == sorted(severities, key=["error", "warning", "info"].index)

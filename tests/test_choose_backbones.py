@@ -53,7 +53,7 @@ def test_every_beginning_holds_the_classes_in_proportion(labels: list[int], seed
 
 
 @given(st.integers(32, 512), st.lists(st.integers(1, 2000), min_size=1, max_size=9))
-def test_pictures_are_never_enlarged_much_nor_the_input_beyond_the_backbones_own(native: int, sides: list[int]) -> None:
+def test_images_are_never_enlarged_much_nor_the_input_beyond_the_backbones_own(native: int, sides: list[int]) -> None:
     size = fitting_size(native, np.array(sides))
     assert size <= native
     assert size == native or size % 32 == 0
@@ -95,28 +95,28 @@ def names(choice: Choice) -> list[str]:
 
 
 @pytest.mark.parametrize("candidates", [4, 5, 8, 13])
-def test_the_best_is_found_with_a_quarter_of_the_pictures_and_the_second_is_what_adds_to_it(candidates: int) -> None:
+def test_the_best_is_found_with_a_quarter_of_the_images_and_the_second_is_what_adds_to_it(candidates: int) -> None:
     spreads = [3.5, 3.0, 3.2, *np.linspace(6, 20, candidates - 3)]
     made = [clouds(700, 20, 3, seed, spread) for seed, spread in enumerate(spreads)]
     features, labels = [x for x, _ in made], made[0][1]
     noise = np.random.default_rng(0).normal(size=features[1].shape)
     features[2] = (features[1] + noise).astype(np.float32)  # better than net.0, but it errs as the best one does
     choice = chosen(features, labels)
-    pictures = {t.backbone: t.pictures for t in choice.trials if "+" not in t.backbone}  # of each one's last stage
+    images = {t.backbone: t.images for t in choice.trials if "+" not in t.backbone}  # of each one's last stage
     assert names(choice) == ["net.1", "net.0"]
-    assert len(pictures) == candidates
-    assert sum(pictures.values()) <= 0.25 * 700 * candidates
-    assert sorted(pictures.values())[-3:] == [max(pictures.values())] * 3
+    assert len(images) == candidates
+    assert sum(images.values()) <= 0.25 * 700 * candidates
+    assert sorted(images.values())[-3:] == [max(images.values())] * 3
 
 
 def test_when_time_is_short_the_first_stage_decides() -> None:
     made = [clouds(700, 20, 3, seed, spread) for seed, spread in enumerate((9.0, 2.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0))]
     choice = chosen([x for x, _ in made], made[0][1], budget=0.0)
     assert names(choice) == ["net.1"]
-    assert len({t.pictures for t in choice.trials}) == 1
+    assert len({t.images for t in choice.trials}) == 1
 
 
-def test_a_class_of_three_pictures_among_a_thousand_is_not_missed() -> None:
+def test_a_class_of_three_images_among_a_thousand_is_not_missed() -> None:
     made = [clouds(2000, 10, 2, seed, spread) for seed, spread in enumerate((2.0, 0.5, 2.0, 2.0))]
     keep = (made[0][1] == 0) | (np.arange(2000) < 6)
     labels = made[0][1][keep]
@@ -124,11 +124,11 @@ def test_a_class_of_three_pictures_among_a_thousand_is_not_missed() -> None:
     assert np.bincount(labels[beginning(stratified_order(labels, 0), labels, 100)]).tolist() == [100, 2]
 
 
-def test_of_few_pictures_all_are_used() -> None:
+def test_of_few_images_all_are_used() -> None:
     made = [clouds(60, 20, 3, seed, 1.0 + seed) for seed in range(2)]
     choice = chosen([x for x, _ in made], made[0][1])
     assert names(choice) == ["net.0", "net.1"]
-    assert [t.pictures for t in choice.trials] == [60, 60]
+    assert [t.images for t in choice.trials] == [60, 60]
     assert chosen([made[0][0]], made[0][1]).trials == ()
 
 

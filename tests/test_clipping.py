@@ -104,21 +104,21 @@ def test_it_is_the_least_of_the_smoothed_loss_by_brute_force() -> None:
 @pytest.mark.parametrize("classes", [2, 6])
 @pytest.mark.parametrize(("wrong", "gain"), [(0.0, -0.0015), (0.01, 0.005)])
 def test_wrong_labels_cost_less_and_clean_ones_hardly_more(classes: int, wrong: float, gain: float) -> None:
-    """On test sides of 20,000, the mean over 12 validation sides of 140."""
+    """On test sets of 20,000, the mean over 12 validation sets of 140."""
     test_NK, truth_N = drawn(1000, 20_000, classes, wrong)
     bounds = [clip_bound(*drawn(seed, 140, classes, wrong)) for seed in range(12)]
     gained = loss(test_NK, truth_N, 0.0) - np.mean([loss(test_NK, truth_N, b) for b in bounds])
     assert gained > gain
 
 
-def test_unlabelled_pictures_are_left_out() -> None:
+def test_unlabelled_images_are_left_out() -> None:
     rows_NK, labels_N = drawn(5, 80, 2, 0.05)
     more_NK = np.vstack([rows_NK, [[0.0, 1.0]]])
     assert clip_bound(more_NK, np.append(labels_N, -1)) == clip_bound(rows_NK, labels_N)
 
 
 def test_what_cannot_be_used_is_refused() -> None:
-    with pytest.raises(BadLabels, match="no picture has one, so there is nothing to choose a bound on"):
+    with pytest.raises(BadLabels, match="no image has one, so there is nothing to choose a bound on"):
         clip_bound(np.array([[0.5, 0.5]]), np.array([-1]))
     with pytest.raises(DataError, match="do not fit"):
         clip_bound(np.array([[0.5, 0.5]]), np.array([0, 1]))

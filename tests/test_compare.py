@@ -155,7 +155,7 @@ def test_pairs_come_from_the_predictions_of_the_test_side(made: Made) -> None:
     one, two = (read_predictions(made.out / "runs" / row.name / "predictions.csv") for row in made.second.rows[:2])
     accuracy, log_loss = made.second.pairs
     right = [(p.predicted == p.labels).mean() for p in (one, two)]
-    assert (accuracy.metric, accuracy.n) == ("accuracy", made.second.pictures)
+    assert (accuracy.metric, accuracy.n) == ("accuracy", made.second.images)
     assert accuracy.value == pytest.approx(right[0] - right[1])
     assert log_loss.value == pytest.approx(
         made.second.rows[0].figure("log_loss").value - made.second.rows[1].figure("log_loss").value, abs=1e-6
@@ -351,12 +351,12 @@ def test_what_the_budget_does_not_reach_is_a_row_with_a_reason(tmp_path: Path, p
 
 
 def predictions(paths: list[str], right: list[bool], sure: float = 3.0) -> Predictions:
-    """Predictions of pictures that are all cats."""
+    """Predictions of images that are all cats."""
     logits = np.array([[sure, 0.0] if r else [0.0, sure] for r in right], np.float32)
     return Predictions(tuple(paths), CLASSES, logits, np.zeros(len(paths), np.int64))
 
 
-def test_pairs_are_matched_by_path_and_missing_pictures_are_named() -> None:
+def test_pairs_are_matched_by_path_and_missing_images_are_named() -> None:
     paths = [f"{i:02}.jpg" for i in range(20)]
     right = [i % 4 > 0 for i in range(20)]
     shuffled = np.random.default_rng(0).permutation(20)
@@ -407,7 +407,7 @@ def test_advice() -> None:
     assert advised(("slow", right, 30.0), ("bad", worse, 1.0), ("less", [i >= 20 for i in range(100)], 40.0)) == (
         "Take slow: it beats all others in accuracy."
     )
-    # Thirty points fewer on 10 pictures are a tie, but no reason to take the quicker one.
+    # Thirty points fewer on 10 images are a tie, but no reason to take the quicker one.
     few, fewer = [True] * 10, [i < 7 for i in range(10)]
     assert advised(("slow", few, 30.0), ("quick", fewer, 10.0)).startswith("Take slow: ")
     failed = replace(row("x", predictions(["a"], [True]), 1.0), metrics=None, error="RecipeError: no")

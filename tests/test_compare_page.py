@@ -45,7 +45,7 @@ class Page(HTMLParser):
 
 
 def contender(name: str, right: Sequence[bool], **more: object) -> TrialSummary:
-    """A trial that has these pictures, all cats, right."""
+    """A trial that has these images, all cats, right."""
     logits = np.array([[3.0, 0.0] if r else [0.0, 3.0] for r in right])
     metrics = compute_metrics(logits, np.zeros(len(right), int), ("cat", "dog"), resamples=50)
     made = TrialSummary(name, "linear", "resnet18", dict(metrics.overall), 12.0, 400.0, 10_000_000, 3.5, True)
@@ -58,7 +58,7 @@ def compared(contenders: Sequence[TrialSummary], rights: Sequence[Sequence[bool]
     taken = contenders[0].name
     return ComparePageData(
         "Comparison on pets", f"Take {taken}: it is best.", taken, contenders, pairs, ["one note"],
-        (("test pictures", "100"),), "headstart compare pets --out comparison",
+        (("test images", "100"),), "headstart compare pets --out comparison",
     )  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_everything_is_on_it_in_order(three: ComparePageData) -> None:
     text = Page(page).text
     order = ["Take good: it is best.", "Of 6 paired tests, 2 end in a tie", "Not done", "failed : BadWeights: damaged"]
     order += ["Trade-offs", "Paired differences", "In accuracy.", "In log-loss.", "good is better", "tie"]
-    order += ["Learning curves", "Still learning: validation loss fell from 0.3 to 0.225 in the last round", "one note"]
+    order += ["Learning curves", "Still learning: validation loss fell from 0.3 to 0.225 in the last epoch", "one note"]
     order += ["headstart compare pets --out comparison"]
     at = text.index("Advice Take")
     for part in order:

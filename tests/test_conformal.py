@@ -1,4 +1,4 @@
-"""Conformal thresholds by hand, and the promise itself: how often the right class is in the set of a new picture."""
+"""Conformal thresholds by hand, and the promise itself: how often the right class is in the set of a new image."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_aps_by_hand() -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("n", "alpha"), [(19, 0.1), (50, 0.2), (99, 0.05)])
 def test_coverage_is_as_promised(method: str, n: int, alpha: float) -> None:
-    """Over 600 draws of the held-out pictures; for scores without ties it is at most alpha + 1/(n+1) from below."""
+    """Over 600 draws of the held-out images; for scores without ties it is at most alpha + 1/(n+1) from below."""
     rng = np.random.default_rng(0)
     held = []
     for _ in range(600):
@@ -57,7 +57,7 @@ def test_coverage_is_as_promised(method: str, n: int, alpha: float) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 60), st.integers(2, 5), st.floats(0.01, 0.9), st.sampled_from(METHODS), st.integers(0, 2**32))
-def test_holds_at_least_the_share_of_the_pictures_it_was_fitted_on(
+def test_holds_at_least_the_share_of_the_images_it_was_fitted_on(
     n: int, k: int, alpha: float, method: str, seed: int
 ) -> None:
     p, labels = drawn(np.random.default_rng(seed), n, k)
@@ -84,4 +84,4 @@ def test_errors() -> None:
     assert str(method.value) == "method: 'raps' is not a conformal method; expected one of lac, aps."
     with pytest.raises(BadLabels) as none:
         conformal_threshold(p, np.array([-1, -1, -1]))
-    assert str(none.value) == "labels: no picture has one, so there is nothing to fit a conformal threshold on."
+    assert str(none.value) == "labels: no image has one, so there is nothing to fit a conformal threshold on."

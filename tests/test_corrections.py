@@ -51,7 +51,7 @@ def refused(fixes: Path, data: Path) -> str:
 # What they do
 
 
-def test_labels_change_and_pictures_go(tmp_path: Path, pets: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_change_and_images_go(tmp_path: Path, pets: Path, caplog: pytest.LogCaptureFixture) -> None:
     lines = ["cat/1.jpg,cat,dog,0.99,dog,", "cat/2.jpg,cat,dog,0.98,,x", "cat/3.jpg,cat,dog,0.97,,"]
     fixes = read_corrections(table(tmp_path, *lines))
     with caplog.at_level(logging.INFO, logger="headstart"):
@@ -60,7 +60,7 @@ def test_labels_change_and_pictures_go(tmp_path: Path, pets: Path, caplog: pytes
     assert fixed.classes == ("cat", "dog")
     assert (bool(fixes), fixes.relabelled, fixes.dropped) == (True, 1, 1)
     source = tmp_path / "fixes.csv"
-    assert caplog.messages == [f"Corrections in {source}: 1 label given, 1 picture left out."]
+    assert caplog.messages == [f"Corrections in {source}: 1 label given, 1 image left out."]
 
 
 def test_a_table_in_which_nothing_was_done_changes_nothing(tmp_path: Path, pets: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_table_in_which_nothing_was_done_changes_nothing(tmp_path: Path, pets:
         assert labels(fixes.applied_to(open_dataset(pets))) == labels(open_dataset(pets))
 
 
-def test_a_picture_without_a_label_gets_one(tmp_path: Path, pets: Path) -> None:
+def test_an_image_without_a_label_gets_one(tmp_path: Path, pets: Path) -> None:
     (pets / "new.jpg").touch()
     fixed = read_corrections(table(tmp_path, "new.jpg,,,,dog,")).applied_to(open_dataset(pets))
     assert labels(fixed)["new.jpg"] == "dog"
@@ -138,7 +138,7 @@ def test_every_row_that_does_not_fit_is_named_at_once(tmp_path: Path, pets: Path
         "1 row with a label that is not the one in the data: 'cat/2.jpg': 'bird', in the data 'cat'; "
         "1 row with both a new_label and an x in drop: 'dog/1.jpg'.\n"
         "  Did you mean 'cat/1.jpg'?\n"
-        "  Keep one row for each picture.\n"
+        "  Keep one row for each image.\n"
         "  Did you mean 'dog'?\n"
         "  Was the table made for other data?\n"
         "  Empty one of the two."
@@ -205,7 +205,7 @@ def warm(own_cache: Path, warm_cache: Path) -> None:
 
 @pytest.fixture
 def fixes(tmp_path: Path, warm: None) -> Path:
-    """Of `photos`: one label changed, one picture left out."""
+    """Of `photos`: one label changed, one image left out."""
     rows = [("class0/000.jpg", "class0", "", "", "class1", ""), ("class1/003.jpg", "class1", "", "", "", "x")]
     write_csv(tmp_path / "fixes.csv", FIXES_HEADER, rows)
     return tmp_path / "fixes.csv"
@@ -232,22 +232,22 @@ def test_a_run_with_corrections_keeps_them_and_is_reproduced(
     assert (tmp_path / "run" / "fixes.csv").read_bytes() == fixes.read_bytes()
     known = json.loads((tmp_path / "run" / "headstart.json").read_text())
     assert known["fixes"] == {"labels": 1, "dropped": 1}
-    assert known["data"]["pictures"] == 41
+    assert known["data"]["images"] == 41
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "- corrected by hand (fixes.csv): 1 label given, 1 picture left out\n" in card
+    assert "- corrected by hand (fixes.csv): 1 label given, 1 image left out\n" in card
     again = headstart.reproduce(tmp_path / "run", weights_dir=tiny_weights)
     assert (again.same, again.causes) == (True, [])
     assert run.classifier.provenance["fixes"] == known["fixes"]
 
 
-def test_a_corrected_picture_that_is_gone_is_a_cause_and_no_error(
+def test_a_corrected_image_that_is_gone_is_a_cause_and_no_error(
     tmp_path: Path, tiny_weights: Path, fixes: Path
 ) -> None:
     data = write_photos(tmp_path / "data")
     headstart.train(data, out=tmp_path / "run", weights_dir=tiny_weights, recipe=RECIPE, fix=fixes)
     (data / "class0" / "000.jpg").unlink()
     again = headstart.reproduce(tmp_path / "run", weights_dir=tiny_weights)
-    assert again.causes[:1] == ["1 picture gone: 'class0/000.jpg'"]
+    assert again.causes[:1] == ["1 image gone: 'class0/000.jpg'"]
 
 
 def test_a_run_without_corrections_says_so(tmp_path: Path, photos: Path, tiny_weights: Path, warm: None) -> None:
@@ -282,7 +282,7 @@ def test_corrections_on_an_earlier_split(
     options = ["--backbone", "test_resnet.a", "--head", "lda", "--approach", "linear", "--no-report"]
     with caplog.at_level(logging.INFO, logger="headstart"):
         assert cli.run(["train", str(photos), "--out", str(run), *words, *options]) == 0
-    said = "was made before the corrections; it stays as it is but for them: 1 label given, 1 picture left out."
+    said = "was made before the corrections; it stays as it is but for them: 1 label given, 1 image left out."
     assert f"{split} {said}" in caplog.messages
     before, after = sides(split), sides(run / "split.csv")
     assert set(before) - set(after) == {"class1/003.jpg"}
@@ -306,7 +306,7 @@ def test_a_comparison_of_corrected_data(tmp_path: Path, photos: Path, tiny_weigh
 
 def test_check_of_corrected_data(photos: Path, fixes: Path) -> None:
     found = headstart.check(photos, fix=fixes)
-    assert (found.pictures, found.classes) == (41, {"class0": 13, "class1": 14, "class2": 14})
+    assert (found.images, found.classes) == (41, {"class0": 13, "class1": 14, "class2": 14})
 
 
 def test_the_table_that_a_person_edited_is_not_replaced(photos: Path, fixes: Path) -> None:
@@ -344,7 +344,7 @@ def test_on_the_command_line(
 def test_a_correction_that_empties_a_class(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
     dropped = [(f"class2/{n:03}.jpg", "class2", "", "", "", "x") for n in range(14)]
     write_csv(tmp_path / "fixes.csv", FIXES_HEADER, dropped)
-    with pytest.raises(BadLabels, match=r": 1 of 3 classes has no pictures: 'class2'\."):
+    with pytest.raises(BadLabels, match=r": 1 of 3 classes has no images: 'class2'\."):
         headstart.train(photos, out=tmp_path / "run", weights_dir=tiny_weights, fix=tmp_path / "fixes.csv")
 
 

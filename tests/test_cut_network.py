@@ -66,14 +66,14 @@ def network(name: str, num_classes: int = 3, **args: Any) -> nn.Module:
     return model.eval()
 
 
-def pictures(n: int, side: int) -> torch.Tensor:
+def images(n: int, side: int) -> torch.Tensor:
     return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
 def check_halves(model: nn.Module, n_frozen: int, side: int) -> None:
     """All that a cut promises."""
     trunk, tail = cut(model, n_frozen, side)
-    x = pictures(2, side)
+    x = images(2, side)
     with torch.no_grad():
         activations = trunk(x)
         expected = model(x)
@@ -152,7 +152,7 @@ def test_our_own_networks(kind: str) -> None:
 def test_halves_at_any_size_and_batch(n_frozen: int, side: int, batch: int) -> None:
     model = network("test_resnet")
     trunk, tail = cut(model, n_frozen, side)
-    x = pictures(batch, side)
+    x = images(batch, side)
     with torch.no_grad():
         torch.testing.assert_close(tail.eval()(trunk(x)), model(x), rtol=1e-4, atol=1e-5)
 
@@ -176,7 +176,7 @@ def test_joining_puts_the_tuned_tail_back() -> None:
     model = network("test_efficientnet")
     trunk, tail = cut(model, 4, 64)
     assert all(torch.equal(join(model, tail)[key], value) for key, value in model.state_dict().items())
-    x, y = pictures(8, 64), torch.arange(8) % 3
+    x, y = images(8, 64), torch.arange(8) % 3
     with torch.no_grad():
         activations = trunk(x)
     optimizer = torch.optim.SGD(tail.train().parameters(), lr=0.1)
@@ -215,7 +215,7 @@ def test_the_trunk_does_not_learn_and_stays_in_evaluation_mode() -> None:
     assert not any(p.requires_grad for p in trunk.parameters())
     assert all(p.requires_grad for p in tail.parameters())
     before = {key: value.clone() for key, value in trunk.state_dict().items()}
-    both(pictures(4, 64)).sum().backward()
+    both(images(4, 64)).sum().backward()
     assert all(torch.equal(value, before[key]) for key, value in trunk.state_dict().items())
 
 
@@ -226,7 +226,7 @@ def test_a_trunk_can_be_traced() -> None:
         for n_frozen in (3, len(stages(model, side))):
             trunk, _ = cut(model, n_frozen, side)
             with torch.no_grad():
-                traced = torch.jit.trace(trunk, pictures(2, side), check_trace=False)
+                traced = torch.jit.trace(trunk, images(2, side), check_trace=False)
                 x = torch.rand(2, 3, side, side)
                 assert torch.equal(traced(x), trunk(x))
 
@@ -398,7 +398,7 @@ def test_halves_of_the_weights_here(shared: Path) -> None:
     trunk, tail = cut(model, auto_cut(model, 96), 96)
     assert isinstance(trunk, Trunk) and isinstance(tail, Tail)
     with torch.no_grad():
-        x = pictures(2, 96)
+        x = images(2, 96)
         np.testing.assert_allclose(tail.eval()(trunk(x)), model(x), rtol=1e-3, atol=1e-4)
 
 

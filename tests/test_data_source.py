@@ -1,4 +1,4 @@
-"""Whatever pictures and labels come in, they come out as the same data set; what cannot be taken up says why."""
+"""Whatever images and labels come in, they come out as the same data set; what cannot be taken up says why."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 
 import headstart
 import headstart.data.data_source as sources_module
-import headstart.data.dataset as pictures_module
+import headstart.data.dataset as images_module
 import headstart.data.match_files as naming_module
 import headstart.data.shards.samples as samples_module
 import headstart.data.shards.webdataset as webdataset_module
@@ -32,18 +32,18 @@ from headstart.errors import BadArchive, BadLabels, HeadstartError, MissingData,
 from headstart.io.files import cache_dir
 
 
-def picture(n: int) -> bytes:
+def image(n: int) -> bytes:
     """The bytes of a small JPEG, each another."""
     file = io.BytesIO()
     draw(n % 2, n, (24, 20)).save(file, "JPEG")
     return file.getvalue()
 
 
-PICTURES = [picture(n) for n in range(6)]
+IMAGES = [image(n) for n in range(6)]
 LABELS = ["cat", "dog", "cat", "dog", "cat", "dog"]
 SIDES = ["train", "train", "train", "train", "test", "test"]
-EXPECTED = {sha256(data).hexdigest(): label for data, label in zip(PICTURES, LABELS, strict=True)}
-SPLIT = {sha256(data).hexdigest(): side for data, side in zip(PICTURES, SIDES, strict=True)}
+EXPECTED = {sha256(data).hexdigest(): label for data, label in zip(IMAGES, LABELS, strict=True)}
+SPLIT = {sha256(data).hexdigest(): side for data, side in zip(IMAGES, SIDES, strict=True)}
 
 
 def found(data: Dataset) -> dict[str, str]:
@@ -63,7 +63,7 @@ def write(root: Path, files: dict[str, bytes | str]) -> Path:
 
 
 def loose(suffix: str = ".jpg") -> dict[str, bytes | str]:
-    return {f"{n}{suffix}": data for n, data in enumerate(PICTURES)}
+    return {f"{n}{suffix}": data for n, data in enumerate(IMAGES)}
 
 
 def rows(header: str, line: Callable[[int], str]) -> str:
@@ -71,11 +71,11 @@ def rows(header: str, line: Callable[[int], str]) -> str:
 
 
 def in_classes() -> dict[str, bytes | str]:
-    return {f"{LABELS[n]}/{n}.jpg": data for n, data in enumerate(PICTURES)}
+    return {f"{LABELS[n]}/{n}.jpg": data for n, data in enumerate(IMAGES)}
 
 
 def in_sides() -> dict[str, bytes | str]:
-    return {f"{SIDES[n]}/{LABELS[n]}/{n}.jpg": data for n, data in enumerate(PICTURES)}
+    return {f"{SIDES[n]}/{LABELS[n]}/{n}.jpg": data for n, data in enumerate(IMAGES)}
 
 
 def tar_bytes(files: dict[str, bytes | str], mode: str = "w") -> bytes:
@@ -115,7 +115,7 @@ def hf(path: Path, which: list[int], **more: Any) -> Path:
         [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
         metadata={b"huggingface": json.dumps({"info": {"features": feature}}).encode()},
     )
-    images = [{"bytes": PICTURES[n], "path": f"{LABELS[n]}.{n}.jpg"} for n in which]
+    images = [{"bytes": IMAGES[n], "path": f"{LABELS[n]}.{n}.jpg"} for n in which]
     labels = [["cat", "dog"].index(LABELS[n]) for n in which]
     return parquet(path, {"image": images, "label": labels, **more}, schema)
 
@@ -123,7 +123,7 @@ def hf(path: Path, which: list[int], **more: Any) -> Path:
 def samples(which: list[int], field: str, value: Callable[[int], str]) -> dict[str, bytes | str]:
     files: dict[str, bytes | str] = {}
     for n in which:
-        files |= {f"{n:04}.{field}": value(n), f"{n:04}.jpg": PICTURES[n]}
+        files |= {f"{n:04}.{field}": value(n), f"{n:04}.jpg": IMAGES[n]}
     return files
 
 
@@ -161,16 +161,16 @@ ADAPTERS: dict[str, Callable[[Path], Path | DataSource]] = {
     ),
     "JSON Lines": lambda p: write(p, loose() | {"t.jsonl": "\n".join(map(metadata, range(6)))}) / "t.jsonl",
     "file names": lambda p: DataSource(
-        write(p, {f"{LABELS[n]}{n}x.jpg": data for n, data in enumerate(PICTURES)}), label_from="^(cat|dog)"
+        write(p, {f"{LABELS[n]}{n}x.jpg": data for n, data in enumerate(IMAGES)}), label_from="^(cat|dog)"
     ),
     "file names, by the group label": lambda p: DataSource(
-        write(p, {f"a/{n}_my {LABELS[n]}!.jpg": data for n, data in enumerate(PICTURES)}),
+        write(p, {f"a/{n}_my {LABELS[n]}!.jpg": data for n, data in enumerate(IMAGES)}),
         label_from="(my) (?P<label>[a-z]+)",
     ),
     "file names in a table": lambda p: DataSource(
         write(
             p,
-            {f"{LABELS[n]}{n}x.jpg": data for n, data in enumerate(PICTURES)}
+            {f"{LABELS[n]}{n}x.jpg": data for n, data in enumerate(IMAGES)}
             | {"t.csv": rows("path,breed,age", lambda n: f"{LABELS[n]}{n}x.jpg,odd,{n}")},
         )
         / "t.csv",
@@ -191,7 +191,7 @@ ADAPTERS: dict[str, Callable[[Path], Path | DataSource]] = {
         / "a.tar"
     ),
     "zip and file names": lambda p: DataSource(
-        write(p, {"a.zip": zip_bytes({f"x/{LABELS[n]}-{n}.jpg": data for n, data in enumerate(PICTURES)})}) / "a.zip",
+        write(p, {"a.zip": zip_bytes({f"x/{LABELS[n]}-{n}.jpg": data for n, data in enumerate(IMAGES)})}) / "a.zip",
         label_from="^[a-z]+",
     ),
     "Hugging Face metadata.csv": lambda p: write(
@@ -199,7 +199,7 @@ ADAPTERS: dict[str, Callable[[Path], Path | DataSource]] = {
     ),
     "Hugging Face metadata.jsonl in split folders": lambda p: write(
         p,
-        {f"{SIDES[n]}/{n}.jpg": data for n, data in enumerate(PICTURES)}
+        {f"{SIDES[n]}/{n}.jpg": data for n, data in enumerate(IMAGES)}
         | {"train/metadata.jsonl": "\n".join(metadata(n) for n in range(4)) + "\n\n"}
         | {"test/metadata.jsonl": "\n".join(metadata(n) for n in (4, 5))},
     ),
@@ -209,9 +209,9 @@ ADAPTERS: dict[str, Callable[[Path], Path | DataSource]] = {
             {"file_name": [f"images/{n}.jpg" for n in range(6)], "label": LABELS},
         ).parent
     ),
-    "parquet with pictures": lambda p: hf(p / "t.parquet", list(range(6))),
-    "parquet with plain bytes": lambda p: parquet(p / "t.parquet", {"jpg": PICTURES, "label": LABELS, "n": [1] * 6}),
-    "parquet with pictures and file names": lambda p: DataSource(
+    "parquet with images": lambda p: hf(p / "t.parquet", list(range(6))),
+    "parquet with plain bytes": lambda p: parquet(p / "t.parquet", {"jpg": IMAGES, "label": LABELS, "n": [1] * 6}),
+    "parquet with images and file names": lambda p: DataSource(
         hf(p / "t.parquet", list(range(6))), label_from=r"^(\w+)\."
     ),
     "folder of parquet shards": of_split_shards,
@@ -219,7 +219,7 @@ ADAPTERS: dict[str, Callable[[Path], Path | DataSource]] = {
         hf(p / "t-2.parquet", [4, 5]).parent / hf(p / "t-1.parquet", [0, 1, 2, 3]).name.replace("1", "{1..2}")
     ),
     "parquet with a split column": lambda p: parquet(
-        p / "t.parquet", {"image": PICTURES, "label": LABELS, "split": SIDES}
+        p / "t.parquet", {"image": IMAGES, "label": LABELS, "split": SIDES}
     ),
     "WebDataset": lambda p: write(p, {"s.tar": tar_bytes(samples([*range(6)], "cls", LABELS.__getitem__))}) / "s.tar",
     "WebDataset with .txt": lambda p: (
@@ -245,7 +245,7 @@ ADAPTERS: dict[str, Callable[[Path], Path | DataSource]] = {
         },
     ),
 }
-"""Each holds the six pictures with their labels."""
+"""Each holds the six images with their labels."""
 WITH_SPLIT = {
     *("split folders", "tar.gz of split folders", "Hugging Face metadata.jsonl in split folders"),
     *("folder of parquet shards", "parquet with a split column", "split folders of WebDataset shards"),
@@ -253,7 +253,7 @@ WITH_SPLIT = {
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)
-def test_every_source_gives_the_same_pictures_with_the_same_labels(kind: str, tmp_path: Path) -> None:
+def test_every_source_gives_the_same_images_with_the_same_labels(kind: str, tmp_path: Path) -> None:
     data = open_dataset(ADAPTERS[kind](tmp_path / "data"))
     assert found(data) == EXPECTED
     assert data.classes == ("cat", "dog")
@@ -261,7 +261,7 @@ def test_every_source_gives_the_same_pictures_with_the_same_labels(kind: str, tm
     assert split_of(data) == (SPLIT if kind in WITH_SPLIT else dict.fromkeys(EXPECTED, ""))
 
 
-@pytest.mark.parametrize("kind", ["zip of class folders", "parquet with pictures", "WebDataset"])
+@pytest.mark.parametrize("kind", ["zip of class folders", "parquet with images", "WebDataset"])
 def test_what_was_written_out_once_is_taken_again(kind: str, tmp_path: Path) -> None:
     given = ADAPTERS[kind](tmp_path / "data")
     first, again = open_dataset(given), open_dataset(given)
@@ -272,7 +272,7 @@ def test_what_was_written_out_once_is_taken_again(kind: str, tmp_path: Path) -> 
 
 
 def test_examples() -> None:
-    modules = (naming_module, pictures_module, samples_module, shards_module, sources_module, webdataset_module)
+    modules = (naming_module, images_module, samples_module, shards_module, sources_module, webdataset_module)
     assert [doctest.testmod(module).failed for module in modules] == [0] * 6
 
 
@@ -295,8 +295,8 @@ def test_a_source_is_described_and_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_source_takes_its_place_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path, {"f/cat1x.jpg": PICTURES[0], "f/dog1x.jpg": PICTURES[1]})
-    write(tmp_path, {"train.zip": zip_bytes({"cat1x.jpg": PICTURES[0], "dog1x.jpg": PICTURES[1]})})
+    write(tmp_path, {"f/cat1x.jpg": IMAGES[0], "f/dog1x.jpg": IMAGES[1]})
+    write(tmp_path, {"train.zip": zip_bytes({"cat1x.jpg": IMAGES[0], "dog1x.jpg": IMAGES[1]})})
     monkeypatch.chdir(tmp_path)
     for place in ("f", "train.zip"):
         source = DataSource(place, label_from="^(cat|dog)")  # type: ignore[arg-type]
@@ -326,20 +326,20 @@ def test_names_of_shards_do_no_harm(tmp_path: Path) -> None:
 
     names = ["../../etc/1.jpg", "CON", "C:\\x\\2.jpg", "\x00\n.png", "ü" * 300, None]
     schema = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.string())])
-    images = [{"bytes": data, "path": name} for data, name in zip(PICTURES, names, strict=True)]
+    images = [{"bytes": data, "path": name} for data, name in zip(IMAGES, names, strict=True)]
     data = open_dataset(parquet(tmp_path / "we ird.parquet", {"image": images, "label": LABELS}, schema))
     assert found(data) == EXPECTED
     assert all(re.fullmatch(r"we_ird/00000\d(-\w{1,60})?\.jpg", path) for path in data.paths)
     keys: dict[str, bytes | str] = {}
     for key in ("../up", "/abs", "NUL", "a b"):
-        keys |= {f"{key}.jpg": PICTURES[0], f"{key}.cls": "x"}
+        keys |= {f"{key}.jpg": IMAGES[0], f"{key}.cls": "x"}
     data = open_dataset(write(tmp_path, {"s.tar": tar_bytes(keys)}) / "s.tar")
     assert data.paths == ("s/000000-up.jpg", "s/000001-abs.jpg", "s/000002-NUL.jpg", "s/000003-a_b.jpg")
 
 
-def test_bytes_that_are_paths_are_no_pictures(tmp_path: Path) -> None:
+def test_bytes_that_are_paths_are_no_images(tmp_path: Path) -> None:
     names = [f"BMW{n}.jpg".encode() for n in range(6)]
-    folder = write(tmp_path, {name.decode(): data for name, data in zip(names, PICTURES, strict=True)})
+    folder = write(tmp_path, {name.decode(): data for name, data in zip(names, IMAGES, strict=True)})
     assert found(open_dataset(parquet(folder / "t.parquet", {"path": names, "label": LABELS}))) == EXPECTED
 
 
@@ -351,16 +351,16 @@ def test_withheld_labels_of_hugging_face_are_unknown(tmp_path: Path) -> None:
     assert set(data.split.tolist()) == {""}
 
 
-def test_pictures_without_bytes_are_named(tmp_path: Path) -> None:
+def test_images_without_bytes_are_named(tmp_path: Path) -> None:
     from headstart.images.validate import validate_images
 
     data = open_dataset(
-        parquet(tmp_path / "t.parquet", {"image": [*PICTURES[:2], b"", None], "label": ["a", "b", "a", "b"]})
+        parquet(tmp_path / "t.parquet", {"image": [*IMAGES[:2], b"", None], "label": ["a", "b", "a", "b"]})
     )
     assert data.rejected == (("t/000003.bin", "not_a_file"),)
     assert data.paths == ("t/000000.jpg", "t/000001.jpg", "t/000002.bin")
     assert [fact.reason for fact in validate_images([data.file(i) for i in range(3)])] == ["", "", "empty"]
-    lone = write(tmp_path / "w", {"s.tar": tar_bytes({"1.jpg": PICTURES[0], "1.cls": "a", "2.cls": "b"})}) / "s.tar"
+    lone = write(tmp_path / "w", {"s.tar": tar_bytes({"1.jpg": IMAGES[0], "1.cls": "a", "2.cls": "b"})}) / "s.tar"
     assert open_dataset(lone).rejected == (("s/000001-2.jpg", "not_a_file"),)
 
 
@@ -429,30 +429,30 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
     assert error_of(lambda: open_dataset(shard, label_column="lable"), BadLabels) == (
         f"{shard}: has no column 'lable' (label_column); its columns are 'label'.\n  Did you mean 'label'?"
     )
-    two = parquet(tmp_path / "u.parquet", {"image": PICTURES, "fine": LABELS, "coarse": LABELS})
+    two = parquet(tmp_path / "u.parquet", {"image": IMAGES, "fine": LABELS, "coarse": LABELS})
     assert error_of(lambda: open_dataset(two), BadLabels) == (
         f"{two}: the labels can be in 'fine', 'coarse'.\n  label_column names the one that holds them."
     )
     assert found(open_dataset(two, label_column="fine")) == EXPECTED
-    both = parquet(tmp_path / "v.parquet", {"left": PICTURES, "right": PICTURES[::-1], "label": LABELS})
+    both = parquet(tmp_path / "v.parquet", {"left": IMAGES, "right": IMAGES[::-1], "label": LABELS})
     assert error_of(lambda: open_dataset(both), BadLabels) == (
-        f"{both}: the pictures can be in 'left', 'right'.\n  path_column names the one that holds them."
+        f"{both}: the images can be in 'left', 'right'.\n  path_column names the one that holds them."
     )
     assert found(open_dataset(both, path_column="left")) == EXPECTED
 
 
 def test_labels_that_are_no_text(tmp_path: Path) -> None:
-    bad = {"1.jpg": PICTURES[0], "1.cls": b"\xff\xfe\x00"}
+    bad = {"1.jpg": IMAGES[0], "1.cls": b"\xff\xfe\x00"}
     shard = write(tmp_path, {"s.tar": tar_bytes(bad)}) / "s.tar"
     assert error_of(lambda: open_dataset(shard), BadLabels) == (
         f"{shard}, '1': the label is no text: b'\\xff\\xfe\\x00'.\n  Expected a number or a name in UTF-8."
     )
-    long = write(tmp_path, {"l.tar": tar_bytes({"1.jpg": PICTURES[0], "1.txt": "a dog\nin the snow"})}) / "l.tar"
+    long = write(tmp_path, {"l.tar": tar_bytes({"1.jpg": IMAGES[0], "1.txt": "a dog\nin the snow"})}) / "l.tar"
     assert error_of(lambda: open_dataset(long), BadLabels) == (
         f"{long}, '1': 'a dog\\nin the snow' is no label: a single number or name was expected.\n"
         "  label_column names what holds the label; label_from takes it from the file names."
     )
-    table = parquet(tmp_path / "t.parquet", {"image": PICTURES[:2], "label": [b"cat", b"\xff"]})
+    table = parquet(tmp_path / "t.parquet", {"image": IMAGES[:2], "label": [b"cat", b"\xff"]})
     assert error_of(lambda: open_dataset(table), BadLabels) == (
         f"{table}, row 2: the label is no text: b'\\xff'.\n  Expected a number or a name in UTF-8."
     )
@@ -470,7 +470,7 @@ def test_a_key_that_comes_twice(tmp_path: Path) -> None:
 
 def test_each_side_counts_its_samples_from_zero(tmp_path: Path) -> None:
     for n, name in enumerate(("train/0.tar", "validation/0.tar", "test-0.tar")):
-        write(tmp_path, {name: tar_bytes({"0.jpg": PICTURES[n], "0.cls": "a", "1.jpg": PICTURES[n + 3], "1.cls": "b"})})
+        write(tmp_path, {name: tar_bytes({"0.jpg": IMAGES[n], "0.cls": "a", "1.jpg": IMAGES[n + 3], "1.cls": "b"})})
     data = open_dataset(tmp_path)
     assert (data.labels.tolist(), data.split.tolist()) == ([0, 1] * 3, ["test"] * 2 + ["train"] * 2 + ["val"] * 2)
 
@@ -509,9 +509,9 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 @pytest.mark.parametrize("kind", ["parquet", "tar"])
 def test_memory_does_not_grow_with_the_shards(kind: str, tmp_path: Path) -> None:
-    """300 MB in one file: the process that writes them out holds little more than for six pictures."""
+    """300 MB in one file: the process that writes them out holds little more than for six images."""
     noise = [os.urandom(300_000) for _ in range(100)]
-    big = [PICTURES[n % 6] + noise[n % 100] + n.to_bytes(4, "big") for n in range(1000)]
+    big = [IMAGES[n % 6] + noise[n % 100] + n.to_bytes(4, "big") for n in range(1000)]
     code = (
         "import re, sys; from headstart.data.open_dataset import open_dataset; d = open_dataset(sys.argv[1]);"
         "print(len(d), re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"

@@ -47,10 +47,10 @@ def test_upright_as_pillow_turns_it(name: str, orientation: int) -> None:
     options = {"lossless": True} if name == "WEBP" else {}
     data = saved(photo(), name, exif=exif, **options)
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-    picture = read(data)
-    assert picture.orientation == orientation
-    assert picture.image.size == picture.upright_size == ((200, 300) if orientation >= 5 else (300, 200))
-    assert picture.image.tobytes() == expected.tobytes()
+    decoded = read(data)
+    assert decoded.orientation == orientation
+    assert decoded.image.size == decoded.upright_size == ((200, 300) if orientation >= 5 else (300, 200))
+    assert decoded.image.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("xmp", [b'<x tiff:Orientation="6"/>', b"<tiff:Orientation>6</tiff:Orientation>"])
@@ -78,7 +78,7 @@ def test_exif_orientation_is_pillows(tags: dict[int, int], big: bool) -> None:
     assert exif_orientation(exif.tobytes()) == tags.get(0x112)
 
 
-def test_broken_exif_does_not_cost_the_picture() -> None:
+def test_broken_exif_does_not_cost_the_image() -> None:
     for block in (
         b"Exif\0\0",
         b"Exif\0\0MM\0*\xff\xff\xff\xff",
@@ -198,7 +198,7 @@ def test_a_whole_jpeg_without_its_end_marker_is_read(cut: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
-def test_cut_pictures_of_other_formats(name: str) -> None:
+def test_cut_images_of_other_formats(name: str) -> None:
     data = saved(Image.effect_noise((120, 90), 60), name)
     with pytest.raises(UnreadableImage) as caught:
         decode(data[: len(data) // 2])
@@ -238,7 +238,7 @@ def test_no_warning_leaks() -> None:
     assert [str(w.message) for w in seen] == ["still heard"]
 
 
-def test_warnings_as_errors_do_not_cost_pictures() -> None:
+def test_warnings_as_errors_do_not_cost_images() -> None:
     exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0\x0f\x01\x02\0\xff\0\0\0\xff\xff\0\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -247,7 +247,7 @@ def test_warnings_as_errors_do_not_cost_pictures() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"]), st.data())
-def test_any_changed_bytes_give_a_picture_or_a_reason(name: str, draw: st.DataObject) -> None:
+def test_any_changed_bytes_give_an_image_or_a_reason(name: str, draw: st.DataObject) -> None:
     data = bytearray(saved(photo(40, 30), name))
     for at, value in draw.draw(st.lists(st.tuples(st.integers(0, len(data) - 1), st.integers(0, 255)), max_size=6)):
         data[at] = value
@@ -261,7 +261,7 @@ def test_any_changed_bytes_give_a_picture_or_a_reason(name: str, draw: st.DataOb
 
 
 def test_from_threads() -> None:
-    pictures = [saved(photo(120 + i, 80), "JPEG") for i in range(24)]
+    images = [saved(photo(120 + i, 80), "JPEG") for i in range(24)]
     with ThreadPoolExecutor(4) as threads:
-        together = [image.tobytes() for image in threads.map(decode, pictures)]
-    assert together == [decode(data).tobytes() for data in pictures]
+        together = [image.tobytes() for image in threads.map(decode, images)]
+    assert together == [decode(data).tobytes() for data in images]

@@ -1,4 +1,4 @@
-"""The demo: it needs no pictures, no weights and no network, and says what it found of what was planted."""
+"""The demo: it needs no images, no weights and no network, and says what it found of what was planted."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_everything_in_one_group_is_no_success() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_checks_find_what_is_planted(tmp_path: Path, seed: int) -> None:
-    """As `headstart demo` has it: 600 pictures, and no weights but those of the package."""
+    """As `headstart demo` has it: 600 images, and no weights but those of the package."""
     from headstart.io.files import read_csv
     from headstart.verbs.demo import _recalled
 
@@ -190,7 +190,7 @@ def test_the_checks_find_what_is_planted(tmp_path: Path, seed: int) -> None:
 
 
 def test_the_page_in_a_browser(ran: Ran, browser: Any) -> None:
-    """It asks for nothing, breaks no rule of accessibility, and its pictures are there."""
+    """It asks for nothing, breaks no rule of accessibility, and its images are there."""
     from axe_playwright_python.sync_playwright import Axe
 
     page = browser.new_page(viewport={"width": 1000, "height": 800})

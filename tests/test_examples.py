@@ -69,7 +69,7 @@ def test_the_notebook_from_the_first_cell_to_the_score(
     client = nbclient.NotebookClient(notebook, timeout=250, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env=environment)
     said = [shown(cell) for cell in code]
-    assert f"{REDUX}: " in said[3] and "52 pictures: cat 20, dog 20, unlabelled 12" in said[3]
+    assert f"{REDUX}: " in said[3] and "52 images: cat 20, dog 20, unlabelled 12" in said[3]
     assert "accuracy" in said[5]
     assert said[7].startswith("id,label\n1,")
     assert said[8].startswith("submission.csv: Successfully submitted") and "Score: " in said[8]
@@ -104,6 +104,6 @@ def test_the_script(server: KaggleServer, environment: dict[str, str], tmp_path:
     command = [sys.executable, str(EXAMPLES / "kaggle_cats_dogs.py"), BACKBONE]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
-    assert "Mean size of the training pictures: 96 x 72 pixels" in done.stdout
+    assert "Mean size of the training images: 96 x 72 pixels" in done.stdout
     assert (tmp_path / "cats-dogs-run" / "report.html").is_file()
     check_submission(tmp_path / "submission.csv", server)

@@ -1,4 +1,4 @@
-"""`headstart explain`: sheets, probabilities and nearest training pictures; what is odd, missing or in the way."""
+"""`headstart explain`: sheets, probabilities and nearest training images; what is odd, missing or in the way."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def run(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weights: Pa
     return out
 
 
-def test_a_sheet_for_each_picture_and_the_numbers_of_predict(run: Path, photos: Path, tmp_path: Path) -> None:
+def test_a_sheet_for_each_image_and_the_numbers_of_predict(run: Path, photos: Path, tmp_path: Path) -> None:
     asked = [photos / "class0" / "000.jpg", photos / "class2" / "003.jpg"]
     made = headstart.explain(run, *asked, out=tmp_path / "sheets", top=2)
     assert (made.errors, made.notes) == ({}, ())
     predicted = headstart.predict(run, *asked).predictions
-    for i, picture in enumerate(made.pictures):
-        assert picture.path == predicted.paths[i] == asked[i].as_posix()
-        assert picture.label == asked[i].parent.name
-        assert picture.predicted == predicted.classes[predicted.predicted[i]]
-        assert list(picture.probabilities.values()) == predicted.probabilities[i].tolist()
-        with Image.open(picture.sheet) as sheet:
+    for i, image in enumerate(made.images):
+        assert image.path == predicted.paths[i] == asked[i].as_posix()
+        assert image.label == asked[i].parent.name
+        assert image.predicted == predicted.classes[predicted.predicted[i]]
+        assert list(image.probabilities.values()) == predicted.probabilities[i].tolist()
+        with Image.open(image.sheet) as sheet:
             assert (sheet.format, sheet.mode, sheet.width) == ("PNG", "RGB", WIDTH)
-    assert [Path(p.sheet).name for p in made.pictures] == ["001-000.png", "002-003.png"]
+    assert [Path(p.sheet).name for p in made.images] == ["001-000.png", "002-003.png"]
     lines = made.table().splitlines()
     assert lines[0] == asked[0].as_posix()
     assert lines[1].endswith("; labelled class0")
@@ -59,8 +59,8 @@ def test_a_sheet_for_each_picture_and_the_numbers_of_predict(run: Path, photos: 
     assert len(lines) == 2 * 4 + 1
 
 
-def test_the_nearest_are_those_by_cosine_and_never_the_picture_itself(run: Path, photos: Path, tmp_path: Path) -> None:
-    (picture,) = headstart.explain(run, photos / "class1" / "005.jpg", out=tmp_path / "sheets", top=4).pictures
+def test_the_nearest_are_those_by_cosine_and_never_the_image_itself(run: Path, photos: Path, tmp_path: Path) -> None:
+    (image,) = headstart.explain(run, photos / "class1" / "005.jpg", out=tmp_path / "sheets", top=4).images
     training = {row["path"] for row in read_csv(run / "split.csv") if row["split"] in ("train", "val")}
     classifier = headstart.load_classifier(run)
     cosines = []
@@ -72,62 +72,62 @@ def test_the_nearest_are_those_by_cosine_and_never_the_picture_itself(run: Path,
         cosines.append(units @ units[found.paths.index("class1/005.jpg")])
     mean = dict(zip(found.paths, np.mean(cosines, axis=0), strict=True))
     expected = sorted((p for p in training if p != "class1/005.jpg"), key=lambda p: -mean[p])[:4]
-    assert [n.path for n in picture.nearest] == expected
-    assert [n.cosine for n in picture.nearest] == pytest.approx([mean[p] for p in expected], abs=1e-5)
-    assert [n.label for n in picture.nearest] == [p.split("/")[0] for p in expected]
+    assert [n.path for n in image.nearest] == expected
+    assert [n.cosine for n in image.nearest] == pytest.approx([mean[p] for p in expected], abs=1e-5)
+    assert [n.label for n in image.nearest] == [p.split("/")[0] for p in expected]
 
 
-def test_bad_pictures_are_named_and_the_others_explained(run: Path, tmp_path: Path) -> None:
+def test_bad_images_are_named_and_the_others_explained(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "new"
     folder.mkdir()
     draw(0, 99).save(folder / "good.png")
-    (folder / "bad.jpg").write_bytes(b"no picture")
+    (folder / "bad.jpg").write_bytes(b"no image")
     (folder / "cut.jpg").write_bytes(
         (Path(write_photos(tmp_path / "p", 1, 1)) / "class0" / "000.jpg").read_bytes()[:900]
     )
     made = headstart.explain(run, folder, out=tmp_path / "sheets")
-    assert [p.path for p in made.pictures] == [(folder / "good.png").as_posix()]
-    assert made.pictures[0].label == ""
+    assert [p.path for p in made.images] == [(folder / "good.png").as_posix()]
+    assert made.images[0].label == ""
     assert {Path(p).name: reason for p, reason in made.errors.items()} == {
-        "bad.jpg": "not_a_picture",
+        "bad.jpg": "not_an_image",
         "cut.jpg": "truncated",
     }
-    assert "not read  not_a_picture  " in made.table()
+    assert "not read  not_an_image  " in made.table()
     assert json.loads(json.dumps(made.to_json()))["errors"] == made.errors
 
 
-def test_pictures_that_are_all_bad_leave_an_empty_folder(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+def test_images_that_are_all_bad_leave_an_empty_folder(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
     made = headstart.explain(run, tmp_path / "bad.jpg", out=tmp_path / "sheets")
-    assert made.pictures == ()
+    assert made.images == ()
     assert [p.name for p in (tmp_path / "sheets").iterdir()] == ["manifest.json"]
 
 
-def test_training_pictures_that_moved(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+def test_training_images_that_moved(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(photos, tmp_path / "photos"))
     recipe = headstart.Recipe(backbone="test_resnet.a", approach="linear")
     headstart.train(data, out=tmp_path / "run", weights_dir=tiny_weights, recipe=recipe)
     one = tmp_path / "one.jpg"
     draw(2, 50).save(one)
     data.rename(tmp_path / "elsewhere")
-    (picture,), notes = _made(tmp_path, one)
-    assert picture.nearest == ()
-    assert notes == (f"The training pictures are not at {data} any more: --data DATA says where, to see the nearest.",)
-    (picture,), notes = _made(tmp_path, one, data=tmp_path / "elsewhere")
-    assert (len(picture.nearest), notes) == (3, ())
+    (image,), notes = _made(tmp_path, one)
+    assert image.nearest == ()
+    assert notes == (f"The training images are not at {data} any more: --data DATA says where, to see the nearest.",)
+    (image,), notes = _made(tmp_path, one, data=tmp_path / "elsewhere")
+    assert (len(image.nearest), notes) == (3, ())
     gone = [row["path"] for row in read_csv(tmp_path / "run" / "split.csv") if row["split"] == "train"][:2]
     for path in gone:
         (tmp_path / "elsewhere" / path).unlink()
     _, notes = _made(tmp_path, one, data=tmp_path / "elsewhere")
     total = sum(row["split"] in ("train", "val") for row in read_csv(tmp_path / "run" / "split.csv"))
-    assert notes == (f"2 of {total} training pictures are not in {tmp_path / 'elsewhere'} any more.",)
+    assert notes == (f"2 of {total} training images are not in {tmp_path / 'elsewhere'} any more.",)
     with pytest.raises(MissingData, match="there is no such folder or table"):
         _made(tmp_path, one, data=tmp_path / "nowhere")
 
 
 def _made(folder: Path, one: Path, **more: Path) -> tuple:
     made = headstart.explain(folder / "run", one, out=folder / "sheets", **more)
-    return made.pictures, made.notes
+    return made.images, made.notes
 
 
 # What is in the way
@@ -154,9 +154,9 @@ def test_errors_say_what_was_expected(run: Path, photos: Path, tmp_path: Path) -
             headstart.explain(run, *paths, out=tmp_path / "sheets", top=top)
         said[name] = (type(caught.value), caught.value.message)
     assert said == {
-        "none": (MissingData, "No pictures were given."),
+        "none": (MissingData, "No images were given."),
         "top": (RecipeError, "top is 0, expected 1 or more."),
-        "gone": (MissingData, "gone.jpg: there is no such picture or folder."),
+        "gone": (MissingData, "gone.jpg: there is no such image or folder."),
     }
     assert not (tmp_path / "sheets").exists()
 
@@ -172,9 +172,9 @@ def test_odd_names_of_files_and_classes(tiny_weights: Path, tmp_path: Path) -> N
     one = tmp_path / "a\n..\U0001f408 & <b>.png"
     draw(0, 77).save(one)
     made = headstart.explain(tmp_path / "run", one, one, out=tmp_path / "sheets")
-    (picture,) = made.pictures  # given twice, explained once
-    assert (picture.path, picture.predicted in names) == (one.as_posix(), True)
-    assert Path(picture.sheet).name == "001-a_b.png"
+    (image,) = made.images  # given twice, explained once
+    assert (image.path, image.predicted in names) == (one.as_posix(), True)
+    assert Path(image.sheet).name == "001-a_b.png"
     assert "\n..\U0001f408" not in made.table()
 
 
@@ -182,13 +182,13 @@ def test_odd_names_of_files_and_classes(tiny_weights: Path, tmp_path: Path) -> N
 
 
 def test_overlay_leaves_cold_places_as_they_are() -> None:
-    picture = draw(0, 1, (40, 30))
-    assert np.array_equal(overlay(picture, np.zeros((4, 4))), picture)
+    image = draw(0, 1, (40, 30))
+    assert np.array_equal(overlay(image, np.zeros((4, 4))), image)
     heat = np.zeros((30, 40))
     heat[:15] = 1
-    hot = np.asarray(overlay(picture, heat)).astype(int)
-    assert np.abs(hot - np.asarray(picture))[20:].max() == 0
-    assert np.abs(hot - np.asarray(picture))[:10].mean() > 40
+    hot = np.asarray(overlay(image, heat)).astype(int)
+    assert np.abs(hot - np.asarray(image))[20:].max() == 0
+    assert np.abs(hot - np.asarray(image))[:10].mean() > 40
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 900), (900, 3), (400, 300)])

@@ -63,17 +63,17 @@ def test_approach(options: dict[str, object], photos: Path, tiny_weights: Path, 
     assert not (tmp_path / "run.unfinished").exists()
     known = json.loads((folder / "headstart.json").read_text())
     assert known["approach"] == known["tuned"]["approach"] == options["approach"]
-    pictures = sorted(photos.rglob("*.jpg"))[:8]
-    predictions = headstart.predict(folder, *pictures).predictions
+    images = sorted(photos.rglob("*.jpg"))[:8]
+    predictions = headstart.predict(folder, *images).predictions
     if recipe.tta == "none":
-        logits_NK = _by_timm(folder, pictures)
+        logits_NK = _by_timm(folder, images)
         assert np.abs(logits_NK - predictions.logits).max() <= 0.05 * max(1.0, np.abs(logits_NK).max())  # bf16
     again = headstart.reproduce(folder, weights_dir=tiny_weights)
     assert again.same, again.table()
     assert run.test["accuracy"].n > 0
 
 
-def _by_timm(folder: Path, pictures: list[Path]) -> np.ndarray:
+def _by_timm(folder: Path, images: list[Path]) -> np.ndarray:
     import timm
 
     import headstart.model.backbones.networks
@@ -82,7 +82,7 @@ def _by_timm(folder: Path, pictures: list[Path]) -> np.ndarray:
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     (part,) = headstart.load_classifier(folder).parts
     spec = part.view.spec
-    pixels = np.stack([read_pixels(p, spec) for p in pictures])
+    pixels = np.stack([read_pixels(p, spec) for p in images])
     scaled = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - torch.tensor(spec.mean).reshape(3, 1, 1)) / (
         torch.tensor(spec.std).reshape(3, 1, 1)
     )
@@ -144,7 +144,7 @@ class Stopped(Exception):
 def test_interrupted_training_goes_on(
     photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped in the second round, gone on with by the same command: equal weights. Another recipe is refused."""
+    """Stopped in the second epoch, gone on with by the same command: equal weights. Another recipe is refused."""
     import headstart.training.loop as loop
 
     recipe = headstart.Recipe(approach="finetune", backbone="test_resnet.a", **QUICK)
@@ -190,7 +190,7 @@ def test_budget_too_small(photos: Path, tiny_weights: Path, cache: Path, tmp_pat
     with pytest.raises(RecipeError) as refused:
         headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
     assert "budget 0.01s is too small for scratch" in str(refused.value)
-    assert "one round over the training pictures takes about" in str(refused.value)
+    assert "one epoch over the training images takes about" in str(refused.value)
 
 
 def test_auto_without_time_is_linear(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_auto_without_time_is_linear(photos: Path, tiny_weights: Path, cache: Pa
 @pytest.mark.parametrize(
     ("n", "better", "taken"),
     [(2000, 0.3, "tuned"), (20, 0.1, "frozen"), (2000, 0.0, "frozen")],
-    ids=["clearly better", "better, but on few pictures", "as good"],
+    ids=["clearly better", "better, but on few images", "as good"],
 )
 def test_fine_tuning_is_taken_only_where_it_clearly_pays(n: int, better: float, taken: str) -> None:
     from headstart.data.open_dataset import Dataset
@@ -258,11 +258,11 @@ def test_flipped_features_are_the_mean_of_both(photos: Path, tiny_weights: Path,
     from headstart.model.inference.runtime import Runtime
 
     backbone = find_backbone("test_resnet.a", weights_dir=tiny_weights)
-    picture = np.asarray(draw(1, 5, (64, 64)))
+    image = np.asarray(draw(1, 5, (64, 64)))
     spec = replace(backbone.preprocess, resize="squash")
     plan = Runtime("openvino", "cpu", "f32", 8)
     values = []
-    for pixels, tta in ((picture, "none"), (picture[:, ::-1].copy(), "none"), (picture, "flip")):
+    for pixels, tta in ((image, "none"), (image[:, ::-1].copy(), "none"), (image, "flip")):
         view = FeatureExtractor(backbone, replace(spec, tta=tta))
         (value,), _ = embed_files([pixels], [look_at([pixels])[0].sha256], [view], plan)
         values.append(value[0])

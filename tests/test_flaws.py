@@ -20,10 +20,10 @@ from headstart.samples.flaws import SampleSet, sample_set
 
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """180 pictures of 96 pixels with flaws."""
+    """180 images of 96 pixels with flaws."""
     folder = tmp_path_factory.mktemp("sample") / "scenes"
     made = headstart.sample("scenes", folder, n=180, seed=3, size=96)
-    assert sum(sum(counts.values()) for counts in made.pictures.values()) == 180
+    assert sum(sum(counts.values()) for counts in made.images.values()) == 180
     return folder
 
 
@@ -49,7 +49,7 @@ def test_each_flaw_is_what_the_table_says(sampled: Path) -> None:
         "leak": 1,
     }
     touched = [row["path"] for row in listed] + [row["of"] for row in listed if row["of"]]
-    assert len(set(touched)) == len(touched)  # no picture has two
+    assert len(set(touched)) == len(touched)  # no image has two
     assert [row["path"] for row in listed if row["flaw"] != "leak" and not row["path"].startswith("train/")] == []
     for row in rows(sampled, "leak"):
         assert row["path"].startswith("test/")
@@ -61,8 +61,8 @@ def test_each_flaw_is_what_the_table_says(sampled: Path) -> None:
             assert image.getexif()[0x0112] == int(row["detail"])
 
 
-def test_turned_pictures_are_upright_once_turned_back() -> None:
-    """The same set without flaws has the same pictures, upright."""
+def test_turned_images_are_upright_once_turned_back() -> None:
+    """The same set without flaws has the same images, upright."""
     flawed, plain = sample_set(60, seed=1, size=64, flaws=True), sample_set(60, seed=1, size=64, flaws=False)
     turned = [flaw.path for flaw in flawed.flaws if flaw.flaw == "exif_rotation"]
     assert turned
@@ -89,7 +89,7 @@ def test_equal_seeds_give_equal_bytes() -> None:
 
 def test_check_finds_every_corrupt_file_and_the_copies(sampled: Path) -> None:
     found = headstart.check(sampled)
-    unusable = {p for f in found.findings if f.check in ("truncated", "empty", "not_a_picture") for p in f.paths}
+    unusable = {p for f in found.findings if f.check in ("truncated", "empty", "not_an_image") for p in f.paths}
     assert unusable == {row["path"] for row in rows(sampled, "corrupt")}
     groups = {path: n for n, group in enumerate(found.groups) for path in group}
     copies = rows(sampled, "near_duplicate", "leak")
@@ -121,9 +121,9 @@ def test_without_flaws_there_is_no_table(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "scenes").iterdir()) == ["README.txt", "manifest.json", "test", "train"]
     assert made.table().splitlines()[-2:] == [
         "No flaws are planted.",
-        f"Rendered pictures, written to {tmp_path}/scenes. Next: headstart check {tmp_path}/scenes --labels",
+        f"Rendered images, written to {tmp_path}/scenes. Next: headstart check {tmp_path}/scenes --labels",
     ]
-    assert json.loads(json.dumps(made.to_json()))["pictures"]["test"]["sea"] == 2
+    assert json.loads(json.dumps(made.to_json()))["images"]["test"]["sea"] == 2
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_options_that_cannot_work(options: dict[str, object], message: str, tmp_
 
 
 def test_small_sets_find_an_original_for_each_copy() -> None:
-    """With this seed all other pictures of a copy's class had a flaw."""
+    """With this seed all other images of a copy's class had a flaw."""
     flaws = sample_set(60, seed=527, size=32, flaws=True).flaws
     assert Counter(flaw.flaw for flaw in flaws)["near_duplicate"] == 3
     assert all(flaw.path.split("/")[1] == flaw.of.split("/")[1] for flaw in flaws if flaw.of)

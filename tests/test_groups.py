@@ -17,7 +17,7 @@ from conftest import draw
 from headstart import DataSource, Recipe, cli
 from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import BadLabels, BadSplit, HeadstartError
-from test_data_source import PICTURES, parquet, tar_bytes, write
+from test_data_source import IMAGES, parquet, tar_bytes, write
 
 PATIENTS = ["7", "8", "7", "8", "7", "9"]
 LABELS = ["cat", "dog", "dog", "cat", "dog", "dog"]
@@ -33,8 +33,8 @@ def error_of(call: Callable[[], object], kind: type[HeadstartError]) -> str:
 
 
 def together(data: Dataset) -> set[tuple[int, ...]]:
-    """Which of the six images share a group, by their number in `PICTURES`."""
-    number = {bytes_: n for n, bytes_ in enumerate(PICTURES)}
+    """Which of the six images share a group, by their number in `IMAGES`."""
+    number = {bytes_: n for n, bytes_ in enumerate(IMAGES)}
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for i in range(len(data)):
         groups[int(data.groups[i])].append(number[data.file(i).read_bytes()])
@@ -46,15 +46,15 @@ def name(n: int) -> str:
 
 
 def classes() -> dict[str, bytes | str]:
-    return {f"{LABELS[n]}/{name(n)}": data for n, data in enumerate(PICTURES)}
+    return {f"{LABELS[n]}/{name(n)}": data for n, data in enumerate(IMAGES)}
 
 
 def patient_folders() -> dict[str, bytes | str]:
-    return {f"{LABELS[n]}/patient{PATIENTS[n]}/{n}.jpg": data for n, data in enumerate(PICTURES)}
+    return {f"{LABELS[n]}/patient{PATIENTS[n]}/{n}.jpg": data for n, data in enumerate(IMAGES)}
 
 
 def plain() -> dict[str, bytes | str]:
-    return {f"{n}.jpg": data for n, data in enumerate(PICTURES)}
+    return {f"{n}.jpg": data for n, data in enumerate(IMAGES)}
 
 
 def lines(header: str, line: Callable[[int], str], numbers: Iterable[int] = range(6)) -> str:
@@ -75,21 +75,21 @@ def zipped(folder: Path) -> Path:
 
 def web(folder: Path, *, named: bool = False) -> Path:
     files: dict[str, bytes | str] = {}
-    for n, data in enumerate(PICTURES):
+    for n, data in enumerate(IMAGES):
         key = name(n).removesuffix(".jpg") if named else f"{n:04}"
         files |= {f"{key}.json": json.dumps({"label": LABELS[n], "patient": int(PATIENTS[n])}), f"{key}.jpg": data}
     return write(folder, {"s.tar": tar_bytes(files)}) / "s.tar"
 
 
 def with_bytes(folder: Path) -> Path:
-    return parquet(folder / "t.parquet", {"image": PICTURES, "label": LABELS, "patient": PATIENTS})
+    return parquet(folder / "t.parquet", {"image": IMAGES, "label": LABELS, "patient": PATIENTS})
 
 
 SOURCES: dict[str, Callable[[Path], DataSource]] = {
     "class folders": lambda p: DataSource(write(p, classes()), group_from=BY_NAME),
     "folders of patients": lambda p: DataSource(write(p, patient_folders()), group_from=r"/(?P<group>patient\d+)/"),
     "labels in names": lambda p: DataSource(
-        write(p, {f"{LABELS[n]}.{name(n)}": data for n, data in enumerate(PICTURES)}),
+        write(p, {f"{LABELS[n]}.{name(n)}": data for n, data in enumerate(IMAGES)}),
         label_from="^[a-z]+",
         group_from=BY_NAME,
     ),
@@ -119,7 +119,7 @@ SOURCES: dict[str, Callable[[Path], DataSource]] = {
     "two tables in split folders": lambda p: DataSource(
         write(
             p,
-            {f"{'train' if n < 4 else 'test'}/{n}.jpg": data for n, data in enumerate(PICTURES)}
+            {f"{'train' if n < 4 else 'test'}/{n}.jpg": data for n, data in enumerate(IMAGES)}
             | {"train/metadata.csv": lines("file_name,label,patient", row, range(4))}
             | {"test/metadata.csv": lines("file_name,label,patient", row, (4, 5))},
         ),
@@ -247,7 +247,7 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
     bare = write(tmp_path / "d", classes())
     assert error_of(lambda: open_dataset(bare, group_column="patient"), BadLabels) == (
         f"{bare}: holds no table, but the column 'patient' was asked for.\n"
-        "  Give the table itself, or put it beside the pictures. --group-from takes groups from the paths of the images."
+        "  Give the table itself, or put it beside the images. --group-from takes groups from the paths of the images."
     )
     others = write(tmp_path / "e", classes() | {"t.csv": "name,patient\nx.jpg,1\n"})
     assert error_of(lambda: open_dataset(others, group_column="patient"), BadLabels) == (
@@ -374,7 +374,7 @@ def noted(folder: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def proposed(tmp_path: Path, names: Iterable[str], caplog: pytest.LogCaptureFixture) -> list[str]:
-    return noted(write(tmp_path, dict.fromkeys(names, PICTURES[0])), caplog)
+    return noted(write(tmp_path, dict.fromkeys(names, IMAGES[0])), caplog)
 
 
 def test_a_pattern_is_proposed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -439,7 +439,7 @@ def test_what_is_not_proposed(kind: str, tmp_path: Path, caplog: pytest.LogCaptu
 @pytest.mark.parametrize("beside", [False, True])
 def test_a_column_is_proposed(beside: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     text = lines("path,label,age,patient_id", lambda n: f"{n}.jpg,{'ab'[n % 2]},{n % 9},P{n // 3}", FEW)
-    write(tmp_path, {f"{n}.jpg": PICTURES[0] for n in FEW} | {"t.csv": text})
+    write(tmp_path, {f"{n}.jpg": IMAGES[0] for n in FEW} | {"t.csv": text})
     place = tmp_path if beside else tmp_path / "t.csv"
     unused = "t.csv: not used: the columns 'age', 'patient_id'."
     assert noted(place, caplog)[-2:] == [
@@ -458,7 +458,7 @@ def test_columns_that_are_not_groups(tmp_path: Path, caplog: pytest.LogCaptureFi
         lambda n: cells.format(n=n, label="ab"[n % 2], age=n % 40, case=n, sex="mf"[n % 2]),
         FEW,
     )
-    write(tmp_path, {f"{n}.jpg": PICTURES[0] for n in FEW} | {"t.csv": text})
+    write(tmp_path, {f"{n}.jpg": IMAGES[0] for n in FEW} | {"t.csv": text})
     assert noted(tmp_path / "t.csv", caplog) == ["t.csv: not used: the columns 'Patient Age', 'case', 'patient_sex'."]
 
 

@@ -58,9 +58,9 @@ def test_frames_are_counted() -> None:
         assert probe(io.BytesIO(data)) == ImageHeader(name, 9, 7, 4)
 
 
-def test_the_first_picture_of_an_mpo_counts() -> None:
-    pictures = [Image.new("RGB", (9, 7)), Image.new("RGB", (9, 7), "red")]
-    data = saved(pictures[0], "MPO", save_all=True, append_images=pictures[1:])
+def test_the_first_image_of_an_mpo_counts() -> None:
+    images = [Image.new("RGB", (9, 7)), Image.new("RGB", (9, 7), "red")]
+    data = saved(images[0], "MPO", save_all=True, append_images=images[1:])
     assert probe(io.BytesIO(data)) == ImageHeader("JPEG", 9, 7, 1)
 
 
@@ -72,10 +72,10 @@ def test_a_cmyk_and_a_progressive_jpeg() -> None:
     assert jpeg_structure(io.BytesIO(data), len(data)).one_scan
 
 
-def test_nothing_and_not_pictures() -> None:
+def test_nothing_and_not_images() -> None:
     assert reason(b"") == "empty"
-    assert reason(b"hello, world, this is no picture at all") == "not_a_picture"
-    assert reason(b"BM, says the text file") == "not_a_picture"
+    assert reason(b"hello, world, this is no image at all") == "not_an_image"
+    assert reason(b"BM, says the text file") == "not_an_image"
     assert reason(b"\0\0\0\x1cftypavif" + bytes(20)) == "not_supported"
     assert reason(b"P3 1 1 255 1 2 3") == "not_supported"
     assert reason(b"II+\0" + bytes(20)) == "not_supported"
@@ -101,14 +101,14 @@ def test_cut_anywhere_gives_a_reason_or_the_true_header(name: str) -> None:
         try:
             assert probe(io.BytesIO(data[:end])) == ImageHeader(name, 30, 20, 1)
         except UnreadableImage as refusal:
-            assert refusal.reason in ("empty", "not_a_picture", "truncated", "damaged"), (end, refusal)
+            assert refusal.reason in ("empty", "not_an_image", "truncated", "damaged"), (end, refusal)
     if name in ("PNG", "WEBP", "BMP", "PPM"):
         assert reason(data[:-5]) == "truncated"
 
 
 @pytest.mark.parametrize("where", ["front", "behind"])
 def test_bytes_that_do_not_belong_to_a_jpeg(where: str) -> None:
-    """Fill bytes and a little junk in front of a segment, and any film behind the picture, are no harm."""
+    """Fill bytes and a little junk in front of a segment, and any film behind the image, are no harm."""
     data = saved(Image.new("RGB", (20, 10)), "JPEG", progressive=True)
     if where == "front":
         data = data[:2] + b"\xff" * 9 + data[2:20] + b"junk" + data[20:]

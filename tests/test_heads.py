@@ -61,12 +61,12 @@ def same_up_to_row_constant(a: np.ndarray, b: np.ndarray, tolerance: float = 2e-
     assert np.abs(a - b).max() <= tolerance * max(1.0, np.abs(b).max())
 
 
-# leave-one-out against refits without each picture
+# leave-one-out against refits without each image
 
 
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_ridge_leave_one_out_is_a_refit_without_each_picture(
+def test_ridge_leave_one_out_is_a_refit_without_each_image(
     shape: tuple[int, int, int], class_weight: str | None
 ) -> None:
     x, y = make(*shape)
@@ -84,9 +84,7 @@ def test_ridge_leave_one_out_is_a_refit_without_each_picture(
 
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_lda_leave_one_out_is_a_refit_without_each_picture(
-    shape: tuple[int, int, int], class_weight: str | None
-) -> None:
+def test_lda_leave_one_out_is_a_refit_without_each_image(shape: tuple[int, int, int], class_weight: str | None) -> None:
     x, y = make(*shape)
     n, d, k = shape
     w = sample_weights(y, class_weight)
@@ -237,7 +235,7 @@ def test_a_head_of_the_search_is_what_fitting_that_kind_gives(kind: str) -> None
         )
 
 
-def test_search_without_validation_pictures_chooses_by_leave_one_out() -> None:
+def test_search_without_validation_images_chooses_by_leave_one_out() -> None:
     x, y = make(90, 8, 3)
     head, rows = search_head(x, y, x[:0], y[:0], 3)
     best = min(rows, key=lambda row: row.loo_log_loss)
@@ -245,8 +243,8 @@ def test_search_without_validation_pictures_chooses_by_leave_one_out() -> None:
     with pytest.raises(RecipeError) as error:
         search_head(x, y, x[:0], y[:0], 3, kinds=["logistic"])
     assert str(error.value) == (
-        "kinds: logistic cannot be chosen without validation pictures.\n"
-        "  Add 'ridge' or 'lda', which choose by leave-one-out, or give validation pictures."
+        "kinds: logistic cannot be chosen without validation images.\n"
+        "  Add 'ridge' or 'lda', which choose by leave-one-out, or give validation images."
     )
 
 
@@ -272,7 +270,7 @@ def test_constant_features_duplicate_rows_and_a_lonely_class_give_finite_heads(k
         assert np.isfinite(head.weight_DK).all() and np.isfinite(head.bias_K).all()
         assert np.isfinite([row.val_log_loss for row in rows]).all()
         assert np.abs(head.weight_DK[::3]).max() < 1e-6 * np.abs(head.weight_DK).max()
-        assert (head.logits(x).argmax(1) != 4).all()  # class 4 has no picture
+        assert (head.logits(x).argmax(1) != 4).all()  # class 4 has no image
         if kind in CLOSED:
             _, logits = leave_one_out(kind, x, y, 5, class_weight=class_weight)
             assert np.isfinite(logits).all()
@@ -280,7 +278,7 @@ def test_constant_features_duplicate_rows_and_a_lonely_class_give_finite_heads(k
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_pictures_alone_in_their_class(kind: str) -> None:
+def test_all_images_alone_in_their_class(kind: str) -> None:
     x = make(12, 5, 3)[0]
     head = fit_head(kind, x, np.arange(12), 12)
     assert np.isfinite(head.logits(x)).all()
@@ -343,11 +341,11 @@ def test_mistakes_are_named() -> None:
             "class_weight: 'even', expected None or 'balanced'.",
             lambda: fit_head("lda", x, y, 3, class_weight="even"),
         ),
-        (BadLabels, "labels: 1 class among 30 pictures, expected at least 2.", lambda: fit_head("lda", x, 0 * y, 3)),
+        (BadLabels, "labels: 1 class among 30 images, expected at least 2.", lambda: fit_head("lda", x, 0 * y, 3)),
         (BadLabels, "labels: 2 among them, expected 0 to 1 for 2 classes.", lambda: fit_head("lda", x, y, 2)),
         (
             DataError,
-            "features: row 4 has a value that is not finite.\n  Leave that picture out.",
+            "features: row 4 has a value that is not finite.\n  Leave that image out.",
             lambda: fit_head("lda", holed, y, 3),
         ),
         (
@@ -382,7 +380,7 @@ def test_a_head_is_plain_arrays() -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kinds", [("lda", "logistic", "blend"), ("logistic",)])
-def test_two_pictures_one_of_each_class(kinds: tuple[str, ...]) -> None:
+def test_two_images_one_of_each_class(kinds: tuple[str, ...]) -> None:
     """Nothing is left of a class that is left out, so all are alike to what was fitted without it; no factor is best then."""
     rng = np.random.default_rng(0)
     values_ND, labels_N = rng.normal(0, 1, (4, 40)).astype(np.float32), np.array([0, 1, 0, 1])

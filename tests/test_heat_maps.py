@@ -63,11 +63,11 @@ def blank(view: FeatureExtractor) -> Any:
     return torch.zeros(1, 3, view.spec.image_size, view.spec.image_size)
 
 
-def pixels(view: FeatureExtractor, pictures: list[Image.Image]) -> Any:
+def pixels(view: FeatureExtractor, images: list[Image.Image]) -> Any:
     """What the network takes: (N, 3, S, S)."""
     import torch
 
-    scaled = np.stack([view.spec.apply(p) for p in pictures]).transpose(0, 3, 1, 2) / 255
+    scaled = np.stack([view.spec.apply(p) for p in images]).transpose(0, 3, 1, 2) / 255
     return torch.from_numpy((scaled - 0.5) / 0.25).float()
 
 
@@ -79,23 +79,23 @@ def centred(part: EnsembleMember) -> tuple[Any, Any]:
     return torch.from_numpy(weight - weight.mean(1, keepdims=True)), torch.from_numpy(bias - bias.mean())
 
 
-def predicted(classifier: Classifier, pictures: list[Image.Image]) -> list[int]:
+def predicted(classifier: Classifier, images: list[Image.Image]) -> list[int]:
     """The likeliest class of each, by whole networks."""
     logits = 0
     for part in classifier.parts:
         network, (weight, bias) = build(part.view.backbone, image_size=part.view.spec.image_size), centred(part)
-        logits = logits + network(pixels(part.view, pictures)).detach() @ weight + bias
+        logits = logits + network(pixels(part.view, images)).detach() @ weight + bias
     return logits.argmax(1).tolist()
 
 
-def grad_cam(part: EnsembleMember, pictures: list[Image.Image], classes: list[int]) -> np.ndarray:
+def grad_cam(part: EnsembleMember, images: list[Image.Image], classes: list[int]) -> np.ndarray:
     """Captum's Grad-CAM of the last stage of a residual network, with the bias added."""
     import torch
     from captum.attr import LayerGradCam
 
     network, (weight, bias) = build(part.view.backbone), centred(part)
     cam = LayerGradCam(lambda x: network(x) @ weight + bias, network.layer4)
-    taken = pixels(part.view, pictures).requires_grad_()
+    taken = pixels(part.view, images).requires_grad_()
     cells = cam.attribute(taken, target=torch.tensor(classes)).detach()[:, 0] * 4  # 2 x 2 places, whose mean is wanted
     return (cells + bias[classes][:, None, None]).numpy()
 
@@ -106,20 +106,20 @@ def grad_cam(part: EnsembleMember, pictures: list[Image.Image], classes: list[in
 @pytest.mark.parametrize("n_parts", [1, 2])
 def test_a_network_that_ends_in_a_mean_has_the_map_of_grad_cam(tmp_path: Path, n_parts: int) -> None:
     views = [make_view(tmp_path, "test_resnet", seed=seed) for seed in range(n_parts)]
-    classifier, pictures = with_head(*views), [draw(0, 1), draw(2, 5)]
-    classes = predicted(classifier, pictures)
-    cells = [grad_cam(part, pictures, classes) for part in classifier.parts]
-    for i, found in enumerate(heat_maps(classifier, pictures)):
-        expected = combined([(c[i], SQUASH) for c in cells], pictures[i].size)
+    classifier, images = with_head(*views), [draw(0, 1), draw(2, 5)]
+    classes = predicted(classifier, images)
+    cells = [grad_cam(part, images, classes) for part in classifier.parts]
+    for i, found in enumerate(heat_maps(classifier, images)):
+        expected = combined([(c[i], SQUASH) for c in cells], images[i].size)
         assert expected.max() == 1
         assert np.abs(found - expected).max() < 1e-3
 
 
-def agree(classifier: Classifier, picture: Image.Image, shares_KHW: np.ndarray, tolerance: float) -> None:
+def agree(classifier: Classifier, image: Image.Image, shares_KHW: np.ndarray, tolerance: float) -> None:
     """The maps of all classes are those of the shares that finite differences gave."""
     (part,) = classifier.parts
-    found = heat_maps(classifier, [picture] * len(shares_KHW), range(len(shares_KHW)))
-    expected = [combined([(shares, part.view.spec)], picture.size) for shares in shares_KHW]
+    found = heat_maps(classifier, [image] * len(shares_KHW), range(len(shares_KHW)))
+    expected = [combined([(shares, part.view.spec)], image.size) for shares in shares_KHW]
     assert max(heat.max() for heat in found) == 1
     assert max(heat.std() for heat in found) > 0.05
     for ours, theirs in zip(found, expected, strict=True):
@@ -130,8 +130,8 @@ def test_dense_layers_on_maps_are_followed_place_by_place(tmp_path: Path) -> Non
     classifier = with_head(make_view(tmp_path, "headstart_cnn", size=64, img_size=64))
     (part,) = classifier.parts
     network, (weight, bias) = build(part.view.backbone, image_size=64), centred(part)
-    picture = draw(1, 3)
-    maps = network.forward_features(pixels(part.view, [picture])).detach()
+    image = draw(1, 3)
+    maps = network.forward_features(pixels(part.view, [image])).detach()
     side = maps.shape[-1]
     shares = np.zeros((3, side, side))
     for sign in (1, -1):
@@ -139,7 +139,7 @@ def test_dense_layers_on_maps_are_followed_place_by_place(tmp_path: Path) -> Non
             changed = maps.clone()
             changed[0, :, y, x] *= 1 + sign * 1e-2
             shares[:, y, x] += sign * (network.forward_head(changed) @ weight + bias)[0].detach().numpy()
-    agree(classifier, picture, shares, 0.05)
+    agree(classifier, image, shares, 0.05)
 
 
 @pytest.mark.parametrize(("pool", "reads"), [("token", "norm1"), ("avg", "norm")])
@@ -147,7 +147,7 @@ def test_tokens_of_a_vision_transformer_lie_on_their_grid(tmp_path: Path, pool: 
     classifier = with_head(make_view(tmp_path, "vit_tiny_patch16_224", size=64, img_size=64, global_pool=pool))
     (part,) = classifier.parts
     network, (weight, bias) = build(part.view.backbone, image_size=64), centred(part)
-    picture = draw(1, 3)
+    image = draw(1, 3)
     read = network.blocks[-1].norm1 if reads == "norm1" else network.norm
     scale: dict[int, float] = {}
 
@@ -158,12 +158,12 @@ def test_tokens_of_a_vision_transformer_lie_on_their_grid(tmp_path: Path, pool: 
         return out
 
     read.register_forward_hook(fade)
-    taken, shares = pixels(part.view, [picture]), np.zeros((3, 4, 4))
+    taken, shares = pixels(part.view, [image]), np.zeros((3, 4, 4))
     for sign in (1, -1):
         for place in range(16):
             scale = {place + network.num_prefix_tokens: 1 + sign * 0.05}
             shares[:, place // 4, place % 4] += sign * (network(taken) @ weight + bias)[0].detach().numpy()
-    agree(classifier, picture, shares, 0.05)
+    agree(classifier, image, shares, 0.05)
 
 
 # Where cells come to lie
@@ -203,9 +203,9 @@ def test_no_place_that_speaks_for_a_class_is_a_map_of_zeros() -> None:
 def test_views_averaged_at_prediction_mirror_the_map(tmp_path: Path) -> None:
     view = make_view(tmp_path, "test_resnet")
     classifier = with_head(FeatureExtractor(view.backbone, replace(view.spec, tta="flip")))
-    picture = draw(1, 2)
-    (plain,) = heat_maps(classifier, [picture], [1])
-    (mirrored,) = heat_maps(classifier, [picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)], [1])
+    image = draw(1, 2)
+    (plain,) = heat_maps(classifier, [image], [1])
+    (mirrored,) = heat_maps(classifier, [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)], [1])
     assert np.abs(plain[:, ::-1] - mirrored).max() < 1e-3
 
 
@@ -218,19 +218,19 @@ def test_one_unit_for_two_classes_explains_both(tmp_path: Path) -> None:
     unit, bias = part.weight_DK[:, 1], part.bias_K[1]
     one = EnsembleMember(view, np.stack([0 * unit, unit], 1), np.array([0, bias], np.float32))
     two = EnsembleMember(view, np.stack([-unit / 2, unit / 2], 1), np.array([-bias / 2, bias / 2], np.float32))
-    picture = draw(2, 1)
+    image = draw(2, 1)
     for k in (0, 1):
-        maps = [heat_maps(Classifier((p,), ("a", "b"), PLAN), [picture], [k])[0] for p in (one, two)]
+        maps = [heat_maps(Classifier((p,), ("a", "b"), PLAN), [image], [k])[0] for p in (one, two)]
         assert np.abs(maps[0] - maps[1]).max() < 1e-3
-    by_default = heat_maps(Classifier((one,), ("a", "b"), PLAN), [picture])[0]
+    by_default = heat_maps(Classifier((one,), ("a", "b"), PLAN), [image])[0]
     assert by_default.max() == 1  # of the class predicted, some place speaks for it
 
 
-def test_pictures_are_files_arrays_or_images(tmp_path: Path) -> None:
+def test_images_are_files_arrays_or_images(tmp_path: Path) -> None:
     classifier = with_head(make_view(tmp_path, "test_resnet"))
-    picture = draw(0, 4)
-    picture.save(tmp_path / "one.png")
-    maps = heat_maps(classifier, [picture, np.asarray(picture), tmp_path / "one.png"], [1, 1, 1])
+    image = draw(0, 4)
+    image.save(tmp_path / "one.png")
+    maps = heat_maps(classifier, [image, np.asarray(image), tmp_path / "one.png"], [1, 1, 1])
     assert np.array_equal(maps[0], maps[1])
     assert np.array_equal(maps[0], maps[2])
     assert maps[0].shape == (120, 160)
@@ -245,7 +245,7 @@ def test_a_network_without_places_says_so(tmp_path: Path) -> None:
     with pytest.raises(BackboneError) as caught:
         heat_maps(classifier, [draw(0, 0)])
     assert str(caught.value) == (
-        "vit_tiny_patch16_224.s0: its last maps (2, 192) have no places in the picture, so no heat map can be made."
+        "vit_tiny_patch16_224.s0: its last maps (2, 192) have no places in the image, so no heat map can be made."
     )
 
 
@@ -256,42 +256,42 @@ def planted(n: int, seed: int, side: int = 160, patch: int = 36) -> tuple[list[I
     """Grey noise with a patch at a random place, red in class 0 and green in class 1; its corner (x, y) for each."""
     rng = np.random.default_rng(seed)
     labels, corners = np.arange(n) % 2, rng.integers(0, side - patch, (n, 2))
-    pictures = []
+    images = []
     for label, (x, y) in zip(labels, corners, strict=True):
         noise = rng.normal(110, 20, (side, side, 3))
         noise[y : y + patch, x : x + patch, label] += 110
-        pictures.append(Image.fromarray(noise.clip(0, 255).astype(np.uint8)))
-    return pictures, labels, corners
+        images.append(Image.fromarray(noise.clip(0, 255).astype(np.uint8)))
+    return images, labels, corners
 
 
-def fitted(view: FeatureExtractor, pictures: list[Image.Image], labels: np.ndarray) -> Classifier:
+def fitted(view: FeatureExtractor, images: list[Image.Image], labels: np.ndarray) -> Classifier:
     """A ridge head on a network's features."""
     import torch
 
     with torch.no_grad():
-        features = build(view.backbone, image_size=view.spec.image_size)(pixels(view, pictures)).numpy()
+        features = build(view.backbone, image_size=view.spec.image_size)(pixels(view, images)).numpy()
     head = fit_head("ridge", features, labels, 2, strength=0.1)
     return Classifier((EnsembleMember(view, head.weight_DK, head.bias_K),), ("red", "green"), PLAN)
 
 
 def test_heat_is_where_the_patch_is_that_decides_the_class(tmp_path: Path) -> None:
-    pictures, labels, _ = planted(80, seed=0)
-    classifier = fitted(make_view(tmp_path, "test_resnet", size=160), pictures, labels)
-    pictures, labels, corners = planted(24, seed=1)
+    images, labels, _ = planted(80, seed=0)
+    classifier = fitted(make_view(tmp_path, "test_resnet", size=160), images, labels)
+    images, labels, corners = planted(24, seed=1)
     hits = 0
-    for heat, (x, y) in zip(heat_maps(classifier, pictures, labels), corners, strict=True):
+    for heat, (x, y) in zip(heat_maps(classifier, images, labels), corners, strict=True):
         peak_y, peak_x = np.unravel_index(heat.argmax(), heat.shape)
         hits += abs(peak_x - (x + 18)) <= 34 and abs(peak_y - (y + 18)) <= 34  # one of the 5 x 5 cells is 32 wide
     assert hits >= 20  # by chance it would be some 4 of 24
 
 
 def test_other_weights_give_another_map(tmp_path: Path) -> None:
-    pictures, labels, _ = planted(12, seed=2)
-    classifier = fitted(make_view(tmp_path, "test_resnet", size=160), pictures, labels)
+    images, labels, _ = planted(12, seed=2)
+    classifier = fitted(make_view(tmp_path, "test_resnet", size=160), images, labels)
     (part,) = classifier.parts
     other = EnsembleMember(make_view(tmp_path, "test_resnet", seed=7, size=160), part.weight_DK, part.bias_K)
-    before = heat_maps(classifier, pictures, labels)
-    after = heat_maps(Classifier((other,), classifier.classes, PLAN), pictures, labels)
+    before = heat_maps(classifier, images, labels)
+    after = heat_maps(Classifier((other,), classifier.classes, PLAN), images, labels)
     alike = [np.corrcoef(a.ravel(), b.ravel())[0, 1] if b.any() else 0.0 for a, b in zip(before, after, strict=True)]
     assert np.mean(alike) < 0.5
     assert max(np.abs(np.subtract(a, b)).max() for a, b in zip(before, after, strict=True)) > 0.5

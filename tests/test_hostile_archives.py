@@ -34,7 +34,7 @@ from headstart.io.folders import folder_aside
 
 SECONDS, MEMORY = 5.0, 64e6
 SLOW = pytest.mark.slow
-OK = b"\xff\xd8 a picture"
+OK = b"\xff\xd8 an image"
 BY_HAND = "Nothing was unpacked. If you trust it, unpack it by other means and give the folder that this makes."
 MADE = "No packer writes that by accident. Unpack it by other means if you trust it."
 AGAIN = "Download or copy it again; nothing was unpacked."

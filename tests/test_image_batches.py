@@ -1,4 +1,4 @@
-"""Batches of varied pictures: which ones, in which version, whatever the number of threads and wherever an epoch begins."""
+"""Batches of varied images: which ones, in which version, whatever the number of threads and wherever an epoch begins."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from conftest import draw
-from headstart.errors import NoPictures
+from headstart.errors import NoImages
 from headstart.images.augment import PLAIN, augmented, parse_augment, read_views, rng_for
 from headstart.images.preprocess import Preprocess, read_pixels
 from headstart.images.sources import ImageSource
 from headstart.io.files import sha256_bytes
 from headstart.training.batches import Batch, TensorBatches
-from headstart.training.image_batches import AHEAD, PictureBatches, augmented_views
+from headstart.training.image_batches import AHEAD, ImageBatches, augmented_views
 
 SPEC = Preprocess(16)
 AUGMENT = parse_augment("flip,rotation=20,brightness=0.2")
@@ -29,7 +29,7 @@ N = 11
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Eleven JPEGs. Never write into this folder."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for i in range(N):
         draw(i % 3, i, (40, 30)).save(folder / f"{i}.jpg", quality=90)
     return [folder / f"{i}.jpg" for i in range(N)]
@@ -39,17 +39,17 @@ def hashes(files: Sequence[Path]) -> list[str]:
     return [sha256_bytes(f.read_bytes()) for f in files]
 
 
-def batches(files: Sequence[ImageSource], sha256s: Sequence[str] | None = None, **options: object) -> PictureBatches:
+def batches(files: Sequence[ImageSource], sha256s: Sequence[str] | None = None, **options: object) -> ImageBatches:
     sha256s = hashes(files) if sha256s is None else sha256s  # type: ignore[arg-type]
     labels = np.arange(len(files)) % 3
-    return PictureBatches(files, sha256s, labels, SPEC, AUGMENT, **{"batch_size": 4, **options})  # type: ignore[arg-type]
+    return ImageBatches(files, sha256s, labels, SPEC, AUGMENT, **{"batch_size": 4, **options})  # type: ignore[arg-type]
 
 
 def content(made: Sequence[Batch]) -> list[tuple[bytes, list[object], list[int]]]:
     return [(b.inputs.numpy().tobytes(), b.targets.tolist(), b.indices.tolist()) for b in made]
 
 
-def test_a_batch_holds_what_its_pictures_become_in_that_epoch(files: list[Path]) -> None:
+def test_a_batch_holds_what_its_images_become_in_that_epoch(files: list[Path]) -> None:
     source = batches(files, seed=5)
     assert len(source) == 3
     for epoch in (0, 7):
@@ -61,8 +61,8 @@ def test_a_batch_holds_what_its_pictures_become_in_that_epoch(files: list[Path])
             assert batch.targets.tolist() == [i % 3 for i in batch.indices]
             for pixels, i in zip(batch.inputs.numpy(), batch.indices, strict=True):
                 sha256 = sha256_bytes(files[i].read_bytes())
-                with Image.open(files[i]) as picture:
-                    expected = augmented(picture, SPEC, AUGMENT, rng_for(5, epoch, sha256))
+                with Image.open(files[i]) as image:
+                    expected = augmented(image, SPEC, AUGMENT, rng_for(5, epoch, sha256))
                 np.testing.assert_array_equal(pixels, expected)
                 np.testing.assert_array_equal(pixels, read_views(files[i], sha256, SPEC, AUGMENT, 5, (epoch,))[0])
 
@@ -87,26 +87,26 @@ def test_threads_and_the_start_change_nothing(files: list[Path]) -> None:
         assert content(list(batches(files, steps_per_epoch=9).epoch(2, start))) == whole[start:]
 
 
-def test_a_picture_that_comes_again_in_an_epoch_comes_in_another_version(files: list[Path]) -> None:
+def test_an_image_that_comes_again_in_an_epoch_comes_in_another_version(files: list[Path]) -> None:
     versions: dict[int, list[bytes]] = {}
     for batch in batches(files, steps_per_epoch=9).epoch(0):
         for pixels, i in zip(batch.inputs.numpy(), batch.indices, strict=True):
             versions.setdefault(int(i), []).append(pixels.tobytes())
-    assert max(map(len, versions.values())) == 4  # 36 places for 11 pictures
+    assert max(map(len, versions.values())) == 4  # 36 places for 11 images
     assert all(len(set(seen)) == len(seen) for seen in versions.values())
 
 
-def test_some_of_the_pictures_and_soft_labels(files: list[Path]) -> None:
+def test_some_of_the_images_and_soft_labels(files: list[Path]) -> None:
     labels = np.eye(N, 4, dtype=np.float32)
     chosen = np.array([9, 2, 5])
-    source = PictureBatches(files, hashes(files), labels, SPEC, batch_size=2, shuffle=False, indices=chosen)
+    source = ImageBatches(files, hashes(files), labels, SPEC, batch_size=2, shuffle=False, indices=chosen)
     first, second = source.epoch(0)
     assert [first.indices.tolist(), second.indices.tolist()] == [[9, 2], [5]]
     assert first.targets.tolist() == labels[[9, 2]].tolist()
     np.testing.assert_array_equal(second.inputs[0].numpy(), read_pixels(files[5], SPEC))  # no augmentation asked for
 
 
-def test_pictures_in_memory(files: list[Path]) -> None:
+def test_images_in_memory(files: list[Path]) -> None:
     arrays = [np.asarray(draw(i, i, (40, 30))) for i in range(3)]
     (batch,) = batches(arrays, ["a", "b", "c"], shuffle=False).epoch(0)
     np.testing.assert_array_equal(
@@ -114,14 +114,14 @@ def test_pictures_in_memory(files: list[Path]) -> None:
     )
 
 
-def test_pictures_that_become_unreadable_are_left_out_and_named(files: list[Path], tmp_path: Path) -> None:
+def test_images_that_become_unreadable_are_left_out_and_named(files: list[Path], tmp_path: Path) -> None:
     own = [tmp_path / f.name for f in files]
     for source, target in zip(files, own, strict=True):
         target.write_bytes(source.read_bytes())
     sha256s = hashes(own)
     before = content(list(batches(own, sha256s, shuffle=False).epoch(0)))
     own[1].unlink()
-    own[4].write_bytes(own[5].read_bytes())  # another picture under an old name
+    own[4].write_bytes(own[5].read_bytes())  # another image under an old name
     own[6].write_bytes(own[6].read_bytes()[:200])
     for i in (8, 9, 10):
         own[i].write_bytes(b"")
@@ -144,24 +144,24 @@ def test_damage_that_was_there_from_the_start_is_named_too(tmp_path: Path, files
     assert source.errors == {1: "truncated"}
 
 
-def test_no_readable_picture_at_all_stops_the_training(tmp_path: Path, files: list[Path]) -> None:
+def test_no_readable_image_at_all_stops_the_training(tmp_path: Path, files: list[Path]) -> None:
     source = batches([tmp_path / f"{i}.jpg" for i in range(5)], ["0" * 64] * 5)
-    with pytest.raises(NoPictures) as error:
+    with pytest.raises(NoImages) as error:
         list(source.epoch(1))
     assert str(error.value) == (
-        "none of 5 training pictures could be read in epoch 2.\n"
-        "  Is the folder with the pictures still there? `headstart check` names those that cannot be read."
+        "none of 5 training images could be read in epoch 2.\n"
+        "  Is the folder with the images still there? `headstart check` names those that cannot be read."
     )
     assert list(batches(files).epoch(0, start=3)) == []  # nothing was left to read, which is no failure
 
 
 def test_lists_of_different_lengths_are_refused(files: list[Path]) -> None:
     with pytest.raises(ValueError, match="11 sources, 11 hashes, 2 labels"):
-        PictureBatches(files, hashes(files), np.arange(2), SPEC)
+        ImageBatches(files, hashes(files), np.arange(2), SPEC)
 
 
 class Counting(Sequence[ImageSource]):
-    """Pictures in memory that note how many of them were asked for."""
+    """Images in memory that note how many of them were asked for."""
 
     def __init__(self, n: int) -> None:
         self.asked, self._n, self._lock = 0, n, threading.Lock()

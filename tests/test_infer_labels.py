@@ -37,7 +37,7 @@ def source_of(layout: Layout) -> DataSource:
 
 
 def known(folder: Path) -> Layout:
-    """What the folder is recognised as; saying it in words gives the same pictures."""
+    """What the folder is recognised as; saying it in words gives the same images."""
     layout = recognise(folder)
     assert layout is not None
     plain, said = open_dataset(folder), open_dataset(source_of(layout))
@@ -68,7 +68,7 @@ def test_the_redux_layout(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
         data = open_dataset(folder)
     assert caplog.messages == [
         f"{folder}: the labels are taken from the beginning of the file names, such as 'train/cat.0.jpg' "
-        "('cat': 3, 'dog': 3; 2 of 8 pictures have none). --label-from PATTERN says otherwise."
+        "('cat': 3, 'dog': 3; 2 of 8 images have none). --label-from PATTERN says otherwise."
     ]
     assert labels_of(data) == {
         "test/1.jpg": "",
@@ -76,7 +76,7 @@ def test_the_redux_layout(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
         **{f"train/{kind}.{n}.jpg": kind for kind in ("cat", "dog") for n in range(3)},
     }
     assert set(data.split.tolist()) == {""}
-    assert data.rejected == (("sample_submission.csv", "not_a_picture_name"),)
+    assert data.rejected == (("sample_submission.csv", "not_an_image_name"),)
     assert known(folder).label_from == r"^(cat|dog)[ ._-]*\(?\d"
 
 
@@ -195,7 +195,7 @@ def test_folders_side_by_side_in_split_folders(tmp_path: Path) -> None:
         ["stage1"],  # no other beside it
         ["images1", "images2"],  # these names say nothing
         ["img_1", "photos"],
-        ["stage1", "stage2", ""],  # they do not hold all pictures
+        ["stage1", "stage2", ""],  # they do not hold all images
         ["train_stg1", "test_stg1"],  # splits
         ["stage1", "stage2", "test"],  # classes beside a split: not for us to sort out
     ],
@@ -256,8 +256,8 @@ def test_a_competition_with_a_table_of_ids(tmp_path: Path, caplog: pytest.LogCap
     with caplog.at_level("INFO", "headstart"):
         data = open_dataset(folder)
     assert caplog.messages == [
-        f"{folder}: the labels are taken from the column 'diagnosis' of 'train.csv', the pictures found by 'id_code' "
-        "('0': 3, '1': 3; 2 of 8 pictures have none). Rows that name no picture that is there: 1. "
+        f"{folder}: the labels are taken from the column 'diagnosis' of 'train.csv', the images found by 'id_code' "
+        "('0': 3, '1': 3; 2 of 8 images have none). Rows that name no image that is there: 1. "
         "--label-column, --path-column or --label-from say otherwise."
     ]
     expected = {f"train_images/{i}.png": str(n % 2) for n, i in enumerate(ids)}
@@ -269,7 +269,7 @@ def test_a_competition_with_a_table_of_ids(tmp_path: Path, caplog: pytest.LogCap
     assert labels_of(open_dataset(folder / "train.csv")) == expected
 
 
-def test_train_and_test_pictures_of_one_folder(tmp_path: Path) -> None:
+def test_train_and_test_images_of_one_folder(tmp_path: Path) -> None:
     folder = fill(
         tmp_path,
         *(f"images/{side}_{n}.jpg" for side in ("Train", "Test") for n in range(4)),
@@ -281,7 +281,7 @@ def test_train_and_test_pictures_of_one_folder(tmp_path: Path) -> None:
     assert (known(folder).label_column, known(folder).path_column) == ("", "image_id")
 
 
-def test_numbers_that_stand_for_pictures_of_both_sides(tmp_path: Path) -> None:
+def test_numbers_that_stand_for_images_of_both_sides(tmp_path: Path) -> None:
     folder = fill(
         tmp_path,
         *(f"{side}/{n}.jpg" for side in ("train", "test") for n in range(1, 5)),
@@ -355,7 +355,7 @@ def test_columns_of_a_table_in_the_folder(tmp_path: Path) -> None:
     folder = fill(tmp_path, "a/1.jpg", "b/2.jpg")
     assert error_of(lambda: open_dataset(folder, label_column="kind"), BadLabels) == (
         f"{folder}: holds no table, but the column 'kind' was asked for.\n"
-        "  Give the table itself, or put it beside the pictures. --label-from takes labels from file names."
+        "  Give the table itself, or put it beside the images. --label-from takes labels from file names."
     )
     fill(folder, labels_csv="name,kind,more\n1,x,q\n2,y,r\n")
     assert labels_of(open_dataset(folder)) == {"a/1.jpg": "a", "b/2.jpg": "b"}
@@ -367,17 +367,17 @@ def test_columns_of_a_table_in_the_folder(tmp_path: Path) -> None:
     )
     fill(folder, other_csv="name,kind\n1,x\n2,y\n")
     assert error_of(lambda: open_dataset(folder, label_column="kind"), BadLabels) == (
-        f"{folder}: no single table in it has the columns 'kind' and names the pictures; there are 'labels.csv' "
+        f"{folder}: no single table in it has the columns 'kind' and names the images; there are 'labels.csv' "
         "('name', 'kind', 'more'), 'other.csv' ('name', 'kind').\n"
-        "  Give the table itself instead of the folder. It has to name 95 % of the pictures in its folders."
+        "  Give the table itself instead of the folder. It has to name 95 % of the images in its folders."
     )
 
 
-def test_a_name_that_fits_several_pictures(tmp_path: Path) -> None:
+def test_a_name_that_fits_several_images(tmp_path: Path) -> None:
     folder = fill(tmp_path, "x/1.jpg", "y/1.jpg", "x/2.jpg", t_csv="id,label\n1,a\n2,b\n")
     assert error_of(lambda: open_dataset(folder / "t.csv"), BadLabels) == (
         f"{folder / 't.csv'}: '1' can be 'x/1.jpg', 'y/1.jpg'.\n"
-        "  Write the paths of the pictures into the table, relative to its folder."
+        "  Write the paths of the images into the table, relative to its folder."
     )
 
 

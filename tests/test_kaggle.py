@@ -138,7 +138,7 @@ def test_what_is_no_slug(text: str) -> None:
 
 def test_a_competition(server: KaggleServer, own_cache: Path) -> None:
     got = headstart.kaggle(REDUX)
-    assert (got.out, got.files, got.pictures, got.classes) == (REDUX, 53, 52, {"cat": 20, "dog": 20})
+    assert (got.out, got.files, got.images, got.classes) == (REDUX, 53, 52, {"cat": 20, "dog": 20})
     assert sorted(p.name for p in Path(REDUX).iterdir()) == [
         ".headstart-kaggle.json",
         "sample_submission.csv",
@@ -158,7 +158,7 @@ def test_a_competition(server: KaggleServer, own_cache: Path) -> None:
     )
     assert got.table().splitlines()[:2] == [
         f"{REDUX}: 53 files, {got.bytes / 1e6:.1f} MB, in {REDUX}",
-        "52 pictures: cat 20, dog 20, unlabelled 12",
+        "52 images: cat 20, dog 20, unlabelled 12",
     ]
 
 
@@ -183,12 +183,12 @@ def test_a_dataset_of_class_folders_without_an_account(server: KaggleServer, log
     assert all("Authorization" not in seen.headers for seen in server.seen)
 
 
-def test_a_dataset_without_pictures_is_downloaded_all_the_same(
+def test_a_dataset_without_images_is_downloaded_all_the_same(
     server: KaggleServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.competitions["ada/houses"] = Competition("ada/houses", zipped({"houses.csv": b"price,rooms\n1,2\n"}))
     got = headstart.kaggle("ada/houses")
-    assert (got.files, got.pictures, got.recognised, got.next) == (1, 0, "", ())
+    assert (got.files, got.images, got.recognised, got.next) == (1, 0, "", ())
     assert "houses" in caplog.text
     with pytest.raises(headstart.HeadstartError):
         headstart.kaggle("ada/houses", train=True)
@@ -403,7 +403,7 @@ def test_train_and_submit(
     words = ["kaggle", REDUX, "--train", "--submit-file", "submission.csv", "--out", "data", "--weights-dir"]
     assert cli.run([*words, str(tiny_weights)]) == 0
     out, _ = capsys.readouterr()
-    assert "Mean size of the training pictures: 96 x 72 pixels" in out
+    assert "Mean size of the training images: 96 x 72 pixels" in out
     assert f"headstart submit {REDUX} submission.csv" in out
     answers = server.competitions[REDUX].answers
     with open("submission.csv", newline="") as file:
@@ -453,7 +453,7 @@ def test_what_cannot_come_to_a_submission_is_said_first(server: KaggleServer) ->
     with pytest.raises(MissingData) as missing:
         headstart.kaggle(DATASET, out=Path("pets"), run=Path("run"), submit_file=Path("submission.csv"))
     assert str(missing.value) == (
-        "pets: has no unlabelled pictures, so there is nothing to write to submission.csv.\n"
+        "pets: has no unlabelled images, so there is nothing to write to submission.csv.\n"
         "  headstart predict run FOLDER --sample-submission SAMPLE.csv --out submission.csv"
     )
 
@@ -544,14 +544,14 @@ def test_what_cannot_be_submitted(server: KaggleServer) -> None:
     assert server.submissions == []
 
 
-# Real pictures
+# Real images
 
 
 @pytest.mark.slow
 def test_cats_and_dogs_end_to_end(
     shared: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """dogs-vs-cats-redux made of the real pictures: log-loss against the withheld labels, and without clip and temperature."""
+    """dogs-vs-cats-redux made of the real images: log-loss against the withheld labels, and without clip and temperature."""
     monkeypatch.chdir(tmp_path)
     with kaggle_server(cats_dogs_competition(shared / "data" / "cats-dogs.zip")) as server:
         for name, value in {**server.environment, "KAGGLE_CONFIG_DIR": str(tmp_path / "no-config")}.items():
@@ -579,7 +579,7 @@ def test_cats_and_dogs_end_to_end(
 
 
 def chances(run: Path, *, calibrated: bool = True) -> dict[str, float]:
-    """{id: probability of a dog} of the unlabelled pictures, from a run; uncalibrated as before its temperature."""
+    """{id: probability of a dog} of the unlabelled images, from a run; uncalibrated as before its temperature."""
     temperature = 1.0 if calibrated else json.loads((run / "headstart.json").read_text())["temperature"]
     found = {}
     for row in read_csv(run / "predictions.csv"):

@@ -48,16 +48,16 @@ def test_by_hand() -> None:
     labels_N = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     assert np.allclose(label_thresholds(p_NK, labels_N), [0.7, 0.6])
     found = label_issues(p_NK, labels_N)
-    # counted: label 0: two as 0, one as 1; label 1: one as 0, two as 1. Each row has half of the pictures.
+    # counted: label 0: two as 0, one as 1; label 1: one as 0, two as 1. Each row has half of the images.
     assert np.allclose(found.joint_KK, [[1 / 3, 1 / 6], [1 / 6, 1 / 3]])
     assert np.isclose(found.share, 1 / 3)
-    # 8 / 3 pictures, so three: all whose likeliest class is another, the least believed label first.
+    # 8 / 3 images, so three: all whose likeliest class is another, the least believed label first.
     assert found.order.tolist() == [5, 2, 7]
     assert found.suggested.tolist() == [0, 1, 0]
     assert np.allclose(found.score, [0.8, 0.7, 0.6])
 
 
-def test_pictures_without_a_label_are_left_out() -> None:
+def test_images_without_a_label_are_left_out() -> None:
     p_NK = np.array([[0.9, 0.1], [0.8, 0.2], [0.9, 0.1], [0.2, 0.8]])
     some = label_issues(np.insert(p_NK, 1, [0.5, 0.5], axis=0), np.array([0, -1, 0, 1, 1]))
     all_of_them = label_issues(p_NK, np.array([0, 0, 1, 1]))
@@ -65,7 +65,7 @@ def test_pictures_without_a_label_are_left_out() -> None:
     assert np.array_equal(some.joint_KK, all_of_them.joint_KK)
 
 
-def test_a_class_without_pictures_is_not_suggested() -> None:
+def test_a_class_without_images_is_not_suggested() -> None:
     p_NK = np.array([[0.1, 0.0, 0.9], [0.9, 0.1, 0.0], [0.1, 0.8, 0.1], [0.7, 0.2, 0.1]])
     found = label_issues(p_NK, np.array([1, 0, 1, 1]))
     assert 2 not in found.suggested
@@ -90,7 +90,7 @@ def judged(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_loops(p_NK: np.ndarray, labels_N: np.ndarray) -> list[int]:
-    """The same by the text of the paper, one picture at a time."""
+    """The same by the text of the paper, one image at a time."""
     classes, known = p_NK.shape[1], [i for i in range(len(labels_N)) if labels_N[i] >= 0]
     mine = {k: [i for i in known if labels_N[i] == k] for k in range(classes)}
     threshold = {k: np.mean([p_NK[i, k] for i in mine[k]]) for k in mine if mine[k]}
@@ -148,8 +148,8 @@ def test_what_cannot_be_judged() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-1, 3), st.integers(0, 12)), min_size=1, max_size=60), st.integers(0, 3))
-def test_groups_stay_in_one_fold(pictures: list[tuple[int, int]], seed: int) -> None:
-    labels_N, groups_N = (np.array(x) for x in zip(*pictures, strict=True))
+def test_groups_stay_in_one_fold(images: list[tuple[int, int]], seed: int) -> None:
+    labels_N, groups_N = (np.array(x) for x in zip(*images, strict=True))
     folds_N = _folds(labels_N, groups_N, seed)
     assert ((folds_N >= 0) == (labels_N >= 0)).all()
     for group in np.unique(groups_N):
@@ -246,7 +246,7 @@ def mislaid(tmp_path: Path, own_cache: Path, warm_cache: Path) -> Path:
 ODD = 'class1/<b>"odd", 🐈.jpg'
 
 
-def test_check_finds_the_picture_in_the_wrong_folder(
+def test_check_finds_the_image_in_the_wrong_folder(
     mislaid: Path, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fixes = tmp_path / "fixes.csv"
@@ -281,11 +281,11 @@ def test_the_table_names_the_worst(mislaid: Path, tiny_weights: Path) -> None:
     assert "labels may be wrong" not in none.table()
 
 
-def test_unlabelled_and_unreadable_pictures_are_passed_over(mislaid: Path, tiny_weights: Path) -> None:
-    (mislaid / "class2" / "bad.jpg").write_bytes(b"no picture")
+def test_unlabelled_and_unreadable_images_are_passed_over(mislaid: Path, tiny_weights: Path) -> None:
+    (mislaid / "class2" / "bad.jpg").write_bytes(b"no image")
     draw(1, 900).save(mislaid / "loose.jpg")
     found = headstart.check(mislaid, labels=True, weights_dir=tiny_weights)
-    assert (found.pictures, found.usable) == (63, 62)
+    assert (found.images, found.usable) == (63, 62)
     assert found.label_errors[0].path == ODD
     assert not {"class2/bad.jpg", "loose.jpg"} & {e.path for e in found.label_errors}
 

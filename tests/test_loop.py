@@ -393,31 +393,31 @@ class Poisoned(nn.Module):
         return torch.where((inputs > 100).any(1, keepdim=True), torch.nan, self.inner(inputs))
 
 
-def poisoned(picture: int) -> TensorBatches:
+def poisoned(image: int) -> TensorBatches:
     inputs, labels = points()
-    inputs[0, picture, 0] = 1000
+    inputs[0, image, 0] = 1000
     return TensorBatches(inputs, labels, batch_size=4)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_move() -> None:
     module = Poisoned()
     where = next(i for i, batch in enumerate(poisoned(11).epoch(0)) if 11 in batch.indices)
-    pictures = next(iter(poisoned(11).epoch(0, start=where))).indices.tolist()
+    images = next(iter(poisoned(11).epoch(0, start=where))).indices.tolist()
     with pytest.raises(TrainingFailed) as caught:
         trained(Recipe(), module, train=poisoned(11), epochs=3)
     assert str(caught.value) == (
         "Training failed before its first epoch was finished: the loss is nan in epoch 1, "
-        f"step {where + 1} (training pictures number {', '.join(map(str, pictures))}).\n"
+        f"step {where + 1} (training images number {', '.join(map(str, images))}).\n"
         "  Lower --max-lr (it was 0.01), or limit the gradient, for example --clip 1."
     )
-    assert caught.value.pictures == tuple(pictures)
+    assert caught.value.images == tuple(images)
     assert torch.isfinite(weights(module)).all()
 
 
 def test_later_on_the_best_epoch_is_kept(caplog: pytest.LogCaptureFixture) -> None:
     inputs, labels = points()
     both = np.concatenate([inputs, inputs])
-    both[0, 11, 0] = 1000  # a view of picture 11 that the second epoch shows
+    both[0, 11, 0] = 1000  # a view of image 11 that the second epoch shows
     train = TensorBatches(both, labels, batch_size=45)
     module, kept = Poisoned(), []
 
@@ -430,7 +430,7 @@ def test_later_on_the_best_epoch_is_kept(caplog: pytest.LogCaptureFixture) -> No
     assert len(kept) == len(result.epochs) == 1 and result.best_epoch == 0
     assert torch.equal(weights(module), kept[0])
     assert result.stopped.startswith("the loss is nan in epoch 2, step ")
-    assert ", ...)." in result.stopped and 11 in result.bad_pictures and len(result.bad_pictures) == 45
+    assert ", ...)." in result.stopped and 11 in result.bad_images and len(result.bad_images) == 45
     assert "The weights of epoch 1, the best until then, are kept." in caplog.text
 
 
@@ -453,7 +453,7 @@ def test_a_gradient_that_is_not_finite() -> None:
 
 
 class Narrow(nn.Module):
-    """Cannot take more than `most` pictures at once, as a machine with little memory."""
+    """Cannot take more than `most` images at once, as a machine with little memory."""
 
     def __init__(self, most: int, error: type[BaseException]) -> None:
         super().__init__()
@@ -487,16 +487,16 @@ def test_out_of_memory_halves_until_it_fits(
     torch.testing.assert_close(weights(wide), weights(narrow.inner), rtol=1e-9, atol=1e-12)
     assert set(narrow.sizes) == {4, 3}, "16 in four; the last 10 of an epoch in 4, 3 and 3"
     assert [record.getMessage() for record in caplog.records] == [
-        "Out of memory with 16 pictures at once: going on with 8, gradients added up to the same step.",
-        "Out of memory with 8 pictures at once: going on with 4, gradients added up to the same step.",
+        "Out of memory with 16 images at once: going on with 8, gradients added up to the same step.",
+        "Out of memory with 8 images at once: going on with 4, gradients added up to the same step.",
     ]
 
 
-def test_out_of_memory_at_one_picture() -> None:
+def test_out_of_memory_at_one_image() -> None:
     with pytest.raises(TrainingFailed) as caught:
         trained(Recipe(), Narrow(0, RuntimeError))
     assert str(caught.value) == (
-        "Memory is too small: not even one picture at a time can be trained on.\n"
+        "Memory is too small: not even one image at a time can be trained on.\n"
         "  Choose a smaller --image-size or --backbone, or fine-tune fewer stages, for example --unfreeze 2."
     )
 
@@ -510,7 +510,7 @@ def test_other_errors_come_through() -> None:
         trained(Recipe(), Broken())
 
 
-def test_a_batch_of_one_picture_leaves_batch_norm_alone() -> None:
+def test_a_batch_of_one_image_leaves_batch_norm_alone() -> None:
     module = network(norm=True)
     result = trained(Recipe(), module, train=batches(n=33, size=16))
     assert len(result.steps) == 6 and all(math.isfinite(row.loss) for row in result.steps)
@@ -678,7 +678,7 @@ def test_steps_per_epoch(steps: int) -> None:
 
 
 def test_batches_refuse_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"inputs \(1, 9, 2\) are not \(views, pictures, \.\.\.\) of 10 labels"):
+    with pytest.raises(ValueError, match=r"inputs \(1, 9, 2\) are not \(views, images, \.\.\.\) of 10 labels"):
         TensorBatches(np.zeros((1, 9, 2)), np.zeros(10, np.int64), batch_size=4)
 
 

@@ -23,7 +23,7 @@ NAMES = "abcdefgh"
 
 @st.composite
 def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
-    """Logits (N, K), labels (N,), K: few or many pictures, tied scores, classes without pictures or predictions."""
+    """Logits (N, K), labels (N,), K: few or many images, tied scores, classes without images or predictions."""
     k, n = draw(st.integers(2, 6)), draw(st.integers(1, 60))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     labels = rng.integers(0, draw(st.integers(1, k)), n)
@@ -72,7 +72,7 @@ def test_figures_are_those_of_scikit_learn(case: tuple[np.ndarray, np.ndarray, i
     for name, value in expected.items():
         assert found[name].value == pytest.approx(value, abs=1e-9, nan_ok=True), name
     if "roc_auc" not in expected:
-        assert found["roc_auc"].method == "undefined: the pictures are all of one class"
+        assert found["roc_auc"].method == "undefined: the images are all of one class"
 
 
 @settings(max_examples=60, deadline=None)
@@ -108,7 +108,7 @@ def test_bounds_hold_the_value_and_survive_json(case: tuple[np.ndarray, np.ndarr
 
 
 def test_hand_computed() -> None:
-    """Six pictures, three classes: a a a b b c guessed as a a b b b a."""
+    """Six images, three classes: a a a b b c guessed as a a b b b a."""
     p = np.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.3, 0.5, 0.2], [0.2, 0.7, 0.1], [0.1, 0.9, 0.0], [0.5, 0.1, 0.4]])
     found = compute_metrics(p, np.array([0, 0, 0, 1, 1, 2]), ["a", "b", "c"], probabilities=True)
     assert found.confusion.tolist() == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]
@@ -126,12 +126,12 @@ def test_hand_computed() -> None:
     assert found["roc_auc_weighted"].value == pytest.approx((3 * 8 / 9 + 2 + 1) / 6)
     assert found.per_class["a"]["specificity"].value == pytest.approx(2 / 3)
     assert found.per_class["c"]["precision"].method == "undefined: the class is never predicted"
-    # each picture has a calibration bin of its own, except 0.5 and 0.5 (one wrong, one wrong)
+    # each image has a calibration bin of its own, except 0.5 and 0.5 (one wrong, one wrong)
     assert found["ece"].value == pytest.approx((0.2 + 0.4 + 0.5 + 0.3 + 0.1 + 0.5) / 6)
 
 
 def test_count_figures_resample_as_scikit_learn_would() -> None:
-    """A block of matrices gives what each gives alone, by scikit-learn on the pictures written out."""
+    """A block of matrices gives what each gives alone, by scikit-learn on the images written out."""
     from sklearn import metrics as sk
 
     rng = np.random.default_rng(3)
@@ -152,7 +152,7 @@ def test_count_figures_resample_as_scikit_learn_would() -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(st.integers(2, 50), st.integers(1, 40), st.integers(0, 2**32))
-def test_auc_of_resamples_is_that_of_the_resampled_pictures(n: int, values: int, seed: int) -> None:
+def test_auc_of_resamples_is_that_of_the_resampled_images(n: int, values: int, seed: int) -> None:
     from sklearn.metrics import roc_auc_score
 
     rng = np.random.default_rng(seed)
@@ -228,7 +228,7 @@ def test_perfect_predictions_are_not_certain() -> None:
     assert str(found["brier_score"]) == "0.000 [0.000, 0.013]"
 
 
-def test_one_picture() -> None:
+def test_one_image() -> None:
     found = compute_metrics(np.array([[2.0, 0.0, 0.0]]), np.array([0]), ["a", "b", "c"])
     assert str(found["accuracy"]) == "1.000 [0.207, 1.000]"
     assert str(found["cohen_kappa"]) == "undefined"
@@ -239,11 +239,11 @@ def test_one_picture() -> None:
         "n": 0,
         "method": "undefined: all is one class",
     }
-    assert found.per_class["b"]["recall"].method == "undefined: no picture has the class"
+    assert found.per_class["b"]["recall"].method == "undefined: no image has the class"
     assert found.per_class["b"]["f1"].method == "undefined: the class is neither among the labels nor predicted"
 
 
-def test_unlabelled_pictures_are_left_out_and_counted() -> None:
+def test_unlabelled_images_are_left_out_and_counted() -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(40, 3)), rng.integers(0, 3, 40)
     labels[::4] = -1
@@ -268,7 +268,7 @@ def test_errors_say_what_was_expected() -> None:
     good, labels = np.zeros((2, 2)), np.array([0, 1])
     with pytest.raises(BadLabels) as none:
         compute_metrics(good, np.array([-1, -1]), "ab")
-    assert str(none.value) == "labels: none of 2 pictures has one, so there is nothing to judge by."
+    assert str(none.value) == "labels: none of 2 images has one, so there is nothing to judge by."
     with pytest.raises(DataError) as columns:
         compute_metrics(good, labels, "abc")
     assert str(columns.value) == "scores: 2 columns for 3 classes; expected one column a class."
@@ -281,8 +281,7 @@ def test_errors_say_what_was_expected() -> None:
     with pytest.raises(DataError) as shape:
         compute_metrics(good, np.array([0]), "ab")
     assert str(shape.value) == (
-        "scores and labels: shapes (2, 2) and (1,) do not fit.\n"
-        "  Expected (pictures, two or more classes) and (pictures,)."
+        "scores and labels: shapes (2, 2) and (1,) do not fit.\n  Expected (images, two or more classes) and (images,)."
     )
     with pytest.raises(DataError) as logits:
         compute_metrics(good, labels, "ab", probabilities=True)
@@ -304,11 +303,11 @@ def test_estimate_formats() -> None:
 def test_table_is_aligned() -> None:
     labels = np.array([0, 1] * 50)
     lines = compute_metrics(np.eye(2)[labels], labels, ["cat", "a longer name"]).table().splitlines()
-    assert lines[0] == "100 pictures, 2 classes, 95% intervals"
+    assert lines[0] == "100 images, 2 classes, 95% intervals"
     assert lines[2] == "accuracy            1.000 [0.963, 1.000]"
     block = lines[-3:]
-    assert block[0].split() == ["class", "pictures", "precision", "recall", "f1", "roc_auc"]
-    assert block[2].startswith("a longer name        50  1.000 [0.929, 1.000]")
+    assert block[0].split() == ["class", "images", "precision", "recall", "f1", "roc_auc"]
+    assert block[2].startswith("a longer name      50  1.000 [0.929, 1.000]")
     assert len({len(line) for line in block}) == 1
 
 

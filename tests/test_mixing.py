@@ -13,8 +13,8 @@ from headstart.training.batches import Batch
 from headstart.training.mixing import cutmix, mix, mixup, random_box, soft
 
 
-def pictures(n: int = 6, side: int = 10) -> Batch:
-    """Picture i is all 10 * i, of class i % 3."""
+def images(n: int = 6, side: int = 10) -> Batch:
+    """Image i is all 10 * i, of class i % 3."""
     levels = torch.arange(n, dtype=torch.uint8)[:, None, None, None] * 10
     return Batch(levels.expand(n, side, side, 3).contiguous(), torch.arange(n) % 3, np.arange(n) + 100)
 
@@ -29,7 +29,7 @@ def test_mixup_by_hand() -> None:
 
 
 def test_cutmix_by_hand() -> None:
-    batch = pictures(2, side=4)
+    batch = images(2, side=4)
     mixed, ratio = cutmix(batch.inputs, torch.tensor([1, 0]), (0, 1, 2, 4))  # rows 0-1, columns 1-3: 6 of 16
     assert ratio == 1 - 6 / 16 and mixed.dtype == torch.uint8
     assert mixed[0, :, :, 0].tolist() == [[0, 10, 10, 10], [0, 10, 10, 10], [0, 0, 0, 0], [0, 0, 0, 0]]
@@ -54,7 +54,7 @@ def test_boxes_by_hand() -> None:
 
 
 def test_nothing_asked_for_returns_the_batch_itself() -> None:
-    batch = pictures()
+    batch = images()
     assert mix(batch, 3, 0.0, 0.0, 0, 0, 0) is batch
 
 
@@ -64,7 +64,7 @@ alphas = st.sampled_from([(0.2, 0.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.3), (0.4, 
 @settings(max_examples=60, deadline=None)
 @given(alphas=alphas, n=st.integers(1, 7), side=st.integers(1, 12), seed=st.integers(0, 9), step=st.integers(0, 99))
 def test_what_holds_for_every_batch(alphas: tuple[float, float], n: int, side: int, seed: int, step: int) -> None:
-    batch = pictures(n, side)
+    batch = images(n, side)
     mixed = mix(batch, 3, *alphas, seed, 1, step)
     again = mix(batch, 3, *alphas, seed, 1, step)
     assert torch.equal(mixed.inputs, again.inputs) and torch.equal(mixed.targets, again.targets)
@@ -73,7 +73,7 @@ def test_what_holds_for_every_batch(alphas: tuple[float, float], n: int, side: i
     np.testing.assert_allclose(mixed.targets.sum(dim=1).numpy(), 1, rtol=1e-6)
     assert mixed.targets.min() >= 0
     np.testing.assert_array_equal(mixed.indices, batch.indices)
-    # Labels are blended as pixels are: with one hot vector a picture, and its level in its pixels, both give one mean.
+    # Labels are blended as pixels are: with one hot vector an image, and its level in its pixels, both give one mean.
     own = Batch(batch.inputs, torch.arange(n), batch.indices)
     mixed = mix(own, n, *alphas, seed, 1, step)
     mean_level = mixed.inputs.float().mean(dim=(1, 2, 3))
@@ -96,7 +96,7 @@ def test_draws_differ_by_seed_epoch_and_step_and_follow_beta() -> None:
 
 
 def test_both_take_turns_at_equal_chances() -> None:
-    batch = pictures(4, 8)
+    batch = images(4, 8)
     kinds = [mix(batch, 3, 1.0, 1.0, 0, 0, step).inputs.dtype for step in range(300)]
     assert 115 <= kinds.count(torch.uint8) <= 185  # cutmix leaves whole numbers
 
@@ -115,6 +115,6 @@ def test_cutmix_on_feature_vectors_is_refused() -> None:
     with pytest.raises(RecipeError) as error:
         mix(batch, 2, 0.0, 1.0, 0, 0, 0)
     assert str(error.value) == (
-        "cutmix cannot be used on feature vectors (inputs of shape (4, 20)): it needs pictures.\n"
-        "  Use mixup, or an approach that trains on pictures, such as finetune."
+        "cutmix cannot be used on feature vectors (inputs of shape (4, 20)): it needs images.\n"
+        "  Use mixup, or an approach that trains on images, such as finetune."
     )

@@ -117,7 +117,7 @@ def test_timms_conventions() -> None:
          "filters, drops, hidden, drop_rate."),
         ({"img_size": 21}, "headstart_cnn: img_size is 21, expected at least 22 pixels for 3 blocks of convolution and "
          "pooling."),
-        ({"img_size": (32, 40)}, "headstart_cnn: img_size is (32, 40), expected one number: its pictures are square."),
+        ({"img_size": (32, 40)}, "headstart_cnn: img_size is (32, 40), expected one number: its images are square."),
         ({"drops": [0.5]}, "headstart_cnn: drops is [0.5], expected 3 numbers from 0 to 1."),
         ({"filters": [32, 0]}, "filters is [32, 0], expected a list of sizes such as [128] or [256, 64]."),
     ],
@@ -128,7 +128,7 @@ def test_arguments_that_cannot_work(args: dict[str, Any], text: str) -> None:
     assert str(error.value) == text
 
 
-def test_the_smallest_picture() -> None:
+def test_the_smallest_image() -> None:
     assert HeadstartCNN(2, img_size=22)(torch.rand(1, 3, 22, 22)).shape == (1, 2)
 
 

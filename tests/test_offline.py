@@ -52,14 +52,14 @@ def without_network(commands: list[list[str]], tmp_path: Path) -> tuple[list[Any
 
 
 def all_verbs(cache: Path, out: Path, photos: Path, weights: Path, *more: str) -> list[list[str]]:
-    run, picture = str(out / "run"), str(photos / "class0" / "000.jpg")
+    run, image = str(out / "run"), str(photos / "class0" / "000.jpg")
     given = ["--weights-dir", str(weights), *more]
     commands = [
         ["train", str(photos), "--out", run, *given],
         ["embed", str(photos), "--out", str(out / "f.safetensors"), *given],
         ["evaluate", run, str(photos), *more],
-        ["predict", run, picture, "--json", *more],
-        ["explain", run, picture, "--out", str(out / "explained"), *more],
+        ["predict", run, image, "--json", *more],
+        ["explain", run, image, "--out", str(out / "explained"), *more],
         ["report", run, "--out", str(out / "report.html"), *more],
         ["check", str(photos), *more],
         ["split", str(photos), "--out", str(out / "split.csv"), *more],

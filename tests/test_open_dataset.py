@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import headstart.data.open_dataset as dataset_module
 import headstart.data.tables as table_module
 from headstart.data.open_dataset import Dataset, fingerprint, hash_rows, open_dataset, require_trainable, split_name
-from headstart.errors import BadArchive, BadLabels, BadSplit, HeadstartError, MissingData, NoPictures
+from headstart.errors import BadArchive, BadLabels, BadSplit, HeadstartError, MissingData, NoImages
 
 HOSTILE = [
     "-rf.jpg",
@@ -102,7 +102,7 @@ def test_split_folders_are_never_classes(tmp_path: Path, train: str, val: str) -
     }
 
 
-def test_a_test_folder_with_loose_pictures_has_no_labels(tmp_path: Path) -> None:
+def test_a_test_folder_with_loose_images_has_no_labels(tmp_path: Path) -> None:
     data = open_dataset(
         fill(tmp_path, "train/cats/1.jpg", "train/dogs/1.jpg", "test/1.jpg", "test/2.png", "sample.png")
     )
@@ -137,15 +137,15 @@ def test_published_layouts_of_wrapped_split_folders(tmp_path: Path) -> None:
 def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
     data = open_dataset(fill(tmp_path, "b.jpg", "a.png", "no_extension", "notes.txt"))
     assert (data.paths, data.labels.tolist(), data.classes) == (("a.png", "b.jpg", "no_extension"), [-1, -1, -1], ())
-    assert data.rejected == (("notes.txt", "not_a_picture_name"),)
+    assert data.rejected == (("notes.txt", "not_an_image_name"),)
 
 
-def test_what_is_not_a_picture_by_name_is_named(tmp_path: Path) -> None:
+def test_what_is_not_an_image_by_name_is_named(tmp_path: Path) -> None:
     others = ["cats/notes.TXT", "cats/x/data.json", "README.md", "LICENSE", "labels.csv", "dogs.zip"]
     fill(tmp_path, "cats/1.jpg", "cats/odd.xyz", "dogs/2", *others)
     data = open_dataset(tmp_path)
     assert data.paths == ("cats/1.jpg", "cats/odd.xyz", "dogs/2")
-    assert data.rejected == tuple((path, "not_a_picture_name") for path in sorted(others))
+    assert data.rejected == tuple((path, "not_an_image_name") for path in sorted(others))
 
 
 def test_files_of_the_system_are_passed_over(tmp_path: Path) -> None:
@@ -218,18 +218,18 @@ def test_archives_and_other_files_say_what_to_do(tmp_path: Path) -> None:
         f"{tmp_path / 'cats.tar.gz'}: is no archive that headstart knows; a zip or a tar was expected.\n"
     )
     assert error_of(lambda: open_dataset(tmp_path / "one.jpg"), MissingData) == (
-        f"{tmp_path / 'one.jpg'}: is a file; a folder of pictures or a table (.csv, .tsv, .parquet) was expected.\n"
+        f"{tmp_path / 'one.jpg'}: is a file; a folder of images or a table (.csv, .tsv, .parquet) was expected.\n"
         f"  Give the folder that it is in: {tmp_path}"
     )
 
 
-def test_no_pictures(tmp_path: Path) -> None:
-    assert error_of(lambda: open_dataset(tmp_path), NoPictures) == (
-        f"{tmp_path}: holds no pictures.\n  Expected pictures in class folders, such as {tmp_path / 'cat' / '1.jpg'}."
+def test_no_images(tmp_path: Path) -> None:
+    assert error_of(lambda: open_dataset(tmp_path), NoImages) == (
+        f"{tmp_path}: holds no images.\n  Expected images in class folders, such as {tmp_path / 'cat' / '1.jpg'}."
     )
     fill(tmp_path, "labels.csv", "a.txt")
-    assert error_of(lambda: open_dataset(tmp_path), NoPictures) == (
-        f"{tmp_path}: holds no pictures (2 other files: a.txt, labels.csv).\n"
+    assert error_of(lambda: open_dataset(tmp_path), NoImages) == (
+        f"{tmp_path}: holds no images (2 other files: a.txt, labels.csv).\n"
         f"  Give the table itself: {tmp_path / 'labels.csv'}"
     )
 
@@ -242,32 +242,32 @@ def test_require_trainable(tmp_path: Path) -> None:
     require_trainable(good)
     flat = open_dataset(fill(tmp_path / "flat", "1.jpg", "2.jpg"))
     assert error_of(lambda: require_trainable(flat), BadLabels) == (
-        f"{flat.root}: none of its 2 pictures has a label.\n"
-        f"  Put the pictures of each class into a folder of its own, such as {flat.root / 'cat' / '1.jpg'}.\n"
+        f"{flat.root}: none of its 2 images has a label.\n"
+        f"  Put the images of each class into a folder of its own, such as {flat.root / 'cat' / '1.jpg'}.\n"
         "  Give a table of paths and labels instead (CSV with the columns path,label)."
     )
     one = open_dataset(fill(tmp_path / "one", "cats/1.jpg", "cats/2.jpg"))
     assert error_of(lambda: require_trainable(one), BadLabels) == (
         f"{one.root}: has one class only ('cats': 2); a classifier needs at least two.\n"
-        f"  Put the pictures of another class beside it, for example into {one.root / 'other'}."
+        f"  Put the images of another class beside it, for example into {one.root / 'other'}."
     )
     fill(tmp_path / "empty", "cats/1.jpg", "dogs/1.jpg")
     (tmp_path / "empty" / "birds").mkdir()
     empty = open_dataset(tmp_path / "empty")
     assert empty.classes == ("birds", "cats", "dogs")
     assert error_of(lambda: require_trainable(empty), BadLabels) == (
-        f"{empty.root}: 1 of 3 classes has no pictures: 'birds'. Counts: 'birds': 0, 'cats': 1, 'dogs': 1.\n"
-        "  Add pictures to it, or remove it. `headstart check` lists what was left out, and why."
+        f"{empty.root}: 1 of 3 classes has no images: 'birds'. Counts: 'birds': 0, 'cats': 1, 'dogs': 1.\n"
+        "  Add images to it, or remove it. `headstart check` lists what was left out, and why."
     )
     few = open_dataset(fill(tmp_path / "few", "a/1.jpg", "a/2.jpg", "b/1.jpg"))
     assert error_of(lambda: require_trainable(few), BadLabels) == (
-        f"{few.root}: has 3 labelled pictures for 2 classes ('a': 2, 'b': 1); at least 4 are needed.\n"
-        "  Add pictures: about 20 a class give a first useful classifier. Few a class may mean that the labels are not "
+        f"{few.root}: has 3 labelled images for 2 classes ('a': 2, 'b': 1); at least 4 are needed.\n"
+        "  Add images: about 20 a class give a first useful classifier. Few a class may mean that the labels are not "
         "the classes you want."
     )
 
 
-def test_the_table_beside_unlabelled_pictures_is_pointed_out(tmp_path: Path) -> None:
+def test_the_table_beside_unlabelled_images_is_pointed_out(tmp_path: Path) -> None:
     flat = open_dataset(fill(tmp_path, "1.jpg", "labels.csv"))
     assert error_of(lambda: require_trainable(flat), BadLabels).endswith(
         f"\n  There is a table: give {tmp_path / 'labels.csv'} if it holds the labels."
@@ -511,7 +511,7 @@ def test_ambiguous_missing_and_wrong_columns(tmp_path: Path) -> None:
 def test_tables_that_are_none(tmp_path: Path) -> None:
     empty = table(tmp_path / "e.csv", "path,label\n")
     assert error_of(lambda: open_dataset(empty), BadLabels) == (
-        f"{empty}: has no rows.\n  Expected a header such as path,label and one row a picture."
+        f"{empty}: has no rows.\n  Expected a header such as path,label and one row an image."
     )
     uneven = table(tmp_path / "u.csv", "path,label\n1.jpg,a\nb, c.jpg,a\n")
     assert error_of(lambda: open_dataset(uneven), BadLabels) == (
@@ -543,7 +543,7 @@ def test_names_without_their_extension_are_found(tmp_path: Path) -> None:
 def test_no_row_has_a_file(tmp_path: Path) -> None:
     name = table(tmp_path / "t.csv", "path,label\ngone/1.jpg,a\n2.jpg,b\n")
     assert error_of(lambda: open_dataset(name), BadLabels) == (
-        f"{name}: none of its 2 rows names a picture that is there; the first is 'gone/1.jpg', "
+        f"{name}: none of its 2 rows names an image that is there; the first is 'gone/1.jpg', "
         f"looked for at {tmp_path / 'gone' / '1.jpg'}.\n"
         "  Paths are relative to the folder of the table: move the table, or change its paths."
     )

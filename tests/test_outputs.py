@@ -15,7 +15,7 @@ import headstart
 from conftest import draw, write_photos
 from headstart import Recipe, cli
 from headstart.data.data_source import DataSource
-from headstart.errors import NoPictures, WriteError
+from headstart.errors import NoImages, WriteError
 from headstart.io.files import read_csv, write_csv
 
 
@@ -27,15 +27,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory, warm_cache: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def place(own_cache: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: Path) -> Path:
-    """The current folder: `cd` with pictures of cats and dogs, `t.csv` and `cd.zip` of the same, `one.jpg`."""
+    """The current folder: `cd` with images of cats and dogs, `t.csv` and `cd.zip` of the same, `one.jpg`."""
     monkeypatch.setenv("HEADSTART_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)
     for name, kind in (("cats", 0), ("dogs", 1)):
         shutil.copytree(photos / f"class{kind}", tmp_path / "cd" / name)
-    pictures = [path.relative_to(tmp_path).as_posix() for path in sorted((tmp_path / "cd").glob("*/*.jpg"))]
-    write_csv(tmp_path / "t.csv", ("path", "label"), [(path, path.split("/")[1]) for path in pictures])
+    images = [path.relative_to(tmp_path).as_posix() for path in sorted((tmp_path / "cd").glob("*/*.jpg"))]
+    write_csv(tmp_path / "t.csv", ("path", "label"), [(path, path.split("/")[1]) for path in images])
     with zipfile.ZipFile(tmp_path / "cd.zip", "w") as packed:
-        for path in pictures:
+        for path in images:
             packed.write(path)
     draw(0, 900).save(tmp_path / "one.jpg")
     return tmp_path
@@ -127,7 +127,7 @@ def test_the_table_of_the_data_is_not_replaced_by_suspected_labels(capsys: pytes
     )
 
 
-def test_a_picture_that_a_link_leads_to_is_kept(place: Path, run: Path) -> None:
+def test_an_image_that_a_link_leads_to_is_kept(place: Path, run: Path) -> None:
     shutil.move(place / "cd" / "cats", place / "elsewhere")
     (place / "cd" / "cats").symlink_to(place / "elsewhere")
     before = contents(place)
@@ -172,7 +172,7 @@ def test_nothing_is_written_among_the_data(
 
 
 @pytest.mark.usefixtures("untouched")
-def test_explain_keeps_out_of_the_pictures_of_the_training(
+def test_explain_keeps_out_of_the_images_of_the_training(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = trained.parent / "data"
@@ -279,14 +279,14 @@ def test_a_file_that_holds_something_else_is_no_table_of_suspects(
     assert contents(place) == before
 
 
-# Folders of pictures that are no data set
+# Folders of images that are no data set
 
 
-def test_predict_and_explain_take_every_picture_whatever_the_folders(place: Path, run: Path) -> None:
+def test_predict_and_explain_take_every_image_whatever_the_folders(place: Path, run: Path) -> None:
     for kind, folder in enumerate(("test", "beach", "misc")):
         (place / "hol" / folder).mkdir(parents=True)
         draw(0, 900 + kind).save(place / "hol" / folder / f"{kind}.jpg")
-    shutil.copy(place / "one.jpg", place / "hol" / "misc" / "IMG_0001")  # pictures without a suffix are taken
+    shutil.copy(place / "one.jpg", place / "hol" / "misc" / "IMG_0001")  # images without a suffix are taken
     shutil.copy(place / "one.jpg", place / "hol" / "loose.jpg")
     (place / "hol" / "misc" / "bad.jpg").write_bytes(b"x")
     for name in ("misc/notes.txt", "misc/old.zip", "LICENSE", "labels.csv", ".hidden.jpg"):
@@ -295,9 +295,9 @@ def test_predict_and_explain_take_every_picture_whatever_the_folders(place: Path
     expected = ("hol/beach/1.jpg", "hol/loose.jpg", "hol/misc/2.jpg", "hol/misc/IMG_0001", "hol/test/0.jpg")
     predicted = headstart.predict(run, Path("hol"), out=Path("p.csv")).predictions
     assert predicted.paths == expected
-    assert predicted.errors == {"hol/gone.jpg": "not_a_file", "hol/misc/bad.jpg": "not_a_picture"}
+    assert predicted.errors == {"hol/gone.jpg": "not_a_file", "hol/misc/bad.jpg": "not_an_image"}
     explained = headstart.explain(run, Path("hol"), out=Path("sheets"))
-    assert tuple(picture.path for picture in explained.pictures) == expected
+    assert tuple(image.path for image in explained.images) == expected
     assert explained.errors == predicted.errors
 
 
@@ -310,7 +310,7 @@ def test_predict_and_explain_take_every_picture_whatever_the_folders(place: Path
         (("in/cats/1.jpg", "in/dogs/2.jpg", "in/Makefile"), ("in/cats/1.jpg", "in/dogs/2.jpg")),
     ],
 )  # fmt: skip
-def test_what_is_taken_for_a_picture_by_its_name(
+def test_what_is_taken_for_an_image_by_its_name(
     files: tuple[str, ...], taken: tuple[str, ...], place: Path, run: Path
 ) -> None:
     for name in files:
@@ -321,8 +321,8 @@ def test_what_is_taken_for_a_picture_by_its_name(
     assert predicted.errors == {}
 
 
-def test_a_folder_without_pictures_is_said_to_be_one(place: Path, run: Path) -> None:
+def test_a_folder_without_images_is_said_to_be_one(place: Path, run: Path) -> None:
     os.makedirs(place / "none" / "below")
     (place / "none" / "below" / "notes.txt").write_text("x")
-    with pytest.raises(NoPictures, match=r"^none: holds no pictures \(1 other files: below/notes\.txt\)\."):
+    with pytest.raises(NoImages, match=r"^none: holds no images \(1 other files: below/notes\.txt\)\."):
         headstart.predict(run, Path("none"))

@@ -34,7 +34,7 @@ def two(right_NT: np.ndarray, loss_NT: np.ndarray, **options: int) -> list:
 
 @settings(deadline=None)  # the first call imports scipy
 @given(st.integers(0, 80), st.integers(0, 80), st.integers(0, 5))
-def test_mcnemar_is_scipys_binomial_test_on_the_discordant_pictures(only_a: int, only_b: int, both: int) -> None:
+def test_mcnemar_is_scipys_binomial_test_on_the_discordant_images(only_a: int, only_b: int, both: int) -> None:
     from scipy.stats import binomtest
 
     a = np.repeat([True, False, True], [only_a, only_b, both])
@@ -166,7 +166,7 @@ def test_mcnemar_is_the_sign_flip_test_of_right_and_wrong(only_a: int, only_b: i
 
 
 def test_intervals_and_p_values_keep_what_they_promise() -> None:
-    """300 pairs of equally good classifiers, 100 pictures each: about 5 % intervals miss, and 5 % are called different."""
+    """300 pairs of equally good classifiers, 100 images each: about 5 % intervals miss, and 5 % are called different."""
     rng = np.random.default_rng(1)
     missed, told = np.zeros(2), np.zeros(2)
     for seed in range(300):
@@ -180,7 +180,7 @@ def test_intervals_and_p_values_keep_what_they_promise() -> None:
     assert told[1] / 300 < 0.075
 
 
-def test_pictures_that_one_has_no_prediction_of_are_left_out_of_its_pairs_only() -> None:
+def test_images_that_one_has_no_prediction_of_are_left_out_of_its_pairs_only() -> None:
     rng = np.random.default_rng(2)
     right, loss = rng.random((50, 3)) < 0.7, rng.exponential(1.0, (50, 3))
     loss[:10, 2] = np.nan
@@ -201,7 +201,7 @@ def test_same_arguments_same_numbers_and_few_names() -> None:
     assert two(right, loss, seed=7) != two(right, loss, seed=8)
     assert differences(["a"], right[:, :1], loss[:, :1]) == differences([], right[:, :0], loss[:, :0]) == []
     with pytest.raises(
-        DataError, match=r"^paired test: arrays of shapes \(40, 1\) and \(40, 2\), expected \(pictures, 2\)"
+        DataError, match=r"^paired test: arrays of shapes \(40, 1\) and \(40, 2\), expected \(images, 2\)"
     ):
         two(right[:, :1], loss)
 

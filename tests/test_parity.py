@@ -1,4 +1,4 @@
-"""The same picture, the same answer: timm == torch == OpenVINO, alone == in company, cached == recomputed, Python == CLI."""
+"""The same image, the same answer: timm == torch == OpenVINO, alone == in company, cached == recomputed, Python == CLI."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def module_cache(tmp_path_factory: pytest.TempPathFactory, warm_cache: Path) -> 
 
 @pytest.fixture(scope="module")
 def split_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Split folders: 24 pictures to train, 9 for validation, 9 for the test."""
+    """Split folders: 24 images to train, 9 for validation, 9 for the test."""
     folder = tmp_path_factory.mktemp("split") / "photos"
     for side, each, first in (("train", 8, 0), ("val", 3, 8), ("test", 3, 11)):
         write_photos(folder / side, each=each, first=first)
@@ -117,7 +117,7 @@ def test_a_fused_run_is_the_sum_of_its_folders(fused: Path, split_photos: Path, 
 
 
 def test_timm_loads_real_weights_with_a_new_head(shared: Path, tmp_path: Path) -> None:
-    """MobileNetV1 and V2 with their ImageNet weights, 40 real pictures, fused so that one training makes both folders."""
+    """MobileNetV1 and V2 with their ImageNet weights, 40 real images, fused so that one training makes both folders."""
     with zipfile.ZipFile(shared / "data" / "cats-dogs.zip") as archive:
         names = [n for n in archive.namelist() if "train/" in n and n.lower().endswith((".jpg", ".png"))]
         for kind in ("cats", "dogs"):
@@ -146,13 +146,13 @@ def test_timms_own_transform_shows_the_same_pixels(resize: str, image_size: int,
     config = timm_config(["a", "b"], FeatureExtractor(backbone, spec), "fc")["pretrained_cfg"]
     transform = timm.data.create_transform(**timm.data.resolve_data_config({}, pretrained_cfg=config))
     for n, size in enumerate([(96, 72), (301, 200), (150, 263), (224, 224), (37, 500)]):
-        picture = draw(n, n, size=size)
-        theirs = (transform(picture).permute(1, 2, 0).numpy() * spec.std + spec.mean) * 255
-        assert np.abs(theirs - spec.apply(picture)).mean() < 0.5, size  # of 255 levels
+        image = draw(n, n, size=size)
+        theirs = (transform(image).permute(1, 2, 0).numpy() * spec.std + spec.mean) * 255
+        assert np.abs(theirs - spec.apply(image)).mean() < 0.5, size  # of 255 levels
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([8, 32, 96, 224, 225, 384]), st.floats(0.05, 1.0))
-def test_what_is_cut_out_lies_in_the_picture(width: int, height: int, image_size: int, crop_pct: float) -> None:
+def test_what_is_cut_out_lies_in_the_image(width: int, height: int, image_size: int, crop_pct: float) -> None:
     spec = Preprocess(image_size=image_size, crop_pct=crop_pct)
     left, top, right, bottom = spec.source_box(width, height)
     assert 0 <= left < right <= width
@@ -292,9 +292,9 @@ def test_what_hits_the_cache_and_what_misses(
     assert shards(moved) == known
     assert set(moved.glob("graphs/*")) == graphs
 
-    picture = Image.open(renamed)
-    picture.putpixel((40, 30), (0, 0, 0))
-    picture.save(file)
+    image = Image.open(renamed)
+    image.putpixel((40, 30), (0, 0, 0))
+    image.save(file)
     assert (embedded([file], view, F32, keep=True)[0] != first).any()
     assert len(shards(moved)) == 2
     squashed = FeatureExtractor(view.backbone, Preprocess.from_dict({**view.spec.as_dict(), "resize": "squash"}))

@@ -44,10 +44,10 @@ def texts(svg: str) -> list[str]:
     return [node.text or "" for node in ET.fromstring(svg).iter(f"{SVG}text")]
 
 
-def random_confusion(classes: int, pictures: int = 4000) -> np.ndarray:
+def random_confusion(classes: int, images: int = 4000) -> np.ndarray:
     rng = np.random.default_rng(0)
-    label = rng.integers(0, classes, pictures)
-    guess = np.where(rng.random(pictures) < 0.7, label, rng.integers(0, classes, pictures))
+    label = rng.integers(0, classes, images)
+    guess = np.where(rng.random(images) < 0.7, label, rng.integers(0, classes, images))
     return np.bincount(label * classes + guess, minlength=classes**2).reshape(classes, classes)
 
 
@@ -94,7 +94,7 @@ FIGURES: dict[str, Callable[[], Any]] = {
     "classes, 200": lambda: plots.classes_figure(MANY, [wilson(i % 10, 10) for i in range(200)]),
     "classes, hostile": lambda: plots.classes_figure(HOSTILE, [wilson(9, 10)] * len(HOSTILE)),
     "curves": lambda: plots.curves_figure(rounds([0.9, 0.5, 0.3], [0.8, 0.6, 0.7])),
-    "curves, one round": lambda: plots.curves_figure(rounds([0.9], [0.8])),
+    "curves, one epoch": lambda: plots.curves_figure(rounds([0.9], [0.8])),
     "curves, none": lambda: plots.curves_figure([]),
     "curves, no numbers": lambda: plots.curves_figure(rounds([0.9, NAN], [math.inf, NAN])),
     "curves, as read": lambda: plots.curves_figure([{"epoch": "0", "train_loss": "0.5", "val_loss": ""}]),
@@ -288,32 +288,32 @@ def test_ties_are_grey() -> None:
 @pytest.mark.parametrize(
     ("train", "val", "said"),
     [
-        ([], [], "No rounds: nothing was trained by gradient descent."),
-        ([0.8], [0.7], "Too few rounds to say: after the only one, validation loss is 0.7."),
+        ([], [], "No epochs: nothing was trained by gradient descent."),
+        ([0.8], [0.7], "Too few epochs to say: after the only one, validation loss is 0.7."),
         ([0.8, 0.7], [NAN, NAN], "Not known: there is no validation loss to go by."),
         (
             [0.9, 0.6, 0.3, 0.1],
             [0.8, 0.5, 0.6, 0.7],
-            "Overfitting: validation loss has risen from 0.5 in round 2 of 4 to 0.7, "
+            "Overfitting: validation loss has risen from 0.5 in epoch 2 of 4 to 0.7, "
             "while training loss fell from 0.6 to 0.1.",
         ),
         (
             [0.9, 0.8, 0.7, 0.6],
             [0.9, 0.8, 0.7, 0.6],
-            "Still learning: validation loss fell from 0.7 to 0.6 in the last round, so more rounds may help.",
+            "Still learning: validation loss fell from 0.7 to 0.6 in the last epoch, so more epochs may help.",
         ),
         (
             [0.9, 0.6, 0.4, 0.3, 0.25],
             [0.8, 0.6, 0.5, 0.49, 0.495],
-            "Healthy: validation loss has levelled off, at 0.49 in round 4 of 5 (training loss there 0.3).",
+            "Healthy: validation loss has levelled off, at 0.49 in epoch 4 of 5 (training loss there 0.3).",
         ),
         (
             [0.69, 0.70, 0.69],
             [0.69, 0.694, 0.692],
-            "No progress: in 3 rounds, validation loss has not fallen below the 0.69 of the first.",
+            "No progress: in 3 epochs, validation loss has not fallen below the 0.69 of the first.",
         ),
-        ([0.9, 0.8], [NAN, 0.6], "Still learning: validation loss came down to 0.6 in the last round, "
-         "so more rounds may help."),
+        ([0.9, 0.8], [NAN, 0.6], "Still learning: validation loss came down to 0.6 in the last epoch, "
+         "so more epochs may help."),
     ],
 )  # fmt: skip
 def test_verdicts(train: list[float], val: list[float], said: str) -> None:

@@ -444,7 +444,7 @@ def test_the_tables_in_the_docs_are_those_of_the_files(table: str) -> None:
     assert table in PAGE.read_text(encoding="utf-8"), table
 
 
-def test_the_docs_name_every_recipe_and_every_way_to_vary_pictures() -> None:
+def test_the_docs_name_every_recipe_and_every_way_to_vary_images() -> None:
     text = PAGE.read_text(encoding="utf-8")
     for name in names():
         assert f"](../src/headstart/training/recipes/{name}.toml)" in text

@@ -74,7 +74,7 @@ def made(
     names: str = "test/{}.jpg",
     **more: object,
 ) -> ReportData:
-    """A report of made-up predictions, without files; the first `wrong` pictures are taken for the class after theirs."""
+    """A report of made-up predictions, without files; the first `wrong` images are taken for the class after theirs."""
     labels_N = np.arange(n) % len(classes)
     rng = np.random.default_rng(0)
     logits_NK = rng.normal(0, 0.3, (n, len(classes)))
@@ -126,14 +126,14 @@ def test_metrics_stand_with_their_intervals() -> None:
 def test_the_verdict_is_three_sentences() -> None:
     found = made(n=60, wrong=6)
     assert [_plain(s) for s in verdict(found)] == [
-        "It gets 90.0\u202f% of 60 test pictures right (95\u202f% interval 79.9\u202f% to 95.3\u202f%); "
+        "It gets 90.0\u202f% of 60 test images right (95\u202f% interval 79.9\u202f% to 95.3\u202f%); "
         "always answering cat would get 33.3\u202f%.",
         "Its most frequent mistake is to take cat for dog (2 of 20 times); the weakest class is cat (F1 0.900).",
-        "With so few test pictures, differences of less than 7.7 points mean nothing.",
+        "With so few test images, differences of less than 7.7 points mean nothing.",
     ]
-    leak = Finding("split_leak", "error", ("a", "b"), "2 pictures are the same.")
+    leak = Finding("split_leak", "error", ("a", "b"), "2 images are the same.")
     assert _plain(verdict(replace(found, findings=(leak,)))[2]) == (
-        "Before you believe that: copies of pictures are on both sides of the split, see data checks."
+        "Before you believe that: copies of images are in both sets of the split, see data checks."
     )
     suspects = (Suspect("a", "cat", "dog", 0.99), Suspect("b", "cat", "dog", 0.5))
     assert _plain(verdict(replace(found, suspects=suspects))[2]) == "1 label looks wrong; look through them first."
@@ -168,7 +168,7 @@ def test_names_are_text_wherever_they_stand() -> None:
     found = replace(
         found,
         title=HOSTILE[0],
-        facts=(("made by", HOSTILE[1]), ("pictures", HOSTILE[7])),
+        facts=(("made by", HOSTILE[1]), ("images", HOSTILE[7])),
         trials=(HistoryRow("head", HOSTILE[7], HOSTILE[0], 1.0, 5, 0.1, 0.9, 0.1, 0.9, 1.0),),
         findings=(Finding("x", "error", HOSTILE, f"{HOSTILE[0]} is bad."),),
         near={0: (SimilarImage(HOSTILE[7], HOSTILE[0], 0.5),)},
@@ -210,7 +210,7 @@ def test_a_run_with_hardly_a_mistake(wrong: int) -> None:
     assert len(confusions(found)) == wrong
     if not wrong:
         assert verdict(found)[1] == (
-            "It made no mistake, which with so many pictures still allows for an error of up to 6.0\u202f%."
+            "It made no mistake, which with so many images still allows for an error of up to 6.0\u202f%."
         )
 
 
@@ -222,7 +222,7 @@ def test_two_hundred_classes_have_a_list_instead_of_cells() -> None:
     assert len(page) < 1_500_000
 
 
-def test_pictures_of_one_class_only() -> None:
+def test_images_of_one_class_only() -> None:
     classes = ("cat", "dog")
     logits_NK = np.array([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     predictions = Predictions(("a", "b", "c"), classes, logits_NK.astype(np.float32), np.zeros(3, np.int64))
@@ -234,7 +234,7 @@ def test_pictures_of_one_class_only() -> None:
 
 def test_what_is_missing_is_said_in_a_sentence() -> None:
     gone = {
-        "pictures": "The pictures are not at /gone any more.",
+        "images": "The images are not at /gone any more.",
         "labels": "No features.",
         "training": "In closed form.",
     }
@@ -247,7 +247,7 @@ def test_what_is_missing_is_said_in_a_sentence() -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> tuple[Path, Path]:
-    """(data, run) of a linear training on pictures of which some labels are wrong and two are copies."""
+    """(data, run) of a linear training on images of which some labels are wrong and two are copies."""
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path_factory.mktemp("cache")))
     place = tmp_path_factory.mktemp("report")
@@ -324,10 +324,10 @@ def _section(page: str, name: str) -> str:
     """A section's text, without what differs from one writing to the next: ids of figures, numbers of thumbnails."""
     found = re.search(f'<section id="{name}".*?</section>', page, re.DOTALL)
     assert found
-    return re.sub(r"<svg.*?</svg>|data-picture=\"\d+\"", "", found[0], flags=re.DOTALL)
+    return re.sub(r"<svg.*?</svg>|data-image=\"\d+\"", "", found[0], flags=re.DOTALL)
 
 
-def test_report_without_the_pictures_says_so(trained: tuple[Path, Path], tmp_path: Path) -> None:
+def test_report_without_the_images_says_so(trained: tuple[Path, Path], tmp_path: Path) -> None:
     data, run = trained
     shutil.copytree(run, tmp_path / "run")
     described = json.loads((tmp_path / "run" / "headstart.json").read_text())
@@ -336,7 +336,7 @@ def test_report_without_the_pictures_says_so(trained: tuple[Path, Path], tmp_pat
     write_manifest(tmp_path / "run")
     said = report(tmp_path / "run", out=tmp_path / "page.html")
     sentence = (
-        f"The pictures are not at {tmp_path / 'gone'} any more, so none are shown: --data DATA says where they are."
+        f"The images are not at {tmp_path / 'gone'} any more, so none are shown: --data DATA says where they are."
     )
     assert sentence in said.notes
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
@@ -379,12 +379,12 @@ def test_evaluate_writes_a_page(trained: tuple[Path, Path], tmp_path: Path, capl
     data, run = trained
     found = headstart.evaluate(run, data, out=tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert f"{found.metrics.n} test pictures right" in page
+    assert f"{found.metrics.n} test images right" in page
     assert found.known == 0 and "figures on them are too good" not in caplog.text
     check_manifest(tmp_path / "out")
     again = headstart.evaluate(run, data / "train")
     assert again.known == again.metrics.n == 43
-    assert "43 of these 43 pictures are in the run's train or val side: figures on them are too good." in caplog.text
+    assert "43 of these 43 images are in the run's train or val set: figures on them are too good." in caplog.text
     headstart.evaluate(run, data, out=tmp_path / "bare", report=False)
     assert not (tmp_path / "bare" / "report.html").exists()
 

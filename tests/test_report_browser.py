@@ -27,8 +27,8 @@ CLASSES = ("cats", "<b>dogs</b>", "بوم 🦉")
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
-    """A report with something in every section, and small pictures on disk."""
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    """A report with something in every section, and small images on disk."""
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     labels_N = np.arange(60) % 3
     paths = tuple(f"test/{i:02}<i>.png" for i in range(60))
     files = {}
@@ -57,9 +57,9 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         epochs=tuple(dict(zip(names, row, strict=True)) for row in rounds),
         steps=tuple(steps),
         findings=(
-            Finding("label_conflict", "error", paths[:2], "2 pictures are the same."),
-            Finding("tiny", "warning", paths[:30], "30 pictures are small."),
-            Finding("size_summary", "info", (), "60 pictures."),
+            Finding("label_conflict", "error", paths[:2], "2 images are the same."),
+            Finding("tiny", "warning", paths[:30], "30 images are small."),
+            Finding("size_summary", "info", (), "60 images."),
         ),
         balance={c: {"train": 20, "val": 5, "test": 20} for c in CLASSES},
         sizes_N2=np.array([Image.open(f).size for f in files.values()]),
@@ -77,7 +77,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         costs=(("backbones", "1"),),
         commands=(("Again:", "headstart reproduce run"),),
         files=files,
-        missing={"pictures": "A sentence."},
+        missing={"images": "A sentence."},
     )
 
 
@@ -95,13 +95,13 @@ def opened(browser: Any, file: Path) -> Iterator[Opened]:
     made.close()
 
 
-def test_a_cell_shows_its_pictures(opened: Opened, full: ReportData) -> None:
+def test_a_cell_shows_its_images(opened: Opened, full: ReportData) -> None:
     page, panel = opened.page, opened.page.locator("#cell")
     assert not panel.is_visible()
     cell = page.get_by_role("button", name="3 of cats predicted <b>dogs</b>")
     cell.click()
     assert cell.get_attribute("aria-expanded") == "true"
-    assert panel.locator("h3").inner_text() == "3 pictures of cats, taken for <b>dogs</b>"
+    assert panel.locator("h3").inner_text() == "3 images of cats, taken for <b>dogs</b>"
     rows = [i for i in full.mistakes if full.predictions.predicted[i] == 1]
     assert panel.locator("img").count() == len(rows) == 3
     assert [t.strip() for t in panel.locator("li .path").all_inner_texts()] == [
@@ -141,7 +141,7 @@ def test_mistakes_are_filtered(opened: Opened, full: ReportData) -> None:
     assert seen() == sum(s >= (int(100 * sure[4]) + 1) / 100 for s in sure)
 
 
-def test_heat_maps_take_the_place_of_the_pictures(opened: Opened) -> None:
+def test_heat_maps_take_the_place_of_the_images(opened: Opened) -> None:
     page = opened.page
     assert page.locator("img.heat:visible").count() == 0
     page.click("#heat")

@@ -35,16 +35,16 @@ def test_nothing_changed(trained: tuple[Path, Path, Path]) -> None:
     assert again.table().startswith("Identical: ")
 
 
-def test_a_picture_was_changed_another_is_gone_and_one_is_new(trained: tuple[Path, Path, Path]) -> None:
+def test_an_image_was_changed_another_is_gone_and_one_is_new(trained: tuple[Path, Path, Path]) -> None:
     run, data, weights = trained
     draw(2, 777).save(data / "class0" / "003.jpg")
     (data / "class1" / "005.jpg").unlink()
     draw(1, 778).save(data / "class1" / "new.jpg")
     again = headstart.reproduce(run, weights_dir=weights)
     assert again.causes[:3] == [
-        "1 picture gone: 'class1/005.jpg'",
-        "1 picture new: 'class1/new.jpg'",
-        "1 picture changed (other bytes): 'class0/003.jpg'",
+        "1 image gone: 'class1/005.jpg'",
+        "1 image new: 'class1/new.jpg'",
+        "1 image changed (other bytes): 'class0/003.jpg'",
     ]
     assert not again.same
     assert "differ" in " ".join(again.effects)
@@ -98,7 +98,7 @@ def test_from_another_folder_than_the_one_it_was_made_in(
     assert headstart.reproduce(Path("run"), weights_dir=tiny_weights).same
 
 
-def test_where_its_pictures_are_not(trained: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_where_its_images_are_not(trained: tuple[Path, Path, Path], tmp_path: Path) -> None:
     run, _, weights = trained
     for kind in ("a", "b"):
         (tmp_path / "others" / kind).mkdir(parents=True)
@@ -106,5 +106,5 @@ def test_where_its_pictures_are_not(trained: tuple[Path, Path, Path], tmp_path: 
     with pytest.raises(MissingData) as caught:
         headstart.reproduce(run, data=tmp_path / "others", weights_dir=weights)
     assert str(caught.value) == (
-        f"{tmp_path / 'others'}: has none of the 42 pictures of {run}.\n  Say where they are now with --data."
+        f"{tmp_path / 'others'}: has none of the 42 images of {run}.\n  Say where they are now with --data."
     )

@@ -29,7 +29,7 @@ from headstart.training.loop import TrainingResult, fit
 from headstart.training.optim import ParameterGroup
 from headstart.training.recipe import OPTIMIZERS, Recipe
 
-KEY = {"max_lr": "0.02", "pictures": "1234abcd"}
+KEY = {"max_lr": "0.02", "images": "1234abcd"}
 EPOCHS, STEPS = 3, 9
 
 
@@ -194,7 +194,7 @@ def test_another_key_is_refused_with_what_changed(tmp_path: Path) -> None:
     interrupted(path, InterruptAt("after_step", 5))
     before = path.read_bytes()
     with pytest.raises(UnfinishedTraining) as caught:
-        train(path, key={"max_lr": "0.1", "pictures": "1234abcd", "augment": "flip"}, epochs=4)
+        train(path, key={"max_lr": "0.1", "images": "1234abcd", "augment": "flip"}, epochs=4)
     assert str(caught.value) == (
         f"{path}: an unfinished training lies there, and this one differs from it:\n"
         "    augment: (none) -> flip\n"

@@ -366,9 +366,9 @@ def test_pickles_in_any_disguise_are_refused_and_never_opened(run: Path, photos:
         (copy / name).write_bytes(pickle.dumps(Canary()))
         write_manifest(copy)
         expected[str(copy)] = "predicted"  # listed in the manifest, so it belongs there; nobody reads it
-    picture = photos / "class0" / "000.jpg"
+    image = photos / "class0" / "000.jpg"
     ended = subprocess.run(
-        [sys.executable, "-c", WATCHED, str(picture), *expected], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", WATCHED, str(image), *expected], cwd=tmp_path, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stderr
     answers = json.loads(ended.stdout.splitlines()[-1])

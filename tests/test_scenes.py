@@ -1,4 +1,4 @@
-"""Rendered scenes: the same picture from the same seed, another one from another, any size, and not flat."""
+"""Rendered scenes: the same image from the same seed, another one from another, any size, and not flat."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def rng(*seed: int) -> np.random.Generator:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_picture_is_what_its_seed_says(kind: str) -> None:
+def test_an_image_is_what_its_seed_says(kind: str) -> None:
     first, again, other = render(kind, rng(1), 96), render(kind, rng(1), 96), render(kind, rng(2), 96)
     assert first.shape == (96, 96, 3)
     assert first.dtype == np.uint8
@@ -48,11 +48,11 @@ def test_another_process_renders_the_same() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pictures_differ_in_light_and_colour(kind: str) -> None:
-    pictures = np.array([render(kind, rng(i), 32) for i in range(24)], float)
-    assert pictures.mean(axis=(1, 2, 3)).std() > 10  # some are dark, some are bright
-    assert pictures.mean(axis=(1, 2)).std(axis=0).min() > 10
-    assert (pictures.std(axis=(1, 2, 3)) > 8).all()  # and none is empty
+def test_images_differ_in_light_and_colour(kind: str) -> None:
+    images = np.array([render(kind, rng(i), 32) for i in range(24)], float)
+    assert images.mean(axis=(1, 2, 3)).std() > 10  # some are dark, some are bright
+    assert images.mean(axis=(1, 2)).std(axis=0).min() > 10
+    assert (images.std(axis=(1, 2, 3)) > 8).all()  # and none is empty
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def test_by_hand() -> None:
     assert 0 <= found.low < found.value < found.high <= 1
 
 
-def test_equally_sure_pictures_are_answered_together() -> None:
+def test_equally_sure_images_are_answered_together() -> None:
     probabilities = sure(0.8, 0.8, 0.8, 0.8)
     labels = np.array([0, 1, 0, 0])
     covered, accuracy = coverage_curve(probabilities, labels)
@@ -55,13 +55,13 @@ def test_nothing_wrong_and_everything_wrong() -> None:
     assert (bad.value, bad.high) == (1.0, 1.0)
 
 
-def test_unlabelled_pictures_are_left_out() -> None:
+def test_unlabelled_images_are_left_out() -> None:
     probabilities, labels = sure(0.9, 0.8, 0.7), np.array([0, -1, 1])
     covered, accuracy = coverage_curve(probabilities, labels)
     assert (covered.tolist(), accuracy.tolist()) == ([0.5, 1.0], [1.0, 0.5])
     none = np.full(3, -1)
     assert [len(part) for part in coverage_curve(probabilities, none)] == [0, 0]
-    with pytest.raises(BadLabels, match=r"^labels: none of 3 pictures has one, so there is no risk to measure\.$"):
+    with pytest.raises(BadLabels, match=r"^labels: none of 3 images has one, so there is no risk to measure\.$"):
         aurc(probabilities, none)
     with pytest.raises(DataError, match=r"^scores: row 0 holds"):
         coverage_curve(sure(math.nan), np.array([0]))
@@ -73,7 +73,7 @@ cases = st.lists(st.tuples(st.integers(5, 10), st.booleans()), min_size=1, max_s
 @given(cases)
 @settings(deadline=None)
 def test_against_thresholds_one_by_one(given_cases: list[tuple[int, bool]]) -> None:
-    """Brute force: every threshold by itself, and AURC as the mean over pictures."""
+    """Brute force: every threshold by itself, and AURC as the mean over images."""
     confidences = [c / 10 for c, _ in given_cases]
     right = np.array([r for _, r in given_cases])
     labels = np.where(right, 0, 1)
@@ -92,7 +92,7 @@ def test_against_thresholds_one_by_one(given_cases: list[tuple[int, bool]]) -> N
 
 @given(cases)
 @settings(deadline=None, max_examples=30)
-def test_resamples_are_repeated_pictures_and_the_influence_is_the_derivative(
+def test_resamples_are_repeated_images_and_the_influence_is_the_derivative(
     given_cases: list[tuple[int, bool]],
 ) -> None:
     confidences = np.array([c / 10 for c, _ in given_cases])

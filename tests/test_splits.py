@@ -43,7 +43,7 @@ def count(data: Dataset, side: str, label: int) -> int:
 
 @st.composite
 def datasets(draw: st.DrawFn, pure: bool = False) -> Dataset:
-    """Some classes, groups of various sizes (of one label each where `pure`), a few unlabelled pictures."""
+    """Some classes, groups of various sizes (of one label each where `pure`), a few unlabelled images."""
     sizes = draw(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5)), min_size=1, max_size=40))
     labels: list[int] = []
     groups: list[int] = []
@@ -64,7 +64,7 @@ def sides_of_groups(data: Dataset) -> dict[int, set[str]]:
 
 @settings(max_examples=150, deadline=None)
 @given(datasets(), st.integers(0, 5))
-def test_every_labelled_picture_is_on_one_side_and_groups_are_whole(data: Dataset, seed: int) -> None:
+def test_every_labelled_image_is_on_one_side_and_groups_are_whole(data: Dataset, seed: int) -> None:
     made = make_split(data, seed=seed)
     assert ((made.split != "") == (data.labels >= 0)).all()
     assert set(made.split.tolist()) <= {"train", "val", "test", ""}
@@ -105,7 +105,7 @@ def test_the_order_of_rows_and_the_numbers_of_groups_do_not_matter(data: Dataset
     assert split_hash(made) == split_hash(again)
 
 
-def test_single_pictures_are_dealt_exactly() -> None:
+def test_single_images_are_dealt_exactly() -> None:
     made = make_split(dataset([0] * 50 + [1] * 23))
     assert [count(made, s, 0) for s in ("train", "val", "test")] == [30, 10, 10]
     assert [count(made, s, 1) for s in ("train", "val", "test")] == [13, 5, 5]
@@ -133,7 +133,7 @@ def test_the_seed_changes_the_split_and_nothing_else_does() -> None:
     assert split_hash(make_split(data, seed=0)) == split_hash(make_split(data, seed=0))
 
 
-def test_one_more_picture_moves_few_others() -> None:
+def test_one_more_image_moves_few_others() -> None:
     before = make_split(dataset([0] * 200))
     after = make_split(dataset([0] * 201))
     assert (before.split != after.split[:200]).sum() <= 3
@@ -155,12 +155,12 @@ def test_the_missing_side_is_carved_from_train(has: str, carved: str, caplog: py
     assert caplog.messages == [f"The split of the data has no {carved} (20%); carved from train with seed 0."]
 
 
-def test_without_a_training_side_the_undecided_pictures_are_it() -> None:
+def test_without_a_training_side_the_undecided_images_are_it() -> None:
     made = make_split(dataset([0] * 50, split=["test"] * 10 + [""] * 40))
     assert [count(made, s, 0) for s in ("train", "val", "test")] == [32, 8, 10]
 
 
-def test_pictures_without_a_side_stay_out_of_a_given_split(caplog: pytest.LogCaptureFixture) -> None:
+def test_images_without_a_side_stay_out_of_a_given_split(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="headstart"):
         made = make_split(dataset([0] * 12, split=[*["train", "val", "test"] * 3, "val", "test", ""]))
         make_split(dataset([0] * 12, split=[*["train", "val", "test"] * 3, "val", "", ""]))
@@ -172,7 +172,7 @@ def test_pictures_without_a_side_stay_out_of_a_given_split(caplog: pytest.LogCap
 
 
 def test_groups_that_are_in_the_given_test_are_not_carved() -> None:
-    groups = [0, *range(1, 20), 0, *range(100, 103)]  # picture 0 has a copy in test
+    groups = [0, *range(1, 20), 0, *range(100, 103)]  # image 0 has a copy in test
     data = dataset([0] * 24, groups=groups, split=["train"] * 20 + ["test"] * 4)
     for seed in range(20):
         made = make_split(data, seed=seed)
@@ -525,7 +525,7 @@ def test_carriage_returns(tmp_path: Path) -> None:
     assert read_split(tmp_path / "split.csv", made).split.tolist() == made.split.tolist()
 
 
-def test_a_short_table_will_do_and_pictures_that_it_leaves_out_are_out(tmp_path: Path) -> None:
+def test_a_short_table_will_do_and_images_that_it_leaves_out_are_out(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("split,path\ntraining,00000.jpg\nTest,00001.jpg\n,00002.jpg\n")
     read = read_split(tmp_path / "s.csv", dataset([0, 1, 0, 1], groups=[3, 3, 4, 5]))
     assert read.split.tolist() == ["train", "test", "", ""]
@@ -557,7 +557,7 @@ def test_splits_that_do_not_fit(tmp_path: Path) -> None:
         "  Make a new split with `headstart split`, or give the data that this one was made for."
     )
     assert refused("path,split\n00000.jpg,train\n00000.jpg,train\n00000.jpg,val\n") == (
-        f"{where}: 1 row with a second side for a picture: 00000.jpg.\n  Keep one row for each picture."
+        f"{where}: 1 row with a second set for an image: 00000.jpg.\n  Keep one row for each image."
     )
     assert refused("name,side\na,b\n") == (
         f"{where}: is not a split: expected the columns path and split, found name, side.\n"
@@ -606,9 +606,7 @@ def test_a_split_from_before_the_corrections(tmp_path: Path, caplog: pytest.LogC
     assert (read.paths, read.labels.tolist()) == (data.paths[1:], [0, 1, 1, 0, 1])
     assert read.split.tolist() == given_split[1:]
     assert read.groups.tolist() == [0, 1, 2, 1, 4]
-    said = (
-        f"{where} was made before the corrections; it stays as it is but for them: 2 labels given, 1 picture left out."
-    )
+    said = f"{where} was made before the corrections; it stays as it is but for them: 2 labels given, 1 image left out."
     assert caplog.messages == [said]
     write_split(where, read, shas(read))  # one from after them fits as well
     caplog.clear()

@@ -80,7 +80,7 @@ LEAVES = predictions(["C", "CL", "D"], {"a.png": [0.5, 0.3, 0.2], "b.png": [0.1,
         ("12.jpg", "test/0012.jpg"),
     ],
 )
-def test_an_id_finds_its_picture(name: str, path: str) -> None:
+def test_an_id_finds_its_image(name: str, path: str) -> None:
     others = ["test/1.jpg", "test/112.jpg", "test/120.jpg", "other/x12.jpg"]
     assert match_ids("s", [name], [*others, path]) == {name: path}
 
@@ -107,11 +107,11 @@ def test_an_exact_name_is_never_lost_to_a_loose_one() -> None:
         (
             ["1"],
             ["train/1.jpg", "test/1.jpg"],
-            "1 ids mean several pictures each; the id '1': train/1.jpg, test/1.jpg.",
+            "1 ids mean several images each; the id '1': train/1.jpg, test/1.jpg.",
         ),
-        (["7"], ["07.jpg", "007.jpg"], "1 ids mean several pictures each; the id '7': 07.jpg, 007.jpg."),
-        (["IMG"], ["img.png", "Img.jpg"], "1 ids mean several pictures each; the id 'IMG': img.png, Img.jpg."),
-        (["01", "001"], ["1.jpg"], "1 pictures are meant by several ids each; the picture '1.jpg': 01, 001."),
+        (["7"], ["07.jpg", "007.jpg"], "1 ids mean several images each; the id '7': 07.jpg, 007.jpg."),
+        (["IMG"], ["img.png", "Img.jpg"], "1 ids mean several images each; the id 'IMG': img.png, Img.jpg."),
+        (["01", "001"], ["1.jpg"], "1 images are meant by several ids each; the image '1.jpg': 01, 001."),
     ],
 )
 def test_an_ambiguity_is_an_error(ids: list[str], paths: list[str], message: str) -> None:
@@ -121,9 +121,9 @@ def test_an_ambiguity_is_an_error(ids: list[str], paths: list[str], message: str
 
 
 @given(st.permutations(range(12)), st.permutations(range(12)), st.sampled_from(["{}", "{}.jpg", "test/{}", "{:03}"]))
-def test_order_decides_nothing(of_pictures: list[int], of_rows: list[int], style: str) -> None:
-    """Each id gets the number of its own picture, in every order of pictures and of rows."""
-    rows = {f"data/test/{n}.jpg": [1 - (n + 1) / 100, (n + 1) / 100] for n in of_pictures}
+def test_order_decides_nothing(of_images: list[int], of_rows: list[int], style: str) -> None:
+    """Each id gets the number of its own image, in every order of images and of rows."""
+    rows = {f"data/test/{n}.jpg": [1 - (n + 1) / 100, (n + 1) / 100] for n in of_images}
     ids = [style.format(n) for n in of_rows]
     made = filled("\n".join(["id,label", *(f"{i},0.5" for i in ids)]), predictions(["cat", "dog"], rows))
     assert [row[0] for row in made.rows] == ids
@@ -329,19 +329,19 @@ def test_missing_unreadable_and_extra_are_told_and_get_the_prior() -> None:
     made = filled("id,label 3,0.5 1,0.5 4,0.5", seen, prior=[0.3, 0.7])
     assert [float(row[1]) for row in made.rows] == pytest.approx([0.7, 0.1, 0.7], abs=1e-6)
     assert made.warnings() == [
-        "sample.csv: 1 ids have no picture; they have the classes' frequencies in training: 3.",
-        "sample.csv: 1 ids have a picture that cannot be read; they have the classes' frequencies in training: 4.",
-        "sample.csv: 1 pictures have no id, and are not in the submission: t/9.jpg.",
+        "sample.csv: 1 ids have no image; they have the classes' frequencies in training: 3.",
+        "sample.csv: 1 ids have an image that cannot be read; they have the classes' frequencies in training: 4.",
+        "sample.csv: 1 images have no id, and are not in the submission: t/9.jpg.",
     ]
     assert made.to_json()["missing"] == ["3"]
 
 
-def test_if_no_id_has_a_picture_that_is_an_error() -> None:
+def test_if_no_id_has_an_image_that_is_an_error() -> None:
     with pytest.raises(BadSubmission) as caught:
         filled("id,label a,0.5 b,0.5", PETS)
     assert str(caught.value) == (
-        "sample.csv: none of its 2 ids (a, b) is the name of one of the 3 pictures (test/1.jpg, test/2.jpg, test/10.jpg).\n"
-        "  Give the folder with the pictures that the sample lists."
+        "sample.csv: none of its 2 ids (a, b) is the name of one of the 3 images (test/1.jpg, test/2.jpg, test/10.jpg).\n"
+        "  Give the folder with the images that the sample lists."
     )
 
 
@@ -430,11 +430,11 @@ def run(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weights: Pa
 
 @pytest.fixture
 def place(tmp_path: Path, photos: Path, own_cache: Path, warm_cache: Path) -> Path:
-    """A folder with test pictures in `test`, one of them damaged, and a sample submission."""
+    """A folder with test images in `test`, one of them damaged, and a sample submission."""
     shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
     (tmp_path / "test").mkdir()
-    for n, picture in enumerate(sorted(photos.rglob("00*.jpg"))[::3]):
-        shutil.copy(picture, tmp_path / "test" / f"{n}.jpg")
+    for n, image in enumerate(sorted(photos.rglob("00*.jpg"))[::3]):
+        shutil.copy(image, tmp_path / "test" / f"{n}.jpg")
     (tmp_path / "test" / "5.jpg").write_bytes((tmp_path / "test" / "5.jpg").read_bytes()[:900])
     rows = [f"{n},0.33,0.33,0.34" for n in (3, 0, 77, 5, 1, 4)]
     (tmp_path / "sample.csv").write_text("\n".join(["id,p_class2,p_class0,p_class1", *rows]) + "\n")
@@ -456,10 +456,10 @@ def test_predict_fills_a_sample(run: Path, place: Path, caplog: pytest.LogCaptur
         if name not in ("77", "5"):
             expected = by_path[(place / "test" / f"{name}.jpg").as_posix()][[2, 0, 1]]
             assert [float(cell) for cell in cells] == pytest.approx(expected, abs=3 * known["clip"])
-    assert rows[3][1:] == rows[4][1:]  # no picture, and an unreadable one: the classes' frequencies
-    assert "1 ids have no picture" in caplog.text
-    assert "1 ids have a picture that cannot be read" in caplog.text
-    assert "pictures have no id" in caplog.text
+    assert rows[3][1:] == rows[4][1:]  # no image, and an unreadable one: the classes' frequencies
+    assert "1 ids have no image" in caplog.text
+    assert "1 ids have an image that cannot be read" in caplog.text
+    assert "images have no id" in caplog.text
     document = made.to_json()["submission"]
     assert (document["rows"], document["form"], document["missing"], document["unreadable"]) == (
         6,
@@ -471,20 +471,20 @@ def test_predict_fills_a_sample(run: Path, place: Path, caplog: pytest.LogCaptur
                                  "class (p_class2 = class2, p_class0 = class0, p_class1 = class1)")  # fmt: skip
 
 
-def test_shuffled_pictures_and_a_shuffled_sample_give_the_same_submission(run: Path, place: Path) -> None:
+def test_shuffled_images_and_a_shuffled_sample_give_the_same_submission(run: Path, place: Path) -> None:
     header, *lines = (place / "sample.csv").read_text().splitlines()
-    pictures = sorted((place / "test").iterdir())
+    images = sorted((place / "test").iterdir())
     found = []
     for seed in range(3):
         rng = np.random.default_rng(seed)
         (place / "sample.csv").write_text("\n".join([header, *rng.permutation(lines)]) + "\n")
-        given = [pictures[i] for i in rng.permutation(len(pictures))]
+        given = [images[i] for i in rng.permutation(len(images))]
         headstart.predict(run, *given, out=place / "out.csv", sample_submission=place / "sample.csv")
         found.append(sorted((place / "out.csv").read_text().splitlines()[1:]))
     assert found[0] == found[1] == found[2]
 
 
-def test_a_table_beside_the_pictures_does_not_matter(run: Path, place: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_table_beside_the_images_does_not_matter(run: Path, place: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = headstart.predict(run, place / "test").predictions
     names = sorted(Path(path).name for path in before.paths)
     rows = [f"{name},class{n % 2}" for n, name in enumerate([*names, "gone.jpg"])]
@@ -495,11 +495,11 @@ def test_a_table_beside_the_pictures_does_not_matter(run: Path, place: Path, cap
     assert "labels" not in caplog.text
 
 
-def test_pictures_may_be_in_an_archive(run: Path, place: Path) -> None:
+def test_images_may_be_in_an_archive(run: Path, place: Path) -> None:
     archive = Path(shutil.make_archive(str(place / "test"), "zip", place / "test"))
     submissions = []
-    for pictures in (place / "test", archive):
-        headstart.predict(run, pictures, out=place / "out.csv", sample_submission=place / "sample.csv")
+    for images in (place / "test", archive):
+        headstart.predict(run, images, out=place / "out.csv", sample_submission=place / "sample.csv")
         submissions.append((place / "out.csv").read_bytes())
     assert submissions[0] == submissions[1]
 

@@ -1,4 +1,4 @@
-"""The main job, start to end, on small pictures."""
+"""The main job, start to end, on small images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from headstart import Recipe
 from headstart.training.recipe import HEADS
 
 
-def test_a_folder_of_pictures_becomes_a_tested_classifier(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
+def test_a_folder_of_images_becomes_a_tested_classifier(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
     run = headstart.train(photos, out=tmp_path / "run", weights_dir=tiny_weights)
     assert run.test["accuracy"].value > 0.5
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {

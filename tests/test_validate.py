@@ -63,7 +63,7 @@ def mischievous(seconds_each: float) -> list[str]:
     return command
 
 
-def picture(file: Path, number: int, size: tuple[int, int] = (32, 24)) -> Path:
+def image(file: Path, number: int, size: tuple[int, int] = (32, 24)) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (number % 256, number // 256, 99)).save(file)
     return file
@@ -112,8 +112,8 @@ def test_greys_are_the_image_from_afar() -> None:
 
 
 def test_the_order_is_kept_and_copies_share_their_facts(tmp_path: Path) -> None:
-    files = [picture(tmp_path / f"{i}.png", i, (10 + i, 5)) for i in range(60)]
-    files += [files[3], picture(tmp_path / "copy.png", 3, (13, 5))]
+    files = [image(tmp_path / f"{i}.png", i, (10 + i, 5)) for i in range(60)]
+    files += [files[3], image(tmp_path / "copy.png", 3, (13, 5))]
     facts = validate_images(files, workers=3)
     assert [fact.width for fact in facts] == [*range(10, 70), 13, 13]
     assert facts[60] == facts[61] == facts[3]
@@ -123,11 +123,11 @@ def test_the_order_is_kept_and_copies_share_their_facts(tmp_path: Path) -> None:
 
 def test_what_is_not_a_file_to_read(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    (tmp_path / "link.png").symlink_to(picture(tmp_path / "real.png", 1))
+    (tmp_path / "link.png").symlink_to(image(tmp_path / "real.png", 1))
     (tmp_path / "text.jpg").write_text("this is a text")
     names = ["missing.jpg", ".", "real.png/below.png", "loop", "link.png", "text.jpg", "zero\0byte"]
     facts = validate_images([tmp_path / name for name in names])
-    expected = ["not_a_file", "not_a_file", "not_a_file", "unreadable", "", "not_a_picture", "not_a_file"]
+    expected = ["not_a_file", "not_a_file", "not_a_file", "unreadable", "", "not_an_image", "not_a_file"]
     assert [fact.reason for fact in facts] == expected
     assert all(fact.reason == "" or (fact.reason in REASONS and fact.message.endswith(".")) for fact in facts)
     assert facts[0].message == "could not be read: No such file or directory."
@@ -136,7 +136,7 @@ def test_what_is_not_a_file_to_read(tmp_path: Path) -> None:
 @needs_posix
 def test_pipes_and_forbidden_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
-    forbidden = picture(tmp_path / "forbidden.png", 1)
+    forbidden = image(tmp_path / "forbidden.png", 1)
     forbidden.chmod(0)
     pipe, locked = validate_images([tmp_path / "pipe.jpg", forbidden])
     assert pipe.reason == "not_a_file"
@@ -149,31 +149,31 @@ def test_names_that_are_not_unicode(tmp_path: Path) -> None:
         os.fsdecode(os.fsencode(tmp_path) + b"/" + name) for name in (b"\xff\xfe.png", b"new\nline.png", b'"q".png')
     ]
     for i, name in enumerate(strange):
-        picture(tmp_path / "x.png", i, (20 + i, 5)).rename(name)
+        image(tmp_path / "x.png", i, (20 + i, 5)).rename(name)
     assert [fact.width for fact in validate_images([Path(name) for name in strange])] == [20, 21, 22]
 
 
 def test_a_second_look_starts_no_process(tmp_path: Path, own_cache: Path) -> None:
-    files = [picture(tmp_path / f"{i}.png", i) for i in range(20)]
+    files = [image(tmp_path / f"{i}.png", i) for i in range(20)]
     first = validate_images(files)
     assert len(shards(own_cache)) == 1
     impossible = ["/nowhere/at/all"]
     assert validate_with(impossible, files) == first
     with pytest.raises(HeadstartError, match="could not be started: No such file or directory"):
-        validate_with(impossible, [*files, picture(tmp_path / "new.png", 999)])
+        validate_with(impossible, [*files, image(tmp_path / "new.png", 999)])
 
 
 def test_renamed_files_are_known_and_changed_ones_are_not(tmp_path: Path) -> None:
-    file = picture(tmp_path / "a.png", 1)
+    file = image(tmp_path / "a.png", 1)
     first = validate_images([file])
     file.rename(tmp_path / "b.png")
     assert validate_with(["/nowhere"], [tmp_path / "b.png"]) == first
-    picture(tmp_path / "b.png", 2, (50, 50))
+    image(tmp_path / "b.png", 2, (50, 50))
     assert validate_images([tmp_path / "b.png"])[0].width == 50
 
 
 def test_damaged_shards_are_thrown_away(tmp_path: Path, own_cache: Path) -> None:
-    files = [picture(tmp_path / f"{i}.png", i) for i in range(5)]
+    files = [image(tmp_path / f"{i}.png", i) for i in range(5)]
     first = validate_images(files)
     (shard,) = shards(own_cache)
     shard.write_bytes(shard.read_bytes().replace(b'"PNG"', b'"GIF"'))
@@ -185,7 +185,7 @@ def test_damaged_shards_are_thrown_away(tmp_path: Path, own_cache: Path) -> None
 
 
 def test_many_shards_become_one(tmp_path: Path, own_cache: Path) -> None:
-    files = [picture(tmp_path / f"{i}.png", i) for i in range(70)]
+    files = [image(tmp_path / f"{i}.png", i) for i in range(70)]
     facts = validate_images(files)
     (shard,) = shards(own_cache)
     lines = shard.read_bytes().splitlines(keepends=True)
@@ -199,21 +199,21 @@ def test_many_shards_become_one(tmp_path: Path, own_cache: Path) -> None:
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a folder that may not be written to")
 def test_a_cache_that_cannot_be_written_is_only_slower(tmp_path: Path, own_cache: Path) -> None:
     own_cache.chmod(0o500)
-    assert validate_images([picture(tmp_path / "a.png", 1)])[0].reason == ""
+    assert validate_images([image(tmp_path / "a.png", 1)])[0].reason == ""
     own_cache.chmod(0o700)
 
 
 def test_a_file_in_the_way_of_the_cache_is_only_slower(tmp_path: Path, own_cache: Path) -> None:
     (own_cache / "facts").write_text("in the way")
-    assert validate_images([picture(tmp_path / "a.png", 1)])[0].reason == ""
+    assert validate_images([image(tmp_path / "a.png", 1)])[0].reason == ""
 
 
 @needs_posix
-def test_crashes_cost_the_picture_they_are_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_crashes_cost_the_image_they_are_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     names = [f"{i:03}.png" for i in range(60)]
     names[7], names[8], names[30], names[59] = "crash-a.png", "crash-b.png", "exit.png", "crash-c.png"
     names[20] = "killed-once.png"
-    files = [picture(tmp_path / name, i, (10 + i, 5)) for i, name in enumerate(names)]
+    files = [image(tmp_path / name, i, (10 + i, 5)) for i, name in enumerate(names)]
     facts = validate_with(mischievous(20), files, workers=2)
     assert {i for i, fact in enumerate(facts) if fact.reason} == {7, 8, 30, 59}
     assert {fact.reason for fact in facts} == {"", "decoder_crashed"}
@@ -227,10 +227,10 @@ def test_crashes_cost_the_picture_they_are_on(tmp_path: Path, capfd: pytest.Capt
 
 
 @needs_posix
-def test_pictures_that_take_too_long(tmp_path: Path) -> None:
+def test_images_that_take_too_long(tmp_path: Path) -> None:
     names = [f"{i:03}.png" for i in range(30)]
     names[5], names[6] = "spin.png", "sleep.png"
-    files = [picture(tmp_path / name, i) for i, name in enumerate(names)]
+    files = [image(tmp_path / name, i) for i, name in enumerate(names)]
     begin = time.monotonic()
     facts = validate_with(mischievous(0.7), files, workers=2, seconds_each=0.7)
     assert time.monotonic() - begin < 20
@@ -240,13 +240,13 @@ def test_pictures_that_take_too_long(tmp_path: Path) -> None:
 
 @needs_posix
 def test_memory_is_bounded(tmp_path: Path) -> None:
-    """An allocation of 8 GB ends the worker's picture, not the machine."""
-    (fact,) = validate_with(mischievous(20), [picture(tmp_path / "memory.png", 1)])
+    """An allocation of 8 GB ends the worker's image, not the machine."""
+    (fact,) = validate_with(mischievous(20), [image(tmp_path / "memory.png", 1)])
     assert fact.reason == "decoder_crashed"
 
 
 def test_a_worker_that_never_works(tmp_path: Path) -> None:
-    file = picture(tmp_path / "a.png", 1)
+    file = image(tmp_path / "a.png", 1)
     with pytest.raises(HeadstartError, match="it ended with code 3 before it was ready"):
         validate_with([sys.executable, "-c", "import sys; sys.exit(3)"], [file])
     with pytest.raises(HeadstartError, match="before it was ready"):
@@ -256,23 +256,23 @@ def test_a_worker_that_never_works(tmp_path: Path) -> None:
 def test_nonsense_for_an_answer(tmp_path: Path) -> None:
     for answer in ("nonsense", "[1]", "[]", "7", '{"a": 1}'):
         code = f"import sys; print('ready', flush=True); sys.stdin.readline(); print({answer!r}, flush=True); input()"
-        (fact,) = validate_with([sys.executable, "-c", code], [picture(tmp_path / "a.png", 1)])
+        (fact,) = validate_with([sys.executable, "-c", code], [image(tmp_path / "a.png", 1)])
         assert fact.reason == "decoder_crashed"
 
 
 def test_a_file_that_changes_in_between(tmp_path: Path) -> None:
     """The worker checks that the bytes it decodes are those that were hashed."""
-    file = picture(tmp_path / "a.png", 1)
+    file = image(tmp_path / "a.png", 1)
     command = worker_command(20)
     code = "import sys; from pathlib import Path; Path(sys.argv.pop()).write_bytes(b'other'); "
     command[command.index("-c") + 1] = code + command[command.index("-c") + 1]
     (fact,) = validate_with([*command, str(file)], [file])
     assert fact.reason == "changed"
-    assert validate_images([file])[0].reason == "not_a_picture"
+    assert validate_images([file])[0].reason == "not_an_image"
 
 
 def test_from_threads_and_with_a_shared_cache(tmp_path: Path) -> None:
-    files = [picture(tmp_path / f"{i}.png", i, (10 + i, 5)) for i in range(40)]
+    files = [image(tmp_path / f"{i}.png", i, (10 + i, 5)) for i in range(40)]
     with ThreadPoolExecutor(3) as threads:
         results = list(threads.map(lambda part: validate_images(part, workers=1), [files, files[::-1], files[:20]]))
     assert results[0] == results[1][::-1] == validate_images(files)
@@ -282,8 +282,8 @@ def test_from_threads_and_with_a_shared_cache(tmp_path: Path) -> None:
 
 @needs_posix
 def test_an_interrupt_leaves_no_process_and_keeps_what_was_learnt(tmp_path: Path, own_cache: Path) -> None:
-    files = [picture(tmp_path / f"{i:03}.png", i) for i in range(40)]
-    picture(tmp_path / "999-sleep.png", 999).rename(tmp_path / "sleep.png")
+    files = [image(tmp_path / f"{i:03}.png", i) for i in range(40)]
+    image(tmp_path / "999-sleep.png", 999).rename(tmp_path / "sleep.png")
     names = [str(file) for file in [*files, tmp_path / "sleep.png"]]
     code = (
         "import json, sys; from pathlib import Path; from headstart.images.validate import validate_with\n"
@@ -324,7 +324,7 @@ def test_a_worker_imports_little(tmp_path: Path) -> None:
 
 
 def test_a_real_data_set(shared: Path, tmp_path: Path) -> None:
-    """All real pictures that stand beside a checkout can be read."""
+    """All real images that stand beside a checkout can be read."""
     import zipfile
 
     with zipfile.ZipFile(shared / "data" / "cats-dogs.zip") as archive:

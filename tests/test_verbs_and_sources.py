@@ -17,7 +17,7 @@ PATTERN = r"_(\w+?)-"
 
 @pytest.fixture
 def zipped(tmp_path: Path, photos: Path, own_cache: Path, warm_cache: Path) -> Path:
-    """A zip without folders: 42 pictures called p_class0-003.jpg."""
+    """A zip without folders: 42 images called p_class0-003.jpg."""
     shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
     archive = tmp_path / "photos.zip"
     with zipfile.ZipFile(archive, "w") as out:

@@ -1,7 +1,7 @@
 """One peer of benchmarks/peers.py: fastai's `vision_learner` on a timm backbone, one epoch with the backbone frozen.
 
 It is what `learn.fine_tune` does first: `fit_one_cycle(1, slice(2e-3), pct_start=0.99)`, with fastai's own head, batches
-of 64, a fifth of the training pictures for validation, `Resize` to a square, no augmentation, and the default workers (a
+of 64, a fifth of the training images for validation, `Resize` to a square, no augmentation, and the default workers (a
 process to each core, at most 16). fastai's other defaults are kept too, also where they cost time: the frozen backbone's
 norms are trained.
 """
@@ -54,11 +54,11 @@ def train(data: Path, weights: Path, size: int, epochs: int, seed: int) -> dict[
         test = dls.test_dl(get_image_files(data / "test"), with_labels=True)
         right = float(learn.validate(dl=test)[1])
     done = time.perf_counter()
-    return {"accuracy": right, "pictures": len(test.dataset), "train_s": trained - begun, "test_s": done - trained}
+    return {"accuracy": right, "images": len(test.dataset), "train_s": trained - begun, "test_s": done - trained}
 
 
 def features(pixels_HWC: np.ndarray, weights: Path, data: Path) -> list[float]:
-    """Pooled features (D) of one picture in -1..1, by the learner's body."""
+    """Pooled features (D) of one image in -1..1, by the learner's body."""
     learn = learner(loaders(data, len(pixels_HWC), 0), weights)
     body = learn.model[0].cpu().eval()
     with torch.no_grad():
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--check", type=Path, help="instead: features of one picture, float32 (S, S, 3) in a .npy file")
+    parser.add_argument("--check", type=Path, help="instead: features of one image, float32 (S, S, 3) in a .npy file")
     args = parser.parse_args()
     if args.check:
         print(json.dumps(features(np.load(args.check), args.weights, args.data)))

@@ -1,11 +1,11 @@
 """One peer of benchmarks/peers.py: Keras, as the walk-through `mobilenetv2-dense32` has it.
 
 MobileNetV2 without its top, frozen, 160 x 160; global average pool, Dense(32, relu), Dense(1); RMSprop 1e-4, batches of
-32, best checkpoint by validation accuracy (a fifth of the training pictures), reloaded for the test folder. The input is a
-`tf.data` pipeline as TensorFlow's guide to performance has it: parallel map, decoded pictures kept in memory, prefetch.
+32, best checkpoint by validation accuracy (a fifth of the training images), reloaded for the test folder. The input is a
+`tf.data` pipeline as TensorFlow's guide to performance has it: parallel map, decoded images kept in memory, prefetch.
 The frozen network itself runs in each epoch, as in the walk-through. Everything else is as Keras has it by default.
 
-Needs keras, tensorflow and safetensors; no torch. Keeps all decoded pictures in memory, 0.3 MB each at 160 px.
+Needs keras, tensorflow and safetensors; no torch. Keeps all decoded images in memory, 0.3 MB each at 160 px.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def batches(items: list[tuple[str, float]], size: int, *, shuffle: bool) -> tf.d
     """Batches of float32 (B, size, size, 3) in -1..1 and labels (B, 1), decoded once."""
 
     def read(file: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        picture = tf.io.decode_image(tf.io.read_file(file), channels=3, expand_animations=False)
-        return keras.applications.mobilenet_v2.preprocess_input(tf.image.resize(picture, (size, size))), label
+        image = tf.io.decode_image(tf.io.read_file(file), channels=3, expand_animations=False)
+        return keras.applications.mobilenet_v2.preprocess_input(tf.image.resize(image, (size, size))), label
 
     files, labels = [file for file, _ in items], np.array([[label] for _, label in items], np.float32)
     read_once = tf.data.Dataset.from_tensor_slices((files, labels)).map(read, tf.data.AUTOTUNE).cache()
@@ -125,11 +125,11 @@ def train(data: Path, weights: Path, size: int, epochs: int, seed: int) -> dict[
     test = labelled(data / "test")
     accuracy = model.evaluate(batches(test, size, shuffle=False), verbose=0, return_dict=True)["accuracy"]
     done = time.perf_counter()
-    return {"accuracy": accuracy, "pictures": len(test), "train_s": trained - begun, "test_s": done - trained}
+    return {"accuracy": accuracy, "images": len(test), "train_s": trained - begun, "test_s": done - trained}
 
 
 def features(pixels_HWC: np.ndarray, weights: Path) -> list[float]:
-    """Pooled features (1280) of one picture in -1..1."""
+    """Pooled features (1280) of one image in -1..1."""
     base = frozen_base(len(pixels_HWC), weights)
     return np.asarray(base(pixels_HWC[None], training=False), np.float64).mean((0, 1, 2)).tolist()
 
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=160)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--check", type=Path, help="instead: features of one picture, float32 (S, S, 3) in a .npy file")
+    parser.add_argument("--check", type=Path, help="instead: features of one image, float32 (S, S, 3) in a .npy file")
     args = parser.parse_args()
     if args.check:
         print(json.dumps(features(np.load(args.check), args.weights)))

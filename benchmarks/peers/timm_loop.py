@@ -1,6 +1,6 @@
 """One peer of benchmarks/peers.py: a plain loop with timm and torch, as timm's documentation puts the parts together.
 
-The backbone is frozen; a linear layer is trained with Adam 1e-3 for a few epochs on all training pictures, in batches of
+The backbone is frozen; a linear layer is trained with Adam 1e-3 for a few epochs on all training images, in batches of
 32; timm's own evaluation transform, a DataLoader with a worker process to each core. The frozen network runs in each epoch.
 """
 
@@ -34,14 +34,14 @@ def network(weights: Path, n_classes: int) -> nn.Module:
 
 
 def loader(folder: Path, model: nn.Module, size: int, *, shuffle: bool) -> DataLoader:
-    """Batches of pictures (B, 3, size, size), as the weights expect them, and labels (B,)."""
+    """Batches of images (B, 3, size, size), as the weights expect them, and labels (B,)."""
     transform = create_transform(**resolve_data_config({"input_size": (3, size, size)}, model=model))
     workers = os.cpu_count() or 1
     return DataLoader(ImageFolder(folder, transform), BATCH_SIZE, shuffle, num_workers=workers, persistent_workers=True)
 
 
 def pooled(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """Features (B, D) of pictures (B, 3, H, W), without gradients."""
+    """Features (B, D) of images (B, 3, H, W), without gradients."""
     with torch.no_grad():
         return model.forward_head(model.forward_features(inputs), pre_logits=True)
 
@@ -68,11 +68,11 @@ def train(data: Path, weights: Path, size: int, epochs: int, seed: int) -> dict[
             right += int((last(pooled(model, inputs)).argmax(1) == labels).sum())
             total += len(labels)
     done = time.perf_counter()
-    return {"accuracy": right / total, "pictures": total, "train_s": trained - begun, "test_s": done - trained}
+    return {"accuracy": right / total, "images": total, "train_s": trained - begun, "test_s": done - trained}
 
 
 def features(pixels_HWC: np.ndarray, weights: Path) -> list[float]:
-    """Pooled features (D) of one picture in -1..1."""
+    """Pooled features (D) of one image in -1..1."""
     model = network(weights, 2)
     return pooled(model, torch.from_numpy(pixels_HWC).permute(2, 0, 1)[None])[0].double().tolist()
 
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--check", type=Path, help="instead: features of one picture, float32 (S, S, 3) in a .npy file")
+    parser.add_argument("--check", type=Path, help="instead: features of one image, float32 (S, S, 3) in a .npy file")
     args = parser.parse_args()
     if args.check:
         print(json.dumps(features(np.load(args.check), args.weights)))

@@ -24,16 +24,16 @@ from typing import Annotated, Any, NoReturn
 from headstart.errors import HeadstartError, WriteError
 
 VERBS = {
-    "demo": "Show all of it in two minutes: pictures are drawn, three ways to a classifier compared, flaws found.",
-    "check": "Look at every picture and say what is wrong: damaged files, copies, leaks, odd formats, unbalanced classes.",
-    "split": "Split a data set into train, val and test: stratified, seeded, copies of one picture on one side.",
+    "demo": "Show all of it in two minutes: images are drawn, three ways to a classifier compared, flaws found.",
+    "check": "Look at every image and say what is wrong: damaged files, copies, leaks, odd formats, unbalanced classes.",
+    "split": "Split a data set into train, val and test: stratified, seeded, copies of one image in one set.",
     "backbones": "List backbones: those with weights on this machine, and with --all or a pattern every one that timm knows.",
-    "embed": "Feature vectors of all pictures from a frozen backbone, kept for the next time.",
-    "train": "Train a classifier on a folder of labelled pictures: checked, split, calibrated, tested.",
+    "embed": "Feature vectors of all images from a frozen backbone, kept for the next time.",
+    "train": "Train a classifier on a folder of labelled images: checked, split, calibrated, tested.",
     "compare": "Compare approaches and backbones on one split, under a total budget, and say which to take.",
-    "evaluate": "Judge a trained classifier on labelled pictures: the test side if the data has split folders, else all.",
-    "predict": "Predict the class of pictures. Each answer is keyed by its path; unreadable pictures are named.",
-    "explain": "Say why pictures are predicted as they are: probabilities, a heat map, and the nearest training pictures.",
+    "evaluate": "Judge a trained classifier on labelled images: the test set if the data has split folders, else all.",
+    "predict": "Predict the class of images. Each answer is keyed by its path; unreadable images are named.",
+    "explain": "Say why images are predicted as they are: probabilities, a heat map, and the nearest training images.",
     "report": "Write the page of a run again: figures, mistakes with heat maps, suspected labels, copies.",
     "sample": "Render a sample set: six classes of scenes in train and test folders, with known flaws planted.",
     "bundle": "Collect weights and requirements into a folder or a zip, for a machine without network.",
@@ -268,7 +268,7 @@ def _with_recipe(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_source(parameter: inspect.Parameter) -> bool:
-    """Whether pictures are meant whose labels may have to be explained: a verb's `data: Path | Source`."""
+    """Whether images are meant whose labels may have to be explained: a verb's `data: Path | Source`."""
     from typing import get_args
 
     return any(getattr(kind, "__name__", "") == "DataSource" for kind in get_args(parameter.annotation))

@@ -1,15 +1,15 @@
 """Every error that headstart raises on purpose, as one tree.
 
     HeadstartError                 the command line prints it without a traceback and exits with 1
-    ├── DataError                  the pictures or their labels
-    │   ├── MissingData            no such folder, table or picture
-    │   ├── NoPictures             nothing in there can be read as a picture
+    ├── DataError                  the images or their labels
+    │   ├── MissingData            no such folder, table or image
+    │   ├── NoImages               nothing in there can be read as an image
     │   ├── BadLabels              labels that cannot be used: one class, an empty class, rows without files
-    │   ├── BadSplit               a split that cannot be used, or does not fit the pictures
+    │   ├── BadSplit               a split that cannot be used, or does not fit the images
     │   ├── BadCopies              a table of pairs that are no copies, which does not fit the images
-    │   ├── BadSubmission          a sample submission that does not fit the pictures or the classes
+    │   ├── BadSubmission          a sample submission that does not fit the images or the classes
     │   ├── BadArchive             an archive that is damaged, or holds what cannot be unpacked safely
-    │   └── UnreadableImage        one picture; `reason` is a short code (see `images.headers`)
+    │   └── UnreadableImage        one image; `reason` is a short code (see `images.headers`)
     ├── BackboneError              backbones and their weights
     │   ├── UnknownBackbone        a name that timm does not know
     │   ├── MissingWeights         known, but no weights at hand (or offline)
@@ -19,8 +19,8 @@
     │   └── DamagedRun             its files are not those that were written
     ├── RecipeError                an option with a value that cannot work
     ├── TrainingError              a training by gradient descent
-    │   ├── TrainingFailed         it could not be brought to the end of a single round
-    │   └── UnfinishedTraining     an interrupted one lies there, of other pictures or with other options
+    │   ├── TrainingFailed         it could not be brought to the end of a single epoch
+    │   └── UnfinishedTraining     an interrupted one lies there, of other images or with other options
     ├── WriteError                 a full disk, a missing permission, a folder in the way
     ├── PackagingError             a package that a bundle needs is not installed, or could not be fetched
     ├── RemoteError                another machine, and the way there
@@ -56,15 +56,15 @@ class HeadstartError(Exception):
 
 
 class DataError(HeadstartError):
-    """The pictures or their labels."""
+    """The images or their labels."""
 
 
 class MissingData(DataError):
-    """No such folder, table or picture."""
+    """No such folder, table or image."""
 
 
-class NoPictures(DataError):
-    """Nothing in there can be read as a picture."""
+class NoImages(DataError):
+    """Nothing in there can be read as an image."""
 
 
 class BadLabels(DataError):
@@ -72,7 +72,7 @@ class BadLabels(DataError):
 
 
 class BadSplit(DataError):
-    """A split that cannot be used, or does not fit the pictures."""
+    """A split that cannot be used, or does not fit the images."""
 
 
 class BadCopies(DataError):
@@ -80,7 +80,7 @@ class BadCopies(DataError):
 
 
 class BadSubmission(DataError):
-    """A sample submission that does not fit the pictures or the classes."""
+    """A sample submission that does not fit the images or the classes."""
 
 
 class BadArchive(DataError):
@@ -88,7 +88,7 @@ class BadArchive(DataError):
 
 
 class UnreadableImage(DataError):
-    """One picture that cannot be used. `reason` is a short code such as ``truncated``, for tables and scripts."""
+    """One image that cannot be used. `reason` is a short code such as ``truncated``, for tables and scripts."""
 
     def __init__(self, message: str, *, reason: str, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -132,18 +132,18 @@ class TrainingError(HeadstartError):
 
 
 class TrainingFailed(TrainingError):
-    """It could not be brought to the end of a single round: the loss is not finite, or memory is too small.
+    """It could not be brought to the end of a single epoch: the loss is not finite, or memory is too small.
 
-    `pictures` are the numbers of the training pictures in the batch at which that showed, if it did at one.
+    `images` are the numbers of the training images in the batch at which that showed, if it did at one.
     """
 
-    def __init__(self, message: str, *, pictures: tuple[int, ...] = (), hint: str = "") -> None:
+    def __init__(self, message: str, *, images: tuple[int, ...] = (), hint: str = "") -> None:
         super().__init__(message, hint=hint)
-        self.pictures = pictures
+        self.images = images
 
 
 class UnfinishedTraining(TrainingError):
-    """An interrupted training lies there, of other pictures or with other options, so it cannot be gone on with."""
+    """An interrupted training lies there, of other images or with other options, so it cannot be gone on with."""
 
 
 class WriteError(HeadstartError):

@@ -4,12 +4,12 @@
     model = ImageClassifier(weights_dir="weights").fit(paths, labels)
     model.predict_proba(["one.jpg"])
 
-What it does: what `headstart.train` does, by the same functions, less the test side and the files. Cross-validation,
-grid searches and pipelines work on it; the features of a picture are kept, so that all folds and all settings of the
+What it does: what `headstart.train` does, by the same functions, less the test set and the files. Cross-validation,
+grid searches and pipelines work on it; the features of an image are kept, so that all folds and all settings of the
 head together cost one embedding.
 
-What it costs: one embedding of the pictures, plus importing scikit-learn (1.4 s). When not to use it: for a folder of
-pictures, `headstart.train` also checks them, tests the result, and writes a run folder that other programs can load.
+What it costs: one embedding of the images, plus importing scikit-learn (1.4 s). When not to use it: for a folder of
+images, `headstart.train` also checks them, tests the result, and writes a run folder that other programs can load.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ _EXPECTED = "paths, PIL images, or arrays of pixels, uint8 (height, width) or (h
 class ImageClassifier(ClassifierMixin, BaseEstimator):
     """A new last layer on a pretrained backbone, frozen or (`approach`) fine-tuned, as a scikit-learn classifier.
 
-    Pictures, `X`: paths (str or Path), PIL images, or arrays of uint8 pixels: one array (N, H, W, 3) or (N, H, W), or a
-    list of arrays of any sizes. Floating-point pixels are refused, because their scale cannot be told from one picture.
+    Images, `X`: paths (str or Path), PIL images, or arrays of uint8 pixels: one array (N, H, W, 3) or (N, H, W), or a
+    list of arrays of any sizes. Floating-point pixels are refused, because their scale cannot be told from one image.
     Labels, `y`: strings or whole numbers; `classes_` has them sorted.
 
     Args:
         backbone: A timm name; several joined by + are fused; auto picks by validation among the weights at hand.
         approach: linear (a closed-form last layer on the frozen backbone), finetune, frozen, scratch, or auto.
-        image_size: Side of the input square in pixels; 0 takes the backbone's own, or less if the pictures are smaller.
-        resize: How a picture becomes a square: crop, pad or squash; auto takes the backbone's own.
+        image_size: Side of the input square in pixels; 0 takes the backbone's own, or less if the images are smaller.
+        resize: How an image becomes a square: crop, pad or squash; auto takes the backbone's own.
         head: The last layer: ridge, lda, logistic, blend or ncm; auto picks on validation.
-        class_weight: None, or "balanced": weigh classes inversely to their number of pictures (the recipe's
+        class_weight: None, or "balanced": weigh classes inversely to their number of images (the recipe's
             `class_weight`, where None is "none").
-        validation_fraction: Part of the pictures, stratified, that chooses and calibrates; in the end the head is fitted
+        validation_fraction: Part of the images, stratified, that chooses and calibrates; in the end the head is fitted
             on all of them (the recipe's `val`).
         budget: Time to spend, such as 2m, 10m or 2h: the search for a backbone and fine-tuning keep within it.
         device: auto, cpu or cuda.
@@ -110,18 +110,18 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.offline = offline
 
     def fit(self, X: Any, y: Any) -> ImageClassifier:
-        """Choose backbone and head on a validation part of the pictures, calibrate there, then fit the head on all.
+        """Choose backbone and head on a validation part of the images, calibrate there, then fit the head on all.
 
-        Copies of a picture stay on one side of the validation split. Raises `RecipeError` (parameters), `DataError` (`X`
-        is no list of pictures, lengths differ), `BadLabels` (`y`), `UnreadableImage`, `BackboneError`, `WriteError`.
+        Copies of an image stay in one set of the validation split. Raises `RecipeError` (parameters), `DataError` (`X`
+        is no list of images, lengths differ), `BadLabels` (`y`), `UnreadableImage`, `BackboneError`, `WriteError`.
         """
         recipe = self._recipe()
         tools = self._tools(recipe)
-        sources, names = _pictures(X)
+        sources, names = _images(X)
         classes, labels_N = _labels(y, len(sources))
         facts = look_at(sources)
         bad = {i: fact for i, fact in enumerate(facts) if fact.reason}
-        _refuse_unreadable(names, bad, "fit has no place for a label without its picture")
+        _refuse_unreadable(names, bad, "fit has no place for a label without its image")
         copies = find_copies(sources, facts, labels_N)
         given = _dataset(facts, labels_N, classes)
         dataset = make_split(given, seed=recipe.seed, val=recipe.val, test=0.0, near=copies.groups_N)
@@ -133,7 +133,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """The likeliest label of each picture (N,), out of `classes_`. Raises `DataError`, `UnreadableImage`."""
+        """The likeliest label of each image (N,), out of `classes_`. Raises `DataError`, `UnreadableImage`."""
         logits_NK = self._logits(X)
         return self.classes_[logits_NK.argmax(axis=1)]
 
@@ -148,13 +148,13 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        sources, names = _pictures(X)
+        sources, names = _images(X)
         numbers = [str(i) for i in range(len(sources))]  # a path may occur twice
         predictions = predict_files(self.classifier_, sources, numbers)
         if predictions.errors:
             bad = sorted(map(int, predictions.errors))
             facts = dict(zip(bad, look_at([sources[i] for i in bad]), strict=True))
-            _refuse_unreadable(names, facts, "scikit-learn has no place for a picture without a prediction")
+            _refuse_unreadable(names, facts, "scikit-learn has no place for an image without a prediction")
         return predictions.logits
 
     def _recipe(self) -> Recipe:
@@ -180,7 +180,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         return resolve_backbones(recipe, weights=weights, weights_dir=folder, offline=self.offline)
 
     def __sklearn_tags__(self) -> Any:
-        """Pictures are not a table of numbers, so scikit-learn's own checks of such tables do not apply."""
+        """Images are not a table of numbers, so scikit-learn's own checks of such tables do not apply."""
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
@@ -189,13 +189,13 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
 
-def _pictures(X: Any) -> tuple[list[ImageSource], list[str]]:
-    """The pictures of `X`, and what to call each in an error: its path, or its place. Raises `DataError`."""
+def _images(X: Any) -> tuple[list[ImageSource], list[str]]:
+    """The images of `X`, and what to call each in an error: its path, or its place. Raises `DataError`."""
     if isinstance(X, str | bytes | Path | Image.Image):
-        raise DataError("X: one picture, expected several.", hint="Put it into a list: [X].")
+        raise DataError("X: one image, expected several.", hint="Put it into a list: [X].")
     items: Any = X if isinstance(X, list | tuple) else _rows(X)
     if not len(items):
-        raise DataError("X: no pictures.", hint=f"Expected {_EXPECTED}.")
+        raise DataError("X: no images.", hint=f"Expected {_EXPECTED}.")
     sources = [_source(item, i) for i, item in enumerate(items)]
     return sources, [str(s) if isinstance(s, Path) else f"X[{i}]" for i, s in enumerate(sources)]
 
@@ -207,9 +207,9 @@ def _rows(X: Any) -> np.ndarray:
         if array.ndim == 2 and array.shape[1] == 1:  # one column of a data frame
             array = array[:, 0]
         if array.ndim != 1:
-            raise DataError(f"X: shape {array.shape}, expected one picture a row.", hint=f"Expected {_EXPECTED}.")
+            raise DataError(f"X: shape {array.shape}, expected one image a row.", hint=f"Expected {_EXPECTED}.")
     elif array.ndim == 3 and array.shape[2] in (3, 4):
-        raise DataError(f"X: shape {array.shape} looks like one picture, expected several.", hint="Give X[None].")
+        raise DataError(f"X: shape {array.shape} looks like one image, expected several.", hint="Give X[None].")
     elif array.ndim not in (3, 4):
         raise DataError(f"X: shape {array.shape}, expected (N, H, W, 3) or (N, H, W).", hint=f"Or {_EXPECTED}.")
     return array
@@ -222,7 +222,7 @@ def _source(item: Any, i: int) -> ImageSource:
         return item
     if hasattr(item, "__array__"):
         return np.asarray(item)
-    raise DataError(f"X[{i}]: {type(item).__name__}, expected a picture.", hint=f"Expected {_EXPECTED}.")
+    raise DataError(f"X[{i}]: {type(item).__name__}, expected an image.", hint=f"Expected {_EXPECTED}.")
 
 
 def _labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -231,7 +231,7 @@ def _labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.shape != (n,):
-        raise DataError(f"X and y: {n:,} pictures and labels of shape {array.shape}, expected one label a picture.")
+        raise DataError(f"X and y: {n:,} images and labels of shape {array.shape}, expected one label an image.")
     _refuse_missing(array)
     try:
         classes, labels_N, counts = np.unique(array, return_inverse=True, return_counts=True)
@@ -243,7 +243,7 @@ def _labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
     if n < 2 * len(classes):
         listed = ", ".join(f"{c!s} {k:,}" for c, k in list(zip(classes, counts, strict=True))[:3])
         raise BadLabels(
-            f"y: {n:,} pictures of {len(classes):,} classes ({listed} ...), expected at least {2 * len(classes):,}."
+            f"y: {n:,} images of {len(classes):,} classes ({listed} ...), expected at least {2 * len(classes):,}."
         )
     return classes, labels_N.astype(np.int64)
 
@@ -258,7 +258,7 @@ def _refuse_missing(array: np.ndarray) -> None:
 
 
 def _dataset(facts: Sequence[ImageInfo], labels_N: np.ndarray, classes: np.ndarray) -> Dataset:
-    """The pictures under names made of their contents: so the validation part depends neither on their order, nor on
+    """The images under names made of their contents: so the validation part depends neither on their order, nor on
     whether they came as files or as pixels (the difference hash is the same; SHA-256 only breaks ties)."""
     marks = [f"{fact.dhash & 0xFFFF_FFFF_FFFF_FFFF:016x}-{fact.width}x{fact.height}" for fact in facts]
     seen: Counter[str] = Counter()
@@ -274,7 +274,7 @@ def _dataset(facts: Sequence[ImageInfo], labels_N: np.ndarray, classes: np.ndarr
 def _refuse_unreadable(names: Sequence[str], bad: dict[int, ImageInfo], why: str) -> None:
     if bad:
         first = min(bad)
-        count = f"{len(bad):,} of {len(names):,} pictures cannot be read, and {why}. "
+        count = f"{len(bad):,} of {len(names):,} images cannot be read, and {why}. "
         raise UnreadableImage(
             f"{names[first]}: {bad[first].message or 'it changed while it was being used.'}",
             reason=bad[first].reason or "changed",

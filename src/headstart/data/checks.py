@@ -1,11 +1,11 @@
 """What `headstart check` looks for: one small function a check, one row in `CHECKS`.
 
-A check reads what `images.validate` found out about each file (no picture is opened here) and gives at most a few
+A check reads what `images.validate` found out about each file (no image is opened here) and gives at most a few
 `Finding`s, each a short sentence with a count and the paths that it is about. To add one: write a function of `CheckInput`
 that yields findings, and put it into `CHECKS`.
 
 What is surely the same (the same file, the same pixels) gives errors; what only looks like a copy gives warnings, in words
-that leave room for doubt. Costs some milliseconds a thousand pictures. Not a judge of labels: wrong ones are looked for
+that leave room for doubt. Costs some milliseconds a thousand images. Not a judge of labels: wrong ones are looked for
 with a trained model; and not a finder of copies, which `data.near_duplicates` is.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 from headstart.data.copies import Copies
 from headstart.data.duplicates import exact_groups, group_pairs, joined
 from headstart.data.open_dataset import Dataset
-from headstart.errors import NoPictures
+from headstart.errors import NoImages
 from headstart.images.validate import ImageInfo
 
 CHECKS_HEADER = ("check", "severity", "path", "message")
@@ -50,16 +50,16 @@ class Finding:
     check: str
     """Short name, for scripts: 'truncated', 'near_duplicates' ..."""
     severity: str
-    """'error' (pictures are lost, or results would mislead), 'warning' (look at it), 'info'."""
+    """'error' (images are lost, or results would mislead), 'warning' (look at it), 'info'."""
     paths: tuple[str, ...]
-    """The pictures it is about; those of one group stand together. May be empty."""
+    """The images it is about; those of one group stand together. May be empty."""
     message: str
     """A sentence for people, with counts."""
 
 
 @dataclass(frozen=True, eq=False)
 class CheckInput:
-    """What a check may look at. N pictures."""
+    """What a check may look at. N images."""
 
     dataset: Dataset
     facts: Sequence[ImageInfo]
@@ -68,7 +68,7 @@ class CheckInput:
     exact: np.ndarray
     """int64 (N,): groups of identical files."""
     copies: Copies
-    """What is taken for copies among these pictures."""
+    """What is taken for copies among these images."""
 
     @cached_property
     def certain(self) -> np.ndarray:
@@ -87,22 +87,22 @@ class CheckInput:
         return [(i, j) for i, j in usable if different[i] != different[j]]
 
     def paths(self, chosen: Iterable[int]) -> tuple[str, ...]:
-        """Paths of pictures by index, as plain text."""
+        """Paths of images by index, as plain text."""
         return tuple(self.dataset.paths[i] for i in chosen)
 
     def readable(self) -> list[int]:
-        """Indices of the usable pictures."""
+        """Indices of the usable images."""
         return list(map(int, np.flatnonzero(self.usable)))
 
     def where(self, true: Callable[[ImageInfo], bool]) -> tuple[str, ...]:
-        """Paths of the usable pictures for whose facts this is true."""
+        """Paths of the usable images for whose facts this is true."""
         return self.paths(i for i in self.readable() if true(self.facts[i]))
 
 
 def findings(dataset: Dataset, facts: Sequence[ImageInfo], *, copies: Copies | None = None) -> list[Finding]:
-    """Run all of `CHECKS` on N pictures: errors first, then warnings, then notes.
+    """Run all of `CHECKS` on N images: errors first, then warnings, then notes.
 
-    `copies` are those among these N pictures; without them, only identical files are known to be copies. The groups of
+    `copies` are those among these N images; without them, only identical files are known to be copies. The groups of
     the data set are taken for groups that somebody named: those of near-copies are no part of them.
     """
     exact = exact_groups([fact.sha256 for fact in facts])
@@ -112,7 +112,7 @@ def findings(dataset: Dataset, facts: Sequence[ImageInfo], *, copies: Copies | N
 
 
 def usable(facts: Sequence[ImageInfo]) -> np.ndarray:
-    """bool (N,): which pictures can be used."""
+    """bool (N,): which images can be used."""
     return np.array([not fact.reason for fact in facts], dtype=bool)
 
 
@@ -122,11 +122,11 @@ def checks_rows(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
 
 
 def get_avg_size(facts: Sequence[ImageInfo]) -> tuple[float, float]:
-    """(mean height, mean width) in pixels of the usable pictures, upright. Raises `NoPictures` if there are none."""
+    """(mean height, mean width) in pixels of the usable images, upright. Raises `NoImages` if there are none."""
     sizes = [(fact.height, fact.width) for fact in facts if not fact.reason]
     if not sizes:
-        raise NoPictures(
-            f"None of {len(facts):,} files can be read as a picture, so there is no mean size.",
+        raise NoImages(
+            f"None of {len(facts):,} files can be read as an image, so there is no mean size.",
             hint="`headstart check` says what is wrong with each.",
         )
     height, width = np.mean(sizes, axis=0)
@@ -140,7 +140,7 @@ def unreadable(c: CheckInput) -> Iterator[Finding]:
     """Files that cannot be used: one finding for each reason, named like it ('truncated', 'empty' ...)."""
     for reason in sorted({fact.reason for fact in c.facts} - {""}):
         bad = [i for i, fact in enumerate(c.facts) if fact.reason == reason]
-        what = f"{_pictures(len(bad), 'file')} of {len(c.facts):,} cannot be used ({reason.replace('_', ' ')})"
+        what = f"{_images(len(bad), 'file')} of {len(c.facts):,} cannot be used ({reason.replace('_', ' ')})"
         example = c.facts[bad[0]].message.rstrip(".")
         yield Finding(reason, "error", c.paths(bad), f"{what} and {_is(bad)} left out: {example}.")
 
@@ -148,7 +148,7 @@ def unreadable(c: CheckInput) -> Iterator[Finding]:
 def rejected(c: CheckInput) -> Iterator[Finding]:
     """Files and rows of a table that were not taken up."""
     sentences = {
-        "not_a_picture_name": ("info", "{} not named like a picture"),
+        "not_an_image_name": ("info", "{} not named like an image"),
         "not_a_file": ("error", "{} named, but there is no such file"),
         "two_labels": ("error", "{} listed with two labels"),
         "two_splits": ("error", "{} listed in two splits"),
@@ -157,7 +157,7 @@ def rejected(c: CheckInput) -> Iterator[Finding]:
     for reason in sorted({reason for _, reason in c.dataset.rejected}):
         paths = tuple(path for path, why in c.dataset.rejected if why == reason)
         severity, sentence = sentences.get(reason, ("warning", "{} " + reason.replace("_", " ")))
-        what = sentence.format(f"{_pictures(len(paths), 'file')} {_is(paths)}")
+        what = sentence.format(f"{_images(len(paths), 'file')} {_is(paths)}")
         yield Finding(reason, severity, paths, f"{what}; left out.")
 
 
@@ -167,7 +167,7 @@ def wrong_extension(c: CheckInput) -> Iterator[Finding]:
     if bad:
         first = f"{c.dataset.paths[bad[0]]} is a {c.facts[bad[0]].format}"
         what = (
-            f"{_pictures(len(bad))} {_has(bad)} an extension of another format, for example {first}; read all the same."
+            f"{_images(len(bad))} {_has(bad)} an extension of another format, for example {first}; read all the same."
         )
         yield Finding("wrong_extension", "warning", c.paths(bad), what)
 
@@ -228,7 +228,7 @@ def size_summary(c: CheckInput) -> Iterator[Finding]:
         sizes = np.array([(f.width, f.height) for f in c.facts if not f.reason])
         middle = np.median(sizes, axis=0)
         text = (
-            f"{_pictures(len(sizes))} of {len(c.facts):,} can be used: on average {width:.0f} x {height:.0f} pixels "
+            f"{_images(len(sizes))} of {len(c.facts):,} can be used: on average {width:.0f} x {height:.0f} pixels "
             f"(width x height; median {middle[0]:.0f} x {middle[1]:.0f}, "
             f"smallest side {sizes.min():,}, largest {sizes.max():,})."
         )
@@ -276,7 +276,7 @@ def possible_label_conflict(c: CheckInput) -> Iterator[Finding]:
     if pairs:
         i, j = pairs[0]
         text = (
-            f"{_pictures(len(pairs), 'pair')} of images under different labels may show the same thing "
+            f"{_images(len(pairs), 'pair')} of images under different labels may show the same thing "
             f"({_example_pair(c, pairs)}: {names[i]!r} and {names[j]!r}); look at {_them(pairs)}."
         )
         yield Finding("possible_label_conflict", "warning", c.paths(i for pair in pairs for i in pair), text)
@@ -302,7 +302,7 @@ def possible_split_leak(c: CheckInput) -> Iterator[Finding]:
     if pairs:
         sets = " and ".join(str(split[i]) for i in pairs[0])
         text = (
-            f"{_pictures(len(pairs), 'pair')} of images in different sets of the split may be copies of one image "
+            f"{_images(len(pairs), 'pair')} of images in different sets of the split may be copies of one image "
             f"({_example_pair(c, pairs)}: {sets}); if so, measured accuracy will be too high."
         )
         yield Finding("possible_split_leak", "warning", c.paths(i for pair in pairs for i in pair), text)
@@ -325,23 +325,23 @@ def doubted_copies(c: CheckInput) -> Iterator[Finding]:
 
 
 def class_imbalance(c: CheckInput) -> Iterator[Finding]:
-    """The largest class has more than 5 times the pictures of the smallest."""
+    """The largest class has more than 5 times the images of the smallest."""
     counts = _class_counts(c)
     if len(counts) > 1 and counts[-1][0] > IMBALANCE * counts[0][0] > 0:
         (low, small), (high, large) = counts[0], counts[-1]
         text = (
-            f"The classes are uneven: {large!r} has {high:,} pictures, {small!r} {low:,}. "
+            f"The classes are uneven: {large!r} has {high:,} images, {small!r} {low:,}. "
             "Look at balanced accuracy rather than accuracy."
         )
         yield Finding("class_imbalance", "warning", (), text)
 
 
 def small_class(c: CheckInput) -> Iterator[Finding]:
-    """A class with fewer than 10 pictures."""
+    """A class with fewer than 10 images."""
     small = [(count, name) for count, name in _class_counts(c) if count < SMALL_CLASS]
     if small:
         names = ", ".join(f"{name!r}: {count}" for count, name in small[:5]) + (" ..." if len(small) > 5 else "")
-        text = f"{_pictures(len(small), 'class', 'classes')} {_has(small)} fewer than {SMALL_CLASS} pictures ({names})."
+        text = f"{_images(len(small), 'class', 'classes')} {_has(small)} fewer than {SMALL_CLASS} images ({names})."
         yield Finding("small_class", "warning", (), text)
 
 
@@ -357,11 +357,11 @@ CHECKS: tuple[Callable[[CheckInput], Iterator[Finding]], ...] = (
 def _listed(
     c: CheckInput, check: str, severity: str, true: Callable[[ImageInfo], bool], text: str
 ) -> Iterator[Finding]:
-    """One finding with all usable pictures for which it is true; ``{is}`` and ``{has}`` follow their number."""
+    """One finding with all usable images for which it is true; ``{is}`` and ``{has}`` follow their number."""
     paths = c.where(true)
     if paths:
         sentence = text.format_map({"is": _is(paths), "has": _has(paths)})
-        yield Finding(check, severity, paths, f"{_pictures(len(paths))} {sentence}.")
+        yield Finding(check, severity, paths, f"{_images(len(paths))} {sentence}.")
 
 
 def _groups(groups: np.ndarray, among: np.ndarray) -> list[np.ndarray]:
@@ -394,7 +394,7 @@ def _example_pair(c: CheckInput, pairs: list[tuple[int, int]]) -> str:
 
 
 def _class_counts(c: CheckInput) -> list[tuple[int, str]]:
-    """(usable pictures, name) of each class, smallest first."""
+    """(usable images, name) of each class, smallest first."""
     counts = Counter(c.dataset.label_name(i) for i in c.readable())
     return sorted((counts[name], name) for name in c.dataset.classes)
 
@@ -408,7 +408,7 @@ def _suffixes(format: str) -> tuple[str, ...]:
     return SUFFIXES.get(format, ("." + format.lower(),))
 
 
-def _pictures(n: int, one: str = "picture", many: str = "") -> str:
+def _images(n: int, one: str = "image", many: str = "") -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 

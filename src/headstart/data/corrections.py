@@ -1,4 +1,4 @@
-"""Corrections of labels in a table beside the data: other labels, and pictures to leave out. The pictures stay untouched.
+"""Corrections of labels in a table beside the data: other labels, and images to leave out. The images stay untouched.
 
     path,label,suggested,score,new_label,drop
     cat/7.jpg,cat,dog,0.99870,dog,
@@ -34,7 +34,7 @@ FIXES_HEADER = ("path", "label", "suggested", "score", "new_label", "drop")
 
 @dataclass(frozen=True)
 class Correction:
-    """One row. An empty `new_label` leaves the label as it is; `label` is the one that the picture had, '' if not said."""
+    """One row. An empty `new_label` leaves the label as it is; `label` is the one that the image had, '' if not said."""
 
     path: str
     label: str
@@ -67,7 +67,7 @@ class Corrections:
 
     @property
     def dropped(self) -> int:
-        """How many rows leave a picture out."""
+        """How many rows leave an image out."""
         return sum(row.drop for row in self.rows)
 
     def among(self, paths: Iterable[str]) -> Corrections:
@@ -76,7 +76,7 @@ class Corrections:
         return replace(self, rows=tuple(row for row in self.rows if row.path in known))
 
     def applied_to(self, dataset: Dataset) -> Dataset:
-        """The data set with these labels, and without the pictures that are to be left out.
+        """The data set with these labels, and without the images that are to be left out.
 
         Raises `BadLabels`, naming every row that does not fit at once: paths that are not in the data, or twice in the
         table; classes that the data does not have; labels that were not those of the data; rows that ask for both.
@@ -109,7 +109,7 @@ class Corrections:
             yield counted("a path that is not in the data", map(repr, strangers)), hint
         twice = [repr(path) for path, n in Counter(row.path for row in self.rows).items() if n > 1]
         if twice:
-            yield counted("more than one row", twice, "path"), "Keep one row for each picture."
+            yield counted("more than one row", twice, "path"), "Keep one row for each image."
         unknown = {row.new_label: row for row in self.rows if row.new_label and row.new_label not in dataset.classes}
         if unknown:
             listed = [f"{name!r} for {row.path!r}" for name, row in unknown.items()]
@@ -166,10 +166,10 @@ def _near_class(unknown: Mapping[str, Correction], dataset: Dataset) -> str:
     return near or f"Expected one of {some([repr(name) for name in dataset.classes], 10)}."
 
 
-def given_and_left_out(labels: int, pictures: int) -> str:
+def given_and_left_out(labels: int, images: int) -> str:
     """What corrections come to, in words.
 
     >>> given_and_left_out(1, 2)
-    '1 label given, 2 pictures left out'
+    '1 label given, 2 images left out'
     """
-    return f"{labels:,} label{'s' * (labels != 1)} given, {pictures:,} picture{'s' * (pictures != 1)} left out"
+    return f"{labels:,} label{'s' * (labels != 1)} given, {images:,} image{'s' * (images != 1)} left out"

@@ -6,7 +6,7 @@
 | a folder and `label_from` | `data.match_files` | the file names |
 | a folder and columns | `data.infer_labels` | the table in it that has these columns |
 | a table (CSV, TSV, parquet, JSON Lines) | `data.match_files` | its label column, or a column a class |
-| parquet with pictures, WebDataset shards; a folder of them, `shard-{000..009}.tar` | `data.shards.writing` | as in them |
+| parquet with images, WebDataset shards; a folder of them, `shard-{000..009}.tar` | `data.shards.writing` | as in them |
 | an archive (zip, tar, tar.gz, ...) of any of these | `data.archives.unpacking` | as above |
 
 Images that belong together (one patient, one camera) are named by a column or by a pattern in their paths
@@ -37,7 +37,7 @@ from headstart.io.progress import log
 
 @dataclass(frozen=True)
 class DataSource:
-    """Pictures, where their labels stand, and which of them belong together. All but the place may be left out.
+    """Images, where their labels stand, and which of them belong together. All but the place may be left out.
 
     >>> DataSource(Path("photos"), label_from="^(cat|dog)").options
     {'label_from': '^(cat|dog)'}
@@ -45,14 +45,14 @@ class DataSource:
 
     place: Path
     """Folder of class folders or of split folders (train, val, test); a table with a path and a label column; an archive of
-    these; or shards of pictures (parquet, WebDataset)."""
+    these; or shards of images (parquet, WebDataset)."""
     label_from: str = ""
     """Regular expression for the labels in the file names, such as '^(cat|dog)': the group called label, or the first one,
     or the whole match is the label."""
     label_column: str = ""
     """Column of the labels, in a table or in shards; for WebDataset an ending (cls) or a key of the .json."""
     path_column: str = ""
-    """Column that names the pictures, or that holds them."""
+    """Column that names the images, or that holds them."""
     group_column: str = ""
     """Column whose equal values mark images that have to stay in one set of a split (a patient, a camera), in a table or
     in shards; without it, a column called group."""
@@ -64,7 +64,7 @@ class DataSource:
         object.__setattr__(self, "place", Path(self.place))  # where text was given
 
     def open(self) -> Dataset:
-        """The pictures with their labels. Raises `DataError`, and `WriteError` if the cache cannot take what is unpacked."""
+        """The images with their labels. Raises `DataError`, and `WriteError` if the cache cannot take what is unpacked."""
         self._check_options()
         shards = shards_at(self.place, self.path_column)
         if shards:
@@ -173,7 +173,7 @@ class DataSource:
         table = written_out(
             self.place,
             shards,
-            picture_column=self.path_column,
+            image_column=self.path_column,
             label_column=column,
             group_column=self.group_column,
         )
@@ -210,6 +210,6 @@ def as_source(data: Path | str | DataSource) -> DataSource:
 
 def _not_a_dataset(place: Path) -> MissingData:
     return MissingData(
-        f"{place}: is a file; a folder of pictures or a table ({', '.join(TABLES)}) was expected.",
+        f"{place}: is a file; a folder of images or a table ({', '.join(TABLES)}) was expected.",
         hint=f"Give the folder that it is in: {place.parent}",
     )

@@ -1,8 +1,8 @@
-"""`Dataset`: pictures with their labels, and the split that came with them; what the names of files and folders mean.
+"""`Dataset`: images with their labels, and the split that came with them; what the names of files and folders mean.
 
 All that can be given as data ends here, in `dataset_of`: see `data.data_source` for what that is. Nothing is opened: whether
-a file is a picture is found out later, so that a bad one is named by `headstart check` and not passed over in silence.
-Costs some 300 bytes a picture.
+a file is an image is found out later, so that a bad one is named by `headstart check` and not passed over in silence.
+Costs some 300 bytes an image.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-PICTURES = (
+IMAGES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
@@ -42,9 +42,9 @@ _PLAIN_NAME = re.compile(
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Pictures with their labels. N pictures, K classes.
+    """Images with their labels. N images, K classes.
 
-    Only labelled pictures have a split; a picture whose label is unknown has ``''``.
+    Only labelled images have a split; an image whose label is unknown has ``''``.
     """
 
     root: Path
@@ -54,11 +54,11 @@ class Dataset:
     labels: np.ndarray
     """int64 (N,): index into `classes`, -1 = unknown."""
     classes: tuple[str, ...]
-    """K names, sorted as text. A class may be without pictures: see `require_trainable`."""
+    """K names, sorted as text. A class may be without images: see `require_trainable`."""
     split: np.ndarray
     """'<U5' (N,): 'train', 'val', 'test', or '' where it is not decided."""
     groups: np.ndarray
-    """int64 (N,): pictures with one number stay on one side of a split."""
+    """int64 (N,): images with one number stay in one set of a split."""
     rejected: tuple[tuple[str, str], ...] = ()
     """(path, reason) of files and rows that could not be taken up."""
     unused: str = ""
@@ -71,15 +71,15 @@ class Dataset:
 
     @property
     def lost(self) -> dict[str, str]:
-        """{path: reason} of `rejected`, less the files that were never meant to be pictures."""
-        return {path: reason for path, reason in self.rejected if reason != "not_a_picture_name"}
+        """{path: reason} of `rejected`, less the files that were never meant to be images."""
+        return {path: reason for path, reason in self.rejected if reason != "not_an_image_name"}
 
     def file(self, i: int) -> Path:
-        """Where picture `i` is."""
+        """Where image `i` is."""
         return self.root / self.paths[i]
 
     def take(self, keep: np.ndarray) -> Dataset:
-        """The pictures chosen by a bool mask (N,) or by indices, in that order; classes and `rejected` stay."""
+        """The images chosen by a bool mask (N,) or by indices, in that order; classes and `rejected` stay."""
         chosen = np.arange(len(self))[np.asarray(keep)]
         return replace(
             self,
@@ -90,7 +90,7 @@ class Dataset:
         )
 
     def label_name(self, i: int) -> str:
-        """The class name of picture `i`, '' where it is unknown."""
+        """The class name of image `i`, '' where it is unknown."""
         return self.classes[self.labels[i]] if self.labels[i] >= 0 else ""
 
 
@@ -98,23 +98,23 @@ class Dataset:
 class FoundImages:
     """What was found: (path, class name or '', split or ''), class names, and what was left out, as (path, reason)."""
 
-    pictures: list[tuple[str, str, str]] = field(default_factory=list)
+    images: list[tuple[str, str, str]] = field(default_factory=list)
     classes: set[str] = field(default_factory=set)
     rejected: list[tuple[str, str]] = field(default_factory=list)
 
 
 def dataset_of(root: Path, found: FoundImages, groups: Sequence[str] = ()) -> Dataset:
-    """What was found as a data set; `groups` holds a name for each picture, '' for a group of its own."""
-    order = sorted(range(len(found.pictures)), key=found.pictures.__getitem__)
-    pictures = [found.pictures[i] for i in order]
+    """What was found as a data set; `groups` holds a name for each image, '' for a group of its own."""
+    order = sorted(range(len(found.images)), key=found.images.__getitem__)
+    images = [found.images[i] for i in order]
     classes = tuple(sorted(found.classes))
     index = {name: k for k, name in enumerate(classes)}
     return Dataset(
         root=root,
-        paths=tuple(path for path, _, _ in pictures),
-        labels=np.array([index.get(name, -1) for _, name, _ in pictures], dtype=np.int64),
+        paths=tuple(path for path, _, _ in images),
+        labels=np.array([index.get(name, -1) for _, name, _ in images], dtype=np.int64),
         classes=classes,
-        split=np.array([split if name else "" for _, name, split in pictures], dtype="<U5"),
+        split=np.array([split if name else "" for _, name, split in images], dtype="<U5"),
         groups=group_numbers([groups[i] for i in order] if groups else [""] * len(order)),
         rejected=tuple(sorted(found.rejected)),
     )
@@ -130,15 +130,15 @@ def group_numbers(names: Sequence[str]) -> np.ndarray:
     return np.array([seen.setdefault(name, i) if name else i for i, name in enumerate(names)], dtype=np.int64)
 
 
-def decided(pictures: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    """(path, class, split) with the split left open unless train and another side have labels.
+def decided(images: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """(path, class, split) with the split left open unless train and another set have labels.
 
     In a competition's folder only the training part has them; that it is called train decides nothing.
     """
-    sides = {split for _, name, split in pictures if name and split}
+    sides = {split for _, name, split in images if name and split}
     if "train" in sides and len(sides) > 1:
-        return list(pictures)
-    return [(path, name, "") for path, name, _ in pictures]
+        return list(images)
+    return [(path, name, "") for path, name, _ in images]
 
 
 def fingerprint(dataset: Dataset, sha256s: Sequence[str]) -> str:
@@ -167,7 +167,7 @@ def split_name(text: str) -> str:
 
 
 def is_unlabelled_name(name: str) -> bool:
-    """Whether a folder of that name says that its pictures have no labels.
+    """Whether a folder of that name says that its images have no labels.
 
     >>> is_unlabelled_name("seg_pred"), is_unlabelled_name("cats")
     (True, False)
@@ -176,7 +176,7 @@ def is_unlabelled_name(name: str) -> bool:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a folder of that name merely holds pictures: it is no class if labels come from elsewhere.
+    """Whether a folder of that name merely holds images: it is no class if labels come from elsewhere.
 
     >>> [is_plain_name(name) for name in ("images", "train_images", "test1", "jpg", "cats", "streets")]
     [True, True, True, True, False, False]
@@ -185,7 +185,7 @@ def is_plain_name(name: str) -> bool:
 
 
 def says_nothing(name: str) -> bool:
-    """Whether a folder of that name is no class even beside others: it says that there are pictures, and which part.
+    """Whether a folder of that name is no class even beside others: it says that there are images, and which part.
 
     >>> [says_nothing(name) for name in ("images", "img_2", "jpg", "stage1", "set1", "data1", "cats")]
     [True, True, True, False, False, False, False]

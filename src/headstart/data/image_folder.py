@@ -1,7 +1,7 @@
-"""Folders of pictures: class folders, split folders of such, and what lies loose in them.
+"""Folders of images: class folders, split folders of such, and what lies loose in them.
 
 A walk costs one `stat` a file (about 20,000 files a second on a warm disk). Links are followed, but not in circles;
-hidden files and those that systems leave behind are passed over, and everything else that is no picture by its name is
+hidden files and those that systems leave behind are passed over, and everything else that is no image by its name is
 listed in `Dataset.rejected`. It knows nothing of tables or of labels in file names: those are for `data.infer_labels`.
 """
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from headstart.data.dataset import (
     ARCHIVES,
+    IMAGES,
     OTHERS,
-    PICTURES,
     SKIPPED,
     TABLES,
     Dataset,
@@ -24,14 +24,14 @@ from headstart.data.dataset import (
     is_unlabelled_name,
     split_name,
 )
-from headstart.errors import BadLabels, NoPictures, near_names
+from headstart.errors import BadLabels, NoImages, near_names
 from headstart.io.progress import log
 
 TABLE_HINT = "Give a table of paths and labels instead (CSV with the columns path,label)."
 
 
 def open_folder(root: Path) -> Dataset:
-    """The pictures of a folder with the labels that its folders give. Raises `NoPictures`, `BadLabels` (mixed layouts)."""
+    """The images of a folder with the labels that its folders give. Raises `NoImages`, `BadLabels` (mixed layouts)."""
     found = FoundImages()
     top = unwrap(root, root, found)
     folders = folders_in(top)
@@ -41,13 +41,13 @@ def open_folder(root: Path) -> Dataset:
     else:
         unlabelled = [folder for folder in folders if is_unlabelled_name(folder.name)]
         _refuse_mixed(top, sides, [folder for folder in folders if folder not in sides and folder not in unlabelled])
-        _take_loose(root, top, found, only_pictures=True)
+        _take_loose(root, top, found, only_images=True)
         for folder in unlabelled:
             _take_all(root, folder, "", "", found)
         for folder in sides:
             _take_classes(root, unwrap(root, folder, found), split_name(folder.name), found)
-    if not found.pictures:
-        raise no_pictures(root, found.rejected)
+    if not found.images:
+        raise no_images(root, found.rejected)
     return dataset_of(root, found)
 
 
@@ -58,8 +58,8 @@ def files_below(root: Path, found: FoundImages | None = None) -> Iterator[str]:
         yield _relative(root, entry)
 
 
-def every_picture(root: Path) -> FoundImages:
-    """All files below a folder that are called like pictures, without labels; the others are in `rejected`."""
+def every_image(root: Path) -> FoundImages:
+    """All files below a folder that are called like images, without labels; the others are in `rejected`."""
     found = FoundImages()
     for path in files_below(root, found):
         take(path, found)
@@ -67,20 +67,20 @@ def every_picture(root: Path) -> FoundImages:
 
 
 def take(path: str, found: FoundImages) -> None:
-    """Take up a file as a picture without a label, or leave it out, by its name."""
-    if path.lower().endswith(PICTURES):
-        found.pictures.append((path, "", ""))
+    """Take up a file as an image without a label, or leave it out, by its name."""
+    if path.lower().endswith(IMAGES):
+        found.images.append((path, "", ""))
     else:
-        found.rejected.append((path, "not_a_picture_name"))
+        found.rejected.append((path, "not_an_image_name"))
 
 
 def _take_classes(root: Path, folder: Path, split: str, found: FoundImages) -> None:
-    """Each folder in `folder` is a class; loose pictures beside them have no label."""
+    """Each folder in `folder` is a class; loose images beside them have no label."""
     folders = folders_in(folder)
     for below in folders:
         found.classes.add(below.name)
         _take_all(root, below, below.name, split, found)
-    _take_loose(root, folder, found, only_pictures=bool(folders))
+    _take_loose(root, folder, found, only_images=bool(folders))
 
 
 def _take_all(root: Path, folder: Path, name: str, split: str, found: FoundImages) -> None:
@@ -88,23 +88,23 @@ def _take_all(root: Path, folder: Path, name: str, split: str, found: FoundImage
     for entry in _walk(folder, (), root, found):
         path = _relative(root, entry)
         if Path(entry).suffix.lower() in OTHERS:
-            found.rejected.append((path, "not_a_picture_name"))
+            found.rejected.append((path, "not_an_image_name"))
         else:
-            found.pictures.append((path, name, split))
+            found.images.append((path, name, split))
 
 
-def _take_loose(root: Path, folder: Path, found: FoundImages, *, only_pictures: bool) -> None:
-    """Files right in `folder`, unlabelled. Beside other folders only those that are called like pictures are taken."""
+def _take_loose(root: Path, folder: Path, found: FoundImages, *, only_images: bool) -> None:
+    """Files right in `folder`, unlabelled. Beside other folders only those that are called like images are taken."""
     for entry in _entries(folder, root, found):
         suffix, path = Path(entry.name).suffix.lower(), _relative(root, entry.path)
         if _is_dir(entry):
             continue
         if not _is_file(entry):
             found.rejected.append((path, "not_a_file"))
-        elif suffix in OTHERS or suffix in ARCHIVES or (only_pictures and suffix not in PICTURES):
-            found.rejected.append((path, "not_a_picture_name"))
+        elif suffix in OTHERS or suffix in ARCHIVES or (only_images and suffix not in IMAGES):
+            found.rejected.append((path, "not_an_image_name"))
         else:
-            found.pictures.append((path, "", ""))
+            found.images.append((path, "", ""))
 
 
 def _walk(folder: Path | str, above: tuple[tuple[int, int], ...], root: Path, found: FoundImages) -> Iterator[str]:
@@ -197,11 +197,9 @@ def nearest(place: Path) -> str:
     return f"Check the spelling: {there} exists, {above} does not."
 
 
-def no_pictures(root: Path, rejected: Sequence[tuple[str, str]]) -> NoPictures:
-    """The error for a place without pictures, with what is there instead."""
+def no_images(root: Path, rejected: Sequence[tuple[str, str]]) -> NoImages:
+    """The error for a place without images, with what is there instead."""
     others = f" ({len(rejected):,} other files: {first([path for path, _ in rejected])})" if rejected else ""
     tables = [path for path, _ in rejected if path.lower().endswith(TABLES)]
-    hint = f"Give the table itself: {root / tables[0]}" if tables else "Expected pictures in class folders, such as "
-    return NoPictures(
-        f"{root}: holds no pictures{others}.", hint=hint if tables else f"{hint}{root / 'cat' / '1.jpg'}."
-    )
+    hint = f"Give the table itself: {root / tables[0]}" if tables else "Expected images in class folders, such as "
+    return NoImages(f"{root}: holds no images{others}.", hint=hint if tables else f"{hint}{root / 'cat' / '1.jpg'}.")

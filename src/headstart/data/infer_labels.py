@@ -1,15 +1,15 @@
-"""Folders whose labels stand elsewhere: in a table beside the pictures, or at the beginning of the file names.
+"""Folders whose labels stand elsewhere: in a table beside the images, or at the beginning of the file names.
 
 A folder that has class folders has labels of its own, and is left alone. Else three things are tried, in this order:
 
     metadata.csv, .jsonl, .parquet     with a column file_name, at the top or in the split folders (Hugging Face)
-    train.csv, labels.csv, ...         the one table at the top that names 95 % of the pictures in some folders
-    train/cat.0.jpg, dog_12.jpg        2 to 200 words before a number, each with several pictures
+    train.csv, labels.csv, ...         the one table at the top that names 95 % of the images in some folders
+    train/cat.0.jpg, dog_12.jpg        2 to 200 words before a number, each with several images
 
 Folders such as stage1 and stage2 may be classes or not: a table goes before them, but they go before file names. Alone, or
-called like mere pictures (images1, images2), they are none.
+called like mere images (images1, images2), they are none.
 
-Sample submissions and tables of the test side are never taken for labels, and where two tables fit none is taken. What is
+Sample submissions and tables of the test set are never taken for labels, and where two tables fit none is taken. What is
 recognised comes with a sentence that says so, and how to say otherwise. Costs a walk over the folder and the reading of
 its tables (0.6 s for 37,500 files, 1.1 s with a table of 25,000 rows). Not for data whose layout you know: say it with
 `DataSource`.
@@ -26,7 +26,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from headstart.data.dataset import (
-    PICTURES,
+    IMAGES,
     TABLES,
     Dataset,
     FoundImages,
@@ -38,7 +38,7 @@ from headstart.data.dataset import (
     side_of_path,
     split_name,
 )
-from headstart.data.image_folder import every_picture, files_below, files_in, folders_in, take, unwrap
+from headstart.data.image_folder import every_image, files_below, files_in, folders_in, take, unwrap
 from headstart.data.match_files import (
     SHARE,
     Names,
@@ -46,7 +46,7 @@ from headstart.data.match_files import (
     label_folder,
     merged,
     name_pattern,
-    one_picture,
+    one_image,
     pick,
 )
 from headstart.data.proposals import about_columns
@@ -84,7 +84,7 @@ class Layout:
     label_column: str = ""
     """Column of the labels; '' also where each class has a column."""
     path_column: str = ""
-    """Column that names the pictures."""
+    """Column that names the images."""
     tables: tuple[Path, ...] = ()
     """The tables that hold the labels."""
     sentence: str = ""
@@ -98,17 +98,17 @@ def recognise(folder: Path) -> Layout | None:
 
 
 def open_recognised(folder: Path, *, group_column: str = "") -> tuple[Layout, Dataset] | None:
-    """As `recognise`, with the pictures. A picture that nothing names is there without a label.
+    """As `recognise`, with the images. An image that nothing names is there without a label.
 
     The column `group_column` of a table is not taken for labels.
     """
     look = _FolderListing(folder, stop=True, group_column=group_column)
-    if look.has_class_folders or not look.found.pictures:
+    if look.has_class_folders or not look.found.images:
         return None
     tables = _metadata(look, "", "") or _table_beside(look)
     if tables is not None:
         return _described(look, tables)
-    pattern = name_pattern([path for path, _, _ in look.found.pictures])
+    pattern = name_pattern([path for path, _, _ in look.found.images])
     if not pattern:
         return None
     dataset = label_by_pattern(folder, look.found, pattern, quiet=True)
@@ -127,9 +127,9 @@ def open_recognised(folder: Path, *, group_column: str = "") -> tuple[Layout, Da
 
 
 def open_with_columns(folder: Path, *, path_column: str, label_column: str, group_column: str = "") -> Dataset:
-    """The pictures of a folder with labels from the table beside them that has these columns ('' for the usual names).
+    """The images of a folder with labels from the table beside them that has these columns ('' for the usual names).
 
-    Raises `NoPictures`, and `BadLabels` if there is no such table, or several.
+    Raises `NoImages`, and `BadLabels` if there is no such table, or several.
     """
     look = _FolderListing(folder, group_column=group_column)
     tables = _metadata(look, path_column, label_column) or _table_beside(look, path_column, label_column)
@@ -188,7 +188,7 @@ def top_of(folder: Path) -> Path:
     """The folder in which class folders or tables lie: it, or what an archive wraps all in."""
     top = unwrap(folder, folder, FoundImages(), quiet=True)
     inner, files = folders_in(top), files_in(top)
-    if len(inner) == 1 and not any(_is_table(f.name) or f.suffix.lower() in PICTURES for f in files):
+    if len(inner) == 1 and not any(_is_table(f.name) or f.suffix.lower() in IMAGES for f in files):
         return inner[0] if any(_is_table(f.name) for f in files_in(inner[0])) else top
     return top
 
@@ -198,10 +198,10 @@ def _is_class_name(name: str) -> bool:
 
 
 class _FolderListing:
-    """The files of a folder: pictures, tables, and how the paths of the former begin."""
+    """The files of a folder: images, tables, and how the paths of the former begin."""
 
     def __init__(self, folder: Path, *, stop: bool = False, group_column: str = "") -> None:
-        """With `stop` it ends at the first picture in a class folder: then `has_class_folders`, and not all is known."""
+        """With `stop` it ends at the first image in a class folder: then `has_class_folders`, and not all is known."""
         self.folder = folder
         self.group_column = group_column
         top = top_of(folder)
@@ -209,29 +209,29 @@ class _FolderListing:
         self.found = FoundImages()
         self.has_class_folders = stop and self._meets_class_folder()
         if not stop:
-            self.found = every_picture(folder)
-        self.names = Names(path for path, _, _ in self.found.pictures)
+            self.found = every_image(folder)
+        self.names = Names(path for path, _, _ in self.found.images)
 
     def _meets_class_folder(self) -> bool:
-        """Take up files until a picture lies in a folder that is called neither like a split nor like mere pictures."""
+        """Take up files until an image lies in a folder that is called neither like a split nor like mere images."""
         plain: dict[str, bool] = {}
         for path in files_below(self.folder, self.found):
             take(path, self.found)
             above = path.rpartition("/")[0]
             if above not in plain:
                 plain[above] = not any(map(_is_class_name, f"{above}/".removeprefix(self.top).split("/")))
-            if not plain[above] and path.lower().endswith(PICTURES):
+            if not plain[above] and path.lower().endswith(IMAGES):
                 return True
         return False
 
     @cached_property
     def others(self) -> list[str]:
-        """Paths of the files that are no pictures by their names."""
-        return [path for path, reason in self.found.rejected if reason == "not_a_picture_name"]
+        """Paths of the files that are no images by their names."""
+        return [path for path, reason in self.found.rejected if reason == "not_an_image_name"]
 
     @cached_property
     def at_top(self) -> list[str]:
-        """Tables beside the folders of pictures."""
+        """Tables beside the folders of images."""
         paths = [path for path in self.others if path.rpartition("/")[0] == self.top[:-1] and _is_table(path)]
         return [path for path in paths if (self.folder / path).stat().st_size <= MOST_BYTES]
 
@@ -241,7 +241,7 @@ class _FolderListing:
 
     @cached_property
     def to_predict(self) -> frozenset[str]:
-        """Pictures that tables without labels name: sample submissions, lists of the test side."""
+        """Images that tables without labels name: sample submissions, lists of the test set."""
         named: set[str] = set()
         for path in self.at_top:
             header, cells = _read(self.folder / path) if _NOT_LABELS.match(_base(path)) else ([], [])
@@ -266,9 +266,9 @@ def _is_table(path: str) -> bool:
 
 
 def _side_by_side(look: _FolderListing) -> dict[str, int]:
-    """{folder: pictures} of two folders or more that hold all pictures and can be classes; {} if there are none such.
+    """{folder: images} of two folders or more that hold all images and can be classes; {} if there are none such.
 
-    They lie at the top, or in split folders, where a test side may be without them.
+    They lie at the top, or in split folders, where a test set may be without them.
     """
     inner = [path.removeprefix(look.top).split("/")[:-1] for path in look.names.paths]
     if any(parts and split_name(parts[0]) for parts in inner):
@@ -304,7 +304,7 @@ class _Tables:
 
 
 def _metadata(look: _FolderListing, path_column: str, label_column: str) -> _Tables | None:
-    """The tables of a Hugging Face image folder, None if there are none with labels for pictures."""
+    """The tables of a Hugging Face image folder, None if there are none with labels for images."""
     read: list[Path] = []
     kept: dict[str, LabelRow] = {}
     rejected: dict[str, str] = {}
@@ -319,7 +319,7 @@ def _metadata(look: _FolderListing, path_column: str, label_column: str) -> _Tab
         chosen = _columns(look, table, header, cells, FILE_NAME, label)
         rows = rows_by(table, header, cells, chosen)
         besides = about_columns(table.name, header, cells, chosen, [row.label for row in rows])
-        find = partial(one_picture, table, names=look.names, base=base, side=side_of_path(path))
+        find = partial(one_image, table, names=look.names, base=base, side=side_of_path(path))
         own, bad = merged(table, rows, find)
         kept |= own
         rejected |= {name if name in look.names.paths else f"{base}{name}": reason for name, reason in bad.items()}
@@ -360,7 +360,7 @@ def _rows(
 
 
 def _table_beside(look: _FolderListing, path_column: str = "", label_column: str = "") -> _Tables | None:
-    """The one table that names the pictures, None if there is none, or more than one."""
+    """The one table that names the images, None if there is none, or more than one."""
     fitting = [fit for path in look.tables() if (fit := _fit(look, path, path_column, label_column)) is not None]
     if len(fitting) > 1:
         names = first([repr(fit.paths[0].name) for fit in fitting])
@@ -369,7 +369,7 @@ def _table_beside(look: _FolderListing, path_column: str = "", label_column: str
 
 
 def _fit(look: _FolderListing, path: str, path_column: str, label_column: str) -> _Tables | None:
-    """What a table says of the pictures, None if it is not about them, or about the test side only."""
+    """What a table says of the images, None if it is not about them, or about the test set only."""
     table = look.folder / path
     header, cells = _read(table)
     if not header:
@@ -386,12 +386,12 @@ def _fit(look: _FolderListing, path: str, path_column: str, label_column: str) -
     hits = {found[0] for found in named if len(found) == 1}
     if not _covers(hits, look) or (not label_column and not _are_classes(rows)):
         return None
-    kept, rejected = merged(table, rows, partial(one_picture, table, names=look.names, base=look.top))
+    kept, rejected = merged(table, rows, partial(one_image, table, names=look.names, base=look.top))
     return _Tables((table,), column, label, kept, rejected, besides)
 
 
 def _naming_column(header: Sequence[str], cells: Sequence[list[str]], names: Names, side: str) -> str:
-    """The column whose cells name pictures most often, judged by some rows; '' if none does."""
+    """The column whose cells name images most often, judged by some rows; '' if none does."""
     step = max(len(cells[0]) // _TRIED, 1)
     hits = [sum(len(pick(names.find(cell), side)) == 1 for cell in column[::step]) for column in cells]
     return header[hits.index(max(hits))] if any(hits) else ""
@@ -413,9 +413,9 @@ def _label_column(
 
 
 def _covers(hits: set[str], look: _FolderListing) -> bool:
-    """Whether they are nearly all pictures of the folders that they lie in, less those that are to be predicted.
+    """Whether they are nearly all images of the folders that they lie in, less those that are to be predicted.
 
-    The pictures of the test side alone do not count.
+    The images of the test set alone do not count.
     """
     folders = {path.rpartition("/")[0] for path in hits}
     there = {path for path in look.names.paths if path.rpartition("/")[0] in folders}
@@ -439,20 +439,20 @@ def _described(look: _FolderListing, tables: _Tables) -> tuple[Layout, Dataset]:
     names = first([repr(table.relative_to(look.folder).as_posix()) for table in tables.paths])
     column = f"the column {tables.label_column!r}" if tables.label_column else "the columns of the classes"
     without = sum(reason == "not_a_file" for reason in tables.rejected.values())
-    missing = f" Rows that name no picture that is there: {without:,}." if without else ""
+    missing = f" Rows that name no image that is there: {without:,}." if without else ""
     sentence = (
-        f"{look.folder}: the labels are taken from {column} of {names}, the pictures found by {tables.path_column!r} "
+        f"{look.folder}: the labels are taken from {column} of {names}, the images found by {tables.path_column!r} "
         f"({_sum(dataset)}).{missing} --label-column, --path-column or --label-from say otherwise."
     )
     return Layout(look.folder, "", tables.label_column, tables.path_column, tables.paths, sentence), dataset
 
 
 def _sum(dataset: Dataset) -> str:
-    """'cat': 2, 'dog': 3; 4 of 9 pictures have none."""
+    """'cat': 2, 'dog': 3; 4 of 9 images have none."""
     labels = Counter(dataset.label_name(i) for i in range(len(dataset)))
     without = labels.pop("", 0)
     classes = [name for name in dataset.classes if name in labels]
-    none = f"; {without:,} of {len(dataset):,} pictures have none" if without else ""
+    none = f"; {without:,} of {len(dataset):,} images have none" if without else ""
     return counted(classes, [labels[name] for name in classes]) + none
 
 
@@ -472,7 +472,7 @@ def _no_table(
     if not there:
         return BadLabels(
             f"{look.folder}: holds no table, but the column {wanted} was asked for.",
-            hint=f"Give the table itself, or put it beside the pictures. {option}.",
+            hint=f"Give the table itself, or put it beside the images. {option}.",
         )
     if missing:
         return BadLabels(
@@ -480,6 +480,6 @@ def _no_table(
             hint=near_names(missing, known) or "Give one of these columns.",
         )
     return BadLabels(
-        f"{look.folder}: no single table in it has the columns {wanted} and names the pictures; there are {listed}.",
-        hint="Give the table itself instead of the folder. It has to name 95 % of the pictures in its folders.",
+        f"{look.folder}: no single table in it has the columns {wanted} and names the images; there are {listed}.",
+        hint="Give the table itself instead of the folder. It has to name 95 % of the images in its folders.",
     )

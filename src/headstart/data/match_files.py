@@ -1,8 +1,8 @@
-"""Which pictures the rows of a table name, and which labels stand in file names.
+"""Which images the rows of a table name, and which labels stand in file names.
 
-A row names a picture by its path, with or without its extension; where that leads nowhere, by its file name alone, in
+A row names an image by its path, with or without its extension; where that leads nowhere, by its file name alone, in
 whatever folder that is, as the tables of competitions do (`0a1b` is `train_images/0a1b.png`). A name that fits several
-pictures is an error, not a guess. Costs about 2 s per 100,000 rows. Not for tables of anything but pictures.
+images is an error, not a guess. Costs about 2 s per 100,000 rows. Not for tables of anything but images.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headstart.data.dataset import (
     side_of_path,
     split_name,
 )
-from headstart.data.image_folder import every_picture, no_pictures
+from headstart.data.image_folder import every_image, no_images
 from headstart.data.tables import LabelRow
 from headstart.errors import BadLabels, BadSplit
 from headstart.io.progress import log
@@ -32,7 +32,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".webp")
 
 
 class Names:
-    """The pictures of a folder by every name that a table may have for them."""
+    """The images of a folder by every name that a table may have for them."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self.paths = frozenset(paths)
@@ -44,7 +44,7 @@ class Names:
             self._by_stem[name.rpartition(".")[0] or name].append(path)
 
     def find(self, cell: str, base: str = "") -> list[str]:
-        """The pictures that a cell can mean, by the first rule that gives any; `base` is the folder of its table.
+        """The images that a cell can mean, by the first rule that gives any; `base` is the folder of its table.
 
         >>> names = Names(["train_images/0a1b.png", "test/1.jpg", "train/1.jpg"])
         >>> names.find("0a1b"), names.find("1.jpg"), names.find("train/1"), names.find("2")
@@ -64,7 +64,7 @@ class Names:
 
 
 def pick(found: Sequence[str], side: str) -> list[str]:
-    """Of several pictures that a name fits, those of the side that its table speaks of; of no side, all but the test's."""
+    """Of several images that a name fits, those of the side that its table speaks of; of no side, all but the test's."""
     if len(found) < 2:
         return list(found)
     own = [path for path in found if side_of_path(path) == side] if side else []
@@ -75,7 +75,7 @@ def pick(found: Sequence[str], side: str) -> list[str]:
 
 
 def open_table(table: Path, rows: list[LabelRow]) -> Dataset:
-    """The pictures that the rows of a table name. Raises `BadLabels`, `BadSplit`.
+    """The images that the rows of a table name. Raises `BadLabels`, `BadSplit`.
 
     Paths are relative to the folder of the table. Only if none of them leads to a file are the names looked for in the
     folders below it.
@@ -83,31 +83,31 @@ def open_table(table: Path, rows: list[LabelRow]) -> Dataset:
     root = table.parent
     kept, rejected = merged(table, rows, lambda row: _existing(root, row.path))
     if not kept:
-        names = Names(path for path, _, _ in every_picture(root).pictures)
-        kept, rejected = merged(table, rows, lambda row: one_picture(table, row, names))
+        names = Names(path for path, _, _ in every_image(root).images)
+        kept, rejected = merged(table, rows, lambda row: one_image(table, row, names))
         if kept:
-            log.info("The pictures of %s are found by name in the folders beside it.", table)
+            log.info("The images of %s are found by name in the folders beside it.", table)
     if not kept:
         raise BadLabels(
-            f"{table}: none of its {len(rows):,} rows names a picture that is there; "
+            f"{table}: none of its {len(rows):,} rows names an image that is there; "
             f"the first is {rows[0].path!r}, looked for at {root / rows[0].path}.",
             hint="Paths are relative to the folder of the table: move the table, or change its paths.",
         )
     classes = {row.label for row in rows if row.label}
     taken = [kept[path] for path in sorted(kept) if path not in rejected]
     if not taken:
-        raise no_pictures(root, sorted(rejected.items()))
+        raise no_images(root, sorted(rejected.items()))
     found = FoundImages([(row.path, row.label, row.split) for row in taken], classes, sorted(rejected.items()))
     return dataset_of(root, found, [row.group for row in taken])
 
 
-def one_picture(table: Path, row: LabelRow, names: Names, base: str = "", side: str = "") -> str | None:
-    """The picture that a row names, None if there is none. Raises `BadLabels` if it could be several."""
+def one_image(table: Path, row: LabelRow, names: Names, base: str = "", side: str = "") -> str | None:
+    """The image that a row names, None if there is none. Raises `BadLabels` if it could be several."""
     found = pick(names.find(row.path, base), side or side_of_path(f"{table.stem.casefold()}/"))
     if len(found) > 1:
         raise BadLabels(
             f"{table}: {row.path!r} can be {first([repr(path) for path in found])}.",
-            hint="Write the paths of the pictures into the table, relative to its folder.",
+            hint="Write the paths of the images into the table, relative to its folder.",
         )
     return found[0] if found else None
 
@@ -115,7 +115,7 @@ def one_picture(table: Path, row: LabelRow, names: Names, base: str = "", side: 
 def merged(
     table: Path, rows: Sequence[LabelRow], find: Callable[[LabelRow], str | None]
 ) -> tuple[dict[str, LabelRow], dict[str, str]]:
-    """{path: row} with the rows of one picture made one, and {path or cell: reason} of what cannot be taken up."""
+    """{path: row} with the rows of one image made one, and {path or cell: reason} of what cannot be taken up."""
     kept: dict[str, LabelRow] = {}
     rejected: dict[str, str] = {}
     for n, (row, split) in enumerate(zip(rows, _splits_of(table, rows), strict=True), 1):
@@ -135,16 +135,16 @@ def merged(
 
 
 def label_folder(root: Path, found: FoundImages, kept: dict[str, LabelRow], rejected: dict[str, str]) -> Dataset:
-    """All pictures of a folder; those that rows name have their labels, and the others none.
+    """All images of a folder; those that rows name have their labels, and the others none.
 
     The split is that of the rows, or what the folders are called (see `decided`).
     """
-    pictures = [(path, kept[path].label if path in kept else "") for path, _, _ in found.pictures]
-    pictures = [(path, name) for path, name in pictures if path not in rejected]
+    images = [(path, kept[path].label if path in kept else "") for path, _, _ in found.images]
+    images = [(path, name) for path, name in images if path not in rejected]
     if any(row.split for row in kept.values()):
-        sided = [(path, name, kept[path].split if path in kept else "") for path, name in pictures]
+        sided = [(path, name, kept[path].split if path in kept else "") for path, name in images]
     else:
-        sided = decided([(path, name, side_of_path(path)) for path, name in pictures])
+        sided = decided([(path, name, side_of_path(path)) for path, name in images])
     everything = FoundImages(
         sided, {row.label for row in kept.values() if row.label}, [*found.rejected, *rejected.items()]
     )
@@ -241,20 +241,20 @@ def _base(name: str) -> str:
 
 
 def open_by_pattern(root: Path, pattern: str) -> Dataset:
-    """All pictures of a folder with the labels that stand in their file names. Raises `NoPictures`, `BadLabels`."""
+    """All images of a folder with the labels that stand in their file names. Raises `NoImages`, `BadLabels`."""
     compiled(pattern)
-    found = every_picture(root)
-    if not found.pictures:
-        raise no_pictures(root, found.rejected)
+    found = every_image(root)
+    if not found.images:
+        raise no_images(root, found.rejected)
     return label_by_pattern(root, found, pattern)
 
 
 def label_by_pattern(root: Path, found: FoundImages, pattern: str, *, quiet: bool = False) -> Dataset:
-    """These pictures with the labels that stand in their file names; the split is what the folders say, see `decided`."""
-    paths = [path for path, _, _ in found.pictures]
+    """These images with the labels that stand in their file names; the split is what the folders say, see `decided`."""
+    paths = [path for path, _, _ in found.images]
     labels = labels_from_names(root, paths, pattern, quiet=quiet)
-    pictures = decided([(path, label, side_of_path(path)) for path, label in zip(paths, labels, strict=True)])
-    return dataset_of(root, FoundImages(pictures, set(labels) - {""}, found.rejected))
+    images = decided([(path, label, side_of_path(path)) for path, label in zip(paths, labels, strict=True)])
+    return dataset_of(root, FoundImages(images, set(labels) - {""}, found.rejected))
 
 
 # Labels at the beginning of file names, found out
@@ -271,13 +271,13 @@ _NO_LABELS = frozenset(
 """What cameras, programs and makers of data sets write before a number."""
 MOST_PREFIXES = 200
 SHARE = 0.95
-"""What part of the pictures must fit for a layout to be recognised."""
+"""What part of the images must fit for a layout to be recognised."""
 
 
 def name_pattern(paths: Sequence[str]) -> str:
     """A pattern for labels that stand before a number in the file names, or '' if these do not look so.
 
-    Between 2 and 200 such words, each of several pictures, in 95 % of the names; test folders need not have them. What
+    Between 2 and 200 such words, each of several images, in 95 % of the names; test folders need not have them. What
     cameras and programs write before a number is no label.
 
     >>> name_pattern(["train/cat.0.jpg", "train/cat.1.jpg", "train/dog.0.jpg", "train/dog.1.jpg", "test/1.jpg"])

@@ -1,15 +1,15 @@
 """`open_dataset`: what a user gives as data becomes a `Dataset` of paths, labels, classes, and the split that came with it.
 
-Nothing is opened here but folders, tables and archives: whether a file is a picture is found out later, so that a bad one
+Nothing is opened here but folders, tables and archives: whether a file is an image is found out later, so that a bad one
 is named by `headstart check` and not passed over in silence. Costs one `stat` a file (about 20,000 files a second on a
-warm disk) and some 300 bytes a picture.
+warm disk) and some 300 bytes an image.
 
     DATA/cat/1.jpg                          one folder a class, with any folders below it
     DATA/train/cat/1.jpg, DATA/test/...     split folders (train, val, valid, validation, test ...) of such
     DATA/1.jpg                              no labels, unless a table or the file names have them (`data.infer_labels`)
     DATA.csv, DATA.tsv, DATA.parquet        a path and a label column; may have a split and a group column
     DATA.zip, DATA.tar.gz ...               an archive of one of these (`data.archives.unpacking`)
-    shards of pictures                      parquet with their bytes, WebDataset (`data.shards.writing`)
+    shards of images                        parquet with their bytes, WebDataset (`data.shards.writing`)
 
 What needs more words than a path is a `DataSource` (`data.data_source`).
 """
@@ -22,8 +22,8 @@ import numpy as np
 
 from headstart.data.data_source import DataSource, as_source
 from headstart.data.dataset import (
+    IMAGES,
     OTHERS,
-    PICTURES,
     SPLITS,
     TABLES,
     Dataset,
@@ -37,8 +37,8 @@ from headstart.data.image_folder import TABLE_HINT, nearest
 from headstart.errors import BadLabels
 
 __all__ = [
+    "IMAGES",
     "OTHERS",
-    "PICTURES",
     "SPLITS",
     "DataSource",
     "Dataset",
@@ -61,9 +61,9 @@ def open_dataset(
     group_column: str | None = None,
     group_from: str | None = None,
 ) -> Dataset:
-    """Take up pictures from wherever they are, with their labels; see `DataSource` for what the other arguments say.
+    """Take up images from wherever they are, with their labels; see `DataSource` for what the other arguments say.
 
-    Pictures come sorted by path, whatever the order on disk. Raises `MissingData` (nothing there), `NoPictures`,
+    Images come sorted by path, whatever the order on disk. Raises `MissingData` (nothing there), `NoImages`,
     `BadLabels` (mixed layouts, unclear columns, rows without files), `BadSplit` (unknown split names), `BadArchive`.
     """
     source = as_source(data)
@@ -78,29 +78,29 @@ def open_dataset(
 
 
 def require_trainable(dataset: Dataset) -> None:
-    """Raise `BadLabels` unless there are two classes or more, none empty, with two pictures each on average."""
+    """Raise `BadLabels` unless there are two classes or more, none empty, with two images each on average."""
     where, total = dataset.root, int((dataset.labels >= 0).sum())
     counts = np.bincount(dataset.labels[dataset.labels >= 0], minlength=len(dataset.classes))
     listed = counted(dataset.classes, counts)
     if not total:
-        raise BadLabels(f"{where}: none of its {len(dataset):,} pictures has a label.", hint=_label_hint(dataset))
+        raise BadLabels(f"{where}: none of its {len(dataset):,} images has a label.", hint=_label_hint(dataset))
     if len(dataset.classes) == 1:
         raise BadLabels(
             f"{where}: has one class only ({listed}); a classifier needs at least two.",
-            hint=f"Put the pictures of another class beside it, for example into {where / 'other'}.",
+            hint=f"Put the images of another class beside it, for example into {where / 'other'}.",
         )
     if not counts.all():
         empty = [repr(name) for name, count in zip(dataset.classes, counts, strict=True) if not count]
         raise BadLabels(
-            f"{where}: {len(empty)} of {len(counts)} classes {'has' if len(empty) == 1 else 'have'} no pictures: "
+            f"{where}: {len(empty)} of {len(counts)} classes {'has' if len(empty) == 1 else 'have'} no images: "
             f"{first(empty)}. Counts: {listed}.",
-            hint="Add pictures to it, or remove it. `headstart check` lists what was left out, and why.",
+            hint="Add images to it, or remove it. `headstart check` lists what was left out, and why.",
         )
     if total < 2 * len(counts):
         raise BadLabels(
-            f"{where}: has {total} labelled pictures for {len(counts)} classes ({listed}); "
+            f"{where}: has {total} labelled images for {len(counts)} classes ({listed}); "
             f"at least {2 * len(counts)} are needed.",
-            hint="Add pictures: about 20 a class give a first useful classifier. Few a class may mean that the labels "
+            hint="Add images: about 20 a class give a first useful classifier. Few a class may mean that the labels "
             "are not the classes you want.",
         )
 
@@ -110,4 +110,4 @@ def _label_hint(dataset: Dataset) -> str:
     if tables:
         return f"There is a table: give {dataset.root / tables[0]} if it holds the labels."
     example = dataset.root / "cat" / Path(dataset.paths[0]).name
-    return f"Put the pictures of each class into a folder of its own, such as {example}.\n{TABLE_HINT}"
+    return f"Put the images of each class into a folder of its own, such as {example}.\n{TABLE_HINT}"

@@ -152,7 +152,7 @@ def write_split(path: Path, dataset: Dataset, sha256s: Sequence[str]) -> None:
 def read_split(path: Path, dataset: Dataset, fixes: Corrections | None = None) -> Dataset:
     """The data set with the split (and the groups, where there is such a column) of a split.csv.
 
-    Pictures that it does not list get '' and a group of their own. With `fixes`, that are applied to the data set
+    Images that it does not list get '' and a group of their own. With `fixes`, that are applied to the data set
     already, it may have been made before them: what they leave out has no side, and what they relabel keeps its side.
     Raises `BadSplit` if there is no such table, or if it does not fit: unknown split names, paths that are not in the
     data, labels that disagree, one path on two sides.
@@ -176,7 +176,7 @@ def read_split(path: Path, dataset: Dataset, fixes: Corrections | None = None) -
         if split[i] and split[i] != side:
             twice.append(row["path"])
         split[i] = side
-    _refuse(path, "a second side for a picture", twice, "Keep one row for each picture.")
+    _refuse(path, "a second set for an image", twice, "Keep one row for each image.")
     return replace(dataset, split=split, groups=_groups_of(dataset, rows, index))
 
 
@@ -391,7 +391,7 @@ def _refuse(path: Path, problem: str, bad: Sequence[str], hint: str) -> None:
 
 
 def _groups_of(dataset: Dataset, rows: list[dict[str, str]], index: dict[str, int]) -> np.ndarray:
-    """Groups by the table's names; pictures without one are alone. Without such a column, those of the data."""
+    """Groups by the table's names; images without one are alone. Without such a column, those of the data."""
     if not rows or "group" not in rows[0]:
         return dataset.groups
     groups = np.arange(len(dataset), dtype=np.int64)

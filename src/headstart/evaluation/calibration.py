@@ -1,10 +1,10 @@
 """One temperature for the logits, and how to see whether confidence can be believed.
 
 A head trained to separate the classes is right more (or less) often than its probabilities say. Dividing all logits by
-one number, fitted on pictures the head has not seen, changes no prediction and mends most of that (Guo et al. 2017,
+one number, fitted on images the head has not seen, changes no prediction and mends most of that (Guo et al. 2017,
 "On Calibration of Modern Neural Networks", section 4.2). It costs milliseconds. It mends one number only: not a class
-that is over-confident beside one that is not, and nothing on pictures of another kind than those it was fitted on.
-Fit it on validation pictures or on leave-one-out logits, never on those of the training or the test set.
+that is over-confident beside one that is not, and nothing on images of another kind than those it was fitted on.
+Fit it on validation images or on leave-one-out logits, never on those of the training or the test set.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def check_scores(scores_NK: np.ndarray, labels_N: np.ndarray, classes: int | Non
     if scores_NK.ndim != 2 or scores_NK.shape[1] < 2 or labels_N.shape != scores_NK.shape[:1]:
         raise DataError(
             f"scores and labels: shapes {scores_NK.shape} and {labels_N.shape} do not fit.",
-            hint="Expected (pictures, two or more classes) and (pictures,).",
+            hint="Expected (images, two or more classes) and (images,).",
         )
     if classes is not None and classes != scores_NK.shape[1]:
         raise DataError(f"scores: {scores_NK.shape[1]} columns for {classes} classes; expected one column a class.")
@@ -56,20 +56,20 @@ def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray, *, pseudo_error
 
     The log-loss is convex in 1/T; its slope is bisected. Without smoothing, a head that gets all (or all but a few) of
     a small validation set right is told to be near-certain, or T = 0: the fit takes the absence of errors among 50
-    pictures for their absence everywhere. So a share ``pseudo_errors / (N + pseudo_errors)`` of every label is moved
+    images for their absence everywhere. So a share ``pseudo_errors / (N + pseudo_errors)`` of every label is moved
     to the strongest wrong class: Platt's smoothed targets (Platt 1999, section 2.2), with a quarter of an error for the
     whole set in place of his one a class, which is far too cautious for today's heads. The effect fades as 1/N.
 
     Labels of -1 are left out. T stays within a factor of 100 of the spread (standard deviation within rows) of the
     logits: the upper end is for logits that know nothing of the labels. Equal logits throughout give 1.
-    Raises `DataError` for what `check_scores` finds, `BadLabels` when no picture has a label.
+    Raises `DataError` for what `check_scores` finds, `BadLabels` when no image has a label.
     """
     logits_NK, labels_N = np.asarray(logits_NK, dtype=np.float64), np.asarray(labels_N)
     check_scores(logits_NK, labels_N)
     logits_NK, labels_N = logits_NK[labels_N >= 0], labels_N[labels_N >= 0]
     n = len(labels_N)
     if n == 0:
-        raise BadLabels("labels: no picture has one, so there is nothing to fit a temperature on.")
+        raise BadLabels("labels: no image has one, so there is nothing to fit a temperature on.")
     logits_NK = logits_NK - logits_NK.mean(axis=1, keepdims=True)
     spread = float(logits_NK.std())
     if spread == 0:
@@ -93,7 +93,7 @@ def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray, *, pseudo_error
 class Reliability:
     """How often the top class is right, by how sure the model is: one entry for each of the equal-width bins.
 
-    `edges` (bins + 1); `count` pictures in each bin; `confidence` and `accuracy`, their means, NaN in an empty bin.
+    `edges` (bins + 1); `count` images in each bin; `confidence` and `accuracy`, their means, NaN in an empty bin.
     """
 
     edges: np.ndarray
@@ -124,7 +124,7 @@ def reliability(probabilities_NK: np.ndarray, labels_N: np.ndarray, bins: int = 
 def expected_calibration_error(probabilities_NK: np.ndarray, labels_N: np.ndarray, bins: int = 15) -> float:
     """Mean distance of confidence and accuracy over bins of top-class confidence (Guo et al. 2017, equation 3).
 
-    NaN without labels. Noise alone makes it positive: a perfectly calibrated model has about 0.02 on 300 pictures.
+    NaN without labels. Noise alone makes it positive: a perfectly calibrated model has about 0.02 on 300 images.
     """
     table = reliability(probabilities_NK, labels_N, bins)
     total = int(table.count.sum())
@@ -135,10 +135,10 @@ def expected_calibration_error(probabilities_NK: np.ndarray, labels_N: np.ndarra
 
 
 def calibration_error(table: Reliability, draw: Resampling) -> Estimate:
-    """Expected calibration error of a table with one picture or more, with an interval for its noiseless value.
+    """Expected calibration error of a table with one image or more, with an interval for its noiseless value.
 
     Noise raises this error (the mean of |gap + noise| is above |gap|) and resampling would raise it once more, so the
-    bootstrap's intervals lie too high: of those for 95 %, 63 to 85 % held the truth. Here noise is simulated (pictures
+    bootstrap's intervals lie too high: of those for 95 %, 63 to 85 % held the truth. Here noise is simulated (images
     fall into bins, and are right or wrong, by chance) and added to s times the gaps that were found. The bounds are the
     least and the greatest s at which an error like the one found is not yet unusual: a test inverted along that line.
     The error is never below |mean confidence - accuracy|, so the upper bound allows for the accuracy's own interval.
@@ -147,7 +147,7 @@ def calibration_error(table: Reliability, draw: Resampling) -> Estimate:
     sure, rate = np.nan_to_num(table.confidence), np.nan_to_num(table.accuracy)
     gap = table.count * (sure - rate) / n
     value = min(1.0, float(np.abs(gap).sum()))
-    rate = (table.count * rate + sure) / (table.count + 1)  # one picture's worth of trust in the model, for small bins
+    rate = (table.count * rate + sure) / (table.count + 1)  # one image's worth of trust in the model, for small bins
     fallen = draw.rng.multinomial(n, table.count / n, size=draw.resamples)
     noise = (fallen * sure - draw.rng.binomial(fallen, np.clip(rate, 0, 1))) / n - table.count * (sure - rate) / n
 

@@ -1,10 +1,10 @@
 """How near to 0 and 1 a submitted probability may come, where a scorer counts log-loss.
 
-One sure mistake costs as much as all else: a picture with probability 1e-9 for its class adds 20.7 nats. Calibration
+One sure mistake costs as much as all else: an image with probability 1e-9 for its class adds 20.7 nats. Calibration
 keeps the *average* confidence right; it cannot know how often the surest answers are wrong (a wrong label among the
-test pictures, a picture of something else), for a small validation set shows none of those. `clip_bound` sets a floor
-below all probabilities from what validation shows, and never a lower one than the number of its pictures bears out.
-It costs 0.1 s for 10,000 pictures of two classes, 2 s of a hundred. Use it for what is handed in to be scored, after
+test images, an image of something else), for a small validation set shows none of those. `clip_bound` sets a floor
+below all probabilities from what validation shows, and never a lower one than the number of its images bears out.
+It costs 0.1 s for 10,000 images of two classes, 2 s of a hundred. Use it for what is handed in to be scored, after
 calibration; it changes no predicted class, and has no place in accuracies, prediction sets or decisions by cost.
 """
 
@@ -17,21 +17,21 @@ import numpy as np
 from headstart.errors import BadLabels, RecipeError
 from headstart.evaluation.calibration import check_scores
 
-PSEUDO_ERRORS = 0.1  # see `clip_bound`; chosen by log-loss on real and simulated test sides, figures in LOG.md
+PSEUDO_ERRORS = 0.1  # see `clip_bound`; chosen by log-loss on real and simulated test sets, figures in LOG.md
 STEPS = 40  # bounds that are tried
 
 
 def clip_bound(probabilities_NK: np.ndarray, labels_N: np.ndarray, *, pseudo_errors: float = PSEUDO_ERRORS) -> float:
     """The bound b at which probabilities (N, K), kept at or above b, have the least log-loss, slightly smoothed.
 
-    Without smoothing a validation set that has no sure mistake asks for b = 0. So the loss of `pseudo_errors` a of a
-    picture is added whose class got the least that there can be, -a log b (as counts get pseudo-counts). n pictures that
+    Without smoothing a validation set that has no sure mistake asks for b = 0. So the loss of `pseudo_errors` a of an
+    image is added whose class got the least that there can be, -a log b (as counts get pseudo-counts). n images that
     are all sure and all right then give b = a / ((K - 1)(n + a)), and no set gives less: the probability of a mistake,
     a / (n + a), shared by the wrong classes. Sure mistakes that were seen raise it.
 
     A tenth of an error: with a quarter (as `fit_temperature` has it) or a half (Krichevsky and Trofimov 1981), what
     clipping costs where there is no sure mistake outweighs what it saves where there are. Labels of -1 are left out.
-    It tries 40 bounds up to 1/(2K). Raises `DataError` as `check_scores` does, `BadLabels` when no picture has a label.
+    It tries 40 bounds up to 1/(2K). Raises `DataError` as `check_scores` does, `BadLabels` when no image has a label.
 
     >>> sure = np.tile([1.0, 0.0], (100, 1))
     >>> round(clip_bound(sure, np.zeros(100, np.int64)), 6)
@@ -42,7 +42,7 @@ def clip_bound(probabilities_NK: np.ndarray, labels_N: np.ndarray, *, pseudo_err
     probabilities_NK, labels_N = probabilities_NK[labels_N >= 0], labels_N[labels_N >= 0]
     n, classes = probabilities_NK.shape
     if n == 0:
-        raise BadLabels("labels: no picture has one, so there is nothing to choose a bound on.")
+        raise BadLabels("labels: no image has one, so there is nothing to choose a bound on.")
     most = 1 / (2 * classes)
     bounds = np.geomspace(min(pseudo_errors / ((classes - 1) * (n + pseudo_errors)), most), most, STEPS)
     rows = np.arange(n)

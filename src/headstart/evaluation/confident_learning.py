@@ -1,11 +1,11 @@
 """Which labels are probably wrong: confident learning on probabilities that were predicted out of fold.
 
-A model that did not see a picture's own label gives it probabilities. From those where it is sure of another class, as
+A model that did not see an image's own label gives it probabilities. From those where it is sure of another class, as
 sure as it usually is of that class, the number of wrong labels is estimated; then the labels it believes least in are
 named, so many of them (Northcutt, Jiang and Chuang, "Confident Learning", JAIR 70 (2021), arXiv 1911.00068). It costs
 milliseconds; what the probabilities cost is another matter (`pipeline/label_errors.py`).
 
-Not for probabilities of pictures that the model was fitted on: it has learnt their wrong labels. Nor is it proof: a rare
+Not for probabilities of images that the model was fitted on: it has learnt their wrong labels. Nor is it proof: a rare
 sight is as surprising as a wrong label, so a person looks at the list before anything is changed.
 """
 
@@ -20,16 +20,16 @@ from headstart.evaluation.calibration import check_scores
 
 @dataclass(frozen=True, eq=False)
 class LabelIssues:
-    """M suspected labels of N pictures, K classes; the worst come first."""
+    """M suspected labels of N images, K classes; the worst come first."""
 
     order: np.ndarray
-    """int64 (M,): the pictures, as places in the arrays that were given."""
+    """int64 (M,): the images, as places in the arrays that were given."""
     suggested: np.ndarray
     """int64 (M,): the likeliest class of each."""
     score: np.ndarray
     """float64 (M,), falling, 0 to 1: one less the probability of the label."""
     joint_KK: np.ndarray
-    """float64 (K, K): the estimated share of pictures with label i (row) that are j (column); all of it sums to 1."""
+    """float64 (K, K): the estimated share of images with label i (row) that are j (column); all of it sums to 1."""
 
     def __len__(self) -> int:
         return len(self.order)
@@ -43,18 +43,18 @@ class LabelIssues:
 def label_issues(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> LabelIssues:
     """Suspected labels, from out-of-fold probabilities (N, K) and labels (N,); those of -1 are left out.
 
-    How many: a picture counts as class j if its probability of j reaches the mean that pictures labelled j have (if
+    How many: an image counts as class j if its probability of j reaches the mean that images labelled j have (if
     several do, as the likeliest of them). The share that counts as another class than its label is the estimated share
-    of wrong labels: the confident joint, section 3.1 of the paper, equations 1 to 3. Which: of the pictures whose
+    of wrong labels: the confident joint, section 3.1 of the paper, equations 1 to 3. Which: of the images whose
     likeliest class is not their label, that many with the least probability of the label (its "self-confidence"). A
-    class without pictures is never suggested.
+    class without images is never suggested.
 
     The paper's other rules were tried on 6,000 scenes with 5 % of the labels replaced at random: the off-diagonal of
     the confident joint itself names 0.72 of them, pruning by noise rate 0.85, this 0.94; and of the first 5 % of the
     list 0.87 are replaced ones, ranked by normalised margin 0.77. Raises `DataError`, `BadLabels` as
     `evaluation.calibration.check_scores`.
 
-    Two classes; a picture labelled 1 is as surely a 0 as those labelled 0 are:
+    Two classes; an image labelled 1 is as surely a 0 as those labelled 0 are:
 
     >>> found = label_issues(np.array([[0.9, 0.1], [0.8, 0.2], [0.9, 0.1], [0.2, 0.8]]), np.array([0, 0, 1, 1]))
     >>> found.order, found.suggested, found.score.round(2)
@@ -77,7 +77,7 @@ def label_issues(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> LabelIss
 
 
 def label_thresholds(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """float64 (K,): the mean probability of a class over the pictures labelled with it, infinite where there are none."""
+    """float64 (K,): the mean probability of a class over the images labelled with it, infinite where there are none."""
     counts_K = np.bincount(labels_N, minlength=probabilities_NK.shape[1])
     own_N = probabilities_NK[np.arange(len(labels_N)), labels_N]
     sums_K = np.bincount(labels_N, weights=own_N, minlength=len(counts_K))

@@ -1,10 +1,10 @@
 """Sets of classes that hold the right one with a promised frequency: split conformal prediction.
 
-From held-out pictures, `conformal_threshold` finds how unlikely the right class may look; `prediction_sets` then
-gives every class that looks no less likely. Over new pictures *of the same kind* the right class is in the set at
+From held-out images, `conformal_threshold` finds how unlikely the right class may look; `prediction_sets` then
+gives every class that looks no less likely. Over new images *of the same kind* the right class is in the set at
 least 1 - alpha of the time, whatever the model and however badly it is calibrated (Vovk et al. 2005; Angelopoulos and
-Bates 2021, section 1). It costs a sort. The promise is an average over pictures and over draws of the held-out ones:
-not for each class, not for each picture, and void for pictures of another kind. Pictures that the head, its options or
+Bates 2021, section 1). It costs a sort. The promise is an average over images and over draws of the held-out ones:
+not for each class, not for each image, and void for images of another kind. Images that the head, its options or
 its temperature were chosen on look easier than new ones, so a threshold from them promises slightly too much.
 """
 
@@ -25,18 +25,18 @@ def conformal_threshold(
 ) -> float:
     """The threshold for `prediction_sets`, such that sets miss the right class with a frequency of `alpha` at most.
 
-    It is the ceil((n + 1)(1 - alpha))-th smallest score of the n labelled pictures: with exactly the (n+1)/n correction
-    that makes the promise hold for any n. Fewer than 1/alpha - 1 pictures cannot support it (n < 9 for 0.1): then the
+    It is the ceil((n + 1)(1 - alpha))-th smallest score of the n labelled images: with exactly the (n+1)/n correction
+    that makes the promise hold for any n. Fewer than 1/alpha - 1 images cannot support it (n < 9 for 0.1): then the
     threshold is 1, and every set holds all classes.
 
-    - ``lac``: the score is 1 - p(right class). The smallest sets on average; a hard picture's can be empty (Sadinle,
+    - ``lac``: the score is 1 - p(right class). The smallest sets on average; a hard image's can be empty (Sadinle,
       Lei and Wasserman 2019, section 2).
     - ``aps``: the score is the probability of the right class and of all that look likelier. Larger sets that grow with
-      the difficulty of the picture (Romano, Sesia and Candes 2020; here without their randomisation, so they err on
+      the difficulty of the image (Romano, Sesia and Candes 2020; here without their randomisation, so they err on
       the large side).
 
     Raises `RecipeError` for an alpha outside (0, 1) or another method, `DataError` as `check_scores` does, `BadLabels`
-    when no picture has a label.
+    when no image has a label.
     """
     if not 0 < alpha < 1:
         raise RecipeError(f"alpha: {alpha} is not a frequency of misses; expected a number between 0 and 1, like 0.1.")
@@ -45,7 +45,7 @@ def conformal_threshold(
     known = np.flatnonzero(labels_N >= 0)
     n = len(known)
     if n == 0:
-        raise BadLabels("labels: no picture has one, so there is nothing to fit a conformal threshold on.")
+        raise BadLabels("labels: no image has one, so there is nothing to fit a conformal threshold on.")
     scores_N = _scores(probabilities_NK[known], method)[np.arange(n), labels_N[known]]
     # (n + 1)(1 - alpha) that should be whole, such as 20 * 0.9, must not be rounded up for a last binary digit.
     rank = math.ceil((n + 1) * (1 - alpha) - 1e-9)
@@ -53,7 +53,7 @@ def conformal_threshold(
 
 
 def prediction_sets(probabilities_NK: np.ndarray, threshold: float, method: str = "lac") -> np.ndarray:
-    """Which classes are in the set of each picture, bool (N, K); `method` as for the threshold.
+    """Which classes are in the set of each image, bool (N, K); `method` as for the threshold.
 
     >>> prediction_sets(np.array([[0.7, 0.2, 0.1]]), threshold=0.85)
     array([[ True,  True, False]])
@@ -62,7 +62,7 @@ def prediction_sets(probabilities_NK: np.ndarray, threshold: float, method: str 
 
 
 def _scores(probabilities_NK: np.ndarray, method: str) -> np.ndarray:
-    """How badly each class fits each picture, (N, K)."""
+    """How badly each class fits each image, (N, K)."""
     if method == "lac":
         return 1 - probabilities_NK
     if method == "aps":

@@ -1,7 +1,7 @@
 """The figures that follow from a confusion matrix, with intervals: macro and weighted averages, kappa, Matthews, F1.
 
-Redrawing the pictures redraws the cells of the matrix as one multinomial, so a resample costs as many draws as there
-are cells that are not empty, however many pictures there are. Accuracy, recall and precision of a class are plain
+Redrawing the images redraws the cells of the matrix as one multinomial, so a resample costs as many draws as there
+are cells that are not empty, however many images there are. Accuracy, recall and precision of a class are plain
 proportions and have Wilson's interval instead (`headstart.evaluation.metrics`).
 """
 
@@ -56,7 +56,7 @@ def count_figures(confusion_KK: np.ndarray, draw: Resampling) -> tuple[dict[str,
     value_Q = figures(right[None], true[None], guessed[None])[0]
     drawn_BQ = _resampled(confusion_KK, draw)
     skew_Q = _skewness(confusion_KK, value_Q)
-    low_Q, high_Q = _with_more_pictures(confusion_KK, quantile_of_normal(draw.level) ** 2)
+    low_Q, high_Q = _with_more_images(confusion_KK, quantile_of_normal(draw.level) ** 2)
     cases_Q = [n] * len(COUNTED) + (true + guessed - right).tolist()
     estimates = []
     for q, value in enumerate(value_Q.tolist()):
@@ -93,7 +93,7 @@ def _resampled(confusion_KK: np.ndarray, draw: Resampling) -> np.ndarray:
 
 
 def _skewness(confusion_KK: np.ndarray, value_Q: np.ndarray) -> np.ndarray:
-    """Skewness of the jackknife, (8 + K,). The pictures of one cell are alike, so one of each cell is left out."""
+    """Skewness of the jackknife, (8 + K,). The images of one cell are alike, so one of each cell is left out."""
     n, k = int(confusion_KK.sum()), len(confusion_KK)
     if n < 2:
         return np.zeros(len(value_Q))
@@ -116,8 +116,8 @@ def _skewness(confusion_KK: np.ndarray, value_Q: np.ndarray) -> np.ndarray:
     return np.divide(third, variance**1.5 * math.sqrt(n), out=np.zeros(len(mean)), where=variance > 1e-30)
 
 
-def _with_more_pictures(confusion_KK: np.ndarray, extra: float) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the greatest of each figure, (8 + K,), with `extra` pictures more in one class: right or wrong.
+def _with_more_images(confusion_KK: np.ndarray, extra: float) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest of each figure, (8 + K,), with `extra` images more in one class: right or wrong.
 
     Wrong ones are all of one class, guessed as any other, or of any other class and guessed as this one. Classes that
     are neither among labels nor predictions stay out, unless there is only one.

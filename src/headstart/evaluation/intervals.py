@@ -1,8 +1,8 @@
 """A number with its interval, and the ways to get one: Wilson's for proportions, the bootstrap for everything else.
 
-No metric leaves headstart as a bare number: on 300 test pictures, 97.3 % and 98.3 % are the same result, and a reader
-sees that from the intervals only. Wilson's interval costs nothing. The bootstrap redraws the *pictures* (with
-replacement, all pictures alike), so an interval says how far the figure would move on another test set of this size
+No metric leaves headstart as a bare number: on 300 test images, 97.3 % and 98.3 % are the same result, and a reader
+sees that from the intervals only. Wilson's interval costs nothing. The bootstrap redraws the *images* (with
+replacement, all images alike), so an interval says how far the figure would move on another test set of this size
 from the same source. It says nothing of other sources, other training sets or other seeds, and it is too narrow when
 the test set holds near-duplicates of one another.
 
@@ -28,7 +28,7 @@ _NORMAL = NormalDist()
 class Estimate:
     """One figure: `value` with the bounds `low <= value <= high`, from `n` cases, by a named method.
 
-    A figure that does not exist (the AUC of a class that no picture has) has three NaNs and a method that starts with
+    A figure that does not exist (the AUC of a class that no image has) has three NaNs and a method that starts with
     ``undefined:`` and says why; in JSON it has three nulls.
 
     >>> print(Estimate(0.978, 0.955, 0.990, 300, "Wilson"))

@@ -1,8 +1,8 @@
-"""Every figure about a classifier on labelled pictures, each with an interval: `compute_metrics` scores, get `Metrics`.
+"""Every figure about a classifier on labelled images, each with an interval: `compute_metrics` scores, get `Metrics`.
 
-Names and meanings are scikit-learn's. One pass makes them all: 1,078 pictures and 6 classes take about 0.05 s
-with 1,000 resamples, 50,000 pictures and 100 classes about 10 s, in memory of a few times the scores. Do not use the
-intervals to compare two models on the same pictures (they are too wide for that, since both find the same pictures
+Names and meanings are scikit-learn's. One pass makes them all: 1,078 images and 6 classes take about 0.05 s
+with 1,000 resamples, 50,000 images and 100 classes about 10 s, in memory of a few times the scores. Do not use the
+intervals to compare two models on the same images (they are too wide for that, since both find the same images
 hard): that is `compare`'s paired test.
 
 Where figures are not defined, or their makers disagree:
@@ -11,15 +11,15 @@ Where figures are not defined, or their makers disagree:
   scikit-learn's ``zero_division=0``. Averages are over the classes among labels or predictions; `balanced_accuracy`
   and the areas under ROC curves are over those among the labels.
 - `roc_auc` is the usual one for two classes (the second is the positive one) and the mean of one-vs-rest areas for
-  more; `roc_auc_weighted` weighs these by the classes' frequencies. A class that no picture, or every picture, has is
+  more; `roc_auc_weighted` weighs these by the classes' frequencies. A class that no image, or every image, has is
   left out of both.
 - `log_loss` counts probabilities below 2.2e-16 as that much. `brier_score` is the squared distance to the one-hot
   label, halved for two classes (so 0 to 1 there, 0 to 2 otherwise).
 - `ece` is the expected calibration error of the top class in 15 equal-width bins (Guo et al. 2017, equation 3). Noise
   raises it, so its value is often near the upper end of its interval (see `headstart.evaluation.calibration`).
 
-Intervals: Wilson's for plain proportions; the BCa bootstrap over pictures for the rest; where all resamples are alike
-(everything right, say), the bound is what the figure would be with z^2 = 3.84 bad pictures more, placed where they
+Intervals: Wilson's for plain proportions; the BCa bootstrap over images for the rest; where all resamples are alike
+(everything right, say), the bound is what the figure would be with z^2 = 3.84 bad images more, placed where they
 hurt most: the rule that gives Wilson's bound for a proportion of 1. The upper bounds of log-loss and Brier score allow
 for at least as many errors as the accuracy's interval does, which resampling a set with few errors would not.
 """
@@ -57,7 +57,7 @@ class Metrics:
     """What `compute_metrics` found. `metrics["accuracy"]` is `metrics.overall["accuracy"]`.
 
     `overall` holds estimates by name; `per_class` the same for each class (precision, recall, specificity, f1,
-    roc_auc); `confusion` is int64 (K, K), rows the true class and columns the predicted one; `n` labelled pictures were
+    roc_auc); `confusion` is int64 (K, K), rows the true class and columns the predicted one; `n` labelled images were
     judged and `unlabelled` ones left out.
     """
 
@@ -76,7 +76,7 @@ class Metrics:
 
     @property
     def support(self) -> np.ndarray:
-        """Pictures of each class, int64 (K,)."""
+        """Images of each class, int64 (K,)."""
         return self.confusion.sum(axis=1)
 
     def to_json(self) -> dict[str, Any]:
@@ -106,13 +106,13 @@ class Metrics:
 
     def table(self) -> str:
         """Aligned plain text for a terminal: the overall figures, then a line a class (of many, those with the lowest f1)."""
-        head = f"{self.n:,} picture{'s' * (self.n != 1)}, {len(self.classes)} classes, {self.level:.0%} intervals"
+        head = f"{self.n:,} image{'s' * (self.n != 1)}, {len(self.classes)} classes, {self.level:.0%} intervals"
         rows = [[name, str(estimate)] for name, estimate in self.overall.items()]
         shown, support = list(range(len(self.classes))), self.support
         if len(self.classes) > MOST_SHOWN:
             shown = sorted(shown, key=lambda k: self._rank(self.classes[k]))[:MOST_SHOWN]
         names = ("precision", "recall", "f1", "roc_auc")
-        lines = [["class", "pictures", *names]]
+        lines = [["class", "images", *names]]
         for k in shown:
             row = self.per_class[self.classes[k]]
             lines.append([plain(self.classes[k]), f"{support[k]:,}", *(str(row[name]) for name in names)])
@@ -138,14 +138,14 @@ def compute_metrics(
     """Judge logits (N, K), or probabilities (N, K) when told so, by labels (N,) of which -1 means unknown.
 
     The predicted class is the highest score's, the first one of equals. Same arguments, same numbers.
-    Raises `DataError` for scores that are not finite or do not fit the labels and classes, `BadLabels` when no picture
+    Raises `DataError` for scores that are not finite or do not fit the labels and classes, `BadLabels` when no image
     has a label.
     """
     scores_NK, labels_N = np.asarray(scores_NK, dtype=np.float64), np.asarray(labels_N)
     check_scores(scores_NK, labels_N, len(classes))
     known = labels_N >= 0
     if not known.any():
-        raise BadLabels(f"labels: none of {len(labels_N):,} pictures has one, so there is nothing to judge by.")
+        raise BadLabels(f"labels: none of {len(labels_N):,} images has one, so there is nothing to judge by.")
     scores_NK, labels_N = scores_NK[known], labels_N[known].astype(np.int64)
     if probabilities and (scores_NK.min() < 0 or np.abs(scores_NK.sum(axis=1) - 1).max() > 1e-3):
         raise DataError("probabilities: expected rows of numbers from 0 to 1 that sum to 1.", hint="Are these logits?")
@@ -190,13 +190,13 @@ def _proportions(confusion_KK: np.ndarray, c: int, level: float) -> dict[str, Es
     others = int(confusion_KK.sum()) - support
     return {
         "precision": wilson(hits, guessed, level) if guessed else undefined("the class is never predicted"),
-        "recall": wilson(hits, support, level) if support else undefined("no picture has the class"),
+        "recall": wilson(hits, support, level) if support else undefined("no image has the class"),
         "specificity": wilson(others - guessed + hits, others, level) if others else undefined("no other class"),
     }
 
 
 def _top_k(scores_NK: np.ndarray, labels_N: np.ndarray, level: float) -> dict[str, Estimate]:
-    """Share of pictures whose class is among the k highest scores; of equals, the first class comes first."""
+    """Share of images whose class is among the k highest scores; of equals, the first class comes first."""
     own_N1 = scores_NK[np.arange(len(labels_N)), labels_N][:, None]
     earlier_NK = np.arange(scores_NK.shape[1]) < labels_N[:, None]
     rank_N = ((scores_NK > own_N1) | ((scores_NK == own_N1) & earlier_NK)).sum(axis=1)
@@ -207,7 +207,7 @@ def _top_k(scores_NK: np.ndarray, labels_N: np.ndarray, level: float) -> dict[st
 def _resampled_figures(
     chances_NK: np.ndarray, labels_N: np.ndarray, draw: Resampling
 ) -> tuple[list[Estimate], dict[str, Estimate]]:
-    """The figures that need the pictures themselves redrawn: AUC of each class; AUC averages and losses."""
+    """The figures that need the images themselves redrawn: AUC of each class; AUC averages and losses."""
     n, k = chances_NK.shape
     # With two classes both areas are the same; 1 - p would tie where p does not.
     curves = rankings(chances_NK if k > 2 else chances_NK[:, 1:] * [[-1.0, 1.0]], labels_N)
@@ -228,9 +228,9 @@ def _area_figures(
     """AUC of each class, and their averages: `roc_auc`, and for more than two classes `roc_auc_weighted`."""
     found = [(k, curve) for k, curve in enumerate(curves) if curve is not None]
     names = ["roc_auc"] if len(curves) == 2 else ["roc_auc", "roc_auc_weighted"]
-    each = [undefined("no picture has the class, or all have it")] * len(curves)
+    each = [undefined("no image has the class, or all have it")] * len(curves)
     if not found:
-        return each, dict.fromkeys(names, undefined("the pictures are all of one class"))
+        return each, dict.fromkeys(names, undefined("the images are all of one class"))
     n = found[0][1].n
     weights = np.array([[1.0, len(curve.positives)] for _, curve in found])
     weights /= weights.sum(axis=0)
@@ -264,7 +264,7 @@ def _mean_without_gaps(values_KB: np.ndarray, weights_KB: np.ndarray) -> np.ndar
 
 
 def _case_values(chances_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """What each picture adds to log-loss and Brier score, (N, 2)."""
+    """What each image adds to log-loss and Brier score, (N, 2)."""
     n, k = chances_NK.shape
     each = np.arange(n)
     case_NC = np.zeros((n, 2))
@@ -283,7 +283,7 @@ def _case_figures(
 
     A set with no or few errors cannot show what errors cost, however it is resampled. So the upper bounds allow for as
     many errors as the accuracy's interval does, at the mean cost of those seen and of those that the model expects
-    (each picture that is right, with the runner-up's probability, turns out to be the runner-up).
+    (each image that is right, with the runner-up's probability, turns out to be the runner-up).
     """
     n, k = chances_NK.shape
     case_NC = _case_values(chances_NK, labels_N)

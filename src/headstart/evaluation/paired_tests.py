@@ -1,20 +1,20 @@
-"""Which of several classifiers is better, judged on the same pictures: exact McNemar, paired bootstrap, Holm.
+"""Which of several classifiers is better, judged on the same images: exact McNemar, paired bootstrap, Holm.
 
-Two intervals that overlap say little: both classifiers find the same pictures hard, so their difference is known far
-better than either figure. Here each pair is judged by its difference picture by picture. `a` is said to beat `b` only
+Two intervals that overlap say little: both classifiers find the same images hard, so their difference is known far
+better than either figure. Here each pair is judged by its difference image by image. `a` is said to beat `b` only
 where the p-value, corrected for the number of pairs, is below 0.05; everything else is called a tie, which means "not
-told apart on these pictures", not "equal".
+told apart on these images", not "equal".
 
-- accuracy: McNemar's test in its exact form, a sign test on the pictures that one classifier has right and the other
+- accuracy: McNemar's test in its exact form, a sign test on the images that one classifier has right and the other
   wrong (McNemar 1947; Dietterich 1998, section 3.1, recommends it for classifiers that were trained once).
 - log-loss: the same question for numbers, a sign-flip permutation test of the mean difference (Fisher 1935, section 21;
-  Good 2005, section 3.2.1): if the two were alike, each picture's difference could as well have the other sign. It keeps
-  its level with few pictures, where the bootstrap's own test calls too many different. The least p-value is 0.0001.
+  Good 2005, section 3.2.1): if the two were alike, each image's difference could as well have the other sign. It keeps
+  its level with few images, where the bootstrap's own test calls too many different. The least p-value is 0.0001.
 - intervals: the BCa bootstrap of the mean difference; all pairs share the same resamples.
 - Holm's step-down correction over all pairs of one metric (Holm 1979).
 
-10 classifiers on 3,000 pictures take about 3 s with 10,000 resamples. Not for classifiers trained on different
-splits, nor for the question how much another training seed would change: the pictures vary here, the training does not.
+10 classifiers on 3,000 images take about 3 s with 10,000 resamples. Not for classifiers trained on different
+splits, nor for the question how much another training seed would change: the images vary here, the training does not.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ METRICS = ("accuracy", "log_loss")
 
 @dataclass(frozen=True)
 class Difference:
-    """`a` minus `b` in one `metric` over the `n` pictures that both predicted, with `low <= value <= high`.
+    """`a` minus `b` in one `metric` over the `n` images that both predicted, with `low <= value <= high`.
 
     `p` is that of the pair by itself, `p_holm` is corrected for all pairs. `verdict` is ``a beats b``, ``b beats a`` or
-    ``tie``; less is better for log-loss. Without a common picture the numbers are NaN, the p-values 1.
+    ``tie``; less is better for log-loss. Without a common image the numbers are NaN, the p-values 1.
     """
 
     a: str
@@ -59,9 +59,9 @@ class Difference:
 
 
 def mcnemar(right_a_N: np.ndarray, right_b_N: np.ndarray) -> float:
-    """Exact two-sided p-value of McNemar's test, from bool (N,): who had which picture right.
+    """Exact two-sided p-value of McNemar's test, from bool (N,): who had which image right.
 
-    Under the null hypothesis each picture that only one has right is as likely to be either's: a binomial with p = 1/2.
+    Under the null hypothesis each image that only one has right is as likely to be either's: a binomial with p = 1/2.
 
     >>> mcnemar(np.array([True, True, True, True]), np.array([False, False, False, False]))
     0.125
@@ -100,14 +100,14 @@ def differences(
 ) -> list[Difference]:
     """Every pair of T classifiers, in accuracy and then in log-loss.
 
-    `right_NT` bool and `loss_NT` float (nats) say how classifier T did on picture N; a NaN in `loss_NT` means that it
-    has no prediction of that picture, which then is left out of its pairs. Same arguments, same numbers.
+    `right_NT` bool and `loss_NT` float (nats) say how classifier T did on image N; a NaN in `loss_NT` means that it
+    has no prediction of that image, which then is left out of its pairs. Same arguments, same numbers.
     Raises `DataError` for arrays that do not fit.
     """
     right_NT, loss_NT = np.asarray(right_NT, bool), np.asarray(loss_NT, np.float64)
     if right_NT.shape != loss_NT.shape or right_NT.ndim != 2 or right_NT.shape[1] != len(names):
         raise DataError(
-            f"paired test: arrays of shapes {right_NT.shape} and {loss_NT.shape}, expected (pictures, {len(names)}) both."
+            f"paired test: arrays of shapes {right_NT.shape} and {loss_NT.shape}, expected (images, {len(names)}) both."
         )
     pairs = list(itertools.combinations(range(len(names)), 2))
     if not pairs:
@@ -150,7 +150,7 @@ def sign_flip(case_NP: np.ndarray, flips: int = 10_000, seed: int = 0) -> list[f
 
 
 def _resampled_means(case_NP: np.ndarray, both_NP: np.ndarray, draw: Resampling) -> np.ndarray:
-    """Mean difference of each pair in each resample of the pictures, float64 (B, P); NaN where none is left."""
+    """Mean difference of each pair in each resample of the images, float64 (B, P); NaN where none is left."""
     blocks = []
     complete = bool(both_NP.all())
     for weights_Nb in resampling_weights(max(len(case_NP), 1), draw.resamples, draw.rng) if len(case_NP) else ():
@@ -162,9 +162,9 @@ def _resampled_means(case_NP: np.ndarray, both_NP: np.ndarray, draw: Resampling)
 
 
 def _interval(case_M: np.ndarray, means_B: np.ndarray, draw: Resampling, metric: str) -> tuple[float, float, float]:
-    """Mean difference with its BCa bounds; where the pictures are all alike, as if 3.84 more went the worst way.
+    """Mean difference with its BCa bounds; where the images are all alike, as if 3.84 more went the worst way.
 
-    For accuracy that is one right and one wrong (two that agree on all of 300 pictures may differ in 1.3 % of others),
+    For accuracy that is one right and one wrong (two that agree on all of 300 images may differ in 1.3 % of others),
     for log-loss the largest difference seen.
     """
     n = len(case_M)

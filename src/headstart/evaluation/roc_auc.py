@@ -1,7 +1,7 @@
 """Area under the ROC curve of each class against the rest, exactly, for thousands of resamples at once.
 
-A resample changes how often each picture counts, never the order of the scores, so each class is sorted once and a
-resample costs one pass over the pictures: N K B operations for N pictures, K classes and B resamples. On small counts
+A resample changes how often each image counts, never the order of the scores, so each class is sorted once and a
+resample costs one pass over the images: N K B operations for N images, K classes and B resamples. On small counts
 (uint8) that is ten times as fast as on floats. Ties count one half, exactly.
 """
 

@@ -1,12 +1,12 @@
-"""How much accuracy rises when the classifier may decline the pictures that it is least sure of (selective classification).
+"""How much accuracy rises when the classifier may decline the images that it is least sure of (selective classification).
 
-A picture is answered if its confidence, the probability of its top class, reaches a threshold; `coverage` is the share
+An image is answered if its confidence, the probability of its top class, reaches a threshold; `coverage` is the share
 answered, `accuracy` the share right among those. The area under the risk-coverage curve (AURC) says in one number how
 well confidence tells right from wrong: 0 is nothing wrong at all. It falls with fewer mistakes and with a better order
-of them, so compare it between classifiers on the same pictures only.
+of them, so compare it between classifiers on the same images only.
 
-One sort of the confidences: 1 ms for 1,000 pictures and 40 ms for AURC's interval, 20 ms and 4 s for 50,000. It says
-nothing of pictures from another source, where the same threshold may answer another share with another accuracy.
+One sort of the confidences: 1 ms for 1,000 images and 40 ms for AURC's interval, 20 ms and 4 s for 50,000. It says
+nothing of images from another source, where the same threshold may answer another share with another accuracy.
 
 - Geifman and El-Yaniv 2017, "Selective classification for deep neural networks", section 2: coverage and selective risk.
 - Geifman, Uziel and El-Yaniv 2019, "Bias-reduced uncertainty estimation for deep neural classifiers": AURC.
@@ -24,7 +24,7 @@ from headstart.evaluation.intervals import Estimate, Resampling, resampling_weig
 def coverage_curve(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Coverage (M,) ascending to 1, and the accuracy (M,) of what is answered there; float64.
 
-    One point for each of the M distinct confidences: pictures that are equally sure are answered together, since no
+    One point for each of the M distinct confidences: images that are equally sure are answered together, since no
     threshold parts them. Labels of -1 are left out; without any label both are empty.
     Raises `DataError` for what `check_scores` finds.
 
@@ -39,15 +39,15 @@ def coverage_curve(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> tuple[
 def aurc(
     probabilities_NK: np.ndarray, labels_N: np.ndarray, *, seed: int = 0, resamples: int = 1000, level: float = 0.95
 ) -> Estimate:
-    """Area under the risk-coverage curve: the mean, over the pictures, of the risk at the threshold that just answers each.
+    """Area under the risk-coverage curve: the mean, over the images, of the risk at the threshold that just answers each.
 
-    Risk is 1 - accuracy. Pictures that are equally sure share their threshold. With a BCa bootstrap interval.
-    Raises `DataError` for what `check_scores` finds, `BadLabels` when no picture has a label.
+    Risk is 1 - accuracy. Images that are equally sure share their threshold. With a BCa bootstrap interval.
+    Raises `DataError` for what `check_scores` finds, `BadLabels` when no image has a label.
     """
     wrong_N, last_M = _by_confidence(probabilities_NK, labels_N)
     n = len(wrong_N)
     if n == 0:
-        raise BadLabels(f"labels: none of {len(labels_N):,} pictures has one, so there is no risk to measure.")
+        raise BadLabels(f"labels: none of {len(labels_N):,} images has one, so there is no risk to measure.")
     value, influence_N = _area_and_influence(wrong_N, last_M)
     draw = Resampling(level, resamples, np.random.default_rng(seed))
     areas = [_areas(wrong_N, last_M, weights_Nb) for weights_Nb in resampling_weights(n, resamples, draw.rng)]
@@ -56,7 +56,7 @@ def aurc(
 
 
 def _by_confidence(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float (N,), 1 where the answer is wrong, the surest picture first; and the last place of each confidence (M,)."""
+    """float (N,), 1 where the answer is wrong, the surest image first; and the last place of each confidence (M,)."""
     probabilities_NK, labels_N = np.asarray(probabilities_NK, np.float64), np.asarray(labels_N)
     check_scores(probabilities_NK, labels_N)
     probabilities_NK, labels_N = probabilities_NK[labels_N >= 0], labels_N[labels_N >= 0]
@@ -78,9 +78,9 @@ def _areas(wrong_N: np.ndarray, last_M: np.ndarray, weights_Nb: np.ndarray) -> n
 
 
 def _area_and_influence(wrong_N: np.ndarray, last_M: np.ndarray) -> tuple[float, np.ndarray]:
-    """AURC, and the derivative of it by each picture's weight times N (its first-order influence), by confidence (N,).
+    """AURC, and the derivative of it by each image's weight times N (its first-order influence), by confidence (N,).
 
-    A picture counts for the risk at its own threshold, and moves that of every lower one towards its own error.
+    An image counts for the risk at its own threshold, and moves that of every lower one towards its own error.
     """
     n = len(wrong_N)
     block_M = np.diff(last_M, prepend=-1)

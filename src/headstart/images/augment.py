@@ -1,26 +1,26 @@
-"""How training pictures are varied: each epoch sees another version of each picture, so that the network learns what stays.
+"""How training images are varied: each epoch sees another version of each image, so that the network learns what stays.
 
     parse_augment("flip,rotation=15,shift=0.1") -> Augment      what may happen, as data
-    rng_for(seed, epoch, sha256)                                what does happen, to this picture in this epoch
-    augmented(picture, spec, augment, rng) -> uint8 (S, S, 3)
+    rng_for(seed, epoch, sha256)                                what does happen, to this image in this epoch
+    augmented(image, spec, augment, rng) -> uint8 (S, S, 3)
 
-What a picture becomes depends on (seed, epoch, its hash) alone: not on the order, the batch, or the number of threads.
+What an image becomes depends on (seed, epoch, its hash) alone: not on the order, the batch, or the number of threads.
 Steps are taken in this order, and each draws its numbers only if it is asked for:
 
     1. which part: a random crop, or what `Preprocess` shows           crop=0.35
     2. rotation, shift, shear, zoom, mirror image: one affine map      rotation=40 shift=0.2 shear=0.2 zoom=0.2 flip
-       of that part, filled where it looks past the picture's edge     fill=nearest, reflect or constant
+       of that part, filled where it looks past the image's edge       fill=nearest, reflect or constant
     3. brightness, contrast, colour                                    brightness=0.2 contrast=0.2 color=0.2
     4. one policy of random operations                                 trivial, rand, rand=2/9 or augmix
     5. a rectangle of noise                                            erasing=0.25
 
 Steps 1 and 2 and the resize are one resampling. With nothing asked for, the result is `Preprocess.apply` to the bit, and
-with flip alone its exact mirror image half of the time. The affine map samples bilinearly from a picture of up to twice
-the scale of the result (JPEGs are decoded at such a scale), larger ones are reduced to it first. Sampling from a picture
+with flip alone its exact mirror image half of the time. The affine map samples bilinearly from an image of up to twice
+the scale of the result (JPEGs are decoded at such a scale), larger ones are reduced to it first. Sampling from an image
 that was resized to the square before, as Keras does, leaves 72 % of the mean gradient of a sharp reference, this 90 %.
 
-A view of 160 px takes 0.7 to 1.2 ms of a core, and 3.5 ms with AugMix; decoding (0.6 to 1.3 ms) comes once for all of a
-picture's views (`read_views`). When not to use it: for validation, test and prediction.
+A view of 160 px takes 0.7 to 1.2 ms of a core, and 3.5 ms with AugMix; decoding (0.6 to 1.3 ms) comes once for all of an
+image's views (`read_views`). When not to use it: for validation, test and prediction.
 
 Shift, rotation, shear and zoom are those of Keras's ImageDataGenerator, so that recipes written for it can be repeated:
 the amounts are limits of uniform draws, shear is an angle in degrees (so `shear_range=0.2` is a fifth of a degree, which
@@ -66,15 +66,15 @@ _AMOUNTS: Mapping[str, tuple[float, str]] = MappingProxyType(
 _WORDS = ("flip", "fill", *_AMOUNTS, *POLICIES, "none")
 _RATIO = (3 / 4, 4 / 3)  # of a random crop, width to height
 _ERASED = (0.02, 0.4)  # part of the area
-_SHARP = 2.0  # scale of the picture, in pixels a pixel of the result, up to which the affine map samples it directly
+_SHARP = 2.0  # scale of the image, in pixels a pixel of the result, up to which the affine map samples it directly
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What may be done to a training picture; nothing by default. `parse_augment` reads it, `str` writes it.
+    """What may be done to a training image; nothing by default. `parse_augment` reads it, `str` writes it.
 
     `shift` is a part of the side, both ways in both directions; `rotation` and `shear` are degrees, both ways; `zoom` is
-    z for factors 1 - z to 1 + z; `crop` the smallest area of a random crop as a part of the picture's, 0 for none;
+    z for factors 1 - z to 1 + z; `crop` the smallest area of a random crop as a part of the image's, 0 for none;
     `brightness`, `contrast` and `color` are b for factors 1 - b to 1 + b; `erasing` is a probability. `policy` is "" or
     one of `POLICIES`; `rand_operations` and `rand_magnitude` (0 to 30) are RandAugment's N and M.
     Raises `RecipeError` that names all values that cannot work.
@@ -166,16 +166,16 @@ contrast=0.0, color=0.0, policy='', rand_operations=2, rand_magnitude=9, erasing
     return Augment(**values)  # type: ignore[arg-type]
 
 
-def augmented(picture: Image.Image, spec: Preprocess, augment: Augment, rng: np.random.Generator) -> np.ndarray:
-    """uint8 (image_size, image_size, 3): one varied version of an upright RGB picture of any size.
+def augmented(image: Image.Image, spec: Preprocess, augment: Augment, rng: np.random.Generator) -> np.ndarray:
+    """uint8 (image_size, image_size, 3): one varied version of an upright RGB image of any size.
 
     >>> plain = augmented(Image.new("RGB", (40, 30), (9, 8, 7)), Preprocess(16), Augment(), np.random.default_rng(0))
     >>> plain.shape, plain[0, 0].tolist()
     ((16, 16, 3), [9, 8, 7])
     """
     if not augment:
-        return spec.apply(picture)
-    square = _placed(picture, spec, augment, rng)
+        return spec.apply(image)
+    square = _placed(image, spec, augment, rng)
     for enhance, amount in (
         (ImageEnhance.Brightness, augment.brightness),
         (ImageEnhance.Contrast, augment.contrast),
@@ -195,9 +195,9 @@ def augmented(picture: Image.Image, spec: Preprocess, augment: Augment, rng: np.
 
 
 def rng_for(seed: int, epoch: int, key: str) -> np.random.Generator:
-    """The random numbers for one picture in one epoch; `key` is the SHA-256 of its bytes, or any other name of it.
+    """The random numbers for one image in one epoch; `key` is the SHA-256 of its bytes, or any other name of it.
 
-    Pictures with the same bytes are varied in the same way. Costs 0.015 ms.
+    Images with the same bytes are varied in the same way. Costs 0.015 ms.
     """
     digest = hashlib.blake2b(f"{seed}/{epoch}/{key}".encode(errors="surrogateescape"), digest_size=16).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
@@ -211,8 +211,8 @@ def decode_size(spec: Preprocess, augment: Augment) -> tuple[int, int]:
     return (side, side)
 
 
-def read_picture(source: ImageSource, sha256: str, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """An upright RGB picture from a file, or from one in memory; `at_least` is as for `decode`.
+def read_image(source: ImageSource, sha256: str, at_least: tuple[int, int] | None = None) -> Image.Image:
+    """An upright RGB image from a file, or from one in memory; `at_least` is as for `decode`.
 
     A file that cannot be read, or whose bytes are no longer those of `sha256`, raises `UnreadableImage`.
     """
@@ -232,13 +232,13 @@ def read_picture(source: ImageSource, sha256: str, at_least: tuple[int, int] | N
 def read_views(
     source: ImageSource, sha256: str, spec: Preprocess, augment: Augment, seed: int, numbers: Sequence[int]
 ) -> np.ndarray:
-    """uint8 (V, image_size, image_size, 3): several views of one picture, which is decoded once.
+    """uint8 (V, image_size, image_size, 3): several views of one image, which is decoded once.
 
-    View n is what training sees in epoch n; `PLAIN` (-1) is the picture as it is. Raises `UnreadableImage`.
+    View n is what training sees in epoch n; `PLAIN` (-1) is the image as it is. Raises `UnreadableImage`.
     """
-    picture = read_picture(source, sha256, decode_size(spec, augment))
+    image = read_image(source, sha256, decode_size(spec, augment))
     views = [
-        spec.apply(picture) if number == PLAIN else augmented(picture, spec, augment, rng_for(seed, number, sha256))
+        spec.apply(image) if number == PLAIN else augmented(image, spec, augment, rng_for(seed, number, sha256))
         for number in numbers
     ]
     return np.stack(views)
@@ -247,24 +247,24 @@ def read_views(
 # Steps 1 and 2: where each pixel of the square comes from
 
 
-def _placed(picture: Image.Image, spec: Preprocess, augment: Augment, rng: np.random.Generator) -> Image.Image:
+def _placed(image: Image.Image, spec: Preprocess, augment: Augment, rng: np.random.Generator) -> Image.Image:
     """The square of `image_size` that steps 1 and 2 make, in one resampling."""
-    box = random_crop(*picture.size, augment.crop, rng) if augment.crop else None
+    box = random_crop(*image.size, augment.crop, rng) if augment.crop else None
     moved_23 = random_affine(spec.image_size, augment, rng) if augment.moves else None
     mirrored = augment.flip and rng.random() < 0.5
     if moved_23 is not None:
         fill = augment.fill
         if box is None:
-            box = _shown(picture, spec)
-            fill = "constant" if spec.resize == "pad" else fill  # past the edge of a padded picture is padding
+            box = _shown(image, spec)
+            fill = "constant" if spec.resize == "pad" else fill  # past the edge of a padded image is padding
         if mirrored:
             moved_23 = _after_mirror(moved_23, spec.image_size)
-        return sampled(picture, box, moved_23, spec.image_size, fill, _blank(spec))
+        return sampled(image, box, moved_23, spec.image_size, fill, _blank(spec))
     if box is not None:
         side, how = spec.image_size, INTERPOLATIONS[spec.interpolation]
-        square = picture.resize((side, side), how, box=box, reducing_gap=3.0)
+        square = image.resize((side, side), how, box=box, reducing_gap=3.0)
     else:
-        square = Image.fromarray(spec.apply(picture))
+        square = Image.fromarray(spec.apply(image))
     return square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else square
 
 
@@ -274,7 +274,7 @@ def random_crop(
     """(left, top, right, bottom; pixels) of a part with `smallest` to 1 of the area, and sides as 3 to 4 up to 4 to 3.
 
     Szegedy et al. 2015, Going deeper with convolutions (arXiv 1409.4842), section 6. Where none of ten tries fits, which
-    happens for long pictures, the largest part of such a shape in the middle.
+    happens for long images, the largest part of such a shape in the middle.
     """
     for _ in range(10):
         area = width * height * rng.uniform(smallest, 1)
@@ -318,25 +318,25 @@ def affine(side: int, angle: float, shift: tuple[float, float], slant: float, zo
 
 
 def sampled(
-    picture: Image.Image,
+    image: Image.Image,
     box: tuple[float, float, float, float],
     matrix_23: np.ndarray,
     side: int,
     fill: str,
     blank: tuple[int, int, int],
 ) -> Image.Image:
-    """A square of `side` pixels, each taken bilinearly from where `matrix_23` sends it in the part `box` of a picture.
+    """A square of `side` pixels, each taken bilinearly from where `matrix_23` sends it in the part `box` of an image.
 
-    `matrix_23` maps the square onto itself, as `affine` gives it. Past the picture's edge comes its nearest pixel, its
+    `matrix_23` maps the square onto itself, as `affine` gives it. Past the image's edge comes its nearest pixel, its
     mirror image (reflect), or `blank` (constant). A side of the part longer than twice `side` is reduced first.
     """
     part = np.array([[(box[2] - box[0]) / side, 0.0], [0.0, (box[3] - box[1]) / side]])
-    to_picture = part @ matrix_23
-    to_picture[:, 2] += box[:2]
+    to_image = part @ matrix_23
+    to_image[:, 2] += box[:2]
     size = [
-        max(1, round(n * min(1.0, _SHARP / part[axis, axis]))) for axis, n in enumerate(picture.size)
-    ]  # of the picture that is sampled
-    to_reduced = to_picture * (np.array(size) / picture.size)[:, None]
+        max(1, round(n * min(1.0, _SHARP / part[axis, axis]))) for axis, n in enumerate(image.size)
+    ]  # of the image that is sampled
+    to_reduced = to_image * (np.array(size) / image.size)[:, None]
     corners = to_reduced @ np.array([[0, side, 0, side], [0, 0, side, side], [1, 1, 1, 1]])
     low = np.floor(corners.min(axis=1)).astype(int) - 1
     high = np.ceil(corners.max(axis=1)).astype(int) + 1
@@ -345,7 +345,7 @@ def sampled(
     else:
         first = np.clip(low, 0, np.array(size) - 1)
         last = np.clip(high, first + 1, size)
-    canvas = _cut(picture, size, first, last)
+    canvas = _cut(image, size, first, last)
     before, after = np.maximum(first - low, 0), np.maximum(high - last, 0)
     if before.any() or after.any():
         canvas = _filled(canvas, before, after, fill, blank)
@@ -354,27 +354,27 @@ def sampled(
     return canvas.transform((side, side), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
 
 
-def _cut(picture: Image.Image, size: Sequence[int], first: np.ndarray, last: np.ndarray) -> Image.Image:
-    """Pixels `first` to `last` (x, y) of the picture at `size`."""
-    if tuple(size) == picture.size:
-        return picture.crop((*first.tolist(), *last.tolist()))
-    scale = np.array(picture.size) / size
-    box = (*(first * scale).tolist(), *np.minimum(last * scale, picture.size).tolist())
+def _cut(image: Image.Image, size: Sequence[int], first: np.ndarray, last: np.ndarray) -> Image.Image:
+    """Pixels `first` to `last` (x, y) of the image at `size`."""
+    if tuple(size) == image.size:
+        return image.crop((*first.tolist(), *last.tolist()))
+    scale = np.array(image.size) / size
+    box = (*(first * scale).tolist(), *np.minimum(last * scale, image.size).tolist())
     width, height = (last - first).tolist()
-    return picture.resize((width, height), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    return image.resize((width, height), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
 
 
 def _filled(
-    picture: Image.Image, before: np.ndarray, after: np.ndarray, fill: str, blank: tuple[int, int, int]
+    image: Image.Image, before: np.ndarray, after: np.ndarray, fill: str, blank: tuple[int, int, int]
 ) -> Image.Image:
-    """A picture with margins (x, y; pixels) before and after it, filled as `sampled` says."""
+    """An image with margins (x, y; pixels) before and after it, filled as `sampled` says."""
     (left, top), (right, bottom) = before.tolist(), after.tolist()
     if fill == "reflect":
         margins = ((top, bottom), (left, right), (0, 0))
-        return Image.fromarray(np.pad(np.asarray(picture), margins, mode="symmetric"))
-    width, height = picture.size
+        return Image.fromarray(np.pad(np.asarray(image), margins, mode="symmetric"))
+    width, height = image.size
     canvas = Image.new("RGB", (left + width + right, top + height + bottom), blank)
-    canvas.paste(picture, (left, top))
+    canvas.paste(image, (left, top))
     if fill == "constant":
         return canvas
     end, low = left + width, top + height  # the edge columns are stretched over the sides, then whole edge rows
@@ -389,9 +389,9 @@ def _filled(
     return canvas
 
 
-def _shown(picture: Image.Image, spec: Preprocess) -> tuple[float, float, float, float]:
-    """The part that `spec` shows; for pad a square that is larger than the picture."""
-    width, height = picture.size
+def _shown(image: Image.Image, spec: Preprocess) -> tuple[float, float, float, float]:
+    """The part that `spec` shows; for pad a square that is larger than the image."""
+    width, height = image.size
     if spec.resize != "pad":
         return spec.source_box(width, height)
     half = max(width, height) / 2

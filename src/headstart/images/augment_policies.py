@@ -1,4 +1,4 @@
-"""Policies of random operations on a square picture: TrivialAugment, RandAugment, AugMix.
+"""Policies of random operations on a square image: TrivialAugment, RandAugment, AugMix.
 
 The operations and what their magnitudes mean are those of AutoAugment (Cubuk et al. 2019, arXiv 1805.09501, table 6);
 a policy says which of them come with what strength. Geometric ones sample bilinearly, and what they move in from outside
@@ -21,30 +21,30 @@ FillColour = tuple[int, int, int]
 Operation = Callable[[Image.Image, float, FillColour], Image.Image]
 
 
-def _affine_operation(picture: Image.Image, data: tuple[float, ...], blank: FillColour) -> Image.Image:
-    size, how = picture.size, Image.Resampling.BILINEAR
-    return picture.transform(size, Image.Transform.AFFINE, data, how, fillcolor=blank)
+def _affine_operation(image: Image.Image, data: tuple[float, ...], blank: FillColour) -> Image.Image:
+    size, how = image.size, Image.Resampling.BILINEAR
+    return image.transform(size, Image.Transform.AFFINE, data, how, fillcolor=blank)
 
 
 OPERATIONS: Mapping[str, Operation] = MappingProxyType(
     {
-        "autocontrast": lambda picture, m, blank: ImageOps.autocontrast(picture),
-        "equalize": lambda picture, m, blank: ImageOps.equalize(picture),
-        "posterize": lambda picture, m, blank: ImageOps.posterize(picture, max(1, int(m))),
-        "rotate": lambda picture, m, blank: picture.rotate(m, Image.Resampling.BILINEAR, fillcolor=blank),
-        "solarize": lambda picture, m, blank: ImageOps.solarize(picture, math.ceil(m)),
-        "shear_x": lambda picture, m, blank: _affine_operation(picture, (1, m, 0, 0, 1, 0), blank),
-        "shear_y": lambda picture, m, blank: _affine_operation(picture, (1, 0, 0, m, 1, 0), blank),
-        "translate_x": lambda picture, m, blank: _affine_operation(picture, (1, 0, -int(m), 0, 1, 0), blank),
-        "translate_y": lambda picture, m, blank: _affine_operation(picture, (1, 0, 0, 0, 1, -int(m)), blank),
-        "identity": lambda picture, m, blank: picture,
-        "brightness": lambda picture, m, blank: ImageEnhance.Brightness(picture).enhance(1 + m),
-        "color": lambda picture, m, blank: ImageEnhance.Color(picture).enhance(1 + m),
-        "contrast": lambda picture, m, blank: ImageEnhance.Contrast(picture).enhance(1 + m),
-        "sharpness": lambda picture, m, blank: ImageEnhance.Sharpness(picture).enhance(1 + m),
+        "autocontrast": lambda image, m, blank: ImageOps.autocontrast(image),
+        "equalize": lambda image, m, blank: ImageOps.equalize(image),
+        "posterize": lambda image, m, blank: ImageOps.posterize(image, max(1, int(m))),
+        "rotate": lambda image, m, blank: image.rotate(m, Image.Resampling.BILINEAR, fillcolor=blank),
+        "solarize": lambda image, m, blank: ImageOps.solarize(image, math.ceil(m)),
+        "shear_x": lambda image, m, blank: _affine_operation(image, (1, m, 0, 0, 1, 0), blank),
+        "shear_y": lambda image, m, blank: _affine_operation(image, (1, 0, 0, m, 1, 0), blank),
+        "translate_x": lambda image, m, blank: _affine_operation(image, (1, 0, -int(m), 0, 1, 0), blank),
+        "translate_y": lambda image, m, blank: _affine_operation(image, (1, 0, 0, 0, 1, -int(m)), blank),
+        "identity": lambda image, m, blank: image,
+        "brightness": lambda image, m, blank: ImageEnhance.Brightness(image).enhance(1 + m),
+        "color": lambda image, m, blank: ImageEnhance.Color(image).enhance(1 + m),
+        "contrast": lambda image, m, blank: ImageEnhance.Contrast(image).enhance(1 + m),
+        "sharpness": lambda image, m, blank: ImageEnhance.Sharpness(image).enhance(1 + m),
     }
 )
-"""(picture, magnitude, blank) -> picture. Magnitudes: degrees (rotate), a slope (shear), pixels (translate), bits that are
+"""(image, magnitude, blank) -> image. Magnitudes: degrees (rotate), a slope (shear), pixels (translate), bits that are
 kept (posterize), the lowest level that is inverted (solarize), a change of a factor of 1 (brightness and the other three)."""
 
 _NAMES = tuple(OPERATIONS)
@@ -78,7 +78,7 @@ _AUGMIX = _Reach(0.3, 0, 1 / 3, 30, 0.9, (4, 0))
 
 
 def _operated(
-    picture: Image.Image,
+    image: Image.Image,
     names: Sequence[str],
     strength: float,
     reach: _Reach,
@@ -88,39 +88,39 @@ def _operated(
     """One operation out of `names`, in a random direction."""
     name = names[int(rng.integers(len(names)))]
     sign = 1 - 2 * int(rng.integers(2))
-    return OPERATIONS[name](picture, reach.magnitude(name, strength, sign, picture.width), blank)
+    return OPERATIONS[name](image, reach.magnitude(name, strength, sign, image.width), blank)
 
 
-def trivial(picture: Image.Image, rng: np.random.Generator, blank: FillColour) -> Image.Image:
+def trivial(image: Image.Image, rng: np.random.Generator, blank: FillColour) -> Image.Image:
     """TrivialAugment, wide: one operation at one of 31 strengths, both uniform.
 
     Müller and Hutter 2021 (arXiv 2103.10158), section 3, and its wide augmentation space.
     """
-    return _operated(picture, _NAMES, rng.integers(31) / 30, _WIDE, rng, blank)
+    return _operated(image, _NAMES, rng.integers(31) / 30, _WIDE, rng, blank)
 
 
-def rand(picture: Image.Image, n: int, magnitude: int, rng: np.random.Generator, blank: FillColour) -> Image.Image:
+def rand(image: Image.Image, n: int, magnitude: int, rng: np.random.Generator, blank: FillColour) -> Image.Image:
     """RandAugment: n operations one after another, all at strength magnitude / 30.
 
     Cubuk et al. 2020 (arXiv 1909.13719), section 3; the scale of 0 to 30 and the reaches are those of torchvision.
     """
     for _ in range(n):
-        picture = _operated(picture, _NAMES, magnitude / 30, _USUAL, rng, blank)
-    return picture
+        image = _operated(image, _NAMES, magnitude / 30, _USUAL, rng, blank)
+    return image
 
 
-def augmix(picture: Image.Image, rng: np.random.Generator, blank: FillColour) -> Image.Image:
-    """AugMix: the picture blended with a mixture of three chains of one to three mild operations (severity 3 of 10).
+def augmix(image: Image.Image, rng: np.random.Generator, blank: FillColour) -> Image.Image:
+    """AugMix: the image blended with a mixture of three chains of one to three mild operations (severity 3 of 10).
 
     Hendrycks et al. 2020 (arXiv 1912.02781), section 3 and algorithm 1, without the Jensen-Shannon term of the loss.
     """
-    mixed_SS3 = np.zeros((picture.height, picture.width, 3), np.float32)
+    mixed_SS3 = np.zeros((image.height, image.width, 3), np.float32)
     weights = rng.dirichlet((1.0, 1.0, 1.0))
     kept = rng.beta(1.0, 1.0)
     for weight in weights:
-        chain = picture
+        chain = image
         for _ in range(rng.integers(1, 4)):
             chain = _operated(chain, _AUGMIX_NAMES, rng.uniform(0.1, 3) / 10, _AUGMIX, rng, blank)
         mixed_SS3 += np.float32(weight * (1 - kept)) * np.asarray(chain)
-    mixed_SS3 += np.float32(kept) * np.asarray(picture)
+    mixed_SS3 += np.float32(kept) * np.asarray(image)
     return Image.fromarray((mixed_SS3 + 0.5).clip(0, 255).astype(np.uint8))

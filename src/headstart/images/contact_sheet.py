@@ -1,9 +1,9 @@
-"""A picture of what the network sees: a batch of varied pictures side by side, each with its label below.
+"""An image of what the network sees: a batch of varied images side by side, each with its label below.
 
 What goes wrong with augmentation and labels shows at a glance: sunsets upside down, digits mirrored, the subject cropped
-away. Pictures narrower than 96 px are enlarged by a whole factor, so that pixels stay visible and captions readable.
-64 pictures of 160 px take about 11 ms. Captions use the font that comes with Pillow; it has no Chinese, for example, so
-characters it lacks are shown by their code, such as U+732B. Not for many hundreds of pictures: the result is one image.
+away. Images narrower than 96 px are enlarged by a whole factor, so that pixels stay visible and captions readable.
+64 images of 160 px take about 11 ms. Captions use the font that comes with Pillow; it has no Chinese, for example, so
+characters it lacks are shown by their code, such as U+732B. Not for many hundreds of images: the result is one image.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_NARROWEST = 96  # pixels a picture, below which it is enlarged
+_NARROWEST = 96  # pixels an image, below which it is enlarged
 _GAP = 6
-_CAPTION = 16  # pixels below each picture
+_CAPTION = 16  # pixels below each image
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def contact_sheet(pictures_NSS3: np.ndarray, labels: Sequence[str], columns: int = 8) -> Image.Image:
-    """An RGB image of pictures uint8 (N, S, S, 3), row by row, with `labels` (N) below them, shortened to fit.
+def contact_sheet(images_NSS3: np.ndarray, labels: Sequence[str], columns: int = 8) -> Image.Image:
+    """The images uint8 (N, S, S, 3), row by row, with `labels` (N) below them, shortened to fit, as one RGB image.
 
     >>> contact_sheet(np.zeros((3, 100, 100, 3), np.uint8), ["cat", "dog", "Katze"], columns=2).size
     (218, 250)
 
-    Raises `ValueError` if there are no pictures, or not as many labels.
+    Raises `ValueError` if there are no images, or not as many labels.
     """
-    n = len(pictures_NSS3)
+    n = len(images_NSS3)
     if n == 0 or n != len(labels) or columns < 1:
-        raise ValueError(f"{n} pictures, {len(labels)} labels, {columns} columns: expected as many labels, and some")
+        raise ValueError(f"{n} images, {len(labels)} labels, {columns} columns: expected as many labels, and some")
     columns = min(columns, n)
-    height, width = pictures_NSS3.shape[1:3]
+    height, width = images_NSS3.shape[1:3]
     scale = max(1, math.ceil(_NARROWEST / width))
     across, down = scale * width + _GAP, scale * height + _CAPTION + _GAP
     sheet = Image.new("RGB", (columns * across + _GAP, math.ceil(n / columns) * down + _GAP), _PAPER)
     font, pen = ImageFont.load_default(), ImageDraw.Draw(sheet)
-    for i, (pixels, label) in enumerate(zip(pictures_NSS3, labels, strict=True)):
+    for i, (pixels, label) in enumerate(zip(images_NSS3, labels, strict=True)):
         left, top = _GAP + i % columns * across, _GAP + i // columns * down
-        picture = Image.fromarray(np.ascontiguousarray(pixels))
-        sheet.paste(picture.resize((scale * width, scale * height), Image.Resampling.NEAREST), (left, top))
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        sheet.paste(image.resize((scale * width, scale * height), Image.Resampling.NEAREST), (left, top))
         text = caption(str(label), font, scale * width)
         pen.text((left, top + scale * height + 2), text, _INK, font)
     return sheet

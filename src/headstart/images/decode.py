@@ -1,4 +1,4 @@
-"""The only way from the bytes of a picture to its pixels: upright, RGB, 8 bits, whole, or a named refusal.
+"""The only way from the bytes of an image to its pixels: upright, RGB, 8 bits, whole, or a named refusal.
 
 Training, serving and export all decode here, because two decoders differ by more accuracy than int8 costs. An ordinary
 500 x 375 JPEG takes about 0.9 ms at 180 px: JPEGs are decoded at the smallest of their built-in scales (1, 1/2, 1/4,
@@ -41,8 +41,8 @@ _SAVED_WITHOUT_END_BYTES = 32 << 20  # larger JPEGs that end early are not tried
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A decoded picture and what it was in the file: `mode` before conversion, `orientation` (EXIF, 1 to 8)."""
+class DecodedImage:
+    """A decoded image and what it was in the file: `mode` before conversion, `orientation` (EXIF, 1 to 8)."""
 
     image: Image.Image
     header: ImageHeader
@@ -57,9 +57,9 @@ class Picture:
 
 
 def decode(data: bytes | BinaryIO, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """Decode a picture (its bytes, or a file opened for reading) to an upright RGB image.
+    """Decode an image (its bytes, or a file opened for reading) to an upright RGB image.
 
-    `at_least` is a (width, height) in pixels of the upright picture: a JPEG is decoded at the smallest of its scales
+    `at_least` is a (width, height) in pixels of the upright image: a JPEG is decoded at the smallest of its scales
     that is not below it in either direction. What becomes of other kinds of pixels:
 
     - transparency is composed on white; palette, grey, CMYK, YCbCr and bilevel are converted;
@@ -68,9 +68,9 @@ def decode(data: bytes | BinaryIO, at_least: tuple[int, int] | None = None) -> I
     - floating point within 0..1 is scaled by 255, within 0..255 taken as it is, otherwise its own range is stretched;
     - of an animation, or a file with several pages, the first frame is taken.
 
-    >>> picture = io.BytesIO()
-    >>> Image.new("L", (300, 200), 77).save(picture, "JPEG")
-    >>> small = decode(picture.getvalue(), at_least=(60, 60))
+    >>> image = io.BytesIO()
+    >>> Image.new("L", (300, 200), 77).save(image, "JPEG")
+    >>> small = decode(image.getvalue(), at_least=(60, 60))
     >>> small.mode, small.size, small.getpixel((0, 0))
     ('RGB', (150, 100), (77, 77, 77))
 
@@ -79,12 +79,12 @@ def decode(data: bytes | BinaryIO, at_least: tuple[int, int] | None = None) -> I
     return read(data, at_least).image
 
 
-def read(data: bytes | BinaryIO, at_least: tuple[int, int] | None = None) -> Picture:
-    """As `decode`, and what the picture was in its file. Raises `UnreadableImage`."""
+def read(data: bytes | BinaryIO, at_least: tuple[int, int] | None = None) -> DecodedImage:
+    """As `decode`, and what the image was in its file. Raises `UnreadableImage`."""
     if warnings.filters[:1] != [_NO_PILLOW_WARNINGS]:
         warnings.filterwarnings("ignore", module=_NO_PILLOW_WARNINGS[3].pattern)
     file = io.BytesIO(data) if isinstance(data, bytes) else data
-    header = ImageHeader("picture", 0, 0)
+    header = ImageHeader("image", 0, 0)
     try:
         header = probe(file)
         try:
@@ -97,7 +97,7 @@ def read(data: bytes | BinaryIO, at_least: tuple[int, int] | None = None) -> Pic
         raise
     except Exception as error:
         # The one place that catches everything: decoders of seven formats raise a dozen unrelated kinds of exception
-        # on hostile bytes, and a picture that cannot be decoded must be named, whatever the kind.
+        # on hostile bytes, and an image that cannot be decoded must be named, whatever the kind.
         raise _refusal(header, error) from error
 
 
@@ -105,7 +105,7 @@ def upright(image: Image.Image) -> Image.Image:
     """An image that is in memory, or that Pillow has opened, as `decode` would give it: upright, RGB, 8 bits.
 
     It is turned by the EXIF orientation that it still carries (``ImageOps.exif_transpose`` turns it and takes that away).
-    Raises `UnreadableImage`, also for a picture in an image's file that turns out to be damaged when it is loaded.
+    Raises `UnreadableImage`, also for an image file that turns out to be damaged when it is loaded.
     """
     try:
         image.load()
@@ -118,7 +118,7 @@ def upright(image: Image.Image) -> Image.Image:
     return rgb if orientation == 1 else rgb.transpose(_TURNS[orientation])
 
 
-def _decoded(file: BinaryIO, header: ImageHeader, at_least: tuple[int, int] | None) -> Picture:
+def _decoded(file: BinaryIO, header: ImageHeader, at_least: tuple[int, int] | None) -> DecodedImage:
     _import_plugin(header.format)
     image: Image.Image = Image.open(file, formats=(header.format,))
     stated = (header.width, header.height)
@@ -136,14 +136,14 @@ def _decoded(file: BinaryIO, header: ImageHeader, at_least: tuple[int, int] | No
     elif header.format == "TIFF":
         tag = image.getexif().get(0x112, 1)
         orientation = tag if tag in _TURNS else 1
-        image.load()  # turns the picture itself
+        image.load()  # turns the image itself
     else:
         image.load()
         orientation = _orientation(image)
     rgb = _to_rgb(image)
     if orientation != 1 and header.format != "TIFF":
         rgb = rgb.transpose(_TURNS[orientation])
-    return Picture(rgb, header, mode, orientation)
+    return DecodedImage(rgb, header, mode, orientation)
 
 
 def _import_plugin(name: str) -> None:
@@ -232,7 +232,7 @@ def _with_end(file: BinaryIO) -> bytes | None:
     """The bytes of a JPEG with the end marker that it lacks, if all its pixels are there; otherwise None.
 
     Pixels are complete if what is appended to them does not show: with bytes of three kinds before the end marker the
-    same picture comes out. Only asked for JPEGs of one scan, where an early end cannot hide a missing later scan.
+    same image comes out. Only asked for JPEGs of one scan, where an early end cannot hide a missing later scan.
     """
     size = file.seek(0, io.SEEK_END)
     if size > _SAVED_WITHOUT_END_BYTES or not jpeg_structure(file, size).one_scan:

@@ -1,14 +1,14 @@
-"""What a picture file says about itself, read before any decoder sees it: format, size, frames, traps.
+"""What an image file says about itself, read before any decoder sees it: format, size, frames, traps.
 
 Costs about 20 microseconds for an ordinary JPEG. Only the standard library, no pixels, memory of well under a megabyte
 whatever the file holds: blocks are stepped over by their stated length, never read whole, except compressed PNG texts
 (8 MB at most), which are inflated up to `MAX_INFLATED_BYTES` because the decoder would inflate them too.
 
-A picture passes when its format is one of `FORMATS` (decided by its first bytes, never by the file's name) and it
+An image passes when its format is one of `FORMATS` (decided by its first bytes, never by the file's name) and it
 stays below the caps that follow. They are far above what cameras and web sites produce, and low enough that the
 decoder's time and memory stay bounded: files that ask for more are refused by name, in less than 0.2 s.
 
-Do not use it to learn whether the pixels are whole: a picture can pass here and still be damaged inside.
+Do not use it to learn whether the pixels are whole: an image can pass here and still be damaged inside.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ MAX_GIF_BLOCKS = 500_000  # of at most 255 bytes, so up to 128 MB
 MAX_JUNK_BYTES = 1 << 16  # between the segments of a JPEG header
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
-"""The formats that are decoded; MPO files count as JPEG (their first picture), PGM as PPM, APNG as PNG."""
+"""The formats that are decoded; MPO files count as JPEG (their first image), PGM as PPM, APNG as PNG."""
 
 REASONS: dict[str, str] = {
     "empty": "the file has no bytes",
-    "not_a_picture": "the content is not that of a picture",
-    "not_supported": "a kind of picture that is not decoded here",
+    "not_an_image": "the content is not that of an image",
+    "not_supported": "a kind of image that is not decoded here",
     "truncated": "the file ends before its pixels do",
     "damaged": "the structure or the pixels cannot be decoded",
     "file_too_big": f"more than {MAX_FILE_BYTES >> 20} MB",
     "too_many_pixels": f"more than {MAX_PIXELS:,} pixels, or a side longer than {MAX_SIDE_PIXELS:,}",
     "too_many_frames": f"more than {MAX_FRAMES:,} frames",
     "too_many_scans": f"more than {MAX_SCANS} scans in one JPEG",
-    "too_many_parts": "more blocks than a real picture has",
+    "too_many_parts": "more blocks than a real image has",
     "text_chunk": f"more than {MAX_METADATA_BYTES >> 20} MB of texts, profiles or private blocks",
     "ifd_loop": "the directories of the TIFF point at each other in a circle",
     "decoder_crashed": "the decoder's process died on it, twice",
@@ -61,7 +61,7 @@ REASONS: dict[str, str] = {
     "no_permission": "the file may not be read",
     "changed": "the file changed while it was being read",
 }
-"""Every reason for which a picture is left out: code -> what it means."""
+"""Every reason for which an image is left out: code -> what it means."""
 
 _WINDOW = 1 << 18  # bytes read at a time where a whole stream has to be walked
 
@@ -87,15 +87,15 @@ class JpegStructure:
 
 
 def probe(file: BinaryIO) -> ImageHeader:
-    """Read the header and block structure of a picture from its start; leaves the file anywhere.
+    """Read the header and block structure of an image from its start; leaves the file anywhere.
 
-    Raises `UnreadableImage`, whose `reason` is a key of `REASONS`, for whatever is no picture or goes beyond a cap.
+    Raises `UnreadableImage`, whose `reason` is a key of `REASONS`, for whatever is no image or goes beyond a cap.
     """
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         _refuse("empty", "the file is empty (0 bytes)")
     if size > MAX_FILE_BYTES:
-        _refuse("file_too_big", f"{size:,} bytes; pictures of at most {MAX_FILE_BYTES:,} bytes are decoded")
+        _refuse("file_too_big", f"{size:,} bytes; images of at most {MAX_FILE_BYTES:,} bytes are decoded")
     file.seek(0)
     start = file.read(32)
     for accepts, parse in _PARSERS:
@@ -107,7 +107,7 @@ def probe(file: BinaryIO) -> ImageHeader:
     for accepts, name in _OTHERS:
         if accepts.match(start):
             _refuse("not_supported", f"{name} is not decoded here; {', '.join(FORMATS)} are")
-    return _refuse("not_a_picture", f"its first bytes, {start[:8]!r}, are not those of {', '.join(FORMATS)}")
+    return _refuse("not_an_image", f"its first bytes, {start[:8]!r}, are not those of {', '.join(FORMATS)}")
 
 
 def jpeg_structure(file: BinaryIO, size: int) -> JpegStructure:
@@ -153,7 +153,7 @@ def _jpeg(file: BinaryIO, size: int) -> ImageHeader:
     header = _within("JPEG", structure.width, structure.height)
     if not structure.one_scan:
         # Counting FFDA anywhere is fast and can only count too many (in a thumbnail, in a film appended by a phone);
-        # only beyond the cap is it worth following the markers to the true end of the picture.
+        # only beyond the cap is it worth following the markers to the true end of the image.
         file.seek(structure.data_at)
         found = 1
         last = b""
@@ -169,7 +169,7 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
 def _scans(file: BinaryIO, at: int) -> int:
-    """Scans of the picture whose first scan begins at `at`, up to its end marker; stops counting beyond the cap."""
+    """Scans of the image whose first scan begins at `at`, up to its end marker; stops counting beyond the cap."""
     scans = 1
     while scans <= MAX_SCANS:
         file.seek(at)
@@ -263,7 +263,7 @@ def _gif(file: BinaryIO, size: int) -> ImageHeader:
             if len(descriptor) < 9 and frames > 1:
                 break
             left, top, frame_width, frame_height, flags = struct.unpack("<HHHHB", descriptor)
-            if frames == 1:  # a decoder enlarges the picture to hold its first frame
+            if frames == 1:  # a decoder enlarges the image to hold its first frame
                 width, height = max(width, left + frame_width), max(height, top + frame_height)
                 _within("GIF", width, height)
             blocks.at += _palette_bytes(flags) + 1
@@ -485,7 +485,7 @@ def _tiff_array(file: BinaryIO, order: str, kind: int, count: int, offset: int) 
 
 
 def _within(name: str, width: int, height: int) -> ImageHeader:
-    """The header of a still picture, once its size is known to be possible and within the caps."""
+    """The header of a still image, once its size is known to be possible and within the caps."""
     if width <= 0 or height <= 0:
         _refuse("damaged", f"{name}: states a size of {width:,} x {height:,} pixels")
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PIXELS:

@@ -1,8 +1,8 @@
-"""From an upright RGB picture to the square of pixels that a backbone sees: the only resize in the package.
+"""From an upright RGB image to the square of pixels that a backbone sees: the only resize in the package.
 
     crop    the central `crop_pct` of the shorter side, resized: what timm's evaluation transform shows, to the pixel
-    pad     the whole picture, resized to fit, centred on the mean colour
-    squash  the whole picture, resized to a square whatever its aspect
+    pad     the whole image, resized to fit, centred on the mean colour
+    squash  the whole image, resized to a square whatever its aspect
 
 Pixels stay uint8 up to here; mean and std are folded into the compiled network, where they cost nothing. One call
 takes about 1.2 ms for a 500 x 375 JPEG at 160 px on one core, decoding included.
@@ -40,7 +40,7 @@ class Preprocess:
     """What a backbone expects of its input; it travels with the weights, into the run folder and every export.
 
     `image_size` is the side of the square in pixels; `mean` and `std` are per channel (R, G, B) on a 0-1 scale.
-    With `tta` flip, features are the mean over the picture and its mirror image.
+    With `tta` flip, features are the mean over the image and its mirror image.
     Raises `RecipeError` for a value that cannot work.
     """
 
@@ -90,7 +90,7 @@ class Preprocess:
         return replace(self, image_size=image_size)
 
     def geometry(self) -> tuple[int, str, float, str]:
-        """What decides the pixels: two specs that agree here see the same uint8 picture and can share its decoding."""
+        """What decides the pixels: two specs that agree here see the same uint8 image and can share its decoding."""
         return (self.image_size, self.resize, self.crop_pct if self.resize == "crop" else 1.0, self.interpolation)
 
     def at_least(self) -> tuple[int, int]:
@@ -99,10 +99,10 @@ class Preprocess:
         return (side, side)
 
     def source_box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """The part (left, top, right, bottom; pixels, may be fractional) of a picture that the square is made from.
+        """The part (left, top, right, bottom; pixels, may be fractional) of an image that the square is made from.
 
         For crop, timm resizes the shorter side to floor(image_size / crop_pct) and then cuts out the middle, both rounded
-        to whole pixels; this is that part of the picture, so that one resize gives the same pixels. (The exact middle,
+        to whole pixels; this is that part of the image, so that one resize gives the same pixels. (The exact middle,
         unrounded, is off by up to half a pixel, which is 2 to 8 of 255 levels on photographs; this, 0.03.)
         """
         if self.resize != "crop":
@@ -117,19 +117,17 @@ class Preprocess:
         start = round((resized - self.image_size) / 2)
         return start * length / resized, min(float(length), (start + self.image_size) * length / resized)
 
-    def apply(self, picture: Image.Image) -> np.ndarray:
-        """uint8 (image_size, image_size, 3) from an upright RGB picture of any size."""
+    def apply(self, image: Image.Image) -> np.ndarray:
+        """uint8 (image_size, image_size, 3) from an upright RGB image of any size."""
         how = INTERPOLATIONS[self.interpolation]
         side = self.image_size
         if self.resize != "pad":
-            box = self.source_box(*picture.size)
-            return np.asarray(picture.resize((side, side), how, box=box, reducing_gap=3.0))
-        scale = side / max(picture.size)
-        width, height = (max(1, round(x * scale)) for x in picture.size)
+            box = self.source_box(*image.size)
+            return np.asarray(image.resize((side, side), how, box=box, reducing_gap=3.0))
+        scale = side / max(image.size)
+        width, height = (max(1, round(x * scale)) for x in image.size)
         square = Image.new("RGB", (side, side), tuple(round(255 * m) for m in self.mean))
-        square.paste(
-            picture.resize((width, height), how, reducing_gap=3.0), ((side - width) // 2, (side - height) // 2)
-        )
+        square.paste(image.resize((width, height), how, reducing_gap=3.0), ((side - width) // 2, (side - height) // 2))
         return np.asarray(square)
 
 
@@ -139,7 +137,7 @@ def pixels(data: bytes, spec: Preprocess) -> np.ndarray:
 
 
 def read_pixels(source: ImageSource, spec: Preprocess, *, sha256: str | None = None) -> np.ndarray:
-    """`pixels` of a file, or those of a picture in memory, the same way.
+    """`pixels` of a file, or those of an image in memory, the same way.
 
     With `sha256`, a file whose bytes changed since they were looked at raises `UnreadableImage`.
     """
@@ -149,7 +147,7 @@ def read_pixels(source: ImageSource, spec: Preprocess, *, sha256: str | None = N
 
 
 def read_bytes(file: Path, *, sha256: str | None = None) -> bytes:
-    """A picture file's bytes; those that changed since they were looked at raise `UnreadableImage`."""
+    """An image file's bytes; those that changed since they were looked at raise `UnreadableImage`."""
     try:
         data = file.read_bytes()
     except OSError as error:

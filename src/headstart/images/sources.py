@@ -1,12 +1,12 @@
-"""Pictures that are in memory already, PIL images and uint8 arrays: from here on they take the path that files take.
+"""Images that are in memory already, PIL images and uint8 arrays: from here on they take the path that files take.
 
     Source -> look_at: its hash and size -> preprocess.read_pixels -> the square that a backbone sees
 
 They are made upright and RGB by the rules of `decode.decode`, and known by a SHA-256 of their pixels, so that features
-are kept for them as well. A picture that was saved without loss gives the same features from its file and from its
+are kept for them as well. An image that was saved without loss gives the same features from its file and from its
 pixels, to the bit; a large JPEG does not quite, because files are decoded at a scale near to what is needed.
 
-`look_at` costs about a millisecond for 500 x 375 pixels (turning, hashing), spread over the cores. Not for pictures of
+`look_at` costs about a millisecond for 500 x 375 pixels (turning, hashing), spread over the cores. Not for images of
 which there are files: a list of paths takes no memory, and damaged files are found in a process of their own.
 """
 
@@ -27,13 +27,13 @@ from headstart.images.validate import ImageInfo, validate_images
 from headstart.images.validate_worker import dhash, greys
 
 ImageSource = Path | Image.Image | np.ndarray
-"""A picture: a file, a PIL image, or an array of pixels, uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."""
+"""An image: a file, a PIL image, or an array of pixels, uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."""
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def look_at(sources: Sequence[ImageSource]) -> list[ImageInfo]:
-    """What is known about pictures, in their order; one that cannot be used has a `reason`. Files go to `validate_images`."""
+    """What is known about images, in their order; one that cannot be used has a `reason`. Files go to `validate_images`."""
     files = [i for i, source in enumerate(sources) if isinstance(source, Path)]
     facts = dict(zip(files, validate_images([Path(str(sources[i])) for i in files]), strict=True)) if files else {}
     rest = [i for i in range(len(sources)) if i not in facts]
@@ -42,15 +42,15 @@ def look_at(sources: Sequence[ImageSource]) -> list[ImageInfo]:
     return [facts[i] for i in range(len(sources))]
 
 
-def as_rgb(picture: Image.Image | np.ndarray) -> Image.Image:
-    """An upright RGB image of a picture in memory; alpha is composed on white, grey becomes RGB.
+def as_rgb(image: Image.Image | np.ndarray) -> Image.Image:
+    """An image in memory as upright RGB; alpha is composed on white, grey becomes RGB.
 
     >>> as_rgb(np.full((2, 3), 77, np.uint8)).getpixel((0, 0))
     (77, 77, 77)
 
     Raises `UnreadableImage`: an array that is not pixels, or an image whose file turns out to be damaged.
     """
-    return upright(picture if isinstance(picture, Image.Image) else Image.fromarray(*_pixels_and_mode(picture)))
+    return upright(image if isinstance(image, Image.Image) else Image.fromarray(*_pixels_and_mode(image)))
 
 
 def _pixels_and_mode(array: np.ndarray) -> tuple[np.ndarray, str]:
@@ -68,11 +68,11 @@ def _pixels_and_mode(array: np.ndarray) -> tuple[np.ndarray, str]:
     return np.ascontiguousarray(array.reshape(shape[:2]) if channels == 1 else array), _MODES[channels]
 
 
-def _facts(picture: ImageSource) -> ImageInfo:
-    if isinstance(picture, Path):
-        raise TypeError(f"{picture}: a file, which is for screen() to look at.")
+def _facts(image: ImageSource) -> ImageInfo:
+    if isinstance(image, Path):
+        raise TypeError(f"{image}: a file, which is for screen() to look at.")
     try:
-        rgb = as_rgb(picture)
+        rgb = as_rgb(image)
     except UnreadableImage as refusal:
         return ImageInfo("", 0, "", 0, 0, "", 1, 0, -1, "", refusal.reason, refusal.message)
     data = rgb.tobytes()

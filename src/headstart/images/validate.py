@@ -1,11 +1,11 @@
 """Every new file is decoded once in a process of its own before this process ever decodes it.
 
-Pictures come from strangers and decoders are written in C: a file that crashes its decoder, or keeps it busy for ever,
+Images come from strangers and decoders are written in C: a file that crashes its decoder, or keeps it busy for ever,
 here costs one child process and gets a reason; the others go on. What was learnt about a file is remembered by the
 SHA-256 of its bytes, so the second run over a folder only hashes it (about 10,000 small files a second).
 
 A first run costs about 1.1 ms of processor time for a 500 x 375 JPEG, 0.7 ms for 100 x 100, spread over the cores, and
-0.15 s to start. Not for pictures that you made yourself a moment ago: `decode.decode` refuses the same ones, less the
+0.15 s to start. Not for images that you made yourself a moment ago: `decode.decode` refuses the same ones, less the
 crashes.
 """
 
@@ -36,9 +36,9 @@ from headstart.images.validate_worker import READY, left_out, reason_of
 from headstart.io.files import cache_dir, sha256_bytes, sha256_file, write_bytes
 from headstart.io.progress import bar, log
 
-SCREEN_VERSION = 2  # a new number forgets all remembered facts: for when probing, decoding or hashing changes
+SCREEN_VERSION = 3  # a new number forgets all remembered facts: for when probing, decoding or hashing changes
 START_SECONDS = 60.0  # a worker that is not ready after this long is broken
-AHEAD = 16  # pictures that a worker has been given, so that it never waits for the next
+AHEAD = 16  # images that a worker has been given, so that it never waits for the next
 SHARD_FILES = 2_000  # facts are written down after this many
 MAX_SHARDS = 64  # more files than this are merged into one
 _PASSING = frozenset(
@@ -51,9 +51,9 @@ _PASSING = frozenset(
 class ImageInfo:
     """What is known about one file; `reason` is '' when it can be used, otherwise a key of `headers.REASONS`.
 
-    `width` and `height` are the upright picture's, in pixels; `mode` is Pillow's before conversion to RGB;
-    `orientation` is EXIF's, 1 to 8; `dhash` is a 64-bit difference hash of the upright picture, -1 when unreadable;
-    `greys` is the upright picture as 16 x 16 greys (see `screen_worker.greys`), '' when unreadable.
+    `width` and `height` are the upright image's, in pixels; `mode` is Pillow's before conversion to RGB;
+    `orientation` is EXIF's, 1 to 8; `dhash` is a 64-bit difference hash of the upright image, -1 when unreadable;
+    `greys` is the upright image as 16 x 16 greys (see `screen_worker.greys`), '' when unreadable.
     """
 
     sha256: str
@@ -75,7 +75,7 @@ def validate_images(
 ) -> list[ImageInfo]:
     """Look at files, in their order: one `ImageInfo` each, whatever they are; no file makes it raise.
 
-    `workers` is the number of processes at most (default: the cores at hand), `seconds_each` the time a picture may
+    `workers` is the number of processes at most (default: the cores at hand), `seconds_each` the time an image may
     take before its process is stopped. Raises `HeadstartError` if no worker process can be started at all.
     """
     return validate_with(worker_command(seconds_each), files, workers=workers, seconds_each=seconds_each)
@@ -96,7 +96,7 @@ def validate_with(
 ) -> list[ImageInfo]:
     """As `validate_images`, with workers started by `command`."""
     workers = workers or cores()
-    with bar("Looking at pictures", len(files)) as advance:
+    with bar("Looking at images", len(files)) as advance:
         facts = _hashed_all(files, workers)
         places: dict[str, list[int]] = {}
         for i, fact in enumerate(facts):
@@ -175,7 +175,7 @@ _NOTHING_YET = left_out("", "")
 
 @dataclass(frozen=True)
 class _ValidationTask:
-    """One picture to look at: its file, and what hashing it gave. `tried`: a worker has died on it once."""
+    """One image to look at: its file, and what hashing it gave. `tried`: a worker has died on it once."""
 
     number: int
     file: Path
@@ -207,7 +207,7 @@ class _Child:
         return self.process.stdout.readline() if self.process.stdout else b""
 
     def answer(self) -> ImageInfo | None:
-        """What it says about the first picture it was given; None if it died or talks nonsense."""
+        """What it says about the first image it was given; None if it died or talks nonsense."""
         task = self.given[0]
         try:
             number, *answer = json.loads(self.line())
@@ -333,13 +333,13 @@ class _Pool:
         return bool(child.given)
 
     def _blame(self, child: _Child) -> None:
-        """Settle why a child died: the picture it was on took too long, or died under it for the second time."""
+        """Settle why a child died: the image it was on took too long, or died under it for the second time."""
         if self._stopped.is_set():
             return
         with self._lock:
             task = child.given.popleft()
             if child.overdue is not task and not task.tried:
-                # Once more, in a new process: memory may have run out, or an earlier picture broken something.
+                # Once more, in a new process: memory may have run out, or an earlier image broken something.
                 child.given.appendleft(replace(task, tried=True))
                 return
         if child.overdue is task:
@@ -350,7 +350,7 @@ class _Pool:
         self._done.put(ImageInfo(task.fact.sha256, task.fact.bytes, *answer))
 
     def _watch(self) -> None:
-        """Body of the clock's thread: kill children whose picture takes too long, or that never get ready."""
+        """Body of the clock's thread: kill children whose image takes too long, or that never get ready."""
         while not self._stopped.wait(min(0.1, self._seconds_each / 4)):
             with self._lock:
                 now = time.monotonic()
@@ -363,7 +363,7 @@ class _Pool:
 
 def _cannot_start(why: str) -> HeadstartError:
     return HeadstartError(
-        f"the process that looks at new pictures could not be started: {why}.",
+        f"the process that looks at new images could not be started: {why}.",
         hint="Its own message stands above, if it had one. Check that this Python's Pillow works: python -m PIL",
     )
 
@@ -387,7 +387,7 @@ def _remembered(wanted: set[str]) -> list[ImageInfo]:
             if sha256_bytes(data) != shard.stem:
                 shard.unlink(missing_ok=True)
                 continue
-        except OSError as error:  # merged by another process, or not ours to read: then the pictures are looked at anew
+        except OSError as error:  # merged by another process, or not ours to read: then the images are looked at anew
             log.info("%s: %s", shard, error.strerror)
             continue
         for line in data.splitlines():
@@ -415,7 +415,7 @@ def _write_shard(data: bytes) -> bool:
     try:
         write_bytes(_facts_folder() / f"{sha256_bytes(data)}.facts", data)
     except WriteError as error:  # a full or read-only cache costs the next run some time, and this one nothing
-        log.warning("What was learnt about the pictures is not kept: %s", error)
+        log.warning("What was learnt about the images is not kept: %s", error)
         return False
     return True
 

@@ -1,6 +1,6 @@
-"""The process in which a picture is decoded for the first time; started, fed and replaced by `images.validate`.
+"""The process in which an image is decoded for the first time; started, fed and replaced by `images.validate`.
 
-It reads one request a line on standard input, decodes the picture, and answers with one line of JSON. It imports the
+It reads one request a line on standard input, decodes the image, and answers with one line of JSON. It imports the
 standard library and Pillow only, and is ready in about 0.1 s. Whatever a decoder does here (crash, spin, eat memory)
 costs this process and not the user's. Not to be started by hand, and no protection of the files it may read: it runs
 as the same user.
@@ -24,8 +24,8 @@ from headstart.errors import UnreadableImage
 from headstart.images.decode import read
 
 READY = b"ready\n"
-AT_LEAST_PIXELS = (64, 64)  # what pictures are decoded at here: all of their data is read, few of their pixels made
-MEMORY_BYTES = 6 << 30  # address space; three copies of the largest picture that is let through take 1.5 GB
+AT_LEAST_PIXELS = (64, 64)  # what images are decoded at here: all of their data is read, few of their pixels made
+MEMORY_BYTES = 6 << 30  # address space; three copies of the largest image that is let through take 1.5 GB
 WHOLE_BYTES = 32 << 20  # larger files are read piece by piece
 
 GREYS_SIDE = 16
@@ -36,30 +36,30 @@ in order."""
 
 
 def look(path: bytes, sha256: str) -> Answer:
-    """Decode one picture whose bytes must have that SHA-256, and say what it is or why it cannot be used."""
+    """Decode one image whose bytes must have that SHA-256, and say what it is or why it cannot be used."""
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size <= WHOLE_BYTES:
                 data = file.read()
                 if hashlib.sha256(data).hexdigest() != sha256:
                     return left_out("changed", "its bytes changed while it was being looked at.")
-                picture = read(data, AT_LEAST_PIXELS)
+                decoded = read(data, AT_LEAST_PIXELS)
             else:
                 if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                     return left_out("changed", "its bytes changed while it was being looked at.")
-                picture = read(file, AT_LEAST_PIXELS)
-            width, height = picture.upright_size
-            mark, small = dhash(picture.image), greys(picture.image)
+                decoded = read(file, AT_LEAST_PIXELS)
+            width, height = decoded.upright_size
+            mark, small = dhash(decoded.image), greys(decoded.image)
     except UnreadableImage as refusal:
         return left_out(refusal.reason, refusal.message)
     except OSError as error:
         return left_out(reason_of(error), f"could not be read: {error.strerror}.")
-    header = picture.header
-    return header.format, width, height, picture.mode, picture.orientation, header.frames, mark, small, "", ""
+    header = decoded.header
+    return header.format, width, height, decoded.mode, decoded.orientation, header.frames, mark, small, "", ""
 
 
 def left_out(reason: str, message: str) -> Answer:
-    """The answer for a picture that cannot be used."""
+    """The answer for an image that cannot be used."""
     return "", 0, 0, "", 1, 0, -1, "", reason, message
 
 
@@ -71,7 +71,7 @@ def reason_of(error: OSError) -> str:
 
 
 def dhash(image: Image.Image) -> int:
-    """64-bit difference hash: the picture as 9 x 8 greys, one bit wherever a grey is darker than its right neighbour.
+    """64-bit difference hash: the image as 9 x 8 greys, one bit wherever a grey is darker than its right neighbour.
 
     N. Krawetz, "Kind of like that", hackerfactor.com, 2013. The first bit (top left) is the highest. It survives
     rescaling and recompression; it does not survive cropping, turning, or much of anything else.
@@ -123,7 +123,7 @@ else:
         _lower(resource.RLIMIT_AS, MEMORY_BYTES)
 
     def _limit_cpu(seconds_each: float) -> None:
-        """Let the next picture use a little more CPU time than the parent would wait: for when there is no parent."""
+        """Let the next image use a little more CPU time than the parent would wait: for when there is no parent."""
         _lower(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds_each) + 10)
 
     def _lower(which: int, value: int) -> None:

@@ -264,14 +264,14 @@ def safetensors_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """A picture as the bytes of a PNG file."""
+    """An image as the bytes of a PNG file."""
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
 
 
 def jpeg_bytes(image: Image.Image, quality: int, exif: Image.Exif | None = None) -> bytes:
-    """A picture as the bytes of a JPEG file."""
+    """An image as the bytes of a JPEG file."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality, **({"exif": exif} if exif is not None else {}))
     return file.getvalue()

@@ -1,14 +1,14 @@
-"""Which picture an id of a sample submission means: by name, never by order.
+"""Which image an id of a sample submission means: by name, never by order.
 
-    id           picture                how
+    id           image                  how
     a/1.jpg      a/1.jpg                the same
     1.jpg        test/1.jpg             the end of its path
     1            test/1.jpg             the end of its path without the suffix
     test/1.jpg   1.jpg                  its path is the end of the id
-    IMG1.JPG     test/img1.png          case, Unicode form, slashes and suffixes of pictures aside
+    IMG1.JPG     test/img1.png          case, Unicode form, slashes and suffixes of images aside
     7            test/007.jpg           the same number
 
-Each line is tried for all ids before the next one, for the pictures and ids that are left: an exact name is never lost to
+Each line is tried for all ids before the next one, for the images and ids that are left: an exact name is never lost to
 a loose one. Costs some 10 to 30 microseconds an id.
 """
 
@@ -18,7 +18,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from headstart.data.dataset import PICTURES
+from headstart.data.dataset import IMAGES
 from headstart.errors import BadSubmission
 from headstart.io.text_table import few, plain
 
@@ -26,9 +26,9 @@ Rule = Callable[[Sequence[str], Sequence[str]], Iterable[tuple[str, str]]]
 
 
 def match_ids(where: str, ids: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
-    """{id: path} for all ids that have a picture; `where` is the file that they are from, for messages.
+    """{id: path} for all ids that have an image; `where` is the file that they are from, for messages.
 
-    Raises `BadSubmission` if an id means several pictures by the same line of the table above, or several ids one.
+    Raises `BadSubmission` if an id means several images by the same line of the table above, or several ids one.
 
     >>> match_ids("sample.csv", ["2", "1", "3"], ["test/1.jpg", "test/2.jpg"])
     {'2': 'test/2.jpg', '1': 'test/1.jpg'}
@@ -46,22 +46,22 @@ def match_ids(where: str, ids: Sequence[str], paths: Sequence[str]) -> dict[str,
 
 
 def _check_single(where: str, pairs: Sequence[tuple[str, str]]) -> None:
-    pictures, names = defaultdict(list), defaultdict(list)
+    images, names = defaultdict(list), defaultdict(list)
     for name, path in pairs:
-        pictures[name].append(path)
+        images[name].append(path)
         names[path].append(name)
     for these, what, which in (
-        (pictures, "ids mean several pictures", "id"),
-        (names, "pictures are meant by several ids", "picture"),
+        (images, "ids mean several images", "id"),
+        (names, "images are meant by several ids", "image"),
     ):
         several = {key: values for key, values in these.items() if len(values) > 1}
         if several:
             key, values = next(iter(several.items()))
             raise BadSubmission(
                 f"{where}: {len(several):,} {what} each; the {which} {plain(key)!r}: {few([plain(v) for v in values], 3)}.",
-                hint="Give only the pictures that are to be submitted, such as the folder test."
+                hint="Give only the images that are to be submitted, such as the folder test."
                 if which == "id"
-                else "Name the pictures as the ids are written.",
+                else "Name the images as the ids are written.",
             )
 
 
@@ -121,9 +121,9 @@ def _whole(text: str) -> str:
 
 
 def _bare(path: str) -> str:
-    """Without a picture's suffix."""
+    """Without an image's suffix."""
     stem, dot, suffix = path.rpartition(".")
-    return stem if dot and f".{suffix.lower()}" in PICTURES else path
+    return stem if dot and f".{suffix.lower()}" in IMAGES else path
 
 
 def _loose(text: str) -> str:

@@ -2,11 +2,11 @@
 
     shape_of(sample.csv) -> Shape -> filling_of(shape, classes) -> Filling -> submission_rows(...) -> Submission
 
-The sample decides the header, the id column, the rows and their order. Ids are matched to pictures by name
+The sample decides the header, the id column, the rows and their order. Ids are matched to images by name
 (`kaggle_api.match_ids`); what has no prediction gets the classes' frequencies in training. What stands in a column
 follows from its name and the values in the sample; where both leave it open, there is an error that names the option
 to set, or, for the class that a lone column of probabilities is of, a sentence that says which was taken. Costs some
-30 microseconds a row. Not for samples with several labels a picture, boxes or masks.
+30 microseconds a row. Not for samples with several labels an image, boxes or masks.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class FillOptions:
 class Submission:
     """A filled sample: `rows` as they are to be written, in the sample's order.
 
-    `missing` ids have no picture, `unreadable` ones a picture that could not be read; both got the classes' frequencies
-    in training. `extra` pictures have no id. `clip` is the least probability; `clipped` rows had a smaller one.
+    `missing` ids have no image, `unreadable` ones an image that could not be read; both got the classes' frequencies
+    in training. `extra` images have no id. `clip` is the least probability; `clipped` rows had a smaller one.
     """
 
     shape: SubmissionFormat
@@ -100,9 +100,9 @@ class Submission:
         """Sentences about what is not as it should be."""
         rest = "they have the classes' frequencies in training"
         told = [
-            (self.missing, f"ids have no picture; {rest}"),
-            (self.unreadable, f"ids have a picture that cannot be read; {rest}"),
-            (self.extra, "pictures have no id, and are not in the submission"),
+            (self.missing, f"ids have no image; {rest}"),
+            (self.unreadable, f"ids have an image that cannot be read; {rest}"),
+            (self.extra, "images have no id, and are not in the submission"),
         ]
         return [
             f"{plain(self.shape.file)}: {len(these):,} {what}: {few([plain(t) for t in these], 3)}."
@@ -144,7 +144,7 @@ def shape_of(sample: Path) -> SubmissionFormat:
     )
 
 
-_EXPECTED = "Expected a header such as id,label and one row a picture, as in a competition's sample_submission.csv."
+_EXPECTED = "Expected a header such as id,label and one row an image, as in a competition's sample_submission.csv."
 
 
 def _header(sample: Path, lines: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -183,7 +183,7 @@ def _check_ids(sample: Path, column: str, ids: Sequence[str]) -> None:
         which = "an empty id" if "" in counts else f"the id {plain(twice[0])!r} more than once"
         raise BadSubmission(
             f"{sample}: has {which} in the column {column!r}, which is taken for the ids.",
-            hint="Expected one row a picture, with an id of its own.",
+            hint="Expected one row an image, with an id of its own.",
         )
 
 
@@ -345,11 +345,11 @@ def submission_rows(
     positive: str = "",
     clip: float = 0.0,
 ) -> Submission:
-    """Fill the sample with `predictions`, pictures by name. Their order, and that of the sample, decide no number.
+    """Fill the sample with `predictions`, images by name. Their order, and that of the sample, decide no number.
 
     `prior_K` (K,) are the probabilities for ids without a prediction. `clip` is the least probability (see
     `evaluation.clipping.clipped`; for one class of many, of that class and of all others together); 0 leaves them as they
-    are. Raises `BadSubmission`, also if no id has a picture; `RecipeError`.
+    are. Raises `BadSubmission`, also if no id has an image; `RecipeError`.
     """
     filling = filling_of(shape, predictions.classes, form=form, positive=positive)
     names = [*predictions.paths, *predictions.errors]
@@ -357,8 +357,8 @@ def submission_rows(
     if not found:
         raise BadSubmission(
             f"{shape.file}: none of its {len(shape.ids):,} ids ({few([plain(i) for i in shape.ids], 3)}) is the name of "
-            f"one of the {len(names):,} pictures ({few([plain(n) for n in names], 3)}).",
-            hint="Give the folder with the pictures that the sample lists.",
+            f"one of the {len(names):,} images ({few([plain(n) for n in names], 3)}).",
+            hint="Give the folder with the images that the sample lists.",
         )
     probabilities_NK = np.vstack([predictions.probabilities, np.asarray(prior_K, np.float64)[None]])
     row_of = {path: n for n, path in enumerate(predictions.paths)}

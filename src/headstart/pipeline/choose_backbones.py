@@ -1,19 +1,19 @@
 """Which backbones to use: halving on growing subsets, scored by exact leave-one-out log-loss.
 
 All candidates embed a small stratified subset (those with one input geometry share its decoding); the better half
-goes on to more pictures, until three are left. The best of them stays, with the one that adds most to it when both
+goes on to more images, until three are left. The best of them stays, with the one that adds most to it when both
 are fused: two good backbones that err alike are worth little more than one. Discriminant analysis on their features is
-scored by its exact leave-one-out log-loss, which needs no held-out pictures and is steadier than accuracy on few of
+scored by its exact leave-one-out log-loss, which needs no held-out images and is steadier than accuracy on few of
 them. Scores that try to predict transfer without fitting (LogME and its kin) are not used: k-NN beat 23 of them in
 42,000 runs (arXiv 2503.18528).
 
-Cost: each stage embeds as many new pictures as the others, all candidates counted, and together they embed `SHARE` of
-what all candidates would on all pictures, or less on large sets (`MOST`); only below some 500 pictures it is more
+Cost: each stage embeds as many new images as the others, all candidates counted, and together they embed `SHARE` of
+what all candidates would on all images, or less on large sets (`MOST`); only below some 500 images it is more
 (`LEAST`). What was embedded stays in the cache, so survivors do not pay twice. `benchmarks/choose.py` measures what is
 lost and what it costs.
 
-When not to use it: when candidates are so close that the choice among them makes no difference on the pictures at hand,
-any of them will do; what separates them may then show with more pictures only (learning curves cross).
+When not to use it: when candidates are so close that the choice among them makes no difference on the images at hand,
+any of them will do; what separates them may then show with more images only (learning curves cross).
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from headstart.model.inference.runtime import Runtime
 from headstart.training.history import HistoryRow
 
 SHARE = 0.22
-"""Of the pictures x candidates, the part that a search embeds. The aim was a quarter of the compute; candidates that
+"""Of the images x candidates, the part that a search embeds. The aim was a quarter of the compute; candidates that
 stay may cost more than those that go."""
 
 LEAST, LEAST_PER_CLASS = 100, 8
 MOST, MOST_PER_CLASS = 2000, 25
-"""Pictures that a candidate embeds on average: bounds that matter for small sets and for large ones."""
+"""Images that a candidate embeds on average: bounds that matter for small sets and for large ones."""
 
 PART_OF_TIME = 0.25
-"""Of the seconds that are left, the part after which a search makes do with the pictures it has."""
+"""Of the seconds that are left, the part after which a search makes do with the images it has."""
 
 SURVIVORS = 2
 LAST = 3
@@ -68,15 +68,15 @@ def choose_backbones(
     total: int,
     seed: int = 0,
 ) -> Choice:
-    """Rank candidate views on subsets of the labelled pictures (never the test ones); at most two are left.
+    """Rank candidate views on subsets of the labelled images (never the test ones); at most two are left.
 
-    `labels_N` int64 (N,), all known. `seconds` is what is left of the budget; `total` pictures will have to be embedded
+    `labels_N` int64 (N,), all known. `seconds` is what is left of the budget; `total` images will have to be embedded
     in the end. Only one view is left if two would not fit into the time. Raises `BackboneError`, `WriteError`.
     """
     started = time.monotonic()
     order = stratified_order(labels_N, seed)
     left, trials, n, pace = list(views), [], 0, 0.0
-    spend = _pictures_each(len(order), n_classes) * len(views) / _stages(len(views))
+    spend = _images_each(len(order), n_classes) * len(views) / _stages(len(views))
     last = len(left) < 2
     while not last:
         new, begun = min(math.ceil(spend / len(left)), len(order) - n), time.monotonic()
@@ -97,14 +97,14 @@ def choose_backbones(
     return Choice(tuple(left), tuple(trials))
 
 
-def _pictures_each(pictures: int, n_classes: int) -> int:
-    """How many pictures a candidate embeds on average, over the whole search.
+def _images_each(images: int, n_classes: int) -> int:
+    """How many images a candidate embeds on average, over the whole search.
 
-    >>> [_pictures_each(n, 10) for n in (60, 300, 5_000, 100_000)]
+    >>> [_images_each(n, 10) for n in (60, 300, 5_000, 100_000)]
     [60, 100, 1100, 2000]
     """
-    most = min(math.ceil(SHARE * pictures), max(MOST, MOST_PER_CLASS * n_classes))
-    return min(pictures, max(most, LEAST, LEAST_PER_CLASS * n_classes))
+    most = min(math.ceil(SHARE * images), max(MOST, MOST_PER_CLASS * n_classes))
+    return min(images, max(most, LEAST, LEAST_PER_CLASS * n_classes))
 
 
 def _half(candidates: int) -> int:
@@ -147,7 +147,7 @@ def _rank(
         order[1:LAST] = sorted(order[1:LAST], key=lambda i: score((order[0], i)))
     shown = sorted(rows, key=lambda row: row.loo_log_loss)
     listed = ", ".join(f"{row.backbone} {row.loo_log_loss:.3f}" for row in shown)
-    log.info("Leave-one-out log-loss on %s pictures: %s", f"{len(labels_N):,}", listed)
+    log.info("Leave-one-out log-loss on %s images: %s", f"{len(labels_N):,}", listed)
     return [views[i] for i in order], rows
 
 
@@ -157,9 +157,9 @@ def unit_variance(values_ND: np.ndarray) -> np.ndarray:
 
 
 def leave_one_out_score(values_ND: np.ndarray, labels_N: np.ndarray, n_classes: int) -> tuple[float, float]:
-    """(log_loss, accuracy) of shrunk discriminant analysis, each picture judged by a fit without it; the best shrinkage's."""
+    """(log_loss, accuracy) of shrunk discriminant analysis, each image judged by a fit without it; the best shrinkage's."""
     _, logits_SNK = leave_one_out("lda", values_ND, labels_N, n_classes, strengths=SHRINKAGES)
-    smoothing = 1 / (len(labels_N) + 2)  # as if one more picture had failed
+    smoothing = 1 / (len(labels_N) + 2)  # as if one more image had failed
     losses = [tempered_log_loss(x, labels_N, smoothing=smoothing)[0] for x in logits_SNK]
     best = int(np.argmin(losses))
     return max(losses[best], 0.0), float((logits_SNK[best].argmax(1) == labels_N).mean())
@@ -192,9 +192,9 @@ def beginning(order: np.ndarray, labels_N: np.ndarray, n: int) -> np.ndarray:
 
 
 def fitting_size(native: int, shorter_sides: np.ndarray) -> int:
-    """The input side in pixels: the backbone's own, or a smaller multiple of 32 if the pictures are small.
+    """The input side in pixels: the backbone's own, or a smaller multiple of 32 if the images are small.
 
-    Pictures are enlarged by at most about 1.5 on the median: further enlarging costs time and shows nothing new
+    Images are enlarged by at most about 1.5 on the median: further enlarging costs time and shows nothing new
     (intel-scenes, 100 px: 128 -> 160 px gained 0.8 points with one backbone; see LOG.md).
 
     >>> fitting_size(224, np.array([375, 400])), fitting_size(224, np.array([100, 100]))

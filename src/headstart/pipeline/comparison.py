@@ -40,10 +40,10 @@ ROW_COLUMNS = (
     *(f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")),
     *(*MEASURES, "on_front", "error"),
 )
-PAIR_COLUMNS = ("a", "b", "metric", "pictures", "difference", "low", "high", "p", "p_holm", "verdict")
+PAIR_COLUMNS = ("a", "b", "metric", "images", "difference", "low", "high", "p", "p_holm", "verdict")
 MOST_SHOWN = 15
 AS_QUICK = 1.25
-"""Times a picture takes that differ by less are no reason to prefer one: on a machine with other work they vary as much."""
+"""Times an image takes that differ by less are no reason to prefer one: on a machine with other work they vary as much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Comparison:
     """What `compare` found: a row a trial, best accuracy first, failed ones last; every pair of them; what to take.
 
     `taken` is the name of that trial ('' if none was finished), `advice` says why in a sentence.
-    `notes` says which pictures were left out of a pair, and why trials were not made.
+    `notes` says which images were left out of a pair, and why trials were not made.
     """
 
     out: str
@@ -92,7 +92,7 @@ class Comparison:
     taken: str
     advice: str
     notes: list[str]
-    pictures: int
+    images: int
     split_hash: str
     seconds: float
 
@@ -105,7 +105,7 @@ class Comparison:
             "rows": [row.values() for row in self.rows],
             "pairs": [_pair_values(pair) for pair in self.pairs],
             "notes": self.notes,
-            "pictures": self.pictures,
+            "images": self.images,
             "split_hash": self.split_hash,
             "seconds": self.seconds,
         }
@@ -130,7 +130,7 @@ class Comparison:
             "train s",
             "peak MB",
             "weights MB",
-            "ms a picture",
+            "ms an image",
         ]
         good = [row for row in self.rows if row.metrics is not None]
         failed = [f"not done: {plain(row.name)}: {plain(row.error)}"[:200] for row in self.rows if row.error]
@@ -138,7 +138,7 @@ class Comparison:
         shown = [_sentence(pair) for pair in told][:MOST_SHOWN]
         ties = [f"{len(self.pairs) - len(told)} of {len(self.pairs)} paired tests: a tie."] if self.pairs else []
         lines = [
-            f"{self.pictures:,} test pictures, 95 % intervals; * nothing is better in accuracy, size and time at once",
+            f"{self.images:,} test images, 95 % intervals; * nothing is better in accuracy, size and time at once",
             *columns([header, *map(_cells, good[:MOST_SHOWN])]),
             *([f"and {len(good) - MOST_SHOWN:,} more"] if len(good) > MOST_SHOWN else []),
             *failed[:MOST_SHOWN],
@@ -167,7 +167,7 @@ def compared(
     outcomes: Mapping[str, TrialResult],
     place: TrialContext,
     *,
-    pictures: int,
+    images: int,
     seed: int,
     seconds: float,
 ) -> Comparison:
@@ -176,7 +176,7 @@ def compared(
     good = [row.name for row in rows if row.metrics is not None]
     pairs, notes = paired({name: read_predictions(place.run(name) / "predictions.csv") for name in good}, seed)
     taken, why = advice(rows, pairs)
-    return Comparison(str(place.out), rows, pairs, taken, why, notes, pictures, place.split_hash, seconds)
+    return Comparison(str(place.out), rows, pairs, taken, why, notes, images, place.split_hash, seconds)
 
 
 def _row(candidate: TrialConfig, outcome: TrialResult, place: TrialContext) -> ComparisonRow:
@@ -260,7 +260,7 @@ def write_page(found: Comparison, place: TrialContext, command: str) -> None:
     """Write report.html and plots/ into the folder of the comparison. Raises `WriteError`, `OSError`."""
     facts = (
         ("data", str(place.source.place)),
-        ("test pictures", f"{found.pictures:,}"),
+        ("test images", f"{found.images:,}"),
         ("split", found.split_hash[:12]),
         ("seconds", f"{found.seconds:,.0f}"),
     )
@@ -271,7 +271,7 @@ def write_page(found: Comparison, place: TrialContext, command: str) -> None:
 
 
 def _contender(row: ComparisonRow, place: TrialContext) -> TrialSummary:
-    """A row as the page shows it: with the rounds of its training, if it was trained by gradient descent."""
+    """A row as the page shows it: with the epochs of its training, if it was trained by gradient descent."""
     run, measured = place.run(row.name), (row.seconds, row.peak_memory_mb, row.file_bytes, row.latency_ms)
     if row.metrics is None:
         return TrialSummary(row.name, row.recipe, row.backbones, {}, *measured, False, row.error)
@@ -283,7 +283,7 @@ def _contender(row: ComparisonRow, place: TrialContext) -> TrialSummary:
 
 
 def paired(predicted: Mapping[str, Predictions], seed: int) -> tuple[list[Difference], list[str]]:
-    """Every pair on the labelled pictures that both predicted, matched by path; and a note for each run that lacks some."""
+    """Every pair on the labelled images that both predicted, matched by path; and a note for each run that lacks some."""
     known = {name: _by_path(p) for name, p in predicted.items()}
     paths = sorted(set().union(*known.values()))
     right_NT, loss_NT = np.zeros((len(paths), len(known)), bool), np.full((len(paths), len(known)), math.nan)
@@ -299,7 +299,7 @@ def paired(predicted: Mapping[str, Predictions], seed: int) -> tuple[list[Differ
 
 
 def _by_path(p: Predictions) -> dict[str, tuple[bool, float]]:
-    """{path: (right, log-loss in nats)} of the labelled pictures."""
+    """{path: (right, log-loss in nats)} of the labelled images."""
     labels_N = np.full(len(p), -1) if p.labels is None else p.labels
     known = np.flatnonzero(labels_N >= 0)
     loss_M = -np.log(np.clip(p.probabilities[known, labels_N[known]], LEAST, 1.0))
@@ -314,7 +314,7 @@ def advice(rows: Sequence[ComparisonRow], pairs: Sequence[Difference]) -> tuple[
     quick (`AS_QUICK`), the one with the lowest log-loss.
 
     The rule of one standard error (Breiman et al. 1984, section 3.4.3), here of the paired difference: with few test
-    pictures nearly all tie, and a tie alone is no reason to give up ten points.
+    images nearly all tie, and a tie alone is no reason to give up ten points.
     """
     good = [row for row in rows if row.metrics is not None]
     if not good:

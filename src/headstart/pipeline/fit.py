@@ -5,7 +5,7 @@
 
 Costs what embedding costs, and somewhat more if several backbones are to choose from; training by gradient descent comes
 on top, where the recipe's approach asks for it, or (auto) where the budget has room for it. Not to be used to judge:
-nothing here looks at the labels of the test side.
+nothing here looks at the labels of the test set.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ def _check_alone(recipe: Recipe) -> None:
 class FitResult:
     """`dataset` with the split that was used in the end; `classifier` is the calibrated result.
 
-    `features` of all pictures, one float32 (N, D) for each part of the classifier. `val_logits_NK` are those of the val
-    side by what was fitted on the train side only, divided by the temperature. `fitted` is the closed-form head on frozen
+    `features` of all images, one float32 (N, D) for each part of the classifier. `val_logits_NK` are those of the val
+    set by what was fitted on the train set only, divided by the temperature. `fitted` is the closed-form head on frozen
     features that takes part (None if there is none), `tuned` what gradient descent gave (None if it takes no part).
     `chosen` are the backbones that were gone on with, best first: a choice that the clock had a part in. `attempt` is what
     gradient descent gave if it was tried and takes no part, and `why` one sentence on what was compared and taken.
@@ -231,7 +231,7 @@ def fit_classifier(
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    """A classifier that might be taken: its `parts` as they would be saved, features of all pictures for each of them,
+    """A classifier that might be taken: its `parts` as they would be saved, features of all images for each of them,
     and logits on val by what was fitted on train only, all before calibration."""
 
     parts: tuple[EnsembleMember, ...]
@@ -279,7 +279,7 @@ def _frozen(fitted: FittedHead, features: Sequence[np.ndarray], dataset: Dataset
 def _layer_to_start_from(
     view: FeatureExtractor, features_ND: np.ndarray, frozen: _Candidate, dataset: Dataset, recipe: Recipe
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The last layer on `view` alone, fitted on the train side only: weight_DK, bias_K, divided by its temperature.
+    """The last layer on `view` alone, fitted on the train set only: weight_DK, bias_K, divided by its temperature.
 
     Cross-entropy takes logits for log-odds; those of some heads (nearest class means, say) are many times as large, and
     the first steps would only bring them down.
@@ -353,8 +353,8 @@ def _preferred(
     weighted sum of both; then that of them with the lowest log-loss.
 
     Clearly: lower by `FUSING_GAIN`, and by `CLEARLY` standard errors of the paired difference. Less is not enough,
-    because the round and the coefficient of WiSE-FT were chosen on the same pictures (cats-dogs, 140 of them: a gain of
-    0.024 within its noise became a loss of 0.021 on the test side). It must also be clear against what fine-tuning began
+    because the epoch and the coefficient of WiSE-FT were chosen on the same images (cats-dogs, 140 of them: a gain of
+    0.024 within its noise became a loss of 0.021 on the test set). It must also be clear against what fine-tuning began
     with, `begun_NK` (logits on val): one backbone in place of two is no gain of fine-tuning.
     """
     if tuned is None or frozen is None or recipe.approach != "auto":
@@ -381,7 +381,7 @@ def _preferred(
 
 
 def _gain(before_N: np.ndarray, after_N: np.ndarray) -> tuple[str, bool]:
-    """By how much log-losses of the same pictures are lower, and whether that is clear."""
+    """By how much log-losses of the same images are lower, and whether that is clear."""
     gain_N = before_N - after_N
     noise = float(gain_N.std()) / math.sqrt(len(gain_N))
     clear = bool(gain_N.mean() > max(FUSING_GAIN * before_N.mean(), CLEARLY * noise))
@@ -393,7 +393,7 @@ def _tempered(candidate: _Candidate, labels_N: np.ndarray) -> _Candidate:
 
 
 def _losses(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """float64 (N,): each picture's log-loss in nats."""
+    """float64 (N,): each image's log-loss in nats."""
     shifted = logits_NK - logits_NK.max(axis=1, keepdims=True)
     losses: np.ndarray = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels_N)), labels_N]
     return losses
@@ -439,7 +439,7 @@ def _views(
 
 
 def _mean_side(facts: Sequence[ImageInfo], dataset: Dataset) -> int:
-    """The mean height and width of the training pictures, in pixels, to the nearest multiple of 32."""
+    """The mean height and width of the training images, in pixels, to the nearest multiple of 32."""
     train = np.flatnonzero(dataset.split == "train").tolist()
     mean = float(np.mean([(facts[i].width + facts[i].height) / 2 for i in train]))
     return int(np.clip(32 * round(mean / 32), 32, 640))
@@ -461,5 +461,5 @@ def _changed(dataset: Dataset, failed: dict[int, str]) -> BadSplit:
     path = dataset.paths[min(failed)]
     return BadSplit(
         f"{path}: could not be read again ({failed[min(failed)]}), and {len(failed) - 1:,} more.",
-        hint="The pictures changed while they were being used. Run the same command again.",
+        hint="The images changed while they were being used. Run the same command again.",
     )

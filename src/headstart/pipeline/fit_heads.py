@@ -20,7 +20,7 @@ FUSING_GAIN = 0.02
 """Fused backbones cost as much as all of them at prediction: they must lower the log-loss by this part."""
 
 ITERATIVE_CELLS = 300_000
-"""Pictures x classes up to which logistic regression is tried by itself: 4,879 x 200 took 23 s on 2 cores."""
+"""Images x classes up to which logistic regression is tried by itself: 4,879 x 200 took 23 s on 2 cores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ def fit_heads(
     """The best head on the first view alone (the best one, says the choice) and on all views fused; of the two the better.
 
     Within a view, heads compete by validation log-loss. Between the two, a small validation part is too noisy (of 140
-    pictures, two or three decide), so the log-loss is taken over train and val together: leave-one-out on the first, held
+    images, two or three decide), so the log-loss is taken over train and val together: leave-one-out on the first, held
     out on the second. `features` holds one float32 (N, D) a view; `train` and `val` are bool masks (N,). `fuse` True takes
     the fused one without asking. Returns the winner, fitted on the training part only, and a row for everything tried.
     """
@@ -85,12 +85,12 @@ def fit_heads(
     if best is None:
         raise ValueError("no views were given")
     names = " + ".join(v.backbone.name for v in best.views)
-    log.info("Head: %s on %s (log-loss on pictures left out %.4f)", best.head.kind, names, best.log_loss)
+    log.info("Head: %s on %s (log-loss on images left out %.4f)", best.head.kind, names, best.log_loss)
     return best, trials
 
 
 def refit_on(fitted: FittedHead, features: Sequence[np.ndarray], labels_N: np.ndarray, n_classes: int) -> FittedHead:
-    """The same head and strength, fitted on more pictures (train and val together)."""
+    """The same head and strength, fitted on more images (train and val together)."""
     return replace(fitted, head=refit(fitted.head, fitted.join(features), labels_N, n_classes))
 
 
@@ -117,12 +117,12 @@ def _fit_one(
 
 
 def _kinds(recipe: Recipe, cells: int) -> tuple[str, ...]:
-    """The heads to try; with `auto`, the iterative ones only where they take seconds (`cells`: pictures x classes)."""
+    """The heads to try; with `auto`, the iterative ones only where they take seconds (`cells`: images x classes)."""
     if recipe.head != "auto":
         return (recipe.head,)
     if cells <= ITERATIVE_CELLS:
         return KINDS
-    log.info("Many pictures and classes: closed-form heads only (--head logistic tries that one all the same).")
+    log.info("Many images and classes: closed-form heads only (--head logistic tries that one all the same).")
     return tuple(kind for kind in KINDS if kind not in ("logistic", "blend"))
 
 
@@ -133,9 +133,9 @@ def _left_out_log_loss(rows: Sequence[SearchRow], n_train: int, n_val: int) -> f
     return min(exact) if exact else min(r.val_log_loss for r in rows)
 
 
-def _trial(name: str, pictures: int, row: SearchRow) -> HistoryRow:
+def _trial(name: str, images: int, row: SearchRow) -> HistoryRow:
     return HistoryRow(
-        "head", name, row.kind, row.strength, pictures,
+        "head", name, row.kind, row.strength, images,
         row.loo_log_loss, row.loo_accuracy, row.val_log_loss, row.val_accuracy, row.seconds,
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Suspected label errors of a data set: out-of-fold probabilities from a linear head on frozen features, then ranked.
 
-No network is trained. `out_of_fold` fits discriminant analysis five times, each time without a fifth of the pictures,
-and judges that fifth; copies and groups stay in one fold, so that no picture is vouched for by its own copy. For 6,000 x
+No network is trained. `out_of_fold` fits discriminant analysis five times, each time without a fifth of the images,
+and judges that fifth; copies and groups stay in one fold, so that no image is vouched for by its own copy. For 6,000 x
 1,280 features of 6 classes that takes 1.7 s of one core, embedding aside (`benchmarks/labels.py`).
 
 A second round without the first one's suspects was tried and left out: with 5 % of the labels of 6,000 scenes replaced,
@@ -58,14 +58,14 @@ def backbones_for_labels(name: str, weights_dir: Path | None, offline: bool) -> 
 
 @dataclass(frozen=True)
 class BackboneFeatures:
-    """What a backbone sees in all pictures: float32 (N, D), and {row: reason} of those that could not be read again."""
+    """What a backbone sees in all images: float32 (N, D), and {row: reason} of those that could not be read again."""
 
     values_ND: np.ndarray
     failed: dict[int, str]
 
 
 def see(looked: ScannedDataset, backbones: Sequence[Backbone], *, seed: int = 0) -> BackboneFeatures:
-    """Features of all pictures, of that of several backbones which suits them best.
+    """Features of all images, of that of several backbones which suits them best.
 
     Raises `BadLabels` (nothing to tell apart), `BackboneError`, `WriteError` (the cache).
     """
@@ -105,10 +105,10 @@ def label_errors(dataset: Dataset, seen: BackboneFeatures, *, seed: int = 0) -> 
 def out_of_fold(
     features: Sequence[np.ndarray], labels_N: np.ndarray, groups_N: np.ndarray, n_classes: int, seed: int = 0
 ) -> np.ndarray:
-    """Probabilities float64 (N, K) of each picture by heads that saw neither it nor its group, calibrated as a whole.
+    """Probabilities float64 (N, K) of each image by heads that saw neither it nor its group, calibrated as a whole.
 
-    `features` holds one float32 (N, D) a view (joined at equal variance), `groups_N` int64 equal for copies. Pictures
-    without a label (-1) get equal probabilities. A picture whose class is in its own fold only gets probability 1 for
+    `features` holds one float32 (N, D) a view (joined at equal variance), `groups_N` int64 equal for copies. Images
+    without a label (-1) get equal probabilities. An image whose class is in its own fold only gets probability 1 for
     it: nothing can be said against its label.
     """
     labels_N = np.asarray(labels_N)
@@ -139,16 +139,16 @@ def _heads(values_ND: np.ndarray, labels_N: np.ndarray, n_classes: int) -> list[
 
 def _calibrated(logits_SNK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     """Probabilities at the shrinkage and the temperature with the lowest log-loss."""
-    smoothing = 1 / (len(labels_N) + 2)  # as if one more picture had failed
+    smoothing = 1 / (len(labels_N) + 2)  # as if one more image had failed
     fits = [tempered_log_loss(logits_NK, labels_N, smoothing=smoothing) for logits_NK in logits_SNK]
     best = min(range(len(fits)), key=lambda s: fits[s][0])
     return softmax(fits[best][1] * logits_SNK[best].astype(np.float64))
 
 
 def _folds(labels_N: np.ndarray, groups_N: np.ndarray, seed: int) -> np.ndarray:
-    """int64 (N,): the fold of each labelled picture, -1 for others. Stratified by class as far as groups allow.
+    """int64 (N,): the fold of each labelled image, -1 for others. Stratified by class as far as groups allow.
 
-    Groups are dealt out in a seeded order, each to the fold that has the fewest pictures of its (first) class so far.
+    Groups are dealt out in a seeded order, each to the fold that has the fewest images of its (first) class so far.
     """
     folds_N = np.full(len(labels_N), -1, np.int64)
     known = np.flatnonzero(labels_N >= 0)

@@ -1,8 +1,8 @@
-"""How long a trained classifier takes for one picture: `python -m headstart.pipeline.latency RUN PICTURE...` prints it.
+"""How long a trained classifier takes for one image: `python -m headstart.pipeline.latency RUN IMAGE...` prints it.
 
-From the file to the logits, one picture after the other, in a process that has its network loaded: what a service would
-see, and not what `predict` takes for the first picture, which is mostly start-up. The median of 25 pictures after three
-that do not count, in milliseconds, as JSON. Pictures are read again each time; nothing is taken from the cache of features.
+From the file to the logits, one image after the other, in a process that has its network loaded: what a service would
+see, and not what `predict` takes for the first image, which is mostly start-up. The median of 25 images after three
+that do not count, in milliseconds, as JSON. Images are read again each time; nothing is taken from the cache of features.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ WARM = 3
 MEASURED = 25
 
 
-def latency(run: Path, pictures: Sequence[Path]) -> float:
-    """Median milliseconds a picture, of pictures that can be read. Raises `RunError`, `UnreadableImage`."""
+def latency(run: Path, images: Sequence[Path]) -> float:
+    """Median milliseconds an image, of images that can be read. Raises `RunError`, `UnreadableImage`."""
     classifier = load_classifier(run)
     sessions = [open_network(p.view.backbone, p.view.spec, classifier.plan).session() for p in classifier.parts]
     took = []
-    for picture in itertools.islice(itertools.cycle(pictures), WARM + MEASURED):
+    for image in itertools.islice(itertools.cycle(images), WARM + MEASURED):
         started = time.perf_counter()
         features = []
         for part, session in zip(classifier.parts, sessions, strict=True):
-            session.pixels[0] = read_pixels(Path(picture), part.view.spec)
+            session.pixels[0] = read_pixels(Path(image), part.view.spec)
             features.append(session.run()[:1].copy())
         classifier.logits(features)
         took.append(time.perf_counter() - started)

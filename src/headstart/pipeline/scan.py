@@ -1,4 +1,4 @@
-"""What nearly every verb begins with: open the data, and look at every picture once."""
+"""What nearly every verb begins with: open the data, and look at every image once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from headstart.data.near_duplicates import find_copies
 from headstart.data.not_copies import NotCopies
 from headstart.data.open_dataset import Dataset, fingerprint, open_dataset
 from headstart.data.proposals import proposal
-from headstart.errors import NoPictures
+from headstart.errors import NoImages
 from headstart.images.validate import ImageInfo, validate_images
 from headstart.io.progress import log
 from headstart.model.inference.classifier import Classifier
@@ -42,23 +42,23 @@ class ScannedDataset:
 
     @cached_property
     def files(self) -> list[Path]:
-        """The usable pictures' files."""
+        """The usable images' files."""
         return [self.dataset.file(i) for i in range(len(self.dataset))]
 
     @cached_property
     def sha256s(self) -> list[str]:
-        """The usable pictures' hashes."""
+        """The usable images' hashes."""
         return [f.sha256 for f in self.facts]
 
     @property
     def unreadable(self) -> dict[str, str]:
-        """{path: reason} of the pictures that cannot be used, rows of a table without a file among them."""
+        """{path: reason} of the images that cannot be used, rows of a table without a file among them."""
         bad = {p: f.reason for p, f in zip(self.everything.paths, self.everything_facts, strict=True) if f.reason}
         return bad | self.everything.lost
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over paths, bytes and labels of the usable pictures."""
+        """SHA-256 over paths, bytes and labels of the usable images."""
         return fingerprint(self.dataset, self.sha256s)
 
     @cached_property
@@ -90,7 +90,7 @@ def scan(
     keep = usable(facts)
     if not keep.any():
         first = facts[0]
-        raise NoPictures(
+        raise NoImages(
             f"{source.place}: none of {len(facts):,} files can be used: {everything.paths[0]}: {first.message}",
             hint=f"`headstart check {shlex.join(source.words())}` says what is wrong with each.",
         )
@@ -125,7 +125,7 @@ def with_named_groups(given: Dataset, looked: ScannedDataset, source: DataSource
 
 
 def source_of(classifier: Classifier, given: Path | DataSource | None) -> DataSource:
-    """Where a run's pictures are: where they were at the time, or at the place that is given; labels as at the time."""
+    """Where a run's images are: where they were at the time, or at the place that is given; labels as at the time."""
     known = classifier.provenance.get("data", {})
     kept = DataSource.from_dict({**known, "place": known.get("path", "")})
     if given is None or isinstance(given, DataSource):
@@ -140,7 +140,7 @@ def with_identical_files(dataset: Dataset, facts: Sequence[ImageInfo]) -> Datase
 
 
 def _filled_in(everything: Dataset, part: Dataset) -> Dataset:
-    """`everything` with the split and the groups of the pictures in `part`."""
+    """`everything` with the split and the groups of the images in `part`."""
     place = {path: i for i, path in enumerate(part.paths)}
     split, groups = everything.split.copy(), np.arange(len(everything), dtype=np.int64) + len(everything)
     for i, path in enumerate(everything.paths):

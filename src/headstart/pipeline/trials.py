@@ -5,7 +5,7 @@
 
 A process of its own costs about a second, and buys that a crash, or the system running out of memory, loses one trial and
 not the comparison, and that the memory of one is not counted for the next. A finished run is taken up again if its manifest
-holds and it is of the same recipe (whatever its share of the budget), split and pictures.
+holds and it is of the same recipe (whatever its share of the budget), split and images.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class TrialContext:
 class TrialResult:
     """How a trial went. `error` is empty for a finished one; `interrupted` ones were stopped and can go on.
 
-    Seconds and megabytes (1e6 bytes) of the training process, milliseconds a picture; NaN where not measured. `budget` is
+    Seconds and megabytes (1e6 bytes) of the training process, milliseconds an image; NaN where not measured. `budget` is
     its share, in a recipe's words; `manifest` a SHA-256 over all that is in the run folder but its report; `weights` one over
     those that the trial could choose from, if it was to choose.
     """
@@ -95,7 +95,7 @@ class TrialResult:
 def run_trial(candidate: TrialConfig, place: TrialContext, *, share: float, limit: float) -> TrialResult:
     """Train in a process of its own that is told to spend `share` seconds and stopped after `limit` seconds.
 
-    Training by gradient descent that was interrupted goes on from where it was; if that was of other pictures or with other
+    Training by gradient descent that was interrupted goes on from where it was; if that was of other images or with other
     options, it begins anew.
     """
     run, budget = place.run(candidate.name), f"{max(1, int(share))}s"
@@ -172,12 +172,12 @@ def _same(recorded: Any, recipe: Recipe) -> bool:
 
 
 def with_latency(
-    outcome: TrialResult, candidate: TrialConfig, place: TrialContext, pictures: Sequence[Path]
+    outcome: TrialResult, candidate: TrialConfig, place: TrialContext, images: Sequence[Path]
 ) -> TrialResult:
-    """The outcome with milliseconds a picture, measured in a process of its own unless it is known."""
-    if outcome.error or not math.isnan(outcome.latency_ms) or not pictures:
+    """The outcome with milliseconds an image, measured in a process of its own unless it is known."""
+    if outcome.error or not math.isnan(outcome.latency_ms) or not images:
         return outcome
-    files = [os.path.abspath(picture) for picture in pictures]
+    files = [os.path.abspath(image) for image in images]
     command = [sys.executable, "-m", "headstart.pipeline.latency", str(place.run(candidate.name)), *files]
     ended = run_child(command, 600.0)
     try:

@@ -18,7 +18,7 @@ MOST_OF_A_KIND = 12
 TITLES = {
     "corrupt": "Corrupt files",
     "near_duplicate": "Near-duplicates",
-    "leak": "A test picture that is in train",
+    "leak": "A test image that is in train",
     "exif_rotation": "Turned by an EXIF note",
     "wrong_label": "Wrong labels",
 }
@@ -26,7 +26,7 @@ TITLES = {
 
 @dataclass(frozen=True, eq=False)
 class DemoTrial:
-    """One trial of the comparison: its accuracy and log-loss on the test pictures (None: not finished), and its cost."""
+    """One trial of the comparison: its accuracy and log-loss on the test images (None: not finished), and its cost."""
 
     name: str
     about: str
@@ -37,9 +37,9 @@ class DemoTrial:
 
 @dataclass(frozen=True, eq=False)
 class DemoPageData:
-    """What the page shows. Paths are those of flaws.csv; `files` says where each picture lies."""
+    """What the page shows. Paths are those of flaws.csv; `files` says where each image lies."""
 
-    pictures: int
+    images: int
     sheet: Mapping[str, Sequence[str]]
     """Some paths of each class."""
     recalled: Sequence[FlawRecall]
@@ -60,7 +60,7 @@ class DemoPageData:
 class FlawExhibit:
     """A flaw as the page shows it: thumbnails with what to say of each, whether it was found, and a line below."""
 
-    pictures: tuple[tuple[str, str], ...]
+    images: tuple[tuple[str, str], ...]
     found: bool
     text: str
 
@@ -101,7 +101,7 @@ def _exhibit(flaw: Flaw, shown: DemoPageData, small: Mapping[str, str]) -> FlawE
     own = flaw.path.split("/")[1]
     found = any(flaw in row.found for row in shown.recalled)
     both = ((flaw.of, f"{own}, original"), (flaw.path, f"{own}, {TITLES[flaw.flaw].lower()}: {flaw.detail}"))
-    pictures = [(small[path], text) for path, text in both if path in small]
+    images = [(small[path], text) for path, text in both if path in small]
     if flaw.flaw == "wrong_label":
         guess = shown.suggested.get(flaw.path, "")
         text = f"labelled {own}, shows {flaw.detail}" + (f"; suggested: {guess}" if guess else "; not suspected")
@@ -111,4 +111,4 @@ def _exhibit(flaw: Flaw, shown: DemoPageData, small: Mapping[str, str]) -> FlawE
         text = "used upright"
     else:
         text = flaw.detail
-    return FlawExhibit(tuple(pictures), found, text)
+    return FlawExhibit(tuple(images), found, text)

@@ -1,6 +1,6 @@
-"""A single picture and what a classifier makes of it, on one sheet: heat map, probabilities, nearest training pictures.
+"""A single image and what a classifier makes of it, on one sheet: heat map, probabilities, nearest training images.
 
-Costs about 20 ms a sheet, and 60 ms to make a PNG of it; Pillow only. Not for many pictures at a glance:
+Costs about 20 ms a sheet, and 60 ms to make a PNG of it; Pillow only. Not for many images at a glance:
 `images.contact_sheet` sets those side by side.
 """
 
@@ -23,16 +23,16 @@ _HEAT = np.array(
     [(0, 0, 4), (40, 11, 84), (101, 21, 110), (159, 42, 99), (212, 72, 66), (245, 125, 21), (250, 193, 39), (252, 255, 164)]
 )  # fmt: skip
 """Eight steps of matplotlib's inferno: its lightness rises evenly, so it can be read without telling colours apart."""
-_STRENGTH = 0.7  # part of the hottest place that is colour, not picture
+_STRENGTH = 0.7  # part of the hottest place that is colour, not image
 
 
 @dataclass(frozen=True, eq=False)
 class Neighbour:
-    """A training picture that is like the one explained; `picture` is None where its file is not at hand."""
+    """A training image that is like the one explained; `image` is None where its file is not at hand."""
 
     label: str
     cosine: float
-    picture: Image.Image | None = None
+    image: Image.Image | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +40,12 @@ class ExplanationSheet:
     """What `draw_explanation` shows. `shares` are (class, probability), the highest first; `heat_HW` from 0 to 1 is
     for the first.
 
-    `label` is empty where it is not known. `seen` (left, top, right, bottom; parts of the picture) is what the network
+    `label` is empty where it is not known. `seen` (left, top, right, bottom; parts of the image) is what the network
     looks at. `note` stands where there are no `neighbours`.
     """
 
     name: str
-    picture: Image.Image
+    image: Image.Image
     shares: Sequence[tuple[str, float]]
     heat_HW: np.ndarray | None = None
     label: str = ""
@@ -54,20 +54,20 @@ class ExplanationSheet:
     note: str = ""
 
 
-def overlay(picture: Image.Image, heat_HW: np.ndarray) -> Image.Image:
-    """The picture with its heat map (float 0 to 1, of any size) laid over it: the hotter, the less of the picture."""
-    heat = Image.fromarray(np.asarray(heat_HW, np.float32)).resize(picture.size, Image.Resampling.BICUBIC)
+def overlay(image: Image.Image, heat_HW: np.ndarray) -> Image.Image:
+    """The image with its heat map (float 0 to 1, of any size) laid over it: the hotter, the less of the image."""
+    heat = Image.fromarray(np.asarray(heat_HW, np.float32)).resize(image.size, Image.Resampling.BICUBIC)
     hot_HW = np.asarray(heat).clip(0, 1)
     steps = np.linspace(0, 1, len(_HEAT))
     colour_HW3 = np.stack([np.interp(hot_HW, steps, _HEAT[:, c]) for c in range(3)], axis=-1)
     weight_HW1 = _STRENGTH * hot_HW[..., None]
-    mixed = np.asarray(picture.convert("RGB")) * (1 - weight_HW1) + colour_HW3 * weight_HW1
+    mixed = np.asarray(image.convert("RGB")) * (1 - weight_HW1) + colour_HW3 * weight_HW1
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
 def draw_explanation(sheet: ExplanationSheet) -> Image.Image:
     """The sheet as an RGB image, 960 px wide. All text is drawn as text, in characters that the font has."""
-    parts = [_heading(sheet), _pictures(sheet), _below(sheet)]
+    parts = [_heading(sheet), _images(sheet), _below(sheet)]
     height = sum(part.height for part in parts) + 2 * _MARGIN + _GAP * (len(parts) - 1)
     paper, top = Image.new("RGB", (WIDTH, height), _PAPER), _MARGIN
     for part in parts:
@@ -76,11 +76,11 @@ def draw_explanation(sheet: ExplanationSheet) -> Image.Image:
     return paper
 
 
-def fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """The picture at the largest size within `width` x `height` pixels, enlarged if it is smaller."""
-    scale = min(width / picture.width, height / picture.height)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The image at the largest size within `width` x `height` pixels, enlarged if it is smaller."""
+    scale = min(width / image.width, height / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def _font(size: int) -> Font:
@@ -101,7 +101,7 @@ def _text(pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int
 
 
 def _heading(sheet: ExplanationSheet) -> Image.Image:
-    """Prediction and label, and the picture's name."""
+    """Prediction and label, and the image's name."""
     strip, pen = _strip(56)
     predicted, share = sheet.shares[0]
     taken = _text(pen, (0, 0), f"{predicted}  {share:.1%}", 24, strip.width * 2 // 3)
@@ -113,27 +113,27 @@ def _heading(sheet: ExplanationSheet) -> Image.Image:
     return strip
 
 
-def _pictures(sheet: ExplanationSheet) -> Image.Image:
-    """The picture, and beside it the heat map with a frame around what the network sees."""
+def _images(sheet: ExplanationSheet) -> Image.Image:
+    """The image, and beside it the heat map with a frame around what the network sees."""
     side = (WIDTH - 2 * _MARGIN - _GAP) // 2
-    picture = fitted(sheet.picture, side, side)
-    strip, pen = _strip(picture.height + 22)
-    strip.paste(picture, (0, 0))
+    image = fitted(sheet.image, side, side)
+    strip, pen = _strip(image.height + 22)
+    strip.paste(image, (0, 0))
     if sheet.heat_HW is None:
         return strip
     left = side + _GAP
-    strip.paste(overlay(picture, sheet.heat_HW), (left, 0))
+    strip.paste(overlay(image, sheet.heat_HW), (left, 0))
     framed = max(sheet.seen[0], sheet.seen[1], 1 - sheet.seen[2], 1 - sheet.seen[3]) > 0.01
     if framed:
-        x0, y0, x1, y1 = (round(p * (n - 1)) for p, n in zip(sheet.seen, picture.size * 2, strict=True))
+        x0, y0, x1, y1 = (round(p * (n - 1)) for p, n in zip(sheet.seen, image.size * 2, strict=True))
         pen.rectangle((left + x0, y0, left + x1, y1), outline=_PAPER)
     said = f"what speaks for {sheet.shares[0][0]}" + ("; the network sees what is framed" if framed else "")
-    _text(pen, (left, picture.height + 6), said, 13, side, _PALE)
+    _text(pen, (left, image.height + 6), said, 13, side, _PALE)
     return strip
 
 
 def _below(sheet: ExplanationSheet) -> Image.Image:
-    """Probabilities on the left, nearest training pictures on the right."""
+    """Probabilities on the left, nearest training images on the right."""
     half = (WIDTH - 2 * _MARGIN - _GAP) // 2
     left, right = _bars(sheet.shares, half), _neighbours(sheet, half)
     strip, _ = _strip(max(left.height, right.height))
@@ -160,21 +160,21 @@ def _neighbours(sheet: ExplanationSheet, width: int) -> Image.Image:
     n = len(sheet.neighbours)
     if n == 0:
         strip, pen = _strip(44, width)
-        _text(pen, (0, 0), "Nearest training pictures", 13, width, _PALE)
+        _text(pen, (0, 0), "Nearest training images", 13, width, _PALE)
         _text(pen, (0, 24), sheet.note or "none", 13, width, _PALE)
         return strip
     across = min((width - _GAP * (min(n, 5) - 1)) // min(n, 5), 144)
     rows = -(-n // 5)
     each = across + 42
     strip, pen = _strip(24 + rows * each, width)
-    _text(pen, (0, 0), "Nearest training pictures, cosine of their features", 13, width, _PALE)
+    _text(pen, (0, 0), "Nearest training images, cosine of their features", 13, width, _PALE)
     for i, neighbour in enumerate(sheet.neighbours):
         left, top = i % 5 * (across + _GAP), 24 + i // 5 * each
         pen.rectangle((left, top, left + across - 1, top + across - 1), outline=_LINE)
-        if neighbour.picture is None:
+        if neighbour.image is None:
             _text(pen, (left + 6, top + 6), "not at hand", 12, across - 8, _PALE)
         else:
-            small = fitted(neighbour.picture, across, across)
+            small = fitted(neighbour.image, across, across)
             strip.paste(small, (left + (across - small.width) // 2, top + (across - small.height) // 2))
         wrong = neighbour.label != sheet.shares[0][0]
         _text(pen, (left, top + across + 4), neighbour.label, 13, across, _WRONG if wrong else _INK)

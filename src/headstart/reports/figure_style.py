@@ -195,7 +195,7 @@ def to_svg(figure: Figure, *, label: str = "") -> str:
     The ground is transparent. Ink is the page's `currentColor`; lesser text, lines and ground are its custom properties
     --muted, --rule and --paper, with values for a light page where it has none. Fonts are the page's own. Ids start with a
     hash of the figure, so that figures do not take one another's. It holds `style` attributes, so that a content security
-    policy must have ``style-src 'unsafe-inline'``, and with very many classes a picture (``img-src data:``). Equal figures
+    policy must have ``style-src 'unsafe-inline'``, and with very many classes an image (``img-src data:``). Equal figures
     give equal text.
     """
     return _for_page(_svg(figure), label)

@@ -31,7 +31,7 @@ def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Se
             f"{few([plain(c) for c in classifier.classes], 30)}. {made_by(known)}; model {classifier.id}.",
             "",
             "## How good it is",
-            f"95 % intervals; {test.n:,} test pictures, looked at once; {val.n:,} validation pictures, used for choosing.",
+            f"95 % intervals; {test.n:,} test images, looked at once; {val.n:,} validation images, used for choosing.",
             "",
             "| metric | test | validation |",
             "|---|---|---|",
@@ -44,7 +44,7 @@ def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Se
             "",
             "## What it was made from",
             *parts,
-            f"- {data['pictures']:,} pictures, fingerprint {data['fingerprint'][:16]}; split {known['split_hash'][:16]}",
+            f"- {data['images']:,} images, fingerprint {data['fingerprint'][:16]}; split {known['split_hash'][:16]}",
             *_corrections(known),
             f"- Python {platform.python_version()}, "
             + ", ".join(f"{k} {v}" for k, v in known["versions"].items() if k != "python"),
@@ -53,7 +53,7 @@ def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Se
             *problems,
             "",
             "## How to use it",
-            "    headstart predict THIS_FOLDER picture.jpg --out predictions.csv",
+            "    headstart predict THIS_FOLDER image.jpg --out predictions.csv",
             *_timm_lines(classifier),
             "",
             "## How to reproduce it",
@@ -80,7 +80,7 @@ def made_by(known: Mapping[str, Any]) -> str:
     if not tuned:
         return frozen
     how = {"finetune": "fine-tuned", "frozen": "dense layers trained on frozen features", "scratch": "from scratch"}
-    trained = f"{tuned['backbone']} {how[tuned['approach']]}, {tuned['epochs']} rounds"
+    trained = f"{tuned['backbone']} {how[tuned['approach']]}, {tuned['epochs']} epochs"
     return f"{frozen}, and {trained}" if frozen else trained
 
 

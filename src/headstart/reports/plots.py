@@ -1,11 +1,11 @@
-"""Figures of a classifier, its training and its pictures: each a function of arrays that gives a matplotlib `Figure`.
+"""Figures of a classifier, its training and its images: each a function of arrays that gives a matplotlib `Figure`.
 
 >>> figure = confusion_figure(np.array([[48, 2], [1, 49]]), ["cat", "dog"])
 >>> figure.savefig("confusion.pdf")                                                              # doctest: +SKIP
 
 They stand alone (no run folder, no global state of matplotlib) and stay readable 480 px wide, with one class or with 200:
 labels are thinned, or the lowest 30 shown. Names are shown as text, whatever is in them. `save_figure` writes PNG and SVG,
-`to_svg` makes an element for a page. The six figures of a run with two classes and 300 test pictures take 0.5 s of a core
+`to_svg` makes an element for a page. The six figures of a run with two classes and 300 test images take 0.5 s of a core
 as PNG and SVG, and the import of matplotlib 0.4 s before. Not interactive: the page has tables for that.
 """
 
@@ -75,11 +75,11 @@ MOST_COUNTED = 14
 """Classes up to which a confusion matrix has numbers in its cells."""
 
 
-# ------------------------------------------------------------------------------------------------- of the test pictures
+# ------------------------------------------------------------------------------------------------- of the test images
 def confusion_figure(counts_KK: np.ndarray, classes: Sequence[str]) -> Figure:
     """Confusion matrix from counts (K, K), rows the true class: blue where right, red where wrong.
 
-    Depth of colour is the share of the row (to the power 0.6, so that few mistakes are seen); a row without pictures
+    Depth of colour is the share of the row (to the power 0.6, so that few mistakes are seen); a row without images
     stays empty.
     """
     counts_KK = np.asarray(counts_KK, np.int64).reshape(len(classes), len(classes))
@@ -131,7 +131,7 @@ def _draw_cells(axes: Axes, counts_KK: np.ndarray) -> None:
 
 
 def reliability_figure(probabilities_NK: np.ndarray, labels_N: np.ndarray, *, bins: int = 15) -> Figure:
-    """Is the classifier as often right as it is sure? Accuracy by confidence with Wilson intervals, and how many pictures.
+    """Is the classifier as often right as it is sure? Accuracy by confidence with Wilson intervals, and how many images.
 
     From probabilities (N, K) and labels (N,), -1 for unknown; equal-width bins of the top class's probability (Guo et al.
     2017, figure 1). Points on the line can be believed; below it the classifier is too sure.
@@ -151,7 +151,7 @@ def reliability_figure(probabilities_NK: np.ndarray, labels_N: np.ndarray, *, bi
     axes.tick_params(labelbottom=False)
     as_percent(axes, "y")
     box, confidence = (54, 38, WIDE - 20, 92), "confidence (probability of the predicted class)"
-    below = panel(figure, box, x=confidence, y="pictures", ticks=(5, 2), gap=54)
+    below = panel(figure, box, x=confidence, y="images", ticks=(5, 2), gap=54)
     below.bar(table.edges[:-1], table.count, width=0.92 / bins, align="edge", color=BLUE, alpha=0.55)
     below.set(xlim=(0, 1.01), ylim=(0, max(table.count.max(), 1) * 1.1))
     as_percent(below, "x")
@@ -159,19 +159,19 @@ def reliability_figure(probabilities_NK: np.ndarray, labels_N: np.ndarray, *, bi
 
 
 def coverage_figure(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> Figure:
-    """Accuracy of what is answered if the pictures that the classifier is least sure of are declined, with Wilson's band.
+    """Accuracy of what is answered if the images that the classifier is least sure of are declined, with Wilson's band.
 
     From probabilities (N, K) and labels (N,), -1 for unknown. See `headstart.evaluation.selective`.
     """
     covered_M, accuracy_M = coverage_curve(_two_columns(probabilities_NK), labels_N)
     figure = blank(WIDE, 250)
     axes = panel(
-        figure, (62, 38, WIDE - 20, 240), x="pictures answered, the surest first", y="accuracy", grid="both", gap=62
+        figure, (62, 38, WIDE - 20, 240), x="images answered, the surest first", y="accuracy", grid="both", gap=62
     )
     as_percent(axes, "xy")
     axes.set(xlim=(0, 1.0), ylim=(0, 1.005))
     if not len(covered_M):
-        note(axes, 0.5, 0.5, "no labelled pictures", ha="center")
+        note(axes, 0.5, 0.5, "no labelled images", ha="center")
         return figure
     n = int((np.asarray(labels_N) >= 0).sum())
     kept = np.unique(np.linspace(0, len(covered_M) - 1, 200).astype(int))
@@ -236,19 +236,19 @@ def curves_figure(
     loss_limits: tuple[float, float] | None = None,
     accuracy_limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """Loss and accuracy after each round, on training and validation pictures, from rows of epochs.csv.
+    """Loss and accuracy after each epoch, on training and validation images, from rows of epochs.csv.
 
-    `best` is the place of the round that was kept; by default that of least validation loss. Limits, where figures are to
-    be compared. Training pictures are augmented ones, so that their loss may well be the higher one.
+    `best` is the place of the epoch that was kept; by default that of least validation loss. Limits, where figures are to
+    be compared. Training images are augmented ones, so that their loss may well be the higher one.
     """
     best = best_round(epochs) if best is None else best
     rounds = [int(float(row["epoch"])) + 1 for row in epochs]
     figure = blank(BROAD, 212)
-    key(figure, [("●", BLUE, "validation"), ("○", MUTED, "training"), ("┆", INK, "round that is kept")], 52)
+    key(figure, [("●", BLUE, "validation"), ("○", MUTED, "training"), ("┆", INK, "epoch that is kept")], 52)
     limits = {"loss": loss_limits, "accuracy": accuracy_limits}
     for place, name in ((52, "loss"), (BROAD / 2 + 54, "accuracy")):
         box = (place, 38, place + BROAD / 2 - 64, 184)
-        axes = panel(figure, box, x="round", y=name, whole="x", gap=54 if place > 52 else 52)
+        axes = panel(figure, box, x="epoch", y=name, whole="x", gap=54 if place > 52 else 52)
         if best is not None and rounds:
             axes.axvline(rounds[best], color=INK, linewidth=0.9, linestyle=(0, (1, 2)))
         for side, color, filled in (("train", MUTED, "none"), ("val", BLUE, BLUE)):
@@ -258,7 +258,7 @@ def curves_figure(
         if rounds:
             axes.set_xlim(min(rounds) - 0.3, max(rounds) + 0.3)
         else:
-            note(axes, 0.5, 0.5, "no rounds", ha="center", transform=axes.transAxes)
+            note(axes, 0.5, 0.5, "no epochs", ha="center", transform=axes.transAxes)
         if name == "accuracy":
             as_percent(axes, "y")
         spread(axes, 0.02 if name == "accuracy" else 0.05 * axes.get_ylim()[1])
@@ -312,9 +312,9 @@ def _finite(value: float | str) -> float:
     return read if math.isfinite(read) else math.nan
 
 
-# ------------------------------------------------------------------------------------------------------ of the pictures
+# ------------------------------------------------------------------------------------------------------ of the images
 def balance_figure(counts: Mapping[str, Mapping[str, int]]) -> Figure:
-    """Pictures of each class, {class: {side: pictures}}, stacked by side; of more than 30 classes the shape, largest first."""
+    """Images of each class, {class: {side: images}}, stacked by side; of more than 30 classes the shape, largest first."""
     sides = [s for s in SIDE_COLOURS if any(row.get(s, 0) for row in counts.values())]
     sides += sorted({s for row in counts.values() for s in row if row[s]} - set(sides))
     many = len(counts) > MOST_NAMED
@@ -339,7 +339,7 @@ def _balance_of_few(names: Sequence[str], totals_K: np.ndarray, stack: _Stack) -
     texts, k = [shown(c) for c in names], max(len(names), 1)
     left = min(text_width(texts), 150) + 12
     figure = blank(WIDE, k * 19 + 66)
-    axes = panel(figure, (left, 38, WIDE - 40, 44 + k * 19), x="pictures", grid="x")
+    axes = panel(figure, (left, 38, WIDE - 40, 44 + k * 19), x="images", grid="x")
     for color, starts_K, widths_K in stack:
         axes.barh(range(len(names)), widths_K, left=starts_K, height=0.72, color=color, linewidth=0)
     axes.set_yticks(range(len(names)), texts, parse_math=False)
@@ -356,7 +356,7 @@ def _balance_of_few(names: Sequence[str], totals_K: np.ndarray, stack: _Stack) -
 def _balance_of_many(names: Sequence[str], totals_K: np.ndarray, stack: _Stack) -> Figure:
     k = len(names)
     figure = blank(WIDE, 230)
-    axes = panel(figure, (56, 38, WIDE - 16, 200), x=f"{k:,} classes, the largest first", y="pictures", gap=56)
+    axes = panel(figure, (56, 38, WIDE - 16, 200), x=f"{k:,} classes, the largest first", y="images", gap=56)
     for color, starts_K, heights_K in stack:
         edges = np.arange(k + 1) + 0.5
         axes.stairs(starts_K + heights_K, edges, baseline=starts_K, fill=True, color=color, linewidth=0)
@@ -369,14 +369,14 @@ def _balance_of_many(names: Sequence[str], totals_K: np.ndarray, stack: _Stack) 
 
 
 def sizes_figure(widths_N: np.ndarray, heights_N: np.ndarray) -> Figure:
-    """Widths and heights in pixels, on a grid, the deeper the more pictures; and the distribution of width / height.
+    """Widths and heights in pixels, on a grid, the deeper the more images; and the distribution of width / height.
     The cross is the mean size."""
     widths_N, heights_N = np.asarray(widths_N, np.float64), np.asarray(heights_N, np.float64)
     figure = blank(BROAD, 216)
     left = panel(figure, (58, 38, BROAD / 2, 190), x="width, px", y="height, px", grid="both", ticks=(4, 5), gap=58)
-    right = panel(figure, (BROAD / 2 + 60, 38, BROAD - 12, 190), x="width / height", y="pictures", ticks=(4, 5), gap=56)
+    right = panel(figure, (BROAD / 2 + 60, 38, BROAD - 12, 190), x="width / height", y="images", ticks=(4, 5), gap=56)
     if not len(widths_N):
-        note(left, 0.5, 0.5, "no pictures", ha="center", transform=left.transAxes)
+        note(left, 0.5, 0.5, "no images", ha="center", transform=left.transAxes)
         return figure
     _draw_sizes(left, widths_N, heights_N)
     middle = float(widths_N.mean()), float(heights_N.mean())
@@ -397,7 +397,7 @@ def sizes_figure(widths_N: np.ndarray, heights_N: np.ndarray) -> Figure:
 
 
 def _draw_sizes(axes: Axes, widths_N: np.ndarray, heights_N: np.ndarray, cells: int = 26) -> None:
-    """Squares of a grid, each as deep as the root of its pictures."""
+    """Squares of a grid, each as deep as the root of its images."""
     from matplotlib.collections import PolyCollection
     from matplotlib.colors import to_rgba
 

@@ -23,7 +23,7 @@ TrainingRow = Mapping[str, float]
 
 @dataclass(frozen=True)
 class SimilarImage:
-    """A training picture that resembles another: its path, its label, the cosine of their features."""
+    """A training image that resembles another: its path, its label, the cosine of their features."""
 
     path: str
     label: str
@@ -45,15 +45,15 @@ class Suspect:
 class ReportData:
     """What a page shows.
 
-    `predictions` are those of the labelled pictures that `metrics` judged, in whose order `near` and `heat` count.
-    `files` are the pictures that are at hand, by path. `missing` holds a sentence for each section that cannot be shown.
+    `predictions` are those of the labelled images that `metrics` judged, in whose order `near` and `heat` count.
+    `files` are the images that are at hand, by path. `missing` holds a sentence for each section that cannot be shown.
     """
 
     title: str
     predictions: Predictions
     metrics: Metrics
     side: str = "test"
-    """'test', or 'all' where all labelled pictures were judged."""
+    """'test', or 'all' where all labelled images were judged."""
     facts: tuple[tuple[str, str], ...] = ()
     """What the classifier is, in pairs of a name and a text."""
     val: Metrics | None = None
@@ -66,16 +66,16 @@ class ReportData:
     """Rows of steps.csv."""
     best_epoch: int | None = None
     trained: bool = True
-    """Whether what these rounds gave is part of the classifier."""
+    """Whether what these epochs gave is part of the classifier."""
     outcome: str = ""
     """What came of them, in a sentence or two."""
     findings: tuple[Finding, ...] | None = None
     balance: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """class -> side -> pictures."""
+    """class -> side -> images."""
     sizes_N2: np.ndarray | None = None
-    """int (N, 2): width and height in pixels of the pictures."""
+    """int (N, 2): width and height in pixels of the images."""
     near: Mapping[int, tuple[SimilarImage, ...]] = field(default_factory=dict)
-    """By row of `predictions`: the nearest training pictures."""
+    """By row of `predictions`: the nearest training images."""
     heat: Mapping[int, np.ndarray] = field(default_factory=dict)
     """By row of `predictions`: a heat map of the predicted class, 0 to 1."""
     suspects: tuple[Suspect, ...] | None = None
@@ -86,9 +86,9 @@ class ReportData:
     copy_limit: float = 0.0
     """The largest difference that is sure to be a copy in this data; 0 if it is not known."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    """path -> label, of the pictures in `groups`."""
+    """path -> label, of the images in `groups`."""
     sides: Mapping[str, str] = field(default_factory=dict)
-    """path -> side of the split."""
+    """path -> set of the split."""
     seen: bytes = b""
     """seen.png."""
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -114,6 +114,6 @@ def mistakes(predictions: Predictions) -> list[int]:
 
 
 def sides_of(classes: Sequence[str], labels_N: np.ndarray, split: np.ndarray) -> dict[str, dict[str, int]]:
-    """How many pictures of each class are on each side: {class: {side: pictures}}."""
+    """How many images of each class are on each side: {class: {side: images}}."""
     present = [side for side in ("train", "val", "test") if (split == side).any()]
     return {c: {s: int(((labels_N == k) & (split == s)).sum()) for s in present} for k, c in enumerate(classes)}

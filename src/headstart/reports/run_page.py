@@ -1,7 +1,7 @@
 """`report.html`: what a run found, on one page that opens offline and makes no request.
 
 `ReportData` says what there is to show; `report_page` makes the page of it. Sections whose data is missing are left out, with
-one sentence that says why. Pictures are thumbnails inside the page, each of them once.
+one sentence that says why. Images are thumbnails inside the page, each of them once.
 
 Drawing and writing it takes 1 to 2 s of one core (figures, thumbnails). Not for a comparison of several runs: that is
 `reports.compare_page`.
@@ -43,11 +43,11 @@ def content_policy(script: str) -> str:
 LABELS = {
     "confusion": "Confusion matrix",
     "reliability": "Reliability diagram: how often predictions of a given confidence are right",
-    "coverage": "Accuracy against the share of pictures that are answered",
+    "coverage": "Accuracy against the share of images that are answered",
     "classes": "F1 of each class with its interval",
-    "curves": "Loss and accuracy of each round, training and validation",
+    "curves": "Loss and accuracy of each epoch, training and validation",
     "rates": "Learning rate and loss of each step",
-    "balance": "Pictures of each class on each side of the split",
+    "balance": "Images of each class in each set of the split",
     "sizes": "Distribution of sizes and aspect ratios",
 }
 """The figures of a report by name, and what a screen reader says of them."""

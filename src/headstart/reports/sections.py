@@ -56,7 +56,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class ThumbnailRef:
-    """A picture as the page refers to it: the number of its thumbnail (-1: none), and the text that stands for it."""
+    """An image as the page refers to it: the number of its thumbnail (-1: none), and the text that stands for it."""
 
     number: int
     alt: str
@@ -102,7 +102,7 @@ def estimate(figure: Estimate) -> Markup:
 
 def context(report: ReportData, figures: Mapping[str, str]) -> dict[str, Any]:
     """All that the template shows, by name."""
-    pictures = _Pictures(report)
+    images = _Images(report)
     return {
         "report": report,
         "metrics": report.metrics,
@@ -118,15 +118,15 @@ def context(report: ReportData, figures: Mapping[str, str]) -> dict[str, Any]:
         "confusion_rows": confusion_rows(report),
         "confusions": confusions(report),
         "confidence": confidence(report),
-        "mistakes": pictures.mistakes(),
-        "suspects": pictures.suspects(),
-        "groups": pictures.groups(),
+        "mistakes": images.mistakes(),
+        "suspects": images.suspects(),
+        "groups": images.groups(),
         "findings": finding_rows(report),
         "seen": shrunk_uri(report.seen, 1200) if report.seen else "",
         "total_seconds": report.seconds.get("total"),
         "second_rows": [(key, f"{value:.1f}") for key, value in report.seconds.items() if key != "total"],
-        "data": pictures.json(),
-        "pictures_shown": len(pictures.uris),
+        "data": images.json(),
+        "images_shown": len(images.uris),
         "most": {"suspects": MOST_SUSPECTS, "groups": MOST_GROUPS, "mistakes": MOST_MISTAKES},
     }
 
@@ -149,9 +149,9 @@ def _how_good(report: ReportData) -> Markup:
     metrics = report.metrics
     accuracy, support = metrics["accuracy"], metrics.support
     common = int(support.argmax())
-    pictures = f"{metrics.n:,} {'test ' if report.side == 'test' else ''}picture{'s' * (metrics.n != 1)}"
+    images = f"{metrics.n:,} {'test ' if report.side == 'test' else ''}image{'s' * (metrics.n != 1)}"
     return Markup("It gets {} of {} right (95\u202f% interval {} to {}); always answering {} would get {}.").format(
-        percent(accuracy.value), pictures, percent(accuracy.low), percent(accuracy.high),
+        percent(accuracy.value), images, percent(accuracy.low), percent(accuracy.high),
         name(metrics.classes[common]), percent(support[common] / metrics.n),
     )  # fmt: skip
 
@@ -161,7 +161,7 @@ def _where_it_fails(report: ReportData) -> Markup:
     pairs = confusions(report)
     if not pairs:
         most = 1 - metrics["accuracy"].low
-        return Markup("It made no mistake, which with so many pictures still allows for an error of up to {}.").format(
+        return Markup("It made no mistake, which with so many images still allows for an error of up to {}.").format(
             percent(most)
         )
     worst = pairs[0]
@@ -180,7 +180,7 @@ def _what_next(report: ReportData) -> Markup:
     """The first of the things that matter most, in this order: leaks and conflicts, wrong labels, training, noise."""
     errors = {f.check: f for f in report.findings or () if f.severity == "error"}
     if "split_leak" in errors:
-        return Markup("Before you believe that: copies of pictures are on both sides of the split, see {}.").format(
+        return Markup("Before you believe that: copies of images are in both sets of the split, see {}.").format(
             Markup('<a href="#checks">data checks</a>')
         )
     n = sum(s.score >= DOUBTFUL for s in report.suspects or ())
@@ -195,7 +195,7 @@ def _what_next(report: ReportData) -> Markup:
     accuracy = report.metrics["accuracy"]
     if accuracy.high - accuracy.low > 0.02:
         points = 50 * (accuracy.high - accuracy.low)
-        return Markup("With so few test pictures, differences of less than {} points mean nothing.").format(
+        return Markup("With so few test images, differences of less than {} points mean nothing.").format(
             f"{points:.1f}"
         )
     return Markup("Nothing in the data or in the training asks for attention.")
@@ -208,9 +208,9 @@ def confidence(report: ReportData) -> str:
         return ""
     sure_N, right_N = chances_NK.max(axis=1) >= SURE, chances_NK.argmax(axis=1) == labels_N
     if not sure_N.any():
-        return f"It gives no picture a probability of {percent(SURE, 0)} or more."
+        return f"It gives no image a probability of {percent(SURE, 0)} or more."
     return (
-        f"It is at least {percent(SURE, 0)} sure of {percent(sure_N.mean())} of the pictures, and right in "
+        f"It is at least {percent(SURE, 0)} sure of {percent(sure_N.mean())} of the images, and right in "
         f"{percent(right_N[sure_N].mean())} of these; of the others it gets "
         + (f"{percent(right_N[~sure_N].mean())} right." if not sure_N.all() else "none, as there are none.")
     )
@@ -275,7 +275,7 @@ def headline(report: ReportData) -> list[tuple[str, str, str]]:
 
 
 def metric_rows(report: ReportData) -> list[tuple[str, Estimate, Estimate | None]]:
-    """(name, on the judged pictures, on validation) of each metric."""
+    """(name, on the judged images, on validation) of each metric."""
     val = report.val.overall if report.val else {}
     return [(text, report.metrics[key], val.get(key)) for key, text in METRICS.items() if key in report.metrics.overall]
 
@@ -285,7 +285,7 @@ def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[tuple[str, str, st
     best: dict[tuple[str, str, str], HistoryRow] = {}
     for trial in trials:
         key = (trial.stage, trial.backbone, trial.head)
-        if key not in best or _loss(trial) <= _loss(best[key]) or trial.pictures > best[key].pictures:
+        if key not in best or _loss(trial) <= _loss(best[key]) or trial.images > best[key].images:
             best[key] = trial
     stages = ("tune", "head", "choose")
     ranked = sorted(best.values(), key=lambda t: (stages.index(t.stage) if t.stage in stages else 9, _loss(t)))
@@ -294,7 +294,7 @@ def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[tuple[str, str, st
     return [
         {
             "stage": {"tune": "tuning", "head": "last layer", "choose": "choice of backbone"}.get(t.stage, t.stage),
-            "backbone": t.backbone, "head": t.head, "pictures": t.pictures,
+            "backbone": t.backbone, "head": t.head, "images": t.images,
             "accuracy": _known(t.val_accuracy, t.loo_accuracy), "loss": _known(t.val_log_loss, t.loo_log_loss),
             "by": "validation" if not math.isnan(t.val_log_loss) else "leave-one-out",
             "seconds": sum(x.seconds for x in trials if (x.stage, x.backbone, x.head) == (t.stage, t.backbone, t.head)),
@@ -314,10 +314,10 @@ def _known(first: float, second: float) -> float:
 
 
 def class_rows(report: ReportData) -> list[dict[str, Any]]:
-    """A row a class: pictures, precision, recall, F1, area."""
+    """A row a class: images, precision, recall, F1, area."""
     metrics = report.metrics
     return [
-        {"name": c, "pictures": int(metrics.support[k]), "figures": [metrics.per_class[c][m] for m in _PER_CLASS]}
+        {"name": c, "images": int(metrics.support[k]), "figures": [metrics.per_class[c][m] for m in _PER_CLASS]}
         for k, c in enumerate(metrics.classes)
     ]
 
@@ -366,11 +366,11 @@ def finding_rows(report: ReportData) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-# Pictures
+# Images
 
 
-class _Pictures:
-    """The pictures of a page: which there are, their numbers, and where they are shown."""
+class _Images:
+    """The images of a page: which there are, their numbers, and where they are shown."""
 
     def __init__(self, report: ReportData) -> None:
         self.report = report
@@ -388,7 +388,7 @@ class _Pictures:
         }
 
     def _wanted(self) -> Iterable[str]:
-        """Paths of all pictures to show, the most important first, each of them once."""
+        """Paths of all images to show, the most important first, each of them once."""
         report, paths = self.report, self.report.predictions.paths
         near = [n.path for i in self.shown for n in report.near.get(i, ())]
         grouped = [path for group in self.grouped for path in group]
@@ -396,7 +396,7 @@ class _Pictures:
         return dict.fromkeys([*wrong, *near, *(s.path for s in self.suspected), *grouped, *self._the_rest()])
 
     def _the_rest(self) -> Iterable[str]:
-        """The other pictures, those in doubt first, the classes in turn."""
+        """The other images, those in doubt first, the classes in turn."""
         predictions = self.report.predictions
         sure_N, label_N = predictions.probabilities.max(axis=1), predictions.predicted
         turn_N = np.zeros(len(predictions), np.int64)
@@ -406,7 +406,7 @@ class _Pictures:
         return [predictions.paths[i] for i in np.lexsort((label_N, turn_N))]
 
     def shot(self, path: str, text: str = "") -> ThumbnailRef:
-        """How the page refers to a picture."""
+        """How the page refers to an image."""
         return ThumbnailRef(self._number.get(path, -1), f"{plain(path)}{', ' if text else ''}{text}")
 
     def mistakes(self) -> list[dict[str, Any]]:

@@ -1,10 +1,10 @@
-"""Small pictures for a page: JPEGs in data URIs, so that the page needs no other file.
+"""Small images for a page: JPEGs in data URIs, so that the page needs no other file.
 
 A page may hold some thousand of them, so their bytes are limited as a whole: those that are asked for first are made first,
 and when the bytes are used up the rest is left out. 300 photographs of 400 x 360 pixels take 0.5 s of one core (nearly all
 of it decoding), 1,078 of 100 x 100 take 0.6 s; a thumbnail of 96 px has about 2 kB.
 
-Not for pictures that nobody has looked at yet: these files have passed `images.validate`. One that cannot be read any more is
+Not for images that nobody has looked at yet: these files have passed `images.validate`. One that cannot be read any more is
 left out like one for which there is no room.
 """
 
@@ -35,9 +35,9 @@ _BLOCK = 128
 def thumbnails(
     files: Mapping[str, Path], *, large: frozenset[str] = frozenset(), most_bytes: int = MOST_BYTES
 ) -> dict[str, str]:
-    """{name: data URI} of pictures, in the order of `files`; those in `large` are made larger.
+    """{name: data URI} of images, in the order of `files`; those in `large` are made larger.
 
-    It ends where `most_bytes` are reached; pictures that cannot be read are left out.
+    It ends where `most_bytes` are reached; images that cannot be read are left out.
     """
     names, made, used = list(files), dict[str, str](), 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -55,25 +55,25 @@ def thumbnails(
 
 
 def heat_thumbnail(file: Path, heat_HW: np.ndarray) -> str:
-    """Data URI of a picture with a heat map (0 to 1) over it; empty if the picture cannot be read."""
+    """Data URI of an image with a heat map (0 to 1) over it; empty if the image cannot be read."""
     try:
-        picture = _small(file, LARGE)
+        image = _small(file, LARGE)
     except (UnreadableImage, OSError) as error:
         log.debug("%s: %s", file, error)
         return ""
-    return data_uri(overlay(picture, np.nan_to_num(heat_HW)), 70)
+    return data_uri(overlay(image, np.nan_to_num(heat_HW)), 70)
 
 
 def shrunk_uri(png: bytes, width: int) -> str:
-    """Data URI of a larger picture at most `width` pixels wide."""
-    picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture.thumbnail((width, 8 * width), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    return data_uri(picture, 72)
+    """Data URI of a larger image at most `width` pixels wide."""
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    image.thumbnail((width, 8 * width), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return data_uri(image, 72)
 
 
-def data_uri(picture: Image.Image, quality: int = QUALITY) -> str:
-    """A picture as the text of a JPEG that a page may hold."""
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg_bytes(picture, quality)).decode("ascii")
+def data_uri(image: Image.Image, quality: int = QUALITY) -> str:
+    """An image as the text of a JPEG that a page may hold."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg_bytes(image, quality)).decode("ascii")
 
 
 def _thumbnail(file: Path, side: int) -> str:
@@ -86,6 +86,6 @@ def _thumbnail(file: Path, side: int) -> str:
 
 def _small(file: Path, side: int) -> Image.Image:
     with open(file, "rb") as opened:
-        picture = decode(opened, at_least=(side, side))
-    picture.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    return picture
+        image = decode(opened, at_least=(side, side))
+    image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return image

@@ -3,9 +3,9 @@
     made = sample_set(600, seed=0, size=150, flaws=True)
     made.files["train/sea/0007.jpg"], made.flaws[0]
 
-Rendered scenes (`samples.scenes`) in train and test folders, then, of the training side: 2 % corrupt files, 5 % near-
-duplicates, 5 % wrong labels, 3 % turned by EXIF, and one training picture that is in the test side too. No picture
-carries two flaws. Equal arguments give equal bytes, with one Pillow on one kind of processor. 600 pictures of 150 pixels
+Rendered scenes (`samples.scenes`) in train and test folders, then, of the training set: 2 % corrupt files, 5 % near-
+duplicates, 5 % wrong labels, 3 % turned by EXIF, and one training image that is in the test set too. No image
+carries two flaws. Equal arguments give equal bytes, with one Pillow on one kind of processor. 600 images of 150 pixels
 take about 8 s of a core and 6 MB of memory.
 """
 
@@ -27,14 +27,14 @@ FLAWS_HEADER = ("path", "flaw", "detail", "of")
 LEAST = 60
 TEST_PART = 0.2
 CORRUPT, DUPLICATES, MISLABELLED, TURNED = 0.02, 0.05, 0.05, 0.03
-"""Parts of the training side."""
+"""Parts of the training set."""
 TURNS = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 """EXIF orientation, and how the pixels are stored for it."""
 
 
 @dataclass(frozen=True)
 class Flaw:
-    """One row of flaws.csv: `detail` is the damage, the true class, the orientation, or the change to the picture `of`."""
+    """One row of flaws.csv: `detail` is the damage, the true class, the orientation, or the change to the image `of`."""
 
     path: str
     flaw: str
@@ -53,7 +53,7 @@ class SampleSet:
 
 
 def sample_set(n: int, *, seed: int, size: int, flaws: bool) -> SampleSet:
-    """`n` pictures of six classes, a fifth of each for the test; near-duplicates and the leaked copy are among them.
+    """`n` images of six classes, a fifth of each for the test; near-duplicates and the leaked copy are among them.
 
     Raises `ValueError` if `n` is below 60 or `size` is one that cannot be rendered.
     """
@@ -70,10 +70,10 @@ def sample_set(n: int, *, seed: int, size: int, flaws: bool) -> SampleSet:
             if flaw is None or flaw.flaw not in COPIES:
                 rng = np.random.default_rng([seed, 2, place])
                 kind = flaw.detail if flaw is not None and flaw.flaw == "wrong_label" else name.split("/")[1]
-                picture = render(kind, rng, size)
+                image = render(kind, rng, size)
                 if name in originals:
-                    pixels[name] = picture
-                files[name] = _written(rng, picture, flaw)
+                    pixels[name] = image
+                files[name] = _written(rng, image, flaw)
             advance(1)
     for name, flaw in planned.items():
         if flaw.flaw in COPIES:
@@ -127,9 +127,9 @@ def recalled(
     Args:
         flaws: The rows of flaws.csv.
         unreadable: Paths of files that were left out as damaged.
-        groups: Paths of pictures that were taken for one, a list each.
-        turned: Paths of pictures that an EXIF note turns.
-        suspects: Paths of pictures whose label may be wrong.
+        groups: Paths of images that were taken for one, a list each.
+        turned: Paths of images that an EXIF note turns.
+        suspects: Paths of images whose label may be wrong.
     """
     together = {path: frozenset(group) for group in groups for path in group}
 
@@ -175,7 +175,7 @@ def _plan(names: list[str], rng: np.random.Generator) -> dict[str, Flaw]:
     for place, name in enumerate(take(DUPLICATES)):
         change = tuple(CHANGES)[place % len(CHANGES)]
         original = _original(name, free)
-        while original is None:  # of 60 pictures, all others of its class may have a flaw
+        while original is None:  # of 60 images, all others of its class may have a flaw
             name = free.pop()
             original = _original(name, free)
         planned[name] = Flaw(name, "near_duplicate", change, original)
@@ -190,7 +190,7 @@ def _plan(names: list[str], rng: np.random.Generator) -> dict[str, Flaw]:
 
 
 def _original(name: str, free: list[str]) -> str | None:
-    """A picture of the same class that has no flaw, and will have none; None if there is none left."""
+    """An image of the same class that has no flaw, and will have none; None if there is none left."""
     place = next((i for i in range(len(free) - 1, -1, -1) if _kind(free[i]) == _kind(name)), None)
     return None if place is None else free.pop(place)
 
@@ -212,7 +212,7 @@ def _written(rng: np.random.Generator, pixels: np.ndarray, flaw: Flaw | None) ->
     damage: dict[str, Callable[[], bytes]] = {
         "truncated": lambda: data[: int(len(data) * rng.uniform(0.2, 0.7))],
         "empty": lambda: b"",
-        "text": lambda: b"<html><head><title>404 Not Found</title></head><body>No such picture.</body></html>\n",
+        "text": lambda: b"<html><head><title>404 Not Found</title></head><body>No such image.</body></html>\n",
     }
     return damage[flaw.detail]()
 

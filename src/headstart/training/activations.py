@@ -1,7 +1,7 @@
-"""What a frozen trunk gives for augmented views of pictures, computed once and kept while the tail is trained.
+"""What a frozen trunk gives for augmented views of images, computed once and kept while the tail is trained.
 
-Each picture is decoded once for all its views. The numbers are kept as float16 in a file without a name that is mapped
-into memory (gone with the process, whatever becomes of it), so memory does not grow with the number of pictures. Cost: what
+Each image is decoded once for all its views. The numbers are kept as float16 in a file without a name that is mapped
+into memory (gone with the process, whatever becomes of it), so memory does not grow with the number of images. Cost: what
 embedding costs, for each view. Not for trunks that are trained too: `training.image_batches` has batches of pixels for those.
 """
 
@@ -24,15 +24,15 @@ LARGEST_BYTES = 6 << 30
 """Room that activations may take on the disk; fewer views are kept where that is not enough."""
 
 
-def views_that_fit(wanted: int, pictures: int, numel: int) -> int:
-    """How many of the `wanted` views a picture there is room for, at least one.
+def views_that_fit(wanted: int, images: int, numel: int) -> int:
+    """How many of the `wanted` views an image there is room for, at least one.
 
     >>> views_that_fit(4, 10_000, 50_000)
     4
     >>> views_that_fit(4, 30_000, 50_000)
     2
     """
-    return max(1, min(wanted, LARGEST_BYTES // max(2 * pictures * numel, 1)))
+    return max(1, min(wanted, LARGEST_BYTES // max(2 * images * numel, 1)))
 
 
 def keep_activations(
@@ -47,9 +47,9 @@ def keep_activations(
     views: Sequence[int],
     title: str,
 ) -> np.ndarray:
-    """float16 (V, N, numel): what the trunk behind `sessions` gives for each of the `views` of N pictures.
+    """float16 (V, N, numel): what the trunk behind `sessions` gives for each of the `views` of N images.
 
-    `views` are numbers as `images.augment.read_views` takes them. Raises `UnreadableImage` for a picture that changed
+    `views` are numbers as `images.augment.read_views` takes them. Raises `UnreadableImage` for an image that changed
     since it was looked at, `WriteError` if the disk has no room.
     """
     out_VND = scratch_array((len(views), len(sources), numel), np.float16)
@@ -102,7 +102,7 @@ def _one_batch(
     seed: int,
     views: Sequence[int],
 ) -> None:
-    """All views of a few pictures; the session runs once a view, always on a whole batch (see `model.inference.runtime`)."""
+    """All views of a few images; the session runs once a view, always on a whole batch (see `model.inference.runtime`)."""
     pixels = []
     for i in batch:
         try:
@@ -110,7 +110,7 @@ def _one_batch(
         except UnreadableImage as error:
             raise UnreadableImage(f"{sources[i]}: {error.message}", reason=error.reason) from error
     for number in range(len(views)):
-        for place, picture in enumerate(pixels):
-            session.pixels[place] = picture[number]
+        for place, image in enumerate(pixels):
+            session.pixels[place] = image[number]
         session.pixels[len(batch) :] = 0
         out_VND[number, batch.start : batch.stop] = session.run()[: len(batch)]

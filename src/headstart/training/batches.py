@@ -2,7 +2,7 @@
 
 A source of batches is asked for an epoch from batch number `start` on and gives the same batches whatever `start` is,
 so that an interrupted training goes on where it stopped. `TensorBatches` serves activations (or pixels) that are held
-in memory or memory-mapped: a step copies batch_size rows. Pictures that are
+in memory or memory-mapped: a step copies batch_size rows. Images that are
 decoded and varied on the fly come from `training.image_batches`.
 """
 
@@ -19,7 +19,7 @@ import torch
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a step sees: `inputs` (B, ...), `targets` int64 (B,) or float32 (B, K), `indices` int64 (B,): which pictures."""
+    """What a step sees: `inputs` (B, ...), `targets` int64 (B,) or float32 (B, K), `indices` int64 (B,): which images."""
 
     inputs: torch.Tensor
     targets: torch.Tensor
@@ -43,13 +43,13 @@ class Batches(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TensorBatches:
-    """Batches over arrays: `inputs` (V, N, ...) holds V views of N pictures, `labels` is int64 (N,) or float32 (N, K).
+    """Batches over arrays: `inputs` (V, N, ...) holds V views of N images, `labels` is int64 (N,) or float32 (N, K).
 
-    `inputs` may be a memory map: only the rows of a batch are read. With several views, epoch e shows picture i in view
+    `inputs` may be a memory map: only the rows of a batch are read. With several views, epoch e shows image i in view
     (e + i) % V, so each epoch sees a mixture of views and V epochs see all. With `shuffle` the order is drawn anew each
     epoch from (seed, epoch). `steps_per_epoch` above 0 sets the number of batches of an epoch: further rounds over the
-    pictures are begun, or the round is left unfinished (epoch e then begins another shuffled round). The last batch of
-    a round over all pictures may be smaller than `batch_size`; with `steps_per_epoch` rounds are strung together and
+    images are begun, or the round is left unfinished (epoch e then begins another shuffled round). The last batch of
+    a round over all images may be smaller than `batch_size`; with `steps_per_epoch` rounds are strung together and
     all batches are full.
     """
 
@@ -62,7 +62,7 @@ class TensorBatches:
 
     def __post_init__(self) -> None:
         if len(self.inputs.shape) < 2 or self.inputs.shape[1] != len(self.labels) or len(self.labels) == 0:
-            raise ValueError(f"inputs {self.inputs.shape} are not (views, pictures, ...) of {len(self.labels)} labels")
+            raise ValueError(f"inputs {self.inputs.shape} are not (views, images, ...) of {len(self.labels)} labels")
 
     def __len__(self) -> int:
         return self.steps_per_epoch or math.ceil(len(self.labels) / self.batch_size)
@@ -76,7 +76,7 @@ class TensorBatches:
             yield Batch(self._rows(picked, (epoch + picked) % views), self._targets(picked), picked)
 
     def _order(self, epoch: int) -> np.ndarray:
-        """Numbers of the pictures in the order of an epoch, int64."""
+        """Numbers of the images in the order of an epoch, int64."""
         n = len(self.labels)
         wanted = self.steps_per_epoch * self.batch_size or n
         rounds = range(math.ceil(wanted / n))

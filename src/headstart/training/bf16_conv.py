@@ -1,6 +1,6 @@
 """The same convolutions, computed in a cheaper way while training on a processor in bfloat16.
 
-Two shapes of convolution are slow in torch there (measured with torch 2.x, one core with AVX512-BF16, 32 pictures):
+Two shapes of convolution are slow in torch there (measured with torch 2.x, one core with AVX512-BF16, 32 images):
 
 - 1 x 1 convolutions (two thirds of a MobileNet's work) reach 50 GFLOP/s; the same as a matrix product over
   channels-last pixels reaches 100.
@@ -63,7 +63,7 @@ def _thinned(layer: nn.Conv2d) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 class _EveryOther(torch.autograd.Function):
-    """A depthwise convolution with stride 2, of padded pictures; its gradient is that of stride 1 at every other pixel.
+    """A depthwise convolution with stride 2, of padded images; its gradient is that of stride 1 at every other pixel.
 
     The gradient is laid out channels-last, as all else is: cutting `[:, :, ::2, ::2]` out of a convolution with stride 1
     leaves one that is not, and what comes before it then takes up to 20 times as long (80 ms for the ReLU6 of 32 MB).

@@ -8,7 +8,7 @@ A snapshot of AdamW with a moving average is about five times the weights (Mobil
 twice that in memory while it is written. Saving is put off after one that was slow, so that it takes at most a twentieth
 of the time.
 
-A snapshot belongs to a key, the recipe and the pictures it was made with; with another key it is refused, not mixed in.
+A snapshot belongs to a key, the recipe and the images it was made with; with another key it is refused, not mixed in.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Snapshot:
 
 @dataclass(eq=False)
 class Checkpoint:
-    """The snapshot file at `path`. `key` says what the training depends on (options, pictures), in words for people.
+    """The snapshot file at `path`. `key` says what the training depends on (options, images), in words for people.
 
     With `every_seconds` 0 each step is saved.
     """

@@ -10,7 +10,7 @@ as for a frozen backbone. The approaches differ in where they cut:
                al. 2022, arXiv 2202.10054: it starts from the best closed-form last layer), on a GPU before the first stage
     frozen     after the last stage: only dense layers are trained
 
-With a trunk, each picture passes it once for each of `recipe.views` augmented views, in OpenVINO on a CPU; a step then costs
+With a trunk, each image passes it once for each of `recipe.views` augmented views, in OpenVINO on a CPU; a step then costs
 only the tail. Measured figures are in `benchmarks/finetune.py` and LOG.md. When not to use it: if the closed-form last
 layer (`pipeline.fit_heads`) is as good on validation; `train` asks.
 """
@@ -43,7 +43,7 @@ from headstart.training.activations import keep_activations, views_that_fit
 from headstart.training.batches import Batches, TensorBatches
 from headstart.training.bf16_conv import lighten
 from headstart.training.checkpoint import Checkpoint
-from headstart.training.image_batches import PictureBatches
+from headstart.training.image_batches import ImageBatches
 from headstart.training.loop import EpochRow, StepRow, TrainingResult, evaluate, find_rate, fit
 from headstart.training.optim import ParameterGroup, Passes, make_optimizer
 from headstart.training.recipe import Recipe
@@ -52,7 +52,7 @@ FINETUNE_LR = 1e-4
 """Highest rate of AdamW when fine-tuning starts from a fitted last layer, where a range test finds nothing to gain."""
 
 FINETUNE_EPOCHS = 8
-"""Most rounds that `epochs` 0 takes in fine-tuning; 30 from scratch."""
+"""Most epochs that `epochs` 0 takes in fine-tuning; 30 from scratch."""
 
 FINETUNE_AUGMENT = "flip,crop=0.35"
 """What `augment` auto is for fine-tuning, and for scratch; for frozen backbones nothing."""
@@ -61,7 +61,7 @@ WISE = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 SHARES = (0.5, 0.3)
 """Parts of the computation that `unfreeze` auto trains on a processor: the first one if there is time for it. On scenes it
-ends at a lower validation loss (0.170 against 0.180), at two thirds of the pictures a second."""
+ends at a lower validation loss (0.170 against 0.180), at two thirds of the images a second."""
 
 STEPS = 0.6
 """Part of the time that may go into steps, by a measurement of some; the rest is for activations and validation."""
@@ -69,7 +69,7 @@ STEPS = 0.6
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """Pictures to learn from. `labels_N` int64 (N,), `train` and `val` bool (N,), for all N sources."""
+    """Images to learn from. `labels_N` int64 (N,), `train` and `val` bool (N,), for all N sources."""
 
     sources: Sequence[ImageSource]
     sha256s: Sequence[str]
@@ -79,7 +79,7 @@ class TrainingData:
     n_classes: int
 
     def side(self, mask: np.ndarray) -> tuple[list[ImageSource], list[str], np.ndarray]:
-        """Sources, hashes and labels of the pictures in a mask."""
+        """Sources, hashes and labels of the images in a mask."""
         picked = np.flatnonzero(mask).tolist()
         return [self.sources[i] for i in picked], [self.sha256s[i] for i in picked], self.labels_N[picked]
 
@@ -89,7 +89,7 @@ class FinetuneResult:
     """What training gave: a view with weights of its own, and the last layer on it, `weight_DK` and `bias_K` (float32).
 
     `recipe` has the `epochs`, `max_lr` and `unfreeze` that were used, so that it does the same again. `wise` is the
-    coefficient of WiSE-FT, NaN where there was none. `seen_NSS3` uint8: some pictures as training saw them.
+    coefficient of WiSE-FT, NaN where there was none. `seen_NSS3` uint8: some images as training saw them.
     """
 
     view: FeatureExtractor
@@ -99,13 +99,13 @@ class FinetuneResult:
     recipe: Recipe
     trained: tuple[str, ...]
     wise: float
-    pictures_per_second: float
+    images_per_second: float
     seen_NSS3: np.ndarray
     seen_labels: tuple[int, ...]
 
     @property
     def epochs(self) -> tuple[EpochRow, ...]:
-        """One row a round."""
+        """One row an epoch."""
         return self.fit.epochs
 
     @property
@@ -115,7 +115,7 @@ class FinetuneResult:
 
 
 class NoTime(RecipeError):
-    """The budget does not allow a single round."""
+    """The budget does not allow a single epoch."""
 
 
 def finetune(
@@ -135,10 +135,10 @@ def finetune(
         view: The backbone and input to start from; one with random weights for scratch.
         start: Last layer (weight_DK, bias_K) to begin with, fitted on the frozen features; None for a random one.
         unfinished: Where snapshots of the training under way are kept; an interrupted training goes on from there.
-        key: What a snapshot must agree with besides what this function knows: recipe, pictures, weights.
+        key: What a snapshot must agree with besides what this function knows: recipe, images, weights.
 
-    Raises `NoTime` if `epochs` is 0 and `seconds` do not suffice for one round; `TrainingFailed`, `UnfinishedTraining`,
-    `BackboneError`, `WriteError`, `UnreadableImage` for a picture that changed.
+    Raises `NoTime` if `epochs` is 0 and `seconds` do not suffice for one epoch; `TrainingFailed`, `UnfinishedTraining`,
+    `BackboneError`, `WriteError`, `UnreadableImage` for an image that changed.
     """
     begun = time.monotonic()
     torch.manual_seed(recipe.seed)
@@ -277,9 +277,9 @@ def _seconds_a_step(module: nn.Module, n_frozen: int, view: FeatureExtractor, re
     if precision == "bf16":
         lighten(tail)
     shape = survey(module, view.spec.image_size)[n_frozen - 1].shape
-    pictures = 4 * recipe.batch_size
-    zeros_VND = np.zeros((1, pictures, math.prod(shape)), np.float16)
-    batches = TensorBatches(zeros_VND, np.zeros(pictures, np.int64), recipe.batch_size)
+    images = 4 * recipe.batch_size
+    zeros_VND = np.zeros((1, images, math.prod(shape)), np.float16)
+    batches = TensorBatches(zeros_VND, np.zeros(images, np.int64), recipe.batch_size)
     probing = replace(recipe, precision=precision)
     return _seconds_a_batch(_FromKept(tail, shape), _groups(tail, recipe), batches, probing, "cpu")
 
@@ -294,10 +294,10 @@ def _batches(
     steps = recipe.steps_per_epoch
     if n_frozen == 0:
         spec = view.spec
-        train = PictureBatches(
+        train = ImageBatches(
             sources, sha256s, labels, spec, augment, recipe.batch_size, recipe.seed, steps_per_epoch=steps
         )
-        val = PictureBatches(held, held_sha256s, held_labels, spec, batch_size=recipe.batch_size, shuffle=False)
+        val = ImageBatches(held, held_sha256s, held_labels, spec, batch_size=recipe.batch_size, shuffle=False)
         return train, val, from_pixels(tail, replace(spec, tta="none"))
     shape = survey(module, view.spec.image_size)[n_frozen - 1].shape
     spec = replace(view.spec, tta="none")
@@ -372,7 +372,7 @@ def _groups(tail: nn.Module, recipe: Recipe) -> list[ParameterGroup]:
 
 
 def _as_begun(recipe: Recipe, recorded: Mapping[str, str]) -> Recipe:
-    """With the rounds and the learning rate that an interrupted training had found, so that it goes on with these."""
+    """With the epochs and the learning rate that an interrupted training had found, so that it goes on with these."""
     if not recorded:
         return recipe
     epochs, rate = int(recorded["epochs"]), float(recorded["highest learning rate"])
@@ -403,14 +403,14 @@ def _settled(
     if recipe.epochs:
         return replace(recipe, max_lr=rate)
     once = _seconds_a_batch(network, groups, train, probing, device)
-    pictures = int(task.val.sum()) / max(int(task.train.sum()), 1)
-    epoch = once * len(train) * (1 + pictures / 3)
+    images = int(task.val.sum()) / max(int(task.train.sum()), 1)
+    epoch = once * len(train) * (1 + images / 3)
     left = seconds - (time.monotonic() - begun)
     epochs = min(int(left / epoch), FINETUNE_EPOCHS if recipe.approach == "finetune" else 30)
     if epochs < 1:
         raise NoTime(
-            f"budget {recipe.budget} is too small for {recipe.approach}: {left:.0f} s are left, and one round over the "
-            f"training pictures takes about {epoch:.0f} s.",
+            f"budget {recipe.budget} is too small for {recipe.approach}: {left:.0f} s are left, and one epoch over the "
+            f"training images takes about {epoch:.0f} s.",
             hint=f"Give --budget {math.ceil((_spent(recipe, left) + 3 * epoch) / 60)}m, or --approach linear.",
         )
     return replace(recipe, max_lr=rate, epochs=epochs)
@@ -513,11 +513,11 @@ def _saved(
 def _seen(
     task: TrainingData, view: FeatureExtractor, augment: Augment, recipe: Recipe, most: int = 32
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Some training pictures as the first round showed them: uint8 (n, S, S, 3), and their labels."""
+    """Some training images as the first epoch showed them: uint8 (n, S, S, 3), and their labels."""
     picked = np.flatnonzero(task.train)
     rng = np.random.default_rng(recipe.seed)
     picked = rng.permutation(picked)[:most].tolist()
-    batches = PictureBatches(
+    batches = ImageBatches(
         [task.sources[i] for i in picked], [task.sha256s[i] for i in picked], task.labels_N[picked], view.spec, augment,
         batch_size=most, seed=recipe.seed, shuffle=False,
     )  # fmt: skip

@@ -16,7 +16,7 @@ class HistoryRow:
     backbone: str
     head: str
     strength: float
-    pictures: int
+    images: int
     loo_log_loss: float
     loo_accuracy: float
     val_log_loss: float

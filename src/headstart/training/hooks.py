@@ -3,7 +3,7 @@
 >>> class Stopwatch(Hooks):
 ...     def after_epoch(self, state):
 ...         if state.rows[-1].seconds > 60:
-...             state.stop("rounds take more than a minute")
+...             state.stop("epochs take more than a minute")
 
 Give such objects to `training.loop.fit(..., hooks=[Stopwatch()])`; they are called in that order. What a hook changes in
 the module or the recipe is not recorded: a training that must resume to the bit should only be watched.
@@ -75,7 +75,7 @@ class Hooks:
         """Once, after an interrupted training was taken up (then `state.step` is above 0)."""
 
     def before_epoch(self, state: State) -> None:
-        """The module is in training mode; a round taken up in the middle is announced again."""
+        """The module is in training mode; an epoch taken up in the middle is announced again."""
 
     def before_step(self, state: State) -> None:
         """Rates are set; the batches were not seen yet."""
@@ -84,7 +84,7 @@ class Hooks:
         """The weights have moved; `state.loss` and `state.steps` are up to date; the checkpoint was not written yet."""
 
     def after_epoch(self, state: State) -> None:
-        """The round was validated; `state.rows` is up to date; the checkpoint was not written yet."""
+        """The epoch was validated; `state.rows` is up to date; the checkpoint was not written yet."""
 
     def after_fit(self, state: State) -> None:
         """The module holds the best weights."""

@@ -1,16 +1,16 @@
-"""Pictures for training, decoded and varied ahead of the step that needs them, a few batches at a time.
+"""Images for training, decoded and varied ahead of the step that needs them, a few batches at a time.
 
-    PictureBatches     batches for the training loop: uint8 (B, S, S, 3) tensors, each epoch another version of a picture
-    augmented_views    arrays (B, V, S, S, 3): V views a picture, each picture decoded once, to be fed to a frozen trunk
+    ImageBatches       batches for the training loop: uint8 (B, S, S, 3) tensors, each epoch another version of an image
+    augmented_views    arrays (B, V, S, S, 3): V views an image, each image decoded once, to be fed to a frozen trunk
 
-Threads write decoded and varied pictures straight into the arrays of the next `AHEAD` batches, and memory is no more than
-those: 5 MB each for 64 pictures of 160 px. What a batch holds depends on (seed, epoch, step) alone, so the number of
-threads, or where an interrupted epoch goes on, changes nothing. View n of a picture is what epoch n shows of it.
+Threads write decoded and varied images straight into the arrays of the next `AHEAD` batches, and memory is no more than
+those: 5 MB each for 64 images of 160 px. What a batch holds depends on (seed, epoch, step) alone, so the number of
+threads, or where an interrupted epoch goes on, changes nothing. View n of an image is what epoch n shows of it.
 
-A picture that can no longer be read is left out of its batch and named in `errors`; it is tried again in the next epoch.
+An image that can no longer be read is left out of its batch and named in `errors`; it is tried again in the next epoch.
 
-At 160 px a picture costs 2 to 2.6 ms of a core, decoding and hashing included, and a further view 0.7 to 1.2 ms. So on a
-CPU `PictureBatches` is for networks that are trained whole. When not to use it: if the first stages are frozen, keep
+At 160 px an image costs 2 to 2.6 ms of a core, decoding and hashing included, and a further view 0.7 to 1.2 ms. So on a
+CPU `ImageBatches` is for networks that are trained whole. When not to use it: if the first stages are frozen, keep
 their activations (`batches.TensorBatches`).
 """
 
@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headstart.errors import NoPictures, UnreadableImage
-from headstart.images.augment import Augment, augmented, decode_size, read_picture, read_views, rng_for
+from headstart.errors import NoImages, UnreadableImage
+from headstart.images.augment import Augment, augmented, decode_size, read_image, read_views, rng_for
 from headstart.images.preprocess import Preprocess
 from headstart.images.sources import ImageSource
 from headstart.model.inference.runtime import cores
@@ -39,13 +39,13 @@ AHEAD = 3
 
 
 @dataclass(frozen=True, eq=False)
-class PictureBatches:
-    """Batches of varied pictures; implements `batches.Batches`.
+class ImageBatches:
+    """Batches of varied images; implements `batches.Batches`.
 
     `sources`, `sha256s` and `labels` (int64 (N,) or float32 (N, K)) belong together; `indices` picks some of them, and a
     batch's `indices` are numbers in `sources`. Order, shuffling and `steps_per_epoch` are those of `TensorBatches`: with
-    it above 0, an epoch is that many full batches, and a picture that comes again in one epoch comes in another version.
-    `errors` maps the pictures that could not be read to the reason, as they are found.
+    it above 0, an epoch is that many full batches, and an image that comes again in one epoch comes in another version.
+    `errors` maps the images that could not be read to the reason, as they are found.
     """
 
     sources: Sequence[ImageSource]
@@ -71,7 +71,7 @@ class PictureBatches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """See `Batches`: `inputs` is uint8 (B, S, S, 3). A batch of which nothing can be read is left out.
 
-        Raises `NoPictures` if that happens to all batches from `start` to the end of the epoch.
+        Raises `NoImages` if that happens to all batches from `start` to the end of the epoch.
         """
         import torch
 
@@ -88,9 +88,9 @@ class PictureBatches:
                     targets = plan.targets[torch.from_numpy(made.kept)] if made.errors else plan.targets
                     yield Batch(torch.from_numpy(made.pixels), targets, made.indices)
         if not found and start < len(self):
-            raise NoPictures(
-                f"none of {len(picked):,} training pictures could be read in epoch {epoch + 1}.",
-                hint="Is the folder with the pictures still there? `headstart check` names those that cannot be read.",
+            raise NoImages(
+                f"none of {len(picked):,} training images could be read in epoch {epoch + 1}.",
+                hint="Is the folder with the images still there? `headstart check` names those that cannot be read.",
             )
 
     def _jobs(self, plan: Batch, step: int, picked: np.ndarray) -> list[_Job]:
@@ -99,15 +99,15 @@ class PictureBatches:
 
     def _read(self, epoch: int, job: _Job) -> np.ndarray:
         sha256 = self.sha256s[job.index]
-        picture = read_picture(self.sources[job.index], sha256, decode_size(self.spec, self.augment))
+        image = read_image(self.sources[job.index], sha256, decode_size(self.spec, self.augment))
         key = f"{sha256}/{job.round}" if job.round else sha256
-        return augmented(picture, self.spec, self.augment, rng_for(self.seed, epoch, key))
+        return augmented(image, self.spec, self.augment, rng_for(self.seed, epoch, key))
 
     def _picked(self) -> np.ndarray:
         return np.arange(len(self.sources)) if self.indices is None else np.asarray(self.indices, np.int64)
 
     def _order(self) -> TensorBatches:
-        """Which pictures, with which targets, make up which batch."""
+        """Which images, with which targets, make up which batch."""
         from headstart.training.batches import TensorBatches
 
         picked = self._picked()
@@ -119,7 +119,7 @@ class PictureBatches:
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """Some pictures in several views: `pixels` uint8 (B, V, S, S, 3), `indices` int64 (B,), and `errors` {index: reason}
+    """Some images in several views: `pixels` uint8 (B, V, S, S, 3), `indices` int64 (B,), and `errors` {index: reason}
     of those that belong here and could not be read, which have no row."""
 
     pixels: np.ndarray
@@ -138,7 +138,7 @@ def augmented_views(
     batch_size: int = 32,
     workers: int = 0,
 ) -> Iterator[Views]:
-    """All pictures in order, `batch_size` at a time, each in the views `numbers` (see `read_views`), decoded once.
+    """All images in order, `batch_size` at a time, each in the views `numbers` (see `read_views`), decoded once.
 
     `sha256s` are those that `validate_images` or `look_at` found; `workers` 0 is a thread a core. Does not need torch.
     """
@@ -156,7 +156,7 @@ def augmented_views(
 
 @dataclass(frozen=True)
 class _Job:
-    """A picture to read, and for which time in this epoch."""
+    """An image to read, and for which time in this epoch."""
 
     index: int
     round: int = 0
@@ -178,7 +178,7 @@ class _Ahead:
     def __init__(self, workers: int, shape: tuple[int, ...], read: Callable[[_Job], np.ndarray]) -> None:
         self._workers = workers or cores()
         self._shape, self._read = shape, read
-        self._pool = ThreadPoolExecutor(self._workers, "pictures")
+        self._pool = ThreadPoolExecutor(self._workers, "images")
 
     def __enter__(self) -> _Ahead:
         return self
@@ -199,7 +199,7 @@ class _Ahead:
             yield _made(*waiting.popleft())
 
     def _fill(self, jobs: Sequence[_Job], pixels: np.ndarray, places: range) -> dict[int, str]:
-        """Read some of a batch's pictures to their places; {place: reason} of those that cannot be read."""
+        """Read some of a batch's images to their places; {place: reason} of those that cannot be read."""
         failed = {}
         for place in places:
             try:

@@ -1,6 +1,6 @@
 """The training loop: batches of tensors in, a module that has learned them out. `fit` is all that others call.
 
-It knows nothing of pictures, backbones or files: `module` takes a batch's inputs as they come and gives logits (B, K).
+It knows nothing of images, backbones or files: `module` takes a batch's inputs as they come and gives logits (B, K).
 Over a plain loop in torch it costs 0.2 to 0.3 ms a step on a processor (the seed drawn for each batch, the history, the
 checks), and 0.3 ms more for a moving average. That matters only to networks that need less themselves; for a last
 layer alone use `model.heads.linear`.
@@ -47,20 +47,20 @@ from headstart.training.optim import (
 )
 from headstart.training.recipe import Recipe
 
-NAMED_PICTURES = 32
-"""Pictures of a bad batch that a message lists."""
+NAMED_IMAGES = 32
+"""Images of a bad batch that a message lists."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training gave. `stopped` is empty if all epochs ran, else why not; `bad_pictures` are those of a batch whose
+    """What a training gave. `stopped` is empty if all epochs ran, else why not; `bad_images` are those of a batch whose
     loss was not finite."""
 
     epochs: tuple[EpochRow, ...]
     steps: tuple[StepRow, ...]
     best_epoch: int
     stopped: str
-    bad_pictures: tuple[int, ...] = ()
+    bad_images: tuple[int, ...] = ()
 
 
 def fit(
@@ -88,7 +88,7 @@ def fit(
     remove it (`Checkpoint.discard`) once the result is safe.
 
     Raises `TrainingFailed` for a loss that is not finite before an epoch was finished (afterwards it ends the training,
-    see `TrainingResult.stopped`), or if not even one picture fits into memory; `UnfinishedTraining`, see `Checkpoint.load`.
+    see `TrainingResult.stopped`), or if not even one image fits into memory; `UnfinishedTraining`, see `Checkpoint.load`.
     """
     training = _Training(module, groups, train, val, recipe, epochs, max_lr, n_classes, device, hooks, class_weights)
     if checkpoint is not None:
@@ -140,20 +140,20 @@ def find_rate(
 class _NotFinite(Exception):
     """The loss of some batch, or of the validation, is not finite."""
 
-    def __init__(self, message: str, pictures: Sequence[int] = ()) -> None:
+    def __init__(self, message: str, images: Sequence[int] = ()) -> None:
         super().__init__(message)
         self.message = message
-        self.pictures = tuple(pictures)
+        self.images = tuple(images)
 
 
 @dataclass
 class _Sums:
-    """Running sums of an epoch: loss x weight, weight, right answers, pictures, seconds."""
+    """Running sums of an epoch: loss x weight, weight, right answers, images, seconds."""
 
     loss: float = 0.0
     weight: float = 0.0
     right: float = 0.0
-    pictures: int = 0
+    images: int = 0
     seconds: float = 0.0
 
 
@@ -186,7 +186,7 @@ class _Training:
         self.best: dict[str, torch.Tensor] = {}
         self.best_value = math.inf
         self.sums = _Sums()
-        self.bad_pictures: tuple[int, ...] = ()
+        self.bad_images: tuple[int, ...] = ()
         self.checkpoint: Checkpoint | None = None
 
     # ---------------------------------------------------------------------------------------------------- the course
@@ -202,7 +202,7 @@ class _Training:
         self.module.load_state_dict(self.best)
         self._save()
         self._call("after_fit")
-        return TrainingResult(tuple(state.rows), tuple(state.steps), state.best_epoch, state.stopped, self.bad_pictures)
+        return TrainingResult(tuple(state.rows), tuple(state.steps), state.best_epoch, state.stopped, self.bad_images)
 
     def _end_at(self, error: _NotFinite) -> None:
         if not self.best:
@@ -210,11 +210,11 @@ class _Training:
                 self.checkpoint.discard()  # it would fail in the same way again
             failed = TrainingFailed(
                 f"Training failed before its first epoch was finished: {error.message}",
-                pictures=error.pictures,
+                images=error.images,
                 hint=f"Lower --max-lr (it was {self.max_lr:g}), or limit the gradient, for example --clip 1.",
             )
             raise failed from error
-        self.state.stopped, self.bad_pictures = error.message, error.pictures
+        self.state.stopped, self.bad_images = error.message, error.images
         best = self.state.best_epoch + 1
         log.warning("Training stops: %s The weights of epoch %d, the best until then, are kept.", error.message, best)
 
@@ -263,7 +263,7 @@ class _Training:
         self.sums.loss += moved.loss * moved.weight
         self.sums.weight += moved.weight
         self.sums.right += moved.right
-        self.sums.pictures += moved.pictures
+        self.sums.images += moved.images
         if self.average is not None:
             self.average.update(self.module, state.step)
         self._call("after_step")
@@ -292,10 +292,10 @@ class _Training:
         return mixed
 
     def _bad_batch(self, what: str, value: float, gathered: list[Batch]) -> _NotFinite:
-        pictures = [int(i) for batch in gathered for i in batch.indices]
-        named = ", ".join(map(str, pictures[:NAMED_PICTURES])) + (", ..." if len(pictures) > NAMED_PICTURES else "")
-        where = f"epoch {self.state.epoch + 1}, step {self.state.step + 1} (training pictures number {named})"
-        return _NotFinite(f"the {what} is {value} in {where}.", pictures)
+        images = [int(i) for batch in gathered for i in batch.indices]
+        named = ", ".join(map(str, images[:NAMED_IMAGES])) + (", ..." if len(images) > NAMED_IMAGES else "")
+        where = f"epoch {self.state.epoch + 1}, step {self.state.step + 1} (training images number {named})"
+        return _NotFinite(f"the {what} is {value} in {where}.", images)
 
     def _finish_epoch(self, begun: float) -> None:
         state, sums = self.state, self.sums
@@ -306,7 +306,7 @@ class _Training:
             value = -score.accuracy if self.recipe.monitor == "val_accuracy" else score.loss
             if value < self.best_value or self.val is None:
                 self.best, self.best_value, state.best_epoch = _copied(self.module), value, state.epoch
-        trained = sums.loss / max(sums.weight, 1e-12), sums.right / max(sums.pictures, 1)
+        trained = sums.loss / max(sums.weight, 1e-12), sums.right / max(sums.images, 1)
         row = EpochRow(state.epoch, *trained, score.loss, score.accuracy, state.lr, time.monotonic() - begun)
         state.rows.append(row)
         log.info("%s", _told(row, state.epochs))
@@ -383,7 +383,7 @@ class _Training:
             "stopped": state.stopped,
             "rows": [asdict(row) for row in state.rows],
             "best_value": self.best_value,
-            "bad_pictures": self.bad_pictures,
+            "bad_images": self.bad_images,
             "sums": asdict(self.sums),
             "at_once": self.passes.at_once,
         }
@@ -404,7 +404,7 @@ class _Training:
             setattr(state, name, values[name])
         state.rows = [EpochRow(**row) for row in values["rows"]]
         state.steps = [StepRow(int(s), int(e), float(lr), float(loss)) for s, e, lr, loss in snapshot.tensors["steps"]]
-        self.best_value, self.bad_pictures = values["best_value"], tuple(values["bad_pictures"])
+        self.best_value, self.bad_images = values["best_value"], tuple(values["bad_images"])
         self.sums, self.passes.at_once = _Sums(**values["sums"]), values["at_once"]
         if state.epoch < state.epochs and not state.stopped:
             where = f"epoch {state.epoch + 1}, batch {state.batch + 1} of {len(self.train)}"

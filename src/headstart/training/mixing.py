@@ -1,4 +1,4 @@
-"""Mixup and CutMix: batches in which each picture is blended with another one, and its label too.
+"""Mixup and CutMix: batches in which each image is blended with another one, and its label too.
 
     mixup    x = r x_i + (1 - r) x_j,  y = r y_i + (1 - r) y_j          Zhang et al. 2018 (arXiv 1710.09412), section 2
     cutmix   a rectangle of x_j is pasted into x_i, r = the part of the area that is left of x_i
@@ -8,8 +8,8 @@ One r ~ Beta(alpha, alpha) and one permutation that gives j are drawn for a batc
 interrupted training goes on with the same ones. With both asked for, each batch gets one of them, with equal chances.
 
 Mixup works on anything: pixels, activations, feature vectors; uint8 pixels become float32 from 0 to 255. CutMix needs
-pictures or maps of activations. 32 pictures of 160 px take 13 ms of a core (mixup) or 3 ms (cutmix). When not to use them:
-for a few epochs of fine-tuning on few pictures, or if probabilities matter more than accuracy; training on blended labels
+images or maps of activations. 32 images of 160 px take 13 ms of a core (mixup) or 3 ms (cutmix). When not to use them:
+for a few epochs of fine-tuning on few images, or if probabilities matter more than accuracy; training on blended labels
 makes a network less sure of itself, which temperature scaling has to put right.
 """
 
@@ -26,7 +26,7 @@ from headstart.training.batches import Batch
 Box = tuple[int, int, int, int]
 """Top, left, bottom, right."""
 
-_STREAM = 0x6D6978  # apart from the numbers that order the pictures, which come from (seed, epoch, round)
+_STREAM = 0x6D6978  # apart from the numbers that order the images, which come from (seed, epoch, round)
 
 
 def mix(
@@ -69,7 +69,7 @@ def mixup(inputs: torch.Tensor, other: torch.Tensor, ratio: float) -> torch.Tens
 
 
 def cutmix(inputs: torch.Tensor, other: torch.Tensor, box: Box) -> tuple[torch.Tensor, float]:
-    """A copy with `box` taken from ``inputs[other]``, and the part of the area that is left of the picture itself."""
+    """A copy with `box` taken from ``inputs[other]``, and the part of the area that is left of the image itself."""
     height, width = _height_and_width(inputs)
     top, left, bottom, right = box
     mixed = inputs.clone()
@@ -100,15 +100,15 @@ def soft(targets: torch.Tensor, n_classes: int) -> torch.Tensor:
 
 
 def _channels_last(inputs: torch.Tensor) -> bool:
-    """Pictures are (B, S, S, 3), activations (B, C, H, W)."""
+    """Images are (B, S, S, 3), activations (B, C, H, W)."""
     return inputs.dtype == torch.uint8 or (inputs.shape[3] == 3 and inputs.shape[1] == inputs.shape[2])
 
 
 def _height_and_width(inputs: torch.Tensor) -> tuple[int, int]:
     if inputs.ndim != 4:
         raise RecipeError(
-            f"cutmix cannot be used on feature vectors (inputs of shape {tuple(inputs.shape)}): it needs pictures.",
-            hint="Use mixup, or an approach that trains on pictures, such as finetune.",
+            f"cutmix cannot be used on feature vectors (inputs of shape {tuple(inputs.shape)}): it needs images.",
+            hint="Use mixup, or an approach that trains on images, such as finetune.",
         )
     height, width = inputs.shape[1:3] if _channels_last(inputs) else inputs.shape[2:4]
     return int(height), int(width)

@@ -119,7 +119,7 @@ def set_rates(optimizer: torch.optim.Optimizer, lr: float, momentum: float | Non
 class Objective:
     """What a step minimises: the mean over a batch of the recipe's loss, see `Recipe.loss`.
 
-    Written as a sum over pictures and a weight to divide by, so that a batch may be split in pieces whose gradients add
+    Written as a sum over images and a weight to divide by, so that a batch may be split in pieces whose gradients add
     up to the whole batch's. With `class_weights` w (K,) the mean is weighed: sum w[y] loss / sum w[y], as torch's
     `cross_entropy` has it for hard labels; blended targets count as their share of each class.
 
@@ -135,7 +135,7 @@ class Objective:
         self._weights = None if self._counted is None else self._counted.to(device)
 
     def total(self, logits_BK: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Sum over pictures, float32 (float64 for float64 logits). `targets` is int64 (B,) or float (B, K)."""
+        """Sum over images, float32 (float64 for float64 logits). `targets` is int64 (B,) or float (B, K)."""
         logits_BK = logits_BK.float() if logits_BK.dtype in (torch.bfloat16, torch.float16) else logits_BK
         if self._twice:
             logits_BK = logits_BK.softmax(1)
@@ -144,7 +144,7 @@ class Objective:
         return F.cross_entropy(logits_BK, targets, weights, reduction="sum", label_smoothing=self._smoothing)
 
     def weight(self, targets: torch.Tensor) -> float:
-        """What to divide the sum by: the number of pictures, or their weights."""
+        """What to divide the sum by: the number of images, or their weights."""
         if self._counted is None:
             return float(len(targets))
         shares = targets.cpu().double() @ self._counted if targets.ndim == 2 else self._counted[targets.cpu()]
@@ -161,16 +161,16 @@ class Score:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step saw: mean loss, the weight it stands for, right answers, pictures."""
+    """What a step saw: mean loss, the weight it stands for, right answers, images."""
 
     loss: float
     weight: float
     right: float
-    pictures: int
+    images: int
 
 
 class Passes:
-    """Forward and backward passes: where, at which precision, and with how many pictures `at_once` (0: a whole batch)."""
+    """Forward and backward passes: where, at which precision, and with how many images `at_once` (0: a whole batch)."""
 
     def __init__(self, module: nn.Module, recipe: Recipe, device: str, class_weights: np.ndarray | None) -> None:
         self.module, self.device, self.seed = module, device, recipe.seed
@@ -210,14 +210,14 @@ class Passes:
         training = [m for m in self.module.modules() if m.training]
         self.module.eval()
         told = torch.zeros(2, dtype=torch.float64, device=self.device)
-        pictures = 0
+        images = 0
         with torch.no_grad():
             for batch in batches.epoch(0):
                 told += self._score(batch)
-                pictures += len(batch)
+                images += len(batch)
         for module in training:
             module.training = True
-        loss, right = (told / max(pictures, 1)).tolist()
+        loss, right = (told / max(images, 1)).tolist()
         return Score(loss, right)
 
     def _score(self, batch: Batch) -> torch.Tensor:
@@ -256,7 +256,7 @@ class Passes:
 
     @contextmanager
     def _single(self, size: int) -> Iterator[None]:
-        """One picture alone has no spread: BatchNorm then uses its running statistics."""
+        """One image alone has no spread: BatchNorm then uses its running statistics."""
         fixed = [norm for norm in norms(self.module) if norm.training] if size == 1 else []
         for norm in fixed:
             norm.eval()
@@ -270,14 +270,14 @@ class Passes:
         size = min(self.at_once or largest, largest)
         if size <= 1:
             raise TrainingFailed(
-                "Memory is too small: not even one picture at a time can be trained on.",
+                "Memory is too small: not even one image at a time can be trained on.",
                 hint="Choose a smaller --image-size or --backbone, or fine-tune fewer stages, for example --unfreeze 2.",
             )
         self.at_once = math.ceil(size / 2)
         if self.device != "cpu":
             torch.cuda.empty_cache()
         log.warning(
-            "Out of memory with %d pictures at once: going on with %d, gradients added up to the same step.",
+            "Out of memory with %d images at once: going on with %d, gradients added up to the same step.",
             size,
             self.at_once,
         )

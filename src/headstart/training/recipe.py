@@ -43,17 +43,17 @@ class Recipe:
     """A timm name; several joined by + are fused; auto picks by validation among the weights at hand."""
 
     image_size: int = 0
-    """Side of the input square in pixels; 0 takes the backbone's own, or less if the pictures are smaller; -1 takes the
-    mean side of the training pictures."""
+    """Side of the input square in pixels; 0 takes the backbone's own, or less if the images are smaller; -1 takes the
+    mean side of the training images."""
 
     resize: str = "auto"
-    """How a picture becomes a square: crop, pad or squash; auto takes the backbone's own."""
+    """How an image becomes a square: crop, pad or squash; auto takes the backbone's own."""
 
     head: str = "auto"
     """The last layer: ridge, lda, logistic, blend (lda and logistic) or ncm (nearest mean); auto picks on validation."""
 
     class_weight: str = "none"
-    """none, or balanced: weigh classes inversely to their number of pictures."""
+    """none, or balanced: weigh classes inversely to their number of images."""
 
     pixels: str = "backbone"
     """Scale of the network's input: backbone (the mean and std that belong to the weights) or unit (0 to 1)."""
@@ -65,25 +65,25 @@ class Recipe:
     """Part of the features that is dropped before the last layer while training."""
 
     augment: str = "auto"
-    """How training pictures are varied: none, or a list such as flip,shift=0.2,rotation=40 (see docs/recipes.md)."""
+    """How training images are varied: none, or a list such as flip,shift=0.2,rotation=40 (see docs/recipes.md)."""
 
     mixup: float = 0.0
-    """Alpha of mixup, which blends pairs of pictures and their labels; 0 does not."""
+    """Alpha of mixup, which blends pairs of images and their labels; 0 does not."""
 
     cutmix: float = 0.0
-    """Alpha of cutmix, which pastes a piece of one picture into another; 0 does not."""
+    """Alpha of cutmix, which pastes a piece of one image into another; 0 does not."""
 
     tta: str = "none"
-    """Views averaged at prediction: none, or flip (the picture and its mirror image, at twice the cost)."""
+    """Views averaged at prediction: none, or flip (the image and its mirror image, at twice the cost)."""
 
     epochs: int = 0
-    """Rounds over the training pictures; 0 as many as the budget allows, at most 30."""
+    """Epochs over the training images; 0 as many as the budget allows, at most 30."""
 
     steps_per_epoch: int = 0
-    """Batches that count as a round; 0 takes all training pictures."""
+    """Batches that count as an epoch; 0 takes all training images."""
 
     batch_size: int = 32
-    """Pictures to a step."""
+    """Images to a step."""
 
     accumulate: int = 1
     """Batches whose gradients are added up before a step."""
@@ -116,13 +116,13 @@ class Recipe:
     """Decay of the moving average of the weights that is kept in the end, such as 0.99; 0 keeps none."""
 
     patience: int = 0
-    """Rounds without a gain after which training stops; 0 never stops early."""
+    """Epochs without a gain after which training stops; 0 never stops early."""
 
     monitor: str = "val_log_loss"
-    """What the best round is known by: val_log_loss or val_accuracy."""
+    """What the best epoch is known by: val_log_loss or val_accuracy."""
 
     unfreeze: str = "auto"
-    """What is fine-tuned: all; a number of last stages, such as 3; gradual (one more stage each round); auto."""
+    """What is fine-tuned: all; a number of last stages, such as 3; gradual (one more stage each epoch); auto."""
 
     start: str = "linear"
     """Where the last layer starts in fine-tuning: linear (fitted in closed form, LP-FT) or random."""
@@ -131,7 +131,7 @@ class Recipe:
     """Factor of the learning rate from each stage to the one before it; below 1, early stages learn more slowly."""
 
     views: int = 4
-    """Augmented views a picture whose activations are kept, when the frozen stages run once only."""
+    """Augmented views an image whose activations are kept, when the frozen stages run once only."""
 
     wise: str = "auto"
     """Where between the frozen (0) and the fine-tuned (1) weights to end (WiSE-FT); auto picks on validation."""
@@ -140,10 +140,10 @@ class Recipe:
     """Time to spend, such as 2m, 10m or 2h: the search for a backbone and fine-tuning keep within it."""
 
     val: float = 0.2
-    """Part of the training pictures that is kept for validation, where the data brings none."""
+    """Part of the training images that is kept for validation, where the data brings none."""
 
     test: float = 0.2
-    """Part of the pictures that is kept for the final test, where the data brings none."""
+    """Part of the images that is kept for the final test, where the data brings none."""
 
     alpha: float = 0.1
     """Allowed rate of prediction sets that miss the right class (split conformal)."""

@@ -34,7 +34,7 @@ class CheckResult:
     `copies_page` is the page that shows the copies, '' if none was written.
     """
 
-    pictures: int
+    images: int
     usable: int
     classes: dict[str, int]
     findings: list[Finding]
@@ -49,7 +49,7 @@ class CheckResult:
     def table(self) -> str:
         """Plain text for a terminal: one finding a line, with the first paths below it."""
         counts = few([f"{plain(name)} {n:,}" for name, n in self.classes.items()])
-        lines = [f"{self.pictures:,} files, {self.usable:,} usable, {len(self.classes)} classes: {counts or 'none'}"]
+        lines = [f"{self.images:,} files, {self.usable:,} usable, {len(self.classes)} classes: {counts or 'none'}"]
         for f in self.findings:
             lines.append(f"{f.severity:<8} {f.check:<23} {plain(f.message)}")
             lines += [f"{'':33}{plain(p)}" for p in f.paths[:3]]
@@ -86,14 +86,14 @@ def check(
     weights_dir: Path | None = None,
     offline: bool = False,
 ) -> CheckResult:
-    """Look at every picture and say what is wrong: damaged files, copies, leaks, odd formats, unbalanced classes.
+    """Look at every image and say what is wrong: damaged files, copies, leaks, odd formats, unbalanced classes.
 
     Nothing in the data is changed. Example:
 
         headstart check photos --out checks.csv
 
     Args:
-        data: Pictures with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
+        data: Images with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: CSV to write, one row for each finding and path; copies are shown in a page and a table beside it
             (checks-copies.html and checks-copies.csv for checks.csv).
         labels: Look for wrong labels too, by what a backbone sees.
@@ -131,7 +131,7 @@ def check(
     if fixes is not None:
         write_corrections(Path(fixes), [(e.path, e.label, e.suggested, e.score) for e in suspected or []])
     return CheckResult(
-        pictures=len(looked.everything),
+        images=len(looked.everything),
         usable=len(dataset),
         classes={name: int((dataset.labels == k).sum()) for k, name in enumerate(dataset.classes)},
         findings=found,

@@ -1,9 +1,9 @@
 """`headstart compare DATA --out DIR`: several approaches and backbones on one split, and which of them to take.
 
-    look -> split once -> each trial is a `train` in a process of its own -> paired tests on the test side -> advice
+    look -> split once -> each trial is a `train` in a process of its own -> paired tests on the test set -> advice
 
 What it costs is the budget, and a second or two a trial. Not for picking a head or a learning rate: `train` does that
-on validation. Here the test side is looked at once for each trial, so that the best of many looks a little better than
+on validation. Here the test set is looked at once for each trial, so that the best of many looks a little better than
 it is; the paired tests are corrected for that, the figures are not.
 """
 
@@ -49,7 +49,7 @@ TOP = 5
 """So many backbones at hand are tried where none are named; of more, the best by leave-one-out on a subset."""
 START_SECONDS = 4.0
 """What a trial takes besides embedding: importing, the head, the run folder. Measured on 2 cores: 2 to 3 s."""
-TIMED_PICTURES = 8
+TIMED_IMAGES = 8
 ORDER = ("linear", "frozen", "auto", "finetune", "scratch")
 """Cheap approaches first, so that a small budget shows something."""
 DEFAULT = {"linear": Recipe(approach="linear"), "auto": Recipe()}
@@ -74,7 +74,7 @@ def compare(
         headstart compare photos --out comparison --budget 20m
 
     Args:
-        data: Pictures with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
+        data: Images with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: Folder to write: report.html, split.csv, comparison.csv, pairs.csv, and a run folder for each trial in runs.
         recipes: Approaches (linear, finetune), names of recipes, or recipe files, joined by commas; by default linear on
             each backbone and then auto.
@@ -82,7 +82,7 @@ def compare(
             hand.
         budget: Time to spend in all, such as 20m or 2h.
         seed: Seed of the split, of every training and of every interval.
-        fix: CSV of corrections (labels, pictures to leave out) to apply; the data itself stays as it is.
+        fix: CSV of corrections (labels, images to leave out) to apply; the data itself stays as it is.
         not_copies: CSV of copies with an x in not_copies where a pair is none (checks-copies.csv of check).
         weights_dir: Folder of NAME.safetensors and NAME.json.
         offline: Never open a socket.
@@ -125,9 +125,9 @@ def compare(
     outcomes |= _run_all([c for c in candidates if c.name not in outcomes], place, clock, some=bool(outcomes))
     if all(o.error for o in outcomes.values()) and clock.left() <= 0:
         raise clock.too_small(f"none of {len(outcomes)} trials was finished within it", 2 * clock.spend)
-    pictures = [looked.files[i] for i in np.flatnonzero(dataset.split == "test")]
-    outcomes = {c.name: with_latency(outcomes[c.name], c, place, pictures) for c in candidates}
-    found = compared(candidates, outcomes, place, pictures=len(pictures), seed=seed, seconds=clock.spent())
+    images = [looked.files[i] for i in np.flatnonzero(dataset.split == "test")]
+    outcomes = {c.name: with_latency(outcomes[c.name], c, place, images) for c in candidates}
+    found = compared(candidates, outcomes, place, images=len(images), seed=seed, seconds=clock.spent())
     write_csv(out / "comparison.csv", ROW_COLUMNS, found.row_cells())
     write_csv(out / "pairs.csv", PAIR_COLUMNS, found.pair_cells())
     given_words = {"recipes": recipes, "backbones": backbones, "budget": budget, "fix": fix}
@@ -249,7 +249,7 @@ def _best_of(
         seed=seed,
     )
     alone = {b.name for b in found}
-    ranked = sorted((t for t in choice.trials if t.backbone in alone), key=lambda t: (-t.pictures, t.loo_log_loss))
+    ranked = sorted((t for t in choice.trials if t.backbone in alone), key=lambda t: (-t.images, t.loo_log_loss))
     return list(dict.fromkeys(t.backbone for t in ranked))[:TOP]
 
 
@@ -259,7 +259,7 @@ def _identity(found: Sequence[Backbone]) -> str:
 
 
 def _view(backbone: Backbone, looked: ScannedDataset) -> FeatureExtractor:
-    """The backbone as `train` will use it on these pictures."""
+    """The backbone as `train` will use it on these images."""
     sides = np.array([min(f.width, f.height) for f in looked.facts])
     return FeatureExtractor(
         backbone, fitted_spec(backbone, fitting_size(backbone.preprocess.image_size, sides), "auto")
@@ -294,9 +294,9 @@ def _run_all(
 def _check_budget(
     candidates: Sequence[TrialConfig], looked: ScannedDataset, clock: _Budget, here: Sequence[Backbone]
 ) -> None:
-    """Raise `RecipeError` if not even the quickest trial can fit, going by the time that a few pictures take `here`.
+    """Raise `RecipeError` if not even the quickest trial can fit, going by the time that a few images take `here`.
 
-    Asked only where it is doubtful: 0.05 s a picture is more than most backbones take.
+    Asked only where it is doubtful: 0.05 s an image is more than most backbones take.
     """
     n = len(looked.dataset)
     if clock.left() > START_SECONDS + 0.05 * n:
@@ -309,8 +309,8 @@ def _check_budget(
         view, plan = _view(smallest, looked), choose_runtime()
         embed_files(looked.files[:1], looked.sha256s[:1], [view], plan, keep=False)  # the first time may compile
         started = time.monotonic()
-        embed_files(looked.files[-TIMED_PICTURES:], looked.sha256s[-TIMED_PICTURES:], [view], plan)
-        pace = (time.monotonic() - started) / min(TIMED_PICTURES, n) / cores()
+        embed_files(looked.files[-TIMED_IMAGES:], looked.sha256s[-TIMED_IMAGES:], [view], plan)
+        pace = (time.monotonic() - started) / min(TIMED_IMAGES, n) / cores()
     needed = START_SECONDS + pace * n
     if clock.left() < START_SECONDS or clock.left() < needed / 2:
         every = needed * sum(_effort(c) for c in candidates)
@@ -328,7 +328,7 @@ def _check_place(out: Path, data: Path) -> None:
     check_outside_run(out)
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise WriteError(
-            f"{out}: lies inside the data ({data}), where the next training would take it for pictures.",
+            f"{out}: lies inside the data ({data}), where the next training would take it for images.",
             hint=f"Choose an --out outside of it, such as {data.resolve().parent / 'comparison'}.",
         )
     if out.exists() and not out.is_dir():

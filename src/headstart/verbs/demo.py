@@ -1,4 +1,4 @@
-"""`headstart demo`: a first run that needs nothing, no pictures, no weights, no network.
+"""`headstart demo`: a first run that needs nothing, no images, no weights, no network.
 
     sample -> compare (from scratch, augmented, transfer) -> check --labels -> report -> a page, a table, what next
 
@@ -36,28 +36,28 @@ from headstart.verbs.sample import first_line, sample
 
 SIZE = 150
 SHEET = 6
-"""Pictures of each class that the page shows."""
+"""Images of each class that the page shows."""
 NOT_DAMAGE = ("label_conflict", "split_leak")
-"""Errors that `check` finds in pictures that can be read."""
+"""Errors that `check` finds in images that can be read."""
 
 SMALL: dict[str, Any] = {"approach": "scratch", "backbone": "headstart_cnn", "image_size": 96, "max_lr": 0.002}
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "scratch": (
-        "A small convolutional network from random weights, on the pictures as they are.",
+        "A small convolutional network from random weights, on the images as they are.",
         {**SMALL, "augment": "none"},
     ),
     "augmented": (
-        "The small network from random weights; in each round every picture is cut, turned and mirrored anew.",
+        "The small network from random weights; in each epoch every image is cut, turned and mirrored anew.",
         {**SMALL, "augment": "crop=0.5,flip,rotation=10"},
     ),
     "transfer": (
-        "A network that was trained on other pictures stays as it is and gets a new last layer, in closed form.",
+        "A network that was trained on other images stays as it is and gets a new last layer, in closed form.",
         {"approach": "linear"},
     ),
 }
 """The recipes that are compared: what each is, and its options."""
 
-RENDERED = "All of this is about rendered pictures; how well something works on photographs they do not tell."
+RENDERED = "All of this is about rendered images; how well something works on photographs they do not tell."
 SEEN = (
     "The embedded backbone was trained on other renderings of the same program among much else (without their classes), "
     "which makes these easy for it."
@@ -69,7 +69,7 @@ class DemoResult:
     """What `demo` did: flaws found (`recalled`), the comparison, and the folder with its pages."""
 
     out: str
-    pictures: int
+    images: int
     recalled: list[FlawRecall]
     comparison: Comparison
     caution: str
@@ -83,7 +83,7 @@ class DemoResult:
         ]  # fmt: skip
         return {
             "out": self.out,
-            "pictures": self.pictures,
+            "images": self.images,
             "flaws": flaws,
             "comparison": self.comparison.to_json(),
             "caution": self.caution,
@@ -97,14 +97,14 @@ class DemoResult:
             for r in self.recalled
         ]
         lines = [
-            f"{self.pictures:,} rendered pictures of six classes, some bad on purpose; what `check --labels` found:",
+            f"{self.images:,} rendered images of six classes, some bad on purpose; what `check --labels` found:",
             *columns([("", "planted", "found", "others"), *found]),
             "",
             self.comparison.table(),
             *textwrap.wrap(self.caution, 120),
             "",
             f"{self.seconds:.0f} s. Open {self.out}/report.html in a browser.",
-            "Next, with pictures of your own, in one folder a class:",
+            "Next, with images of your own, in one folder a class:",
             *(f"  {command}" for _, command in COMMANDS),
         ]
         return "\n".join(lines)
@@ -116,7 +116,7 @@ COMMANDS = (
         "Train, calibrate and test a classifier; run/report.html says how good it is.",
         "headstart train photos --out run",
     ),
-    ("Predict new pictures with it.", "headstart predict run new.jpg --out predictions.csv"),
+    ("Predict new images with it.", "headstart predict run new.jpg --out predictions.csv"),
     (
         "With a larger network, where it can be downloaded; `headstart backbones --all` lists them.",
         "headstart train photos --out run --backbone resnet50",
@@ -132,19 +132,19 @@ def demo(
     budget: str = "80s",
     weights_dir: Path | None = None,
 ) -> DemoResult:
-    """Show all of it in two minutes: pictures are drawn, three ways to a classifier compared, flaws found. Example:
+    """Show all of it in two minutes: images are drawn, three ways to a classifier compared, flaws found. Example:
 
         headstart demo --offline
 
     Args:
-        out: Folder to write: the pictures, fixes.csv, the comparison with its runs, and report.html.
-        n: Number of pictures.
-        seed: Another seed gives other pictures.
-        budget: Time for the comparison; drawing and checking come on top (some 20 s for 600 pictures).
+        out: Folder to write: the images, fixes.csv, the comparison with its runs, and report.html.
+        n: Number of images.
+        seed: Another seed gives other images.
+        budget: Time for the comparison; drawing and checking come on top (some 20 s for 600 images).
         weights_dir: Folder of NAME.safetensors and NAME.json, to use instead of the backbone that comes with headstart.
 
     Raises:
-        RecipeError: too few pictures, or a budget in which nothing fits.
+        RecipeError: too few images, or a budget in which nothing fits.
         BackboneError: `weights_dir` does not exist.
         WriteError: `out` holds something else, or cannot be written.
     """
@@ -155,7 +155,7 @@ def demo(
     at_hand(weights_dir=weights_dir)  # a folder that is not there is said now, as a budget that is none
     scenes = out / "scenes"
     if not scenes.is_dir():
-        log.info("Drawing %d pictures.", n)
+        log.info("Drawing %d images.", n)
         sample("scenes", scenes, n=n, seed=seed, size=SIZE)
     recipes = [_recipe(out / "recipes", name) for name in WAYS]
     log.info("Comparing three ways to a classifier; budget %s.", budget)
@@ -163,7 +163,7 @@ def demo(
         scenes, out=out / "comparison", recipes=",".join(os.path.abspath(file) for file in recipes), budget=budget,
         seed=seed, weights_dir=weights_dir, offline=True,
     )  # fmt: skip
-    log.info("Checking the pictures, labels too.")
+    log.info("Checking the images, labels too.")
     fixes = None if (out / "fixes.csv").exists() else out / "fixes.csv"  # somebody may have begun to edit it
     checked = check(scenes, labels=True, fixes=fixes, weights_dir=weights_dir, offline=True)
     flaws = [Flaw(**row) for row in read_csv(scenes / "flaws.csv")]
@@ -172,12 +172,12 @@ def demo(
     if comparison.taken:
         report(Path(comparison.out) / "runs" / comparison.taken)
         page = f"comparison/runs/{comparison.taken}/report.html"
-        links.append((page, f"The report of {comparison.taken}: mistakes, confidence, the pictures behind each figure"))
+        links.append((page, f"The report of {comparison.taken}: mistakes, confidence, the images behind each figure"))
     used_embedded = any(builtin.NAME in row.backbones for row in comparison.rows)
     caution = f"{RENDERED} {SEEN}" if used_embedded else RENDERED
     seconds = time.monotonic() - started
     shown = DemoPageData(
-        pictures=n,
+        images=n,
         sheet=_sheet(scenes, flaws),
         recalled=told,
         suggested={error.path: error.suggested for error in checked.label_errors or []},
@@ -212,7 +212,7 @@ def _check_place(out: Path, n: int, seed: int) -> None:
             hint="Choose another folder with --out, or remove this one.",
         )
     check_manifest(scenes)
-    log.info("The pictures are there already.")
+    log.info("The images are there already.")
 
 
 def _recalled(flaws: Sequence[Flaw], checked: CheckResult) -> list[FlawRecall]:
@@ -236,7 +236,7 @@ def _recipe(folder: Path, name: str) -> Path:
 
 
 def _sheet(scenes: Path, flaws: Sequence[Flaw]) -> dict[str, list[str]]:
-    """The first pictures of each class that have no flaw."""
+    """The first images of each class that have no flaw."""
     flawed = {flaw.path for flaw in flaws}
     return {
         kind: [

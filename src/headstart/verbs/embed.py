@@ -1,4 +1,4 @@
-"""`headstart embed DATA --out features.safetensors`: feature vectors of pictures, for work outside headstart."""
+"""`headstart embed DATA --out features.safetensors`: feature vectors of images, for work outside headstart."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class EmbedResult:
     def to_json(self) -> dict[str, Any]:
         """The document of `embed --json`."""
         f = self.features
-        shape = {"pictures": f.values.shape[0], "feature_dim": f.values.shape[1]}
+        shape = {"images": f.values.shape[0], "feature_dim": f.values.shape[1]}
         return {**shape, "backbone": f.backbone, "plan": self.plan, "fingerprint": f.fingerprint, "out": self.out,
                 "errors": f.errors}  # fmt: skip
 
@@ -41,7 +41,7 @@ class EmbedResult:
         n, d = self.features.values.shape
         written = f", written to {self.out}" if self.out else ""
         left_out = f"; {len(self.features.errors):,} could not be read" if self.features.errors else ""
-        return f"{n:,} pictures x {d:,} features of {self.features.backbone} ({self.plan}){written}{left_out}"
+        return f"{n:,} images x {d:,} features of {self.features.backbone} ({self.plan}){written}{left_out}"
 
 
 def embed(
@@ -57,16 +57,16 @@ def embed(
     weights_dir: Path | None = None,
     offline: bool = False,
 ) -> EmbedResult:
-    """Feature vectors of all pictures from a frozen backbone, kept for the next time. Example:
+    """Feature vectors of all images from a frozen backbone, kept for the next time. Example:
 
         headstart embed photos --backbone resnet34 --out features.safetensors
 
     Args:
-        data: Pictures, with or without labels: a folder, a table, an archive of these, or shards.
+        data: Images, with or without labels: a folder, a table, an archive of these, or shards.
         backbone: A timm name; auto takes the first one with weights here.
         out: safetensors file to write (`values` float32 (N, D)), with a table of paths and labels beside it (.csv).
         image_size: Side of the input square in pixels; 0 takes the backbone's own.
-        resize: How a picture becomes a square: crop, pad or squash; auto takes the backbone's own.
+        resize: How an image becomes a square: crop, pad or squash; auto takes the backbone's own.
         device: auto, cpu or cuda.
         precision: auto (bf16 where the processor has it), bf16 or f32.
         weights: Weights file (.safetensors) for the backbone.

@@ -1,4 +1,4 @@
-"""`headstart evaluate RUN DATA`: how good a trained classifier is on other labelled pictures."""
+"""`headstart evaluate RUN DATA`: how good a trained classifier is on other labelled images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from headstart.verbs.report import evaluation_report, write_report
 class Evaluation:
     """What `evaluate` found on the `side` of the data that was judged ('test', or 'all').
 
-    `known` of the pictures, byte for byte, were used to train the classifier or to choose it: the figures are too good then.
+    `known` of the images, byte for byte, were used to train the classifier or to choose it: the figures are too good then.
     """
 
     metrics: Metrics
@@ -43,24 +43,24 @@ class Evaluation:
     def table(self) -> str:
         """Plain text for a terminal."""
         errors = [f"not read  {reason}  {plain(path)}" for path, reason in self.predictions.errors.items()]
-        judged = "Test side of the split: " if self.side == "test" else "All labelled pictures: "
+        judged = "Test set of the split: " if self.side == "test" else "All labelled images: "
         return "\n".join([*errors[:20], judged + self.metrics.table()])
 
 
 def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, report: bool = True) -> Evaluation:
-    """Judge a trained classifier on labelled pictures: the test side if the data has split folders, else all. Example:
+    """Judge a trained classifier on labelled images: the test set if the data has split folders, else all. Example:
 
         headstart evaluate run photos-of-2026
 
     Args:
         run: Run folder that `headstart train` wrote.
-        data: Pictures with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
+        data: Images with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: Folder to write, with metrics.json, predictions.csv and report.html. An earlier one is kept as OUT.previous.
         report: With `out`, write report.html and the figures in plots.
 
     Raises:
         RunError: no run folder, or a damaged one.
-        DataError: no labelled pictures, or classes that the classifier does not know.
+        DataError: no labelled images, or classes that the classifier does not know.
         WriteError: `out` cannot be written, is a run folder, lies in the data, or holds other files.
     """
     source = as_source(data)
@@ -78,14 +78,14 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
     predictions = replace(predictions, errors={**dataset.lost, **predictions.errors})
     if predictions.labels is None or not len(predictions):
         raise BadLabels(
-            f"{source.place}: has no labelled picture that can be read.",
+            f"{source.place}: has no labelled image that can be read.",
             hint=f"`headstart check {shlex.join(source.words())}` says more.",
         )
-    seed = classifier.provenance.get("seed", 0)  # that of the run, so that the same pictures get the same intervals
+    seed = classifier.provenance.get("seed", 0)  # that of the run, so that the same images get the same intervals
     known = _known(Path(run), files)
     if known:
         log.warning(
-            "%s of these %s pictures are in the run's train or val side: figures on them are too good. Its test side, which "
+            "%s of these %s images are in the run's train or val set: figures on them are too good. Its test set, which "
             "was not used for either, is in %s.", f"{known:,}", f"{len(files):,}", Path(run) / "metrics.json",
         )  # fmt: skip
     metrics = compute_metrics(predictions.logits, predictions.labels, classifier.classes, seed=seed)
@@ -103,7 +103,7 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
 
 
 def _known(run: Path, files: Sequence[Path]) -> int:
-    """How many of the files are, byte for byte, pictures of the run's train or val side."""
+    """How many of the files are, byte for byte, images of the run's train or val set."""
     used = {row["sha256"] for row in read_csv(run / "split.csv") if row["split"] in ("train", "val")}
     return sum(file.is_file() and sha256_file(file) in used for file in files)
 
@@ -114,7 +114,7 @@ def with_classes(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
     if unknown:
         raise BadLabels(
             f"{dataset.root}: class {unknown[0]!r} is not one that the classifier knows ({few(classes)}).",
-            hint=near_names(unknown[0], list(classes)) or "Leave its pictures out, or train on them as well.",
+            hint=near_names(unknown[0], list(classes)) or "Leave its images out, or train on them as well.",
         )
     number = np.array([classes.index(c) if c in classes else -1 for c in dataset.classes] + [-1], np.int64)
     return replace(dataset, labels=number[dataset.labels], classes=classes)

@@ -1,4 +1,4 @@
-"""`headstart explain RUN PICTURE...`: why a classifier says what it says of a picture, on one sheet each."""
+"""`headstart explain RUN IMAGE...`: why a classifier says what it says of an image, on one sheet each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from headstart.model.inference.predictions import softmax
 from headstart.pipeline.scan import source_of
 from headstart.reports.explanation_sheet import ExplanationSheet, Neighbour, draw_explanation
 from headstart.reports.report_data import SimilarImage
-from headstart.verbs.predict import pictures_at
+from headstart.verbs.predict import images_at
 
 MOST_SHOWN = 10
 VIEWED = (448, 448)  # pixels that decoding keeps for a sheet
@@ -36,9 +36,9 @@ VIEWED = (448, 448)  # pixels that decoding keeps for a sheet
 
 @dataclass(frozen=True)
 class Explanation:
-    """One picture: what is predicted, how likely each class is, and what it is like.
+    """One image: what is predicted, how likely each class is, and what it is like.
 
-    `label` is empty unless the picture is one that the run knows. `sheet` is the file with heat map and all.
+    `label` is empty unless the image is one that the run knows. `sheet` is the file with heat map and all.
     """
 
     path: str
@@ -55,56 +55,56 @@ class ExplainResult:
 
     model: str
     out: str
-    pictures: tuple[Explanation, ...]
+    images: tuple[Explanation, ...]
     errors: dict[str, str]
     notes: tuple[str, ...]
     top: int
 
     def to_json(self) -> dict[str, Any]:
         """The document of `explain --json`."""
-        return {"model": self.model, "out": self.out, "pictures": [asdict(p) for p in self.pictures],
+        return {"model": self.model, "out": self.out, "images": [asdict(p) for p in self.images],
                 "errors": self.errors, "notes": list(self.notes)}  # fmt: skip
 
     def table(self) -> str:
-        """Plain text for a terminal: the first ten pictures, and the first ten that could not be read."""
-        lines = [line for picture in self.pictures[:MOST_SHOWN] for line in self._lines(picture)]
+        """Plain text for a terminal: the first ten images, and the first ten that could not be read."""
+        lines = [line for image in self.images[:MOST_SHOWN] for line in self._lines(image)]
         failed = list(self.errors.items())[:MOST_SHOWN]
         lines += columns([("not read", reason, plain(path)) for path, reason in failed], "<<<")
-        more = max(len(self.pictures) - MOST_SHOWN, 0) + len(self.errors) - len(failed)
+        more = max(len(self.images) - MOST_SHOWN, 0) + len(self.errors) - len(failed)
         lines += [f"and {more:,} more"] if more else []
-        n = len(self.pictures)
+        n = len(self.images)
         return "\n".join([*lines, *self.notes, f"{n:,} sheet{'s' * (n != 1)} written to {self.out}"])
 
-    def _lines(self, picture: Explanation) -> list[str]:
-        likely = sorted(picture.probabilities.items(), key=lambda item: -item[1])[: self.top]
+    def _lines(self, image: Explanation) -> list[str]:
+        likely = sorted(image.probabilities.items(), key=lambda item: -item[1])[: self.top]
         said = ", ".join(f"{plain(name)} {share:.1%}" for name, share in likely)
-        label = f"; labelled {plain(picture.label)}" if picture.label else ""
-        near = columns([(f"{n.cosine:.3f}", plain(n.label), plain(n.path)) for n in picture.nearest], "><<")
-        return [plain(picture.path), f"  {said}{label}", *(f"  like {line}" for line in near)]
+        label = f"; labelled {plain(image.label)}" if image.label else ""
+        near = columns([(f"{n.cosine:.3f}", plain(n.label), plain(n.path)) for n in image.nearest], "><<")
+        return [plain(image.path), f"  {said}{label}", *(f"  like {line}" for line in near)]
 
 
 def explain(
     run: Path, *paths: Path, out: Path = Path("explained"), data: Path | None = None, top: int = 3
 ) -> ExplainResult:
-    """Say why pictures are predicted as they are: probabilities, a heat map, and the nearest training pictures. Example:
+    """Say why images are predicted as they are: probabilities, a heat map, and the nearest training images. Example:
 
         headstart explain run holiday/one.jpg --out explained
 
     Args:
         run: Run folder that `headstart train` wrote.
-        paths: Pictures, or folders of pictures.
-        out: Folder to write, with a PNG for each picture. An earlier one is kept as OUT.previous.
-        data: The training pictures; by default where they were at the time.
-        top: How many classes and how many nearest training pictures to show.
+        paths: Images, or folders of images.
+        out: Folder to write, with a PNG for each image. An earlier one is kept as OUT.previous.
+        data: The training images; by default where they were at the time.
+        top: How many classes and how many nearest training images to show.
 
     Raises:
         RunError: no run folder, or a damaged one.
         MissingData: a path that does not exist.
         DataError: `data` was given, and is no data set.
-        WriteError: `out` cannot be written, or lies in a folder of pictures that is given or was trained on.
+        WriteError: `out` cannot be written, or lies in a folder of images that is given or was trained on.
     """
     if not paths:
-        raise MissingData("No pictures were given.", hint=f"headstart explain {run} picture.jpg")
+        raise MissingData("No images were given.", hint=f"headstart explain {run} image.jpg")
     if top < 1:
         raise RecipeError(f"top is {top}, expected 1 or more.")
     out = Path(out)
@@ -112,7 +112,7 @@ def explain(
     check_replaceable(out)
     classifier = load_classifier(Path(run))
     _check_outside(out, classifier, [*paths, *([data] if data is not None else [])])
-    files, names, lost = pictures_at(paths)
+    files, names, lost = images_at(paths)
     asked, errors = _asked(dict(zip(names, files, strict=True)))
     known = _known(Path(run), classifier, data)
     found, failed = _compared(classifier, asked, known, top)
@@ -122,7 +122,7 @@ def explain(
 
 
 def _check_outside(out: Path, classifier: Classifier, given: Sequence[Path]) -> None:
-    """Raise `WriteError` if the sheets would lie among pictures: those given, or those that the run was trained on."""
+    """Raise `WriteError` if the sheets would lie among images: those given, or those that the run was trained on."""
     trained = classifier.provenance.get("data", {}).get("path", "")
     for place in (*(as_source(each).place for each in given), *([Path(trained)] if trained else [])):
         check_outside_data(out, place, name="explained")
@@ -130,7 +130,7 @@ def _check_outside(out: Path, classifier: Classifier, given: Sequence[Path]) -> 
 
 @dataclass(frozen=True)
 class _QueryImage:
-    """A readable picture to explain."""
+    """A readable image to explain."""
 
     name: str
     file: Path
@@ -139,7 +139,7 @@ class _QueryImage:
 
 @dataclass(frozen=True)
 class _TrainingImages:
-    """What the run knows: labels by SHA-256, and the training pictures that are at hand."""
+    """What the run knows: labels by SHA-256, and the training images that are at hand."""
 
     labels: dict[str, str]
     paths: list[str]
@@ -159,7 +159,7 @@ class _TrainingImages:
 
 @dataclass(frozen=True, eq=False)
 class _PredictedImage:
-    """A picture with its probabilities (K,), and the numbers of the nearest training pictures with their cosines."""
+    """An image with its probabilities (K,), and the numbers of the nearest training images with their cosines."""
 
     asked: _QueryImage
     chances_K: np.ndarray
@@ -167,7 +167,7 @@ class _PredictedImage:
 
 
 def _asked(files: dict[str, Path]) -> tuple[list[_QueryImage], dict[str, str]]:
-    """The pictures that can be read, each once, and {name: reason} of the others."""
+    """The images that can be read, each once, and {name: reason} of the others."""
     facts = dict(zip(files, look_at(list(files.values())), strict=True))
     errors = {name: f.reason for name, f in facts.items() if f.reason}
     return [_QueryImage(name, files[name], f.sha256) for name, f in facts.items() if not f.reason], errors
@@ -183,16 +183,14 @@ def _known(run: Path, classifier: Classifier, data: Path | None) -> _TrainingIma
     except DataError:
         if data is not None:
             raise
-        moved = f"The training pictures are not at {plain(str(source.place))} any more"
+        moved = f"The training images are not at {plain(str(source.place))} any more"
         note = f"{moved}: --data DATA says where, to see the nearest."
         return _TrainingImages(labels, [], [], [], note)
     present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
     there = [row for row in training if row["path"] in present]
     gone = len(training) - len(there)
     note = (
-        f"{gone:,} of {len(training):,} training pictures are not in {plain(str(source.place))} any more."
-        if gone
-        else ""
+        f"{gone:,} of {len(training):,} training images are not in {plain(str(source.place))} any more." if gone else ""
     )
     return _TrainingImages(
         labels, [r["path"] for r in there], [present[r["path"]] for r in there], [r["sha256"] for r in there], note
@@ -202,7 +200,7 @@ def _known(run: Path, classifier: Classifier, data: Path | None) -> _TrainingIma
 def _compared(
     classifier: Classifier, asked: Sequence[_QueryImage], known: _TrainingImages, top: int
 ) -> tuple[list[_PredictedImage], dict[str, str]]:
-    """Probabilities and nearest training pictures, and {name: reason} of pictures that could not be read any more."""
+    """Probabilities and nearest training images, and {name: reason} of images that could not be read any more."""
     n = len(known.paths)
     features, failed = embed_files(
         [*known.files, *(a.file for a in asked)],
@@ -212,7 +210,7 @@ def _compared(
     )
     changed = sum(i < n for i in failed)
     if changed:
-        log.warning("%s training pictures are not what they were; left out.", f"{changed:,}")
+        log.warning("%s training images are not what they were; left out.", f"{changed:,}")
     usable = np.array([i not in failed for i in range(n)], bool)
     units = [_unit(x) for x in features]
     found = []
@@ -235,7 +233,7 @@ def _unit(features_ND: np.ndarray) -> np.ndarray:
 def _write_sheets(
     classifier: Classifier, found: Sequence[_PredictedImage], known: _TrainingImages, out: Path, top: int
 ) -> tuple[list[Explanation], dict[str, str], str]:
-    """A PNG for each picture; what was written, {name: reason} of what changed meanwhile, and why there is no heat map."""
+    """A PNG for each image; what was written, {name: reason} of what changed meanwhile, and why there is no heat map."""
     done: list[Explanation] = []
     errors: dict[str, str] = {}
     heat, note = _heat(classifier) if found else (None, "")
@@ -256,7 +254,7 @@ def _write_sheets(
 
 
 def _heat(classifier: Classifier) -> tuple[Heat | None, str]:
-    """The networks, if heat maps can be made of them: tried on an empty picture."""
+    """The networks, if heat maps can be made of them: tried on an empty image."""
     try:
         heat = Heat(classifier)
         heat.batch([Image.new("RGB", (32, 32))])
@@ -292,13 +290,13 @@ def _sheet(
     near = [(known.near(i, cosine), known.thumbnail(i)) for i, cosine in each.nearest]
     return ExplanationSheet(
         name=each.asked.name,
-        picture=image,
+        image=image,
         shares=[(classifier.classes[k], float(each.chances_K[k])) for k in likely],
         heat_HW=heat_HW,
         label=known.labels.get(each.asked.sha256, ""),
         seen=(float(left), float(upper), float(right), float(lower)),
-        neighbours=[Neighbour(n.label, n.cosine, picture) for n, picture in near],
-        note="the training pictures are not at hand" if known.note else "none",
+        neighbours=[Neighbour(n.label, n.cosine, thumbnail) for n, thumbnail in near],
+        note="the training images are not at hand" if known.note else "none",
     )
 
 
@@ -314,9 +312,9 @@ def _explanation(classifier: Classifier, each: _PredictedImage, known: _Training
 
 
 def _file_name(path: str) -> str:
-    """A short name of plain characters for a picture's sheet.
+    """A short name of plain characters for an image's sheet.
 
     >>> _file_name("a/IMG 12 (copy).jpg")
     'IMG_12_copy'
     """
-    return re.sub(r"[^A-Za-z0-9-]+", "_", Path(path).stem).strip("_")[:60] or "picture"
+    return re.sub(r"[^A-Za-z0-9-]+", "_", Path(path).stem).strip("_")[:60] or "image"

@@ -1,6 +1,6 @@
-"""`headstart kaggle SLUG`: from the name of a competition or a dataset to labelled pictures; `--train`: to a submission.
+"""`headstart kaggle SLUG`: from the name of a competition or a dataset to labelled images; `--train`: to a submission.
 
-    download -> unpack -> recognise the layout (-> look, mean size -> train -> predict the unlabelled pictures -> submission)
+    download -> unpack -> recognise the layout (-> look, mean size -> train -> predict the unlabelled images -> submission)
 
 The archive is downloaded into the cache and removed from there when it is unpacked. `.headstart-kaggle.json` in the folder
 says where it comes from, so that the same command does not download again.
@@ -47,15 +47,15 @@ class KaggleResult:
     files: int
     bytes: int
     recognised: str = ""
-    """How the labels are found; empty if there are no pictures."""
-    pictures: int = 0
+    """How the labels are found; empty if there are no images."""
+    images: int = 0
     classes: dict[str, int] = field(default_factory=dict)
-    """Labelled pictures of each class."""
+    """Labelled images of each class."""
     unlabelled: str = ""
-    """Folder of the pictures without a label, '' if there are none."""
+    """Folder of the images without a label, '' if there are none."""
     sample_submission: str = ""
     mean_size: tuple[float, float] | None = None
-    """Mean width and height of the training pictures in pixels; known with a training."""
+    """Mean width and height of the training images in pixels; known with a training."""
     run: TrainResult | None = None
     submission: str = ""
     filled: str = ""
@@ -71,7 +71,7 @@ class KaggleResult:
             "files": self.files,
             "bytes": self.bytes,
             "recognised": self.recognised,
-            "pictures": self.pictures,
+            "images": self.images,
             "classes": self.classes,
             "unlabelled": self.unlabelled,
             "sample_submission": self.sample_submission,
@@ -85,14 +85,14 @@ class KaggleResult:
     def table(self) -> str:
         """Plain text for a terminal."""
         counts = few([f"{plain(name)} {n:,}" for name, n in self.classes.items()])
-        without = self.pictures - sum(self.classes.values())
+        without = self.images - sum(self.classes.values())
         lines = [f"{self.slug}: {self.files:,} files, {self.bytes / 1e6:,.1f} MB, in {plain(self.out)}"]
-        if self.pictures:
+        if self.images:
             lines.append(
-                f"{self.pictures:,} pictures: {counts or 'no labels'}{f', unlabelled {without:,}' * (without > 0)}"
+                f"{self.images:,} images: {counts or 'no labels'}{f', unlabelled {without:,}' * (without > 0)}"
             )
         if self.mean_size:
-            lines.append("Mean size of the training pictures: {:.0f} x {:.0f} pixels".format(*self.mean_size))
+            lines.append("Mean size of the training images: {:.0f} x {:.0f} pixels".format(*self.mean_size))
         if self.run:
             lines += ["", self.run.table(), ""]
         if self.submission:
@@ -134,7 +134,7 @@ def kaggle(
     Args:
         slug: Name of a competition, OWNER/NAME of a dataset, or the address of its page.
         out: Folder to write; by default the name, in the current folder.
-        train: Train on it, and write a submission if it has unlabelled pictures and a sample submission.
+        train: Train on it, and write a submission if it has unlabelled images and a sample submission.
         run: Run folder to write, or with --submit-file alone to read; by default OUT-run.
         submit_file: CSV to write, shaped by the competition's sample submission; with --train by default OUT-submission.csv.
         clip_submission: How far from 0 and 1 the submitted probabilities stay: auto (chosen on validation), none, or a number.
@@ -148,7 +148,7 @@ def kaggle(
     Raises:
         RemoteError: Kaggle cannot be reached, does not know the slug, wants credentials or its rules accepted.
         MissingExtra: the package kaggle is not installed.
-        DataError: with `train`: no pictures or labels were found, or they cannot be trained on.
+        DataError: with `train`: no images or labels were found, or they cannot be trained on.
         WriteError: a folder is in the way, or the disk is full.
     """
     source = parse_slug(slug)
@@ -233,7 +233,7 @@ def _recorded(source: Slug, place: Path, record: Path) -> dict[str, Any]:
 
 
 def _open(place: Path) -> tuple[Dataset, str]:
-    """The pictures, and how their labels were found."""
+    """The images, and how their labels were found."""
     recognised = open_recognised(place)
     dataset = recognised[1] if recognised else open_dataset(place)
     sentence = recognised[0].sentence if recognised else _class_folders(place, dataset)
@@ -246,7 +246,7 @@ def _described(made: KaggleResult, place: Path, dataset: Dataset, sentence: str)
     return replace(
         made,
         recognised=sentence,
-        pictures=len(dataset),
+        images=len(dataset),
         classes=dict(zip(dataset.classes, labelled.tolist(), strict=True)),
         unlabelled=_folder_of([p for p, label in zip(dataset.paths, dataset.labels, strict=True) if label < 0], place),
     )
@@ -290,14 +290,14 @@ def _trained(
     require_trainable(looked.dataset)
     training = (looked.dataset.labels >= 0) & (looked.dataset.split != "test")
     width, height = np.array([(f.width, f.height) for f in looked.facts])[training].mean(axis=0).tolist()
-    log.info("Mean size of the training pictures: %.0f x %.0f pixels.", width, height)
+    log.info("Mean size of the training images: %.0f x %.0f pixels.", width, height)
     done = train_run(data, out=run, recipe=recipe, weights=weights, weights_dir=weights_dir, offline=offline)
     return replace(made, mean_size=(width, height), run=done)
 
 
 def _submission(made: KaggleResult, run: Path, submit_file: Path, how: _SubmissionOptions) -> KaggleResult:
     if not made.sample_submission or not made.unlabelled:
-        lacks = "sample submission" if made.unlabelled else "unlabelled pictures"
+        lacks = "sample submission" if made.unlabelled else "unlabelled images"
         raise MissingData(
             f"{made.out}: has no {lacks}, so there is nothing to write to {submit_file}.",
             hint=f"headstart predict {_quoted(run)} FOLDER --sample-submission SAMPLE.csv --out {_quoted(submit_file)}",

@@ -1,4 +1,4 @@
-"""`headstart predict RUN PATH... --out FILE.csv`: what a trained classifier says of new pictures.
+"""`headstart predict RUN PATH... --out FILE.csv`: what a trained classifier says of new images.
 
 With a competition's sample submission the file is that sample, filled (`kaggle_api.submission`).
 """
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from headstart.data.archives.unpacking import is_archive, unpacked
-from headstart.data.dataset import ARCHIVES, OTHERS, PICTURES, Dataset, FoundImages, dataset_of
-from headstart.data.image_folder import files_below, files_in, folders_in, nearest, no_pictures, unwrap
+from headstart.data.dataset import ARCHIVES, IMAGES, OTHERS, Dataset, FoundImages, dataset_of
+from headstart.data.image_folder import files_below, files_in, folders_in, nearest, no_images, unwrap
 from headstart.errors import MissingData, RecipeError, WriteError
 from headstart.io.files import read_csv
 from headstart.io.folders import check_keeps, check_out_file
@@ -66,7 +66,7 @@ class PredictResult:
         } | submission
 
     def table(self) -> str:
-        """Plain text for a terminal: the first twenty pictures, and the first twenty that could not be read."""
+        """Plain text for a terminal: the first twenty images, and the first twenty that could not be read."""
         p = self.predictions
         shown = p.take(np.arange(len(p)) < MOST_SHOWN)
         rows = [
@@ -92,13 +92,13 @@ def predict(
     positive: str = "",
     clip: str = "auto",
 ) -> PredictResult:
-    """Predict the class of pictures. Each answer is keyed by its path; unreadable pictures are named. Example:
+    """Predict the class of images. Each answer is keyed by its path; unreadable images are named. Example:
 
         headstart predict run holiday/ one.jpg --out predictions.csv
 
     Args:
         run: Run folder that `headstart train` wrote.
-        paths: Pictures, or folders or archives of pictures.
+        paths: Images, or folders or archives of images.
         out: CSV to write: path, label (empty), predicted, one probability a class, error.
         sample_submission: A competition's sample submission (CSV); `out` becomes that, filled, rows found by name.
         form: What the sample's columns hold: probability (of one class), label, columns (a class each), or auto.
@@ -108,15 +108,15 @@ def predict(
     Raises:
         RunError: no run folder, or a damaged one.
         MissingData: a path that does not exist.
-        NoPictures: a folder without any.
-        BadSubmission: a sample that does not fit the classes or the pictures.
+        NoImages: a folder without any.
+        BadSubmission: a sample that does not fit the classes or the images.
         RecipeError: an option that cannot work.
         WriteError: `out` cannot be written, or would replace what is read.
     """
     if not paths:
-        raise MissingData("No pictures were given.", hint=f"headstart predict {run} picture.jpg")
+        raise MissingData("No images were given.", hint=f"headstart predict {run} image.jpg")
     if out is not None:
-        check_out_file(Path(out))  # beside the pictures is a fair place for it
+        check_out_file(Path(out))  # beside the images is a fair place for it
         check_keeps(Path(out), map(Path, paths))
     shape = _shape(sample_submission, out, form, positive, clip)
     classifier = load_classifier(Path(run))
@@ -125,7 +125,7 @@ def predict(
         log.info(
             "%s: %s.", shape.file, plain(filling_of(shape, classifier.classes, form=form, positive=positive).sentence)
         )
-    files, names, lost = pictures_at(paths)
+    files, names, lost = images_at(paths)
     if out is not None:
         check_keeps(Path(out), files)
     predictions = predict_files(classifier, files, names)
@@ -181,7 +181,7 @@ def _bound(clip: str, classifier: Classifier) -> float:
 
 
 def training_prior(run: Path, classes: Sequence[str]) -> np.ndarray:
-    """float64 (K,): how frequent each class is among the run's training and validation pictures (split.csv)."""
+    """float64 (K,): how frequent each class is among the run's training and validation images (split.csv)."""
     table = run / "split.csv"
     rows = read_csv(table) if table.is_file() else []
     counts = Counter(row.get("label") for row in rows if row.get("split") in ("train", "val"))
@@ -189,14 +189,14 @@ def training_prior(run: Path, classes: Sequence[str]) -> np.ndarray:
     return counts_K / counts_K.sum() if counts_K.any() else np.full(len(classes), 1 / len(classes))
 
 
-def pictures_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str], dict[str, str]]:
+def images_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str], dict[str, str]]:
     """Files, the names they go by (a path as given, or folder/relative path), and {name: reason} of what is no file."""
     files: list[Path] = []
     names: list[str] = []
     lost: dict[str, str] = {}
     for given in map(Path, paths):
         if given.is_dir() or is_archive(given):
-            found = _pictures_in(given if given.is_dir() else unpacked(given))
+            found = _images_in(given if given.is_dir() else unpacked(given))
             files += [found.file(i) for i in range(len(found))]
             names += [(given / p).as_posix() for p in found.paths]
             lost |= {(given / p).as_posix(): reason for p, reason in found.lost.items()}
@@ -204,24 +204,24 @@ def pictures_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str], dic
             files.append(given)
             names.append(given.as_posix())
         else:
-            raise MissingData(f"{given}: there is no such picture or folder.", hint=nearest(given))
+            raise MissingData(f"{given}: there is no such image or folder.", hint=nearest(given))
     return files, names, lost
 
 
-def _pictures_in(folder: Path) -> Dataset:
-    """Every picture below a folder, without labels: how folders and tables give them does not matter here.
+def _images_in(folder: Path) -> Dataset:
+    """Every image below a folder, without labels: how folders and tables give them does not matter here.
 
-    Files of unknown suffixes are taken too, but not right beside other folders. Raises `NoPictures`.
+    Files of unknown suffixes are taken too, but not right beside other folders. Raises `NoImages`.
     """
     found = FoundImages()
     top = unwrap(folder, folder, FoundImages(), quiet=True)
     beside = {file.relative_to(folder).as_posix() for file in files_in(top)} if folders_in(top) else set()
     for path in files_below(folder, found):
         suffix = Path(path).suffix.lower()
-        if suffix in PICTURES or not (suffix in OTHERS or suffix in ARCHIVES or path in beside):
-            found.pictures.append((path, "", ""))
+        if suffix in IMAGES or not (suffix in OTHERS or suffix in ARCHIVES or path in beside):
+            found.images.append((path, "", ""))
         else:
-            found.rejected.append((path, "not_a_picture_name"))
-    if not found.pictures:
-        raise no_pictures(folder, found.rejected)
+            found.rejected.append((path, "not_an_image_name"))
+    if not found.images:
+        raise no_images(folder, found.rejected)
     return dataset_of(folder, found)

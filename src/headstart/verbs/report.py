@@ -1,7 +1,7 @@
 """`headstart report RUN`: the page of a run, written again from its folder; and what `train` and `evaluate` put on theirs.
 
-All come to `compose`, which gathers what a page shows: `train` has the pictures' features in memory, `headstart report` finds
-them in the cache (or embeds again), and without the pictures the page stands without them and says so.
+All come to `compose`, which gathers what a page shows: `train` has the images' features in memory, `headstart report` finds
+them in the cache (or embeds again), and without the images the page stands without them and says so.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def report(run: Path, *, data: Path | None = None, out: Path | None = None, heat
 
     Args:
         run: Run folder that `headstart train` wrote.
-        data: The pictures; by default where they were at the time.
+        data: The images; by default where they were at the time.
         out: HTML file to write; by default report.html in the run folder, and its figures in plots.
         heat: Add heat maps to the mistakes: torch, and some seconds for each backbone.
 
@@ -138,7 +138,7 @@ def training_report(
     seconds: Mapping[str, float],
     seen: bytes,
 ) -> ReportData:
-    """The page of a training that has just ended: everything is in memory. `predictions` are those of all its pictures,
+    """The page of a training that has just ended: everything is in memory. `predictions` are those of all its images,
     `metrics` those of test and val."""
     tuned, tested = learned.tuned or learned.attempt, learned.dataset.split == "test"
     bare = ReportData(
@@ -165,7 +165,7 @@ def training_report(
     tried_tuning = any(
         trial.stage == "tune" for trial in learned.trials
     )  # then torch is loaded, and seconds do not matter
-    return _with_pictures(bare, known, classifier, heat=tried_tuning and "torch" in sys.modules)
+    return _with_images(bare, known, classifier, heat=tried_tuning and "torch" in sys.modules)
 
 
 def evaluation_report(
@@ -177,7 +177,7 @@ def evaluation_report(
     side: str,
     files: Mapping[str, Path],
 ) -> ReportData:
-    """The page of an evaluation: how good a classifier is on other pictures."""
+    """The page of an evaluation: how good a classifier is on other images."""
     judged = _judged(predictions)
     here = {path: files[path] for path in judged.paths if path in files}
     facts = validate_images(list(here.values()))
@@ -186,7 +186,7 @@ def evaluation_report(
     missing |= {"labels": "Not looked for in an evaluation: `headstart check DATA --labels` does.",
                 "copies": "Not looked for in an evaluation: `headstart check DATA` does.",
                 "checks": "Not made in an evaluation: `headstart check DATA` does.",
-                "near": "Nearest training pictures are shown in the report of a training."}  # fmt: skip
+                "near": "Nearest training images are shown in the report of a training."}  # fmt: skip
     return ReportData(
         title=f"{_title(source, classifier)}: evaluation",
         predictions=judged,
@@ -201,7 +201,7 @@ def evaluation_report(
 
 
 def _report_of_run(run: Path, classifier: Classifier, data: Path | None, *, heat: bool) -> ReportData:
-    """The page of a run folder, and of the pictures if they are where they were, or at `data`."""
+    """The page of a run folder, and of the images if they are where they were, or at `data`."""
     measured, provenance = read_json(run / "metrics.json"), classifier.provenance
     source = source_of(classifier, data)
     test, tuned = Metrics.from_json(measured["test"]), provenance.get("tuned") or provenance.get("attempt")
@@ -228,13 +228,13 @@ def _report_of_run(run: Path, classifier: Classifier, data: Path | None, *, heat
     )
     known = _known_of_run(run, classifier, source, given=data is not None)
     if isinstance(known, str):
-        return _without_pictures(replace(bare, missing={"pictures": known}), _rows(run, "split.csv"))
-    return _with_pictures(bare, known, classifier, heat=heat)
+        return _without_images(replace(bare, missing={"images": known}), _rows(run, "split.csv"))
+    return _with_images(bare, known, classifier, heat=heat)
 
 
 @dataclass(frozen=True, eq=False)
 class _ReportImages:
-    """Pictures at hand, all in one order: the data set with split and groups, what was seen of each file, the files, and
+    """Images at hand, all in one order: the data set with split and groups, what was seen of each file, the files, and
     features for each part of the classifier, float32 (N, D)."""
 
     dataset: Dataset
@@ -244,23 +244,23 @@ class _ReportImages:
 
 
 def _known_of_run(run: Path, classifier: Classifier, source: DataSource, *, given: bool) -> _ReportImages | str:
-    """The pictures that split.csv lists, those that are still what they were; or a sentence that says they are gone."""
+    """The images that split.csv lists, those that are still what they were; or a sentence that says they are gone."""
     try:
         opened = open_dataset(source)
     except DataError:
         if given:
             raise
-        gone = f"The pictures are not at {plain(str(source.place))} any more"
+        gone = f"The images are not at {plain(str(source.place))} any more"
         return f"{gone}, so none are shown: --data DATA says where they are."
     rows = {row["path"]: row for row in _rows(run, "split.csv") if _HASH.fullmatch(row["sha256"])}
     there = [i for i, path in enumerate(opened.paths) if path in rows]
     facts = validate_images([opened.file(i) for i in there])
     kept = [(i, f) for i, f in zip(there, facts, strict=True) if f.sha256 == rows[opened.paths[i]]["sha256"]]
     if not kept:
-        gone = f"None of the run's pictures are at {plain(str(source.place))}"
+        gone = f"None of the run's images are at {plain(str(source.place))}"
         return f"{gone}, so none are shown: --data DATA says where they are."
     if len(kept) < len(rows):
-        log.warning("%s of %s pictures are gone or changed; left out.", f"{len(rows) - len(kept):,}", f"{len(rows):,}")
+        log.warning("%s of %s images are gone or changed; left out.", f"{len(rows) - len(kept):,}", f"{len(rows):,}")
     views = [part.view for part in classifier.parts]
     files = [opened.file(i) for i, _ in kept]
     features, failed = embed_files(files, [f.sha256 for _, f in kept], views, classifier.plan)
@@ -279,8 +279,8 @@ def _known_of_run(run: Path, classifier: Classifier, source: DataSource, *, give
     return _ReportImages(dataset, tuple(kept[j][1] for j in good), tuple(files[j] for j in good), taken)
 
 
-def _with_pictures(bare: ReportData, known: _ReportImages, classifier: Classifier, *, heat: bool) -> ReportData:
-    """The report with all that needs the pictures."""
+def _with_images(bare: ReportData, known: _ReportImages, classifier: Classifier, *, heat: bool) -> ReportData:
+    """The report with all that needs the images."""
     dataset, missing = known.dataset, dict(bare.missing)
     files = dict(zip(dataset.paths, known.files, strict=True))
     maps: dict[int, np.ndarray] = {}
@@ -310,9 +310,9 @@ def _with_pictures(bare: ReportData, known: _ReportImages, classifier: Classifie
     )
 
 
-def _without_pictures(bare: ReportData, rows: Sequence[Mapping[str, str]]) -> ReportData:
+def _without_images(bare: ReportData, rows: Sequence[Mapping[str, str]]) -> ReportData:
     """The report from tables alone; split.csv knows the classes and the copies."""
-    gone = "The pictures are not at hand."
+    gone = "The images are not at hand."
     missing = {**bare.missing, "labels": f"{gone} Suspected labels need them.", "near": ""}
     if not bare.epochs:
         missing["training"] = NOTHING_TRAINED
@@ -333,7 +333,7 @@ def _without_pictures(bare: ReportData, rows: Sequence[Mapping[str, str]]) -> Re
 
 
 def _nearest(bare: ReportData, known: _ReportImages) -> dict[int, tuple[SimilarImage, ...]]:
-    """By row of the predictions: the training pictures (train and val) nearest to each mistake, by the cosine of their
+    """By row of the predictions: the training images (train and val) nearest to each mistake, by the cosine of their
     features, averaged over the backbones. Identical files are not shown as neighbours."""
     dataset = known.dataset
     place = {path: i for i, path in enumerate(dataset.paths)}
@@ -400,7 +400,7 @@ def _trained_here(origin: str) -> bool:
 
 
 def _groups(dataset: Dataset) -> tuple[tuple[str, ...], ...]:
-    """Paths of copies: first those with different labels, then those on different sides, then the largest."""
+    """Paths of copies: first those with different labels, then those in different sets, then the largest."""
     members: dict[int, list[int]] = {}
     for i, group in enumerate(dataset.groups.tolist()):
         members.setdefault(group, []).append(i)
@@ -424,7 +424,7 @@ def _facts(classifier: Classifier) -> tuple[tuple[str, str], ...]:
     listed = [
         ("made by", made_by(known) if "head" in known else ""),
         ("backbones", " + ".join(dict.fromkeys(str(p.view) for p in classifier.parts))),
-        ("pictures", f"{data['pictures']:,} pictures" if "pictures" in data else ""),
+        ("images", f"{data['images']:,} images" if "images" in data else ""),
         ("seed", f"seed {known['seed']}" if "seed" in known else ""),
         ("model", f"model {classifier.id}"),
         ("versions", ", ".join(f"{k} {v}" for k, v in versions.items() if k in ("headstart", "torch", "timm", "openvino"))),
@@ -453,17 +453,17 @@ def _taken(classifier: Classifier, trials: Sequence[HistoryRow]) -> frozenset[tu
     return frozenset(found)
 
 
-def _costs(classifier: Classifier, pictures: int) -> tuple[tuple[str, str], ...]:
+def _costs(classifier: Classifier, images: int) -> tuple[tuple[str, str], ...]:
     features = sum(p.weight_DK.shape[0] for p in classifier.parts)
     tuned = classifier.provenance.get("tuned") or {}
-    speed = tuned.get("pictures_per_second")
+    speed = tuned.get("images_per_second")
     listed = [
-        ("pictures", f"{pictures:,}"),
+        ("images", f"{images:,}"),
         ("backbones", str(len(classifier.parts))),
-        ("features of a picture", f"{features:,}"),
+        ("features of an image", f"{features:,}"),
         ("input", ", ".join(dict.fromkeys(f"{p.view.spec.image_size} px" for p in classifier.parts))),
         ("computed on", str(classifier.plan)),
-        ("pictures a second in training", f"{speed:g}" if speed else ""),
+        ("images a second in training", f"{speed:g}" if speed else ""),
     ]
     return tuple((key, text) for key, text in listed if text)
 
@@ -472,12 +472,12 @@ def _commands(run: str, source: DataSource) -> tuple[tuple[str, str], ...]:
     place = shlex.quote(str(source.place))
     return (
         ("Train again, and compare every prediction:", f"headstart reproduce {shlex.quote(run)} --data {place}"),
-        ("Predict:", f"headstart predict {shlex.quote(run)} PICTURE... --out predictions.csv"),
+        ("Predict:", f"headstart predict {shlex.quote(run)} IMAGE... --out predictions.csv"),
     )
 
 
 def _judged(predictions: Predictions) -> Predictions:
-    """Those with a label: the pictures that the metrics are about."""
+    """Those with a label: the images that the metrics are about."""
     labels_N = predictions.labels
     return predictions if labels_N is None else predictions.take(labels_N >= 0)
 
@@ -491,7 +491,7 @@ def _numbers(row: Mapping[str, str]) -> TrainingRow:
 
 
 def _trial(row: Mapping[str, str]) -> HistoryRow:
-    kinds = {"pictures": int, "stage": str, "backbone": str, "head": str}
+    kinds = {"images": int, "stage": str, "backbone": str, "head": str}
     return HistoryRow(**{f.name: kinds.get(f.name, float)(row[f.name]) for f in fields(HistoryRow)})
 
 

@@ -33,16 +33,16 @@ class ReproduceResult:
     same: bool
     causes: list[str]
     effects: list[str]
-    pictures: int
+    images: int
 
     def to_json(self) -> dict[str, Any]:
         """The document of `reproduce --json`."""
-        return {"same": self.same, "causes": self.causes, "effects": self.effects, "pictures": self.pictures}
+        return {"same": self.same, "causes": self.causes, "effects": self.effects, "images": self.images}
 
     def table(self) -> str:
         """Plain text for a terminal."""
         if self.same and not self.causes:
-            return f"Identical: all {self.pictures:,} predictions came out the same."
+            return f"Identical: all {self.images:,} predictions came out the same."
         verdict = "The predictions are identical nevertheless." if self.same else "NOT identical."
         causes = [f"  {c}" for c in self.causes] or ["  nothing that is recorded"]
         return "\n".join([verdict, "What changed:", *causes, "What came of it:", *[f"  {e}" for e in self.effects]])
@@ -62,7 +62,7 @@ def reproduce(
 
     Args:
         run: Run folder that `headstart train` wrote.
-        data: The pictures; by default where they were at the time.
+        data: The images; by default where they were at the time.
         weights: Weights file (.safetensors) for the backbone that is named.
         weights_dir: Folder of NAME.safetensors and NAME.json.
         offline: Never open a socket.
@@ -81,10 +81,10 @@ def reproduce(
     fixes = read_corrections(_if_there(run / "fixes.csv"))
     refused = read_not_copies(_if_there(run / "not_copies.csv"))
     rows = read_csv(run / "split.csv")
-    causes, still_there = _changed_pictures(source, rows, set(predicted.errors), fixes)
+    causes, still_there = _changed_images(source, rows, set(predicted.errors), fixes)
     if not still_there:
         raise MissingData(
-            f"{source.place}: has none of the {len(rows):,} pictures of {run}.",
+            f"{source.place}: has none of the {len(rows):,} images of {run}.",
             hint="Say where they are now with --data.",
         )
     with temporary_folder() as folder:
@@ -122,10 +122,10 @@ def _if_there(path: Path) -> Path | None:
     return path if path.exists() else None
 
 
-def _changed_pictures(
+def _changed_images(
     source: DataSource, rows: list[dict[str, str]], unreadable: set[str], fixes: Corrections
 ) -> tuple[list[str], list[dict[str, str]]]:
-    """Pictures that are gone, new, or have other bytes than at the time; and the rows of those that are still there."""
+    """Images that are gone, new, or have other bytes than at the time; and the rows of those that are still there."""
     dataset = open_dataset(source)
     present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
     still_there = [row for row in rows if row["path"] in present]
@@ -134,7 +134,7 @@ def _changed_pictures(
     new = sorted(set(present) - {row["path"] for row in rows} - unreadable - dropped)
     changed = [row["path"] for row in still_there if sha256_file(present[row["path"]]) != row["sha256"]]
     listed = (("gone", gone), ("new", new), ("changed (other bytes)", changed))
-    return [f"{_pictures(len(paths))} {what}: {_first(paths)}" for what, paths in listed if paths], still_there
+    return [f"{_images(len(paths))} {what}: {_first(paths)}" for what, paths in listed if paths], still_there
 
 
 def _changed_model(before: Classifier, after: Classifier) -> list[str]:
@@ -163,11 +163,11 @@ def _compare(before: Predictions, after: Predictions) -> tuple[list[str], bool]:
     effects = []
     missing = len(before) - len(common), len(after) - len(common)
     if any(missing):
-        effects.append(f"{_pictures(missing[0])} without a prediction now, {_pictures(missing[1])} without one before")
+        effects.append(f"{_images(missing[0])} without a prediction now, {_images(missing[1])} without one before")
     if before.classes != after.classes:
         return [*effects, f"the classes differ: {before.classes} -> {after.classes}"], False
     if not common:
-        return [*effects, "no picture was predicted both times"], False
+        return [*effects, "no image was predicted both times"], False
     old, new = (np.array(x) for x in zip(*common, strict=True))
     moved = np.abs(before.probabilities[old] - after.probabilities[new]).max(axis=1)
     flipped = before.predicted[old] != after.predicted[new]
@@ -180,8 +180,8 @@ def _compare(before: Predictions, after: Predictions) -> tuple[list[str], bool]:
     return effects or ["no prediction differs"], not (any(missing) or (moved > TOLERANCE).any())
 
 
-def _pictures(n: int) -> str:
-    return f"{n:,} picture" + "s" * (n != 1)
+def _images(n: int) -> str:
+    return f"{n:,} image" + "s" * (n != 1)
 
 
 def _first(paths: list[str], most: int = 5) -> str:

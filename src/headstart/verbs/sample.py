@@ -1,4 +1,4 @@
-"""`headstart sample scenes DIR`: rendered pictures to try things out with, and a table of what is wrong with them."""
+"""`headstart sample scenes DIR`: rendered images to try things out with, and a table of what is wrong with them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SETS = ("scenes",)
 README = """\
 {first}
 
-These are drawings made by a program, not photographs: {n:,} pictures of {size} x {size} pixels in six classes
+These are drawings made by a program, not photographs: {n:,} images of {size} x {size} pixels in six classes
 ({kinds}), four fifths in train and one fifth in test. They are for trying headstart out and for its tests. How well
 something works on photographs they do not tell.
 
 {about}
-The pictures and this text are under the licence of headstart (Apache-2.0).
+The images and this text are under the licence of headstart (Apache-2.0).
 """
 WITH_FLAWS = """\
 Some files are bad on purpose. flaws.csv lists them all:
@@ -33,17 +33,17 @@ Some files are bad on purpose. flaws.csv lists them all:
 {flaws}
 
 Columns: path; flaw; detail (the damage, the true class, the EXIF orientation, or how the copy was changed); of (the
-picture that it is a copy of).
+image that it is a copy of).
 """
 WITHOUT_FLAWS = "Nothing is planted: no damaged files, copies or wrong labels.\n"
 
 
 @dataclass(frozen=True)
 class SampleResult:
-    """What `sample` wrote: pictures by side and class, and how many of each flaw."""
+    """What `sample` wrote: images by set and class, and how many of each flaw."""
 
     out: str
-    pictures: dict[str, dict[str, int]]
+    images: dict[str, dict[str, int]]
     flaws: dict[str, int]
 
     def to_json(self) -> dict[str, Any]:
@@ -53,11 +53,11 @@ class SampleResult:
     def table(self) -> str:
         """Plain text for a terminal."""
         kinds = list(KINDS)
-        counted = [(side, *(f"{counts[kind]:,}" for kind in kinds)) for side, counts in self.pictures.items()]
+        counted = [(side, *(f"{counts[kind]:,}" for kind in kinds)) for side, counts in self.images.items()]
         lines = columns([("", *kinds), *counted])
         planted = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in self.flaws.items())
         lines += [f"Planted: {planted} ({self.out}/flaws.csv lists them)." if planted else "No flaws are planted."]
-        lines += [f"Rendered pictures, written to {self.out}. Next: headstart check {self.out} --labels"]
+        lines += [f"Rendered images, written to {self.out}. Next: headstart check {self.out} --labels"]
         return "\n".join(lines)
 
 
@@ -66,18 +66,18 @@ def sample(
 ) -> SampleResult:
     """Render a sample set: six classes of scenes in train and test folders, with known flaws planted. Example:
 
-        headstart sample scenes pictures --n 600 --seed 0
+        headstart sample scenes images --n 600 --seed 0
 
     Args:
         what: Which set: scenes.
         folder: Folder to write; it must be empty or not be there yet.
-        n: Number of pictures.
-        seed: Another seed gives other pictures.
-        size: Side of a picture in pixels.
+        n: Number of images.
+        seed: Another seed gives other images.
+        size: Side of an image in pixels.
         flaws: Plant corrupt files, near-duplicates, wrong labels, EXIF rotations and a leak; flaws.csv lists them.
 
     Raises:
-        RecipeError: no such set, too few pictures, or a size that cannot be rendered.
+        RecipeError: no such set, too few images, or a size that cannot be rendered.
         WriteError: `folder` holds something, or cannot be written.
     """
     _check_options(what, n, size, seed)

@@ -18,7 +18,7 @@ from headstart.pipeline.scan import prepare_groups, scan
 
 @dataclass(frozen=True)
 class SplitResult:
-    """What `split` wrote: how many pictures each side has, class by class, and the split's hash."""
+    """What `split` wrote: how many images each set has, class by class, and the split's hash."""
 
     out: str
     hash: str
@@ -47,23 +47,23 @@ def split(
     fix: Path | None = None,
     not_copies: Path | None = None,
 ) -> SplitResult:
-    """Split a data set into train, val and test: stratified, seeded, copies of one picture on one side.
+    """Split a data set into train, val and test: stratified, seeded, copies of one image in one set.
 
     A split that the data brings is kept as it is; what it lacks is carved from its training part. Example:
 
         headstart split photos --out split.csv
 
     Args:
-        data: Pictures with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
+        data: Images with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: CSV to write: path, label, split, group, sha256.
         seed: Another seed gives another split.
-        val: Part of the training pictures for validation.
-        test: Part of the pictures for the final test.
-        fix: CSV of corrections (labels, pictures to leave out) to apply; the data itself stays as it is.
+        val: Part of the training images for validation.
+        test: Part of the images for the final test.
+        fix: CSV of corrections (labels, images to leave out) to apply; the data itself stays as it is.
         not_copies: CSV of copies with an x in not_copies where a pair is none (checks-copies.csv of check).
 
     Raises:
-        DataError: the data cannot be split (one class, too few pictures), or `fix` or `not_copies` does not fit it.
+        DataError: the data cannot be split (one class, too few images), or `fix` or `not_copies` does not fit it.
         WriteError: `out` cannot be written, or would replace what is read.
     """
     source = as_source(data)

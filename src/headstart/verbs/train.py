@@ -3,8 +3,8 @@
     look -> split -> choose backbones -> embed -> fit the last layer (-> fine-tune) -> calibrate on val -> test once
          -> run folder
 
-What each split side is for: layers are fitted on train; validation picks backbones, head, the round to keep, and the
-temperature; a closed-form head is then fitted again on train and val together, and the test side is looked at once, at
+What each set of a split is for: layers are fitted on train; validation picks backbones, head, the epoch to keep, and the
+temperature; a closed-form head is then fitted again on train and val together, and the test set is looked at once, at
 the very end.
 """
 
@@ -62,7 +62,7 @@ class TrainResult:
     def __repr__(self) -> str:
         accuracy = self.test["accuracy"]
         backbones = " + ".join(str(part.view) for part in self.classifier.parts)
-        return f"Run({self.out!r}: {backbones}; test accuracy {accuracy}, {self.test.n:,} pictures)"
+        return f"Run({self.out!r}: {backbones}; test accuracy {accuracy}, {self.test.n:,} images)"
 
     def to_json(self) -> dict[str, Any]:
         """The document of `train --json`."""
@@ -100,30 +100,30 @@ def train(
     report: bool = True,
     offline: bool = False,
 ) -> TrainResult:
-    """Train a classifier on a folder of labelled pictures: checked, split, calibrated, tested. Example:
+    """Train a classifier on a folder of labelled images: checked, split, calibrated, tested. Example:
 
         headstart train photos --out run
 
     Args:
-        data: Pictures with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
+        data: Images with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: Run folder to write. An earlier run there is kept as OUT.previous.
         recipe: How to train.
         weights: Weights file (.safetensors) for the backbone that is named.
         weights_dir: Folder of NAME.safetensors and NAME.json.
         split: A split.csv to use, from `headstart split` or an earlier run.
-        fix: CSV of corrections (labels, pictures to leave out) to apply; the data itself stays as it is.
+        fix: CSV of corrections (labels, images to leave out) to apply; the data itself stays as it is.
         not_copies: CSV of copies with an x in not_copies where a pair is none (checks-copies.csv of check).
         restart: Discard an unfinished training of this run, and begin anew.
         report: Write report.html and the figures in plots.
         offline: Never open a socket.
 
     Raises:
-        DataError: the data cannot be trained on: one class, too few pictures, nothing readable; or `fix` or
+        DataError: the data cannot be trained on: one class, too few images, nothing readable; or `fix` or
             `not_copies` does not fit it.
         BackboneError: no such backbone, or no weights for it here.
         WriteError: the run folder or the cache cannot be written.
         UnfinishedTraining: OUT.unfinished holds a training of other data or another recipe.
-        TrainingFailed: the loss was not a number before a round was finished.
+        TrainingFailed: the loss was not a number before an epoch was finished.
     """
     return train_with(
         (),
@@ -232,7 +232,7 @@ def _unfinished(
     """Where snapshots of the training under way lie, beside the run that it will be, and what they must agree with."""
     names = [f.name for f in fields(Recipe) if f.name not in ("budget", "device")]
     key = {name: str(getattr(recipe, name)) for name in names}
-    key |= {"pictures": looked.fingerprint, "split": split_hash(given), "not copies": looked.not_copies.hash}
+    key |= {"images": looked.fingerprint, "split": split_hash(given), "not copies": looked.not_copies.hash}
     key |= {f"weights of {b.name}": b.sha256 or "random" for b in tools.backbones}
     key |= {"torch": importlib.metadata.version("torch"), "headstart's own source": _source_hash()}
     place = out.resolve()  # --out . has no name of its own
@@ -240,7 +240,7 @@ def _unfinished(
 
 
 def _write_training(folder: Path, tuned: FinetuneResult, classes: Sequence[str]) -> None:
-    """Its rounds and steps, and a picture of what it saw."""
+    """Its epochs and steps, and an image of what it saw."""
     from headstart.images.contact_sheet import contact_sheet
     from headstart.training.loop import EpochRow, StepRow
 
@@ -251,10 +251,10 @@ def _write_training(folder: Path, tuned: FinetuneResult, classes: Sequence[str])
 
 
 def _check_outside(out: Path, data: Path) -> None:
-    """Raise `WriteError` if the run would lie among the pictures, and be taken for a class the next time."""
+    """Raise `WriteError` if the run would lie among the images, and be taken for a class the next time."""
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise WriteError(
-            f"{out}: lies inside the data ({data}), where the next training would take it for pictures.",
+            f"{out}: lies inside the data ({data}), where the next training would take it for images.",
             hint=f"Choose an --out outside of it, such as {data.resolve().parent / 'run'}.",
         )
 
@@ -265,7 +265,7 @@ def _predict(classifier: Classifier, features: Sequence[np.ndarray], dataset: Da
 
 
 def _reported(predictions: Predictions, dataset: Dataset, looked: ScannedDataset) -> Predictions:
-    """What `predictions.csv` holds: the test side, unlabelled pictures, and the names of the unreadable ones."""
+    """What `predictions.csv` holds: the test set, unlabelled images, and the names of the unreadable ones."""
     held = predictions.take((dataset.split == "test") | (dataset.labels < 0))
     return replace(held, errors=looked.unreadable)
 
@@ -292,7 +292,7 @@ def _provenance(
         "data": {
             "path": os.path.abspath(source.place),
             **source.options,
-            "pictures": len(dataset),
+            "images": len(dataset),
             "fingerprint": looked.fingerprint,
         },
         "fixes": {"labels": fixes.relabelled, "dropped": fixes.dropped} if fixes else None,
@@ -315,7 +315,7 @@ def _described_head(fitted: FittedHead | None) -> dict[str, Any] | None:
 def _described_training(tuned: FinetuneResult | None, *, speed: bool = True) -> dict[str, Any] | None:
     if tuned is None:
         return None
-    measured = {"pictures_per_second": round(tuned.pictures_per_second, 1)} if speed else {}
+    measured = {"images_per_second": round(tuned.images_per_second, 1)} if speed else {}
     return {
         "approach": tuned.recipe.approach,
         "backbone": tuned.view.backbone.name,

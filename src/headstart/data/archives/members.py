@@ -5,7 +5,7 @@ anything but a plain file or folder refuses the whole archive, before its first 
 every system, so that an archive that opens on Linux also opens on a Mac and on Windows. Links are refused wherever they
 point: telling good ones from bad has failed in well-kept libraries (CVE-2025-4517: Python's own filter).
 
-Costs 7 microseconds and 90 bytes of memory an entry, however long its name. Not for what is inside the files: pictures
+Costs 7 microseconds and 90 bytes of memory an entry, however long its name. Not for what is inside the files: images
 have `images.headers` and `images.validate`.
 """
 
@@ -26,7 +26,7 @@ MAX_INNER = 30_000
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 """What archives inside an archive are called; others, such as .docx and .npz, are files like any."""
 MAX_RATIO = 100
-"""Unpacked bytes for each byte of the archive. Pictures take 1, tables of text 20 at most."""
+"""Unpacked bytes for each byte of the archive. Images take 1, tables of text 20 at most."""
 ALWAYS_BYTES = 256 << 20
 """So many bytes are unpacked whatever the ratio: small archives of drawings may shrink to nothing."""
 DISK_SHARE = 0.9

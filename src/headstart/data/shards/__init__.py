@@ -1,1 +1,1 @@
-"""Files that hold many pictures: parquet and WebDataset, written out once into the cache."""
+"""Files that hold many images: parquet and WebDataset, written out once into the cache."""

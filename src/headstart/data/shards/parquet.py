@@ -1,10 +1,10 @@
-"""Pictures in the cells of parquet files, as Hugging Face writes data sets, or as plain bytes.
+"""Images in the cells of parquet files, as Hugging Face writes data sets, or as plain bytes.
 
-The column of pictures is the one that holds structs with bytes, or bytes that begin as pictures do; the labels are found
+The column of images is the one that holds structs with bytes, or bytes that begin as images do; the labels are found
 by the usual names of their column, and classes that are numbers get the names that Hugging Face's metadata have for them.
 
 Costs memory for about twice a row group: the pages of a group come out of it whole, whatever is read of them. Files with
-100 pictures a group, as Hugging Face writes them, need tens of megabytes. Not for tables of paths: see `data.tables`.
+100 images a group, as Hugging Face writes them, need tens of megabytes. Not for tables of paths: see `data.tables`.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _ROWS = 8  # held at a time
 _BUFFER = 1 << 20  # bytes that are read at a time; else pyarrow reads a whole row group of a column
 
 
-def has_pictures(file: Path, picture_column: str) -> bool:
+def has_images(file: Path, image_column: str) -> bool:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as table:
-            return bool(_picture_columns(table, picture_column))
+            return bool(_image_columns(table, image_column))
     except (pyarrow.ArrowException, OSError):
         return False  # reading it as a table of labels says what is wrong with it
 
 
-def _picture_columns(table: Any, wanted: str) -> list[str]:
-    """The columns of a parquet file that hold pictures: structs with bytes, or bytes that begin as pictures do."""
+def _image_columns(table: Any, wanted: str) -> list[str]:
+    """The columns of a parquet file that hold images: structs with bytes, or bytes that begin as images do."""
     import pyarrow.types as types
 
     def binary(kind: Any) -> bool:
@@ -54,23 +54,23 @@ def _picture_columns(table: Any, wanted: str) -> list[str]:
     return found
 
 
-def table_samples(shard: Path, picture_column: str, label_column: str, group_column: str = "") -> Iterator[Sample]:
+def table_samples(shard: Path, image_column: str, label_column: str, group_column: str = "") -> Iterator[Sample]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(shard, buffer_size=_BUFFER, pre_buffer=False) as table:
-            picture = _one_picture_column(shard, _picture_columns(table, picture_column), table.schema_arrow.names)
-            group = _group_column(shard, table.schema_arrow.names, picture, group_column)
-            label = _label_column(shard, table.schema_arrow, picture, label_column, group)
+            image = _one_image_column(shard, _image_columns(table, image_column), table.schema_arrow.names)
+            group = _group_column(shard, table.schema_arrow.names, image, group_column)
+            label = _label_column(shard, table.schema_arrow, image, label_column, group)
             side = next((name for name in table.schema_arrow.names if name.casefold() in SPLIT_COLUMNS), "")
             classes = _class_names(table.schema_arrow.metadata or {}, label)
-            columns = [name for name in dict.fromkeys((picture, label, side, group)) if name]
+            columns = [name for name in dict.fromkeys((image, label, side, group)) if name]
             n = 0
             for batch in table.iter_batches(batch_size=_ROWS, columns=columns, use_threads=False):
                 for row in batch.to_pylist():
                     n += 1
-                    name, data = _content(row[picture])
+                    name, data = _content(row[image])
                     where = f"{shard}, row {n}"
                     split = split_name(as_label(where, row[side])) if side else ""
                     named = as_label(where, row[group], what="group") if group else ""
@@ -80,18 +80,18 @@ def table_samples(shard: Path, picture_column: str, label_column: str, group_col
         raise BadLabels(f"{shard}: cannot be read: {problem}.", hint="Download or write it again.") from error
 
 
-def _one_picture_column(shard: Path, found: Sequence[str], columns: Sequence[str]) -> str:
+def _one_image_column(shard: Path, found: Sequence[str], columns: Sequence[str]) -> str:
     usual = [name for name in found if name.casefold() in PATH_COLUMNS]
     if len(found) == 1 or len(usual) == 1:
         return (found if len(found) == 1 else usual)[0]
     listed = ", ".join(repr(name) for name in found or columns)
-    problem = f"the pictures can be in {listed}" if found else f"no column of {listed} holds pictures"
+    problem = f"the images can be in {listed}" if found else f"no column of {listed} holds images"
     raise BadLabels(f"{shard}: {problem}.", hint="path_column names the one that holds them.")
 
 
-def _group_column(shard: Path, columns: Sequence[str], picture: str, wanted: str) -> str:
+def _group_column(shard: Path, columns: Sequence[str], image: str, wanted: str) -> str:
     """The column of groups that is wanted, '' if none is. Raises `BadLabels` if it is not there."""
-    names = [name for name in columns if name != picture]
+    names = [name for name in columns if name != image]
     if wanted and wanted not in names:
         raise BadLabels(
             f"{shard}: has no column {wanted!r} (group_column); its columns are {', '.join(map(repr, names))}.",
@@ -100,11 +100,11 @@ def _group_column(shard: Path, columns: Sequence[str], picture: str, wanted: str
     return wanted
 
 
-def _label_column(shard: Path, schema: Any, picture: str, wanted: str, group: str) -> str:
+def _label_column(shard: Path, schema: Any, image: str, wanted: str, group: str) -> str:
     """The column of labels, '' where all else is plainly something else. Raises `BadLabels` if several could be meant."""
     import pyarrow.types as types
 
-    names = [name for name in schema.names if name not in (picture, group)]
+    names = [name for name in schema.names if name not in (image, group)]
     if wanted:
         if wanted in names:
             return wanted

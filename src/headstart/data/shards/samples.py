@@ -1,6 +1,6 @@
-"""One picture of a shard, with what is said of it; what a label may be, and how the bytes of a picture begin.
+"""One image of a shard, with what is said of it; what a label may be, and how the bytes of an image begin.
 
-Costs nothing: one `Sample` is held at a time. Not for pictures that are files already.
+Costs nothing: one `Sample` is held at a time. Not for images that are files already.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture of a shard: its bytes (None where there are none), its label, split, group, and what it was called."""
+    """One image of a shard: its bytes (None where there are none), its label, split, group, and what it was called."""
 
     name: str
     data: bytes | None
@@ -37,7 +37,7 @@ class Sample:
 
 
 def kind_of(data: bytes | None) -> str:
-    """What a file with these bytes is called at its end, '' if they do not begin as a picture does.
+    """What a file with these bytes is called at its end, '' if they do not begin as an image does.
 
     >>> kind_of(b"GIF89a..."), kind_of(b"hello")
     ('.gif', '')

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from headstart.data.archives.members import shown
 from headstart.data.archives.tars import is_tar, tar_entries
-from headstart.data.dataset import PICTURES, first
+from headstart.data.dataset import IMAGES, first
 from headstart.data.shards.samples import Sample, as_label
 from headstart.data.tables import LABEL_COLUMNS
 from headstart.errors import BadArchive, BadLabels
@@ -29,7 +29,7 @@ _CODECS = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zs
 
 
 def has_samples(file: Path) -> bool:
-    """Whether one of the first entries is a label called like the picture beside it."""
+    """Whether one of the first entries is a label called like the image beside it."""
     fields: dict[str, set[str]] = {}
     try:
         with open(file, "rb") as opened:
@@ -41,7 +41,7 @@ def has_samples(file: Path) -> bool:
                 fields.setdefault(key, set()).add(field)
     except BadArchive:
         return False  # opening it as an archive says what is wrong with it
-    beside = [own for own in fields.values() if any(_is_picture(field) for field in own)]
+    beside = [own for own in fields.values() if any(_is_image(field) for field in own)]
     folders = {key.rpartition("/")[0] for key in fields}
     plain = any("cls" in own for own in beside)
     return plain or (len(folders) == 1 and any({"json", "txt"} & own for own in beside))
@@ -64,19 +64,19 @@ def _key(name: str) -> tuple[str, str]:
     return f"{above}{slash}{stem}", field.lower()
 
 
-def _is_picture(field: str) -> bool:
-    return f".{field}" in PICTURES
+def _is_image(field: str) -> bool:
+    return f".{field}" in IMAGES
 
 
 def tar_samples(
-    shard: Path, picture_field: str, label_field: str, keys: set[str], group_field: str = ""
+    shard: Path, image_field: str, label_field: str, keys: set[str], group_field: str = ""
 ) -> Iterator[Sample]:
     """The samples of a tar. `keys` are those met so far in the shards of its side: one that comes again is refused."""
     key, fields = "", dict[str, bytes]()
     for name, field, data in _tar_fields(shard):
         if name != key:
             if fields:
-                yield _sample(shard, key, fields, picture_field, label_field, group_field)
+                yield _sample(shard, key, fields, image_field, label_field, group_field)
             if name in keys:
                 raise BadArchive(
                     f"{shard}: the key {shown(name)} comes twice: it stands in another place of the shards already.",
@@ -88,11 +88,11 @@ def tar_samples(
             raise BadArchive(f"{shard}: {shown(f'{name}.{field}')} comes twice.", hint="Write the shard again.")
         fields[field] = data
     if fields:
-        yield _sample(shard, key, fields, picture_field, label_field, group_field)
+        yield _sample(shard, key, fields, image_field, label_field, group_field)
 
 
 def _tar_fields(shard: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Key, field and bytes of the files in a tar. Fields other than pictures are cut at 1 MB."""
+    """Key, field and bytes of the files in a tar. Fields other than images are cut at 1 MB."""
     with open(shard, "rb") as file:
         for entry in tar_entries(str(shard), file, _codec(file) or ""):
             member = entry.member
@@ -101,7 +101,7 @@ def _tar_fields(shard: Path) -> Iterator[tuple[str, str, bytes]]:
             if member.kind != "file":
                 raise BadArchive(f"{shard}: {shown(member.name)} is a {member.kind}.", hint="Write the shard again.")
             name, field = _key(member.name)
-            most = MAX_FILE_BYTES if _is_picture(field) else _MAX_FIELD
+            most = MAX_FILE_BYTES if _is_image(field) else _MAX_FIELD
             yield name, field, _up_to(entry.pieces(), most)
 
 
@@ -115,18 +115,18 @@ def _up_to(pieces: Iterable[bytes], most: int) -> bytes:
 
 
 def _sample(
-    shard: Path, key: str, fields: dict[str, bytes], picture_field: str, label_field: str, group_field: str
+    shard: Path, key: str, fields: dict[str, bytes], image_field: str, label_field: str, group_field: str
 ) -> Sample:
     where = f"{shard}, {shown(key)}"
-    pictures = [field for field in fields if _is_picture(field)]
-    if picture_field:
-        pictures = [field for field in fields if field == picture_field.lower().removeprefix(".")]
-    if len(pictures) > 1:
+    images = [field for field in fields if _is_image(field)]
+    if image_field:
+        images = [field for field in fields if field == image_field.lower().removeprefix(".")]
+    if len(images) > 1:
         raise BadLabels(
-            f"{where}: has the pictures {first([repr(field) for field in pictures])}.",
+            f"{where}: has the images {first([repr(field) for field in images])}.",
             hint="path_column names the ending to take, such as 'jpg'.",
         )
-    field = pictures[0] if pictures else "jpg"
+    field = images[0] if images else "jpg"
     group = _group_of(where, fields, group_field) if group_field else ""
     return Sample(f"{key}.{field}", fields.get(field), _label_of(where, fields, label_field), group=group)
 

@@ -1,13 +1,13 @@
-"""Pictures that stand as bytes in parquet files or in WebDataset shards are written out once, and opened from there.
+"""Images that stand as bytes in parquet files or in WebDataset shards are written out once, and opened from there.
 
-    train-00000-of-00003.parquet     a column of pictures (struct of bytes and path, as Hugging Face writes it, or plain
+    train-00000-of-00003.parquet     a column of images (struct of bytes and path, as Hugging Face writes it, or plain
                                      bytes), and one of labels; names of classes are taken from Hugging Face's metadata
     shard-000000.tar, also packed    KEY.jpg beside KEY.cls, KEY.txt or KEY.json (WebDataset)
 
-A split stands in the names of shards and their folders (`train-...`, `validation/...`). The pictures go into the user's
+A split stands in the names of shards and their folders (`train-...`, `validation/...`). The images go into the user's
 cache, in a folder named after the SHA-256 of the shards, under names of our own making: one folder a shard, the number
 in the shard first. `labels.csv` beside them says what they were called. Costs the disk space once more, a hash of the
-shards each time, and the memory that reading them takes (`picture_tables`, `webdataset`). Not for shards on other
+shards each time, and the memory that reading them takes (`image_tables`, `webdataset`). Not for shards on other
 machines: download them first.
 """
 
@@ -22,9 +22,9 @@ from pathlib import Path
 from shutil import disk_usage
 
 from headstart.data.archives.members import limits_for
-from headstart.data.dataset import PICTURES, first, hash_rows, split_name
+from headstart.data.dataset import IMAGES, first, hash_rows, split_name
 from headstart.data.image_folder import files_below
-from headstart.data.shards.parquet import has_pictures, table_samples
+from headstart.data.shards.parquet import has_images, table_samples
 from headstart.data.shards.samples import Sample, kind_of
 from headstart.data.shards.webdataset import has_samples, tar_samples
 from headstart.errors import BadArchive, BadLabels, MissingData, WriteError
@@ -39,39 +39,39 @@ VERSION = "1"
 _HEADER = ("path", "label", "split", "name", "group")
 _MAX_NAMES = 100_000  # shards that braces may stand for
 _Row = tuple[str, str, str, str, str]  # as `_HEADER`
-_ShardColumns = tuple[str, str, str]  # of the pictures, the labels and the groups; '' where none is named
+_ShardColumns = tuple[str, str, str]  # of the images, the labels and the groups; '' where none is named
 
 
 # Which shards
 
 
-def shards_at(place: Path, picture_column: str = "") -> list[Path]:
-    """The shards that are meant: by braces, a file, or a folder that holds shards and no pictures. Empty if it is neither.
+def shards_at(place: Path, image_column: str = "") -> list[Path]:
+    """The shards that are meant: by braces, a file, or a folder that holds shards and no images. Empty if it is neither.
 
     Raises `MissingData` if one that braces stand for is missing.
     """
     if place.is_dir():
-        return _shards_in(place, picture_column)
+        return _shards_in(place, image_column)
     if place.is_file():
-        return [place] if is_shard(place, picture_column) else []
+        return [place] if is_shard(place, image_column) else []
     return expanded(place) if _BRACES.search(place.name) else []
 
 
-def is_shard(file: Path, picture_column: str = "") -> bool:
-    """Whether it is a parquet file with pictures in it, or a tar of samples."""
+def is_shard(file: Path, image_column: str = "") -> bool:
+    """Whether it is a parquet file with images in it, or a tar of samples."""
     if file.suffix.lower() == ".parquet":
-        return has_pictures(file, picture_column)
+        return has_images(file, image_column)
     return has_samples(file) if ".tar" in file.name.lower() or file.suffix.lower() == ".tgz" else False
 
 
-def _shards_in(folder: Path, picture_column: str) -> list[Path]:
+def _shards_in(folder: Path, image_column: str) -> list[Path]:
     found: list[str] = []
     for path in files_below(folder):
-        if path.lower().endswith(PICTURES):
+        if path.lower().endswith(IMAGES):
             return []
         if path.lower().endswith((".parquet", ".tar", ".tar.gz", ".tgz")):
             found.append(path)
-    return [folder / path for path in sorted(found) if is_shard(folder / path, picture_column)]
+    return [folder / path for path in sorted(found) if is_shard(folder / path, image_column)]
 
 
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
@@ -109,16 +109,16 @@ def expanded(place: Path) -> list[Path]:
 
 
 def written_out(
-    place: Path, shards: Sequence[Path], *, picture_column: str = "", label_column: str = "", group_column: str = ""
+    place: Path, shards: Sequence[Path], *, image_column: str = "", label_column: str = "", group_column: str = ""
 ) -> Path:
-    """The table of the pictures of these shards, which lie beside it in the cache; made now if it was not before.
+    """The table of the images of these shards, which lie beside it in the cache; made now if it was not before.
 
     Raises `BadLabels` (no label column, bytes that are no text), `BadArchive` (a damaged tar, a key twice), `WriteError`.
     """
     root = place if place.is_dir() else place.parent
     names = [shard.relative_to(root).as_posix() for shard in shards]
     hashes = [sha256_file(shard) for shard in shards]
-    columns = (picture_column, label_column, group_column)
+    columns = (image_column, label_column, group_column)
     given = columns if group_column else columns[:2]  # as before there were groups, so that what was written is found
     key = hash_rows([("shards", VERSION, *given), *zip(names, hashes, strict=True)])
     folder = cache_dir() / "unpacked" / f"shards-{key[:32]}"
@@ -136,7 +136,7 @@ def written_out(
             return folder / LABELS
         hint = f"{error.hint}\nHEADSTART_CACHE=DIR puts the cache elsewhere."
         raise WriteError(error.message, hint=hint) from error
-    log.info("%s: %s pictures are written out to %s, for this time and later ones.", place, f"{n:,}", folder)
+    log.info("%s: %s images are written out to %s, for this time and later ones.", place, f"{n:,}", folder)
     return folder / LABELS
 
 
@@ -161,35 +161,33 @@ def _bytes_in(folder: Path) -> list[int]:
 
 
 def _write(aside: Path, shards: Sequence[Path], names: Sequence[str], columns: _ShardColumns) -> int:
-    """Fill a folder; how many pictures it holds. Stops before it takes up more than an archive of that size may."""
+    """Fill a folder; how many images it holds. Stops before it takes up more than an archive of that size may."""
     rows: list[_Row] = []
     packed = sum(shard.stat().st_size for shard in shards)
     limits = limits_for(packed, disk_usage(aside).free)
     keys: defaultdict[str, set[str]] = defaultdict(set)
-    written = pictures = 0
-    with bar("Writing out pictures", packed) as advance:
+    written = images = 0
+    with bar("Writing out images", packed) as advance:
         for shard, name in zip(shards, names, strict=True):
             side, folder = side_of_shard(name), _folder_of(name)
             for n, sample in enumerate(_samples(shard, columns, keys[side])):
                 written += len(sample.data or b"")
                 if written > limits.bytes:
                     raise BadArchive(
-                        f"{shard}: more than {limits.bytes:,} bytes of pictures; {limits.because}.",
+                        f"{shard}: more than {limits.bytes:,} bytes of images; {limits.because}.",
                         hint="HEADSTART_CACHE=DIR puts the cache on another disk.",
                     )
                 path = f"{folder}/{_file_name(n, sample)}"
                 if sample.data is not None:
-                    pictures += 1
+                    images += 1
                     write_pieces(aside / path, [sample.data])
                 rows.append((path, sample.label, sample.split or side, sample.name, sample.group))
             advance(shard.stat().st_size)
-    if not pictures:
-        raise BadLabels(
-            f"{shards[0]}: holds no bytes of pictures.", hint="Give shards that hold the pictures themselves."
-        )
+    if not images:
+        raise BadLabels(f"{shards[0]}: holds no bytes of images.", hint="Give shards that hold the images themselves.")
     _require_groups(shards[0], columns[2], rows)
     write_pieces(aside / LABELS, [csv_bytes(_HEADER, _sided(rows))])
-    return pictures
+    return images
 
 
 def _require_groups(shard: Path, column: str, rows: list[_Row]) -> None:
@@ -202,7 +200,7 @@ def _require_groups(shard: Path, column: str, rows: list[_Row]) -> None:
 
 
 def _sided(rows: list[_Row]) -> list[_Row]:
-    """The rows, without their split unless train and another side have labels."""
+    """The rows, without their split unless train and another set have labels."""
     sides = {split_name(split) for _, label, split, _, _ in rows if label} - {""}
     return (
         rows
@@ -222,7 +220,7 @@ def side_of_shard(name: str) -> str:
 
 
 def _folder_of(name: str) -> str:
-    """A folder for the pictures of a shard: its path, with nothing in it that a file system could take amiss."""
+    """A folder for the images of a shard: its path, with nothing in it that a file system could take amiss."""
     parts = re.sub(r"\.(?:parquet|tar|tgz|tar\.gz)$", "", name, flags=re.IGNORECASE).split("/")
     return "/".join(_tame(part) or "_" for part in parts)
 
@@ -231,7 +229,7 @@ def _file_name(n: int, sample: Sample) -> str:
     stem, _, suffix = sample.name.rpartition("/")[2].partition(".")
     kind = kind_of(sample.data)
     given = f".{suffix.rpartition('.')[2].lower()}"
-    return f"{n:06}{'-' if _tame(stem) else ''}{_tame(stem)}{kind or (given if given in PICTURES else '.bin')}"
+    return f"{n:06}{'-' if _tame(stem) else ''}{_tame(stem)}{kind or (given if given in IMAGES else '.bin')}"
 
 
 def _tame(name: str) -> str:
@@ -239,7 +237,7 @@ def _tame(name: str) -> str:
 
 
 def _samples(shard: Path, columns: _ShardColumns, keys: set[str]) -> Iterator[Sample]:
-    picture, label, group = columns
+    image, label, group = columns
     if shard.suffix.lower() == ".parquet":
-        return table_samples(shard, picture, label, group)
-    return tar_samples(shard, picture, label, keys, group)
+        return table_samples(shard, image, label, group)
+    return tar_samples(shard, image, label, keys, group)

@@ -93,7 +93,7 @@ def default_name(architecture: str) -> str:
 def args_at(
     architecture: str, model_args: Mapping[str, Any] | Iterable[tuple[str, Any]], image_size: int
 ) -> tuple[tuple[str, Any], ...]:
-    """A network's arguments for pictures of that size, which those with a fixed input are told; 0 for its own."""
+    """A network's arguments for images of that size, which those with a fixed input are told; 0 for its own."""
     timm = timm_and_ours()
     from headstart.model.backbones.networks import input_architecture
 

@@ -1,4 +1,4 @@
-"""The JSON beside a weights file: which network it is, and what pictures it was trained on.
+"""The JSON beside a weights file: which network it is, and what images it was trained on.
 
 Its keys are those of timm's ``config.json``, so that a folder saved by timm or fetched from the hub can be used as it
 is. All of it is somebody else's text: each value is checked, an error names the file and the key, and an argument that
@@ -33,7 +33,7 @@ _SPEC_HINT = (
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """What the JSON beside a weights file says: the network, and the pictures it was trained on."""
+    """What the JSON beside a weights file says: the network, and the images it was trained on."""
 
     architecture: str
     model_args: tuple[tuple[str, Any], ...]

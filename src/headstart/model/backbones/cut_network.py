@@ -1,4 +1,4 @@
-"""A network cut in two: a *trunk* that stays as it is and runs once a picture, and a *tail* that is trained.
+"""A network cut in two: a *trunk* that stays as it is and runs once an image, and a *tail* that is trained.
 
 Where a network can be cut is found by following it: run without numbers (on torch's `meta` device), each module's input
 is compared with what the module before gave. Modules that hand one tensor on to the next, up to the end of the
@@ -8,7 +8,7 @@ ConvNeXts and vision transformers are cut between blocks; a network that passes 
 fewer stages, down to one. Trunk and tail are copies of the network without each other's weights, under the same names,
 and `cut` compares their numbers with the whole network's.
 
-Costs: `survey` some 0.1 s; `cut` two runs over one picture, and a copy of the weights.
+Costs: `survey` some 0.1 s; `cut` two runs over one image, and a copy of the weights.
 When not to use it: to compute features, `headstart.model.inference.runtime` runs whole networks faster.
 """
 
@@ -32,7 +32,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Stage:
-    """One piece of a network, and what it gives for one picture.
+    """One piece of a network, and what it gives for one image.
 
     `steps` are the names of its modules, run one after the other (empty for a first stage that is more than modules).
     `shape` is without the batch: (C, H, W), (T, C), and for the last stage the pooled features (D,).
@@ -46,7 +46,7 @@ class Stage:
 
     @property
     def numel(self) -> int:
-        """Numbers that are kept for a picture, when the network is cut after this stage."""
+        """Numbers that are kept for an image, when the network is cut after this stage."""
         return prod(self.shape)
 
 
@@ -68,10 +68,10 @@ def stages(module: nn.Module, image_size: int = 0) -> tuple[str, ...]:
 
 
 def survey(module: nn.Module, image_size: int = 0) -> tuple[Stage, ...]:
-    """The stages of a timm network, which has its last layer, for square pictures of `image_size` pixels (0: its own).
+    """The stages of a timm network, which has its last layer, for square images of `image_size` pixels (0: its own).
 
     Raises `CannotCut` for a network without timm's ``forward_features`` and ``forward_head``, without one last layer, or
-    one that does not take pictures of that size.
+    one that does not take images of that size.
     """
     return _follow(module, image_size).stages
 
@@ -79,9 +79,9 @@ def survey(module: nn.Module, image_size: int = 0) -> tuple[Stage, ...]:
 def auto_cut(module: nn.Module, image_size: int = 0, *, max_bytes: int = 64 << 10, share: float = 0.3) -> int:
     """After how many stages to cut when nothing else is known: what to give `cut` as `n_frozen`.
 
-    The earliest place whose activations take at most `max_bytes` a picture in float16 and after which at most the part
+    The earliest place whose activations take at most `max_bytes` an image in float16 and after which at most the part
     `share` of the computation is left; where none is small enough, the smallest. At least two stages stay trainable. On
-    scenes 0.3 trains 1.5 times as many pictures a second as 0.5, and is some tenths of a point less accurate (LOG.md).
+    scenes 0.3 trains 1.5 times as many images a second as 0.5, and is some tenths of a point less accurate (LOG.md).
     """
     found = survey(module, image_size)
     total = sum(stage.multiply_adds for stage in found)
@@ -171,7 +171,7 @@ def cut(module: nn.Module, n_frozen: int, image_size: int = 0) -> tuple[nn.Modul
         n_frozen: 0 for no trunk (an Identity; the tail is the whole network, and takes pixels); ``len(stages(module))``
             for a trunk that is the whole backbone, and a tail of the last layer (with the hidden ones of a network of
             `headstart.model.backbones.networks`) on pooled features.
-        image_size: Side of the pictures in pixels; 0 for the network's own.
+        image_size: Side of the images in pixels; 0 for the network's own.
 
     Returns: a `Trunk` and a `Tail`, copies that share no parameters with each other or with `module`.
     Raises `CannotCut` if the two do not give the network's logits.
@@ -390,7 +390,7 @@ def _classifier(module: nn.Module) -> str:
 
 
 def _own_size(module: nn.Module) -> int:
-    """Side of the pictures that a network is built for, as far as it says."""
+    """Side of the images that a network is built for, as far as it says."""
     inside = getattr(module, "backbone", module)
     fixed = getattr(inside, "img_size", None) or getattr(getattr(inside, "patch_embed", None), "img_size", None)
     size = fixed or module.pretrained_cfg["input_size"][1:]

@@ -1,7 +1,7 @@
 """Two networks of our own, known to timm by name, so that whatever takes a timm network takes these.
 
 - `headstart_cnn`: the small network of the published Intel-scenes walk-through, trained from random weights: three times
-  convolution, pooling (and dropout), then a dense layer. Its size depends on the picture's (`img_size`).
+  convolution, pooling (and dropout), then a dense layer. Its size depends on the image's (`img_size`).
 - `headstart_top`: any of timm's networks, with dense ReLU layers between its pooled features and the last layer.
 
 Importing this module registers them: ``timm.create_model("local-dir:RUN")`` works after ``import
@@ -40,7 +40,7 @@ default_cfgs = generate_default_cfgs(
         "headstart_cnn": {
             **_OURS,
             "input_size": (3, 150, 150),
-            "fixed_input_size": True,  # the first dense layer has a weight for each place in the picture
+            "fixed_input_size": True,  # the first dense layer has a weight for each place in the image
             "mean": (0.0, 0.0, 0.0),
             "std": (1.0, 1.0, 1.0),
             "crop_pct": 1.0,
@@ -263,7 +263,7 @@ def _sizes(values: Sequence[int], what: str) -> tuple[int, ...]:
 def _side(img_size: int | Sequence[int]) -> int:
     sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     if len(sides) != 2 or sides[0] != sides[1]:
-        raise BackboneError(f"headstart_cnn: img_size is {img_size!r}, expected one number: its pictures are square.")
+        raise BackboneError(f"headstart_cnn: img_size is {img_size!r}, expected one number: its images are square.")
     return sides[0]
 
 

@@ -154,7 +154,7 @@ def without_weights(name: str, *, image_size: int = 0, **model_args: Any) -> Bac
 
     Args:
         name: As for `find_backbone`, or one of `headstart.model.backbones.networks`, such as ``headstart_cnn``.
-        image_size: Side of its pictures in pixels; 0 for its own.
+        image_size: Side of its images in pixels; 0 for its own.
         model_args: Further arguments of the network, such as ``filters=(16, 32)`` for ``headstart_cnn``.
 
     Raises `UnknownBackbone`; `BadWeights` for an argument that is not plain.
@@ -174,7 +174,7 @@ def tuned(backbone: Backbone, weights: Path, *, image_size: int = 0, hidden: Seq
     Args:
         backbone: What training started from.
         weights: The state dict of the whole network, its last layer included or not.
-        image_size: Side of the pictures that it was trained on; networks with a fixed input remember it.
+        image_size: Side of the images that it was trained on; networks with a fixed input remember it.
         hidden: Sizes of its dense layers, if it was made by `headstart.model.backbones.networks.with_top`.
 
     Raises `MissingWeights`, `BadWeights`; `BackboneError` for hidden layers around one of our own networks.

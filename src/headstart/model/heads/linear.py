@@ -72,7 +72,7 @@ def fit_head(
     strength: float | None = None,
     class_weight: str | None = None,
 ) -> LinearHead:
-    """Fit one head. `kind` and what `strength` means (all are unchanged when features are scaled or pictures repeated):
+    """Fit one head. `kind` and what `strength` means (all are unchanged when features are scaled or images repeated):
 
     - ``ridge``: on one-hot targets, penalty = strength x mean eigenvalue of the total scatter, intercept free.
     - ``lda``: within-class covariance shrunk to ``(1 - s) S + s trace(S) / D I``, 0 < s <= 1, S with the 1/N
@@ -119,11 +119,11 @@ def leave_one_out(
     strengths: Sequence[float] | None = None,
     class_weight: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``(strengths_S, logits_SNK)``: what a ``ridge`` or ``lda`` fitted without picture i gives picture i.
+    """``(strengths_S, logits_SNK)``: what a ``ridge`` or ``lda`` fitted without image i gives image i.
 
-    Exact, at the price of one decomposition. What one picture cannot change by much is held at its value for all
-    pictures: the absolute penalty (ridge), the normaliser 1/N and the shrinkage target trace(S)/D (LDA), and the
-    class weights. A picture alone in its class has no LDA without it; its own class gets the smallest of its other
+    Exact, at the price of one decomposition. What one image cannot change by much is held at its value for all
+    images: the absolute penalty (ridge), the normaliser 1/N and the shrinkage target trace(S)/D (LDA), and the
+    class weights. An image alone in its class has no LDA without it; its own class gets the smallest of its other
     logits.
     """
     if kind not in ("ridge", "lda"):
@@ -138,7 +138,7 @@ def leave_one_out(
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Train features in solver coordinates. Classes without a picture are left out here and added back by `widen`."""
+    """Train features in solver coordinates. Classes without an image are left out here and added back by `widen`."""
 
     base: Coordinates
     present: np.ndarray
@@ -154,7 +154,7 @@ class Problem:
         return out
 
     def below(self, kind: str) -> float:
-        """How far an absent class lies under the mean logit: about the prior of half a picture."""
+        """How far an absent class lies under the mean logit: about the prior of half an image."""
         return 1.0 if kind == "ridge" else float(np.log(2 * len(self.base.labels_N)))
 
     def head(self, kind: str, coefficients: Coefficients, strength: float, parts: tuple = ()) -> LinearHead:
@@ -176,14 +176,14 @@ def prepare(features_ND: np.ndarray, labels_N: np.ndarray, n_classes: int, class
         raise RecipeError(f"class_weight: {class_weight!r}, expected None or 'balanced'.")
     present, compact_N = np.unique(labels_N, return_inverse=True)
     if len(present) < 2:
-        raise BadLabels(f"labels: {len(present)} class among {len(labels_N)} pictures, expected at least 2.")
+        raise BadLabels(f"labels: {len(present)} class among {len(labels_N)} images, expected at least 2.")
     if present[0] < 0 or present[-1] >= n_classes:
         wrong = present[0] if present[0] < 0 else present[-1]
         raise BadLabels(f"labels: {wrong} among them, expected 0 to {n_classes - 1} for {n_classes} classes.")
     base = coordinates(features_ND, compact_N, class_weights(compact_N, class_weight), len(present))
     if not np.isfinite(base.mean_D).all():
         row = int(np.flatnonzero(~np.isfinite(features_ND).all(1))[0])
-        raise DataError(f"features: row {row} has a value that is not finite.", hint="Leave that picture out.")
+        raise DataError(f"features: row {row} has a value that is not finite.", hint="Leave that image out.")
     return Problem(base, present, n_classes, class_weight)
 
 

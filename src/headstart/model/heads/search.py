@@ -69,14 +69,14 @@ def search_head(
 ) -> tuple[LinearHead, list[SearchRow]]:
     """The head with the lowest validation log-loss, fitted on the train part only, and a row for every head tried.
 
-    Without validation pictures (M = 0) the choice is between ridge and LDA, by leave-one-out log-loss.
+    Without validation images (M = 0) the choice is between ridge and LDA, by leave-one-out log-loss.
     Raises as `fit_head`; RecipeError for M = 0 with neither ridge nor LDA among `kinds`.
     """
     check_kinds(kinds)
     if not len(val_labels_M) and not {"ridge", "lda"} & set(kinds):
         raise RecipeError(
-            f"kinds: {', '.join(kinds)} cannot be chosen without validation pictures.",
-            hint="Add 'ridge' or 'lda', which choose by leave-one-out, or give validation pictures.",
+            f"kinds: {', '.join(kinds)} cannot be chosen without validation images.",
+            hint="Add 'ridge' or 'lda', which choose by leave-one-out, or give validation images.",
         )
     started = time.perf_counter()
     problem = prepare(train_ND, train_labels_N, n_classes, class_weight)
@@ -113,7 +113,7 @@ class _Search:
         columns = self.problem.widen(coefficients[0]), self.problem.widen(coefficients[1], self.problem.below(kind))
         logits = (self.val_MR @ columns[0].astype(np.float32) + columns[1]).astype(np.float32)
         right = logits.argmax(1) == self.val_labels_M
-        smoothing = 1 / (len(right) + 2)  # as if one more picture had failed: no infinite factor on a separable few
+        smoothing = 1 / (len(right) + 2)  # as if one more image had failed: no infinite factor on a separable few
         loss = tempered_log_loss(logits, self.val_labels_M, self.val_weights_M, smoothing=smoothing)[0]
         return float(np.average(right, weights=self.val_weights_M)), loss
 

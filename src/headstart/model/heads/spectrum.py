@@ -3,7 +3,7 @@
 What it does: centres (and standardises) the features, takes the class means out, and decomposes what is left, the
 within-class scatter ``W = sum_i w_i r_i r_i'``. Ridge regression on one-hot targets and linear discriminant analysis
 with a shrunk covariance both need only ``(W + c I)^-1`` for many c, and the total scatter that ridge inverts differs
-from W by K-1 directions (Woodbury); so one `eigh` gives both whole paths, and for both the exact outputs each picture
+from W by K-1 directions (Woodbury); so one `eigh` gives both whole paths, and for both the exact outputs each image
 would get from a model fitted without it.
 
 What it costs: one Gram matrix, one eigh of min(N, D) squared, one rotation of the features; a strength costs O(N D K)
@@ -165,12 +165,12 @@ class Spectrum:
         return ((1 - strength) * self.eigenvalues_R + strength * self.base.within_level) / self.base.mass
 
     def lda_leave_one_out(self, strengths: np.ndarray) -> Iterator[np.ndarray]:
-        """For each strength, float64 (N, K): the log-posterior (up to a constant a row) of each picture without it.
+        """For each strength, float64 (N, K): the log-posterior (up to a constant a row) of each image without it.
 
-        Removing picture i (weight w, class y of mass s) moves its class mean by -w/(s-w) r, its prior to s-w, and takes
+        Removing image i (weight w, class y of mass s) moves its class mean by -w/(s-w) r, its prior to s-w, and takes
         ``w s/(s-w) r r'`` out of the scatter; Sherman-Morrison does the inverse. The normaliser and the level of the
-        shrinkage target are held at their values for all pictures. A class with one picture has no model without it:
-        its picture gets, for that class, the smallest of its other outputs, so that nothing is infinite; leave such
+        shrinkage target are held at their values for all images. A class with one image has no model without it:
+        its image gets, for that class, the smallest of its other outputs, so that nothing is infinite; leave such
         rows out of averages (`scorable`).
         """
         base, y = self.base, self.base.labels_N
@@ -192,7 +192,7 @@ class Spectrum:
             yield _floor_alone(prior_NK - distance_NK / 2, y, alone)
 
     def ridge_leave_one_out(self, strengths: np.ndarray) -> Iterator[np.ndarray]:
-        """For each strength, float64 (N, K): what ridge fitted without picture i says of picture i.
+        """For each strength, float64 (N, K): what ridge fitted without image i says of image i.
 
         The residual divided by one minus the leverage, intercept included: Hastie, Tibshirani, Friedman, Elements of
         Statistical Learning (2nd ed.), eq. 7.64, and Rifkin & Lippert, Notes on Regularized Least Squares (2007),
@@ -238,7 +238,7 @@ def decompose(base: Coordinates) -> Spectrum:
 
 
 def scorable(base: Coordinates) -> np.ndarray:
-    """Rows whose class has another picture, the ones leave-one-out can judge; all rows when no class has two."""
+    """Rows whose class has another image, the ones leave-one-out can judge; all rows when no class has two."""
     alone = _alone(base)
     return np.ones_like(alone) if alone.all() else ~alone
 

@@ -5,7 +5,7 @@ part. Temperature is folded into the weights, so the softmax of the logits is ca
 
     timm.create_model("local-dir:RUN", pretrained=True)          # a run that fuses backbones keeps a folder for each
 
-Open `predict_files` first: decode, preprocess, embed, head, in the order in which a picture meets them.
+Open `predict_files` first: decode, preprocess, embed, head, in the order in which an image meets them.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class Classifier:
     def logits(self, features: Sequence[np.ndarray]) -> np.ndarray:
         """float32 (N, K) from the features float32 (N, D) of each part, in their order.
 
-        Summed picture by picture in a fixed order (einsum, not a matrix product whose blocking depends on N), so that a
-        picture's logits do not depend on its company.
+        Summed image by image in a fixed order (einsum, not a matrix product whose blocking depends on N), so that an
+        image's logits do not depend on its company.
         """
         total_NK = sum(
             np.einsum("nd,dk->nk", x.astype(np.float64), p.weight_DK.astype(np.float64)) + p.bias_K
@@ -87,9 +87,9 @@ class Classifier:
 def predict_files(
     classifier: Classifier, sources: Sequence[ImageSource], paths: Sequence[str], labels: np.ndarray | None = None
 ) -> Predictions:
-    """Predict pictures, files or pixels in memory: `paths` are the names that the answers are keyed by, in their order.
+    """Predict images, files or pixels in memory: `paths` are the names that the answers are keyed by, in their order.
 
-    A picture that cannot be read is named in `errors` and has no prediction.
+    An image that cannot be read is named in `errors` and has no prediction.
     """
     facts = look_at(sources)  # a file is decoded once in a separate process: from here on they are known to be readable
     readable = [i for i, f in enumerate(facts) if not f.reason]

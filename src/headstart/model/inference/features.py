@@ -1,13 +1,13 @@
-"""Pictures to feature vectors: the costly step of frozen-backbone training, so it runs once per picture and is kept.
+"""Images to feature vectors: the costly step of frozen-backbone training, so it runs once per image and is kept.
 
 Each worker thread decodes a small batch straight into its session's input and then runs the network on it itself; with
 four workers for each of the network's streams, batches wait for the network and never the network for a batch, and no
-queue stands between them. Memory is a few batches, whatever the number of pictures, beyond the features themselves.
+queue stands between them. Memory is a few batches, whatever the number of images, beyond the features themselves.
 
 Several backbones that see the same pixels (equal `Preprocess.geometry`) share one decoding.
 
 Features are kept under a key made from the weights, the input spec and the precision (`runtime.network_key`), and
-within it under the SHA-256 of the picture's bytes: a renamed file hits, a changed pixel misses. A shard of the cache is
+within it under the SHA-256 of the image's bytes: a renamed file hits, a changed pixel misses. A shard of the cache is
 written aside and renamed, about every 20 seconds, so a killed run loses at most that much and two processes can share.
 """
 
@@ -54,9 +54,9 @@ class FeatureExtractor:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Feature vectors of pictures. `values` float32 (N, D) in the order of `paths`.
+    """Feature vectors of images. `values` float32 (N, D) in the order of `paths`.
 
-    `fingerprint` is a SHA-256 over weights, preprocessing and the pictures' bytes: equal ones mean equal features.
+    `fingerprint` is a SHA-256 over weights, preprocessing and the images' bytes: equal ones mean equal features.
     `errors` maps the paths that could not be read to the reason; their rows are zero.
     """
 
@@ -68,7 +68,7 @@ class Features:
 
 
 class FeatureStore:
-    """The kept features of one (weights, input spec, precision), by the SHA-256 of the pictures' bytes."""
+    """The kept features of one (weights, input spec, precision), by the SHA-256 of the images' bytes."""
 
     def __init__(self, key: str) -> None:
         self._folder = cache_dir() / "features" / key
@@ -77,7 +77,7 @@ class FeatureStore:
             self._take_up(path)
 
     def find(self, sha256: bytes) -> np.ndarray | None:
-        """The feature vector (D,) of a picture, or None."""
+        """The feature vector (D,) of an image, or None."""
         found = self._row.get(sha256)
         return None if found is None else found[0][found[1]]
 
@@ -89,7 +89,7 @@ class FeatureStore:
         write_cache(self._folder / f"{name}.safetensors", safetensors_bytes(arrays, metadata))
 
     def _take_up(self, path: Path) -> None:
-        """Map a shard into memory; one that is damaged is left out, and its pictures are embedded again."""
+        """Map a shard into memory; one that is damaged is left out, and its images are embedded again."""
         try:
             mapped = np.memmap(path, np.uint8, "r")
             size = int.from_bytes(mapped[:8].tobytes(), "little")
@@ -113,10 +113,10 @@ def embed_files(
     *,
     keep: bool = True,
 ) -> tuple[list[np.ndarray], dict[int, str]]:
-    """Features of pictures (files, or pixels in memory), one array float32 (N, D) a view, in the views' order.
+    """Features of images (files, or pixels in memory), one array float32 (N, D) a view, in the views' order.
 
     `sha256s` are those that `images.validate` or `images.sources.look_at` found; a file that has changed since is an error
-    of that picture, not of the run. Returns the arrays and {index: reason} of pictures that could not be read (their rows
+    of that image, not of the run. Returns the arrays and {index: reason} of images that could not be read (their rows
     are zero). `keep=False` neither reads nor writes the cache. Raises `BackboneError`, `WriteError`.
     """
     arrays: list[np.ndarray | None] = [None] * len(views)
@@ -130,7 +130,7 @@ def embed_files(
 
 
 def fingerprint(view: FeatureExtractor, plan: Runtime, sha256s: Sequence[str]) -> str:
-    """SHA-256 over all that features depend on: the network's key and each picture's bytes, in order."""
+    """SHA-256 over all that features depend on: the network's key and each image's bytes, in order."""
     digest = hashlib.sha256(network_key(view.backbone, view.spec, plan).encode())
     for sha256 in sha256s:
         digest.update(bytes.fromhex(sha256))
@@ -163,7 +163,7 @@ def _embed_one_geometry(
 
 
 def _missing(store: FeatureStore | None, keys: Sequence[bytes]) -> set[int]:
-    """Indices to compute: each content once, at its first place; without a store, every picture."""
+    """Indices to compute: each content once, at its first place; without a store, every image."""
     if store is None:
         return set(range(len(keys)))
     seen: set[bytes] = set()
@@ -283,14 +283,14 @@ class _EmbeddingWork:
 
 
 def _run_in_long_slices() -> None:
-    """Tell Linux that this thread is batch work: fewer switches between decoding and computing, 3 % more pictures/s."""
+    """Tell Linux that this thread is batch work: fewer switches between decoding and computing, 3 % more images/s."""
     if hasattr(os, "SCHED_BATCH"):
         with suppress(OSError):  # a container may forbid it; then it is only a little slower
             os.sched_setscheduler(threading.get_native_id(), os.SCHED_BATCH, os.sched_param(0))
 
 
 class _Rows:
-    """Rows made in this run: a place for each missing picture in the order of indices, and which are not kept yet."""
+    """Rows made in this run: a place for each missing image in the order of indices, and which are not kept yet."""
 
     def __init__(self, feature_dim: int, missing: set[int]) -> None:
         self.place = {index: place for place, index in enumerate(sorted(missing))}
@@ -308,7 +308,7 @@ class _Rows:
 
 
 def _content(keys_N32: np.ndarray, values_ND: np.ndarray) -> str:
-    """SHA-256 of a shard: shapes, the pictures' hashes, and their features."""
+    """SHA-256 of a shard: shapes, the images' hashes, and their features."""
     digest = hashlib.sha256(f"{keys_N32.shape} {values_ND.shape}".encode())
     digest.update(np.ascontiguousarray(keys_N32).data)
     digest.update(np.ascontiguousarray(values_ND).data)
@@ -316,7 +316,7 @@ def _content(keys_N32: np.ndarray, values_ND: np.ndarray) -> str:
 
 
 def _assemble(keys: Sequence[bytes], store: FeatureStore | None, fresh: _Rows) -> np.ndarray:
-    """All rows in the order asked for, from the cache and from this run; zero where a picture could not be read."""
+    """All rows in the order asked for, from the cache and from this run; zero where an image could not be read."""
     if store is None:
         return fresh.values
     place = {keys[index]: place for index, place in fresh.place.items()}

@@ -1,4 +1,4 @@
-"""Where in a picture a class is seen: heat maps in the manner of Grad-CAM, for every network that a run can hold.
+"""Where in an image a class is seen: heat maps in the manner of Grad-CAM, for every network that a run can hold.
 
 What a place adds to the logit of a class (less the mean over all classes, which a softmax does not see) is that
 place's activations times their gradients, summed over channels. Most convolutional networks end in a mean over places
@@ -9,11 +9,11 @@ Carin 2020, arXiv 2011.08891), which is as faithful where places are weighted on
 `headstart_cnn`. Vision transformers that read a class token only are followed from the last attention's input, their
 tokens laid back on the grid. The maps of several backbones are added as their logits are.
 
-What it costs: importing torch; on one core 0.06 s to build a MobileNetV2, 35 ms a picture at 224 px (float32); captum (0.6 s
+What it costs: importing torch; on one core 0.06 s to build a MobileNetV2, 35 ms an image at 224 px (float32); captum (0.6 s
 to import, of which matplotlib is most) only for networks that do not end in a mean.
 
 When not to use it: as proof. A map has the network's own coarse grid (5 x 5 at 160 px for a MobileNet) and says where the
-evidence is, not what it is; and it is about one class and one picture, so heat is not comparable between pictures.
+evidence is, not what it is; and it is about one class and one image, so heat is not comparable between images.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ _MEAN_TOLERANCE = 1e-4  # largest difference from a mean over places, as a part 
 
 
 def heat_maps(
-    classifier: Classifier, pictures: Sequence[ImageSource], classes_N: Sequence[int] | np.ndarray | None = None
+    classifier: Classifier, images: Sequence[ImageSource], classes_N: Sequence[int] | np.ndarray | None = None
 ) -> list[np.ndarray]:
-    """Where each picture shows its class: float32 (h, w) from 0 to 1, of the upright picture's shape.
+    """Where each image shows its class: float32 (h, w) from 0 to 1, of the upright image's shape.
 
     Args:
         classifier: Of a run folder; one backbone or several.
-        pictures: PIL images, uint8 arrays, or files.
-        classes_N: Number of the class to look for, one a picture; by default the one predicted.
+        images: PIL images, uint8 arrays, or files.
+        classes_N: Number of the class to look for, one an image; by default the one predicted.
 
-    Returns: one map a picture, its longer side 160 px. 1 is the place that speaks most for the class; 0 is one that does
+    Returns: one map an image, its longer side 160 px. 1 is the place that speaks most for the class; 0 is one that does
     not speak for it, or that the network does not see (outside its crop). All 0 if no place does.
     Raises `UnreadableImage`; `BackboneError` for a network whose last maps have no places.
     """
     heat = Heat(classifier)
     maps: list[np.ndarray] = []
-    for start in range(0, len(pictures), BATCH):
+    for start in range(0, len(images), BATCH):
         classes = None if classes_N is None else np.asarray(classes_N[start : start + BATCH], np.int64)
-        maps += heat.batch([_opened(source, classifier) for source in pictures[start : start + BATCH]], classes)
+        maps += heat.batch([_opened(source, classifier) for source in images[start : start + BATCH]], classes)
     return maps
 
 
@@ -70,7 +70,7 @@ class Heat:
         self._networks = [_ExplainedNetwork(part, classifier.plan.device) for part in classifier.parts]
 
     def batch(self, images: Sequence[Image.Image], classes_N: np.ndarray | None = None) -> list[np.ndarray]:
-        """Maps of a few upright RGB pictures (all are held in memory at once)."""
+        """Maps of a few upright RGB images (all are held in memory at once)."""
         looks = [network.look(images) for network in self._networks]
         if classes_N is None:
             classes_N = np.sum([logits_NK for logits_NK, _ in looks], axis=0).argmax(1)
@@ -80,9 +80,9 @@ class Heat:
 
 
 def combined(layers: Sequence[tuple[np.ndarray, Preprocess]], size: tuple[int, int]) -> np.ndarray:
-    """One map 0 to 1 for a picture of `size` (width, height) from each part's cells float (gh, gw) and input spec.
+    """One map 0 to 1 for an image of `size` (width, height) from each part's cells float (gh, gw) and input spec.
 
-    Cells hold evidence per part of the square: where a square covers more of the picture than another, it is thinner.
+    Cells hold evidence per part of the square: where a square covers more of the image than another, it is thinner.
     """
     scale = LONGER_SIDE / max(size)
     width, height = (max(1, round(x * scale)) for x in size)
@@ -100,7 +100,7 @@ def combined(layers: Sequence[tuple[np.ndarray, Preprocess]], size: tuple[int, i
 
 
 def seen(spec: Preprocess, width: int, height: int) -> tuple[float, float, float, float]:
-    """The network's square (left, top, right, bottom) in parts of the picture; below 0 or above 1 where it was padded."""
+    """The network's square (left, top, right, bottom) in parts of the image; below 0 or above 1 where it was padded."""
     if spec.resize == "pad":
         longer = max(width, height)
         x, y = (longer / width - 1) / 2, (longer / height - 1) / 2
@@ -236,5 +236,5 @@ class _ExplainedNetwork:
 
     def _no_places(self, shares: torch.Tensor) -> BackboneError:
         return BackboneError(
-            f"{self.name}: its last maps {tuple(shares.shape[1:])} have no places in the picture, so no heat map can be made."
+            f"{self.name}: its last maps {tuple(shares.shape[1:])} have no places in the image, so no heat map can be made."
         )

@@ -1,4 +1,4 @@
-"""What a classifier says about pictures, keyed by path; written and read as a small CSV."""
+"""What a classifier says about images, keyed by path; written and read as a small CSV."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def softmax(logits_NK: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Logits of pictures, in the order of `paths`.
+    """Logits of images, in the order of `paths`.
 
     `logits` float32 (N, K), after temperature, so that `softmax` of them is calibrated. `labels` int64 (N,) with -1 for
     unknown, or None where there are none at all. `errors` maps paths that have no prediction to the reason: they are not
@@ -50,11 +50,11 @@ class Predictions:
 
     @property
     def predicted(self) -> np.ndarray:
-        """int64 (N,): the likeliest class of each picture."""
+        """int64 (N,): the likeliest class of each image."""
         return self.logits.argmax(axis=1) if len(self.paths) else np.zeros(0, np.int64)
 
     def take(self, keep: np.ndarray) -> Predictions:
-        """The pictures of a bool mask or of indices; the errors stay behind."""
+        """The images of a bool mask or of indices; the errors stay behind."""
         indices = np.arange(len(self.paths))[keep]
         labels = None if self.labels is None else self.labels[indices]
         return Predictions(
@@ -65,7 +65,7 @@ class Predictions:
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """Write `predictions.csv`: path, label, predicted, one probability a class, error.
 
-    Unlabelled pictures have an empty label; pictures without a prediction are at the end, with the reason in `error`.
+    Unlabelled images have an empty label; images without a prediction are at the end, with the reason in `error`.
     Raises `WriteError`.
     """
     write_csv(

@@ -3,9 +3,9 @@
 On a CPU the network is traced once with torch, compiled by OpenVINO, and the compiled graph is kept in the user's own
 cache under a key made from the weights' hash, the input spec, the precision, this processor and OpenVINO's version.
 Later processes load it in some 30 ms and never import torch. Measured on 2 cores with AVX512-BF16 (MobileNetV2, 160 px,
-pictures/s): f32 420, bf16 840; building takes about a second, most of it tracing.
+images/s): f32 420, bf16 840; building takes about a second, most of it tracing.
 
-The batch is small and of one fixed shape, and short batches are padded: a picture's features are then the same to the
+The batch is small and of one fixed shape, and short batches are padded: an image's features are then the same to the
 bit whatever company it is embedded in (tests check it for CPUs; CUDA was not at hand), so interrupted work resumes to
 equal numbers. On CPUs large batches buy nothing (16 and 32 were slower than 4 and 8 here).
 
@@ -44,7 +44,7 @@ MAGIC = b"headstart graph 2"
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how to run: `engine` openvino | torch, `device` cpu | cuda, `precision` bf16 | f32, pictures a `batch`."""
+    """Where and how to run: `engine` openvino | torch, `device` cpu | cuda, `precision` bf16 | f32, images a `batch`."""
 
     engine: str
     device: str
@@ -115,7 +115,7 @@ def runtime_here(plan: Runtime) -> Runtime:
 
 
 def network_key(backbone: Backbone, spec: Preprocess, plan: Runtime) -> str:
-    """A hash of what features depend on besides the picture: weights, input spec, precision, engine and its version."""
+    """A hash of what features depend on besides the image: weights, input spec, precision, engine and its version."""
     parts = {
         "weights": backbone.content or backbone.sha256,
         "architecture": backbone.architecture,
@@ -152,7 +152,7 @@ def open_network(backbone: Backbone, spec: Preprocess, plan: Runtime) -> Network
 
 def anticipate(backbones: Sequence[Backbone], plan: Runtime, *, training: bool = False) -> None:
     """Begin to import torch and timm, in a thread, where they will be needed: for `training`, or because a backbone was
-    never compiled here. They take seconds of one core, in which another one can look at the pictures."""
+    never compiled here. They take seconds of one core, in which another one can look at the images."""
     known = all(any((cache_dir() / "graphs").glob(f"{_beginning(b)}-*.graph")) for b in backbones)
     if training or plan.engine == "torch" or not known:
         threading.Thread(target=_import_torch, name="import of torch").start()
@@ -244,7 +244,7 @@ class TorchSession:
 def from_pixels(module: Any, spec: Preprocess) -> Any:
     """`module` behind a step that takes uint8 NHWC pixels: scaling, mean and std become two constants of the graph.
 
-    With the spec's `tta` flip, what comes out is the mean over a picture and its mirror image.
+    With the spec's `tta` flip, what comes out is the mean over an image and its mirror image.
     """
     import torch
 

@@ -9,16 +9,16 @@
   };
   const percent = share => `${(100 * share).toFixed(1)}\u202f%`;
   const isolated = text => element("bdi", {}, text);
-  const picture = (number, alt) => element("img", { src: data.thumbnails[number], alt, decoding: "async" });
+  const image = (number, alt) => element("img", { src: data.thumbnails[number], alt, decoding: "async" });
 
-  for (const place of document.querySelectorAll("img[data-picture]")) place.src = data.thumbnails[Number(place.dataset.picture)];
+  for (const place of document.querySelectorAll("img[data-image]")) place.src = data.thumbnails[Number(place.dataset.image)];
 
   /* Cells */
   const panel = document.getElementById("cell"), step = 48;
   let open = null;
   const fill = (rows, from, list, more) => {
     for (const [path, , , sure, number] of rows.slice(from, from + step)) {
-      const shown = number >= 0 ? picture(number, path) : element("span", { class: "absent" }, "no picture");
+      const shown = number >= 0 ? image(number, path) : element("span", { class: "absent" }, "no image");
       list.append(element("li", { title: path }, shown, element("span", { class: "path" }, isolated(path.split("/").pop())), element("span", { class: "muted" }, percent(sure))));
     }
     more.hidden = from + step >= rows.length;
@@ -28,9 +28,9 @@
     const t = Number(button.dataset.true), p = Number(button.dataset.predicted);
     const rows = data.rows.filter(row => row[1] === t && row[2] === p).sort((a, b) => t === p ? a[3] - b[3] : b[3] - a[3]);
     const title = element("h3", { tabindex: "-1" });
-    title.append(`${rows.length} picture${rows.length === 1 ? "" : "s"} of `, isolated(data.classes[t]), t === p ? ", recognised" : ", taken for ", t === p ? "" : isolated(data.classes[p]));
+    title.append(`${rows.length} image${rows.length === 1 ? "" : "s"} of `, isolated(data.classes[t]), t === p ? ", recognised" : ", taken for ", t === p ? "" : isolated(data.classes[p]));
     const order = element("p", { class: "note" }, t === p ? "Those in doubt first." : "The most confident first.");
-    const list = element("ul", { class: "pictures" }), more = element("button", { class: "quiet", type: "button" });
+    const list = element("ul", { class: "images" }), more = element("button", { class: "quiet", type: "button" });
     let from = 0;
     more.addEventListener("click", () => { from += step; fill(rows, from, list, more); });
     fill(rows, 0, list, more);

@@ -1,10 +1,10 @@
 """Six classes of rendered scenes: buildings, forest, glacier, mountain, sea, street.
 
-    picture = render("sea", np.random.default_rng(3), 150)      # uint8 (150, 150, 3)
+    image = render("sea", np.random.default_rng(3), 150)        # uint8 (150, 150, 3)
 
-Every picture has its own season, weather, light, viewpoint, colour cast, lens and noise; the classes share snow, water,
-trees, rock and houses. The same state of `rng`, kind and size give the same picture (on one kind of processor; another
-one may round differently). They are drawings: for trying things out, for tests, for practice pictures of a training. How
+Every image has its own season, weather, light, viewpoint, colour cast, lens and noise; the classes share snow, water,
+trees, rock and houses. The same state of `rng`, kind and size give the same image (on one kind of processor; another
+one may round differently). They are drawings: for trying things out, for tests, for practice images of a training. How
 well something works on photographs they do not tell.
 """
 
@@ -36,7 +36,7 @@ GREY = (0.3, 0.59, 0.11)
 
 
 def render(kind: str, rng: Rng, size: int = 150) -> np.ndarray:
-    """uint8 (size, size, 3): one picture of that kind, another one at each call.
+    """uint8 (size, size, 3): one image of that kind, another one at each call.
 
     Raises `ValueError` for an unknown kind, or a size outside of 32 to 320 pixels.
     """
@@ -122,7 +122,7 @@ def _developed(rng: Rng, pixels: np.ndarray) -> np.ndarray:
 
 
 def _soft(rng: Rng, image: Image.Image) -> Image.Image:
-    """Out of focus, shaken, or enlarged from fewer pixels; most pictures are none of these."""
+    """Out of focus, shaken, or enlarged from fewer pixels; most images are none of these."""
     kind, size = rng.uniform(), image.width
     if kind < 0.12:
         return image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.3) * size / 150))

@@ -11,7 +11,7 @@ from headstart.samples.scenes.sky import Day, paint_sky
 
 
 def buildings(rng: Rng, size: int, day: Day) -> Canvas:
-    """One or several buildings, the subject of the picture."""
+    """One or several buildings, the subject of the image."""
     views = {"corner": 0.34, "front": 0.16, "towers": 0.2, "skyline": 0.12, "house": 0.18}
     view = pick(rng, views)
     horizon = float(rng.uniform(0.62, 0.9))
@@ -70,7 +70,7 @@ def _roof(rng: Rng, sheet: Canvas, day: Day, left: np.ndarray, right: np.ndarray
 
 
 def _front(rng: Rng, sheet: Canvas, day: Day) -> None:
-    """A facade, or two or three side by side, that nearly fill the picture."""
+    """A facade, or two or three side by side, that nearly fill the image."""
     n = int(rng.integers(1, 4))
     edges = np.concatenate([[rng.uniform(-0.2, 0.06)], np.sort(rng.uniform(0.3, 0.7, n - 1)), [rng.uniform(0.94, 1.2)]])
     turn, foot = rng.normal(0, 0.13), rng.uniform(0.86, 1.1)

@@ -187,7 +187,7 @@ def _beams(rng: Rng, sheet: Canvas, day: Day) -> None:
 
 
 def _wood_from_outside(rng: Rng, size: int, day: Day) -> Canvas:
-    """Trees across a meadow or a pond, filling most of the picture."""
+    """Trees across a meadow or a pond, filling most of the image."""
     horizon = float(rng.uniform(0.55, 0.85))
     sheet = Canvas(size, paint_sky(rng, size, day, horizon))
     if rng.uniform() < 0.3:

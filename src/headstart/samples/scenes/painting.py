@@ -197,7 +197,7 @@ def _byte(value: float) -> int:
 
 
 class Canvas:
-    """A square picture in the making; later strokes cover earlier ones."""
+    """A square image in the making; later strokes cover earlier ones."""
 
     def __init__(self, size: int, ground: np.ndarray | None = None) -> None:
         self.size = size

@@ -17,12 +17,12 @@ SKIES = {"clear": 0.3, "fair": 0.28, "overcast": 0.2, "sunset": 0.12, "fog": 0.0
 
 @dataclass(frozen=True)
 class Day:
-    """The conditions that all of one picture shares."""
+    """The conditions that all of one image shares."""
 
     season: str
     sky: str
     sun: tuple[float, float]
-    """Where it stands, in units of the side; it may be outside of the picture."""
+    """Where it stands, in units of the side; it may be outside of the image."""
     light: np.ndarray
     """Colour of what the sun shines on, as a factor."""
     shadow: np.ndarray
@@ -137,7 +137,7 @@ def _with_sun(rng: Rng, rgb: np.ndarray, day: Day) -> np.ndarray:
 
 
 def precipitate(rng: Rng, sheet: Canvas, day: Day) -> None:
-    """Rain or falling snow over a finished picture, now and then."""
+    """Rain or falling snow over a finished image, now and then."""
     if day.sky not in ("overcast", "fog") or rng.uniform() > 0.3:
         return
     n = int(rng.integers(60, 260))

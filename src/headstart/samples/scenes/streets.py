@@ -21,7 +21,7 @@ class Camera:
     height: float
 
     def at(self, points: np.ndarray) -> np.ndarray:
-        """Points (..., 3) in metres, y up from the ground, as points (..., 2) of the picture."""
+        """Points (..., 3) in metres, y up from the ground, as points (..., 2) of the image."""
         out = np.array(points[..., :2], float)
         out[..., 1] = self.height - out[..., 1]
         return out * (self.focal / points[..., 2:]) + self.centre

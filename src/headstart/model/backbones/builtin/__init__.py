@@ -1,8 +1,8 @@
 """The backbone that comes with the package, for machines on which there are no other weights: the last resort.
 
-Half of a MobileNetV2 in width, 1.5 MB, trained by this project on drawn pictures and crops of a few photographs
+Half of a MobileNetV2 in width, 1.5 MB, trained by this project on drawn images and crops of a few photographs
 (embedded/README.md in the repository says how, on what, under which terms, and at what cost). It is quick and weak: a
-classifier on it is better than one trained from scratch on a few thousand pictures, and worse than one on a whole
+classifier on it is better than one trained from scratch on a few thousand images, and worse than one on a whole
 network with ImageNet weights. `measured` says how good it is; nothing prefers it to other weights.
 """
 
@@ -17,7 +17,7 @@ NAME, FEATURES = "mobilenetv2_050.headstart", 1280
 WEIGHTS = Path(__file__).parent / f"{NAME}.safetensors"
 SPEC = WEIGHTS.with_suffix(".json")
 SHOWN = {"intel-scenes": "photographs of six scenes", "cats-dogs": "cats and dogs"}
-"""What the pictures of the data sets are on which it was measured."""
+"""What the images of the data sets are on which it was measured."""
 
 
 @cache

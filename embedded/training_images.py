@@ -1,12 +1,12 @@
-"""What the backbone is trained on: crops of 25 photographs, and pictures that are drawn.
+"""What the backbone is trained on: crops of 25 photographs, and images that are drawn.
 
 The photographs come with scikit-image, scikit-learn, matplotlib and SciPy 1.9; README.md says what the terms of each are.
 Asano and Saeed (2023, "Extrapolating from a single image to a thousand classes using distillation") found that crops of
-very few pictures, heavily varied, carry a teacher's function surprisingly far.
+very few images, heavily varied, carry a teacher's function surprisingly far.
 Drawn are scenes (headstart's sample set), dead leaves (Lee, Mumford and Huang 2001: occluding shapes of power-law sizes)
 and fractals (iterated function systems, as in Kataoka et al. 2020). Nothing else: no data set that headstart is judged on.
 
-A crop costs 1.2 ms of a core; drawing a pool of 4,000 pictures at the start about two minutes.
+A crop costs 1.2 ms of a core; drawing a pool of 4,000 images at the start about two minutes.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ PHOTOGRAPHS = {
 }
 """File name -> how often it is taken, by how much there is to see in it."""
 DRAWN_SHARE = 0.35
-"""Part of the crops that are of drawn pictures."""
+"""Part of the crops that are of drawn images."""
 MIXED_SHARE = 0.3
-"""Part of the pictures of a batch that are blended with another: the teacher says what that is, too."""
+"""Part of the images of a batch that are blended with another: the teacher says what that is, too."""
 
 
 def photographs(folder: Path) -> dict[str, Image.Image]:
-    """The pictures of `PHOTOGRAPHS` in a folder, RGB. Raises `MissingData` if any is not there."""
+    """The images of `PHOTOGRAPHS` in a folder, RGB. Raises `MissingData` if any is not there."""
     missing = [name for name in PHOTOGRAPHS if not (folder / name).is_file()]
     if missing:
         raise MissingData(
@@ -85,7 +85,7 @@ class Crops:
         self, photographs: Mapping[str, Image.Image], drawn: list[Image.Image], *, seed: int, size: int
     ) -> None:
         if not photographs and not drawn:
-            raise ValueError("photographs and drawn are both empty; expected pictures to cut crops from")
+            raise ValueError("photographs and drawn are both empty; expected images to cut crops from")
         self.photographs = list(photographs.values())
         weights = np.array([PHOTOGRAPHS[name] for name in photographs])
         self.weights, self.drawn, self.size = weights / weights.sum(), drawn, size
@@ -93,20 +93,20 @@ class Crops:
 
     def batch(self, n: int) -> np.ndarray:
         """uint8 (n, size, size, 3)."""
-        pictures = np.stack([self._one() for _ in range(n)])
+        images = np.stack([self._one() for _ in range(n)])
         mixed = int(n * MIXED_SHARE)
         others = self.rng.permutation(n)[:mixed]
         share = self.rng.uniform(0.2, 0.8, (mixed, 1, 1, 1)).astype(np.float32)
-        blended = share * pictures[:mixed] + (1 - share) * pictures[others]
-        return np.concatenate([blended.astype(np.uint8), pictures[mixed:]])
+        blended = share * images[:mixed] + (1 - share) * images[others]
+        return np.concatenate([blended.astype(np.uint8), images[mixed:]])
 
     def _one(self) -> np.ndarray:
         rng = self.rng
         if self.drawn and (rng.random() < DRAWN_SHARE or not self.photographs):
-            picture, least = self.drawn[rng.integers(len(self.drawn))], 0.15
+            image, least = self.drawn[rng.integers(len(self.drawn))], 0.15
         else:
-            picture, least = self.photographs[rng.choice(len(self.photographs), p=self.weights)], 0.02
-        crop = picture.resize((self.size, self.size), Image.Resampling.BILINEAR, self._box(picture.size, least), 2.0)
+            image, least = self.photographs[rng.choice(len(self.photographs), p=self.weights)], 0.02
+        crop = image.resize((self.size, self.size), Image.Resampling.BILINEAR, self._box(image.size, least), 2.0)
         turn = rng.random()
         if turn < 0.15:
             crop = crop.rotate(rng.uniform(-30, 30), Image.Resampling.BILINEAR)
@@ -116,7 +116,7 @@ class Crops:
         return np.clip(self._coloured(pixels[:, ::-1] if rng.random() < 0.5 else pixels), 0, 255).astype(np.uint8)
 
     def _box(self, size: tuple[int, int], least: float) -> tuple[float, float, float, float]:
-        """A random crop: area uniform in its logarithm from `least` of the picture's to all of it, shape from 2:3 to 3:2."""
+        """A random crop: area uniform in its logarithm from `least` of the image's to all of it, shape from 2:3 to 3:2."""
         rng, (width, height) = self.rng, size
         area, shape = np.exp(rng.uniform(np.log(least), 0)) * width * height, np.exp(rng.uniform(-0.4, 0.4))
         wide, high = min(width, max(32, (area * shape) ** 0.5)), min(height, max(32, (area / shape) ** 0.5))
@@ -138,7 +138,7 @@ class Crops:
 
 
 def drawn(n: int, seed: int, *, side: int = 192) -> list[Image.Image]:
-    """`n` drawn pictures: two thirds scenes, the others dead leaves and fractals by turns."""
+    """`n` drawn images: two thirds scenes, the others dead leaves and fractals by turns."""
     rng = np.random.default_rng(seed)
     kinds: tuple[Callable[[np.random.Generator, int], Image.Image], ...] = (*[scene] * 4, dead_leaves, fractal)
     return [kinds[i % len(kinds)](rng, side) for i in range(n)]
@@ -154,7 +154,7 @@ def dead_leaves(rng: np.random.Generator, side: int) -> Image.Image:
     """Shapes that hide one another, of sizes r with density r^-3, each with its own colours and grain."""
     scale, count = 2, int(rng.integers(4, 12))
     palette = np.clip(rng.uniform(20, 230, (count, 1)) + rng.normal(0, rng.uniform(5, 60), (count, 3)), 0, 255)
-    picture = Image.fromarray(_grain(rng, side * scale, palette[0]))
+    image = Image.fromarray(_grain(rng, side * scale, palette[0]))
     for _ in range(int(rng.integers(60, 220))):
         r = side * scale * min(0.5, 0.03 * rng.random() ** -0.5)
         x, y = rng.uniform(0, side * scale, 2)
@@ -167,8 +167,8 @@ def dead_leaves(rng: np.random.Generator, side: int) -> Image.Image:
             ImageDraw.Draw(mask).polygon([(r + r * np.cos(a), r + r * np.sin(a)) for a in angles], fill=255)
         mask = mask.rotate(rng.uniform(0, 360))
         colour = np.clip(palette[rng.integers(len(palette))] + rng.normal(0, 20, 3), 0, 255)
-        picture.paste(Image.fromarray(_grain(rng, mask.size[0], colour)), (int(x - r), int(y - r)), mask)
-    return picture.resize((side, side), Image.Resampling.LANCZOS)
+        image.paste(Image.fromarray(_grain(rng, mask.size[0], colour)), (int(x - r), int(y - r)), mask)
+    return image.resize((side, side), Image.Resampling.LANCZOS)
 
 
 def _grain(rng: np.random.Generator, side: int, colour: np.ndarray) -> np.ndarray:

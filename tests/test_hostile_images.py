@@ -1,4 +1,4 @@
-"""Bombs and broken pictures: refused by name, quickly, in little memory; and the sandbox agrees with the decoder.
+"""Bombs and broken images: refused by name, quickly, in little memory; and the sandbox agrees with the decoder.
 
 The bombs are made here, on the spot; each would cost a decoder gigabytes or minutes.
 """
@@ -197,7 +197,7 @@ except UnreadableImage as refusal:
     assert done.stdout == b"too_much_memory; PNG: decoding it needs more memory than there is.\n", done.stderr
 
 
-def test_large_but_honest_pictures_pass() -> None:
+def test_large_but_honest_images_pass() -> None:
     """As much as the caps allow is decoded: they are no nuisance for real cameras, animations and scans."""
     frames = [Image.new("L", (2, 2), i % 256) for i in range(999)]
     assert decode(saved(frames[0], "GIF", save_all=True, append_images=frames[1:])).size == (2, 2)
@@ -206,7 +206,7 @@ def test_large_but_honest_pictures_pass() -> None:
 
 @cache
 def bases() -> tuple[bytes, ...]:
-    """Whole pictures of every format and several kinds, to be broken."""
+    """Whole images of every format and several kinds, to be broken."""
     colour = Image.merge("RGB", [Image.effect_noise((90, 70), 40 + 20 * i) for i in range(3)])
     exif = Image.Exif()
     exif[0x112] = 6
@@ -223,7 +223,7 @@ def bases() -> tuple[bytes, ...]:
 
 
 def broken(seed: int) -> bytes:
-    """A picture with bits turned, bytes replaced, pieces cut out, doubled or moved, or its end missing."""
+    """An image with bits turned, bytes replaced, pieces cut out, doubled or moved, or its end missing."""
     chance = random.Random(seed)
     data = bytearray(chance.choice(bases()))
     for _ in range(chance.choice((1, 1, 2, 5, 20))):
@@ -246,7 +246,7 @@ def broken(seed: int) -> bytes:
 
 
 def check_broken(seeds: range, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Each ends as a picture or with a reason, nothing is printed, and the decoder here says as the sandbox does.
+    """Each ends as an image or with a reason, nothing is printed, and the decoder here says as the sandbox does.
 
     (Decoding a broken TIFF in this process may print: libtiff does that on its own. In the sandbox it goes nowhere.)
     """
@@ -270,10 +270,10 @@ def check_broken(seeds: range, folder: Path, capfd: pytest.CaptureFixture[str]) 
     assert reasons[""] and reasons["damaged"] and reasons["truncated"]
 
 
-def test_broken_pictures(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_broken_images(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     check_broken(range(200), tmp_path, capfd)
 
 
 @pytest.mark.slow
-def test_two_thousand_broken_pictures(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_two_thousand_broken_images(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     check_broken(range(1_000, 3_000), tmp_path, capfd)
