@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def rates(files: list[Path], view: FeatureExtractor, precision: str, rounds: int) -> None:
-    """Print decode, model and pipeline rates (images a second) and the ratio of the pipeline to the serial bound."""
+    """Print decode, model and pipeline rates (images per second) and the ratio of the pipeline to the serial bound."""
     plan = choose_runtime("cpu", precision)
     network = open_network(view.backbone, view.spec, plan)
     sha256s = [sha256_file(f) for f in files]

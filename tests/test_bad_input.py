@@ -91,7 +91,7 @@ DATA = {
         "keep 1",
         RUN,
         "BadLabels: photos: has 2 labelled images for 2 classes ('class0': 1, 'class1': 1); at least 4 are needed.\n"
-        "  Add images: about 20 a class give a first useful classifier. Few a class may mean that the labels are not "
+        "  Add images: about 20 per class give a first useful classifier. Few per class may mean that the labels are not "
         "the classes you want.\n",
     ),
     "too few for three sets": (
@@ -115,7 +115,7 @@ DATA = {
     "an empty table": (
         "write labels.csv ",
         "train labels.csv --out run",
-        "BadLabels: labels.csv: has no rows.\n  Expected a header such as path,label and one row an image.\n",
+        "BadLabels: labels.csv: has no rows.\n  Expected a header such as path,label and one row per image.\n",
     ),
     "an image for a folder": (
         "",

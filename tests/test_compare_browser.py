@@ -39,7 +39,7 @@ def test_it_works_and_is_accessible(browser: Any, file: Path, scheme: str, width
     assert [t.splitlines()[0].strip() for t in trials()] == [n.replace("\u202e", "\\u202e") for n in NAMES]
     page.get_by_role("button", name="weights, MB").click()
     assert trials()[0].startswith(NAMES[1])
-    page.get_by_role("button", name="ms an image").click()
+    page.get_by_role("button", name="ms per image").click()
     assert trials()[0].startswith(NAMES[0])
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     # A figure's ink is the page's own, and changes with it.

@@ -156,7 +156,7 @@ ADAPTERS: dict[str, Callable[[Path], Path | DataSource]] = {
         label_column="b",
         path_column="c",
     ),
-    "a column a class": lambda p: (
+    "a column per class": lambda p: (
         write(p, loose() | {"t.csv": rows("id,cat,dog", lambda n: f"{n},{1 - n % 2},{n % 2}")}) / "t.csv"
     ),
     "JSON Lines": lambda p: write(p, loose() | {"t.jsonl": "\n".join(map(metadata, range(6)))}) / "t.jsonl",

@@ -271,7 +271,7 @@ def test_errors_say_what_was_expected() -> None:
     assert str(none.value) == "labels: none of 2 images has one, so there is nothing to judge by."
     with pytest.raises(DataError) as columns:
         compute_metrics(good, labels, "abc")
-    assert str(columns.value) == "scores: 2 columns for 3 classes; expected one column a class."
+    assert str(columns.value) == "scores: 2 columns for 3 classes; expected one column per class."
     with pytest.raises(DataError) as infinite:
         compute_metrics(np.array([[0.0, 1.0], [np.nan, 0.0]]), labels, "ab")
     assert str(infinite.value) == "scores: row 1 holds [nan, 0.0]; expected finite numbers."

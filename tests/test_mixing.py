@@ -73,7 +73,7 @@ def test_what_holds_for_every_batch(alphas: tuple[float, float], n: int, side: i
     np.testing.assert_allclose(mixed.targets.sum(dim=1).numpy(), 1, rtol=1e-6)
     assert mixed.targets.min() >= 0
     np.testing.assert_array_equal(mixed.indices, batch.indices)
-    # Labels are blended as pixels are: with one hot vector an image, and its level in its pixels, both give one mean.
+    # Labels are blended as pixels are: with one hot vector per image, and its level in its pixels, both give one mean.
     own = Batch(batch.inputs, torch.arange(n), batch.indices)
     mixed = mix(own, n, *alphas, seed, 1, step)
     mean_level = mixed.inputs.float().mean(dim=(1, 2, 3))

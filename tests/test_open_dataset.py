@@ -262,7 +262,7 @@ def test_require_trainable(tmp_path: Path) -> None:
     few = open_dataset(fill(tmp_path / "few", "a/1.jpg", "a/2.jpg", "b/1.jpg"))
     assert error_of(lambda: require_trainable(few), BadLabels) == (
         f"{few.root}: has 3 labelled images for 2 classes ('a': 2, 'b': 1); at least 4 are needed.\n"
-        "  Add images: about 20 a class give a first useful classifier. Few a class may mean that the labels are not "
+        "  Add images: about 20 per class give a first useful classifier. Few per class may mean that the labels are not "
         "the classes you want."
     )
 
@@ -511,7 +511,7 @@ def test_ambiguous_missing_and_wrong_columns(tmp_path: Path) -> None:
 def test_tables_that_are_none(tmp_path: Path) -> None:
     empty = table(tmp_path / "e.csv", "path,label\n")
     assert error_of(lambda: open_dataset(empty), BadLabels) == (
-        f"{empty}: has no rows.\n  Expected a header such as path,label and one row an image."
+        f"{empty}: has no rows.\n  Expected a header such as path,label and one row per image."
     )
     uneven = table(tmp_path / "u.csv", "path,label\n1.jpg,a\nb, c.jpg,a\n")
     assert error_of(lambda: open_dataset(uneven), BadLabels) == (

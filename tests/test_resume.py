@@ -79,7 +79,7 @@ RECIPE = Recipe(ema=0.9, label_smoothing=0.1, clip=1.0, accumulate=3, optimizer=
 def train(
     path: Path | None, recipe: Recipe = RECIPE, hooks: Sequence[Hooks] = (), every: float = 0.0, **options: Any
 ) -> tuple[str, TrainingResult]:
-    """SHA-256 of the final weights, and the histories. Seven batches an epoch make three steps: 3, 3 and 1."""
+    """SHA-256 of the final weights, and the histories. Seven batches per epoch make three steps: 3, 3 and 1."""
     module = network()
     groups = [
         ParameterGroup("early", list(module[:2].parameters()), 0.3, 1),
@@ -204,7 +204,7 @@ def test_another_key_is_refused_with_what_changed(tmp_path: Path) -> None:
     )
     assert path.read_bytes() == before
     assert Checkpoint(path, KEY).recorded() == {
-        **KEY, "epochs": "3", "highest learning rate": "0.02", "batches an epoch": "7",
+        **KEY, "epochs": "3", "highest learning rate": "0.02", "batches per epoch": "7",
     }  # fmt: skip
 
 
@@ -251,7 +251,7 @@ def test_a_snapshot_of_another_network_is_not_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, undisturbed: tuple[str, TrainingResult]
 ) -> None:
     path = tmp_path / "t.safetensors"
-    plan = {"epochs": "3", "highest learning rate": "0.02", "batches an epoch": "7"}
+    plan = {"epochs": "3", "highest learning rate": "0.02", "batches per epoch": "7"}
     Checkpoint(path, {**KEY, **plan}).keep(Snapshot({"module.0.weight": np.zeros((2, 2), np.float32)}, {"epoch": 1}))
     assert train(path)[0] == undisturbed[0]
     assert f"{path}: the unfinished training is of another network; it starts anew." in caplog.text
@@ -416,6 +416,6 @@ def test_killed_at_every_call_that_writes(tmp_path: Path) -> None:
         assert process.returncode == -signal.SIGKILL
         if calls > 6:
             assert Checkpoint(
-                path, {**KEY, "epochs": str(LONG), "highest learning rate": "0.02", "batches an epoch": "7"}
+                path, {**KEY, "epochs": str(LONG), "highest learning rate": "0.02", "batches per epoch": "7"}
             ).load()
     assert finish(path)[0] == expected

@@ -207,7 +207,7 @@ def _rows(X: Any) -> np.ndarray:
         if array.ndim == 2 and array.shape[1] == 1:  # one column of a data frame
             array = array[:, 0]
         if array.ndim != 1:
-            raise DataError(f"X: shape {array.shape}, expected one image a row.", hint=f"Expected {_EXPECTED}.")
+            raise DataError(f"X: shape {array.shape}, expected one image per row.", hint=f"Expected {_EXPECTED}.")
     elif array.ndim == 3 and array.shape[2] in (3, 4):
         raise DataError(f"X: shape {array.shape} looks like one image, expected several.", hint="Give X[None].")
     elif array.ndim not in (3, 4):

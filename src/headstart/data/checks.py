@@ -186,8 +186,8 @@ def cmyk(c: CheckInput) -> Iterator[Finding]:
 
 
 def sixteen_bit(c: CheckInput) -> Iterator[Finding]:
-    """More than 8 bits a pixel."""
-    text = "{has} 16 bits or more a pixel; scaled to 8"
+    """More than 8 bits per pixel."""
+    text = "{has} 16 bits or more per pixel; scaled to 8"
     yield from _listed(c, "sixteen_bit", "info", lambda f: f.mode[:1] in ("I", "F"), text)
 
 

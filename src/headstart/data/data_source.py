@@ -5,7 +5,7 @@
 | a folder | `data.image_folder` | its class folders; without such, a table beside or the file names (`data.infer_labels`) |
 | a folder and `label_from` | `data.match_files` | the file names |
 | a folder and columns | `data.infer_labels` | the table in it that has these columns |
-| a table (CSV, TSV, parquet, JSON Lines) | `data.match_files` | its label column, or a column a class |
+| a table (CSV, TSV, parquet, JSON Lines) | `data.match_files` | its label column, or a column per class |
 | parquet with images, WebDataset shards; a folder of them, `shard-{000..009}.tar` | `data.shards.writing` | as in them |
 | an archive (zip, tar, tar.gz, ...) of any of these | `data.archives.unpacking` | as above |
 

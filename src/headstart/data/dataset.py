@@ -2,7 +2,7 @@
 
 All that can be given as data ends here, in `dataset_of`: see `data.data_source` for what that is. Nothing is opened: whether
 a file is an image is found out later, so that a bad one is named by `headstart check` and not passed over in silence.
-Costs some 300 bytes an image.
+Costs some 300 bytes per image.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Folders of images: class folders, split folders of such, and what lies loose in them.
 
-A walk costs one `stat` a file (about 20,000 files a second on a warm disk). Links are followed, but not in circles;
+A walk costs one `stat` per file (about 20,000 files per second on a warm disk). Links are followed, but not in circles;
 hidden files and those that systems leave behind are passed over, and everything else that is no image by its name is
 listed in `Dataset.rejected`. It knows nothing of tables or of labels in file names: those are for `data.infer_labels`.
 """

@@ -48,7 +48,7 @@ from headstart.images.validate_worker import GREYS_SIDE
 from headstart.io.progress import bar, log
 
 SIDE = 64
-"""Thumbnails have so many pixels a side, whatever the image's shape."""
+"""Thumbnails have so many pixels per side, whatever the image's shape."""
 FINE = 128
 """The same where fine structure is compared."""
 AXES = 64
@@ -350,7 +350,7 @@ def thumbnail(
 ) -> np.ndarray | None:
     """uint8 (side, side) greys or (side, side, 3) colours, squashed into a square; None if the image cannot be read.
 
-    With a `table` (3 x 256 levels) its colours are replaced first, at `at_least` pixels a side if it has as many.
+    With a `table` (3 x 256 levels) its colours are replaced first, at `at_least` pixels per side if it has as many.
     """
     decoded = (max(side, at_least),) * 2
     try:

@@ -1,10 +1,10 @@
 """`open_dataset`: what a user gives as data becomes a `Dataset` of paths, labels, classes, and the split that came with it.
 
 Nothing is opened here but folders, tables and archives: whether a file is an image is found out later, so that a bad one
-is named by `headstart check` and not passed over in silence. Costs one `stat` a file (about 20,000 files a second on a
-warm disk) and some 300 bytes an image.
+is named by `headstart check` and not passed over in silence. Costs one `stat` per file (about 20,000 files per second on a
+warm disk) and some 300 bytes per image.
 
-    DATA/cat/1.jpg                          one folder a class, with any folders below it
+    DATA/cat/1.jpg                          one folder per class, with any folders below it
     DATA/train/cat/1.jpg, DATA/test/...     split folders (train, val, valid, validation, test ...) of such
     DATA/1.jpg                              no labels, unless a table or the file names have them (`data.infer_labels`)
     DATA.csv, DATA.tsv, DATA.parquet        a path and a label column; may have a split and a group column
@@ -100,7 +100,7 @@ def require_trainable(dataset: Dataset) -> None:
         raise BadLabels(
             f"{where}: has {total} labelled images for {len(counts)} classes ({listed}); "
             f"at least {2 * len(counts)} are needed.",
-            hint="Add images: about 20 a class give a first useful classifier. Few a class may mean that the labels "
+            hint="Add images: about 20 per class give a first useful classifier. Few per class may mean that the labels "
             "are not the classes you want.",
         )
 

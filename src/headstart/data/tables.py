@@ -356,7 +356,7 @@ def _read_text(table: Path) -> tuple[list[str], list[list[str]]]:
     """Header and columns of a CSV or TSV."""
     lines = csv_lines(table, tabs=table.suffix.lower() == ".tsv")
     if len(lines) < 2:
-        raise BadLabels(f"{table}: has no rows.", hint="Expected a header such as path,label and one row an image.")
+        raise BadLabels(f"{table}: has no rows.", hint="Expected a header such as path,label and one row per image.")
     header = lines[0]
     _check_header(table, header)
     uneven = [n for n, line in enumerate(lines[1:], 2) if len(line) != len(header)]
@@ -370,7 +370,7 @@ def _read_text(table: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _read_lines(table: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and columns of JSON Lines: an object a line; a key that a line lacks is an empty cell."""
+    """Header and columns of JSON Lines: an object per line; a key that a line lacks is an empty cell."""
     rows: list[dict[str, object]] = []
     for n, line in enumerate(io.StringIO(_text_of(table), newline=None), 1):
         if not line.strip():
@@ -386,7 +386,7 @@ def _read_lines(table: Path) -> tuple[list[str], list[list[str]]]:
             )
         rows.append(row)
     if not rows:
-        raise BadLabels(f"{table}: has no rows.", hint="Expected one JSON object a line, one line an image.")
+        raise BadLabels(f"{table}: has no rows.", hint="Expected one JSON object per line, one line per image.")
     header = list(dict.fromkeys(key for row in rows for key in row))
     return header, [_as_text([row.get(name) for row in rows]) for name in header]
 
@@ -405,7 +405,7 @@ def _read_parquet(table: Path) -> tuple[list[str], list[list[str]]]:
     header = [str(name) for name in data.column_names]
     _check_header(table, header)
     if not data.num_rows:
-        raise BadLabels(f"{table}: has no rows.", hint="Expected the columns path and label, and one row an image.")
+        raise BadLabels(f"{table}: has no rows.", hint="Expected the columns path and label, and one row per image.")
     return header, [_as_text(data.column(i).to_pylist()) for i in range(len(header))]
 
 

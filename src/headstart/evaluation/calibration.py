@@ -41,7 +41,7 @@ def check_scores(scores_NK: np.ndarray, labels_N: np.ndarray, classes: int | Non
             hint="Expected (images, two or more classes) and (images,).",
         )
     if classes is not None and classes != scores_NK.shape[1]:
-        raise DataError(f"scores: {scores_NK.shape[1]} columns for {classes} classes; expected one column a class.")
+        raise DataError(f"scores: {scores_NK.shape[1]} columns for {classes} classes; expected one column per class.")
     if not np.isfinite(scores_NK).all():
         row = int(np.flatnonzero(~np.isfinite(scores_NK).all(axis=1))[0])
         raise DataError(f"scores: row {row} holds {scores_NK[row].tolist()}; expected finite numbers.")
@@ -58,7 +58,7 @@ def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray, *, pseudo_error
     a small validation set right is told to be near-certain, or T = 0: the fit takes the absence of errors among 50
     images for their absence everywhere. So a share ``pseudo_errors / (N + pseudo_errors)`` of every label is moved
     to the strongest wrong class: Platt's smoothed targets (Platt 1999, section 2.2), with a quarter of an error for the
-    whole set in place of his one a class, which is far too cautious for today's heads. The effect fades as 1/N.
+    whole set in place of his one per class, which is far too cautious for today's heads. The effect fades as 1/N.
 
     Labels of -1 are left out. T stays within a factor of 100 of the spread (standard deviation within rows) of the
     logits: the upper end is for logits that know nothing of the labels. Equal logits throughout give 1.

@@ -105,7 +105,7 @@ class Metrics:
         )
 
     def table(self) -> str:
-        """Aligned plain text for a terminal: the overall figures, then a line a class (of many, those with the lowest f1)."""
+        """Aligned plain text for a terminal: the overall figures, then a line per class (of many, those of lowest f1)."""
         head = f"{self.n:,} image{'s' * (self.n != 1)}, {len(self.classes)} classes, {self.level:.0%} intervals"
         rows = [[name, str(estimate)] for name, estimate in self.overall.items()]
         shown, support = list(range(len(self.classes))), self.support

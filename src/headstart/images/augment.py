@@ -66,7 +66,7 @@ _AMOUNTS: Mapping[str, tuple[float, str]] = MappingProxyType(
 _WORDS = ("flip", "fill", *_AMOUNTS, *POLICIES, "none")
 _RATIO = (3 / 4, 4 / 3)  # of a random crop, width to height
 _ERASED = (0.02, 0.4)  # part of the area
-_SHARP = 2.0  # scale of the image, in pixels a pixel of the result, up to which the affine map samples it directly
+_SHARP = 2.0  # scale of the image, in pixels per pixel of the result, up to which the affine map samples it directly
 
 
 @dataclass(frozen=True)

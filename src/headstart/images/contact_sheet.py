@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_NARROWEST = 96  # pixels an image, below which it is enlarged
+_NARROWEST = 96  # pixels per image, below which it is enlarged
 _GAP = 6
 _CAPTION = 16  # pixels below each image
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)

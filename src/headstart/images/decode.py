@@ -3,7 +3,7 @@
 Training, serving and export all decode here, because two decoders differ by more accuracy than int8 costs. An ordinary
 500 x 375 JPEG takes about 0.9 ms at 180 px: JPEGs are decoded at the smallest of their built-in scales (1, 1/2, 1/4,
 1/8) that is at least as large as asked (libjpeg's scaled inverse DCT, which Pillow calls draft). Other formats have no
-such scales and come in full size, 4 bytes a pixel. The interpreter lock is released while pixels are decoded, so
+such scales and come in full size, 4 bytes per pixel. The interpreter lock is released while pixels are decoded, so
 threads scale. Do not use it on files from strangers before `validate.validate_images` has: there, a crash costs a
 child process.
 

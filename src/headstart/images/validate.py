@@ -2,7 +2,7 @@
 
 Images come from strangers and decoders are written in C: a file that crashes its decoder, or keeps it busy for ever,
 here costs one child process and gets a reason; the others go on. What was learnt about a file is remembered by the
-SHA-256 of its bytes, so the second run over a folder only hashes it (about 10,000 small files a second).
+SHA-256 of its bytes, so the second run over a folder only hashes it (about 10,000 small files per second).
 
 A first run costs about 1.1 ms of processor time for a 500 x 375 JPEG, 0.7 ms for 100 x 100, spread over the cores, and
 0.15 s to start. Not for images that you made yourself a moment ago: `decode.decode` refuses the same ones, less the
@@ -375,7 +375,7 @@ def _facts_folder() -> Path:
 def _remembered(wanted: set[str]) -> list[ImageInfo]:
     """Facts of these SHA-256s from the cache; shards whose bytes do not have the SHA-256 they are named by are removed.
 
-    A shard has one line a file, ``SHA-256 JSON``, so that looking for few among many parses few.
+    A shard has one line per file, ``SHA-256 JSON``, so that looking for few among many parses few.
     """
     found: dict[str, ImageInfo] = {}
     folder = _facts_folder()

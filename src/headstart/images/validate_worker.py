@@ -1,6 +1,6 @@
 """The process in which an image is decoded for the first time; started, fed and replaced by `images.validate`.
 
-It reads one request a line on standard input, decodes the image, and answers with one line of JSON. It imports the
+It reads one request per line on standard input, decodes the image, and answers with one line of JSON. It imports the
 standard library and Pillow only, and is ready in about 0.1 s. Whatever a decoder does here (crash, spin, eat memory)
 costs this process and not the user's. Not to be started by hand, and no protection of the files it may read: it runs
 as the same user.

@@ -1,6 +1,6 @@
 """The texts that stand below the fields of a dataclass: written once there, read for the command line.
 
-Python keeps no docstrings of fields, so the source is parsed: about a millisecond a class.
+Python keeps no docstrings of fields, so the source is parsed: about a millisecond per class.
 """
 
 from __future__ import annotations

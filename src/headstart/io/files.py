@@ -2,7 +2,7 @@
 
 A file is written aside, synced, and renamed over its final name; whole folders likewise, see `io.folders`. So a reader sees
 the old state or the new one, never half of one, whatever moment the process or the machine dies at. The price is an
-fsync a file (about a millisecond on a laptop's disk), which nobody notices next to the work that led to the file.
+fsync per file (about a millisecond on a laptop's disk), which nobody notices next to the work that led to the file.
 
 What a killed process was writing is left aside as ``.NAME.HEX.part``. Whoever writes into that folder more than an hour
 later removes it.

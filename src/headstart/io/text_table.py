@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 
 def columns(rows: Sequence[Sequence[str]], sides: str = "") -> list[str]:
-    """One line a row, two blanks between columns. `sides` has ``<`` or ``>`` a column; by default only the first is left."""
+    """One line per row, two blanks between columns. `sides`: ``<`` or ``>`` per column; by default only the first is left."""
     if not rows:
         return []
     sides = sides or "<" + ">" * (len(rows[0]) - 1)

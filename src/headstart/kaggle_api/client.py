@@ -36,7 +36,7 @@ from headstart.kaggle_api.http_download import RetryPolicy
 SITE = "https://www.kaggle.com"
 PATIENT = RetryPolicy()
 MORE_PATIENCE = 15.0  # seconds that the worker may be silent for, beyond what it waits for itself
-UPLOAD_SPEED = 50_000  # bytes a second: a slower upload is taken for dead
+UPLOAD_SPEED = 50_000  # bytes per second: a slower upload is taken for dead
 MEGA = 1_000_000
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?"

@@ -3,7 +3,7 @@
     >>> hex(Crc32c().add(b"123456789").value)
     '0xe3069283'
 
-Lanes of a block are run side by side in numpy, two bytes a step, and joined by the operator that appends zeros (a CRC is
+Lanes of a block are run side by side in numpy, two bytes per step, and joined by the operator that appends zeros (a CRC is
 linear over GF(2), so the CRC of A followed by B is that of A, shifted by the length of B, xor that of B). 300 MB/s on a
 core, where a loop in Python makes 5. Against accidents only: anyone can make a file with a given CRC.
 """

@@ -6,7 +6,7 @@ The sample decides the header, the id column, the rows and their order. Ids are 
 (`kaggle_api.match_ids`); what has no prediction gets the classes' frequencies in training. What stands in a column
 follows from its name and the values in the sample; where both leave it open, there is an error that names the option
 to set, or, for the class that a lone column of probabilities is of, a sentence that says which was taken. Costs some
-30 microseconds a row. Not for samples with several labels an image, boxes or masks.
+30 microseconds per row. Not for samples with several labels per image, boxes or masks.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class FillOptions:
 class Submission:
     """A filled sample: `rows` as they are to be written, in the sample's order.
 
-    `missing` ids have no image, `unreadable` ones an image that could not be read; both got the classes' frequencies
+    `missing` ids have no image, `unreadable` ones per image that could not be read; both got the classes' frequencies
     in training. `extra` images have no id. `clip` is the least probability; `clipped` rows had a smaller one.
     """
 
@@ -144,7 +144,7 @@ def shape_of(sample: Path) -> SubmissionFormat:
     )
 
 
-_EXPECTED = "Expected a header such as id,label and one row an image, as in a competition's sample_submission.csv."
+_EXPECTED = "Expected a header such as id,label and one row per image, as in a competition's sample_submission.csv."
 
 
 def _header(sample: Path, lines: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -183,7 +183,7 @@ def _check_ids(sample: Path, column: str, ids: Sequence[str]) -> None:
         which = "an empty id" if "" in counts else f"the id {plain(twice[0])!r} more than once"
         raise BadSubmission(
             f"{sample}: has {which} in the column {column!r}, which is taken for the ids.",
-            hint="Expected one row an image, with an id of its own.",
+            hint="Expected one row per image, with an id of its own.",
         )
 
 

@@ -130,7 +130,7 @@ class Comparison:
             "train s",
             "peak MB",
             "weights MB",
-            "ms an image",
+            "ms per image",
         ]
         good = [row for row in self.rows if row.metrics is not None]
         failed = [f"not done: {plain(row.name)}: {plain(row.error)}"[:200] for row in self.rows if row.error]

@@ -23,7 +23,7 @@ MEASURED = 25
 
 
 def latency(run: Path, images: Sequence[Path]) -> float:
-    """Median milliseconds an image, of images that can be read. Raises `RunError`, `UnreadableImage`."""
+    """Median milliseconds per image, of images that can be read. Raises `RunError`, `UnreadableImage`."""
     classifier = load_classifier(run)
     sessions = [open_network(p.view.backbone, p.view.spec, classifier.plan).session() for p in classifier.parts]
     took = []

@@ -77,7 +77,7 @@ class TrialContext:
 class TrialResult:
     """How a trial went. `error` is empty for a finished one; `interrupted` ones were stopped and can go on.
 
-    Seconds and megabytes (1e6 bytes) of the training process, milliseconds an image; NaN where not measured. `budget` is
+    Seconds and megabytes (1e6 bytes) of the training process, milliseconds per image; NaN where not measured. `budget` is
     its share, in a recipe's words; `manifest` a SHA-256 over all that is in the run folder but its report; `weights` one over
     those that the trial could choose from, if it was to choose.
     """
@@ -174,7 +174,7 @@ def _same(recorded: Any, recipe: Recipe) -> bool:
 def with_latency(
     outcome: TrialResult, candidate: TrialConfig, place: TrialContext, images: Sequence[Path]
 ) -> TrialResult:
-    """The outcome with milliseconds an image, measured in a process of its own unless it is known."""
+    """The outcome with milliseconds per image, measured in a process of its own unless it is known."""
     if outcome.error or not math.isnan(outcome.latency_ms) or not images:
         return outcome
     files = [os.path.abspath(image) for image in images]

@@ -33,8 +33,8 @@ FIGURES = {
 """The metrics in the table, with their column's head. comparison.csv has more."""
 METRICS = {"accuracy": "accuracy", "log_loss": "log-loss"}
 LABELS = {
-    "latency": "Test error against milliseconds an image, one point a trial",
-    "training": "Test error against seconds of training, one point a trial",
+    "latency": "Test error against milliseconds per image, one point per trial",
+    "training": "Test error against seconds of training, one point per trial",
     "differences-accuracy": "Paired differences in accuracy with their intervals",
     "differences-log_loss": "Paired differences in log-loss with their intervals",
 }
@@ -88,7 +88,7 @@ def comparison_figures(compared: ComparePageData) -> dict[str, Figure]:
     done = compared.finished
     errors = [[1 - x for x in (e.value, e.high, e.low)] for e in (c.figures["accuracy"] for c in done)]
     costs = {
-        "latency": ([c.latency_ms for c in done], [c.on_front for c in done], "milliseconds an image"),
+        "latency": ([c.latency_ms for c in done], [c.on_front for c in done], "milliseconds per image"),
         "training": ([c.seconds for c in done], None, "seconds of training"),
     }
     for name, (cost, front, label) in costs.items():

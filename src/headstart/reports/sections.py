@@ -314,7 +314,7 @@ def _known(first: float, second: float) -> float:
 
 
 def class_rows(report: ReportData) -> list[dict[str, Any]]:
-    """A row a class: images, precision, recall, F1, area."""
+    """A row per class: images, precision, recall, F1, area."""
     metrics = report.metrics
     return [
         {"name": c, "images": int(metrics.support[k]), "figures": [metrics.per_class[c][m] for m in _PER_CLASS]}

@@ -122,7 +122,7 @@ def recalled(
     turned: Collection[str],
     suspects: Collection[str],
 ) -> list[FlawRecall]:
-    """Which of the flaws are among what `check` listed, one row a kind, in the order of `KINDS_OF_FLAWS`.
+    """Which of the flaws are among what `check` listed, one row per kind, in the order of `KINDS_OF_FLAWS`.
 
     Args:
         flaws: The rows of flaws.csv.

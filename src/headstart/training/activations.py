@@ -25,7 +25,7 @@ LARGEST_BYTES = 6 << 30
 
 
 def views_that_fit(wanted: int, images: int, numel: int) -> int:
-    """How many of the `wanted` views an image there is room for, at least one.
+    """How many of the `wanted` views per image there is room for, at least one.
 
     >>> views_that_fit(4, 10_000, 50_000)
     4

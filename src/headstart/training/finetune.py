@@ -61,7 +61,7 @@ WISE = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 SHARES = (0.5, 0.3)
 """Parts of the computation that `unfreeze` auto trains on a processor: the first one if there is time for it. On scenes it
-ends at a lower validation loss (0.170 against 0.180), at two thirds of the images a second."""
+ends at a lower validation loss (0.170 against 0.180), at two thirds of the images per second."""
 
 STEPS = 0.6
 """Part of the time that may go into steps, by a measurement of some; the rest is for activations and validation."""
@@ -105,12 +105,12 @@ class FinetuneResult:
 
     @property
     def epochs(self) -> tuple[EpochRow, ...]:
-        """One row an epoch."""
+        """One row per epoch."""
         return self.fit.epochs
 
     @property
     def steps(self) -> tuple[StepRow, ...]:
-        """One row a step."""
+        """One row per step."""
         return self.fit.steps
 
 

@@ -1,7 +1,7 @@
 """Images for training, decoded and varied ahead of the step that needs them, a few batches at a time.
 
     ImageBatches       batches for the training loop: uint8 (B, S, S, 3) tensors, each epoch another version of an image
-    augmented_views    arrays (B, V, S, S, 3): V views an image, each image decoded once, to be fed to a frozen trunk
+    augmented_views    arrays (B, V, S, S, 3): V views per image, each image decoded once, to be fed to a frozen trunk
 
 Threads write decoded and varied images straight into the arrays of the next `AHEAD` batches, and memory is no more than
 those: 5 MB each for 64 images of 160 px. What a batch holds depends on (seed, epoch, step) alone, so the number of
@@ -140,7 +140,7 @@ def augmented_views(
 ) -> Iterator[Views]:
     """All images in order, `batch_size` at a time, each in the views `numbers` (see `read_views`), decoded once.
 
-    `sha256s` are those that `validate_images` or `look_at` found; `workers` 0 is a thread a core. Does not need torch.
+    `sha256s` are those that `validate_images` or `look_at` found; `workers` 0 is a thread per core. Does not need torch.
     """
     side = spec.image_size
 

@@ -1,7 +1,7 @@
 """The training loop: batches of tensors in, a module that has learned them out. `fit` is all that others call.
 
 It knows nothing of images, backbones or files: `module` takes a batch's inputs as they come and gives logits (B, K).
-Over a plain loop in torch it costs 0.2 to 0.3 ms a step on a processor (the seed drawn for each batch, the history, the
+Over a plain loop in torch it costs 0.2 to 0.3 ms per step on a processor (the seed drawn for each batch, the history, the
 checks), and 0.3 ms more for a moving average. That matters only to networks that need less themselves; for a last
 layer alone use `model.heads.linear`.
 
@@ -92,7 +92,7 @@ def fit(
     """
     training = _Training(module, groups, train, val, recipe, epochs, max_lr, n_classes, device, hooks, class_weights)
     if checkpoint is not None:
-        plan = {"epochs": str(epochs), "highest learning rate": repr(max_lr), "batches an epoch": str(len(train))}
+        plan = {"epochs": str(epochs), "highest learning rate": repr(max_lr), "batches per epoch": str(len(train))}
         training.resume(replace(checkpoint, key={**checkpoint.key, **plan}))
     with _flags_kept(module):
         return training.run()

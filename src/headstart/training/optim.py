@@ -315,7 +315,7 @@ class MovingAverage:
     """An exponential moving average of a module's weights and running statistics (Polyak averaging).
 
     Each step moves it by 1 - d to the weights of the moment, d = min(decay, (1 + t) / (10 + t)) at step t (from 1):
-    so a short training's average is not held at where it began. Costs one copy of the weights, and 1.5 ms a step for
+    so a short training's average is not held at where it began. Costs one copy of the weights, and 1.5 ms per step for
     MobileNetV2 on 2 cores.
     """
 

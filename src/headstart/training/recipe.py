@@ -131,7 +131,7 @@ class Recipe:
     """Factor of the learning rate from each stage to the one before it; below 1, early stages learn more slowly."""
 
     views: int = 4
-    """Augmented views an image whose activations are kept, when the frozen stages run once only."""
+    """Augmented views per image whose activations are kept, when the frozen stages run once only."""
 
     wise: str = "auto"
     """Where between the frozen (0) and the fine-tuned (1) weights to end (WiSE-FT); auto picks on validation."""

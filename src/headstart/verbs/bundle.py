@@ -111,7 +111,7 @@ class BundleResult:
 
 
 def weights_table(backbones: tuple[BundledWeights, ...]) -> str:
-    """A line a backbone: name, size, licence."""
+    """A line per backbone: name, size, licence."""
     rows = [[plain(b.name), f"{b.bytes / 1e6:,.1f} MB", plain(b.licence)] for b in backbones]
     return "\n".join(columns(rows, "<><"))
 

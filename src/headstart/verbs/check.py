@@ -47,7 +47,7 @@ class CheckResult:
         return {**asdict(self), "label_errors": [asdict(e) for e in self.label_errors or []]}
 
     def table(self) -> str:
-        """Plain text for a terminal: one finding a line, with the first paths below it."""
+        """Plain text for a terminal: one finding per line, with the first paths below it."""
         counts = few([f"{plain(name)} {n:,}" for name, n in self.classes.items()])
         lines = [f"{self.images:,} files, {self.usable:,} usable, {len(self.classes)} classes: {counts or 'none'}"]
         for f in self.findings:

@@ -104,7 +104,7 @@ class DemoResult:
             *textwrap.wrap(self.caution, 120),
             "",
             f"{self.seconds:.0f} s. Open {self.out}/report.html in a browser.",
-            "Next, with images of your own, in one folder a class:",
+            "Next, with images of your own, in one folder per class:",
             *(f"  {command}" for _, command in COMMANDS),
         ]
         return "\n".join(lines)

@@ -99,7 +99,7 @@ def predict(
     Args:
         run: Run folder that `headstart train` wrote.
         paths: Images, or folders or archives of images.
-        out: CSV to write: path, label (empty), predicted, one probability a class, error.
+        out: CSV to write: path, label (empty), predicted, one probability per class, error.
         sample_submission: A competition's sample submission (CSV); `out` becomes that, filled, rows found by name.
         form: What the sample's columns hold: probability (of one class), label, columns (a class each), or auto.
         positive: Class whose probability a single column holds, where its name does not say.

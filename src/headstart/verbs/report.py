@@ -463,7 +463,7 @@ def _costs(classifier: Classifier, images: int) -> tuple[tuple[str, str], ...]:
         ("features of an image", f"{features:,}"),
         ("input", ", ".join(dict.fromkeys(f"{p.view.spec.image_size} px" for p in classifier.parts))),
         ("computed on", str(classifier.plan)),
-        ("images a second in training", f"{speed:g}" if speed else ""),
+        ("images per second in training", f"{speed:g}" if speed else ""),
     ]
     return tuple((key, text) for key, text in listed if text)
 

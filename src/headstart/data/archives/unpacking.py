@@ -7,7 +7,7 @@ not exist there, and renamed once. Archives in the archive are unpacked too, wit
     zip, tar, tar.gz, tar.bz2, tar.xz, tar.zst      unpacked
     7z, rar, and one packed file (labels.csv.gz)    refused with what to do
 
-Costs a reading of the archive, the writing of what is in it, and 40 microseconds a file; a packed tar is unpacked twice,
+Costs a reading of the archive, the writing of what is in it, and 40 microseconds per file; a packed tar is unpacked twice,
 since only its end tells that nothing in it is bad. Not for reading images in place: they are decoded from files.
 """
 

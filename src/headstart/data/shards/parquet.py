@@ -3,8 +3,8 @@
 The column of images is the one that holds structs with bytes, or bytes that begin as images do; the labels are found
 by the usual names of their column, and classes that are numbers get the names that Hugging Face's metadata have for them.
 
-Costs memory for about twice a row group: the pages of a group come out of it whole, whatever is read of them. Files with
-100 images a group, as Hugging Face writes them, need tens of megabytes. Not for tables of paths: see `data.tables`.
+Costs memory for about two row groups: the pages of a group come out of it whole, whatever is read of them. Files with
+100 images per group, as Hugging Face writes them, need tens of megabytes. Not for tables of paths: see `data.tables`.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def auto_cut(module: nn.Module, image_size: int = 0, *, max_bytes: int = 64 << 1
 
     The earliest place whose activations take at most `max_bytes` an image in float16 and after which at most the part
     `share` of the computation is left; where none is small enough, the smallest. At least two stages stay trainable. On
-    scenes 0.3 trains 1.5 times as many images a second as 0.5, and is some tenths of a point less accurate (LOG.md).
+    scenes 0.3 trains 1.5 times as many images per second as 0.5, and is some tenths of a point less accurate (LOG.md).
     """
     found = survey(module, image_size)
     total = sum(stage.multiply_adds for stage in found)

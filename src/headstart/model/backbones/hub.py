@@ -4,7 +4,7 @@ What is in the cache is taken as it is, without asking whether the hub has somet
 weights, and a machine without network waits for nothing. The client resumes what is cut off, honours HF_HOME,
 HF_ENDPOINT, HF_HUB_OFFLINE and proxies, and shows its progress on stderr when that is a terminal.
 
-Costs: a look into the cache is 0.2 s for the client's import, then well under a millisecond a file.
+Costs: a look into the cache is 0.2 s for the client's import, then well under a millisecond per file.
 When not to use it: for anything but single files by name; `headstart.model.backbones.registry` says which files are wanted.
 """
 

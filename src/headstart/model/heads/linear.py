@@ -188,7 +188,7 @@ def prepare(features_ND: np.ndarray, labels_N: np.ndarray, n_classes: int, class
 
 
 def class_weights(labels_N: np.ndarray, class_weight: str | None) -> np.ndarray:
-    """One weight a row, of mean 1."""
+    """One weight per row, of mean 1."""
     counts = np.bincount(labels_N).astype(np.float64)
     if class_weight is None or not len(labels_N):
         return np.ones(len(labels_N))

@@ -104,7 +104,7 @@ class _Search:
     val_labels_M: np.ndarray
     val_weights_M: np.ndarray
     rows: list[SearchRow]
-    found: list[tuple[float, LinearHead]]  # (what it is chosen by, the head), one a kind
+    found: list[tuple[float, LinearHead]]  # (what it is chosen by, the head), one per kind
 
     def score(self, kind: str, coefficients: Coefficients) -> tuple[float, float]:
         """Validation (accuracy, log-loss) of coefficients in the eigenbasis."""

@@ -165,7 +165,7 @@ class Spectrum:
         return ((1 - strength) * self.eigenvalues_R + strength * self.base.within_level) / self.base.mass
 
     def lda_leave_one_out(self, strengths: np.ndarray) -> Iterator[np.ndarray]:
-        """For each strength, float64 (N, K): the log-posterior (up to a constant a row) of each image without it.
+        """For each strength, float64 (N, K): the log-posterior (up to a constant per row) of each image without it.
 
         Removing image i (weight w, class y of mass s) moves its class mean by -w/(s-w) r, its prior to s-w, and takes
         ``w s/(s-w) r r'`` out of the scatter; Sherman-Morrison does the inverse. The normaliser and the level of the

@@ -9,7 +9,7 @@ Carin 2020, arXiv 2011.08891), which is as faithful where places are weighted on
 `headstart_cnn`. Vision transformers that read a class token only are followed from the last attention's input, their
 tokens laid back on the grid. The maps of several backbones are added as their logits are.
 
-What it costs: importing torch; on one core 0.06 s to build a MobileNetV2, 35 ms an image at 224 px (float32); captum (0.6 s
+What it costs: importing torch; on one core 0.06 s to build a MobileNetV2, 35 ms per image at 224 px (float32); captum (0.6 s
 to import, of which matplotlib is most) only for networks that do not end in a mean.
 
 When not to use it: as proof. A map has the network's own coarse grid (5 x 5 at 160 px for a MobileNet) and says where the
@@ -49,7 +49,7 @@ def heat_maps(
     Args:
         classifier: Of a run folder; one backbone or several.
         images: PIL images, uint8 arrays, or files.
-        classes_N: Number of the class to look for, one an image; by default the one predicted.
+        classes_N: Number of the class to look for, one per image; by default the one predicted.
 
     Returns: one map an image, its longer side 160 px. 1 is the place that speaks most for the class; 0 is one that does
     not speak for it, or that the network does not see (outside its crop). All 0 if no place does.

@@ -63,7 +63,7 @@ class Predictions:
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Write `predictions.csv`: path, label, predicted, one probability a class, error.
+    """Write `predictions.csv`: path, label, predicted, one probability per class, error.
 
     Unlabelled images have an empty label; images without a prediction are at the end, with the reason in `error`.
     Raises `WriteError`.
