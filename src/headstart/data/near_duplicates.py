@@ -52,12 +52,13 @@ SIDE = 64
 FINE = 128
 """The same where fine structure is compared."""
 AXES = 64
-NEIGHBOURS, FEWER, MANY = 12, 6, 5_000
-"""How many nearest images are proposed for each, among all images, their mirror images and their middles; and how many of
-more than 5,000 images, where all 12 would take a quarter of an hour if all images were alike."""
-LIKENESS = 0.6
-"""Cosine (of whitened 16 x 16 greys) below which a pair is not looked at. Cut copies have 0.6 and more, the nearest other
-photograph 0.5."""
+MANY = 5_000
+"""Of more images fewer pairs are proposed: all of them would take a quarter of an hour if the images were all alike."""
+NEIGHBOURS = 12, 6
+"""How many nearest images are proposed for each, among all images, their mirror images and their middles; and of many."""
+LIKENESS = 0.5, 0.6
+"""Cosine (of whitened 16 x 16 greys) below which a pair is not looked at; and of many images. Of cut copies 95 in 100 have
+0.6 and more, the nearest other photograph has 0.5."""
 ALL_ONE = 1e-3
 """Part of the variance of 16 x 16 greys that differs, on average, below which all images may be copies of a single one: of
 one saved again and again 0.0001 to 0.001 differs, of chest x-rays 0.27."""
@@ -284,13 +285,13 @@ def propose(greys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if n < 2:
         return np.empty((0, 3), np.int64), np.empty(0)
     rows = descriptors(greys)
-    near = neighbours(rows, NEIGHBOURS if n <= MANY else FEWER, asked=n)
+    near = neighbours(rows, NEIGHBOURS[n > MANY], asked=n)
     i, place = np.repeat(np.arange(n), near.shape[1]), near.ravel()
     keep = (place >= 0) & (i != place % n)
     i, place = i[keep], place[keep]
     kind, j = place // n, place % n
     cosine = np.concatenate([_cosine(rows, i[k : k + 4096], place[k : k + 4096]) for k in range(0, len(i) + 1, 4096)])
-    keep = cosine >= LIKENESS
+    keep = cosine >= LIKENESS[n > MANY]
     i, j, kind, cosine = i[keep], j[keep], kind[keep], cosine[keep]
     pairs_M3 = np.stack([np.minimum(i, j), np.maximum(i, j), kind == 1], axis=1).astype(np.int64)
     scale_M = np.where(kind == 2, np.where(j > i, MIDDLE, 1 / MIDDLE), 1.0)
