@@ -236,7 +236,7 @@ def test_two_images(tmp_path: Path, other: int) -> None:
     }
     assert found(data) == ({} if other else alike)
     assert refusal(data) == (
-        "has 2 labelled images for 2 classes ('a': 1, 'b': 1); at least 4 are needed.\n  Add images: about 20 a class "
+        "has 2 labelled images for 2 classes ('a': 1, 'b': 1); at least 4 are needed.\n  Add images: about 20 per class "
         "give a first useful classifier. Few per class may mean that the labels are not the classes you want."
     )
 
