@@ -4,8 +4,8 @@
 
 Here pairs are proposed and compared; what makes a pair of look-alikes copies is decided in `data.copies`. No backbone and
 no features take part, so every verb finds the same copies, before any split is made. About 0.6 ms of a core per
-photograph (1.2 ms among 100,000); where all images look alike, 4 to 16 ms. Not for rotated images, larger cuts, an image within
-another, nor for images without structure (blank pages, clear skies): of those, identical files are found. See
+photograph (1.2 ms among 100,000); where all images look alike, 4 to 16 ms. Not for rotated images, larger cuts, an image
+within another, nor for images without structure (blank pages, clear skies): of those, identical files are found. See
 `benchmarks/duplicates.py` for recall and precision.
 """
 
