@@ -119,7 +119,7 @@ class Recipe:
     """Epochs without a gain after which training stops; 0 never stops early."""
 
     monitor: str = "val_log_loss"
-    """What the best epoch is known by: val_log_loss or val_accuracy."""
+    """Metric that selects the best epoch: val_log_loss or val_accuracy."""
 
     unfreeze: str = "auto"
     """What is fine-tuned: all; a number of last stages, such as 3; gradual (one more stage each epoch); auto."""
