@@ -51,7 +51,7 @@ def main() -> None:
     view = FeatureExtractor(backbone, backbone.preprocess.with_size(options.image_size))
     plan = choose_runtime("cpu")
     looked = scan(options.data)
-    dataset = make_split(looked.dataset, seed=0, val=0.2, test=0.2)
+    dataset = make_split(looked.dataset, seed=0, val_size=0.2, test_size=0.2)
     recipe = Recipe(approach="finetune", epochs=options.epochs, unfreeze=options.unfreeze)
     task = part_of(dataset, looked.files, looked.sha256s, options.images)
     (values_ND,), _ = embed_files(looked.files, looked.sha256s, [view], plan)

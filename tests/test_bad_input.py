@@ -252,7 +252,7 @@ def test_weights_of_another_architecture(here: Path, capsys: pytest.CaptureFixtu
 # Options
 
 OPTIONS = {
-    "--approach finetun": "approach 'finetun' is not known: expected auto, linear, frozen, finetune, scratch.\n"
+    "--approach finetun": "approach 'finetun' is not known: expected auto, linear, head_sgd, finetune, scratch.\n"
     "  Did you mean 'finetune'?\n",
     "--head rigde": "head 'rigde' is not known: expected auto, ridge, lda, logistic, blend, ncm.\n"
     "  Did you mean 'ridge'?\n",
@@ -262,8 +262,8 @@ OPTIONS = {
     "--device gpu": "device 'gpu' is not known: expected auto, cpu, cuda.\n  Did you mean 'cpu'?\n",
     "--precision int8": "precision 'int8' is not known: expected auto, bf16, f32.\n",
     "--image-size 5": "image_size 5 cannot be used: expected 8 to 4096 pixels, 0 or -1.\n",
-    "--val 0": "val 0.0 cannot be used: expected a part between 0 and 1, such as 0.2.\n",
-    "--alpha 1": "alpha 1.0 cannot be used: expected a part between 0 and 1, such as 0.2.\n",
+    "--val-size 0": "val_size 0.0 cannot be used: expected a fraction between 0 and 1, such as 0.2.\n",
+    "--conformal-alpha 1": "conformal_alpha 1.0 cannot be used: expected a fraction between 0 and 1, such as 0.2.\n",
     "--budget 20": "budget '20' is not a time: expected a number and s, m or h.\n  For example 2m or 2h.\n",
     "--budget soon": "budget 'soon' is not a time: expected a number and s, m or h.\n  For example 2m or 2h.\n",
     "--budget 0m": "budget '0m' is not a time: expected a number and s, m or h.\n  For example 2m or 2h.\n",
@@ -279,8 +279,8 @@ def test_options_that_cannot_be_parsed(here: Path, capsys: pytest.CaptureFixture
     assert refused(f"{RUN} --budget", capsys, code=2) == (
         "headstart train: --budget needs a value.\n  `headstart train --help` lists its options.\n"
     )
-    assert refused(f"{RUN} --alpha much", capsys, code=2) == (
-        'headstart train: Invalid value for --alpha: unable to convert "much" into float.\n'
+    assert refused(f"{RUN} --conformal-alpha much", capsys, code=2) == (
+        'headstart train: Invalid value for --conformal-alpha: unable to convert "much" into float.\n'
         "  `headstart train --help` lists its options.\n"
     )
 

@@ -294,7 +294,13 @@ def test_every_option_reaches_the_child() -> None:
     from headstart import cli
 
     recipe = Recipe(
-        approach="linear", image_size=-1, hidden="128,64", augment="flip,shift=0.2", max_lr=1e-4, seed=4, budget="7s"
+        approach="linear",
+        image_size=-1,
+        hidden_layer_sizes="128,64",
+        augment="flip,shift=0.2",
+        lr=1e-4,
+        seed=4,
+        budget="7s",
     )
     place = TrialContext(DataSource(Path("-photos")), Path("/out"), Path("weights"), True, "", "")
     words = train_words(recipe, TrialConfig("name", "name", recipe), place)
@@ -419,7 +425,7 @@ def test_a_recipes_own_network_takes_the_weights_that_are_given() -> None:
     """Where a folder has several weights of one network, its bare name is ambiguous."""
     from headstart.verbs.compare import _candidates
 
-    recipes = {"mine": headstart.Recipe(approach="frozen", backbone="test_resnet")}
+    recipes = {"mine": headstart.Recipe(approach="head_sgd", backbone="test_resnet")}
     for given, expected in (
         (["test_resnet.a", "test_efficientnet.b"], "test_resnet.a"),
         (["test_resnet.a", "test_resnet.c"], "test_resnet"),

@@ -24,16 +24,16 @@ from headstart.training.bf16_conv import lighten
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.finetune import _network, between
 
-QUICK = {"epochs": 2, "max_lr": 1e-3, "batch_size": 8}
+QUICK = {"epochs": 2, "lr": 1e-3, "batch_size": 8}
 APPROACHES = {
     "finetune": {"approach": "finetune", "backbone": "test_resnet.a"},
     "finetune, two stages, gradually": {
         "approach": "finetune", "backbone": "test_resnet.a", "unfreeze": "gradual", "layer_decay": 0.5,
     },
     "finetune, all of it": {"approach": "finetune", "backbone": "test_efficientnet.b", "unfreeze": "all"},
-    "frozen": {"approach": "frozen", "backbone": "test_resnet.a", "hidden": "16", "dropout": 0.2},
-    "frozen, varied": {"approach": "frozen", "backbone": "test_resnet.a", "augment": "flip,shift=0.2", "tta": "flip"},
-    "frozen, one sigmoid unit's loss": {"approach": "frozen", "backbone": "test_resnet.a", "optimizer": "rmsprop"},
+    "frozen": {"approach": "head_sgd", "backbone": "test_resnet.a", "hidden_layer_sizes": "16", "dropout": 0.2},
+    "frozen, varied": {"approach": "head_sgd", "backbone": "test_resnet.a", "augment": "flip,shift=0.2", "tta": "flip"},
+    "frozen, one sigmoid unit's loss": {"approach": "head_sgd", "backbone": "test_resnet.a", "optimizer": "rmsprop"},
     "scratch": {"approach": "scratch", "image_size": 48},
     "scratch, one of timm's": {"approach": "scratch", "backbone": "test_resnet", "image_size": 64, "ema": 0.9},
 }  # fmt: skip
@@ -93,7 +93,7 @@ def _by_timm(folder: Path, images: list[Path]) -> np.ndarray:
 
 def test_wise_zero_is_the_frozen_network(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
     options = {"backbone": "test_resnet.a", "precision": "f32", "val": 0.3}
-    for approach, more in (("linear", {}), ("finetune", {**QUICK, "wise": "0"})):
+    for approach, more in (("linear", {}), ("finetune", {**QUICK, "wise_ft": "0"})):
         recipe = headstart.Recipe(approach=approach, **options, **more)
         headstart.train(photos, out=tmp_path / approach, recipe=recipe, weights_dir=tiny_weights)
     frozen, tuned = (headstart.load_classifier(tmp_path / a).parts[0].view.backbone for a in ("linear", "finetune"))
@@ -186,7 +186,7 @@ def test_restart_discards(photos: Path, tiny_weights: Path, cache: Path, tmp_pat
 
 
 def test_budget_too_small(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
-    recipe = headstart.Recipe(approach="scratch", max_lr=1e-3, image_size=32, budget="0.01s")
+    recipe = headstart.Recipe(approach="scratch", lr=1e-3, image_size=32, budget="0.01s")
     with pytest.raises(RecipeError) as refused:
         headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
     assert "budget 0.01s is too small for scratch" in str(refused.value)
@@ -228,7 +228,9 @@ def test_fine_tuning_is_taken_only_where_it_clearly_pays(n: int, better: float, 
 def test_binary_has_one_unit(tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
     """The logit of the first class is 0, as of one sigmoid unit; more than two classes are refused."""
     photos = write_photos(tmp_path / "two", classes=2)
-    recipe = headstart.Recipe(approach="frozen", backbone="test_resnet.a", hidden="8", loss="binary", **QUICK)
+    recipe = headstart.Recipe(
+        approach="head_sgd", backbone="test_resnet.a", hidden_layer_sizes="8", loss="binary", **QUICK
+    )
     headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
     (part,) = headstart.load_classifier(tmp_path / "run").parts
     assert not part.weight_DK[:, 0].any() and part.bias_K[0] == 0
@@ -295,7 +297,7 @@ def test_a_random_last_layer_begins_small(tiny_weights: Path) -> None:
     """timm's own would be uniform up to 1 / sqrt(2) here, and the first logits far from zero."""
     backbone = find_backbone("test_efficientnet.b", weights_dir=tiny_weights, offline=True)
     view = FeatureExtractor(backbone, backbone.preprocess)
-    network = _network(view, headstart.Recipe(approach="frozen", start="random"), 2, None)
+    network = _network(view, headstart.Recipe(approach="head_sgd", head_init="random"), 2, None)
     last = network.get_classifier().requires_grad_(False)
     n_classes, n_features = last.weight.shape
     assert float(last.weight.abs().max()) <= (6 / (n_features + n_classes)) ** 0.5 < 0.2

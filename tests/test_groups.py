@@ -330,7 +330,7 @@ def test_a_given_split_may_have_such_classes(tmp_path: Path) -> None:
     for part in ("train", "test"):
         patients(tmp_path / "photos" / part, groups=2)
     source = DataSource(tmp_path / "photos", group_from=r"patient(\d)")
-    headstart.split(source, out=tmp_path / "split.csv", val=0)
+    headstart.split(source, out=tmp_path / "split.csv", val_size=0)
     found = headstart.check(source).findings
     assert [f.check for f in found if f.check in ("single_group", "split_leak")] == ["split_leak"]
 

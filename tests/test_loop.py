@@ -117,7 +117,7 @@ def plain_loop(optimizer: str, schedule: str, epochs: int, lr: float, decay: flo
 def test_losses_are_those_of_a_plain_loop_step_by_step(optimizer: str, schedule: str) -> None:
     expected, plain = plain_loop(optimizer, schedule, epochs=3, lr=0.02, decay=0.1)
     module = network()
-    recipe = Recipe(optimizer=optimizer, schedule=schedule, weight_decay=0.1)
+    recipe = Recipe(optimizer=optimizer, lr_scheduler=schedule, weight_decay=0.1)
     result = trained(recipe, module, epochs=3, max_lr=0.02, val=None)
     np.testing.assert_allclose([row.loss for row in result.steps], expected, rtol=1e-9)
     assert [(row.step, row.epoch) for row in result.steps] == [(i, i // 6) for i in range(18)]
@@ -127,7 +127,7 @@ def test_losses_are_those_of_a_plain_loop_step_by_step(optimizer: str, schedule:
 
 def test_rows_of_an_epoch() -> None:
     module = network(dropout=0.3)
-    result = trained(Recipe(max_lr=0.01), module, epochs=4)
+    result = trained(Recipe(lr=0.01), module, epochs=4)
     for row in result.epochs:
         steps = [step for step in result.steps if step.epoch == row.epoch]
         sizes = [16, 16, 16, 16, 16, 10]
@@ -157,7 +157,7 @@ def test_equal_trainings_give_equal_weights_and_another_seed_others() -> None:
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_mixed_batches_are_those_of_a_plain_loop(accumulate: int) -> None:
-    recipe = Recipe(mixup=0.4, schedule="constant", optimizer="sgd", accumulate=accumulate, seed=3)
+    recipe = Recipe(mixup=0.4, lr_scheduler="constant", optimizer="sgd", grad_accum_steps=accumulate, seed=3)
     module, plain = network(), network()
     result = trained(recipe, module, val=None)
     optimizer = torch.optim.SGD([{"params": [p]} for p in plain.parameters()], lr=0.01, momentum=0.9)
@@ -293,9 +293,9 @@ def test_binary_and_softmax_twice_by_hand() -> None:
 def test_two_batches_of_16_are_one_of_32(loss: str, weighed: bool) -> None:
     options = {"class_weights": np.array([1.0, 2.0, 0.5]) if weighed else None, "val": None, "max_lr": 0.05}
     one, two = network(), network()
-    recipe = Recipe(loss=loss, label_smoothing=0.1, clip=0.5)
+    recipe = Recipe(loss=loss, label_smoothing=0.1, clip_grad=0.5)
     a = trained(recipe, one, train=batches(size=32), **options)
-    b = trained(replace(recipe, accumulate=2), two, train=batches(size=16), **options)
+    b = trained(replace(recipe, grad_accum_steps=2), two, train=batches(size=16), **options)
     assert len(a.steps) == len(b.steps) == 6
     np.testing.assert_allclose([r.loss for r in a.steps], [r.loss for r in b.steps], rtol=1e-9)
     torch.testing.assert_close(weights(one), weights(two), rtol=1e-9, atol=1e-12)
@@ -309,7 +309,7 @@ def test_the_gradient_is_clipped_to_its_norm() -> None:
         def after_step(self, state: State) -> None:
             norms.append(float(sum(p.grad.square().sum() for p in module.parameters()).sqrt()))
 
-    trained(Recipe(clip=0.01), module, hooks=[Watch()])
+    trained(Recipe(clip_grad=0.01), module, hooks=[Watch()])
     assert norms == pytest.approx([0.01] * 12, rel=1e-4)
 
 
@@ -332,7 +332,7 @@ def one_way(sign: float) -> TensorBatches:
 @pytest.mark.parametrize("monitor", ["val_log_loss", "val_accuracy"])
 def test_early_stopping_keeps_the_best(monitor: str) -> None:
     module = Shifting()
-    recipe = Recipe(patience=3, monitor=monitor, schedule="constant", optimizer="sgd")
+    recipe = Recipe(patience=3, monitor=monitor, lr_scheduler="constant", optimizer="sgd")
     result = trained(recipe, module, train=one_way(1.0), val=one_way(-1.0), epochs=20, max_lr=0.1)
     assert len(result.epochs) == 4 and result.best_epoch == 0
     assert result.stopped == f"no better {monitor} in 3 epochs"
@@ -342,7 +342,7 @@ def test_early_stopping_keeps_the_best(monitor: str) -> None:
 
 
 def test_without_patience_all_epochs_run() -> None:
-    result = trained(Recipe(schedule="constant"), Shifting(), train=one_way(1.0), val=one_way(-1.0), epochs=6)
+    result = trained(Recipe(lr_scheduler="constant"), Shifting(), train=one_way(1.0), val=one_way(-1.0), epochs=6)
     assert len(result.epochs) == 6 and result.best_epoch == 0 and result.stopped == ""
 
 
@@ -369,7 +369,7 @@ def test_the_moving_average_is_validated_and_kept() -> None:
         def after_step(self, state: State) -> None:
             seen.append(module.w.item())
 
-    recipe = Recipe(ema=0.5, optimizer="sgd", schedule="constant")
+    recipe = Recipe(model_ema_decay=0.5, optimizer="sgd", lr_scheduler="constant")
     result = trained(recipe, module, train=one_way(1.0), val=one_way(1.0), epochs=5, max_lr=0.5, hooks=[Watch()])
     average, averages = 0.0, []
     for t, w in enumerate(seen, start=1):
@@ -408,7 +408,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move() -> None:
     assert str(caught.value) == (
         "Training failed before its first epoch was finished: the loss is nan in epoch 1, "
         f"step {where + 1} (training images number {', '.join(map(str, images))}).\n"
-        "  Lower --max-lr (it was 0.01), or limit the gradient, for example --clip 1."
+        "  Lower --lr (it was 0.01), or limit the gradient, for example --clip-grad 1."
     )
     assert caught.value.images == tuple(images)
     assert torch.isfinite(weights(module)).all()
@@ -449,7 +449,7 @@ def test_a_gradient_that_is_not_finite() -> None:
             return inputs[:, :K].float() + self.w.sqrt()
 
     with pytest.raises(TrainingFailed, match=r"the gradient's norm is (inf|nan) in epoch 1, step 1"):
-        trained(Recipe(clip=1.0), Steep())
+        trained(Recipe(clip_grad=1.0), Steep())
 
 
 class Narrow(nn.Module):
@@ -601,7 +601,7 @@ def test_half_precision_activations_are_widened() -> None:
 def test_the_rate_finder_leaves_no_trace_and_suggests_a_rate_that_learns(optimizer: str) -> None:
     module = network(norm=True, dropout=0.2)
     before = weights(module)
-    recipe = Recipe(optimizer=optimizer, schedule="constant", weight_decay=0.0)
+    recipe = Recipe(optimizer=optimizer, lr_scheduler="constant", weight_decay=0.0)
     found = find_rate(module, groups(module), batches(), recipe, n_classes=K)
     assert torch.equal(weights(module), before)
     assert all(p.grad is None and p.requires_grad for p in module.parameters())

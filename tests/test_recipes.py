@@ -30,26 +30,26 @@ FROM_SCRATCH = ("scratch-cnn", "scratch-cnn-fixed", "augmented-cnn", "augmented-
 KERAS_SHIFTS = "rotation=40,shift=0.2,shear=0.2,zoom=0.2,flip,fill=nearest"
 # fmt: off
 CNN = {
-    "approach": "scratch", "backbone": "headstart_cnn", "image_size": 150, "resize": "squash", "pixels": "unit",
-    "optimizer": "adam", "schedule": "constant", "batch_size": 32, "patience": 3, "val": 0.2,
+    "approach": "scratch", "backbone": "headstart_cnn", "image_size": 150, "resize": "squash", "normalize": "unit",
+    "optimizer": "adam", "lr_scheduler": "constant", "batch_size": 32, "patience": 3, "val_size": 0.2,
 }
 STATED: dict[str, dict[str, Any]] = {
     "kaggle-mobilenetv2": {
-        "approach": "frozen", "backbone": "mobilenetv2_100", "image_size": -1, "pixels": "unit", "loss": "binary",
+        "approach": "head_sgd", "backbone": "mobilenetv2_100", "image_size": -1, "normalize": "unit", "loss": "binary",
         "augment": KERAS_SHIFTS, "monitor": "val_log_loss",
     },
     "mobilenetv2-dense32": {
-        "approach": "frozen", "backbone": "mobilenetv2_100", "image_size": 160, "hidden": "32", "loss": "binary",
-        "optimizer": "rmsprop", "max_lr": 1e-4, "augment": "none", "monitor": "val_accuracy",
+        "approach": "head_sgd", "backbone": "mobilenetv2_100", "image_size": 160, "hidden_layer_sizes": "32", "loss": "binary",
+        "optimizer": "rmsprop", "lr": 1e-4, "augment": "none", "monitor": "val_accuracy",
     },
     "scratch-cnn": {**CNN, "augment": "none", "epochs": 30, "loss": "softmax_twice"},
     "scratch-cnn-fixed": {**CNN, "augment": "none", "epochs": 30, "loss": "cross_entropy"},
     "augmented-cnn": {**CNN, "augment": KERAS_SHIFTS, "epochs": 50, "steps_per_epoch": 62, "loss": "softmax_twice"},
     "augmented-cnn-fixed": {**CNN, "augment": KERAS_SHIFTS, "epochs": 50, "steps_per_epoch": 0, "loss": "cross_entropy"},
-    "transfer": {"approach": "frozen", "backbone": "auto", "image_size": 150, "patience": 1, "val": 0.2},
+    "transfer": {"approach": "head_sgd", "backbone": "auto", "image_size": 150, "patience": 1, "val_size": 0.2},
     "resnet34-onecycle": {
-        "approach": "finetune", "backbone": "resnet34", "unfreeze": "all", "schedule": "onecycle", "warmup": 0.3,
-        "optimizer": "adam", "max_lr": 0.01, "weight_decay": 1e-4, "clip": 0.1, "epochs": 8, "val": 0.1425,
+        "approach": "finetune", "backbone": "resnet34", "unfreeze": "all", "lr_scheduler": "onecycle", "warmup_ratio": 0.3,
+        "optimizer": "adam", "lr": 0.01, "weight_decay": 1e-4, "clip_grad": 0.1, "epochs": 8, "val_size": 0.1425,
     },
 }
 # fmt: on
@@ -119,10 +119,10 @@ def test_options_are_changed_by_name() -> None:
 
 
 def test_numbers_become_those_of_the_option() -> None:
-    recipe = Recipe(max_lr=1, seed=np.int64(3), dropout=np.float32(0.5))  # type: ignore[arg-type]
+    recipe = Recipe(lr=1, seed=np.int64(3), dropout=np.float32(0.5))  # type: ignore[arg-type]
     assert json.loads(json.dumps(recipe.as_dict()))["seed"] == 3
-    assert [type(value) for value in (recipe.max_lr, recipe.seed, recipe.dropout)] == [float, int, float]
-    assert Recipe(hidden=" 256, 64 ").hidden_sizes == (256, 64)
+    assert [type(value) for value in (recipe.lr, recipe.seed, recipe.dropout)] == [float, int, float]
+    assert Recipe(hidden_layer_sizes=" 256, 64 ").hidden_sizes == (256, 64)
     assert Recipe().hidden_sizes == ()
 
 
@@ -132,27 +132,27 @@ def test_numbers_become_those_of_the_option() -> None:
         ({"epochs": "3"}, "epochs '3' cannot be used: expected a whole number.\n  Leave out the quotes."),
         ({"epochs": 3.5}, "epochs 3.5 cannot be used: expected a whole number."),
         ({"epochs": True}, "epochs True cannot be used: expected a whole number."),
-        ({"max_lr": "fast"}, "max_lr 'fast' cannot be used: expected a number."),
-        ({"max_lr": float("nan")}, "max_lr nan cannot be used: expected 0 to 100."),
-        ({"hidden": 32}, "hidden 32 cannot be used: expected text.\n  Put it into quotes: '32'."),
-        ({"hidden": "32,0"}, "hidden '32,0' cannot be used: expected sizes such as 128 or 256,64."),
-        ({"hidden": None}, "hidden None cannot be used: expected text."),
+        ({"lr": "fast"}, "lr 'fast' cannot be used: expected a number."),
+        ({"lr": float("nan")}, "lr nan cannot be used: expected 0 to 100."),
+        ({"hidden_layer_sizes": 32}, "hidden_layer_sizes 32 cannot be used: expected text.\n  Put it into quotes: '32'."),
+        ({"hidden_layer_sizes": "32,0"}, "hidden_layer_sizes '32,0' cannot be used: expected sizes such as 128 or 256,64."),
+        ({"hidden_layer_sizes": None}, "hidden_layer_sizes None cannot be used: expected text."),
         ({"unfreeze": "some"}, "unfreeze 'some' is not known: expected all, gradual, auto, or a number such as 3."),
-        ({"wise": "2"}, "wise '2' cannot be used: expected auto or a number from 0 to 1."),
+        ({"wise_ft": "2"}, "wise_ft '2' cannot be used: expected auto or a number from 0 to 1."),
         ({"loss": "binnary"}, "loss 'binnary' is not known: expected cross_entropy, binary, softmax_twice.\n"
                               "  Did you mean 'binary'?"),
         ({"image_size": 4}, "image_size 4 cannot be used: expected 8 to 4096 pixels, 0 or -1."),
         ({"image_size": -2}, "image_size -2 cannot be used: expected 8 to 4096 pixels, 0 or -1."),
-        ({"test": 1.0}, "test 1.0 cannot be used: expected a part between 0 and 1, such as 0.2."),
+        ({"test_size": 1.0}, "test_size 1.0 cannot be used: expected a fraction between 0 and 1, such as 0.2."),
         ({"seed": -1}, "seed -1 cannot be used: expected 0 or more."),
         ({"budget": "soon"}, "budget 'soon' is not a time: expected a number and s, m or h.\n  For example 2m or 2h."),
         ({"layer_decay": 0}, "layer_decay 0 cannot be used: expected 0.01 to 1."),
-        ({"max_lr": 10**5000}, "max_lr (a number of thousands of digits) cannot be used: expected 0 to 100."),
+        ({"lr": 10**5000}, "lr (a number of thousands of digits) cannot be used: expected 0 to 100."),
         (
-            {"optimizer": "adamm", "clip": -1, "augment": 3},
+            {"optimizer": "adamm", "clip_grad": -1, "augment": 3},
             "3 options cannot be used.\n  augment 3 cannot be used: expected text. Put it into quotes: '3'.\n"
             "  optimizer 'adamm' is not known: expected adamw, adam, sgd, rmsprop. Did you mean 'adam' or 'adamw'?\n"
-            "  clip -1 cannot be used: expected 0 or more.",
+            "  clip_grad -1 cannot be used: expected 0 or more.",
         ),
     ],
 )  # fmt: skip
@@ -237,8 +237,8 @@ def test_an_unknown_name(mine: Path) -> None:
 
 def test_a_file_with_problems_names_them_all(mine: Path) -> None:
     mine.write_text(
-        "epoch = 3\nbatch_size = '32'\nunfreeze = 3\noptimizer = 'adamm'\nviews = [1, 2]\nresults = 3\n"
-        "[published]\nseed = 3\n[training]\nepochs = 3\n[wise]\na = 1\n"
+        "epoch = 3\nbatch_size = '32'\nunfreeze = 3\noptimizer = 'adamm'\nn_views = [1, 2]\nresults = 3\n"
+        "[published]\nseed = 3\n[training]\nepochs = 3\n[wise_ft]\na = 1\n"
     )
     assert refused("mine.toml") == (
         "mine.toml: 9 options cannot be used.\n"
@@ -246,14 +246,14 @@ def test_a_file_with_problems_names_them_all(mine: Path) -> None:
         "  batch_size '32' cannot be used: expected a whole number. Leave out the quotes.\n"
         "  unfreeze 3 cannot be used: expected text. Put it into quotes: '3'.\n"
         "  optimizer 'adamm' is not known: expected adamw, adam, sgd, rmsprop. Did you mean 'adam' or 'adamw'?\n"
-        "  views [1, 2] cannot be used: expected a whole number.\n"
+        "  n_views [1, 2] cannot be used: expected a whole number.\n"
         "  results is a value, expected a table: [results].\n"
         "  seed stands in [published]: options stand at the top, before all tables.\n"
         "  [training] is no table of a recipe: options stand at the top, before all tables.\n"
-        "  wise {'a': 1} cannot be used: expected text."
+        "  wise_ft {'a': 1} cannot be used: expected text."
     )
-    mine.write_text("wise = 0.5\n")
-    assert refused("mine.toml") == "mine.toml: wise 0.5 cannot be used: expected text.\n  Put it into quotes: '0.5'."
+    mine.write_text("wise_ft = 0.5\n")
+    assert refused("mine.toml") == "mine.toml: wise_ft 0.5 cannot be used: expected text.\n  Put it into quotes: '0.5'."
     mine.write_text("".join(f"option{n} = 1\n" for n in range(5000)))
     many = refused("mine.toml").splitlines()
     assert many[:2] == ["mine.toml: more than 40 options cannot be used.", "  'option0' is not an option of a recipe."]
@@ -281,7 +281,7 @@ def test_odd_files_give_errors_of_ours(mine: Path) -> None:
     for data in (
         b"epochs = 1" + b"0" * 5000,
         b"epochs = 0x" + b"f" * 5000,
-        b"wise." + b"a." * 3000 + b"b = 1",
+        b"wise_ft." + b"a." * 3000 + b"b = 1",
         bytes(99),
     ):
         mine.write_bytes(data)
@@ -318,12 +318,12 @@ def test_options_given_beside_a_recipe_win(
     mine: Path, photos: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine.write_text(
-        "approach = 'linear'\nbackbone = 'test_resnet.a'\nhead = 'ridge'\nseed = 5\nval = 0.3\nimage_size = 32\n"
+        "approach = 'linear'\nbackbone = 'test_resnet.a'\nhead = 'ridge'\nseed = 5\nval_size = 0.3\nimage_size = 32\n"
     )
     words = ["train", str(photos), "--out", "run", "--weights-dir", str(tiny_weights), "--recipe", "mine.toml"]
     code, _, err = said([*words, "--head", "lda", "--seed", "0"], capsys)  # 0 is also what it is by default
     assert code == 0, err
-    asked = Recipe("linear", "test_resnet.a", head="lda", val=0.3, image_size=32)
+    asked = Recipe("linear", "test_resnet.a", head="lda", val_size=0.3, image_size=32)
     assert recorded(Path("run")) == asked.as_dict()
     headstart.train(photos, out="again", recipe=read_recipe("mine.toml", head="lda", seed=0), weights_dir=tiny_weights)
     first, second = (json.loads((mine.parent / run / "headstart.json").read_text()) for run in ("run", "again"))
@@ -339,14 +339,20 @@ def made(words: str) -> Recipe:
 
 def test_every_option_can_be_given(mine: Path) -> None:
     everything = {option.name: option.default for option in options()}
-    everything |= {"approach": "finetune", "image_size": -1, "hidden": "64,32", "max_lr": 0.001, "unfreeze": "3"}
+    everything |= {
+        "approach": "finetune",
+        "image_size": -1,
+        "hidden_layer_sizes": "64,32",
+        "lr": 0.001,
+        "unfreeze": "3",
+    }
     everything |= {
         "augment": "flip,shift=0.2",
         "weight_decay": 0.0,
         "tta": "flip",
         "epochs": 12,
         "seed": 4,
-        "wise": "0.5",
+        "wise_ft": "0.5",
     }
     words = " ".join(f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in everything.items())
     assert made(f"train photos --out run {words}") == Recipe(**everything)
@@ -359,10 +365,10 @@ def test_every_option_can_be_given(mine: Path) -> None:
     ("words", "message"),
     [
         (
-            "--recipe scratch-cnn --max-lr 500 --optimizer adm",
+            "--recipe scratch-cnn --lr 500 --optimizer adm",
             "RecipeError: 2 options cannot be used.\n"
             "  optimizer 'adm' is not known: expected adamw, adam, sgd, rmsprop. Did you mean 'adam' or 'adamw'?\n"
-            "  max_lr 500.0 cannot be used: expected 0 to 100.\n",
+            "  lr 500.0 cannot be used: expected 0 to 100.\n",
         ),
         ("--recipe mine.toml", "RecipeError: mine.toml: 'epoch' is not an option of a recipe.\n"
                                "  Did you mean 'epochs' or 'approach'?\n"),
@@ -384,7 +390,7 @@ def test_help_shows_the_options_in_their_sections(capsys: pytest.CaptureFixture[
         assert f" --{option.name.replace('_', '-')} " in out
     before, *parts = re.split("|".join(map(re.escape, titles)), out)
     assert "--recipe" in before
-    assert [("--max-lr" in part, "--wise" in part, "--seed" in part) for part in parts] == [
+    assert [("--lr" in part, "--wise-ft" in part, "--seed" in part) for part in parts] == [
         *[(False, False, False)] * 2, (True, False, False), (False, True, False), (False, False, True)
     ]  # fmt: skip
 

@@ -73,7 +73,9 @@ def data(seed: int, n: int = 50) -> TensorBatches:
     return TensorBatches(inputs.astype(np.float32), labels, batch_size=8, seed=seed)
 
 
-RECIPE = Recipe(ema=0.9, label_smoothing=0.1, clip=1.0, accumulate=3, optimizer="adamw", patience=5, seed=4)
+RECIPE = Recipe(
+    model_ema_decay=0.9, label_smoothing=0.1, clip_grad=1.0, grad_accum_steps=3, optimizer="adamw", patience=5, seed=4
+)
 
 
 def train(
@@ -150,7 +152,7 @@ def test_interrupted_again_and_again(tmp_path: Path, undisturbed: tuple[str, Tra
 def test_every_optimizer_and_schedule_resumes(optimizer: str, tmp_path: Path) -> None:
     for schedule, ema in (("cosine", 0.0), ("onecycle", 0.99)):
         path = tmp_path / f"{schedule}.safetensors"
-        recipe = Recipe(optimizer=optimizer, schedule=schedule, ema=ema, warmup=0.2)
+        recipe = Recipe(optimizer=optimizer, lr_scheduler=schedule, model_ema_decay=ema, warmup_ratio=0.2)
         expected, _ = train(None, recipe)
         for n in (2, 7, 8):
             interrupted(path, InterruptAt("after_step", n), recipe=recipe)
@@ -168,7 +170,7 @@ def test_a_finished_training_is_not_run_again(tmp_path: Path, undisturbed: tuple
 
 
 def test_early_stopping_is_remembered(tmp_path: Path) -> None:
-    recipe = Recipe(patience=2, optimizer="sgd", schedule="constant", monitor="val_accuracy")
+    recipe = Recipe(patience=2, optimizer="sgd", lr_scheduler="constant", monitor="val_accuracy")
     options = {"recipe": recipe, "epochs": 30, "max_lr": 0.3}
     expected, result = train(None, **options)
     assert "no better val_accuracy in 2 epochs" in result.stopped
@@ -291,7 +293,7 @@ def test_saving_takes_a_small_part_of_the_time(tmp_path: Path, monkeypatch: pyte
 # --------------------------------------------------------------------------------------------------------------- trouble
 def test_a_training_that_failed_leaves_no_snapshot(tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
-    recipe = Recipe(optimizer="sgd", schedule="constant")
+    recipe = Recipe(optimizer="sgd", lr_scheduler="constant")
     with pytest.raises(TrainingFailed):
         train(path, recipe, max_lr=1e30)
     assert not path.exists()

@@ -76,7 +76,7 @@ def test_every_labelled_image_is_on_one_side_and_groups_are_whole(data: Dataset,
 @settings(max_examples=150, deadline=None)
 @given(datasets(pure=True), st.integers(0, 5), st.sampled_from([0.0, 0.1, 0.2, 0.35]), st.sampled_from([0.0, 0.2, 0.5]))
 def test_proportions_hold_to_one_group_of_each_class(data: Dataset, seed: int, val: float, test: float) -> None:
-    made = make_split(data, seed=seed, val=val, test=test)
+    made = make_split(data, seed=seed, val_size=val, test_size=test)
     for label in set(data.labels.tolist()):
         own = data.labels == label
         sizes = np.unique(data.groups[own], return_counts=True)[1]
@@ -192,14 +192,14 @@ def test_a_rare_label_in_mixed_groups_is_still_trained_on() -> None:
 
 
 def test_a_share_of_nothing_leaves_a_side_out() -> None:
-    made = make_split(dataset([0] * 10 + [1] * 10), val=0.3, test=0)
+    made = make_split(dataset([0] * 10 + [1] * 10), val_size=0.3, test_size=0)
     assert [count(made, s, 0) for s in ("train", "val", "test")] == [7, 3, 0]
 
 
 def test_shares_that_cannot_be() -> None:
-    assert error_of(lambda: make_split(dataset([0, 1]), val=0.5, test=0.5), BadSplit) == (
-        "val=0.5 and test=0.5: expected shares from 0 to 1 that leave something for training.\n"
-        "  The usual val=0.2 and test=0.2 leave 60 % for training."
+    assert error_of(lambda: make_split(dataset([0, 1]), val_size=0.5, test_size=0.5), BadSplit) == (
+        "val_size=0.5 and test_size=0.5: expected shares from 0 to 1 that leave something for training.\n"
+        "  The usual val_size=0.2 and test_size=0.2 leave 60 % for training."
     )
 
 
@@ -237,7 +237,7 @@ def divided(made: Dataset, near: np.ndarray) -> list[int]:
     st.sampled_from([0.0, 0.2, 0.5]),
 )
 def test_images_without_groups_are_dealt_to_one_image(labels: list[int], seed: int, val: float, test: float) -> None:
-    made = make_split(dataset(labels), seed=seed, val=val, test=test)
+    made = make_split(dataset(labels), seed=seed, val_size=val, test_size=test)
     for label in set(labels):
         for name, share in (("val", val), ("test", test)):
             assert abs(count(made, name, label) - int(share * labels.count(label) + 0.5)) <= 1
@@ -474,7 +474,7 @@ def test_one_sentence_for_each_set_that_is_too_small() -> None:
     assert sets_too_small(make_split(dataset([0, 0, 1, 1]))) == []  # there is no such set
     enough = 5 * MIN_PER_SET
     assert sets_too_small(make_split(dataset([0] * enough + [1] * enough, classes=3))) == []
-    assert len(sets_too_small(make_split(dataset([0] * enough, split=None), test=0, val=0.1))) == 1
+    assert len(sets_too_small(make_split(dataset([0] * enough, split=None), test_size=0, val_size=0.1))) == 1
 
 
 # Files

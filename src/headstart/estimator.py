@@ -49,7 +49,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         backbone: A timm name; several joined by + are fused; auto picks by validation among the weights at hand.
-        approach: linear (a closed-form last layer on the frozen backbone), finetune, frozen, scratch, or auto.
+        approach: linear (a closed-form last layer on the frozen backbone), finetune, head_sgd, scratch, or auto.
         image_size: Side of the input square in pixels; 0 takes the backbone's own, or less if the images are smaller.
         resize: How an image becomes a square: crop, pad or squash; auto takes the backbone's own.
         head: The last layer: ridge, lda, logistic, blend or ncm; auto picks on validation.
@@ -124,7 +124,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         _refuse_unreadable(names, bad, "fit has no place for a label without its image")
         copies = find_copies(sources, facts, labels_N)
         given = _dataset(facts, labels_N, classes)
-        dataset = make_split(given, seed=recipe.seed, val=recipe.val, test=0.0, near=copies.groups_N)
+        dataset = make_split(given, seed=recipe.seed, val_size=recipe.val_size, test_size=0.0, near=copies.groups_N)
         require_sets(dataset, ("train", "val"))
         learned = fit_classifier(dataset, sources, facts, recipe, tools=tools, clock=Clock())
         self.classes_ = classes
@@ -169,7 +169,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             head=self.head,
             class_weight="none" if self.class_weight is None else self.class_weight,
             budget=self.budget,
-            val=self.validation_fraction,
+            val_size=self.validation_fraction,
             device=self.device,
             precision=self.precision,
             seed=int(seed),

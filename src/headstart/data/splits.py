@@ -41,9 +41,9 @@ of a class, since temperature and threshold are fitted to all classes together."
 
 
 def make_split(
-    dataset: Dataset, *, seed: int = 0, val: float = 0.2, test: float = 0.2, near: np.ndarray | None = None
+    dataset: Dataset, *, seed: int = 0, val_size: float = 0.2, test_size: float = 0.2, near: np.ndarray | None = None
 ) -> Dataset:
-    """The data set with each labelled image in a set. `val` and `test` are shares of what they are taken from; `near`
+    """The data set with each labelled image in a set. `val_size` and `test_size` are fractions of what they are taken from; `near`
     int64 (N,) has one number for images that are near-copies of each other.
 
     - No split given: all labelled images are dealt out.
@@ -63,12 +63,12 @@ def make_split(
 
     Raises `BadSplit` for shares outside 0..1, and for a class with test or validation images but none to train on.
     """
-    if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
+    if not (0 <= val_size < 1 and 0 <= test_size < 1 and val_size + test_size < 1):
         raise BadSplit(
-            f"val={val:g} and test={test:g}: expected shares from 0 to 1 that leave something for training.",
-            hint="The usual val=0.2 and test=0.2 leave 60 % for training.",
+            f"val_size={val_size:g} and test_size={test_size:g}: expected shares from 0 to 1 that leave something for training.",
+            hint="The usual val_size=0.2 and test_size=0.2 leave 60 % for training.",
         )
-    wanted = {name: share for name, share in (("test", test), ("val", val)) if share > 0}
+    wanted = {name: share for name, share in (("test", test_size), ("val", val_size)) if share > 0}
     split = _given_split(dataset)
     shares = {name: share for name, share in wanted.items() if not (split == name).any()}
     if shares and (dataset.split[dataset.labels >= 0] != "").any():

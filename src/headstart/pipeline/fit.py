@@ -206,7 +206,7 @@ def fit_classifier(
         clock.lap("fit")
     if recipe.approach != "linear":
         start = None
-        if frozen is not None and recipe.start == "linear":
+        if frozen is not None and recipe.head_init == "linear":
             start = _layer_to_start_from(views[0], features[0], frozen, dataset, recipe)
             begun = features[0][dataset.split == "val"].astype(np.float64) @ start[0] + start[1]
         tuned = _tuned(views[0], start, sources, facts, dataset, recipe, tools.plan, clock, unfinished)
@@ -219,7 +219,7 @@ def fit_classifier(
     settled = recipe
     if used is not None:  # what was found on the way is written down, so that the same recipe does the same again
         of = used.recipe
-        settled = replace(recipe, epochs=of.epochs, max_lr=of.max_lr, unfreeze=of.unfreeze)
+        settled = replace(recipe, epochs=of.epochs, lr=of.lr, unfreeze=of.unfreeze)
     elif recipe.approach == "auto":
         settled = replace(recipe, approach="linear")
     names = tuple(view.backbone.name for view in views)
@@ -416,7 +416,7 @@ def _views(
         if recipe.approach == "scratch":
             backbone = without_weights(backbone.name, image_size=size)
         spec = replace(fitted_spec(backbone, size, recipe.resize), tta=recipe.tta)
-        if recipe.pixels == "unit":
+        if recipe.normalize == "unit":
             spec = replace(spec, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
         return FeatureExtractor(backbone, spec)
 
@@ -451,9 +451,9 @@ def _calibrated(chosen: _Candidate, dataset: Dataset, plan: Runtime, recipe: Rec
     temperature = fit_temperature(chosen.val_logits_NK, labels_N)
     final = chosen.times(1 / temperature)
     probabilities_NK = softmax(final.val_logits_NK)
-    threshold = conformal_threshold(probabilities_NK, labels_N, recipe.alpha)
+    threshold = conformal_threshold(probabilities_NK, labels_N, recipe.conformal_alpha)
     clip = clip_bound(probabilities_NK, labels_N)
-    classifier = Classifier(final.parts, dataset.classes, plan, temperature, threshold, recipe.alpha, clip)
+    classifier = Classifier(final.parts, dataset.classes, plan, temperature, threshold, recipe.conformal_alpha, clip)
     return classifier, final.val_logits_NK
 
 

@@ -79,7 +79,7 @@ def made_by(known: Mapping[str, Any]) -> str:
     frozen = f"Frozen backbone, {head['kind']} head" if head else ""
     if not tuned:
         return frozen
-    how = {"finetune": "fine-tuned", "frozen": "dense layers trained on frozen features", "scratch": "from scratch"}
+    how = {"finetune": "fine-tuned", "head_sgd": "dense layers trained on frozen features", "scratch": "from scratch"}
     trained = f"{tuned['backbone']} {how[tuned['approach']]}, {tuned['epochs']} epochs"
     return f"{frozen}, and {trained}" if frozen else trained
 

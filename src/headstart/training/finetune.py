@@ -167,7 +167,7 @@ def finetune(
     device = "cuda" if plan.device == "cuda" else "cpu"
     weights = _class_weights(task, recipe)
     fitted = fit(
-        network, groups, train, val, replace(recipe, precision=precision), epochs=recipe.epochs, max_lr=recipe.max_lr,
+        network, groups, train, val, replace(recipe, precision=precision), epochs=recipe.epochs, max_lr=recipe.lr,
         n_classes=task.n_classes, device=device, checkpoint=checkpoint, class_weights=weights,
     )  # fmt: skip
     wise = math.nan
@@ -188,7 +188,7 @@ def finetune(
 def _augment(recipe: Recipe) -> str:
     if recipe.augment != "auto":
         return recipe.augment
-    return "none" if recipe.approach == "frozen" else FINETUNE_AUGMENT
+    return "none" if recipe.approach == "head_sgd" else FINETUNE_AUGMENT
 
 
 def _network(
@@ -249,11 +249,11 @@ def _cut_place(
     seconds: float,
 ) -> int:
     """How many stages stay frozen; for `unfreeze` auto as in the training that was interrupted, or as there is time for."""
-    if recipe.approach == "scratch" or (recipe.unfreeze == "all" and recipe.approach != "frozen"):
+    if recipe.approach == "scratch" or (recipe.unfreeze == "all" and recipe.approach != "head_sgd"):
         return 0
     size = view.spec.image_size
     count = len(survey(module, size))
-    if recipe.approach == "frozen":
+    if recipe.approach == "head_sgd":
         return count
     if recipe.unfreeze.isdigit():
         return max(count - int(recipe.unfreeze), 0)
@@ -303,7 +303,7 @@ def _batches(
     spec = replace(view.spec, tta="none")
     sessions = open_module(_ChannelsLast(trunk), spec, plan)
     numel = math.prod(shape)
-    views = range(views_that_fit(recipe.views, len(sources), numel)) if augment else [PLAIN]
+    views = range(views_that_fit(recipe.n_views, len(sources), numel)) if augment else [PLAIN]
     named = f"Activations of {len(views)} view{'s' * (len(views) > 1)}"
     kept_VND = keep_activations(
         sources, sha256s, spec, augment, sessions, numel, seed=recipe.seed, views=views, title=named
@@ -376,7 +376,7 @@ def _as_begun(recipe: Recipe, recorded: Mapping[str, str]) -> Recipe:
     if not recorded:
         return recipe
     epochs, rate = int(recorded["epochs"]), float(recorded["highest learning rate"])
-    return replace(recipe, epochs=recipe.epochs or epochs, max_lr=recipe.max_lr or rate)
+    return replace(recipe, epochs=recipe.epochs or epochs, lr=recipe.lr or rate)
 
 
 def _settled(
@@ -394,14 +394,14 @@ def _settled(
     begun = time.monotonic()
     probing = replace(recipe, precision=precision)
     device = "cuda" if plan.device == "cuda" else "cpu"
-    rate = recipe.max_lr
+    rate = recipe.lr
     if not rate and recipe.approach == "finetune":
         rate = FINETUNE_LR * (10 if recipe.optimizer == "sgd" else 1)
     elif not rate:
         rate = find_rate(network, groups, train, probing, n_classes=task.n_classes, device=device).suggestion
         log.info("Learning rate found by a range test: %.2g.", rate)
     if recipe.epochs:
-        return replace(recipe, max_lr=rate)
+        return replace(recipe, lr=rate)
     once = _seconds_a_batch(network, groups, train, probing, device)
     images = int(task.val.sum()) / max(int(task.train.sum()), 1)
     epoch = once * len(train) * (1 + images / 3)
@@ -413,7 +413,7 @@ def _settled(
             f"training images takes about {epoch:.0f} s.",
             hint=f"Give --budget {math.ceil((_spent(recipe, left) + 3 * epoch) / 60)}m, or --approach linear.",
         )
-    return replace(recipe, max_lr=rate, epochs=epochs)
+    return replace(recipe, lr=rate, epochs=epochs)
 
 
 def _seconds_a_batch(
@@ -460,9 +460,9 @@ def _interpolate(
     def move_to(part: float) -> None:
         network.load_state_dict(between(before, after, part))
 
-    if recipe.wise != "auto":
-        move_to(float(recipe.wise))
-        return float(recipe.wise)
+    if recipe.wise_ft != "auto":
+        move_to(float(recipe.wise_ft))
+        return float(recipe.wise_ft)
     losses = []
     for part in WISE:
         move_to(part)

@@ -175,14 +175,14 @@ class _Training:
         class_weights: np.ndarray | None,
     ) -> None:
         module.to(device, memory_format=torch.channels_last if device != "cpu" else torch.preserve_format)
-        total = epochs * math.ceil(len(train) / recipe.accumulate)
+        total = epochs * math.ceil(len(train) / recipe.grad_accum_steps)
         self.module, self.groups, self.train, self.val, self.recipe = module, groups, train, val, recipe
         self.max_lr, self.n_classes, self.hooks = max_lr, n_classes, hooks
         self.state = State(module, recipe, epochs, total)
         self.optimizer = make_optimizer(groups, recipe)
-        self.schedule = Schedule(recipe.schedule, total, recipe.warmup)
+        self.schedule = Schedule(recipe.lr_scheduler, total, recipe.warmup_ratio)
         self.passes = Passes(module, recipe, device, class_weights)
-        self.average = MovingAverage(module, recipe.ema) if recipe.ema else None
+        self.average = MovingAverage(module, recipe.model_ema_decay) if recipe.model_ema_decay else None
         self.best: dict[str, torch.Tensor] = {}
         self.best_value = math.inf
         self.sums = _Sums()
@@ -211,7 +211,7 @@ class _Training:
             failed = TrainingFailed(
                 f"Training failed before its first epoch was finished: {error.message}",
                 images=error.images,
-                hint=f"Lower --max-lr (it was {self.max_lr:g}), or limit the gradient, for example --clip 1.",
+                hint=f"Lower --lr (it was {self.max_lr:g}), or limit the gradient, for example --clip-grad 1.",
             )
             raise failed from error
         self.state.stopped, self.bad_images = error.message, error.images
@@ -226,7 +226,7 @@ class _Training:
         batches = self.train.epoch(state.epoch, start=state.batch)
         with bar(self._headline(), total=len(self.train)) as advance:
             advance(state.batch)
-            while gathered := list(itertools.islice(batches, recipe.accumulate)):
+            while gathered := list(itertools.islice(batches, recipe.grad_accum_steps)):
                 self._step(gathered)
                 self.sums.seconds = time.monotonic() - begun
                 advance(len(gathered))
@@ -276,9 +276,9 @@ class _Training:
         moved = self.passes.gradient(gathered, at, self.optimizer)
         if not math.isfinite(moved.loss):
             raise self._bad_batch("loss", moved.loss, gathered)
-        if recipe.clip:
+        if recipe.clip_grad:
             parameters = [p for group in self.groups for p in group.params]
-            norm = float(nn.utils.clip_grad_norm_(parameters, recipe.clip))
+            norm = float(nn.utils.clip_grad_norm_(parameters, recipe.clip_grad))
             if not math.isfinite(norm):
                 raise self._bad_batch("gradient's norm", norm, gathered)
         self.optimizer.step()
@@ -340,9 +340,9 @@ class _Training:
         seen: list[float] = []
         with bar("Finding a learning rate", total=len(rates)) as advance:
             for i, rate in enumerate(rates):
-                self.state.step, self.state.batch = i, i * self.recipe.accumulate
+                self.state.step, self.state.batch = i, i * self.recipe.grad_accum_steps
                 set_rates(self.optimizer, rate)
-                gathered = list(itertools.islice(rounds, self.recipe.accumulate))
+                gathered = list(itertools.islice(rounds, self.recipe.grad_accum_steps))
                 try:
                     seen.append(self.move(gathered, (i,)).loss)
                 except _NotFinite:

@@ -2,7 +2,7 @@
 
 The command line is made from this dataclass, the run folder records it, `reproduce` reads it back, and a recipe file
 (`training/recipes/*.toml`, or a user's own) gives values for some of it. Options of training by gradient descent are
-used by the approaches frozen, finetune and scratch, and by auto if it comes to fine-tuning.
+used by the approaches head_sgd, finetune and scratch, and by auto if it comes to fine-tuning.
 
 Costs nothing to import: neither numpy nor torch. What an option does is decided where it is used; here is only what can
 be said against its value alone, and all of that at once.
@@ -21,7 +21,7 @@ from typing import Any
 from headstart.errors import RecipeError, near_names
 from headstart.io.field_docs import field_texts
 
-APPROACHES = ("auto", "linear", "frozen", "finetune", "scratch")
+APPROACHES = ("auto", "linear", "head_sgd", "finetune", "scratch")
 HEADS = ("auto", "ridge", "lda", "logistic", "blend", "ncm")
 CLASS_WEIGHTS = ("none", "balanced")
 OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
@@ -36,14 +36,14 @@ class Recipe:
     work, and names them all."""
 
     approach: str = "auto"
-    """linear (closed-form last layer on a frozen backbone), frozen (last layers by gradient descent), finetune, scratch
-    (random weights); auto starts linear and fine-tunes if the budget allows it and validation says that it pays."""
+    """linear (closed-form last layer on a frozen backbone), head_sgd (last layers on a frozen backbone, by gradient
+    descent), finetune, scratch (random weights); auto starts linear, and fine-tunes if the budget and validation allow."""
 
     backbone: str = "auto"
     """A timm name; several joined by + are fused; auto picks by validation among the weights at hand."""
 
     image_size: int = 0
-    """Side of the input square in pixels; 0 takes the backbone's own, or less if the images are smaller; -1 takes the
+    """Side of the input square in pixels; 0 means the backbone's own, or less if the images are smaller; -1 means the
     mean side of the training images."""
 
     resize: str = "auto"
@@ -55,107 +55,107 @@ class Recipe:
     class_weight: str = "none"
     """none, or balanced: weigh classes inversely to their number of images."""
 
-    pixels: str = "backbone"
-    """Scale of the network's input: backbone (the mean and std that belong to the weights) or unit (0 to 1)."""
+    normalize: str = "backbone"
+    """How pixels are scaled: backbone (by the mean and std that belong to the weights) or unit (0 to 1)."""
 
-    hidden: str = ""
+    hidden_layer_sizes: str = ""
     """Sizes of dense ReLU layers before the last layer, such as 128 or 256,64."""
 
     dropout: float = 0.0
-    """Part of the features that is dropped before the last layer while training."""
+    """Fraction of features dropped before the last layer while training."""
 
     augment: str = "auto"
-    """How training images are varied: none, or a list such as flip,shift=0.2,rotation=40 (see docs/recipes.md)."""
+    """Augmentation of training images: none, or a list such as flip,shift=0.2,rotation=40 (see docs/recipes.md)."""
 
     mixup: float = 0.0
-    """Alpha of mixup, which blends pairs of images and their labels; 0 does not."""
+    """Alpha of mixup, which blends pairs of images and their labels; 0 turns it off."""
 
     cutmix: float = 0.0
-    """Alpha of cutmix, which pastes a piece of one image into another; 0 does not."""
+    """Alpha of cutmix, which pastes a patch of one image into another; 0 turns it off."""
 
     tta: str = "none"
-    """Views averaged at prediction: none, or flip (the image and its mirror image, at twice the cost)."""
+    """Test-time augmentation: none, or flip (averages the image and its mirror image, at twice the cost)."""
 
     epochs: int = 0
-    """Epochs over the training images; 0 as many as the budget allows, at most 30."""
+    """Passes over the training images; 0 means as many as the budget allows, at most 30."""
 
     steps_per_epoch: int = 0
-    """Batches that count as an epoch; 0 takes all training images."""
+    """Batches per epoch; 0 means all training images."""
 
     batch_size: int = 32
-    """Images to a step."""
+    """Images per batch."""
 
-    accumulate: int = 1
-    """Batches whose gradients are added up before a step."""
+    grad_accum_steps: int = 1
+    """Batches whose gradients are summed for one step."""
 
     optimizer: str = "adamw"
     """adamw, adam, sgd (momentum 0.9) or rmsprop."""
 
-    max_lr: float = 0.0
-    """Highest learning rate; 0 finds one with a range test."""
+    lr: float = 0.0
+    """Peak learning rate; 0 finds one with a range test."""
 
-    schedule: str = "onecycle"
-    """How the learning rate moves, batch by batch: onecycle, cosine or constant."""
+    lr_scheduler: str = "onecycle"
+    """Learning-rate schedule, stepped every batch: onecycle, cosine or constant."""
 
-    warmup: float = 0.0
-    """Part of the steps in which the rate rises; 0 is 0.3 for onecycle, none for the others."""
+    warmup_ratio: float = 0.0
+    """Fraction of the steps over which the learning rate rises; 0 means 0.3 for onecycle, none for the others."""
 
     weight_decay: float = 0.01
     """Weight decay; not applied to biases and norms."""
 
-    clip: float = 0.0
-    """Largest norm of the gradient; 0 does not clip."""
+    clip_grad: float = 0.0
+    """Largest gradient norm; 0 turns clipping off."""
 
     loss: str = "cross_entropy"
     """cross_entropy; binary (one sigmoid unit, two classes); softmax_twice (a published mistake, kept for comparison)."""
 
     label_smoothing: float = 0.0
-    """Probability that is spread over all classes in the targets."""
+    """Probability spread evenly over all classes in the targets."""
 
-    ema: float = 0.0
-    """Decay of the moving average of the weights that is kept in the end, such as 0.99; 0 keeps none."""
+    model_ema_decay: float = 0.0
+    """Decay of a moving average of the weights, which becomes the result, such as 0.99; 0 turns it off."""
 
     patience: int = 0
-    """Epochs without a gain after which training stops; 0 never stops early."""
+    """Epochs without improvement after which training stops; 0 never stops early."""
 
     monitor: str = "val_log_loss"
     """Metric that selects the best epoch: val_log_loss or val_accuracy."""
 
     unfreeze: str = "auto"
-    """What is fine-tuned: all; a number of last stages, such as 3; gradual (one more stage each epoch); auto."""
+    """What to fine-tune: all; a number of final stages, such as 3; gradual (one more stage each epoch); auto."""
 
-    start: str = "linear"
-    """Where the last layer starts in fine-tuning: linear (fitted in closed form, LP-FT) or random."""
+    head_init: str = "linear"
+    """Initial last layer for fine-tuning: linear (fitted in closed form, LP-FT) or random."""
 
     layer_decay: float = 1.0
-    """Factor of the learning rate from each stage to the one before it; below 1, early stages learn more slowly."""
+    """Factor on the learning rate from each stage to the one before it; below 1, early stages learn more slowly."""
 
-    views: int = 4
-    """Augmented views per image whose activations are kept, when the frozen stages run once only."""
+    n_views: int = 4
+    """Augmented copies per image to cache activations for, where the frozen stages run only once."""
 
-    wise: str = "auto"
-    """Where between the frozen (0) and the fine-tuned (1) weights to end (WiSE-FT); auto picks on validation."""
+    wise_ft: str = "auto"
+    """Mix of frozen (0) and fine-tuned (1) weights to end with (WiSE-FT); auto picks on validation."""
 
     budget: str = "10m"
-    """Time to spend, such as 2m, 10m or 2h: the search for a backbone and fine-tuning keep within it."""
+    """Time to spend, such as 2m, 10m or 2h, on choosing a backbone and fine-tuning."""
 
-    val: float = 0.2
-    """Part of the training images that is kept for validation, where the data brings none."""
+    val_size: float = 0.2
+    """Fraction of the training images kept for validation, if the data has no validation set."""
 
-    test: float = 0.2
-    """Part of the images that is kept for the final test, where the data brings none."""
+    test_size: float = 0.2
+    """Fraction of the images kept for the final test, if the data has no test set."""
 
-    alpha: float = 0.1
-    """Allowed rate of prediction sets that miss the right class (split conformal)."""
+    conformal_alpha: float = 0.1
+    """Fraction of prediction sets allowed to miss the right class (split conformal)."""
 
     device: str = "auto"
     """auto, cpu or cuda."""
 
     precision: str = "auto"
-    """auto (bf16 where the processor has it), bf16 or f32."""
+    """auto (bf16 where the CPU supports it), bf16 or f32."""
 
     seed: int = 0
-    """Seed of the split, of every interval, and of all that is drawn at random in training."""
+    """Seed for the split, the intervals, and everything random in training."""
 
     def __post_init__(self) -> None:
         require_none(problems(vars(self)))
@@ -164,8 +164,8 @@ class Recipe:
 
     @property
     def hidden_sizes(self) -> tuple[int, ...]:
-        """`hidden` as numbers."""
-        return tuple(int(size) for size in self.hidden.split(",") if size.strip())
+        """`hidden_layer_sizes` as numbers."""
+        return tuple(int(size) for size in self.hidden_layer_sizes.split(",") if size.strip())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -181,7 +181,7 @@ class Recipe:
 SECTIONS = {
     "approach": "Network",
     "augment": "Augmentation",
-    "epochs": "Gradient descent (frozen, finetune, scratch)",
+    "epochs": "Gradient descent (head_sgd, finetune, scratch)",
     "unfreeze": "Fine-tuning",
     "budget": "Budget, split and machine",
 }
@@ -225,11 +225,11 @@ _CHOICES = {
     "head": HEADS,
     "class_weight": CLASS_WEIGHTS,
     "resize": ("auto", "crop", "pad", "squash"),
-    "pixels": ("backbone", "unit"),
+    "normalize": ("backbone", "unit"),
     "tta": ("none", "flip"),
-    "start": ("linear", "random"),
+    "head_init": ("linear", "random"),
     "optimizer": OPTIMIZERS,
-    "schedule": SCHEDULES,
+    "lr_scheduler": SCHEDULES,
     "loss": LOSSES,
     "monitor": MONITORS,
     "device": ("auto", "cpu", "cuda"),
@@ -242,26 +242,26 @@ _RANGES = {
     "epochs": (0, 10_000, "0 to 10,000"),
     "steps_per_epoch": (0, 10_000_000, "0 or more"),
     "batch_size": (1, 65_536, "1 to 65,536"),
-    "accumulate": (1, 65_536, "1 to 65,536"),
-    "max_lr": (0, 100, "0 to 100"),
-    "warmup": (0, 0.9, "0 to 0.9"),
+    "grad_accum_steps": (1, 65_536, "1 to 65,536"),
+    "lr": (0, 100, "0 to 100"),
+    "warmup_ratio": (0, 0.9, "0 to 0.9"),
     "weight_decay": (0, 10, "0 to 10"),
-    "clip": (0, 1e9, "0 or more"),
+    "clip_grad": (0, 1e9, "0 or more"),
     "label_smoothing": (0, 0.9, "0 to 0.9"),
-    "ema": (0, 0.999999, "0, or a decay below 1"),
+    "model_ema_decay": (0, 0.999999, "0, or a decay below 1"),
     "patience": (0, 10_000, "0 to 10,000"),
     "layer_decay": (0.01, 1, "0.01 to 1"),
-    "views": (1, 1_000, "1 to 1,000"),
+    "n_views": (1, 1_000, "1 to 1,000"),
     "seed": (0, 2**63 - 1, "0 or more"),
 }
-_PARTS = ("val", "test", "alpha")
+_FRACTIONS = ("val_size", "test_size", "conformal_alpha")
 _WRITTEN = {
-    "hidden": (
+    "hidden_layer_sizes": (
         r" *([1-9][0-9]{0,4}( *, *[1-9][0-9]{0,4})*)? *",
         "cannot be used: expected sizes such as 128 or 256,64.",
     ),
     "unfreeze": (r"auto|all|gradual|[1-9][0-9]?", "is not known: expected all, gradual, auto, or a number such as 3."),
-    "wise": (r"auto|0?\.[0-9]+|[01](\.0*)?", "cannot be used: expected auto or a number from 0 to 1."),
+    "wise_ft": (r"auto|0?\.[0-9]+|[01](\.0*)?", "cannot be used: expected auto or a number from 0 to 1."),
 }
 _LISTED = 40
 
@@ -292,12 +292,12 @@ def problems(values: Mapping[str, Any]) -> Iterator[RecipeError]:
 def require_none(found: Iterable[RecipeError], where: str = "") -> None:
     """Raise one `RecipeError` for all that were found, if any; `where` (a file) begins its message.
 
-    >>> require_none(problems({"epoch": 3, "max_lr": -1}))
+    >>> require_none(problems({"epoch": 3, "lr": -1}))
     Traceback (most recent call last):
         ...
     headstart.errors.RecipeError: 2 options cannot be used.
       'epoch' is not an option of a recipe. Did you mean 'epochs' or 'approach'?
-      max_lr -1 cannot be used: expected 0 to 100.
+      lr -1 cannot be used: expected 0 to 100.
     """
     errors = list(itertools.islice(found, _LISTED + 1))
     if not errors:
@@ -313,7 +313,7 @@ def _check(name: str, value: Any) -> None:
     """Raise `RecipeError` if there is no such option, or if its value cannot work."""
     known = {field.name: str(field.type) for field in fields(Recipe)}
     if name not in known:
-        raise RecipeError(f"{_shown(name)} is not an option of a recipe.", hint=near_names(name, list(known)))
+        raise RecipeError(f"{_shown(name)} is not an option of a recipe.", hint=_near_option(name, list(known)))
     if name in _CHOICES:
         _one_of(name, value, _CHOICES[name])
         return
@@ -322,12 +322,46 @@ def _check(name: str, value: Any) -> None:
         seconds(value)
     if name in _RANGES and not _RANGES[name][0] <= value <= _RANGES[name][1]:
         raise RecipeError(f"{name} {_shown(value)} cannot be used: expected {_RANGES[name][2]}.")
-    if name in _PARTS and not 0 < value < 1:
-        raise RecipeError(f"{name} {_shown(value)} cannot be used: expected a part between 0 and 1, such as 0.2.")
+    if name in _FRACTIONS and not 0 < value < 1:
+        raise RecipeError(f"{name} {_shown(value)} cannot be used: expected a fraction between 0 and 1, such as 0.2.")
     if name == "image_size" and value not in (0, -1) and not 8 <= value <= 4096:
         raise RecipeError(f"{name} {_shown(value)} cannot be used: expected 8 to 4096 pixels, 0 or -1.")
     if name in _WRITTEN and not re.fullmatch(_WRITTEN[name][0], value):
         raise RecipeError(f"{name} {_shown(value)} {_WRITTEN[name][1]}")
+
+
+ALSO_CALLED = {
+    "backbone": ("model", "arch"),
+    "batch_size": ("bs",),
+    "budget": ("time_limit",),
+    "clip_grad": ("clip", "clipnorm", "max_grad_norm"),
+    "conformal_alpha": ("alpha",),
+    "dropout": ("drop",),
+    "grad_accum_steps": ("accumulate", "gradient_accumulation_steps"),
+    "head_init": ("start",),
+    "hidden_layer_sizes": ("hidden",),
+    "image_size": ("img_size", "input_size"),
+    "label_smoothing": ("smoothing",),
+    "lr": ("base_lr", "learning_rate", "max_lr"),
+    "lr_scheduler": ("sched", "schedule"),
+    "model_ema_decay": ("ema",),
+    "n_views": ("views",),
+    "normalize": ("pixels",),
+    "optimizer": ("opt",),
+    "seed": ("random_state",),
+    "test_size": ("test",),
+    "unfreeze": ("freeze",),
+    "val_size": ("val", "valid_pct", "validation_split"),
+    "warmup_ratio": ("warmup",),
+    "weight_decay": ("wd",),
+    "wise_ft": ("wise",),
+}
+"""What Keras, fastai, timm, scikit-learn or an earlier headstart call an option: for hints only."""
+
+
+def _near_option(name: str, known: list[str]) -> str:
+    same = next((option for option, names in ALSO_CALLED.items() if name in names), "")
+    return f"Did you mean {same!r}?" if same else near_names(name, known)
 
 
 def _of_kind(name: str, value: Any, annotation: str) -> None:

@@ -50,7 +50,7 @@ TOP = 5
 START_SECONDS = 4.0
 """What a trial takes besides embedding: importing, the head, the run folder. Measured on 2 cores: 2 to 3 s."""
 TIMED_IMAGES = 8
-ORDER = ("linear", "frozen", "auto", "finetune", "scratch")
+ORDER = ("linear", "head_sgd", "auto", "finetune", "scratch")
 """Cheap approaches first, so that a small budget shows something."""
 DEFAULT = {"linear": Recipe(approach="linear"), "auto": Recipe()}
 """Without --recipes: linear on each backbone, then what `train` does by itself."""

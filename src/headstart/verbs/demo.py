@@ -40,7 +40,7 @@ SHEET = 6
 NOT_DAMAGE = ("label_conflict", "split_leak")
 """Errors that `check` finds in images that can be read."""
 
-SMALL: dict[str, Any] = {"approach": "scratch", "backbone": "headstart_cnn", "image_size": 96, "max_lr": 0.002}
+SMALL: dict[str, Any] = {"approach": "scratch", "backbone": "headstart_cnn", "image_size": 96, "lr": 0.002}
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "scratch": (
         "A small convolutional network from random weights, on the images as they are.",

@@ -42,8 +42,8 @@ def split(
     *,
     out: Path,
     seed: int = 0,
-    val: float = 0.2,
-    test: float = 0.2,
+    val_size: float = 0.2,
+    test_size: float = 0.2,
     fix: Path | None = None,
     not_copies: Path | None = None,
 ) -> SplitResult:
@@ -57,8 +57,8 @@ def split(
         data: Images with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: CSV to write: path, label, split, group, sha256.
         seed: Another seed gives another split.
-        val: Part of the training images for validation.
-        test: Part of the images for the final test.
+        val_size: Part of the training images for validation.
+        test_size: Part of the images for the final test.
         fix: CSV of corrections (labels, images to leave out) to apply; the data itself stays as it is.
         not_copies: CSV of copies with an x in not_copies where a pair is none (checks-copies.csv of check).
 
@@ -76,8 +76,8 @@ def split(
     prepare_groups(opened, source)
     looked = scan(source, opened=opened, not_copies=refused)
     require_trainable(looked.dataset)
-    dataset = make_split(looked.dataset, seed=seed, val=val, test=test, near=looked.copies.groups_N)
-    require_sets(dataset, ["train", *(name for name, share in (("val", val), ("test", test)) if share > 0)])
+    dataset = make_split(looked.dataset, seed=seed, val_size=val_size, test_size=test_size, near=looked.copies.groups_N)
+    require_sets(dataset, ["train", *(name for name, share in (("val", val_size), ("test", test_size)) if share > 0)])
     write_split(Path(out), dataset, looked.sha256s)
     sides = {
         side: {

@@ -177,7 +177,9 @@ def train_with(
     unfinished = _unfinished(out, given, looked, recipe, tools)
     if restart:
         unfinished.path.unlink(missing_ok=True)
-    dataset = make_split(given, seed=recipe.seed, val=recipe.val, test=recipe.test, near=looked.copies.groups_N)
+    dataset = make_split(
+        given, seed=recipe.seed, val_size=recipe.val_size, test_size=recipe.test_size, near=looked.copies.groups_N
+    )
     require_sets(dataset, ("train", "val", "test"))
     learned = fit_classifier(
         dataset, looked.files, looked.facts, recipe, tools=tools, clock=clock, unfinished=unfinished
@@ -323,8 +325,8 @@ def _described_training(tuned: FinetuneResult | None, *, speed: bool = True) -> 
         "epochs": len(tuned.epochs),
         "best_epoch": tuned.fit.best_epoch,
         "stopped": tuned.fit.stopped,
-        "max_lr": tuned.recipe.max_lr,
-        "wise": None if math.isnan(tuned.wise) else tuned.wise,
+        "lr": tuned.recipe.lr,
+        "wise_ft": None if math.isnan(tuned.wise) else tuned.wise,
         **measured,
     }
 
