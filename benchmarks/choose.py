@@ -106,31 +106,31 @@ class Task:
     def __init__(self, data: Path, weights: Path, image_size: int) -> None:
         looked = scan(data)
         self.name = data.name
-        self.plan: Runtime = choose_runtime("cpu")
+        self.runtime: Runtime = choose_runtime("cpu")
         self.dataset = make_split(looked.dataset, seed=0)
         self.files, self.sha256s = looked.files, looked.sha256s
         self.labels, self.n_classes = self.dataset.labels, len(self.dataset.classes)
         self.train, self.val, self.test = (self.dataset.split == side for side in ("train", "val", "test"))
         self.known = self.train | self.val
-        sides = np.array([min(f.width, f.height) for f in looked.facts])
+        sides = np.array([min(f.width, f.height) for f in looked.infos])
         self.views = []
         for backbone in at_hand(weights_dir=weights):
             size = image_size or fitting_size(backbone.preprocess.image_size, sides)
             self.views.append(FeatureExtractor(backbone, fitted_spec(backbone, size, "auto")))
-            open_network(backbone, self.views[-1].spec, self.plan)
+            open_network(backbone, self.views[-1].spec, self.runtime)
 
     def embed(self, keep: np.ndarray, views: Sequence[FeatureExtractor], *, cached: bool = True) -> list[np.ndarray]:
         """float32 (N, D) a view, of the images in `keep` (mask or indices)."""
         chosen = np.arange(len(self.dataset))[keep].tolist()
         files, sha256s = [self.files[i] for i in chosen], [self.sha256s[i] for i in chosen]
-        return embed_files(files, sha256s, views, self.plan, keep=cached)[0]
+        return embed_files(files, sha256s, views, self.runtime, keep=cached)[0]
 
     def search(self, seed: int) -> Choice:
         """`choose_backbones` on all images but those for the test."""
         chosen = np.flatnonzero(self.known).tolist()
         files, sha256s = [self.files[i] for i in chosen], [self.sha256s[i] for i in chosen]
         return choose_backbones(
-            self.views, files, sha256s, self.labels[chosen], self.n_classes, self.plan,
+            self.views, files, sha256s, self.labels[chosen], self.n_classes, self.runtime,
             seconds=math.inf, total=len(self.dataset), seed=seed,
         )  # fmt: skip
 
@@ -170,7 +170,7 @@ class Probe:
             t, features = self.task, [self.features[i] for i in members]
             views = [t.views[i] for i in members]
             fitted, _ = fit_heads(views, features, t.labels, t.train, t.val, t.n_classes, Recipe())
-            mine = [features[views.index(v)] for v in fitted.views]
+            mine = [features[views.index(v)] for v in fitted.extractors]
             final = refit_on(fitted, [x[t.known] for x in mine], t.labels[t.known], t.n_classes)
             logits_NK = final.head.logits(final.join([x[t.test] for x in mine]))
             self._accuracy[members] = float((logits_NK.argmax(1) == t.labels[t.test]).mean())
@@ -179,7 +179,7 @@ class Probe:
     def show(self) -> None:
         """Print a line for each candidate, best first."""
         task = self.task
-        print(f"\n{task.name}: {task.known.sum():,} images and {task.test.sum():,} for the test; {task.plan}")
+        print(f"\n{task.name}: {task.known.sum():,} images and {task.test.sum():,} for the test; {task.runtime}")
         for i in np.argsort(self.losses):
             print(
                 f"  {task.views[i]!s:44s} {1000 * self.seconds[i]:5.2f} ms   "
@@ -205,7 +205,7 @@ def seconds_each(task: Task) -> list[float]:
 def compare(task: Task, probe: Probe, seed: int) -> None:
     """Search with that seed and print what it chose, lost and cost."""
     choice = task.search(seed)
-    members = tuple(task.views.index(view) for view in choice.views)
+    members = tuple(task.views.index(view) for view in choice.extractors)
     images = [embedded(choice, view) for view in task.views]
     oracle = probe.pair
     one, pair = probe.accuracy(members[:1]), probe.accuracy(members)
@@ -213,7 +213,7 @@ def compare(task: Task, probe: Probe, seed: int) -> None:
     regrets = [100 * x for x in (probe.accuracy(oracle[:1]) - one, best - one, probe.accuracy(oracle) - pair)]
     compute = np.dot(images, probe.seconds) / (task.known.sum() * sum(probe.seconds))
     print(
-        f"  seed {seed}: {' + '.join(v.backbone.name for v in choice.views)}\n"
+        f"  seed {seed}: {' + '.join(v.backbone.name for v in choice.extractors)}\n"
         f"      test {one:.4f}, as a pair {pair:.4f}; regret in points: "
         f"one {regrets[0]:+.2f}, best {regrets[1]:+.2f}, pair {regrets[2]:+.2f}; "
         f"compute {compute:.1%}, images {sum(images) / len(task.views) / task.known.sum():.1%}"

@@ -79,7 +79,7 @@ def examine(name: str, args: argparse.Namespace) -> None:
     looked = scan(open_set(name, args.data, args.made))
     dataset = looked.dataset
     started = time.perf_counter(), time.process_time()
-    copies = find_copies(looked.files, looked.facts, dataset.labels)
+    copies = find_copies(looked.files, looked.infos, dataset.labels)
     spent = time.perf_counter() - started[0], time.process_time() - started[1]
     runs = [recall(dataset, seed) for seed in range(args.seeds)]
     by_kind = {kind: np.mean([found[kind] for found, _ in runs]) for kind in KINDS}

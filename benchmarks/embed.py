@@ -60,13 +60,13 @@ def main() -> None:
 
 def rates(files: list[Path], view: FeatureExtractor, precision: str, rounds: int) -> None:
     """Print decode, model and pipeline rates (images per second) and the ratio of the pipeline to the serial bound."""
-    plan = choose_runtime("cpu", precision)
-    network = open_network(view.backbone, view.spec, plan)
+    runtime = choose_runtime("cpu", precision)
+    network = open_network(view.backbone, view.spec, runtime)
     sha256s = [sha256_file(f) for f in files]
     steps: dict[str, Callable[[], None]] = {
-        "decode": lambda: decode_all(files, sha256s, view.spec, plan.batch),
-        "model": lambda: run_model(network, len(files), plan.batch),
-        "pipeline": lambda: embed_files(files, sha256s, [view], plan, keep=False) and None,
+        "decode": lambda: decode_all(files, sha256s, view.spec, runtime.batch),
+        "model": lambda: run_model(network, len(files), runtime.batch),
+        "pipeline": lambda: embed_files(files, sha256s, [view], runtime, keep=False) and None,
     }
     for step in steps.values():
         step()
@@ -79,7 +79,7 @@ def rates(files: list[Path], view: FeatureExtractor, precision: str, rounds: int
             measured[name].append(len(files) / (time.perf_counter() - begun))
         decode, model, pipeline = (measured[name][-1] for name in steps)
         ratios.append(pipeline / (1 / (1 / decode + 1 / model)))
-    print(f"{view}, {plan}, {len(files):,} images, {cores()} cores, {rounds} rounds")
+    print(f"{view}, {runtime}, {len(files):,} images, {cores()} cores, {rounds} rounds")
     for name, values in measured.items():
         print(f"  {name:<9}{statistics.median(values):>7.0f} images/s   ({min(values):.0f} to {max(values):.0f})")
     decode, model, _ = (statistics.median(measured[name]) for name in steps)
@@ -134,10 +134,10 @@ def in_threads(work: Callable[[], None]) -> None:
 
 def extra_memory(files: list[Path], view: FeatureExtractor, precision: str, n: int) -> int:
     """Megabytes of anonymous memory at the peak of embedding `n` images, less the features."""
-    plan = choose_runtime("cpu", precision)
+    runtime = choose_runtime("cpu", precision)
     sha256 = {f: sha256_file(f) for f in files}
     many = [files[i % len(files)] for i in range(n)]
-    open_network(view.backbone, view.spec, plan)
+    open_network(view.backbone, view.spec, runtime)
     peak = [0]
     done = threading.Event()
 
@@ -148,7 +148,7 @@ def extra_memory(files: list[Path], view: FeatureExtractor, precision: str, n: i
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    (values_ND,), _ = embed_files(many, [sha256[f] for f in many], [view], plan, keep=False)
+    (values_ND,), _ = embed_files(many, [sha256[f] for f in many], [view], runtime, keep=False)
     done.set()
     watcher.join()
     return peak[0] - values_ND.nbytes // 2**20

@@ -91,20 +91,20 @@ def trained(data: Path, folder: Path, given: list[str]) -> str:
 
 def rates(other: Backbone, rounds: int, images: int = 1600) -> None:
     """Print images/s of both networks at each size, and the ratio round by round."""
-    plan = choose_runtime("cpu")
+    runtime = choose_runtime("cpu")
     for size in SIZES:
-        networks = [open_network(b, b.preprocess.with_size(size), plan) for b in (last_resort(), other)]
+        networks = [open_network(b, b.preprocess.with_size(size), runtime) for b in (last_resort(), other)]
         measured: list[list[float]] = [[], []]
         for number in range(rounds + 1):
             for network, values in zip(networks, measured, strict=True):
                 begun = time.perf_counter()
-                run_model(network, images, plan.batch)
+                run_model(network, images, runtime.batch)
                 if number:  # the first round warms up
                     values.append(images / (time.perf_counter() - begun))
         ratios = [a / b for a, b in zip(*measured, strict=True)]
         own, others = (statistics.median(values) for values in measured)
         print(
-            f"{size} px, {plan}, {cores()} cores, {rounds} rounds: embedded {own:.0f}, {other.name} {others:.0f} images/s;",
+            f"{size} px, {runtime}, {cores()} cores, {rounds} rounds: embedded {own:.0f}, {other.name} {others:.0f} images/s;",
             end=" ",
         )
         print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")

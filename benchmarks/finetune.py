@@ -49,15 +49,15 @@ def main() -> None:
     options = parser.parse_args()
     backbone = find_backbone(options.backbone, weights_dir=options.weights_dir)
     view = FeatureExtractor(backbone, backbone.preprocess.with_size(options.image_size))
-    plan = choose_runtime("cpu")
+    runtime = choose_runtime("cpu")
     looked = scan(options.data)
     dataset = make_split(looked.dataset, seed=0, val_size=0.2, test_size=0.2)
     recipe = Recipe(approach="finetune", epochs=options.epochs, unfreeze=options.unfreeze)
     task = part_of(dataset, looked.files, looked.sha256s, options.images)
-    (values_ND,), _ = embed_files(looked.files, looked.sha256s, [view], plan)
+    (values_ND,), _ = embed_files(looked.files, looked.sha256s, [view], runtime)
     n_classes = len(dataset.classes)
     fitted, _ = fit_heads([view], [values_ND], dataset.labels, task.train, task.val, n_classes, recipe)
-    part = fitted.parts(1.0)[0]
+    part = fitted.members(1.0)[0]
     test = dataset.split == "test"
     before = compute_metrics(values_ND[test] @ part.weight_DK + part.bias_K, dataset.labels[test], dataset.classes)
     print(f"{view}, {int(task.train.sum()):,} training images, {options.epochs} rounds; frozen: {before['accuracy']}")
@@ -66,10 +66,12 @@ def main() -> None:
     for _ in range(options.rounds):
         for name in options.ways:
             begun = time.perf_counter()
-            tuned = finetune(view, task, ways[name], plan, start=(part.weight_DK, part.bias_K), seconds=1e9)
+            tuned = finetune(view, task, ways[name], runtime, start=(part.weight_DK, part.bias_K), seconds=1e9)
             seconds = time.perf_counter() - begun
             rates[name].append(task.train.sum() * options.epochs / seconds)
-            accuracy = tested(tuned.view, tuned.weight_DK, tuned.bias_K, dataset, looked.files, looked.sha256s, plan)
+            accuracy = tested(
+                tuned.extractor, tuned.weight_DK, tuned.bias_K, dataset, looked.files, looked.sha256s, runtime
+            )
             print(
                 f"  {name:<6}{rates[name][-1]:>7.1f} images/s ({seconds:.0f} s; steps alone "
                 f"{tuned.images_per_second:.0f}/s), test accuracy {accuracy}",
@@ -101,11 +103,11 @@ def tested(
     dataset: Dataset,
     files: list[Path],
     sha256s: list[str],
-    plan: Runtime,
+    runtime: Runtime,
 ) -> object:
     """Accuracy on the test set, by the same path as prediction."""
     test = np.flatnonzero(dataset.split == "test")
-    (values_ND,), _ = embed_files([files[i] for i in test], [sha256s[i] for i in test], [view], plan, keep=False)
+    (values_ND,), _ = embed_files([files[i] for i in test], [sha256s[i] for i in test], [view], runtime, keep=False)
     return compute_metrics(values_ND @ weight_DK + bias_K, dataset.labels[test], dataset.classes)["accuracy"]
 
 

@@ -50,7 +50,7 @@ def measure(looked: ScannedDataset, backbone: Backbone, share: float, seeds: ran
     """Print a line for the data as it is, and one for each seed."""
     train = looked.dataset.split == "train"
     known = np.flatnonzero((train if train.any() else True) & (looked.dataset.labels >= 0))
-    sides = np.array([min(f.width, f.height) for f in looked.facts])
+    sides = np.array([min(f.width, f.height) for f in looked.infos])
     view = FeatureExtractor(
         backbone, fitted_spec(backbone, fitting_size(backbone.preprocess.image_size, sides), "auto")
     )

@@ -69,11 +69,13 @@ def test_the_backbone_that_tells_the_classes_apart_is_chosen(
     views = [FeatureExtractor(b, b.preprocess) for b in at_hand(weights_dir=tiny_weights)]
     arguments = (files, [sha256_file(f) for f in files], labels, 3, choose_runtime("cpu"))
     choice = choose_backbones(views, *arguments, seconds=1e9, total=42)
-    assert sorted(str(v) for v in choice.views) == sorted(str(v) for v in views)  # two: both are left, the better first
+    assert sorted(str(v) for v in choice.extractors) == sorted(
+        str(v) for v in views
+    )  # two: both are left, the better first
     losses = {t.backbone: t.loo_log_loss for t in choice.trials}
-    assert losses[choice.views[0].backbone.name] == min(losses.values())
+    assert losses[choice.extractors[0].backbone.name] == min(losses.values())
     hurried = choose_backbones(views, *arguments, seconds=0.0, total=42)
-    assert hurried.views == choice.views[:1]
+    assert hurried.views == choice.extractors[:1]
 
 
 def chosen(features: list[np.ndarray], labels: np.ndarray, *, budget: float = 1e9) -> Choice:
@@ -91,7 +93,7 @@ def chosen(features: list[np.ndarray], labels: np.ndarray, *, budget: float = 1e
 
 
 def names(choice: Choice) -> list[str]:
-    return [view.backbone.name for view in choice.views]
+    return [view.backbone.name for view in choice.extractors]
 
 
 @pytest.mark.parametrize("candidates", [4, 5, 8, 13])
@@ -153,7 +155,7 @@ def test_parts_add_up_to_the_head_on_the_joined_features() -> None:
     fitted, _ = fit_heads(views, [first, second], labels, train, ~train, 3, Recipe(), fuse=True)
     fitted = refit_on(fitted, [first, second], labels, 3)
     expected = fitted.head.logits(fitted.join([first, second])) / 2.5
-    parts = fitted.parts(temperature=2.5)
+    parts = fitted.members(temperature=2.5)
     total = sum(x @ p.weight_DK + p.bias_K for x, p in zip([first, second], parts, strict=True))
     np.testing.assert_allclose(total, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 

@@ -61,7 +61,7 @@ def test_it_learns_and_answers_in_the_labels_given(
     assert predicted.tolist() == model.classes_[probabilities.argmax(axis=1)].tolist()
     assert ((model.decision_function(files) > 0) == (predicted == "stripe")).all()
     assert model.score(files, LABELS) == np.mean(predicted == np.array(LABELS))
-    assert model.classifier_.parts[0].view.backbone.name == "test_resnet.a"
+    assert model.classifier_.members[0].extractor.backbone.name == "test_resnet.a"
     assert {trial.head for trial in model.history_} == {"lda"}
 
 
@@ -182,8 +182,8 @@ def test_what_is_trained_is_what_train_makes(
     paths = sorted(photos.glob("*/*.jpg"))
     model.fit(paths, [p.parent.name for p in paths])
     assert model.classifier_.classes == run.classifier.classes
-    assert model.classifier_.plan == run.classifier.plan
-    assert model.classifier_.parts[0].view == run.classifier.parts[0].view
+    assert model.classifier_.runtime == run.classifier.runtime
+    assert model.classifier_.members[0].extractor == run.classifier.members[0].extractor
 
 
 # --------------------------------------------------------------------------------------------------- scikit-learn's own

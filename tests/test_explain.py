@@ -64,10 +64,12 @@ def test_the_nearest_are_those_by_cosine_and_never_the_image_itself(run: Path, p
     training = {row["path"] for row in read_csv(run / "split.csv") if row["split"] in ("train", "val")}
     classifier = headstart.load_classifier(run)
     cosines = []
-    for part in classifier.parts:
-        backbone = part.view.backbone
-        found = headstart.embed(photos, weights=backbone.weights, backbone=backbone.name,
-                                image_size=part.view.spec.image_size, resize=part.view.spec.resize).features  # fmt: skip
+    for part in classifier.members:
+        backbone = part.extractor.backbone
+        spec = part.extractor.spec
+        size, resize = spec.image_size, spec.resize
+        made = headstart.embed(photos, weights=backbone.weights, backbone=backbone.name, image_size=size, resize=resize)
+        found = made.features
         units = found.values / np.linalg.norm(found.values, axis=1, keepdims=True)
         cosines.append(units @ units[found.paths.index("class1/005.jpg")])
     mean = dict(zip(found.paths, np.mean(cosines, axis=0), strict=True))

@@ -35,7 +35,7 @@ APPROACHES = {
     "frozen, varied": {"approach": "head_sgd", "backbone": "test_resnet.a", "augment": "flip,shift=0.2", "tta": "flip"},
     "frozen, one sigmoid unit's loss": {"approach": "head_sgd", "backbone": "test_resnet.a", "optimizer": "rmsprop"},
     "scratch": {"approach": "scratch", "image_size": 48},
-    "scratch, one of timm's": {"approach": "scratch", "backbone": "test_resnet", "image_size": 64, "ema": 0.9},
+    "scratch, one of timm's": {"approach": "scratch", "backbone": "test_resnet", "image_size": 64, "model_ema_decay": 0.9},
 }  # fmt: skip
 
 
@@ -80,8 +80,8 @@ def _by_timm(folder: Path, images: list[Path]) -> np.ndarray:
     from headstart.images.preprocess import read_pixels
 
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    (part,) = headstart.load_classifier(folder).parts
-    spec = part.view.spec
+    (part,) = headstart.load_classifier(folder).members
+    spec = part.extractor.spec
     pixels = np.stack([read_pixels(p, spec) for p in images])
     scaled = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - torch.tensor(spec.mean).reshape(3, 1, 1)) / (
         torch.tensor(spec.std).reshape(3, 1, 1)
@@ -96,7 +96,9 @@ def test_wise_zero_is_the_frozen_network(photos: Path, tiny_weights: Path, cache
     for approach, more in (("linear", {}), ("finetune", {**QUICK, "wise_ft": "0"})):
         recipe = headstart.Recipe(approach=approach, **options, **more)
         headstart.train(photos, out=tmp_path / approach, recipe=recipe, weights_dir=tiny_weights)
-    frozen, tuned = (headstart.load_classifier(tmp_path / a).parts[0].view.backbone for a in ("linear", "finetune"))
+    frozen, tuned = (
+        headstart.load_classifier(tmp_path / a).members[0].extractor.backbone for a in ("linear", "finetune")
+    )
     assert _tensors(frozen.weights) == _tensors(tuned.weights)
 
 
@@ -232,7 +234,7 @@ def test_binary_has_one_unit(tiny_weights: Path, cache: Path, tmp_path: Path) ->
         approach="head_sgd", backbone="test_resnet.a", hidden_layer_sizes="8", loss="binary", **QUICK
     )
     headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
-    (part,) = headstart.load_classifier(tmp_path / "run").parts
+    (part,) = headstart.load_classifier(tmp_path / "run").members
     assert not part.weight_DK[:, 0].any() and part.bias_K[0] == 0
     assert part.weight_DK[:, 1].any() and part.bias_K[1] != 0
     photos = write_photos(tmp_path / "three")
@@ -262,11 +264,11 @@ def test_flipped_features_are_the_mean_of_both(photos: Path, tiny_weights: Path,
     backbone = find_backbone("test_resnet.a", weights_dir=tiny_weights)
     image = np.asarray(draw(1, 5, (64, 64)))
     spec = replace(backbone.preprocess, resize="squash")
-    plan = Runtime("openvino", "cpu", "f32", 8)
+    runtime = Runtime("openvino", "cpu", "f32", 8)
     values = []
     for pixels, tta in ((image, "none"), (image[:, ::-1].copy(), "none"), (image, "flip")):
         view = FeatureExtractor(backbone, replace(spec, tta=tta))
-        (value,), _ = embed_files([pixels], [look_at([pixels])[0].sha256], [view], plan)
+        (value,), _ = embed_files([pixels], [look_at([pixels])[0].sha256], [view], runtime)
         values.append(value[0])
     assert np.allclose((values[0] + values[1]) / 2, values[2], atol=1e-5)
 

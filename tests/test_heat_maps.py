@@ -82,9 +82,12 @@ def centred(part: EnsembleMember) -> tuple[Any, Any]:
 def predicted(classifier: Classifier, images: list[Image.Image]) -> list[int]:
     """The likeliest class of each, by whole networks."""
     logits = 0
-    for part in classifier.parts:
-        network, (weight, bias) = build(part.view.backbone, image_size=part.view.spec.image_size), centred(part)
-        logits = logits + network(pixels(part.view, images)).detach() @ weight + bias
+    for part in classifier.members:
+        network, (weight, bias) = (
+            build(part.extractor.backbone, image_size=part.extractor.spec.image_size),
+            centred(part),
+        )
+        logits = logits + network(pixels(part.extractor, images)).detach() @ weight + bias
     return logits.argmax(1).tolist()
 
 
@@ -93,9 +96,9 @@ def grad_cam(part: EnsembleMember, images: list[Image.Image], classes: list[int]
     import torch
     from captum.attr import LayerGradCam
 
-    network, (weight, bias) = build(part.view.backbone), centred(part)
+    network, (weight, bias) = build(part.extractor.backbone), centred(part)
     cam = LayerGradCam(lambda x: network(x) @ weight + bias, network.layer4)
-    taken = pixels(part.view, images).requires_grad_()
+    taken = pixels(part.extractor, images).requires_grad_()
     cells = cam.attribute(taken, target=torch.tensor(classes)).detach()[:, 0] * 4  # 2 x 2 places, whose mean is wanted
     return (cells + bias[classes][:, None, None]).numpy()
 
@@ -108,7 +111,7 @@ def test_a_network_that_ends_in_a_mean_has_the_map_of_grad_cam(tmp_path: Path, n
     views = [make_view(tmp_path, "test_resnet", seed=seed) for seed in range(n_parts)]
     classifier, images = with_head(*views), [draw(0, 1), draw(2, 5)]
     classes = predicted(classifier, images)
-    cells = [grad_cam(part, images, classes) for part in classifier.parts]
+    cells = [grad_cam(part, images, classes) for part in classifier.members]
     for i, found in enumerate(heat_maps(classifier, images)):
         expected = combined([(c[i], SQUASH) for c in cells], images[i].size)
         assert expected.max() == 1
@@ -117,9 +120,9 @@ def test_a_network_that_ends_in_a_mean_has_the_map_of_grad_cam(tmp_path: Path, n
 
 def agree(classifier: Classifier, image: Image.Image, shares_KHW: np.ndarray, tolerance: float) -> None:
     """The maps of all classes are those of the shares that finite differences gave."""
-    (part,) = classifier.parts
+    (part,) = classifier.members
     found = heat_maps(classifier, [image] * len(shares_KHW), range(len(shares_KHW)))
-    expected = [combined([(shares, part.view.spec)], image.size) for shares in shares_KHW]
+    expected = [combined([(shares, part.extractor.spec)], image.size) for shares in shares_KHW]
     assert max(heat.max() for heat in found) == 1
     assert max(heat.std() for heat in found) > 0.05
     for ours, theirs in zip(found, expected, strict=True):
@@ -128,10 +131,10 @@ def agree(classifier: Classifier, image: Image.Image, shares_KHW: np.ndarray, to
 
 def test_dense_layers_on_maps_are_followed_place_by_place(tmp_path: Path) -> None:
     classifier = with_head(make_view(tmp_path, "headstart_cnn", size=64, img_size=64))
-    (part,) = classifier.parts
-    network, (weight, bias) = build(part.view.backbone, image_size=64), centred(part)
+    (part,) = classifier.members
+    network, (weight, bias) = build(part.extractor.backbone, image_size=64), centred(part)
     image = draw(1, 3)
-    maps = network.forward_features(pixels(part.view, [image])).detach()
+    maps = network.forward_features(pixels(part.extractor, [image])).detach()
     side = maps.shape[-1]
     shares = np.zeros((3, side, side))
     for sign in (1, -1):
@@ -145,8 +148,8 @@ def test_dense_layers_on_maps_are_followed_place_by_place(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("pool", "reads"), [("token", "norm1"), ("avg", "norm")])
 def test_tokens_of_a_vision_transformer_lie_on_their_grid(tmp_path: Path, pool: str, reads: str) -> None:
     classifier = with_head(make_view(tmp_path, "vit_tiny_patch16_224", size=64, img_size=64, global_pool=pool))
-    (part,) = classifier.parts
-    network, (weight, bias) = build(part.view.backbone, image_size=64), centred(part)
+    (part,) = classifier.members
+    network, (weight, bias) = build(part.extractor.backbone, image_size=64), centred(part)
     image = draw(1, 3)
     read = network.blocks[-1].norm1 if reads == "norm1" else network.norm
     scale: dict[int, float] = {}
@@ -158,7 +161,7 @@ def test_tokens_of_a_vision_transformer_lie_on_their_grid(tmp_path: Path, pool: 
         return out
 
     read.register_forward_hook(fade)
-    taken, shares = pixels(part.view, [image]), np.zeros((3, 4, 4))
+    taken, shares = pixels(part.extractor, [image]), np.zeros((3, 4, 4))
     for sign in (1, -1):
         for place in range(16):
             scale = {place + network.num_prefix_tokens: 1 + sign * 0.05}
@@ -214,7 +217,7 @@ def test_views_averaged_at_prediction_mirror_the_map(tmp_path: Path) -> None:
 
 def test_one_unit_for_two_classes_explains_both(tmp_path: Path) -> None:
     view = make_view(tmp_path, "test_resnet")
-    (part,) = with_head(view, classes=2).parts
+    (part,) = with_head(view, classes=2).members
     unit, bias = part.weight_DK[:, 1], part.bias_K[1]
     one = EnsembleMember(view, np.stack([0 * unit, unit], 1), np.array([0, bias], np.float32))
     two = EnsembleMember(view, np.stack([-unit / 2, unit / 2], 1), np.array([-bias / 2, bias / 2], np.float32))
@@ -288,7 +291,7 @@ def test_heat_is_where_the_patch_is_that_decides_the_class(tmp_path: Path) -> No
 def test_other_weights_give_another_map(tmp_path: Path) -> None:
     images, labels, _ = planted(12, seed=2)
     classifier = fitted(make_view(tmp_path, "test_resnet", size=160), images, labels)
-    (part,) = classifier.parts
+    (part,) = classifier.members
     other = EnsembleMember(make_view(tmp_path, "test_resnet", seed=7, size=160), part.weight_DK, part.bias_K)
     before = heat_maps(classifier, images, labels)
     after = heat_maps(Classifier((other,), classifier.classes, PLAN), images, labels)

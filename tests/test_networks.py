@@ -235,14 +235,14 @@ def test_a_run_gives_the_same_logits_through_timm_and_through_the_engine(kind: s
     inside = build(found, 0 if hidden else 3, image_size=size)
     module = with_top(inside, hidden, 3).eval() if hidden else inside
     classifier = run_of(found, module, size, tmp_path, hidden)
-    spec = classifier.parts[0].view.spec
+    spec = classifier.members[0].extractor.spec
     pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
     x = (torch.from_numpy(pixels) / 255 - torch.tensor(spec.mean)) / torch.tensor(spec.std)
     x = x.permute(0, 3, 1, 2)
     with torch.inference_mode():
         expected = module(x).numpy()
         through_timm = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()(x).numpy()
-    session = open_network(classifier.parts[0].view.backbone, spec, PLAN).session()
+    session = open_network(classifier.members[0].extractor.backbone, spec, PLAN).session()
     session.pixels[:] = pixels
     np.testing.assert_allclose(through_timm, expected, atol=1e-6)
     np.testing.assert_allclose(classifier.logits([session.run()]), expected, atol=2e-4)

@@ -94,11 +94,11 @@ def test_timm_loads_a_run_and_gives_the_same_logits(single: Path, split_photos: 
 
     files = sorted(split_photos.glob("test/*/*.jpg"))
     ours = headstart.predict(single, *files)
-    (part,) = ours.classifier.parts
-    logits_NK, model = timm_logits(single, files, part.view.spec)
+    (part,) = ours.classifier.members
+    logits_NK, model = timm_logits(single, files, part.extractor.spec)
     np.testing.assert_allclose(logits_NK, ours.predictions.logits, rtol=1e-4, atol=1e-4)
     config = timm.data.resolve_data_config({}, model=model)
-    spec = part.view.spec
+    spec = part.extractor.spec
     assert (tuple(config["mean"]), tuple(config["std"])) == (spec.mean, spec.std)
     assert (config["interpolation"], config["crop_pct"], config["crop_mode"]) == ("bicubic", 0.9, "center")
     assert model.pretrained_cfg["label_names"] == list(ours.predictions.classes) == ["class0", "class1", "class2"]
@@ -107,11 +107,11 @@ def test_timm_loads_a_run_and_gives_the_same_logits(single: Path, split_photos: 
 def test_a_fused_run_is_the_sum_of_its_folders(fused: Path, split_photos: Path, warm: Path) -> None:
     files = sorted(split_photos.glob("test/*/*.jpg"))
     ours = headstart.predict(fused, *files)
-    folders = sorted(fused.glob("part*"))
-    assert [f.name for f in folders] == ["part1-test_resnet.a", "part2-test_efficientnet.b"]
+    folders = sorted(fused.glob("member*"))
+    assert [f.name for f in folders] == ["member1-test_resnet.a", "member2-test_efficientnet.b"]
     summed = sum(
-        timm_logits(folder, files, part.view.spec)[0]
-        for folder, part in zip(folders, ours.classifier.parts, strict=True)
+        timm_logits(folder, files, part.extractor.spec)[0]
+        for folder, part in zip(folders, ours.classifier.members, strict=True)
     )
     np.testing.assert_allclose(summed, ours.predictions.logits, rtol=1e-4, atol=1e-4)
 
@@ -129,8 +129,10 @@ def test_timm_loads_real_weights_with_a_new_head(shared: Path, tmp_path: Path) -
     run = headstart.train(data, out=tmp_path / "run", recipe=recipe, weights_dir=shared / "weights")
     files = sorted(data.glob("*/*.*"))
     ours = headstart.predict(tmp_path / "run", *files).predictions
-    folders = sorted((tmp_path / "run").glob("part*"))
-    summed = sum(timm_logits(f, files, p.view.spec)[0] for f, p in zip(folders, run.classifier.parts, strict=True))
+    folders = sorted((tmp_path / "run").glob("member*"))
+    summed = sum(
+        timm_logits(f, files, p.extractor.spec)[0] for f, p in zip(folders, run.classifier.members, strict=True)
+    )
     np.testing.assert_allclose(summed, ours.logits, rtol=1e-3, atol=1e-3)
     assert (summed.argmax(axis=1) == ours.predicted).all()
 
@@ -195,7 +197,7 @@ def test_architectures_with_other_last_layers(kind: str, photos: Path, tmp_path:
     run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tmp_path / "weights")
     files = sorted(photos.glob("*/00[0-2].jpg"))
     ours = headstart.predict(tmp_path / "run", *files).predictions
-    logits_NK, _ = timm_logits(tmp_path / "run", files, run.classifier.parts[0].view.spec)
+    logits_NK, _ = timm_logits(tmp_path / "run", files, run.classifier.members[0].extractor.spec)
     scale = float(np.abs(ours.logits).max())
     np.testing.assert_allclose(logits_NK, ours.logits, rtol=1e-3, atol=1e-3 * scale)
 

@@ -168,7 +168,7 @@ def test_names_are_text_wherever_they_stand() -> None:
     found = replace(
         found,
         title=HOSTILE[0],
-        facts=(("made by", HOSTILE[1]), ("images", HOSTILE[7])),
+        infos=(("made by", HOSTILE[1]), ("images", HOSTILE[7])),
         trials=(HistoryRow("head", HOSTILE[7], HOSTILE[0], 1.0, 5, 0.1, 0.9, 0.1, 0.9, 1.0),),
         findings=(Finding("x", "error", HOSTILE, f"{HOSTILE[0]} is bad."),),
         near={0: (SimilarImage(HOSTILE[7], HOSTILE[0], 0.5),)},

@@ -49,7 +49,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         predictions,
         metrics,
         val=metrics,
-        facts=(("made by", "Frozen backbone"), ("seed", "seed 0")),
+        infos=(("made by", "Frozen backbone"), ("seed", "seed 0")),
         trials=tuple(
             HistoryRow("head", f"net{k}", "lda", 0.1, 100 * k, 0.5, 0.9, 0.5 / k, 0.9, 1.0) for k in range(1, 4)
         ),

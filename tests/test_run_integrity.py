@@ -92,13 +92,13 @@ def test_no_byte_of_the_manifest_can_change(run: Path) -> None:
 def test_the_command_line_names_the_file_and_exits_with_1(
     run: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flip(run / "part2-test_efficientnet.b" / "model.safetensors", np.random.default_rng(1))
+    flip(run / "member2-test_efficientnet.b" / "model.safetensors", np.random.default_rng(1))
     for words in (["predict", str(run), str(photos)], ["evaluate", str(run), str(photos)], ["reproduce", str(run)]):
         assert run_command(words) == 1
         out, err = capsys.readouterr()
         assert out == ""
         assert err == (
-            f"DamagedRun: {run}/part2-test_efficientnet.b/model.safetensors: its bytes are not those that were written "
+            f"DamagedRun: {run}/member2-test_efficientnet.b/model.safetensors: its bytes are not those that were written "
             "(SHA-256 differs).\n  Restore the folder from a copy, or train again.\n"
         )
 
@@ -150,7 +150,7 @@ def test_each_file_is_missed_and_checked(run: Path, tmp_path: Path, harm: str) -
 
 
 @pytest.mark.parametrize(
-    "name", ["pytorch_model.bin", "part1-test_resnet.a/x", "a b\n.txt", ".hidden", "manifest.json.bak"]
+    "name", ["pytorch_model.bin", "member1-test_resnet.a/x", "a b\n.txt", ".hidden", "manifest.json.bak"]
 )
 def test_an_added_file_is_refused(run: Path, name: str) -> None:
     (run / name).write_text("x")
@@ -160,13 +160,13 @@ def test_an_added_file_is_refused(run: Path, name: str) -> None:
 
 
 def test_a_linked_folder_is_refused(run: Path, tmp_path: Path) -> None:
-    part = run / "part1-test_resnet.a"
+    part = run / "member1-test_resnet.a"
     shutil.move(part, tmp_path / "elsewhere")
     part.symlink_to(tmp_path / "elsewhere")
     for fixed_up in (False, True):
         if fixed_up:
             write_manifest(run)
-        with pytest.raises(DamagedRun, match=r"part1-test_resnet\.a"):
+        with pytest.raises(DamagedRun, match=r"member1-test_resnet\.a"):
             load_classifier(run)
 
 
@@ -217,8 +217,8 @@ def paths_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
                 "classes",
                 "temperature",
                 "conformal",
-                "plan",
-                "parts",
+                "runtime",
+                "members",
                 "pretrained_cfg",
             ):
                 yield (*path, key)
@@ -228,7 +228,7 @@ def paths_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
 ODD_VALUES = (-1, 10**30, "../..", [], {}, [[]], 1e308, True)
 
 
-@pytest.mark.parametrize("name", ["headstart.json", "part1-test_resnet.a/config.json"])
+@pytest.mark.parametrize("name", ["headstart.json", "member1-test_resnet.a/config.json"])
 @pytest.mark.parametrize("values", [(None, "x"), pytest.param(ODD_VALUES, marks=pytest.mark.slow)], ids=["few", "all"])
 def test_any_value_of_another_kind_is_refused_or_harmless(run: Path, name: str, values: tuple[Any, ...]) -> None:
     """Whatever stands in the JSON, loading gives a classifier or an error of ours."""
@@ -252,12 +252,12 @@ def test_any_value_of_another_kind_is_refused_or_harmless(run: Path, name: str, 
 
 
 @pytest.mark.parametrize(
-    "folder", ["..", "../other", "/etc", "part1-test_resnet.a/../../other", ".", "nowhere", "", "\0"]
+    "folder", ["..", "../other", "/etc", "member1-test_resnet.a/../../other", ".", "nowhere", "", "\0"]
 )
 def test_a_part_that_leads_elsewhere_is_refused(run: Path, folder: str) -> None:
-    shutil.copytree(run / "part1-test_resnet.a", run.parent / "other")
+    shutil.copytree(run / "member1-test_resnet.a", run.parent / "other")
     known = read_json(run / "headstart.json")
-    known["parts"][0]["folder"] = folder
+    known["members"][0]["folder"] = folder
     (run / "headstart.json").write_text(json.dumps(known))
     write_manifest(run)
     with pytest.raises(DamagedRun) as caught:
@@ -270,7 +270,7 @@ def test_tensors_that_only_claim_to_be_known_weights_do_not_enter_their_cache(
 ) -> None:
     """A run from elsewhere names the weights that it was made from. That is its word; its tensors count for themselves."""
     said = headstart.predict(run, photos / "class0").predictions
-    file = run / "part1-test_resnet.a" / "model.safetensors"
+    file = run / "member1-test_resnet.a" / "model.safetensors"
     genuine = backbone_content(file)
     data = bytearray(file.read_bytes())
     begin = 8 + struct.unpack("<Q", data[:8])[0]
@@ -354,14 +354,14 @@ print(json.dumps(answers))
 
 
 def test_pickles_in_any_disguise_are_refused_and_never_opened(run: Path, photos: Path, tmp_path: Path) -> None:
-    place = "part1-test_resnet.a/model.safetensors"
+    place = "member1-test_resnet.a/model.safetensors"
     expected = {}
     for number, (_, content) in enumerate(disguises((run / place).read_bytes()).items()):
         copy = Path(shutil.copytree(run, tmp_path / f"disguise{number}"))
         (copy / place).write_bytes(content)
         write_manifest(copy)
         expected[str(copy)] = f"DamagedRun: {copy / place}: "
-    for number, name in enumerate(("pytorch_model.bin", "model.pt", "part1-test_resnet.a/model.pkl", "a.ckpt")):
+    for number, name in enumerate(("pytorch_model.bin", "model.pt", "member1-test_resnet.a/model.pkl", "a.ckpt")):
         copy = Path(shutil.copytree(run, tmp_path / f"beside{number}"))
         (copy / name).write_bytes(pickle.dumps(Canary()))
         write_manifest(copy)
@@ -437,7 +437,7 @@ def test_a_damaged_network_is_built_anew(run: Path, photos: Path, own_cache: Pat
 
 
 def test_an_origin_that_is_damaged_is_not_believed(run: Path, photos: Path, own_cache: Path) -> None:
-    file = run / "part1-test_resnet.a" / "model.safetensors"
+    file = run / "member1-test_resnet.a" / "model.safetensors"
     notes = cached_files(own_cache, "origins")
     honest = backbone_content(file)
     for text in (b"", b"{", b"[]", b'{"weights": 1}', b'{"weights": "../../x"}', b"\xff"):

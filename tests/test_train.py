@@ -26,10 +26,10 @@ def test_a_folder_of_images_becomes_a_tested_classifier(tmp_path: Path, photos: 
 def test_recipe_options_reach_the_run(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
     recipe = Recipe(backbone="test_resnet.a", head="lda", image_size=32, resize="squash", precision="f32", seed=3)
     run = headstart.train(photos, out=tmp_path / "run", weights_dir=tiny_weights, recipe=recipe)
-    (part,) = run.classifier.parts
-    assert str(part.view) == "test_resnet.a at 32 px"
-    assert part.view.spec.resize == "squash"
-    assert run.classifier.plan.precision == "f32"
+    (part,) = run.classifier.members
+    assert str(part.extractor) == "test_resnet.a at 32 px"
+    assert part.extractor.spec.resize == "squash"
+    assert run.classifier.runtime.precision == "f32"
     assert run.classifier.provenance["head"]["kind"] == "lda"
 
 

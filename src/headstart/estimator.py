@@ -60,7 +60,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         budget: Time to spend, such as 2m, 10m or 2h: the search for a backbone and fine-tuning keep within it.
         device: auto, cpu or cuda.
         precision: auto (bf16 where the processor has it), bf16 or f32.
-        random_state: int, RandomState or None, for the validation part (the recipe's `seed`).
+        random_state: int, RandomState or None, for the validation set (the recipe's `seed`).
         weights: Weights file (.safetensors) for the backbone that is named.
         weights_dir: Folder of NAME.safetensors and NAME.json.
         offline: Never open a socket.
@@ -116,20 +116,20 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         is no list of images, lengths differ), `BadLabels` (`y`), `UnreadableImage`, `BackboneError`, `WriteError`.
         """
         recipe = self._recipe()
-        tools = self._tools(recipe)
+        resolved = self._resolved(recipe)
         sources, names = _images(X)
         classes, labels_N = _labels(y, len(sources))
-        facts = look_at(sources)
-        bad = {i: fact for i, fact in enumerate(facts) if fact.reason}
+        infos = look_at(sources)
+        bad = {i: fact for i, fact in enumerate(infos) if fact.reason}
         _refuse_unreadable(names, bad, "fit has no place for a label without its image")
-        copies = find_copies(sources, facts, labels_N)
-        given = _dataset(facts, labels_N, classes)
+        copies = find_copies(sources, infos, labels_N)
+        given = _dataset(infos, labels_N, classes)
         dataset = make_split(given, seed=recipe.seed, val_size=recipe.val_size, test_size=0.0, near=copies.groups_N)
         require_sets(dataset, ("train", "val"))
-        learned = fit_classifier(dataset, sources, facts, recipe, tools=tools, clock=Clock())
+        result = fit_classifier(dataset, sources, infos, recipe, resolved=resolved, clock=Clock())
         self.classes_ = classes
-        self.classifier_ = learned.classifier
-        self.history_ = learned.trials
+        self.classifier_ = result.classifier
+        self.history_ = result.trials
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -153,8 +153,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         predictions = predict_files(self.classifier_, sources, numbers)
         if predictions.errors:
             bad = sorted(map(int, predictions.errors))
-            facts = dict(zip(bad, look_at([sources[i] for i in bad]), strict=True))
-            _refuse_unreadable(names, facts, "scikit-learn has no place for an image without a prediction")
+            infos = dict(zip(bad, look_at([sources[i] for i in bad]), strict=True))
+            _refuse_unreadable(names, infos, "scikit-learn has no place for an image without a prediction")
         return predictions.logits
 
     def _recipe(self) -> Recipe:
@@ -175,7 +175,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             seed=int(seed),
         )
 
-    def _tools(self, recipe: Recipe) -> ResolvedBackbones:
+    def _resolved(self, recipe: Recipe) -> ResolvedBackbones:
         weights, folder = (None if path is None else Path(path) for path in (self.weights, self.weights_dir))
         return resolve_backbones(recipe, weights=weights, weights_dir=folder, offline=self.offline)
 
@@ -257,18 +257,18 @@ def _refuse_missing(array: np.ndarray) -> None:
         raise BadLabels(f"y[{first}]: {array[first]}, expected classes; this is a measurement.")
 
 
-def _dataset(facts: Sequence[ImageInfo], labels_N: np.ndarray, classes: np.ndarray) -> Dataset:
+def _dataset(infos: Sequence[ImageInfo], labels_N: np.ndarray, classes: np.ndarray) -> Dataset:
     """The images under names made of their contents: so the validation part depends neither on their order, nor on
     whether they came as files or as pixels (the difference hash is the same; SHA-256 only breaks ties)."""
-    marks = [f"{fact.dhash & 0xFFFF_FFFF_FFFF_FFFF:016x}-{fact.width}x{fact.height}" for fact in facts]
+    marks = [f"{fact.dhash & 0xFFFF_FFFF_FFFF_FFFF:016x}-{fact.width}x{fact.height}" for fact in infos]
     seen: Counter[str] = Counter()
-    names = [""] * len(facts)
-    for i in sorted(range(len(facts)), key=lambda i: (marks[i], facts[i].sha256)):
+    names = [""] * len(infos)
+    for i in sorted(range(len(infos)), key=lambda i: (marks[i], infos[i].sha256)):
         names[i] = f"{marks[i]}-{seen[marks[i]]}"
         seen[marks[i]] += 1
-    undecided, apart = np.full(len(facts), "", "<U5"), np.arange(len(facts))
+    undecided, apart = np.full(len(infos), "", "<U5"), np.arange(len(infos))
     dataset = Dataset(Path("X"), tuple(names), labels_N, tuple(map(str, classes)), undecided, apart)
-    return with_identical_files(dataset, facts)
+    return with_identical_files(dataset, infos)
 
 
 def _refuse_unreadable(names: Sequence[str], bad: dict[int, ImageInfo], why: str) -> None:

@@ -62,7 +62,7 @@ class CheckInput:
     """What a check may look at. N images."""
 
     dataset: Dataset
-    facts: Sequence[ImageInfo]
+    infos: Sequence[ImageInfo]
     usable: np.ndarray
     """bool (N,)."""
     exact: np.ndarray
@@ -95,25 +95,25 @@ class CheckInput:
         return list(map(int, np.flatnonzero(self.usable)))
 
     def where(self, true: Callable[[ImageInfo], bool]) -> tuple[str, ...]:
-        """Paths of the usable images for whose facts this is true."""
-        return self.paths(i for i in self.readable() if true(self.facts[i]))
+        """Paths of the usable images whose `ImageInfo` this is true of."""
+        return self.paths(i for i in self.readable() if true(self.infos[i]))
 
 
-def findings(dataset: Dataset, facts: Sequence[ImageInfo], *, copies: Copies | None = None) -> list[Finding]:
+def findings(dataset: Dataset, infos: Sequence[ImageInfo], *, copies: Copies | None = None) -> list[Finding]:
     """Run all of `CHECKS` on N images: errors first, then warnings, then notes.
 
     `copies` are those among these N images; without them, only identical files are known to be copies. The groups of
     the data set are taken for groups that somebody named: those of near-copies are no part of them.
     """
-    exact = exact_groups([fact.sha256 for fact in facts])
-    checked = CheckInput(dataset, facts, usable(facts), exact, Copies.none(len(facts)) if copies is None else copies)
+    exact = exact_groups([fact.sha256 for fact in infos])
+    checked = CheckInput(dataset, infos, usable(infos), exact, Copies.none(len(infos)) if copies is None else copies)
     order = ("error", "warning", "info")
     return sorted((f for check in CHECKS for f in check(checked)), key=lambda finding: order.index(finding.severity))
 
 
-def usable(facts: Sequence[ImageInfo]) -> np.ndarray:
+def usable(infos: Sequence[ImageInfo]) -> np.ndarray:
     """bool (N,): which images can be used."""
-    return np.array([not fact.reason for fact in facts], dtype=bool)
+    return np.array([not fact.reason for fact in infos], dtype=bool)
 
 
 def checks_rows(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
@@ -121,12 +121,12 @@ def checks_rows(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
     return [(f.check, f.severity, path, f.message) for f in findings for path in f.paths or ("",)]
 
 
-def get_avg_size(facts: Sequence[ImageInfo]) -> tuple[float, float]:
+def get_avg_size(infos: Sequence[ImageInfo]) -> tuple[float, float]:
     """(mean height, mean width) in pixels of the usable images, upright. Raises `NoImages` if there are none."""
-    sizes = [(fact.height, fact.width) for fact in facts if not fact.reason]
+    sizes = [(fact.height, fact.width) for fact in infos if not fact.reason]
     if not sizes:
         raise NoImages(
-            f"None of {len(facts):,} files can be read as an image, so there is no mean size.",
+            f"None of {len(infos):,} files can be read as an image, so there is no mean size.",
             hint="`headstart check` says what is wrong with each.",
         )
     height, width = np.mean(sizes, axis=0)
@@ -138,10 +138,10 @@ def get_avg_size(facts: Sequence[ImageInfo]) -> tuple[float, float]:
 
 def unreadable(c: CheckInput) -> Iterator[Finding]:
     """Files that cannot be used: one finding for each reason, named like it ('truncated', 'empty' ...)."""
-    for reason in sorted({fact.reason for fact in c.facts} - {""}):
-        bad = [i for i, fact in enumerate(c.facts) if fact.reason == reason]
-        what = f"{_images(len(bad), 'file')} of {len(c.facts):,} cannot be used ({reason.replace('_', ' ')})"
-        example = c.facts[bad[0]].message.rstrip(".")
+    for reason in sorted({fact.reason for fact in c.infos} - {""}):
+        bad = [i for i, fact in enumerate(c.infos) if fact.reason == reason]
+        what = f"{_images(len(bad), 'file')} of {len(c.infos):,} cannot be used ({reason.replace('_', ' ')})"
+        example = c.infos[bad[0]].message.rstrip(".")
         yield Finding(reason, "error", c.paths(bad), f"{what} and {_is(bad)} left out: {example}.")
 
 
@@ -163,9 +163,9 @@ def rejected(c: CheckInput) -> Iterator[Finding]:
 
 def wrong_extension(c: CheckInput) -> Iterator[Finding]:
     """A PNG that is called .jpg: harmless here (the content decides), a trap for other programs."""
-    bad = [i for i in c.readable() if _suffix(c.dataset.paths[i]) not in _suffixes(c.facts[i].format)]
+    bad = [i for i in c.readable() if _suffix(c.dataset.paths[i]) not in _suffixes(c.infos[i].format)]
     if bad:
-        first = f"{c.dataset.paths[bad[0]]} is a {c.facts[bad[0]].format}"
+        first = f"{c.dataset.paths[bad[0]]} is a {c.infos[bad[0]].format}"
         what = (
             f"{_images(len(bad))} {_has(bad)} an extension of another format, for example {first}; read all the same."
         )
@@ -224,11 +224,11 @@ def extreme_aspect(c: CheckInput) -> Iterator[Finding]:
 def size_summary(c: CheckInput) -> Iterator[Finding]:
     """Mean and median size."""
     if c.usable.any():
-        height, width = get_avg_size(c.facts)
-        sizes = np.array([(f.width, f.height) for f in c.facts if not f.reason])
+        height, width = get_avg_size(c.infos)
+        sizes = np.array([(f.width, f.height) for f in c.infos if not f.reason])
         middle = np.median(sizes, axis=0)
         text = (
-            f"{_images(len(sizes))} of {len(c.facts):,} can be used: on average {width:.0f} x {height:.0f} pixels "
+            f"{_images(len(sizes))} of {len(c.infos):,} can be used: on average {width:.0f} x {height:.0f} pixels "
             f"(width x height; median {middle[0]:.0f} x {middle[1]:.0f}, "
             f"smallest side {sizes.min():,}, largest {sizes.max():,})."
         )

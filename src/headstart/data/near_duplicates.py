@@ -78,24 +78,24 @@ BATCH = 128
 
 
 def find_copies(
-    sources: Sequence[ImageSource], facts: Sequence[ImageInfo], labels_N: np.ndarray | None = None
+    sources: Sequence[ImageSource], infos: Sequence[ImageInfo], labels_N: np.ndarray | None = None
 ) -> Copies:
-    """The copies among N images, `sources` in the order of `facts`; `labels_N` int64, -1 = unknown, are a check only.
+    """The copies among N images, `sources` in the order of `infos`; `labels_N` int64, -1 = unknown, are a check only.
 
     Identical files are copies without a look; an image that cannot be read again is in no other pair. The same images
     give the same copies.
     """
-    n = len(facts)
+    n = len(infos)
     labels_N = np.full(n, -1, np.int64) if labels_N is None else np.asarray(labels_N)
-    first_N = exact_groups([fact.sha256 for fact in facts])
+    first_N = exact_groups([fact.sha256 for fact in infos])
     chosen, again = np.unique(first_N), np.flatnonzero(first_N != np.arange(n))
     same_file = np.stack([first_N[again], again], axis=1)
     with threadpool_limits(1):  # small products on all threads at once: 20 times slower beside other work
-        found = _CopySearch([sources[i] for i in chosen], small_greys([facts[i] for i in chosen])).copies(
+        found = _CopySearch([sources[i] for i in chosen], small_greys([infos[i] for i in chosen])).copies(
             labels_N[chosen]
         )
     near = chosen[found.pairs_M2]
-    same_pixels = _same_pixels(near, found.difference_M, sources, facts)
+    same_pixels = _same_pixels(near, found.difference_M, sources, infos)
     pairs = np.concatenate([same_file, near])
     difference = np.concatenate([np.zeros(len(same_file)), np.where(same_pixels, 0, found.difference_M)])
     certain = np.concatenate([np.ones(len(same_file), bool), same_pixels])
@@ -111,10 +111,10 @@ def find_copies(
 
 
 def _same_pixels(
-    pairs_M2: np.ndarray, difference_M: np.ndarray, sources: Sequence[ImageSource], facts: Sequence[ImageInfo]
+    pairs_M2: np.ndarray, difference_M: np.ndarray, sources: Sequence[ImageSource], infos: Sequence[ImageInfo]
 ) -> np.ndarray:
     """bool (M,): which of the pairs have the same pixels; they are read again for it where that is possible at all."""
-    sizes = [(fact.width, fact.height) for fact in facts]
+    sizes = [(fact.width, fact.height) for fact in infos]
     pairs = zip(pairs_M2.tolist(), difference_M.tolist(), strict=True)
     return np.array([d < 1e-3 and sizes[i] == sizes[j] and _equal(sources[i], sources[j]) for (i, j), d in pairs], bool)
 
@@ -300,10 +300,10 @@ def propose(greys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found, scale_M[order][first]
 
 
-def small_greys(facts: Sequence[ImageInfo]) -> np.ndarray:
+def small_greys(infos: Sequence[ImageInfo]) -> np.ndarray:
     """uint8 (n, 16, 16): what each image looks like from afar, as it was noted when it was validated; black if unreadable."""
     side = GREYS_SIDE
-    rows = [base64.b64decode(fact.greys) or bytes(side * side) for fact in facts]
+    rows = [base64.b64decode(fact.greys) or bytes(side * side) for fact in infos]
     return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, side, side)
 
 

@@ -43,8 +43,8 @@ of a class, since temperature and threshold are fitted to all classes together."
 def make_split(
     dataset: Dataset, *, seed: int = 0, val_size: float = 0.2, test_size: float = 0.2, near: np.ndarray | None = None
 ) -> Dataset:
-    """The data set with each labelled image in a set. `val_size` and `test_size` are fractions of what they are taken from; `near`
-    int64 (N,) has one number for images that are near-copies of each other.
+    """The data set with each labelled image in a set. `val_size` and `test_size` are fractions of what they are taken
+    from; `near` int64 (N,) has one number for images that are near-copies of each other.
 
     - No split given: all labelled images are dealt out.
     - train, val and test given: nothing changes. One of val and test missing: it is carved from train (a share of 0
@@ -65,7 +65,8 @@ def make_split(
     """
     if not (0 <= val_size < 1 and 0 <= test_size < 1 and val_size + test_size < 1):
         raise BadSplit(
-            f"val_size={val_size:g} and test_size={test_size:g}: expected shares from 0 to 1 that leave something for training.",
+            f"val_size={val_size:g} and test_size={test_size:g}: expected shares from 0 to 1 that leave something for "
+            "training.",
             hint="The usual val_size=0.2 and test_size=0.2 leave 60 % for training.",
         )
     wanted = {name: share for name, share in (("test", test_size), ("val", val_size)) if share > 0}

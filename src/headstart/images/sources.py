@@ -35,11 +35,11 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 def look_at(sources: Sequence[ImageSource]) -> list[ImageInfo]:
     """What is known about images, in their order; one that cannot be used has a `reason`. Files go to `validate_images`."""
     files = [i for i, source in enumerate(sources) if isinstance(source, Path)]
-    facts = dict(zip(files, validate_images([Path(str(sources[i])) for i in files]), strict=True)) if files else {}
-    rest = [i for i in range(len(sources)) if i not in facts]
+    infos = dict(zip(files, validate_images([Path(str(sources[i])) for i in files]), strict=True)) if files else {}
+    rest = [i for i in range(len(sources)) if i not in infos]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        facts.update(zip(rest, pool.map(lambda i: _facts(sources[i]), rest), strict=True))
-    return [facts[i] for i in range(len(sources))]
+        infos.update(zip(rest, pool.map(lambda i: _infos(sources[i]), rest), strict=True))
+    return [infos[i] for i in range(len(sources))]
 
 
 def as_rgb(image: Image.Image | np.ndarray) -> Image.Image:
@@ -68,7 +68,7 @@ def _pixels_and_mode(array: np.ndarray) -> tuple[np.ndarray, str]:
     return np.ascontiguousarray(array.reshape(shape[:2]) if channels == 1 else array), _MODES[channels]
 
 
-def _facts(image: ImageSource) -> ImageInfo:
+def _infos(image: ImageSource) -> ImageInfo:
     if isinstance(image, Path):
         raise TypeError(f"{image}: a file, which is for screen() to look at.")
     try:

@@ -39,7 +39,7 @@ from headstart.io.progress import bar, log
 SCREEN_VERSION = 3  # a new number forgets all remembered facts: for when probing, decoding or hashing changes
 START_SECONDS = 60.0  # a worker that is not ready after this long is broken
 AHEAD = 16  # images that a worker has been given, so that it never waits for the next
-SHARD_FILES = 2_000  # facts are written down after this many
+SHARD_FILES = 2_000  # infos are written down after this many
 MAX_SHARDS = 64  # more files than this are merged into one
 _PASSING = frozenset(
     {"decoder_crashed", "too_slow", "too_much_memory", "changed", "unreadable", "no_permission", "not_a_file"}
@@ -97,9 +97,9 @@ def validate_with(
     """As `validate_images`, with workers started by `command`."""
     workers = workers or cores()
     with bar("Looking at images", len(files)) as advance:
-        facts = _hashed_all(files, workers)
+        infos = _hashed_all(files, workers)
         places: dict[str, list[int]] = {}
-        for i, fact in enumerate(facts):
+        for i, fact in enumerate(infos):
             if fact.reason:
                 advance(1)
             else:
@@ -107,7 +107,7 @@ def validate_with(
 
         def settle(fact: ImageInfo) -> None:
             for i in places[fact.sha256]:
-                facts[i] = fact
+                infos[i] = fact
             advance(len(places[fact.sha256]))
 
         known = _remembered(set(places))
@@ -115,8 +115,8 @@ def validate_with(
             settle(fact)
         new = set(places).difference(fact.sha256 for fact in known)
         first = [places[sha256][0] for sha256 in places if sha256 in new]
-        _look(command, [_ValidationTask(i, files[i], facts[i]) for i in first], workers, seconds_each, settle)
-    return facts
+        _look(command, [_ValidationTask(i, files[i], infos[i]) for i in first], workers, seconds_each, settle)
+    return infos
 
 
 def _look(
@@ -144,11 +144,11 @@ def _look(
 
 
 def _hashed_all(files: Sequence[Path], workers: int) -> list[ImageInfo]:
-    facts: list[ImageInfo] = []
+    infos: list[ImageInfo] = []
     with ThreadPoolExecutor(min(workers, 4)) as threads:
         for begin in range(0, len(files), SHARD_FILES):
-            facts += threads.map(_hashed, files[begin : begin + SHARD_FILES])
-    return facts
+            infos += threads.map(_hashed, files[begin : begin + SHARD_FILES])
+    return infos
 
 
 def _hashed(path: Path) -> ImageInfo:
@@ -404,10 +404,10 @@ def _remembered(wanted: set[str]) -> list[ImageInfo]:
     return list(found.values())
 
 
-def _remember(facts: list[ImageInfo]) -> None:
-    """Write facts down as one more shard."""
-    rows = ((fact.sha256, json.dumps(astuple(fact)[1:])) for fact in facts)
-    if facts:
+def _remember(infos: list[ImageInfo]) -> None:
+    """Write infos down as one more shard."""
+    rows = ((fact.sha256, json.dumps(astuple(fact)[1:])) for fact in infos)
+    if infos:
         _write_shard("".join(f"{sha256} {values}\n" for sha256, values in rows).encode("ascii"))
 
 

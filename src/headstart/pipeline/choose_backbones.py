@@ -33,7 +33,7 @@ from headstart.model.inference.runtime import Runtime
 from headstart.training.history import HistoryRow
 
 SHARE = 0.22
-"""Of the images x candidates, the part that a search embeds. The aim was a quarter of the compute; candidates that
+"""Of the images x candidates, the fraction that a search embeds. The aim was a quarter of the compute; candidates that
 stay may cost more than those that go."""
 
 LEAST, LEAST_PER_CLASS = 100, 8
@@ -41,7 +41,7 @@ MOST, MOST_PER_CLASS = 2000, 25
 """Images that a candidate embeds on average: bounds that matter for small sets and for large ones."""
 
 PART_OF_TIME = 0.25
-"""Of the seconds that are left, the part after which a search makes do with the images it has."""
+"""Of the seconds that are left, the fraction after which a search makes do with the images it has."""
 
 SURVIVORS = 2
 LAST = 3
@@ -52,37 +52,37 @@ SHRINKAGES = (0.1, 0.3, 0.6)
 class Choice:
     """Candidates that are left, best first, and what led there."""
 
-    views: tuple[FeatureExtractor, ...]
+    extractors: tuple[FeatureExtractor, ...]
     trials: tuple[HistoryRow, ...]
 
 
 def choose_backbones(
-    views: Sequence[FeatureExtractor],
+    extractors: Sequence[FeatureExtractor],
     sources: Sequence[ImageSource],
     sha256s: Sequence[str],
     labels_N: np.ndarray,
     n_classes: int,
-    plan: Runtime,
+    runtime: Runtime,
     *,
     seconds: float,
     total: int,
     seed: int = 0,
 ) -> Choice:
-    """Rank candidate views on subsets of the labelled images (never the test ones); at most two are left.
+    """Rank candidate extractors on subsets of the labelled images (never the test ones); at most two are left.
 
     `labels_N` int64 (N,), all known. `seconds` is what is left of the budget; `total` images will have to be embedded
-    in the end. Only one view is left if two would not fit into the time. Raises `BackboneError`, `WriteError`.
+    in the end. Only one extractor is left if two would not fit into the time. Raises `BackboneError`, `WriteError`.
     """
     started = time.monotonic()
     order = stratified_order(labels_N, seed)
-    left, trials, n, pace = list(views), [], 0, 0.0
-    spend = _images_each(len(order), n_classes) * len(views) / _stages(len(views))
+    left, trials, n, pace = list(extractors), [], 0, 0.0
+    spend = _images_each(len(order), n_classes) * len(extractors) / _stages(len(extractors))
     last = len(left) < 2
     while not last:
         new, begun = min(math.ceil(spend / len(left)), len(order) - n), time.monotonic()
         n += new
         subset = beginning(order, labels_N, n)
-        features, errors = embed_files([sources[i] for i in subset], [sha256s[i] for i in subset], left, plan)
+        features, errors = embed_files([sources[i] for i in subset], [sha256s[i] for i in subset], left, runtime)
         pace = (time.monotonic() - begun) / new / len(left)  # of the last stage: the first compiles networks
         good = np.array([j for j in range(len(subset)) if j not in errors])
         late = time.monotonic() - started > PART_OF_TIME * seconds
@@ -121,7 +121,7 @@ def _stages(candidates: int) -> int:
 
 
 def _rank(
-    views: Sequence[FeatureExtractor],
+    extractors: Sequence[FeatureExtractor],
     features: Sequence[np.ndarray],
     labels_N: np.ndarray,
     n_classes: int,
@@ -136,19 +136,19 @@ def _rank(
         begun = time.monotonic()
         joined_ND = np.concatenate([unit[i] for i in members], axis=1)
         log_loss, accuracy = leave_one_out_score(joined_ND, labels_N, n_classes)
-        name = " + ".join(views[i].backbone.name for i in members)
+        name = " + ".join(extractors[i].backbone.name for i in members)
         spent = round(time.monotonic() - begun, 3)
         rows.append(HistoryRow("choose", name, "lda", nan, len(labels_N), log_loss, accuracy, nan, nan, spent))
         return log_loss
 
     nan = math.nan
-    order = sorted(range(len(views)), key=lambda i: score((i,)))
-    if pairs and len(views) > 2:
+    order = sorted(range(len(extractors)), key=lambda i: score((i,)))
+    if pairs and len(extractors) > 2:
         order[1:LAST] = sorted(order[1:LAST], key=lambda i: score((order[0], i)))
     shown = sorted(rows, key=lambda row: row.loo_log_loss)
     listed = ", ".join(f"{row.backbone} {row.loo_log_loss:.3f}" for row in shown)
     log.info("Leave-one-out log-loss on %s images: %s", f"{len(labels_N):,}", listed)
-    return [views[i] for i in order], rows
+    return [extractors[i] for i in order], rows
 
 
 def unit_variance(values_ND: np.ndarray) -> np.ndarray:

@@ -186,11 +186,11 @@ def _row(candidate: TrialConfig, outcome: TrialResult, place: TrialContext) -> C
         nothing = (None, *measured, 0, 0, math.nan, False, outcome.error)
         return ComparisonRow(candidate.name, candidate.recipe_name, recipe.backbone, *nothing)
     known = read_json(run / "headstart.json")
-    weights = [run / part["folder"] / "model.safetensors" for part in known["parts"]]
+    weights = [run / member["folder"] / "model.safetensors" for member in known["members"]]
     return ComparisonRow(
         candidate.name,
         candidate.recipe_name,
-        "+".join(part["backbone"] for part in known["parts"]),
+        "+".join(member["backbone"] for member in known["members"]),
         Metrics.from_json(read_json(run / "metrics.json")["test"]),
         *measured,
         sum(map(_parameters, weights)),
@@ -258,7 +258,7 @@ def _pair_values(pair: Difference) -> dict[str, Any]:
 
 def write_page(found: Comparison, place: TrialContext, command: str) -> None:
     """Write report.html and plots/ into the folder of the comparison. Raises `WriteError`, `OSError`."""
-    facts = (
+    infos = (
         ("data", str(place.source.place)),
         ("test images", f"{found.images:,}"),
         ("split", found.split_hash[:12]),
@@ -266,7 +266,7 @@ def write_page(found: Comparison, place: TrialContext, command: str) -> None:
     )
     title = f"Comparison on {place.source.place.resolve().name}"
     rows = [_contender(row, place) for row in found.rows]
-    page = ComparePageData(title, found.advice, found.taken, rows, found.pairs, found.notes, facts, command)
+    page = ComparePageData(title, found.advice, found.taken, rows, found.pairs, found.notes, infos, command)
     write_text(place.out / "report.html", compare_page(page, drawn_comparison(page, place.out / "plots")))
 
 

@@ -44,14 +44,14 @@ def check_sheet_places(out: Path, data: Path, inputs: Sequence[Path]) -> None:
         _check_unedited(table)
 
 
-def write_sheet(out: Path, looked: ScannedDataset, source: DataSource) -> str:
+def write_sheet(out: Path, scanned: ScannedDataset, source: DataSource) -> str:
     """Write page and table as far as there are pairs, and remove what an earlier check wrote; the page's path, or ''.
 
     Raises `WriteError`.
     """
     page, table = sheet_places(out)
-    pairs = copy_rows(looked.copies, looked.dataset, looked.sha256s)
-    doubted = list(doubted_rows(looked.copies, looked.dataset))
+    pairs = copy_rows(scanned.copies, scanned.dataset, scanned.sha256s)
+    doubted = list(doubted_rows(scanned.copies, scanned.dataset))
     if pairs:
         write_copies(table, pairs)
     else:
@@ -59,17 +59,17 @@ def write_sheet(out: Path, looked: ScannedDataset, source: DataSource) -> str:
     if not pairs and not doubted:
         remove_files(page)
         return ""
-    dataset = looked.dataset
+    dataset = scanned.dataset
     sheet = CopiesSheet(
         title=plain(source.place.resolve().name or str(source.place)),
         pairs=pairs,
         doubted=doubted,
-        files=dict(zip(dataset.paths, looked.files, strict=True)),
+        files=dict(zip(dataset.paths, scanned.files, strict=True)),
         sets=dict(zip(dataset.paths, map(str, dataset.split), strict=True)),
-        limit=looked.copies.limit,
+        limit=scanned.copies.limit,
         table=table.name if pairs else "",
         commands=_commands(source) if pairs else (),
-        false_share=looked.copies.false_share,
+        false_share=scanned.copies.false_share,
     )
     write_text(page, copies_page(sheet))
     return str(page)

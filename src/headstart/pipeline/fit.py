@@ -58,7 +58,7 @@ class ResolvedBackbones:
     """What to embed with, and how to run it: the backbones that the recipe names, or all at hand if there is a `choice`."""
 
     backbones: tuple[Backbone, ...]
-    plan: Runtime
+    runtime: Runtime
     choice: bool = False
 
 
@@ -74,7 +74,7 @@ def resolve_backbones(
 
     With `chosen` (`FitResult.chosen` of an earlier run) a recipe that leaves the choice open gets these again.
     """
-    plan = choose_runtime(recipe.device, recipe.precision)
+    runtime = choose_runtime(recipe.device, recipe.precision)
     if recipe.approach not in ("auto", "linear"):
         _check_alone(recipe)
     is_open = recipe.backbone == "auto" and recipe.approach != "scratch" and weights is None
@@ -82,8 +82,8 @@ def resolve_backbones(
         found: Sequence[Backbone] = [find_backbone(n, weights_dir=weights_dir, offline=offline) for n in chosen]
     else:
         found = _named_or_all(recipe, weights, weights_dir, offline)
-    anticipate(found, plan, training=_may_train(recipe))
-    return ResolvedBackbones(tuple(found), plan, choice=is_open and not chosen and len(found) > 1)
+    anticipate(found, runtime, training=_may_train(recipe))
+    return ResolvedBackbones(tuple(found), runtime, choice=is_open and not chosen and len(found) > 1)
 
 
 def _may_train(recipe: Recipe) -> bool:
@@ -118,7 +118,7 @@ def _check_alone(recipe: Recipe) -> None:
 class FitResult:
     """`dataset` with the split that was used in the end; `classifier` is the calibrated result.
 
-    `features` of all images, one float32 (N, D) for each part of the classifier. `val_logits_NK` are those of the val
+    `features` of all images, one float32 (N, D) for each member of the classifier. `val_logits_NK` are those of the val
     set by what was fitted on the train set only, divided by the temperature. `fitted` is the closed-form head on frozen
     features that takes part (None if there is none), `tuned` what gradient descent gave (None if it takes no part).
     `chosen` are the backbones that were gone on with, best first: a choice that the clock had a part in. `attempt` is what
@@ -172,14 +172,14 @@ class Clock:
 def fit_classifier(
     dataset: Dataset,
     sources: Sequence[ImageSource],
-    facts: Sequence[ImageInfo],
+    infos: Sequence[ImageInfo],
     recipe: Recipe,
     *,
-    tools: ResolvedBackbones,
+    resolved: ResolvedBackbones,
     clock: Clock,
     unfinished: ResumePoint | None = None,
 ) -> FitResult:
-    """Learn from usable images in a training and a validation set, `sources` and `facts` in the order of `dataset`.
+    """Learn from usable images in a training and a validation set, `sources` and `infos` in the order of `dataset`.
 
     Raises `BadSplit` (images that changed), `BackboneError` (weights that do not fit), `RecipeError` (a loss that does not
     fit the classes), `WriteError`, `TrainingFailed`, `UnfinishedTraining`.
@@ -192,29 +192,29 @@ def fit_classifier(
             hint="Use --loss cross_entropy.",
         )
     clock.lap("look")
-    views, trials = _views(dataset, sources, facts, tools, recipe, clock)
+    extractors, trials = _views(dataset, sources, infos, resolved, recipe, clock)
     clock.lap("choose")
     frozen = tuned = begun = None
     if recipe.approach in ("auto", "linear", "finetune"):
-        features, failed = embed_files(sources, [f.sha256 for f in facts], views, tools.plan)
+        features, failed = embed_files(sources, [f.sha256 for f in infos], extractors, resolved.runtime)
         if failed:
             raise _changed(dataset, failed)
         clock.lap("embed")
-        fitted, tried = _fit(views, features, dataset, recipe)
+        fitted, tried = _fit(extractors, features, dataset, recipe)
         trials = (*trials, *tried)
-        frozen = _frozen(fitted, [features[views.index(v)] for v in fitted.views], dataset)
+        frozen = _frozen(fitted, [features[extractors.index(v)] for v in fitted.extractors], dataset)
         clock.lap("fit")
     if recipe.approach != "linear":
         start = None
         if frozen is not None and recipe.head_init == "linear":
-            start = _layer_to_start_from(views[0], features[0], frozen, dataset, recipe)
+            start = _layer_to_start_from(extractors[0], features[0], frozen, dataset, recipe)
             begun = features[0][dataset.split == "val"].astype(np.float64) @ start[0] + start[1]
-        tuned = _tuned(views[0], start, sources, facts, dataset, recipe, tools.plan, clock, unfinished)
+        tuned = _tuned(extractors[0], start, sources, infos, dataset, recipe, resolved.runtime, clock, unfinished)
         if tuned is not None and tuned.trial is not None:
             trials = (*trials, tuned.trial)
         clock.lap("tune")
     chosen, why = _preferred(frozen, tuned, dataset, recipe, begun)
-    classifier, val_logits_NK = _calibrated(chosen, dataset, tools.plan, recipe)
+    classifier, val_logits_NK = _calibrated(chosen, dataset, resolved.runtime, recipe)
     used = tuned.tuned if tuned is not None and chosen.tuned is not None else None
     settled = recipe
     if used is not None:  # what was found on the way is written down, so that the same recipe does the same again
@@ -222,7 +222,7 @@ def fit_classifier(
         settled = replace(recipe, epochs=of.epochs, lr=of.lr, unfreeze=of.unfreeze)
     elif recipe.approach == "auto":
         settled = replace(recipe, approach="linear")
-    names = tuple(view.backbone.name for view in views)
+    names = tuple(extractor.backbone.name for extractor in extractors)
     return FitResult(
         classifier, chosen.fitted, used, dataset, chosen.features, val_logits_NK, trials, settled, names,
         attempt=tuned.tuned if tuned is not None and used is None else None, why=why,
@@ -231,10 +231,10 @@ def fit_classifier(
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    """A classifier that might be taken: its `parts` as they would be saved, features of all images for each of them,
+    """A classifier that might be taken: its `members` as they would be saved, features of all images for each of them,
     and logits on val by what was fitted on train only, all before calibration."""
 
-    parts: tuple[EnsembleMember, ...]
+    members: tuple[EnsembleMember, ...]
     features: tuple[np.ndarray, ...]
     val_logits_NK: np.ndarray
     fitted: FittedHead | None = None
@@ -243,16 +243,18 @@ class _Candidate:
 
     def times(self, factor: float) -> _Candidate:
         """The same with logits multiplied by a factor."""
-        parts = tuple(
-            EnsembleMember(p.view, (p.weight_DK * factor).astype(np.float32), (p.bias_K * factor).astype(np.float32))
-            for p in self.parts
+        members = tuple(
+            EnsembleMember(
+                p.extractor, (p.weight_DK * factor).astype(np.float32), (p.bias_K * factor).astype(np.float32)
+            )
+            for p in self.members
         )
-        return replace(self, parts=parts, val_logits_NK=self.val_logits_NK * factor)
+        return replace(self, members=members, val_logits_NK=self.val_logits_NK * factor)
 
     def beside(self, other: _Candidate) -> _Candidate:
         """The sum of both."""
         return _Candidate(
-            (*self.parts, *other.parts),
+            (*self.members, *other.members),
             (*self.features, *other.features),
             self.val_logits_NK + other.val_logits_NK,
             self.fitted or other.fitted,
@@ -261,50 +263,50 @@ class _Candidate:
 
 
 def _fit(
-    views: Sequence[FeatureExtractor], features: Sequence[np.ndarray], dataset: Dataset, recipe: Recipe
+    extractors: Sequence[FeatureExtractor], features: Sequence[np.ndarray], dataset: Dataset, recipe: Recipe
 ) -> tuple[FittedHead, list[HistoryRow]]:
     train, val = (dataset.split == side for side in ("train", "val"))
     fuse = "+" in recipe.backbone
-    return fit_heads(views, features, dataset.labels, train, val, len(dataset.classes), recipe, fuse=fuse)
+    return fit_heads(extractors, features, dataset.labels, train, val, len(dataset.classes), recipe, fuse=fuse)
 
 
 def _frozen(fitted: FittedHead, features: Sequence[np.ndarray], dataset: Dataset) -> _Candidate:
-    """The closed-form head: logits on val by the fit on train; parts by the same head on train and val together."""
+    """The closed-form head: logits on val by the fit on train; members by the same head on train and val together."""
     val, known = dataset.split == "val", np.isin(dataset.split, ("train", "val"))
     logits_NK = fitted.head.logits(fitted.join([x[val] for x in features]))
     final = refit_on(fitted, [x[known] for x in features], dataset.labels[known], len(dataset.classes))
-    return _Candidate(final.parts(1.0), tuple(features), logits_NK, fitted=fitted)
+    return _Candidate(final.members(1.0), tuple(features), logits_NK, fitted=fitted)
 
 
 def _layer_to_start_from(
-    view: FeatureExtractor, features_ND: np.ndarray, frozen: _Candidate, dataset: Dataset, recipe: Recipe
+    extractor: FeatureExtractor, features_ND: np.ndarray, frozen: _Candidate, dataset: Dataset, recipe: Recipe
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The last layer on `view` alone, fitted on the train set only: weight_DK, bias_K, divided by its temperature.
+    """The last layer on `extractor` alone, fitted on the train set only: weight_DK, bias_K, divided by its temperature.
 
     Cross-entropy takes logits for log-odds; those of some heads (nearest class means, say) are many times as large, and
     the first steps would only bring them down.
     """
     fitted = frozen.fitted
-    if fitted is None or fitted.views != (view,):
-        fitted, _ = _fit([view], [features_ND], dataset, recipe)
+    if fitted is None or fitted.extractors != (extractor,):
+        fitted, _ = _fit([extractor], [features_ND], dataset, recipe)
     val = dataset.split == "val"
     logits_NK = fitted.head.logits(fitted.join([features_ND[val]]))
-    part = fitted.parts(fit_temperature(logits_NK, dataset.labels[val]))[0]
-    return part.weight_DK, part.bias_K
+    member = fitted.members(fit_temperature(logits_NK, dataset.labels[val]))[0]
+    return member.weight_DK, member.bias_K
 
 
 def _tuned(
-    view: FeatureExtractor,
+    extractor: FeatureExtractor,
     start: tuple[np.ndarray, np.ndarray] | None,
     sources: Sequence[ImageSource],
-    facts: Sequence[ImageInfo],
+    infos: Sequence[ImageInfo],
     dataset: Dataset,
     recipe: Recipe,
-    plan: Runtime,
+    runtime: Runtime,
     clock: Clock,
     unfinished: ResumePoint | None,
 ) -> _Candidate | None:
-    """Gradient descent from `view`; None if the approach is auto and there is no time for it."""
+    """Gradient descent from `extractor`; None if the approach is auto and there is no time for it."""
     left = 0.85 * (seconds(recipe.budget) - clock.elapsed)
     auto = recipe.approach == "auto"
     if auto and left < LEAST_SECONDS and not recipe.epochs:
@@ -313,12 +315,12 @@ def _tuned(
     from headstart.training.finetune import NoTime, TrainingData, finetune
 
     train, val = (dataset.split == side for side in ("train", "val"))
-    sha256s = [f.sha256 for f in facts]
+    sha256s = [f.sha256 for f in infos]
     task = TrainingData(sources, sha256s, dataset.labels, train, val, len(dataset.classes))
     begun = time.monotonic()
     try:
         tuned = finetune(
-            view, task, replace(recipe, approach="finetune" if auto else recipe.approach), plan, start=start,
+            extractor, task, replace(recipe, approach="finetune" if auto else recipe.approach), runtime, start=start,
             seconds=left, unfinished=unfinished.path if unfinished else None, key=unfinished.key if unfinished else None,
         )  # fmt: skip
     except NoTime as error:
@@ -326,18 +328,18 @@ def _tuned(
             raise
         log.info("No fine-tuning: %s", error.message)
         return None
-    features, failed = embed_files(sources, sha256s, [tuned.view], plan)
+    features, failed = embed_files(sources, sha256s, [tuned.extractor], runtime)
     if failed:
         raise _changed(dataset, failed)
-    part = EnsembleMember(tuned.view, tuned.weight_DK, tuned.bias_K)
-    val_logits_NK = features[0][val].astype(np.float64) @ part.weight_DK + part.bias_K
+    member = EnsembleMember(tuned.extractor, tuned.weight_DK, tuned.bias_K)
+    val_logits_NK = features[0][val].astype(np.float64) @ member.weight_DK + member.bias_K
     losses_N = _losses(val_logits_NK / fit_temperature(val_logits_NK, dataset.labels[val]), dataset.labels[val])
     accuracy = float((val_logits_NK.argmax(1) == dataset.labels[val]).mean())
     trial = HistoryRow(
-        "tune", view.backbone.name, recipe.approach, tuned.wise, int(train.sum()), math.nan, math.nan,
+        "tune", extractor.backbone.name, recipe.approach, tuned.wise, int(train.sum()), math.nan, math.nan,
         float(losses_N.mean()), accuracy, round(time.monotonic() - begun, 3),
     )  # fmt: skip
-    return _Candidate((part,), tuple(features), val_logits_NK, tuned=tuned, trial=trial)
+    return _Candidate((member,), tuple(features), val_logits_NK, tuned=tuned, trial=trial)
 
 
 def _preferred(
@@ -402,16 +404,16 @@ def _losses(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
 def _views(
     dataset: Dataset,
     sources: Sequence[ImageSource],
-    facts: Sequence[ImageInfo],
-    tools: ResolvedBackbones,
+    infos: Sequence[ImageInfo],
+    resolved: ResolvedBackbones,
     recipe: Recipe,
     clock: Clock,
 ) -> tuple[list[FeatureExtractor], tuple[HistoryRow, ...]]:
     """The backbones to embed with: those named, or the better ones of all that are at hand, by small subsets."""
-    sides = np.array([min(f.width, f.height) for f in facts])
-    mean_side = _mean_side(facts, dataset) if recipe.image_size == -1 else recipe.image_size
+    sides = np.array([min(f.width, f.height) for f in infos])
+    mean_side = _mean_side(infos, dataset) if recipe.image_size == -1 else recipe.image_size
 
-    def view(backbone: Backbone) -> FeatureExtractor:
+    def extractor(backbone: Backbone) -> FeatureExtractor:
         size = mean_side or fitting_size(backbone.preprocess.image_size, sides)
         if recipe.approach == "scratch":
             backbone = without_weights(backbone.name, image_size=size)
@@ -420,32 +422,34 @@ def _views(
             spec = replace(spec, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
         return FeatureExtractor(backbone, spec)
 
-    candidates = [view(backbone) for backbone in tools.backbones]
-    if not tools.choice:
+    candidates = [extractor(backbone) for backbone in resolved.backbones]
+    if not resolved.choice:
         return candidates, ()
     known = np.flatnonzero(np.isin(dataset.split, ("train", "val"))).tolist()
     choice = choose_backbones(
         candidates,
         [sources[i] for i in known],
-        [facts[i].sha256 for i in known],
+        [infos[i].sha256 for i in known],
         dataset.labels[known],
         len(dataset.classes),
-        tools.plan,
+        resolved.runtime,
         seconds=seconds(recipe.budget) - clock.elapsed,
         total=len(dataset),
         seed=recipe.seed,
     )
-    return list(choice.views), choice.trials
+    return list(choice.extractors), choice.trials
 
 
-def _mean_side(facts: Sequence[ImageInfo], dataset: Dataset) -> int:
+def _mean_side(infos: Sequence[ImageInfo], dataset: Dataset) -> int:
     """The mean height and width of the training images, in pixels, to the nearest multiple of 32."""
     train = np.flatnonzero(dataset.split == "train").tolist()
-    mean = float(np.mean([(facts[i].width + facts[i].height) / 2 for i in train]))
+    mean = float(np.mean([(infos[i].width + infos[i].height) / 2 for i in train]))
     return int(np.clip(32 * round(mean / 32), 32, 640))
 
 
-def _calibrated(chosen: _Candidate, dataset: Dataset, plan: Runtime, recipe: Recipe) -> tuple[Classifier, np.ndarray]:
+def _calibrated(
+    chosen: _Candidate, dataset: Dataset, runtime: Runtime, recipe: Recipe
+) -> tuple[Classifier, np.ndarray]:
     """Temperature, conformal threshold and clipping bound from validation."""
     labels_N = dataset.labels[dataset.split == "val"]
     temperature = fit_temperature(chosen.val_logits_NK, labels_N)
@@ -453,7 +457,9 @@ def _calibrated(chosen: _Candidate, dataset: Dataset, plan: Runtime, recipe: Rec
     probabilities_NK = softmax(final.val_logits_NK)
     threshold = conformal_threshold(probabilities_NK, labels_N, recipe.conformal_alpha)
     clip = clip_bound(probabilities_NK, labels_N)
-    classifier = Classifier(final.parts, dataset.classes, plan, temperature, threshold, recipe.conformal_alpha, clip)
+    classifier = Classifier(
+        final.members, dataset.classes, runtime, temperature, threshold, recipe.conformal_alpha, clip
+    )
     return classifier, final.val_logits_NK
 
 

@@ -17,7 +17,7 @@ from headstart.training.history import HistoryRow
 from headstart.training.recipe import Recipe
 
 FUSING_GAIN = 0.02
-"""Fused backbones cost as much as all of them at prediction: they must lower the log-loss by this part."""
+"""Fused backbones cost as much as all of them at prediction: they must lower the log-loss by this fraction."""
 
 ITERATIVE_CELLS = 300_000
 """Images x classes up to which logistic regression is tried by itself: 4,879 x 200 took 23 s on 2 cores."""
@@ -25,32 +25,32 @@ ITERATIVE_CELLS = 300_000
 
 @dataclass(frozen=True, eq=False)
 class FittedHead:
-    """A head on the features of one or several views, joined side by side, each at unit mean variance."""
+    """A head on the features of one or several extractors, joined side by side, each at unit mean variance."""
 
-    views: tuple[FeatureExtractor, ...]
+    extractors: tuple[FeatureExtractor, ...]
     dims: tuple[int, ...]
     scales: tuple[float, ...]
     head: LinearHead
     log_loss: float
 
     def join(self, features: Sequence[np.ndarray]) -> np.ndarray:
-        """float32 (N, sum of D) from one array float32 (N, D) a view."""
+        """float32 (N, sum of D) from one float32 (N, D) array per extractor."""
         return np.concatenate([x * np.float32(s) for x, s in zip(features, self.scales, strict=True)], axis=1)
 
-    def parts(self, temperature: float) -> tuple[EnsembleMember, ...]:
+    def members(self, temperature: float) -> tuple[EnsembleMember, ...]:
         """The head cut into one last layer a backbone, all divided by the temperature; the first has the bias."""
         cuts = np.split(self.head.weight_DK, np.cumsum(self.dims)[:-1])
         bias_K = self.head.bias_K / temperature
         return tuple(
             EnsembleMember(
-                view, (cut * (scale / temperature)).astype(np.float32), (bias_K * (i == 0)).astype(np.float32)
+                extractor, (cut * (scale / temperature)).astype(np.float32), (bias_K * (i == 0)).astype(np.float32)
             )
-            for i, (view, scale, cut) in enumerate(zip(self.views, self.scales, cuts, strict=True))
+            for i, (extractor, scale, cut) in enumerate(zip(self.extractors, self.scales, cuts, strict=True))
         )
 
 
 def fit_heads(
-    views: Sequence[FeatureExtractor],
+    extractors: Sequence[FeatureExtractor],
     features: Sequence[np.ndarray],
     labels_N: np.ndarray,
     train: np.ndarray,
@@ -60,22 +60,29 @@ def fit_heads(
     *,
     fuse: bool | None = None,
 ) -> tuple[FittedHead, list[HistoryRow]]:
-    """The best head on the first view alone (the best one, says the choice) and on all views fused; of the two the better.
+    """The better of two heads: the best one on the first extractor alone, and the best one on all extractors fused.
 
-    Within a view, heads compete by validation log-loss. Between the two, a small validation part is too noisy (of 140
+    Within one extractor, heads compete by validation log-loss. Between the two, a small validation set is too noisy (of 140
     images, two or three decide), so the log-loss is taken over train and val together: leave-one-out on the first, held
-    out on the second. `features` holds one float32 (N, D) a view; `train` and `val` are bool masks (N,). `fuse` True takes
-    the fused one without asking. Returns the winner, fitted on the training part only, and a row for everything tried.
+    out on the second. `features` holds one float32 (N, D) per extractor; `train` and `val` are bool masks (N,). `fuse`
+    True takes the fused one without asking. Returns the winner, fitted on the training set only,
+    and a row for everything tried.
     """
     sets: list[tuple[int, ...]] = [] if fuse else [(0,)]
-    if len(views) > 1:
-        sets.append(tuple(range(len(views))))
+    if len(extractors) > 1:
+        sets.append(tuple(range(len(extractors))))
     best: FittedHead | None = None
     trials: list[HistoryRow] = []
     with bar("Fitting last layers", len(sets)) as advance:
         for members in sets:
             fitted, rows = _fit_one(
-                [views[i] for i in members], [features[i] for i in members], labels_N, train, val, n_classes, recipe
+                [extractors[i] for i in members],
+                [features[i] for i in members],
+                labels_N,
+                train,
+                val,
+                n_classes,
+                recipe,
             )
             trials += rows
             needed = 1 - FUSING_GAIN if len(members) > 1 else 1.0
@@ -83,8 +90,8 @@ def fit_heads(
                 best = fitted
             advance(1)
     if best is None:
-        raise ValueError("no views were given")
-    names = " + ".join(v.backbone.name for v in best.views)
+        raise ValueError("no extractors were given")
+    names = " + ".join(v.backbone.name for v in best.extractors)
     log.info("Head: %s on %s (log-loss on images left out %.4f)", best.head.kind, names, best.log_loss)
     return best, trials
 
@@ -95,7 +102,7 @@ def refit_on(fitted: FittedHead, features: Sequence[np.ndarray], labels_N: np.nd
 
 
 def _fit_one(
-    views: Sequence[FeatureExtractor],
+    extractors: Sequence[FeatureExtractor],
     features: Sequence[np.ndarray],
     labels_N: np.ndarray,
     train: np.ndarray,
@@ -104,14 +111,14 @@ def _fit_one(
     recipe: Recipe,
 ) -> tuple[FittedHead, list[HistoryRow]]:
     scales = tuple(1 / max(float(np.sqrt(x[train].var(axis=0).mean())), 1e-12) for x in features)
-    blank = FittedHead(tuple(views), tuple(x.shape[1] for x in features), scales, _no_head(), np.inf)
+    blank = FittedHead(tuple(extractors), tuple(x.shape[1] for x in features), scales, _no_head(), np.inf)
     joined_ND = blank.join(features)
     kinds = _kinds(recipe, int(train.sum()) * n_classes)
     weight = None if recipe.class_weight == "none" else recipe.class_weight
     head, rows = search_head(
         joined_ND[train], labels_N[train], joined_ND[val], labels_N[val], n_classes, kinds=kinds, class_weight=weight
     )
-    name = " + ".join(v.backbone.name for v in views)
+    name = " + ".join(v.backbone.name for v in extractors)
     loss = _left_out_log_loss(rows, int(train.sum()), int(val.sum()))
     return replace(blank, head=head, log_loss=loss), [_trial(name, int(train.sum()), r) for r in rows]
 

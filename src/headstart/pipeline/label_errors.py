@@ -64,27 +64,27 @@ class BackboneFeatures:
     failed: dict[int, str]
 
 
-def see(looked: ScannedDataset, backbones: Sequence[Backbone], *, seed: int = 0) -> BackboneFeatures:
+def see(scanned: ScannedDataset, backbones: Sequence[Backbone], *, seed: int = 0) -> BackboneFeatures:
     """Features of all images, of that of several backbones which suits them best.
 
     Raises `BadLabels` (nothing to tell apart), `BackboneError`, `WriteError` (the cache).
     """
-    require_trainable(looked.dataset)
-    dataset, plan = looked.dataset, choose_runtime()
-    sides = np.array([min(f.width, f.height) for f in looked.facts])
-    views = [
+    require_trainable(scanned.dataset)
+    dataset, runtime = scanned.dataset, choose_runtime()
+    sides = np.array([min(f.width, f.height) for f in scanned.infos])
+    extractors = [
         FeatureExtractor(b, fitted_spec(b, fitting_size(b.preprocess.image_size, sides), "auto")) for b in backbones
     ]
-    if len(views) > 1:
+    if len(extractors) > 1:
         known = np.flatnonzero(dataset.labels >= 0)
-        files, sha256s = [looked.files[i] for i in known], [looked.sha256s[i] for i in known]
+        files, sha256s = [scanned.files[i] for i in known], [scanned.sha256s[i] for i in known]
         choice = choose_backbones(
-            views, files, sha256s, dataset.labels[known], len(dataset.classes), plan, seconds=SECONDS,
+            extractors, files, sha256s, dataset.labels[known], len(dataset.classes), runtime, seconds=SECONDS,
             total=len(known), seed=seed,
         )  # fmt: skip
-        views = [choice.views[0]]
-    log.info("Looking with %s (%s)", views[0], plan)
-    (values_ND,), failed = embed_files(looked.files, looked.sha256s, views, plan)
+        extractors = [choice.extractors[0]]
+    log.info("Looking with %s (%s)", extractors[0], runtime)
+    (values_ND,), failed = embed_files(scanned.files, scanned.sha256s, extractors, runtime)
     return BackboneFeatures(values_ND, failed)
 
 
@@ -107,7 +107,7 @@ def out_of_fold(
 ) -> np.ndarray:
     """Probabilities float64 (N, K) of each image by heads that saw neither it nor its group, calibrated as a whole.
 
-    `features` holds one float32 (N, D) a view (joined at equal variance), `groups_N` int64 equal for copies. Images
+    `features` holds one float32 (N, D) a extractor (joined at equal variance), `groups_N` int64 equal for copies. Images
     without a label (-1) get equal probabilities. An image whose class is in its own fold only gets probability 1 for
     it: nothing can be said against its label.
     """

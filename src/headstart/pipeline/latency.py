@@ -25,13 +25,15 @@ MEASURED = 25
 def latency(run: Path, images: Sequence[Path]) -> float:
     """Median milliseconds per image, of images that can be read. Raises `RunError`, `UnreadableImage`."""
     classifier = load_classifier(run)
-    sessions = [open_network(p.view.backbone, p.view.spec, classifier.plan).session() for p in classifier.parts]
+    sessions = [
+        open_network(p.extractor.backbone, p.extractor.spec, classifier.runtime).session() for p in classifier.members
+    ]
     took = []
     for image in itertools.islice(itertools.cycle(images), WARM + MEASURED):
         started = time.perf_counter()
         features = []
-        for part, session in zip(classifier.parts, sessions, strict=True):
-            session.pixels[0] = read_pixels(Path(image), part.view.spec)
+        for member, session in zip(classifier.members, sessions, strict=True):
+            session.pixels[0] = read_pixels(Path(image), member.extractor.spec)
             features.append(session.run()[:1].copy())
         classifier.logits(features)
         took.append(time.perf_counter() - started)

@@ -27,16 +27,16 @@ from headstart.model.inference.classifier import Classifier
 
 @dataclass(frozen=True, eq=False)
 class ScannedDataset:
-    """A data set in which every file was looked at.
+    """A data set whose files have all been read.
 
-    `everything` and `everything_facts` hold all files; `dataset` and `facts` the usable ones, with `groups` made of the
-    given groups and of identical files. What else are copies is in `copies`, which is looked for when it is asked for.
+    `everything` and `everything_facts` hold all files; `dataset` and `infos` the usable ones, with `groups` made of the
+    given groups and of identical files. What else are copies is in `copies`, which is found when it is asked for.
     """
 
     everything: Dataset
     everything_facts: tuple[ImageInfo, ...]
     dataset: Dataset
-    facts: tuple[ImageInfo, ...]
+    infos: tuple[ImageInfo, ...]
     not_copies: NotCopies
     """Pairs that somebody says are no copies."""
 
@@ -48,7 +48,7 @@ class ScannedDataset:
     @cached_property
     def sha256s(self) -> list[str]:
         """The usable images' hashes."""
-        return [f.sha256 for f in self.facts]
+        return [f.sha256 for f in self.infos]
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -64,7 +64,7 @@ class ScannedDataset:
     @cached_property
     def copies(self) -> Copies:
         """What is taken for copies among the usable images, by their pixels, less what somebody says are none."""
-        found = find_copies(self.files, self.facts, self.dataset.labels)
+        found = find_copies(self.files, self.infos, self.dataset.labels)
         return self.not_copies.applied_to(found, self.dataset.paths, self.sha256s)
 
     def findings(self, dataset: Dataset, copies: Copies) -> list[Finding]:
@@ -86,22 +86,22 @@ def scan(
     """
     source = as_source(data)
     everything = open_dataset(source) if opened is None else opened
-    facts = validate_images([everything.file(i) for i in range(len(everything))])
-    keep = usable(facts)
+    infos = validate_images([everything.file(i) for i in range(len(everything))])
+    keep = usable(infos)
     if not keep.any():
-        first = facts[0]
+        first = infos[0]
         raise NoImages(
-            f"{source.place}: none of {len(facts):,} files can be used: {everything.paths[0]}: {first.message}",
+            f"{source.place}: none of {len(infos):,} files can be used: {everything.paths[0]}: {first.message}",
             hint=f"`headstart check {shlex.join(source.words())}` says what is wrong with each.",
         )
     if not keep.all():
         bad = int((~keep).sum())
         log.warning("%s of %s files cannot be used; left out.", f"{bad:,}", f"{len(keep):,}")
-    good = tuple(f for f, k in zip(facts, keep, strict=True) if k)
+    good = tuple(f for f, k in zip(infos, keep, strict=True) if k)
     dataset = with_identical_files(everything.take(keep), good)
-    looked = ScannedDataset(everything, tuple(facts), dataset, good, not_copies)
-    not_copies.check_files(dataset.paths, looked.sha256s)
-    return looked
+    scanned = ScannedDataset(everything, tuple(infos), dataset, good, not_copies)
+    not_copies.check_files(dataset.paths, scanned.sha256s)
+    return scanned
 
 
 def prepare_groups(dataset: Dataset, source: DataSource) -> None:
@@ -116,11 +116,11 @@ def note_groups(dataset: Dataset) -> None:
         log.info("%s", sentence)
 
 
-def with_named_groups(given: Dataset, looked: ScannedDataset, source: DataSource) -> Dataset:
+def with_named_groups(given: Dataset, scanned: ScannedDataset, source: DataSource) -> Dataset:
     """The data set with the groups of a given split, joined with those that options name: what it divides is reported."""
     if not (source.group_column or source.group_from):
         return given
-    groups = merge_groups(len(given), group_pairs(given.groups), group_pairs(looked.dataset.groups))
+    groups = merge_groups(len(given), group_pairs(given.groups), group_pairs(scanned.dataset.groups))
     return replace(given, groups=groups)
 
 
@@ -133,9 +133,9 @@ def source_of(classifier: Classifier, given: Path | DataSource | None) -> DataSo
     return replace(kept, place=Path(given))
 
 
-def with_identical_files(dataset: Dataset, facts: Sequence[ImageInfo]) -> Dataset:
+def with_identical_files(dataset: Dataset, infos: Sequence[ImageInfo]) -> Dataset:
     """The data set with its groups joined where they hold the same file."""
-    exact = exact_groups([f.sha256 for f in facts])
+    exact = exact_groups([f.sha256 for f in infos])
     return replace(dataset, groups=joined(dataset.groups, group_pairs(exact)))
 
 

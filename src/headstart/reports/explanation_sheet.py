@@ -23,7 +23,7 @@ _HEAT = np.array(
     [(0, 0, 4), (40, 11, 84), (101, 21, 110), (159, 42, 99), (212, 72, 66), (245, 125, 21), (250, 193, 39), (252, 255, 164)]
 )  # fmt: skip
 """Eight steps of matplotlib's inferno: its lightness rises evenly, so it can be read without telling colours apart."""
-_STRENGTH = 0.7  # part of the hottest place that is colour, not image
+_STRENGTH = 0.7  # fraction of the hottest place that is colour, not image
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class ExplanationSheet:
     """What `draw_explanation` shows. `shares` are (class, probability), the highest first; `heat_HW` from 0 to 1 is
     for the first.
 
-    `label` is empty where it is not known. `seen` (left, top, right, bottom; parts of the image) is what the network
+    `label` is empty where it is not known. `seen` (left, top, right, bottom; fractions of the image) is what the network
     looks at. `note` stands where there are no `neighbours`.
     """
 

@@ -21,8 +21,8 @@ def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Se
     rows = [f"| {name} | {test[name]} | {val[name]} |" for name in SHOWN]
     worst = min(test.per_class, key=lambda c: test.per_class[c]["recall"].value)
     problems = [f"- {f.severity}: {plain(f.message)}" for f in findings if f.severity != "info"] or ["- none"]
-    parts = [f"- {p.view}, {p.view.backbone.licence}, weights SHA-256 {p.view.backbone.sha256[:16]}: {p.view.backbone.origin}"
-             for p in classifier.parts]  # fmt: skip
+    used = [(m.extractor, m.extractor.backbone) for m in classifier.members]
+    members = [f"- {e}, {b.licence}, weights SHA-256 {b.sha256[:16]}: {b.origin}" for e, b in used]
     data = known["data"]
     return "\n".join(
         [
@@ -43,7 +43,7 @@ def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Se
             f"probabilities at or above {classifier.clip:.2g} (chosen on validation for log-loss).",
             "",
             "## What it was made from",
-            *parts,
+            *members,
             f"- {data['images']:,} images, fingerprint {data['fingerprint'][:16]}; split {known['split_hash'][:16]}",
             *_corrections(known),
             f"- Python {platform.python_version()}, "
@@ -85,6 +85,6 @@ def made_by(known: Mapping[str, Any]) -> str:
 
 
 def _timm_lines(classifier: Classifier) -> list[str]:
-    if len(classifier.parts) == 1:
+    if len(classifier.members) == 1:
         return ['    timm.create_model("local-dir:THIS_FOLDER", pretrained=True)   # the same logits']
-    return ["Each part* folder loads with timm (`local-dir:`); the logits are the sum over the parts."]
+    return ["Each member* folder loads with timm (`local-dir:`); the logits are the sum over the members."]

@@ -86,13 +86,13 @@ class TrainingData:
 
 @dataclass(frozen=True, eq=False)
 class FinetuneResult:
-    """What training gave: a view with weights of its own, and the last layer on it, `weight_DK` and `bias_K` (float32).
+    """What training gave: an extractor with weights of its own, and the last layer on it, `weight_DK` and `bias_K` (float32).
 
     `recipe` has the `epochs`, `max_lr` and `unfreeze` that were used, so that it does the same again. `wise` is the
     coefficient of WiSE-FT, NaN where there was none. `seen_NSS3` uint8: some images as training saw them.
     """
 
-    view: FeatureExtractor
+    extractor: FeatureExtractor
     weight_DK: np.ndarray
     bias_K: np.ndarray
     fit: TrainingResult
@@ -119,10 +119,10 @@ class NoTime(RecipeError):
 
 
 def finetune(
-    view: FeatureExtractor,
+    extractor: FeatureExtractor,
     task: TrainingData,
     recipe: Recipe,
-    plan: Runtime,
+    runtime: Runtime,
     *,
     start: tuple[np.ndarray, np.ndarray] | None = None,
     seconds: float,
@@ -132,7 +132,7 @@ def finetune(
     """Train by `recipe` (its approach is finetune, frozen or scratch) within about `seconds`.
 
     Args:
-        view: The backbone and input to start from; one with random weights for scratch.
+        extractor: The backbone and input to start from; one with random weights for scratch.
         start: Last layer (weight_DK, bias_K) to begin with, fitted on the frozen features; None for a random one.
         unfinished: Where snapshots of the training under way are kept; an interrupted training goes on from there.
         key: What a snapshot must agree with besides what this function knows: recipe, images, weights.
@@ -143,15 +143,15 @@ def finetune(
     begun = time.monotonic()
     torch.manual_seed(recipe.seed)
     augment = parse_augment(_augment(recipe))
-    module = _network(view, recipe, task.n_classes, start)
+    module = _network(extractor, recipe, task.n_classes, start)
     recorded = Checkpoint(unfinished, {}).recorded() if unfinished is not None else {}
-    n_frozen = _cut_place(module, view, recipe, plan, task, recorded, seconds)
-    trunk, tail = cut(module, n_frozen, view.spec.image_size)
+    n_frozen = _cut_place(module, extractor, recipe, runtime, task, recorded, seconds)
+    trunk, tail = cut(module, n_frozen, extractor.spec.image_size)
     if n_frozen and recipe.approach == "finetune":
         freeze_norms(tail)
-    train, val, network = _batches(view, task, recipe, plan, augment, trunk, tail, n_frozen, module)
-    precision = _precision(recipe, plan, n_frozen)
-    if precision == "bf16" and plan.device == "cpu":
+    train, val, network = _batches(extractor, task, recipe, runtime, augment, trunk, tail, n_frozen, module)
+    precision = _precision(recipe, runtime, n_frozen)
+    if precision == "bf16" and runtime.device == "cpu":
         lighten(tail)
     if recipe.loss == "binary":
         _one_unit(tail, module.pretrained_cfg["classifier"])
@@ -162,9 +162,9 @@ def finetune(
         checkpoint = Checkpoint(unfinished, {**(key or {}), **known})
         recipe = _as_begun(recipe, recorded)
     left = seconds - (time.monotonic() - begun)
-    recipe = _settled(recipe, network, groups, train, val, task, plan, precision, left)
+    recipe = _settled(recipe, network, groups, train, val, task, runtime, precision, left)
     before = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    device = "cuda" if plan.device == "cuda" else "cpu"
+    device = "cuda" if runtime.device == "cuda" else "cpu"
     weights = _class_weights(task, recipe)
     fitted = fit(
         network, groups, train, val, replace(recipe, precision=precision), epochs=recipe.epochs, max_lr=recipe.lr,
@@ -173,16 +173,16 @@ def finetune(
     wise = math.nan
     if recipe.approach == "finetune" and start is not None:
         wise = _interpolate(network, before, val, replace(recipe, precision=precision), device)
-    view, weight_DK, bias_K = _saved(module, tail, view, recipe)
-    seen, labels = _seen(task, view, augment, recipe)
+    extractor, weight_DK, bias_K = _saved(module, tail, extractor, recipe)
+    seen, labels = _seen(task, extractor, augment, recipe)
     trained = tuple(name for name, _ in stage_parameters(tail))
     if recipe.unfreeze == "auto" and recipe.approach == "finetune":
         recipe = replace(
-            recipe, unfreeze=str(len(survey(module, view.spec.image_size)) - n_frozen) if n_frozen else "all"
+            recipe, unfreeze=str(len(survey(module, extractor.spec.image_size)) - n_frozen) if n_frozen else "all"
         )
     rows = sum(row.seconds for row in fitted.epochs)
     speed = len(fitted.steps) * recipe.batch_size / max(rows, 1e-9)
-    return FinetuneResult(view, weight_DK, bias_K, fitted, recipe, trained, wise, speed, seen, labels)
+    return FinetuneResult(extractor, weight_DK, bias_K, fitted, recipe, trained, wise, speed, seen, labels)
 
 
 def _augment(recipe: Recipe) -> str:
@@ -192,18 +192,18 @@ def _augment(recipe: Recipe) -> str:
 
 
 def _network(
-    view: FeatureExtractor, recipe: Recipe, n_classes: int, start: tuple[np.ndarray, np.ndarray] | None
+    extractor: FeatureExtractor, recipe: Recipe, n_classes: int, start: tuple[np.ndarray, np.ndarray] | None
 ) -> nn.Module:
     """The whole network with its last layer, random or `start`; dense layers before it as the recipe says."""
-    size = view.spec.image_size
+    size = extractor.spec.image_size
     if recipe.hidden_sizes:
-        body = build(view.backbone, 0, image_size=size)
+        body = build(extractor.backbone, 0, image_size=size)
         module: nn.Module = with_top(body, recipe.hidden_sizes, n_classes, drop_rate=recipe.dropout)
     else:
-        module = build(view.backbone, n_classes, image_size=size)
+        module = build(extractor.backbone, n_classes, image_size=size)
         if recipe.dropout:
             module.drop_rate = recipe.dropout
-        if view.backbone.weights is not None:
+        if extractor.backbone.weights is not None:
             _begin_small(module.get_classifier())
     if start is not None:
         last = module.get_classifier()
@@ -241,9 +241,9 @@ def _without_first(gradient: torch.Tensor) -> torch.Tensor:
 
 def _cut_place(
     module: nn.Module,
-    view: FeatureExtractor,
+    extractor: FeatureExtractor,
     recipe: Recipe,
-    plan: Runtime,
+    runtime: Runtime,
     task: TrainingData,
     recorded: Mapping[str, str],
     seconds: float,
@@ -251,13 +251,13 @@ def _cut_place(
     """How many stages stay frozen; for `unfreeze` auto as in the training that was interrupted, or as there is time for."""
     if recipe.approach == "scratch" or (recipe.unfreeze == "all" and recipe.approach != "head_sgd"):
         return 0
-    size = view.spec.image_size
+    size = extractor.spec.image_size
     count = len(survey(module, size))
     if recipe.approach == "head_sgd":
         return count
     if recipe.unfreeze.isdigit():
         return max(count - int(recipe.unfreeze), 0)
-    if plan.device == "cuda":
+    if runtime.device == "cuda":
         return 0
     if recipe.unfreeze == "auto" and "frozen stages" in recorded:
         return int(recorded["frozen stages"])
@@ -266,17 +266,19 @@ def _cut_place(
         return less
     rounds = recipe.epochs or FINETUNE_EPOCHS
     steps = rounds * (recipe.steps_per_epoch or math.ceil(task.train.sum() / recipe.batch_size))
-    return more if steps * _seconds_a_step(module, more, view, recipe, plan) <= STEPS * seconds else less
+    return more if steps * _seconds_a_step(module, more, extractor, recipe, runtime) <= STEPS * seconds else less
 
 
-def _seconds_a_step(module: nn.Module, n_frozen: int, view: FeatureExtractor, recipe: Recipe, plan: Runtime) -> float:
+def _seconds_a_step(
+    module: nn.Module, n_frozen: int, extractor: FeatureExtractor, recipe: Recipe, runtime: Runtime
+) -> float:
     """Measured on activations of zeros."""
-    _, tail = cut(module, n_frozen, view.spec.image_size)
+    _, tail = cut(module, n_frozen, extractor.spec.image_size)
     freeze_norms(tail)
-    precision = _precision(recipe, plan, n_frozen)
+    precision = _precision(recipe, runtime, n_frozen)
     if precision == "bf16":
         lighten(tail)
-    shape = survey(module, view.spec.image_size)[n_frozen - 1].shape
+    shape = survey(module, extractor.spec.image_size)[n_frozen - 1].shape
     images = 4 * recipe.batch_size
     zeros_VND = np.zeros((1, images, math.prod(shape)), np.float16)
     batches = TensorBatches(zeros_VND, np.zeros(images, np.int64), recipe.batch_size)
@@ -285,7 +287,7 @@ def _seconds_a_step(module: nn.Module, n_frozen: int, view: FeatureExtractor, re
 
 
 def _batches(
-    view: FeatureExtractor, task: TrainingData, recipe: Recipe, plan: Runtime, augment: Augment,
+    extractor: FeatureExtractor, task: TrainingData, recipe: Recipe, runtime: Runtime, augment: Augment,
     trunk: nn.Module, tail: nn.Module, n_frozen: int, module: nn.Module,
 ) -> tuple[Batches, Batches, nn.Module]:  # fmt: skip
     """Batches for training and for validation, and the module that takes them: pixels, or kept activations."""
@@ -293,18 +295,18 @@ def _batches(
     held, held_sha256s, held_labels = task.side(task.val)
     steps = recipe.steps_per_epoch
     if n_frozen == 0:
-        spec = view.spec
+        spec = extractor.spec
         train = ImageBatches(
             sources, sha256s, labels, spec, augment, recipe.batch_size, recipe.seed, steps_per_epoch=steps
         )
         val = ImageBatches(held, held_sha256s, held_labels, spec, batch_size=recipe.batch_size, shuffle=False)
         return train, val, from_pixels(tail, replace(spec, tta="none"))
-    shape = survey(module, view.spec.image_size)[n_frozen - 1].shape
-    spec = replace(view.spec, tta="none")
-    sessions = open_module(_ChannelsLast(trunk), spec, plan)
+    shape = survey(module, extractor.spec.image_size)[n_frozen - 1].shape
+    spec = replace(extractor.spec, tta="none")
+    sessions = open_module(_ChannelsLast(trunk), spec, runtime)
     numel = math.prod(shape)
     views = range(views_that_fit(recipe.n_views, len(sources), numel)) if augment else [PLAIN]
-    named = f"Activations of {len(views)} view{'s' * (len(views) > 1)}"
+    named = f"Activations of {len(views)} extractor{'s' * (len(views) > 1)}"
     kept_VND = keep_activations(
         sources, sha256s, spec, augment, sessions, numel, seed=recipe.seed, views=views, title=named
     )
@@ -346,13 +348,13 @@ class _FromKept(nn.Module):
         return out
 
 
-def _precision(recipe: Recipe, plan: Runtime, n_frozen: int) -> str:
+def _precision(recipe: Recipe, runtime: Runtime, n_frozen: int) -> str:
     """bf16 on GPUs, and from scratch and for tails on CPUs that have it (`lighter` makes it fast there); f32 for whole
     pretrained networks on CPUs."""
     if recipe.precision != "auto":
         return recipe.precision
-    if plan.device == "cuda" or recipe.approach == "scratch" or (n_frozen and recipe.approach == "finetune"):
-        return plan.precision
+    if runtime.device == "cuda" or recipe.approach == "scratch" or (n_frozen and recipe.approach == "finetune"):
+        return runtime.precision
     return "f32"
 
 
@@ -386,14 +388,14 @@ def _settled(
     train: Batches,
     val: Batches,
     task: TrainingData,
-    plan: Runtime,
+    runtime: Runtime,
     precision: str,
     seconds: float,
 ) -> Recipe:
     """The recipe with a learning rate and a number of epochs instead of zeros. Raises `NoTime`."""
     begun = time.monotonic()
     probing = replace(recipe, precision=precision)
-    device = "cuda" if plan.device == "cuda" else "cpu"
+    device = "cuda" if runtime.device == "cuda" else "cpu"
     rate = recipe.lr
     if not rate and recipe.approach == "finetune":
         rate = FINETUNE_LR * (10 if recipe.optimizer == "sgd" else 1)
@@ -493,7 +495,7 @@ def between(
 
 
 def _saved(
-    module: nn.Module, tail: nn.Module, view: FeatureExtractor, recipe: Recipe
+    module: nn.Module, tail: nn.Module, extractor: FeatureExtractor, recipe: Recipe
 ) -> tuple[FeatureExtractor, np.ndarray, np.ndarray]:
     """The trained weights as a file of the cache, the backbone in it, and its last layer."""
     state = join(module, tail)
@@ -503,22 +505,22 @@ def _saved(
     data = safetensors_bytes(arrays, {"format": "pt"})
     path = cache_dir() / "tuned" / f"{sha256_bytes(data)}.safetensors"
     write_cache(path, data)
-    size = view.spec.image_size
-    backbone = tuned(view.backbone, path, image_size=size, hidden=recipe.hidden_sizes)
+    size = extractor.spec.image_size
+    backbone = tuned(extractor.backbone, path, image_size=size, hidden=recipe.hidden_sizes)
     weight_KD = last[0].reshape(last[0].shape[0], -1).float().numpy()
     bias_K = last[1].float().numpy()
-    return FeatureExtractor(backbone, view.spec), np.ascontiguousarray(weight_KD.T), np.ascontiguousarray(bias_K)
+    return FeatureExtractor(backbone, extractor.spec), np.ascontiguousarray(weight_KD.T), np.ascontiguousarray(bias_K)
 
 
 def _seen(
-    task: TrainingData, view: FeatureExtractor, augment: Augment, recipe: Recipe, most: int = 32
+    task: TrainingData, extractor: FeatureExtractor, augment: Augment, recipe: Recipe, most: int = 32
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """Some training images as the first epoch showed them: uint8 (n, S, S, 3), and their labels."""
     picked = np.flatnonzero(task.train)
     rng = np.random.default_rng(recipe.seed)
     picked = rng.permutation(picked)[:most].tolist()
     batches = ImageBatches(
-        [task.sources[i] for i in picked], [task.sha256s[i] for i in picked], task.labels_N[picked], view.spec, augment,
+        [task.sources[i] for i in picked], [task.sha256s[i] for i in picked], task.labels_N[picked], extractor.spec, augment,
         batch_size=most, seed=recipe.seed, shuffle=False,
     )  # fmt: skip
     batch = next(iter(batches.epoch(0)))

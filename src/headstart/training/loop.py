@@ -92,8 +92,8 @@ def fit(
     """
     training = _Training(module, groups, train, val, recipe, epochs, max_lr, n_classes, device, hooks, class_weights)
     if checkpoint is not None:
-        plan = {"epochs": str(epochs), "highest learning rate": repr(max_lr), "batches per epoch": str(len(train))}
-        training.resume(replace(checkpoint, key={**checkpoint.key, **plan}))
+        runtime = {"epochs": str(epochs), "highest learning rate": repr(max_lr), "batches per epoch": str(len(train))}
+        training.resume(replace(checkpoint, key={**checkpoint.key, **runtime}))
     with _flags_kept(module):
         return training.run()
 

@@ -119,23 +119,23 @@ def check(
     opened = corrections.applied_to(opened)
     backbones = backbones_for_labels(backbone, weights_dir, offline) if labels or fixes is not None else ()
     note_groups(opened)
-    looked = scan(source, opened=opened, not_copies=refused)
-    dataset, copies = looked.dataset, looked.copies
-    found = _with_groups(looked.findings(dataset, copies), unsplittable(opened, source.groups_named_by))
+    scanned = scan(source, opened=opened, not_copies=refused)
+    dataset, copies = scanned.dataset, scanned.copies
+    found = _with_groups(scanned.findings(dataset, copies), unsplittable(opened, source.groups_named_by))
     sheet = ""
     if out is not None:
         write_csv(Path(out), CHECKS_HEADER, checks_rows(found))
-        sheet = write_sheet(Path(out), looked, source)
+        sheet = write_sheet(Path(out), scanned, source)
     together = joined(dataset.groups, group_pairs(copies.groups_N))
-    suspected = label_errors(replace(dataset, groups=together), see(looked, backbones)) if backbones else None
+    suspected = label_errors(replace(dataset, groups=together), see(scanned, backbones)) if backbones else None
     if fixes is not None:
         write_corrections(Path(fixes), [(e.path, e.label, e.suggested, e.score) for e in suspected or []])
     return CheckResult(
-        images=len(looked.everything),
+        images=len(scanned.everything),
         usable=len(dataset),
         classes={name: int((dataset.labels == k).sum()) for k, name in enumerate(dataset.classes)},
         findings=found,
-        groups=_groups(dataset, copies, looked.sha256s),
+        groups=_groups(dataset, copies, scanned.sha256s),
         label_errors=suspected,
         copies_page=sheet,
     )

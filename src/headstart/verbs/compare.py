@@ -104,28 +104,28 @@ def compare(
     named = _recipes(recipes)
     given = _backbones(backbones, named, weights_dir, offline)
     here = _to_choose_from(named, given, weights_dir, offline)
-    looked = scan(source, opened=opened, not_copies=refused)
-    require_trainable(looked.dataset)
-    dataset = make_split(looked.dataset, seed=seed, near=looked.copies.groups_N)
+    scanned = scan(source, opened=opened, not_copies=refused)
+    require_trainable(scanned.dataset)
+    dataset = make_split(scanned.dataset, seed=seed, near=scanned.copies.groups_N)
     require_sets(dataset, ("train", "val", "test"))
-    for finding in looked.findings(replace(dataset, groups=looked.dataset.groups), looked.copies):
+    for finding in scanned.findings(replace(dataset, groups=scanned.dataset.groups), scanned.copies):
         if finding.check in ("split_leak", "possible_split_leak"):
             log.warning("%s", finding.message)
     if not named and not given:
-        given = _best_of(here, looked, dataset, clock.left() / 4, seed)
+        given = _best_of(here, scanned, dataset, clock.left() / 4, seed)
     candidates = _candidates(named or DEFAULT, given, seed)
-    write_split(out / "split.csv", dataset, looked.sha256s)
+    write_split(out / "split.csv", dataset, scanned.sha256s)
     place = TrialContext(
-        source, out, weights_dir, offline, looked.fingerprint, split_hash(dataset), fix, _identity(here),
+        source, out, weights_dir, offline, scanned.fingerprint, split_hash(dataset), fix, _identity(here),
         not_copies=not_copies, alone=[b.source for b in here] == ["embedded"],
     )  # fmt: skip
     outcomes = {c.name: done for c in candidates if (done := finished(c, place)) is not None}
     if not outcomes:
-        _check_budget(candidates, looked, clock, here or [last_resort()])
+        _check_budget(candidates, scanned, clock, here or [last_resort()])
     outcomes |= _run_all([c for c in candidates if c.name not in outcomes], place, clock, some=bool(outcomes))
     if all(o.error for o in outcomes.values()) and clock.left() <= 0:
         raise clock.too_small(f"none of {len(outcomes)} trials was finished within it", 2 * clock.spend)
-    images = [looked.files[i] for i in np.flatnonzero(dataset.split == "test")]
+    images = [scanned.files[i] for i in np.flatnonzero(dataset.split == "test")]
     outcomes = {c.name: with_latency(outcomes[c.name], c, place, images) for c in candidates}
     found = compared(candidates, outcomes, place, images=len(images), seed=seed, seconds=clock.spent())
     write_csv(out / "comparison.csv", ROW_COLUMNS, found.row_cells())
@@ -230,7 +230,7 @@ def _to_choose_from(
 
 
 def _best_of(
-    found: Sequence[Backbone], looked: ScannedDataset, dataset: Dataset, seconds: float, seed: int
+    found: Sequence[Backbone], scanned: ScannedDataset, dataset: Dataset, seconds: float, seed: int
 ) -> list[str]:
     """Names of the best of these, at most `TOP`: those with the least leave-one-out log-loss on a subset."""
     if len(found) <= TOP:
@@ -238,9 +238,9 @@ def _best_of(
     known = np.flatnonzero(np.isin(dataset.split, ("train", "val")))
     log.info("%d backbones are at hand; looking for the best %d.", len(found), TOP)
     choice = choose_backbones(
-        [_view(b, looked) for b in found],
-        [looked.files[i] for i in known],
-        [looked.sha256s[i] for i in known],
+        [_view(b, scanned) for b in found],
+        [scanned.files[i] for i in known],
+        [scanned.sha256s[i] for i in known],
         dataset.labels[known],
         len(dataset.classes),
         choose_runtime(),
@@ -258,9 +258,9 @@ def _identity(found: Sequence[Backbone]) -> str:
     return sha256_bytes("\n".join(sorted(f"{b.name} {b.sha256}" for b in found)).encode())
 
 
-def _view(backbone: Backbone, looked: ScannedDataset) -> FeatureExtractor:
+def _view(backbone: Backbone, scanned: ScannedDataset) -> FeatureExtractor:
     """The backbone as `train` will use it on these images."""
-    sides = np.array([min(f.width, f.height) for f in looked.facts])
+    sides = np.array([min(f.width, f.height) for f in scanned.infos])
     return FeatureExtractor(
         backbone, fitted_spec(backbone, fitting_size(backbone.preprocess.image_size, sides), "auto")
     )
@@ -292,13 +292,13 @@ def _run_all(
 
 
 def _check_budget(
-    candidates: Sequence[TrialConfig], looked: ScannedDataset, clock: _Budget, here: Sequence[Backbone]
+    candidates: Sequence[TrialConfig], scanned: ScannedDataset, clock: _Budget, here: Sequence[Backbone]
 ) -> None:
     """Raise `RecipeError` if not even the quickest trial can fit, going by the time that a few images take `here`.
 
     Asked only where it is doubtful: 0.05 s an image is more than most backbones take.
     """
-    n = len(looked.dataset)
+    n = len(scanned.dataset)
     if clock.left() > START_SECONDS + 0.05 * n:
         return
     wanted = {name for c in candidates for name in c.recipe.backbone.split("+")}
@@ -306,10 +306,12 @@ def _check_budget(
     pace = 0.0
     if usable and clock.left() > START_SECONDS:
         smallest = min(usable, key=lambda b: b.weights.stat().st_size if b.weights else 0)
-        view, plan = _view(smallest, looked), choose_runtime()
-        embed_files(looked.files[:1], looked.sha256s[:1], [view], plan, keep=False)  # the first time may compile
+        extractor, runtime = _view(smallest, scanned), choose_runtime()
+        embed_files(
+            scanned.files[:1], scanned.sha256s[:1], [extractor], runtime, keep=False
+        )  # the first time may compile
         started = time.monotonic()
-        embed_files(looked.files[-TIMED_IMAGES:], looked.sha256s[-TIMED_IMAGES:], [view], plan)
+        embed_files(scanned.files[-TIMED_IMAGES:], scanned.sha256s[-TIMED_IMAGES:], [extractor], runtime)
         pace = (time.monotonic() - started) / min(TIMED_IMAGES, n) / cores()
     needed = START_SECONDS + pace * n
     if clock.left() < START_SECONDS or clock.left() < needed / 2:
@@ -318,7 +320,7 @@ def _check_budget(
 
 
 def _effort(candidate: TrialConfig) -> int:
-    """Its part of the budget, relative to the others'."""
+    """Its share of the budget, relative to the others'."""
     return 1 if candidate.recipe.approach == "linear" else 4
 
 

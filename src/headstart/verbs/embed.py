@@ -26,14 +26,14 @@ class EmbedResult:
     """What `embed` did. `features.values` is float32 (N, D)."""
 
     features: Features
-    plan: str
+    runtime: str
     out: str
 
     def to_json(self) -> dict[str, Any]:
         """The document of `embed --json`."""
         f = self.features
         shape = {"images": f.values.shape[0], "feature_dim": f.values.shape[1]}
-        return {**shape, "backbone": f.backbone, "plan": self.plan, "fingerprint": f.fingerprint, "out": self.out,
+        return {**shape, "backbone": f.backbone, "runtime": self.runtime, "fingerprint": f.fingerprint, "out": self.out,
                 "errors": f.errors}  # fmt: skip
 
     def table(self) -> str:
@@ -41,7 +41,7 @@ class EmbedResult:
         n, d = self.features.values.shape
         written = f", written to {self.out}" if self.out else ""
         left_out = f"; {len(self.features.errors):,} could not be read" if self.features.errors else ""
-        return f"{n:,} images x {d:,} features of {self.features.backbone} ({self.plan}){written}{left_out}"
+        return f"{n:,} images x {d:,} features of {self.features.backbone} ({self.runtime}){written}{left_out}"
 
 
 def embed(
@@ -81,27 +81,27 @@ def embed(
     source = as_source(data)
     if out is not None:
         _check_places(Path(out), source.place)
-    opened, plan = open_dataset(source), choose_runtime(device, precision)
+    opened, runtime = open_dataset(source), choose_runtime(device, precision)
     found = find_one(backbone, weights, weights_dir, offline)
     if out is not None:
         read = [*map(opened.file, range(len(opened))), *([found.weights] if found.weights is not None else [])]
         check_keeps(Path(out), read)
-    view = FeatureExtractor(found, fitted_spec(found, image_size, resize))
-    looked = scan(source, opened=opened)
-    log.info("Embedding with %s (%s)", view, plan)
-    (values_ND,), failed = embed_files(looked.files, looked.sha256s, [view], plan)
-    paths = looked.dataset.paths
-    errors = looked.unreadable | {paths[i]: reason for i, reason in failed.items()}
-    features = Features(values_ND, paths, found.name, fingerprint(view, plan, looked.sha256s), errors)
+    extractor = FeatureExtractor(found, fitted_spec(found, image_size, resize))
+    scanned = scan(source, opened=opened)
+    log.info("Embedding with %s (%s)", extractor, runtime)
+    (values_ND,), failed = embed_files(scanned.files, scanned.sha256s, [extractor], runtime)
+    paths = scanned.dataset.paths
+    errors = scanned.unreadable | {paths[i]: reason for i, reason in failed.items()}
+    features = Features(values_ND, paths, found.name, fingerprint(extractor, runtime, scanned.sha256s), errors)
     if out is not None:
         out = Path(out)
         metadata = {"backbone": found.name, "fingerprint": features.fingerprint}
         rows = [
-            (p, looked.dataset.label_name(i), s) for i, (p, s) in enumerate(zip(paths, looked.sha256s, strict=True))
+            (p, scanned.dataset.label_name(i), s) for i, (p, s) in enumerate(zip(paths, scanned.sha256s, strict=True))
         ]
         table = csv_bytes(HEADER, rows)
         write_together({out.with_suffix(".csv"): table, out: safetensors_bytes({"values": values_ND}, metadata)})
-    return EmbedResult(features, str(plan), str(out or ""))
+    return EmbedResult(features, str(runtime), str(out or ""))
 
 
 def _check_places(out: Path, data: Path) -> None:

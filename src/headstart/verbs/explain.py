@@ -168,9 +168,9 @@ class _PredictedImage:
 
 def _asked(files: dict[str, Path]) -> tuple[list[_QueryImage], dict[str, str]]:
     """The images that can be read, each once, and {name: reason} of the others."""
-    facts = dict(zip(files, look_at(list(files.values())), strict=True))
-    errors = {name: f.reason for name, f in facts.items() if f.reason}
-    return [_QueryImage(name, files[name], f.sha256) for name, f in facts.items() if not f.reason], errors
+    infos = dict(zip(files, look_at(list(files.values())), strict=True))
+    errors = {name: f.reason for name, f in infos.items() if f.reason}
+    return [_QueryImage(name, files[name], f.sha256) for name, f in infos.items() if not f.reason], errors
 
 
 def _known(run: Path, classifier: Classifier, data: Path | None) -> _TrainingImages:
@@ -205,8 +205,8 @@ def _compared(
     features, failed = embed_files(
         [*known.files, *(a.file for a in asked)],
         [*known.sha256s, *(a.sha256 for a in asked)],
-        [part.view for part in classifier.parts],
-        classifier.plan,
+        [member.extractor for member in classifier.members],
+        classifier.runtime,
     )
     changed = sum(i < n for i in failed)
     if changed:
@@ -285,7 +285,7 @@ def _sheet(
     top: int,
 ) -> ExplanationSheet:
     likely = np.argsort(-each.chances_K, kind="stable")[:top]
-    squares = np.array([seen(part.view.spec, *image.size) for part in classifier.parts]).clip(0, 1)
+    squares = np.array([seen(member.extractor.spec, *image.size) for member in classifier.members]).clip(0, 1)
     (left, upper), (right, lower) = squares[:, :2].min(0), squares[:, 2:].max(0)
     near = [(known.near(i, cosine), known.thumbnail(i)) for i, cosine in each.nearest]
     return ExplanationSheet(

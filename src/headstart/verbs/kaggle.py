@@ -286,10 +286,10 @@ def _trained(
     offline: bool,
 ) -> KaggleResult:
     data = Path(made.out)
-    looked = scan(data, opened=dataset)
-    require_trainable(looked.dataset)
-    training = (looked.dataset.labels >= 0) & (looked.dataset.split != "test")
-    width, height = np.array([(f.width, f.height) for f in looked.facts])[training].mean(axis=0).tolist()
+    scanned = scan(data, opened=dataset)
+    require_trainable(scanned.dataset)
+    training = (scanned.dataset.labels >= 0) & (scanned.dataset.split != "test")
+    width, height = np.array([(f.width, f.height) for f in scanned.infos])[training].mean(axis=0).tolist()
     log.info("Mean size of the training images: %.0f x %.0f pixels.", width, height)
     done = train_run(data, out=run, recipe=recipe, weights=weights, weights_dir=weights_dir, offline=offline)
     return replace(made, mean_size=(width, height), run=done)

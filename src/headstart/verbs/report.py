@@ -129,8 +129,8 @@ NOTHING_TRAINED = "Nothing was trained by gradient descent: the networks are as 
 def training_report(
     out: Path,
     source: DataSource,
-    looked: ScannedDataset,
-    learned: FitResult,
+    scanned: ScannedDataset,
+    result: FitResult,
     classifier: Classifier,
     predictions: Predictions,
     metrics: Mapping[str, Metrics],
@@ -140,30 +140,30 @@ def training_report(
 ) -> ReportData:
     """The page of a training that has just ended: everything is in memory. `predictions` are those of all its images,
     `metrics` those of test and val."""
-    tuned, tested = learned.tuned or learned.attempt, learned.dataset.split == "test"
+    tuned, tested = result.tuned or result.attempt, result.dataset.split == "test"
     bare = ReportData(
         title=_title(source, classifier),
         predictions=_judged(predictions.take(tested)),
         metrics=metrics["test"],
         val=metrics["val"],
         facts=_facts(classifier),
-        trials=learned.trials,
-        taken=_taken(classifier, learned.trials),
+        trials=result.trials,
+        taken=_taken(classifier, result.trials),
         epochs=tuple(asdict(row) for row in tuned.epochs) if tuned else (),
         steps=tuple(asdict(row) for row in tuned.steps) if tuned else (),
         best_epoch=tuned.fit.best_epoch if tuned else None,
         trained=not classifier.provenance.get("attempt"),
         outcome=_outcome(classifier),
         findings=tuple(findings),
-        pairs=tuple(copy_rows(looked.copies, looked.dataset, looked.sha256s)),
-        copy_limit=looked.copies.limit,
+        pairs=tuple(copy_rows(scanned.copies, scanned.dataset, scanned.sha256s)),
+        copy_limit=scanned.copies.limit,
         seen=seen,
         seconds=seconds,
         commands=_commands(str(out), source),
     )
-    known = _ReportImages(learned.dataset, tuple(looked.facts), tuple(looked.files), learned.features)
+    known = _ReportImages(result.dataset, tuple(scanned.infos), tuple(scanned.files), result.features)
     tried_tuning = any(
-        trial.stage == "tune" for trial in learned.trials
+        trial.stage == "tune" for trial in result.trials
     )  # then torch is loaded, and seconds do not matter
     return _with_images(bare, known, classifier, heat=tried_tuning and "torch" in sys.modules)
 
@@ -180,7 +180,7 @@ def evaluation_report(
     """The page of an evaluation: how good a classifier is on other images."""
     judged = _judged(predictions)
     here = {path: files[path] for path in judged.paths if path in files}
-    facts = validate_images(list(here.values()))
+    infos = validate_images(list(here.values()))
     elsewhere = "Not part of an evaluation; it stands in the report of the run, {}."
     missing = {key: elsewhere.format(plain(str(run / PAGE))) for key in ("compared", "training")}
     missing |= {"labels": "Not looked for in an evaluation: `headstart check DATA --labels` does.",
@@ -193,7 +193,7 @@ def evaluation_report(
         metrics=metrics,
         side=side,
         facts=_facts(classifier),
-        sizes_N2=np.array([(f.width, f.height) for f in facts if not f.reason]).reshape(-1, 2),
+        sizes_N2=np.array([(f.width, f.height) for f in infos if not f.reason]).reshape(-1, 2),
         commands=(("Judge it again:", shlex.join(["headstart", "evaluate", str(run), *source.words()])),),
         files=here,
         missing=missing,
@@ -235,10 +235,10 @@ def _report_of_run(run: Path, classifier: Classifier, data: Path | None, *, heat
 @dataclass(frozen=True, eq=False)
 class _ReportImages:
     """Images at hand, all in one order: the data set with split and groups, what was seen of each file, the files, and
-    features for each part of the classifier, float32 (N, D)."""
+    features for each member of the classifier, float32 (N, D)."""
 
     dataset: Dataset
-    facts: tuple[ImageInfo, ...]
+    infos: tuple[ImageInfo, ...]
     files: tuple[Path, ...]
     features: tuple[np.ndarray, ...]
 
@@ -254,16 +254,16 @@ def _known_of_run(run: Path, classifier: Classifier, source: DataSource, *, give
         return f"{gone}, so none are shown: --data DATA says where they are."
     rows = {row["path"]: row for row in _rows(run, "split.csv") if _HASH.fullmatch(row["sha256"])}
     there = [i for i, path in enumerate(opened.paths) if path in rows]
-    facts = validate_images([opened.file(i) for i in there])
-    kept = [(i, f) for i, f in zip(there, facts, strict=True) if f.sha256 == rows[opened.paths[i]]["sha256"]]
+    infos = validate_images([opened.file(i) for i in there])
+    kept = [(i, f) for i, f in zip(there, infos, strict=True) if f.sha256 == rows[opened.paths[i]]["sha256"]]
     if not kept:
         gone = f"None of the run's images are at {plain(str(source.place))}"
         return f"{gone}, so none are shown: --data DATA says where they are."
     if len(kept) < len(rows):
         log.warning("%s of %s images are gone or changed; left out.", f"{len(rows) - len(kept):,}", f"{len(rows):,}")
-    views = [part.view for part in classifier.parts]
+    extractors = [member.extractor for member in classifier.members]
     files = [opened.file(i) for i, _ in kept]
-    features, failed = embed_files(files, [f.sha256 for _, f in kept], views, classifier.plan)
+    features, failed = embed_files(files, [f.sha256 for _, f in kept], extractors, classifier.runtime)
     good = np.array([j for j in range(len(kept)) if j not in failed], np.int64)
     listed = [rows[opened.paths[kept[j][0]]] for j in good]
     number = {c: k for k, c in enumerate(classifier.classes)}
@@ -297,7 +297,7 @@ def _with_images(bare: ReportData, known: _ReportImages, classifier: Classifier,
     return replace(
         bare,
         balance=sides_of(dataset.classes, dataset.labels, dataset.split),
-        sizes_N2=np.array([(f.width, f.height) for f in known.facts]).reshape(-1, 2),
+        sizes_N2=np.array([(f.width, f.height) for f in known.infos]).reshape(-1, 2),
         near=_nearest(bare, known),
         heat=maps,
         suspects=suspects,
@@ -346,8 +346,8 @@ def _nearest(bare: ReportData, known: _ReportImages) -> dict[int, tuple[SimilarI
     found = {}
     for i, row, cosine_N in zip(asked, rows, cosine_MN, strict=True):
         likely = np.argsort(-cosine_N, kind="stable")[: NEAREST + 5]
-        own = known.facts[row].sha256
-        others = [(int(training[j]), float(cosine_N[j])) for j in likely if known.facts[training[j]].sha256 != own]
+        own = known.infos[row].sha256
+        others = [(int(training[j]), float(cosine_N[j])) for j in likely if known.infos[training[j]].sha256 != own]
         found[i] = tuple(
             SimilarImage(dataset.paths[j], dataset.label_name(j), cosine) for j, cosine in others[:NEAREST]
         )
@@ -376,7 +376,9 @@ def _suspects(known: _ReportImages, classifier: Classifier) -> tuple[tuple[Suspe
 
     dataset = known.dataset
     frozen = [
-        x for x, p in zip(known.features, classifier.parts, strict=True) if not _trained_here(p.view.backbone.origin)
+        x
+        for x, p in zip(known.features, classifier.members, strict=True)
+        if not _trained_here(p.extractor.backbone.origin)
     ]
     if not frozen:
         return None, (
@@ -423,7 +425,7 @@ def _facts(classifier: Classifier) -> tuple[tuple[str, str], ...]:
     data, versions = known.get("data", {}), known.get("versions", {})
     listed = [
         ("made by", made_by(known) if "head" in known else ""),
-        ("backbones", " + ".join(dict.fromkeys(str(p.view) for p in classifier.parts))),
+        ("backbones", " + ".join(dict.fromkeys(str(p.extractor) for p in classifier.members))),
         ("images", f"{data['images']:,} images" if "images" in data else ""),
         ("seed", f"seed {known['seed']}" if "seed" in known else ""),
         ("model", f"model {classifier.id}"),
@@ -441,9 +443,9 @@ def _outcome(classifier: Classifier) -> str:
 
 
 def _taken(classifier: Classifier, trials: Sequence[HistoryRow]) -> frozenset[tuple[str, str, str]]:
-    """(stage, backbone, head) of the trials that the classifier's parts come from."""
+    """(stage, backbone, head) of the trials that the classifier's members come from."""
     head, tuned = (classifier.provenance.get(key) or {} for key in ("head", "tuned"))
-    frozen = {p.view.backbone.name for p in classifier.parts if not _trained_here(p.view.backbone.origin)}
+    frozen = {p.extractor.backbone.name for p in classifier.members if not _trained_here(p.extractor.backbone.origin)}
     found = {
         (t.stage, t.backbone, t.head)
         for t in trials
@@ -454,15 +456,15 @@ def _taken(classifier: Classifier, trials: Sequence[HistoryRow]) -> frozenset[tu
 
 
 def _costs(classifier: Classifier, images: int) -> tuple[tuple[str, str], ...]:
-    features = sum(p.weight_DK.shape[0] for p in classifier.parts)
+    features = sum(p.weight_DK.shape[0] for p in classifier.members)
     tuned = classifier.provenance.get("tuned") or {}
     speed = tuned.get("images_per_second")
     listed = [
         ("images", f"{images:,}"),
-        ("backbones", str(len(classifier.parts))),
+        ("backbones", str(len(classifier.members))),
         ("features of an image", f"{features:,}"),
-        ("input", ", ".join(dict.fromkeys(f"{p.view.spec.image_size} px" for p in classifier.parts))),
-        ("computed on", str(classifier.plan)),
+        ("input", ", ".join(dict.fromkeys(f"{p.extractor.spec.image_size} px" for p in classifier.members))),
+        ("computed on", str(classifier.runtime)),
         ("images per second in training", f"{speed:g}" if speed else ""),
     ]
     return tuple((key, text) for key, text in listed if text)

@@ -75,7 +75,7 @@ def reproduce(
     before = load_classifier(run)
     source = source_of(before, data)
     recipe = Recipe.from_dict(before.provenance["recipe"])
-    used = list(dict.fromkeys(part.view.backbone.name for part in before.parts))
+    used = list(dict.fromkeys(member.extractor.backbone.name for member in before.members))
     chosen = before.provenance.get("chosen") or used  # which earlier versions did not record
     predicted = read_predictions(run / "predictions.csv")
     fixes = read_corrections(_if_there(run / "fixes.csv"))
@@ -140,18 +140,18 @@ def _changed_images(
 def _changed_model(before: Classifier, after: Classifier) -> list[str]:
     """Differences in backbones, weights, precision and versions."""
     causes = []
-    if [p.view.backbone.name for p in before.parts] != [p.view.backbone.name for p in after.parts]:
-        names = [" + ".join(p.view.backbone.name for p in c.parts) for c in (before, after)]
+    if [p.extractor.backbone.name for p in before.members] != [p.extractor.backbone.name for p in after.members]:
+        names = [" + ".join(p.extractor.backbone.name for p in c.members) for c in (before, after)]
         causes.append(f"backbone: {names[0]} -> {names[1]}")
     else:
-        for old, new in zip(before.parts, after.parts, strict=True):
-            a, b = old.view.backbone, new.view.backbone
+        for old, new in zip(before.members, after.members, strict=True):
+            a, b = old.extractor.backbone, new.extractor.backbone
             if a.sha256 != b.sha256:
                 causes.append(f"weights of {a.name}: SHA-256 {a.sha256[:16]} -> {b.sha256[:16]} ({b.weights})")
-            if old.view.spec != new.view.spec:
-                causes.append(f"preprocessing of {a.name}: {old.view.spec} -> {new.view.spec}")
-    if before.plan != after.plan:
-        causes.append(f"engine: {before.plan} -> {after.plan}")
+            if old.extractor.spec != new.extractor.spec:
+                causes.append(f"preprocessing of {a.name}: {old.extractor.spec} -> {new.extractor.spec}")
+    if before.runtime != after.runtime:
+        causes.append(f"engine: {before.runtime} -> {after.runtime}")
     versions = [c.provenance["versions"] for c in (before, after)]
     return causes + [f"{k}: {v} -> {versions[1].get(k)}" for k, v in versions[0].items() if versions[1].get(k) != v]
 

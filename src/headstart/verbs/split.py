@@ -49,7 +49,7 @@ def split(
 ) -> SplitResult:
     """Split a data set into train, val and test: stratified, seeded, copies of one image in one set.
 
-    A split that the data brings is kept as it is; what it lacks is carved from its training part. Example:
+    A split that the data brings is kept as it is; what it lacks is carved from its training member. Example:
 
         headstart split photos --out split.csv
 
@@ -74,11 +74,13 @@ def split(
     refused = read_not_copies(not_copies).checked(opened)
     opened = corrections.applied_to(opened)
     prepare_groups(opened, source)
-    looked = scan(source, opened=opened, not_copies=refused)
-    require_trainable(looked.dataset)
-    dataset = make_split(looked.dataset, seed=seed, val_size=val_size, test_size=test_size, near=looked.copies.groups_N)
+    scanned = scan(source, opened=opened, not_copies=refused)
+    require_trainable(scanned.dataset)
+    dataset = make_split(
+        scanned.dataset, seed=seed, val_size=val_size, test_size=test_size, near=scanned.copies.groups_N
+    )
     require_sets(dataset, ["train", *(name for name, share in (("val", val_size), ("test", test_size)) if share > 0)])
-    write_split(Path(out), dataset, looked.sha256s)
+    write_split(Path(out), dataset, scanned.sha256s)
     sides = {
         side: {
             name: int(((dataset.split == side) & (dataset.labels == k)).sum()) for k, name in enumerate(dataset.classes)

@@ -61,7 +61,7 @@ class TrainResult:
 
     def __repr__(self) -> str:
         accuracy = self.test["accuracy"]
-        backbones = " + ".join(str(part.view) for part in self.classifier.parts)
+        backbones = " + ".join(str(member.extractor) for member in self.classifier.members)
         return f"Run({self.out!r}: {backbones}; test accuracy {accuracy}, {self.test.n:,} images)"
 
     def to_json(self) -> dict[str, Any]:
@@ -69,8 +69,8 @@ class TrainResult:
         return {
             "out": self.out,
             "model": self.classifier.id,
-            "backbones": [str(p.view) for p in self.classifier.parts],
-            "plan": str(self.classifier.plan),
+            "backbones": [str(p.extractor) for p in self.classifier.members],
+            "runtime": str(self.classifier.runtime),
             "temperature": self.classifier.temperature,
             "test": self.test.to_json(),
             "val": self.val.to_json(),
@@ -80,7 +80,7 @@ class TrainResult:
 
     def table(self) -> str:
         """Plain text for a terminal."""
-        backbones = " + ".join(str(p.view) for p in self.classifier.parts)
+        backbones = " + ".join(str(p.extractor) for p in self.classifier.members)
         problems = [f"{f.severity}: {plain(f.message)}" for f in self.findings if f.severity != "info"]
         took = f"{self.seconds['total']:.1f} s"
         return "\n".join([*problems, f"{backbones}; {took}; written to {self.out}", "", "Test: " + self.test.table()])
@@ -167,36 +167,36 @@ def train_with(
     opened = fixes.applied_to(opened)
     if split is None:
         prepare_groups(opened, source)
-    tools = resolve_backbones(recipe, weights=weights, weights_dir=weights_dir, offline=offline, chosen=chosen)
-    looked = scan(source, opened=opened, not_copies=refused)
-    require_trainable(looked.dataset)
-    given = looked.dataset
+    resolved = resolve_backbones(recipe, weights=weights, weights_dir=weights_dir, offline=offline, chosen=chosen)
+    scanned = scan(source, opened=opened, not_copies=refused)
+    require_trainable(scanned.dataset)
+    given = scanned.dataset
     if split is not None:
         given = read_split(Path(split), given, fixes)
-        given = with_named_groups(given, looked, source)
-    unfinished = _unfinished(out, given, looked, recipe, tools)
+        given = with_named_groups(given, scanned, source)
+    unfinished = _unfinished(out, given, scanned, recipe, resolved)
     if restart:
         unfinished.path.unlink(missing_ok=True)
     dataset = make_split(
-        given, seed=recipe.seed, val_size=recipe.val_size, test_size=recipe.test_size, near=looked.copies.groups_N
+        given, seed=recipe.seed, val_size=recipe.val_size, test_size=recipe.test_size, near=scanned.copies.groups_N
     )
     require_sets(dataset, ("train", "val", "test"))
-    learned = fit_classifier(
-        dataset, looked.files, looked.facts, recipe, tools=tools, clock=clock, unfinished=unfinished
+    result = fit_classifier(
+        dataset, scanned.files, scanned.infos, recipe, resolved=resolved, clock=clock, unfinished=unfinished
     )
-    classifier = learned.classifier
+    classifier = result.classifier
     classes = dataset.classes
-    val = compute_metrics(learned.val_logits_NK, learned.val_labels_N, classes, seed=recipe.seed)
-    predictions = _predict(classifier, learned.features, dataset)
+    val = compute_metrics(result.val_logits_NK, result.val_labels_N, classes, seed=recipe.seed)
+    predictions = _predict(classifier, result.features, dataset)
     test = compute_metrics(*_labelled(predictions, dataset, "test"), classes, seed=recipe.seed)
     clock.lap("judge")
-    classifier = replace(classifier, provenance=_provenance(source, dataset, looked, learned, fixes))
-    found = looked.findings(replace(dataset, groups=given.groups), looked.copies)
-    pairs = copy_rows(looked.copies, looked.dataset, looked.sha256s)
+    classifier = replace(classifier, provenance=_provenance(source, dataset, scanned, result, fixes))
+    found = scanned.findings(replace(dataset, groups=given.groups), scanned.copies)
+    pairs = copy_rows(scanned.copies, scanned.dataset, scanned.sha256s)
     earlier = (out / MANIFEST).is_file()
     with folder_aside(out) as folder:
         save_classifier(classifier, folder)
-        write_split(folder / "split.csv", dataset, looked.sha256s)
+        write_split(folder / "split.csv", dataset, scanned.sha256s)
         if fixes:
             fixes.write(folder / "fixes.csv")
         if refused:
@@ -204,11 +204,11 @@ def train_with(
         if pairs:
             write_copies(folder / "copies.csv", pairs)
         write_csv(folder / "checks.csv", CHECKS_HEADER, checks_rows(found))
-        write_csv(folder / "history.csv", [f.name for f in fields(HistoryRow)], [astuple(t) for t in learned.trials])
-        trained = learned.tuned or learned.attempt
+        write_csv(folder / "history.csv", [f.name for f in fields(HistoryRow)], [astuple(t) for t in result.trials])
+        trained = result.tuned or result.attempt
         if trained is not None:
             _write_training(folder, trained, classes)
-        write_predictions(folder / "predictions.csv", _reported(predictions, dataset, looked))
+        write_predictions(folder / "predictions.csv", _reported(predictions, dataset, scanned))
         clock.lap("write")
         if report:
             judged, seen = {"test": test, "val": val}, folder / "seen.png"
@@ -216,7 +216,7 @@ def train_with(
             write_report(
                 folder,
                 lambda: training_report(
-                    out, source, looked, learned, classifier, predictions, judged, found, clock.laps, shown
+                    out, source, scanned, result, classifier, predictions, judged, found, clock.laps, shown
                 ),
             )
             clock.lap("report")
@@ -229,13 +229,13 @@ def train_with(
 
 
 def _unfinished(
-    out: Path, given: Dataset, looked: ScannedDataset, recipe: Recipe, tools: ResolvedBackbones
+    out: Path, given: Dataset, scanned: ScannedDataset, recipe: Recipe, resolved: ResolvedBackbones
 ) -> ResumePoint:
     """Where snapshots of the training under way lie, beside the run that it will be, and what they must agree with."""
     names = [f.name for f in fields(Recipe) if f.name not in ("budget", "device")]
     key = {name: str(getattr(recipe, name)) for name in names}
-    key |= {"images": looked.fingerprint, "split": split_hash(given), "not copies": looked.not_copies.hash}
-    key |= {f"weights of {b.name}": b.sha256 or "random" for b in tools.backbones}
+    key |= {"images": scanned.fingerprint, "split": split_hash(given), "not copies": scanned.not_copies.hash}
+    key |= {f"weights of {b.name}": b.sha256 or "random" for b in resolved.backbones}
     key |= {"torch": importlib.metadata.version("torch"), "headstart's own source": _source_hash()}
     place = out.resolve()  # --out . has no name of its own
     return ResumePoint(place.with_name(f"{place.name}.unfinished"), key)
@@ -266,10 +266,10 @@ def _predict(classifier: Classifier, features: Sequence[np.ndarray], dataset: Da
     return Predictions(dataset.paths, dataset.classes, logits_NK, dataset.labels, {}, classifier.id)
 
 
-def _reported(predictions: Predictions, dataset: Dataset, looked: ScannedDataset) -> Predictions:
+def _reported(predictions: Predictions, dataset: Dataset, scanned: ScannedDataset) -> Predictions:
     """What `predictions.csv` holds: the test set, unlabelled images, and the names of the unreadable ones."""
     held = predictions.take((dataset.split == "test") | (dataset.labels < 0))
-    return replace(held, errors=looked.unreadable)
+    return replace(held, errors=scanned.unreadable)
 
 
 def _labelled(predictions: Predictions, dataset: Dataset, side: str) -> tuple[np.ndarray, np.ndarray]:
@@ -278,27 +278,27 @@ def _labelled(predictions: Predictions, dataset: Dataset, side: str) -> tuple[np
 
 
 def _provenance(
-    source: DataSource, dataset: Dataset, looked: ScannedDataset, learned: FitResult, fixes: Corrections
+    source: DataSource, dataset: Dataset, scanned: ScannedDataset, result: FitResult, fixes: Corrections
 ) -> dict[str, Any]:
     """What a run folder says of where it comes from: enough for `headstart reproduce`."""
     packages = ("headstart", "numpy", "openvino", "pillow", "timm", "torch")
     return {
-        "approach": learned.recipe.approach,
-        "chosen": list(learned.chosen),
-        "head": _described_head(learned.fitted),
-        "tuned": _described_training(learned.tuned),
-        "attempt": _described_training(learned.attempt, speed=False),  # the same run is the same file, to the byte
-        "why": learned.why,
-        "recipe": learned.recipe.as_dict(),
-        "seed": learned.recipe.seed,
+        "approach": result.recipe.approach,
+        "chosen": list(result.chosen),
+        "head": _described_head(result.fitted),
+        "tuned": _described_training(result.tuned),
+        "attempt": _described_training(result.attempt, speed=False),  # the same run is the same file, to the byte
+        "why": result.why,
+        "recipe": result.recipe.as_dict(),
+        "seed": result.recipe.seed,
         "data": {
             "path": os.path.abspath(source.place),
             **source.options,
             "images": len(dataset),
-            "fingerprint": looked.fingerprint,
+            "fingerprint": scanned.fingerprint,
         },
         "fixes": {"labels": fixes.relabelled, "dropped": fixes.dropped} if fixes else None,
-        "copies": {"limit": round(looked.copies.limit, 5), "refused": len(looked.not_copies.rows)},
+        "copies": {"limit": round(scanned.copies.limit, 5), "refused": len(scanned.not_copies.rows)},
         "split_hash": split_hash(dataset),
         "versions": {
             "python": platform.python_version(),
@@ -320,7 +320,7 @@ def _described_training(tuned: FinetuneResult | None, *, speed: bool = True) -> 
     measured = {"images_per_second": round(tuned.images_per_second, 1)} if speed else {}
     return {
         "approach": tuned.recipe.approach,
-        "backbone": tuned.view.backbone.name,
+        "backbone": tuned.extractor.backbone.name,
         "trained": list(tuned.trained),
         "epochs": len(tuned.epochs),
         "best_epoch": tuned.fit.best_epoch,

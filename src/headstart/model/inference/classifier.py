@@ -1,7 +1,7 @@
 """The trained classifier: backbones, the last layer on each, class names, temperature, thresholds; and its run folder.
 
-A classifier is a sum over its parts: ``logits = sum over parts of (features @ weight_DK + bias_K)``, nearly always one
-part. Temperature is folded into the weights, so the softmax of the logits is calibrated wherever the folder is loaded:
+A classifier is a sum over its members: ``logits = sum over members of (features @ weight_DK + bias_K)``, nearly always one
+member. Temperature is folded into the weights, so the softmax of the logits is calibrated wherever the folder is loaded:
 
     timm.create_model("local-dir:RUN", pretrained=True)          # a run that fuses backbones keeps a folder for each
 
@@ -40,7 +40,7 @@ CROP_MODES = {"crop": "center", "squash": "squash", "pad": "border"}
 class EnsembleMember:
     """One backbone and the last layer on it: `weight_DK` float32 (feature_dim, K), `bias_K` float32 (K,)."""
 
-    view: FeatureExtractor
+    extractor: FeatureExtractor
     weight_DK: np.ndarray
     bias_K: np.ndarray
 
@@ -55,9 +55,9 @@ class Classifier:
     records beside these.
     """
 
-    parts: tuple[EnsembleMember, ...]
+    members: tuple[EnsembleMember, ...]
     classes: tuple[str, ...]
-    plan: Runtime
+    runtime: Runtime
     temperature: float = 1.0
     conformal_threshold: float = 1.0
     alpha: float = 0.1
@@ -67,19 +67,25 @@ class Classifier:
     @property
     def id(self) -> str:
         """A short hash of all that decides a prediction."""
-        parts = [(p.view.backbone.sha256, p.view.spec.as_dict(), sha256_bytes(p.weight_DK.tobytes() + p.bias_K.tobytes()))
-                 for p in self.parts]  # fmt: skip
-        return sha256_bytes(json.dumps([parts, self.classes], sort_keys=True).encode())[:16]
+        members = [
+            (
+                m.extractor.backbone.sha256,
+                m.extractor.spec.as_dict(),
+                sha256_bytes(m.weight_DK.tobytes() + m.bias_K.tobytes()),
+            )
+            for m in self.members
+        ]
+        return sha256_bytes(json.dumps([members, self.classes], sort_keys=True).encode())[:16]
 
     def logits(self, features: Sequence[np.ndarray]) -> np.ndarray:
-        """float32 (N, K) from the features float32 (N, D) of each part, in their order.
+        """float32 (N, K) from the float32 (N, D) features of each member, in their order.
 
         Summed image by image in a fixed order (einsum, not a matrix product whose blocking depends on N), so that an
         image's logits do not depend on its company.
         """
         total_NK = sum(
             np.einsum("nd,dk->nk", x.astype(np.float64), p.weight_DK.astype(np.float64)) + p.bias_K
-            for x, p in zip(features, self.parts, strict=True)
+            for x, p in zip(features, self.members, strict=True)
         )
         return np.asarray(total_NK, np.float32)
 
@@ -91,14 +97,14 @@ def predict_files(
 
     An image that cannot be read is named in `errors` and has no prediction.
     """
-    facts = look_at(sources)  # a file is decoded once in a separate process: from here on they are known to be readable
-    readable = [i for i, f in enumerate(facts) if not f.reason]
-    errors = {paths[i]: f.reason for i, f in enumerate(facts) if f.reason}
+    infos = look_at(sources)  # a file is decoded once in a separate process: from here on they are known to be readable
+    readable = [i for i, f in enumerate(infos) if not f.reason]
+    errors = {paths[i]: f.reason for i, f in enumerate(infos) if f.reason}
     features, failed = embed_files(
         [sources[i] for i in readable],
-        [facts[i].sha256 for i in readable],
-        [p.view for p in classifier.parts],
-        classifier.plan,
+        [infos[i].sha256 for i in readable],
+        [p.extractor for p in classifier.members],
+        classifier.runtime,
     )
     errors |= {paths[readable[j]]: reason for j, reason in failed.items()}
     good = [j for j in range(len(readable)) if j not in failed]
@@ -117,9 +123,9 @@ def predict_files(
 # ------------------------------------------------------------------------------------------------------ the run folder
 def save_classifier(classifier: Classifier, folder: Path) -> None:
     """Write the classifier's files into `folder`: weights and config for timm, and `headstart.json`. Raises `WriteError`."""
-    names = _part_folders(classifier)
-    for part, name in zip(classifier.parts, names, strict=True):
-        _save_part(classifier, part, folder / name)
+    names = _member_folders(classifier)
+    for member, name in zip(classifier.members, names, strict=True):
+        _save_member(classifier, member, folder / name)
     write_json(
         folder / "headstart.json",
         {
@@ -129,8 +135,10 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
             "temperature": classifier.temperature,
             "conformal": {"method": "lac", "threshold": classifier.conformal_threshold, "alpha": classifier.alpha},
             "clip": classifier.clip,
-            "plan": vars(classifier.plan),
-            "parts": [_describe(part.view, name) for part, name in zip(classifier.parts, names, strict=True)],
+            "runtime": vars(classifier.runtime),
+            "members": [
+                _describe(member.extractor, name) for member, name in zip(classifier.members, names, strict=True)
+            ],
             **classifier.provenance,
         },
     )
@@ -163,19 +171,19 @@ def load_classifier(run: Path, *, besides: Collection[str] = ()) -> Classifier:
 def _classifier_from(run: Path, known: Mapping[str, Any]) -> Classifier:
     if known["format"] != FORMAT:
         raise ValueError(f"format {known['format']}, expected {FORMAT}")
-    main = ("format", "id", "classes", "temperature", "conformal", "clip", "plan", "parts")
-    parts, classes = tuple(_load_part(run, described) for described in known["parts"]), tuple(known["classes"])
-    if not parts or not all(p.weight_DK.ndim == 2 and p.bias_K.shape == (len(classes),) for p in parts):
+    main = ("format", "id", "classes", "temperature", "conformal", "clip", "runtime", "members")
+    members, classes = tuple(_load_member(run, described) for described in known["members"]), tuple(known["classes"])
+    if not members or not all(p.weight_DK.ndim == 2 and p.bias_K.shape == (len(classes),) for p in members):
         raise ValueError(f"the last layer is not one for {len(classes)} classes")
-    if not all(isinstance(c, str) for c in classes) or any(len(classes) != p.weight_DK.shape[1] for p in parts):
+    if not all(isinstance(c, str) for c in classes) or any(len(classes) != p.weight_DK.shape[1] for p in members):
         raise ValueError(f"the last layer is not one for the classes {classes}")
     clip = float(known.get("clip", 0.0))
     if not 0 <= clip <= 1 / len(classes):
         raise ValueError(f"clip {clip} is no bound for {len(classes)} classes")
     return Classifier(
-        parts=parts,
+        members=members,
         classes=classes,
-        plan=runtime_here(Runtime(**known["plan"])),
+        runtime=runtime_here(Runtime(**known["runtime"])),
         temperature=float(known["temperature"]),
         conformal_threshold=float(known["conformal"]["threshold"]),
         alpha=float(known["conformal"]["alpha"]),
@@ -184,14 +192,14 @@ def _classifier_from(run: Path, known: Mapping[str, Any]) -> Classifier:
     )
 
 
-def _part_folders(classifier: Classifier) -> list[str]:
-    if len(classifier.parts) == 1:
+def _member_folders(classifier: Classifier) -> list[str]:
+    if len(classifier.members) == 1:
         return ["."]
-    return [f"part{i}-{p.view.backbone.name}" for i, p in enumerate(classifier.parts, 1)]
+    return [f"member{i}-{p.extractor.backbone.name}" for i, p in enumerate(classifier.members, 1)]
 
 
-def _describe(view: FeatureExtractor, folder: str) -> dict[str, Any]:
-    b = view.backbone
+def _describe(extractor: FeatureExtractor, folder: str) -> dict[str, Any]:
+    b = extractor.backbone
     return {
         "folder": folder,
         "backbone": b.name,
@@ -199,13 +207,13 @@ def _describe(view: FeatureExtractor, folder: str) -> dict[str, Any]:
         "model_args": dict(b.model_args),
         "weights_sha256": b.sha256,
         "weights_preprocess": b.preprocess.as_dict(),
-        "preprocess": view.spec.as_dict(),
+        "preprocess": extractor.spec.as_dict(),
         "licence": b.licence,
         "origin": b.origin,
     }
 
 
-def _load_part(run: Path, described: Mapping[str, Any]) -> EnsembleMember:
+def _load_member(run: Path, described: Mapping[str, Any]) -> EnsembleMember:
     folder = run / described["folder"]
     if not folder.resolve().is_relative_to(run.resolve()):
         raise ValueError(f"folder {described['folder']!r} leads out of the run")
@@ -233,7 +241,7 @@ def backbone_content(file: Path) -> str:
     """What the graph and the features of a run folder's backbone are kept under in this user's cache.
 
     A run names the weights that it was made from, but it may come from anybody, and a graph built from its tensors must
-    not pass for one of those weights. So the name counts only for a file that was written here, of which `_save_part`
+    not pass for one of those weights. So the name counts only for a file that was written here, of which `_save_member`
     left a note in the cache; any other file counts as weights of their own, by its own SHA-256.
     """
     sha256 = sha256_file(file)
@@ -252,24 +260,24 @@ def _origin_note(sha256: str) -> Path:
     return cache_dir() / "origins" / f"{sha256}.json"
 
 
-def _save_part(classifier: Classifier, part: EnsembleMember, folder: Path) -> None:
-    view, backbone = part.view, part.view.backbone
-    network = open_network(backbone, view.spec, classifier.plan)
+def _save_member(classifier: Classifier, member: EnsembleMember, folder: Path) -> None:
+    extractor, backbone = member.extractor, member.extractor.backbone
+    network = open_network(backbone, extractor.spec, classifier.runtime)
     name, tail = network.classifier, network.classifier_tail
-    weight_KD = np.ascontiguousarray(part.weight_DK.T, np.float32)
-    layer = {f"{name}.weight": weight_KD.reshape(*weight_KD.shape, *tail), f"{name}.bias": part.bias_K}
+    weight_KD = np.ascontiguousarray(member.weight_DK.T, np.float32)
+    layer = {f"{name}.weight": weight_KD.reshape(*weight_KD.shape, *tail), f"{name}.bias": member.bias_K}
     if backbone.weights is None:
         raise DamagedRun(f"{backbone.name}: has no weights to save.")
     data = _with_layer(backbone.weights, name, layer)
     write_bytes(folder / "model.safetensors", data)
     note = json.dumps({"weights": backbone.content or backbone.sha256})
     write_cache(_origin_note(sha256_bytes(data)), note.encode())
-    write_json(folder / "config.json", timm_config(classifier.classes, view, name))
+    write_json(folder / "config.json", timm_config(classifier.classes, extractor, name))
 
 
-def timm_config(classes: Sequence[str], view: FeatureExtractor, classifier: str) -> dict[str, Any]:
+def timm_config(classes: Sequence[str], extractor: FeatureExtractor, classifier: str) -> dict[str, Any]:
     """What timm's ``local-dir:`` reads: architecture, class names, and the input spec."""
-    spec, backbone = view.spec, view.backbone
+    spec, backbone = extractor.spec, extractor.backbone
     return {
         "architecture": backbone.architecture,
         "num_classes": len(classes),

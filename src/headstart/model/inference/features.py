@@ -108,52 +108,58 @@ class FeatureStore:
 def embed_files(
     sources: Sequence[ImageSource],
     sha256s: Sequence[str],
-    views: Sequence[FeatureExtractor],
-    plan: Runtime,
+    extractors: Sequence[FeatureExtractor],
+    runtime: Runtime,
     *,
     keep: bool = True,
 ) -> tuple[list[np.ndarray], dict[int, str]]:
-    """Features of images (files, or pixels in memory), one array float32 (N, D) a view, in the views' order.
+    """Features of images (files, or pixels in memory), one float32 (N, D) array per extractor, in their order.
 
     `sha256s` are those that `images.validate` or `images.sources.look_at` found; a file that has changed since is an error
     of that image, not of the run. Returns the arrays and {index: reason} of images that could not be read (their rows
     are zero). `keep=False` neither reads nor writes the cache. Raises `BackboneError`, `WriteError`.
     """
-    arrays: list[np.ndarray | None] = [None] * len(views)
+    arrays: list[np.ndarray | None] = [None] * len(extractors)
     errors: dict[int, str] = {}
-    for positions in _by_geometry(views):
-        found, failed = _embed_one_geometry(sources, sha256s, [views[p] for p in positions], plan, keep)
+    for positions in _by_geometry(extractors):
+        found, failed = _embed_one_geometry(sources, sha256s, [extractors[p] for p in positions], runtime, keep)
         errors.update(failed)
         for position, values_ND in zip(positions, found, strict=True):
             arrays[position] = values_ND
     return [a for a in arrays if a is not None], errors
 
 
-def fingerprint(view: FeatureExtractor, plan: Runtime, sha256s: Sequence[str]) -> str:
+def fingerprint(extractor: FeatureExtractor, runtime: Runtime, sha256s: Sequence[str]) -> str:
     """SHA-256 over all that features depend on: the network's key and each image's bytes, in order."""
-    digest = hashlib.sha256(network_key(view.backbone, view.spec, plan).encode())
+    digest = hashlib.sha256(network_key(extractor.backbone, extractor.spec, runtime).encode())
     for sha256 in sha256s:
         digest.update(bytes.fromhex(sha256))
     return digest.hexdigest()
 
 
-def _by_geometry(views: Sequence[FeatureExtractor]) -> Iterator[list[int]]:
+def _by_geometry(extractors: Sequence[FeatureExtractor]) -> Iterator[list[int]]:
     groups: dict[tuple[object, ...], list[int]] = {}
-    for position, view in enumerate(views):
-        groups.setdefault(view.spec.geometry(), []).append(position)
+    for position, extractor in enumerate(extractors):
+        groups.setdefault(extractor.spec.geometry(), []).append(position)
     yield from groups.values()
 
 
 def _embed_one_geometry(
-    sources: Sequence[ImageSource], sha256s: Sequence[str], views: Sequence[FeatureExtractor], plan: Runtime, keep: bool
+    sources: Sequence[ImageSource],
+    sha256s: Sequence[str],
+    extractors: Sequence[FeatureExtractor],
+    runtime: Runtime,
+    keep: bool,
 ) -> tuple[list[np.ndarray], dict[int, str]]:
     keys = [bytes.fromhex(s) for s in sha256s]
-    stores = [FeatureStore(network_key(v.backbone, v.spec, plan)) if keep else None for v in views]
+    stores = [FeatureStore(network_key(v.backbone, v.spec, runtime)) if keep else None for v in extractors]
     missing = [_missing(store, keys) for store in stores]
-    networks = [open_network(v.backbone, v.spec, plan) if m else None for v, m in zip(views, missing, strict=True)]
+    networks = [
+        open_network(v.backbone, v.spec, runtime) if m else None for v, m in zip(extractors, missing, strict=True)
+    ]
     wanted = sorted(set().union(*missing))
-    work = _EmbeddingWork(sources, sha256s, networks, missing, views[0].spec, plan.batch)
-    names = [v.backbone.name for v, m in zip(views, missing, strict=True) if m]
+    work = _EmbeddingWork(sources, sha256s, networks, missing, extractors[0].spec, runtime.batch)
+    names = [v.backbone.name for v, m in zip(extractors, missing, strict=True) if m]
     title = names[0] if len(names) == 1 else f"{len(names)} backbones"
     with bar(f"Embedding with {title}", len(wanted)) as advance:
         work.run(wanted, stores, keys, advance)

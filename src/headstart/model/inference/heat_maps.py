@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 LONGER_SIDE = 160  # pixels of a map
 BATCH = 8
-_MEAN_TOLERANCE = 1e-4  # largest difference from a mean over places, as a part of the largest feature
+_MEAN_TOLERANCE = 1e-4  # largest difference from a mean over places, as a fraction of the largest feature
 
 
 def heat_maps(
@@ -67,7 +67,7 @@ class Heat:
     """A classifier's networks, opened once for many batches; see `heat_maps`. Raises `BackboneError`."""
 
     def __init__(self, classifier: Classifier) -> None:
-        self._networks = [_ExplainedNetwork(part, classifier.plan.device) for part in classifier.parts]
+        self._networks = [_ExplainedNetwork(member, classifier.runtime.device) for member in classifier.members]
 
     def batch(self, images: Sequence[Image.Image], classes_N: np.ndarray | None = None) -> list[np.ndarray]:
         """Maps of a few upright RGB images (all are held in memory at once)."""
@@ -82,7 +82,7 @@ class Heat:
 def combined(layers: Sequence[tuple[np.ndarray, Preprocess]], size: tuple[int, int]) -> np.ndarray:
     """One map 0 to 1 for an image of `size` (width, height) from each part's cells float (gh, gw) and input spec.
 
-    Cells hold evidence per part of the square: where a square covers more of the image than another, it is thinner.
+    Cells hold evidence per unit of the square: where a square covers more of the image than another, it is thinner.
     """
     scale = LONGER_SIDE / max(size)
     width, height = (max(1, round(x * scale)) for x in size)
@@ -100,7 +100,7 @@ def combined(layers: Sequence[tuple[np.ndarray, Preprocess]], size: tuple[int, i
 
 
 def seen(spec: Preprocess, width: int, height: int) -> tuple[float, float, float, float]:
-    """The network's square (left, top, right, bottom) in parts of the image; below 0 or above 1 where it was padded."""
+    """The network's square (left, top, right, bottom) as fractions of the image; below 0 or above 1 where it was padded."""
     if spec.resize == "pad":
         longer = max(width, height)
         x, y = (longer / width - 1) / 2, (longer / height - 1) / 2
@@ -112,7 +112,7 @@ def seen(spec: Preprocess, width: int, height: int) -> tuple[float, float, float
 def _opened(source: ImageSource, classifier: Classifier) -> Image.Image:
     if not isinstance(source, Path):
         return as_rgb(source)
-    side = max(part.view.spec.at_least()[0] for part in classifier.parts)
+    side = max(member.extractor.spec.at_least()[0] for member in classifier.members)
     return decode(read_bytes(source), at_least=(side, side))
 
 
@@ -123,14 +123,16 @@ CellsOf = Callable[[np.ndarray], np.ndarray]
 class _ExplainedNetwork:
     """One part's network in torch, with a last layer whose mean over the classes is taken off."""
 
-    def __init__(self, part: EnsembleMember, device: str) -> None:
+    def __init__(self, member: EnsembleMember, device: str) -> None:
         import torch
 
-        self.spec, self.name, self.device = part.view.spec, part.view.backbone.name, device
-        self.network: Any = build(part.view.backbone, image_size=self.spec.image_size).requires_grad_(False).to(device)
-        weight_DK = part.weight_DK - part.weight_DK.mean(1, keepdims=True)
+        self.spec, self.name, self.device = member.extractor.spec, member.extractor.backbone.name, device
+        self.network: Any = (
+            build(member.extractor.backbone, image_size=self.spec.image_size).requires_grad_(False).to(device)
+        )
+        weight_DK = member.weight_DK - member.weight_DK.mean(1, keepdims=True)
         self.weight_DK = torch.from_numpy(weight_DK).to(device)
-        self.bias_K = torch.from_numpy(part.bias_K - part.bias_K.mean()).to(device)
+        self.bias_K = torch.from_numpy(member.bias_K - member.bias_K.mean()).to(device)
 
     def look(self, images: Sequence[Image.Image]) -> tuple[np.ndarray, CellsOf]:
         """Logits (N, K) of a batch, and the function that gives the cells of a class."""
@@ -225,7 +227,7 @@ class _ExplainedNetwork:
         """
         from captum.attr import LayerGradientXActivation
 
-        norms = [part for name, part in self._inside.named_modules() if name.rpartition(".")[2] == "norm1"]
+        norms = [member for name, member in self._inside.named_modules() if name.rpartition(".")[2] == "norm1"]
         if not norms:
             raise BackboneError(
                 f"{self.name}: reads a class token, and no attention is known that fills it: no heat map can be made."

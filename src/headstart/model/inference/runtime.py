@@ -79,7 +79,7 @@ class Network(Protocol):
 
 
 def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
-    """The plan for this machine: CUDA through torch where there is one, else OpenVINO; bf16 where the processor has it.
+    """The runtime for this machine: CUDA through torch where there is one, else OpenVINO; bf16 where the processor has it.
 
     Raises `RecipeError` for unknown names, or for `cuda` on a machine without.
     """
@@ -102,59 +102,67 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     return Runtime("openvino", "cpu", precision, batch=8)
 
 
-def runtime_here(plan: Runtime) -> Runtime:
-    """A recorded plan, or this machine's own where that one cannot run here. Raises `ValueError` if it is no plan."""
-    known = (plan.engine, plan.device) in (("openvino", "cpu"), ("torch", "cuda"), ("torch", "cpu"))
-    if not known or plan.precision not in ("bf16", "f32") or type(plan.batch) is not int or not 1 <= plan.batch <= 4096:
-        raise ValueError(f"{plan} with batches of {plan.batch!r} is not a plan")
-    if plan.device == "cuda" and not _has_cuda_driver():
+def runtime_here(runtime: Runtime) -> Runtime:
+    """A recorded runtime, or this machine's own where that one cannot run here. Raises `ValueError` if it is no runtime."""
+    known = (runtime.engine, runtime.device) in (("openvino", "cpu"), ("torch", "cuda"), ("torch", "cpu"))
+    if (
+        not known
+        or runtime.precision not in ("bf16", "f32")
+        or type(runtime.batch) is not int
+        or not 1 <= runtime.batch <= 4096
+    ):
+        raise ValueError(f"{runtime} with batches of {runtime.batch!r} is not a plan")
+    if runtime.device == "cuda" and not _has_cuda_driver():
         here = choose_runtime("cpu")
-        log.info("Trained with %s; there is no CUDA GPU here, so: %s.", plan, here)
+        log.info("Trained with %s; there is no CUDA GPU here, so: %s.", runtime, here)
         return here
-    return plan
+    return runtime
 
 
-def network_key(backbone: Backbone, spec: Preprocess, plan: Runtime) -> str:
+def network_key(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> str:
     """A hash of what features depend on besides the image: weights, input spec, precision, engine and its version."""
-    parts = {
+    members = {
         "weights": backbone.content or backbone.sha256,
         "architecture": backbone.architecture,
         "model_args": dict(backbone.model_args),
         "preprocess": spec.as_dict(),
-        "plan": asdict(plan),
-        "engine": _engine_version(plan),
+        "plan": asdict(runtime),
+        "engine": _engine_version(runtime),
         "version": GRAPH_VERSION,
     }
-    return sha256_bytes(json.dumps(parts, sort_keys=True).encode())[:32]
+    return sha256_bytes(json.dumps(members, sort_keys=True).encode())[:32]
 
 
-def open_network(backbone: Backbone, spec: Preprocess, plan: Runtime) -> Network:
+def open_network(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> Network:
     """Load the compiled network from the user's cache, or build it. Raises `BackboneError`."""
     if backbone.weights is None:  # graphs and features are kept under the hash of the weights
         raise BackboneError(f"{backbone.name}: has random weights, which have to be saved before it can be used.")
-    if plan.engine == "torch":
-        return TorchNetwork(backbone, spec, plan)
-    path = cache_dir() / "graphs" / f"{_beginning(backbone)}-{network_key(backbone, spec, plan)}.graph"
+    if runtime.engine == "torch":
+        return TorchNetwork(backbone, spec, runtime)
+    path = cache_dir() / "graphs" / f"{_beginning(backbone)}-{network_key(backbone, spec, runtime)}.graph"
     graph = _read_graph(path)
     if graph is None:
         log.info(
-            "Compiling %s for this processor at %d px (%s); kept for next time.", backbone.name, spec.image_size, plan
+            "Compiling %s for this processor at %d px (%s); kept for next time.",
+            backbone.name,
+            spec.image_size,
+            runtime,
         )
         with ThreadPoolExecutor(
             1
         ) as aside:  # Ctrl-C must not reach Python code that OpenVINO's C++ calls: it would abort
-            info, blob = aside.submit(_compile, backbone, spec, plan).result()
+            info, blob = aside.submit(_compile, backbone, spec, runtime).result()
         write_cache(path, _graph_bytes(info, blob))
     else:
         info, blob = graph
-    return OpenVinoNetwork(info, blob, spec, plan)
+    return OpenVinoNetwork(info, blob, spec, runtime)
 
 
-def anticipate(backbones: Sequence[Backbone], plan: Runtime, *, training: bool = False) -> None:
+def anticipate(backbones: Sequence[Backbone], runtime: Runtime, *, training: bool = False) -> None:
     """Begin to import torch and timm, in a thread, where they will be needed: for `training`, or because a backbone was
     never compiled here. They take seconds of one core, in which another one can look at the images."""
     known = all(any((cache_dir() / "graphs").glob(f"{_beginning(b)}-*.graph")) for b in backbones)
-    if training or plan.engine == "torch" or not known:
+    if training or runtime.engine == "torch" or not known:
         threading.Thread(target=_import_torch, name="import of torch").start()
 
 
@@ -171,12 +179,12 @@ def _beginning(backbone: Backbone) -> str:
 class OpenVinoNetwork:
     """A compiled CPU graph: uint8 NHWC pixels in, pooled float32 features out."""
 
-    def __init__(self, info: dict[str, Any], blob: bytes, spec: Preprocess, plan: Runtime) -> None:
+    def __init__(self, info: dict[str, Any], blob: bytes, spec: Preprocess, runtime: Runtime) -> None:
         self.feature_dim: int = info["feature_dim"]
         self.classifier: str = info["classifier"]
         self.classifier_tail: tuple[int, ...] = tuple(info["classifier_tail"])
-        self._shape = (plan.batch, spec.image_size, spec.image_size, 3)
-        self._compiled = _core().import_model(blob, "CPU", _settings(plan))
+        self._shape = (runtime.batch, spec.image_size, spec.image_size, 3)
+        self._compiled = _core().import_model(blob, "CPU", _settings(runtime))
 
     def session(self) -> OpenVinoSession:
         """A new session; one thread each."""
@@ -201,16 +209,16 @@ class OpenVinoSession:
 class TorchNetwork:
     """The same network through torch, for CUDA (channels_last, bf16 autocast), and the reference in tests."""
 
-    def __init__(self, backbone: Backbone, spec: Preprocess, plan: Runtime) -> None:
+    def __init__(self, backbone: Backbone, spec: Preprocess, runtime: Runtime) -> None:
         import torch
 
         module, self.classifier, self.classifier_tail = _module_with_classifier(backbone, spec)
-        self._module = from_pixels(module, spec).eval().to(plan.device, memory_format=torch.channels_last)
-        self._plan = plan
-        self._shape = (plan.batch, spec.image_size, spec.image_size, 3)
+        self._module = from_pixels(module, spec).eval().to(runtime.device, memory_format=torch.channels_last)
+        self._plan = runtime
+        self._shape = (runtime.batch, spec.image_size, spec.image_size, 3)
         with torch.inference_mode():
             self.feature_dim = int(
-                self._module(torch.zeros(self._shape, dtype=torch.uint8, device=plan.device)).shape[1]
+                self._module(torch.zeros(self._shape, dtype=torch.uint8, device=runtime.device)).shape[1]
             )
 
     def session(self) -> TorchSession:
@@ -221,13 +229,13 @@ class TorchNetwork:
 class TorchSession:
     """See `Session`. On CUDA the pixels live in pinned memory and travel without blocking."""
 
-    def __init__(self, module: Any, shape: tuple[int, ...], plan: Runtime) -> None:
+    def __init__(self, module: Any, shape: tuple[int, ...], runtime: Runtime) -> None:
         import torch
 
-        self._buffer = torch.zeros(shape, dtype=torch.uint8, pin_memory=plan.device == "cuda")
+        self._buffer = torch.zeros(shape, dtype=torch.uint8, pin_memory=runtime.device == "cuda")
         self.pixels = self._buffer.numpy()
         self._module = module
-        self._plan = plan
+        self._plan = runtime
 
     def run(self) -> np.ndarray:
         """float32 (batch, feature_dim)."""
@@ -283,10 +291,10 @@ def _module_with_classifier(backbone: Backbone, spec: Preprocess) -> tuple[Any, 
     return module, name, tuple(shell.get_submodule(name).weight.shape[2:])
 
 
-def _compile(backbone: Backbone, spec: Preprocess, plan: Runtime) -> tuple[dict[str, Any], bytes]:
+def _compile(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> tuple[dict[str, Any], bytes]:
     module, classifier, tail = _module_with_classifier(backbone, spec)
     try:
-        compiled = _compiled(module, spec, plan)
+        compiled = _compiled(module, spec, runtime)
     except (RuntimeError, AssertionError) as error:
         raise BackboneError(
             f"{backbone.name}: cannot run at {spec.image_size} px: {str(error).splitlines()[0]}",
@@ -297,14 +305,14 @@ def _compile(backbone: Backbone, spec: Preprocess, plan: Runtime) -> tuple[dict[
     return info, bytes(blob if isinstance(blob, bytes) else blob.getvalue())
 
 
-def _compiled(module: Any, spec: Preprocess, plan: Runtime) -> Any:
+def _compiled(module: Any, spec: Preprocess, runtime: Runtime) -> Any:
     """OpenVINO's compiled model of a torch module that takes scaled pixels (N, 3, S, S). Raises `RuntimeError`."""
     openvino = _openvino()
     import torch
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    shape = [plan.batch, spec.image_size, spec.image_size, 3]
+    shape = [runtime.batch, spec.image_size, spec.image_size, 3]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # timm's shape arithmetic is traced at the fixed shape, as intended
         pixels = torch.zeros(shape, dtype=torch.uint8)
@@ -313,22 +321,22 @@ def _compiled(module: Any, spec: Preprocess, plan: Runtime) -> Any:
         decoder = TorchScriptPythonDecoder(traced)  # must outlive the conversion
         graph = frontend.convert(frontend.load(decoder))
     graph.reshape({0: openvino.PartialShape(shape)})
-    return _core().compile_model(graph, "CPU", _settings(plan))
+    return _core().compile_model(graph, "CPU", _settings(runtime))
 
 
-def open_module(module: Any, spec: Preprocess, plan: Runtime) -> Sequence[Session]:
+def open_module(module: Any, spec: Preprocess, runtime: Runtime) -> Sequence[Session]:
     """Sessions, one a worker thread, of a torch module that is not a whole backbone: outputs are flattened (batch, D).
 
     Nothing is kept for the next time. Raises `RuntimeError` if the module cannot be traced.
     """
     import torch
 
-    shape = (plan.batch, spec.image_size, spec.image_size, 3)
-    if plan.engine == "torch":
-        placed = from_pixels(module, spec).eval().to(plan.device, memory_format=torch.channels_last)
-        return [TorchSession(placed, shape, plan)]
+    shape = (runtime.batch, spec.image_size, spec.image_size, 3)
+    if runtime.engine == "torch":
+        placed = from_pixels(module, spec).eval().to(runtime.device, memory_format=torch.channels_last)
+        return [TorchSession(placed, shape, runtime)]
     with ThreadPoolExecutor(1) as aside:  # as in `open_network`
-        compiled = aside.submit(_compiled, module, spec, plan).result()
+        compiled = aside.submit(_compiled, module, spec, runtime).result()
     return [OpenVinoSession(compiled.create_infer_request(), shape) for _ in range(4 * cores())]
 
 
@@ -354,9 +362,9 @@ def _read_graph(path: Path) -> tuple[dict[str, Any], bytes] | None:
     return json.loads(header), blob
 
 
-def _settings(plan: Runtime) -> dict[str, Any]:
+def _settings(runtime: Runtime) -> dict[str, Any]:
     return {
-        "INFERENCE_PRECISION_HINT": plan.precision,
+        "INFERENCE_PRECISION_HINT": runtime.precision,
         "NUM_STREAMS": min(cores(), 16),
         "INFERENCE_NUM_THREADS": cores(),
         "ENABLE_CPU_PINNING": False,  # the decoding threads float: beside pinned ones, embedding was a tenth slower
@@ -387,11 +395,11 @@ def _core() -> Any:
     return _openvino().Core()
 
 
-def _engine_version(plan: Runtime) -> Sequence[str]:
-    if plan.engine == "torch":
+def _engine_version(runtime: Runtime) -> Sequence[str]:
+    if runtime.engine == "torch":
         import torch
 
-        return [torch.__version__, torch.cuda.get_device_name() if plan.device == "cuda" else "cpu"]
+        return [torch.__version__, torch.cuda.get_device_name() if runtime.device == "cuda" else "cpu"]
     return [_openvino().__version__, str(_core().get_property("CPU", "FULL_DEVICE_NAME")), str(cores())]
 
 
