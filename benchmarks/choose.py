@@ -39,7 +39,7 @@ import numpy as np
 
 from headstart.data.splits import make_split
 from headstart.model.backbones.registry import at_hand
-from headstart.model.inference.features import FeatureExtractor, embed_files, fitted_spec
+from headstart.model.inference.features import FeatureExtractor, embed_images, fitted_spec
 from headstart.model.inference.runtime import Runtime, choose_runtime, open_network
 from headstart.pipeline.choose_backbones import (
     Choice,
@@ -108,11 +108,11 @@ class Task:
         self.name = data.name
         self.runtime: Runtime = choose_runtime("cpu")
         self.dataset = make_split(looked.dataset, seed=0)
-        self.files, self.sha256s = looked.files, looked.sha256s
+        self.images = looked.images
         self.labels, self.n_classes = self.dataset.labels, len(self.dataset.classes)
         self.train, self.val, self.test = (self.dataset.split == side for side in ("train", "val", "test"))
         self.known = self.train | self.val
-        sides = np.array([min(f.width, f.height) for f in looked.infos])
+        sides = looked.images.sizes_N2.min(axis=1)
         self.views = []
         for backbone in at_hand(weights_dir=weights):
             size = image_size or fitting_size(backbone.preprocess.image_size, sides)
@@ -121,18 +121,20 @@ class Task:
 
     def embed(self, keep: np.ndarray, views: Sequence[FeatureExtractor], *, cached: bool = True) -> list[np.ndarray]:
         """float32 (N, D) a view, of the images in `keep` (mask or indices)."""
-        chosen = np.arange(len(self.dataset))[keep].tolist()
-        files, sha256s = [self.files[i] for i in chosen], [self.sha256s[i] for i in chosen]
-        return embed_files(files, sha256s, views, self.runtime, keep=cached)[0]
+        return embed_images(self.images.take(keep), views, self.runtime, keep=cached)[0]
 
     def search(self, seed: int) -> Choice:
         """`choose_backbones` on all images but those for the test."""
-        chosen = np.flatnonzero(self.known).tolist()
-        files, sha256s = [self.files[i] for i in chosen], [self.sha256s[i] for i in chosen]
         return choose_backbones(
-            self.views, files, sha256s, self.labels[chosen], self.n_classes, self.runtime,
-            seconds=math.inf, total=len(self.dataset), seed=seed,
-        )  # fmt: skip
+            self.views,
+            self.images.take(self.known),
+            self.labels[self.known],
+            self.n_classes,
+            self.runtime,
+            seconds=math.inf,
+            total=len(self.dataset),
+            seed=seed,
+        )
 
 
 @dataclass
@@ -169,7 +171,7 @@ class Probe:
         if members not in self._accuracy:
             t, features = self.task, [self.features[i] for i in members]
             views = [t.views[i] for i in members]
-            fitted, _ = fit_heads(views, features, t.labels, t.train, t.val, t.n_classes, Recipe())
+            fitted, _ = fit_heads(views, features, t.dataset, Recipe())
             mine = [features[views.index(v)] for v in fitted.extractors]
             final = refit_on(fitted, [x[t.known] for x in mine], t.labels[t.known], t.n_classes)
             logits_NK = final.head.logits(final.join([x[t.test] for x in mine]))

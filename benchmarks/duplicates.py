@@ -30,6 +30,7 @@ from headstart.data.near_duplicates import find_copies
 from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.data.splits import make_split
 from headstart.images.decode import decode
+from headstart.images.image_refs import Images
 from headstart.images.validate import validate_images
 from headstart.pipeline.scan import scan
 
@@ -41,9 +42,9 @@ def recall(dataset: Dataset, seed: int) -> tuple[dict[str, float], int]:
         planted, originals, kinds = plant(files, Path(folder), seed)
         everything = [*files, *planted]
         labels = np.concatenate([dataset.labels, dataset.labels[originals]])
-        copies = find_copies(everything, validate_images(everything), labels)
+        copies = find_copies(Images.inspect(everything), labels)
     groups = copies.groups_N
-    alone = find_copies(files, validate_images(files), dataset.labels).groups_N
+    alone = find_copies(Images.inspect(files), dataset.labels).groups_N
     found = {kind: [] for kind in KINDS}
     strangers = 0
     for n, (original, kind) in enumerate(zip(originals, kinds, strict=True)):
@@ -79,7 +80,7 @@ def examine(name: str, args: argparse.Namespace) -> None:
     looked = scan(open_set(name, args.data, args.made))
     dataset = looked.dataset
     started = time.perf_counter(), time.process_time()
-    copies = find_copies(looked.files, looked.infos, dataset.labels)
+    copies = find_copies(looked.images, dataset.labels)
     spent = time.perf_counter() - started[0], time.process_time() - started[1]
     runs = [recall(dataset, seed) for seed in range(args.seeds)]
     by_kind = {kind: np.mean([found[kind] for found, _ in runs]) for kind in KINDS}
@@ -98,7 +99,7 @@ def examine(name: str, args: argparse.Namespace) -> None:
     )
     if args.sheets and len(copies.pairs_M2):
         args.sheets.mkdir(parents=True, exist_ok=True)
-        sheet(copies, looked.files).save(args.sheets / f"{name}.png")
+        sheet(copies, dataset.files).save(args.sheets / f"{name}.png")
 
 
 def sheet(copies: Copies, files: list[Path], side: int = 150, columns: int = 4) -> Image.Image:
@@ -120,7 +121,7 @@ def cost(files: list[Path], size: int) -> None:
         facts = validate_images(pieces)
         held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         before = (time.perf_counter(), time.process_time())
-        copies = find_copies(pieces, facts)
+        copies = find_copies(Images(pieces, facts))
         spent = time.perf_counter() - before[0], time.process_time() - before[1]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(

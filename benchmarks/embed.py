@@ -24,10 +24,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headstart.data.open_dataset import open_dataset
+from headstart.images.image_refs import Images
 from headstart.images.preprocess import Preprocess, read_pixels
 from headstart.io.files import sha256_file
 from headstart.model.backbones.registry import find_backbone
-from headstart.model.inference.features import WORKERS_PER_CORE, FeatureExtractor, embed_files
+from headstart.model.inference.features import WORKERS_PER_CORE, FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Network, choose_runtime, cores, open_network
 
 
@@ -63,10 +64,11 @@ def rates(files: list[Path], view: FeatureExtractor, precision: str, rounds: int
     runtime = choose_runtime("cpu", precision)
     network = open_network(view.backbone, view.spec, runtime)
     sha256s = [sha256_file(f) for f in files]
+    images = Images.recorded(files, sha256s)
     steps: dict[str, Callable[[], None]] = {
         "decode": lambda: decode_all(files, sha256s, view.spec, runtime.batch),
         "model": lambda: run_model(network, len(files), runtime.batch),
-        "pipeline": lambda: embed_files(files, sha256s, [view], runtime, keep=False) and None,
+        "pipeline": lambda: embed_images(images, [view], runtime, keep=False) and None,
     }
     for step in steps.values():
         step()
@@ -148,7 +150,7 @@ def extra_memory(files: list[Path], view: FeatureExtractor, precision: str, n: i
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    (values_ND,), _ = embed_files(many, [sha256[f] for f in many], [view], runtime, keep=False)
+    (values_ND,), _ = embed_images(Images.recorded(many, [sha256[f] for f in many]), [view], runtime, keep=False)
     done.set()
     watcher.join()
     return peak[0] - values_ND.nbytes // 2**20

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,15 @@ import numpy as np
 from headstart.data.open_dataset import Dataset
 from headstart.data.splits import make_split
 from headstart.evaluation.metrics import compute_metrics
+from headstart.images.image_refs import Images
 from headstart.model.backbones.registry import find_backbone
-from headstart.model.inference.features import FeatureExtractor, embed_files
+from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime, choose_runtime
+from headstart.pipeline.approaches.finetune import MODE
 from headstart.pipeline.choose_backbones import stratified_order
 from headstart.pipeline.fit_heads import fit_heads
 from headstart.pipeline.scan import scan
-from headstart.training.finetune import TrainingData, finetune
+from headstart.training.finetune import FinetuneResult, TrainingData, finetune
 from headstart.training.recipe import Recipe
 
 
@@ -53,25 +56,23 @@ def main() -> None:
     looked = scan(options.data)
     dataset = make_split(looked.dataset, seed=0, val_size=0.2, test_size=0.2)
     recipe = Recipe(approach="finetune", epochs=options.epochs, unfreeze=options.unfreeze)
-    task = part_of(dataset, looked.files, looked.sha256s, options.images)
-    (values_ND,), _ = embed_files(looked.files, looked.sha256s, [view], runtime)
-    n_classes = len(dataset.classes)
-    fitted, _ = fit_heads([view], [values_ND], dataset.labels, task.train, task.val, n_classes, recipe)
-    part = fitted.members(1.0)[0]
-    test = dataset.split == "test"
-    before = compute_metrics(values_ND[test] @ part.weight_DK + part.bias_K, dataset.labels[test], dataset.classes)
-    print(f"{view}, {int(task.train.sum()):,} training images, {options.epochs} rounds; frozen: {before['accuracy']}")
+    task = part_of(dataset, looked.images, options.images)
+    (values_ND,), _ = embed_images(looked.images, [view], runtime)
+    used = np.full(len(dataset), "", "<U5")
+    used[task.train], used[task.val] = "train", "val"
+    fitted, _ = fit_heads([view], [values_ND], replace(dataset, split=used), recipe)
+    layer, test = fitted.members(1.0)[0].layer, dataset.sets.test
+    before = compute_metrics(layer(values_ND[test]), dataset.labels[test], dataset.classes)
+    print(f"{view}, {len(task.train):,} training images, {options.epochs} rounds; frozen: {before['accuracy']}")
     ways = {"kept": recipe, "plain": Recipe(**{**recipe.as_dict(), "unfreeze": "all", "precision": "f32"})}
     rates: dict[str, list[float]] = {name: [] for name in options.ways}
     for _ in range(options.rounds):
         for name in options.ways:
             begun = time.perf_counter()
-            tuned = finetune(view, task, ways[name], runtime, start=(part.weight_DK, part.bias_K), seconds=1e9)
+            tuned = finetune(view, task, ways[name], runtime, mode=MODE, start=layer, seconds=1e9)
             seconds = time.perf_counter() - begun
-            rates[name].append(task.train.sum() * options.epochs / seconds)
-            accuracy = tested(
-                tuned.extractor, tuned.weight_DK, tuned.bias_K, dataset, looked.files, looked.sha256s, runtime
-            )
+            rates[name].append(len(task.train) * options.epochs / seconds)
+            accuracy = tested(tuned, dataset, looked.images, runtime)
             print(
                 f"  {name:<6}{rates[name][-1]:>7.1f} images/s ({seconds:.0f} s; steps alone "
                 f"{tuned.images_per_second:.0f}/s), test accuracy {accuracy}",
@@ -82,33 +83,22 @@ def main() -> None:
         print(f"  kept / plain: {ratio:.1f}")
 
 
-def part_of(dataset: Dataset, files: list[Path], sha256s: list[str], images: int) -> TrainingData:
+def part_of(dataset: Dataset, images: Images, most: int) -> TrainingData:
     """The split with a stratified part of its training set, and the same part of its validation set."""
-    part = min(1.0, images / (dataset.split == "train").sum())
-    train, val = (_beginning(dataset, side, part) for side in ("train", "val"))
-    return TrainingData(files, sha256s, dataset.labels, train, val, len(dataset.classes))
+    part = min(1.0, most / len(dataset.sets.train))
+    train, val = (_beginning(dataset, rows, part) for rows in (dataset.sets.train, dataset.sets.val))
+    return TrainingData(images, dataset.labels, train, val, len(dataset.classes))
 
 
-def _beginning(dataset: Dataset, side: str, part: float) -> np.ndarray:
-    members = np.flatnonzero(dataset.split == side)
-    mask = np.zeros(len(dataset), bool)
-    mask[members[stratified_order(dataset.labels[members], 0)[: round(part * len(members))]]] = True
-    return mask
+def _beginning(dataset: Dataset, rows: np.ndarray, part: float) -> np.ndarray:
+    return np.sort(rows[stratified_order(dataset.labels[rows], 0)[: round(part * len(rows))]])
 
 
-def tested(
-    view: FeatureExtractor,
-    weight_DK: np.ndarray,
-    bias_K: np.ndarray,
-    dataset: Dataset,
-    files: list[Path],
-    sha256s: list[str],
-    runtime: Runtime,
-) -> object:
+def tested(tuned: FinetuneResult, dataset: Dataset, images: Images, runtime: Runtime) -> object:
     """Accuracy on the test set, by the same path as prediction."""
-    test = np.flatnonzero(dataset.split == "test")
-    (values_ND,), _ = embed_files([files[i] for i in test], [sha256s[i] for i in test], [view], runtime, keep=False)
-    return compute_metrics(values_ND @ weight_DK + bias_K, dataset.labels[test], dataset.classes)["accuracy"]
+    test = dataset.sets.test
+    (values_ND,), _ = embed_images(images.take(test), [tuned.extractor], runtime, keep=False)
+    return compute_metrics(tuned.layer(values_ND), dataset.labels[test], dataset.classes)["accuracy"]
 
 
 if __name__ == "__main__":

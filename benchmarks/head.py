@@ -23,12 +23,13 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data.open_dataset import open_dataset
+from headstart.images.image_refs import Images
 from headstart.io.files import sha256_file
 from headstart.model.backbones.registry import find_backbone
 from headstart.model.heads.linear import refit
 from headstart.model.heads.logistic import tempered_log_loss
 from headstart.model.heads.search import search_head
-from headstart.model.inference.features import FeatureExtractor, embed_files
+from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import choose_runtime, open_network
 
 
@@ -66,7 +67,7 @@ def embedded(data: Path, weights_dir: Path, backbone: str, image_size: int) -> t
     open_network(view.backbone, view.spec, plan)
     sha256s = [sha256_file(f) for f in files]
     started = time.perf_counter()
-    (values_ND,), _ = embed_files(files, sha256s, [view], plan, keep=False)
+    (values_ND,), _ = embed_images(Images.recorded(files, sha256s), [view], plan, keep=False)
     return values_ND, dataset.labels, time.perf_counter() - started
 
 

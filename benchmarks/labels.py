@@ -22,7 +22,7 @@ import numpy as np
 
 from headstart.evaluation.confident_learning import label_issues
 from headstart.model.backbones.registry import Backbone
-from headstart.model.inference.features import FeatureExtractor, embed_files, fitted_spec
+from headstart.model.inference.features import FeatureExtractor, embed_images, fitted_spec
 from headstart.model.inference.runtime import choose_runtime
 from headstart.pipeline.choose_backbones import fitting_size
 from headstart.pipeline.label_errors import backbones_for_labels, out_of_fold
@@ -50,12 +50,11 @@ def measure(looked: ScannedDataset, backbone: Backbone, share: float, seeds: ran
     """Print a line for the data as it is, and one for each seed."""
     train = looked.dataset.split == "train"
     known = np.flatnonzero((train if train.any() else True) & (looked.dataset.labels >= 0))
-    sides = np.array([min(f.width, f.height) for f in looked.infos])
+    sides = looked.images.sizes_N2.min(axis=1)
     view = FeatureExtractor(
         backbone, fitted_spec(backbone, fitting_size(backbone.preprocess.image_size, sides), "auto")
     )
-    files, sha256s = [looked.files[i] for i in known], [looked.sha256s[i] for i in known]
-    (values_ND,), _ = embed_files(files, sha256s, [view], choose_runtime())
+    (values_ND,), _ = embed_images(looked.images.take(known), [view], choose_runtime())
     true_N, groups_N = looked.dataset.labels[known], looked.dataset.groups[known]
     print(f"{looked.dataset.root}: {len(known):,} images, {values_ND.shape[1]:,} features of {view}")
     line("as it is", values_ND, true_N, true_N, groups_N, share, seed=0)

@@ -29,6 +29,7 @@ from headstart.images.augment import (
 )
 from headstart.images.augment_policies import OPERATIONS
 from headstart.images.contact_sheet import caption, contact_sheet
+from headstart.images.image_refs import Images
 from headstart.images.preprocess import Preprocess, read_pixels
 from headstart.io.files import sha256_bytes
 
@@ -372,20 +373,21 @@ def test_views_of_one_decoding(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     draw(1, 1, (300, 200)).save(path, quality=90)
     sha256, spec = sha256_bytes(path.read_bytes()), Preprocess(32)
-    augment = parse_augment("flip,rotation=15,zoom=0.1")
-    views = read_views(path, sha256, spec, augment, 3, (PLAIN, 0, 5))
+    augment, pixels = parse_augment("flip,rotation=15,zoom=0.1"), np.asarray(draw(1, 1))
+    images = Images.recorded([path, path, tmp_path / "b.jpg", pixels], [sha256, "0" * 64, sha256, "any"])
+    views = read_views(images, 0, spec, augment, seed=3, numbers=(PLAIN, 0, 5))
     assert views.shape == (3, 32, 32, 3)
     np.testing.assert_array_equal(views[0], read_pixels(path, spec))
-    np.testing.assert_array_equal(views[2], read_views(path, sha256, spec, augment, 3, (5,))[0])
+    np.testing.assert_array_equal(views[2], read_views(images, 0, spec, augment, seed=3, numbers=(5,))[0])
     assert len({v.tobytes() for v in views}) == 3
     with pytest.raises(UnreadableImage, match="changed while it was being used") as changed:
-        read_views(path, "0" * 64, spec, augment, 3, (0,))
+        read_views(images, 1, spec, augment, seed=3, numbers=(0,))
     assert changed.value.reason == "changed"
     with pytest.raises(UnreadableImage, match="could not be read: No such file") as gone:
-        read_views(tmp_path / "b.jpg", sha256, spec, augment, 3, (0,))
+        read_views(images, 2, spec, augment, seed=3, numbers=(0,))
     assert gone.value.reason == "not_a_file"
-    pixels = np.asarray(draw(1, 1))
-    np.testing.assert_array_equal(read_views(pixels, "any", spec, augment, 0, (PLAIN,))[0], read_pixels(pixels, spec))
+    plain = read_views(images, 3, spec, augment, seed=0, numbers=(PLAIN,))[0]
+    np.testing.assert_array_equal(plain, read_pixels(pixels, spec))
 
 
 # Options

@@ -19,6 +19,7 @@ from headstart.data.duplicates import merge_groups
 from headstart.data.near_duplicates import find_copies
 from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import NoImages
+from headstart.images.image_refs import Images
 from headstart.images.validate import ImageInfo, validate_images
 from headstart.io.files import read_csv, write_csv
 
@@ -368,7 +369,8 @@ def test_every_kind_of_bad_file_is_named(tmp_path: Path) -> None:
     data = open_dataset(tmp_path)
     facts = validate_images([data.file(i) for i in range(len(data))])
     good = np.flatnonzero(usable(facts))
-    seen = find_copies([data.file(i) for i in good], [facts[i] for i in good], data.labels[good]).among(good, len(data))
+    images = Images([data.file(i) for i in good], [facts[i] for i in good])
+    seen = find_copies(images, data.labels[good]).among(good, len(data))
     by_name = found(data, facts, seen)
 
     for name, (check, _) in BAD.items():

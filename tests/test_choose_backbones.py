@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headstart.data.dataset import Dataset
 from headstart.errors import RecipeError
+from headstart.images.image_refs import Images
 from headstart.images.preprocess import Preprocess
-from headstart.io.files import sha256_bytes, sha256_file
+from headstart.io.files import sha256_bytes
 from headstart.model.backbones.registry import Backbone, at_hand
 from headstart.model.inference.features import FeatureExtractor, FeatureStore
 from headstart.model.inference.runtime import Runtime, choose_runtime, network_key
@@ -67,7 +69,7 @@ def test_the_backbone_that_tells_the_classes_apart_is_chosen(
     files = sorted(photos.rglob("*.jpg"))
     labels = np.array([int(f.parent.name[-1]) for f in files])
     views = [FeatureExtractor(b, b.preprocess) for b in at_hand(weights_dir=tiny_weights)]
-    arguments = (files, [sha256_file(f) for f in files], labels, 3, choose_runtime("cpu"))
+    arguments = (Images.inspect(files), labels, 3, choose_runtime("cpu"))
     choice = choose_backbones(views, *arguments, seconds=1e9, total=42)
     assert sorted(str(v) for v in choice.extractors) == sorted(
         str(v) for v in views
@@ -75,7 +77,7 @@ def test_the_backbone_that_tells_the_classes_apart_is_chosen(
     losses = {t.backbone: t.loo_log_loss for t in choice.trials}
     assert losses[choice.extractors[0].backbone.name] == min(losses.values())
     hurried = choose_backbones(views, *arguments, seconds=0.0, total=42)
-    assert hurried.views == choice.extractors[:1]
+    assert hurried.extractors == choice.extractors[:1]
 
 
 def chosen(features: list[np.ndarray], labels: np.ndarray, *, budget: float = 1e9) -> Choice:
@@ -89,7 +91,15 @@ def chosen(features: list[np.ndarray], labels: np.ndarray, *, budget: float = 1e
         FeatureStore(network_key(view.backbone, view.spec, PLAN)).keep([bytes.fromhex(s) for s in sha256s], values)
     files = [Path(f"{i}.jpg") for i in range(len(labels))]
     classes = int(labels.max()) + 1
-    return choose_backbones(views, files, sha256s, labels, classes, PLAN, seconds=budget, total=len(labels))
+    return choose_backbones(
+        views, Images.recorded(files, sha256s), labels, classes, PLAN, seconds=budget, total=len(labels)
+    )
+
+
+def made_dataset(labels_N: np.ndarray, train_N: np.ndarray) -> Dataset:
+    """Three classes; what is not for training is for validation."""
+    paths, split = tuple(f"{i}.jpg" for i in range(len(labels_N))), np.where(train_N, "train", "val")
+    return Dataset(Path("photos"), paths, labels_N, ("a", "b", "c"), split, np.arange(len(labels_N)))
 
 
 def names(choice: Choice) -> list[str]:
@@ -140,11 +150,12 @@ def test_a_second_backbone_is_fused_when_it_adds_something_and_only_then() -> No
     noise = np.random.default_rng(2).normal(size=(600, 20)).astype(np.float32)
     train = np.arange(600) % 5 != 0
     a, b = FeatureExtractor(BACKBONE, Preprocess()), FeatureExtractor(replace(BACKBONE, name="net.b"), Preprocess())
-    fused, trials = fit_heads([a, b], [first, second], labels, train, ~train, 3, Recipe())
-    assert [v.backbone.name for v in fused.views] == ["net.a", "net.b"]
+    dataset = made_dataset(labels, train)
+    fused, trials = fit_heads([a, b], [first, second], dataset, Recipe())
+    assert [v.backbone.name for v in fused.extractors] == ["net.a", "net.b"]
     assert {t.backbone for t in trials} == {"net.a", "net.a + net.b"}
-    alone, _ = fit_heads([a, b], [first, noise], labels, train, ~train, 3, Recipe())
-    assert [v.backbone.name for v in alone.views] == ["net.a"]
+    alone, _ = fit_heads([a, b], [first, noise], dataset, Recipe())
+    assert [v.backbone.name for v in alone.extractors] == ["net.a"]
 
 
 def test_parts_add_up_to_the_head_on_the_joined_features() -> None:
@@ -152,11 +163,11 @@ def test_parts_add_up_to_the_head_on_the_joined_features() -> None:
     second = 100 * clouds(90, 4, 3, seed=1)[0]
     train = np.arange(90) % 3 != 0
     views = [FeatureExtractor(BACKBONE, Preprocess()), FeatureExtractor(replace(BACKBONE, name="net.b"), Preprocess())]
-    fitted, _ = fit_heads(views, [first, second], labels, train, ~train, 3, Recipe(), fuse=True)
+    fitted, _ = fit_heads(views, [first, second], made_dataset(labels, train), Recipe(), fuse=True)
     fitted = refit_on(fitted, [first, second], labels, 3)
     expected = fitted.head.logits(fitted.join([first, second])) / 2.5
     parts = fitted.members(temperature=2.5)
-    total = sum(x @ p.weight_DK + p.bias_K for x, p in zip([first, second], parts, strict=True))
+    total = sum(p.layer(x) for x, p in zip([first, second], parts, strict=True))
     np.testing.assert_allclose(total, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 

@@ -15,8 +15,11 @@ from conftest import as_jpeg, scene, write_photos
 from headstart import Recipe
 from headstart.data.open_dataset import Dataset
 from headstart.errors import DataError
+from headstart.images.image_refs import Images
 from headstart.io.files import read_csv
-from headstart.pipeline import fit
+from headstart.pipeline.choose_backbones import choose_backbones
+from headstart.pipeline.fit import FitResult, ResolvedBackbones, fit_classifier
+from headstart.pipeline.fit_task import FitTask
 from headstart.samples.scenes import render
 
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
@@ -94,13 +97,12 @@ def test_all_verbs_make_the_same_split(mirrored: Path, tmp_path: Path, tiny_weig
 def test_fit(mirrored: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`ImageClassifier.fit` has a training and a validation set, of the images in the order in which they are given."""
     seen: list[Dataset] = []
-    fit_heads = fit._fit
 
-    def watched(views: object, features: object, dataset: Dataset, recipe: Recipe) -> object:
-        seen.append(dataset)
-        return fit_heads(views, features, dataset, recipe)  # type: ignore[arg-type]
+    def watched(task: FitTask, resolved: ResolvedBackbones) -> FitResult:
+        seen.append(task.dataset)
+        return fit_classifier(task, resolved)
 
-    monkeypatch.setattr(fit, "_fit", watched)
+    monkeypatch.setattr("headstart.estimator.fit_classifier", watched)
     files = sorted(mirrored.rglob("*.jpg"))
     model = headstart.ImageClassifier(backbone="test_resnet.a", weights_dir=tiny_weights, approach="linear", head="lda")
     model.fit(files, [file.parent.name for file in files])
@@ -150,13 +152,12 @@ def test_no_image_of_the_test_set_took_part_in_the_choice(
     mirrored: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: set[str] = set()
-    choose = fit.choose_backbones
 
-    def watched(views: object, sources: list[Path], *args: object, **options: object) -> object:
-        asked.update(Path(source).relative_to(mirrored).as_posix() for source in sources)
-        return choose(views, sources, *args, **options)  # type: ignore[arg-type]
+    def watched(extractors: object, images: Images, *args: object, **options: object) -> object:
+        asked.update(Path(str(ref)).relative_to(mirrored).as_posix() for ref in images.refs)
+        return choose_backbones(extractors, images, *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fit, "choose_backbones", watched)
+    monkeypatch.setattr("headstart.pipeline.fit.choose_backbones", watched)
     recipe = Recipe(approach="linear")
     headstart.train(mirrored, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights, report=False)
     split = sets(tmp_path / "run" / "split.csv")

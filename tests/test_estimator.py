@@ -20,7 +20,7 @@ import headstart
 from conftest import draw
 from headstart import ImageClassifier
 from headstart.errors import BadLabels, DataError, RecipeError, UnreadableImage
-from headstart.images.sources import as_rgb, look_at
+from headstart.images.image_refs import Images, as_rgb
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_pil_image_is_turned_and_composed_as_its_file_would_be(tmp_path: Path)
             expected = headstart.images.decode.decode(bytes_)
             assert as_rgb(opened).size == expected.size
             assert as_rgb(opened).tobytes() == expected.tobytes()
-    (from_file,), (from_memory,) = look_at([turned]), look_at([Image.open(turned)])
+    from_file, from_memory = Images.inspect([turned, Image.open(turned)]).infos
     assert (from_file.width, from_file.height, from_file.dhash) == (
         from_memory.width, from_memory.height, from_memory.dhash)  # fmt: skip
 
@@ -127,7 +127,7 @@ def test_an_image_in_memory_is_known_by_its_pixels() -> None:
     changed = np.asarray(image).copy()
     changed[5, 5, 0] ^= 1
     turned = np.ascontiguousarray(np.asarray(image).reshape(96, 72, 3))
-    same, also, other, shape = (f.sha256 for f in look_at([image, np.asarray(image), changed, turned]))
+    same, also, other, shape = Images.inspect([image, np.asarray(image), changed, turned]).sha256s
     assert same == also
     assert len({same, other, shape}) == 3
 

@@ -16,13 +16,21 @@ from conftest import draw, write_photos
 from headstart.data.open_dataset import Dataset
 from headstart.errors import RecipeError, UnfinishedTraining
 from headstart.evaluation.calibration import fit_temperature
+from headstart.images.image_refs import Images
 from headstart.io.files import read_csv, scratch_array
 from headstart.model.backbones.registry import find_backbone
-from headstart.model.inference.features import FeatureExtractor
-from headstart.pipeline.fit import _fit, _frozen, _layer_to_start_from
+from headstart.model.inference.features import FeatureExtractor, embed_images
+from headstart.model.inference.runtime import Runtime
+from headstart.pipeline.approaches.linear import starting_layer
+from headstart.pipeline.candidates import Candidate, preferred
+from headstart.pipeline.fit_heads import fit_heads
+from headstart.pipeline.fit_task import FitTask
+from headstart.training.batches import Batch
 from headstart.training.bf16_conv import lighten
 from headstart.training.checkpoint import Checkpoint
-from headstart.training.finetune import _network, between
+from headstart.training.finetune import between
+from headstart.training.optim import Passes, StepResult
+from headstart.training.prepare import build_network
 
 QUICK = {"epochs": 2, "lr": 1e-3, "batch_size": 8}
 APPROACHES = {
@@ -92,7 +100,7 @@ def _by_timm(folder: Path, images: list[Path]) -> np.ndarray:
 
 
 def test_wise_zero_is_the_frozen_network(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
-    options = {"backbone": "test_resnet.a", "precision": "f32", "val": 0.3}
+    options = {"backbone": "test_resnet.a", "precision": "f32", "val_size": 0.3}
     for approach, more in (("linear", {}), ("finetune", {**QUICK, "wise_ft": "0"})):
         recipe = headstart.Recipe(approach=approach, **options, **more)
         headstart.train(photos, out=tmp_path / approach, recipe=recipe, weights_dir=tiny_weights)
@@ -113,11 +121,11 @@ def test_starts_from_log_odds_whatever_the_head(head: str, tiny_weights: Path) -
     dataset = Dataset(Path("photos"), names, labels, ("a", "b", "c"), split, np.arange(150))
     backbone = find_backbone("test_resnet.a", weights_dir=tiny_weights)
     view, recipe = FeatureExtractor(backbone, backbone.preprocess), headstart.Recipe(head=head)
-    fitted, _ = _fit([view], [features], dataset, recipe)
-    frozen = _frozen(fitted, [features], dataset)
-    weight_DK, bias_K = _layer_to_start_from(view, features, frozen, dataset, recipe)
+    fitted, _ = fit_heads([view], [features], dataset, recipe)
+    linear = Candidate(fitted.members(1.0), (features,), np.zeros((0, 3)), head=fitted)
+    task = FitTask(dataset, Images((), ()), recipe, Runtime("openvino", "cpu", "f32", 8))
     held = split == "val"
-    logits_NK = (features[held] @ weight_DK + bias_K).astype(np.float64)
+    logits_NK = starting_layer(task, linear)(features[held])
     assert fit_temperature(logits_NK, labels[held]) == pytest.approx(1.0, rel=1e-2)
 
 
@@ -147,19 +155,19 @@ def test_interrupted_training_goes_on(
     photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the second epoch, gone on with by the same command: equal weights. Another recipe is refused."""
-    import headstart.training.loop as loop
-
     recipe = headstart.Recipe(approach="finetune", backbone="test_resnet.a", **QUICK)
     headstart.train(photos, out=tmp_path / "whole", recipe=recipe, weights_dir=tiny_weights)
-    step, taken = loop._Training._step, []
+    gradient, taken = Passes.gradient, list[int]()
 
-    def stopping(self: object, gathered: object) -> None:
+    def stopping(
+        self: Passes, batches: list[Batch], at: tuple[int, ...], optimizer: torch.optim.Optimizer
+    ) -> StepResult:
         taken.append(1)
         if len(taken) == 5:
             raise Stopped
-        step(self, gathered)  # type: ignore[arg-type]
+        return gradient(self, batches, at, optimizer)
 
-    monkeypatch.setattr(loop._Training, "_step", stopping)
+    monkeypatch.setattr(Passes, "gradient", stopping)
     monkeypatch.setattr(Checkpoint, "due", lambda *_, **__: True)  # these steps are too short to be saved otherwise
     with pytest.raises(Stopped):
         headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
@@ -208,23 +216,17 @@ def test_auto_without_time_is_linear(photos: Path, tiny_weights: Path, cache: Pa
     ids=["clearly better", "better, but on few images", "as good"],
 )
 def test_fine_tuning_is_taken_only_where_it_clearly_pays(n: int, better: float, taken: str) -> None:
-    from headstart.data.open_dataset import Dataset
-    from headstart.pipeline.fit import _Candidate, _preferred
-
     rng = np.random.default_rng(0)
     labels_N = rng.integers(0, 3, n)
     signal_NK = 1.5 * np.eye(3)[labels_N]
-    frozen = _Candidate((), (), signal_NK + rng.normal(0, 1, (n, 3)))
+    frozen = Candidate((), (), signal_NK + rng.normal(0, 1, (n, 3)))
     other_NK = frozen.val_logits_NK + better * signal_NK + rng.normal(0, 0.5, (n, 3))
-    tuned = _Candidate((), (), other_NK, tuned=object())  # type: ignore[arg-type]
-    split = np.full(n, "val")
-    dataset = Dataset(Path(), ("x",) * n, labels_N, ("a", "b", "c"), split, np.arange(n))
-    found, why = _preferred(frozen, tuned, dataset, headstart.Recipe())
-    assert why.endswith("is taken." if taken == "tuned" else "fine-tuning does not clearly pay.")
-    assert (found.tuned is not None) == (taken == "tuned")
-    assert _preferred(frozen, tuned, dataset, headstart.Recipe(approach="finetune")) == (tuned, "")
-    unchanged, _ = _preferred(frozen, tuned, dataset, headstart.Recipe(), begun_NK=other_NK)
-    assert unchanged.tuned is None, "it changed nothing"
+    tuned = Candidate((), (), other_NK, finetuned=object())  # type: ignore[arg-type]
+    found, why = preferred(frozen, tuned, labels_N)
+    assert why.endswith("selected." if taken == "tuned" else "fine-tuning does not clearly pay.")
+    assert (found.finetuned is not None) == (taken == "tuned")
+    unchanged, _ = preferred(frozen, tuned, labels_N, initial_NK=other_NK)
+    assert unchanged.finetuned is None, "it changed nothing"
 
 
 def test_binary_has_one_unit(tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
@@ -235,8 +237,8 @@ def test_binary_has_one_unit(tiny_weights: Path, cache: Path, tmp_path: Path) ->
     )
     headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
     (part,) = headstart.load_classifier(tmp_path / "run").members
-    assert not part.weight_DK[:, 0].any() and part.bias_K[0] == 0
-    assert part.weight_DK[:, 1].any() and part.bias_K[1] != 0
+    assert not part.layer.weight_DK[:, 0].any() and part.layer.bias_K[0] == 0
+    assert part.layer.weight_DK[:, 1].any() and part.layer.bias_K[1] != 0
     photos = write_photos(tmp_path / "three")
     with pytest.raises(RecipeError) as refused:
         headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
@@ -256,11 +258,6 @@ def test_several_backbones_cannot_be_trained_by_gradient(photos: Path, tiny_weig
 def test_flipped_features_are_the_mean_of_both(photos: Path, tiny_weights: Path, cache: Path) -> None:
     from dataclasses import replace
 
-    from headstart.images.sources import look_at
-    from headstart.model.backbones.registry import find_backbone
-    from headstart.model.inference.features import FeatureExtractor, embed_files
-    from headstart.model.inference.runtime import Runtime
-
     backbone = find_backbone("test_resnet.a", weights_dir=tiny_weights)
     image = np.asarray(draw(1, 5, (64, 64)))
     spec = replace(backbone.preprocess, resize="squash")
@@ -268,7 +265,7 @@ def test_flipped_features_are_the_mean_of_both(photos: Path, tiny_weights: Path,
     values = []
     for pixels, tta in ((image, "none"), (image[:, ::-1].copy(), "none"), (image, "flip")):
         view = FeatureExtractor(backbone, replace(spec, tta=tta))
-        (value,), _ = embed_files([pixels], [look_at([pixels])[0].sha256], [view], runtime)
+        (value,), _ = embed_images(Images.inspect([pixels]), [view], runtime)
         values.append(value[0])
     assert np.allclose((values[0] + values[1]) / 2, values[2], atol=1e-5)
 
@@ -299,7 +296,7 @@ def test_a_random_last_layer_begins_small(tiny_weights: Path) -> None:
     """timm's own would be uniform up to 1 / sqrt(2) here, and the first logits far from zero."""
     backbone = find_backbone("test_efficientnet.b", weights_dir=tiny_weights, offline=True)
     view = FeatureExtractor(backbone, backbone.preprocess)
-    network = _network(view, headstart.Recipe(approach="head_sgd", head_init="random"), 2, None)
+    network = build_network(view, headstart.Recipe(approach="head_sgd", head_init="random"), 2, None)
     last = network.get_classifier().requires_grad_(False)
     n_classes, n_features = last.weight.shape
     assert float(last.weight.abs().max()) <= (6 / (n_features + n_classes)) ** 0.5 < 0.2

@@ -17,6 +17,7 @@ from headstart.images.preprocess import Preprocess
 from headstart.model.backbones.build import build
 from headstart.model.backbones.registry import find_backbone
 from headstart.model.heads.linear import fit_head
+from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.classifier import Classifier, EnsembleMember
 from headstart.model.inference.features import FeatureExtractor
 from headstart.model.inference.heat_maps import combined, heat_maps, seen
@@ -53,7 +54,7 @@ def with_head(*views: FeatureExtractor, classes: int = 3, seed: int = 0) -> Clas
     for view in views:
         dim = build(view.backbone, image_size=view.spec.image_size)(blank(view)).shape[1]
         weight_DK = rng.normal(size=(dim, classes)).astype(np.float32)
-        parts.append(EnsembleMember(view, weight_DK, rng.normal(size=classes).astype(np.float32)))
+        parts.append(EnsembleMember(view, LinearLayer(weight_DK, rng.normal(size=classes).astype(np.float32))))
     return Classifier(tuple(parts), tuple(f"class{k}" for k in range(classes)), PLAN)
 
 
@@ -75,7 +76,7 @@ def centred(part: EnsembleMember) -> tuple[Any, Any]:
     """The last layer without what all classes have in common."""
     import torch
 
-    weight, bias = part.weight_DK, part.bias_K
+    weight, bias = part.layer.weight_DK, part.layer.bias_K
     return torch.from_numpy(weight - weight.mean(1, keepdims=True)), torch.from_numpy(bias - bias.mean())
 
 
@@ -218,9 +219,11 @@ def test_views_averaged_at_prediction_mirror_the_map(tmp_path: Path) -> None:
 def test_one_unit_for_two_classes_explains_both(tmp_path: Path) -> None:
     view = make_view(tmp_path, "test_resnet")
     (part,) = with_head(view, classes=2).members
-    unit, bias = part.weight_DK[:, 1], part.bias_K[1]
-    one = EnsembleMember(view, np.stack([0 * unit, unit], 1), np.array([0, bias], np.float32))
-    two = EnsembleMember(view, np.stack([-unit / 2, unit / 2], 1), np.array([-bias / 2, bias / 2], np.float32))
+    unit, bias = part.layer.weight_DK[:, 1], part.layer.bias_K[1]
+    one = EnsembleMember(view, LinearLayer(np.stack([0 * unit, unit], 1), np.array([0, bias], np.float32)))
+    two = EnsembleMember(
+        view, LinearLayer(np.stack([-unit / 2, unit / 2], 1), np.array([-bias / 2, bias / 2], np.float32))
+    )
     image = draw(2, 1)
     for k in (0, 1):
         maps = [heat_maps(Classifier((p,), ("a", "b"), PLAN), [image], [k])[0] for p in (one, two)]
@@ -274,7 +277,7 @@ def fitted(view: FeatureExtractor, images: list[Image.Image], labels: np.ndarray
     with torch.no_grad():
         features = build(view.backbone, image_size=view.spec.image_size)(pixels(view, images)).numpy()
     head = fit_head("ridge", features, labels, 2, strength=0.1)
-    return Classifier((EnsembleMember(view, head.weight_DK, head.bias_K),), ("red", "green"), PLAN)
+    return Classifier((EnsembleMember(view, LinearLayer(head.weight_DK, head.bias_K)),), ("red", "green"), PLAN)
 
 
 def test_heat_is_where_the_patch_is_that_decides_the_class(tmp_path: Path) -> None:
@@ -292,7 +295,7 @@ def test_other_weights_give_another_map(tmp_path: Path) -> None:
     images, labels, _ = planted(12, seed=2)
     classifier = fitted(make_view(tmp_path, "test_resnet", size=160), images, labels)
     (part,) = classifier.members
-    other = EnsembleMember(make_view(tmp_path, "test_resnet", seed=7, size=160), part.weight_DK, part.bias_K)
+    other = EnsembleMember(make_view(tmp_path, "test_resnet", seed=7, size=160), part.layer)
     before = heat_maps(classifier, images, labels)
     after = heat_maps(Classifier((other,), classifier.classes, PLAN), images, labels)
     alike = [np.corrcoef(a.ravel(), b.ravel())[0, 1] if b.any() else 0.0 for a, b in zip(before, after, strict=True)]

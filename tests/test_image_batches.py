@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +12,12 @@ from PIL import Image
 
 from conftest import draw
 from headstart.errors import NoImages
-from headstart.images.augment import PLAIN, augmented, parse_augment, read_views, rng_for
+from headstart.images.augment import augmented, parse_augment, read_views, rng_for
+from headstart.images.image_refs import ImageRef, Images
 from headstart.images.preprocess import Preprocess, read_pixels
-from headstart.images.sources import ImageSource
 from headstart.io.files import sha256_bytes
 from headstart.training.batches import Batch, TensorBatches
-from headstart.training.image_batches import AHEAD, ImageBatches, augmented_views
+from headstart.training.image_batches import AHEAD, ImageBatches
 
 SPEC = Preprocess(16)
 AUGMENT = parse_augment("flip,rotation=20,brightness=0.2")
@@ -39,10 +37,10 @@ def hashes(files: Sequence[Path]) -> list[str]:
     return [sha256_bytes(f.read_bytes()) for f in files]
 
 
-def batches(files: Sequence[ImageSource], sha256s: Sequence[str] | None = None, **options: object) -> ImageBatches:
-    sha256s = hashes(files) if sha256s is None else sha256s  # type: ignore[arg-type]
+def batches(files: Sequence[ImageRef], sha256s: Sequence[str] | None = None, **options: object) -> ImageBatches:
+    images = Images.recorded(files, hashes(files) if sha256s is None else sha256s)  # type: ignore[arg-type]
     labels = np.arange(len(files)) % 3
-    return ImageBatches(files, sha256s, labels, SPEC, AUGMENT, **{"batch_size": 4, **options})  # type: ignore[arg-type]
+    return ImageBatches(images, labels, SPEC, AUGMENT, **{"batch_size": 4, **options})  # type: ignore[arg-type]
 
 
 def content(made: Sequence[Batch]) -> list[tuple[bytes, list[object], list[int]]]:
@@ -64,7 +62,8 @@ def test_a_batch_holds_what_its_images_become_in_that_epoch(files: list[Path]) -
                 with Image.open(files[i]) as image:
                     expected = augmented(image, SPEC, AUGMENT, rng_for(5, epoch, sha256))
                 np.testing.assert_array_equal(pixels, expected)
-                np.testing.assert_array_equal(pixels, read_views(files[i], sha256, SPEC, AUGMENT, 5, (epoch,))[0])
+                view = read_views(source.images, i, SPEC, AUGMENT, seed=5, numbers=(epoch,))[0]
+                np.testing.assert_array_equal(pixels, view)
 
 
 @pytest.mark.parametrize("options", [{}, {"shuffle": False}, {"steps_per_epoch": 7}, {"steps_per_epoch": 2}])
@@ -99,7 +98,8 @@ def test_an_image_that_comes_again_in_an_epoch_comes_in_another_version(files: l
 def test_some_of_the_images_and_soft_labels(files: list[Path]) -> None:
     labels = np.eye(N, 4, dtype=np.float32)
     chosen = np.array([9, 2, 5])
-    source = ImageBatches(files, hashes(files), labels, SPEC, batch_size=2, shuffle=False, indices=chosen)
+    images = Images.recorded(files, hashes(files))
+    source = ImageBatches(images, labels, SPEC, batch_size=2, shuffle=False, indices=chosen)
     first, second = source.epoch(0)
     assert [first.indices.tolist(), second.indices.tolist()] == [[9, 2], [5]]
     assert first.targets.tolist() == labels[[9, 2]].tolist()
@@ -108,10 +108,10 @@ def test_some_of_the_images_and_soft_labels(files: list[Path]) -> None:
 
 def test_images_in_memory(files: list[Path]) -> None:
     arrays = [np.asarray(draw(i, i, (40, 30))) for i in range(3)]
-    (batch,) = batches(arrays, ["a", "b", "c"], shuffle=False).epoch(0)
-    np.testing.assert_array_equal(
-        batch.inputs.numpy(), [read_views(a, k, SPEC, AUGMENT, 0, (0,))[0] for a, k in zip(arrays, "abc", strict=True)]
-    )
+    source = batches(arrays, ["a", "b", "c"], shuffle=False)
+    (batch,) = source.epoch(0)
+    views = [read_views(source.images, i, SPEC, AUGMENT, seed=0, numbers=(0,))[0] for i in range(3)]
+    np.testing.assert_array_equal(batch.inputs.numpy(), views)
 
 
 def test_images_that_become_unreadable_are_left_out_and_named(files: list[Path], tmp_path: Path) -> None:
@@ -156,11 +156,11 @@ def test_no_readable_image_at_all_stops_the_training(tmp_path: Path, files: list
 
 
 def test_lists_of_different_lengths_are_refused(files: list[Path]) -> None:
-    with pytest.raises(ValueError, match="11 sources, 11 hashes, 2 labels"):
-        ImageBatches(files, hashes(files), np.arange(2), SPEC)
+    with pytest.raises(ValueError, match="11 images, 2 labels"):
+        ImageBatches(Images.recorded(files, hashes(files)), np.arange(2), SPEC)
 
 
-class Counting(Sequence[ImageSource]):
+class Counting(Sequence[ImageRef]):
     """Images in memory that note how many of them were asked for."""
 
     def __init__(self, n: int) -> None:
@@ -193,39 +193,3 @@ def test_other_errors_are_not_swallowed() -> None:
 
     with pytest.raises(RuntimeError, match="a mistake in the program"):
         list(batches(Broken(4), list("abcd")).epoch(0))
-
-
-# Views for a frozen trunk
-
-
-def test_views_hold_what_epochs_show(files: list[Path], tmp_path: Path) -> None:
-    sources: list[ImageSource] = [*files[:6], tmp_path / "none.jpg", *files[6:]]
-    sha256s = [*hashes(files[:6]), "0" * 64, *hashes(files[6:])]
-    made = list(augmented_views(sources, sha256s, SPEC, AUGMENT, 2, (PLAIN, 0, 1), batch_size=5))
-    assert [v.indices.tolist() for v in made] == [[0, 1, 2, 3, 4], [5, 7, 8, 9], [10, 11]]
-    assert [v.errors for v in made] == [{}, {6: "not_a_file"}, {}]
-    assert [v.pixels.shape for v in made] == [(5, 3, 16, 16, 3), (4, 3, 16, 16, 3), (2, 3, 16, 16, 3)]
-    shown = {
-        int(i): p for b in batches(files, seed=2).epoch(1) for i, p in zip(b.indices, b.inputs.numpy(), strict=True)
-    }
-    for views in made:
-        for i, pixels in zip(views.indices, views.pixels, strict=True):
-            np.testing.assert_array_equal(pixels[0], read_pixels(sources[i], SPEC))
-            np.testing.assert_array_equal(pixels[2], shown[i - (i > 6)])
-    again = list(augmented_views(sources, sha256s, SPEC, AUGMENT, 2, (PLAIN, 0, 1), batch_size=5, workers=1))
-    assert [v.pixels.tobytes() for v in again] == [v.pixels.tobytes() for v in made]
-
-
-def test_views_do_not_need_torch(files: list[Path]) -> None:
-    code = """
-import sys, pathlib
-from headstart.training.image_batches import augmented_views
-from headstart.images.augment import parse_augment
-from headstart.images.preprocess import Preprocess
-from headstart.io.files import sha256_bytes
-path = pathlib.Path(sys.argv[1])
-views = augmented_views([path], [sha256_bytes(path.read_bytes())], Preprocess(16), parse_augment("flip"), 0, range(3))
-print(next(views).pixels.shape, "torch" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", code, str(files[0])], capture_output=True, text=True, check=True)
-    assert done.stdout == "(1, 3, 16, 16, 3) False\n"

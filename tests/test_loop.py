@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from headstart.errors import TrainingFailed
 from headstart.training.batches import Batch, TensorBatches
 from headstart.training.hooks import Hooks, State
-from headstart.training.loop import evaluate, find_rate, fit
+from headstart.training.loop import TrainingTask, evaluate, find_rate, fit
 from headstart.training.mixing import mix
 from headstart.training.optim import (
     MovingAverage,
@@ -67,10 +67,10 @@ def groups(module: nn.Module) -> list[ParameterGroup]:
 
 def trained(recipe: Recipe, module: nn.Module | None = None, **options: Any) -> Any:
     module = module if module is not None else network()
-    options = {"epochs": 2, "max_lr": 0.01, "n_classes": K, "train": batches(), "val": batches(1), **options}
-    return fit(
-        module, options.pop("groups", groups(module)), options.pop("train"), options.pop("val"), recipe, **options
-    )
+    options = {"epochs": 2, "lr": 0.01, **options}
+    task = {"groups": groups(module), "train": batches(), "val": batches(1), "n_classes": K}
+    task |= {name: options.pop(name) for name in [*task, "class_weights"] if name in options}
+    return fit(TrainingTask(module, **task), recipe, **options)
 
 
 def weights(module: nn.Module) -> torch.Tensor:
@@ -118,7 +118,7 @@ def test_losses_are_those_of_a_plain_loop_step_by_step(optimizer: str, schedule:
     expected, plain = plain_loop(optimizer, schedule, epochs=3, lr=0.02, decay=0.1)
     module = network()
     recipe = Recipe(optimizer=optimizer, lr_scheduler=schedule, weight_decay=0.1)
-    result = trained(recipe, module, epochs=3, max_lr=0.02, val=None)
+    result = trained(recipe, module, epochs=3, lr=0.02, val=None)
     np.testing.assert_allclose([row.loss for row in result.steps], expected, rtol=1e-9)
     assert [(row.step, row.epoch) for row in result.steps] == [(i, i // 6) for i in range(18)]
     torch.testing.assert_close(weights(module), weights(plain), rtol=1e-9, atol=1e-12)
@@ -291,7 +291,7 @@ def test_binary_and_softmax_twice_by_hand() -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("weighed", [False, True])
 def test_two_batches_of_16_are_one_of_32(loss: str, weighed: bool) -> None:
-    options = {"class_weights": np.array([1.0, 2.0, 0.5]) if weighed else None, "val": None, "max_lr": 0.05}
+    options = {"class_weights": np.array([1.0, 2.0, 0.5]) if weighed else None, "val": None, "lr": 0.05}
     one, two = network(), network()
     recipe = Recipe(loss=loss, label_smoothing=0.1, clip_grad=0.5)
     a = trained(recipe, one, train=batches(size=32), **options)
@@ -333,7 +333,7 @@ def one_way(sign: float) -> TensorBatches:
 def test_early_stopping_keeps_the_best(monitor: str) -> None:
     module = Shifting()
     recipe = Recipe(patience=3, monitor=monitor, lr_scheduler="constant", optimizer="sgd")
-    result = trained(recipe, module, train=one_way(1.0), val=one_way(-1.0), epochs=20, max_lr=0.1)
+    result = trained(recipe, module, train=one_way(1.0), val=one_way(-1.0), epochs=20, lr=0.1)
     assert len(result.epochs) == 4 and result.best_epoch == 0
     assert result.stopped == f"no better {monitor} in 3 epochs"
     losses = [row.val_loss for row in result.epochs]
@@ -370,7 +370,7 @@ def test_the_moving_average_is_validated_and_kept() -> None:
             seen.append(module.w.item())
 
     recipe = Recipe(model_ema_decay=0.5, optimizer="sgd", lr_scheduler="constant")
-    result = trained(recipe, module, train=one_way(1.0), val=one_way(1.0), epochs=5, max_lr=0.5, hooks=[Watch()])
+    result = trained(recipe, module, train=one_way(1.0), val=one_way(1.0), epochs=5, lr=0.5, hooks=[Watch()])
     average, averages = 0.0, []
     for t, w in enumerate(seen, start=1):
         d = min(0.5, (1 + t) / (10 + t))
@@ -582,7 +582,7 @@ def test_bf16_is_used_where_it_is_asked_for() -> None:
     for precision, dtype in (("auto", torch.float32), ("f32", torch.float32), ("bf16", torch.bfloat16)):
         seen.clear()
         module = Watched(D, K)
-        result = trained(Recipe(precision=precision), module, train=data, val=data, epochs=3, max_lr=0.3)
+        result = trained(Recipe(precision=precision), module, train=data, val=data, epochs=3, lr=0.3)
         assert set(seen) == {dtype}
         assert module.weight.dtype == torch.float32
         assert result.epochs[-1].val_loss < result.epochs[0].val_loss
@@ -602,16 +602,16 @@ def test_the_rate_finder_leaves_no_trace_and_suggests_a_rate_that_learns(optimiz
     module = network(norm=True, dropout=0.2)
     before = weights(module)
     recipe = Recipe(optimizer=optimizer, lr_scheduler="constant", weight_decay=0.0)
-    found = find_rate(module, groups(module), batches(), recipe, n_classes=K)
+    found = find_rate(TrainingTask(module, groups(module), batches(), None, K), recipe)
     assert torch.equal(weights(module), before)
     assert all(p.grad is None and p.requires_grad for p in module.parameters())
     assert len(found.rates) == len(found.losses) == len(found.smooth) > 20
     ratios = [b / a for a, b in pairwise(found.rates)]
     assert ratios == pytest.approx([ratios[0]] * len(ratios)) and found.rates[0] == pytest.approx(1e-6)
-    assert found == find_rate(module, groups(module), batches(), recipe, n_classes=K)
+    assert found == find_rate(TrainingTask(module, groups(module), batches(), None, K), recipe)
 
     def after(rate: float) -> float:
-        return trained(recipe, network(norm=True), epochs=3, max_lr=rate).epochs[-1].val_loss
+        return trained(recipe, network(norm=True), epochs=3, lr=rate).epochs[-1].val_loss
 
     assert after(found.suggestion) < min(after(found.suggestion / 300), after(1e-5)) - 0.05
 
@@ -631,7 +631,7 @@ def test_the_suggestion_is_where_the_loss_falls_fastest() -> None:
 def test_a_finder_without_a_falling_loss_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="headstart"):
         module = Poisoned()
-        found = find_rate(module, groups(module), poisoned(0), Recipe(), n_classes=K)
+        found = find_rate(TrainingTask(module, groups(module), poisoned(0), None, K), Recipe())
     assert found.suggestion == 1e-3
     assert "No learning rate made the loss fall in " in caplog.text
 

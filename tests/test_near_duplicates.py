@@ -16,7 +16,7 @@ from headstart.data.copies import Copies
 from headstart.data.near_duplicates import find_copies
 from headstart.data.open_dataset import Dataset
 from headstart.data.splits import make_split
-from headstart.images.sources import ImageSource, look_at
+from headstart.images.image_refs import ImageRef, Images
 from headstart.images.validate import validate_images
 from headstart.samples.scenes import KINDS, render
 
@@ -48,7 +48,7 @@ CHANGES = {
 
 
 def copies_of(images: list[Image.Image], labels: list[int] | None = None) -> Copies:
-    return find_copies(images, look_at(images), None if labels is None else np.array(labels))
+    return find_copies(Images.inspect(images), None if labels is None else np.array(labels))
 
 
 def pairs(found: Copies) -> list[tuple[int, int]]:
@@ -111,9 +111,9 @@ def test_a_copy_of_a_copy_is_in_the_group_of_the_original() -> None:
 
 
 def test_arrays_are_images_too() -> None:
-    arrays: list[ImageSource] = [np.asarray(scene(seed)) for seed in range(8)]
+    arrays: list[ImageRef] = [np.asarray(scene(seed)) for seed in range(8)]
     arrays += [np.asarray(scene(seed).convert("L")) for seed in range(8)]
-    assert pairs(find_copies(arrays, look_at(arrays))) == [(i, i + 8) for i in range(8)]
+    assert pairs(find_copies(Images.inspect(arrays))) == [(i, i + 8) for i in range(8)]
 
 
 def test_the_order_of_images_makes_no_difference() -> None:
@@ -140,7 +140,7 @@ def test_files_give_what_their_images_give(tmp_path: Path) -> None:
     for n in range(16):
         files.append(tmp_path / f"{n}.jpg")
         scene(n % 8).save(files[-1], quality=90 if n < 8 else 40)
-    assert pairs(find_copies(files, validate_images(files))) == [(i, i + 8) for i in range(8)]
+    assert pairs(find_copies(Images.inspect(files))) == [(i, i + 8) for i in range(8)]
 
 
 def test_the_same_file_is_a_chain_of_certain_copies_even_if_it_is_blank(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_the_same_file_is_a_chain_of_certain_copies_even_if_it_is_blank(tmp_path
     for n, source in ((2, 0), (3, 1), (4, 0), (5, 1)):
         shutil.copy(files[source], files[n])
     scene(1).save(files[6])
-    found = find_copies(files, validate_images(files))
+    found = find_copies(Images.inspect(files))
     assert found.pairs_M2.tolist() == [[0, 2], [0, 4], [1, 3], [1, 5]]
     assert found.difference_M.tolist() == [0] * 4 and found.certain_M.all()
     assert found.groups_N.tolist() == [0, 1, 0, 1, 0, 1, 6]
@@ -162,7 +162,7 @@ def test_the_same_pixels_in_two_formats_are_certain(tmp_path: Path) -> None:
         scene(0).save(file)
     for seed, file in enumerate(files[3:], 1):
         scene(seed).save(file)
-    found = find_copies(files, validate_images(files))
+    found = find_copies(Images.inspect(files))
     assert found.pairs_M2[0].tolist() == [0, 1] and found.difference_M[0] == 0
     assert pairs(found) == [(0, 1), (0, 2), (1, 2)]
     assert found.certain_M.tolist() == [True, False, False]
@@ -179,13 +179,13 @@ def test_lost_files_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     for n, file in enumerate(files):
         scene(n // 2).save(file, quality=90 - 20 * (n % 2))
     facts = validate_images(files)
-    assert pairs(find_copies(files, facts)) == [(0, 1), (2, 3), (4, 5)]
+    assert pairs(find_copies(Images(files, facts))) == [(0, 1), (2, 3), (4, 5)]
     files[1].write_bytes(b"no image any more")
     caplog.set_level("INFO", "headstart")
-    assert pairs(find_copies(files, facts)) == [(2, 3), (4, 5)]
+    assert pairs(find_copies(Images(files, facts))) == [(2, 3), (4, 5)]
     assert "1 image could not be read again and is not compared." in caplog.text
     files[3].unlink()
-    assert pairs(find_copies(files, facts)) == [(4, 5)]
+    assert pairs(find_copies(Images(files, facts))) == [(4, 5)]
     assert "2 images could not be read again and are not compared." in caplog.text
 
 

@@ -20,6 +20,7 @@ from headstart.model.backbones.architectures import POPULAR_NAMES, RELATIVES
 from headstart.model.backbones.build import build
 from headstart.model.backbones.networks import HeadstartCNN, HeadstartTop, QuickDropout, with_top
 from headstart.model.backbones.registry import Backbone, find_backbone, tuned, without_weights
+from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.classifier import Classifier, EnsembleMember, save_classifier
 from headstart.model.inference.features import FeatureExtractor
 from headstart.model.inference.runtime import Runtime, open_network
@@ -218,8 +219,7 @@ def run_of(
     weight_DK = np.ascontiguousarray(layer.weight.detach().numpy().T)
     part = EnsembleMember(
         FeatureExtractor(found, replace(found.preprocess, image_size=image_size)),
-        weight_DK,
-        layer.bias.detach().numpy(),
+        LinearLayer(weight_DK, layer.bias.detach().numpy()),
     )
     classifier = Classifier((part,), ("a", "b", "c"), PLAN)
     save_classifier(classifier, folder)

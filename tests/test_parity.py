@@ -20,11 +20,12 @@ from PIL import Image
 import headstart
 from conftest import draw, write_photos
 from headstart import Preprocess, Recipe, cli
+from headstart.images.image_refs import Images
 from headstart.images.preprocess import read_pixels
 from headstart.io.files import sha256_file
 from headstart.model.backbones.registry import Backbone, find_backbone
 from headstart.model.inference.classifier import timm_config
-from headstart.model.inference.features import FeatureExtractor, embed_files
+from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime, network_key, open_network
 
 F32, BF16 = Runtime("openvino", "cpu", "f32", 8), Runtime("openvino", "cpu", "bf16", 8)
@@ -231,7 +232,7 @@ def embedded(
     files: list[Path], view: FeatureExtractor, plan: Runtime, *, keep: bool = False
 ) -> tuple[np.ndarray, dict[int, str]]:
     sha256s = [sha256_file(f) if f.exists() else "0" * 64 for f in files]
-    (values_ND,), errors = embed_files(files, sha256s, [view], plan, keep=keep)
+    (values_ND,), errors = embed_images(Images.recorded(files, sha256s), [view], plan, keep=keep)
     return values_ND, errors
 
 

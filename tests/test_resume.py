@@ -25,7 +25,7 @@ from headstart.errors import TrainingFailed, UnfinishedTraining
 from headstart.training.batches import TensorBatches
 from headstart.training.checkpoint import Checkpoint, Snapshot
 from headstart.training.hooks import Hooks, State
-from headstart.training.loop import TrainingResult, fit
+from headstart.training.loop import TrainingResult, TrainingTask, fit
 from headstart.training.optim import ParameterGroup
 from headstart.training.recipe import OPTIMIZERS, Recipe
 
@@ -88,8 +88,8 @@ def train(
         ParameterGroup("late", list(module[2:].parameters())),
     ]
     checkpoint = Checkpoint(path, options.pop("key", KEY), every) if path else None
-    options = {"epochs": EPOCHS, "max_lr": 0.02, "n_classes": 3, "checkpoint": checkpoint, "hooks": hooks, **options}
-    result = fit(module, groups, data(0), data(1, 20), recipe, **options)
+    options = {"epochs": EPOCHS, "lr": 0.02, "checkpoint": checkpoint, "hooks": hooks, **options}
+    result = fit(TrainingTask(module, groups, data(0), data(1, 20), 3), recipe, **options)
     return digest(module), result
 
 
@@ -171,7 +171,7 @@ def test_a_finished_training_is_not_run_again(tmp_path: Path, undisturbed: tuple
 
 def test_early_stopping_is_remembered(tmp_path: Path) -> None:
     recipe = Recipe(patience=2, optimizer="sgd", lr_scheduler="constant", monitor="val_accuracy")
-    options = {"recipe": recipe, "epochs": 30, "max_lr": 0.3}
+    options = {"recipe": recipe, "epochs": 30, "lr": 0.3}
     expected, result = train(None, **options)
     assert "no better val_accuracy in 2 epochs" in result.stopped
     path = tmp_path / "t.safetensors"
@@ -295,7 +295,7 @@ def test_a_training_that_failed_leaves_no_snapshot(tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
     recipe = Recipe(optimizer="sgd", lr_scheduler="constant")
     with pytest.raises(TrainingFailed):
-        train(path, recipe, max_lr=1e30)
+        train(path, recipe, lr=1e30)
     assert not path.exists()
 
 
@@ -310,8 +310,8 @@ def test_pieces_after_running_out_of_memory_are_remembered(tmp_path: Path, caplo
         module = Narrow(*network())
         checkpoint = Checkpoint(path, KEY, 0) if path else None
         groups = [ParameterGroup("all", list(module.parameters()))]
-        options = {"epochs": 2, "max_lr": 0.02, "n_classes": 3, "checkpoint": checkpoint, "hooks": hooks}
-        fit(module, groups, data(0), data(1), Recipe(), **options)
+        task = TrainingTask(module, groups, data(0), data(1), 3)
+        fit(task, Recipe(), epochs=2, lr=0.02, checkpoint=checkpoint, hooks=hooks)
         return digest(module)
 
     expected = run(None)

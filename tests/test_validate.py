@@ -70,7 +70,7 @@ def image(file: Path, number: int, size: tuple[int, int] = (32, 24)) -> Path:
 
 
 def shards(cache: Path) -> list[Path]:
-    return sorted(cache.glob("facts/*/*.infos"))
+    return sorted(cache.glob("facts/*/*.facts"))
 
 
 def test_facts(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_many_shards_become_one(tmp_path: Path, own_cache: Path) -> None:
     (shard,) = shards(own_cache)
     lines = shard.read_bytes().splitlines(keepends=True)
     for line in lines:
-        (shard.parent / f"{sha256_bytes(line)}.infos").write_bytes(line)
+        (shard.parent / f"{sha256_bytes(line)}.facts").write_bytes(line)
     assert validate_with(["/nowhere"], files) == facts
     assert len(shards(own_cache)) == 1
     assert validate_with(["/nowhere"], files) == facts

@@ -18,6 +18,7 @@
     │   ├── MissingRun             there is none
     │   └── DamagedRun             its files are not those that were written
     ├── RecipeError                an option with a value that cannot work
+    │   └── NoTime                 the budget does not allow a single epoch
     ├── TrainingError              a training by gradient descent
     │   ├── TrainingFailed         it could not be brought to the end of a single epoch
     │   └── UnfinishedTraining     an interrupted one lies there, of other images or with other options
@@ -125,6 +126,10 @@ class DamagedRun(RunError):
 
 class RecipeError(HeadstartError):
     """An option with a value that cannot work."""
+
+
+class NoTime(RecipeError):
+    """The budget does not allow a single epoch."""
 
 
 class TrainingError(HeadstartError):

@@ -29,11 +29,11 @@ from headstart.data.near_duplicates import find_copies
 from headstart.data.open_dataset import Dataset
 from headstart.data.splits import make_split, require_sets
 from headstart.errors import BadLabels, DataError, UnreadableImage
-from headstart.images.sources import ImageSource, look_at
-from headstart.images.validate import ImageInfo
-from headstart.model.inference.classifier import predict_files
+from headstart.images.image_refs import ImageRef, Images
 from headstart.model.inference.predictions import softmax
-from headstart.pipeline.fit import Clock, ResolvedBackbones, fit_classifier, resolve_backbones
+from headstart.model.inference.predictor import Predictor
+from headstart.pipeline.fit import ResolvedBackbones, fit_classifier, resolve_backbones
+from headstart.pipeline.fit_task import FitTask
 from headstart.pipeline.scan import with_identical_files
 from headstart.training.recipe import Recipe
 
@@ -117,19 +117,18 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         """
         recipe = self._recipe()
         resolved = self._resolved(recipe)
-        sources, names = _images(X)
-        classes, labels_N = _labels(y, len(sources))
-        infos = look_at(sources)
-        bad = {i: fact for i, fact in enumerate(infos) if fact.reason}
-        _refuse_unreadable(names, bad, "fit has no place for a label without its image")
-        copies = find_copies(sources, infos, labels_N)
-        given = _dataset(infos, labels_N, classes)
+        refs, names = _images(X)
+        classes, labels_N = _labels(y, len(refs))
+        images = Images.inspect(refs)
+        _refuse_unreadable(names, images, "fit has no place for a label without its image")
+        copies = find_copies(images, labels_N)
+        given = _dataset(images, labels_N, classes)
         dataset = make_split(given, seed=recipe.seed, val_size=recipe.val_size, test_size=0.0, near=copies.groups_N)
         require_sets(dataset, ("train", "val"))
-        result = fit_classifier(dataset, sources, infos, recipe, resolved=resolved, clock=Clock())
+        result = fit_classifier(FitTask(dataset, images, recipe, resolved.runtime), resolved)
         self.classes_ = classes
         self.classifier_ = result.classifier
-        self.history_ = result.trials
+        self.history_ = result.history
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -148,13 +147,14 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        sources, names = _images(X)
-        numbers = [str(i) for i in range(len(sources))]  # a path may occur twice
-        predictions = predict_files(self.classifier_, sources, numbers)
+        refs, names = _images(X)
+        images = Images.inspect(refs)
+        _refuse_unreadable(names, images, "scikit-learn has no place for an image without a prediction")
+        numbers = [str(i) for i in range(len(refs))]  # a path may occur twice
+        predictions = Predictor(self.classifier_).predict(images, numbers)
         if predictions.errors:
-            bad = sorted(map(int, predictions.errors))
-            infos = dict(zip(bad, look_at([sources[i] for i in bad]), strict=True))
-            _refuse_unreadable(names, infos, "scikit-learn has no place for an image without a prediction")
+            first = names[min(map(int, predictions.errors))]
+            raise UnreadableImage(f"{first}: changed while it was being used.", reason="changed")
         return predictions.logits
 
     def _recipe(self) -> Recipe:
@@ -189,7 +189,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
 
-def _images(X: Any) -> tuple[list[ImageSource], list[str]]:
+def _images(X: Any) -> tuple[list[ImageRef], list[str]]:
     """The images of `X`, and what to call each in an error: its path, or its place. Raises `DataError`."""
     if isinstance(X, str | bytes | Path | Image.Image):
         raise DataError("X: one image, expected several.", hint="Put it into a list: [X].")
@@ -215,10 +215,10 @@ def _rows(X: Any) -> np.ndarray:
     return array
 
 
-def _source(item: Any, i: int) -> ImageSource:
+def _source(item: Any, i: int) -> ImageRef:
     if isinstance(item, str | Path):
         return Path(item)
-    if isinstance(item, Image.Image | np.ndarray):
+    if isinstance(item, bytes | Image.Image | np.ndarray):
         return item
     if hasattr(item, "__array__"):
         return np.asarray(item)
@@ -257,9 +257,10 @@ def _refuse_missing(array: np.ndarray) -> None:
         raise BadLabels(f"y[{first}]: {array[first]}, expected classes; this is a measurement.")
 
 
-def _dataset(infos: Sequence[ImageInfo], labels_N: np.ndarray, classes: np.ndarray) -> Dataset:
+def _dataset(images: Images, labels_N: np.ndarray, classes: np.ndarray) -> Dataset:
     """The images under names made of their contents: so the validation part depends neither on their order, nor on
     whether they came as files or as pixels (the difference hash is the same; SHA-256 only breaks ties)."""
+    infos = images.infos
     marks = [f"{fact.dhash & 0xFFFF_FFFF_FFFF_FFFF:016x}-{fact.width}x{fact.height}" for fact in infos]
     seen: Counter[str] = Counter()
     names = [""] * len(infos)
@@ -268,15 +269,16 @@ def _dataset(infos: Sequence[ImageInfo], labels_N: np.ndarray, classes: np.ndarr
         seen[marks[i]] += 1
     undecided, apart = np.full(len(infos), "", "<U5"), np.arange(len(infos))
     dataset = Dataset(Path("X"), tuple(names), labels_N, tuple(map(str, classes)), undecided, apart)
-    return with_identical_files(dataset, infos)
+    return with_identical_files(dataset, images)
 
 
-def _refuse_unreadable(names: Sequence[str], bad: dict[int, ImageInfo], why: str) -> None:
+def _refuse_unreadable(names: Sequence[str], images: Images, why: str) -> None:
+    bad = [i for i, info in enumerate(images.infos) if info.reason]
     if bad:
-        first = min(bad)
+        first = images.infos[bad[0]]
         count = f"{len(bad):,} of {len(names):,} images cannot be read, and {why}. "
         raise UnreadableImage(
-            f"{names[first]}: {bad[first].message or 'it changed while it was being used.'}",
-            reason=bad[first].reason or "changed",
+            f"{names[bad[0]]}: {first.message}",
+            reason=first.reason,
             hint=count + "Leave them out; `headstart.check` and `headstart.predict` name them all and go on.",
         )

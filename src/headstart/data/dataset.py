@@ -41,6 +41,20 @@ _PLAIN_NAME = re.compile(
 
 
 @dataclass(frozen=True, eq=False)
+class Split:
+    """Which rows of a data set are in which set: int64 arrays, each in ascending order."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+    @property
+    def train_val(self) -> np.ndarray:
+        """The rows of the training and the validation set, in ascending order."""
+        return np.sort(np.concatenate([self.train, self.val]))
+
+
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Images with their labels. N images, K classes.
 
@@ -70,6 +84,11 @@ class Dataset:
         return len(self.paths)
 
     @property
+    def sets(self) -> Split:
+        """The rows of the training, validation and test set."""
+        return Split(*(np.flatnonzero(self.split == name) for name in SPLITS))
+
+    @property
     def lost(self) -> dict[str, str]:
         """{path: reason} of `rejected`, less the files that were never meant to be images."""
         return {path: reason for path, reason in self.rejected if reason != "not_an_image_name"}
@@ -77,6 +96,11 @@ class Dataset:
     def file(self, i: int) -> Path:
         """Where image `i` is."""
         return self.root / self.paths[i]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where the images are."""
+        return tuple(self.root / path for path in self.paths)
 
     def take(self, keep: np.ndarray) -> Dataset:
         """The images chosen by a bool mask (N,) or by indices, in that order; classes and `rejected` stay."""

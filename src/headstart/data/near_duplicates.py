@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,8 +40,7 @@ from headstart.data.copies import CEILING, FLOOR, Copies, confirm, score
 from headstart.data.duplicates import exact_groups, group_pairs, merge_groups
 from headstart.data.neighbours import neighbours
 from headstart.errors import UnreadableImage
-from headstart.images.decode import decode
-from headstart.images.sources import ImageSource, as_rgb
+from headstart.images.image_refs import ImageRef, Images, read_image
 from headstart.images.validate import ImageInfo, cores
 from headstart.images.validate_worker import GREYS_SIDE
 from headstart.io.progress import bar, log
@@ -77,25 +75,21 @@ BATCH = 128
 """Pairs that are compared at a time: more of them no longer fit the processor's cache."""
 
 
-def find_copies(
-    sources: Sequence[ImageSource], infos: Sequence[ImageInfo], labels_N: np.ndarray | None = None
-) -> Copies:
-    """The copies among N images, `sources` in the order of `infos`; `labels_N` int64, -1 = unknown, are a check only.
+def find_copies(images: Images, labels_N: np.ndarray | None = None) -> Copies:
+    """The copies among N images; `labels_N` int64, -1 = unknown, are a check only.
 
     Identical files are copies without a look; an image that cannot be read again is in no other pair. The same images
     give the same copies.
     """
-    n = len(infos)
+    n = len(images)
     labels_N = np.full(n, -1, np.int64) if labels_N is None else np.asarray(labels_N)
-    first_N = exact_groups([fact.sha256 for fact in infos])
+    first_N = exact_groups(images.sha256s)
     chosen, again = np.unique(first_N), np.flatnonzero(first_N != np.arange(n))
     same_file = np.stack([first_N[again], again], axis=1)
     with threadpool_limits(1):  # small products on all threads at once: 20 times slower beside other work
-        found = _CopySearch([sources[i] for i in chosen], small_greys([infos[i] for i in chosen])).copies(
-            labels_N[chosen]
-        )
+        found = _CopySearch(images.take(chosen)).copies(labels_N[chosen])
     near = chosen[found.pairs_M2]
-    same_pixels = _same_pixels(near, found.difference_M, sources, infos)
+    same_pixels = _same_pixels(near, found.difference_M, images)
     pairs = np.concatenate([same_file, near])
     difference = np.concatenate([np.zeros(len(same_file)), np.where(same_pixels, 0, found.difference_M)])
     certain = np.concatenate([np.ones(len(same_file), bool), same_pixels])
@@ -110,20 +104,18 @@ def find_copies(
     )
 
 
-def _same_pixels(
-    pairs_M2: np.ndarray, difference_M: np.ndarray, sources: Sequence[ImageSource], infos: Sequence[ImageInfo]
-) -> np.ndarray:
+def _same_pixels(pairs_M2: np.ndarray, difference_M: np.ndarray, images: Images) -> np.ndarray:
     """bool (M,): which of the pairs have the same pixels; they are read again for it where that is possible at all."""
-    sizes = [(fact.width, fact.height) for fact in infos]
+    sizes, refs = images.sizes_N2.tolist(), images.refs
     pairs = zip(pairs_M2.tolist(), difference_M.tolist(), strict=True)
-    return np.array([d < 1e-3 and sizes[i] == sizes[j] and _equal(sources[i], sources[j]) for (i, j), d in pairs], bool)
+    return np.array([d < 1e-3 and sizes[i] == sizes[j] and _equal(refs[i], refs[j]) for (i, j), d in pairs], bool)
 
 
 class _CopySearch:
     """The search among n different files; `pairs_M3` are two places, and whether the second image is mirrored."""
 
-    def __init__(self, sources: Sequence[ImageSource], greys: np.ndarray) -> None:
-        self.sources, self.greys = sources, greys
+    def __init__(self, images: Images) -> None:
+        self.refs, self.greys = images.refs, small_greys(images.infos)
         self.placed: dict[tuple[int, int], tuple[float, bool, np.ndarray]] = {}
         """Pairs that were compared closely: the score, whether mirrored, where the second was read."""
 
@@ -131,7 +123,7 @@ class _CopySearch:
         """What is confirmed; of `certain_M` nothing is known yet."""
         pairs_M3, scale_M = propose(self.greys)
         pairs_M2, score_M = _best_way(pairs_M3, self._scores(pairs_M3, scale_M))
-        n = len(self.sources)
+        n = len(self.refs)
         return confirm(n, pairs_M2, score_M, labels_N, detail_of=self._detail, score_of=self._score_again)
 
     def _scores(self, pairs_M3: np.ndarray, scale_M: np.ndarray) -> np.ndarray:
@@ -210,7 +202,7 @@ class _CopySearch:
         if not darker:
             gain_3, offset_3 = 1 / gain_3, -offset_3 / gain_3
         table = np.clip(gain_3[:, None] * np.arange(256) + offset_3[:, None], 0, 255).round().astype(int)
-        source = self.sources[int(pair_3[darker])]
+        source = self.refs[int(pair_3[darker])]
         made = thumbnail(source, SIDE, "RGB", at_least=4 * SIDE, table=table.ravel().tolist())
         if made is not None:
             colours[darker] = made
@@ -244,7 +236,7 @@ class _CopySearch:
 
         def fill(start: int) -> None:
             for k in range(start, min(start + BATCH, len(out))):
-                image = thumbnail(self.sources[int(wanted[k])], side, mode)
+                image = thumbnail(self.refs[int(wanted[k])], side, mode)
                 if image is None:
                     lost.append(k)
                 else:
@@ -347,7 +339,7 @@ def _in_common(rows: np.ndarray) -> np.ndarray:
 
 
 def thumbnail(
-    source: ImageSource, side: int, mode: str = "L", *, at_least: int = 0, table: Sequence[int] = ()
+    source: ImageRef, side: int, mode: str = "L", *, at_least: int = 0, table: Sequence[int] = ()
 ) -> np.ndarray | None:
     """uint8 (side, side) greys or (side, side, 3) colours, squashed into a square; None if the image cannot be read.
 
@@ -355,8 +347,8 @@ def thumbnail(
     """
     decoded = (max(side, at_least),) * 2
     try:
-        image = decode(source.read_bytes(), at_least=decoded) if isinstance(source, Path) else as_rgb(source)
-    except (UnreadableImage, OSError):
+        image = read_image(source, at_least=decoded)
+    except UnreadableImage:
         return None
     image = image.convert("RGB").point(list(table)) if table else image.convert(mode)
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0))
@@ -426,11 +418,11 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-6)
 
 
-def _equal(first: ImageSource, second: ImageSource) -> bool:
+def _equal(first: ImageRef, second: ImageRef) -> bool:
     """Whether two images have the same pixels."""
     try:
-        a, b = (decode(s.read_bytes()) if isinstance(s, Path) else as_rgb(s) for s in (first, second))
-    except (UnreadableImage, OSError):
+        a, b = read_image(first), read_image(second)
+    except UnreadableImage:
         return False
     return a.size == b.size and a.tobytes() == b.tobytes()
 

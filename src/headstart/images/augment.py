@@ -33,17 +33,15 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from headstart.errors import RecipeError, UnreadableImage, near_names
+from headstart.errors import RecipeError, near_names
 from headstart.images.augment_policies import OPERATIONS, augmix, rand, trivial
-from headstart.images.decode import decode
+from headstart.images.image_refs import Images
 from headstart.images.preprocess import INTERPOLATIONS, Preprocess
-from headstart.images.sources import ImageSource, as_rgb
 
 FILLS = ("nearest", "reflect", "constant")
 POLICIES = ("trivial", "rand", "augmix")
@@ -211,32 +209,14 @@ def decode_size(spec: Preprocess, augment: Augment) -> tuple[int, int]:
     return (side, side)
 
 
-def read_image(source: ImageSource, sha256: str, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """An upright RGB image from a file, or from one in memory; `at_least` is as for `decode`.
-
-    A file that cannot be read, or whose bytes are no longer those of `sha256`, raises `UnreadableImage`.
-    """
-    if not isinstance(source, Path):
-        return as_rgb(source)
-    from headstart.io.files import sha256_bytes
-
-    try:
-        data = source.read_bytes()
-    except OSError as error:
-        raise UnreadableImage(f"{source}: could not be read: {error.strerror}.", reason="not_a_file") from None
-    if sha256_bytes(data) != sha256:
-        raise UnreadableImage(f"{source}: changed while it was being used.", reason="changed")
-    return decode(data, at_least)
-
-
 def read_views(
-    source: ImageSource, sha256: str, spec: Preprocess, augment: Augment, seed: int, numbers: Sequence[int]
+    images: Images, row: int, spec: Preprocess, augment: Augment, *, seed: int, numbers: Sequence[int]
 ) -> np.ndarray:
-    """uint8 (V, image_size, image_size, 3): several views of one image, which is decoded once.
+    """uint8 (V, image_size, image_size, 3): several views of image `row`, which is decoded once.
 
     View n is what training sees in epoch n; `PLAIN` (-1) is the image as it is. Raises `UnreadableImage`.
     """
-    image = read_image(source, sha256, decode_size(spec, augment))
+    image, sha256 = images.read(row, decode_size(spec, augment)), images.sha256s[row]
     views = [
         spec.apply(image) if number == PLAIN else augmented(image, spec, augment, rng_for(seed, number, sha256))
         for number in numbers

@@ -16,15 +16,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from headstart.errors import RecipeError, UnreadableImage
-from headstart.images.decode import decode
-from headstart.images.sources import ImageSource, as_rgb
+from headstart.errors import RecipeError
+from headstart.images.image_refs import ImageRef, read_image
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -131,33 +129,12 @@ class Preprocess:
         return np.asarray(square)
 
 
-def pixels(data: bytes, spec: Preprocess) -> np.ndarray:
-    """Decode, turn upright, resize: uint8 (image_size, image_size, 3). Raises `UnreadableImage`."""
-    return spec.apply(decode(data, at_least=spec.at_least()))
+def read_pixels(ref: ImageRef, spec: Preprocess, *, sha256: str | None = None) -> np.ndarray:
+    """Decode, turn upright, resize: uint8 (image_size, image_size, 3). Raises `UnreadableImage`.
 
-
-def read_pixels(source: ImageSource, spec: Preprocess, *, sha256: str | None = None) -> np.ndarray:
-    """`pixels` of a file, or those of an image in memory, the same way.
-
-    With `sha256`, a file whose bytes changed since they were looked at raises `UnreadableImage`.
+    With `sha256`, an image whose bytes changed since it was inspected raises it too.
     """
-    if not isinstance(source, Path):
-        return spec.apply(as_rgb(source))
-    return pixels(read_bytes(source, sha256=sha256), spec)
-
-
-def read_bytes(file: Path, *, sha256: str | None = None) -> bytes:
-    """An image file's bytes; those that changed since they were looked at raise `UnreadableImage`."""
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UnreadableImage(f"{file}: could not be read: {error.strerror}.", reason="not_a_file") from None
-    if sha256 is not None:
-        from headstart.io.files import sha256_bytes
-
-        if sha256_bytes(data) != sha256:
-            raise UnreadableImage(f"{file}: changed while it was being used.", reason="changed")
-    return data
+    return spec.apply(read_image(ref, sha256=sha256, at_least=spec.at_least()))
 
 
 def _expect(condition: bool, name: str, value: object, expected: str) -> None:

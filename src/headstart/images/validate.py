@@ -11,6 +11,7 @@ crashes.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -71,9 +72,9 @@ class ImageInfo:
 
 
 def validate_images(
-    files: Sequence[Path], *, workers: int | None = None, seconds_each: float = 20.0
+    files: Sequence[Path | bytes], *, workers: int | None = None, seconds_each: float = 20.0
 ) -> list[ImageInfo]:
-    """Look at files, in their order: one `ImageInfo` each, whatever they are; no file makes it raise.
+    """Look at files, or at the bytes of files, in order: one `ImageInfo` each, whatever they are; none makes it raise.
 
     `workers` is the number of processes at most (default: the cores at hand), `seconds_each` the time an image may
     take before its process is stopped. Raises `HeadstartError` if no worker process can be started at all.
@@ -92,7 +93,7 @@ def worker_command(seconds_each: float) -> list[str]:
 
 
 def validate_with(
-    command: Sequence[str], files: Sequence[Path], *, workers: int | None = None, seconds_each: float = 20.0
+    command: Sequence[str], files: Sequence[Path | bytes], *, workers: int | None = None, seconds_each: float = 20.0
 ) -> list[ImageInfo]:
     """As `validate_images`, with workers started by `command`."""
     workers = workers or cores()
@@ -143,7 +144,7 @@ def _look(
         _remember(fresh)
 
 
-def _hashed_all(files: Sequence[Path], workers: int) -> list[ImageInfo]:
+def _hashed_all(files: Sequence[Path | bytes], workers: int) -> list[ImageInfo]:
     infos: list[ImageInfo] = []
     with ThreadPoolExecutor(min(workers, 4)) as threads:
         for begin in range(0, len(files), SHARD_FILES):
@@ -151,8 +152,10 @@ def _hashed_all(files: Sequence[Path], workers: int) -> list[ImageInfo]:
     return infos
 
 
-def _hashed(path: Path) -> ImageInfo:
+def _hashed(path: Path | bytes) -> ImageInfo:
     """SHA-256 and size of a file; `reason` says why there is none."""
+    if isinstance(path, bytes):
+        return _hashed_bytes(path)
     size = 0
     try:
         status = os.stat(path)
@@ -160,14 +163,22 @@ def _hashed(path: Path) -> ImageInfo:
         if not stat.S_ISREG(status.st_mode):
             return ImageInfo("", 0, *left_out("not_a_file", "is a folder or a device, not a file."))
         if size > MAX_FILE_BYTES:
-            return ImageInfo(
-                "", size, *left_out("file_too_big", f"has {size:,} bytes; the most is {MAX_FILE_BYTES:,}.")
-            )
+            return _too_big(size)
         return ImageInfo(sha256_file(path) if size > 1 << 20 else sha256_bytes(path.read_bytes()), size, *_NOTHING_YET)
     except OSError as error:
         return ImageInfo("", size, *left_out(reason_of(error), f"could not be read: {error.strerror}."))
     except ValueError:  # a zero byte in the path
         return ImageInfo("", 0, *left_out("not_a_file", "is not a possible name of a file."))
+
+
+def _hashed_bytes(data: bytes) -> ImageInfo:
+    return (
+        _too_big(len(data)) if len(data) > MAX_FILE_BYTES else ImageInfo(sha256_bytes(data), len(data), *_NOTHING_YET)
+    )
+
+
+def _too_big(size: int) -> ImageInfo:
+    return ImageInfo("", size, *left_out("file_too_big", f"has {size:,} bytes; the most is {MAX_FILE_BYTES:,}."))
 
 
 _NOTHING_YET = left_out("", "")
@@ -178,11 +189,14 @@ class _ValidationTask:
     """One image to look at: its file, and what hashing it gave. `tried`: a worker has died on it once."""
 
     number: int
-    file: Path
+    file: Path | bytes
     fact: ImageInfo
     tried: bool = False
 
     def request(self) -> bytes:
+        if isinstance(self.file, bytes):
+            data = base64.b64encode(self.file).decode("ascii")
+            return json.dumps([self.number, "", self.fact.sha256, data]).encode("ascii") + b"\n"
         path = os.fsencode(self.file).decode("latin-1")  # a path's bytes, whatever they mean, survive JSON this way
         return json.dumps([self.number, path, self.fact.sha256]).encode("ascii") + b"\n"
 

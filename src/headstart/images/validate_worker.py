@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from typing import BinaryIO
 
 from PIL import Image
 
@@ -43,17 +44,22 @@ def look(path: bytes, sha256: str) -> Answer:
                 data = file.read()
                 if hashlib.sha256(data).hexdigest() != sha256:
                     return left_out("changed", "its bytes changed while it was being looked at.")
-                decoded = read(data, AT_LEAST_PIXELS)
-            else:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    return left_out("changed", "its bytes changed while it was being looked at.")
-                decoded = read(file, AT_LEAST_PIXELS)
-            width, height = decoded.upright_size
-            mark, small = dhash(decoded.image), greys(decoded.image)
-    except UnreadableImage as refusal:
-        return left_out(refusal.reason, refusal.message)
+                return decode_and_describe(data)
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                return left_out("changed", "its bytes changed while it was being looked at.")
+            return decode_and_describe(file)
     except OSError as error:
         return left_out(reason_of(error), f"could not be read: {error.strerror}.")
+
+
+def decode_and_describe(data: bytes | BinaryIO) -> Answer:
+    """What an image is, or why it cannot be used."""
+    try:
+        decoded = read(data, AT_LEAST_PIXELS)
+        width, height = decoded.upright_size
+        mark, small = dhash(decoded.image), greys(decoded.image)
+    except UnreadableImage as refusal:
+        return left_out(refusal.reason, refusal.message)
     header = decoded.header
     return header.format, width, height, decoded.mode, decoded.orientation, header.frames, mark, small, "", ""
 
@@ -91,7 +97,7 @@ def greys(image: Image.Image) -> str:
 
 
 def serve(seconds_each: float, look: Callable[[bytes, str], Answer] = look) -> None:
-    """Answer requests, each a JSON line [number, path, sha256], until standard input ends."""
+    """Answer requests until standard input ends: JSON lines [number, path, sha256], or [number, "", sha256, base64]."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", 0)
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):  # what a decoder prints must be neither an answer nor noise (libtiff prints a lot)
@@ -100,9 +106,9 @@ def serve(seconds_each: float, look: Callable[[bytes, str], Answer] = look) -> N
     _limit_memory()
     answers.write(READY)
     for line in requests:
-        number, path, sha256 = json.loads(line)
+        number, path, sha256, *data = json.loads(line)
         _limit_cpu(seconds_each)
-        answer = look(path.encode("latin-1"), sha256)
+        answer = decode_and_describe(base64.b64decode(data[0])) if data else look(path.encode("latin-1"), sha256)
         answers.write(json.dumps([number, *answer]).encode("ascii") + b"\n")
 
 

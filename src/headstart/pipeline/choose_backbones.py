@@ -25,10 +25,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headstart.images.sources import ImageSource
+from headstart.images.image_refs import Images
 from headstart.io.progress import log
 from headstart.model.heads.linear import leave_one_out, tempered_log_loss
-from headstart.model.inference.features import FeatureExtractor, embed_files
+from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime
 from headstart.training.history import HistoryRow
 
@@ -58,8 +58,7 @@ class Choice:
 
 def choose_backbones(
     extractors: Sequence[FeatureExtractor],
-    sources: Sequence[ImageSource],
-    sha256s: Sequence[str],
+    images: Images,
     labels_N: np.ndarray,
     n_classes: int,
     runtime: Runtime,
@@ -82,7 +81,7 @@ def choose_backbones(
         new, begun = min(math.ceil(spend / len(left)), len(order) - n), time.monotonic()
         n += new
         subset = beginning(order, labels_N, n)
-        features, errors = embed_files([sources[i] for i in subset], [sha256s[i] for i in subset], left, runtime)
+        features, errors = embed_images(images.take(subset), left, runtime)
         pace = (time.monotonic() - begun) / new / len(left)  # of the last stage: the first compiles networks
         good = np.array([j for j in range(len(subset)) if j not in errors])
         late = time.monotonic() - started > PART_OF_TIME * seconds

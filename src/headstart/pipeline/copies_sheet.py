@@ -50,7 +50,7 @@ def write_sheet(out: Path, scanned: ScannedDataset, source: DataSource) -> str:
     Raises `WriteError`.
     """
     page, table = sheet_places(out)
-    pairs = copy_rows(scanned.copies, scanned.dataset, scanned.sha256s)
+    pairs = copy_rows(scanned.copies, scanned.dataset, scanned.images.sha256s)
     doubted = list(doubted_rows(scanned.copies, scanned.dataset))
     if pairs:
         write_copies(table, pairs)
@@ -64,7 +64,7 @@ def write_sheet(out: Path, scanned: ScannedDataset, source: DataSource) -> str:
         title=plain(source.place.resolve().name or str(source.place)),
         pairs=pairs,
         doubted=doubted,
-        files=dict(zip(dataset.paths, scanned.files, strict=True)),
+        files=dict(zip(dataset.paths, dataset.files, strict=True)),
         sets=dict(zip(dataset.paths, map(str, dataset.split), strict=True)),
         limit=scanned.copies.limit,
         table=table.name if pairs else "",

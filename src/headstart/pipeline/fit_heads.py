@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from headstart.data.open_dataset import Dataset
 from headstart.io.progress import bar, log
 from headstart.model.heads.linear import KINDS, LinearHead, refit
+from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.heads.search import SearchRow, search_head
 from headstart.model.inference.classifier import EnsembleMember
 from headstart.model.inference.features import FeatureExtractor
@@ -43,7 +45,8 @@ class FittedHead:
         bias_K = self.head.bias_K / temperature
         return tuple(
             EnsembleMember(
-                extractor, (cut * (scale / temperature)).astype(np.float32), (bias_K * (i == 0)).astype(np.float32)
+                extractor,
+                LinearLayer((cut * (scale / temperature)).astype(np.float32), (bias_K * (i == 0)).astype(np.float32)),
             )
             for i, (extractor, scale, cut) in enumerate(zip(self.extractors, self.scales, cuts, strict=True))
         )
@@ -52,21 +55,17 @@ class FittedHead:
 def fit_heads(
     extractors: Sequence[FeatureExtractor],
     features: Sequence[np.ndarray],
-    labels_N: np.ndarray,
-    train: np.ndarray,
-    val: np.ndarray,
-    n_classes: int,
+    dataset: Dataset,
     recipe: Recipe,
     *,
-    fuse: bool | None = None,
+    fuse: bool = False,
 ) -> tuple[FittedHead, list[HistoryRow]]:
     """The better of two heads: the best one on the first extractor alone, and the best one on all extractors fused.
 
     Within one extractor, heads compete by validation log-loss. Between the two, a small validation set is too noisy (of 140
     images, two or three decide), so the log-loss is taken over train and val together: leave-one-out on the first, held
-    out on the second. `features` holds one float32 (N, D) per extractor; `train` and `val` are bool masks (N,). `fuse`
-    True takes the fused one without asking. Returns the winner, fitted on the training set only,
-    and a row for everything tried.
+    out on the second. `features` holds one float32 (N, D) per extractor. `fuse` takes the fused one without asking.
+    Returns the winner, fitted on the training set only, and a row for everything tried.
     """
     sets: list[tuple[int, ...]] = [] if fuse else [(0,)]
     if len(extractors) > 1:
@@ -75,15 +74,8 @@ def fit_heads(
     trials: list[HistoryRow] = []
     with bar("Fitting last layers", len(sets)) as advance:
         for members in sets:
-            fitted, rows = _fit_one(
-                [extractors[i] for i in members],
-                [features[i] for i in members],
-                labels_N,
-                train,
-                val,
-                n_classes,
-                recipe,
-            )
+            some, theirs = [extractors[i] for i in members], [features[i] for i in members]
+            fitted, rows = _fit_one(some, theirs, dataset, recipe)
             trials += rows
             needed = 1 - FUSING_GAIN if len(members) > 1 else 1.0
             if best is None or fitted.log_loss < needed * best.log_loss:
@@ -102,25 +94,21 @@ def refit_on(fitted: FittedHead, features: Sequence[np.ndarray], labels_N: np.nd
 
 
 def _fit_one(
-    extractors: Sequence[FeatureExtractor],
-    features: Sequence[np.ndarray],
-    labels_N: np.ndarray,
-    train: np.ndarray,
-    val: np.ndarray,
-    n_classes: int,
-    recipe: Recipe,
+    extractors: Sequence[FeatureExtractor], features: Sequence[np.ndarray], dataset: Dataset, recipe: Recipe
 ) -> tuple[FittedHead, list[HistoryRow]]:
+    train, val, n_classes = dataset.sets.train, dataset.sets.val, len(dataset.classes)
     scales = tuple(1 / max(float(np.sqrt(x[train].var(axis=0).mean())), 1e-12) for x in features)
     blank = FittedHead(tuple(extractors), tuple(x.shape[1] for x in features), scales, _no_head(), np.inf)
     joined_ND = blank.join(features)
-    kinds = _kinds(recipe, int(train.sum()) * n_classes)
+    kinds = _kinds(recipe, len(train) * n_classes)
     weight = None if recipe.class_weight == "none" else recipe.class_weight
+    labels_N = dataset.labels
     head, rows = search_head(
         joined_ND[train], labels_N[train], joined_ND[val], labels_N[val], n_classes, kinds=kinds, class_weight=weight
     )
     name = " + ".join(v.backbone.name for v in extractors)
-    loss = _left_out_log_loss(rows, int(train.sum()), int(val.sum()))
-    return replace(blank, head=head, log_loss=loss), [_trial(name, int(train.sum()), r) for r in rows]
+    loss = _left_out_log_loss(rows, len(train), len(val))
+    return replace(blank, head=head, log_loss=loss), [_trial(name, len(train), r) for r in rows]
 
 
 def _kinds(recipe: Recipe, cells: int) -> tuple[str, ...]:
@@ -142,9 +130,17 @@ def _left_out_log_loss(rows: Sequence[SearchRow], n_train: int, n_val: int) -> f
 
 def _trial(name: str, images: int, row: SearchRow) -> HistoryRow:
     return HistoryRow(
-        "head", name, row.kind, row.strength, images,
-        row.loo_log_loss, row.loo_accuracy, row.val_log_loss, row.val_accuracy, row.seconds,
-    )  # fmt: skip
+        stage="head",
+        backbone=name,
+        head=row.kind,
+        strength=row.strength,
+        images=images,
+        loo_log_loss=row.loo_log_loss,
+        loo_accuracy=row.loo_accuracy,
+        val_log_loss=row.val_log_loss,
+        val_accuracy=row.val_accuracy,
+        seconds=row.seconds,
+    )
 
 
 def _no_head() -> LinearHead:

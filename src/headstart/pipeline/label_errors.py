@@ -26,7 +26,7 @@ from headstart.model.backbones.registry import Backbone, find_backbone, to_choos
 from headstart.model.heads.linear import LinearHead, prepare
 from headstart.model.heads.logistic import tempered_log_loss
 from headstart.model.heads.spectrum import solve_lda
-from headstart.model.inference.features import FeatureExtractor, embed_files, fitted_spec
+from headstart.model.inference.features import FeatureExtractor, embed_images, fitted_spec
 from headstart.model.inference.runtime import choose_runtime
 from headstart.pipeline.choose_backbones import choose_backbones, fitting_size, stratified_order, unit_variance
 from headstart.pipeline.scan import ScannedDataset
@@ -71,20 +71,26 @@ def see(scanned: ScannedDataset, backbones: Sequence[Backbone], *, seed: int = 0
     """
     require_trainable(scanned.dataset)
     dataset, runtime = scanned.dataset, choose_runtime()
-    sides = np.array([min(f.width, f.height) for f in scanned.infos])
+    sides = scanned.images.sizes_N2.min(axis=1)
     extractors = [
         FeatureExtractor(b, fitted_spec(b, fitting_size(b.preprocess.image_size, sides), "auto")) for b in backbones
     ]
     if len(extractors) > 1:
         known = np.flatnonzero(dataset.labels >= 0)
-        files, sha256s = [scanned.files[i] for i in known], [scanned.sha256s[i] for i in known]
+        images, labels_N = scanned.images.take(known), dataset.labels[known]
         choice = choose_backbones(
-            extractors, files, sha256s, dataset.labels[known], len(dataset.classes), runtime, seconds=SECONDS,
-            total=len(known), seed=seed,
-        )  # fmt: skip
+            extractors,
+            images,
+            labels_N,
+            len(dataset.classes),
+            runtime,
+            seconds=SECONDS,
+            total=len(known),
+            seed=seed,
+        )
         extractors = [choice.extractors[0]]
     log.info("Looking with %s (%s)", extractors[0], runtime)
-    (values_ND,), failed = embed_files(scanned.files, scanned.sha256s, extractors, runtime)
+    (values_ND,), failed = embed_images(scanned.images, extractors, runtime)
     return BackboneFeatures(values_ND, failed)
 
 

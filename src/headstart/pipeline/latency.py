@@ -1,7 +1,7 @@
 """How long a trained classifier takes for one image: `python -m headstart.pipeline.latency RUN IMAGE...` prints it.
 
-From the file to the logits, one image after the other, in a process that has its network loaded: what a service would
-see, and not what `predict` takes for the first image, which is mostly start-up. The median of 25 images after three
+From the file to the probabilities, one image after the other, in a process that has its networks loaded: what a service
+would see, and not what `predict` takes for the first image, which is mostly start-up. The median of 25 images after three
 that do not count, in milliseconds, as JSON. Images are read again each time; nothing is taken from the cache of features.
 """
 
@@ -14,9 +14,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from headstart.images.preprocess import read_pixels
 from headstart.model.inference.classifier import load_classifier
-from headstart.model.inference.runtime import open_network
+from headstart.model.inference.predictor import Predictor
 
 WARM = 3
 MEASURED = 25
@@ -24,18 +23,11 @@ MEASURED = 25
 
 def latency(run: Path, images: Sequence[Path]) -> float:
     """Median milliseconds per image, of images that can be read. Raises `RunError`, `UnreadableImage`."""
-    classifier = load_classifier(run)
-    sessions = [
-        open_network(p.extractor.backbone, p.extractor.spec, classifier.runtime).session() for p in classifier.members
-    ]
+    predictor = Predictor(load_classifier(run), cache=False)
     took = []
     for image in itertools.islice(itertools.cycle(images), WARM + MEASURED):
         started = time.perf_counter()
-        features = []
-        for member, session in zip(classifier.members, sessions, strict=True):
-            session.pixels[0] = read_pixels(Path(image), member.extractor.spec)
-            features.append(session.run()[:1].copy())
-        classifier.logits(features)
+        predictor.predict_one(Path(image))
         took.append(time.perf_counter() - started)
     return 1000 * statistics.median(took[WARM:])
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from headstart.data.checks import Finding, findings, usable
+from headstart.data.checks import Finding, findings
 from headstart.data.copies import Copies
 from headstart.data.data_source import DataSource, as_source
 from headstart.data.duplicates import exact_groups, group_pairs, joined, merge_groups
@@ -20,7 +19,7 @@ from headstart.data.not_copies import NotCopies
 from headstart.data.open_dataset import Dataset, fingerprint, open_dataset
 from headstart.data.proposals import proposal
 from headstart.errors import NoImages
-from headstart.images.validate import ImageInfo, validate_images
+from headstart.images.image_refs import Images
 from headstart.io.progress import log
 from headstart.model.inference.classifier import Classifier
 
@@ -29,49 +28,39 @@ from headstart.model.inference.classifier import Classifier
 class ScannedDataset:
     """A data set whose files have all been read.
 
-    `everything` and `everything_facts` hold all files; `dataset` and `infos` the usable ones, with `groups` made of the
-    given groups and of identical files. What else are copies is in `copies`, which is found when it is asked for.
+    `everything` and `every_image` hold all files; `dataset` and `images` the usable ones, in one order, with `groups` made
+    of the given groups and of identical files. What else are copies is in `copies`, found when it is asked for.
     """
 
     everything: Dataset
-    everything_facts: tuple[ImageInfo, ...]
+    every_image: Images
     dataset: Dataset
-    infos: tuple[ImageInfo, ...]
+    images: Images
     not_copies: NotCopies
     """Pairs that somebody says are no copies."""
-
-    @cached_property
-    def files(self) -> list[Path]:
-        """The usable images' files."""
-        return [self.dataset.file(i) for i in range(len(self.dataset))]
-
-    @cached_property
-    def sha256s(self) -> list[str]:
-        """The usable images' hashes."""
-        return [f.sha256 for f in self.infos]
 
     @property
     def unreadable(self) -> dict[str, str]:
         """{path: reason} of the images that cannot be used, rows of a table without a file among them."""
-        bad = {p: f.reason for p, f in zip(self.everything.paths, self.everything_facts, strict=True) if f.reason}
+        bad = {p: f.reason for p, f in zip(self.everything.paths, self.every_image.infos, strict=True) if f.reason}
         return bad | self.everything.lost
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over paths, bytes and labels of the usable images."""
-        return fingerprint(self.dataset, self.sha256s)
+        return fingerprint(self.dataset, self.images.sha256s)
 
     @cached_property
     def copies(self) -> Copies:
         """What is taken for copies among the usable images, by their pixels, less what somebody says are none."""
-        found = find_copies(self.files, self.infos, self.dataset.labels)
-        return self.not_copies.applied_to(found, self.dataset.paths, self.sha256s)
+        found = find_copies(self.images, self.dataset.labels)
+        return self.not_copies.applied_to(found, self.dataset.paths, self.images.sha256s)
 
     def findings(self, dataset: Dataset, copies: Copies) -> list[Finding]:
         """What the checks say. `dataset` and `copies` are of the usable images; the groups are named ones."""
         everything, n = _filled_in(self.everything, dataset), len(self.everything)
-        places_N = np.flatnonzero(usable(self.everything_facts))
-        return findings(everything, self.everything_facts, copies=copies.among(places_N, n))
+        places_N = self.every_image.usable
+        return findings(everything, self.every_image.infos, copies=copies.among(places_N, n))
 
 
 def scan(
@@ -86,21 +75,21 @@ def scan(
     """
     source = as_source(data)
     everything = open_dataset(source) if opened is None else opened
-    infos = validate_images([everything.file(i) for i in range(len(everything))])
-    keep = usable(infos)
-    if not keep.any():
-        first = infos[0]
+    every_image = Images.inspect(everything.file(i) for i in range(len(everything)))
+    keep = every_image.usable
+    if not len(keep):
+        first = every_image.infos[0]
         raise NoImages(
-            f"{source.place}: none of {len(infos):,} files can be used: {everything.paths[0]}: {first.message}",
+            f"{source.place}: none of {len(every_image):,} files can be used: {everything.paths[0]}: {first.message}",
             hint=f"`headstart check {shlex.join(source.words())}` says what is wrong with each.",
         )
-    if not keep.all():
-        bad = int((~keep).sum())
-        log.warning("%s of %s files cannot be used; left out.", f"{bad:,}", f"{len(keep):,}")
-    good = tuple(f for f, k in zip(infos, keep, strict=True) if k)
-    dataset = with_identical_files(everything.take(keep), good)
-    scanned = ScannedDataset(everything, tuple(infos), dataset, good, not_copies)
-    not_copies.check_files(dataset.paths, scanned.sha256s)
+    if len(keep) < len(every_image):
+        bad = len(every_image) - len(keep)
+        log.warning("%s of %s files cannot be used; left out.", f"{bad:,}", f"{len(every_image):,}")
+    images = every_image.take(keep)
+    dataset = with_identical_files(everything.take(keep), images)
+    scanned = ScannedDataset(everything, every_image, dataset, images, not_copies)
+    not_copies.check_files(dataset.paths, images.sha256s)
     return scanned
 
 
@@ -133,9 +122,9 @@ def source_of(classifier: Classifier, given: Path | DataSource | None) -> DataSo
     return replace(kept, place=Path(given))
 
 
-def with_identical_files(dataset: Dataset, infos: Sequence[ImageInfo]) -> Dataset:
+def with_identical_files(dataset: Dataset, images: Images) -> Dataset:
     """The data set with its groups joined where they hold the same file."""
-    exact = exact_groups([f.sha256 for f in infos])
+    exact = exact_groups(images.sha256s)
     return replace(dataset, groups=joined(dataset.groups, group_pairs(exact)))
 
 

@@ -31,6 +31,7 @@ from headstart.io.files import read_json, sha256_bytes, write_json
 from headstart.io.folders import MANIFEST, check_manifest, read_manifest
 from headstart.io.progress import log
 from headstart.model.backbones.registry import sha256_here
+from headstart.pipeline.approaches import APPROACHES
 from headstart.runs.run_folder import WRITTEN
 from headstart.training.recipe import Recipe
 
@@ -158,7 +159,7 @@ def _identity(run: Path) -> str:
 def _weights_for(candidate: TrialConfig, place: TrialContext) -> str:
     """SHA-256 over the weights that a trial chooses from, or of those that it names; '' for none, or if they are not here."""
     recipe = candidate.recipe
-    if recipe.approach == "scratch":
+    if not APPROACHES[recipe.approach].pretrained:
         return ""
     if recipe.backbone == "auto":
         return place.weights

@@ -287,13 +287,13 @@ def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[tuple[str, str, st
         key = (trial.stage, trial.backbone, trial.head)
         if key not in best or _loss(trial) <= _loss(best[key]) or trial.images > best[key].images:
             best[key] = trial
-    stages = ("tune", "head", "choose")
+    stages = ("finetune", "head", "choose")
     ranked = sorted(best.values(), key=lambda t: (stages.index(t.stage) if t.stage in stages else 9, _loss(t)))
     shown = [t for t in ranked if t.stage != "choose"][:MOST_TRIALS]
     shown += [t for t in ranked if t.stage == "choose"][:MOST_TRIALS]
     return [
         {
-            "stage": {"tune": "tuning", "head": "last layer", "choose": "choice of backbone"}.get(t.stage, t.stage),
+            "stage": {"finetune": "fine-tuning", "head": "last layer", "choose": "choice of backbone"}.get(t.stage, t.stage),
             "backbone": t.backbone, "head": t.head, "images": t.images,
             "accuracy": _known(t.val_accuracy, t.loo_accuracy), "loss": _known(t.val_log_loss, t.loo_log_loss),
             "by": "validation" if not math.isnan(t.val_log_loss) else "leave-one-out",

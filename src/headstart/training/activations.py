@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from headstart.errors import UnreadableImage
 from headstart.images.augment import Augment, read_views
+from headstart.images.image_refs import Images
 from headstart.images.preprocess import Preprocess
-from headstart.images.sources import ImageSource
 from headstart.io.files import scratch_array
 from headstart.io.progress import bar
 from headstart.model.inference.runtime import Session
@@ -35,39 +37,41 @@ def views_that_fit(wanted: int, images: int, numel: int) -> int:
     return max(1, min(wanted, LARGEST_BYTES // max(2 * images * numel, 1)))
 
 
+@dataclass(frozen=True, eq=False)
+class FrozenTrunk:
+    """The frozen stages of a network, ready to run: one session per thread, the pixels they take, and the `numel` values
+    that they give for an image."""
+
+    sessions: Sequence[Session]
+    spec: Preprocess
+    numel: int
+
+
 def keep_activations(
-    sources: Sequence[ImageSource],
-    sha256s: Sequence[str],
-    spec: Preprocess,
-    augment: Augment,
-    sessions: Sequence[Session],
-    numel: int,
-    *,
-    seed: int,
-    views: Sequence[int],
-    title: str,
+    images: Images, trunk: FrozenTrunk, augment: Augment, *, seed: int, views: Sequence[int], title: str
 ) -> np.ndarray:
-    """float16 (V, N, numel): what the trunk behind `sessions` gives for each of the `views` of N images.
+    """float16 (V, N, numel): what the trunk gives for each of the `views` of N images.
 
     `views` are numbers as `images.augment.read_views` takes them. Raises `UnreadableImage` for an image that changed
-    since it was looked at, `WriteError` if the disk has no room.
+    since it was inspected, `WriteError` if the disk has no room.
     """
-    out_VND = scratch_array((len(views), len(sources), numel), np.float16)
-    size = len(sessions[0].pixels)
-    batches = iter([range(i, min(i + size, len(sources))) for i in range(0, len(sources), size)])
+    out_VND = scratch_array((len(views), len(images), trunk.numel), np.float16)
+    size = len(trunk.sessions[0].pixels)
+    batches = iter([range(i, min(i + size, len(images))) for i in range(0, len(images), size)])
     lock = threading.Lock()
     failures: list[BaseException] = []
-    with bar(title, len(sources)) as advance:
+    with bar(title, len(images)) as advance:
 
         def work(session: Session) -> None:
             try:
                 for batch in _taken(batches, lock, failures):
-                    _one_batch(batch, session, out_VND, sources, sha256s, spec, augment, seed, views)
+                    pixels = [_read(images, i, trunk.spec, augment, seed, views) for i in batch]
+                    _run_views(session, pixels, out_VND[:, batch.start : batch.stop])
                     advance(len(batch))
             except BaseException as error:
                 failures.append(error)
 
-        threads = [threading.Thread(target=work, args=(session,), daemon=True) for session in sessions]
+        threads = [threading.Thread(target=work, args=(session,), daemon=True) for session in trunk.sessions]
         for thread in threads:
             thread.start()
         try:
@@ -91,26 +95,19 @@ def _taken(batches: Iterator[range], lock: threading.Lock, failures: Sequence[Ba
         yield batch
 
 
-def _one_batch(
-    batch: range,
-    session: Session,
-    out_VND: np.ndarray,
-    sources: Sequence[ImageSource],
-    sha256s: Sequence[str],
-    spec: Preprocess,
-    augment: Augment,
-    seed: int,
-    views: Sequence[int],
-) -> None:
-    """All views of a few images; the session runs once a view, always on a whole batch (see `model.inference.runtime`)."""
-    pixels = []
-    for i in batch:
-        try:
-            pixels.append(read_views(sources[i], sha256s[i], spec, augment, seed, views))
-        except UnreadableImage as error:
-            raise UnreadableImage(f"{sources[i]}: {error.message}", reason=error.reason) from error
-    for number in range(len(views)):
+def _read(images: Images, row: int, spec: Preprocess, augment: Augment, seed: int, views: Sequence[int]) -> np.ndarray:
+    try:
+        return read_views(images, row, spec, augment, seed=seed, numbers=views)
+    except UnreadableImage as error:
+        ref = images.refs[row]
+        name = str(ref) if isinstance(ref, Path) else f"image {row}"
+        raise UnreadableImage(f"{name}: {error.message}", reason=error.reason) from error
+
+
+def _run_views(session: Session, pixels: Sequence[np.ndarray], out_VBD: np.ndarray) -> None:
+    """All views of a few images; the session runs once per view, always on a whole batch (see `model.inference`)."""
+    for number, out_BD in enumerate(out_VBD):
         for place, image in enumerate(pixels):
             session.pixels[place] = image[number]
-        session.pixels[len(batch) :] = 0
-        out_VND[number, batch.start : batch.stop] = session.run()[: len(batch)]
+        session.pixels[len(pixels) :] = 0
+        out_BD[:] = session.run()[: len(pixels)]

@@ -1,7 +1,6 @@
 """Images for training, decoded and varied ahead of the step that needs them, a few batches at a time.
 
-    ImageBatches       batches for the training loop: uint8 (B, S, S, 3) tensors, each epoch another version of an image
-    augmented_views    arrays (B, V, S, S, 3): V views per image, each image decoded once, to be fed to a frozen trunk
+    ImageBatches(images, labels, spec, augment)    uint8 (B, S, S, 3) tensors, another version of each image in each epoch
 
 Threads write decoded and varied images straight into the arrays of the next `AHEAD` batches, and memory is no more than
 those: 5 MB each for 64 images of 160 px. What a batch holds depends on (seed, epoch, step) alone, so the number of
@@ -26,9 +25,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headstart.errors import NoImages, UnreadableImage
-from headstart.images.augment import Augment, augmented, decode_size, read_image, read_views, rng_for
+from headstart.images.augment import Augment, augmented, decode_size, rng_for
+from headstart.images.image_refs import Images
 from headstart.images.preprocess import Preprocess
-from headstart.images.sources import ImageSource
 from headstart.model.inference.runtime import cores
 
 if TYPE_CHECKING:
@@ -42,14 +41,13 @@ AHEAD = 3
 class ImageBatches:
     """Batches of varied images; implements `batches.Batches`.
 
-    `sources`, `sha256s` and `labels` (int64 (N,) or float32 (N, K)) belong together; `indices` picks some of them, and a
-    batch's `indices` are numbers in `sources`. Order, shuffling and `steps_per_epoch` are those of `TensorBatches`: with
+    `images` and `labels` (int64 (N,) or float32 (N, K)) belong together; `indices` picks some of them, and a batch's
+    `indices` are rows of `images`. Order, shuffling and `steps_per_epoch` are those of `TensorBatches`: with
     it above 0, an epoch is that many full batches, and an image that comes again in one epoch comes in another version.
     `errors` maps the images that could not be read to the reason, as they are found.
     """
 
-    sources: Sequence[ImageSource]
-    sha256s: Sequence[str]
+    images: Images
     labels: np.ndarray
     spec: Preprocess
     augment: Augment = field(default_factory=Augment)
@@ -62,8 +60,8 @@ class ImageBatches:
     errors: dict[int, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        if not len(self.sources) == len(self.sha256s) == len(self.labels):
-            raise ValueError(f"{len(self.sources)} sources, {len(self.sha256s)} hashes, {len(self.labels)} labels")
+        if len(self.images) != len(self.labels):
+            raise ValueError(f"{len(self.images)} images, {len(self.labels)} labels")
 
     def __len__(self) -> int:
         return len(self._order())
@@ -98,13 +96,13 @@ class ImageBatches:
         return [_Job(int(picked[i]), int(r)) for i, r in zip(plan.indices, rounds, strict=True)]
 
     def _read(self, epoch: int, job: _Job) -> np.ndarray:
-        sha256 = self.sha256s[job.index]
-        image = read_image(self.sources[job.index], sha256, decode_size(self.spec, self.augment))
+        sha256 = self.images.sha256s[job.index]
+        image = self.images.read(job.index, decode_size(self.spec, self.augment))
         key = f"{sha256}/{job.round}" if job.round else sha256
         return augmented(image, self.spec, self.augment, rng_for(self.seed, epoch, key))
 
     def _picked(self) -> np.ndarray:
-        return np.arange(len(self.sources)) if self.indices is None else np.asarray(self.indices, np.int64)
+        return np.arange(len(self.images)) if self.indices is None else np.asarray(self.indices, np.int64)
 
     def _order(self) -> TensorBatches:
         """Which images, with which targets, make up which batch."""
@@ -115,43 +113,6 @@ class ImageBatches:
         return TensorBatches(
             nothing, self.labels[picked], self.batch_size, self.seed, self.shuffle, self.steps_per_epoch
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Views:
-    """Some images in several views: `pixels` uint8 (B, V, S, S, 3), `indices` int64 (B,), and `errors` {index: reason}
-    of those that belong here and could not be read, which have no row."""
-
-    pixels: np.ndarray
-    indices: np.ndarray
-    errors: dict[int, str]
-
-
-def augmented_views(
-    sources: Sequence[ImageSource],
-    sha256s: Sequence[str],
-    spec: Preprocess,
-    augment: Augment,
-    seed: int,
-    numbers: Sequence[int],
-    *,
-    batch_size: int = 32,
-    workers: int = 0,
-) -> Iterator[Views]:
-    """All images in order, `batch_size` at a time, each in the views `numbers` (see `read_views`), decoded once.
-
-    `sha256s` are those that `validate_images` or `look_at` found; `workers` 0 is a thread per core. Does not need torch.
-    """
-    side = spec.image_size
-
-    def read(job: _Job) -> np.ndarray:
-        return read_views(sources[job.index], sha256s[job.index], spec, augment, seed, numbers)
-
-    firsts = range(0, len(sources), batch_size)
-    jobs = ([_Job(i) for i in range(first, min(first + batch_size, len(sources)))] for first in firsts)
-    with _Ahead(workers, (len(numbers), side, side, 3), read) as ahead:
-        for made in ahead.run(jobs):
-            yield Views(made.pixels, made.indices, made.errors)
 
 
 @dataclass(frozen=True)

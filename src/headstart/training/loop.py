@@ -63,22 +63,32 @@ class TrainingResult:
     bad_images: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class TrainingTask:
+    """What to train on what: the parameters in `groups` of `module`, which takes the batches' inputs and gives logits
+    (B, K). `val` None: there is no validation. `class_weights` float32 (K,) weigh the loss."""
+
+    module: nn.Module
+    groups: Sequence[ParameterGroup]
+    train: Batches
+    val: Batches | None
+    n_classes: int
+    device: str = "cpu"
+    class_weights: np.ndarray | None = None
+
+
 def fit(
-    module: nn.Module,
-    groups: Sequence[ParameterGroup],
-    train: Batches,
-    val: Batches | None,
+    task: TrainingTask,
     recipe: Recipe,
     *,
     epochs: int,
-    max_lr: float,
-    n_classes: int,
-    device: str = "cpu",
+    lr: float,
     checkpoint: Checkpoint | None = None,
     hooks: Sequence[Hooks] = (),
-    class_weights: np.ndarray | None = None,
 ) -> TrainingResult:
-    """Train the parameters in `groups`, all others stay; `module` ends with the best epoch's weights.
+    """Train the parameters of the task's groups, all others stay; its module ends with the best epoch's weights.
+
+    `epochs` and the peak learning rate `lr` are given, whatever the recipe says of them.
 
     Best by `recipe.monitor`, the first among equals; with `recipe.ema` it is the moving average that is validated and
     kept. Without `val` the last epoch is the best. A group that is not yet unfrozen keeps its BatchNorm statistics too.
@@ -90,11 +100,11 @@ def fit(
     Raises `TrainingFailed` for a loss that is not finite before an epoch was finished (afterwards it ends the training,
     see `TrainingResult.stopped`), or if not even one image fits into memory; `UnfinishedTraining`, see `Checkpoint.load`.
     """
-    training = _Training(module, groups, train, val, recipe, epochs, max_lr, n_classes, device, hooks, class_weights)
+    training = _Training(task, recipe, epochs, lr, hooks)
     if checkpoint is not None:
-        runtime = {"epochs": str(epochs), "highest learning rate": repr(max_lr), "batches per epoch": str(len(train))}
-        training.resume(replace(checkpoint, key={**checkpoint.key, **runtime}))
-    with _flags_kept(module):
+        found = {"epochs": str(epochs), "highest learning rate": repr(lr), "batches per epoch": str(len(task.train))}
+        training.resume(replace(checkpoint, key={**checkpoint.key, **found}))
+    with _flags_kept(task.module):
         return training.run()
 
 
@@ -104,17 +114,7 @@ def evaluate(module: nn.Module, batches: Batches, recipe: Recipe, *, device: str
 
 
 def find_rate(
-    module: nn.Module,
-    groups: Sequence[ParameterGroup],
-    train: Batches,
-    recipe: Recipe,
-    *,
-    n_classes: int,
-    device: str = "cpu",
-    class_weights: np.ndarray | None = None,
-    low: float = 1e-6,
-    high: float = 1.0,
-    steps: int = 100,
+    task: TrainingTask, recipe: Recipe, *, low: float = 1e-6, high: float = 1.0, steps: int = 100
 ) -> RateTest:
     """A range test: `steps` steps at rates rising geometrically from `low` to `high`; the module is as before afterwards.
 
@@ -123,8 +123,8 @@ def find_rate(
     layer was fitted, say) the default of 1e-3 (Adam, AdamW, RMSprop) or 1e-2 (SGD) is taken, with a warning. Costs as
     much as `steps` steps of training.
     """
-    before = _copied(module)
-    training = _Training(module, groups, train, None, recipe, 1, high, n_classes, device, (), class_weights)
+    module, before = task.module, _copied(task.module)
+    training = _Training(replace(task, val=None), recipe, 1, high, ())
     rates = [low * (high / low) ** (i / max(steps - 1, 1)) for i in range(steps)]
     with _flags_kept(module):
         losses = training.range_test(rates)
@@ -160,28 +160,16 @@ class _Sums:
 class _Training:
     """The state of one training, and what is done in a step, in an epoch, and in the end."""
 
-    def __init__(
-        self,
-        module: nn.Module,
-        groups: Sequence[ParameterGroup],
-        train: Batches,
-        val: Batches | None,
-        recipe: Recipe,
-        epochs: int,
-        max_lr: float,
-        n_classes: int,
-        device: str,
-        hooks: Sequence[Hooks],
-        class_weights: np.ndarray | None,
-    ) -> None:
-        module.to(device, memory_format=torch.channels_last if device != "cpu" else torch.preserve_format)
+    def __init__(self, task: TrainingTask, recipe: Recipe, epochs: int, lr: float, hooks: Sequence[Hooks]) -> None:
+        module, groups, train = task.module, task.groups, task.train
+        module.to(task.device, memory_format=torch.channels_last if task.device != "cpu" else torch.preserve_format)
         total = epochs * math.ceil(len(train) / recipe.grad_accum_steps)
-        self.module, self.groups, self.train, self.val, self.recipe = module, groups, train, val, recipe
-        self.max_lr, self.n_classes, self.hooks = max_lr, n_classes, hooks
+        self.module, self.groups, self.train, self.val, self.recipe = module, groups, train, task.val, recipe
+        self.lr, self.n_classes, self.hooks = lr, task.n_classes, hooks
         self.state = State(module, recipe, epochs, total)
         self.optimizer = make_optimizer(groups, recipe)
         self.schedule = Schedule(recipe.lr_scheduler, total, recipe.warmup_ratio)
-        self.passes = Passes(module, recipe, device, class_weights)
+        self.passes = Passes(module, recipe, task.device, task.class_weights)
         self.average = MovingAverage(module, recipe.model_ema_decay) if recipe.model_ema_decay else None
         self.best: dict[str, torch.Tensor] = {}
         self.best_value = math.inf
@@ -211,7 +199,7 @@ class _Training:
             failed = TrainingFailed(
                 f"Training failed before its first epoch was finished: {error.message}",
                 images=error.images,
-                hint=f"Lower --lr (it was {self.max_lr:g}), or limit the gradient, for example --clip-grad 1.",
+                hint=f"Lower --lr (it was {self.lr:g}), or limit the gradient, for example --clip-grad 1.",
             )
             raise failed from error
         self.state.stopped, self.bad_images = error.message, error.images
@@ -252,7 +240,7 @@ class _Training:
 
     def _step(self, gathered: list[Batch]) -> None:
         state = self.state
-        state.lr = self.max_lr * self.schedule.rate(state.step)
+        state.lr = self.lr * self.schedule.rate(state.step)
         set_rates(self.optimizer, state.lr, self.schedule.momentum(state.step))
         self._call("before_step")
         moved = self.move(gathered, (state.epoch, state.batch))

@@ -135,7 +135,7 @@ def check(
         usable=len(dataset),
         classes={name: int((dataset.labels == k).sum()) for k, name in enumerate(dataset.classes)},
         findings=found,
-        groups=_groups(dataset, copies, scanned.sha256s),
+        groups=_groups(dataset, copies, scanned.images.sha256s),
         label_errors=suspected,
         copies_page=sheet,
     )

@@ -36,13 +36,14 @@ from headstart.model.backbones.registry import (
     to_choose_from,
     without_weights,
 )
-from headstart.model.inference.features import FeatureExtractor, embed_files, fitted_spec
+from headstart.model.inference.features import FeatureExtractor, embed_images, fitted_spec
 from headstart.model.inference.runtime import choose_runtime, cores
+from headstart.pipeline.approaches import APPROACHES
 from headstart.pipeline.choose_backbones import choose_backbones, fitting_size
 from headstart.pipeline.comparison import PAIR_COLUMNS, ROW_COLUMNS, Comparison, compared, write_page
 from headstart.pipeline.scan import ScannedDataset, prepare_groups, scan
 from headstart.pipeline.trials import TrialConfig, TrialContext, TrialResult, finished, run_trial, with_latency
-from headstart.training.recipe import APPROACHES, Recipe
+from headstart.training.recipe import Recipe
 from headstart.training.recipe import seconds as seconds_of
 
 TOP = 5
@@ -50,8 +51,6 @@ TOP = 5
 START_SECONDS = 4.0
 """What a trial takes besides embedding: importing, the head, the run folder. Measured on 2 cores: 2 to 3 s."""
 TIMED_IMAGES = 8
-ORDER = ("linear", "head_sgd", "auto", "finetune", "scratch")
-"""Cheap approaches first, so that a small budget shows something."""
 DEFAULT = {"linear": Recipe(approach="linear"), "auto": Recipe()}
 """Without --recipes: linear on each backbone, then what `train` does by itself."""
 
@@ -114,7 +113,7 @@ def compare(
     if not named and not given:
         given = _best_of(here, scanned, dataset, clock.left() / 4, seed)
     candidates = _candidates(named or DEFAULT, given, seed)
-    write_split(out / "split.csv", dataset, scanned.sha256s)
+    write_split(out / "split.csv", dataset, scanned.images.sha256s)
     place = TrialContext(
         source, out, weights_dir, offline, scanned.fingerprint, split_hash(dataset), fix, _identity(here),
         not_copies=not_copies, alone=[b.source for b in here] == ["embedded"],
@@ -125,7 +124,7 @@ def compare(
     outcomes |= _run_all([c for c in candidates if c.name not in outcomes], place, clock, some=bool(outcomes))
     if all(o.error for o in outcomes.values()) and clock.left() <= 0:
         raise clock.too_small(f"none of {len(outcomes)} trials was finished within it", 2 * clock.spend)
-    images = [scanned.files[i] for i in np.flatnonzero(dataset.split == "test")]
+    images = [Path(dataset.file(i)) for i in dataset.sets.test]
     outcomes = {c.name: with_latency(outcomes[c.name], c, place, images) for c in candidates}
     found = compared(candidates, outcomes, place, images=len(images), seed=seed, seconds=clock.spent())
     write_csv(out / "comparison.csv", ROW_COLUMNS, found.row_cells())
@@ -188,7 +187,7 @@ def _recipes(text: str) -> dict[str, Recipe]:
 
 def _backbones(text: str, recipes: Mapping[str, Recipe], weights_dir: Path | None, offline: bool) -> list[str]:
     """The names in full, found (or downloaded) before any long work. Raises `BackboneError`."""
-    scratch = bool(recipes) and all(recipe.approach == "scratch" for recipe in recipes.values())
+    scratch = bool(recipes) and not any(APPROACHES[recipe.approach].pretrained for recipe in recipes.values())
 
     def full_name(word: str) -> str:
         if scratch:
@@ -211,7 +210,7 @@ def _candidates(recipes: Mapping[str, Recipe], backbones: Sequence[str], seed: i
             found.append(TrialConfig(name, name, replace(recipe, backbone=_with_tag(recipe.backbone, backbones))))
         else:
             found += [TrialConfig(f"{name}-{b}", name, replace(recipe, backbone=b)) for b in backbones]
-    return sorted(found, key=lambda c: ORDER.index(c.recipe.approach))
+    return sorted(found, key=lambda c: APPROACHES[c.recipe.approach].cost)
 
 
 def _with_tag(architecture: str, backbones: Sequence[str]) -> str:
@@ -224,7 +223,9 @@ def _to_choose_from(
     recipes: Mapping[str, Recipe], given: Sequence[str], weights_dir: Path | None, offline: bool
 ) -> list[Backbone]:
     """What trials that name no backbone choose from; one is downloaded only if there is such a trial."""
-    if recipes and (given or all(r.backbone != "auto" or r.approach == "scratch" for r in recipes.values())):
+    if recipes and (
+        given or all(r.backbone != "auto" or not APPROACHES[r.approach].pretrained for r in recipes.values())
+    ):
         return at_hand(weights_dir=weights_dir)
     return to_choose_from(weights_dir=weights_dir, offline=offline)
 
@@ -235,13 +236,12 @@ def _best_of(
     """Names of the best of these, at most `TOP`: those with the least leave-one-out log-loss on a subset."""
     if len(found) <= TOP:
         return [b.name for b in found]
-    known = np.flatnonzero(np.isin(dataset.split, ("train", "val")))
+    rows = dataset.sets.train_val
     log.info("%d backbones are at hand; looking for the best %d.", len(found), TOP)
     choice = choose_backbones(
         [_view(b, scanned) for b in found],
-        [scanned.files[i] for i in known],
-        [scanned.sha256s[i] for i in known],
-        dataset.labels[known],
+        scanned.images.take(rows),
+        dataset.labels[rows],
         len(dataset.classes),
         choose_runtime(),
         seconds=seconds,
@@ -260,7 +260,7 @@ def _identity(found: Sequence[Backbone]) -> str:
 
 def _view(backbone: Backbone, scanned: ScannedDataset) -> FeatureExtractor:
     """The backbone as `train` will use it on these images."""
-    sides = np.array([min(f.width, f.height) for f in scanned.infos])
+    sides = scanned.images.sizes_N2.min(axis=1)
     return FeatureExtractor(
         backbone, fitted_spec(backbone, fitting_size(backbone.preprocess.image_size, sides), "auto")
     )
@@ -307,11 +307,10 @@ def _check_budget(
     if usable and clock.left() > START_SECONDS:
         smallest = min(usable, key=lambda b: b.weights.stat().st_size if b.weights else 0)
         extractor, runtime = _view(smallest, scanned), choose_runtime()
-        embed_files(
-            scanned.files[:1], scanned.sha256s[:1], [extractor], runtime, keep=False
-        )  # the first time may compile
+        rows = np.arange(n)
+        embed_images(scanned.images.take(rows[:1]), [extractor], runtime, keep=False)  # the first time may compile
         started = time.monotonic()
-        embed_files(scanned.files[-TIMED_IMAGES:], scanned.sha256s[-TIMED_IMAGES:], [extractor], runtime)
+        embed_images(scanned.images.take(rows[-TIMED_IMAGES:]), [extractor], runtime)
         pace = (time.monotonic() - started) / min(TIMED_IMAGES, n) / cores()
     needed = START_SECONDS + pace * n
     if clock.left() < START_SECONDS or clock.left() < needed / 2:
@@ -321,7 +320,7 @@ def _check_budget(
 
 def _effort(candidate: TrialConfig) -> int:
     """Its share of the budget, relative to the others'."""
-    return 1 if candidate.recipe.approach == "linear" else 4
+    return APPROACHES[candidate.recipe.approach].cost
 
 
 # -------------------------------------------------------------------------------------------------------- the places

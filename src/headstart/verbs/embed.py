@@ -13,7 +13,7 @@ from headstart.io.files import as_write_error, csv_bytes, safetensors_bytes, wri
 from headstart.io.folders import check_keeps, check_out_file
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from
-from headstart.model.inference.features import FeatureExtractor, Features, embed_files, fingerprint, fitted_spec
+from headstart.model.inference.features import FeatureExtractor, Features, embed_images, fingerprint, fitted_spec
 from headstart.model.inference.runtime import choose_runtime
 from headstart.pipeline.scan import scan
 
@@ -89,15 +89,16 @@ def embed(
     extractor = FeatureExtractor(found, fitted_spec(found, image_size, resize))
     scanned = scan(source, opened=opened)
     log.info("Embedding with %s (%s)", extractor, runtime)
-    (values_ND,), failed = embed_files(scanned.files, scanned.sha256s, [extractor], runtime)
+    (values_ND,), failed = embed_images(scanned.images, [extractor], runtime)
     paths = scanned.dataset.paths
     errors = scanned.unreadable | {paths[i]: reason for i, reason in failed.items()}
-    features = Features(values_ND, paths, found.name, fingerprint(extractor, runtime, scanned.sha256s), errors)
+    features = Features(values_ND, paths, found.name, fingerprint(extractor, runtime, scanned.images.sha256s), errors)
     if out is not None:
         out = Path(out)
         metadata = {"backbone": found.name, "fingerprint": features.fingerprint}
         rows = [
-            (p, scanned.dataset.label_name(i), s) for i, (p, s) in enumerate(zip(paths, scanned.sha256s, strict=True))
+            (p, scanned.dataset.label_name(i), s)
+            for i, (p, s) in enumerate(zip(paths, scanned.images.sha256s, strict=True))
         ]
         table = csv_bytes(HEADER, rows)
         write_together({out.with_suffix(".csv"): table, out: safetensors_bytes({"values": values_ND}, metadata)})

@@ -18,8 +18,9 @@ from headstart.io.files import read_csv, sha256_file, write_json
 from headstart.io.folders import check_outside_data, check_outside_run, check_replaceable, folder_aside
 from headstart.io.progress import log
 from headstart.io.text_table import few, plain
-from headstart.model.inference.classifier import load_classifier, predict_files
+from headstart.model.inference.classifier import load_classifier
 from headstart.model.inference.predictions import Predictions, write_predictions
+from headstart.model.inference.predictor import Predictor
 from headstart.verbs.report import evaluation_report, write_report
 
 
@@ -74,7 +75,7 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
     chosen = (dataset.split == "test") if side == "test" else dataset.labels >= 0
     dataset = with_classes(dataset.take(chosen), classifier.classes)
     files = [dataset.file(i) for i in range(len(dataset))]
-    predictions = predict_files(classifier, files, dataset.paths, dataset.labels)
+    predictions = Predictor(classifier).predict(files, dataset.paths, dataset.labels)
     predictions = replace(predictions, errors={**dataset.lost, **predictions.errors})
     if predictions.labels is None or not len(predictions):
         raise BadLabels(

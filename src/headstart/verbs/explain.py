@@ -14,15 +14,13 @@ from PIL import Image
 from headstart.data.data_source import as_source
 from headstart.data.open_dataset import open_dataset
 from headstart.errors import BackboneError, DataError, MissingData, RecipeError, UnreadableImage
-from headstart.images.decode import decode
-from headstart.images.preprocess import read_bytes
-from headstart.images.sources import look_at
+from headstart.images.image_refs import Images, read_image
 from headstart.io.files import png_bytes, read_csv, write_bytes
 from headstart.io.folders import check_outside_data, check_outside_run, check_replaceable, folder_aside
 from headstart.io.progress import bar, log
 from headstart.io.text_table import columns, plain
 from headstart.model.inference.classifier import Classifier, load_classifier
-from headstart.model.inference.features import embed_files
+from headstart.model.inference.features import embed_images
 from headstart.model.inference.heat_maps import BATCH, Heat, seen
 from headstart.model.inference.predictions import softmax
 from headstart.pipeline.scan import source_of
@@ -152,7 +150,7 @@ class _TrainingImages:
 
     def thumbnail(self, i: int) -> Image.Image | None:
         try:
-            return decode(read_bytes(self.files[i], sha256=self.sha256s[i]), at_least=(160, 160))
+            return read_image(self.files[i], sha256=self.sha256s[i], at_least=(160, 160))
         except UnreadableImage:
             return None
 
@@ -168,7 +166,7 @@ class _PredictedImage:
 
 def _asked(files: dict[str, Path]) -> tuple[list[_QueryImage], dict[str, str]]:
     """The images that can be read, each once, and {name: reason} of the others."""
-    infos = dict(zip(files, look_at(list(files.values())), strict=True))
+    infos = dict(zip(files, Images.inspect(files.values()).infos, strict=True))
     errors = {name: f.reason for name, f in infos.items() if f.reason}
     return [_QueryImage(name, files[name], f.sha256) for name, f in infos.items() if not f.reason], errors
 
@@ -202,9 +200,8 @@ def _compared(
 ) -> tuple[list[_PredictedImage], dict[str, str]]:
     """Probabilities and nearest training images, and {name: reason} of images that could not be read any more."""
     n = len(known.paths)
-    features, failed = embed_files(
-        [*known.files, *(a.file for a in asked)],
-        [*known.sha256s, *(a.sha256 for a in asked)],
+    features, failed = embed_images(
+        Images.recorded([*known.files, *(a.file for a in asked)], [*known.sha256s, *(a.sha256 for a in asked)]),
         [member.extractor for member in classifier.members],
         classifier.runtime,
     )
@@ -269,7 +266,7 @@ def _opened(
     kept, images = [], []
     for each in found:
         try:
-            images.append(decode(read_bytes(each.asked.file, sha256=each.asked.sha256), at_least=VIEWED))
+            images.append(read_image(each.asked.file, sha256=each.asked.sha256, at_least=VIEWED))
             kept.append(each)
         except UnreadableImage as error:
             errors[each.asked.name] = error.reason

@@ -289,7 +289,7 @@ def _trained(
     scanned = scan(data, opened=dataset)
     require_trainable(scanned.dataset)
     training = (scanned.dataset.labels >= 0) & (scanned.dataset.split != "test")
-    width, height = np.array([(f.width, f.height) for f in scanned.infos])[training].mean(axis=0).tolist()
+    width, height = scanned.images.sizes_N2[training].mean(axis=0).tolist()
     log.info("Mean size of the training images: %.0f x %.0f pixels.", width, height)
     done = train_run(data, out=run, recipe=recipe, weights=weights, weights_dir=weights_dir, offline=offline)
     return replace(made, mean_size=(width, height), run=done)

@@ -29,8 +29,9 @@ from headstart.kaggle_api.submission import (
     submission_rows,
     write_submission,
 )
-from headstart.model.inference.classifier import Classifier, load_classifier, predict_files
+from headstart.model.inference.classifier import Classifier, load_classifier
 from headstart.model.inference.predictions import Predictions, write_predictions
+from headstart.model.inference.predictor import Predictor
 
 MOST_SHOWN = 20
 
@@ -128,7 +129,7 @@ def predict(
     files, names, lost = images_at(paths)
     if out is not None:
         check_keeps(Path(out), files)
-    predictions = predict_files(classifier, files, names)
+    predictions = Predictor(classifier).predict(files, names)
     predictions = replace(predictions, errors={**lost, **predictions.errors})
     if shape is None or out is None:
         if out is not None:

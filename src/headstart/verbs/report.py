@@ -24,13 +24,14 @@ from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import BackboneError, DataError, HeadstartError
 from headstart.evaluation.confident_learning import label_issues
 from headstart.evaluation.metrics import Metrics
+from headstart.images.image_refs import Images
 from headstart.images.validate import ImageInfo, validate_images
 from headstart.io.files import read_csv, read_json, write_bytes, write_text
 from headstart.io.folders import add_to_folder, check_manifest, check_out_file, temporary_folder
 from headstart.io.progress import log
 from headstart.io.text_table import few, plain
 from headstart.model.inference.classifier import Classifier, load_classifier
-from headstart.model.inference.features import embed_files
+from headstart.model.inference.features import embed_images
 from headstart.model.inference.predictions import Predictions, read_predictions
 from headstart.pipeline.scan import ScannedDataset, source_of
 from headstart.reports.model_card import made_by
@@ -140,30 +141,35 @@ def training_report(
 ) -> ReportData:
     """The page of a training that has just ended: everything is in memory. `predictions` are those of all its images,
     `metrics` those of test and val."""
-    tuned, tested = result.tuned or result.attempt, result.dataset.split == "test"
+    tuned, tested = result.finetuned or result.attempt, result.dataset.split == "test"
     bare = ReportData(
         title=_title(source, classifier),
         predictions=_judged(predictions.take(tested)),
         metrics=metrics["test"],
         val=metrics["val"],
         facts=_facts(classifier),
-        trials=result.trials,
-        taken=_taken(classifier, result.trials),
+        trials=result.history,
+        taken=_taken(classifier, result.history),
         epochs=tuple(asdict(row) for row in tuned.epochs) if tuned else (),
         steps=tuple(asdict(row) for row in tuned.steps) if tuned else (),
         best_epoch=tuned.fit.best_epoch if tuned else None,
         trained=not classifier.provenance.get("attempt"),
         outcome=_outcome(classifier),
         findings=tuple(findings),
-        pairs=tuple(copy_rows(scanned.copies, scanned.dataset, scanned.sha256s)),
+        pairs=tuple(copy_rows(scanned.copies, scanned.dataset, scanned.images.sha256s)),
         copy_limit=scanned.copies.limit,
         seen=seen,
         seconds=seconds,
         commands=_commands(str(out), source),
     )
-    known = _ReportImages(result.dataset, tuple(scanned.infos), tuple(scanned.files), result.features)
+    known = _ReportImages(
+        result.dataset,
+        tuple(scanned.images.infos),
+        result.dataset.files,
+        result.features,
+    )
     tried_tuning = any(
-        trial.stage == "tune" for trial in result.trials
+        trial.stage == "finetune" for trial in result.history
     )  # then torch is loaded, and seconds do not matter
     return _with_images(bare, known, classifier, heat=tried_tuning and "torch" in sys.modules)
 
@@ -263,7 +269,7 @@ def _known_of_run(run: Path, classifier: Classifier, source: DataSource, *, give
         log.warning("%s of %s images are gone or changed; left out.", f"{len(rows) - len(kept):,}", f"{len(rows):,}")
     extractors = [member.extractor for member in classifier.members]
     files = [opened.file(i) for i, _ in kept]
-    features, failed = embed_files(files, [f.sha256 for _, f in kept], extractors, classifier.runtime)
+    features, failed = embed_images(Images(tuple(files), tuple(f for _, f in kept)), extractors, classifier.runtime)
     good = np.array([j for j in range(len(kept)) if j not in failed], np.int64)
     listed = [rows[opened.paths[kept[j][0]]] for j in good]
     number = {c: k for k, c in enumerate(classifier.classes)}
@@ -451,12 +457,12 @@ def _taken(classifier: Classifier, trials: Sequence[HistoryRow]) -> frozenset[tu
         for t in trials
         if t.stage == "head" and t.head == head.get("kind") and set(t.backbone.split(" + ")) == frozen
     }
-    found |= {(t.stage, t.backbone, t.head) for t in trials if t.stage == "tune" and tuned}
+    found |= {(t.stage, t.backbone, t.head) for t in trials if t.stage == "finetune" and tuned}
     return frozenset(found)
 
 
 def _costs(classifier: Classifier, images: int) -> tuple[tuple[str, str], ...]:
-    features = sum(p.weight_DK.shape[0] for p in classifier.members)
+    features = sum(m.layer.weight_DK.shape[0] for m in classifier.members)
     tuned = classifier.provenance.get("tuned") or {}
     speed = tuned.get("images_per_second")
     listed = [

@@ -80,7 +80,7 @@ def split(
         scanned.dataset, seed=seed, val_size=val_size, test_size=test_size, near=scanned.copies.groups_N
     )
     require_sets(dataset, ["train", *(name for name, share in (("val", val_size), ("test", test_size)) if share > 0)])
-    write_split(Path(out), dataset, scanned.sha256s)
+    write_split(Path(out), dataset, scanned.images.sha256s)
     sides = {
         side: {
             name: int(((dataset.split == side) & (dataset.labels == k)).sum()) for k, name in enumerate(dataset.classes)

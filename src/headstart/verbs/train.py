@@ -36,12 +36,14 @@ from headstart.io.progress import log
 from headstart.io.text_table import plain
 from headstart.model.inference.classifier import Classifier, save_classifier
 from headstart.model.inference.predictions import Predictions, write_predictions
-from headstart.pipeline.fit import Clock, FitResult, ResolvedBackbones, ResumePoint, fit_classifier, resolve_backbones
+from headstart.pipeline.fit import FitResult, ResolvedBackbones, fit_classifier, resolve_backbones
 from headstart.pipeline.fit_heads import FittedHead
+from headstart.pipeline.fit_task import Clock, FitTask
 from headstart.pipeline.scan import ScannedDataset, prepare_groups, scan, with_named_groups
 from headstart.reports.model_card import model_card
 from headstart.training.history import HistoryRow
 from headstart.training.recipe import Recipe
+from headstart.training.resume import ResumePoint
 from headstart.verbs.report import training_report, write_report
 
 if TYPE_CHECKING:
@@ -181,9 +183,8 @@ def train_with(
         given, seed=recipe.seed, val_size=recipe.val_size, test_size=recipe.test_size, near=scanned.copies.groups_N
     )
     require_sets(dataset, ("train", "val", "test"))
-    result = fit_classifier(
-        dataset, scanned.files, scanned.infos, recipe, resolved=resolved, clock=clock, unfinished=unfinished
-    )
+    task = FitTask(dataset, scanned.images, recipe, resolved.runtime, clock, unfinished)
+    result = fit_classifier(task, resolved)
     classifier = result.classifier
     classes = dataset.classes
     val = compute_metrics(result.val_logits_NK, result.val_labels_N, classes, seed=recipe.seed)
@@ -192,11 +193,11 @@ def train_with(
     clock.lap("judge")
     classifier = replace(classifier, provenance=_provenance(source, dataset, scanned, result, fixes))
     found = scanned.findings(replace(dataset, groups=given.groups), scanned.copies)
-    pairs = copy_rows(scanned.copies, scanned.dataset, scanned.sha256s)
+    pairs = copy_rows(scanned.copies, scanned.dataset, scanned.images.sha256s)
     earlier = (out / MANIFEST).is_file()
     with folder_aside(out) as folder:
         save_classifier(classifier, folder)
-        write_split(folder / "split.csv", dataset, scanned.sha256s)
+        write_split(folder / "split.csv", dataset, scanned.images.sha256s)
         if fixes:
             fixes.write(folder / "fixes.csv")
         if refused:
@@ -204,8 +205,8 @@ def train_with(
         if pairs:
             write_copies(folder / "copies.csv", pairs)
         write_csv(folder / "checks.csv", CHECKS_HEADER, checks_rows(found))
-        write_csv(folder / "history.csv", [f.name for f in fields(HistoryRow)], [astuple(t) for t in result.trials])
-        trained = result.tuned or result.attempt
+        write_csv(folder / "history.csv", [f.name for f in fields(HistoryRow)], [astuple(t) for t in result.history])
+        trained = result.finetuned or result.attempt
         if trained is not None:
             _write_training(folder, trained, classes)
         write_predictions(folder / "predictions.csv", _reported(predictions, dataset, scanned))
@@ -285,8 +286,8 @@ def _provenance(
     return {
         "approach": result.recipe.approach,
         "chosen": list(result.chosen),
-        "head": _described_head(result.fitted),
-        "tuned": _described_training(result.tuned),
+        "head": _described_head(result.head),
+        "tuned": _described_training(result.finetuned),
         "attempt": _described_training(result.attempt, speed=False),  # the same run is the same file, to the byte
         "why": result.why,
         "recipe": result.recipe.as_dict(),
@@ -326,7 +327,7 @@ def _described_training(tuned: FinetuneResult | None, *, speed: bool = True) -> 
         "best_epoch": tuned.fit.best_epoch,
         "stopped": tuned.fit.stopped,
         "lr": tuned.recipe.lr,
-        "wise_ft": None if math.isnan(tuned.wise) else tuned.wise,
+        "wise_ft": None if math.isnan(tuned.wise_ft) else tuned.wise_ft,
         **measured,
     }
 

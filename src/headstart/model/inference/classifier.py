@@ -5,7 +5,7 @@ member. Temperature is folded into the weights, so the softmax of the logits is 
 
     timm.create_model("local-dir:RUN", pretrained=True)          # a run that fuses backbones keeps a folder for each
 
-Open `predict_files` first: decode, preprocess, embed, head, in the order in which an image meets them.
+Open `predictor.Predictor` first: it is the way of one image from a file to probabilities.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ import numpy as np
 
 from headstart.errors import BadWeights, DamagedRun, MissingRun, RecipeError
 from headstart.images.preprocess import Preprocess
-from headstart.images.sources import ImageSource, look_at
 from headstart.io.files import cache_dir, read_json, sha256_bytes, sha256_file, write_bytes, write_cache, write_json
 from headstart.io.folders import MANIFEST, check_manifest
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone
 from headstart.model.backbones.weights import is_classifier, read_header
-from headstart.model.inference.features import FeatureExtractor, embed_files
-from headstart.model.inference.predictions import Predictions
+from headstart.model.heads.linear_layer import LinearLayer
+from headstart.model.inference.features import FeatureExtractor
 from headstart.model.inference.runtime import Runtime, open_network, runtime_here
 
 FORMAT = 1
@@ -38,11 +37,10 @@ CROP_MODES = {"crop": "center", "squash": "squash", "pad": "border"}
 
 @dataclass(frozen=True, eq=False)
 class EnsembleMember:
-    """One backbone and the last layer on it: `weight_DK` float32 (feature_dim, K), `bias_K` float32 (K,)."""
+    """One backbone and the last layer on it."""
 
     extractor: FeatureExtractor
-    weight_DK: np.ndarray
-    bias_K: np.ndarray
+    layer: LinearLayer
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +69,7 @@ class Classifier:
             (
                 m.extractor.backbone.sha256,
                 m.extractor.spec.as_dict(),
-                sha256_bytes(m.weight_DK.tobytes() + m.bias_K.tobytes()),
+                sha256_bytes(m.layer.weight_DK.tobytes() + m.layer.bias_K.tobytes()),
             )
             for m in self.members
         ]
@@ -84,40 +82,10 @@ class Classifier:
         image's logits do not depend on its company.
         """
         total_NK = sum(
-            np.einsum("nd,dk->nk", x.astype(np.float64), p.weight_DK.astype(np.float64)) + p.bias_K
-            for x, p in zip(features, self.members, strict=True)
+            np.einsum("nd,dk->nk", x.astype(np.float64), m.layer.weight_DK.astype(np.float64)) + m.layer.bias_K
+            for x, m in zip(features, self.members, strict=True)
         )
         return np.asarray(total_NK, np.float32)
-
-
-def predict_files(
-    classifier: Classifier, sources: Sequence[ImageSource], paths: Sequence[str], labels: np.ndarray | None = None
-) -> Predictions:
-    """Predict images, files or pixels in memory: `paths` are the names that the answers are keyed by, in their order.
-
-    An image that cannot be read is named in `errors` and has no prediction.
-    """
-    infos = look_at(sources)  # a file is decoded once in a separate process: from here on they are known to be readable
-    readable = [i for i, f in enumerate(infos) if not f.reason]
-    errors = {paths[i]: f.reason for i, f in enumerate(infos) if f.reason}
-    features, failed = embed_files(
-        [sources[i] for i in readable],
-        [infos[i].sha256 for i in readable],
-        [p.extractor for p in classifier.members],
-        classifier.runtime,
-    )
-    errors |= {paths[readable[j]]: reason for j, reason in failed.items()}
-    good = [j for j in range(len(readable)) if j not in failed]
-    indices = [readable[j] for j in good]
-    logits_NK = classifier.logits([x[good] for x in features]) if good else np.zeros((0, len(classifier.classes)))
-    return Predictions(
-        tuple(paths[i] for i in indices),
-        classifier.classes,
-        np.asarray(logits_NK, np.float32),
-        None if labels is None else labels[indices],
-        errors,
-        classifier.id,
-    )
 
 
 # ------------------------------------------------------------------------------------------------------ the run folder
@@ -173,9 +141,10 @@ def _classifier_from(run: Path, known: Mapping[str, Any]) -> Classifier:
         raise ValueError(f"format {known['format']}, expected {FORMAT}")
     main = ("format", "id", "classes", "temperature", "conformal", "clip", "runtime", "members")
     members, classes = tuple(_load_member(run, described) for described in known["members"]), tuple(known["classes"])
-    if not members or not all(p.weight_DK.ndim == 2 and p.bias_K.shape == (len(classes),) for p in members):
+    layers = [member.layer for member in members]
+    if not layers or not all(x.weight_DK.ndim == 2 and x.bias_K.shape == (len(classes),) for x in layers):
         raise ValueError(f"the last layer is not one for {len(classes)} classes")
-    if not all(isinstance(c, str) for c in classes) or any(len(classes) != p.weight_DK.shape[1] for p in members):
+    if not all(isinstance(c, str) for c in classes) or any(len(classes) != x.weight_DK.shape[1] for x in layers):
         raise ValueError(f"the last layer is not one for the classes {classes}")
     clip = float(known.get("clip", 0.0))
     if not 0 <= clip <= 1 / len(classes):
@@ -234,7 +203,8 @@ def _load_member(run: Path, described: Mapping[str, Any]) -> EnsembleMember:
         origin=described["origin"],
         content=backbone_content(file),
     )
-    return EnsembleMember(FeatureExtractor(backbone, Preprocess.from_dict(described["preprocess"])), weight_DK, bias)
+    extractor = FeatureExtractor(backbone, Preprocess.from_dict(described["preprocess"]))
+    return EnsembleMember(extractor, LinearLayer(weight_DK, bias))
 
 
 def backbone_content(file: Path) -> str:
@@ -264,8 +234,8 @@ def _save_member(classifier: Classifier, member: EnsembleMember, folder: Path) -
     extractor, backbone = member.extractor, member.extractor.backbone
     network = open_network(backbone, extractor.spec, classifier.runtime)
     name, tail = network.classifier, network.classifier_tail
-    weight_KD = np.ascontiguousarray(member.weight_DK.T, np.float32)
-    layer = {f"{name}.weight": weight_KD.reshape(*weight_KD.shape, *tail), f"{name}.bias": member.bias_K}
+    weight_KD = np.ascontiguousarray(member.layer.weight_DK.T, np.float32)
+    layer = {f"{name}.weight": weight_KD.reshape(*weight_KD.shape, *tail), f"{name}.bias": member.layer.bias_K}
     if backbone.weights is None:
         raise DamagedRun(f"{backbone.name}: has no weights to save.")
     data = _with_layer(backbone.weights, name, layer)

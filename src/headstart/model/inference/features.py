@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 from headstart.errors import UnreadableImage, WriteError
+from headstart.images.image_refs import Images
 from headstart.images.preprocess import Preprocess, read_pixels
-from headstart.images.sources import ImageSource
 from headstart.io.files import cache_dir, safetensors_bytes, sha256_bytes, write_cache
 from headstart.io.progress import bar
 from headstart.model.backbones.registry import Backbone
@@ -86,7 +86,9 @@ class FeatureStore:
         keys_N32 = np.frombuffer(b"".join(sha256s), np.uint8).reshape(-1, 32)
         name = sha256_bytes(keys_N32.tobytes())[:32]
         arrays, metadata = {"sha256": keys_N32, "values": values_ND}, {"content": _content(keys_N32, values_ND)}
-        write_cache(self._folder / f"{name}.safetensors", safetensors_bytes(arrays, metadata))
+        path = self._folder / f"{name}.safetensors"
+        write_cache(path, safetensors_bytes(arrays, metadata))
+        self._take_up(path)  # from the file, so that a store that stays open does not fill memory
 
     def _take_up(self, path: Path) -> None:
         """Map a shard into memory; one that is damaged is left out, and its images are embedded again."""
@@ -105,28 +107,64 @@ class FeatureStore:
             self._row[key.tobytes()] = (values_ND, row)
 
 
-def embed_files(
-    sources: Sequence[ImageSource],
-    sha256s: Sequence[str],
-    extractors: Sequence[FeatureExtractor],
-    runtime: Runtime,
-    *,
-    keep: bool = True,
+def embed_images(
+    images: Images, extractors: Sequence[FeatureExtractor], runtime: Runtime, *, keep: bool = True
 ) -> tuple[list[np.ndarray], dict[int, str]]:
-    """Features of images (files, or pixels in memory), one float32 (N, D) array per extractor, in their order.
+    """Features of images, one float32 (N, D) array per extractor, in their order: one call of an `Embedder`.
 
-    `sha256s` are those that `images.validate` or `images.sources.look_at` found; a file that has changed since is an error
-    of that image, not of the run. Returns the arrays and {index: reason} of images that could not be read (their rows
-    are zero). `keep=False` neither reads nor writes the cache. Raises `BackboneError`, `WriteError`.
+    A file that has changed since it was inspected is an error of that image, not of the run. Returns the arrays and
+    {row: reason} of images that could not be read (their features are zero). `keep=False` neither reads nor writes the
+    cache. Raises `BackboneError`, `WriteError`.
     """
-    arrays: list[np.ndarray | None] = [None] * len(extractors)
-    errors: dict[int, str] = {}
-    for positions in _by_geometry(extractors):
-        found, failed = _embed_one_geometry(sources, sha256s, [extractors[p] for p in positions], runtime, keep)
-        errors.update(failed)
-        for position, values_ND in zip(positions, found, strict=True):
-            arrays[position] = values_ND
-    return [a for a in arrays if a is not None], errors
+    return Embedder(extractors, runtime, keep=keep)(images)
+
+
+class Embedder:
+    """Extractors that stay open from call to call: networks and caches are opened when they are first needed."""
+
+    def __init__(self, extractors: Sequence[FeatureExtractor], runtime: Runtime, *, keep: bool = True) -> None:
+        self.extractors, self.runtime, self.keep = tuple(extractors), runtime, keep
+        self._networks: dict[int, Network] = {}
+        self._stores: dict[int, FeatureStore] = {}
+
+    def __call__(self, images: Images) -> tuple[list[np.ndarray], dict[int, str]]:
+        """See `embed_images`."""
+        arrays: list[np.ndarray | None] = [None] * len(self.extractors)
+        errors: dict[int, str] = {}
+        for members in _by_geometry(self.extractors):
+            found, failed = self._embed_one_geometry(images, members)
+            errors.update(failed)
+            for member, values_ND in zip(members, found, strict=True):
+                arrays[member] = values_ND
+        return [a for a in arrays if a is not None], errors
+
+    def network(self, member: int) -> Network:
+        """The network of an extractor, by its number. Raises `BackboneError`."""
+        if member not in self._networks:
+            extractor = self.extractors[member]
+            self._networks[member] = open_network(extractor.backbone, extractor.spec, self.runtime)
+        return self._networks[member]
+
+    def _store(self, member: int) -> FeatureStore | None:
+        if self.keep and member not in self._stores:
+            extractor = self.extractors[member]
+            self._stores[member] = FeatureStore(network_key(extractor.backbone, extractor.spec, self.runtime))
+        return self._stores.get(member)
+
+    def _embed_one_geometry(self, images: Images, members: Sequence[int]) -> tuple[list[np.ndarray], dict[int, str]]:
+        keys = [bytes.fromhex(s) for s in images.sha256s]
+        stores = [self._store(member) for member in members]
+        missing = [_missing(store, keys) for store in stores]
+        networks = [self.network(p) if m else None for p, m in zip(members, missing, strict=True)]
+        wanted = sorted(set().union(*missing))
+        work = _EmbeddingWork(images, networks, missing, self.extractors[members[0]].spec, self.runtime.batch)
+        names = [self.extractors[p].backbone.name for p, m in zip(members, missing, strict=True) if m]
+        title = names[0] if len(names) == 1 else f"{len(names)} backbones"
+        with bar(f"Embedding with {title}", len(wanted)) as advance:
+            work.run(wanted, stores, keys, advance)
+        failed = {keys[i]: reason for i, reason in work.errors.items()}
+        arrays = [_assemble(keys, store, fresh) for store, fresh in zip(stores, work.fresh, strict=True)]
+        return arrays, {i: failed[key] for i, key in enumerate(keys) if key in failed}
 
 
 def fingerprint(extractor: FeatureExtractor, runtime: Runtime, sha256s: Sequence[str]) -> str:
@@ -139,33 +177,9 @@ def fingerprint(extractor: FeatureExtractor, runtime: Runtime, sha256s: Sequence
 
 def _by_geometry(extractors: Sequence[FeatureExtractor]) -> Iterator[list[int]]:
     groups: dict[tuple[object, ...], list[int]] = {}
-    for position, extractor in enumerate(extractors):
-        groups.setdefault(extractor.spec.geometry(), []).append(position)
+    for member, extractor in enumerate(extractors):
+        groups.setdefault(extractor.spec.geometry(), []).append(member)
     yield from groups.values()
-
-
-def _embed_one_geometry(
-    sources: Sequence[ImageSource],
-    sha256s: Sequence[str],
-    extractors: Sequence[FeatureExtractor],
-    runtime: Runtime,
-    keep: bool,
-) -> tuple[list[np.ndarray], dict[int, str]]:
-    keys = [bytes.fromhex(s) for s in sha256s]
-    stores = [FeatureStore(network_key(v.backbone, v.spec, runtime)) if keep else None for v in extractors]
-    missing = [_missing(store, keys) for store in stores]
-    networks = [
-        open_network(v.backbone, v.spec, runtime) if m else None for v, m in zip(extractors, missing, strict=True)
-    ]
-    wanted = sorted(set().union(*missing))
-    work = _EmbeddingWork(sources, sha256s, networks, missing, extractors[0].spec, runtime.batch)
-    names = [v.backbone.name for v, m in zip(extractors, missing, strict=True) if m]
-    title = names[0] if len(names) == 1 else f"{len(names)} backbones"
-    with bar(f"Embedding with {title}", len(wanted)) as advance:
-        work.run(wanted, stores, keys, advance)
-    failed = {keys[i]: reason for i, reason in work.errors.items()}
-    arrays = [_assemble(keys, store, fresh) for store, fresh in zip(stores, work.fresh, strict=True)]
-    return arrays, {i: failed[key] for i, key in enumerate(keys) if key in failed}
 
 
 def _missing(store: FeatureStore | None, keys: Sequence[bytes]) -> set[int]:
@@ -186,14 +200,13 @@ class _EmbeddingWork:
 
     def __init__(
         self,
-        sources: Sequence[ImageSource],
-        sha256s: Sequence[str],
+        images: Images,
         networks: Sequence[Network | None],
         missing: Sequence[set[int]],
         spec: Preprocess,
         batch: int,
     ) -> None:
-        self.sources, self.sha256s, self.networks, self.missing, self.spec = sources, sha256s, networks, missing, spec
+        self.images, self.networks, self.missing, self.spec = images, networks, missing, spec
         self.batch = batch
         self.errors: dict[int, str] = {}
         self.fresh = [_Rows(n.feature_dim if n else 0, m) for n, m in zip(networks, missing, strict=True)]
@@ -277,7 +290,7 @@ class _EmbeddingWork:
         readable = {}
         for place, i in enumerate(batch):
             try:
-                buffers[0][place] = read_pixels(self.sources[i], self.spec, sha256=self.sha256s[i])
+                buffers[0][place] = read_pixels(self.images.refs[i], self.spec, sha256=self.images.sha256s[i])
                 readable[i] = place
             except UnreadableImage as error:
                 self.errors[i] = error.reason

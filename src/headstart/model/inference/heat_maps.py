@@ -20,16 +20,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from headstart.errors import BackboneError
-from headstart.images.decode import decode
-from headstart.images.preprocess import Preprocess, read_bytes
-from headstart.images.sources import ImageSource, as_rgb
+from headstart.images.image_refs import ImageRef, read_image
+from headstart.images.preprocess import Preprocess
 from headstart.model.backbones.build import build
 from headstart.model.inference.classifier import Classifier, EnsembleMember
 
@@ -42,7 +40,7 @@ _MEAN_TOLERANCE = 1e-4  # largest difference from a mean over places, as a fract
 
 
 def heat_maps(
-    classifier: Classifier, images: Sequence[ImageSource], classes_N: Sequence[int] | np.ndarray | None = None
+    classifier: Classifier, images: Sequence[ImageRef], classes_N: Sequence[int] | np.ndarray | None = None
 ) -> list[np.ndarray]:
     """Where each image shows its class: float32 (h, w) from 0 to 1, of the upright image's shape.
 
@@ -59,7 +57,7 @@ def heat_maps(
     maps: list[np.ndarray] = []
     for start in range(0, len(images), BATCH):
         classes = None if classes_N is None else np.asarray(classes_N[start : start + BATCH], np.int64)
-        maps += heat.batch([_opened(source, classifier) for source in images[start : start + BATCH]], classes)
+        maps += heat.batch([_opened(ref, classifier) for ref in images[start : start + BATCH]], classes)
     return maps
 
 
@@ -109,11 +107,9 @@ def seen(spec: Preprocess, width: int, height: int) -> tuple[float, float, float
     return (left / width, top / height, right / width, bottom / height)
 
 
-def _opened(source: ImageSource, classifier: Classifier) -> Image.Image:
-    if not isinstance(source, Path):
-        return as_rgb(source)
+def _opened(ref: ImageRef, classifier: Classifier) -> Image.Image:
     side = max(member.extractor.spec.at_least()[0] for member in classifier.members)
-    return decode(read_bytes(source), at_least=(side, side))
+    return read_image(ref, at_least=(side, side))
 
 
 CellsOf = Callable[[np.ndarray], np.ndarray]
@@ -130,9 +126,10 @@ class _ExplainedNetwork:
         self.network: Any = (
             build(member.extractor.backbone, image_size=self.spec.image_size).requires_grad_(False).to(device)
         )
-        weight_DK = member.weight_DK - member.weight_DK.mean(1, keepdims=True)
+        layer = member.layer
+        weight_DK = layer.weight_DK - layer.weight_DK.mean(1, keepdims=True)
         self.weight_DK = torch.from_numpy(weight_DK).to(device)
-        self.bias_K = torch.from_numpy(member.bias_K - member.bias_K.mean()).to(device)
+        self.bias_K = torch.from_numpy(layer.bias_K - layer.bias_K.mean()).to(device)
 
     def look(self, images: Sequence[Image.Image]) -> tuple[np.ndarray, CellsOf]:
         """Logits (N, K) of a batch, and the function that gives the cells of a class."""

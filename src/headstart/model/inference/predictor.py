@@ -1,0 +1,93 @@
+"""`Predictor`: a classifier opened once, that answers many times. Open this file first: it is the way of one image.
+
+    ref -> validate -> decode (upright, RGB) -> preprocess -> embed -> logits -> calibrated probabilities
+
+    predictor = Predictor(classifier)
+    predictor.predict([Path("one.jpg"), array, pil_image, encoded_bytes]).probabilities
+    predictor.predict_one(Path("one.jpg"))                     the shortest way, for one image at a time
+
+`predict` and `evaluate`, `ImageClassifier` and the measurement of latency are all this object. Opening costs some 30 ms
+for each backbone, at the first image; a `Predictor` may be used by several threads.
+
+Images from strangers are decoded for the first time in a process of their own, and features are cached by the hash of an
+image's bytes. Neither is wanted where every image is new and decoding is safe elsewhere: `predict_one` does without both.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from headstart.images.image_refs import ImageRef, Images
+from headstart.images.preprocess import read_pixels
+from headstart.model.inference.classifier import Classifier
+from headstart.model.inference.features import Embedder
+from headstart.model.inference.predictions import Predictions, softmax
+from headstart.model.inference.runtime import Session
+
+
+class Predictor:
+    """A `classifier` with its networks open. With `cache` False, features are neither looked up nor kept."""
+
+    def __init__(self, classifier: Classifier, *, cache: bool = True) -> None:
+        self.classifier = classifier
+        self._embed = Embedder([m.extractor for m in classifier.members], classifier.runtime, keep=cache)
+        self._threads = threading.local()
+
+    def __repr__(self) -> str:
+        backbones = " + ".join(str(m.extractor) for m in self.classifier.members)
+        return f"Predictor({backbones}; {len(self.classifier.classes)} classes)"
+
+    def predict(
+        self, images: Images | Iterable[ImageRef], names: Sequence[str] | None = None, labels: np.ndarray | None = None
+    ) -> Predictions:
+        """Class probabilities of images: files, bytes of files, PIL images or arrays of pixels, in any mix.
+
+        `names` are what answers are keyed by (default: the path, or the number of the image); `labels` int64 (N,), index
+        into the classes, -1 = unknown. An image that cannot be read is named in `errors` and has no prediction. Raises
+        `BackboneError`, `WriteError`.
+        """
+        if not isinstance(images, Images):
+            images = Images.inspect(images)
+        keys = list(names) if names is not None else _names(images)
+        errors = {keys[i]: info.reason for i, info in enumerate(images.infos) if info.reason}
+        usable = images.usable
+        features, failed = self._embed(images.take(usable))
+        errors |= {keys[usable[j]]: reason for j, reason in failed.items()}
+        good = [j for j in range(len(usable)) if j not in failed]
+        n_classes = len(self.classifier.classes)
+        logits_NK = (
+            self.classifier.logits([x[good] for x in features]) if good else np.zeros((0, n_classes), np.float32)
+        )
+        rows = usable[good]
+        return Predictions(
+            paths=tuple(keys[i] for i in rows),
+            classes=self.classifier.classes,
+            logits=np.asarray(logits_NK, np.float32),
+            labels=None if labels is None else labels[rows],
+            errors=errors,
+            model=self.classifier.id,
+        )
+
+    def predict_one(self, image: ImageRef) -> np.ndarray:
+        """Probabilities float64 (K,) of one image, decoded in this process. Raises `UnreadableImage`."""
+        features = []
+        for member, session in zip(self.classifier.members, self._sessions(), strict=True):
+            session.pixels[0] = read_pixels(image, member.extractor.spec)
+            features.append(session.run()[:1].copy())
+        probabilities_K: np.ndarray = softmax(self.classifier.logits(features))[0]
+        return probabilities_K
+
+    def _sessions(self) -> list[Session]:
+        """One session per member, of this thread."""
+        if not hasattr(self._threads, "sessions"):
+            count = len(self.classifier.members)
+            self._threads.sessions = [self._embed.network(member).session() for member in range(count)]
+        return list(self._threads.sessions)
+
+
+def _names(images: Images) -> list[str]:
+    """A file's path; the number of any other image."""
+    return [str(ref) if hasattr(ref, "as_posix") else str(i) for i, ref in enumerate(images.refs)]

@@ -1,0 +1,64 @@
+"""`auto`: `linear`, and then `finetune` if the budget has room for it and validation shows clearly that it pays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from headstart.errors import NoTime
+from headstart.io.progress import log
+from headstart.model.inference.features import FeatureExtractor
+from headstart.pipeline.approaches.approach import ApproachResult
+from headstart.pipeline.approaches.finetune import MODE
+from headstart.pipeline.approaches.gradient import SHARE_OF_BUDGET, fit_network
+from headstart.pipeline.approaches.linear import APPROACH as LINEAR
+from headstart.pipeline.approaches.linear import starting_layer
+from headstart.pipeline.candidates import preferred
+from headstart.pipeline.fit_task import FitTask
+from headstart.training.recipe import Recipe, seconds
+
+LEAST_SECONDS = 20.0
+"""With less of the budget left, fine-tuning is not begun."""
+
+
+class Auto:
+    """The cheap approach first; the costly one where it may pay."""
+
+    pretrained = True
+    cost = 4
+
+    def check(self, recipe: Recipe) -> None:
+        """Nothing to refuse: backbones that are named to be fused are not fine-tuned."""
+
+    def trains_networks(self, recipe: Recipe) -> bool:
+        """If one backbone is asked for, and time allows it."""
+        return "+" not in recipe.backbone and (recipe.epochs > 0 or seconds(recipe.budget) >= LEAST_SECONDS)
+
+    def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
+        """See `Approach.fit`."""
+        only_linear = task.with_recipe(approach="linear")
+        linear = LINEAR.fit(only_linear, extractors)
+        if "+" in task.recipe.backbone or not _has_time(task):
+            return linear
+        start = starting_layer(only_linear, linear.candidate) if task.recipe.head_init == "linear" else None
+        try:
+            trained = fit_network(task.with_recipe(approach="finetune"), extractors[0], MODE, start)
+        except NoTime as error:
+            log.info("No fine-tuning: %s", error.message)
+            return linear
+        initial_NK = None if start is None else start(linear.candidate.features[0][task.dataset.sets.val])
+        chosen, why = preferred(linear.candidate, trained.candidate, task.val_labels_N, initial_NK)
+        history = (*linear.history, *trained.history)
+        if chosen.finetuned is None:
+            return replace(linear, history=history, attempt=trained.candidate.finetuned, why=why)
+        return ApproachResult(chosen, history, replace(trained.recipe, approach="auto"), why=why)
+
+
+def _has_time(task: FitTask) -> bool:
+    left = SHARE_OF_BUDGET * task.seconds_left
+    if task.recipe.epochs or left >= LEAST_SECONDS:
+        return True
+    log.info("No fine-tuning: %.0f s of the budget are left (--budget 10m allows it).", max(left, 0.0))
+    return False
+
+
+APPROACH = Auto()

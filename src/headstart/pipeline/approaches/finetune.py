@@ -1,0 +1,46 @@
+"""`finetune`: the last stages of a pretrained network, from the best closed-form last layer (LP-FT).
+
+Kumar et al. 2022, arXiv 2202.10054: a random last layer distorts pretrained features, a fitted one does not. Costs the
+linear layer first, then minutes. `training.finetune` says what is trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from headstart.model.inference.features import FeatureExtractor
+from headstart.pipeline.approaches.approach import ApproachResult
+from headstart.pipeline.approaches.gradient import check_single_backbone, fit_network
+from headstart.pipeline.approaches.linear import APPROACH as LINEAR
+from headstart.pipeline.approaches.linear import starting_layer
+from headstart.pipeline.fit_task import FitTask
+from headstart.training.modes import TrainingMode
+from headstart.training.recipe import Recipe
+
+MODE = TrainingMode("finetune", freezes="stages", augment="flip,crop=0.35", lr=1e-4, most_epochs=8, interpolates=True)
+"""The learning rate is where a range test from a fitted last layer finds nothing to gain."""
+
+
+class Finetune:
+    """The last stages by gradient descent; the first ones stay frozen, as `Recipe.unfreeze` says."""
+
+    pretrained = True
+    cost = 4
+
+    def check(self, recipe: Recipe) -> None:
+        """Several backbones are refused."""
+        check_single_backbone(recipe)
+
+    def trains_networks(self, recipe: Recipe) -> bool:
+        """Yes."""
+        return True
+
+    def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
+        """See `Approach.fit`."""
+        linear = LINEAR.fit(task, extractors)
+        start = starting_layer(task, linear.candidate) if task.recipe.head_init == "linear" else None
+        trained = fit_network(task, extractors[0], MODE, start)
+        return replace(trained, history=(*linear.history, *trained.history))
+
+
+APPROACH = Finetune()

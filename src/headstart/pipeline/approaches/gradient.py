@@ -1,0 +1,71 @@
+"""What approaches by gradient descent have in common: train a network, embed with it, measure it on validation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from headstart.errors import RecipeError
+from headstart.evaluation.calibration import fit_temperature
+from headstart.images.augment import parse_augment
+from headstart.model.heads.linear_layer import LinearLayer
+from headstart.model.inference.classifier import EnsembleMember
+from headstart.model.inference.features import FeatureExtractor
+from headstart.pipeline.approaches.approach import ApproachResult
+from headstart.pipeline.candidates import Candidate, case_log_losses
+from headstart.pipeline.fit_task import FitTask
+from headstart.training.history import HistoryRow
+from headstart.training.modes import TrainingMode
+from headstart.training.recipe import Recipe
+
+SHARE_OF_BUDGET = 0.85
+"""Of the time that is left, the fraction that training may take; the rest is for embedding and the report."""
+
+
+def check_single_backbone(recipe: Recipe) -> None:
+    """Raise `RecipeError` for what cannot be asked of gradient descent."""
+    if "+" in recipe.backbone:
+        raise RecipeError(
+            f"backbone {recipe.backbone!r} names several, but {recipe.approach} trains one.",
+            hint="Name one of them, or use --approach linear, which can fuse them.",
+        )
+    if recipe.augment != "auto":
+        parse_augment(recipe.augment)
+
+
+def fit_network(
+    task: FitTask, extractor: FeatureExtractor, mode: TrainingMode, start: LinearLayer | None = None
+) -> ApproachResult:
+    """Train within the budget from `extractor` and the last layer `start` (None: a random one).
+
+    Raises `NoTime` if there is no time for one epoch; else as `Approach.fit`.
+    """
+    from headstart.training.finetune import TrainingData, finetune
+
+    sets, begun = task.dataset.sets, task.clock.now()
+    data = TrainingData(task.images, task.dataset.labels, sets.train, sets.val, len(task.dataset.classes))
+    left = SHARE_OF_BUDGET * task.seconds_left
+    result = finetune(
+        extractor, data, task.recipe, task.runtime, mode=mode, start=start, seconds=left, resume=task.resume
+    )
+    features = task.embed((result.extractor,))
+    val_logits_NK, labels_N = result.layer(features[0][sets.val]), task.val_labels_N
+    losses_N = case_log_losses(val_logits_NK / fit_temperature(val_logits_NK, labels_N), labels_N)
+    row = HistoryRow(
+        stage="finetune",
+        backbone=extractor.backbone.name,
+        head=mode.name,
+        strength=result.wise_ft,
+        images=len(sets.train),
+        loo_log_loss=math.nan,
+        loo_accuracy=math.nan,
+        val_log_loss=float(losses_N.mean()),
+        val_accuracy=float((val_logits_NK.argmax(1) == labels_N).mean()),
+        seconds=round(task.clock.now() - begun, 3),
+    )
+    member = EnsembleMember(result.extractor, result.layer)
+    candidate = Candidate((member,), features, val_logits_NK, finetuned=result)
+    found = result.recipe  # what was found on the way is written down, so that the same recipe does the same again
+    recipe = replace(task.recipe, epochs=found.epochs, lr=found.lr, unfreeze=found.unfreeze)
+    task.clock.lap("train")
+    return ApproachResult(candidate, (row,), recipe)

@@ -1,0 +1,79 @@
+"""`FitTask`: what a training is about, made once and handed to every stage of `pipeline.fit`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from headstart.data.open_dataset import Dataset
+from headstart.errors import BadSplit
+from headstart.images.image_refs import Images
+from headstart.model.inference.features import FeatureExtractor, embed_images
+from headstart.model.inference.runtime import Runtime
+from headstart.training.recipe import Recipe, seconds
+from headstart.training.resume import ResumePoint
+
+
+class Clock:
+    """Seconds spent on each step, by name, and in total. `now` gives seconds from any fixed moment."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self.now = now
+        self._start = self._last = now()
+        self.laps: dict[str, float] = {}
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the clock was made."""
+        return self.now() - self._start
+
+    def lap(self, name: str) -> None:
+        """Book the seconds since the last lap on a step."""
+        now = self.now()
+        self.laps[name] = round(now - self._last, 3)
+        self.laps["total"] = round(now - self._start, 3)
+        self._last = now
+
+
+@dataclass(frozen=True, eq=False)
+class FitTask:
+    """`dataset` with its split, its `images` in the same order, the `recipe`, and what to run networks on.
+
+    `resume` is where the snapshots of an interrupted training lie, None to keep none.
+    """
+
+    dataset: Dataset
+    images: Images
+    recipe: Recipe
+    runtime: Runtime
+    clock: Clock = field(default_factory=Clock)
+    resume: ResumePoint | None = None
+
+    @property
+    def seconds_left(self) -> float:
+        """What is left of the budget."""
+        return seconds(self.recipe.budget) - self.clock.elapsed
+
+    @property
+    def val_labels_N(self) -> np.ndarray:
+        """int64: the labels of the validation set."""
+        labels_N: np.ndarray = self.dataset.labels[self.dataset.sets.val]
+        return labels_N
+
+    def with_recipe(self, **options: object) -> FitTask:
+        """The same task with some options of the recipe changed."""
+        return replace(self, recipe=replace(self.recipe, **options))  # type: ignore[arg-type]
+
+    def embed(self, extractors: tuple[FeatureExtractor, ...]) -> tuple[np.ndarray, ...]:
+        """Features of all images, one float32 (N, D) per extractor. Raises `BadSplit` for images that changed."""
+        features, failed = embed_images(self.images, extractors, self.runtime)
+        if failed:
+            path = self.dataset.paths[min(failed)]
+            raise BadSplit(
+                f"{path}: could not be read again ({failed[min(failed)]}), and {len(failed) - 1:,} more.",
+                hint="The images changed while they were being used. Run the same command again.",
+            )
+        return tuple(features)

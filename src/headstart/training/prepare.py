@@ -1,0 +1,266 @@
+"""What training needs before its first step: the network, cut where training begins, and its batches.
+
+Costs building a network (about a second), and with frozen stages one pass of every image for each view
+(`training.activations`). Used by `training.finetune`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from headstart.images.augment import PLAIN, Augment
+from headstart.images.image_refs import Images
+from headstart.model.backbones.build import build
+from headstart.model.backbones.cut_network import auto_cut, cut, freeze_norms, stage_parameters, survey
+from headstart.model.backbones.networks import with_top
+from headstart.model.heads.linear_layer import LinearLayer
+from headstart.model.inference.features import FeatureExtractor
+from headstart.model.inference.runtime import Runtime, from_pixels, open_module
+from headstart.training.activations import FrozenTrunk, keep_activations, views_that_fit
+from headstart.training.batches import Batches, TensorBatches
+from headstart.training.bf16_conv import lighten
+from headstart.training.image_batches import ImageBatches
+from headstart.training.modes import TrainingMode
+from headstart.training.optim import ParameterGroup, seconds_per_batch
+from headstart.training.recipe import Recipe
+
+SHARES = (0.5, 0.3)
+"""Fractions of the computation that `unfreeze` auto trains on a CPU: the first one if there is time for it. On scenes it
+ends at a lower validation loss (0.170 against 0.180), at two thirds of the images per second."""
+
+STEPS = 0.6
+"""Fraction of the time that may go into steps, by a measurement of some; the rest is for activations and validation."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """Images to learn from: `labels_N` int64 (N,) of all N; `train` and `val` int64, which rows are for what."""
+
+    images: Images
+    labels_N: np.ndarray
+    train: np.ndarray
+    val: np.ndarray
+    n_classes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What to train, on what, how and where."""
+
+    extractor: FeatureExtractor
+    data: TrainingData
+    recipe: Recipe
+    runtime: Runtime
+    mode: TrainingMode
+
+
+@dataclass(frozen=True, eq=False)
+class CutNetwork:
+    """A network in two: the frozen `trunk` of `n_frozen` of its `n_stages` stages, and the `tail` that is trained.
+
+    `shape` is what the trunk gives for an image. Without frozen stages it is empty, and `n_stages` is 0.
+    """
+
+    module: nn.Module
+    trunk: nn.Module
+    tail: nn.Module
+    n_frozen: int
+    n_stages: int
+    shape: tuple[int, ...]
+
+    @property
+    def classifier(self) -> str:
+        """The name of the last layer in the network."""
+        return str(self.module.pretrained_cfg["classifier"])
+
+
+def build_network(extractor: FeatureExtractor, recipe: Recipe, n_classes: int, start: LinearLayer | None) -> nn.Module:
+    """The whole network with its last layer, random or `start`; dense layers before it as the recipe says."""
+    size = extractor.spec.image_size
+    if recipe.hidden_sizes:
+        body = build(extractor.backbone, 0, image_size=size)
+        module: nn.Module = with_top(body, recipe.hidden_sizes, n_classes, drop_rate=recipe.dropout)
+    else:
+        module = build(extractor.backbone, n_classes, image_size=size)
+        if recipe.dropout:
+            module.drop_rate = recipe.dropout
+        if extractor.backbone.weights is not None:
+            _begin_small(module.get_classifier())
+    if start is not None:
+        last = module.get_classifier()
+        with torch.no_grad():
+            last.weight.copy_(torch.from_numpy(start.weight_DK.T.copy()).reshape(last.weight.shape))
+            last.bias.copy_(torch.from_numpy(start.bias_K.copy()))
+    return module
+
+
+def _begin_small(last: nn.Module) -> None:
+    """A random last layer whose first logits are small (Glorot and Bengio 2010, as in Keras).
+
+    timm's own for EfficientNets and MobileNets is uniform up to 1 / sqrt(classes), whatever the number of features: with two
+    classes and 1,280 features the first loss was 7 to 12 instead of 0.7, and what came back tore the pretrained weights up.
+    """
+    for name, parameter in last.named_parameters():
+        if name.endswith("weight"):
+            nn.init.xavier_uniform_(parameter)
+        else:
+            nn.init.zeros_(parameter)
+
+
+def cut_network(module: nn.Module, plan: Plan, *, recorded: Mapping[str, str], seconds: float) -> CutNetwork:
+    """The network cut where training begins: as in an interrupted training (`recorded`), or as there are `seconds` for."""
+    size = plan.extractor.spec.image_size
+    n_frozen = _n_frozen(module, plan, recorded, seconds)
+    trunk, tail = cut(module, n_frozen, size)
+    stages = survey(module, size) if n_frozen else ()
+    shape = tuple(stages[n_frozen - 1].shape) if n_frozen else ()
+    return CutNetwork(module, trunk, tail, n_frozen=n_frozen, n_stages=len(stages), shape=shape)
+
+
+def _n_frozen(module: nn.Module, plan: Plan, recorded: Mapping[str, str], seconds: float) -> int:
+    """How many stages stay frozen."""
+    recipe, mode, size = plan.recipe, plan.mode, plan.extractor.spec.image_size
+    if mode.freezes == "nothing" or (recipe.unfreeze == "all" and not mode.freezes_backbone):
+        return 0
+    count = len(survey(module, size))
+    if mode.freezes_backbone:
+        return count
+    if recipe.unfreeze.isdigit():
+        return max(count - int(recipe.unfreeze), 0)
+    if plan.runtime.device == "cuda":
+        return 0
+    if recipe.unfreeze == "auto" and "frozen stages" in recorded:
+        return int(recorded["frozen stages"])
+    more, less = (auto_cut(module, size, share=share) for share in SHARES)
+    if more == less or recipe.unfreeze != "auto":
+        return less
+    epochs = recipe.epochs or mode.most_epochs
+    steps = epochs * (recipe.steps_per_epoch or math.ceil(len(plan.data.train) / recipe.batch_size))
+    return more if steps * _seconds_per_step(module, more, plan) <= STEPS * seconds else less
+
+
+def _seconds_per_step(module: nn.Module, n_frozen: int, plan: Plan) -> float:
+    """Measured on activations of zeros."""
+    recipe, size = plan.recipe, plan.extractor.spec.image_size
+    _, tail = cut(module, n_frozen, size)
+    freeze_norms(tail)
+    precision = training_precision(plan, n_frozen)
+    if precision == "bf16":
+        lighten(tail)
+    shape = survey(module, size)[n_frozen - 1].shape
+    images = 4 * recipe.batch_size
+    zeros_VND = np.zeros((1, images, math.prod(shape)), np.float16)
+    batches = TensorBatches(zeros_VND, np.zeros(images, np.int64), recipe.batch_size)
+    probing = replace(recipe, precision=precision)
+    return seconds_per_batch(_FromKept(tail, shape), parameter_groups(tail, recipe), batches, probing, "cpu")
+
+
+def training_precision(plan: Plan, n_frozen: int) -> str:
+    """bf16 on GPUs, and from scratch and for tails on CPUs that have it (`bf16_conv` makes it fast there); f32 for whole
+    pretrained networks on CPUs."""
+    recipe, mode = plan.recipe, plan.mode
+    if recipe.precision != "auto":
+        return recipe.precision
+    fast_in_bf16 = mode.freezes == "nothing" or (n_frozen > 0 and mode.freezes_stages)
+    return plan.runtime.precision if plan.runtime.device == "cuda" or fast_in_bf16 else "f32"
+
+
+def parameter_groups(tail: nn.Module, recipe: Recipe) -> list[ParameterGroup]:
+    """Parameters by stage. The last stage and the head learn at the full rate, each one before by `layer_decay` less."""
+    stages = stage_parameters(tail)
+    last = len(stages) - 1
+    return [
+        ParameterGroup(
+            name,
+            params,
+            lr_scale=recipe.layer_decay ** max(last - 1 - i, 0),
+            unfreeze_at=max(last - i, 0) if recipe.unfreeze == "gradual" else 0,
+        )
+        for i, (name, params) in enumerate(stages)
+    ]
+
+
+def make_batches(plan: Plan, network: CutNetwork, augment: Augment) -> tuple[Batches, Batches, nn.Module]:
+    """Batches for training and for validation, and the module that takes them: pixels, or kept activations."""
+    return _pixel_batches(plan, network, augment) if not network.n_frozen else _kept_batches(plan, network, augment)
+
+
+def _pixel_batches(plan: Plan, network: CutNetwork, augment: Augment) -> tuple[Batches, Batches, nn.Module]:
+    data, recipe, spec = plan.data, plan.recipe, plan.extractor.spec
+    train = ImageBatches(
+        data.images.take(data.train),
+        data.labels_N[data.train],
+        spec,
+        augment,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        steps_per_epoch=recipe.steps_per_epoch,
+    )
+    held, labels_N = data.images.take(data.val), data.labels_N[data.val]
+    val = ImageBatches(held, labels_N, spec, batch_size=recipe.batch_size, shuffle=False)
+    return train, val, from_pixels(network.tail, replace(spec, tta="none"))
+
+
+def _kept_batches(plan: Plan, network: CutNetwork, augment: Augment) -> tuple[Batches, Batches, nn.Module]:
+    data, recipe = plan.data, plan.recipe
+    spec, numel = replace(plan.extractor.spec, tta="none"), math.prod(network.shape)
+    trunk = FrozenTrunk(open_module(_ChannelsLast(network.trunk), spec, plan.runtime), spec, numel)
+    views = range(views_that_fit(recipe.n_views, len(data.train), numel)) if augment else [PLAIN]
+    title, seed = f"Activations of {len(views)} view{'s' * (len(views) > 1)}", recipe.seed
+    kept_VND = keep_activations(data.images.take(data.train), trunk, augment, seed=seed, views=views, title=title)
+    held_VND = keep_activations(
+        data.images.take(data.val), trunk, augment, seed=seed, views=[PLAIN], title="Validation"
+    )
+    labels_N, steps = data.labels_N[data.train], recipe.steps_per_epoch
+    train = TensorBatches(kept_VND, labels_N, recipe.batch_size, seed, steps_per_epoch=steps)
+    val = TensorBatches(held_VND, data.labels_N[data.val], 128, shuffle=False)
+    return train, val, _FromKept(network.tail, network.shape)
+
+
+def train_one_unit(tail: nn.Module, classifier: str) -> None:
+    """Make logits (0, z) of a last layer for two classes: the first unit is zero, and stays so."""
+    for name, parameter in tail.named_parameters():
+        if name.endswith((f"{classifier}.weight", f"{classifier}.bias")):
+            with torch.no_grad():
+                parameter[0] = 0
+            parameter.register_hook(_without_first)
+
+
+def _without_first(gradient: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.zeros_like(gradient[:1]), gradient[1:]])
+
+
+class _ChannelsLast(nn.Module):
+    """A trunk whose maps come as (N, H, W, C), the order that training on a processor is fastest in."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.trunk(pixels_NCHW)
+        return out.permute(0, 2, 3, 1) if out.ndim == 4 else out
+
+
+class _FromKept(nn.Module):
+    """A tail behind kept activations (B, numel): maps of `shape` (C, H, W), channels last; or tokens, or features."""
+
+    def __init__(self, tail: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.tail = tail.to(memory_format=torch.channels_last)
+        self.shape = shape
+
+    def forward(self, kept_BD: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor
+        if len(self.shape) == 3:
+            channels, height, width = self.shape
+            out = self.tail(kept_BD.float().reshape(-1, height, width, channels).permute(0, 3, 1, 2))
+        else:
+            out = self.tail(kept_BD.float().reshape(-1, *self.shape))
+        return out
