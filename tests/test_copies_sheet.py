@@ -364,7 +364,7 @@ def test_a_pair_that_is_refused_is_no_copy_in_any_verb(scenes: Path, tmp_path: P
     }
     headstart.split(scenes, out=tmp_path / "split.csv", not_copies=no)
     run = tmp_path / "run"
-    headstart.train(scenes, out=run, recipe=RECIPE, weights_dir=tiny_weights, not_copies=no)
+    headstart.train(scenes, out=run, recipe=RECIPE, weights=tiny_weights, not_copies=no)
     assert [row["copy"] for row in read_csv(run / "not_copies.csv")] == ["street/mirrored.jpg"]
     assert {row["copy"] for row in read_csv(run / "copies.csv")} == {"street/again.jpg", "forest/mirrored.jpg"}
     known = json.loads((run / "headstart.json").read_text())["copies"]
@@ -376,7 +376,7 @@ def test_a_pair_that_is_refused_is_no_copy_in_any_verb(scenes: Path, tmp_path: P
     assert f'<p class="note">{copy_evidence(near, known["limit"])}</p>' in page
     headstart.report(run, out=tmp_path / "report.html", heat=False)
     assert '<p class="note">same file</p>' in (tmp_path / "report.html").read_text()
-    made_again = headstart.reproduce(run, weights_dir=tiny_weights)
+    made_again = headstart.reproduce(run, weights=tiny_weights)
     assert (made_again.same, made_again.causes) == (True, [])
 
 
@@ -396,7 +396,7 @@ def test_a_comparison_hands_them_on(tmp_path: Path, tiny_weights: Path) -> None:
     data = write_photos(tmp_path / "data")
     no = table(tmp_path, "class0/000.jpg,class0/001.jpg,,,,,x")
     headstart.compare(
-        data, out=tmp_path / "c", recipes="linear", backbones="test_resnet.a", weights_dir=tiny_weights, not_copies=no
+        data, out=tmp_path / "c", recipes="linear", backbones="test_resnet.a", weights=tiny_weights, not_copies=no
     )
     kept = tmp_path / "c" / "runs" / "linear-test_resnet.a" / "not_copies.csv"
     assert [(row["path"], row["copy"]) for row in read_csv(kept)] == [("class0/000.jpg", "class0/001.jpg")]

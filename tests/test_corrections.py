@@ -224,7 +224,7 @@ def test_a_run_with_corrections_keeps_them_and_is_reproduced(
     tmp_path: Path, photos: Path, tiny_weights: Path, fixes: Path
 ) -> None:
     before = listing(photos)
-    run = headstart.train(photos, out=tmp_path / "run", weights_dir=tiny_weights, recipe=RECIPE, fix=fixes)
+    run = headstart.train(photos, out=tmp_path / "run", weights=tiny_weights, recipe=RECIPE, fix=fixes)
     assert listing(photos) == before
     rows = {row["path"]: row["label"] for row in read_csv(tmp_path / "run" / "split.csv")}
     assert rows["class0/000.jpg"] == "class1"
@@ -235,7 +235,7 @@ def test_a_run_with_corrections_keeps_them_and_is_reproduced(
     assert known["data"]["images"] == 41
     card = (tmp_path / "run" / "README.md").read_text()
     assert "- corrected by hand (fixes.csv): 1 label given, 1 image left out\n" in card
-    again = headstart.reproduce(tmp_path / "run", weights_dir=tiny_weights)
+    again = headstart.reproduce(tmp_path / "run", weights=tiny_weights)
     assert (again.same, again.causes) == (True, [])
     assert run.classifier.provenance["fixes"] == known["fixes"]
 
@@ -244,14 +244,14 @@ def test_a_corrected_image_that_is_gone_is_a_cause_and_no_error(
     tmp_path: Path, tiny_weights: Path, fixes: Path
 ) -> None:
     data = write_photos(tmp_path / "data")
-    headstart.train(data, out=tmp_path / "run", weights_dir=tiny_weights, recipe=RECIPE, fix=fixes)
+    headstart.train(data, out=tmp_path / "run", weights=tiny_weights, recipe=RECIPE, fix=fixes)
     (data / "class0" / "000.jpg").unlink()
-    again = headstart.reproduce(tmp_path / "run", weights_dir=tiny_weights)
+    again = headstart.reproduce(tmp_path / "run", weights=tiny_weights)
     assert again.causes[:1] == ["1 image gone: 'class0/000.jpg'"]
 
 
 def test_a_run_without_corrections_says_so(tmp_path: Path, photos: Path, tiny_weights: Path, warm: None) -> None:
-    headstart.train(photos, out=tmp_path / "run", weights_dir=tiny_weights, recipe=RECIPE)
+    headstart.train(photos, out=tmp_path / "run", weights=tiny_weights, recipe=RECIPE)
     assert json.loads((tmp_path / "run" / "headstart.json").read_text())["fixes"] is None
     assert not (tmp_path / "run" / "fixes.csv").exists()
 
@@ -262,12 +262,12 @@ def test_a_split_of_corrected_data(tmp_path: Path, photos: Path, tiny_weights: P
         "class0": 13, "class1": 14, "class2": 14,
     }  # fmt: skip
     headstart.train(
-        photos, out=tmp_path / "run", weights_dir=tiny_weights, recipe=RECIPE, split=tmp_path / "split.csv", fix=fixes
+        photos, out=tmp_path / "run", weights=tiny_weights, recipe=RECIPE, split=tmp_path / "split.csv", fix=fixes
     )
     assert sides(tmp_path / "run" / "split.csv") == sides(tmp_path / "split.csv")
     with pytest.raises(BadSplit) as caught:  # the split was made for the corrected labels
         headstart.train(
-            photos, out=tmp_path / "other", weights_dir=tiny_weights, recipe=RECIPE, split=tmp_path / "split.csv"
+            photos, out=tmp_path / "other", weights=tiny_weights, recipe=RECIPE, split=tmp_path / "split.csv"
         )
     assert "class0/000.jpg: 'class1', here 'class0'" in str(caught.value)
 
@@ -290,13 +290,13 @@ def test_corrections_on_an_earlier_split(
     assert {path: after[path] for path in after if path != "class0/000.jpg"} == {
         path: before[path] for path in after if path != "class0/000.jpg"
     }
-    again = headstart.reproduce(run, weights_dir=tiny_weights)
+    again = headstart.reproduce(run, weights=tiny_weights)
     assert (again.same, again.causes) == (True, [])
 
 
 def test_a_comparison_of_corrected_data(tmp_path: Path, photos: Path, tiny_weights: Path, fixes: Path) -> None:
     headstart.compare(
-        photos, out=tmp_path / "c", recipes="linear", backbones="test_resnet.a", weights_dir=tiny_weights, fix=fixes
+        photos, out=tmp_path / "c", recipes="linear", backbones="test_resnet.a", weights=tiny_weights, fix=fixes
     )
     run = tmp_path / "c" / "runs" / "linear-test_resnet.a"
     assert (run / "fixes.csv").read_bytes() == fixes.read_bytes()
@@ -345,7 +345,7 @@ def test_a_correction_that_empties_a_class(tmp_path: Path, photos: Path, tiny_we
     dropped = [(f"class2/{n:03}.jpg", "class2", "", "", "", "x") for n in range(14)]
     write_csv(tmp_path / "fixes.csv", FIXES_HEADER, dropped)
     with pytest.raises(BadLabels, match=r": 1 of 3 classes has no images: 'class2'\."):
-        headstart.train(photos, out=tmp_path / "run", weights_dir=tiny_weights, fix=tmp_path / "fixes.csv")
+        headstart.train(photos, out=tmp_path / "run", weights=tiny_weights, fix=tmp_path / "fixes.csv")
 
 
 def test_the_data_set_that_was_given_stays(tmp_path: Path, pets: Path) -> None:

@@ -33,6 +33,7 @@ from headstart.errors import (
 )
 from headstart.io.files import read_csv
 from headstart.kaggle_api.client import Slug, parse_slug
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.training.recipe import Recipe
 from kaggle_server import (
     DATASET,
@@ -165,7 +166,7 @@ def test_a_competition(server: KaggleServer, own_cache: Path) -> None:
 def test_what_is_there_is_not_downloaded_again(server: KaggleServer) -> None:
     first = headstart.kaggle(REDUX)
     server.seen.clear()
-    again = headstart.kaggle(PAGE, offline=True)
+    again = headstart.kaggle(PAGE, weights=WeightsSource(offline=True))
     assert (again.files, again.bytes, again.classes, again.next) == (
         first.files,
         first.bytes,
@@ -366,7 +367,7 @@ def test_no_network(server: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_offline(server: KaggleServer) -> None:
     with pytest.raises(Unreachable) as caught:
-        headstart.kaggle(REDUX, offline=True)
+        headstart.kaggle(REDUX, weights=WeightsSource(offline=True))
     assert str(caught.value) == (f"{REDUX} would have to be downloaded, and this is --offline.\n  By hand: {PAGE}")
     assert server.seen == []
 
@@ -462,7 +463,7 @@ def test_one_class_only(server: KaggleServer, tiny_weights: Path) -> None:
     one = {name: data for name, data in _files(drawn_dataset().archive).items() if name.startswith("cats/")}
     server.competitions[DATASET] = Competition(DATASET, zipped(one))
     with pytest.raises(BadLabels):
-        headstart.kaggle(DATASET, train=True, weights_dir=tiny_weights)
+        headstart.kaggle(DATASET, train=True, weights=tiny_weights)
 
 
 def _files(archive: bytes) -> dict[str, bytes]:
@@ -560,7 +561,7 @@ def test_cats_and_dogs_end_to_end(
             REDUX,
             train=True,
             submit_file=Path("submission.csv"),
-            weights_dir=shared / "weights",
+            weights=shared / "weights",
             recipe=Recipe(approach="linear"),
         )
         submit = headstart.submit(REDUX, Path("submission.csv"))

@@ -17,6 +17,7 @@ from headstart import cli
 from headstart.errors import BadLabels, DataError, MissingWeights
 from headstart.evaluation.confident_learning import label_issues, label_thresholds
 from headstart.io.files import read_csv, write_csv
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.pipeline.label_errors import FOLDS, _folds, out_of_fold
 
 
@@ -265,13 +266,13 @@ def test_check_finds_the_image_in_the_wrong_folder(
 
     rows[0]["new_label"] = rows[0]["suggested"]
     write_csv(fixes, list(rows[0]), [list(row.values()) for row in rows])
-    again = headstart.check(mislaid, labels=True, weights_dir=tiny_weights, fix=fixes)
+    again = headstart.check(mislaid, labels=True, weights=tiny_weights, fix=fixes)
     assert again.classes == {"class0": 21, "class1": 20, "class2": 20}
     assert ODD not in [e.path for e in again.label_errors]
 
 
 def test_the_table_names_the_worst(mislaid: Path, tiny_weights: Path) -> None:
-    found = headstart.check(mislaid, labels=True, weights_dir=tiny_weights, backbone="test_resnet.a")
+    found = headstart.check(mislaid, labels=True, weights=tiny_weights, backbone="test_resnet.a")
     n = len(found.label_errors)
     lines = found.table().splitlines()
     place = lines.index(f"{n} of 61 labels may be wrong, by an estimate; the most suspect first:")
@@ -284,20 +285,20 @@ def test_the_table_names_the_worst(mislaid: Path, tiny_weights: Path) -> None:
 def test_unlabelled_and_unreadable_images_are_passed_over(mislaid: Path, tiny_weights: Path) -> None:
     (mislaid / "class2" / "bad.jpg").write_bytes(b"no image")
     draw(1, 900).save(mislaid / "loose.jpg")
-    found = headstart.check(mislaid, labels=True, weights_dir=tiny_weights)
+    found = headstart.check(mislaid, labels=True, weights=tiny_weights)
     assert (found.images, found.usable) == (63, 62)
     assert found.label_errors[0].path == ODD
     assert not {"class2/bad.jpg", "loose.jpg"} & {e.path for e in found.label_errors}
 
 
 def test_the_same_twice(mislaid: Path, tiny_weights: Path) -> None:
-    first, second = (headstart.check(mislaid, labels=True, weights_dir=tiny_weights) for _ in range(2))
+    first, second = (headstart.check(mislaid, labels=True, weights=tiny_weights) for _ in range(2))
     assert first == second
 
 
 def test_what_it_needs_is_said_before_any_work(tmp_path: Path, photos: Path) -> None:
     with pytest.raises(MissingWeights) as caught:
-        headstart.check(photos, labels=True, backbone="resnet18", weights_dir=tmp_path, offline=True)
+        headstart.check(photos, labels=True, backbone="resnet18", weights=WeightsSource(folder=tmp_path, offline=True))
     assert caught.value.message.startswith("resnet18.a1_in1k: its weights are not on this machine")
 
 
@@ -314,5 +315,5 @@ def test_all_planted_copies_are_found_with_a_backbone_and_without(tmp_path: Path
 def test_one_class_has_no_wrong_labels(tmp_path: Path, tiny_weights: Path) -> None:
     data = write_photos(tmp_path / "data", classes=1)
     with pytest.raises(BadLabels, match=r"has one class only"):
-        headstart.check(data, labels=True, weights_dir=tiny_weights, out=tmp_path / "checks.csv")
+        headstart.check(data, labels=True, weights=tiny_weights, out=tmp_path / "checks.csv")
     assert read_csv(tmp_path / "checks.csv")  # the rest was found all the same

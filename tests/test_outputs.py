@@ -50,7 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weights
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADSTART_CACHE", str(cache))
         recipe = Recipe(backbone="test_resnet.a", approach="linear")
-        headstart.train(folder / "data", out=folder / "run", weights_dir=tiny_weights, recipe=recipe)
+        headstart.train(folder / "data", out=folder / "run", weights=tiny_weights, recipe=recipe)
     return folder / "run"
 
 
@@ -233,7 +233,7 @@ def test_embed_leaves_a_table_of_that_name_alone(
 def test_embed_does_not_replace_the_table_that_it_reads(tiny_weights: Path) -> None:
     with pytest.raises(WriteError, match=r"^t\.csv: is read here, and would be replaced\."):
         headstart.embed(
-            DataSource(Path("t.csv"), label_column="label"), out=Path("t.safetensors"), weights_dir=tiny_weights
+            DataSource(Path("t.csv"), label_column="label"), out=Path("t.safetensors"), weights=tiny_weights
         )
 
 

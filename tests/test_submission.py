@@ -421,7 +421,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weights: Pa
         headstart.train(
             photos,
             out=out,
-            weights_dir=tiny_weights,
+            weights=tiny_weights,
             recipe=headstart.read_recipe("default", approach="linear"),
             report=False,
         )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from headstart.evaluation.metrics import Metrics, compute_metrics
     from headstart.images.preprocess import Preprocess
     from headstart.model.backbones.registry import Backbone
+    from headstart.model.backbones.weights_source import WeightsSource
     from headstart.model.inference.classifier import Classifier, load_classifier
     from headstart.model.inference.features import Features
     from headstart.model.inference.heat_maps import heat_maps
@@ -63,6 +64,7 @@ _HOME = {
     "Predictions": "headstart.model.inference.predictions",
     "Preprocess": "headstart.images.preprocess",
     "Recipe": "headstart.training.recipe",
+    "WeightsSource": "headstart.model.backbones.weights_source",
     "backbones": "headstart.verbs.backbones",
     "bundle": "headstart.verbs.bundle",
     "check": "headstart.verbs.check",
@@ -101,6 +103,7 @@ __all__ = [
     "Predictions",
     "Preprocess",
     "Recipe",
+    "WeightsSource",
     "backbones",
     "bundle",
     "check",

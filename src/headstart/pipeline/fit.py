@@ -28,6 +28,7 @@ from headstart.images.sources import ImageSource
 from headstart.images.validate import ImageInfo
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from, without_weights
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.classifier import Classifier, EnsembleMember
 from headstart.model.inference.features import FeatureExtractor, embed_files, fitted_spec
 from headstart.model.inference.predictions import softmax
@@ -65,9 +66,7 @@ class ResolvedBackbones:
 def resolve_backbones(
     recipe: Recipe,
     *,
-    weights: Path | None = None,
-    weights_dir: Path | None = None,
-    offline: bool = False,
+    weights: WeightsSource = WeightsSource(),
     chosen: Sequence[str] = (),
 ) -> ResolvedBackbones:
     """Find them, or download them, before any long work. Raises `BackboneError`, `RecipeError`.
@@ -77,11 +76,11 @@ def resolve_backbones(
     runtime = choose_runtime(recipe.device, recipe.precision)
     if recipe.approach not in ("auto", "linear"):
         _check_alone(recipe)
-    is_open = recipe.backbone == "auto" and recipe.approach != "scratch" and weights is None
+    is_open = recipe.backbone == "auto" and recipe.approach != "scratch" and weights.file is None
     if is_open and chosen:
-        found: Sequence[Backbone] = [find_backbone(n, weights_dir=weights_dir, offline=offline) for n in chosen]
+        found: Sequence[Backbone] = [find_backbone(name, weights) for name in chosen]
     else:
-        found = _named_or_all(recipe, weights, weights_dir, offline)
+        found = _named_or_all(recipe, weights)
     anticipate(found, runtime, training=_may_train(recipe))
     return ResolvedBackbones(tuple(found), runtime, choice=is_open and not chosen and len(found) > 1)
 
@@ -92,13 +91,12 @@ def _may_train(recipe: Recipe) -> bool:
     return recipe.approach != "linear"
 
 
-def _named_or_all(recipe: Recipe, weights: Path | None, weights_dir: Path | None, offline: bool) -> Sequence[Backbone]:
+def _named_or_all(recipe: Recipe, weights: WeightsSource) -> Sequence[Backbone]:
     if recipe.approach == "scratch":
         return [without_weights(SCRATCH if recipe.backbone == "auto" else recipe.backbone)]
-    if recipe.backbone == "auto" and weights is None:
-        return to_choose_from(weights_dir=weights_dir, offline=offline)
-    names = [""] if recipe.backbone == "auto" else recipe.backbone.split("+")
-    return [find_backbone(name, weights=weights, weights_dir=weights_dir, offline=offline) for name in names]
+    if recipe.backbone == "auto":
+        return to_choose_from(weights)
+    return [find_backbone(name, weights) for name in recipe.backbone.split("+")]
 
 
 def _check_alone(recipe: Recipe) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from headstart.evaluation.calibration import softmax
 from headstart.evaluation.confident_learning import label_issues
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.heads.linear import LinearHead, prepare
 from headstart.model.heads.logistic import tempered_log_loss
 from headstart.model.heads.spectrum import solve_lda
@@ -49,11 +49,14 @@ class LabelError:
     score: float
 
 
-def backbones_for_labels(name: str, weights_dir: Path | None, offline: bool) -> tuple[Backbone, ...]:
-    """The one named, or all with weights here. Raises `BackboneError`; ask before long work, it may have to download."""
+def backbones_for_labels(name: str, weights: WeightsSource) -> tuple[Backbone, ...]:
+    """The one named, the one in the weights file, or all with weights here. Raises `BackboneError`.
+
+    Ask before long work: it may have to download.
+    """
     if name == "auto":
-        return tuple(to_choose_from(weights_dir=weights_dir, offline=offline))
-    return (find_backbone(name, weights_dir=weights_dir, offline=offline),)
+        return tuple(to_choose_from(weights))
+    return (find_backbone(name, weights),)
 
 
 @dataclass(frozen=True)

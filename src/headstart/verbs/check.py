@@ -19,6 +19,7 @@ from headstart.errors import DataError, WriteError
 from headstart.io.files import write_csv
 from headstart.io.folders import check_keeps, check_out_file
 from headstart.io.text_table import columns, few, plain
+from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.pipeline.copies_sheet import check_sheet_places, sheet_places, write_sheet
 from headstart.pipeline.label_errors import LabelError, backbones_for_labels, label_errors, see
 from headstart.pipeline.scan import note_groups, scan
@@ -83,8 +84,7 @@ def check(
     fix: Path | None = None,
     not_copies: Path | None = None,
     backbone: str = "auto",
-    weights_dir: Path | None = None,
-    offline: bool = False,
+    weights: Path | WeightsSource = WeightsSource(),
 ) -> CheckResult:
     """Look at every image and say what is wrong: damaged files, copies, leaks, odd formats, unbalanced classes.
 
@@ -101,8 +101,7 @@ def check(
         fix: CSV of corrections to apply before looking; the data itself stays as it is.
         not_copies: CSV of copies with an x in not_copies where a pair is none (checks-copies.csv of check).
         backbone: What to look for wrong labels with: a timm name; auto takes the best one with weights here.
-        weights_dir: Folder of NAME.safetensors and NAME.json.
-        offline: Never open a socket.
+        weights: Where to look for weights: a file, a folder, only on this machine.
 
     Raises:
         DataError: nothing there can be used, or `fix` or `not_copies` does not fit it; for labels: one class, an empty one.
@@ -117,7 +116,8 @@ def check(
         check_keeps(Path(out), map(opened.file, range(len(opened))))
     refused = read_not_copies(not_copies).checked(opened)
     opened = corrections.applied_to(opened)
-    backbones = backbones_for_labels(backbone, weights_dir, offline) if labels or fixes is not None else ()
+    looking = labels or fixes is not None
+    backbones = backbones_for_labels(backbone, as_weights_source(weights)) if looking else ()
     note_groups(opened)
     scanned = scan(source, opened=opened, not_copies=refused)
     dataset, copies = scanned.dataset, scanned.copies

@@ -27,6 +27,7 @@ from headstart.data.splits import make_split, require_sets, split_hash, write_sp
 from headstart.errors import RecipeError, WriteError, near_names
 from headstart.io.files import sha256_bytes, write_csv
 from headstart.io.folders import check_outside_run
+from headstart.io.options import words_of
 from headstart.io.progress import log
 from headstart.model.backbones.registry import (
     Backbone,
@@ -36,6 +37,7 @@ from headstart.model.backbones.registry import (
     to_choose_from,
     without_weights,
 )
+from headstart.model.backbones.weights_source import WeightsFolder, WeightsSource, as_weights_folder
 from headstart.model.inference.features import FeatureExtractor, embed_files, fitted_spec
 from headstart.model.inference.runtime import choose_runtime, cores
 from headstart.pipeline.choose_backbones import choose_backbones, fitting_size
@@ -66,8 +68,7 @@ def compare(
     seed: int = 0,
     fix: Path | None = None,
     not_copies: Path | None = None,
-    weights_dir: Path | None = None,
-    offline: bool = False,
+    weights: WeightsFolder = WeightsSource(),
 ) -> Comparison:
     """Compare approaches and backbones on one split, under a total budget, and say which to take. Example:
 
@@ -84,8 +85,7 @@ def compare(
         seed: Seed of the split, of every training and of every interval.
         fix: CSV of corrections (labels, images to leave out) to apply; the data itself stays as it is.
         not_copies: CSV of copies with an x in not_copies where a pair is none (checks-copies.csv of check).
-        weights_dir: Folder of NAME.safetensors and NAME.json.
-        offline: Never open a socket.
+        weights: Where to look for weights: a folder, only on this machine.
 
     Raises:
         RecipeError: an unknown recipe, or a budget that is too small for any trial.
@@ -93,7 +93,7 @@ def compare(
         DataError: the data cannot be trained on, or `fix` or `not_copies` does not fit it.
         WriteError: the folder cannot be written, lies in the data, or holds other files.
     """
-    clock = _Budget(budget)
+    clock, weights = _Budget(budget), as_weights_folder(weights)
     out = Path(os.path.abspath(out))
     source = as_source(data)
     _check_place(out, source.place)
@@ -102,8 +102,8 @@ def compare(
     opened = read_corrections(fix).applied_to(opened)
     prepare_groups(opened, source)
     named = _recipes(recipes)
-    given = _backbones(backbones, named, weights_dir, offline)
-    here = _to_choose_from(named, given, weights_dir, offline)
+    given = _backbones(backbones, named, weights)
+    here = _to_choose_from(named, given, weights)
     scanned = scan(source, opened=opened, not_copies=refused)
     require_trainable(scanned.dataset)
     dataset = make_split(scanned.dataset, seed=seed, near=scanned.copies.groups_N)
@@ -116,7 +116,7 @@ def compare(
     candidates = _candidates(named or DEFAULT, given, seed)
     write_split(out / "split.csv", dataset, scanned.sha256s)
     place = TrialContext(
-        source, out, weights_dir, offline, scanned.fingerprint, split_hash(dataset), fix, _identity(here),
+        source, out, weights, scanned.fingerprint, split_hash(dataset), fix, _identity(here),
         not_copies=not_copies, alone=[b.source for b in here] == ["embedded"],
     )  # fmt: skip
     outcomes = {c.name: done for c in candidates if (done := finished(c, place)) is not None}
@@ -131,17 +131,17 @@ def compare(
     write_csv(out / "comparison.csv", ROW_COLUMNS, found.row_cells())
     write_csv(out / "pairs.csv", PAIR_COLUMNS, found.pair_cells())
     given_words = {"recipes": recipes, "backbones": backbones, "budget": budget, "fix": fix}
-    given_words |= {"not-copies": not_copies, "weights-dir": weights_dir}
-    write_page(found, place, _command(source, out, seed, offline, given_words))
+    given_words |= {"not-copies": not_copies}
+    write_page(found, place, _command(source, out, seed, weights, given_words))
     return found
 
 
-def _command(source: DataSource, out: Path, seed: int, offline: bool, given: Mapping[str, object]) -> str:
+def _command(source: DataSource, out: Path, seed: int, weights: WeightsSource, given: Mapping[str, object]) -> str:
     """The command that makes the same comparison."""
     words = ["headstart", "compare", *source.words(), "--out", str(out)]
     words += [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
     words += ["--seed", str(seed)] if seed else []
-    return shlex.join([*words, *(["--offline"] if offline else [])])
+    return shlex.join([*words, *words_of(weights)])
 
 
 class _Budget:
@@ -186,14 +186,14 @@ def _recipes(text: str) -> dict[str, Recipe]:
     return found
 
 
-def _backbones(text: str, recipes: Mapping[str, Recipe], weights_dir: Path | None, offline: bool) -> list[str]:
+def _backbones(text: str, recipes: Mapping[str, Recipe], weights: WeightsSource) -> list[str]:
     """The names in full, found (or downloaded) before any long work. Raises `BackboneError`."""
     scratch = bool(recipes) and all(recipe.approach == "scratch" for recipe in recipes.values())
 
     def full_name(word: str) -> str:
         if scratch:
             return without_weights(word).name
-        return "+".join(find_backbone(w, weights_dir=weights_dir, offline=offline).name for w in word.split("+"))
+        return "+".join(find_backbone(w, weights).name for w in word.split("+"))
 
     return list(dict.fromkeys(full_name(word) for word in _words(text)))
 
@@ -220,13 +220,11 @@ def _with_tag(architecture: str, backbones: Sequence[str]) -> str:
     return tagged[0] if len(tagged) == 1 else architecture
 
 
-def _to_choose_from(
-    recipes: Mapping[str, Recipe], given: Sequence[str], weights_dir: Path | None, offline: bool
-) -> list[Backbone]:
+def _to_choose_from(recipes: Mapping[str, Recipe], given: Sequence[str], weights: WeightsSource) -> list[Backbone]:
     """What trials that name no backbone choose from; one is downloaded only if there is such a trial."""
     if recipes and (given or all(r.backbone != "auto" or r.approach == "scratch" for r in recipes.values())):
-        return at_hand(weights_dir=weights_dir)
-    return to_choose_from(weights_dir=weights_dir, offline=offline)
+        return at_hand(weights)
+    return to_choose_from(weights)
 
 
 def _best_of(

@@ -28,6 +28,7 @@ from headstart.io.folders import check_free, check_out_file, check_replaceable
 from headstart.io.progress import log
 from headstart.io.text_table import few, plain
 from headstart.kaggle_api.client import Slug, download, forget, parse_slug
+from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.pipeline.scan import scan
 from headstart.training.recipe import Recipe
 from headstart.verbs.predict import predict
@@ -120,10 +121,8 @@ def kaggle(
     clip_submission: str = "auto",
     form: str = "auto",
     positive: str = "",
-    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
-    weights: Path | None = None,
-    weights_dir: Path | None = None,
-    offline: bool = False,
+    recipe: Recipe = Recipe(),
+    weights: Path | WeightsSource = WeightsSource(),
 ) -> KaggleResult:
     """Download a competition or a dataset from Kaggle, unpack it, and find the labels; --train: up to a submission.
 
@@ -141,9 +140,8 @@ def kaggle(
         form: What the sample's columns hold: probability (of one class), label, columns (a class each), or auto.
         positive: Class whose probability a single column holds, where its name does not say.
         recipe: How to train.
-        weights: Weights file (.safetensors) for the backbone that is named.
-        weights_dir: Folder of NAME.safetensors and NAME.json.
-        offline: Never open a socket: what is to be downloaded must be there.
+        weights: Where to look for weights: a file, a folder, only on this machine; offline, what is to be downloaded must
+            be there.
 
     Raises:
         RemoteError: Kaggle cannot be reached, does not know the slug, wants credentials or its rules accepted.
@@ -157,7 +155,8 @@ def kaggle(
     submit_file = Path(submit_file) if submit_file is not None else None
     filled = _SubmissionOptions(form, positive, clip_submission)
     _check_places(train, run, submit_file, clip_submission)
-    record = _bring(source, place, offline)
+    weights = as_weights_source(weights)
+    record = _bring(source, place, weights.offline)
     made = KaggleResult(str(source), str(place), record["files"], record["bytes"], sample_submission=_sample(place))
     try:
         dataset = _open(place)
@@ -167,7 +166,7 @@ def kaggle(
             raise
         log.warning("%s", error)  # what was downloaded is of use all the same
     if train:
-        made = _trained(made, dataset[0], run, recipe, weights, weights_dir, offline)
+        made = _trained(made, dataset[0], run, recipe, weights)
     if submit_file is not None:
         made = _submission(made, run, submit_file, filled)
     elif train and made.sample_submission and made.unlabelled:
@@ -276,22 +275,14 @@ def _sample(place: Path) -> str:
     return str(min(found, key=lambda p: (len(p.parts), p))) if found else ""
 
 
-def _trained(
-    made: KaggleResult,
-    dataset: Dataset,
-    run: Path,
-    recipe: Recipe,
-    weights: Path | None,
-    weights_dir: Path | None,
-    offline: bool,
-) -> KaggleResult:
+def _trained(made: KaggleResult, dataset: Dataset, run: Path, recipe: Recipe, weights: WeightsSource) -> KaggleResult:
     data = Path(made.out)
     scanned = scan(data, opened=dataset)
     require_trainable(scanned.dataset)
     training = (scanned.dataset.labels >= 0) & (scanned.dataset.split != "test")
     width, height = np.array([(f.width, f.height) for f in scanned.infos])[training].mean(axis=0).tolist()
     log.info("Mean size of the training images: %.0f x %.0f pixels.", width, height)
-    done = train_run(data, out=run, recipe=recipe, weights=weights, weights_dir=weights_dir, offline=offline)
+    done = train_run(data, out=run, recipe=recipe, weights=weights)
     return replace(made, mean_size=(width, height), run=done)
 
 

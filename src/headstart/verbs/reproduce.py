@@ -17,6 +17,7 @@ from headstart.errors import MissingData
 from headstart.io.files import read_csv, sha256_file, write_csv
 from headstart.io.folders import temporary_folder
 from headstart.io.progress import log
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.classifier import Classifier, load_classifier
 from headstart.model.inference.predictions import Predictions, read_predictions
 from headstart.pipeline.scan import source_of
@@ -49,12 +50,7 @@ class ReproduceResult:
 
 
 def reproduce(
-    run: Path,
-    *,
-    data: Path | None = None,
-    weights: Path | None = None,
-    weights_dir: Path | None = None,
-    offline: bool = False,
+    run: Path, *, data: Path | None = None, weights: Path | WeightsSource = WeightsSource()
 ) -> ReproduceResult:
     """Train again from a run folder's recipe, split and seed, and compare every prediction. Example:
 
@@ -63,9 +59,7 @@ def reproduce(
     Args:
         run: Run folder that `headstart train` wrote.
         data: The images; by default where they were at the time.
-        weights: Weights file (.safetensors) for the backbone that is named.
-        weights_dir: Folder of NAME.safetensors and NAME.json.
-        offline: Never open a socket.
+        weights: Where to look for weights: a file, a folder, only on this machine.
 
     Raises:
         RunError: no run folder, or a damaged one.
@@ -104,13 +98,11 @@ def reproduce(
             out=folder / "run",
             recipe=recipe,
             weights=weights,
-            weights_dir=weights_dir,
             split=split,
             fix=fix,
             not_copies=not_copies,
             restart=False,
             report=False,
-            offline=offline,
         )
         after = read_predictions(folder / "run" / "predictions.csv")
     causes += _changed_model(before, again.classifier)

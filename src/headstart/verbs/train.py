@@ -34,6 +34,7 @@ from headstart.io.files import png_bytes, sha256_file, write_bytes, write_csv, w
 from headstart.io.folders import MANIFEST, check_replaceable, folder_aside
 from headstart.io.progress import log
 from headstart.io.text_table import plain
+from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.model.inference.classifier import Classifier, save_classifier
 from headstart.model.inference.predictions import Predictions, write_predictions
 from headstart.pipeline.fit import Clock, FitResult, ResolvedBackbones, ResumePoint, fit_classifier, resolve_backbones
@@ -90,15 +91,13 @@ def train(
     data: Path | DataSource,
     *,
     out: Path,
-    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
-    weights: Path | None = None,
-    weights_dir: Path | None = None,
+    recipe: Recipe = Recipe(),
+    weights: Path | WeightsSource = WeightsSource(),
     split: Path | None = None,
     fix: Path | None = None,
     not_copies: Path | None = None,
     restart: bool = False,
     report: bool = True,
-    offline: bool = False,
 ) -> TrainResult:
     """Train a classifier on a folder of labelled images: checked, split, calibrated, tested. Example:
 
@@ -108,14 +107,12 @@ def train(
         data: Images with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: Run folder to write. An earlier run there is kept as OUT.previous.
         recipe: How to train.
-        weights: Weights file (.safetensors) for the backbone that is named.
-        weights_dir: Folder of NAME.safetensors and NAME.json.
+        weights: Where to look for weights: a file, a folder, only on this machine.
         split: A split.csv to use, from `headstart split` or an earlier run.
         fix: CSV of corrections (labels, images to leave out) to apply; the data itself stays as it is.
         not_copies: CSV of copies with an x in not_copies where a pair is none (checks-copies.csv of check).
         restart: Discard an unfinished training of this run, and begin anew.
         report: Write report.html and the figures in plots.
-        offline: Never open a socket.
 
     Raises:
         DataError: the data cannot be trained on: one class, too few images, nothing readable; or `fix` or
@@ -131,13 +128,11 @@ def train(
         out=out,
         recipe=recipe,
         weights=weights,
-        weights_dir=weights_dir,
         split=split,
         fix=fix,
         not_copies=not_copies,
         restart=restart,
         report=report,
-        offline=offline,
     )
 
 
@@ -147,14 +142,12 @@ def train_with(
     *,
     out: Path,
     recipe: Recipe,
-    weights: Path | None,
-    weights_dir: Path | None,
+    weights: Path | WeightsSource,
     split: Path | None,
     fix: Path | None,
     not_copies: Path | None,
     restart: bool,
     report: bool,
-    offline: bool,
 ) -> TrainResult:
     """`train` with backbones that an earlier run chose, best first; without any (empty) it chooses itself."""
     clock = Clock()
@@ -167,7 +160,7 @@ def train_with(
     opened = fixes.applied_to(opened)
     if split is None:
         prepare_groups(opened, source)
-    resolved = resolve_backbones(recipe, weights=weights, weights_dir=weights_dir, offline=offline, chosen=chosen)
+    resolved = resolve_backbones(recipe, weights=as_weights_source(weights), chosen=chosen)
     scanned = scan(source, opened=opened, not_copies=refused)
     require_trainable(scanned.dataset)
     given = scanned.dataset
