@@ -389,7 +389,7 @@ def argument_table(verb: str) -> str:
 
 def source_table() -> str:
     """The table of the options of all verbs that take DATA as docs/verbs.md must have it."""
-    rows = [f"| `{flag(option.name)}` | {option.text} |" for option in options_of(DataSource)]
+    rows = [f"| `{flag(o.name)}` | {o.text} |".replace("(cat|dog)", r"(cat\|dog)") for o in options_of(DataSource)]
     return "\n".join(["| option | meaning |", "|---|---|", *rows])
 
 

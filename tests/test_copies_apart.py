@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 import headstart
 from conftest import as_jpeg, scene, write_photos
 from headstart import Recipe
+from headstart.data.curation import Curation
 from headstart.data.open_dataset import Dataset
 from headstart.errors import DataError
 from headstart.io.files import read_csv
@@ -134,9 +135,11 @@ def refused(mirrored: Path, tmp_path: Path) -> Path:
 def test_pairs_that_are_no_copies_are_dealt_like_other_images(
     mirrored: Path, refused: Path, tmp_path: Path, tiny_weights: Path
 ) -> None:
-    headstart.split(mirrored, out=tmp_path / "split.csv", not_copies=refused)
+    headstart.split(mirrored, out=tmp_path / "split.csv", curation=Curation(not_copies=refused))
     run = tmp_path / "run"
-    headstart.train(mirrored, out=run, recipe=RECIPE, weights=tiny_weights, report=False, not_copies=refused)
+    headstart.train(
+        mirrored, out=run, recipe=RECIPE, weights=tiny_weights, report=False, curation=Curation(not_copies=refused)
+    )
     for file in (tmp_path / "split.csv", run / "split.csv"):
         split = sets(file)
         assert len(torn(split)) > 20

@@ -84,7 +84,13 @@ def test_it_says_what_was_found_of_what_was_planted(ran: Ran) -> None:
 
 
 def test_what_it_leaves_behind(ran: Ran) -> None:
-    assert sorted(p.name for p in ran.out.iterdir()) == ["comparison", "fixes.csv", "recipes", "report.html", "scenes"]
+    assert sorted(p.name for p in ran.out.iterdir()) == [
+        "comparison",
+        "corrections.csv",
+        "recipes",
+        "report.html",
+        "scenes",
+    ]
     page = (ran.out / "report.html").read_text(encoding="utf-8")
     links = re.findall(r'href="([^#"]+\.html)"', page)
     assert len(links) == 2 and all((ran.out / link).is_file() for link in links)

@@ -33,6 +33,7 @@ from headstart.errors import (
 )
 from headstart.io.files import read_csv
 from headstart.kaggle_api.client import Slug, parse_slug
+from headstart.kaggle_api.submission import SubmissionOptions
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.training.recipe import Recipe
 from kaggle_server import (
@@ -432,7 +433,9 @@ def test_the_next_commands_can_be_typed(server: KaggleServer, tiny_weights: Path
     again = headstart.kaggle(REDUX, out=Path("my data"), submit_file=Path("second.csv"))
     assert Path("second.csv").read_bytes() == Path("submission.csv").read_bytes()
     assert again.next == (f"headstart submit {REDUX} second.csv",)
-    headstart.kaggle(REDUX, out=Path("my data"), submit_file=Path("cats.csv"), positive="cat")
+    headstart.kaggle(
+        REDUX, out=Path("my data"), submit_file=Path("cats.csv"), submission=SubmissionOptions(pos_label="cat")
+    )
     dogs, cats = ([float(row["label"]) for row in read_csv(Path(name))] for name in ("submission.csv", "cats.csv"))
     assert [a + b for a, b in zip(dogs, cats, strict=True)] == pytest.approx([1.0] * 12)
 

@@ -135,7 +135,7 @@ def test_the_verdict_is_three_sentences() -> None:
     assert _plain(verdict(replace(found, findings=(leak,)))[2]) == (
         "Before you believe that: copies of images are in both sets of the split, see data checks."
     )
-    suspects = (Suspect("a", "cat", "dog", 0.99), Suspect("b", "cat", "dog", 0.5))
+    suspects = (Suspect("a", "cat", "dog", 0.01), Suspect("b", "cat", "dog", 0.5))
     assert _plain(verdict(replace(found, suspects=suspects))[2]) == "1 label looks wrong; look through them first."
 
 
@@ -172,7 +172,7 @@ def test_names_are_text_wherever_they_stand() -> None:
         trials=(HistoryRow("head", HOSTILE[7], HOSTILE[0], 1.0, 5, 0.1, 0.9, 0.1, 0.9, 1.0),),
         findings=(Finding("x", "error", HOSTILE, f"{HOSTILE[0]} is bad."),),
         near={0: (SimilarImage(HOSTILE[7], HOSTILE[0], 0.5),)},
-        suspects=(Suspect(path, HOSTILE[0], HOSTILE[7], 0.9, "train"),),
+        suspects=(Suspect(path, HOSTILE[0], HOSTILE[7], 0.1, "train"),),
         groups=((HOSTILE[0], HOSTILE[7]),),
         labels={HOSTILE[0]: HOSTILE[7]},
         balance={c: {"train": 3} for c in HOSTILE},

@@ -41,12 +41,12 @@ SECONDS = 600.0
 
 @dataclass(frozen=True)
 class LabelError:
-    """One suspected label: the likely class, and `score` (0 to 1), one less the probability of the label."""
+    """One suspected label: the likely class, and `label_quality` (0 to 1), the probability of the label."""
 
     path: str
     label: str
     suggested: str
-    score: float
+    label_quality: float
 
 
 def backbones_for_labels(name: str, weights: WeightsSource) -> tuple[Backbone, ...]:
@@ -98,9 +98,9 @@ def label_errors(dataset: Dataset, seen: BackboneFeatures, *, seed: int = 0) -> 
     chances_NK = out_of_fold([seen.values_ND[known]], labels_N, dataset.groups[known], len(dataset.classes), seed)
     found = label_issues(chances_NK, labels_N)
     return [
-        LabelError(dataset.paths[i], dataset.label_name(i), dataset.classes[suggested], round(score, 6))
-        for i, suggested, score in zip(
-            known[found.order].tolist(), found.suggested.tolist(), found.score.tolist(), strict=True
+        LabelError(dataset.paths[i], dataset.label_name(i), dataset.classes[suggested], round(quality, 6))
+        for i, suggested, quality in zip(
+            known[found.order].tolist(), found.suggested.tolist(), found.label_quality.tolist(), strict=True
         )
     ]
 

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
+from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
 from headstart.errors import DamagedRun
 from headstart.io.files import read_json, sha256_bytes, write_json
@@ -60,10 +61,9 @@ class TrialContext:
     weights: WeightsSource
     fingerprint: str
     split_hash: str
-    fix: Path | None = None
+    curation: Curation = Curation()
     weights_sha256: str = ""
     alone: bool = False
-    not_copies: Path | None = None
 
     def run(self, name: str) -> Path:
         """The run folder of a trial."""
@@ -195,11 +195,9 @@ def train_words(recipe: Recipe, candidate: TrialConfig, place: TrialContext) -> 
     there = replace(place.source, place=Path(os.path.abspath(place.source.place)))
     words = ["train", *there.words(), "--out", str(place.run(candidate.name)), "--json", "--no-report"]
     words += ["--split", str(place.out / "split.csv")]
-    words += ["--fix", os.path.abspath(place.fix)] if place.fix is not None else []
-    words += ["--not-copies", os.path.abspath(place.not_copies)] if place.not_copies is not None else []
     alone = place.alone and recipe.backbone == "auto"  # the hub was asked once
     weights = replace(place.weights, offline=place.weights.offline or alone)
-    return [*words, *words_of(weights), *words_of(recipe)]
+    return [*words, *words_of(place.curation), *words_of(weights), *words_of(recipe)]
 
 
 def _keep(place: TrialContext, candidate: TrialConfig, outcome: TrialResult) -> None:

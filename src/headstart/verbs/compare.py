@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data.corrections import read_corrections
+from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource, as_source
 from headstart.data.not_copies import read_not_copies
 from headstart.data.open_dataset import Dataset, open_dataset, require_trainable
@@ -66,8 +67,7 @@ def compare(
     backbones: str = "",
     budget: str = "20m",
     seed: int = 0,
-    fix: Path | None = None,
-    not_copies: Path | None = None,
+    curation: Curation = Curation(),
     weights: WeightsFolder = WeightsSource(),
 ) -> Comparison:
     """Compare approaches and backbones on one split, under a total budget, and say which to take. Example:
@@ -83,14 +83,13 @@ def compare(
             hand.
         budget: Time to spend in all, such as 20m or 2h.
         seed: Seed of the split, of every training and of every interval.
-        fix: CSV of corrections (labels, images to leave out) to apply; the data itself stays as it is.
-        not_copies: CSV of copies with an x in not_copies where a pair is none (checks-copies.csv of check).
+        curation: Corrections and refused copies to apply; the data itself stays as it is.
         weights: Where to look for weights: a folder, only on this machine.
 
     Raises:
         RecipeError: an unknown recipe, or a budget that is too small for any trial.
         BackboneError: no such backbone, or no weights for one that is named.
-        DataError: the data cannot be trained on, or `fix` or `not_copies` does not fit it.
+        DataError: the data cannot be trained on, or a table of `curation` does not fit it.
         WriteError: the folder cannot be written, lies in the data, or holds other files.
     """
     clock, weights = _Budget(budget), as_weights_folder(weights)
@@ -98,8 +97,8 @@ def compare(
     source = as_source(data)
     _check_place(out, source.place)
     opened = open_dataset(source)
-    refused = read_not_copies(not_copies).checked(opened)
-    opened = read_corrections(fix).applied_to(opened)
+    refused = read_not_copies(curation.not_copies).checked(opened)
+    opened = read_corrections(curation.corrections).applied_to(opened)
     prepare_groups(opened, source)
     named = _recipes(recipes)
     given = _backbones(backbones, named, weights)
@@ -116,8 +115,8 @@ def compare(
     candidates = _candidates(named or DEFAULT, given, seed)
     write_split(out / "split.csv", dataset, scanned.sha256s)
     place = TrialContext(
-        source, out, weights, scanned.fingerprint, split_hash(dataset), fix, _identity(here),
-        not_copies=not_copies, alone=[b.source for b in here] == ["embedded"],
+        source, out, weights, scanned.fingerprint, split_hash(dataset), curation, _identity(here),
+        alone=[b.source for b in here] == ["embedded"],
     )  # fmt: skip
     outcomes = {c.name: done for c in candidates if (done := finished(c, place)) is not None}
     if not outcomes:
@@ -130,18 +129,11 @@ def compare(
     found = compared(candidates, outcomes, place, images=len(images), seed=seed, seconds=clock.spent())
     write_csv(out / "comparison.csv", ROW_COLUMNS, found.row_cells())
     write_csv(out / "pairs.csv", PAIR_COLUMNS, found.pair_cells())
-    given_words = {"recipes": recipes, "backbones": backbones, "budget": budget, "fix": fix}
-    given_words |= {"not-copies": not_copies}
-    write_page(found, place, _command(source, out, seed, weights, given_words))
+    given_words = {"recipes": recipes, "backbones": backbones, "budget": budget, "seed": seed}
+    command = ["headstart", "compare", *source.words(), "--out", str(out)]
+    command += [word for name, value in given_words.items() if value for word in (f"--{name}", str(value))]
+    write_page(found, place, shlex.join([*command, *words_of(curation), *words_of(weights)]))
     return found
-
-
-def _command(source: DataSource, out: Path, seed: int, weights: WeightsSource, given: Mapping[str, object]) -> str:
-    """The command that makes the same comparison."""
-    words = ["headstart", "compare", *source.words(), "--out", str(out)]
-    words += [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
-    words += ["--seed", str(seed)] if seed else []
-    return shlex.join([*words, *words_of(weights)])
 
 
 class _Budget:

@@ -138,7 +138,7 @@ def demo(
         headstart demo --offline
 
     Args:
-        out: Folder to write: the images, fixes.csv, the comparison with its runs, and report.html.
+        out: Folder to write: the images, corrections.csv, the comparison with its runs, and report.html.
         n: Number of images.
         seed: Another seed gives other images.
         budget: Time for the comparison; drawing and checking come on top (some 20 s for 600 images).
@@ -166,8 +166,10 @@ def demo(
         seed=seed, weights=weights,
     )  # fmt: skip
     log.info("Checking the images, labels too.")
-    fixes = None if (out / "fixes.csv").exists() else out / "fixes.csv"  # somebody may have begun to edit it
-    checked = check(scenes, labels=True, fixes=fixes, weights=weights)
+    corrections = (
+        None if (out / "corrections.csv").exists() else out / "corrections.csv"
+    )  # somebody may have begun to edit it
+    checked = check(scenes, labels=True, write_corrections=corrections, weights=weights)
     flaws = [Flaw(**row) for row in read_csv(scenes / "flaws.csv")]
     told = _recalled(flaws, checked)
     links = [("comparison/report.html", "The comparison: intervals, paired tests, costs, learning curves")]
