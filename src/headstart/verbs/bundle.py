@@ -46,6 +46,7 @@ from headstart.model.backbones.packages import (
     requirements_text,
 )
 from headstart.model.backbones.registry import STARTER, Backbone, at_hand, find_backbone
+from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 
 BundleContents = dict[str, bytes | Path]
 """Name in the bundle -> what the file holds, or the file to copy."""
@@ -117,7 +118,7 @@ def weights_table(backbones: tuple[BundledWeights, ...]) -> str:
 
 
 def bundle(
-    *, out: Path, backbones: str = "", weights_dir: Path | None = None, wheels: bool = False, offline: bool = False
+    *, out: Path, backbones: str = "", weights: Path | WeightsSource = WeightsSource(), wheels: bool = False
 ) -> BundleResult:
     """Collect weights and requirements into a folder or a zip, for a machine without network. Example:
 
@@ -127,24 +128,23 @@ def bundle(
         out: Folder to write, or a .zip. An earlier bundle of that folder is kept as OUT.previous.
         backbones: Names joined by commas, downloaded if need be; by default all with weights on this machine, or else
             mobilenetv2_100.
-        weights_dir: Folder of NAME.safetensors and NAME.json.
+        weights: Where to look for weights: a file, a folder, only on this machine.
         wheels: Fetch the wheels of all packages too, by pip, for this operating system and Python.
-        offline: Never open a socket.
 
     Raises:
         BackboneError: no such backbone, or no weights for it here.
         PackagingError: a package that is needed is not installed here, or pip could not fetch its wheel.
         WriteError: `out` cannot be written.
     """
-    out = Path(out)
+    out, weights = Path(out), as_weights_source(weights)
     zipped = out.suffix.lower() == ".zip"
     (check_out_file if zipped else check_replaceable)(out)
     check_outside_run(out.parent)
-    if wheels and offline:
+    if wheels and weights.offline:
         raise PackagingError(
             "--wheels fetches packages, which --offline forbids.", hint="Leave one of the two out, and run it again."
         )
-    found = _found(backbones, weights_dir, offline)
+    found = _found(backbones, weights)
     packages = needed_packages()
     with temporary_folder() as room:
         files = [own_wheel(room)]
@@ -158,13 +158,13 @@ def bundle(
     return BundleResult(str(out), rows, tuple(map(str, packages)), len(files), size)
 
 
-def _found(names: str, weights_dir: Path | None, offline: bool) -> list[Backbone]:
+def _found(names: str, weights: WeightsSource) -> list[Backbone]:
     """Those that are named, each once; else all at hand; else the one that is downloaded. Raises `BackboneError`."""
     if names:
         wanted = [name.strip() for name in names.split(",")]
-        named = [find_backbone(name, weights_dir=weights_dir, offline=offline) for name in wanted]
+        named = [find_backbone(name, weights) for name in wanted]
         return list({backbone.name: backbone for backbone in named}.values())
-    return at_hand(weights_dir=weights_dir) or [find_backbone(STARTER, weights_dir=weights_dir, offline=offline)]
+    return at_hand(weights) or [find_backbone(STARTER, weights)]
 
 
 def _add_weights(contents: BundleContents, backbone: Backbone) -> BundledWeights:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data.corrections import read_corrections
+from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource, as_source
 from headstart.data.not_copies import read_not_copies
 from headstart.data.open_dataset import Dataset, open_dataset, require_trainable
@@ -27,6 +28,7 @@ from headstart.data.splits import make_split, require_sets, split_hash, write_sp
 from headstart.errors import RecipeError, WriteError, near_names
 from headstart.io.files import sha256_bytes, write_csv
 from headstart.io.folders import check_outside_run
+from headstart.io.options import words_of
 from headstart.io.progress import log
 from headstart.model.backbones.registry import (
     Backbone,
@@ -36,6 +38,7 @@ from headstart.model.backbones.registry import (
     to_choose_from,
     without_weights,
 )
+from headstart.model.backbones.weights_source import WeightsFolder, WeightsSource, as_weights_folder
 from headstart.model.inference.features import FeatureExtractor, embed_images, fitted_spec
 from headstart.model.inference.runtime import choose_runtime, cores
 from headstart.pipeline.approaches import APPROACHES
@@ -63,10 +66,8 @@ def compare(
     backbones: str = "",
     budget: str = "20m",
     seed: int = 0,
-    fix: Path | None = None,
-    not_copies: Path | None = None,
-    weights_dir: Path | None = None,
-    offline: bool = False,
+    curation: Curation = Curation(),
+    weights: WeightsFolder = WeightsSource(),
 ) -> Comparison:
     """Compare approaches and backbones on one split, under a total budget, and say which to take. Example:
 
@@ -81,28 +82,26 @@ def compare(
             hand.
         budget: Time to spend in all, such as 20m or 2h.
         seed: Seed of the split, of every training and of every interval.
-        fix: CSV of corrections (labels, images to leave out) to apply; the data itself stays as it is.
-        not_copies: CSV of copies with an x in not_copies where a pair is none (checks-copies.csv of check).
-        weights_dir: Folder of NAME.safetensors and NAME.json.
-        offline: Never open a socket.
+        curation: Corrections and refused copies to apply; the data itself stays as it is.
+        weights: Where to look for weights: a folder, only on this machine.
 
     Raises:
         RecipeError: an unknown recipe, or a budget that is too small for any trial.
         BackboneError: no such backbone, or no weights for one that is named.
-        DataError: the data cannot be trained on, or `fix` or `not_copies` does not fit it.
+        DataError: the data cannot be trained on, or a table of `curation` does not fit it.
         WriteError: the folder cannot be written, lies in the data, or holds other files.
     """
-    clock = _Budget(budget)
+    clock, weights = _Budget(budget), as_weights_folder(weights)
     out = Path(os.path.abspath(out))
     source = as_source(data)
     _check_place(out, source.place)
     opened = open_dataset(source)
-    refused = read_not_copies(not_copies).checked(opened)
-    opened = read_corrections(fix).applied_to(opened)
+    refused = read_not_copies(curation.not_copies).checked(opened)
+    opened = read_corrections(curation.corrections).applied_to(opened)
     prepare_groups(opened, source)
     named = _recipes(recipes)
-    given = _backbones(backbones, named, weights_dir, offline)
-    here = _to_choose_from(named, given, weights_dir, offline)
+    given = _backbones(backbones, named, weights)
+    here = _to_choose_from(named, given, weights)
     scanned = scan(source, opened=opened, not_copies=refused)
     require_trainable(scanned.dataset)
     dataset = make_split(scanned.dataset, seed=seed, near=scanned.copies.groups_N)
@@ -115,8 +114,8 @@ def compare(
     candidates = _candidates(named or DEFAULT, given, seed)
     write_split(out / "split.csv", dataset, scanned.images.sha256s)
     place = TrialContext(
-        source, out, weights_dir, offline, scanned.fingerprint, split_hash(dataset), fix, _identity(here),
-        not_copies=not_copies, alone=[b.source for b in here] == ["embedded"],
+        source, out, weights, scanned.fingerprint, split_hash(dataset), curation, _identity(here),
+        alone=[b.source for b in here] == ["embedded"],
     )  # fmt: skip
     outcomes = {c.name: done for c in candidates if (done := finished(c, place)) is not None}
     if not outcomes:
@@ -129,18 +128,11 @@ def compare(
     found = compared(candidates, outcomes, place, images=len(images), seed=seed, seconds=clock.spent())
     write_csv(out / "comparison.csv", ROW_COLUMNS, found.row_cells())
     write_csv(out / "pairs.csv", PAIR_COLUMNS, found.pair_cells())
-    given_words = {"recipes": recipes, "backbones": backbones, "budget": budget, "fix": fix}
-    given_words |= {"not-copies": not_copies, "weights-dir": weights_dir}
-    write_page(found, place, _command(source, out, seed, offline, given_words))
+    given_words = {"recipes": recipes, "backbones": backbones, "budget": budget, "seed": seed}
+    command = ["headstart", "compare", *source.words(), "--out", str(out)]
+    command += [word for name, value in given_words.items() if value for word in (f"--{name}", str(value))]
+    write_page(found, place, shlex.join([*command, *words_of(curation), *words_of(weights)]))
     return found
-
-
-def _command(source: DataSource, out: Path, seed: int, offline: bool, given: Mapping[str, object]) -> str:
-    """The command that makes the same comparison."""
-    words = ["headstart", "compare", *source.words(), "--out", str(out)]
-    words += [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
-    words += ["--seed", str(seed)] if seed else []
-    return shlex.join([*words, *(["--offline"] if offline else [])])
 
 
 class _Budget:
@@ -185,14 +177,14 @@ def _recipes(text: str) -> dict[str, Recipe]:
     return found
 
 
-def _backbones(text: str, recipes: Mapping[str, Recipe], weights_dir: Path | None, offline: bool) -> list[str]:
+def _backbones(text: str, recipes: Mapping[str, Recipe], weights: WeightsSource) -> list[str]:
     """The names in full, found (or downloaded) before any long work. Raises `BackboneError`."""
     scratch = bool(recipes) and not any(APPROACHES[recipe.approach].pretrained for recipe in recipes.values())
 
     def full_name(word: str) -> str:
         if scratch:
             return without_weights(word).name
-        return "+".join(find_backbone(w, weights_dir=weights_dir, offline=offline).name for w in word.split("+"))
+        return "+".join(find_backbone(w, weights).name for w in word.split("+"))
 
     return list(dict.fromkeys(full_name(word) for word in _words(text)))
 
@@ -219,15 +211,13 @@ def _with_tag(architecture: str, backbones: Sequence[str]) -> str:
     return tagged[0] if len(tagged) == 1 else architecture
 
 
-def _to_choose_from(
-    recipes: Mapping[str, Recipe], given: Sequence[str], weights_dir: Path | None, offline: bool
-) -> list[Backbone]:
+def _to_choose_from(recipes: Mapping[str, Recipe], given: Sequence[str], weights: WeightsSource) -> list[Backbone]:
     """What trials that name no backbone choose from; one is downloaded only if there is such a trial."""
     if recipes and (
         given or all(r.backbone != "auto" or not APPROACHES[r.approach].pretrained for r in recipes.values())
     ):
-        return at_hand(weights_dir=weights_dir)
-    return to_choose_from(weights_dir=weights_dir, offline=offline)
+        return at_hand(weights)
+    return to_choose_from(weights)
 
 
 def _best_of(

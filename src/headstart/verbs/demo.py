@@ -13,7 +13,7 @@ import os
 import textwrap
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from headstart.io.progress import log
 from headstart.io.text_table import columns
 from headstart.model.backbones import builtin
 from headstart.model.backbones.registry import at_hand
+from headstart.model.backbones.weights_source import WeightsFolder, WeightsSource, as_weights_folder
 from headstart.pipeline.comparison import Comparison, ComparisonRow
 from headstart.reports.demo_page import TITLES, DemoPageData, DemoTrial, demo_page
 from headstart.samples.flaws import Flaw, FlawRecall, recalled
@@ -130,29 +131,30 @@ def demo(
     n: int = 600,
     seed: int = 0,
     budget: str = "80s",
-    weights_dir: Path | None = None,
+    weights: WeightsFolder = WeightsSource(),
 ) -> DemoResult:
     """Show all of it in two minutes: images are drawn, three ways to a classifier compared, flaws found. Example:
 
         headstart demo --offline
 
     Args:
-        out: Folder to write: the images, fixes.csv, the comparison with its runs, and report.html.
+        out: Folder to write: the images, corrections.csv, the comparison with its runs, and report.html.
         n: Number of images.
         seed: Another seed gives other images.
         budget: Time for the comparison; drawing and checking come on top (some 20 s for 600 images).
-        weights_dir: Folder of NAME.safetensors and NAME.json, to use instead of the backbone that comes with headstart.
+        weights: Folder of weights to use instead of the backbone that comes with headstart; nothing is downloaded.
 
     Raises:
         RecipeError: too few images, or a budget in which nothing fits.
-        BackboneError: `weights_dir` does not exist.
+        BackboneError: the folder of weights does not exist.
         WriteError: `out` holds something else, or cannot be written.
     """
     started = time.monotonic()
     out = Path(out)
     _check_place(out, n, seed)
     seconds_of(budget)
-    at_hand(weights_dir=weights_dir)  # a folder that is not there is said now, as a budget that is none
+    weights = replace(as_weights_folder(weights), offline=True)
+    at_hand(weights)  # a folder that is not there is said now, as a budget that is none
     scenes = out / "scenes"
     if not scenes.is_dir():
         log.info("Drawing %d images.", n)
@@ -161,11 +163,13 @@ def demo(
     log.info("Comparing three ways to a classifier; budget %s.", budget)
     comparison = compare(  # before the check, so that nothing of what it times has been done by then
         scenes, out=out / "comparison", recipes=",".join(os.path.abspath(file) for file in recipes), budget=budget,
-        seed=seed, weights_dir=weights_dir, offline=True,
+        seed=seed, weights=weights,
     )  # fmt: skip
     log.info("Checking the images, labels too.")
-    fixes = None if (out / "fixes.csv").exists() else out / "fixes.csv"  # somebody may have begun to edit it
-    checked = check(scenes, labels=True, fixes=fixes, weights_dir=weights_dir, offline=True)
+    corrections = (
+        None if (out / "corrections.csv").exists() else out / "corrections.csv"
+    )  # somebody may have begun to edit it
+    checked = check(scenes, labels=True, write_corrections=corrections, weights=weights)
     flaws = [Flaw(**row) for row in read_csv(scenes / "flaws.csv")]
     told = _recalled(flaws, checked)
     links = [("comparison/report.html", "The comparison: intervals, paired tests, costs, learning curves")]

@@ -28,6 +28,8 @@ from headstart.io.folders import check_free, check_out_file, check_replaceable
 from headstart.io.progress import log
 from headstart.io.text_table import few, plain
 from headstart.kaggle_api.client import Slug, download, forget, parse_slug
+from headstart.kaggle_api.submission import SubmissionOptions, shape_of
+from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.pipeline.scan import scan
 from headstart.training.recipe import Recipe
 from headstart.verbs.predict import predict
@@ -101,15 +103,6 @@ class KaggleResult:
         return "\n".join([*lines, *(["Next:"] if commands else []), *commands])
 
 
-@dataclass(frozen=True)
-class _SubmissionOptions:
-    """How a submission is filled in, as `predict` takes it."""
-
-    form: str
-    positive: str
-    clip: str
-
-
 def kaggle(
     slug: str,
     *,
@@ -117,13 +110,9 @@ def kaggle(
     train: bool = False,
     run: Path | None = None,
     submit_file: Path | None = None,
-    clip_submission: str = "auto",
-    form: str = "auto",
-    positive: str = "",
-    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
-    weights: Path | None = None,
-    weights_dir: Path | None = None,
-    offline: bool = False,
+    submission: SubmissionOptions = SubmissionOptions(),
+    recipe: Recipe = Recipe(),
+    weights: Path | WeightsSource = WeightsSource(),
 ) -> KaggleResult:
     """Download a competition or a dataset from Kaggle, unpack it, and find the labels; --train: up to a submission.
 
@@ -137,13 +126,10 @@ def kaggle(
         train: Train on it, and write a submission if it has unlabelled images and a sample submission.
         run: Run folder to write, or with --submit-file alone to read; by default OUT-run.
         submit_file: CSV to write, shaped by the competition's sample submission; with --train by default OUT-submission.csv.
-        clip_submission: How far from 0 and 1 the submitted probabilities stay: auto (chosen on validation), none, or a number.
-        form: What the sample's columns hold: probability (of one class), label, columns (a class each), or auto.
-        positive: Class whose probability a single column holds, where its name does not say.
+        submission: The sample submission to fill, by default the competition's, and how.
         recipe: How to train.
-        weights: Weights file (.safetensors) for the backbone that is named.
-        weights_dir: Folder of NAME.safetensors and NAME.json.
-        offline: Never open a socket: what is to be downloaded must be there.
+        weights: Where to look for weights: a file, a folder, only on this machine; offline, what is to be downloaded must
+            be there.
 
     Raises:
         RemoteError: Kaggle cannot be reached, does not know the slug, wants credentials or its rules accepted.
@@ -155,10 +141,13 @@ def kaggle(
     place = Path(out) if out is not None else Path(source.name)
     run = Path(run) if run is not None else place.with_name(f"{place.name}-run")
     submit_file = Path(submit_file) if submit_file is not None else None
-    filled = _SubmissionOptions(form, positive, clip_submission)
-    _check_places(train, run, submit_file, clip_submission)
-    record = _bring(source, place, offline)
-    made = KaggleResult(str(source), str(place), record["files"], record["bytes"], sample_submission=_sample(place))
+    _check_places(train, run, submit_file, submission.clip)
+    if submission.sample_submission is not None:
+        shape_of(submission.sample_submission)  # what is no sample is said before the work
+    weights = as_weights_source(weights)
+    record = _bring(source, place, weights.offline)
+    sample = str(submission.sample_submission or _sample(place))
+    made = KaggleResult(str(source), str(place), record["files"], record["bytes"], sample_submission=sample)
     try:
         dataset = _open(place)
         made = _described(made, place, *dataset)
@@ -167,12 +156,12 @@ def kaggle(
             raise
         log.warning("%s", error)  # what was downloaded is of use all the same
     if train:
-        made = _trained(made, dataset[0], run, recipe, weights, weights_dir, offline)
+        made = _trained(made, dataset[0], run, recipe, weights)
     if submit_file is not None:
-        made = _submission(made, run, submit_file, filled)
+        made = _submission(made, run, submit_file, submission)
     elif train and made.sample_submission and made.unlabelled:
         try:
-            made = _submission(made, run, place.with_name(f"{place.name}-submission.csv"), filled)
+            made = _submission(made, run, place.with_name(f"{place.name}-submission.csv"), submission)
         except DataError as error:
             log.warning("No submission was written: %s", error)  # it was not asked for; the run is there
     return replace(made, next=_next_steps(made, source, run))
@@ -182,7 +171,7 @@ def _check_places(train: bool, run: Path, submit_file: Path | None, clip: str) -
     """Raise before the download what would be raised after it."""
     if not re.fullmatch(r"auto|none|0?\.\d+|0|\d(?:\.\d*)?e-\d+", str(clip)):
         raise RecipeError(
-            f"clip_submission: {clip!r} is no least probability; expected auto, none, or a number from 0 to below 0.5."
+            f"clip: {clip!r} is no least probability; expected auto, none, or a number from 0 to below 0.5."
         )
     if train:
         check_replaceable(run)
@@ -276,37 +265,26 @@ def _sample(place: Path) -> str:
     return str(min(found, key=lambda p: (len(p.parts), p))) if found else ""
 
 
-def _trained(
-    made: KaggleResult,
-    dataset: Dataset,
-    run: Path,
-    recipe: Recipe,
-    weights: Path | None,
-    weights_dir: Path | None,
-    offline: bool,
-) -> KaggleResult:
+def _trained(made: KaggleResult, dataset: Dataset, run: Path, recipe: Recipe, weights: WeightsSource) -> KaggleResult:
     data = Path(made.out)
     scanned = scan(data, opened=dataset)
     require_trainable(scanned.dataset)
     training = (scanned.dataset.labels >= 0) & (scanned.dataset.split != "test")
     width, height = scanned.images.sizes_N2[training].mean(axis=0).tolist()
     log.info("Mean size of the training images: %.0f x %.0f pixels.", width, height)
-    done = train_run(data, out=run, recipe=recipe, weights=weights, weights_dir=weights_dir, offline=offline)
+    done = train_run(data, out=run, recipe=recipe, weights=weights)
     return replace(made, mean_size=(width, height), run=done)
 
 
-def _submission(made: KaggleResult, run: Path, submit_file: Path, how: _SubmissionOptions) -> KaggleResult:
+def _submission(made: KaggleResult, run: Path, submit_file: Path, how: SubmissionOptions) -> KaggleResult:
     if not made.sample_submission or not made.unlabelled:
         lacks = "sample submission" if made.unlabelled else "unlabelled images"
         raise MissingData(
             f"{made.out}: has no {lacks}, so there is nothing to write to {submit_file}.",
             hint=f"headstart predict {_quoted(run)} FOLDER --sample-submission SAMPLE.csv --out {_quoted(submit_file)}",
         )
-    sample = Path(made.sample_submission)
-    done = predict(
-        run, Path(made.unlabelled), out=submit_file, sample_submission=sample, form=how.form, positive=how.positive,
-        clip=how.clip,
-    )  # fmt: skip
+    options = replace(how, sample_submission=Path(made.sample_submission))
+    done = predict(run, Path(made.unlabelled), out=submit_file, submission=options)
     filled = done.submission.filling.sentence if done.submission else ""
     return replace(made, submission=str(submit_file), filled=filled)
 
