@@ -23,10 +23,10 @@ from headstart.data.data_source import DataSource
 from headstart.data.splits import split_hash
 from headstart.errors import MissingExtra, RecipeError, UnknownBackbone, WriteError
 from headstart.evaluation.metrics import compute_metrics
+from headstart.io.processes import run_child
 from headstart.model.inference.predictions import Predictions, read_predictions
-from headstart.pipeline import trials
 from headstart.pipeline.comparison import FIGURES, ROW_COLUMNS, Comparison, ComparisonRow, advice, paired
-from headstart.pipeline.trials import TrialConfig, TrialContext, TrialResult, run_child, run_trial, train_words
+from headstart.pipeline.trials import TrialConfig, TrialContext, TrialResult, run_trial, train_words
 from headstart.training.recipe import Recipe
 from headstart.verbs import compare as verb
 
@@ -327,10 +327,9 @@ def test_a_child_that_takes_too_long_is_stopped_and_its_memory_is_its_own() -> N
     assert len(ballast)
 
 
-def test_a_child_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "LONGEST_CALM", 0.5)
+def test_a_child_that_does_not_listen_is_killed() -> None:
     program = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint(1, flush=True)\ntime.sleep(60)"
-    ended = run_child([sys.executable, "-c", program], 0.7)
+    ended = run_child([sys.executable, "-c", program], 0.7, calm=0.5)
     assert ended.stopped
     assert ended.seconds < 30
 
