@@ -17,6 +17,7 @@ from headstart.errors import MissingExtra
 from headstart.evaluation.intervals import Estimate
 from headstart.evaluation.metrics import LEAST, Metrics
 from headstart.evaluation.paired_tests import Difference, differences
+from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, few, plain
 from headstart.model.inference.predictions import Predictions
 
@@ -72,8 +73,8 @@ class ComparisonRow:
         return {**head, **figures, **measures, "on_front": self.on_front, "error": self.error}
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Result):
     """What `compare` found: a row a trial, best accuracy first, failed ones last; every pair of them; what to take.
 
     `taken` is the name of that trial ('' if none was finished), `advice` says why in a sentence.
@@ -89,6 +90,14 @@ class Comparison:
     images: int
     split_hash: str
     seconds: float
+
+    def summary(self) -> str:
+        """Which trial to take, and why."""
+        return self.advice
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The test accuracy of each trial, or why there is none."""
+        return [(row.name, row.error or f"accuracy {row.figure('accuracy')}") for row in self.rows]
 
     def to_json(self) -> dict[str, Any]:
         """The document of `compare --json`."""

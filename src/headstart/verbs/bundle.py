@@ -21,6 +21,7 @@ from typing import Any
 
 from headstart.errors import PackagingError
 from headstart.io.folders import check_out_file, check_outside_run, check_replaceable
+from headstart.io.result_repr import Result
 from headstart.io.text_table import plain
 from headstart.model.backbones.write_bundle import (
     BundledWeights,
@@ -31,8 +32,8 @@ from headstart.model.backbones.write_bundle import (
 )
 
 
-@dataclass(frozen=True)
-class BundleResult:
+@dataclass(frozen=True, repr=False)
+class BundleResult(Result):
     """What `bundle` wrote to `out`. `wheels` counts those in it; `packages` are all that it needs, ``name==version``."""
 
     out: str

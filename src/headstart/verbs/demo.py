@@ -21,6 +21,7 @@ from headstart.errors import WriteError
 from headstart.io.files import read_csv, write_text
 from headstart.io.folders import check_manifest, check_outside_run
 from headstart.io.progress import log
+from headstart.io.result_repr import Result
 from headstart.io.text_table import columns
 from headstart.model.backbones import builtin
 from headstart.model.backbones.registry import at_hand
@@ -64,8 +65,8 @@ SEEN = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class DemoResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class DemoResult(Result):
     """What `demo` did: flaws found (`recalled`), the comparison, and the folder with its pages."""
 
     out: str
@@ -74,6 +75,15 @@ class DemoResult:
     comparison: Comparison
     caution: str
     seconds: float
+
+    def summary(self) -> str:
+        """How many images were drawn, and what the comparison came to."""
+        return f"{self.images:,} rendered images in {self.out}; {self.comparison.advice}"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The accuracy of each trial, and which flaws were found."""
+        found = [(TITLES[r.flaw], f"{len(r.found)} of {r.planted} found") for r in self.recalled]
+        return [*self.comparison.facts(), *found]
 
     def to_json(self) -> dict[str, Any]:
         """The document of `demo --json`."""

@@ -12,6 +12,7 @@ from headstart.errors import WriteError
 from headstart.io.files import as_write_error, csv_bytes, safetensors_bytes, write_together
 from headstart.io.folders import check_keeps, check_out_file
 from headstart.io.progress import log
+from headstart.io.result_repr import Result
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from
 from headstart.model.inference.features import FeatureExtractor, Features, embed_images, fingerprint, fitted_spec
 from headstart.model.inference.runtime import choose_runtime
@@ -21,8 +22,8 @@ HEADER = ("path", "label", "sha256")
 """Columns of the table beside the features."""
 
 
-@dataclass(frozen=True)
-class EmbedResult:
+@dataclass(frozen=True, repr=False)
+class EmbedResult(Result):
     """What `embed` did. `features.values` is float32 (N, D)."""
 
     features: Features

@@ -26,6 +26,7 @@ from headstart.errors import BadArchive, DataError, MissingData, MissingRun, Rec
 from headstart.io.files import write_json
 from headstart.io.folders import check_free, check_out_file, check_replaceable
 from headstart.io.progress import log
+from headstart.io.result_repr import Result
 from headstart.io.text_table import few, plain
 from headstart.kaggle_api.client import Slug, download, forget, parse_slug
 from headstart.pipeline.scan import scan
@@ -38,8 +39,8 @@ RECORD = ".headstart-kaggle.json"
 _SAMPLE = re.compile(r"sample[-_ ]?submissions?.*\.csv|submissions?[-_ ]?(?:sample|format|example).*\.csv")
 
 
-@dataclass(frozen=True, eq=False)
-class KaggleResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class KaggleResult(Result):
     """What `kaggle` made: the folder `out` and what is in it; with a training the `run`, with a submission its file."""
 
     slug: str

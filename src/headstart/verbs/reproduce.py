@@ -17,6 +17,7 @@ from headstart.errors import MissingData
 from headstart.io.files import read_csv, sha256_file, write_csv
 from headstart.io.folders import temporary_folder
 from headstart.io.progress import log
+from headstart.io.result_repr import Result
 from headstart.model.inference.classifier import Classifier, load_classifier
 from headstart.model.inference.predictions import Predictions, read_predictions
 from headstart.pipeline.scan import source_of
@@ -26,8 +27,8 @@ from headstart.verbs.train import train_with
 TOLERANCE = 1e-6  # of a probability: nine digits are written
 
 
-@dataclass(frozen=True)
-class ReproduceResult:
+@dataclass(frozen=True, repr=False)
+class ReproduceResult(Result):
     """`same` if every prediction came out identical. Otherwise `causes` says what changed, `effects` what came of it."""
 
     same: bool

@@ -11,6 +11,7 @@ from typing import Any
 from headstart.errors import RecipeError, WriteError, near_names
 from headstart.io.files import write_bytes, write_csv, write_text
 from headstart.io.folders import folder_aside
+from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, plain
 from headstart.samples.flaws import FLAWS_HEADER, LEAST, SampleSet, sample_set
 from headstart.samples.scenes import KINDS, LARGEST, SMALLEST
@@ -38,13 +39,18 @@ image that it is a copy of).
 WITHOUT_FLAWS = "Nothing is planted: no damaged files, copies or wrong labels.\n"
 
 
-@dataclass(frozen=True)
-class SampleResult:
+@dataclass(frozen=True, repr=False)
+class SampleResult(Result):
     """What `sample` wrote: images by set and class, and how many of each flaw."""
 
     out: str
     images: dict[str, dict[str, int]]
     flaws: dict[str, int]
+
+    def summary(self) -> str:
+        """How many images, and where they are."""
+        counts = ", ".join(f"{name} {sum(of_class.values()):,}" for name, of_class in self.images.items())
+        return f"{self.out}: {counts} rendered images, {sum(self.flaws.values()):,} flaws planted"
 
     def to_json(self) -> dict[str, Any]:
         """The document of `sample --json`."""
