@@ -32,10 +32,16 @@ class EmbedResult(Result):
 
     def to_json(self) -> dict[str, Any]:
         """The document of `embed --json`."""
-        f = self.features
-        shape = {"images": f.values.shape[0], "feature_dim": f.values.shape[1]}
-        return {**shape, "backbone": f.backbone, "runtime": self.runtime, "fingerprint": f.fingerprint, "out": self.out,
-                "errors": f.errors}  # fmt: skip
+        images, feature_dim = self.features.values.shape
+        return {
+            "images": images,
+            "feature_dim": feature_dim,
+            "backbone": self.features.backbone,
+            "runtime": self.runtime,
+            "fingerprint": self.features.fingerprint,
+            "out": self.out,
+            "errors": self.features.errors,
+        }
 
     def table(self) -> str:
         """Plain text for a terminal."""
@@ -93,7 +99,13 @@ def embed(
     (values_ND,), failed = embed_images(scanned.images, [extractor], runtime)
     paths = scanned.dataset.paths
     errors = scanned.unreadable | {paths[i]: reason for i, reason in failed.items()}
-    features = Features(values_ND, paths, found.name, fingerprint(extractor, runtime, scanned.images.sha256s), errors)
+    features = Features(
+        values=values_ND,
+        paths=paths,
+        backbone=found.name,
+        fingerprint=fingerprint(extractor, runtime, scanned.images.sha256s),
+        errors=errors,
+    )
     if out is not None:
         out = Path(out)
         metadata = {"backbone": found.name, "fingerprint": features.fingerprint}
