@@ -39,6 +39,7 @@ import numpy as np
 
 from headstart.data.splits import make_split
 from headstart.model.backbones.registry import at_hand
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.features import FeatureExtractor, embed_images, fitted_spec
 from headstart.model.inference.runtime import Runtime, choose_runtime, open_network
 from headstart.pipeline.choose_backbones import (
@@ -114,7 +115,7 @@ class Task:
         self.known = self.train | self.val
         sides = looked.images.sizes_N2.min(axis=1)
         self.views = []
-        for backbone in at_hand(weights_dir=weights):
+        for backbone in at_hand(WeightsSource(folder=weights)):
             size = image_size or fitting_size(backbone.preprocess.image_size, sides)
             self.views.append(FeatureExtractor(backbone, fitted_spec(backbone, size, "auto")))
             open_network(backbone, self.views[-1].spec, self.runtime)

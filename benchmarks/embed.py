@@ -28,6 +28,7 @@ from headstart.images.image_refs import Images
 from headstart.images.preprocess import Preprocess, read_pixels
 from headstart.io.files import sha256_file
 from headstart.model.backbones.registry import find_backbone
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.features import WORKERS_PER_CORE, FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Network, choose_runtime, cores, open_network
 
@@ -47,7 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     dataset = open_dataset(options.images)
     files = [dataset.file(i) for i in range(len(dataset))]
-    backbone = find_backbone(options.backbone, weights_dir=options.weights_dir)
+    backbone = find_backbone(options.backbone, WeightsSource(folder=options.weights_dir))
     view = FeatureExtractor(backbone, backbone.preprocess.with_size(options.image_size))
     if options.one_memory_run:
         print(extra_memory(files, view, options.precision, options.one_memory_run))

@@ -29,6 +29,7 @@ from embed import run_model
 from headstart.io.files import write_bytes, write_text
 from headstart.model.backbones import builtin
 from headstart.model.backbones.registry import Backbone, find_backbone, last_resort, without_weights
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.runtime import choose_runtime, cores, open_network
 
 SIZES = (160, 224)
@@ -59,7 +60,7 @@ def main() -> None:
                 print(
                     f"  {'scratch-cnn-fixed':<28}{trained(data, folder, ['--recipe', 'scratch-cnn-fixed'])}", flush=True
                 )
-        rates(find_backbone(options.backbone, weights_dir=options.weights_dir, offline=True), options.rounds)
+        rates(find_backbone(options.backbone, WeightsSource(folder=options.weights_dir, offline=True)), options.rounds)
 
 
 def with_random_weights(folder: Path) -> str:

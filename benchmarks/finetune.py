@@ -25,6 +25,7 @@ from headstart.data.splits import make_split
 from headstart.evaluation.metrics import compute_metrics
 from headstart.images.image_refs import Images
 from headstart.model.backbones.registry import find_backbone
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime, choose_runtime
 from headstart.pipeline.approaches.finetune import MODE
@@ -50,7 +51,7 @@ def main() -> None:
     )
     parser.add_argument("--ways", nargs="*", default=["kept", "plain"])
     options = parser.parse_args()
-    backbone = find_backbone(options.backbone, weights_dir=options.weights_dir)
+    backbone = find_backbone(options.backbone, WeightsSource(folder=options.weights_dir))
     view = FeatureExtractor(backbone, backbone.preprocess.with_size(options.image_size))
     runtime = choose_runtime("cpu")
     looked = scan(options.data)

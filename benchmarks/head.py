@@ -26,6 +26,7 @@ from headstart.data.open_dataset import open_dataset
 from headstart.images.image_refs import Images
 from headstart.io.files import sha256_file
 from headstart.model.backbones.registry import find_backbone
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.heads.linear import refit
 from headstart.model.heads.logistic import tempered_log_loss
 from headstart.model.heads.search import search_head
@@ -62,7 +63,7 @@ def embedded(data: Path, weights_dir: Path, backbone: str, image_size: int) -> t
     if (dataset.split == "train").any():
         dataset = dataset.take(dataset.split == "train")
     files = [dataset.file(i) for i in range(len(dataset))]
-    found = find_backbone(backbone, weights_dir=weights_dir)
+    found = find_backbone(backbone, WeightsSource(folder=weights_dir))
     view, plan = FeatureExtractor(found, found.preprocess.with_size(image_size)), choose_runtime("cpu")
     open_network(view.backbone, view.spec, plan)
     sha256s = [sha256_file(f) for f in files]

@@ -22,6 +22,7 @@ import numpy as np
 
 from headstart.evaluation.confident_learning import label_issues
 from headstart.model.backbones.registry import Backbone
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.features import FeatureExtractor, embed_images, fitted_spec
 from headstart.model.inference.runtime import choose_runtime
 from headstart.pipeline.choose_backbones import fitting_size
@@ -39,7 +40,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     names = args.backbones.split(",")
-    backbones = [b for name in names for b in backbones_for_labels(name, args.weights_dir, offline=True)]
+    backbones = [
+        b for name in names for b in backbones_for_labels(name, WeightsSource(folder=args.weights_dir, offline=True))
+    ]
     for data in args.data:
         looked = scan(data)
         for backbone in backbones:

@@ -39,6 +39,7 @@ from headstart.errors import HeadstartError, MissingExtra, MissingWeights, Train
 from headstart.io.files import write_bytes
 from headstart.model.backbones.build import build
 from headstart.model.backbones.registry import find_backbone
+from headstart.model.backbones.weights_source import WeightsSource
 
 TEACHERS = ("mobilenetv2_100.tf_in1k", "mobilenetv1_100.tf_qat_in1k")
 BATCH, SIZE = 128, 128
@@ -68,7 +69,7 @@ class Teacher(nn.Module):
 
     def __init__(self, name: str, folder: Path, *, pooled: bool) -> None:
         super().__init__()
-        self.network = build(find_backbone(name, weights_dir=folder, offline=True)).eval()
+        self.network = build(find_backbone(name, WeightsSource(folder=folder, offline=True))).eval()
         self.pooled = pooled
 
     def forward(self, images_NSS3: torch.Tensor) -> torch.Tensor:

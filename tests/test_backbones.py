@@ -28,6 +28,7 @@ from headstart.model.backbones.registry import (
     to_choose_from,
     without_weights,
 )
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.verbs.backbones import BackboneList
 
 LIST_HINT = "`headstart backbones` lists those with weights here."
@@ -72,7 +73,7 @@ def save_entry(folder: Path, name: str, state: dict[str, Any] | None = None, **c
 # ---------------------------------------------------------------------------------------------------------- in folders
 def test_a_full_name_in_a_folder(tmp_path: Path) -> None:
     weights = save_entry(tmp_path, "test_resnet.mine", model_args={"drop_rate": 0.1})
-    found = find_backbone("test_resnet.mine", weights_dir=tmp_path, offline=True)
+    found = find_backbone("test_resnet.mine", WeightsSource(folder=tmp_path, offline=True))
     assert found == Backbone(
         name="test_resnet.mine",
         architecture="test_resnet",
@@ -92,14 +93,14 @@ def test_a_full_name_in_a_folder(tmp_path: Path) -> None:
 def test_a_bare_architecture_is_the_folders_one_entry_of_it(tmp_path: Path) -> None:
     save_entry(tmp_path, "test_resnet.mine")
     save_entry(tmp_path, "test_vit.mine")
-    assert find_backbone("test_resnet", weights_dir=tmp_path, offline=True).name == "test_resnet.mine"
+    assert find_backbone("test_resnet", WeightsSource(folder=tmp_path, offline=True)).name == "test_resnet.mine"
 
 
 def test_several_of_an_architecture_are_listed(tmp_path: Path) -> None:
     save_entry(tmp_path, "test_resnet.a")
     save_entry(tmp_path, "test_resnet.b")
     with pytest.raises(UnknownBackbone) as caught:
-        find_backbone("test_resnet", weights_dir=tmp_path, offline=True)
+        find_backbone("test_resnet", WeightsSource(folder=tmp_path, offline=True))
     assert str(caught.value) == (
         f"'test_resnet' could be any of test_resnet.a, test_resnet.b in {tmp_path}.\n  Give one of these names in full."
     )
@@ -108,7 +109,7 @@ def test_several_of_an_architecture_are_listed(tmp_path: Path) -> None:
 def test_several_of_an_architecture_with_timms_default(tmp_path: Path) -> None:
     save_entry(tmp_path, "test_resnet.a")
     save_entry(tmp_path, "test_resnet.r160_in1k")
-    assert find_backbone("test_resnet", weights_dir=tmp_path, offline=True).name == "test_resnet.r160_in1k"
+    assert find_backbone("test_resnet", WeightsSource(folder=tmp_path, offline=True)).name == "test_resnet.r160_in1k"
 
 
 def test_names_from_elsewhere(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_names_from_elsewhere(tmp_path: Path) -> None:
         "hf-hub:timm/mobilenetv2_100.mine",
         "timm/mobilenetv2_100",
     ):
-        assert find_backbone(name, weights_dir=tmp_path, offline=True).name == "mobilenetv2_100.mine"
+        assert find_backbone(name, WeightsSource(folder=tmp_path, offline=True)).name == "mobilenetv2_100.mine"
     assert all(timm.get_pretrained_cfg(name) is not None for name in POPULAR_NAMES.values())
 
 
@@ -130,8 +131,10 @@ def test_the_folder_of_the_environment(tmp_path: Path, monkeypatch: pytest.Monke
     save_entry(tmp_path / "env", "test_resnet.env")
     save_entry(tmp_path / "given", "test_resnet.given")
     monkeypatch.setenv("HEADSTART_WEIGHTS", str(tmp_path / "env"))
-    assert find_backbone("test_resnet", offline=True).name == "test_resnet.env"
-    assert find_backbone("test_resnet", weights_dir=tmp_path / "given", offline=True).name == "test_resnet.given"
+    assert find_backbone("test_resnet", WeightsSource(offline=True)).name == "test_resnet.env"
+    assert (
+        find_backbone("test_resnet", WeightsSource(folder=tmp_path / "given", offline=True)).name == "test_resnet.given"
+    )
     monkeypatch.setenv("HEADSTART_WEIGHTS", str(tmp_path / "gone"))
     with pytest.raises(MissingWeights) as caught:
         at_hand()
@@ -145,7 +148,7 @@ def test_a_name_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     save_entry(tmp_path / "outside", "x")
     save_entry(tmp_path / "inside", "test_resnet.mine")
     with pytest.raises(UnknownBackbone):
-        find_backbone("../outside/x", weights_dir=tmp_path / "inside", offline=True)
+        find_backbone("../outside/x", WeightsSource(folder=tmp_path / "inside", offline=True))
 
 
 def test_a_damaged_entry_is_named_and_does_not_hide_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -154,26 +157,26 @@ def test_a_damaged_entry_is_named_and_does_not_hide_others(tmp_path: Path, caplo
     (tmp_path / "test_vit.bad.json").write_text("{")
     save_entry(tmp_path, "test_nfnet.pickle")
     (tmp_path / "test_nfnet.pickle.safetensors").write_bytes(b"\x80\x04K\x01.")
-    assert [found.name for found in at_hand(weights_dir=tmp_path)] == ["test_resnet.good"]
+    assert [found.name for found in at_hand(WeightsSource(folder=tmp_path))] == ["test_resnet.good"]
     assert "test_vit.bad.json: is not JSON" in caplog.text
     assert "test_nfnet.pickle.safetensors: is a pickle (protocol 4), not safetensors." in caplog.text
-    assert find_backbone("test_resnet", weights_dir=tmp_path, offline=True).name == "test_resnet.good"
+    assert find_backbone("test_resnet", WeightsSource(folder=tmp_path, offline=True)).name == "test_resnet.good"
     with pytest.raises(BadWeights, match=r"test_vit.bad.json: is not JSON"):
-        find_backbone("test_vit", weights_dir=tmp_path, offline=True)
+        find_backbone("test_vit", WeightsSource(folder=tmp_path, offline=True))
 
 
 # ------------------------------------------------------------------------------------------------------- a weights file
 def test_a_file_with_its_json(tmp_path: Path) -> None:
     weights = save_entry(tmp_path, "test_resnet.mine")
     for name in ("", "test_resnet", "test_resnet.mine"):
-        found = find_backbone(name, weights=weights, offline=True)
+        found = find_backbone(name, WeightsSource(file=weights, offline=True))
         assert (found.name, found.source, found.preprocess.image_size) == ("test_resnet.mine", "file", 96)
 
 
 def test_a_file_whose_json_is_of_another_architecture(tmp_path: Path) -> None:
     weights = save_entry(tmp_path, "test_resnet.mine")
     with pytest.raises(BadWeights) as caught:
-        find_backbone("resnet50", weights=weights)
+        find_backbone("resnet50", WeightsSource(file=weights))
     assert str(caught.value) == (
         f"{weights.with_suffix('.json')}: architecture is 'test_resnet', but the backbone 'resnet50' was asked for.\n"
         "  Ask for --backbone test_resnet, or give another --weights file."
@@ -183,10 +186,10 @@ def test_a_file_whose_json_is_of_another_architecture(tmp_path: Path) -> None:
 def test_a_file_without_json_takes_timms_entry(tmp_path: Path) -> None:
     weights = save_entry(tmp_path, "x")
     (tmp_path / "x.json").unlink()
-    found = find_backbone("test_resnet.r160_in1k", weights=weights, offline=True)
+    found = find_backbone("test_resnet.r160_in1k", WeightsSource(file=weights, offline=True))
     assert (found.architecture, found.preprocess.image_size, found.preprocess.crop_pct) == ("test_resnet", 160, 0.95)
     with pytest.raises(MissingWeights) as caught:
-        find_backbone("", weights=weights)
+        find_backbone("", WeightsSource(file=weights))
     assert str(caught.value) == (
         f"{weights}: has no x.json beside it, so its architecture is not known.\n"
         "  Say which network it is with --backbone NAME, or write that JSON."
@@ -197,7 +200,7 @@ def test_a_folder_that_timm_or_the_hub_saved(tmp_path: Path) -> None:
     save_entry(tmp_path, "model")
     (tmp_path / "model.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_vit", "pretrained_cfg": CFG}))
-    assert find_backbone("", weights=tmp_path / "model.safetensors").name == "test_vit"
+    assert find_backbone("", WeightsSource(file=tmp_path / "model.safetensors")).name == "test_vit"
 
 
 def test_a_pickle_is_refused_before_anything_else_is_said(tmp_path: Path) -> None:
@@ -206,7 +209,7 @@ def test_a_pickle_is_refused_before_anything_else_is_said(tmp_path: Path) -> Non
     with pytest.raises(
         BadWeights, match=r"is a zip archive \(as torch.save writes, with a pickle inside\), not safetensors"
     ):
-        find_backbone("no-such-name", weights=path)
+        find_backbone("no-such-name", WeightsSource(file=path))
 
 
 # -------------------------------------------------------------------------------------------------------- unknown names
@@ -234,13 +237,13 @@ def test_a_pickle_is_refused_before_anything_else_is_said(tmp_path: Path) -> Non
 def test_unknown_names(tmp_path: Path, name: str, message: str) -> None:
     save_entry(tmp_path, "test_resnet.mine")
     with pytest.raises(UnknownBackbone) as caught:
-        find_backbone(name, weights_dir=tmp_path, offline=True)
+        find_backbone(name, WeightsSource(folder=tmp_path, offline=True))
     assert str(caught.value) == message
 
 
 def test_known_but_not_here_and_offline() -> None:
     with pytest.raises(MissingWeights) as caught:
-        find_backbone("resnet50", offline=True)
+        find_backbone("resnet50", WeightsSource(offline=True))
     assert str(caught.value) == (
         "resnet50.a1_in1k: its weights are not on this machine, and offline nothing is downloaded.\n  Give"
         f" the weights with --weights FILE.safetensors or --weights-dir DIR, or run once without --offline. {LIST_HINT}"
@@ -259,22 +262,27 @@ def test_rows(tmp_path: Path) -> None:
     head = {"fc.weight": np.zeros((10, 7), np.float32), "fc.bias": np.zeros(10, np.float32)}
     save_entry(tmp_path, "test_resnet.mine", {**head, "bn.running_mean": np.zeros(3, np.float32)})
     row = BackboneRow("test_resnet.mine", "folder", 96, 80, 7, "cc0-1.0")
-    assert backbones(weights_dir=tmp_path, only_here=True)[:-1] == [row]  # the last one comes with the package
-    assert backbones("vit", weights_dir=tmp_path, only_here=True) == []
-    rows = backbones("test_resnet", weights_dir=tmp_path)
+    assert backbones(weights=WeightsSource(folder=tmp_path), only_here=True)[:-1] == [
+        row
+    ]  # the last one comes with the package
+    assert backbones("vit", weights=WeightsSource(folder=tmp_path), only_here=True) == []
+    rows = backbones("test_resnet", weights=WeightsSource(folder=tmp_path))
     assert rows == [row, BackboneRow("test_resnet.r160_in1k", "", 160, None, None, "apache-2.0")]
-    assert [row.name for row in backbones("test_vi?.*", weights_dir=tmp_path)] == ["test_vit.r160_in1k"]
-    assert len(backbones(weights_dir=tmp_path)) > 1_000
+    assert [row.name for row in backbones("test_vi?.*", weights=WeightsSource(folder=tmp_path))] == [
+        "test_vit.r160_in1k"
+    ]
+    assert len(backbones(weights=WeightsSource(folder=tmp_path))) > 1_000
 
 
 def test_finding_and_listing_import_neither_torch_nor_timm(tmp_path: Path) -> None:
     save_entry(tmp_path, "test_resnet.mine")
     code = (
         "import sys; from pathlib import Path\n"
+        "from headstart import WeightsSource\n"
         "from headstart.model.backbones.registry import at_hand, backbones, find_backbone\n"
         f"folder = Path({str(tmp_path)!r})\n"
-        "find_backbone('test_resnet', weights_dir=folder, offline=True)\n"
-        "at_hand(weights_dir=folder); backbones(weights_dir=folder, only_here=True)\n"
+        "source = WeightsSource(folder=folder, offline=True)\nfind_backbone('test_resnet', source)\n"
+        "at_hand(source); backbones(weights=source, only_here=True)\n"
         "print(sorted({'torch', 'timm', 'openvino', 'sklearn', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=_environment(tmp_path))
@@ -296,7 +304,7 @@ def test_build_gives_the_networks_own_numbers(tmp_path: Path, architecture: str)
 
     state = state_of(architecture)
     save_entry(tmp_path, f"{architecture}.mine", state)
-    found = find_backbone(architecture, weights_dir=tmp_path)
+    found = find_backbone(architecture, WeightsSource(folder=tmp_path))
     model = build(found)
     reference = timm.create_model(architecture, pretrained=False).eval()
     reference.load_state_dict(state)
@@ -316,7 +324,7 @@ def test_build_at_another_size_resamples_a_position_embedding(tmp_path: Path) ->
     import torch
 
     save_entry(tmp_path, "test_vit.mine", state_of("test_vit"))
-    found = find_backbone("test_vit", weights_dir=tmp_path)
+    found = find_backbone("test_vit", WeightsSource(folder=tmp_path))
     with torch.inference_mode():
         assert build(found, image_size=96)(torch.rand(1, 3, 96, 96)).shape == (1, found.feature_dim)
 
@@ -333,7 +341,7 @@ def test_build_from_random_weights() -> None:
 def test_weights_of_another_network(tmp_path: Path) -> None:
     weights = save_entry(tmp_path, "test_resnet.mine", state_of("test_efficientnet"))
     with pytest.raises(BadWeights) as caught:
-        build(find_backbone("test_resnet", weights_dir=tmp_path))
+        build(find_backbone("test_resnet", WeightsSource(folder=tmp_path)))
     assert caught.value.message.startswith(
         f"{weights}: these are not the weights of test_resnet:"
         " 71 missing (conv1.0.weight, conv1.1.weight, conv1.1.bias, ...);"
@@ -348,7 +356,7 @@ def test_a_missing_a_surplus_and_a_misshapen_tensor(tmp_path: Path) -> None:
     state["layer1.0.bn1.bias"] = np.zeros(3, np.float32)
     weights = save_entry(tmp_path, "test_resnet.mine", state)
     with pytest.raises(BadWeights) as caught:
-        build(find_backbone("test_resnet", weights_dir=tmp_path))
+        build(find_backbone("test_resnet", WeightsSource(folder=tmp_path)))
     assert caught.value.message == (
         f"{weights}: these are not the weights of test_resnet: 1 missing (layer1.0.bn1.weight); 1 unexpected (surplus);"
         " 1 of another shape (layer1.0.bn1.bias: (3,), expected (32,))."
@@ -357,7 +365,7 @@ def test_a_missing_a_surplus_and_a_misshapen_tensor(tmp_path: Path) -> None:
 
 def test_weights_that_change_after_they_were_found(tmp_path: Path) -> None:
     weights = save_entry(tmp_path, "test_resnet.mine", state_of("test_resnet"))
-    found = find_backbone("test_resnet", weights_dir=tmp_path)
+    found = find_backbone("test_resnet", WeightsSource(folder=tmp_path))
     save_entry(tmp_path, "test_resnet.mine", state_of("test_resnet", seed=1))
     with pytest.raises(BadWeights, match=r"has changed since it was chosen \(SHA-256 \w{12}, expected \w{12}\)"):
         build(found)
@@ -382,7 +390,7 @@ def test_what_only_the_native_parser_refuses_is_bad_weights_too(tmp_path: Path) 
 
 def test_arguments_and_architectures_that_timm_does_not_have(tmp_path: Path) -> None:
     save_entry(tmp_path, "test_resnet.mine", model_args={"no_such_option": 1})
-    found = find_backbone("test_resnet", weights_dir=tmp_path)
+    found = find_backbone("test_resnet", WeightsSource(folder=tmp_path))
     with pytest.raises(
         BadWeights, match=r"test_resnet.mine: timm cannot build test_resnet with \{'no_such_option': 1\}: "
     ):
@@ -399,7 +407,7 @@ def test_all_real_weights_load_strictly(shared: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
-    found = at_hand(weights_dir=shared / "weights")
+    found = at_hand(WeightsSource(folder=shared / "weights"))
     assert {b.architecture.split("_")[0] for b in found} >= {"mobilenetv1", "mobilenetv2"}
     images_NCHW = torch.rand(1, 3, 64, 64)
     for backbone in found:
@@ -419,31 +427,31 @@ def test_all_real_weights_load_strictly(shared: Path) -> None:
 
 
 def test_the_embedded_backbone_is_the_last_resort(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (found,) = to_choose_from(weights_dir=tmp_path, offline=True)
+    (found,) = to_choose_from(WeightsSource(folder=tmp_path, offline=True))
     assert (found.name, found.source, found.licence) == ("mobilenetv2_050.headstart", "embedded", "apache-2.0")
     assert (
         f"No weights are in {tmp_path} or the hub's cache: a small, weak backbone that comes with headstart"
         in caplog.text
     )
-    assert found == find_backbone("mobilenetv2_050.headstart", weights_dir=tmp_path, offline=True)
-    assert at_hand(weights_dir=tmp_path) == []
+    assert found == find_backbone("mobilenetv2_050.headstart", WeightsSource(folder=tmp_path, offline=True))
+    assert at_hand(WeightsSource(folder=tmp_path)) == []
     caplog.clear()
     save_entry(tmp_path, "test_resnet.mine")
-    (found,) = to_choose_from(weights_dir=tmp_path, offline=True)
+    (found,) = to_choose_from(WeightsSource(folder=tmp_path, offline=True))
     assert found.name == "test_resnet.mine"  # anything else goes before it
     assert caplog.text == ""
 
 
 def test_other_weights_of_its_architecture_are_not_mistaken_for_it(tmp_path: Path) -> None:
     with pytest.raises(MissingWeights, match=r"mobilenetv2_050.lamb_in1k: its weights are not on this machine"):
-        find_backbone("mobilenetv2_050", weights_dir=tmp_path, offline=True)
+        find_backbone("mobilenetv2_050", WeightsSource(folder=tmp_path, offline=True))
     save_entry(tmp_path, "mobilenetv2_050.headstart")  # a bundle has it too
-    assert find_backbone("mobilenetv2_050.headstart", weights_dir=tmp_path, offline=True).source == "folder"
+    assert find_backbone("mobilenetv2_050.headstart", WeightsSource(folder=tmp_path, offline=True)).source == "folder"
 
 
 def test_the_embedded_backbone_is_listed_with_its_accuracies(tmp_path: Path) -> None:
     save_entry(tmp_path, "test_resnet.mine")
-    rows = backbones(weights_dir=tmp_path, only_here=True)
+    rows = backbones(weights=WeightsSource(folder=tmp_path), only_here=True)
     assert [(row.name, row.here, bool(row.measured)) for row in rows] == [
         ("test_resnet.mine", "folder", False),
         ("mobilenetv2_050.headstart", "embedded", True),

@@ -27,6 +27,7 @@ from headstart.io.folders import check_manifest
 from headstart.model.backbones.config import BackboneConfig, config_of, spec_of
 from headstart.model.backbones.packages import fetch_wheels, needed_packages, own_wheel, requirements_text
 from headstart.model.backbones.registry import at_hand, find_backbone
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.verbs.bundle import bundle
 from test_offline import without_network
 
@@ -46,7 +47,7 @@ def no_hub_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
 @pytest.fixture
 def made(tmp_path: Path, tiny_weights: Path) -> Path:
-    bundle(out=tmp_path / "bundle", weights_dir=tiny_weights, offline=True)
+    bundle(out=tmp_path / "bundle", weights=WeightsSource(folder=tiny_weights, offline=True))
     return tmp_path / "bundle"
 
 
@@ -58,7 +59,7 @@ def without_source(backbone: headstart.Backbone) -> headstart.Backbone:
 
 
 def test_a_bundle_holds_what_its_readme_says(tmp_path: Path, tiny_weights: Path) -> None:
-    result = bundle(out=tmp_path / "bundle", weights_dir=tiny_weights, offline=True)
+    result = bundle(out=tmp_path / "bundle", weights=WeightsSource(folder=tiny_weights, offline=True))
     found = tmp_path / "bundle"
     files = {p.relative_to(found).as_posix() for p in found.rglob("*") if p.is_file()}
     weights = {f"weights/{name}.{suffix}" for name in (A, B) for suffix in ("json", "safetensors")}
@@ -90,25 +91,31 @@ def test_a_bundle_holds_what_its_readme_says(tmp_path: Path, tiny_weights: Path)
 
 
 def test_backbones_are_the_same_from_a_bundle(made: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = [without_source(b) for b in at_hand(weights_dir=tiny_weights)]
+    original = [without_source(b) for b in at_hand(WeightsSource(folder=tiny_weights))]
     assert len(original) == 2
     for place in (made, made / "weights"):
-        assert [without_source(b) for b in at_hand(weights_dir=place)] == original
+        assert [without_source(b) for b in at_hand(WeightsSource(folder=place))] == original
     monkeypatch.setenv("HEADSTART_WEIGHTS", str(made))
     assert [without_source(b) for b in at_hand()] == original
-    assert without_source(find_backbone("test_resnet", offline=True)) == original[1]
+    assert without_source(find_backbone("test_resnet", WeightsSource(offline=True))) == original[1]
 
 
 def test_only_those_that_are_named(tmp_path: Path, tiny_weights: Path) -> None:
-    result = bundle(out=tmp_path / "bundle", backbones=f"{A}, test_resnet", weights_dir=tiny_weights, offline=True)
+    result = bundle(
+        out=tmp_path / "bundle", backbones=f"{A}, test_resnet", weights=WeightsSource(folder=tiny_weights, offline=True)
+    )
     assert [b.name for b in result.backbones] == [A]
     with pytest.raises(MissingWeights) as caught:
-        bundle(out=tmp_path / "other", backbones=f"{A},resnet18.a1_in1k", weights_dir=tiny_weights, offline=True)
+        bundle(
+            out=tmp_path / "other",
+            backbones=f"{A},resnet18.a1_in1k",
+            weights=WeightsSource(folder=tiny_weights, offline=True),
+        )
     assert caught.value.message == (
         "resnet18.a1_in1k: its weights are not on this machine, and offline nothing is downloaded."
     )
     with pytest.raises(MissingWeights) as caught:
-        bundle(out=tmp_path / "other", offline=True)
+        bundle(out=tmp_path / "other", weights=WeightsSource(offline=True))
     assert str(caught.value) == (
         "mobilenetv2_100.ra_in1k: its weights are not on this machine, and offline nothing is downloaded.\n"
         "  Give the weights with --weights FILE.safetensors or --weights-dir DIR, or run once without --offline. "
@@ -126,9 +133,9 @@ def test_weights_from_the_hubs_cache(no_hub_cache: Path, tmp_path: Path, tiny_we
     (repo / "refs" / "main").write_text(commit)
     (snapshot / "config.json").write_bytes((tiny_weights / f"{A}.json").read_bytes())
     (snapshot / "model.safetensors").symlink_to(tiny_weights / f"{A}.safetensors")
-    bundle(out=tmp_path / "bundle", offline=True)
+    bundle(out=tmp_path / "bundle", weights=WeightsSource(offline=True))
     (cached,) = at_hand()
-    (found,) = at_hand(weights_dir=tmp_path / "bundle")
+    (found,) = at_hand(WeightsSource(folder=tmp_path / "bundle"))
     assert found == replace(cached, source="folder", weights=found.weights)
     assert found.origin == "hub: timm/test_resnet.r160_in1k at 0123456789ab"
     assert not found.weights.is_symlink()
@@ -160,19 +167,22 @@ def test_the_json_says_what_was_said_to_it(
 
 def test_a_zip_is_the_same_in_one_file(made: Path, tmp_path: Path, tiny_weights: Path) -> None:
     for folder in ("", "again"):
-        bundle(out=tmp_path / folder / "all.zip", weights_dir=tiny_weights, offline=True)
+        bundle(out=tmp_path / folder / "all.zip", weights=WeightsSource(folder=tiny_weights, offline=True))
     assert (tmp_path / "all.zip").read_bytes() == (tmp_path / "again" / "all.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "all.zip") as archive:
         assert archive.testzip() is None
         archive.extractall(tmp_path / "unpacked")
     unpacked = tmp_path / "unpacked" / "all"
     assert check_manifest(unpacked) == check_manifest(made)
-    assert len(at_hand(weights_dir=unpacked)) == 2
+    assert len(at_hand(WeightsSource(folder=unpacked))) == 2
 
 
 def test_places_that_are_taken(made: Path, tmp_path: Path, tiny_weights: Path) -> None:
-    bundle(out=made, backbones=A, weights_dir=tiny_weights, offline=True)
-    assert len(at_hand(weights_dir=made)) == 1 and len(at_hand(weights_dir=tmp_path / "bundle.previous")) == 2
+    bundle(out=made, backbones=A, weights=WeightsSource(folder=tiny_weights, offline=True))
+    assert (
+        len(at_hand(WeightsSource(folder=made))) == 1
+        and len(at_hand(WeightsSource(folder=tmp_path / "bundle.previous"))) == 2
+    )
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("x")
     (tmp_path / "mine.zip").mkdir()
@@ -181,7 +191,7 @@ def test_places_that_are_taken(made: Path, tmp_path: Path, tiny_weights: Path) -
         ("mine.zip", "is a folder, and a file is to be written there."),
     ):
         with pytest.raises(WriteError) as caught:
-            bundle(out=tmp_path / name, weights_dir=tiny_weights, offline=True)
+            bundle(out=tmp_path / name, weights=WeightsSource(folder=tiny_weights, offline=True))
         assert caught.value.message == f"{tmp_path / name}: {text}"
 
 
@@ -202,29 +212,29 @@ def test_changed_weights_are_refused_by_name(made: Path, tmp_path: Path, caplog:
     text = f"{file}: is not the file that was bundled (SHA-256 {after}, the manifest says {before}).\n  {AGAIN}"
     for place in (made, made / "weights"):
         with pytest.raises(BadWeights) as caught:
-            find_backbone(A, weights_dir=place, offline=True)
+            find_backbone(A, WeightsSource(folder=place, offline=True))
         assert str(caught.value) == text
     (tmp_path / "link").symlink_to(made / "weights")
     with pytest.raises(BadWeights, match="is not the file that was bundled"):
-        find_backbone(A, weights_dir=tmp_path / "link", offline=True)
+        find_backbone(A, WeightsSource(folder=tmp_path / "link", offline=True))
     with pytest.raises(BadWeights) as caught:
-        find_backbone("", weights=file, offline=True)
+        find_backbone("", WeightsSource(file=file, offline=True))
     assert str(caught.value) == text
     with caplog.at_level(logging.WARNING):
-        assert [b.name for b in at_hand(weights_dir=made)] == [B]  # to choose from all: without it, saying so
+        assert [b.name for b in at_hand(WeightsSource(folder=made))] == [B]  # to choose from all: without it, saying so
     assert caplog.messages == [f"left out: {text}"]
-    assert find_backbone(B, weights_dir=made, offline=True).name == B
+    assert find_backbone(B, WeightsSource(folder=made, offline=True)).name == B
 
 
 def test_a_changed_json_is_refused(made: Path) -> None:
     file = made / "weights" / f"{A}.json"
     file.write_text(file.read_text().replace("0.25", "0.26"))
     with pytest.raises(BadWeights) as caught:
-        find_backbone(A, weights_dir=made, offline=True)
+        find_backbone(A, WeightsSource(folder=made, offline=True))
     assert caught.value.message.startswith(f"{file}: is not the file that was bundled (SHA-256 ")
     file.unlink()
     with pytest.raises(BadWeights) as caught:
-        find_backbone(A, weights_dir=made, offline=True)
+        find_backbone(A, WeightsSource(folder=made, offline=True))
     assert str(caught.value) == f"{file}: is missing from the bundle.\n  {AGAIN}"
 
 
@@ -233,7 +243,7 @@ def test_weights_that_were_added_are_refused(made: Path, tiny_weights: Path) -> 
         data = (tiny_weights / f"{A}.{suffix}").read_bytes()
         (made / "weights" / f"test_resnet.mine.{suffix}").write_bytes(data)
     with pytest.raises(BadWeights) as caught:
-        find_backbone("test_resnet.mine", weights_dir=made, offline=True)
+        find_backbone("test_resnet.mine", WeightsSource(folder=made, offline=True))
     assert str(caught.value) == (
         f"{made / 'weights' / 'test_resnet.mine.safetensors'}: is not in the manifest of the bundle that it lies in"
         f" ({made / 'manifest.json'}).\n  Put weights of your own into a folder of their own."
@@ -249,18 +259,18 @@ def test_a_bundle_without_a_good_manifest_or_weights(made: Path) -> None:
     ):
         manifest.write_bytes(data) if data else manifest.unlink()
         with pytest.raises(BadWeights) as caught:
-            find_backbone(A, weights_dir=made, offline=True)
+            find_backbone(A, WeightsSource(folder=made, offline=True))
         assert str(caught.value) == f"{text}\n  {AGAIN}"
     (made / "weights").rename(made / "moved")
     with pytest.raises(MissingWeights) as missing:
-        find_backbone(A, weights_dir=made, offline=True)
+        find_backbone(A, WeightsSource(folder=made, offline=True))
     assert missing.value.message == f"{made / 'weights'}: no such folder, and --weights-dir names it."
 
 
 def test_other_manifests_beside_weights_do_not_matter(tmp_path: Path, tiny_weights: Path) -> None:
     (tmp_path / "weights").symlink_to(tiny_weights)
     (tmp_path / "manifest.json").write_text("{}")
-    assert len(at_hand(weights_dir=tmp_path / "weights")) == 2
+    assert len(at_hand(WeightsSource(folder=tmp_path / "weights"))) == 2
 
 
 # The packages
@@ -408,7 +418,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_with_wheels_it_installs_from_the_bundle_alone(
     index: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = bundle(out=tmp_path / "bundle", backbones=A, weights_dir=tiny_weights, wheels=True)
+    result = bundle(out=tmp_path / "bundle", backbones=A, weights=tiny_weights, wheels=True)
     assert result.wheels == len(result.packages) == 3 == len(list((tmp_path / "bundle" / "wheels").iterdir()))
     assert "the wheels of all included" in result.table()
     text = (tmp_path / "bundle" / "requirements.txt").read_text()
@@ -431,7 +441,7 @@ def test_with_wheels_it_installs_from_the_bundle_alone(
 def test_a_wheel_that_is_not_to_be_had(index: Path, tmp_path: Path, tiny_weights: Path) -> None:
     next(index.glob("bbb-*")).unlink()
     with pytest.raises(PackagingError) as caught:
-        bundle(out=tmp_path / "bundle", weights_dir=tiny_weights, wheels=True)
+        bundle(out=tmp_path / "bundle", weights=tiny_weights, wheels=True)
     assert str(caught.value) == (
         "pip could not fetch the wheels: Could not find a version that satisfies the requirement bbb==3 (from versions:"
         " none) No matching distribution found for bbb==3.\n"
@@ -454,7 +464,7 @@ def test_a_python_without_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_wheels_are_not_fetched_offline(tmp_path: Path, tiny_weights: Path) -> None:
     with pytest.raises(PackagingError) as caught:
-        bundle(out=tmp_path / "bundle", weights_dir=tiny_weights, wheels=True, offline=True)
+        bundle(out=tmp_path / "bundle", weights=WeightsSource(folder=tiny_weights, offline=True), wheels=True)
     assert str(caught.value) == (
         "--wheels fetches packages, which --offline forbids.\n  Leave one of the two out, and run it again."
     )

@@ -18,6 +18,7 @@ from headstart.images.image_refs import Images
 from headstart.images.preprocess import Preprocess
 from headstart.io.files import sha256_bytes
 from headstart.model.backbones.registry import Backbone, at_hand
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.features import FeatureExtractor, FeatureStore
 from headstart.model.inference.runtime import Runtime, choose_runtime, network_key
 from headstart.pipeline.choose_backbones import (
@@ -68,7 +69,7 @@ def test_the_backbone_that_tells_the_classes_apart_is_chosen(
     shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
     files = sorted(photos.rglob("*.jpg"))
     labels = np.array([int(f.parent.name[-1]) for f in files])
-    views = [FeatureExtractor(b, b.preprocess) for b in at_hand(weights_dir=tiny_weights)]
+    views = [FeatureExtractor(b, b.preprocess) for b in at_hand(WeightsSource(folder=tiny_weights))]
     arguments = (Images.inspect(files), labels, 3, choose_runtime("cpu"))
     choice = choose_backbones(views, *arguments, seconds=1e9, total=42)
     assert sorted(str(v) for v in choice.extractors) == sorted(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import doctest
 import importlib
 import inspect
-import itertools
 import json
 import os
 import pkgutil
@@ -16,10 +14,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -27,7 +23,8 @@ import pytest
 import headstart
 from conftest import REPOSITORY, write_photos
 from headstart import cli
-from headstart.training import recipe
+from headstart.data.data_source import DataSource
+from headstart.io.options import options_class, options_of, options_taken
 from headstart.training.recipe import Recipe
 from kaggle_server import REDUX, kaggle_server
 
@@ -42,7 +39,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weig
     shutil.copytree(warm_cache, out.parent / "cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADSTART_CACHE", str(out.parent / "cache"))
-        headstart.train(photos, out=out, weights_dir=tiny_weights)
+        headstart.train(photos, out=out, weights=tiny_weights)
     return out
 
 
@@ -296,9 +293,9 @@ def test_torch_is_imported_ahead_only_where_it_will_be_needed(
 ) -> None:
     program = (
         "import sys, threading\nfrom pathlib import Path\nfrom headstart.training.recipe import Recipe\n"
-        "from headstart.pipeline.fit import resolve_backbones\n"
+        "from headstart import WeightsSource\nfrom headstart.pipeline.fit import resolve_backbones\n"
         f"recipe = Recipe(backbone='test_resnet.a', {options})\n"
-        f"resolve_backbones(recipe, weights_dir=Path({str(tiny_weights)!r}))\n"
+        f"resolve_backbones(recipe, weights=WeightsSource(folder={str(tiny_weights)!r}))\n"
         "[t.join() for t in threading.enumerate() if t.name == 'import of torch']\n"
         "print('torch' in sys.modules)"
     )
@@ -366,34 +363,39 @@ def sections(page: Path) -> dict[str, str]:
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
+def flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def argument_table(verb: str) -> str:
-    """The table of a verb's arguments as docs/verbs.md must have it: made from the function's docstring."""
+    """The table of a verb's arguments as docs/verbs.md must have it: made from the function's docstring, and from the fields
+    of the dataclasses that it takes. Options of `Recipe` and of `DataSource` have tables of their own."""
     function = cli.verb_function(verb)
     listed = inspect.getdoc(function).partition("Args:\n")[2].partition("\nRaises:")[0]
     texts = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", listed, flags=re.MULTILINE)
-    signature = inspect.signature(function).parameters
+    signature = inspect.signature(function, eval_str=True).parameters
     rows = []
     for name, text in texts:
-        shown = (
-            f"--{name.replace('_', '-')}" if signature[name].kind is inspect.Parameter.KEYWORD_ONLY else name.upper()
-        )
-        if name != "recipe":
-            rows.append(f"| `{shown}` | {' '.join(text.split())} |")
+        cls = options_class(signature[name].annotation)
+        if cls in (None, DataSource):
+            shown = flag(name) if signature[name].kind is inspect.Parameter.KEYWORD_ONLY else name.upper()
+            rows.append((shown, text))
+        elif cls is not Recipe:
+            rows += [(flag(option.name), option.text) for option in options_taken(cls, signature[name].annotation)]
     assert {name for name, _ in texts} == set(signature)
-    return "\n".join(["| argument | meaning |", "|---|---|", *rows])
+    listed = [f"| `{shown}` | {' '.join(text.split())} |" for shown, text in rows]
+    return "\n".join(["| argument | meaning |", "|---|---|", *listed])
+
+
+def source_table() -> str:
+    """The table of the options of all verbs that take DATA as docs/verbs.md must have it."""
+    rows = [f"| `{flag(o.name)}` | {o.text} |".replace("(cat|dog)", r"(cat\|dog)") for o in options_of(DataSource)]
+    return "\n".join(["| option | meaning |", "|---|---|", *rows])
 
 
 def option_table() -> str:
     """The table of recipe options as docs/verbs.md must have it: made from the dataclass and its texts."""
-    body = next(
-        node for node in ast.parse(inspect.getsource(recipe)).body if getattr(node, "name", "") == "Recipe"
-    ).body
-    texts = {
-        field.target.id: " ".join(textwrap.dedent(text.value.value).split())
-        for field, text in itertools.pairwise(body)
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
-    }
-    rows = [f"| `--{f.name.replace('_', '-')}` | `{f.default}` | {texts[f.name]} |" for f in fields(Recipe)]
+    rows = [f"| `{flag(option.name)}` | `{option.default}` | {option.text} |" for option in options_of(Recipe)]
     return "\n".join(["| option | default | what it does |", "|---|---|---|", *rows])
 
 
@@ -406,8 +408,30 @@ def test_docs_have_a_section_for_each_verb(verb: str) -> None:
     assert argument_table(verb) in section, argument_table(verb)
 
 
-def test_docs_have_every_option_of_a_recipe() -> None:
-    assert option_table() in (REPOSITORY / "docs" / "verbs.md").read_text(encoding="utf-8")
+def test_docs_have_every_option_of_a_recipe_and_of_the_data() -> None:
+    page = (REPOSITORY / "docs" / "verbs.md").read_text(encoding="utf-8")
+    assert option_table() in page
+    assert source_table() in page, source_table()
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_field_of_a_dataclass_of_options_can_be_given(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With all of its options at values of their kind, a command gives the verb what was meant."""
+    signature = inspect.signature(cli.verb_function(verb), eval_str=True).parameters
+    positional = [p for p in signature.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    words = [verb, *[p.name for p in positional], *(["--out=out"] if "out" in signature else [])]
+    expected = {}
+    for name, parameter in signature.items():
+        cls = options_class(parameter.annotation)
+        if cls is None or cls is Recipe:
+            continue
+        options = options_taken(cls, parameter.annotation)
+        values = {o.field: True if o.kind is bool else f"{o.name} of it" for o in options}
+        words += [flag(o.name) if o.kind is bool else f"{flag(o.name)}={values[o.field]}" for o in options]
+        expected[name] = cls(name, **values) if parameter in positional else cls(**values)
+    _, bound, _ = cli.application(words).parse_args(words, exit_on_error=False, print_error=False)
+    args, given = cli.verb_arguments(cli.verb_function(verb), bound.args, bound.kwargs)
+    assert {name: dict(zip(signature, args, strict=False)).get(name, given.get(name)) for name in expected} == expected
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/verbs.md", "docs/formats.md", "docs/design.md"])

@@ -24,6 +24,7 @@ from headstart.data.splits import split_hash
 from headstart.errors import MissingExtra, RecipeError, UnknownBackbone, WriteError
 from headstart.evaluation.metrics import compute_metrics
 from headstart.io.processes import run_child
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.predictions import Predictions, read_predictions
 from headstart.pipeline.comparison import FIGURES, ROW_COLUMNS, Comparison, ComparisonRow, advice, paired
 from headstart.pipeline.trial_budget import Budget, run_trials
@@ -209,7 +210,9 @@ def test_another_seed_is_another_comparison(made: Made, own_cache: Path, warm_ca
 
 
 def test_a_damaged_run_is_done_again(made: Made) -> None:
-    place = TrialContext(DataSource(made.photos), made.out.parent / "damaged", None, True, "", made.second.split_hash)
+    place = TrialContext(
+        DataSource(made.photos), made.out.parent / "damaged", WeightsSource(offline=True), "", made.second.split_hash
+    )
     known = json.loads((made.out / "runs/linear-test_resnet.a/headstart.json").read_text(encoding="utf-8"))
     place = replace(place, fingerprint=known["data"]["fingerprint"])
     shutil.copytree(made.out, place.out)
@@ -244,7 +247,10 @@ def test_unknown_names_are_refused_before_any_work(tmp_path: Path, photos: Path,
         UnknownBackbone, match=r"^'test_resnett' is not a known backbone\.\n  Did you mean 'test_resnet"
     ):
         headstart.compare(
-            photos, out=out, backbones="test_resnet.a, test_resnett", weights_dir=tiny_weights, offline=True
+            photos,
+            out=out,
+            backbones="test_resnet.a, test_resnett",
+            weights=WeightsSource(folder=tiny_weights, offline=True),
         )
     with pytest.raises(RecipeError, match=r"^recipes: 'linear' is named twice\."):
         headstart.compare(photos, out=out, recipes="linear,linear")
@@ -255,7 +261,7 @@ def test_unknown_names_are_refused_before_any_work(tmp_path: Path, photos: Path,
 
 def test_a_budget_that_is_too_small_says_what_fits(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
     with pytest.raises(RecipeError) as raised:
-        headstart.compare(photos, out=tmp_path / "out", recipes="linear", budget="1s", weights_dir=tiny_weights)
+        headstart.compare(photos, out=tmp_path / "out", recipes="linear", budget="1s", weights=tiny_weights)
     assert str(raised.value) == (
         "budget '1s' is too small: even the quickest trial takes about 4 s here.\n"
         "  --budget 10s is likely to do. What was embedded so far is kept for the next time."
@@ -303,7 +309,9 @@ def test_every_option_reaches_the_child() -> None:
         seed=4,
         budget="7s",
     )
-    place = TrialContext(DataSource(Path("-photos")), Path("/out"), Path("weights"), True, "", "")
+    place = TrialContext(
+        DataSource(Path("-photos")), Path("/out"), WeightsSource(folder="weights", offline=True), "", ""
+    )
     words = train_words(recipe, TrialConfig("name", "name", recipe), place)
     _, bound, _ = cli.application(words).parse_args(words, exit_on_error=False, print_error=False)
     given = {name: bound.arguments["kwargs"][name] for name in bound.arguments.get("kwargs", {})} or dict(
@@ -337,7 +345,7 @@ def test_a_child_that_does_not_listen_is_killed() -> None:
 
 def test_a_trial_out_of_time_says_so(tmp_path: Path, photos: Path) -> None:
     candidate = TrialConfig("x", "linear", Recipe(approach="linear"))
-    place = TrialContext(DataSource(photos), tmp_path, None, True, "", "")
+    place = TrialContext(DataSource(photos), tmp_path, WeightsSource(offline=True), "", "")
     outcome = run_trial(candidate, place, share=42.0, limit=0.05)
     assert outcome.interrupted
     assert outcome.error == "stopped after 0 s: its share of the budget was spent"
@@ -347,7 +355,7 @@ def test_a_trial_out_of_time_says_so(tmp_path: Path, photos: Path) -> None:
 
 def test_what_the_budget_does_not_reach_is_a_row_with_a_reason(tmp_path: Path, photos: Path) -> None:
     clock = Budget("1s", clock=iter([0.0, 10.0]).__next__)
-    place = TrialContext(DataSource(photos), tmp_path, None, True, "", "")
+    place = TrialContext(DataSource(photos), tmp_path, WeightsSource(offline=True), "", "")
     found = run_trials([TrialConfig("x", "linear", Recipe())], place, clock, some=False)
     assert found == {"x": TrialResult(error="not started: the budget was spent", interrupted=True)}
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 import headstart
 from conftest import as_jpeg, scene, write_photos
 from headstart import Recipe
+from headstart.data.curation import Curation
 from headstart.data.open_dataset import Dataset
 from headstart.errors import DataError
 from headstart.images.image_refs import Images
@@ -75,20 +76,18 @@ def test_split(mirrored: Path, tmp_path: Path, seed: int) -> None:
 
 
 def test_train(mirrored: Path, tmp_path: Path, tiny_weights: Path) -> None:
-    headstart.train(mirrored, out=tmp_path / "run", recipe=RECIPE, weights_dir=tiny_weights, report=False)
+    headstart.train(mirrored, out=tmp_path / "run", recipe=RECIPE, weights=tiny_weights, report=False)
     check_whole(tmp_path / "run" / "split.csv")
 
 
 def test_compare(mirrored: Path, tmp_path: Path, tiny_weights: Path) -> None:
-    headstart.compare(
-        mirrored, out=tmp_path / "out", recipes="linear", backbones="test_resnet.a", weights_dir=tiny_weights
-    )
+    headstart.compare(mirrored, out=tmp_path / "out", recipes="linear", backbones="test_resnet.a", weights=tiny_weights)
     check_whole(tmp_path / "out" / "split.csv")
 
 
 def test_all_verbs_make_the_same_split(mirrored: Path, tmp_path: Path, tiny_weights: Path) -> None:
     made = headstart.split(mirrored, out=tmp_path / "split.csv")
-    headstart.train(mirrored, out=tmp_path / "run", recipe=RECIPE, weights_dir=tiny_weights, report=False)
+    headstart.train(mirrored, out=tmp_path / "run", recipe=RECIPE, weights=tiny_weights, report=False)
     assert sets(tmp_path / "run" / "split.csv") == sets(tmp_path / "split.csv")
     assert read_csv(tmp_path / "run" / "split.csv") == read_csv(tmp_path / "split.csv")
     assert made.sides["val"] == {"buildings": 8, "forest": 8, "street": 8}
@@ -120,7 +119,7 @@ def test_compare_names_a_leak_that_the_data_brings(
     data = tmp_path / "data"
     write_photos(data / "train")
     write_photos(data / "test", each=3)
-    headstart.compare(data, out=tmp_path / "out", recipes="linear", backbones="test_resnet.a", weights_dir=tiny_weights)
+    headstart.compare(data, out=tmp_path / "out", recipes="linear", backbones="test_resnet.a", weights=tiny_weights)
     assert "measured accuracy will be too high" in caplog.text
 
 
@@ -138,9 +137,11 @@ def refused(mirrored: Path, tmp_path: Path) -> Path:
 def test_pairs_that_are_no_copies_are_dealt_like_other_images(
     mirrored: Path, refused: Path, tmp_path: Path, tiny_weights: Path
 ) -> None:
-    headstart.split(mirrored, out=tmp_path / "split.csv", not_copies=refused)
+    headstart.split(mirrored, out=tmp_path / "split.csv", curation=Curation(not_copies=refused))
     run = tmp_path / "run"
-    headstart.train(mirrored, out=run, recipe=RECIPE, weights_dir=tiny_weights, report=False, not_copies=refused)
+    headstart.train(
+        mirrored, out=run, recipe=RECIPE, weights=tiny_weights, report=False, curation=Curation(not_copies=refused)
+    )
     for file in (tmp_path / "split.csv", run / "split.csv"):
         split = sets(file)
         assert len(torn(split)) > 20
@@ -159,7 +160,7 @@ def test_no_image_of_the_test_set_took_part_in_the_choice(
 
     monkeypatch.setattr("headstart.pipeline.fit.choose_backbones", watched)
     recipe = Recipe(approach="linear")
-    headstart.train(mirrored, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights, report=False)
+    headstart.train(mirrored, out=tmp_path / "run", recipe=recipe, weights=tiny_weights, report=False)
     split = sets(tmp_path / "run" / "split.csv")
     assert asked
     assert not {path for path, name in split.items() if name == "test"} & asked

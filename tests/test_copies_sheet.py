@@ -20,6 +20,7 @@ from conftest import draw, write_photos
 from headstart import Recipe, cli
 from headstart.data.checks import Finding
 from headstart.data.copies import Copies
+from headstart.data.curation import Curation
 from headstart.data.duplicates import merge_groups
 from headstart.data.not_copies import (
     COPIES_HEADER,
@@ -172,7 +173,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, pets: Path) -> None:
         pair.check_files(("a", "b"), ("s", "s"))
     assert str(caught.value) == (
         f"{place}: 1 pair with an x in not_copies, but with the same bytes in both files: 'a' and 'b'.\n"
-        "  The same file is always kept together; --fix can leave one of the two out."
+        "  The same file is always kept together; --corrections can leave one of the two out."
     )
 
 
@@ -310,9 +311,9 @@ def test_without_copies_nothing_is_written_and_an_old_sheet_goes(scenes: Path, t
 def test_what_somebody_filled_in_is_not_replaced(photos: Path, tmp_path: Path) -> None:
     out, page, table = (tmp_path / name for name in ("checks.csv", "checks-copies.html", "checks-copies.csv"))
 
-    def said(**more: Path) -> str:
+    def said(curation: Curation = Curation()) -> str:
         with pytest.raises(WriteError) as caught:
-            headstart.check(photos, out=out, **more)
+            headstart.check(photos, out=out, curation=curation)
         assert not out.exists()
         return str(caught.value)
 
@@ -321,7 +322,7 @@ def test_what_somebody_filled_in_is_not_replaced(photos: Path, tmp_path: Path) -
         f"{table}: holds pairs that somebody marked as no copies, and would be replaced.\n"
         f"  Apply them with --not-copies {table}, and choose another --out, such as checks-2.csv."
     )
-    assert said(not_copies=table) == f"{table}: is read here, and would be replaced.\n  Choose another --out."
+    assert said(Curation(not_copies=table)) == f"{table}: is read here, and would be replaced.\n  Choose another --out."
     table.write_text("mine\n")
     assert said().startswith(
         f"{table}: exists, and is not a table that this command wrote, so it is left alone.\n  Choose another --out.\n"
@@ -336,9 +337,9 @@ def test_what_somebody_filled_in_is_not_replaced(photos: Path, tmp_path: Path) -
 def test_two_tables_under_one_name(photos: Path, tmp_path: Path) -> None:
     for name in ("checks.csv", "checks-copies.csv"):
         with pytest.raises(WriteError) as caught:
-            headstart.check(photos, out=tmp_path / "checks.csv", fixes=tmp_path / name)
+            headstart.check(photos, out=tmp_path / "checks.csv", write_corrections=tmp_path / name)
         assert str(caught.value) == (
-            f"{tmp_path / name}: is written for --out as well.\n  Choose another name for --fixes."
+            f"{tmp_path / name}: is written for --out as well.\n  Choose another name for --write-corrections."
         )
     assert not list(tmp_path.iterdir())
 
@@ -356,15 +357,15 @@ def marked(checks: Path, copy: str, place: Path) -> Path:
 def test_a_pair_that_is_refused_is_no_copy_in_any_verb(scenes: Path, tmp_path: Path, tiny_weights: Path) -> None:
     headstart.check(scenes, out=tmp_path / "checks.csv")
     no = marked(tmp_path / "checks-copies.csv", "street/mirrored.jpg", tmp_path / "no.csv")
-    again = headstart.check(scenes, out=tmp_path / "again.csv", not_copies=no)
+    again = headstart.check(scenes, out=tmp_path / "again.csv", curation=Curation(not_copies=no))
     assert "possible_label_conflict" not in found(again)
     assert {row["copy"] for row in read_csv(tmp_path / "again-copies.csv")} == {
         "street/again.jpg",
         "forest/mirrored.jpg",
     }
-    headstart.split(scenes, out=tmp_path / "split.csv", not_copies=no)
+    headstart.split(scenes, out=tmp_path / "split.csv", curation=Curation(not_copies=no))
     run = tmp_path / "run"
-    headstart.train(scenes, out=run, recipe=RECIPE, weights_dir=tiny_weights, not_copies=no)
+    headstart.train(scenes, out=run, recipe=RECIPE, weights=tiny_weights, curation=Curation(not_copies=no))
     assert [row["copy"] for row in read_csv(run / "not_copies.csv")] == ["street/mirrored.jpg"]
     assert {row["copy"] for row in read_csv(run / "copies.csv")} == {"street/again.jpg", "forest/mirrored.jpg"}
     known = json.loads((run / "headstart.json").read_text())["copies"]
@@ -376,7 +377,7 @@ def test_a_pair_that_is_refused_is_no_copy_in_any_verb(scenes: Path, tmp_path: P
     assert f'<p class="note">{copy_evidence(near, known["limit"])}</p>' in page
     headstart.report(run, out=tmp_path / "report.html", heat=False)
     assert '<p class="note">same file</p>' in (tmp_path / "report.html").read_text()
-    made_again = headstart.reproduce(run, weights_dir=tiny_weights)
+    made_again = headstart.reproduce(run, weights=tiny_weights)
     assert (made_again.same, made_again.causes) == (True, [])
 
 
@@ -387,7 +388,7 @@ def test_the_same_file_stays_a_copy(scenes: Path, tmp_path: Path, capsys: pytest
     assert cli.run(["split", str(scenes), "--out", str(tmp_path / "split.csv"), "--not-copies", str(no)]) == 1
     assert capsys.readouterr().err.endswith(
         f"BadCopies: {no}: 1 pair with an x in not_copies, but with the same bytes in both files: 'street/000.jpg' and "
-        "'street/again.jpg'.\n  The same file is always kept together; --fix can leave one of the two out.\n"
+        "'street/again.jpg'.\n  The same file is always kept together; --corrections can leave one of the two out.\n"
     )
     assert not (tmp_path / "split.csv").exists()
 
@@ -396,7 +397,12 @@ def test_a_comparison_hands_them_on(tmp_path: Path, tiny_weights: Path) -> None:
     data = write_photos(tmp_path / "data")
     no = table(tmp_path, "class0/000.jpg,class0/001.jpg,,,,,x")
     headstart.compare(
-        data, out=tmp_path / "c", recipes="linear", backbones="test_resnet.a", weights_dir=tiny_weights, not_copies=no
+        data,
+        out=tmp_path / "c",
+        recipes="linear",
+        backbones="test_resnet.a",
+        weights=tiny_weights,
+        curation=Curation(not_copies=no),
     )
     kept = tmp_path / "c" / "runs" / "linear-test_resnet.a" / "not_copies.csv"
     assert [(row["path"], row["copy"]) for row in read_csv(kept)] == [("class0/000.jpg", "class0/001.jpg")]

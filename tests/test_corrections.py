@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import headstart
 from conftest import write_photos
 from headstart import Recipe, cli
-from headstart.data.corrections import FIXES_HEADER, Correction, Corrections, read_corrections, write_corrections
+from headstart.data.corrections import CORRECTIONS_HEADER, Correction, Corrections, read_corrections, write_suspects
+from headstart.data.curation import Curation
 from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import BadLabels, BadSplit, DataError, MissingData, WriteError
 from headstart.io.files import read_csv, write_csv
@@ -32,8 +33,8 @@ def pets(tmp_path: Path) -> Path:
     return tmp_path / "pets"
 
 
-def table(folder: Path, *lines: str, header: str = "path,label,suggested,score,new_label,drop") -> Path:
-    path = folder / "fixes.csv"
+def table(folder: Path, *lines: str, header: str = "path,label,suggested,label_quality,new_label,drop") -> Path:
+    path = folder / "corrections.csv"
     path.write_text("\n".join([header, *lines, ""]))
     return path
 
@@ -42,9 +43,9 @@ def labels(dataset: Dataset) -> dict[str, str]:
     return {path: dataset.label_name(i) for i, path in enumerate(dataset.paths)}
 
 
-def refused(fixes: Path, data: Path) -> str:
+def refused(corrections: Path, data: Path) -> str:
     with pytest.raises(DataError) as caught:
-        read_corrections(fixes).applied_to(open_dataset(data))
+        read_corrections(corrections).applied_to(open_dataset(data))
     return str(caught.value)
 
 
@@ -53,24 +54,28 @@ def refused(fixes: Path, data: Path) -> str:
 
 def test_labels_change_and_images_go(tmp_path: Path, pets: Path, caplog: pytest.LogCaptureFixture) -> None:
     lines = ["cat/1.jpg,cat,dog,0.99,dog,", "cat/2.jpg,cat,dog,0.98,,x", "cat/3.jpg,cat,dog,0.97,,"]
-    fixes = read_corrections(table(tmp_path, *lines))
+    corrections = read_corrections(table(tmp_path, *lines))
     with caplog.at_level(logging.INFO, logger="headstart"):
-        fixed = fixes.applied_to(open_dataset(pets))
+        fixed = corrections.applied_to(open_dataset(pets))
     assert labels(fixed) == {"cat/1.jpg": "dog", "cat/3.jpg": "cat", "dog/1.jpg": "dog", "dog/2.jpg": "dog"}
     assert fixed.classes == ("cat", "dog")
-    assert (bool(fixes), fixes.relabelled, fixes.dropped) == (True, 1, 1)
-    source = tmp_path / "fixes.csv"
+    assert (bool(corrections), corrections.relabelled, corrections.dropped) == (True, 1, 1)
+    source = tmp_path / "corrections.csv"
     assert caplog.messages == [f"Corrections in {source}: 1 label given, 1 image left out."]
 
 
 def test_a_table_in_which_nothing_was_done_changes_nothing(tmp_path: Path, pets: Path) -> None:
-    write_corrections(tmp_path / "fixes.csv", [("cat/1.jpg", "cat", "dog", 0.987654321)])
-    assert (tmp_path / "fixes.csv").read_text() == (
-        "path,label,suggested,score,new_label,drop\ncat/1.jpg,cat,dog,0.98765,,\n"
+    write_suspects(tmp_path / "corrections.csv", [("cat/1.jpg", "cat", "dog", 0.987654321)])
+    assert (tmp_path / "corrections.csv").read_text() == (
+        "path,label,suggested,label_quality,new_label,drop\ncat/1.jpg,cat,dog,0.98765,,\n"
     )
-    for fixes in (read_corrections(tmp_path / "fixes.csv"), read_corrections(None), read_corrections(table(tmp_path))):
-        assert not fixes
-        assert labels(fixes.applied_to(open_dataset(pets))) == labels(open_dataset(pets))
+    for corrections in (
+        read_corrections(tmp_path / "corrections.csv"),
+        read_corrections(None),
+        read_corrections(table(tmp_path)),
+    ):
+        assert not corrections
+        assert labels(corrections.applied_to(open_dataset(pets))) == labels(open_dataset(pets))
 
 
 def test_an_image_without_a_label_gets_one(tmp_path: Path, pets: Path) -> None:
@@ -94,8 +99,8 @@ def test_columns_in_another_order_and_only_those_that_are_needed(tmp_path: Path,
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_what_spreadsheets_save(tmp_path: Path, pets: Path, delimiter: str, encoding: str) -> None:
     text = "\r\n".join(["path,new_label,drop", "cat/1.jpg,dog,", "cat/2.jpg,,X", ",,", ""]).replace(",", delimiter)
-    (tmp_path / "fixes.csv").write_bytes(text.encode(encoding))
-    fixed = read_corrections(tmp_path / "fixes.csv").applied_to(open_dataset(pets))
+    (tmp_path / "corrections.csv").write_bytes(text.encode(encoding))
+    fixed = read_corrections(tmp_path / "corrections.csv").applied_to(open_dataset(pets))
     assert labels(fixed) == {"cat/1.jpg": "dog", "cat/3.jpg": "cat", "dog/1.jpg": "dog", "dog/2.jpg": "dog"}
 
 
@@ -108,18 +113,20 @@ def test_names_of_any_kind_come_back(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, bool]]
 ) -> None:
     """Commas, quotes, line breaks, markup, other alphabets, marks that change the direction of text."""
-    place = tmp_path_factory.mktemp("fixes") / "fixes.csv"
-    fixes = Corrections(
+    place = tmp_path_factory.mktemp("corrections") / "corrections.csv"
+    corrections = Corrections(
         place, tuple(Correction(path, label, label, "0.5", "" if drop else "new", drop) for path, label, drop in rows)
     )
-    fixes.write(place)
-    assert read_corrections(place) == fixes
+    corrections.write(place)
+    assert read_corrections(place) == corrections
 
 
 def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
     path = "cat/caf\udce9 <b>&\"'.jpg"
-    write_corrections(tmp_path / "fixes.csv", [(path, "cat", "dog", 0.9)])
-    assert read_corrections(tmp_path / "fixes.csv").rows == (Correction(path, "cat", "dog", "0.90000", "", False),)
+    write_suspects(tmp_path / "corrections.csv", [(path, "cat", "dog", 0.9)])
+    assert read_corrections(tmp_path / "corrections.csv").rows == (
+        Correction(path, "cat", "dog", "0.90000", "", False),
+    )
 
 
 # What is refused
@@ -130,9 +137,9 @@ def test_every_row_that_does_not_fit_is_named_at_once(tmp_path: Path, pets: Path
         "cat/11.jpg,cat,dog,0.9,dog,", "moved.jpg,cat,dog,0.9,,", "cat/1.jpg,cat,dog,0.9,Dog,", "cat/1.jpg,cat,dog,0.9,,",
         "cat/2.jpg,bird,dog,0.9,dog,", "dog/1.jpg,dog,cat,0.9,cat,x",
     ]  # fmt: skip
-    fixes = table(tmp_path, *lines)
-    assert refused(fixes, pets) == (
-        f"{fixes}: 2 rows with a path that is not in the data: 'cat/11.jpg', 'moved.jpg'; "
+    corrections = table(tmp_path, *lines)
+    assert refused(corrections, pets) == (
+        f"{corrections}: 2 rows with a path that is not in the data: 'cat/11.jpg', 'moved.jpg'; "
         "1 path with more than one row: 'cat/1.jpg'; "
         "1 row with a new_label that is no class of the data: 'Dog' for 'cat/1.jpg'; "
         "1 row with a label that is not the one in the data: 'cat/2.jpg': 'bird', in the data 'cat'; "
@@ -146,17 +153,17 @@ def test_every_row_that_does_not_fit_is_named_at_once(tmp_path: Path, pets: Path
 
 
 def test_a_class_that_is_new(tmp_path: Path, pets: Path) -> None:
-    fixes = table(tmp_path, "cat/1.jpg,cat,dog,0.9,horse,")
-    assert refused(fixes, pets) == (
-        f"{fixes}: 1 row with a new_label that is no class of the data: 'horse' for 'cat/1.jpg'.\n"
+    corrections = table(tmp_path, "cat/1.jpg,cat,dog,0.9,horse,")
+    assert refused(corrections, pets) == (
+        f"{corrections}: 1 row with a new_label that is no class of the data: 'horse' for 'cat/1.jpg'.\n"
         "  Expected one of 'cat', 'dog'."
     )
 
 
 def test_many_rows_are_counted_and_the_first_are_named(tmp_path: Path, pets: Path) -> None:
-    fixes = table(tmp_path, *(f"elsewhere/{n}.png,,,,dog," for n in range(5)))
-    assert refused(fixes, pets) == (
-        f"{fixes}: 5 rows with a path that is not in the data: 'elsewhere/0.png', 'elsewhere/1.png', 'elsewhere/2.png' "
+    corrections = table(tmp_path, *(f"elsewhere/{n}.png,,,,dog," for n in range(5)))
+    assert refused(corrections, pets) == (
+        f"{corrections}: 5 rows with a path that is not in the data: 'elsewhere/0.png', 'elsewhere/1.png', 'elsewhere/2.png' "
         f"and 2 more.\n  Expected paths relative to {pets}."
     )
 
@@ -168,13 +175,13 @@ def test_a_correction_that_was_made_in_the_data_meanwhile_is_no_error(tmp_path: 
 
 def test_files_that_are_no_table_of_corrections(tmp_path: Path) -> None:
     def said(text: str) -> str:
-        (tmp_path / "fixes.csv").write_text(text)
+        (tmp_path / "corrections.csv").write_text(text)
         with pytest.raises(BadLabels) as caught:
-            read_corrections(tmp_path / "fixes.csv")
-        return str(caught.value).removeprefix(str(tmp_path / "fixes.csv"))
+            read_corrections(tmp_path / "corrections.csv")
+        return str(caught.value).removeprefix(str(tmp_path / "corrections.csv"))
 
     expected = ": is not a table of corrections: expected the columns path and new_label or drop, found "
-    hint = "\n  `headstart check DATA --labels --fixes fixes.csv` writes one."
+    hint = "\n  `headstart check DATA --labels --write-corrections corrections.csv` writes one."
     assert said("") == f"{expected}nothing.{hint}"
     assert said("path,label\n1.jpg,cat\n") == f"{expected}'path', 'label'.{hint}"
     assert said("path,drop\n1.jpg,maybe\n2.jpg,x\n") == (
@@ -183,12 +190,12 @@ def test_files_that_are_no_table_of_corrections(tmp_path: Path) -> None:
     assert said("path,drop\na,b.jpg,x\n") == (
         ": row 2 has 3 cells where the header has 2.\n  A name with a comma in it must stand in double quotes."
     )
-    (tmp_path / "fixes.csv").unlink()
-    (tmp_path / "fixes-1.csv").touch()
+    (tmp_path / "corrections.csv").unlink()
+    (tmp_path / "corrections-1.csv").touch()
     with pytest.raises(MissingData) as caught:
-        read_corrections(tmp_path / "fixes.csv")
+        read_corrections(tmp_path / "corrections.csv")
     assert str(caught.value) == (
-        f"{tmp_path / 'fixes.csv'}: there is no such table of corrections.\n  Did you mean 'fixes-1.csv'?"
+        f"{tmp_path / 'corrections.csv'}: there is no such table of corrections.\n  Did you mean 'corrections-1.csv'?"
     )
     with pytest.raises(BadLabels, match=r"cannot be read as a table of corrections: Is a directory\.$"):
         read_corrections(tmp_path)
@@ -204,11 +211,11 @@ def warm(own_cache: Path, warm_cache: Path) -> None:
 
 
 @pytest.fixture
-def fixes(tmp_path: Path, warm: None) -> Path:
+def corrections(tmp_path: Path, warm: None) -> Path:
     """Of `photos`: one label changed, one image left out."""
     rows = [("class0/000.jpg", "class0", "", "", "class1", ""), ("class1/003.jpg", "class1", "", "", "", "x")]
-    write_csv(tmp_path / "fixes.csv", FIXES_HEADER, rows)
-    return tmp_path / "fixes.csv"
+    write_csv(tmp_path / "corrections.csv", CORRECTIONS_HEADER, rows)
+    return tmp_path / "corrections.csv"
 
 
 def sides(split: Path) -> dict[str, tuple[str, str]]:
@@ -221,64 +228,73 @@ def listing(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_run_with_corrections_keeps_them_and_is_reproduced(
-    tmp_path: Path, photos: Path, tiny_weights: Path, fixes: Path
+    tmp_path: Path, photos: Path, tiny_weights: Path, corrections: Path
 ) -> None:
     before = listing(photos)
-    run = headstart.train(photos, out=tmp_path / "run", weights_dir=tiny_weights, recipe=RECIPE, fix=fixes)
+    run = headstart.train(
+        photos, out=tmp_path / "run", weights=tiny_weights, recipe=RECIPE, curation=Curation(corrections=corrections)
+    )
     assert listing(photos) == before
     rows = {row["path"]: row["label"] for row in read_csv(tmp_path / "run" / "split.csv")}
     assert rows["class0/000.jpg"] == "class1"
     assert "class1/003.jpg" not in rows
-    assert (tmp_path / "run" / "fixes.csv").read_bytes() == fixes.read_bytes()
+    assert (tmp_path / "run" / "corrections.csv").read_bytes() == corrections.read_bytes()
     known = json.loads((tmp_path / "run" / "headstart.json").read_text())
-    assert known["fixes"] == {"labels": 1, "dropped": 1}
+    assert known["corrections"] == {"labels": 1, "dropped": 1}
     assert known["data"]["images"] == 41
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "- corrected by hand (fixes.csv): 1 label given, 1 image left out\n" in card
-    again = headstart.reproduce(tmp_path / "run", weights_dir=tiny_weights)
+    assert "- corrected by hand (corrections.csv): 1 label given, 1 image left out\n" in card
+    again = headstart.reproduce(tmp_path / "run", weights=tiny_weights)
     assert (again.same, again.causes) == (True, [])
-    assert run.classifier.provenance["fixes"] == known["fixes"]
+    assert run.classifier.provenance["corrections"] == known["corrections"]
 
 
 def test_a_corrected_image_that_is_gone_is_a_cause_and_no_error(
-    tmp_path: Path, tiny_weights: Path, fixes: Path
+    tmp_path: Path, tiny_weights: Path, corrections: Path
 ) -> None:
     data = write_photos(tmp_path / "data")
-    headstart.train(data, out=tmp_path / "run", weights_dir=tiny_weights, recipe=RECIPE, fix=fixes)
+    headstart.train(
+        data, out=tmp_path / "run", weights=tiny_weights, recipe=RECIPE, curation=Curation(corrections=corrections)
+    )
     (data / "class0" / "000.jpg").unlink()
-    again = headstart.reproduce(tmp_path / "run", weights_dir=tiny_weights)
+    again = headstart.reproduce(tmp_path / "run", weights=tiny_weights)
     assert again.causes[:1] == ["1 image gone: 'class0/000.jpg'"]
 
 
 def test_a_run_without_corrections_says_so(tmp_path: Path, photos: Path, tiny_weights: Path, warm: None) -> None:
-    headstart.train(photos, out=tmp_path / "run", weights_dir=tiny_weights, recipe=RECIPE)
-    assert json.loads((tmp_path / "run" / "headstart.json").read_text())["fixes"] is None
-    assert not (tmp_path / "run" / "fixes.csv").exists()
+    headstart.train(photos, out=tmp_path / "run", weights=tiny_weights, recipe=RECIPE)
+    assert json.loads((tmp_path / "run" / "headstart.json").read_text())["corrections"] is None
+    assert not (tmp_path / "run" / "corrections.csv").exists()
 
 
-def test_a_split_of_corrected_data(tmp_path: Path, photos: Path, tiny_weights: Path, fixes: Path) -> None:
-    made = headstart.split(photos, out=tmp_path / "split.csv", fix=fixes)
+def test_a_split_of_corrected_data(tmp_path: Path, photos: Path, tiny_weights: Path, corrections: Path) -> None:
+    made = headstart.split(photos, out=tmp_path / "split.csv", curation=Curation(corrections=corrections))
     assert {k: sum(side[k] for side in made.sides.values()) for k in ("class0", "class1", "class2")} == {
         "class0": 13, "class1": 14, "class2": 14,
     }  # fmt: skip
     headstart.train(
-        photos, out=tmp_path / "run", weights_dir=tiny_weights, recipe=RECIPE, split=tmp_path / "split.csv", fix=fixes
+        photos,
+        out=tmp_path / "run",
+        weights=tiny_weights,
+        recipe=RECIPE,
+        split=tmp_path / "split.csv",
+        curation=Curation(corrections=corrections),
     )
     assert sides(tmp_path / "run" / "split.csv") == sides(tmp_path / "split.csv")
     with pytest.raises(BadSplit) as caught:  # the split was made for the corrected labels
         headstart.train(
-            photos, out=tmp_path / "other", weights_dir=tiny_weights, recipe=RECIPE, split=tmp_path / "split.csv"
+            photos, out=tmp_path / "other", weights=tiny_weights, recipe=RECIPE, split=tmp_path / "split.csv"
         )
     assert "class0/000.jpg: 'class1', here 'class0'" in str(caught.value)
 
 
 def test_corrections_on_an_earlier_split(
-    tmp_path: Path, photos: Path, tiny_weights: Path, fixes: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, photos: Path, tiny_weights: Path, corrections: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What the corrections brought is measured on the split that there was before them."""
     split, run = tmp_path / "split.csv", tmp_path / "run"
     assert cli.run(["split", str(photos), "--out", str(split)]) == 0
-    words = ["--split", str(split), "--fix", str(fixes), "--weights-dir", str(tiny_weights)]
+    words = ["--split", str(split), "--corrections", str(corrections), "--weights-dir", str(tiny_weights)]
     options = ["--backbone", "test_resnet.a", "--head", "lda", "--approach", "linear", "--no-report"]
     with caplog.at_level(logging.INFO, logger="headstart"):
         assert cli.run(["train", str(photos), "--out", str(run), *words, *options]) == 0
@@ -290,36 +306,41 @@ def test_corrections_on_an_earlier_split(
     assert {path: after[path] for path in after if path != "class0/000.jpg"} == {
         path: before[path] for path in after if path != "class0/000.jpg"
     }
-    again = headstart.reproduce(run, weights_dir=tiny_weights)
+    again = headstart.reproduce(run, weights=tiny_weights)
     assert (again.same, again.causes) == (True, [])
 
 
-def test_a_comparison_of_corrected_data(tmp_path: Path, photos: Path, tiny_weights: Path, fixes: Path) -> None:
+def test_a_comparison_of_corrected_data(tmp_path: Path, photos: Path, tiny_weights: Path, corrections: Path) -> None:
     headstart.compare(
-        photos, out=tmp_path / "c", recipes="linear", backbones="test_resnet.a", weights_dir=tiny_weights, fix=fixes
+        photos,
+        out=tmp_path / "c",
+        recipes="linear",
+        backbones="test_resnet.a",
+        weights=tiny_weights,
+        curation=Curation(corrections=corrections),
     )
     run = tmp_path / "c" / "runs" / "linear-test_resnet.a"
-    assert (run / "fixes.csv").read_bytes() == fixes.read_bytes()
+    assert (run / "corrections.csv").read_bytes() == corrections.read_bytes()
     assert sides(run / "split.csv") == sides(tmp_path / "c" / "split.csv")
     assert sides(run / "split.csv")["class0/000.jpg"][0] == "class1"
 
 
-def test_check_of_corrected_data(photos: Path, fixes: Path) -> None:
-    found = headstart.check(photos, fix=fixes)
+def test_check_of_corrected_data(photos: Path, corrections: Path) -> None:
+    found = headstart.check(photos, curation=Curation(corrections=corrections))
     assert (found.images, found.classes) == (41, {"class0": 13, "class1": 14, "class2": 14})
 
 
-def test_the_table_that_a_person_edited_is_not_replaced(photos: Path, fixes: Path) -> None:
+def test_the_table_that_a_person_edited_is_not_replaced(photos: Path, corrections: Path) -> None:
     with pytest.raises(WriteError) as caught:
-        headstart.check(photos, fix=fixes, fixes=fixes)
+        headstart.check(photos, write_corrections=corrections, curation=Curation(corrections=corrections))
     assert str(caught.value) == (
-        f"{fixes}: is the table of corrections that is to be applied, and would be replaced.\n"
-        "  Choose another name for --fixes, such as fixes-2.csv."
+        f"{corrections}: is the table of corrections that is to be applied, and would be replaced.\n"
+        "  Choose another name for --write-corrections, such as corrections-2.csv."
     )
 
 
 def test_on_the_command_line(
-    tmp_path: Path, photos: Path, tiny_weights: Path, fixes: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, photos: Path, tiny_weights: Path, corrections: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [
         "train",
@@ -328,14 +349,14 @@ def test_on_the_command_line(
         str(tmp_path / "run"),
         "--weights-dir",
         str(tiny_weights),
-        "--fix",
-        str(fixes),
+        "--corrections",
+        str(corrections),
     ]
     assert cli.run([*words, "--backbone", "test_resnet.a", "--approach", "linear"]) == 0
-    fixes.write_text("path,new_label\nclass0/000.jpg,clas1\n")
-    assert cli.run(["split", str(photos), "--out", str(tmp_path / "split.csv"), "--fix", str(fixes)]) == 1
+    corrections.write_text("path,new_label\nclass0/000.jpg,clas1\n")
+    assert cli.run(["split", str(photos), "--out", str(tmp_path / "split.csv"), "--corrections", str(corrections)]) == 1
     assert capsys.readouterr().err.endswith(
-        f"BadLabels: {fixes}: 1 row with a new_label that is no class of the data: 'clas1' for 'class0/000.jpg'.\n"
+        f"BadLabels: {corrections}: 1 row with a new_label that is no class of the data: 'clas1' for 'class0/000.jpg'.\n"
         "  Did you mean 'class1' or 'class2' or 'class0'?\n"
     )
     assert not (tmp_path / "split.csv").exists()
@@ -343,9 +364,14 @@ def test_on_the_command_line(
 
 def test_a_correction_that_empties_a_class(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
     dropped = [(f"class2/{n:03}.jpg", "class2", "", "", "", "x") for n in range(14)]
-    write_csv(tmp_path / "fixes.csv", FIXES_HEADER, dropped)
+    write_csv(tmp_path / "corrections.csv", CORRECTIONS_HEADER, dropped)
     with pytest.raises(BadLabels, match=r": 1 of 3 classes has no images: 'class2'\."):
-        headstart.train(photos, out=tmp_path / "run", weights_dir=tiny_weights, fix=tmp_path / "fixes.csv")
+        headstart.train(
+            photos,
+            out=tmp_path / "run",
+            weights=tiny_weights,
+            curation=Curation(corrections=tmp_path / "corrections.csv"),
+        )
 
 
 def test_the_data_set_that_was_given_stays(tmp_path: Path, pets: Path) -> None:

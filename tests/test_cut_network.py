@@ -31,6 +31,7 @@ from headstart.model.backbones.cut_network import (
 )
 from headstart.model.backbones.networks import with_top
 from headstart.model.backbones.registry import find_backbone, without_weights
+from headstart.model.backbones.weights_source import WeightsSource
 
 FAMILIES: dict[str, tuple[int, tuple[str, ...]]] = {
     "test_resnet": (64, ("conv1", "layer1.0", "layer2.0", "layer3.0", "layer4.0")),
@@ -393,7 +394,7 @@ def test_other_modules_are_no_tails() -> None:
 
 # ----------------------------------------------------------------------------------------------------------- real weights
 def test_halves_of_the_weights_here(shared: Path) -> None:
-    backbone = find_backbone("mobilenetv1_100.tf_qat_in1k", weights_dir=shared / "weights", offline=True)
+    backbone = find_backbone("mobilenetv1_100.tf_qat_in1k", WeightsSource(folder=shared / "weights", offline=True))
     model = build(backbone, 6, image_size=96)
     trunk, tail = cut(model, auto_cut(model, 96), 96)
     assert isinstance(trunk, Trunk) and isinstance(tail, Tail)

@@ -15,6 +15,7 @@ import pytest
 import headstart
 from headstart.cli import run as command_line
 from headstart.errors import MissingWeights, RecipeError, WriteError
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.pipeline.demonstration import WAYS, recalled_flaws
 from headstart.samples.flaws import KINDS_OF_FLAWS, Flaw, recalled
 
@@ -83,7 +84,13 @@ def test_it_says_what_was_found_of_what_was_planted(ran: Ran) -> None:
 
 
 def test_what_it_leaves_behind(ran: Ran) -> None:
-    assert sorted(p.name for p in ran.out.iterdir()) == ["comparison", "fixes.csv", "recipes", "report.html", "scenes"]
+    assert sorted(p.name for p in ran.out.iterdir()) == [
+        "comparison",
+        "corrections.csv",
+        "recipes",
+        "report.html",
+        "scenes",
+    ]
     page = (ran.out / "report.html").read_text(encoding="utf-8")
     links = re.findall(r'href="([^#"]+\.html)"', page)
     assert len(links) == 2 and all((ran.out / link).is_file() for link in links)
@@ -118,7 +125,7 @@ def test_what_cannot_work_is_said_before_anything_is_drawn(tmp_path: Path) -> No
     with pytest.raises(RecipeError, match="budget"):
         headstart.demo(out=tmp_path / "demo", budget="2x")
     with pytest.raises(MissingWeights, match="no such folder"):
-        headstart.demo(out=tmp_path / "demo", weights_dir=tmp_path / "nowhere")
+        headstart.demo(out=tmp_path / "demo", weights=tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -127,7 +134,11 @@ def test_trials_are_taken_up_after_their_report_was_written_again(ran: Ran) -> N
     recipes = ",".join(str(ran.out / "recipes" / f"{name}.toml") for name in WAYS)
     headstart.report(ran.out / "comparison" / "runs" / "scratch", heat=False)
     again = headstart.compare(
-        ran.out / "scenes", out=ran.out / "comparison", recipes=recipes, budget="8s", offline=True
+        ran.out / "scenes",
+        out=ran.out / "comparison",
+        recipes=recipes,
+        budget="8s",
+        weights=WeightsSource(offline=True),
     )
     rows = {row["name"]: row for row in ran.document["comparison"]["rows"]}
     assert {row.name: row.seconds for row in again.rows} == {name: row["seconds"] for name, row in rows.items()}

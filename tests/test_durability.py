@@ -272,7 +272,7 @@ class Bench:
         self.out = tmp_path / "out"
         self.out.mkdir()
         self.model = tmp_path / "model"
-        headstart.train(photos, out=self.model, weights_dir=tiny_weights, recipe=Recipe(backbone="test_resnet.a"))
+        headstart.train(photos, out=self.model, weights=tiny_weights, recipe=Recipe(backbone="test_resnet.a"))
         self.answer = self.predicted()
 
     def forget(self) -> None:
@@ -287,9 +287,9 @@ class Bench:
     def run(self, verb: str) -> None:
         if verb == "train":
             recipe = Recipe(backbone="test_resnet.a+test_efficientnet.b")
-            headstart.train(self.photos, out=self.out / "run", weights_dir=self.weights, recipe=recipe)
+            headstart.train(self.photos, out=self.out / "run", weights=self.weights, recipe=recipe)
         elif verb == "embed":
-            headstart.embed(self.photos, out=self.out / "f.safetensors", weights_dir=self.weights)
+            headstart.embed(self.photos, out=self.out / "f.safetensors", weights=self.weights)
         elif verb == "predict":
             headstart.predict(self.model, self.photos / "class1", out=self.out / "p.csv")
         elif verb == "evaluate":
@@ -589,19 +589,19 @@ def test_outputs_that_are_in_the_way_are_left_alone(bench: Bench) -> None:
     (mine / "letter.txt").write_text("dear")
     recipe = Recipe(backbone="test_resnet.a")
     with pytest.raises(WriteError) as caught:
-        headstart.train(bench.photos, out=mine, weights_dir=bench.weights, recipe=recipe)
+        headstart.train(bench.photos, out=mine, weights=bench.weights, recipe=recipe)
     assert str(caught.value) == (
         f"{mine}: holds files that headstart did not write, so it is left alone.\n"
         "  Choose another --out, or an empty folder."
     )
     with pytest.raises(WriteError) as caught:
-        headstart.train(bench.photos, out=mine / "letter.txt", weights_dir=bench.weights, recipe=recipe)
+        headstart.train(bench.photos, out=mine / "letter.txt", weights=bench.weights, recipe=recipe)
     assert (
         str(caught.value)
         == f"{mine}/letter.txt: is in the way: a folder is to be written there.\n  Choose another --out."
     )
     with pytest.raises(WriteError) as caught:
-        headstart.train(bench.photos, out=mine / "letter.txt" / "run", weights_dir=bench.weights, recipe=recipe)
+        headstart.train(bench.photos, out=mine / "letter.txt" / "run", weights=bench.weights, recipe=recipe)
     assert str(caught.value) == (
         f"{mine}/letter.txt/run: could not be written: Not a directory ({mine}/letter.txt).\n"
         "  A file stands where a folder is needed: choose another place."
@@ -622,5 +622,5 @@ def test_outputs_that_are_in_the_way_are_left_alone(bench: Bench) -> None:
 def test_an_empty_folder_may_be_the_output(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     (bench.root / "empty").mkdir()
     monkeypatch.chdir(bench.root / "empty")
-    headstart.train(bench.photos, out=Path("."), weights_dir=bench.weights, recipe=Recipe(backbone="test_resnet.a"))
+    headstart.train(bench.photos, out=Path("."), weights=bench.weights, recipe=Recipe(backbone="test_resnet.a"))
     check_manifest(bench.root / "empty")

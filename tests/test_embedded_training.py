@@ -23,6 +23,7 @@ from conftest import REPOSITORY
 from headstart.errors import MissingData, MissingWeights, RecipeError, TrainingFailed
 from headstart.model.backbones.build import build
 from headstart.model.backbones.registry import find_backbone
+from headstart.model.backbones.weights_source import WeightsSource
 
 
 @pytest.fixture(autouse=True)
@@ -316,7 +317,7 @@ def test_a_packed_backbone_is_found_and_built(tmp_path: Path) -> None:
         "teachers": ["mobilenetv2_100.tf_in1k", "mobilenetv1_100.tf_qat_in1k"],
     }
 
-    found = find_backbone(pack.NAME, weights_dir=folder, offline=True)
+    found = find_backbone(pack.NAME, WeightsSource(folder=folder, offline=True))
     assert (found.licence, found.source, found.preprocess.image_size) == ("apache-2.0", "folder", 224)
     x = noise(4, 224).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():

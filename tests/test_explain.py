@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weights: Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADSTART_CACHE", str(cache))
         recipe = headstart.Recipe(backbone="test_resnet.a+test_efficientnet.b", approach="linear")
-        headstart.train(photos, out=out, weights_dir=tiny_weights, recipe=recipe)
+        headstart.train(photos, out=out, weights=tiny_weights, recipe=recipe)
     return out
 
 
@@ -108,7 +108,7 @@ def test_images_that_are_all_bad_leave_an_empty_folder(run: Path, tmp_path: Path
 def test_training_images_that_moved(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(photos, tmp_path / "photos"))
     recipe = headstart.Recipe(backbone="test_resnet.a", approach="linear")
-    headstart.train(data, out=tmp_path / "run", weights_dir=tiny_weights, recipe=recipe)
+    headstart.train(data, out=tmp_path / "run", weights=tiny_weights, recipe=recipe)
     one = tmp_path / "one.jpg"
     draw(2, 50).save(one)
     data.rename(tmp_path / "elsewhere")
@@ -170,7 +170,7 @@ def test_odd_names_of_files_and_classes(tiny_weights: Path, tmp_path: Path) -> N
         for n in range(8):
             draw(kind, n).save(tmp_path / "photos" / name / f"{n}.png")
     recipe = headstart.Recipe(backbone="test_resnet.a", approach="linear")
-    headstart.train(tmp_path / "photos", out=tmp_path / "run", weights_dir=tiny_weights, recipe=recipe)
+    headstart.train(tmp_path / "photos", out=tmp_path / "run", weights=tiny_weights, recipe=recipe)
     one = tmp_path / "a\n..\U0001f408 & <b>.png"
     draw(0, 77).save(one)
     made = headstart.explain(tmp_path / "run", one, one, out=tmp_path / "sheets")

@@ -19,6 +19,7 @@ from headstart.evaluation.calibration import fit_temperature
 from headstart.images.image_refs import Images
 from headstart.io.files import read_csv, scratch_array
 from headstart.model.backbones.registry import find_backbone
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.approaches.linear import starting_layer
@@ -64,7 +65,7 @@ def cache(own_cache: Path, warm_cache: Path) -> Path:
 def test_approach(options: dict[str, object], photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
     """It trains, saves, predicts what timm predicts from its folder, and does the same again."""
     recipe = headstart.Recipe(**QUICK, **options)
-    run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+    run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     folder = tmp_path / "run"
     assert {"epochs.csv", "steps.csv", "seen.png", "model.safetensors"} <= {p.name for p in folder.iterdir()}
     assert [row["epoch"] for row in read_csv(folder / "epochs.csv")] == ["0", "1"]
@@ -76,7 +77,7 @@ def test_approach(options: dict[str, object], photos: Path, tiny_weights: Path, 
     if recipe.tta == "none":
         logits_NK = _by_timm(folder, images)
         assert np.abs(logits_NK - predictions.logits).max() <= 0.05 * max(1.0, np.abs(logits_NK).max())  # bf16
-    again = headstart.reproduce(folder, weights_dir=tiny_weights)
+    again = headstart.reproduce(folder, weights=tiny_weights)
     assert again.same, again.table()
     assert run.test["accuracy"].n > 0
 
@@ -103,7 +104,7 @@ def test_wise_zero_is_the_frozen_network(photos: Path, tiny_weights: Path, cache
     options = {"backbone": "test_resnet.a", "precision": "f32", "val_size": 0.3}
     for approach, more in (("linear", {}), ("finetune", {**QUICK, "wise_ft": "0"})):
         recipe = headstart.Recipe(approach=approach, **options, **more)
-        headstart.train(photos, out=tmp_path / approach, recipe=recipe, weights_dir=tiny_weights)
+        headstart.train(photos, out=tmp_path / approach, recipe=recipe, weights=tiny_weights)
     frozen, tuned = (
         headstart.load_classifier(tmp_path / a).members[0].extractor.backbone for a in ("linear", "finetune")
     )
@@ -119,7 +120,7 @@ def test_starts_from_log_odds_whatever_the_head(head: str, tiny_weights: Path) -
     split = np.where(np.arange(150) < 100, "train", "val")
     names = tuple(f"{i}.jpg" for i in range(150))
     dataset = Dataset(Path("photos"), names, labels, ("a", "b", "c"), split, np.arange(150))
-    backbone = find_backbone("test_resnet.a", weights_dir=tiny_weights)
+    backbone = find_backbone("test_resnet.a", WeightsSource(folder=tiny_weights))
     view, recipe = FeatureExtractor(backbone, backbone.preprocess), headstart.Recipe(head=head)
     fitted, _ = fit_heads([view], [features], dataset, recipe)
     linear = Candidate(fitted.members(1.0), (features,), np.zeros((0, 3)), head=fitted)
@@ -156,7 +157,7 @@ def test_interrupted_training_goes_on(
 ) -> None:
     """Stopped in the second epoch, gone on with by the same command: equal weights. Another recipe is refused."""
     recipe = headstart.Recipe(approach="finetune", backbone="test_resnet.a", **QUICK)
-    headstart.train(photos, out=tmp_path / "whole", recipe=recipe, weights_dir=tiny_weights)
+    headstart.train(photos, out=tmp_path / "whole", recipe=recipe, weights=tiny_weights)
     gradient, taken = Passes.gradient, list[int]()
 
     def stopping(
@@ -170,18 +171,18 @@ def test_interrupted_training_goes_on(
     monkeypatch.setattr(Passes, "gradient", stopping)
     monkeypatch.setattr(Checkpoint, "due", lambda *_, **__: True)  # these steps are too short to be saved otherwise
     with pytest.raises(Stopped):
-        headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+        headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     monkeypatch.undo()
     monkeypatch.setenv("HEADSTART_CACHE", str(cache))
     assert (tmp_path / "run.unfinished").is_file() and not (tmp_path / "run").exists()
     other = headstart.Recipe(approach="finetune", backbone="test_resnet.a", **{**QUICK, "batch_size": 9})
     with pytest.raises(UnfinishedTraining) as refused:
-        headstart.train(photos, out=tmp_path / "run", recipe=other, weights_dir=tiny_weights)
+        headstart.train(photos, out=tmp_path / "run", recipe=other, weights=tiny_weights)
     assert str(refused.value).startswith(
         f"{tmp_path / 'run.unfinished'}: an unfinished training lies there, and this one differs from it:\n"
     )
     assert "batch_size: 8 -> 9" in str(refused.value) and "--restart" in str(refused.value)
-    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run"))
     assert one == two
     metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "run")]
@@ -191,14 +192,14 @@ def test_interrupted_training_goes_on(
 def test_restart_discards(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
     (tmp_path / "run.unfinished").write_bytes(b"anything")
     recipe = headstart.Recipe(approach="scratch", image_size=32, **QUICK)
-    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights, restart=True)
+    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights, restart=True)
     assert not (tmp_path / "run.unfinished").exists()
 
 
 def test_budget_too_small(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
     recipe = headstart.Recipe(approach="scratch", lr=1e-3, image_size=32, budget="0.01s")
     with pytest.raises(RecipeError) as refused:
-        headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+        headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     assert "budget 0.01s is too small for scratch" in str(refused.value)
     assert "one epoch over the training images takes about" in str(refused.value)
 
@@ -206,7 +207,7 @@ def test_budget_too_small(photos: Path, tiny_weights: Path, cache: Path, tmp_pat
 def test_auto_without_time_is_linear(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
     """And says so in the run folder, so that reproducing it elsewhere does not fine-tune."""
     recipe = headstart.Recipe(backbone="test_resnet.a", budget="1s")
-    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     assert json.loads((tmp_path / "run" / "headstart.json").read_text())["recipe"]["approach"] == "linear"
 
 
@@ -235,20 +236,20 @@ def test_binary_has_one_unit(tiny_weights: Path, cache: Path, tmp_path: Path) ->
     recipe = headstart.Recipe(
         approach="head_sgd", backbone="test_resnet.a", hidden_layer_sizes="8", loss="binary", **QUICK
     )
-    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     (part,) = headstart.load_classifier(tmp_path / "run").members
     assert not part.layer.weight_DK[:, 0].any() and part.layer.bias_K[0] == 0
     assert part.layer.weight_DK[:, 1].any() and part.layer.bias_K[1] != 0
     photos = write_photos(tmp_path / "three")
     with pytest.raises(RecipeError) as refused:
-        headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+        headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     assert str(refused.value) == f"loss 'binary' is for two classes, and {photos} has 3.\n  Use --loss cross_entropy."
 
 
 def test_several_backbones_cannot_be_trained_by_gradient(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
     recipe = headstart.Recipe(approach="finetune", backbone="test_resnet.a+test_efficientnet.b")
     with pytest.raises(RecipeError) as refused:
-        headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+        headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     assert str(refused.value) == (
         "backbone 'test_resnet.a+test_efficientnet.b' names several, but finetune trains one.\n"
         "  Name one of them, or use --approach linear, which can fuse them."
@@ -258,7 +259,7 @@ def test_several_backbones_cannot_be_trained_by_gradient(photos: Path, tiny_weig
 def test_flipped_features_are_the_mean_of_both(photos: Path, tiny_weights: Path, cache: Path) -> None:
     from dataclasses import replace
 
-    backbone = find_backbone("test_resnet.a", weights_dir=tiny_weights)
+    backbone = find_backbone("test_resnet.a", WeightsSource(folder=tiny_weights))
     image = np.asarray(draw(1, 5, (64, 64)))
     spec = replace(backbone.preprocess, resize="squash")
     runtime = Runtime("openvino", "cpu", "f32", 8)
@@ -294,7 +295,7 @@ def test_lightened_convolutions_give_the_same_numbers() -> None:
 
 def test_a_random_last_layer_begins_small(tiny_weights: Path) -> None:
     """timm's own would be uniform up to 1 / sqrt(2) here, and the first logits far from zero."""
-    backbone = find_backbone("test_efficientnet.b", weights_dir=tiny_weights, offline=True)
+    backbone = find_backbone("test_efficientnet.b", WeightsSource(folder=tiny_weights, offline=True))
     view = FeatureExtractor(backbone, backbone.preprocess)
     network = build_network(view, headstart.Recipe(approach="head_sgd", head_init="random"), 2, None)
     last = network.get_classifier().requires_grad_(False)

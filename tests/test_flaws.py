@@ -15,6 +15,7 @@ import headstart
 from headstart.data.open_dataset import open_dataset
 from headstart.errors import RecipeError, WriteError
 from headstart.io.files import read_csv
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.samples.flaws import SampleSet, sample_set
 
 
@@ -105,7 +106,9 @@ def test_check_finds_every_corrupt_file_and_the_copies(sampled: Path) -> None:
 @pytest.mark.slow
 def test_check_finds_nearly_all_copies_and_wrong_labels(tmp_path: Path, shared: Path) -> None:
     headstart.sample("scenes", tmp_path / "scenes", n=600, seed=0)
-    found = headstart.check(tmp_path / "scenes", labels=True, weights_dir=shared / "weights", offline=True)
+    found = headstart.check(
+        tmp_path / "scenes", labels=True, weights=WeightsSource(folder=shared / "weights", offline=True)
+    )
     groups = {path: n for n, group in enumerate(found.groups) for path in group}
     copies = rows(tmp_path / "scenes", "near_duplicate")
     same = [groups.get(row["path"], -1) == groups.get(row["of"], -2) for row in copies]

@@ -17,6 +17,7 @@ from conftest import draw
 from headstart import DataSource, Recipe, cli
 from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import BadLabels, BadSplit, HeadstartError
+from headstart.model.backbones.weights_source import WeightsSource
 from test_data_source import IMAGES, parquet, tar_bytes, write
 
 PATIENTS = ["7", "8", "7", "8", "7", "9"]
@@ -319,7 +320,7 @@ def test_a_class_of_one_group_is_named(tmp_path: Path) -> None:
     for make in (
         lambda: headstart.split(source, out=out),
         lambda: headstart.train(source, out=tmp_path / "run"),
-        lambda: headstart.compare(source, out=tmp_path / "compared", offline=True),
+        lambda: headstart.compare(source, out=tmp_path / "compared", weights=WeightsSource(offline=True)),
     ):
         assert error_of(make, BadSplit).splitlines()[0] == sentence
     found = headstart.check(source).findings
@@ -339,13 +340,13 @@ def test_a_run_remembers_its_groups(tmp_path: Path, tiny_weights: Path) -> None:
     folder, run = patients(tmp_path / "photos"), tmp_path / "run"
     recipe = Recipe(backbone="test_resnet.a", head="lda", approach="linear")
     made = headstart.train(
-        DataSource(folder, group_from=BY_NAME), out=run, recipe=recipe, weights_dir=tiny_weights, report=False
+        DataSource(folder, group_from=BY_NAME), out=run, recipe=recipe, weights=tiny_weights, report=False
     )
     assert [len(sets) for sets in sets_of(run / "split.csv")] == [1] * 16
     kept = json.loads((run / "headstart.json").read_text())["data"]
     assert (kept["group_from"], "group_column" in kept) == (BY_NAME, False)
     assert not [f for f in made.findings if f.check == "split_leak"]
-    again = headstart.reproduce(run, weights_dir=tiny_weights)
+    again = headstart.reproduce(run, weights=tiny_weights)
     assert (again.same, again.causes) == (True, [])
 
 
@@ -357,7 +358,7 @@ def test_a_split_that_divides_groups_is_reported(tmp_path: Path, tiny_weights: P
         out=tmp_path / "run",
         recipe=Recipe(backbone="test_resnet.a", head="lda", approach="linear"),
         split=split,
-        weights_dir=tiny_weights,
+        weights=tiny_weights,
         report=False,
     )
     assert [f.check for f in made.findings if f.severity == "error"] == ["split_leak"]

@@ -16,6 +16,7 @@ from headstart.errors import BackboneError, UnreadableImage
 from headstart.images.preprocess import Preprocess
 from headstart.model.backbones.build import build
 from headstart.model.backbones.registry import find_backbone
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.heads.linear import fit_head
 from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.classifier import Classifier, EnsembleMember
@@ -44,7 +45,7 @@ def make_view(folder: Path, architecture: str, *, seed: int = 0, size: int = 64,
     config |= {"interpolation": "bicubic", "crop_pct": 0.9}
     described = {"architecture": architecture, "num_classes": 0, "pretrained_cfg": config, "model_args": model_args}
     (folder / f"{name}.json").write_text(json.dumps(described))
-    return FeatureExtractor(find_backbone(name, weights_dir=folder), replace(SQUASH, image_size=size))
+    return FeatureExtractor(find_backbone(name, WeightsSource(folder=folder)), replace(SQUASH, image_size=size))
 
 
 def with_head(*views: FeatureExtractor, classes: int = 3, seed: int = 0) -> Classifier:

@@ -121,6 +121,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 PRELUDE = """
 import json, sys
 from pathlib import Path
+from headstart import WeightsSource
 from headstart.errors import HeadstartError
 from headstart.model.backbones.registry import at_hand, find_backbone, to_choose_from
 from headstart.model.backbones.build import build
@@ -291,7 +292,7 @@ logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
 notes = []
 logging.getLogger("headstart").addFilter(lambda record: notes.append(record.getMessage()) or True)
 def choice(**options):
-    return [(b.name, b.source) for b in to_choose_from(**options)]
+    return [(b.name, b.source) for b in to_choose_from(WeightsSource(**options))]
 """
 LAST_RESORT = [["mobilenetv2_050.headstart", "embedded"]]
 NONE_HERE = "No weights are on this machine: "
@@ -394,7 +395,7 @@ out = {{
     "first": repr(first),
     "again": repr(find_backbone("test_resnet.r160_in1k")),
     "bare": repr(find_backbone("test_resnet")),
-    "offline": repr(find_backbone("test_resnet", offline=True)),
+    "offline": repr(find_backbone("test_resnet", WeightsSource(offline=True))),
     "here": [found.name for found in at_hand()],
     "weights": str(first.weights),
     "same": all(torch.equal(v, state[k]) for k, v in build(first).state_dict().items()),

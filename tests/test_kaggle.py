@@ -33,6 +33,8 @@ from headstart.errors import (
 )
 from headstart.io.files import read_csv
 from headstart.kaggle_api.client import Slug, parse_slug
+from headstart.kaggle_api.submission import SubmissionOptions
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.training.recipe import Recipe
 from kaggle_server import (
     DATASET,
@@ -165,7 +167,7 @@ def test_a_competition(server: KaggleServer, own_cache: Path) -> None:
 def test_what_is_there_is_not_downloaded_again(server: KaggleServer) -> None:
     first = headstart.kaggle(REDUX)
     server.seen.clear()
-    again = headstart.kaggle(PAGE, offline=True)
+    again = headstart.kaggle(PAGE, weights=WeightsSource(offline=True))
     assert (again.files, again.bytes, again.classes, again.next) == (
         first.files,
         first.bytes,
@@ -366,7 +368,7 @@ def test_no_network(server: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_offline(server: KaggleServer) -> None:
     with pytest.raises(Unreachable) as caught:
-        headstart.kaggle(REDUX, offline=True)
+        headstart.kaggle(REDUX, weights=WeightsSource(offline=True))
     assert str(caught.value) == (f"{REDUX} would have to be downloaded, and this is --offline.\n  By hand: {PAGE}")
     assert server.seen == []
 
@@ -431,7 +433,9 @@ def test_the_next_commands_can_be_typed(server: KaggleServer, tiny_weights: Path
     again = headstart.kaggle(REDUX, out=Path("my data"), submit_file=Path("second.csv"))
     assert Path("second.csv").read_bytes() == Path("submission.csv").read_bytes()
     assert again.next == (f"headstart submit {REDUX} second.csv",)
-    headstart.kaggle(REDUX, out=Path("my data"), submit_file=Path("cats.csv"), positive="cat")
+    headstart.kaggle(
+        REDUX, out=Path("my data"), submit_file=Path("cats.csv"), submission=SubmissionOptions(pos_label="cat")
+    )
     dogs, cats = ([float(row["label"]) for row in read_csv(Path(name))] for name in ("submission.csv", "cats.csv"))
     assert [a + b for a, b in zip(dogs, cats, strict=True)] == pytest.approx([1.0] * 12)
 
@@ -462,7 +466,7 @@ def test_one_class_only(server: KaggleServer, tiny_weights: Path) -> None:
     one = {name: data for name, data in _files(drawn_dataset().archive).items() if name.startswith("cats/")}
     server.competitions[DATASET] = Competition(DATASET, zipped(one))
     with pytest.raises(BadLabels):
-        headstart.kaggle(DATASET, train=True, weights_dir=tiny_weights)
+        headstart.kaggle(DATASET, train=True, weights=tiny_weights)
 
 
 def _files(archive: bytes) -> dict[str, bytes]:
@@ -560,7 +564,7 @@ def test_cats_and_dogs_end_to_end(
             REDUX,
             train=True,
             submit_file=Path("submission.csv"),
-            weights_dir=shared / "weights",
+            weights=shared / "weights",
             recipe=Recipe(approach="linear"),
         )
         submit = headstart.submit(REDUX, Path("submission.csv"))

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 import headstart
 from conftest import draw, write_photos
 from headstart import cli
+from headstart.data.curation import Curation
 from headstart.errors import BadLabels, DataError, MissingWeights
 from headstart.evaluation.confident_learning import label_issues, label_thresholds
 from headstart.io.files import read_csv, write_csv
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.pipeline.label_errors import FOLDS, _folds, out_of_fold
 
 
@@ -54,7 +56,7 @@ def test_by_hand() -> None:
     # 8 / 3 images, so three: all whose likeliest class is another, the least believed label first.
     assert found.order.tolist() == [5, 2, 7]
     assert found.suggested.tolist() == [0, 1, 0]
-    assert np.allclose(found.score, [0.8, 0.7, 0.6])
+    assert np.allclose(found.label_quality, [0.2, 0.3, 0.4])
 
 
 def test_images_without_a_label_are_left_out() -> None:
@@ -129,7 +131,7 @@ def test_against_plain_loops(case: tuple[np.ndarray, np.ndarray]) -> None:
     p_NK, labels_N = case
     found = label_issues(p_NK, labels_N)
     assert found.order.tolist() == by_loops(p_NK, labels_N)
-    assert (np.diff(found.score) <= 0).all()
+    assert (np.diff(found.label_quality) >= 0).all()
     assert (found.suggested != labels_N[found.order]).all()
     assert np.isclose(found.joint_KK.sum(), float((labels_N >= 0).any()))
     shares_K = np.bincount(labels_N[labels_N >= 0], minlength=p_NK.shape[1]) / max((labels_N >= 0).sum(), 1)
@@ -249,29 +251,39 @@ ODD = 'class1/<b>"odd", 🐈.jpg'
 def test_check_finds_the_image_in_the_wrong_folder(
     mislaid: Path, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fixes = tmp_path / "fixes.csv"
-    words = ["check", str(mislaid), "--labels", "--weights-dir", str(tiny_weights), "--fixes", str(fixes)]
+    corrections = tmp_path / "corrections.csv"
+    words = [
+        "check",
+        str(mislaid),
+        "--labels",
+        "--weights-dir",
+        str(tiny_weights),
+        "--write-corrections",
+        str(corrections),
+    ]
     assert cli.run([*words, "--offline", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     first = document["label_errors"][0]
     assert (first["path"], first["label"], first["suggested"]) == (ODD, "class1", "class0")
-    assert 0.5 < first["score"] <= 1
+    assert 0 <= first["label_quality"] < 0.5
 
-    rows = read_csv(fixes)
+    rows = read_csv(corrections)
     assert [row["path"] for row in rows] == [e["path"] for e in document["label_errors"]]
     assert {row["new_label"] + row["drop"] for row in rows} == {""}
-    assert cli.run(["check", str(mislaid), "--fix", str(fixes)]) == 0  # nothing filled in: nothing happens
+    assert (
+        cli.run(["check", str(mislaid), "--corrections", str(corrections)]) == 0
+    )  # nothing filled in: nothing happens
     assert capsys.readouterr().out.startswith("61 files, 61 usable, 3 classes: class0 20, class1 21, class2 20\n")
 
     rows[0]["new_label"] = rows[0]["suggested"]
-    write_csv(fixes, list(rows[0]), [list(row.values()) for row in rows])
-    again = headstart.check(mislaid, labels=True, weights_dir=tiny_weights, fix=fixes)
+    write_csv(corrections, list(rows[0]), [list(row.values()) for row in rows])
+    again = headstart.check(mislaid, labels=True, weights=tiny_weights, curation=Curation(corrections=corrections))
     assert again.classes == {"class0": 21, "class1": 20, "class2": 20}
     assert ODD not in [e.path for e in again.label_errors]
 
 
 def test_the_table_names_the_worst(mislaid: Path, tiny_weights: Path) -> None:
-    found = headstart.check(mislaid, labels=True, weights_dir=tiny_weights, backbone="test_resnet.a")
+    found = headstart.check(mislaid, labels=True, weights=tiny_weights, backbone="test_resnet.a")
     n = len(found.label_errors)
     lines = found.table().splitlines()
     place = lines.index(f"{n} of 61 labels may be wrong, by an estimate; the most suspect first:")
@@ -284,20 +296,20 @@ def test_the_table_names_the_worst(mislaid: Path, tiny_weights: Path) -> None:
 def test_unlabelled_and_unreadable_images_are_passed_over(mislaid: Path, tiny_weights: Path) -> None:
     (mislaid / "class2" / "bad.jpg").write_bytes(b"no image")
     draw(1, 900).save(mislaid / "loose.jpg")
-    found = headstart.check(mislaid, labels=True, weights_dir=tiny_weights)
+    found = headstart.check(mislaid, labels=True, weights=tiny_weights)
     assert (found.images, found.usable) == (63, 62)
     assert found.label_errors[0].path == ODD
     assert not {"class2/bad.jpg", "loose.jpg"} & {e.path for e in found.label_errors}
 
 
 def test_the_same_twice(mislaid: Path, tiny_weights: Path) -> None:
-    first, second = (headstart.check(mislaid, labels=True, weights_dir=tiny_weights) for _ in range(2))
+    first, second = (headstart.check(mislaid, labels=True, weights=tiny_weights) for _ in range(2))
     assert first == second
 
 
 def test_what_it_needs_is_said_before_any_work(tmp_path: Path, photos: Path) -> None:
     with pytest.raises(MissingWeights) as caught:
-        headstart.check(photos, labels=True, backbone="resnet18", weights_dir=tmp_path, offline=True)
+        headstart.check(photos, labels=True, backbone="resnet18", weights=WeightsSource(folder=tmp_path, offline=True))
     assert caught.value.message.startswith("resnet18.a1_in1k: its weights are not on this machine")
 
 
@@ -314,5 +326,5 @@ def test_all_planted_copies_are_found_with_a_backbone_and_without(tmp_path: Path
 def test_one_class_has_no_wrong_labels(tmp_path: Path, tiny_weights: Path) -> None:
     data = write_photos(tmp_path / "data", classes=1)
     with pytest.raises(BadLabels, match=r"has one class only"):
-        headstart.check(data, labels=True, weights_dir=tiny_weights, out=tmp_path / "checks.csv")
+        headstart.check(data, labels=True, weights=tiny_weights, out=tmp_path / "checks.csv")
     assert read_csv(tmp_path / "checks.csv")  # the rest was found all the same

@@ -20,6 +20,7 @@ from headstart.model.backbones.architectures import POPULAR_NAMES, RELATIVES
 from headstart.model.backbones.build import build
 from headstart.model.backbones.networks import HeadstartCNN, HeadstartTop, QuickDropout, with_top
 from headstart.model.backbones.registry import Backbone, find_backbone, tuned, without_weights
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.classifier import Classifier, EnsembleMember, save_classifier
 from headstart.model.inference.features import FeatureExtractor
@@ -284,7 +285,7 @@ def test_the_hub_has_safetensors_of_them_or_of_a_relative() -> None:
         assert timm.get_pretrained_cfg(RELATIVES.get(timm_name, timm_name)).hf_hub_id
         assert (timm_name in RELATIVES) == (not timm.get_pretrained_cfg(timm_name).hf_hub_id)
     with pytest.raises(MissingWeights, match="or choose another backbone, such as xception41"):
-        find_backbone("Xception", offline=True)
+        find_backbone("Xception", WeightsSource(offline=True))
 
 
 def last_layer(layer: Any, features_ND: torch.Tensor) -> torch.Tensor:

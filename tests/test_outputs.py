@@ -50,7 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weights
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADSTART_CACHE", str(cache))
         recipe = Recipe(backbone="test_resnet.a", approach="linear")
-        headstart.train(folder / "data", out=folder / "run", weights_dir=tiny_weights, recipe=recipe)
+        headstart.train(folder / "data", out=folder / "run", weights=tiny_weights, recipe=recipe)
     return folder / "run"
 
 
@@ -93,11 +93,11 @@ def refused(words: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("check link.csv --out t.csv", "t.csv"),
         ("check cd.zip --out cd.zip", "cd.zip"),
         ("check t.csv --out cd/cats/003.jpg", "cd/cats/003.jpg"),
-        ("check cd --fix fixes.csv --out fixes.csv", "fixes.csv"),
+        ("check cd --corrections corrections.csv --out corrections.csv", "corrections.csv"),
         ("split t.csv --out t.csv", "t.csv"),
         ("split cd.zip --out cd.zip", "cd.zip"),
         ("split t.csv --out cd/cats/003.jpg", "cd/cats/003.jpg"),
-        ("split cd --fix fixes.csv --out fixes.csv", "fixes.csv"),
+        ("split cd --corrections corrections.csv --out corrections.csv", "corrections.csv"),
         ("embed t.csv --out t.safetensors", "t.csv"),
         ("embed cd.zip --out cd.zip", "cd.zip"),
         ("embed cd --weights w/test_resnet.a.safetensors --out w/test_resnet.a.safetensors", "w/test_resnet.a.safetensors"),
@@ -111,7 +111,7 @@ def test_what_is_read_is_not_written_over(
     words: str, file: str, place: Path, run: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(tiny_weights, place / "w")
-    (place / "fixes.csv").write_text("path,drop\ncats/003.jpg,x\n")
+    (place / "corrections.csv").write_text("path,drop\ncats/003.jpg,x\n")
     (place / "link.csv").symlink_to("t.csv")
     before = contents(place)
     assert refused(words, capsys).endswith(
@@ -122,8 +122,8 @@ def test_what_is_read_is_not_written_over(
 
 @pytest.mark.usefixtures("untouched")
 def test_the_table_of_the_data_is_not_replaced_by_suspected_labels(capsys: pytest.CaptureFixture[str]) -> None:
-    assert refused("check t.csv --fixes t.csv", capsys) == (
-        "WriteError: t.csv: is read here, and would be replaced.\n  Choose another --fixes.\n"
+    assert refused("check t.csv --write-corrections t.csv", capsys) == (
+        "WriteError: t.csv: is read here, and would be replaced.\n  Choose another --write-corrections.\n"
     )
 
 
@@ -150,7 +150,7 @@ def test_an_image_that_a_link_leads_to_is_kept(place: Path, run: Path) -> None:
         ("check ./cd/ --out cd/new/checks.csv", "cd/new/checks.csv", "cd", "--out outside of it, such as {}/checks.csv"),
         ("check cd --out link/checks.csv", "link/checks.csv", "cd", "--out outside of it, such as {}/checks.csv"),
         ("check link --out cd/checks.csv", "cd/checks.csv", "link", "--out outside of it, such as {}/checks.csv"),
-        ("check cd --fixes cd/fixes.csv", "cd/fixes.csv", "cd", "--fixes outside of it, such as {}/fixes.csv"),
+        ("check cd --write-corrections cd/c.csv", "cd/c.csv", "cd", "--write-corrections outside of it, such as {}/c.csv"),
         ("split cd --out cd/split.csv", "cd/split.csv", "cd", "--out outside of it, such as {}/split.csv"),
         ("embed cd --out cd/f.safetensors", "cd/f.safetensors", "cd", "--out outside of it, such as {}/f.safetensors"),
         ("evaluate run cd --out cd/eval", "cd/eval", "cd", "--out outside of it, such as {}/evaluation"),
@@ -193,7 +193,7 @@ def test_beside_the_data_everything_is_written_and_written_again(
     for words in (
         "check cd --out checks.csv",
         "check t.csv --out cd/checks.csv",  # the table is the data, not the folder
-        f"check cd --fixes fixes.csv {given}",
+        f"check cd --write-corrections corrections.csv {given}",
         "split cd --out split.csv",
         "split t.csv --out cd-of-t.csv",
         f"embed cd --out f.safetensors {given}",
@@ -207,7 +207,7 @@ def test_beside_the_data_everything_is_written_and_written_again(
     after = contents(place)
     assert {name: after[name] for name in before} == before
     made = {name.split("/")[0] for name in set(after) - set(before)} - {"cd"}
-    files = {"checks.csv", "fixes.csv", "split.csv", "cd-of-t.csv", "f.safetensors", "f.csv", "predictions.csv"}
+    files = {"checks.csv", "corrections.csv", "split.csv", "cd-of-t.csv", "f.safetensors", "f.csv", "predictions.csv"}
     assert made == files | {"evaluated", "evaluated.previous", "explained", "explained.previous"}
 
 
@@ -233,7 +233,7 @@ def test_embed_leaves_a_table_of_that_name_alone(
 def test_embed_does_not_replace_the_table_that_it_reads(tiny_weights: Path) -> None:
     with pytest.raises(WriteError, match=r"^t\.csv: is read here, and would be replaced\."):
         headstart.embed(
-            DataSource(Path("t.csv"), label_column="label"), out=Path("t.safetensors"), weights_dir=tiny_weights
+            DataSource(Path("t.csv"), label_column="label"), out=Path("t.safetensors"), weights=tiny_weights
         )
 
 
@@ -241,7 +241,7 @@ def test_embed_does_not_replace_the_table_that_it_reads(tiny_weights: Path) -> N
 
 
 def suspects(tiny_weights: Path) -> str:
-    return f"check wrong --fixes wf.csv --weights-dir {tiny_weights} --backbone test_resnet.a"
+    return f"check wrong --write-corrections wf.csv --weights-dir {tiny_weights} --backbone test_resnet.a"
 
 
 @pytest.mark.parametrize("cells", [{"new_label": "class0"}, {"drop": "x"}])
@@ -259,10 +259,10 @@ def test_corrections_that_were_filled_in_are_kept(
     capsys.readouterr()
     assert refused(suspects(tiny_weights), capsys) == (
         "WriteError: wf.csv: holds corrections that somebody filled in, and would be replaced.\n"
-        "  Apply them with --fix wf.csv, or choose another --fixes.\n"
+        "  Apply them with --corrections wf.csv, or choose another --write-corrections.\n"
     )
     assert contents(place) == before
-    assert cli.run(shlex.split(suspects(tiny_weights).replace("wf.csv", "wf-2.csv --fix wf.csv"))) == 0
+    assert cli.run(shlex.split(suspects(tiny_weights).replace("wf.csv", "wf-2.csv --corrections wf.csv"))) == 0
 
 
 def test_a_file_that_holds_something_else_is_no_table_of_suspects(
@@ -270,9 +270,9 @@ def test_a_file_that_holds_something_else_is_no_table_of_suspects(
 ) -> None:
     (place / "notes.csv").write_text("day,weather\n1,rain\n")
     before = contents(place)
-    assert refused("check cd --fixes notes.csv", capsys) == (
+    assert refused("check cd --write-corrections notes.csv", capsys) == (
         "WriteError: notes.csv: exists, and is not a table that this command wrote, so it is left alone.\n"
-        "  Choose another --fixes.\n"
+        "  Choose another --write-corrections.\n"
         "  notes.csv: is not a table of corrections: expected the columns path and new_label or drop, found 'day', "
         "'weather'.\n"
     )

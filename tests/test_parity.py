@@ -24,6 +24,7 @@ from headstart.images.image_refs import Images
 from headstart.images.preprocess import read_pixels
 from headstart.io.files import sha256_file
 from headstart.model.backbones.registry import Backbone, find_backbone
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.classifier import timm_config
 from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime, network_key, open_network
@@ -55,7 +56,7 @@ def split_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def single(module_cache: Path, split_photos: Path, tiny_weights: Path) -> Path:
     """A run of one backbone, f32, with a seed of its own."""
     recipe = Recipe(backbone="test_resnet.a", precision="f32", seed=3)
-    headstart.train(split_photos, out=module_cache.parent / "single", recipe=recipe, weights_dir=tiny_weights)
+    headstart.train(split_photos, out=module_cache.parent / "single", recipe=recipe, weights=tiny_weights)
     return module_cache.parent / "single"
 
 
@@ -63,7 +64,7 @@ def single(module_cache: Path, split_photos: Path, tiny_weights: Path) -> Path:
 def fused(module_cache: Path, split_photos: Path, tiny_weights: Path) -> Path:
     """A run that fuses two backbones, f32."""
     recipe = Recipe(backbone="test_resnet.a+test_efficientnet.b", precision="f32")
-    headstart.train(split_photos, out=module_cache.parent / "fused", recipe=recipe, weights_dir=tiny_weights)
+    headstart.train(split_photos, out=module_cache.parent / "fused", recipe=recipe, weights=tiny_weights)
     return module_cache.parent / "fused"
 
 
@@ -127,7 +128,7 @@ def test_timm_loads_real_weights_with_a_new_head(shared: Path, tmp_path: Path) -
     (data,) = (p.parent for p in tmp_path.rglob("cats"))
     backbones = "mobilenetv1_100.tf_qat_in1k+mobilenetv2_100.tf_in1k"
     recipe = Recipe(backbone=backbones, precision="f32", image_size=128)
-    run = headstart.train(data, out=tmp_path / "run", recipe=recipe, weights_dir=shared / "weights")
+    run = headstart.train(data, out=tmp_path / "run", recipe=recipe, weights=shared / "weights")
     files = sorted(data.glob("*/*.*"))
     ours = headstart.predict(tmp_path / "run", *files).predictions
     folders = sorted((tmp_path / "run").glob("member*"))
@@ -195,7 +196,7 @@ def test_architectures_with_other_last_layers(kind: str, photos: Path, tmp_path:
     architecture, native, model_args, image_size = ARCHITECTURES[kind]
     name = save_backbone(tmp_path / "weights", architecture, native, **model_args)
     recipe = Recipe(backbone=name, head="lda", precision="f32", image_size=image_size)
-    run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tmp_path / "weights")
+    run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tmp_path / "weights")
     files = sorted(photos.glob("*/00[0-2].jpg"))
     ours = headstart.predict(tmp_path / "run", *files).predictions
     logits_NK, _ = timm_logits(tmp_path / "run", files, run.classifier.members[0].extractor.spec)
@@ -206,7 +207,7 @@ def test_architectures_with_other_last_layers(kind: str, photos: Path, tmp_path:
 # ------------------------------------------------------------------------------------------------------------- engines
 @pytest.mark.parametrize("name", ["test_resnet.a", "test_efficientnet.b"])
 def test_openvino_agrees_with_torch(name: str, tiny_weights: Path, warm: Path) -> None:
-    backbone = find_backbone(name, weights_dir=tiny_weights)
+    backbone = find_backbone(name, WeightsSource(folder=tiny_weights))
     pixels = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
 
     def features(plan: Runtime) -> np.ndarray:
@@ -224,7 +225,7 @@ def test_openvino_agrees_with_torch(name: str, tiny_weights: Path, warm: Path) -
 # ------------------------------------------------------------------------------------------------------------- company
 @pytest.fixture
 def view(tiny_weights: Path) -> FeatureExtractor:
-    backbone = find_backbone("test_resnet.a", weights_dir=tiny_weights)
+    backbone = find_backbone("test_resnet.a", WeightsSource(folder=tiny_weights))
     return FeatureExtractor(backbone, backbone.preprocess)
 
 
@@ -303,7 +304,9 @@ def test_what_hits_the_cache_and_what_misses(
     squashed = FeatureExtractor(view.backbone, Preprocess.from_dict({**view.spec.as_dict(), "resize": "squash"}))
     assert (embedded([renamed], squashed, F32, keep=True)[0] != first).any()
     assert len(shards(moved)) == 3
-    other = find_backbone("test_resnet.a", weights_dir=_with_one_weight_changed(tiny_weights, tmp_path / "weights"))
+    other = find_backbone(
+        "test_resnet.a", WeightsSource(folder=_with_one_weight_changed(tiny_weights, tmp_path / "weights"))
+    )
     assert (embedded([renamed], FeatureExtractor(other, view.spec), F32, keep=True)[0] != first).any()
     assert len(shards(moved)) == 4
 
@@ -378,12 +381,12 @@ def test_python_and_the_command_line_say_the_same(
     first = out.read_bytes()
     assert document(capsys, "split", photos, "--out", out, "--seed", 5) == as_read(made)
     assert out.read_bytes() == first
-    assert document(capsys, "backbones", *weights) == as_read(headstart.backbones(weights_dir=tiny_weights))
-    kept = headstart.embed(photos, backbone="test_resnet.a", weights_dir=tiny_weights)
+    assert document(capsys, "backbones", *weights) == as_read(headstart.backbones(weights=tiny_weights))
+    kept = headstart.embed(photos, backbone="test_resnet.a", weights=tiny_weights)
     assert document(capsys, "embed", photos, "--backbone", "test_resnet.a", *weights) == as_read(kept)
     assert document(capsys, "predict", single, one) == as_read(headstart.predict(single, one))
     assert document(capsys, "evaluate", single, split_photos) == as_read(headstart.evaluate(single, split_photos))
-    again = headstart.reproduce(single, weights_dir=tiny_weights)
+    again = headstart.reproduce(single, weights=tiny_weights)
     assert again.same, again.table()
     assert document(capsys, "reproduce", single, *weights) == as_read(again)
 
@@ -393,7 +396,7 @@ def test_train_says_the_same_from_the_command_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     recipe = Recipe(backbone="test_resnet.a", precision="f32", seed=3)
-    python = as_read(headstart.train(split_photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights))
+    python = as_read(headstart.train(split_photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights))
     words = ("train", split_photos, "--out", tmp_path / "run", "--weights-dir", tiny_weights)
     options = ("--backbone", "test_resnet.a", "--precision", "f32", "--seed", 3)
     typed = document(capsys, *words, *options)

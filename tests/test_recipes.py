@@ -22,9 +22,11 @@ from conftest import REPOSITORY
 from headstart import Recipe, cli, read_recipe
 from headstart.errors import RecipeError
 from headstart.images.augment import Augment, parse_augment
-from headstart.training.recipe import SECTIONS, options
+from headstart.io.options import options_of
 from headstart.training.recipe_files import FOLDER, LARGEST, describe, names
 
+OPTIONS = options_of(Recipe)
+SECTIONS = list(dict.fromkeys(option.section for option in OPTIONS))
 PRETRAINED = ("kaggle-mobilenetv2", "mobilenetv2-dense32", "transfer", "resnet34-onecycle")
 FROM_SCRATCH = ("scratch-cnn", "scratch-cnn-fixed", "augmented-cnn", "augmented-cnn-fixed")
 KERAS_SHIFTS = "rotation=40,shift=0.2,shear=0.2,zoom=0.2,flip,fill=nearest"
@@ -86,7 +88,7 @@ def test_the_default_written_out_is_the_default() -> None:
     assert read_recipe("default") == Recipe()
     assert list(describe("default").settings) == [f.name for f in fields(Recipe)]
     text = (FOLDER / "default.toml").read_text(encoding="utf-8")
-    assert [title for title in SECTIONS.values() if f"\n\n# {title}\n" in text] == list(SECTIONS.values())
+    assert [title for title in SECTIONS if f"\n\n# {title}\n" in text] == SECTIONS
 
 
 def test_repaired_recipes_differ_where_they_say() -> None:
@@ -181,7 +183,7 @@ def valid(option: Any) -> st.SearchStrategy[Any]:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.fixed_dictionaries({}, optional={option.name: valid(option) for option in options()}))
+@given(st.fixed_dictionaries({}, optional={option.name: valid(option) for option in OPTIONS}))
 def test_a_recipe_survives_being_written_as_a_file(values: dict[str, Any]) -> None:
     recipe = Recipe(**values)
     assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
@@ -325,7 +327,7 @@ def test_options_given_beside_a_recipe_win(
     assert code == 0, err
     asked = Recipe("linear", "test_resnet.a", head="lda", val_size=0.3, image_size=32)
     assert recorded(Path("run")) == asked.as_dict()
-    headstart.train(photos, out="again", recipe=read_recipe("mine.toml", head="lda", seed=0), weights_dir=tiny_weights)
+    headstart.train(photos, out="again", recipe=read_recipe("mine.toml", head="lda", seed=0), weights=tiny_weights)
     first, second = (json.loads((mine.parent / run / "headstart.json").read_text()) for run in ("run", "again"))
     assert first["id"] == second["id"]
 
@@ -334,11 +336,11 @@ def made(words: str) -> Recipe:
     """The recipe that a command line asks for, made as the command makes it."""
     parts = shlex.split(words)
     _, bound, _ = cli.application(parts).parse_args(parts, exit_on_error=False, print_error=False)
-    return cli._with_recipe(dict(bound.kwargs))["recipe"]
+    return cli.verb_arguments(cli.verb_function(parts[0]), bound.args, bound.kwargs)[1]["recipe"]
 
 
 def test_every_option_can_be_given(mine: Path) -> None:
-    everything = {option.name: option.default for option in options()}
+    everything = {option.name: option.default for option in OPTIONS}
     everything |= {
         "approach": "finetune",
         "image_size": -1,
@@ -384,9 +386,9 @@ def test_problems_are_said_before_any_work(
 def test_help_shows_the_options_in_their_sections(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = said(["train", "--help"], capsys)
     assert code == 0
-    titles = [f"─ {title} ─" for title in SECTIONS.values()]
+    titles = [f"─ {title} ─" for title in SECTIONS]
     assert sorted(titles, key=out.index) == titles
-    for option in options():
+    for option in OPTIONS:
         assert f" --{option.name.replace('_', '-')} " in out
     before, *parts = re.split("|".join(map(re.escape, titles)), out)
     assert "--recipe" in before
@@ -409,7 +411,7 @@ def settings_table(recipes: tuple[str, ...]) -> str:
     columns = [describe(name).settings for name in recipes]
     rows = [
         f"| `{o.name}` | " + " | ".join(cell(s.get(o.name)) for s in columns) + " |"
-        for o in options()
+        for o in OPTIONS
         if any(o.name in s for s in columns)
     ]
     return "\n".join([f"| | {' | '.join(recipes)} |", "|---" * (len(recipes) + 1) + "|", *rows])
@@ -459,7 +461,7 @@ def test_the_docs_name_every_recipe_and_every_way_to_vary_images() -> None:
     examples = [
         word for row in re.findall(r"^\| (`[^|]+) \|", text, flags=re.MULTILINE) for word in re.findall("`(.+?)`", row)
     ]
-    varied = [parse_augment(word) for word in examples if word not in {option.name for option in options()}]
+    varied = [parse_augment(word) for word in examples if word not in {option.name for option in OPTIONS}]
     known = {f.name for f in fields(Augment)} - {"rand_operations", "rand_magnitude"}
     assert {n for n in known for augment in varied if getattr(augment, n) != getattr(Augment(), n)} == known
 

@@ -135,7 +135,7 @@ def test_the_verdict_is_three_sentences() -> None:
     assert _plain(verdict(replace(found, findings=(leak,)))[2]) == (
         "Before you believe that: copies of images are in both sets of the split, see data checks."
     )
-    suspects = (Suspect("a", "cat", "dog", 0.99), Suspect("b", "cat", "dog", 0.5))
+    suspects = (Suspect("a", "cat", "dog", 0.01), Suspect("b", "cat", "dog", 0.5))
     assert _plain(verdict(replace(found, suspects=suspects))[2]) == "1 label looks wrong; look through them first."
 
 
@@ -172,7 +172,7 @@ def test_names_are_text_wherever_they_stand() -> None:
         trials=(HistoryRow("head", HOSTILE[7], HOSTILE[0], 1.0, 5, 0.1, 0.9, 0.1, 0.9, 1.0),),
         findings=(Finding("x", "error", HOSTILE, f"{HOSTILE[0]} is bad."),),
         near={0: (SimilarImage(HOSTILE[7], HOSTILE[0], 0.5),)},
-        suspects=(Suspect(path, HOSTILE[0], HOSTILE[7], 0.9, "train"),),
+        suspects=(Suspect(path, HOSTILE[0], HOSTILE[7], 0.1, "train"),),
         groups=((HOSTILE[0], HOSTILE[7]),),
         labels={HOSTILE[0]: HOSTILE[7]},
         balance={c: {"train": 3} for c in HOSTILE},
@@ -258,7 +258,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> tup
     for n in range(4):
         draw(1, 100 + n).save(data / "test" / "class0" / f"wrong{n}.jpg")
     recipe = Recipe(backbone="test_resnet.a", approach="linear")
-    headstart.train(data, out=place / "run", recipe=recipe, weights_dir=tiny_weights)
+    headstart.train(data, out=place / "run", recipe=recipe, weights=tiny_weights)
     monkeypatch.undo()
     return data, place / "run"
 
@@ -286,7 +286,7 @@ def test_fine_tuning_that_is_not_taken_is_shown_all_the_same(
 
     monkeypatch.setattr(fit, "CLEARLY", 1e9)
     recipe = Recipe(backbone="test_resnet.a", epochs=2, budget="2m")
-    run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights)
+    run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     known = run.classifier.provenance
     assert known["tuned"] is None and known["attempt"]["epochs"] == 2
     assert known["why"].endswith("fine-tuning does not clearly pay.")
@@ -296,12 +296,12 @@ def test_fine_tuning_that_is_not_taken_is_shown_all_the_same(
         assert "Fine-tuning was tried, and is no part of this classifier. Validation log-loss: frozen " in text
         assert "Nothing was trained by gradient descent" not in text
     assert (tmp_path / "run" / "plots" / "curves.svg").is_file() and (tmp_path / "run" / "epochs.csv").is_file()
-    assert headstart.reproduce(tmp_path / "run", weights_dir=tiny_weights).same
+    assert headstart.reproduce(tmp_path / "run", weights=tiny_weights).same
 
 
 def test_no_report(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
     recipe = Recipe(backbone="test_resnet.a", approach="linear")
-    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tiny_weights, report=False)
+    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights, report=False)
     assert not (tmp_path / "run" / "report.html").exists() and not (tmp_path / "run" / "plots").exists()
 
 

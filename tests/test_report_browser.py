@@ -68,7 +68,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
             for i in range(9)
         },
         heat={i: np.linspace(0, 1, 64 * 48, dtype=np.float32).reshape(48, 64) for i in range(9)},
-        suspects=(Suspect(paths[3], CLASSES[0], CLASSES[1], 0.99, "test"),),
+        suspects=(Suspect(paths[3], CLASSES[0], CLASSES[1], 0.01, "test"),),
         groups=((paths[4], paths[5]), (paths[6], paths[7], "gone.png")),
         labels=dict.fromkeys(paths, CLASSES[0]),
         sides=dict.fromkeys(paths, "test"),

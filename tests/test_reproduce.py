@@ -13,6 +13,7 @@ import headstart
 from conftest import draw
 from headstart import Recipe
 from headstart.errors import MissingData
+from headstart.model.backbones.weights_source import WeightsSource
 
 RECIPE = Recipe(backbone="test_resnet.a", head="lda")
 
@@ -24,13 +25,13 @@ def trained(
     """(run, data, weights): copies that a test may change."""
     shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
     data, weights = shutil.copytree(photos, tmp_path / "data"), shutil.copytree(tiny_weights, tmp_path / "weights")
-    headstart.train(data, out=tmp_path / "run", recipe=RECIPE, weights_dir=weights)
+    headstart.train(data, out=tmp_path / "run", recipe=RECIPE, weights=weights)
     return tmp_path / "run", data, weights
 
 
 def test_nothing_changed(trained: tuple[Path, Path, Path]) -> None:
     run, _, weights = trained
-    again = headstart.reproduce(run, weights_dir=weights)
+    again = headstart.reproduce(run, weights=weights)
     assert (again.same, again.causes) == (True, [])
     assert again.table().startswith("Identical: ")
 
@@ -40,7 +41,7 @@ def test_an_image_was_changed_another_is_gone_and_one_is_new(trained: tuple[Path
     draw(2, 777).save(data / "class0" / "003.jpg")
     (data / "class1" / "005.jpg").unlink()
     draw(1, 778).save(data / "class1" / "new.jpg")
-    again = headstart.reproduce(run, weights_dir=weights)
+    again = headstart.reproduce(run, weights=weights)
     assert again.causes[:3] == [
         "1 image gone: 'class1/005.jpg'",
         "1 image new: 'class1/new.jpg'",
@@ -55,7 +56,7 @@ def test_other_weights_of_the_same_name(trained: tuple[Path, Path, Path]) -> Non
     file = weights / "test_resnet.a.safetensors"
     tensors = {k: v + np.float32(0.05) if v.dtype == np.float32 else v for k, v in load_file(file).items()}
     save_file(tensors, file)
-    again = headstart.reproduce(run, weights_dir=weights)
+    again = headstart.reproduce(run, weights=weights)
     assert [c for c in again.causes if c.startswith("weights of test_resnet.a: SHA-256 ")] == again.causes
     assert not again.same
     assert "NOT identical." in again.table()
@@ -65,8 +66,10 @@ def test_a_run_on_the_embedded_backbone_is_repeated_with_it(photos: Path, tiny_w
     """It was chosen because there was nothing else. By now there is, which would be chosen before it."""
     (tmp_path / "none").mkdir()
     recipe = headstart.Recipe(approach="linear")
-    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=tmp_path / "none", offline=True)
-    again = headstart.reproduce(tmp_path / "run", weights_dir=tiny_weights, offline=True)
+    headstart.train(
+        photos, out=tmp_path / "run", recipe=recipe, weights=WeightsSource(folder=tmp_path / "none", offline=True)
+    )
+    again = headstart.reproduce(tmp_path / "run", weights=WeightsSource(folder=tiny_weights, offline=True))
     assert again.causes == []
     assert again.same
 
@@ -78,12 +81,12 @@ def test_the_choice_of_backbones_is_repeated_not_made_again(photos: Path, tiny_w
     for end in ("safetensors", "json"):
         shutil.copy(tiny_weights / f"test_resnet.a.{end}", weights)
     recipe = headstart.Recipe(approach="linear")
-    run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights_dir=weights)
+    run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=weights)
     assert run.classifier.provenance["chosen"] == ["test_resnet.a"]
-    both = headstart.train(photos, out=tmp_path / "both", recipe=recipe, weights_dir=tiny_weights)
+    both = headstart.train(photos, out=tmp_path / "both", recipe=recipe, weights=tiny_weights)
     assert len(both.classifier.provenance["chosen"]) == 2
     for folder in ("run", "both"):
-        again = headstart.reproduce(tmp_path / folder, weights_dir=tiny_weights)
+        again = headstart.reproduce(tmp_path / folder, weights=tiny_weights)
         assert (again.same, again.causes) == (True, [])
 
 
@@ -91,11 +94,11 @@ def test_from_another_folder_than_the_one_it_was_made_in(
     photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(photos.parent)
-    headstart.train(Path(photos.name), out=tmp_path / "run", recipe=RECIPE, weights_dir=tiny_weights)
+    headstart.train(Path(photos.name), out=tmp_path / "run", recipe=RECIPE, weights=tiny_weights)
     (tmp_path / photos.name).mkdir()
     draw(0, 1).save(tmp_path / photos.name / "other.jpg")
     monkeypatch.chdir(tmp_path)  # where a folder of that name is as well
-    assert headstart.reproduce(Path("run"), weights_dir=tiny_weights).same
+    assert headstart.reproduce(Path("run"), weights=tiny_weights).same
 
 
 def test_where_its_images_are_not(trained: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -104,7 +107,7 @@ def test_where_its_images_are_not(trained: tuple[Path, Path, Path], tmp_path: Pa
         (tmp_path / "others" / kind).mkdir(parents=True)
         draw(0, 1).save(tmp_path / "others" / kind / "1.jpg")
     with pytest.raises(MissingData) as caught:
-        headstart.reproduce(run, data=tmp_path / "others", weights_dir=weights)
+        headstart.reproduce(run, data=tmp_path / "others", weights=weights)
     assert str(caught.value) == (
         f"{tmp_path / 'others'}: has none of the 42 images of {run}.\n  Say where they are now with --data."
     )

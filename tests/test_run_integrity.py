@@ -41,7 +41,7 @@ def made(
     shutil.copytree(warm_cache, folder / "cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADSTART_CACHE", str(folder / "cache"))
-        headstart.train(photos, out=folder / "run", weights_dir=tiny_weights, recipe=FUSED)
+        headstart.train(photos, out=folder / "run", weights=tiny_weights, recipe=FUSED)
     return folder / "run", folder / "cache"
 
 
@@ -383,7 +383,7 @@ def cached_files(cache: Path, part: str) -> list[Path]:
 
 
 def embed(photos: Path, tiny_weights: Path) -> np.ndarray:
-    return headstart.embed(photos, backbone="test_resnet.a", weights_dir=tiny_weights).features.values
+    return headstart.embed(photos, backbone="test_resnet.a", weights=tiny_weights).features.values
 
 
 @pytest.mark.parametrize("times", [12, pytest.param(150, marks=pytest.mark.slow)])

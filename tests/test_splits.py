@@ -588,7 +588,7 @@ def test_what_spreadsheets_save(tmp_path: Path, delimiter: str, encoding: str) -
 def corrections(*rows: tuple[str, str, str, bool]) -> Corrections:
     """Of (path, label, new_label, drop)."""
     return Corrections(
-        Path("fixes.csv"), tuple(Correction(path, label, "", "", new, drop) for path, label, new, drop in rows)
+        Path("corrections.csv"), tuple(Correction(path, label, "", "", new, drop) for path, label, new, drop in rows)
     )
 
 

@@ -1,4 +1,4 @@
-"""Submissions: the sample filled by name, whatever its form, spelling and order; what does not fit is said."""
+"""Submissions: the sample filled by name, whatever its format, spelling and order; what does not fit is said."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from headstart.kaggle_api.match_ids import match_ids
 from headstart.kaggle_api.submission import (
     Submission,
     SubmissionFormat,
+    SubmissionOptions,
     filling_of,
     shape_of,
     submission_rows,
@@ -135,20 +136,20 @@ def test_order_decides_nothing(of_images: list[int], of_rows: list[int], style: 
 
 
 @pytest.mark.parametrize(
-    ("header_and_row", "classes", "options", "form", "what"),
+    ("header_and_row", "classes", "options", "format", "what"),
     [
         ("id,label 1,0.5", ["cat", "dog"], {}, "probability", (1,)),
-        ("id,label 1,0.5", ["cat", "dog"], {"positive": "cat"}, "probability", (0,)),
+        ("id,label 1,0.5", ["cat", "dog"], {"pos_label": "cat"}, "probability", (0,)),
         ("id,cat 1,0", ["cat", "dog"], {}, "probability", (0,)),
         ("id,cat 1,0.5", ["cats", "dogs"], {}, "probability", (0,)),
         ("id,is_iceberg 1,0.5", ["iceberg", "ship"], {}, "probability", (0,)),
         ("id,has_cactus 1,0.5", ["0", "1"], {}, "probability", (1,)),
         ("id,label 1,0.0", ["0", "1"], {}, "probability", (1,)),
-        ("id,label 1,0", ["cat", "dog"], {"form": "probability"}, "probability", (1,)),
+        ("id,label 1,0", ["cat", "dog"], {"submission_format": "probability"}, "probability", (1,)),
         ("id,dog_p 1,0.1", ["bird", "cat", "dog"], {}, "probability", (2,)),
-        ("id,y 1,0.1", ["bird", "cat", "dog"], {"positive": "cat"}, "probability", (1,)),
+        ("id,y 1,0.1", ["bird", "cat", "dog"], {"pos_label": "cat"}, "probability", (1,)),
         ("id,label 1,0", ["cat", "dog"], {}, "label", ("0", "1")),
-        ("id,label 1,0", ["cat", "dog"], {"form": "label", "positive": "cat"}, "label", ("1", "0")),
+        ("id,label 1,0", ["cat", "dog"], {"submission_format": "label", "pos_label": "cat"}, "label", ("1", "0")),
         ("id,diagnosis 1,0", ["0", "1", "2"], {}, "label", ("0", "1", "2")),
         ("id,diagnosis 1,3", ["003", "007", "010"], {}, "label", ("3", "7", "10")),
         ("id,diagnosis 1,003", ["003", "007"], {}, "label", ("003", "007")),
@@ -158,11 +159,11 @@ def test_order_decides_nothing(of_images: list[int], of_rows: list[int], style: 
         ("id,dog,cat 1,0,0", ["cat", "dog"], {}, "columns", (1, 0)),
     ],
 )
-def test_form(
-    header_and_row: str, classes: list[str], options: dict[str, str], form: str, what: tuple[object, ...]
+def test_format(
+    header_and_row: str, classes: list[str], options: dict[str, str], format: str, what: tuple[object, ...]
 ) -> None:
-    filling = filling_of(shape(header_and_row), classes, **options)
-    assert (filling.form, filling.names if form == "label" else filling.classes) == (form, what)
+    filling = filling_of(shape(header_and_row), classes, SubmissionOptions(**options))
+    assert (filling.format, filling.names if format == "label" else filling.classes) == (format, what)
 
 
 @pytest.mark.parametrize(
@@ -216,15 +217,15 @@ def test_columns_are_matched_to_classes_by_name(
             ["bird", "cat", "dog"],
             {},
             "sample.csv: its only column 'label' does not say which of the 3 classes it is the probability of "
-            "(bird, cat, dog).\n  Give --positive CLASS, or --form label for the likeliest class.",
+            "(bird, cat, dog).\n  Give --pos-label CLASS, or --submission-format label for the likeliest class.",
         ),
         (
             "id,label 1,3",
             ["bird", "cat", "dog"],
             {},
             "sample.csv: its column 'label' has whole numbers, and nothing says which of the 3 classes each is "
-            "(bird, cat, dog).\n  Train with labels that are these numbers, or give --positive CLASS for the probability "
-            "of one.",
+            "(bird, cat, dog).\n  Train with labels that are these numbers, or give --pos-label CLASS for the "
+            "probability of one.",
         ),
         (
             "id,label 1,doog",
@@ -238,38 +239,38 @@ def test_columns_are_matched_to_classes_by_name(
             ["cat", "dog"],
             {},
             "sample.csv: its column 'label' is empty, and does not say what to write.\n"
-            "  Give --form probability or --form label.",
+            "  Give --submission-format probability or label.",
         ),
         (
             "id,cat,dog 1,0,0",
             ["cat", "dog"],
-            {"form": "label"},
-            "sample.csv: has 2 columns to fill, which is not the form label.\n  Leave out --form.",
+            {"submission_format": "label"},
+            "sample.csv: has 2 columns to fill, which is not the format label.\n  Leave out --submission-format.",
         ),
         (
             "id,label 1,0.5",
             ["cat", "dog"],
-            {"form": "columns"},
-            "sample.csv: has 1 column to fill, which is not the form columns.\n"
-            "  Use --form probability or --form label.",
+            {"submission_format": "columns"},
+            "sample.csv: has 1 column to fill, which is not the format columns.\n"
+            "  Use --submission-format probability or label.",
         ),
         (
             "id,label 1,cat",
             ["cat", "dog"],
-            {"form": "label", "positive": "dog"},
-            "positive: sample.csv is to hold the classes themselves.\n  Leave out --positive.",
+            {"submission_format": "label", "pos_label": "dog"},
+            "pos_label: sample.csv is to hold the classes themselves.\n  Leave out --pos-label.",
         ),
         (
             "id,label 1,0.5",
             ["cat", "dog"],
-            {"positive": "dgo"},
-            "positive: 'dgo' is not a class.\n  Did you mean 'dog'?",
+            {"pos_label": "dgo"},
+            "pos_label: 'dgo' is not a class.\n  Did you mean 'dog'?",
         ),
         (
             "id,label 1,0.5",
             ["cat", "dog"],
-            {"form": "lable"},
-            "form: 'lable' is no form; expected one of auto, probability, label, columns.",
+            {"submission_format": "lable"},
+            "submission_format: 'lable' is not known; expected one of auto, probability, label, columns.",
         ),
     ],
 )
@@ -277,16 +278,16 @@ def test_what_the_sample_does_not_say_is_an_error(
     text: str, classes: list[str], options: dict[str, str], error: str
 ) -> None:
     with pytest.raises(HeadstartError) as caught:
-        filling_of(shape(text), classes, **options)
+        filling_of(shape(text), classes, SubmissionOptions(**options))
     assert str(caught.value) == error
 
 
 def test_the_sentence_says_which_class_is_one() -> None:
     said = {text: filling_of(shape(text), ["cat", "dog"]).sentence for text in ("id,label 1,0.5", "id,label 1,0")}
     assert list(said.values()) == [
-        "label is the probability of 'dog', the second of the two classes (--positive cat says otherwise)",
-        "label is the likeliest class, 'dog' = 1 (--positive cat says otherwise; --form probability if probabilities are "
-        "scored)",
+        "label is the probability of 'dog', the second of the two classes (--pos-label cat says otherwise)",
+        "label is the likeliest class, 'dog' = 1 (--pos-label cat says otherwise; --submission-format probability if "
+        "probabilities are scored)",
     ]
 
 
@@ -308,14 +309,14 @@ def test_probabilities_are_kept_from_zero_and_one() -> None:
     assert [float(r[1]) for r in one_of_three.rows] == pytest.approx([0.25, 0.75], abs=1e-6)
 
 
-def test_the_label_form_writes_the_likeliest_class_and_clips_nothing() -> None:
+def test_the_label_format_writes_the_likeliest_class_and_clips_nothing() -> None:
     made = filled("id,label 10,cat 1,cat 2,cat", PETS, clip=0.02)
     assert made.rows == (("10", "dog"), ("1", "cat"), ("2", "dog"))
     assert (made.clip, made.clipped) == (0.0, 0)
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.001, 0.15, 0.3])
-def test_in_the_column_form_rows_sum_to_one(clip: float) -> None:
+def test_with_a_column_for_each_class_rows_sum_to_one(clip: float) -> None:
     made = filled("id,Status_D,Status_C,Status_CL b,0,0,0 a,0,0,0", LEAVES, clip=clip)
     cells = np.array([[float(cell) for cell in row[1:]] for row in made.rows])
     assert cells.sum(axis=1) == pytest.approx([1, 1])
@@ -358,7 +359,9 @@ def test_a_sample_is_read_and_written_as_it_is(tmp_path: Path) -> None:
         ";",
         "\r\n",
     )
-    write_submission(out, submission_rows(read, PETS, np.array([0.5, 0.5]), form="label"))
+    write_submission(
+        out, submission_rows(read, PETS, np.array([0.5, 0.5]), SubmissionOptions(submission_format="label"))
+    )
     assert out.read_bytes() == b'id;label\r\n2;dog\r\n"a;""1""";cat\r\n10;dog\r\n'
 
 
@@ -421,7 +424,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weights: Pa
         headstart.train(
             photos,
             out=out,
-            weights_dir=tiny_weights,
+            weights=tiny_weights,
             recipe=headstart.read_recipe("default", approach="linear"),
             report=False,
         )
@@ -445,7 +448,9 @@ def test_predict_fills_a_sample(run: Path, place: Path, caplog: pytest.LogCaptur
     known = json.loads((run / "headstart.json").read_text())
     assert 0 < known["clip"] <= 1 / 6
     assert f"probabilities at or above {known['clip']:.2g}" in (run / "README.md").read_text()
-    made = headstart.predict(run, place / "test", out=place / "out.csv", sample_submission=place / "sample.csv")
+    made = headstart.predict(
+        run, place / "test", out=place / "out.csv", submission=SubmissionOptions(sample_submission=place / "sample.csv")
+    )
     rows = list(csv.reader(io.StringIO((place / "out.csv").read_text())))
     assert rows[0] == ["id", "p_class2", "p_class0", "p_class1"]
     assert [row[0] for row in rows[1:]] == ["3", "0", "77", "5", "1", "4"]
@@ -461,7 +466,7 @@ def test_predict_fills_a_sample(run: Path, place: Path, caplog: pytest.LogCaptur
     assert "1 ids have an image that cannot be read" in caplog.text
     assert "images have no id" in caplog.text
     document = made.to_json()["submission"]
-    assert (document["rows"], document["form"], document["missing"], document["unreadable"]) == (
+    assert (document["rows"], document["format"], document["missing"], document["unreadable"]) == (
         6,
         "columns",
         ["77"],
@@ -479,7 +484,9 @@ def test_shuffled_images_and_a_shuffled_sample_give_the_same_submission(run: Pat
         rng = np.random.default_rng(seed)
         (place / "sample.csv").write_text("\n".join([header, *rng.permutation(lines)]) + "\n")
         given = [images[i] for i in rng.permutation(len(images))]
-        headstart.predict(run, *given, out=place / "out.csv", sample_submission=place / "sample.csv")
+        headstart.predict(
+            run, *given, out=place / "out.csv", submission=SubmissionOptions(sample_submission=place / "sample.csv")
+        )
         found.append(sorted((place / "out.csv").read_text().splitlines()[1:]))
     assert found[0] == found[1] == found[2]
 
@@ -499,7 +506,9 @@ def test_images_may_be_in_an_archive(run: Path, place: Path) -> None:
     archive = Path(shutil.make_archive(str(place / "test"), "zip", place / "test"))
     submissions = []
     for images in (place / "test", archive):
-        headstart.predict(run, images, out=place / "out.csv", sample_submission=place / "sample.csv")
+        headstart.predict(
+            run, images, out=place / "out.csv", submission=SubmissionOptions(sample_submission=place / "sample.csv")
+        )
         submissions.append((place / "out.csv").read_bytes())
     assert submissions[0] == submissions[1]
 
@@ -511,22 +520,27 @@ def test_images_may_be_in_an_archive(run: Path, place: Path) -> None:
         ({"clip": "much"}, RecipeError, "clip: 'much' is no least probability"),
         ({"out": None}, RecipeError, "is to be filled, but there is no file to write"),
         ({"sample_submission": None, "clip": "none"}, RecipeError, "clip: is for submissions only"),
-        ({"sample_submission": None, "form": "label"}, RecipeError, "form: is for submissions only"),
+        (
+            {"sample_submission": None, "submission_format": "label"},
+            RecipeError,
+            "submission_format: is for submissions only",
+        ),
     ],
 )
 def test_options_that_cannot_work(
     run: Path, place: Path, options: dict[str, str | None], error: type[HeadstartError], message: str
 ) -> None:
     given = {"out": place / "out.csv", "sample_submission": place / "sample.csv", **options}
+    out = given.pop("out")
     with pytest.raises(error, match=message):
-        headstart.predict(run, place / "test", **given)  # type: ignore[arg-type]
+        headstart.predict(run, place / "test", out=out, submission=SubmissionOptions(**given))  # type: ignore[arg-type]
     assert not (place / "out.csv").exists()
 
 
 def test_the_sample_itself_is_not_overwritten(run: Path, place: Path) -> None:
     sample = place / "sample.csv"
     with pytest.raises(WriteError, match="is the sample submission itself"):
-        headstart.predict(run, place / "test", out=sample, sample_submission=sample)
+        headstart.predict(run, place / "test", out=sample, submission=SubmissionOptions(sample_submission=sample))
 
 
 def test_on_the_command_line(run: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -545,7 +559,9 @@ def test_a_run_without_a_bound_is_read_and_submits_as_it_is(
     (old / "headstart.json").write_text(json.dumps(known))
     write_manifest(old)
     assert headstart.load_classifier(old).clip == 0
-    made = headstart.predict(old, place / "test", out=place / "out.csv", sample_submission=place / "sample.csv")
+    made = headstart.predict(
+        old, place / "test", out=place / "out.csv", submission=SubmissionOptions(sample_submission=place / "sample.csv")
+    )
     assert made.submission is not None
     assert made.submission.clipped == 0
     assert "has no clipping bound" in caplog.text

@@ -11,13 +11,13 @@ from headstart.training.recipe import HEADS
 
 
 def test_a_folder_of_images_becomes_a_tested_classifier(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
-    run = headstart.train(photos, out=tmp_path / "run", weights_dir=tiny_weights)
+    run = headstart.train(photos, out=tmp_path / "run", weights=tiny_weights)
     assert run.test["accuracy"].value > 0.5
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {
         "headstart.json", "metrics.json", "predictions.csv", "history.csv", "split.csv", "checks.csv", "README.md",
         "manifest.json",
     }  # fmt: skip
-    again = headstart.train(photos, out=tmp_path / "again", weights_dir=tiny_weights)
+    again = headstart.train(photos, out=tmp_path / "again", weights=tiny_weights)
     assert run.classifier.id == again.classifier.id
     first, second = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("run", "again"))
     assert first["test"] == second["test"]
@@ -25,7 +25,7 @@ def test_a_folder_of_images_becomes_a_tested_classifier(tmp_path: Path, photos: 
 
 def test_recipe_options_reach_the_run(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
     recipe = Recipe(backbone="test_resnet.a", head="lda", image_size=32, resize="squash", precision="f32", seed=3)
-    run = headstart.train(photos, out=tmp_path / "run", weights_dir=tiny_weights, recipe=recipe)
+    run = headstart.train(photos, out=tmp_path / "run", weights=tiny_weights, recipe=recipe)
     (part,) = run.classifier.members
     assert str(part.extractor) == "test_resnet.a at 32 px"
     assert part.extractor.spec.resize == "squash"
@@ -36,7 +36,7 @@ def test_recipe_options_reach_the_run(tmp_path: Path, photos: Path, tiny_weights
 def test_every_kind_of_head_makes_a_run(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
     for head in HEADS[1:]:
         recipe = Recipe(backbone="test_resnet.a", head=head)
-        run = headstart.train(photos, out=tmp_path / head, weights_dir=tiny_weights, recipe=recipe)
+        run = headstart.train(photos, out=tmp_path / head, weights=tiny_weights, recipe=recipe)
         recorded = json.loads((tmp_path / head / "headstart.json").read_text())
         assert recorded["head"]["kind"] == run.classifier.provenance["head"]["kind"] == head
         assert (recorded["head"]["strength"] is None) == (head == "ncm")

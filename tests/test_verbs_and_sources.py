@@ -11,6 +11,7 @@ import pytest
 
 import headstart
 from headstart import DataSource, Recipe, cli
+from headstart.model.backbones.weights_source import WeightsSource
 
 PATTERN = r"_(\w+?)-"
 
@@ -29,13 +30,13 @@ def zipped(tmp_path: Path, photos: Path, own_cache: Path, warm_cache: Path) -> P
 def test_a_run_remembers_where_its_labels_stood(zipped: Path, tmp_path: Path, tiny_weights: Path) -> None:
     run, source = tmp_path / "run", DataSource(zipped, label_from=PATTERN)
     recipe = Recipe(backbone="test_resnet.a", head="lda")
-    made = headstart.train(source, out=run, recipe=recipe, weights_dir=tiny_weights)
+    made = headstart.train(source, out=run, recipe=recipe, weights=tiny_weights)
     assert made.classifier.classes == ("class0", "class1", "class2")
     kept = json.loads((run / "headstart.json").read_text())["data"]
     assert (kept["path"], kept["label_from"]) == (str(zipped), PATTERN)
     assert "label_column" not in kept
     moved = zipped.rename(tmp_path / "moved.zip")
-    again = headstart.reproduce(run, data=moved, weights_dir=tiny_weights)
+    again = headstart.reproduce(run, data=moved, weights=tiny_weights)
     assert (again.same, again.causes) == (True, [])
     assert headstart.evaluate(run, DataSource(moved, label_from=PATTERN), report=False).metrics.n == 42
     page = Path(headstart.report(run, data=moved, heat=False).out).read_text(encoding="utf-8")
@@ -54,7 +55,7 @@ def test_options_of_the_command_line(zipped: Path, capsys: pytest.CaptureFixture
 def test_a_comparison_passes_it_on(zipped: Path, tmp_path: Path, tiny_weights: Path) -> None:
     found = headstart.compare(
         DataSource(zipped, label_from=PATTERN), out=tmp_path / "compared", recipes="linear", backbones="test_resnet.a",
-        weights_dir=tiny_weights, offline=True,
+        weights=WeightsSource(folder=tiny_weights, offline=True),
     )  # fmt: skip
     assert [row.error for row in found.rows] == [""]
     assert found.taken == found.rows[0].name

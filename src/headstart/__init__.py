@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headstart.data.checks import Finding
+    from headstart.data.curation import Curation
     from headstart.data.data_source import DataSource
     from headstart.data.open_dataset import Dataset, open_dataset
     from headstart.errors import HeadstartError
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from headstart.evaluation.intervals import Estimate
     from headstart.evaluation.metrics import Metrics, compute_metrics
     from headstart.images.preprocess import Preprocess
+    from headstart.kaggle_api.submission import SubmissionOptions
     from headstart.model.backbones.registry import Backbone
+    from headstart.model.backbones.weights_source import WeightsSource
     from headstart.model.inference.classifier import Classifier, load_classifier
     from headstart.model.inference.features import Features
     from headstart.model.inference.heat_maps import heat_maps
@@ -52,6 +55,7 @@ _HOME = {
     "Backbone": "headstart.model.backbones.registry",
     "Classifier": "headstart.model.inference.classifier",
     "Comparison": "headstart.pipeline.comparison",
+    "Curation": "headstart.data.curation",
     "DataSource": "headstart.data.data_source",
     "Dataset": "headstart.data.open_dataset",
     "Estimate": "headstart.evaluation.intervals",
@@ -63,6 +67,8 @@ _HOME = {
     "Predictions": "headstart.model.inference.predictions",
     "Preprocess": "headstart.images.preprocess",
     "Recipe": "headstart.training.recipe",
+    "SubmissionOptions": "headstart.kaggle_api.submission",
+    "WeightsSource": "headstart.model.backbones.weights_source",
     "backbones": "headstart.verbs.backbones",
     "bundle": "headstart.verbs.bundle",
     "check": "headstart.verbs.check",
@@ -90,6 +96,7 @@ __all__ = [
     "Backbone",
     "Classifier",
     "Comparison",
+    "Curation",
     "DataSource",
     "Dataset",
     "Estimate",
@@ -101,6 +108,8 @@ __all__ = [
     "Predictions",
     "Preprocess",
     "Recipe",
+    "SubmissionOptions",
+    "WeightsSource",
     "backbones",
     "bundle",
     "check",

@@ -1,5 +1,7 @@
 """The command line: each verb is the function of that name, its options are its parameters, its help is its docstring.
 
+A parameter that is a dataclass of options (`io.options`) is spread into an option for each of its fields.
+
 Results go to stdout, as text or (`--json`) as one JSON document; notes and progress go to stderr. Exit codes: 0 done,
 1 an error of ours (its message, no traceback), 2 a command that makes no sense, 130 stopped by Ctrl-C.
 
@@ -18,10 +20,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from headstart.errors import HeadstartError, WriteError
+from headstart.io.options import Option, options_class, options_taken
 
 VERBS = {
     "demo": "Show all of it in two minutes: images are drawn, three ways to a classifier compared, flaws found.",
@@ -167,40 +171,45 @@ def help_and_example(function: Callable[..., Any]) -> tuple[str, str]:
 
 
 def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
-    """`function` as a command: with `--json`, its result printed, its parameter `recipe` spread into options."""
+    """`function` as a command: with `--json`, its result printed, its dataclasses of options spread into these options."""
     from cyclopts import Parameter
 
-    signature = inspect.signature(function, eval_str=True)
-    place = next((n for n, p in enumerate(signature.parameters.values()) if _is_source(p)), None)
-
     def command(*args: Any, as_json: bool = False, needless: bool = False, **kwargs: Any) -> None:
-        if "recipe" in signature.parameters:
-            kwargs = _with_recipe(kwargs)
-        if place is not None:
-            args, kwargs = _with_source(args, kwargs, place)
+        args, kwargs = verb_arguments(function, args, kwargs)
         result = function(*args, **kwargs)
         _say(_document(result.to_json()) if as_json else result.table())
 
+    signature = inspect.signature(function, eval_str=True)
+    spread = {options.parameter.name: options for options in _spread(function)}
+    parameters = [
+        option
+        for p in signature.parameters.values()
+        for option in (spread[p.name].options() if p.name in spread else [_as_option(p)])
+    ]
     as_option = Parameter(
         name="--json", negative="", show_default=False, help="Print one JSON document on stdout, nothing else."
     )
-    json_option = inspect.Parameter(
-        "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, as_option]
-    )
-    parameters = [option for p in signature.parameters.values() for option in _as_options(p)]
-    parameters += [*(_source_options() if place is not None else []), json_option]
-    if "offline" not in signature.parameters:  # scripts may give it to every verb
+    parameters.append(_keyword("as_json", bool, False, as_option))
+    if not any(p.name == "offline" for p in parameters):  # scripts may give it to every verb
         as_option = Parameter(
             name="--offline", negative="", show_default=False, help="Never open a socket; this command never does."
         )
-        annotation = Annotated[bool, as_option]
-        needless = inspect.Parameter("needless", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
-        parameters.append(needless)
+        parameters.append(_keyword("needless", bool, False, as_option))
+    parameters.sort(key=lambda p: p.kind)  # positional ones first, where an argument brought options with it
     command.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__doc__ = text
     command.__name__ = function.__name__
     return command
+
+
+def verb_arguments(
+    function: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a verb, from those of its command: what was spread into options is put together again."""
+    for options in _spread(function):
+        args, given = options.gathered(args, given)
+    return args, given
 
 
 def _say(text: str) -> None:
@@ -224,83 +233,82 @@ def _document(value: Any) -> str:
     return text
 
 
-def _as_options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+def _as_option(parameter: inspect.Parameter) -> inspect.Parameter:
+    """A parameter of a verb as a parameter of its command."""
     from cyclopts import Parameter
 
-    if parameter.name == "recipe":
-        return _recipe_options()
-    if _is_source(parameter):
-        return [parameter.replace(annotation=Path, kind=inspect.Parameter.POSITIONAL_ONLY)]
     if parameter.annotation is bool:
         negative = f"--no-{parameter.name.replace('_', '-')}" if parameter.default is True else ""
-        return [parameter.replace(annotation=Annotated[bool, Parameter(negative=negative, show_default=False)])]
+        return parameter.replace(annotation=Annotated[bool, Parameter(negative=negative, show_default=False)])
     if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
-        return [parameter.replace(kind=inspect.Parameter.POSITIONAL_ONLY)]
-    return [parameter]
+        return parameter.replace(kind=inspect.Parameter.POSITIONAL_ONLY)
+    return parameter
 
 
-def _recipe_options() -> list[inspect.Parameter]:
-    """`--recipe`, and one option for each field of `Recipe`, in its sections."""
-    from cyclopts import Group, Parameter
+def _keyword(name: str, kind: Any, default: Any, parameter: Any) -> inspect.Parameter:
+    """An option of a command. `parameter` is a `cyclopts.Parameter`."""
+    annotation = Annotated[kind, parameter]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
-    from headstart.training.recipe import SECTIONS, options
+
+@dataclass(frozen=True)
+class _Spread:
+    """A parameter of a verb that is a dataclass of options. If it is given by position, as DATA is, what stands there is the
+    field without a default; if it is a recipe, `--recipe` says where its options begin."""
+
+    parameter: inspect.Parameter
+    cls: type
+    place: int | None
+
+    @property
+    def fields(self) -> tuple[Option, ...]:
+        """Those of the dataclass that the verb takes."""
+        return options_taken(self.cls, self.parameter.annotation)
+
+    def options(self) -> list[inspect.Parameter]:
+        """One for each field, below the titles of their sections."""
+        from cyclopts import Group, Parameter
+
+        found = []
+        if self.place is not None:
+            found.append(self.parameter.replace(annotation=Path, kind=inspect.Parameter.POSITIONAL_ONLY))
+        if self.parameter.name == "recipe":
+            found.append(_keyword("recipe", str, "default", Parameter(help=_recipe_help())))
+        titles = list(dict.fromkeys(field.section for field in self.fields if field.section))
+        for field in self.fields:
+            looks: dict[str, Any] = {"negative": "", "show_default": False} if field.kind is bool else {}
+            if field.section:
+                looks["group"] = Group(field.section, sort_key=titles.index(field.section))
+            found.append(_keyword(field.name, field.kind, field.default, Parameter(help=field.text, **looks)))
+        return found
+
+    def gathered(self, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """A verb's arguments with this one made. cyclopts passes on only what was given, so all of that is meant."""
+        values = {field.field: given.pop(field.name) for field in self.fields if field.name in given}
+        if self.place is not None:
+            return (*args[: self.place], self.cls(args[self.place], **values), *args[self.place + 1 :]), given
+        if self.parameter.name == "recipe":
+            from headstart.training.recipe_files import read_recipe
+
+            return args, {**given, "recipe": read_recipe(given.pop("recipe", "default"), **values)}
+        return args, {**given, self.parameter.name: self.cls(**values)}
+
+
+def _spread(function: Callable[..., Any]) -> list[_Spread]:
+    """The parameters of a verb that are dataclasses of options."""
+    found = []
+    for place, parameter in enumerate(inspect.signature(function, eval_str=True).parameters.values()):
+        cls = options_class(parameter.annotation)
+        if cls is not None:
+            by_position = parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+            found.append(_Spread(parameter, cls, place if by_position else None))
+    return found
+
+
+def _recipe_help() -> str:
     from headstart.training.recipe_files import names
 
-    groups = {title: Group(title, sort_key=place) for place, title in enumerate(SECTIONS.values())}
-    spread: list[tuple[str, type, Any, Parameter]] = []
-    spread.append(("recipe", str, "default", Parameter(help=f"{RECIPE_HELP} Named: {', '.join(names())}.")))
-    for option in options():
-        parameter = Parameter(help=option.text, group=groups[option.section])
-        spread.append((option.name, option.kind, option.default, parameter))
-    return [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, parameter])
-        for name, kind, default, parameter in spread
-    ]
-
-
-def _with_recipe(given: dict[str, Any]) -> dict[str, Any]:
-    """A verb's arguments with its recipe made. cyclopts passes on only what was given, so all of that is meant."""
-    from headstart.training.recipe import options
-    from headstart.training.recipe_files import read_recipe
-
-    changed = {option.name: given.pop(option.name) for option in options() if option.name in given}
-    return {**given, "recipe": read_recipe(given.pop("recipe", "default"), **changed)}
-
-
-def _is_source(parameter: inspect.Parameter) -> bool:
-    """Whether images are meant whose labels may have to be explained: a verb's `data: Path | Source`."""
-    from typing import get_args
-
-    return any(getattr(kind, "__name__", "") == "DataSource" for kind in get_args(parameter.annotation))
-
-
-def _source_options() -> list[inspect.Parameter]:
-    """One option for each field of `DataSource` but the first, which is the argument itself."""
-    from cyclopts import Group, Parameter
-
-    from headstart.data.data_source import DataSource
-    from headstart.io.field_docs import field_texts
-
-    group = Group("Labels and groups", sort_key=0)
-    return [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default="",
-            annotation=Annotated[str, Parameter(help=text, group=group)],
-        )
-        for name, text in list(field_texts(DataSource).items())[1:]
-    ]
-
-
-def _with_source(args: Sequence[Any], given: dict[str, Any], place: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A verb's arguments with the one at `place` made a `DataSource`."""
-    from dataclasses import fields
-
-    from headstart.data.data_source import DataSource
-
-    source = DataSource(args[place], **{f.name: given.pop(f.name) for f in fields(DataSource) if f.name in given})
-    return (*args[:place], source, *args[place + 1 :]), given
+    return f"{RECIPE_HELP} Named: {', '.join(names())}."
 
 
 def _named_only(verb: str) -> Callable[..., None]:

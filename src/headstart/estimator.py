@@ -30,6 +30,7 @@ from headstart.data.open_dataset import Dataset
 from headstart.data.splits import make_split, require_sets
 from headstart.errors import BadLabels, DataError, UnreadableImage
 from headstart.images.image_refs import ImageRef, Images
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.predictions import softmax
 from headstart.model.inference.predictor import Predictor
 from headstart.pipeline.fit import ResolvedBackbones, fit_classifier, resolve_backbones
@@ -176,8 +177,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         )
 
     def _resolved(self, recipe: Recipe) -> ResolvedBackbones:
-        weights, folder = (None if path is None else Path(path) for path in (self.weights, self.weights_dir))
-        return resolve_backbones(recipe, weights=weights, weights_dir=folder, offline=self.offline)
+        file, folder = (None if path is None else Path(path) for path in (self.weights, self.weights_dir))
+        return resolve_backbones(recipe, weights=WeightsSource(file, folder, self.offline))
 
     def __sklearn_tags__(self) -> Any:
         """Images are not a table of numbers, so scikit-learn's own checks of such tables do not apply."""

@@ -1,13 +1,14 @@
 """Corrections of labels in a table beside the data: other labels, and images to leave out. The images stay untouched.
 
-    path,label,suggested,score,new_label,drop
-    cat/7.jpg,cat,dog,0.99870,dog,
-    cat/9.jpg,cat,dog,0.98114,,x
-    cat/3.jpg,cat,dog,0.90532,,
+    path,label,suggested,label_quality,new_label,drop
+    cat/7.jpg,cat,dog,0.00130,dog,
+    cat/9.jpg,cat,dog,0.01886,,x
+    cat/3.jpg,cat,dog,0.09468,,
 
-`headstart check DATA --labels --fixes fixes.csv` writes one with a row for each suspected label and nothing to be done; a
-person fills in `new_label`, or puts an x into `drop`, and gives it back with `--fix fixes.csv`. A row with neither does
-nothing. Only `path` and one of `new_label` and `drop` must be there. Spreadsheets may have saved it with semicolons.
+`headstart check DATA --write-corrections corrections.csv` writes one with a row for each suspected label and nothing to be
+done; a person fills in `new_label`, or puts an x into `drop`, and gives it back with `--corrections corrections.csv`. A row
+with neither does nothing. Only `path` and one of `new_label` and `drop` must be there. Spreadsheets may have saved it with
+semicolons.
 
 Costs milliseconds per 10,000 rows. Not for labelling a data set from nothing: a table of paths and labels is data of its
 own, and a class that the data does not have is refused here as a slip of the pen.
@@ -28,8 +29,8 @@ from headstart.errors import BadLabels, near_names
 from headstart.io.files import write_csv
 from headstart.io.progress import log
 
-FIXES_HEADER = ("path", "label", "suggested", "score", "new_label", "drop")
-"""Columns of fixes.csv."""
+CORRECTIONS_HEADER = ("path", "label", "suggested", "label_quality", "new_label", "drop")
+"""Columns of corrections.csv."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Correction:
     path: str
     label: str
     suggested: str
-    score: str
+    label_quality: str
     new_label: str
     drop: bool
 
@@ -98,7 +99,7 @@ class Corrections:
 
     def write(self, path: Path) -> None:
         """Write the rows that change something, as they can be given back. Raises `WriteError`."""
-        write_csv(path, FIXES_HEADER, [_cells(row) for row in self.rows if not row.idle])
+        write_csv(path, CORRECTIONS_HEADER, [_cells(row) for row in self.rows if not row.idle])
 
     def _problems(self, dataset: Dataset, place: Mapping[str, int]) -> Iterator[tuple[str, str]]:
         """(what is wrong, what to do next) for each kind of row that does not fit."""
@@ -135,28 +136,28 @@ def read_corrections(path: Path | None) -> Corrections:
         what="table of corrections",
         fits=lambda header: "path" in header and bool({"new_label", "drop"} & header),
         expected="path and new_label or drop",
-        hint="`headstart check DATA --labels --fixes fixes.csv` writes one.",
+        hint="`headstart check DATA --labels --write-corrections corrections.csv` writes one.",
         error=BadLabels,
     )
     check_ticks(place, cells, "drop", BadLabels)
-    return Corrections(place, tuple(_fix(row) for row in cells))
+    return Corrections(place, tuple(_correction(row) for row in cells))
 
 
-def write_corrections(path: Path, rows: Iterable[tuple[str, str, str, float]]) -> None:
-    """Write a table for a person to edit, from (path, label, suggested, score). Raises `WriteError`."""
-    write_csv(path, FIXES_HEADER, [(p, label, suggested, f"{s:.5f}", "", "") for p, label, suggested, s in rows])
+def write_suspects(path: Path, rows: Iterable[tuple[str, str, str, float]]) -> None:
+    """Write a table for a person to edit, from (path, label, suggested, label_quality). Raises `WriteError`."""
+    write_csv(path, CORRECTIONS_HEADER, [(p, label, suggested, f"{q:.5f}", "", "") for p, label, suggested, q in rows])
 
 
-def _fix(row: Mapping[str, str]) -> Correction:
+def _correction(row: Mapping[str, str]) -> Correction:
     drop = bool(ticked(row.get("drop", "")))
     new_label = row.get("new_label", "").strip()
     return Correction(
-        row["path"], row.get("label", ""), row.get("suggested", ""), row.get("score", ""), new_label, drop
+        row["path"], row.get("label", ""), row.get("suggested", ""), row.get("label_quality", ""), new_label, drop
     )
 
 
 def _cells(row: Correction) -> tuple[str, ...]:
-    return (row.path, row.label, row.suggested, row.score, row.new_label, "x" * row.drop)
+    return (row.path, row.label, row.suggested, row.label_quality, row.new_label, "x" * row.drop)
 
 
 def _near_class(unknown: Mapping[str, Correction], dataset: Dataset) -> str:

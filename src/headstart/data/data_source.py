@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -46,7 +46,7 @@ class DataSource:
     place: Path
     """Folder of class folders or of split folders (train, val, test); a table with a path and a label column; an archive of
     these; or shards of images (parquet, WebDataset)."""
-    label_from: str = ""
+    label_from: str = field(default="", metadata={"section": "Labels and groups"})
     """Regular expression for the labels in the file names, such as '^(cat|dog)': the group called label, or the first one,
     or the whole match is the label."""
     label_column: str = ""

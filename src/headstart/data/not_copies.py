@@ -97,7 +97,7 @@ class NotCopies:
             pairs = f"{len(same):,} pair{'s' * (len(same) != 1)}"
             raise BadCopies(
                 f"{self.source}: {pairs} with an x in not_copies, but with the same bytes in both files: {listed}.",
-                hint="The same file is always kept together; --fix can leave one of the two out.",
+                hint="The same file is always kept together; --corrections can leave one of the two out.",
             )
 
     def applied_to(self, copies: Copies, paths: Sequence[str], sha256s: Sequence[str]) -> Copies:

@@ -150,15 +150,15 @@ def write_split(path: Path, dataset: Dataset, sha256s: Sequence[str]) -> None:
     write_csv(path, SPLIT_HEADER, rows)
 
 
-def read_split(path: Path, dataset: Dataset, fixes: Corrections | None = None) -> Dataset:
+def read_split(path: Path, dataset: Dataset, corrections: Corrections | None = None) -> Dataset:
     """The data set with the split (and the groups, where there is such a column) of a split.csv.
 
-    Images that it does not list get '' and a group of their own. With `fixes`, that are applied to the data set
+    Images that it does not list get '' and a group of their own. With `corrections`, that are applied to the data set
     already, it may have been made before them: what they leave out has no side, and what they relabel keeps its side.
     Raises `BadSplit` if there is no such table, or if it does not fit: unknown split names, paths that are not in the
     data, labels that disagree, one path on two sides.
     """
-    rows = _read_rows(path) if not fixes else _corrected(path, _read_rows(path), dataset, fixes)
+    rows = _read_rows(path) if not corrections else _corrected(path, _read_rows(path), dataset, corrections)
     index = {name: i for i, name in enumerate(dataset.paths)}
     strangers = [row["path"] for row in rows if row["path"] not in index]
     hint = f"Expected paths relative to {dataset.root}. Was the split made for other data?"
@@ -357,20 +357,22 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
     return [dict(zip(header, line, strict=True)) for line in lines[1:]]
 
 
-def _corrected(path: Path, rows: list[dict[str, str]], dataset: Dataset, fixes: Corrections) -> list[dict[str, str]]:
+def _corrected(
+    path: Path, rows: list[dict[str, str]], dataset: Dataset, corrections: Corrections
+) -> list[dict[str, str]]:
     """The rows of a split that was made before the corrections, with their labels and without what they leave out."""
-    left_out = {fix.path for fix in fixes.rows if fix.drop}
-    given = {fix.path: fix for fix in fixes.rows if fix.new_label}
+    left_out = {row.path for row in corrections.rows if row.drop}
+    given = {row.path: row for row in corrections.rows if row.new_label}
     kept = [row for row in rows if row["path"] not in left_out]
     changed = 0
     for n, row in enumerate(kept):
-        fix, label = given.get(row["path"]), row.get("label")
+        correction, label = given.get(row["path"]), row.get("label")
         if (
-            fix is not None
-            and label != fix.new_label
-            and label in ([fix.label] if fix.label else ["", *dataset.classes])
+            correction is not None
+            and label != correction.new_label
+            and label in ([correction.label] if correction.label else ["", *dataset.classes])
         ):
-            kept[n] = {**row, "label": fix.new_label}
+            kept[n] = {**row, "label": correction.new_label}
             changed += 1
     if changed or len(kept) < len(rows):
         words = given_and_left_out(changed, len(rows) - len(kept))

@@ -26,8 +26,8 @@ class LabelIssues:
     """int64 (M,): the images, as places in the arrays that were given."""
     suggested: np.ndarray
     """int64 (M,): the likeliest class of each."""
-    score: np.ndarray
-    """float64 (M,), falling, 0 to 1: one less the probability of the label."""
+    label_quality: np.ndarray
+    """float64 (M,), rising, 0 to 1: the probability of the label, as cleanlab has it; low is suspicious."""
     joint_KK: np.ndarray
     """float64 (K, K): the estimated share of images with label i (row) that are j (column); all of it sums to 1."""
 
@@ -57,8 +57,8 @@ def label_issues(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> LabelIss
     Two classes; an image labelled 1 is as surely a 0 as those labelled 0 are:
 
     >>> found = label_issues(np.array([[0.9, 0.1], [0.8, 0.2], [0.9, 0.1], [0.2, 0.8]]), np.array([0, 0, 1, 1]))
-    >>> found.order, found.suggested, found.score.round(2)
-    (array([2]), array([0]), array([0.9]))
+    >>> found.order, found.suggested, found.label_quality.round(2)
+    (array([2]), array([0]), array([0.1]))
     """
     probabilities_NK, labels_N = np.asarray(probabilities_NK, dtype=np.float64), np.asarray(labels_N)
     check_scores(probabilities_NK, labels_N)
@@ -73,7 +73,7 @@ def label_issues(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> LabelIss
         len(y_N) * float(joint_KK.sum() - np.trace(joint_KK)) + 0.5 + 1e-9
     )  # halves up, however they were added
     worst = doubted[np.argsort(own_N[doubted], kind="stable")][:wrong]
-    return LabelIssues(known[worst], likeliest_N[worst], 1 - own_N[worst], joint_KK)
+    return LabelIssues(known[worst], likeliest_N[worst], own_N[worst], joint_KK)
 
 
 def label_thresholds(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:

@@ -31,7 +31,29 @@ from headstart.kaggle_api.match_columns import class_of_column, classes_of_colum
 from headstart.kaggle_api.match_ids import match_ids
 from headstart.model.inference.predictions import Predictions
 
-FORMS = ("auto", "probability", "label", "columns")
+FORMATS = ("auto", "probability", "label", "columns")
+
+
+@dataclass(frozen=True)
+class SubmissionOptions:
+    """Which sample submission to fill, and how.
+
+    >>> SubmissionOptions("sample_submission.csv", submission_format="label").sample_submission.name
+    'sample_submission.csv'
+    """
+
+    sample_submission: Path | None = None
+    """A competition's sample submission (CSV) to fill; its rows find their images by name."""
+    submission_format: str = "auto"
+    """What the sample's columns hold: probability (of one class), label, columns (a class each), or auto."""
+    pos_label: str = ""
+    """Class whose probability a single column holds, where its name does not say."""
+    clip: str = "auto"
+    """Least probability in a submission: auto (chosen on validation, for log-loss), none, or a number."""
+
+    def __post_init__(self) -> None:
+        if self.sample_submission is not None:
+            object.__setattr__(self, "sample_submission", Path(self.sample_submission))  # where text was given
 
 
 @dataclass(frozen=True)
@@ -55,11 +77,11 @@ class SubmissionFormat:
 
 @dataclass(frozen=True)
 class FillOptions:
-    """How the columns are filled. `form` is ``probability``, ``label`` or ``columns``; `classes` has for each column the
-    class (its number) whose probability it holds; in the label form `names` has what is written for each class.
+    """How the columns are filled. `format` is ``probability``, ``label`` or ``columns``; `classes` has for each column the
+    class (its number) whose probability it holds; in the label format `names` has what is written for each class.
     `sentence` says so in words."""
 
-    form: str
+    format: str
     classes: tuple[int, ...]
     names: tuple[str, ...]
     sentence: str
@@ -86,7 +108,7 @@ class Submission:
         """Part of the document of `predict --json`."""
         return {
             "rows": len(self.rows),
-            "form": self.filling.form,
+            "format": self.filling.format,
             "columns": list(self.shape.columns),
             "meaning": self.filling.sentence,
             "clip": self.clip,
@@ -189,33 +211,34 @@ def _check_ids(sample: Path, column: str, ids: Sequence[str]) -> None:
 
 # ------------------------------------------------------------------------------------------------ what the cells mean
 def filling_of(
-    shape: SubmissionFormat, classes: Sequence[str], *, form: str = "auto", positive: str = ""
+    shape: SubmissionFormat, classes: Sequence[str], options: SubmissionOptions = SubmissionOptions()
 ) -> FillOptions:
     """How to fill the sample's columns with predictions of `classes`.
 
     Several columns: the probability of a class each, matched by name. One column: class names, or whole numbers where the
     classes are two or numbers themselves, make it the likeliest class; other numbers the probability of one class, which is
-    the one in the column's name, else `positive`, else the second of two. Raises `BadSubmission`, `RecipeError` (no such
-    form or class).
+    the one in the column's name, else `pos_label`, else the second of two. Raises `BadSubmission`, `RecipeError` (no such
+    format or class).
     """
-    if form not in FORMS:
-        raise RecipeError(f"form: {form!r} is no form; expected one of {', '.join(FORMS)}.")
-    if positive and positive not in classes:
-        hint = near_names(positive, list(classes)) or f"The classes are {few([repr(c) for c in classes])}."
-        raise RecipeError(f"positive: {positive!r} is not a class.", hint=hint)
+    asked, pos_label = options.submission_format, options.pos_label
+    if asked not in FORMATS:
+        raise RecipeError(f"submission_format: {asked!r} is not known; expected one of {', '.join(FORMATS)}.")
+    if pos_label and pos_label not in classes:
+        hint = near_names(pos_label, list(classes)) or f"The classes are {few([repr(c) for c in classes])}."
+        raise RecipeError(f"pos_label: {pos_label!r} is not a class.", hint=hint)
     several = len(shape.columns) > 1
-    if several != (form == "columns") and form != "auto":
+    if several != (asked == "columns") and asked != "auto":
         raise BadSubmission(
-            f"{shape.file}: has {len(shape.columns):,} column{'s' * several} to fill, which is not the form {form}.",
-            hint="Leave out --form." if several else "Use --form probability or --form label.",
+            f"{shape.file}: has {len(shape.columns):,} column{'s' * several} to fill, which is not the format {asked}.",
+            hint="Leave out --submission-format." if several else "Use --submission-format probability or label.",
         )
     if several:
-        if positive:
-            raise RecipeError(f"positive: {shape.file} has a column for each class.", hint="Leave out --positive.")
+        if pos_label:
+            raise RecipeError(f"pos_label: {shape.file} has a column for each class.", hint="Leave out --pos-label.")
         return _columns(shape, classes)
-    if form == "auto":
-        form = "probability" if positive else _guessed(shape, classes)
-    return _probability(shape, classes, positive) if form == "probability" else _label(shape, classes, positive)
+    if asked == "auto":
+        asked = "probability" if pos_label else _guessed(shape, classes)
+    return _probability(shape, classes, pos_label) if asked == "probability" else _label(shape, classes, pos_label)
 
 
 def _columns(shape: SubmissionFormat, classes: Sequence[str]) -> FillOptions:
@@ -237,18 +260,18 @@ def _guessed(shape: SubmissionFormat, classes: Sequence[str]) -> str:
     if not values:
         raise BadSubmission(
             f"{shape.file}: its column {column!r} is empty, and does not say what to write.",
-            hint="Give --form probability or --form label.",
+            hint="Give --submission-format probability or label.",
         )
     if any(value in classes for value in values) or not all(map(_is_number, values)):
         return "label"
     return "label" if all(map(_is_whole, values)) else "probability"
 
 
-def _probability(shape: SubmissionFormat, classes: Sequence[str], positive: str) -> FillOptions:
+def _probability(shape: SubmissionFormat, classes: Sequence[str], pos_label: str) -> FillOptions:
     column = shape.columns[0]
     named = class_of_column(column, classes)
-    if positive:
-        place = list(classes).index(positive)
+    if pos_label:
+        place = list(classes).index(pos_label)
     elif named is not None:
         place = named
     elif len(classes) == 2:
@@ -257,15 +280,15 @@ def _probability(shape: SubmissionFormat, classes: Sequence[str], positive: str)
         raise BadSubmission(
             f"{shape.file}: its only column {column!r} does not say which of the {len(classes)} classes it is the "
             f"probability of ({few([plain(c) for c in classes], 5)}).",
-            hint="Give --positive CLASS, or --form label for the likeliest class.",
+            hint="Give --pos-label CLASS, or --submission-format label for the likeliest class.",
         )
     sentence = f"{column} is the probability of {classes[place]!r}"
-    if not positive and named is None:
-        sentence += f", the second of the two classes (--positive {classes[0]} says otherwise)"
+    if not pos_label and named is None:
+        sentence += f", the second of the two classes (--pos-label {classes[0]} says otherwise)"
     return FillOptions("probability", (place,), (), sentence)
 
 
-def _label(shape: SubmissionFormat, classes: Sequence[str], positive: str) -> FillOptions:
+def _label(shape: SubmissionFormat, classes: Sequence[str], pos_label: str) -> FillOptions:
     """The likeliest class: in the sample's own spelling of it, as a number where it has numbers."""
     column, values = shape.columns[0], _distinct(shape)
     if all(map(_is_number, values)) and not all(map(_is_whole, values)):
@@ -273,22 +296,25 @@ def _label(shape: SubmissionFormat, classes: Sequence[str], positive: str) -> Fi
     numbers = [str(int(c)) for c in classes if _is_whole(c)]
     told = ""
     by_name = not values or any(value in classes for value in values) or not all(map(_is_whole, values))
-    if positive and (by_name or len(set(numbers)) == len(classes)):
-        raise RecipeError(f"positive: {shape.file} is to hold the classes themselves.", hint="Leave out --positive.")
+    if pos_label and (by_name or len(set(numbers)) == len(classes)):
+        raise RecipeError(f"pos_label: {shape.file} is to hold the classes themselves.", hint="Leave out --pos-label.")
     if by_name:
         names, told = _spelled(shape, values, classes)
     elif len(set(numbers)) == len(classes):
         names = tuple(numbers)
     elif len(classes) == 2:
-        one = positive or classes[1]
+        one = pos_label or classes[1]
         names = tuple(str(int(c == one)) for c in classes)
         other = next(c for c in classes if c != one)
-        told = f", {one!r} = 1 (--positive {other} says otherwise; --form probability if probabilities are scored)"
+        told = (
+            f", {one!r} = 1 (--pos-label {other} says otherwise; --submission-format probability if probabilities are "
+            "scored)"
+        )
     else:
         raise BadSubmission(
             f"{shape.file}: its column {column!r} has whole numbers, and nothing says which of the {len(classes)} classes "
             f"each is ({few([plain(c) for c in classes], 5)}).",
-            hint="Train with labels that are these numbers, or give --positive CLASS for the probability of one.",
+            hint="Train with labels that are these numbers, or give --pos-label CLASS for the probability of one.",
         )
     return FillOptions("label", (), names, f"{column} is the likeliest class{told}")
 
@@ -340,18 +366,17 @@ def submission_rows(
     shape: SubmissionFormat,
     predictions: Predictions,
     prior_K: np.ndarray,
+    options: SubmissionOptions = SubmissionOptions(),
     *,
-    form: str = "auto",
-    positive: str = "",
     clip: float = 0.0,
 ) -> Submission:
     """Fill the sample with `predictions`, images by name. Their order, and that of the sample, decide no number.
 
-    `prior_K` (K,) are the probabilities for ids without a prediction. `clip` is the least probability (see
-    `evaluation.clipping.clipped`; for one class of many, of that class and of all others together); 0 leaves them as they
-    are. Raises `BadSubmission`, also if no id has an image; `RecipeError`.
+    `prior_K` (K,) are the probabilities for ids without a prediction. `clip` is the least probability that the options come
+    to (see `evaluation.clipping.clipped`; for one class of many, of that class and of all others together); 0 leaves them as
+    they are. Raises `BadSubmission`, also if no id has an image; `RecipeError`.
     """
-    filling = filling_of(shape, predictions.classes, form=form, positive=positive)
+    filling = filling_of(shape, predictions.classes, options)
     names = [*predictions.paths, *predictions.errors]
     found = match_ids(shape.file, shape.ids, names)
     if not found:
@@ -371,7 +396,7 @@ def submission_rows(
         rows=tuple(
             (*row[: shape.id_column], name, *row[shape.id_column :]) for name, row in zip(shape.ids, cells, strict=True)
         ),
-        clip=clip if filling.form != "label" else 0.0,
+        clip=clip if filling.format != "label" else 0.0,
         clipped=moved,
         missing=tuple(name for name in shape.ids if name not in found),
         unreadable=tuple(name for name in shape.ids if found.get(name) in predictions.errors),
@@ -381,14 +406,14 @@ def submission_rows(
 
 def _cells(filling: FillOptions, probabilities_RK: np.ndarray, clip: float) -> tuple[list[tuple[str, ...]], int]:
     """The cells of each row but its id, and how many rows the clipping changed."""
-    if filling.form == "label":
+    if filling.format == "label":
         return [(filling.names[k],) for k in probabilities_RK.argmax(axis=1)], 0
     shown = probabilities_RK
-    if filling.form == "probability":
+    if filling.format == "probability":
         one = probabilities_RK[:, list(filling.classes)]
         shown = np.hstack([one, 1 - one])
     kept = clipped(shown, clip)
-    written = kept[:, :1] if filling.form == "probability" else kept[:, list(filling.classes)]
+    written = kept[:, :1] if filling.format == "probability" else kept[:, list(filling.classes)]
     return [tuple(f"{p:.9g}" for p in row) for row in written], int((shown < clip).any(axis=1).sum())
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data.corrections import read_corrections
+from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
 from headstart.data.not_copies import NotCopies, read_not_copies
 from headstart.data.open_dataset import Dataset, open_dataset, require_trainable
@@ -25,9 +26,11 @@ from headstart.evaluation.metrics import Metrics
 from headstart.evaluation.pareto import on_front
 from headstart.io.files import read_csv, read_json, write_csv, write_text
 from headstart.io.folders import check_outside_run
+from headstart.io.options import words_of
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone, last_resort
 from headstart.model.backbones.weights import read_header
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.predictions import read_predictions
 from headstart.pipeline.comparison import PAIR_COLUMNS, ROW_COLUMNS, Comparison, ComparisonRow, advice, paired
 from headstart.pipeline.scan import ScannedDataset, prepare_groups, scan
@@ -55,19 +58,15 @@ class ComparisonRequest:
     backbones: str
     budget: str
     seed: int
-    fix: Path | None
-    not_copies: Path | None
-    weights_dir: Path | None
-    offline: bool
+    curation: Curation
+    weights: WeightsSource
 
     def command(self) -> str:
         """The command that makes the same comparison."""
-        given = {"recipes": self.recipes, "backbones": self.backbones, "budget": self.budget, "fix": self.fix}
-        given |= {"not-copies": self.not_copies, "weights-dir": self.weights_dir}
+        given = {"recipes": self.recipes, "backbones": self.backbones, "budget": self.budget, "seed": self.seed}
         words = ["headstart", "compare", *self.source.words(), "--out", str(self.out)]
         words += [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
-        words += ["--seed", str(self.seed)] if self.seed else []
-        return shlex.join([*words, *(["--offline"] if self.offline else [])])
+        return shlex.join([*words, *words_of(self.curation), *words_of(self.weights)])
 
 
 def compare_trials(asked: ComparisonRequest, clock: Budget | None = None) -> Comparison:
@@ -76,8 +75,8 @@ def compare_trials(asked: ComparisonRequest, clock: Budget | None = None) -> Com
     _check_place(asked.out, asked.source.place)
     opened, refused = _opened(asked)
     named = named_recipes(asked.recipes)
-    given = named_backbones(asked.backbones, named, asked.weights_dir, asked.offline)
-    here = backbones_to_choose_from(named, given, asked.weights_dir, asked.offline)
+    given = named_backbones(asked.backbones, named, asked.weights)
+    here = backbones_to_choose_from(named, given, asked.weights)
     scanned = scan(asked.source, opened=opened, not_copies=refused)
     dataset = _split(scanned, asked.seed)
     if not named and not given:
@@ -103,8 +102,8 @@ def compare_trials(asked: ComparisonRequest, clock: Budget | None = None) -> Com
 def _opened(asked: ComparisonRequest) -> tuple[Dataset, NotCopies]:
     """The data set with its corrections, and the pairs that are no copies."""
     opened = open_dataset(asked.source)
-    refused = read_not_copies(asked.not_copies).checked(opened)
-    opened = read_corrections(asked.fix).applied_to(opened)
+    refused = read_not_copies(asked.curation.not_copies).checked(opened)
+    opened = read_corrections(asked.curation.corrections).applied_to(opened)
     prepare_groups(opened, asked.source)
     return opened, refused
 
@@ -126,13 +125,11 @@ def _context(
     return TrialContext(
         source=asked.source,
         out=asked.out,
-        weights_dir=asked.weights_dir,
-        offline=asked.offline,
+        weights=asked.weights,
         fingerprint=scanned.fingerprint,
         split_hash=split_hash(dataset),
-        fix=asked.fix,
-        weights=weights_identity(here),
-        not_copies=asked.not_copies,
+        curation=asked.curation,
+        weights_sha256=weights_identity(here),
         alone=[b.source for b in here] == ["embedded"],
     )
 

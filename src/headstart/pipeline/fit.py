@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +22,7 @@ from headstart.evaluation.calibration import fit_temperature
 from headstart.evaluation.clipping import clip_bound
 from headstart.evaluation.conformal import conformal_threshold
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from, without_weights
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.features import FeatureExtractor, fitted_spec
 from headstart.model.inference.predictions import softmax
@@ -54,9 +54,7 @@ class ResolvedBackbones:
 def resolve_backbones(
     recipe: Recipe,
     *,
-    weights: Path | None = None,
-    weights_dir: Path | None = None,
-    offline: bool = False,
+    weights: WeightsSource = WeightsSource(),
     chosen: Sequence[str] = (),
 ) -> ResolvedBackbones:
     """Find them, or download them, before any long work. Raises `BackboneError`, `RecipeError`.
@@ -66,22 +64,21 @@ def resolve_backbones(
     runtime = choose_runtime(recipe.device, recipe.precision)
     approach = APPROACHES[recipe.approach]
     approach.check(recipe)
-    is_open = recipe.backbone == "auto" and approach.pretrained and weights is None
+    is_open = recipe.backbone == "auto" and approach.pretrained and weights.file is None
     if is_open and chosen:
-        found: Sequence[Backbone] = [find_backbone(n, weights_dir=weights_dir, offline=offline) for n in chosen]
+        found: Sequence[Backbone] = [find_backbone(name, weights) for name in chosen]
     else:
-        found = _named_or_all(recipe, weights, weights_dir, offline)
+        found = _named_or_all(recipe, weights)
     anticipate(found, runtime, training=approach.trains_networks(recipe))
     return ResolvedBackbones(tuple(found), runtime, choice=is_open and not chosen and len(found) > 1)
 
 
-def _named_or_all(recipe: Recipe, weights: Path | None, weights_dir: Path | None, offline: bool) -> Sequence[Backbone]:
+def _named_or_all(recipe: Recipe, weights: WeightsSource) -> Sequence[Backbone]:
     if not APPROACHES[recipe.approach].pretrained:
         return [without_weights(SCRATCH if recipe.backbone == "auto" else recipe.backbone)]
-    if recipe.backbone == "auto" and weights is None:
-        return to_choose_from(weights_dir=weights_dir, offline=offline)
-    names = [""] if recipe.backbone == "auto" else recipe.backbone.split("+")
-    return [find_backbone(name, weights=weights, weights_dir=weights_dir, offline=offline) for name in names]
+    if recipe.backbone == "auto":
+        return to_choose_from(weights)
+    return [find_backbone(name, weights) for name in recipe.backbone.split("+")]
 
 
 @dataclass(frozen=True, eq=False)

@@ -104,7 +104,7 @@ def check_kaggle_places(train: bool, run: Path, submit_file: Path | None, clip: 
     """Raise before the download what would be raised after it."""
     if not re.fullmatch(r"auto|none|0?\.\d+|0|\d(?:\.\d*)?e-\d+", str(clip)):
         raise RecipeError(
-            f"clip_submission: {clip!r} is no least probability; expected auto, none, or a number from 0 to below 0.5."
+            f"clip: {clip!r} is no least probability; expected auto, none, or a number from 0 to below 0.5."
         )
     if train:
         check_replaceable(run)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from headstart.evaluation.calibration import softmax
 from headstart.evaluation.confident_learning import label_issues
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.heads.linear import LinearHead, prepare
 from headstart.model.heads.logistic import tempered_log_loss
 from headstart.model.heads.spectrum import solve_lda
@@ -41,19 +41,22 @@ SECONDS = 600.0
 
 @dataclass(frozen=True)
 class LabelError:
-    """One suspected label: the likely class, and `score` (0 to 1), one less the probability of the label."""
+    """One suspected label: the likely class, and `label_quality` (0 to 1), the probability of the label."""
 
     path: str
     label: str
     suggested: str
-    score: float
+    label_quality: float
 
 
-def backbones_for_labels(name: str, weights_dir: Path | None, offline: bool) -> tuple[Backbone, ...]:
-    """The one named, or all with weights here. Raises `BackboneError`; ask before long work, it may have to download."""
+def backbones_for_labels(name: str, weights: WeightsSource) -> tuple[Backbone, ...]:
+    """The one named, the one in the weights file, or all with weights here. Raises `BackboneError`.
+
+    Ask before long work: it may have to download.
+    """
     if name == "auto":
-        return tuple(to_choose_from(weights_dir=weights_dir, offline=offline))
-    return (find_backbone(name, weights_dir=weights_dir, offline=offline),)
+        return tuple(to_choose_from(weights))
+    return (find_backbone(name, weights),)
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,9 @@ def label_errors(dataset: Dataset, seen: BackboneFeatures, *, seed: int = 0) -> 
     chances_NK = out_of_fold([seen.values_ND[known]], labels_N, dataset.groups[known], len(dataset.classes), seed)
     found = label_issues(chances_NK, labels_N)
     return [
-        LabelError(dataset.paths[i], dataset.label_name(i), dataset.classes[suggested], round(score, 6))
-        for i, suggested, score in zip(
-            known[found.order].tolist(), found.suggested.tolist(), found.score.tolist(), strict=True
+        LabelError(dataset.paths[i], dataset.label_name(i), dataset.classes[suggested], round(quality, 6))
+        for i, suggested, quality in zip(
+            known[found.order].tolist(), found.suggested.tolist(), found.label_quality.tolist(), strict=True
         )
     ]
 

@@ -16,6 +16,7 @@ from headstart.errors import RecipeError, near_names
 from headstart.io.files import sha256_bytes
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone, at_hand, find_backbone, to_choose_from, without_weights
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.features import FeatureExtractor, fitted_spec
 from headstart.model.inference.runtime import choose_runtime
 from headstart.pipeline.approaches import APPROACHES
@@ -50,14 +51,14 @@ def named_recipes(text: str) -> dict[str, Recipe]:
     return found
 
 
-def named_backbones(text: str, recipes: Mapping[str, Recipe], weights_dir: Path | None, offline: bool) -> list[str]:
+def named_backbones(text: str, recipes: Mapping[str, Recipe], weights: WeightsSource) -> list[str]:
     """The names in full, found (or downloaded) before any long work. Raises `BackboneError`."""
     scratch = bool(recipes) and not any(APPROACHES[recipe.approach].pretrained for recipe in recipes.values())
 
     def full_name(word: str) -> str:
         if scratch:
             return without_weights(word).name
-        return "+".join(find_backbone(w, weights_dir=weights_dir, offline=offline).name for w in word.split("+"))
+        return "+".join(find_backbone(w, weights).name for w in word.split("+"))
 
     return list(dict.fromkeys(full_name(word) for word in _words(text)))
 
@@ -85,14 +86,14 @@ def _with_tag(architecture: str, backbones: Sequence[str]) -> str:
 
 
 def backbones_to_choose_from(
-    recipes: Mapping[str, Recipe], given: Sequence[str], weights_dir: Path | None, offline: bool
+    recipes: Mapping[str, Recipe], given: Sequence[str], weights: WeightsSource
 ) -> list[Backbone]:
     """What trials that name no backbone choose from; one is downloaded only if there is such a trial."""
     if recipes and (
         given or all(r.backbone != "auto" or not APPROACHES[r.approach].pretrained for r in recipes.values())
     ):
-        return at_hand(weights_dir=weights_dir)
-    return to_choose_from(weights_dir=weights_dir, offline=offline)
+        return at_hand(weights)
+    return to_choose_from(weights)
 
 
 def best_backbones(

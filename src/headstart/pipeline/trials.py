@@ -21,13 +21,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
 from headstart.errors import DamagedRun
 from headstart.io.files import read_json, sha256_bytes, write_json
 from headstart.io.folders import MANIFEST, check_manifest, read_manifest
+from headstart.io.options import words_of
 from headstart.io.processes import ProcessResult, run_child
 from headstart.io.progress import log
 from headstart.model.backbones.registry import sha256_here
+from headstart.model.backbones.weights_source import WeightsSource
 from headstart.pipeline.approaches import APPROACHES
 from headstart.runs.run_folder import WRITTEN
 from headstart.training.recipe import Recipe
@@ -47,18 +50,16 @@ class TrialConfig:
 @dataclass(frozen=True)
 class TrialContext:
     """What all trials share: the data, the folder of the comparison, where weights and corrections are; and what a run must
-    agree with. `weights` is a SHA-256 over all that trials may choose from; `alone`: that is the package's own backbone."""
+    agree with. `weights_sha256` is one over all that trials may choose from; `alone`: that is the package's own backbone."""
 
     source: DataSource
     out: Path
-    weights_dir: Path | None
-    offline: bool
+    weights: WeightsSource
     fingerprint: str
     split_hash: str
-    fix: Path | None = None
-    weights: str = ""
+    curation: Curation = Curation()
+    weights_sha256: str = ""
     alone: bool = False
-    not_copies: Path | None = None
 
     def run(self, name: str) -> Path:
         """The run folder of a trial."""
@@ -162,8 +163,8 @@ def _weights_for(candidate: TrialConfig, place: TrialContext) -> str:
     if not APPROACHES[recipe.approach].pretrained:
         return ""
     if recipe.backbone == "auto":
-        return place.weights
-    here = [sha256_here(name, weights_dir=place.weights_dir) for name in recipe.backbone.split("+")]
+        return place.weights_sha256
+    here = [sha256_here(name, place.weights) for name in recipe.backbone.split("+")]
     return "+".join(here) if all(here) else ""
 
 
@@ -192,15 +193,12 @@ def with_latency(
 
 def train_words(recipe: Recipe, candidate: TrialConfig, place: TrialContext) -> list[str]:
     """`headstart` words of a trial: every option that is not the default is spelled out, so anybody can run it again."""
-    usual, there = Recipe(), replace(place.source, place=Path(os.path.abspath(place.source.place)))
-    given = [f for f in fields(Recipe) if getattr(recipe, f.name) != getattr(usual, f.name)]
+    there = replace(place.source, place=Path(os.path.abspath(place.source.place)))
     words = ["train", *there.words(), "--out", str(place.run(candidate.name)), "--json", "--no-report"]
     words += ["--split", str(place.out / "split.csv")]
-    words += ["--weights-dir", os.path.abspath(place.weights_dir)] if place.weights_dir is not None else []
-    words += ["--fix", os.path.abspath(place.fix)] if place.fix is not None else []
-    words += ["--not-copies", os.path.abspath(place.not_copies)] if place.not_copies is not None else []
-    words += ["--offline"] if place.offline or (place.alone and recipe.backbone == "auto") else []  # it was asked once
-    return words + [f"--{f.name.replace('_', '-')}={getattr(recipe, f.name)}" for f in given]
+    alone = place.alone and recipe.backbone == "auto"  # the hub was asked once
+    weights = replace(place.weights, offline=place.weights.offline or alone)
+    return [*words, *words_of(place.curation), *words_of(weights), *words_of(recipe)]
 
 
 def _keep(place: TrialContext, candidate: TrialConfig, outcome: TrialResult) -> None:

@@ -64,10 +64,11 @@ def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Se
 
 
 def _corrections(known: Mapping[str, Any]) -> list[str]:
-    fixes, refused = known.get("fixes"), (known.get("copies") or {}).get("refused", 0)
+    corrections, refused = known.get("corrections"), (known.get("copies") or {}).get("refused", 0)
     lines = []
-    if fixes:
-        lines.append(f"- corrected by hand (fixes.csv): {given_and_left_out(fixes['labels'], fixes['dropped'])}")
+    if corrections:
+        words = given_and_left_out(corrections["labels"], corrections["dropped"])
+        lines.append(f"- corrected by hand (corrections.csv): {words}")
     if refused:
         lines.append(f"- said to be no copies (not_copies.csv): {refused:,} pair{'s' * (refused != 1)} of images")
     return lines

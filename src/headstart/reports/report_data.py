@@ -32,12 +32,12 @@ class SimilarImage:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A label that is probably wrong: `score` from 0 to 1, and the class that is suggested instead."""
+    """A label that is probably wrong: `label_quality` from 0 to 1 (low is suspicious), and the class suggested."""
 
     path: str
     label: str
     suggested: str
-    score: float
+    label_quality: float
     side: str = ""
 
 

@@ -32,8 +32,8 @@ MOST_SUSPECTS = 60
 MOST_GROUPS = 40
 MOST_TRIALS = 8
 MOST_CONFUSIONS = 40
-DOUBTFUL = 0.95
-"""A score from which the verdict calls a label wrong."""
+DOUBTFUL = 0.05
+"""A label quality down from which the verdict calls a label wrong."""
 SURE = 0.9
 """A probability from which the verdict calls a prediction sure."""
 
@@ -183,7 +183,7 @@ def _what_next(report: ReportData) -> Markup:
         return Markup("Before you believe that: copies of images are in both sets of the split, see {}.").format(
             Markup('<a href="#checks">data checks</a>')
         )
-    n = sum(s.score >= DOUBTFUL for s in report.suspects or ())
+    n = sum(s.label_quality <= DOUBTFUL for s in report.suspects or ())
     if n:
         what = "1 label looks wrong" if n == 1 else f"{n:,} labels look wrong"
         return Markup('{}; look through <a href="#labels">them</a> first.').format(what)

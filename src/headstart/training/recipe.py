@@ -15,11 +15,10 @@ import numbers
 import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from headstart.errors import RecipeError, near_names
-from headstart.io.field_docs import field_texts
 from headstart.io.result_repr import OneLineRepr
 
 APPROACHES = ("auto", "linear", "head_sgd", "finetune", "scratch")
@@ -36,7 +35,7 @@ class Recipe(OneLineRepr):
     """How to train. All options have a default that suits most data. Raises `RecipeError` if there are values that cannot
     work, and names them all."""
 
-    approach: str = "auto"
+    approach: str = field(default="auto", metadata={"section": "Network"})
     """linear (closed-form last layer on a frozen backbone), head_sgd (last layers on a frozen backbone, by gradient
     descent), finetune, scratch (random weights); auto starts linear, and fine-tunes if the budget and validation allow."""
 
@@ -65,7 +64,7 @@ class Recipe(OneLineRepr):
     dropout: float = 0.0
     """Fraction of features dropped before the last layer while training."""
 
-    augment: str = "auto"
+    augment: str = field(default="auto", metadata={"section": "Augmentation"})
     """Augmentation of training images: none, or a list such as flip,shift=0.2,rotation=40 (see docs/recipes.md)."""
 
     mixup: float = 0.0
@@ -77,7 +76,7 @@ class Recipe(OneLineRepr):
     tta: str = "none"
     """Test-time augmentation: none, or flip (averages the image and its mirror image, at twice the cost)."""
 
-    epochs: int = 0
+    epochs: int = field(default=0, metadata={"section": "Gradient descent (head_sgd, finetune, scratch)"})
     """Passes over the training images; 0 means as many as the budget allows, at most 30."""
 
     steps_per_epoch: int = 0
@@ -122,7 +121,7 @@ class Recipe(OneLineRepr):
     monitor: str = "val_log_loss"
     """Metric that selects the best epoch: val_log_loss or val_accuracy."""
 
-    unfreeze: str = "auto"
+    unfreeze: str = field(default="auto", metadata={"section": "Fine-tuning"})
     """What to fine-tune: all; a number of final stages, such as 3; gradual (one more stage each epoch); auto."""
 
     head_init: str = "linear"
@@ -137,7 +136,7 @@ class Recipe(OneLineRepr):
     wise_ft: str = "auto"
     """Mix of frozen (0) and fine-tuned (1) weights to end with (WiSE-FT); auto picks on validation."""
 
-    budget: str = "10m"
+    budget: str = field(default="10m", metadata={"section": "Budget, split and machine"})
     """Time to spend, such as 2m, 10m or 2h, on choosing a backbone and fine-tuning."""
 
     val_size: float = 0.2
@@ -192,41 +191,6 @@ class Recipe(OneLineRepr):
         """The inverse of `as_dict`. Raises `RecipeError`: unknown options, with the nearest known ones, and bad values."""
         require_none(problems(values))
         return cls(**values)
-
-
-SECTIONS = {
-    "approach": "Network",
-    "augment": "Augmentation",
-    "epochs": "Gradient descent (head_sgd, finetune, scratch)",
-    "unfreeze": "Fine-tuning",
-    "budget": "Budget, split and machine",
-}
-"""The options in groups, for help texts: the first option of each group, and its title."""
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option as help texts and tables show it."""
-
-    name: str
-    kind: type  # str, int or float
-    default: Any
-    text: str
-    section: str
-
-
-def options() -> tuple[Option, ...]:
-    """Every option of a recipe, with the text that stands below it in this file.
-
-    >>> options()[0].name, options()[0].section
-    ('approach', 'Network')
-    """
-    texts, found, section = field_texts(Recipe), [], ""
-    for field in fields(Recipe):
-        section = SECTIONS.get(field.name, section)
-        kind = _KINDS[str(field.type)][0]
-        found.append(Option(field.name, kind, field.default, texts[field.name], section))
-    return tuple(found)
 
 
 _KINDS: dict[str, tuple[type, type, str]] = {

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from headstart.io.result_repr import Result
 from headstart.model.backbones import builtin
 from headstart.model.backbones.registry import BackboneRow
 from headstart.model.backbones.registry import backbones as find_all
+from headstart.model.backbones.weights_source import WeightsFolder, WeightsSource, as_weights_folder
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,17 +51,17 @@ class BackboneList(Result):
         return "\n".join(lines)
 
 
-def backbones(pattern: str = "", *, weights_dir: Path | None = None, all: bool = False) -> BackboneList:
+def backbones(pattern: str = "", *, weights: WeightsFolder = WeightsSource(), all: bool = False) -> BackboneList:
     """List backbones: those with weights on this machine, and with --all or a pattern every one that timm knows. Example:
 
         headstart backbones resnet
 
     Args:
         pattern: Part of a name, or a wildcard such as 'resnet50.*'.
-        weights_dir: Folder of NAME.safetensors and NAME.json.
+        weights: Where to look for weights: a folder, only on this machine.
         all: Also those whose weights would have to be downloaded.
 
     Raises:
-        MissingWeights: `weights_dir` does not exist.
+        MissingWeights: the folder of weights does not exist.
     """
-    return BackboneList(find_all(pattern, weights_dir=weights_dir, only_here=not (all or pattern)))
+    return BackboneList(find_all(pattern, weights=as_weights_folder(weights), only_here=not (all or pattern)))

@@ -23,6 +23,7 @@ from headstart.errors import PackagingError
 from headstart.io.folders import check_out_file, check_outside_run, check_replaceable
 from headstart.io.result_repr import Result
 from headstart.io.text_table import plain
+from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.model.backbones.write_bundle import (
     BundledWeights,
     backbones_to_bundle,
@@ -55,7 +56,7 @@ class BundleResult(Result):
 
 
 def bundle(
-    *, out: Path, backbones: str = "", weights_dir: Path | None = None, wheels: bool = False, offline: bool = False
+    *, out: Path, backbones: str = "", weights: Path | WeightsSource = WeightsSource(), wheels: bool = False
 ) -> BundleResult:
     """Collect weights and requirements into a folder or a zip, for a machine without network. Example:
 
@@ -65,24 +66,22 @@ def bundle(
         out: Folder to write, or a .zip. An earlier bundle of that folder is kept as OUT.previous.
         backbones: Names joined by commas, downloaded if need be; by default all with weights on this machine, or else
             mobilenetv2_100.
-        weights_dir: Folder of NAME.safetensors and NAME.json.
+        weights: Where to look for weights: a file, a folder, only on this machine.
         wheels: Fetch the wheels of all packages too, by pip, for this operating system and Python.
-        offline: Never open a socket.
 
     Raises:
         BackboneError: no such backbone, or no weights for it here.
         PackagingError: a package that is needed is not installed here, or pip could not fetch its wheel.
         WriteError: `out` cannot be written.
     """
-    out = Path(out)
+    out, weights = Path(out), as_weights_source(weights)
     (check_out_file if is_zip(out) else check_replaceable)(out)
     check_outside_run(out.parent)
-    if wheels and offline:
+    if wheels and weights.offline:
         raise PackagingError(
             "--wheels fetches packages, which --offline forbids.", hint="Leave one of the two out, and run it again."
         )
-    found = backbones_to_bundle(backbones, weights_dir, offline)
-    written = write_bundle(out, found, all_wheels=wheels)
+    written = write_bundle(out, backbones_to_bundle(backbones, weights), all_wheels=wheels)
     return BundleResult(
         out=str(out),
         backbones=written.backbones,

@@ -9,7 +9,8 @@ from typing import Any
 
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
 from headstart.data.copies import Copies
-from headstart.data.corrections import read_corrections, write_corrections
+from headstart.data.corrections import read_corrections, write_suspects
+from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource, as_source
 from headstart.data.duplicates import exact_groups, group_pairs, joined
 from headstart.data.groups import unsplittable
@@ -20,6 +21,7 @@ from headstart.io.files import write_csv
 from headstart.io.folders import check_keeps, check_out_file
 from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, few, plain
+from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.pipeline.copies_sheet import check_sheet_places, sheet_places, write_sheet
 from headstart.pipeline.label_errors import LabelError, backbones_for_labels, label_errors, see
 from headstart.pipeline.scan import note_groups, scan
@@ -66,7 +68,7 @@ class CheckResult(Result):
         if not self.label_errors:
             return ["No label looks wrong."]
         rows = [
-            (f"{e.score:.4f}", plain(e.label), "->", plain(e.suggested), plain(e.path))
+            (f"{e.label_quality:.4f}", plain(e.label), "->", plain(e.suggested), plain(e.path))
             for e in self.label_errors[:SHOWN]
         ]
         n, labelled = len(self.label_errors), sum(self.classes.values())
@@ -80,12 +82,10 @@ def check(
     *,
     out: Path | None = None,
     labels: bool = False,
-    fixes: Path | None = None,
-    fix: Path | None = None,
-    not_copies: Path | None = None,
+    write_corrections: Path | None = None,
+    curation: Curation = Curation(),
     backbone: str = "auto",
-    weights_dir: Path | None = None,
-    offline: bool = False,
+    weights: Path | WeightsSource = WeightsSource(),
 ) -> CheckResult:
     """Look at every image and say what is wrong: damaged files, copies, leaks, odd formats, unbalanced classes.
 
@@ -98,27 +98,27 @@ def check(
         out: CSV to write, one row for each finding and path; copies are shown in a page and a table beside it
             (checks-copies.html and checks-copies.csv for checks.csv).
         labels: Look for wrong labels too, by what a backbone sees.
-        fixes: CSV of the suspected labels to write, to be edited and given back with --fix. Looks for wrong labels.
-        fix: CSV of corrections to apply before looking; the data itself stays as it is.
-        not_copies: CSV of copies with an x in not_copies where a pair is none (checks-copies.csv of check).
+        write_corrections: CSV of the suspected labels to write, to be edited and given back with --corrections. Looks for
+            wrong labels.
+        curation: Corrections and refused copies to apply; the data itself stays as it is.
         backbone: What to look for wrong labels with: a timm name; auto takes the best one with weights here.
-        weights_dir: Folder of NAME.safetensors and NAME.json.
-        offline: Never open a socket.
+        weights: Where to look for weights: a file, a folder, only on this machine.
 
     Raises:
-        DataError: nothing there can be used, or `fix` or `not_copies` does not fit it; for labels: one class, an empty one.
+        DataError: nothing there can be used, or a table of `curation` does not fit it; for labels: one class, an empty one.
         BackboneError: for labels: no such backbone, or no weights for it here.
-        WriteError: `out`, `fixes` or the cache cannot be written, or what is read would be replaced, or what somebody filled
-            in.
+        WriteError: `out`, `write_corrections` or the cache cannot be written, or what is read would be replaced, or what
+            somebody filled in.
     """
     source = as_source(data)
-    _check_places(source.place, out, fixes, fix, not_copies)
-    corrections, opened = read_corrections(fix), open_dataset(source)
+    _check_places(source.place, out, write_corrections, curation)
+    corrections, opened = read_corrections(curation.corrections), open_dataset(source)
     if out is not None:
         check_keeps(Path(out), map(opened.file, range(len(opened))))
-    refused = read_not_copies(not_copies).checked(opened)
+    refused = read_not_copies(curation.not_copies).checked(opened)
     opened = corrections.applied_to(opened)
-    backbones = backbones_for_labels(backbone, weights_dir, offline) if labels or fixes is not None else ()
+    looking = labels or write_corrections is not None
+    backbones = backbones_for_labels(backbone, as_weights_source(weights)) if looking else ()
     note_groups(opened)
     scanned = scan(source, opened=opened, not_copies=refused)
     dataset, copies = scanned.dataset, scanned.copies
@@ -129,8 +129,9 @@ def check(
         sheet = write_sheet(Path(out), scanned, source)
     together = joined(dataset.groups, group_pairs(copies.groups_N))
     suspected = label_errors(replace(dataset, groups=together), see(scanned, backbones)) if backbones else None
-    if fixes is not None:
-        write_corrections(Path(fixes), [(e.path, e.label, e.suggested, e.score) for e in suspected or []])
+    if write_corrections is not None:
+        suspects = [(e.path, e.label, e.suggested, e.label_quality) for e in suspected or []]
+        write_suspects(Path(write_corrections), suspects)
     return CheckResult(
         images=len(scanned.everything),
         usable=len(dataset),
@@ -157,40 +158,42 @@ def _with_groups(found: list[Finding], problems: list[str]) -> list[Finding]:
     return [*found[:errors], *(Finding("single_group", "warning", (), text) for text in problems), *found[errors:]]
 
 
-def _check_places(data: Path, out: Path | None, fixes: Path | None, fix: Path | None, not_copies: Path | None) -> None:
+def _check_places(data: Path, out: Path | None, suspects: Path | None, curation: Curation) -> None:
     """Raise `WriteError` if a file cannot be written, or would replace the data or what a person has edited."""
-    if fixes is not None and fix is not None and Path(fixes).resolve() == Path(fix).resolve():
+    given = curation.corrections
+    if suspects is not None and given is not None and Path(suspects).resolve() == given.resolve():
         raise WriteError(
-            f"{fixes}: is the table of corrections that is to be applied, and would be replaced.",
-            hint="Choose another name for --fixes, such as fixes-2.csv.",
+            f"{suspects}: is the table of corrections that is to be applied, and would be replaced.",
+            hint="Choose another name for --write-corrections, such as corrections-2.csv.",
         )
     if out is not None:
-        given = [Path(table) for table in (fix, not_copies) if table is not None]
         check_out_file(Path(out), data)
-        check_keeps(Path(out), given)
-        check_sheet_places(Path(out), data, given)
-    if fixes is not None and out is not None:
+        check_keeps(Path(out), curation.tables)
+        check_sheet_places(Path(out), data, curation.tables)
+    if suspects is not None and out is not None:
         written = [place.resolve() for place in (Path(out), *sheet_places(Path(out)))]
-        if Path(fixes).resolve() in written:
-            raise WriteError(f"{fixes}: is written for --out as well.", hint="Choose another name for --fixes.")
-    if fixes is not None:
-        check_out_file(Path(fixes), data, option="--fixes")
-        _check_unedited(Path(fixes))
+        if Path(suspects).resolve() in written:
+            raise WriteError(
+                f"{suspects}: is written for --out as well.", hint="Choose another name for --write-corrections."
+            )
+    if suspects is not None:
+        check_out_file(Path(suspects), data, option="--write-corrections")
+        _check_unedited(Path(suspects))
 
 
-def _check_unedited(fixes: Path) -> None:
+def _check_unedited(suspects: Path) -> None:
     """Raise `WriteError` if the file holds anything but suspected labels as `check` writes them, with nothing filled in."""
-    if not fixes.exists():
+    if not suspects.exists():
         return
     try:
-        edited = bool(read_corrections(fixes))
+        edited = bool(read_corrections(suspects))
     except DataError as error:
         raise WriteError(
-            f"{fixes}: exists, and is not a table that this command wrote, so it is left alone.",
-            hint=f"Choose another --fixes.\n{error.message}",
+            f"{suspects}: exists, and is not a table that this command wrote, so it is left alone.",
+            hint=f"Choose another --write-corrections.\n{error.message}",
         ) from error
     if edited:
         raise WriteError(
-            f"{fixes}: holds corrections that somebody filled in, and would be replaced.",
-            hint=f"Apply them with --fix {fixes}, or choose another --fixes.",
+            f"{suspects}: holds corrections that somebody filled in, and would be replaced.",
+            hint=f"Apply them with --corrections {suspects}, or choose another --write-corrections.",
         )

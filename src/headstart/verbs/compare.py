@@ -12,7 +12,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource, as_source
+from headstart.model.backbones.weights_source import WeightsFolder, WeightsSource, as_weights_folder
 from headstart.pipeline.compare_trials import ComparisonRequest, compare_trials
 from headstart.pipeline.comparison import Comparison
 
@@ -25,10 +27,8 @@ def compare(
     backbones: str = "",
     budget: str = "20m",
     seed: int = 0,
-    fix: Path | None = None,
-    not_copies: Path | None = None,
-    weights_dir: Path | None = None,
-    offline: bool = False,
+    curation: Curation = Curation(),
+    weights: WeightsFolder = WeightsSource(),
 ) -> Comparison:
     """Compare approaches and backbones on one split, under a total budget, and say which to take. Example:
 
@@ -43,15 +43,13 @@ def compare(
             hand.
         budget: Time to spend in all, such as 20m or 2h.
         seed: Seed of the split, of every training and of every interval.
-        fix: CSV of corrections (labels, images to leave out) to apply; the data itself stays as it is.
-        not_copies: CSV of copies with an x in not_copies where a pair is none (checks-copies.csv of check).
-        weights_dir: Folder of NAME.safetensors and NAME.json.
-        offline: Never open a socket.
+        curation: Corrections and refused copies to apply; the data itself stays as it is.
+        weights: Where to look for weights: a folder, only on this machine.
 
     Raises:
         RecipeError: an unknown recipe, or a budget that is too small for any trial.
         BackboneError: no such backbone, or no weights for one that is named.
-        DataError: the data cannot be trained on, or `fix` or `not_copies` does not fit it.
+        DataError: the data cannot be trained on, or a table of `curation` does not fit it.
         WriteError: the folder cannot be written, lies in the data, or holds other files.
     """
     asked = ComparisonRequest(
@@ -61,9 +59,7 @@ def compare(
         backbones=backbones,
         budget=budget,
         seed=seed,
-        fix=fix,
-        not_copies=not_copies,
-        weights_dir=weights_dir,
-        offline=offline,
+        curation=curation,
+        weights=as_weights_folder(weights),
     )
     return compare_trials(asked)

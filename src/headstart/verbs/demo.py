@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import textwrap
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.io.text_table import columns
 from headstart.model.backbones.registry import at_hand
+from headstart.model.backbones.weights_source import WeightsFolder, WeightsSource, as_weights_folder
 from headstart.pipeline.comparison import Comparison
 from headstart.pipeline.demonstration import (
     COMMANDS,
@@ -106,29 +107,30 @@ def demo(
     n: int = 600,
     seed: int = 0,
     budget: str = "80s",
-    weights_dir: Path | None = None,
+    weights: WeightsFolder = WeightsSource(),
 ) -> DemoResult:
     """Show all of it in two minutes: images are drawn, three ways to a classifier compared, flaws found. Example:
 
         headstart demo --offline
 
     Args:
-        out: Folder to write: the images, fixes.csv, the comparison with its runs, and report.html.
+        out: Folder to write: the images, corrections.csv, the comparison with its runs, and report.html.
         n: Number of images.
         seed: Another seed gives other images.
         budget: Time for the comparison; drawing and checking come on top (some 20 s for 600 images).
-        weights_dir: Folder of NAME.safetensors and NAME.json, to use instead of the backbone that comes with headstart.
+        weights: Folder of weights to use instead of the backbone that comes with headstart; nothing is downloaded.
 
     Raises:
         RecipeError: too few images, or a budget in which nothing fits.
-        BackboneError: `weights_dir` does not exist.
+        BackboneError: the folder of weights does not exist.
         WriteError: `out` holds something else, or cannot be written.
     """
     started = time.monotonic()
     out = Path(out)
     check_demo_place(out, n, seed)
     seconds_of(budget)
-    at_hand(weights_dir=weights_dir)  # a folder that is not there is said now, as a budget that is none
+    weights = replace(as_weights_folder(weights), offline=True)
+    at_hand(weights)  # a folder that is not there is said now, as a budget that is none
     scenes = out / "scenes"
     if not scenes.is_dir():
         log.info("Drawing %d images.", n)
@@ -141,12 +143,12 @@ def demo(
         recipes=recipes,
         budget=budget,
         seed=seed,
-        weights_dir=weights_dir,
-        offline=True,
+        weights=weights,
     )
     log.info("Checking the images, labels too.")
-    fixes = None if (out / "fixes.csv").exists() else out / "fixes.csv"  # somebody may have begun to edit it
-    checked = check(scenes, labels=True, fixes=fixes, weights_dir=weights_dir, offline=True)
+    corrections = out / "corrections.csv"
+    wanted = None if corrections.exists() else corrections  # somebody may have begun to edit it
+    checked = check(scenes, labels=True, write_corrections=wanted, weights=weights)
     suspected = checked.label_errors or []
     found = recalled_flaws(scenes, findings=checked.findings, groups=checked.groups, label_errors=suspected)
     if comparison.taken:

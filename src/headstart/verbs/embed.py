@@ -14,6 +14,7 @@ from headstart.io.folders import check_keeps, check_out_file
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from
+from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.model.inference.features import FeatureExtractor, Features, embed_images, fingerprint, fitted_spec
 from headstart.model.inference.runtime import choose_runtime
 from headstart.pipeline.scan import scan
@@ -60,9 +61,7 @@ def embed(
     resize: str = "auto",
     device: str = "auto",
     precision: str = "auto",
-    weights: Path | None = None,
-    weights_dir: Path | None = None,
-    offline: bool = False,
+    weights: Path | WeightsSource = WeightsSource(),
 ) -> EmbedResult:
     """Feature vectors of all images from a frozen backbone, kept for the next time. Example:
 
@@ -76,9 +75,7 @@ def embed(
         resize: How an image becomes a square: crop, pad or squash; auto takes the backbone's own.
         device: auto, cpu or cuda.
         precision: auto (bf16 where the processor has it), bf16 or f32.
-        weights: Weights file (.safetensors) for the backbone.
-        weights_dir: Folder of NAME.safetensors and NAME.json.
-        offline: Never open a socket.
+        weights: Where to look for weights: a file, a folder, only on this machine.
 
     Raises:
         DataError: nothing in `data` can be read.
@@ -89,7 +86,7 @@ def embed(
     if out is not None:
         _check_places(Path(out), source.place)
     opened, runtime = open_dataset(source), choose_runtime(device, precision)
-    found = find_one(backbone, weights, weights_dir, offline)
+    found = find_one(backbone, as_weights_source(weights))
     if out is not None:
         read = [*map(opened.file, range(len(opened))), *([found.weights] if found.weights is not None else [])]
         check_keeps(Path(out), read)
@@ -137,10 +134,6 @@ def _check_places(out: Path, data: Path) -> None:
         )
 
 
-def find_one(name: str, weights: Path | None, weights_dir: Path | None, offline: bool) -> Backbone:
-    """One backbone: the one named, the one in `weights`, or the first one there is. Raises `BackboneError`."""
-    if name != "auto":
-        return find_backbone(name, weights=weights, weights_dir=weights_dir, offline=offline)
-    if weights is not None:
-        return find_backbone("", weights=weights, offline=offline)
-    return to_choose_from(weights_dir=weights_dir, offline=offline)[0]
+def find_one(name: str, weights: WeightsSource) -> Backbone:
+    """One backbone: the one named, the one in the weights file, or the first one there is. Raises `BackboneError`."""
+    return to_choose_from(weights)[0] if name == "auto" else find_backbone(name, weights)

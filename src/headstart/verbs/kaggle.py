@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.io.text_table import few, plain
 from headstart.kaggle_api.client import parse_slug
+from headstart.kaggle_api.submission import SubmissionOptions, shape_of
+from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.pipeline.kaggle_folder import (
     KaggleFolder,
     check_kaggle_places,
@@ -90,13 +91,9 @@ def kaggle(
     train: bool = False,
     run: Path | None = None,
     submit_file: Path | None = None,
-    clip_submission: str = "auto",
-    form: str = "auto",
-    positive: str = "",
-    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
-    weights: Path | None = None,
-    weights_dir: Path | None = None,
-    offline: bool = False,
+    submission: SubmissionOptions = SubmissionOptions(),
+    recipe: Recipe = Recipe(),
+    weights: Path | WeightsSource = WeightsSource(),
 ) -> KaggleResult:
     """Download a competition or a dataset from Kaggle, unpack it, and find the labels; --train: up to a submission.
 
@@ -110,13 +107,10 @@ def kaggle(
         train: Train on it, and write a submission if it has unlabelled images and a sample submission.
         run: Run folder to write, or with --submit-file alone to read; by default OUT-run.
         submit_file: CSV to write, shaped by the competition's sample submission; with --train by default OUT-submission.csv.
-        clip_submission: How far from 0 and 1 the submitted probabilities stay: auto (chosen on validation), none, or a number.
-        form: What the sample's columns hold: probability (of one class), label, columns (a class each), or auto.
-        positive: Class whose probability a single column holds, where its name does not say.
+        submission: The sample submission to fill, by default the competition's, and how.
         recipe: How to train.
-        weights: Weights file (.safetensors) for the backbone that is named.
-        weights_dir: Folder of NAME.safetensors and NAME.json.
-        offline: Never open a socket: what is to be downloaded must be there.
+        weights: Where to look for weights: a file, a folder, only on this machine; offline, what is to be downloaded must
+            be there.
 
     Raises:
         RemoteError: Kaggle cannot be reached, does not know the slug, wants credentials or its rules accepted.
@@ -128,8 +122,13 @@ def kaggle(
     place = Path(out) if out is not None else Path(source.name)
     run = Path(run) if run is not None else place.with_name(f"{place.name}-run")
     submit_file = Path(submit_file) if submit_file is not None else None
-    check_kaggle_places(train, run, submit_file, clip_submission)
-    folder = fetch(source, place, offline=offline)
+    check_kaggle_places(train, run, submit_file, submission.clip)
+    if submission.sample_submission is not None:
+        shape_of(submission.sample_submission)  # what is no sample is said before the work
+    weights = as_weights_source(weights)
+    folder = fetch(source, place, offline=weights.offline)
+    if submission.sample_submission:
+        folder = replace(folder, sample_submission=str(submission.sample_submission))
     try:
         dataset, folder = open_folder(folder)
     except DataError as error:
@@ -139,23 +138,22 @@ def kaggle(
     made = KaggleResult(**vars(folder))
     if train:
         mean_size = mean_image_size(folder, dataset)
-        done = train_run(place, out=run, recipe=recipe, weights=weights, weights_dir=weights_dir, offline=offline)
+        done = train_run(place, out=run, recipe=recipe, weights=weights)
         made = replace(made, mean_size=mean_size, run=done)
-    how = {"form": form, "positive": positive, "clip": clip_submission}
     if submit_file is not None:
-        made = _submitted(made, run, submit_file, how)
+        made = _submitted(made, run, submit_file, submission)
     elif train and made.sample_submission and made.unlabelled:
         try:
-            made = _submitted(made, run, place.with_name(f"{place.name}-submission.csv"), how)
+            made = _submitted(made, run, place.with_name(f"{place.name}-submission.csv"), submission)
         except DataError as error:
             log.warning("No submission was written: %s", error)  # it was not asked for; the run is there
     return replace(made, next=next_steps(made, source, run, trained=train, submission=made.submission))
 
 
-def _submitted(made: KaggleResult, run: Path, submit_file: Path, how: Mapping[str, str]) -> KaggleResult:
+def _submitted(made: KaggleResult, run: Path, submit_file: Path, how: SubmissionOptions) -> KaggleResult:
     """The result with a submission written."""
     require_submittable(made, run, submit_file)
-    sample = Path(made.sample_submission)
-    done = predict(run, Path(made.unlabelled), out=submit_file, sample_submission=sample, **how)
+    options = replace(how, sample_submission=Path(made.sample_submission))
+    done = predict(run, Path(made.unlabelled), out=submit_file, submission=options)
     filled = done.submission.filling.sentence if done.submission else ""
     return replace(made, submission=str(submit_file), filled=filled)

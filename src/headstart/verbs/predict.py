@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from headstart.io.text_table import columns, plain
 from headstart.kaggle_api.submission import (
     Submission,
     SubmissionFormat,
+    SubmissionOptions,
     filling_of,
     shape_of,
     submission_rows,
@@ -97,10 +98,7 @@ def predict(
     run: Path,
     *paths: Path,
     out: Path | None = None,
-    sample_submission: Path | None = None,
-    form: str = "auto",
-    positive: str = "",
-    clip: str = "auto",
+    submission: SubmissionOptions = SubmissionOptions(),
 ) -> PredictResult:
     """Predict the class of images. Each answer is keyed by its path; unreadable images are named. Example:
 
@@ -110,10 +108,7 @@ def predict(
         run: Run folder that `headstart train` wrote.
         paths: Images, or folders or archives of images.
         out: CSV to write: path, label (empty), predicted, one probability per class, error.
-        sample_submission: A competition's sample submission (CSV); `out` becomes that, filled, rows found by name.
-        form: What the sample's columns hold: probability (of one class), label, columns (a class each), or auto.
-        positive: Class whose probability a single column holds, where its name does not say.
-        clip: Least probability in a submission: auto (chosen on validation, for log-loss), none, or a number.
+        submission: A competition's sample submission to fill, and how.
 
     Raises:
         RunError: no run folder, or a damaged one.
@@ -128,13 +123,11 @@ def predict(
     if out is not None:
         check_out_file(Path(out))  # beside the images is a fair place for it
         check_keeps(Path(out), map(Path, paths))
-    shape = _shape(sample_submission, out, form, positive, clip)
+    shape = _shape(submission, out)
     classifier = load_classifier(Path(run))
-    bound = _bound(clip, classifier) if shape is not None else 0.0
+    bound = _bound(submission.clip, classifier) if shape is not None else 0.0
     if shape is not None:  # what does not fit is said before the work
-        log.info(
-            "%s: %s.", shape.file, plain(filling_of(shape, classifier.classes, form=form, positive=positive).sentence)
-        )
+        log.info("%s: %s.", shape.file, plain(filling_of(shape, classifier.classes, submission).sentence))
     files, names, lost = images_at(paths)
     if out is not None:
         check_keeps(Path(out), files)
@@ -145,18 +138,18 @@ def predict(
             write_predictions(Path(out), predictions)
         return PredictResult(predictions, classifier, str(out or ""))
     prior_K = training_prior(Path(run), classifier.classes)
-    made = submission_rows(shape, predictions, prior_K, form=form, positive=positive, clip=bound)
+    made = submission_rows(shape, predictions, prior_K, submission, clip=bound)
     for sentence in made.warnings():
         log.warning("%s", sentence)
     write_submission(Path(out), made)
     return PredictResult(predictions, classifier, str(out), made)
 
 
-def _shape(sample: Path | None, out: Path | None, form: str, positive: str, clip: str) -> SubmissionFormat | None:
+def _shape(options: SubmissionOptions, out: Path | None) -> SubmissionFormat | None:
     """The sample submission, if there is one; options that need it are refused without."""
+    sample, usual = options.sample_submission, SubmissionOptions()
     if sample is None:
-        given = {"form": form != "auto", "positive": positive != "", "clip": str(clip) != "auto"}
-        for name in (name for name, is_given in given.items() if is_given):
+        for name in (f.name for f in fields(options) if getattr(options, f.name) != getattr(usual, f.name)):
             raise RecipeError(f"{name}: is for submissions only.", hint="Add --sample-submission SAMPLE.csv.")
         return None
     if out is None:

@@ -402,8 +402,8 @@ def _suspects(known: _ReportImages, classifier: Classifier) -> tuple[tuple[Suspe
     chances_NK = out_of_fold([frozen[0][labelled]], labels_N, dataset.groups[labelled], len(dataset.classes))
     found = label_issues(chances_NK, labels_N)
     return tuple(
-        Suspect(dataset.paths[i], dataset.label_name(i), dataset.classes[k], float(score), str(dataset.split[i]))
-        for i, k, score in zip(labelled[found.order], found.suggested, found.score, strict=True)
+        Suspect(dataset.paths[i], dataset.label_name(i), dataset.classes[k], float(quality), str(dataset.split[i]))
+        for i, k, quality in zip(labelled[found.order], found.suggested, found.label_quality, strict=True)
     ), ""
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from headstart.data.corrections import Corrections, read_corrections
+from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
 from headstart.data.not_copies import read_not_copies
 from headstart.data.open_dataset import open_dataset
@@ -18,11 +19,12 @@ from headstart.io.files import read_csv, sha256_file, write_csv
 from headstart.io.folders import temporary_folder
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
+from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.model.inference.classifier import Classifier, load_classifier
 from headstart.model.inference.predictions import Predictions, read_predictions
 from headstart.pipeline.scan import source_of
 from headstart.training.recipe import Recipe
-from headstart.verbs.train import train_with
+from headstart.verbs.train import TrainRequest, train_as
 
 TOLERANCE = 1e-6  # of a probability: nine digits are written
 
@@ -50,12 +52,7 @@ class ReproduceResult(Result):
 
 
 def reproduce(
-    run: Path,
-    *,
-    data: Path | None = None,
-    weights: Path | None = None,
-    weights_dir: Path | None = None,
-    offline: bool = False,
+    run: Path, *, data: Path | None = None, weights: Path | WeightsSource = WeightsSource()
 ) -> ReproduceResult:
     """Train again from a run folder's recipe, split and seed, and compare every prediction. Example:
 
@@ -64,9 +61,7 @@ def reproduce(
     Args:
         run: Run folder that `headstart train` wrote.
         data: The images; by default where they were at the time.
-        weights: Weights file (.safetensors) for the backbone that is named.
-        weights_dir: Folder of NAME.safetensors and NAME.json.
-        offline: Never open a socket.
+        weights: Where to look for weights: a file, a folder, only on this machine.
 
     Raises:
         RunError: no run folder, or a damaged one.
@@ -79,10 +74,10 @@ def reproduce(
     used = list(dict.fromkeys(member.extractor.backbone.name for member in before.members))
     chosen = before.provenance.get("chosen") or used  # which earlier versions did not record
     predicted = read_predictions(run / "predictions.csv")
-    fixes = read_corrections(_if_there(run / "fixes.csv"))
+    corrections = read_corrections(_if_there(run / "corrections.csv"))
     refused = read_not_copies(_if_there(run / "not_copies.csv"))
     rows = read_csv(run / "split.csv")
-    causes, still_there = _changed_images(source, rows, set(predicted.errors), fixes)
+    causes, still_there = _changed_images(source, rows, set(predicted.errors), corrections)
     if not still_there:
         raise MissingData(
             f"{source.place}: has none of the {len(rows):,} images of {run}.",
@@ -91,28 +86,18 @@ def reproduce(
     with temporary_folder() as folder:
         split = folder / "split.csv"
         write_csv(split, SPLIT_HEADER, [[row[c] for c in SPLIT_HEADER] for row in still_there])
-        fix = folder / "fixes.csv" if fixes else None
-        if fix is not None:
-            fixes.among(open_dataset(source).paths).write(fix)
-        refused = refused.among(open_dataset(source).paths)
-        not_copies = folder / "not_copies.csv" if refused else None
-        if not_copies is not None:
-            refused.write(not_copies)
+        there = open_dataset(source).paths
+        curation = Curation()
+        if corrections:
+            curation = replace(curation, corrections=folder / "corrections.csv")
+            corrections.among(there).write(folder / "corrections.csv")
+        refused = refused.among(there)
+        if refused:
+            curation = replace(curation, not_copies=folder / "not_copies.csv")
+            refused.write(folder / "not_copies.csv")
         log.info("Training again in a temporary folder")
-        again = train_with(
-            chosen,
-            source,
-            out=folder / "run",
-            recipe=recipe,
-            weights=weights,
-            weights_dir=weights_dir,
-            split=split,
-            fix=fix,
-            not_copies=not_copies,
-            restart=False,
-            report=False,
-            offline=offline,
-        )
+        asked = TrainRequest(source, folder / "run", recipe, as_weights_source(weights), split, curation, report=False)
+        again = train_as(replace(asked, chosen=chosen))
         after = read_predictions(folder / "run" / "predictions.csv")
     causes += _changed_model(before, again.classifier)
     effects, same = _compare(predicted, after)
@@ -124,14 +109,14 @@ def _if_there(path: Path) -> Path | None:
 
 
 def _changed_images(
-    source: DataSource, rows: list[dict[str, str]], unreadable: set[str], fixes: Corrections
+    source: DataSource, rows: list[dict[str, str]], unreadable: set[str], corrections: Corrections
 ) -> tuple[list[str], list[dict[str, str]]]:
     """Images that are gone, new, or have other bytes than at the time; and the rows of those that are still there."""
     dataset = open_dataset(source)
     present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
     still_there = [row for row in rows if row["path"] in present]
     gone = [row["path"] for row in rows if row["path"] not in present]
-    dropped = {row.path for row in fixes.rows if row.drop}
+    dropped = {row.path for row in corrections.rows if row.drop}
     new = sorted(set(present) - {row["path"] for row in rows} - unreadable - dropped)
     changed = [row["path"] for row in still_there if sha256_file(present[row["path"]]) != row["sha256"]]
     listed = (("gone", gone), ("new", new), ("changed (other bytes)", changed))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.data.corrections import read_corrections
+from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource, as_source
 from headstart.data.not_copies import read_not_copies
 from headstart.data.open_dataset import open_dataset, require_trainable
@@ -50,8 +51,7 @@ def split(
     seed: int = 0,
     val_size: float = 0.2,
     test_size: float = 0.2,
-    fix: Path | None = None,
-    not_copies: Path | None = None,
+    curation: Curation = Curation(),
 ) -> SplitResult:
     """Split a data set into train, val and test: stratified, seeded, copies of one image in one set.
 
@@ -65,19 +65,17 @@ def split(
         seed: Another seed gives another split.
         val_size: Part of the training images for validation.
         test_size: Part of the images for the final test.
-        fix: CSV of corrections (labels, images to leave out) to apply; the data itself stays as it is.
-        not_copies: CSV of copies with an x in not_copies where a pair is none (checks-copies.csv of check).
+        curation: Corrections and refused copies to apply; the data itself stays as it is.
 
     Raises:
-        DataError: the data cannot be split (one class, too few images), or `fix` or `not_copies` does not fit it.
+        DataError: the data cannot be split (one class, too few images), or a table of `curation` does not fit it.
         WriteError: `out` cannot be written, or would replace what is read.
     """
     source = as_source(data)
     check_out_file(Path(out), source.place)
-    corrections, opened = read_corrections(fix), open_dataset(source)
-    tables = [Path(table) for table in (fix, not_copies) if table is not None]
-    check_keeps(Path(out), [*map(opened.file, range(len(opened))), *tables])
-    refused = read_not_copies(not_copies).checked(opened)
+    corrections, opened = read_corrections(curation.corrections), open_dataset(source)
+    check_keeps(Path(out), [*map(opened.file, range(len(opened))), *curation.tables])
+    refused = read_not_copies(curation.not_copies).checked(opened)
     opened = corrections.applied_to(opened)
     prepare_groups(opened, source)
     scanned = scan(source, opened=opened, not_copies=refused)

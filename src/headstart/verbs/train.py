@@ -24,6 +24,7 @@ import numpy as np
 import headstart
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
 from headstart.data.corrections import Corrections, read_corrections
+from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource, as_source
 from headstart.data.not_copies import copy_rows, read_not_copies, write_copies
 from headstart.data.open_dataset import Dataset, hash_rows, open_dataset, require_trainable
@@ -35,6 +36,7 @@ from headstart.io.folders import MANIFEST, check_replaceable, folder_aside
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.io.text_table import plain
+from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.model.inference.classifier import Classifier, save_classifier
 from headstart.model.inference.predictions import Predictions, write_predictions
 from headstart.pipeline.fit import FitResult, ResolvedBackbones, fit_classifier, resolve_backbones
@@ -97,15 +99,12 @@ def train(
     data: Path | DataSource,
     *,
     out: Path,
-    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
-    weights: Path | None = None,
-    weights_dir: Path | None = None,
+    recipe: Recipe = Recipe(),
+    weights: Path | WeightsSource = WeightsSource(),
     split: Path | None = None,
-    fix: Path | None = None,
-    not_copies: Path | None = None,
+    curation: Curation = Curation(),
     restart: bool = False,
     report: bool = True,
-    offline: bool = False,
 ) -> TrainResult:
     """Train a classifier on a folder of labelled images: checked, split, calibrated, tested. Example:
 
@@ -115,74 +114,61 @@ def train(
         data: Images with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: Run folder to write. An earlier run there is kept as OUT.previous.
         recipe: How to train.
-        weights: Weights file (.safetensors) for the backbone that is named.
-        weights_dir: Folder of NAME.safetensors and NAME.json.
+        weights: Where to look for weights: a file, a folder, only on this machine.
         split: A split.csv to use, from `headstart split` or an earlier run.
-        fix: CSV of corrections (labels, images to leave out) to apply; the data itself stays as it is.
-        not_copies: CSV of copies with an x in not_copies where a pair is none (checks-copies.csv of check).
+        curation: Corrections and refused copies to apply; the data itself stays as it is.
         restart: Discard an unfinished training of this run, and begin anew.
         report: Write report.html and the figures in plots.
-        offline: Never open a socket.
 
     Raises:
-        DataError: the data cannot be trained on: one class, too few images, nothing readable; or `fix` or
-            `not_copies` does not fit it.
+        DataError: the data cannot be trained on: one class, too few images, nothing readable; or a table of
+            `curation` does not fit it.
         BackboneError: no such backbone, or no weights for it here.
         WriteError: the run folder or the cache cannot be written.
         UnfinishedTraining: OUT.unfinished holds a training of other data or another recipe.
         TrainingFailed: the loss was not a number before an epoch was finished.
     """
-    return train_with(
-        (),
-        data,
-        out=out,
-        recipe=recipe,
-        weights=weights,
-        weights_dir=weights_dir,
-        split=split,
-        fix=fix,
-        not_copies=not_copies,
-        restart=restart,
-        report=report,
-        offline=offline,
+    asked = TrainRequest(
+        as_source(data), Path(out), recipe, as_weights_source(weights), split, curation, restart, report
     )
+    return train_as(asked)
 
 
-def train_with(
-    chosen: Sequence[str],
-    data: Path | DataSource,
-    *,
-    out: Path,
-    recipe: Recipe,
-    weights: Path | None,
-    weights_dir: Path | None,
-    split: Path | None,
-    fix: Path | None,
-    not_copies: Path | None,
-    restart: bool,
-    report: bool,
-    offline: bool,
-) -> TrainResult:
-    """`train` with backbones that an earlier run chose, best first; without any (empty) it chooses itself."""
+@dataclass(frozen=True)
+class TrainRequest:
+    """What `train` is asked for. With `chosen`, the backbones that an earlier run chose, best first, it chooses none."""
+
+    source: DataSource
+    out: Path
+    recipe: Recipe
+    weights: WeightsSource = WeightsSource()
+    split: Path | None = None
+    curation: Curation = Curation()
+    restart: bool = False
+    report: bool = True
+    chosen: Sequence[str] = ()
+
+
+def train_as(asked: TrainRequest) -> TrainResult:
+    """What `train` does."""
+    source, out, recipe, split = asked.source, asked.out, asked.recipe, asked.split
     clock = Clock()
-    out = Path(out)
     check_replaceable(out)
-    source = as_source(data)
     _check_outside(out, source.place)
-    fixes, opened = read_corrections(fix), open_dataset(source)
-    refused = read_not_copies(not_copies).checked(opened)
-    opened = fixes.applied_to(opened)
+    corrections, opened = read_corrections(asked.curation.corrections), open_dataset(source)
+    refused = read_not_copies(asked.curation.not_copies).checked(opened)
+    opened = corrections.applied_to(opened)
     if split is None:
         prepare_groups(opened, source)
-    resolved = resolve_backbones(recipe, weights=weights, weights_dir=weights_dir, offline=offline, chosen=chosen)
+    resolved = resolve_backbones(recipe, weights=asked.weights, chosen=asked.chosen)
     scanned = scan(source, opened=opened, not_copies=refused)
     require_trainable(scanned.dataset)
     given = scanned.dataset
     if split is not None:
-        given = read_split(Path(split), given, fixes)
+        given = read_split(Path(split), given, corrections)
         given = with_named_groups(given, scanned, source)
     unfinished = _unfinished(out, given, scanned, recipe, resolved)
-    if restart:
+    if asked.restart:
         unfinished.path.unlink(missing_ok=True)
     dataset = make_split(
         given, seed=recipe.seed, val_size=recipe.val_size, test_size=recipe.test_size, near=scanned.copies.groups_N
@@ -196,15 +182,15 @@ def train_with(
     predictions = _predict(classifier, result.features, dataset)
     test = compute_metrics(*_labelled(predictions, dataset, "test"), classes, seed=recipe.seed)
     clock.lap("judge")
-    classifier = replace(classifier, provenance=_provenance(source, dataset, scanned, result, fixes))
+    classifier = replace(classifier, provenance=_provenance(source, dataset, scanned, result, corrections))
     found = scanned.findings(replace(dataset, groups=given.groups), scanned.copies)
     pairs = copy_rows(scanned.copies, scanned.dataset, scanned.images.sha256s)
     earlier = (out / MANIFEST).is_file()
     with folder_aside(out) as folder:
         save_classifier(classifier, folder)
         write_split(folder / "split.csv", dataset, scanned.images.sha256s)
-        if fixes:
-            fixes.write(folder / "fixes.csv")
+        if corrections:
+            corrections.write(folder / "corrections.csv")
         if refused:
             refused.write(folder / "not_copies.csv")
         if pairs:
@@ -216,7 +202,7 @@ def train_with(
             _write_training(folder, trained, classes)
         write_predictions(folder / "predictions.csv", _reported(predictions, dataset, scanned))
         clock.lap("write")
-        if report:
+        if asked.report:
             judged, seen = {"test": test, "val": val}, folder / "seen.png"
             shown = seen.read_bytes() if seen.is_file() else b""
             write_report(
@@ -284,7 +270,7 @@ def _labelled(predictions: Predictions, dataset: Dataset, side: str) -> tuple[np
 
 
 def _provenance(
-    source: DataSource, dataset: Dataset, scanned: ScannedDataset, result: FitResult, fixes: Corrections
+    source: DataSource, dataset: Dataset, scanned: ScannedDataset, result: FitResult, corrections: Corrections
 ) -> dict[str, Any]:
     """What a run folder says of where it comes from: enough for `headstart reproduce`."""
     packages = ("headstart", "numpy", "openvino", "pillow", "timm", "torch")
@@ -303,7 +289,7 @@ def _provenance(
             "images": len(dataset),
             "fingerprint": scanned.fingerprint,
         },
-        "fixes": {"labels": fixes.relabelled, "dropped": fixes.dropped} if fixes else None,
+        "corrections": {"labels": corrections.relabelled, "dropped": corrections.dropped} if corrections else None,
         "copies": {"limit": round(scanned.copies.limit, 5), "refused": len(scanned.not_copies.rows)},
         "split_hash": split_hash(dataset),
         "versions": {

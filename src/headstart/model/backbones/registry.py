@@ -1,6 +1,6 @@
 """Backbones: from a name to weights on this machine. `headstart.model.backbones.build` makes networks of them.
 
-Weights are looked for in this order: a file that was given; a folder (`weights_dir`, or the environment's
+Weights are looked for in this order: a file that was given (`WeightsSource`); a folder (given, or the environment's
 ``HEADSTART_WEIGHTS``) with ``NAME.safetensors`` and ``NAME.json``; the hub's cache; the hub itself. Whichever has
 them, the preprocessing they were trained with comes along, and only safetensors are taken. Where no name is given, those
 on this machine are taken; where there are none, `STARTER` is downloaded; where that cannot be, the small one that comes
@@ -10,7 +10,7 @@ Costs: finding a backbone in a folder or in the hub's cache takes milliseconds, 
 imports neither timm nor torch. Bare or unknown names import timm (3 to 7 s); building does anyway.
 When not to use it: a trained run folder is loaded by `headstart.model.inference.classifier`.
 
->>> find_backbone("resnet-50", offline=True)
+>>> find_backbone("resnet-50", WeightsSource(offline=True))
 Traceback (most recent call last):
     ...
 headstart.errors.UnknownBackbone: 'resnet-50' is not a known backbone.
@@ -44,6 +44,7 @@ from headstart.model.backbones.config import BackboneConfig, check_args, read_co
 from headstart.model.backbones.hub import GIVE_HINT, LIST_HINT, cache_entries, cached, fetch, may_ask
 from headstart.model.backbones.offline_kit import check_bundled, weights_in
 from headstart.model.backbones.weights import SafetensorsHeader, read_header, weights_sha256
+from headstart.model.backbones.weights_source import WeightsSource
 
 STARTER = "mobilenetv2_100.ra_in1k"
 """What is downloaded where no backbone is named and no weights are here: 14 MB, Apache-2.0, quick on a CPU. Most figures
@@ -81,20 +82,21 @@ class BackboneRow:
 
 
 # ------------------------------------------------------------------------------------------------------------ finding
-def to_choose_from(*, weights_dir: Path | None = None, offline: bool = False) -> list[Backbone]:
-    """What to choose from where no backbone is named: all that are on this machine, and if there are none, one more.
+def to_choose_from(weights: WeightsSource = WeightsSource()) -> list[Backbone]:
+    """What to choose from where no backbone is named: the one in the file, else all that are on this machine, and if there
+    are none, one more.
 
     That is `STARTER`, downloaded; without an answer from the hub, or where it may not be asked, the embedded one, with
     a note that says so. Raises `MissingWeights` if the folder that was named does not exist.
     """
-    found = at_hand(weights_dir=weights_dir)
+    found = at_hand(weights)
     if found:
         return found
-    where = f"in {weights_dir} or the hub's cache" if weights_dir is not None else "on this machine"
-    if may_ask(offline):
+    where = f"in {weights.folder} or the hub's cache" if weights.folder is not None else "on this machine"
+    if may_ask(weights.offline):
         log.info("No weights are %s: downloading %s (14 MB, once).", where, STARTER)
         try:
-            return [find_backbone(STARTER, weights_dir=weights_dir)]
+            return [find_backbone(STARTER, weights)]
         except (MissingWeights, WriteError) as error:
             log.warning("%s", error.message)
     log.warning(
@@ -108,32 +110,30 @@ def to_choose_from(*, weights_dir: Path | None = None, offline: bool = False) ->
     return [last_resort()]
 
 
-def find_backbone(
-    name: str, *, weights: Path | None = None, weights_dir: Path | None = None, offline: bool = False
-) -> Backbone:
+def find_backbone(name: str, weights: WeightsSource = WeightsSource()) -> Backbone:
     """The backbone of that name, with weights on this machine; they are downloaded from the hub if need be.
 
     Args:
         name: timm's ``architecture.tag``; a bare ``architecture`` takes the folder's one entry of it, or timm's default
-            tag; names in `POPULAR_NAMES` do as well. May be empty if `weights` has a JSON beside it.
-        weights: A safetensors file. ``FILE.json`` beside it (``config.json`` beside a ``model.safetensors``) says the
-            architecture and preprocessing; without it timm's own entry for `name` does.
-        weights_dir: A folder of ``NAME.safetensors`` + ``NAME.json``; by default ``HEADSTART_WEIGHTS``.
-        offline: Never open a socket. ``HF_HUB_OFFLINE`` does the same.
+            tag; names in `POPULAR_NAMES` do as well. May be empty if there is a weights file with a JSON beside it.
+        weights: Its ``file`` is a safetensors file: ``FILE.json`` beside it (``config.json`` beside a
+            ``model.safetensors``) says the architecture and preprocessing; without it timm's own entry for `name` does.
+            Its ``folder`` holds ``NAME.safetensors`` + ``NAME.json``; by default it is ``HEADSTART_WEIGHTS``.
+            ``HF_HUB_OFFLINE`` does the same as its ``offline``.
 
     Raises: `UnknownBackbone`, `MissingWeights`, `BadWeights`; `WriteError` if the hub's cache cannot be written.
     """
-    if weights is not None:
-        return _from_file(Path(weights), plain_name(name))
-    found = _by_name(plain_name(name), _weights_folder(weights_dir), offline)
+    if weights.file is not None:
+        return _from_file(weights.file, plain_name(name))
+    found = _by_name(plain_name(name), _weights_folder(weights), weights.offline)
     log.info("%s: weights from %s (%s)", found.name, found.source, found.weights)
     return found
 
 
-def sha256_here(name: str, *, weights_dir: Path | None = None) -> str:
-    """Of the weights that `find_backbone` takes without a download; '' if there are none that can be used."""
+def sha256_here(name: str, weights: WeightsSource = WeightsSource()) -> str:
+    """Of the weights that `find_backbone` takes without a file or a download; '' if there are none that can be used."""
     try:
-        return _by_name(plain_name(name), _weights_folder(weights_dir), offline=True).sha256
+        return _by_name(plain_name(name), _weights_folder(weights), offline=True).sha256
     except BackboneError:
         return ""
 
@@ -248,9 +248,9 @@ def _from_file(path: Path, name: str) -> Backbone:
 
 
 # ------------------------------------------------------------------------------------------------------------ folders
-def _weights_folder(weights_dir: Path | None) -> Path | None:
-    given = "--weights-dir" if weights_dir is not None else "HEADSTART_WEIGHTS"
-    text = os.environ.get("HEADSTART_WEIGHTS") if weights_dir is None else weights_dir
+def _weights_folder(weights: WeightsSource) -> Path | None:
+    given = "--weights-dir" if weights.folder is not None else "HEADSTART_WEIGHTS"
+    text = os.environ.get("HEADSTART_WEIGHTS") if weights.folder is None else weights.folder
     if not text:
         return None
     folder = weights_in(Path(text))
@@ -350,29 +350,34 @@ def _relative(architecture: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ listing
-def at_hand(*, weights_dir: Path | None = None) -> list[Backbone]:
-    """All backbones whose weights are on this machine, those of the folder first. Opens no socket, imports no timm.
+def at_hand(weights: WeightsSource = WeightsSource()) -> list[Backbone]:
+    """All backbones whose weights are on this machine, those of the folder first; of a weights file, the one in it. Opens no
+    socket, imports no timm.
 
     Without the one that comes with the package: that is `last_resort`. A damaged entry is logged and left out. Raises
     `MissingWeights` if the folder that was named does not exist.
     """
+    if weights.file is not None:
+        return [_from_file(weights.file, "")]
     found = {}
-    for name, source, spec, weights in _entries(weights_dir):
-        origin = f"hub: timm/{name} at {weights.parent.name[:12]}" if source == "hub" else ""
-        found[name] = _found(name, spec, source, weights, origin)
+    for name, source, spec, file in _entries(weights):
+        origin = f"hub: timm/{name} at {file.parent.name[:12]}" if source == "hub" else ""
+        found[name] = _found(name, spec, source, file, origin)
     return list(found.values())
 
 
-def backbones(pattern: str = "", *, weights_dir: Path | None = None, only_here: bool = False) -> list[BackboneRow]:
+def backbones(
+    pattern: str = "", *, weights: WeightsSource = WeightsSource(), only_here: bool = False
+) -> list[BackboneRow]:
     """Backbones by name: those with weights here first, then all that timm has pretrained weights for.
 
     Args:
         pattern: Part of a name (``resnet``), or a wildcard pattern (``resnet50.*``).
-        weights_dir: As for `find_backbone`.
+        weights: As for `find_backbone`; a file in it is not listed.
         only_here: Only those with weights on this machine: takes milliseconds, where timm's list takes seconds.
     """
     pattern = pattern if any(sign in pattern for sign in "*?[") else f"*{plain_name(pattern)}*"
-    rows = {entry[0]: _row_here(*entry) for entry in _entries(weights_dir)}
+    rows = {entry[0]: _row_here(*entry) for entry in _entries(weights)}
     own = (builtin.NAME, "embedded", read_config(builtin.SPEC), builtin.WEIGHTS)
     row = replace(_row_here(*own), feature_dim=builtin.FEATURES, measured=builtin.measured())
     rows.setdefault(builtin.NAME, row)
@@ -393,14 +398,14 @@ def _row_here(name: str, source: str, spec: BackboneConfig, weights: Path) -> Ba
     return BackboneRow(name, source, spec.preprocess.image_size, numbers, _feature_dim(header), spec.licence)
 
 
-def _entries(weights_dir: Path | None) -> Iterator[tuple[str, str, BackboneConfig, Path]]:
+def _entries(source: WeightsSource) -> Iterator[tuple[str, str, BackboneConfig, Path]]:
     """(name, source, spec, weights) of all that is on this machine, each name once, the folder's before the hub's."""
-    folder = _weights_folder(weights_dir)
+    folder = _weights_folder(source)
     names = _names_in(folder) if folder else []
     places = [(name, "folder", folder / f"{name}.json", folder / f"{name}.safetensors") for name in names if folder]
     hub = [(name, "hub", config, weights) for name, config, weights in cache_entries()]
     seen = set()
-    for name, source, config, weights in [*places, *hub]:
+    for name, kind, config, weights in [*places, *hub]:
         if name in seen:
             continue
         try:
@@ -411,4 +416,4 @@ def _entries(weights_dir: Path | None) -> Iterator[tuple[str, str, BackboneConfi
             log.warning("left out: %s", error)
             continue
         seen.add(name)
-        yield name, source, spec, weights
+        yield name, kind, spec, weights

@@ -29,6 +29,7 @@ from headstart.model.backbones.packages import (
     requirements_text,
 )
 from headstart.model.backbones.registry import STARTER, Backbone, at_hand, find_backbone
+from headstart.model.backbones.weights_source import WeightsSource
 
 BundleContents = dict[str, bytes | Path]
 """Name in the bundle -> what the file holds, or the file to copy."""
@@ -87,13 +88,13 @@ def weights_table(backbones: tuple[BundledWeights, ...]) -> str:
     return "\n".join(columns(rows, "<><"))
 
 
-def backbones_to_bundle(names: str, weights_dir: Path | None, offline: bool) -> list[Backbone]:
+def backbones_to_bundle(names: str, weights: WeightsSource) -> list[Backbone]:
     """Those that are named, each once; else all at hand; else the one that is downloaded. Raises `BackboneError`."""
     if names:
         wanted = [name.strip() for name in names.split(",")]
-        named = [find_backbone(name, weights_dir=weights_dir, offline=offline) for name in wanted]
+        named = [find_backbone(name, weights) for name in wanted]
         return list({backbone.name: backbone for backbone in named}.values())
-    return at_hand(weights_dir=weights_dir) or [find_backbone(STARTER, weights_dir=weights_dir, offline=offline)]
+    return at_hand(weights) or [find_backbone(STARTER, weights)]
 
 
 def write_bundle(out: Path, backbones: Sequence[Backbone], *, all_wheels: bool) -> WrittenBundle:
