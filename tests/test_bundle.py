@@ -330,7 +330,7 @@ def test_the_wheel_is_what_is_running(tmp_path: Path) -> None:
     installed, running = tmp_path / "site" / "headstart", Path(headstart.__file__).parent
     for folder in (installed, running):
         assert (folder / "reports" / "pages" / "page.css").is_file()
-    files = [p.relative_to(running) for p in running.rglob("*") if p.is_file() and "__pycache__" not in p.members]
+    files = [p.relative_to(running) for p in running.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     assert all((installed / name).read_bytes() == (running / name).read_bytes() for name in files)
     with zipfile.ZipFile(wheel) as archive:
         record = next(name for name in archive.namelist() if name.endswith("/RECORD"))

@@ -23,13 +23,14 @@ from headstart.data.data_source import DataSource
 from headstart.data.splits import split_hash
 from headstart.errors import MissingExtra, RecipeError, UnknownBackbone, WriteError
 from headstart.evaluation.metrics import compute_metrics
+from headstart.io.processes import run_child
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.predictions import Predictions, read_predictions
-from headstart.pipeline import trials
 from headstart.pipeline.comparison import FIGURES, ROW_COLUMNS, Comparison, ComparisonRow, advice, paired
-from headstart.pipeline.trials import TrialConfig, TrialContext, TrialResult, run_child, run_trial, train_words
+from headstart.pipeline.trial_budget import Budget, run_trials
+from headstart.pipeline.trial_configs import DEFAULT, trial_configs
+from headstart.pipeline.trials import TrialConfig, TrialContext, TrialResult, finished, run_trial, train_words
 from headstart.training.recipe import Recipe
-from headstart.verbs import compare as verb
 
 CLASSES = ("cat", "dog")
 
@@ -216,19 +217,19 @@ def test_a_damaged_run_is_done_again(made: Made) -> None:
     place = replace(place, fingerprint=known["data"]["fingerprint"])
     shutil.copytree(made.out, place.out)
     candidate = TrialConfig("linear-test_resnet.a", "linear", Recipe(approach="linear", backbone="test_resnet.a"))
-    kept = verb.finished(candidate, place)
+    kept = finished(candidate, place)
     assert kept is not None
     assert kept.seconds == by_name(made.second)[candidate.name].seconds
-    assert verb.finished(replace(candidate, recipe=replace(candidate.recipe, seed=1)), place) is None
-    assert verb.finished(replace(candidate, recipe=replace(candidate.recipe, budget="1h")), place) == kept
-    assert verb.finished(candidate, replace(place, fingerprint="other")) is None
-    assert verb.finished(candidate, replace(place, split_hash="other")) is None
+    assert finished(replace(candidate, recipe=replace(candidate.recipe, seed=1)), place) is None
+    assert finished(replace(candidate, recipe=replace(candidate.recipe, budget="1h")), place) == kept
+    assert finished(candidate, replace(place, fingerprint="other")) is None
+    assert finished(candidate, replace(place, split_hash="other")) is None
     place.record(candidate.name).write_text("{}", encoding="utf-8")
-    without_record = verb.finished(candidate, place)
+    without_record = finished(candidate, place)
     assert without_record is not None
     assert math.isnan(without_record.peak_memory_mb)
     (place.run(candidate.name) / "README.md").write_text("changed", encoding="utf-8")
-    assert verb.finished(candidate, place) is None
+    assert finished(candidate, place) is None
 
 
 # What cannot work
@@ -287,9 +288,9 @@ def test_candidates_cheap_ones_first_and_recipes_keep_their_own_backbone() -> No
         "mine": Recipe(approach="linear", backbone="x"),
         "linear": Recipe(approach="linear"),
     }
-    names = [c.name for c in verb._candidates(recipes, ["a", "b"], seed=3)]
+    names = [c.name for c in trial_configs(recipes, ["a", "b"], seed=3)]
     assert names == ["mine", "linear-a", "linear-b", "tune-a", "tune-b"]
-    default = verb._candidates(verb.DEFAULT, ["a", "b"], seed=3)
+    default = trial_configs(DEFAULT, ["a", "b"], seed=3)
     assert [(c.name, c.recipe.approach, c.recipe.backbone) for c in default] == [
         ("linear-a", "linear", "a"), ("linear-b", "linear", "b"), ("auto", "auto", "auto"),
     ]  # fmt: skip
@@ -335,10 +336,9 @@ def test_a_child_that_takes_too_long_is_stopped_and_its_memory_is_its_own() -> N
     assert len(ballast)
 
 
-def test_a_child_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "LONGEST_CALM", 0.5)
+def test_a_child_that_does_not_listen_is_killed() -> None:
     program = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint(1, flush=True)\ntime.sleep(60)"
-    ended = run_child([sys.executable, "-c", program], 0.7)
+    ended = run_child([sys.executable, "-c", program], 0.7, calm=0.5)
     assert ended.stopped
     assert ended.seconds < 30
 
@@ -354,10 +354,9 @@ def test_a_trial_out_of_time_says_so(tmp_path: Path, photos: Path) -> None:
 
 
 def test_what_the_budget_does_not_reach_is_a_row_with_a_reason(tmp_path: Path, photos: Path) -> None:
-    clock = verb._Budget("1s")
-    clock._began -= 10
+    clock = Budget("1s", clock=iter([0.0, 10.0]).__next__)
     place = TrialContext(DataSource(photos), tmp_path, WeightsSource(offline=True), "", "")
-    found = verb._run_all([TrialConfig("x", "linear", Recipe())], place, clock, some=False)
+    found = run_trials([TrialConfig("x", "linear", Recipe())], place, clock, some=False)
     assert found == {"x": TrialResult(error="not started: the budget was spent", interrupted=True)}
 
 
@@ -431,15 +430,13 @@ def test_advice() -> None:
 
 def test_a_recipes_own_network_takes_the_weights_that_are_given() -> None:
     """Where a folder has several weights of one network, its bare name is ambiguous."""
-    from headstart.verbs.compare import _candidates
-
     recipes = {"mine": headstart.Recipe(approach="head_sgd", backbone="test_resnet")}
     for given, expected in (
         (["test_resnet.a", "test_efficientnet.b"], "test_resnet.a"),
         (["test_resnet.a", "test_resnet.c"], "test_resnet"),
         (["test_efficientnet.b"], "test_resnet"),
     ):
-        (found,) = _candidates(recipes, given, 0)
+        (found,) = trial_configs(recipes, given, 0)
         assert (found.name, found.recipe.backbone) == ("mine", expected)
 
 

@@ -16,8 +16,8 @@ import headstart
 from headstart.cli import run as command_line
 from headstart.errors import MissingWeights, RecipeError, WriteError
 from headstart.model.backbones.weights_source import WeightsSource
+from headstart.pipeline.demonstration import WAYS, recalled_flaws
 from headstart.samples.flaws import KINDS_OF_FLAWS, Flaw, recalled
-from headstart.verbs.demo import WAYS
 
 NO_NETWORK = """
 import os, sys
@@ -187,13 +187,13 @@ def test_everything_in_one_group_is_no_success() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_checks_find_what_is_planted(tmp_path: Path, seed: int) -> None:
     """As `headstart demo` has it: 600 images, and no weights but those of the package."""
-    from headstart.io.files import read_csv
-    from headstart.verbs.demo import _recalled
-
     scenes = tmp_path / "scenes"
     headstart.sample("scenes", scenes, n=600, seed=seed)
-    flaws = [Flaw(**row) for row in read_csv(scenes / "flaws.csv")]
-    rows = {row.flaw: row for row in _recalled(flaws, headstart.check(scenes, labels=True))}
+    checked = headstart.check(scenes, labels=True)
+    found = recalled_flaws(
+        scenes, findings=checked.findings, groups=checked.groups, label_errors=checked.label_errors or []
+    )
+    rows = {row.flaw: row for row in found}
     shares = {flaw: len(row.found) / row.planted for flaw, row in rows.items()}
     assert shares["corrupt"] == shares["leak"] == shares["exif_rotation"] == 1
     assert shares["near_duplicate"] >= 0.95

@@ -82,7 +82,7 @@ KINDS = {"embed": ("features.safetensors", embedded), "train": ("run", trained)}
 
 def forget(cache: Path, rng: np.random.Generator, graphs: bool) -> None:
     """Remove a random half of what is kept, so that there is work to be killed in."""
-    kept = sorted(p for p in cache.rglob("*") if p.is_file() and (graphs or "graphs" not in p.members))
+    kept = sorted(p for p in cache.rglob("*") if p.is_file() and (graphs or "graphs" not in p.parts))
     for path in kept:
         if rng.random() < 0.5:
             path.unlink()

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from headstart.io.result_repr import OneLineRepr, short_facts
+
 IMAGES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
@@ -40,13 +42,21 @@ _PLAIN_NAME = re.compile(
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
+@dataclass(frozen=True, eq=False, repr=False)
+class Split(OneLineRepr):
     """Which rows of a data set are in which set: int64 arrays, each in ascending order."""
 
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
+
+    def summary(self) -> str:
+        """How many images each set has."""
+        return ", ".join(f"{name} {count}" for name, count in self.facts())
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The sets and their sizes."""
+        return [(name, f"{len(getattr(self, name)):,}") for name in SPLITS]
 
     @property
     def train_val(self) -> np.ndarray:
@@ -54,8 +64,8 @@ class Split:
         return np.sort(np.concatenate([self.train, self.val]))
 
 
-@dataclass(frozen=True, eq=False)
-class Dataset:
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset(OneLineRepr):
     """Images with their labels. N images, K classes.
 
     Only labelled images have a split; an image whose label is unknown has ``''``.
@@ -82,6 +92,17 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def summary(self) -> str:
+        """How many images and classes, and where."""
+        return f"{len(self):,} images, {len(self.classes)} classes, in {self.root}"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Images, sets of the split, and classes."""
+        sets = {name: int((self.split == name).sum()) for name in ("train", "val", "test")}
+        counts = {name: int((self.labels == k).sum()) for k, name in enumerate(self.classes)}
+        known = {name: n for name, n in sets.items() if n} | {"unlabelled": int((self.labels < 0).sum()) or None}
+        return list(short_facts({"root": str(self.root), "images": len(self), **known, "classes": counts}))
 
     @property
     def sets(self) -> Split:

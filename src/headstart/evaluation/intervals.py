@@ -19,13 +19,15 @@ from typing import Any
 
 import numpy as np
 
+from headstart.io.result_repr import OneLineRepr, short_facts
+
 BLOCK = 4_000_000  # bytes of one block of resampling weights
 ALIKE = "Wilson-like bound, resamples alike"
 _NORMAL = NormalDist()
 
 
-@dataclass(frozen=True)
-class Estimate:
+@dataclass(frozen=True, repr=False)
+class Estimate(OneLineRepr):
     """One figure: `value` with the bounds `low <= value <= high`, from `n` cases, by a named method.
 
     A figure that does not exist (the AUC of a class that no image has) has three NaNs and a method that starts with
@@ -60,6 +62,14 @@ class Estimate:
 
     def __str__(self) -> str:
         return format(self, "")
+
+    def summary(self) -> str:
+        """The value with its interval, cases and method."""
+        return f"{self}, n = {self.n:,}, {self.method}"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Its fields."""
+        return list(short_facts(self.to_json()))
 
     def to_json(self) -> dict[str, Any]:
         """A dict for `json.dump(..., allow_nan=False)`."""

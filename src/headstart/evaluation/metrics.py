@@ -46,14 +46,15 @@ from headstart.evaluation.intervals import (
     wilson,
 )
 from headstart.evaluation.roc_auc import Ranking, rankings
+from headstart.io.result_repr import OneLineRepr
 from headstart.io.text_table import columns, plain
 
 MOST_SHOWN = 20  # classes in a table; JSON has them all
 LEAST = float(np.finfo(np.float64).eps)  # scikit-learn's floor for the probabilities in a log-loss
 
 
-@dataclass(frozen=True, eq=False)
-class Metrics:
+@dataclass(frozen=True, eq=False, repr=False)
+class Metrics(OneLineRepr):
     """What `compute_metrics` found. `metrics["accuracy"]` is `metrics.overall["accuracy"]`.
 
     `overall` holds estimates by name; `per_class` the same for each class (precision, recall, specificity, f1,
@@ -78,6 +79,17 @@ class Metrics:
     def support(self) -> np.ndarray:
         """Images of each class, int64 (K,)."""
         return self.confusion.sum(axis=1)
+
+    def summary(self) -> str:
+        """The accuracy and log-loss, and of how many images."""
+        figures = [
+            f"{name.replace('_', '-')} {self[name]}" for name in ("accuracy", "log_loss") if name in self.overall
+        ]
+        return f"{', '.join(figures)}, {self.n:,} images, {len(self.classes)} classes"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Every overall metric with its interval."""
+        return [("images", f"{self.n:,}"), *((name, str(estimate)) for name, estimate in self.overall.items())]
 
     def to_json(self) -> dict[str, Any]:
         """A dict for `json.dump(..., allow_nan=False)`; undefined figures are null."""

@@ -1,14 +1,13 @@
-"""What `compare` found: rows, pairs, the advice drawn from them, and its page. No trial is run here.
+"""What `compare` found: rows, pairs, and the advice drawn from them. No trial is run here, and no run folder is read.
 
-A row is made from a run folder and the record of its trial; pairs from the predictions of all run folders, by path.
+Pairs are made from the predictions of all runs, matched by path.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +17,9 @@ from headstart.errors import MissingExtra
 from headstart.evaluation.intervals import Estimate
 from headstart.evaluation.metrics import LEAST, Metrics
 from headstart.evaluation.paired_tests import Difference, differences
-from headstart.evaluation.pareto import on_front
-from headstart.io.files import read_csv, read_json, write_text
+from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, few, plain
-from headstart.model.backbones.weights import read_header
-from headstart.model.inference.predictions import Predictions, read_predictions
-from headstart.pipeline.trials import TrialConfig, TrialContext, TrialResult
-from headstart.reports.compare_page import ComparePageData, TrialSummary, compare_page, drawn_comparison
+from headstart.model.inference.predictions import Predictions
 
 if TYPE_CHECKING:
     import pandas
@@ -78,8 +73,8 @@ class ComparisonRow:
         return {**head, **figures, **measures, "on_front": self.on_front, "error": self.error}
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Result):
     """What `compare` found: a row a trial, best accuracy first, failed ones last; every pair of them; what to take.
 
     `taken` is the name of that trial ('' if none was finished), `advice` says why in a sentence.
@@ -95,6 +90,14 @@ class Comparison:
     images: int
     split_hash: str
     seconds: float
+
+    def summary(self) -> str:
+        """Which trial to take, and why."""
+        return self.advice
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The test accuracy of each trial, or why there is none."""
+        return [(row.name, row.error or f"accuracy {row.figure('accuracy')}") for row in self.rows]
 
     def to_json(self) -> dict[str, Any]:
         """The document of `compare --json`."""
@@ -162,74 +165,6 @@ class Comparison:
         return pandas.DataFrame([row.values() for row in self.rows]).set_index("name")
 
 
-def compared(
-    candidates: Sequence[TrialConfig],
-    outcomes: Mapping[str, TrialResult],
-    place: TrialContext,
-    *,
-    images: int,
-    seed: int,
-    seconds: float,
-) -> Comparison:
-    """Read all run folders and judge them against one another. Raises `RunError`, `OSError` if one was changed meanwhile."""
-    rows = _marked([_row(c, outcomes[c.name], place) for c in candidates])
-    good = [row.name for row in rows if row.metrics is not None]
-    pairs, notes = paired({name: read_predictions(place.run(name) / "predictions.csv") for name in good}, seed)
-    taken, why = advice(rows, pairs)
-    return Comparison(str(place.out), rows, pairs, taken, why, notes, images, place.split_hash, seconds)
-
-
-def _row(candidate: TrialConfig, outcome: TrialResult, place: TrialContext) -> ComparisonRow:
-    run, recipe = place.run(candidate.name), candidate.recipe
-    measured = (round(outcome.seconds, 3), outcome.peak_memory_mb)
-    if outcome.error:
-        nothing = (None, *measured, 0, 0, math.nan, False, outcome.error)
-        return ComparisonRow(candidate.name, candidate.recipe_name, recipe.backbone, *nothing)
-    known = read_json(run / "headstart.json")
-    weights = [run / member["folder"] / "model.safetensors" for member in known["members"]]
-    return ComparisonRow(
-        candidate.name,
-        candidate.recipe_name,
-        "+".join(member["backbone"] for member in known["members"]),
-        Metrics.from_json(read_json(run / "metrics.json")["test"]),
-        *measured,
-        sum(map(_parameters, weights)),
-        sum(file.stat().st_size for file in weights),
-        outcome.latency_ms,
-        False,
-        "",
-    )
-
-
-def _parameters(weights: Path) -> int:
-    """Trained numbers in a weights file, its last layer included."""
-    buffers = ("running_mean", "running_var", "num_batches_tracked")
-    return sum(math.prod(shape) for name, (_, shape) in read_header(weights).items() if not name.endswith(buffers))
-
-
-def _marked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """Rows in order, with those on the Pareto front of accuracy, latency and file size marked.
-
-    Where no latency could be measured at all, the other two decide.
-    """
-    timed = any(not math.isnan(row.latency_ms) for row in rows)
-    values = [
-        [math.nan if row.metrics is None else row.metrics["accuracy"].value,
-         row.latency_ms if timed else 0.0, float(row.file_bytes)] for row in rows
-    ]  # fmt: skip
-    front = on_front(np.array(values), (True, False, False))
-    marked = [replace(row, on_front=bool(on)) for row, on in zip(rows, front, strict=True)]
-    return sorted(marked, key=lambda row: (row.metrics is None, *_rank(row)))
-
-
-def _rank(row: ComparisonRow) -> tuple[float, float, float]:
-    """Higher accuracy first, then lower log-loss, then lower latency."""
-    if row.metrics is None:
-        return 0.0, 0.0, 0.0
-    latency = math.inf if math.isnan(row.latency_ms) else row.latency_ms
-    return -row.metrics["accuracy"].value, row.metrics["log_loss"].value, latency
-
-
 def _cells(row: ComparisonRow) -> list[str]:
     figures = [str(row.figure(name)) for name in ("accuracy", "f1_weighted", "roc_auc", "log_loss", "ece")]
     costs = [_number(row.seconds, ".1f"), _number(row.peak_memory_mb, ",.0f"), f"{row.file_bytes / 1e6:,.1f}"]
@@ -254,32 +189,6 @@ def _pair_values(pair: Difference) -> dict[str, Any]:
     numbers = [None if math.isnan(x) else x for x in (pair.value, pair.low, pair.high)]
     cells = (pair.a, pair.b, pair.metric, pair.n, *numbers, pair.p, pair.p_holm, pair.verdict)
     return dict(zip(PAIR_COLUMNS, cells, strict=True))
-
-
-def write_page(found: Comparison, place: TrialContext, command: str) -> None:
-    """Write report.html and plots/ into the folder of the comparison. Raises `WriteError`, `OSError`."""
-    infos = (
-        ("data", str(place.source.place)),
-        ("test images", f"{found.images:,}"),
-        ("split", found.split_hash[:12]),
-        ("seconds", f"{found.seconds:,.0f}"),
-    )
-    title = f"Comparison on {place.source.place.resolve().name}"
-    rows = [_contender(row, place) for row in found.rows]
-    page = ComparePageData(title, found.advice, found.taken, rows, found.pairs, found.notes, infos, command)
-    write_text(place.out / "report.html", compare_page(page, drawn_comparison(page, place.out / "plots")))
-
-
-def _contender(row: ComparisonRow, place: TrialContext) -> TrialSummary:
-    """A row as the page shows it: with the epochs of its training, if it was trained by gradient descent."""
-    run, measured = place.run(row.name), (row.seconds, row.peak_memory_mb, row.file_bytes, row.latency_ms)
-    if row.metrics is None:
-        return TrialSummary(row.name, row.recipe, row.backbones, {}, *measured, False, row.error)
-    tuned = read_json(run / "headstart.json").get("tuned")
-    epochs = read_csv(run / "epochs.csv") if tuned and (run / "epochs.csv").is_file() else []
-    best = tuned["best_epoch"] if tuned else None
-    figures = dict(row.metrics.overall)
-    return TrialSummary(row.name, row.recipe, row.backbones, figures, *measured, row.on_front, "", epochs, best)
 
 
 def paired(predicted: Mapping[str, Predictions], seed: int) -> tuple[list[Difference], list[str]]:

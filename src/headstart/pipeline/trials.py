@@ -15,15 +15,11 @@ import math
 import os
 import re
 import signal
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
@@ -31,6 +27,7 @@ from headstart.errors import DamagedRun
 from headstart.io.files import read_json, sha256_bytes, write_json
 from headstart.io.folders import MANIFEST, check_manifest, read_manifest
 from headstart.io.options import words_of
+from headstart.io.processes import ProcessResult, run_child
 from headstart.io.progress import log
 from headstart.model.backbones.registry import sha256_here
 from headstart.model.backbones.weights_source import WeightsSource
@@ -38,8 +35,6 @@ from headstart.pipeline.approaches import APPROACHES
 from headstart.runs.run_folder import WRITTEN
 from headstart.training.recipe import Recipe
 
-LONGEST_CALM = 5.0
-"""Seconds that a stopped process gets to keep what it has, before it is killed."""
 COMMAND = (sys.executable, "-m", "headstart")
 
 
@@ -111,10 +106,15 @@ def run_trial(candidate: TrialConfig, place: TrialContext, *, share: float, limi
         error, interrupted = _error_of(ended, limit)
     if not error and not (run / MANIFEST).is_file():
         error = "it ended without a run folder"
-    outcome = TrialResult(round(ended.seconds, 3), ended.peak_memory_mb, math.nan, error, interrupted, budget)
-    outcome = replace(outcome, weights=_weights_for(candidate, place))
-    if not error:
-        outcome = replace(outcome, manifest=_identity(run))
+    outcome = TrialResult(
+        seconds=round(ended.seconds, 3),
+        peak_memory_mb=ended.peak_memory_mb,
+        error=error,
+        interrupted=interrupted,
+        budget=budget,
+        manifest="" if error else _identity(run),
+        weights=_weights_for(candidate, place),
+    )
     _keep(place, candidate, outcome)
     return outcome
 
@@ -220,100 +220,6 @@ def _read_record(path: Path) -> tuple[TrialResult | None, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("%s: is not a record of a trial (%s); what it said is measured again.", path, error)
         return None, None
-
-
-# ------------------------------------------------------------------------------------------------------- one process
-@dataclass(frozen=True)
-class ProcessResult:
-    """A process that has ended: what it wrote, how long it took, the most memory it held; `stopped` if it took too long."""
-
-    code: int
-    stdout: str
-    stderr: str
-    seconds: float
-    peak_memory_mb: float
-    stopped: bool
-
-
-def run_child(command: Sequence[str], limit: float) -> ProcessResult:
-    """Run a command to its end, or for `limit` seconds. Its notes are passed on; on Ctrl-C it is stopped too."""
-    started = time.monotonic()
-    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(list(command), text=True, encoding="utf-8", errors="backslashreplace", **pipes)
-    outs: list[str] = []
-    errs: list[str] = []
-    readers = [_reader(process.stdout, outs), _reader(process.stderr, errs)]
-    stopped, memory = False, math.nan
-    try:
-        while True:
-            memory = _peak_memory(process.pid, memory)
-            usage = _reap(process)
-            if process.returncode is not None:
-                break
-            if not stopped and time.monotonic() - started > limit:
-                stopped = True
-                _stop(process)
-            time.sleep(0.02)
-    except BaseException:
-        _stop(process)
-        raise
-    for reader in readers:
-        reader.join(LONGEST_CALM)
-    memory = usage if math.isnan(memory) else memory
-    return ProcessResult(process.returncode, "".join(outs), "".join(errs), time.monotonic() - started, memory, stopped)
-
-
-def _reader(pipe: IO[str] | None, lines: list[str]) -> threading.Thread:
-    def read() -> None:
-        if pipe is not None:
-            lines.extend(pipe)
-            pipe.close()
-
-    thread = threading.Thread(target=read, daemon=True)
-    thread.start()
-    return thread
-
-
-def _peak_memory(pid: int, before: float) -> float:
-    """Megabytes that a process held at most so far, on Linux; elsewhere, or once it is gone, what was known before.
-
-    A child's `ru_maxrss` is not used where this is: it counts the parent's own memory as well, from before the exec.
-    """
-    with suppress(OSError):  # not Linux, or the process is gone
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-            found = re.search(r"^VmHWM:\s+(\d+) kB", file.read(), re.MULTILINE)
-        if found:
-            return int(found[1]) * 1024 / 1e6
-    return before
-
-
-def _reap(process: subprocess.Popen[str]) -> float:
-    """Take up the exit code if the process has ended, and give the memory that the system counted, NaN if it did not."""
-    if process.returncode is not None:
-        return math.nan
-    if not hasattr(os, "wait4"):  # Windows
-        process.poll()
-        return math.nan
-    pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-    if pid == 0:
-        return math.nan
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    """Ask a process to stop, as Ctrl-C does; kill it if it does not. Its exit code is left to `_reap` if it lives."""
-    if process.returncode is not None:
-        return
-    with suppress(OSError):  # it has just ended
-        process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
-    until = time.monotonic() + LONGEST_CALM
-    while process.returncode is None and time.monotonic() < until:
-        time.sleep(0.02)
-        _reap(process)
-    if process.returncode is None:
-        process.kill()
-        process.wait()
 
 
 def _error_of(ended: ProcessResult, limit: float) -> tuple[str, bool]:

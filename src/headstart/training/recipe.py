@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from headstart.errors import RecipeError, near_names
+from headstart.io.result_repr import OneLineRepr
 
 APPROACHES = ("auto", "linear", "head_sgd", "finetune", "scratch")
 HEADS = ("auto", "ridge", "lda", "logistic", "blend", "ncm")
@@ -29,8 +30,8 @@ LOSSES = ("cross_entropy", "binary", "softmax_twice")
 MONITORS = ("val_log_loss", "val_accuracy")
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, repr=False)
+class Recipe(OneLineRepr):
     """How to train. All options have a default that suits most data. Raises `RecipeError` if there are values that cannot
     work, and names them all."""
 
@@ -165,6 +166,21 @@ class Recipe:
     def hidden_sizes(self) -> tuple[int, ...]:
         """`hidden_layer_sizes` as numbers."""
         return tuple(int(size) for size in self.hidden_layer_sizes.split(",") if size.strip())
+
+    def __repr__(self) -> str:
+        """The call that makes it: the options that are not the default."""
+        return f"Recipe({', '.join(f'{name}={value!r}' for name, value in self._changed().items())})"
+
+    def summary(self) -> str:
+        """The options that are not the default."""
+        return ", ".join(f"{name}={value}" for name, value in self._changed().items()) or "all options at their default"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The options that are not the default."""
+        return [(name, str(value)) for name, value in self._changed().items()]
+
+    def _changed(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

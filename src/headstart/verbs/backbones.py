@@ -5,17 +5,28 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from headstart.io.result_repr import Result
 from headstart.model.backbones import builtin
 from headstart.model.backbones.registry import BackboneRow
 from headstart.model.backbones.registry import backbones as find_all
 from headstart.model.backbones.weights_source import WeightsFolder, WeightsSource, as_weights_folder
 
 
-@dataclass(frozen=True)
-class BackboneList:
+@dataclass(frozen=True, repr=False)
+class BackboneList(Result):
     """Rows of `backbones`, those with weights here first."""
 
     rows: list[BackboneRow]
+
+    def summary(self) -> str:
+        """How many there are, and how many have weights here."""
+        return (
+            f"{len(self.rows):,} backbones, {sum(bool(row.here) for row in self.rows):,} with weights on this machine"
+        )
+
+    def facts(self) -> list[tuple[str, str]]:
+        """A row for each: where its weights are, image size, features, licence."""
+        return [(row.name, f"{row.here or '-'}, {row.image_size} px, {row.licence}") for row in self.rows]
 
     def to_json(self) -> dict[str, Any]:
         """The document of `backbones --json`."""

@@ -19,6 +19,7 @@ from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import DataError, WriteError
 from headstart.io.files import write_csv
 from headstart.io.folders import check_keeps, check_out_file
+from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, few, plain
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.pipeline.copies_sheet import check_sheet_places, sheet_places, write_sheet
@@ -29,8 +30,8 @@ SHOWN = 10
 """Suspected labels that `table` lists."""
 
 
-@dataclass(frozen=True)
-class CheckResult:
+@dataclass(frozen=True, repr=False)
+class CheckResult(Result):
     """What `check` found: `findings`, `groups` of copies (lists of paths), and `label_errors`, None if not looked for.
 
     `copies_page` is the page that shows the copies, '' if none was written.

@@ -12,6 +12,7 @@ from headstart.errors import WriteError
 from headstart.io.files import as_write_error, csv_bytes, safetensors_bytes, write_together
 from headstart.io.folders import check_keeps, check_out_file
 from headstart.io.progress import log
+from headstart.io.result_repr import Result
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.model.inference.features import FeatureExtractor, Features, embed_images, fingerprint, fitted_spec
@@ -22,8 +23,8 @@ HEADER = ("path", "label", "sha256")
 """Columns of the table beside the features."""
 
 
-@dataclass(frozen=True)
-class EmbedResult:
+@dataclass(frozen=True, repr=False)
+class EmbedResult(Result):
     """What `embed` did. `features.values` is float32 (N, D)."""
 
     features: Features
@@ -32,10 +33,16 @@ class EmbedResult:
 
     def to_json(self) -> dict[str, Any]:
         """The document of `embed --json`."""
-        f = self.features
-        shape = {"images": f.values.shape[0], "feature_dim": f.values.shape[1]}
-        return {**shape, "backbone": f.backbone, "runtime": self.runtime, "fingerprint": f.fingerprint, "out": self.out,
-                "errors": f.errors}  # fmt: skip
+        images, feature_dim = self.features.values.shape
+        return {
+            "images": images,
+            "feature_dim": feature_dim,
+            "backbone": self.features.backbone,
+            "runtime": self.runtime,
+            "fingerprint": self.features.fingerprint,
+            "out": self.out,
+            "errors": self.features.errors,
+        }
 
     def table(self) -> str:
         """Plain text for a terminal."""
@@ -89,7 +96,13 @@ def embed(
     (values_ND,), failed = embed_images(scanned.images, [extractor], runtime)
     paths = scanned.dataset.paths
     errors = scanned.unreadable | {paths[i]: reason for i, reason in failed.items()}
-    features = Features(values_ND, paths, found.name, fingerprint(extractor, runtime, scanned.images.sha256s), errors)
+    features = Features(
+        values=values_ND,
+        paths=paths,
+        backbone=found.name,
+        fingerprint=fingerprint(extractor, runtime, scanned.images.sha256s),
+        errors=errors,
+    )
     if out is not None:
         out = Path(out)
         metadata = {"backbone": found.name, "fingerprint": features.fingerprint}

@@ -17,6 +17,7 @@ from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.io.files import read_csv, sha256_file, write_json
 from headstart.io.folders import check_outside_data, check_outside_run, check_replaceable, folder_aside
 from headstart.io.progress import log
+from headstart.io.result_repr import Result
 from headstart.io.text_table import few, plain
 from headstart.model.inference.classifier import load_classifier
 from headstart.model.inference.predictions import Predictions, write_predictions
@@ -24,8 +25,8 @@ from headstart.model.inference.predictor import Predictor
 from headstart.verbs.report import evaluation_report, write_report
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Evaluation(Result):
     """What `evaluate` found on the `side` of the data that was judged ('test', or 'all').
 
     `known` of the images, byte for byte, were used to train the classifier or to choose it: the figures are too good then.
@@ -35,6 +36,14 @@ class Evaluation:
     predictions: Predictions
     side: str
     known: int = 0
+
+    def summary(self) -> str:
+        """The accuracy, and on what."""
+        return f"{'test set' if self.side == 'test' else 'all images'}: {self.metrics.summary()}"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The metrics."""
+        return self.metrics.facts()
 
     def to_json(self) -> dict[str, Any]:
         """The document of `evaluate --json`."""

@@ -18,6 +18,7 @@ from headstart.images.image_refs import Images, read_image
 from headstart.io.files import png_bytes, read_csv, write_bytes
 from headstart.io.folders import check_outside_data, check_outside_run, check_replaceable, folder_aside
 from headstart.io.progress import bar, log
+from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, plain
 from headstart.model.inference.classifier import Classifier, load_classifier
 from headstart.model.inference.features import embed_images
@@ -47,8 +48,8 @@ class Explanation:
     sheet: str
 
 
-@dataclass(frozen=True)
-class ExplainResult:
+@dataclass(frozen=True, repr=False)
+class ExplainResult(Result):
     """What `explain` made."""
 
     model: str
@@ -57,6 +58,14 @@ class ExplainResult:
     errors: dict[str, str]
     notes: tuple[str, ...]
     top: int
+
+    def summary(self) -> str:
+        """How many images, and where their sheets are."""
+        return f"{len(self.images):,} images explained in {self.out}; {len(self.errors):,} could not be read"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The class of each image, and how likely it is."""
+        return [(image.path, f"{image.predicted} {max(image.probabilities.values()):.1%}") for image in self.images]
 
     def to_json(self) -> dict[str, Any]:
         """The document of `explain --json`."""

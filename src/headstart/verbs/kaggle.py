@@ -2,60 +2,41 @@
 
     download -> unpack -> recognise the layout (-> look, mean size -> train -> predict the unlabelled images -> submission)
 
-The archive is downloaded into the cache and removed from there when it is unpacked. `.headstart-kaggle.json` in the folder
-says where it comes from, so that the same command does not download again.
+`headstart.pipeline.kaggle_folder` has the steps as far as the arrow's first bracket; the rest are the verbs of those names.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from os.path import commonpath
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from headstart.data.archives.unpacking import unpack
-from headstart.data.infer_labels import open_recognised
-from headstart.data.open_dataset import Dataset, open_dataset, require_trainable
-from headstart.errors import BadArchive, DataError, MissingData, MissingRun, RecipeError, WriteError
-from headstart.io.files import write_json
-from headstart.io.folders import check_free, check_out_file, check_replaceable
+from headstart.errors import DataError
 from headstart.io.progress import log
+from headstart.io.result_repr import Result
 from headstart.io.text_table import few, plain
-from headstart.kaggle_api.client import Slug, download, forget, parse_slug
+from headstart.kaggle_api.client import parse_slug
 from headstart.kaggle_api.submission import SubmissionOptions, shape_of
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
-from headstart.pipeline.scan import scan
+from headstart.pipeline.kaggle_folder import (
+    KaggleFolder,
+    check_kaggle_places,
+    fetch,
+    mean_image_size,
+    next_steps,
+    open_folder,
+    require_submittable,
+)
 from headstart.training.recipe import Recipe
 from headstart.verbs.predict import predict
 from headstart.verbs.train import TrainResult
 from headstart.verbs.train import train as train_run
 
-RECORD = ".headstart-kaggle.json"
-_SAMPLE = re.compile(r"sample[-_ ]?submissions?.*\.csv|submissions?[-_ ]?(?:sample|format|example).*\.csv")
 
-
-@dataclass(frozen=True, eq=False)
-class KaggleResult:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class KaggleResult(Result, KaggleFolder):
     """What `kaggle` made: the folder `out` and what is in it; with a training the `run`, with a submission its file."""
 
-    slug: str
-    out: str
-    files: int
-    bytes: int
-    recognised: str = ""
-    """How the labels are found; empty if there are no images."""
-    images: int = 0
-    classes: dict[str, int] = field(default_factory=dict)
-    """Labelled images of each class."""
-    unlabelled: str = ""
-    """Folder of the images without a label, '' if there are none."""
-    sample_submission: str = ""
     mean_size: tuple[float, float] | None = None
     """Mean width and height of the training images in pixels; known with a training."""
     run: TrainResult | None = None
@@ -141,166 +122,38 @@ def kaggle(
     place = Path(out) if out is not None else Path(source.name)
     run = Path(run) if run is not None else place.with_name(f"{place.name}-run")
     submit_file = Path(submit_file) if submit_file is not None else None
-    _check_places(train, run, submit_file, submission.clip)
+    check_kaggle_places(train, run, submit_file, submission.clip)
     if submission.sample_submission is not None:
         shape_of(submission.sample_submission)  # what is no sample is said before the work
     weights = as_weights_source(weights)
-    record = _bring(source, place, weights.offline)
-    sample = str(submission.sample_submission or _sample(place))
-    made = KaggleResult(str(source), str(place), record["files"], record["bytes"], sample_submission=sample)
+    folder = fetch(source, place, offline=weights.offline)
+    if submission.sample_submission:
+        folder = replace(folder, sample_submission=str(submission.sample_submission))
     try:
-        dataset = _open(place)
-        made = _described(made, place, *dataset)
+        dataset, folder = open_folder(folder)
     except DataError as error:
         if train:
             raise
         log.warning("%s", error)  # what was downloaded is of use all the same
+    made = KaggleResult(**vars(folder))
     if train:
-        made = _trained(made, dataset[0], run, recipe, weights)
+        mean_size = mean_image_size(folder, dataset)
+        done = train_run(place, out=run, recipe=recipe, weights=weights)
+        made = replace(made, mean_size=mean_size, run=done)
     if submit_file is not None:
-        made = _submission(made, run, submit_file, submission)
+        made = _submitted(made, run, submit_file, submission)
     elif train and made.sample_submission and made.unlabelled:
         try:
-            made = _submission(made, run, place.with_name(f"{place.name}-submission.csv"), submission)
+            made = _submitted(made, run, place.with_name(f"{place.name}-submission.csv"), submission)
         except DataError as error:
             log.warning("No submission was written: %s", error)  # it was not asked for; the run is there
-    return replace(made, next=_next_steps(made, source, run))
+    return replace(made, next=next_steps(made, source, run, trained=train, submission=made.submission))
 
 
-def _check_places(train: bool, run: Path, submit_file: Path | None, clip: str) -> None:
-    """Raise before the download what would be raised after it."""
-    if not re.fullmatch(r"auto|none|0?\.\d+|0|\d(?:\.\d*)?e-\d+", str(clip)):
-        raise RecipeError(
-            f"clip: {clip!r} is no least probability; expected auto, none, or a number from 0 to below 0.5."
-        )
-    if train:
-        check_replaceable(run)
-    elif submit_file is not None and not run.is_dir():
-        raise MissingRun(
-            f"{run}: there is no run to predict with.",
-            hint="Add --train, or name a run folder: --run RUN --submit-file FILE.",
-        )
-    if submit_file is not None:
-        check_out_file(submit_file)
-
-
-def _bring(source: Slug, place: Path, offline: bool) -> dict[str, Any]:
-    """Have the unpacked archive at `place`, and what is recorded of it."""
-    record = place / RECORD
-    if record.is_file():
-        return _recorded(source, place, record)
-    try:
-        check_free(place)
-    except WriteError as error:
-        hint = f"If that is {source} already, train on it as it is: headstart train {_quoted(place)} --out RUN"
-        raise WriteError(error.message, hint=f"{error.hint}\n{hint}") from error
-    got = download(source, offline=offline)
-    try:
-        unpacked = unpack(got.path, place)
-    except BadArchive:
-        forget(got)  # another try is to bring another one
-        raise
-    forget(got)
-    made = {"slug": str(source), "page": source.page, "version": source.version, "sha256": got.sha256}
-    made |= {"checked": got.checked, "files": unpacked.files, "bytes": unpacked.bytes}
-    write_json(record, made)
-    return made
-
-
-def _recorded(source: Slug, place: Path, record: Path) -> dict[str, Any]:
-    try:
-        made: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-        known = (made["slug"], made["version"], int(made["files"]), int(made["bytes"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WriteError(
-            f"{record}: does not say what {place} holds.", hint=f"Remove {place}, or choose another --out."
-        ) from error
-    if known[:2] != (str(source), source.version):
-        raise WriteError(f"{place}: holds {plain(str(known[0]))}, not {source}.", hint="Choose another --out.")
-    log.info("%s: holds %s already, so nothing is downloaded. Remove it to have it anew.", place, source)
-    return made
-
-
-def _open(place: Path) -> tuple[Dataset, str]:
-    """The images, and how their labels were found."""
-    recognised = open_recognised(place)
-    dataset = recognised[1] if recognised else open_dataset(place)
-    sentence = recognised[0].sentence if recognised else _class_folders(place, dataset)
-    log.info("%s", sentence)
-    return dataset, sentence
-
-
-def _described(made: KaggleResult, place: Path, dataset: Dataset, sentence: str) -> KaggleResult:
-    labelled = np.bincount(dataset.labels[dataset.labels >= 0], minlength=len(dataset.classes))
-    return replace(
-        made,
-        recognised=sentence,
-        images=len(dataset),
-        classes=dict(zip(dataset.classes, labelled.tolist(), strict=True)),
-        unlabelled=_folder_of([p for p, label in zip(dataset.paths, dataset.labels, strict=True) if label < 0], place),
-    )
-
-
-def _class_folders(place: Path, dataset: Dataset) -> str:
-    if not dataset.classes:
-        return f"{place}: no labels were recognised."
-    sides = [side for side in ("train", "val", "test") if (dataset.split == side).any()]
-    where = f" in the folders {few(sides)}" if sides else ""
-    return (
-        f"{place}: the labels are the names of the class folders{where} ({few([plain(c) for c in dataset.classes])})."
-    )
-
-
-def _folder_of(paths: Sequence[str], place: Path) -> str:
-    """The folder that all of them are in, '' if there are none."""
-    if not paths:
-        return ""
-    folder = commonpath([str(Path(path).parent) for path in paths])
-    return str(place / folder)
-
-
-def _sample(place: Path) -> str:
-    """The sample submission, the topmost if there are several; '' without one."""
-    found = [p for p in place.rglob("*.csv") if _SAMPLE.fullmatch(p.name.lower())]
-    return str(min(found, key=lambda p: (len(p.parts), p))) if found else ""
-
-
-def _trained(made: KaggleResult, dataset: Dataset, run: Path, recipe: Recipe, weights: WeightsSource) -> KaggleResult:
-    data = Path(made.out)
-    scanned = scan(data, opened=dataset)
-    require_trainable(scanned.dataset)
-    training = (scanned.dataset.labels >= 0) & (scanned.dataset.split != "test")
-    width, height = scanned.images.sizes_N2[training].mean(axis=0).tolist()
-    log.info("Mean size of the training images: %.0f x %.0f pixels.", width, height)
-    done = train_run(data, out=run, recipe=recipe, weights=weights)
-    return replace(made, mean_size=(width, height), run=done)
-
-
-def _submission(made: KaggleResult, run: Path, submit_file: Path, how: SubmissionOptions) -> KaggleResult:
-    if not made.sample_submission or not made.unlabelled:
-        lacks = "sample submission" if made.unlabelled else "unlabelled images"
-        raise MissingData(
-            f"{made.out}: has no {lacks}, so there is nothing to write to {submit_file}.",
-            hint=f"headstart predict {_quoted(run)} FOLDER --sample-submission SAMPLE.csv --out {_quoted(submit_file)}",
-        )
+def _submitted(made: KaggleResult, run: Path, submit_file: Path, how: SubmissionOptions) -> KaggleResult:
+    """The result with a submission written."""
+    require_submittable(made, run, submit_file)
     options = replace(how, sample_submission=Path(made.sample_submission))
     done = predict(run, Path(made.unlabelled), out=submit_file, submission=options)
     filled = done.submission.filling.sentence if done.submission else ""
     return replace(made, submission=str(submit_file), filled=filled)
-
-
-def _next_steps(made: KaggleResult, source: Slug, run: Path) -> tuple[str, ...]:
-    """Commands, as they can be typed."""
-    if made.submission:
-        return (f"headstart submit {source} {_quoted(made.submission)}",) if source.kind == "competition" else ()
-    steps = [] if made.run or not made.classes else [f"headstart train {_quoted(made.out)} --out {_quoted(run)}"]
-    if made.unlabelled and made.sample_submission:
-        sample = f"--sample-submission {_quoted(made.sample_submission)}"
-        steps.append(f"headstart predict {_quoted(run)} {_quoted(made.unlabelled)} {sample} --out submission.csv")
-    elif made.unlabelled and made.classes:
-        steps.append(f"headstart predict {_quoted(run)} {_quoted(made.unlabelled)} --out predictions.csv")
-    return tuple(steps)
-
-
-def _quoted(path: Path | str) -> str:
-    return shlex.quote(str(path))

@@ -20,6 +20,7 @@ from headstart.errors import MissingData, RecipeError, WriteError
 from headstart.io.files import read_csv
 from headstart.io.folders import check_keeps, check_out_file
 from headstart.io.progress import log
+from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, plain
 from headstart.kaggle_api.submission import (
     Submission,
@@ -37,14 +38,22 @@ from headstart.model.inference.predictor import Predictor
 MOST_SHOWN = 20
 
 
-@dataclass(frozen=True, eq=False)
-class PredictResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class PredictResult(Result):
     """What `predict` made; `submission` if it was given a sample of one."""
 
     predictions: Predictions
     classifier: Classifier
     out: str
     submission: Submission | None = None
+
+    def summary(self) -> str:
+        """How many images are predicted, and where that is written."""
+        return self.predictions.summary() + (f"; written to {self.out}" if self.out else "")
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The class of each image."""
+        return self.predictions.facts()
 
     def to_json(self) -> dict[str, Any]:
         """The document of `predict --json`: for each path its class, probabilities, and set of classes at alpha."""

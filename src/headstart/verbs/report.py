@@ -29,6 +29,7 @@ from headstart.images.validate import ImageInfo, validate_images
 from headstart.io.files import read_csv, read_json, write_bytes, write_text
 from headstart.io.folders import add_to_folder, check_manifest, check_out_file, temporary_folder
 from headstart.io.progress import log
+from headstart.io.result_repr import Result
 from headstart.io.text_table import few, plain
 from headstart.model.inference.classifier import Classifier, load_classifier
 from headstart.model.inference.features import embed_images
@@ -50,14 +51,18 @@ MOST_HEAT = 24
 _HASH = re.compile("[0-9a-f]{64}")
 
 
-@dataclass(frozen=True)
-class ReportResult:
+@dataclass(frozen=True, repr=False)
+class ReportResult(Result):
     """What `report` wrote."""
 
     out: str
     bytes: int
     mistakes: int
     notes: tuple[str, ...]
+
+    def summary(self) -> str:
+        """Where the page is."""
+        return self.table().splitlines()[-1]
 
     def to_json(self) -> dict[str, Any]:
         """The document of `report --json`."""

@@ -18,6 +18,7 @@ from headstart.errors import MissingData
 from headstart.io.files import read_csv, sha256_file, write_csv
 from headstart.io.folders import temporary_folder
 from headstart.io.progress import log
+from headstart.io.result_repr import Result
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.model.inference.classifier import Classifier, load_classifier
 from headstart.model.inference.predictions import Predictions, read_predictions
@@ -28,8 +29,8 @@ from headstart.verbs.train import TrainRequest, train_as
 TOLERANCE = 1e-6  # of a probability: nine digits are written
 
 
-@dataclass(frozen=True)
-class ReproduceResult:
+@dataclass(frozen=True, repr=False)
+class ReproduceResult(Result):
     """`same` if every prediction came out identical. Otherwise `causes` says what changed, `effects` what came of it."""
 
     same: bool

@@ -13,17 +13,23 @@ from headstart.data.not_copies import read_not_copies
 from headstart.data.open_dataset import open_dataset, require_trainable
 from headstart.data.splits import make_split, require_sets, split_hash, write_split
 from headstart.io.folders import check_keeps, check_out_file
+from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, few, plain
 from headstart.pipeline.scan import prepare_groups, scan
 
 
-@dataclass(frozen=True)
-class SplitResult:
+@dataclass(frozen=True, repr=False)
+class SplitResult(Result):
     """What `split` wrote: how many images each set has, class by class, and the split's hash."""
 
     out: str
     hash: str
     sides: dict[str, dict[str, int]]
+
+    def summary(self) -> str:
+        """How many images each set has."""
+        counts = ", ".join(f"{name} {sum(of_class.values()):,}" for name, of_class in self.sides.items())
+        return f"{self.out}: {counts}"
 
     def to_json(self) -> dict[str, Any]:
         """The document of `split --json`."""

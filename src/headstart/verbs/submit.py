@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from headstart.errors import MissingData, UnknownSlug, Unreachable
+from headstart.io.result_repr import Result
 from headstart.io.text_table import plain
 from headstart.kaggle_api.client import SubmissionStatus, parse_slug, submit_file
 
 
-@dataclass(frozen=True)
-class SubmitResult:
+@dataclass(frozen=True, repr=False)
+class SubmitResult(Result):
     """What came of it."""
 
     submitted: SubmissionStatus
+
+    def summary(self) -> str:
+        """The file and its score."""
+        s = self.submitted
+        return f"{s.file}: {f'score {s.score}' if s.score else s.status}"
 
     def to_json(self) -> dict[str, Any]:
         """The document of `submit --json`."""

@@ -34,6 +34,7 @@ from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.io.files import png_bytes, sha256_file, write_bytes, write_csv, write_json, write_text
 from headstart.io.folders import MANIFEST, check_replaceable, folder_aside
 from headstart.io.progress import log
+from headstart.io.result_repr import Result
 from headstart.io.text_table import plain
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.model.inference.classifier import Classifier, save_classifier
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TrainResult:
+class TrainResult(Result):
     """What `train` made: the run folder `out`, its classifier, and the test metrics."""
 
     out: str
@@ -63,10 +64,14 @@ class TrainResult:
     findings: list[Finding]
     seconds: dict[str, float]
 
-    def __repr__(self) -> str:
-        accuracy = self.test["accuracy"]
+    def summary(self) -> str:
+        """The run folder, the backbones, and the test accuracy."""
         backbones = " + ".join(str(member.extractor) for member in self.classifier.members)
-        return f"Run({self.out!r}: {backbones}; test accuracy {accuracy}, {self.test.n:,} images)"
+        return f"{self.out}: {backbones}; test accuracy {self.test['accuracy']}, {self.test.n:,} images"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The metrics on the test set."""
+        return self.test.facts()
 
     def to_json(self) -> dict[str, Any]:
         """The document of `train --json`."""

@@ -25,6 +25,8 @@ from headstart.images.preprocess import Preprocess
 from headstart.io.files import cache_dir, read_json, sha256_bytes, sha256_file, write_bytes, write_cache, write_json
 from headstart.io.folders import MANIFEST, check_manifest
 from headstart.io.progress import log
+from headstart.io.result_repr import OneLineRepr, short_facts
+from headstart.io.text_table import few
 from headstart.model.backbones.registry import Backbone
 from headstart.model.backbones.weights import is_classifier, read_header
 from headstart.model.heads.linear_layer import LinearLayer
@@ -43,8 +45,8 @@ class EnsembleMember:
     layer: LinearLayer
 
 
-@dataclass(frozen=True, eq=False)
-class Classifier:
+@dataclass(frozen=True, eq=False, repr=False)
+class Classifier(OneLineRepr):
     """A frozen-backbone or fine-tuned classifier, ready to predict.
 
     `temperature` is what the logits were divided by (already folded into the weights). `conformal_threshold` and `alpha`
@@ -61,6 +63,22 @@ class Classifier:
     alpha: float = 0.1
     clip: float = 0.0
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """The backbones and the number of classes."""
+        return f"{' + '.join(str(member.extractor) for member in self.members)}, {len(self.classes)} classes"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Backbones, classes, and the calibration."""
+        shown = {
+            "backbones": [str(member.extractor) for member in self.members],
+            "classes": few(self.classes),
+            "runtime": str(self.runtime),
+            "temperature": self.temperature,
+            "conformal_threshold": self.conformal_threshold,
+            "alpha": self.alpha,
+        }
+        return list(short_facts(shown))
 
     @property
     def id(self) -> str:

@@ -31,6 +31,7 @@ from headstart.images.image_refs import Images
 from headstart.images.preprocess import Preprocess, read_pixels
 from headstart.io.files import cache_dir, safetensors_bytes, sha256_bytes, write_cache
 from headstart.io.progress import bar
+from headstart.io.result_repr import OneLineRepr, short_facts
 from headstart.model.backbones.registry import Backbone
 from headstart.model.inference.runtime import Network, Runtime, Session, cores, network_key, open_network
 
@@ -52,8 +53,8 @@ class FeatureExtractor:
         return f"{self.backbone.name} at {self.spec.image_size} px"
 
 
-@dataclass(frozen=True, eq=False)
-class Features:
+@dataclass(frozen=True, eq=False, repr=False)
+class Features(OneLineRepr):
     """Feature vectors of images. `values` float32 (N, D) in the order of `paths`.
 
     `fingerprint` is a SHA-256 over weights, preprocessing and the images' bytes: equal ones mean equal features.
@@ -65,6 +66,17 @@ class Features:
     backbone: str
     fingerprint: str
     errors: dict[str, str]
+
+    def summary(self) -> str:
+        """How many images, features, and of which backbone."""
+        images, features = self.values.shape
+        return f"{images:,} images x {features:,} features of {self.backbone}"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Its fields, the array by its shape."""
+        images, features = self.values.shape
+        shown = {"images": images, "features": features, "backbone": self.backbone}
+        return list(short_facts({**shown, "fingerprint": self.fingerprint, "errors": self.errors}))
 
 
 class FeatureStore:

@@ -11,6 +11,7 @@ import numpy as np
 
 from headstart.errors import DataError
 from headstart.io.files import read_csv, write_csv
+from headstart.io.result_repr import MOST_FACTS, OneLineRepr
 
 
 def softmax(logits_NK: np.ndarray) -> np.ndarray:
@@ -24,8 +25,8 @@ def softmax(logits_NK: np.ndarray) -> np.ndarray:
     return shifted_NK / shifted_NK.sum(axis=1, keepdims=True)
 
 
-@dataclass(frozen=True, eq=False)
-class Predictions:
+@dataclass(frozen=True, eq=False, repr=False)
+class Predictions(OneLineRepr):
     """Logits of images, in the order of `paths`.
 
     `logits` float32 (N, K), after temperature, so that `softmax` of them is calibrated. `labels` int64 (N,) with -1 for
@@ -42,6 +43,18 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def summary(self) -> str:
+        """How many images and classes."""
+        lost = f"; {len(self.errors):,} could not be read" if self.errors else ""
+        return f"{len(self):,} images, {len(self.classes)} classes{lost}"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The number of images, and the likeliest class of the first."""
+        first = self.take(np.arange(len(self)) < MOST_FACTS - 1)
+        rows = zip(first.paths, first.predicted, first.probabilities, strict=True)
+        likeliest = [(path, f"{self.classes[k]} {chances[k]:.1%}") for path, k, chances in rows]
+        return [("images", f"{len(self):,}"), *likeliest]
 
     @property
     def probabilities(self) -> np.ndarray:

@@ -1,0 +1,282 @@
+"""The run of a comparison: several approaches and backbones on one split, each a `train` in a process of its own.
+
+    look -> split once -> trials within the budget -> rows, paired tests on the test set, advice -> tables and a page
+
+A row is made from a run folder and the record of its trial. What it costs is the budget, and a second or two per trial.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from headstart.data.corrections import read_corrections
+from headstart.data.curation import Curation
+from headstart.data.data_source import DataSource
+from headstart.data.not_copies import NotCopies, read_not_copies
+from headstart.data.open_dataset import Dataset, open_dataset, require_trainable
+from headstart.data.splits import make_split, require_sets, split_hash, write_split
+from headstart.errors import WriteError
+from headstart.evaluation.metrics import Metrics
+from headstart.evaluation.pareto import on_front
+from headstart.io.files import read_csv, read_json, write_csv, write_text
+from headstart.io.folders import check_outside_run
+from headstart.io.options import words_of
+from headstart.io.progress import log
+from headstart.model.backbones.registry import Backbone, last_resort
+from headstart.model.backbones.weights import read_header
+from headstart.model.backbones.weights_source import WeightsSource
+from headstart.model.inference.predictions import read_predictions
+from headstart.pipeline.comparison import PAIR_COLUMNS, ROW_COLUMNS, Comparison, ComparisonRow, advice, paired
+from headstart.pipeline.scan import ScannedDataset, prepare_groups, scan
+from headstart.pipeline.trial_budget import Budget, check_budget, run_trials
+from headstart.pipeline.trial_configs import (
+    DEFAULT,
+    backbones_to_choose_from,
+    best_backbones,
+    named_backbones,
+    named_recipes,
+    trial_configs,
+    weights_identity,
+)
+from headstart.pipeline.trials import TrialConfig, TrialContext, TrialResult, finished, with_latency
+from headstart.reports.compare_page import ComparePageData, TrialSummary, compare_page, drawn_comparison
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonRequest:
+    """What is to be compared, and where: the arguments of `compare`, with the data as a source and `out` absolute."""
+
+    source: DataSource
+    out: Path
+    recipes: str
+    backbones: str
+    budget: str
+    seed: int
+    curation: Curation
+    weights: WeightsSource
+
+    def command(self) -> str:
+        """The command that makes the same comparison."""
+        given = {"recipes": self.recipes, "backbones": self.backbones, "budget": self.budget, "seed": self.seed}
+        words = ["headstart", "compare", *self.source.words(), "--out", str(self.out)]
+        words += [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
+        return shlex.join([*words, *words_of(self.curation), *words_of(self.weights)])
+
+
+def compare_trials(asked: ComparisonRequest, clock: Budget | None = None) -> Comparison:
+    """Run every trial that is not finished yet, compare all, and write tables and page. Raises as `compare`."""
+    clock = clock or Budget(asked.budget)
+    _check_place(asked.out, asked.source.place)
+    opened, refused = _opened(asked)
+    named = named_recipes(asked.recipes)
+    given = named_backbones(asked.backbones, named, asked.weights)
+    here = backbones_to_choose_from(named, given, asked.weights)
+    scanned = scan(asked.source, opened=opened, not_copies=refused)
+    dataset = _split(scanned, asked.seed)
+    if not named and not given:
+        given = best_backbones(here, scanned, dataset, clock.left() / 4, asked.seed)
+    candidates = trial_configs(named or DEFAULT, given, asked.seed)
+    write_split(asked.out / "split.csv", dataset, scanned.images.sha256s)
+    place = _context(asked, scanned, dataset, here)
+    outcomes = {c.name: done for c in candidates if (done := finished(c, place)) is not None}
+    if not outcomes:
+        check_budget(candidates, scanned, clock, here or [last_resort()])
+    outcomes |= run_trials([c for c in candidates if c.name not in outcomes], place, clock, some=bool(outcomes))
+    if all(o.error for o in outcomes.values()) and clock.left() <= 0:
+        raise clock.too_small(f"none of {len(outcomes)} trials was finished within it", 2 * clock.spend)
+    images = [Path(dataset.file(i)) for i in dataset.sets.test]
+    outcomes = {c.name: with_latency(outcomes[c.name], c, place, images) for c in candidates}
+    found = _compared(candidates, outcomes, place, images=len(images), seed=asked.seed, seconds=clock.spent())
+    write_csv(asked.out / "comparison.csv", ROW_COLUMNS, found.row_cells())
+    write_csv(asked.out / "pairs.csv", PAIR_COLUMNS, found.pair_cells())
+    _write_page(found, place, asked.command())
+    return found
+
+
+def _opened(asked: ComparisonRequest) -> tuple[Dataset, NotCopies]:
+    """The data set with its corrections, and the pairs that are no copies."""
+    opened = open_dataset(asked.source)
+    refused = read_not_copies(asked.curation.not_copies).checked(opened)
+    opened = read_corrections(asked.curation.corrections).applied_to(opened)
+    prepare_groups(opened, asked.source)
+    return opened, refused
+
+
+def _split(scanned: ScannedDataset, seed: int) -> Dataset:
+    """The usable images in training, validation and test set; copies that a given split divides are noted."""
+    require_trainable(scanned.dataset)
+    dataset = make_split(scanned.dataset, seed=seed, near=scanned.copies.groups_N)
+    require_sets(dataset, ("train", "val", "test"))
+    for finding in scanned.findings(replace(dataset, groups=scanned.dataset.groups), scanned.copies):
+        if finding.check in ("split_leak", "possible_split_leak"):
+            log.warning("%s", finding.message)
+    return dataset
+
+
+def _context(
+    asked: ComparisonRequest, scanned: ScannedDataset, dataset: Dataset, here: Sequence[Backbone]
+) -> TrialContext:
+    return TrialContext(
+        source=asked.source,
+        out=asked.out,
+        weights=asked.weights,
+        fingerprint=scanned.fingerprint,
+        split_hash=split_hash(dataset),
+        curation=asked.curation,
+        weights_sha256=weights_identity(here),
+        alone=[b.source for b in here] == ["embedded"],
+    )
+
+
+def _check_place(out: Path, data: Path) -> None:
+    """Raise `WriteError` if the folder is a file, a run folder or in the data, or holds what no comparison wrote."""
+    check_outside_run(out)
+    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise WriteError(
+            f"{out}: lies inside the data ({data}), where the next training would take it for images.",
+            hint=f"Choose an --out outside of it, such as {data.resolve().parent / 'comparison'}.",
+        )
+    if out.exists() and not out.is_dir():
+        raise WriteError(f"{out}: is in the way: a folder is to be written there.", hint="Choose another --out.")
+    if out.is_dir() and any(out.iterdir()) and not (out / "split.csv").is_file():
+        raise WriteError(
+            f"{out}: holds files that headstart did not write, so it is left alone.",
+            hint="Choose another --out, or an empty folder.",
+        )
+
+
+def _compared(
+    candidates: Sequence[TrialConfig],
+    outcomes: Mapping[str, TrialResult],
+    place: TrialContext,
+    *,
+    images: int,
+    seed: int,
+    seconds: float,
+) -> Comparison:
+    """Read all run folders and judge them against one another. Raises `RunError`, `OSError` if one was changed meanwhile."""
+    rows = _marked([_row(c, outcomes[c.name], place) for c in candidates])
+    good = [row.name for row in rows if row.metrics is not None]
+    pairs, notes = paired({name: read_predictions(place.run(name) / "predictions.csv") for name in good}, seed)
+    taken, why = advice(rows, pairs)
+    return Comparison(
+        out=str(place.out),
+        rows=rows,
+        pairs=pairs,
+        taken=taken,
+        advice=why,
+        notes=notes,
+        images=images,
+        split_hash=place.split_hash,
+        seconds=seconds,
+    )
+
+
+def _row(candidate: TrialConfig, outcome: TrialResult, place: TrialContext) -> ComparisonRow:
+    row = ComparisonRow(
+        name=candidate.name,
+        recipe=candidate.recipe_name,
+        backbones=candidate.recipe.backbone,
+        metrics=None,
+        seconds=round(outcome.seconds, 3),
+        peak_memory_mb=outcome.peak_memory_mb,
+        parameters=0,
+        file_bytes=0,
+        latency_ms=math.nan,
+        on_front=False,
+        error=outcome.error,
+    )
+    if outcome.error:
+        return row
+    run = place.run(candidate.name)
+    known = read_json(run / "headstart.json")
+    weights = [run / member["folder"] / "model.safetensors" for member in known["members"]]
+    return replace(
+        row,
+        backbones="+".join(member["backbone"] for member in known["members"]),
+        metrics=Metrics.from_json(read_json(run / "metrics.json")["test"]),
+        parameters=sum(map(_parameters, weights)),
+        file_bytes=sum(file.stat().st_size for file in weights),
+        latency_ms=outcome.latency_ms,
+    )
+
+
+def _parameters(weights: Path) -> int:
+    """Trained numbers in a weights file, its last layer included."""
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    return sum(math.prod(shape) for name, (_, shape) in read_header(weights).items() if not name.endswith(buffers))
+
+
+def _marked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    """Rows in order, with those on the Pareto front of accuracy, latency and file size marked.
+
+    Where no latency could be measured at all, the other two decide.
+    """
+    timed = any(not math.isnan(row.latency_ms) for row in rows)
+    accuracies = [math.nan if row.metrics is None else row.metrics["accuracy"].value for row in rows]
+    latencies = [row.latency_ms if timed else 0.0 for row in rows]
+    sizes = [float(row.file_bytes) for row in rows]
+    front = on_front(np.column_stack([accuracies, latencies, sizes]), (True, False, False))
+    marked = [replace(row, on_front=bool(on)) for row, on in zip(rows, front, strict=True)]
+    return sorted(marked, key=lambda row: (row.metrics is None, *_rank(row)))
+
+
+def _rank(row: ComparisonRow) -> tuple[float, float, float]:
+    """Higher accuracy first, then lower log-loss, then lower latency."""
+    if row.metrics is None:
+        return 0.0, 0.0, 0.0
+    latency = math.inf if math.isnan(row.latency_ms) else row.latency_ms
+    return -row.metrics["accuracy"].value, row.metrics["log_loss"].value, latency
+
+
+def _write_page(found: Comparison, place: TrialContext, command: str) -> None:
+    """Write report.html and plots/ into the folder of the comparison. Raises `WriteError`, `OSError`."""
+    infos = (
+        ("data", str(place.source.place)),
+        ("test images", f"{found.images:,}"),
+        ("split", found.split_hash[:12]),
+        ("seconds", f"{found.seconds:,.0f}"),
+    )
+    title = f"Comparison on {place.source.place.resolve().name}"
+    rows = [_contender(row, place) for row in found.rows]
+    page = ComparePageData(
+        title=title,
+        advice=found.advice,
+        taken=found.taken,
+        contenders=rows,
+        pairs=found.pairs,
+        notes=found.notes,
+        facts=infos,
+        command=command,
+    )
+    write_text(place.out / "report.html", compare_page(page, drawn_comparison(page, place.out / "plots")))
+
+
+def _contender(row: ComparisonRow, place: TrialContext) -> TrialSummary:
+    """A row as the page shows it: with the epochs of its training, if it was trained by gradient descent."""
+    known = TrialSummary(
+        name=row.name,
+        recipe=row.recipe,
+        backbones=row.backbones,
+        figures={},
+        seconds=row.seconds,
+        peak_memory_mb=row.peak_memory_mb,
+        file_bytes=row.file_bytes,
+        latency_ms=row.latency_ms,
+        on_front=False,
+        error=row.error,
+    )
+    if row.metrics is None:
+        return known
+    run = place.run(row.name)
+    tuned = read_json(run / "headstart.json").get("tuned")
+    epochs = read_csv(run / "epochs.csv") if tuned and (run / "epochs.csv").is_file() else []
+    best = tuned["best_epoch"] if tuned else None
+    figures = dict(row.metrics.overall)
+    return replace(known, figures=figures, on_front=row.on_front, error="", epochs=epochs, best_epoch=best)

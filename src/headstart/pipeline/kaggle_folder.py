@@ -1,0 +1,205 @@
+"""A folder that Kaggle's data was unpacked into: how it is filled, where its labels are, and what to do with it next.
+
+    download -> unpack -> recognise the layout
+
+The archive is downloaded into the cache and removed from there when it is unpacked. `.headstart-kaggle.json` in the folder
+says where it comes from, so that the same command does not download again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from os.path import commonpath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.data.archives.unpacking import unpack
+from headstart.data.infer_labels import open_recognised
+from headstart.data.open_dataset import Dataset, open_dataset, require_trainable
+from headstart.errors import BadArchive, MissingData, MissingRun, RecipeError, WriteError
+from headstart.io.files import write_json
+from headstart.io.folders import check_free, check_out_file, check_replaceable
+from headstart.io.progress import log
+from headstart.io.text_table import few, plain
+from headstart.kaggle_api.client import Slug, download, forget
+from headstart.pipeline.scan import scan
+
+RECORD = ".headstart-kaggle.json"
+_SAMPLE = re.compile(r"sample[-_ ]?submissions?.*\.csv|submissions?[-_ ]?(?:sample|format|example).*\.csv")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class KaggleFolder:
+    """The folder `out` and what is in it."""
+
+    slug: str
+    out: str
+    files: int
+    bytes: int
+    recognised: str = ""
+    """How the labels are found; empty if there are no images."""
+    images: int = 0
+    classes: dict[str, int] = field(default_factory=dict)
+    """Labelled images of each class."""
+    unlabelled: str = ""
+    """Folder of the images without a label, '' if there are none."""
+    sample_submission: str = ""
+
+
+def fetch(source: Slug, place: Path, *, offline: bool) -> KaggleFolder:
+    """Download and unpack, unless that is done. Raises `RemoteError`, `MissingExtra`, `BadArchive`, `WriteError`."""
+    record = _bring(source, place, offline)
+    return KaggleFolder(
+        slug=str(source),
+        out=str(place),
+        files=record["files"],
+        bytes=record["bytes"],
+        sample_submission=_sample(place),
+    )
+
+
+def open_folder(folder: KaggleFolder) -> tuple[Dataset, KaggleFolder]:
+    """The images, and the folder with what is known of them. Raises `DataError` where there are none."""
+    place = Path(folder.out)
+    dataset, sentence = _open(place)
+    labelled = np.bincount(dataset.labels[dataset.labels >= 0], minlength=len(dataset.classes))
+    unlabelled = [path for path, label in zip(dataset.paths, dataset.labels, strict=True) if label < 0]
+    return dataset, replace(
+        folder,
+        recognised=sentence,
+        images=len(dataset),
+        classes=dict(zip(dataset.classes, labelled.tolist(), strict=True)),
+        unlabelled=_folder_of(unlabelled, place),
+    )
+
+
+def mean_image_size(folder: KaggleFolder, dataset: Dataset) -> tuple[float, float]:
+    """Mean width and height of the training images in pixels. Raises `DataError` if they cannot be trained on."""
+    scanned = scan(Path(folder.out), opened=dataset)
+    require_trainable(scanned.dataset)
+    training = (scanned.dataset.labels >= 0) & (scanned.dataset.split != "test")
+    width, height = scanned.images.sizes_N2[training].mean(axis=0).tolist()
+    log.info("Mean size of the training images: %.0f x %.0f pixels.", width, height)
+    return width, height
+
+
+def require_submittable(folder: KaggleFolder, run: Path, submit_file: Path) -> None:
+    """Raise `MissingData` if there is nothing to fill in, or nothing to predict."""
+    if folder.sample_submission and folder.unlabelled:
+        return
+    lacks = "sample submission" if folder.unlabelled else "unlabelled images"
+    raise MissingData(
+        f"{folder.out}: has no {lacks}, so there is nothing to write to {submit_file}.",
+        hint=f"headstart predict {quoted(run)} FOLDER --sample-submission SAMPLE.csv --out {quoted(submit_file)}",
+    )
+
+
+def check_kaggle_places(train: bool, run: Path, submit_file: Path | None, clip: str) -> None:
+    """Raise before the download what would be raised after it."""
+    if not re.fullmatch(r"auto|none|0?\.\d+|0|\d(?:\.\d*)?e-\d+", str(clip)):
+        raise RecipeError(
+            f"clip: {clip!r} is no least probability; expected auto, none, or a number from 0 to below 0.5."
+        )
+    if train:
+        check_replaceable(run)
+    elif submit_file is not None and not run.is_dir():
+        raise MissingRun(
+            f"{run}: there is no run to predict with.",
+            hint="Add --train, or name a run folder: --run RUN --submit-file FILE.",
+        )
+    if submit_file is not None:
+        check_out_file(submit_file)
+
+
+def _bring(source: Slug, place: Path, offline: bool) -> dict[str, Any]:
+    """Have the unpacked archive at `place`, and what is recorded of it."""
+    record = place / RECORD
+    if record.is_file():
+        return _recorded(source, place, record)
+    try:
+        check_free(place)
+    except WriteError as error:
+        hint = f"If that is {source} already, train on it as it is: headstart train {quoted(place)} --out RUN"
+        raise WriteError(error.message, hint=f"{error.hint}\n{hint}") from error
+    got = download(source, offline=offline)
+    try:
+        unpacked = unpack(got.path, place)
+    except BadArchive:
+        forget(got)  # another try is to bring another one
+        raise
+    forget(got)
+    made = {"slug": str(source), "page": source.page, "version": source.version, "sha256": got.sha256}
+    made |= {"checked": got.checked, "files": unpacked.files, "bytes": unpacked.bytes}
+    write_json(record, made)
+    return made
+
+
+def _recorded(source: Slug, place: Path, record: Path) -> dict[str, Any]:
+    try:
+        made: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        known = (made["slug"], made["version"], int(made["files"]), int(made["bytes"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WriteError(
+            f"{record}: does not say what {place} holds.", hint=f"Remove {place}, or choose another --out."
+        ) from error
+    if known[:2] != (str(source), source.version):
+        raise WriteError(f"{place}: holds {plain(str(known[0]))}, not {source}.", hint="Choose another --out.")
+    log.info("%s: holds %s already, so nothing is downloaded. Remove it to have it anew.", place, source)
+    return made
+
+
+def _open(place: Path) -> tuple[Dataset, str]:
+    """The images, and how their labels were found."""
+    recognised = open_recognised(place)
+    dataset = recognised[1] if recognised else open_dataset(place)
+    sentence = recognised[0].sentence if recognised else _class_folders(place, dataset)
+    log.info("%s", sentence)
+    return dataset, sentence
+
+
+def _class_folders(place: Path, dataset: Dataset) -> str:
+    if not dataset.classes:
+        return f"{place}: no labels were recognised."
+    sides = [side for side in ("train", "val", "test") if (dataset.split == side).any()]
+    where = f" in the folders {few(sides)}" if sides else ""
+    return (
+        f"{place}: the labels are the names of the class folders{where} ({few([plain(c) for c in dataset.classes])})."
+    )
+
+
+def _folder_of(paths: Sequence[str], place: Path) -> str:
+    """The folder that all of them are in, '' if there are none."""
+    if not paths:
+        return ""
+    folder = commonpath([str(Path(path).parent) for path in paths])
+    return str(place / folder)
+
+
+def _sample(place: Path) -> str:
+    """The sample submission, the topmost if there are several; '' without one."""
+    found = [p for p in place.rglob("*.csv") if _SAMPLE.fullmatch(p.name.lower())]
+    return str(min(found, key=lambda p: (len(p.parts), p))) if found else ""
+
+
+def next_steps(folder: KaggleFolder, source: Slug, run: Path, *, trained: bool, submission: str) -> tuple[str, ...]:
+    """Commands to go on with, as they can be typed, after what was done."""
+    if submission:
+        return (f"headstart submit {source} {quoted(submission)}",) if source.kind == "competition" else ()
+    steps = [] if trained or not folder.classes else [f"headstart train {quoted(folder.out)} --out {quoted(run)}"]
+    if folder.unlabelled and folder.sample_submission:
+        sample = f"--sample-submission {quoted(folder.sample_submission)}"
+        steps.append(f"headstart predict {quoted(run)} {quoted(folder.unlabelled)} {sample} --out submission.csv")
+    elif folder.unlabelled and folder.classes:
+        steps.append(f"headstart predict {quoted(run)} {quoted(folder.unlabelled)} --out predictions.csv")
+    return tuple(steps)
+
+
+def quoted(path: Path | str) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(str(path))

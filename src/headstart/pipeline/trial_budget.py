@@ -1,0 +1,104 @@
+"""Running trials one after the other within a budget: what each gets of it, and whether anything fits at all."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from headstart.errors import RecipeError
+from headstart.io.progress import log
+from headstart.model.backbones.registry import Backbone
+from headstart.model.inference.features import embed_images
+from headstart.model.inference.runtime import choose_runtime, cores
+from headstart.pipeline.approaches import APPROACHES
+from headstart.pipeline.scan import ScannedDataset
+from headstart.pipeline.trial_configs import fitted_extractor
+from headstart.pipeline.trials import TrialConfig, TrialContext, TrialResult, run_trial
+from headstart.training.recipe import seconds as seconds_of
+
+START_SECONDS = 4.0
+"""What a trial takes besides embedding: importing, the head, the run folder. Measured on 2 cores: 2 to 3 s."""
+TIMED_IMAGES = 8
+
+
+class Budget:
+    """The time that may be spent, from now on. Raises `RecipeError` for what is no time."""
+
+    def __init__(self, text: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.text, self.spend = text, seconds_of(text)
+        self._clock, self._began = clock, clock()
+
+    def spent(self) -> float:
+        """Seconds since it began."""
+        return round(self._clock() - self._began, 3)
+
+    def left(self) -> float:
+        """Seconds that may still be spent; below 0 once it is overdrawn."""
+        return self.spend - self.spent()
+
+    def too_small(self, why: str, enough: float) -> RecipeError:
+        """The error for a budget in which nothing fits; `enough` seconds are likely to do."""
+        fits = f"{math.ceil(enough / 10) * 10}s" if enough < 100 else f"{math.ceil(enough / 60)}m"
+        return RecipeError(
+            f"budget {self.text!r} is too small: {why}.",
+            hint=f"--budget {fits} is likely to do. What was embedded so far is kept for the next time.",
+        )
+
+
+def run_trials(
+    pending: Sequence[TrialConfig], place: TrialContext, clock: Budget, *, some: bool
+) -> dict[str, TrialResult]:
+    """One after the other. Each is told its share of what is left, and stopped at twice that.
+
+    As long as nothing is finished (`some` says whether anything is), a trial may use all that is left.
+    """
+    outcomes: dict[str, TrialResult] = {}
+    for i, candidate in enumerate(pending):
+        remaining = clock.left()
+        if remaining <= 0:
+            outcomes[candidate.name] = TrialResult(error="not started: the budget was spent", interrupted=True)
+            continue
+        efforts = [_effort(c) for c in pending[i:]]
+        share = remaining * efforts[0] / sum(efforts)
+        limit = min(max(2 * share, share + 30), remaining + 0.1 * clock.spend) if some else remaining
+        log.info("%s: %d of %d, share of the budget %.0f s", candidate.name, i + 1, len(pending), share)
+        outcome = outcomes[candidate.name] = run_trial(candidate, place, share=share, limit=limit)
+        if outcome.error:
+            log.warning("%s: %s", candidate.name, outcome.error)
+        some = some or not outcome.error
+    return outcomes
+
+
+def check_budget(
+    candidates: Sequence[TrialConfig], scanned: ScannedDataset, clock: Budget, here: Sequence[Backbone]
+) -> None:
+    """Raise `RecipeError` if not even the quickest trial can fit, going by the time that a few images take `here`.
+
+    Asked only where it is doubtful: 0.05 s an image is more than most backbones take.
+    """
+    n = len(scanned.dataset)
+    if clock.left() > START_SECONDS + 0.05 * n:
+        return
+    wanted = {name for c in candidates for name in c.recipe.backbone.split("+")}
+    usable = [b for b in here if b.name in wanted or "auto" in wanted]
+    pace = 0.0
+    if usable and clock.left() > START_SECONDS:
+        smallest = min(usable, key=lambda b: b.weights.stat().st_size if b.weights else 0)
+        extractor, runtime = fitted_extractor(smallest, scanned), choose_runtime()
+        rows = np.arange(n)
+        embed_images(scanned.images.take(rows[:1]), [extractor], runtime, keep=False)  # the first time may compile
+        started = time.monotonic()
+        embed_images(scanned.images.take(rows[-TIMED_IMAGES:]), [extractor], runtime)
+        pace = (time.monotonic() - started) / min(TIMED_IMAGES, n) / cores()
+    needed = START_SECONDS + pace * n
+    if clock.left() < START_SECONDS or clock.left() < needed / 2:
+        every = needed * sum(_effort(c) for c in candidates)
+        raise clock.too_small(f"even the quickest trial takes about {needed:.0f} s here", every)
+
+
+def _effort(candidate: TrialConfig) -> int:
+    """Its share of the budget, relative to the others'."""
+    return APPROACHES[candidate.recipe.approach].cost

@@ -1,0 +1,132 @@
+"""Which trials a comparison has: recipes and backbones, as they are named, and every pair of them that makes sense.
+
+Names are resolved, and weights downloaded, before any long work. Where more backbones are at hand than are worth a trial,
+a subset of the images says which; that is the one thing here that costs more than milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from headstart.data.open_dataset import Dataset
+from headstart.errors import RecipeError, near_names
+from headstart.io.files import sha256_bytes
+from headstart.io.progress import log
+from headstart.model.backbones.registry import Backbone, at_hand, find_backbone, to_choose_from, without_weights
+from headstart.model.backbones.weights_source import WeightsSource
+from headstart.model.inference.features import FeatureExtractor, fitted_spec
+from headstart.model.inference.runtime import choose_runtime
+from headstart.pipeline.approaches import APPROACHES
+from headstart.pipeline.choose_backbones import choose_backbones, fitting_size
+from headstart.pipeline.scan import ScannedDataset
+from headstart.pipeline.trials import TrialConfig
+from headstart.training.recipe import Recipe
+
+TOP = 5
+"""So many backbones at hand are tried where none are named; of more, the best by leave-one-out on a subset."""
+DEFAULT = {"linear": Recipe(approach="linear"), "auto": Recipe()}
+"""Without --recipes: linear on each backbone, then what `train` does by itself."""
+
+
+def named_recipes(text: str) -> dict[str, Recipe]:
+    """Recipes by the names that trials go by; none where none were named. Raises `RecipeError`, with near names."""
+    from headstart.training.recipe_files import names, read_recipe
+
+    found: dict[str, Recipe] = {}
+    for word in _words(text):
+        name = Path(word).stem if word.endswith(".toml") else word
+        if name in found:
+            raise RecipeError(f"recipes: {name!r} is named twice.", hint="Give each once, and files different names.")
+        known = (*APPROACHES, *names())
+        if word in APPROACHES:
+            found[name] = Recipe(approach=word)
+        elif word in known or word.endswith(".toml") or os.sep in word:
+            found[name] = read_recipe(word)
+        else:
+            near = near_names(word, list(known))
+            raise RecipeError(f"recipe {word!r} is not known: expected {', '.join(known)}, or a .toml file.", hint=near)
+    return found
+
+
+def named_backbones(text: str, recipes: Mapping[str, Recipe], weights: WeightsSource) -> list[str]:
+    """The names in full, found (or downloaded) before any long work. Raises `BackboneError`."""
+    scratch = bool(recipes) and not any(APPROACHES[recipe.approach].pretrained for recipe in recipes.values())
+
+    def full_name(word: str) -> str:
+        if scratch:
+            return without_weights(word).name
+        return "+".join(find_backbone(w, weights).name for w in word.split("+"))
+
+    return list(dict.fromkeys(full_name(word) for word in _words(text)))
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def trial_configs(recipes: Mapping[str, Recipe], backbones: Sequence[str], seed: int) -> list[TrialConfig]:
+    """Every recipe on every backbone, unless it names its own or (auto) chooses one; cheap approaches first."""
+    found = []
+    for name, recipe in recipes.items():
+        recipe = replace(recipe, seed=seed)
+        if recipe.backbone != "auto" or not backbones or (recipes is DEFAULT and name == "auto"):
+            found.append(TrialConfig(name, name, replace(recipe, backbone=_with_tag(recipe.backbone, backbones))))
+        else:
+            found += [TrialConfig(f"{name}-{b}", name, replace(recipe, backbone=b)) for b in backbones]
+    return sorted(found, key=lambda c: APPROACHES[c.recipe.approach].cost)
+
+
+def _with_tag(architecture: str, backbones: Sequence[str]) -> str:
+    """Of several weights for the network that a recipe names (mobilenetv2_100), those that --backbones gives."""
+    tagged = [name for name in backbones if name.partition(".")[0] == architecture]
+    return tagged[0] if len(tagged) == 1 else architecture
+
+
+def backbones_to_choose_from(
+    recipes: Mapping[str, Recipe], given: Sequence[str], weights: WeightsSource
+) -> list[Backbone]:
+    """What trials that name no backbone choose from; one is downloaded only if there is such a trial."""
+    if recipes and (
+        given or all(r.backbone != "auto" or not APPROACHES[r.approach].pretrained for r in recipes.values())
+    ):
+        return at_hand(weights)
+    return to_choose_from(weights)
+
+
+def best_backbones(
+    found: Sequence[Backbone], scanned: ScannedDataset, dataset: Dataset, seconds: float, seed: int
+) -> list[str]:
+    """Names of the best of these, at most `TOP`: those with the least leave-one-out log-loss on a subset."""
+    if len(found) <= TOP:
+        return [b.name for b in found]
+    rows = dataset.sets.train_val
+    log.info("%d backbones are at hand; looking for the best %d.", len(found), TOP)
+    choice = choose_backbones(
+        [fitted_extractor(b, scanned) for b in found],
+        scanned.images.take(rows),
+        dataset.labels[rows],
+        len(dataset.classes),
+        choose_runtime(),
+        seconds=seconds,
+        total=len(dataset),
+        seed=seed,
+    )
+    alone = {b.name for b in found}
+    ranked = sorted((t for t in choice.trials if t.backbone in alone), key=lambda t: (-t.images, t.loo_log_loss))
+    return list(dict.fromkeys(t.backbone for t in ranked))[:TOP]
+
+
+def weights_identity(found: Sequence[Backbone]) -> str:
+    """SHA-256 over the names and weights of all that a trial may choose from."""
+    return sha256_bytes("\n".join(sorted(f"{b.name} {b.sha256}" for b in found)).encode())
+
+
+def fitted_extractor(backbone: Backbone, scanned: ScannedDataset) -> FeatureExtractor:
+    """The backbone as `train` will use it on these images."""
+    sides = scanned.images.sizes_N2.min(axis=1)
+    return FeatureExtractor(
+        backbone, fitted_spec(backbone, fitting_size(backbone.preprocess.image_size, sides), "auto")
+    )
