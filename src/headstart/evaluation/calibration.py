@@ -121,19 +121,6 @@ def reliability(probabilities_NK: np.ndarray, labels_N: np.ndarray, bins: int = 
     return Reliability(np.linspace(0, 1, bins + 1), count, means[0], means[1])
 
 
-def expected_calibration_error(probabilities_NK: np.ndarray, labels_N: np.ndarray, bins: int = 15) -> float:
-    """Mean distance of confidence and accuracy over bins of top-class confidence (Guo et al. 2017, equation 3).
-
-    NaN without labels. Noise alone makes it positive: a perfectly calibrated model has about 0.02 on 300 images.
-    """
-    table = reliability(probabilities_NK, labels_N, bins)
-    total = int(table.count.sum())
-    if total == 0:
-        return math.nan
-    gap = np.abs(np.nan_to_num(table.confidence) - np.nan_to_num(table.accuracy))
-    return float(table.count @ gap / total)
-
-
 def calibration_error(table: Reliability, draw: Resampling) -> Estimate:
     """Expected calibration error of a table with one image or more, with an interval for its noiseless value.
 
