@@ -38,7 +38,7 @@ def fit_network(
 ) -> ApproachResult:
     """Train within the budget from `extractor` and the last layer `start` (None: a random one).
 
-    Raises `NoTime` if there is no time for one epoch; else as `Approach.fit`.
+    Raises `BudgetTooSmall` if there is no time for one epoch; else as `Approach.fit`.
     """
     from headstart.training.finetune import TrainingData, finetune
 
