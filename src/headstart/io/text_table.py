@@ -41,14 +41,14 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def few(texts: Sequence[str], most: int = 10) -> str:
-    """The first of them, joined by commas, and how many more there are.
+def few(texts: Sequence[str], most: int = 10, *, separator: str = ", ") -> str:
+    """The first of them, and how many more there are.
 
     >>> few(["a", "b", "c"], 2)
     'a, b and 1 more'
     """
     more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more
+    return separator.join(texts[:most]) + more
 
 
 def _padded(text: str, width: int, side: str) -> str:
