@@ -52,8 +52,11 @@ def main() -> None:
         random = with_random_weights(folder / "weights")
         for data in options.data:
             print(f"{data.resolve().name}")
-            for backbone, weights in ((builtin.NAME, folder / "none"), (random, folder / "weights"),
-                                      (options.backbone, options.weights_dir)):  # fmt: skip
+            for backbone, weights in (
+                (builtin.NAME, folder / "none"),
+                (random, folder / "weights"),
+                (options.backbone, options.weights_dir),
+            ):
                 weights.mkdir(exist_ok=True)
                 given = ["--approach", "linear", "--backbone", backbone, "--weights-dir", str(weights)]
                 print(f"  {backbone:<28}{trained(data, folder, given)}", flush=True)
