@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.errors import BadLabels, RecipeError
-from headstart.evaluation.calibration import softmax
 from headstart.evaluation.conformal import conformal_threshold, prediction_sets
+from headstart.evaluation.probabilities import softmax
 
 
 def drawn(rng: np.random.Generator, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,20 +17,10 @@ import numpy as np
 
 from headstart.errors import BadLabels, DataError
 from headstart.evaluation.intervals import Estimate, Resampling, wilson
+from headstart.evaluation.probabilities import softmax
 
 PSEUDO_ERRORS = 0.25  # see `fit_temperature`; chosen by test log-loss on real features, figures in LOG.md
 SPAN = 100.0  # the temperature stays within a factor of this from the spread of the logits
-
-
-def softmax(logits_NK: np.ndarray) -> np.ndarray:
-    """Probabilities (N, K), float64, rows summing to 1; safe for logits of any size.
-
-    >>> softmax(np.array([[1000.0, 1000.0]]))
-    array([[0.5, 0.5]])
-    """
-    shifted_NK = np.asarray(logits_NK, dtype=np.float64)
-    shifted_NK = np.exp(shifted_NK - shifted_NK.max(axis=1, keepdims=True))
-    return shifted_NK / shifted_NK.sum(axis=1, keepdims=True)
 
 
 def check_scores(scores_NK: np.ndarray, labels_N: np.ndarray, classes: int | None = None) -> None:

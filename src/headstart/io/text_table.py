@@ -9,7 +9,6 @@ Costs microseconds a cell. Not for millions of rows: all are held and measured.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 
@@ -23,13 +22,14 @@ def columns(rows: Sequence[Sequence[str]], sides: str = "") -> list[str]:
 
 
 def cells(text: str) -> int:
-    """How many character cells of a terminal the text takes up: two for East Asian characters and most emoji.
+    """How many character cells of a terminal the text takes up: two for East Asian characters and emoji.
 
     >>> cells("cat"), cells("猫"), cells("é")
     (3, 2, 1)
     """
-    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
-    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def plain(text: str) -> str:

@@ -10,20 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from headstart.errors import DataError
+from headstart.evaluation.probabilities import softmax
 from headstart.io.files import read_csv, write_csv
 
 _OTHER_COLUMNS = ("path", "label", "predicted", "error")
-
-
-def softmax(logits_NK: np.ndarray) -> np.ndarray:
-    """Probabilities (N, K), float64, rows summing to 1; safe for logits of any size.
-
-    >>> softmax(np.array([[1000.0, 1000.0]]))
-    array([[0.5, 0.5]])
-    """
-    shifted_NK = np.asarray(logits_NK, dtype=np.float64)
-    shifted_NK = np.exp(shifted_NK - shifted_NK.max(axis=1, keepdims=True))
-    return shifted_NK / shifted_NK.sum(axis=1, keepdims=True)
 
 
 @dataclass(frozen=True, eq=False)
