@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from headstart.evaluation.pareto import on_front
 from headstart.evaluation.probabilities import log_losses
 from headstart.io.files import read_csv, read_json, write_text
 from headstart.io.text_table import columns, few, plain
-from headstart.model.backbones.weights import read_header
+from headstart.model.backbones.weights import parameter_count, read_header
 from headstart.model.inference.predictions import Predictions, read_predictions
 from headstart.pipeline.trials import TrialConfig, TrialContext, TrialResult
 from headstart.reports.compare_page import ComparePageData, TrialSummary, compare_page, drawn_comparison
@@ -194,18 +193,12 @@ def _row(candidate: TrialConfig, outcome: TrialResult, place: TrialContext) -> C
         "+".join(member["backbone"] for member in known["members"]),
         Metrics.from_json(read_json(run / "metrics.json")["test"]),
         *measured,
-        sum(map(_parameters, weights)),
+        sum(parameter_count(read_header(file)) for file in weights),
         sum(file.stat().st_size for file in weights),
         outcome.latency_ms,
         False,
         "",
     )
-
-
-def _parameters(weights: Path) -> int:
-    """Trained numbers in a weights file, its last layer included."""
-    buffers = ("running_mean", "running_var", "num_batches_tracked")
-    return sum(math.prod(shape) for name, (_, shape) in read_header(weights).items() if not name.endswith(buffers))
 
 
 def _marked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:

@@ -31,6 +31,7 @@ from headstart.io.files import cache_dir, safetensors_bytes, sha256_bytes, write
 from headstart.io.progress import log
 from headstart.model.backbones.cut_network import freeze_norms, join, stage_parameters
 from headstart.model.backbones.registry import tuned
+from headstart.model.heads.linear import balanced
 from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.features import FeatureExtractor
 from headstart.model.inference.runtime import Runtime
@@ -221,9 +222,7 @@ def _settled(plan: Plan, task: TrainingTask, precision: str, seconds: float) -> 
 def _class_weights(data: TrainingData, recipe: Recipe) -> np.ndarray | None:
     if recipe.class_weight == "none":
         return None
-    counts_K = np.bincount(data.labels_N[data.train], minlength=data.n_classes)
-    weights: np.ndarray = (counts_K.sum() / (data.n_classes * np.maximum(counts_K, 1))).astype(np.float32)
-    return weights
+    return balanced(np.bincount(data.labels_N[data.train], minlength=data.n_classes)).astype(np.float32)
 
 
 def _images_per_second(fitted: TrainingResult, recipe: Recipe) -> float:

@@ -74,6 +74,12 @@ def read_header(path: Path) -> SafetensorsHeader:
     return _checked_entries(path, _parse_header(path, text), size - 8 - length)
 
 
+def parameter_count(header: SafetensorsHeader) -> int:
+    """Trained numbers of a network, its last layer included; the statistics of batch normalisation are not."""
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    return sum(math.prod(shape) for name, (_, shape) in header.items() if not name.endswith(buffers))
+
+
 def _refuse_other_formats(path: Path, start: bytes, size: int) -> None:
     """Raise `BadWeights` unless the first bytes can be those of safetensors; other formats are called by their name."""
     if size == 0:
