@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from headstart.data.open_dataset import open_dataset
@@ -49,7 +50,7 @@ def main() -> None:
     dataset = open_dataset(options.images)
     files = [dataset.file(i) for i in range(len(dataset))]
     backbone = find_backbone(options.backbone, WeightsSource(folder=options.weights_dir))
-    view = FeatureExtractor(backbone, backbone.preprocess.with_size(options.image_size))
+    view = FeatureExtractor(backbone, replace(backbone.preprocess, image_size=options.image_size))
     if options.one_memory_run:
         print(extra_memory(files, view, options.precision, options.one_memory_run))
         return

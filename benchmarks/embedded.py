@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from embed import run_model
@@ -51,8 +52,11 @@ def main() -> None:
         random = with_random_weights(folder / "weights")
         for data in options.data:
             print(f"{data.resolve().name}")
-            for backbone, weights in ((builtin.NAME, folder / "none"), (random, folder / "weights"),
-                                      (options.backbone, options.weights_dir)):  # fmt: skip
+            for backbone, weights in (
+                (builtin.NAME, folder / "none"),
+                (random, folder / "weights"),
+                (options.backbone, options.weights_dir),
+            ):
                 weights.mkdir(exist_ok=True)
                 given = ["--approach", "linear", "--backbone", backbone, "--weights-dir", str(weights)]
                 print(f"  {backbone:<28}{trained(data, folder, given)}", flush=True)
@@ -94,7 +98,7 @@ def rates(other: Backbone, rounds: int, images: int = 1600) -> None:
     """Print images/s of both networks at each size, and the ratio round by round."""
     runtime = choose_runtime("cpu")
     for size in SIZES:
-        networks = [open_network(b, b.preprocess.with_size(size), runtime) for b in (last_resort(), other)]
+        networks = [open_network(b, replace(b.preprocess, image_size=size), runtime) for b in (last_resort(), other)]
         measured: list[list[float]] = [[], []]
         for number in range(rounds + 1):
             for network, values in zip(networks, measured, strict=True):

@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="*", default=["kept", "plain"])
     options = parser.parse_args()
     backbone = find_backbone(options.backbone, WeightsSource(folder=options.weights_dir))
-    view = FeatureExtractor(backbone, backbone.preprocess.with_size(options.image_size))
+    view = FeatureExtractor(backbone, replace(backbone.preprocess, image_size=options.image_size))
     runtime = choose_runtime("cpu")
     looked = scan(options.data)
     dataset = make_split(looked.dataset, seed=0, val_size=0.2, test_size=0.2)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def embedded(data: Path, weights_dir: Path, backbone: str, image_size: int) -> t
         dataset = dataset.take(dataset.split == "train")
     files = [dataset.file(i) for i in range(len(dataset))]
     found = find_backbone(backbone, WeightsSource(folder=weights_dir))
-    view, plan = FeatureExtractor(found, found.preprocess.with_size(image_size)), choose_runtime("cpu")
+    view, plan = FeatureExtractor(found, replace(found.preprocess, image_size=image_size)), choose_runtime("cpu")
     open_network(view.backbone, view.spec, plan)
     sha256s = [sha256_file(f) for f in files]
     started = time.perf_counter()

@@ -344,7 +344,7 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
         build(find_backbone("test_resnet", WeightsSource(folder=tmp_path)))
     assert caught.value.message.startswith(
         f"{weights}: these are not the weights of test_resnet:"
-        " 71 missing (conv1.0.weight, conv1.1.weight, conv1.1.bias, ...);"
+        " 71 missing (conv1.0.weight, conv1.1.weight, conv1.1.bias and 68 more);"
     )
     assert caught.value.hint == "Give the backbone that the file was saved from (--backbone NAME), or another file."
 

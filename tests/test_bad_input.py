@@ -242,9 +242,9 @@ def test_weights_of_another_architecture(here: Path, capsys: pytest.CaptureFixtu
     shutil.copy("weights/test_efficientnet.b.json", "wrong.json")
     assert refused(f"{RUN} --weights wrong.safetensors", capsys).splitlines()[-2:] == [
         "BadWeights: wrong.safetensors: these are not the weights of test_efficientnet: 69 missing (conv_stem.weight, "
-        "blocks.0.0.conv.weight, blocks.0.0.bn1.weight, ...); 85 unexpected (conv1.0.weight, conv1.1.bias, "
-        "conv1.1.running_mean, ...); 4 of another shape (bn1.weight: (32,), expected (24,), bn1.bias: (32,), expected "
-        "(24,), bn1.running_mean: (32,), expected (24,), ...).",
+        "blocks.0.0.conv.weight, blocks.0.0.bn1.weight and 66 more); 85 unexpected (conv1.0.weight, conv1.1.bias, "
+        "conv1.1.running_mean and 82 more); 4 of another shape (bn1.weight: (32,), expected (24,), bn1.bias: (32,), "
+        "expected (24,), bn1.running_mean: (32,), expected (24,) and 1 more).",
         "  Give the backbone that the file was saved from (--backbone NAME), or another file.",
     ]
 
@@ -409,13 +409,26 @@ def bad_photos(folder: Path) -> dict[str, set[str]]:
     (b / "README.txt").write_text("not an image, and not called like one")
     (b / "gone.jpg").symlink_to("nowhere.jpg")
     return {
-        "truncated": {"cut.jpg"}, "empty": {"empty.jpg"}, "not_an_image": {"text.jpg"}, "too_many_pixels": {"bomb.png"},
-        "wrong_extension": {"really-png.jpg"}, "animated": {"moving.gif"}, "cmyk": {"print.jpg"}, "alpha": {"alpha.png"},
-        "sixteen_bit": {"deep.png"}, "palette": {"palette.png"}, "exif_rotated": {"turned.jpg"}, "tiny": {"tiny.png"},
-        "extreme_aspect": {"long.jpg"}, "exact_duplicates": {"copy.jpg"}, "near_duplicates": {"saved-again.jpg"},
-        "label_conflict": {"other-label.jpg"}, "split_leak": {"leak.jpg"}, "not_an_image_name": {"README.txt"},
+        "truncated": {"cut.jpg"},
+        "empty": {"empty.jpg"},
+        "not_an_image": {"text.jpg"},
+        "too_many_pixels": {"bomb.png"},
+        "wrong_extension": {"really-png.jpg"},
+        "animated": {"moving.gif"},
+        "cmyk": {"print.jpg"},
+        "alpha": {"alpha.png"},
+        "sixteen_bit": {"deep.png"},
+        "palette": {"palette.png"},
+        "exif_rotated": {"turned.jpg"},
+        "tiny": {"tiny.png"},
+        "extreme_aspect": {"long.jpg"},
+        "exact_duplicates": {"copy.jpg"},
+        "near_duplicates": {"saved-again.jpg"},
+        "label_conflict": {"other-label.jpg"},
+        "split_leak": {"leak.jpg"},
+        "not_an_image_name": {"README.txt"},
         "not_a_file": {"gone.jpg"},
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.skipif(os.name == "nt", reason="makes a symbolic link")

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from headstart.errors import BadLabels, DataError
 from headstart.evaluation.calibration import (
     calibration_error,
-    expected_calibration_error,
     fit_temperature,
     reliability,
     softmax,
@@ -103,15 +102,20 @@ def test_reliability_by_hand() -> None:
     np.testing.assert_array_equal(table.count, [0, 0, 1, 2, 2])
     np.testing.assert_allclose(table.confidence, [np.nan, np.nan, 0.55, 0.75, 0.95])
     np.testing.assert_allclose(table.accuracy, [np.nan, np.nan, 1, 0.5, 1])
-    error = expected_calibration_error(p, np.array([0, 1, 1, 1, 0, -1]), bins=5)
-    assert error == pytest.approx((1 * 0.45 + 2 * 0.25 + 2 * 0.05) / 5)
-    assert math.isnan(expected_calibration_error(p, np.full(6, -1)))
+    error = calibration_error(table, Resampling(0.95, 10, np.random.default_rng(0)))
+    assert error.value == pytest.approx((1 * 0.45 + 2 * 0.25 + 2 * 0.05) / 5)
+
+
+def _expected_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Guo et al. 2017, equation 3."""
+    table = reliability(probabilities, labels)
+    return float(np.nansum(table.count * np.abs(table.confidence - table.accuracy)) / table.count.sum())
 
 
 def test_calibrated_probabilities_have_a_small_error() -> None:
     logits, labels = drawn(np.random.default_rng(0), 50_000, 4, 1.0)
-    assert expected_calibration_error(softmax(logits), labels) < 0.01
-    assert expected_calibration_error(softmax(logits * 3), labels) > 0.1
+    assert _expected_error(softmax(logits), labels) < 0.01
+    assert _expected_error(softmax(logits * 3), labels) > 0.1
 
 
 def test_interval_of_the_calibration_error() -> None:
@@ -119,7 +123,7 @@ def test_interval_of_the_calibration_error() -> None:
     rng = np.random.default_rng(0)
     for sharpness in (1.0, 2.5):
         logits, labels = drawn(rng, 300_000, 3, 1.0)
-        truth = expected_calibration_error(softmax(sharpness * logits), labels)
+        truth = _expected_error(softmax(sharpness * logits), labels)
         estimates = []
         for _ in range(300):
             logits, labels = drawn(rng, 150, 3, 1.0)

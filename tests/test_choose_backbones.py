@@ -200,9 +200,17 @@ def test_cache_keys_are_equal_when_all_that_features_depend_on_is(one: dict, oth
 def key_of(v: dict) -> str:
     """The network key of a variant; the backbone's name and place must not matter."""
     backbone = Backbone(
-        str(np.random.random()), v["architecture"], v["args"], "file", Path(str(np.random.random())), v["weights"],
-        Preprocess(), "mit", None, "anywhere",
-    )  # fmt: skip
+        str(np.random.random()),
+        v["architecture"],
+        v["args"],
+        "file",
+        Path(str(np.random.random())),
+        v["weights"],
+        Preprocess(),
+        "mit",
+        None,
+        "anywhere",
+    )
     spec = Preprocess(image_size=v["size"], crop_pct=v["crop_pct"])
     return network_key(backbone, spec, replace(PLAN, precision=v["precision"]))
 

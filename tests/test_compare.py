@@ -292,8 +292,10 @@ def test_candidates_cheap_ones_first_and_recipes_keep_their_own_backbone() -> No
     assert names == ["mine", "linear-a", "linear-b", "tune-a", "tune-b"]
     default = trial_configs(DEFAULT, ["a", "b"], seed=3)
     assert [(c.name, c.recipe.approach, c.recipe.backbone) for c in default] == [
-        ("linear-a", "linear", "a"), ("linear-b", "linear", "b"), ("auto", "auto", "auto"),
-    ]  # fmt: skip
+        ("linear-a", "linear", "a"),
+        ("linear-b", "linear", "b"),
+        ("auto", "auto", "auto"),
+    ]
     assert {c.recipe.seed for c in default} == {3}
 
 

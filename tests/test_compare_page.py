@@ -57,17 +57,28 @@ def compared(contenders: Sequence[TrialSummary], rights: Sequence[Sequence[bool]
     pairs = differences([c.name for c in contenders][: len(rights)], right_NT, np.where(right_NT, 0.05, 3.05))
     taken = contenders[0].name
     return ComparePageData(
-        "Comparison on pets", f"Take {taken}: it is best.", taken, contenders, pairs, ["one note"],
-        (("test images", "100"),), "headstart compare pets --out comparison",
-    )  # fmt: skip
+        "Comparison on pets",
+        f"Take {taken}: it is best.",
+        taken,
+        contenders,
+        pairs,
+        ["one note"],
+        (("test images", "100"),),
+        "headstart compare pets --out comparison",
+    )
 
 
 GOOD, BAD, LIKE = [True] * 95 + [False] * 5, [True] * 60 + [False] * 40, [True] * 94 + [False] * 6
 EPOCHS = [
-    {"epoch": str(i), "train_loss": str(1 / (i + 1)), "train_accuracy": "", "val_loss": str(0.9 / (i + 1)),
-     "val_accuracy": "0.9"}
+    {
+        "epoch": str(i),
+        "train_loss": str(1 / (i + 1)),
+        "train_accuracy": "",
+        "val_loss": str(0.9 / (i + 1)),
+        "val_accuracy": "0.9",
+    }
     for i in range(4)
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +118,10 @@ def test_figures_have_what_the_trials_have(three: ComparePageData) -> None:
     assert points == [(3.5, 0.05), (9.0, 0.4)]  # one has no latency
     assert [line.get_markerfacecolor() for line in figures["training"].axes[0].lines][2] == "none"
     assert [t.get_text() for t in figures["differences-accuracy"].axes[0].get_yticklabels()] == [
-        "good − like", "good − tuned", "like − tuned",
-    ]  # fmt: skip
+        "good − like",
+        "good − tuned",
+        "like − tuned",
+    ]
     assert set(figures["curves-1"].axes[0].lines[0].get_xdata()) == {3}
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.errors import BadLabels, RecipeError
-from headstart.evaluation.calibration import softmax
-from headstart.evaluation.conformal import METHODS, conformal_threshold, prediction_sets
+from headstart.evaluation.conformal import conformal_threshold, prediction_sets
+from headstart.evaluation.probabilities import softmax
 
 
 def drawn(rng: np.random.Generator, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -31,47 +31,35 @@ def test_threshold_by_hand() -> None:
     np.testing.assert_array_equal(prediction_sets(np.array([[0.7, 0.2, 0.1]]), 0.8), [[True, True, False]])
 
 
-def test_aps_by_hand() -> None:
-    p = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
-    labels = np.array([1, 0])
-    assert conformal_threshold(p, labels, alpha=0.5, method="aps") == pytest.approx(1.0)  # ceil(3 / 2) = 2nd of 0.8, 1
-    assert conformal_threshold(p, labels, alpha=0.7, method="aps") == pytest.approx(0.8)
-    np.testing.assert_array_equal(prediction_sets(p, 0.81, "aps"), [[True, True, False], [False, False, True]])
-
-
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("n", "alpha"), [(19, 0.1), (50, 0.2), (99, 0.05)])
-def test_coverage_is_as_promised(method: str, n: int, alpha: float) -> None:
+def test_coverage_is_as_promised(n: int, alpha: float) -> None:
     """Over 600 draws of the held-out images; for scores without ties it is at most alpha + 1/(n+1) from below."""
     rng = np.random.default_rng(0)
     held = []
     for _ in range(600):
-        threshold = conformal_threshold(*drawn(rng, n, 4), alpha=alpha, method=method)
+        threshold = conformal_threshold(*drawn(rng, n, 4), alpha=alpha)
         p, labels = drawn(rng, 200, 4)
-        held.append(prediction_sets(p, threshold, method)[np.arange(200), labels].mean())
+        held.append(prediction_sets(p, threshold)[np.arange(200), labels].mean())
     margin = 3 * np.std(held) / np.sqrt(len(held))
     assert np.mean(held) >= 1 - alpha - margin
-    if method == "lac":
-        assert np.mean(held) <= 1 - alpha + 1 / (n + 1) + margin
+    assert np.mean(held) <= 1 - alpha + 1 / (n + 1) + margin
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 60), st.integers(2, 5), st.floats(0.01, 0.9), st.sampled_from(METHODS), st.integers(0, 2**32))
-def test_holds_at_least_the_share_of_the_images_it_was_fitted_on(
-    n: int, k: int, alpha: float, method: str, seed: int
-) -> None:
+@given(st.integers(1, 60), st.integers(2, 5), st.floats(0.01, 0.9), st.integers(0, 2**32))
+def test_holds_at_least_the_share_of_the_images_it_was_fitted_on(n: int, k: int, alpha: float, seed: int) -> None:
     p, labels = drawn(np.random.default_rng(seed), n, k)
-    threshold = conformal_threshold(p, labels, alpha=alpha, method=method)
+    threshold = conformal_threshold(p, labels, alpha=alpha)
     assert 0 <= threshold <= 1
-    sets = prediction_sets(p, threshold, method)
+    sets = prediction_sets(p, threshold)
     assert sets.shape == (n, k)
     assert sets.dtype == bool
     assert sets[np.arange(n), labels].mean() >= 1 - alpha - 1e-9
-    assert (sets <= prediction_sets(p, min(1.0, threshold + 0.1), method)).all()
+    assert (sets <= prediction_sets(p, min(1.0, threshold + 0.1))).all()
     if n < 1 / alpha - 1 - 1e-6:
-        assert prediction_sets(p, threshold, method).all()
+        assert prediction_sets(p, threshold).all()
     padded = np.concatenate([p, p[:1]]), np.concatenate([labels, [-1]])
-    assert conformal_threshold(*padded, alpha=alpha, method=method) == threshold
+    assert conformal_threshold(*padded, alpha=alpha) == threshold
 
 
 def test_errors() -> None:
@@ -79,9 +67,6 @@ def test_errors() -> None:
     with pytest.raises(RecipeError) as alpha:
         conformal_threshold(p, labels, alpha=90)
     assert str(alpha.value) == ("alpha: 90 is not a frequency of misses; expected a number between 0 and 1, like 0.1.")
-    with pytest.raises(RecipeError) as method:
-        prediction_sets(p, 0.5, "raps")
-    assert str(method.value) == "method: 'raps' is not a conformal method; expected one of lac, aps."
     with pytest.raises(BadLabels) as none:
         conformal_threshold(p, np.array([-1, -1, -1]))
     assert str(none.value) == "labels: no image has one, so there is nothing to fit a conformal threshold on."

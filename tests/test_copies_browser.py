@@ -27,9 +27,16 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, copy, label in zip(HOSTILE, [*HOSTILE[1:], "a/very/long/path/" * 9], ["cat", "dog"] * 4, strict=True)
     ]
     sheet = CopiesSheet(
-        HOSTILE[0], rows, rows[:3], files, dict.fromkeys(HOSTILE, "train"), 0.02, "checks-copies.csv",
-        [("Train:", "headstart train photos --not-copies not-copies.csv --out " + "run" * 60)], 0.004,
-    )  # fmt: skip
+        HOSTILE[0],
+        rows,
+        rows[:3],
+        files,
+        dict.fromkeys(HOSTILE, "train"),
+        0.02,
+        "checks-copies.csv",
+        [("Train:", "headstart train photos --not-copies not-copies.csv --out " + "run" * 60)],
+        0.004,
+    )
     place = folder / "checks-copies.html"
     place.write_text(copies_page(sheet), encoding="utf-8")
     return place

@@ -94,9 +94,12 @@ def test_rows_say_what_speaks_for_a_pair(pets: Path) -> None:
     data = open_dataset(pets)
     pairs_M2 = np.array([[0, 1], [0, 2], [1, 4]])
     copies = Copies(
-        pairs_M2, np.array([0, 0, 0.0031249]), np.array([True, True, False]), merge_groups(5, pairs_M2),
+        pairs_M2,
+        np.array([0, 0, 0.0031249]),
+        np.array([True, True, False]),
+        merge_groups(5, pairs_M2),
         doubted_K2=np.array([[2, 3]]),
-    )  # fmt: skip
+    )
     assert copy_rows(copies, data, ["s", "s", "t", "u", "v"]) == [
         CopyRow("cat/1.jpg", "cat/2.jpg", "cat", "cat", "same_file", "0.00000"),
         CopyRow("cat/1.jpg", "cat/3.jpg", "cat", "cat", "same_pixels", "0.00000"),
@@ -284,8 +287,9 @@ def test_check_writes_a_page_and_a_table(scenes: Path, tmp_path: Path) -> None:
         ("street/000.jpg", "street/again.jpg", "same_file")
     ]
     assert {(r["path"], r["copy"], r["evidence"]) for r in rows[1:]} == {
-        ("forest/000.jpg", "forest/mirrored.jpg", "near"), ("forest/001.jpg", "street/mirrored.jpg", "near"),
-    }  # fmt: skip
+        ("forest/000.jpg", "forest/mirrored.jpg", "near"),
+        ("forest/001.jpg", "street/mirrored.jpg", "near"),
+    }
     assert [(r["label"], r["copy_label"]) for r in rows if r["copy"] == "street/mirrored.jpg"] == [("forest", "street")]
     assert checked.copies_page == str(tmp_path / "checks-copies.html")
     assert checked.table().splitlines()[-1] == f"Copies side by side: {tmp_path / 'checks-copies.html'}"
@@ -420,10 +424,16 @@ def test_an_image_that_was_left_out_may_be_in_the_table(pets: Path, tmp_path: Pa
 
 def test_groups_of_a_report_say_why() -> None:
     groups = (("a", "b"), ("c", "d", "e"), ("f", "g"))
-    report = replace(made(), groups=groups, pairs=(
-        CopyRow("a", "b", evidence="near", difference="0.00312"), CopyRow("c", "d", evidence="same_file"),
-        CopyRow("c", "e", evidence="near", difference="0.002"), CopyRow("d", "e", evidence="near", difference="0.01"),
-    ))  # fmt: skip
+    report = replace(
+        made(),
+        groups=groups,
+        pairs=(
+            CopyRow("a", "b", evidence="near", difference="0.00312"),
+            CopyRow("c", "d", evidence="same_file"),
+            CopyRow("c", "e", evidence="near", difference="0.002"),
+            CopyRow("d", "e", evidence="near", difference="0.01"),
+        ),
+    )
     assert group_evidence(report, groups) == [
         "differs by 0.3\u202f%",
         "3 pairs: 1 with the same file, 2 near, 0.2\u202f% to 1.0\u202f% different",

@@ -134,9 +134,13 @@ def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
 
 def test_every_row_that_does_not_fit_is_named_at_once(tmp_path: Path, pets: Path) -> None:
     lines = [
-        "cat/11.jpg,cat,dog,0.9,dog,", "moved.jpg,cat,dog,0.9,,", "cat/1.jpg,cat,dog,0.9,Dog,", "cat/1.jpg,cat,dog,0.9,,",
-        "cat/2.jpg,bird,dog,0.9,dog,", "dog/1.jpg,dog,cat,0.9,cat,x",
-    ]  # fmt: skip
+        "cat/11.jpg,cat,dog,0.9,dog,",
+        "moved.jpg,cat,dog,0.9,,",
+        "cat/1.jpg,cat,dog,0.9,Dog,",
+        "cat/1.jpg,cat,dog,0.9,,",
+        "cat/2.jpg,bird,dog,0.9,dog,",
+        "dog/1.jpg,dog,cat,0.9,cat,x",
+    ]
     corrections = table(tmp_path, *lines)
     assert refused(corrections, pets) == (
         f"{corrections}: 2 rows with a path that is not in the data: 'cat/11.jpg', 'moved.jpg'; "
@@ -270,8 +274,10 @@ def test_a_run_without_corrections_says_so(tmp_path: Path, photos: Path, tiny_we
 def test_a_split_of_corrected_data(tmp_path: Path, photos: Path, tiny_weights: Path, corrections: Path) -> None:
     made = headstart.split(photos, out=tmp_path / "split.csv", curation=Curation(corrections=corrections))
     assert {k: sum(side[k] for side in made.sides.values()) for k in ("class0", "class1", "class2")} == {
-        "class0": 13, "class1": 14, "class2": 14,
-    }  # fmt: skip
+        "class0": 13,
+        "class1": 14,
+        "class2": 14,
+    }
     headstart.train(
         photos,
         out=tmp_path / "run",

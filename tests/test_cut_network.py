@@ -14,11 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import headstart.model.backbones.networks
-from headstart.errors import BackboneError
-from headstart.model.backbones import cut_network as trunk_module
+from headstart.errors import BackboneError, CannotCut
 from headstart.model.backbones.build import build
 from headstart.model.backbones.cut_network import (
-    CannotCut,
     Tail,
     Trunk,
     auto_cut,
@@ -26,7 +24,6 @@ from headstart.model.backbones.cut_network import (
     freeze_norms,
     join,
     stage_parameters,
-    stages,
     survey,
 )
 from headstart.model.backbones.networks import with_top
@@ -35,13 +32,26 @@ from headstart.model.backbones.weights_source import WeightsSource
 
 FAMILIES: dict[str, tuple[int, tuple[str, ...]]] = {
     "test_resnet": (64, ("conv1", "layer1.0", "layer2.0", "layer3.0", "layer4.0")),
-    "test_efficientnet": (64, ("conv_stem", "blocks.0.0", "blocks.1.0", "blocks.2.0", "blocks.3.0", "blocks.4.0",
-                               "conv_head")),
+    "test_efficientnet": (
+        64,
+        ("conv_stem", "blocks.0.0", "blocks.1.0", "blocks.2.0", "blocks.3.0", "blocks.4.0", "conv_head"),
+    ),
     "test_vit": (64, ("stem", *(f"blocks.{i}" for i in range(6)))),
-    "test_convnext3": (64, ("stem", "stages.0.blocks.0", "stages.1.downsample", "stages.1.blocks.0",
-                            "stages.2.downsample", "stages.2.blocks.0", "stages.3.downsample", "stages.3.blocks.0")),
+    "test_convnext3": (
+        64,
+        (
+            "stem",
+            "stages.0.blocks.0",
+            "stages.1.downsample",
+            "stages.1.blocks.0",
+            "stages.2.downsample",
+            "stages.2.blocks.0",
+            "stages.3.downsample",
+            "stages.3.blocks.0",
+        ),
+    ),
     "test_byobnet": (64, ("stem", "stages.0.0", "stages.1.0", "stages.2.0", "stages.3.0")),
-}  # fmt: skip
+}
 
 # First and last stages of real architectures, how many there are, and a size to cut them at.
 ARCHITECTURES = {
@@ -55,6 +65,11 @@ ARCHITECTURES = {
     "vit_tiny_patch16_224": (13, "stem", "blocks.11", 224),
     "swin_tiny_patch4_window7_224": (16, "patch_embed", "layers.3.blocks.1", 224),
 }
+
+
+def names_of(module: nn.Module, image_size: int = 0) -> tuple[str, ...]:
+    """Names of a network's stages, input to output."""
+    return tuple(stage.name for stage in survey(module, image_size))
 
 
 def network(name: str, num_classes: int = 3, **args: Any) -> nn.Module:
@@ -95,7 +110,7 @@ def check_halves(model: nn.Module, n_frozen: int, side: int) -> None:
 def test_halves_of_every_family_at_every_stage(name: str) -> None:
     side, names = FAMILIES[name]
     model = network(name)
-    assert stages(model, side) == names
+    assert names_of(model, side) == names
     for n_frozen in (0, 1, 3, len(names) - 1, len(names)):
         check_halves(model, n_frozen, side)
 
@@ -110,7 +125,7 @@ def test_halves_of_a_real_architecture() -> None:
 def test_halves_of_real_architectures_at_more_stages(name: str) -> None:
     many, first, last, side = ARCHITECTURES[name]
     model = network(name)
-    names = stages(model, side)
+    names = names_of(model, side)
     assert (len(names), names[0], names[-1]) == (many, first, last)
     for n_frozen in (many // 2, many):
         check_halves(model, n_frozen, side)
@@ -136,14 +151,14 @@ def test_a_network_that_passes_several_tensors_along_is_one_stage() -> None:
 def test_our_own_networks(kind: str) -> None:
     if kind == "cnn":
         model = network("headstart_cnn", img_size=40)
-        assert stages(model) == ("features.0", "features.1", "features.2")
+        assert names_of(model) == ("features.0", "features.1", "features.2")
     else:
         model = with_top(network(f"test_{kind}", 0, **({"img_size": 64} if kind == "vit" else {})), (8, 4), 3).eval()
-        assert stages(model, 64)[-1] == {"resnet": "backbone.layer4.0", "vit": "backbone.blocks.5"}[kind]
+        assert names_of(model, 64)[-1] == {"resnet": "backbone.layer4.0", "vit": "backbone.blocks.5"}[kind]
     side = 40 if kind == "cnn" else 64
-    for n_frozen in (0, 2, len(stages(model, side))):
+    for n_frozen in (0, 2, len(survey(model, side))):
         check_halves(model, n_frozen, side)
-    _, tail = cut(model, len(stages(model, side)), side)
+    _, tail = cut(model, len(survey(model, side)), side)
     (head,) = stage_parameters(tail)
     assert (head[0], len(head[1])) == ("head", 4 if kind == "cnn" else 6)
 
@@ -200,7 +215,7 @@ def test_kept_activations_stay_as_they_are() -> None:
     torch.manual_seed(0)
     model = timm.create_model("legacy_xception", num_classes=2).eval()  # its blocks start with a ReLU in place
     with torch.inference_mode():
-        trunk, tail = cut(model, len(stages(model, 96)) - 3, 96)
+        trunk, tail = cut(model, len(survey(model, 96)) - 3, 96)
         activations = torch.randn(1, *survey(model, 96)[-4].shape)
         before = activations.clone()
         first = tail.eval()(activations)
@@ -224,7 +239,7 @@ def test_the_trunk_does_not_learn_and_stays_in_evaluation_mode() -> None:
 def test_a_trunk_can_be_traced() -> None:
     for name, side in (("test_resnet", 64), ("test_vit", 64)):
         model = network(name)
-        for n_frozen in (3, len(stages(model, side))):
+        for n_frozen in (3, len(survey(model, side))):
             trunk, _ = cut(model, n_frozen, side)
             with torch.no_grad():
                 traced = torch.jit.trace(trunk, images(2, side), check_trace=False)
@@ -241,7 +256,7 @@ def test_stage_parameters_from_input_to_output() -> None:
         ("head", 2),
     ]
     _, whole = cut(model, 0, 64)
-    assert [name for name, _ in stage_parameters(whole)] == [*stages(model, 64), "head"]
+    assert [name for name, _ in stage_parameters(whole)] == [*names_of(model, 64), "head"]
     _, last = cut(model, 5, 64)
     assert [(name, [tuple(p.shape) for p in ps]) for name, ps in stage_parameters(last)] == [("head", [(3, 96), (3,)])]
     vit = network("test_vit")
@@ -301,7 +316,7 @@ def test_where_to_cut() -> None:
     assert auto_cut(model, 160, share=0) == len(names) - 2
     mobile = network("mobilenetv2_100")
     n = auto_cut(mobile, 160)
-    assert stages(mobile, 160)[n - 1] == "blocks.4.2"
+    assert names_of(mobile, 160)[n - 1] == "blocks.4.2"
     assert 2 * survey(mobile, 160)[n - 1].numel <= 64 << 10
 
 
@@ -357,9 +372,9 @@ class InPlace(nn.Module):
 def test_a_shortcut_added_in_place_is_not_taken_apart() -> None:
     model = Tangled(detached=True)
     model.second = nn.Sequential(InPlace(), InPlace())
-    assert stages(model.eval()) == ("first", "second.0", "second.1")
+    assert names_of(model.eval()) == ("first", "second.0", "second.1")
     xception = timm.create_model("legacy_xception", num_classes=2)
-    assert stages(xception, 96) == ("conv1", "conv2", *(f"block{i}" for i in range(1, 13)), "conv3", "conv4")
+    assert names_of(xception, 96) == ("conv1", "conv2", *(f"block{i}" for i in range(1, 13)), "conv3", "conv4")
 
 
 @pytest.mark.parametrize(
@@ -367,12 +382,20 @@ def test_a_shortcut_added_in_place_is_not_taken_apart() -> None:
     [
         (lambda: cut(network("test_resnet"), 6, 64), "n_frozen is 6, expected 0 to 5: test_resnet has 5 stages."),
         (lambda: cut(network("test_resnet"), -1, 64), "n_frozen is -1, expected 0 to 5: test_resnet has 5 stages."),
-        (lambda: stages(network("test_resnet", 0)), "test_resnet: has no last layer at 'fc'; build it with num_classes."),
-        (lambda: stages(nn.Linear(2, 2)), "Linear: is not a timm network with a single last layer (its classifier is None)."),
-        (lambda: join(network("test_resnet"), cut(network("test_efficientnet"), 1, 64)[1]),
-         "the tail is not one of test_resnet: that has no blocks.0.0.conv.weight of this shape."),
+        (
+            lambda: survey(network("test_resnet", 0)),
+            "test_resnet: has no last layer at 'fc'; build it with num_classes.",
+        ),
+        (
+            lambda: survey(nn.Linear(2, 2)),
+            "Linear: is not a timm network with a single last layer (its classifier is None).",
+        ),
+        (
+            lambda: join(network("test_resnet"), cut(network("test_efficientnet"), 1, 64)[1]),
+            "the tail is not one of test_resnet: that has no blocks.0.0.conv.weight of this shape.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_done(make: Any, text: str) -> None:
     with pytest.raises(BackboneError) as error:
         make()
@@ -405,6 +428,5 @@ def test_halves_of_the_weights_here(shared: Path) -> None:
 
 def test_random_networks_can_be_cut_too() -> None:
     model = build(without_weights("headstart_cnn", image_size=32), 2)
-    assert trunk_module.stages(model) == stages(model, 32)
     check_halves(model, 1, 32)
     assert headstart.model.backbones.networks.HeadstartCNN is type(model)

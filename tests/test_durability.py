@@ -119,8 +119,11 @@ def killed_at_random(
         assert started <= 4 * kills + 10
         process = subprocess.Popen(
             words_for(verb, out, photos, tiny_weights),
-            env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            env=environment(cache),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         time.sleep(rng.uniform(0, min(seconds)))
         with suppress(ProcessLookupError):  # it was faster
             os.killpg(process.pid, signal.SIGKILL)

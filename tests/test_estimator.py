@@ -119,7 +119,10 @@ def test_a_pil_image_is_turned_and_composed_as_its_file_would_be(tmp_path: Path)
             assert as_rgb(opened).tobytes() == expected.tobytes()
     from_file, from_memory = Images.inspect([turned, Image.open(turned)]).infos
     assert (from_file.width, from_file.height, from_file.dhash) == (
-        from_memory.width, from_memory.height, from_memory.dhash)  # fmt: skip
+        from_memory.width,
+        from_memory.height,
+        from_memory.dhash,
+    )
 
 
 def test_an_image_in_memory_is_known_by_its_pixels() -> None:
@@ -228,11 +231,15 @@ MANY = [np.zeros((8, 8, 3), np.uint8)] * 4
         ([], [], DataError, f"X: no images.\n  Expected {EXPECTED}."),
         ([1.5, 2.5], [0, 1], DataError, f"X[0]: float, expected an image.\n  Expected {EXPECTED}."),
         (
-            np.zeros((20, 30, 3), np.uint8), [0] * 20, DataError,
+            np.zeros((20, 30, 3), np.uint8),
+            [0] * 20,
+            DataError,
             "X: shape (20, 30, 3) looks like one image, expected several.\n  Give X[None].",
         ),
         (
-            np.zeros((20, 30)), [0] * 20, DataError,
+            np.zeros((20, 30)),
+            [0] * 20,
+            DataError,
             f"X: shape (20, 30), expected (N, H, W, 3) or (N, H, W).\n  Or {EXPECTED}.",
         ),
         (MANY, [0, 1], DataError, "X and y: 4 images and labels of shape (2,), expected one label an image."),
@@ -241,12 +248,14 @@ MANY = [np.zeros((8, 8, 3), np.uint8)] * 4
         (MANY, [0.0, 1.0, float("nan"), 1.0], BadLabels, "y[2]: nan, expected a label.\n  Leave out what has none."),
         (MANY, [0.0, 1.0, 0.5, 1.0], BadLabels, "y[2]: 0.5, expected classes; this is a measurement."),
         (
-            MANY, np.array([1, "a", 1, "a"], object), BadLabels,
+            MANY,
+            np.array([1, "a", 1, "a"], object),
+            BadLabels,
             "y: labels of kinds int and str, expected one kind, such as str or int.",
         ),
         (MANY, [0, 1, 2, 1], BadLabels, "y: 4 images of 3 classes (0 1, 1 2, 2 1 ...), expected at least 6."),
     ],
-)  # fmt: skip
+)
 def test_wrong_x_and_y(model: ImageClassifier, X: object, y: object, error: type[Exception], text: str) -> None:
     with pytest.raises(error) as caught:
         model.fit(X, y)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,21 +38,32 @@ QUICK = {"epochs": 2, "lr": 1e-3, "batch_size": 8}
 APPROACHES = {
     "finetune": {"approach": "finetune", "backbone": "test_resnet.a"},
     "finetune, two stages, gradually": {
-        "approach": "finetune", "backbone": "test_resnet.a", "unfreeze": "gradual", "layer_decay": 0.5,
+        "approach": "finetune",
+        "backbone": "test_resnet.a",
+        "unfreeze": "gradual",
+        "layer_decay": 0.5,
     },
     "finetune, all of it": {"approach": "finetune", "backbone": "test_efficientnet.b", "unfreeze": "all"},
     "frozen": {"approach": "head_sgd", "backbone": "test_resnet.a", "hidden_layer_sizes": "16", "dropout": 0.2},
     "frozen, varied": {"approach": "head_sgd", "backbone": "test_resnet.a", "augment": "flip,shift=0.2", "tta": "flip"},
     "frozen, one sigmoid unit's loss": {"approach": "head_sgd", "backbone": "test_resnet.a", "optimizer": "rmsprop"},
     "scratch": {"approach": "scratch", "image_size": 48},
-    "scratch, one of timm's": {"approach": "scratch", "backbone": "test_resnet", "image_size": 64, "model_ema_decay": 0.9},
-}  # fmt: skip
+    "scratch, one of timm's": {
+        "approach": "scratch",
+        "backbone": "test_resnet",
+        "image_size": 64,
+        "model_ema_decay": 0.9,
+    },
+}
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
+def one_thread() -> Iterator[None]:
     """Small networks are slower on two threads, and results do not depend on the machine's load."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -279,9 +291,13 @@ def test_lightened_convolutions_give_the_same_numbers() -> None:
 
     torch.manual_seed(0)
     plain = nn.Sequential(
-        nn.Conv2d(6, 10, 1), nn.Conv2d(10, 10, 3, 2, 1, groups=10), Conv2dSame(10, 10, 3, stride=2, groups=10),
-        nn.Conv2d(10, 10, 3, 2, (0, 2), (2, 1), groups=10, bias=False), nn.Conv2d(10, 4, 1), nn.Conv2d(4, 4, 1, stride=2),
-    )  # fmt: skip
+        nn.Conv2d(6, 10, 1),
+        nn.Conv2d(10, 10, 3, 2, 1, groups=10),
+        Conv2dSame(10, 10, 3, stride=2, groups=10),
+        nn.Conv2d(10, 10, 3, 2, (0, 2), (2, 1), groups=10, bias=False),
+        nn.Conv2d(10, 4, 1),
+        nn.Conv2d(4, 4, 1, stride=2),
+    )
     light = copy.deepcopy(plain)
     assert lighten(light) == 5
     x = torch.randn(2, 6, 37, 38)

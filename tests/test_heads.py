@@ -218,7 +218,7 @@ def test_search_takes_the_lowest_validation_log_loss_and_refit_keeps_the_choice(
         assert fit_head(kind, x[:180], y[:180], 4).strength == by_loo.strength
         assert chosen.val_log_loss <= by_loo.val_log_loss
     again = refit(head, x, y, 4)
-    assert (again.kind, again.strength, again.members) == (head.kind, head.strength, head.members)
+    assert (again.kind, again.strength, again.parts) == (head.kind, head.strength, head.parts)
     assert again.weight_DK.dtype == again.bias_K.dtype == np.float32
     assert again.weight_DK.shape == (16, 4)
 

@@ -373,14 +373,17 @@ def test_offline(server: KaggleServer) -> None:
     assert server.seen == []
 
 
-def test_without_the_client(server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "hidden" / "kaggle").mkdir(parents=True)
-    (tmp_path / "hidden" / "kaggle" / "__init__.py").write_text("raise ModuleNotFoundError(name='kaggle')\n")
+@pytest.mark.parametrize("package", ["kaggle", "google_crc32c"])
+def test_without_a_package_of_the_extra(
+    package: str, server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hidden" / package).mkdir(parents=True)
+    (tmp_path / "hidden" / package / "__init__.py").write_text(f"raise ModuleNotFoundError(name={package!r})\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hidden"))
     with pytest.raises(MissingExtra) as caught:
         headstart.kaggle(REDUX)
     assert str(caught.value) == (
-        "Kaggle needs the package 'kaggle', which is not installed.\n  pip install 'headstart[kaggle]'"
+        f"Kaggle needs the package '{package}', which is not installed.\n  pip install 'headstart[kaggle]'"
     )
 
 

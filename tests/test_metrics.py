@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.errors import BadLabels, DataError
-from headstart.evaluation.calibration import softmax
 from headstart.evaluation.confusion import COUNTED, figures
 from headstart.evaluation.intervals import Estimate, bca, resampling_weights, skewness, undefined, wilson
 from headstart.evaluation.metrics import Metrics, compute_metrics
+from headstart.evaluation.probabilities import softmax
 from headstart.evaluation.roc_auc import Ranking
 
 NAMES = "abcdefgh"

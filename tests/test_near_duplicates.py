@@ -240,9 +240,13 @@ def test_planted_copies_share_a_set_of_the_split() -> None:
     originals = [scene(seed) for seed in range(30)]
     images = originals + [CHANGES[list(CHANGES)[i % len(CHANGES)]](p) for i, p in enumerate(originals)]
     dataset = Dataset(
-        Path("x"), tuple(f"{i:03}.jpg" for i in range(60)), np.arange(60) % 2, ("a", "b"),
-        np.full(60, "", "<U5"), np.arange(60),
-    )  # fmt: skip
+        Path("x"),
+        tuple(f"{i:03}.jpg" for i in range(60)),
+        np.arange(60) % 2,
+        ("a", "b"),
+        np.full(60, "", "<U5"),
+        np.arange(60),
+    )
     found = copies_of(images)
     assert len(found.pairs_M2) >= 29
     for seed in range(5):

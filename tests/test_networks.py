@@ -115,15 +115,20 @@ def test_timms_conventions() -> None:
     ("args", "text"),
     [
         ({"image_size": 32}, "headstart_cnn: 'image_size' is not one of its arguments.\n  Did you mean 'img_size'?"),
-        ({"x": 1}, "headstart_cnn: 'x' is not one of its arguments.\n  It takes num_classes, in_chans, img_size, "
-         "filters, drops, hidden, drop_rate."),
-        ({"img_size": 21}, "headstart_cnn: img_size is 21, expected at least 22 pixels for 3 blocks of convolution and "
-         "pooling."),
+        (
+            {"x": 1},
+            "headstart_cnn: 'x' is not one of its arguments.\n  It takes num_classes, in_chans, img_size, "
+            "filters, drops, hidden, drop_rate.",
+        ),
+        (
+            {"img_size": 21},
+            "headstart_cnn: img_size is 21, expected at least 22 pixels for 3 blocks of convolution and pooling.",
+        ),
         ({"img_size": (32, 40)}, "headstart_cnn: img_size is (32, 40), expected one number: its images are square."),
         ({"drops": [0.5]}, "headstart_cnn: drops is [0.5], expected 3 numbers from 0 to 1."),
         ({"filters": [32, 0]}, "filters is [32, 0], expected a list of sizes such as [128] or [256, 64]."),
     ],
-)  # fmt: skip
+)
 def test_arguments_that_cannot_work(args: dict[str, Any], text: str) -> None:
     with pytest.raises(BackboneError) as error:
         timm.create_model("headstart_cnn", **args)
@@ -161,18 +166,30 @@ def test_dropout_comes_before_the_last_layer_and_in_training_only() -> None:
     ("args", "text"),
     [
         ({}, "headstart_top: architecture is '', expected the plain name of a timm model."),
-        ({"architecture": "hf-hub:timm/resnet18"},
-         "headstart_top: architecture is 'hf-hub:timm/resnet18', expected the plain name of a timm model."),
-        ({"architecture": "test_resnett"},
-         "headstart_top: its architecture 'test_resnett' is not one that timm has.\n  Did you mean 'test_resnet'?"),
-        ({"architecture": "headstart_top"}, "headstart_top: its architecture 'headstart_top' is not one that timm has.\n"
-         "  Did you mean 'headstart_top'?"),
-        ({"architecture": "test_resnet", "nonsense": 1}, "headstart_top: timm cannot build test_resnet with "
-         "{'nonsense': 1}: ResNet.__init__() got an unexpected keyword argument 'nonsense'."),
-        ({"architecture": "test_resnet", "hidden": "32"},
-         "hidden is '32', expected a list of sizes such as [128] or [256, 64]."),
+        (
+            {"architecture": "hf-hub:timm/resnet18"},
+            "headstart_top: architecture is 'hf-hub:timm/resnet18', expected the plain name of a timm model.",
+        ),
+        (
+            {"architecture": "test_resnett"},
+            "headstart_top: its architecture 'test_resnett' is not one that timm has.\n  Did you mean 'test_resnet'?",
+        ),
+        (
+            {"architecture": "headstart_top"},
+            "headstart_top: its architecture 'headstart_top' is not one that timm has.\n"
+            "  Did you mean 'headstart_top'?",
+        ),
+        (
+            {"architecture": "test_resnet", "nonsense": 1},
+            "headstart_top: timm cannot build test_resnet with "
+            "{'nonsense': 1}: ResNet.__init__() got an unexpected keyword argument 'nonsense'.",
+        ),
+        (
+            {"architecture": "test_resnet", "hidden": "32"},
+            "hidden is '32', expected a list of sizes such as [128] or [256, 64].",
+        ),
     ],
-)  # fmt: skip
+)
 def test_tops_that_cannot_be_built(args: dict[str, Any], text: str) -> None:
     with pytest.raises(BackboneError) as error:
         timm.create_model("headstart_top", **args)

@@ -45,8 +45,12 @@ def without_network(commands: list[list[str]], tmp_path: Path) -> tuple[list[Any
     environment = {**os.environ, "HF_HOME": str(tmp_path / "empty-hub")}
     ended = subprocess.run(
         [sys.executable, "-c", FORBIDDEN],
-        input=json.dumps(commands), env=environment, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
+        input=json.dumps(commands),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout.splitlines()[-1]), ended.stderr
 

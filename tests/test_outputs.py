@@ -100,13 +100,16 @@ def refused(words: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("split cd --corrections corrections.csv --out corrections.csv", "corrections.csv"),
         ("embed t.csv --out t.safetensors", "t.csv"),
         ("embed cd.zip --out cd.zip", "cd.zip"),
-        ("embed cd --weights w/test_resnet.a.safetensors --out w/test_resnet.a.safetensors", "w/test_resnet.a.safetensors"),
+        (
+            "embed cd --weights w/test_resnet.a.safetensors --out w/test_resnet.a.safetensors",
+            "w/test_resnet.a.safetensors",
+        ),
         ("embed t.csv --weights w/test_resnet.a.safetensors --out cd/cats/003.jpg", "cd/cats/003.jpg"),
         ("predict run one.jpg --out one.jpg", "one.jpg"),
         ("predict run cd one.jpg --out one.jpg", "one.jpg"),
         ("predict run cd.zip --out cd.zip", "cd.zip"),
     ],
-)  # fmt: skip
+)
 def test_what_is_read_is_not_written_over(
     words: str, file: str, place: Path, run: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,10 +150,20 @@ def test_an_image_that_a_link_leads_to_is_kept(place: Path, run: Path) -> None:
     [
         ("check cd --out cd/cats/003.jpg", "cd/cats/003.jpg", "cd", "--out outside of it, such as {}/003.jpg"),
         ("check cd --out cd/checks.csv", "cd/checks.csv", "cd", "--out outside of it, such as {}/checks.csv"),
-        ("check ./cd/ --out cd/new/checks.csv", "cd/new/checks.csv", "cd", "--out outside of it, such as {}/checks.csv"),
+        (
+            "check ./cd/ --out cd/new/checks.csv",
+            "cd/new/checks.csv",
+            "cd",
+            "--out outside of it, such as {}/checks.csv",
+        ),
         ("check cd --out link/checks.csv", "link/checks.csv", "cd", "--out outside of it, such as {}/checks.csv"),
         ("check link --out cd/checks.csv", "cd/checks.csv", "link", "--out outside of it, such as {}/checks.csv"),
-        ("check cd --write-corrections cd/c.csv", "cd/c.csv", "cd", "--write-corrections outside of it, such as {}/c.csv"),
+        (
+            "check cd --write-corrections cd/c.csv",
+            "cd/c.csv",
+            "cd",
+            "--write-corrections outside of it, such as {}/c.csv",
+        ),
         ("split cd --out cd/split.csv", "cd/split.csv", "cd", "--out outside of it, such as {}/split.csv"),
         ("embed cd --out cd/f.safetensors", "cd/f.safetensors", "cd", "--out outside of it, such as {}/f.safetensors"),
         ("evaluate run cd --out cd/eval", "cd/eval", "cd", "--out outside of it, such as {}/evaluation"),
@@ -158,7 +171,7 @@ def test_an_image_that_a_link_leads_to_is_kept(place: Path, run: Path) -> None:
         ("explain run cd --out cd/sheets", "cd/sheets", "cd", "--out outside of it, such as {}/explained"),
         ("explain run one.jpg --data cd --out cd/x", "cd/x", "cd", "--out outside of it, such as {}/explained"),
     ],
-)  # fmt: skip
+)
 def test_nothing_is_written_among_the_data(
     words: str, out: str, data: str, instead: str, place: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -305,11 +318,14 @@ def test_predict_and_explain_take_every_image_whatever_the_folders(place: Path, 
     ("files", "taken"),
     [
         (("a", "b.JPG", "c.txt", "d.zip"), ("a", "b.JPG")),
-        (("train/x/1.jpg", "test/2.jpg", "test/3", "pred/4.jpg"), ("pred/4.jpg", "test/2.jpg", "test/3", "train/x/1.jpg")),
+        (
+            ("train/x/1.jpg", "test/2.jpg", "test/3", "pred/4.jpg"),
+            ("pred/4.jpg", "test/2.jpg", "test/3", "train/x/1.jpg"),
+        ),
         (("cats/1.jpg", "cats/more/2", "3", "4.jpg"), ("4.jpg", "cats/1.jpg", "cats/more/2")),
         (("in/cats/1.jpg", "in/dogs/2.jpg", "in/Makefile"), ("in/cats/1.jpg", "in/dogs/2.jpg")),
     ],
-)  # fmt: skip
+)
 def test_what_is_taken_for_an_image_by_its_name(
     files: tuple[str, ...], taken: tuple[str, ...], place: Path, run: Path
 ) -> None:

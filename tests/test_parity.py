@@ -372,9 +372,14 @@ def as_read(result: Any) -> Any:
 
 
 def test_python_and_the_command_line_say_the_same(
-    single: Path, photos: Path, split_photos: Path, tiny_weights: Path, warm: Path, tmp_path: Path,
+    single: Path,
+    photos: Path,
+    split_photos: Path,
+    tiny_weights: Path,
+    warm: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     out, weights, one = tmp_path / "out.csv", ("--weights-dir", tiny_weights), photos / "class0" / "000.jpg"
     assert document(capsys, "check", photos) == as_read(headstart.check(photos))
     made = headstart.split(photos, out=out, seed=5)
@@ -392,9 +397,13 @@ def test_python_and_the_command_line_say_the_same(
 
 
 def test_train_says_the_same_from_the_command_line(
-    single: Path, split_photos: Path, tiny_weights: Path, warm: Path, tmp_path: Path,
+    single: Path,
+    split_photos: Path,
+    tiny_weights: Path,
+    warm: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     recipe = Recipe(backbone="test_resnet.a", precision="f32", seed=3)
     python = as_read(headstart.train(split_photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights))
     words = ("train", split_photos, "--out", tmp_path / "run", "--weights-dir", tiny_weights)

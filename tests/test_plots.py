@@ -312,10 +312,13 @@ def test_ties_are_grey() -> None:
             [0.69, 0.694, 0.692],
             "No progress: in 3 epochs, validation loss has not fallen below the 0.69 of the first.",
         ),
-        ([0.9, 0.8], [NAN, 0.6], "Still learning: validation loss came down to 0.6 in the last epoch, "
-         "so more epochs may help."),
+        (
+            [0.9, 0.8],
+            [NAN, 0.6],
+            "Still learning: validation loss came down to 0.6 in the last epoch, so more epochs may help.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_verdicts(train: list[float], val: list[float], said: str) -> None:
     assert plots.verdict(rounds(train, val)) == said
     assert plots.verdict([{k: str(v) for k, v in row.items()} for row in rounds(train, val)]) == said  # type: ignore[misc]

@@ -136,13 +136,21 @@ def test_numbers_become_those_of_the_option() -> None:
         ({"epochs": True}, "epochs True cannot be used: expected a whole number."),
         ({"lr": "fast"}, "lr 'fast' cannot be used: expected a number."),
         ({"lr": float("nan")}, "lr nan cannot be used: expected 0 to 100."),
-        ({"hidden_layer_sizes": 32}, "hidden_layer_sizes 32 cannot be used: expected text.\n  Put it into quotes: '32'."),
-        ({"hidden_layer_sizes": "32,0"}, "hidden_layer_sizes '32,0' cannot be used: expected sizes such as 128 or 256,64."),
+        (
+            {"hidden_layer_sizes": 32},
+            "hidden_layer_sizes 32 cannot be used: expected text.\n  Put it into quotes: '32'.",
+        ),
+        (
+            {"hidden_layer_sizes": "32,0"},
+            "hidden_layer_sizes '32,0' cannot be used: expected sizes such as 128 or 256,64.",
+        ),
         ({"hidden_layer_sizes": None}, "hidden_layer_sizes None cannot be used: expected text."),
         ({"unfreeze": "some"}, "unfreeze 'some' is not known: expected all, gradual, auto, or a number such as 3."),
         ({"wise_ft": "2"}, "wise_ft '2' cannot be used: expected auto or a number from 0 to 1."),
-        ({"loss": "binnary"}, "loss 'binnary' is not known: expected cross_entropy, binary, softmax_twice.\n"
-                              "  Did you mean 'binary'?"),
+        (
+            {"loss": "binnary"},
+            "loss 'binnary' is not known: expected cross_entropy, binary, softmax_twice.\n  Did you mean 'binary'?",
+        ),
         ({"image_size": 4}, "image_size 4 cannot be used: expected 8 to 4096 pixels, 0 or -1."),
         ({"image_size": -2}, "image_size -2 cannot be used: expected 8 to 4096 pixels, 0 or -1."),
         ({"test_size": 1.0}, "test_size 1.0 cannot be used: expected a fraction between 0 and 1, such as 0.2."),
@@ -157,7 +165,7 @@ def test_numbers_become_those_of_the_option() -> None:
             "  clip_grad -1 cannot be used: expected 0 or more.",
         ),
     ],
-)  # fmt: skip
+)
 def test_values_that_cannot_work(values: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         Recipe(**values)
@@ -265,15 +273,21 @@ def test_a_file_with_problems_names_them_all(mine: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"epochs: 3\n", "not TOML: Expected '=' after a key in a key/value pair (at line 1, column 7).\n  A line is: "
-                         "option = value; text in quotes, such as optimizer = 'adam'."),
-        (b"backbone = resnet34\n", "not TOML: Invalid value (at line 1, column 12).\n  A line is: option = value; text in "
-                                   "quotes, such as optimizer = 'adam'."),
+        (
+            b"epochs: 3\n",
+            "not TOML: Expected '=' after a key in a key/value pair (at line 1, column 7).\n  A line is: "
+            "option = value; text in quotes, such as optimizer = 'adam'.",
+        ),
+        (
+            b"backbone = resnet34\n",
+            "not TOML: Invalid value (at line 1, column 12).\n  A line is: option = value; text in "
+            "quotes, such as optimizer = 'adam'.",
+        ),
         (b"epochs = " + b"[" * 100_000, "not TOML: nested too deeply."),
         (b"augment = 'caf\xe9'\n", "byte 14 is not UTF-8, expected TOML."),
         (b"#" * (LARGEST + 1), "larger than 1,000,000 bytes, expected a small text file."),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_is_no_recipe(mine: Path, data: bytes, message: str) -> None:
     mine.write_bytes(data)
     assert refused("mine.toml") == f"mine.toml: {message}"
@@ -372,10 +386,12 @@ def test_every_option_can_be_given(mine: Path) -> None:
             "  optimizer 'adm' is not known: expected adamw, adam, sgd, rmsprop. Did you mean 'adam' or 'adamw'?\n"
             "  lr 500.0 cannot be used: expected 0 to 100.\n",
         ),
-        ("--recipe mine.toml", "RecipeError: mine.toml: 'epoch' is not an option of a recipe.\n"
-                               "  Did you mean 'epochs' or 'approach'?\n"),
+        (
+            "--recipe mine.toml",
+            "RecipeError: mine.toml: 'epoch' is not an option of a recipe.\n  Did you mean 'epochs' or 'approach'?\n",
+        ),
     ],
-)  # fmt: skip
+)
 def test_problems_are_said_before_any_work(
     mine: Path, words: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -393,8 +409,11 @@ def test_help_shows_the_options_in_their_sections(capsys: pytest.CaptureFixture[
     before, *parts = re.split("|".join(map(re.escape, titles)), out)
     assert "--recipe" in before
     assert [("--lr" in part, "--wise-ft" in part, "--seed" in part) for part in parts] == [
-        *[(False, False, False)] * 2, (True, False, False), (False, True, False), (False, False, True)
-    ]  # fmt: skip
+        *[(False, False, False)] * 2,
+        (True, False, False),
+        (False, True, False),
+        (False, False, True),
+    ]
 
 
 # Documentation

@@ -32,9 +32,15 @@ from headstart.training.history import HistoryRow
 from headstart.verbs.report import report, write_report
 
 HOSTILE = (
-    '<script>alert("1")</script>', "\"quoted\" 'twice'", "a\u202eb <!-- ", "حيوان", "🐈 & </title>", "{{ 7 * 7 }}", "x\ny",
+    '<script>alert("1")</script>',
+    "\"quoted\" 'twice'",
+    "a\u202eb <!-- ",
+    "حيوان",
+    "🐈 & </title>",
+    "{{ 7 * 7 }}",
+    "x\ny",
     "</script><img src=x onerror=alert(1)>",
-)  # fmt: skip
+)
 
 
 class Reader(HTMLParser):

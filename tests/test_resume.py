@@ -61,9 +61,14 @@ class InterruptAt(Hooks):
 def network() -> nn.Module:
     torch.manual_seed(3)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Dropout(0.3), nn.Linear(8, 3),
-    )  # fmt: skip
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(8, 3),
+    )
 
 
 def data(seed: int, n: int = 50) -> TensorBatches:
@@ -206,8 +211,11 @@ def test_another_key_is_refused_with_what_changed(tmp_path: Path) -> None:
     )
     assert path.read_bytes() == before
     assert Checkpoint(path, KEY).recorded() == {
-        **KEY, "epochs": "3", "highest learning rate": "0.02", "batches per epoch": "7",
-    }  # fmt: skip
+        **KEY,
+        "epochs": "3",
+        "highest learning rate": "0.02",
+        "batches per epoch": "7",
+    }
 
 
 def flipped(path: Path, at: int) -> None:

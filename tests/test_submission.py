@@ -472,8 +472,10 @@ def test_predict_fills_a_sample(run: Path, place: Path, caplog: pytest.LogCaptur
         ["77"],
         ["5"],
     )
-    assert made.table().endswith(f"6 rows written to {place / 'out.csv'}: each of the 3 columns is the probability of a "
-                                 "class (p_class2 = class2, p_class0 = class0, p_class1 = class1)")  # fmt: skip
+    assert made.table().endswith(
+        f"6 rows written to {place / 'out.csv'}: each of the 3 columns is the probability of a "
+        "class (p_class2 = class2, p_class0 = class0, p_class1 = class1)"
+    )
 
 
 def test_shuffled_images_and_a_shuffled_sample_give_the_same_submission(run: Path, place: Path) -> None:

@@ -14,9 +14,15 @@ def test_a_folder_of_images_becomes_a_tested_classifier(tmp_path: Path, photos: 
     run = headstart.train(photos, out=tmp_path / "run", weights=tiny_weights)
     assert run.test["accuracy"].value > 0.5
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {
-        "headstart.json", "metrics.json", "predictions.csv", "history.csv", "split.csv", "checks.csv", "README.md",
+        "headstart.json",
+        "metrics.json",
+        "predictions.csv",
+        "history.csv",
+        "split.csv",
+        "checks.csv",
+        "README.md",
         "manifest.json",
-    }  # fmt: skip
+    }
     again = headstart.train(photos, out=tmp_path / "again", weights=tiny_weights)
     assert run.classifier.id == again.classifier.id
     first, second = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("run", "again"))

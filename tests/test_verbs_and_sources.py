@@ -54,9 +54,12 @@ def test_options_of_the_command_line(zipped: Path, capsys: pytest.CaptureFixture
 
 def test_a_comparison_passes_it_on(zipped: Path, tmp_path: Path, tiny_weights: Path) -> None:
     found = headstart.compare(
-        DataSource(zipped, label_from=PATTERN), out=tmp_path / "compared", recipes="linear", backbones="test_resnet.a",
+        DataSource(zipped, label_from=PATTERN),
+        out=tmp_path / "compared",
+        recipes="linear",
+        backbones="test_resnet.a",
         weights=WeightsSource(folder=tiny_weights, offline=True),
-    )  # fmt: skip
+    )
     assert [row.error for row in found.rows] == [""]
     assert found.taken == found.rows[0].name
 

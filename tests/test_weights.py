@@ -354,7 +354,7 @@ def test_a_file_of_another_architecture(tmp_path: Path) -> None:
 
 
 def test_only_the_first_few_are_named() -> None:
-    assert misfit({}, {f"t{i}": (1,) for i in range(1_200)}, ()) == "1,200 missing (t0, t1, t2, ...)"
+    assert misfit({}, {f"t{i}": (1,) for i in range(1_200)}, ()) == "1,200 missing (t0, t1, t2 and 1,197 more)"
 
 
 # ------------------------------------------------------------------------------------------------ the JSON beside them

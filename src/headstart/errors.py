@@ -13,12 +13,13 @@
     ├── BackboneError              backbones and their weights
     │   ├── UnknownBackbone        a name that timm does not know
     │   ├── MissingWeights         known, but no weights at hand (or offline)
-    │   └── BadWeights             damaged, a pickle, or of another architecture
+    │   ├── BadWeights             damaged, a pickle, or of another architecture
+    │   └── CannotCut              a network that cannot be divided into a frozen and a trained part there
     ├── RunError                   a run folder
     │   ├── MissingRun             there is none
     │   └── DamagedRun             its files are not those that were written
     ├── RecipeError                an option with a value that cannot work
-    │   └── NoTime                 the budget does not allow a single epoch
+    │   └── BudgetTooSmall         the time does not allow a single epoch
     ├── TrainingError              a training by gradient descent
     │   ├── TrainingFailed         it could not be brought to the end of a single epoch
     │   └── UnfinishedTraining     an interrupted one lies there, of other images or with other options
@@ -112,6 +113,10 @@ class BadWeights(BackboneError):
     """A weights file that is damaged, a pickle, or of another architecture."""
 
 
+class CannotCut(BackboneError):
+    """A network that cannot be divided into a frozen and a trained part there."""
+
+
 class RunError(HeadstartError):
     """A run folder."""
 
@@ -128,8 +133,8 @@ class RecipeError(HeadstartError):
     """An option with a value that cannot work."""
 
 
-class NoTime(RecipeError):
-    """The budget does not allow a single epoch."""
+class BudgetTooSmall(RecipeError):
+    """The time does not allow a single epoch."""
 
 
 class TrainingError(HeadstartError):

@@ -29,9 +29,9 @@ from headstart.data.near_duplicates import find_copies
 from headstart.data.open_dataset import Dataset
 from headstart.data.splits import make_split, require_sets
 from headstart.errors import BadLabels, DataError, UnreadableImage
+from headstart.evaluation.probabilities import softmax
 from headstart.images.image_refs import ImageRef, Images
 from headstart.model.backbones.weights_source import WeightsSource
-from headstart.model.inference.predictions import softmax
 from headstart.model.inference.predictor import Predictor
 from headstart.pipeline.fit import ResolvedBackbones, fit_classifier, resolve_backbones
 from headstart.pipeline.fit_task import FitTask

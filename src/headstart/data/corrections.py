@@ -23,11 +23,12 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.data.edited import check_ticks, counted, edited_rows, some, ticked
+from headstart.data.edited import check_ticks, counted, edited_rows, ticked
 from headstart.data.open_dataset import Dataset
 from headstart.errors import BadLabels, near_names
 from headstart.io.files import write_csv
 from headstart.io.progress import log
+from headstart.io.text_table import few
 
 CORRECTIONS_HEADER = ("path", "label", "suggested", "label_quality", "new_label", "drop")
 """Columns of corrections.csv."""
@@ -164,7 +165,7 @@ def _near_class(unknown: Mapping[str, Correction], dataset: Dataset) -> str:
     first = next(iter(unknown))
     alike = [name for name in dataset.classes if name.casefold() == first.casefold()]
     near = f"Did you mean {alike[0]!r}?" if alike else near_names(first, list(dataset.classes))
-    return near or f"Expected one of {some([repr(name) for name in dataset.classes], 10)}."
+    return near or f"Expected one of {few([repr(name) for name in dataset.classes], 10)}."
 
 
 def given_and_left_out(labels: int, images: int) -> str:

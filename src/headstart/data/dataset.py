@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.io.result_repr import OneLineRepr, short_facts
+from headstart.io.text_table import few
 
 IMAGES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib"),
@@ -256,10 +257,4 @@ def side_of_path(path: str) -> str:
 
 def counted(names: Sequence[str], counts: Iterable[int]) -> str:
     """The first ten names with their counts, for messages."""
-    return first([f"{name!r}: {count:,}" for name, count in zip(names, counts, strict=True)], 10)
-
-
-def first(texts: Sequence[str], n: int = 3) -> str:
-    """The first `n` texts, and how many more there are."""
-    more = f" and {len(texts) - n:,} more" if len(texts) > n else ""
-    return ", ".join(texts[:n]) + more
+    return few([f"{name!r}: {count:,}" for name, count in zip(names, counts, strict=True)])

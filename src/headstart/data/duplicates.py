@@ -33,21 +33,20 @@ def merge_groups(n: int, *pairs: np.ndarray) -> np.ndarray:
     >>> merge_groups(5, np.array([[3, 1]]), np.array([[1, 4]]))
     array([0, 1, 2, 1, 1])
     """
-    groups = np.arange(n, dtype=np.int64)
     edges = np.concatenate(
         [np.empty((0, 2), dtype=np.int64), *(np.asarray(p, dtype=np.int64).reshape(-1, 2) for p in pairs)]
     )
     if len(edges) and (edges.min() < 0 or edges.max() >= n):
         raise ValueError(f"pairs name members {edges.min()} to {edges.max()}; expected 0 to {n - 1}")
-    while True:  # hook the larger root under the smaller, then shorten all ways to the root
-        a, b = groups[edges[:, 0]], groups[edges[:, 1]]
-        apart = a != b
-        if not apart.any():
-            return groups
-        edges, a, b = edges[apart], a[apart], b[apart]
-        np.minimum.at(groups, np.maximum(a, b), np.minimum(a, b))
-        while not np.array_equal(groups, groups[groups]):
-            groups = groups[groups]
+    if not len(edges):
+        return np.arange(n, dtype=np.int64)
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_array((np.ones(len(edges), dtype=bool), (edges[:, 0], edges[:, 1])), shape=(n, n))
+    component_n = connected_components(graph, directed=False)[1]
+    _, smallest = np.unique(component_n, return_index=True)
+    return smallest[component_n].astype(np.int64)
 
 
 def group_pairs(groups: np.ndarray) -> np.ndarray:

@@ -9,12 +9,13 @@ Costs milliseconds per 10,000 rows. Not for tables of labels: `data.tables` read
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from headstart.data.open_dataset import nearest
 from headstart.data.tables import csv_lines
 from headstart.errors import DataError, MissingData
+from headstart.io.text_table import few
 
 YES = ("x", "yes", "y", "true", "1")
 """What counts as an x."""
@@ -70,13 +71,7 @@ def counted(problem: str, bad: Iterable[str], what: str = "row") -> str:
     "2 rows with a path that is not in the data: 'a.jpg', 'b.jpg'"
     """
     listed = list(bad)
-    return f"{len(listed):,} {what}{'s' * (len(listed) != 1)} with {problem}: {some(listed)}"
-
-
-def some(texts: Sequence[str], most: int = 3) -> str:
-    """The first of them, and how many more there are."""
-    more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more
+    return f"{len(listed):,} {what}{'s' * (len(listed) != 1)} with {problem}: {few(listed, 3)}"
 
 
 def _lines(place: Path, what: str, wrong: type[DataError]) -> list[list[str]]:

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.data.dataset import Dataset, first, group_numbers
+from headstart.data.dataset import Dataset, group_numbers
 from headstart.data.match_files import compiled, text_in
 from headstart.data.proposals import likely_pattern
 from headstart.errors import BadLabels, BadSplit
 from headstart.io.progress import log
+from headstart.io.text_table import few
 
 
 def with_groups(dataset: Dataset, names: Sequence[str]) -> Dataset:
@@ -41,7 +42,7 @@ def groups_from_paths(where: Path, paths: Sequence[str], pattern: str) -> list[s
     if len(without) == len(paths):
         raise BadLabels(
             f"{where}: group_from {pattern!r} matches none of {len(paths):,} paths, such as "
-            f"{first([repr(path) for path in without])}.",
+            f"{few([repr(path) for path in without], 3)}.",
             hint=_what_would(paths, pattern),
         )
     if without:
@@ -101,7 +102,7 @@ def _is_one_group(groups: np.ndarray) -> bool:
 
 
 def _lone_class(dataset: Dataset, lone: Sequence[int], named_by: str) -> str:
-    listed, one = first([repr(dataset.classes[k]) for k in lone]), len(lone) == 1
+    listed, one = few([repr(dataset.classes[k]) for k in lone], 3), len(lone) == 1
     what = f"class {listed} is" if one else f"each of the {len(lone):,} classes {listed} is"
     return (
         f"{dataset.root}: {what} a single group by {named_by}, so {'it' if one else 'they'} cannot be both trained on "

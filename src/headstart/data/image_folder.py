@@ -20,12 +20,12 @@ from headstart.data.dataset import (
     Dataset,
     FoundImages,
     dataset_of,
-    first,
     is_unlabelled_name,
     split_name,
 )
 from headstart.errors import BadLabels, NoImages, near_names
 from headstart.io.progress import log
+from headstart.io.text_table import few
 
 TABLE_HINT = "Give a table of paths and labels instead (CSV with the columns path,label)."
 
@@ -180,8 +180,8 @@ def _relative(root: Path, path: str) -> str:
 def _refuse_mixed(top: Path, sides: list[Path], others: list[Path]) -> None:
     if others:
         raise BadLabels(
-            f"{top}: holds split folders ({first([repr(f.name) for f in sides])}) and others beside them "
-            f"({first([repr(f.name) for f in others])}), so it is not clear which are classes.",
+            f"{top}: holds split folders ({few([repr(f.name) for f in sides], 3)}) and others beside them "
+            f"({few([repr(f.name) for f in others], 3)}), so it is not clear which are classes.",
             hint="Keep either class folders, or split folders that hold class folders. If the name of a split is the "
             f"name of a class here: {TABLE_HINT[0].lower()}{TABLE_HINT[1:]}",
         )
@@ -199,7 +199,7 @@ def nearest(place: Path) -> str:
 
 def no_images(root: Path, rejected: Sequence[tuple[str, str]]) -> NoImages:
     """The error for a place without images, with what is there instead."""
-    others = f" ({len(rejected):,} other files: {first([path for path, _ in rejected])})" if rejected else ""
+    others = f" ({len(rejected):,} other files: {few([path for path, _ in rejected], 3)})" if rejected else ""
     tables = [path for path, _ in rejected if path.lower().endswith(TABLES)]
     hint = f"Give the table itself: {root / tables[0]}" if tables else "Expected images in class folders, such as "
     return NoImages(f"{root}: holds no images{others}.", hint=hint if tables else f"{hint}{root / 'cat' / '1.jpg'}.")

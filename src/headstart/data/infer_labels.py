@@ -31,7 +31,6 @@ from headstart.data.dataset import (
     Dataset,
     FoundImages,
     counted,
-    first,
     is_plain_name,
     is_unlabelled_name,
     says_nothing,
@@ -63,6 +62,7 @@ from headstart.data.tables import (
 )
 from headstart.errors import BadLabels, near_names
 from headstart.io.progress import log
+from headstart.io.text_table import few
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"
@@ -157,7 +157,7 @@ def groups_beside(folder: Path, paths: Sequence[str], *, path_column: str, group
         raise _no_table(look, group_column, option="--group-from takes groups from the paths of the images")
     if not groups:
         raise BadLabels(
-            f"{folder}: no row of {first([repr(path) for path in having])}, which has the column {group_column!r}, "
+            f"{folder}: no row of {few([repr(path) for path in having], 3)}, which has the column {group_column!r}, "
             f"names one of the {len(paths):,} images.",
             hint=f"A row names an image by its path or file name, such as {paths[0]!r}; --path-column names that column.",
         )
@@ -363,7 +363,7 @@ def _table_beside(look: _FolderListing, path_column: str = "", label_column: str
     """The one table that names the images, None if there is none, or more than one."""
     fitting = [fit for path in look.tables() if (fit := _fit(look, path, path_column, label_column)) is not None]
     if len(fitting) > 1:
-        names = first([repr(fit.paths[0].name) for fit in fitting])
+        names = few([repr(fit.paths[0].name) for fit in fitting], 3)
         log.info("%s: %s could each hold the labels: none is taken. Give the one that does.", look.folder, names)
     return fitting[0] if len(fitting) == 1 else None
 
@@ -436,7 +436,7 @@ def _are_classes(rows: Sequence[LabelRow]) -> bool:
 def _described(look: _FolderListing, tables: _Tables) -> tuple[Layout, Dataset]:
     dataset = label_folder(look.folder, look.found, tables.kept, tables.rejected)
     dataset = replace(dataset, unused=tables.besides[0], proposal=tables.besides[1])
-    names = first([repr(table.relative_to(look.folder).as_posix()) for table in tables.paths])
+    names = few([repr(table.relative_to(look.folder).as_posix()) for table in tables.paths], 3)
     column = f"the column {tables.label_column!r}" if tables.label_column else "the columns of the classes"
     without = sum(reason == "not_a_file" for reason in tables.rejected.values())
     missing = f" Rows that name no image that is there: {without:,}." if without else ""
@@ -468,7 +468,7 @@ def _no_table(
     headers = {path: _read(look.folder / path)[0] for path in there}
     known = sorted({name for header in headers.values() for name in header})
     missing = next((name for name in reversed(columns) if name and name not in known), "")
-    listed = first([f"{path!r} ({', '.join(map(repr, header))})" for path, header in headers.items()])
+    listed = few([f"{path!r} ({', '.join(map(repr, header))})" for path, header in headers.items()], 3)
     if not there:
         return BadLabels(
             f"{look.folder}: holds no table, but the column {wanted} was asked for.",

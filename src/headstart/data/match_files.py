@@ -18,7 +18,6 @@ from headstart.data.dataset import (
     FoundImages,
     dataset_of,
     decided,
-    first,
     is_unlabelled_name,
     side_of_path,
     split_name,
@@ -27,6 +26,7 @@ from headstart.data.image_folder import every_image, no_images
 from headstart.data.tables import LabelRow
 from headstart.errors import BadLabels, BadSplit
 from headstart.io.progress import log
+from headstart.io.text_table import few
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".webp")
 
@@ -106,7 +106,7 @@ def one_image(table: Path, row: LabelRow, names: Names, base: str = "", side: st
     found = pick(names.find(row.path, base), side or side_of_path(f"{table.stem.casefold()}/"))
     if len(found) > 1:
         raise BadLabels(
-            f"{table}: {row.path!r} can be {first([repr(path) for path in found])}.",
+            f"{table}: {row.path!r} can be {few([repr(path) for path in found], 3)}.",
             hint="Write the paths of the images into the table, relative to its folder.",
         )
     return found[0] if found else None
@@ -174,7 +174,7 @@ def _splits_of(table: Path, rows: Sequence[LabelRow]) -> list[str]:
     unknown = sorted(text for text in names if text.strip() and text not in known)
     if known and unknown:
         raise BadSplit(
-            f"{table}: {first([repr(text) for text in unknown])} in its split column; "
+            f"{table}: {few([repr(text) for text in unknown], 3)} in its split column; "
             "expected 'train', 'val', 'test', or nothing.",
             hint="Correct these rows, or remove the column: then headstart makes the split.",
         )
@@ -225,7 +225,7 @@ def labels_from_names(where: Path, names: Sequence[str], pattern: str, *, quiet:
     if len(without) == len(names):
         raise BadLabels(
             f"{where}: label_from {pattern!r} matches none of {len(names):,} file names, such as "
-            f"{first([repr(name) for name in without])}.",
+            f"{few([repr(name) for name in without], 3)}.",
             hint="It is looked for in the name of the file, not in its folders. An example is '^(cat|dog)'.",
         )
     if without and not quiet:

@@ -21,11 +21,12 @@ from itertools import product
 from pathlib import Path
 
 from headstart.data.copies import Copies
-from headstart.data.edited import check_ticks, counted, edited_rows, some, ticked
+from headstart.data.edited import check_ticks, counted, edited_rows, ticked
 from headstart.data.open_dataset import Dataset, hash_rows
 from headstart.errors import BadCopies, near_names
 from headstart.io.files import write_csv
 from headstart.io.progress import log
+from headstart.io.text_table import few
 
 COPIES_HEADER = ("path", "copy", "label", "copy_label", "evidence", "difference", "not_copies")
 """Columns of checks-copies.csv and copies.csv."""
@@ -93,7 +94,7 @@ class NotCopies:
         by_path = dict(zip(paths, sha256s, strict=True))
         same = [row for row in self.among(paths).rows if by_path[row.path] == by_path[row.copy]]
         if same:
-            listed = some([f"{row.path!r} and {row.copy!r}" for row in same])
+            listed = few([f"{row.path!r} and {row.copy!r}" for row in same], 3)
             pairs = f"{len(same):,} pair{'s' * (len(same) != 1)}"
             raise BadCopies(
                 f"{self.source}: {pairs} with an x in not_copies, but with the same bytes in both files: {listed}.",
@@ -115,7 +116,7 @@ class NotCopies:
         still = [f"{paths[i]} and {paths[j]}" for i, j in pairs if left.groups_N[i] == left.groups_N[j]]
         if still:
             log.warning(
-                "%s: copies of other images that are the same hold some together: %s.", self.source, some(still)
+                "%s: copies of other images that are the same hold some together: %s.", self.source, few(still, 3)
             )
         return left
 

@@ -29,12 +29,12 @@ from headstart.data.dataset import (
     Dataset,
     counted,
     fingerprint,
-    first,
     hash_rows,
     split_name,
 )
 from headstart.data.image_folder import TABLE_HINT, nearest
 from headstart.errors import BadLabels
+from headstart.io.text_table import few
 
 __all__ = [
     "IMAGES",
@@ -93,7 +93,7 @@ def require_trainable(dataset: Dataset) -> None:
         empty = [repr(name) for name, count in zip(dataset.classes, counts, strict=True) if not count]
         raise BadLabels(
             f"{where}: {len(empty)} of {len(counts)} classes {'has' if len(empty) == 1 else 'have'} no images: "
-            f"{first(empty)}. Counts: {listed}.",
+            f"{few(empty, 3)}. Counts: {listed}.",
             hint="Add images to it, or remove it. `headstart check` lists what was left out, and why.",
         )
     if total < 2 * len(counts):

@@ -16,8 +16,9 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from headstart.data.dataset import Dataset, first, split_name
+from headstart.data.dataset import Dataset, split_name
 from headstart.data.tables import Columns, unused_columns
+from headstart.io.text_table import few
 
 SURE = ("patient", "participant", "person", "subject", "specimen", "donor", "lesion", "individual")
 """Words that name a group wherever a number follows them."""
@@ -42,7 +43,7 @@ def about_columns(
     unused = unused_columns(header, columns)
     if not unused:
         return "", ""
-    note = f"{table}: not used: the column{'s' * (len(unused) > 1)} {first([repr(name) for name in unused], 6)}."
+    note = f"{table}: not used: the column{'s' * (len(unused) > 1)} {few([repr(name) for name in unused], 6)}."
     by_name = dict(zip(header, cells, strict=True))
     likely = (name for name in unused if _named_like_groups(name) and _would_do(by_name[name], labels))
     name = next(likely, "") if not columns.group else ""

@@ -29,6 +29,7 @@ from headstart.data.tables import csv_lines
 from headstart.errors import BadSplit, near_names
 from headstart.io.files import write_csv
 from headstart.io.progress import log
+from headstart.io.text_table import few
 
 SPLIT_HEADER = ("path", "label", "split", "group", "sha256")
 """Columns of split.csv. Only path and split must be there when it is read."""
@@ -386,9 +387,8 @@ def _known(text: str) -> bool:
 
 def _refuse(path: Path, problem: str, bad: Sequence[str], hint: str) -> None:
     if bad:
-        more = f" and {len(bad) - 3:,} more" if len(bad) > 3 else ""
         raise BadSplit(
-            f"{path}: {len(bad):,} {'row' if len(bad) == 1 else 'rows'} with {problem}: {'; '.join(bad[:3])}{more}.",
+            f"{path}: {len(bad):,} {'row' if len(bad) == 1 else 'rows'} with {problem}: {few(bad, 3, separator='; ')}.",
             hint=hint,
         )
 

@@ -17,20 +17,10 @@ import numpy as np
 
 from headstart.errors import BadLabels, DataError
 from headstart.evaluation.intervals import Estimate, Resampling, wilson
+from headstart.evaluation.probabilities import softmax
 
 PSEUDO_ERRORS = 0.25  # see `fit_temperature`; chosen by test log-loss on real features, figures in LOG.md
 SPAN = 100.0  # the temperature stays within a factor of this from the spread of the logits
-
-
-def softmax(logits_NK: np.ndarray) -> np.ndarray:
-    """Probabilities (N, K), float64, rows summing to 1; safe for logits of any size.
-
-    >>> softmax(np.array([[1000.0, 1000.0]]))
-    array([[0.5, 0.5]])
-    """
-    shifted_NK = np.asarray(logits_NK, dtype=np.float64)
-    shifted_NK = np.exp(shifted_NK - shifted_NK.max(axis=1, keepdims=True))
-    return shifted_NK / shifted_NK.sum(axis=1, keepdims=True)
 
 
 def check_scores(scores_NK: np.ndarray, labels_N: np.ndarray, classes: int | None = None) -> None:
@@ -119,19 +109,6 @@ def reliability(probabilities_NK: np.ndarray, labels_N: np.ndarray, bins: int = 
     with np.errstate(invalid="ignore"):
         means = [np.bincount(place_N, weights=x, minlength=bins) / count for x in (confidence_N, right_N)]
     return Reliability(np.linspace(0, 1, bins + 1), count, means[0], means[1])
-
-
-def expected_calibration_error(probabilities_NK: np.ndarray, labels_N: np.ndarray, bins: int = 15) -> float:
-    """Mean distance of confidence and accuracy over bins of top-class confidence (Guo et al. 2017, equation 3).
-
-    NaN without labels. Noise alone makes it positive: a perfectly calibrated model has about 0.02 on 300 images.
-    """
-    table = reliability(probabilities_NK, labels_N, bins)
-    total = int(table.count.sum())
-    if total == 0:
-        return math.nan
-    gap = np.abs(np.nan_to_num(table.confidence) - np.nan_to_num(table.accuracy))
-    return float(table.count @ gap / total)
 
 
 def calibration_error(table: Reliability, draw: Resampling) -> Estimate:

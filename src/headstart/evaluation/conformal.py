@@ -17,26 +17,19 @@ import numpy as np
 from headstart.errors import BadLabels, RecipeError
 from headstart.evaluation.calibration import check_scores
 
-METHODS = ("lac", "aps")
 
-
-def conformal_threshold(
-    probabilities_NK: np.ndarray, labels_N: np.ndarray, alpha: float = 0.1, method: str = "lac"
-) -> float:
+def conformal_threshold(probabilities_NK: np.ndarray, labels_N: np.ndarray, alpha: float = 0.1) -> float:
     """The threshold for `prediction_sets`, such that sets miss the right class with a frequency of `alpha` at most.
 
     It is the ceil((n + 1)(1 - alpha))-th smallest score of the n labelled images: with exactly the (n+1)/n correction
     that makes the promise hold for any n. Fewer than 1/alpha - 1 images cannot support it (n < 9 for 0.1): then the
     threshold is 1, and every set holds all classes.
 
-    - ``lac``: the score is 1 - p(right class). The smallest sets on average; a hard image's can be empty (Sadinle,
-      Lei and Wasserman 2019, section 2).
-    - ``aps``: the score is the probability of the right class and of all that look likelier. Larger sets that grow with
-      the difficulty of the image (Romano, Sesia and Candes 2020; here without their randomisation, so they err on
-      the large side).
+    The score is 1 - p(right class), "LAC": the smallest sets on average; a hard image's can be empty (Sadinle, Lei and
+    Wasserman 2019, section 2).
 
-    Raises `RecipeError` for an alpha outside (0, 1) or another method, `DataError` as `check_scores` does, `BadLabels`
-    when no image has a label.
+    Raises `RecipeError` for an alpha outside (0, 1), `DataError` as `check_scores` does, `BadLabels` when no image has
+    a label.
     """
     if not 0 < alpha < 1:
         raise RecipeError(f"alpha: {alpha} is not a frequency of misses; expected a number between 0 and 1, like 0.1.")
@@ -46,29 +39,16 @@ def conformal_threshold(
     n = len(known)
     if n == 0:
         raise BadLabels("labels: no image has one, so there is nothing to fit a conformal threshold on.")
-    scores_N = _scores(probabilities_NK[known], method)[np.arange(n), labels_N[known]]
+    scores_N = 1 - probabilities_NK[known, labels_N[known]]
     # (n + 1)(1 - alpha) that should be whole, such as 20 * 0.9, must not be rounded up for a last binary digit.
     rank = math.ceil((n + 1) * (1 - alpha) - 1e-9)
     return 1.0 if rank > n else float(np.partition(scores_N, rank - 1)[rank - 1])
 
 
-def prediction_sets(probabilities_NK: np.ndarray, threshold: float, method: str = "lac") -> np.ndarray:
-    """Which classes are in the set of each image, bool (N, K); `method` as for the threshold.
+def prediction_sets(probabilities_NK: np.ndarray, threshold: float) -> np.ndarray:
+    """Which classes are in the set of each image, bool (N, K).
 
     >>> prediction_sets(np.array([[0.7, 0.2, 0.1]]), threshold=0.85)
     array([[ True,  True, False]])
     """
-    return _scores(np.asarray(probabilities_NK, dtype=np.float64), method) <= threshold
-
-
-def _scores(probabilities_NK: np.ndarray, method: str) -> np.ndarray:
-    """How badly each class fits each image, (N, K)."""
-    if method == "lac":
-        return 1 - probabilities_NK
-    if method == "aps":
-        order_NK = np.argsort(-probabilities_NK, axis=1, kind="stable")
-        sums_NK = np.cumsum(np.take_along_axis(probabilities_NK, order_NK, axis=1), axis=1)
-        scores_NK = np.empty_like(sums_NK)
-        np.put_along_axis(scores_NK, order_NK, np.minimum(sums_NK, 1.0), axis=1)  # 1 + 2e-16 is not more than all
-        return scores_NK
-    raise RecipeError(f"method: {method!r} is not a conformal method; expected one of {', '.join(METHODS)}.")
+    return 1 - np.asarray(probabilities_NK, dtype=np.float64) <= threshold

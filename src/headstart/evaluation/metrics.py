@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from headstart.errors import BadLabels, DataError
-from headstart.evaluation.calibration import calibration_error, check_scores, reliability, softmax
+from headstart.evaluation.calibration import calibration_error, check_scores, reliability
 from headstart.evaluation.confusion import count_figures
 from headstart.evaluation.intervals import (
     Estimate,
@@ -45,12 +45,12 @@ from headstart.evaluation.intervals import (
     undefined,
     wilson,
 )
+from headstart.evaluation.probabilities import LEAST, log_losses, softmax
 from headstart.evaluation.roc_auc import Ranking, rankings
 from headstart.io.result_repr import OneLineRepr
 from headstart.io.text_table import columns, plain
 
 MOST_SHOWN = 20  # classes in a table; JSON has them all
-LEAST = float(np.finfo(np.float64).eps)  # scikit-learn's floor for the probabilities in a log-loss
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -281,7 +281,7 @@ def _case_values(chances_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     each = np.arange(n)
     case_NC = np.zeros((n, 2))
     own_N = chances_NK[each, labels_N]
-    case_NC[:, 0] = -np.log(np.clip(own_N, LEAST, 1.0))
+    case_NC[:, 0] = log_losses(chances_NK, labels_N)
     case_NC[:, 1] = np.maximum((chances_NK**2).sum(axis=1) - 2 * own_N + 1, 0.0)
     if k == 2:
         case_NC[:, 1] /= 2

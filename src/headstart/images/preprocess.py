@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -82,10 +82,6 @@ class Preprocess:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self)
-
-    def with_size(self, image_size: int) -> Preprocess:
-        """The same input spec at another side length (pixels)."""
-        return replace(self, image_size=image_size)
 
     def geometry(self) -> tuple[int, str, float, str]:
         """What decides the pixels: two specs that agree here see the same uint8 image and can share its decoding."""

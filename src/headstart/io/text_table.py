@@ -9,7 +9,6 @@ Costs microseconds a cell. Not for millions of rows: all are held and measured.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 
@@ -23,13 +22,14 @@ def columns(rows: Sequence[Sequence[str]], sides: str = "") -> list[str]:
 
 
 def cells(text: str) -> int:
-    """How many character cells of a terminal the text takes up: two for East Asian characters and most emoji.
+    """How many character cells of a terminal the text takes up: two for East Asian characters and emoji.
 
     >>> cells("cat"), cells("猫"), cells("é")
     (3, 2, 1)
     """
-    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
-    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def plain(text: str) -> str:
@@ -41,14 +41,14 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def few(texts: Sequence[str], most: int = 10) -> str:
-    """The first of them, joined by commas, and how many more there are.
+def few(texts: Sequence[str], most: int = 10, *, separator: str = ", ") -> str:
+    """The first of them, and how many more there are.
 
     >>> few(["a", "b", "c"], 2)
     'a, b and 1 more'
     """
     more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more
+    return separator.join(texts[:most]) + more
 
 
 def _padded(text: str, width: int, side: str) -> str:

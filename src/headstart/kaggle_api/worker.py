@@ -275,6 +275,7 @@ def _client() -> Any:
     """The client, not logged in. Raises `MissingExtra`."""
     try:
         _keep_bodies_at_home()  # first: the client logs in when it is imported
+        import google_crc32c  # noqa: F401  for the checksum at the end of a download: to be missed before, not after it
         from kaggle.api.kaggle_api_extended import KaggleApi
     except ModuleNotFoundError as error:
         raise MissingExtra(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headstart.evaluation.calibration import fit_temperature
+from headstart.evaluation.probabilities import cross_entropies
 from headstart.io.progress import log
 from headstart.model.inference.classifier import EnsembleMember
 from headstart.pipeline.fit_heads import FUSING_GAIN, FittedHead
@@ -78,11 +79,11 @@ def preferred(
     frozen, finetuned = frozen.tempered(labels_N), finetuned.tempered(labels_N)
     others = {"fine-tuned": finetuned}
     others |= {f"{w:.0%} blend": frozen.times(1 - w).plus(finetuned.times(w)).tempered(labels_N) for w in MIXTURES}
-    losses = {name: case_log_losses(c.val_logits_NK, labels_N) for name, c in {"frozen": frozen, **others}.items()}
+    losses = {name: cross_entropies(c.val_logits_NK, labels_N) for name, c in {"frozen": frozen, **others}.items()}
     best = min(others, key=lambda name: float(losses[name].mean()))
     gain, pays = _gain(losses["frozen"], losses[best])
     if initial_NK is not None:
-        initial_N = case_log_losses(initial_NK / fit_temperature(initial_NK, labels_N), labels_N)
+        initial_N = cross_entropies(initial_NK / fit_temperature(initial_NK, labels_N), labels_N)
         own_gain, helped = _gain(initial_N, losses["fine-tuned"])
         gain, pays = f"{gain}; of fine-tuning over its starting point {own_gain}", pays and helped
     listed = ", ".join(f"{name} {loss_N.mean():.4f}" for name, loss_N in losses.items())
@@ -98,10 +99,3 @@ def _gain(before_N: np.ndarray, after_N: np.ndarray) -> tuple[str, bool]:
     noise = float(gain_N.std()) / math.sqrt(len(gain_N))
     clear = bool(gain_N.mean() > max(FUSING_GAIN * before_N.mean(), CLEARLY * noise))
     return f"{gain_N.mean():.4f} (standard error {noise:.4f})", clear
-
-
-def case_log_losses(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """float64 (N,): each image's log-loss in nats."""
-    shifted = logits_NK - logits_NK.max(axis=1, keepdims=True)
-    losses: np.ndarray = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels_N)), labels_N]
-    return losses

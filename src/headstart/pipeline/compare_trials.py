@@ -29,7 +29,7 @@ from headstart.io.folders import check_outside_run
 from headstart.io.options import words_of
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone, last_resort
-from headstart.model.backbones.weights import read_header
+from headstart.model.backbones.weights import parameter_count, read_header
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.predictions import read_predictions
 from headstart.pipeline.comparison import PAIR_COLUMNS, ROW_COLUMNS, Comparison, ComparisonRow, advice, paired
@@ -201,16 +201,11 @@ def _row(candidate: TrialConfig, outcome: TrialResult, place: TrialContext) -> C
         row,
         backbones="+".join(member["backbone"] for member in known["members"]),
         metrics=Metrics.from_json(read_json(run / "metrics.json")["test"]),
-        parameters=sum(map(_parameters, weights)),
+        parameters=sum(parameter_count(read_header(file)) for file in weights),
         file_bytes=sum(file.stat().st_size for file in weights),
         latency_ms=outcome.latency_ms,
     )
 
-
-def _parameters(weights: Path) -> int:
-    """Trained numbers in a weights file, its last layer included."""
-    buffers = ("running_mean", "running_var", "num_batches_tracked")
-    return sum(math.prod(shape) for name, (_, shape) in read_header(weights).items() if not name.endswith(buffers))
 
 
 def _marked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:

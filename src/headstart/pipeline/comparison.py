@@ -15,8 +15,9 @@ import numpy as np
 
 from headstart.errors import MissingExtra
 from headstart.evaluation.intervals import Estimate
-from headstart.evaluation.metrics import LEAST, Metrics
+from headstart.evaluation.metrics import Metrics
 from headstart.evaluation.paired_tests import Difference, differences
+from headstart.evaluation.probabilities import log_losses
 from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, few, plain
 from headstart.model.inference.predictions import Predictions
@@ -211,7 +212,7 @@ def _by_path(p: Predictions) -> dict[str, tuple[bool, float]]:
     """{path: (right, log-loss in nats)} of the labelled images."""
     labels_N = np.full(len(p), -1) if p.labels is None else p.labels
     known = np.flatnonzero(labels_N >= 0)
-    loss_M = -np.log(np.clip(p.probabilities[known, labels_N[known]], LEAST, 1.0))
+    loss_M = log_losses(p.probabilities[known], labels_N[known])
     right_M = p.predicted[known] == labels_N[known]
     return {p.paths[i]: (bool(r), float(x)) for i, r, x in zip(known, right_M, loss_M, strict=True)}
 

@@ -21,11 +21,11 @@ from headstart.errors import RecipeError
 from headstart.evaluation.calibration import fit_temperature
 from headstart.evaluation.clipping import clip_bound
 from headstart.evaluation.conformal import conformal_threshold
+from headstart.evaluation.probabilities import softmax
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from, without_weights
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.features import FeatureExtractor, fitted_spec
-from headstart.model.inference.predictions import softmax
 from headstart.model.inference.runtime import Runtime, anticipate, choose_runtime
 from headstart.pipeline.approaches import APPROACHES
 from headstart.pipeline.candidates import Candidate

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from headstart.data.open_dataset import Dataset, require_trainable
-from headstart.evaluation.calibration import softmax
 from headstart.evaluation.confident_learning import label_issues
+from headstart.evaluation.probabilities import softmax
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from
 from headstart.model.backbones.weights_source import WeightsSource

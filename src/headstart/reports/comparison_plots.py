@@ -116,9 +116,17 @@ def _name_points(
             if free and box[0] > left and box[2] < right and box[1] > bottom and box[3] < top + 8:
                 taken.append(box)
                 axes.annotate(
-                    text, (cost_T[t], error_T[t]), (dx, dy), textcoords="offset points", ha=side, va="center",
-                    color=INK if front_T[t] else MUTED, fontsize=SIZE - 0.5, parse_math=False, annotation_clip=False,
-                )  # fmt: skip
+                    text,
+                    (cost_T[t], error_T[t]),
+                    (dx, dy),
+                    textcoords="offset points",
+                    parse_math=False,
+                    annotation_clip=False,
+                    ha=side,
+                    va="center",
+                    color=INK if front_T[t] else MUTED,
+                    fontsize=SIZE - 0.5,
+                )
                 break
 
 

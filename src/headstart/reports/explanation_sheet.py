@@ -19,9 +19,9 @@ _MARGIN, _GAP = 24, 16
 _PAPER, _INK, _PALE, _LINE = (255, 255, 255), (28, 30, 33), (110, 116, 124), (218, 221, 225)
 _BAR, _OTHER_BAR = (0, 114, 178), (168, 196, 216)  # Okabe and Ito's blue, and a pale one
 _RIGHT, _WRONG = (0, 114, 178), (178, 76, 0)
-_HEAT = np.array(
-    [(0, 0, 4), (40, 11, 84), (101, 21, 110), (159, 42, 99), (212, 72, 66), (245, 125, 21), (250, 193, 39), (252, 255, 164)]
-)  # fmt: skip
+_DARK_HEAT = [(0, 0, 4), (40, 11, 84), (101, 21, 110), (159, 42, 99)]
+_BRIGHT_HEAT = [(212, 72, 66), (245, 125, 21), (250, 193, 39), (252, 255, 164)]
+_HEAT = np.array(_DARK_HEAT + _BRIGHT_HEAT)
 """Eight steps of matplotlib's inferno: its lightness rises evenly, so it can be read without telling colours apart."""
 _STRENGTH = 0.7  # fraction of the hottest place that is colour, not image
 

@@ -151,9 +151,13 @@ def _how_good(report: ReportData) -> Markup:
     common = int(support.argmax())
     images = f"{metrics.n:,} {'test ' if report.side == 'test' else ''}image{'s' * (metrics.n != 1)}"
     return Markup("It gets {} of {} right (95\u202f% interval {} to {}); always answering {} would get {}.").format(
-        percent(accuracy.value), images, percent(accuracy.low), percent(accuracy.high),
-        name(metrics.classes[common]), percent(support[common] / metrics.n),
-    )  # fmt: skip
+        percent(accuracy.value),
+        images,
+        percent(accuracy.low),
+        percent(accuracy.high),
+        name(metrics.classes[common]),
+        percent(support[common] / metrics.n),
+    )
 
 
 def _where_it_fails(report: ReportData) -> Markup:
@@ -293,15 +297,20 @@ def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[tuple[str, str, st
     shown += [t for t in ranked if t.stage == "choose"][:MOST_TRIALS]
     return [
         {
-            "stage": {"finetune": "fine-tuning", "head": "last layer", "choose": "choice of backbone"}.get(t.stage, t.stage),
-            "backbone": t.backbone, "head": t.head, "images": t.images,
-            "accuracy": _known(t.val_accuracy, t.loo_accuracy), "loss": _known(t.val_log_loss, t.loo_log_loss),
+            "stage": {"finetune": "fine-tuning", "head": "last layer", "choose": "choice of backbone"}.get(
+                t.stage, t.stage
+            ),
+            "backbone": t.backbone,
+            "head": t.head,
+            "images": t.images,
+            "accuracy": _known(t.val_accuracy, t.loo_accuracy),
+            "loss": _known(t.val_log_loss, t.loo_log_loss),
             "by": "validation" if not math.isnan(t.val_log_loss) else "leave-one-out",
             "seconds": sum(x.seconds for x in trials if (x.stage, x.backbone, x.head) == (t.stage, t.backbone, t.head)),
             "chosen": (t.stage, t.backbone, t.head) in taken,
         }
         for t in shown
-    ]  # fmt: skip
+    ]
 
 
 def _loss(trial: HistoryRow) -> float:
@@ -351,19 +360,30 @@ def confusions(report: ReportData) -> list[dict[str, Any]]:
     order = np.argsort(-off, axis=None, kind="stable")[:MOST_CONFUSIONS]
     rows = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, off.shape), strict=True) if off[i, j]]
     return [
-        {"true": metrics.classes[i], "predicted": metrics.classes[j], "count": int(off[i, j]),
-         "support": int(metrics.support[i]), "i": i, "j": j}
+        {
+            "true": metrics.classes[i],
+            "predicted": metrics.classes[j],
+            "count": int(off[i, j]),
+            "support": int(metrics.support[i]),
+            "i": i,
+            "j": j,
+        }
         for i, j in rows
-    ]  # fmt: skip
+    ]
 
 
 def finding_rows(report: ReportData) -> list[dict[str, Any]]:
     """What the checks found, with the first paths of each."""
     return [
-        {"severity": f.severity, "check": f.check.replace("_", " "), "message": plain(f.message),
-         "paths": [plain(p) for p in f.paths[:20]], "more": max(0, len(f.paths) - 20)}
+        {
+            "severity": f.severity,
+            "check": f.check.replace("_", " "),
+            "message": plain(f.message),
+            "paths": [plain(p) for p in f.paths[:20]],
+            "more": max(0, len(f.paths) - 20),
+        }
         for f in report.findings or ()
-    ]  # fmt: skip
+    ]
 
 
 # Images
@@ -422,10 +442,17 @@ class _Images:
                 for n in self.report.near.get(i, ())
             ]
             rows.append(
-                {"shot": self.shot(path, f"labelled {plain(classes[true])}, predicted {plain(classes[guess])}"),
-                 "path": plain(path), "true": true, "predicted": guess, "sure": float(chances_NK[i, guess]),
-                 "own": float(chances_NK[i, true]), "near": near, "heat": self._heat.get(i, "")}
-            )  # fmt: skip
+                {
+                    "shot": self.shot(path, f"labelled {plain(classes[true])}, predicted {plain(classes[guess])}"),
+                    "path": plain(path),
+                    "true": true,
+                    "predicted": guess,
+                    "sure": float(chances_NK[i, guess]),
+                    "own": float(chances_NK[i, true]),
+                    "near": near,
+                    "heat": self._heat.get(i, ""),
+                }
+            )
         return rows
 
     def suspects(self) -> list[dict[str, Any]]:

@@ -25,12 +25,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from headstart.errors import NoTime
+from headstart.errors import BudgetTooSmall
 from headstart.images.augment import Augment, parse_augment
 from headstart.io.files import cache_dir, safetensors_bytes, sha256_bytes, write_cache
 from headstart.io.progress import log
 from headstart.model.backbones.cut_network import freeze_norms, join, stage_parameters
 from headstart.model.backbones.registry import tuned
+from headstart.model.heads.linear import balanced
 from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.features import FeatureExtractor
 from headstart.model.inference.runtime import Runtime
@@ -113,7 +114,7 @@ def finetune(
         seconds: Time that training may take.
         resume: Where snapshots of the training are kept; an interrupted one goes on from there.
 
-    Raises `NoTime` if `recipe.epochs` is 0 and `seconds` do not suffice for one epoch; `TrainingFailed`,
+    Raises `BudgetTooSmall` if `recipe.epochs` is 0 and `seconds` do not suffice for one epoch; `TrainingFailed`,
     `UnfinishedTraining`, `BackboneError`, `WriteError`, `UnreadableImage` for an image that changed.
     """
     begun = time.monotonic()
@@ -192,7 +193,7 @@ def _as_begun(recipe: Recipe, recorded: Mapping[str, str]) -> Recipe:
 
 
 def _settled(plan: Plan, task: TrainingTask, precision: str, seconds: float) -> Recipe:
-    """The recipe with a learning rate and a number of epochs instead of zeros. Raises `NoTime`."""
+    """The recipe with a learning rate and a number of epochs instead of zeros. Raises `BudgetTooSmall`."""
     begun, recipe, mode = time.monotonic(), plan.recipe, plan.mode
     probing = replace(recipe, precision=precision)
     rate = recipe.lr
@@ -210,7 +211,7 @@ def _settled(plan: Plan, task: TrainingTask, precision: str, seconds: float) -> 
     epochs = min(int(left / epoch), mode.most_epochs)
     if epochs < 1:
         spent = parse_seconds(recipe.budget) - left
-        raise NoTime(
+        raise BudgetTooSmall(
             f"budget {recipe.budget} is too small for {mode.name}: {left:.0f} s are left, and one epoch over the "
             f"training images takes about {epoch:.0f} s.",
             hint=f"Give --budget {math.ceil((spent + 3 * epoch) / 60)}m, or --approach linear.",
@@ -221,9 +222,7 @@ def _settled(plan: Plan, task: TrainingTask, precision: str, seconds: float) -> 
 def _class_weights(data: TrainingData, recipe: Recipe) -> np.ndarray | None:
     if recipe.class_weight == "none":
         return None
-    counts_K = np.bincount(data.labels_N[data.train], minlength=data.n_classes)
-    weights: np.ndarray = (counts_K.sum() / (data.n_classes * np.maximum(counts_K, 1))).astype(np.float32)
-    return weights
+    return balanced(np.bincount(data.labels_N[data.train], minlength=data.n_classes)).astype(np.float32)
 
 
 def _images_per_second(fitted: TrainingResult, recipe: Recipe) -> float:

@@ -14,6 +14,7 @@ from PIL import Image
 from headstart.data.data_source import as_source
 from headstart.data.open_dataset import open_dataset
 from headstart.errors import BackboneError, DataError, MissingData, RecipeError, UnreadableImage
+from headstart.evaluation.probabilities import softmax
 from headstart.images.image_refs import Images, read_image
 from headstart.io.files import png_bytes, read_csv, write_bytes
 from headstart.io.folders import check_outside_data, check_outside_run, check_replaceable, folder_aside
@@ -23,7 +24,6 @@ from headstart.io.text_table import columns, plain
 from headstart.model.inference.classifier import Classifier, load_classifier
 from headstart.model.inference.features import embed_images
 from headstart.model.inference.heat_maps import BATCH, Heat, seen
-from headstart.model.inference.predictions import softmax
 from headstart.pipeline.scan import source_of
 from headstart.reports.explanation_sheet import ExplanationSheet, Neighbour, draw_explanation
 from headstart.reports.report_data import SimilarImage

@@ -17,11 +17,12 @@ from typing import BinaryIO
 
 from headstart.data.archives.members import shown
 from headstart.data.archives.tars import is_tar, tar_entries
-from headstart.data.dataset import IMAGES, first
+from headstart.data.dataset import IMAGES
 from headstart.data.shards.samples import Sample, as_label
 from headstart.data.tables import LABEL_COLUMNS
 from headstart.errors import BadArchive, BadLabels
 from headstart.images.headers import MAX_FILE_BYTES
+from headstart.io.text_table import few
 
 _PEEKED = 64  # entries that are looked at to see what a tar is
 _MAX_FIELD = 1 << 20  # bytes of a .cls, .txt or .json
@@ -123,7 +124,7 @@ def _sample(
         images = [field for field in fields if field == image_field.lower().removeprefix(".")]
     if len(images) > 1:
         raise BadLabels(
-            f"{where}: has the images {first([repr(field) for field in images])}.",
+            f"{where}: has the images {few([repr(field) for field in images], 3)}.",
             hint="path_column names the ending to take, such as 'jpg'.",
         )
     field = images[0] if images else "jpg"
@@ -173,6 +174,6 @@ def _label_in_json(where: str, data: bytes, wanted: str) -> str:
     if not wanted and not known:
         return ""
     raise BadLabels(
-        f"{where}: no single key of its .json is the label: it has {first([repr(key) for key in value], 6)}.",
+        f"{where}: no single key of its .json is the label: it has {few([repr(key) for key in value], 6)}.",
         hint="label_column names the key.",
     )

@@ -22,7 +22,7 @@ from pathlib import Path
 from shutil import disk_usage
 
 from headstart.data.archives.members import limits_for
-from headstart.data.dataset import IMAGES, first, hash_rows, split_name
+from headstart.data.dataset import IMAGES, hash_rows, split_name
 from headstart.data.image_folder import files_below
 from headstart.data.shards.parquet import has_images, table_samples
 from headstart.data.shards.samples import Sample, kind_of
@@ -31,6 +31,7 @@ from headstart.errors import BadArchive, BadLabels, MissingData, WriteError
 from headstart.io.files import cache_dir, csv_bytes, read_json, sha256_file, write_json, write_pieces
 from headstart.io.folders import folder_aside, remove_folder
 from headstart.io.progress import bar, log
+from headstart.io.text_table import few
 
 LABELS = "labels.csv"
 _SUM = "written.json"
@@ -99,7 +100,7 @@ def expanded(place: Path) -> list[Path]:
     if missing or not files:
         raise MissingData(
             f"{place}: {len(missing):,} of the {len(files):,} files that this stands for are not there: "
-            f"{first([repr(name) for name in missing])}.",
+            f"{few([repr(name) for name in missing], 3)}.",
             hint="Correct the numbers, or give the folder that the shards are in.",
         )
     return files

@@ -24,7 +24,7 @@ from math import prod
 import torch
 from torch import nn
 
-from headstart.errors import BackboneError
+from headstart.errors import CannotCut
 
 TOLERANCE = 1e-4
 """Largest difference of logits that a cut may make, as a part of the largest logit (in float32)."""
@@ -50,10 +50,6 @@ class Stage:
         return prod(self.shape)
 
 
-class CannotCut(BackboneError):
-    """A network that cannot be cut there."""
-
-
 class _Skipped(nn.Module):
     """Gives what it takes, whatever else it is told."""
 
@@ -62,11 +58,6 @@ class _Skipped(nn.Module):
 
 
 # ------------------------------------------------------------------------------------------------------------ the stages
-def stages(module: nn.Module, image_size: int = 0) -> tuple[str, ...]:
-    """Names of a timm network's consecutive stages, input to output; see `survey`."""
-    return tuple(stage.name for stage in survey(module, image_size))
-
-
 def survey(module: nn.Module, image_size: int = 0) -> tuple[Stage, ...]:
     """The stages of a timm network, which has its last layer, for square images of `image_size` pixels (0: its own).
 
@@ -168,7 +159,7 @@ def cut(module: nn.Module, n_frozen: int, image_size: int = 0) -> tuple[nn.Modul
 
     Args:
         module: The network; it is not changed.
-        n_frozen: 0 for no trunk (an Identity; the tail is the whole network, and takes pixels); ``len(stages(module))``
+        n_frozen: 0 for no trunk (an Identity; the tail is the whole network, and takes pixels); ``len(survey(module))``
             for a trunk that is the whole backbone, and a tail of the last layer (with the hidden ones of a network of
             `headstart.model.backbones.networks`) on pooled features.
         image_size: Side of the images in pixels; 0 for the network's own.

@@ -20,7 +20,6 @@ headstart.errors.UnknownBackbone: 'resnet-50' is not a known backbone.
 from __future__ import annotations
 
 import fnmatch
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -43,7 +42,7 @@ from headstart.model.backbones.architectures import (
 from headstart.model.backbones.config import BackboneConfig, check_args, read_config
 from headstart.model.backbones.hub import GIVE_HINT, LIST_HINT, cache_entries, cached, fetch, may_ask
 from headstart.model.backbones.offline_kit import check_bundled, weights_in
-from headstart.model.backbones.weights import SafetensorsHeader, read_header, weights_sha256
+from headstart.model.backbones.weights import SafetensorsHeader, parameter_count, read_header, weights_sha256
 from headstart.model.backbones.weights_source import WeightsSource
 
 STARTER = "mobilenetv2_100.ra_in1k"
@@ -393,9 +392,8 @@ def backbones(
 
 def _row_here(name: str, source: str, spec: BackboneConfig, weights: Path) -> BackboneRow:
     header = read_header(weights)
-    buffers = ("running_mean", "running_var", "num_batches_tracked")
-    numbers = sum(math.prod(shape) for key, (_, shape) in header.items() if not key.endswith(buffers))
-    return BackboneRow(name, source, spec.preprocess.image_size, numbers, _feature_dim(header), spec.licence)
+    size = spec.preprocess.image_size
+    return BackboneRow(name, source, size, parameter_count(header), _feature_dim(header), spec.licence)
 
 
 def _entries(source: WeightsSource) -> Iterator[tuple[str, str, BackboneConfig, Path]]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.errors import BadWeights, MissingWeights
 from headstart.io.files import sha256_file
+from headstart.io.text_table import few
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +72,12 @@ def read_header(path: Path) -> SafetensorsHeader:
         reason = error.strerror or str(error)
         raise BadWeights(f"{path}: cannot be read: {reason}.", hint="Check the file and its permissions.") from error
     return _checked_entries(path, _parse_header(path, text), size - 8 - length)
+
+
+def parameter_count(header: SafetensorsHeader) -> int:
+    """Trained numbers of a network, its last layer included; the statistics of batch normalisation are not."""
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    return sum(math.prod(shape) for name, (_, shape) in header.items() if not name.endswith(buffers))
 
 
 def _refuse_other_formats(path: Path, start: bytes, size: int) -> None:
@@ -250,7 +257,7 @@ def misfit(found: Mapping[str, Sequence[int]], needed: Mapping[str, Sequence[int
         f"{key}: {found[key]}, expected {needed[key]}" for key in needed if found.get(key, needed[key]) != needed[key]
     ]
     groups = ((missing, "missing"), (unexpected, "unexpected"), (reshaped, "of another shape"))
-    return "; ".join(f"{len(names):,} {what} ({_first(names)})" for names, what in groups if names)
+    return "; ".join(f"{len(names):,} {what} ({few(names, 3)})" for names, what in groups if names)
 
 
 def is_classifier(tensor: str, classifier: Sequence[str]) -> bool:
@@ -282,10 +289,6 @@ def load_tensors(path: Path, *, sha256: str = "") -> dict[str, torch.Tensor]:
     except (SafetensorError, OSError, ValueError) as error:
         raise BadWeights(f"{path}: damaged safetensors: {error}.", hint=_FETCH_AGAIN) from error
     return tensors
-
-
-def _first(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def short_repr(value: object, most: int = 80) -> str:

@@ -189,10 +189,19 @@ def prepare(features_ND: np.ndarray, labels_N: np.ndarray, n_classes: int, class
 
 def class_weights(labels_N: np.ndarray, class_weight: str | None) -> np.ndarray:
     """One weight per row, of mean 1."""
-    counts = np.bincount(labels_N).astype(np.float64)
     if class_weight is None or not len(labels_N):
         return np.ones(len(labels_N))
-    return (len(labels_N) / (np.count_nonzero(counts) * np.maximum(counts, 1)))[labels_N]
+    return balanced(np.bincount(labels_N))[labels_N]
+
+
+def balanced(counts_K: np.ndarray) -> np.ndarray:
+    """One weight per class, so that all classes with images weigh the same, and images 1 on average.
+
+    >>> balanced(np.array([1, 3, 0]))
+    array([2.        , 0.66666667, 2.        ])
+    """
+    weights_K: np.ndarray = counts_K.sum() / (np.count_nonzero(counts_K) * np.maximum(counts_K, 1))
+    return weights_K
 
 
 def _path(kind: str) -> tuple[float, ...]:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from headstart.evaluation.probabilities import log_softmax
+
 MEMORY = 8  # pairs L-BFGS remembers
 
 
@@ -27,12 +29,6 @@ class LogisticFit:
     offset_K: np.ndarray
     objective: float
     iterations: int
-
-
-def log_softmax(logits_NK: np.ndarray) -> np.ndarray:
-    shifted = logits_NK - logits_NK.max(1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(1, keepdims=True))
-    return shifted
 
 
 def tempered_log_loss(
@@ -48,7 +44,8 @@ def tempered_log_loss(
     Safeguarded Newton on a convex function of one number. With `smoothing` the factor (not the loss) is the best for
     labels that are wrong that often, as Platt (1999, section 2.2) smooths his targets; without it a perfect
     separation has no finite best factor, and the search stops where the logits spread over 1e4. Equal logits have none
-    either: 1, for the loss of guessing.
+    either: 1, for the loss of guessing. (`evaluation.calibration.fit_temperature` smooths otherwise, in float64, and is
+    what a classifier is calibrated by; this one compares heads, hundreds of times in a search.)
 
     Three of four labels fit equal logits: the least loss is the entropy of (3/4, 1/4), at ``2 * factor = ln 3``.
 

@@ -86,10 +86,19 @@ def coordinates(features_ND: np.ndarray, labels_N: np.ndarray, weights_N: np.nda
     means_KR = (onehot_NK.T.astype(np.float32) @ values).astype(np.float64) / mass_K[:, None]
     within_RR = _scatter(values, labels_N, weights_N, means_KR)
     within, between = float(np.trace(within_RR)), float((mass_K[:, None] * means_KR**2).sum())
-    levels = max(within, 1e-9 * between, TINY) / dim, max(within + between, TINY) / dim
     return Coordinates(
-        values, labels_N, weights_N, mean_D, float(scale), span_DR, mass_K, means_KR, within_RR, *levels
-    )  # fmt: skip
+        values_NR=values,
+        labels_N=labels_N,
+        weights_N=weights_N,
+        mean_D=mean_D,
+        scale=float(scale),
+        span_DR=span_DR,
+        mass_K=mass_K,
+        means_KR=means_KR,
+        within_RR=within_RR,
+        within_level=max(within, 1e-9 * between, TINY) / dim,
+        total_level=max(within + between, TINY) / dim,
+    )
 
 
 def _span(values_ND: np.ndarray) -> np.ndarray:

@@ -10,19 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from headstart.errors import DataError
+from headstart.evaluation.probabilities import softmax
 from headstart.io.files import read_csv, write_csv
 from headstart.io.result_repr import MOST_FACTS, OneLineRepr
 
-
-def softmax(logits_NK: np.ndarray) -> np.ndarray:
-    """Probabilities (N, K), float64, rows summing to 1; safe for logits of any size.
-
-    >>> softmax(np.array([[1000.0, 1000.0]]))
-    array([[0.5, 0.5]])
-    """
-    shifted_NK = np.asarray(logits_NK, dtype=np.float64)
-    shifted_NK = np.exp(shifted_NK - shifted_NK.max(axis=1, keepdims=True))
-    return shifted_NK / shifted_NK.sum(axis=1, keepdims=True)
+_OTHER_COLUMNS = ("path", "label", "predicted", "error")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -92,7 +84,7 @@ def probability_columns(classes: Sequence[str]) -> list[str]:
     >>> probability_columns(["cat", "error"])
     ['cat', 'p(error)']
     """
-    return [f"p({c})" if c in ("path", "label", "predicted", "error") else c for c in classes]
+    return [f"p({c})" if c in _OTHER_COLUMNS else c for c in classes]
 
 
 def _rows(predictions: Predictions) -> list[list[str]]:
@@ -116,8 +108,8 @@ def read_predictions(path: Path) -> Predictions:
     columns = list(rows[0])
     if columns[:3] != ["path", "label", "predicted"] or columns[-1] != "error":
         raise DataError(f"{path}: is not a table of predictions: its columns are {', '.join(columns)}.")
-    classes = tuple(c[2:-1] if c.startswith("p(") and c[2:-1] in ("path", "label", "predicted", "error") else c
-                    for c in columns[3:-1])  # fmt: skip
+    marked = {f"p({name})": name for name in _OTHER_COLUMNS}
+    classes = tuple(marked.get(c, c) for c in columns[3:-1])
     good = [r for r in rows if not r["error"]]
     probabilities_NK = np.array([[float(r[c]) for c in columns[3:-1]] for r in good]).reshape(len(good), len(classes))
     index = {c: k for k, c in enumerate(classes)}

@@ -20,11 +20,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from headstart.evaluation.probabilities import softmax
 from headstart.images.image_refs import ImageRef, Images
 from headstart.images.preprocess import read_pixels
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.features import Embedder
-from headstart.model.inference.predictions import Predictions, softmax
+from headstart.model.inference.predictions import Predictions
 from headstart.model.inference.runtime import Session
 
 

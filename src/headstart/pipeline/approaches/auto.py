@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from headstart.errors import NoTime
+from headstart.errors import BudgetTooSmall
 from headstart.io.progress import log
 from headstart.model.inference.features import FeatureExtractor
 from headstart.pipeline.approaches.approach import ApproachResult
@@ -42,7 +42,7 @@ class Auto:
         start = starting_layer(only_linear, linear.candidate) if task.recipe.head_init == "linear" else None
         try:
             trained = fit_network(task.with_recipe(approach="finetune"), extractors[0], MODE, start)
-        except NoTime as error:
+        except BudgetTooSmall as error:
             log.info("No fine-tuning: %s", error.message)
             return linear
         initial_NK = None if start is None else start(linear.candidate.features[0][task.dataset.sets.val])

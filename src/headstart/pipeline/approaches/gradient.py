@@ -7,12 +7,13 @@ from dataclasses import replace
 
 from headstart.errors import RecipeError
 from headstart.evaluation.calibration import fit_temperature
+from headstart.evaluation.probabilities import cross_entropies
 from headstart.images.augment import parse_augment
 from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.classifier import EnsembleMember
 from headstart.model.inference.features import FeatureExtractor
 from headstart.pipeline.approaches.approach import ApproachResult
-from headstart.pipeline.candidates import Candidate, case_log_losses
+from headstart.pipeline.candidates import Candidate
 from headstart.pipeline.fit_task import FitTask
 from headstart.training.history import HistoryRow
 from headstart.training.modes import TrainingMode
@@ -38,7 +39,7 @@ def fit_network(
 ) -> ApproachResult:
     """Train within the budget from `extractor` and the last layer `start` (None: a random one).
 
-    Raises `NoTime` if there is no time for one epoch; else as `Approach.fit`.
+    Raises `BudgetTooSmall` if there is no time for one epoch; else as `Approach.fit`.
     """
     from headstart.training.finetune import TrainingData, finetune
 
@@ -50,7 +51,7 @@ def fit_network(
     )
     features = task.embed((result.extractor,))
     val_logits_NK, labels_N = result.layer(features[0][sets.val]), task.val_labels_N
-    losses_N = case_log_losses(val_logits_NK / fit_temperature(val_logits_NK, labels_N), labels_N)
+    losses_N = cross_entropies(val_logits_NK / fit_temperature(val_logits_NK, labels_N), labels_N)
     row = HistoryRow(
         stage="finetune",
         backbone=extractor.backbone.name,

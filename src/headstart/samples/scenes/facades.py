@@ -63,9 +63,15 @@ def facade_look(rng: Rng, kind: str = "") -> Facade:
 
 
 def paint_facade(
-    rng: Rng, sheet: Canvas, day: Day, look: Facade, corners: np.ndarray, metres: tuple[float, float], amount: float,
+    rng: Rng,
+    sheet: Canvas,
+    day: Day,
+    look: Facade,
+    corners: np.ndarray,
+    metres: tuple[float, float],
+    amount: float,
     distance: float = 0.0,
-) -> None:  # fmt: skip
+) -> None:
     """One wall, corners (4, 2) from the top left clockwise, so many metres wide and high, lit by `amount`."""
     wall = day.far(day.lit(look.wall, amount), distance)
     sheet.polygon(corners, wall)
@@ -112,9 +118,16 @@ def _glass(rng: Rng, day: Day, look: Facade, n: int, amount: float) -> np.ndarra
 
 
 def _details(
-    rng: Rng, sheet: Canvas, day: Day, look: Facade, place: np.ndarray, grid: tuple[int, int], amount: float,
-    distance: float, panes: np.ndarray,
-) -> None:  # fmt: skip
+    rng: Rng,
+    sheet: Canvas,
+    day: Day,
+    look: Facade,
+    place: np.ndarray,
+    grid: tuple[int, int],
+    amount: float,
+    distance: float,
+    panes: np.ndarray,
+) -> None:
     """Window bars, floor lines, balconies, a cornice."""
     across, floors = grid
     pale = day.far(day.lit(look.frame, amount), distance)
@@ -145,9 +158,16 @@ def _details(
 
 
 def _shops(
-    rng: Rng, sheet: Canvas, day: Day, look: Facade, place: np.ndarray, across: int, floors: int, amount: float,
+    rng: Rng,
+    sheet: Canvas,
+    day: Day,
+    look: Facade,
+    place: np.ndarray,
+    across: int,
+    floors: int,
+    amount: float,
     distance: float,
-) -> None:  # fmt: skip
+) -> None:
     """The ground floor: windows, signs, awnings."""
     top = 1 - 1 / floors
     n = max(1, across // 2)
@@ -165,9 +185,15 @@ def _shops(
 
 
 def far_blocks(
-    rng: Rng, sheet: Canvas, day: Day, horizon: float, *, distance: float, height: float,
+    rng: Rng,
+    sheet: Canvas,
+    day: Day,
+    horizon: float,
+    *,
+    distance: float,
+    height: float,
     between: tuple[float, float] = (-0.1, 1.05),
-) -> None:  # fmt: skip
+) -> None:
     """A row of far blocks along the horizon."""
     x = between[0]
     while x < between[1]:

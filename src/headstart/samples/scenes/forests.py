@@ -96,9 +96,18 @@ def _path(rng: Rng, sheet: Canvas, day: Day, horizon: float) -> None:
 
 
 def _trunks(
-    rng: Rng, sheet: Canvas, day: Day, horizon: float, near: float, distance: float, bark: np.ndarray, *,
-    bare: bool, firs: bool, path: bool,
-) -> None:  # fmt: skip
+    rng: Rng,
+    sheet: Canvas,
+    day: Day,
+    horizon: float,
+    near: float,
+    distance: float,
+    bark: np.ndarray,
+    *,
+    bare: bool,
+    firs: bool,
+    path: bool,
+) -> None:
     """One layer: many thin ones far away, a few thick ones near."""
     n = min(24, max(1, int(rng.uniform(5, 11) / near**1.3)))
     foot = horizon + (1.0 - horizon) * near**2.2 * rng.uniform(0.5, 0.95)

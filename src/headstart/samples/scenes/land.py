@@ -57,9 +57,16 @@ def axes(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def massif(
-    rng: Rng, sheet: Canvas, day: Day, line: np.ndarray, *, snow: float, distance: float, woods: float = 2.0,
+    rng: Rng,
+    sheet: Canvas,
+    day: Day,
+    line: np.ndarray,
+    *,
+    snow: float,
+    distance: float,
+    woods: float = 2.0,
     bottom: float = 1.02,
-) -> None:  # fmt: skip
+) -> None:
     """A mountain below its ridge line (size,): rock, snow above `snow` (in units below the peak), woods below `woods`."""
     size = sheet.size
     below, light, rough = slope(rng, size, line, coarse=rng.uniform(0.5, 1.1), steep=rng.uniform(1.0, 2.5))
@@ -115,9 +122,16 @@ def meadow(rng: Rng, sheet: Canvas, day: Day, line: np.ndarray) -> None:
 
 
 def wood_edge(
-    rng: Rng, sheet: Canvas, day: Day, line: np.ndarray, height: float, *, distance: float = 0.3, dense: float = 1.0,
+    rng: Rng,
+    sheet: Canvas,
+    day: Day,
+    line: np.ndarray,
+    height: float,
+    *,
+    distance: float = 0.3,
+    dense: float = 1.0,
     firs: float | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """A row of trees whose feet stand on a line."""
     share = pick(rng, [0.0, 0.5, 1.0]) if firs is None else firs
     x = np.cumsum(height * rng.uniform(0.2, 0.5, int(np.clip(3.4 * dense / height, 3, 40))) / dense) - 0.1

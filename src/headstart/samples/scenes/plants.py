@@ -75,9 +75,15 @@ def trees(rng: Rng, sheet: Canvas, day: Day, feet: np.ndarray, heights: np.ndarr
 
 
 def crowns(
-    rng: Rng, sheet: Canvas, day: Day, centres: np.ndarray, halves: np.ndarray, colours: np.ndarray,
-    distance: float | np.ndarray = 0.0, n: int = 60,
-) -> None:  # fmt: skip
+    rng: Rng,
+    sheet: Canvas,
+    day: Day,
+    centres: np.ndarray,
+    halves: np.ndarray,
+    colours: np.ndarray,
+    distance: float | np.ndarray = 0.0,
+    n: int = 60,
+) -> None:
     """Leaf clumps, n in each of the ellipses (M, 2), brighter where they are turned to the light, the brightest last."""
     m = len(centres)
     angle, radius = rng.uniform(0, 2 * np.pi, (m, n)), np.sqrt(rng.uniform(0, 1.1, (m, n)))
@@ -100,9 +106,15 @@ def crowns(
 
 
 def clumps(
-    rng: Rng, sheet: Canvas, day: Day, centre: tuple[float, float], half: tuple[float, float], colour: Colour,
-    distance: float = 0.0, n: int = 70,
-) -> None:  # fmt: skip
+    rng: Rng,
+    sheet: Canvas,
+    day: Day,
+    centre: tuple[float, float],
+    half: tuple[float, float],
+    colour: Colour,
+    distance: float = 0.0,
+    n: int = 70,
+) -> None:
     """One crown or bush."""
     crowns(rng, sheet, day, np.array([centre]), np.array([half]), np.array([colour]), distance, n)
 

@@ -47,9 +47,11 @@ class Day:
         return np.asarray(colour) * (self.shadow + (self.light - self.shadow) * amount)
 
     def seen(
-        self, surfaces: Sequence[tuple[np.ndarray | float, Colour]], amount: np.ndarray | float,
+        self,
+        surfaces: Sequence[tuple[np.ndarray | float, Colour]],
+        amount: np.ndarray | float,
         distance: np.ndarray | float = 0.0,
-    ) -> np.ndarray:  # fmt: skip
+    ) -> np.ndarray:
         """float32 (S, S, 3): colours by their fields of weights, lit by `amount` (clipped to 0 to 1), in the haze."""
         veil = 1 - (1 - self.haze) ** np.asarray(distance, np.float32)
         amount = np.clip(amount, 0, 1)

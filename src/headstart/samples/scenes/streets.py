@@ -169,8 +169,15 @@ def _traffic(rng: Rng, sheet: Canvas, day: Day, camera: Camera, half: float, wal
 
 
 def _thing(
-    rng: Rng, sheet: Canvas, day: Day, camera: Camera, what: str, x: float, z: float, foot: np.ndarray
-) -> None:  # fmt: skip
+    rng: Rng,
+    sheet: Canvas,
+    day: Day,
+    camera: Camera,
+    what: str,
+    x: float,
+    z: float,
+    foot: np.ndarray,
+) -> None:
     unit, distance = camera.focal / z, min(1.0, z / 70)
     place = (float(foot[0]), float(foot[1]))
     if what == "car":
