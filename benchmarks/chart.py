@@ -6,7 +6,9 @@
 Writes peers-light.svg and peers-dark.svg, for GitHub's two themes; the same file gives the same bytes. Each dot is one
 entry: across, the median of its minutes (log scale) and a thin line from the shortest run to the longest; upwards, the mean
 of its accuracies with the 95 % Wilson interval of one test set of that size. Three runs on one test set are not three test
-sets, so the interval does not get narrower with their number. Prints the same figures as a Markdown table.
+sets, so the interval does not get narrower with their number. `--time cpu` draws minutes of CPU in place of minutes on the
+clock: use it where the machine had other work, since that stretches the clock more than the CPU. Prints the figures as a
+Markdown table. Several files are taken together, if their data and machine are the same.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.evaluation.intervals import quantile_of_normal
+from headstart.evaluation.intervals import wilson
 
 NAMES = {
     "keras": "Keras",
@@ -38,72 +40,85 @@ WIDTH, HEIGHT = 640, 300
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 
 
+SECONDS = {"wall": "seconds", "cpu": "cpu_seconds"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dot:
-    """One entry: minutes and accuracy, each with its ends."""
+    """One entry: its times and its accuracy."""
 
     entry: str
-    minutes: tuple[float, float, float]
-    """Shortest, median, longest."""
-    cpu_minutes: float
+    runs: int
+    minutes: dict[str, tuple[float, float, float]]
+    """Shortest, median and longest, `wall` and `cpu`."""
     accuracy: tuple[float, float, float]
     """Lower bound, mean, upper bound."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="JSON that benchmarks/peers.py wrote")
+    parser.add_argument("results", type=Path, nargs="+", help="JSON that benchmarks/peers.py wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder for peers-light.svg and peers-dark.svg")
+    parser.add_argument("--time", choices=list(SECONDS), default="wall")
     given = parser.parse_args()
-    results = json.loads(given.results.read_text(encoding="utf-8"))
-    found = dots(results)
+    results = together([json.loads(file.read_text(encoding="utf-8")) for file in given.results])
+    found = dots(results, given.time)
     print(table(found))
     for theme in THEMES:
-        (given.out / f"peers-{theme}.svg").write_text(drawn(found, results, theme), encoding="utf-8")
+        svg = drawn(found, results, theme, given.time)
+        (given.out / f"peers-{theme}.svg").write_text(svg, encoding="utf-8")
 
 
-def dots(results: dict[str, Any]) -> list[Dot]:
+def together(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The measurements of several files as one."""
+    for other in files[1:]:
+        for key in ("data", "images", "backbone", "cores"):
+            if other[key] != files[0][key]:
+                raise SystemExit(f"These files do not belong together: {key} is {files[0][key]} and {other[key]}.")
+    return {**files[0], "measured": [m for file in files for m in file["measured"]]}
+
+
+def dots(results: dict[str, Any], time: str) -> list[Dot]:
     """One dot per entry, quickest first."""
     n_test, found = results["images"]["test"], []
     for entry in dict.fromkeys(m["entry"] for m in results["measured"]):
         runs = [m for m in results["measured"] if m["entry"] == entry]
-        minutes = sorted(m["seconds"] / 60 for m in runs)
+        minutes = {name: sorted(m[key] / 60 for m in runs) for name, key in SECONDS.items()}
         mean = statistics.fmean(m["accuracy"] for m in runs)
-        low, high = wilson(mean, n_test)
+        interval = wilson(round(mean * n_test), n_test)
         found.append(
             Dot(
                 entry=entry,
-                minutes=(minutes[0], statistics.median(minutes), minutes[-1]),
-                cpu_minutes=statistics.median(m["cpu_seconds"] / 60 for m in runs),
-                accuracy=(low, mean, high),
+                runs=len(runs),
+                minutes={name: (of[0], statistics.median(of), of[-1]) for name, of in minutes.items()},
+                accuracy=(interval.low, mean, interval.high),
             )
         )
-    return sorted(found, key=lambda dot: dot.minutes[1])
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """95 % Wilson interval of a share of n, which may be a mean of several (Wilson 1927).
-
-    >>> [round(x, 3) for x in wilson(0.9, 100)]
-    [0.826, 0.945]
-    """
-    z = quantile_of_normal(0.95)
-    middle, reach = share + z * z / (2 * n), z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
-    return (middle - reach) / (1 + z * z / n), (middle + reach) / (1 + z * z / n)
+    return sorted(found, key=lambda dot: dot.minutes[time][1])
 
 
 def table(found: Sequence[Dot]) -> str:
     """The figures as a table in Markdown."""
     rows = [
-        f"| {NAMES[dot.entry]} | {dot.minutes[1]:.2f} ({dot.minutes[0]:.2f} to {dot.minutes[2]:.2f}) | "
-        f"{dot.cpu_minutes:.2f} | {dot.accuracy[1]:.3f} [{dot.accuracy[0]:.3f}, {dot.accuracy[2]:.3f}] |"
+        f"| {NAMES[dot.entry]} | {dot.runs} | {span(dot.minutes['wall'])} | {span(dot.minutes['cpu'])} | "
+        f"{dot.accuracy[1]:.3f} [{dot.accuracy[0]:.3f}, {dot.accuracy[2]:.3f}] |"
         for dot in found
     ]
-    head = ["| | minutes, median (range) | CPU minutes | test accuracy [95 % interval] |", "|---|---|---|---|"]
+    head = ["| | runs | minutes | minutes of CPU | test accuracy |", "|---|---|---|---|---|"]
     return "\n".join([*head, *rows])
 
 
-def drawn(found: Sequence[Dot], results: dict[str, Any], theme: str) -> str:
+def span(minutes: tuple[float, float, float]) -> str:
+    """Median and range, in minutes.
+
+    >>> span((0.5, 0.75, 2.0)), span((0.5, 0.5, 0.5))
+    ('0.75 (0.50 to 2.00)', '0.50')
+    """
+    shortest, median, longest = minutes
+    return f"{median:.2f}" + (f" ({shortest:.2f} to {longest:.2f})" if shortest < longest else "")
+
+
+def drawn(found: Sequence[Dot], results: dict[str, Any], theme: str, time: str) -> str:
     """The chart as an SVG file with a transparent ground."""
     import io
 
@@ -119,7 +134,7 @@ def drawn(found: Sequence[Dot], results: dict[str, Any], theme: str) -> str:
     for dot in found:
         ours = dot.entry.startswith("headstart")
         ink, (low, mean, high) = colour["ours" if ours else "peer"], dot.accuracy
-        shortest, median, longest = dot.minutes
+        shortest, median, longest = dot.minutes[time]
         axes.plot([shortest, longest], [mean, mean], color=ink, linewidth=1)
         axes.plot([median, median], [low, high], color=ink, linewidth=1.6, solid_capstyle="butt")
         axes.plot(median, mean, "o" if ours else "s", color=ink, markersize=9 if ours else 7)
@@ -133,7 +148,7 @@ def drawn(found: Sequence[Dot], results: dict[str, Any], theme: str) -> str:
             fontsize=11,
             fontweight=weight,
         )
-    low_end, high_end = min(d.minutes[0] for d in found), max(d.minutes[2] for d in found)
+    low_end, high_end = min(d.minutes[time][0] for d in found), max(d.minutes[time][2] for d in found)
     axes.set_xlim(low_end / 1.25, high_end * 1.9)
     axes.xaxis.set_major_locator(FixedLocator([t for t in TICKS if low_end / 1.25 <= t <= high_end * 1.9]))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -142,8 +157,9 @@ def drawn(found: Sequence[Dot], results: dict[str, Any], theme: str) -> str:
     axes.set_ylim(top=1.0)
     axes.set_ylabel("test accuracy", color=colour["muted"], fontsize=10)
     n = results["images"]
+    across = f"minutes on {results['cores']} CPU cores" if time == "wall" else "minutes of CPU time"
     axes.set_xlabel(
-        f"wall time, {results['cores']} CPU cores (log); {n['train']:,} training images, {n['test']:,} test images",
+        f"{across} (log); {n['train']:,} training images, {n['test']:,} test images",
         color=colour["muted"],
         fontsize=10,
     )
