@@ -9,12 +9,17 @@ of its accuracies with the 95 % Wilson interval of one test set of that size. Th
 sets, so the interval does not get narrower with their number. `--time cpu` draws minutes of CPU in place of minutes on the
 clock: use it where the machine had other work, since that stretches the clock more than the CPU. Prints the figures as a
 Markdown table. Several files are taken together, if their data and machine are the same.
+
+A file of an older run of which only the lowest and highest figures are recorded has `"ranges"` in place of `"measured"`:
+{entry: {"runs": n, "seconds": [low, high], "accuracy": [low, high]}}. Its entries are bars without a dot, and their interval
+goes from the lower bound for the lowest accuracy to the upper bound for the highest.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,9 +55,9 @@ class Dot:
     entry: str
     runs: int
     minutes: dict[str, tuple[float, float, float]]
-    """Shortest, median and longest, `wall` and `cpu`."""
+    """Shortest, median (nan if it was not recorded) and longest, `wall` and `cpu`."""
     accuracy: tuple[float, float, float]
-    """Lower bound, mean, upper bound."""
+    """Lower bound, mean (of the extremes, if no more was recorded), upper bound."""
 
 
 def main() -> None:
@@ -75,12 +80,12 @@ def together(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for key in ("data", "images", "backbone", "cores"):
             if other[key] != files[0][key]:
                 raise SystemExit(f"These files do not belong together: {key} is {files[0][key]} and {other[key]}.")
-    return {**files[0], "measured": [m for file in files for m in file["measured"]]}
+    return {**files[0], "measured": [m for file in files for m in file.get("measured", [])]}
 
 
 def dots(results: dict[str, Any], time: str) -> list[Dot]:
     """One dot per entry, quickest first."""
-    n_test, found = results["images"]["test"], []
+    n_test, found = results["images"]["test"], [ranged(results, entry) for entry in results.get("ranges", {})]
     for entry in dict.fromkeys(m["entry"] for m in results["measured"]):
         runs = [m for m in results["measured"] if m["entry"] == entry]
         minutes = {name: sorted(m[key] / 60 for m in runs) for name, key in SECONDS.items()}
@@ -94,7 +99,16 @@ def dots(results: dict[str, Any], time: str) -> list[Dot]:
                 accuracy=(interval.low, mean, interval.high),
             )
         )
-    return sorted(found, key=lambda dot: dot.minutes[time][1])
+    return sorted(found, key=lambda dot: dot.minutes[time][0])
+
+
+def ranged(results: dict[str, Any], entry: str) -> Dot:
+    """The dot of an entry of which only the extremes are recorded."""
+    recorded, n_test = results["ranges"][entry], results["images"]["test"]
+    (shortest, longest), (worst, best) = recorded["seconds"], recorded["accuracy"]
+    low, high = (wilson(round(share * n_test), n_test) for share in (worst, best))
+    minutes = {"wall": (shortest / 60, math.nan, longest / 60), "cpu": (math.nan,) * 3}
+    return Dot(entry=entry, runs=recorded["runs"], minutes=minutes, accuracy=(low.low, (worst + best) / 2, high.high))
 
 
 def table(found: Sequence[Dot]) -> str:
@@ -115,6 +129,8 @@ def span(minutes: tuple[float, float, float]) -> str:
     ('0.75 (0.50 to 2.00)', '0.50')
     """
     shortest, median, longest = minutes
+    if math.isnan(median):
+        return "" if math.isnan(shortest) else f"{shortest:.2f} to {longest:.2f}"
     return f"{median:.2f}" + (f" ({shortest:.2f} to {longest:.2f})" if shortest < longest else "")
 
 
@@ -135,13 +151,16 @@ def drawn(found: Sequence[Dot], results: dict[str, Any], theme: str, time: str) 
         ours = dot.entry.startswith("headstart")
         ink, (low, mean, high) = colour["ours" if ours else "peer"], dot.accuracy
         shortest, median, longest = dot.minutes[time]
-        axes.plot([shortest, longest], [mean, mean], color=ink, linewidth=1)
+        bar = math.isnan(median)
+        median = (shortest * longest) ** 0.5 if bar else median
+        axes.plot([shortest, longest], [mean, mean], color=ink, linewidth=8 if bar else 1, solid_capstyle="round")
         axes.plot([median, median], [low, high], color=ink, linewidth=1.6, solid_capstyle="butt")
-        axes.plot(median, mean, "o" if ours else "s", color=ink, markersize=9 if ours else 7)
+        if not bar:
+            axes.plot(median, mean, "o" if ours else "s", color=ink, markersize=9 if ours else 7)
         offset, weight = (8, 5), "bold" if ours else "normal"
         axes.annotate(
             NAMES[dot.entry],
-            (median, mean),
+            (longest if bar else median, mean),
             offset,
             textcoords="offset points",
             color=ink,
