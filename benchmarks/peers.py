@@ -1,7 +1,7 @@
 """The same images and the same weights through Keras, fastai, a plain timm loop and headstart, as whole processes.
 
     pip install ".[bench]"
-    python benchmarks/peers.py DATA --weights-dir DIR [--rounds 5] [--only keras headstart ...]
+    python benchmarks/peers.py DATA --weights-dir DIR [--rounds 5] [--only keras headstart ...] [--out FILE]
     python benchmarks/peers.py DATA --weights-dir DIR --check
 
 DATA has `train/` and `test/`, each with the same two class folders (the Keras recipe is for two). DIR holds
@@ -19,7 +19,9 @@ Each headstart run begins with an empty cache of its own; `-compiled` ones with 
 nothing else: no features, nothing known of the images. A round runs each entry once, and the next one begins with
 another. The clock runs around the whole process, imports and the evaluation of the test folder included; accuracy is what
 each one says of that folder. The round's number is everyone's seed. Printed are medians of seconds and of the ratios
-within a round, since machines drift, and the mean and range of accuracy.
+within a round, since machines drift, and the mean and range of accuracy. `--out` writes every measurement as JSON, after
+each one, with the seconds of CPU that it took (all its processes together) and the load of the machine when it began;
+benchmarks/chart.py draws that file.
 
 Before the clock starts all peers give the features of one image, which must agree: that shows that the weights are the
 same, and brings their libraries into memory. `--check` stops there.
@@ -30,13 +32,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +60,7 @@ HEADSTART = {
 COMPILED = "-compiled"
 ENTRIES = (*SCRIPTS, *HEADSTART, *(name + COMPILED for name in HEADSTART))
 CHECK_PIXELS, AGREES = 160, 1e-3
+PACKAGES = {"keras": ("keras", "tensorflow-cpu"), "fastai": ("fastai", "torch"), "timm": ("timm", "torch")}
 
 
 @dataclass(frozen=True)
@@ -89,12 +95,17 @@ class Bench:
         return [*train, "--weights-dir", str(self.weights_dir), *HEADSTART[name], *options]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Figures of one entry, one a round: seconds of the whole process, accuracy on the test folder."""
+    """One run of one entry: the whole process, and its accuracy on the test folder."""
 
-    seconds: list[float] = field(default_factory=list)
-    accuracies: list[float] = field(default_factory=list)
+    entry: str
+    seed: int
+    seconds: float
+    cpu_seconds: float
+    accuracy: float
+    load: float
+    """The machine's load average (one minute) when the run began."""
 
 
 def main() -> None:
@@ -109,6 +120,7 @@ def main() -> None:
     parser.add_argument("--keras-epochs", type=int, default=10)
     parser.add_argument("--timm-epochs", type=int, default=5)
     parser.add_argument("--image-size", type=int, default=224, help="of fastai and timm, in pixels (224)")
+    parser.add_argument("--out", type=Path, help="JSON file to write, with every measurement")
     parser.add_argument("--check", action="store_true", help="only compare the features of one image")
     args = parser.parse_args()
     size = ("--image-size", str(args.image_size))
@@ -122,7 +134,7 @@ def main() -> None:
         bench = Bench(args.data, args.weights_dir, Path(folder), pythons, options)
         check(bench, [name for name in SCRIPTS if name != "timm" and (args.check or name in args.only)])
         if not args.check:
-            report(measure(bench, list(args.only), args.rounds))
+            report(measure(bench, list(args.only), args.rounds, args.out))
 
 
 def check(bench: Bench, names: list[str]) -> None:
@@ -141,18 +153,41 @@ def check(bench: Bench, names: list[str]) -> None:
             raise SystemExit(f"{name} does not compute with the same weights.")
 
 
-def measure(bench: Bench, names: list[str], rounds: int) -> dict[str, Measured]:
+def measure(bench: Bench, names: list[str], rounds: int, out: Path | None) -> list[Measured]:
     """Run all entries in turn."""
     graphs = {name: compiled(bench, name) for name in names if name.endswith(COMPILED)}
-    measured = {name: Measured() for name in names}
+    about = circumstances(bench, names)
+    measured: list[Measured] = []
     for number in range(rounds):
         first = number % len(names)
         for name in [*names[first:], *names[:first]]:
-            seconds, accuracy = timed(bench, name, number, graphs.get(name))
-            measured[name].seconds.append(seconds)
-            measured[name].accuracies.append(accuracy)
-            print(f"round {number + 1}  {name:26s} {seconds:7.2f} s   accuracy {accuracy:.4f}", flush=True)
+            one = timed(bench, name, number, graphs.get(name))
+            measured.append(one)
+            print(f"round {number + 1}  {name:26s} {one.seconds:7.2f} s   accuracy {one.accuracy:.4f}", flush=True)
+            if out is not None:
+                whole = {**about, "measured": [asdict(m) for m in measured]}
+                out.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     return measured
+
+
+def circumstances(bench: Bench, names: list[str]) -> dict[str, Any]:
+    """What was compared, on what, with which versions: the head of the JSON file."""
+    n_images = {part: sum(p.is_file() for p in (bench.data / part).rglob("*")) for part in ("train", "test")}
+    versions = {"python": platform.python_version(), "headstart": metadata.version("headstart")}
+    for name in (name for name in names if name in SCRIPTS):
+        program = f"print(json.dumps({{p: version(p) for p in {PACKAGES[name]}}}))"
+        program = f"import json; from importlib.metadata import version; {program}"
+        versions |= said([bench.pythons[name], "-c", program])
+    return {
+        "data": bench.data.name,
+        "images": n_images,
+        "backbone": BACKBONE,
+        "options": {
+            name: list(bench.options.get(name, HEADSTART.get(name.removesuffix(COMPILED), ()))) for name in names
+        },
+        "cores": len(os.sched_getaffinity(0)),
+        "versions": versions,
+    }
 
 
 def compiled(bench: Bench, name: str) -> Path:
@@ -162,8 +197,8 @@ def compiled(bench: Bench, name: str) -> Path:
     return cache / "graphs"
 
 
-def timed(bench: Bench, name: str, seed: int, graphs: Path | None) -> tuple[float, float]:
-    """(seconds of the whole process, accuracy on the test folder) of one entry; headstart's with a fresh cache."""
+def timed(bench: Bench, name: str, seed: int, graphs: Path | None) -> Measured:
+    """Run one entry; headstart's with a fresh cache."""
     cache = bench.folder / "cache"
     cache.mkdir()
     if graphs is not None:
@@ -172,13 +207,21 @@ def timed(bench: Bench, name: str, seed: int, graphs: Path | None) -> tuple[floa
         command = bench.peer(name, *bench.options[name], "--seed", str(seed))
     else:
         command = bench.headstart(name.removesuffix(COMPILED), "--seed", str(seed))
-    begun = time.perf_counter()
+    load, begun, cpu_begun = os.getloadavg()[0], time.perf_counter(), cpu_of_children()
     answer = said(command, cache)
-    seconds = time.perf_counter() - begun
+    seconds, cpu_seconds = time.perf_counter() - begun, cpu_of_children() - cpu_begun
     shutil.rmtree(cache)
     for run in bench.folder.glob("run*"):
         shutil.rmtree(run)
-    return seconds, answer["accuracy"] if name in SCRIPTS else answer["test"]["overall"]["accuracy"]["value"]
+    accuracy = answer["accuracy"] if name in SCRIPTS else answer["test"]["overall"]["accuracy"]["value"]
+    times = {"seconds": round(seconds, 2), "cpu_seconds": round(cpu_seconds, 2), "load": round(load, 1)}
+    return Measured(entry=name, seed=seed, accuracy=accuracy, **times)
+
+
+def cpu_of_children() -> float:
+    """Seconds of CPU of all child processes that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def said(command: list[str], cache: Path | None = None) -> Any:
@@ -190,20 +233,28 @@ def said(command: list[str], cache: Path | None = None) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def report(measured: dict[str, Measured]) -> None:
+def report(measured: list[Measured]) -> None:
     """Print medians, and each peer's seconds as a multiple of each headstart entry's."""
-    print(f"\n{'':26s} {'seconds':>8s} {'range':>16s}   {'accuracy':>8s} {'range':>18s}")
-    for name, of in measured.items():
-        spread = f"{min(of.seconds):.1f} - {max(of.seconds):.1f}"
-        accuracies = f"{min(of.accuracies):.4f} - {max(of.accuracies):.4f}"
-        mean = statistics.fmean(of.accuracies)
-        print(f"{name:26s} {statistics.median(of.seconds):8.2f} {spread:>16s}   {mean:8.4f} {accuracies:>18s}")
-    peers = [name for name in measured if name in SCRIPTS]
-    for ours in (name for name in measured if name not in SCRIPTS):
-        ratios = {p: [a / b for a, b in zip(measured[p].seconds, measured[ours].seconds, strict=True)] for p in peers}
-        text = ", ".join(f"{p} {statistics.median(r):.1f} x ({min(r):.1f} to {max(r):.1f})" for p, r in ratios.items())
-        if text:
-            print(f"{ours}: as long take {text}")
+    names = list(dict.fromkeys(m.entry for m in measured))
+    of = {name: sorted((m for m in measured if m.entry == name), key=lambda m: m.seed) for name in names}
+    print(f"\n{'':26s} {'seconds':>8s} {'range':>16s} {'of CPU':>8s}   {'accuracy':>8s} {'range':>18s}")
+    for name in names:
+        seconds, accuracies = [m.seconds for m in of[name]], [m.accuracy for m in of[name]]
+        spread = f"{min(seconds):.1f} - {max(seconds):.1f}"
+        cpu = statistics.median(m.cpu_seconds for m in of[name])
+        between = f"{min(accuracies):.4f} - {max(accuracies):.4f}"
+        mean = statistics.fmean(accuracies)
+        print(f"{name:26s} {statistics.median(seconds):8.2f} {spread:>16s} {cpu:8.1f}   {mean:8.4f} {between:>18s}")
+    for ours in (name for name in names if name not in SCRIPTS):
+        for label, attribute in (("as long take", "seconds"), ("as many seconds of CPU take", "cpu_seconds")):
+            ratios = {
+                peer: [getattr(a, attribute) / getattr(b, attribute) for a, b in zip(of[peer], of[ours], strict=True)]
+                for peer in names
+                if peer in SCRIPTS
+            }
+            text = (f"{p} {statistics.median(r):.1f} x ({min(r):.1f} to {max(r):.1f})" for p, r in ratios.items())
+            if ratios:
+                print(f"{ours}: {label} {', '.join(text)}")
 
 
 if __name__ == "__main__":

@@ -434,11 +434,24 @@ def test_every_field_of_a_dataclass_of_options_can_be_given(verb: str, capsys: p
     assert {name: dict(zip(signature, args, strict=False)).get(name, given.get(name)) for name in expected} == expected
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/verbs.md", "docs/formats.md", "docs/design.md"])
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "embedded/README.md",
+    *(f"docs/{p.name}" for p in (REPOSITORY / "docs").glob("*.md")),
+)
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
 def test_links_in_the_docs_lead_somewhere(page: str) -> None:
     text = (REPOSITORY / page).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
-        assert target.startswith("https://") or ((REPOSITORY / page).parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)|(?:src|srcset|href)=\"([^\"#]+)\"", text):
+        link = target[0] or target[1]
+        assert link.startswith("https://") or ((REPOSITORY / page).parent / link).exists(), link
+    for file, title in re.findall(r"\]\(([\w./-]*\.md)?#([\w-]+)\)", text):
+        linked = (REPOSITORY / page).parent / file if file else REPOSITORY / page
+        titles = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert title in {re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles}, f"{file}#{title}"
     for module in re.findall(
         r"`((?:io|images|data|samples|model|evaluation|training|runs|kaggle_api|reports|pipeline|verbs)/[a-z0-9_/]+\.py)`",
         text,

@@ -207,7 +207,6 @@ def _row(candidate: TrialConfig, outcome: TrialResult, place: TrialContext) -> C
     )
 
 
-
 def _marked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     """Rows in order, with those on the Pareto front of accuracy, latency and file size marked.
 
