@@ -28,7 +28,7 @@ from headstart.model.backbones.registry import find_backbone
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime, choose_runtime
-from headstart.pipeline.approaches.finetune import MODE
+from headstart.pipeline.approaches.finetune_approach import MODE
 from headstart.pipeline.choose_backbones import stratified_order
 from headstart.pipeline.fit_heads import fit_heads
 from headstart.pipeline.scan import scan

@@ -23,7 +23,7 @@ from headstart.model.backbones.registry import find_backbone
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime
-from headstart.pipeline.approaches.linear import starting_layer
+from headstart.pipeline.approaches.linear_approach import starting_layer
 from headstart.pipeline.candidates import Candidate, preferred
 from headstart.pipeline.fit_heads import fit_heads
 from headstart.pipeline.fit_task import FitTask

@@ -102,7 +102,7 @@ def estimate(figure: Estimate) -> Markup:
 
 def context(report: ReportData, figures: Mapping[str, str]) -> dict[str, Any]:
     """All that the template shows, by name."""
-    images = _Images(report)
+    images = _PageImages(report)
     return {
         "report": report,
         "metrics": report.metrics,
@@ -389,7 +389,7 @@ def finding_rows(report: ReportData) -> list[dict[str, Any]]:
 # Images
 
 
-class _Images:
+class _PageImages:
     """The images of a page: which there are, their numbers, and where they are shown."""
 
     def __init__(self, report: ReportData) -> None:

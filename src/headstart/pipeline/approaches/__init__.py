@@ -2,8 +2,8 @@
 
     result = APPROACHES[recipe.approach].fit(task, extractors)
 
-A new approach is one file here, with an `APPROACH` (see `approach.Approach`), and its name in `training.recipe`. None of
-these files imports torch before it trains.
+A new approach is one file here, `NAME_approach.py` with an `APPROACH` (see `approach.Approach`), and its name in
+`training.recipe`. None of these files imports torch before it trains.
 """
 
 from __future__ import annotations
@@ -13,4 +13,6 @@ from importlib import import_module
 from headstart.pipeline.approaches.approach import Approach
 from headstart.training import recipe
 
-APPROACHES: dict[str, Approach] = {name: import_module(f"{__name__}.{name}").APPROACH for name in recipe.APPROACHES}
+APPROACHES: dict[str, Approach] = {
+    name: import_module(f"{__name__}.{name}_approach").APPROACH for name in recipe.APPROACHES
+}

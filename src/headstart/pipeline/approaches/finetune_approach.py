@@ -11,8 +11,8 @@ from dataclasses import replace
 from headstart.model.inference.features import FeatureExtractor
 from headstart.pipeline.approaches.approach import ApproachResult
 from headstart.pipeline.approaches.gradient import check_single_backbone, fit_network
-from headstart.pipeline.approaches.linear import APPROACH as LINEAR
-from headstart.pipeline.approaches.linear import starting_layer
+from headstart.pipeline.approaches.linear_approach import APPROACH as LINEAR
+from headstart.pipeline.approaches.linear_approach import starting_layer
 from headstart.pipeline.fit_task import FitTask
 from headstart.training.modes import TrainingMode
 from headstart.training.recipe import Recipe

@@ -8,10 +8,10 @@ from headstart.errors import BudgetTooSmall
 from headstart.io.progress import log
 from headstart.model.inference.features import FeatureExtractor
 from headstart.pipeline.approaches.approach import ApproachResult
-from headstart.pipeline.approaches.finetune import MODE
+from headstart.pipeline.approaches.finetune_approach import MODE
 from headstart.pipeline.approaches.gradient import SHARE_OF_BUDGET, fit_network
-from headstart.pipeline.approaches.linear import APPROACH as LINEAR
-from headstart.pipeline.approaches.linear import starting_layer
+from headstart.pipeline.approaches.linear_approach import APPROACH as LINEAR
+from headstart.pipeline.approaches.linear_approach import starting_layer
 from headstart.pipeline.candidates import preferred
 from headstart.pipeline.fit_task import FitTask
 from headstart.training.recipe import Recipe, seconds
