@@ -22,6 +22,7 @@ from headstart.io.result_repr import MOST_CHARACTERS, MOST_FACTS, OneLineRepr, R
 from headstart.kaggle_api.client import Slug, SubmissionStatus
 from headstart.model.backbones.registry import Backbone, BackboneRow
 from headstart.model.backbones.write_bundle import BundledWeights
+from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.classifier import Classifier, EnsembleMember
 from headstart.model.inference.features import FeatureExtractor, Features
 from headstart.model.inference.predictions import Predictions
@@ -69,7 +70,8 @@ backbone = Backbone(
     feature_dim=8,
     origin=LONG,
 )
-member = EnsembleMember(FeatureExtractor(backbone, Preprocess()), np.zeros((8, 2), np.float32), np.zeros(2, np.float32))
+layer = LinearLayer(np.zeros((8, 2), np.float32), np.zeros(2, np.float32))
+member = EnsembleMember(FeatureExtractor(backbone, Preprocess()), layer)
 classifier = Classifier((member, member), CLASSES, Runtime("openvino", "cpu", "f32", 16))
 dataset = Dataset(
     root=Path(LONG),
@@ -129,6 +131,7 @@ SHOWN: list[OneLineRepr] = [
     features,
     classifier,
     dataset,
+    dataset.sets,
     Recipe(),
     Recipe(approach="linear", backbone="resnet50", lr=0.01, seed=3),
     comparison,
