@@ -39,8 +39,9 @@ import numpy as np
 
 from headstart.data.splits import make_split
 from headstart.model.backbones.registry import at_hand
+from headstart.model.inference.engines import choose_runtime, open_network
 from headstart.model.inference.features import FeatureExtractor, embed_files, fitted_spec
-from headstart.model.inference.runtime import Runtime, choose_runtime, open_network
+from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.choose_backbones import (
     Choice,
     choose_backbones,

@@ -23,8 +23,9 @@ from headstart.data.open_dataset import Dataset
 from headstart.data.splits import make_split
 from headstart.evaluation.metrics import compute_metrics
 from headstart.model.backbones.registry import find_backbone
+from headstart.model.inference.engines import choose_runtime
 from headstart.model.inference.features import FeatureExtractor, embed_files
-from headstart.model.inference.runtime import Runtime, choose_runtime
+from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.choose_backbones import stratified_order
 from headstart.pipeline.fit_heads import fit_heads
 from headstart.pipeline.scan import scan

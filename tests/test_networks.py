@@ -21,8 +21,9 @@ from headstart.model.backbones.build import build
 from headstart.model.backbones.networks import HeadstartCNN, HeadstartTop, QuickDropout, with_top
 from headstart.model.backbones.registry import Backbone, find_backbone, tuned, without_weights
 from headstart.model.inference.classifier import Classifier, EnsembleMember, save_classifier
+from headstart.model.inference.engines import open_network
 from headstart.model.inference.features import FeatureExtractor
-from headstart.model.inference.runtime import Runtime, open_network
+from headstart.model.inference.runtime import Runtime
 
 KERAS = {
     "Xception": (299, 22.9),

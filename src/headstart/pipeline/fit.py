@@ -29,9 +29,10 @@ from headstart.images.validate import ImageInfo
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from, without_weights
 from headstart.model.inference.classifier import Classifier, EnsembleMember
+from headstart.model.inference.engines import anticipate, choose_runtime
 from headstart.model.inference.features import FeatureExtractor, embed_files, fitted_spec
 from headstart.model.inference.predictions import softmax
-from headstart.model.inference.runtime import Runtime, anticipate, choose_runtime
+from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.choose_backbones import choose_backbones, fitting_size
 from headstart.pipeline.fit_heads import FUSING_GAIN, FittedHead, fit_heads, refit_on
 from headstart.training.history import HistoryRow

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from headstart.images.preprocess import read_pixels
 from headstart.model.inference.classifier import load_classifier
-from headstart.model.inference.runtime import open_network
+from headstart.model.inference.engines import open_network
 
 WARM = 3
 MEASURED = 25

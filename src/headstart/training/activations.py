@@ -102,7 +102,7 @@ def _one_batch(
     seed: int,
     views: Sequence[int],
 ) -> None:
-    """All views of a few images; the session runs once a view, always on a whole batch (see `model.inference.runtime`)."""
+    """All views of a few images; the session runs once a view, always on a whole batch (see `model.inference.engines`)."""
     pixels = []
     for i in batch:
         try:

@@ -37,8 +37,10 @@ from headstart.model.backbones.build import build
 from headstart.model.backbones.cut_network import auto_cut, cut, freeze_norms, join, stage_parameters, survey
 from headstart.model.backbones.networks import with_top
 from headstart.model.backbones.registry import tuned
+from headstart.model.inference.engines import open_module
+from headstart.model.inference.engines.torch_module import from_pixels
 from headstart.model.inference.features import FeatureExtractor
-from headstart.model.inference.runtime import Runtime, from_pixels, open_module
+from headstart.model.inference.runtime import Runtime
 from headstart.training.activations import keep_activations, views_that_fit
 from headstart.training.batches import Batches, TensorBatches
 from headstart.training.bf16_conv import lighten

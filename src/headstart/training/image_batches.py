@@ -29,7 +29,7 @@ from headstart.errors import NoImages, UnreadableImage
 from headstart.images.augment import Augment, augmented, decode_size, read_image, read_views, rng_for
 from headstart.images.preprocess import Preprocess
 from headstart.images.sources import ImageSource
-from headstart.model.inference.runtime import cores
+from headstart.images.validate import cores
 
 if TYPE_CHECKING:
     from headstart.training.batches import Batch, TensorBatches

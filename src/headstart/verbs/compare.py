@@ -25,6 +25,7 @@ from headstart.data.not_copies import read_not_copies
 from headstart.data.open_dataset import Dataset, open_dataset, require_trainable
 from headstart.data.splits import make_split, require_sets, split_hash, write_split
 from headstart.errors import RecipeError, WriteError, near_names
+from headstart.images.validate import cores
 from headstart.io.files import sha256_bytes, write_csv
 from headstart.io.folders import check_outside_run
 from headstart.io.progress import log
@@ -36,8 +37,8 @@ from headstart.model.backbones.registry import (
     to_choose_from,
     without_weights,
 )
+from headstart.model.inference.engines import choose_runtime
 from headstart.model.inference.features import FeatureExtractor, embed_files, fitted_spec
-from headstart.model.inference.runtime import choose_runtime, cores
 from headstart.pipeline.choose_backbones import choose_backbones, fitting_size
 from headstart.pipeline.comparison import PAIR_COLUMNS, ROW_COLUMNS, Comparison, compared, write_page
 from headstart.pipeline.scan import ScannedDataset, prepare_groups, scan

@@ -13,8 +13,8 @@ from headstart.io.files import as_write_error, csv_bytes, safetensors_bytes, wri
 from headstart.io.folders import check_keeps, check_out_file
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from
+from headstart.model.inference.engines import choose_runtime
 from headstart.model.inference.features import FeatureExtractor, Features, embed_files, fingerprint, fitted_spec
-from headstart.model.inference.runtime import choose_runtime
 from headstart.pipeline.scan import scan
 
 HEADER = ("path", "label", "sha256")

@@ -28,9 +28,10 @@ from headstart.io.folders import MANIFEST, check_manifest
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone
 from headstart.model.backbones.weights import is_classifier, read_header
+from headstart.model.inference.engines import open_network, runtime_here
 from headstart.model.inference.features import FeatureExtractor, embed_files
 from headstart.model.inference.predictions import Predictions
-from headstart.model.inference.runtime import Runtime, open_network, runtime_here
+from headstart.model.inference.runtime import Runtime
 
 FORMAT = 1
 CROP_MODES = {"crop": "center", "squash": "squash", "pad": "border"}
