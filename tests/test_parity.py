@@ -220,7 +220,8 @@ def test_engines_agree_with_torch(engine: str, name: str, tiny_weights: Path, wa
     scale = float(np.abs(torch_ND).max())
     assert np.abs(f32_ND - torch_ND).max() <= 1e-4 * scale
     assert np.abs(bf16_ND - torch_ND).max() <= 0.05 * scale  # bf16 has 8 bits of mantissa: 0.4 % at each layer
-    assert not np.array_equal(bf16_ND, f32_ND)
+    if "bf16" in ENGINES[engine].native_precisions("cpu"):  # elsewhere f32 may stand in for it
+        assert not np.array_equal(bf16_ND, f32_ND)
 
 
 # ------------------------------------------------------------------------------------------------------------- company

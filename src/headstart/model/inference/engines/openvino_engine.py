@@ -12,6 +12,7 @@ as importing OpenVINO does (see `_openvino`).
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -33,6 +34,9 @@ from headstart.model.inference.runtime import Runtime
 
 MAGIC = b"headstart graph 2"
 
+ISAS_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
+"""Values of ONEDNN_MAX_CPU_ISA: https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html."""
+
 
 class OpenVinoEngine:
     """See `headstart.model.inference.engines.Engine`."""
@@ -53,8 +57,9 @@ class OpenVinoEngine:
         return 8
 
     def key(self, runtime: Runtime) -> Sequence[str]:
-        """OpenVINO's version, the processor and how many of its cores are used."""
-        return [_openvino().__version__, str(_core().get_property("CPU", "FULL_DEVICE_NAME")), str(cores())]
+        """OpenVINO's version, the processor and how many of its cores are used; a limit on its instructions."""
+        known = [_openvino().__version__, str(_core().get_property("CPU", "FULL_DEVICE_NAME")), str(cores())]
+        return [*known, _isa_limit()] if _isa_limit() else known
 
     def opens_without_torch(self, backbone: Backbone) -> bool:
         """Whether a graph of these weights is in the cache, for whatever input and processor."""
@@ -128,7 +133,7 @@ def _compile_backbone(backbone: Backbone, spec: Preprocess, runtime: Runtime) ->
         compiled = _compile(module, spec, runtime)
     except (RuntimeError, AssertionError) as error:
         raise BackboneError(
-            f"{backbone.name}: cannot run at {spec.image_size} px: {str(error).splitlines()[0]}",
+            f"{backbone.name}: cannot run at {spec.image_size} px: {_reason(error)}",
             hint=f"Leave --image-size out, or give its own size: {backbone.preprocess.image_size}.",
         ) from error
     blob = compiled.export_model()
@@ -155,9 +160,15 @@ def _compile(module: Any, spec: Preprocess, runtime: Runtime) -> Any:
     return _core().compile_model(graph, "CPU", _settings(runtime))
 
 
+def _reason(error: Exception) -> str:
+    """The first line that says something: OpenVINO begins with the places in its source that the error passed through."""
+    lines = str(error).splitlines()
+    return next((line for line in lines if line and not line.startswith("Exception from ")), lines[0] if lines else "")
+
+
 def _settings(runtime: Runtime) -> dict[str, Any]:
     return {
-        "INFERENCE_PRECISION_HINT": runtime.precision,
+        "INFERENCE_PRECISION_HINT": runtime.precision if _has_bf16() else "f32",
         "NUM_STREAMS": min(cores(), 16),
         "INFERENCE_NUM_THREADS": cores(),
         "ENABLE_CPU_PINNING": False,  # the decoding threads float: beside pinned ones, embedding was a tenth slower
@@ -227,4 +238,14 @@ def _core() -> Any:
 
 
 def _has_bf16() -> bool:
-    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    """Whether the processor computes in bf16, and may.
+
+    OpenVINO 2026.4 lists BF16 also where oneDNN's limit forbids the instructions, and then fails to compile.
+    """
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") and _isa_limit() not in ISAS_WITHOUT_BF16
+
+
+def _isa_limit() -> str:
+    """The instruction set that oneDNN is told not to go beyond, in capitals; empty for no limit."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    return limit.upper().removeprefix("DEFAULT").removeprefix("ALL")
