@@ -40,8 +40,9 @@ import numpy as np
 from headstart.data.splits import make_split
 from headstart.model.backbones.registry import at_hand
 from headstart.model.backbones.weights_source import WeightsSource
+from headstart.model.inference.engines import choose_runtime, open_network
 from headstart.model.inference.features import FeatureExtractor, embed_images, fitted_spec
-from headstart.model.inference.runtime import Runtime, choose_runtime, open_network
+from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.choose_backbones import (
     Choice,
     choose_backbones,

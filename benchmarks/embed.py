@@ -27,11 +27,13 @@ from pathlib import Path
 from headstart.data.open_dataset import open_dataset
 from headstart.images.image_refs import Images
 from headstart.images.preprocess import Preprocess, read_pixels
+from headstart.images.validate import cores
 from headstart.io.files import sha256_file
 from headstart.model.backbones.registry import find_backbone
 from headstart.model.backbones.weights_source import WeightsSource
+from headstart.model.inference.engines import choose_runtime, open_network
 from headstart.model.inference.features import WORKERS_PER_CORE, FeatureExtractor, embed_images
-from headstart.model.inference.runtime import Network, choose_runtime, cores, open_network
+from headstart.model.inference.runtime import Network
 
 
 def main() -> None:

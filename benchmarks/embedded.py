@@ -27,11 +27,12 @@ from pathlib import Path
 
 from embed import run_model
 
+from headstart.images.validate import cores
 from headstart.io.files import write_bytes, write_text
 from headstart.model.backbones import builtin
 from headstart.model.backbones.registry import Backbone, find_backbone, last_resort, without_weights
 from headstart.model.backbones.weights_source import WeightsSource
-from headstart.model.inference.runtime import choose_runtime, cores, open_network
+from headstart.model.inference.engines import choose_runtime, open_network
 
 SIZES = (160, 224)
 RANDOM = "mobilenetv2_050.random"

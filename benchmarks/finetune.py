@@ -26,8 +26,9 @@ from headstart.evaluation.metrics import compute_metrics
 from headstart.images.image_refs import Images
 from headstart.model.backbones.registry import find_backbone
 from headstart.model.backbones.weights_source import WeightsSource
+from headstart.model.inference.engines import choose_runtime
 from headstart.model.inference.features import FeatureExtractor, embed_images
-from headstart.model.inference.runtime import Runtime, choose_runtime
+from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.approaches.finetune_approach import MODE
 from headstart.pipeline.choose_backbones import stratified_order
 from headstart.pipeline.fit_heads import fit_heads

@@ -31,8 +31,8 @@ from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.heads.linear import refit
 from headstart.model.heads.logistic import tempered_log_loss
 from headstart.model.heads.search import search_head
+from headstart.model.inference.engines import choose_runtime, open_network
 from headstart.model.inference.features import FeatureExtractor, embed_images
-from headstart.model.inference.runtime import choose_runtime, open_network
 
 
 def mixture(images: int, dim: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

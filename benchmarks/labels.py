@@ -23,8 +23,8 @@ import numpy as np
 from headstart.evaluation.confident_learning import label_issues
 from headstart.model.backbones.registry import Backbone
 from headstart.model.backbones.weights_source import WeightsSource
+from headstart.model.inference.engines import choose_runtime
 from headstart.model.inference.features import FeatureExtractor, embed_images, fitted_spec
-from headstart.model.inference.runtime import choose_runtime
 from headstart.pipeline.choose_backbones import fitting_size
 from headstart.pipeline.label_errors import backbones_for_labels, out_of_fold
 from headstart.pipeline.scan import ScannedDataset, scan

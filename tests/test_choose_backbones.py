@@ -19,8 +19,9 @@ from headstart.images.preprocess import Preprocess
 from headstart.io.files import sha256_bytes
 from headstart.model.backbones.registry import Backbone, at_hand
 from headstart.model.backbones.weights_source import WeightsSource
+from headstart.model.inference.engines import choose_runtime, network_key
 from headstart.model.inference.features import FeatureExtractor, FeatureStore
-from headstart.model.inference.runtime import Runtime, choose_runtime, network_key
+from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.choose_backbones import (
     Choice,
     beginning,

@@ -23,8 +23,9 @@ from headstart.model.backbones.registry import Backbone, find_backbone, tuned, w
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.classifier import Classifier, EnsembleMember, save_classifier
+from headstart.model.inference.engines import open_network
 from headstart.model.inference.features import FeatureExtractor
-from headstart.model.inference.runtime import Runtime, open_network
+from headstart.model.inference.runtime import Runtime
 
 KERAS = {
     "Xception": (299, 22.9),

@@ -27,7 +27,7 @@ from headstart.errors import DamagedRun, HeadstartError, MissingRun
 from headstart.io.files import read_json
 from headstart.io.folders import MANIFEST, write_manifest
 from headstart.model.inference.classifier import backbone_content, load_classifier
-from headstart.model.inference.runtime import _read_graph
+from headstart.model.inference.engines.openvino_engine import read_graph
 
 FUSED = Recipe(backbone="test_resnet.a+test_efficientnet.b")
 
@@ -414,13 +414,13 @@ def test_a_damaged_network_is_never_loaded(run: Path, own_cache: Path) -> None:
     rng = np.random.default_rng(20260205)
     for path in cached_files(own_cache, "graphs"):
         before = path.read_bytes()
-        assert _read_graph(path) is not None
+        assert read_graph(path) is not None
         for number in range(20):
             after = bytearray(before)
             place = int(rng.integers(200 if number % 2 else len(after)))  # half of them in the header
             after[place] ^= int(rng.integers(1, 256))
             path.write_bytes(after if number % 5 else before[:place])
-            assert _read_graph(path) is None, place
+            assert read_graph(path) is None, place
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
@@ -433,7 +433,7 @@ def test_a_damaged_network_is_built_anew(run: Path, photos: Path, own_cache: Pat
             flip(path, rng)
         shutil.rmtree(own_cache / "features")
         assert np.array_equal(headstart.predict(run, photos / "class0").predictions.logits, expected)
-        assert all(_read_graph(p) is not None for p in graphs)
+        assert all(read_graph(p) is not None for p in graphs)
 
 
 def test_an_origin_that_is_damaged_is_not_believed(run: Path, photos: Path, own_cache: Path) -> None:

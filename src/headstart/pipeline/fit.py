@@ -25,8 +25,9 @@ from headstart.evaluation.probabilities import softmax
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from, without_weights
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.classifier import Classifier
+from headstart.model.inference.engines import anticipate, choose_runtime
 from headstart.model.inference.features import FeatureExtractor, fitted_spec
-from headstart.model.inference.runtime import Runtime, anticipate, choose_runtime
+from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.approaches import APPROACHES
 from headstart.pipeline.candidates import Candidate
 from headstart.pipeline.choose_backbones import choose_backbones, fitting_size

@@ -26,8 +26,8 @@ from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.heads.linear import LinearHead, prepare
 from headstart.model.heads.logistic import tempered_log_loss
 from headstart.model.heads.spectrum import solve_lda
+from headstart.model.inference.engines import choose_runtime
 from headstart.model.inference.features import FeatureExtractor, embed_images, fitted_spec
-from headstart.model.inference.runtime import choose_runtime
 from headstart.pipeline.choose_backbones import choose_backbones, fitting_size, stratified_order, unit_variance
 from headstart.pipeline.scan import ScannedDataset
 

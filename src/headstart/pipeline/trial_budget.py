@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from headstart.errors import RecipeError
+from headstart.images.validate import cores
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone
+from headstart.model.inference.engines import choose_runtime
 from headstart.model.inference.features import embed_images
-from headstart.model.inference.runtime import choose_runtime, cores
 from headstart.pipeline.approaches import APPROACHES
 from headstart.pipeline.scan import ScannedDataset
 from headstart.pipeline.trial_configs import fitted_extractor

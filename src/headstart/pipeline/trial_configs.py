@@ -17,8 +17,8 @@ from headstart.io.files import sha256_bytes
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone, at_hand, find_backbone, to_choose_from, without_weights
 from headstart.model.backbones.weights_source import WeightsSource
+from headstart.model.inference.engines import choose_runtime
 from headstart.model.inference.features import FeatureExtractor, fitted_spec
-from headstart.model.inference.runtime import choose_runtime
 from headstart.pipeline.approaches import APPROACHES
 from headstart.pipeline.choose_backbones import choose_backbones, fitting_size
 from headstart.pipeline.scan import ScannedDataset

@@ -28,7 +28,7 @@ from headstart.errors import NoImages, UnreadableImage
 from headstart.images.augment import Augment, augmented, decode_size, rng_for
 from headstart.images.image_refs import Images
 from headstart.images.preprocess import Preprocess
-from headstart.model.inference.runtime import cores
+from headstart.images.validate import cores
 
 if TYPE_CHECKING:
     from headstart.training.batches import Batch, TensorBatches

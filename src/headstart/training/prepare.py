@@ -20,8 +20,10 @@ from headstart.model.backbones.build import build
 from headstart.model.backbones.cut_network import auto_cut, cut, freeze_norms, stage_parameters, survey
 from headstart.model.backbones.networks import with_top
 from headstart.model.heads.linear_layer import LinearLayer
+from headstart.model.inference.engines import open_module
+from headstart.model.inference.engines.torch_module import from_pixels
 from headstart.model.inference.features import FeatureExtractor
-from headstart.model.inference.runtime import Runtime, from_pixels, open_module
+from headstart.model.inference.runtime import Runtime
 from headstart.training.activations import FrozenTrunk, keep_activations, views_that_fit
 from headstart.training.batches import Batches, TensorBatches
 from headstart.training.bf16_conv import lighten

@@ -15,8 +15,8 @@ from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
+from headstart.model.inference.engines import choose_runtime
 from headstart.model.inference.features import FeatureExtractor, Features, embed_images, fingerprint, fitted_spec
-from headstart.model.inference.runtime import choose_runtime
 from headstart.pipeline.scan import scan
 
 HEADER = ("path", "label", "sha256")

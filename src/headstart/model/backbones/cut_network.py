@@ -9,7 +9,7 @@ fewer stages, down to one. Trunk and tail are copies of the network without each
 and `cut` compares their numbers with the whole network's.
 
 Costs: `survey` some 0.1 s; `cut` two runs over one image, and a copy of the weights.
-When not to use it: to compute features, `headstart.model.inference.runtime` runs whole networks faster.
+When not to use it: to compute features, `headstart.model.inference.engines` runs whole networks faster.
 """
 
 from __future__ import annotations

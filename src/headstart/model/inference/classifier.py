@@ -30,8 +30,9 @@ from headstart.io.text_table import few
 from headstart.model.backbones.registry import Backbone
 from headstart.model.backbones.weights import is_classifier, read_header
 from headstart.model.heads.linear_layer import LinearLayer
+from headstart.model.inference.engines import open_network, runtime_here
 from headstart.model.inference.features import FeatureExtractor
-from headstart.model.inference.runtime import Runtime, open_network, runtime_here
+from headstart.model.inference.runtime import Runtime
 
 FORMAT = 1
 CROP_MODES = {"crop": "center", "squash": "squash", "pad": "border"}

@@ -6,7 +6,7 @@ queue stands between them. Memory is a few batches, whatever the number of image
 
 Several backbones that see the same pixels (equal `Preprocess.geometry`) share one decoding.
 
-Features are kept under a key made from the weights, the input spec and the precision (`runtime.network_key`), and
+Features are kept under a key made from the weights, the input spec and the precision (`engines.network_key`), and
 within it under the SHA-256 of the image's bytes: a renamed file hits, a changed pixel misses. A shard of the cache is
 written aside and renamed, about every 20 seconds, so a killed run loses at most that much and two processes can share.
 """
@@ -29,11 +29,13 @@ import numpy as np
 from headstart.errors import UnreadableImage, WriteError
 from headstart.images.image_refs import Images
 from headstart.images.preprocess import Preprocess, read_pixels
+from headstart.images.validate import cores
 from headstart.io.files import cache_dir, safetensors_bytes, sha256_bytes, write_cache
 from headstart.io.progress import bar
 from headstart.io.result_repr import OneLineRepr, short_facts
 from headstart.model.backbones.registry import Backbone
-from headstart.model.inference.runtime import Network, Runtime, Session, cores, network_key, open_network
+from headstart.model.inference.engines import network_key, open_network
+from headstart.model.inference.runtime import Network, Runtime, Session
 
 SHARD_ROWS = 4096
 SHARD_SECONDS = 20.0

@@ -1,0 +1,115 @@
+"""torch as an engine: for CUDA GPUs (channels_last, bf16 autocast), and on CPUs the reference in tests.
+
+On CPUs it is two to four times slower than OpenVINO, and its import alone takes seconds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from headstart.images.preprocess import Preprocess
+from headstart.model.backbones.registry import Backbone
+from headstart.model.inference.engines.torch_module import from_pixels, without_classifier
+from headstart.model.inference.runtime import Runtime
+
+
+class TorchEngine:
+    """See `headstart.model.inference.engines.Engine`. Nothing is kept: a network is built each time."""
+
+    name = "torch"
+    devices: tuple[str, ...] = ("cuda", "cpu")
+
+    def is_available(self, device: str) -> bool:
+        """A CUDA GPU that torch can use; a CPU always. torch is imported only where there is an NVIDIA driver."""
+        if device == "cpu":
+            return True
+        if not has_cuda_driver():
+            return False
+        import torch
+
+        return torch.cuda.is_available()
+
+    def native_precisions(self, device: str) -> tuple[str, ...]:
+        """bf16 first on GPUs; f32 on CPUs."""
+        return ("bf16", "f32") if device == "cuda" else ("f32",)
+
+    def batch(self, device: str) -> int:
+        """Images per batch."""
+        return 64 if device == "cuda" else 8
+
+    def key(self, runtime: Runtime) -> Sequence[str]:
+        """torch's version and the GPU's name."""
+        import torch
+
+        return [torch.__version__, torch.cuda.get_device_name() if runtime.device == "cuda" else "cpu"]
+
+    def opens_without_torch(self, backbone: Backbone) -> bool:
+        """Never."""
+        return False
+
+    def open(self, backbone: Backbone, spec: Preprocess, runtime: Runtime, key: str) -> TorchNetwork:
+        """The backbone, built anew. Raises `BackboneError`."""
+        return TorchNetwork(backbone, spec, runtime)
+
+    def open_module(self, module: Any, spec: Preprocess, runtime: Runtime) -> list[TorchSession]:
+        """One session: torch uses the whole device for each batch."""
+        import torch
+
+        placed = from_pixels(module, spec).eval().to(runtime.device, memory_format=torch.channels_last)
+        return [TorchSession(placed, spec, runtime)]
+
+
+class TorchNetwork:
+    """See `Network`."""
+
+    def __init__(self, backbone: Backbone, spec: Preprocess, runtime: Runtime) -> None:
+        import torch
+
+        module, self.classifier, self.classifier_tail = without_classifier(backbone, spec)
+        self._module = from_pixels(module, spec).eval().to(runtime.device, memory_format=torch.channels_last)
+        self._spec, self._runtime = spec, runtime
+        shape = (runtime.batch, spec.image_size, spec.image_size, 3)
+        with torch.inference_mode():
+            self.feature_dim = int(self._module(torch.zeros(shape, dtype=torch.uint8, device=runtime.device)).shape[1])
+
+    def session(self) -> TorchSession:
+        """A new session; one thread each."""
+        return TorchSession(self._module, self._spec, self._runtime)
+
+
+class TorchSession:
+    """See `Session`. On CUDA the pixels live in pinned memory and travel without blocking."""
+
+    def __init__(self, module: Any, spec: Preprocess, runtime: Runtime) -> None:
+        import torch
+
+        shape = (runtime.batch, spec.image_size, spec.image_size, 3)
+        self._buffer = torch.zeros(shape, dtype=torch.uint8, pin_memory=runtime.device == "cuda")
+        self.pixels = self._buffer.numpy()
+        self._module = module
+        self._runtime = runtime
+
+    def run(self) -> np.ndarray:
+        """float32 (batch, feature_dim)."""
+        import torch
+
+        device, bf16 = self._runtime.device, self._runtime.precision == "bf16"
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
+            values: np.ndarray = self._module(self._buffer.to(device, non_blocking=True)).float().cpu().numpy()
+        return values
+
+
+def has_cuda_driver() -> bool:
+    """Whether an NVIDIA driver is loaded: asked of the driver's own library, because importing torch costs seconds."""
+    import ctypes
+
+    try:  # by its name: ctypes.util.find_library would start a compiler, which writes temporary files
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0

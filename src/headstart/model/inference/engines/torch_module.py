@@ -1,0 +1,55 @@
+"""The torch modules that engines compile: a backbone without its last layer, behind a step that takes pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headstart.errors import BackboneError
+from headstart.images.preprocess import Preprocess
+from headstart.model.backbones.build import build
+from headstart.model.backbones.registry import Backbone
+
+
+def from_pixels(module: Any, spec: Preprocess) -> Any:
+    """`module` behind a step that takes uint8 NHWC pixels: scaling, mean and std become two constants of the graph.
+
+    With the spec's `tta` flip, what comes out is the mean over an image and its mirror image.
+    """
+    import torch
+
+    class FromPixels(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            std = torch.tensor(spec.std).reshape(1, 3, 1, 1)
+            self.register_buffer("scale", 1 / (255 * std))
+            self.register_buffer("shift", -torch.tensor(spec.mean).reshape(1, 3, 1, 1) / std)
+            self.module = module
+
+        def forward(self, pixels_NHWC: torch.Tensor) -> torch.Tensor:
+            pixels_NCHW = pixels_NHWC.permute(0, 3, 1, 2).float() * self.scale + self.shift
+            out: torch.Tensor = self.module(pixels_NCHW).flatten(1)
+            if spec.tta == "flip":
+                out = (out + self.module(pixels_NCHW.flip(-1)).flatten(1)) / 2
+            return out
+
+    return FromPixels()
+
+
+def without_classifier(backbone: Backbone, spec: Preprocess) -> tuple[Any, str, tuple[int, ...]]:
+    """The backbone without its last layer, timm's name of that layer, and its weight's shape past (K, D): () or (1, 1).
+
+    Raises `BackboneError` for a backbone that does not end in a single last layer.
+    """
+    import timm
+    import torch
+
+    module = build(backbone, image_size=spec.image_size)
+    with torch.device("meta"):  # shapes only: nothing is allocated or initialised
+        shell = timm.create_model(backbone.architecture, num_classes=2, **dict(backbone.model_args))
+    name = shell.pretrained_cfg.get("classifier")
+    if not isinstance(name, str):
+        raise BackboneError(
+            f"{backbone.name}: ends in {name!r}, and headstart can only replace a single last layer.",
+            hint="Choose another backbone: `headstart backbones` lists them.",
+        )
+    return module, name, tuple(shell.get_submodule(name).weight.shape[2:])
