@@ -22,9 +22,10 @@ from headstart.model.backbones.networks import HeadstartCNN, HeadstartTop, Quick
 from headstart.model.backbones.registry import Backbone, find_backbone, tuned, without_weights
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.heads.linear_layer import LinearLayer
-from headstart.model.inference.classifier import Classifier, EnsembleMember, save_classifier
+from headstart.model.inference.classifier import Classifier, EnsembleMember
 from headstart.model.inference.features import FeatureExtractor
 from headstart.model.inference.runtime import Runtime, open_network
+from headstart.runs.saved_classifier import write_classifier
 
 KERAS = {
     "Xception": (299, 22.9),
@@ -240,7 +241,7 @@ def run_of(
         LinearLayer(weight_DK, layer.bias.detach().numpy()),
     )
     classifier = Classifier((part,), ("a", "b", "c"), PLAN)
-    save_classifier(classifier, folder)
+    write_classifier(folder, classifier)
     return classifier
 
 
