@@ -226,7 +226,7 @@ def compare(task: Task, probe: Probe, seed: int) -> None:
 
 def embedded(choice: Choice, view: FeatureExtractor) -> int:
     """How many images a search embedded with this candidate: subsets grow, so those of its last stage."""
-    return max(t.images for t in choice.trials if t.backbone == view.backbone.name)
+    return max(t.n_images for t in choice.trials if t.backbone == view.backbone.name)
 
 
 def probe_all(task: Task) -> list[float]:

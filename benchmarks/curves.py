@@ -29,6 +29,7 @@ from headstart.reports.figure_style import (
     panel,
     save_figure,
 )
+from headstart.runs.run_folder import RunFolder
 from headstart.training.recipe_files import describe
 
 COLOURS = (BLUE, RED, GREEN, PURPLE)
@@ -71,10 +72,12 @@ def main() -> None:
 
 def rounds(run: Path) -> tuple[list[float], list[dict[str, str]], int]:
     """Thousands of images shown after each epoch, the rows of epochs.csv, and which epoch was kept."""
-    rows, made = read_csv(run / "epochs.csv"), read_json(run / "headstart.json")
+    rows, made = read_csv(run / "epochs.csv"), RunFolder(run).provenance
+    if made.training is None:
+        raise SystemExit(f"{run}: nothing was trained by gradient descent.")
     steps = len(read_csv(run / "steps.csv")) / len(rows)
-    each = steps * int(made["recipe"]["batch_size"]) / 1000
-    return [each * (n + 1) for n in range(len(rows))], rows, int(made["tuned"]["best_epoch"])
+    each = steps * made.recipe.batch_size / 1000
+    return [each * (n + 1) for n in range(len(rows))], rows, made.training.best_epoch
 
 
 def line(name: str, runs: list[Path]) -> str:

@@ -116,7 +116,7 @@ def test_the_best_is_found_with_a_quarter_of_the_images_and_the_second_is_what_a
     noise = np.random.default_rng(0).normal(size=features[1].shape)
     features[2] = (features[1] + noise).astype(np.float32)  # better than net.0, but it errs as the best one does
     choice = chosen(features, labels)
-    images = {t.backbone: t.images for t in choice.trials if "+" not in t.backbone}  # of each one's last stage
+    images = {t.backbone: t.n_images for t in choice.trials if "+" not in t.backbone}  # of each one's last stage
     assert names(choice) == ["net.1", "net.0"]
     assert len(images) == candidates
     assert sum(images.values()) <= 0.25 * 700 * candidates
@@ -127,7 +127,7 @@ def test_when_time_is_short_the_first_stage_decides() -> None:
     made = [clouds(700, 20, 3, seed, spread) for seed, spread in enumerate((9.0, 2.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0))]
     choice = chosen([x for x, _ in made], made[0][1], budget=0.0)
     assert names(choice) == ["net.1"]
-    assert len({t.images for t in choice.trials}) == 1
+    assert len({t.n_images for t in choice.trials}) == 1
 
 
 def test_a_class_of_three_images_among_a_thousand_is_not_missed() -> None:
@@ -142,7 +142,7 @@ def test_of_few_images_all_are_used() -> None:
     made = [clouds(60, 20, 3, seed, 1.0 + seed) for seed in range(2)]
     choice = chosen([x for x, _ in made], made[0][1])
     assert names(choice) == ["net.0", "net.1"]
-    assert [t.images for t in choice.trials] == [60, 60]
+    assert [t.n_images for t in choice.trials] == [60, 60]
     assert chosen([made[0][0]], made[0][1]).trials == ()
 
 

@@ -25,11 +25,12 @@ from headstart.errors import MissingExtra, RecipeError, UnknownBackbone, WriteEr
 from headstart.evaluation.metrics import compute_metrics
 from headstart.io.processes import run_child
 from headstart.model.backbones.weights_source import WeightsSource
-from headstart.model.inference.predictions import Predictions, read_predictions
+from headstart.model.inference.predictions import Predictions
 from headstart.pipeline.comparison import FIGURES, ROW_COLUMNS, Comparison, ComparisonRow, advice, paired
 from headstart.pipeline.trial_budget import Budget, run_trials
 from headstart.pipeline.trial_configs import DEFAULT, trial_configs
 from headstart.pipeline.trials import TrialConfig, TrialContext, TrialResult, finished, run_trial, train_words
+from headstart.runs.run_folder import RunFolder
 from headstart.training.recipe import Recipe
 
 CLASSES = ("cat", "dog")
@@ -98,7 +99,7 @@ def test_one_killed_and_one_broken_trial_do_not_lose_the_rest(made: Made) -> Non
     killed, broken, good = (rows[n] for n in ("linear-test_resnet.a", "bad", "linear-test_efficientnet.b"))
     assert killed.error.startswith("killed by SIGKILL (if nobody did that, memory ran out)")
     assert broken.error.startswith(f"BadWeights: {made.options['weights_dir'] / 'broken.x.'}")
-    assert (good.error, good.on_front) == ("", True)
+    assert (good.error, good.pareto_optimal) == ("", True)
     assert made.first.rows[0] is good
     assert made.first.pairs == []
     assert made.first.advice == "Take linear-test_efficientnet.b: it is the only one that was finished."
@@ -111,8 +112,8 @@ def test_the_next_call_takes_up_what_is_finished(made: Made) -> None:
     assert list(made.written) == ["linear-test_efficientnet.b"]
     assert written(made.out)["linear-test_efficientnet.b"] == made.written["linear-test_efficientnet.b"]
     before, after = by_name(made.first)["linear-test_efficientnet.b"], rows["linear-test_efficientnet.b"]
-    assert (after.seconds, after.latency_ms, after.peak_memory_mb) == (
-        before.seconds,
+    assert (after.train_seconds, after.latency_ms, after.peak_memory_mb) == (
+        before.train_seconds,
         before.latency_ms,
         before.peak_memory_mb,
     )
@@ -122,8 +123,7 @@ def test_the_next_call_takes_up_what_is_finished(made: Made) -> None:
 def test_all_trials_have_the_split_of_the_comparison(made: Made, photos: Path) -> None:
     split = (made.out / "split.csv").read_bytes()
     for run in made.out.glob("runs/*"):
-        known = json.loads((run / "headstart.json").read_text(encoding="utf-8"))
-        assert known["split_hash"] == made.second.split_hash
+        assert RunFolder(run).provenance.split_hash == made.second.split_hash
         assert [line.split(b",")[::2] for line in (run / "split.csv").read_bytes().splitlines()] == [
             line.split(b",")[::2] for line in split.splitlines()
         ]
@@ -149,12 +149,12 @@ def test_rows_are_those_of_the_run_folders(made: Made) -> None:
         assert 0.1 < float(row["seconds"]) < 120
         assert 50 < float(row["peak_memory_mb"]) < 3000
     bad = rows[-1]
-    assert (bad["name"], bad["accuracy"], bad["parameters"], bad["on_front"]) == ("bad", "", "", "False")
+    assert (bad["name"], bad["accuracy"], bad["parameters"], bad["pareto_optimal"]) == ("bad", "", "", "False")
     assert bad["error"].startswith("BadWeights: ")
 
 
 def test_pairs_come_from_the_predictions_of_the_test_side(made: Made) -> None:
-    one, two = (read_predictions(made.out / "runs" / row.name / "predictions.csv") for row in made.second.rows[:2])
+    one, two = (RunFolder(made.out / "runs" / row.name).predictions for row in made.second.rows[:2])
     accuracy, log_loss = made.second.pairs
     right = [(p.predicted == p.labels).mean() for p in (one, two)]
     assert (accuracy.metric, accuracy.n) == ("accuracy", made.second.images)
@@ -205,7 +205,7 @@ def test_another_seed_is_another_comparison(made: Made, own_cache: Path, warm_ca
     shutil.copytree(made.out, options["out"])
     again = headstart.compare(made.photos, **options, seed=5)
     assert again.split_hash != made.second.split_hash
-    assert json.loads((options["out"] / "runs/linear-test_resnet.a/headstart.json").read_text())["seed"] == 5
+    assert RunFolder(options["out"] / "runs/linear-test_resnet.a").provenance.seed == 5
     assert (options["out"] / "runs/linear-test_resnet.a.previous").is_dir()
 
 
@@ -213,13 +213,13 @@ def test_a_damaged_run_is_done_again(made: Made) -> None:
     place = TrialContext(
         DataSource(made.photos), made.out.parent / "damaged", WeightsSource(offline=True), "", made.second.split_hash
     )
-    known = json.loads((made.out / "runs/linear-test_resnet.a/headstart.json").read_text(encoding="utf-8"))
-    place = replace(place, fingerprint=known["data"]["fingerprint"])
+    fingerprint = RunFolder(made.out / "runs/linear-test_resnet.a").provenance.data.fingerprint
+    place = replace(place, fingerprint=fingerprint)
     shutil.copytree(made.out, place.out)
     candidate = TrialConfig("linear-test_resnet.a", "linear", Recipe(approach="linear", backbone="test_resnet.a"))
     kept = finished(candidate, place)
     assert kept is not None
-    assert kept.seconds == by_name(made.second)[candidate.name].seconds
+    assert kept.seconds == by_name(made.second)[candidate.name].train_seconds
     assert finished(replace(candidate, recipe=replace(candidate.recipe, seed=1)), place) is None
     assert finished(replace(candidate, recipe=replace(candidate.recipe, budget="1h")), place) == kept
     assert finished(candidate, replace(place, fingerprint="other")) is None

@@ -19,7 +19,9 @@ NAMES = ("good", HOSTILE[0], HOSTILE[2])
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tuned = contender(NAMES[2], BAD, latency_ms=9.0, on_front=False, seconds=60.0, epochs=EPOCHS, best_epoch=2)
+    tuned = contender(
+        NAMES[2], BAD, latency_ms=9.0, pareto_optimal=False, train_seconds=60.0, epochs=EPOCHS, best_epoch=2
+    )
     trials = [contender(NAMES[0], GOOD), contender(NAMES[1], LIKE, latency_ms=20.0, file_bytes=5_000_000), tuned]
     place = tmp_path_factory.mktemp("page") / "report.html"
     place.write_text(compare_page(compared(trials, [GOOD, LIKE, BAD])), encoding="utf-8")

@@ -84,7 +84,9 @@ EPOCHS = [
 @pytest.fixture(scope="module")
 def three() -> ComparePageData:
     """Three trials of which two tie and one was trained by gradient descent, and one that failed."""
-    tuned = contender("tuned", BAD, latency_ms=9.0, on_front=False, seconds=60.0, epochs=EPOCHS, best_epoch=2)
+    tuned = contender(
+        "tuned", BAD, latency_ms=9.0, pareto_optimal=False, train_seconds=60.0, epochs=EPOCHS, best_epoch=2
+    )
     failed = TrialSummary("failed", "bad", "x", {}, math.nan, math.nan, 0, math.nan, False, "BadWeights: damaged")
     trials = [contender("good", GOOD), contender("like", LIKE, latency_ms=math.nan), tuned, failed]
     return compared(trials, [GOOD, LIKE, BAD])

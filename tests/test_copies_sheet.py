@@ -372,7 +372,7 @@ def test_a_pair_that_is_refused_is_no_copy_in_any_verb(scenes: Path, tmp_path: P
     headstart.train(scenes, out=run, recipe=RECIPE, weights=tiny_weights, curation=Curation(not_copies=no))
     assert [row["copy"] for row in read_csv(run / "not_copies.csv")] == ["street/mirrored.jpg"]
     assert {row["copy"] for row in read_csv(run / "copies.csv")} == {"street/again.jpg", "forest/mirrored.jpg"}
-    known = json.loads((run / "headstart.json").read_text())["copies"]
+    known = json.loads((run / "headstart.json").read_text())["provenance"]["copies"]
     assert known["refused"] == 1
     assert "- said to be no copies (not_copies.csv): 1 pair of images\n" in (run / "README.md").read_text()
     page = (run / "report.html").read_text()

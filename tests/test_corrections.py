@@ -20,6 +20,7 @@ from headstart.data.curation import Curation
 from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import BadLabels, BadSplit, DataError, MissingData, WriteError
 from headstart.io.files import read_csv, write_csv
+from headstart.runs.provenance import CorrectionsRecord
 
 RECIPE = Recipe(backbone="test_resnet.a", head="lda", approach="linear")
 
@@ -244,13 +245,13 @@ def test_a_run_with_corrections_keeps_them_and_is_reproduced(
     assert "class1/003.jpg" not in rows
     assert (tmp_path / "run" / "corrections.csv").read_bytes() == corrections.read_bytes()
     known = json.loads((tmp_path / "run" / "headstart.json").read_text())
-    assert known["corrections"] == {"labels": 1, "dropped": 1}
-    assert known["data"]["images"] == 41
+    assert known["provenance"]["corrections"] == {"relabelled": 1, "dropped": 1}
+    assert known["provenance"]["data"]["images"] == 41
     card = (tmp_path / "run" / "README.md").read_text()
     assert "- corrected by hand (corrections.csv): 1 label given, 1 image left out\n" in card
     again = headstart.reproduce(tmp_path / "run", weights=tiny_weights)
     assert (again.same, again.causes) == (True, [])
-    assert run.classifier.provenance["corrections"] == known["corrections"]
+    assert run.provenance.corrections == CorrectionsRecord(relabelled=1, dropped=1)
 
 
 def test_a_corrected_image_that_is_gone_is_a_cause_and_no_error(
@@ -267,7 +268,7 @@ def test_a_corrected_image_that_is_gone_is_a_cause_and_no_error(
 
 def test_a_run_without_corrections_says_so(tmp_path: Path, photos: Path, tiny_weights: Path, warm: None) -> None:
     headstart.train(photos, out=tmp_path / "run", weights=tiny_weights, recipe=RECIPE)
-    assert json.loads((tmp_path / "run" / "headstart.json").read_text())["corrections"] is None
+    assert json.loads((tmp_path / "run" / "headstart.json").read_text())["provenance"]["corrections"] is None
     assert not (tmp_path / "run" / "corrections.csv").exists()
 
 

@@ -141,7 +141,9 @@ def test_trials_are_taken_up_after_their_report_was_written_again(ran: Ran) -> N
         weights=WeightsSource(offline=True),
     )
     rows = {row["name"]: row for row in ran.document["comparison"]["rows"]}
-    assert {row.name: row.seconds for row in again.rows} == {name: row["seconds"] for name, row in rows.items()}
+    assert {row.name: row.train_seconds for row in again.rows} == {
+        name: row["train_seconds"] for name, row in rows.items()
+    }
     assert {row.name: row.latency_ms for row in again.rows} == {name: row["latency_ms"] for name, row in rows.items()}
 
 

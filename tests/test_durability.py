@@ -32,7 +32,7 @@ from headstart.errors import WriteError
 from headstart.io import files
 from headstart.io.files import write_bytes
 from headstart.io.folders import check_manifest
-from headstart.model.inference.classifier import load_classifier
+from headstart.runs.run_folder import load_classifier
 
 HEADSTART = (sys.executable, "-m", "headstart")
 RECIPE = ("--backbone", "test_resnet.a+test_efficientnet.b")
@@ -51,8 +51,7 @@ def trained(run: Path) -> dict[str, Any]:
     known = json.loads((run / "headstart.json").read_text())
     return {
         "metrics": {k: v for k, v in metrics.items() if k != "seconds"},
-        "temperature": known["temperature"],
-        "conformal": known["conformal"],
+        "calibration": known["calibration"],
         "id": known["id"],
         "tables": [(run / name).read_text() for name in ("predictions.csv", "split.csv", "checks.csv")],
         "weights": [hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(run.rglob("*.safetensors"))],

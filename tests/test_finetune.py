@@ -27,6 +27,7 @@ from headstart.pipeline.approaches.linear_approach import starting_layer
 from headstart.pipeline.candidates import Candidate, preferred
 from headstart.pipeline.fit_heads import fit_heads
 from headstart.pipeline.fit_task import FitTask
+from headstart.runs.run_folder import RunFolder
 from headstart.training.batches import Batch
 from headstart.training.bf16_conv import lighten
 from headstart.training.checkpoint import Checkpoint
@@ -79,11 +80,11 @@ def test_approach(options: dict[str, object], photos: Path, tiny_weights: Path, 
     recipe = headstart.Recipe(**QUICK, **options)
     run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     folder = tmp_path / "run"
-    assert {"epochs.csv", "steps.csv", "seen.png", "model.safetensors"} <= {p.name for p in folder.iterdir()}
+    assert {"epochs.csv", "steps.csv", "training_images.png", "model.safetensors"} <= {p.name for p in folder.iterdir()}
     assert [row["epoch"] for row in read_csv(folder / "epochs.csv")] == ["0", "1"]
     assert not (tmp_path / "run.unfinished").exists()
-    known = json.loads((folder / "headstart.json").read_text())
-    assert known["approach"] == known["tuned"]["approach"] == options["approach"]
+    known = RunFolder(folder).provenance
+    assert known.tuned is not None and known.approach == known.tuned.approach == options["approach"]
     images = sorted(photos.rglob("*.jpg"))[:8]
     predictions = headstart.predict(folder, *images).predictions
     if recipe.tta == "none":
@@ -220,7 +221,7 @@ def test_auto_without_time_is_linear(photos: Path, tiny_weights: Path, cache: Pa
     """And says so in the run folder, so that reproducing it elsewhere does not fine-tune."""
     recipe = headstart.Recipe(backbone="test_resnet.a", budget="1s")
     headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
-    assert json.loads((tmp_path / "run" / "headstart.json").read_text())["recipe"]["approach"] == "linear"
+    assert RunFolder(tmp_path / "run").provenance.approach == "linear"
 
 
 @pytest.mark.parametrize(

@@ -343,7 +343,7 @@ def test_a_run_remembers_its_groups(tmp_path: Path, tiny_weights: Path) -> None:
         DataSource(folder, group_from=BY_NAME), out=run, recipe=recipe, weights=tiny_weights, report=False
     )
     assert [len(sets) for sets in sets_of(run / "split.csv")] == [1] * 16
-    kept = json.loads((run / "headstart.json").read_text())["data"]
+    kept = json.loads((run / "headstart.json").read_text())["provenance"]["data"]
     assert (kept["group_from"], "group_column" in kept) == (BY_NAME, False)
     assert not [f for f in made.findings if f.check == "split_leak"]
     again = headstart.reproduce(run, weights=tiny_weights)

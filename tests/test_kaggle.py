@@ -417,7 +417,9 @@ def test_train_and_submit(
     assert [row[0] for row in rows[1:]] == list(answers)
     submitted = {row[0]: float(row[1]) for row in rows[1:]}
     assert log_loss(answers, submitted) < 0.5  # drawn stripes are easy
-    run = {Path(r["path"]).stem: float(r["dog"]) for r in read_csv(Path("data-run/predictions.csv")) if not r["label"]}
+    run = {
+        Path(r["path"]).stem: float(r["p(dog)"]) for r in read_csv(Path("data-run/predictions.csv")) if not r["label"]
+    }
     assert {i for i in answers if (run[i] > 0.5) != (submitted[i] > 0.5)} == set()
     assert cli.run(["submit", REDUX, "submission.csv", "--json"]) == 0
     said = json.loads(capsys.readouterr()[0])
@@ -587,10 +589,10 @@ def test_cats_and_dogs_end_to_end(
 
 def chances(run: Path, *, calibrated: bool = True) -> dict[str, float]:
     """{id: probability of a dog} of the unlabelled images, from a run; uncalibrated as before its temperature."""
-    temperature = 1.0 if calibrated else json.loads((run / "headstart.json").read_text())["temperature"]
+    temperature = 1.0 if calibrated else json.loads((run / "headstart.json").read_text())["calibration"]["temperature"]
     found = {}
     for row in read_csv(run / "predictions.csv"):
         if not row["label"] and not row["error"]:
-            logit = np.log(float(row["dog"])) - np.log(float(row["cat"]))
+            logit = np.log(float(row["p(dog)"])) - np.log(float(row["p(cat)"]))
             found[Path(row["path"]).stem] = float(1 / (1 + np.exp(-logit * temperature)))
     return found

@@ -22,10 +22,11 @@ from headstart.model.backbones.networks import HeadstartCNN, HeadstartTop, Quick
 from headstart.model.backbones.registry import Backbone, find_backbone, tuned, without_weights
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.heads.linear_layer import LinearLayer
-from headstart.model.inference.classifier import Classifier, EnsembleMember, save_classifier
+from headstart.model.inference.classifier import Classifier, EnsembleMember
 from headstart.model.inference.engines import open_network
 from headstart.model.inference.features import FeatureExtractor
 from headstart.model.inference.runtime import Runtime
+from headstart.runs.saved_classifier import write_classifier
 
 KERAS = {
     "Xception": (299, 22.9),
@@ -241,7 +242,7 @@ def run_of(
         LinearLayer(weight_DK, layer.bias.detach().numpy()),
     )
     classifier = Classifier((part,), ("a", "b", "c"), PLAN)
-    save_classifier(classifier, folder)
+    write_classifier(folder, classifier)
     return classifier
 
 

@@ -25,10 +25,10 @@ from headstart.images.preprocess import read_pixels
 from headstart.io.files import sha256_file
 from headstart.model.backbones.registry import Backbone, find_backbone
 from headstart.model.backbones.weights_source import WeightsSource
-from headstart.model.inference.classifier import timm_config
 from headstart.model.inference.engines import ENGINES, network_key, open_network
 from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime
+from headstart.runs.saved_classifier import timm_config
 
 F32, BF16 = Runtime("openvino", "cpu", "f32", 8), Runtime("openvino", "cpu", "bf16", 8)
 TORCH = Runtime("torch", "cpu", "f32", 8)

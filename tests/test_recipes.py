@@ -327,7 +327,7 @@ def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str
 
 def recorded(run: Path) -> dict[str, Any]:
     """The recipe in a run folder."""
-    return json.loads((run / "headstart.json").read_text(encoding="utf-8"))["recipe"]
+    return json.loads((run / "headstart.json").read_text(encoding="utf-8"))["provenance"]["recipe"]
 
 
 def test_options_given_beside_a_recipe_win(

@@ -22,12 +22,11 @@ from headstart.data.checks import Finding
 from headstart.errors import DamagedRun, WriteError
 from headstart.evaluation.metrics import compute_metrics
 from headstart.io.folders import add_to_folder, check_manifest, write_manifest
-from headstart.model.inference.classifier import load_classifier
 from headstart.model.inference.predictions import Predictions
 from headstart.reports.report_data import ReportData, SimilarImage, Suspect, mistakes
 from headstart.reports.run_page import drawn_figures, report_page
 from headstart.reports.sections import METRICS, confusions, json_for_script, verdict
-from headstart.runs.run_folder import WRITTEN
+from headstart.runs.run_folder import REPORT_FILES, load_classifier
 from headstart.training.history import HistoryRow
 from headstart.verbs.report import report, write_report
 
@@ -175,7 +174,21 @@ def test_names_are_text_wherever_they_stand() -> None:
         found,
         title=HOSTILE[0],
         infos=(("made by", HOSTILE[1]), ("images", HOSTILE[7])),
-        trials=(HistoryRow("head", HOSTILE[7], HOSTILE[0], 1.0, 5, 0.1, 0.9, 0.1, 0.9, 1.0),),
+        trials=(
+            HistoryRow(
+                stage="head",
+                backbone=HOSTILE[7],
+                approach="linear",
+                head=HOSTILE[0],
+                strength=1.0,
+                n_images=5,
+                loo_log_loss=0.1,
+                loo_accuracy=0.9,
+                val_log_loss=0.1,
+                val_accuracy=0.9,
+                seconds=1.0,
+            ),
+        ),
         findings=(Finding("x", "error", HOSTILE, f"{HOSTILE[0]} is bad."),),
         near={0: (SimilarImage(HOSTILE[7], HOSTILE[0], 0.5),)},
         suspects=(Suspect(path, HOSTILE[0], HOSTILE[7], 0.1, "train"),),
@@ -293,9 +306,9 @@ def test_fine_tuning_that_is_not_taken_is_shown_all_the_same(
     monkeypatch.setattr(fit, "CLEARLY", 1e9)
     recipe = Recipe(backbone="test_resnet.a", epochs=2, budget="2m")
     run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
-    known = run.classifier.provenance
-    assert known["tuned"] is None and known["attempt"]["epochs"] == 2
-    assert known["why"].endswith("fine-tuning does not clearly pay.")
+    known = run.provenance
+    assert known.tuned is None and known.attempt is not None and known.attempt.epochs == 2
+    assert known.why.endswith("fine-tuning does not clearly pay.")
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     headstart.report(tmp_path / "run")
     for text in (page, (tmp_path / "run" / "report.html").read_text(encoding="utf-8")):
@@ -337,7 +350,7 @@ def test_report_without_the_images_says_so(trained: tuple[Path, Path], tmp_path:
     data, run = trained
     shutil.copytree(run, tmp_path / "run")
     described = json.loads((tmp_path / "run" / "headstart.json").read_text())
-    described["data"]["path"] = str(tmp_path / "gone")
+    described["provenance"]["data"]["path"] = str(tmp_path / "gone")
     (tmp_path / "run" / "headstart.json").write_text(json.dumps(described, indent=2) + "\n")
     write_manifest(tmp_path / "run")
     said = report(tmp_path / "run", out=tmp_path / "page.html")
@@ -409,7 +422,7 @@ def test_files_are_added_to_a_folder_with_its_manifest(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "a").write_text("a")
     write_manifest(folder)
-    checked = check_manifest(folder, besides=WRITTEN)
+    checked = check_manifest(folder, besides=REPORT_FILES)
     (folder / "a").write_text("changed meanwhile")
     add_to_folder(folder, {"plots/sizes.png": b"b", "report.html": b"c"}, checked=checked)
     with pytest.raises(DamagedRun, match="a: its bytes are not those that were written"):
@@ -425,4 +438,4 @@ def test_the_figures_are_those_that_can_be_written() -> None:
     steps = ({"step": 0.0, "epoch": 0.0, "lr": 0.1, "loss": 1.0},)
     everything = made(epochs=rows, steps=steps, balance={"cat": {"train": 1}}, sizes_N2=np.array([[3, 4]]))
     names = drawn_figures(everything).keys()
-    assert {f"plots/{name}.{kind}" for name in names for kind in ("png", "svg")} | {"report.html"} == WRITTEN
+    assert {f"plots/{name}.{kind}" for name in names for kind in ("png", "svg")} | {"report.html"} == REPORT_FILES

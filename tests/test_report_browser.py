@@ -51,7 +51,20 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         val=metrics,
         infos=(("made by", "Frozen backbone"), ("seed", "seed 0")),
         trials=tuple(
-            HistoryRow("head", f"net{k}", "lda", 0.1, 100 * k, 0.5, 0.9, 0.5 / k, 0.9, 1.0) for k in range(1, 4)
+            HistoryRow(
+                stage="head",
+                backbone=f"net{k}",
+                approach="linear",
+                head="lda",
+                strength=0.1,
+                n_images=100 * k,
+                loo_log_loss=0.5,
+                loo_accuracy=0.9,
+                val_log_loss=0.5 / k,
+                val_accuracy=0.9,
+                seconds=1.0,
+            )
+            for k in range(1, 4)
         ),
         taken=frozenset({("head", "net3", "lda")}),
         epochs=tuple(dict(zip(names, row, strict=True)) for row in rounds),

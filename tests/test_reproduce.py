@@ -82,9 +82,9 @@ def test_the_choice_of_backbones_is_repeated_not_made_again(photos: Path, tiny_w
         shutil.copy(tiny_weights / f"test_resnet.a.{end}", weights)
     recipe = headstart.Recipe(approach="linear")
     run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=weights)
-    assert run.classifier.provenance["chosen"] == ["test_resnet.a"]
+    assert run.provenance.chosen == ("test_resnet.a",)
     both = headstart.train(photos, out=tmp_path / "both", recipe=recipe, weights=tiny_weights)
-    assert len(both.classifier.provenance["chosen"]) == 2
+    assert len(both.provenance.chosen) == 2
     for folder in ("run", "both"):
         again = headstart.reproduce(tmp_path / folder, weights=tiny_weights)
         assert (again.same, again.causes) == (True, [])

@@ -31,6 +31,7 @@ from headstart.kaggle_api.submission import (
     write_submission,
 )
 from headstart.model.inference.predictions import Predictions
+from headstart.runs.run_folder import RunFolder
 
 
 def shape(text: str) -> SubmissionFormat:
@@ -445,9 +446,9 @@ def place(tmp_path: Path, photos: Path, own_cache: Path, warm_cache: Path) -> Pa
 
 
 def test_predict_fills_a_sample(run: Path, place: Path, caplog: pytest.LogCaptureFixture) -> None:
-    known = json.loads((run / "headstart.json").read_text())
-    assert 0 < known["clip"] <= 1 / 6
-    assert f"probabilities at or above {known['clip']:.2g}" in (run / "README.md").read_text()
+    clip = RunFolder(run).classifier.calibration.clip
+    assert 0 < clip <= 1 / 6
+    assert f"probabilities at or above {clip:.2g}" in (run / "README.md").read_text()
     made = headstart.predict(
         run, place / "test", out=place / "out.csv", submission=SubmissionOptions(sample_submission=place / "sample.csv")
     )
@@ -457,10 +458,10 @@ def test_predict_fills_a_sample(run: Path, place: Path, caplog: pytest.LogCaptur
     by_path = dict(zip(made.predictions.paths, made.predictions.probabilities, strict=True))
     for name, *cells in rows[1:]:
         assert sum(map(float, cells)) == pytest.approx(1)
-        assert min(map(float, cells)) >= known["clip"] * (1 - 1e-6)
+        assert min(map(float, cells)) >= clip * (1 - 1e-6)
         if name not in ("77", "5"):
             expected = by_path[(place / "test" / f"{name}.jpg").as_posix()][[2, 0, 1]]
-            assert [float(cell) for cell in cells] == pytest.approx(expected, abs=3 * known["clip"])
+            assert [float(cell) for cell in cells] == pytest.approx(expected, abs=3 * clip)
     assert rows[3][1:] == rows[4][1:]  # no image, and an unreadable one: the classes' frequencies
     assert "1 ids have no image" in caplog.text
     assert "1 ids have an image that cannot be read" in caplog.text
@@ -554,13 +555,13 @@ def test_on_the_command_line(run: Path, place: Path, capsys: pytest.CaptureFixtu
 def test_a_run_without_a_bound_is_read_and_submits_as_it_is(
     run: Path, place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Older runs have no `clip`."""
-    old = shutil.copytree(run, place / "old")
+    """It is 0 there."""
+    old = Path(shutil.copytree(run, place / "old"))
     known = json.loads((old / "headstart.json").read_text())
-    del known["clip"]
+    known["calibration"]["clip"] = 0.0
     (old / "headstart.json").write_text(json.dumps(known))
     write_manifest(old)
-    assert headstart.load_classifier(old).clip == 0
+    assert headstart.load_classifier(old).calibration.clip == 0
     made = headstart.predict(
         old, place / "test", out=place / "out.csv", submission=SubmissionOptions(sample_submission=place / "sample.csv")
     )
@@ -573,7 +574,7 @@ def test_a_run_without_a_bound_is_read_and_submits_as_it_is(
 def test_a_bound_that_cannot_be_is_a_damaged_run(run: Path, tmp_path: Path, value: object) -> None:
     old = shutil.copytree(run, tmp_path / "old")
     known = json.loads((old / "headstart.json").read_text())
-    (old / "headstart.json").write_text(json.dumps({**known, "clip": value}))
+    (old / "headstart.json").write_text(json.dumps({**known, "calibration": {**known["calibration"], "clip": value}}))
     write_manifest(old)
     with pytest.raises(DamagedRun):
         headstart.load_classifier(old)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import headstart
 from headstart import Recipe
+from headstart.runs.run_folder import RunFolder
 from headstart.training.recipe import HEADS
 
 
@@ -36,13 +37,13 @@ def test_recipe_options_reach_the_run(tmp_path: Path, photos: Path, tiny_weights
     assert str(part.extractor) == "test_resnet.a at 32 px"
     assert part.extractor.spec.resize == "squash"
     assert run.classifier.runtime.precision == "f32"
-    assert run.classifier.provenance["head"]["kind"] == "lda"
+    assert run.provenance.head is not None and run.provenance.head.kind == "lda"
 
 
 def test_every_kind_of_head_makes_a_run(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
     for head in HEADS[1:]:
         recipe = Recipe(backbone="test_resnet.a", head=head)
         run = headstart.train(photos, out=tmp_path / head, weights=tiny_weights, recipe=recipe)
-        recorded = json.loads((tmp_path / head / "headstart.json").read_text())
-        assert recorded["head"]["kind"] == run.classifier.provenance["head"]["kind"] == head
-        assert (recorded["head"]["strength"] is None) == (head == "ncm")
+        recorded = RunFolder(tmp_path / head).provenance.head
+        assert recorded is not None and recorded == run.provenance.head and recorded.kind == head
+        assert (recorded.strength is None) == (head == "ncm")

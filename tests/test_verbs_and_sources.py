@@ -32,7 +32,7 @@ def test_a_run_remembers_where_its_labels_stood(zipped: Path, tmp_path: Path, ti
     recipe = Recipe(backbone="test_resnet.a", head="lda")
     made = headstart.train(source, out=run, recipe=recipe, weights=tiny_weights)
     assert made.classifier.classes == ("class0", "class1", "class2")
-    kept = json.loads((run / "headstart.json").read_text())["data"]
+    kept = json.loads((run / "headstart.json").read_text())["provenance"]["data"]
     assert (kept["path"], kept["label_from"]) == (str(zipped), PATTERN)
     assert "label_column" not in kept
     moved = zipped.rename(tmp_path / "moved.zip")

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from headstart.kaggle_api.submission import SubmissionOptions
     from headstart.model.backbones.registry import Backbone
     from headstart.model.backbones.weights_source import WeightsSource
-    from headstart.model.inference.classifier import Classifier, load_classifier
+    from headstart.model.inference.classifier import Classifier
     from headstart.model.inference.features import Features
     from headstart.model.inference.heat_maps import heat_maps
     from headstart.model.inference.predictions import Predictions
     from headstart.pipeline.comparison import Comparison
+    from headstart.runs.run_folder import load_classifier
     from headstart.training.recipe import Recipe
     from headstart.training.recipe_files import read_recipe
     from headstart.verbs.backbones import backbones
@@ -80,7 +81,7 @@ _HOME = {
     "explain": "headstart.verbs.explain",
     "heat_maps": "headstart.model.inference.heat_maps",
     "kaggle": "headstart.verbs.kaggle",
-    "load_classifier": "headstart.model.inference.classifier",
+    "load_classifier": "headstart.runs.run_folder",
     "open_dataset": "headstart.data.open_dataset",
     "predict": "headstart.verbs.predict",
     "read_recipe": "headstart.training.recipe_files",

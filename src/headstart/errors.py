@@ -17,7 +17,8 @@
     │   └── CannotCut              a network that cannot be divided into a frozen and a trained part there
     ├── RunError                   a run folder
     │   ├── MissingRun             there is none
-    │   └── DamagedRun             its files are not those that were written
+    │   ├── DamagedRun             its files are not those that were written
+    │   └── UnsupportedRun         an earlier or a newer headstart wrote it
     ├── RecipeError                an option with a value that cannot work
     │   └── BudgetTooSmall         the time does not allow a single epoch
     ├── TrainingError              a training by gradient descent
@@ -127,6 +128,10 @@ class MissingRun(RunError):
 
 class DamagedRun(RunError):
     """The files in a run folder are not those that were written."""
+
+
+class UnsupportedRun(RunError):
+    """An earlier or a newer headstart wrote the run folder, in a format that this one does not read."""
 
 
 class RecipeError(HeadstartError):

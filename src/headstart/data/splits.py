@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,7 +32,18 @@ from headstart.io.files import write_csv
 from headstart.io.progress import log
 from headstart.io.text_table import few
 
-SPLIT_HEADER = ("path", "label", "split", "group", "sha256")
+
+class SplitRow(NamedTuple):
+    """A row of split.csv. `label` is '' where it is unknown, `split` one of train, val, test and ''."""
+
+    path: str
+    label: str
+    split: str
+    group: int
+    sha256: str
+
+
+SPLIT_HEADER = SplitRow._fields
 """Columns of split.csv. Only path and split must be there when it is read."""
 SETS = {"train": "training set", "val": "validation set", "test": "test set"}
 """What the names of the sets are called in sentences."""
@@ -139,16 +151,20 @@ def split_hash(dataset: Dataset) -> str:
     return hash_rows(sorted((path, str(side)) for path, side in zip(dataset.paths, dataset.split, strict=True)))
 
 
-def write_split(path: Path, dataset: Dataset, sha256s: Sequence[str]) -> None:
-    """Write split.csv (`SPLIT_HEADER`), sorted by path; groups are numbered in that order. Raises `WriteError`."""
+def split_rows(dataset: Dataset, sha256s: Sequence[str]) -> list[SplitRow]:
+    """The rows of split.csv, sorted by path; groups are numbered in that order."""
     order = sorted(range(len(dataset)), key=lambda i: dataset.paths[i])
     numbers: dict[int, int] = {}
     groups = [numbers.setdefault(int(dataset.groups[i]), len(numbers)) for i in order]
-    rows = [
-        (dataset.paths[i], dataset.label_name(i), str(dataset.split[i]), group, sha256s[i])
+    return [
+        SplitRow(dataset.paths[i], dataset.label_name(i), str(dataset.split[i]), group, sha256s[i])
         for i, group in zip(order, groups, strict=True)
     ]
-    write_csv(path, SPLIT_HEADER, rows)
+
+
+def write_split(path: Path, dataset: Dataset, sha256s: Sequence[str]) -> None:
+    """Write split.csv (`SPLIT_HEADER`). Raises `WriteError`."""
+    write_csv(path, SPLIT_HEADER, split_rows(dataset, sha256s))
 
 
 def read_split(path: Path, dataset: Dataset, corrections: Corrections | None = None) -> Dataset:

@@ -137,10 +137,20 @@ def _rank(
         log_loss, accuracy = leave_one_out_score(joined_ND, labels_N, n_classes)
         name = " + ".join(extractors[i].backbone.name for i in members)
         spent = round(time.monotonic() - begun, 3)
-        rows.append(HistoryRow("choose", name, "lda", nan, len(labels_N), log_loss, accuracy, nan, nan, spent))
+        rows.append(
+            HistoryRow(
+                stage="choose",
+                backbone=name,
+                approach="linear",
+                head="lda",
+                n_images=len(labels_N),
+                loo_log_loss=log_loss,
+                loo_accuracy=accuracy,
+                seconds=spent,
+            )
+        )
         return log_loss
 
-    nan = math.nan
     order = sorted(range(len(extractors)), key=lambda i: score((i,)))
     if pairs and len(extractors) > 2:
         order[1:LAST] = sorted(order[1:LAST], key=lambda i: score((order[0], i)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +22,14 @@ from headstart.data.not_copies import NotCopies, read_not_copies
 from headstart.data.open_dataset import Dataset, open_dataset, require_trainable
 from headstart.data.splits import make_split, require_sets, split_hash, write_split
 from headstart.errors import WriteError
-from headstart.evaluation.metrics import Metrics
 from headstart.evaluation.pareto import on_front
-from headstart.io.files import read_csv, read_json, write_csv, write_text
+from headstart.io.files import write_csv, write_text
 from headstart.io.folders import check_outside_run
 from headstart.io.options import words_of
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone, last_resort
 from headstart.model.backbones.weights import parameter_count, read_header
 from headstart.model.backbones.weights_source import WeightsSource
-from headstart.model.inference.predictions import read_predictions
 from headstart.pipeline.comparison import PAIR_COLUMNS, ROW_COLUMNS, Comparison, ComparisonRow, advice, paired
 from headstart.pipeline.scan import ScannedDataset, prepare_groups, scan
 from headstart.pipeline.trial_budget import Budget, check_budget, run_trials
@@ -46,6 +44,7 @@ from headstart.pipeline.trial_configs import (
 )
 from headstart.pipeline.trials import TrialConfig, TrialContext, TrialResult, finished, with_latency
 from headstart.reports.compare_page import ComparePageData, TrialSummary, compare_page, drawn_comparison
+from headstart.runs.run_folder import PLOTS, REPORT, SPLIT, RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,7 @@ def compare_trials(asked: ComparisonRequest, clock: Budget | None = None) -> Com
     if not named and not given:
         given = best_backbones(here, scanned, dataset, clock.left() / 4, asked.seed)
     candidates = trial_configs(named or DEFAULT, given, asked.seed)
-    write_split(asked.out / "split.csv", dataset, scanned.images.sha256s)
+    write_split(asked.out / SPLIT, dataset, scanned.images.sha256s)
     place = _context(asked, scanned, dataset, here)
     outcomes = {c.name: done for c in candidates if (done := finished(c, place)) is not None}
     if not outcomes:
@@ -144,7 +143,7 @@ def _check_place(out: Path, data: Path) -> None:
         )
     if out.exists() and not out.is_dir():
         raise WriteError(f"{out}: is in the way: a folder is to be written there.", hint="Choose another --out.")
-    if out.is_dir() and any(out.iterdir()) and not (out / "split.csv").is_file():
+    if out.is_dir() and any(out.iterdir()) and not (out / SPLIT).is_file():
         raise WriteError(
             f"{out}: holds files that headstart did not write, so it is left alone.",
             hint="Choose another --out, or an empty folder.",
@@ -160,10 +159,10 @@ def _compared(
     seed: int,
     seconds: float,
 ) -> Comparison:
-    """Read all run folders and judge them against one another. Raises `RunError`, `OSError` if one was changed meanwhile."""
+    """Read all run folders and judge them against one another. Raises `RunError` if one was changed meanwhile."""
     rows = _marked([_row(c, outcomes[c.name], place) for c in candidates])
     good = [row.name for row in rows if row.metrics is not None]
-    pairs, notes = paired({name: read_predictions(place.run(name) / "predictions.csv") for name in good}, seed)
+    pairs, notes = paired({name: RunFolder(place.run(name)).predictions for name in good}, seed)
     taken, why = advice(rows, pairs)
     return Comparison(
         out=str(place.out),
@@ -184,23 +183,23 @@ def _row(candidate: TrialConfig, outcome: TrialResult, place: TrialContext) -> C
         recipe=candidate.recipe_name,
         backbones=candidate.recipe.backbone,
         metrics=None,
-        seconds=round(outcome.seconds, 3),
+        train_seconds=round(outcome.seconds, 3),
         peak_memory_mb=outcome.peak_memory_mb,
         parameters=0,
         file_bytes=0,
         latency_ms=math.nan,
-        on_front=False,
+        pareto_optimal=False,
         error=outcome.error,
     )
     if outcome.error:
         return row
-    run = place.run(candidate.name)
-    known = read_json(run / "headstart.json")
-    weights = [run / member["folder"] / "model.safetensors" for member in known["members"]]
+    run = RunFolder(place.run(candidate.name))
+    backbones = [member.extractor.backbone for member in run.classifier.members]
+    weights = [backbone.weights for backbone in backbones if backbone.weights is not None]
     return replace(
         row,
-        backbones="+".join(member["backbone"] for member in known["members"]),
-        metrics=Metrics.from_json(read_json(run / "metrics.json")["test"]),
+        backbones="+".join(backbone.name for backbone in backbones),
+        metrics=run.metrics.test,
         parameters=sum(parameter_count(read_header(file)) for file in weights),
         file_bytes=sum(file.stat().st_size for file in weights),
         latency_ms=outcome.latency_ms,
@@ -217,7 +216,7 @@ def _marked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     latencies = [row.latency_ms if timed else 0.0 for row in rows]
     sizes = [float(row.file_bytes) for row in rows]
     front = on_front(np.column_stack([accuracies, latencies, sizes]), (True, False, False))
-    marked = [replace(row, on_front=bool(on)) for row, on in zip(rows, front, strict=True)]
+    marked = [replace(row, pareto_optimal=bool(on)) for row, on in zip(rows, front, strict=True)]
     return sorted(marked, key=lambda row: (row.metrics is None, *_rank(row)))
 
 
@@ -249,7 +248,7 @@ def _write_page(found: Comparison, place: TrialContext, command: str) -> None:
         facts=infos,
         command=command,
     )
-    write_text(place.out / "report.html", compare_page(page, drawn_comparison(page, place.out / "plots")))
+    write_text(place.out / REPORT, compare_page(page, drawn_comparison(page, place.out / PLOTS)))
 
 
 def _contender(row: ComparisonRow, place: TrialContext) -> TrialSummary:
@@ -259,18 +258,22 @@ def _contender(row: ComparisonRow, place: TrialContext) -> TrialSummary:
         recipe=row.recipe,
         backbones=row.backbones,
         figures={},
-        seconds=row.seconds,
+        train_seconds=row.train_seconds,
         peak_memory_mb=row.peak_memory_mb,
         file_bytes=row.file_bytes,
         latency_ms=row.latency_ms,
-        on_front=False,
+        pareto_optimal=False,
         error=row.error,
     )
     if row.metrics is None:
         return known
-    run = place.run(row.name)
-    tuned = read_json(run / "headstart.json").get("tuned")
-    epochs = read_csv(run / "epochs.csv") if tuned and (run / "epochs.csv").is_file() else []
-    best = tuned["best_epoch"] if tuned else None
-    figures = dict(row.metrics.overall)
-    return replace(known, figures=figures, on_front=row.on_front, error="", epochs=epochs, best_epoch=best)
+    run = RunFolder(place.run(row.name))
+    tuned = run.provenance.tuned
+    return replace(
+        known,
+        figures=dict(row.metrics.overall),
+        pareto_optimal=row.pareto_optimal,
+        error="",
+        epochs=[asdict(epoch) for epoch in run.epochs] if tuned else [],
+        best_epoch=tuned.best_epoch if tuned else None,
+    )

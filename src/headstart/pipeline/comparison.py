@@ -30,13 +30,13 @@ FIGURES = (
     *("cohen_kappa", "matthews_corrcoef", "roc_auc", "log_loss", "ece"),
 )
 """The eight of the published comparison (which weighs precision, recall and F1 by class frequencies), log-loss and ECE."""
-MEASURES = ("seconds", "peak_memory_mb", "parameters", "file_bytes", "latency_ms")
+MEASURES = ("train_seconds", "peak_memory_mb", "parameters", "file_bytes", "latency_ms")
 ROW_COLUMNS = (
     *("name", "recipe", "backbones"),
     *(f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")),
-    *(*MEASURES, "on_front", "error"),
+    *(*MEASURES, "pareto_optimal", "error"),
 )
-PAIR_COLUMNS = ("a", "b", "metric", "images", "difference", "low", "high", "p", "p_holm", "verdict")
+PAIR_COLUMNS = ("a", "b", "metric", "images", "difference", "low", "high", "p_value", "p_holm", "verdict")
 MOST_SHOWN = 15
 AS_QUICK = 1.25
 """Times an image takes that differ by less are no reason to prefer one: on a machine with other work they vary as much."""
@@ -50,12 +50,12 @@ class ComparisonRow:
     recipe: str
     backbones: str
     metrics: Metrics | None
-    seconds: float
+    train_seconds: float
     peak_memory_mb: float
     parameters: int
     file_bytes: int
     latency_ms: float
-    on_front: bool
+    pareto_optimal: bool
     error: str
 
     def figure(self, name: str) -> Estimate | None:
@@ -71,7 +71,7 @@ class ComparisonRow:
             figures |= {name: read.get("value"), f"{name}_low": read.get("low"), f"{name}_high": read.get("high")}
         measures = {name: _known(getattr(self, name)) for name in MEASURES}
         head = {"name": self.name, "recipe": self.recipe, "backbones": self.backbones}
-        return {**head, **figures, **measures, "on_front": self.on_front, "error": self.error}
+        return {**head, **figures, **measures, "pareto_optimal": self.pareto_optimal, "error": self.error}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -168,8 +168,8 @@ class Comparison(Result):
 
 def _cells(row: ComparisonRow) -> list[str]:
     figures = [str(row.figure(name)) for name in ("accuracy", "f1_weighted", "roc_auc", "log_loss", "ece")]
-    costs = [_number(row.seconds, ".1f"), _number(row.peak_memory_mb, ",.0f"), f"{row.file_bytes / 1e6:,.1f}"]
-    return [("* " if row.on_front else "  ") + plain(row.name), *figures, *costs, _number(row.latency_ms, ".1f")]
+    costs = [_number(row.train_seconds, ".1f"), _number(row.peak_memory_mb, ",.0f"), f"{row.file_bytes / 1e6:,.1f}"]
+    return [("* " if row.pareto_optimal else "  ") + plain(row.name), *figures, *costs, _number(row.latency_ms, ".1f")]
 
 
 def _number(value: float, spec: str) -> str:

@@ -180,5 +180,5 @@ def _way(row: ComparisonRow) -> DemoTrial:
         about=about,
         accuracy=row.figure("accuracy"),
         log_loss=row.figure("log_loss"),
-        seconds=row.seconds,
+        seconds=row.train_seconds,
     )

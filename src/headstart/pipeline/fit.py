@@ -24,7 +24,7 @@ from headstart.evaluation.conformal import conformal_threshold
 from headstart.evaluation.probabilities import softmax
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from, without_weights
 from headstart.model.backbones.weights_source import WeightsSource
-from headstart.model.inference.classifier import Classifier
+from headstart.model.inference.classifier import Calibration, Classifier
 from headstart.model.inference.engines import anticipate, choose_runtime
 from headstart.model.inference.features import FeatureExtractor, fitted_spec
 from headstart.model.inference.runtime import Runtime
@@ -196,13 +196,13 @@ def calibrate(candidate: Candidate, task: FitTask) -> tuple[Classifier, np.ndarr
     temperature = fit_temperature(candidate.val_logits_NK, labels_N)
     final = candidate.times(1 / temperature)
     probabilities_NK = softmax(final.val_logits_NK)
-    classifier = Classifier(
-        members=final.members,
-        classes=task.dataset.classes,
-        runtime=task.runtime,
+    calibration = Calibration(
         temperature=temperature,
         conformal_threshold=conformal_threshold(probabilities_NK, labels_N, alpha),
-        alpha=alpha,
+        conformal_alpha=alpha,
         clip=clip_bound(probabilities_NK, labels_N),
+    )
+    classifier = Classifier(
+        members=final.members, classes=task.dataset.classes, runtime=task.runtime, calibration=calibration
     )
     return classifier, final.val_logits_NK

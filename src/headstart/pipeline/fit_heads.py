@@ -132,9 +132,10 @@ def _trial(name: str, images: int, row: SearchRow) -> HistoryRow:
     return HistoryRow(
         stage="head",
         backbone=name,
+        approach="linear",
         head=row.kind,
         strength=row.strength,
-        images=images,
+        n_images=images,
         loo_log_loss=row.loo_log_loss,
         loo_accuracy=row.loo_accuracy,
         val_log_loss=row.val_log_loss,

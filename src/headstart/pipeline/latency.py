@@ -14,8 +14,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from headstart.model.inference.classifier import load_classifier
 from headstart.model.inference.predictor import Predictor
+from headstart.runs.run_folder import load_classifier
 
 WARM = 3
 MEASURED = 25

@@ -21,7 +21,6 @@ from headstart.data.proposals import proposal
 from headstart.errors import NoImages
 from headstart.images.image_refs import Images
 from headstart.io.progress import log
-from headstart.model.inference.classifier import Classifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,15 +110,6 @@ def with_named_groups(given: Dataset, scanned: ScannedDataset, source: DataSourc
         return given
     groups = merge_groups(len(given), group_pairs(given.groups), group_pairs(scanned.dataset.groups))
     return replace(given, groups=groups)
-
-
-def source_of(classifier: Classifier, given: Path | DataSource | None) -> DataSource:
-    """Where a run's images are: where they were at the time, or at the place that is given; labels as at the time."""
-    known = classifier.provenance.get("data", {})
-    kept = DataSource.from_dict({**known, "place": known.get("path", "")})
-    if given is None or isinstance(given, DataSource):
-        return kept if given is None else given
-    return replace(kept, place=Path(given))
 
 
 def with_identical_files(dataset: Dataset, images: Images) -> Dataset:

@@ -115,7 +115,7 @@ def best_backbones(
         seed=seed,
     )
     alone = {b.name for b in found}
-    ranked = sorted((t for t in choice.trials if t.backbone in alone), key=lambda t: (-t.images, t.loo_log_loss))
+    ranked = sorted((t for t in choice.trials if t.backbone in alone), key=lambda t: (-t.n_images, t.loo_log_loss))
     return list(dict.fromkeys(t.backbone for t in ranked))[:TOP]
 
 

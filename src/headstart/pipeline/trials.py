@@ -23,16 +23,16 @@ from typing import Any
 
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
-from headstart.errors import DamagedRun
+from headstart.errors import RunError
 from headstart.io.files import read_json, sha256_bytes, write_json
-from headstart.io.folders import MANIFEST, check_manifest, read_manifest
+from headstart.io.folders import MANIFEST, read_manifest
 from headstart.io.options import words_of
 from headstart.io.processes import ProcessResult, run_child
 from headstart.io.progress import log
 from headstart.model.backbones.registry import sha256_here
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.pipeline.approaches import APPROACHES
-from headstart.runs.run_folder import WRITTEN
+from headstart.runs.run_folder import REPORT_FILES, SPLIT, RunFolder
 from headstart.training.recipe import Recipe
 
 COMMAND = (sys.executable, "-m", "headstart")
@@ -126,18 +126,13 @@ def finished(candidate: TrialConfig, place: TrialContext) -> TrialResult | None:
     """
     run = place.run(candidate.name)
     try:
-        check_manifest(run)
-        manifest = _identity(run)
-        known, metrics = read_json(run / "headstart.json"), read_json(run / "metrics.json")
-        seconds, used = float(metrics["seconds"]["total"]), known["recipe"]
-        of_these = (known["split_hash"], known["data"]["fingerprint"]) == (place.split_hash, place.fingerprint)
-    except DamagedRun as error:
+        opened = RunFolder(run)
+        manifest, seconds, made = _identity(run), opened.metrics.seconds["total"], opened.provenance
+    except RunError as error:
         if run.exists():
             log.warning("%s It is done again.", error.message)
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("%s: cannot be taken up (%s: %s); it is done again.", run, type(error).__name__, error)
-        return None
+    of_these = (made.split_hash, made.data.fingerprint) == (place.split_hash, place.fingerprint)
     kept, asked = _read_record(place.record(candidate.name))
     if kept is not None and kept.manifest != manifest:
         kept = None
@@ -145,7 +140,7 @@ def finished(candidate: TrialConfig, place: TrialContext) -> TrialResult | None:
     if kept is not None and kept.weights and here and kept.weights != here:
         log.info("%s: made with other weights than those at hand; it is done again.", run)
         return None
-    if not of_these or not _same(used if kept is None else asked, candidate.recipe):
+    if not of_these or not _same(made.recipe.as_dict() if kept is None else asked, candidate.recipe):
         log.info("%s: of another recipe, split or data; it is done again.", run)
         return None
     return kept or TrialResult(seconds=seconds, manifest=manifest)
@@ -153,7 +148,7 @@ def finished(candidate: TrialConfig, place: TrialContext) -> TrialResult | None:
 
 def _identity(run: Path) -> str:
     """SHA-256 over the run folder's manifest without its report, which can be written again at any time."""
-    listed = {name: sha256 for name, sha256 in read_manifest(run, "").items() if name not in WRITTEN}
+    listed = {name: sha256 for name, sha256 in read_manifest(run, "").items() if name not in REPORT_FILES}
     return sha256_bytes(json.dumps(sorted(listed.items())).encode())
 
 
@@ -195,7 +190,7 @@ def train_words(recipe: Recipe, candidate: TrialConfig, place: TrialContext) -> 
     """`headstart` words of a trial: every option that is not the default is spelled out, so anybody can run it again."""
     there = replace(place.source, place=Path(os.path.abspath(place.source.place)))
     words = ["train", *there.words(), "--out", str(place.run(candidate.name)), "--json", "--no-report"]
-    words += ["--split", str(place.out / "split.csv")]
+    words += ["--split", str(place.out / SPLIT)]
     alone = place.alone and recipe.backbone == "auto"  # the hub was asked once
     weights = replace(place.weights, offline=place.weights.offline or alone)
     return [*words, *words_of(place.curation), *words_of(weights), *words_of(recipe)]

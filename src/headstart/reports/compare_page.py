@@ -50,11 +50,11 @@ class TrialSummary:
     recipe: str
     backbones: str
     figures: Mapping[str, Estimate]
-    seconds: float
+    train_seconds: float
     peak_memory_mb: float
     file_bytes: int
     latency_ms: float
-    on_front: bool
+    pareto_optimal: bool
     error: str = ""
     epochs: Sequence[Mapping[str, Any]] = ()
     best_epoch: int | None = None
@@ -88,8 +88,8 @@ def comparison_figures(compared: ComparePageData) -> dict[str, Figure]:
     done = compared.finished
     errors = [[1 - x for x in (e.value, e.high, e.low)] for e in (c.figures["accuracy"] for c in done)]
     costs = {
-        "latency": ([c.latency_ms for c in done], [c.on_front for c in done], "milliseconds per image"),
-        "training": ([c.seconds for c in done], None, "seconds of training"),
+        "latency": ([c.latency_ms for c in done], [c.pareto_optimal for c in done], "milliseconds per image"),
+        "training": ([c.train_seconds for c in done], None, "seconds of training"),
     }
     for name, (cost, front, label) in costs.items():
         if len(done) > 1 and any(map(math.isfinite, cost)):

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from headstart.data.checks import Finding
 from headstart.data.corrections import given_and_left_out
 from headstart.evaluation.metrics import Metrics
 from headstart.io.text_table import few, plain
 from headstart.model.inference.classifier import Classifier
+from headstart.runs.provenance import Provenance
+from headstart.runs.run_folder import CORRECTIONS, NOT_COPIES
 
 SHOWN = ("accuracy", "balanced_accuracy", "f1_macro", "matthews_corrcoef", "roc_auc", "log_loss", "brier_score", "ece")
 
 
-def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Sequence[Finding]) -> str:
+def model_card(
+    classifier: Classifier, made: Provenance, test: Metrics, val: Metrics, findings: Sequence[Finding]
+) -> str:
     """Markdown: what it is, how good it is (with intervals), what it was made from, how to use and reproduce it."""
-    known = classifier.provenance
+    calibration = classifier.calibration
     rows = [f"| {name} | {test[name]} | {val[name]} |" for name in SHOWN]
     worst = min(test.per_class, key=lambda c: test.per_class[c]["recall"].value)
     problems = [f"- {f.severity}: {plain(f.message)}" for f in findings if f.severity != "info"] or ["- none"]
     used = [(m.extractor, m.extractor.backbone) for m in classifier.members]
     members = [f"- {e}, {b.licence}, weights SHA-256 {b.sha256[:16]}: {b.origin}" for e, b in used]
-    data = known["data"]
     return "\n".join(
         [
             f"# Classifier of {len(classifier.classes)} classes",
             "",
-            f"{few([plain(c) for c in classifier.classes], 30)}. {made_by(known)}; model {classifier.id}.",
+            f"{few([plain(c) for c in classifier.classes], 30)}. {made_by(made)}; model {classifier.id}.",
             "",
             "## How good it is",
             f"95 % intervals; {test.n:,} test images, looked at once; {val.n:,} validation images, used for choosing.",
@@ -38,16 +40,17 @@ def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Se
             *rows,
             "",
             f"The weakest class is {worst!r}: recall {test.per_class[worst]['recall']}.",
-            f"Temperature {classifier.temperature:.4g} (folded into the weights). Sets at alpha = {classifier.alpha:g} hold "
-            f"every class with probability >= {1 - classifier.conformal_threshold:.4g}. Submissions to a competition keep "
-            f"probabilities at or above {classifier.clip:.2g} (chosen on validation for log-loss).",
+            f"Temperature {calibration.temperature:.4g} (folded into the weights). Sets at alpha = "
+            f"{calibration.conformal_alpha:g} hold every class with probability >= "
+            f"{1 - calibration.conformal_threshold:.4g}. Submissions to a competition keep probabilities at or above "
+            f"{calibration.clip:.2g} (chosen on validation for log-loss).",
             "",
             "## What it was made from",
             *members,
-            f"- {data['images']:,} images, fingerprint {data['fingerprint'][:16]}; split {known['split_hash'][:16]}",
-            *_corrections(known),
+            f"- {made.data.images:,} images, fingerprint {made.data.fingerprint[:16]}; split {made.split_hash[:16]}",
+            *_corrections(made),
             f"- Python {platform.python_version()}, "
-            + ", ".join(f"{k} {v}" for k, v in known["versions"].items() if k != "python"),
+            + ", ".join(f"{k} {v}" for k, v in made.versions.items() if k != "python"),
             "",
             "What the checks found in the data:",
             *problems,
@@ -63,25 +66,24 @@ def model_card(classifier: Classifier, test: Metrics, val: Metrics, findings: Se
     )
 
 
-def _corrections(known: Mapping[str, Any]) -> list[str]:
-    corrections, refused = known.get("corrections"), (known.get("copies") or {}).get("refused", 0)
+def _corrections(made: Provenance) -> list[str]:
+    given, refused = made.corrections, made.copies.refused
     lines = []
-    if corrections:
-        words = given_and_left_out(corrections["labels"], corrections["dropped"])
-        lines.append(f"- corrected by hand (corrections.csv): {words}")
+    if given:
+        lines.append(f"- corrected by hand ({CORRECTIONS}): {given_and_left_out(given.relabelled, given.dropped)}")
     if refused:
-        lines.append(f"- said to be no copies (not_copies.csv): {refused:,} pair{'s' * (refused != 1)} of images")
+        lines.append(f"- said to be no copies ({NOT_COPIES}): {refused:,} pair{'s' * (refused != 1)} of images")
     return lines
 
 
-def made_by(known: Mapping[str, Any]) -> str:
-    """How a classifier was made, in some words, from its provenance."""
-    head, tuned = known["head"], known["tuned"]
-    frozen = f"Frozen backbone, {head['kind']} head" if head else ""
+def made_by(made: Provenance) -> str:
+    """How a classifier was made, in some words."""
+    head, tuned = made.head, made.tuned
+    frozen = f"Frozen backbone, {head.kind} head" if head else ""
     if not tuned:
         return frozen
     how = {"finetune": "fine-tuned", "head_sgd": "dense layers trained on frozen features", "scratch": "from scratch"}
-    trained = f"{tuned['backbone']} {how[tuned['approach']]}, {tuned['epochs']} epochs"
+    trained = f"{tuned.backbone} {how[tuned.approach]}, {tuned.epochs} epochs"
     return f"{frozen}, and {trained}" if frozen else trained
 
 

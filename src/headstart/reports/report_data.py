@@ -59,7 +59,7 @@ class ReportData:
     val: Metrics | None = None
     trials: tuple[HistoryRow, ...] = ()
     taken: frozenset[tuple[str, str, str]] = frozenset()
-    """(stage, backbone, head) of the trials that the classifier was made from."""
+    """`kind_of_trial` of those that the classifier was made from."""
     epochs: tuple[TrainingRow, ...] = ()
     """Rows of epochs.csv."""
     steps: tuple[TrainingRow, ...] = ()
@@ -90,7 +90,7 @@ class ReportData:
     sides: Mapping[str, str] = field(default_factory=dict)
     """path -> set of the split."""
     seen: bytes = b""
-    """seen.png."""
+    """A PNG of training images as the network saw them."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     costs: tuple[tuple[str, str], ...] = ()
     """(what, how much), besides the seconds."""
@@ -103,6 +103,11 @@ class ReportData:
     def mistakes(self) -> tuple[int, ...]:
         """Rows of `predictions` that are wrong, the most confident first."""
         return tuple(mistakes(self.predictions))
+
+
+def kind_of_trial(trial: HistoryRow) -> tuple[str, str, str]:
+    """(stage, backbone, head or approach): trials that differ in nothing else are one row of the page."""
+    return trial.stage, trial.backbone, trial.head or trial.approach
 
 
 def mistakes(predictions: Predictions) -> list[int]:

@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 from headstart.data.not_copies import CopyRow
 from headstart.evaluation.intervals import Estimate
 from headstart.io.text_table import plain
-from headstart.reports.report_data import ReportData
+from headstart.reports.report_data import ReportData, kind_of_trial
 from headstart.reports.thumbnails import heat_thumbnail, shrunk_uri, thumbnails
 from headstart.reports.training_verdict import verdict as training_verdict
 from headstart.training.history import HistoryRow
@@ -285,11 +285,11 @@ def metric_rows(report: ReportData) -> list[tuple[str, Estimate, Estimate | None
 
 
 def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[tuple[str, str, str]]) -> list[dict[str, Any]]:
-    """The best of each (stage, backbone, head) by validation, or else by leave-one-out; best first, stage by stage."""
+    """The best of each `kind_of_trial` by validation, or else by leave-one-out; best first, stage by stage."""
     best: dict[tuple[str, str, str], HistoryRow] = {}
     for trial in trials:
-        key = (trial.stage, trial.backbone, trial.head)
-        if key not in best or _loss(trial) <= _loss(best[key]) or trial.images > best[key].images:
+        key = kind_of_trial(trial)
+        if key not in best or _loss(trial) <= _loss(best[key]) or trial.n_images > best[key].n_images:
             best[key] = trial
     stages = ("finetune", "head", "choose")
     ranked = sorted(best.values(), key=lambda t: (stages.index(t.stage) if t.stage in stages else 9, _loss(t)))
@@ -301,13 +301,13 @@ def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[tuple[str, str, st
                 t.stage, t.stage
             ),
             "backbone": t.backbone,
-            "head": t.head,
-            "images": t.images,
+            "head": t.head or t.approach,
+            "images": t.n_images,
             "accuracy": _known(t.val_accuracy, t.loo_accuracy),
             "loss": _known(t.val_log_loss, t.loo_log_loss),
             "by": "validation" if not math.isnan(t.val_log_loss) else "leave-one-out",
-            "seconds": sum(x.seconds for x in trials if (x.stage, x.backbone, x.head) == (t.stage, t.backbone, t.head)),
-            "chosen": (t.stage, t.backbone, t.head) in taken,
+            "seconds": sum(x.seconds for x in trials if kind_of_trial(x) == kind_of_trial(t)),
+            "chosen": kind_of_trial(t) in taken,
         }
         for t in shown
     ]

@@ -1,15 +1,335 @@
-"""Names of files in a run folder.
+"""A run's folder: its files and their keys, known here only. What `train` writes, and everything else reads.
 
-Imports nothing. Not for what is in those files: `model.inference.classifier` reads and writes the classifier.
+    run = RunFolder(Path("run"))        # the manifest is checked before any parser sees a byte
+    run.classifier, run.provenance, run.metrics.test["accuracy"]
+
+Opening costs a SHA-256 of every file; each is parsed when it is first asked for. Files can grow: keys and columns that are
+not known here are left alone, and `FORMAT` changes only when one that is known gets another meaning or goes.
 """
 
 from __future__ import annotations
 
-PAGE = "report.html"
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
 
+from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
+from headstart.data.corrections import Corrections, read_corrections
+from headstart.data.not_copies import CopyRow, NotCopies, copy_row, read_not_copies, write_copies
+from headstart.data.splits import SPLIT_HEADER, SplitRow
+from headstart.errors import BadWeights, DamagedRun, HeadstartError, MissingRun, RunError, UnsupportedRun
+from headstart.evaluation.metrics import Metrics
+from headstart.io.files import read_csv, read_json, write_bytes, write_csv, write_json, write_text
+from headstart.io.folders import MANIFEST, check_manifest
+from headstart.model.inference.classifier import Classifier
+from headstart.model.inference.predictions import Predictions, read_predictions, write_predictions
+from headstart.runs.provenance import Provenance
+from headstart.runs.saved_classifier import read_classifier, write_classifier
+from headstart.training.history import HistoryRow
+from headstart.training.hooks import EpochRow, StepRow
+
+FORMAT = 2
+
+CLASSIFIER = "headstart.json"
+SPLIT = "split.csv"
+PREDICTIONS = "predictions.csv"
+METRICS = "metrics.json"
+CHECKS = "checks.csv"
+COPIES = "copies.csv"
+CORRECTIONS = "corrections.csv"
+NOT_COPIES = "not_copies.csv"
+HISTORY = "history.csv"
+EPOCHS = "epochs.csv"
+STEPS = "steps.csv"
+TRAINING_IMAGES = "training_images.png"
+MODEL_CARD = "README.md"
+REPORT = "report.html"
+PLOTS = "plots"
 
 FIGURES = ("balance", "classes", "confusion", "coverage", "curves", "rates", "reliability", "sizes")
+REPORT_FILES = frozenset({REPORT, *(f"{PLOTS}/{name}.{kind}" for name in FIGURES for kind in ("png", "svg"))})
+"""Files of a run folder that `headstart report` writes again."""
+
+_TableRow = TypeVar("_TableRow")
 
 
-WRITTEN = frozenset({PAGE, *(f"plots/{name}.{kind}" for name in FIGURES for kind in ("png", "svg"))})
-"""Files of a run folder that are written again with its page."""
+@dataclass(frozen=True)
+class RunMetrics:
+    """What metrics.json holds: figures of the test and of the validation set, and seconds by step."""
+
+    test: Metrics
+    val: Metrics
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingLog:
+    """What is kept of gradient descent: its epochs, its steps, and a PNG of some images as it saw them."""
+
+    epochs: Sequence[EpochRow]
+    steps: Sequence[StepRow]
+    images_png: bytes
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RunRecord:
+    """What a training hands over to be written: all of a run folder but its metrics, its report and its model card."""
+
+    classifier: Classifier
+    provenance: Provenance
+    split: Sequence[SplitRow]
+    predictions: Predictions
+    history: Sequence[HistoryRow]
+    findings: Sequence[Finding]
+    copies: Sequence[CopyRow]
+    corrections: Corrections
+    not_copies: NotCopies
+    training: TrainingLog | None = None
+
+
+class RunFolder:
+    """A run folder that is open for reading.
+
+    Opening one raises `MissingRun` (there is none), `DamagedRun` (a file is not what was written) and `UnsupportedRun` (it
+    is of another format). Files in `besides` may be damaged or missing: they are about to be written again. What cannot be
+    parsed is a `DamagedRun` when it is asked for.
+    """
+
+    def __init__(self, path: Path, *, besides: Collection[str] = ()) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise MissingRun(
+                f"{self.path}: there is no such run folder.", hint="`headstart train DATA --out RUN` writes one."
+            )
+        if not (self.file(MANIFEST).is_file() or self.file(CLASSIFIER).is_file()):
+            raise self._not_a_run()
+        self.files: Mapping[str, str] = check_manifest(self.path, besides=besides)
+        """{relative path: SHA-256} of what was checked."""
+        if CLASSIFIER not in self.files:
+            raise self._not_a_run()
+        with self._as_written(CLASSIFIER):
+            self._described: Mapping[str, Any] = read_json(self.file(CLASSIFIER))
+            _check_format(self.path, self._described["format"])
+
+    def _not_a_run(self) -> MissingRun:
+        return MissingRun(
+            f"{self.path}: is not a run folder (it has no {CLASSIFIER}).", hint="`headstart train` writes one."
+        )
+
+    def file(self, name: str) -> Path:
+        """Where a file of that name is, or would be."""
+        return self.path / name
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """Its members, classes and calibration, ready to predict."""
+        with self._as_written(CLASSIFIER):
+            return read_classifier(self.path, self._described)
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """Where it comes from."""
+        with self._as_written(CLASSIFIER):
+            return Provenance.from_json(self._described["provenance"])
+
+    @cached_property
+    def split(self) -> tuple[SplitRow, ...]:
+        """Every usable image, and the set that it is in."""
+        return self._rows(SPLIT, _split_row)
+
+    @property
+    def training_rows(self) -> list[SplitRow]:
+        """The images that the classifier was made from: the training and the validation set."""
+        return [row for row in self.split if row.split in ("train", "val")]
+
+    @property
+    def training_sha256s(self) -> frozenset[str]:
+        """SHA-256 of the files of `training_rows`."""
+        return frozenset(row.sha256 for row in self.training_rows)
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Of the test set and of unlabelled images; unreadable ones by name."""
+        with self._as_written(PREDICTIONS):
+            return read_predictions(self.file(PREDICTIONS))
+
+    @cached_property
+    def metrics(self) -> RunMetrics:
+        """Test and validation metrics, and what took how long."""
+        with self._as_written(METRICS):
+            read = read_json(self.file(METRICS))
+            seconds = {str(name): float(value) for name, value in read["seconds"].items()}
+            return RunMetrics(Metrics.from_json(read["test"]), Metrics.from_json(read["val"]), seconds)
+
+    @cached_property
+    def history(self) -> tuple[HistoryRow, ...]:
+        """What was tried."""
+        return self._rows(HISTORY, _parser(HistoryRow))
+
+    @cached_property
+    def epochs(self) -> tuple[EpochRow, ...]:
+        """Of gradient descent, if there was any."""
+        return self._rows(EPOCHS, _parser(EpochRow), optional=True)
+
+    @cached_property
+    def steps(self) -> tuple[StepRow, ...]:
+        """Of gradient descent, if there was any."""
+        return self._rows(STEPS, _parser(StepRow), optional=True)
+
+    @cached_property
+    def training_images_png(self) -> bytes:
+        """Some images as gradient descent saw them, a PNG; empty if there was none."""
+        return self.file(TRAINING_IMAGES).read_bytes() if self.has(TRAINING_IMAGES) else b""
+
+    @property
+    def training(self) -> TrainingLog | None:
+        """What is kept of gradient descent, if there was any."""
+        return TrainingLog(self.epochs, self.steps, self.training_images_png) if self.has(EPOCHS) else None
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was found in the data. The rows of one finding have its message in common."""
+        paths: dict[tuple[str, str, str], list[str]] = {}
+        for check, severity, path, message in self._rows(CHECKS, lambda row: tuple(row[c] for c in CHECKS_HEADER)):
+            paths.setdefault((check, severity, message), []).extend([path] if path else [])
+        return tuple(Finding(check, severity, tuple(p), message) for (check, severity, message), p in paths.items())
+
+    @cached_property
+    def copies(self) -> tuple[CopyRow, ...]:
+        """What was taken for copies, pair by pair."""
+        return self._rows(COPIES, lambda row: copy_row(dict(row)), optional=True)
+
+    @cached_property
+    def corrections(self) -> Corrections:
+        """The corrections of labels that were applied; none is false."""
+        with self._as_written(CORRECTIONS):
+            return read_corrections(self.file(CORRECTIONS) if self.has(CORRECTIONS) else None)
+
+    @cached_property
+    def not_copies(self) -> NotCopies:
+        """The pairs that were said to be no copies; none is false."""
+        with self._as_written(NOT_COPIES):
+            return read_not_copies(self.file(NOT_COPIES) if self.has(NOT_COPIES) else None)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+        return name in self.files
+
+    def _rows(
+        self, name: str, parsed: Callable[[Mapping[str, str]], _TableRow], *, optional: bool = False
+    ) -> tuple[_TableRow, ...]:
+        if optional and not self.has(name):
+            return ()
+        with self._as_written(name):
+            return tuple(parsed(row) for row in read_csv(self.file(name)))
+
+    @contextmanager
+    def _as_written(self, name: str) -> Iterator[None]:
+        """Whatever goes wrong in parsing a file means that it is not as headstart writes it: `DamagedRun`."""
+        try:
+            yield
+        except RunError:
+            raise
+        except BadWeights as error:
+            raise DamagedRun(
+                error.message, hint="Its weights are not as headstart writes them: train again."
+            ) from error
+        except (
+            *(KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, RecursionError, OverflowError),
+            HeadstartError,
+        ) as error:
+            raise DamagedRun(
+                f"{self.file(name)}: is not as headstart writes it (format {FORMAT}): {error!r}.",
+                hint="It may be from a newer version: update headstart, or train again.",
+            ) from error
+
+
+def load_classifier(run: Path) -> Classifier:
+    """The classifier of a run folder, after its manifest has been checked. Raises `MissingRun`, `DamagedRun`,
+    `UnsupportedRun`."""
+    return RunFolder(run).classifier
+
+
+def write_run(folder: Path, run: RunRecord) -> None:
+    """Write a training's results into a folder that is being filled (`folder_aside`). Raises `WriteError`."""
+    described = write_classifier(folder, run.classifier)
+    write_json(folder / CLASSIFIER, {"format": FORMAT, **described, "provenance": run.provenance.to_json()})
+    write_csv(folder / SPLIT, SPLIT_HEADER, run.split)
+    write_csv(folder / CHECKS, CHECKS_HEADER, checks_rows(run.findings))
+    write_predictions(folder / PREDICTIONS, run.predictions)
+    _write_rows(folder / HISTORY, HistoryRow, run.history)
+    if run.corrections:
+        run.corrections.write(folder / CORRECTIONS)
+    if run.not_copies:
+        run.not_copies.write(folder / NOT_COPIES)
+    if run.copies:
+        write_copies(folder / COPIES, run.copies)
+    if run.training is not None:
+        _write_rows(folder / EPOCHS, EpochRow, run.training.epochs)
+        _write_rows(folder / STEPS, StepRow, run.training.steps)
+        write_bytes(folder / TRAINING_IMAGES, run.training.images_png)
+
+
+def write_metrics(folder: Path, metrics: RunMetrics) -> None:
+    """Write metrics.json, as `write_run`: apart, since it says how long all else took. Raises `WriteError`."""
+    named = {"test": metrics.test.to_json(), "val": metrics.val.to_json(), "seconds": dict(metrics.seconds)}
+    write_json(folder / METRICS, named)
+
+
+def write_evaluation(folder: Path, predictions: Predictions, metrics: Metrics, split: str) -> None:
+    """Write an evaluation's predictions and metrics of one `split` ('test' or 'all'). Raises `WriteError`.
+
+    Not a run folder: it has no classifier.
+    """
+    write_predictions(folder / PREDICTIONS, predictions)
+    write_json(folder / METRICS, {split: metrics.to_json()})
+
+
+def write_model_card(folder: Path, text: str) -> None:
+    """Write README.md. Raises `WriteError`."""
+    write_text(folder / MODEL_CARD, text)
+
+
+def _check_format(run: Path, found: Any) -> None:
+    """Raise `UnsupportedRun` for another format, `ValueError` for what is no format."""
+    if isinstance(found, bool) or not isinstance(found, int):
+        raise ValueError(f"format {found!r}")
+    if found < FORMAT:
+        raise UnsupportedRun(
+            f"{run}: was written by an earlier headstart (format {found}, expected {FORMAT}).",
+            hint="Train again: `headstart train DATA --out RUN`.",
+        )
+    if found > FORMAT:
+        raise UnsupportedRun(
+            f"{run}: was written by a newer headstart (format {found}, expected {FORMAT}).",
+            hint="Update headstart: `pip install --upgrade headstart`.",
+        )
+
+
+def _split_row(cells: Mapping[str, str]) -> SplitRow:
+    """Raises `ValueError` for a hash that is none: files are looked up by it."""
+    row = _parser(SplitRow)(cells)
+    if not re.fullmatch("[0-9a-f]{64}", row.sha256):
+        raise ValueError(f"sha256 {row.sha256!r}")
+    return row
+
+
+def _float(text: str) -> float:
+    return float(text) if text else math.nan
+
+
+@cache
+def _parser(row: type[_TableRow]) -> Callable[[Mapping[str, str]], _TableRow]:
+    """What makes one such row from a line of a CSV: each column by the type of the field of that name."""
+    kinds: dict[type, Callable[[str], Any]] = {str: str, int: int, float: _float}
+    columns = {name: kinds[kind] for name, kind in get_type_hints(row).items()}
+    return lambda cells: row(**{name: parsed(cells[name]) for name, parsed in columns.items()})
+
+
+def _write_rows(path: Path, row: type, rows: Iterable[Any]) -> None:
+    write_csv(path, [f.name for f in fields(row)], [astuple(r) for r in rows])

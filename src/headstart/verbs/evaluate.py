@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,32 +13,32 @@ from headstart.data.data_source import DataSource, as_source
 from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import BadLabels, near_names
 from headstart.evaluation.metrics import Metrics, compute_metrics
-from headstart.io.files import read_csv, sha256_file, write_json
+from headstart.io.files import sha256_file
 from headstart.io.folders import check_outside_data, check_outside_run, check_replaceable, folder_aside
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.io.text_table import few, plain
-from headstart.model.inference.classifier import load_classifier
-from headstart.model.inference.predictions import Predictions, write_predictions
+from headstart.model.inference.predictions import Predictions
 from headstart.model.inference.predictor import Predictor
+from headstart.runs.run_folder import METRICS, RunFolder, write_evaluation
 from headstart.verbs.report import evaluation_report, write_report
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation(Result):
-    """What `evaluate` found on the `side` of the data that was judged ('test', or 'all').
+    """What `evaluate` found on the `split` of the data that was judged ('test', or 'all').
 
     `known` of the images, byte for byte, were used to train the classifier or to choose it: the figures are too good then.
     """
 
     metrics: Metrics
     predictions: Predictions
-    side: str
+    split: str
     known: int = 0
 
     def summary(self) -> str:
         """The accuracy, and on what."""
-        return f"{'test set' if self.side == 'test' else 'all images'}: {self.metrics.summary()}"
+        return f"{'test set' if self.split == 'test' else 'all images'}: {self.metrics.summary()}"
 
     def facts(self) -> list[tuple[str, str]]:
         """The metrics."""
@@ -47,13 +46,13 @@ class Evaluation(Result):
 
     def to_json(self) -> dict[str, Any]:
         """The document of `evaluate --json`."""
-        return {**self.metrics.to_json(), "side": self.side, "known": self.known, "model": self.predictions.model,
+        return {**self.metrics.to_json(), "split": self.split, "known": self.known, "model": self.predictions.model,
                 "errors": dict(self.predictions.errors)}  # fmt: skip
 
     def table(self) -> str:
         """Plain text for a terminal."""
         errors = [f"not read  {reason}  {plain(path)}" for path, reason in self.predictions.errors.items()]
-        judged = "Test set of the split: " if self.side == "test" else "All labelled images: "
+        judged = "Test set of the split: " if self.split == "test" else "All labelled images: "
         return "\n".join([*errors[:20], judged + self.metrics.table()])
 
 
@@ -78,10 +77,11 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
         check_outside_run(Path(out))
         check_outside_data(Path(out), source.place, name="evaluation")
         check_replaceable(Path(out))
-    classifier = load_classifier(Path(run))
+    opened = RunFolder(run)
+    classifier = opened.classifier
     dataset = open_dataset(source)
-    side = "test" if (dataset.split == "test").any() else "all"
-    chosen = (dataset.split == "test") if side == "test" else dataset.labels >= 0
+    split = "test" if (dataset.split == "test").any() else "all"
+    chosen = (dataset.split == "test") if split == "test" else dataset.labels >= 0
     dataset = with_classes(dataset.take(chosen), classifier.classes)
     files = [dataset.file(i) for i in range(len(dataset))]
     predictions = Predictor(classifier).predict(files, dataset.paths, dataset.labels)
@@ -91,31 +91,24 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
             f"{source.place}: has no labelled image that can be read.",
             hint=f"`headstart check {shlex.join(source.words())}` says more.",
         )
-    seed = classifier.provenance.get("seed", 0)  # that of the run, so that the same images get the same intervals
-    known = _known(Path(run), files)
+    seed = opened.provenance.seed  # that of the run, so that the same images get the same intervals
+    known = sum(file.is_file() and sha256_file(file) in opened.training_sha256s for file in files)
     if known:
         log.warning(
             "%s of these %s images are in the run's train or val set: figures on them are too good. Its test set, which "
-            "was not used for either, is in %s.", f"{known:,}", f"{len(files):,}", Path(run) / "metrics.json",
+            "was not used for either, is in %s.", f"{known:,}", f"{len(files):,}", opened.file(METRICS),
         )  # fmt: skip
     metrics = compute_metrics(predictions.logits, predictions.labels, classifier.classes, seed=seed)
     if out is not None:
         with folder_aside(Path(out)) as folder:
-            write_predictions(folder / "predictions.csv", predictions)
-            write_json(folder / "metrics.json", {side: metrics.to_json()})
+            write_evaluation(folder, predictions, metrics, split)
             if report:
                 at = dict(zip(dataset.paths, files, strict=True))
                 write_report(
                     folder,
-                    lambda: evaluation_report(Path(run), source, classifier, predictions, metrics, side, at),
+                    lambda: evaluation_report(opened, source, predictions, metrics, split, at),
                 )
-    return Evaluation(metrics, predictions, side, known)
-
-
-def _known(run: Path, files: Sequence[Path]) -> int:
-    """How many of the files are, byte for byte, images of the run's train or val set."""
-    used = {row["sha256"] for row in read_csv(run / "split.csv") if row["split"] in ("train", "val")}
-    return sum(file.is_file() and sha256_file(file) in used for file in files)
+    return Evaluation(metrics, predictions, split, known)
 
 
 def with_classes(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:

@@ -16,17 +16,17 @@ from headstart.data.open_dataset import open_dataset
 from headstart.errors import BackboneError, DataError, MissingData, RecipeError, UnreadableImage
 from headstart.evaluation.probabilities import softmax
 from headstart.images.image_refs import Images, read_image
-from headstart.io.files import png_bytes, read_csv, write_bytes
+from headstart.io.files import png_bytes, write_bytes
 from headstart.io.folders import check_outside_data, check_outside_run, check_replaceable, folder_aside
 from headstart.io.progress import bar, log
 from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, plain
-from headstart.model.inference.classifier import Classifier, load_classifier
+from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.features import embed_images
 from headstart.model.inference.heat_maps import BATCH, Heat, seen
-from headstart.pipeline.scan import source_of
 from headstart.reports.explanation_sheet import ExplanationSheet, Neighbour, draw_explanation
 from headstart.reports.report_data import SimilarImage
+from headstart.runs.run_folder import RunFolder
 from headstart.verbs.predict import images_at
 
 MOST_SHOWN = 10
@@ -117,21 +117,21 @@ def explain(
     out = Path(out)
     check_outside_run(out)
     check_replaceable(out)
-    classifier = load_classifier(Path(run))
-    _check_outside(out, classifier, [*paths, *([data] if data is not None else [])])
+    opened = RunFolder(run)
+    classifier = opened.classifier
+    _check_outside(out, opened, [*paths, *([data] if data is not None else [])])
     files, names, lost = images_at(paths)
     asked, errors = _asked(dict(zip(names, files, strict=True)))
-    known = _known(Path(run), classifier, data)
+    known = _known(opened, data)
     found, failed = _compared(classifier, asked, known, top)
     done, more_failed, heat_note = _write_sheets(classifier, found, known, out, top)
     notes = tuple(note for note in (known.note, heat_note) if note)
     return ExplainResult(classifier.id, str(out), tuple(done), lost | errors | failed | more_failed, notes, top)
 
 
-def _check_outside(out: Path, classifier: Classifier, given: Sequence[Path]) -> None:
+def _check_outside(out: Path, run: RunFolder, given: Sequence[Path]) -> None:
     """Raise `WriteError` if the sheets would lie among images: those given, or those that the run was trained on."""
-    trained = classifier.provenance.get("data", {}).get("path", "")
-    for place in (*(as_source(each).place for each in given), *([Path(trained)] if trained else [])):
+    for place in (*(as_source(each).place for each in given), run.provenance.source().place):
         check_outside_data(out, place, name="explained")
 
 
@@ -180,11 +180,10 @@ def _asked(files: dict[str, Path]) -> tuple[list[_QueryImage], dict[str, str]]:
     return [_QueryImage(name, files[name], f.sha256) for name, f in infos.items() if not f.reason], errors
 
 
-def _known(run: Path, classifier: Classifier, data: Path | None) -> _TrainingImages:
-    rows = [row for row in read_csv(run / "split.csv") if re.fullmatch("[0-9a-f]{64}", row["sha256"])]
-    labels = {row["sha256"]: row["label"] for row in rows if row["label"]}
-    training = [row for row in rows if row["split"] in ("train", "val")]
-    source = source_of(classifier, data)
+def _known(run: RunFolder, data: Path | None) -> _TrainingImages:
+    labels = {row.sha256: row.label for row in run.split if row.label}
+    training = run.training_rows
+    source = run.provenance.source(data)
     try:
         dataset = open_dataset(source)
     except DataError:
@@ -194,13 +193,13 @@ def _known(run: Path, classifier: Classifier, data: Path | None) -> _TrainingIma
         note = f"{moved}: --data DATA says where, to see the nearest."
         return _TrainingImages(labels, [], [], [], note)
     present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
-    there = [row for row in training if row["path"] in present]
+    there = [row for row in training if row.path in present]
     gone = len(training) - len(there)
     note = (
         f"{gone:,} of {len(training):,} training images are not in {plain(str(source.place))} any more." if gone else ""
     )
     return _TrainingImages(
-        labels, [r["path"] for r in there], [present[r["path"]] for r in there], [r["sha256"] for r in there], note
+        labels, [r.path for r in there], [present[r.path] for r in there], [r.sha256 for r in there], note
     )
 
 

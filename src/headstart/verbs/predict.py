@@ -17,7 +17,7 @@ from headstart.data.archives.unpacking import is_archive, unpacked
 from headstart.data.dataset import ARCHIVES, IMAGES, OTHERS, Dataset, FoundImages, dataset_of
 from headstart.data.image_folder import files_below, files_in, folders_in, nearest, no_images, unwrap
 from headstart.errors import MissingData, RecipeError, WriteError
-from headstart.io.files import read_csv
+from headstart.evaluation.conformal import prediction_sets
 from headstart.io.folders import check_keeps, check_out_file
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
@@ -31,9 +31,10 @@ from headstart.kaggle_api.submission import (
     submission_rows,
     write_submission,
 )
-from headstart.model.inference.classifier import Classifier, load_classifier
+from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictions import Predictions, write_predictions
 from headstart.model.inference.predictor import Predictor
+from headstart.runs.run_folder import RunFolder
 
 MOST_SHOWN = 20
 
@@ -59,19 +60,20 @@ class PredictResult(Result):
         """The document of `predict --json`: for each path its class, probabilities, and set of classes at alpha."""
         submission = {} if self.submission is None else {"submission": self.submission.to_json()}
         p = self.predictions
-        floor = 1 - self.classifier.conformal_threshold
+        calibration = self.classifier.calibration
+        sets_NK = prediction_sets(p.probabilities, calibration.conformal_threshold)
         rows = [
             {
                 "path": path,
                 "predicted": p.classes[k],
                 "probabilities": dict(zip(p.classes, map(float, chances), strict=True)),
-                "set": [c for c, chance in zip(p.classes, chances, strict=True) if chance >= floor],
+                "set": [c for c, held in zip(p.classes, held_K, strict=True) if held],
             }
-            for path, k, chances in zip(p.paths, p.predicted, p.probabilities, strict=True)
+            for path, k, chances, held_K in zip(p.paths, p.predicted, p.probabilities, sets_NK, strict=True)
         ]
         return {
             "model": p.model,
-            "alpha": self.classifier.alpha,
+            "alpha": calibration.conformal_alpha,
             "predictions": rows,
             "errors": dict(p.errors),
         } | submission
@@ -124,7 +126,8 @@ def predict(
         check_out_file(Path(out))  # beside the images is a fair place for it
         check_keeps(Path(out), map(Path, paths))
     shape = _shape(submission, out)
-    classifier = load_classifier(Path(run))
+    opened = RunFolder(run)
+    classifier = opened.classifier
     bound = _bound(submission.clip, classifier) if shape is not None else 0.0
     if shape is not None:  # what does not fit is said before the work
         log.info("%s: %s.", shape.file, plain(filling_of(shape, classifier.classes, submission).sentence))
@@ -137,7 +140,7 @@ def predict(
         if out is not None:
             write_predictions(Path(out), predictions)
         return PredictResult(predictions, classifier, str(out or ""))
-    prior_K = training_prior(Path(run), classifier.classes)
+    prior_K = training_prior(opened)
     made = submission_rows(shape, predictions, prior_K, submission, clip=bound)
     for sentence in made.warnings():
         log.warning("%s", sentence)
@@ -166,11 +169,11 @@ def _bound(clip: str, classifier: Classifier) -> float:
     if str(clip) == "none":
         return 0.0
     if str(clip) == "auto":
-        if not classifier.clip:
+        if not classifier.calibration.clip:
             log.warning(
                 "The run has no clipping bound: probabilities are submitted as they are (--clip 0.001 sets one)."
             )
-        return classifier.clip
+        return classifier.calibration.clip
     most = 1 / len(classifier.classes)
     try:
         bound = float(clip)
@@ -183,13 +186,11 @@ def _bound(clip: str, classifier: Classifier) -> float:
     return bound
 
 
-def training_prior(run: Path, classes: Sequence[str]) -> np.ndarray:
-    """float64 (K,): how frequent each class is among the run's training and validation images (split.csv)."""
-    table = run / "split.csv"
-    rows = read_csv(table) if table.is_file() else []
-    counts = Counter(row.get("label") for row in rows if row.get("split") in ("train", "val"))
-    counts_K = np.array([counts[name] for name in classes], np.float64)
-    return counts_K / counts_K.sum() if counts_K.any() else np.full(len(classes), 1 / len(classes))
+def training_prior(run: RunFolder) -> np.ndarray:
+    """float64 (K,): how frequent each class is among the run's training and validation images."""
+    counts = Counter(row.label for row in run.training_rows)
+    counts_K = np.array([counts[name] for name in run.classifier.classes], np.float64)
+    return counts_K / counts_K.sum() if counts_K.any() else np.full(len(counts_K), 1 / len(counts_K))
 
 
 def images_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str], dict[str, str]]:

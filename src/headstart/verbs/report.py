@@ -6,40 +6,38 @@ them in the cache (or embeds again), and without the images the page stands with
 
 from __future__ import annotations
 
-import math
-import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart.data.checks import Finding
 from headstart.data.data_source import DataSource
-from headstart.data.not_copies import copy_row, copy_rows
 from headstart.data.open_dataset import Dataset, open_dataset
+from headstart.data.splits import SplitRow
 from headstart.errors import BackboneError, DataError, HeadstartError
 from headstart.evaluation.confident_learning import label_issues
 from headstart.evaluation.metrics import Metrics
 from headstart.images.image_refs import Images
 from headstart.images.validate import ImageInfo, validate_images
-from headstart.io.files import read_csv, read_json, write_bytes, write_text
-from headstart.io.folders import add_to_folder, check_manifest, check_out_file, temporary_folder
+from headstart.io.files import write_bytes, write_text
+from headstart.io.folders import add_to_folder, check_out_file, temporary_folder
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.io.text_table import few, plain
-from headstart.model.inference.classifier import Classifier, load_classifier
+from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.features import embed_images
-from headstart.model.inference.predictions import Predictions, read_predictions
-from headstart.pipeline.scan import ScannedDataset, source_of
+from headstart.model.inference.predictions import Predictions
+from headstart.pipeline.scan import ScannedDataset
 from headstart.reports.model_card import made_by
-from headstart.reports.report_data import ReportData, SimilarImage, Suspect, TrainingRow, mistakes, sides_of
+from headstart.reports.report_data import ReportData, SimilarImage, Suspect, kind_of_trial, mistakes, sides_of
 from headstart.reports.run_page import drawn_figures, report_page
 from headstart.reports.sections import MOST_MISTAKES
-from headstart.runs.run_folder import PAGE, WRITTEN
+from headstart.runs.provenance import Provenance
+from headstart.runs.run_folder import PLOTS, REPORT, REPORT_FILES, RunFolder, RunMetrics, RunRecord, TrainingLog
 from headstart.training.history import HistoryRow
 
 if TYPE_CHECKING:
@@ -48,7 +46,7 @@ if TYPE_CHECKING:
 
 NEAREST = 3
 MOST_HEAT = 24
-_HASH = re.compile("[0-9a-f]{64}")
+VERSIONS_SHOWN = ("headstart", "torch", "timm", "openvino")
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,19 +90,18 @@ def report(run: Path, *, data: Path | None = None, out: Path | None = None, heat
     run = Path(run)
     if out is not None:
         check_out_file(Path(out))
-    classifier = load_classifier(run, besides=WRITTEN)
-    checked = check_manifest(run, besides=WRITTEN)
-    found = _report_of_run(run, classifier, data, heat=heat)
+    opened = RunFolder(run, besides=REPORT_FILES)
+    found = _report_of_run(opened, data, heat=heat)
     if out is not None:
         place, page = Path(out), report_page(found).encode("utf-8")
         write_bytes(place, page)
     else:
-        place = run / PAGE
+        place = run / REPORT
         with temporary_folder() as folder:
             _write(folder, found)
             files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-        page = files[PAGE]
-        add_to_folder(run, files, checked=checked)
+        page = files[REPORT]
+        add_to_folder(run, files, checked=opened.files)
     return ReportResult(str(place), len(page), len(found.mistakes), tuple(found.missing.values()))
 
 
@@ -118,12 +115,12 @@ def write_report(folder: Path, made: Callable[[], ReportData]) -> None:
     except HeadstartError:
         raise
     except Exception as error:
-        log.warning("%s could not be made: %r. `headstart report` tries again.", PAGE, error, exc_info=error)
+        log.warning("%s could not be made: %r. `headstart report` tries again.", REPORT, error, exc_info=error)
 
 
 def _write(folder: Path, found: ReportData) -> None:
-    figures = drawn_figures(found, folder / "plots")
-    write_text(folder / PAGE, report_page(found, figures))
+    figures = drawn_figures(found, folder / PLOTS)
+    write_text(folder / REPORT, report_page(found, figures))
 
 
 # What there is to show
@@ -137,34 +134,25 @@ def training_report(
     source: DataSource,
     scanned: ScannedDataset,
     result: FitResult,
-    classifier: Classifier,
+    record: RunRecord,
     predictions: Predictions,
-    metrics: Mapping[str, Metrics],
-    findings: Sequence[Finding],
-    seconds: Mapping[str, float],
-    seen: bytes,
+    metrics: RunMetrics,
 ) -> ReportData:
-    """The page of a training that has just ended: everything is in memory. `predictions` are those of all its images,
-    `metrics` those of test and val."""
-    tuned, tested = result.finetuned or result.attempt, result.dataset.split == "test"
+    """The page of a training that has just ended: everything is in memory. `predictions` are those of all its images."""
+    classifier, made, tested = record.classifier, record.provenance, result.dataset.split == "test"
     bare = ReportData(
         title=_title(source, classifier),
         predictions=_judged(predictions.take(tested)),
-        metrics=metrics["test"],
-        val=metrics["val"],
-        facts=_facts(classifier),
+        metrics=metrics.test,
+        val=metrics.val,
+        facts=_facts(classifier, made),
         trials=result.history,
-        taken=_taken(classifier, result.history),
-        epochs=tuple(asdict(row) for row in tuned.epochs) if tuned else (),
-        steps=tuple(asdict(row) for row in tuned.steps) if tuned else (),
-        best_epoch=tuned.fit.best_epoch if tuned else None,
-        trained=not classifier.provenance.get("attempt"),
-        outcome=_outcome(classifier),
-        findings=tuple(findings),
-        pairs=tuple(copy_rows(scanned.copies, scanned.dataset, scanned.images.sha256s)),
+        taken=_taken(classifier, made, result.history),
+        **_of_training(record.training, made),
+        findings=tuple(record.findings),
+        pairs=tuple(record.copies),
         copy_limit=scanned.copies.limit,
-        seen=seen,
-        seconds=seconds,
+        seconds=metrics.seconds,
         commands=_commands(str(out), source),
     )
     known = _ReportImages(
@@ -173,16 +161,14 @@ def training_report(
         result.dataset.files,
         result.features,
     )
-    tried_tuning = any(
-        trial.stage == "finetune" for trial in result.history
-    )  # then torch is loaded, and seconds do not matter
-    return _with_images(bare, known, classifier, heat=tried_tuning and "torch" in sys.modules)
+    # After gradient descent torch is loaded, and seconds do not matter.
+    tried_tuning = any(trial.stage == "finetune" for trial in result.history)
+    return _with_images(bare, known, classifier, made, heat=tried_tuning and "torch" in sys.modules)
 
 
 def evaluation_report(
-    run: Path,
+    run: RunFolder,
     source: DataSource,
-    classifier: Classifier,
     predictions: Predictions,
     metrics: Metrics,
     side: str,
@@ -193,54 +179,59 @@ def evaluation_report(
     here = {path: files[path] for path in judged.paths if path in files}
     infos = validate_images(list(here.values()))
     elsewhere = "Not part of an evaluation; it stands in the report of the run, {}."
-    missing = {key: elsewhere.format(plain(str(run / PAGE))) for key in ("compared", "training")}
+    missing = {key: elsewhere.format(plain(str(run.file(REPORT)))) for key in ("compared", "training")}
     missing |= {"labels": "Not looked for in an evaluation: `headstart check DATA --labels` does.",
                 "copies": "Not looked for in an evaluation: `headstart check DATA` does.",
                 "checks": "Not made in an evaluation: `headstart check DATA` does.",
                 "near": "Nearest training images are shown in the report of a training."}  # fmt: skip
     return ReportData(
-        title=f"{_title(source, classifier)}: evaluation",
+        title=f"{_title(source, run.classifier)}: evaluation",
         predictions=judged,
         metrics=metrics,
         side=side,
-        facts=_facts(classifier),
+        facts=_facts(run.classifier, run.provenance),
         sizes_N2=np.array([(f.width, f.height) for f in infos if not f.reason]).reshape(-1, 2),
-        commands=(("Judge it again:", shlex.join(["headstart", "evaluate", str(run), *source.words()])),),
+        commands=(("Judge it again:", shlex.join(["headstart", "evaluate", str(run.path), *source.words()])),),
         files=here,
         missing=missing,
     )  # fmt: skip
 
 
-def _report_of_run(run: Path, classifier: Classifier, data: Path | None, *, heat: bool) -> ReportData:
+def _report_of_run(run: RunFolder, data: Path | None, *, heat: bool) -> ReportData:
     """The page of a run folder, and of the images if they are where they were, or at `data`."""
-    measured, provenance = read_json(run / "metrics.json"), classifier.provenance
-    source = source_of(classifier, data)
-    test, tuned = Metrics.from_json(measured["test"]), provenance.get("tuned") or provenance.get("attempt")
-    trials = tuple(_trial(row) for row in _rows(run, "history.csv"))
+    classifier, made = run.classifier, run.provenance
+    source = made.source(data)
     bare = ReportData(
         title=_title(source, classifier),
-        predictions=_judged(read_predictions(run / "predictions.csv")),
-        metrics=test,
-        val=Metrics.from_json(measured["val"]) if "val" in measured else None,
-        facts=_facts(classifier),
-        trials=trials,
-        taken=_taken(classifier, trials),
-        epochs=tuple(_numbers(row) for row in _rows(run, "epochs.csv")),
-        steps=tuple(_numbers(row) for row in _rows(run, "steps.csv")),
-        best_epoch=tuned["best_epoch"] if tuned else None,
-        trained=not classifier.provenance.get("attempt"),
-        outcome=_outcome(classifier),
-        findings=_findings(_rows(run, "checks.csv")),
-        pairs=tuple(map(copy_row, _rows(run, "copies.csv"))) if "copies" in provenance else None,
-        copy_limit=provenance.get("copies", {}).get("limit", 0.0),
-        seen=(run / "seen.png").read_bytes() if (run / "seen.png").is_file() else b"",
-        seconds=measured.get("seconds", {}),
-        commands=_commands(str(run), source),
+        predictions=_judged(run.predictions),
+        metrics=run.metrics.test,
+        val=run.metrics.val,
+        facts=_facts(classifier, made),
+        trials=run.history,
+        taken=_taken(classifier, made, run.history),
+        **_of_training(run.training, made),
+        findings=run.findings,
+        pairs=run.copies,
+        copy_limit=made.copies.limit,
+        seconds=run.metrics.seconds,
+        commands=_commands(str(run.path), source),
     )
-    known = _known_of_run(run, classifier, source, given=data is not None)
+    known = _known_of_run(run, source, given=data is not None)
     if isinstance(known, str):
-        return _without_images(replace(bare, missing={"images": known}), _rows(run, "split.csv"))
-    return _with_images(bare, known, classifier, heat=heat)
+        return _without_images(replace(bare, missing={"images": known}), run.split)
+    return _with_images(bare, known, classifier, made, heat=heat)
+
+
+def _of_training(kept: TrainingLog | None, made: Provenance) -> dict[str, Any]:
+    """What the page says of gradient descent."""
+    return {
+        "epochs": tuple(asdict(row) for row in kept.epochs) if kept else (),
+        "steps": tuple(asdict(row) for row in kept.steps) if kept else (),
+        "best_epoch": made.training.best_epoch if made.training else None,
+        "trained": not made.attempt,
+        "outcome": _outcome(made),
+        "seen": kept.images_png if kept else b"",
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,7 +245,7 @@ class _ReportImages:
     features: tuple[np.ndarray, ...]
 
 
-def _known_of_run(run: Path, classifier: Classifier, source: DataSource, *, given: bool) -> _ReportImages | str:
+def _known_of_run(run: RunFolder, source: DataSource, *, given: bool) -> _ReportImages | str:
     """The images that split.csv lists, those that are still what they were; or a sentence that says they are gone."""
     try:
         opened = open_dataset(source)
@@ -263,10 +254,11 @@ def _known_of_run(run: Path, classifier: Classifier, source: DataSource, *, give
             raise
         gone = f"The images are not at {plain(str(source.place))} any more"
         return f"{gone}, so none are shown: --data DATA says where they are."
-    rows = {row["path"]: row for row in _rows(run, "split.csv") if _HASH.fullmatch(row["sha256"])}
+    classifier = run.classifier
+    rows = {row.path: row for row in run.split}
     there = [i for i, path in enumerate(opened.paths) if path in rows]
     infos = validate_images([opened.file(i) for i in there])
-    kept = [(i, f) for i, f in zip(there, infos, strict=True) if f.sha256 == rows[opened.paths[i]]["sha256"]]
+    kept = [(i, f) for i, f in zip(there, infos, strict=True) if f.sha256 == rows[opened.paths[i]].sha256]
     if not kept:
         gone = f"None of the run's images are at {plain(str(source.place))}"
         return f"{gone}, so none are shown: --data DATA says where they are."
@@ -280,17 +272,19 @@ def _known_of_run(run: Path, classifier: Classifier, source: DataSource, *, give
     number = {c: k for k, c in enumerate(classifier.classes)}
     dataset = Dataset(
         opened.root,
-        tuple(row["path"] for row in listed),
-        np.array([number.get(row["label"], -1) for row in listed], np.int64),
+        tuple(row.path for row in listed),
+        np.array([number.get(row.label, -1) for row in listed], np.int64),
         classifier.classes,
-        np.array([row["split"] for row in listed], "<U5"),
-        np.array([int(row["group"]) for row in listed], np.int64),
+        np.array([row.split for row in listed], "<U5"),
+        np.array([row.group for row in listed], np.int64),
     )
     taken = tuple(x[good] for x in features)
     return _ReportImages(dataset, tuple(kept[j][1] for j in good), tuple(files[j] for j in good), taken)
 
 
-def _with_images(bare: ReportData, known: _ReportImages, classifier: Classifier, *, heat: bool) -> ReportData:
+def _with_images(
+    bare: ReportData, known: _ReportImages, classifier: Classifier, made: Provenance, *, heat: bool
+) -> ReportData:
     """The report with all that needs the images."""
     dataset, missing = known.dataset, dict(bare.missing)
     files = dict(zip(dataset.paths, known.files, strict=True))
@@ -315,30 +309,30 @@ def _with_images(bare: ReportData, known: _ReportImages, classifier: Classifier,
         groups=_groups(dataset),
         labels=labels,
         sides=sides,
-        costs=_costs(classifier, len(dataset)),
+        costs=_costs(classifier, made, len(dataset)),
         files=files,
         missing={key: text for key, text in missing.items() if text},
     )
 
 
-def _without_images(bare: ReportData, rows: Sequence[Mapping[str, str]]) -> ReportData:
+def _without_images(bare: ReportData, rows: Sequence[SplitRow]) -> ReportData:
     """The report from tables alone; split.csv knows the classes and the copies."""
     gone = "The images are not at hand."
     missing = {**bare.missing, "labels": f"{gone} Suspected labels need them.", "near": ""}
     if not bare.epochs:
         missing["training"] = NOTHING_TRAINED
     balance: dict[str, dict[str, int]] = {c: dict.fromkeys(("train", "val", "test"), 0) for c in bare.metrics.classes}
-    groups: dict[str, list[str]] = {}
+    groups: dict[int, list[str]] = {}
     for row in rows:
-        groups.setdefault(row["group"], []).append(row["path"])
-        if row["label"] in balance and row["split"]:
-            balance[row["label"]][row["split"]] += 1
+        groups.setdefault(row.group, []).append(row.path)
+        if row.label in balance and row.split:
+            balance[row.label][row.split] += 1
     return replace(
         bare,
         balance=balance,
         groups=tuple(tuple(g) for g in groups.values() if len(g) > 1),
-        labels={row["path"]: row["label"] for row in rows},
-        sides={row["path"]: row["split"] for row in rows},
+        labels={row.path: row.label for row in rows},
+        sides={row.path: row.split for row in rows},
         missing={key: text for key, text in missing.items() if text},
     )
 
@@ -431,45 +425,38 @@ def _title(source: DataSource, classifier: Classifier) -> str:
     return f"{plain(source.place.resolve().name or str(source.place))}: {shown}"
 
 
-def _facts(classifier: Classifier) -> tuple[tuple[str, str], ...]:
-    known = classifier.provenance
-    data, versions = known.get("data", {}), known.get("versions", {})
+def _facts(classifier: Classifier, made: Provenance) -> tuple[tuple[str, str], ...]:
     listed = [
-        ("made by", made_by(known) if "head" in known else ""),
+        ("made by", made_by(made)),
         ("backbones", " + ".join(dict.fromkeys(str(p.extractor) for p in classifier.members))),
-        ("images", f"{data['images']:,} images" if "images" in data else ""),
-        ("seed", f"seed {known['seed']}" if "seed" in known else ""),
+        ("images", f"{made.data.images:,} images"),
+        ("seed", f"seed {made.seed}"),
         ("model", f"model {classifier.id}"),
-        ("versions", ", ".join(f"{k} {v}" for k, v in versions.items() if k in ("headstart", "torch", "timm", "openvino"))),
+        ("versions", ", ".join(f"{k} {v}" for k, v in made.versions.items() if k in VERSIONS_SHOWN)),
     ]  # fmt: skip
     return tuple((key, text) for key, text in listed if text)
 
 
-def _outcome(classifier: Classifier) -> str:
+def _outcome(made: Provenance) -> str:
     """What came of fine-tuning where it was one of two ways."""
-    why = classifier.provenance.get("why", "")
-    if classifier.provenance.get("attempt"):
-        return f"Fine-tuning was tried, and is no part of this classifier. {why}"
-    return str(why)
+    return f"Fine-tuning was tried, and is no part of this classifier. {made.why}" if made.attempt else made.why
 
 
-def _taken(classifier: Classifier, trials: Sequence[HistoryRow]) -> frozenset[tuple[str, str, str]]:
-    """(stage, backbone, head) of the trials that the classifier's members come from."""
-    head, tuned = (classifier.provenance.get(key) or {} for key in ("head", "tuned"))
+def _taken(classifier: Classifier, made: Provenance, trials: Sequence[HistoryRow]) -> frozenset[tuple[str, str, str]]:
+    """`kind_of_trial` of those that the classifier's members come from."""
+    head = made.head.kind if made.head else ""
     frozen = {p.extractor.backbone.name for p in classifier.members if not _trained_here(p.extractor.backbone.origin)}
-    found = {
-        (t.stage, t.backbone, t.head)
+    return frozenset(
+        kind_of_trial(t)
         for t in trials
-        if t.stage == "head" and t.head == head.get("kind") and set(t.backbone.split(" + ")) == frozen
-    }
-    found |= {(t.stage, t.backbone, t.head) for t in trials if t.stage == "finetune" and tuned}
-    return frozenset(found)
+        if (t.stage == "finetune" and made.tuned)
+        or (t.stage == "head" and t.head == head and set(t.backbone.split(" + ")) == frozen)
+    )
 
 
-def _costs(classifier: Classifier, images: int) -> tuple[tuple[str, str], ...]:
+def _costs(classifier: Classifier, made: Provenance, images: int) -> tuple[tuple[str, str], ...]:
     features = sum(m.layer.weight_DK.shape[0] for m in classifier.members)
-    tuned = classifier.provenance.get("tuned") or {}
-    speed = tuned.get("images_per_second")
+    speed = made.tuned.images_per_second if made.tuned else None
     listed = [
         ("images", f"{images:,}"),
         ("backbones", str(len(classifier.members))),
@@ -493,26 +480,3 @@ def _judged(predictions: Predictions) -> Predictions:
     """Those with a label: the images that the metrics are about."""
     labels_N = predictions.labels
     return predictions if labels_N is None else predictions.take(labels_N >= 0)
-
-
-def _rows(run: Path, name: str) -> list[dict[str, str]]:
-    return read_csv(run / name) if (run / name).is_file() else []
-
-
-def _numbers(row: Mapping[str, str]) -> TrainingRow:
-    return {key: float(value) if value else math.nan for key, value in row.items()}
-
-
-def _trial(row: Mapping[str, str]) -> HistoryRow:
-    kinds = {"images": int, "stage": str, "backbone": str, "head": str}
-    return HistoryRow(**{f.name: kinds.get(f.name, float)(row[f.name]) for f in fields(HistoryRow)})
-
-
-def _findings(rows: Sequence[Mapping[str, str]]) -> tuple[Finding, ...]:
-    """The findings of a checks.csv: the rows of one have its message in common."""
-    paths: dict[tuple[str, str, str], list[str]] = {}
-    for row in rows:
-        own = paths.setdefault((row["check"], row["severity"], row["message"]), [])
-        if row["path"]:
-            own.append(row["path"])
-    return tuple(Finding(check, severity, tuple(p), message) for (check, severity, message), p in paths.items())

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from headstart.data.corrections import Corrections, read_corrections
+from headstart.data.corrections import Corrections
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
-from headstart.data.not_copies import read_not_copies
 from headstart.data.open_dataset import open_dataset
-from headstart.data.splits import SPLIT_HEADER
+from headstart.data.splits import SPLIT_HEADER, SplitRow
 from headstart.errors import MissingData
-from headstart.io.files import read_csv, sha256_file, write_csv
+from headstart.io.files import sha256_file, write_csv
 from headstart.io.folders import temporary_folder
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
-from headstart.model.inference.classifier import Classifier, load_classifier
-from headstart.model.inference.predictions import Predictions, read_predictions
-from headstart.pipeline.scan import source_of
-from headstart.training.recipe import Recipe
+from headstart.model.inference.classifier import Classifier
+from headstart.model.inference.predictions import Predictions
+from headstart.runs.run_folder import CORRECTIONS, NOT_COPIES, SPLIT, RunFolder
 from headstart.verbs.train import TrainRequest, train_as
 
 TOLERANCE = 1e-6  # of a probability: nine digits are written
@@ -68,63 +67,56 @@ def reproduce(
         DataError, BackboneError: what the training needs is gone.
     """
     run = Path(run)
-    before = load_classifier(run)
-    source = source_of(before, data)
-    recipe = Recipe.from_dict(before.provenance["recipe"])
-    used = list(dict.fromkeys(member.extractor.backbone.name for member in before.members))
-    chosen = before.provenance.get("chosen") or used  # which earlier versions did not record
-    predicted = read_predictions(run / "predictions.csv")
-    corrections = read_corrections(_if_there(run / "corrections.csv"))
-    refused = read_not_copies(_if_there(run / "not_copies.csv"))
-    rows = read_csv(run / "split.csv")
-    causes, still_there = _changed_images(source, rows, set(predicted.errors), corrections)
+    before = RunFolder(run)
+    made, source = before.provenance, before.provenance.source(data)
+    predicted, corrections, refused = before.predictions, before.corrections, before.not_copies
+    causes, still_there = _changed_images(source, before.split, set(predicted.errors), corrections)
     if not still_there:
         raise MissingData(
-            f"{source.place}: has none of the {len(rows):,} images of {run}.",
+            f"{source.place}: has none of the {len(before.split):,} images of {run}.",
             hint="Say where they are now with --data.",
         )
     with temporary_folder() as folder:
-        split = folder / "split.csv"
-        write_csv(split, SPLIT_HEADER, [[row[c] for c in SPLIT_HEADER] for row in still_there])
+        split = folder / SPLIT
+        write_csv(split, SPLIT_HEADER, still_there)
         there = open_dataset(source).paths
         curation = Curation()
         if corrections:
-            curation = replace(curation, corrections=folder / "corrections.csv")
-            corrections.among(there).write(folder / "corrections.csv")
+            curation = replace(curation, corrections=folder / CORRECTIONS)
+            corrections.among(there).write(folder / CORRECTIONS)
         refused = refused.among(there)
         if refused:
-            curation = replace(curation, not_copies=folder / "not_copies.csv")
-            refused.write(folder / "not_copies.csv")
+            curation = replace(curation, not_copies=folder / NOT_COPIES)
+            refused.write(folder / NOT_COPIES)
         log.info("Training again in a temporary folder")
-        asked = TrainRequest(source, folder / "run", recipe, as_weights_source(weights), split, curation, report=False)
-        again = train_as(replace(asked, chosen=chosen))
-        after = read_predictions(folder / "run" / "predictions.csv")
-    causes += _changed_model(before, again.classifier)
+        asked = TrainRequest(
+            source, folder / "run", made.recipe, as_weights_source(weights), split, curation, report=False
+        )
+        again = train_as(replace(asked, chosen=made.chosen))
+        after = RunFolder(folder / "run").predictions
+    causes += _changed_model(before.classifier, again.classifier)
+    causes += _changed_versions(made.versions, again.provenance.versions)
     effects, same = _compare(predicted, after)
     return ReproduceResult(same, causes, effects, len(after))
 
 
-def _if_there(path: Path) -> Path | None:
-    return path if path.exists() else None
-
-
 def _changed_images(
-    source: DataSource, rows: list[dict[str, str]], unreadable: set[str], corrections: Corrections
-) -> tuple[list[str], list[dict[str, str]]]:
+    source: DataSource, rows: Sequence[SplitRow], unreadable: set[str], corrections: Corrections
+) -> tuple[list[str], list[SplitRow]]:
     """Images that are gone, new, or have other bytes than at the time; and the rows of those that are still there."""
     dataset = open_dataset(source)
     present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
-    still_there = [row for row in rows if row["path"] in present]
-    gone = [row["path"] for row in rows if row["path"] not in present]
+    still_there = [row for row in rows if row.path in present]
+    gone = [row.path for row in rows if row.path not in present]
     dropped = {row.path for row in corrections.rows if row.drop}
-    new = sorted(set(present) - {row["path"] for row in rows} - unreadable - dropped)
-    changed = [row["path"] for row in still_there if sha256_file(present[row["path"]]) != row["sha256"]]
+    new = sorted(set(present) - {row.path for row in rows} - unreadable - dropped)
+    changed = [row.path for row in still_there if sha256_file(present[row.path]) != row.sha256]
     listed = (("gone", gone), ("new", new), ("changed (other bytes)", changed))
     return [f"{_images(len(paths))} {what}: {_first(paths)}" for what, paths in listed if paths], still_there
 
 
 def _changed_model(before: Classifier, after: Classifier) -> list[str]:
-    """Differences in backbones, weights, precision and versions."""
+    """Differences in backbones, weights and precision."""
     causes = []
     if [p.extractor.backbone.name for p in before.members] != [p.extractor.backbone.name for p in after.members]:
         names = [" + ".join(p.extractor.backbone.name for p in c.members) for c in (before, after)]
@@ -138,8 +130,11 @@ def _changed_model(before: Classifier, after: Classifier) -> list[str]:
                 causes.append(f"preprocessing of {a.name}: {old.extractor.spec} -> {new.extractor.spec}")
     if before.runtime != after.runtime:
         causes.append(f"engine: {before.runtime} -> {after.runtime}")
-    versions = [c.provenance["versions"] for c in (before, after)]
-    return causes + [f"{k}: {v} -> {versions[1].get(k)}" for k, v in versions[0].items() if versions[1].get(k) != v]
+    return causes
+
+
+def _changed_versions(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    return [f"{name}: {version} -> {after.get(name)}" for name, version in before.items() if after.get(name) != version]
 
 
 def _compare(before: Predictions, after: Predictions) -> tuple[list[str], bool]:

@@ -15,36 +15,51 @@ import math
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import headstart
-from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
+from headstart.data.checks import Finding
 from headstart.data.corrections import Corrections, read_corrections
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource, as_source
-from headstart.data.not_copies import copy_rows, read_not_copies, write_copies
+from headstart.data.not_copies import copy_rows, read_not_copies
 from headstart.data.open_dataset import Dataset, hash_rows, open_dataset, require_trainable
-from headstart.data.splits import make_split, read_split, require_sets, split_hash, write_split
+from headstart.data.splits import make_split, read_split, require_sets, split_hash, split_rows
 from headstart.errors import WriteError
 from headstart.evaluation.metrics import Metrics, compute_metrics
-from headstart.io.files import png_bytes, sha256_file, write_bytes, write_csv, write_json, write_text
+from headstart.io.files import png_bytes, sha256_file
 from headstart.io.folders import MANIFEST, check_replaceable, folder_aside
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.io.text_table import plain
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
-from headstart.model.inference.classifier import Classifier, save_classifier
-from headstart.model.inference.predictions import Predictions, write_predictions
+from headstart.model.inference.classifier import Classifier
+from headstart.model.inference.predictions import Predictions
 from headstart.pipeline.fit import FitResult, ResolvedBackbones, fit_classifier, resolve_backbones
 from headstart.pipeline.fit_heads import FittedHead
 from headstart.pipeline.fit_task import Clock, FitTask
 from headstart.pipeline.scan import ScannedDataset, prepare_groups, scan, with_named_groups
 from headstart.reports.model_card import model_card
-from headstart.training.history import HistoryRow
+from headstart.runs.provenance import (
+    CopiesRecord,
+    CorrectionsRecord,
+    DataRecord,
+    FinetuneRecord,
+    HeadRecord,
+    Provenance,
+)
+from headstart.runs.run_folder import (
+    RunMetrics,
+    RunRecord,
+    TrainingLog,
+    write_metrics,
+    write_model_card,
+    write_run,
+)
 from headstart.training.recipe import Recipe
 from headstart.training.resume import ResumePoint
 from headstart.verbs.report import training_report, write_report
@@ -55,10 +70,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TrainResult(Result):
-    """What `train` made: the run folder `out`, its classifier, and the test metrics."""
+    """What `train` made: the run folder `out`, its classifier, where that comes from, and the test metrics."""
 
     out: str
     classifier: Classifier
+    provenance: Provenance
     test: Metrics
     val: Metrics
     findings: list[Finding]
@@ -80,7 +96,7 @@ class TrainResult(Result):
             "model": self.classifier.id,
             "backbones": [str(p.extractor) for p in self.classifier.members],
             "runtime": str(self.classifier.runtime),
-            "temperature": self.classifier.temperature,
+            "temperature": self.classifier.calibration.temperature,
             "test": self.test.to_json(),
             "val": self.val.to_json(),
             "findings": [asdict(f) for f in self.findings],
@@ -182,42 +198,34 @@ def train_as(asked: TrainRequest) -> TrainResult:
     predictions = _predict(classifier, result.features, dataset)
     test = compute_metrics(*_labelled(predictions, dataset, "test"), classes, seed=recipe.seed)
     clock.lap("judge")
-    classifier = replace(classifier, provenance=_provenance(source, dataset, scanned, result, corrections))
+    provenance = _provenance(source, dataset, scanned, result, corrections)
     found = scanned.findings(replace(dataset, groups=given.groups), scanned.copies)
-    pairs = copy_rows(scanned.copies, scanned.dataset, scanned.images.sha256s)
     earlier = (out / MANIFEST).is_file()
     with folder_aside(out) as folder:
-        save_classifier(classifier, folder)
-        write_split(folder / "split.csv", dataset, scanned.images.sha256s)
-        if corrections:
-            corrections.write(folder / "corrections.csv")
-        if refused:
-            refused.write(folder / "not_copies.csv")
-        if pairs:
-            write_copies(folder / "copies.csv", pairs)
-        write_csv(folder / "checks.csv", CHECKS_HEADER, checks_rows(found))
-        write_csv(folder / "history.csv", [f.name for f in fields(HistoryRow)], [astuple(t) for t in result.history])
-        trained = result.finetuned or result.attempt
-        if trained is not None:
-            _write_training(folder, trained, classes)
-        write_predictions(folder / "predictions.csv", _reported(predictions, dataset, scanned))
+        record = RunRecord(
+            classifier=classifier,
+            provenance=provenance,
+            split=split_rows(dataset, scanned.images.sha256s),
+            predictions=_reported(predictions, dataset, scanned),
+            history=result.history,
+            findings=found,
+            copies=copy_rows(scanned.copies, scanned.dataset, scanned.images.sha256s),
+            corrections=corrections,
+            not_copies=refused,
+            training=_training_log(result.finetuned or result.attempt, classes),
+        )
+        write_run(folder, record)
         clock.lap("write")
         if asked.report:
-            judged, seen = {"test": test, "val": val}, folder / "seen.png"
-            shown = seen.read_bytes() if seen.is_file() else b""
-            write_report(
-                folder,
-                lambda: training_report(
-                    out, source, scanned, result, classifier, predictions, judged, found, clock.laps, shown
-                ),
-            )
+            judged = RunMetrics(test, val, clock.laps)
+            write_report(folder, lambda: training_report(out, source, scanned, result, record, predictions, judged))
             clock.lap("report")
-        write_json(folder / "metrics.json", {"test": test.to_json(), "val": val.to_json(), "seconds": clock.laps})
-        write_text(folder / "README.md", model_card(classifier, test, val, found))
+        write_metrics(folder, RunMetrics(test, val, clock.laps))
+        write_model_card(folder, model_card(classifier, provenance, test, val, found))
     unfinished.path.unlink(missing_ok=True)
     if earlier:
         log.info("The earlier run is kept as %s.previous, in place of any that was there.", out)
-    return TrainResult(str(out), classifier, test, val, found, clock.laps)
+    return TrainResult(str(out), classifier, provenance, test, val, found, clock.laps)
 
 
 def _unfinished(
@@ -233,15 +241,14 @@ def _unfinished(
     return ResumePoint(place.with_name(f"{place.name}.unfinished"), key)
 
 
-def _write_training(folder: Path, tuned: FinetuneResult, classes: Sequence[str]) -> None:
-    """Its epochs and steps, and an image of what it saw."""
+def _training_log(tuned: FinetuneResult | None, classes: Sequence[str]) -> TrainingLog | None:
+    """Its epochs and steps, and some images as it saw them."""
     from headstart.images.contact_sheet import contact_sheet
-    from headstart.training.loop import EpochRow, StepRow
 
-    write_csv(folder / "epochs.csv", [f.name for f in fields(EpochRow)], [astuple(r) for r in tuned.epochs])
-    write_csv(folder / "steps.csv", [f.name for f in fields(StepRow)], [astuple(r) for r in tuned.steps])
+    if tuned is None:
+        return None
     seen = contact_sheet(tuned.seen_NSS3, [classes[k] for k in tuned.seen_labels])
-    write_bytes(folder / "seen.png", png_bytes(seen))
+    return TrainingLog(tuned.epochs, tuned.steps, png_bytes(seen))
 
 
 def _check_outside(out: Path, data: Path) -> None:
@@ -271,56 +278,54 @@ def _labelled(predictions: Predictions, dataset: Dataset, side: str) -> tuple[np
 
 def _provenance(
     source: DataSource, dataset: Dataset, scanned: ScannedDataset, result: FitResult, corrections: Corrections
-) -> dict[str, Any]:
+) -> Provenance:
     """What a run folder says of where it comes from: enough for `headstart reproduce`."""
     packages = ("headstart", "numpy", "openvino", "pillow", "timm", "torch")
-    return {
-        "approach": result.recipe.approach,
-        "chosen": list(result.chosen),
-        "head": _described_head(result.head),
-        "tuned": _described_training(result.finetuned),
-        "attempt": _described_training(result.attempt, speed=False),  # the same run is the same file, to the byte
-        "why": result.why,
-        "recipe": result.recipe.as_dict(),
-        "seed": result.recipe.seed,
-        "data": {
-            "path": os.path.abspath(source.place),
-            **source.options,
-            "images": len(dataset),
-            "fingerprint": scanned.fingerprint,
-        },
-        "corrections": {"labels": corrections.relabelled, "dropped": corrections.dropped} if corrections else None,
-        "copies": {"limit": round(scanned.copies.limit, 5), "refused": len(scanned.not_copies.rows)},
-        "split_hash": split_hash(dataset),
-        "versions": {
+    return Provenance(
+        recipe=result.recipe,
+        chosen=result.chosen,
+        head=_head_record(result.head),
+        tuned=_finetune_record(result.finetuned),
+        attempt=_finetune_record(result.attempt, speed=False),  # the same run is the same file, to the byte
+        why=result.why,
+        data=DataRecord(
+            source=replace(source, place=Path(os.path.abspath(source.place))),
+            images=len(dataset),
+            fingerprint=scanned.fingerprint,
+        ),
+        corrections=CorrectionsRecord(relabelled=corrections.relabelled, dropped=corrections.dropped)
+        if corrections
+        else None,
+        copies=CopiesRecord(limit=round(scanned.copies.limit, 5), refused=len(scanned.not_copies.rows)),
+        split_hash=split_hash(dataset),
+        versions={
             "python": platform.python_version(),
             **{p: importlib.metadata.version(p) for p in packages},
             "headstart's own source": _source_hash(),
         },
-    }
+    )
 
 
-def _described_head(fitted: FittedHead | None) -> dict[str, Any] | None:
+def _head_record(fitted: FittedHead | None) -> HeadRecord | None:
     if fitted is None:
         return None
-    return {"kind": fitted.head.kind, "strength": None if math.isnan(fitted.head.strength) else fitted.head.strength}
+    return HeadRecord(fitted.head.kind, None if math.isnan(fitted.head.strength) else fitted.head.strength)
 
 
-def _described_training(tuned: FinetuneResult | None, *, speed: bool = True) -> dict[str, Any] | None:
+def _finetune_record(tuned: FinetuneResult | None, *, speed: bool = True) -> FinetuneRecord | None:
     if tuned is None:
         return None
-    measured = {"images_per_second": round(tuned.images_per_second, 1)} if speed else {}
-    return {
-        "approach": tuned.recipe.approach,
-        "backbone": tuned.extractor.backbone.name,
-        "trained": list(tuned.trained),
-        "epochs": len(tuned.epochs),
-        "best_epoch": tuned.fit.best_epoch,
-        "stopped": tuned.fit.stopped,
-        "lr": tuned.recipe.lr,
-        "wise_ft": None if math.isnan(tuned.wise_ft) else tuned.wise_ft,
-        **measured,
-    }
+    return FinetuneRecord(
+        approach=tuned.recipe.approach,
+        backbone=tuned.extractor.backbone.name,
+        trained=tuple(tuned.trained),
+        epochs=len(tuned.epochs),
+        best_epoch=tuned.fit.best_epoch,
+        stopped=tuned.fit.stopped,
+        lr=tuned.recipe.lr,
+        wise_ft=None if math.isnan(tuned.wise_ft) else tuned.wise_ft,
+        images_per_second=round(tuned.images_per_second, 1) if speed else None,
+    )
 
 
 def _source_hash() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +13,6 @@ from headstart.errors import DataError
 from headstart.evaluation.probabilities import softmax
 from headstart.io.files import read_csv, write_csv
 from headstart.io.result_repr import MOST_FACTS, OneLineRepr
-
-_OTHER_COLUMNS = ("path", "label", "predicted", "error")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,23 +66,23 @@ class Predictions(OneLineRepr):
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Write `predictions.csv`: path, label, predicted, one probability per class, error.
+    """Write predictions.csv: path, label, predicted, the probability of each class under p(CLASS), error.
 
     Unlabelled images have an empty label; images without a prediction are at the end, with the reason in `error`.
     Raises `WriteError`.
     """
     write_csv(
-        path, ["path", "label", "predicted", *probability_columns(predictions.classes), "error"], _rows(predictions)
+        path, ["path", "label", "predicted", *map(class_column, predictions.classes), "error"], _rows(predictions)
     )
 
 
-def probability_columns(classes: Sequence[str]) -> list[str]:
-    """The columns' names: the class names, marked where they would be mistaken for one of the other columns.
+def class_column(name: str) -> str:
+    """The name of the column that holds the probabilities of a class.
 
-    >>> probability_columns(["cat", "error"])
-    ['cat', 'p(error)']
+    >>> class_column("cat")
+    'p(cat)'
     """
-    return [f"p({c})" if c in _OTHER_COLUMNS else c for c in classes]
+    return f"p({name})"
 
 
 def _rows(predictions: Predictions) -> list[list[str]]:
@@ -101,22 +99,27 @@ def _rows(predictions: Predictions) -> list[list[str]]:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """The inverse of `write_predictions`, to nine digits of each probability. Raises `DataError` if the file is another."""
+    """The inverse of `write_predictions`, to nine digits of each probability. Raises `DataError` if the file is another.
+
+    Columns are found by name: `path`, `label`, `error` and those of the classes; others are left alone.
+    """
     rows = read_csv(path)
     if not rows:
         raise DataError(f"{path}: holds no predictions.")
     columns = list(rows[0])
-    if columns[:3] != ["path", "label", "predicted"] or columns[-1] != "error":
-        raise DataError(f"{path}: is not a table of predictions: its columns are {', '.join(columns)}.")
-    marked = {f"p({name})": name for name in _OTHER_COLUMNS}
-    classes = tuple(marked.get(c, c) for c in columns[3:-1])
+    classes = tuple(c[2:-1] for c in columns if c.startswith("p(") and c.endswith(")"))
+    if not classes or not {"path", "label", "error"} <= set(columns):
+        raise DataError(
+            f"{path}: is not a table of predictions: its columns are {', '.join(columns)}; expected path, label, error "
+            "and p(CLASS) for each class."
+        )
     good = [r for r in rows if not r["error"]]
-    probabilities_NK = np.array([[float(r[c]) for c in columns[3:-1]] for r in good]).reshape(len(good), len(classes))
+    chances_NK = np.array([[float(r[class_column(c)]) for c in classes] for r in good]).reshape(len(good), len(classes))
     index = {c: k for k, c in enumerate(classes)}
     return Predictions(
         tuple(r["path"] for r in good),
         classes,
-        np.log(np.maximum(probabilities_NK, math.exp(-700))).astype(np.float32),
+        np.log(np.maximum(chances_NK, math.exp(-700))).astype(np.float32),
         np.array([index.get(r["label"], -1) for r in good], np.int64),
         {r["path"]: r["error"] for r in rows if r["error"]},
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from headstart.errors import RecipeError
@@ -55,11 +54,9 @@ def fit_network(
     row = HistoryRow(
         stage="finetune",
         backbone=extractor.backbone.name,
-        head=mode.name,
-        strength=result.wise_ft,
-        images=len(sets.train),
-        loo_log_loss=math.nan,
-        loo_accuracy=math.nan,
+        approach=mode.name,
+        wise_ft=result.wise_ft,
+        n_images=len(sets.train),
         val_log_loss=float(losses_N.mean()),
         val_accuracy=float((val_logits_NK.argmax(1) == labels_N).mean()),
         seconds=round(task.clock.now() - begun, 3),

@@ -1,0 +1,221 @@
+"""A classifier on disk: `headstart.json` says what decides a prediction, and each member is a folder that timm can read.
+
+    timm.create_model("local-dir:RUN", pretrained=True)          # a run that fuses backbones keeps a folder for each
+
+The backbone's tensors are copied byte for byte, the last layer is float32. Reading costs a SHA-256 of the weights and the
+last layer; the backbone's tensors are read by whoever opens the network. Not for the rest of a run: `runs.run_folder`
+checks the manifest before anything here sees a byte.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.errors import DamagedRun
+from headstart.images.preprocess import Preprocess
+from headstart.io.files import cache_dir, read_json, sha256_bytes, sha256_file, write_bytes, write_cache, write_json
+from headstart.io.progress import log
+from headstart.model.backbones.registry import Backbone
+from headstart.model.backbones.weights import is_classifier, read_header
+from headstart.model.heads.linear_layer import LinearLayer
+from headstart.model.inference.classifier import Calibration, Classifier, EnsembleMember
+from headstart.model.inference.engines import open_network, runtime_here
+from headstart.model.inference.features import FeatureExtractor
+from headstart.model.inference.runtime import Runtime
+
+WEIGHTS = "model.safetensors"
+TIMM_CONFIG = "config.json"
+CROP_MODES = {"crop": "center", "squash": "squash", "pad": "border"}
+
+
+def write_classifier(folder: Path, classifier: Classifier) -> dict[str, Any]:
+    """Write the members' weights and configs into `folder`; what `headstart.json` says of the classifier. Raises
+    `WriteError`."""
+    names = _member_folders(classifier)
+    for member, name in zip(classifier.members, names, strict=True):
+        _write_member(classifier, member, folder / name)
+    return {
+        "id": classifier.id,
+        "classes": list(classifier.classes),
+        "calibration": asdict(classifier.calibration),
+        "runtime": vars(classifier.runtime),
+        "members": [_describe(member.extractor, name) for member, name in zip(classifier.members, names, strict=True)],
+    }
+
+
+def read_classifier(folder: Path, described: Mapping[str, Any]) -> Classifier:
+    """The inverse of `write_classifier`; keys that it does not know are left alone.
+
+    Raises whatever a value of another kind raises (`KeyError`, `TypeError`, `ValueError` ...), and `BadWeights`.
+    """
+    members = tuple(_read_member(folder, each) for each in described["members"])
+    classes = tuple(described["classes"])
+    layers = [member.layer for member in members]
+    if not layers or not all(x.weight_DK.ndim == 2 and x.bias_K.shape == (len(classes),) for x in layers):
+        raise ValueError(f"the last layer is not one for {len(classes)} classes")
+    if not all(isinstance(c, str) for c in classes) or any(len(classes) != x.weight_DK.shape[1] for x in layers):
+        raise ValueError(f"the last layer is not one for the classes {classes}")
+    read = described["calibration"]
+    calibration = Calibration(**{f.name: float(read[f.name]) for f in fields(Calibration)})
+    if not 0 <= calibration.clip <= 1 / len(classes):
+        raise ValueError(f"clip {calibration.clip} is no bound for {len(classes)} classes")
+    return Classifier(members, classes, runtime_here(Runtime(**described["runtime"])), calibration)
+
+
+def _member_folders(classifier: Classifier) -> list[str]:
+    if len(classifier.members) == 1:
+        return ["."]
+    return [f"member{i}-{p.extractor.backbone.name}" for i, p in enumerate(classifier.members, 1)]
+
+
+def _describe(extractor: FeatureExtractor, folder: str) -> dict[str, Any]:
+    b = extractor.backbone
+    return {
+        "folder": folder,
+        "backbone": b.name,
+        "architecture": b.architecture,
+        "model_args": dict(b.model_args),
+        "weights_sha256": b.sha256,
+        "weights_preprocess": b.preprocess.as_dict(),
+        "preprocess": extractor.spec.as_dict(),
+        "licence": b.licence,
+        "origin": b.origin,
+    }
+
+
+def _read_member(run: Path, described: Mapping[str, Any]) -> EnsembleMember:
+    folder = run / described["folder"]
+    if not folder.resolve().is_relative_to(run.resolve()):
+        raise ValueError(f"folder {described['folder']!r} leads out of the run")
+    file = folder / WEIGHTS
+    name = read_json(folder / TIMM_CONFIG)["pretrained_cfg"]["classifier"]
+    weight, bias = _read_tensor(file, f"{name}.weight"), _read_tensor(file, f"{name}.bias")
+    weight_DK = np.ascontiguousarray(weight.reshape(weight.shape[0], -1).T)
+    backbone = Backbone(
+        name=described["backbone"],
+        architecture=described["architecture"],
+        model_args=tuple(sorted(described["model_args"].items())),
+        source="run",
+        weights=file,
+        sha256=described["weights_sha256"],
+        preprocess=Preprocess.from_dict(described["weights_preprocess"]),
+        licence=described["licence"],
+        feature_dim=weight_DK.shape[0],
+        origin=described["origin"],
+        content=backbone_content(file),
+    )
+    extractor = FeatureExtractor(backbone, Preprocess.from_dict(described["preprocess"]))
+    return EnsembleMember(extractor, LinearLayer(weight_DK, bias))
+
+
+def backbone_content(file: Path) -> str:
+    """What the graph and the features of a run folder's backbone are kept under in this user's cache.
+
+    A run names the weights that it was made from, but it may come from anybody, and a graph built from its tensors must
+    not pass for one of those weights. So the name counts only for a file that was written here, of which `_write_member`
+    left a note in the cache; any other file counts as weights of their own, by its own SHA-256.
+    """
+    sha256 = sha256_file(file)
+    note = _origin_note(sha256)
+    try:
+        origin = read_json(note)["weights"]
+    except FileNotFoundError:
+        return sha256
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.debug("%s: %s", note, error)
+        return sha256
+    return origin if isinstance(origin, str) and re.fullmatch("[0-9a-f]{64}", origin) else sha256
+
+
+def _origin_note(sha256: str) -> Path:
+    return cache_dir() / "origins" / f"{sha256}.json"
+
+
+def _write_member(classifier: Classifier, member: EnsembleMember, folder: Path) -> None:
+    extractor, backbone = member.extractor, member.extractor.backbone
+    network = open_network(backbone, extractor.spec, classifier.runtime)
+    name, tail = network.classifier, network.classifier_tail
+    weight_KD = np.ascontiguousarray(member.layer.weight_DK.T, np.float32)
+    layer = {f"{name}.weight": weight_KD.reshape(*weight_KD.shape, *tail), f"{name}.bias": member.layer.bias_K}
+    if backbone.weights is None:
+        raise DamagedRun(f"{backbone.name}: has no weights to save.")
+    data = _with_layer(backbone.weights, name, layer)
+    write_bytes(folder / WEIGHTS, data)
+    note = json.dumps({"weights": backbone.content or backbone.sha256})
+    write_cache(_origin_note(sha256_bytes(data)), note.encode())
+    write_json(folder / TIMM_CONFIG, timm_config(classifier.classes, extractor, name))
+
+
+def timm_config(classes: Sequence[str], extractor: FeatureExtractor, classifier: str) -> dict[str, Any]:
+    """What timm's ``local-dir:`` reads: architecture, class names, and the input spec."""
+    spec, backbone = extractor.spec, extractor.backbone
+    return {
+        "architecture": backbone.architecture,
+        "num_classes": len(classes),
+        "model_args": dict(backbone.model_args),
+        "label_names": list(classes),
+        "pretrained_cfg": {
+            "tag": backbone.name.partition(".")[2],
+            "num_classes": len(classes),
+            "input_size": [3, spec.image_size, spec.image_size],
+            "interpolation": spec.interpolation,
+            "crop_pct": spec.crop_pct if spec.resize == "crop" else 1.0,
+            "crop_mode": CROP_MODES[spec.resize],
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+            "classifier": classifier,
+            "label_names": list(classes),
+            "license": backbone.licence,
+            "custom_load": False,
+        },
+    }
+
+
+def _with_layer(weights: Path, classifier: str, layer: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of a safetensors file with the backbone's tensors, untouched, and a new last layer (float32)."""
+    entries: dict[str, Any] = {}
+    blocks: list[bytes] = []
+    end = 0
+
+    def add(name: str, dtype: str, shape: Sequence[int], data: bytes) -> None:
+        nonlocal end
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + len(data)]}
+        blocks.append(data)
+        end += len(data)
+
+    kept = {name: kind for name, kind in read_header(weights).items() if not is_classifier(name, (classifier,))}
+    for (name, (dtype, shape)), data in zip(kept.items(), _tensor_bytes(weights, kept), strict=True):
+        add(name, dtype, shape, data)
+    for name, array in layer.items():
+        add(name, "F32", array.shape, np.ascontiguousarray(array, np.float32).tobytes())
+    header = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header + b"".join(blocks)
+
+
+def _tensor_bytes(file: Path, names: Iterable[str]) -> Iterator[bytes]:
+    """What a safetensors file holds of each of the tensors. Its header is parsed once: with 300 tensors that shows."""
+    with open(file, "rb") as f:
+        size = struct.unpack("<Q", f.read(8))[0]
+        header = json.loads(f.read(size))
+        for name in names:
+            start, end = header[name]["data_offsets"]
+            f.seek(8 + size + start)
+            yield f.read(end - start)
+
+
+def _read_tensor(file: Path, name: str) -> np.ndarray:
+    """A float32 tensor of a run's weights file."""
+    dtype, shape = read_header(file)[name]
+    if dtype != "F32":
+        raise ValueError(f"{name} is {dtype}, expected F32")
+    (data,) = _tensor_bytes(file, [name])
+    return np.frombuffer(data, np.float32).reshape(shape)
