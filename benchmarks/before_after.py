@@ -56,7 +56,7 @@ TRAIN = f"--out=run --no-report --offline {USUAL}"
 TUNED = f"--epochs=2 --max-lr=0.0005 --unfreeze=3 --views=2 --layer-decay=0.8 --wise=auto --backbone={OTHER}"
 TRIAL = f"approach = 'finetune'\nbackbone = '{BACKBONE}'\nepochs = 1\nunfreeze = '1'\nviews = 1\n"
 RECIPES = dict.fromkeys(("scratch-cnn", "scratch-cnn-fixed", "augmented-cnn", "augmented-cnn-fixed"), "")
-RECIPES |= dict.fromkeys(("transfer", "resnet34-onecycle"), ONE) | {"default": "--unfreeze=2"}
+RECIPES |= {"transfer": ONE, "resnet34-onecycle": f"{ONE} --batch-size=16", "default": "--unfreeze=2"}
 RECIPES |= dict.fromkeys(("kaggle-mobilenetv2", "mobilenetv2-dense32"), f"{ONE} --views=1 --loss=LOSS")
 STEPS = {  # in the earlier spelling
     "linear": f"train FULL --approach=linear {TRAIN}",
@@ -76,7 +76,7 @@ STEPS = {  # in the earlier spelling
 def run(checkout: Path, data: Path, weights_dir: Path, out: Path, only: str) -> bool:
     """Take the steps that are not done yet; whether all of them ended well."""
     variables = {**os.environ, "PYTHONPATH": str(checkout / "src"), "HEADSTART_CACHE": str(out / "cache")}
-    variables |= {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    variables |= {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     made, results = out / "made", out / "results.json"
     for name, each in SETS.items():
         for path, image in images_of(data / f"{name}.zip", each, each // 3):
