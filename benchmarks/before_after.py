@@ -8,9 +8,8 @@ step that is done is skipped the next time. DIR has `cats-dogs.zip` and `intel-s
 `finetune` and `frozen`, with many options at once, and by every named recipe for one short epoch; then come `compare`,
 `check --labels`, and `kaggle` against the local server of the tests. No clock decides anything: budgets are far too large.
 
-`diff` compares numbers and tensors to the bit, tables by row and column. It prints a line for each step, and ends with 1 if
-anything differs. What has another name in the later checkout stands in `RENAMED`; columns that only B has are no difference.
-Both runs belong on one machine. Not for speed, pages and messages: those are not looked at.
+`diff` compares numbers and tensors to the bit, tables by row and column; it prints a line for each step, and ends with 1 if
+anything differs. Later names stand in `RENAMED`; columns that only B has are no difference. Both belong on one machine.
 """
 
 from __future__ import annotations
