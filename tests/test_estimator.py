@@ -307,7 +307,7 @@ def test_parameters_are_checked_when_it_is_fitted(model: ImageClassifier, files:
     for name, value, text in (
         ("head", "ridgy", "head 'ridgy' is not known: expected auto, ridge, lda, logistic, blend, ncm."),
         ("class_weight", {"bar": 2}, "class_weight {'bar': 2} is not known: expected none, balanced."),
-        ("validation_fraction", 0.0, "val 0.0 cannot be used: expected a part between 0 and 1, such as 0.2."),
+        ("validation_fraction", 0.0, "val_size 0.0 cannot be used: expected a fraction between 0 and 1, such as 0.2."),
     ):
         with pytest.raises(RecipeError) as caught:
             clone(model).set_params(**{name: value}).fit(files, LABELS)

@@ -57,7 +57,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         class_weight: None, or "balanced": weigh classes inversely to their number of images (the recipe's
             `class_weight`, where None is "none").
         validation_fraction: Part of the images, stratified, that chooses and calibrates; in the end the head is fitted
-            on all of them (the recipe's `val`).
+            on all of them (the recipe's `val_size`).
         budget: Time to spend, such as 2m, 10m or 2h: the search for a backbone and fine-tuning keep within it.
         device: auto, cpu or cuda.
         precision: auto (bf16 where the processor has it), bf16 or f32.
