@@ -23,12 +23,13 @@ from headstart.errors import DamagedRun, WriteError
 from headstart.evaluation.metrics import compute_metrics
 from headstart.io.folders import add_to_folder, check_manifest, write_manifest
 from headstart.model.inference.predictions import Predictions
+from headstart.pipeline.run_report import write_report
 from headstart.reports.report_data import ReportData, SimilarImage, Suspect, mistakes
 from headstart.reports.run_page import drawn_figures, report_page
 from headstart.reports.sections import METRICS, confusions, json_for_script, verdict
 from headstart.runs.run_folder import REPORT_FILES, load_classifier
 from headstart.training.history import HistoryRow
-from headstart.verbs.report import report, write_report
+from headstart.verbs.report import report
 
 HOSTILE = (
     '<script>alert("1")</script>',

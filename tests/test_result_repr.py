@@ -28,6 +28,8 @@ from headstart.model.inference.features import FeatureExtractor, Features
 from headstart.model.inference.predictions import Predictions
 from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.comparison import Comparison, ComparisonRow
+from headstart.pipeline.explanations import Explanation
+from headstart.pipeline.train_run import TrainResult
 from headstart.samples.flaws import FlawRecall
 from headstart.training.recipe import Recipe
 from headstart.verbs.backbones import BackboneList
@@ -36,7 +38,7 @@ from headstart.verbs.check import CheckResult
 from headstart.verbs.demo import DemoResult
 from headstart.verbs.embed import EmbedResult
 from headstart.verbs.evaluate import Evaluation
-from headstart.verbs.explain import ExplainResult, Explanation
+from headstart.verbs.explain import ExplainResult
 from headstart.verbs.kaggle import KaggleResult
 from headstart.verbs.predict import PredictResult
 from headstart.verbs.report import ReportResult
@@ -44,7 +46,6 @@ from headstart.verbs.reproduce import ReproduceResult
 from headstart.verbs.sample import SampleResult
 from headstart.verbs.split import SplitResult
 from headstart.verbs.submit import SubmitResult
-from headstart.verbs.train import TrainResult
 
 HOSTILE = "<script>alert(1)</script>&\n\x1b[31m\udce9.jpg"
 LONG = HOSTILE * 50

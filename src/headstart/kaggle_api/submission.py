@@ -26,9 +26,11 @@ from headstart.data.tables import ID_COLUMNS, PATH_COLUMNS
 from headstart.errors import BadSubmission, MissingData, RecipeError, near_names
 from headstart.evaluation.clipping import clipped
 from headstart.io.files import csv_bytes, write_bytes
+from headstart.io.progress import log
 from headstart.io.text_table import few, plain
 from headstart.kaggle_api.match_columns import class_of_column, classes_of_columns, same_text
 from headstart.kaggle_api.match_ids import match_ids
+from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictions import Predictions
 
 FORMATS = ("auto", "probability", "label", "columns")
@@ -421,3 +423,25 @@ def write_submission(path: Path, submission: Submission) -> None:
     """Write it as the sample is written: its delimiter and line ends; UTF-8 without a mark. Raises `WriteError`."""
     shape = submission.shape
     write_bytes(path, csv_bytes(shape.header, submission.rows, delimiter=shape.delimiter, line_end=shape.line_end))
+
+
+def clip_of(clip: str, classifier: Classifier) -> float:
+    """The least probability to submit, of the option `clip`. Raises `RecipeError`."""
+    if str(clip) == "none":
+        return 0.0
+    if str(clip) == "auto":
+        if not classifier.calibration.clip:
+            log.warning(
+                "The run has no clipping bound: probabilities are submitted as they are (--clip 0.001 sets one)."
+            )
+        return classifier.calibration.clip
+    most = 1 / len(classifier.classes)
+    try:
+        bound = float(clip)
+    except ValueError:
+        bound = -1.0
+    if not 0 <= bound < most:
+        raise RecipeError(
+            f"clip: {clip!r} is no least probability; expected auto, none, or a number from 0 to below {most:.4g}."
+        )
+    return bound

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
+
+import numpy as np
 
 from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
 from headstart.data.corrections import Corrections, read_corrections
@@ -151,6 +154,13 @@ class RunFolder:
     def training_sha256s(self) -> frozenset[str]:
         """SHA-256 of the files of `training_rows`."""
         return frozenset(row.sha256 for row in self.training_rows)
+
+    @property
+    def training_prior(self) -> np.ndarray:
+        """float64 (K,): how frequent each class is among `training_rows`."""
+        counts = Counter(row.label for row in self.training_rows)
+        counts_K = np.array([counts[name] for name in self.classifier.classes], np.float64)
+        return counts_K / counts_K.sum() if counts_K.any() else np.full(len(counts_K), 1 / len(counts_K))
 
     @cached_property
     def predictions(self) -> Predictions:

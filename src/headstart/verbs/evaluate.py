@@ -20,8 +20,8 @@ from headstart.io.result_repr import Result
 from headstart.io.text_table import few, plain
 from headstart.model.inference.predictions import Predictions
 from headstart.model.inference.predictor import Predictor
+from headstart.pipeline.run_report import evaluation_report, write_report
 from headstart.runs.run_folder import METRICS, RunFolder, write_evaluation
-from headstart.verbs.report import evaluation_report, write_report
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,8 +46,13 @@ class Evaluation(Result):
 
     def to_json(self) -> dict[str, Any]:
         """The document of `evaluate --json`."""
-        return {**self.metrics.to_json(), "split": self.split, "known": self.known, "model": self.predictions.model,
-                "errors": dict(self.predictions.errors)}  # fmt: skip
+        return {
+            **self.metrics.to_json(),
+            "split": self.split,
+            "known": self.known,
+            "model": self.predictions.model,
+            "errors": dict(self.predictions.errors),
+        }
 
     def table(self) -> str:
         """Plain text for a terminal."""
@@ -96,8 +101,11 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
     if known:
         log.warning(
             "%s of these %s images are in the run's train or val set: figures on them are too good. Its test set, which "
-            "was not used for either, is in %s.", f"{known:,}", f"{len(files):,}", opened.file(METRICS),
-        )  # fmt: skip
+            "was not used for either, is in %s.",
+            f"{known:,}",
+            f"{len(files):,}",
+            opened.file(METRICS),
+        )
     metrics = compute_metrics(predictions.logits, predictions.labels, classifier.classes, seed=seed)
     if out is not None:
         with folder_aside(Path(out)) as folder:

@@ -27,9 +27,9 @@ from headstart.pipeline.kaggle_folder import (
     open_folder,
     require_submittable,
 )
+from headstart.pipeline.train_run import TrainResult
 from headstart.training.recipe import Recipe
 from headstart.verbs.predict import predict
-from headstart.verbs.train import TrainResult
 from headstart.verbs.train import train as train_run
 
 

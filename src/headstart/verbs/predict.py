@@ -5,17 +5,12 @@ With a competition's sample submission the file is that sample, filled (`kaggle_
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from headstart.data.archives.unpacking import is_archive, unpacked
-from headstart.data.dataset import ARCHIVES, IMAGES, OTHERS, Dataset, FoundImages, dataset_of
-from headstart.data.image_folder import files_below, files_in, folders_in, nearest, no_images, unwrap
 from headstart.errors import MissingData, RecipeError, WriteError
 from headstart.evaluation.conformal import prediction_sets
 from headstart.io.folders import check_keeps, check_out_file
@@ -26,6 +21,7 @@ from headstart.kaggle_api.submission import (
     Submission,
     SubmissionFormat,
     SubmissionOptions,
+    clip_of,
     filling_of,
     shape_of,
     submission_rows,
@@ -34,6 +30,7 @@ from headstart.kaggle_api.submission import (
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictions import Predictions, write_predictions
 from headstart.model.inference.predictor import Predictor
+from headstart.pipeline.images_at import images_at
 from headstart.runs.run_folder import RunFolder
 
 MOST_SHOWN = 20
@@ -128,7 +125,7 @@ def predict(
     shape = _shape(submission, out)
     opened = RunFolder(run)
     classifier = opened.classifier
-    bound = _bound(submission.clip, classifier) if shape is not None else 0.0
+    bound = clip_of(submission.clip, classifier) if shape is not None else 0.0
     if shape is not None:  # what does not fit is said before the work
         log.info("%s: %s.", shape.file, plain(filling_of(shape, classifier.classes, submission).sentence))
     files, names, lost = images_at(paths)
@@ -140,7 +137,7 @@ def predict(
         if out is not None:
             write_predictions(Path(out), predictions)
         return PredictResult(predictions, classifier, str(out or ""))
-    prior_K = training_prior(opened)
+    prior_K = opened.training_prior
     made = submission_rows(shape, predictions, prior_K, submission, clip=bound)
     for sentence in made.warnings():
         log.warning("%s", sentence)
@@ -162,70 +159,3 @@ def _shape(options: SubmissionOptions, out: Path | None) -> SubmissionFormat | N
     if Path(out).exists() and Path(out).samefile(sample):
         raise WriteError(f"{out}: is the sample submission itself.", hint="Choose another --out.")
     return shape_of(sample)
-
-
-def _bound(clip: str, classifier: Classifier) -> float:
-    """The least probability to submit."""
-    if str(clip) == "none":
-        return 0.0
-    if str(clip) == "auto":
-        if not classifier.calibration.clip:
-            log.warning(
-                "The run has no clipping bound: probabilities are submitted as they are (--clip 0.001 sets one)."
-            )
-        return classifier.calibration.clip
-    most = 1 / len(classifier.classes)
-    try:
-        bound = float(clip)
-    except ValueError:
-        bound = -1.0
-    if not 0 <= bound < most:
-        raise RecipeError(
-            f"clip: {clip!r} is no least probability; expected auto, none, or a number from 0 to below {most:.4g}."
-        )
-    return bound
-
-
-def training_prior(run: RunFolder) -> np.ndarray:
-    """float64 (K,): how frequent each class is among the run's training and validation images."""
-    counts = Counter(row.label for row in run.training_rows)
-    counts_K = np.array([counts[name] for name in run.classifier.classes], np.float64)
-    return counts_K / counts_K.sum() if counts_K.any() else np.full(len(counts_K), 1 / len(counts_K))
-
-
-def images_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str], dict[str, str]]:
-    """Files, the names they go by (a path as given, or folder/relative path), and {name: reason} of what is no file."""
-    files: list[Path] = []
-    names: list[str] = []
-    lost: dict[str, str] = {}
-    for given in map(Path, paths):
-        if given.is_dir() or is_archive(given):
-            found = _images_in(given if given.is_dir() else unpacked(given))
-            files += [found.file(i) for i in range(len(found))]
-            names += [(given / p).as_posix() for p in found.paths]
-            lost |= {(given / p).as_posix(): reason for p, reason in found.lost.items()}
-        elif given.exists():
-            files.append(given)
-            names.append(given.as_posix())
-        else:
-            raise MissingData(f"{given}: there is no such image or folder.", hint=nearest(given))
-    return files, names, lost
-
-
-def _images_in(folder: Path) -> Dataset:
-    """Every image below a folder, without labels: how folders and tables give them does not matter here.
-
-    Files of unknown suffixes are taken too, but not right beside other folders. Raises `NoImages`.
-    """
-    found = FoundImages()
-    top = unwrap(folder, folder, FoundImages(), quiet=True)
-    beside = {file.relative_to(folder).as_posix() for file in files_in(top)} if folders_in(top) else set()
-    for path in files_below(folder, found):
-        suffix = Path(path).suffix.lower()
-        if suffix in IMAGES or not (suffix in OTHERS or suffix in ARCHIVES or path in beside):
-            found.images.append((path, "", ""))
-        else:
-            found.rejected.append((path, "not_an_image_name"))
-    if not found.images:
-        raise no_images(folder, found.rejected)
-    return dataset_of(folder, found)

@@ -22,8 +22,8 @@ from headstart.io.result_repr import Result
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictions import Predictions
+from headstart.pipeline.train_run import TrainRequest, train_run
 from headstart.runs.run_folder import CORRECTIONS, NOT_COPIES, SPLIT, RunFolder
-from headstart.verbs.train import TrainRequest, train_as
 
 TOLERANCE = 1e-6  # of a probability: nine digits are written
 
@@ -92,7 +92,7 @@ def reproduce(
         asked = TrainRequest(
             source, folder / "run", made.recipe, as_weights_source(weights), split, curation, report=False
         )
-        again = train_as(replace(asked, chosen=made.chosen))
+        again = train_run(replace(asked, chosen=made.chosen))
         after = RunFolder(folder / "run").predictions
     causes += _changed_model(before.classifier, again.classifier)
     causes += _changed_versions(made.versions, again.provenance.versions)

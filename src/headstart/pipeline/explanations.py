@@ -1,0 +1,253 @@
+"""Why a classifier answers as it does: an image's probabilities, its heat map, and the training images most like it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from headstart.data.open_dataset import open_dataset
+from headstart.errors import BackboneError, DataError, UnreadableImage
+from headstart.evaluation.probabilities import softmax
+from headstart.images.image_refs import Images, read_image
+from headstart.io.files import png_bytes, write_bytes
+from headstart.io.folders import folder_aside
+from headstart.io.progress import bar, log
+from headstart.io.text_table import plain
+from headstart.model.inference.classifier import Classifier
+from headstart.model.inference.features import embed_images
+from headstart.model.inference.heat_maps import BATCH, Heat, seen
+from headstart.pipeline.nearest_images import mean_cosines, nearest
+from headstart.reports.explanation_sheet import ExplanationSheet, Neighbour, draw_explanation
+from headstart.reports.report_data import SimilarImage
+from headstart.runs.run_folder import RunFolder
+
+MOST_SHOWN = 10
+VIEWED = (448, 448)  # pixels that decoding keeps for a sheet
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One image: what is predicted, how likely each class is, and what it is like.
+
+    `label` is empty unless the image is one that the run knows. `sheet` is the file with heat map and all.
+    """
+
+    path: str
+    label: str
+    predicted: str
+    probabilities: dict[str, float]
+    nearest: tuple[SimilarImage, ...]
+    sheet: str
+
+
+@dataclass(frozen=True)
+class Explanations:
+    """What was written: one `Explanation` per image, {name: reason} of those without, and notes on what is missing."""
+
+    images: tuple[Explanation, ...]
+    errors: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def explain_images(
+    run: RunFolder, files: Mapping[str, Path], *, out: Path, data: Path | None, top: int
+) -> Explanations:
+    """Write a sheet for each image into the folder `out`. `files` are images by name; `data`, where training images are.
+
+    Raises `DataError` if `data` is given and is not a dataset, `BackboneError`, `WriteError`.
+    """
+    classifier = run.classifier
+    asked, errors = _asked(files)
+    known = _known(run, data)
+    found, failed = _compared(classifier, asked, known, top)
+    done, more_failed, heat_note = _write_sheets(classifier, found, known, out, top)
+    notes = tuple(note for note in (known.note, heat_note) if note)
+    return Explanations(tuple(done), errors | failed | more_failed, notes)
+
+
+@dataclass(frozen=True)
+class _QueryImage:
+    """A readable image to explain."""
+
+    name: str
+    file: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _TrainingImages:
+    """What the run knows: labels by SHA-256, and the training images that are at hand."""
+
+    labels: dict[str, str]
+    paths: list[str]
+    files: list[Path]
+    sha256s: list[str]
+    note: str
+
+    def near(self, i: int, cosine: float) -> SimilarImage:
+        return SimilarImage(self.paths[i], self.labels.get(self.sha256s[i], ""), cosine)
+
+    def thumbnail(self, i: int) -> Image.Image | None:
+        try:
+            return read_image(self.files[i], sha256=self.sha256s[i], at_least=(160, 160))
+        except UnreadableImage:
+            return None
+
+
+@dataclass(frozen=True, eq=False)
+class _PredictedImage:
+    """An image with its probabilities (K,), and the numbers of the nearest training images with their cosines."""
+
+    asked: _QueryImage
+    chances_K: np.ndarray
+    nearest: tuple[tuple[int, float], ...]
+
+
+def _asked(files: Mapping[str, Path]) -> tuple[list[_QueryImage], dict[str, str]]:
+    """The images that can be read, each once, and {name: reason} of the others."""
+    infos = dict(zip(files, Images.inspect(files.values()).infos, strict=True))
+    errors = {name: f.reason for name, f in infos.items() if f.reason}
+    return [_QueryImage(name, files[name], f.sha256) for name, f in infos.items() if not f.reason], errors
+
+
+def _known(run: RunFolder, data: Path | None) -> _TrainingImages:
+    labels = {row.sha256: row.label for row in run.split if row.label}
+    training = run.training_rows
+    source = run.provenance.source(data)
+    try:
+        dataset = open_dataset(source)
+    except DataError:
+        if data is not None:
+            raise
+        moved = f"The training images are not at {plain(str(source.place))} any more"
+        note = f"{moved}: --data DATA says where, to see the nearest."
+        return _TrainingImages(labels, [], [], [], note)
+    present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
+    there = [row for row in training if row.path in present]
+    gone = len(training) - len(there)
+    note = (
+        f"{gone:,} of {len(training):,} training images are not in {plain(str(source.place))} any more." if gone else ""
+    )
+    return _TrainingImages(
+        labels, [r.path for r in there], [present[r.path] for r in there], [r.sha256 for r in there], note
+    )
+
+
+def _compared(
+    classifier: Classifier, asked: Sequence[_QueryImage], known: _TrainingImages, top: int
+) -> tuple[list[_PredictedImage], dict[str, str]]:
+    """Probabilities and nearest training images, and {name: reason} of images that could not be read any more."""
+    n = len(known.paths)
+    features, failed = embed_images(
+        Images.recorded([*known.files, *(a.file for a in asked)], [*known.sha256s, *(a.sha256 for a in asked)]),
+        [member.extractor for member in classifier.members],
+        classifier.runtime,
+    )
+    changed = [i for i in failed if i < n]
+    if changed:
+        log.warning("%s training images are not what they were; left out.", f"{len(changed):,}")
+    cosines_MN = mean_cosines([x[n:] for x in features], [x[:n] for x in features])
+    cosines_MN[:, changed] = np.nan
+    found = []
+    for j, each in enumerate(asked):
+        if n + j in failed:
+            continue
+        near = nearest(cosines_MN[j], known.sha256s, each.sha256, top)
+        chances_K = softmax(classifier.logits([x[n + j : n + j + 1] for x in features]))[0]
+        found.append(_PredictedImage(each, chances_K, near))
+    return found, {asked[i - n].name: reason for i, reason in failed.items() if i >= n}
+
+
+def _write_sheets(
+    classifier: Classifier, found: Sequence[_PredictedImage], known: _TrainingImages, out: Path, top: int
+) -> tuple[list[Explanation], dict[str, str], str]:
+    """A PNG for each image; what was written, {name: reason} of what changed meanwhile, and why there is no heat map."""
+    done: list[Explanation] = []
+    errors: dict[str, str] = {}
+    heat, note = _heat(classifier) if found else (None, "")
+    with folder_aside(out) as folder, bar("Explaining", len(found)) as advance:
+        for start in range(0, len(found), BATCH):
+            batch, images = _opened(found[start : start + BATCH], errors)
+            predicted = np.array([each.chances_K.argmax() for each in batch], np.int64)
+            maps: Sequence[np.ndarray | None] = (
+                heat.batch(images, predicted) if heat and images else [None] * len(batch)
+            )
+            for each, image, heat_HW in zip(batch, images, maps, strict=True):
+                name = f"{len(done) + 1:03}-{_file_name(each.asked.name)}.png"
+                sheet = _sheet(classifier, each, image, heat_HW, known, top)
+                write_bytes(folder / name, png_bytes(draw_explanation(sheet)))
+                done.append(_explanation(classifier, each, known, str(out / name)))
+            advance(len(found[start : start + BATCH]))
+    return done, errors, note
+
+
+def _heat(classifier: Classifier) -> tuple[Heat | None, str]:
+    """The networks, if heat maps can be made of them: tried on an empty image."""
+    try:
+        heat = Heat(classifier)
+        heat.batch([Image.new("RGB", (32, 32))])
+    except BackboneError as error:
+        return None, f"Without heat maps: {error.message}"
+    return heat, ""
+
+
+def _opened(
+    found: Sequence[_PredictedImage], errors: dict[str, str]
+) -> tuple[list[_PredictedImage], list[Image.Image]]:
+    kept, images = [], []
+    for each in found:
+        try:
+            images.append(read_image(each.asked.file, sha256=each.asked.sha256, at_least=VIEWED))
+            kept.append(each)
+        except UnreadableImage as error:
+            errors[each.asked.name] = error.reason
+    return kept, images
+
+
+def _sheet(
+    classifier: Classifier,
+    each: _PredictedImage,
+    image: Image.Image,
+    heat_HW: np.ndarray | None,
+    known: _TrainingImages,
+    top: int,
+) -> ExplanationSheet:
+    likely = np.argsort(-each.chances_K, kind="stable")[:top]
+    squares = np.array([seen(member.extractor.spec, *image.size) for member in classifier.members]).clip(0, 1)
+    (left, upper), (right, lower) = squares[:, :2].min(0), squares[:, 2:].max(0)
+    near = [(known.near(i, cosine), known.thumbnail(i)) for i, cosine in each.nearest]
+    return ExplanationSheet(
+        name=each.asked.name,
+        image=image,
+        shares=[(classifier.classes[k], float(each.chances_K[k])) for k in likely],
+        heat_HW=heat_HW,
+        label=known.labels.get(each.asked.sha256, ""),
+        seen=(float(left), float(upper), float(right), float(lower)),
+        neighbours=[Neighbour(n.label, n.cosine, thumbnail) for n, thumbnail in near],
+        note="the training images are not at hand" if known.note else "none",
+    )
+
+
+def _explanation(classifier: Classifier, each: _PredictedImage, known: _TrainingImages, sheet: str) -> Explanation:
+    return Explanation(
+        path=each.asked.name,
+        label=known.labels.get(each.asked.sha256, ""),
+        predicted=classifier.classes[int(each.chances_K.argmax())],
+        probabilities=dict(zip(classifier.classes, map(float, each.chances_K), strict=True)),
+        nearest=tuple(known.near(i, cosine) for i, cosine in each.nearest),
+        sheet=sheet,
+    )
+
+
+def _file_name(path: str) -> str:
+    """A short name of plain characters for an image's sheet.
+
+    >>> _file_name("a/IMG 12 (copy).jpg")
+    'IMG_12_copy'
+    """
+    return re.sub(r"[^A-Za-z0-9-]+", "_", Path(path).stem).strip("_")[:60] or "image"

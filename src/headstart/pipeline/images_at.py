@@ -1,0 +1,51 @@
+"""The images that paths on a command line mean: files, and all images of folders and archives. Nothing is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from headstart.data.archives.unpacking import is_archive, unpacked
+from headstart.data.dataset import ARCHIVES, IMAGES, OTHERS, Dataset, FoundImages, dataset_of
+from headstart.data.image_folder import files_below, files_in, folders_in, nearest, no_images, unwrap
+from headstart.errors import MissingData
+
+MOST_SHOWN = 20
+
+
+def images_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str], dict[str, str]]:
+    """Files, the names they go by (a path as given, or folder/relative path), and {name: reason} of what is no file."""
+    files: list[Path] = []
+    names: list[str] = []
+    lost: dict[str, str] = {}
+    for given in map(Path, paths):
+        if given.is_dir() or is_archive(given):
+            found = _images_in(given if given.is_dir() else unpacked(given))
+            files += [found.file(i) for i in range(len(found))]
+            names += [(given / p).as_posix() for p in found.paths]
+            lost |= {(given / p).as_posix(): reason for p, reason in found.lost.items()}
+        elif given.exists():
+            files.append(given)
+            names.append(given.as_posix())
+        else:
+            raise MissingData(f"{given}: there is no such image or folder.", hint=nearest(given))
+    return files, names, lost
+
+
+def _images_in(folder: Path) -> Dataset:
+    """Every image below a folder, without labels: how folders and tables give them does not matter here.
+
+    Files of unknown suffixes are taken too, but not right beside other folders. Raises `NoImages`.
+    """
+    found = FoundImages()
+    top = unwrap(folder, folder, FoundImages(), quiet=True)
+    beside = {file.relative_to(folder).as_posix() for file in files_in(top)} if folders_in(top) else set()
+    for path in files_below(folder, found):
+        suffix = Path(path).suffix.lower()
+        if suffix in IMAGES or not (suffix in OTHERS or suffix in ARCHIVES or path in beside):
+            found.images.append((path, "", ""))
+        else:
+            found.rejected.append((path, "not_an_image_name"))
+    if not found.images:
+        raise no_images(folder, found.rejected)
+    return dataset_of(folder, found)

@@ -1,0 +1,422 @@
+"""What a report shows, gathered; `reports` draws it.
+
+    training_report      of a training that has just ended: everything is in memory
+    run_report           of a run folder: features come from the cache, or images are embedded again
+    evaluation_report    of a classifier on other images
+
+Without the images the page is made all the same, and says what is missing.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headstart.data.data_source import DataSource
+from headstart.data.open_dataset import Dataset, open_dataset
+from headstart.data.splits import SplitRow
+from headstart.errors import BackboneError, DataError, HeadstartError
+from headstart.evaluation.confident_learning import label_issues
+from headstart.evaluation.metrics import Metrics
+from headstart.images.image_refs import Images
+from headstart.images.validate import ImageInfo, validate_images
+from headstart.io.files import write_text
+from headstart.io.progress import log
+from headstart.io.text_table import few, plain
+from headstart.model.inference.classifier import Classifier
+from headstart.model.inference.features import embed_images
+from headstart.model.inference.predictions import Predictions
+from headstart.pipeline.nearest_images import mean_cosines, nearest
+from headstart.pipeline.scan import ScannedDataset
+from headstart.reports.model_card import made_by
+from headstart.reports.report_data import ReportData, SimilarImage, Suspect, kind_of_trial, mistakes, sides_of
+from headstart.reports.run_page import drawn_figures, report_page
+from headstart.reports.sections import MOST_MISTAKES
+from headstart.runs.provenance import Provenance
+from headstart.runs.run_folder import PLOTS, REPORT, RunFolder, RunMetrics, RunRecord, TrainingLog
+from headstart.training.history import HistoryRow
+
+if TYPE_CHECKING:
+    from headstart.pipeline.fit import FitResult
+
+
+NEAREST = 3
+MOST_HEAT = 24
+VERSIONS_SHOWN = ("headstart", "torch", "timm", "openvino")
+
+
+def write_report(folder: Path, made: Callable[[], ReportData]) -> None:
+    """Write `report.html` and `plots/` of what `made` gives into a folder that is being filled. Raises `WriteError`.
+
+    A page that cannot be made is a warning: the work that it is about must not be lost for it.
+    """
+    try:
+        write_page(folder, made())
+    except HeadstartError:
+        raise
+    except Exception as error:
+        log.warning("%s could not be made: %r. `headstart report` tries again.", REPORT, error, exc_info=error)
+
+
+def write_page(folder: Path, found: ReportData) -> None:
+    figures = drawn_figures(found, folder / PLOTS)
+    write_text(folder / REPORT, report_page(found, figures))
+
+
+# What there is to show
+
+
+NOTHING_TRAINED = "Nothing was trained by gradient descent: the networks are as they came, with a new last layer."
+
+
+def training_report(
+    out: Path,
+    source: DataSource,
+    scanned: ScannedDataset,
+    result: FitResult,
+    record: RunRecord,
+    predictions: Predictions,
+    metrics: RunMetrics,
+) -> ReportData:
+    """The page of a training that has just ended: everything is in memory. `predictions` are those of all its images."""
+    classifier, made, tested = record.classifier, record.provenance, result.dataset.split == "test"
+    bare = ReportData(
+        title=_title(source, classifier),
+        predictions=_judged(predictions.take(tested)),
+        metrics=metrics.test,
+        val=metrics.val,
+        facts=_facts(classifier, made),
+        trials=result.history,
+        taken=_taken(classifier, made, result.history),
+        **_of_training(record.training, made),
+        findings=tuple(record.findings),
+        pairs=tuple(record.copies),
+        copy_limit=scanned.copies.limit,
+        seconds=metrics.seconds,
+        commands=_commands(str(out), source),
+    )
+    known = _ReportImages(
+        result.dataset,
+        tuple(scanned.images.infos),
+        result.dataset.files,
+        result.features,
+    )
+    # After gradient descent torch is loaded, and seconds do not matter.
+    tried_tuning = any(trial.stage == "finetune" for trial in result.history)
+    return _with_images(bare, known, classifier, made, heat=tried_tuning and "torch" in sys.modules)
+
+
+def evaluation_report(
+    run: RunFolder,
+    source: DataSource,
+    predictions: Predictions,
+    metrics: Metrics,
+    side: str,
+    files: Mapping[str, Path],
+) -> ReportData:
+    """The page of an evaluation: how good a classifier is on other images."""
+    judged = _judged(predictions)
+    here = {path: files[path] for path in judged.paths if path in files}
+    infos = validate_images(list(here.values()))
+    elsewhere = "Not part of an evaluation; it stands in the report of the run, {}."
+    missing = {key: elsewhere.format(plain(str(run.file(REPORT)))) for key in ("compared", "training")}
+    missing |= {
+        "labels": "Not looked for in an evaluation: `headstart check DATA --labels` does.",
+        "copies": "Not looked for in an evaluation: `headstart check DATA` does.",
+        "checks": "Not made in an evaluation: `headstart check DATA` does.",
+        "near": "Nearest training images are shown in the report of a training.",
+    }
+    return ReportData(
+        title=f"{_title(source, run.classifier)}: evaluation",
+        predictions=judged,
+        metrics=metrics,
+        side=side,
+        facts=_facts(run.classifier, run.provenance),
+        sizes_N2=np.array([(f.width, f.height) for f in infos if not f.reason]).reshape(-1, 2),
+        commands=(("Judge it again:", shlex.join(["headstart", "evaluate", str(run.path), *source.words()])),),
+        files=here,
+        missing=missing,
+    )
+
+
+def run_report(run: RunFolder, data: Path | None, *, heat: bool) -> ReportData:
+    """The page of a run folder, and of the images if they are where they were, or at `data`."""
+    classifier, made = run.classifier, run.provenance
+    source = made.source(data)
+    bare = ReportData(
+        title=_title(source, classifier),
+        predictions=_judged(run.predictions),
+        metrics=run.metrics.test,
+        val=run.metrics.val,
+        facts=_facts(classifier, made),
+        trials=run.history,
+        taken=_taken(classifier, made, run.history),
+        **_of_training(run.training, made),
+        findings=run.findings,
+        pairs=run.copies,
+        copy_limit=made.copies.limit,
+        seconds=run.metrics.seconds,
+        commands=_commands(str(run.path), source),
+    )
+    known = _known_of_run(run, source, given=data is not None)
+    if isinstance(known, str):
+        return _without_images(replace(bare, missing={"images": known}), run.split)
+    return _with_images(bare, known, classifier, made, heat=heat)
+
+
+def _of_training(kept: TrainingLog | None, made: Provenance) -> dict[str, Any]:
+    """What the page says of gradient descent."""
+    return {
+        "epochs": tuple(asdict(row) for row in kept.epochs) if kept else (),
+        "steps": tuple(asdict(row) for row in kept.steps) if kept else (),
+        "best_epoch": made.training.best_epoch if made.training else None,
+        "trained": not made.attempt,
+        "outcome": _outcome(made),
+        "seen": kept.images_png if kept else b"",
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class _ReportImages:
+    """Images at hand, all in one order: the data set with split and groups, what was seen of each file, the files, and
+    features for each member of the classifier, float32 (N, D)."""
+
+    dataset: Dataset
+    infos: tuple[ImageInfo, ...]
+    files: tuple[Path, ...]
+    features: tuple[np.ndarray, ...]
+
+
+def _known_of_run(run: RunFolder, source: DataSource, *, given: bool) -> _ReportImages | str:
+    """The images that split.csv lists, those that are still what they were; or a sentence that says they are gone."""
+    try:
+        opened = open_dataset(source)
+    except DataError:
+        if given:
+            raise
+        gone = f"The images are not at {plain(str(source.place))} any more"
+        return f"{gone}, so none are shown: --data DATA says where they are."
+    classifier = run.classifier
+    rows = {row.path: row for row in run.split}
+    there = [i for i, path in enumerate(opened.paths) if path in rows]
+    infos = validate_images([opened.file(i) for i in there])
+    kept = [(i, f) for i, f in zip(there, infos, strict=True) if f.sha256 == rows[opened.paths[i]].sha256]
+    if not kept:
+        gone = f"None of the run's images are at {plain(str(source.place))}"
+        return f"{gone}, so none are shown: --data DATA says where they are."
+    if len(kept) < len(rows):
+        log.warning("%s of %s images are gone or changed; left out.", f"{len(rows) - len(kept):,}", f"{len(rows):,}")
+    extractors = [member.extractor for member in classifier.members]
+    files = [opened.file(i) for i, _ in kept]
+    features, failed = embed_images(Images(tuple(files), tuple(f for _, f in kept)), extractors, classifier.runtime)
+    good = np.array([j for j in range(len(kept)) if j not in failed], np.int64)
+    listed = [rows[opened.paths[kept[j][0]]] for j in good]
+    number = {c: k for k, c in enumerate(classifier.classes)}
+    dataset = Dataset(
+        opened.root,
+        tuple(row.path for row in listed),
+        np.array([number.get(row.label, -1) for row in listed], np.int64),
+        classifier.classes,
+        np.array([row.split for row in listed], "<U5"),
+        np.array([row.group for row in listed], np.int64),
+    )
+    taken = tuple(x[good] for x in features)
+    return _ReportImages(dataset, tuple(kept[j][1] for j in good), tuple(files[j] for j in good), taken)
+
+
+def _with_images(
+    bare: ReportData, known: _ReportImages, classifier: Classifier, made: Provenance, *, heat: bool
+) -> ReportData:
+    """The report with all that needs the images."""
+    dataset, missing = known.dataset, dict(bare.missing)
+    files = dict(zip(dataset.paths, known.files, strict=True))
+    maps: dict[int, np.ndarray] = {}
+    if heat and bare.mistakes:
+        maps, missing["heat"] = _heat(bare, files, classifier)
+    elif bare.mistakes:
+        missing["heat"] = "Heat maps are added by `headstart report`."
+    suspects, missing["labels"] = _suspects(known, classifier)
+    sides = {path: str(side) for path, side in zip(dataset.paths, dataset.split, strict=True)}
+    labels = {path: dataset.label_name(i) for i, path in enumerate(dataset.paths)}
+    if not bare.epochs:
+        missing |= {"training": NOTHING_TRAINED, "seen": ""}
+    return replace(
+        bare,
+        balance=sides_of(dataset.classes, dataset.labels, dataset.split),
+        sizes_N2=np.array([(f.width, f.height) for f in known.infos]).reshape(-1, 2),
+        near=_nearest(bare, known),
+        heat=maps,
+        suspects=suspects,
+        groups=_groups(dataset),
+        labels=labels,
+        sides=sides,
+        costs=_costs(classifier, made, len(dataset)),
+        files=files,
+        missing={key: text for key, text in missing.items() if text},
+    )
+
+
+def _without_images(bare: ReportData, rows: Sequence[SplitRow]) -> ReportData:
+    """The report from tables alone; split.csv knows the classes and the copies."""
+    gone = "The images are not at hand."
+    missing = {**bare.missing, "labels": f"{gone} Suspected labels need them.", "near": ""}
+    if not bare.epochs:
+        missing["training"] = NOTHING_TRAINED
+    balance: dict[str, dict[str, int]] = {c: dict.fromkeys(("train", "val", "test"), 0) for c in bare.metrics.classes}
+    groups: dict[int, list[str]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row.path)
+        if row.label in balance and row.split:
+            balance[row.label][row.split] += 1
+    return replace(
+        bare,
+        balance=balance,
+        groups=tuple(tuple(g) for g in groups.values() if len(g) > 1),
+        labels={row.path: row.label for row in rows},
+        sides={row.path: row.split for row in rows},
+        missing={key: text for key, text in missing.items() if text},
+    )
+
+
+def _nearest(bare: ReportData, known: _ReportImages) -> dict[int, tuple[SimilarImage, ...]]:
+    """By row of the predictions: the training images (train and val) nearest to each mistake, by the cosine of their
+    features, averaged over the backbones. Identical files are not shown as neighbours."""
+    dataset = known.dataset
+    place = {path: i for i, path in enumerate(dataset.paths)}
+    asked = [i for i in mistakes(bare.predictions)[:MOST_MISTAKES] if bare.predictions.paths[i] in place]
+    training = dataset.sets.train_val
+    if not asked or not len(training):
+        return {}
+    rows = [place[bare.predictions.paths[i]] for i in asked]
+    cosines_MN = mean_cosines([x[rows] for x in known.features], [x[training] for x in known.features])
+    sha256s = [known.infos[j].sha256 for j in training]
+    found = {}
+    for i, row, cosines_N in zip(asked, rows, cosines_MN, strict=True):
+        near = [(training[j], cosine) for j, cosine in nearest(cosines_N, sha256s, known.infos[row].sha256, NEAREST)]
+        found[i] = tuple(SimilarImage(dataset.paths[j], dataset.label_name(j), cosine) for j, cosine in near)
+    return found
+
+
+def _heat(bare: ReportData, files: Mapping[str, Path], classifier: Classifier) -> tuple[dict[int, np.ndarray], str]:
+    """Heat maps of the first mistakes, and a sentence if there are none."""
+    from headstart.model.inference.heat_maps import heat_maps
+
+    rows = [i for i in bare.mistakes[:MOST_HEAT] if bare.predictions.paths[i] in files]
+    try:
+        maps = heat_maps(classifier, [files[bare.predictions.paths[i]] for i in rows], bare.predictions.predicted[rows])
+    except (BackboneError, DataError) as error:
+        return {}, f"Without heat maps: {error.message}"
+    return dict(zip(rows, maps, strict=True)), ""
+
+
+def _suspects(known: _ReportImages, classifier: Classifier) -> tuple[tuple[Suspect, ...] | None, str]:
+    """Suspected labels, the worst first, by features of networks that have not seen these labels; or why there are none."""
+    from headstart.pipeline.label_errors import out_of_fold
+
+    dataset = known.dataset
+    frozen = [
+        x
+        for x, p in zip(known.features, classifier.members, strict=True)
+        if not _trained_here(p.extractor.backbone.origin)
+    ]
+    if not frozen:
+        return None, (
+            "The network was trained on these labels, so it is no judge of them: `headstart check DATA --labels` looks for "
+            "wrong ones with a frozen backbone."
+        )
+    labelled = np.flatnonzero(dataset.labels >= 0)
+    labels_N = dataset.labels[labelled]
+    # The first backbone is the best one; two of them joined cost four times as much.
+    chances_NK = out_of_fold([frozen[0][labelled]], labels_N, dataset.groups[labelled], len(dataset.classes))
+    found = label_issues(chances_NK, labels_N)
+    return tuple(
+        Suspect(dataset.paths[i], dataset.label_name(i), dataset.classes[k], float(quality), str(dataset.split[i]))
+        for i, k, quality in zip(labelled[found.order], found.suggested, found.label_quality, strict=True)
+    ), ""
+
+
+def _trained_here(origin: str) -> bool:
+    """Whether a backbone's weights are those of `training.finetune`."""
+    return origin.startswith("trained here from")
+
+
+def _groups(dataset: Dataset) -> tuple[tuple[str, ...], ...]:
+    """Paths of copies: first those with different labels, then those in different sets, then the largest."""
+    members: dict[int, list[int]] = {}
+    for i, group in enumerate(dataset.groups.tolist()):
+        members.setdefault(group, []).append(i)
+    found = [g for g in members.values() if len(g) > 1]
+    found.sort(key=lambda g: (-len(set(dataset.labels[g])), -len(set(dataset.split[g])), -len(g), g[0]))
+    return tuple(tuple(dataset.paths[i] for i in group) for group in found)
+
+
+# Small things
+
+
+def _title(source: DataSource, classifier: Classifier) -> str:
+    classes = classifier.classes
+    shown = few([plain(c) for c in classes], 6) if len(classes) <= 6 else f"{len(classes)} classes"
+    return f"{plain(source.place.resolve().name or str(source.place))}: {shown}"
+
+
+def _facts(classifier: Classifier, made: Provenance) -> tuple[tuple[str, str], ...]:
+    listed = [
+        ("made by", made_by(made)),
+        ("backbones", " + ".join(dict.fromkeys(str(p.extractor) for p in classifier.members))),
+        ("images", f"{made.data.images:,} images"),
+        ("seed", f"seed {made.seed}"),
+        ("model", f"model {classifier.id}"),
+        ("versions", ", ".join(f"{k} {v}" for k, v in made.versions.items() if k in VERSIONS_SHOWN)),
+    ]
+    return tuple((key, text) for key, text in listed if text)
+
+
+def _outcome(made: Provenance) -> str:
+    """What came of fine-tuning where it was one of two ways."""
+    return f"Fine-tuning was tried, and is no part of this classifier. {made.why}" if made.attempt else made.why
+
+
+def _taken(classifier: Classifier, made: Provenance, trials: Sequence[HistoryRow]) -> frozenset[tuple[str, str, str]]:
+    """`kind_of_trial` of those that the classifier's members come from."""
+    head = made.head.kind if made.head else ""
+    frozen = {p.extractor.backbone.name for p in classifier.members if not _trained_here(p.extractor.backbone.origin)}
+    return frozenset(
+        kind_of_trial(t)
+        for t in trials
+        if (t.stage == "finetune" and made.tuned)
+        or (t.stage == "head" and t.head == head and set(t.backbone.split(" + ")) == frozen)
+    )
+
+
+def _costs(classifier: Classifier, made: Provenance, images: int) -> tuple[tuple[str, str], ...]:
+    features = sum(m.layer.weight_DK.shape[0] for m in classifier.members)
+    speed = made.tuned.images_per_second if made.tuned else None
+    listed = [
+        ("images", f"{images:,}"),
+        ("backbones", str(len(classifier.members))),
+        ("features of an image", f"{features:,}"),
+        ("input", ", ".join(dict.fromkeys(f"{p.extractor.spec.image_size} px" for p in classifier.members))),
+        ("computed on", str(classifier.runtime)),
+        ("images per second in training", f"{speed:g}" if speed else ""),
+    ]
+    return tuple((key, text) for key, text in listed if text)
+
+
+def _commands(run: str, source: DataSource) -> tuple[tuple[str, str], ...]:
+    place = shlex.quote(str(source.place))
+    return (
+        ("Train again, and compare every prediction:", f"headstart reproduce {shlex.quote(run)} --data {place}"),
+        ("Predict:", f"headstart predict {shlex.quote(run)} IMAGE... --out predictions.csv"),
+    )
+
+
+def _judged(predictions: Predictions) -> Predictions:
+    """Those with a label: the images that the metrics are about."""
+    labels_N = predictions.labels
+    return predictions if labels_N is None else predictions.take(labels_N >= 0)

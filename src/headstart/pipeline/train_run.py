@@ -1,0 +1,293 @@
+"""From a dataset to a run folder: the whole of `headstart train`.
+
+    open -> scan -> split -> fit (`pipeline.fit`) -> test once -> run folder, report, model card
+
+What each set is for: layers are fitted on the training set. The validation set picks backbones, head, the epoch to keep and
+the temperature; a closed-form head is then fitted again on both. The test set is used once, at the very end.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import headstart
+from headstart.data.checks import Finding
+from headstart.data.corrections import Corrections, read_corrections
+from headstart.data.curation import Curation
+from headstart.data.data_source import DataSource
+from headstart.data.not_copies import copy_rows, read_not_copies
+from headstart.data.open_dataset import Dataset, hash_rows, open_dataset, require_trainable
+from headstart.data.splits import make_split, read_split, require_sets, split_hash, split_rows
+from headstart.errors import WriteError
+from headstart.evaluation.metrics import Metrics, compute_metrics
+from headstart.io.files import png_bytes, sha256_file
+from headstart.io.folders import MANIFEST, check_replaceable, folder_aside
+from headstart.io.progress import log
+from headstart.io.result_repr import Result
+from headstart.io.text_table import plain
+from headstart.model.backbones.weights_source import WeightsSource
+from headstart.model.inference.classifier import Classifier
+from headstart.model.inference.predictions import Predictions
+from headstart.pipeline.fit import FitResult, ResolvedBackbones, fit_classifier, resolve_backbones
+from headstart.pipeline.fit_heads import FittedHead
+from headstart.pipeline.fit_task import Clock, FitTask
+from headstart.pipeline.run_report import training_report, write_report
+from headstart.pipeline.scan import ScannedDataset, prepare_groups, scan, with_named_groups
+from headstart.reports.model_card import model_card
+from headstart.runs.provenance import (
+    CopiesRecord,
+    CorrectionsRecord,
+    DataRecord,
+    FinetuneRecord,
+    HeadRecord,
+    Provenance,
+)
+from headstart.runs.run_folder import (
+    RunMetrics,
+    RunRecord,
+    TrainingLog,
+    write_metrics,
+    write_model_card,
+    write_run,
+)
+from headstart.training.recipe import Recipe
+from headstart.training.resume import ResumePoint
+
+if TYPE_CHECKING:
+    from headstart.training.finetune import FinetuneResult
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What `train` is asked for. With `chosen`, the backbones that an earlier run chose, best first, it chooses none."""
+
+    source: DataSource
+    out: Path
+    recipe: Recipe
+    weights: WeightsSource = WeightsSource()
+    split: Path | None = None
+    curation: Curation = Curation()
+    restart: bool = False
+    report: bool = True
+    chosen: Sequence[str] = ()
+
+
+def train_run(asked: TrainRequest) -> TrainResult:
+    """Train as asked, and write the run folder. Raises what `headstart.train` does."""
+    source, out, recipe, split = asked.source, asked.out, asked.recipe, asked.split
+    clock = Clock()
+    check_replaceable(out)
+    _check_outside(out, source.place)
+    corrections, opened = read_corrections(asked.curation.corrections), open_dataset(source)
+    refused = read_not_copies(asked.curation.not_copies).checked(opened)
+    opened = corrections.applied_to(opened)
+    if split is None:
+        prepare_groups(opened, source)
+    resolved = resolve_backbones(recipe, weights=asked.weights, chosen=asked.chosen)
+    scanned = scan(source, opened=opened, not_copies=refused)
+    require_trainable(scanned.dataset)
+    given = scanned.dataset
+    if split is not None:
+        given = read_split(Path(split), given, corrections)
+        given = with_named_groups(given, scanned, source)
+    unfinished = _unfinished(out, given, scanned, recipe, resolved)
+    if asked.restart:
+        unfinished.path.unlink(missing_ok=True)
+    dataset = make_split(
+        given, seed=recipe.seed, val_size=recipe.val_size, test_size=recipe.test_size, near=scanned.copies.groups_N
+    )
+    require_sets(dataset, ("train", "val", "test"))
+    task = FitTask(dataset, scanned.images, recipe, resolved.runtime, clock, unfinished)
+    result = fit_classifier(task, resolved)
+    classifier = result.classifier
+    classes = dataset.classes
+    val = compute_metrics(result.val_logits_NK, result.val_labels_N, classes, seed=recipe.seed)
+    predictions = _predict(classifier, result.features, dataset)
+    test = compute_metrics(*_labelled(predictions, dataset, "test"), classes, seed=recipe.seed)
+    clock.lap("judge")
+    provenance = _provenance(source, dataset, scanned, result, corrections)
+    found = scanned.findings(replace(dataset, groups=given.groups), scanned.copies)
+    earlier = (out / MANIFEST).is_file()
+    with folder_aside(out) as folder:
+        record = RunRecord(
+            classifier=classifier,
+            provenance=provenance,
+            split=split_rows(dataset, scanned.images.sha256s),
+            predictions=_reported(predictions, dataset, scanned),
+            history=result.history,
+            findings=found,
+            copies=copy_rows(scanned.copies, scanned.dataset, scanned.images.sha256s),
+            corrections=corrections,
+            not_copies=refused,
+            training=_training_log(result.finetuned or result.attempt, classes),
+        )
+        write_run(folder, record)
+        clock.lap("write")
+        if asked.report:
+            judged = RunMetrics(test, val, clock.laps)
+            write_report(folder, lambda: training_report(out, source, scanned, result, record, predictions, judged))
+            clock.lap("report")
+        write_metrics(folder, RunMetrics(test, val, clock.laps))
+        write_model_card(folder, model_card(classifier, provenance, test, val, found))
+    unfinished.path.unlink(missing_ok=True)
+    if earlier:
+        log.info("The earlier run is kept as %s.previous, in place of any that was there.", out)
+    return TrainResult(str(out), classifier, provenance, test, val, found, clock.laps)
+
+
+def _unfinished(
+    out: Path, given: Dataset, scanned: ScannedDataset, recipe: Recipe, resolved: ResolvedBackbones
+) -> ResumePoint:
+    """Where snapshots of the training under way lie, beside the run that it will be, and what they must agree with."""
+    names = [f.name for f in fields(Recipe) if f.name not in ("budget", "device")]
+    key = {name: str(getattr(recipe, name)) for name in names}
+    key |= {"images": scanned.fingerprint, "split": split_hash(given), "not copies": scanned.not_copies.hash}
+    key |= {f"weights of {b.name}": b.sha256 or "random" for b in resolved.backbones}
+    key |= {"torch": importlib.metadata.version("torch"), "headstart's own source": _source_hash()}
+    place = out.resolve()  # --out . has no name of its own
+    return ResumePoint(place.with_name(f"{place.name}.unfinished"), key)
+
+
+def _training_log(tuned: FinetuneResult | None, classes: Sequence[str]) -> TrainingLog | None:
+    """Its epochs and steps, and some images as it saw them."""
+    from headstart.images.contact_sheet import contact_sheet
+
+    if tuned is None:
+        return None
+    seen = contact_sheet(tuned.seen_NSS3, [classes[k] for k in tuned.seen_labels])
+    return TrainingLog(tuned.epochs, tuned.steps, png_bytes(seen))
+
+
+def _check_outside(out: Path, data: Path) -> None:
+    """Raise `WriteError` if the run would lie among the images, and be taken for a class the next time."""
+    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise WriteError(
+            f"{out}: lies inside the data ({data}), where the next training would take it for images.",
+            hint=f"Choose an --out outside of it, such as {data.resolve().parent / 'run'}.",
+        )
+
+
+def _predict(classifier: Classifier, features: Sequence[np.ndarray], dataset: Dataset) -> Predictions:
+    logits_NK = classifier.logits(features)
+    return Predictions(dataset.paths, dataset.classes, logits_NK, dataset.labels, {}, classifier.id)
+
+
+def _reported(predictions: Predictions, dataset: Dataset, scanned: ScannedDataset) -> Predictions:
+    """What `predictions.csv` holds: the test set, unlabelled images, and the names of the unreadable ones."""
+    held = predictions.take((dataset.split == "test") | (dataset.labels < 0))
+    return replace(held, errors=scanned.unreadable)
+
+
+def _labelled(predictions: Predictions, dataset: Dataset, side: str) -> tuple[np.ndarray, np.ndarray]:
+    mask = dataset.split == side
+    return predictions.logits[mask], dataset.labels[mask]
+
+
+def _provenance(
+    source: DataSource, dataset: Dataset, scanned: ScannedDataset, result: FitResult, corrections: Corrections
+) -> Provenance:
+    """What a run folder says of where it comes from: enough for `headstart reproduce`."""
+    packages = ("headstart", "numpy", "openvino", "pillow", "timm", "torch")
+    return Provenance(
+        recipe=result.recipe,
+        chosen=result.chosen,
+        head=_head_record(result.head),
+        tuned=_finetune_record(result.finetuned),
+        attempt=_finetune_record(result.attempt, speed=False),  # the same run is the same file, to the byte
+        why=result.why,
+        data=DataRecord(
+            source=replace(source, place=Path(os.path.abspath(source.place))),
+            images=len(dataset),
+            fingerprint=scanned.fingerprint,
+        ),
+        corrections=CorrectionsRecord(relabelled=corrections.relabelled, dropped=corrections.dropped)
+        if corrections
+        else None,
+        copies=CopiesRecord(limit=round(scanned.copies.limit, 5), refused=len(scanned.not_copies.rows)),
+        split_hash=split_hash(dataset),
+        versions={
+            "python": platform.python_version(),
+            **{p: importlib.metadata.version(p) for p in packages},
+            "headstart's own source": _source_hash(),
+        },
+    )
+
+
+def _head_record(fitted: FittedHead | None) -> HeadRecord | None:
+    if fitted is None:
+        return None
+    return HeadRecord(fitted.head.kind, None if math.isnan(fitted.head.strength) else fitted.head.strength)
+
+
+def _finetune_record(tuned: FinetuneResult | None, *, speed: bool = True) -> FinetuneRecord | None:
+    if tuned is None:
+        return None
+    return FinetuneRecord(
+        approach=tuned.recipe.approach,
+        backbone=tuned.extractor.backbone.name,
+        trained=tuple(tuned.trained),
+        epochs=len(tuned.epochs),
+        best_epoch=tuned.fit.best_epoch,
+        stopped=tuned.fit.stopped,
+        lr=tuned.recipe.lr,
+        wise_ft=None if math.isnan(tuned.wise_ft) else tuned.wise_ft,
+        images_per_second=round(tuned.images_per_second, 1) if speed else None,
+    )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainResult(Result):
+    """What `train` made: the run folder `out`, its classifier, where that comes from, and the test metrics."""
+
+    out: str
+    classifier: Classifier
+    provenance: Provenance
+    test: Metrics
+    val: Metrics
+    findings: list[Finding]
+    seconds: dict[str, float]
+
+    def summary(self) -> str:
+        """The run folder, the backbones, and the test accuracy."""
+        backbones = " + ".join(str(member.extractor) for member in self.classifier.members)
+        return f"{self.out}: {backbones}; test accuracy {self.test['accuracy']}, {self.test.n:,} images"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The metrics on the test set."""
+        return self.test.facts()
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `train --json`."""
+        return {
+            "out": self.out,
+            "model": self.classifier.id,
+            "backbones": [str(p.extractor) for p in self.classifier.members],
+            "runtime": str(self.classifier.runtime),
+            "temperature": self.classifier.calibration.temperature,
+            "test": self.test.to_json(),
+            "val": self.val.to_json(),
+            "findings": [asdict(f) for f in self.findings],
+            "seconds": self.seconds,
+        }
+
+    def table(self) -> str:
+        """Plain text for a terminal."""
+        backbones = " + ".join(str(p.extractor) for p in self.classifier.members)
+        problems = [f"{f.severity}: {plain(f.message)}" for f in self.findings if f.severity != "info"]
+        took = f"{self.seconds['total']:.1f} s"
+        return "\n".join([*problems, f"{backbones}; {took}; written to {self.out}", "", "Test: " + self.test.table()])
+
+
+def _source_hash() -> str:
+    """A short hash of the package's own code: between two releases the version number stays the same."""
+    package = Path(headstart.__file__).parent
+    return hash_rows((p.relative_to(package).as_posix(), sha256_file(p)) for p in sorted(package.rglob("*.py")))[:16]
