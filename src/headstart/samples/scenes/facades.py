@@ -100,9 +100,10 @@ def paint_facade(
         sheet.polygons(projected(place, heads[:, None] + arc), day.far(day.lit(look.glass, 0.3), distance))
     if wide < 0.07 or distance > 0.6:
         return
-    _details(rng, sheet, day, look, place, (across, floors), amount, distance, panes)
+    shown = _Wall(look=look, place=place, across=across, floors=floors, amount=amount, distance=distance)
+    _details(rng, sheet, day, shown, panes)
     if shops:
-        _shops(rng, sheet, day, look, place, across, floors, amount, distance)
+        _shops(rng, sheet, day, shown)
 
 
 def _glass(rng: Rng, day: Day, look: Facade, n: int, amount: float) -> np.ndarray:
@@ -117,19 +118,22 @@ def _glass(rng: Rng, day: Day, look: Facade, n: int, amount: float) -> np.ndarra
     return np.where((rng.uniform(0, 1, n) < often)[:, None], lamps, colour)
 
 
-def _details(
-    rng: Rng,
-    sheet: Canvas,
-    day: Day,
-    look: Facade,
-    place: np.ndarray,
-    grid: tuple[int, int],
-    amount: float,
-    distance: float,
-    panes: np.ndarray,
-) -> None:
+@dataclass(frozen=True, eq=False)
+class _Wall:
+    """A wall on the sheet: its facade, the homography that places it, windows across, floors, light and distance."""
+
+    look: Facade
+    place: np.ndarray
+    across: int
+    floors: int
+    amount: float
+    distance: float
+
+
+def _details(rng: Rng, sheet: Canvas, day: Day, wall: _Wall, panes: np.ndarray) -> None:
     """Window bars, floor lines, balconies, a cornice."""
-    across, floors = grid
+    look, place, across, floors = wall.look, wall.place, wall.across, wall.floors
+    amount, distance = wall.amount, wall.distance
     pale = day.far(day.lit(look.frame, amount), distance)
     if look.kind in ("punched", "balcony") and len(panes) < 90:
         middle = (panes[:, 0] + panes[:, 1]) / 2, (panes[:, 3] + panes[:, 2]) / 2
@@ -157,20 +161,11 @@ def _details(
         sheet.polygon(projected(place, boxes(0, 0.25 / floors, 1, 0.36 / floors)[0]), pale * 0.6)
 
 
-def _shops(
-    rng: Rng,
-    sheet: Canvas,
-    day: Day,
-    look: Facade,
-    place: np.ndarray,
-    across: int,
-    floors: int,
-    amount: float,
-    distance: float,
-) -> None:
+def _shops(rng: Rng, sheet: Canvas, day: Day, wall: _Wall) -> None:
     """The ground floor: windows, signs, awnings."""
+    look, place, floors, amount, distance = wall.look, wall.place, wall.floors, wall.amount, wall.distance
     top = 1 - 1 / floors
-    n = max(1, across // 2)
+    n = max(1, wall.across // 2)
     u = np.arange(n) / n
     front = boxes(u + 0.06 / n, top + 0.28 / floors, u + 0.94 / n, 0.995)
     lit = rng.uniform(0, 1, (n, 1)) < (0.85 if day.sky == "night" else 0.3)

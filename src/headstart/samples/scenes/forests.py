@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from headstart.samples.scenes.land import lake, massif, meadow, range_line, wood_edge
@@ -48,11 +50,12 @@ def _inside(rng: Rng, size: int, day: Day, *, path: bool) -> Canvas:
     if path:
         _path(rng, sheet, day, horizon)
     firs = rng.uniform() < 0.3
+    wood = _Wood(horizon=horizon, bark=bark, bare=bool(bare), firs=bool(firs), path=path)
     layers = int(rng.integers(3, 6))
     for i in range(layers):
         near = (i + 1) / layers
         distance = (1 - near) * 0.9
-        _trunks(rng, sheet, day, horizon, near, distance, bark, bare=bare, firs=firs, path=path)
+        _trunks(rng, sheet, day, wood, near, distance)
         if not bare and rng.uniform() < 0.75:
             _leaves(rng, sheet, day, near, distance, leaf, horizon)
     if not bare:
@@ -95,25 +98,25 @@ def _path(rng: Rng, sheet: Canvas, day: Day, horizon: float) -> None:
     sheet.cover(pixels, sheet.area(outline))
 
 
-def _trunks(
-    rng: Rng,
-    sheet: Canvas,
-    day: Day,
-    horizon: float,
-    near: float,
-    distance: float,
-    bark: np.ndarray,
-    *,
-    bare: bool,
-    firs: bool,
-    path: bool,
-) -> None:
+@dataclass(frozen=True, eq=False)
+class _Wood:
+    """What all layers of a wood have in common; `path`: one leads through it."""
+
+    horizon: float
+    bark: np.ndarray
+    bare: bool
+    firs: bool
+    path: bool
+
+
+def _trunks(rng: Rng, sheet: Canvas, day: Day, wood: _Wood, near: float, distance: float) -> None:
     """One layer: many thin ones far away, a few thick ones near."""
+    horizon, bark, bare, firs = wood.horizon, wood.bark, wood.bare, wood.firs
     n = min(24, max(1, int(rng.uniform(5, 11) / near**1.3)))
     foot = horizon + (1.0 - horizon) * near**2.2 * rng.uniform(0.5, 0.95)
     thick = 0.008 + 0.075 * near**2 * rng.uniform(0.6, 1.5)
     x = rng.uniform(-0.05, 1.05, n)
-    if path:
+    if wood.path:
         x = x[np.abs(x - 0.5) > 0.1 + 0.2 * near]
     feet = np.stack([x, foot + rng.normal(0, 0.012, len(x))], axis=1)
     if (firs and near < 0.75) or (bare and near < 0.9 and rng.uniform() < 0.5):
@@ -133,21 +136,20 @@ def _trunks(
         )
         return
     for x, y in feet.tolist():
-        _trunk(rng, sheet, day, x, y, thick * rng.uniform(0.6, 1.3), rng.normal(0, 0.05), dark, bright)
+        _trunk(rng, sheet, day, (x, y), thick * rng.uniform(0.6, 1.3), rng.normal(0, 0.05), (dark, bright))
 
 
 def _trunk(
     rng: Rng,
     sheet: Canvas,
     day: Day,
-    x: float,
-    y: float,
+    foot: tuple[float, float],
     width: float,
     lean: float,
-    dark: np.ndarray,
-    bright: np.ndarray,
+    colours: tuple[np.ndarray, np.ndarray],
 ) -> None:
     """One trunk: its dark and its lit half, streaks of bark, a few stubs of branches."""
+    (x, y), (dark, bright) = foot, colours
     up = np.linspace(0, 1, 6)
     axis = x + lean * up + rng.normal(0, width * 0.12, 6)
     half = width / 2 * (1 + 0.7 * (1 - up) ** 6 - 0.35 * up)
