@@ -49,7 +49,7 @@ class Made:
             "out": self.out,
             "recipes": f"linear,{folder / 'bad.toml'}",
             "backbones": "test_resnet.a,test_efficientnet",
-            "weights_dir": folder / "weights",
+            "weights": folder / "weights",
         }
         killer = threading.Thread(target=kill_train, args=("linear-test_resnet.a",))
         killer.start()
@@ -98,7 +98,7 @@ def test_one_killed_and_one_broken_trial_do_not_lose_the_rest(made: Made) -> Non
     assert next(iter(rows)) == "linear-test_efficientnet.b"  # failed ones come last
     killed, broken, good = (rows[n] for n in ("linear-test_resnet.a", "bad", "linear-test_efficientnet.b"))
     assert killed.error.startswith("killed by SIGKILL (if nobody did that, memory ran out)")
-    assert broken.error.startswith(f"BadWeights: {made.options['weights_dir'] / 'broken.x.'}")
+    assert broken.error.startswith(f"BadWeights: {made.options['weights'] / 'broken.x.'}")
     assert (good.error, good.pareto_optimal) == ("", True)
     assert made.first.rows[0] is good
     assert made.first.pairs == []
@@ -146,7 +146,7 @@ def test_rows_are_those_of_the_run_folders(made: Made) -> None:
         assert int(row["file_bytes"]) == (run / "model.safetensors").stat().st_size
         assert 4 * int(row["parameters"]) <= int(row["file_bytes"])
         assert 0 < float(row["latency_ms"]) < 5000
-        assert 0.1 < float(row["seconds"]) < 120
+        assert 0.1 < float(row["train_seconds"]) < 120
         assert 50 < float(row["peak_memory_mb"]) < 3000
     bad = rows[-1]
     assert (bad["name"], bad["accuracy"], bad["parameters"], bad["pareto_optimal"]) == ("bad", "", "", "False")
@@ -330,9 +330,9 @@ def test_every_option_reaches_the_child() -> None:
 def test_a_child_that_takes_too_long_is_stopped_and_its_memory_is_its_own() -> None:
     program = "import time\nx = bytes(range(250)) * 600_000\nprint('here', flush=True)\ntime.sleep(60)"
     ballast = np.ones(60_000_000)
-    ended = run_child([sys.executable, "-c", program], 1.5)
+    ended = run_child([sys.executable, "-c", program], 5.0)
     assert (ended.stopped, ended.stdout) == (True, "here\n")
-    assert 1.5 < ended.seconds < 30
+    assert 5.0 < ended.seconds < 30
     if sys.platform == "linux":
         assert 150 < ended.peak_memory_mb < 300
     assert len(ballast)
@@ -446,7 +446,7 @@ def test_a_trial_is_done_again_when_the_weights_it_names_are_others(
     tmp_path: Path, photos: Path, tiny_weights: Path
 ) -> None:
     weights = shutil.copytree(tiny_weights, tmp_path / "weights")
-    options = {"recipes": "linear", "backbones": "test_resnet.a", "weights_dir": weights, "budget": "5m"}
+    options = {"recipes": "linear", "backbones": "test_resnet.a", "weights": weights, "budget": "5m"}
     first = headstart.compare(photos, out=tmp_path / "out", **options)
     file = weights / "test_resnet.a.safetensors"
     tensors = {k: v + np.float32(0.05) if v.dtype == np.float32 else v for k, v in load_file(file).items()}

@@ -14,6 +14,7 @@ import pytest
 
 import headstart.verbs
 from headstart.data.checks import Finding
+from headstart.data.data_source import DataSource
 from headstart.data.dataset import Dataset
 from headstart.evaluation.intervals import undefined, wilson
 from headstart.evaluation.metrics import compute_metrics
@@ -30,6 +31,7 @@ from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.comparison import Comparison, ComparisonRow
 from headstart.pipeline.explanations import Explanation
 from headstart.pipeline.train_run import TrainResult
+from headstart.runs.provenance import CopiesRecord, DataRecord, Provenance
 from headstart.samples.flaws import FlawRecall
 from headstart.training.recipe import Recipe
 from headstart.verbs.backbones import BackboneList
@@ -88,12 +90,12 @@ row = ComparisonRow(
     recipe="linear",
     backbones=LONG,
     metrics=metrics,
-    seconds=1.0,
+    train_seconds=1.0,
     peak_memory_mb=2.0,
     parameters=3,
     file_bytes=4,
     latency_ms=5.0,
-    on_front=True,
+    pareto_optimal=True,
     error="",
 )
 comparison = Comparison(
@@ -107,8 +109,27 @@ comparison = Comparison(
     split_hash="0" * 64,
     seconds=1.0,
 )
+provenance = Provenance(
+    recipe=Recipe(),
+    chosen=(LONG,),
+    head=None,
+    tuned=None,
+    attempt=None,
+    why=LONG,
+    data=DataRecord(DataSource(Path(LONG)), N, "0" * 64),
+    corrections=None,
+    copies=CopiesRecord(0.1, 0),
+    split_hash="0" * 64,
+    versions={},
+)
 trained = TrainResult(
-    out=LONG, classifier=classifier, test=metrics, val=metrics, findings=[finding], seconds={"total": 1.0}
+    out=LONG,
+    classifier=classifier,
+    provenance=provenance,
+    test=metrics,
+    val=metrics,
+    findings=[finding],
+    seconds={"total": 1.0},
 )
 status = SubmissionStatus(
     slug=Slug("dogs-vs-cats"),
