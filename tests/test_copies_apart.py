@@ -18,8 +18,6 @@ from headstart.errors import DataError
 from headstart.images.image_refs import Images
 from headstart.io.files import read_csv
 from headstart.pipeline.choose_backbones import choose_backbones
-from headstart.pipeline.fit import FitResult, ResolvedBackbones, fit_classifier
-from headstart.pipeline.fit_task import FitTask
 from headstart.samples.scenes import render
 
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}

@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 
 import headstart
+from conftest import PATIENCE
 from headstart import Recipe
 from headstart.errors import WriteError
 from headstart.io import files
@@ -69,7 +70,7 @@ def words_for(verb: str, out: Path, photos: Path, tiny_weights: Path) -> list[st
 
 
 def finished(words: Sequence[str], cache: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, env=environment(cache), capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(words, env=environment(cache), capture_output=True, text=True, timeout=PATIENCE, **options)
 
 
 def asides(*folders: Path) -> list[Path]:

@@ -21,6 +21,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
+from conftest import PATIENCE
 from headstart.errors import TrainingFailed, UnfinishedTraining
 from headstart.training.batches import TensorBatches
 from headstart.training.checkpoint import Checkpoint, Snapshot
@@ -393,7 +394,7 @@ def finish(path: Path) -> tuple[Any, float]:
     assert process.stdout is not None
     first = process.stdout.readline()
     begun = time.monotonic()
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     return json.loads(out or first), time.monotonic() - begun
 
@@ -433,7 +434,7 @@ def test_killed_at_every_call_that_writes(tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
     for calls in (*range(1, 9), 12, 16):  # open, write, fsync, replace, open, fsync, and again from wherever it is
         process = child(path, calls)
-        process.communicate(timeout=120)
+        process.communicate(timeout=PATIENCE)
         assert process.returncode == -signal.SIGKILL
         if calls > 6:
             assert Checkpoint(
