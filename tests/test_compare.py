@@ -50,7 +50,7 @@ class Made:
             "out": self.out,
             "recipes": f"linear,{folder / 'bad.toml'}",
             "backbones": "test_resnet.a,test_efficientnet",
-            "weights_dir": folder / "weights",
+            "weights": folder / "weights",
         }
         killer = threading.Thread(target=kill_train, args=("linear-test_resnet.a",))
         killer.start()
@@ -99,7 +99,7 @@ def test_one_killed_and_one_broken_trial_do_not_lose_the_rest(made: Made) -> Non
     assert next(iter(rows)) == "linear-test_efficientnet.b"  # failed ones come last
     killed, broken, good = (rows[n] for n in ("linear-test_resnet.a", "bad", "linear-test_efficientnet.b"))
     assert killed.error.startswith("killed by SIGKILL (if nobody did that, memory ran out)")
-    assert broken.error.startswith(f"BadWeights: {made.options['weights_dir'] / 'broken.x.'}")
+    assert broken.error.startswith(f"BadWeights: {made.options['weights'] / 'broken.x.'}")
     assert (good.error, good.pareto_optimal) == ("", True)
     assert made.first.rows[0] is good
     assert made.first.pairs == []
@@ -461,7 +461,7 @@ def test_a_trial_is_done_again_when_the_weights_it_names_are_others(
     tmp_path: Path, photos: Path, tiny_weights: Path
 ) -> None:
     weights = shutil.copytree(tiny_weights, tmp_path / "weights")
-    options = {"recipes": "linear", "backbones": "test_resnet.a", "weights_dir": weights, "budget": "5m"}
+    options = {"recipes": "linear", "backbones": "test_resnet.a", "weights": weights, "budget": "5m"}
     first = headstart.compare(photos, out=tmp_path / "out", **options)
     file = weights / "test_resnet.a.safetensors"
     tensors = {k: v + np.float32(0.05) if v.dtype == np.float32 else v for k, v in load_file(file).items()}
