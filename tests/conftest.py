@@ -19,7 +19,8 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-WAIT = 120_000  # milliseconds for a step in a browser: machines may be busy
+PATIENCE = 1_000  # seconds after which a process hangs: machines may be busy
+WAIT = 300_000  # milliseconds for a step in a browser
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # no test asks the hub itself: nobody answers there, at once
 
 

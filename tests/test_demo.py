@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import headstart
+from conftest import PATIENCE, REPOSITORY
 from headstart.cli import run as command_line
 from headstart.errors import MissingWeights, RecipeError, WriteError
-from headstart.model.backbones.weights_source import WeightsSource
 from headstart.pipeline.demonstration import WAYS, recalled_flaws
 from headstart.samples.flaws import KINDS_OF_FLAWS, Flaw, recalled
 
@@ -34,20 +34,28 @@ sys.addaudithook(forbid)
 
 
 class Ran:
-    """One `headstart demo --offline --json`, in processes that cannot reach a network, with nothing on the machine."""
+    """One `headstart demo --offline --json`, in processes that cannot reach a network, with nothing on the machine.
+
+    Its budget is spent before the first trial begins, as on a machine that is very busy.
+    """
 
     def __init__(self, place: Path) -> None:
         (place / "site").mkdir()
         (place / "site" / "sitecustomize.py").write_text(NO_NETWORK)  # every Python process of it begins with this
         self.attempts = place / "attempts.txt"
         self.attempts.touch()
-        self.out = place / "first"
+        self.out, self.cache = place / "first", place / "cache"
         environment = {k: v for k, v in os.environ.items() if k != "HEADSTART_WEIGHTS"}
-        environment |= {"PYTHONPATH": str(place / "site"), "ATTEMPTS": str(self.attempts)}
-        environment |= {"HEADSTART_CACHE": str(place / "cache"), "HF_HOME": str(place / "hub")}
-        words = ["demo", "--out", str(self.out), "--n", "120", "--budget", "40s", "--offline", "--json"]
+        path = os.pathsep.join([str(place / "site"), *filter(None, sys.path)])
+        environment |= {"PYTHONPATH": path, "ATTEMPTS": str(self.attempts)}
+        environment |= {"HEADSTART_CACHE": str(self.cache), "HF_HOME": str(place / "hub")}
+        words = ["demo", "--out", str(self.out), "--n", "120", "--budget", "1s", "--offline", "--json"]
         self.ended = subprocess.run(
-            [sys.executable, "-m", "headstart", *words], env=environment, capture_output=True, text=True, timeout=280
+            [sys.executable, "-m", "headstart", *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
         )
         assert self.ended.returncode == 0, self.ended.stderr
         self.document: dict[str, Any] = json.loads(self.ended.stdout)
@@ -72,6 +80,12 @@ def test_it_compares_three_ways(ran: Ran) -> None:
     assert rows["transfer"]["backbones"] == "mobilenetv2_050.headstart"
     assert rows["transfer"]["accuracy"] > max(rows["scratch"]["accuracy"], rows["augmented"]["accuracy"])
     assert "The embedded backbone was trained on other renderings" in ran.document["caution"]
+
+
+def test_a_training_without_time_is_one_epoch(ran: Ran) -> None:
+    for name in ("scratch", "augmented"):
+        known = json.loads((ran.out / "comparison" / "runs" / name / "headstart.json").read_text())
+        assert known["recipe"]["epochs"] == 1
 
 
 def test_it_says_what_was_found_of_what_was_planted(ran: Ran) -> None:
@@ -129,22 +143,24 @@ def test_what_cannot_work_is_said_before_anything_is_drawn(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_trials_are_taken_up_after_their_report_was_written_again(ran: Ran) -> None:
-    """Of each trial: `headstart report` changes its manifest, and the comparison still knows it."""
-    recipes = ",".join(str(ran.out / "recipes" / f"{name}.toml") for name in WAYS)
-    headstart.report(ran.out / "comparison" / "runs" / "scratch", heat=False)
-    again = headstart.compare(
-        ran.out / "scenes",
-        out=ran.out / "comparison",
-        recipes=recipes,
-        budget="8s",
-        weights=WeightsSource(offline=True),
-    )
-    rows = {row["name"]: row for row in ran.document["comparison"]["rows"]}
-    assert {row.name: row.train_seconds for row in again.rows} == {
-        name: row["train_seconds"] for name, row in rows.items()
-    }
-    assert {row.name: row.latency_ms for row in again.rows} == {name: row["latency_ms"] for name, row in rows.items()}
+def test_its_document_is_documented(ran: Ran) -> None:
+    assert ran.ended.stdout.count("\n") == 1
+    section = (REPOSITORY / "docs" / "verbs.md").read_text(encoding="utf-8").split("\n## demo\n")[1].split("\n## ")[0]
+    assert {key for key in ran.document if f"`{key}`" not in section} == set()
+
+
+def test_the_same_command_takes_up_what_is_there(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of each trial: writing its report changed the manifest of the run, and the comparison still knows it."""
+    monkeypatch.setenv("HEADSTART_CACHE", str(ran.cache))
+    trials = ran.out / "comparison" / "trials"
+    before = {path.name: path.read_bytes() for path in trials.iterdir()}  # with the seconds that each took
+    assert len(before) == 3
+    assert command_line(["demo", "--out", str(ran.out), "--n", "120", "--budget", "1s", "--offline"]) == 0
+    assert {path.name: path.read_bytes() for path in trials.iterdir()} == before
+    said = capsys.readouterr().out.replace(str(ran.out), "/somewhere").splitlines()
+    assert len(said) < 60 and max(map(len, said)) < 240
 
 
 def test_a_comma_in_the_name() -> None:

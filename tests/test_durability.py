@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 
 import headstart
+from conftest import PATIENCE
 from headstart import Recipe
 from headstart.errors import WriteError
 from headstart.io import files
@@ -36,6 +37,7 @@ from headstart.runs.run_folder import load_classifier
 
 HEADSTART = (sys.executable, "-m", "headstart")
 RECIPE = ("--backbone", "test_resnet.a+test_efficientnet.b")
+LINEAR = Recipe(approach="linear", backbone="test_resnet.a")
 
 
 # ------------------------------------------------------------------------------------------------- what a verb leaves
@@ -68,7 +70,7 @@ def words_for(verb: str, out: Path, photos: Path, tiny_weights: Path) -> list[st
 
 
 def finished(words: Sequence[str], cache: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, env=environment(cache), capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(words, env=environment(cache), capture_output=True, text=True, timeout=PATIENCE, **options)
 
 
 def asides(*folders: Path) -> list[Path]:
@@ -141,7 +143,7 @@ def killed_at_random(
     assert asides(out.parent, cache / "features") == []  # what the killed ones left aside is removed, once it is old
 
 
-@pytest.mark.parametrize("verb", KINDS)
+@pytest.mark.parametrize("verb", [pytest.param("embed", marks=pytest.mark.slow), "train"])
 def test_killed_a_few_times_the_next_run_gives_the_same_numbers(
     verb: str, tmp_path: Path, warm_cache: Path, photos: Path, tiny_weights: Path
 ) -> None:
@@ -267,14 +269,13 @@ class Faults:
 class Bench:
     """A folder with an earlier run, a cache, and a verb's earlier output, which the verb is about to replace."""
 
-    def __init__(self, tmp_path: Path, warm_cache: Path, photos: Path, tiny_weights: Path) -> None:
+    def __init__(self, tmp_path: Path, warm_cache: Path, photos: Path, tiny_weights: Path, model: Path) -> None:
         self.photos, self.weights = photos, tiny_weights
         self.root, self.cache = tmp_path, Path(os.environ["HEADSTART_CACHE"])
         shutil.copytree(warm_cache, self.cache, dirs_exist_ok=True)
         self.out = tmp_path / "out"
         self.out.mkdir()
-        self.model = tmp_path / "model"
-        headstart.train(photos, out=self.model, weights=tiny_weights, recipe=Recipe(backbone="test_resnet.a"))
+        self.model = shutil.copytree(model, tmp_path / "model")
         self.answer = self.predicted()
 
     def forget(self) -> None:
@@ -352,9 +353,20 @@ def with_faults(bench: Bench, verb: str, numbers: Sequence[int]) -> int:
     return faults.calls
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, warm_cache: Path, photos: Path, tiny_weights: Path) -> Path:
+    """A run folder. Shared: copy it before writing."""
+    folder = tmp_path_factory.mktemp("model")
+    shutil.copytree(warm_cache, folder / "cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(folder / "cache"))
+        headstart.train(photos, out=folder / "run", weights=tiny_weights, recipe=LINEAR, report=False)
+    return folder / "run"
+
+
 @pytest.fixture
-def bench(tmp_path: Path, warm_cache: Path, photos: Path, tiny_weights: Path) -> Bench:
-    return Bench(tmp_path, warm_cache, photos, tiny_weights)
+def bench(tmp_path: Path, warm_cache: Path, photos: Path, tiny_weights: Path, model: Path) -> Bench:
+    return Bench(tmp_path, warm_cache, photos, tiny_weights, model)
 
 
 SAMPLES = {
@@ -589,7 +601,7 @@ def test_outputs_that_are_in_the_way_are_left_alone(bench: Bench) -> None:
     mine = bench.root / "mine"
     mine.mkdir()
     (mine / "letter.txt").write_text("dear")
-    recipe = Recipe(backbone="test_resnet.a")
+    recipe = LINEAR
     with pytest.raises(WriteError) as caught:
         headstart.train(bench.photos, out=mine, weights=bench.weights, recipe=recipe)
     assert str(caught.value) == (
@@ -624,5 +636,5 @@ def test_outputs_that_are_in_the_way_are_left_alone(bench: Bench) -> None:
 def test_an_empty_folder_may_be_the_output(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     (bench.root / "empty").mkdir()
     monkeypatch.chdir(bench.root / "empty")
-    headstart.train(bench.photos, out=Path("."), weights=bench.weights, recipe=Recipe(backbone="test_resnet.a"))
+    headstart.train(bench.photos, out=Path("."), weights=bench.weights, recipe=LINEAR)
     check_manifest(bench.root / "empty")

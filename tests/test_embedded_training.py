@@ -243,7 +243,7 @@ def test_training_goes_on_from_its_snapshot(tmp_path: Path) -> None:
     torch.manual_seed(0)
     cpu = torch.device("cpu")
     batches = [
-        Taught(noise(4, 64 + 32 * n), torch.rand(4, 2 + n, 2 + n, FEATURES), torch.rand(4, 1024)) for n in (0, 1)
+        Taught(noise(2, 64 + 32 * n), torch.rand(2, 2 + n, 2 + n, FEATURES), torch.rand(2, 1024)) for n in (0, 1)
     ]
     training, again = Training(cpu), Training(cpu)
     training.begin(exported(random_student().state_dict()), batches)

@@ -180,7 +180,7 @@ def test_what_is_trained_is_what_train_makes(
     model: ImageClassifier, photos: Path, tmp_path: Path, tiny_weights: Path
 ) -> None:
     """With the same images for train and val, both give the same kind of head; this compares the features they use."""
-    recipe = headstart.Recipe(backbone="test_resnet.a", head="lda")
+    recipe = headstart.Recipe(approach="linear", backbone="test_resnet.a", head="lda")
     run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     paths = sorted(photos.glob("*/*.jpg"))
     model.fit(paths, [p.parent.name for p in paths])

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from conftest import REPOSITORY
+from conftest import PATIENCE, REPOSITORY
 from kaggle_server import REDUX, KaggleServer, kaggle_server, log_loss
 
 EXAMPLES = REPOSITORY / "examples"
@@ -66,7 +66,7 @@ def test_the_notebook_from_the_first_cell_to_the_score(
         parameters.source, found = re.subn(rf"(?m)^{name} = [^#\n]*", f"{name} = {value!r}", parameters.source)
         assert found == 1, name
     (tmp_path / "home").mkdir()
-    client = nbclient.NotebookClient(notebook, timeout=250, resources={"metadata": {"path": str(tmp_path)}})
+    client = nbclient.NotebookClient(notebook, timeout=PATIENCE, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env=environment)
     said = [shown(cell) for cell in code]
     assert f"{REDUX}: " in said[3] and "52 images: cat 20, dog 20, unlabelled 12" in said[3]
@@ -102,7 +102,7 @@ def test_the_notebook_is_kept_clean() -> None:
 @pytest.mark.slow
 def test_the_script(server: KaggleServer, environment: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / "kaggle_cats_dogs.py"), BACKBONE]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert "Mean size of the training images: 96 x 72 pixels" in done.stdout
     assert (tmp_path / "cats-dogs-run" / "report.html").is_file()

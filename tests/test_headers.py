@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from headstart.errors import UnreadableImage
-from headstart.images import headers as probing
+from headstart.images import headers
 from headstart.images.headers import FORMATS, REASONS, ImageHeader, jpeg_structure, probe
 
 
@@ -123,17 +123,17 @@ def test_scans_are_counted_up_to_the_end_marker(monkeypatch: pytest.MonkeyPatch)
     structure = jpeg_structure(io.BytesIO(data), len(data))
     scans = data.count(b"\xff\xda")
     assert scans >= 6
-    assert probing._scans(io.BytesIO(data), structure.data_at) == scans
+    assert headers.count_scans(io.BytesIO(data), structure.data_at) == scans
     for window in (5, 16, 17):  # markers and lengths on the edge of a window are found
-        monkeypatch.setattr(probing, "_WINDOW", window)
-        assert probing._scans(io.BytesIO(data), structure.data_at) == scans
+        monkeypatch.setattr(headers, "WINDOW", window)
+        assert headers.count_scans(io.BytesIO(data), structure.data_at) == scans
 
 
 def test_gif_blocks_across_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [Image.effect_noise((60, 40), 90) for _ in range(5)]
     data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     for window in (9, 10, 64, 257):
-        monkeypatch.setattr(probing, "_WINDOW", window)
+        monkeypatch.setattr(headers, "WINDOW", window)
         assert probe(io.BytesIO(data)) == ImageHeader("GIF", 60, 40, 5)
 
 

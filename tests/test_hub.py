@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from conftest import PATIENCE
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LIST_HINT = "`headstart backbones` lists those with weights here."
 GIVE_HINT = "Give the weights with --weights FILE.safetensors or --weights-dir DIR"
@@ -153,7 +155,7 @@ def run(hub: Hub, code: str, tmp_path: Path, **environment: str) -> Any:
         **environment,
     }
     program = PRELUDE + code + "\nprint(json.dumps(out))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -256,15 +258,15 @@ def test_refusals(hub: Hub, tmp_path: Path, status: int, code: str, reason: str,
 
 
 def test_nobody_answers(hub: Hub, tmp_path: Path) -> None:
-    """Told at once: the client alone would ask for 23 s."""
+    """Told at once: the client alone would ask again and again, with 23 s between its attempts."""
     address = "http://127.0.0.1:9"
     out = run(
         hub,
-        f"import time; t = time.time(); out = {TOLD_FETCH}; out['s'] = time.time() - t",
+        f"import time; slept = []; time.sleep = slept.append; out = {TOLD_FETCH}; out['slept'] = sum(slept)",
         tmp_path,
         HF_ENDPOINT=address,
     )
-    assert out["s"] < 10
+    assert out["slept"] < 10
     assert out["error"] == "MissingWeights"
     assert out["text"].startswith(
         f"{NAME}: its weights are not on this machine, and {REPO} could not be downloaded: no answer from {address} ("
@@ -327,8 +329,12 @@ def test_one_is_downloaded_where_there_is_none(hub: Hub, starter: None, tmp_path
     ("environment", "reason"),
     [
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "no answer from http://127.0.0.1:9 ("),
-        ({"HF_ENDPOINT": "silent", "HF_HUB_ETAG_TIMEOUT": "2"}, "no answer from http://127.0.0.1:"),
-        ({"HF_HOME": "file in the way"}, "the hub's cache could not be written: "),
+        pytest.param(
+            {"HF_ENDPOINT": "silent", "HF_HUB_ETAG_TIMEOUT": "2"},
+            "no answer from http://127.0.0.1:",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"HF_HOME": "file in the way"}, "the hub's cache could not be written: ", marks=pytest.mark.slow),
         ({}, "there is no such repository, or it is not public (HTTP 404)"),
     ],
 )
@@ -340,10 +346,11 @@ def test_or_the_embedded_one_saying_why(hub: Hub, tmp_path: Path, environment: d
             hub.put(STARTER, "config.json", b"{}")
             (tmp_path / "file").touch()
             environment = {"HF_HOME": str(tmp_path / "file")}
-        code = "import time; t = time.time(); out = {'found': choice(), 'notes': notes, 's': time.time() - t}"
+        code = "import time; slept = []; time.sleep = slept.append\n"
+        code += "out = {'found': choice(), 'notes': notes, 'slept': sum(slept)}"
         out = run(hub, CHOICE + code, tmp_path, **environment)
     assert out["found"] == LAST_RESORT
-    assert out["s"] < 30
+    assert out["slept"] < 10
     _, why, resort = out["notes"]
     assert reason in why
     assert resort.startswith(

@@ -76,7 +76,7 @@ def test_changed_copies_are_found_and_nothing_else(kind: str) -> None:
     assert (found.difference_M < 0.02).all() and not found.certain_M.any()
 
 
-@pytest.mark.parametrize("kind", set(CHANGES) - {"mirrored and 2 % off each edge"})
+@pytest.mark.parametrize("kind", sorted(set(CHANGES) - {"mirrored and 2 % off each edge"}))
 def test_two_images_are_enough(kind: str) -> None:
     original = scene(0)
     assert pairs(copies_of([original, CHANGES[kind](original)])) == [(0, 1)]

@@ -10,11 +10,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from conftest import PATIENCE
 from headstart.cli import VERBS
 
 FORBIDDEN = """
@@ -45,21 +47,20 @@ def without_network(commands: list[list[str]], tmp_path: Path) -> tuple[list[Any
     environment = {**os.environ, "HF_HOME": str(tmp_path / "empty-hub")}
     ended = subprocess.run(
         [sys.executable, "-c", FORBIDDEN],
-        input=json.dumps(commands),
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+        input=json.dumps(commands), env=environment, capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout.splitlines()[-1]), ended.stderr
 
 
-def all_verbs(cache: Path, out: Path, photos: Path, weights: Path, *more: str) -> list[list[str]]:
+def all_verbs(
+    cache: Path, out: Path, photos: Path, weights: Path, *more: str, options: Sequence[str]
+) -> list[list[str]]:
+    """A command line for each verb with `more` words, with `options` for the training."""
     run, image = str(out / "run"), str(photos / "class0" / "000.jpg")
     given = ["--weights-dir", str(weights), *more]
     commands = [
-        ["train", str(photos), "--out", run, *given],
+        ["train", str(photos), "--out", run, *given, *options],
         ["embed", str(photos), "--out", str(out / "f.safetensors"), *given],
         ["evaluate", run, str(photos), *more],
         ["predict", run, image, "--json", *more],
@@ -78,8 +79,12 @@ def all_verbs(cache: Path, out: Path, photos: Path, weights: Path, *more: str) -
 
 def test_no_verb_opens_a_socket(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
     commands = []
-    for name, more in (("offline", ["--offline"]), ("given", [])):  # both with an empty cache
-        commands += all_verbs(tmp_path / f"{name}-cache", tmp_path / name, photos, tiny_weights, *more)
+    for name, more, options in (
+        ("offline", ["--offline"], ["--epochs", "1"]),  # of fine-tuning, and all that comes before it
+        ("given", [], ["--approach", "linear"]),
+    ):  # both with an empty cache
+        place = (tmp_path / f"{name}-cache", tmp_path / name)
+        commands += all_verbs(*place, photos, tiny_weights, *more, options=options)
     answers, stderr = without_network(commands, tmp_path)
     elsewhere = {"demo", "kaggle", "submit"}  # in test_demo.py; the others are for the network: see below
     assert {verb for verb, _, _ in answers} == set(VERBS) - elsewhere

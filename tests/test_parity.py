@@ -56,7 +56,7 @@ def split_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def single(module_cache: Path, split_photos: Path, tiny_weights: Path) -> Path:
     """A run of one backbone, f32, with a seed of its own."""
-    recipe = Recipe(backbone="test_resnet.a", precision="f32", seed=3)
+    recipe = Recipe(approach="linear", backbone="test_resnet.a", precision="f32", seed=3)
     headstart.train(split_photos, out=module_cache.parent / "single", recipe=recipe, weights=tiny_weights)
     return module_cache.parent / "single"
 
@@ -196,7 +196,7 @@ ARCHITECTURES = {
 def test_architectures_with_other_last_layers(kind: str, photos: Path, tmp_path: Path, own_cache: Path) -> None:
     architecture, native, model_args, image_size = ARCHITECTURES[kind]
     name = save_backbone(tmp_path / "weights", architecture, native, **model_args)
-    recipe = Recipe(backbone=name, head="lda", precision="f32", image_size=image_size)
+    recipe = Recipe(approach="linear", backbone=name, head="lda", precision="f32", image_size=image_size)
     run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tmp_path / "weights")
     files = sorted(photos.glob("*/00[0-2].jpg"))
     ours = headstart.predict(tmp_path / "run", *files).predictions
@@ -407,11 +407,11 @@ def test_train_says_the_same_from_the_command_line(
     warm: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:
-    recipe = Recipe(backbone="test_resnet.a", precision="f32", seed=3)
+) -> None:  # fmt: skip
+    recipe = Recipe(approach="linear", backbone="test_resnet.a", precision="f32", seed=3)
     python = as_read(headstart.train(split_photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights))
     words = ("train", split_photos, "--out", tmp_path / "run", "--weights-dir", tiny_weights)
-    options = ("--backbone", "test_resnet.a", "--precision", "f32", "--seed", 3)
+    options = ("--approach", "linear", "--backbone", "test_resnet.a", "--precision", "f32", "--seed", 3)
     typed = document(capsys, *words, *options)
     assert python.pop("seconds").keys() == typed.pop("seconds").keys()
     assert typed == python

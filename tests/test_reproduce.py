@@ -15,7 +15,7 @@ from headstart import Recipe
 from headstart.errors import MissingData
 from headstart.model.backbones.weights_source import WeightsSource
 
-RECIPE = Recipe(backbone="test_resnet.a", head="lda")
+RECIPE = Recipe(approach="linear", backbone="test_resnet.a", head="lda")
 
 
 @pytest.fixture

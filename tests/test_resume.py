@@ -21,6 +21,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
+from conftest import PATIENCE
 from headstart.errors import TrainingFailed, UnfinishedTraining
 from headstart.training.batches import TensorBatches
 from headstart.training.checkpoint import Checkpoint, Snapshot
@@ -283,18 +284,29 @@ def test_a_snapshot_comes_back_as_it_was(tmp_path: Path) -> None:
     assert sorted(load_file(path)) == sorted(tensors), "an ordinary safetensors file"
 
 
-def test_saving_takes_a_small_part_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    checkpoint = Checkpoint(tmp_path / "t", KEY, every_seconds=30)
-    checkpoint._saved_at = now[0]
+class Clock:
+    """Shows `now`, and goes on by `step` each time that somebody looks."""
+
+    def __init__(self) -> None:
+        self.now, self.step = 100.0, 0.0
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+def test_saving_takes_a_small_part_of_the_time(tmp_path: Path) -> None:
+    clock = Clock()
+    checkpoint = Checkpoint(tmp_path / "t", KEY, every_seconds=30, clock=clock)
     assert not checkpoint.due() and checkpoint.due(epoch_ended=True)
-    now[0] += 30
+    clock.now += 30
     assert checkpoint.due()
-    checkpoint._saved_at, checkpoint._seconds = now[0], 2.0  # the last one took two seconds
-    now[0] += 39
+    clock.step = 2.0
+    checkpoint.keep(Snapshot({}, {}))  # which took two seconds
+    clock.step = 0.0
+    clock.now += 39
     assert not checkpoint.due() and not checkpoint.due(epoch_ended=True)
-    now[0] += 1
+    clock.now += 1
     assert checkpoint.due() and checkpoint.due(epoch_ended=True)
 
 
@@ -382,7 +394,7 @@ def finish(path: Path) -> tuple[Any, float]:
     assert process.stdout is not None
     first = process.stdout.readline()
     begun = time.monotonic()
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     return json.loads(out or first), time.monotonic() - begun
 
@@ -422,7 +434,7 @@ def test_killed_at_every_call_that_writes(tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
     for calls in (*range(1, 9), 12, 16):  # open, write, fsync, replace, open, fsync, and again from wherever it is
         process = child(path, calls)
-        process.communicate(timeout=120)
+        process.communicate(timeout=PATIENCE)
         assert process.returncode == -signal.SIGKILL
         if calls > 6:
             assert Checkpoint(

@@ -12,7 +12,8 @@ from headstart.training.recipe import HEADS
 
 
 def test_a_folder_of_images_becomes_a_tested_classifier(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
-    run = headstart.train(photos, out=tmp_path / "run", weights=tiny_weights)
+    recipe = Recipe(epochs=1)  # of fine-tuning; all else is as it is by default
+    run = headstart.train(photos, out=tmp_path / "run", weights=tiny_weights, recipe=recipe)
     assert run.test["accuracy"].value > 0.5
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {
         "headstart.json",
@@ -23,15 +24,17 @@ def test_a_folder_of_images_becomes_a_tested_classifier(tmp_path: Path, photos: 
         "checks.csv",
         "README.md",
         "manifest.json",
-    }
-    again = headstart.train(photos, out=tmp_path / "again", weights=tiny_weights)
+    }  # fmt: skip
+    again = headstart.train(photos, out=tmp_path / "again", weights=tiny_weights, recipe=recipe)
     assert run.classifier.id == again.classifier.id
     first, second = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("run", "again"))
     assert first["test"] == second["test"]
 
 
 def test_recipe_options_reach_the_run(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
-    recipe = Recipe(backbone="test_resnet.a", head="lda", image_size=32, resize="squash", precision="f32", seed=3)
+    recipe = Recipe(
+        approach="linear", backbone="test_resnet.a", head="lda", image_size=32, resize="squash", precision="f32", seed=3
+    )
     run = headstart.train(photos, out=tmp_path / "run", weights=tiny_weights, recipe=recipe)
     (part,) = run.classifier.members
     assert str(part.extractor) == "test_resnet.a at 32 px"
@@ -42,8 +45,8 @@ def test_recipe_options_reach_the_run(tmp_path: Path, photos: Path, tiny_weights
 
 def test_every_kind_of_head_makes_a_run(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
     for head in HEADS[1:]:
-        recipe = Recipe(backbone="test_resnet.a", head=head)
-        run = headstart.train(photos, out=tmp_path / head, weights=tiny_weights, recipe=recipe)
+        recipe = Recipe(approach="linear", backbone="test_resnet.a", head=head)
+        run = headstart.train(photos, out=tmp_path / head, weights=tiny_weights, recipe=recipe, report=False)
         recorded = RunFolder(tmp_path / head).provenance.head
         assert recorded is not None and recorded == run.provenance.head and recorded.kind == head
         assert (recorded.strength is None) == (head == "ncm")

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from conftest import PATIENCE
 from headstart.errors import HeadstartError
 from headstart.images.decode import decode
 from headstart.images.headers import REASONS
@@ -232,10 +233,10 @@ def test_images_that_take_too_long(tmp_path: Path) -> None:
     names[5], names[6] = "spin.png", "sleep.png"
     files = [image(tmp_path / name, i) for i, name in enumerate(names)]
     begin = time.monotonic()
-    facts = validate_with(mischievous(0.7), files, workers=2, seconds_each=0.7)
-    assert time.monotonic() - begin < 20
+    facts = validate_with(mischievous(2.0), files, workers=2, seconds_each=2.0)
+    assert time.monotonic() - begin < 100
     assert {i: fact.reason for i, fact in enumerate(facts) if fact.reason} == {5: "too_slow", 6: "too_slow"}
-    assert facts[5].message == "took more than 0.7 s to decode and was stopped."
+    assert facts[5].message == "took more than 2 s to decode and was stopped."
 
 
 @needs_posix
@@ -300,16 +301,16 @@ def test_an_interrupt_leaves_no_process_and_keeps_what_was_learnt(tmp_path: Path
     process.stdin.write(json.dumps([mischievous(100), names]).encode() + b"\n")
     process.stdin.flush()
     parent = psutil.Process(process.pid)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not parent.children() and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(1.0)
     children = parent.children()
     assert children
     process.send_signal(2)
-    error = process.communicate(timeout=20)[1]
+    error = process.communicate(timeout=PATIENCE)[1]
     assert b"KeyboardInterrupt" in error
-    psutil.wait_procs(children, timeout=5)
+    psutil.wait_procs(children, timeout=60)
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
     assert len(shards(own_cache)) == 1
 

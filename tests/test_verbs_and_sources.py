@@ -29,7 +29,7 @@ def zipped(tmp_path: Path, photos: Path, own_cache: Path, warm_cache: Path) -> P
 
 def test_a_run_remembers_where_its_labels_stood(zipped: Path, tmp_path: Path, tiny_weights: Path) -> None:
     run, source = tmp_path / "run", DataSource(zipped, label_from=PATTERN)
-    recipe = Recipe(backbone="test_resnet.a", head="lda")
+    recipe = Recipe(approach="linear", backbone="test_resnet.a", head="lda")
     made = headstart.train(source, out=run, recipe=recipe, weights=tiny_weights)
     assert made.classifier.classes == ("class0", "class1", "class2")
     kept = json.loads((run / "headstart.json").read_text())["provenance"]["data"]

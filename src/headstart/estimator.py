@@ -69,6 +69,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     Attributes:
         classes_: The labels, sorted, of shape (K,).
         classifier_: The `headstart.Classifier`: backbones, last layers, temperature.
+        split_: The set that each image of `X` was in, "train" or "val", of shape (N,).
         history_: A `HistoryRow` for all that was tried, as in a run's history.csv.
 
     It pickles like any estimator, and keeps the path of the weights file, not the weights: that file must still be there.
@@ -129,6 +130,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         result = fit_classifier(FitTask(dataset, images, recipe, resolved.runtime), resolved)
         self.classes_ = classes
         self.classifier_ = result.classifier
+        self.split_ = dataset.split
         self.history_ = result.history
         return self
 

@@ -63,7 +63,8 @@ REASONS: dict[str, str] = {
 }
 """Every reason for which an image is left out: code -> what it means."""
 
-_WINDOW = 1 << 18  # bytes read at a time where a whole stream has to be walked
+WINDOW = 1 << 18
+"""Bytes read at a time where a whole stream has to be walked."""
 
 
 @dataclass(frozen=True)
@@ -157,10 +158,10 @@ def _jpeg(file: BinaryIO, size: int) -> ImageHeader:
         file.seek(structure.data_at)
         found = 1
         last = b""
-        while found <= MAX_SCANS and (piece := file.read(_WINDOW)):
+        while found <= MAX_SCANS and (piece := file.read(WINDOW)):
             found += piece.count(b"\xff\xda") + (last == b"\xff" and piece[:1] == b"\xda")
             last = piece[-1:]
-        if found > MAX_SCANS and _scans(file, structure.data_at) > MAX_SCANS:
+        if found > MAX_SCANS and count_scans(file, structure.data_at) > MAX_SCANS:
             _refuse("too_many_scans", f"JPEG: more than {MAX_SCANS} scans; encoders write about 10")
     return header
 
@@ -168,15 +169,15 @@ def _jpeg(file: BinaryIO, size: int) -> ImageHeader:
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
-def _scans(file: BinaryIO, at: int) -> int:
+def count_scans(file: BinaryIO, at: int) -> int:
     """Scans of the image whose first scan begins at `at`, up to its end marker; stops counting beyond the cap."""
     scans = 1
     while scans <= MAX_SCANS:
         file.seek(at)
-        piece = file.read(_WINDOW)
+        piece = file.read(WINDOW)
         found = _JPEG_MARKER.search(piece)
         if found is None:
-            if len(piece) < _WINDOW:
+            if len(piece) < WINDOW:
                 break
             at += len(piece) - 1
             continue
@@ -294,7 +295,7 @@ class _GifBlocks:
         offset = self.at - self.begin
         if not 0 <= offset <= len(self.window) - n:
             self.file.seek(self.at)
-            self.window, self.begin, offset = self.file.read(_WINDOW), self.at, 0
+            self.window, self.begin, offset = self.file.read(WINDOW), self.at, 0
         self.at += n
         return self.window[offset : offset + n]
 

@@ -122,7 +122,7 @@ def out_of_fold(
     """
     labels_N = np.asarray(labels_N)
     values_ND = np.concatenate([unit_variance(np.asarray(x, np.float32)) for x in features], axis=1)
-    folds_N = _folds(labels_N, np.asarray(groups_N), seed)
+    folds_N = assign_folds(labels_N, np.asarray(groups_N), seed)
     logits_SNK = np.zeros((len(SHRINKAGES), len(labels_N), n_classes), np.float32)
     judged_N = np.zeros(len(labels_N), bool)
     for fold in range(FOLDS):
@@ -154,7 +154,7 @@ def _calibrated(logits_SNK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     return softmax(fits[best][1] * logits_SNK[best].astype(np.float64))
 
 
-def _folds(labels_N: np.ndarray, groups_N: np.ndarray, seed: int) -> np.ndarray:
+def assign_folds(labels_N: np.ndarray, groups_N: np.ndarray, seed: int) -> np.ndarray:
     """int64 (N,): the fold of each labelled image, -1 for others. Stratified by class as far as groups allow.
 
     Groups are dealt out in a seeded order, each to the fold that has the fewest images of its (first) class so far.

@@ -23,13 +23,19 @@ from headstart.training.recipe import seconds as seconds_of
 START_SECONDS = 4.0
 """What a trial takes besides embedding: importing, the head, the run folder. Measured on 2 cores: 2 to 3 s."""
 TIMED_IMAGES = 8
+LEAST = {"epochs": 1, "budget": "1h"}
+"""What a trial is told that found no time for an epoch, under a budget that is not firm."""
 
 
 class Budget:
-    """The time that may be spent, from now on. Raises `RecipeError` for what is no time."""
+    """The time that may be spent, from now on. Raises `RecipeError` for what is no time.
 
-    def __init__(self, text: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self.text, self.spend = text, seconds_of(text)
+    A firm one is kept: what does not fit in is left out, and it is an error if nothing fits. One that is not firm says how
+    much is to be done: what is left when it is spent is still done, at the least that there is of it (one epoch).
+    """
+
+    def __init__(self, text: str, clock: Callable[[], float] = time.monotonic, *, firm: bool = True) -> None:
+        self.text, self.spend, self.firm = text, seconds_of(text), firm
         self._clock, self._began = clock, clock()
 
     def spent(self) -> float:
@@ -54,19 +60,24 @@ def run_trials(
 ) -> dict[str, TrialResult]:
     """One after the other. Each is told its share of what is left, and stopped at twice that.
 
-    As long as nothing is finished (`some` says whether anything is), a trial may use all that is left.
+    As long as nothing is finished (`some` says whether anything is), a trial may use all that is left. Under a budget that
+    is not firm none is stopped or left out: one that finds no time for an epoch gets one.
     """
     outcomes: dict[str, TrialResult] = {}
     for i, candidate in enumerate(pending):
         remaining = clock.left()
-        if remaining <= 0:
+        if remaining <= 0 and clock.firm:
             outcomes[candidate.name] = TrialResult(error="not started: the budget was spent", interrupted=True)
             continue
         efforts = [_effort(c) for c in pending[i:]]
-        share = remaining * efforts[0] / sum(efforts)
+        share = max(remaining, 0.0) * efforts[0] / sum(efforts)
         limit = min(max(2 * share, share + 30), remaining + 0.1 * clock.spend) if some else remaining
         log.info("%s: %d of %d, share of the budget %.0f s", candidate.name, i + 1, len(pending), share)
-        outcome = outcomes[candidate.name] = run_trial(candidate, place, share=share, limit=limit)
+        outcome = run_trial(candidate, place, share=share, limit=limit if clock.firm else math.inf)
+        if outcome.error.startswith("NoTime: ") and not clock.firm:
+            log.info("%s: there is no time for an epoch here; it gets one all the same.", candidate.name)
+            outcome = run_trial(candidate, place, share=share, limit=math.inf, told=LEAST)
+        outcomes[candidate.name] = outcome
         if outcome.error:
             log.warning("%s: %s", candidate.name, outcome.error)
         some = some or not outcome.error

@@ -16,9 +16,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from headstart.data.curation import Curation
@@ -89,14 +90,23 @@ class TrialResult:
     weights: str = ""
 
 
-def run_trial(candidate: TrialConfig, place: TrialContext, *, share: float, limit: float) -> TrialResult:
+def run_trial(
+    candidate: TrialConfig,
+    place: TrialContext,
+    *,
+    share: float,
+    limit: float,
+    told: Mapping[str, Any] = MappingProxyType({}),
+) -> TrialResult:
     """Train in a process of its own that is told to spend `share` seconds and stopped after `limit` seconds.
 
     Training by gradient descent that was interrupted goes on from where it was; if that was of other images or with other
-    options, it begins anew.
+    options, it begins anew. What is `told` in place of options of the recipe is for the process only: the trial is still
+    one of that recipe.
     """
     run, budget = place.run(candidate.name), f"{max(1, int(share))}s"
-    words = [*COMMAND, *train_words(replace(candidate.recipe, budget=budget), candidate, place)]
+    recipe = replace(candidate.recipe, **{"budget": budget, **told})
+    words = [*COMMAND, *train_words(recipe, candidate, place)]
     _keep(place, candidate, TrialResult(error="it was cut off", interrupted=True, budget=budget))
     ended = run_child(words, limit)
     error, interrupted = _error_of(ended, limit)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,14 +44,18 @@ class Snapshot:
 class Checkpoint:
     """The snapshot file at `path`. `key` says what the training depends on (options, images), in words for people.
 
-    With `every_seconds` 0 each step is saved.
+    With `every_seconds` 0 each step is saved. `clock` gives seconds.
     """
 
     path: Path
     key: Mapping[str, str]
     every_seconds: float = 30.0
-    _saved_at: float = field(default_factory=time.monotonic, init=False)
+    clock: Callable[[], float] = time.monotonic
+    _saved_at: float = field(init=False)
     _seconds: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self._saved_at = self.clock()
 
     def load(self) -> Snapshot | None:
         """The snapshot that is there. None if there is none, or it is damaged (with a warning: training starts anew).
@@ -84,16 +88,16 @@ class Checkpoint:
     def due(self, epoch_ended: bool = False) -> bool:
         """Whether it is time to save: after `every_seconds`, or at the end of an epoch unless saving is slow."""
         wait = SAVING_SHARE * self._seconds if self.every_seconds else 0.0
-        return time.monotonic() - self._saved_at >= max(0.0 if epoch_ended else self.every_seconds, wait)
+        return self.clock() - self._saved_at >= max(0.0 if epoch_ended else self.every_seconds, wait)
 
     def keep(self, snapshot: Snapshot) -> None:
         """Replace the snapshot. Raises `WriteError`."""
-        begun = time.monotonic()
+        begun = self.clock()
         key, values = json.dumps(dict(self.key), sort_keys=True), json.dumps(dict(snapshot.values))
         metadata = {"version": VERSION, "key": key, "values": values}
         metadata["sha256"] = _digest(snapshot.tensors, key + values)
         write_bytes(self.path, safetensors_bytes(snapshot.tensors, metadata))
-        self._saved_at = time.monotonic()
+        self._saved_at = self.clock()
         self._seconds = self._saved_at - begun
 
     def discard(self) -> None:

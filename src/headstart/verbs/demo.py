@@ -3,8 +3,9 @@
     sample -> compare (from scratch, augmented, transfer) -> check --labels -> report -> a page, a table, what next
 
 It does what a user would type, by the same functions, and adds what only it can know: which flaws were planted. About two
-minutes on two cores, of which `budget` goes into the comparison; the folder can be deleted afterwards. The same command goes
-on where it was stopped. It tells nothing about photographs: see `caution`.
+minutes on two cores, of which `budget` goes into the comparison; the folder can be deleted afterwards. On a machine that is
+busy it does less and takes longer, but it does not fail for want of time. The same command goes on where it was stopped. It
+tells nothing about photographs: see `caution`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from headstart.data.curation import Curation
+from headstart.data.data_source import DataSource
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.io.text_table import columns
 from headstart.model.backbones.registry import at_hand
 from headstart.model.backbones.weights_source import WeightsFolder, WeightsSource, as_weights_folder
+from headstart.pipeline.compare_trials import ComparisonRequest, compare_trials
 from headstart.pipeline.comparison import Comparison
 from headstart.pipeline.demonstration import (
     COMMANDS,
@@ -31,11 +35,11 @@ from headstart.pipeline.demonstration import (
     recipe_files,
     write_demo_page,
 )
+from headstart.pipeline.trial_budget import Budget
 from headstart.reports.demo_page import TITLES
 from headstart.samples.flaws import FlawRecall
 from headstart.training.recipe import seconds as seconds_of
 from headstart.verbs.check import check
-from headstart.verbs.compare import compare
 from headstart.verbs.report import report
 from headstart.verbs.sample import sample
 
@@ -117,11 +121,12 @@ def demo(
         out: Folder to write: the images, corrections.csv, the comparison with its runs, and report.html.
         n: Number of images.
         seed: Another seed gives other images.
-        budget: Time for the comparison; drawing and checking come on top (some 20 s for 600 images).
+        budget: Time for the comparison; drawing and checking come on top (some 20 s for 600 images). Where it is too short,
+            each training is one epoch.
         weights: Folder of weights to use instead of the backbone that comes with headstart; nothing is downloaded.
 
     Raises:
-        RecipeError: too few images, or a budget in which nothing fits.
+        RecipeError: too few images, or a budget that is no time.
         BackboneError: the folder of weights does not exist.
         WriteError: `out` holds something else, or cannot be written.
     """
@@ -135,16 +140,19 @@ def demo(
     if not scenes.is_dir():
         log.info("Drawing %d images.", n)
         sample("scenes", scenes, n=n, seed=seed, size=SIZE)
-    recipes = ",".join(os.path.abspath(file) for file in recipe_files(out))
     log.info("Comparing three ways to a classifier; budget %s.", budget)
-    comparison = compare(  # before the check, so that nothing of what it times has been done by then
-        scenes,
-        out=out / "comparison",
-        recipes=recipes,
+    asked = ComparisonRequest(
+        source=DataSource(scenes),
+        out=Path(os.path.abspath(out / "comparison")),
+        recipes=",".join(os.path.abspath(file) for file in recipe_files(out)),
+        backbones="",
         budget=budget,
         seed=seed,
+        curation=Curation(),
         weights=weights,
     )
+    # Before the check, so that nothing of what it times has been done by then.
+    comparison = compare_trials(asked, Budget(budget, firm=False))
     log.info("Checking the images, labels too.")
     corrections = out / "corrections.csv"
     wanted = None if corrections.exists() else corrections  # somebody may have begun to edit it
