@@ -292,7 +292,7 @@ def test_a_split_of_corrected_data(tmp_path: Path, photos: Path, tiny_weights: P
         headstart.train(
             photos, out=tmp_path / "other", weights=tiny_weights, recipe=RECIPE, split=tmp_path / "split.csv"
         )
-    assert "class0/000.jpg: 'class1', here 'class0'" in str(caught.value)
+    assert "class0/000.jpg: 'class1', in the data 'class0'" in str(caught.value)
 
 
 def test_corrections_on_an_earlier_split(
@@ -305,7 +305,7 @@ def test_corrections_on_an_earlier_split(
     options = ["--backbone", "test_resnet.a", "--head", "lda", "--approach", "linear", "--no-report"]
     with caplog.at_level(logging.INFO, logger="headstart"):
         assert cli.run(["train", str(photos), "--out", str(run), *words, *options]) == 0
-    said = "was made before the corrections; which are applied to it: 1 label changed, 1 image left out."
+    said = "was made before the corrections, which are applied to it: 1 label changed, 1 image left out."
     assert f"{split} {said}" in caplog.messages
     before, after = sides(split), sides(run / "split.csv")
     assert set(before) - set(after) == {"class1/003.jpg"}

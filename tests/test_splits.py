@@ -467,8 +467,8 @@ def test_sets_that_are_too_small_are_named(caplog: pytest.LogCaptureFixture) -> 
 def test_one_sentence_for_each_set_that_is_too_small() -> None:
     made = make_split(dataset([k for k in range(12) for _ in range(3)]))
     assert sets_too_small(made)[0] == (
-        "The validation set has 1 image of 'class0', 1 of 'class1', 1 of 'class2' and 9 more: too few to choose and "
-        "calibrate by. Add images of these classes, or make the set larger."
+        "The validation set has 1 image of 'class0', 1 of 'class1', 1 of 'class2' and 9 more: too few for model "
+        "selection and calibration. Add images of these classes, or make the set larger."
     )
     assert len(sets_too_small(made)) == 2
     assert sets_too_small(make_split(dataset([0, 0, 1, 1]))) == []  # there is no such set
@@ -606,7 +606,7 @@ def test_a_split_from_before_the_corrections(tmp_path: Path, caplog: pytest.LogC
     assert (read.paths, read.labels.tolist()) == (data.paths[1:], [0, 1, 1, 0, 1])
     assert read.split.tolist() == given_split[1:]
     assert read.groups.tolist() == [0, 1, 2, 1, 4]
-    said = f"{where} was made before the corrections; which are applied to it: 2 labels changed, 1 image left out."
+    said = f"{where} was made before the corrections, which are applied to it: 2 labels changed, 1 image left out."
     assert caplog.messages == [said]
     write_split(where, read, shas(read))  # one from after them fits as well
     caplog.clear()
@@ -628,9 +628,9 @@ def test_a_split_of_other_data_does_not_fit_for_the_corrections(tmp_path: Path) 
     assert refused("00000.jpg,class0,train\nelse.jpg,class0,train\n").startswith(
         f"{where}: 1 row with a path that is not in the data: else.jpg."
     )
-    assert "00003.jpg: 'class0', here 'class1'" in refused("00003.jpg,class0,train\n")
-    assert "00001.jpg: 'class7', here 'class0'" in refused("00001.jpg,class7,train\n")
-    assert "00002.jpg: 'class7', here 'class1'" in refused("00002.jpg,class7,train\n")
+    assert "00003.jpg: 'class0', in the data 'class1'" in refused("00003.jpg,class0,train\n")
+    assert "00001.jpg: 'class7', in the data 'class0'" in refused("00001.jpg,class7,train\n")
+    assert "00002.jpg: 'class7', in the data 'class1'" in refused("00002.jpg,class7,train\n")
     where.write_text("path,label,split\n00000.jpg,class0,train\n")  # nothing is left of it
     assert read_split(where, fixes.applied_to(data), fixes).split.tolist() == [""] * 3
 

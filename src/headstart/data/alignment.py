@@ -76,7 +76,7 @@ def _best_crop(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> tuple[np.nda
 
 
 def _unshaded(a: np.ndarray, b: np.ndarray, placed: np.ndarray, sigma: float) -> np.ndarray:
-    """(P,): correlation of a with b read at `placed`, of all that is finer than shading, which alone is no evidence."""
+    """(P,): correlation of a with b read at `placed`, without shading: skies and lamps look alike anyway."""
     over, inside = warp(b, placed)
     return correlation(a - blurred(a, sigma), over - blurred(over, sigma), inside)
 

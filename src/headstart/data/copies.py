@@ -27,7 +27,7 @@ LOWEST, CEILING = 1.2, 1.6
 MARGIN = 0.55
 """Powers of ten by which a copy must differ less than the most similar other image: a factor of 3.5."""
 REACH = 2.6
-"""Distance of `sure_score` from the median of the look-alikes, in multiples of that of their 90th percentile."""
+"""Distance of `sure_score` from the median of the look-alikes, in units of the 90th percentile's distance."""
 FINE = 0.8
 """Correlation of fine structure that confirms an unsure pair."""
 CONTRARY = 0.2
@@ -142,8 +142,8 @@ def margins(n: int, pairs_M2: np.ndarray, score_M: np.ndarray) -> np.ndarray:
     """
     order = np.concatenate([np.arange(len(pairs_M2))] * 2)
     image = pairs_M2.T.ravel()
-    place = np.lexsort((-score_M[order], image))
-    image, order = image[place], order[place]
+    by_score = np.lexsort((-score_M[order], image))
+    image, order = image[by_score], order[by_score]
     after = np.zeros(len(order))
     follows = image[1:] == image[:-1]
     after[:-1][follows] = score_M[order[1:]][follows]
@@ -213,14 +213,14 @@ def _stars(members: list[int], near: dict[int, dict[int, float]], sure: float, s
         hub = _best_connected(left, near)
         others = [i for i in left if i != hub]
         unknown = [i for i in others if i not in near[hub]]
-        found = {i: near[hub][i] for i in others if i in near[hub]}
+        confirmed = {i: near[hub][i] for i in others if i in near[hub]}
         if unknown:
             pairs = np.array([(min(hub, i), max(hub, i)) for i in unknown])
-            found |= {i: v for i, v in zip(unknown, score_of(pairs).tolist(), strict=True) if v >= sure}
-        if len(found) >= LARGE:
-            found = {i: v for i, v in found.items() if v >= sure + STRONG}
-        stars.append([hub, *found])
-        left = [i for i in others if i not in found]
+            confirmed |= {i: v for i, v in zip(unknown, score_of(pairs).tolist(), strict=True) if v >= sure}
+        if len(confirmed) >= LARGE:
+            confirmed = {i: v for i, v in confirmed.items() if v >= sure + STRONG}
+        stars.append([hub, *confirmed])
+        left = [i for i in others if i not in confirmed]
     return stars
 
 

@@ -56,7 +56,7 @@ def open_folder(root: Path) -> Dataset:
 
 
 def files_below(root: Path, found: FoundImages | None = None) -> Iterator[str]:
-    """Relative paths of all files below a folder, one by one; what is not a readable file is added to `found`."""
+    """Relative paths of all files below a folder, one by one; unreadable entries are rejected in `found`."""
     found = FoundImages() if found is None else found
     for entry in _walk(root, (), root, found):
         yield _relative(root, entry)

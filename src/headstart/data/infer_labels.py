@@ -171,13 +171,13 @@ def _groups_in(
 ) -> dict[str, str]:
     """{image: group} of the rows of a table that name one image."""
     base = table[: table.rfind("/") + 1]
-    side = side_of_path(table) or side_of_path(f"{Path(table).stem.casefold()}/")
+    split = side_of_path(table) or side_of_path(f"{Path(table).stem.casefold()}/")
     others = {name: cells for name, cells in columns.items() if name != group_column}
     usual = FILE_NAME if FILE_NAME in others else ""
-    naming = path_column or usual or (_naming_column([*others], [*others.values()], names, side) if others else "")
+    naming = path_column or usual or (_naming_column([*others], [*others.values()], names, split) if others else "")
     found: dict[str, str] = {}
     for cell, group in zip(others.get(naming, []), columns[group_column], strict=False):
-        named = pick(names.find(cell, base), side)
+        named = pick(names.find(cell, base), split)
         if len(named) == 1:
             found[named[0]] = group.strip()
     return found
@@ -321,7 +321,7 @@ def _metadata(listing: _FolderListing, path_column: str, label_column: str) -> _
         chosen = _columns(listing, table, header, cells, FILE_NAME, label)
         rows = rows_by(table, header, cells, chosen)
         notes = about_columns(table.name, header, cells, chosen, [row.label for row in rows])
-        find = partial(one_image, table, names=listing.names, base=base, side=side_of_path(path))
+        find = partial(one_image, table, names=listing.names, base=base, split=side_of_path(path))
         own, bad = merged(table, rows, find)
         kept |= own
         rejected |= {name if name in listing.names.paths else f"{base}{name}": reason for name, reason in bad.items()}
@@ -385,13 +385,13 @@ def _fit(listing: _FolderListing, path: str, path_column: str, label_column: str
         return None
     if (path_column and path_column not in header) or (label_column and label_column not in header):
         return None
-    side = side_of_path(f"{table.stem.casefold()}/")
-    column = path_column or _naming_column(header, cells, listing.names, side)
+    split = side_of_path(f"{table.stem.casefold()}/")
+    column = path_column or _naming_column(header, cells, listing.names, split)
     label = _label_column(listing, header, cells, column, label_column) if column else None
     if label is None:
         return None
     rows, notes = _rows(listing, table, header, cells, column, label)
-    named = [pick(listing.names.find(row.path), side) for row in rows]
+    named = [pick(listing.names.find(row.path), split) for row in rows]
     hits = {found[0] for found in named if len(found) == 1}
     if not _covers(hits, listing) or (not label_column and not _are_classes(rows)):
         return None
@@ -406,10 +406,10 @@ def _fit(listing: _FolderListing, path: str, path_column: str, label_column: str
     )
 
 
-def _naming_column(header: Sequence[str], cells: Sequence[list[str]], names: Names, side: str) -> str:
+def _naming_column(header: Sequence[str], cells: Sequence[list[str]], names: Names, split: str) -> str:
     """The column whose cells name images most often, in a sample of rows; '' if none does."""
     step = max(len(cells[0]) // _TRIED, 1)
-    hits = [sum(len(pick(names.find(cell), side)) == 1 for cell in column[::step]) for column in cells]
+    hits = [sum(len(pick(names.find(cell), split)) == 1 for cell in column[::step]) for column in cells]
     return header[hits.index(max(hits))] if any(hits) else ""
 
 

@@ -63,12 +63,12 @@ class Names:
         return []
 
 
-def pick(found: Sequence[str], side: str) -> list[str]:
+def pick(candidates: Sequence[str], split: str) -> list[str]:
     """Of several images that a name fits, those in the split of its table; if it has none, all but test images."""
-    if len(found) < 2:
-        return list(found)
-    own = [path for path in found if side_of_path(path) == side] if side else []
-    return own or [path for path in found if side_of_path(path) != "test"] or list(found)
+    if len(candidates) < 2:
+        return list(candidates)
+    own = [path for path in candidates if side_of_path(path) == split] if split else []
+    return own or [path for path in candidates if side_of_path(path) != "test"] or list(candidates)
 
 
 # Tables
@@ -101,9 +101,9 @@ def open_table(table: Path, rows: list[LabelRow]) -> Dataset:
     return dataset_of(root, found, [row.group for row in usable])
 
 
-def one_image(table: Path, row: LabelRow, names: Names, base: str = "", side: str = "") -> str | None:
+def one_image(table: Path, row: LabelRow, names: Names, base: str = "", split: str = "") -> str | None:
     """The image that a row names, None if there is none. Raises `BadLabels` if it could be several."""
-    found = pick(names.find(row.path, base), side or side_of_path(f"{table.stem.casefold()}/"))
+    found = pick(names.find(row.path, base), split or side_of_path(f"{table.stem.casefold()}/"))
     if len(found) > 1:
         raise BadLabels(
             f"{table}: {row.path!r} is ambiguous: {few([repr(path) for path in found], 3)}.",

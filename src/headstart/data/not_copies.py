@@ -77,11 +77,11 @@ class NotCopies:
 
     def checked(self, dataset: Dataset) -> NotCopies:
         """The same, if all its paths are in the data. Raises `BadCopies`, naming every row that does not fit."""
-        known = set(dataset.paths)
-        missing = [path for row in self.rows for path in (row.path, row.copy) if path not in known]
+        in_data = set(dataset.paths)
+        missing = [path for row in self.rows for path in (row.path, row.copy) if path not in in_data]
         alone = [repr(row.path) for row in self.rows if row.path == row.copy]
         if missing:
-            near = near_names(missing[0], list(known), n=1) if len(known) <= 10_000 else ""
+            near = near_names(missing[0], list(in_data), n=1) if len(in_data) <= 10_000 else ""
             raise BadCopies(
                 f"{self.source}: {counted('a path that is not in the data', map(repr, missing))}.",
                 hint=near or f"Expected paths relative to {dataset.root}.",
@@ -109,11 +109,11 @@ class NotCopies:
         rows = self.among(paths).rows
         if not rows:
             return copies
-        place = {path: i for i, path in enumerate(paths)}
+        index = {path: i for i, path in enumerate(paths)}
         same: dict[str, list[int]] = {}
         for i, sha256 in enumerate(sha256s):
             same.setdefault(sha256, []).append(i)
-        pairs = [(place[row.path], place[row.copy]) for row in rows]
+        pairs = [(index[row.path], index[row.copy]) for row in rows]
         left = copies.without([both for i, j in pairs for both in product(same[sha256s[i]], same[sha256s[j]])])
         log.info("Pairs marked as not copies in %s: %s.", self.source, f"{len(rows):,}")
         still = [f"{paths[i]} and {paths[j]}" for i, j in pairs if left.groups_N[i] == left.groups_N[j]]
