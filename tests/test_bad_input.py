@@ -103,7 +103,7 @@ DATA = {
     "labels that match no file": (
         "write labels.csv path,label\na/1.jpg,cat\na/2.jpg,dog\n",
         "train labels.csv --out run",
-        "BadLabels: labels.csv: none of its 2 rows names an image that is there; the first is 'a/1.jpg', looked for at "
+        "BadLabels: labels.csv: none of its 2 rows names an existing image; the first is 'a/1.jpg', looked for at "
         "a/1.jpg.\n  Paths are relative to the folder of the table: move the table, or change its paths.\n",
     ),
     "unclear columns": (
@@ -120,8 +120,8 @@ DATA = {
     "an image for a folder": (
         "",
         "train photos/class0/000.jpg --out run",
-        "MissingData: photos/class0/000.jpg: is a file; a folder of images or a table (.csv, .tsv, .parquet) was "
-        "expected.\n  Give the folder that it is in: photos/class0\n",
+        "MissingData: photos/class0/000.jpg: is a file; expected a folder of images or a table (.csv, "
+        ".tsv, .parquet).\n  Give the folder that it is in: photos/class0\n",
     ),
     "nothing readable": (
         "spoil photos",

@@ -77,8 +77,8 @@ def test_nothing_to_say_but_the_size() -> None:
         ("cmyk", "info", {"mode": "CMYK"}, "1 image has CMYK colours; converted to RGB."),
         ("sixteen_bit", "info", {"mode": "I;16"}, "1 image has 16 bits or more per pixel; scaled to 8."),
         ("palette", "info", {"mode": "P"}, "1 image has a colour table; converted to RGB."),
-        ("alpha", "info", {"mode": "RGBA"}, "1 image has an alpha channel; laid on white."),
-        ("exif_rotated", "info", {"orientation": 6}, "1 image is turned by an EXIF note; used upright."),
+        ("alpha", "info", {"mode": "RGBA"}, "1 image has an alpha channel; composited on white."),
+        ("exif_rotated", "info", {"orientation": 6}, "1 image is rotated by an EXIF tag; used upright."),
         (
             "tiny",
             "warning",
@@ -95,7 +95,7 @@ def test_nothing_to_say_but_the_size() -> None:
             "wrong_extension",
             "warning",
             {"format": "PNG"},
-            "1 image has an extension of another format, for example dogs/9.jpg is a PNG; read all the same.",
+            "1 image has the extension of another format, for example dogs/9.jpg is a PNG; read anyway.",
         ),
         (
             "truncated",
@@ -138,8 +138,8 @@ def test_copies_under_two_labels_and_on_two_sides() -> None:
         "split_leak",
         "error",
         both,
-        "2 images are the same image, or of one group, in different sets of the split (cats/0.jpg and dogs/9.jpg: train "
-        "and test); measured accuracy will be too high.",
+        "2 images are the same image or from one group, but in different sets of the split (cats/0.jpg and dogs/9.jpg: "
+        "train and test); measured accuracy will be too high.",
     )
 
 
@@ -241,8 +241,8 @@ def test_copies_that_are_doubted() -> None:
         "doubted_copies",
         "warning",
         ("cats/0.jpg", "cats/1.jpg", "cats/2.jpg", "dogs/1.jpg", "dogs/2.jpg"),
-        "5 images agree as copies do, but in groups too large or with too many labels to be copies of one image (for "
-        "example cats/0.jpg and cats/1.jpg); they are treated as different images. If they belong together (one patient, "
+        "5 images agree as copies do, but their groups are too large or have too many labels to be one image "
+        "(for example cats/0.jpg and cats/1.jpg); they are treated as different images. If they belong together (one patient, "
         "one object, one burst), name the groups: --group-column or --group-from.",
     )
 
@@ -273,7 +273,7 @@ def test_uneven_and_small_classes() -> None:
     names = [f"cats/{i}.jpg" for i in range(60)] + [f"dogs/{i}.jpg" for i in range(9)]
     by_name = found(dataset(names), facts_of(69))
     assert by_name["class_imbalance"].message == (
-        "The classes are uneven: 'cats' has 60 images, 'dogs' 9. Look at balanced accuracy rather than accuracy."
+        "The classes are imbalanced: 'cats' has 60 images, 'dogs' 9. Use balanced accuracy rather than accuracy."
     )
     assert by_name["small_class"].message == "1 class has fewer than 10 images ('dogs': 9)."
 

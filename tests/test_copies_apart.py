@@ -213,7 +213,7 @@ def test_one_image_saved_again_and_again(tmp_path: Path, caplog: pytest.LogCaptu
     made = headstart.split(data, out=tmp_path / "split.csv")
     assert made.sides == {name: {"a": n, "b": n} for name, n in (("train", 6), ("val", 2), ("test", 2))}
     assert caplog.messages[0] == (
-        "20 images of 'a' and 'b' are near-copies of one another, but lie in different sets, so the test may look too "
+        "20 images of 'a' and 'b' are near-copies of one another, but are in different sets, so the test may be too "
         "easy. Kept together, they would leave a set without its share of a class. Groups that you name (--group-column, "
         "--group-from) are always kept together."
     )

@@ -153,14 +153,14 @@ def test_refused_pairs_are_copies_no_more(caplog: pytest.LogCaptureFixture) -> N
         left = table.applied_to(copies, paths, sha256s)
     assert left.pairs_M2.tolist() == [[0, 1], [3, 4]]
     assert left.groups_N.tolist() == [0, 0, 2, 3, 3, 5]
-    assert caplog.messages == ["Pairs that are no copies, in t.csv: 1."]
+    assert caplog.messages == ["Pairs marked as not copies in t.csv: 1."]
 
 
 def test_pairs_that_others_hold_together_are_named(caplog: pytest.LogCaptureFixture) -> None:
     pairs_M2 = np.array([[0, 1], [0, 2], [1, 2]])
     copies = Copies(pairs_M2, np.full(3, 0.01), np.zeros(3, bool), np.zeros(3, np.int64))
     NotCopies(Path("t.csv"), (CopyRow("a", "b", refused=True),)).applied_to(copies, "abc", "stu")
-    assert caplog.messages[-1:] == ["t.csv: copies of other images that are the same hold some together: a and b."]
+    assert caplog.messages[-1:] == ["t.csv: other copies still keep some of these pairs together: a and b."]
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path, pets: Path) -> None:
@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, pets: Path) -> None:
         f"{place}: 2 rows with a path that is not in the data: 'cat/11.jpg', 'moved.jpg'.\n  Did you mean 'cat/1.jpg'?"
     )
     assert refused(table(tmp_path, "cat/1.jpg,cat/1.jpg,,,,,x"), pets) == (
-        f"{place}: 1 row with the same path twice: 'cat/1.jpg'.\n  A pair is of two images."
+        f"{place}: 1 row with the same path twice: 'cat/1.jpg'.\n  A pair needs two different images."
     )
     pair = NotCopies(place, (CopyRow("a", "b", refused=True),))
     with pytest.raises(BadCopies) as caught:

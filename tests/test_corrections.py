@@ -62,7 +62,7 @@ def test_labels_change_and_images_go(tmp_path: Path, pets: Path, caplog: pytest.
     assert fixed.classes == ("cat", "dog")
     assert (bool(corrections), corrections.relabelled, corrections.dropped) == (True, 1, 1)
     source = tmp_path / "corrections.csv"
-    assert caplog.messages == [f"Corrections in {source}: 1 label given, 1 image left out."]
+    assert caplog.messages == [f"Corrections in {source}: 1 label changed, 1 image left out."]
 
 
 def test_a_table_in_which_nothing_was_done_changes_nothing(tmp_path: Path, pets: Path) -> None:
@@ -146,11 +146,11 @@ def test_every_row_that_does_not_fit_is_named_at_once(tmp_path: Path, pets: Path
     assert refused(corrections, pets) == (
         f"{corrections}: 2 rows with a path that is not in the data: 'cat/11.jpg', 'moved.jpg'; "
         "1 path with more than one row: 'cat/1.jpg'; "
-        "1 row with a new_label that is no class of the data: 'Dog' for 'cat/1.jpg'; "
+        "1 row with a new_label that is not a class in the data: 'Dog' for 'cat/1.jpg'; "
         "1 row with a label that is not the one in the data: 'cat/2.jpg': 'bird', in the data 'cat'; "
         "1 row with both a new_label and an x in drop: 'dog/1.jpg'.\n"
         "  Did you mean 'cat/1.jpg'?\n"
-        "  Keep one row for each image.\n"
+        "  Keep one row per image.\n"
         "  Did you mean 'dog'?\n"
         "  Was the table made for other data?\n"
         "  Empty one of the two."
@@ -160,7 +160,7 @@ def test_every_row_that_does_not_fit_is_named_at_once(tmp_path: Path, pets: Path
 def test_a_class_that_is_new(tmp_path: Path, pets: Path) -> None:
     corrections = table(tmp_path, "cat/1.jpg,cat,dog,0.9,horse,")
     assert refused(corrections, pets) == (
-        f"{corrections}: 1 row with a new_label that is no class of the data: 'horse' for 'cat/1.jpg'.\n"
+        f"{corrections}: 1 row with a new_label that is not a class in the data: 'horse' for 'cat/1.jpg'.\n"
         "  Expected one of 'cat', 'dog'."
     )
 
@@ -193,7 +193,7 @@ def test_files_that_are_no_table_of_corrections(tmp_path: Path) -> None:
         ": 1 row with a drop that is neither x nor empty: '1.jpg': 'maybe'.\n  Write x, or nothing."
     )
     assert said("path,drop\na,b.jpg,x\n") == (
-        ": row 2 has 3 cells where the header has 2.\n  A name with a comma in it must stand in double quotes."
+        ": row 2 has 3 cells where the header has 2.\n  Put names that contain a comma in double quotes."
     )
     (tmp_path / "corrections.csv").unlink()
     (tmp_path / "corrections-1.csv").touch()
@@ -248,7 +248,7 @@ def test_a_run_with_corrections_keeps_them_and_is_reproduced(
     assert known["provenance"]["corrections"] == {"relabelled": 1, "dropped": 1}
     assert known["provenance"]["data"]["images"] == 41
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "- corrected by hand (corrections.csv): 1 label given, 1 image left out\n" in card
+    assert "- corrected by hand (corrections.csv): 1 label changed, 1 image left out\n" in card
     again = headstart.reproduce(tmp_path / "run", weights=tiny_weights)
     assert (again.same, again.causes) == (True, [])
     assert run.provenance.corrections == CorrectionsRecord(relabelled=1, dropped=1)
@@ -292,7 +292,7 @@ def test_a_split_of_corrected_data(tmp_path: Path, photos: Path, tiny_weights: P
         headstart.train(
             photos, out=tmp_path / "other", weights=tiny_weights, recipe=RECIPE, split=tmp_path / "split.csv"
         )
-    assert "class0/000.jpg: 'class1', here 'class0'" in str(caught.value)
+    assert "class0/000.jpg: 'class1', in the data 'class0'" in str(caught.value)
 
 
 def test_corrections_on_an_earlier_split(
@@ -305,7 +305,7 @@ def test_corrections_on_an_earlier_split(
     options = ["--backbone", "test_resnet.a", "--head", "lda", "--approach", "linear", "--no-report"]
     with caplog.at_level(logging.INFO, logger="headstart"):
         assert cli.run(["train", str(photos), "--out", str(run), *words, *options]) == 0
-    said = "was made before the corrections; it stays as it is but for them: 1 label given, 1 image left out."
+    said = "was made before the corrections, which are applied to it: 1 label changed, 1 image left out."
     assert f"{split} {said}" in caplog.messages
     before, after = sides(split), sides(run / "split.csv")
     assert set(before) - set(after) == {"class1/003.jpg"}
@@ -363,7 +363,7 @@ def test_on_the_command_line(
     corrections.write_text("path,new_label\nclass0/000.jpg,clas1\n")
     assert cli.run(["split", str(photos), "--out", str(tmp_path / "split.csv"), "--corrections", str(corrections)]) == 1
     assert capsys.readouterr().err.endswith(
-        f"BadLabels: {corrections}: 1 row with a new_label that is no class of the data: 'clas1' for 'class0/000.jpg'.\n"
+        f"BadLabels: {corrections}: 1 row with a new_label that is not a class in the data: 'clas1' for 'class0/000.jpg'.\n"
         "  Did you mean 'class1' or 'class2' or 'class0'?\n"
     )
     assert not (tmp_path / "split.csv").exists()

@@ -389,15 +389,15 @@ def error_of(call: Callable[[], object], kind: type[HeadstartError]) -> str:
 def test_patterns_that_are_none_or_match_nothing(tmp_path: Path) -> None:
     folder = write(tmp_path, {f"{n}.jpg": b"x" for n in range(5)})
     assert error_of(lambda: open_dataset(folder, label_from="^(cat"), BadLabels) == (
-        "label_from: '^(cat' is not a regular expression: missing ), unterminated subpattern at place 1.\n"
-        "  An example is '^(cat|dog)': the part in brackets is the label. Outside of brackets \\( is a bracket."
+        "label_from: '^(cat' is not a regular expression: missing ), unterminated subpattern at position 1.\n"
+        "  For example: '^(cat|dog)'; the part in parentheses is the label. Write \\( for a literal parenthesis."
     )
     assert error_of(lambda: open_dataset(folder, label_from="^(cat|dog)"), BadLabels) == (
         f"{folder}: label_from '^(cat|dog)' matches none of 5 file names, such as '0.jpg', '1.jpg', '2.jpg' and 2 more.\n"
-        "  It is looked for in the name of the file, not in its folders. An example is '^(cat|dog)'."
+        "  It is matched against the name of the file, not its folders. For example: '^(cat|dog)'."
     )
     assert error_of(lambda: open_dataset(folder, label_from="x", label_column="y"), BadLabels) == (
-        "label_from 'x' and label_column 'y' are both given; one was expected.\n"
+        "label_from 'x' and label_column 'y' are both given; expected one.\n"
         "  Give label_from for labels in file names, label_column for those in a table."
     )
 

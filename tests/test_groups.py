@@ -199,8 +199,8 @@ def test_empty_cells_are_groups_of_their_own(tmp_path: Path, caplog: pytest.LogC
 def test_patterns_that_are_none_or_match_nothing(tmp_path: Path) -> None:
     folder = write(tmp_path, classes())
     assert error_of(lambda: open_dataset(folder, group_from="patient("), BadLabels) == (
-        "group_from: 'patient(' is not a regular expression: missing ), unterminated subpattern at place 7.\n"
-        "  An example is 'person(\\d+)': the part in brackets is the group. Outside of brackets \\( is a bracket."
+        "group_from: 'patient(' is not a regular expression: missing ), unterminated subpattern at position 7.\n"
+        "  For example: 'person(\\d+)'; the part in parentheses is the group. Write \\( for a literal parenthesis."
     )
     start = f"{folder}: group_from {{}} matches none of 6 paths, such as 'cat/patient7_0.jpg', 'cat/patient8_3.jpg', "
     start += "'dog/patient7_2.jpg' and 3 more.\n  "
@@ -209,7 +209,7 @@ def test_patterns_that_are_none_or_match_nothing(tmp_path: Path) -> None:
     )
     assert error_of(lambda: open_dataset(folder, group_from="^camera"), BadLabels) == (
         start.format("'^camera'")
-        + "It is searched in the path relative to the data, folders included. An example is 'person(\\d+)'."
+        + "It is matched against the path relative to the data, folders included. For example: 'person(\\d+)'."
     )
 
 
@@ -222,7 +222,7 @@ def test_what_would_match_is_shown(tmp_path: Path) -> None:
 
 def test_both_options_are_refused() -> None:
     assert error_of(lambda: open_dataset("photos", group_from="x", group_column="y"), BadLabels) == (
-        "group_from 'x' and group_column 'y' are both given; one was expected.\n"
+        "group_from 'x' and group_column 'y' are both given; expected one.\n"
         "  Give group_from for groups in the paths of the images, group_column for those in a table."
     )
 
@@ -247,7 +247,7 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
     )
     bare = write(tmp_path / "d", classes())
     assert error_of(lambda: open_dataset(bare, group_column="patient"), BadLabels) == (
-        f"{bare}: holds no table, but the column 'patient' was asked for.\n"
+        f"{bare}: holds no table, but the column 'patient' was requested.\n"
         "  Give the table itself, or put it beside the images. --group-from takes groups from the paths of the images."
     )
     others = write(tmp_path / "e", classes() | {"t.csv": "name,patient\nx.jpg,1\n"})
@@ -262,7 +262,7 @@ def test_the_column_of_groups_is_another_one(tmp_path: Path, column: str) -> Non
     table = write(tmp_path, plain() | {"t.csv": lines("path,label,patient", row)}) / "t.csv"
     source = DataSource(table, path_column="path", group_column=column)
     assert error_of(lambda: open_dataset(source), BadLabels) == (
-        f"{table}: the column {column!r} is named for the groups (group_column), but it holds the {column}s.\n"
+        f"{table}: the column {column!r} is given as group_column, but it holds the {column}s.\n"
         "  Name the column that says which images belong together, such as one of patients or cameras."
     )
 
@@ -303,7 +303,7 @@ def test_one_group_cannot_be_split(tmp_path: Path) -> None:
     sentence = f"{folder}: all 24 images are one group by --group-from patient, so no split can be made."
     assert error_of(lambda: headstart.split(source, out=out), BadSplit) == (
         f"{sentence}\n  Add images of other groups, leave the class out, or name smaller groups. "
-        "A split of your own is taken as it is."
+        "A split of your own is used as it is."
     )
     assert [f.message for f in headstart.check(source).findings if f.check == "single_group"] == [sentence]
 

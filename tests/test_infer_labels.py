@@ -68,7 +68,7 @@ def test_the_redux_layout(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
         data = open_dataset(folder)
     assert caplog.messages == [
         f"{folder}: the labels are taken from the beginning of the file names, such as 'train/cat.0.jpg' "
-        "('cat': 3, 'dog': 3; 2 of 8 images have none). --label-from PATTERN says otherwise."
+        "('cat': 3, 'dog': 3; 2 of 8 images have none). Override with --label-from PATTERN."
     ]
     assert labels_of(data) == {
         "test/1.jpg": "",
@@ -173,7 +173,7 @@ def test_folders_side_by_side_go_before_file_names(
     assert labels_of(data) == {path: path.partition("/")[0] for path in files}
     assert said == [
         f"{tmp_path}: the labels are taken from its folders ('{one}': 2, '{two}': 3). "
-        "--label-from '^(left|right)[ ._-]*\\(?\\d' takes them from the file names ('left': 3, 'right': 2)."
+        "--label-from '^(left|right)[ ._-]*\\(?\\d' would take them from the file names ('left': 3, 'right': 2)."
     ]
     assert recognise(tmp_path) is None
     assert open_dataset(tmp_path, label_from="^(left|right)").classes == ("left", "right")
@@ -231,7 +231,7 @@ def test_a_table_beside_that_is_not_utf8(tmp_path: Path, caplog: pytest.LogCaptu
     data, said = said_of(folder, caplog)
     assert data.classes == ("jpg",)
     assert said == [
-        f"Not taken for a table of labels: {folder / 'labels.csv'}: is not UTF-8 ('ch\\udce9ri'), nor Windows-1252 as a "
+        f"Not used as a table of labels: {folder / 'labels.csv'}: is not UTF-8 ('ch\\udce9ri'), nor Windows-1252 as a "
         "whole.\n  Save it as UTF-8."
     ]
 
@@ -257,8 +257,8 @@ def test_a_competition_with_a_table_of_ids(tmp_path: Path, caplog: pytest.LogCap
         data = open_dataset(folder)
     assert caplog.messages == [
         f"{folder}: the labels are taken from the column 'diagnosis' of 'train.csv', the images found by 'id_code' "
-        "('0': 3, '1': 3; 2 of 8 images have none). Rows that name no image that is there: 1. "
-        "--label-column, --path-column or --label-from say otherwise."
+        "('0': 3, '1': 3; 2 of 8 images have none). Rows that name no existing image: 1. "
+        "Override with --label-column, --path-column or --label-from."
     ]
     expected = {f"train_images/{i}.png": str(n % 2) for n, i in enumerate(ids)}
     assert labels_of(data) == {"test_images/7f.png": "", "test_images/8f.png": "", **expected}
@@ -333,7 +333,7 @@ def test_two_tables_that_fit_are_named(tmp_path: Path, caplog: pytest.LogCapture
     with caplog.at_level("INFO", "headstart"):
         open_dataset(folder)
     assert caplog.messages == [
-        f"{folder}: 'one.csv', 'two.csv' could each hold the labels: none is taken. Give the one that does."
+        f"{folder}: 'one.csv', 'two.csv' could each hold the labels, so none is used. Give the one that does."
     ]
 
 
@@ -354,7 +354,7 @@ def test_metadata_wins_over_other_tables_and_names(tmp_path: Path) -> None:
 def test_columns_of_a_table_in_the_folder(tmp_path: Path) -> None:
     folder = fill(tmp_path, "a/1.jpg", "b/2.jpg")
     assert error_of(lambda: open_dataset(folder, label_column="kind"), BadLabels) == (
-        f"{folder}: holds no table, but the column 'kind' was asked for.\n"
+        f"{folder}: holds no table, but the column 'kind' was requested.\n"
         "  Give the table itself, or put it beside the images. --label-from takes labels from file names."
     )
     fill(folder, labels_csv="name,kind,more\n1,x,q\n2,y,r\n")
@@ -376,7 +376,7 @@ def test_columns_of_a_table_in_the_folder(tmp_path: Path) -> None:
 def test_a_name_that_fits_several_images(tmp_path: Path) -> None:
     folder = fill(tmp_path, "x/1.jpg", "y/1.jpg", "x/2.jpg", t_csv="id,label\n1,a\n2,b\n")
     assert error_of(lambda: open_dataset(folder / "t.csv"), BadLabels) == (
-        f"{folder / 't.csv'}: '1' can be 'x/1.jpg', 'y/1.jpg'.\n"
+        f"{folder / 't.csv'}: '1' is ambiguous: 'x/1.jpg', 'y/1.jpg'.\n"
         "  Write the paths of the images into the table, relative to its folder."
     )
 

@@ -191,7 +191,7 @@ def test_hostile_names_survive_in_folders_and_tables(tmp_path: Path) -> None:
 def test_mixed_layouts_are_refused(tmp_path: Path) -> None:
     fill(tmp_path, "train/cats/1.jpg", "cats/1.jpg", "dogs/1.jpg")
     assert error_of(lambda: open_dataset(tmp_path), BadLabels) == (
-        f"{tmp_path}: holds split folders ('train') and others beside them ('cats', 'dogs'), so it is not clear which "
+        f"{tmp_path}: holds split folders ('train') and others beside them ('cats', 'dogs'), so it is unclear which "
         "are classes.\n  Keep either class folders, or split folders that hold class folders. If the name of a split is "
         "the name of a class here: give a table of paths and labels instead (CSV with the columns path,label)."
     )
@@ -218,7 +218,7 @@ def test_archives_and_other_files_say_what_to_do(tmp_path: Path) -> None:
         f"{tmp_path / 'cats.tar.gz'}: is no archive that headstart knows; a zip or a tar was expected.\n"
     )
     assert error_of(lambda: open_dataset(tmp_path / "one.jpg"), MissingData) == (
-        f"{tmp_path / 'one.jpg'}: is a file; a folder of images or a table (.csv, .tsv, .parquet) was expected.\n"
+        f"{tmp_path / 'one.jpg'}: is a file; expected a folder of images or a table (.csv, .tsv, .parquet).\n"
         f"  Give the folder that it is in: {tmp_path}"
     )
 
@@ -317,7 +317,7 @@ def test_parquet_labels_are_text(tmp_path: Path) -> None:
 def test_damaged_parquet(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"no such thing")
     assert error_of(lambda: open_dataset(tmp_path / "t.parquet"), BadLabels).startswith(
-        f"{tmp_path / 't.parquet'}: is not a parquet file that can be read: "
+        f"{tmp_path / 't.parquet'}: cannot be read as a parquet file: "
     )
 
 
@@ -441,7 +441,7 @@ def test_unicode_text_of_a_spreadsheet(tmp_path: Path) -> None:
     assert open_dataset(name).classes == ("chéri", "naïf")
     name.write_bytes("path,label\n1.jpg,a\n".encode("utf-16")[:-1])
     assert error_of(lambda: open_dataset(name), BadLabels) == (
-        f"{name}: is not a table that can be read: its UTF-16 is damaged at byte 38.\n  Save it as CSV in UTF-8."
+        f"{name}: cannot be read as a table: its UTF-16 is damaged at byte 38.\n  Save it as CSV in UTF-8."
     )
 
 
@@ -494,7 +494,7 @@ def test_ambiguous_missing_and_wrong_columns(tmp_path: Path) -> None:
     name = table(tmp_path / "t.csv", "path,image,label,extra\n1.jpg,1.jpg,a,z\n")
     assert error_of(lambda: open_dataset(name), BadLabels) == (
         f"{name}: 'path', 'image' could each be meant (its columns are 'path', 'image', 'label', 'extra').\n"
-        "  Rename the others; in Python, path_column='path' does as well."
+        "  Rename the others; in Python, path_column='path' also works."
     )
     assert labels_of(open_dataset(name, path_column="image", label_column="extra")) == {"1.jpg": "z"}
     assert error_of(lambda: open_dataset(name, label_column="lable"), BadLabels) == (
@@ -515,8 +515,8 @@ def test_tables_that_are_none(tmp_path: Path) -> None:
     )
     uneven = table(tmp_path / "u.csv", "path,label\n1.jpg,a\nb, c.jpg,a\n")
     assert error_of(lambda: open_dataset(uneven), BadLabels) == (
-        f"{uneven}: 1 of 2 rows have not 2 cells as the header has; the first is row 3, with 3.\n"
-        "  A name with a comma in it must stand in double quotes."
+        f"{uneven}: 1 of 2 rows do not have 2 cells, as the header does; the first is row 3, with 3.\n"
+        "  Put names that contain a comma in double quotes."
     )
     twice = table(tmp_path / "w.csv", "path,path\n1.jpg,a\n")
     assert error_of(lambda: open_dataset(twice), BadLabels) == (
@@ -543,7 +543,7 @@ def test_names_without_their_extension_are_found(tmp_path: Path) -> None:
 def test_no_row_has_a_file(tmp_path: Path) -> None:
     name = table(tmp_path / "t.csv", "path,label\ngone/1.jpg,a\n2.jpg,b\n")
     assert error_of(lambda: open_dataset(name), BadLabels) == (
-        f"{name}: none of its 2 rows names an image that is there; the first is 'gone/1.jpg', "
+        f"{name}: none of its 2 rows names an existing image; the first is 'gone/1.jpg', "
         f"looked for at {tmp_path / 'gone' / '1.jpg'}.\n"
         "  Paths are relative to the folder of the table: move the table, or change its paths."
     )

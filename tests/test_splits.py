@@ -152,7 +152,7 @@ def test_the_missing_side_is_carved_from_train(has: str, carved: str, caplog: py
         made = make_split(data)
     assert (made.split[100:] == has).all()
     assert count(made, carved, 0) == count(made, carved, 1) == 10
-    assert caplog.messages == [f"The split of the data has no {carved} (20%); carved from train with seed 0."]
+    assert caplog.messages == [f"The split of the data has no {carved} (20%); split off from train with seed 0."]
 
 
 def test_without_a_training_side_the_undecided_images_are_it() -> None:
@@ -311,8 +311,8 @@ def test_all_images_are_near_copies_of_one(caplog: pytest.LogCaptureFixture) -> 
     assert [count(made, name, 1) for name in ("train", "val", "test")] == [24, 8, 8]
     assert made.groups.tolist() == list(range(100))
     assert said == [
-        "100 images of 'class0' and 'class1' are near-copies of one another, but lie in different sets, so the test may "
-        "look too easy. Kept together, they would leave a set without its share of a class. Groups that you name "
+        "100 images of 'class0' and 'class1' are near-copies of one another, but are in different sets, so the test "
+        "may be too easy. Kept together, they would leave a set without its share of a class. Groups that you name "
         "(--group-column, --group-from) are always kept together."
     ]
 
@@ -357,8 +357,8 @@ def test_a_named_group_that_is_too_large_is_said_to_be(caplog: pytest.LogCapture
     assert said == [
         "Class 'class0' has 2 images in the test set where 12 were wanted and 2 images in the validation set where 12 "
         "were wanted, because 28 of its 60 images are one group.",
-        "The validation set has 2 images of 'class0': too few to choose and calibrate by. Add images of this class, or "
-        "make the set larger.",
+        "The validation set has 2 images of 'class0': too few for model selection and calibration. Add images "
+        "of this class, or make the set larger.",
         "The test set has 2 images of 'class0': too few to tell how well it is recognised. Add images of this class, or "
         "make the set larger.",
     ]
@@ -381,11 +381,11 @@ def test_reasons_for_shares_that_are_missed(caplog: pytest.LogCaptureFixture) ->
     assert count(made, "val", 0) == 1
     assert said[0] == (
         "Class 'class0' has 1 image in the validation set where 6 were wanted, because 30 of its 30 images are in groups "
-        "that a given set has images of."
+        "with images in a given set."
     )
     many = dataset(np.repeat(range(7), 10).tolist(), groups=np.repeat(range(7), 10).tolist())
     made, said = warned(caplog, many)
-    assert (len(said), said[3]) == (4, "4 more classes are off their shares.")
+    assert (len(said), said[3]) == (4, "4 more classes miss their shares.")
 
 
 def test_groups_with_several_classes_keep_the_shares_of_all() -> None:
@@ -447,8 +447,8 @@ def test_sets_that_are_too_small_are_named(caplog: pytest.LogCaptureFixture) -> 
     labels = [0] * 50 + [1] * 6 + [2] * 30
     _, said = warned(caplog, dataset(labels))
     assert said == [
-        "The validation set has 1 image of 'class1': too few to choose and calibrate by. Add images of this class, or "
-        "make the set larger.",
+        "The validation set has 1 image of 'class1': too few for model selection and calibration. Add images "
+        "of this class, or make the set larger.",
         "The test set has 1 image of 'class1': too few to tell how well it is recognised. Add images of this class, or "
         "make the set larger.",
     ]
@@ -457,8 +457,8 @@ def test_sets_that_are_too_small_are_named(caplog: pytest.LogCaptureFixture) -> 
     assert made.split.tolist() == given_split
     assert said == sets_too_small(made)
     assert said == [
-        "The validation set has 0 images of 'class2' and 1 of 'class1': too few to choose and calibrate by. Add images "
-        "of these classes, or make the set larger.",
+        "The validation set has 0 images of 'class2' and 1 of 'class1': too few for model selection and calibration. Add "
+        "images of these classes, or make the set larger.",
         "The test set has 0 images of 'class1' and 0 of 'class2': too few to tell how well they are recognised. Add "
         "images of these classes, or make the set larger.",
     ]
@@ -467,8 +467,8 @@ def test_sets_that_are_too_small_are_named(caplog: pytest.LogCaptureFixture) -> 
 def test_one_sentence_for_each_set_that_is_too_small() -> None:
     made = make_split(dataset([k for k in range(12) for _ in range(3)]))
     assert sets_too_small(made)[0] == (
-        "The validation set has 1 image of 'class0', 1 of 'class1', 1 of 'class2' and 9 more: too few to choose and "
-        "calibrate by. Add images of these classes, or make the set larger."
+        "The validation set has 1 image of 'class0', 1 of 'class1', 1 of 'class2' and 9 more: too few for model "
+        "selection and calibration. Add images of these classes, or make the set larger."
     )
     assert len(sets_too_small(made)) == 2
     assert sets_too_small(make_split(dataset([0, 0, 1, 1]))) == []  # there is no such set
@@ -550,14 +550,14 @@ def test_splits_that_do_not_fit(tmp_path: Path) -> None:
         "  Expected 'train', 'val', 'test', or nothing."
     )
     assert refused("path,split\n00000.jpg,test\na, b.jpg,test\n") == (
-        f"{where}: row 3 has 3 cells where the header has 2.\n  A name with a comma in it must stand in double quotes."
+        f"{where}: row 3 has 3 cells where the header has 2.\n  Put names that contain a comma in double quotes."
     )
     assert refused("path,label,split\n00000.jpg,class1,train\n00001.jpg,class1,val\n") == (
-        f"{where}: 1 row with another label than the data has: 00000.jpg: 'class1', here 'class0'.\n"
+        f"{where}: 1 row with a label that differs from the data: 00000.jpg: 'class1', in the data 'class0'.\n"
         "  Make a new split with `headstart split`, or give the data that this one was made for."
     )
     assert refused("path,split\n00000.jpg,train\n00000.jpg,train\n00000.jpg,val\n") == (
-        f"{where}: 1 row with a second set for an image: 00000.jpg.\n  Keep one row for each image."
+        f"{where}: 1 row with a second set for an image: 00000.jpg.\n  Keep one row per image."
     )
     assert refused("name,side\na,b\n") == (
         f"{where}: is not a split: expected the columns path and split, found name, side.\n"
@@ -606,7 +606,7 @@ def test_a_split_from_before_the_corrections(tmp_path: Path, caplog: pytest.LogC
     assert (read.paths, read.labels.tolist()) == (data.paths[1:], [0, 1, 1, 0, 1])
     assert read.split.tolist() == given_split[1:]
     assert read.groups.tolist() == [0, 1, 2, 1, 4]
-    said = f"{where} was made before the corrections; it stays as it is but for them: 2 labels given, 1 image left out."
+    said = f"{where} was made before the corrections, which are applied to it: 2 labels changed, 1 image left out."
     assert caplog.messages == [said]
     write_split(where, read, shas(read))  # one from after them fits as well
     caplog.clear()
@@ -628,9 +628,9 @@ def test_a_split_of_other_data_does_not_fit_for_the_corrections(tmp_path: Path) 
     assert refused("00000.jpg,class0,train\nelse.jpg,class0,train\n").startswith(
         f"{where}: 1 row with a path that is not in the data: else.jpg."
     )
-    assert "00003.jpg: 'class0', here 'class1'" in refused("00003.jpg,class0,train\n")
-    assert "00001.jpg: 'class7', here 'class0'" in refused("00001.jpg,class7,train\n")
-    assert "00002.jpg: 'class7', here 'class1'" in refused("00002.jpg,class7,train\n")
+    assert "00003.jpg: 'class0', in the data 'class1'" in refused("00003.jpg,class0,train\n")
+    assert "00001.jpg: 'class7', in the data 'class0'" in refused("00001.jpg,class7,train\n")
+    assert "00002.jpg: 'class7', in the data 'class1'" in refused("00002.jpg,class7,train\n")
     where.write_text("path,label,split\n00000.jpg,class0,train\n")  # nothing is left of it
     assert read_split(where, fixes.applied_to(data), fixes).split.tolist() == [""] * 3
 

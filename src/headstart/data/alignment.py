@@ -1,12 +1,12 @@
-"""Two small images of one thing laid over each other, and how much they still differ: arrays only, many pairs at a time.
+"""Align pairs of small images and measure how much they still differ: arrays only, many pairs at a time.
 
     place      shift and scale by least squares, from coarse (`place_coarsely`) to fine
-    warp       one image read at that place
-    differing  what is left of the difference where it is largest
-    detail     whether the fine structure agrees where there is most of it
+    warp       one image resampled at that shift and scale
+    differing  the remaining difference, where it is largest
+    detail     whether fine structure agrees, where there is most of it
 
-Images are float32 (P, n, n) greys or (P, C, n, n) colours. Not for rotation, perspective, or a part of
-an image within another: shift and scale stay within `MAX_SHIFT` and `MAX_SCALE`.
+Images are float32 (P, n, n) grey or (P, C, n, n) colour. Not for rotation, perspective, or one image inside another:
+shift and scale stay within `MAX_SHIFT` and `MAX_SCALE`.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from __future__ import annotations
 import numpy as np
 
 COARSEST = 0.45
-"""Correlation of what is finer than shading, at 16 x 16 pixels, below which a pair is given up: of 100 copies 99 have more
-(of pages of text 96), of the nearest other photographs one in ten."""
+"""Correlation of everything finer than shading, at 16 x 16 pixels, below which a pair is discarded: 99 of 100 copies
+exceed it (96 for pages of text), but only one in ten of the nearest other photographs."""
 COARSE, LIKELY = 0.7, 0.3
-"""Correlation of what is finer than shading, at 32 x 32 pixels, that a pair must reach to be looked at closely (of 1,000
-copies 99 in 100 have 0.8 and more), and below which no other place is tried."""
+"""Correlation of everything finer than shading, at 32 x 32 pixels: the minimum for a close comparison (of 1,000 copies,
+99 % have at least 0.8), and the minimum for trying other crops."""
 MAX_SCALE, MAX_SHIFT = 1.15, 0.14
-"""How far an alignment may go: 5 % cut off each edge is a scale of 0.9, and shifts up to 0.1 (of half the image)."""
+"""Limits of an alignment: cutting 5 % off each edge is a scale of 0.9, and shifts up to 0.1 (of half the image)."""
 BLOCKS, WORST = 8, 4
-"""An image is compared in 8 x 8 blocks; the mean over the 4 with the largest difference counts."""
+"""Images are compared in 8 x 8 blocks; the result is the mean over the 4 with the largest difference."""
 WHITE = 250.0
-"""Level from which on a pixel may have been cut off at white."""
+"""Level from which a pixel may be clipped at white."""
 BUSY, DULLEST = 8, 2
-"""Of the 8 blocks with the most fine structure, the mean over the 2 that agree least counts."""
+"""`detail` is the mean over the 2 blocks that agree least, of the 8 with the most fine structure."""
 
 _CROPS = np.array(
     [[(s, x, s, y) for x in (-0.05, 0, 0.05) for y in (-0.05, 0, 0.05)] for s in (1 / 0.95, 0.95)], np.float32
 )
-"""Where one image may be a part of the other, to begin with."""
+"""Starting points for one image being a crop of the other."""
 
 
 def place_coarsely(a: np.ndarray, b: np.ndarray, scale_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 (P, 4), where to read b to come nearest to a, both (P, 16, 16), and (P,) how far they correlate there.
+    """float32 (P, 4), where to read b so that it best matches a, both (P, 16, 16), and (P,), their correlation there.
 
-    Begins with `scale_P`. The correlation is of what is finer than shading; below `COARSEST` they are no copies.
+    Starts from `scale_P`. The correlation is of everything finer than shading; below `COARSEST` they are not copies.
     """
     placed = np.stack([scale_P, 0 * scale_P, scale_P, 0 * scale_P], axis=1).astype(np.float32)
     placed = align(a, b, steps=4, start=placed)
@@ -45,25 +45,26 @@ def place_coarsely(a: np.ndarray, b: np.ndarray, scale_P: np.ndarray) -> tuple[n
 
 
 def place(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same for greys (P, 64, 64), beginning at `placed`, at 32 x 32 and (if they correlate by `COARSE`) 64 x 64 pixels.
+    """The same for greys (P, 64, 64), starting from `placed`, at 32 x 32 and (if they correlate by `COARSE`) 64 x 64
+    pixels.
 
-    Where that leads nowhere but some likeness is there, crops at other places are tried: lines of text are one pixel high.
+    If that fails but there is some likeness, other crops are tried: lines of text are one pixel high.
     """
     a2, b2 = (blurred(shrunk(x, 2), 0.7) for x in (a, b))
-    placed, alike = _placed_again(a2, b2, align(a2, b2, steps=4, start=placed))
+    placed, alike = _best_crop(a2, b2, align(a2, b2, steps=4, start=placed))
     near = np.flatnonzero(alike >= COARSE)
     if len(near):
         placed[near] = align(blurred(a[near], 0.7), blurred(b[near], 0.7), steps=3, start=placed[near])
     return placed, alike
 
 
-def _placed_again(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The best of this place and those that the likeliest crops lead to, and the correlation there."""
+def _best_crop(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The best of this placement and those that the likeliest crops lead to, and the correlation there."""
     alike = _unshaded(a, b, placed, 1.5)
     poor = np.flatnonzero((alike < 0.9) & (alike >= LIKELY))
     if len(poor):
         a, b = a[poor], b[poor]
-        smaller = (placed[poor, 0] < 1).astype(int)  # whether a is the part, or b
+        smaller = (placed[poor, 0] < 1).astype(int)  # whether a or b is the crop
         crops = _CROPS[smaller]
         at_start = np.stack([correlation(a, *warp(b, crops[:, k])) for k in range(crops.shape[1])])
         for likeliest in np.argsort(-at_start, axis=0)[:2]:
@@ -75,17 +76,17 @@ def _placed_again(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> tuple[np.
 
 
 def _unshaded(a: np.ndarray, b: np.ndarray, placed: np.ndarray, sigma: float) -> np.ndarray:
-    """(P,): correlation of a with b read at `placed`, of all that is finer than shading: skies and lamps make no copy."""
+    """(P,): correlation of a with b read at `placed`, without shading: skies and lamps look alike anyway."""
     over, inside = warp(b, placed)
     return correlation(a - blurred(a, sigma), over - blurred(over, sigma), inside)
 
 
 def align(a: np.ndarray, b: np.ndarray, *, steps: int, start: np.ndarray | None = None) -> np.ndarray:
-    """float32 (P, 4), scale and shift in x, then in y: where to read b, both float32 (P, n, n), to come nearest to a.
+    """float32 (P, 4), scale and shift in x, then in y: where to read b so that it best matches a, both (P, n, n).
 
-    Gauss-Newton steps on the squared difference with gain and offset solved for along with it (Lucas & Kanade 1981;
-    Baker & Matthews, "Lucas-Kanade 20 years on", IJCV 2004, section 2, and part 3 for gain and bias). Coordinates go from
-    -1 to 1; scale and shift stay within `MAX_SCALE` and `MAX_SHIFT`.
+    Gauss-Newton steps on the squared difference, solving for gain and offset at the same time (Lucas & Kanade 1981;
+    Baker & Matthews, "Lucas-Kanade 20 years on", IJCV 2004, section 2, and part 3 for gain and bias). Coordinates go
+    from -1 to 1; scale and shift stay within `MAX_SCALE` and `MAX_SHIFT`.
     """
     n = a.shape[1]
     placed = np.tile(np.array([1, 0, 1, 0], np.float32), (len(a), 1)) if start is None else start.copy()
@@ -108,7 +109,7 @@ def align(a: np.ndarray, b: np.ndarray, *, steps: int, start: np.ndarray | None 
 
 
 def warp(b: np.ndarray, placed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """b (P, n, n) read at scale and shift, bilinear; and float32 (P, n, n), 1 where that is inside b and 0 elsewhere."""
+    """b (P, n, n) resampled at scale and shift, bilinearly; and float32 (P, n, n), 1 inside b and 0 elsewhere."""
     n = b.shape[1]
     across, inside_x = _reading(placed[:, :2], n)
     down, inside_y = _reading(placed[:, 2:], n)
@@ -116,7 +117,7 @@ def warp(b: np.ndarray, placed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _reading(placed: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """(P, n, n) weights that read n pixels at scale and shift (P, 2) from n pixels, and (P, n): which are inside."""
+    """(P, n, n) weights that resample n pixels at scale and shift (P, 2), and (P, n): which samples are inside."""
     at = (placed[:, :1] * _coordinates(n) + placed[:, 1:] + 1) * (n / 2) - 0.5
     inside = ((at > -1) & (at < n)).astype(np.float32)
     at = np.clip(at, 0, n - 1)
@@ -134,11 +135,11 @@ def shrunk(greys: np.ndarray, by: int) -> np.ndarray:
 
 
 def blurred(greys: np.ndarray, sigma: float) -> np.ndarray:
-    """Blurred by a Gaussian of `sigma` pixels, its weights renormalised at the edges."""
+    """Blur with a Gaussian of `sigma` pixels, its weights renormalised at the edges."""
     p, n, _ = greys.shape
     at = np.arange(n)
     weights = np.exp(-((at[:, None] - at) ** 2) / (2 * sigma**2))
-    weights[weights < 1e-20] = 0  # as float32 some would be subnormal numbers: the same result, 25 times slower
+    weights[weights < 1e-20] = 0  # subnormal float32 numbers: the same result, 25 times slower
     weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32).T
     across = (greys.reshape(p * n, n) @ weights).reshape(p, n, n)
     down = np.ascontiguousarray(across.transpose(0, 2, 1)).reshape(p * n, n) @ weights
@@ -157,10 +158,11 @@ def correlation(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def differing(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """(P,): how much of the variance of two aligned images (P, C, n, n) differs, in the `WORST` blocks; `inside` (P, n, n).
+    """(P,): fraction of the variance of aligned images (P, C, n, n) that differs, in the `WORST` blocks; `inside` (P,
+    n, n).
 
-    Each is made as bright as the other in turn (`as_bright`), and the better one counts: the mean squared difference of
-    these blocks, divided by the variance of the plainer image.
+    Each is matched in brightness to the other in turn (`as_bright`), and the better result counts: the mean squared
+    difference of these blocks, divided by the variance of the plainer image.
     """
     return np.minimum(_differing(a, b, inside), _differing(b, a, inside))
 
@@ -178,9 +180,9 @@ def _differing(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def as_bright(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gain and offset (P, C, 1, 1) of least squares that make b (P, C, n, n) as bright as a; what does not fit counts little.
+    """Least-squares gain and offset (P, C, 1, 1) that make b (P, C, n, n) as bright as a, with outliers weighted down.
 
-    Two rounds of weights 1 / (1 + r^2 / mean r^2) over the pixels that are not cut off at white.
+    Reweighted twice by 1 / (1 + r^2 / mean r^2), over the pixels that are not clipped at white.
     """
     axes = (2, 3)
     whole = inside * (a < WHITE) * (b < WHITE)
@@ -201,7 +203,8 @@ def as_bright(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> tuple[np.ndar
 
 
 def richness(images: np.ndarray) -> np.ndarray:
-    """(P,): over how many frequencies the fine structure of greys (P, n, n) is spread (participation number of its power).
+    """(P,): number of frequencies over which the fine structure of greys (P, n, n) spreads (participation number of
+    power).
 
     Stripes have 1 to 5, drawn digits 5 to 40, photographs 10 to 150.
     """
@@ -227,10 +230,10 @@ def _block_sums(values: np.ndarray) -> np.ndarray:
 
 
 def detail(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """(P,): correlation of fine structure in those of the `BUSY` blocks that agree least; aligned greys (P, n, n)."""
+    """(P,): correlation of fine structure in the `BUSY` blocks that agree least; aligned greys (P, n, n)."""
     fine_a, fine_b = ((x - blurred(x, 3)) * inside for x in (a, b))
     power_a, power_b, both, count = map(_block_sums, (fine_a**2, fine_b**2, fine_a * fine_b, inside))
-    noise = 2 * count + 1e-6  # grey levels squared, so that flat blocks do not agree by chance
+    noise = 2 * count + 1e-6  # in squared grey levels; flat blocks must not agree by chance
     agreement = both / np.sqrt((power_a + noise) * (power_b + noise))
     power = np.where(count >= count.max(axis=1, keepdims=True) / 2, np.maximum(power_a, power_b), 0)
     busy = np.argsort(-power, axis=1)[:, :BUSY]
@@ -238,7 +241,7 @@ def detail(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def within(inside: np.ndarray, edge: int) -> np.ndarray:
-    """`inside` (P, n, n) less `edge` pixels at each border of either image, where blurring had nothing to go by."""
+    """`inside` (P, n, n) without `edge` pixels at each border of either image, where the blur lacked neighbours."""
     out = inside.copy()
     for axis in (1, 2):
         for by in (-edge, edge):

@@ -1,12 +1,12 @@
-"""What `headstart check` looks for: one small function a check, one row in `CHECKS`.
+"""The checks of `headstart check`: one small function per check, one entry in `CHECKS`.
 
-A check reads what `images.validate` found out about each file (no image is opened here) and gives at most a few
-`Finding`s, each a short sentence with a count and the paths that it is about. To add one: write a function of `CheckInput`
-that yields findings, and put it into `CHECKS`.
+A check reads the results of `images.validate` for each file (no image is opened here) and yields at most a few
+`Finding`s, each a short sentence with a count and the paths concerned. To add one: write a function of `CheckInput`
+that yields findings, and add it to `CHECKS`.
 
-What is surely the same (the same file, the same pixels) gives errors; what only looks like a copy gives warnings, in words
-that leave room for doubt. Costs some milliseconds a thousand images. Not a judge of labels: wrong ones are looked for
-with a trained model; and not a finder of copies, which `data.near_duplicates` is.
+Conflicts between certain copies (the same file, the same pixels) are errors; conflicts between likely copies are
+warnings, worded with room for doubt. Costs a few milliseconds per 1,000 images. Not for wrong labels, which take a
+trained model to find; and not for finding copies: `data.near_duplicates` does that.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ SUFFIXES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing worth knowing about a data set."""
+    """One thing worth knowing about a dataset."""
 
     check: str
     """Short name, for scripts: 'truncated', 'near_duplicates' ..."""
     severity: str
     """'error' (images are lost, or results would mislead), 'warning' (look at it), 'info'."""
     paths: tuple[str, ...]
-    """The images it is about; those of one group stand together. May be empty."""
+    """The images concerned; those of one group are adjacent. May be empty."""
     message: str
-    """A sentence for people, with counts."""
+    """A sentence for the user, with counts."""
 
 
 @dataclass(frozen=True, eq=False)
 class CheckInput:
-    """What a check may look at. N images."""
+    """The input of a check. N images."""
 
     dataset: Dataset
     infos: Sequence[ImageInfo]
@@ -68,7 +68,7 @@ class CheckInput:
     exact: np.ndarray
     """int64 (N,): groups of identical files."""
     copies: Copies
-    """What is taken for copies among these images."""
+    """The copies among these images."""
 
     @cached_property
     def certain(self) -> np.ndarray:
@@ -77,17 +77,17 @@ class CheckInput:
 
     @cached_property
     def together(self) -> np.ndarray:
-        """int64 (N,): groups of what must be in one set beyond doubt: the certain copies, and the groups that are named."""
+        """int64 (N,): groups that certainly must be in one set: the certain copies, and the named groups."""
         return joined(self.certain, group_pairs(self.dataset.groups))
 
     def near_pairs(self, different: np.ndarray) -> list[tuple[int, int]]:
-        """Pairs of near-copies, not certain ones, in which two usable images have `different` values (N); '' is none."""
+        """Pairs of usable near-copies, not certain ones, with two values of `different` (N); '' is not a value."""
         pairs = self.copies.pairs_M2[~self.copies.certain_M].tolist()
         usable = [(i, j) for i, j in pairs if self.usable[i] and self.usable[j] and different[i] and different[j]]
         return [(i, j) for i, j in usable if different[i] != different[j]]
 
     def paths(self, chosen: Iterable[int]) -> tuple[str, ...]:
-        """Paths of images by index, as plain text."""
+        """The paths of the images with these indices."""
         return tuple(self.dataset.paths[i] for i in chosen)
 
     def readable(self) -> list[int]:
@@ -95,18 +95,24 @@ class CheckInput:
         return list(map(int, np.flatnonzero(self.usable)))
 
     def where(self, true: Callable[[ImageInfo], bool]) -> tuple[str, ...]:
-        """Paths of the usable images whose `ImageInfo` this is true of."""
+        """Paths of the usable images for whose `ImageInfo` this is true."""
         return self.paths(i for i in self.readable() if true(self.infos[i]))
 
 
 def findings(dataset: Dataset, infos: Sequence[ImageInfo], *, copies: Copies | None = None) -> list[Finding]:
     """Run all of `CHECKS` on N images: errors first, then warnings, then notes.
 
-    `copies` are those among these N images; without them, only identical files are known to be copies. The groups of
-    the data set are taken for groups that somebody named: those of near-copies are no part of them.
+    `copies` are the copies among these N images; without them, only identical files count as copies. The groups of the
+    dataset must be named groups, without those of near-copies.
     """
     exact = exact_groups([fact.sha256 for fact in infos])
-    checked = CheckInput(dataset, infos, usable(infos), exact, Copies.none(len(infos)) if copies is None else copies)
+    checked = CheckInput(
+        dataset=dataset,
+        infos=infos,
+        usable=usable(infos),
+        exact=exact,
+        copies=Copies.none(len(infos)) if copies is None else copies,
+    )
     order = ("error", "warning", "info")
     return sorted((f for check in CHECKS for f in check(checked)), key=lambda finding: order.index(finding.severity))
 
@@ -137,7 +143,7 @@ def get_avg_size(infos: Sequence[ImageInfo]) -> tuple[float, float]:
 
 
 def unreadable(c: CheckInput) -> Iterator[Finding]:
-    """Files that cannot be used: one finding for each reason, named like it ('truncated', 'empty' ...)."""
+    """Files that cannot be used: one finding per reason, named after it ('truncated', 'empty' ...)."""
     for reason in sorted({fact.reason for fact in c.infos} - {""}):
         bad = [i for i, fact in enumerate(c.infos) if fact.reason == reason]
         what = f"{_images(len(bad), 'file')} of {len(c.infos):,} cannot be used ({reason.replace('_', ' ')})"
@@ -146,13 +152,13 @@ def unreadable(c: CheckInput) -> Iterator[Finding]:
 
 
 def rejected(c: CheckInput) -> Iterator[Finding]:
-    """Files and rows of a table that were not taken up."""
+    """Files and table rows that were rejected."""
     sentences = {
         "not_an_image_name": ("info", "{} not named like an image"),
-        "not_a_file": ("error", "{} named, but there is no such file"),
+        "not_a_file": ("error", "{} listed but missing"),
         "two_labels": ("error", "{} listed with two labels"),
         "two_splits": ("error", "{} listed in two splits"),
-        "no_permission": ("error", "{} in a folder that may not be read"),
+        "no_permission": ("error", "{} in a folder that cannot be read"),
     }
     for reason in sorted({reason for _, reason in c.dataset.rejected}):
         paths = tuple(path for path, why in c.dataset.rejected if why == reason)
@@ -162,13 +168,11 @@ def rejected(c: CheckInput) -> Iterator[Finding]:
 
 
 def wrong_extension(c: CheckInput) -> Iterator[Finding]:
-    """A PNG that is called .jpg: harmless here (the content decides), a trap for other programs."""
+    """A PNG called .jpg: harmless here (the content decides), a trap for other programs."""
     bad = [i for i in c.readable() if _suffix(c.dataset.paths[i]) not in _suffixes(c.infos[i].format)]
     if bad:
         first = f"{c.dataset.paths[bad[0]]} is a {c.infos[bad[0]].format}"
-        what = (
-            f"{_images(len(bad))} {_has(bad)} an extension of another format, for example {first}; read all the same."
-        )
+        what = f"{_images(len(bad))} {_has(bad)} the extension of another format, for example {first}; read anyway."
         yield Finding("wrong_extension", "warning", c.paths(bad), what)
 
 
@@ -197,14 +201,14 @@ def palette(c: CheckInput) -> Iterator[Finding]:
 
 
 def alpha(c: CheckInput) -> Iterator[Finding]:
-    """Transparent parts."""
-    text = "{has} an alpha channel; laid on white"
+    """Transparency."""
+    text = "{has} an alpha channel; composited on white"
     yield from _listed(c, "alpha", "info", lambda f: f.mode in ("RGBA", "LA", "PA", "RGBa", "La"), text)
 
 
 def exif_rotated(c: CheckInput) -> Iterator[Finding]:
-    """Stored on the side, with a note how to turn them."""
-    text = "{is} turned by an EXIF note; used upright"
+    """Stored rotated or mirrored, with a tag for the orientation."""
+    text = "{is} rotated by an EXIF tag; used upright"
     yield from _listed(c, "exif_rotated", "info", lambda f: f.orientation not in (0, 1), text)
 
 
@@ -270,7 +274,7 @@ def label_conflict(c: CheckInput) -> Iterator[Finding]:
 
 
 def possible_label_conflict(c: CheckInput) -> Iterator[Finding]:
-    """Near-copies with different labels: one label is wrong, or they are no copies."""
+    """Near-copies with different labels: one label is wrong, or they are not copies."""
     names = np.array([c.dataset.label_name(i) if k >= 0 else "" for i, k in enumerate(c.dataset.labels)], object)
     pairs = c.near_pairs(names)
     if pairs:
@@ -289,7 +293,7 @@ def split_leak(c: CheckInput) -> Iterator[Finding]:
     if groups:
         sets = " and ".join(name for name in ("train", "val", "test") if name in set(split[groups[0]]))
         text = (
-            f"{_members(groups)} the same image, or of one group, in different sets of the split "
+            f"{_members(groups)} the same image or from one group, but in different sets of the split "
             f"({_example(c, groups, split)}: {sets}); measured accuracy will be too high."
         )
         yield Finding("split_leak", "error", _joined(c, groups), text)
@@ -309,13 +313,13 @@ def possible_split_leak(c: CheckInput) -> Iterator[Finding]:
 
 
 def doubted_copies(c: CheckInput) -> Iterator[Finding]:
-    """Images that agree as copies do, in groups that are too large or too mixed to be believed."""
+    """Images that agree as copies do, in groups too large or too mixed to be credible."""
     pairs = [(i, j) for i, j in c.copies.doubted_K2.tolist() if c.usable[i] and c.usable[j]]
     if pairs:
         images = dict.fromkeys(i for pair in pairs for i in pair)
         text = (
-            f"{len(images):,} images agree as copies do, but in groups too large or with too many labels to be copies of one "
-            f"image ({_example_pair(c, pairs)}); they are treated as different images. If they belong together (one "
+            f"{len(images):,} images agree as copies do, but their groups are too large or have too many labels to be "
+            f"one image ({_example_pair(c, pairs)}); they are treated as different images. If they belong together (one "
             "patient, one object, one burst), name the groups: --group-column or --group-from."
         )
         yield Finding("doubted_copies", "warning", c.paths(images), text)
@@ -330,8 +334,8 @@ def class_imbalance(c: CheckInput) -> Iterator[Finding]:
     if len(counts) > 1 and counts[-1][0] > IMBALANCE * counts[0][0] > 0:
         (low, small), (high, large) = counts[0], counts[-1]
         text = (
-            f"The classes are uneven: {large!r} has {high:,} images, {small!r} {low:,}. "
-            "Look at balanced accuracy rather than accuracy."
+            f"The classes are imbalanced: {large!r} has {high:,} images, {small!r} {low:,}. "
+            "Use balanced accuracy rather than accuracy."
         )
         yield Finding("class_imbalance", "warning", (), text)
 
@@ -351,13 +355,13 @@ CHECKS: tuple[Callable[[CheckInput], Iterator[Finding]], ...] = (
     *(possible_label_conflict, possible_split_leak, doubted_copies),
     *(class_imbalance, small_class, cmyk, sixteen_bit, palette, alpha, exif_rotated, size_summary),
 )
-"""All checks, in the order in which their findings are shown (within a severity)."""
+"""All checks, in the order of their findings (within a severity)."""
 
 
 def _listed(
     c: CheckInput, check: str, severity: str, true: Callable[[ImageInfo], bool], text: str
 ) -> Iterator[Finding]:
-    """One finding with all usable images for which it is true; ``{is}`` and ``{has}`` follow their number."""
+    """One finding with all usable images for which `true` is; ``{is}`` and ``{has}`` agree with their number."""
     paths = c.where(true)
     if paths:
         sentence = text.format_map({"is": _is(paths), "has": _has(paths)})
@@ -365,7 +369,7 @@ def _listed(
 
 
 def _groups(groups: np.ndarray, among: np.ndarray) -> list[np.ndarray]:
-    """Indices of each group that has two members or more among the chosen ones, in order of the first member."""
+    """Indices of each group with two or more members in `among`, in order of the first member."""
     members = np.flatnonzero(among)
     order = members[np.argsort(groups[members], kind="stable")]
     cuts = np.flatnonzero(np.diff(groups[order])) + 1
@@ -382,7 +386,7 @@ def _members(groups: list[np.ndarray]) -> str:
 
 
 def _example(c: CheckInput, groups: list[np.ndarray], different: np.ndarray | None = None) -> str:
-    """The first two of the first group, or its first and the first that has another value of `different` (N)."""
+    """The first two of the first group, or its first and the next with another value of `different` (N)."""
     start = "for example " if len(groups) > 1 or len(groups[0]) > 2 else ""
     first = int(groups[0][0])
     others = [int(i) for i in groups[0][1:] if different is None or different[i] != different[first]]

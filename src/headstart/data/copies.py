@@ -1,14 +1,14 @@
-"""What is taken for copies of one image, and why: `data.near_duplicates.find_copies` compares images, and here it is decided.
+"""Decide which pairs are copies of one image, after `data.near_duplicates.find_copies` has compared them.
 
-Among x-rays, digits or products on one table all images are alike, and a fixed bound would make copies of them. So a pair
-has to agree well, and (`MARGIN`) several times better than either of its images agrees with any other of this very data.
-If a look-alike of this data might agree as well (`sure_score`), fine structure must agree too, unless look-alikes share
-that as well. That A is a copy of B and B one of C says nothing of A and C: the members of a group are confirmed by one of
-them (the original, say), and a group that is large or has several labels only by strong evidence.
+Among x-rays, digits or products on one table, all images look alike, and a fixed threshold would call them copies. So a
+pair has to agree well, and (`MARGIN`) several times better than either image agrees with any other in the same dataset.
+If look-alikes in this dataset might agree as well (`sure_score`), fine structure must agree too, unless look-alikes
+share that as well. If A is a copy of B and B of C, A and C need not be copies: one member of a group (the original,
+say) confirms the others, and a group that is large or has several labels needs strong evidence.
 
-The labels are a free check: true copies hardly ever have two labels, look-alikes do at a rate that this very data shows.
-That gives `Copies.false_share`. The bounds were chosen on nine sets (see LOG.md), and `benchmarks/duplicates.py` tells what
-they do. Costs microseconds per pair.
+The labels are a free check: true copies rarely have two labels; look-alikes do, at a rate that the dataset shows.
+`Copies.false_share` follows from that. The thresholds were chosen on nine datasets (see LOG.md), and
+`benchmarks/duplicates.py` measures their effect. Costs microseconds per pair.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ import numpy as np
 from headstart.data.duplicates import merge_groups
 
 FLOOR = 0.6
-"""Score that copies reach: at most 0.25 of the variance differs."""
+"""Minimum score of copies: at most 0.25 of the variance differs."""
 LOWEST, CEILING = 1.2, 1.6
 """Bounds of `sure_score`: 0.06 and 0.025 of the variance differ."""
 MARGIN = 0.55
-"""Powers of ten by which a copy differs less than the most alike other image: 3.5 times."""
+"""Powers of ten by which a copy must differ less than the most similar other image: a factor of 3.5."""
 REACH = 2.6
-"""How far `sure_score` lies beyond the middle of the look-alikes, in steps from there to their upper tenth."""
+"""Distance of `sure_score` from the median of the look-alikes, in units of the 90th percentile's distance."""
 FINE = 0.8
-"""Correlation of fine structure that confirms a pair which is not sure."""
+"""Correlation of fine structure that confirms an unsure pair."""
 CONTRARY = 0.2
-"""Correlation of fine structure below which a pair is none although it is sure: stripes of one kind, say."""
+"""Correlation of fine structure below which even a sure pair is rejected: stripes of one kind, say."""
 SHARED_DETAIL = 0.6
-"""If fine structure of a tenth of the look-alikes agrees by more than that, it confirms nothing in this data."""
+"""If the fine structure of a tenth of the look-alikes agrees by more than this, it confirms nothing in this dataset."""
 STRONG = 0.3
-"""Powers of ten beyond `sure_score` from which on nothing else is asked; a pair with two labels needs it, and a member of
-a large group."""
+"""Powers of ten above `sure_score` at which no further evidence is needed; pairs with two labels and members of a large
+group must reach it."""
 LARGE = 10
 """Images above which a group is large."""
 
@@ -46,14 +46,14 @@ ScoreOf = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Copies:
-    """Pairs of N images that are taken for copies of each other, the surest first; M pairs.
+    """Pairs of N images that count as copies of each other, the surest first; M pairs.
 
-    `pairs_M2` int64, i < j. `difference_M` float64: the part of the images' variance that differs once they are laid over
-    each other, 0 for the same pixels. `certain_M` bool: the same file, or the same pixels. `groups_N` int64: one number
-    for the images that confirm each other as copies. `limit`: the largest difference that is sure to be a copy in this
-    data. `doubted_K2`: pairs that agree as well, but whose group was too large or had several labels, and was taken apart.
-    `false_share`: the estimated share of wrong pairs among those that are not certain, from how many of them have two
-    labels; None where that cannot be told.
+    `pairs_M2` int64, i < j. `difference_M` float64: the fraction of the images' variance that differs once they are
+    aligned, 0 for the same pixels. `certain_M` bool: the same file, or the same pixels. `groups_N` int64: one number
+    per group of images that confirm each other as copies. `limit`: the largest difference of certain copies in this
+    dataset. `doubted_K2`: pairs that agree as well, but whose group was too large or had several labels, and was split
+    up. `false_share`: the estimated fraction of wrong pairs among the uncertain ones, from how many of them have two
+    labels; None if it cannot be estimated.
     """
 
     pairs_M2: np.ndarray
@@ -70,7 +70,7 @@ class Copies:
         return cls(np.empty((0, 2), np.int64), np.empty(0), np.empty(0, bool), np.arange(n))
 
     def without(self, pairs: Sequence[tuple[int, int]]) -> Copies:
-        """The same without pairs that somebody says are no copies; the groups that they held together fall apart."""
+        """The same without pairs that a person says are not copies; groups that only they held together are split."""
         refused = {(min(pair), max(pair)) for pair in pairs}
         keep = np.array([tuple(pair) not in refused for pair in self.pairs_M2.tolist()], bool)
         groups_N = self.groups_N.copy()
@@ -88,7 +88,7 @@ class Copies:
         )
 
     def among(self, places_N: np.ndarray, n: int) -> Copies:
-        """The same among n images, where these N have the places `places_N`; the others are copies of nothing."""
+        """The same among n images, of which these N have the indices `places_N`; the others have no copies."""
         _, first, which = np.unique(self.groups_N, return_index=True, return_inverse=True)
         groups_n = np.arange(n, dtype=np.int64)
         groups_n[places_N] = places_N[first][which]
@@ -107,18 +107,18 @@ def score(difference: np.ndarray) -> np.ndarray:
 def confirm(
     n: int, pairs_M2: np.ndarray, score_M: np.ndarray, labels_N: np.ndarray, *, detail_of: DetailOf, score_of: ScoreOf
 ) -> Copies:
-    """Those of the pairs i < j, each of a `score` and given once, that are copies, and the groups that they make.
+    """Select the copies among pairs i < j, each with a `score` and listed once, and group them.
 
-    `detail_of` and `score_of` give the agreement of fine structure and the score of further pairs (K, 2). `certain_M` is
-    False: whether pixels are equal is for others to see.
+    `detail_of` and `score_of` return the agreement of fine structure and the score of further pairs (K, 2). `certain_M`
+    is False: the caller checks for equal pixels.
     """
     apart_M = (score_M >= FLOOR) & (margins(n, pairs_M2, score_M) >= MARGIN)
     sure = sure_score(n, pairs_M2[~apart_M], score_M[~apart_M])
-    taken_M = _taken(pairs_M2, score_M, apart_M, sure, detail_of)
+    accepted_M = _accepted(pairs_M2, score_M, apart_M, sure, detail_of)
     needed_M = np.where(_two_labels(pairs_M2, labels_N), sure + STRONG, 0)
-    strong_M = taken_M & (score_M >= needed_M)
+    strong_M = accepted_M & (score_M >= needed_M)
     groups_N = _groups(n, pairs_M2[strong_M], score_M[strong_M], sure, score_of)
-    kept_M = taken_M & (groups_N[pairs_M2[:, 0]] == groups_N[pairs_M2[:, 1]])
+    kept_M = accepted_M & (groups_N[pairs_M2[:, 0]] == groups_N[pairs_M2[:, 1]])
     order = np.argsort(-score_M[kept_M], kind="stable")
     return Copies(
         pairs_M2[kept_M][order],
@@ -126,24 +126,24 @@ def confirm(
         np.zeros(int(kept_M.sum()), bool),
         groups_N,
         limit=float(10.0**-sure),
-        doubted_K2=pairs_M2[taken_M & ~kept_M],
-        false_share=_false_share(pairs_M2, labels_N, taken_M, (score_M > 0) & ~apart_M),
+        doubted_K2=pairs_M2[accepted_M & ~kept_M],
+        false_share=_false_share(pairs_M2, labels_N, accepted_M, (score_M > 0) & ~apart_M),
     )
 
 
 def margins(n: int, pairs_M2: np.ndarray, score_M: np.ndarray) -> np.ndarray:
-    """(M,): how much better each pair agrees than its images do with those that are not their copies.
+    """(M,): how much better each pair agrees than its images agree with images that are not their copies.
 
-    The copies of one image are those before the widest gap in its list of scores, best first; the margin of a pair is the
-    widest gap after it, for either image, whichever is less. So ten copies of one image do not rule each other out.
+    The copies of an image come before the widest gap in its list of scores, best first; the margin of a pair is the
+    widest gap after it, for either image, whichever is smaller. So ten copies of one image do not rule each other out.
 
     >>> margins(4, np.array([[0, 1], [0, 2], [1, 3]]), np.array([2.0, 0.5, 0.25])).tolist()
     [1.5, 0.5, 0.25]
     """
     order = np.concatenate([np.arange(len(pairs_M2))] * 2)
     image = pairs_M2.T.ravel()
-    place = np.lexsort((-score_M[order], image))
-    image, order = image[place], order[place]
+    by_score = np.lexsort((-score_M[order], image))
+    image, order = image[by_score], order[by_score]
     after = np.zeros(len(order))
     follows = image[1:] == image[:-1]
     after[:-1][follows] = score_M[order[1:]][follows]
@@ -157,9 +157,9 @@ def margins(n: int, pairs_M2: np.ndarray, score_M: np.ndarray) -> np.ndarray:
 
 
 def sure_score(n: int, pairs_M2: np.ndarray, score_M: np.ndarray) -> float:
-    """The score that look-alikes do not reach, from those pairs of n images that are look-alikes.
+    """The score that look-alikes do not reach, from the look-alike pairs of n images.
 
-    Of each image its most alike other one; then as far beyond the middle of these as `REACH` says.
+    Computed from each image's best score: the median, plus `REACH` times the distance to the 90th percentile.
     """
     best_N = np.zeros(n)
     for column in (0, 1):
@@ -168,20 +168,20 @@ def sure_score(n: int, pairs_M2: np.ndarray, score_M: np.ndarray) -> float:
     return float(np.clip(middle + REACH * (upper - middle), LOWEST, CEILING))
 
 
-def _taken(
+def _accepted(
     pairs_M2: np.ndarray, score_M: np.ndarray, apart_M: np.ndarray, sure: float, detail_of: DetailOf
 ) -> np.ndarray:
-    """bool (M,): pairs of a strong score; sure ones whose fine structure does not say the contrary; others whose fine
+    """bool (M,): pairs with a strong score; sure pairs whose fine structure does not contradict; others whose fine
     structure agrees, unless that of look-alikes does too."""
-    taken_M = apart_M & (score_M >= sure + STRONG)
-    asked = np.flatnonzero(apart_M & ~taken_M)
-    if len(asked):
+    accepted_M = apart_M & (score_M >= sure + STRONG)
+    unsure = np.flatnonzero(apart_M & ~accepted_M)
+    if len(unsure):
         alike = np.flatnonzero(~apart_M)
         alike = alike[np.argsort(-score_M[alike], kind="stable")][:400]
-        telling = not len(alike) or np.quantile(detail_of(pairs_M2[alike]), 0.9) <= SHARED_DETAIL
-        needed = np.where(score_M[asked] >= sure, CONTRARY, FINE if telling else np.inf)
-        taken_M[asked] = detail_of(pairs_M2[asked]) >= needed
-    return taken_M
+        informative = not len(alike) or np.quantile(detail_of(pairs_M2[alike]), 0.9) <= SHARED_DETAIL
+        needed = np.where(score_M[unsure] >= sure, CONTRARY, FINE if informative else np.inf)
+        accepted_M[unsure] = detail_of(pairs_M2[unsure]) >= needed
+    return accepted_M
 
 
 def _two_labels(pairs_M2: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
@@ -191,7 +191,7 @@ def _two_labels(pairs_M2: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
 
 
 def _groups(n: int, pairs_M2: np.ndarray, score_M: np.ndarray, sure: float, score_of: ScoreOf) -> np.ndarray:
-    """int64 (n,): of images that are connected, those that the best connected one confirms; then of the rest, and so on."""
+    """int64 (n,): each group is the best connected of the connected images and those it confirms; then the rest."""
     connected_N = merge_groups(n, pairs_M2)
     near: dict[int, dict[int, float]] = {}
     for (i, j), value in zip(pairs_M2.tolist(), score_M.tolist(), strict=True):
@@ -207,35 +207,37 @@ def _groups(n: int, pairs_M2: np.ndarray, score_M: np.ndarray, sure: float, scor
 
 
 def _stars(members: list[int], near: dict[int, dict[int, float]], sure: float, score_of: ScoreOf) -> list[list[int]]:
-    """The members in groups around the best connected of them; images that were not compared with it are now."""
+    """Group the members around the best connected one; images not yet compared with it are compared now."""
     left, stars = list(members), []
     while len(left) > 1:
         hub = _best_connected(left, near)
         others = [i for i in left if i != hub]
         unknown = [i for i in others if i not in near[hub]]
-        found = {i: near[hub][i] for i in others if i in near[hub]}
+        confirmed = {i: near[hub][i] for i in others if i in near[hub]}
         if unknown:
             pairs = np.array([(min(hub, i), max(hub, i)) for i in unknown])
-            found |= {i: v for i, v in zip(unknown, score_of(pairs).tolist(), strict=True) if v >= sure}
-        if len(found) >= LARGE:
-            found = {i: v for i, v in found.items() if v >= sure + STRONG}
-        stars.append([hub, *found])
-        left = [i for i in others if i not in found]
+            confirmed |= {i: v for i, v in zip(unknown, score_of(pairs).tolist(), strict=True) if v >= sure}
+        if len(confirmed) >= LARGE:
+            confirmed = {i: v for i, v in confirmed.items() if v >= sure + STRONG}
+        stars.append([hub, *confirmed])
+        left = [i for i in others if i not in confirmed]
     return stars
 
 
 def _best_connected(images: list[int], near: dict[int, dict[int, float]]) -> int:
-    """Of some images the one with the most pairs among them; of several, the one with the highest scores."""
+    """The image with the most pairs among these images; of several, the one with the highest scores."""
     among = set(images)
     scores = {i: [value for j, value in near[i].items() if j in among] for i in images}
     return max(images, key=lambda i: (len(scores[i]), sum(scores[i]), -i))
 
 
-def _false_share(pairs_M2: np.ndarray, labels_N: np.ndarray, taken_M: np.ndarray, alike_M: np.ndarray) -> float | None:
-    """Of the pairs taken, the share that is wrong if wrong ones have two labels as often as other look-alikes do."""
-    known_M = (labels_N[pairs_M2] >= 0).all(axis=1)
+def _false_share(
+    pairs_M2: np.ndarray, labels_N: np.ndarray, accepted_M: np.ndarray, alike_M: np.ndarray
+) -> float | None:
+    """Fraction of the accepted pairs that is wrong if wrong ones have two labels as often as other look-alikes."""
+    labelled_M = (labels_N[pairs_M2] >= 0).all(axis=1)
     two_M = _two_labels(pairs_M2, labels_N)
-    taken, alike = known_M & taken_M, known_M & alike_M
-    if not taken.any() or (two_M & alike).sum() < 5:
+    accepted, alike = labelled_M & accepted_M, labelled_M & alike_M
+    if not accepted.any() or (two_M & alike).sum() < 5:
         return None
-    return float(min(1.0, two_M[taken].mean() / two_M[alike].mean()))
+    return float(min(1.0, two_M[accepted].mean() / two_M[alike].mean()))

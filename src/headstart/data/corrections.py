@@ -5,13 +5,13 @@
     cat/9.jpg,cat,dog,0.01886,,x
     cat/3.jpg,cat,dog,0.09468,,
 
-`headstart check DATA --write-corrections corrections.csv` writes one with a row for each suspected label and nothing to be
-done; a person fills in `new_label`, or puts an x into `drop`, and gives it back with `--corrections corrections.csv`. A row
-with neither does nothing. Only `path` and one of `new_label` and `drop` must be there. Spreadsheets may have saved it with
-semicolons.
+`headstart check DATA --write-corrections corrections.csv` writes one row per suspected label, without a change; a
+person fills in `new_label`, or puts an x into `drop`, and passes the table to `--corrections corrections.csv`. A row
+with neither has no effect. Only `path` and one of `new_label` and `drop` are required. Semicolons, as some spreadsheets
+save them, are accepted.
 
-Costs milliseconds per 10,000 rows. Not for labelling a data set from nothing: a table of paths and labels is data of its
-own, and a class that the data does not have is refused here as a slip of the pen.
+Costs milliseconds per 10,000 rows. Not for labelling a dataset from scratch: a table of paths and labels is data in its
+own right, and a class that is not in the data is refused here as a typo.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CORRECTIONS_HEADER = ("path", "label", "suggested", "label_quality", "new_label"
 
 @dataclass(frozen=True)
 class Correction:
-    """One row. An empty `new_label` leaves the label as it is; `label` is the one that the image had, '' if not said."""
+    """One row. An empty `new_label` keeps the label; `label` is the label before the correction, '' if not given."""
 
     path: str
     label: str
@@ -47,14 +47,13 @@ class Correction:
 
     @property
     def idle(self) -> bool:
-        """Whether it leaves everything as it is."""
+        """Whether the row changes nothing."""
         return not self.new_label and not self.drop
 
 
 @dataclass(frozen=True)
 class Corrections:
-    """The rows of a table of corrections. Without any (as `read_corrections(None)` gives it) it is false and changes
-    nothing."""
+    """The rows of a table of corrections. False if none of them changes anything, as from `read_corrections(None)`."""
 
     source: Path
     rows: tuple[Correction, ...] = ()
@@ -64,63 +63,63 @@ class Corrections:
 
     @property
     def relabelled(self) -> int:
-        """How many rows give another label."""
+        """Number of rows with another label."""
         return sum(bool(row.new_label) for row in self.rows)
 
     @property
     def dropped(self) -> int:
-        """How many rows leave an image out."""
+        """Number of rows that leave an image out."""
         return sum(row.drop for row in self.rows)
 
     def among(self, paths: Iterable[str]) -> Corrections:
-        """Only the rows that are about one of these paths."""
-        known = set(paths)
-        return replace(self, rows=tuple(row for row in self.rows if row.path in known))
+        """Only the rows for these paths."""
+        wanted = set(paths)
+        return replace(self, rows=tuple(row for row in self.rows if row.path in wanted))
 
     def applied_to(self, dataset: Dataset) -> Dataset:
-        """The data set with these labels, and without the images that are to be left out.
+        """The dataset with these labels, and without the images to leave out.
 
-        Raises `BadLabels`, naming every row that does not fit at once: paths that are not in the data, or twice in the
-        table; classes that the data does not have; labels that were not those of the data; rows that ask for both.
+        Raises `BadLabels`, which names all rows that do not fit: paths that are not in the data, or twice in the table;
+        classes that are not in the data; labels that differ from the data; rows with both a new label and an x.
         """
         if not self.rows:
             return dataset
-        place = {path: i for i, path in enumerate(dataset.paths)}
-        problems = list(self._problems(dataset, place))
+        index = {path: i for i, path in enumerate(dataset.paths)}
+        problems = list(self._problems(dataset, index))
         if problems:
             hints = dict.fromkeys(hint for _, hint in problems if hint)
             raise BadLabels(f"{self.source}: {'; '.join(text for text, _ in problems)}.", hint="\n".join(hints))
         log.info("Corrections in %s: %s.", self.source, given_and_left_out(self.relabelled, self.dropped))
         labels, keep = dataset.labels.copy(), np.ones(len(dataset), bool)
         for row in self.rows:
-            keep[place[row.path]] = not row.drop
+            keep[index[row.path]] = not row.drop
             if row.new_label:
-                labels[place[row.path]] = dataset.classes.index(row.new_label)
+                labels[index[row.path]] = dataset.classes.index(row.new_label)
         return replace(dataset, labels=labels).take(keep)
 
     def write(self, path: Path) -> None:
-        """Write the rows that change something, as they can be given back. Raises `WriteError`."""
+        """Write the rows that change something, ready to be read again. Raises `WriteError`."""
         write_csv(path, CORRECTIONS_HEADER, [_cells(row) for row in self.rows if not row.idle])
 
-    def _problems(self, dataset: Dataset, place: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-        """(what is wrong, what to do next) for each kind of row that does not fit."""
-        strangers = [row.path for row in self.rows if row.path not in place]
-        if strangers:
-            near = near_names(strangers[0], list(place), n=1) if len(place) <= 10_000 else ""
+    def _problems(self, dataset: Dataset, index: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+        """(problem, hint) for each kind of row that does not fit."""
+        missing = [row.path for row in self.rows if row.path not in index]
+        if missing:
+            near = near_names(missing[0], list(index), n=1) if len(index) <= 10_000 else ""
             hint = near or f"Expected paths relative to {dataset.root}."
-            yield counted("a path that is not in the data", map(repr, strangers)), hint
+            yield counted("a path that is not in the data", map(repr, missing)), hint
         twice = [repr(path) for path, n in Counter(row.path for row in self.rows).items() if n > 1]
         if twice:
-            yield counted("more than one row", twice, "path"), "Keep one row for each image."
+            yield counted("more than one row", twice, "path"), "Keep one row per image."
         unknown = {row.new_label: row for row in self.rows if row.new_label and row.new_label not in dataset.classes}
         if unknown:
             listed = [f"{name!r} for {row.path!r}" for name, row in unknown.items()]
-            yield counted("a new_label that is no class of the data", listed), _near_class(unknown, dataset)
-        here = {row.path: dataset.label_name(place[row.path]) for row in self.rows if row.path in place}
-        stale = [row for row in self.rows if row.path in here and row.label not in ("", here[row.path])]
-        stale = [row for row in stale if not row.idle and row.new_label != here[row.path]]
+            yield counted("a new_label that is not a class in the data", listed), _near_class(unknown, dataset)
+        current = {row.path: dataset.label_name(index[row.path]) for row in self.rows if row.path in index}
+        stale = [row for row in self.rows if row.path in current and row.label not in ("", current[row.path])]
+        stale = [row for row in stale if not row.idle and row.new_label != current[row.path]]
         if stale:
-            listed = [f"{row.path!r}: {row.label!r}, in the data {here[row.path]!r}" for row in stale]
+            listed = [f"{row.path!r}: {row.label!r}, in the data {current[row.path]!r}" for row in stale]
             yield counted("a label that is not the one in the data", listed), "Was the table made for other data?"
         both = [repr(row.path) for row in self.rows if row.drop and row.new_label]
         if both:
@@ -128,20 +127,20 @@ class Corrections:
 
 
 def read_corrections(path: Path | None) -> Corrections:
-    """The rows of a table of corrections; none for None. Raises `MissingData`, `BadLabels` (no such table)."""
+    """The rows of a table of corrections; none for None. Raises `MissingData`, `BadLabels` (not such a table)."""
     if path is None:
         return Corrections(Path())
-    place = Path(path)
+    table = Path(path)
     cells = edited_rows(
-        place,
+        table,
         what="table of corrections",
         fits=lambda header: "path" in header and bool({"new_label", "drop"} & header),
         expected="path and new_label or drop",
         hint="`headstart check DATA --labels --write-corrections corrections.csv` writes one.",
         error=BadLabels,
     )
-    check_ticks(place, cells, "drop", BadLabels)
-    return Corrections(place, tuple(_correction(row) for row in cells))
+    check_ticks(table, cells, "drop", BadLabels)
+    return Corrections(table, tuple(_correction(row) for row in cells))
 
 
 def write_suspects(path: Path, rows: Iterable[tuple[str, str, str, float]]) -> None:
@@ -153,7 +152,12 @@ def _correction(row: Mapping[str, str]) -> Correction:
     drop = bool(ticked(row.get("drop", "")))
     new_label = row.get("new_label", "").strip()
     return Correction(
-        row["path"], row.get("label", ""), row.get("suggested", ""), row.get("label_quality", ""), new_label, drop
+        path=row["path"],
+        label=row.get("label", ""),
+        suggested=row.get("suggested", ""),
+        label_quality=row.get("label_quality", ""),
+        new_label=new_label,
+        drop=drop,
     )
 
 
@@ -169,9 +173,9 @@ def _near_class(unknown: Mapping[str, Correction], dataset: Dataset) -> str:
 
 
 def given_and_left_out(labels: int, images: int) -> str:
-    """What corrections come to, in words.
+    """A summary of corrections.
 
     >>> given_and_left_out(1, 2)
-    '1 label given, 2 images left out'
+    '1 label changed, 2 images left out'
     """
-    return f"{labels:,} label{'s' * (labels != 1)} given, {images:,} image{'s' * (images != 1)} left out"
+    return f"{labels:,} label{'s' * (labels != 1)} changed, {images:,} image{'s' * (images != 1)} left out"

@@ -1,9 +1,9 @@
-"""What a person decided about the images of a data set: corrections of labels, and pairs that are no copies.
+"""A person's decisions about the images of a dataset: corrections of labels, and pairs that are not copies.
 
     headstart.train("photos", out="run", curation=Curation(corrections="corrections.csv"))
 
-Both are tables that `headstart check` writes and somebody edits (`data.corrections`, `data.not_copies`). Costs nothing: it
-only names them.
+Both are tables that `headstart check` writes and a person edits (`data.corrections`, `data.not_copies`). Costs nothing:
+only their paths are kept.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Curation:
-    """Tables of what a person decided; the data itself stays as it is.
+    """Tables of a person's decisions; the data itself stays unchanged.
 
     >>> [table.name for table in Curation(corrections="corrections.csv").tables]
     ['corrections.csv']
     """
 
     corrections: Path | None = None
-    """CSV of corrections (labels, images to leave out) to apply; the data itself stays as it is."""
+    """CSV of corrections (labels, images to leave out) to apply; the data itself stays unchanged."""
     not_copies: Path | None = None
-    """CSV of copies with an x in not_copies where a pair is none (checks-copies.csv of check)."""
+    """CSV of copies with an x in not_copies where a pair is not a copy (checks-copies.csv of check)."""
 
     def __post_init__(self) -> None:
         for name in ("corrections", "not_copies"):  # where text was given
@@ -32,5 +32,5 @@ class Curation:
 
     @property
     def tables(self) -> list[Path]:
-        """The tables that are given."""
+        """The given tables."""
         return [table for table in (self.corrections, self.not_copies) if table is not None]

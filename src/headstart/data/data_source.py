@@ -1,16 +1,16 @@
-"""Everything that can be given as data, and how each becomes a `Dataset` of files.
+"""The supported data sources, and how each becomes a `Dataset` of files.
 
 | given | opened by | labels |
 |---|---|---|
-| a folder | `data.image_folder` | its class folders; without such, a table beside or the file names (`data.infer_labels`) |
+| a folder | `data.image_folder` | its class folders, else a table beside them or the file names (`data.infer_labels`) |
 | a folder and `label_from` | `data.match_files` | the file names |
 | a folder and columns | `data.infer_labels` | the table in it that has these columns |
 | a table (CSV, TSV, parquet, JSON Lines) | `data.match_files` | its label column, or a column per class |
-| parquet with images, WebDataset shards; a folder of them, `shard-{000..009}.tar` | `data.shards.writing` | as in them |
+| parquet with images, WebDataset shards; a folder of them, `shard-{000..009}.tar` | `data.shards.writing` | their own |
 | an archive (zip, tar, tar.gz, ...) of any of these | `data.archives.unpacking` | as above |
 
 Images that belong together (one patient, one camera) are named by a column or by a pattern in their paths
-(`data.groups`). Archives and shards are written out once, into the user's cache. Not for data on other machines: download
+(`data.groups`). Archives and shards are unpacked once, into the user's cache. Not for data on other machines: download
 it first.
 """
 
@@ -37,34 +37,34 @@ from headstart.io.progress import log
 
 @dataclass(frozen=True)
 class DataSource:
-    """Images, where their labels stand, and which of them belong together. All but the place may be left out.
+    """Images, the source of their labels, and which of them belong together. Only the place is required.
 
     >>> DataSource(Path("photos"), label_from="^(cat|dog)").options
     {'label_from': '^(cat|dog)'}
     """
 
     place: Path
-    """Folder of class folders or of split folders (train, val, test); a table with a path and a label column; an archive of
-    these; or shards of images (parquet, WebDataset)."""
+    """Folder of class folders or of split folders (train, val, test); a table with a path and a label column; an
+    archive of these; or shards of images (parquet, WebDataset)."""
     label_from: str = field(default="", metadata={"section": "Labels and groups"})
-    """Regular expression for the labels in the file names, such as '^(cat|dog)': the group called label, or the first one,
-    or the whole match is the label."""
+    """Regular expression for the labels in the file names, such as '^(cat|dog)': the group called label, or the first
+    one, or the whole match is the label."""
     label_column: str = ""
-    """Column of the labels, in a table or in shards; for WebDataset an ending (cls) or a key of the .json."""
+    """Column of the labels, in a table or in shards; for WebDataset an extension (cls) or a key of the .json."""
     path_column: str = ""
-    """Column that names the images, or that holds them."""
+    """Column with the paths of the images, or with the images."""
     group_column: str = ""
-    """Column whose equal values mark images that have to stay in one set of a split (a patient, a camera), in a table or
-    in shards; without it, a column called group."""
+    """Column whose equal values mark images that have to stay in one set of a split (a patient, a camera), in a table
+    or in shards; without it, a column called group."""
     group_from: str = ""
     """Regular expression for such groups in the paths of the images, such as 'person(\\d+)': the group called group, or
     the first one, or the whole match names the group."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "place", Path(self.place))  # where text was given
+        object.__setattr__(self, "place", Path(self.place))  # text is accepted
 
     def open(self) -> Dataset:
-        """The images with their labels. Raises `DataError`, and `WriteError` if the cache cannot take what is unpacked."""
+        """Open the images with their labels. Raises `DataError`, and `WriteError` if the cache cannot be written."""
         self._check_options()
         shards = shards_at(self.place, self.path_column)
         if shards:
@@ -80,46 +80,46 @@ class DataSource:
         raise MissingData(f"{self.place}: there is no such folder or table.", hint=nearest(self.place))
 
     def _check_options(self) -> None:
-        """Raise `BadLabels` for a pattern that is none, and for two options that contradict each other."""
+        """Raise `BadLabels` for an invalid pattern, and for two options that contradict each other."""
         if self.label_from:
             compiled(self.label_from)
         if self.group_from:
             compiled(self.group_from, what="group")
         if self.label_from and self.label_column:
             raise BadLabels(
-                f"label_from {self.label_from!r} and label_column {self.label_column!r} are both given; one was expected.",
+                f"label_from {self.label_from!r} and label_column {self.label_column!r} are both given; expected one.",
                 hint="Give label_from for labels in file names, label_column for those in a table.",
             )
         if self.group_from and self.group_column:
             raise BadLabels(
-                f"group_from {self.group_from!r} and group_column {self.group_column!r} are both given; one was expected.",
+                f"group_from {self.group_from!r} and group_column {self.group_column!r} are both given; expected one.",
                 hint="Give group_from for groups in the paths of the images, group_column for those in a table.",
             )
 
     @property
     def groups_named_by(self) -> str:
-        """What names the groups, in the words of a message."""
+        """The source of the groups, as worded in messages."""
         if self.group_from:
             return f"--group-from {shlex.quote(self.group_from)}"
         return f"--group-column {shlex.quote(self.group_column)}" if self.group_column else "the column of groups"
 
     def as_dict(self) -> dict[str, str]:
-        """The fields as text, for a run folder; `from_dict` takes them."""
+        """The fields as text, for a run folder; `from_dict` reads them."""
         return {**asdict(self), "place": str(self.place)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, str]) -> DataSource:
-        """The source that `as_dict` described; keys that are missing are empty, others are not read."""
+        """The source that `as_dict` described; missing keys are empty, unknown keys are ignored."""
         texts = {field.name: str(values.get(field.name, "")) for field in fields(cls) if field.name != "place"}
         return cls(Path(values["place"]), **texts)
 
     @property
     def options(self) -> dict[str, str]:
-        """The fields that are given, but for the place."""
+        """The given fields, without the place."""
         return {name: value for name, value in self.as_dict().items() if value and name != "place"}
 
     def words(self) -> list[str]:
-        """As one writes it on a command line: the place, then the options that are given."""
+        """The source as written on a command line: the place, then the given options."""
         options = (f"--{name.replace('_', '-')}={value}" for name, value in self.options.items())
         return [str(self.place), *options]
 
@@ -164,8 +164,8 @@ class DataSource:
         self._check_groups(rows)
         rows = self._with_pattern(rows, [row.path for row in rows])
         dataset = self._grouped_by_paths(open_table(self.place, rows))
-        told = replace(columns, group=columns.group or self.group_from)
-        unused, proposal = about_columns(self.place.name, header, cells, told, [row.label for row in rows])
+        used = replace(columns, group=columns.group or self.group_from)
+        unused, proposal = about_columns(self.place.name, header, cells, used, [row.label for row in rows])
         return replace(dataset, unused=unused, proposal=proposal)
 
     def _open_shards(self, shards: list[Path]) -> Dataset:
@@ -189,14 +189,14 @@ class DataSource:
             check_group_column(self.place, self.group_column, [row.group for row in rows])
 
     def _grouped_by_paths(self, dataset: Dataset, names: Mapping[str, str] = MappingProxyType({})) -> Dataset:
-        """With groups by `group_from` if that is given; `names` are what the images were called in their shards."""
+        """The dataset with groups by `group_from`, if given; `names`: {path: name of the image in its shard}."""
         if not self.group_from:
             return dataset
         paths = [names.get(path) or path for path in dataset.paths]
         return with_groups(dataset, groups_from_paths(self.place, paths, self.group_from))
 
     def _with_pattern(self, rows: list[LabelRow], names: list[str]) -> list[LabelRow]:
-        """The rows, with labels by `label_from` if that is given."""
+        """The rows, with labels by `label_from`, if given."""
         if not self.label_from:
             return rows
         labels = labels_from_names(self.place, names, self.label_from)
@@ -204,12 +204,12 @@ class DataSource:
 
 
 def as_source(data: Path | str | DataSource) -> DataSource:
-    """A source as it is; a path as one that says nothing of labels."""
+    """A source unchanged; a path as a source without options."""
     return data if isinstance(data, DataSource) else DataSource(Path(data))
 
 
 def _not_a_dataset(place: Path) -> MissingData:
     return MissingData(
-        f"{place}: is a file; a folder of images or a table ({', '.join(TABLES)}) was expected.",
+        f"{place}: is a file; expected a folder of images or a table ({', '.join(TABLES)}).",
         hint=f"Give the folder that it is in: {place.parent}",
     )

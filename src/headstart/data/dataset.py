@@ -1,8 +1,8 @@
-"""`Dataset`: images with their labels, and the split that came with them; what the names of files and folders mean.
+"""`Dataset`: images with their labels, and the split that came with them; and the meaning of file and folder names.
 
-All that can be given as data ends here, in `dataset_of`: see `data.data_source` for what that is. Nothing is opened: whether
-a file is an image is found out later, so that a bad one is named by `headstart check` and not passed over in silence.
-Costs some 300 bytes per image.
+Every data source (see `data.data_source`) ends up in `dataset_of`. No image is opened: whether a file is an image is
+checked later, so that `headstart check` reports a bad one instead of it being skipped silently. Costs about 300 bytes
+per image.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OTHERS = (
 )
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz", ".zst")
 TABLES = (".csv", ".tsv", ".parquet")
-"""Extensions that are read as a table."""
+"""Extensions of tables."""
 SKIPPED = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
 SPLITS = ("train", "val", "test")
 
@@ -45,14 +45,14 @@ _PLAIN_NAME = re.compile(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split(OneLineRepr):
-    """Which rows of a data set are in which set: int64 arrays, each in ascending order."""
+    """The rows of a dataset in each set: int64 arrays, in ascending order."""
 
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
 
     def summary(self) -> str:
-        """How many images each set has."""
+        """The number of images in each set, as text."""
         return ", ".join(f"{name} {count}" for name, count in self.facts())
 
     def facts(self) -> list[tuple[str, str]]:
@@ -69,41 +69,41 @@ class Split(OneLineRepr):
 class Dataset(OneLineRepr):
     """Images with their labels. N images, K classes.
 
-    Only labelled images have a split; an image whose label is unknown has ``''``.
+    Only labelled images have a split; the others have ``''``.
     """
 
     root: Path
     """Folder that `paths` are relative to."""
     paths: tuple[str, ...]
-    """N file names with ``/`` between their parts, sorted; names that are not Unicode are surrogate-escaped."""
+    """N paths with ``/`` as separator, sorted; names that are not Unicode are surrogate-escaped."""
     labels: np.ndarray
     """int64 (N,): index into `classes`, -1 = unknown."""
     classes: tuple[str, ...]
-    """K names, sorted as text. A class may be without images: see `require_trainable`."""
+    """K names, sorted as text. A class may have no images: see `require_trainable`."""
     split: np.ndarray
-    """'<U5' (N,): 'train', 'val', 'test', or '' where it is not decided."""
+    """'<U5' (N,): 'train', 'val', 'test', or '' = undecided."""
     groups: np.ndarray
-    """int64 (N,): images with one number stay in one set of a split."""
+    """int64 (N,): images with the same number stay in one set of a split."""
     rejected: tuple[tuple[str, str], ...] = ()
-    """(path, reason) of files and rows that could not be taken up."""
+    """(path, reason) of files and rows that could not be used."""
     unused: str = ""
-    """A sentence on the columns of its table that are not used, '' if there are none."""
+    """A sentence about unused columns of its table, '' if there are none."""
     proposal: str = ""
-    """A sentence on the column of its table that looks like groups, '' if none does or groups are named."""
+    """A sentence about a column of its table that looks like groups, '' if none does or groups are named."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def summary(self) -> str:
-        """How many images and classes, and where."""
+        """The number of images and classes, and where they are."""
         return f"{len(self):,} images, {len(self.classes)} classes, in {self.root}"
 
     def facts(self) -> list[tuple[str, str]]:
         """Images, sets of the split, and classes."""
         sets = {name: int((self.split == name).sum()) for name in ("train", "val", "test")}
         counts = {name: int((self.labels == k).sum()) for k, name in enumerate(self.classes)}
-        known = {name: n for name, n in sets.items() if n} | {"unlabelled": int((self.labels < 0).sum()) or None}
-        return list(short_facts({"root": str(self.root), "images": len(self), **known, "classes": counts}))
+        sizes = {name: n for name, n in sets.items() if n} | {"unlabelled": int((self.labels < 0).sum()) or None}
+        return list(short_facts({"root": str(self.root), "images": len(self), **sizes, "classes": counts}))
 
     @property
     def sets(self) -> Split:
@@ -112,20 +112,20 @@ class Dataset(OneLineRepr):
 
     @property
     def lost(self) -> dict[str, str]:
-        """{path: reason} of `rejected`, less the files that were never meant to be images."""
+        """{path: reason} of `rejected`, without files that were never meant to be images."""
         return {path: reason for path, reason in self.rejected if reason != "not_an_image_name"}
 
     def file(self, i: int) -> Path:
-        """Where image `i` is."""
+        """The path of image `i`."""
         return self.root / self.paths[i]
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Where the images are."""
+        """The paths of the images."""
         return tuple(self.root / path for path in self.paths)
 
     def take(self, keep: np.ndarray) -> Dataset:
-        """The images chosen by a bool mask (N,) or by indices, in that order; classes and `rejected` stay."""
+        """Select images by a bool mask (N,) or by indices, in that order; `classes` and `rejected` stay the same."""
         chosen = np.arange(len(self))[np.asarray(keep)]
         return replace(
             self,
@@ -142,7 +142,7 @@ class Dataset(OneLineRepr):
 
 @dataclass(frozen=True)
 class FoundImages:
-    """What was found: (path, class name or '', split or ''), class names, and what was left out, as (path, reason)."""
+    """Images as (path, class name or '', split or ''), class names, and files left out, as (path, reason)."""
 
     images: list[tuple[str, str, str]] = field(default_factory=list)
     classes: set[str] = field(default_factory=set)
@@ -150,7 +150,7 @@ class FoundImages:
 
 
 def dataset_of(root: Path, found: FoundImages, groups: Sequence[str] = ()) -> Dataset:
-    """What was found as a data set; `groups` holds a name for each image, '' for a group of its own."""
+    """Build a dataset from `found`; `groups` holds one name per image, '' for a group of its own."""
     order = sorted(range(len(found.images)), key=found.images.__getitem__)
     images = [found.images[i] for i in order]
     classes = tuple(sorted(found.classes))
@@ -167,22 +167,22 @@ def dataset_of(root: Path, found: FoundImages, groups: Sequence[str] = ()) -> Da
 
 
 def group_numbers(names: Sequence[str]) -> np.ndarray:
-    """int64 (N,): equal names get one number, the place of the first of them; an empty name is a group of its own.
+    """int64 (N,): equal names get one number, the index of the first; an empty name is a group of its own.
 
     >>> group_numbers(["p1", "p2", "p1", "", ""])
     array([0, 1, 0, 3, 4])
     """
-    seen: dict[str, int] = {}
-    return np.array([seen.setdefault(name, i) if name else i for i, name in enumerate(names)], dtype=np.int64)
+    first: dict[str, int] = {}
+    return np.array([first.setdefault(name, i) if name else i for i, name in enumerate(names)], dtype=np.int64)
 
 
 def decided(images: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    """(path, class, split) with the split left open unless train and another set have labels.
+    """(path, class, split) with an undecided split unless train and another set have labels.
 
-    In a competition's folder only the training part has them; that it is called train decides nothing.
+    In a competition's folder only the training images have labels; the name train alone decides nothing.
     """
-    sides = {split for _, name, split in images if name and split}
-    if "train" in sides and len(sides) > 1:
+    splits = {split for _, name, split in images if name and split}
+    if "train" in splits and len(splits) > 1:
         return list(images)
     return [(path, name, "") for path, name, _ in images]
 
@@ -194,7 +194,7 @@ def fingerprint(dataset: Dataset, sha256s: Sequence[str]) -> str:
 
 
 def hash_rows(rows: Iterable[Sequence[str]]) -> str:
-    """SHA-256 (hexadecimal) of rows of text; no two different lists of rows run together to the same bytes."""
+    """SHA-256 (hexadecimal) of rows of text; different lists of rows never hash the same bytes."""
     state = hashlib.sha256()
     for row in rows:
         cells = [cell.encode("utf-8", "surrogatepass") for cell in row]
@@ -208,12 +208,12 @@ def split_name(text: str) -> str:
     >>> split_name("Validation"), split_name("test_set"), split_name("cats")
     ('val', 'test', '')
     """
-    found = _SPLIT_NAME.fullmatch(text.strip().casefold())
-    return next((name for name, part in zip(SPLITS, found.groups(), strict=True) if part), "") if found else ""
+    match = _SPLIT_NAME.fullmatch(text.strip().casefold())
+    return next((name for name, part in zip(SPLITS, match.groups(), strict=True) if part), "") if match else ""
 
 
 def is_unlabelled_name(name: str) -> bool:
-    """Whether a folder of that name says that its images have no labels.
+    """Whether a folder with this name holds images without labels.
 
     >>> is_unlabelled_name("seg_pred"), is_unlabelled_name("cats")
     (True, False)
@@ -222,7 +222,7 @@ def is_unlabelled_name(name: str) -> bool:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a folder of that name merely holds images: it is no class if labels come from elsewhere.
+    """Whether a folder with this name merely holds images: it is not a class if labels come from elsewhere.
 
     >>> [is_plain_name(name) for name in ("images", "train_images", "test1", "jpg", "cats", "streets")]
     [True, True, True, True, False, False]
@@ -231,7 +231,7 @@ def is_plain_name(name: str) -> bool:
 
 
 def says_nothing(name: str) -> bool:
-    """Whether a folder of that name is no class even beside others: it says that there are images, and which part.
+    """Whether a folder with this name is not a class even beside others: it only says that it holds images.
 
     >>> [says_nothing(name) for name in ("images", "img_2", "jpg", "stage1", "set1", "data1", "cats")]
     [True, True, True, False, False, False, False]
@@ -240,16 +240,16 @@ def says_nothing(name: str) -> bool:
 
 
 def side_of_path(path: str) -> str:
-    """The split that the folders of a path name, also freely: 'train', 'val', 'test', or ''.
+    """The split named by the folders of a path, loosely spelled: 'train', 'val', 'test', or ''.
 
     >>> side_of_path("train_images/1.png"), side_of_path("data/test1/2.jpg"), side_of_path("cats/test.jpg")
     ('train', 'test', '')
     """
     for part in path.split("/")[:-1]:
-        found = _PLAIN_NAME.fullmatch(part.casefold()) or _SPLIT_NAME.fullmatch(part.casefold())
-        side = next((name for name, text in zip(SPLITS, found.groups(), strict=True) if text), "") if found else ""
-        if side:
-            return side
+        match = _PLAIN_NAME.fullmatch(part.casefold()) or _SPLIT_NAME.fullmatch(part.casefold())
+        split = next((name for name, text in zip(SPLITS, match.groups(), strict=True) if text), "") if match else ""
+        if split:
+            return split
         if is_unlabelled_name(part):
             return "test"
     return ""

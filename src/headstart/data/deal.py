@@ -1,16 +1,16 @@
-"""Deal groups of images to the sets of a split, so that each class has its share of each set.
+"""Assign groups of images to the sets of a split, so that each class has its share of each set.
 
-`deal_out` takes groups that stay whole, some of which may be taken apart into smaller ones if the shares cannot be kept
-otherwise. In this order:
+`deal_out` keeps groups whole, except that some may be split into smaller ones if the shares cannot be met otherwise. In
+this order:
 
-1. Groups of several classes are dealt, each to the set that lacks most of its classes and has room for all of them.
-2. The groups of one class fill what is left, class by class, in an order that depends on nothing but their keys.
+1. Each group with several classes goes to the set that lacks most of its classes and has room for all of them.
+2. Groups with one class fill the remaining room, class by class, in an order that depends only on their keys.
 3. Where a class is off its share by more than one image, groups are moved and exchanged as long as that helps.
 
-Step 3 tries moves of one group and exchanges of two, and so finds no exact optimum, which would be a knapsack problem.
-Of 1,342 random classes with 3 to 13 groups of up to 20 images that can be dealt to one image, as an exhaustive search
-shows, it misses that in 27. 100,000 images take 1 to 2 s; 3.4 s if all of 1,000 classes share 5,000 groups. Not for
-images on a time line, where the order must decide and not the shares.
+Step 3 tries moving one group and exchanging two, so it does not find the exact optimum, which is a knapsack problem. Of
+1,342 random classes with 3 to 13 groups of up to 20 images that can be assigned to within one image, according to an
+exhaustive search, it misses that in 27. 100,000 images take 1 to 2 s; 3.4 s if all of 1,000 classes share 5,000 groups.
+Not for time series, where the order must decide, not the shares.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ import numpy as np
 from headstart.data.duplicates import merge_groups
 
 TOLERANCE = 0.02
-"""A class may be off its share by this part of its images (or by one image) before groups are taken apart for it."""
+"""A class may be off its share by this fraction of its images (or by one image) before groups are split for it."""
 STEPS = 300
-"""At most so many times an exchange is looked for, in classes that share groups."""
+"""Maximum number of searches for an exchange, in classes that share groups."""
 CELLS = 200_000
-"""At most so many numbers are compared in one look for an exchange; what is beyond is not tried."""
+"""Maximum number of values compared in one search for an exchange; the rest is not tried."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Group:
-    """Images that are dealt together."""
+    """Images that go into one set together."""
 
     key: bytes
-    """Its place in the order."""
+    """Sort key."""
     members: list[int]
     counts: tuple[tuple[int, int], ...]
     """(class, images), by class."""
     free: bool = True
-    """False if a given set holds images of this group, so that it is only carved from if nothing else is there."""
+    """False if a given set holds images of this group: it is moved only if nothing else is available."""
     parts: tuple[Group, ...] = ()
-    """The groups that it may be taken apart into; none if it has to stay whole."""
+    """The groups that it may be split into; none if it must stay whole."""
 
 
 class Deal:
-    """Groups, and the set that each of them is in: 'train' at first. `wanted` has the images of (set, class)."""
+    """Groups, and the set of each: 'train' at first. `wanted`: number of images by (set, class)."""
 
     def __init__(self, groups: Sequence[Group], wanted: Mapping[tuple[str, int], int]) -> None:
         self.groups = groups
         self.wanted = wanted
-        self.carved = list(dict.fromkeys(name for name, _ in wanted))
+        self.new_sets = list(dict.fromkeys(name for name, _ in wanted))
         self.set_of = ["train"] * len(groups)
         self.images: Counter[tuple[str, int]] = Counter()
         self.holding: Counter[tuple[str, int]] = Counter()
-        """How many groups with images of a class are in a set."""
+        """Number of groups with images of a class in a set."""
         self.groups_of: defaultdict[int, list[int]] = defaultdict(list)
         for g, group in enumerate(groups):
             for label, count in group.counts:
@@ -68,7 +68,7 @@ class Deal:
         """Images of each class, in all sets."""
 
     def move(self, g: int, name: str) -> None:
-        """Put group g into another set."""
+        """Move group g into another set."""
         before, self.set_of[g] = self.set_of[g], name
         for label, count in self.groups[g].counts:
             self.images[before, label] -= count
@@ -77,26 +77,26 @@ class Deal:
             self.holding[name, label] += 1
 
     def off(self, name: str, label: int) -> int:
-        """By how many images a class is above its share of a set (below: negative)."""
+        """Number of images by which a class exceeds its share of a set; negative if it falls short."""
         return self.images[name, label] - self.wanted[name, label]
 
     def can_spare(self, g: int) -> bool:
-        """Whether the set of group g has others of each of its classes."""
+        """Whether the set of group g has other groups with each of its classes."""
         return all(self.holding[self.set_of[g], label] > 1 for label, _ in self.groups[g].counts)
 
 
 def deal_out(groups: Sequence[Group], shares: Mapping[str, float]) -> list[Deal]:
-    """Deal groups, in the order of their keys, to 'train' and to the sets that have a share: one deal for classes that
-    no group connects. In the deals, groups that stood in the way of the shares are replaced by their parts.
+    """Assign groups, in the order of their keys, to 'train' and to the sets with a share.
 
-    A group stands in the way where a class is off by more than `TOLERANCE` or has no image in a set, and would be nearer
-    to its share without. The largest are taken apart first, as few as will do.
+    Return one deal per block of classes that groups connect. In it, groups that kept a class from its shares are
+    replaced by their parts: those with a class that is off by more than `TOLERANCE` or has no image in a set, and would
+    be nearer to its share without them. The largest are split first, as few as necessary.
     """
     return [_deal_block(block, shares) for block in _blocks(groups)]
 
 
 def tolerated(total: int) -> float:
-    """How many images of a class of `total` images may be missing or too many in a set."""
+    """Number of images by which a class of `total` images may miss its share of a set."""
     return max(1.0, TOLERANCE * total)
 
 
@@ -111,16 +111,16 @@ def _blocks(groups: Sequence[Group]) -> list[list[Group]]:
     return [blocks[first] for first in sorted(blocks)]
 
 
-# Groups that may be taken apart
+# Groups that may be split
 
 
 def _deal_block(groups: Sequence[Group], shares: Mapping[str, float]) -> Deal:
-    parts = _taken_apart(groups, {group.key for group in groups})
+    parts = _split_up(groups, {group.key for group in groups})
     wanted = _wanted(parts, shares)
-    deal = _dealt(groups, wanted)
+    deal = _make_deal(groups, wanted)
     if not any(group.parts for group in groups) or not _far_off(deal, None):
         return deal
-    ideal = _dealt(parts, wanted)
+    ideal = _make_deal(parts, wanted)
     apart: set[bytes] = set()
     while labels := _far_off(deal, ideal):
         hindering = [g for g in groups if g.parts and g.key not in apart and any(k in labels for k, _ in g.counts)]
@@ -128,18 +128,18 @@ def _deal_block(groups: Sequence[Group], shares: Mapping[str, float]) -> Deal:
             return ideal
         hindering.sort(key=lambda group: (-len(group.members), group.key))
         apart = _fewest(groups, apart, [group.key for group in hindering], labels, ideal)
-        deal = _dealt(_taken_apart(groups, apart), wanted)
+        deal = _make_deal(_split_up(groups, apart), wanted)
     return deal
 
 
 def _fewest(
     groups: Sequence[Group], apart: set[bytes], more: Sequence[bytes], labels: set[int], ideal: Deal
 ) -> set[bytes]:
-    """The keys in `apart`, and as few of the first of `more` as bring `labels` near to their shares (bisection)."""
+    """The keys in `apart`, and as few of the first of `more` as bring `labels` near their shares (bisection)."""
     few, enough = 1, len(more)
     while few < enough:
         middle = (few + enough) // 2
-        deal = _dealt(_taken_apart(groups, apart | set(more[:middle])), ideal.wanted)
+        deal = _make_deal(_split_up(groups, apart | set(more[:middle])), ideal.wanted)
         if labels & _far_off(deal, ideal):
             few = middle + 1
         else:
@@ -147,25 +147,25 @@ def _fewest(
     return apart | set(more[:enough])
 
 
-def _taken_apart(groups: Sequence[Group], apart: set[bytes]) -> list[Group]:
+def _split_up(groups: Sequence[Group], apart: set[bytes]) -> list[Group]:
     pieces = [piece for g in groups for piece in (g.parts if g.parts and g.key in apart else (g,))]
     return sorted(pieces, key=lambda group: group.key) if len(pieces) > len(groups) else pieces
 
 
 def _far_off(deal: Deal, ideal: Deal | None) -> set[int]:
     """Classes that are too far from a share, where `ideal` is nearer."""
-    found = set()
+    labels = set()
     for name, label in deal.wanted:
         off, limit = abs(deal.off(name, label)), tolerated(deal.total[label])
         best = abs(ideal.off(name, label)) if ideal is not None else 0
         missing = not deal.images[name, label] and (ideal.images[name, label] if ideal else deal.wanted[name, label])
         if missing or off > (limit if best <= limit else best + limit):
-            found.add(label)
-    return found
+            labels.add(label)
+    return labels
 
 
 def _wanted(groups: Sequence[Group], shares: Mapping[str, float]) -> dict[tuple[str, int], int]:
-    """Images of (set, class): the rounded share; one at least where a class has three groups."""
+    """Number of images by (set, class): the rounded share; at least one where a class has three groups."""
     images: Counter[int] = Counter()
     holding: Counter[int] = Counter()
     for group in groups:
@@ -182,7 +182,7 @@ def _wanted(groups: Sequence[Group], shares: Mapping[str, float]) -> dict[tuple[
 # One deal
 
 
-def _dealt(groups: Sequence[Group], wanted: Mapping[tuple[str, int], int]) -> Deal:
+def _make_deal(groups: Sequence[Group], wanted: Mapping[tuple[str, int], int]) -> Deal:
     deal = Deal(groups, wanted)
     _deal_mixed(deal)
     for label in sorted(deal.groups_of):
@@ -196,13 +196,13 @@ def _dealt(groups: Sequence[Group], wanted: Mapping[tuple[str, int], int]) -> De
 
 
 def _deal_mixed(deal: Deal) -> None:
-    """Put each group of several classes into the set that has room for it, and most of its classes to fill."""
+    """Put each group with several classes into the set that has room for it and lacks most of its classes."""
     settled: Counter[int] = Counter()
-    """Images of each class that stay in train; all that is not dealt yet is there too."""
+    """Images of each class that stay in train, which also holds those not yet assigned."""
     for g, group in enumerate(deal.groups):
         if len(group.counts) > 1:
             best, most = "train", _lacking(deal, "train", group, settled)
-            for name in reversed(deal.carved if group.free and deal.can_spare(g) else []):
+            for name in reversed(deal.new_sets if group.free and deal.can_spare(g) else []):
                 fits = all(count <= -deal.off(name, label) for label, count in group.counts)
                 if fits and (lacking := _lacking(deal, name, group, settled)) >= most:
                     best, most = name, lacking
@@ -211,11 +211,11 @@ def _deal_mixed(deal: Deal) -> None:
 
 
 def _lacking(deal: Deal, name: str, group: Group, settled: Counter[int]) -> float:
-    """The part of its wanted images that a set lacks, in the mean of the classes of a group."""
+    """The fraction of its wanted images that a set lacks, averaged over the classes of a group."""
     parts = []
     for label, _ in group.counts:
         if name == "train":
-            wanted = deal.total[label] - sum(deal.wanted[carved, label] for carved in deal.carved)
+            wanted = deal.total[label] - sum(deal.wanted[new, label] for new in deal.new_sets)
             lacking = wanted - settled[label]
         else:
             wanted, lacking = deal.wanted[name, label], -deal.off(name, label)
@@ -224,11 +224,11 @@ def _lacking(deal: Deal, name: str, group: Group, settled: Counter[int]) -> floa
 
 
 def _deal_class(deal: Deal, label: int) -> None:
-    """Deal the groups that hold nothing but one class: those that still fit, in order. One at least stays in train."""
+    """Assign the groups with only this class: in order, each that still fits. At least one stays in train."""
     left = [g for g in deal.groups_of[label] if len(deal.groups[g].counts) == 1]
-    everyone = len(deal.groups_of[label]) >= 3  # enough for each set: one is left for each
-    for n, name in enumerate(deal.carved):
-        later = [other for other in deal.carved[n + 1 :] if not deal.holding[other, label]]
+    everyone = len(deal.groups_of[label]) >= 3  # enough to leave one for each set
+    for n, name in enumerate(deal.new_sets):
+        later = [other for other in deal.new_sets[n + 1 :] if not deal.holding[other, label]]
         reserve = int(deal.holding["train", label] == len(left)) + len(later) * everyone
         free = [g for g in left if deal.groups[g].free]
         chosen = _fill(deal, free, -deal.off(name, label), min(len(free), len(left) - reserve))
@@ -238,7 +238,7 @@ def _deal_class(deal: Deal, label: int) -> None:
 
 
 def _fill(deal: Deal, groups: Sequence[int], room: int, most: int) -> list[int]:
-    """Groups in order, each that still fits, `most` groups at most."""
+    """Groups in order, each that still fits, at most `most` of them."""
     chosen: list[int] = []
     for g in groups:
         if len(chosen) < most and len(deal.groups[g].members) <= room:
@@ -248,7 +248,7 @@ def _fill(deal: Deal, groups: Sequence[int], room: int, most: int) -> list[int]:
 
 
 def _give_one(deal: Deal, name: str, label: int) -> None:
-    """Give a set that has none of a class the smallest group of it that another set can spare, if there is one."""
+    """Give a set without this class the smallest group with it that another set can spare, if there is one."""
     spare = [g for g in deal.groups_of[label] if deal.can_spare(g)]
     if spare:
         deal.move(min(spare, key=lambda g: (not deal.groups[g].free, len(deal.groups[g].members))), name)
@@ -258,7 +258,7 @@ def _give_one(deal: Deal, name: str, label: int) -> None:
 
 
 Pile = tuple[int, str]
-"""Groups with equal counts, by the number of their kind, in one set."""
+"""Groups with equal counts in one set: (number of their kind, set)."""
 
 
 class _Exchange(NamedTuple):
@@ -295,8 +295,8 @@ class _Piles:
 def _improve(deal: Deal) -> None:
     """Move and exchange groups until each class is within one image of its shares, or nothing helps.
 
-    What is made smaller is the sum of squares of what is more than one image off, as parts of the class. No set loses
-    the last group of a class.
+    Minimises the sum of squared deviations beyond one image, as fractions of the class. No set loses its last group of
+    a class.
     """
     piles = _Piles(deal)
     hopeless: set[tuple[str, int]] = set()
@@ -305,8 +305,10 @@ def _improve(deal: Deal) -> None:
         if not cells:
             return
         worst = max(cells, key=lambda cell: (abs(deal.off(*cell)) - 1) / deal.total[cell[1]])
-        found = [_best_exchange(deal, piles, *worst, other) for other in ("train", *deal.carved) if other != worst[0]]
-        best = max(found, key=lambda exchange: exchange.gain)
+        exchanges = [
+            _best_exchange(deal, piles, *worst, other) for other in ("train", *deal.new_sets) if other != worst[0]
+        ]
+        best = max(exchanges, key=lambda exchange: exchange.gain)
         if best.gain <= 1e-12:
             hopeless.add(worst)
         else:
@@ -316,7 +318,7 @@ def _improve(deal: Deal) -> None:
 
 
 def _best_exchange(deal: Deal, piles: _Piles, name: str, label: int, other: str) -> _Exchange:
-    """What helps most: a group with images of a class out of a set, one of another set into it, or both."""
+    """The change that helps most: a group with this class out of a set, one from another set into it, or both."""
     here, there = ([(k, s) for k in piles.kinds_of[label] if piles.of.get((k, s))] for s in (name, other))
     labels = sorted({j for kind, _ in (*here, *there) for j, _ in piles.counts[kind]})
     most = max(8, int((CELLS / max(len(labels), 1)) ** 0.5))
@@ -331,17 +333,17 @@ def _best_exchange(deal: Deal, piles: _Piles, name: str, label: int, other: str)
 
 def _table(piles: _Piles, chosen: Sequence[Pile | None], labels: Sequence[int]) -> np.ndarray:
     """int64 (piles, labels): images of each class in one group of a pile; zeros for none."""
-    place = {label: n for n, label in enumerate(labels)}
+    column = {label: n for n, label in enumerate(labels)}
     table = np.zeros((len(chosen), len(labels)), dtype=np.int64)
     for row, pile in zip(table, chosen, strict=True):
         for label, count in piles.counts[pile[0]] if pile is not None else ():
-            row[place[label]] = count
+            row[column[label]] = count
     return table
 
 
 def _gain(deal: Deal, name: str, labels: Sequence[int], change_ABL: np.ndarray, groups_ABL: np.ndarray) -> np.ndarray:
-    """float64 (A, B): by how much less a set is off its shares after changes of images and groups; -inf if it would lose
-    the last group of a class."""
+    """float64 (A, B): how much nearer a set is to its shares after changes of images and groups; -inf if it would lose
+    its last group of a class."""
     holding_L = np.array([deal.holding[name, label] for label in labels])
     emptied_AB = ((holding_L + groups_ABL < 1) & (holding_L > 0)).any(axis=-1)
     if name == "train":

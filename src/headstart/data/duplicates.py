@@ -1,8 +1,8 @@
-"""The same file more than once, and groups of images that have to stay together in a split.
+"""Identical files, and groups of images that must stay together in a split.
 
-`exact_groups` is certain, and free once the SHA-256 is known. `merge_groups` joins groups and pairs wherever they come
-from: a million pairs take about a second. It joins through chains, so it is not for pairs that merely look alike: which
-of these are copies is found by `data.near_duplicates`.
+`exact_groups` is certain, and free once the SHA-256 is known. `merge_groups` joins groups and pairs from any
+source: a million pairs take about a second. It joins through chains, so it is not for pairs that merely look alike:
+`data.near_duplicates` finds out which of those are copies.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def exact_groups(sha256s: Sequence[str]) -> np.ndarray:
-    """int64 (N,): files with the same hash get one number, the place of the first; an empty hash equals no other.
+    """int64 (N,): files with the same hash get one number, the index of the first; an empty hash equals no other.
 
     >>> exact_groups(["a", "b", "a", "", ""])
     array([0, 1, 0, 3, 4])
@@ -23,7 +23,7 @@ def exact_groups(sha256s: Sequence[str]) -> np.ndarray:
 
 
 def joined(groups_N: np.ndarray, pairs_M2: np.ndarray) -> np.ndarray:
-    """int64 (N,): the groups, with those joined that a pair connects."""
+    """int64 (N,): the groups, joined where a pair connects them."""
     return merge_groups(len(groups_N), group_pairs(groups_N), pairs_M2)
 
 

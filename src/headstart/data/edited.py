@@ -1,7 +1,8 @@
-"""Tables that headstart writes, a person edits in a spreadsheet, and headstart reads back: corrections, pairs of copies.
+"""Tables that headstart writes, a person edits in a spreadsheet, and headstart reads back: corrections, pairs of
+copies.
 
-What all of them have in common: they may come back with other delimiters and another encoding (`data.tables.csv_lines`),
-with columns in another order, and with rows that do not fit, which are named, counted and refused as a whole.
+All of them may come back with other delimiters, another encoding (`data.tables.csv_lines`), or columns in another
+order. Rows that do not fit are named and counted, and the table is refused as a whole.
 
 Costs milliseconds per 10,000 rows. Not for tables of labels: `data.tables` reads those.
 """
@@ -18,7 +19,7 @@ from headstart.errors import DataError, MissingData
 from headstart.io.text_table import few
 
 YES = ("x", "yes", "y", "true", "1")
-"""What counts as an x."""
+"""Cells that count as an x."""
 
 
 def edited_rows(
@@ -32,8 +33,8 @@ def edited_rows(
 ) -> list[dict[str, str]]:
     """The rows of an edited table by column name, in lower case.
 
-    `fits` says whether a table of these columns is `what` it should be; `expected` names them, `hint` says what writes one.
-    Raises `MissingData`, and `error` for what is no such table.
+    `fits` tells whether a table with these columns is a `what`; `expected` names the columns, `hint` says how to get
+    one. Raises `MissingData`, and `error` if it is not such a table.
     """
     lines = _lines(place, what, error)
     header = [name.strip().casefold() for name in lines[0]] if lines else []
@@ -44,13 +45,13 @@ def edited_rows(
     if uneven:
         raise error(
             f"{place}: row {uneven[0]} has {len(lines[uneven[0] - 1])} cells where the header has {len(header)}.",
-            hint="A name with a comma in it must stand in double quotes.",
+            hint="Put names that contain a comma in double quotes.",
         )
     return [dict(zip(header, line, strict=True)) for line in lines[1:]]
 
 
 def check_ticks(place: Path, rows: Iterable[dict[str, str]], column: str, error: type[DataError]) -> None:
-    """Raise `error` if a cell of that column is neither x nor empty."""
+    """Raise `error` if a cell of this column is neither x nor empty."""
     wrong = [f"{row['path']!r}: {row[column]!r}" for row in rows if ticked(row.get(column, "")) is None]
     if wrong:
         raise error(
@@ -59,13 +60,13 @@ def check_ticks(place: Path, rows: Iterable[dict[str, str]], column: str, error:
 
 
 def ticked(text: str) -> bool | None:
-    """Whether there is an x; None if that cannot be told."""
+    """Whether a cell has an x; None if that is unclear."""
     word = text.strip().casefold()
     return True if word in YES else False if word in ("", "no", "n", "false", "0") else None
 
 
 def counted(problem: str, bad: Iterable[str], what: str = "row") -> str:
-    """How many have a problem, and the first of them.
+    """The number of rows with a problem, and the first of them.
 
     >>> counted("a path that is not in the data", ["'a.jpg'", "'b.jpg'"])
     "2 rows with a path that is not in the data: 'a.jpg', 'b.jpg'"
@@ -75,7 +76,7 @@ def counted(problem: str, bad: Iterable[str], what: str = "row") -> str:
 
 
 def _lines(place: Path, what: str, wrong: type[DataError]) -> list[list[str]]:
-    """Header and rows as a spreadsheet may have saved them, less those without anything in them."""
+    """Header and rows as a spreadsheet may have saved them, without empty rows."""
     try:
         return [line for line in csv_lines(place) if any(line)]
     except FileNotFoundError:

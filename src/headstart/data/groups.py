@@ -1,11 +1,12 @@
-"""Groups that people know: images of one patient, camera or burst, which have to stay in one set of a split.
+"""Named groups: images of one patient, camera or burst, which must stay in one set of a split.
 
     --group-column patient_id        equal values in a column of the table (or of the shards) are one group
     --group-from 'person(\\d+)'       equal matches in the paths of the images are one group
 
-A group is known by its text alone: `person12` is one group, in whatever class folders its images are. An image without a
-group is a group of its own. Costs about 1 s per million images, more for a slow regular expression. Not for copies of
-one image, which are found without being named (`data.duplicates`), and not for a split that exists already: give that.
+A group is identified by its text alone: `person12` is one group, whatever class folders its images are in. An image
+without a group is a group of its own. Costs about 1 s per million images, more for a slow regular expression. Not for
+copies of one image, which are found automatically (`data.duplicates`), and not for an existing split: pass that
+instead.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from headstart.io.text_table import few
 
 
 def with_groups(dataset: Dataset, names: Sequence[str]) -> Dataset:
-    """The data set with groups by N names, '' for a group of its own; those that it had are forgotten."""
+    """The dataset with groups by N names, '' for a group of its own; its previous groups are discarded."""
     return replace(dataset, groups=group_numbers(names), proposal="")
 
 
 def groups_from_paths(where: Path, paths: Sequence[str], pattern: str) -> list[str]:
-    """The group of each image: what `pattern` finds in its path (N, with ``/``), '' where it finds nothing.
+    """The group of each image: the match of `pattern` in its path (N, with ``/``), '' without a match.
 
-    How many have none is noted. Raises `BadLabels` for what is no regular expression, or if no image has a group.
+    Logs how many have none. Raises `BadLabels` for an invalid regular expression, or if no image has a group.
     """
     expression = compiled(pattern, what="group")
     groups = [text_in(path, expression, what="group") for path in paths]
@@ -43,7 +44,7 @@ def groups_from_paths(where: Path, paths: Sequence[str], pattern: str) -> list[s
         raise BadLabels(
             f"{where}: group_from {pattern!r} matches none of {len(paths):,} paths, such as "
             f"{few([repr(path) for path in without], 3)}.",
-            hint=_what_would(paths, pattern),
+            hint=_pattern_hint(paths, pattern),
         )
     if without:
         log.info(
@@ -54,7 +55,7 @@ def groups_from_paths(where: Path, paths: Sequence[str], pattern: str) -> list[s
 
 
 def check_group_column(where: Path, column: str, groups: Sequence[str], *, what: str = "rows") -> None:
-    """Note how many of N groups are empty. Raises `BadLabels` if all of them are."""
+    """Log how many of N groups are empty. Raises `BadLabels` if all of them are."""
     empty = sum(not group for group in groups)
     if empty == len(groups):
         raise BadLabels(
@@ -69,23 +70,23 @@ def check_group_column(where: Path, column: str, groups: Sequence[str], *, what:
 
 
 def require_splittable(dataset: Dataset, named_by: str) -> None:
-    """Raise `BadSplit` if a split has to be made, and the groups keep a class out of the training set or the test set.
+    """Raise `BadSplit` if a split is needed but the groups keep a class out of the training set or the test set.
 
-    `named_by` is what names the groups, for the message: '--group-column patient_id', say.
+    `named_by` is the source of the groups, for the message: '--group-column patient_id', say.
     """
     problems = unsplittable(dataset, named_by)
     if problems:
         raise BadSplit(
             problems[0],
-            hint="Add images of other groups, leave the class out, or name smaller groups. A split of your own is taken "
+            hint="Add images of other groups, leave the class out, or name smaller groups. A split of your own is used "
             "as it is.",
         )
 
 
 def unsplittable(dataset: Dataset, named_by: str) -> list[str]:
-    """Sentences on groups that no split can be made of: all images, or all images of a class, in a single group.
+    """Sentences about groups that prevent a split: all images, or all images of a class, in a single group.
 
-    Nothing is said of data that brings its own training set and test set.
+    Empty for data that brings its own training set and test set.
     """
     labelled = dataset.labels >= 0
     if {"train", "test"} <= set(dataset.split[labelled].tolist()):
@@ -110,11 +111,11 @@ def _lone_class(dataset: Dataset, lone: Sequence[int], named_by: str) -> str:
     )
 
 
-def _what_would(paths: Sequence[str], pattern: str) -> str:
-    """A pattern that would match: the same in any case, or one that the paths suggest; else an example."""
+def _pattern_hint(paths: Sequence[str], pattern: str) -> str:
+    """A pattern that would match: the same without regard to case, or one that the paths suggest; else an example."""
     if any(text_in(path, re.compile(pattern, re.IGNORECASE), what="group") for path in paths):
         return f"It would match without regard to case: --group-from {shlex.quote(f'(?i){pattern}')}."
     likely = likely_pattern(paths)
     if likely:
         return f"--group-from {shlex.quote(likely)} would match."
-    return "It is searched in the path relative to the data, folders included. An example is 'person(\\d+)'."
+    return "It is matched against the path relative to the data, folders included. For example: 'person(\\d+)'."

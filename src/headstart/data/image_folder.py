@@ -1,8 +1,8 @@
-"""Folders of images: class folders, split folders of such, and what lies loose in them.
+"""Folders of images: class folders, split folders with class folders, and loose files.
 
 A walk costs one `stat` per file (about 20,000 files per second on a warm disk). Links are followed, but not in circles;
-hidden files and those that systems leave behind are passed over, and everything else that is no image by its name is
-listed in `Dataset.rejected`. It knows nothing of tables or of labels in file names: those are for `data.infer_labels`.
+hidden files and system files are skipped, and any other file that is not named like an image is listed in
+`Dataset.rejected`. Not for tables or labels in file names: see `data.infer_labels`.
 """
 
 from __future__ import annotations
@@ -31,35 +31,39 @@ TABLE_HINT = "Give a table of paths and labels instead (CSV with the columns pat
 
 
 def open_folder(root: Path) -> Dataset:
-    """The images of a folder with the labels that its folders give. Raises `NoImages`, `BadLabels` (mixed layouts)."""
+    """The images of a folder, labelled by its folders. Raises `NoImages`, `BadLabels` (mixed layouts)."""
     found = FoundImages()
     top = unwrap(root, root, found)
     folders = folders_in(top)
-    sides = [folder for folder in folders if split_name(folder.name)]
-    if not sides:
-        _take_classes(root, top, "", found)
+    split_folders = [folder for folder in folders if split_name(folder.name)]
+    if not split_folders:
+        _add_classes(root, top, "", found)
     else:
         unlabelled = [folder for folder in folders if is_unlabelled_name(folder.name)]
-        _refuse_mixed(top, sides, [folder for folder in folders if folder not in sides and folder not in unlabelled])
-        _take_loose(root, top, found, only_images=True)
+        _refuse_mixed(
+            top,
+            split_folders,
+            [folder for folder in folders if folder not in split_folders and folder not in unlabelled],
+        )
+        _add_loose(root, top, found, only_images=True)
         for folder in unlabelled:
-            _take_all(root, folder, "", "", found)
-        for folder in sides:
-            _take_classes(root, unwrap(root, folder, found), split_name(folder.name), found)
+            _add_all(root, folder, "", "", found)
+        for folder in split_folders:
+            _add_classes(root, unwrap(root, folder, found), split_name(folder.name), found)
     if not found.images:
         raise no_images(root, found.rejected)
     return dataset_of(root, found)
 
 
 def files_below(root: Path, found: FoundImages | None = None) -> Iterator[str]:
-    """Relative paths of all files below a folder, one by one; `found` gets what is no file or may not be read."""
+    """Relative paths of all files below a folder, one by one; unreadable entries are rejected in `found`."""
     found = FoundImages() if found is None else found
     for entry in _walk(root, (), root, found):
         yield _relative(root, entry)
 
 
 def every_image(root: Path) -> FoundImages:
-    """All files below a folder that are called like images, without labels; the others are in `rejected`."""
+    """All files below a folder that are named like images, without labels; the others are in `rejected`."""
     found = FoundImages()
     for path in files_below(root, found):
         take(path, found)
@@ -67,24 +71,24 @@ def every_image(root: Path) -> FoundImages:
 
 
 def take(path: str, found: FoundImages) -> None:
-    """Take up a file as an image without a label, or leave it out, by its name."""
+    """Add a file as an image without a label, or reject it, by its name."""
     if path.lower().endswith(IMAGES):
         found.images.append((path, "", ""))
     else:
         found.rejected.append((path, "not_an_image_name"))
 
 
-def _take_classes(root: Path, folder: Path, split: str, found: FoundImages) -> None:
-    """Each folder in `folder` is a class; loose images beside them have no label."""
+def _add_classes(root: Path, folder: Path, split: str, found: FoundImages) -> None:
+    """Add each folder in `folder` as a class; loose images beside them have no label."""
     folders = folders_in(folder)
     for below in folders:
         found.classes.add(below.name)
-        _take_all(root, below, below.name, split, found)
-    _take_loose(root, folder, found, only_images=bool(folders))
+        _add_all(root, below, below.name, split, found)
+    _add_loose(root, folder, found, only_images=bool(folders))
 
 
-def _take_all(root: Path, folder: Path, name: str, split: str, found: FoundImages) -> None:
-    """Every file below a folder, but those that plainly are something else by their extension."""
+def _add_all(root: Path, folder: Path, name: str, split: str, found: FoundImages) -> None:
+    """Add every file below a folder, except those whose extension is that of another kind of file."""
     for entry in _walk(folder, (), root, found):
         path = _relative(root, entry)
         if Path(entry).suffix.lower() in OTHERS:
@@ -93,8 +97,8 @@ def _take_all(root: Path, folder: Path, name: str, split: str, found: FoundImage
             found.images.append((path, name, split))
 
 
-def _take_loose(root: Path, folder: Path, found: FoundImages, *, only_images: bool) -> None:
-    """Files right in `folder`, unlabelled. Beside other folders only those that are called like images are taken."""
+def _add_loose(root: Path, folder: Path, found: FoundImages, *, only_images: bool) -> None:
+    """Add the files directly in `folder`, unlabelled. Beside other folders, only those named like images."""
     for entry in _entries(folder, root, found):
         suffix, path = Path(entry.name).suffix.lower(), _relative(root, entry.path)
         if _is_dir(entry):
@@ -108,7 +112,7 @@ def _take_loose(root: Path, folder: Path, found: FoundImages, *, only_images: bo
 
 
 def _walk(folder: Path | str, above: tuple[tuple[int, int], ...], root: Path, found: FoundImages) -> Iterator[str]:
-    """Files below a folder. Links are followed, but not into a folder that we are in already."""
+    """Files below a folder. Links are followed, but not into a folder that contains them."""
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
     if here in above:
@@ -123,7 +127,7 @@ def _walk(folder: Path | str, above: tuple[tuple[int, int], ...], root: Path, fo
 
 
 def _entries(folder: Path | str, root: Path, found: FoundImages) -> list[os.DirEntry[str]]:
-    """What a folder holds, by name, less what the system put there; a locked folder is named and passed over."""
+    """The entries of a folder, by name, without system files; an unreadable folder is rejected."""
     try:
         with os.scandir(folder) as entries:
             kept = [e for e in entries if not e.name.startswith(".") and e.name.casefold() not in SKIPPED]
@@ -134,7 +138,7 @@ def _entries(folder: Path | str, root: Path, found: FoundImages) -> list[os.DirE
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
-    return os.path.isdir(entry.path)  # as entry.is_dir(), but False for a link to itself
+    return os.path.isdir(entry.path)  # like entry.is_dir(), but False for a link to itself
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -142,21 +146,21 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders right in a folder, by name."""
+    """The folders directly in a folder, by name."""
     nowhere = FoundImages()
     return [Path(entry.path) for entry in _entries(folder, folder, nowhere) if _is_dir(entry)]
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The files right in a folder, by name."""
+    """The files directly in a folder, by name."""
     return [Path(entry.path) for entry in _entries(folder, folder, FoundImages()) if _is_file(entry)]
 
 
 def unwrap(root: Path, folder: Path, found: FoundImages, *, quiet: bool = False) -> Path:
-    """Go down while a folder holds nothing but one folder of folders, as unpacked archives do."""
-    here, seen = folder, set()
-    while here.resolve() not in seen:
-        seen.add(here.resolve())
+    """Descend while a folder holds nothing but one folder of folders, as unpacked archives do."""
+    here, visited = folder, set()
+    while here.resolve() not in visited:
+        visited.add(here.resolve())
         entries = _entries(here, root, found)
         inner = Path(entries[0].path) if len(entries) == 1 and _is_dir(entries[0]) else None
         if inner is None or split_name(inner.name) not in ("", split_name(here.name)):
@@ -166,29 +170,29 @@ def unwrap(root: Path, folder: Path, found: FoundImages, *, quiet: bool = False)
             break
         here = inner
     if here != folder and not quiet:
-        log.info("The classes are looked for in %s.", here)
+        log.info("Looking for the classes in %s.", here)
     return here
 
 
 def _relative(root: Path, path: str) -> str:
     above = os.path.join(root, "")
-    if path.startswith(above):  # what a walk gives; the rest is ten times as slow
+    if path.startswith(above):  # always so in a walk; the general case is ten times slower
         return path[len(above) :].replace(os.sep, "/")
     return Path(path).relative_to(root).as_posix()
 
 
-def _refuse_mixed(top: Path, sides: list[Path], others: list[Path]) -> None:
+def _refuse_mixed(top: Path, split_folders: list[Path], others: list[Path]) -> None:
     if others:
         raise BadLabels(
-            f"{top}: holds split folders ({few([repr(f.name) for f in sides], 3)}) and others beside them "
-            f"({few([repr(f.name) for f in others], 3)}), so it is not clear which are classes.",
+            f"{top}: holds split folders ({few([repr(f.name) for f in split_folders], 3)}) and others beside them "
+            f"({few([repr(f.name) for f in others], 3)}), so it is unclear which are classes.",
             hint="Keep either class folders, or split folders that hold class folders. If the name of a split is the "
             f"name of a class here: {TABLE_HINT[0].lower()}{TABLE_HINT[1:]}",
         )
 
 
 def nearest(place: Path) -> str:
-    """The near name beside the missing one; where the folder above is missing too, the last one that exists."""
+    """A similar name beside the missing one; if the folder above is missing too, the last one that exists."""
     above = place.parent
     if above.is_dir():
         near = near_names(place.name, [entry.name for entry in _entries(above, above, FoundImages())])
@@ -198,7 +202,7 @@ def nearest(place: Path) -> str:
 
 
 def no_images(root: Path, rejected: Sequence[tuple[str, str]]) -> NoImages:
-    """The error for a place without images, with what is there instead."""
+    """The error for a folder or table without images, with what is there instead."""
     others = f" ({len(rejected):,} other files: {few([path for path, _ in rejected], 3)})" if rejected else ""
     tables = [path for path, _ in rejected if path.lower().endswith(TABLES)]
     hint = f"Give the table itself: {root / tables[0]}" if tables else "Expected images in class folders, such as "

@@ -1,8 +1,8 @@
-"""Which images the rows of a table name, and which labels stand in file names.
+"""Match the rows of a table to images, and read labels from file names.
 
-A row names an image by its path, with or without its extension; where that leads nowhere, by its file name alone, in
-whatever folder that is, as the tables of competitions do (`0a1b` is `train_images/0a1b.png`). A name that fits several
-images is an error, not a guess. Costs about 2 s per 100,000 rows. Not for tables of anything but images.
+A row names an image by its path, with or without its extension; if there is no such image, by its file name alone, in
+any folder, as tables of competitions do (`0a1b` is `train_images/0a1b.png`). A name that fits several images is an
+error, not a guess. Costs about 2 s per 100,000 rows. Only for tables of images.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".webp")
 
 
 class Names:
-    """The images of a folder by every name that a table may have for them."""
+    """The images of a folder by every name that a table may use for them."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self.paths = frozenset(paths)
@@ -44,7 +44,7 @@ class Names:
             self._by_stem[name.rpartition(".")[0] or name].append(path)
 
     def find(self, cell: str, base: str = "") -> list[str]:
-        """The images that a cell can mean, by the first rule that gives any; `base` is the folder of its table.
+        """The images that a cell can mean, by the first rule with a match; `base` is the folder of its table.
 
         >>> names = Names(["train_images/0a1b.png", "test/1.jpg", "train/1.jpg"])
         >>> names.find("0a1b"), names.find("1.jpg"), names.find("train/1"), names.find("2")
@@ -63,22 +63,22 @@ class Names:
         return []
 
 
-def pick(found: Sequence[str], side: str) -> list[str]:
-    """Of several images that a name fits, those of the side that its table speaks of; of no side, all but the test's."""
-    if len(found) < 2:
-        return list(found)
-    own = [path for path in found if side_of_path(path) == side] if side else []
-    return own or [path for path in found if side_of_path(path) != "test"] or list(found)
+def pick(candidates: Sequence[str], split: str) -> list[str]:
+    """Of several images that a name fits, those in the split of its table; if it has none, all but test images."""
+    if len(candidates) < 2:
+        return list(candidates)
+    own = [path for path in candidates if side_of_path(path) == split] if split else []
+    return own or [path for path in candidates if side_of_path(path) != "test"] or list(candidates)
 
 
 # Tables
 
 
 def open_table(table: Path, rows: list[LabelRow]) -> Dataset:
-    """The images that the rows of a table name. Raises `BadLabels`, `BadSplit`.
+    """The images named by the rows of a table. Raises `BadLabels`, `BadSplit`.
 
-    Paths are relative to the folder of the table. Only if none of them leads to a file are the names looked for in the
-    folders below it.
+    Paths are relative to the folder of the table. Only if none of them exists, the names are looked for in the folders
+    below it.
     """
     root = table.parent
     kept, rejected = merged(table, rows, lambda row: _existing(root, row.path))
@@ -86,27 +86,27 @@ def open_table(table: Path, rows: list[LabelRow]) -> Dataset:
         names = Names(path for path, _, _ in every_image(root).images)
         kept, rejected = merged(table, rows, lambda row: one_image(table, row, names))
         if kept:
-            log.info("The images of %s are found by name in the folders beside it.", table)
+            log.info("The images of %s were found by name in the folders beside it.", table)
     if not kept:
         raise BadLabels(
-            f"{table}: none of its {len(rows):,} rows names an image that is there; "
+            f"{table}: none of its {len(rows):,} rows names an existing image; "
             f"the first is {rows[0].path!r}, looked for at {root / rows[0].path}.",
             hint="Paths are relative to the folder of the table: move the table, or change its paths.",
         )
     classes = {row.label for row in rows if row.label}
-    taken = [kept[path] for path in sorted(kept) if path not in rejected]
-    if not taken:
+    usable = [kept[path] for path in sorted(kept) if path not in rejected]
+    if not usable:
         raise no_images(root, sorted(rejected.items()))
-    found = FoundImages([(row.path, row.label, row.split) for row in taken], classes, sorted(rejected.items()))
-    return dataset_of(root, found, [row.group for row in taken])
+    found = FoundImages([(row.path, row.label, row.split) for row in usable], classes, sorted(rejected.items()))
+    return dataset_of(root, found, [row.group for row in usable])
 
 
-def one_image(table: Path, row: LabelRow, names: Names, base: str = "", side: str = "") -> str | None:
+def one_image(table: Path, row: LabelRow, names: Names, base: str = "", split: str = "") -> str | None:
     """The image that a row names, None if there is none. Raises `BadLabels` if it could be several."""
-    found = pick(names.find(row.path, base), side or side_of_path(f"{table.stem.casefold()}/"))
+    found = pick(names.find(row.path, base), split or side_of_path(f"{table.stem.casefold()}/"))
     if len(found) > 1:
         raise BadLabels(
-            f"{table}: {row.path!r} can be {few([repr(path) for path in found], 3)}.",
+            f"{table}: {row.path!r} is ambiguous: {few([repr(path) for path in found], 3)}.",
             hint="Write the paths of the images into the table, relative to its folder.",
         )
     return found[0] if found else None
@@ -115,7 +115,7 @@ def one_image(table: Path, row: LabelRow, names: Names, base: str = "", side: st
 def merged(
     table: Path, rows: Sequence[LabelRow], find: Callable[[LabelRow], str | None]
 ) -> tuple[dict[str, LabelRow], dict[str, str]]:
-    """{path: row} with the rows of one image made one, and {path or cell: reason} of what cannot be taken up."""
+    """{path: row}, with the rows of one image merged, and {path or cell: reason} of those that cannot be used."""
     kept: dict[str, LabelRow] = {}
     rejected: dict[str, str] = {}
     for n, (row, split) in enumerate(zip(rows, _splits_of(table, rows), strict=True), 1):
@@ -123,36 +123,36 @@ def merged(
         if path is None:
             rejected[row.path or f"(row {n})"] = "not_a_file"
             continue
-        seen = kept.setdefault(path, replace(row, path=path, split=split))
-        if row.label and seen.label and row.label != seen.label:
+        earlier = kept.setdefault(path, replace(row, path=path, split=split))
+        if row.label and earlier.label and row.label != earlier.label:
             rejected[path] = "two_labels"
-        elif split and seen.split and split != seen.split:
+        elif split and earlier.split and split != earlier.split:
             rejected[path] = "two_splits"
         else:
-            joined = replace(seen, label=seen.label or row.label, split=seen.split or split)
-            kept[path] = replace(joined, group=seen.group or row.group)
+            joined = replace(earlier, label=earlier.label or row.label, split=earlier.split or split)
+            kept[path] = replace(joined, group=earlier.group or row.group)
     return kept, rejected
 
 
 def label_folder(root: Path, found: FoundImages, kept: dict[str, LabelRow], rejected: dict[str, str]) -> Dataset:
-    """All images of a folder; those that rows name have their labels, and the others none.
+    """All images of a folder; those named by rows have their labels, the others none.
 
-    The split is that of the rows, or what the folders are called (see `decided`).
+    The split is that of the rows, or follows from the names of the folders (see `decided`).
     """
     images = [(path, kept[path].label if path in kept else "") for path, _, _ in found.images]
     images = [(path, name) for path, name in images if path not in rejected]
     if any(row.split for row in kept.values()):
-        sided = [(path, name, kept[path].split if path in kept else "") for path, name in images]
+        with_split = [(path, name, kept[path].split if path in kept else "") for path, name in images]
     else:
-        sided = decided([(path, name, side_of_path(path)) for path, name in images])
+        with_split = decided([(path, name, side_of_path(path)) for path, name in images])
     everything = FoundImages(
-        sided, {row.label for row in kept.values() if row.label}, [*found.rejected, *rejected.items()]
+        with_split, {row.label for row in kept.values() if row.label}, [*found.rejected, *rejected.items()]
     )
-    return dataset_of(root, everything, [kept[path].group if path in kept else "" for path, _, _ in sided])
+    return dataset_of(root, everything, [kept[path].group if path in kept else "" for path, _, _ in with_split])
 
 
 def _existing(root: Path, name: str) -> str | None:
-    """The tidy path of a table's cell whose file exists: as given, with ``/`` for ``\\``, or with its extension."""
+    """The clean path of a table's cell whose file exists: as given, with ``/`` for ``\\``, or with its extension."""
     candidates = [name] if name else []
     if "\\" in name:
         candidates.append(name.replace("\\", "/"))
@@ -162,13 +162,13 @@ def _existing(root: Path, name: str) -> str | None:
         try:
             if (root / candidate).is_file():
                 return Path(candidate).as_posix()
-        except (ValueError, OSError):  # a zero byte, a name that is too long: no such file can be
+        except (ValueError, OSError):  # a zero byte, a name that is too long: no such file can exist
             continue
     return None
 
 
 def _splits_of(table: Path, rows: Sequence[LabelRow]) -> list[str]:
-    """The split of each row. A column without one known name (folds 0..4, say) is not about our split."""
+    """The split of each row. A column without any split name (folds 0..4, say) is ignored."""
     names = {row.split: split_name(row.split) for row in rows}
     known = {text for text, name in names.items() if name}
     unknown = sorted(text for text in names if text.strip() and text not in known)
@@ -187,38 +187,39 @@ def _splits_of(table: Path, rows: Sequence[LabelRow]) -> list[str]:
 
 
 def compiled(pattern: str, *, what: str = "label") -> re.Pattern[str]:
-    """A regular expression for the label (or the group) in a name. Raises `BadLabels` if it is not one."""
+    """Compile a regular expression for the label (or the group) in a name. Raises `BadLabels` if it is invalid."""
     try:
         return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        where = f" at place {error.pos}" if isinstance(error, re.error) and error.pos is not None else ""
+        where = f" at position {error.pos}" if isinstance(error, re.error) and error.pos is not None else ""
         problem = error.msg if isinstance(error, re.error) else str(error)
         example = {"label": "^(cat|dog)", "group": r"person(\d+)"}[what]
         raise BadLabels(
             f"{what}_from: {pattern!r} is not a regular expression: {problem}{where}.",
-            hint=f"An example is '{example}': the part in brackets is the {what}. Outside of brackets \\( is a bracket.",
+            hint=f"For example: '{example}'; the part in parentheses is the {what}. Write \\( for a literal parenthesis.",
         ) from None
 
 
 def text_in(name: str, pattern: re.Pattern[str], *, what: str = "label") -> str:
-    """The label (or the group) in a name: the regular expression's group called so, or the first one, or the whole match.
+    """The label (or the group) in a name: the regular expression's group of that name, or the first one, or the whole
+    match.
 
-    It is '' where nothing matches.
+    '' without a match.
 
     >>> text_in("cat.0.jpg", re.compile("^(cat|dog)")), text_in("1.jpg", re.compile("^(cat|dog)"))
     ('cat', '')
     >>> text_in("2024_rose_3.jpg", re.compile("_(?P<label>[a-z]+)_")), text_in("dog7.jpg", re.compile("^[a-z]+"))
     ('rose', 'dog')
     """
-    found = pattern.search(name)
-    if found is None:
+    match = pattern.search(name)
+    if match is None:
         return ""
     group: str | int = what if what in pattern.groupindex else min(pattern.groups, 1)
-    return (found[group] or "").strip()
+    return (match[group] or "").strip()
 
 
 def labels_from_names(where: Path, names: Sequence[str], pattern: str, *, quiet: bool = False) -> list[str]:
-    """The labels of file names, '' where there is none, which is noted. Raises `BadLabels` if none has one."""
+    """The labels in file names, '' where there is none, which is logged. Raises `BadLabels` if none has one."""
     expression = compiled(pattern)
     labels = [text_in(_base(name), expression) for name in names]
     without = [_base(name) for name, label in zip(names, labels, strict=True) if not label]
@@ -226,7 +227,7 @@ def labels_from_names(where: Path, names: Sequence[str], pattern: str, *, quiet:
         raise BadLabels(
             f"{where}: label_from {pattern!r} matches none of {len(names):,} file names, such as "
             f"{few([repr(name) for name in without], 3)}.",
-            hint="It is looked for in the name of the file, not in its folders. An example is '^(cat|dog)'.",
+            hint="It is matched against the name of the file, not its folders. For example: '^(cat|dog)'.",
         )
     if without and not quiet:
         log.info(
@@ -241,7 +242,7 @@ def _base(name: str) -> str:
 
 
 def open_by_pattern(root: Path, pattern: str) -> Dataset:
-    """All images of a folder with the labels that stand in their file names. Raises `NoImages`, `BadLabels`."""
+    """All images of a folder with the labels in their file names. Raises `NoImages`, `BadLabels`."""
     compiled(pattern)
     found = every_image(root)
     if not found.images:
@@ -250,14 +251,14 @@ def open_by_pattern(root: Path, pattern: str) -> Dataset:
 
 
 def label_by_pattern(root: Path, found: FoundImages, pattern: str, *, quiet: bool = False) -> Dataset:
-    """These images with the labels that stand in their file names; the split is what the folders say, see `decided`."""
+    """These images with the labels in their file names; the split follows from the folders, see `decided`."""
     paths = [path for path, _, _ in found.images]
     labels = labels_from_names(root, paths, pattern, quiet=quiet)
     images = decided([(path, label, side_of_path(path)) for path, label in zip(paths, labels, strict=True)])
     return dataset_of(root, FoundImages(images, set(labels) - {""}, found.rejected))
 
 
-# Labels at the beginning of file names, found out
+# Recognising labels at the beginning of file names
 
 _NUMBERED = re.compile(r"(?P<label>(?=[^\W\d]{2}).*?[^\W\d])[ ._-]*\(?\d+\)?\.\w+")
 _NO_LABELS = frozenset(
@@ -268,17 +269,17 @@ _NO_LABELS = frozenset(
         *("id", "item"),
     )
 )
-"""What cameras, programs and makers of data sets write before a number."""
+"""What cameras, programs and authors of datasets write before a number."""
 MOST_PREFIXES = 200
 SHARE = 0.95
-"""What part of the images must fit for a layout to be recognised."""
+"""Fraction of the images that must fit for a layout to be recognised."""
 
 
 def name_pattern(paths: Sequence[str]) -> str:
-    """A pattern for labels that stand before a number in the file names, or '' if these do not look so.
+    """A pattern for labels before a number in the file names, or '' if the names do not look like that.
 
-    Between 2 and 200 such words, each of several images, in 95 % of the names; test folders need not have them. What
-    cameras and programs write before a number is no label.
+    There must be 2 to 200 such words, each of several images, in 95 % of the names; test folders need not have them.
+    What cameras and programs write before a number is not a label.
 
     >>> name_pattern(["train/cat.0.jpg", "train/cat.1.jpg", "train/dog.0.jpg", "train/dog.1.jpg", "test/1.jpg"])
     '^(cat|dog)[ ._-]*\\\\(?\\\\d'
@@ -298,5 +299,5 @@ def name_pattern(paths: Sequence[str]) -> str:
 
 
 def _escaped(word: str) -> str:
-    """As re.escape, which also escapes what needs none."""
+    """Like re.escape, which also escapes characters that need no escaping."""
     return re.sub(r"([\\.^$*+?{}\[\]|()])", r"\\\1", word)

@@ -1,11 +1,11 @@
-"""Copies of one image among many: re-encoded, resized, brightened, mirrored, or with its edges cut.
+"""Copies of one image among many: re-encoded, resized, brightened, mirrored, or with cropped edges.
 
-    the nearest by 16 x 16 greys -> laid over each other at 16, 32, 64 px -> what still differs -> groups
+    nearest by 16 x 16 greys -> aligned at 16, 32, 64 px -> remaining difference -> groups
 
-Here pairs are proposed and compared; what makes a pair of look-alikes copies is decided in `data.copies`. No backbone and
-no features take part, so every verb finds the same copies, before any split is made. About 0.6 ms of a core per
-photograph (1.2 ms among 100,000); where all images look alike, 4 to 16 ms. Not for rotated images, larger cuts, an image
-within another, nor for images without structure (blank pages, clear skies): of those, identical files are found. See
+This module proposes and compares pairs; `data.copies` decides which look-alikes are copies. No backbone and no features
+are involved, so every verb finds the same copies, before any split is made. About 0.6 ms of a core per photograph (1.2
+ms among 100,000); if all images look alike, 4 to 16 ms. Not for rotated images, larger crops, one image inside another,
+or images without structure (blank pages, clear skies): of those, only identical files are found. See
 `benchmarks/duplicates.py` for recall and precision.
 """
 
@@ -46,47 +46,47 @@ from headstart.images.validate_worker import GREYS_SIDE
 from headstart.io.progress import bar, log
 
 SIDE = 64
-"""Thumbnails have so many pixels per side, whatever the image's shape."""
+"""Pixels per side of a thumbnail, whatever the image's shape."""
 FINE = 128
-"""The same where fine structure is compared."""
+"""The same for comparing fine structure."""
 AXES = 64
 MANY = 5_000
-"""Of more images fewer pairs are proposed: all of them would take a quarter of an hour if the images were all alike."""
+"""Above this number of images, fewer pairs are proposed: all would take 15 minutes if all images were alike."""
 NEIGHBOURS = 12, 6
-"""How many nearest images are proposed for each, among all images, their mirror images and their middles; and of many."""
+"""Nearest images proposed for each, among all images, their mirror images and their middles; and above `MANY`."""
 LIKENESS = 0.5, 0.6
-"""Cosine (of whitened 16 x 16 greys) below which a pair is not looked at; and of many images. Of cut copies 95 in 100 have
-0.6 and more, the nearest other photograph has 0.5."""
+"""Cosine (of whitened 16 x 16 greys) below which a pair is not compared; and above `MANY` images. 95 of 100 cropped
+copies have at least 0.6, the nearest other photograph has 0.5."""
 ALL_ONE = 1e-3
-"""Part of the variance of 16 x 16 greys that differs, on average, below which all images may be copies of a single one: of
-one saved again and again 0.0001 to 0.001 differs, of chest x-rays 0.27."""
+"""Mean fraction of the variance of 16 x 16 greys that differs, below which all images may be copies of a single one:
+0.0001 to 0.001 for one saved again and again, 0.27 for chest x-rays."""
 MIDDLE = 0.95
 CLOSE = FLOOR - 0.1
-"""Score in greys from which on a pair is compared in colour as well."""
+"""Score in greys from which a pair is also compared in colour."""
 BRIGHTER = 1.08
-"""Gain from which on the darker image of a pair is made brighter before it is shrunk."""
+"""Gain from which the darker image of a pair is brightened before it is shrunk."""
 NEAR_WHITE = 225.0
-"""Level (of a thumbnail) from which on pixels of the brighter image may have been cut off at white."""
+"""Level (of a thumbnail) from which pixels of the brighter image may be clipped at white."""
 RICH = 14.0
-"""`richness` below which the score of a pair counts in proportion: what is simple agrees by chance once it is aligned."""
+"""`richness` below which a score is reduced in proportion: simple images agree by chance once they are aligned."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-"""How bright red, green and blue are when an image is made grey (ITU-R BT.601, as in Pillow and most programs)."""
+"""Weights of red, green and blue in grey (ITU-R BT.601, as in Pillow and most programs)."""
 BATCH = 128
-"""Pairs that are compared at a time: more of them no longer fit the processor's cache."""
+"""Pairs compared at a time: more do not fit the CPU's cache."""
 
 
 def find_copies(images: Images, labels_N: np.ndarray | None = None) -> Copies:
-    """The copies among N images; `labels_N` int64, -1 = unknown, are a check only.
+    """The copies among N images; `labels_N` int64, -1 = unknown, only serve as a check.
 
-    Identical files are copies without a look; an image that cannot be read again is in no other pair. The same images
-    give the same copies.
+    Identical files are copies without comparison; an image that cannot be read again is in no other pair. The same
+    images give the same copies.
     """
     n = len(images)
     labels_N = np.full(n, -1, np.int64) if labels_N is None else np.asarray(labels_N)
     first_N = exact_groups(images.sha256s)
     chosen, again = np.unique(first_N), np.flatnonzero(first_N != np.arange(n))
     same_file = np.stack([first_N[again], again], axis=1)
-    with threadpool_limits(1):  # small products on all threads at once: 20 times slower beside other work
+    with threadpool_limits(1):  # small products on all threads: 20 times slower beside other work
         found = _CopySearch(images.take(chosen)).copies(labels_N[chosen])
     near = chosen[found.pairs_M2]
     same_pixels = _same_pixels(near, found.difference_M, images)
@@ -105,29 +105,29 @@ def find_copies(images: Images, labels_N: np.ndarray | None = None) -> Copies:
 
 
 def _same_pixels(pairs_M2: np.ndarray, difference_M: np.ndarray, images: Images) -> np.ndarray:
-    """bool (M,): which of the pairs have the same pixels; they are read again for it where that is possible at all."""
+    """bool (M,): which pairs have the same pixels; images are read again only if that is possible."""
     sizes, refs = images.sizes_N2.tolist(), images.refs
     pairs = zip(pairs_M2.tolist(), difference_M.tolist(), strict=True)
     return np.array([d < 1e-3 and sizes[i] == sizes[j] and _equal(refs[i], refs[j]) for (i, j), d in pairs], bool)
 
 
 class _CopySearch:
-    """The search among n different files; `pairs_M3` are two places, and whether the second image is mirrored."""
+    """The search among n different files; `pairs_M3` are two indices, and whether the second image is mirrored."""
 
     def __init__(self, images: Images) -> None:
         self.refs, self.greys = images.refs, small_greys(images.infos)
         self.placed: dict[tuple[int, int], tuple[float, bool, np.ndarray]] = {}
-        """Pairs that were compared closely: the score, whether mirrored, where the second was read."""
+        """Closely compared pairs: the score, whether mirrored, where the second was read."""
 
     def copies(self, labels_N: np.ndarray) -> Copies:
-        """What is confirmed; of `certain_M` nothing is known yet."""
+        """The confirmed copies; `certain_M` is not known yet."""
         pairs_M3, scale_M = propose(self.greys)
         pairs_M2, score_M = _best_way(pairs_M3, self._scores(pairs_M3, scale_M))
         n = len(self.refs)
         return confirm(n, pairs_M2, score_M, labels_N, detail_of=self._detail, score_of=self._score_again)
 
     def _scores(self, pairs_M3: np.ndarray, scale_M: np.ndarray) -> np.ndarray:
-        """(M,): how well each pair agrees once aligned, in greys and (where that is much) in colours; 0 if hardly."""
+        """(M,): how well each pair agrees once aligned, in greys and (if close) in colours; 0 if hardly."""
         placed, likely = self._placed(pairs_M3, scale_M)
         out, cut_off = np.zeros(len(pairs_M3)), np.zeros(len(pairs_M3), bool)
         out[likely], cut_off[likely], placed[likely] = self._in_greys(pairs_M3[likely], placed[likely])
@@ -141,7 +141,7 @@ class _CopySearch:
         return out
 
     def _placed(self, pairs_M3: np.ndarray, scale_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """float32 (M, 4), where the second of each pair is read, coarsely; and places of the pairs that may be copies."""
+        """float32 (M, 4), roughly where the second of each pair is read; and indices of pairs that may be copies."""
 
         def compare(start: int) -> np.ndarray:
             some = slice(start, start + BATCH)
@@ -154,7 +154,7 @@ class _CopySearch:
         return found[:, :4].astype(np.float32), np.flatnonzero(found[:, 4] >= COARSEST)
 
     def _in_greys(self, pairs_M3: np.ndarray, placed_M4: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Scores (M,) in greys, whether they may be too low (M,), and where the second is read, exactly (M, 4)."""
+        """Scores (M,) in greys, whether they may be too low (M,), and exactly where the second is read (M, 4)."""
         if not len(pairs_M3):
             return np.empty(0), np.empty(0, bool), placed_M4
         wanted, places = np.unique(pairs_M3[:, :2], return_inverse=True)
@@ -170,7 +170,7 @@ class _CopySearch:
         return found[:, 0], found[:, 1] > 0, found[:, 2:].astype(np.float32)
 
     def _in_colour(self, pairs_M3: np.ndarray, placed_M4: np.ndarray) -> np.ndarray:
-        """(M,): scores in colour, the second read at `placed_M4`; better ones where the darker image is made brighter."""
+        """(M,): scores in colour, the second read at `placed_M4`; better ones where the darker image is brightened."""
         if not len(pairs_M3):
             return np.empty(0)
         wanted, places = np.unique(pairs_M3[:, :2], return_inverse=True)
@@ -182,21 +182,21 @@ class _CopySearch:
             a, b = _pair(colours, places_M2[some, 0], places_M2[some, 1], pairs_M3[some, 2])
             return np.column_stack(_colours_compared(a, b, placed_M4[some]))
 
-        found = np.concatenate(_each(compare, range(0, len(pairs_M3), BATCH), "Comparing closely"))
+        found = np.concatenate(_each(compare, range(0, len(pairs_M3), BATCH), "Comparing in colour"))
         out, gain_M3, offset_M3 = found[:, 0], found[:, 1:4], found[:, 4:7]
         brighter = np.maximum(gain_M3, 1 / gain_M3).mean(axis=1) >= BRIGHTER
         for k in np.flatnonzero(brighter & (out < CEILING)).tolist():
-            a, b = self._made_as_bright(pairs_M3[k], colours[places_M2[k]], gain_M3[k], offset_M3[k])
+            a, b = self._brightened(pairs_M3[k], colours[places_M2[k]], gain_M3[k], offset_M3[k])
             out[k] = max(out[k], _colours_compared(a, b, placed_M4[k : k + 1])[0][0])
         return out
 
-    def _made_as_bright(
+    def _brightened(
         self, pair_3: np.ndarray, colours: np.ndarray, gain_3: np.ndarray, offset_3: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """float32, twice (1, SIDE, SIDE, 3): one pair, its darker image made brighter and cut off at white, then shrunk.
+        """float32, twice (1, SIDE, SIDE, 3): one pair, its darker image brightened and clipped at white, then shrunk.
 
-        The other way round, the means of pixels of which some are cut off are too bright: black print on a white label.
-        An image that cannot be read again stays as it is. `gain_3` and `offset_3` make the second as bright as the first.
+        In the other order, the means of partly clipped pixels are too bright: black print on a white label. An image
+        that cannot be read again stays unchanged. `gain_3` and `offset_3` make the second as bright as the first.
         """
         darker = int(gain_3.mean() > 1)
         if not darker:
@@ -215,14 +215,14 @@ class _CopySearch:
         return score_M.reshape(2, -1).max(axis=0)
 
     def _detail(self, pairs_K2: np.ndarray) -> np.ndarray:
-        """(K,): how well fine structure agrees, of pairs that were compared closely; -1 for others."""
+        """(K,): how well fine structure agrees in closely compared pairs; -1 for others."""
         out = np.full(len(pairs_K2), -1.0)
-        known = [k for k, pair in enumerate(pairs_K2.tolist()) if tuple(pair) in self.placed]
-        wanted, places = np.unique(pairs_K2[known], return_inverse=True)
+        compared = [k for k, pair in enumerate(pairs_K2.tolist()) if tuple(pair) in self.placed]
+        wanted, places = np.unique(pairs_K2[compared], return_inverse=True)
         places = places.reshape(-1, 2)
         fine = self._thumbnails(wanted, FINE, "L")
-        for start in range(0, len(known), BATCH):
-            some = known[start : start + BATCH]
+        for start in range(0, len(compared), BATCH):
+            some = compared[start : start + BATCH]
             ways = [self.placed[tuple(pairs_K2[k].tolist())] for k in some]
             first, second = places[start : start + BATCH].T
             a, b = _pair(fine, first, second, np.array([way[1] for way in ways]))
@@ -252,7 +252,7 @@ class _CopySearch:
 def _pair(
     images: np.ndarray, first: np.ndarray, second: np.ndarray, mirrored: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """float32, twice (P, n, n) or (P, n, n, 3); the second is mirrored where it should be."""
+    """float32, twice (P, n, n) or (P, n, n, 3); the second is mirrored where `mirrored`."""
     a, b = images[first].astype(np.float32), images[second].astype(np.float32)
     turned = mirrored.astype(bool)
     b[turned] = b[turned][:, :, ::-1]
@@ -268,21 +268,21 @@ def _best_way(pairs_M3: np.ndarray, score_M: np.ndarray) -> tuple[np.ndarray, np
 
 
 def propose(greys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int64 (M, 3): pairs i < j that may be copies and whether j is mirrored, and float (M,): the scale to begin with.
+    """int64 (M, 3): pairs i < j that may be copies and whether j is mirrored, and float (M,): the initial scale.
 
-    `greys` uint8 (n, 16, 16). Each image's nearest ones among all, their mirror images, and their middles (an image with
-    its edges cut resembles the middle of the whole one), by the cosine of `descriptors`.
+    `greys` uint8 (n, 16, 16). For each image the nearest among all images, their mirror images, and their middles (an
+    image with cropped edges resembles the middle of the whole one), by the cosine of `descriptors`.
     """
     n = len(greys)
     if n < 2:
         return np.empty((0, 3), np.int64), np.empty(0)
     rows = descriptors(greys)
     near = neighbours(rows, NEIGHBOURS[n > MANY], asked=n)
-    i, place = np.repeat(np.arange(n), near.shape[1]), near.ravel()
-    keep = (place >= 0) & (i != place % n)
-    i, place = i[keep], place[keep]
-    kind, j = place // n, place % n
-    cosine = np.concatenate([_cosine(rows, i[k : k + 4096], place[k : k + 4096]) for k in range(0, len(i) + 1, 4096)])
+    i, index = np.repeat(np.arange(n), near.shape[1]), near.ravel()
+    keep = (index >= 0) & (i != index % n)
+    i, index = i[keep], index[keep]
+    kind, j = index // n, index % n
+    cosine = np.concatenate([_cosine(rows, i[k : k + 4096], index[k : k + 4096]) for k in range(0, len(i) + 1, 4096)])
     keep = cosine >= LIKENESS[n > MANY]
     i, j, kind, cosine = i[keep], j[keep], kind[keep], cosine[keep]
     pairs_M3 = np.stack([np.minimum(i, j), np.maximum(i, j), kind == 1], axis=1).astype(np.int64)
@@ -293,7 +293,7 @@ def propose(greys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def small_greys(infos: Sequence[ImageInfo]) -> np.ndarray:
-    """uint8 (n, 16, 16): what each image looks like from afar, as it was noted when it was validated; black if unreadable."""
+    """uint8 (n, 16, 16): the small greys recorded during validation; black if unreadable."""
     side = GREYS_SIDE
     rows = [base64.b64decode(fact.greys) or bytes(side * side) for fact in infos]
     return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, side, side)
@@ -307,9 +307,8 @@ def _cosine(rows: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarr
 def descriptors(greys: np.ndarray, *, sample: int = 4096) -> np.ndarray:
     """float32 (3 n, AXES), rows of length 1: n of the images, n of their mirror images, n of their middles.
 
-    Greys at 16 x 16 pixels on the main axes of a sample of them, halfway to white noise, so that what all images of the
-    data have in common counts less. On x-rays that brings the original of a cut copy to the first place in 98 of 100
-    cases (without it 88).
+    Greys at 16 x 16 pixels on the main axes of a sample of them, half whitened, so that what all images have in common
+    counts less. On x-rays this ranks the original of a cropped copy first in 98 of 100 cases (88 without it).
     """
     n = len(greys)
     some = _flat(greys[np.sort(np.random.default_rng(0).permutation(n)[:sample])])
@@ -327,13 +326,13 @@ def descriptors(greys: np.ndarray, *, sample: int = 4096) -> np.ndarray:
 
 
 def _flat(greys: np.ndarray) -> np.ndarray:
-    """float32 (n, side * side): greys as rows, less their mean, of length 1."""
+    """float32 (n, side * side): greys as rows, minus their mean, of length 1."""
     rows = greys.reshape(len(greys), -1).astype(np.float32)
     return _unit(rows - rows.mean(axis=1, keepdims=True))
 
 
 def _in_common(rows: np.ndarray) -> np.ndarray:
-    """The mean of rows of length 1; zeros where nothing but noise would be left without it, and for two (opposites then)."""
+    """The mean of rows of length 1; zeros if only noise would remain without it, and for two rows (then opposites)."""
     mean: np.ndarray = rows.mean(axis=0)
     return mean if len(rows) > 2 and 1 - mean @ mean >= ALL_ONE else np.zeros_like(mean)
 
@@ -343,7 +342,7 @@ def thumbnail(
 ) -> np.ndarray | None:
     """uint8 (side, side) greys or (side, side, 3) colours, squashed into a square; None if the image cannot be read.
 
-    With a `table` (3 x 256 levels) its colours are replaced first, at `at_least` pixels per side if it has as many.
+    With a `table` (3 x 256 levels), its colours are mapped first, at `at_least` pixels per side if it has as many.
     """
     decoded = (max(side, at_least),) * 2
     try:
@@ -355,14 +354,14 @@ def thumbnail(
 
 
 def _greys_compared(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> np.ndarray:
-    """(P, 6): scores of greys (P, n, n), 0 for those that hardly agree; 1 if one may be brighter and cut off at white, so
-    that the score is too low; where b was read. Begins at `placed`."""
+    """(P, 6): scores of greys (P, n, n), 0 for those that hardly agree; 1 if one may be brighter and clipped at white,
+    so that the score is too low; where b was read. Starts from `placed`."""
     placed, alike = place(a, b, placed)
     out = np.zeros((len(a), 6))
     out[:, 2:] = placed
     near = np.flatnonzero(alike >= COARSE)
     if len(near):
-        a, b, inside = _laid_over(a[near, None], b[near, None], placed[near])
+        a, b, inside = _aligned(a[near, None], b[near, None], placed[near])
         out[near, 0] = _score(a, b, inside)
         gain = as_bright(a, b, inside[:, None])[0][:, 0, 0, 0]
         brightest = np.where(gain > 1, a.max(axis=(1, 2, 3)), b.max(axis=(1, 2, 3)))
@@ -371,23 +370,23 @@ def _greys_compared(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> np.ndar
 
 
 def _colours_compared(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores (P,) of colours (P, n, n, 3), of greys where only one of the two has colours; gain and offset of b (P, 3)."""
+    """Scores (P,) of colours (P, n, n, 3), or of greys if only one has colours; gain and offset of b (P, 3)."""
     grey = _is_grey(a) != _is_grey(b)
     for images in (a, b):
         images[grey] = (images[grey] @ LUMA)[..., None]
-    a, b, inside = _laid_over(a.transpose(0, 3, 1, 2), b.transpose(0, 3, 1, 2), placed)
+    a, b, inside = _aligned(a.transpose(0, 3, 1, 2), b.transpose(0, 3, 1, 2), placed)
     gain, offset = as_bright(a, b, inside[:, None])
     return _score(a, b, inside), gain[:, :, 0, 0], offset[:, :, 0, 0]
 
 
 def _score(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """(P,): the score of aligned images (P, C, n, n), less for simple ones."""
+    """(P,): the score of aligned images (P, C, n, n), reduced for simple ones."""
     rich = np.minimum(richness(a.mean(axis=1)), richness(b.mean(axis=1)))
     return score(differing(a, b, inside)) * np.minimum(1, rich / RICH)
 
 
-def _laid_over(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(P, C, n, n), twice: a, and b read where it agrees, both blurred by a pixel; and (P, n, n), which pixels count."""
+def _aligned(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(P, C, n, n), twice: a, and b read at `placed`, both blurred by a pixel; and (P, n, n), which pixels count."""
     p, c, n, _ = a.shape
     flat_a, flat_b = (x.reshape(p * c, n, n) for x in (a, b))
     over, inside = warp(blurred(flat_b, 0.7), np.repeat(placed, c, axis=0))
@@ -400,13 +399,13 @@ def _laid_over(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> tuple[np.nda
 
 
 def _is_grey(images: np.ndarray) -> np.ndarray:
-    """bool (P,): whether images (P, n, n, 3) have no colours to speak of."""
+    """bool (P,): whether images (P, n, n, 3) have practically no colour."""
     grey: np.ndarray = np.abs(images - images.mean(axis=3, keepdims=True)).mean(axis=(1, 2, 3)) < 2
     return grey
 
 
 def _fine_agreement(a: np.ndarray, b: np.ndarray, placed: np.ndarray) -> np.ndarray:
-    """(P,): `detail` of greys (P, FINE, FINE), aligned once more at that size."""
+    """(P,): `detail` of greys (P, FINE, FINE), aligned again at that size."""
     a, b = blurred(a, 0.8), blurred(b, 0.8)
     over, inside = warp(b, align(a, b, steps=3, start=placed))
     return detail(a, over, within(inside, 3))
@@ -428,7 +427,7 @@ def _equal(first: ImageRef, second: ImageRef) -> bool:
 
 
 def _each(work: Callable[[int], Any], starts: Sequence[int], title: str = "") -> list[Any]:
-    """What `work` gives for each start, in order, on all cores."""
+    """The results of `work` for each start, in order, on all cores."""
     with ThreadPoolExecutor(cores()) as pool, bar(title, len(starts)) if title else nullcontext(_nothing) as advance:
         out = []
         for result in pool.map(work, starts):
@@ -438,4 +437,4 @@ def _each(work: Callable[[int], Any], starts: Sequence[int], title: str = "") ->
 
 
 def _nothing(_: int) -> None:
-    """No progress to show."""
+    """Show no progress."""

@@ -1,8 +1,8 @@
-"""The nearest of many rows by cosine: exact for few rows, by a forest of trees for many.
+"""Nearest neighbours among rows by cosine: exact for few rows, by a forest of trees for many.
 
-The trees halve the rows at each level, so the cost is N log N whatever the rows are; recall is in
-`tests/test_neighbours.py`. Two threads' worth of matrix products, 12 trees: about 20 s per 100,000 rows of 64 values. Not
-for a search that has to be exact beyond 2,048 rows.
+The trees halve the rows at each level, so the cost is N log N for any data; recall is in `tests/test_neighbours.py`.
+With matrix products on two threads and 12 trees: about 20 s per 100,000 rows of 64 values. Not for exact search beyond
+2,048 rows.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ import numpy as np
 LEAF = 256
 TREES = 12
 EXACT = 2048
-"""Up to so many rows each is compared with every other: that costs less than the trees (0.02 s for 1,000, not 0.05 s)."""
+"""Up to this many rows, each is compared with every other: faster than the trees (for 1,000: 0.02 s, not 0.05 s)."""
 
 
 def neighbours(
     rows_ND: np.ndarray, k: int, *, asked: int | None = None, leaf: int = LEAF, trees: int = TREES
 ) -> np.ndarray:
-    """int64 (N, k): those of the rows (of length 1) with the largest cosine to each, nearest first; -1 = none.
+    """int64 (N, k): the rows (of length 1) with the largest cosine to each row, nearest first; -1 = none.
 
-    With `asked`, (asked, k): only for so many of the first rows, among all; that takes less time.
+    With `asked`, (asked, k): only for that many first rows, among all rows, which is faster.
 
-    Exact up to `EXACT` rows; beyond that, a row's neighbours are looked for in its leaf of each tree. A tree halves the
+    Exact up to `EXACT` rows; beyond that, a row's neighbours are searched in its leaf of each tree. A tree halves the
     rows of each node at the median of a direction between two of them, so that leaves are equal and near rows tend to
     share one (Dasgupta & Freund, "Random projection trees and low dimensional manifolds", STOC 2008; the direction as
-    in Annoy). Costs ``trees x N x (leaf + log N) x D``; recall is in
-    `tests/test_neighbours.py`.
+    in Annoy). Costs ``trees x N x (leaf + log N) x D``; recall is in `tests/test_neighbours.py`.
     """
     n = len(rows_ND)
     asked = n if asked is None else asked
@@ -46,7 +45,7 @@ def neighbours(
 
 
 def _leaves(rows_ND: np.ndarray, rng: np.random.Generator, leaf: int) -> Iterator[np.ndarray]:
-    """(m, about leaf) row numbers: the leaves of one tree, several of one size at a time."""
+    """(m, about leaf) row numbers: the leaves of one tree, several of equal size at a time."""
     n = len(rows_ND)
     order = rng.permutation(n)
     edges = np.array([0, n])
@@ -69,17 +68,17 @@ def _leaves(rows_ND: np.ndarray, rng: np.random.Generator, leaf: int) -> Iterato
 
 
 def _improve(rows_ND: np.ndarray, members: np.ndarray, best: np.ndarray, cosine: np.ndarray) -> None:
-    """Take the nearest within each leaf, members (m, s), into the lists of those of its rows that are asked for, in place."""
+    """Merge the nearest within each leaf, members (m, s), into the lists of its requested rows, in place."""
     k, few = best.shape[1], min(best.shape[1], members.shape[1] - 1)
     owned, near, near_cosine = [], [], []
     for leaf in members:
         owners = leaf[leaf < len(best)]
-        found = rows_ND[owners] @ rows_ND[leaf].T
-        found[owners[:, None] == leaf] = -np.inf
-        nearest = np.argpartition(-found, few - 1, axis=1)[:, :few]
+        product = rows_ND[owners] @ rows_ND[leaf].T
+        product[owners[:, None] == leaf] = -np.inf
+        nearest = np.argpartition(-product, few - 1, axis=1)[:, :few]
         owned.append(owners)
         near.append(leaf[nearest])
-        near_cosine.append(np.take_along_axis(found, nearest, axis=1))
+        near_cosine.append(np.take_along_axis(product, nearest, axis=1))
     owners = np.concatenate(owned)
     ids = np.concatenate([best[owners], np.concatenate(near)], axis=1)
     values = np.concatenate([cosine[owners], np.concatenate(near_cosine)], axis=1)

@@ -1,16 +1,17 @@
-"""The table of what is taken for copies, and how a person says that a pair is none.
+"""The table of copies, in which a person can mark pairs that are not copies.
 
     path,copy,label,copy_label,evidence,difference,not_copies
     cat/7.jpg,cat/9.jpg,cat,cat,same_file,0.00000,
     cat/3.jpg,cat/8.jpg,cat,cat,near,0.00312,
     cat/3.jpg,dog/5.jpg,cat,dog,near,0.01304,x
 
-`headstart check DATA --out checks.csv` writes one as `checks-copies.csv`, a run has one as `copies.csv`. A person puts an
-x into `not_copies` and gives it back with `--not-copies`: that pair is then treated as two images. Rows without an x do
-nothing. Only `path`, `copy` and `not_copies` must be there; spreadsheets may have saved it with semicolons.
+`headstart check DATA --out checks.csv` writes one as `checks-copies.csv`, a run has one as `copies.csv`. A person puts
+an x into `not_copies` and passes the table to `--not-copies`: that pair is then treated as two images. Rows without an
+x have no effect. Only `path`, `copy` and `not_copies` are required. Semicolons, as some spreadsheets save them, are
+accepted.
 
-Costs milliseconds per 10,000 rows. Not for files with the same bytes, which are copies whatever they show; and not for
-saying that two images are copies: name a group for that (`--group-column`).
+Costs milliseconds per 10,000 rows. Not for files with the same bytes, which are always copies; and not for declaring
+two images copies: name a group for that (`--group-column`).
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ COPIES_HEADER = ("path", "copy", "label", "copy_label", "evidence", "difference"
 
 @dataclass(frozen=True)
 class CopyRow:
-    """A pair of images that are taken for copies, as a row of the table.
+    """A pair of copies, as a row of the table.
 
-    `evidence` is 'same_file', 'same_pixels' or 'near'. `difference`: the part of the variance that differs, 0 to 1, as
-    text; '' if it is not known. `refused`: whether somebody says that they are no copies.
+    `evidence` is 'same_file', 'same_pixels' or 'near'. `difference`: the fraction of the variance that differs, 0 to 1,
+    as text; '' if unknown. `refused`: whether a person says that they are not copies.
     """
 
     path: str
@@ -56,7 +57,7 @@ class CopyRow:
 
 @dataclass(frozen=True)
 class NotCopies:
-    """The pairs of a table that have an x. Without any (as `read_not_copies(None)` gives it) it is false, and does nothing."""
+    """The pairs of a table with an x. False, and without effect, if there are none, as from `read_not_copies(None)`."""
 
     source: Path = Path()
     rows: tuple[CopyRow, ...] = ()
@@ -66,27 +67,29 @@ class NotCopies:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over the pairs, whatever their order."""
+        """SHA-256 over the pairs, independent of their order."""
         return hash_rows(sorted(sorted((row.path, row.copy)) for row in self.rows))
 
     def among(self, paths: Iterable[str]) -> NotCopies:
-        """Only the pairs of which both are among these paths."""
-        known = set(paths)
-        return replace(self, rows=tuple(row for row in self.rows if row.path in known and row.copy in known))
+        """Only the pairs with both images among these paths."""
+        wanted = set(paths)
+        return replace(self, rows=tuple(row for row in self.rows if row.path in wanted and row.copy in wanted))
 
     def checked(self, dataset: Dataset) -> NotCopies:
-        """The same, if all of its paths are in the data. Raises `BadCopies`, naming every row that does not fit."""
-        known = set(dataset.paths)
-        strangers = [path for row in self.rows for path in (row.path, row.copy) if path not in known]
+        """The same, if all its paths are in the data. Raises `BadCopies`, naming every row that does not fit."""
+        in_data = set(dataset.paths)
+        missing = [path for row in self.rows for path in (row.path, row.copy) if path not in in_data]
         alone = [repr(row.path) for row in self.rows if row.path == row.copy]
-        if strangers:
-            near = near_names(strangers[0], list(known), n=1) if len(known) <= 10_000 else ""
+        if missing:
+            near = near_names(missing[0], list(in_data), n=1) if len(in_data) <= 10_000 else ""
             raise BadCopies(
-                f"{self.source}: {counted('a path that is not in the data', map(repr, strangers))}.",
+                f"{self.source}: {counted('a path that is not in the data', map(repr, missing))}.",
                 hint=near or f"Expected paths relative to {dataset.root}.",
             )
         if alone:
-            raise BadCopies(f"{self.source}: {counted('the same path twice', alone)}.", hint="A pair is of two images.")
+            raise BadCopies(
+                f"{self.source}: {counted('the same path twice', alone)}.", hint="A pair needs two different images."
+            )
         return self
 
     def check_files(self, paths: Sequence[str], sha256s: Sequence[str]) -> None:
@@ -102,44 +105,42 @@ class NotCopies:
             )
 
     def applied_to(self, copies: Copies, paths: Sequence[str], sha256s: Sequence[str]) -> Copies:
-        """The copies among N images without these pairs, nor those of files that are identical to one of the two."""
+        """The copies among N images without these pairs, and without those of files identical to either image."""
         rows = self.among(paths).rows
         if not rows:
             return copies
-        place = {path: i for i, path in enumerate(paths)}
+        index = {path: i for i, path in enumerate(paths)}
         same: dict[str, list[int]] = {}
         for i, sha256 in enumerate(sha256s):
             same.setdefault(sha256, []).append(i)
-        pairs = [(place[row.path], place[row.copy]) for row in rows]
+        pairs = [(index[row.path], index[row.copy]) for row in rows]
         left = copies.without([both for i, j in pairs for both in product(same[sha256s[i]], same[sha256s[j]])])
-        log.info("Pairs that are no copies, in %s: %s.", self.source, f"{len(rows):,}")
+        log.info("Pairs marked as not copies in %s: %s.", self.source, f"{len(rows):,}")
         still = [f"{paths[i]} and {paths[j]}" for i, j in pairs if left.groups_N[i] == left.groups_N[j]]
         if still:
-            log.warning(
-                "%s: copies of other images that are the same hold some together: %s.", self.source, few(still, 3)
-            )
+            log.warning("%s: other copies still keep some of these pairs together: %s.", self.source, few(still, 3))
         return left
 
     def write(self, path: Path) -> None:
-        """Write the pairs as they can be given back. Raises `WriteError`."""
+        """Write the pairs, ready to be read again. Raises `WriteError`."""
         write_copies(path, self.rows)
 
 
 def read_not_copies(path: Path | None) -> NotCopies:
-    """The pairs with an x of a table of copies; none for None. Raises `MissingData`, `BadCopies` (no such table)."""
+    """The pairs with an x in a table of copies; none for None. Raises `MissingData`, `BadCopies` (not such a table)."""
     if path is None:
         return NotCopies()
-    place = Path(path)
+    table = Path(path)
     rows = edited_rows(
-        place,
+        table,
         what="table of copies",
         fits=lambda header: {"path", "copy", "not_copies"} <= header,
         expected="path, copy and not_copies",
         hint="`headstart check DATA --out checks.csv` writes one, checks-copies.csv.",
         error=BadCopies,
     )
-    check_ticks(place, rows, "not_copies", BadCopies)
-    return NotCopies(place, tuple(row for row in map(copy_row, rows) if row.refused))
+    check_ticks(table, rows, "not_copies", BadCopies)
+    return NotCopies(table, tuple(row for row in map(copy_row, rows) if row.refused))
 
 
 def copy_row(cells: dict[str, str]) -> CopyRow:
@@ -158,7 +159,7 @@ def copy_rows(copies: Copies, dataset: Dataset, sha256s: Sequence[str]) -> list[
 
 
 def doubted_rows(copies: Copies, dataset: Dataset) -> Iterator[CopyRow]:
-    """The pairs that agree as copies do and are treated as different images."""
+    """The pairs that agree as copies do but are treated as different images."""
     return (_row(dataset, i, j, "near", "") for i, j in copies.doubted_K2.tolist())
 
 
@@ -169,8 +170,14 @@ def write_copies(path: Path, rows: Iterable[CopyRow]) -> None:
 
 
 def _row(dataset: Dataset, i: int, j: int, evidence: str, difference: str) -> CopyRow:
-    label, copy_label = dataset.label_name(i), dataset.label_name(j)
-    return CopyRow(dataset.paths[i], dataset.paths[j], label, copy_label, evidence, difference)
+    return CopyRow(
+        path=dataset.paths[i],
+        copy=dataset.paths[j],
+        label=dataset.label_name(i),
+        copy_label=dataset.label_name(j),
+        evidence=evidence,
+        difference=difference,
+    )
 
 
 def _evidence(same_file: bool, certain: bool) -> str:

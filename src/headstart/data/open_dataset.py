@@ -1,17 +1,17 @@
-"""`open_dataset`: what a user gives as data becomes a `Dataset` of paths, labels, classes, and the split that came with it.
+"""`open_dataset`: turn the user's data into a `Dataset` of paths, labels, classes, and the split that came with it.
 
-Nothing is opened here but folders, tables and archives: whether a file is an image is found out later, so that a bad one
-is named by `headstart check` and not passed over in silence. Costs one `stat` per file (about 20,000 files per second on a
-warm disk) and some 300 bytes per image.
+Only folders, tables and archives are opened here: whether a file is an image is checked later, so that `headstart
+check` reports a bad one instead of it being skipped silently. Costs one `stat` per file (about 20,000 files per second
+on a warm disk) and some 300 bytes per image.
 
     DATA/cat/1.jpg                          one folder per class, with any folders below it
-    DATA/train/cat/1.jpg, DATA/test/...     split folders (train, val, valid, validation, test ...) of such
+    DATA/train/cat/1.jpg, DATA/test/...     split folders (train, val, valid, validation, test ...) of class folders
     DATA/1.jpg                              no labels, unless a table or the file names have them (`data.infer_labels`)
     DATA.csv, DATA.tsv, DATA.parquet        a path and a label column; may have a split and a group column
     DATA.zip, DATA.tar.gz ...               an archive of one of these (`data.archives.unpacking`)
     shards of images                        parquet with their bytes, WebDataset (`data.shards.writing`)
 
-What needs more words than a path is a `DataSource` (`data.data_source`).
+If a path is not enough, use a `DataSource` (`data.data_source`).
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def open_dataset(
     group_column: str | None = None,
     group_from: str | None = None,
 ) -> Dataset:
-    """Take up images from wherever they are, with their labels; see `DataSource` for what the other arguments say.
+    """Open images with their labels, from any source; see `DataSource` for the other arguments.
 
-    Images come sorted by path, whatever the order on disk. Raises `MissingData` (nothing there), `NoImages`,
+    Images are sorted by path, whatever the order on disk. Raises `MissingData` (nothing there), `NoImages`,
     `BadLabels` (mixed layouts, unclear columns, rows without files), `BadSplit` (unknown split names), `BadArchive`.
     """
     source = as_source(data)
@@ -78,7 +78,7 @@ def open_dataset(
 
 
 def require_trainable(dataset: Dataset) -> None:
-    """Raise `BadLabels` unless there are two classes or more, none empty, with two images each on average."""
+    """Raise `BadLabels` unless there are at least two classes, none empty, with two images each on average."""
     where, total = dataset.root, int((dataset.labels >= 0).sum())
     counts = np.bincount(dataset.labels[dataset.labels >= 0], minlength=len(dataset.classes))
     listed = counted(dataset.classes, counts)

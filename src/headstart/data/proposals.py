@@ -1,12 +1,12 @@
 """Groups that nobody named but that names suggest: `person12_bacteria_48.jpeg`, a column `patient_id`.
 
-Images of one patient in both the training set and the test set make the test easier than the world is, and nobody thinks
-of it until it is too late. So a note proposes the option that would keep them together; nothing is done without it.
+Images of one patient in both the training set and the test set make the test too easy, which is usually noticed too
+late. So a note proposes the option that would keep them together; nothing is done without it.
 
-A name has to say what it counts (patient, camera, video ...), or has to be an id with a running number that starts anew
-for each id (`c12f4_003.png`). The groups have to join images, and none may hold more than a fifth of them. Plain running
-numbers (`cat.12.jpg`, `IMG_0001.jpg`) say nothing. Costs about 1 s per 100,000 images. Not a test of whether images
-are alike: see `data.near_duplicates` for that.
+A name must say what it counts (patient, camera, video ...), or be an id with a running number that restarts for each id
+(`c12f4_003.png`). The groups must join images, and none may hold more than a fifth of them. Plain running numbers
+(`cat.12.jpg`, `IMG_0001.jpg`) suggest nothing. Costs about 1 s per 100,000 images. Not a test of whether images are
+alike: see `data.near_duplicates` for that.
 """
 
 from __future__ import annotations
@@ -26,42 +26,42 @@ LIKELY = (
     *("camera", "cam", "session", "burst", "video", "clip", "sequence"),
     *("case", "study", "device", "serial", "slide", "scan"),
 )
-"""Words that name a group unless another number stands before them, of which they may count the parts."""
+"""Words that name a group unless they follow another number, whose parts they may count."""
 NUMBERS = ("id", "ids", "no", "nr", "num", "number", "name", "code", "key", "uid", "uuid", "index")
-"""Words that may follow in the name of a column: patient_id, device_serial_number."""
+"""Words that may follow them in the name of a column: patient_id, device_serial_number."""
 
 LARGEST = 0.2
-"""No group may hold a larger fraction of the images."""
+"""Maximum fraction of the images in one group."""
 SHARED = 0.2
-"""Fraction of the images that have to be in groups of two or more."""
+"""Minimum fraction of the images in groups of two or more."""
 
 
 def about_columns(
     table: str, header: Sequence[str], cells: Sequence[list[str]], columns: Columns, labels: Sequence[str]
 ) -> tuple[str, str]:
-    """Sentences for `Dataset.unused` and `Dataset.proposal` on the columns of a table (N rows), '' where there is none."""
+    """Sentences for `Dataset.unused` and `Dataset.proposal` about the columns of a table (N rows), '' for none."""
     unused = unused_columns(header, columns)
     if not unused:
         return "", ""
     note = f"{table}: not used: the column{'s' * (len(unused) > 1)} {few([repr(name) for name in unused], 6)}."
     by_name = dict(zip(header, cells, strict=True))
-    likely = (name for name in unused if _named_like_groups(name) and _would_do(by_name[name], labels))
+    likely = (name for name in unused if _named_like_groups(name) and _suitable(by_name[name], labels))
     name = next(likely, "") if not columns.group else ""
     return note, _column_note(name, by_name[name]) if name else ""
 
 
 def proposal(dataset: Dataset) -> str:
-    """A sentence on groups that a column or the paths suggest, '' if nothing does or the data has groups already."""
+    """A sentence about groups that a column or the paths suggest, '' if nothing does or the data has groups already."""
     if dataset.proposal or len(set(dataset.groups.tolist())) < len(dataset):
         return dataset.proposal
     pattern = likely_pattern([_inner(dataset, i) for i in range(len(dataset))])
     groups = _groups(dataset.paths, pattern) if pattern else []
     labels = [dataset.label_name(i) for i in range(len(dataset))]
-    return _name_note(dataset, pattern, groups) if groups and _would_do(groups, labels) else ""
+    return _name_note(dataset, pattern, groups) if groups and _suitable(groups, labels) else ""
 
 
 def likely_pattern(paths: Sequence[str]) -> str:
-    """A pattern for groups that N paths suggest, '' for none. Folders of classes and splits are best left out of them.
+    """A pattern for groups that N paths suggest, '' for none. Omit folders of classes and splits from the paths.
 
     >>> likely_pattern([f"person{n // 4}_virus_{n}.jpeg" for n in range(40)])
     'person(\\\\d+)'
@@ -70,7 +70,7 @@ def likely_pattern(paths: Sequence[str]) -> str:
     >>> likely_pattern([f"cat.{n}.jpg" for n in range(40)])
     ''
     """
-    distinct = sorted(set(paths))  # the same path in two sets is a running number that both sets begin at 1
+    distinct = sorted(set(paths))  # a path in two sets: both have running numbers from 1
     found = (pattern for pattern in _by_words(distinct) if _joins(_groups(distinct, pattern)))
     return next(found, "") or _by_counters(distinct)
 
@@ -79,7 +79,7 @@ def likely_pattern(paths: Sequence[str]) -> str:
 
 
 def _named_like_groups(name: str) -> bool:
-    """Whether the name of a column ends in a word for groups, less the words for numbers.
+    """Whether the name of a column ends in a word for groups, ignoring words for numbers.
 
     >>> [_named_like_groups(name) for name in ("patient_id", "DeviceSerialNumber", "Patient Age", "scan date", "id")]
     [True, True, False, False, False]
@@ -102,14 +102,14 @@ def _column_note(name: str, cells: Sequence[str]) -> str:
 
 
 def _inner(dataset: Dataset, i: int) -> str:
-    """The path of an image without the folders that are called like a split or its class."""
+    """The path of an image without folders named like a split or its class."""
     *folders, name = dataset.paths[i].split("/")
     label = dataset.label_name(i)
     return "/".join([*(folder for folder in folders if folder != label and not split_name(folder)), name])
 
 
 def _by_words(paths: Sequence[str]) -> Iterator[str]:
-    """Patterns of the words in the paths that a number follows, the surest word first."""
+    """Patterns of words in the paths that precede a number, the surest word first."""
     numbered = re.compile(rf"(?:{'|'.join((*SURE, *LIKELY))})[ _-]*[0-9]", re.IGNORECASE)
     paths = [path for path in paths if numbered.search(path)]
     for words, before in ((SURE, ""), (LIKELY, "[^0-9]*?")):
@@ -121,7 +121,7 @@ def _by_words(paths: Sequence[str]) -> Iterator[str]:
 
 
 def _pattern(paths: Sequence[str], found: Counter[tuple[str, str]], spelled: re.Pattern[str]) -> str:
-    """The pattern for these spellings of a word and of what follows it; with a boundary only where it needs one."""
+    """The pattern for these spellings of a word and the gap after it; with a boundary only where necessary."""
     words, gaps = sorted({word for word, _ in found}), sorted({gap for _, gap in found})
     gap = gaps[0] if len(gaps) == 1 else "[ _-]*"
     simple = f"{'(?i)' if len(words) > 1 else ''}{words[0]}{gap}(\\d+)"
@@ -130,7 +130,7 @@ def _pattern(paths: Sequence[str], found: Counter[tuple[str, str]], spelled: re.
 
 
 def _by_counters(paths: Sequence[str]) -> str:
-    """A pattern for ids before a running number that starts anew for each id, '' unless that is very plain to see."""
+    """A pattern for ids before a running number that restarts for each id, '' unless the evidence is clear."""
     numbered = re.compile(r"(?:.*/)?([^/]*[0-9][^/]*)([_-])([0-9]{1,4})\.\w+")
     found = [match.groups() for path in paths if (match := numbered.fullmatch(path))]
     marks = {mark for _, mark, _ in found}
@@ -146,7 +146,7 @@ def _by_counters(paths: Sequence[str]) -> str:
 
 
 def _counts_up(run: Sequence[int]) -> bool:
-    """Whether there are two numbers or more, from 0 or 1 without a gap."""
+    """Whether there are at least two numbers, from 0 or 1 without a gap."""
     return len(run) > 1 and sorted(run) in (list(range(len(run))), list(range(1, len(run) + 1)))
 
 
@@ -157,7 +157,7 @@ def _groups(paths: Sequence[str], pattern: str) -> list[str]:
 
 
 def _joins(groups: Sequence[str]) -> bool:
-    """Whether names of groups (of N images, '' for none) join images, and none of them too many."""
+    """Whether names of groups (of N images, '' for none) join images, and none joins too many."""
     counts = Counter(group.strip() for group in groups)
     counts.pop("", None)
     shared = sum(n for n in counts.values() if n > 1)
@@ -166,7 +166,7 @@ def _joins(groups: Sequence[str]) -> bool:
     return bool(counts) and enough and max(counts.values()) <= LARGEST * named
 
 
-def _would_do(groups: Sequence[str], labels: Sequence[str]) -> bool:
+def _suitable(groups: Sequence[str], labels: Sequence[str]) -> bool:
     """Whether these groups (of N images, '' for none) join images, and no class is a single one of them."""
     by_label: defaultdict[str, list[str]] = defaultdict(list)
     for group, label in zip(groups, labels, strict=True):
@@ -188,7 +188,7 @@ def _name_note(dataset: Dataset, pattern: str, groups: Sequence[str]) -> str:
 
 
 def _advice(dataset: Dataset) -> str:
-    """What the option would do: a split that the data brings stays as it is."""
+    """What the option would do: a split that came with the data stays as it is."""
     if {"train", "test"} <= set(dataset.split.tolist()):
         return "To learn which of them are in two sets, use"
     return "Keep each in one set with"

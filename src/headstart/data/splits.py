@@ -1,13 +1,12 @@
 """Training, validation and test set: stratified, seeded, and without copies of one image in two of them.
 
-A split is a small CSV with a hash, so that two people can speak of the same one. A split that came with the data is
-used as it is; what is missing is carved from its training set.
+A split is a small CSV with a hash, so that two people can refer to the same one. A split that came with the data is
+used as it is; missing sets are split off from its training set.
 
-What is promised, the first first: groups that are named stay whole; each class has its share of each set; near-copies
-stay whole (`make_split`). `data.deal` does the dealing, in an order that depends on the seed and on a path of each group
-(neither on the order of rows nor on other groups), so that one more image moves few others. Costs about 2 s per 100,000
-images. Not for time series or for data in which whole classes must be held out: give a split for those (a `split`
-column).
+Guarantees, in order of priority: named groups stay whole; each class has its share of each set; near-copies stay whole
+(`make_split`). `data.deal` assigns the groups in an order that depends on the seed and on a path of each group (not on
+the order of rows, nor on other groups), so that one more image moves few others. Costs about 2 s per 100,000 images.
+Not for time series, nor for holding out whole classes: give a split for those (a `split` column).
 """
 
 from __future__ import annotations
@@ -44,37 +43,37 @@ class SplitRow(NamedTuple):
 
 
 SPLIT_HEADER = SplitRow._fields
-"""Columns of split.csv. Only path and split must be there when it is read."""
+"""Columns of split.csv. Only path and split are required for reading."""
 SETS = {"train": "training set", "val": "validation set", "test": "test set"}
-"""What the names of the sets are called in sentences."""
+"""The names of the sets in sentences."""
 MIN_PER_SET = 5
-"""With fewer images of a class, a set tells next to nothing about it: 5 out of 5 right is the least that shows, at 95 %,
-that more than half of a class is recognised (0.05 ** (1 / 5) = 0.55; for 4 out of 4 it is 0.47). Calibration needs no more
-of a class, since temperature and threshold are fitted to all classes together."""
+"""With fewer images of a class, a set says next to nothing about it: 5 of 5 correct is the minimum that shows, at 95 %,
+that more than half of a class is recognised (0.05 ** (1 / 5) = 0.55; for 4 of 4 it is 0.47). Calibration needs no more
+per class, since temperature and threshold are fitted to all classes together."""
 
 
 def make_split(
     dataset: Dataset, *, seed: int = 0, val_size: float = 0.2, test_size: float = 0.2, near: np.ndarray | None = None
 ) -> Dataset:
-    """The data set with each labelled image in a set. `val_size` and `test_size` are fractions of what they are taken
-    from; `near` int64 (N,) has one number for images that are near-copies of each other.
+    """Assign each labelled image to a set. `val_size` and `test_size` are fractions of the images that are split;
+    `near` int64 (N,) has one number for images that are near-copies of each other.
 
-    - No split given: all labelled images are dealt out.
-    - train, val and test given: nothing changes. One of val and test missing: it is carved from train (a share of 0
-      leaves it out). No train given: labelled images that are in no set are the training set.
-    - The groups of the data set stay together, whatever the shares.
-    - Each class has its share of each set that is carved: to one image where the groups allow it, else as near as they
-      do. With three groups or more, each set has one of them at least; with fewer, train comes first. More than one
-      image and 2 % of the class away from the share is a warning that says why.
-    - Near-copies stay together as far as the shares allow it. Groups of them that stand in the way are taken apart, the
+    - No split given: all labelled images are split.
+    - train, val and test given: nothing changes. One of val and test missing: it is split off from train (a share of 0
+      omits it). No train given: labelled images that are in no set are the training set.
+    - The groups of the dataset stay together, whatever the shares.
+    - Each class has its share of each new set: to within one image if the groups allow it, else as near as they do.
+      With three groups or more, each set has at least one of them; with fewer, train comes first. A deviation of more
+      than one image and 2 % of the class causes a warning that says why.
+    - Near-copies stay together as far as the shares allow. Groups of them that prevent the shares are split, the
       largest first, with a warning.
-    - A group that a given val or test holds already is not carved from unless a class has nothing else.
-    - A warning names classes of which the validation or the test set has too few images (`sets_too_small`).
+    - A group with images in a given val or test set is used only if a class has nothing else.
+    - A warning names classes with too few images in the validation or the test set (`sets_too_small`).
 
-    Unlabelled images get ''. The groups of the result are those of the data set, joined with the groups of near-copies
-    that were not taken apart.
+    Unlabelled images get ''. The groups of the result are those of the dataset, joined with the groups of near-copies
+    that were not split.
 
-    Raises `BadSplit` for shares outside 0..1, and for a class with test or validation images but none to train on.
+    Raises `BadSplit` for shares outside 0..1, and for a class with validation or test images but none to train on.
     """
     if not (0 <= val_size < 1 and 0 <= test_size < 1 and val_size + test_size < 1):
         raise BadSplit(
@@ -86,9 +85,9 @@ def make_split(
     split = _given_split(dataset)
     shares = {name: share for name, share in wanted.items() if not (split == name).any()}
     if shares and (dataset.split[dataset.labels >= 0] != "").any():
-        carved = " and ".join(f"{name} ({share:.0%})" for name, share in shares.items())
-        log.info("The split of the data has no %s; carved from train with seed %d.", carved, seed)
-    made = _carved(dataset, split, shares, near, seed)
+        missing = " and ".join(f"{name} ({share:.0%})" for name, share in shares.items())
+        log.info("The split of the data has no %s; split off from train with seed %d.", missing, seed)
+    made = _with_new_sets(dataset, split, shares, near, seed)
     _require_training(made, made.split)
     for sentence in sets_too_small(made):
         log.warning("%s", sentence)
@@ -110,7 +109,7 @@ def require_sets(dataset: Dataset, names: Sequence[str]) -> None:
 
 
 def _given_split(dataset: Dataset) -> np.ndarray:
-    """'<U5' (N,): the split that the data brings; where it has no training set, what is in no set is that."""
+    """'<U5' (N,): the split in the data; if it has no training set, images in no set become it."""
     labelled = dataset.labels >= 0
     split = np.where(labelled, dataset.split, "").astype("<U5")
     undecided = labelled & (split == "")
@@ -125,10 +124,10 @@ def _given_split(dataset: Dataset) -> np.ndarray:
     return split
 
 
-def _carved(
+def _with_new_sets(
     dataset: Dataset, split: np.ndarray, shares: Mapping[str, float], near: np.ndarray | None, seed: int
 ) -> Dataset:
-    """The data set with sets of these shares taken from the training set of `split`."""
+    """The dataset with sets of these shares split off from the training set of `split`."""
     joined_N = dataset.groups
     if near is not None:
         joined_N = merge_groups(len(dataset), group_pairs(dataset.groups), group_pairs(near))
@@ -136,19 +135,19 @@ def _carved(
         return replace(dataset, split=split, groups=joined_N)
     groups = _pool(dataset, split, joined_N, seed)
     deals = deal_out(groups, shares)
-    dealt = split.copy()
+    assigned = split.copy()
     for deal in deals:
         for group, name in zip(deal.groups, deal.set_of, strict=True):
-            dealt[group.members] = name
-    kept_N = joined_N if near is None else _groups_kept(dataset.groups, joined_N, split, dealt)
+            assigned[group.members] = name
+    kept_N = joined_N if near is None else _groups_kept(dataset.groups, joined_N, split, assigned)
     for sentence in (*_shares_missed(dataset, deals), *_copies_divided(dataset, joined_N, kept_N)):
         log.warning("%s", sentence)
-    return replace(dataset, split=dealt, groups=kept_N)
+    return replace(dataset, split=assigned, groups=kept_N)
 
 
 def split_hash(dataset: Dataset) -> str:
     """SHA-256 (hexadecimal) over the sorted (path, split): equal hashes mean the same split."""
-    return hash_rows(sorted((path, str(side)) for path, side in zip(dataset.paths, dataset.split, strict=True)))
+    return hash_rows(sorted((path, str(name)) for path, name in zip(dataset.paths, dataset.split, strict=True)))
 
 
 def split_rows(dataset: Dataset, sha256s: Sequence[str]) -> list[SplitRow]:
@@ -157,7 +156,13 @@ def split_rows(dataset: Dataset, sha256s: Sequence[str]) -> list[SplitRow]:
     numbers: dict[int, int] = {}
     groups = [numbers.setdefault(int(dataset.groups[i]), len(numbers)) for i in order]
     return [
-        SplitRow(dataset.paths[i], dataset.label_name(i), str(dataset.split[i]), group, sha256s[i])
+        SplitRow(
+            path=dataset.paths[i],
+            label=dataset.label_name(i),
+            split=str(dataset.split[i]),
+            group=group,
+            sha256=sha256s[i],
+        )
         for i, group in zip(order, groups, strict=True)
     ]
 
@@ -168,41 +173,41 @@ def write_split(path: Path, dataset: Dataset, sha256s: Sequence[str]) -> None:
 
 
 def read_split(path: Path, dataset: Dataset, corrections: Corrections | None = None) -> Dataset:
-    """The data set with the split (and the groups, where there is such a column) of a split.csv.
+    """The dataset with the split (and the groups, if there is such a column) of a split.csv.
 
-    Images that it does not list get '' and a group of their own. With `corrections`, that are applied to the data set
-    already, it may have been made before them: what they leave out has no side, and what they relabel keeps its side.
-    Raises `BadSplit` if there is no such table, or if it does not fit: unknown split names, paths that are not in the
-    data, labels that disagree, one path on two sides.
+    Images that it does not list get '' and a group of their own. With `corrections`, which are already applied to the
+    dataset, the split may be older than they are: images that they leave out are in no set, images that they relabel
+    stay in their set. Raises `BadSplit` if it is not such a table, or does not fit: unknown split names, paths that are
+    not in the data, labels that disagree, one path in two sets.
     """
     rows = _read_rows(path) if not corrections else _corrected(path, _read_rows(path), dataset, corrections)
     index = {name: i for i, name in enumerate(dataset.paths)}
-    strangers = [row["path"] for row in rows if row["path"] not in index]
+    missing = [row["path"] for row in rows if row["path"] not in index]
     hint = f"Expected paths relative to {dataset.root}. Was the split made for other data?"
-    _refuse(path, "a path that is not in the data", strangers, hint)
+    _refuse(path, "a path that is not in the data", missing, hint)
     unknown = [f"{row['path']}: {row['split']!r}" for row in rows if not _known(row["split"])]
     _refuse(path, "an unknown split name", unknown, "Expected 'train', 'val', 'test', or nothing.")
-    here = {row["path"]: dataset.label_name(index[row["path"]]) for row in rows}
-    others = [row for row in rows if row.get("label", here[row["path"]]) != here[row["path"]]]
-    differing = [f"{row['path']}: {row['label']!r}, here {here[row['path']]!r}" for row in others]
+    current = {row["path"]: dataset.label_name(index[row["path"]]) for row in rows}
+    others = [row for row in rows if row.get("label", current[row["path"]]) != current[row["path"]]]
+    differing = [f"{row['path']}: {row['label']!r}, in the data {current[row['path']]!r}" for row in others]
     hint = "Make a new split with `headstart split`, or give the data that this one was made for."
-    _refuse(path, "another label than the data has", differing, hint)
+    _refuse(path, "a label that differs from the data", differing, hint)
     split = np.full(len(dataset), "", dtype="<U5")
     twice = []
     for row in rows:
-        i, side = index[row["path"]], split_name(row["split"])
-        if split[i] and split[i] != side:
+        i, name = index[row["path"]], split_name(row["split"])
+        if split[i] and split[i] != name:
             twice.append(row["path"])
-        split[i] = side
-    _refuse(path, "a second set for an image", twice, "Keep one row for each image.")
+        split[i] = name
+    _refuse(path, "a second set for an image", twice, "Keep one row per image.")
     return replace(dataset, split=split, groups=_groups_of(dataset, rows, index))
 
 
-# Dealing out
+# Groups
 
 
 def _pool(dataset: Dataset, split: np.ndarray, joined_N: np.ndarray, seed: int) -> list[Group]:
-    """The groups `joined_N` with images in the training set, in the order of their keys; hard groups are their parts."""
+    """The groups `joined_N` with images in the training set, by key; their parts are the hard groups."""
     hard, joined = dataset.groups.tolist(), joined_N.tolist()
     listed: dict[int, dict[int, list[int]]] = {}
     for i in sorted(np.flatnonzero(split != "").tolist(), key=dataset.paths.__getitem__):
@@ -226,7 +231,7 @@ def _group(
     seed: int,
     parts: tuple[Group, ...] = (),
 ) -> Group | None:
-    """The images of a group that are in the training set; None if there are none. `listed` is in the order of paths."""
+    """The images of a group in the training set; None if there are none. `listed` is sorted by path."""
     members = [i for i in listed if sets[i] == "train"]
     if not members:
         return None
@@ -234,14 +239,14 @@ def _group(
     counts = (
         tuple(sorted(Counter([labels[i] for i in members]).items())) if len(members) > 1 else ((labels[members[0]], 1),)
     )
-    return Group(key, members, counts, len(members) == len(listed), parts)
+    return Group(key=key, members=members, counts=counts, free=len(members) == len(listed), parts=parts)
 
 
 def _groups_kept(hard_N: np.ndarray, joined_N: np.ndarray, before_N: np.ndarray, after_N: np.ndarray) -> np.ndarray:
-    """int64 (N,): `joined_N`, but for groups that were dealt to several sets: these fall apart into their hard groups."""
+    """int64 (N,): `joined_N`, except that groups assigned to several sets are split into their hard groups."""
     used = np.flatnonzero(after_N != "")
-    place = np.unique(after_N[used], return_inverse=True)[1]
-    numbers, sets = np.unique(np.unique(joined_N[used] * 4 + place) // 4, return_counts=True)
+    numbered = np.unique(after_N[used], return_inverse=True)[1]
+    numbers, sets = np.unique(np.unique(joined_N[used] * 4 + numbered) // 4, return_counts=True)
     moved_N = np.isin(joined_N, joined_N[before_N != after_N])
     divided_N = moved_N & np.isin(joined_N, numbers[sets > 1])
     return np.where(divided_N, merge_groups(len(hard_N), group_pairs(hard_N)), joined_N)
@@ -264,16 +269,19 @@ def _require_training(dataset: Dataset, split: np.ndarray) -> None:
 
 
 def sets_too_small(dataset: Dataset) -> list[str]:
-    """A sentence for the validation set and one for the test set, where one has images, but fewer than `MIN_PER_SET` of
-    a class that the data has."""
+    """A sentence each for the validation and the test set, if it has images, but fewer than `MIN_PER_SET` of a class in
+    the data."""
     classes = sorted(set(dataset.labels.tolist()) - {-1})
     sentences = []
-    for name, purpose in (("val", "to choose and calibrate by"), ("test", "to tell how well it is recognised")):
+    for name, purpose in (
+        ("val", "for model selection and calibration"),
+        ("test", "to tell how well it is recognised"),
+    ):
         counts = Counter(dataset.labels[dataset.split == name].tolist())
         few = sorted((counts[k], k) for k in classes if counts[k] < MIN_PER_SET)
         if counts and few:
             listed = _listed(
-                [f"{n if place else _images(n)} of {dataset.classes[k]!r}" for place, (n, k) in enumerate(few)]
+                [f"{n if position else _images(n)} of {dataset.classes[k]!r}" for position, (n, k) in enumerate(few)]
             )
             one = len(few) == 1
             purpose = purpose if one else purpose.replace("it is", "they are")
@@ -285,15 +293,15 @@ def sets_too_small(dataset: Dataset) -> list[str]:
 
 
 def _shares_missed(dataset: Dataset, deals: Sequence[Deal]) -> list[str]:
-    """A sentence for each class that is not near its shares (`tolerated`), the worst first; of many, for the first 3."""
-    found = []
+    """A sentence for each class that misses its shares (`tolerated`), the worst first; of many, for the first 3."""
+    ranked = []
     for deal in deals:
         off = {cell: abs(deal.off(*cell)) for cell in deal.wanted}
         for label in {label for (_, label), by in off.items() if by > tolerated(deal.total[label])}:
             worst = max(by for (_, of), by in off.items() if of == label) / deal.total[label]
-            found.append((-worst, label, _share_missed(dataset, deal, label)))
-    sentences = [sentence for _, _, sentence in sorted(found)]
-    more = [f"{len(sentences) - 3:,} more classes are off their shares."] if len(sentences) > 4 else sentences[3:]
+            ranked.append((-worst, label, _share_missed(dataset, deal, label)))
+    sentences = [sentence for _, _, sentence in sorted(ranked)]
+    more = [f"{len(sentences) - 3:,} more classes miss their shares."] if len(sentences) > 4 else sentences[3:]
     return [*sentences[:3], *more]
 
 
@@ -301,21 +309,21 @@ def _share_missed(dataset: Dataset, deal: Deal, label: int) -> str:
     got = [
         f"{_images(deal.images[name, label])} in the {SETS[name]} where {deal.wanted[name, label]:,} "
         f"{'was' if deal.wanted[name, label] == 1 else 'were'} wanted"
-        for name in deal.carved
+        for name in deal.new_sets
         if abs(deal.off(name, label)) > tolerated(deal.total[label])
     ]
     return f"Class {dataset.classes[label]!r} has {' and '.join(got)}, because {_reason(deal, label)}."
 
 
 def _reason(deal: Deal, label: int) -> str:
-    """What keeps a class from its shares: groups that a given set has images of, its largest group, or other classes."""
+    """Why a class misses its shares: groups with images in a given set, its largest group, or other classes."""
     groups = [deal.groups[g] for g in deal.groups_of[label]]
     bound = sum(dict(group.counts)[label] for group in groups if not group.free)
     largest = max(groups, key=lambda group: dict(group.counts)[label])
     count, total = dict(largest.counts)[label], deal.total[label]
     mixed = sum(len(group.counts) > 1 for group in groups)
     if bound > count:
-        return f"{bound:,} of its {total:,} images are in groups that a given set has images of"
+        return f"{bound:,} of its {total:,} images are in groups with images in a given set"
     if mixed and count < 0.1 * total:
         return f"{mixed:,} of its {len(groups):,} groups have images of other classes too"
     others = ", which has images of other classes too" if len(largest.counts) > 1 else ""
@@ -323,15 +331,15 @@ def _reason(deal: Deal, label: int) -> str:
 
 
 def _copies_divided(dataset: Dataset, joined_N: np.ndarray, kept_N: np.ndarray) -> list[str]:
-    """A sentence on near-copies that were dealt to several sets, if there are any."""
+    """A sentence about near-copies in different sets, if there are any."""
     divided = (joined_N != kept_N) & (dataset.labels >= 0)
     divided = np.isin(joined_N, joined_N[divided]) & (dataset.labels >= 0)
     if not divided.any():
         return []
     names = _listed([repr(dataset.classes[k]) for k in sorted(set(dataset.labels[divided].tolist()))])
     return [
-        f"{_images(int(divided.sum()))} of {names} are near-copies of one another, but lie in different sets, so the test "
-        "may look too easy. Kept together, they would leave a set without its share of a class. Groups that you name "
+        f"{_images(int(divided.sum()))} of {names} are near-copies of one another, but are in different sets, so the test "
+        "may be too easy. Kept together, they would leave a set without its share of a class. Groups that you name "
         "(--group-column, --group-from) are always kept together."
     ]
 
@@ -341,7 +349,7 @@ def _images(n: int) -> str:
 
 
 def _listed(texts: Sequence[str]) -> str:
-    """The texts with commas and an 'and'; of more than four the first three, and how many more there are."""
+    """The texts joined by commas and 'and'; of more than four, the first three and the number of the others."""
     if len(texts) > 4:
         texts = [*texts[:3], f"{len(texts) - 3:,} more"]
     return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
@@ -369,7 +377,7 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
     if uneven:
         raise BadSplit(
             f"{path}: row {uneven[0]} has {len(lines[uneven[0] - 1])} cells where the header has {len(header)}.",
-            hint="A name with a comma in it must stand in double quotes.",
+            hint="Put names that contain a comma in double quotes.",
         )
     return [dict(zip(header, line, strict=True)) for line in lines[1:]]
 
@@ -377,7 +385,7 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
 def _corrected(
     path: Path, rows: list[dict[str, str]], dataset: Dataset, corrections: Corrections
 ) -> list[dict[str, str]]:
-    """The rows of a split that was made before the corrections, with their labels and without what they leave out."""
+    """The rows of a split made before the corrections, with their labels and without the images they leave out."""
     left_out = {row.path for row in corrections.rows if row.drop}
     given = {row.path: row for row in corrections.rows if row.new_label}
     kept = [row for row in rows if row["path"] not in left_out]
@@ -393,7 +401,7 @@ def _corrected(
             changed += 1
     if changed or len(kept) < len(rows):
         words = given_and_left_out(changed, len(rows) - len(kept))
-        log.info("%s was made before the corrections; it stays as it is but for them: %s.", path, words)
+        log.info("%s was made before the corrections, which are applied to it: %s.", path, words)
     return kept
 
 
@@ -410,7 +418,7 @@ def _refuse(path: Path, problem: str, bad: Sequence[str], hint: str) -> None:
 
 
 def _groups_of(dataset: Dataset, rows: list[dict[str, str]], index: dict[str, int]) -> np.ndarray:
-    """Groups by the table's names; images without one are alone. Without such a column, those of the data."""
+    """Groups by the table's names; images without one are on their own. Without such a column, those of the data."""
     if not rows or "group" not in rows[0]:
         return dataset.groups
     groups = np.arange(len(dataset), dtype=np.int64)

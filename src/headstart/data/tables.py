@@ -1,13 +1,13 @@
 """Tables of labels: a CSV, TSV, parquet or JSON Lines file with a path and a label column, read as text.
 
-Labels stay what they are in the file (`007` is the class ``007``). The columns are guessed by their usual names and never
-by their values: two candidates are an error that names the parameter to set. Only classes that have a column of zeros and
-ones each are known by those; and of several columns for the split or the groups one is taken, which is noted.
-`unused_columns` lists what is left over.
+Labels stay as they are in the file (`007` is the class ``007``). The columns are guessed by their usual names, never by
+their values: two candidates are an error that names the parameter to set. There are two exceptions: classes with one
+column of zeros and ones each are recognised by these; and of several columns for the split or the groups one is used,
+which is logged. `unused_columns` lists the rest.
 
-Text is UTF-8, or UTF-16 with its mark. File names that are neither keep their bytes; labels and headers that are not UTF-8
-are read as Windows-1252, as Excel saves them, with a note. Costs about 2 s and 0.5 GB a million rows; it is no tool for
-tables of anything but labels.
+Text is UTF-8, or UTF-16 with a byte order mark. File names that are neither keep their bytes; labels and headers that
+are not UTF-8 are read as Windows-1252, as saved by Excel, which is logged. Costs about 2 s and 0.5 GB per million rows.
+Only for tables of labels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from headstart.errors import BadLabels, near_names
 from headstart.io.progress import log
 
 READABLE = (*TABLES, ".jsonl")
-"""What can be read as a table; JSON Lines are taken for one only where somebody says so."""
+"""Extensions that can be read as a table; JSON Lines only where explicitly given."""
 PATH_COLUMNS = (
     *("path", "file", "filename", "file_name", "filepath", "file_path"),
     *("image", "images", "image_path", "image_name", "img", "img_path", "picture", "photo"),
@@ -35,9 +35,9 @@ ID_COLUMNS = ("id", "image_id", "img_id", "uuid")
 CODE_COLUMNS = ("id_code",)
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "y")
 SPLIT_COLUMNS = ("split", "set", "subset", "fold")
-"""Of several, those that hold names of splits go first, then this order decides."""
+"""Of several, those that hold names of splits come first, then this order decides."""
 GROUP_COLUMNS = ("group", "group_id", "groups")
-"""Of several, the first of these is taken."""
+"""Of several, the first in this list is used."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Columns:
     split: str
     group: str
     classes: tuple[str, ...] = ()
-    """Columns of zeros and ones, one per class, where these hold the labels."""
+    """Columns of zeros and ones, one per class, if these hold the labels."""
 
 
 def rows_of(
@@ -72,7 +72,7 @@ def rows_of(
     group_column: str | None = None,
     unlabelled: bool = False,
 ) -> list[LabelRow]:
-    """The rows that `read_cells` read, in file order. Raises `BadLabels`, see `choose_columns` for the parameters."""
+    """The rows read by `read_cells`, in file order. Raises `BadLabels`, see `choose_columns` for the parameters."""
     columns = choose_columns(
         table,
         header,
@@ -95,7 +95,7 @@ def choose_columns(
     group_column: str | None = None,
     unlabelled: bool = False,
 ) -> Columns:
-    """As `guess_columns`, but classes may also have a column of zeros and ones each."""
+    """Like `guess_columns`, but classes may also have one column of zeros and ones each."""
     hot = [] if label_column or unlabelled else one_hot(header, cells, aside=group_column or "")
     free = {name: column for name, column in zip(header, cells, strict=True) if name not in hot}
     columns = guess_columns(
@@ -111,7 +111,7 @@ def choose_columns(
 
 
 def rows_by(table: Path, header: Sequence[str], cells: Sequence[list[str]], columns: Columns) -> list[LabelRow]:
-    """The rows that `read_cells` read, by these columns. Raises `BadLabels` for labels in no known encoding."""
+    """The rows read by `read_cells`, with these columns. Raises `BadLabels` for labels in an unknown encoding."""
     by_name = dict(zip(header, cells, strict=True))
     hot = columns.classes
     if columns.label and _any_bytes(by_name[columns.label]):
@@ -126,7 +126,7 @@ def rows_by(table: Path, header: Sequence[str], cells: Sequence[list[str]], colu
 
 
 def unused_columns(header: Sequence[str], columns: Columns) -> list[str]:
-    """The columns that hold nothing that is used, less those of which `guess_columns` said so.
+    """The unused columns, except those that `guess_columns` has reported.
 
     >>> unused_columns(["path", "label", "age"], Columns("path", "label", "", ""))
     ['age']
@@ -138,9 +138,9 @@ def unused_columns(header: Sequence[str], columns: Columns) -> list[str]:
 
 
 def one_hot(header: Sequence[str], cells: Sequence[list[str]], *, aside: str = "") -> list[str]:
-    """The columns that are a class each: zeros and ones only, and a single one in every row. Else none.
+    """The columns that are one class each: only zeros and ones, with a single one in every row. Else none.
 
-    The column `aside` is known to be something else.
+    The column `aside` is never one of them.
 
     >>> one_hot(["id", "rust", "scab"], [["a", "b"], ["0", "1"], ["1", "0"]])
     ['rust', 'scab']
@@ -174,11 +174,11 @@ def guess_columns(
     unlabelled: bool = False,
     cells: Mapping[str, Sequence[str]] | None = None,
 ) -> Columns:
-    """Choose the columns by name, case aside.
+    """Choose the columns by name, ignoring case.
 
-    A table with two columns needs only one known name. With `unlabelled` no label column is looked for. Of several
-    columns for the split or the groups one is taken (see `SPLIT_COLUMNS`), for which `cells` has what they hold. Raises
-    `BadLabels` where none or several could be meant.
+    A table with two columns needs only one known name. With `unlabelled`, no label column is looked for. Of several
+    columns for the split or the groups one is used (see `SPLIT_COLUMNS`), which depends on their `cells`. Raises
+    `BadLabels` if none or several could be meant.
 
     >>> guess_columns(Path("dogs.csv"), ["id", "breed"])
     Columns(path='id', label='breed', split='', group='', classes=())
@@ -230,7 +230,7 @@ def _refuse_group(table: Path, group: str, path: str | None, label: str | None, 
     labels = [label] if label else _called(header, LABEL_COLUMNS)
     if group == path or labels == [group]:
         raise BadLabels(
-            f"{table}: the column {group!r} is named for the groups (group_column), but it holds the "
+            f"{table}: the column {group!r} is given as group_column, but it holds the "
             f"{'paths' if group == path else 'labels'}.",
             hint="Name the column that says which images belong together, such as one of patients or cameras.",
         )
@@ -245,13 +245,13 @@ def _one(table: Path, header: Sequence[str], names: Sequence[str], parameter: st
     if len(found) > 1:
         raise BadLabels(
             f"{table}: {_listed(found)} could each be meant (its columns are {_listed(header)}).",
-            hint=f"Rename the others; in Python, {parameter}={found[0]!r} does as well.",
+            hint=f"Rename the others; in Python, {parameter}={found[0]!r} also works.",
         )
     return found[0] if found else ""
 
 
 def _split_column(table: Path, found: Sequence[str], cells: Mapping[str, Sequence[str]] | None) -> str:
-    """Of columns that are called so the one with the split; where none holds names of splits, any of them."""
+    """Of columns with such a name, the one with the split; if none holds names of splits, any of them."""
     if cells is None:
         return _first_of(table, found, SPLIT_COLUMNS, "split is")
     naming = [name for name in found if any(map(split_name, set(cells[name])))]
@@ -261,13 +261,13 @@ def _split_column(table: Path, found: Sequence[str], cells: Mapping[str, Sequenc
 
 
 def _first_of(table: Path, found: Sequence[str], names: Sequence[str], what: str, others: Sequence[str] = ()) -> str:
-    """Of columns that are called so the one whose name stands first in `names`, '' of none; which it is, is noted.
+    """Of columns with such a name, the one that comes first in `names`, '' for none; the choice is logged.
 
-    Raises `BadLabels` if two have that name, but for their case.
+    Raises `BadLabels` if two have that name, ignoring case.
     """
-    place = {name: names.index(name.strip().casefold()) for name in found}
-    ranked = sorted(found, key=place.__getitem__)
-    if len(ranked) > 1 and place[ranked[0]] == place[ranked[1]]:
+    rank = {name: names.index(name.strip().casefold()) for name in found}
+    ranked = sorted(found, key=rank.__getitem__)
+    if len(ranked) > 1 and rank[ranked[0]] == rank[ranked[1]]:
         raise BadLabels(
             f"{table}: {_listed(ranked[:2])} could each be meant: the {what} looked for in one column.",
             hint="Rename or remove the other one.",
@@ -283,10 +283,10 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def read_cells(table: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and columns of a table, as text; there is one row at least. Raises `BadLabels`.
+    """Header and columns of a table, as text; there is at least one row. Raises `BadLabels`.
 
     Cells that are not UTF-8 keep their bytes (``surrogateescape``), which a typed reader would refuse. `rows_of` reads
-    the table as Windows-1252 where a label is such a cell; here that is done where the header is none of UTF-8.
+    the table as Windows-1252 if a label is such a cell; here this is done if the header is not UTF-8.
     """
     suffix = table.suffix.lower()
     if suffix == ".parquet":
@@ -294,16 +294,14 @@ def read_cells(table: Path) -> tuple[list[str], list[list[str]]]:
     try:
         header, columns = _read_lines(table) if suffix == ".jsonl" else _read_text(table)
     except csv.Error as error:
-        raise BadLabels(
-            f"{table}: is not a table that can be read: {error}.", hint="Save it as CSV in UTF-8."
-        ) from None
+        raise BadLabels(f"{table}: cannot be read as a table: {error}.", hint="Save it as CSV in UTF-8.") from None
     return _as_windows(table, header, columns) if _any_bytes(header) else (header, columns)
 
 
 def csv_lines(table: Path, *, tabs: bool = False) -> list[list[str]]:
     """Header and rows as a spreadsheet may have saved them: with commas, semicolons or tabs, in UTF-8 or UTF-16.
 
-    Empty lines are left out. Raises `OSError`, and `csv.Error` for what is no such table.
+    Empty lines are left out. Raises `OSError`, and `csv.Error` if it is not such a table.
     """
     text = io.StringIO(_text_of(table), newline="")
     first = text.readline()
@@ -312,7 +310,7 @@ def csv_lines(table: Path, *, tabs: bool = False) -> list[list[str]]:
 
 
 def _text_of(table: Path) -> str:
-    """The text of a file, by the mark at its beginning. Bytes that are not UTF-8 are kept (``surrogateescape``)."""
+    """The text of a file, decoded by its byte order mark. Bytes that are not UTF-8 are kept (``surrogateescape``)."""
     data = table.read_bytes()
     if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-8-sig", "surrogateescape")
@@ -323,15 +321,15 @@ def _text_of(table: Path) -> str:
 
 
 def _any_bytes(texts: Iterable[str]) -> bool:
-    """Whether one of them has bytes that are not UTF-8."""
+    """Whether a text has bytes that are not UTF-8."""
     return any("\udc80" <= c <= "\udcff" for text in set(texts) if not text.isascii() for c in text)
 
 
 def _as_windows(table: Path, header: Sequence[str], columns: Sequence[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """Header and columns in Windows-1252 instead, with a note. Raises `BadLabels` if that is not what they are in.
+    """Header and columns in Windows-1252 instead, which is logged. Raises `BadLabels` if that is not their encoding.
 
-    It is not if some of it is UTF-8 after all, if there are bytes that mean nothing, or if it names files that are there
-    by their bytes only.
+    It is not if some text is UTF-8 after all, if some bytes are undefined, or if files that it names exist only under
+    their bytes.
     """
     texts = sorted({text for column in (header, *columns) for text in column if not text.isascii()})
     foreign = [text for text in texts if _any_bytes([text])]
@@ -362,9 +360,9 @@ def _read_text(table: Path) -> tuple[list[str], list[list[str]]]:
     uneven = [n for n, line in enumerate(lines[1:], 2) if len(line) != len(header)]
     if uneven:
         raise BadLabels(
-            f"{table}: {len(uneven):,} of {len(lines) - 1:,} rows have not {len(header)} cells as the header has; "
+            f"{table}: {len(uneven):,} of {len(lines) - 1:,} rows do not have {len(header)} cells, as the header does; "
             f"the first is row {uneven[0]}, with {len(lines[uneven[0] - 1])}.",
-            hint="A name with a comma in it must stand in double quotes.",
+            hint="Put names that contain a comma in double quotes.",
         )
     return header, [list(column) for column in zip(*lines[1:], strict=True)]
 
@@ -399,9 +397,7 @@ def _read_parquet(table: Path) -> tuple[list[str], list[list[str]]]:
         data = pyarrow.parquet.read_table(table)
     except (pyarrow.ArrowException, OSError) as error:
         problem = str(error).splitlines()[0].rstrip(".")
-        raise BadLabels(
-            f"{table}: is not a parquet file that can be read: {problem}.", hint="Write it again."
-        ) from None
+        raise BadLabels(f"{table}: cannot be read as a parquet file: {problem}.", hint="Write it again.") from None
     header = [str(name) for name in data.column_names]
     _check_header(table, header)
     if not data.num_rows:
@@ -410,7 +406,7 @@ def _read_parquet(table: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _as_text(values: list[object]) -> list[str]:
-    """Cells as text: missing is empty, bytes are a file name, whole numbers that pandas made floats lose the ``.0``."""
+    """Cells as text: missing is empty, bytes are a file name, whole floats lose the ``.0`` from pandas."""
     floats = [v for v in values if isinstance(v, float) and v == v]
     whole = bool(floats) and all(v.is_integer() for v in floats)
     return [_cell(value, whole) for value in values]
