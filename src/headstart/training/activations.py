@@ -39,7 +39,7 @@ def views_that_fit(wanted: int, images: int, numel: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class FrozenTrunk:
-    """The frozen stages of a network, ready to run: one session per thread, input spec, and `numel` values per image."""
+    """The frozen stages of a network, ready to run: one session per thread, input spec, `numel` values per image."""
 
     sessions: Sequence[Session]
     spec: Preprocess

@@ -175,7 +175,7 @@ def training_precision(plan: Plan, n_frozen: int) -> str:
 
 
 def parameter_groups(tail: nn.Module, recipe: Recipe) -> list[ParameterGroup]:
-    """Group parameters by stage. The last stage and head have the full learning rate, earlier ones `layer_decay` less."""
+    """Group parameters by stage. The last stage and head learn at the full rate, each before `layer_decay` less."""
     stages = stage_parameters(tail)
     last = len(stages) - 1
     return [
