@@ -225,7 +225,7 @@ def test_random_networks_remember_their_size_and_arguments() -> None:
 
 def test_random_networks_are_not_used_before_they_are_saved() -> None:
     found = without_weights("test_resnet")
-    with pytest.raises(BackboneError, match="test_resnet: has random weights, which have to be saved"):
+    with pytest.raises(BackboneError, match="test_resnet: has random weights; save them"):
         open_network(found, found.preprocess, PLAN)
 
 

@@ -141,7 +141,7 @@ def calibration_error(table: Reliability, draw: Resampling) -> Estimate:
     mean_sure = float(table.count @ sure / n)
     most = max(value, high * value, abs(mean_sure - accuracy.low), abs(mean_sure - accuracy.high))
     method = f"test inversion, {draw.resamples} simulated sets"
-    return Estimate(value, min(value, low * value), min(1.0, most), n, method)
+    return Estimate(value=value, low=min(value, low * value), high=min(1.0, most), n=n, method=method)
 
 
 def _boundary(holds: Callable[[float], bool], start: float, end: float) -> float:

@@ -80,12 +80,12 @@ class Estimate(OneLineRepr):
     def from_json(cls, read: dict[str, Any]) -> Estimate:
         """Invert `to_json`."""
         value, low, high = (math.nan if read[k] is None else float(read[k]) for k in ("value", "low", "high"))
-        return cls(value, low, high, int(read["n"]), str(read["method"]))
+        return cls(value=value, low=low, high=high, n=int(read["n"]), method=str(read["method"]))
 
 
 def undefined(why: str, n: int = 0) -> Estimate:
     """Return the estimate of an undefined figure."""
-    return Estimate(math.nan, math.nan, math.nan, n, f"undefined: {why}")
+    return Estimate(value=math.nan, low=math.nan, high=math.nan, n=n, method=f"undefined: {why}")
 
 
 def quantile_of_normal(level: float) -> float:
@@ -107,7 +107,9 @@ def wilson(hits: int, n: int, level: float = 0.95) -> Estimate:
     p = hits / n
     centre = (hits + z2 / 2) / (n + z2)
     half = math.sqrt(z2) / (n + z2) * math.sqrt(n * p * (1 - p) + z2 / 4)
-    return Estimate(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)), int(n), "Wilson")
+    return Estimate(
+        value=p, low=max(0.0, min(p, centre - half)), high=min(1.0, max(p, centre + half)), n=int(n), method="Wilson"
+    )
 
 
 def shrunk(value: float, n: float, level: float, worst: float, best: float) -> tuple[float, float]:
@@ -161,8 +163,9 @@ class Resampling:
         """Return BCa bounds, or the bounds `ends` if all resamples, or nearly all, are alike."""
         bounds = bca(value, drawn_B, skew, self.level)
         if bounds is None or bounds[0] == bounds[1]:
-            return Estimate(value, min(value, ends[0]), max(value, ends[1]), n, ALIKE)
-        return Estimate(value, *bounds, n, f"BCa bootstrap, {self.resamples} resamples")
+            return Estimate(value=value, low=min(value, ends[0]), high=max(value, ends[1]), n=n, method=ALIKE)
+        method = f"BCa bootstrap, {self.resamples} resamples"
+        return Estimate(value=value, low=bounds[0], high=bounds[1], n=n, method=method)
 
 
 def resampling_weights(n: int, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -120,15 +120,15 @@ class Metrics(OneLineRepr):
         """Return aligned plain text for a terminal: overall figures, then a line per class (of many, the lowest f1)."""
         head = f"{self.n:,} image{'s' * (self.n != 1)}, {len(self.classes)} classes, {self.level:.0%} intervals"
         rows = [[name, str(estimate)] for name, estimate in self.overall.items()]
-        shown, support = list(range(len(self.classes))), self.support
+        selected, support = list(range(len(self.classes))), self.support
         if len(self.classes) > MOST_SHOWN:
-            shown = sorted(shown, key=lambda k: self._rank(self.classes[k]))[:MOST_SHOWN]
+            selected = sorted(selected, key=lambda k: self._rank(self.classes[k]))[:MOST_SHOWN]
         names = ("precision", "recall", "f1", "roc_auc")
         lines = [["class", "images", *names]]
-        for k in shown:
+        for k in selected:
             row = self.per_class[self.classes[k]]
             lines.append([plain(self.classes[k]), f"{support[k]:,}", *(str(row[name]) for name in names)])
-        left_out = len(self.classes) - len(shown)
+        left_out = len(self.classes) - len(selected)
         end = [f"and {left_out:,} more, none with a lower f1 (--json has them all)"] if left_out else []
         return "\n".join([head, "", *columns(rows), "", *columns(lines), *end])
 
@@ -183,7 +183,17 @@ def compute_metrics(
         for c, name in enumerate(classes)
     }
     unlabelled = int(np.count_nonzero(~labelled_N))
-    return Metrics(tuple(classes), n, unlabelled, overall, per_class, confusion_KK, level, resamples, seed)
+    return Metrics(
+        classes=tuple(classes),
+        n=n,
+        unlabelled=unlabelled,
+        overall=overall,
+        per_class=per_class,
+        confusion=confusion_KK,
+        level=level,
+        resamples=resamples,
+        seed=seed,
+    )
 
 
 def _with_weighted_recall(counts: Mapping[str, Estimate], accuracy: Estimate) -> dict[str, Estimate]:

@@ -131,9 +131,20 @@ def differences(
         for p, ((i, j), chance, corrected) in enumerate(zip(pairs, p_P, holm(p_P), strict=True)):
             case_M = case_NP[both_NP[:, p], p]
             value, low, high = _interval(case_M, means_BP[:, p], draw, metric)
-            verdict = _verdict(metric, value, corrected)
-            pair = (names[i], names[j], metric, len(case_M), value, low, high, chance, corrected, verdict)
-            found.append(Difference(*pair))
+            found.append(
+                Difference(
+                    a=names[i],
+                    b=names[j],
+                    metric=metric,
+                    n=len(case_M),
+                    value=value,
+                    low=low,
+                    high=high,
+                    p=chance,
+                    p_holm=corrected,
+                    verdict=_verdict(metric, value, corrected),
+                )
+            )
     return found
 
 

@@ -118,7 +118,7 @@ def finetune(
     """
     begun = time.monotonic()
     torch.manual_seed(recipe.seed)
-    plan = Plan(extractor, data, recipe, runtime, mode)
+    plan = Plan(extractor=extractor, data=data, recipe=recipe, runtime=runtime, mode=mode)
     augment = parse_augment(mode.augment if recipe.augment == "auto" else recipe.augment)
     module = build_network(extractor, recipe, data.n_classes, start)
     recorded = Checkpoint(resume.path, {}).recorded() if resume is not None else {}

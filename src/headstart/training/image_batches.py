@@ -111,7 +111,12 @@ class ImageBatches:
         picked = self._picked()
         nothing = np.zeros((1, len(picked), 1), np.uint8)
         return TensorBatches(
-            nothing, self.labels[picked], self.batch_size, self.seed, self.shuffle, self.steps_per_epoch
+            inputs=nothing,
+            labels=self.labels[picked],
+            batch_size=self.batch_size,
+            seed=self.seed,
+            shuffle=self.shuffle,
+            steps_per_epoch=self.steps_per_epoch,
         )
 
 

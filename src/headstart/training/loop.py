@@ -101,7 +101,7 @@ def fit(
     Raises `TrainingFailed` if the loss is not finite before the end of the first epoch (later, that stops training, see
     `TrainingResult.stopped`), or if not even one image fits in memory; `UnfinishedTraining`, see `Checkpoint.load`.
     """
-    training = _Training(task, recipe, epochs, lr, hooks)
+    training = _Training(task=task, recipe=recipe, epochs=epochs, lr=lr, hooks=hooks)
     if checkpoint is not None:
         found = {"epochs": str(epochs), "highest learning rate": repr(lr), "batches per epoch": str(len(task.train))}
         training.resume(replace(checkpoint, key={**checkpoint.key, **found}))
@@ -125,7 +125,7 @@ def find_rate(
     warning. Costs as much as `steps` steps of training.
     """
     module, before = task.module, _copied(task.module)
-    training = _Training(replace(task, val=None), recipe, 1, high, ())
+    training = _Training(task=replace(task, val=None), recipe=recipe, epochs=1, lr=high, hooks=())
     rates = [low * (high / low) ** (i / max(steps - 1, 1)) for i in range(steps)]
     with _flags_kept(module):
         losses = training.range_test(rates)
@@ -191,7 +191,13 @@ class _Training:
         self.module.load_state_dict(self.best)
         self._save()
         self._call("after_fit")
-        return TrainingResult(tuple(state.rows), tuple(state.steps), state.best_epoch, state.stopped, self.bad_images)
+        return TrainingResult(
+            epochs=tuple(state.rows),
+            steps=tuple(state.steps),
+            best_epoch=state.best_epoch,
+            stopped=state.stopped,
+            bad_images=self.bad_images,
+        )
 
     def _end_at(self, error: _NotFinite) -> None:
         if not self.best:
@@ -295,8 +301,15 @@ class _Training:
             value = -score.accuracy if self.recipe.monitor == "val_accuracy" else score.loss
             if value < self.best_value or self.val is None:
                 self.best, self.best_value, state.best_epoch = _copied(self.module), value, state.epoch
-        trained = sums.loss / max(sums.weight, 1e-12), sums.right / max(sums.images, 1)
-        row = EpochRow(state.epoch, *trained, score.loss, score.accuracy, state.lr, time.monotonic() - begun)
+        row = EpochRow(
+            epoch=state.epoch,
+            train_loss=sums.loss / max(sums.weight, 1e-12),
+            train_accuracy=sums.right / max(sums.images, 1),
+            val_loss=score.loss,
+            val_accuracy=score.accuracy,
+            lr=state.lr,
+            seconds=time.monotonic() - begun,
+        )
         state.rows.append(row)
         log.info("%s", _summary(row, state.epochs))
         if self.recipe.patience and state.epoch - state.best_epoch >= self.recipe.patience:
@@ -326,20 +339,20 @@ class _Training:
         """Return the losses of one step per learning rate, up to four times the lowest (smoothed) or not finite."""
         self.prepare_epoch(self._all_unfrozen())
         rounds = itertools.chain.from_iterable(self.train.epoch(epoch) for epoch in itertools.count())
-        seen: list[float] = []
+        losses: list[float] = []
         with bar("Finding a learning rate", total=len(rates)) as advance:
             for i, rate in enumerate(rates):
                 self.state.step, self.state.batch = i, i * self.recipe.grad_accum_steps
                 set_rates(self.optimizer, rate)
                 gathered = list(itertools.islice(rounds, self.recipe.grad_accum_steps))
                 try:
-                    seen.append(self.move(gathered, (i,)).loss)
+                    losses.append(self.move(gathered, (i,)).loss)
                 except _NotFinite:
                     break
-                if i > 5 and smoothed(seen)[-1] > 4 * min(smoothed(seen)):
+                if i > 5 and smoothed(losses)[-1] > 4 * min(smoothed(losses)):
                     break
                 advance(1)
-        return seen
+        return losses
 
     def _all_unfrozen(self) -> int:
         return max(group.unfreeze_at for group in self.groups)

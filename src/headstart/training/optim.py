@@ -389,11 +389,11 @@ def seconds_per_batch(
     passes = Passes(module.to(device), recipe, device, None)
     optimizer = make_optimizer(groups, recipe)
     module.train()
-    taken = []
+    durations = []
     for number, batch in enumerate(itertools.islice(train.epoch(0), most)):
         begun = time.monotonic()
         passes.gradient([batch], (0, number), optimizer)
         optimizer.step()
-        taken.append(time.monotonic() - begun)
+        durations.append(time.monotonic() - begun)
     module.load_state_dict(before)
-    return float(np.median(taken[1:] or taken))
+    return float(np.median(durations[1:] or durations))

@@ -344,13 +344,13 @@ def _near_option(name: str, known: list[str]) -> str:
 
 
 def _of_kind(name: str, value: Any, annotation: str) -> None:
-    _, taken, expected = _KINDS[annotation]
-    if isinstance(value, taken) and not isinstance(value, bool):
+    _, accepted, expected = _KINDS[annotation]
+    if isinstance(value, accepted) and not isinstance(value, bool):
         return
     hint = ""
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", value):
         hint = "Leave out the quotes."
-    elif taken is str and isinstance(value, numbers.Real) and not isinstance(value, bool):
+    elif accepted is str and isinstance(value, numbers.Real) and not isinstance(value, bool):
         hint = f"Put it in quotes: '{_shown(value)}'."
     raise RecipeError(f"{name} {_shown(value)} cannot be used: expected {expected}.", hint=hint)
 

@@ -1,6 +1,6 @@
 """Built-in recipes by name, and recipes from a user's own file.
 
-    read_recipe("scratch-cnn", epochs=3)    one of `recipes/*.toml` beside this module, with one option changed
+    read_recipe("scratch-cnn", epochs=3)    one of `recipes/*.toml` next to this module, with one option changed
     read_recipe("./mine.toml")              a file: options at the top, with their values
 
 A recipe file is TOML. A comment at its start describes it; then come options of `Recipe`, by the same names; options
@@ -68,7 +68,13 @@ def describe(name_or_file: str | Path) -> RecipeDescription:
     document = _parsed(text, file)
     require_none(_problems(document), where=f"{file}: ")
     settings = {name: value for name, value in document.items() if name not in TABLES}
-    return RecipeDescription(file.stem, _comment(text), settings, *(document.get(table, {}) for table in TABLES))
+    return RecipeDescription(
+        name=file.stem,
+        text=_comment(text),
+        settings=settings,
+        published=document.get("published", {}),
+        results=document.get("results", {}),
+    )
 
 
 def _file_of(name_or_file: str | Path) -> Path:
@@ -108,10 +114,10 @@ def _read(file: Path) -> str:
 def _missing(file: Path) -> RecipeError:
     if file.is_dir():
         return RecipeError(f"{file}: is a folder, expected a recipe file.")
-    beside = sorted(path.name for path in file.parent.glob("*.toml")) if file.parent.is_dir() else []
+    siblings = sorted(path.name for path in file.parent.glob("*.toml")) if file.parent.is_dir() else []
     return RecipeError(
         f"{file}: no such recipe file.",
-        hint=near_names(file.name, beside) or near_names(file.stem, list(names())),
+        hint=near_names(file.name, siblings) or near_names(file.stem, list(names())),
     )
 
 

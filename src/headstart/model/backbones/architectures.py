@@ -53,7 +53,7 @@ def timm_and_ours() -> Any:
 
 
 def timm_cfg(name: str, others: Sequence[str] = ()) -> Any:
-    """timm's PretrainedCfg of a name, its default tag for a bare architecture.
+    """Return timm's PretrainedCfg for a name; for a bare architecture, its default tag's.
 
     Raises `UnknownBackbone`, with the nearest name in timm or among `others`.
     """

@@ -88,7 +88,13 @@ def spec_of(config: Mapping[str, Any], where: Path | str) -> BackboneConfig:
     kept = tuple((key, _frozen(value)) for key, value in sorted(args.items()) if key not in ("num_classes", "in_chans"))
     licence = cfg.get("license") or config.get("license") or "unknown"
     origin = cfg.get("origin") or cfg.get("origin_url") or ""
-    return BackboneConfig(architecture, kept, preprocess_of(cfg, where), str(licence), str(origin))
+    return BackboneConfig(
+        architecture=architecture,
+        model_args=kept,
+        preprocess=preprocess_of(cfg, where),
+        licence=str(licence),
+        origin=str(origin),
+    )
 
 
 def config_of(spec: BackboneConfig) -> dict[str, Any]:

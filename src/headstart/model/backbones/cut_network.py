@@ -318,16 +318,16 @@ class _Call:
 
     name: str
     module: nn.Module | None
-    taken: torch.Tensor | None = None
-    given: torch.Tensor | None = None
+    input: torch.Tensor | None = None
+    output: torch.Tensor | None = None
     calls: list[_Call] = field(default_factory=list)
-    state_taken: int = 0
-    state_given: int = 0
+    input_state: int = 0
+    output_state: int = 0
 
     def multiply_adds(self) -> int:
         layer = self.module
-        if isinstance(layer, nn.Conv2d | nn.Linear) and self.given is not None:
-            places = self.given.numel() // (layer.weight.shape[0])
+        if isinstance(layer, nn.Conv2d | nn.Linear) and self.output is not None:
+            places = self.output.numel() // (layer.weight.shape[0])
             return places * layer.weight.numel()
         return sum(call.multiply_adds() for call in self.calls)
 
@@ -366,7 +366,14 @@ def _follow(module: nn.Module, image_size: int) -> _CutPoints:
     head_names = {used[id(p)] for p in reached} | _buffers_called(shadow, head)
     found = tuple(_stages(features, head, pooled_dim))
     top = tuple(name for name in ("hidden", classifier) if hasattr(module, "forward_top") or name == classifier)
-    return _CutPoints(found, _groups(module, found, head_names), head_names, top, classifier, image_size)
+    return _CutPoints(
+        stages=found,
+        groups=_groups(module, found, head_names),
+        head=head_names,
+        top=top,
+        classifier=classifier,
+        image_size=image_size,
+    )
 
 
 def _classifier(module: nn.Module) -> str:
@@ -407,7 +414,7 @@ def _record(shadow: nn.Module, image_size: int, classifier: str) -> tuple[_Call,
             alone = len(args) == 1 and all(value is None or value is False for value in kwargs.values())
             call = _Call(call_name, module)
             if alone and isinstance(args[0], torch.Tensor):
-                call.taken, call.state_taken = args[0], args[0]._version
+                call.input, call.input_state = args[0], args[0]._version
             open_calls[-1].calls.append(call)
             open_calls.append(call)
 
@@ -416,33 +423,33 @@ def _record(shadow: nn.Module, image_size: int, classifier: str) -> tuple[_Call,
     def after(module: nn.Module, args: object, out: object) -> None:
         call = open_calls.pop()
         if isinstance(out, torch.Tensor):
-            call.given, call.state_given = out, out._version
+            call.output, call.output_state = out, out._version
 
     for name, part in shadow.named_modules():
         if name:
             part.register_forward_pre_hook(before(name), with_kwargs=True)
             part.register_forward_hook(after)
-    features.taken = torch.zeros(1, 3, image_size, image_size, device="meta")
-    features.given = shadow.forward_features(features.taken)
-    if not isinstance(features.given, torch.Tensor):
+    features.input = torch.zeros(1, 3, image_size, image_size, device="meta")
+    features.output = shadow.forward_features(features.input)
+    if not isinstance(features.output, torch.Tensor):
         raise TypeError("its features are not one tensor")
-    features.state_given = features.given._version
+    features.output_state = features.output._version
     open_calls[:] = [head]
-    head.taken = features.given.detach()
-    head.given = shadow.forward_head(head.taken)
+    head.input = features.output.detach()
+    head.output = shadow.forward_head(head.input)
     first = "hidden" if hasattr(shadow, "forward_top") else classifier
     entry = next(call for call in head.walk() if call.name == first)
-    if entry.taken is None:
+    if entry.input is None:
         raise TypeError(f"{first} takes more than one tensor")
-    return features, head, entry.taken[0].numel()
+    return features, head, entry.input[0].numel()
 
 
 def _reached(shadow: nn.Module, head: _Call) -> list[nn.Parameter]:
     """Return the parameters that the head's output depends on, according to autograd."""
-    if head.given is None:
+    if head.output is None:
         return []
     parameters = list(shadow.parameters())
-    grads = torch.autograd.grad(head.given.sum(), parameters, allow_unused=True)
+    grads = torch.autograd.grad(head.output.sum(), parameters, allow_unused=True)
     return [p for p, grad in zip(parameters, grads, strict=True) if grad is not None]
 
 
@@ -462,12 +469,12 @@ def _stages(features: _Call, head: _Call, pooled_dim: int) -> Iterator[Stage]:
             groups[-1].append(step)
     if groups and not _has_layer(groups[0][0]):  # anything before the first one belongs to it, or to the stem
         ahead = groups.pop(0)
-        if groups and ahead[0].taken is features.taken:
+        if groups and ahead[0].input is features.input:
             groups[0] = ahead + groups[0]
     counts = [sum(step.multiply_adds() for step in group) for group in groups]
-    pieces = [(g[0].name, tuple(s.name for s in g), g[-1].given, n) for g, n in zip(groups, counts, strict=True)]
-    if not groups or groups[0][0].taken is not features.taken:
-        entry = groups[0][0].taken if groups else None
+    pieces = [(g[0].name, tuple(s.name for s in g), g[-1].output, n) for g, n in zip(groups, counts, strict=True)]
+    if not groups or groups[0][0].input is not features.input:
+        entry = groups[0][0].input if groups else None
         pieces.insert(0, ("stem" if groups else "features", (), entry, features.multiply_adds() - sum(counts)))
     for i, (name, names, given, count) in enumerate(pieces):
         shape = (pooled_dim,) if given is None or i == len(pieces) - 1 else tuple(given.shape[1:])
@@ -484,20 +491,20 @@ def _own_steps(features: _Call, head: _Call) -> list[_Call]:
 
 def _chain(root: _Call) -> list[_Call]:
     """Return the last calls in `root`, each of which takes only the previous output, up to the output of `root`."""
-    wanted, state, chain = root.given, root.state_given, []
+    wanted, state, chain = root.output, root.output_state, []
     for call in reversed(root.calls):
-        if call.given is None or call.given is not wanted or call.state_given != state or call.taken is None:
+        if call.output is None or call.output is not wanted or call.output_state != state or call.input is None:
             break
         chain.append(call)
-        wanted, state = call.taken, call.state_taken
+        wanted, state = call.input, call.input_state
     return chain[::-1]
 
 
 def _expanded(call: _Call) -> list[_Call]:
     """Replace a container by the calls inside it; a block stays one call."""
     chain = _chain(call)
-    complete = bool(chain) and len(chain) == len(call.calls) and chain[0].taken is call.taken
-    complete = complete and chain[0].state_taken == call.state_taken
+    complete = bool(chain) and len(chain) == len(call.calls) and chain[0].input is call.input
+    complete = complete and chain[0].input_state == call.input_state
     if not complete or not _is_container(call, chain):
         return [call]
     return [step for inner in chain for step in _expanded(inner)]

@@ -88,28 +88,28 @@ def _requirements(name: str, wanted_by: str) -> Sequence[str]:
 
 def _editable_project(distribution: importlib.metadata.Distribution) -> Path | None:
     """Return the pyproject.toml of a package installed with `pip install -e`."""
-    told = json.loads(distribution.read_text("direct_url.json") or "{}")
-    address = urlsplit(told.get("url", ""))
-    if address.scheme != "file" or not told.get("dir_info", {}).get("editable"):
+    direct_url = json.loads(distribution.read_text("direct_url.json") or "{}")
+    address = urlsplit(direct_url.get("url", ""))
+    if address.scheme != "file" or not direct_url.get("dir_info", {}).get("editable"):
         return None
     project = Path(url2pathname(address.path)) / "pyproject.toml"
     return project if project.is_file() else None
 
 
 def _package(name: str) -> Package:
-    told = importlib.metadata.distribution(name).metadata
+    metadata = importlib.metadata.distribution(name).metadata
 
     def first(key: str) -> str:
-        return next(iter(told.get_all(key) or ()), "").strip()
+        return next(iter(metadata.get_all(key) or ()), "").strip()
 
-    classifiers = [c.rpartition(" :: ")[2] for c in told.get_all("Classifier") or () if c.startswith("License ::")]
+    classifiers = [c.rpartition(" :: ")[2] for c in metadata.get_all("Classifier") or () if c.startswith("License ::")]
     words = first("License")
     short = words if len(words) <= 60 and "\n" not in words else ""  # some put the whole text there
     licence = first("License-Expression") or short or ", ".join(classifiers) or "unknown"
-    pages = [tuple(url.split(", ", 1)) for url in told.get_all("Project-URL") or () if ", " in url]
+    pages = [tuple(url.split(", ", 1)) for url in metadata.get_all("Project-URL") or () if ", " in url]
     named = {label.casefold(): page for label, page in reversed(pages)}
     page = first("Home-page") or next((named[label] for label in PAGES if label in named), "")
-    return Package(name, told["Version"], licence, page)
+    return Package(name, metadata["Version"], licence, page)
 
 
 def licence_text() -> str:
@@ -161,28 +161,28 @@ def fetch_wheels(packages: Sequence[Package], folder: Path) -> list[Path]:
     command = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "wheel", "--no-deps"]
     command += ["--wheel-dir", str(folder), *map(str, packages)]
     log.info("pip is fetching %d wheels; torch's are large.", len(packages))
-    said: list[str] = []
+    lines: list[str] = []
     with (
         bar("Wheels", len(packages)) as advance,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as pip,
     ):
         for line in pip.stdout or ():
-            said.append(line.strip())
+            lines.append(line.strip())
             advance(line.startswith("Collecting "))
     if pip.returncode:
-        raise _pip_error(said)
+        raise _pip_error(lines)
     return sorted(folder.glob("*.whl"))
 
 
-def _pip_error(said: Sequence[str]) -> PackagingError:
+def _pip_error(lines: Sequence[str]) -> PackagingError:
     """Make an error from pip's output: the last lines marked as errors, or the very last line."""
-    if any("No module named pip" in line for line in said):
+    if any("No module named pip" in line for line in lines):
         return PackagingError(
             f"{sys.executable}: has no pip, which is needed to fetch the wheels.",
             hint="Install it with `python -m ensurepip`, or leave out --wheels and fetch the wheels yourself.",
         )
-    told = [_without_passwords(line.removeprefix("ERROR: ")) for line in said if line.startswith("ERROR: ")]
-    reason = " ".join(told[-2:] or said[-1:] or ["no reason given"])
+    errors = [_without_passwords(line.removeprefix("ERROR: ")) for line in lines if line.startswith("ERROR: ")]
+    reason = " ".join(errors[-2:] or lines[-1:] or ["no reason given"])
     return PackagingError(
         f"pip could not fetch the wheels: {reason.rstrip('.')}.",
         hint="Check the network. A torch build that is not on the index needs its own index: set PIP_EXTRA_INDEX_URL.",

@@ -163,7 +163,18 @@ def without_weights(name: str, *, image_size: int = 0, **model_args: Any) -> Bac
     spec = timm_spec(cfg)
     preprocess = replace(spec.preprocess, image_size=image_size or spec.preprocess.image_size)
     args = args_at(spec.architecture, model_args, image_size)
-    return Backbone(name, spec.architecture, args, "random", None, "", preprocess, "none", None, "random weights")
+    return Backbone(
+        name=name,
+        architecture=spec.architecture,
+        model_args=args,
+        source="random",
+        weights=None,
+        sha256="",
+        preprocess=preprocess,
+        licence="none",
+        feature_dim=None,
+        origin="random weights",
+    )
 
 
 def tuned(backbone: Backbone, weights: Path, *, image_size: int = 0, hidden: Sequence[int] = ()) -> Backbone:
@@ -225,14 +236,14 @@ def _feature_dim(header: SafetensorsHeader) -> int | None:
 def _from_file(path: Path, name: str) -> Backbone:
     read_header(path)  # reports a pickle as such, whatever else is wrong
     check_bundled(path)
-    beside = [path.with_suffix(".json"), path.with_name(path.name + ".json")]
+    candidates = [path.with_suffix(".json"), path.with_name(path.name + ".json")]
     if path.name == "model.safetensors":
-        beside.append(path.with_name("config.json"))
-    spec_file = next((file for file in beside if file.is_file()), None)
+        candidates.append(path.with_name("config.json"))
+    spec_file = next((file for file in candidates if file.is_file()), None)
     if spec_file is None:
         if not name:
             raise MissingWeights(
-                f"{path}: has no {beside[0].name} next to it, so its architecture is unknown.",
+                f"{path}: has no {candidates[0].name} next to it, so its architecture is unknown.",
                 hint="Name the network with --backbone NAME, or write that JSON.",
             )
         return _found(name, timm_spec(timm_cfg(name)), "file", path)
@@ -385,14 +396,28 @@ def backbones(
         for name in timm.list_pretrained():
             if name not in rows:
                 cfg = timm.get_pretrained_cfg(name)
-                rows[name] = BackboneRow(name, "", max(cfg.input_size[1:]), None, None, cfg.license or "unknown")
+                rows[name] = BackboneRow(
+                    name=name,
+                    here="",
+                    image_size=max(cfg.input_size[1:]),
+                    parameters=None,
+                    feature_dim=None,
+                    licence=cfg.license or "unknown",
+                )
     return [row for name, row in rows.items() if fnmatch.fnmatchcase(name, pattern)]
 
 
 def _row_here(name: str, source: str, spec: BackboneConfig, weights: Path) -> BackboneRow:
     header = read_header(weights)
     size = spec.preprocess.image_size
-    return BackboneRow(name, source, size, parameter_count(header), _feature_dim(header), spec.licence)
+    return BackboneRow(
+        name=name,
+        here=source,
+        image_size=size,
+        parameters=parameter_count(header),
+        feature_dim=_feature_dim(header),
+        licence=spec.licence,
+    )
 
 
 def _entries(source: WeightsSource) -> Iterator[tuple[str, str, BackboneConfig, Path]]:
