@@ -102,7 +102,7 @@ def test_several_of_an_architecture_are_listed(tmp_path: Path) -> None:
     with pytest.raises(UnknownBackbone) as caught:
         find_backbone("test_resnet", WeightsSource(folder=tmp_path, offline=True))
     assert str(caught.value) == (
-        f"'test_resnet' could be any of test_resnet.a, test_resnet.b in {tmp_path}.\n  Give one of these names in full."
+        f"'test_resnet' could be any of test_resnet.a, test_resnet.b in {tmp_path}.\n  Give one of these full names."
     )
 
 
@@ -139,7 +139,7 @@ def test_the_folder_of_the_environment(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(MissingWeights) as caught:
         at_hand()
     assert str(caught.value) == (
-        f"{tmp_path / 'gone'}: no such folder, and HEADSTART_WEIGHTS names it.\n"
+        f"{tmp_path / 'gone'}: no such folder, given by HEADSTART_WEIGHTS.\n"
         "  It should hold NAME.safetensors and NAME.json for each backbone."
     )
 
@@ -178,8 +178,8 @@ def test_a_file_whose_json_is_of_another_architecture(tmp_path: Path) -> None:
     with pytest.raises(BadWeights) as caught:
         find_backbone("resnet50", WeightsSource(file=weights))
     assert str(caught.value) == (
-        f"{weights.with_suffix('.json')}: architecture is 'test_resnet', but the backbone 'resnet50' was asked for.\n"
-        "  Ask for --backbone test_resnet, or give another --weights file."
+        f"{weights.with_suffix('.json')}: architecture is 'test_resnet', but the requested backbone is 'resnet50'.\n"
+        "  Use --backbone test_resnet, or another --weights file."
     )
 
 
@@ -191,8 +191,8 @@ def test_a_file_without_json_takes_timms_entry(tmp_path: Path) -> None:
     with pytest.raises(MissingWeights) as caught:
         find_backbone("", WeightsSource(file=weights))
     assert str(caught.value) == (
-        f"{weights}: has no x.json beside it, so its architecture is not known.\n"
-        "  Say which network it is with --backbone NAME, or write that JSON."
+        f"{weights}: has no x.json next to it, so its architecture is unknown.\n"
+        "  Name the network with --backbone NAME, or write that JSON."
     )
 
 
@@ -245,14 +245,14 @@ def test_known_but_not_here_and_offline() -> None:
     with pytest.raises(MissingWeights) as caught:
         find_backbone("resnet50", WeightsSource(offline=True))
     assert str(caught.value) == (
-        "resnet50.a1_in1k: its weights are not on this machine, and offline nothing is downloaded.\n  Give"
+        "resnet50.a1_in1k: its weights are not on this machine, and offline mode downloads nothing.\n  Give"
         f" the weights with --weights FILE.safetensors or --weights-dir DIR, or run once without --offline. {LIST_HINT}"
     )
 
 
 def test_known_but_only_as_a_pickle() -> None:
     with pytest.raises(
-        MissingWeights, match=r"gcvit_tiny.in1k: the hub has no safetensors of it, only a pickle \(https://"
+        MissingWeights, match=r"gcvit_tiny.in1k: the hub has no safetensors for it, only a pickle \(https://"
     ):
         find_backbone("gcvit_tiny")
 
@@ -346,7 +346,7 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
         f"{weights}: these are not the weights of test_resnet:"
         " 71 missing (conv1.0.weight, conv1.1.weight, conv1.1.bias and 68 more);"
     )
-    assert caught.value.hint == "Give the backbone that the file was saved from (--backbone NAME), or another file."
+    assert caught.value.hint == "Name the backbone that the file was saved from (--backbone NAME), or use another file."
 
 
 def test_a_missing_a_surplus_and_a_misshapen_tensor(tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_weights_that_change_after_they_were_found(tmp_path: Path) -> None:
     weights = save_entry(tmp_path, "test_resnet.mine", state_of("test_resnet"))
     found = find_backbone("test_resnet", WeightsSource(folder=tmp_path))
     save_entry(tmp_path, "test_resnet.mine", state_of("test_resnet", seed=1))
-    with pytest.raises(BadWeights, match=r"has changed since it was chosen \(SHA-256 \w{12}, expected \w{12}\)"):
+    with pytest.raises(BadWeights, match=r"has changed since it was selected \(SHA-256 \w{12}, expected \w{12}\)"):
         build(found)
     weights.unlink()
     with pytest.raises(MissingWeights):
@@ -398,7 +398,7 @@ def test_arguments_and_architectures_that_timm_does_not_have(tmp_path: Path) -> 
     with pytest.raises(UnknownBackbone) as caught:
         build(dataclasses.replace(found, architecture="test_resnett"))
     assert str(caught.value) == (
-        "test_resnet.mine: its architecture 'test_resnett' is not one that timm has.\n  Did you mean 'test_resnet'?"
+        "test_resnet.mine: timm has no architecture 'test_resnett'.\n  Did you mean 'test_resnet'?"
     )
 
 
@@ -430,7 +430,7 @@ def test_the_embedded_backbone_is_the_last_resort(tmp_path: Path, caplog: pytest
     (found,) = to_choose_from(WeightsSource(folder=tmp_path, offline=True))
     assert (found.name, found.source, found.licence) == ("mobilenetv2_050.headstart", "embedded", "apache-2.0")
     assert (
-        f"No weights are in {tmp_path} or the hub's cache: a small, weak backbone that comes with headstart"
+        f"No weights in {tmp_path} or the hub's cache: using the small, weak backbone that comes with headstart"
         in caplog.text
     )
     assert found == find_backbone("mobilenetv2_050.headstart", WeightsSource(folder=tmp_path, offline=True))

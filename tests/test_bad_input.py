@@ -186,12 +186,12 @@ WEIGHTS = {
     ),
     "no such folder": (
         "--weights-dir nope",
-        "MissingWeights: nope: no such folder, and --weights-dir names it.\n"
+        "MissingWeights: nope: no such folder, given by --weights-dir.\n"
         "  It should hold NAME.safetensors and NAME.json for each backbone.\n",
     ),
     "offline": (
         "--weights-dir photos --backbone resnet34 --offline",
-        "MissingWeights: resnet34.a1_in1k: its weights are not on this machine, and offline nothing is downloaded.\n"
+        "MissingWeights: resnet34.a1_in1k: its weights are not on this machine, and offline mode downloads nothing.\n"
         "  Give the weights with --weights FILE.safetensors or --weights-dir DIR, or run once without --offline. "
         "`headstart backbones` lists those with weights here.\n",
     ),
@@ -208,17 +208,17 @@ WEIGHTS = {
         "--weights pickle.safetensors",
         "BadWeights: pickle.safetensors: is a pickle (protocol 4), not safetensors.\n"
         "  Only safetensors are loaded. If you trust the file, convert it with safetensors.torch.save_file(state_dict, "
-        "FILE) and give that one.\n",
+        "FILE) and use the result.\n",
     ),
     "no word about the architecture": (
         "--weights bare.safetensors",
-        "MissingWeights: bare.safetensors: has no bare.json beside it, so its architecture is not known.\n"
-        "  Say which network it is with --backbone NAME, or write that JSON.\n",
+        "MissingWeights: bare.safetensors: has no bare.json next to it, so its architecture is unknown.\n"
+        "  Name the network with --backbone NAME, or write that JSON.\n",
     ),
     "another backbone than the file's": (
         "--weights weights/test_resnet.a.safetensors --backbone test_efficientnet",
-        "BadWeights: weights/test_resnet.a.json: architecture is 'test_resnet', but the backbone 'test_efficientnet' was "
-        "asked for.\n  Ask for --backbone test_resnet, or give another --weights file.\n",
+        "BadWeights: weights/test_resnet.a.json: architecture is 'test_resnet', but the requested backbone is "
+        "'test_efficientnet'.\n  Use --backbone test_resnet, or another --weights file.\n",
     ),
 }
 
@@ -245,7 +245,7 @@ def test_weights_of_another_architecture(here: Path, capsys: pytest.CaptureFixtu
         "blocks.0.0.conv.weight, blocks.0.0.bn1.weight and 66 more); 85 unexpected (conv1.0.weight, conv1.1.bias, "
         "conv1.1.running_mean and 82 more); 4 of another shape (bn1.weight: (32,), expected (24,), bn1.bias: (32,), "
         "expected (24,), bn1.running_mean: (32,), expected (24,) and 1 more).",
-        "  Give the backbone that the file was saved from (--backbone NAME), or another file.",
+        "  Name the backbone that the file was saved from (--backbone NAME), or use another file.",
     ]
 
 

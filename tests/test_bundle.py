@@ -32,7 +32,7 @@ from headstart.verbs.bundle import bundle
 from test_offline import without_network
 
 A, B = "test_resnet.a", "test_efficientnet.b"
-AGAIN = "Copy the bundle again, or make it again with `headstart bundle`."
+AGAIN = "Copy the bundle again, or recreate it with `headstart bundle`."
 
 
 @pytest.fixture(autouse=True)
@@ -112,12 +112,12 @@ def test_only_those_that_are_named(tmp_path: Path, tiny_weights: Path) -> None:
             weights=WeightsSource(folder=tiny_weights, offline=True),
         )
     assert caught.value.message == (
-        "resnet18.a1_in1k: its weights are not on this machine, and offline nothing is downloaded."
+        "resnet18.a1_in1k: its weights are not on this machine, and offline mode downloads nothing."
     )
     with pytest.raises(MissingWeights) as caught:
         bundle(out=tmp_path / "other", weights=WeightsSource(offline=True))
     assert str(caught.value) == (
-        "mobilenetv2_100.ra_in1k: its weights are not on this machine, and offline nothing is downloaded.\n"
+        "mobilenetv2_100.ra_in1k: its weights are not on this machine, and offline mode downloads nothing.\n"
         "  Give the weights with --weights FILE.safetensors or --weights-dir DIR, or run once without --offline. "
         "`headstart backbones` lists those with weights here."
     )
@@ -209,13 +209,13 @@ def test_changed_weights_are_refused_by_name(made: Path, tmp_path: Path, caplog:
     before = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     flip(file)
     after = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-    text = f"{file}: is not the file that was bundled (SHA-256 {after}, the manifest says {before}).\n  {AGAIN}"
+    text = f"{file}: does not match the bundle's manifest (SHA-256 {after}, expected {before}).\n  {AGAIN}"
     for place in (made, made / "weights"):
         with pytest.raises(BadWeights) as caught:
             find_backbone(A, WeightsSource(folder=place, offline=True))
         assert str(caught.value) == text
     (tmp_path / "link").symlink_to(made / "weights")
-    with pytest.raises(BadWeights, match="is not the file that was bundled"):
+    with pytest.raises(BadWeights, match="does not match the bundle's manifest"):
         find_backbone(A, WeightsSource(folder=tmp_path / "link", offline=True))
     with pytest.raises(BadWeights) as caught:
         find_backbone("", WeightsSource(file=file, offline=True))
@@ -231,7 +231,7 @@ def test_a_changed_json_is_refused(made: Path) -> None:
     file.write_text(file.read_text().replace("0.25", "0.26"))
     with pytest.raises(BadWeights) as caught:
         find_backbone(A, WeightsSource(folder=made, offline=True))
-    assert caught.value.message.startswith(f"{file}: is not the file that was bundled (SHA-256 ")
+    assert caught.value.message.startswith(f"{file}: does not match the bundle's manifest (SHA-256 ")
     file.unlink()
     with pytest.raises(BadWeights) as caught:
         find_backbone(A, WeightsSource(folder=made, offline=True))
@@ -245,8 +245,8 @@ def test_weights_that_were_added_are_refused(made: Path, tiny_weights: Path) -> 
     with pytest.raises(BadWeights) as caught:
         find_backbone("test_resnet.mine", WeightsSource(folder=made, offline=True))
     assert str(caught.value) == (
-        f"{made / 'weights' / 'test_resnet.mine.safetensors'}: is not in the manifest of the bundle that it lies in"
-        f" ({made / 'manifest.json'}).\n  Put weights of your own into a folder of their own."
+        f"{made / 'weights' / 'test_resnet.mine.safetensors'}: is not in the manifest of its bundle"
+        f" ({made / 'manifest.json'}).\n  Put your own weights in a separate folder."
     )
 
 
@@ -264,7 +264,7 @@ def test_a_bundle_without_a_good_manifest_or_weights(made: Path) -> None:
     (made / "weights").rename(made / "moved")
     with pytest.raises(MissingWeights) as missing:
         find_backbone(A, WeightsSource(folder=made, offline=True))
-    assert missing.value.message == f"{made / 'weights'}: no such folder, and --weights-dir names it."
+    assert missing.value.message == f"{made / 'weights'}: no such folder, given by --weights-dir."
 
 
 def test_other_manifests_beside_weights_do_not_matter(tmp_path: Path, tiny_weights: Path) -> None:
@@ -445,7 +445,7 @@ def test_a_wheel_that_is_not_to_be_had(index: Path, tmp_path: Path, tiny_weights
     assert str(caught.value) == (
         "pip could not fetch the wheels: Could not find a version that satisfies the requirement bbb==3 (from versions:"
         " none) No matching distribution found for bbb==3.\n"
-        "  Check the network. A build of torch that is not on the index needs its own: set PIP_EXTRA_INDEX_URL."
+        "  Check the network. A torch build that is not on the index needs its own index: set PIP_EXTRA_INDEX_URL."
     )
     assert not (tmp_path / "bundle").exists()
 
@@ -457,8 +457,8 @@ def test_a_python_without_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(PackagingError) as caught:
         fetch_wheels(needed_packages()[:1], tmp_path / "wheels")
     assert str(caught.value) == (
-        f"{python}: has no pip, which fetches the wheels.\n"
-        "  Install it with `python -m ensurepip`, or leave --wheels out and take the wheels yourself."
+        f"{python}: has no pip, which is needed to fetch the wheels.\n"
+        "  Install it with `python -m ensurepip`, or leave out --wheels and fetch the wheels yourself."
     )
 
 

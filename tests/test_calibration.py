@@ -89,7 +89,7 @@ def test_logits_that_know_nothing() -> None:
 def test_errors() -> None:
     with pytest.raises(BadLabels) as none:
         fit_temperature(np.zeros((2, 2)), np.array([-1, -1]))
-    assert str(none.value) == "labels: no image has one, so there is nothing to fit a temperature on."
+    assert str(none.value) == "labels: no image has one, so no temperature can be fitted."
     with pytest.raises(DataError) as infinite:
         fit_temperature(np.array([[math.inf, 0.0]]), np.array([0]))
     assert str(infinite.value) == "scores: row 0 holds [inf, 0.0]; expected finite numbers."

@@ -69,7 +69,7 @@ def test_without_a_bound_nothing_changes() -> None:
 @pytest.mark.parametrize("bound", [-0.1, 0.51, math.nan])
 def test_a_bound_that_no_row_can_keep_is_refused(bound: float) -> None:
     with pytest.raises(
-        RecipeError, match=r"is no bound for the probabilities of 2 classes; expected .* from 0 to 0\.5\."
+        RecipeError, match=r"is not a valid bound for the probabilities of 2 classes; expected .* from 0 to 0\.5\."
     ):
         clipped(np.array([[0.5, 0.5]]), bound)
 
@@ -118,7 +118,7 @@ def test_unlabelled_images_are_left_out() -> None:
 
 
 def test_what_cannot_be_used_is_refused() -> None:
-    with pytest.raises(BadLabels, match="no image has one, so there is nothing to choose a bound on"):
+    with pytest.raises(BadLabels, match="no image has one, so no bound can be chosen"):
         clip_bound(np.array([[0.5, 0.5]]), np.array([-1]))
     with pytest.raises(DataError, match="do not fit"):
         clip_bound(np.array([[0.5, 0.5]]), np.array([0, 1]))

@@ -66,7 +66,7 @@ def test_errors() -> None:
     p, labels = np.full((3, 2), 0.5), np.array([0, 1, 0])
     with pytest.raises(RecipeError) as alpha:
         conformal_threshold(p, labels, alpha=90)
-    assert str(alpha.value) == ("alpha: 90 is not a frequency of misses; expected a number between 0 and 1, like 0.1.")
+    assert str(alpha.value) == ("alpha: 90 is not a valid miss rate; expected a number between 0 and 1, such as 0.1.")
     with pytest.raises(BadLabels) as none:
         conformal_threshold(p, np.array([-1, -1, -1]))
-    assert str(none.value) == "labels: no image has one, so there is nothing to fit a conformal threshold on."
+    assert str(none.value) == "labels: no image has one, so no conformal threshold can be fitted."

@@ -68,9 +68,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 def test_it_needs_no_network(ran: Ran) -> None:
     assert ran.attempts.read_text() == ""
-    assert (
-        "No weights are on this machine: a small, weak backbone that comes with headstart is used." in ran.ended.stderr
-    )
+    assert "No weights on this machine: using the small, weak backbone that comes with headstart." in ran.ended.stderr
 
 
 def test_it_compares_three_ways(ran: Ran) -> None:

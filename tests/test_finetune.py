@@ -192,7 +192,7 @@ def test_interrupted_training_goes_on(
     with pytest.raises(UnfinishedTraining) as refused:
         headstart.train(photos, out=tmp_path / "run", recipe=other, weights=tiny_weights)
     assert str(refused.value).startswith(
-        f"{tmp_path / 'run.unfinished'}: an unfinished training lies there, and this one differs from it:\n"
+        f"{tmp_path / 'run.unfinished'}: an unfinished training run is in the way, and this one differs from it:\n"
     )
     assert "batch_size: 8 -> 9" in str(refused.value) and "--restart" in str(refused.value)
     headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)

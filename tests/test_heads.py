@@ -350,7 +350,7 @@ def test_mistakes_are_named() -> None:
         ),
         (
             DataError,
-            "features: shape (30, 4) with 29 labels, expected one row a label.",
+            "features: shape (30, 4) with 29 labels, expected one row per label.",
             lambda: fit_head("lda", x, y[:-1], 3),
         ),
         (

@@ -252,7 +252,7 @@ def test_a_network_without_places_says_so(tmp_path: Path) -> None:
     with pytest.raises(BackboneError) as caught:
         heat_maps(classifier, [draw(0, 0)])
     assert str(caught.value) == (
-        "vit_tiny_patch16_224.s0: its last maps (2, 192) have no places in the image, so no heat map can be made."
+        "vit_tiny_patch16_224.s0: its last maps (2, 192) have no spatial positions, so no heat map can be made."
     )
 
 

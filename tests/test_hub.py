@@ -196,7 +196,7 @@ def test_a_download_that_is_cut_off_goes_on_where_it_was(hub: Hub, tmp_path: Pat
 
 def test_offline_asks_nobody(hub: Hub, content: bytes, tmp_path: Path) -> None:
     offline = f"forbid_sockets(); out = told(fetch, {REPO!r}, 'model.safetensors', 'main', {NAME!r}, "
-    message = f"{NAME}: its weights are not on this machine, and offline nothing is downloaded.\n  {GIVE_HINT}, or "
+    message = f"{NAME}: its weights are not on this machine, and offline mode downloads nothing.\n  {GIVE_HINT}, or "
     out = run(hub, offline + "True)", tmp_path)
     assert out == {"error": "MissingWeights", "text": f"{message}run once without --offline. {LIST_HINT}"}
     out = run(hub, offline + "False)", tmp_path, HF_HUB_OFFLINE="1")
@@ -297,7 +297,7 @@ def choice(**options):
     return [(b.name, b.source) for b in to_choose_from(WeightsSource(**options))]
 """
 LAST_RESORT = [["mobilenetv2_050.headstart", "embedded"]]
-NONE_HERE = "No weights are on this machine: "
+NONE_HERE = "No weights on this machine: "
 
 
 @pytest.fixture
@@ -354,11 +354,11 @@ def test_or_the_embedded_one_saying_why(hub: Hub, tmp_path: Path, environment: d
     _, why, resort = out["notes"]
     assert reason in why
     assert resort.startswith(
-        f"{NONE_HERE}a small, weak backbone that comes with headstart is used. A linear head on it"
+        f"{NONE_HERE}using the small, weak backbone that comes with headstart. A linear head on it"
     )
     assert resort.endswith(
-        "Stronger ones: with a network, and without --offline, mobilenetv2_100.ra_in1k is downloaded; for a machine that "
-        "has none, see `headstart bundle`."
+        "For a stronger one, use a network without --offline (mobilenetv2_100.ra_in1k is then downloaded); for an offline "
+        "machine, see `headstart bundle`."
     )
 
 

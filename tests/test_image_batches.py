@@ -150,7 +150,7 @@ def test_no_readable_image_at_all_stops_the_training(tmp_path: Path, files: list
         list(source.epoch(1))
     assert str(error.value) == (
         "none of 5 training images could be read in epoch 2.\n"
-        "  Is the folder with the images still there? `headstart check` names those that cannot be read."
+        "  Is the image folder still there? `headstart check` lists the unreadable images."
     )
     assert list(batches(files).epoch(0, start=3)) == []  # nothing was left to read, which is no failure
 

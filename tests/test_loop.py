@@ -406,9 +406,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move() -> None:
     with pytest.raises(TrainingFailed) as caught:
         trained(Recipe(), module, train=poisoned(11), epochs=3)
     assert str(caught.value) == (
-        "Training failed before its first epoch was finished: the loss is nan in epoch 1, "
+        "Training failed in its first epoch: the loss is nan in epoch 1, "
         f"step {where + 1} (training images number {', '.join(map(str, images))}).\n"
-        "  Lower --lr (it was 0.01), or limit the gradient, for example --clip-grad 1."
+        "  Lower --lr (it was 0.01), or clip the gradient, for example --clip-grad 1."
     )
     assert caught.value.images == tuple(images)
     assert torch.isfinite(weights(module)).all()
@@ -431,7 +431,7 @@ def test_later_on_the_best_epoch_is_kept(caplog: pytest.LogCaptureFixture) -> No
     assert torch.equal(weights(module), kept[0])
     assert result.stopped.startswith("the loss is nan in epoch 2, step ")
     assert ", ...)." in result.stopped and 11 in result.bad_images and len(result.bad_images) == 45
-    assert "The weights of epoch 1, the best until then, are kept." in caplog.text
+    assert "Keeping the weights of epoch 1, the best so far." in caplog.text
 
 
 def test_validation_that_is_not_finite() -> None:
@@ -448,7 +448,7 @@ def test_a_gradient_that_is_not_finite() -> None:
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
             return inputs[:, :K].float() + self.w.sqrt()
 
-    with pytest.raises(TrainingFailed, match=r"the gradient's norm is (inf|nan) in epoch 1, step 1"):
+    with pytest.raises(TrainingFailed, match=r"the gradient norm is (inf|nan) in epoch 1, step 1"):
         trained(Recipe(clip_grad=1.0), Steep())
 
 
@@ -487,8 +487,8 @@ def test_out_of_memory_halves_until_it_fits(
     torch.testing.assert_close(weights(wide), weights(narrow.inner), rtol=1e-9, atol=1e-12)
     assert set(narrow.sizes) == {4, 3}, "16 in four; the last 10 of an epoch in 4, 3 and 3"
     assert [record.getMessage() for record in caplog.records] == [
-        "Out of memory with 16 images at once: going on with 8, gradients added up to the same step.",
-        "Out of memory with 8 images at once: going on with 4, gradients added up to the same step.",
+        "Out of memory with 16 images at a time: continuing with 8, gradients summed to the same step.",
+        "Out of memory with 8 images at a time: continuing with 4, gradients summed to the same step.",
     ]
 
 
@@ -496,7 +496,7 @@ def test_out_of_memory_at_one_image() -> None:
     with pytest.raises(TrainingFailed) as caught:
         trained(Recipe(), Narrow(0, RuntimeError))
     assert str(caught.value) == (
-        "Memory is too small: not even one image at a time can be trained on.\n"
+        "Out of memory: not even one image fits at a time.\n"
         "  Choose a smaller --image-size or --backbone, or fine-tune fewer stages, for example --unfreeze 2."
     )
 
@@ -633,7 +633,7 @@ def test_a_finder_without_a_falling_loss_says_so(caplog: pytest.LogCaptureFixtur
         module = Poisoned()
         found = find_rate(TrainingTask(module, groups(module), poisoned(0), None, K), Recipe())
     assert found.suggestion == 1e-3
-    assert "No learning rate made the loss fall in " in caplog.text
+    assert "No learning rate lowered the loss in " in caplog.text
 
 
 # ---------------------------------------------------------------------------------------------------------------- batches

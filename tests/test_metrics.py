@@ -237,10 +237,10 @@ def test_one_image() -> None:
         "low": None,
         "high": None,
         "n": 0,
-        "method": "undefined: all is one class",
+        "method": "undefined: there is only one class",
     }
     assert found.per_class["b"]["recall"].method == "undefined: no image has the class"
-    assert found.per_class["b"]["f1"].method == "undefined: the class is neither among the labels nor predicted"
+    assert found.per_class["b"]["f1"].method == "undefined: the class is neither labelled nor predicted"
 
 
 def test_unlabelled_images_are_left_out_and_counted() -> None:
@@ -268,7 +268,7 @@ def test_errors_say_what_was_expected() -> None:
     good, labels = np.zeros((2, 2)), np.array([0, 1])
     with pytest.raises(BadLabels) as none:
         compute_metrics(good, np.array([-1, -1]), "ab")
-    assert str(none.value) == "labels: none of 2 images has one, so there is nothing to judge by."
+    assert str(none.value) == "labels: none of 2 images has one, so nothing can be evaluated."
     with pytest.raises(DataError) as columns:
         compute_metrics(good, labels, "abc")
     assert str(columns.value) == "scores: 2 columns for 3 classes; expected one column per class."

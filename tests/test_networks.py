@@ -116,10 +116,10 @@ def test_timms_conventions() -> None:
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        ({"image_size": 32}, "headstart_cnn: 'image_size' is not one of its arguments.\n  Did you mean 'img_size'?"),
+        ({"image_size": 32}, "headstart_cnn: has no argument 'image_size'.\n  Did you mean 'img_size'?"),
         (
             {"x": 1},
-            "headstart_cnn: 'x' is not one of its arguments.\n  It takes num_classes, in_chans, img_size, "
+            "headstart_cnn: has no argument 'x'.\n  Its arguments are num_classes, in_chans, img_size, "
             "filters, drops, hidden, drop_rate.",
         ),
         (
@@ -174,12 +174,11 @@ def test_dropout_comes_before_the_last_layer_and_in_training_only() -> None:
         ),
         (
             {"architecture": "test_resnett"},
-            "headstart_top: its architecture 'test_resnett' is not one that timm has.\n  Did you mean 'test_resnet'?",
+            "headstart_top: timm has no architecture 'test_resnett'.\n  Did you mean 'test_resnet'?",
         ),
         (
             {"architecture": "headstart_top"},
-            "headstart_top: its architecture 'headstart_top' is not one that timm has.\n"
-            "  Did you mean 'headstart_top'?",
+            "headstart_top: timm has no architecture 'headstart_top'.\n  Did you mean 'headstart_top'?",
         ),
         (
             {"architecture": "test_resnet", "nonsense": 1},
@@ -226,7 +225,7 @@ def test_random_networks_remember_their_size_and_arguments() -> None:
 
 def test_random_networks_are_not_used_before_they_are_saved() -> None:
     found = without_weights("test_resnet")
-    with pytest.raises(BackboneError, match="test_resnet: has random weights, which have to be saved"):
+    with pytest.raises(BackboneError, match="test_resnet: has random weights; save them"):
         open_network(found, found.preprocess, PLAN)
 
 

@@ -138,7 +138,7 @@ def test_numbers_become_those_of_the_option() -> None:
         ({"lr": float("nan")}, "lr nan cannot be used: expected 0 to 100."),
         (
             {"hidden_layer_sizes": 32},
-            "hidden_layer_sizes 32 cannot be used: expected text.\n  Put it into quotes: '32'.",
+            "hidden_layer_sizes 32 cannot be used: expected text.\n  Put it in quotes: '32'.",
         ),
         (
             {"hidden_layer_sizes": "32,0"},
@@ -160,7 +160,7 @@ def test_numbers_become_those_of_the_option() -> None:
         ({"lr": 10**5000}, "lr (a number of thousands of digits) cannot be used: expected 0 to 100."),
         (
             {"optimizer": "adamm", "clip_grad": -1, "augment": 3},
-            "3 options cannot be used.\n  augment 3 cannot be used: expected text. Put it into quotes: '3'.\n"
+            "3 options cannot be used.\n  augment 3 cannot be used: expected text. Put it in quotes: '3'.\n"
             "  optimizer 'adamm' is not known: expected adamw, adam, sgd, rmsprop. Did you mean 'adam' or 'adamw'?\n"
             "  clip_grad -1 cannot be used: expected 0 or more.",
         ),
@@ -236,7 +236,7 @@ def test_an_unknown_name(mine: Path) -> None:
     assert refused("scratch-cn") == (
         f"recipe 'scratch-cn' is not known: expected {known}, or a file.\n"
         "  Did you mean 'scratch-cnn' or 'scratch-cnn-fixed'?\n"
-        "  A recipe of your own is given by its path, such as ./mine.toml."
+        "  For a recipe of your own, give its path, such as ./mine.toml."
     )
     (mine.parent / "plain").write_text("epochs = 4\n")
     assert refused("plain") == (
@@ -254,16 +254,16 @@ def test_a_file_with_problems_names_them_all(mine: Path) -> None:
         "mine.toml: 9 options cannot be used.\n"
         "  'epoch' is not an option of a recipe. Did you mean 'epochs' or 'approach'?\n"
         "  batch_size '32' cannot be used: expected a whole number. Leave out the quotes.\n"
-        "  unfreeze 3 cannot be used: expected text. Put it into quotes: '3'.\n"
+        "  unfreeze 3 cannot be used: expected text. Put it in quotes: '3'.\n"
         "  optimizer 'adamm' is not known: expected adamw, adam, sgd, rmsprop. Did you mean 'adam' or 'adamw'?\n"
         "  n_views [1, 2] cannot be used: expected a whole number.\n"
         "  results is a value, expected a table: [results].\n"
-        "  seed stands in [published]: options stand at the top, before all tables.\n"
-        "  [training] is no table of a recipe: options stand at the top, before all tables.\n"
+        "  seed is in [published]: options go at the top, before all tables.\n"
+        "  [training] is not a table of a recipe: options go at the top, before all tables.\n"
         "  wise_ft {'a': 1} cannot be used: expected text."
     )
     mine.write_text("wise_ft = 0.5\n")
-    assert refused("mine.toml") == "mine.toml: wise_ft 0.5 cannot be used: expected text.\n  Put it into quotes: '0.5'."
+    assert refused("mine.toml") == "mine.toml: wise_ft 0.5 cannot be used: expected text.\n  Put it in quotes: '0.5'."
     mine.write_text("".join(f"option{n} = 1\n" for n in range(5000)))
     many = refused("mine.toml").splitlines()
     assert many[:2] == ["mine.toml: more than 40 options cannot be used.", "  'option0' is not an option of a recipe."]
@@ -307,12 +307,12 @@ def test_odd_files_give_errors_of_ours(mine: Path) -> None:
 
 def test_a_file_that_is_not_there(mine: Path) -> None:
     mine.write_text("epochs = 3\n")
-    assert refused("min.toml") == "min.toml: there is no such recipe file.\n  Did you mean 'mine.toml'?"
+    assert refused("min.toml") == "min.toml: no such recipe file.\n  Did you mean 'mine.toml'?"
     assert refused("scratch-cnn.toml") == (
-        "scratch-cnn.toml: there is no such recipe file.\n  Did you mean 'scratch-cnn' or 'scratch-cnn-fixed'?"
+        "scratch-cnn.toml: no such recipe file.\n  Did you mean 'scratch-cnn' or 'scratch-cnn-fixed'?"
     )
-    assert refused("nowhere/mine.toml") == f"{Path('nowhere/mine.toml')}: there is no such recipe file."
-    assert refused(Path(".")) == ".: a folder, expected a recipe file."
+    assert refused("nowhere/mine.toml") == f"{Path('nowhere/mine.toml')}: no such recipe file."
+    assert refused(Path(".")) == ".: is a folder, expected a recipe file."
     assert refused("a" * 5000 + ".toml").startswith("a" * 5000 + ".toml: ")
 
 

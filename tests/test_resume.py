@@ -192,7 +192,7 @@ def test_going_on_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     interrupted(path, InterruptAt("before_step", 6))
     with caplog.at_level(logging.INFO, logger="headstart"):
         train(path)
-    assert f"Going on with the unfinished training in {path}: epoch 2, batch 7 of 7." in caplog.messages
+    assert f"Resuming the unfinished training in {path}: epoch 2, batch 7 of 7." in caplog.messages
     assert [m.split(":")[0] for m in caplog.messages][1:] == ["Epoch 2 of 3", "Epoch 3 of 3"]
 
 
@@ -204,11 +204,11 @@ def test_another_key_is_refused_with_what_changed(tmp_path: Path) -> None:
     with pytest.raises(UnfinishedTraining) as caught:
         train(path, key={"max_lr": "0.1", "images": "1234abcd", "augment": "flip"}, epochs=4)
     assert str(caught.value) == (
-        f"{path}: an unfinished training lies there, and this one differs from it:\n"
+        f"{path}: an unfinished training run is in the way, and this one differs from it:\n"
         "    augment: (none) -> flip\n"
         "    epochs: 3 -> 4\n"
         "    max_lr: 0.02 -> 0.1\n"
-        "  Repeat the earlier command to go on with it, or add --restart to discard it."
+        "  Repeat the earlier command to resume it, or add --restart to discard it."
     )
     assert path.read_bytes() == before
     assert Checkpoint(path, KEY).recorded() == {
@@ -238,7 +238,7 @@ def test_a_damaged_snapshot_is_not_used(
         flipped(path, int(place))
         caplog.clear()
         assert Checkpoint(path, KEY).load() is None
-        assert "the unfinished training cannot be used (" in caplog.text and "it starts anew" in caplog.text
+        assert "cannot resume the unfinished training (" in caplog.text and "starting over" in caplog.text
     for bad in (b"", b"x", good[: len(good) // 2], good[:-1], good + b"x"):
         path.write_bytes(bad)
         assert Checkpoint(path, KEY).load() is None
@@ -252,7 +252,7 @@ def test_other_files_are_not_taken_for_a_snapshot(tmp_path: Path, caplog: pytest
     assert Checkpoint(path, KEY).load() is None and Checkpoint(path, KEY).recorded() == {} and not caplog.text
     save_file({"a": np.zeros(3)}, path)
     assert Checkpoint(path, KEY).load() is None
-    assert "it is not one that this version of headstart wrote" in caplog.text
+    assert "it was not written by this version of headstart" in caplog.text
     path.unlink()
     path.mkdir()
     assert Checkpoint(path, KEY).load() is None
@@ -265,7 +265,7 @@ def test_a_snapshot_of_another_network_is_not_used(
     plan = {"epochs": "3", "highest learning rate": "0.02", "batches per epoch": "7"}
     Checkpoint(path, {**KEY, **plan}).keep(Snapshot({"module.0.weight": np.zeros((2, 2), np.float32)}, {"epoch": 1}))
     assert train(path)[0] == undisturbed[0]
-    assert f"{path}: the unfinished training is of another network; it starts anew." in caplog.text
+    assert f"{path}: the unfinished training belongs to another network; starting over." in caplog.text
 
 
 def test_a_snapshot_comes_back_as_it_was(tmp_path: Path) -> None:

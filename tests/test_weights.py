@@ -36,7 +36,7 @@ ARRAYS = {
 GOOD = save(ARRAYS, metadata={"format": "pt"})
 CONVERT = (
     "Only safetensors are loaded. If you trust the file, convert it with safetensors.torch.save_file(state_dict, FILE)"
-    " and give that one."
+    " and use the result."
 )
 
 unpickled: list[object] = []
@@ -230,7 +230,7 @@ def test_a_huge_header_is_not_read(tmp_path: Path) -> None:
     with open(path, "wb") as file:  # sparse: it takes no disk
         file.write(struct.pack("<Q", MAX_HEADER_BYTES + 1) + b"{")
         file.truncate(MAX_HEADER_BYTES + 100)
-    with pytest.raises(BadWeights, match="its header has 16,777,217 bytes, more than the 16,777,216 that are taken"):
+    with pytest.raises(BadWeights, match="its header has 16,777,217 bytes, above the limit of 16,777,216"):
         read_header(path)
 
 
@@ -347,7 +347,7 @@ def test_a_file_of_another_architecture(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{path}: these are not the weights of resnet18: 1 missing (bn.weight);"
         " 1 of another shape (conv.weight: (3, 2, 2), expected (3, 2, 4)).\n"
-        "  Give the backbone that the file was saved from (--backbone NAME), or another file."
+        "  Name the backbone that the file was saved from (--backbone NAME), or use another file."
     )
     with pytest.raises(BadWeights, match=r"2 unexpected \(fc.bias, fc.weight\); 1 of another shape"):
         check_fits(path, {"conv.weight": (3, 2, 4), "bn.num_batches_tracked": ()})
@@ -427,7 +427,11 @@ def test_what_a_spec_may_leave_out(tmp_path: Path) -> None:
         ("pretrained_cfg__input_size", [1, 224, 224], "pretrained_cfg.input_size is [1, 224, 224], expected [3, n, n]"),
         ("pretrained_cfg__input_size", 224, "pretrained_cfg.input_size is 224, expected [3, n, n]"),
         ("pretrained_cfg__input_size", None, "pretrained_cfg.input_size is missing, expected [3, n, n]"),
-        ("pretrained_cfg__mean", [0.5, 0.5], "pretrained_cfg.mean is [0.5, 0.5], expected three numbers, one a colour"),
+        (
+            "pretrained_cfg__mean",
+            [0.5, 0.5],
+            "pretrained_cfg.mean is [0.5, 0.5], expected three numbers, one per colour",
+        ),
         ("pretrained_cfg__mean", "abc", "pretrained_cfg.mean is 'abc', expected three numbers"),
         ("pretrained_cfg__std", [1, 1, 0], "pretrained_cfg.std is [1, 1, 0], expected three numbers above 0"),
         (

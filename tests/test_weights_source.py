@@ -36,7 +36,7 @@ def test_verbs_that_look_at_several_take_no_single_file(verb: str, photos: Path,
     with pytest.raises(BackboneError) as caught:
         getattr(headstart, verb)(*words, weights="one.safetensors", **out)
     assert str(caught.value) == (
-        "one.safetensors: is given as a weights file, and a folder of weights was expected.\n"
+        "one.safetensors: is a weights file, expected a folder of weights.\n"
         "  Give the folder that holds NAME.safetensors and NAME.json for each backbone."
     )
     assert not list(tmp_path.iterdir())

@@ -1,10 +1,10 @@
-"""One temperature for the logits, and how to see whether confidence can be believed.
+"""Temperature scaling of logits, and reliability diagrams that show whether confidence can be trusted.
 
 A head trained to separate the classes is right more (or less) often than its probabilities say. Dividing all logits by
-one number, fitted on images the head has not seen, changes no prediction and mends most of that (Guo et al. 2017,
-"On Calibration of Modern Neural Networks", section 4.2). It costs milliseconds. It mends one number only: not a class
-that is over-confident beside one that is not, and nothing on images of another kind than those it was fitted on.
-Fit it on validation images or on leave-one-out logits, never on those of the training or the test set.
+one number, fitted on images the head was not trained on, changes no prediction and corrects most of that (Guo et al.
+2017, "On Calibration of Modern Neural Networks", section 4.2). It costs milliseconds. One number cannot correct one
+over-confident class among well-calibrated ones, nor anything on other kinds of images than those it was fitted on. Fit
+it on validation images or on leave-one-out logits, never on those of the training or the test set.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from headstart.evaluation.intervals import Estimate, Resampling, wilson
 from headstart.evaluation.probabilities import softmax
 
 PSEUDO_ERRORS = 0.25  # see `fit_temperature`; chosen by test log-loss on real features, figures in LOG.md
-SPAN = 100.0  # the temperature stays within a factor of this from the spread of the logits
+SPAN = 100.0  # the temperature stays within this factor of the spread of the logits
 
 
 def check_scores(scores_NK: np.ndarray, labels_N: np.ndarray, classes: int | None = None) -> None:
@@ -42,29 +42,29 @@ def check_scores(scores_NK: np.ndarray, labels_N: np.ndarray, classes: int | Non
 
 
 def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray, *, pseudo_errors: float = PSEUDO_ERRORS) -> float:
-    """The temperature T > 0 at which softmax(logits / T) has the least log-loss, slightly smoothed.
+    """Return the temperature T > 0 at which softmax(logits / T) has the lowest log-loss, slightly smoothed.
 
-    The log-loss is convex in 1/T; its slope is bisected. Without smoothing, a head that gets all (or all but a few) of
-    a small validation set right is told to be near-certain, or T = 0: the fit takes the absence of errors among 50
-    images for their absence everywhere. So a share ``pseudo_errors / (N + pseudo_errors)`` of every label is moved
-    to the strongest wrong class: Platt's smoothed targets (Platt 1999, section 2.2), with a quarter of an error for the
-    whole set in place of his one per class, which is far too cautious for today's heads. The effect fades as 1/N.
+    The log-loss is convex in 1/T; its slope is bisected. Without smoothing, a head that gets all (or nearly all) of a
+    small validation set right ends up near-certain, at T near 0, as if no errors among 50 images meant none anywhere.
+    So a fraction ``pseudo_errors / (N + pseudo_errors)`` of every label moves to the strongest wrong class: Platt's
+    smoothed targets (Platt 1999, section 2.2), with a quarter of an error for the whole set in place of his one per
+    class, which is far too cautious for today's heads. The effect fades as 1/N.
 
     Labels of -1 are left out. T stays within a factor of 100 of the spread (standard deviation within rows) of the
-    logits: the upper end is for logits that know nothing of the labels. Equal logits throughout give 1.
-    Raises `DataError` for what `check_scores` finds, `BadLabels` when no image has a label.
+    logits: the upper end is for logits unrelated to the labels. If all logits are equal, T is 1. Raises `DataError` as
+    `check_scores` does, `BadLabels` if no image has a label.
     """
     logits_NK, labels_N = np.asarray(logits_NK, dtype=np.float64), np.asarray(labels_N)
     check_scores(logits_NK, labels_N)
     logits_NK, labels_N = logits_NK[labels_N >= 0], labels_N[labels_N >= 0]
     n = len(labels_N)
     if n == 0:
-        raise BadLabels("labels: no image has one, so there is nothing to fit a temperature on.")
+        raise BadLabels("labels: no image has one, so no temperature can be fitted.")
     logits_NK = logits_NK - logits_NK.mean(axis=1, keepdims=True)
     spread = float(logits_NK.std())
     if spread == 0:
         return 1.0
-    logits_NK /= spread  # so that the search is the same whatever the scale
+    logits_NK /= spread  # makes the search independent of the scale
     right_N = logits_NK[np.arange(n), labels_N]
     wrong_NK = logits_NK.copy()
     wrong_NK[np.arange(n), labels_N] = -np.inf
@@ -81,9 +81,9 @@ def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray, *, pseudo_error
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """How often the top class is right, by how sure the model is: one entry for each of the equal-width bins.
+    """How often the top class is right, by confidence: one entry per equal-width bin.
 
-    `edges` (bins + 1); `count` images in each bin; `confidence` and `accuracy`, their means, NaN in an empty bin.
+    `edges` (bins + 1); `count` images per bin; their mean `confidence` and `accuracy`, NaN in an empty bin.
     """
 
     edges: np.ndarray
@@ -93,13 +93,13 @@ class Reliability:
 
 
 def bin_of(confidence_N: np.ndarray, bins: int) -> np.ndarray:
-    """Number of the equal-width bin that each confidence is in: (0, 1/bins] is 0, and so on (Guo et al. 2017, (2))."""
+    """Return the number of each confidence's equal-width bin: (0, 1/bins] is 0, and so on (Guo et al. 2017, (2))."""
     edges = np.linspace(0, 1, bins + 1)
     return np.clip(np.searchsorted(edges, confidence_N, side="left") - 1, 0, bins - 1)
 
 
 def reliability(probabilities_NK: np.ndarray, labels_N: np.ndarray, bins: int = 15) -> Reliability:
-    """The arrays of a reliability diagram, from probabilities (N, K) and labels (N,); labels of -1 are left out."""
+    """Compute a reliability diagram from probabilities (N, K) and labels (N,); labels of -1 are left out."""
     probabilities_NK, labels_N = np.asarray(probabilities_NK, dtype=np.float64), np.asarray(labels_N)
     check_scores(probabilities_NK, labels_N)
     probabilities_NK, labels_N = probabilities_NK[labels_N >= 0], labels_N[labels_N >= 0]
@@ -112,19 +112,19 @@ def reliability(probabilities_NK: np.ndarray, labels_N: np.ndarray, bins: int = 
 
 
 def calibration_error(table: Reliability, draw: Resampling) -> Estimate:
-    """Expected calibration error of a table with one image or more, with an interval for its noiseless value.
+    """Compute the expected calibration error of a non-empty table, with an interval for its noiseless value.
 
-    Noise raises this error (the mean of |gap + noise| is above |gap|) and resampling would raise it once more, so the
-    bootstrap's intervals lie too high: of those for 95 %, 63 to 85 % held the truth. Here noise is simulated (images
-    fall into bins, and are right or wrong, by chance) and added to s times the gaps that were found. The bounds are the
-    least and the greatest s at which an error like the one found is not yet unusual: a test inverted along that line.
-    The error is never below |mean confidence - accuracy|, so the upper bound allows for the accuracy's own interval.
+    Noise raises this error (the mean of |gap + noise| is above |gap|) and resampling would raise it again, so bootstrap
+    intervals are too high: 63 to 85 % of the 95 % intervals contained the true value. Here noise is simulated (images
+    fall into bins, and are right or wrong, by chance) and added to s times the observed gaps. The bounds are the
+    smallest and the largest s at which the observed error is not yet unusual: a test inverted along that line. The
+    error is never below |mean confidence - accuracy|, so the upper bound allows for the accuracy's own interval.
     """
     n = int(table.count.sum())
     sure, rate = np.nan_to_num(table.confidence), np.nan_to_num(table.accuracy)
     gap = table.count * (sure - rate) / n
     value = min(1.0, float(np.abs(gap).sum()))
-    rate = (table.count * rate + sure) / (table.count + 1)  # one image's worth of trust in the model, for small bins
+    rate = (table.count * rate + sure) / (table.count + 1)  # a prior of one image, for small bins
     fallen = draw.rng.multinomial(n, table.count / n, size=draw.resamples)
     noise = (fallen * sure - draw.rng.binomial(fallen, np.clip(rate, 0, 1))) / n - table.count * (sure - rate) / n
 
@@ -141,11 +141,11 @@ def calibration_error(table: Reliability, draw: Resampling) -> Estimate:
     mean_sure = float(table.count @ sure / n)
     most = max(value, high * value, abs(mean_sure - accuracy.low), abs(mean_sure - accuracy.high))
     method = f"test inversion, {draw.resamples} simulated sets"
-    return Estimate(value, min(value, low * value), min(1.0, most), n, method)
+    return Estimate(value=value, low=min(value, low * value), high=min(1.0, most), n=n, method=method)
 
 
 def _boundary(holds: Callable[[float], bool], start: float, end: float) -> float:
-    """Where `holds`, true at `start`, stops to be true on the way to `end`; 30 halvings."""
+    """Find where `holds`, true at `start`, stops being true on the way to `end`, by 30 halvings."""
     for _ in range(30):
         middle = (start + end) / 2
         start, end = (middle, end) if holds(middle) else (start, middle)

@@ -1,27 +1,27 @@
-"""Every figure about a classifier on labelled images, each with an interval: `compute_metrics` scores, get `Metrics`.
+"""All metrics of a classifier on labelled images, each with an interval: `compute_metrics` returns `Metrics`.
 
-Names and meanings are scikit-learn's. One pass makes them all: 1,078 images and 6 classes take about 0.05 s
-with 1,000 resamples, 50,000 images and 100 classes about 10 s, in memory of a few times the scores. Do not use the
-intervals to compare two models on the same images (they are too wide for that, since both find the same images
-hard): that is `compare`'s paired test.
+Names and meanings are scikit-learn's. One pass computes them all: 1,078 images and 6 classes take about 0.05 s with
+1,000 resamples, 50,000 images and 100 classes about 10 s, in a few times the memory of the scores. Do not use the
+intervals to compare two models on the same images (they are too wide for that, because both models find the same images
+hard): use `compare`'s paired test.
 
-Where figures are not defined, or their makers disagree:
+Undefined figures, and definitions that vary between sources:
 
 - A class that is never predicted has no precision of its own (``undefined``); in averages it counts as 0, which is
   scikit-learn's ``zero_division=0``. Averages are over the classes among labels or predictions; `balanced_accuracy`
   and the areas under ROC curves are over those among the labels.
 - `roc_auc` is the usual one for two classes (the second is the positive one) and the mean of one-vs-rest areas for
-  more; `roc_auc_weighted` weighs these by the classes' frequencies. A class that no image, or every image, has is
-  left out of both.
-- `log_loss` counts probabilities below 2.2e-16 as that much. `brier_score` is the squared distance to the one-hot
-  label, halved for two classes (so 0 to 1 there, 0 to 2 otherwise).
+  more; `roc_auc_weighted` weighs these by the classes' frequencies. A class that no image has, or that every image has,
+  is left out of both.
+- `log_loss` counts probabilities below 2.2e-16 as 2.2e-16. `brier_score` is the squared distance to the one-hot label,
+  halved for two classes (so 0 to 1 there, 0 to 2 otherwise).
 - `ece` is the expected calibration error of the top class in 15 equal-width bins (Guo et al. 2017, equation 3). Noise
   raises it, so its value is often near the upper end of its interval (see `headstart.evaluation.calibration`).
 
 Intervals: Wilson's for plain proportions; the BCa bootstrap over images for the rest; where all resamples are alike
-(everything right, say), the bound is what the figure would be with z^2 = 3.84 bad images more, placed where they
-hurt most: the rule that gives Wilson's bound for a proportion of 1. The upper bounds of log-loss and Brier score allow
-for at least as many errors as the accuracy's interval does, which resampling a set with few errors would not.
+(everything right, say), the bound is the figure with z^2 = 3.84 more bad images, placed where they hurt most: the rule
+that gives Wilson's bound for a proportion of 1. The upper bounds of log-loss and Brier score allow for at least as many
+errors as the accuracy's interval does, which resampling a set with few errors would not.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ from headstart.evaluation.roc_auc import Ranking, rankings
 from headstart.io.result_repr import OneLineRepr
 from headstart.io.text_table import columns, plain
 
-MOST_SHOWN = 20  # classes in a table; JSON has them all
+MOST_SHOWN = 20  # classes in a table; JSON has all of them
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Metrics(OneLineRepr):
-    """What `compute_metrics` found. `metrics["accuracy"]` is `metrics.overall["accuracy"]`.
+    """Result of `compute_metrics`. `metrics["accuracy"]` is `metrics.overall["accuracy"]`.
 
     `overall` holds estimates by name; `per_class` the same for each class (precision, recall, specificity, f1,
     roc_auc); `confusion` is int64 (K, K), rows the true class and columns the predicted one; `n` labelled images were
-    judged and `unlabelled` ones left out.
+    evaluated and `unlabelled` ones left out.
     """
 
     classes: tuple[str, ...]
@@ -77,11 +77,11 @@ class Metrics(OneLineRepr):
 
     @property
     def support(self) -> np.ndarray:
-        """Images of each class, int64 (K,)."""
+        """Number of images per class, int64 (K,)."""
         return self.confusion.sum(axis=1)
 
     def summary(self) -> str:
-        """The accuracy and log-loss, and of how many images."""
+        """The accuracy, the log-loss, and the number of images."""
         figures = [
             f"{name.replace('_', '-')} {self[name]}" for name in ("accuracy", "log_loss") if name in self.overall
         ]
@@ -92,7 +92,7 @@ class Metrics(OneLineRepr):
         return [("images", f"{self.n:,}"), *((name, str(estimate)) for name, estimate in self.overall.items())]
 
     def to_json(self) -> dict[str, Any]:
-        """A dict for `json.dump(..., allow_nan=False)`; undefined figures are null."""
+        """Return a dict for `json.dump(..., allow_nan=False)`; undefined figures are null."""
         return {
             "classes": list(self.classes),
             "n": self.n,
@@ -107,7 +107,7 @@ class Metrics(OneLineRepr):
 
     @classmethod
     def from_json(cls, read: dict[str, Any]) -> Metrics:
-        """What `to_json` wrote."""
+        """Invert `to_json`."""
         return cls(
             classes=tuple(read["classes"]),
             **{name: read[name] for name in ("n", "unlabelled", "level", "resamples", "seed")},
@@ -117,18 +117,18 @@ class Metrics(OneLineRepr):
         )
 
     def table(self) -> str:
-        """Aligned plain text for a terminal: the overall figures, then a line per class (of many, those of lowest f1)."""
+        """Return aligned plain text for a terminal: overall figures, then a line per class (of many, the lowest f1)."""
         head = f"{self.n:,} image{'s' * (self.n != 1)}, {len(self.classes)} classes, {self.level:.0%} intervals"
         rows = [[name, str(estimate)] for name, estimate in self.overall.items()]
-        shown, support = list(range(len(self.classes))), self.support
+        selected, support = list(range(len(self.classes))), self.support
         if len(self.classes) > MOST_SHOWN:
-            shown = sorted(shown, key=lambda k: self._rank(self.classes[k]))[:MOST_SHOWN]
+            selected = sorted(selected, key=lambda k: self._rank(self.classes[k]))[:MOST_SHOWN]
         names = ("precision", "recall", "f1", "roc_auc")
         lines = [["class", "images", *names]]
-        for k in shown:
+        for k in selected:
             row = self.per_class[self.classes[k]]
             lines.append([plain(self.classes[k]), f"{support[k]:,}", *(str(row[name]) for name in names)])
-        left_out = len(self.classes) - len(shown)
+        left_out = len(self.classes) - len(selected)
         end = [f"and {left_out:,} more, none with a lower f1 (--json has them all)"] if left_out else []
         return "\n".join([head, "", *columns(rows), "", *columns(lines), *end])
 
@@ -147,18 +147,18 @@ def compute_metrics(
     resamples: int = 1000,
     level: float = 0.95,
 ) -> Metrics:
-    """Judge logits (N, K), or probabilities (N, K) when told so, by labels (N,) of which -1 means unknown.
+    """Evaluate logits (N, K), or probabilities (N, K) if so flagged, against labels (N,), where -1 means unknown.
 
-    The predicted class is the highest score's, the first one of equals. Same arguments, same numbers.
-    Raises `DataError` for scores that are not finite or do not fit the labels and classes, `BadLabels` when no image
-    has a label.
+    The predicted class has the highest score, the first one in a tie. Equal arguments give equal numbers. Raises
+    `DataError` for scores that are not finite or do not fit the labels and classes, `BadLabels` if no image has a
+    label.
     """
     scores_NK, labels_N = np.asarray(scores_NK, dtype=np.float64), np.asarray(labels_N)
     check_scores(scores_NK, labels_N, len(classes))
-    known = labels_N >= 0
-    if not known.any():
-        raise BadLabels(f"labels: none of {len(labels_N):,} images has one, so there is nothing to judge by.")
-    scores_NK, labels_N = scores_NK[known], labels_N[known].astype(np.int64)
+    labelled_N = labels_N >= 0
+    if not labelled_N.any():
+        raise BadLabels(f"labels: none of {len(labels_N):,} images has one, so nothing can be evaluated.")
+    scores_NK, labels_N = scores_NK[labelled_N], labels_N[labelled_N].astype(np.int64)
     if probabilities and (scores_NK.min() < 0 or np.abs(scores_NK.sum(axis=1) - 1).max() > 1e-3):
         raise DataError("probabilities: expected rows of numbers from 0 to 1 that sum to 1.", hint="Are these logits?")
     chances_NK = scores_NK if probabilities else softmax(scores_NK)
@@ -182,12 +182,22 @@ def compute_metrics(
         name: {**_proportions(confusion_KK, c, level), "f1": f1[c], "roc_auc": areas[c]}
         for c, name in enumerate(classes)
     }
-    unlabelled = int(np.count_nonzero(~known))
-    return Metrics(tuple(classes), n, unlabelled, overall, per_class, confusion_KK, level, resamples, seed)
+    unlabelled = int(np.count_nonzero(~labelled_N))
+    return Metrics(
+        classes=tuple(classes),
+        n=n,
+        unlabelled=unlabelled,
+        overall=overall,
+        per_class=per_class,
+        confusion=confusion_KK,
+        level=level,
+        resamples=resamples,
+        seed=seed,
+    )
 
 
 def _with_weighted_recall(counts: Mapping[str, Estimate], accuracy: Estimate) -> dict[str, Estimate]:
-    """The figures with weighted recall, which is the accuracy, beside the macro one."""
+    """Add weighted recall, which equals the accuracy, next to macro recall."""
     found: dict[str, Estimate] = {}
     for name, estimate in counts.items():
         found[name] = estimate
@@ -197,18 +207,18 @@ def _with_weighted_recall(counts: Mapping[str, Estimate], accuracy: Estimate) ->
 
 
 def _proportions(confusion_KK: np.ndarray, c: int, level: float) -> dict[str, Estimate]:
-    """Precision, recall and specificity of one class."""
-    hits, support, guessed = int(confusion_KK[c, c]), int(confusion_KK[c].sum()), int(confusion_KK[:, c].sum())
+    """Compute precision, recall and specificity of one class."""
+    hits, support, predicted = int(confusion_KK[c, c]), int(confusion_KK[c].sum()), int(confusion_KK[:, c].sum())
     others = int(confusion_KK.sum()) - support
     return {
-        "precision": wilson(hits, guessed, level) if guessed else undefined("the class is never predicted"),
+        "precision": wilson(hits, predicted, level) if predicted else undefined("the class is never predicted"),
         "recall": wilson(hits, support, level) if support else undefined("no image has the class"),
-        "specificity": wilson(others - guessed + hits, others, level) if others else undefined("no other class"),
+        "specificity": wilson(others - predicted + hits, others, level) if others else undefined("no other class"),
     }
 
 
 def _top_k(scores_NK: np.ndarray, labels_N: np.ndarray, level: float) -> dict[str, Estimate]:
-    """Share of images whose class is among the k highest scores; of equals, the first class comes first."""
+    """Compute the fraction of images whose class is among the k highest scores; in a tie, the first class wins."""
     own_N1 = scores_NK[np.arange(len(labels_N)), labels_N][:, None]
     earlier_NK = np.arange(scores_NK.shape[1]) < labels_N[:, None]
     rank_N = ((scores_NK > own_N1) | ((scores_NK == own_N1) & earlier_NK)).sum(axis=1)
@@ -219,7 +229,7 @@ def _top_k(scores_NK: np.ndarray, labels_N: np.ndarray, level: float) -> dict[st
 def _resampled_figures(
     chances_NK: np.ndarray, labels_N: np.ndarray, draw: Resampling
 ) -> tuple[list[Estimate], dict[str, Estimate]]:
-    """The figures that need the images themselves redrawn: AUC of each class; AUC averages and losses."""
+    """Compute the figures that need images resampled: AUC of each class; AUC averages and losses."""
     n, k = chances_NK.shape
     # With two classes both areas are the same; 1 - p would tie where p does not.
     curves = rankings(chances_NK if k > 2 else chances_NK[:, 1:] * [[-1.0, 1.0]], labels_N)
@@ -237,7 +247,7 @@ def _resampled_figures(
 def _area_figures(
     curves: list[Ranking | None], areas_KB: np.ndarray, supports_KB: np.ndarray, draw: Resampling
 ) -> tuple[list[Estimate], dict[str, Estimate]]:
-    """AUC of each class, and their averages: `roc_auc`, and for more than two classes `roc_auc_weighted`."""
+    """Compute each class's AUC, and the averages: `roc_auc`, and for more than two classes `roc_auc_weighted`."""
     found = [(k, curve) for k, curve in enumerate(curves) if curve is not None]
     names = ["roc_auc"] if len(curves) == 2 else ["roc_auc", "roc_auc_weighted"]
     each = [undefined("no image has the class, or all have it")] * len(curves)
@@ -249,7 +259,7 @@ def _area_figures(
     ends_K2, macro_N, weighted_N = [], np.zeros(n), np.zeros(n)
     for (k, curve), (even, share) in zip(found, weights, strict=True):
         area, influence_N = curve.area(), curve.influence()
-        # As sure as the smaller side of the pairs allows (Obuchowski and Lieber 2002).
+        # Limited by the smaller group in the pairs (Obuchowski and Lieber 2002).
         ends_K2.append(shrunk(area, min(len(curve.positives), n - len(curve.positives)), draw.level, 0.0, 1.0))
         each[k] = draw.estimate(area, areas_KB[k], skewness(influence_N), n, ends_K2[-1])
         macro_N += even * influence_N
@@ -268,7 +278,7 @@ def _area_figures(
 
 
 def _mean_without_gaps(values_KB: np.ndarray, weights_KB: np.ndarray) -> np.ndarray:
-    """Weighted mean over classes, (B,), of those that a resample has; NaN where it has none."""
+    """Return the weighted mean over the classes in each resample, (B,); NaN if it has none."""
     weights_KB = np.where(np.isnan(values_KB), 0.0, weights_KB)
     total_B = weights_KB.sum(axis=0)
     sums_B = (np.nan_to_num(values_KB) * weights_KB).sum(axis=0)
@@ -276,7 +286,7 @@ def _mean_without_gaps(values_KB: np.ndarray, weights_KB: np.ndarray) -> np.ndar
 
 
 def _case_values(chances_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """What each image adds to log-loss and Brier score, (N, 2)."""
+    """Return each image's log-loss and Brier score, (N, 2)."""
     n, k = chances_NK.shape
     each = np.arange(n)
     case_NC = np.zeros((n, 2))
@@ -291,11 +301,11 @@ def _case_values(chances_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
 def _case_figures(
     chances_NK: np.ndarray, labels_N: np.ndarray, means_BC: np.ndarray, draw: Resampling
 ) -> dict[str, Estimate]:
-    """Log-loss and Brier score, from `_case_values` and their means in each resample.
+    """Compute log-loss and Brier score from `_case_values` and their means in each resample.
 
-    A set with no or few errors cannot show what errors cost, however it is resampled. So the upper bounds allow for as
-    many errors as the accuracy's interval does, at the mean cost of those seen and of those that the model expects
-    (each image that is right, with the runner-up's probability, turns out to be the runner-up).
+    No resampling of a set with few or no errors can show what errors cost. So the upper bounds allow for as many errors
+    as the accuracy's interval does, at the mean cost of the observed errors and of those that the model expects (each
+    correct image turns out to be the runner-up class, with its probability).
     """
     n, k = chances_NK.shape
     case_NC = _case_values(chances_NK, labels_N)

@@ -1,20 +1,21 @@
-"""Which of several classifiers is better, judged on the same images: exact McNemar, paired bootstrap, Holm.
+"""Tests for which of several classifiers is better on the same images: exact McNemar, paired bootstrap, Holm.
 
-Two intervals that overlap say little: both classifiers find the same images hard, so their difference is known far
-better than either figure. Here each pair is judged by its difference image by image. `a` is said to beat `b` only
-where the p-value, corrected for the number of pairs, is below 0.05; everything else is called a tie, which means "not
-told apart on these images", not "equal".
+Overlapping intervals say little: both classifiers find the same images hard, so their difference is known far better
+than either figure. Each pair is tested on its per-image differences. `a` beats `b` only if the p-value, corrected for
+the number of pairs, is below 0.05; everything else is a tie, which means "not distinguishable on these images", not
+"equal".
 
 - accuracy: McNemar's test in its exact form, a sign test on the images that one classifier has right and the other
-  wrong (McNemar 1947; Dietterich 1998, section 3.1, recommends it for classifiers that were trained once).
+  wrong (McNemar 1947; Dietterich 1998, section 3.1, recommends it for classifiers trained once).
 - log-loss: the same question for numbers, a sign-flip permutation test of the mean difference (Fisher 1935, section 21;
-  Good 2005, section 3.2.1): if the two were alike, each image's difference could as well have the other sign. It keeps
-  its level with few images, where the bootstrap's own test calls too many different. The least p-value is 0.0001.
+  Good 2005, section 3.2.1): if the two were equal, each image's difference could just as well have the opposite sign.
+  It keeps its level with few images, where the bootstrap's own test calls too many pairs different. The smallest
+  p-value is 0.0001.
 - intervals: the BCa bootstrap of the mean difference; all pairs share the same resamples.
 - Holm's step-down correction over all pairs of one metric (Holm 1979).
 
-10 classifiers on 3,000 images take about 3 s with 10,000 resamples. Not for classifiers trained on different
-splits, nor for the question how much another training seed would change: the images vary here, the training does not.
+10 classifiers on 3,000 images take about 3 s with 10,000 resamples. Do not use them for classifiers trained on
+different splits, or to see how much another training seed would change: the images vary here, the training does not.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ METRICS = ("accuracy", "log_loss")
 
 @dataclass(frozen=True)
 class Difference:
-    """`a` minus `b` in one `metric` over the `n` images that both predicted, with `low <= value <= high`.
+    """`a` minus `b` in one `metric` over the `n` images predicted by both, with `low <= value <= high`.
 
-    `p` is that of the pair by itself, `p_holm` is corrected for all pairs. `verdict` is ``a beats b``, ``b beats a`` or
-    ``tie``; less is better for log-loss. Without a common image the numbers are NaN, the p-values 1.
+    `p` is for the pair alone, `p_holm` is corrected for all pairs. `verdict` is ``a beats b``, ``b beats a`` or
+    ``tie``; lower is better for log-loss. Without a common image the numbers are NaN and the p-values 1.
     """
 
     a: str
@@ -54,21 +55,22 @@ class Difference:
 
     @property
     def winner(self) -> str:
-        """The better one's name, or an empty string for a tie."""
+        """Name of the better one, or an empty string for a tie."""
         return {"a beats b": self.a, "b beats a": self.b}.get(self.verdict, "")
 
 
 def mcnemar(right_a_N: np.ndarray, right_b_N: np.ndarray) -> float:
-    """Exact two-sided p-value of McNemar's test, from bool (N,): who had which image right.
+    """Return the exact two-sided p-value of McNemar's test from bool (N,): which images each classifier has right.
 
-    Under the null hypothesis each image that only one has right is as likely to be either's: a binomial with p = 1/2.
+    Under the null hypothesis an image that only one has right is equally likely to be either's: a binomial with p =
+    1/2.
 
     >>> mcnemar(np.array([True, True, True, True]), np.array([False, False, False, False]))
     0.125
     """
     only_a, only_b = int((right_a_N & ~right_b_N).sum()), int((right_b_N & ~right_a_N).sum())
     n, few = only_a + only_b, min(only_a, only_b)
-    term = total = 1  # whole numbers: exact for any n
+    term = total = 1  # integers: exact for any n
     for k in range(few):
         term = term * (n - k) // (k + 1)
         total += term
@@ -76,8 +78,9 @@ def mcnemar(right_a_N: np.ndarray, right_b_N: np.ndarray) -> float:
 
 
 def holm(p_M: Sequence[float]) -> list[float]:
-    """p-values corrected for their number, in their order (Holm 1979): reject those below 0.05, and at most one family
-    in twenty has a false rejection in it.
+    """Correct p-values for their number, in the same order (Holm 1979).
+
+    Rejecting those below 0.05 causes a false rejection in at most one family in twenty.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -98,11 +101,11 @@ def differences(
     resamples: int = 10_000,
     level: float = 0.95,
 ) -> list[Difference]:
-    """Every pair of T classifiers, in accuracy and then in log-loss.
+    """Compare every pair of T classifiers, in accuracy and then in log-loss.
 
-    `right_NT` bool and `loss_NT` float (nats) say how classifier T did on image N; a NaN in `loss_NT` means that it
-    has no prediction of that image, which then is left out of its pairs. Same arguments, same numbers.
-    Raises `DataError` for arrays that do not fit.
+    `right_NT` bool and `loss_NT` float (nats) are the results of classifier T on image N; a NaN in `loss_NT` means no
+    prediction for that image, which is then left out of its pairs. Equal arguments give equal numbers. Raises
+    `DataError` for arrays of mismatched shapes.
     """
     right_NT, loss_NT = np.asarray(right_NT, bool), np.asarray(loss_NT, np.float64)
     if right_NT.shape != loss_NT.shape or right_NT.ndim != 2 or right_NT.shape[1] != len(names):
@@ -113,9 +116,9 @@ def differences(
     if not pairs:
         return []
     left, right = (np.array(side) for side in zip(*pairs, strict=True))
-    known_NT = np.isfinite(loss_NT)
-    both_NP = known_NT[:, left] & known_NT[:, right]
-    figures = {"accuracy": right_NT.astype(np.float64), "log_loss": np.where(known_NT, loss_NT, 0.0)}
+    predicted_NT = np.isfinite(loss_NT)
+    both_NP = predicted_NT[:, left] & predicted_NT[:, right]
+    figures = {"accuracy": right_NT.astype(np.float64), "log_loss": np.where(predicted_NT, loss_NT, 0.0)}
     cases = {metric: np.where(both_NP, figures[metric][:, left] - figures[metric][:, right], 0.0) for metric in METRICS}
     draw = Resampling(level, resamples, np.random.default_rng(seed))
     means = np.split(_resampled_means(np.hstack(list(cases.values())), np.hstack([both_NP] * 2), draw), 2, axis=1)
@@ -128,29 +131,40 @@ def differences(
         for p, ((i, j), chance, corrected) in enumerate(zip(pairs, p_P, holm(p_P), strict=True)):
             case_M = case_NP[both_NP[:, p], p]
             value, low, high = _interval(case_M, means_BP[:, p], draw, metric)
-            verdict = _verdict(metric, value, corrected)
-            pair = (names[i], names[j], metric, len(case_M), value, low, high, chance, corrected, verdict)
-            found.append(Difference(*pair))
+            found.append(
+                Difference(
+                    a=names[i],
+                    b=names[j],
+                    metric=metric,
+                    n=len(case_M),
+                    value=value,
+                    low=low,
+                    high=high,
+                    p=chance,
+                    p_holm=corrected,
+                    verdict=_verdict(metric, value, corrected),
+                )
+            )
     return found
 
 
 def sign_flip(case_NP: np.ndarray, flips: int = 10_000, seed: int = 0) -> list[float]:
-    """Two-sided p-values of mean differences of zero, one for each column of float (N, P), by random flips of sign.
+    """Return two-sided p-values for mean differences of zero, one per column of float (N, P), by random sign flips.
 
-    The share of flips, the one that was seen included, with a sum as far from 0 as the one that was seen.
+    It is the fraction of flips, the observed signs included, whose sum is at least as far from 0 as the observed one.
     """
     n, rng = len(case_NP), np.random.default_rng(seed)
-    seen_P = np.abs(case_NP.sum(axis=0)) * (1 - 1e-9)
+    observed_P = np.abs(case_NP.sum(axis=0)) * (1 - 1e-9)
     beyond_P = np.ones(case_NP.shape[1])
     step = max(1, BLOCK // max(n, 1))
     for start in range(0, flips, step):
         signs_bN = rng.integers(0, 2, (min(step, flips - start), n), np.int8).astype(np.float64) * 2 - 1
-        beyond_P += (np.abs(signs_bN @ case_NP) >= seen_P).sum(axis=0)
+        beyond_P += (np.abs(signs_bN @ case_NP) >= observed_P).sum(axis=0)
     return (beyond_P / (1 + flips)).tolist()
 
 
 def _resampled_means(case_NP: np.ndarray, both_NP: np.ndarray, draw: Resampling) -> np.ndarray:
-    """Mean difference of each pair in each resample of the images, float64 (B, P); NaN where none is left."""
+    """Return the mean difference of each pair in each resample of images, float64 (B, P); NaN if none is left."""
     blocks = []
     complete = bool(both_NP.all())
     for weights_Nb in resampling_weights(max(len(case_NP), 1), draw.resamples, draw.rng) if len(case_NP) else ():
@@ -162,10 +176,10 @@ def _resampled_means(case_NP: np.ndarray, both_NP: np.ndarray, draw: Resampling)
 
 
 def _interval(case_M: np.ndarray, means_B: np.ndarray, draw: Resampling, metric: str) -> tuple[float, float, float]:
-    """Mean difference with its BCa bounds; where the images are all alike, as if 3.84 more went the worst way.
+    """Return the mean difference with BCa bounds; if all images are alike, as if 3.84 more went the worst way.
 
-    For accuracy that is one right and one wrong (two that agree on all of 300 images may differ in 1.3 % of others),
-    for log-loss the largest difference seen.
+    For accuracy that is one right and one wrong (two that agree on all of 300 images may differ on 1.3 % of others),
+    for log-loss the largest observed difference.
     """
     n = len(case_M)
     if not n:

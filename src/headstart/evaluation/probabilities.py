@@ -1,6 +1,6 @@
-"""Logits to probabilities, and what each image's costs: the one softmax and the one log-loss of the package.
+"""Logits to probabilities and per-image losses: the package's only softmax and log-loss.
 
-Each is one pass over (N, K) numbers. Not for torch tensors, which have their own.
+Each is one pass over (N, K) numbers. For torch tensors, use torch's own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ LEAST = float(np.finfo(np.float64).eps)  # scikit-learn's floor for the probabil
 
 
 def softmax(logits_NK: np.ndarray) -> np.ndarray:
-    """Probabilities (N, K), float64, rows summing to 1; safe for logits of any size.
+    """Return probabilities (N, K), float64, rows summing to 1; safe for logits of any size.
 
     >>> softmax(np.array([[1000.0, 1000.0]]))
     array([[0.5, 0.5]])
@@ -22,7 +22,7 @@ def softmax(logits_NK: np.ndarray) -> np.ndarray:
 
 
 def log_softmax(logits_NK: np.ndarray) -> np.ndarray:
-    """Logarithms of the probabilities (N, K), in the precision of the logits.
+    """Return the logarithms of the probabilities (N, K), in the precision of the logits.
 
     >>> log_softmax(np.array([[0.0, -1000.0]]))
     array([[    0., -1000.]])
@@ -33,7 +33,7 @@ def log_softmax(logits_NK: np.ndarray) -> np.ndarray:
 
 
 def log_losses(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """Each image's log-loss in nats, (N,); a probability below `LEAST` counts as that much.
+    """Return each image's log-loss in nats, (N,); a probability below `LEAST` counts as `LEAST`.
 
     >>> log_losses(np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([0, 1])).round(2)
     array([ 0.69, 36.04])
@@ -44,7 +44,7 @@ def log_losses(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray
 
 
 def cross_entropies(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """Each image's log-loss in nats, (N,), from its logits: exact, however small the probability.
+    """Return each image's log-loss in nats, (N,), from its logits: exact, however small the probability.
 
     >>> cross_entropies(np.array([[0.0, 1000.0]]), np.array([0]))
     array([1000.])

@@ -1,11 +1,11 @@
-"""How much accuracy rises when the classifier may decline the images that it is least sure of (selective classification).
+"""Selective classification: how accuracy rises if the classifier may decline its least confident images.
 
-An image is answered if its confidence, the probability of its top class, reaches a threshold; `coverage` is the share
-answered, `accuracy` the share right among those (Geifman and El-Yaniv 2017, "Selective classification for deep neural
-networks", section 2).
+An image is answered if its confidence, the probability of its top class, reaches a threshold; `coverage` is the
+fraction answered, `accuracy` the fraction of those that is right (Geifman and El-Yaniv 2017, "Selective classification
+for deep neural networks", section 2).
 
-One sort of the confidences: 1 ms for 1,000 images, 20 ms for 50,000. It says nothing of images from another source,
-where the same threshold may answer another share with another accuracy.
+One sort of the confidences: 1 ms for 1,000 images, 20 ms for 50,000. It says nothing about images from another source,
+where the same threshold may give another coverage and accuracy.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from headstart.evaluation.calibration import check_scores
 
 
 def coverage_curve(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coverage (M,) ascending to 1, and the accuracy (M,) of what is answered there; float64.
+    """Return coverage (M,), ascending to 1, and the accuracy (M,) of the answered images; float64.
 
-    One point for each of the M distinct confidences: images that are equally sure are answered together, since no
-    threshold parts them. Labels of -1 are left out; without any label both are empty.
-    Raises `DataError` for what `check_scores` finds.
+    One point per distinct confidence, M in all: images of equal confidence are answered together, because no threshold
+    separates them. Labels of -1 are left out; without any label both are empty. Raises `DataError` as `check_scores`
+    does.
 
     >>> coverage_curve(np.array([[0.9, 0.1], [0.8, 0.2], [0.8, 0.2], [0.6, 0.4]]), np.array([0, 0, 1, 0]))
     (array([0.25, 0.75, 1.  ]), array([1.        , 0.66666667, 0.75      ]))
@@ -31,7 +31,7 @@ def coverage_curve(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> tuple[
 
 
 def _by_confidence(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float (N,), 1 where the answer is wrong, the surest image first; and the last place of each confidence (M,)."""
+    """Return errors float (N,), 1 where wrong, most confident first; and the last index per confidence (M,)."""
     probabilities_NK, labels_N = np.asarray(probabilities_NK, np.float64), np.asarray(labels_N)
     check_scores(probabilities_NK, labels_N)
     probabilities_NK, labels_N = probabilities_NK[labels_N >= 0], labels_N[labels_N >= 0]

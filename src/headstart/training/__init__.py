@@ -1,1 +1,1 @@
-"""Recipes, and training by gradient descent: the loop, its batches and optimisers, fine-tuning, snapshots."""
+"""Recipes and gradient training: the loop, its batches and optimisers, fine-tuning, checkpoints."""

@@ -1,8 +1,8 @@
-"""What a frozen trunk gives for augmented views of images, computed once and kept while the tail is trained.
+"""Activations of a frozen trunk for augmented views of images, computed once and cached while the tail is trained.
 
-Each image is decoded once for all its views. The numbers are kept as float16 in a file without a name that is mapped
-into memory (gone with the process, whatever becomes of it), so memory does not grow with the number of images. Cost: what
-embedding costs, for each view. Not for trunks that are trained too: `training.image_batches` has batches of pixels for those.
+Each image is decoded once for all its views. The activations are float16 in an unnamed, memory-mapped file that
+disappears with the process however it ends, so memory does not grow with the number of images. Cost: one embedding pass
+per view. Do not use it for trunks that are trained too: `training.image_batches` serves batches of pixels for those.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from headstart.io.progress import bar
 from headstart.model.inference.runtime import Session
 
 LARGEST_BYTES = 6 << 30
-"""Room that activations may take on the disk; fewer views are kept where that is not enough."""
+"""Disk space that activations may take; fewer views are kept if that is not enough."""
 
 
 def views_that_fit(wanted: int, images: int, numel: int) -> int:
-    """How many of the `wanted` views per image there is room for, at least one.
+    """Return how many of the `wanted` views per image fit on the disk, at least one.
 
     >>> views_that_fit(4, 10_000, 50_000)
     4
@@ -39,8 +39,7 @@ def views_that_fit(wanted: int, images: int, numel: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class FrozenTrunk:
-    """The frozen stages of a network, ready to run: one session per thread, the pixels they take, and the `numel` values
-    that they give for an image."""
+    """The frozen stages of a network, ready to run: one session per thread, input spec, `numel` values per image."""
 
     sessions: Sequence[Session]
     spec: Preprocess
@@ -50,10 +49,10 @@ class FrozenTrunk:
 def keep_activations(
     images: Images, trunk: FrozenTrunk, augment: Augment, *, seed: int, views: Sequence[int], title: str
 ) -> np.ndarray:
-    """float16 (V, N, numel): what the trunk gives for each of the `views` of N images.
+    """Compute the trunk's activations for each of the `views` of N images, float16 (V, N, numel).
 
-    `views` are numbers as `images.augment.read_views` takes them. Raises `UnreadableImage` for an image that changed
-    since it was inspected, `WriteError` if the disk has no room.
+    `views` are view numbers, see `images.augment.read_views`. Raises `UnreadableImage` for an image that changed since
+    it was inspected, `WriteError` if the disk is full.
     """
     out_VND = scratch_array((len(views), len(images), trunk.numel), np.float16)
     size = len(trunk.sessions[0].pixels)
@@ -64,7 +63,7 @@ def keep_activations(
 
         def work(session: Session) -> None:
             try:
-                for batch in _taken(batches, lock, failures):
+                for batch in _claimed(batches, lock, failures):
                     pixels = [_read(images, i, trunk.spec, augment, seed, views) for i in batch]
                     _run_views(session, pixels, out_VND[:, batch.start : batch.stop])
                     advance(len(batch))
@@ -77,7 +76,7 @@ def keep_activations(
         try:
             for thread in threads:
                 thread.join()
-        except BaseException as error:  # Ctrl-C: the threads are told, and waited for
+        except BaseException as error:  # Ctrl-C: stop the threads and wait for them
             failures.append(error)
             for thread in threads:
                 thread.join()
@@ -86,7 +85,7 @@ def keep_activations(
     return out_VND
 
 
-def _taken(batches: Iterator[range], lock: threading.Lock, failures: Sequence[BaseException]) -> Iterator[range]:
+def _claimed(batches: Iterator[range], lock: threading.Lock, failures: Sequence[BaseException]) -> Iterator[range]:
     while not failures:
         with lock:
             batch = next(batches, None)
@@ -105,7 +104,7 @@ def _read(images: Images, row: int, spec: Preprocess, augment: Augment, seed: in
 
 
 def _run_views(session: Session, pixels: Sequence[np.ndarray], out_VBD: np.ndarray) -> None:
-    """All views of a few images; the session runs once per view, always on a whole batch (see `model.inference`)."""
+    """Compute all views of a few images: one run of the session per view, always on a full batch."""
     for number, out_BD in enumerate(out_VBD):
         for place, image in enumerate(pixels):
             session.pixels[place] = image[number]

@@ -1,9 +1,8 @@
-"""Batches of a training: tensors in, in an order that depends on (seed, epoch) alone.
+"""Batches for the training loop, in an order that depends on (seed, epoch) alone.
 
-A source of batches is asked for an epoch from batch number `start` on and gives the same batches whatever `start` is,
-so that an interrupted training goes on where it stopped. `TensorBatches` serves activations (or pixels) that are held
-in memory or memory-mapped: a step copies batch_size rows. Images that are
-decoded and varied on the fly come from `training.image_batches`.
+A source yields the batches of an epoch from number `start` on, the same ones whatever `start` is, so an interrupted
+training can resume where it stopped. `TensorBatches` serves activations (or pixels) that are in memory or
+memory-mapped: a step copies batch_size rows. `training.image_batches` serves images decoded and augmented on the fly.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import torch
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a step sees: `inputs` (B, ...), `targets` int64 (B,) or float32 (B, K), `indices` int64 (B,): which images."""
+    """Data for one step: `inputs` (B, ...), `targets` int64 (B,) or float32 (B, K), images `indices` int64 (B,)."""
 
     inputs: torch.Tensor
     targets: torch.Tensor
@@ -33,11 +32,11 @@ class Batches(Protocol):
     """A source of batches."""
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Batches per epoch."""
         ...
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch (from 0) from number `start` on; the same ones whatever `start` is."""
+        """Yield the batches of an epoch (from 0) from number `start` on; the same ones whatever `start` is."""
         ...
 
 
@@ -46,11 +45,10 @@ class TensorBatches:
     """Batches over arrays: `inputs` (V, N, ...) holds V views of N images, `labels` is int64 (N,) or float32 (N, K).
 
     `inputs` may be a memory map: only the rows of a batch are read. With several views, epoch e shows image i in view
-    (e + i) % V, so each epoch sees a mixture of views and V epochs see all. With `shuffle` the order is drawn anew each
-    epoch from (seed, epoch). `steps_per_epoch` above 0 sets the number of batches of an epoch: further rounds over the
-    images are begun, or the round is left unfinished (epoch e then begins another shuffled round). The last batch of
-    a round over all images may be smaller than `batch_size`; with `steps_per_epoch` rounds are strung together and
-    all batches are full.
+    (e + i) % V, so each epoch mixes views and V epochs cover all. With `shuffle`, each epoch draws its order from
+    (seed, epoch). A `steps_per_epoch` above 0 sets the number of batches per epoch: an epoch then repeats the images in
+    a new order, or stops before it has used all (the next epoch shuffles again). The last batch of a pass over all
+    images may be smaller than `batch_size`; with `steps_per_epoch`, passes are concatenated and all batches are full.
     """
 
     inputs: Any
@@ -68,7 +66,7 @@ class TensorBatches:
         return self.steps_per_epoch or math.ceil(len(self.labels) / self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """See `Batches`. Tensors are copies of the rows, so they may be written to."""
+        """Yield batches, see `Batches`. Tensors are copies of the rows, so they may be modified."""
         order = self._order(epoch)
         views = len(self.inputs)
         for step in range(start, len(self)):
@@ -76,7 +74,7 @@ class TensorBatches:
             yield Batch(self._rows(picked, (epoch + picked) % views), self._targets(picked), picked)
 
     def _order(self, epoch: int) -> np.ndarray:
-        """Numbers of the images in the order of an epoch, int64."""
+        """Return the image numbers in the order of an epoch, int64."""
         n = len(self.labels)
         wanted = self.steps_per_epoch * self.batch_size or n
         rounds = range(math.ceil(wanted / n))
@@ -85,7 +83,7 @@ class TensorBatches:
         return np.concatenate([np.random.default_rng((self.seed, epoch, r)).permutation(n) for r in rounds])[:wanted]
 
     def _rows(self, picked: np.ndarray, views: np.ndarray) -> torch.Tensor:
-        """In memory that torch laid out: some of its kernels round differently where numpy's happens to lie."""
+        """Copy rows into memory allocated by torch: some of its kernels round differently on numpy's alignment."""
         if isinstance(self.inputs, torch.Tensor):
             return self.inputs[torch.from_numpy(views), torch.from_numpy(picked)]
         dtype = torch.from_numpy(np.empty(0, self.inputs.dtype)).dtype

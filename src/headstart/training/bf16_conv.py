@@ -1,14 +1,14 @@
-"""The same convolutions, computed in a cheaper way while training on a processor in bfloat16.
+"""Cheaper ways to compute the same convolutions when training on a CPU in bfloat16.
 
-Two shapes of convolution are slow in torch there (measured with torch 2.x, one core with AVX512-BF16, 32 images):
+torch is slow there at two kinds of convolution (measured with torch 2.x, one core with AVX512-BF16, 32 images):
 
-- 1 x 1 convolutions (two thirds of a MobileNet's work) reach 50 GFLOP/s; the same as a matrix product over
-  channels-last pixels reaches 100.
-- a depthwise convolution with stride 2 takes 119 ms backwards (512 channels, 11 x 11 px), because there is no bfloat16
-  kernel for it; with stride 1, and then every other pixel, 7 ms.
+- 1 x 1 convolutions (two thirds of a MobileNet's work) reach 50 GFLOP/s; as a matrix product over channels-last pixels
+  they reach 100.
+- a depthwise convolution with stride 2 takes 119 ms for the backward pass (512 channels, 11 x 11 px), because torch has
+  no bfloat16 kernel for it; stride 1 followed by every other pixel takes 7 ms.
 
-The numbers are the same up to rounding (tests compare them); parameters and their names stay as they are. Not for float32,
-where torch's own kernels are the faster ones, and not for GPUs.
+Results are equal up to rounding (tests compare them); parameters and their names do not change. Do not use it for
+float32, where torch's own kernels are faster, or on GPUs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 
 def lighten(module: nn.Module) -> int:
-    """Let the convolutions of `module` that are slow in bfloat16 compute in the cheaper way; says how many there are."""
+    """Replace the forward pass of convolutions in `module` that are slow in bfloat16; return how many were replaced."""
     found = 0
     for layer in module.modules():
         if not isinstance(layer, nn.Conv2d) or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
@@ -48,7 +48,7 @@ def _as_product(layer: nn.Conv2d) -> Callable[[torch.Tensor], torch.Tensor]:
 def _thinned(layer: nn.Conv2d) -> Callable[[torch.Tensor], torch.Tensor]:
     from timm.layers import Conv2dSame, pad_same
 
-    same = isinstance(layer, Conv2dSame)  # pads as TensorFlow does, by the input's size
+    same = isinstance(layer, Conv2dSame)  # pads like TensorFlow, depending on the input size
     left, top = (0, 0) if same else (int(layer.padding[1]), int(layer.padding[0]))
 
     def forward(x_NCHW: torch.Tensor) -> torch.Tensor:
@@ -63,10 +63,11 @@ def _thinned(layer: nn.Conv2d) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 class _EveryOther(torch.autograd.Function):
-    """A depthwise convolution with stride 2, of padded images; its gradient is that of stride 1 at every other pixel.
+    """A depthwise convolution with stride 2 on padded images; its gradient is that of stride 1 at every other pixel.
 
-    The gradient is laid out channels-last, as all else is: cutting `[:, :, ::2, ::2]` out of a convolution with stride 1
-    leaves one that is not, and what comes before it then takes up to 20 times as long (80 ms for the ReLU6 of 32 MB).
+    The gradient is channels-last, like everything else: slicing `[:, :, ::2, ::2]` out of a convolution with stride 1
+    gives one that is not, and the backward pass of the layer before then takes up to 20 times as long (80 ms for the
+    ReLU6 of 32 MB).
     """
 
     @staticmethod

@@ -1,14 +1,15 @@
-"""Snapshots of a training under way, from which it goes on as if nothing had happened.
+"""Snapshots of a training run, from which it resumes to the bit.
 
 One safetensors file holds the weights, the optimiser's state, the moving average, the best weights so far and all
-histories; what is not a tensor is JSON in its metadata, with a SHA-256 of everything. It is written aside and renamed
-(`io.files.write_bytes`), so a process that dies while it saves leaves the snapshot before. No pickle is involved.
+histories; everything else is JSON in its metadata, with a SHA-256 of the whole. It is written to a temporary file and
+renamed (`io.files.write_bytes`), so a process that dies while saving leaves the previous snapshot intact. No pickle is
+involved.
 
-A snapshot of AdamW with a moving average is about five times the weights (MobileNetV2: 45 MB, half a second), and needs
-twice that in memory while it is written. Saving is put off after one that was slow, so that it takes at most a twentieth
-of the time.
+A snapshot of AdamW with a moving average is about five times as large as the weights (MobileNetV2: 45 MB, half a
+second), and needs twice that in memory while it is written. After a slow save the next one is delayed, so that saving
+takes at most a twentieth of the time.
 
-A snapshot belongs to a key, the recipe and the images it was made with; with another key it is refused, not mixed in.
+A snapshot belongs to a key: the recipe and the images it was made with. With any other key it is rejected.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from headstart.io.progress import log
 
 VERSION = "1"
 SAVING_SHARE = 20
-"""At most one part in so many of the time goes into saving."""
+"""Saving takes at most one part in this many of the training time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """`tensors` by name, and `values` that JSON can hold."""
+    """`tensors` by name, and JSON-serialisable `values`."""
 
     tensors: Mapping[str, np.ndarray]
     values: Mapping[str, Any]
@@ -42,9 +43,9 @@ class Snapshot:
 
 @dataclass(eq=False)
 class Checkpoint:
-    """The snapshot file at `path`. `key` says what the training depends on (options, images), in words for people.
+    """The snapshot file at `path`. `key` is what the training depends on (options, images), in readable words.
 
-    With `every_seconds` 0 each step is saved. `clock` gives seconds.
+    With `every_seconds` 0 every step is saved. `clock` returns seconds.
     """
 
     path: Path
@@ -58,7 +59,7 @@ class Checkpoint:
         self._saved_at = self.clock()
 
     def load(self) -> Snapshot | None:
-        """The snapshot that is there. None if there is none, or it is damaged (with a warning: training starts anew).
+        """Read the snapshot. None if there is none or it is damaged (with a warning: training starts over).
 
         Raises `UnfinishedTraining` if it was made with another key.
         """
@@ -67,18 +68,18 @@ class Checkpoint:
         try:
             metadata, tensors = _read(self.path)
             if metadata.get("version") != VERSION:
-                raise ValueError("it is not one that this version of headstart wrote")
+                raise ValueError("it was not written by this version of headstart")
             if metadata.get("sha256") != _digest(tensors, metadata["key"] + metadata["values"]):
-                raise ValueError("its SHA-256 is not the one it was written with")
+                raise ValueError("its SHA-256 does not match")
             key, values = json.loads(metadata["key"]), json.loads(metadata["values"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            log.warning("%s: the unfinished training cannot be used (%s); it starts anew.", self.path, error)
+            log.warning("%s: cannot resume the unfinished training (%s); starting over.", self.path, error)
             return None
         self._refuse_another(key)
         return Snapshot(tensors, values)
 
     def recorded(self) -> dict[str, str]:
-        """The key of the snapshot that is there; empty if there is none or it cannot be read."""
+        """Return the snapshot's key; empty if there is no snapshot or it cannot be read."""
         try:
             key = json.loads(_read(self.path, with_tensors=False)[0]["key"])
         except (OSError, ValueError, KeyError, RecursionError):
@@ -86,7 +87,7 @@ class Checkpoint:
         return dict(key)
 
     def due(self, epoch_ended: bool = False) -> bool:
-        """Whether it is time to save: after `every_seconds`, or at the end of an epoch unless saving is slow."""
+        """Return whether it is time to save: after `every_seconds`, or at the end of an epoch unless saving is slow."""
         wait = SAVING_SHARE * self._seconds if self.every_seconds else 0.0
         return self.clock() - self._saved_at >= max(0.0 if epoch_ended else self.every_seconds, wait)
 
@@ -101,7 +102,7 @@ class Checkpoint:
         self._seconds = self._saved_at - begun
 
     def discard(self) -> None:
-        """Remove the snapshot, once what it led to is safe elsewhere, or to begin anew."""
+        """Remove the snapshot: once the result is saved elsewhere, or to start over."""
         self.path.unlink(missing_ok=True)
 
     def _refuse_another(self, key: Mapping[str, str]) -> None:
@@ -113,14 +114,14 @@ class Checkpoint:
         ]
         if changed:
             raise UnfinishedTraining(
-                f"{self.path}: an unfinished training lies there, and this one differs from it:\n    "
+                f"{self.path}: an unfinished training run is in the way, and this one differs from it:\n    "
                 + "\n    ".join(changed),
-                hint="Repeat the earlier command to go on with it, or add --restart to discard it.",
+                hint="Repeat the earlier command to resume it, or add --restart to discard it.",
             )
 
 
 def _digest(tensors: Mapping[str, np.ndarray], text: str) -> str:
-    """SHA-256 over the text, and the name, type, shape and bytes of each tensor."""
+    """Hash (SHA-256) the text, and the name, type, shape and bytes of each tensor."""
     found = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
@@ -130,7 +131,7 @@ def _digest(tensors: Mapping[str, np.ndarray], text: str) -> str:
 
 
 def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Metadata and tensors of a safetensors file. Raises `OSError` and `ValueError`."""
+    """Read the metadata and tensors of a safetensors file. Raises `OSError` and `ValueError`."""
     from safetensors import SafetensorError, safe_open
 
     try:

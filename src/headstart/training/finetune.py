@@ -1,18 +1,17 @@
-"""Gradient descent on a backbone, or on what stands on it: fine-tuning, new top layers, from scratch.
+"""Gradient training of a backbone or of layers on top of it: fine-tuning, new dense layers, training from scratch.
 
-    build -> cut into trunk and tail -> keep the trunk's activations -> fit the tail -> WiSE-FT -> weights in a file
+    build -> cut into trunk and tail -> cache the trunk's activations -> fit the tail -> WiSE-FT -> weights in a file
 
-What comes out is an ordinary `FeatureExtractor` with a last layer, so that embedding, calibration and prediction go on
-as for a frozen backbone. `training.modes` says what approaches differ in, mainly in where they cut:
+The result is an ordinary `FeatureExtractor` with a last layer, so embedding, calibration and prediction work as for a
+frozen backbone. `training.modes` defines how the approaches differ, mainly in where they cut:
 
     nothing frozen    before the first stage
-    stages frozen     where `recipe.unfreeze` says; auto cuts so that the last part of the computation is trained, on a GPU
-                      before the first stage
+    stages frozen     where `recipe.unfreeze` says; auto trains the last fraction of the computation, on a GPU all of it
     backbone frozen   after the last stage: only dense layers are trained
 
-With a trunk, each image passes it once for each of `recipe.n_views` augmented views, in OpenVINO on a CPU; a step then
-costs only the tail. Measured figures are in `benchmarks/finetune.py` and LOG.md. When not to use it: if the closed-form
-last layer (`pipeline.fit_heads`) is as good on validation; `train` asks.
+With a trunk, each image passes through it once for each of `recipe.n_views` augmented views, in OpenVINO on a CPU; a
+step then costs only the tail. Measurements are in `benchmarks/finetune.py` and LOG.md. When not to use it: if the
+closed-form last layer (`pipeline.fit_heads`) is as good on validation; `train` checks that.
 """
 
 from __future__ import annotations
@@ -64,10 +63,10 @@ WISE = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True, eq=False)
 class FinetuneResult:
-    """What training gave: an extractor with weights of its own, and the last layer on it.
+    """The trained extractor, with its own weights, and the last layer on it.
 
-    `recipe` has the `epochs`, `lr` and `unfreeze` that were used, so that it does the same again. `wise_ft` is the
-    coefficient of WiSE-FT, NaN where there was none. `seen_NSS3` uint8: some images as training saw them.
+    `recipe` has the `epochs`, `lr` and `unfreeze` that were used, so that it repeats this training. `wise_ft` is the
+    coefficient of WiSE-FT, NaN without it. `seen_NSS3` uint8: some images as training saw them.
     """
 
     extractor: FeatureExtractor
@@ -106,27 +105,27 @@ def finetune(
 
     Args:
         extractor: The backbone and input to start from; one with random weights to train from scratch.
-        data: Images, labels, and which are for training and for validation.
+        data: Images, labels, and the split into training and validation set.
         recipe: How to train.
-        runtime: What runs the frozen stages; a GPU also trains.
-        mode: What is trained, and defaults for what the recipe leaves open.
-        start: Last layer to begin with, fitted on the frozen features; None for a random one.
+        runtime: Where the frozen stages run; a GPU is also used for training.
+        mode: What is trained, and defaults for options that the recipe leaves open.
+        start: Initial last layer, fitted on the frozen features; None for a random one.
         seconds: Time that training may take.
-        resume: Where snapshots of the training are kept; an interrupted one goes on from there.
+        resume: Where snapshots are kept; an interrupted training resumes from there.
 
-    Raises `BudgetTooSmall` if `recipe.epochs` is 0 and `seconds` do not suffice for one epoch; `TrainingFailed`,
+    Raises `BudgetTooSmall` if `recipe.epochs` is 0 and `seconds` is too short for one epoch; `TrainingFailed`,
     `UnfinishedTraining`, `BackboneError`, `WriteError`, `UnreadableImage` for an image that changed.
     """
     begun = time.monotonic()
     torch.manual_seed(recipe.seed)
-    plan = Plan(extractor, data, recipe, runtime, mode)
+    plan = Plan(extractor=extractor, data=data, recipe=recipe, runtime=runtime, mode=mode)
     augment = parse_augment(mode.augment if recipe.augment == "auto" else recipe.augment)
     module = build_network(extractor, recipe, data.n_classes, start)
     recorded = Checkpoint(resume.path, {}).recorded() if resume is not None else {}
     network = cut_network(module, plan, recorded=recorded, seconds=seconds)
     task, precision = _training_task(plan, network, augment)
     if resume is not None:
-        recipe = _as_begun(recipe, recorded)
+        recipe = _resumed(recipe, recorded)
     left = seconds - (time.monotonic() - begun)
     recipe = _settled(replace(plan, recipe=recipe), task, precision, left)
     exact = replace(recipe, precision=precision)
@@ -138,7 +137,7 @@ def finetune(
     if mode.interpolates and start is not None:
         wise_ft = _interpolate(task, before, exact)
     own, layer = _saved(network, extractor, recipe)
-    seen_NSS3, seen_labels = _seen(data, own, augment, recipe)
+    seen_NSS3, seen_labels = _first_images(data, own, augment, recipe)
     if recipe.unfreeze == "auto" and mode.freezes_stages:
         stages = network.n_stages - network.n_frozen
         recipe = replace(recipe, unfreeze=str(stages) if network.n_frozen else "all")
@@ -156,7 +155,7 @@ def finetune(
 
 
 def _training_task(plan: Plan, network: CutNetwork, augment: Augment) -> tuple[TrainingTask, str]:
-    """What to train on which batches, ready for the loop, and the precision to train at."""
+    """Return the task for the training loop and the precision to train at."""
     tail = network.tail
     if network.n_frozen and plan.mode.freezes_stages:
         freeze_norms(tail)
@@ -184,8 +183,8 @@ def _checkpoint(resume: ResumePoint | None, n_frozen: int) -> Checkpoint | None:
     return Checkpoint(resume.path, {**resume.key, **found})
 
 
-def _as_begun(recipe: Recipe, recorded: Mapping[str, str]) -> Recipe:
-    """With the epochs and the learning rate that an interrupted training had found, so that it goes on with these."""
+def _resumed(recipe: Recipe, recorded: Mapping[str, str]) -> Recipe:
+    """Return the recipe with the epochs and learning rate of an interrupted training, so that it resumes with them."""
     if not recorded:
         return recipe
     epochs, rate = int(recorded["epochs"]), float(recorded["highest learning rate"])
@@ -193,7 +192,7 @@ def _as_begun(recipe: Recipe, recorded: Mapping[str, str]) -> Recipe:
 
 
 def _settled(plan: Plan, task: TrainingTask, precision: str, seconds: float) -> Recipe:
-    """The recipe with a learning rate and a number of epochs instead of zeros. Raises `BudgetTooSmall`."""
+    """Return the recipe with a learning rate and a number of epochs in place of zeros. Raises `BudgetTooSmall`."""
     begun, recipe, mode = time.monotonic(), plan.recipe, plan.mode
     probing = replace(recipe, precision=precision)
     rate = recipe.lr
@@ -212,9 +211,9 @@ def _settled(plan: Plan, task: TrainingTask, precision: str, seconds: float) -> 
     if epochs < 1:
         spent = parse_seconds(recipe.budget) - left
         raise BudgetTooSmall(
-            f"budget {recipe.budget} is too small for {mode.name}: {left:.0f} s are left, and one epoch over the "
+            f"budget {recipe.budget} is too small for {mode.name}: {left:.0f} s remain, and one epoch over the "
             f"training images takes about {epoch:.0f} s.",
-            hint=f"Give --budget {math.ceil((spent + 3 * epoch) / 60)}m, or --approach linear.",
+            hint=f"Use --budget {math.ceil((spent + 3 * epoch) / 60)}m, or --approach linear.",
         )
     return replace(recipe, lr=rate, epochs=epochs)
 
@@ -231,34 +230,34 @@ def _images_per_second(fitted: TrainingResult, recipe: Recipe) -> float:
 
 
 def _interpolate(task: TrainingTask, before: Mapping[str, torch.Tensor], recipe: Recipe) -> float:
-    """WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903, section 3): weights between those before and after training.
+    """Interpolate the weights before and after training (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903, section 3).
 
-    The coefficient with the lowest validation log-loss, or the recipe's; the module ends with these weights.
+    Return the recipe's coefficient, or the one with the lowest validation log-loss; the module ends with these weights.
     """
     network, val = task.module, _required(task.val)
     after = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
-    def move_to(part: float) -> None:
-        network.load_state_dict(between(before, after, part))
+    def move_to(fraction: float) -> None:
+        network.load_state_dict(between(before, after, fraction))
 
     if recipe.wise_ft != "auto":
         move_to(float(recipe.wise_ft))
         return float(recipe.wise_ft)
     losses = []
-    for part in WISE:
-        move_to(part)
+    for fraction in WISE:
+        move_to(fraction)
         losses.append(evaluate(network, val, recipe, device=task.device).loss)
     best = WISE[int(np.argmin(losses))]
     move_to(best)
-    listed = ", ".join(f"{part:g}: {loss:.4f}" for part, loss in zip(WISE, losses, strict=True))
-    log.info("Validation log-loss between the frozen (0) and the tuned (1) weights: %s.", listed)
+    listed = ", ".join(f"{fraction:g}: {loss:.4f}" for fraction, loss in zip(WISE, losses, strict=True))
+    log.info("Validation log-loss of mixes from frozen (0) to fine-tuned (1) weights: %s.", listed)
     return best
 
 
 def between(
-    before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], part: float
+    before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], fraction: float
 ) -> dict[str, torch.Tensor]:
-    """State dict (1 - part) * before + part * after; whole numbers (counters) are those of `after`.
+    """Return the state dict (1 - fraction) * before + fraction * after; integers (counters) are those of `after`.
 
     >>> between({"w": torch.tensor([0.0])}, {"w": torch.tensor([2.0])}, 0.25)["w"].item()
     0.5
@@ -266,10 +265,10 @@ def between(
     out = {}
     for name, value in after.items():
         old = before[name].to(value.device)
-        if not value.dtype.is_floating_point or part in (0.0, 1.0):
-            out[name] = old if part == 0.0 else value
+        if not value.dtype.is_floating_point or fraction in (0.0, 1.0):
+            out[name] = old if fraction == 0.0 else value
         else:
-            out[name] = torch.lerp(old, value, part)
+            out[name] = torch.lerp(old, value, fraction)
     return out
 
 
@@ -280,7 +279,7 @@ def _required(val: Batches | None) -> Batches:
 
 
 def _saved(network: CutNetwork, extractor: FeatureExtractor, recipe: Recipe) -> tuple[FeatureExtractor, LinearLayer]:
-    """The trained weights as a file of the cache, the backbone in it, and its last layer."""
+    """Write the trained weights to a file in the cache; return the extractor on it and its last layer."""
     state, name = join(network.module, network.tail), network.classifier
     arrays = {key: value.numpy() for key, value in state.items() if not key.startswith(f"{name}.")}
     data = safetensors_bytes(arrays, {"format": "pt"})
@@ -294,10 +293,10 @@ def _saved(network: CutNetwork, extractor: FeatureExtractor, recipe: Recipe) -> 
     return FeatureExtractor(backbone, extractor.spec), layer
 
 
-def _seen(
+def _first_images(
     data: TrainingData, extractor: FeatureExtractor, augment: Augment, recipe: Recipe, most: int = 32
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Some training images as the first epoch showed them: uint8 (n, S, S, 3), and their labels."""
+    """Return some training images as the first epoch showed them, uint8 (n, S, S, 3), and their labels."""
     rows = np.random.default_rng(recipe.seed).permutation(data.train)[:most]
     images, labels_N = data.images.take(rows), data.labels_N[rows]
     batches = ImageBatches(images, labels_N, extractor.spec, augment, batch_size=most, seed=recipe.seed, shuffle=False)

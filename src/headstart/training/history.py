@@ -1,6 +1,6 @@
-"""What was tried in a training, a row each: `history.csv` of a run folder.
+"""Rows of `history.csv` in a run folder: one per configuration tried.
 
-Not for what happens within a training by gradient descent: those rows are `EpochRow` and `StepRow` in `training.hooks`.
+Epochs and steps of gradient training are not in it: those rows are `EpochRow` and `StepRow` in `training.hooks`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryRow:
-    """One thing that was tried, a row of `history.csv`. Losses are in nats, lower is better; NaN where not measured.
+    """One configuration tried, a row of `history.csv`. Losses are in nats, lower is better; NaN where not measured.
 
-    `stage` is 'choose' (backbones), 'head' (closed-form last layers) or 'finetune' (gradient descent, by whichever
-    `approach`). `head` and `strength` are of closed-form layers, `wise_ft` is the coefficient of WiSE-FT.
+    `stage` is 'choose' (backbones), 'head' (closed-form last layers) or 'finetune' (gradient training, whatever the
+    `approach`). `head` and `strength` belong to closed-form layers; `wise_ft` is the coefficient of WiSE-FT.
     """
 
     stage: str

@@ -1,12 +1,12 @@
-"""Places where a training can be watched or ended: named methods that do nothing unless overridden.
+"""Hooks to observe or stop training: methods that do nothing unless overridden.
 
 >>> class Stopwatch(Hooks):
 ...     def after_epoch(self, state):
 ...         if state.rows[-1].seconds > 60:
 ...             state.stop("epochs take more than a minute")
 
-Give such objects to `training.loop.fit(..., hooks=[Stopwatch()])`; they are called in that order. What a hook changes in
-the module or the recipe is not recorded: a training that must resume to the bit should only be watched.
+Pass such objects to `training.loop.fit(..., hooks=[Stopwatch()])`; they are called in that order. Changes that a hook
+makes to the module or the recipe are not recorded: a hook for training that must resume to the bit should only observe.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from headstart.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch (from 0). Training figures are running means over it, taken in training mode, of the loss that is
-    minimised; `val_loss` is the same loss without smoothing and class weights, that is the log-loss unless the recipe's
-    loss is softmax_twice. `lr` is the last step's. NaN where there is no validation."""
+    """One epoch (from 0). Training figures are running means over the epoch, in training mode, of the minimised loss;
+    `val_loss` is the same loss without smoothing and class weights, that is, the log-loss unless the recipe's loss is
+    softmax_twice. `lr` is that of the last step. NaN without validation."""
 
     epoch: int
     train_loss: float
@@ -34,7 +34,7 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class StepRow:
-    """One step (from 0): the rate of groups with `lr_scale` 1, and the loss before the step."""
+    """One step (from 0): the learning rate of groups with `lr_scale` 1, and the loss before the step."""
 
     step: int
     epoch: int
@@ -44,7 +44,7 @@ class StepRow:
 
 @dataclass(eq=False)
 class State:
-    """What hooks see. Epochs, batches and steps are counted from 0; after a step, `step` is the number of steps done."""
+    """The state that hooks receive. Epochs, batches and steps count from 0; after a step, `step` is the number done."""
 
     module: Any
     recipe: Recipe
@@ -52,39 +52,39 @@ class State:
     total_steps: int
     epoch: int = 0
     batch: int = 0
-    """Batches of this epoch that are done."""
+    """Batches of this epoch done so far."""
     step: int = 0
     lr: float = 0.0
-    """Rate of the step being taken, of a group whose `lr_scale` is 1."""
+    """Learning rate of the current step, for a group whose `lr_scale` is 1."""
     loss: float = float("nan")
-    """Of the last step."""
+    """Loss of the last step."""
     rows: list[EpochRow] = field(default_factory=list)
     steps: list[StepRow] = field(default_factory=list)
     best_epoch: int = -1
     stopped: str = ""
 
     def stop(self, reason: str) -> None:
-        """End the training after this epoch."""
+        """Stop training after this epoch."""
         self.stopped = self.stopped or reason
 
 
 class Hooks:
-    """Override what you need; each is given the `State`."""
+    """Override the methods you need; each receives the `State`."""
 
     def before_fit(self, state: State) -> None:
-        """Once, after an interrupted training was taken up (then `state.step` is above 0)."""
+        """Called once, after resuming an interrupted training (`state.step` is then above 0)."""
 
     def before_epoch(self, state: State) -> None:
-        """The module is in training mode; an epoch taken up in the middle is announced again."""
+        """Called with the module in training mode; called again for an epoch resumed in the middle."""
 
     def before_step(self, state: State) -> None:
-        """Rates are set; the batches were not seen yet."""
+        """Called once learning rates are set, before the batches are used."""
 
     def after_step(self, state: State) -> None:
-        """The weights have moved; `state.loss` and `state.steps` are up to date; the checkpoint was not written yet."""
+        """Called once weights, `state.loss` and `state.steps` are updated, before the checkpoint is written."""
 
     def after_epoch(self, state: State) -> None:
-        """The epoch was validated; `state.rows` is up to date; the checkpoint was not written yet."""
+        """Called once the epoch is validated and `state.rows` updated, before the checkpoint is written."""
 
     def after_fit(self, state: State) -> None:
-        """The module holds the best weights."""
+        """Called once, when the module holds the best weights."""

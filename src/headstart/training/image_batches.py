@@ -1,16 +1,16 @@
-"""Images for training, decoded and varied ahead of the step that needs them, a few batches at a time.
+"""Training images, decoded and augmented a few batches ahead of the step that needs them.
 
-    ImageBatches(images, labels, spec, augment)    uint8 (B, S, S, 3) tensors, another version of each image in each epoch
+    ImageBatches(images, labels, spec, augment)    uint8 (B, S, S, 3) tensors; each epoch augments each image anew
 
-Threads write decoded and varied images straight into the arrays of the next `AHEAD` batches, and memory is no more than
-those: 5 MB each for 64 images of 160 px. What a batch holds depends on (seed, epoch, step) alone, so the number of
-threads, or where an interrupted epoch goes on, changes nothing. View n of an image is what epoch n shows of it.
+Threads write decoded and augmented images straight into the arrays of the next `AHEAD` batches, so memory is limited to
+those: 5 MB per batch of 64 images at 160 px. The contents of a batch depend on (seed, epoch, step) alone, not on the
+number of threads or on where an interrupted epoch resumes. View n of an image is the one that epoch n shows.
 
-An image that can no longer be read is left out of its batch and named in `errors`; it is tried again in the next epoch.
+An image that can no longer be read is left out of its batch and recorded in `errors`; the next epoch tries it again.
 
-At 160 px an image costs 2 to 2.6 ms of a core, decoding and hashing included, and a further view 0.7 to 1.2 ms. So on a
-CPU `ImageBatches` is for networks that are trained whole. When not to use it: if the first stages are frozen, keep
-their activations (`batches.TensorBatches`).
+At 160 px an image costs 2 to 2.6 ms of one core, including decoding and hashing, and each further view 0.7 to 1.2 ms.
+So on a CPU, use `ImageBatches` for networks that are trained whole. When not to use it: if the first stages are frozen,
+cache their activations (`batches.TensorBatches`).
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
     from headstart.training.batches import Batch, TensorBatches
 
 AHEAD = 3
-"""Batches that are made while one is used."""
+"""Batches prepared while one is in use."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageBatches:
-    """Batches of varied images; implements `batches.Batches`.
+    """Batches of augmented images; implements `batches.Batches`.
 
-    `images` and `labels` (int64 (N,) or float32 (N, K)) belong together; `indices` picks some of them, and a batch's
-    `indices` are rows of `images`. Order, shuffling and `steps_per_epoch` are those of `TensorBatches`: with
-    it above 0, an epoch is that many full batches, and an image that comes again in one epoch comes in another version.
-    `errors` maps the images that could not be read to the reason, as they are found.
+    `images` and `labels` (int64 (N,) or float32 (N, K)) correspond; `indices` selects some of them, and a batch's
+    `indices` are rows of `images`. Order, shuffling and `steps_per_epoch` work as in `TensorBatches`: if it is above 0,
+    an epoch is that many full batches, and an image repeated within an epoch is augmented differently. `errors` maps
+    unreadable images to the reason, as they occur.
     """
 
     images: Images
@@ -67,9 +67,9 @@ class ImageBatches:
         return len(self._order())
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """See `Batches`: `inputs` is uint8 (B, S, S, 3). A batch of which nothing can be read is left out.
+        """Yield the batches of an epoch, see `Batches`; `inputs` is uint8 (B, S, S, 3). Skip unreadable batches.
 
-        Raises `NoImages` if that happens to all batches from `start` to the end of the epoch.
+        Raises `NoImages` if all batches from `start` to the end of the epoch are skipped.
         """
         import torch
 
@@ -88,7 +88,7 @@ class ImageBatches:
         if not found and start < len(self):
             raise NoImages(
                 f"none of {len(picked):,} training images could be read in epoch {epoch + 1}.",
-                hint="Is the folder with the images still there? `headstart check` names those that cannot be read.",
+                hint="Is the image folder still there? `headstart check` lists the unreadable images.",
             )
 
     def _jobs(self, plan: Batch, step: int, picked: np.ndarray) -> list[_Job]:
@@ -105,19 +105,24 @@ class ImageBatches:
         return np.arange(len(self.images)) if self.indices is None else np.asarray(self.indices, np.int64)
 
     def _order(self) -> TensorBatches:
-        """Which images, with which targets, make up which batch."""
+        """Return the plan of batches: which images and targets each one has."""
         from headstart.training.batches import TensorBatches
 
         picked = self._picked()
         nothing = np.zeros((1, len(picked), 1), np.uint8)
         return TensorBatches(
-            nothing, self.labels[picked], self.batch_size, self.seed, self.shuffle, self.steps_per_epoch
+            inputs=nothing,
+            labels=self.labels[picked],
+            batch_size=self.batch_size,
+            seed=self.seed,
+            shuffle=self.shuffle,
+            steps_per_epoch=self.steps_per_epoch,
         )
 
 
 @dataclass(frozen=True)
 class _Job:
-    """An image to read, and for which time in this epoch."""
+    """An image to read, and how often this epoch has read it before."""
 
     index: int
     round: int = 0
@@ -125,7 +130,7 @@ class _Job:
 
 @dataclass(frozen=True, eq=False)
 class _Made:
-    """What became of a batch: `pixels` of the readable, `kept` their places in the batch, `indices` their numbers."""
+    """A batch as read: `pixels` of the readable images, `kept` their positions in it, `indices` their numbers."""
 
     pixels: np.ndarray
     kept: np.ndarray
@@ -134,7 +139,7 @@ class _Made:
 
 
 class _Ahead:
-    """Threads that make batches of (B, *shape) uint8 before they are asked for; used as a context manager."""
+    """A context manager with threads that prepare batches of (B, *shape) uint8 in advance."""
 
     def __init__(self, workers: int, shape: tuple[int, ...], read: Callable[[_Job], np.ndarray]) -> None:
         self._workers = workers or cores()
@@ -145,10 +150,10 @@ class _Ahead:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self._pool.shutdown(cancel_futures=True)  # also when the loop is left early, or by an exception
+        self._pool.shutdown(cancel_futures=True)  # even if the loop ends early or raises
 
     def run(self, batches: Iterable[list[_Job]]) -> Iterator[_Made]:
-        """What was made of each batch, in order."""
+        """Yield each batch as read, in order."""
         waiting: deque[tuple[list[_Job], np.ndarray, list[Future[dict[int, str]]]]] = deque()
         for jobs in batches:
             pixels = np.empty((len(jobs), *self._shape), np.uint8)
@@ -160,7 +165,7 @@ class _Ahead:
             yield _made(*waiting.popleft())
 
     def _fill(self, jobs: Sequence[_Job], pixels: np.ndarray, places: range) -> dict[int, str]:
-        """Read some of a batch's images to their places; {place: reason} of those that cannot be read."""
+        """Read some of a batch's images into their positions; return {position: reason} of the unreadable ones."""
         failed = {}
         for place in places:
             try:
@@ -171,7 +176,7 @@ class _Ahead:
 
 
 def _made(jobs: Sequence[_Job], pixels: np.ndarray, parts: Sequence[Future[dict[int, str]]]) -> _Made:
-    """A batch, once all its parts are done."""
+    """Assemble a batch once all its parts are read."""
     failed = {place: reason for part in parts for place, reason in part.result().items()}
     kept = np.array([place for place in range(len(jobs)) if place not in failed], np.int64)
     indices = np.array([jobs[place].index for place in kept], np.int64)

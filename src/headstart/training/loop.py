@@ -1,15 +1,15 @@
-"""The training loop: batches of tensors in, a module that has learned them out. `fit` is all that others call.
+"""The training loop: batches of tensors in, a trained module out. The entry point is `fit`.
 
-It knows nothing of images, backbones or files: `module` takes a batch's inputs as they come and gives logits (B, K).
-Over a plain loop in torch it costs 0.2 to 0.3 ms per step on a processor (the seed drawn for each batch, the history, the
-checks), and 0.3 ms more for a moving average. That matters only to networks that need less themselves; for a last
-layer alone use `model.heads.linear`.
+It knows nothing of images, backbones or files: `module` maps a batch's inputs to logits (B, K). Compared with a plain
+torch loop it costs 0.2 to 0.3 ms more per step on a CPU (a seed per batch, the history, the checks), and another 0.3 ms
+with a moving average. That matters only for networks whose own step is shorter; for a last layer alone use
+`model.heads.linear`.
 
-Equal inputs give equal weights, to the bit on a processor with a fixed number of threads, whether the training ran
-through or was killed and resumed any number of times: batches depend on (seed, epoch), dropout and the like on a seed
-drawn anew for each batch, so the only state is what `training.checkpoint` keeps.
+Equal inputs give equal weights, to the bit on a CPU with a fixed number of threads, even if training was killed and
+resumed any number of times: batches depend on (seed, epoch), and dropout and the like on a seed set for each batch, so
+the only state is what `training.checkpoint` saves.
 
-On CUDA: channels_last, pinned memory, copies that do not block, bf16 (written for it; not yet run on one).
+On CUDA: channels_last, pinned memory, non-blocking copies, bf16 (written but not yet run on a GPU).
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ from headstart.training.optim import (
 from headstart.training.recipe import Recipe
 
 NAMED_IMAGES = 32
-"""Images of a bad batch that a message lists."""
+"""Images of a bad batch listed in a message, at most."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training gave. `stopped` is empty if all epochs ran, else why not; `bad_images` are those of a batch whose
-    loss was not finite."""
+    """The result of `fit`. `stopped` is the reason for stopping early, empty if all epochs ran; `bad_images` are those
+    of a batch whose loss was not finite."""
 
     epochs: tuple[EpochRow, ...]
     steps: tuple[StepRow, ...]
@@ -65,8 +65,8 @@ class TrainingResult:
 
 @dataclass(frozen=True, eq=False)
 class TrainingTask:
-    """What to train on what: the parameters in `groups` of `module`, which takes the batches' inputs and gives logits
-    (B, K). `val` None: there is no validation. `class_weights` float32 (K,) weigh the loss."""
+    """What to train, and on what: the parameters in `groups` of `module`, which maps batches' inputs to logits (B, K).
+    `val` None: no validation. `class_weights` float32 (K,) weight the loss."""
 
     module: nn.Module
     groups: Sequence[ParameterGroup]
@@ -86,21 +86,22 @@ def fit(
     checkpoint: Checkpoint | None = None,
     hooks: Sequence[Hooks] = (),
 ) -> TrainingResult:
-    """Train the parameters of the task's groups, all others stay; its module ends with the best epoch's weights.
+    """Train the parameters in the task's groups and no others; its module ends with the best epoch's weights.
 
-    `epochs` and the peak learning rate `lr` are given, whatever the recipe says of them.
+    `epochs` and the peak learning rate `lr` take precedence over the recipe's.
 
-    Best by `recipe.monitor`, the first among equals; with `recipe.ema` it is the moving average that is validated and
-    kept. Without `val` the last epoch is the best. A group that is not yet unfrozen keeps its BatchNorm statistics too.
+    `recipe.monitor` selects the best epoch, the first one of equals; with `recipe.model_ema_decay` the moving average
+    is validated and kept. Without `val` the last epoch counts as best. A group that is still frozen keeps its BatchNorm
+    statistics too.
 
-    A batch that does not fit into memory is split, and the gradients of its pieces add up to the whole batch's
-    (BatchNorm sees pieces); later batches are split alike. With a `checkpoint`, an interrupted training is gone on with;
-    remove it (`Checkpoint.discard`) once the result is safe.
+    A batch that does not fit in memory is split into pieces whose gradients add up to the whole batch's (BatchNorm sees
+    pieces); later batches are split in the same way. With a `checkpoint`, an interrupted training is resumed; remove it
+    (`Checkpoint.discard`) once the result is saved.
 
-    Raises `TrainingFailed` for a loss that is not finite before an epoch was finished (afterwards it ends the training,
-    see `TrainingResult.stopped`), or if not even one image fits into memory; `UnfinishedTraining`, see `Checkpoint.load`.
+    Raises `TrainingFailed` if the loss is not finite before the end of the first epoch (later, that stops training, see
+    `TrainingResult.stopped`), or if not even one image fits in memory; `UnfinishedTraining`, see `Checkpoint.load`.
     """
-    training = _Training(task, recipe, epochs, lr, hooks)
+    training = _Training(task=task, recipe=recipe, epochs=epochs, lr=lr, hooks=hooks)
     if checkpoint is not None:
         found = {"epochs": str(epochs), "highest learning rate": repr(lr), "batches per epoch": str(len(task.train))}
         training.resume(replace(checkpoint, key={**checkpoint.key, **found}))
@@ -109,22 +110,22 @@ def fit(
 
 
 def evaluate(module: nn.Module, batches: Batches, recipe: Recipe, *, device: str = "cpu") -> Score:
-    """Mean loss (without smoothing and class weights, see `EpochRow`) and accuracy of a module over batches."""
+    """Return mean loss (without smoothing and class weights, see `EpochRow`) and accuracy of a module over batches."""
     return Passes(module.to(device), recipe, device, None).score(batches)
 
 
 def find_rate(
     task: TrainingTask, recipe: Recipe, *, low: float = 1e-6, high: float = 1.0, steps: int = 100
 ) -> RateTest:
-    """A range test: `steps` steps at rates rising geometrically from `low` to `high`; the module is as before afterwards.
+    """Run a range test: `steps` steps at learning rates rising geometrically from `low` to `high`; restore the module.
 
     (Smith 2017, arXiv 1506.01186, section 3.3.) It ends early once the smoothed loss is four times its lowest. The
-    suggestion is the rate at which the loss falls fastest, see `optim.steepest`; where it never falls (after the last
-    layer was fitted, say) the default of 1e-3 (Adam, AdamW, RMSprop) or 1e-2 (SGD) is taken, with a warning. Costs as
-    much as `steps` steps of training.
+    suggestion is the learning rate at which the loss falls fastest, see `optim.steepest`; if it never falls (because
+    the last layer is already fitted, say), it is the default of 1e-3 (Adam, AdamW, RMSprop) or 1e-2 (SGD), with a
+    warning. Costs as much as `steps` steps of training.
     """
     module, before = task.module, _copied(task.module)
-    training = _Training(replace(task, val=None), recipe, 1, high, ())
+    training = _Training(task=replace(task, val=None), recipe=recipe, epochs=1, lr=high, hooks=())
     rates = [low * (high / low) ** (i / max(steps - 1, 1)) for i in range(steps)]
     with _flags_kept(module):
         losses = training.range_test(rates)
@@ -133,12 +134,12 @@ def find_rate(
     suggestion = steepest(rates, losses)
     if suggestion is None:
         suggestion = 1e-2 if recipe.optimizer == "sgd" else 1e-3
-        log.warning("No learning rate made the loss fall in %d steps; %g is taken.", len(rates), suggestion)
+        log.warning("No learning rate lowered the loss in %d steps; using %g.", len(rates), suggestion)
     return RateTest(tuple(rates), tuple(losses), tuple(smoothed(losses)), suggestion)
 
 
 class _NotFinite(Exception):
-    """The loss of some batch, or of the validation, is not finite."""
+    """The loss of a batch, or the validation loss, is not finite."""
 
     def __init__(self, message: str, images: Sequence[int] = ()) -> None:
         super().__init__(message)
@@ -148,7 +149,7 @@ class _NotFinite(Exception):
 
 @dataclass
 class _Sums:
-    """Running sums of an epoch: loss x weight, weight, right answers, images, seconds."""
+    """Running sums of an epoch: loss x weight, weight, correct predictions, images, seconds."""
 
     loss: float = 0.0
     weight: float = 0.0
@@ -158,7 +159,7 @@ class _Sums:
 
 
 class _Training:
-    """The state of one training, and what is done in a step, in an epoch, and in the end."""
+    """The state of one training run, with its steps, its epochs and its end."""
 
     def __init__(self, task: TrainingTask, recipe: Recipe, epochs: int, lr: float, hooks: Sequence[Hooks]) -> None:
         module, groups, train = task.module, task.groups, task.train
@@ -177,9 +178,9 @@ class _Training:
         self.bad_images: tuple[int, ...] = ()
         self.checkpoint: Checkpoint | None = None
 
-    # ---------------------------------------------------------------------------------------------------- the course
+    # --------------------------------------------------------------------------------------------- steps and epochs
     def run(self) -> TrainingResult:
-        """All that is left to do."""
+        """Run the remaining epochs."""
         state = self.state
         self._call("before_fit")
         try:
@@ -190,21 +191,27 @@ class _Training:
         self.module.load_state_dict(self.best)
         self._save()
         self._call("after_fit")
-        return TrainingResult(tuple(state.rows), tuple(state.steps), state.best_epoch, state.stopped, self.bad_images)
+        return TrainingResult(
+            epochs=tuple(state.rows),
+            steps=tuple(state.steps),
+            best_epoch=state.best_epoch,
+            stopped=state.stopped,
+            bad_images=self.bad_images,
+        )
 
     def _end_at(self, error: _NotFinite) -> None:
         if not self.best:
             if self.checkpoint is not None:
-                self.checkpoint.discard()  # it would fail in the same way again
+                self.checkpoint.discard()  # resuming would fail in the same way
             failed = TrainingFailed(
-                f"Training failed before its first epoch was finished: {error.message}",
+                f"Training failed in its first epoch: {error.message}",
                 images=error.images,
-                hint=f"Lower --lr (it was {self.lr:g}), or limit the gradient, for example --clip-grad 1.",
+                hint=f"Lower --lr (it was {self.lr:g}), or clip the gradient, for example --clip-grad 1.",
             )
             raise failed from error
         self.state.stopped, self.bad_images = error.message, error.images
         best = self.state.best_epoch + 1
-        log.warning("Training stops: %s The weights of epoch %d, the best until then, are kept.", error.message, best)
+        log.warning("Training stopped: %s Keeping the weights of epoch %d, the best so far.", error.message, best)
 
     def _epoch(self) -> None:
         state, recipe = self.state, self.recipe
@@ -223,11 +230,11 @@ class _Training:
 
     def _headline(self) -> str:
         last = self.state.rows[-1] if self.state.rows else None
-        said = f", validation so far: loss {last.val_loss:.3f}, accuracy {last.val_accuracy:.3f}" if last else ""
-        return f"Epoch {self.state.epoch + 1} of {self.state.epochs}{said if self.val else ''}"
+        scores = f", validation so far: loss {last.val_loss:.3f}, accuracy {last.val_accuracy:.3f}" if last else ""
+        return f"Epoch {self.state.epoch + 1} of {self.state.epochs}{scores if self.val else ''}"
 
     def prepare_epoch(self, epoch: int) -> None:
-        """Training mode; only groups unfrozen by now take gradients, and the norms of others keep their statistics."""
+        """Enter training mode; only unfrozen groups take gradients, and the norms of others keep their statistics."""
         for parameter in self.module.parameters():
             parameter.requires_grad_(False)
         for group in self.groups:
@@ -257,7 +264,7 @@ class _Training:
         self._call("after_step")
 
     def move(self, gathered: list[Batch], at: tuple[int, ...]) -> StepResult:
-        """One step of the optimiser, down the mean gradient of these batches. Raises `_NotFinite` without moving."""
+        """Take one optimiser step down the mean gradient of these batches. Raises `_NotFinite` before any change."""
         recipe = self.recipe
         if recipe.mixup or recipe.cutmix:
             gathered = [self._mixed(batch, number) for number, batch in enumerate(gathered, start=self.state.batch)]
@@ -268,7 +275,7 @@ class _Training:
             parameters = [p for group in self.groups for p in group.params]
             norm = float(nn.utils.clip_grad_norm_(parameters, recipe.clip_grad))
             if not math.isfinite(norm):
-                raise self._bad_batch("gradient's norm", norm, gathered)
+                raise self._bad_batch("gradient norm", norm, gathered)
         self.optimizer.step()
         return moved
 
@@ -294,10 +301,17 @@ class _Training:
             value = -score.accuracy if self.recipe.monitor == "val_accuracy" else score.loss
             if value < self.best_value or self.val is None:
                 self.best, self.best_value, state.best_epoch = _copied(self.module), value, state.epoch
-        trained = sums.loss / max(sums.weight, 1e-12), sums.right / max(sums.images, 1)
-        row = EpochRow(state.epoch, *trained, score.loss, score.accuracy, state.lr, time.monotonic() - begun)
+        row = EpochRow(
+            epoch=state.epoch,
+            train_loss=sums.loss / max(sums.weight, 1e-12),
+            train_accuracy=sums.right / max(sums.images, 1),
+            val_loss=score.loss,
+            val_accuracy=score.accuracy,
+            lr=state.lr,
+            seconds=time.monotonic() - begun,
+        )
         state.rows.append(row)
-        log.info("%s", _told(row, state.epochs))
+        log.info("%s", _summary(row, state.epochs))
         if self.recipe.patience and state.epoch - state.best_epoch >= self.recipe.patience:
             state.stop(f"no better {self.recipe.monitor} in {self.recipe.patience} epochs")
         self._call("after_epoch")
@@ -306,7 +320,7 @@ class _Training:
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The module with the moving average in the place of its weights, if there is one."""
+        """Replace the module's weights temporarily with the moving average, if there is one."""
         if self.average is None:
             yield
             return
@@ -322,23 +336,23 @@ class _Training:
             getattr(hook, place)(self.state)
 
     def range_test(self, rates: Sequence[float]) -> list[float]:
-        """The losses of one step at each rate, until they are four times their lowest (smoothed) or not finite."""
+        """Return the losses of one step per learning rate, up to four times the lowest (smoothed) or not finite."""
         self.prepare_epoch(self._all_unfrozen())
         rounds = itertools.chain.from_iterable(self.train.epoch(epoch) for epoch in itertools.count())
-        seen: list[float] = []
+        losses: list[float] = []
         with bar("Finding a learning rate", total=len(rates)) as advance:
             for i, rate in enumerate(rates):
                 self.state.step, self.state.batch = i, i * self.recipe.grad_accum_steps
                 set_rates(self.optimizer, rate)
                 gathered = list(itertools.islice(rounds, self.recipe.grad_accum_steps))
                 try:
-                    seen.append(self.move(gathered, (i,)).loss)
+                    losses.append(self.move(gathered, (i,)).loss)
                 except _NotFinite:
                     break
-                if i > 5 and smoothed(seen)[-1] > 4 * min(smoothed(seen)):
+                if i > 5 and smoothed(losses)[-1] > 4 * min(smoothed(losses)):
                     break
                 advance(1)
-        return seen
+        return losses
 
     def _all_unfrozen(self) -> int:
         return max(group.unfreeze_at for group in self.groups)
@@ -378,13 +392,13 @@ class _Training:
         return Snapshot(arrays, values)
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Take up the snapshot, if there is one; keep further ones there."""
+        """Resume from the snapshot, if there is one; save further ones there."""
         self.checkpoint = checkpoint
         snapshot = checkpoint.load()
         if snapshot is None:
             return
         if not self._fits(snapshot):
-            log.warning("%s: the unfinished training is of another network; it starts anew.", checkpoint.path)
+            log.warning("%s: the unfinished training belongs to another network; starting over.", checkpoint.path)
             return
         self._restore_tensors(snapshot)
         values, state = snapshot.values, self.state
@@ -396,7 +410,7 @@ class _Training:
         self.sums, self.passes.at_once = _Sums(**values["sums"]), values["at_once"]
         if state.epoch < state.epochs and not state.stopped:
             where = f"epoch {state.epoch + 1}, batch {state.batch + 1} of {len(self.train)}"
-            log.info("Going on with the unfinished training in %s: %s.", checkpoint.path, where)
+            log.info("Resuming the unfinished training in %s: %s.", checkpoint.path, where)
 
     def _fits(self, snapshot: Snapshot) -> bool:
         shapes = {f"module.{name}": tuple(value.shape) for name, value in self.module.state_dict().items()}
@@ -419,7 +433,7 @@ class _Training:
         for name, value in parts["optimizer"].items():
             number, _, rest = name.partition(".")
             parameter = parameters[int(number)]
-            if value.shape == parameter.shape:  # laid out in memory as it is: fused kernels go by the bytes
+            if value.shape == parameter.shape:  # same memory layout: fused kernels read the bytes
                 value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
             entries.setdefault(int(number), {})[rest] = value
         groups = self.optimizer.state_dict()["param_groups"]
@@ -432,7 +446,7 @@ def _copied(module: nn.Module) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def _flags_kept(module: nn.Module) -> Iterator[None]:
-    """Afterwards parameters take gradients as before, and hold none."""
+    """Restore which parameters take gradients afterwards, and drop the gradients."""
     flags = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     modes = [(part, part.training) for part in module.modules()]
     try:
@@ -445,6 +459,6 @@ def _flags_kept(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def _told(row: EpochRow, epochs: int) -> str:
+def _summary(row: EpochRow, epochs: int) -> str:
     val = "" if math.isnan(row.val_loss) else f", validation loss {row.val_loss:.4f}, accuracy {row.val_accuracy:.4f}"
     return f"Epoch {row.epoch + 1} of {epochs}: loss {row.train_loss:.4f}{val}, {row.seconds:.1f} s."

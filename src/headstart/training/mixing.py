@@ -1,16 +1,16 @@
-"""Mixup and CutMix: batches in which each image is blended with another one, and its label too.
+"""Mixup and CutMix: batches in which each image, and its label, is blended with another one.
 
     mixup    x = r x_i + (1 - r) x_j,  y = r y_i + (1 - r) y_j          Zhang et al. 2018 (arXiv 1710.09412), section 2
-    cutmix   a rectangle of x_j is pasted into x_i, r = the part of the area that is left of x_i
+    cutmix   a rectangle of x_j is pasted into x_i, r = the fraction of the area left of x_i
                                                                         Yun et al. 2019 (arXiv 1905.04899), section 3.1
 
-One r ~ Beta(alpha, alpha) and one permutation that gives j are drawn for a batch, by (seed, epoch, step) alone, so that an
-interrupted training goes on with the same ones. With both asked for, each batch gets one of them, with equal chances.
+Each batch draws one r ~ Beta(alpha, alpha) and one permutation for j from (seed, epoch, step) alone, so a resumed
+training draws the same ones. If both are on, each batch uses one of them with equal probability.
 
 Mixup works on anything: pixels, activations, feature vectors; uint8 pixels become float32 from 0 to 255. CutMix needs
-images or maps of activations. 32 images of 160 px take 13 ms of a core (mixup) or 3 ms (cutmix). When not to use them:
+images or activation maps. 32 images of 160 px take 13 ms of one core (mixup) or 3 ms (cutmix). When not to use them:
 for a few epochs of fine-tuning on few images, or if probabilities matter more than accuracy; training on blended labels
-makes a network less sure of itself, which temperature scaling has to put right.
+makes a network under-confident, which temperature scaling has to correct.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from headstart.training.batches import Batch
 Box = tuple[int, int, int, int]
 """Top, left, bottom, right."""
 
-_STREAM = 0x6D6978  # apart from the numbers that order the images, which come from (seed, epoch, round)
+_STREAM = 0x6D6978  # keeps these draws apart from the image order, drawn from (seed, epoch, round)
 
 
 def mix(
     batch: Batch, n_classes: int, mixup_alpha: float, cutmix_alpha: float, seed: int, epoch: int, step: int
 ) -> Batch:
-    """The batch, mixed with a permutation of itself; targets float32 (B, n_classes), which sum to 1 as before.
+    """Mix the batch with a permutation of itself; targets become float32 (B, n_classes) with rows that sum to 1.
 
-    An alpha of 0 switches a method off; with both off, the batch is returned as it is. `indices` stay those of x_i. The
-    given tensors are not written to. Raises `RecipeError` for cutmix on feature vectors.
+    An alpha of 0 turns a method off; with both off, the batch is returned unchanged. `indices` stay those of x_i. The
+    input tensors are not modified. Raises `RecipeError` for cutmix on feature vectors.
     """
     if not (mixup_alpha or cutmix_alpha) or len(batch) == 0:
         return batch
@@ -57,7 +57,7 @@ def mix(
 
 
 def mixup(inputs: torch.Tensor, other: torch.Tensor, ratio: float) -> torch.Tensor:
-    """``ratio * inputs + (1 - ratio) * inputs[other]``; whole numbers become float32.
+    """Return ``ratio * inputs + (1 - ratio) * inputs[other]``; integers become float32.
 
     >>> mixup(torch.tensor([[0, 100], [200, 100]], dtype=torch.uint8), torch.tensor([1, 0]), 0.75).tolist()
     [[50.0, 100.0], [150.0, 100.0]]
@@ -69,7 +69,7 @@ def mixup(inputs: torch.Tensor, other: torch.Tensor, ratio: float) -> torch.Tens
 
 
 def cutmix(inputs: torch.Tensor, other: torch.Tensor, box: Box) -> tuple[torch.Tensor, float]:
-    """A copy with `box` taken from ``inputs[other]``, and the part of the area that is left of the image itself."""
+    """Return a copy with `box` pasted from ``inputs[other]``, and the fraction of the area left of the image itself."""
     height, width = _height_and_width(inputs)
     top, left, bottom, right = box
     mixed = inputs.clone()
@@ -81,7 +81,7 @@ def cutmix(inputs: torch.Tensor, other: torch.Tensor, box: Box) -> tuple[torch.T
 
 
 def random_box(height: int, width: int, ratio: float, rng: np.random.Generator) -> Box:
-    """A rectangle of `1 - ratio` of the area about a uniform centre, less what reaches past the edge (algorithm A1)."""
+    """Draw a rectangle of `1 - ratio` of the area around a uniform centre, clipped at the edges (algorithm A1)."""
     part = np.sqrt(1 - ratio)
     h, w = int(height * part), int(width * part)
     y, x = int(rng.integers(height)), int(rng.integers(width))
@@ -89,7 +89,7 @@ def random_box(height: int, width: int, ratio: float, rng: np.random.Generator) 
 
 
 def soft(targets: torch.Tensor, n_classes: int) -> torch.Tensor:
-    """float32 (B, n_classes) of class numbers (B,); targets that are soft already stay as they are.
+    """Return targets float32 (B, n_classes) for class numbers (B,); soft targets are returned unchanged.
 
     >>> soft(torch.tensor([1, 0]), 3).tolist()
     [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
@@ -100,7 +100,7 @@ def soft(targets: torch.Tensor, n_classes: int) -> torch.Tensor:
 
 
 def _channels_last(inputs: torch.Tensor) -> bool:
-    """Images are (B, S, S, 3), activations (B, C, H, W)."""
+    """Return whether inputs are images (B, S, S, 3), not activations (B, C, H, W)."""
     return inputs.dtype == torch.uint8 or (inputs.shape[3] == 3 and inputs.shape[1] == inputs.shape[2])
 
 

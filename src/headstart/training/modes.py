@@ -1,4 +1,4 @@
-"""`TrainingMode`: what an approach by gradient descent trains of a network, and its defaults. Imports nothing."""
+"""`TrainingMode`: which part of a network a gradient approach trains, and its defaults. Imports nothing."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TrainingMode:
-    """What is trained, and what options of the recipe become that are left open.
+    """Which part of the network is trained, and values for options that the recipe leaves open.
 
-    `freezes` nothing: the whole network is trained; stages: the first ones stay as they are, as `Recipe.unfreeze` says;
-    backbone: only what stands on the backbone is trained. `augment` is for `Recipe.augment` auto. `lr` is the learning
-    rate of AdamW for `Recipe.lr` 0; None: a range test finds one. `most_epochs` bounds `Recipe.epochs` 0. With
-    `interpolates`, the result may lie between the weights before and after training (WiSE-FT).
+    `freezes` nothing: the whole network is trained; stages: the first ones stay frozen, see `Recipe.unfreeze`;
+    backbone: only the layers on top of the backbone are trained. `augment` replaces `Recipe.augment` auto. `lr` is
+    AdamW's learning rate for `Recipe.lr` 0; None: a range test finds one. `most_epochs` limits the epochs for
+    `Recipe.epochs` 0. With `interpolates`, the result may be a mix of the weights before and after training (WiSE-FT).
     """
 
     name: str
@@ -25,10 +25,10 @@ class TrainingMode:
 
     @property
     def freezes_stages(self) -> bool:
-        """Whether some stages of the backbone are trained and others not."""
+        """Whether only some stages of the backbone are trained."""
         return self.freezes == "stages"
 
     @property
     def freezes_backbone(self) -> bool:
-        """Whether only what stands on the backbone is trained."""
+        """Whether only the layers on top of the backbone are trained."""
         return self.freezes == "backbone"

@@ -1,12 +1,11 @@
-"""What a step is made of: the loss, its gradient over a batch, optimisers, rates, the moving average of weights.
+"""The parts of a training step: loss, gradient over a batch, optimisers, learning rates, moving average of weights.
 
-torch's own optimisers, in their fused form where there is one: on a processor a step of AdamW over MobileNetV2's
-158 tensors took 15 ms instead of 222 ms. Weight decay leaves out biases and the parameters of norms (all with
-fewer than two axes). The schedules are functions of the step's number alone, so a training that was interrupted needs
-no state for them.
+The optimisers are torch's own, fused where available: on a CPU, an AdamW step over MobileNetV2's 158 tensors took 15 ms
+instead of 222 ms. Weight decay skips biases and the parameters of norms (all with fewer than two axes). Schedules
+depend on the step number alone, so resuming needs no state for them.
 
-A closed-form last layer (`model.heads.linear`) is the better choice where the whole backbone stays frozen: it is exact, and
-needs none of these.
+If the whole backbone stays frozen, a closed-form last layer (`model.heads.linear`) is the better choice: it is exact,
+and needs none of these.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ from headstart.training.batches import Batch, Batches
 from headstart.training.recipe import Recipe
 
 ONECYCLE_START, ONECYCLE_END = 1 / 25, 1 / 25e4
-"""First and last rate of a cycle, as parts of the highest (those of torch's OneCycleLR)."""
+"""First and last learning rate of a cycle, as fractions of the peak (those of torch's OneCycleLR)."""
 MOMENTA = (0.85, 0.95)
-"""Momentum at the highest rate of a cycle, and at its ends: it falls while the rate rises (Smith 2018, section 4.4)."""
+"""Momentum at the peak learning rate of a cycle, and at its ends: one falls as the other rises (Smith 2018, 4.4)."""
 
 
 @dataclass(frozen=True, eq=False)
 class ParameterGroup:
-    """Parameters that share a rate of `lr_scale` x the schedule's, trained from epoch `unfreeze_at` (from 0) on."""
+    """Parameters with a learning rate of `lr_scale` x the schedule's, trained from epoch `unfreeze_at` (from 0) on."""
 
     name: str
     params: Sequence[nn.Parameter]
@@ -47,7 +46,7 @@ class ParameterGroup:
 
 
 def make_optimizer(groups: Sequence[ParameterGroup], recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser over all groups; each becomes one with weight decay and one without. Needs torch 2.4."""
+    """Make the recipe's optimiser; each group becomes one with weight decay and one without. Needs torch 2.4."""
     parted: list[dict[str, Any]] = []
     for group in groups:
         wide = [p for p in group.params if p.ndim > 1]
@@ -66,11 +65,11 @@ def make_optimizer(groups: Sequence[ParameterGroup], recipe: Recipe) -> torch.op
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the learning rate moves over `total` steps: `kind` onecycle, cosine or constant, see `Recipe`.
+    """The learning-rate schedule over `total` steps: `kind` onecycle, cosine or constant, see `Recipe`.
 
-    onecycle (Smith 2018, arXiv 1803.09820): a cosine from 1/25 of the highest rate up to it in the part `warmup` (0.3
-    unless given) of the steps, then a cosine down to almost nothing, as torch's `OneCycleLR` has it. cosine
-    (Loshchilov and Hutter 2017, arXiv 1608.03983, without restarts) and constant rise linearly in the part `warmup`.
+    onecycle (Smith 2018, arXiv 1803.09820): a cosine from 1/25 of the peak up to the peak over the fraction `warmup`
+    (default 0.3) of the steps, then a cosine down to almost zero, as in torch's `OneCycleLR`. cosine (Loshchilov and
+    Hutter 2017, arXiv 1608.03983, without restarts) and constant rise linearly over the fraction `warmup`.
     """
 
     kind: str
@@ -78,7 +77,7 @@ class Schedule:
     warmup: float = 0.0
 
     def rate(self, step: int) -> float:
-        """The rate at a step (from 0) as a part of the highest.
+        """Return the learning rate at a step (from 0) as a fraction of the peak.
 
         >>> [round(Schedule("cosine", 4).rate(step), 3) for step in range(4)]
         [1.0, 0.854, 0.5, 0.146]
@@ -91,7 +90,7 @@ class Schedule:
         return _cosine(1.0, 0.0, (step - rise) / (self.total - rise)) if self.kind == "cosine" else 1.0
 
     def momentum(self, step: int) -> float | None:
-        """The momentum (beta1 of Adam) at a step; None leaves it as it is."""
+        """Return the momentum (beta1 of Adam) at a step; None leaves it unchanged."""
         low, high = MOMENTA
         return self._cycled(step, high, low, high) if self.kind == "onecycle" else None
 
@@ -109,7 +108,7 @@ def _cosine(start: float, end: float, part: float) -> float:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None = None) -> None:
-    """Give each group its rate, and Adam and SGD their momentum. RMSprop has none in a recipe."""
+    """Set each group's learning rate, and the momentum of Adam and SGD. RMSprop has none in a recipe."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
         if momentum is not None and "betas" in group:
@@ -119,14 +118,14 @@ def set_rates(optimizer: torch.optim.Optimizer, lr: float, momentum: float | Non
 
 
 class Objective:
-    """What a step minimises: the mean over a batch of the recipe's loss, see `Recipe.loss`.
+    """The objective of a step: the mean of the recipe's loss over a batch, see `Recipe.loss`.
 
-    Written as a sum over images and a weight to divide by, so that a batch may be split in pieces whose gradients add
-    up to the whole batch's. With `class_weights` w (K,) the mean is weighed: sum w[y] loss / sum w[y], as torch's
-    `cross_entropy` has it for hard labels; blended targets count as their share of each class.
+    It is a sum over images and a weight to divide by, so that a batch can be split into pieces whose gradients add up
+    to the whole batch's. With `class_weights` w (K,) the mean is weighted: sum w[y] loss / sum w[y], as in torch's
+    `cross_entropy` for hard labels; blended targets count by their fraction of each class.
 
     softmax_twice applies softmax before a cross entropy that applies it again, as the published scratch-cnn did (its
-    last layer gave probabilities and its loss took them for logits): gradients are small, and the loss cannot fall
+    last layer returned probabilities, which its loss treated as logits): gradients are small, and the loss cannot fall
     below log(1 + (K-1)/e). binary is the cross entropy of the logits (0, z), the same as of sigmoid(z).
     """
 
@@ -137,7 +136,7 @@ class Objective:
         self._weights = None if self._counted is None else self._counted.to(device)
 
     def total(self, logits_BK: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Sum over images, float32 (float64 for float64 logits). `targets` is int64 (B,) or float (B, K)."""
+        """Sum the loss over images, float32 (float64 for float64 logits). `targets` is int64 (B,) or float (B, K)."""
         logits_BK = logits_BK.float() if logits_BK.dtype in (torch.bfloat16, torch.float16) else logits_BK
         if self._twice:
             logits_BK = logits_BK.softmax(1)
@@ -146,7 +145,7 @@ class Objective:
         return F.cross_entropy(logits_BK, targets, weights, reduction="sum", label_smoothing=self._smoothing)
 
     def weight(self, targets: torch.Tensor) -> float:
-        """What to divide the sum by: the number of images, or their weights."""
+        """Return the divisor of the sum: the number of images, or the sum of their weights."""
         if self._counted is None:
             return float(len(targets))
         shares = targets.cpu().double() @ self._counted if targets.ndim == 2 else self._counted[targets.cpu()]
@@ -163,7 +162,7 @@ class Score:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step saw: mean loss, the weight it stands for, right answers, images."""
+    """Result of a step: mean loss, its weight, correct predictions, images."""
 
     loss: float
     weight: float
@@ -172,7 +171,7 @@ class StepResult:
 
 
 class Passes:
-    """Forward and backward passes: where, at which precision, and with how many images `at_once` (0: a whole batch)."""
+    """Forward and backward passes on a device, at a precision, with `at_once` images at a time (0: a whole batch)."""
 
     def __init__(self, module: nn.Module, recipe: Recipe, device: str, class_weights: np.ndarray | None) -> None:
         self.module, self.device, self.seed = module, device, recipe.seed
@@ -183,7 +182,7 @@ class Passes:
         self._plain = Objective(replace(recipe, label_smoothing=0.0), None, device)
 
     def gradient(self, batches: list[Batch], at: tuple[int, ...], optimizer: torch.optim.Optimizer) -> StepResult:
-        """Leave the gradient of the mean loss over all these batches in the parameters."""
+        """Accumulate the gradient of the mean loss over all these batches in the parameters."""
         while True:
             optimizer.zero_grad(set_to_none=True)
             try:
@@ -191,11 +190,12 @@ class Passes:
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error):
                     raise
-            self._halve(max(len(batch) for batch in batches))  # out of `except`, which holds on to what was computed
+            largest = max(len(batch) for batch in batches)
+            self._halve(largest)  # outside `except`, which keeps the computed tensors alive
 
     def _gradient(self, batches: list[Batch], at: tuple[int, ...]) -> StepResult:
         weight = sum(self._objective.weight(batch.targets) for batch in batches)
-        told = torch.zeros(2, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         for number, batch in enumerate(batches):
             for part, (inputs, targets) in enumerate(self._pieces(batch)):
                 _draw_anew(self.device, self.seed, *at, number, part)
@@ -203,41 +203,41 @@ class Passes:
                     logits_BK = self._logits(inputs)
                 loss = self._objective.total(logits_BK, targets) / weight
                 loss.backward()
-                told += torch.stack([loss.detach().double(), _right(logits_BK, targets)])
-        loss_seen, right = told.tolist()  # the one time that the processor waits for a GPU
+                sums += torch.stack([loss.detach().double(), _right(logits_BK, targets)])
+        loss_seen, right = sums.tolist()  # the only time that the CPU waits for the GPU
         return StepResult(loss_seen, weight, right, sum(len(batch) for batch in batches))
 
     def score(self, batches: Batches) -> Score:
-        """Mean loss and accuracy in evaluation mode; the module's mode is put back."""
+        """Return mean loss and accuracy in evaluation mode; restore the module's mode."""
         training = [m for m in self.module.modules() if m.training]
         self.module.eval()
-        told = torch.zeros(2, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         images = 0
         with torch.no_grad():
             for batch in batches.epoch(0):
-                told += self._score(batch)
+                sums += self._score(batch)
                 images += len(batch)
         for module in training:
             module.training = True
-        loss, right = (told / max(images, 1)).tolist()
+        loss, right = (sums / max(images, 1)).tolist()
         return Score(loss, right)
 
     def _score(self, batch: Batch) -> torch.Tensor:
         while True:
             try:
-                told = torch.zeros(2, dtype=torch.float64, device=self.device)
+                sums = torch.zeros(2, dtype=torch.float64, device=self.device)
                 for inputs, targets in self._pieces(batch):
                     logits_BK = self._logits(inputs)
                     loss = self._plain.total(logits_BK.double(), targets)
-                    told += torch.stack([loss, _right(logits_BK, targets)])
-                return told
+                    sums += torch.stack([loss, _right(logits_BK, targets)])
+                return sums
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error):
                     raise
             self._halve(len(batch))
 
     def _pieces(self, batch: Batch) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Inputs and targets on the device, in one piece or in several of nearly equal size."""
+        """Yield inputs and targets on the device, in one piece or in several of nearly equal size."""
         parts = math.ceil(len(batch) / self.at_once) if self.at_once else 1
         inputs, targets = self._here(batch.inputs), self._here(batch.targets)
         yield from zip(torch.tensor_split(inputs, parts), torch.tensor_split(targets, parts), strict=True)
@@ -258,7 +258,7 @@ class Passes:
 
     @contextmanager
     def _single(self, size: int) -> Iterator[None]:
-        """One image alone has no spread: BatchNorm then uses its running statistics."""
+        """Let BatchNorm use its running statistics for a single image, which has no variance."""
         fixed = [norm for norm in norms(self.module) if norm.training] if size == 1 else []
         for norm in fixed:
             norm.eval()
@@ -272,32 +272,32 @@ class Passes:
         size = min(self.at_once or largest, largest)
         if size <= 1:
             raise TrainingFailed(
-                "Memory is too small: not even one image at a time can be trained on.",
+                "Out of memory: not even one image fits at a time.",
                 hint="Choose a smaller --image-size or --backbone, or fine-tune fewer stages, for example --unfreeze 2.",
             )
         self.at_once = math.ceil(size / 2)
         if self.device != "cpu":
             torch.cuda.empty_cache()
         log.warning(
-            "Out of memory with %d images at once: going on with %d, gradients added up to the same step.",
+            "Out of memory with %d images at a time: continuing with %d, gradients summed to the same step.",
             size,
             self.at_once,
         )
 
 
 def _right(logits_BK: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """How many have their highest logit at their (heaviest) class, float64."""
+    """Count the images whose highest logit is at their (heaviest) class, float64."""
     classes = targets if targets.ndim == 1 else targets.argmax(1)
     return (logits_BK.detach().argmax(1) == classes).sum().double()
 
 
 def norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    """All BatchNorm layers, those of timm included."""
+    """Return all BatchNorm layers, including timm's."""
     return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 def _draw_anew(device: str, *numbers: int) -> None:
-    """Seed torch from these numbers. (`torch.manual_seed` looks for every kind of device there is: 0.2 ms.)"""
+    """Seed torch from these numbers. (`torch.manual_seed` checks for every kind of device: 0.2 ms.)"""
     seed = int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "little")
     torch.default_generator.manual_seed(seed)
     if device != "cpu":
@@ -305,7 +305,7 @@ def _draw_anew(device: str, *numbers: int) -> None:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: CUDA's and Python's own errors, and torch's on a processor, known by its text alone."""
+    """Return whether memory ran out: CUDA's or Python's own error, or torch's on a CPU, recognised by its text."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     return any(
@@ -316,9 +316,9 @@ def _out_of_memory(error: BaseException) -> bool:
 class MovingAverage:
     """An exponential moving average of a module's weights and running statistics (Polyak averaging).
 
-    Each step moves it by 1 - d to the weights of the moment, d = min(decay, (1 + t) / (10 + t)) at step t (from 1):
-    so a short training's average is not held at where it began. Costs one copy of the weights, and 1.5 ms per step for
-    MobileNetV2 on 2 cores.
+    Each step moves it by 1 - d towards the current weights, d = min(decay, (1 + t) / (10 + t)) at step t (from 1), so
+    the average of a short training is not stuck at the initial weights. Costs one copy of the weights, and 1.5 ms per
+    step for MobileNetV2 on 2 cores.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -327,7 +327,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, module: nn.Module, t: int) -> None:
-        """Take in the weights after step `t` (from 1)."""
+        """Update the average with the weights after step `t` (from 1)."""
         keep = min(self.decay, (1 + t) / (10 + t))
         for name, value in module.state_dict().items():
             if value.is_floating_point():
@@ -338,7 +338,7 @@ class MovingAverage:
 
 @dataclass(frozen=True)
 class RateTest:
-    """What `training.loop.find_rate` saw: the loss at each rate, the same smoothed, and a highest rate to train with."""
+    """Result of `training.loop.find_rate`: the loss at each learning rate, raw and smoothed, and a suggestion."""
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
@@ -347,7 +347,7 @@ class RateTest:
 
 
 def smoothed(losses: Sequence[float], beta: float = 0.9) -> list[float]:
-    """Exponential moving average, with Adam's correction of the start.
+    """Return the exponential moving average, with Adam's bias correction.
 
     >>> smoothed([1.0, 0.0], beta=0.5)
     [1.0, 0.3333333333333333]
@@ -360,11 +360,11 @@ def smoothed(losses: Sequence[float], beta: float = 0.9) -> list[float]:
 
 
 def steepest(rates: Sequence[float], losses: Sequence[float], half: int = 8) -> float | None:
-    """The rate where the loss falls fastest per decade, before it is lowest; None if it never clearly falls.
+    """Return the learning rate where the loss falls fastest per decade, before its minimum; None if it never does.
 
-    Smith 2017 (arXiv 1506.01186, section 3.3) reads this off the plot. Here a line is fitted to each 2 x `half` + 1 losses
-    in a row over the logarithm of the rate (so that nothing lags behind, as in a moving average), and the steepest
-    one counts if its slope is beyond three standard errors.
+    Smith 2017 (arXiv 1506.01186, section 3.3) reads this off the plot. Here a line is fitted to every 2 x `half` + 1
+    consecutive losses over the logarithm of the learning rate (which does not lag as a moving average does), and the
+    steepest one counts if its slope exceeds three standard errors.
     """
     decades, values = np.log10(rates), np.asarray(losses, float)
     if len(values) <= 2 * half:
@@ -384,16 +384,16 @@ def steepest(rates: Sequence[float], losses: Sequence[float], half: int = 8) -> 
 def seconds_per_batch(
     module: nn.Module, groups: Sequence[ParameterGroup], train: Batches, recipe: Recipe, device: str, most: int = 6
 ) -> float:
-    """Measured on a few batches, the first of which only warms up; the module is as before afterwards."""
+    """Measure on a few batches, of which the first is a warm-up; restore the module."""
     before = {name: value.detach().clone() for name, value in module.state_dict().items()}
     passes = Passes(module.to(device), recipe, device, None)
     optimizer = make_optimizer(groups, recipe)
     module.train()
-    taken = []
+    durations = []
     for number, batch in enumerate(itertools.islice(train.epoch(0), most)):
         begun = time.monotonic()
         passes.gradient([batch], (0, number), optimizer)
         optimizer.step()
-        taken.append(time.monotonic() - begun)
+        durations.append(time.monotonic() - begun)
     module.load_state_dict(before)
-    return float(np.median(taken[1:] or taken))
+    return float(np.median(durations[1:] or durations))

@@ -1,7 +1,7 @@
-"""What training needs before its first step: the network, cut where training begins, and its batches.
+"""Preparation for the first training step: the network, cut where training begins, and its batches.
 
-Costs building a network (about a second), and with frozen stages one pass of every image for each view
-(`training.activations`). Used by `training.finetune`.
+Costs building a network (about a second), and with frozen stages one pass per image and view (`training.activations`).
+Used by `training.finetune`.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from headstart.training.optim import ParameterGroup, seconds_per_batch
 from headstart.training.recipe import Recipe
 
 SHARES = (0.5, 0.3)
-"""Fractions of the computation that `unfreeze` auto trains on a CPU: the first one if there is time for it. On scenes it
-ends at a lower validation loss (0.170 against 0.180), at two thirds of the images per second."""
+"""Fractions of the computation that `unfreeze` auto trains on a CPU: the first one if time allows. On scenes it reaches
+a lower validation loss (0.170 against 0.180), at two thirds of the images per second."""
 
 STEPS = 0.6
-"""Fraction of the time that may go into steps, by a measurement of some; the rest is for activations and validation."""
+"""Fraction of the time planned for steps, whose duration is measured; the rest is for activations and validation."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """Images to learn from: `labels_N` int64 (N,) of all N; `train` and `val` int64, which rows are for what."""
+    """Images to train on: `labels_N` int64 (N,) of all N; `train` and `val` int64, the rows of each set."""
 
     images: Images
     labels_N: np.ndarray
@@ -53,7 +53,7 @@ class TrainingData:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What to train, on what, how and where."""
+    """What to train, on which data, how and where."""
 
     extractor: FeatureExtractor
     data: TrainingData
@@ -66,7 +66,7 @@ class Plan:
 class CutNetwork:
     """A network in two: the frozen `trunk` of `n_frozen` of its `n_stages` stages, and the `tail` that is trained.
 
-    `shape` is what the trunk gives for an image. Without frozen stages it is empty, and `n_stages` is 0.
+    `shape` is that of the trunk's output for one image. Without frozen stages it is empty, and `n_stages` is 0.
     """
 
     module: nn.Module
@@ -78,12 +78,12 @@ class CutNetwork:
 
     @property
     def classifier(self) -> str:
-        """The name of the last layer in the network."""
+        """Name of the last layer in the network."""
         return str(self.module.pretrained_cfg["classifier"])
 
 
 def build_network(extractor: FeatureExtractor, recipe: Recipe, n_classes: int, start: LinearLayer | None) -> nn.Module:
-    """The whole network with its last layer, random or `start`; dense layers before it as the recipe says."""
+    """Build the whole network with its last layer, random or `start`, and the recipe's dense layers before it."""
     size = extractor.spec.image_size
     if recipe.hidden_sizes:
         body = build(extractor.backbone, 0, image_size=size)
@@ -93,7 +93,7 @@ def build_network(extractor: FeatureExtractor, recipe: Recipe, n_classes: int, s
         if recipe.dropout:
             module.drop_rate = recipe.dropout
         if extractor.backbone.weights is not None:
-            _begin_small(module.get_classifier())
+            _initialise_small(module.get_classifier())
     if start is not None:
         last = module.get_classifier()
         with torch.no_grad():
@@ -102,11 +102,12 @@ def build_network(extractor: FeatureExtractor, recipe: Recipe, n_classes: int, s
     return module
 
 
-def _begin_small(last: nn.Module) -> None:
-    """A random last layer whose first logits are small (Glorot and Bengio 2010, as in Keras).
+def _initialise_small(last: nn.Module) -> None:
+    """Initialise a random last layer so that its first logits are small (Glorot and Bengio 2010, as in Keras).
 
-    timm's own for EfficientNets and MobileNets is uniform up to 1 / sqrt(classes), whatever the number of features: with two
-    classes and 1,280 features the first loss was 7 to 12 instead of 0.7, and what came back tore the pretrained weights up.
+    timm's initialisation for EfficientNets and MobileNets is uniform up to 1 / sqrt(classes), whatever the number of
+    features: with two classes and 1,280 features the first loss was 7 to 12 instead of 0.7, and its gradients destroyed
+    the pretrained weights.
     """
     for name, parameter in last.named_parameters():
         if name.endswith("weight"):
@@ -116,7 +117,7 @@ def _begin_small(last: nn.Module) -> None:
 
 
 def cut_network(module: nn.Module, plan: Plan, *, recorded: Mapping[str, str], seconds: float) -> CutNetwork:
-    """The network cut where training begins: as in an interrupted training (`recorded`), or as there are `seconds` for."""
+    """Cut the network where training begins: as in an interrupted training (`recorded`), or as `seconds` allow."""
     size = plan.extractor.spec.image_size
     n_frozen = _n_frozen(module, plan, recorded, seconds)
     trunk, tail = cut(module, n_frozen, size)
@@ -126,7 +127,7 @@ def cut_network(module: nn.Module, plan: Plan, *, recorded: Mapping[str, str], s
 
 
 def _n_frozen(module: nn.Module, plan: Plan, recorded: Mapping[str, str], seconds: float) -> int:
-    """How many stages stay frozen."""
+    """Return the number of frozen stages."""
     recipe, mode, size = plan.recipe, plan.mode, plan.extractor.spec.image_size
     if mode.freezes == "nothing" or (recipe.unfreeze == "all" and not mode.freezes_backbone):
         return 0
@@ -148,7 +149,7 @@ def _n_frozen(module: nn.Module, plan: Plan, recorded: Mapping[str, str], second
 
 
 def _seconds_per_step(module: nn.Module, n_frozen: int, plan: Plan) -> float:
-    """Measured on activations of zeros."""
+    """Measure steps on activations of zeros."""
     recipe, size = plan.recipe, plan.extractor.spec.image_size
     _, tail = cut(module, n_frozen, size)
     freeze_norms(tail)
@@ -164,8 +165,8 @@ def _seconds_per_step(module: nn.Module, n_frozen: int, plan: Plan) -> float:
 
 
 def training_precision(plan: Plan, n_frozen: int) -> str:
-    """bf16 on GPUs, and from scratch and for tails on CPUs that have it (`bf16_conv` makes it fast there); f32 for whole
-    pretrained networks on CPUs."""
+    """Choose bf16 on GPUs, and on CPUs that support it for tails and from scratch (`bf16_conv` makes it fast there);
+    f32 for whole pretrained networks on CPUs."""
     recipe, mode = plan.recipe, plan.mode
     if recipe.precision != "auto":
         return recipe.precision
@@ -174,7 +175,7 @@ def training_precision(plan: Plan, n_frozen: int) -> str:
 
 
 def parameter_groups(tail: nn.Module, recipe: Recipe) -> list[ParameterGroup]:
-    """Parameters by stage. The last stage and the head learn at the full rate, each one before by `layer_decay` less."""
+    """Group parameters by stage. The last stage and head learn at the full rate, each before `layer_decay` less."""
     stages = stage_parameters(tail)
     last = len(stages) - 1
     return [
@@ -189,7 +190,7 @@ def parameter_groups(tail: nn.Module, recipe: Recipe) -> list[ParameterGroup]:
 
 
 def make_batches(plan: Plan, network: CutNetwork, augment: Augment) -> tuple[Batches, Batches, nn.Module]:
-    """Batches for training and for validation, and the module that takes them: pixels, or kept activations."""
+    """Make training and validation batches of pixels or cached activations, and the module that takes them."""
     return _pixel_batches(plan, network, augment) if not network.n_frozen else _kept_batches(plan, network, augment)
 
 
@@ -226,7 +227,7 @@ def _kept_batches(plan: Plan, network: CutNetwork, augment: Augment) -> tuple[Ba
 
 
 def train_one_unit(tail: nn.Module, classifier: str) -> None:
-    """Make logits (0, z) of a last layer for two classes: the first unit is zero, and stays so."""
+    """Make a last layer for two classes give logits (0, z): its first unit is zero and stays zero."""
     for name, parameter in tail.named_parameters():
         if name.endswith((f"{classifier}.weight", f"{classifier}.bias")):
             with torch.no_grad():
@@ -239,7 +240,7 @@ def _without_first(gradient: torch.Tensor) -> torch.Tensor:
 
 
 class _ChannelsLast(nn.Module):
-    """A trunk whose maps come as (N, H, W, C), the order that training on a processor is fastest in."""
+    """A trunk whose maps are (N, H, W, C), the fastest order for training on a CPU."""
 
     def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
@@ -251,7 +252,7 @@ class _ChannelsLast(nn.Module):
 
 
 class _FromKept(nn.Module):
-    """A tail behind kept activations (B, numel): maps of `shape` (C, H, W), channels last; or tokens, or features."""
+    """A tail on cached activations (B, numel): maps of `shape` (C, H, W), channels last; or tokens, or features."""
 
     def __init__(self, tail: nn.Module, shape: tuple[int, ...]) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
-"""Every option of a training, written once: its name, type, default and help text.
+"""All training options, each defined once: name, type, default and help text.
 
-The command line is made from this dataclass, the run folder records it, `reproduce` reads it back, and a recipe file
-(`training/recipes/*.toml`, or a user's own) gives values for some of it. Options of training by gradient descent are
-used by the approaches head_sgd, finetune and scratch, and by auto if it comes to fine-tuning.
+The command line is generated from this dataclass, the run folder records it, `reproduce` reads it back, and a recipe
+file (`training/recipes/*.toml`, or a user's own) sets some of its values. Options of gradient training apply to the
+approaches head_sgd, finetune and scratch, and to auto if it fine-tunes.
 
-Costs nothing to import: neither numpy nor torch. What an option does is decided where it is used; here is only what can
-be said against its value alone, and all of that at once.
+Costs nothing to import: neither numpy nor torch. Options are interpreted where they are used; this module only checks
+each value on its own, and reports all problems at once.
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ MONITORS = ("val_log_loss", "val_accuracy")
 
 @dataclass(frozen=True, repr=False)
 class Recipe(OneLineRepr):
-    """How to train. All options have a default that suits most data. Raises `RecipeError` if there are values that cannot
-    work, and names them all."""
+    """How to train. All options have defaults that suit most data. Raises `RecipeError` listing all bad values."""
 
     approach: str = field(default="auto", metadata={"section": "Network"})
     """linear (closed-form last layer on a frozen backbone), head_sgd (last layers on a frozen backbone, by gradient
     descent), finetune, scratch (random weights); auto starts linear, and fine-tunes if the budget and validation allow."""
 
     backbone: str = "auto"
-    """A timm name; several joined by + are fused; auto picks by validation among the weights at hand."""
+    """A timm name; several joined by + are fused; auto picks by validation among the available weights."""
 
     image_size: int = 0
     """Side of the input square in pixels; 0 means the backbone's own, or less if the images are smaller; -1 means the
@@ -159,7 +158,7 @@ class Recipe(OneLineRepr):
 
     def __post_init__(self) -> None:
         require_none(problems(vars(self)))
-        for option in fields(self):  # 1 becomes 1.0 where a fraction may stand, so that equal recipes are written alike
+        for option in fields(self):  # 1 becomes 1.0 for fractions, so that equal recipes are written alike
             object.__setattr__(self, option.name, _KINDS[str(option.type)][0](getattr(self, option.name)))
 
     @property
@@ -168,7 +167,7 @@ class Recipe(OneLineRepr):
         return tuple(int(size) for size in self.hidden_layer_sizes.split(",") if size.strip())
 
     def __repr__(self) -> str:
-        """The call that makes it: the options that are not the default."""
+        """The constructor call, with the options that differ from the defaults."""
         return f"Recipe({', '.join(f'{name}={value!r}' for name, value in self._changed().items())})"
 
     def summary(self) -> str:
@@ -183,12 +182,12 @@ class Recipe(OneLineRepr):
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """The inverse of `as_dict`. Raises `RecipeError`: unknown options, with the nearest known ones, and bad values."""
+        """Invert `as_dict`. Raises `RecipeError` listing unknown options, with the nearest ones, and bad values."""
         require_none(problems(values))
         return cls(**values)
 
@@ -198,7 +197,7 @@ _KINDS: dict[str, tuple[type, type, str]] = {
     "int": (int, numbers.Integral, "a whole number"),
     "float": (float, numbers.Real, "a number"),
 }
-"""Annotation of a field -> what its value becomes, what is taken for one, and its name."""
+"""Annotation of a field -> type of its value, accepted type, and name."""
 
 _CHOICES = {
     "approach": APPROACHES,
@@ -247,7 +246,7 @@ _LISTED = 40
 
 
 def seconds(budget: str) -> float:
-    """Seconds of a budget such as ``90s``, ``20m``, ``2h``. Raises `RecipeError`.
+    """Return the seconds of a budget such as ``90s``, ``20m``, ``2h``. Raises `RecipeError`.
 
     >>> seconds("20m")
     1200.0
@@ -261,7 +260,7 @@ def seconds(budget: str) -> float:
 
 
 def problems(values: Mapping[str, Any]) -> Iterator[RecipeError]:
-    """All that can be said against options and their values, in their order, as errors that are not raised."""
+    """Yield all problems with options and their values, in order, as errors that are not raised."""
     for name, value in values.items():
         try:
             _check(name, value)
@@ -270,7 +269,7 @@ def problems(values: Mapping[str, Any]) -> Iterator[RecipeError]:
 
 
 def require_none(found: Iterable[RecipeError], where: str = "") -> None:
-    """Raise one `RecipeError` for all that were found, if any; `where` (a file) begins its message.
+    """Raise one `RecipeError` for all errors, if any; its message starts with `where` (a file).
 
     >>> require_none(problems({"epoch": 3, "lr": -1}))
     Traceback (most recent call last):
@@ -290,7 +289,7 @@ def require_none(found: Iterable[RecipeError], where: str = "") -> None:
 
 
 def _check(name: str, value: Any) -> None:
-    """Raise `RecipeError` if there is no such option, or if its value cannot work."""
+    """Raise `RecipeError` for an unknown option or an invalid value."""
     known = {field.name: str(field.type) for field in fields(Recipe)}
     if name not in known:
         raise RecipeError(f"{_shown(name)} is not an option of a recipe.", hint=_near_option(name, list(known)))
@@ -336,7 +335,7 @@ ALSO_CALLED = {
     "weight_decay": ("wd",),
     "wise_ft": ("wise",),
 }
-"""What Keras, fastai, timm, scikit-learn or an earlier headstart call an option: for hints only."""
+"""Names of options in Keras, fastai, timm, scikit-learn or an earlier headstart: for hints only."""
 
 
 def _near_option(name: str, known: list[str]) -> str:
@@ -345,14 +344,14 @@ def _near_option(name: str, known: list[str]) -> str:
 
 
 def _of_kind(name: str, value: Any, annotation: str) -> None:
-    _, taken, expected = _KINDS[annotation]
-    if isinstance(value, taken) and not isinstance(value, bool):
+    _, accepted, expected = _KINDS[annotation]
+    if isinstance(value, accepted) and not isinstance(value, bool):
         return
     hint = ""
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", value):
         hint = "Leave out the quotes."
-    elif taken is str and isinstance(value, numbers.Real) and not isinstance(value, bool):
-        hint = f"Put it into quotes: '{_shown(value)}'."
+    elif accepted is str and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        hint = f"Put it in quotes: '{_shown(value)}'."
     raise RecipeError(f"{name} {_shown(value)} cannot be used: expected {expected}.", hint=hint)
 
 
@@ -368,5 +367,5 @@ def _shown(value: Any) -> str:
     short.maxstring = short.maxother = 80
     try:
         return short.repr(value)
-    except ValueError:  # Python does not write out whole numbers of more than 4,300 digits
+    except ValueError:  # Python does not print integers of more than 4,300 digits
         return "(a number of thousands of digits)"

@@ -1,14 +1,14 @@
-"""Recipes with a name, and recipes in a file of one's own.
+"""Built-in recipes by name, and recipes from a user's own file.
 
-    read_recipe("scratch-cnn", epochs=3)    one of `recipes/*.toml` beside this module, with one option changed
-    read_recipe("./mine.toml")              a file: options at the top, with the values they shall have
+    read_recipe("scratch-cnn", epochs=3)    one of `recipes/*.toml` next to this module, with one option changed
+    read_recipe("./mine.toml")              a file: options at the top, with their values
 
-A recipe file is TOML. A comment at its start says what it is; then come options of `Recipe`, in its words; what is not
-there keeps its default. Two tables may follow: `[published]`, the figures of the source, and `[results.DATA]`, what the
-recipe gave here. Nothing is computed from those: they are for readers, and for the tables in docs/recipes.md.
+A recipe file is TOML. A comment at its start describes it; then come options of `Recipe`, by the same names; options
+left out keep their defaults. Two tables may follow: `[published]`, figures from the source, and `[results.DATA]`,
+figures measured here. They do not affect training: they are for readers, and for the tables in docs/recipes.md.
 
-Costs a millisecond, and imports neither numpy nor torch. When not to use it: in a program of one's own, `Recipe(...)`
-does the same without a file.
+Costs a millisecond, and imports neither numpy nor torch. When not to use it: in Python, `Recipe(...)` does the same
+without a file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TABLES = ("published", "results")
 
 @dataclass(frozen=True)
 class RecipeDescription:
-    """What a recipe file says: its comment, the options it sets, figures from elsewhere and from here."""
+    """Contents of a recipe file: its comment, the options it sets, published figures and our own."""
 
     name: str
     text: str
@@ -40,7 +40,7 @@ class RecipeDescription:
 
 
 def names() -> tuple[str, ...]:
-    """The recipes that come with headstart.
+    """Return the names of the recipes that come with headstart.
 
     >>> "scratch-cnn" in names()
     True
@@ -49,11 +49,11 @@ def names() -> tuple[str, ...]:
 
 
 def read_recipe(name_or_file: str | Path, **overrides: Any) -> Recipe:
-    """A recipe by its name or from a file, with some options changed.
+    """Read a recipe by name or from a file, with some options changed.
 
-    Whatever is a Path, has a slash in it or ends in ``.toml`` is a file; all else is a name. Raises `RecipeError`: no
-    such recipe (the known ones are listed), no such file, a file that is no TOML or above 1 MB, unknown options and
-    values that cannot work (all of them at once).
+    A Path, or text that contains a slash or ends in ``.toml``, is a file; anything else is a name. Raises
+    `RecipeError`: no such recipe (lists the known ones), no such file, a file that is not TOML or above 1 MB, unknown
+    options and invalid values (all of them at once).
 
     >>> read_recipe("scratch-cnn", epochs=3).epochs
     3
@@ -62,17 +62,23 @@ def read_recipe(name_or_file: str | Path, **overrides: Any) -> Recipe:
 
 
 def describe(name_or_file: str | Path) -> RecipeDescription:
-    """A recipe's file, checked. Raises `RecipeError` as `read_recipe` does."""
+    """Read and check a recipe's file. Raises `RecipeError` as `read_recipe` does."""
     file = _file_of(name_or_file)
     text = _read(file)
     document = _parsed(text, file)
     require_none(_problems(document), where=f"{file}: ")
     settings = {name: value for name, value in document.items() if name not in TABLES}
-    return RecipeDescription(file.stem, _comment(text), settings, *(document.get(table, {}) for table in TABLES))
+    return RecipeDescription(
+        name=file.stem,
+        text=_comment(text),
+        settings=settings,
+        published=document.get("published", {}),
+        results=document.get("results", {}),
+    )
 
 
 def _file_of(name_or_file: str | Path) -> Path:
-    """The path that is meant. Raises `RecipeError` for a name that is not known."""
+    """Return the file of a recipe. Raises `RecipeError` for an unknown name."""
     name = str(name_or_file)
     separators = {"/", os.sep}
     if isinstance(name_or_file, Path) or separators & set(name) or name.endswith(".toml"):
@@ -80,7 +86,7 @@ def _file_of(name_or_file: str | Path) -> Path:
     known = names()
     if name in known:
         return FOLDER / f"{name}.toml"
-    hints = [near_names(name, list(known)), "A recipe of your own is given by its path, such as ./mine.toml."]
+    hints = [near_names(name, list(known)), "For a recipe of your own, give its path, such as ./mine.toml."]
     if name and os.path.exists(name):
         hints[1] = f"For the file of that name write {'./' + name!r}."
     raise RecipeError(
@@ -89,7 +95,7 @@ def _file_of(name_or_file: str | Path) -> Path:
 
 
 def _read(file: Path) -> str:
-    """The text of a file of bounded size. Raises `RecipeError`."""
+    """Read the text of a file of limited size. Raises `RecipeError`."""
     try:
         if not file.is_file():
             raise _missing(file)
@@ -107,11 +113,11 @@ def _read(file: Path) -> str:
 
 def _missing(file: Path) -> RecipeError:
     if file.is_dir():
-        return RecipeError(f"{file}: a folder, expected a recipe file.")
-    beside = sorted(path.name for path in file.parent.glob("*.toml")) if file.parent.is_dir() else []
+        return RecipeError(f"{file}: is a folder, expected a recipe file.")
+    siblings = sorted(path.name for path in file.parent.glob("*.toml")) if file.parent.is_dir() else []
     return RecipeError(
-        f"{file}: there is no such recipe file.",
-        hint=near_names(file.name, beside) or near_names(file.stem, list(names())),
+        f"{file}: no such recipe file.",
+        hint=near_names(file.name, siblings) or near_names(file.stem, list(names())),
     )
 
 
@@ -120,29 +126,29 @@ def _parsed(text: str, file: Path) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError:
         raise RecipeError(f"{file}: not TOML: nested too deeply.") from None
-    except ValueError as error:  # `TOMLDecodeError`, and numbers that Python refuses
+    except ValueError as error:  # `TOMLDecodeError`, and numbers that Python rejects
         raise RecipeError(
             f"{file}: not TOML: {error}.", hint="A line is: option = value; text in quotes, such as optimizer = 'adam'."
         ) from None
 
 
 def _problems(document: Mapping[str, Any]) -> Iterator[RecipeError]:
-    """Unknown options, values that cannot work, and options that stand in a table."""
+    """Yield errors for unknown options, invalid values, and options inside a table."""
     known = {field.name for field in fields(Recipe)}
     for name, value in document.items():
         if name in TABLES and isinstance(value, dict):
             for option in sorted(known & value.keys()):
-                yield RecipeError(f"{option} stands in [{name}]: options stand at the top, before all tables.")
+                yield RecipeError(f"{option} is in [{name}]: options go at the top, before all tables.")
         elif name in TABLES:
             yield RecipeError(f"{name} is a value, expected a table: [{name}].")
         elif isinstance(value, dict) and name not in known:
-            yield RecipeError(f"[{name[:80]}] is no table of a recipe: options stand at the top, before all tables.")
+            yield RecipeError(f"[{name[:80]}] is not a table of a recipe: options go at the top, before all tables.")
         else:
             yield from problems({name: value})
 
 
 def _comment(text: str) -> str:
-    """The comment lines at the start of a file, without their signs."""
+    """Return the comment lines at the start of a file, without the # signs."""
     lines = []
     for line in text.splitlines():
         if not line.startswith("#"):

@@ -1,4 +1,4 @@
-"""`ResumePoint`: where an interrupted training goes on from. Imports nothing; `training.checkpoint` keeps what lies there."""
+"""`ResumePoint`: where an interrupted training resumes. Imports nothing; `training.checkpoint` writes the snapshots."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, eq=False)
 class ResumePoint:
-    """`path` is the file of the snapshots; `key` names what they must agree with (options, images), in words for people."""
+    """`path` is the snapshot file; `key` is what it must agree with (options, images), in readable words."""
 
     path: Path
     key: Mapping[str, str]

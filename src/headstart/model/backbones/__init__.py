@@ -1,1 +1,1 @@
-"""Backbones: found by name, checked, built, cut in two; and the small one that comes with the package."""
+"""Backbones: finding them by name, checking, building and cutting them; and the small one in the package."""

@@ -1,4 +1,4 @@
-"""Architectures: what timm knows of a network by its name, ours among them, and the arguments that it is built with.
+"""Architectures: timm's entry for a network's name, including our own networks, and the arguments to build it with.
 
 Costs: importing timm, 3 to 7 s, at the first call of any of these but `plain_name`.
 When not to use it: for weights on this machine, which `headstart.model.backbones.registry` finds without timm.
@@ -30,21 +30,21 @@ POPULAR_NAMES = {
     "DenseNet201": "densenet201",
     "ResNet34": "resnet34",
 }
-"""Names from elsewhere (Keras' applications, torchvision) -> timm's. Upper and lower case do not matter."""
+"""Names from elsewhere (Keras applications, torchvision) -> timm's. Case does not matter."""
 
 RELATIVES = {"legacy_xception": "xception41", "resnetv2_152": "resnetv2_101"}
-"""Of those, the ones that the hub has no safetensors of -> the nearest of which it has."""
+"""Those for which the hub has no safetensors -> the nearest architecture for which it has."""
 
 
 def plain_name(name: str) -> str:
-    """timm's name for one that is known from elsewhere, without prefixes."""
+    """Return timm's name, without prefixes, for a name from elsewhere."""
     name = name.strip().removeprefix("hf-hub:").removeprefix("timm/")
     popular = {known.casefold(): timm_name for known, timm_name in POPULAR_NAMES.items()}
     return popular.get(name.casefold(), name)
 
 
 def timm_and_ours() -> Any:
-    """timm, which knows our own networks too."""
+    """Return timm, with our own networks registered."""
     import timm
 
     import headstart.model.backbones.networks  # noqa: F401  (registers them)
@@ -53,9 +53,9 @@ def timm_and_ours() -> Any:
 
 
 def timm_cfg(name: str, others: Sequence[str] = ()) -> Any:
-    """timm's PretrainedCfg of a name, its default tag for a bare architecture.
+    """Return timm's PretrainedCfg for a name; for a bare architecture, its default tag's.
 
-    Raises `UnknownBackbone`, with the nearest name that timm knows or that is among `others`.
+    Raises `UnknownBackbone`, with the nearest name in timm or among `others`.
     """
     timm = timm_and_ours()
     from timm.models import get_deprecated_models
@@ -78,14 +78,14 @@ def timm_cfg(name: str, others: Sequence[str] = ()) -> Any:
 
 
 def timm_spec(cfg: Any) -> BackboneConfig:
-    """What weights of that PretrainedCfg expect."""
+    """Return the config of weights with that PretrainedCfg."""
     plain = {key: value for key, value in asdict(cfg).items() if value is not None}
     config = {"architecture": cfg.architecture, "pretrained_cfg": plain}
     return spec_of(config, f"timm's entry for {cfg.architecture}")
 
 
 def default_name(architecture: str) -> str:
-    """With the tag that timm takes where none is given: ``resnet34.a1_in1k``."""
+    """Return the name with timm's default tag: ``resnet34.a1_in1k``."""
     cfg = timm_cfg(architecture)
     return f"{architecture}.{cfg.tag}"
 
@@ -93,7 +93,7 @@ def default_name(architecture: str) -> str:
 def args_at(
     architecture: str, model_args: Mapping[str, Any] | Iterable[tuple[str, Any]], image_size: int
 ) -> tuple[tuple[str, Any], ...]:
-    """A network's arguments for images of that size, which those with a fixed input are told; 0 for its own."""
+    """Return a network's arguments for images of that size, which a fixed input needs; 0 for its own size."""
     timm = timm_and_ours()
     from headstart.model.backbones.networks import input_architecture
 

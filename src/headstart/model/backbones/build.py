@@ -1,8 +1,8 @@
-"""Building: from a backbone that was found to its network in torch, with the weights in it, each tensor of them.
+"""Building a backbone's torch network and loading its weights, every tensor of them.
 
-Costs: importing timm takes 3 to 7 s; the network then a fraction of a second to some seconds, and the memory of its weights.
-When not to use it: for features (`headstart.model.inference.features` embeds, through the quickest engine), and for a
-trained run folder, which `headstart.model.inference.classifier` loads.
+Costs: importing timm takes 3 to 7 s; the network takes up to a few seconds, and the memory of its weights. When not to
+use it: for features (`headstart.model.inference.features` embeds with the fastest engine), and for a trained run
+folder, which `headstart.model.inference.classifier` loads.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 def build(
     backbone: Backbone, num_classes: int = 0, *, image_size: int | None = None, keep_classifier: bool = False
 ) -> torch.nn.Module:
-    """The network with its weights, in evaluation mode, on the CPU. Opens no socket.
+    """Build the network with its weights, in evaluation mode, on the CPU. Opens no socket.
 
     Args:
-        backbone: What `find_backbone` gave.
+        backbone: Result of `find_backbone`.
         num_classes: 0 for a network that ends in features (N, D); otherwise a new classifier ends it.
-        image_size: Side of the input in pixels, where it differs from the weights' own; networks with a fixed input
-            (vision transformers) get their position embedding resampled by timm.
-        keep_classifier: Take the classifier from the file as well, instead of a new one.
+        image_size: Side of the input in pixels, if it differs from the weights' own; for networks with a fixed input
+            (vision transformers), timm resamples the position embedding.
+        keep_classifier: Load the classifier from the file too, instead of making a new one.
 
-    Raises `BadWeights` if the weights are not those of the network: every tensor must be there, none may be left over.
+    Raises `BadWeights` if the weights do not match the network: no tensor may be missing or left over.
     """
     model = _empty_network(backbone, num_classes, image_size)
     if backbone.weights is not None:
@@ -50,7 +50,7 @@ def _empty_network(backbone: Backbone, num_classes: int, image_size: int | None)
     name = backbone.architecture
     if not timm.is_model(name):
         hint = near_names(name, timm.list_models(), n=1) or LIST_HINT
-        raise UnknownBackbone(f"{backbone.name}: its architecture {name!r} is not one that timm has.", hint=hint)
+        raise UnknownBackbone(f"{backbone.name}: timm has no architecture {name!r}.", hint=hint)
     check_args(dict(backbone.model_args), backbone.name)
     args = dict(args_at(name, backbone.model_args, image_size or 0))
     try:
@@ -58,7 +58,7 @@ def _empty_network(backbone: Backbone, num_classes: int, image_size: int | None)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise BadWeights(
             f"{backbone.name}: timm cannot build {name} with {args}: {error}.",
-            hint="Check model_args in the JSON beside the weights, and the image size.",
+            hint="Check model_args in the JSON next to the weights, and the image size.",
         ) from error
     return model
 
@@ -70,8 +70,8 @@ def _classifier_names(model: torch.nn.Module) -> tuple[str, ...]:
 
 
 def _load(model: torch.nn.Module, backbone: Backbone, weights: Path, classifier: tuple[str, ...]) -> None:
-    """Put the file's tensors into the network, each of them, strictly."""
-    sha256 = "" if backbone.source == "run" else backbone.sha256  # of the file that the run's tensors came from
+    """Load all of the file's tensors into the network, strictly."""
+    sha256 = "" if backbone.source == "run" else backbone.sha256  # of the file with the run's original tensors
     own = model.state_dict()
     shapes = {key: tuple(value.shape) for key, value in own.items()}
     try:
@@ -87,9 +87,9 @@ def _load(model: torch.nn.Module, backbone: Backbone, weights: Path, classifier:
 def _as_timm_reads(
     model: torch.nn.Module, backbone: Backbone, weights: Path, classifier: tuple[str, ...], misfitting: BadWeights
 ) -> dict[str, torch.Tensor]:
-    """Tensors renamed or resampled by timm's own filter for the architecture; raises `misfitting` if that fails too.
+    """Rename or resample tensors with timm's own filter for the architecture; raises `misfitting` if that fails too.
 
-    Many families keep weights as their authors published them (DINOv2, CLIP), or resample a position embedding.
+    Many families store weights as their authors published them (DINOv2, CLIP), or resample a position embedding.
     """
     import timm
 
@@ -100,7 +100,7 @@ def _as_timm_reads(
         raise misfitting
     try:
         tensors = as_timm(dict(tensors), model)
-    except Exception as error:  # the filter meets tensors that it was never meant for
+    except Exception as error:  # the filter may get tensors that it was not written for
         raise misfitting from error
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     problem = misfit(shapes, {key: tuple(value.shape) for key, value in model.state_dict().items()}, classifier)

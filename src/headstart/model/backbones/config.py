@@ -1,11 +1,11 @@
-"""The JSON beside a weights file: which network it is, and what images it was trained on.
+"""The JSON next to a weights file: which network it is, and what images it was trained on.
 
-Its keys are those of timm's ``config.json``, so that a folder saved by timm or fetched from the hub can be used as it
-is. All of it is somebody else's text: each value is checked, an error names the file and the key, and an argument that
-would make timm fetch or open another file is refused.
+Its keys are those of timm's ``config.json``, so a folder saved by timm or downloaded from the hub works unchanged. Its
+contents are untrusted: each value is checked, errors name the file and the key, and arguments that would make timm
+fetch or open another file are rejected.
 
 Costs: a millisecond; imports neither timm nor torch.
-When not to use it: `headstart.model.backbones.registry.find_backbone` reads it together with the weights.
+When not to use it: `headstart.model.backbones.registry.find_backbone` reads it along with the weights.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headstart.images.preprocess import INTERPOLATIONS, Preprocess
 from headstart.model.backbones.weights import short_repr
 
 MAX_SPEC_BYTES = 16 << 20
-"""Longest JSON taken. Those with the names of 21,000 classes have about 1 MB."""
+"""Longest accepted JSON. Those with the names of 21,000 classes have about 1 MB."""
 
 _SPEC_HINT = (
     "The JSON needs architecture and pretrained_cfg{input_size, mean, std}; it may have model_args and pretrained_cfg"
@@ -33,7 +33,7 @@ _SPEC_HINT = (
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """What the JSON beside a weights file says: the network, and the images it was trained on."""
+    """Contents of the JSON next to a weights file: the network, and the images it was trained on."""
 
     architecture: str
     model_args: tuple[tuple[str, Any], ...]
@@ -42,7 +42,7 @@ class BackboneConfig:
     origin: str
 
 
-# Arguments of timm.create_model that name files, addresses or checkpoints: weights come in through this module only.
+# Arguments of timm.create_model that name files, addresses or checkpoints: only this module loads weights.
 _NOT_FROM_FILES = re.compile(
     r"pretrained|checkpoint|cache_dir|_path$|_file$|^url$|^(features_only|out_indices|scriptable)$"
 )
@@ -54,7 +54,7 @@ _RESIZE_OF_CROP_MODE: dict[str, Literal["crop", "squash", "pad"]] = {
 
 
 def read_config(path: Path) -> BackboneConfig:
-    """Read the JSON beside a weights file: timm's config keys ``architecture, model_args, pretrained_cfg{...}``.
+    """Read the JSON next to a weights file: timm's config keys ``architecture, model_args, pretrained_cfg{...}``.
 
     Raises `BadWeights` naming the file and the key.
     """
@@ -75,7 +75,7 @@ def read_config(path: Path) -> BackboneConfig:
 def spec_of(config: Mapping[str, Any], where: Path | str) -> BackboneConfig:
     """Check a timm config (already parsed) key by key. `where` names it in errors. Raises `BadWeights`."""
     architecture = config.get("architecture")
-    # a plain name: timm would read 'hf-hub:...' and 'local-dir:...' as places to fetch other weights from
+    # a plain name: timm would fetch other weights for 'hf-hub:...' and 'local-dir:...'
     if not isinstance(architecture, str) or not re.fullmatch(r"\w+", architecture, re.ASCII):
         raise _bad(where, "architecture", architecture, "the plain name of a timm model")
     cfg = config.get("pretrained_cfg")
@@ -88,11 +88,17 @@ def spec_of(config: Mapping[str, Any], where: Path | str) -> BackboneConfig:
     kept = tuple((key, _frozen(value)) for key, value in sorted(args.items()) if key not in ("num_classes", "in_chans"))
     licence = cfg.get("license") or config.get("license") or "unknown"
     origin = cfg.get("origin") or cfg.get("origin_url") or ""
-    return BackboneConfig(architecture, kept, preprocess_of(cfg, where), str(licence), str(origin))
+    return BackboneConfig(
+        architecture=architecture,
+        model_args=kept,
+        preprocess=preprocess_of(cfg, where),
+        licence=str(licence),
+        origin=str(origin),
+    )
 
 
 def config_of(spec: BackboneConfig) -> dict[str, Any]:
-    """The inverse of `spec_of`: the JSON that is written beside a weights file."""
+    """Invert `spec_of`: return the JSON to write next to a weights file."""
     p = spec.preprocess
     mode = next(mode for mode, resize in _RESIZE_OF_CROP_MODE.items() if resize == p.resize)
     cfg: dict[str, Any] = {"input_size": [3, p.image_size, p.image_size], "mean": p.mean, "std": p.std}
@@ -111,10 +117,10 @@ def check_args(args: Mapping[str, Any], where: Path | str) -> None:
 
 
 def preprocess_of(cfg: Mapping[str, Any], where: Path | str) -> Preprocess:
-    """The input that weights expect, from timm's ``pretrained_cfg``. Raises `BadWeights`.
+    """Return the input that weights expect, from timm's ``pretrained_cfg``. Raises `BadWeights`.
 
-    ``crop_mode`` center, squash, border are `crop`, `squash`, `pad` here; a ``crop_pct`` above 1 (three of timm's
-    volo models) is taken as 1.
+    ``crop_mode`` center, squash, border are `crop`, `squash`, `pad` here; a ``crop_pct`` above 1 (three of timm's volo
+    models) becomes 1.
     """
     size = cfg.get("input_size")
     square = isinstance(size, Sequence) and len(size) == 3 and all(type(n) is int for n in size) and size[1] == size[2]
@@ -143,7 +149,7 @@ def _three(cfg: Mapping[str, Any], key: str, where: Path | str, low: float) -> t
     value = cfg.get(key)
     if not isinstance(value, Sequence) or len(value) != 3 or not all(_is_number(x) and low <= x <= 1e6 for x in value):
         expected = "three numbers above 0" if low > 0 else "three numbers"
-        raise _bad(where, f"pretrained_cfg.{key}", value, f"{expected}, one a colour channel")
+        raise _bad(where, f"pretrained_cfg.{key}", value, f"{expected}, one per colour channel")
     return float(value[0]), float(value[1]), float(value[2])
 
 

@@ -1,15 +1,15 @@
-"""A network cut in two: a *trunk* that stays as it is and runs once an image, and a *tail* that is trained.
+"""Cut a network in two: a frozen *trunk* that runs once per image, and a *tail* that is trained.
 
-Where a network can be cut is found by following it: run without numbers (on torch's `meta` device), each module's input
-is compared with what the module before gave. Modules that hand one tensor on to the next, up to the end of the
-features, are the network's *stages*; whatever comes before them (a patch embedding with its positions, say) belongs to
-the first stage. So no list of families has to be kept: residual and inverted-residual networks, DenseNets, VGGs,
-ConvNeXts and vision transformers are cut between blocks; a network that passes several tensors along (NASNet) has
-fewer stages, down to one. Trunk and tail are copies of the network without each other's weights, under the same names,
-and `cut` compares their numbers with the whole network's.
+Tracing finds where a network can be cut: in a run without numbers (on torch's `meta` device), each module's input is
+compared with the previous module's output. Modules that pass one tensor to the next, up to the end of the features, are
+the network's *stages*; anything before them (a patch embedding with its positions, say) belongs to the first stage. So
+no list of families is needed: residual and inverted-residual networks, DenseNets, VGGs, ConvNeXts and vision
+transformers are cut between blocks; a network that passes several tensors (NASNet) has fewer stages, down to one. Trunk
+and tail are copies of the network without each other's weights, under the same names, and `cut` compares their output
+with the whole network's.
 
-Costs: `survey` some 0.1 s; `cut` two runs over one image, and a copy of the weights.
-When not to use it: to compute features, `headstart.model.inference.engines` runs whole networks faster.
+Costs: `survey` about 0.1 s; `cut` two runs on one image, and a copy of the weights. When not to use it: to compute
+features; `headstart.model.inference.engines` runs whole networks faster.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from torch import nn
 from headstart.errors import CannotCut
 
 TOLERANCE = 1e-4
-"""Largest difference of logits that a cut may make, as a part of the largest logit (in float32)."""
+"""Largest difference in logits that a cut may cause, as a fraction of the largest logit (in float32)."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One piece of a network, and what it gives for one image.
+    """One stage of a network, and its output for one image.
 
-    `steps` are the names of its modules, run one after the other (empty for a first stage that is more than modules).
-    `shape` is without the batch: (C, H, W), (T, C), and for the last stage the pooled features (D,).
-    `multiply_adds` counts convolutions and dense layers.
+    `steps` are the names of its modules, run one after the other (empty for a first stage that is not only modules).
+    `shape` excludes the batch: (C, H, W), (T, C), and for the last stage the pooled features (D,). `multiply_adds`
+    counts convolutions and dense layers.
     """
 
     name: str
@@ -46,33 +46,34 @@ class Stage:
 
     @property
     def numel(self) -> int:
-        """Numbers that are kept for an image, when the network is cut after this stage."""
+        """Values cached per image if the network is cut after this stage."""
         return prod(self.shape)
 
 
 class _Skipped(nn.Module):
-    """Gives what it takes, whatever else it is told."""
+    """Return the input and ignore all other arguments."""
 
     def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         return x
 
 
-# ------------------------------------------------------------------------------------------------------------ the stages
+# ---------------------------------------------------------------------------------------------------------------- stages
 def survey(module: nn.Module, image_size: int = 0) -> tuple[Stage, ...]:
-    """The stages of a timm network, which has its last layer, for square images of `image_size` pixels (0: its own).
+    """Return the stages of a timm network with its last layer, for square images of `image_size` pixels (0: its own).
 
-    Raises `CannotCut` for a network without timm's ``forward_features`` and ``forward_head``, without one last layer, or
-    one that does not take images of that size.
+    Raises `CannotCut` for a network without timm's ``forward_features`` and ``forward_head``, without a single last
+    layer, or that does not accept images of that size.
     """
     return _follow(module, image_size).stages
 
 
 def auto_cut(module: nn.Module, image_size: int = 0, *, max_bytes: int = 64 << 10, share: float = 0.3) -> int:
-    """After how many stages to cut when nothing else is known: what to give `cut` as `n_frozen`.
+    """Choose after how many stages to cut by default: the `n_frozen` of `cut`.
 
-    The earliest place whose activations take at most `max_bytes` an image in float16 and after which at most the part
-    `share` of the computation is left; where none is small enough, the smallest. At least two stages stay trainable. On
-    scenes 0.3 trains 1.5 times as many images per second as 0.5, and is some tenths of a point less accurate (LOG.md).
+    It is the earliest stage whose activations take at most `max_bytes` per image in float16 and after which at most the
+    fraction `share` of the computation remains; if none is small enough, the smallest. At least two stages stay
+    trainable. On scenes 0.3 trains 1.5 times as many images per second as 0.5, and is a few tenths of a point less
+    accurate (LOG.md).
     """
     found = survey(module, image_size)
     total = sum(stage.multiply_adds for stage in found)
@@ -85,7 +86,7 @@ def auto_cut(module: nn.Module, image_size: int = 0, *, max_bytes: int = 64 << 1
 
 # --------------------------------------------------------------------------------------------------------------- cutting
 class Trunk(nn.Module):
-    """The frozen part: pixels (N, 3, S, S) to activations. Always in evaluation mode; its parameters take no gradient."""
+    """The frozen stages: pixels (N, 3, S, S) to activations. Always in evaluation mode; parameters take no gradient."""
 
     def __init__(self, network: nn.Module, pooled: bool) -> None:
         super().__init__()
@@ -95,21 +96,21 @@ class Trunk(nn.Module):
         self.eval()
 
     def forward(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
-        """Activations (N, C, H, W) or (N, T, C); pooled features (N, D) where the whole backbone is frozen."""
+        """Return activations (N, C, H, W) or (N, T, C); pooled features (N, D) if the whole backbone is frozen."""
         network = self.network
         out: torch.Tensor = network(pixels_NCHW).flatten(1) if self.pooled else network.forward_features(pixels_NCHW)
         return out
 
     def train(self, mode: bool = True) -> Trunk:
-        """Stays in evaluation mode."""
+        """Stay in evaluation mode."""
         return super().train(False)
 
 
 class Tail(nn.Module):
-    """The trained part: what the trunk gives (pixels, where there is none) to logits (N, K).
+    """The trained stages: the trunk's output (pixels, if there is no trunk) to logits (N, K).
 
-    `network` holds the parameters under the names that they have in the whole network. `groups` are their names, stage
-    by stage. Activations may come in float16; they are computed with in float32, or as autocast says.
+    `network` holds the parameters under their names in the whole network. `groups` lists these names stage by stage.
+    Activations may be float16; computation is in float32, or as autocast chooses.
     """
 
     def __init__(self, network: nn.Module, steps: Sequence[str], start: str, groups: Sequence[tuple[str, list[str]]]):
@@ -126,7 +127,7 @@ class Tail(nn.Module):
         if self.start == "pixels":
             out = self.network(x)
         elif self.start == "activations":
-            out = x.clone() if x.dtype == torch.float32 else x.float()  # a first step may work in place: x is kept
+            out = x.clone() if x.dtype == torch.float32 else x.float()  # the first step may work in place: keep x
             for step in self.steps:
                 out = self.network.get_submodule(step)(out)
             out = self.network.forward_head(out)
@@ -146,7 +147,7 @@ class Tail(nn.Module):
         return layer(features_ND).flatten(1)
 
     def train(self, mode: bool = True) -> Tail:
-        """Training mode, except for batch normalisation after `freeze_norms`."""
+        """Set training mode, except for batch normalisation after `freeze_norms`."""
         super().train(mode)
         if self.fixed_norms:
             for norm in _batch_norms(self):
@@ -159,13 +160,13 @@ def cut(module: nn.Module, n_frozen: int, image_size: int = 0) -> tuple[nn.Modul
 
     Args:
         module: The network; it is not changed.
-        n_frozen: 0 for no trunk (an Identity; the tail is the whole network, and takes pixels); ``len(survey(module))``
+        n_frozen: 0 for no trunk (an Identity; the tail is the whole network and takes pixels); ``len(survey(module))``
             for a trunk that is the whole backbone, and a tail of the last layer (with the hidden ones of a network of
             `headstart.model.backbones.networks`) on pooled features.
         image_size: Side of the images in pixels; 0 for the network's own.
 
     Returns: a `Trunk` and a `Tail`, copies that share no parameters with each other or with `module`.
-    Raises `CannotCut` if the two do not give the network's logits.
+    Raises `CannotCut` if the two do not reproduce the network's logits.
     """
     plan = _follow(module, image_size)
     if not 0 <= n_frozen <= len(plan.stages):
@@ -178,18 +179,18 @@ def cut(module: nn.Module, n_frozen: int, image_size: int = 0) -> tuple[nn.Modul
 
 
 def join(module: nn.Module, tail: nn.Module) -> dict[str, torch.Tensor]:
-    """State dict of the whole network `module` with the tail's weights in place of its own, on the CPU."""
+    """Return the state dict of the whole network `module` with the tail's weights, on the CPU."""
     if not isinstance(tail, Tail):
         raise TypeError(f"tail is a {type(tail).__name__}, expected what cut() gave")
     own, tuned = module.state_dict(), tail.network.state_dict()
     foreign = [key for key in tuned if key not in own or own[key].shape != tuned[key].shape]
     if foreign:
-        raise CannotCut(f"the tail is not one of {_name(module)}: that has no {foreign[0]} of this shape.")
+        raise CannotCut(f"the tail does not belong to {_name(module)}, which has no {foreign[0]} of this shape.")
     return {key: tuned.get(key, value).detach().cpu().contiguous() for key, value in own.items()}
 
 
 def stage_parameters(tail: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
-    """The tail's parameters, stage by stage, input to output; `head` (all after the last stage) comes last.
+    """Return the tail's parameters, stage by stage from input to output; `head` (all after the last stage) comes last.
 
     Stages without parameters are left out.
     """
@@ -200,9 +201,9 @@ def stage_parameters(tail: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
 
 
 def freeze_norms(tail: nn.Module) -> None:
-    """Keep the statistics of batch normalisation as they are, whatever mode the tail is put in; its affine part trains.
+    """Freeze the statistics of batch normalisation in any mode of the tail; its affine parameters are trained.
 
-    For small batches, and where activations were computed with those statistics.
+    Use it for small batches, and for activations computed with those statistics.
     """
     if not isinstance(tail, Tail):
         raise TypeError(f"tail is a {type(tail).__name__}, expected what cut() gave")
@@ -231,15 +232,15 @@ def _halves(module: nn.Module, plan: _CutPoints, n_frozen: int) -> tuple[nn.Modu
 
 
 def _without(module: nn.Module, gone: Iterable[str], kept: set[str]) -> nn.Module:
-    """A copy of the network that skips the modules in `gone`, and has those of its tensors only that are `kept`.
+    """Return a copy of the network that skips the modules in `gone`, and has only the tensors in `kept`.
 
-    What goes is not copied first: the memo of `deepcopy` is told what to put in its place.
+    The others are never copied: the memo of `deepcopy` supplies their replacements.
     """
     memo: dict[int, object] = {id(module.get_submodule(name)): _Skipped() for name in gone}
     memo |= {id(tensor): None for name, tensor in _tensors(module) if name not in kept}
     out: nn.Module = copy.deepcopy(module, memo)
     for norm in _batch_norms(out):
-        if norm.num_batches_tracked is None:  # else it asks for one when weights are loaded
+        if norm.num_batches_tracked is None:  # else loading weights requires one
             norm.track_running_stats = False
     return out
 
@@ -250,7 +251,7 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _within(module: nn.Module, names: Iterable[str]) -> set[str]:
-    """Names of the parameters and buffers in those modules."""
+    """Return the names of the parameters and buffers in those modules."""
     return {f"{name}.{key}" for name in names for key, _ in _tensors(module.get_submodule(name))}
 
 
@@ -259,7 +260,7 @@ def _others(module: nn.Module, names: set[str]) -> set[str]:
 
 
 def _keys(module: nn.Module, names: set[str]) -> list[str]:
-    """The parameters among `names`, in the network's order."""
+    """Return the parameters among `names`, in the network's order."""
     return [key for key, _ in module.named_parameters() if key in names]
 
 
@@ -272,22 +273,22 @@ def _check(module: nn.Module, trunk: nn.Module, tail: nn.Module, image_size: int
             found = tail(trunk(noise))
         except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError) as error:
             raise CannotCut(
-                f"{_name(module)}: cut after {n_frozen} stages, it does not run: {_first_line(error)}"
+                f"{_name(module)}: does not run when cut after {n_frozen} stages: {_first_line(error)}"
             ) from error
     far = float((expected - found).abs().max()) if expected.shape == found.shape else float("inf")
     if not far <= TOLERANCE * float(expected.abs().max()):
         raise CannotCut(
-            f"{_name(module)}: cut after {n_frozen} stages, its logits differ by {far:.3g}.",
+            f"{_name(module)}: its logits differ by {far:.3g} when cut after {n_frozen} stages.",
             hint="Cut it elsewhere, or train the whole network.",
         )
     shared = {id(p) for p in trunk.parameters()} & {id(p) for p in tail.parameters()}
     if shared:
-        raise CannotCut(f"{_name(module)}: {len(shared)} of its parameters are used on both sides of stage {n_frozen}.")
+        raise CannotCut(f"{_name(module)}: {len(shared)} of its parameters are on both sides of the cut.")
 
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode; afterwards each part is in the mode in which it was."""
+    """Put the module in evaluation mode; afterwards restore the mode of each submodule."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -306,27 +307,27 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-# ------------------------------------------------------------------------------------------------- following the network
+# --------------------------------------------------------------------------------------------------------------- tracing
 @dataclass(eq=False)
 class _Call:
-    """One call of a module: what it took and gave (None if that is not one tensor), and the calls made in it.
+    """One call of a module: its input and output (None unless a single tensor), and the calls made inside it.
 
-    The states count changes in place, such as the ``x += shortcut`` of many a block: a tensor is the one that the module
-    before gave only if its state is, too.
+    The states count in-place changes, such as ``x += shortcut`` in many blocks: a tensor is the previous module's
+    output only if its state matches too.
     """
 
     name: str
     module: nn.Module | None
-    taken: torch.Tensor | None = None
-    given: torch.Tensor | None = None
+    input: torch.Tensor | None = None
+    output: torch.Tensor | None = None
     calls: list[_Call] = field(default_factory=list)
-    state_taken: int = 0
-    state_given: int = 0
+    input_state: int = 0
+    output_state: int = 0
 
     def multiply_adds(self) -> int:
         layer = self.module
-        if isinstance(layer, nn.Conv2d | nn.Linear) and self.given is not None:
-            places = self.given.numel() // (layer.weight.shape[0])
+        if isinstance(layer, nn.Conv2d | nn.Linear) and self.output is not None:
+            places = self.output.numel() // (layer.weight.shape[0])
             return places * layer.weight.numel()
         return sum(call.multiply_adds() for call in self.calls)
 
@@ -338,7 +339,7 @@ class _Call:
 
 @dataclass(frozen=True)
 class _CutPoints:
-    """Where a network can be cut. `head` are the tensors used after the last stage, `top` the modules on pooled features."""
+    """Where a network can be cut. `head`: tensors used after the last stage; `top`: the modules on pooled features."""
 
     stages: tuple[Stage, ...]
     groups: tuple[tuple[str, list[str]], ...]
@@ -352,20 +353,27 @@ def _follow(module: nn.Module, image_size: int) -> _CutPoints:
     classifier = _classifier(module)
     image_size = image_size or _own_size(module)
     try:
-        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is doing
+        with torch.inference_mode(False), torch.enable_grad():  # whatever mode the caller is in
             shadow = _shadow(module)
             features, head, pooled_dim = _record(shadow, image_size, classifier)
             reached = _reached(shadow, head)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise CannotCut(
-            f"{_name(module)}: cannot be followed at {image_size} px: {_first_line(error)}",
-            hint="Is that the size that it was built for?",
+            f"{_name(module)}: cannot be traced at {image_size} px: {_first_line(error)}",
+            hint="Is that the size it was built for?",
         ) from error
     used = {id(parameter): name for name, parameter in shadow.named_parameters()}
     head_names = {used[id(p)] for p in reached} | _buffers_called(shadow, head)
     found = tuple(_stages(features, head, pooled_dim))
     top = tuple(name for name in ("hidden", classifier) if hasattr(module, "forward_top") or name == classifier)
-    return _CutPoints(found, _groups(module, found, head_names), head_names, top, classifier, image_size)
+    return _CutPoints(
+        stages=found,
+        groups=_groups(module, found, head_names),
+        head=head_names,
+        top=top,
+        classifier=classifier,
+        image_size=image_size,
+    )
 
 
 def _classifier(module: nn.Module) -> str:
@@ -381,7 +389,7 @@ def _classifier(module: nn.Module) -> str:
 
 
 def _own_size(module: nn.Module) -> int:
-    """Side of the images that a network is built for, as far as it says."""
+    """Return the image side that a network is built for, if it states one."""
     inside = getattr(module, "backbone", module)
     fixed = getattr(inside, "img_size", None) or getattr(getattr(inside, "patch_embed", None), "img_size", None)
     size = fixed or module.pretrained_cfg["input_size"][1:]
@@ -389,7 +397,7 @@ def _own_size(module: nn.Module) -> int:
 
 
 def _shadow(module: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose tensors have shapes but no numbers."""
+    """Return a copy in evaluation mode whose tensors have shapes but no data."""
     memo: dict[int, object] = {id(b): b.detach().to("meta") for b in module.buffers()}
     memo |= {id(p): nn.Parameter(p.detach().to("meta")) for p in module.parameters()}
     shadow: nn.Module = copy.deepcopy(module, memo)
@@ -397,7 +405,7 @@ def _shadow(module: nn.Module) -> nn.Module:
 
 
 def _record(shadow: nn.Module, image_size: int, classifier: str) -> tuple[_Call, _Call, int]:
-    """The calls in ``forward_features`` and in ``forward_head``, and how many pooled features the last layers take."""
+    """Record the calls in ``forward_features`` and ``forward_head``, and the number of pooled features."""
     features, head = _Call("", None), _Call("", None)
     open_calls = [features]
 
@@ -406,7 +414,7 @@ def _record(shadow: nn.Module, image_size: int, classifier: str) -> tuple[_Call,
             alone = len(args) == 1 and all(value is None or value is False for value in kwargs.values())
             call = _Call(call_name, module)
             if alone and isinstance(args[0], torch.Tensor):
-                call.taken, call.state_taken = args[0], args[0]._version
+                call.input, call.input_state = args[0], args[0]._version
             open_calls[-1].calls.append(call)
             open_calls.append(call)
 
@@ -415,33 +423,33 @@ def _record(shadow: nn.Module, image_size: int, classifier: str) -> tuple[_Call,
     def after(module: nn.Module, args: object, out: object) -> None:
         call = open_calls.pop()
         if isinstance(out, torch.Tensor):
-            call.given, call.state_given = out, out._version
+            call.output, call.output_state = out, out._version
 
     for name, part in shadow.named_modules():
         if name:
             part.register_forward_pre_hook(before(name), with_kwargs=True)
             part.register_forward_hook(after)
-    features.taken = torch.zeros(1, 3, image_size, image_size, device="meta")
-    features.given = shadow.forward_features(features.taken)
-    if not isinstance(features.given, torch.Tensor):
+    features.input = torch.zeros(1, 3, image_size, image_size, device="meta")
+    features.output = shadow.forward_features(features.input)
+    if not isinstance(features.output, torch.Tensor):
         raise TypeError("its features are not one tensor")
-    features.state_given = features.given._version
+    features.output_state = features.output._version
     open_calls[:] = [head]
-    head.taken = features.given.detach()
-    head.given = shadow.forward_head(head.taken)
+    head.input = features.output.detach()
+    head.output = shadow.forward_head(head.input)
     first = "hidden" if hasattr(shadow, "forward_top") else classifier
     entry = next(call for call in head.walk() if call.name == first)
-    if entry.taken is None:
+    if entry.input is None:
         raise TypeError(f"{first} takes more than one tensor")
-    return features, head, entry.taken[0].numel()
+    return features, head, entry.input[0].numel()
 
 
 def _reached(shadow: nn.Module, head: _Call) -> list[nn.Parameter]:
-    """The parameters that the head's output depends on, as autograd sees it."""
-    if head.given is None:
+    """Return the parameters that the head's output depends on, according to autograd."""
+    if head.output is None:
         return []
     parameters = list(shadow.parameters())
-    grads = torch.autograd.grad(head.given.sum(), parameters, allow_unused=True)
+    grads = torch.autograd.grad(head.output.sum(), parameters, allow_unused=True)
     return [p for p, grad in zip(parameters, grads, strict=True) if grad is not None]
 
 
@@ -451,7 +459,7 @@ def _buffers_called(shadow: nn.Module, head: _Call) -> set[str]:
 
 
 def _stages(features: _Call, head: _Call, pooled_dim: int) -> Iterator[Stage]:
-    """The features' calls as stages: a stage starts at a block or a convolution; norms and the like join it."""
+    """Group the features' calls into stages: a stage starts at a block or a convolution; norms and the like join it."""
     steps = _own_steps(features, head)
     groups: list[list[_Call]] = []
     for step in steps:
@@ -459,14 +467,14 @@ def _stages(features: _Call, head: _Call, pooled_dim: int) -> Iterator[Stage]:
             groups.append([step])
         else:
             groups[-1].append(step)
-    if groups and not _has_layer(groups[0][0]):  # what comes before the first of them belongs to it, or to the stem
+    if groups and not _has_layer(groups[0][0]):  # anything before the first one belongs to it, or to the stem
         ahead = groups.pop(0)
-        if groups and ahead[0].taken is features.taken:
+        if groups and ahead[0].input is features.input:
             groups[0] = ahead + groups[0]
     counts = [sum(step.multiply_adds() for step in group) for group in groups]
-    pieces = [(g[0].name, tuple(s.name for s in g), g[-1].given, n) for g, n in zip(groups, counts, strict=True)]
-    if not groups or groups[0][0].taken is not features.taken:
-        entry = groups[0][0].taken if groups else None
+    pieces = [(g[0].name, tuple(s.name for s in g), g[-1].output, n) for g, n in zip(groups, counts, strict=True)]
+    if not groups or groups[0][0].input is not features.input:
+        entry = groups[0][0].input if groups else None
         pieces.insert(0, ("stem" if groups else "features", (), entry, features.multiply_adds() - sum(counts)))
     for i, (name, names, given, count) in enumerate(pieces):
         shape = (pooled_dim,) if given is None or i == len(pieces) - 1 else tuple(given.shape[1:])
@@ -474,7 +482,7 @@ def _stages(features: _Call, head: _Call, pooled_dim: int) -> Iterator[Stage]:
 
 
 def _own_steps(features: _Call, head: _Call) -> list[_Call]:
-    """The chain at the end of the features, from after the last module in it that runs more than once."""
+    """Return the chain at the end of the features, after its last module that runs more than once."""
     times = Counter(id(call.module) for root in (features, head) for call in root.walk())
     steps = [step for call in _chain(features) for step in _expanded(call)]
     again = max((i for i, step in enumerate(steps) if times[id(step.module)] > 1), default=-1)
@@ -482,21 +490,21 @@ def _own_steps(features: _Call, head: _Call) -> list[_Call]:
 
 
 def _chain(root: _Call) -> list[_Call]:
-    """The last calls in `root`, each of which takes just what the one before gave, up to what `root` gives."""
-    wanted, state, chain = root.given, root.state_given, []
+    """Return the last calls in `root`, each of which takes only the previous output, up to the output of `root`."""
+    wanted, state, chain = root.output, root.output_state, []
     for call in reversed(root.calls):
-        if call.given is None or call.given is not wanted or call.state_given != state or call.taken is None:
+        if call.output is None or call.output is not wanted or call.output_state != state or call.input is None:
             break
         chain.append(call)
-        wanted, state = call.taken, call.state_taken
+        wanted, state = call.input, call.input_state
     return chain[::-1]
 
 
 def _expanded(call: _Call) -> list[_Call]:
-    """The calls that a container is made of, in its place; a block stays one."""
+    """Replace a container by the calls inside it; a block stays one call."""
     chain = _chain(call)
-    complete = bool(chain) and len(chain) == len(call.calls) and chain[0].taken is call.taken
-    complete = complete and chain[0].state_taken == call.state_taken
+    complete = bool(chain) and len(chain) == len(call.calls) and chain[0].input is call.input
+    complete = complete and chain[0].input_state == call.input_state
     if not complete or not _is_container(call, chain):
         return [call]
     return [step for inner in chain for step in _expanded(inner)]
@@ -516,7 +524,7 @@ def _has_layer(call: _Call) -> bool:
 
 
 def _groups(module: nn.Module, found: Sequence[Stage], head_names: set[str]) -> tuple[tuple[str, list[str]], ...]:
-    """The parameters of each stage, then of the head. The first stage has all that no other has."""
+    """Return the parameters of each stage, then of the head. The first stage has those in no other."""
     later = [_within(module, stage.steps) for stage in found[1:]]
     first = _others(module, head_names.union(*later))
     names = [*(stage.name for stage in found), "head"]

@@ -1,11 +1,11 @@
-"""The hub's files: from its cache on this machine, or fetched by the hub's own client.
+"""Files from the Hugging Face hub: from its cache on this machine, or downloaded by the hub's own client.
 
-What is in the cache is taken as it is, without asking whether the hub has something newer: the same name gives the same
-weights, and a machine without network waits for nothing. The client resumes what is cut off, honours HF_HOME,
-HF_ENDPOINT, HF_HUB_OFFLINE and proxies, and shows its progress on stderr when that is a terminal.
+Cached files are used without checking the hub for newer ones: the same name gives the same weights, and a machine
+without a network does not wait. The client resumes interrupted downloads, honours HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE
+and proxies, and shows its progress on stderr when that is a terminal.
 
-Costs: a look into the cache is 0.2 s for the client's import, then well under a millisecond per file.
-When not to use it: for anything but single files by name; `headstart.model.backbones.registry` says which files are wanted.
+Costs: 0.2 s to import the client, then well under a millisecond per cached file. When not to use it: for anything but
+single files by name; `headstart.model.backbones.registry` knows which files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ER
 
 
 def cached(repo: str, filename: str, revision: str = "main") -> Path | None:
-    """A file's place in the hub's cache, or None; opens no socket."""
+    """Return a file's path in the hub's cache, or None; opens no socket."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repo, filename, revision=revision)
@@ -30,16 +30,16 @@ def cached(repo: str, filename: str, revision: str = "main") -> Path | None:
 
 
 def may_ask(offline: bool) -> bool:
-    """Whether the hub may be asked: not with `offline`, and not with ``HF_HUB_OFFLINE``."""
+    """Return whether the hub may be contacted: not with `offline`, and not with ``HF_HUB_OFFLINE``."""
     from huggingface_hub import constants
 
     return not (offline or constants.HF_HUB_OFFLINE)
 
 
 def fetch(repo: str, filename: str, revision: str, name: str, offline: bool) -> Path | None:
-    """A file from the cache, else from the hub; None if the repository has no such file. `name` is for messages.
+    """Get a file from the cache, else from the hub; None if the repository has no such file. `name` is for messages.
 
-    Raises `MissingWeights` saying why it could not be had, or `WriteError` if the cache cannot be written.
+    Raises `MissingWeights` with the reason for a failure, or `WriteError` if the cache cannot be written.
     """
     here = cached(repo, filename, revision)
     if here:
@@ -49,22 +49,22 @@ def fetch(repo: str, filename: str, revision: str, name: str, offline: bool) -> 
 
     if not may_ask(offline):
         if filename == "config.json":
-            return None  # timm's own entry says the same
+            return None  # timm's own entry has the same information
         unset = "unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "run once without --offline"
         raise MissingWeights(
-            f"{name}: its weights are not on this machine, and offline nothing is downloaded.",
+            f"{name}: its weights are not on this machine, and offline mode downloads nothing.",
             hint=f"{GIVE_HINT}, or {unset}. {LIST_HINT}",
         )
     try:
-        # Ask once before: where nobody answers, hf_hub_download asks six times in 23 s before it says so.
-        with suppress(HfHubHTTPError):  # an answer with an error status is the download's to retry or to report
+        # Ask once first: without an answer, hf_hub_download tries six times in 23 s before it fails.
+        with suppress(HfHubHTTPError):  # the download retries or reports error statuses
             get_hf_file_metadata(hf_hub_url(repo, filename, revision=revision), library_name="headstart")
         return Path(hf_hub_download(repo, filename, revision=revision, library_name="headstart"))
     except EntryNotFoundError as error:
-        if isinstance(error, LocalEntryNotFoundError):  # the client's word for: the hub did not answer
+        if isinstance(error, LocalEntryNotFoundError):  # the client's error if the hub did not answer
             raise _download_error(name, repo, error.__cause__ or error) from error
         return None
-    except Exception as error:  # whichever of requests, httpx and OSError the installed client raises
+    except Exception as error:  # requests', httpx's or OSError, depending on the installed client
         raise _download_error(name, repo, error) from error
 
 
@@ -96,7 +96,7 @@ def _download_error(name: str, repo: str, error: BaseException) -> BackboneError
 
 
 def cache_entries() -> list[tuple[str, Path, Path]]:
-    """(name, config, weights) of each of timm's own models that is whole in the cache; opens no socket."""
+    """Return (name, config, weights) of each of timm's models that is complete in the cache; opens no socket."""
     from huggingface_hub import constants
 
     places = []

@@ -1,15 +1,15 @@
-"""Two networks of our own, known to timm by name, so that whatever takes a timm network takes these.
+"""Two networks of our own, registered with timm, so they work wherever a timm network does.
 
-- `headstart_cnn`: the small network of the published Intel-scenes walk-through, trained from random weights: three times
-  convolution, pooling (and dropout), then a dense layer. Its size depends on the image's (`img_size`).
-- `headstart_top`: any of timm's networks, with dense ReLU layers between its pooled features and the last layer.
+- `headstart_cnn`: the small network of the published Intel-scenes walk-through, trained from random weights:
+  convolution and pooling (and dropout) three times, then a dense layer. Its size depends on that of the images
+  (`img_size`).
+- `headstart_top`: any timm network, with dense ReLU layers between its pooled features and the last layer.
 
 Importing this module registers them: ``timm.create_model("local-dir:RUN")`` works after ``import
-headstart.model.backbones.networks``. Both end in `classifier`, and their features are what goes into it: the last
-hidden layer.
+headstart.model.backbones.networks``. Both end in `classifier`, and their features are its input: the last hidden layer.
 
-Costs: importing it imports torch and timm (3 to 7 s).
-When not to use it: a last layer alone needs no `headstart_top`; timm's own network has one.
+Costs: importing it also imports torch and timm (3 to 7 s). When not to use it: a last layer alone needs no
+`headstart_top`; timm's own network has one.
 
 >>> import timm
 >>> timm.create_model("headstart_cnn", num_classes=6).num_features
@@ -40,7 +40,7 @@ default_cfgs = generate_default_cfgs(
         "headstart_cnn": {
             **_OURS,
             "input_size": (3, 150, 150),
-            "fixed_input_size": True,  # the first dense layer has a weight for each place in the image
+            "fixed_input_size": True,  # the first dense layer has weights for each position in the image
             "mean": (0.0, 0.0, 0.0),
             "std": (1.0, 1.0, 1.0),
             "crop_pct": 1.0,
@@ -58,7 +58,7 @@ default_cfgs = generate_default_cfgs(
 
 
 class _Topped(nn.Module, ABC):
-    """What both networks end in: dense ReLU layers, dropout, the last layer. A subclass gives features and pooling."""
+    """The end of both networks: dense ReLU layers, dropout, last layer. Subclasses define features and pooling."""
 
     def _add_top(self, pooled_dim: int, hidden: Sequence[int], num_classes: int, drop_rate: float) -> None:
         sizes = (pooled_dim, *_sizes(hidden, "hidden"))
@@ -70,52 +70,52 @@ class _Topped(nn.Module, ABC):
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the last layer by a new one with `num_classes` outputs, or none for 0. `global_pool` stays as it is."""
+        """Replace the last layer with a new one of `num_classes` outputs, or none for 0. `global_pool` is ignored."""
         self.num_classes = num_classes
         self.classifier = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
         self.classifier.apply(_glorot)
 
     def get_classifier(self) -> nn.Module:
-        """The last layer; an Identity where there is none."""
+        """Return the last layer; an Identity if there is none."""
         return self.classifier
 
     @abstractmethod
     def forward_features(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
-        """Feature maps (N, C, H, W), or tokens (N, T, C)."""
+        """Return feature maps (N, C, H, W), or tokens (N, T, C)."""
 
     @abstractmethod
     def pool(self, maps: torch.Tensor) -> torch.Tensor:
-        """Feature maps or tokens as vectors (N, D): what the first dense layer takes."""
+        """Turn feature maps or tokens into vectors (N, D), the input of the first dense layer."""
 
     def forward_top(self, pooled_ND: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """The dense layers and the last layer on pooled features: logits (N, K), or features with `pre_logits`."""
+        """Apply dense layers and last layer to pooled features: logits (N, K), or features with `pre_logits`."""
         features = self.hidden(pooled_ND)
         features = nn.functional.dropout(features, self.drop_rate, self.training) if self.drop_rate else features
         return features if pre_logits else self.classifier(features)
 
     def forward_head(self, maps: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """From what `forward_features` gives to logits (N, K)."""
+        """Turn the output of `forward_features` into logits (N, K)."""
         return self.forward_top(self.pool(maps), pre_logits)
 
     def forward(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
-        """Logits float (N, K)."""
+        """Return logits, float (N, K)."""
         return self.forward_head(self.forward_features(pixels_NCHW))
 
 
 class QuickDropout(nn.Dropout):
-    """Dropout that draws 16 random bits for a number, so p is to the nearest of 65,536: on processors, four times as fast.
+    """Dropout that draws 16 random bits per value, so p is rounded to 1/65,536: four times as fast on CPUs.
 
-    torch draws each decision on its own and on one core, which took a fifth of a step of `HeadstartCNN`.
+    torch draws each value separately and on one core, which took a fifth of a training step of `HeadstartCNN`.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) or any other shape."""
+        """Apply dropout to (N, C, H, W) or any other shape."""
         dropped = round(self.p * 65536)
         if not self.training or not dropped or x.device.type != "cpu":
             return super().forward(x)
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         kept = bits.view(torch.int16)[: x.numel()] >= dropped - 32768
-        factors = torch.empty_like(x)  # laid out in memory as x is
+        factors = torch.empty_like(x)  # same memory layout as x
         factors.permute(_memory_order(x)).copy_(kept.view([x.shape[d] for d in _memory_order(x)]))
         return x * factors.mul_(65536 / (65536 - dropped))
 
@@ -127,9 +127,10 @@ def _memory_order(x: torch.Tensor) -> tuple[int, ...]:
 class HeadstartCNN(_Topped):
     """Blocks of (3x3 convolution without padding, ReLU, 2x2 max pooling, dropout), flattened, dense layers, last layer.
 
-    By default as published for Intel scenes: 32 filters three times, dropout 0.5 and 0.3 after the first two blocks, one
-    dense layer of 128; weights start as in Keras (Glorot and Bengio 2010, uniform; biases zero). Pooling comes before
-    ReLU, which gives the same numbers (the largest of rectified numbers is the largest, rectified) in a quarter of the time.
+    The defaults are those published for Intel scenes: 32 filters three times, dropout 0.5 and 0.3 after the first two
+    blocks, one dense layer of 128; weights are initialised as in Keras (Glorot and Bengio 2010, uniform; biases zero).
+    Pooling comes before ReLU, which gives the same numbers (the maximum of rectified values is the rectified maximum)
+    in a quarter of the time.
     """
 
     def __init__(
@@ -157,12 +158,12 @@ class HeadstartCNN(_Topped):
         self._add_top(places * filters[-1], hidden, num_classes, drop_rate)
 
     def forward_features(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
-        """Feature maps (N, C, H, W)."""
+        """Return feature maps (N, C, H, W)."""
         maps: torch.Tensor = self.features(pixels_NCHW)
         return maps
 
     def pool(self, maps: torch.Tensor) -> torch.Tensor:
-        """The maps as vectors (N, C*H*W): nothing is averaged."""
+        """Flatten the maps to vectors (N, C*H*W), without averaging."""
         return maps.flatten(1)
 
 
@@ -178,19 +179,19 @@ class HeadstartTop(_Topped):
         self._add_top(pooled_dim, hidden, num_classes, drop_rate)
 
     def forward_features(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
-        """As the backbone's."""
+        """Return the backbone's feature maps or tokens."""
         maps: torch.Tensor = self.backbone.forward_features(pixels_NCHW)
         return maps
 
     def pool(self, maps: torch.Tensor) -> torch.Tensor:
-        """The backbone's own pooling: (N, D)."""
+        """Apply the backbone's own pooling: (N, D)."""
         pooled: torch.Tensor = self.backbone.forward_head(maps)
         return pooled.flatten(1)
 
 
 @register_model
 def headstart_cnn(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """The small network of `HeadstartCNN`, whose arguments it takes. There are no pretrained weights of it."""
+    """Make a `HeadstartCNN` with its arguments. There are no pretrained weights."""
     _refuse_unknown("headstart_cnn", kwargs, HeadstartCNN.__init__)
     model: nn.Module = build_model_with_cfg(HeadstartCNN, "headstart_cnn", pretrained, **kwargs)
     return model
@@ -198,13 +199,13 @@ def headstart_cnn(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 @register_model
 def headstart_top(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """`HeadstartTop` on timm's network `architecture`; `hidden`, `drop_rate`; other arguments are that network's own."""
+    """Make a `HeadstartTop` on timm's `architecture` with `hidden`, `drop_rate`; others go to that network."""
     model: nn.Module = build_model_with_cfg(_topped, "headstart_top", pretrained, **kwargs)
     return model
 
 
 def with_top(backbone: nn.Module, hidden: Sequence[int], num_classes: int, *, drop_rate: float = 0.0) -> HeadstartTop:
-    """`HeadstartTop` around a network that is there already (headless, with its weights), as `build` gives one."""
+    """Make a `HeadstartTop` around an existing network (headless, with its weights), such as one from `build`."""
     if isinstance(backbone, _Topped):
         raise BackboneError(f"{type(backbone).__name__} has hidden layers of its own, given as an argument.")
     model = HeadstartTop(backbone, hidden, num_classes, drop_rate)
@@ -214,7 +215,7 @@ def with_top(backbone: nn.Module, hidden: Sequence[int], num_classes: int, *, dr
 
 
 def input_architecture(architecture: str, model_args: Mapping[str, Any]) -> str:
-    """Whose input a network takes: that of the network inside a `headstart_top`, else its own."""
+    """Return the architecture that defines the input: the one inside a `headstart_top`, else the network's own."""
     return str(model_args.get("architecture", "")) if architecture == "headstart_top" else architecture
 
 
@@ -226,14 +227,14 @@ def _topped(
     in_chans: int = 3,
     **backbone_args: Any,
 ) -> HeadstartTop:
-    # a plain name: timm would read 'hf-hub:...' and 'local-dir:...' as places to fetch weights from
+    # a plain name: timm would fetch weights for 'hf-hub:...' and 'local-dir:...'
     if not isinstance(architecture, str) or not re.fullmatch(r"\w+", architecture, re.ASCII):
         raise BackboneError(
             f"headstart_top: architecture is {architecture!r}, expected the plain name of a timm model."
         )
     if not timm.is_model(architecture) or architecture.startswith("headstart_"):
         hint = near_names(architecture, timm.list_models(), n=1)
-        raise BackboneError(f"headstart_top: its architecture {architecture!r} is not one that timm has.", hint=hint)
+        raise BackboneError(f"headstart_top: timm has no architecture {architecture!r}.", hint=hint)
     try:
         inside = timm.create_model(
             architecture, pretrained=False, checkpoint_path=None, num_classes=0, in_chans=in_chans, **backbone_args
@@ -250,8 +251,8 @@ def _refuse_unknown(name: str, kwargs: Mapping[str, Any], takes: Callable[..., A
     known = [key for key in inspect.signature(takes).parameters if key != "self"]
     for key in kwargs:
         if key not in timms_own and key not in known:
-            hint = near_names(key, known) or f"It takes {', '.join(known)}."
-            raise BackboneError(f"{name}: {key!r} is not one of its arguments.", hint=hint)
+            hint = near_names(key, known) or f"Its arguments are {', '.join(known)}."
+            raise BackboneError(f"{name}: has no argument {key!r}.", hint=hint)
 
 
 def _sizes(values: Sequence[int], what: str) -> tuple[int, ...]:
@@ -268,7 +269,7 @@ def _side(img_size: int | Sequence[int]) -> int:
 
 
 def _side_after(side: int, blocks: int) -> int:
-    """Side of the maps after so many blocks of convolution and pooling, in pixels."""
+    """Return the side of the maps after `blocks` blocks of convolution and pooling, in pixels."""
     left = side
     for _ in range(blocks):
         left = (left - 2) // 2

@@ -1,14 +1,14 @@
-"""Weights in a bundle, the folder that `headstart bundle` writes for a machine without network.
+"""Weights in a bundle, the folder that `headstart bundle` writes for an offline machine.
 
-    BUNDLE/bundle.json      by which it is known
+    BUNDLE/bundle.json      marks the folder as a bundle
     BUNDLE/manifest.json    SHA-256 of every other file
     BUNDLE/weights/         NAME.safetensors and NAME.json for each backbone
 
-Weights that lie in one are taken only if their bytes, and those of the JSON beside them, are the ones that the manifest
-names: a copy that went wrong on the way is told from good weights, whatever it would have loaded as.
+Weights in a bundle are used only if they and their JSON match the manifest, so a damaged copy is always detected, even
+if it would load.
 
-Costs: the manifest's few kilobytes, and the SHA-256 of the weights, which `weights_sha256` remembers.
-When not to use it: the manifest is no signature. It tells damage, not the intent of whoever made the bundle.
+Costs: reading the manifest's few kilobytes, and the SHA-256 of the weights, which `weights_sha256` remembers. When not
+to use it: as a signature. The manifest detects damage, not the intent of the bundle's author.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from headstart.model.backbones.weights import weights_sha256
 
 MARK = "bundle.json"
 WEIGHTS = "weights"
-_AGAIN = "Copy the bundle again, or make it again with `headstart bundle`."
+_AGAIN = "Copy the bundle again, or recreate it with `headstart bundle`."
 
 
 def weights_in(folder: Path) -> Path:
-    """Where the weights are: in `folder` itself, or in its `weights` if it is a bundle's top folder."""
+    """Return the weights folder: `folder` itself, or its `weights` if it is a bundle's top folder."""
     return folder / WEIGHTS if (folder / MARK).is_file() else folder
 
 
 def check_bundled(weights: Path) -> None:
-    """Raise `BadWeights` if a weights file lies in a bundle, and it or its JSON is not what the bundle's manifest names.
+    """Raise `BadWeights` if a weights file is in a bundle, and it or its JSON does not match the bundle's manifest.
 
-    A file that lies in no bundle passes.
+    A file outside any bundle passes.
     """
     place = weights.parent.resolve()
     bundle = place.parent
@@ -44,8 +44,8 @@ def check_bundled(weights: Path) -> None:
         expected = listed.get(f"{WEIGHTS}/{file.name}")
         if expected is None:
             raise BadWeights(
-                f"{file}: is not in the manifest of the bundle that it lies in ({bundle / MANIFEST}).",
-                hint="Put weights of your own into a folder of their own.",
+                f"{file}: is not in the manifest of its bundle ({bundle / MANIFEST}).",
+                hint="Put your own weights in a separate folder.",
             )
         if not file.is_file():
             raise BadWeights(f"{file}: is missing from the bundle.", hint=_AGAIN)
@@ -55,7 +55,7 @@ def check_bundled(weights: Path) -> None:
             raise BadWeights(f"{file}: cannot be read: {error.strerror}.", hint=_AGAIN) from error
         if found != expected:
             raise BadWeights(
-                f"{file}: is not the file that was bundled (SHA-256 {found[:12]}, the manifest says {expected[:12]}).",
+                f"{file}: does not match the bundle's manifest (SHA-256 {found[:12]}, expected {expected[:12]}).",
                 hint=_AGAIN,
             )
 

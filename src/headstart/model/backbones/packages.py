@@ -1,12 +1,12 @@
-"""The packages that headstart runs with, as installed here: for a machine that cannot ask an index for them.
+"""The packages that headstart runs with, as installed here, for a machine without access to a package index.
 
-`needed_packages` follows the requirements from headstart on through the metadata of what is installed, with the markers
-of this machine; so it names what this environment runs with, and not what an index would give today. `own_wheel` makes
-headstart's wheel from the code that is running: no build tool is needed, and unreleased changes come along. The other
-wheels are pip's work, which keeps its own settings (index, proxy, cache: ``PIP_INDEX_URL`` and so on).
+`needed_packages` follows headstart's requirements through the metadata of installed packages, with this machine's
+markers, so it lists what this environment runs with, not what an index would offer today. `own_wheel` makes headstart's
+wheel from the running code: this needs no build tool and includes unreleased changes. pip fetches the other wheels,
+with its own settings (index, proxy, cache: ``PIP_INDEX_URL`` and so on).
 
-Costs: a second for the list. The wheels were 3.2 GB on Linux, most of it torch's and CUDA's, and need that room twice.
-When not to use it: for another operating system, processor or Python than this one's: the wheels are this machine's.
+Costs: a second for the list. The wheels were 3.2 GB on Linux, mostly torch and CUDA, and need that disk space twice.
+When not to use it: for another operating system, CPU or Python version: the wheels are for this machine.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from headstart.io.progress import bar, log
 
 SELF = "headstart"
 PAGES = ("homepage", "home", "repository", "source", "source code", "github", "documentation")
-"""What packages call the address that says most about them, the best first."""
+"""Labels of the most informative project address, best first."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """An installed package: `name` as indexes write it, exact `version`, `licence` as its metadata says it."""
+    """An installed package: `name` as on indexes, exact `version`, and `licence` from its metadata."""
 
     name: str
     version: str
@@ -49,9 +49,9 @@ class Package:
 
 
 def needed_packages() -> list[Package]:
-    """headstart and all that it needs here, by name. Extras are not in it, but for those that requirements ask for.
+    """Return headstart and all its requirements here, by name. Extras are left out unless a requirement asks for them.
 
-    Raises `PackagingError` if something that is required is not installed.
+    Raises `PackagingError` if a requirement is not installed.
     """
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
@@ -80,45 +80,45 @@ def _requirements(name: str, wanted_by: str) -> Sequence[str]:
             hint=f"Install it (`pip install {name}`), then run the same command again.",
         ) from None
     project = _editable_project(distribution)
-    if name == SELF and project is not None:  # what was noted at its installation may be older than the code
+    if name == SELF and project is not None:  # metadata from its installation may be older than the code
         stated: Sequence[str] = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
         return stated
     return distribution.requires or ()
 
 
 def _editable_project(distribution: importlib.metadata.Distribution) -> Path | None:
-    """The pyproject.toml of a package that was installed with `pip install -e`."""
-    told = json.loads(distribution.read_text("direct_url.json") or "{}")
-    address = urlsplit(told.get("url", ""))
-    if address.scheme != "file" or not told.get("dir_info", {}).get("editable"):
+    """Return the pyproject.toml of a package installed with `pip install -e`."""
+    direct_url = json.loads(distribution.read_text("direct_url.json") or "{}")
+    address = urlsplit(direct_url.get("url", ""))
+    if address.scheme != "file" or not direct_url.get("dir_info", {}).get("editable"):
         return None
     project = Path(url2pathname(address.path)) / "pyproject.toml"
     return project if project.is_file() else None
 
 
 def _package(name: str) -> Package:
-    told = importlib.metadata.distribution(name).metadata
+    metadata = importlib.metadata.distribution(name).metadata
 
     def first(key: str) -> str:
-        return next(iter(told.get_all(key) or ()), "").strip()
+        return next(iter(metadata.get_all(key) or ()), "").strip()
 
-    classifiers = [c.rpartition(" :: ")[2] for c in told.get_all("Classifier") or () if c.startswith("License ::")]
+    classifiers = [c.rpartition(" :: ")[2] for c in metadata.get_all("Classifier") or () if c.startswith("License ::")]
     words = first("License")
-    short = words if len(words) <= 60 and "\n" not in words else ""  # some give the whole text there
+    short = words if len(words) <= 60 and "\n" not in words else ""  # some put the whole text there
     licence = first("License-Expression") or short or ", ".join(classifiers) or "unknown"
-    pages = [tuple(url.split(", ", 1)) for url in told.get_all("Project-URL") or () if ", " in url]
+    pages = [tuple(url.split(", ", 1)) for url in metadata.get_all("Project-URL") or () if ", " in url]
     named = {label.casefold(): page for label, page in reversed(pages)}
     page = first("Home-page") or next((named[label] for label in PAGES if label in named), "")
-    return Package(name, told["Version"], licence, page)
+    return Package(name, metadata["Version"], licence, page)
 
 
 def licence_text() -> str:
-    """The text of headstart's licence, the Apache License 2.0."""
+    """Return the text of headstart's licence, the Apache License 2.0."""
     return importlib.metadata.distribution(SELF).read_text("licenses/LICENSE") or ""
 
 
 def requirements_text(packages: Sequence[Package], wheels: Iterable[Path]) -> str:
-    """Lines of a requirements.txt; with a wheel for each, also its SHA-256, which pip then insists on."""
+    """Return the lines of a requirements.txt; with a wheel for each, also its SHA-256, which pip then requires."""
     from packaging.utils import parse_wheel_filename
 
     hashes = {str(parse_wheel_filename(wheel.name)[0]): sha256_file(wheel) for wheel in wheels}
@@ -128,7 +128,7 @@ def requirements_text(packages: Sequence[Package], wheels: Iterable[Path]) -> st
 
 
 def own_wheel(folder: Path) -> Path:
-    """headstart's own wheel, made from the code that is running and the metadata that it was installed with.
+    """Make headstart's own wheel from the running code and the metadata of its installation.
 
     Format: https://packaging.python.org/en/latest/specifications/binary-distribution-format/
     """
@@ -154,38 +154,38 @@ def _unpadded(data: bytes) -> str:
 
 
 def fetch_wheels(packages: Sequence[Package], folder: Path) -> list[Path]:
-    """Wheels of those packages, from where this environment's pip takes them, into `folder`.
+    """Fetch wheels of those packages into `folder`, with this environment's pip settings.
 
-    A package that has no wheel is built to one. Raises `PackagingError` with pip's own reason.
+    A package without a wheel is built into one. Raises `PackagingError` with pip's own reason.
     """
     command = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "wheel", "--no-deps"]
     command += ["--wheel-dir", str(folder), *map(str, packages)]
-    log.info("pip fetches %d wheels; torch's are large.", len(packages))
-    said: list[str] = []
+    log.info("pip is fetching %d wheels; torch's are large.", len(packages))
+    lines: list[str] = []
     with (
         bar("Wheels", len(packages)) as advance,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as pip,
     ):
         for line in pip.stdout or ():
-            said.append(line.strip())
+            lines.append(line.strip())
             advance(line.startswith("Collecting "))
     if pip.returncode:
-        raise _pip_error(said)
+        raise _pip_error(lines)
     return sorted(folder.glob("*.whl"))
 
 
-def _pip_error(said: Sequence[str]) -> PackagingError:
-    """What pip ended with, in its own words: the last lines that it marked as errors, or the last one of all."""
-    if any("No module named pip" in line for line in said):
+def _pip_error(lines: Sequence[str]) -> PackagingError:
+    """Make an error from pip's output: the last lines marked as errors, or the very last line."""
+    if any("No module named pip" in line for line in lines):
         return PackagingError(
-            f"{sys.executable}: has no pip, which fetches the wheels.",
-            hint="Install it with `python -m ensurepip`, or leave --wheels out and take the wheels yourself.",
+            f"{sys.executable}: has no pip, which is needed to fetch the wheels.",
+            hint="Install it with `python -m ensurepip`, or leave out --wheels and fetch the wheels yourself.",
         )
-    told = [_without_passwords(line.removeprefix("ERROR: ")) for line in said if line.startswith("ERROR: ")]
-    reason = " ".join(told[-2:] or said[-1:] or ["no reason given"])
+    errors = [_without_passwords(line.removeprefix("ERROR: ")) for line in lines if line.startswith("ERROR: ")]
+    reason = " ".join(errors[-2:] or lines[-1:] or ["no reason given"])
     return PackagingError(
         f"pip could not fetch the wheels: {reason.rstrip('.')}.",
-        hint="Check the network. A build of torch that is not on the index needs its own: set PIP_EXTRA_INDEX_URL.",
+        hint="Check the network. A torch build that is not on the index needs its own index: set PIP_EXTRA_INDEX_URL.",
     )
 
 

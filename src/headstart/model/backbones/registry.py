@@ -1,14 +1,14 @@
-"""Backbones: from a name to weights on this machine. `headstart.model.backbones.build` makes networks of them.
+"""Find backbones' weights on this machine by name. `headstart.model.backbones.build` builds their networks.
 
-Weights are looked for in this order: a file that was given (`WeightsSource`); a folder (given, or the environment's
-``HEADSTART_WEIGHTS``) with ``NAME.safetensors`` and ``NAME.json``; the hub's cache; the hub itself. Whichever has
-them, the preprocessing they were trained with comes along, and only safetensors are taken. Where no name is given, those
-on this machine are taken; where there are none, `STARTER` is downloaded; where that cannot be, the small one that comes
-with the package is the last resort (`headstart.model.backbones.builtin`).
+The search order is: the given file (`WeightsSource`); a folder (given, or ``HEADSTART_WEIGHTS`` in the environment)
+with ``NAME.safetensors`` and ``NAME.json``; the hub's cache; the hub itself. All of them provide the preprocessing that
+the weights were trained with, and only safetensors are accepted. Without a name, the candidates are all weights on this
+machine; if there are none, `STARTER` is downloaded; if that fails, the small backbone in the package is the last resort
+(`headstart.model.backbones.builtin`).
 
 Costs: finding a backbone in a folder or in the hub's cache takes milliseconds, plus one SHA-256 of the file, and
-imports neither timm nor torch. Bare or unknown names import timm (3 to 7 s); building does anyway.
-When not to use it: a trained run folder is loaded by `headstart.model.inference.classifier`.
+imports neither timm nor torch. Bare or unknown names import timm (3 to 7 s), which building does anyway. When not to
+use it: a trained run folder is loaded by `headstart.model.inference.classifier`.
 
 >>> find_backbone("resnet-50", WeightsSource(offline=True))
 Traceback (most recent call last):
@@ -46,13 +46,13 @@ from headstart.model.backbones.weights import SafetensorsHeader, parameter_count
 from headstart.model.backbones.weights_source import WeightsSource
 
 STARTER = "mobilenetv2_100.ra_in1k"
-"""What is downloaded where no backbone is named and no weights are here: 14 MB, Apache-2.0, quick on a CPU. Most figures
-of this project are of this network, with other weights from the same training set."""
+"""The download if no backbone is named and no weights are on this machine: 14 MB, Apache-2.0, fast on a CPU. Most
+figures of this project are for this network, with other weights from the same training set."""
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained network that was found: where its weights are, and what they expect."""
+    """A pretrained network: where its weights are, and the input they expect."""
 
     name: str  # 'mobilenetv2_100.tf_in1k': timm's architecture, and the tag of the weights
     architecture: str  # 'mobilenetv2_100'
@@ -60,11 +60,11 @@ class Backbone:
     source: str  # file, folder, hub, embedded, random, or run (a run folder's own, whose manifest has been checked)
     weights: Path | None  # the safetensors file; None only for source 'random'
     sha256: str  # of the weights file; '' for source 'random'
-    preprocess: Preprocess  # the input spec that travels with the weights
+    preprocess: Preprocess  # the input spec that belongs to the weights
     licence: str
     feature_dim: int | None  # None when it is not known without building the network
     origin: str
-    content: str = ""  # source 'run': what graphs and features are kept under, see `classifier.backbone_content`
+    content: str = ""  # source 'run': cache key of graphs and features, see `classifier.backbone_content`
 
 
 @dataclass(frozen=True)
@@ -72,36 +72,35 @@ class BackboneRow:
     """One line of `headstart backbones`."""
 
     name: str
-    here: str  # where on this machine the weights are: 'folder', 'hub' (its cache), 'embedded', or '' if they are not
+    here: str  # where the weights are on this machine: 'folder', 'hub' (its cache), 'embedded', or '' if nowhere
     image_size: int  # side of the square input in pixels
-    parameters: int | None  # trained numbers in the weights file; None when it is not here
+    parameters: int | None  # trained values in the weights file; None if it is not on this machine
     feature_dim: int | None  # None when it is not known without building the network
     licence: str
-    measured: dict[str, Any] = field(default_factory=dict)  # of the embedded one: see `builtin.measured`
+    measured: dict[str, Any] = field(default_factory=dict)  # for the embedded one: see `builtin.measured`
 
 
 # ------------------------------------------------------------------------------------------------------------ finding
 def to_choose_from(weights: WeightsSource = WeightsSource()) -> list[Backbone]:
-    """What to choose from where no backbone is named: the one in the file, else all that are on this machine, and if there
-    are none, one more.
+    """Return the candidates if no backbone is named: the one in the file, else all on this machine, else a fallback.
 
-    That is `STARTER`, downloaded; without an answer from the hub, or where it may not be asked, the embedded one, with
-    a note that says so. Raises `MissingWeights` if the folder that was named does not exist.
+    The fallback is `STARTER`, downloaded; if the hub does not answer or may not be contacted, it is the embedded one,
+    with a log message. Raises `MissingWeights` if the given folder does not exist.
     """
     found = at_hand(weights)
     if found:
         return found
     where = f"in {weights.folder} or the hub's cache" if weights.folder is not None else "on this machine"
     if may_ask(weights.offline):
-        log.info("No weights are %s: downloading %s (14 MB, once).", where, STARTER)
+        log.info("No weights %s: downloading %s (14 MB, once).", where, STARTER)
         try:
             return [find_backbone(STARTER, weights)]
         except (MissingWeights, WriteError) as error:
             log.warning("%s", error.message)
     log.warning(
-        "No weights are %s: a small, weak backbone that comes with headstart is used. A linear head on it has accuracy "
-        "%s. Stronger ones: with a network, and without --offline, %s is downloaded; for a machine that has none, see "
-        "`headstart bundle`.",
+        "No weights %s: using the small, weak backbone that comes with headstart. A linear head on it has accuracy "
+        "%s. For a stronger one, use a network without --offline (%s is then downloaded); for an offline machine, "
+        "see `headstart bundle`.",
         where,
         builtin.accuracies(),
         STARTER,
@@ -110,15 +109,15 @@ def to_choose_from(weights: WeightsSource = WeightsSource()) -> list[Backbone]:
 
 
 def find_backbone(name: str, weights: WeightsSource = WeightsSource()) -> Backbone:
-    """The backbone of that name, with weights on this machine; they are downloaded from the hub if need be.
+    """Find the backbone of that name, with its weights on this machine; download them from the hub if necessary.
 
     Args:
-        name: timm's ``architecture.tag``; a bare ``architecture`` takes the folder's one entry of it, or timm's default
-            tag; names in `POPULAR_NAMES` do as well. May be empty if there is a weights file with a JSON beside it.
-        weights: Its ``file`` is a safetensors file: ``FILE.json`` beside it (``config.json`` beside a
-            ``model.safetensors``) says the architecture and preprocessing; without it timm's own entry for `name` does.
-            Its ``folder`` holds ``NAME.safetensors`` + ``NAME.json``; by default it is ``HEADSTART_WEIGHTS``.
-            ``HF_HUB_OFFLINE`` does the same as its ``offline``.
+        name: timm's ``architecture.tag``; a bare ``architecture`` selects the folder's only entry of it, or timm's
+            default tag; names in `POPULAR_NAMES` also work. May be empty for a weights file with its JSON.
+        weights: Its ``file`` is a safetensors file: ``FILE.json`` next to it (``config.json`` next to a
+            ``model.safetensors``) gives the architecture and preprocessing; otherwise timm's own entry for `name` does.
+            Its ``folder`` holds ``NAME.safetensors`` + ``NAME.json``; the default is ``HEADSTART_WEIGHTS``.
+            ``HF_HUB_OFFLINE`` has the same effect as its ``offline``.
 
     Raises: `UnknownBackbone`, `MissingWeights`, `BadWeights`; `WriteError` if the hub's cache cannot be written.
     """
@@ -130,7 +129,7 @@ def find_backbone(name: str, weights: WeightsSource = WeightsSource()) -> Backbo
 
 
 def sha256_here(name: str, weights: WeightsSource = WeightsSource()) -> str:
-    """Of the weights that `find_backbone` takes without a file or a download; '' if there are none that can be used."""
+    """Return the SHA-256 of the weights that `find_backbone` uses without a file or download; '' if none."""
     try:
         return _by_name(plain_name(name), _weights_folder(weights), offline=True).sha256
     except BackboneError:
@@ -143,13 +142,13 @@ def _by_name(name: str, folder: Path | None, offline: bool) -> Backbone:
 
 
 def last_resort() -> Backbone:
-    """The backbone that comes with the package, for where there is no other. Raises `BadWeights` if it is damaged."""
+    """Return the backbone in the package, for when there is no other. Raises `BadWeights` if it is damaged."""
     found = _found(builtin.NAME, read_config(builtin.SPEC), "embedded", builtin.WEIGHTS)
     return replace(found, feature_dim=builtin.FEATURES)
 
 
 def without_weights(name: str, *, image_size: int = 0, **model_args: Any) -> Backbone:
-    """A network with random weights, for training from scratch: source 'random', no file. Imports timm.
+    """Return a backbone with random weights, for training from scratch: source 'random', no file. Imports timm.
 
     Args:
         name: As for `find_backbone`, or one of `headstart.model.backbones.networks`, such as ``headstart_cnn``.
@@ -164,16 +163,27 @@ def without_weights(name: str, *, image_size: int = 0, **model_args: Any) -> Bac
     spec = timm_spec(cfg)
     preprocess = replace(spec.preprocess, image_size=image_size or spec.preprocess.image_size)
     args = args_at(spec.architecture, model_args, image_size)
-    return Backbone(name, spec.architecture, args, "random", None, "", preprocess, "none", None, "random weights")
+    return Backbone(
+        name=name,
+        architecture=spec.architecture,
+        model_args=args,
+        source="random",
+        weights=None,
+        sha256="",
+        preprocess=preprocess,
+        licence="none",
+        feature_dim=None,
+        origin="random weights",
+    )
 
 
 def tuned(backbone: Backbone, weights: Path, *, image_size: int = 0, hidden: Sequence[int] = ()) -> Backbone:
-    """What training made of a backbone: all of the network is in the safetensors file `weights`, from here on its own.
+    """Return a trained backbone: the whole network is in the safetensors file `weights`, which is now its own.
 
     Args:
         backbone: What training started from.
         weights: The state dict of the whole network, its last layer included or not.
-        image_size: Side of the images that it was trained on; networks with a fixed input remember it.
+        image_size: Side of the images it was trained on; networks with a fixed input store it.
         hidden: Sizes of its dense layers, if it was made by `headstart.model.backbones.networks.with_top`.
 
     Raises `MissingWeights`, `BadWeights`; `BackboneError` for hidden layers around one of our own networks.
@@ -199,7 +209,7 @@ def tuned(backbone: Backbone, weights: Path, *, image_size: int = 0, hidden: Seq
 
 
 def _found(name: str, spec: BackboneConfig, source: str, weights: Path, origin: str = "") -> Backbone:
-    header = read_header(weights)  # before anything else reads the file
+    header = read_header(weights)  # checked before anything else reads the file
     return Backbone(
         name=name or spec.architecture,
         architecture=spec.architecture,
@@ -215,7 +225,7 @@ def _found(name: str, spec: BackboneConfig, source: str, weights: Path, origin: 
 
 
 def _feature_dim(header: SafetensorsHeader) -> int | None:
-    """Columns of the classifier, if the file has one: it is what the features go into."""
+    """Return the number of columns of the classifier, which takes the features, if the file has one."""
     for module in ("classifier", "fc", "head.fc", "head", "last_linear"):
         shape = header.get(f"{module}.weight", ("", ()))[1]
         if len(shape) in (2, 4) and f"{module}.bias" in header:
@@ -224,24 +234,24 @@ def _feature_dim(header: SafetensorsHeader) -> int | None:
 
 
 def _from_file(path: Path, name: str) -> Backbone:
-    read_header(path)  # a pickle is refused as such, whatever else is wrong
+    read_header(path)  # reports a pickle as such, whatever else is wrong
     check_bundled(path)
-    beside = [path.with_suffix(".json"), path.with_name(path.name + ".json")]
+    candidates = [path.with_suffix(".json"), path.with_name(path.name + ".json")]
     if path.name == "model.safetensors":
-        beside.append(path.with_name("config.json"))
-    spec_file = next((file for file in beside if file.is_file()), None)
+        candidates.append(path.with_name("config.json"))
+    spec_file = next((file for file in candidates if file.is_file()), None)
     if spec_file is None:
         if not name:
             raise MissingWeights(
-                f"{path}: has no {beside[0].name} beside it, so its architecture is not known.",
-                hint="Say which network it is with --backbone NAME, or write that JSON.",
+                f"{path}: has no {candidates[0].name} next to it, so its architecture is unknown.",
+                hint="Name the network with --backbone NAME, or write that JSON.",
             )
         return _found(name, timm_spec(timm_cfg(name)), "file", path)
     spec = read_config(spec_file)
     if name and name.partition(".")[0] != spec.architecture:
         raise BadWeights(
-            f"{spec_file}: architecture is {spec.architecture!r}, but the backbone {name!r} was asked for.",
-            hint=f"Ask for --backbone {spec.architecture}, or give another --weights file.",
+            f"{spec_file}: architecture is {spec.architecture!r}, but the requested backbone is {name!r}.",
+            hint=f"Use --backbone {spec.architecture}, or another --weights file.",
         )
     return _found(name if "." in name or path.stem == "model" else path.stem, spec, "file", path)
 
@@ -255,7 +265,7 @@ def _weights_folder(weights: WeightsSource) -> Path | None:
     folder = weights_in(Path(text))
     if not folder.is_dir():
         raise MissingWeights(
-            f"{folder}: no such folder, and {given} names it.",
+            f"{folder}: no such folder, given by {given}.",
             hint="It should hold NAME.safetensors and NAME.json for each backbone.",
         )
     return folder
@@ -273,7 +283,7 @@ def _folder_entry(folder: Path, name: str) -> Backbone:
 
 
 def _in_folder(folder: Path, name: str) -> Backbone | None:
-    names = _names_in(folder)  # compared with, not joined to: a name never leads out of the folder
+    names = _names_in(folder)  # compared, not joined to the path: a name cannot lead out of the folder
     if name in names:
         return _folder_entry(folder, name)
     if "." in name:
@@ -283,14 +293,14 @@ def _in_folder(folder: Path, name: str) -> Backbone | None:
         default = default_name(name)
         if default not in fitting:
             raise UnknownBackbone(
-                f"{name!r} could be any of {', '.join(fitting)} in {folder}.", hint="Give one of these names in full."
+                f"{name!r} could be any of {', '.join(fitting)} in {folder}.", hint="Give one of these full names."
             )
         fitting = [default]
     return _folder_entry(folder, fitting[0]) if fitting else None
 
 
 def _is_of(folder: Path, entry: str, architecture: str) -> bool:
-    """Whether the entry's JSON names that architecture. A damaged JSON of another name does not stand in the way."""
+    """Return whether the entry's JSON names that architecture. Ignores damaged JSON of other names."""
     if entry.partition(".")[0] == architecture:
         return read_config(folder / f"{entry}.json").architecture == architecture
     try:
@@ -302,7 +312,7 @@ def _is_of(folder: Path, entry: str, architecture: str) -> bool:
 
 # ---------------------------------------------------------------------------------------------------------------- hub
 def _in_hub_cache(name: str) -> Backbone | None:
-    """A full name whose two files the cache has: found without timm, and without asking the hub anything."""
+    """Find a full name whose two files are in the cache, without timm and without contacting the hub."""
     if not re.fullmatch(r"\w+\.[\w.-]*\w", name, re.ASCII):
         return None
     repo = f"timm/{name}"
@@ -313,10 +323,10 @@ def _in_hub_cache(name: str) -> Backbone | None:
 def _hub_entry(
     name: str, repo: str, weights: Path, config: Path | None, spec: BackboneConfig | None = None
 ) -> Backbone:
-    """The backbone in those two files. timm's own entry, if given, decides on the architecture."""
+    """Return the backbone in those two files. timm's own entry, if given, determines the architecture."""
     architecture = name.partition(".")[0]
     own = read_config(config) if config else None
-    if own is not None and own.architecture == architecture:  # if not, it was renamed since: its arguments do not apply
+    if own is not None and own.architecture == architecture:  # else it was renamed, and its arguments do not apply
         spec = own
     spec = spec or timm_spec(timm_cfg(name))
     return _found(name, spec, "hub", weights, origin=f"hub: {repo} at {weights.parent.name[:12]}")
@@ -327,7 +337,7 @@ def _on_hub(name: str, folder: Path | None, offline: bool) -> Backbone:
     name = f"{cfg.architecture}.{cfg.tag}" if cfg.tag else cfg.architecture
     if not cfg.hf_hub_id:
         raise MissingWeights(
-            f"{name}: the hub has no safetensors of it" + (f", only a pickle ({cfg.url})." if cfg.url else "."),
+            f"{name}: the hub has no safetensors for it" + (f", only a pickle ({cfg.url})." if cfg.url else "."),
             hint=f"{GIVE_HINT}, or choose another backbone{_relative(cfg.architecture)}. {LIST_HINT}",
         )
     repo, _, revision = cfg.hf_hub_id.partition("@")
@@ -350,11 +360,11 @@ def _relative(architecture: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ listing
 def at_hand(weights: WeightsSource = WeightsSource()) -> list[Backbone]:
-    """All backbones whose weights are on this machine, those of the folder first; of a weights file, the one in it. Opens no
-    socket, imports no timm.
+    """Return all backbones with weights on this machine, the folder's first; for a weights file, the one in it.
 
-    Without the one that comes with the package: that is `last_resort`. A damaged entry is logged and left out. Raises
-    `MissingWeights` if the folder that was named does not exist.
+    Opens no socket and does not import timm. Excludes the one in the package, `last_resort`. Damaged entries are logged
+    and left out. Raises
+    `MissingWeights` if the given folder does not exist.
     """
     if weights.file is not None:
         return [_from_file(weights.file, "")]
@@ -368,12 +378,12 @@ def at_hand(weights: WeightsSource = WeightsSource()) -> list[Backbone]:
 def backbones(
     pattern: str = "", *, weights: WeightsSource = WeightsSource(), only_here: bool = False
 ) -> list[BackboneRow]:
-    """Backbones by name: those with weights here first, then all that timm has pretrained weights for.
+    """List backbones by name: those with weights on this machine first, then all others with weights in timm.
 
     Args:
         pattern: Part of a name (``resnet``), or a wildcard pattern (``resnet50.*``).
         weights: As for `find_backbone`; a file in it is not listed.
-        only_here: Only those with weights on this machine: takes milliseconds, where timm's list takes seconds.
+        only_here: Only those with weights on this machine: takes milliseconds, while timm's list takes seconds.
     """
     pattern = pattern if any(sign in pattern for sign in "*?[") else f"*{plain_name(pattern)}*"
     rows = {entry[0]: _row_here(*entry) for entry in _entries(weights)}
@@ -386,18 +396,32 @@ def backbones(
         for name in timm.list_pretrained():
             if name not in rows:
                 cfg = timm.get_pretrained_cfg(name)
-                rows[name] = BackboneRow(name, "", max(cfg.input_size[1:]), None, None, cfg.license or "unknown")
+                rows[name] = BackboneRow(
+                    name=name,
+                    here="",
+                    image_size=max(cfg.input_size[1:]),
+                    parameters=None,
+                    feature_dim=None,
+                    licence=cfg.license or "unknown",
+                )
     return [row for name, row in rows.items() if fnmatch.fnmatchcase(name, pattern)]
 
 
 def _row_here(name: str, source: str, spec: BackboneConfig, weights: Path) -> BackboneRow:
     header = read_header(weights)
     size = spec.preprocess.image_size
-    return BackboneRow(name, source, size, parameter_count(header), _feature_dim(header), spec.licence)
+    return BackboneRow(
+        name=name,
+        here=source,
+        image_size=size,
+        parameters=parameter_count(header),
+        feature_dim=_feature_dim(header),
+        licence=spec.licence,
+    )
 
 
 def _entries(source: WeightsSource) -> Iterator[tuple[str, str, BackboneConfig, Path]]:
-    """(name, source, spec, weights) of all that is on this machine, each name once, the folder's before the hub's."""
+    """Yield (name, source, spec, weights) of all weights here, each name once, the folder's before the hub's."""
     folder = _weights_folder(source)
     names = _names_in(folder) if folder else []
     places = [(name, "folder", folder / f"{name}.json", folder / f"{name}.safetensors") for name in names if folder]
@@ -407,7 +431,7 @@ def _entries(source: WeightsSource) -> Iterator[tuple[str, str, BackboneConfig, 
         if name in seen:
             continue
         try:
-            spec = read_config(config)  # without one, what the weights expect is not known; `find_backbone` asks timm
+            spec = read_config(config)  # without one, the expected input is unknown; `find_backbone` asks timm
             read_header(weights)
             check_bundled(weights)
         except BackboneError as error:

@@ -1,13 +1,13 @@
-"""Weights files: the only module that reads them, and only as safetensors.
+"""Reading weights files: the only module that does so, and only as safetensors.
 
-A safetensors file is 8 bytes of length, that many bytes of JSON, then raw numbers: reading one runs no code of its
-author's. Everything else that weights come in (``.pt``, ``.pth``, ``.bin``, ``.pkl``, gzip'd, or any of these
-renamed to ``.safetensors``) can be a pickle, which *is* code; such a file is refused by its content and never opened
-by anything that could run it. The header is checked here, in plain Python, before the native parser sees the file.
+A safetensors file is 8 bytes of length, that many bytes of JSON, then raw numbers: reading it runs no code from its
+author. All other formats for weights (``.pt``, ``.pth``, ``.bin``, ``.pkl``, gzipped, or any of these renamed to
+``.safetensors``) can be a pickle, which *is* code; such a file is rejected by its content and never opened by anything
+that could run it. The header is checked here, in plain Python, before the native parser sees the file.
 
-Costs: `read_header` reads some 30 kB and takes about a millisecond; `weights_sha256` reads the whole
-file (about 0.5 s a GB) once a process. `load_tensors` imports torch; nothing else here does.
-When not to use it: a run folder has a manifest, which `headstart.io.folders.check_manifest` verifies first.
+Costs: `read_header` reads about 30 kB and takes about a millisecond; `weights_sha256` reads the whole file (about 0.5 s
+per GB) once per process. `load_tensors` imports torch; nothing else here does. When not to use it: a run folder has a
+manifest, which `headstart.io.folders.check_manifest` verifies first.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     import torch
 
 SafetensorsHeader = dict[str, tuple[str, tuple[int, ...]]]
-"""Tensor name -> (dtype as safetensors writes it, such as ``F32``; shape)."""
+"""Tensor name -> (dtype in safetensors' notation, such as ``F32``; shape)."""
 
 MAX_HEADER_BYTES = 16 << 20
-"""Longest header taken. The format allows 100 MB; the largest of timm's models needs about 1 MB."""
+"""Longest accepted header. The format allows 100 MB; the largest of timm's models needs about 1 MB."""
 
 _ITEM_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
@@ -41,19 +41,19 @@ _ITEM_BYTES = {
 }
 _CONVERT = (
     "Only safetensors are loaded. If you trust the file, convert it with safetensors.torch.save_file(state_dict, FILE)"
-    " and give that one."
+    " and use the result."
 )
 _FETCH_AGAIN = "Copy or download the file again."
 
 
 # ---------------------------------------------------------------------------------------------- safetensors headers
 def read_header(path: Path) -> SafetensorsHeader:
-    """Names, dtypes and shapes of the tensors in a safetensors file, each checked against the file's size.
+    """Read names, dtypes and shapes of the tensors in a safetensors file, each checked against the file's size.
 
     Format: https://huggingface.co/docs/safetensors, section Format. Offsets must be in bounds, of the size that dtype
     and shape give, without gaps or overlaps, and end where the file ends.
 
-    Raises `MissingWeights` if there is no such file, `BadWeights` if it is anything but a whole safetensors file.
+    Raises `MissingWeights` if there is no such file, `BadWeights` if it is not a complete safetensors file.
     """
     path = Path(path)
     try:
@@ -75,13 +75,13 @@ def read_header(path: Path) -> SafetensorsHeader:
 
 
 def parameter_count(header: SafetensorsHeader) -> int:
-    """Trained numbers of a network, its last layer included; the statistics of batch normalisation are not."""
+    """Count the trained values of a network, including its last layer but not the statistics of batch normalisation."""
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     return sum(math.prod(shape) for name, (_, shape) in header.items() if not name.endswith(buffers))
 
 
 def _refuse_other_formats(path: Path, start: bytes, size: int) -> None:
-    """Raise `BadWeights` unless the first bytes can be those of safetensors; other formats are called by their name."""
+    """Raise `BadWeights`, naming the format, unless the first bytes can be those of safetensors."""
     if size == 0:
         raise BadWeights(f"{path}: is empty (0 bytes).", hint=_FETCH_AGAIN)
     length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
@@ -93,7 +93,7 @@ def _refuse_other_formats(path: Path, start: bytes, size: int) -> None:
             )
         if length > MAX_HEADER_BYTES:
             raise BadWeights(
-                f"{path}: its header has {length:,} bytes, more than the {MAX_HEADER_BYTES:,} that are taken.",
+                f"{path}: its header has {length:,} bytes, above the limit of {MAX_HEADER_BYTES:,}.",
                 hint="Save the tensors again with safetensors.",
             )
         return
@@ -101,7 +101,7 @@ def _refuse_other_formats(path: Path, start: bytes, size: int) -> None:
 
 
 def _format_name(start: bytes) -> str:
-    """What a file that is not safetensors seems to be, from its first bytes. Reads only; never parses a pickle."""
+    """Guess the format of a file other than safetensors from its first bytes. Never parses a pickle."""
     if start.startswith(b"PK"):
         return "a zip archive (as torch.save writes, with a pickle inside)"
     if start[:1] == b"\x80" and len(start) > 1 and 2 <= start[1] <= 5:
@@ -126,7 +126,7 @@ def _format_name(start: bytes) -> str:
 
 
 def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
-    """The header's JSON object. Duplicate names are refused: two parsers could take different ones."""
+    """Parse the header's JSON object. Rejects duplicate names, which two parsers could resolve differently."""
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -141,7 +141,7 @@ def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
         metadata = entries.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("__metadata__ is not an object of strings")
-        "".join(entries).encode("utf-8")  # lone surrogates: JSON's escapes can write them, the native parser refuses
+        "".join(entries).encode("utf-8")  # lone surrogates: valid JSON escapes that the native parser rejects
     except (ValueError, RecursionError) as error:
         raise BadWeights(f"{path}: damaged safetensors header: {error}.", hint=_FETCH_AGAIN) from None
     if not entries:
@@ -202,7 +202,7 @@ _hashes: dict[tuple[str, int, int, int], str] = {}
 
 
 def weights_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a weights file, remembered in this process until size, time or inode change."""
+    """Return the hexadecimal SHA-256 of a weights file, cached in this process until size, time or inode change."""
     resolved = Path(path).resolve()
     facts = resolved.stat()
     key = (str(resolved), facts.st_size, facts.st_mtime_ns, facts.st_ino)
@@ -219,8 +219,8 @@ def check_fits(
     Args:
         path: A safetensors file; only its header is read.
         module_state_shapes: Shape of each entry of the network's `state_dict`.
-        classifier: Names of the network's classifier modules, such as ``("fc",)``. Their tensors are tolerated in the
-            file whatever their shape (they are dropped), and are not missed.
+        classifier: Names of the network's classifier modules, such as ``("fc",)``. Their tensors may be in the file in
+            any shape (they are dropped), or missing.
         name: The network's name, for the message.
 
     Counters of batch normalisation (``num_batches_tracked``) may be missing: inference does not read them.
@@ -232,15 +232,15 @@ def check_fits(
 
 
 def wrong_architecture(path: Path, name: str, problem: str) -> BadWeights:
-    """The error for weights that belong to another network; `problem` is the sentence part that `misfit` gives."""
+    """Return the error for weights of another network; `problem` is the phrase from `misfit`."""
     return BadWeights(
         f"{path}: these are not the weights of {name or 'this network'}: {problem}.",
-        hint="Give the backbone that the file was saved from (--backbone NAME), or another file.",
+        hint="Name the backbone that the file was saved from (--backbone NAME), or use another file.",
     )
 
 
 def misfit(found: Mapping[str, Sequence[int]], needed: Mapping[str, Sequence[int]], classifier: Sequence[str]) -> str:
-    """How the shapes found differ from those needed, as a part of a sentence; empty if they fit.
+    """Describe how the found shapes differ from the needed ones, as a phrase; empty if they match.
 
     >>> misfit({"a": (1,), "b": (2,)}, {"a": (3,), "c": (4,)}, ())
     '1 missing (c); 1 unexpected (b); 1 of another shape (a: (1,), expected (3,))'
@@ -261,7 +261,7 @@ def misfit(found: Mapping[str, Sequence[int]], needed: Mapping[str, Sequence[int
 
 
 def is_classifier(tensor: str, classifier: Sequence[str]) -> bool:
-    """Whether a tensor belongs to one of the named classifier modules.
+    """Return whether a tensor belongs to one of the named classifier modules.
 
     >>> is_classifier("head.fc.weight", ["head.fc"]), is_classifier("head.fc2.weight", ["head.fc"])
     (True, False)
@@ -270,7 +270,7 @@ def is_classifier(tensor: str, classifier: Sequence[str]) -> bool:
 
 
 def load_tensors(path: Path, *, sha256: str = "") -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file, on the CPU. Its header, and its hash if given, are checked before.
+    """Load all tensors of a safetensors file on the CPU, after checking its header, and its hash if given.
 
     Raises `MissingWeights` or `BadWeights`.
     """
@@ -278,7 +278,7 @@ def load_tensors(path: Path, *, sha256: str = "") -> dict[str, torch.Tensor]:
     read_header(path)
     if sha256 and weights_sha256(path) != sha256:
         raise BadWeights(
-            f"{path}: has changed since it was chosen (SHA-256 {weights_sha256(path)[:12]}, expected {sha256[:12]}).",
+            f"{path}: has changed since it was selected (SHA-256 {weights_sha256(path)[:12]}, expected {sha256[:12]}).",
             hint="Run the same command again.",
         )
     from safetensors import SafetensorError
@@ -292,6 +292,6 @@ def load_tensors(path: Path, *, sha256: str = "") -> dict[str, torch.Tensor]:
 
 
 def short_repr(value: object, most: int = 80) -> str:
-    """`repr`, cut to a length that fits a message."""
+    """Return `repr`, shortened to fit a message."""
     text = repr(value)
     return text if len(text) <= most else text[: most - 3] + "..."

@@ -1,8 +1,8 @@
-"""Where weights of backbones come from: one file, a folder of them, the hub, or from nowhere but this machine.
+"""Where weights of backbones come from: a file, a folder, the hub, or only this machine.
 
-    WeightsSource(folder="weights", offline=True)    only what is in that folder, in the hub's cache, or in the package
+    WeightsSource(folder="weights", offline=True)    only that folder, the hub's cache and the package
 
-`headstart.model.backbones.registry` looks there, in that order. Costs nothing; it opens no file.
+`headstart.model.backbones.registry` searches them in that order. Costs nothing; it opens no file.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ class WeightsSource:
     """
 
     file: Path | None = field(default=None, metadata={"option": "weights"})
-    """Weights file (.safetensors) for the backbone that is named."""
+    """Weights file (.safetensors) for the named backbone."""
     folder: Path | None = field(default=None, metadata={"option": "weights_dir"})
     """Folder of NAME.safetensors and NAME.json."""
     offline: bool = False
     """Never open a socket."""
 
     def __post_init__(self) -> None:
-        for name in ("file", "folder"):  # where text was given
+        for name in ("file", "folder"):  # if given as text
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
 
 
 WeightsFolder = Annotated[Path | WeightsSource, OnlyFields("folder", "offline")]
-"""For verbs that look at several backbones, of which a single file could be but one."""
+"""For verbs that use several backbones, where a single file makes no sense."""
 
 
 def as_weights_source(weights: Path | str | WeightsSource) -> WeightsSource:
-    """A source as it is; a path as the weights file or the folder that it is.
+    """Return a source unchanged; turn a path into one, as a weights file or a folder.
 
     >>> as_weights_source("weights/resnet18.a1_in1k.safetensors").file.name, as_weights_source("weights").folder.name
     ('resnet18.a1_in1k.safetensors', 'weights')
@@ -54,11 +54,11 @@ def as_weights_source(weights: Path | str | WeightsSource) -> WeightsSource:
 
 
 def as_weights_folder(weights: Path | str | WeightsSource) -> WeightsSource:
-    """The same where a single file cannot be meant. Raises `BackboneError` for one."""
+    """Do the same where a single file makes no sense. Raises `BackboneError` for one."""
     source = as_weights_source(weights)
     if source.file is not None:
         raise BackboneError(
-            f"{source.file}: is given as a weights file, and a folder of weights was expected.",
+            f"{source.file}: is a weights file, expected a folder of weights.",
             hint="Give the folder that holds NAME.safetensors and NAME.json for each backbone.",
         )
     return source

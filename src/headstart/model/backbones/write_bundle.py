@@ -1,6 +1,6 @@
-"""Writing a bundle: weights, exact requirements and wheels in one folder or zip, for a machine without network.
+"""Writing a bundle: weights, exact requirements and wheels in one folder or zip, for an offline machine.
 
-`headstart.model.backbones.offline_kit` reads its weights. Costs the copying, and a download if all wheels are wanted.
+`headstart.model.backbones.offline_kit` reads its weights. Costs the copying, and a download if all wheels are included.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from headstart.model.backbones.registry import STARTER, Backbone, at_hand, find_
 from headstart.model.backbones.weights_source import WeightsSource
 
 BundleContents = dict[str, bytes | Path]
-"""Name in the bundle -> what the file holds, or the file to copy."""
+"""Name in the bundle -> contents, or the file to copy."""
 
 README = """\
-headstart {version}, for a machine without network
+headstart {version}, for a machine without a network
 
 Made on {machine} with Python {python}, which the wheels need too.
 
-1. Install, from within this folder, into a virtual environment of Python {python}:
+1. Install from inside this folder into a virtual environment with Python {python}:
 
        pip install {no_index}--find-links wheels -r requirements.txt
 {left_out}
@@ -47,18 +47,18 @@ Made on {machine} with Python {python}, which the wheels need too.
 
        headstart train DATA --out run --weights-dir DIR --offline
 
-   HEADSTART_WEIGHTS=DIR in the environment does the same for all commands.
+   Setting HEADSTART_WEIGHTS=DIR in the environment does the same for all commands.
 
-Weights (licences.csv has where they come from, and the licences of all packages):
+Weights (licences.csv lists their origin, and the licences of all packages):
 
 {weights}
 
-manifest.json has the SHA-256 of every file. headstart refuses weights that differ from it.
+manifest.json has the SHA-256 of every file. headstart rejects weights that do not match it.
 """
 
 LEFT_OUT = """
-   Only headstart's own wheel is in here; pip takes the others from the index that it knows. To be without one:
-   `headstart bundle --wheels`.
+   Only headstart's own wheel is included; pip takes the others from its index. To need no index, use `headstart bundle
+   --wheels`.
 """
 
 
@@ -74,7 +74,7 @@ class BundledWeights:
 
 @dataclass(frozen=True)
 class WrittenBundle:
-    """What a bundle holds: weights, how many wheels, the packages that it needs, and the bytes of all files."""
+    """Contents of a bundle: weights, number of wheels, required packages, and total bytes."""
 
     backbones: tuple[BundledWeights, ...]
     packages: tuple[Package, ...]
@@ -83,13 +83,13 @@ class WrittenBundle:
 
 
 def weights_table(backbones: tuple[BundledWeights, ...]) -> str:
-    """A line per backbone: name, size, licence."""
+    """Format one line per backbone: name, size, licence."""
     rows = [[plain(b.name), f"{b.bytes / 1e6:,.1f} MB", plain(b.licence)] for b in backbones]
     return "\n".join(columns(rows, "<><"))
 
 
 def backbones_to_bundle(names: str, weights: WeightsSource) -> list[Backbone]:
-    """Those that are named, each once; else all at hand; else the one that is downloaded. Raises `BackboneError`."""
+    """Return the named backbones, each once; else all available; else the downloaded one. Raises `BackboneError`."""
     if names:
         wanted = [name.strip() for name in names.split(",")]
         named = [find_backbone(name, weights) for name in wanted]
@@ -98,7 +98,7 @@ def backbones_to_bundle(names: str, weights: WeightsSource) -> list[Backbone]:
 
 
 def write_bundle(out: Path, backbones: Sequence[Backbone], *, all_wheels: bool) -> WrittenBundle:
-    """Write the bundle: a zip if `out` is named so, else a folder. Raises `MissingWeights`, `PackagingError`, `WriteError`."""
+    """Write the bundle as a zip or folder, by its name. Raises `MissingWeights`, `PackagingError`, `WriteError`."""
     packages = needed_packages()
     with temporary_folder() as room:
         files = [own_wheel(room)]
@@ -113,7 +113,7 @@ def write_bundle(out: Path, backbones: Sequence[Backbone], *, all_wheels: bool) 
 
 
 def is_zip(out: Path) -> bool:
-    """Whether a bundle of that name is one archive."""
+    """Return whether a bundle of that name is a zip file."""
     return out.suffix.lower() == ".zip"
 
 
@@ -134,7 +134,7 @@ def _add_weights(contents: BundleContents, backbone: Backbone) -> BundledWeights
 
 
 def _origin(backbone: Backbone) -> str:
-    """Where the weights come from, unless that is but their place on this machine."""
+    """Return the origin of the weights, unless it is just a path on this machine."""
     return "" if backbone.origin == str(backbone.weights) else backbone.origin
 
 
@@ -145,7 +145,7 @@ def _add_papers(
     packages: Sequence[Package],
     wheels: Sequence[Path],
 ) -> None:
-    """README.txt, requirements.txt, the licences, and bundle.json."""
+    """Add README.txt, requirements.txt, the licences, and bundle.json."""
     made_for = {"python": ".".join(platform.python_version_tuple()[:2]), "machine": sysconfig.get_platform()}
     version = next(package.version for package in packages if package.name == SELF)
     how = {"no_index": "--no-index ", "left_out": ""}
@@ -179,7 +179,7 @@ def _write_folder(out: Path, contents: BundleContents) -> None:
 
 
 def _write_zipped(out: Path, contents: BundleContents, room: Path) -> None:
-    """The same as one archive, in which all lies in a folder of its name."""
+    """Write one archive, with everything inside a folder of its name."""
     listed = {n: sha256_bytes(c) if isinstance(c, bytes) else sha256_file(c) for n, c in contents.items()}
     write_json(room / MANIFEST, {"sha256": dict(sorted(listed.items()))})
     packed = {**contents, MANIFEST: room / MANIFEST}

@@ -1,1 +1,1 @@
-"""Linear heads on frozen features: ridge, LDA and logistic regression, whole paths at a time, and the search among them."""
+"""Linear heads on frozen features: ridge, LDA and logistic regression, whole paths at once, and a search over them."""

@@ -1,17 +1,16 @@
 """Fitting one linear head: ridge, LDA, nearest class mean, logistic regression, or a blend of the last with LDA.
 
 What it does: fits the linear layer to put on a backbone. Ridge and LDA choose their strength by exact leave-one-out
-log-loss, one eigendecomposition for the whole path. Every head is one (D, K) matrix and a bias, whatever it was made
-of, so it fits a timm classifier layer. `headstart.model.heads.search` chooses among the kinds.
+log-loss, with one eigendecomposition for the whole path. Every head is one (D, K) matrix and a bias, whatever its kind,
+so it fits a timm classifier layer. `headstart.model.heads.search` chooses among the kinds.
 
 What it costs: `fit_head` on 6,000 x 1,280 features with 6 classes, 2 busy cores: ridge or LDA at a given strength
 0.4-0.7 s, with the leave-one-out path from 1.8 s, logistic 2.6-3.0 s; an idle machine was 2 to 4 times as fast in
 `benchmarks/head.py`. Memory: three float32 copies of the features.
 
-When not to use it: when the features must move (fine-tuning), or when they do not fit in memory.
+When not to use it: if the features change (fine-tuning), or do not fit in memory.
 
-Log-losses here are each at its own best temperature: a head is calibrated later, so only the shape of its logits
-counts.
+Each log-loss here is at its own best temperature: heads are calibrated later, so the scale of logits does not matter.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ KINDS = ("ridge", "lda", "logistic", "blend", "ncm")
 RIDGE_STRENGTHS = tuple(float(s) for s in 10.0 ** np.arange(-3, 2.6, 0.5))
 LDA_STRENGTHS = (0.01, 0.03, 0.1, 0.2, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0)
 LOGISTIC_STRENGTHS = tuple(float(s) for s in 10.0 ** np.arange(-2, 1.1, 0.5))
-USUAL_LOGISTIC, USUAL_LDA = 0.1, 0.3  # where a walk starts
+USUAL_LOGISTIC, USUAL_LDA = 0.1, 0.3  # where the search starts
 Coefficients = tuple[np.ndarray, np.ndarray]
 
 
@@ -45,8 +44,8 @@ Coefficients = tuple[np.ndarray, np.ndarray]
 class LinearHead:
     """``logits = features @ weight_DK + bias_K``. `strength` is relative to the features' spread (see `fit_head`).
 
-    A blend has `parts`: (kind, strength, factor) of each head whose logits it adds; its `strength` is that of the
-    logistic part.
+    A blend has `parts`: (kind, strength, factor) of each head that it sums; its `strength` is that of the logistic
+    part.
     """
 
     kind: str
@@ -57,7 +56,7 @@ class LinearHead:
     parts: tuple[tuple[str, float, float], ...] = ()
 
     def logits(self, features_ND: np.ndarray) -> np.ndarray:
-        """Float32 (N, K), before any temperature."""
+        """Return logits, float32 (N, K), before any temperature."""
         if features_ND.ndim != 2 or features_ND.shape[1] != len(self.weight_DK):
             raise DataError(f"features: shape {features_ND.shape}, expected (N, {len(self.weight_DK)}) for this head.")
         return np.asarray(features_ND, np.float32) @ self.weight_DK + self.bias_K
@@ -72,12 +71,12 @@ def fit_head(
     strength: float | None = None,
     class_weight: str | None = None,
 ) -> LinearHead:
-    """Fit one head. `kind` and what `strength` means (all are unchanged when features are scaled or images repeated):
+    """Fit one head. `kind` and the meaning of `strength` (all unaffected by scaling features or repeating images):
 
     - ``ridge``: on one-hot targets, penalty = strength x mean eigenvalue of the total scatter, intercept free.
     - ``lda``: within-class covariance shrunk to ``(1 - s) S + s trace(S) / D I``, 0 < s <= 1, S with the 1/N
       normaliser (as scikit-learn's `LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s)`); priors are the classes'
-      shares. Friedman, Regularized Discriminant Analysis, JASA 84 (1989), eq. 18.
+      fractions. Friedman, Regularized Discriminant Analysis, JASA 84 (1989), eq. 18.
     - ``logistic``: mean log-loss + ``strength v / 2 ||weight||^2``, v the mean variance of a feature, intercept free;
       in scikit-learn's terms ``C = 1 / (N strength v)``.
     - ``ncm``: nearest class mean by Euclidean distance; no strength.
@@ -85,9 +84,8 @@ def fit_head(
       temperature.
 
     `strength` None: by leave-one-out log-loss for ridge and LDA; 0.1 for logistic and blend, which `search_head` tunes.
-    `class_weight` ``balanced`` gives every class the same total weight, in sums, means, priors and scores alike.
-    Raises BadLabels (fewer than 2 classes, labels out of range), DataError (shapes, non-finite), RecipeError (kind,
-    strength).
+    `class_weight` ``balanced`` gives every class the same total weight in sums, means, priors and scores. Raises
+    BadLabels (fewer than 2 classes, labels out of range), DataError (shapes, non-finite), RecipeError (kind, strength).
     """
     check_kinds([kind])
     problem = prepare(features_ND, labels_N, n_classes, class_weight)
@@ -104,7 +102,7 @@ def fit_head(
 
 
 def refit(head: LinearHead, features_ND: np.ndarray, labels_N: np.ndarray, n_classes: int) -> LinearHead:
-    """The same kind, strengths and class weights on other data, usually train + validation; no search."""
+    """Fit the same kind, strengths and class weights on other data, usually train + validation, without a search."""
     problem = prepare(features_ND, labels_N, n_classes, head.class_weight)
     parts = head.parts or ((head.kind, head.strength, 1.0),)
     return _fit_parts(problem, head.kind, parts, head if head.weight_DK.shape[1] == n_classes else None)
@@ -119,12 +117,12 @@ def leave_one_out(
     strengths: Sequence[float] | None = None,
     class_weight: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``(strengths_S, logits_SNK)``: what a ``ridge`` or ``lda`` fitted without image i gives image i.
+    """Return ``(strengths_S, logits_SNK)``: logits of image i from a ``ridge`` or ``lda`` fitted without image i.
 
-    Exact, at the price of one decomposition. What one image cannot change by much is held at its value for all
-    images: the absolute penalty (ridge), the normaliser 1/N and the shrinkage target trace(S)/D (LDA), and the
-    class weights. An image alone in its class has no LDA without it; its own class gets the smallest of its other
-    logits.
+    They are exact, for the cost of one decomposition, except that quantities which one image hardly changes keep their
+    values for all images: the absolute penalty (ridge), the normaliser 1/N and the shrinkage target trace(S)/D (LDA),
+    and the class weights. There is no LDA without the only image of a class: its own class gets the smallest of its
+    other logits.
     """
     if kind not in ("ridge", "lda"):
         raise RecipeError(f"leave-one-out: kind {kind!r}, expected 'ridge' or 'lda'.")
@@ -138,7 +136,7 @@ def leave_one_out(
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Train features in solver coordinates. Classes without an image are left out here and added back by `widen`."""
+    """Training features in solver coordinates. Classes without images are left out here and added back by `widen`."""
 
     base: Coordinates
     present: np.ndarray
@@ -146,7 +144,7 @@ class Problem:
     class_weight: str | None
 
     def widen(self, columns: np.ndarray, below: float = 0.0) -> np.ndarray:
-        """Columns for all classes: an absent one gets the mean of the others less `below`, so it never wins."""
+        """Extend columns to all classes: an absent one gets the mean of the others minus `below`, so it never wins."""
         if len(self.present) == self.n_classes:
             return columns
         out = np.repeat(columns.mean(-1, keepdims=True) - below, self.n_classes, axis=-1)
@@ -154,24 +152,30 @@ class Problem:
         return out
 
     def below(self, kind: str) -> float:
-        """How far an absent class lies under the mean logit: about the prior of half an image."""
+        """Return how far an absent class is below the mean logit: about the prior of half an image."""
         return 1.0 if kind == "ridge" else float(np.log(2 * len(self.base.labels_N)))
 
     def head(self, kind: str, coefficients: Coefficients, strength: float, parts: tuple = ()) -> LinearHead:
-        """`coefficients` are for raw features, of the present classes."""
+        """Make a head from `coefficients` of the present classes for raw features."""
         weight_DK, bias_K = self.widen(coefficients[0]), self.widen(coefficients[1], self.below(kind))
-        as32 = weight_DK.astype(np.float32), bias_K.astype(np.float32)
-        return LinearHead(kind, *as32, strength, self.class_weight, parts)
+        return LinearHead(
+            kind=kind,
+            weight_DK=weight_DK.astype(np.float32),
+            bias_K=bias_K.astype(np.float32),
+            strength=strength,
+            class_weight=self.class_weight,
+            parts=parts,
+        )
 
     def penalty(self, strength: float) -> float:
-        """Of the logistic objective, in solver coordinates."""
+        """Return the penalty of the logistic objective in solver coordinates."""
         return strength * self.base.total_level / self.base.mass
 
 
 def prepare(features_ND: np.ndarray, labels_N: np.ndarray, n_classes: int, class_weight: str | None) -> Problem:
     features_ND, labels_N = np.asarray(features_ND), np.asarray(labels_N)
     if features_ND.ndim != 2 or len(features_ND) != len(labels_N):
-        raise DataError(f"features: shape {features_ND.shape} with {len(labels_N)} labels, expected one row a label.")
+        raise DataError(f"features: shape {features_ND.shape} with {len(labels_N)} labels, expected one row per label.")
     if class_weight not in (None, "balanced"):
         raise RecipeError(f"class_weight: {class_weight!r}, expected None or 'balanced'.")
     present, compact_N = np.unique(labels_N, return_inverse=True)
@@ -188,14 +192,14 @@ def prepare(features_ND: np.ndarray, labels_N: np.ndarray, n_classes: int, class
 
 
 def class_weights(labels_N: np.ndarray, class_weight: str | None) -> np.ndarray:
-    """One weight per row, of mean 1."""
+    """Return one weight per row, with mean 1."""
     if class_weight is None or not len(labels_N):
         return np.ones(len(labels_N))
     return balanced(np.bincount(labels_N))[labels_N]
 
 
 def balanced(counts_K: np.ndarray) -> np.ndarray:
-    """One weight per class, so that all classes with images weigh the same, and images 1 on average.
+    """Return one weight per class, so that all classes with images weigh the same, and images 1 on average.
 
     >>> balanced(np.array([1, 3, 0]))
     array([2.        , 0.66666667, 2.        ])
@@ -229,7 +233,7 @@ def _loo(spectrum: Spectrum, kind: str, strengths: Sequence[float]) -> Iterator[
 
 
 def loo_scores(spectrum: Spectrum, kind: str) -> Iterator[tuple[float, float, float, float]]:
-    """(strength, accuracy, log-loss, factor) along the path, over the rows that leaving one out can judge."""
+    """Yield (strength, accuracy, log-loss, factor) along the path, over the rows that leave-one-out can score."""
     keep = scorable(spectrum.base)
     labels, weights = spectrum.base.labels_N[keep], spectrum.base.weights_N[keep]
     factor: float | None = None
@@ -240,7 +244,7 @@ def loo_scores(spectrum: Spectrum, kind: str) -> Iterator[tuple[float, float, fl
 
 
 def best_loo(spectrum: Spectrum, kind: str) -> tuple[float, float]:
-    """(strength, factor) of the lowest leave-one-out log-loss."""
+    """Return (strength, factor) of the lowest leave-one-out log-loss."""
     best = min(loo_scores(spectrum, kind), key=lambda score: score[2])
     return best[0], best[3]
 
@@ -253,7 +257,7 @@ def nearest_means(base: Coordinates, means_KR: np.ndarray) -> Coefficients:
 def _fit_parts(
     problem: Problem, kind: str, parts: tuple[tuple[str, float, float], ...], previous: LinearHead | None
 ) -> LinearHead:
-    """The sum of the parts' coefficients, each times its factor."""
+    """Sum the parts' coefficients, each times its factor."""
     solved = [(factor, *_solve(problem, part, strength, previous)) for part, strength, factor in parts]
     weight_RK, offset_K = (sum(solved_part[0] * solved_part[i] for solved_part in solved) for i in (1, 2))
     raw = problem.base.unfold(np.asarray(weight_RK), np.asarray(offset_K))
@@ -288,7 +292,7 @@ def _solve(problem: Problem, kind: str, strength: float, previous: LinearHead | 
 
 
 def _curvature_inverse(base: Coordinates, penalty: float) -> np.ndarray:
-    """About the inverse Hessian of one class; p (1 - p) is taken as 0.1 on average (0.02 to 0.2 cost the same)."""
+    """Approximate one class's inverse Hessian, with a mean p (1 - p) of 0.1 (0.02 to 0.2 cost the same)."""
     total_RR = base.within_RR + (base.means_KR.T * base.mass_K) @ base.means_KR
     curvature_RR = 0.1 / base.mass * total_RR + penalty * np.eye(len(total_RR))
     return np.linalg.inv(curvature_RR.astype(np.float32))

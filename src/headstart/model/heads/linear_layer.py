@@ -1,8 +1,8 @@
-"""`LinearLayer`: the last layer of a classifier, whatever it was made by.
+"""`LinearLayer`: the last layer of a classifier, however it was fitted.
 
     logits_NK = layer(features_ND)
 
-Heads fitted in closed form give one, members of an ensemble hold one, fine-tuning starts from one and ends with one.
+Closed-form fits return one, each ensemble member has one, and fine-tuning starts from one and returns one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class LinearLayer:
     bias_K: np.ndarray
 
     def __call__(self, features_ND: np.ndarray) -> np.ndarray:
-        """Logits float64 (N, K).
+        """Return logits, float64 (N, K).
 
         >>> LinearLayer(np.eye(2, dtype=np.float32), np.array([0, 1], np.float32))(np.array([[2, 3]], np.float32))
         array([[2., 4.]])
@@ -32,5 +32,5 @@ class LinearLayer:
         return f"LinearLayer({len(self.weight_DK)} features, {len(self.bias_K)} classes)"
 
     def times(self, factor: float) -> LinearLayer:
-        """The layer whose logits are `factor` times as large."""
+        """Return the layer whose logits are `factor` times as large."""
         return LinearLayer((self.weight_DK * factor).astype(np.float32), (self.bias_K * factor).astype(np.float32))

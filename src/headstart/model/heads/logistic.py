@@ -1,14 +1,14 @@
 """Multinomial logistic regression with an L2 penalty: a preconditioned L-BFGS in numpy.
 
 What it does: minimises ``sum_i w_i nll_i / sum_i w_i + penalty / 2 * ||weight||^2``, intercepts unpenalised. The
-logits are linear along a search direction, so one product with the features gives a whole line search, and an
-iteration costs two products.
+logits are linear along a search direction, so a whole line search needs one product with the features, and an iteration
+costs two.
 
-What it costs: 2 N D K multiply-adds an iteration; 10 to 30 iterations from a good start with a good preconditioner
-(an inverse of the regularised covariance: the fixed-Hessian bound of Boehning, Ann. Inst. Statist. Math. 44 (1992),
-section 2).
+What it costs: 2 N D K multiply-adds per iteration; 10 to 30 iterations from a good start with a good preconditioner (an
+inverse of the regularised covariance: the fixed-Hessian bound of Boehning, Ann. Inst. Statist. Math. 44 (1992), section
+2).
 
-When not to use it: without that inverse at hand, or for features that do not fit in memory.
+When not to use it: without that inverse, or for features that do not fit in memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from headstart.evaluation.probabilities import log_softmax
 
-MEMORY = 8  # pairs L-BFGS remembers
+MEMORY = 8  # pairs that L-BFGS stores
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,15 +39,16 @@ def tempered_log_loss(
     start: float | None = None,
     smoothing: float = 0.0,
 ) -> tuple[float, float]:
-    """``(log_loss, factor)``: the least mean log-loss of ``softmax(factor * logits)``, and its factor (1 / temperature).
+    """Return the lowest mean log-loss of ``softmax(factor * logits)``, and its factor (1 / temperature).
 
-    Safeguarded Newton on a convex function of one number. With `smoothing` the factor (not the loss) is the best for
-    labels that are wrong that often, as Platt (1999, section 2.2) smooths his targets; without it a perfect
-    separation has no finite best factor, and the search stops where the logits spread over 1e4. Equal logits have none
-    either: 1, for the loss of guessing. (`evaluation.calibration.fit_temperature` smooths otherwise, in float64, and is
-    what a classifier is calibrated by; this one compares heads, hundreds of times in a search.)
+    The method is safeguarded Newton on a convex function of one number. With `smoothing` the factor (not the loss) is
+    optimal for labels that are wrong that often, like Platt's smoothed targets (1999, section 2.2); without it, a
+    perfect separation has no finite optimum, and the search stops where the logits spread over 1e4. Equal logits have
+    none either: the factor is 1 and the loss that of guessing. (`evaluation.calibration.fit_temperature`, which
+    calibrates classifiers, smooths differently, in float64; this function compares heads, hundreds of times per
+    search.)
 
-    Three of four labels fit equal logits: the least loss is the entropy of (3/4, 1/4), at ``2 * factor = ln 3``.
+    Three of four labels fit equal logits: the lowest loss is the entropy of (3/4, 1/4), at ``2 * factor = ln 3``.
 
     >>> loss, factor = tempered_log_loss(np.tile([2.0, 0.0], (4, 1)), np.array([0, 0, 0, 1]))
     >>> round(loss, 4), round(factor, 4)
@@ -55,9 +56,9 @@ def tempered_log_loss(
     """
     logits = np.asarray(logits_NK, np.float32)
     size = float(np.abs(logits).max())
-    logits = logits - logits.mean(1, keepdims=True)  # what they share would overflow where they differ by little
+    logits = logits - logits.mean(1, keepdims=True)  # a large common offset would hide small differences
     spread = float(np.abs(logits).max())
-    if spread <= 1e-6 * size:  # equal but for rounding
+    if spread <= 1e-6 * size:  # equal up to rounding
         return float(np.log(logits.shape[1])), 1.0
     share_N = (np.ones(len(labels_N)) if weights_N is None else weights_N).astype(np.float64)
     share_N /= share_N.sum()
@@ -66,7 +67,7 @@ def tempered_log_loss(
     low, high = 0.0, 1e4 / spread
     factor = (
         start if start is not None and low < start < high else 3 / spread
-    )  # that of other logits may be far too large
+    )  # a factor from other logits may be far too large
     for _ in range(40):
         p = np.exp(log_softmax(np.float32(factor) * logits)) * logits
         mean_N = p.sum(1)
@@ -95,9 +96,9 @@ def fit_logistic(
 ) -> LogisticFit:
     """Minimise from `start` = (weight_DK, offset_K) on float32 `values_ND`, which should be centred.
 
-    `precondition` maps a (D, K) gradient to about the Newton step. Stops when the decrease that the quadratic model
-    promises is below ``tolerance**2`` of the objective; measured, the objective is then within 1e-5 (tolerance 1e-3)
-    or 3e-4 (1e-2) of the minimum. Method: Liu & Nocedal, Math. Programming 45 (1989); the two-loop recursion is
+    `precondition` maps a (D, K) gradient to roughly the Newton step. Stops when the decrease predicted by the quadratic
+    model is below ``tolerance**2`` of the objective; in measurements the objective was then within 1e-5 (tolerance
+    1e-3) or 3e-4 (1e-2) of the minimum. Method: Liu & Nocedal, Math. Programming 45 (1989); the two-loop recursion is
     algorithm 7.4 of Nocedal & Wright.
     """
     task = _LogisticLoss(values_ND, labels_N, (weights_N / weights_N.sum()).astype(np.float32), penalty)
@@ -123,7 +124,7 @@ def fit_logistic(
 
 
 def _scaled(precondition: Callable[[np.ndarray], np.ndarray], spread: float) -> Callable[[np.ndarray], np.ndarray]:
-    """The initial inverse Hessian for weights and intercepts together."""
+    """Return the initial inverse Hessian for weights and intercepts together."""
     return lambda grad: np.vstack([precondition(grad[:-1]), grad[-1:] / spread])
 
 
@@ -140,7 +141,7 @@ class _LogisticLoss:
         return self.values_ND @ theta[:-1].astype(np.float32) + theta[-1].astype(np.float32)
 
     def evaluate(self, logits_NK: np.ndarray, theta: np.ndarray) -> tuple[float, np.ndarray, float]:
-        """Objective, gradient, and the mean of p (1 - p), which is about the curvature along an intercept."""
+        """Return objective, gradient, and the mean of p (1 - p), roughly the curvature along an intercept."""
         rows = np.arange(len(self.labels_N))
         log_p = log_softmax(logits_NK)
         loss = -float(self.share_N.astype(np.float64) @ log_p[rows, self.labels_N].astype(np.float64))
@@ -156,7 +157,7 @@ class _LogisticLoss:
 def _two_loop(
     grad: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray, float]], first: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """The L-BFGS direction before its minus sign; `first` is the initial inverse Hessian, rescaled to the last pair."""
+    """Return the negated L-BFGS direction; `first` is the initial inverse Hessian, rescaled to the last pair."""
     q, kept = grad.copy(), []
     for s, g, curvature in reversed(pairs):
         kept.append(float((s * q).sum()) / curvature)
@@ -173,7 +174,7 @@ def _two_loop(
 def _line_search(
     task: _LogisticLoss, logits_NK: np.ndarray, move_NK: np.ndarray, theta: np.ndarray, direction: np.ndarray
 ) -> float:
-    """About the minimum along the line, by safeguarded Newton steps on the convex one-dimensional objective."""
+    """Approximate the minimum along the line by safeguarded Newton steps on the convex one-dimensional objective."""
     cross, square = float((theta[:-1] * direction[:-1]).sum()), float((direction[:-1] ** 2).sum())
     target = float(task.share_N @ move_NK[np.arange(len(move_NK)), task.labels_N])
     t, low, high = 1.0, 0.0, np.inf

@@ -1,15 +1,15 @@
-"""The head to put on frozen features: every kind along its strengths, by leave-one-out and by validation log-loss.
+"""Search for the best head on frozen features: all kinds and strengths, by leave-one-out and validation log-loss.
 
 What it does: `search_head` reads ridge and LDA paths off one eigendecomposition (strength by exact leave-one-out
-log-loss on the train part), walks logistic regression along a warm-started path (strength by validation log-loss),
-blends it with LDA, and takes the kind with the lowest validation log-loss. `linear.refit` then fits the same on more
-data.
+log-loss on the training set), fits logistic regression along a warm-started path (strength by validation log-loss),
+blends it with LDA, and selects the kind with the lowest validation log-loss. `linear.refit` then fits the same head on
+more data.
 
-What it costs: see `benchmarks/head.py`; about a second for 4,800 x 1,280 features with 6 classes on 2 cores, most of
-it the decomposition and the logistic path.
+What it costs: see `benchmarks/head.py`; about a second for 4,800 x 1,280 features with 6 classes on 2 cores, mostly for
+the decomposition and the logistic path.
 
-When not to use it: for a known kind and strength `linear.fit_head` does less. With hundreds of classes give `kinds`
-without logistic and blend: that path takes tens of seconds (23 s at 4,879 x 1,280 with 200 classes).
+When not to use it: for a known kind and strength, `linear.fit_head` is cheaper. With hundreds of classes, pass `kinds`
+without logistic and blend, whose path takes tens of seconds (23 s at 4,879 x 1,280 with 200 classes).
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class SearchRow:
-    """One head that was tried. Log-losses are at the best temperature; nan where there is none.
+    """One candidate head. Log-losses are at the best temperature; nan if undefined.
 
-    `seconds` is what this row added; the decomposition that ridge, LDA and logistic share is in the first row.
+    `seconds` is the added time; the decomposition shared by ridge, LDA and logistic counts in the first row.
     """
 
     kind: str
@@ -67,10 +67,10 @@ def search_head(
     kinds: Sequence[str] = KINDS,
     class_weight: str | None = None,
 ) -> tuple[LinearHead, list[SearchRow]]:
-    """The head with the lowest validation log-loss, fitted on the train part only, and a row for every head tried.
+    """Return the head with the lowest validation log-loss, fitted on the training set only, and a row per candidate.
 
     Without validation images (M = 0) the choice is between ridge and LDA, by leave-one-out log-loss.
-    Raises as `fit_head`; RecipeError for M = 0 with neither ridge nor LDA among `kinds`.
+    Raises like `fit_head`; RecipeError for M = 0 with neither ridge nor LDA among `kinds`.
     """
     check_kinds(kinds)
     if not len(val_labels_M) and not {"ridge", "lda"} & set(kinds):
@@ -83,7 +83,14 @@ def search_head(
     spectrum, labels_M = decompose(problem.base), np.asarray(val_labels_M)
     val_MR = spectrum.project(np.asarray(val_MD)) if len(labels_M) else np.empty((0, 0), np.float32)
     search = _Search(
-        problem, spectrum, spectrum.values(), val_MR, labels_M, class_weights(labels_M, class_weight), [], []
+        problem=problem,
+        spectrum=spectrum,
+        values_NR=spectrum.values(),
+        val_MR=val_MR,
+        val_labels_M=labels_M,
+        val_weights_M=class_weights(labels_M, class_weight),
+        rows=[],
+        found=[],
     )
     search.run(kinds)
     rows, best = search.rows, min(search.found, key=lambda found: found[0])[1]
@@ -99,21 +106,21 @@ class _Search:
 
     problem: Problem
     spectrum: Spectrum
-    values_NR: np.ndarray  # train features in the eigenbasis
+    values_NR: np.ndarray  # training features in the eigenbasis
     val_MR: np.ndarray  # validation features in the eigenbasis
     val_labels_M: np.ndarray
     val_weights_M: np.ndarray
     rows: list[SearchRow]
-    found: list[tuple[float, LinearHead]]  # (what it is chosen by, the head), one per kind
+    found: list[tuple[float, LinearHead]]  # (selection criterion, head), one per kind
 
     def score(self, kind: str, coefficients: Coefficients) -> tuple[float, float]:
-        """Validation (accuracy, log-loss) of coefficients in the eigenbasis."""
+        """Return validation (accuracy, log-loss) of coefficients in the eigenbasis."""
         if not len(self.val_labels_M):
             return NAN, NAN
         columns = self.problem.widen(coefficients[0]), self.problem.widen(coefficients[1], self.problem.below(kind))
         logits = (self.val_MR @ columns[0].astype(np.float32) + columns[1]).astype(np.float32)
         right = logits.argmax(1) == self.val_labels_M
-        smoothing = 1 / (len(right) + 2)  # as if one more image had failed: no infinite factor on a separable few
+        smoothing = 1 / (len(right) + 2)  # as if one more image had failed: keeps the factor finite if separable
         loss = tempered_log_loss(logits, self.val_labels_M, self.val_weights_M, smoothing=smoothing)[0]
         return float(np.average(right, weights=self.val_weights_M)), loss
 
@@ -121,13 +128,23 @@ class _Search:
         self.found.append((value, self.problem.head(kind, self.spectrum.unfold(*coefficients), strength, parts)))
 
     def closed_form(self, kind: str) -> tuple[float, float]:
-        """Rows of the ridge or LDA path; returns (strength, factor) of the lowest leave-one-out log-loss."""
+        """Add the rows of the ridge or LDA path; return (strength, factor) of the lowest leave-one-out log-loss."""
         model = self.spectrum.ridge if kind == "ridge" else self.spectrum.lda
         best, clock = (float("inf"), 0.0, 1.0, NAN), time.perf_counter()
         for strength, accuracy, loss, factor in loo_scores(self.spectrum, kind):
             score = self.score(kind, model(strength))
             now = time.perf_counter()
-            self.rows.append(SearchRow(kind, strength, accuracy, loss, *score, now - clock))
+            self.rows.append(
+                SearchRow(
+                    kind=kind,
+                    strength=strength,
+                    loo_accuracy=accuracy,
+                    loo_log_loss=loss,
+                    val_accuracy=score[0],
+                    val_log_loss=score[1],
+                    seconds=now - clock,
+                )
+            )
             best, clock = min(best, (loss, strength, factor, score[1])), now
         loss, strength, factor, val_loss = best
         self.keep(kind, model(strength), strength, val_loss if len(self.val_labels_M) else loss)
@@ -136,11 +153,21 @@ class _Search:
     def nearest_mean(self) -> None:
         started, coefficients = time.perf_counter(), nearest_means(self.spectrum.base, self.spectrum.means_KR)
         score = self.score("ncm", coefficients)
-        self.rows.append(SearchRow("ncm", NAN, NAN, NAN, *score, time.perf_counter() - started))
+        self.rows.append(
+            SearchRow(
+                kind="ncm",
+                strength=NAN,
+                loo_accuracy=NAN,
+                loo_log_loss=NAN,
+                val_accuracy=score[0],
+                val_log_loss=score[1],
+                seconds=time.perf_counter() - started,
+            )
+        )
         self.keep("ncm", coefficients, NAN, score[1])
 
     def walk(self, shrinkage: float, factor: float, kinds: Sequence[str]) -> None:
-        """Logistic fits outward from the usual strength, each from the last, until neither logistic nor blend gains."""
+        """Fit logistic outward from the usual strength, each from the last, until neither logistic nor blend gains."""
         lda = self.spectrum.lda(shrinkage)
         path = _Path(
             self, (lda[0] * factor, lda[1] * factor), [kind for kind in ("logistic", "blend") if kind in kinds]
@@ -179,7 +206,7 @@ class _Path:
     best: dict[str, tuple[float, float, Coefficients]] = field(default_factory=dict)
 
     def step(self, strength: float, start: Coefficients) -> tuple[Coefficients, bool]:
-        """Fit at one strength; returns the coefficients and whether any kind gained on validation."""
+        """Fit at one strength; return the coefficients and whether any kind gained on validation."""
         clock, penalty, base = time.perf_counter(), self.search.problem.penalty(strength), self.search.spectrum.base
         inverse_R1 = 1 / (0.1 * self.search.spectrum.variances() + penalty)[:, None]
         args = (self.search.values_NR, base.labels_N, base.weights_N, penalty, start)
@@ -189,7 +216,17 @@ class _Path:
             mixed = ours if kind == "logistic" else ((ours[0] + self.lda[0]) / 2, (ours[1] + self.lda[1]) / 2)
             score = self.search.score(kind, mixed)
             now = time.perf_counter()
-            self.search.rows.append(SearchRow(kind, strength, NAN, NAN, *score, now - clock))
+            self.search.rows.append(
+                SearchRow(
+                    kind=kind,
+                    strength=strength,
+                    loo_accuracy=NAN,
+                    loo_log_loss=NAN,
+                    val_accuracy=score[0],
+                    val_log_loss=score[1],
+                    seconds=now - clock,
+                )
+            )
             clock = now
             if kind not in self.best or score[1] < self.best[kind][0]:
                 self.best[kind], gained = (score[1], strength, mixed), True

@@ -1,17 +1,17 @@
-"""One eigendecomposition of the features, from which ridge and LDA read every regularisation strength at once.
+"""One eigendecomposition of the features that gives ridge and LDA at every regularisation strength.
 
-What it does: centres (and standardises) the features, takes the class means out, and decomposes what is left, the
+What it does: centres (and standardises) the features, subtracts the class means, and decomposes the residual, the
 within-class scatter ``W = sum_i w_i r_i r_i'``. Ridge regression on one-hot targets and linear discriminant analysis
 with a shrunk covariance both need only ``(W + c I)^-1`` for many c, and the total scatter that ridge inverts differs
-from W by K-1 directions (Woodbury); so one `eigh` gives both whole paths, and for both the exact outputs each image
-would get from a model fitted without it.
+from W by K-1 directions (Woodbury); so one `eigh` gives both whole paths, and for both the exact outputs for each image
+of a model fitted without it.
 
-What it costs: one Gram matrix, one eigh of min(N, D) squared, one rotation of the features; a strength costs O(N D K)
-after that. Measured on 2 cores at 4,800 x 1,280 with 6 classes: see `benchmarks/head.py`. Memory: two float32 copies
-of the features.
+What it costs: one Gram matrix, one eigh of min(N, D) squared, one rotation of the features; each strength then costs
+O(N D K). Measured on 2 cores at 4,800 x 1,280 with 6 classes: see `benchmarks/head.py`. Memory: two float32 copies of
+the features.
 
-When not to use it: for one known strength `solve` needs no decomposition. From D of about 5,000 up the eigh takes a
-minute; reduce the features before.
+When not to use it: for one known strength, `solve_lda` and `solve_ridge` need no decomposition. Above a D of about
+5,000 the eigh takes a minute; reduce the features first.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BLOCK = 1024  # rows a product: float32 inside a block, float64 across blocks
+BLOCK = 1024  # rows per product: float32 inside a block, float64 across blocks
 TINY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
 class Coordinates:
-    """Features as the solvers see them: centred, divided by their root mean square, at most min(N, D) columns.
+    """Features in solver coordinates: centred, divided by their root mean square, at most min(N, D) columns.
 
-    All sums are weighted by `weights_N`, and every class has at least one row. Rotation and one common scale leave an
-    L2 penalty what it is, so nothing is lost here.
-    (Dividing each feature by its own deviation was tried: on one real set of 6 classes log-loss rose
-    by 1-6 %; on a small one of 2 classes it went either way.)
+    All sums are weighted by `weights_N`, and every class has at least one row. Rotation and one common scale do not
+    change an L2 penalty, so nothing is lost here. (We tried dividing each feature by its own deviation: on one real
+    dataset of 6 classes log-loss rose by 1-6 %; on a small one of 2 classes the effect was mixed.)
     """
 
     values_NR: np.ndarray  # float32
@@ -52,24 +51,24 @@ class Coordinates:
         return float(self.mass_K.sum())
 
     def project(self, features_ND: np.ndarray) -> np.ndarray:
-        """New rows in these coordinates, float32 (N, R)."""
+        """Project new rows into these coordinates, float32 (N, R)."""
         values = _blocks(features_ND, self.mean_D, self.scale)
         return values if self.span_DR is None else values @ self.span_DR.astype(np.float32)
 
     def unfold(self, weight_RK: np.ndarray, offset_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Float64 ``(weight_DK, bias_K)`` for raw features from coefficients for these coordinates."""
+        """Turn coefficients for these coordinates into float64 ``(weight_DK, bias_K)`` for raw features."""
         weight_DK = self.scale * (weight_RK if self.span_DR is None else self.span_DR @ weight_RK)
         return weight_DK, offset_K - self.mean_D @ weight_DK
 
     def fold(self, weight_DK: np.ndarray, bias_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The way back: the part of `weight_DK` that lies in the span of these features."""
+        """Invert `unfold` for the component of `weight_DK` in the span of these features."""
         weight_DK = np.asarray(weight_DK, np.float64)
         inside = weight_DK if self.span_DR is None else self.span_DR.T @ weight_DK
         return inside / self.scale, bias_K + self.mean_D @ weight_DK
 
 
 def coordinates(features_ND: np.ndarray, labels_N: np.ndarray, weights_N: np.ndarray, n_classes: int) -> Coordinates:
-    """Centre, scale, and (when N < D) rotate the features into their span; each of 0..n_classes-1 has a row."""
+    """Centre, scale, and (when N < D) rotate the features into their span; each class 0..n_classes-1 needs a row."""
     count, dim = features_ND.shape
     parts = range(0, count, BLOCK)
     weighted_D = sum(weights_N[i : i + BLOCK] @ features_ND[i : i + BLOCK].astype(np.float64) for i in parts)
@@ -102,10 +101,10 @@ def coordinates(features_ND: np.ndarray, labels_N: np.ndarray, weights_N: np.nda
 
 
 def _span(values_ND: np.ndarray) -> np.ndarray:
-    """Orthonormal columns float64 (D, R) that span the rows, from the eigenvectors of their Gram matrix.
+    """Return orthonormal columns float64 (D, R) that span the rows, from the eigenvectors of their Gram matrix.
 
-    Directions in which the rows spread 1e-5 times as much as in the widest one or less are left out: float32 features
-    hold nothing there. A QR of the D x N matrix took 5 times as long (0.24 s at 400 x 1,280).
+    Directions with at most 1e-5 of the widest one's spread are left out: float32 features have no information there. A
+    QR of the D x N matrix took 5 times as long (0.24 s at 400 x 1,280).
     """
     rows = values_ND.astype(np.float64)
     squares_N, vectors_NN = np.linalg.eigh(rows @ rows.T)
@@ -117,7 +116,7 @@ def _span(values_ND: np.ndarray) -> np.ndarray:
 
 
 def _blocks(features_ND: np.ndarray, mean_D: np.ndarray, scale: float) -> np.ndarray:
-    """``(features - mean) * scale`` in float32, subtracted in float64 (a mean may be far above the spread)."""
+    """Return ``(features - mean) * scale`` in float32, subtracted in float64 (a mean may far exceed the spread)."""
     out = np.empty(features_ND.shape, np.float32)
     for i in range(0, len(out), BLOCK):
         out[i : i + BLOCK] = (features_ND[i : i + BLOCK] - mean_D) * scale
@@ -125,7 +124,7 @@ def _blocks(features_ND: np.ndarray, mean_D: np.ndarray, scale: float) -> np.nda
 
 
 def _scatter(values_NR: np.ndarray, labels_N: np.ndarray, weights_N: np.ndarray, means_KR: np.ndarray) -> np.ndarray:
-    """Weighted within-class scatter (R, R) in float64 from float32 products of `BLOCK` rows."""
+    """Compute the weighted within-class scatter (R, R) in float64 from float32 products of `BLOCK` rows."""
     scatter = np.zeros((values_NR.shape[1],) * 2)
     means32 = means_KR.astype(np.float32)
     root_N = np.sqrt(weights_N).astype(np.float32)
@@ -138,7 +137,7 @@ def _scatter(values_NR: np.ndarray, labels_N: np.ndarray, weights_N: np.ndarray,
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """`Coordinates` turned into the eigenbasis of the within-class scatter."""
+    """`Coordinates` rotated into the eigenbasis of the within-class scatter."""
 
     base: Coordinates
     axes_RR: np.ndarray  # float64 eigenvectors in columns
@@ -154,19 +153,19 @@ class Spectrum:
         return self.base.project(features_ND) @ self.axes_RR.astype(np.float32)
 
     def unfold(self, weight_RK: np.ndarray, offset_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Float64 ``(weight_DK, bias_K)`` for raw features from coefficients in the eigenbasis."""
+        """Turn coefficients in the eigenbasis into float64 ``(weight_DK, bias_K)`` for raw features."""
         return self.base.unfold(self.axes_RR @ weight_RK, offset_K)
 
     def variances(self) -> np.ndarray:
-        """Of each eigenbasis column, between classes included; float64 (R,)."""
+        """Variance of each eigenbasis column, including between classes; float64 (R,)."""
         return (self.eigenvalues_R + self.base.mass_K @ self.means_KR**2) / self.base.mass
 
     def lda(self, strength: float) -> tuple[np.ndarray, np.ndarray]:
-        """Discriminants ``(weight_RK, offset_K)`` in the eigenbasis."""
+        """Compute LDA's discriminants ``(weight_RK, offset_K)`` in the eigenbasis."""
         return lda_coefficients(self.base, self.means_KR, self.means_KR.T / self._shrunk(strength)[:, None])
 
     def ridge(self, strength: float) -> tuple[np.ndarray, np.ndarray]:
-        """Ridge on one-hot targets, ``(weight_RK, offset_K)`` in the eigenbasis."""
+        """Compute ridge on one-hot targets, ``(weight_RK, offset_K)`` in the eigenbasis."""
         solved_RK = self.means_KR.T / (self.eigenvalues_R + strength * self.base.total_level)[:, None]
         return ridge_coefficients(self.base, self.means_KR, solved_RK)
 
@@ -174,13 +173,13 @@ class Spectrum:
         return ((1 - strength) * self.eigenvalues_R + strength * self.base.within_level) / self.base.mass
 
     def lda_leave_one_out(self, strengths: np.ndarray) -> Iterator[np.ndarray]:
-        """For each strength, float64 (N, K): the log-posterior (up to a constant per row) of each image without it.
+        """Yield per strength each image's log-posterior (up to a constant per row) without it, float64 (N, K).
 
         Removing image i (weight w, class y of mass s) moves its class mean by -w/(s-w) r, its prior to s-w, and takes
-        ``w s/(s-w) r r'`` out of the scatter; Sherman-Morrison does the inverse. The normaliser and the level of the
-        shrinkage target are held at their values for all images. A class with one image has no model without it:
-        its image gets, for that class, the smallest of its other outputs, so that nothing is infinite; leave such
-        rows out of averages (`scorable`).
+        ``w s/(s-w) r r'`` out of the scatter; Sherman-Morrison gives the inverse. The normaliser and the level of the
+        shrinkage target keep their values for all images. A class with one image has no model without it: for that
+        class, the image gets the smallest of its other outputs, so that all values are finite; leave such rows out of
+        averages (`scorable`).
         """
         base, y = self.base, self.base.labels_N
         rows, weight_N, mass_N = np.arange(len(y)), base.weights_N, base.mass_K[y]
@@ -201,12 +200,12 @@ class Spectrum:
             yield _floor_alone(prior_NK - distance_NK / 2, y, alone)
 
     def ridge_leave_one_out(self, strengths: np.ndarray) -> Iterator[np.ndarray]:
-        """For each strength, float64 (N, K): what ridge fitted without image i says of image i.
+        """Yield per strength the outputs for image i of ridge fitted without image i, float64 (N, K).
 
-        The residual divided by one minus the leverage, intercept included: Hastie, Tibshirani, Friedman, Elements of
+        The residual is divided by one minus the leverage, intercept included: Hastie, Tibshirani, Friedman, Elements of
         Statistical Learning (2nd ed.), eq. 7.64, and Rifkin & Lippert, Notes on Regularized Least Squares (2007),
-        section 4. The same one-eigh path is what big_vision's few-shot evaluator (evaluators/fewshot_lsr.py) uses,
-        there without leave-one-out.
+        section 4. big_vision's few-shot evaluator (evaluators/fewshot_lsr.py) uses the same one-eigh path, without
+        leave-one-out.
         """
         base, y = self.base, self.base.labels_N
         onehot_NK = np.eye(len(base.mass_K))[y]
@@ -225,7 +224,7 @@ class Spectrum:
             yield onehot_NK - (onehot_NK - fit_NK) / np.maximum(1 - leverage_N, 1e-9)[:, None]
 
     def _quadratic(self, diagonals_SR: np.ndarray) -> np.ndarray:
-        """r' diag(d) r of every residual, float64 (S, N)."""
+        """Compute r' diag(d) r for every residual, float64 (S, N)."""
         weights = diagonals_SR.T.astype(np.float32)
         out = np.empty((len(diagonals_SR), len(self.residuals_NR)))
         for start in range(0, out.shape[1], BLOCK):
@@ -233,27 +232,33 @@ class Spectrum:
         return out
 
     def _cross(self, d_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """r' diag(d) m_k of every residual (N, K), and the same between class means (K, K); float64."""
+        """Compute r' diag(d) m_k for every residual (N, K), and the same between class means (K, K); float64."""
         scaled_RK = d_R[:, None] * self.means_KR.T
         return (self.residuals_NR @ scaled_RK.astype(np.float32)).astype(np.float64), self.means_KR @ scaled_RK
 
 
 def decompose(base: Coordinates) -> Spectrum:
-    """The eigenbasis of the within-class scatter, in float64: float32 eigh was measured no faster."""
+    """Compute the eigenbasis of the within-class scatter, in float64: float32 eigh was no faster when measured."""
     values, axes_RR = np.linalg.eigh(base.within_RR)
     means_KR = base.means_KR @ axes_RR
     residuals = base.values_NR - base.means_KR.astype(np.float32)[base.labels_N]
-    return Spectrum(base, axes_RR, np.maximum(values, 0), residuals @ axes_RR.astype(np.float32), means_KR)
+    return Spectrum(
+        base=base,
+        axes_RR=axes_RR,
+        eigenvalues_R=np.maximum(values, 0),
+        residuals_NR=residuals @ axes_RR.astype(np.float32),
+        means_KR=means_KR,
+    )
 
 
 def scorable(base: Coordinates) -> np.ndarray:
-    """Rows whose class has another image, the ones leave-one-out can judge; all rows when no class has two."""
+    """Select rows that leave-one-out can score, those whose class has another image; all rows if no class has two."""
     alone = _alone(base)
     return np.ones_like(alone) if alone.all() else ~alone
 
 
 def solve_lda(base: Coordinates, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """LDA with covariance ``((1 - s) W + s level I) / mass`` for one strength, without a decomposition."""
+    """Solve LDA with covariance ``((1 - s) W + s level I) / mass`` for one strength, without a decomposition."""
     shrunk_RR = (
         (1 - strength) * base.within_RR + strength * base.within_level * np.eye(len(base.within_RR))
     ) / base.mass
@@ -261,18 +266,18 @@ def solve_lda(base: Coordinates, strength: float) -> tuple[np.ndarray, np.ndarra
 
 
 def solve_ridge(base: Coordinates, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """Ridge with penalty ``strength * mean eigenvalue of the total scatter``, without a decomposition."""
+    """Solve ridge with penalty ``strength * mean eigenvalue of the total scatter``, without a decomposition."""
     shifted_RR = base.within_RR + strength * base.total_level * np.eye(len(base.within_RR))
     return ridge_coefficients(base, base.means_KR, np.linalg.solve(shifted_RR, base.means_KR.T))
 
 
 def lda_coefficients(base: Coordinates, means_KR: np.ndarray, solved_RK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and offsets from ``solved_RK = A^-1 M'``: x' A^-1 m - m' A^-1 m / 2 + log prior."""
+    """Return weights and offsets from ``solved_RK = A^-1 M'``: x' A^-1 m - m' A^-1 m / 2 + log prior."""
     return solved_RK, np.log(base.mass_K / base.mass) - np.einsum("kr,rk->k", means_KR, solved_RK) / 2
 
 
 def ridge_coefficients(base: Coordinates, means_KR: np.ndarray, solved_RK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and offsets of ridge on one-hot targets from ``solved_RK = (W + c I)^-1 M'`` (Woodbury over means)."""
+    """Return ridge's weights and offsets from ``solved_RK = (W + c I)^-1 M'`` (Woodbury over means)."""
     root_K = np.sqrt(base.mass_K)
     inner_KK = np.eye(len(root_K)) + root_K[:, None] * (means_KR @ solved_RK) * root_K
     return np.linalg.solve(inner_KK, (solved_RK * root_K).T).T * root_K, base.mass_K / base.mass

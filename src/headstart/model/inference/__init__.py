@@ -1,1 +1,1 @@
-"""Pixels to predictions: compiled networks, features and their cache, the `Classifier`, heat maps."""
+"""From pixels to predictions: compiled networks, features and their cache, the `Classifier`, heat maps."""

@@ -1,10 +1,10 @@
-"""The trained classifier: backbones, the last layer on each, class names, calibration.
+"""The trained classifier: backbones with their last layers, class names, calibration.
 
-A classifier is a sum over its members: ``logits = sum over members of (features @ weight_DK + bias_K)``, nearly always one
-member. Temperature is folded into the weights, so the softmax of the logits is calibrated. `runs.saved_classifier` writes
-one to disk and reads it back.
+A classifier is a sum over its members: ``logits = sum over members of (features @ weight_DK + bias_K)``, usually one
+member. The temperature is folded into the weights, so the softmax of the logits is calibrated. `runs.saved_classifier`
+writes one to disk and reads it back.
 
-Open `predictor.Predictor` first: it is the way of one image from a file to probabilities.
+Start with `predictor.Predictor`, which shows the path of one image from file to probabilities.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class EnsembleMember:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the validation set says of how far to trust the probabilities.
+    """Results on the validation set about how far to trust the probabilities.
 
-    `temperature` is what the logits were divided by (already folded into the weights). `conformal_threshold` and
-    `conformal_alpha` belong to `evaluation.conformal.prediction_sets` (method `lac`). `clip` is the lowest probability to
-    submit where log-loss is scored (`evaluation.clipping`); 0 leaves the probabilities as they are.
+    `temperature` is the divisor of the logits (already folded into the weights). `conformal_threshold` and
+    `conformal_alpha` belong to `evaluation.conformal.prediction_sets` (method `lac`). `clip` is the lowest probability
+    to submit if log-loss is scored (`evaluation.clipping`); 0 leaves probabilities unchanged.
     """
 
     temperature: float = 1.0
@@ -48,9 +48,9 @@ class Calibration:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Classifier(OneLineRepr):
-    """A frozen-backbone or fine-tuned classifier, ready to predict: all that decides a prediction, and nothing else.
+    """A frozen-backbone or fine-tuned classifier, ready to predict: only what determines a prediction.
 
-    Where it comes from is the run's to say (`runs.provenance`).
+    Its origin is recorded in the run (`runs.provenance`).
     """
 
     members: tuple[EnsembleMember, ...]
@@ -63,18 +63,18 @@ class Classifier(OneLineRepr):
         return f"{' + '.join(str(member.extractor) for member in self.members)}, {len(self.classes)} classes"
 
     def facts(self) -> list[tuple[str, str]]:
-        """Backbones, classes, and the calibration."""
-        shown = {
+        """Backbones, classes and calibration."""
+        facts = {
             "backbones": [str(member.extractor) for member in self.members],
             "classes": few(self.classes),
             "runtime": str(self.runtime),
             **asdict(self.calibration),
         }
-        return list(short_facts(shown))
+        return list(short_facts(facts))
 
     @property
     def id(self) -> str:
-        """A short hash of all that decides a prediction."""
+        """A short hash of everything that determines a prediction."""
         members = [
             (
                 m.extractor.backbone.sha256,
@@ -86,10 +86,10 @@ class Classifier(OneLineRepr):
         return sha256_bytes(json.dumps([members, self.classes], sort_keys=True).encode())[:16]
 
     def logits(self, features: Sequence[np.ndarray]) -> np.ndarray:
-        """float32 (N, K) from the float32 (N, D) features of each member, in their order.
+        """Compute logits, float32 (N, K), from the float32 (N, D) features of each member, in their order.
 
         Summed image by image in a fixed order (einsum, not a matrix product whose blocking depends on N), so that an
-        image's logits do not depend on its company.
+        image's logits do not depend on the other images.
         """
         total_NK = sum(
             np.einsum("nd,dk->nk", x.astype(np.float64), m.layer.weight_DK.astype(np.float64)) + m.layer.bias_K

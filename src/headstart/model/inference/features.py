@@ -1,14 +1,14 @@
-"""Images to feature vectors: the costly step of frozen-backbone training, so it runs once per image and is kept.
+"""Images to feature vectors: the costly step of frozen-backbone training, so it runs once per image and is cached.
 
-Each worker thread decodes a small batch straight into its session's input and then runs the network on it itself; with
-four workers for each of the network's streams, batches wait for the network and never the network for a batch, and no
-queue stands between them. Memory is a few batches, whatever the number of images, beyond the features themselves.
+Each worker thread decodes a small batch straight into its session's input and then runs the network on it; with four
+workers per stream of the network, batches wait for the network and never the network for a batch, without a queue.
+Besides the features, memory holds a few batches, whatever the number of images.
 
-Several backbones that see the same pixels (equal `Preprocess.geometry`) share one decoding.
+Backbones with the same pixels (equal `Preprocess.geometry`) share the decoding.
 
-Features are kept under a key made from the weights, the input spec and the precision (`engines.network_key`), and
-within it under the SHA-256 of the image's bytes: a renamed file hits, a changed pixel misses. A shard of the cache is
-written aside and renamed, about every 20 seconds, so a killed run loses at most that much and two processes can share.
+The cache key is made from the weights, the input spec and the precision (`engines.network_key`), then the SHA-256 of
+the image's bytes: a renamed file hits, a changed pixel misses. About every 20 seconds a shard of the cache is written
+to a temporary file and renamed, so a killed run loses at most that much, and two processes can share the cache.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ SHARD_ROWS = 4096
 SHARD_SECONDS = 20.0
 
 WORKERS_PER_CORE = 4
-"""Two gave 0.95 of the serial bound, three and four 1.01, six 0.98 (medians of nine rounds; LOG.md)."""
+"""Two reached 0.95 of the serial bound, three and four 1.01, six 0.98 (medians of nine repeats; LOG.md)."""
 
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """A backbone and the input spec it is used with here (its own, or at another size)."""
+    """A backbone with its input spec (its own, or at another size)."""
 
     backbone: Backbone
     spec: Preprocess
@@ -59,8 +59,8 @@ class FeatureExtractor:
 class Features(OneLineRepr):
     """Feature vectors of images. `values` float32 (N, D) in the order of `paths`.
 
-    `fingerprint` is a SHA-256 over weights, preprocessing and the images' bytes: equal ones mean equal features.
-    `errors` maps the paths that could not be read to the reason; their rows are zero.
+    `fingerprint` is a SHA-256 over weights, preprocessing and the images' bytes: equal fingerprints mean equal
+    features. `errors` maps unreadable paths to the reason; their rows are zero.
     """
 
     values: np.ndarray
@@ -70,19 +70,19 @@ class Features(OneLineRepr):
     errors: dict[str, str]
 
     def summary(self) -> str:
-        """How many images, features, and of which backbone."""
+        """Number of images and features, and the backbone."""
         images, features = self.values.shape
         return f"{images:,} images x {features:,} features of {self.backbone}"
 
     def facts(self) -> list[tuple[str, str]]:
-        """Its fields, the array by its shape."""
+        """The fields, with the array's shape."""
         images, features = self.values.shape
         shown = {"images": images, "features": features, "backbone": self.backbone}
         return list(short_facts({**shown, "fingerprint": self.fingerprint, "errors": self.errors}))
 
 
 class FeatureStore:
-    """The kept features of one (weights, input spec, precision), by the SHA-256 of the images' bytes."""
+    """The feature cache of one (weights, input spec, precision), by the SHA-256 of the images' bytes."""
 
     def __init__(self, key: str) -> None:
         self._folder = cache_dir() / "features" / key
@@ -91,7 +91,7 @@ class FeatureStore:
             self._take_up(path)
 
     def find(self, sha256: bytes) -> np.ndarray | None:
-        """The feature vector (D,) of an image, or None."""
+        """Return the feature vector (D,) of an image, or None."""
         found = self._row.get(sha256)
         return None if found is None else found[0][found[1]]
 
@@ -102,10 +102,10 @@ class FeatureStore:
         arrays, metadata = {"sha256": keys_N32, "values": values_ND}, {"content": _content(keys_N32, values_ND)}
         path = self._folder / f"{name}.safetensors"
         write_cache(path, safetensors_bytes(arrays, metadata))
-        self._take_up(path)  # from the file, so that a store that stays open does not fill memory
+        self._take_up(path)  # mapped from the file, so that an open store does not fill memory
 
     def _take_up(self, path: Path) -> None:
-        """Map a shard into memory; one that is damaged is left out, and its images are embedded again."""
+        """Map a shard into memory; a damaged one is skipped, and its images are embedded again."""
         try:
             mapped = np.memmap(path, np.uint8, "r")
             size = int.from_bytes(mapped[:8].tobytes(), "little")
@@ -124,17 +124,17 @@ class FeatureStore:
 def embed_images(
     images: Images, extractors: Sequence[FeatureExtractor], runtime: Runtime, *, keep: bool = True
 ) -> tuple[list[np.ndarray], dict[int, str]]:
-    """Features of images, one float32 (N, D) array per extractor, in their order: one call of an `Embedder`.
+    """Embed images: one float32 (N, D) array per extractor, in their order. This is one call of an `Embedder`.
 
-    A file that has changed since it was inspected is an error of that image, not of the run. Returns the arrays and
-    {row: reason} of images that could not be read (their features are zero). `keep=False` neither reads nor writes the
-    cache. Raises `BackboneError`, `WriteError`.
+    A file that has changed since it was inspected is an error for that image, not for the run. Returns the arrays and
+    {row: reason} of unreadable images (their features are zero). `keep=False` neither reads nor writes the cache.
+    Raises `BackboneError`, `WriteError`.
     """
     return Embedder(extractors, runtime, keep=keep)(images)
 
 
 class Embedder:
-    """Extractors that stay open from call to call: networks and caches are opened when they are first needed."""
+    """Extractors that stay open between calls: networks and caches are opened on first use."""
 
     def __init__(self, extractors: Sequence[FeatureExtractor], runtime: Runtime, *, keep: bool = True) -> None:
         self.extractors, self.runtime, self.keep = tuple(extractors), runtime, keep
@@ -142,7 +142,7 @@ class Embedder:
         self._stores: dict[int, FeatureStore] = {}
 
     def __call__(self, images: Images) -> tuple[list[np.ndarray], dict[int, str]]:
-        """See `embed_images`."""
+        """Embed images, see `embed_images`."""
         arrays: list[np.ndarray | None] = [None] * len(self.extractors)
         errors: dict[int, str] = {}
         for members in _by_geometry(self.extractors):
@@ -153,7 +153,7 @@ class Embedder:
         return [a for a in arrays if a is not None], errors
 
     def network(self, member: int) -> Network:
-        """The network of an extractor, by its number. Raises `BackboneError`."""
+        """Return an extractor's network, by the extractor's number. Raises `BackboneError`."""
         if member not in self._networks:
             extractor = self.extractors[member]
             self._networks[member] = open_network(extractor.backbone, extractor.spec, self.runtime)
@@ -171,7 +171,13 @@ class Embedder:
         missing = [_missing(store, keys) for store in stores]
         networks = [self.network(p) if m else None for p, m in zip(members, missing, strict=True)]
         wanted = sorted(set().union(*missing))
-        work = _EmbeddingWork(images, networks, missing, self.extractors[members[0]].spec, self.runtime.batch)
+        work = _EmbeddingWork(
+            images=images,
+            networks=networks,
+            missing=missing,
+            spec=self.extractors[members[0]].spec,
+            batch=self.runtime.batch,
+        )
         names = [self.extractors[p].backbone.name for p, m in zip(members, missing, strict=True) if m]
         title = names[0] if len(names) == 1 else f"{len(names)} backbones"
         with bar(f"Embedding with {title}", len(wanted)) as advance:
@@ -182,7 +188,7 @@ class Embedder:
 
 
 def fingerprint(extractor: FeatureExtractor, runtime: Runtime, sha256s: Sequence[str]) -> str:
-    """SHA-256 over all that features depend on: the network's key and each image's bytes, in order."""
+    """Hash (SHA-256) everything that features depend on: the network's key and each image's bytes, in order."""
     digest = hashlib.sha256(network_key(extractor.backbone, extractor.spec, runtime).encode())
     for sha256 in sha256s:
         digest.update(bytes.fromhex(sha256))
@@ -197,7 +203,7 @@ def _by_geometry(extractors: Sequence[FeatureExtractor]) -> Iterator[list[int]]:
 
 
 def _missing(store: FeatureStore | None, keys: Sequence[bytes]) -> set[int]:
-    """Indices to compute: each content once, at its first place; without a store, every image."""
+    """Return the indices to compute: each content once, at its first index; without a store, every image."""
     if store is None:
         return set(range(len(keys)))
     seen: set[bytes] = set()
@@ -210,7 +216,7 @@ def _missing(store: FeatureStore | None, keys: Sequence[bytes]) -> set[int]:
 
 
 class _EmbeddingWork:
-    """The threads' shared state: what is left, the rows made so far, and the errors."""
+    """State shared by the threads: remaining batches, rows done so far, and errors."""
 
     def __init__(
         self,
@@ -243,7 +249,7 @@ class _EmbeddingWork:
             thread.start()
         try:
             self._keep_while_running(threads, stores, keys)
-        except BaseException as error:  # Ctrl-C too: the threads are told, and what is done is kept before it goes on
+        except BaseException as error:  # also Ctrl-C: stop the threads, and save finished rows before raising
             self._stop = self._stop or error
         for thread in threads:
             thread.join()
@@ -299,7 +305,7 @@ class _EmbeddingWork:
             advance(len(batch))
 
     def _fill(self, batch: Sequence[int], sessions: Sequence[Session | None]) -> dict[int, int]:
-        """Decode a batch into the first session's pixels, copy them to the others; {index: place} of the readable."""
+        """Decode a batch into the first session's pixels and copy them to the others; return readable {index: row}."""
         buffers = [s.pixels for s in sessions if s is not None]
         readable = {}
         for place, i in enumerate(batch):
@@ -316,14 +322,14 @@ class _EmbeddingWork:
 
 
 def _run_in_long_slices() -> None:
-    """Tell Linux that this thread is batch work: fewer switches between decoding and computing, 3 % more images/s."""
+    """Mark this thread as batch work on Linux: fewer switches between decoding and computing, 3 % more images/s."""
     if hasattr(os, "SCHED_BATCH"):
-        with suppress(OSError):  # a container may forbid it; then it is only a little slower
+        with suppress(OSError):  # a container may forbid it, which costs a little speed
             os.sched_setscheduler(threading.get_native_id(), os.SCHED_BATCH, os.sched_param(0))
 
 
 class _Rows:
-    """Rows made in this run: a place for each missing image in the order of indices, and which are not kept yet."""
+    """Rows computed in this run: one per missing image in the order of indices, and which are not yet saved."""
 
     def __init__(self, feature_dim: int, missing: set[int]) -> None:
         self.place = {index: place for place, index in enumerate(sorted(missing))}
@@ -335,13 +341,13 @@ class _Rows:
         self.unkept.append(index)
 
     def take_unkept(self) -> tuple[list[int], np.ndarray]:
-        """The indices added since the last call, in order, and their rows."""
+        """Return the indices added since the last call, in order, and their rows."""
         indices, self.unkept = sorted(self.unkept), []
         return indices, self.values[[self.place[i] for i in indices]]
 
 
 def _content(keys_N32: np.ndarray, values_ND: np.ndarray) -> str:
-    """SHA-256 of a shard: shapes, the images' hashes, and their features."""
+    """Hash (SHA-256) a shard: shapes, the images' hashes, and their features."""
     digest = hashlib.sha256(f"{keys_N32.shape} {values_ND.shape}".encode())
     digest.update(np.ascontiguousarray(keys_N32).data)
     digest.update(np.ascontiguousarray(values_ND).data)
@@ -349,7 +355,7 @@ def _content(keys_N32: np.ndarray, values_ND: np.ndarray) -> str:
 
 
 def _assemble(keys: Sequence[bytes], store: FeatureStore | None, fresh: _Rows) -> np.ndarray:
-    """All rows in the order asked for, from the cache and from this run; zero where an image could not be read."""
+    """Return all rows in the requested order, from the cache and this run; zero for unreadable images."""
     if store is None:
         return fresh.values
     place = {keys[index]: place for index, place in fresh.place.items()}
@@ -363,7 +369,7 @@ def _assemble(keys: Sequence[bytes], store: FeatureStore | None, fresh: _Rows) -
 
 
 def _mapped_array(data: np.ndarray, entry: Mapping[str, Any], dtype: np.dtype[Any]) -> np.ndarray:
-    """A tensor of a memory-mapped safetensors file, by its entry in the header. Raises `ValueError` if it was cut."""
+    """Return a tensor of a memory-mapped safetensors file, by its header entry. Raises `ValueError` if truncated."""
     start, end = entry["data_offsets"]
     if end > len(data):
         raise ValueError("cut")
@@ -371,7 +377,7 @@ def _mapped_array(data: np.ndarray, entry: Mapping[str, Any], dtype: np.dtype[An
 
 
 def fitted_spec(backbone: Backbone, image_size: int, resize: str) -> Preprocess:
-    """The backbone's own input spec, with the options that were given."""
+    """Return the backbone's own input spec, with the given options."""
     values = backbone.preprocess.as_dict()
     if image_size:
         values["image_size"] = image_size

@@ -1,19 +1,19 @@
-"""Where in an image a class is seen: heat maps in the manner of Grad-CAM, for every network that a run can hold.
+"""Heat maps of the evidence for a class, in the style of Grad-CAM, for every network that a run can contain.
 
-What a place adds to the logit of a class (less the mean over all classes, which a softmax does not see) is that
-place's activations times their gradients, summed over channels. Most convolutional networks end in a mean over places
-and a linear layer. There that is the class activation map (Zhou et al. 2016, arXiv 1512.04150, section 2; equal to
+A position's contribution to the logit of a class (minus the mean over all classes, which softmax ignores) is its
+activations times their gradients, summed over channels. Most convolutional networks end in a mean over positions and a
+linear layer. For them that is the class activation map (Zhou et al. 2016, arXiv 1512.04150, section 2; equal to
 Grad-CAM, Selvaraju et al. 2017, arXiv 1610.02391, section 3), exact and without a gradient: with the bias added, the
-mean of the map is the logit. All others go through captum's input times gradient at the last maps (HiResCAM, Draelos and
-Carin 2020, arXiv 2011.08891), which is as faithful where places are weighted one by one, as in the dense layers of
-`headstart_cnn`. Vision transformers that read a class token only are followed from the last attention's input, their
-tokens laid back on the grid. The maps of several backbones are added as their logits are.
+mean of the map is the logit. All others go through captum's input times gradient at the last maps (HiResCAM, Draelos
+and Carin 2020, arXiv 2011.08891), which is equally faithful if positions are weighted individually, as in the dense
+layers of `headstart_cnn`. For vision transformers that read only a class token, the map comes from the last attention's
+input, with tokens placed back on the grid. The maps of several backbones are summed like their logits.
 
-What it costs: importing torch; on one core 0.06 s to build a MobileNetV2, 35 ms per image at 224 px (float32); captum (0.6 s
-to import, of which matplotlib is most) only for networks that do not end in a mean.
+What it costs: importing torch; on one core 0.06 s to build a MobileNetV2, 35 ms per image at 224 px (float32); captum
+(0.6 s to import, mostly matplotlib) only for networks that do not end in a mean.
 
-When not to use it: as proof. A map has the network's own coarse grid (5 x 5 at 160 px for a MobileNet) and says where the
-evidence is, not what it is; and it is about one class and one image, so heat is not comparable between images.
+When not to use it: as proof. A map has the network's own coarse grid (5 x 5 at 160 px for a MobileNet) and shows where
+the evidence is, not what it is; and it belongs to one class and one image, so heat is not comparable between images.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ if TYPE_CHECKING:
 
 LONGER_SIDE = 160  # pixels of a map
 BATCH = 8
-_MEAN_TOLERANCE = 1e-4  # largest difference from a mean over places, as a fraction of the largest feature
+_MEAN_TOLERANCE = 1e-4  # largest difference from a mean over positions, as a fraction of the largest feature
 
 
 def heat_maps(
     classifier: Classifier, images: Sequence[ImageRef], classes_N: Sequence[int] | np.ndarray | None = None
 ) -> list[np.ndarray]:
-    """Where each image shows its class: float32 (h, w) from 0 to 1, of the upright image's shape.
+    """Compute where each image shows its class: float32 (h, w) from 0 to 1, in the upright image's shape.
 
     Args:
-        classifier: Of a run folder; one backbone or several.
+        classifier: From a run folder, with one backbone or several.
         images: PIL images, uint8 arrays, or files.
         classes_N: Number of the class to look for, one per image; by default the one predicted.
 
-    Returns: one map an image, its longer side 160 px. 1 is the place that speaks most for the class; 0 is one that does
-    not speak for it, or that the network does not see (outside its crop). All 0 if no place does.
-    Raises `UnreadableImage`; `BackboneError` for a network whose last maps have no places.
+    Returns: one map per image, its longer side 160 px. 1 is the strongest evidence for the class; 0 is no evidence, or
+    outside the network's crop. All values are 0 if there is no evidence anywhere. Raises `UnreadableImage`;
+    `BackboneError` for a network whose last maps have no positions.
     """
     heat = Heat(classifier)
     maps: list[np.ndarray] = []
@@ -68,7 +68,7 @@ class Heat:
         self._networks = [_ExplainedNetwork(member, classifier.runtime.device) for member in classifier.members]
 
     def batch(self, images: Sequence[Image.Image], classes_N: np.ndarray | None = None) -> list[np.ndarray]:
-        """Maps of a few upright RGB images (all are held in memory at once)."""
+        """Compute maps of a few upright RGB images (all in memory at once)."""
         looks = [network.look(images) for network in self._networks]
         if classes_N is None:
             classes_N = np.sum([logits_NK for logits_NK, _ in looks], axis=0).argmax(1)
@@ -78,9 +78,9 @@ class Heat:
 
 
 def combined(layers: Sequence[tuple[np.ndarray, Preprocess]], size: tuple[int, int]) -> np.ndarray:
-    """One map 0 to 1 for an image of `size` (width, height) from each part's cells float (gh, gw) and input spec.
+    """Combine members' cells float (gh, gw) and input specs into one map 0 to 1 of an image of `size` (width, height).
 
-    Cells hold evidence per unit of the square: where a square covers more of the image than another, it is thinner.
+    Cells hold evidence per unit of the network's square: the more of the image a square covers, the less dense it is.
     """
     scale = LONGER_SIDE / max(size)
     width, height = (max(1, round(x * scale)) for x in size)
@@ -98,7 +98,7 @@ def combined(layers: Sequence[tuple[np.ndarray, Preprocess]], size: tuple[int, i
 
 
 def seen(spec: Preprocess, width: int, height: int) -> tuple[float, float, float, float]:
-    """The network's square (left, top, right, bottom) as fractions of the image; below 0 or above 1 where it was padded."""
+    """Return the network's square (left, top, right, bottom) as fractions of the image; outside 0 to 1 if padded."""
     if spec.resize == "pad":
         longer = max(width, height)
         x, y = (longer / width - 1) / 2, (longer / height - 1) / 2
@@ -113,11 +113,11 @@ def _opened(ref: ImageRef, classifier: Classifier) -> Image.Image:
 
 
 CellsOf = Callable[[np.ndarray], np.ndarray]
-"""From classes (N,) to cells float (N, gh, gw), whose mean is what the part adds to those classes' logits."""
+"""From classes (N,) to cells float (N, gh, gw), whose mean is the member's contribution to those classes' logits."""
 
 
 class _ExplainedNetwork:
-    """One part's network in torch, with a last layer whose mean over the classes is taken off."""
+    """One member's network in torch, with the mean over classes subtracted from its last layer."""
 
     def __init__(self, member: EnsembleMember, device: str) -> None:
         import torch
@@ -132,7 +132,7 @@ class _ExplainedNetwork:
         self.bias_K = torch.from_numpy(layer.bias_K - layer.bias_K.mean()).to(device)
 
     def look(self, images: Sequence[Image.Image]) -> tuple[np.ndarray, CellsOf]:
-        """Logits (N, K) of a batch, and the function that gives the cells of a class."""
+        """Return the logits (N, K) of a batch, and a function that computes the cells of a class."""
         import torch
 
         pixels_NCHW = self._pixels(images)
@@ -167,7 +167,7 @@ class _ExplainedNetwork:
     def _cells(
         self, pixels: torch.Tensor, maps: torch.Tensor, features_ND: torch.Tensor, classes: torch.Tensor
     ) -> torch.Tensor:
-        """Cells (N, gh, gw) of these classes."""
+        """Compute the cells (N, gh, gw) of these classes."""
         if maps.ndim == 4 and self._is_mean(maps, features_ND):
             channels_last = maps if self._channels_are_last(maps) else maps.permute(0, 2, 3, 1)
             weight_ND = self.weight_DK.T[classes]
@@ -192,11 +192,11 @@ class _ExplainedNetwork:
 
     @property
     def _inside(self) -> Any:
-        """timm's network; the one inside, where dense layers were put on it."""
+        """Return timm's network, without any dense layers on top of it."""
         return getattr(self.network, "backbone", self.network)
 
     def _laid_out(self, shares: torch.Tensor) -> torch.Tensor:
-        """Shares of activations (N, C, gh, gw), (N, gh, gw, C) or (N, T, C) summed over channels: (N, gh, gw)."""
+        """Sum contributions (N, C, gh, gw), (N, gh, gw, C) or (N, T, C) over channels: (N, gh, gw)."""
         if shares.ndim == 4:
             return shares.sum(-1 if self._channels_are_last(shares) else 1)
         if shares.ndim != 3:
@@ -208,7 +208,7 @@ class _ExplainedNetwork:
         return shares[:, first:].sum(-1).reshape(len(shares), side, side)
 
     def _prefix(self, tokens: torch.Tensor) -> int:
-        """How many tokens come before those of the places: class tokens, registers."""
+        """Return the number of tokens before those of positions: class tokens, registers."""
         known = getattr(self._inside, "num_prefix_tokens", None)
         n = tokens.shape[1]
         return int(known) if known is not None else n - math.isqrt(n) ** 2
@@ -218,16 +218,16 @@ class _ExplainedNetwork:
         return bool(first and shares[:, first:].abs().max() <= 1e-6 * shares.abs().max())
 
     def _through_last_attention(self, pixels: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        """Shares (N, T, C) at the last attention's input: the tokens after the norm, as the residual has no gradient there.
+        """Return contributions (N, T, C) at the last attention's normed input: the residual has no gradient there.
 
-        Before the norm they would sum to 0: a norm does not change with the length of what it takes.
+        Before the norm they would sum to 0, because a norm is invariant to the scale of its input.
         """
         from captum.attr import LayerGradientXActivation
 
         norms = [member for name, member in self._inside.named_modules() if name.rpartition(".")[2] == "norm1"]
         if not norms:
             raise BackboneError(
-                f"{self.name}: reads a class token, and no attention is known that fills it: no heat map can be made."
+                f"{self.name}: reads a class token from an unknown attention layer, so no heat map can be made."
             )
         attributed = LayerGradientXActivation(lambda x: self._last(self.network(x).flatten(1)), norms[-1])
         shares: torch.Tensor = attributed.attribute(pixels.detach().requires_grad_(), target=classes).detach()
@@ -235,5 +235,5 @@ class _ExplainedNetwork:
 
     def _no_places(self, shares: torch.Tensor) -> BackboneError:
         return BackboneError(
-            f"{self.name}: its last maps {tuple(shares.shape[1:])} have no places in the image, so no heat map can be made."
+            f"{self.name}: its last maps {tuple(shares.shape[1:])} have no spatial positions, so no heat map can be made."
         )

@@ -1,4 +1,4 @@
-"""What a classifier says about images, keyed by path; written and read as a small CSV."""
+"""A classifier's predictions by image path, written and read as a small CSV."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Predictions(OneLineRepr):
     """Logits of images, in the order of `paths`.
 
     `logits` float32 (N, K), after temperature, so that `softmax` of them is calibrated. `labels` int64 (N,) with -1 for
-    unknown, or None where there are none at all. `errors` maps paths that have no prediction to the reason: they are not
-    in `paths`. `model` is the classifier's id.
+    unknown, or None if there are none at all. `errors` maps paths without a prediction, which are not in `paths`, to
+    the reason. `model` is the classifier's id.
     """
 
     paths: tuple[str, ...]
@@ -35,7 +35,7 @@ class Predictions(OneLineRepr):
         return len(self.paths)
 
     def summary(self) -> str:
-        """How many images and classes."""
+        """Number of images and classes."""
         lost = f"; {len(self.errors):,} could not be read" if self.errors else ""
         return f"{len(self):,} images, {len(self.classes)} classes{lost}"
 
@@ -57,16 +57,21 @@ class Predictions(OneLineRepr):
         return self.logits.argmax(axis=1) if len(self.paths) else np.zeros(0, np.int64)
 
     def take(self, keep: np.ndarray) -> Predictions:
-        """The images of a bool mask or of indices; the errors stay behind."""
+        """Select images by a bool mask or indices; drop the errors."""
         indices = np.arange(len(self.paths))[keep]
         labels = None if self.labels is None else self.labels[indices]
         return Predictions(
-            tuple(self.paths[i] for i in indices), self.classes, self.logits[indices], labels, {}, self.model
+            paths=tuple(self.paths[i] for i in indices),
+            classes=self.classes,
+            logits=self.logits[indices],
+            labels=labels,
+            errors={},
+            model=self.model,
         )
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Write predictions.csv: path, label, predicted, the probability of each class under p(CLASS), error.
+    """Write predictions.csv: path, label, predicted, a column p(CLASS) of probabilities per class, error.
 
     Unlabelled images have an empty label; images without a prediction are at the end, with the reason in `error`.
     Raises `WriteError`.
@@ -77,7 +82,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def class_column(name: str) -> str:
-    """The name of the column that holds the probabilities of a class.
+    """Return the name of the column with the probabilities of a class.
 
     >>> class_column("cat")
     'p(cat)'
@@ -99,13 +104,13 @@ def _rows(predictions: Predictions) -> list[list[str]]:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """The inverse of `write_predictions`, to nine digits of each probability. Raises `DataError` if the file is another.
+    """Invert `write_predictions`, to nine digits per probability. Raises `DataError` for any other file.
 
-    Columns are found by name: `path`, `label`, `error` and those of the classes; others are left alone.
+    Columns are found by name: `path`, `label`, `error` and those of the classes; others are ignored.
     """
     rows = read_csv(path)
     if not rows:
-        raise DataError(f"{path}: holds no predictions.")
+        raise DataError(f"{path}: contains no predictions.")
     columns = list(rows[0])
     classes = tuple(c[2:-1] for c in columns if c.startswith("p(") and c.endswith(")"))
     if not classes or not {"path", "label", "error"} <= set(columns):
@@ -117,9 +122,9 @@ def read_predictions(path: Path) -> Predictions:
     chances_NK = np.array([[float(r[class_column(c)]) for c in classes] for r in good]).reshape(len(good), len(classes))
     index = {c: k for k, c in enumerate(classes)}
     return Predictions(
-        tuple(r["path"] for r in good),
-        classes,
-        np.log(np.maximum(chances_NK, math.exp(-700))).astype(np.float32),
-        np.array([index.get(r["label"], -1) for r in good], np.int64),
-        {r["path"]: r["error"] for r in rows if r["error"]},
+        paths=tuple(r["path"] for r in good),
+        classes=classes,
+        logits=np.log(np.maximum(chances_NK, math.exp(-700))).astype(np.float32),
+        labels=np.array([index.get(r["label"], -1) for r in good], np.int64),
+        errors={r["path"]: r["error"] for r in rows if r["error"]},
     )

@@ -1,16 +1,16 @@
-"""`Predictor`: a classifier opened once, that answers many times. Open this file first: it is the way of one image.
+"""`Predictor`: a classifier opened once for many predictions. Start reading here: it is the path of one image.
 
     ref -> validate -> decode (upright, RGB) -> preprocess -> embed -> logits -> calibrated probabilities
 
     predictor = Predictor(classifier)
     predictor.predict([Path("one.jpg"), array, pil_image, encoded_bytes]).probabilities
-    predictor.predict_one(Path("one.jpg"))                     the shortest way, for one image at a time
+    predictor.predict_one(Path("one.jpg"))                     the fastest way for one image at a time
 
-`predict` and `evaluate`, `ImageClassifier` and the measurement of latency are all this object. Opening costs some 30 ms
-for each backbone, at the first image; a `Predictor` may be used by several threads.
+`predict`, `evaluate`, `ImageClassifier` and the latency measurement all use it. Opening costs about 30 ms per backbone,
+at the first image; several threads may share a `Predictor`.
 
-Images from strangers are decoded for the first time in a process of their own, and features are cached by the hash of an
-image's bytes. Neither is wanted where every image is new and decoding is safe elsewhere: `predict_one` does without both.
+Untrusted images are first decoded in a separate process, and features are cached by the hash of an image's bytes. If
+every image is new and known to be safe, both are a waste: `predict_one` does neither.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Predictor:
     def predict(
         self, images: Images | Iterable[ImageRef], names: Sequence[str] | None = None, labels: np.ndarray | None = None
     ) -> Predictions:
-        """Class probabilities of images: files, bytes of files, PIL images or arrays of pixels, in any mix.
+        """Predict class probabilities of images: files, bytes of files, PIL images or pixel arrays, in any mix.
 
-        `names` are what answers are keyed by (default: the path, or the number of the image); `labels` int64 (N,), index
-        into the classes, -1 = unknown. An image that cannot be read is named in `errors` and has no prediction. Raises
-        `BackboneError`, `WriteError`.
+        `names` identify the results (default: the path, or the number of the image); `labels` int64 (N,), index into
+        the classes, -1 = unknown. An unreadable image is in `errors` and has no prediction. Raises `BackboneError`,
+        `WriteError`.
         """
         if not isinstance(images, Images):
             images = Images.inspect(images)
@@ -73,7 +73,7 @@ class Predictor:
         )
 
     def predict_one(self, image: ImageRef) -> np.ndarray:
-        """Probabilities float64 (K,) of one image, decoded in this process. Raises `UnreadableImage`."""
+        """Predict probabilities float64 (K,) of one image, decoded in this process. Raises `UnreadableImage`."""
         features = []
         for member, session in zip(self.classifier.members, self._sessions(), strict=True):
             session.pixels[0] = read_pixels(image, member.extractor.spec)
@@ -82,7 +82,7 @@ class Predictor:
         return probabilities_K
 
     def _sessions(self) -> list[Session]:
-        """One session per member, of this thread."""
+        """Return this thread's sessions, one per member."""
         if not hasattr(self._threads, "sessions"):
             count = len(self.classifier.members)
             self._threads.sessions = [self._embed.network(member).session() for member in range(count)]
@@ -90,5 +90,5 @@ class Predictor:
 
 
 def _names(images: Images) -> list[str]:
-    """A file's path; the number of any other image."""
+    """Return a file's path, or the number of any other image."""
     return [str(ref) if hasattr(ref, "as_posix") else str(i) for i, ref in enumerate(images.refs)]

@@ -1,4 +1,4 @@
-"""What a network runs with and what running it looks like: `Runtime`, `Network`, `Session`.
+"""How networks are run: `Runtime`, `Network`, `Session`.
 
 `headstart.model.inference.engines` chooses a runtime and opens networks; nothing here imports an engine.
 """
@@ -25,23 +25,23 @@ class Runtime:
 
 
 class Session(Protocol):
-    """One thread's hold on a network: fill `pixels`, call `run`."""
+    """One thread's access to a network: fill `pixels`, call `run`."""
 
     pixels: np.ndarray
     """uint8 (batch, image_size, image_size, 3)."""
 
     def run(self) -> np.ndarray:
-        """float32 (batch, feature_dim) for what `pixels` holds; valid until the next call."""
+        """Return features of the current `pixels`, float32 (batch, feature_dim); valid until the next call."""
         ...
 
 
 class Network(Protocol):
-    """A compiled backbone. `classifier` names timm's last layer, `classifier_tail` is its weight's shape past (K, D)."""
+    """A compiled backbone. `classifier` names timm's last layer, `classifier_tail` its weight's shape after (K, D)."""
 
     feature_dim: int
     classifier: str
     classifier_tail: tuple[int, ...]
 
     def session(self) -> Session:
-        """A new session; one thread each."""
+        """Open a new session, for one thread only."""
         ...

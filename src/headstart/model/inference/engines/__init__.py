@@ -1,13 +1,13 @@
-"""The engines that run networks, the choice among them, and opening a network with one.
+"""The engines that run networks: choosing one, and opening a network with it.
 
-`ENGINES` has a row per engine: OpenVINO on CPUs, torch on CUDA GPUs (and, as the reference in tests, on CPUs). A new
-engine is a module beside `torch_engine.py` with a class as `Engine` describes it, and a row here.
+`ENGINES` has one row per engine: OpenVINO on CPUs, torch on CUDA GPUs (and, as a reference in tests, on CPUs). To add
+an engine, write a module next to `torch_engine.py` with a class that implements `Engine`, and add a row here.
 
-The batch is small and of one fixed shape, and short batches are padded: an image's features are then the same to the
-bit whatever company it is embedded in (tests check it for CPUs; CUDA was not at hand), so interrupted work resumes to
-equal numbers. On CPUs large batches buy nothing (16 and 32 were slower than 4 and 8 here).
+Batches are small and of one fixed shape, and short ones are padded: an image's features are then the same to the bit
+whatever other images are in the batch (tested on CPUs; CUDA was not available), so interrupted work resumes to equal
+numbers. Large batches do not help on CPUs (16 and 32 were slower than 4 and 8 here).
 
-When not to use it: for training, which is torch's, and where a backbone is wanted as a torch module
+When not to use it: for training, which uses torch, or to get a backbone as a torch module
 (`headstart.model.backbones.build`).
 """
 
@@ -30,48 +30,49 @@ from headstart.model.inference.engines.torch_engine import TorchEngine
 from headstart.model.inference.runtime import Network, Runtime, Session
 
 NETWORK_VERSION = 4
-"""Part of every key: to be raised when networks give other numbers than before."""
+"""Part of every key: increment it when the output of networks changes."""
 
 PRECISIONS = ("bf16", "f32")
 
 
 class Engine(Protocol):
-    """What runs networks. An instance holds nothing; what is costly to import is imported by the method that needs it."""
+    """Runs networks. Instances have no state; each method imports the costly packages that it needs."""
 
     name: str
 
     devices: tuple[str, ...]
-    """The devices that it runs on, on machines that have them."""
+    """Devices that the engine supports."""
 
     def is_available(self, device: str) -> bool:
-        """Whether this machine has the device, one of `devices`. Asked at each start, so it should cost milliseconds."""
+        """Return whether this machine has the device, one of `devices`. Called at every start: must take only ms."""
         ...
 
     def native_precisions(self, device: str) -> tuple[str, ...]:
-        """The `PRECISIONS` that the device computes in here, the fastest first. Others are taken too, to no advantage."""
+        """Return the device's native `PRECISIONS`, fastest first. Others are accepted, but without benefit."""
         ...
 
     def batch(self, device: str) -> int:
-        """Images per batch that suit the device."""
+        """Return a suitable number of images per batch for the device."""
         ...
 
     def key(self, runtime: Runtime) -> Sequence[str]:
-        """What numbers depend on besides weights, input and runtime: the engine's version, the processor's name."""
+        """Return what results depend on besides weights, input and runtime: the engine's version, the CPU's name."""
         ...
 
     def opens_without_torch(self, backbone: Backbone) -> bool:
-        """Whether `open` probably need not import torch and timm, which takes seconds."""
+        """Return whether `open` can probably avoid importing torch and timm, which takes seconds."""
         ...
 
     def open(self, backbone: Backbone, spec: Preprocess, runtime: Runtime, key: str) -> Network:
-        """The network that turns pixels into features. What was compiled may be kept in the user's cache under `key`.
+        """Open the network that turns pixels into features. A compiled one may be cached for the user under `key`.
 
-        Raises `BackboneError` for an input size that the network cannot take, or a last layer that cannot be replaced.
+        Raises `BackboneError` for an input size that the network does not accept, or a last layer that cannot be
+        replaced.
         """
         ...
 
     def open_module(self, module: Any, spec: Preprocess, runtime: Runtime) -> Sequence[Session]:
-        """Sessions, one per worker thread, of a torch module; see the function `open_module`."""
+        """Open sessions of a torch module, one per worker thread; see the function `open_module`."""
         ...
 
 
@@ -79,13 +80,13 @@ ENGINES: dict[str, Engine] = {
     "openvino": OpenVinoEngine(),
     "torch": TorchEngine(),
 }
-"""By name. Of those that run on a device, the first is the default."""
+"""Engines by name. The first one that supports a device is its default."""
 
 
 def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
-    """The runtime for this machine: CUDA through torch where there is one, else OpenVINO; bf16 where the processor has it.
+    """Choose this machine's runtime: torch if there is a CUDA GPU, else OpenVINO; bf16 if the CPU supports it.
 
-    Raises `RecipeError` for unknown names, or for `cuda` on a machine without.
+    Raises `RecipeError` for unknown names, or for `cuda` on a machine without it.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise RecipeError(f"device {device!r} is not known: expected auto, cpu or cuda.")
@@ -97,13 +98,13 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
                 chosen = engine.native_precisions(wanted)[0] if precision == "auto" else precision
                 return Runtime(engine.name, wanted, chosen, engine.batch(wanted))
     raise RecipeError(
-        "device 'cuda' was asked for, but torch finds no CUDA GPU.",
-        hint="Leave --device out to run on the processor.",
+        "device 'cuda' was requested, but torch finds no CUDA GPU.",
+        hint="Leave out --device to run on the CPU.",
     )
 
 
 def runtime_here(runtime: Runtime) -> Runtime:
-    """A recorded runtime, or this machine's own where that one cannot run here. Raises `ValueError` if it is no runtime."""
+    """Return a recorded runtime, or this machine's if it cannot run here. Raises `ValueError` if it is invalid."""
     engine = ENGINES.get(runtime.engine)
     if (
         engine is None
@@ -121,7 +122,7 @@ def runtime_here(runtime: Runtime) -> Runtime:
 
 
 def network_key(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> str:
-    """A hash of what features depend on besides the image: weights, input spec, precision, engine and its version."""
+    """Hash what features depend on besides the image: weights, input spec, precision, engine and its version."""
     members = {
         "weights": backbone.content or backbone.sha256,
         "architecture": backbone.architecture,
@@ -136,27 +137,27 @@ def network_key(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> str:
 
 def open_network(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> Network:
     """Load the compiled network from the user's cache, or build it. Raises `BackboneError`."""
-    if backbone.weights is None:  # graphs and features are kept under the hash of the weights
-        raise BackboneError(f"{backbone.name}: has random weights, which have to be saved before it can be used.")
+    if backbone.weights is None:  # graphs and features are cached under the hash of the weights
+        raise BackboneError(f"{backbone.name}: has random weights; save them before using it.")
     return ENGINES[runtime.engine].open(backbone, spec, runtime, network_key(backbone, spec, runtime))
 
 
 def open_module(module: Any, spec: Preprocess, runtime: Runtime) -> Sequence[Session]:
-    """Sessions, one per worker thread, of a torch module that is not a whole backbone: outputs are flattened (batch, D).
+    """Open sessions, one per worker thread, of a torch module other than a whole backbone; outputs are (batch, D).
 
-    Nothing is kept for the next time. Raises `RuntimeError` if the module cannot be traced.
+    Outputs are flattened. Nothing is cached. Raises `RuntimeError` if the module cannot be traced.
     """
     return ENGINES[runtime.engine].open_module(module, spec, runtime)
 
 
 def anticipate(backbones: Sequence[Backbone], runtime: Runtime, *, training: bool = False) -> None:
-    """Begin to import torch and timm, in a thread, where they will be needed: for `training`, or because a backbone was
-    never compiled here. They take seconds of one core, in which another one can look at the images."""
+    """Start importing torch and timm in a thread if they will be needed: for `training`, or for a backbone that was
+    never compiled here. The import takes seconds on one core, while another one can validate the images."""
     engine = ENGINES[runtime.engine]
     if training or not all(engine.opens_without_torch(b) for b in backbones):
         threading.Thread(target=_import_torch, name="import of torch").start()
 
 
 def _import_torch() -> None:
-    with suppress(ImportError):  # whoever needs it meets the same error, and says so
+    with suppress(ImportError):  # the code that needs it raises and reports the same error
         import headstart.model.backbones.networks  # noqa: F401  (imports torch and timm)

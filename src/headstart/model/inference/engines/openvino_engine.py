@@ -1,12 +1,12 @@
-"""OpenVINO as an engine: the fastest on CPUs.
+"""The OpenVINO engine, the fastest on CPUs.
 
-A network is traced once with torch, compiled by OpenVINO, and the compiled graph is kept in the user's own cache under
-a key made from the weights' hash, the input spec, the precision, this processor and OpenVINO's version. Later processes
-load it in some 30 ms and never import torch. Measured on 2 cores with AVX512-BF16 (MobileNetV2, 160 px, images/s): f32
-420, bf16 840; building takes about a second, most of it tracing.
+A network is traced once with torch and compiled by OpenVINO; the compiled graph is cached for the user under a key of
+the weights' hash, the input spec, the precision, this CPU and OpenVINO's version. Later processes load it in about 30
+ms and never import torch. Measured on 2 cores with AVX512-BF16 (MobileNetV2, 160 px, images/s): f32 420, bf16 840;
+building takes about a second, mostly tracing.
 
-OpenVINO's `convert_model` is not used: it traces three times (7 s against 0.8 s) and reports its use over the network,
-as importing OpenVINO does (see `_openvino`).
+OpenVINO's `convert_model` is not used: it traces three times (7 s against 0.8 s) and sends telemetry, as importing
+OpenVINO does (see `_openvino`).
 """
 
 from __future__ import annotations
@@ -45,33 +45,33 @@ class OpenVinoEngine:
     devices: tuple[str, ...] = ("cpu",)
 
     def is_available(self, device: str) -> bool:
-        """Always: it comes with headstart."""
+        """Return True: OpenVINO is installed with headstart."""
         return True
 
     def native_precisions(self, device: str) -> tuple[str, ...]:
-        """bf16 first on processors with AVX512-BF16, AMX or AVX-VNNI-2, else f32 alone."""
+        """Return bf16 first on CPUs with AVX512-BF16, AMX or AVX-VNNI-2, else only f32."""
         return ("bf16", "f32") if _has_bf16() else ("f32",)
 
     def batch(self, device: str) -> int:
-        """Images per batch."""
+        """Return the images per batch."""
         return 8
 
     def key(self, runtime: Runtime) -> Sequence[str]:
-        """OpenVINO's version, the processor and how many of its cores are used; a limit on its instructions."""
+        """Return OpenVINO's version, the CPU, the number of cores in use, and any limit on its instruction set."""
         known = [_openvino().__version__, str(_core().get_property("CPU", "FULL_DEVICE_NAME")), str(cores())]
         return [*known, _isa_limit()] if _isa_limit() else known
 
     def opens_without_torch(self, backbone: Backbone) -> bool:
-        """Whether a graph of these weights is in the cache, for whatever input and processor."""
+        """Return whether the cache has a graph of these weights, for any input and CPU."""
         return any(_graphs().glob(f"{_beginning(backbone)}-*.graph"))
 
     def open(self, backbone: Backbone, spec: Preprocess, runtime: Runtime, key: str) -> OpenVinoNetwork:
-        """The graph in the cache, or one that is compiled and put there. Raises `BackboneError`."""
+        """Load the graph from the cache, or compile and cache it. Raises `BackboneError`."""
         path = _graphs() / f"{_beginning(backbone)}-{key}.graph"
         graph = read_graph(path)
         if graph is None:
             log.info(
-                "Compiling %s for this processor at %d px (%s); kept for next time.",
+                "Compiling %s for this CPU at %d px (%s); cached for next time.",
                 backbone.name,
                 spec.image_size,
                 runtime,
@@ -83,7 +83,7 @@ class OpenVinoEngine:
         return OpenVinoNetwork(info, blob, spec, runtime)
 
     def open_module(self, module: Any, spec: Preprocess, runtime: Runtime) -> list[OpenVinoSession]:
-        """Four sessions per core: while one computes, the others' pixels are made. Raises `RuntimeError`."""
+        """Open four sessions per core: while one computes, the others prepare pixels. Raises `RuntimeError`."""
         compiled = _aside(_compile, module, spec, runtime)
         return [OpenVinoSession(compiled.create_infer_request(), spec, runtime) for _ in range(4 * cores())]
 
@@ -99,7 +99,7 @@ class OpenVinoNetwork:
         self._compiled = _core().import_model(blob, "CPU", _settings(runtime))
 
     def session(self) -> OpenVinoSession:
-        """A new session; one thread each."""
+        """Open a new session, for one thread only."""
         return OpenVinoSession(self._compiled.create_infer_request(), self._spec, self._runtime)
 
 
@@ -112,7 +112,7 @@ class OpenVinoSession:
         request.set_input_tensor(_openvino().Tensor(self.pixels, shared_memory=True))
 
     def run(self) -> np.ndarray:
-        """float32 (batch, feature_dim)."""
+        """Return features, float32 (batch, feature_dim)."""
         self._request.infer()
         values: np.ndarray = self._request.get_output_tensor(0).data
         return values
@@ -122,7 +122,7 @@ class OpenVinoSession:
 
 
 def _aside(function: Any, *args: Any) -> Any:
-    """The function's result, from a thread: Ctrl-C must not reach Python code that OpenVINO's C++ calls: it would abort."""
+    """Run the function in a thread: Ctrl-C inside Python code called from OpenVINO's C++ would abort the process."""
     with ThreadPoolExecutor(1) as aside:
         return aside.submit(function, *args).result()
 
@@ -134,7 +134,7 @@ def _compile_backbone(backbone: Backbone, spec: Preprocess, runtime: Runtime) ->
     except (RuntimeError, AssertionError) as error:
         raise BackboneError(
             f"{backbone.name}: cannot run at {spec.image_size} px: {_reason(error)}",
-            hint=f"Leave --image-size out, or give its own size: {backbone.preprocess.image_size}.",
+            hint=f"Leave out --image-size, or give its own size: {backbone.preprocess.image_size}.",
         ) from error
     blob = compiled.export_model()
     info = {"feature_dim": int(compiled.output(0).shape[1]), "classifier": classifier, "classifier_tail": tail}
@@ -142,7 +142,7 @@ def _compile_backbone(backbone: Backbone, spec: Preprocess, runtime: Runtime) ->
 
 
 def _compile(module: Any, spec: Preprocess, runtime: Runtime) -> Any:
-    """OpenVINO's compiled model of a torch module that takes scaled pixels (N, 3, S, S). Raises `RuntimeError`."""
+    """Compile a torch module that takes scaled pixels (N, 3, S, S) with OpenVINO. Raises `RuntimeError`."""
     openvino = _openvino()
     import torch
     from openvino.frontend import FrontEndManager
@@ -161,7 +161,7 @@ def _compile(module: Any, spec: Preprocess, runtime: Runtime) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """The first line that says something: OpenVINO begins with the places in its source that the error passed through."""
+    """Return the first informative line: OpenVINO's messages start with locations in its source code."""
     lines = str(error).splitlines()
     return next((line for line in lines if line and not line.startswith("Exception from ")), lines[0] if lines else "")
 
@@ -171,7 +171,7 @@ def _settings(runtime: Runtime) -> dict[str, Any]:
         "INFERENCE_PRECISION_HINT": runtime.precision if _has_bf16() else "f32",
         "NUM_STREAMS": min(cores(), 16),
         "INFERENCE_NUM_THREADS": cores(),
-        "ENABLE_CPU_PINNING": False,  # the decoding threads float: beside pinned ones, embedding was a tenth slower
+        "ENABLE_CPU_PINNING": False,  # decoding threads are not pinned: with pinning, embedding was a tenth slower
     }
 
 
@@ -183,24 +183,24 @@ def _graphs() -> Path:
 
 
 def _beginning(backbone: Backbone) -> str:
-    """Of the names of all graphs compiled from these weights."""
+    """Return the common prefix of the names of all graphs compiled from these weights."""
     return (backbone.content or backbone.sha256)[:12]
 
 
 def graph_bytes(info: dict[str, Any], blob: bytes) -> bytes:
-    """A graph's file: a line that says what it is, the SHA-256 of the rest, `info` as a line of JSON, OpenVINO's blob."""
+    """Return a graph's file: a format line, the SHA-256 of the rest, `info` as a line of JSON, OpenVINO's blob."""
     rest = json.dumps(info).encode() + b"\n" + blob
     return b"\n".join([MAGIC, sha256_bytes(rest).encode(), rest])
 
 
 def read_graph(path: Path) -> tuple[dict[str, Any], bytes] | None:
-    """What `graph_bytes` made; None if there is no such file, or a byte of it is wrong (then it is built anew)."""
+    """Invert `graph_bytes`; None if the file does not exist or is damaged (it is then rebuilt)."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
-        log.warning("%s: the compiled network cannot be read (%s); it is built anew.", path, error.strerror)
+        log.warning("%s: the compiled network cannot be read (%s); rebuilding it.", path, error.strerror)
         return None
     magic, _, rest = data.partition(b"\n")
     digest, _, rest = rest.partition(b"\n")
@@ -215,10 +215,10 @@ def read_graph(path: Path) -> tuple[dict[str, Any], bytes] | None:
 
 @cache
 def _openvino() -> Any:
-    """The package, imported without its telemetry.
+    """Import the package without its telemetry.
 
-    Whoever imports OpenVINO 2026.4 with `openvino_telemetry` installed starts a process that reports the import to
-    Google Analytics. Without that package OpenVINO takes a stub of its own, so for the time of the import it is hidden.
+    With `openvino_telemetry` installed, importing OpenVINO 2026.4 starts a process that reports the import to Google
+    Analytics. Without that package OpenVINO uses its own stub, so the package is hidden during the import.
     """
     hidden = "openvino_telemetry" not in sys.modules
     if hidden:
@@ -238,14 +238,14 @@ def _core() -> Any:
 
 
 def _has_bf16() -> bool:
-    """Whether the processor computes in bf16, and may.
+    """Return whether the CPU computes in bf16 and is allowed to.
 
-    OpenVINO 2026.4 lists BF16 also where oneDNN's limit forbids the instructions, and then fails to compile.
+    OpenVINO 2026.4 also lists BF16 if oneDNN's limit forbids the instructions, and then fails to compile.
     """
     return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") and _isa_limit() not in ISAS_WITHOUT_BF16
 
 
 def _isa_limit() -> str:
-    """The instruction set that oneDNN is told not to go beyond, in capitals; empty for no limit."""
+    """Return the highest instruction set that oneDNN may use, in capitals; empty for no limit."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
     return limit.upper().removeprefix("DEFAULT").removeprefix("ALL")

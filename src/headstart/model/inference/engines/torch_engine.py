@@ -1,4 +1,4 @@
-"""torch as an engine: for CUDA GPUs (channels_last, bf16 autocast), and on CPUs the reference in tests.
+"""The torch engine: for CUDA GPUs (channels_last, bf16 autocast), and on CPUs as the reference in tests.
 
 On CPUs it is two to four times slower than OpenVINO, and its import alone takes seconds.
 """
@@ -18,13 +18,13 @@ from headstart.model.inference.runtime import Runtime
 
 
 class TorchEngine:
-    """See `headstart.model.inference.engines.Engine`. Nothing is kept: a network is built each time."""
+    """See `headstart.model.inference.engines.Engine`. Nothing is cached: networks are built every time."""
 
     name = "torch"
     devices: tuple[str, ...] = ("cuda", "cpu")
 
     def is_available(self, device: str) -> bool:
-        """A CUDA GPU that torch can use; a CPU always. torch is imported only where there is an NVIDIA driver."""
+        """Return True for a CPU or a CUDA GPU usable by torch. Imports torch only if there is an NVIDIA driver."""
         if device == "cpu":
             return True
         if not has_cuda_driver():
@@ -34,15 +34,15 @@ class TorchEngine:
         return torch.cuda.is_available()
 
     def native_precisions(self, device: str) -> tuple[str, ...]:
-        """bf16 first on GPUs; f32 on CPUs."""
+        """Return bf16 first on GPUs, only f32 on CPUs."""
         return ("bf16", "f32") if device == "cuda" else ("f32",)
 
     def batch(self, device: str) -> int:
-        """Images per batch."""
+        """Return the images per batch."""
         return 64 if device == "cuda" else 8
 
     def key(self, runtime: Runtime) -> Sequence[str]:
-        """torch's version and the GPU's name."""
+        """Return torch's version and the GPU's name."""
         import torch
 
         return [torch.__version__, torch.cuda.get_device_name() if runtime.device == "cuda" else "cpu"]
@@ -52,11 +52,11 @@ class TorchEngine:
         return False
 
     def open(self, backbone: Backbone, spec: Preprocess, runtime: Runtime, key: str) -> TorchNetwork:
-        """The backbone, built anew. Raises `BackboneError`."""
+        """Build the backbone. Raises `BackboneError`."""
         return TorchNetwork(backbone, spec, runtime)
 
     def open_module(self, module: Any, spec: Preprocess, runtime: Runtime) -> list[TorchSession]:
-        """One session: torch uses the whole device for each batch."""
+        """Open one session: torch uses the whole device for each batch."""
         import torch
 
         placed = from_pixels(module, spec).eval().to(runtime.device, memory_format=torch.channels_last)
@@ -77,12 +77,12 @@ class TorchNetwork:
             self.feature_dim = int(self._module(torch.zeros(shape, dtype=torch.uint8, device=runtime.device)).shape[1])
 
     def session(self) -> TorchSession:
-        """A new session; one thread each."""
+        """Open a new session, for one thread only."""
         return TorchSession(self._module, self._spec, self._runtime)
 
 
 class TorchSession:
-    """See `Session`. On CUDA the pixels live in pinned memory and travel without blocking."""
+    """See `Session`. On CUDA, pixels are in pinned memory and copied without blocking."""
 
     def __init__(self, module: Any, spec: Preprocess, runtime: Runtime) -> None:
         import torch
@@ -94,7 +94,7 @@ class TorchSession:
         self._runtime = runtime
 
     def run(self) -> np.ndarray:
-        """float32 (batch, feature_dim)."""
+        """Return features, float32 (batch, feature_dim)."""
         import torch
 
         device, bf16 = self._runtime.device, self._runtime.precision == "bf16"
@@ -104,10 +104,10 @@ class TorchSession:
 
 
 def has_cuda_driver() -> bool:
-    """Whether an NVIDIA driver is loaded: asked of the driver's own library, because importing torch costs seconds."""
+    """Return whether an NVIDIA driver is loaded, according to its own library: importing torch takes seconds."""
     import ctypes
 
-    try:  # by its name: ctypes.util.find_library would start a compiler, which writes temporary files
+    try:  # by name: ctypes.util.find_library would start a compiler, which writes temporary files
         driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError:
         return False

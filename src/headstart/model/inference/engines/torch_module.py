@@ -1,4 +1,4 @@
-"""The torch modules that engines compile: a backbone without its last layer, behind a step that takes pixels."""
+"""The torch modules that engines compile: a backbone without its last layer, with pixel scaling in front."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from headstart.model.backbones.registry import Backbone
 
 
 def from_pixels(module: Any, spec: Preprocess) -> Any:
-    """`module` behind a step that takes uint8 NHWC pixels: scaling, mean and std become two constants of the graph.
+    """Put pixel scaling in front of `module`: uint8 NHWC pixels in; scale, mean and std are two constants of the graph.
 
-    With the spec's `tta` flip, what comes out is the mean over an image and its mirror image.
+    With the spec's `tta` flip, the output is the mean over an image and its mirror image.
     """
     import torch
 
@@ -36,9 +36,9 @@ def from_pixels(module: Any, spec: Preprocess) -> Any:
 
 
 def without_classifier(backbone: Backbone, spec: Preprocess) -> tuple[Any, str, tuple[int, ...]]:
-    """The backbone without its last layer, timm's name of that layer, and its weight's shape past (K, D): () or (1, 1).
+    """Return the backbone without its last layer, timm's name of that layer, and its weight's shape after (K, D).
 
-    Raises `BackboneError` for a backbone that does not end in a single last layer.
+    That shape is () or (1, 1). Raises `BackboneError` for a backbone that does not end in a single last layer.
     """
     import timm
     import torch
@@ -49,7 +49,7 @@ def without_classifier(backbone: Backbone, spec: Preprocess) -> tuple[Any, str, 
     name = shell.pretrained_cfg.get("classifier")
     if not isinstance(name, str):
         raise BackboneError(
-            f"{backbone.name}: ends in {name!r}, and headstart can only replace a single last layer.",
+            f"{backbone.name}: ends in {name!r}, but headstart can only replace a single last layer.",
             hint="Choose another backbone: `headstart backbones` lists them.",
         )
     return module, name, tuple(shell.get_submodule(name).weight.shape[2:])
