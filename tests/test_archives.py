@@ -275,35 +275,35 @@ def test_an_inner_archive_does_not_run_into_what_is_there(tmp_path: Path) -> Non
 # What is said
 
 ZIP = pack_zip({"1.jpg": b"1"})
-LOGIN = "Where a login is needed, a download gives the login page instead: download it in a browser."
-AGAIN = "Download or copy it again, if it should be one."
+LOGIN = "If the site needs a login, the download may be its login page: download the file in a browser."
+AGAIN = "If it should be an archive, download or copy it again."
 REFUSED: dict[str, tuple[bytes, str, str]] = {
     "a.7z": (
         b"7z\xbc\xaf\x27\x1c\0\4",
         "is a 7z archive, which headstart does not read.",
-        "Unpack it (7z x a.7z) and give the folder that this makes, or make a zip of that.",
+        "Unpack it (7z x a.7z) and give the resulting folder, or a zip of it.",
     ),
     "a.rar": (
         b"Rar!\x1a\x07\x01\0",
         "is a rar archive, which headstart does not read.",
-        "Unpack it (unrar x a.rar) and give the folder that this makes, or make a zip of that.",
+        "Unpack it (unrar x a.rar) and give the resulting folder, or a zip of it.",
     ),
     "labels.csv.gz": (
         gzip.compress(b"path,label\n"),
-        "is one file packed with gzip, not an archive of files.",
-        "Unpack it first (gunzip -k labels.csv.gz), then give what this makes.",
+        "is a single file compressed with gzip, not an archive.",
+        "Decompress it first (gunzip -k labels.csv.gz) and give the result.",
     ),
     "labels.csv.zst": (
         zst(b"path,label\n"),
-        "is one file packed with zstd, not an archive of files.",
-        "Unpack it first (unzstd labels.csv.zst), then give what this makes.",
+        "is a single file compressed with zstd, not an archive.",
+        "Decompress it first (unzstd labels.csv.zst) and give the result.",
     ),
-    "login.zip": (b"\n<!DOCTYPE html><html>", "is a web page; a zip or a tar was expected.", LOGIN),
-    "nothing.zip": (b"", "is empty; a zip or a tar was expected.", AGAIN),
-    "cat.zip": (b"\xff\xd8\xff", "is no archive that headstart knows; a zip or a tar was expected.", AGAIN),
-    "empty.zip": (pack_zip({}), "holds no files.", "Look into it: was the right folder packed?"),
-    "empty.tar.gz": (gzip.compress(pack_tar({})), "holds no files.", "Look into it: was the right folder packed?"),
-    "junk.zip": (pack_zip({".DS_Store": b"1"}), "holds no files.", "Look into it: was the right folder packed?"),
+    "login.zip": (b"\n<!DOCTYPE html><html>", "is a web page; expected a zip or a tar.", LOGIN),
+    "nothing.zip": (b"", "is empty; expected a zip or a tar.", AGAIN),
+    "cat.zip": (b"\xff\xd8\xff", "is not a known archive format; expected a zip or a tar.", AGAIN),
+    "empty.zip": (pack_zip({}), "contains no files.", "Check that the right folder was packed."),
+    "empty.tar.gz": (gzip.compress(pack_tar({})), "contains no files.", "Check that the right folder was packed."),
+    "junk.zip": (pack_zip({".DS_Store": b"1"}), "contains no files.", "Check that the right folder was packed."),
 }
 
 
@@ -324,7 +324,7 @@ def test_no_such_file(tmp_path: Path) -> None:
     assert str(caught.value) == f"{tmp_path / 'photo.zip'}: there is no such file.\n  Did you mean 'photos.zip'?"
     with pytest.raises(MissingData) as caught:
         unpack(tmp_path, tmp_path / "into")
-    assert caught.value.message == f"{tmp_path}: is a folder or a device; an archive was expected."
+    assert caught.value.message == f"{tmp_path}: is a folder or a device; expected an archive."
 
 
 @pytest.mark.parametrize("what", ["a folder", "a file"])
@@ -334,7 +334,7 @@ def test_the_place_must_be_free(what: str, tmp_path: Path) -> None:
     with pytest.raises(WriteError) as caught:
         unpack(place, tmp_path / "into")
     assert str(caught.value) == (
-        f"{tmp_path / 'into'}: exists already, and a new folder is to be written there.\n  Choose another name."
+        f"{tmp_path / 'into'}: already exists; a new folder would be written there.\n  Choose another name."
     )
 
 
@@ -493,7 +493,7 @@ def test_a_cache_that_may_not_be_written_says_so(tmp_path: Path, monkeypatch: py
     place = archive(tmp_path, {"1.jpg": b"1"})
     with pytest.raises(WriteError) as caught:
         unpacked(place)
-    assert caught.value.hint.endswith("\nHEADSTART_CACHE=DIR puts the cache elsewhere.")
+    assert caught.value.hint.endswith("\nHEADSTART_CACHE=DIR moves the cache elsewhere.")
 
 
 # Real ones

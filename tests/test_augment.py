@@ -434,17 +434,19 @@ def test_all_problems_of_options_are_named_at_once() -> None:
         parse_augment("flop,rotatoin=15,shift=2,zoom,fill=wrap,flip=1,crop=x,rand=9,shear=nan,crop=0.5,trivial")
     assert str(error.value) == (
         "augment 'flop,rotatoin=15,shift=2,zoom,fill=wrap,flip=1,crop=x,rand=9,shear=nan,crop=0.5,trivial' cannot be "
-        "used: 'flop' is not known; 'rotatoin' is not known; shift=2: expected a part of the side from 0 to 1, such as "
-        "shift=0.2; zoom needs a part from 0 to 0.99, such as zoom=0.2; fill=wrap: expected one of nearest, reflect, "
-        "constant; flip=1: flip takes no value; crop=x: expected the smallest part of the area, 0.01 to 1, such as "
+        "used: 'flop' is unknown; 'rotatoin' is unknown; shift=2: expected a fraction of the side from 0 to 1, such as "
+        "shift=0.2; zoom needs a fraction from 0 to 0.99, such as zoom=0.2; fill=wrap: expected one of nearest, "
+        "reflect, "
+        "constant; flip=1: flip takes no value; crop=x: expected the smallest fraction of the area, 0.01 to 1, such as "
         "crop=0.35; rand=9: expected operations (1 to 14) and a magnitude (0 to 30), such as rand=2/9; shear=nan: "
-        "expected degrees from 0 to 89, such as shear=10; crop is there twice; trivial and rand exclude each other.\n"
+        "expected degrees from 0 to 89, such as shear=10; crop appears twice; trivial and rand exclude each other.\n"
         "  Did you mean 'flip'?\n"
         "  Did you mean 'rotation'?\n"
-        "  Known are flip, fill, shift, rotation, shear, zoom, crop, erasing, brightness, contrast, color, trivial, rand, "
+        "  Expected flip, fill, shift, rotation, shear, zoom, crop, erasing, brightness, contrast, color, trivial, "
+        "rand, "
         "augmix, none."
     )
-    with pytest.raises(RecipeError, match="none stands beside others"):
+    with pytest.raises(RecipeError, match="none cannot be combined with others"):
         parse_augment("none,flip")
 
 
@@ -452,7 +454,8 @@ def test_problems_of_a_dataclass_are_named_at_once() -> None:
     with pytest.raises(RecipeError) as error:
         Augment(shift=-0.1, fill="black", policy="auto", rand_operations=0)
     assert error.value.message == (
-        "augment cannot be used: shift=-0.1: expected a part of the side from 0 to 1, such as shift=0.2; fill=black: "
+        "augment cannot be used: shift=-0.1: expected a fraction of the side from 0 to 1, such as shift=0.2; "
+        "fill=black: "
         "expected one of nearest, reflect, constant; policy 'auto': expected one of trivial, rand, augmix; rand=0/9: "
         "expected operations (1 to 14) and a magnitude (0 to 30), such as rand=2/9."
     )

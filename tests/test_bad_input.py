@@ -91,7 +91,8 @@ DATA = {
         "keep 1",
         RUN,
         "BadLabels: photos: has 2 labelled images for 2 classes ('class0': 1, 'class1': 1); at least 4 are needed.\n"
-        "  Add images: about 20 per class give a first useful classifier. Few per class may mean that the labels are not "
+        "  Add images: about 20 per class give a first useful classifier. Few per class may mean that the labels are "
+        "not "
         "the classes you want.\n",
     ),
     "too few for three sets": (
@@ -293,11 +294,11 @@ def test_options_that_cannot_be_parsed(here: Path, capsys: pytest.CaptureFixture
     [
         (
             "train photos --out a-file",
-            "WriteError: a-file: is in the way: a folder is to be written there.\n  Choose another --out.\n",
+            "WriteError: a-file: is in the way: a folder would be written there.\n  Choose another --out.\n",
         ),
         (
             "train photos --out mine",
-            "WriteError: mine: holds files that headstart did not write, so it is left alone.\n"
+            "WriteError: mine: contains files that headstart did not write; it is not replaced.\n"
             "  Choose another --out, or an empty folder.\n",
         ),
         (
@@ -308,17 +309,17 @@ def test_options_that_cannot_be_parsed(here: Path, capsys: pytest.CaptureFixture
         (
             "train photos --out a-file/run",
             "WriteError: a-file/run: could not be written: Not a directory ({here}/a-file).\n"
-            "  A file stands where a folder is needed: choose another place.\n",
+            "  A file is where a folder is needed: choose another path.\n",
         ),
         (
             "split photos --out a-file/split.csv",
             "WriteError: a-file/split.csv: could not be written: Not a directory ({here}/a-file).\n"
-            "  A file stands where a folder is needed: choose another place.\n",
+            "  A file is where a folder is needed: choose another path.\n",
         ),
         (
             "check photos --out mine",
-            "WriteError: mine: is a folder, and a file is to be written there.\n"
-            "  Give the name of a file, such as out.csv.\n",
+            "WriteError: mine: is a folder; expected the name of a file to write.\n"
+            "  Give a file name, such as out.csv.\n",
         ),
     ],
 )

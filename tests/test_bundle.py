@@ -188,7 +188,7 @@ def test_places_that_are_taken(made: Path, tmp_path: Path, tiny_weights: Path) -
     (tmp_path / "mine.zip").mkdir()
     for name, text in (
         ("mine", "holds files that headstart did not write, so it is left alone."),
-        ("mine.zip", "is a folder, and a file is to be written there."),
+        ("mine.zip", "is a folder; expected the name of a file to write."),
     ):
         with pytest.raises(WriteError) as caught:
             bundle(out=tmp_path / name, weights=WeightsSource(folder=tiny_weights, offline=True))
@@ -255,7 +255,7 @@ def test_a_bundle_without_a_good_manifest_or_weights(made: Path) -> None:
     good = manifest.read_bytes()
     for data, text in (
         (good.replace(b'"sha256"', b'"sha257"'), f"{manifest}: is not a manifest that headstart wrote."),
-        (None, f"{made}: has no manifest.json, so its files cannot be checked."),
+        (None, f"{made}: has no manifest.json, so its files cannot be verified."),
     ):
         manifest.write_bytes(data) if data else manifest.unlink()
         with pytest.raises(BadWeights) as caught:

@@ -142,7 +142,7 @@ def test_examples_can_be_parsed(verb: str) -> None:
         ("check", "headstart check: DATA is missing.\n  `headstart check --help` lists its options.\n"),
         (
             "check photos more",
-            "headstart check: 'more' is one argument too many.\n  `headstart check --help` lists its options.\n",
+            "headstart check: 'more' is an unexpected argument.\n  `headstart check --help` lists its options.\n",
         ),
         (
             "split photos --out split.csv --seed x",
@@ -164,7 +164,7 @@ def test_a_folder_whose_name_begins_with_a_dash(
     monkeypatch.chdir(tmp_path)
     code, out, err = said("check '-my photos'", capsys)
     assert (code, out) == (2, "")
-    assert "\n  For the file or folder of that name write './-my photos'.\n" in err
+    assert "\n  To name that file or folder, write './-my photos'.\n" in err
     for words in ("check './-my photos'", "check -- '-my photos'"):
         code, out, _ = said(words, capsys)
         assert code == 0
@@ -345,7 +345,7 @@ def test_ctrl_c_stops_with_a_message_and_the_same_command_goes_on(
     assert first.startswith("Leave-one-out log-loss on ")
     assert running.returncode in (130, -signal.SIGINT)  # a shell shows 130 for both
     assert rest.endswith(
-        "Stopped. What was done so far is kept (features, an unfinished training): the same command goes on from there.\n"
+        "Stopped. Work done so far (features, unfinished training) is kept: run the same command again to resume.\n"
     )
     assert "Traceback" not in rest
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos"]

@@ -326,7 +326,10 @@ def test_what_somebody_filled_in_is_not_replaced(photos: Path, tmp_path: Path) -
         f"{table}: holds pairs that somebody marked as no copies, and would be replaced.\n"
         f"  Apply them with --not-copies {table}, and choose another --out, such as checks-2.csv."
     )
-    assert said(Curation(not_copies=table)) == f"{table}: is read here, and would be replaced.\n  Choose another --out."
+    assert (
+        said(Curation(not_copies=table))
+        == f"{table}: is an input file, and would be replaced.\n  Choose another --out."
+    )
     table.write_text("mine\n")
     assert said().startswith(
         f"{table}: exists, and is not a table that this command wrote, so it is left alone.\n  Choose another --out.\n"

@@ -415,12 +415,12 @@ def test_file_names_that_do_not_match_are_noted(tmp_path: Path, caplog: pytest.L
 def test_shards_that_are_not_there(tmp_path: Path) -> None:
     place = of_tars(tmp_path) / "shard-{000001..000004}.tar"
     assert error_of(lambda: open_dataset(place), MissingData) == (
-        f"{place}: 2 of the 4 files that this stands for are not there: 'shard-000003.tar', 'shard-000004.tar'.\n"
+        f"{place}: 2 of the 4 files that this expands to are missing: 'shard-000003.tar', 'shard-000004.tar'.\n"
         "  Correct the numbers, or give the folder that the shards are in."
     )
     many = tmp_path / "shard-{0..1000000}.tar"
     assert error_of(lambda: open_dataset(many), MissingData) == (
-        f"{many}: stands for more than 100,000 files.\n  Give the folder they are in."
+        f"{many}: expands to more than 100,000 files.\n  Give the folder they are in."
     )
 
 
@@ -431,12 +431,12 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
     )
     two = parquet(tmp_path / "u.parquet", {"image": IMAGES, "fine": LABELS, "coarse": LABELS})
     assert error_of(lambda: open_dataset(two), BadLabels) == (
-        f"{two}: the labels can be in 'fine', 'coarse'.\n  label_column names the one that holds them."
+        f"{two}: the labels could be in 'fine', 'coarse'.\n  label_column names the label column."
     )
     assert found(open_dataset(two, label_column="fine")) == EXPECTED
     both = parquet(tmp_path / "v.parquet", {"left": IMAGES, "right": IMAGES[::-1], "label": LABELS})
     assert error_of(lambda: open_dataset(both), BadLabels) == (
-        f"{both}: the images can be in 'left', 'right'.\n  path_column names the one that holds them."
+        f"{both}: the images could be in 'left', 'right'.\n  path_column names the image column."
     )
     assert found(open_dataset(both, path_column="left")) == EXPECTED
 
@@ -445,16 +445,16 @@ def test_labels_that_are_no_text(tmp_path: Path) -> None:
     bad = {"1.jpg": IMAGES[0], "1.cls": b"\xff\xfe\x00"}
     shard = write(tmp_path, {"s.tar": tar_bytes(bad)}) / "s.tar"
     assert error_of(lambda: open_dataset(shard), BadLabels) == (
-        f"{shard}, '1': the label is no text: b'\\xff\\xfe\\x00'.\n  Expected a number or a name in UTF-8."
+        f"{shard}, '1': the label is not text: b'\\xff\\xfe\\x00'.\n  Expected a number or a name in UTF-8."
     )
     long = write(tmp_path, {"l.tar": tar_bytes({"1.jpg": IMAGES[0], "1.txt": "a dog\nin the snow"})}) / "l.tar"
     assert error_of(lambda: open_dataset(long), BadLabels) == (
-        f"{long}, '1': 'a dog\\nin the snow' is no label: a single number or name was expected.\n"
-        "  label_column names what holds the label; label_from takes it from the file names."
+        f"{long}, '1': 'a dog\\nin the snow' is not a label; expected a single number or name.\n"
+        "  label_column names the column of the label; label_from reads it from the file names."
     )
     table = parquet(tmp_path / "t.parquet", {"image": IMAGES[:2], "label": [b"cat", b"\xff"]})
     assert error_of(lambda: open_dataset(table), BadLabels) == (
-        f"{table}, row 2: the label is no text: b'\\xff'.\n  Expected a number or a name in UTF-8."
+        f"{table}, row 2: the label is not text: b'\\xff'.\n  Expected a number or a name in UTF-8."
     )
     assert list((cache_dir() / "unpacked").iterdir()) == []
 
@@ -463,8 +463,8 @@ def test_a_key_that_comes_twice(tmp_path: Path) -> None:
     once = tar_bytes(samples([0, 1], "cls", LABELS.__getitem__))
     write(tmp_path, {"s-0.tar": once, "s-1.tar": once})
     assert error_of(lambda: open_dataset(tmp_path), BadArchive) == (
-        f"{tmp_path / 's-1.tar'}: the key '0000' comes twice: it stands in another place of the shards already.\n"
-        "  The files of a sample follow each other, and each sample has a key of its own. Write them again."
+        f"{tmp_path / 's-1.tar'}: the key '0000' appears more than once in the shards.\n"
+        "  The files of a sample must follow each other under a unique key. Write the shards again."
     )
 
 
@@ -478,7 +478,7 @@ def test_each_side_counts_its_samples_from_zero(tmp_path: Path) -> None:
 def test_damaged_shards(tmp_path: Path) -> None:
     whole = tar_bytes(samples([0, 1], "cls", LABELS.__getitem__))
     cut = write(tmp_path, {"s.tar": whole[:1800]}) / "s.tar"
-    assert error_of(lambda: open_dataset(cut), BadArchive).startswith(f"{cut}: is damaged or cut short: ")
+    assert error_of(lambda: open_dataset(cut), BadArchive).startswith(f"{cut}: is damaged or truncated: ")
     table = hf(tmp_path / "t.parquet", list(range(6)))
     data = bytearray(table.read_bytes())
     data[60:600] = bytes(540)
@@ -501,7 +501,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "file"))
     shard = hf(tmp_path / "t.parquet", [0, 1])
     assert error_of(lambda: open_dataset(shard), WriteError).endswith(
-        "\n  HEADSTART_CACHE=DIR puts the cache elsewhere."
+        "\n  HEADSTART_CACHE=DIR moves the cache elsewhere."
     )
 
 

@@ -158,7 +158,7 @@ def test_values_that_are_no_numbers() -> None:
         decode(saved(Image.fromarray(np.array([[0, np.inf]], np.float32)), "TIFF"))
     assert (caught.value.reason, str(caught.value)) == (
         "damaged",
-        "its pixels hold values that are not finite numbers.",
+        "its pixels are not all finite numbers.",
     )
 
 

@@ -128,7 +128,7 @@ def test_nothing_of_anybody_is_written_over(ran: Ran, tmp_path: Path, capsys: py
 
 def test_a_run_folder_stays_whole(ran: Ran) -> None:
     run = ran.out / "comparison" / "runs" / "transfer"
-    with pytest.raises(WriteError, match=r"lies in the run folder"):
+    with pytest.raises(WriteError, match=r"is in the run folder"):
         headstart.demo(out=run / "more")
     headstart.load_classifier(run)
 

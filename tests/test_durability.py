@@ -432,7 +432,7 @@ def test_a_link_is_written_through_and_a_device_is_left_alone(tmp_path: Path) ->
     assert (tmp_path / "target.csv").read_bytes() == b"x"
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path / "pipe", Path("/dev/null"), tmp_path):
-        with pytest.raises(WriteError, match=r"and a file is to be written there\.\n  Give the name of a file"):
+        with pytest.raises(WriteError, match=r"expected the name of a file to write\.\n  Give a file name"):
             write_bytes(place, b"x")
 
 
@@ -516,11 +516,11 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path, warm_cache: Path, photos:
     (small_disk / "filler").write_bytes(bytes(48_000))
     embed = words_for("embed", tmp_path / "f.safetensors", photos, tiny_weights)
     ended = finished(embed, small_disk / "cache")
-    clean_error(ended, "No space left on device", "HEADSTART_CACHE=DIR puts the cache elsewhere.")
+    clean_error(ended, "No space left on device", "HEADSTART_CACHE=DIR moves the cache elsewhere.")
     assert not (tmp_path / "f.safetensors").exists()
     assert asides(small_disk) == []
     ended = finished(words_for("train", small_disk, photos, tiny_weights), cache)
-    clean_error(ended, "is where a disk is mounted", f"--out {small_disk}/run")
+    clean_error(ended, "is a mount point", f"--out {small_disk}/run")
     assert finished(embed, cache).returncode == 0
 
 
@@ -592,8 +592,8 @@ def test_a_cache_that_may_not_be_written_costs_a_warning(read_only: tuple[Path, 
     ended = finished([*words, "--backbone", "test_resnet.a"], root / "cache", **options)
     assert ended.returncode == 0, ended.stderr
     assert "42 images x" in ended.stdout
-    assert ended.stderr.count("Nothing is kept for the next time: ") == 1
-    assert "HEADSTART_CACHE=DIR puts the cache elsewhere." in ended.stderr
+    assert ended.stderr.count("Results are not cached: ") == 1
+    assert "HEADSTART_CACHE=DIR moves the cache elsewhere." in ended.stderr
 
 
 # ------------------------------------------------------------------------------------------------- what is in the way
@@ -605,29 +605,29 @@ def test_outputs_that_are_in_the_way_are_left_alone(bench: Bench) -> None:
     with pytest.raises(WriteError) as caught:
         headstart.train(bench.photos, out=mine, weights=bench.weights, recipe=recipe)
     assert str(caught.value) == (
-        f"{mine}: holds files that headstart did not write, so it is left alone.\n"
+        f"{mine}: contains files that headstart did not write; it is not replaced.\n"
         "  Choose another --out, or an empty folder."
     )
     with pytest.raises(WriteError) as caught:
         headstart.train(bench.photos, out=mine / "letter.txt", weights=bench.weights, recipe=recipe)
     assert (
         str(caught.value)
-        == f"{mine}/letter.txt: is in the way: a folder is to be written there.\n  Choose another --out."
+        == f"{mine}/letter.txt: is in the way: a folder would be written there.\n  Choose another --out."
     )
     with pytest.raises(WriteError) as caught:
         headstart.train(bench.photos, out=mine / "letter.txt" / "run", weights=bench.weights, recipe=recipe)
     assert str(caught.value) == (
         f"{mine}/letter.txt/run: could not be written: Not a directory ({mine}/letter.txt).\n"
-        "  A file stands where a folder is needed: choose another place."
+        "  A file is where a folder is needed: choose another path."
     )
-    with pytest.raises(WriteError, match="is a folder, and a file is to be written there"):
+    with pytest.raises(WriteError, match="is a folder; expected the name of a file to write"):
         headstart.predict(bench.model, bench.photos, out=mine)
     for leave in (
         lambda: headstart.evaluate(bench.model, bench.photos, out=bench.model),
         lambda: headstart.predict(bench.model, bench.photos, out=bench.model / "predictions.csv"),
         lambda: headstart.split(bench.photos, out=bench.model / "split.csv"),
     ):
-        with pytest.raises(WriteError, match=r"lies in the run folder .*, which is left as it is\."):
+        with pytest.raises(WriteError, match=r"is in the run folder .*, which must not change\."):
             leave()
     assert [p.name for p in mine.iterdir()] == ["letter.txt"]
     check_manifest(bench.model)

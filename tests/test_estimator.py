@@ -242,16 +242,21 @@ MANY = [np.zeros((8, 8, 3), np.uint8)] * 4
             DataError,
             f"X: shape (20, 30), expected (N, H, W, 3) or (N, H, W).\n  Or {EXPECTED}.",
         ),
-        (MANY, [0, 1], DataError, "X and y: 4 images and labels of shape (2,), expected one label an image."),
-        (MANY, ["a"] * 4, BadLabels, "y: one class only, a; expected two or more."),
-        (MANY, ["a", "b", None, "a"], BadLabels, "y[2]: None, expected a label.\n  Leave out what has none."),
-        (MANY, [0.0, 1.0, float("nan"), 1.0], BadLabels, "y[2]: nan, expected a label.\n  Leave out what has none."),
-        (MANY, [0.0, 1.0, 0.5, 1.0], BadLabels, "y[2]: 0.5, expected classes; this is a measurement."),
+        (MANY, [0, 1], DataError, "X and y: 4 images and labels of shape (2,), expected one label per image."),
+        (MANY, ["a"] * 4, BadLabels, "y: only one class, a; expected two or more."),
+        (MANY, ["a", "b", None, "a"], BadLabels, "y[2]: None, expected a label.\n  Leave out images without a label."),
+        (
+            MANY,
+            [0.0, 1.0, float("nan"), 1.0],
+            BadLabels,
+            "y[2]: nan, expected a label.\n  Leave out images without a label.",
+        ),
+        (MANY, [0.0, 1.0, 0.5, 1.0], BadLabels, "y[2]: 0.5, expected classes, not measurements."),
         (
             MANY,
             np.array([1, "a", 1, "a"], object),
             BadLabels,
-            "y: labels of kinds int and str, expected one kind, such as str or int.",
+            "y: labels of types int and str, expected one type, such as str or int.",
         ),
         (MANY, [0, 1, 2, 1], BadLabels, "y: 4 images of 3 classes (0 1, 1 2, 2 1 ...), expected at least 6."),
     ],
@@ -262,7 +267,7 @@ def test_wrong_x_and_y(model: ImageClassifier, X: object, y: object, error: type
     assert str(caught.value) == text
 
 
-WAY_OUT = "Leave them out; `headstart.check` and `headstart.predict` name them all and go on."
+WAY_OUT = "Leave them out; `headstart.check` and `headstart.predict` list them all and continue."
 
 
 def test_pixels_of_another_kind_are_refused(model: ImageClassifier) -> None:
@@ -270,9 +275,9 @@ def test_pixels_of_another_kind_are_refused(model: ImageClassifier) -> None:
     with pytest.raises(UnreadableImage) as caught:
         model.fit(np.zeros((6, 8, 8, 3), np.float32), y)
     assert str(caught.value) == (
-        "X[0]: an array of float32, expected uint8 from 0 to 255. Pixels from 0 to 1 become such by"
-        " (255 * x).round().astype('uint8').\n"
-        f"  6 of 6 images cannot be read, and fit has no place for a label without its image. {WAY_OUT}"
+        "X[0]: an array of float32, expected uint8 from 0 to 255. Convert pixels from 0 to 1 with (255 * "
+        "x).round().astype('uint8').\n"
+        f"  6 of 6 images cannot be read, and fit cannot use a label without its image. {WAY_OUT}"
     )
     with pytest.raises(UnreadableImage, match=r"X\[0\]: an array of shape \(3, 8, 9\), expected \(height, width\)"):
         model.fit(np.zeros((6, 3, 8, 9), np.uint8), y)
@@ -283,7 +288,7 @@ def test_pixels_of_another_kind_are_refused(model: ImageClassifier) -> None:
 def test_an_unreadable_image_is_named(model: ImageClassifier, files: list[Path], tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(files[0].read_bytes()[:300])
-    message = "1 of 25 images cannot be read, and fit has no place for a label without its image."
+    message = "1 of 25 images cannot be read, and fit cannot use a label without its image."
     with pytest.raises(UnreadableImage) as caught:
         model.fit([*files, bad], [*LABELS, "bar"])
     assert caught.value.reason == "truncated"
@@ -295,9 +300,7 @@ def test_an_unreadable_image_is_named(model: ImageClassifier, files: list[Path],
         model.predict([files[0], missing, bad])
     assert caught.value.reason == "not_a_file"
     assert str(caught.value).startswith(f"{missing}: ")
-    assert "2 of 3 images cannot be read, and scikit-learn has no place for an image without a prediction." in str(
-        caught.value
-    )
+    assert "2 of 3 images cannot be read, and scikit-learn needs a prediction for every image." in str(caught.value)
     damaged = Image.open(bad)
     with pytest.raises(UnreadableImage, match=r"^X\[0\]: PNG: "):
         model.predict([damaged])

@@ -145,8 +145,8 @@ def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"what": "scene"}, "'scene' is no sample set; expected 'scenes'.\n  Did you mean 'scenes'?"),
-        ({"what": "birds"}, "'birds' is no sample set; expected 'scenes'."),
+        ({"what": "scene"}, "'scene' is not a sample set; expected 'scenes'.\n  Did you mean 'scenes'?"),
+        ({"what": "birds"}, "'birds' is not a sample set; expected 'scenes'."),
         ({"n": 59}, "n is 59; expected 60 or more.\n  600 take about 10 s."),
         ({"size": 31}, "size is 31; expected 32 to 320 pixels.\n  150 is usual."),
         ({"seed": -1}, "seed is -1; expected 0 or more."),

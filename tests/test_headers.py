@@ -88,10 +88,10 @@ def test_whole_messages() -> None:
     png[16:24] = struct.pack(">II", 20_000, 10_000)
     with pytest.raises(UnreadableImage) as caught:
         probe(io.BytesIO(bytes(png)))
-    assert str(caught.value) == "PNG: 20,000 x 10,000 pixels; the most is 128,000,000, and 65,535 a side."
+    assert str(caught.value) == "PNG: 20,000 x 10,000 pixels; the limit is 128,000,000, and 65,535 per side."
     with pytest.raises(UnreadableImage) as caught:
         probe(io.BytesIO(b"GIF89a\x05\0\x05\0\0\0\0;"))
-    assert str(caught.value) == "GIF: has no frame."
+    assert str(caught.value) == "GIF: no frame."
 
 
 @pytest.mark.parametrize("name", FORMATS)

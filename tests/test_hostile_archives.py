@@ -35,10 +35,10 @@ from headstart.io.folders import folder_aside
 SECONDS, MEMORY = 5.0, 64e6
 SLOW = pytest.mark.slow
 OK = b"\xff\xd8 an image"
-BY_HAND = "Nothing was unpacked. If you trust it, unpack it by other means and give the folder that this makes."
-MADE = "No packer writes that by accident. Unpack it by other means if you trust it."
+BY_HAND = "Nothing was unpacked. If you trust it, unpack it with another program and give the resulting folder."
+MADE = "No archiver writes this by accident. If you trust the archive, unpack it with another program."
 AGAIN = "Download or copy it again; nothing was unpacked."
-LARGE = "If that is meant, unpack it by other means, on a disk with room, and give the folder that this makes."
+LARGE = "If you expect this, unpack it with another program on a larger disk and give the resulting folder."
 
 
 # Making them
@@ -168,7 +168,7 @@ LONG_PATH = "/".join(["x" * 200] * 5) + "/1.jpg"
 NFC, NFD = unicodedata.normalize("NFC", "café.jpg"), unicodedata.normalize("NFD", "café.jpg")
 MANY = [Put(f"../{n}") for n in range(1000)]
 
-ALTERED = "differs from another one only by case or by how accents are written"
+ALTERED = "differs from another entry only by case or by the encoding of accents"
 CASES: dict[str, tuple[list[Put], str]] = {
     "parent": ([Put("../evil.jpg")], "'../evil.jpg' leads out of the folder"),
     "parent within": ([Put("a/../../evil.jpg")], "'a/../../evil.jpg' leads out of the folder"),
@@ -187,19 +187,19 @@ CASES: dict[str, tuple[list[Put], str]] = {
     "character device": ([Put("a", "character device")], "'a' is a character device"),
     "block device": ([Put("a", "block device")], "'a' is a block device"),
     "set-user-id": ([Put("a", "file that runs as another user")], "'a' is a file that runs as another user"),
-    "twice": ([Put("a.jpg"), Put("a.jpg", data=b"other")], "'a.jpg' is there twice"),
-    "twice, written otherwise": ([Put("b/a.jpg"), Put("./b//a.jpg")], "'./b//a.jpg' is there twice"),
+    "twice": ([Put("a.jpg"), Put("a.jpg", data=b"other")], "'a.jpg' appears twice"),
+    "twice, written otherwise": ([Put("b/a.jpg"), Put("./b//a.jpg")], "'./b//a.jpg' appears twice"),
     "case": ([Put("a.jpg"), Put("A.jpg")], f"'A.jpg' {ALTERED}"),
     "case of a folder": ([Put("cat/1.jpg"), Put("Cat/2.jpg")], f"'Cat/2.jpg' {ALTERED}"),
     "accents": ([Put(NFC), Put(NFD)], f"{NFD!r} {ALTERED}"),
-    "file, then folder": ([Put("a"), Put("a/1.jpg")], "'a/1.jpg' is a file and a folder at once"),
-    "folder, then file": ([Put("a/1.jpg"), Put("a")], "'a' is a file and a folder at once"),
+    "file, then folder": ([Put("a"), Put("a/1.jpg")], "'a/1.jpg' is both a file and a folder"),
+    "folder, then file": ([Put("a/1.jpg"), Put("a")], "'a' is both a file and a folder"),
     "reserved": ([Put("CON")], "'CON' is a name that Windows reserves"),
     "reserved with suffix": ([Put("a/nul.tar.jpg")], "'a/nul.tar.jpg' is a name that Windows reserves"),
     "reserved folder": ([Put("Aux/1.jpg")], "'Aux/1.jpg' is a name that Windows reserves"),
     "reserved, superscript": ([Put("com¹.jpg")], "'com¹.jpg' is a name that Windows reserves"),
-    "dot at the end": ([Put("a./1.jpg")], "'a./1.jpg' has a name that ends in a dot or a blank"),
-    "blank at the end": ([Put("a.jpg ")], "'a.jpg ' has a name that ends in a dot or a blank"),
+    "dot at the end": ([Put("a./1.jpg")], "'a./1.jpg' has a name that ends in a dot or a space"),
+    "blank at the end": ([Put("a.jpg ")], "'a.jpg ' has a name that ends in a dot or a space"),
     "long name": (
         [Put(LONG)],
         f"'{'x' * 50}...{'x' * 20}' has a name of more than 255 bytes, or a path of more than 1,000",
@@ -212,7 +212,7 @@ CASES: dict[str, tuple[list[Put], str]] = {
         [Put(LONG_PATH)],
         f"'{'x' * 50}...{'x' * 14}/1.jpg' has a name of more than 255 bytes, or a path of more than 1,000",
     ),
-    "deep": ([Put(DEEP)], f"{DEEP!r} lies more than 32 folders deep"),
+    "deep": ([Put(DEEP)], f"{DEEP!r} is more than 32 folders deep"),
     "many": (MANY, ", ".join(f"'../{n}' leads out of the folder" for n in range(3)) + " and 997 more"),
 }
 
@@ -223,7 +223,7 @@ CASES: dict[str, tuple[list[Put], str]] = {
 def test_bad_entries_are_refused_by_name(case: str, form: str, tmp_path: Path) -> None:
     puts, expected = CASES[case]
     error = refused_bytes(tmp_path, f"a.{form}", FORMATS[form]([Put("good/1.jpg"), *puts]))
-    start = f"{tmp_path / f'a.{form}'}: holds what cannot be unpacked safely: "
+    start = f"{tmp_path / f'a.{form}'}: has entries that cannot be unpacked safely: "
     assert isinstance(error, BadArchive)
     if case == "symbolic link out":  # what lies below it is another entry that is not taken
         assert error.message == f"{start}'a' is a symbolic link."
@@ -243,7 +243,7 @@ TAR_ONLY: dict[str, tuple[Put, str]] = {
 def test_hard_links(case: str, form: str, tmp_path: Path) -> None:
     put, expected = TAR_ONLY[case]
     error = refused_bytes(tmp_path, f"a.{form}", FORMATS[form]([Put("good/1.jpg"), put]))
-    assert error.message == f"{tmp_path}/a.{form}: holds what cannot be unpacked safely: {expected}."
+    assert error.message == f"{tmp_path}/a.{form}: has entries that cannot be unpacked safely: {expected}."
 
 
 # Tar's own tricks
@@ -294,30 +294,30 @@ TAR_TRICKS: dict[str, tuple[bytes, str, str]] = {
     "size for all": (pax({"size": "1"}, b"g") + FILE + END, "has one path or size for all entries (pax).", MADE),
     "two long names": (
         long_name(b"a") + pax({"path": "b"}) + FILE + END,
-        "names an entry twice over (tar headers).",
+        "names one entry twice (tar headers).",
         MADE,
     ),
     "headers without end": (pax({}, b"g") * 9 + FILE + END, "has more than 8 tar headers for one entry.", MADE),
     "huge header": (tar_header(b"x", b"x", 1 << 30), "has a tar header of 1,073,741,824 bytes.", MADE),
     "pax size, negative": (
-        *(pax({"size": "-1"}) + FILE + END, "is damaged or cut short: a size in a pax header is none.", AGAIN),
+        *(pax({"size": "-1"}) + FILE + END, "is damaged or truncated: a pax header has an invalid size.", AGAIN),
     ),
     "pax size, a huge one": (
         pax({"size": "9" * 19}) + FILE + END,
-        f"would take more than {ALWAYS_BYTES:,} bytes unpacked; for an archive of 3,072 no more are taken to be meant.",
+        f"would take more than {ALWAYS_BYTES:,} bytes unpacked; more is implausible for an archive of 3,072.",
         LARGE,
     ),
     "pax record, too long": (
         tar_header(b"x", b"x", 20) + padded(b"999999 path=../evil\n") + FILE + END,
-        *("is damaged or cut short: a pax header is none.", AGAIN),
+        *("is damaged or truncated: a pax header is malformed.", AGAIN),
     ),
     "binary number, negative": (
         tar_header(b"a", size=b"\xff" * 12) + END,
-        *("is damaged or cut short: a number in a tar header is none.", AGAIN),
+        *("is damaged or truncated: a tar header has an invalid number.", AGAIN),
     ),
     "binary number, a huge one": (
         tar_header(b"a", size=b"\x80" + b"\xff" * 11) + END,
-        f"would take more than {ALWAYS_BYTES:,} bytes unpacked; for an archive of 1,536 no more are taken to be meant.",
+        f"would take more than {ALWAYS_BYTES:,} bytes unpacked; more is implausible for an archive of 1,536.",
         LARGE,
     ),
     "sparse, pax": (
@@ -326,18 +326,22 @@ TAR_TRICKS: dict[str, tuple[bytes, str, str]] = {
     ),
     "sparse, GNU": (tar_header(b"a", b"S") + END, UNSAFE + "'a' is a sparse file.", BY_HAND),
     "unknown type": (tar_header(b"a", b"V") + END, UNSAFE + "'a' is an entry of unknown type 'V'.", BY_HAND),
-    "folder with bytes": (tar_header(b"a", b"5", 9) + END, UNSAFE + "'a' is a folder that has bytes.", BY_HAND),
+    "folder with bytes": (
+        tar_header(b"a", b"5", 9) + END,
+        UNSAFE + "'a' is a folder with contents of its own.",
+        BY_HAND,
+    ),
     "a second archive behind": (
         FILE + END + FILE + END,
-        "holds more after its end mark.",
-        "Two archives joined into one? Unpack them one by one, and give the folder that this makes.",
+        "has data after its end mark.",
+        "If two archives were joined, unpack them one by one and give the resulting folder.",
     ),
-    "no end mark": (FILE, "is damaged or cut short: it ends without an end mark.", AGAIN),
-    "cut in an entry": (FILE[:-300], "is damaged or cut short: it ends in the middle of an entry.", AGAIN),
-    "cut in a header": (FILE + FILE[:100], "is damaged or cut short: it ends without an end mark.", AGAIN),
-    "long name without entry": (long_name(b"a") + END, "is damaged or cut short: a long name has no entry.", AGAIN),
+    "no end mark": (FILE, "is damaged or truncated: it ends without an end mark.", AGAIN),
+    "cut in an entry": (FILE[:-300], "is damaged or truncated: it ends in the middle of an entry.", AGAIN),
+    "cut in a header": (FILE + FILE[:100], "is damaged or truncated: it ends without an end mark.", AGAIN),
+    "long name without entry": (long_name(b"a") + END, "is damaged or truncated: a long name has no entry.", AGAIN),
     "bytes changed": (
-        *(FILE + b"X" + FILE[1:] + END, "is damaged or cut short: the header of an entry has a wrong checksum.", AGAIN),
+        *(FILE + b"X" + FILE[1:] + END, "is damaged or truncated: the header of an entry has a wrong checksum.", AGAIN),
     ),
 }
 
@@ -410,8 +414,8 @@ def zip64(*values: int) -> bytes:
 BOMB = deflated(bytes(50_000_000))
 INNER = struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 0, 0, 0, zlib.crc32(OK), len(OK), len(OK), 1, 0) + b"b" + OK
 U32 = 0xFFFFFFFF
-TOGETHER = "Put the parts together first: zip -s 0 LAST.zip --out whole.zip, with the part that is called .zip."
-CUT = "is damaged or cut short: "
+TOGETHER = "Join the parts first: zip -s 0 LAST.zip --out whole.zip, where LAST.zip is the part that ends in .zip."
+CUT = "is damaged or truncated: "
 TWO_WAYS = "its directory and the header of 'a.jpg' differ, so it could be read in two ways."
 ZIP_TRICKS: dict[str, tuple[bytes, str, str]] = {
     "zero byte": (raw_zip([Raw(b"a\0.jpg")]), UNSAFE + r"'a\x00.jpg' has a zero byte in its name.", BY_HAND),
@@ -431,10 +435,10 @@ ZIP_TRICKS: dict[str, tuple[bytes, str, str]] = {
         raw_zip([Raw(attributes=(stat.S_IFDIR | 0o755) << 16)]),
         *(UNSAFE + "'a.jpg' is a folder with the name of a file.", BY_HAND),
     ),
-    "folder with bytes": (raw_zip([Raw(b"a/")]), UNSAFE + "'a/' is a folder that has bytes.", BY_HAND),
+    "folder with bytes": (raw_zip([Raw(b"a/")]), UNSAFE + "'a/' is a folder with contents of its own.", BY_HAND),
     "Deflate64": (
         raw_zip([Raw(method=9)]),
-        *(UNSAFE + "'a.jpg' is a file packed with Deflate64, which is not read here.", BY_HAND),
+        *(UNSAFE + "'a.jpg' is a file packed with Deflate64, which is not supported.", BY_HAND),
     ),
     "other name before the entry": (raw_zip([Raw(local_name=b"b.jpg")]), TWO_WAYS, MADE),
     "other size before the entry": (raw_zip([Raw(local_size=3)]), TWO_WAYS, MADE),
@@ -445,25 +449,25 @@ ZIP_TRICKS: dict[str, tuple[bytes, str, str]] = {
     ),
     "overlapping": (
         raw_zip([Raw(b"a", INNER, method=8, size=9), Raw(b"b", offset=31)]),
-        *("1 of its entries overlap others: it is a bomb.", MADE),
+        *("1 of its entries overlap others (a zip bomb).", MADE),
     ),
     "fewer bytes than said": (
         raw_zip([Raw(size=len(OK) + 5, packed=len(OK))]),
-        *(f"{CUT}'a.jpg' has another size than its directory says.", AGAIN),
+        *(f"{CUT}'a.jpg' does not have the size stated in its directory.", AGAIN),
     ),
     "more bytes than said": (
         raw_zip([Raw(data=BOMB, size=10, packed=len(BOMB), method=8)]),
-        *(f"{CUT}'a.jpg' has another size than its directory says.", AGAIN),
+        *(f"{CUT}'a.jpg' does not have the size stated in its directory.", AGAIN),
     ),
-    "other bytes": (raw_zip([Raw(crc=1)]), f"{CUT}'a.jpg' has another checksum than its directory says.", AGAIN),
+    "other bytes": (raw_zip([Raw(crc=1)]), f"{CUT}'a.jpg' does not have the checksum stated in its directory.", AGAIN),
     "more entries than said": (
         raw_zip([Raw(b"a"), Raw(b"b")], says=1),
-        f"{CUT}its directory says more than there is.",
+        f"{CUT}its directory claims more than the file contains.",
         AGAIN,
     ),
     "fewer entries than said": (
         raw_zip([Raw(b"a", extra=bytes(100))], says=2),
-        *(f"{CUT}its directory has 1 entries and says 2.", AGAIN),
+        *(f"{CUT}its directory has 1 entries but states 2.", AGAIN),
     ),
     "zip64, size missing": (
         raw_zip([Raw(size=U32, packed=U32, extra=zip64(5))]),
@@ -475,7 +479,7 @@ ZIP_TRICKS: dict[str, tuple[bytes, str, str]] = {
     ),
     "zip64, huge offset": (
         raw_zip([Raw(offset=U32, extra=zip64((1 << 64) - 1))]),
-        *(f"{CUT}its directory says more than there is.", AGAIN),
+        *(f"{CUT}its directory claims more than the file contains.", AGAIN),
     ),
     "zip64, no record": (
         raw_zip([Raw()])[:-22] + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 65535, 65535, U32, U32, 0),
@@ -492,9 +496,9 @@ ZIP_TRICKS: dict[str, tuple[bytes, str, str]] = {
     "the first part of several": (b"PK\x07\x08" + raw_zip([Raw()])[:-22], "is one part of several.", TOGETHER),
     "directory elsewhere": (
         raw_zip([Raw()])[:-22] + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, 51, 1 << 30, 0),
-        *(f"{CUT}its directory does not lie where its end record says.", AGAIN),
+        *(f"{CUT}its directory is not where its end record says.", AGAIN),
     ),
-    "cut": (raw_zip([Raw()])[:-5], f"{CUT}a zip ends with an end record, and this does not.", AGAIN),
+    "cut": (raw_zip([Raw()])[:-5], f"{CUT}it has no end record.", AGAIN),
     "deflate cut": (
         raw_zip([Raw(data=deflated(OK)[:-4], size=len(OK), method=8)]),
         "",
@@ -516,7 +520,7 @@ def test_zip_tricks(case: str, tmp_path: Path) -> None:
 # Bombs
 
 TEN_GB = 10 << 30
-LIES = "would take more than {:,} bytes unpacked; for an archive of {:,} no more are taken to be meant."
+LIES = "would take more than {:,} bytes unpacked; more is implausible for an archive of {:,}."
 
 
 def ten_gigabytes(packer: Callable[[bytes], bytes]) -> bytes:
@@ -566,7 +570,7 @@ def test_a_bomb_of_overlapping_entries(tmp_path: Path) -> None:
     directory = whole[-22 - (46 + 3) * 200 : -22]
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 200, 200, len(directory), total, 0)
     error = refused_bytes(tmp_path, "a.zip", body + directory + end)
-    assert error.message == f"{tmp_path / 'a.zip'}: 199 of its entries overlap others: it is a bomb."
+    assert error.message == f"{tmp_path / 'a.zip'}: 199 of its entries overlap others (a zip bomb)."
 
 
 def many_entries(n: int, says: int | None) -> bytes:
@@ -598,8 +602,8 @@ def test_a_million_entries_in_a_zip(says: int | None, expected: str, tmp_path: P
     assert (
         error.message
         == {
-            "many": f"{tmp_path / 'a.zip'}: comes to more than {MAX_ENTRIES:,} files and folders.",
-            "lie": f"{tmp_path / 'a.zip'}: {CUT}its directory says more than there is.",
+            "many": f"{tmp_path / 'a.zip'}: contains more than {MAX_ENTRIES:,} files and folders.",
+            "lie": f"{tmp_path / 'a.zip'}: {CUT}its directory claims more than the file contains.",
         }[expected]
     )
 
@@ -614,7 +618,7 @@ def test_a_million_entries_in_a_tar(tmp_path: Path) -> None:
             sums = [b"%06o\0 " % (base + sum(name)) for name in names]
             file.write(b"".join(a + template[7:148] + b + template[156:] for a, b in zip(names, sums, strict=True)))
     error = refused(tmp_path / "a.tar.gz")
-    assert error.message == f"{tmp_path / 'a.tar.gz'}: comes to more than {MAX_ENTRIES:,} files and folders."
+    assert error.message == f"{tmp_path / 'a.tar.gz'}: contains more than {MAX_ENTRIES:,} files and folders."
 
 
 def test_many_entries_with_long_names_take_little_memory(tmp_path: Path) -> None:
@@ -627,7 +631,7 @@ def test_folders_that_are_only_named_count(tmp_path: Path) -> None:
     names = ("/".join(f"{i}" if n == 0 else "d" for n in range(31)) + "/f" for i in range(11_000))
     data = b"".join(tar_header(name.encode()) for name in names)
     error = refused_bytes(tmp_path, "a.tar.gz", gzip.compress(data + END, 1))
-    assert error.message == f"{tmp_path / 'a.tar.gz'}: comes to more than {MAX_ENTRIES:,} files and folders."
+    assert error.message == f"{tmp_path / 'a.tar.gz'}: contains more than {MAX_ENTRIES:,} files and folders."
 
 
 @pytest.mark.parametrize("form", ["xz", "zst"])
@@ -677,7 +681,8 @@ def test_a_bad_inner_archive_refuses_all(tmp_path: Path) -> None:
     data = make_zip([Put("1.jpg"), Put("d/train.zip", data=make_zip([Put("../evil.jpg")]))])
     error = refused_bytes(tmp_path, "a.zip", data)
     assert error.message == (
-        f"{tmp_path / 'a.zip'}: 'd/train.zip': holds what cannot be unpacked safely: '../evil.jpg' leads out of the folder."
+        f"{tmp_path / 'a.zip'}: 'd/train.zip': has entries that cannot be unpacked safely: '../evil.jpg' leads out of "
+        f"the folder."
     )
 
 
@@ -702,7 +707,7 @@ def test_a_link_at_the_target_is_not_followed(tmp_path: Path) -> None:
         (tmp_path / "target" / "into").symlink_to(tmp_path / target)
         error = refused(tmp_path / "a.zip")
         assert isinstance(error, WriteError)
-        assert error.message == f"{tmp_path}/target/into: exists already, and a new folder is to be written there."
+        assert error.message == f"{tmp_path}/target/into: already exists; a new folder would be written there."
         (tmp_path / "target" / "into").unlink()
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
@@ -780,4 +785,4 @@ def test_too_many_inner_archives(tmp_path: Path) -> None:
             out.write(tar_header(b"%07d.zip" % n, size=len(inner)) + padded(inner))
         out.write(END)
     error = refused(tmp_path / "a.tar")
-    assert error.message == f"{tmp_path / 'a.tar'}: holds more than {MAX_INNER:,} archives."
+    assert error.message == f"{tmp_path / 'a.tar'}: contains more than {MAX_INNER:,} archives."

@@ -194,7 +194,7 @@ except UnreadableImage as refusal:
         capture_output=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    assert done.stdout == b"too_much_memory; PNG: decoding it needs more memory than there is.\n", done.stderr
+    assert done.stdout == b"too_much_memory; PNG: decoding it needs more memory than available.\n", done.stderr
 
 
 def test_large_but_honest_images_pass() -> None:

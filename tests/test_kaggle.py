@@ -54,8 +54,8 @@ from kaggle_server import (
 
 PAGE = f"https://www.kaggle.com/competitions/{REDUX}"
 PLACES = (
-    "\n  Make a token at https://www.kaggle.com/settings/api and put it into KAGGLE_API_TOKEN or ~/.kaggle/access_token, or a "
-    "kaggle.json from there into ~/.kaggle (or KAGGLE_CONFIG_DIR)."
+    "\n  Create a token at https://www.kaggle.com/settings/api and put it into KAGGLE_API_TOKEN or "
+    "~/.kaggle/access_token, or put a kaggle.json from there into ~/.kaggle (or KAGGLE_CONFIG_DIR)."
 )
 
 
@@ -156,7 +156,8 @@ def test_a_competition(server: KaggleServer, own_cache: Path) -> None:
     assert list((own_cache / "downloads").iterdir()) == []  # the archive is not kept twice
     assert got.next == (
         f"headstart train {REDUX} --out {REDUX}-run",
-        f"headstart predict {REDUX}-run {REDUX}/test --sample-submission {REDUX}/sample_submission.csv --out submission.csv",
+        f"headstart predict {REDUX}-run {REDUX}/test --sample-submission {REDUX}/sample_submission.csv --out "
+        f"submission.csv",
     )
     assert got.table().splitlines()[:2] == [
         f"{REDUX}: 53 files, {got.bytes / 1e6:.1f} MB, in {REDUX}",
@@ -212,7 +213,7 @@ def test_a_folder_in_the_way(server: KaggleServer) -> None:
     with pytest.raises(WriteError) as caught:
         headstart.kaggle(REDUX, out=Path("data"))
     assert str(caught.value) == (
-        "data: exists already, and a new folder is to be written there.\n  Choose another name.\n"
+        "data: already exists; a new folder would be written there.\n  Choose another name.\n"
         f"  If that is {REDUX} already, train on it as it is: headstart train data --out RUN"
     )
     assert server.seen == []
@@ -336,8 +337,8 @@ def test_rules_that_were_not_accepted(server: KaggleServer) -> None:
     with pytest.raises(NotAllowed) as caught:
         headstart.kaggle(REDUX)
     assert str(caught.value) == (
-        f"Kaggle does not give '{REDUX}' to ada: You must accept this competition's rules before you can continue.\n"
-        f"  Accept the rules at {PAGE}/rules (and verify the account, if it asks), then run this again."
+        f"Kaggle denies ada access to '{REDUX}': You must accept this competition's rules before you can continue.\n"
+        f"  Accept the rules at {PAGE}/rules (and verify your account if asked), then run the command again."
     )
 
 
@@ -351,8 +352,8 @@ def test_a_wrong_slug(server: KaggleServer) -> None:
     with pytest.raises(NotAllowed) as denied:
         headstart.kaggle("ada/dogs")
     assert str(denied.value) == (
-        "Kaggle does not give 'ada/dogs' to ada: Permission 'datasets.get' was denied.\n"
-        "  There is no such dataset, or it is private: see https://www.kaggle.com/datasets/ada/dogs"
+        "Kaggle denies ada access to 'ada/dogs': Permission 'datasets.get' was denied.\n"
+        "  The dataset does not exist or is private: see https://www.kaggle.com/datasets/ada/dogs"
     )
 
 
@@ -362,14 +363,14 @@ def test_no_network(server: KaggleServer, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(Unreachable) as caught:
         headstart.kaggle(REDUX)
     assert str(caught.value) == (
-        "Kaggle cannot be reached: the proxy cannot be reached.\n  Check the network, then run it again."
+        "Kaggle cannot be reached: the proxy cannot be reached.\n  Check the network, then run the same command again."
     )
 
 
 def test_offline(server: KaggleServer) -> None:
     with pytest.raises(Unreachable) as caught:
         headstart.kaggle(REDUX, weights=WeightsSource(offline=True))
-    assert str(caught.value) == (f"{REDUX} would have to be downloaded, and this is --offline.\n  By hand: {PAGE}")
+    assert str(caught.value) == (f"{REDUX} needs a download, but --offline is set.\n  Download it by hand: {PAGE}")
     assert server.seen == []
 
 
@@ -395,7 +396,7 @@ def test_a_client_that_fails_in_its_own_way(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
     with pytest.raises(RemoteError) as caught:
         headstart.kaggle(REDUX)
-    assert str(caught.value) == "the process that talks to Kaggle ended without a word.\n  Run the same command again."
+    assert str(caught.value) == "The process for Kaggle ended without a result.\n  Run the same command again."
 
 
 # To a submission
@@ -449,10 +450,11 @@ def test_what_cannot_come_to_a_submission_is_said_first(server: KaggleServer) ->
     with pytest.raises(MissingRun) as caught:
         headstart.kaggle(REDUX, submit_file=Path("submission.csv"))
     assert str(caught.value) == (
-        f"{REDUX}-run: there is no run to predict with.\n  Add --train, or name a run folder: --run RUN --submit-file FILE."
+        f"{REDUX}-run: there is no run to predict with.\n"
+        f"  Add --train, or name a run folder: --run RUN --submit-file FILE."
     )
     Path("folder").mkdir()
-    with pytest.raises(WriteError, match=r"^folder: is a folder, and a file is to be written there"):
+    with pytest.raises(WriteError, match=r"^folder: is a folder; expected the name of a file to write"):
         headstart.kaggle(REDUX, train=True, submit_file=Path("folder"))
     Path("photo").touch()
     with pytest.raises(WriteError, match=r"^photo: is in the way"):
@@ -518,8 +520,8 @@ def test_a_submission_too_many(server: KaggleServer) -> None:
     with pytest.raises(NotAllowed) as caught:
         headstart.submit(REDUX, submission())
     assert str(caught.value) == (
-        f"Kaggle does not take a submission to '{REDUX}' from ada: Submission limit of 5 a day reached.\n"
-        f"  Rules to accept, limits and deadlines are at {PAGE}"
+        f"Kaggle refuses a submission to '{REDUX}' from ada: Submission limit of 5 a day reached.\n"
+        f"  For rules to accept, limits and deadlines see {PAGE}"
     )
 
 

@@ -101,8 +101,8 @@ def test_what_has_come_is_kept_and_gone_on_with_by_the_next_call(server: KaggleS
     with pytest.raises(Unreachable) as caught:
         bring(place)
     assert str(caught.value) == (
-        f"{REDUX}: the download does not go on: the connection was cut (5 times in a row, at byte 50,000 of "
-        f"{len(COMPETITION.archive):,}).\n  What has come is kept: the same command goes on from there."
+        f"{REDUX}: the download is stuck: the connection was interrupted (5 times in a row, at byte 50,000 of "
+        f"{len(COMPETITION.archive):,}).\n  The data so far is kept: run the same command again to resume."
     )
     assert left(place) == ["archive.zip.partial", "archive.zip.partial.json"]
     server.faults.cuts, server.seen[:] = [], []
@@ -193,9 +193,9 @@ def test_faults_that_pass(server: KaggleServer, place: Path, faults: dict[str, o
     ("faults", "trouble"),
     [
         ({"too_many": 99}, "too many requests"),
-        ({"broken": 99}, "the server has a problem of its own (503)"),
-        ({"expired": 99}, "the address is no longer good (403)"),
-        ({"cuts": [0] * 99}, "the connection was cut"),
+        ({"broken": 99}, "the server has an internal problem (503)"),
+        ({"expired": 99}, "the address is no longer valid (403)"),
+        ({"cuts": [0] * 99}, "the connection was interrupted"),
     ],
 )
 def test_faults_that_stay(server: KaggleServer, place: Path, faults: dict[str, object], trouble: str) -> None:
@@ -205,15 +205,17 @@ def test_faults_that_stay(server: KaggleServer, place: Path, faults: dict[str, o
         bring(place)
     known = f" of {len(COMPETITION.archive):,}" if "cuts" in faults else ""
     assert str(caught.value) == (
-        f"{REDUX}: the download does not go on: {trouble} (5 times in a row, at byte 0{known}).\n"
-        "  What has come is kept: the same command goes on from there."
+        f"{REDUX}: the download is stuck: {trouble} (5 times in a row, at byte 0{known}).\n"
+        "  The data so far is kept: run the same command again to resume."
     )
     assert not place.exists()
 
 
 def test_a_server_that_goes_silent_every_time(server: KaggleServer, place: Path) -> None:
     server.faults.stalls, server.faults.no_ranges = 99, True
-    with pytest.raises(Unreachable, match=r"the server went silent \(5 times in a row, at byte 9\d,\d{3} of 1\d\d,"):
+    with pytest.raises(
+        Unreachable, match=r"the server stopped responding \(5 times in a row, at byte 9\d,\d{3} of 1\d\d,"
+    ):
         bring(place, RetryPolicy(connect=1, silent=0.2, pause=0.01, longest=0.2, tries=5))
     assert not place.exists()
 
@@ -223,8 +225,8 @@ def test_wrong_bytes_every_time(server: KaggleServer, place: Path) -> None:
     with pytest.raises(BadDownload) as caught:
         bring(place)
     assert str(caught.value) == (
-        f"{REDUX}: twice its bytes were not those that the server announced (the checksum differs); nothing was kept.\n"
-        "  Something on the way changes it: a proxy, perhaps. Try again later, or over another network."
+        f"{REDUX}: its bytes differ from those that the server announced (checksum), twice; nothing was kept.\n"
+        "  A proxy may be changing the data. Try again later, or over another network."
     )
     assert left(place) == []
 
@@ -232,15 +234,15 @@ def test_wrong_bytes_every_time(server: KaggleServer, place: Path) -> None:
 @pytest.mark.parametrize(
     ("faults", "message"),
     [
-        ({"expired": 99}, f"{REDUX}: the storage that Kaggle leads to answers with code 403.\n  Try again later."),
-        ({"api_too_many": 99}, "Kaggle answers with code 429: Too many requests.\n  Try again later."),
+        ({"expired": 99}, f"{REDUX}: Kaggle's storage answered with code 403.\n  Try again later."),
+        ({"api_too_many": 99}, "Kaggle answered with code 429: Too many requests.\n  Try again later."),
         (
             {"status": {"DownloadDataFiles": (500, "")}},
-            "Kaggle answers with code 500: it gives no reason.\n  Try again later.",
+            "Kaggle answered with code 500: it gives no reason.\n  Try again later.",
         ),
         (
             {"api_stall": "DownloadDataFiles"},
-            "Kaggle was silent for 6 s.\n  What has come is kept: the same command goes on from there.",
+            "Kaggle was silent for 6 s.\n  The data so far is kept: run the same command again to resume.",
         ),
     ],
 )
@@ -293,7 +295,7 @@ def test_two_at_once(server: KaggleServer, place: Path) -> None:
     until = time.monotonic() + 20
     while not server.downloads and time.monotonic() < until:
         time.sleep(0.01)
-    with pytest.raises(WriteError, match="another process is downloading the same just now"):
+    with pytest.raises(WriteError, match="another process is downloading the same file"):
         bring(place)
     first.join()
     assert whole(bring(place))
@@ -337,7 +339,7 @@ def test_no_credential_goes_to_another_host(server: KaggleServer, place: str, mo
             forget(download(SLUG, patience=QUICK))
         except Unreachable as error:
             assert "evil.test" in place
-            assert str(error) == f"{REDUX}: the storage that Kaggle leads to answers with code 404.\n  Try again later."
+            assert str(error) == f"{REDUX}: Kaggle's storage answered with code 404.\n  Try again later."
         assert any(s.says(secret) for s in server.seen if s.host == "localhost")
         elsewhere = [s for s in server.seen if s.host != "localhost"]
         assert elsewhere

@@ -214,9 +214,7 @@ def test_missing_folder_names_the_nearest(tmp_path: Path) -> None:
 def test_archives_and_other_files_say_what_to_do(tmp_path: Path) -> None:
     fill(tmp_path, "cats.tar.gz", "one.jpg")
     text = error_of(lambda: open_dataset(str(tmp_path / "cats.tar.gz")), BadArchive)
-    assert text.startswith(
-        f"{tmp_path / 'cats.tar.gz'}: is no archive that headstart knows; a zip or a tar was expected.\n"
-    )
+    assert text.startswith(f"{tmp_path / 'cats.tar.gz'}: is not a known archive format; expected a zip or a tar.\n")
     assert error_of(lambda: open_dataset(tmp_path / "one.jpg"), MissingData) == (
         f"{tmp_path / 'one.jpg'}: is a file; expected a folder of images or a table (.csv, .tsv, .parquet).\n"
         f"  Give the folder that it is in: {tmp_path}"
@@ -262,7 +260,8 @@ def test_require_trainable(tmp_path: Path) -> None:
     few = open_dataset(fill(tmp_path / "few", "a/1.jpg", "a/2.jpg", "b/1.jpg"))
     assert error_of(lambda: require_trainable(few), BadLabels) == (
         f"{few.root}: has 3 labelled images for 2 classes ('a': 2, 'b': 1); at least 4 are needed.\n"
-        "  Add images: about 20 per class give a first useful classifier. Few per class may mean that the labels are not "
+        "  Add images: about 20 per class give a first useful classifier. Few per class may mean that the labels are "
+        "not "
         "the classes you want."
     )
 
@@ -415,7 +414,8 @@ def test_labels_as_excel_saves_them(tmp_path: Path, caplog: pytest.LogCaptureFix
         data = open_dataset(name)
     assert labels_of(data) == {"1.jpg": "chéri", "2.jpg": "naïf", "3.jpg": "chéri", "4.jpg": "naïf"}
     assert caplog.messages == [
-        f"{name}: is not UTF-8; it is read as Windows-1252, which gives 'chéri', 'naïf'. Save it as UTF-8 if that is wrong."
+        f"{name}: is not UTF-8; it is read as Windows-1252, which gives 'chéri', 'naïf'. Save it as UTF-8 if that is "
+        f"wrong."
     ]
 
 

@@ -118,7 +118,7 @@ def test_what_is_read_is_not_written_over(
     (place / "link.csv").symlink_to("t.csv")
     before = contents(place)
     assert refused(words, capsys).endswith(
-        f"WriteError: {file}: is read here, and would be replaced.\n  Choose another --out.\n"
+        f"WriteError: {file}: is an input file, and would be replaced.\n  Choose another --out.\n"
     )
     assert contents(place) == before
 
@@ -126,7 +126,7 @@ def test_what_is_read_is_not_written_over(
 @pytest.mark.usefixtures("untouched")
 def test_the_table_of_the_data_is_not_replaced_by_suspected_labels(capsys: pytest.CaptureFixture[str]) -> None:
     assert refused("check t.csv --write-corrections t.csv", capsys) == (
-        "WriteError: t.csv: is read here, and would be replaced.\n  Choose another --write-corrections.\n"
+        "WriteError: t.csv: is an input file, and would be replaced.\n  Choose another --write-corrections.\n"
     )
 
 
@@ -135,9 +135,9 @@ def test_an_image_that_a_link_leads_to_is_kept(place: Path, run: Path) -> None:
     (place / "cd" / "cats").symlink_to(place / "elsewhere")
     before = contents(place)
     for made in (headstart.check, headstart.split):
-        with pytest.raises(WriteError, match=r"elsewhere/003\.jpg: is read here, and would be replaced\."):
+        with pytest.raises(WriteError, match=r"elsewhere/003\.jpg: is an input file, and would be replaced\."):
             made(Path("cd"), out=Path("elsewhere/003.jpg"))
-    with pytest.raises(WriteError, match=r"elsewhere/003\.jpg: is read here, and would be replaced\."):
+    with pytest.raises(WriteError, match=r"elsewhere/003\.jpg: is an input file, and would be replaced\."):
         headstart.predict(run, Path("cd"), out=Path("elsewhere/003.jpg"))
     assert contents(place) == before
 
@@ -178,7 +178,7 @@ def test_nothing_is_written_among_the_data(
     (place / "link").symlink_to("cd")
     before = contents(place)
     assert refused(words, capsys) == (
-        f"WriteError: {out}: lies inside the data ({data}), where it would be taken for data the next time.\n"
+        f"WriteError: {out}: is inside the data ({data}), where it would be read as data the next time.\n"
         f"  Choose {instead.format(place)}.\n"
     )
     assert contents(place) == before
@@ -192,7 +192,7 @@ def test_explain_keeps_out_of_the_images_of_the_training(
     monkeypatch.chdir(data)
     before = contents(data)
     assert refused("explain ../run cats/001.jpg", capsys) == (
-        f"WriteError: explained: lies inside the data ({data}), where it would be taken for data the next time.\n"
+        f"WriteError: explained: is inside the data ({data}), where it would be read as data the next time.\n"
         f"  Choose --out outside of it, such as {data.parent / 'explained'}.\n"
     )
     assert contents(data) == before
@@ -244,7 +244,7 @@ def test_embed_leaves_a_table_of_that_name_alone(
 
 @pytest.mark.usefixtures("untouched")
 def test_embed_does_not_replace_the_table_that_it_reads(tiny_weights: Path) -> None:
-    with pytest.raises(WriteError, match=r"^t\.csv: is read here, and would be replaced\."):
+    with pytest.raises(WriteError, match=r"^t\.csv: is an input file, and would be replaced\."):
         headstart.embed(
             DataSource(Path("t.csv"), label_column="label"), out=Path("t.safetensors"), weights=tiny_weights
         )

@@ -391,7 +391,7 @@ def test_a_damaged_page_is_refused_until_it_is_written_again(trained: tuple[Path
 
 def test_a_page_of_its_own_may_not_lie_in_a_run(trained: tuple[Path, Path]) -> None:
     _, run = trained
-    with pytest.raises(WriteError, match="lies in the run folder"):
+    with pytest.raises(WriteError, match="is in the run folder"):
         report(run, out=run / "other.html")
 
 

@@ -99,8 +99,8 @@ def test_the_command_line_names_the_file_and_exits_with_1(
         out, err = capsys.readouterr()
         assert out == ""
         assert err == (
-            f"DamagedRun: {run}/member2-test_efficientnet.b/model.safetensors: its bytes are not those that were written "
-            "(SHA-256 differs).\n  Restore the folder from a copy, or train again.\n"
+            f"DamagedRun: {run}/member2-test_efficientnet.b/model.safetensors: has changed since it was written "
+            f"(SHA-256 differs).\n  Restore the folder from a copy, or train again.\n"
         )
 
 

@@ -109,11 +109,11 @@ def test_an_exact_name_is_never_lost_to_a_loose_one() -> None:
         (
             ["1"],
             ["train/1.jpg", "test/1.jpg"],
-            "1 ids mean several images each; the id '1': train/1.jpg, test/1.jpg.",
+            "1 ids match several images each; the id '1': train/1.jpg, test/1.jpg.",
         ),
-        (["7"], ["07.jpg", "007.jpg"], "1 ids mean several images each; the id '7': 07.jpg, 007.jpg."),
-        (["IMG"], ["img.png", "Img.jpg"], "1 ids mean several images each; the id 'IMG': img.png, Img.jpg."),
-        (["01", "001"], ["1.jpg"], "1 images are meant by several ids each; the image '1.jpg': 01, 001."),
+        (["7"], ["07.jpg", "007.jpg"], "1 ids match several images each; the id '7': 07.jpg, 007.jpg."),
+        (["IMG"], ["img.png", "Img.jpg"], "1 ids match several images each; the id 'IMG': img.png, Img.jpg."),
+        (["01", "001"], ["1.jpg"], "1 images match several ids each; the image '1.jpg': 01, 001."),
     ],
 )
 def test_an_ambiguity_is_an_error(ids: list[str], paths: list[str], message: str) -> None:
@@ -196,14 +196,14 @@ def test_columns_are_matched_to_classes_by_name(
             "id,cat,dgo 1,0,0",
             ["cat", "dog"],
             {},
-            "sample.csv: 1 of its 2 columns are no class: 'dgo'; 1 of 2 classes have no column: 'dog'.\n"
+            "sample.csv: 1 of its 2 columns are not classes: 'dgo'; 1 of 2 classes have no column: 'dog'.\n"
             "  Did you mean 'dog'? ('dgo')",
         ),
         (
             "id,1.0,2.0 1,0,0",
             ["10", "20"],
             {},
-            "sample.csv: 2 of its 2 columns are no class: '1.0', '2.0'; 2 of 2 classes have no column: '10', '20'.\n"
+            "sample.csv: 2 of its 2 columns are not classes: '1.0', '2.0'; 2 of 2 classes have no column: '10', '20'.\n"
             "  Did you mean '10'? ('1.0')",
         ),
         (
@@ -211,22 +211,22 @@ def test_columns_are_matched_to_classes_by_name(
             ["bird", "cat", "dog"],
             {},
             "sample.csv: 1 of 3 classes have no column: 'bird'.\n"
-            "  Train with classes that are named as the sample's columns are.",
+            "  Train with the same class names as the sample's columns.",
         ),
         (
             "id,label 1,0.5",
             ["bird", "cat", "dog"],
             {},
-            "sample.csv: its only column 'label' does not say which of the 3 classes it is the probability of "
-            "(bird, cat, dog).\n  Give --pos-label CLASS, or --submission-format label for the likeliest class.",
+            "sample.csv: its only column 'label' does not name the class of its probabilities, one of 3 (bird, cat, "
+            "dog).\n  Give --pos-label CLASS, or --submission-format label for the likeliest class.",
         ),
         (
             "id,label 1,3",
             ["bird", "cat", "dog"],
             {},
-            "sample.csv: its column 'label' has whole numbers, and nothing says which of the 3 classes each is "
-            "(bird, cat, dog).\n  Train with labels that are these numbers, or give --pos-label CLASS for the "
-            "probability of one.",
+            "sample.csv: its column 'label' has integers, and nothing says which of the 3 classes each one is (bird, "
+            "cat, dog).\n  Train with these numbers as labels, or give --pos-label CLASS for the probability of one "
+            "class.",
         ),
         (
             "id,label 1,doog",
@@ -239,27 +239,27 @@ def test_columns_are_matched_to_classes_by_name(
             "id,label 1,",
             ["cat", "dog"],
             {},
-            "sample.csv: its column 'label' is empty, and does not say what to write.\n"
+            "sample.csv: its column 'label' is empty, so its format is unknown.\n"
             "  Give --submission-format probability or label.",
         ),
         (
             "id,cat,dog 1,0,0",
             ["cat", "dog"],
             {"submission_format": "label"},
-            "sample.csv: has 2 columns to fill, which is not the format label.\n  Leave out --submission-format.",
+            "sample.csv: has 2 columns to fill; this does not fit the format label.\n  Leave out --submission-format.",
         ),
         (
             "id,label 1,0.5",
             ["cat", "dog"],
             {"submission_format": "columns"},
-            "sample.csv: has 1 column to fill, which is not the format columns.\n"
+            "sample.csv: has 1 column to fill; this does not fit the format columns.\n"
             "  Use --submission-format probability or label.",
         ),
         (
             "id,label 1,cat",
             ["cat", "dog"],
             {"submission_format": "label", "pos_label": "dog"},
-            "pos_label: sample.csv is to hold the classes themselves.\n  Leave out --pos-label.",
+            "pos_label: sample.csv expects the classes themselves.\n  Leave out --pos-label.",
         ),
         (
             "id,label 1,0.5",
@@ -271,7 +271,7 @@ def test_columns_are_matched_to_classes_by_name(
             "id,label 1,0.5",
             ["cat", "dog"],
             {"submission_format": "lable"},
-            "submission_format: 'lable' is not known; expected one of auto, probability, label, columns.",
+            "submission_format: 'lable' is unknown; expected one of auto, probability, label, columns.",
         ),
     ],
 )
@@ -286,8 +286,8 @@ def test_what_the_sample_does_not_say_is_an_error(
 def test_the_sentence_says_which_class_is_one() -> None:
     said = {text: filling_of(shape(text), ["cat", "dog"]).sentence for text in ("id,label 1,0.5", "id,label 1,0")}
     assert list(said.values()) == [
-        "label is the probability of 'dog', the second of the two classes (--pos-label cat says otherwise)",
-        "label is the likeliest class, 'dog' = 1 (--pos-label cat says otherwise; --submission-format probability if "
+        "label is the probability of 'dog', the second of the two classes (--pos-label cat selects the other)",
+        "label is the likeliest class, 'dog' = 1 (--pos-label cat swaps them; use --submission-format probability if "
         "probabilities are scored)",
     ]
 
@@ -331,8 +331,8 @@ def test_missing_unreadable_and_extra_are_told_and_get_the_prior() -> None:
     made = filled("id,label 3,0.5 1,0.5 4,0.5", seen, prior=[0.3, 0.7])
     assert [float(row[1]) for row in made.rows] == pytest.approx([0.7, 0.1, 0.7], abs=1e-6)
     assert made.warnings() == [
-        "sample.csv: 1 ids have no image; they have the classes' frequencies in training: 3.",
-        "sample.csv: 1 ids have an image that cannot be read; they have the classes' frequencies in training: 4.",
+        "sample.csv: 1 ids have no image; they get the class frequencies of the training set: 3.",
+        "sample.csv: 1 ids have an unreadable image; they get the class frequencies of the training set: 4.",
         "sample.csv: 1 images have no id, and are not in the submission: t/9.jpg.",
     ]
     assert made.to_json()["missing"] == ["3"]
@@ -342,7 +342,7 @@ def test_if_no_id_has_an_image_that_is_an_error() -> None:
     with pytest.raises(BadSubmission) as caught:
         filled("id,label a,0.5 b,0.5", PETS)
     assert str(caught.value) == (
-        "sample.csv: none of its 2 ids (a, b) is the name of one of the 3 images (test/1.jpg, test/2.jpg, test/10.jpg).\n"
+        "sample.csv: none of its 2 ids (a, b) matches one of the 3 images (test/1.jpg, test/2.jpg, test/10.jpg).\n"
         "  Give the folder with the images that the sample lists."
     )
 
@@ -386,11 +386,11 @@ def test_names_that_are_not_unicode_keep_their_bytes(tmp_path: Path) -> None:
     [
         ("", "has no rows."),
         ("id,label\n", "has no rows."),
-        ("id\n1\n", "has the column 'id' only, and none to fill."),
+        ("id\n1\n", "has only the column 'id', and none to fill."),
         ("id,label\n1,0,0\n", "1 of 1 rows do not have 2 cells, as the header does; the first is row 2, with 3."),
         ("id,a,a\n1,0,0\n", "has the column 'a' more than once."),
-        ("id,label\n1,0\n1,0\n", "has the id '1' more than once in the column 'id', which is taken for the ids."),
-        ("id,label\n,0\n", "has an empty id in the column 'id', which is taken for the ids."),
+        ("id,label\n1,0\n1,0\n", "has the id '1' more than once in its id column 'id'."),
+        ("id,label\n,0\n", "has an empty id in its id column 'id'."),
         (
             "id,label\n1," + "x" * 140_000 + "\n",
             "cannot be read as a table: field larger than field limit (131072).",
@@ -474,8 +474,8 @@ def test_predict_fills_a_sample(run: Path, place: Path, caplog: pytest.LogCaptur
         ["5"],
     )
     assert made.table().endswith(
-        f"6 rows written to {place / 'out.csv'}: each of the 3 columns is the probability of a "
-        "class (p_class2 = class2, p_class0 = class0, p_class1 = class1)"
+        f"6 rows written to {place / 'out.csv'}: each of the 3 columns is the probability of one class (p_class2 = "
+        f"class2, p_class0 = class0, p_class1 = class1)"
     )
 
 

@@ -218,7 +218,7 @@ def test_crashes_cost_the_image_they_are_on(tmp_path: Path, capfd: pytest.Captur
     facts = validate_with(mischievous(20), files, workers=2)
     assert {i for i, fact in enumerate(facts) if fact.reason} == {7, 8, 30, 59}
     assert {fact.reason for fact in facts} == {"", "decoder_crashed"}
-    assert facts[7].message == "ended its decoder twice (code -11)."
+    assert facts[7].message == "crashed its decoder twice (code -11)."
     assert [fact.width for i, fact in enumerate(facts) if not fact.reason] == [
         10 + i for i in range(60) if i not in (7, 8, 30, 59)
     ]

@@ -1,11 +1,11 @@
 """The command line: each verb is the function of that name, its options are its parameters, its help is its docstring.
 
-A parameter that is a dataclass of options (`io.options`) is spread into an option for each of its fields.
+A parameter that is a dataclass of options (`io.options`) becomes one option per field.
 
 Results go to stdout, as text or (`--json`) as one JSON document; notes and progress go to stderr. Exit codes: 0 done,
-1 an error of ours (its message, no traceback), 2 a command that makes no sense, 130 stopped by Ctrl-C.
+1 a `HeadstartError` (message without traceback), 2 an invalid command line, 130 stopped by Ctrl-C.
 
-Only the verb that is asked for is imported, so that help costs little: `headstart --help` imports neither torch nor numpy.
+Only the requested verb is imported, so help is fast: `headstart --help` imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -45,34 +45,34 @@ VERBS = {
     "submit": "Submit a file to a Kaggle competition, and say its score as soon as there is one.",
     "reproduce": "Train again from a run folder's recipe, split and seed, and compare every prediction.",
 }
-"""The verbs with the first sentence of their docstrings (a test compares), so that help need not import them."""
+"""The verbs with the first sentence of their docstrings (a test compares them), so that help need not import them."""
 
-KEPT = "What was done so far is kept (features, an unfinished training): the same command goes on from there."
+KEPT = "Work done so far (features, unfinished training) is kept: run the same command again to resume."
 STOPPED = {
     "bundle": "Nothing was written.",
-    "kaggle": "What was downloaded or trained so far is kept: the same command goes on from there.",
+    "kaggle": "Downloads and training so far are kept: run the same command again to resume.",
     "sample": "Nothing was written.",
-    "submit": "Whether the file went through stands on Kaggle's page of your submissions.",
+    "submit": "Your submissions page on Kaggle shows whether the file arrived.",
 }
-"""What Ctrl-C leaves behind, of the verbs of which `KEPT` is not true."""
+"""What Ctrl-C leaves behind, for the verbs where `KEPT` does not apply."""
 
-RECIPE_HELP = "Options by the name of a recipe, or from a TOML file; those given beside it on the command line win."
+RECIPE_HELP = "Name of a recipe, or a TOML file, that sets these options; options on the command line override it."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of `headstart`; ends the process."""
+    """Run the `headstart` command line and end the process."""
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file name that the terminal cannot show is no error
+            stream.reconfigure(errors="backslashreplace")  # a file name that the terminal cannot show is not an error
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("headstart").setLevel(logging.INFO)
     _leave(run(words))
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process, without taking down what it holds piece by piece: with torch imported that takes over a second."""
-    with suppress(OSError):  # it was said, and counted in the code, when it happened
+    """End the process without the interpreter's teardown, which takes over a second once torch is imported."""
+    with suppress(OSError):  # already reported, and reflected in the exit code
         sys.stdout.flush()
         sys.stderr.flush()
     atexit._run_exitfuncs()  # temporary folders
@@ -100,13 +100,13 @@ def _run(words: Sequence[str]) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` closed it: nothing to say, nowhere to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` closed the pipe
         return 0
     return 0
 
 
 def application(words: Sequence[str]) -> Any:
-    """The cyclopts application, with the verb in `words` imported and the others as names only."""
+    """Return the cyclopts application, with the verb in `words` imported and the others as names only."""
     from cyclopts import App
 
     from headstart import __version__
@@ -120,7 +120,7 @@ def application(words: Sequence[str]) -> Any:
         suppress_keyboard_interrupt=False,  # `run` has a message for it
     )
     asked = _asked(words)
-    for place, (verb, summary) in enumerate(VERBS.items()):
+    for position, (verb, summary) in enumerate(VERBS.items()):
         if verb == asked:
             function = verb_function(verb)
             text, example = help_and_example(function)
@@ -128,7 +128,7 @@ def application(words: Sequence[str]) -> Any:
                 _printing(function, text), name=verb, help_epilogue=f"Example: {example}", help_format="plaintext"
             )
         else:
-            app.command(_named_only(verb), name=verb, help=summary, sort_key=place)
+            app.command(_named_only(verb), name=verb, help=summary, sort_key=position)
     return app
 
 
@@ -137,7 +137,7 @@ def _asked(words: Sequence[str]) -> str | None:
 
 
 def _usage_message(error: Any, words: Sequence[str]) -> str:
-    """What is wrong with a command line, and where to read how it is meant. `error` is a `CycloptsError`."""
+    """Say what is wrong with a command line, and which `--help` to read. `error` is a `CycloptsError`."""
     from cyclopts import MissingArgumentError, UnusedCliTokensError
 
     asked = _asked(words)
@@ -148,22 +148,22 @@ def _usage_message(error: Any, words: Sequence[str]) -> str:
         name = error.argument.names[0]
         message = f"{name} needs a value." if name in words else f"{name} is missing."
     elif isinstance(error, UnusedCliTokensError) and error.unused_tokens:
-        message = f"{error.unused_tokens[0]!r} is one argument too many."
+        message = f"{error.unused_tokens[0]!r} is an unexpected argument."
     hints = [f"`{command} --help` lists {'its options' if asked else 'the commands'}."]
     dashed = next((word for word in words if word.startswith("-") and os.path.exists(word)), None)
     if dashed is not None:
-        hints.insert(0, f"For the file or folder of that name write {'./' + dashed!r}.")
+        hints.insert(0, f"To name that file or folder, write {'./' + dashed!r}.")
     return f"{command}: " + "\n  ".join([message, *hints])
 
 
 def verb_function(verb: str) -> Callable[..., Any]:
-    """The function of a verb."""
+    """Import and return the function of a verb."""
     function: Callable[..., Any] = getattr(importlib.import_module(f"headstart.verbs.{verb}"), verb)
     return function
 
 
 def help_and_example(function: Callable[..., Any]) -> tuple[str, str]:
-    """A verb's docstring without its example, and the example."""
+    """Return a verb's docstring without its example, and the example."""
     text = inspect.getdoc(function) or ""
     before, _, after = text.partition("Example:\n")
     example, _, rest = after.strip().partition("\n")
@@ -171,7 +171,7 @@ def help_and_example(function: Callable[..., Any]) -> tuple[str, str]:
 
 
 def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
-    """`function` as a command: with `--json`, its result printed, its dataclasses of options spread into these options."""
+    """Turn a verb into a command: add `--json`, print the result, replace option dataclasses by their fields."""
     from cyclopts import Parameter
 
     def command(*args: Any, as_json: bool = False, needless: bool = False, **kwargs: Any) -> None:
@@ -187,15 +187,15 @@ def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
         for option in (spread[p.name].options() if p.name in spread else [_as_option(p)])
     ]
     as_option = Parameter(
-        name="--json", negative="", show_default=False, help="Print one JSON document on stdout, nothing else."
+        name="--json", negative="", show_default=False, help="Print one JSON document on stdout and nothing else."
     )
     parameters.append(_keyword("as_json", bool, False, as_option))
-    if not any(p.name == "offline" for p in parameters):  # scripts may give it to every verb
+    if not any(p.name == "offline" for p in parameters):  # scripts may pass it to every verb
         as_option = Parameter(
             name="--offline", negative="", show_default=False, help="Never open a socket; this command never does."
         )
         parameters.append(_keyword("needless", bool, False, as_option))
-    parameters.sort(key=lambda p: p.kind)  # positional ones first, where an argument brought options with it
+    parameters.sort(key=lambda p: p.kind)  # positional ones first: an argument may bring options with it
     command.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__doc__ = text
@@ -206,7 +206,7 @@ def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
 def verb_arguments(
     function: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a verb, from those of its command: what was spread into options is put together again."""
+    """Return a verb's arguments, with its option dataclasses rebuilt from the options of its command."""
     for options in _spread(function):
         args, given = options.gathered(args, given)
     return args, given
@@ -218,13 +218,11 @@ def _say(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:  # a full disk behind `> FILE`, say
-        raise WriteError(
-            f"stdout: {error.strerror}.", hint="What was made is in the folder that --out names."
-        ) from error
+        raise WriteError(f"stdout: {error.strerror}.", hint="The results are in the folder given by --out.") from error
 
 
 def _document(value: Any) -> str:
-    """One line of JSON; where stdout cannot write a character (a file name that is not Unicode), all are escaped."""
+    """Return one line of JSON; all non-ASCII is escaped if stdout cannot write it (say, a non-Unicode file name)."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
@@ -234,7 +232,7 @@ def _document(value: Any) -> str:
 
 
 def _as_option(parameter: inspect.Parameter) -> inspect.Parameter:
-    """A parameter of a verb as a parameter of its command."""
+    """Convert a parameter of a verb to a parameter of its command."""
     from cyclopts import Parameter
 
     if parameter.annotation is bool:
@@ -246,47 +244,51 @@ def _as_option(parameter: inspect.Parameter) -> inspect.Parameter:
 
 
 def _keyword(name: str, kind: Any, default: Any, parameter: Any) -> inspect.Parameter:
-    """An option of a command. `parameter` is a `cyclopts.Parameter`."""
+    """Return an option of a command. `parameter` is a `cyclopts.Parameter`."""
     annotation = Annotated[kind, parameter]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 @dataclass(frozen=True)
 class _Spread:
-    """A parameter of a verb that is a dataclass of options. If it is given by position, as DATA is, what stands there is the
-    field without a default; if it is a recipe, `--recipe` says where its options begin."""
+    """A parameter of a verb that is a dataclass of options.
+
+    If it is positional, as DATA is, the argument is the field without a default; if it is a recipe, `--recipe` names
+    the one that the options modify.
+    """
 
     parameter: inspect.Parameter
     cls: type
-    place: int | None
+    position: int | None
 
     @property
     def fields(self) -> tuple[Option, ...]:
-        """Those of the dataclass that the verb takes."""
+        """The fields of the dataclass that the verb accepts."""
         return options_taken(self.cls, self.parameter.annotation)
 
     def options(self) -> list[inspect.Parameter]:
-        """One for each field, below the titles of their sections."""
+        """Return one option per field, grouped under the titles of their sections."""
         from cyclopts import Group, Parameter
 
-        found = []
-        if self.place is not None:
-            found.append(self.parameter.replace(annotation=Path, kind=inspect.Parameter.POSITIONAL_ONLY))
+        options = []
+        if self.position is not None:
+            options.append(self.parameter.replace(annotation=Path, kind=inspect.Parameter.POSITIONAL_ONLY))
         if self.parameter.name == "recipe":
-            found.append(_keyword("recipe", str, "default", Parameter(help=_recipe_help())))
+            options.append(_keyword("recipe", str, "default", Parameter(help=_recipe_help())))
         titles = list(dict.fromkeys(field.section for field in self.fields if field.section))
         for field in self.fields:
             looks: dict[str, Any] = {"negative": "", "show_default": False} if field.kind is bool else {}
             if field.section:
                 looks["group"] = Group(field.section, sort_key=titles.index(field.section))
-            found.append(_keyword(field.name, field.kind, field.default, Parameter(help=field.text, **looks)))
-        return found
+            options.append(_keyword(field.name, field.kind, field.default, Parameter(help=field.text, **looks)))
+        return options
 
     def gathered(self, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """A verb's arguments with this one made. cyclopts passes on only what was given, so all of that is meant."""
+        """Return a verb's arguments with this one built. cyclopts passes on only options that were given."""
         values = {field.field: given.pop(field.name) for field in self.fields if field.name in given}
-        if self.place is not None:
-            return (*args[: self.place], self.cls(args[self.place], **values), *args[self.place + 1 :]), given
+        if self.position is not None:
+            built = self.cls(args[self.position], **values)
+            return (*args[: self.position], built, *args[self.position + 1 :]), given
         if self.parameter.name == "recipe":
             from headstart.training.recipe_files import read_recipe
 
@@ -295,20 +297,20 @@ class _Spread:
 
 
 def _spread(function: Callable[..., Any]) -> list[_Spread]:
-    """The parameters of a verb that are dataclasses of options."""
-    found = []
-    for place, parameter in enumerate(inspect.signature(function, eval_str=True).parameters.values()):
+    """Return the parameters of a verb that are dataclasses of options."""
+    spread = []
+    for position, parameter in enumerate(inspect.signature(function, eval_str=True).parameters.values()):
         cls = options_class(parameter.annotation)
         if cls is not None:
             by_position = parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-            found.append(_Spread(parameter, cls, place if by_position else None))
-    return found
+            spread.append(_Spread(parameter, cls, position if by_position else None))
+    return spread
 
 
 def _recipe_help() -> str:
     from headstart.training.recipe_files import names
 
-    return f"{RECIPE_HELP} Named: {', '.join(names())}."
+    return f"{RECIPE_HELP} Named recipes: {', '.join(names())}."
 
 
 def _named_only(verb: str) -> Callable[..., None]:

@@ -1,40 +1,40 @@
-"""Every error that headstart raises on purpose, as one tree.
+"""All errors that headstart raises on purpose, as one tree.
 
     HeadstartError                 the command line prints it without a traceback and exits with 1
     ├── DataError                  the images or their labels
     │   ├── MissingData            no such folder, table or image
-    │   ├── NoImages               nothing in there can be read as an image
-    │   ├── BadLabels              labels that cannot be used: one class, an empty class, rows without files
-    │   ├── BadSplit               a split that cannot be used, or does not fit the images
-    │   ├── BadCopies              a table of pairs that are no copies, which does not fit the images
-    │   ├── BadSubmission          a sample submission that does not fit the images or the classes
-    │   ├── BadArchive             an archive that is damaged, or holds what cannot be unpacked safely
+    │   ├── NoImages               no file there can be read as an image
+    │   ├── BadLabels              unusable labels: one class, an empty class, rows without files
+    │   ├── BadSplit               a split that cannot be used, or does not match the images
+    │   ├── BadCopies              a table of pairs that are not copies, which does not match the images
+    │   ├── BadSubmission          a sample submission that does not match the images or the classes
+    │   ├── BadArchive             an archive that is damaged or cannot be unpacked safely
     │   └── UnreadableImage        one image; `reason` is a short code (see `images.headers`)
     ├── BackboneError              backbones and their weights
     │   ├── UnknownBackbone        a name that timm does not know
-    │   ├── MissingWeights         known, but no weights at hand (or offline)
-    │   ├── BadWeights             damaged, a pickle, or of another architecture
-    │   └── CannotCut              a network that cannot be divided into a frozen and a trained part there
+    │   ├── MissingWeights         a known backbone whose weights are not available (or offline)
+    │   ├── BadWeights             damaged, a pickle, or for another architecture
+    │   └── CannotCut              a network that cannot be split into frozen and trained layers at that point
     ├── RunError                   a run folder
-    │   ├── MissingRun             there is none
-    │   ├── DamagedRun             its files are not those that were written
-    │   └── UnsupportedRun         an earlier or a newer headstart wrote it
-    ├── RecipeError                an option with a value that cannot work
-    │   └── BudgetTooSmall         the time does not allow a single epoch
-    ├── TrainingError              a training by gradient descent
-    │   ├── TrainingFailed         it could not be brought to the end of a single epoch
-    │   └── UnfinishedTraining     an interrupted one lies there, of other images or with other options
+    │   ├── MissingRun             no run folder at that path
+    │   ├── DamagedRun             its files have changed since they were written
+    │   └── UnsupportedRun         written by an earlier or newer headstart, in another format
+    ├── RecipeError                an option with an invalid value
+    │   └── BudgetTooSmall         the budget does not allow a single epoch
+    ├── TrainingError              gradient training
+    │   ├── TrainingFailed         no epoch finished
+    │   └── UnfinishedTraining     an interrupted run with other images or options is in the way
     ├── WriteError                 a full disk, a missing permission, a folder in the way
     ├── PackagingError             a package that a bundle needs is not installed, or could not be fetched
-    ├── RemoteError                another machine, and the way there
+    ├── RemoteError                another machine, or the connection to it
     │   ├── Unreachable            no network, --offline, or no answer
-    │   ├── NoCredentials          no key or token for it, or one that it does not accept
-    │   ├── NotAllowed             rules that were not accepted, something private, a limit that is used up
-    │   ├── UnknownSlug            it has nothing of that name
-    │   └── BadDownload            what came is not what was announced
-    └── MissingExtra               an optional part that is not installed; names the install command
+    │   ├── NoCredentials          no key or token, or one that the server does not accept
+    │   ├── NotAllowed             rules not accepted, private content, or an exhausted quota
+    │   ├── UnknownSlug            no such competition or dataset
+    │   └── BadDownload            the file received is not the one announced
+    └── MissingExtra               an optional package is not installed; the hint names the install command
 
-A message says what, which value, where, what was expected; `hint` says what to do next. Example:
+A message says what is wrong, which value, where, and what was expected; `hint` says what to do next. Example:
 
 >>> raise UnknownBackbone("'resnet-50' is not a known backbone.", hint="Did you mean 'resnet50'?")
 Traceback (most recent call last):
@@ -47,7 +47,7 @@ from __future__ import annotations
 
 
 class HeadstartError(Exception):
-    """Base of all errors raised on purpose. `str()` gives the message and, indented below it, the hint."""
+    """Base of all errors raised on purpose. `str()` gives the message with the hint indented below it."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         self.message = message
@@ -67,7 +67,7 @@ class MissingData(DataError):
 
 
 class NoImages(DataError):
-    """Nothing in there can be read as an image."""
+    """No file there can be read as an image."""
 
 
 class BadLabels(DataError):
@@ -75,19 +75,19 @@ class BadLabels(DataError):
 
 
 class BadSplit(DataError):
-    """A split that cannot be used, or does not fit the images."""
+    """A split that cannot be used, or does not match the images."""
 
 
 class BadCopies(DataError):
-    """A table of pairs that are said to be no copies, and that does not fit the images."""
+    """A table of pairs that are not copies, which does not match the images."""
 
 
 class BadSubmission(DataError):
-    """A sample submission that does not fit the images or the classes."""
+    """A sample submission that does not match the images or the classes."""
 
 
 class BadArchive(DataError):
-    """An archive that is damaged, or holds what cannot be unpacked safely."""
+    """An archive that is damaged or cannot be unpacked safely."""
 
 
 class UnreadableImage(DataError):
@@ -107,15 +107,15 @@ class UnknownBackbone(BackboneError):
 
 
 class MissingWeights(BackboneError):
-    """A known backbone whose weights are not at hand."""
+    """A known backbone whose weights are not available."""
 
 
 class BadWeights(BackboneError):
-    """A weights file that is damaged, a pickle, or of another architecture."""
+    """A weights file that is damaged, a pickle, or for another architecture."""
 
 
 class CannotCut(BackboneError):
-    """A network that cannot be divided into a frozen and a trained part there."""
+    """A network that cannot be split into frozen and trained layers at that point."""
 
 
 class RunError(HeadstartError):
@@ -123,33 +123,33 @@ class RunError(HeadstartError):
 
 
 class MissingRun(RunError):
-    """There is no run folder at that place."""
+    """There is no run folder at that path."""
 
 
 class DamagedRun(RunError):
-    """The files in a run folder are not those that were written."""
+    """The files in a run folder have changed since they were written."""
 
 
 class UnsupportedRun(RunError):
-    """An earlier or a newer headstart wrote the run folder, in a format that this one does not read."""
+    """A run folder written by an earlier or newer headstart, in a format that this version does not read."""
 
 
 class RecipeError(HeadstartError):
-    """An option with a value that cannot work."""
+    """An option with an invalid value."""
 
 
 class BudgetTooSmall(RecipeError):
-    """The time does not allow a single epoch."""
+    """The budget does not allow a single epoch."""
 
 
 class TrainingError(HeadstartError):
-    """A training by gradient descent."""
+    """Gradient training."""
 
 
 class TrainingFailed(TrainingError):
-    """It could not be brought to the end of a single epoch: the loss is not finite, or memory is too small.
+    """No epoch finished: the loss is not finite, or memory ran out.
 
-    `images` are the numbers of the training images in the batch at which that showed, if it did at one.
+    `images` are the indices of the training images in the batch that failed, if one did.
     """
 
     def __init__(self, message: str, *, images: tuple[int, ...] = (), hint: str = "") -> None:
@@ -158,7 +158,7 @@ class TrainingFailed(TrainingError):
 
 
 class UnfinishedTraining(TrainingError):
-    """An interrupted training lies there, of other images or with other options, so it cannot be gone on with."""
+    """An interrupted run with other images or options is in the way; it cannot be resumed."""
 
 
 class WriteError(HeadstartError):
@@ -170,7 +170,7 @@ class PackagingError(HeadstartError):
 
 
 class RemoteError(HeadstartError):
-    """Another machine (Kaggle, say), and the way there."""
+    """Another machine (such as Kaggle), or the connection to it."""
 
 
 class Unreachable(RemoteError):
@@ -178,32 +178,32 @@ class Unreachable(RemoteError):
 
 
 class NoCredentials(RemoteError):
-    """No key or token for it, or one that it does not accept."""
+    """No key or token, or one that the server does not accept."""
 
 
 class NotAllowed(RemoteError):
-    """Rules that were not accepted, something private, a limit that is used up."""
+    """Rules not accepted, private content, or an exhausted quota."""
 
 
 class UnknownSlug(RemoteError):
-    """It has nothing of that name."""
+    """No such competition or dataset."""
 
 
 class BadDownload(RemoteError):
-    """What came is not what was announced."""
+    """The file received is not the one announced."""
 
 
 class MissingExtra(HeadstartError):
-    """An optional part that is not installed; the hint names the install command."""
+    """An optional package is not installed; the hint names the install command."""
 
 
 def near_names(name: str, known: list[str], n: int = 3) -> str:
-    """A hint with the known names nearest to `name`, or an empty string.
+    """Return a hint with the known names nearest to `name`, or an empty string.
 
     >>> near_names("resnet-50", ["resnet50", "vgg16"])
     "Did you mean 'resnet50'?"
     """
     from difflib import get_close_matches
 
-    found = get_close_matches(name, known, n=n, cutoff=0.6)
-    return f"Did you mean {' or '.join(repr(x) for x in found)}?" if found else ""
+    matches = get_close_matches(name, known, n=n, cutoff=0.6)
+    return f"Did you mean {' or '.join(repr(x) for x in matches)}?" if matches else ""

@@ -1,15 +1,15 @@
-"""`ImageClassifier`: headstart for those who live in scikit-learn.
+"""`ImageClassifier`: headstart as a scikit-learn estimator.
 
     from headstart import ImageClassifier
     model = ImageClassifier(weights_dir="weights").fit(paths, labels)
     model.predict_proba(["one.jpg"])
 
-What it does: what `headstart.train` does, by the same functions, less the test set and the files. Cross-validation,
-grid searches and pipelines work on it; the features of an image are kept, so that all folds and all settings of the
-head together cost one embedding.
+It does what `headstart.train` does, with the same functions, but without a test set and without writing files.
+Cross-validation, grid searches and pipelines work with it; features are cached per image, so all folds and all head
+settings together cost one embedding.
 
-What it costs: one embedding of the images, plus importing scikit-learn (1.4 s). When not to use it: for a folder of
-images, `headstart.train` also checks them, tests the result, and writes a run folder that other programs can load.
+Cost: one embedding of the images, plus importing scikit-learn (1.4 s). When not to use it: for a folder of images,
+`headstart.train` also checks them, tests the result, and writes a run folder that other programs can load.
 """
 
 from __future__ import annotations
@@ -42,37 +42,37 @@ _EXPECTED = "paths, PIL images, or arrays of pixels, uint8 (height, width) or (h
 
 
 class ImageClassifier(ClassifierMixin, BaseEstimator):
-    """A new last layer on a pretrained backbone, frozen or (`approach`) fine-tuned, as a scikit-learn classifier.
+    """A new head on a pretrained backbone, frozen or fine-tuned (see `approach`), as a scikit-learn classifier.
 
     Images, `X`: paths (str or Path), PIL images, or arrays of uint8 pixels: one array (N, H, W, 3) or (N, H, W), or a
-    list of arrays of any sizes. Floating-point pixels are refused, because their scale cannot be told from one image.
-    Labels, `y`: strings or whole numbers; `classes_` has them sorted.
+    list of arrays of any size. Floating-point pixels are refused, because one image does not reveal their scale.
+    Labels, `y`: strings or integers; `classes_` holds them sorted.
 
     Args:
-        backbone: A timm name; several joined by + are fused; auto picks by validation among the weights at hand.
-        approach: linear (a closed-form last layer on the frozen backbone), finetune, head_sgd, scratch, or auto.
-        image_size: Side of the input square in pixels; 0 takes the backbone's own, or less if the images are smaller.
-        resize: How an image becomes a square: crop, pad or squash; auto takes the backbone's own.
-        head: The last layer: ridge, lda, logistic, blend or ncm; auto picks on validation.
-        class_weight: None, or "balanced": weigh classes inversely to their number of images (the recipe's
+        backbone: A timm name; join several with + to fuse them; auto picks one with available weights by validation.
+        approach: linear (a closed-form head on the frozen backbone), finetune, head_sgd, scratch, or auto.
+        image_size: Side of the input square in pixels; 0 uses the backbone's own, or less if the images are smaller.
+        resize: How an image becomes a square: crop, pad or squash; auto uses the backbone's own.
+        head: The last layer: ridge, lda, logistic, blend or ncm; auto picks by validation.
+        class_weight: None, or "balanced": weight classes inversely to their number of images (the recipe's
             `class_weight`, where None is "none").
-        validation_fraction: Part of the images, stratified, that chooses and calibrates; in the end the head is fitted
-            on all of them (the recipe's `val_size`).
+        validation_fraction: Fraction of the images, stratified, used to choose and to calibrate; the final head is
+            fitted on all images (the recipe's `val_size`).
         budget: Time to spend, such as 2m, 10m or 2h: the search for a backbone and fine-tuning keep within it.
         device: auto, cpu or cuda.
-        precision: auto (bf16 where the processor has it), bf16 or f32.
+        precision: auto (bf16 if the CPU supports it), bf16 or f32.
         random_state: int, RandomState or None, for the validation set (the recipe's `seed`).
-        weights: Weights file (.safetensors) for the backbone that is named.
+        weights: Weights file (.safetensors) for the named backbone.
         weights_dir: Folder of NAME.safetensors and NAME.json.
         offline: Never open a socket.
 
     Attributes:
         classes_: The labels, sorted, of shape (K,).
-        classifier_: The `headstart.Classifier`: backbones, last layers, temperature.
+        classifier_: The `headstart.Classifier`: backbones, heads, temperature.
         split_: The set that each image of `X` was in, "train" or "val", of shape (N,).
-        history_: A `HistoryRow` for all that was tried, as in a run's history.csv.
+        history_: One `HistoryRow` per candidate, as in a run's history.csv.
 
-    It pickles like any estimator, and keeps the path of the weights file, not the weights: that file must still be there.
+    It pickles like any estimator, with the path of the weights file instead of the weights: the file must still exist.
 
     >>> ImageClassifier(head="ridge").set_params(resize="squash")
     ImageClassifier(head='ridge', resize='squash')
@@ -112,20 +112,20 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.offline = offline
 
     def fit(self, X: Any, y: Any) -> ImageClassifier:
-        """Choose backbone and head on a validation part of the images, calibrate there, then fit the head on all.
+        """Choose backbone and head on a validation set, calibrate on it, then fit the head on all images.
 
-        Copies of an image stay in one set of the validation split. Raises `RecipeError` (parameters), `DataError` (`X`
-        is no list of images, lengths differ), `BadLabels` (`y`), `UnreadableImage`, `BackboneError`, `WriteError`.
+        Copies of an image stay in one set of the split. Raises `RecipeError` (parameters), `DataError` (`X` is not a
+        list of images, lengths differ), `BadLabels` (`y`), `UnreadableImage`, `BackboneError`, `WriteError`.
         """
         recipe = self._recipe()
         resolved = self._resolved(recipe)
         refs, names = _images(X)
         classes, labels_N = _labels(y, len(refs))
         images = Images.inspect(refs)
-        _refuse_unreadable(names, images, "fit has no place for a label without its image")
+        _refuse_unreadable(names, images, "fit cannot use a label without its image")
         copies = find_copies(images, labels_N)
-        given = _dataset(images, labels_N, classes)
-        dataset = make_split(given, seed=recipe.seed, val_size=recipe.val_size, test_size=0.0, near=copies.groups_N)
+        unsplit = _dataset(images, labels_N, classes)
+        dataset = make_split(unsplit, seed=recipe.seed, val_size=recipe.val_size, test_size=0.0, near=copies.groups_N)
         require_sets(dataset, ("train", "val"))
         result = fit_classifier(FitTask(dataset, images, recipe, resolved.runtime), resolved)
         self.classes_ = classes
@@ -135,16 +135,19 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """The likeliest label of each image (N,), out of `classes_`. Raises `DataError`, `UnreadableImage`."""
+        """Return the likeliest label of each image (N,), from `classes_`. Raises `DataError`, `UnreadableImage`."""
         logits_NK = self._logits(X)
         return self.classes_[logits_NK.argmax(axis=1)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Calibrated probabilities, float64 (N, K), columns as in `classes_`. Raises `DataError`, `UnreadableImage`."""
+        """Return calibrated probabilities, float64 (N, K), columns in the order of `classes_`.
+
+        Raises `DataError`, `UnreadableImage`.
+        """
         return softmax(self._logits(X))
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Calibrated logits, float32 (N, K); with two classes (N,), those of the second less those of the first."""
+        """Return calibrated logits, float32 (N, K); for two classes (N,), the second class minus the first."""
         logits_NK = self._logits(X)
         return logits_NK[:, 1] - logits_NK[:, 0] if len(self.classes_) == 2 else logits_NK
 
@@ -152,12 +155,12 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         refs, names = _images(X)
         images = Images.inspect(refs)
-        _refuse_unreadable(names, images, "scikit-learn has no place for an image without a prediction")
+        _refuse_unreadable(names, images, "scikit-learn needs a prediction for every image")
         numbers = [str(i) for i in range(len(refs))]  # a path may occur twice
         predictions = Predictor(self.classifier_).predict(images, numbers)
         if predictions.errors:
             first = names[min(map(int, predictions.errors))]
-            raise UnreadableImage(f"{first}: changed while it was being used.", reason="changed")
+            raise UnreadableImage(f"{first}: changed while in use.", reason="changed")
         return predictions.logits
 
     def _recipe(self) -> Recipe:
@@ -183,7 +186,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         return resolve_backbones(recipe, weights=WeightsSource(file, folder, self.offline))
 
     def __sklearn_tags__(self) -> Any:
-        """Images are not a table of numbers, so scikit-learn's own checks of such tables do not apply."""
+        """Opt out of scikit-learn's checks of numeric tables: images are not one."""
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
@@ -193,7 +196,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
 
 def _images(X: Any) -> tuple[list[ImageRef], list[str]]:
-    """The images of `X`, and what to call each in an error: its path, or its place. Raises `DataError`."""
+    """Return the images of `X`, and the name of each in errors: its path, or its index. Raises `DataError`."""
     if isinstance(X, str | bytes | Path | Image.Image):
         raise DataError("X: one image, expected several.", hint="Put it into a list: [X].")
     items: Any = X if isinstance(X, list | tuple) else _rows(X)
@@ -204,7 +207,7 @@ def _images(X: Any) -> tuple[list[ImageRef], list[str]]:
 
 
 def _rows(X: Any) -> np.ndarray:
-    """The rows of an array or of a column of a table."""
+    """Return the rows of an array, or of one column of a table."""
     array = np.asarray(X)
     if array.dtype.kind in "OUT":
         if array.ndim == 2 and array.shape[1] == 1:  # one column of a data frame
@@ -229,20 +232,20 @@ def _source(item: Any, i: int) -> ImageRef:
 
 
 def _labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The sorted classes (K,), and int64 (N,) indices into them. Raises `DataError`, `BadLabels`."""
+    """Return the sorted classes (K,), and int64 (N,) indices into them. Raises `DataError`, `BadLabels`."""
     array = np.asarray(y)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.shape != (n,):
-        raise DataError(f"X and y: {n:,} images and labels of shape {array.shape}, expected one label an image.")
+        raise DataError(f"X and y: {n:,} images and labels of shape {array.shape}, expected one label per image.")
     _refuse_missing(array)
     try:
         classes, labels_N, counts = np.unique(array, return_inverse=True, return_counts=True)
     except TypeError:
-        kinds = sorted({type(label).__name__ for label in array})
-        raise BadLabels(f"y: labels of kinds {' and '.join(kinds)}, expected one kind, such as str or int.") from None
+        types = sorted({type(label).__name__ for label in array})
+        raise BadLabels(f"y: labels of types {' and '.join(types)}, expected one type, such as str or int.") from None
     if len(classes) == 1:
-        raise BadLabels(f"y: one class only, {classes[0]!s}; expected two or more.")
+        raise BadLabels(f"y: only one class, {classes[0]!s}; expected two or more.")
     if n < 2 * len(classes):
         listed = ", ".join(f"{c!s} {k:,}" for c, k in list(zip(classes, counts, strict=True))[:3])
         raise BadLabels(
@@ -254,24 +257,35 @@ def _labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
 def _refuse_missing(array: np.ndarray) -> None:
     missing = [i for i, label in enumerate(array.tolist()) if label is None or label != label]
     if missing:
-        raise BadLabels(f"y[{missing[0]}]: {array[missing[0]]}, expected a label.", hint="Leave out what has none.")
+        raise BadLabels(
+            f"y[{missing[0]}]: {array[missing[0]]}, expected a label.", hint="Leave out images without a label."
+        )
     if array.dtype.kind == "f" and (array != np.round(array)).any():
         first = int(np.flatnonzero(array != np.round(array))[0])
-        raise BadLabels(f"y[{first}]: {array[first]}, expected classes; this is a measurement.")
+        raise BadLabels(f"y[{first}]: {array[first]}, expected classes, not measurements.")
 
 
 def _dataset(images: Images, labels_N: np.ndarray, classes: np.ndarray) -> Dataset:
-    """The images under names made of their contents: so the validation part depends neither on their order, nor on
-    whether they came as files or as pixels (the difference hash is the same; SHA-256 only breaks ties)."""
+    """Return a dataset whose image names derive from their contents.
+
+    So the validation set depends neither on their order, nor on whether they came as files or as pixels (the difference
+    hash is the same; SHA-256 only breaks ties).
+    """
     infos = images.infos
-    marks = [f"{fact.dhash & 0xFFFF_FFFF_FFFF_FFFF:016x}-{fact.width}x{fact.height}" for fact in infos]
-    seen: Counter[str] = Counter()
+    marks = [f"{info.dhash & 0xFFFF_FFFF_FFFF_FFFF:016x}-{info.width}x{info.height}" for info in infos]
+    counts: Counter[str] = Counter()
     names = [""] * len(infos)
     for i in sorted(range(len(infos)), key=lambda i: (marks[i], infos[i].sha256)):
-        names[i] = f"{marks[i]}-{seen[marks[i]]}"
-        seen[marks[i]] += 1
-    undecided, apart = np.full(len(infos), "", "<U5"), np.arange(len(infos))
-    dataset = Dataset(Path("X"), tuple(names), labels_N, tuple(map(str, classes)), undecided, apart)
+        names[i] = f"{marks[i]}-{counts[marks[i]]}"
+        counts[marks[i]] += 1
+    dataset = Dataset(
+        root=Path("X"),
+        paths=tuple(names),
+        labels=labels_N,
+        classes=tuple(map(str, classes)),
+        split=np.full(len(infos), "", "<U5"),
+        groups=np.arange(len(infos)),
+    )
     return with_identical_files(dataset, images)
 
 
@@ -283,5 +297,5 @@ def _refuse_unreadable(names: Sequence[str], images: Images, why: str) -> None:
         raise UnreadableImage(
             f"{names[bad[0]]}: {first.message}",
             reason=first.reason,
-            hint=count + "Leave them out; `headstart.check` and `headstart.predict` name them all and go on.",
+            hint=count + "Leave them out; `headstart.check` and `headstart.predict` list them all and continue.",
         )

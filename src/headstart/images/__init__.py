@@ -1,1 +1,1 @@
-"""Pixels: what a file holds, whether it can be trusted, decoding and the input spec. The only path that pixels take."""
+"""Pixels: file headers, validation, decoding and the input spec. All pixels are read through this package."""

@@ -1,30 +1,31 @@
-"""How training images are varied: each epoch sees another version of each image, so that the network learns what stays.
+"""Augmentation: each epoch sees a different version of each training image.
 
-    parse_augment("flip,rotation=15,shift=0.1") -> Augment      what may happen, as data
-    rng_for(seed, epoch, sha256)                                what does happen, to this image in this epoch
+    parse_augment("flip,rotation=15,shift=0.1") -> Augment      the possible changes, as data
+    rng_for(seed, epoch, sha256)                                the random numbers for this image in this epoch
     augmented(image, spec, augment, rng) -> uint8 (S, S, 3)
 
-What an image becomes depends on (seed, epoch, its hash) alone: not on the order, the batch, or the number of threads.
-Steps are taken in this order, and each draws its numbers only if it is asked for:
+The result depends only on (seed, epoch, hash of the image): not on the order, the batch, or the number of threads.
+Steps run in this order, and each draws random numbers only if it is enabled:
 
-    1. which part: a random crop, or what `Preprocess` shows           crop=0.35
+    1. region: a random crop, or the region `Preprocess` shows         crop=0.35
     2. rotation, shift, shear, zoom, mirror image: one affine map      rotation=40 shift=0.2 shear=0.2 zoom=0.2 flip
-       of that part, filled where it looks past the image's edge       fill=nearest, reflect or constant
+       of that region, filled beyond the image's edge                  fill=nearest, reflect or constant
     3. brightness, contrast, colour                                    brightness=0.2 contrast=0.2 color=0.2
     4. one policy of random operations                                 trivial, rand, rand=2/9 or augmix
     5. a rectangle of noise                                            erasing=0.25
 
-Steps 1 and 2 and the resize are one resampling. With nothing asked for, the result is `Preprocess.apply` to the bit, and
-with flip alone its exact mirror image half of the time. The affine map samples bilinearly from an image of up to twice
-the scale of the result (JPEGs are decoded at such a scale), larger ones are reduced to it first. Sampling from an image
-that was resized to the square before, as Keras does, leaves 72 % of the mean gradient of a sharp reference, this 90 %.
+Steps 1 and 2 and the resize are one resampling. With no step enabled the result equals `Preprocess.apply` to the bit,
+and with flip alone it is the exact mirror image half of the time. The affine map samples bilinearly from an image of up
+to twice the scale of the result (JPEGs are decoded at such a scale); larger images are reduced to it first. Sampling
+from an image already resized to the square, as Keras does, keeps 72 % of the mean gradient of a sharp reference; this
+keeps 90 %.
 
-A view of 160 px takes 0.7 to 1.2 ms of a core, and 3.5 ms with AugMix; decoding (0.6 to 1.3 ms) comes once for all of an
-image's views (`read_views`). When not to use it: for validation, test and prediction.
+A view of 160 px takes 0.7 to 1.2 ms on one core, and 3.5 ms with AugMix; decoding (0.6 to 1.3 ms) is shared by all
+views of an image (`read_views`). When not to use it: for validation, test and prediction.
 
-Shift, rotation, shear and zoom are those of Keras's ImageDataGenerator, so that recipes written for it can be repeated:
-the amounts are limits of uniform draws, shear is an angle in degrees (so `shear_range=0.2` is a fifth of a degree, which
-is next to nothing), and zoom is drawn for each axis by itself.
+Shift, rotation, shear and zoom are those of Keras's ImageDataGenerator, so recipes written for it can be reproduced:
+the amounts are limits of uniform draws, shear is an angle in degrees (so `shear_range=0.2` is a fifth of a degree,
+almost nothing), and zoom is drawn separately for each axis.
 """
 
 from __future__ import annotations
@@ -46,36 +47,36 @@ from headstart.images.preprocess import INTERPOLATIONS, Preprocess
 FILLS = ("nearest", "reflect", "constant")
 POLICIES = ("trivial", "rand", "augmix")
 PLAIN = -1
-"""Number of the view that is not varied, for `read_views`."""
+"""Number of the unaugmented view, for `read_views`."""
 
 _AMOUNTS: Mapping[str, tuple[float, str]] = MappingProxyType(
     {
-        "shift": (1, "a part of the side from 0 to 1, such as shift=0.2"),
+        "shift": (1, "a fraction of the side from 0 to 1, such as shift=0.2"),
         "rotation": (180, "degrees from 0 to 180, such as rotation=15"),
         "shear": (89, "degrees from 0 to 89, such as shear=10"),
-        "zoom": (0.99, "a part from 0 to 0.99, such as zoom=0.2"),
-        "crop": (1, "the smallest part of the area, 0.01 to 1, such as crop=0.35"),
+        "zoom": (0.99, "a fraction from 0 to 0.99, such as zoom=0.2"),
+        "crop": (1, "the smallest fraction of the area, 0.01 to 1, such as crop=0.35"),
         "erasing": (1, "a probability from 0 to 1, such as erasing=0.25"),
-        "brightness": (1, "a part from 0 to 1, such as brightness=0.2"),
-        "contrast": (1, "a part from 0 to 1, such as contrast=0.2"),
-        "color": (1, "a part from 0 to 1, such as color=0.2"),
+        "brightness": (1, "a fraction from 0 to 1, such as brightness=0.2"),
+        "contrast": (1, "a fraction from 0 to 1, such as contrast=0.2"),
+        "color": (1, "a fraction from 0 to 1, such as color=0.2"),
     }
 )
 _WORDS = ("flip", "fill", *_AMOUNTS, *POLICIES, "none")
 _RATIO = (3 / 4, 4 / 3)  # of a random crop, width to height
-_ERASED = (0.02, 0.4)  # part of the area
-_SHARP = 2.0  # scale of the image, in pixels per pixel of the result, up to which the affine map samples it directly
+_ERASED = (0.02, 0.4)  # fraction of the area
+_SHARP = 2.0  # image pixels per pixel of the result, up to which the affine map samples the image directly
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What may be done to a training image; nothing by default. `parse_augment` reads it, `str` writes it.
+    """The possible changes to a training image; none by default. `parse_augment` reads it, `str` writes it.
 
-    `shift` is a part of the side, both ways in both directions; `rotation` and `shear` are degrees, both ways; `zoom` is
-    z for factors 1 - z to 1 + z; `crop` the smallest area of a random crop as a part of the image's, 0 for none;
+    `shift` is a fraction of the side, both ways on both axes; `rotation` and `shear` are degrees, both ways; `zoom` is
+    z for factors 1 - z to 1 + z; `crop` is the smallest area of a random crop as a fraction of the image's, 0 for none;
     `brightness`, `contrast` and `color` are b for factors 1 - b to 1 + b; `erasing` is a probability. `policy` is "" or
-    one of `POLICIES`; `rand_operations` and `rand_magnitude` (0 to 30) are RandAugment's N and M.
-    Raises `RecipeError` that names all values that cannot work.
+    one of `POLICIES`; `rand_operations` and `rand_magnitude` (0 to 30) are RandAugment's N and M. Raises `RecipeError`,
+    which lists all invalid values.
     """
 
     flip: bool = False
@@ -108,11 +109,11 @@ class Augment:
             raise RecipeError(f"augment cannot be used: {'; '.join(problems)}.")
 
     def __bool__(self) -> bool:
-        """Whether anything is done at all."""
+        """Whether any change is enabled."""
         return bool(self.flip or self.policy or any(getattr(self, name) for name in _AMOUNTS))
 
     def __str__(self) -> str:
-        """The list that `parse_augment` reads, in the order of the fields."""
+        """The text that `parse_augment` reads, in the order of the fields."""
         words = []
         for field in fields(self):
             value = getattr(self, field.name)
@@ -124,12 +125,12 @@ class Augment:
 
     @property
     def moves(self) -> bool:
-        """Whether there is an affine map other than the mirror image."""
+        """Whether an affine map other than the mirror image is enabled."""
         return bool(self.shift or self.rotation or self.shear or self.zoom)
 
 
 def parse_augment(text: str) -> Augment:
-    """An `Augment` from a comma list such as ``flip,shift=0.2,rotation=40``; ``none`` or nothing for none.
+    """Parse a comma-separated list such as ``flip,shift=0.2,rotation=40``; ``none`` or an empty text means no changes.
 
     >>> parse_augment("flip, rotation=15")
     Augment(flip=True, shift=0.0, rotation=15.0, shear=0.0, zoom=0.0, fill='nearest', crop=0.0, brightness=0.0, \
@@ -137,35 +138,35 @@ contrast=0.0, color=0.0, policy='', rand_operations=2, rand_magnitude=9, erasing
     >>> str(parse_augment("rand"))
     'rand=2/9'
 
-    Raises `RecipeError` that names all problems at once, and the nearest known words.
+    Raises `RecipeError`, which lists all problems at once, with the nearest known words.
     """
     values: dict[str, bool | float | int | str] = {}
     problems: list[str] = []
     hints: list[str] = []
-    seen: set[str] = set()
+    names: set[str] = set()
     for word in filter(None, (w.strip() for w in text.split(","))):
         name, equals, value = (part.strip() for part in word.partition("="))
         if name not in _WORDS:
-            problems.append(f"{name!r} is not known")
+            problems.append(f"{name!r} is unknown")
             hints.append(near_names(name, list(_WORDS)))
             continue
-        if name in seen:
-            problems.append(f"{name} is there twice")
-        seen.add(name)
-        problem = _take_up(values, name, value if equals else None)
+        if name in names:
+            problems.append(f"{name} appears twice")
+        names.add(name)
+        problem = _parse_word(values, name, value if equals else None)
         problems += [problem] if problem else []
-    if "none" in seen and len(seen) > 1:
-        problems.append("none stands beside others")
-    if len(chosen := [p for p in POLICIES if p in seen]) > 1:
+    if "none" in names and len(names) > 1:
+        problems.append("none cannot be combined with others")
+    if len(chosen := [p for p in POLICIES if p in names]) > 1:
         problems.append(f"{' and '.join(chosen)} exclude each other")
     if problems:
-        hint = "\n".join([*filter(None, dict.fromkeys(hints)), f"Known are {', '.join(_WORDS)}."])
+        hint = "\n".join([*filter(None, dict.fromkeys(hints)), f"Expected {', '.join(_WORDS)}."])
         raise RecipeError(f"augment {text!r} cannot be used: {'; '.join(problems)}.", hint=hint)
     return Augment(**values)  # type: ignore[arg-type]
 
 
 def augmented(image: Image.Image, spec: Preprocess, augment: Augment, rng: np.random.Generator) -> np.ndarray:
-    """uint8 (image_size, image_size, 3): one varied version of an upright RGB image of any size.
+    """Return one augmented version of an upright RGB image of any size: uint8 (image_size, image_size, 3).
 
     >>> plain = augmented(Image.new("RGB", (40, 30), (9, 8, 7)), Preprocess(16), Augment(), np.random.default_rng(0))
     >>> plain.shape, plain[0, 0].tolist()
@@ -173,7 +174,7 @@ def augmented(image: Image.Image, spec: Preprocess, augment: Augment, rng: np.ra
     """
     if not augment:
         return spec.apply(image)
-    square = _placed(image, spec, augment, rng)
+    square = _warped(image, spec, augment, rng)
     for enhance, amount in (
         (ImageEnhance.Brightness, augment.brightness),
         (ImageEnhance.Contrast, augment.contrast),
@@ -193,16 +194,16 @@ def augmented(image: Image.Image, spec: Preprocess, augment: Augment, rng: np.ra
 
 
 def rng_for(seed: int, epoch: int, key: str) -> np.random.Generator:
-    """The random numbers for one image in one epoch; `key` is the SHA-256 of its bytes, or any other name of it.
+    """Return the random generator for one image in one epoch; `key` is the SHA-256 of its bytes, or any other name.
 
-    Images with the same bytes are varied in the same way. Costs 0.015 ms.
+    Images with the same bytes are augmented in the same way. Costs 0.015 ms.
     """
     digest = hashlib.blake2b(f"{seed}/{epoch}/{key}".encode(errors="surrogateescape"), digest_size=16).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
 
 
 def decode_size(spec: Preprocess, augment: Augment) -> tuple[int, int]:
-    """Width and height (pixels) that decoding must keep; a random crop needs more, for its smallest part is enlarged."""
+    """Return the width and height (pixels) that decoding must keep; more for random crops, which are enlarged."""
     if not augment.crop:
         return spec.at_least()
     side = math.ceil(spec.image_size / math.sqrt(augment.crop))
@@ -212,9 +213,9 @@ def decode_size(spec: Preprocess, augment: Augment) -> tuple[int, int]:
 def read_views(
     images: Images, row: int, spec: Preprocess, augment: Augment, *, seed: int, numbers: Sequence[int]
 ) -> np.ndarray:
-    """uint8 (V, image_size, image_size, 3): several views of image `row`, which is decoded once.
+    """Return several views of image `row`, decoded once: uint8 (V, image_size, image_size, 3).
 
-    View n is what training sees in epoch n; `PLAIN` (-1) is the image as it is. Raises `UnreadableImage`.
+    View n is what training sees in epoch n; `PLAIN` (-1) is the unaugmented image. Raises `UnreadableImage`.
     """
     image, sha256 = images.read(row, decode_size(spec, augment)), images.sha256s[row]
     views = [
@@ -227,16 +228,16 @@ def read_views(
 # Steps 1 and 2: where each pixel of the square comes from
 
 
-def _placed(image: Image.Image, spec: Preprocess, augment: Augment, rng: np.random.Generator) -> Image.Image:
-    """The square of `image_size` that steps 1 and 2 make, in one resampling."""
+def _warped(image: Image.Image, spec: Preprocess, augment: Augment, rng: np.random.Generator) -> Image.Image:
+    """Return the square of `image_size` after steps 1 and 2, in one resampling."""
     box = random_crop(*image.size, augment.crop, rng) if augment.crop else None
     moved_23 = random_affine(spec.image_size, augment, rng) if augment.moves else None
     mirrored = augment.flip and rng.random() < 0.5
     if moved_23 is not None:
         fill = augment.fill
         if box is None:
-            box = _shown(image, spec)
-            fill = "constant" if spec.resize == "pad" else fill  # past the edge of a padded image is padding
+            box = _spec_box(image, spec)
+            fill = "constant" if spec.resize == "pad" else fill  # beyond the edge of a padded image is padding
         if mirrored:
             moved_23 = _after_mirror(moved_23, spec.image_size)
         return sampled(image, box, moved_23, spec.image_size, fill, _blank(spec))
@@ -251,10 +252,10 @@ def _placed(image: Image.Image, spec: Preprocess, augment: Augment, rng: np.rand
 def random_crop(
     width: int, height: int, smallest: float, rng: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom; pixels) of a part with `smallest` to 1 of the area, and sides as 3 to 4 up to 4 to 3.
+    """Return a box (left, top, right, bottom; pixels) with `smallest` to 1 of the area and an aspect from 3:4 to 4:3.
 
-    Szegedy et al. 2015, Going deeper with convolutions (arXiv 1409.4842), section 6. Where none of ten tries fits, which
-    happens for long images, the largest part of such a shape in the middle.
+    Szegedy et al. 2015, Going deeper with convolutions (arXiv 1409.4842), section 6. If none of ten tries fits, as
+    happens with long images, it is the largest centred box of such an aspect.
     """
     for _ in range(10):
         area = width * height * rng.uniform(smallest, 1)
@@ -268,10 +269,10 @@ def random_crop(
 
 
 def random_affine(side: int, augment: Augment, rng: np.random.Generator) -> np.ndarray:
-    """float64 (2, 3): from (x, y, 1) in the result to the (x, y) it shows; pixels of a square, corners at 0 and `side`.
+    """Draw a matrix, float64 (2, 3), from (x, y, 1) in the result to the source (x, y); pixels, corners 0 and `side`.
 
-    The product rotation x shift x shear x zoom about the middle, with Keras's matrices and limits
-    (``ImageDataGenerator.get_random_transform`` and ``apply_affine_transform``). Factors of zoom above 1 show more.
+    The product rotation x shift x shear x zoom about the centre, with Keras's matrices and limits
+    (``ImageDataGenerator.get_random_transform`` and ``apply_affine_transform``). Zoom factors above 1 show more.
     """
     angle = math.radians(rng.uniform(-1, 1) * augment.rotation)
     down, right = rng.uniform(-1, 1, 2) * augment.shift * side
@@ -281,7 +282,7 @@ def random_affine(side: int, augment: Augment, rng: np.random.Generator) -> np.n
 
 
 def affine(side: int, angle: float, shift: tuple[float, float], slant: float, zoom: tuple[float, float]) -> np.ndarray:
-    """The matrix of `random_affine` for an angle and a slant in radians, and a shift in pixels; (down, right) each.
+    """Return the matrix of `random_affine` for angle and slant in radians and shift in pixels; pairs are (down, right).
 
     >>> affine(100, 0.0, (0.0, 10.0), 0.0, (1.0, 1.0)).tolist()
     [[1.0, 0.0, 10.0], [0.0, 1.0, 0.0]]
@@ -294,7 +295,7 @@ def affine(side: int, angle: float, shift: tuple[float, float], slant: float, zo
     middle = np.array([[1, 0, side / 2], [0, 1, side / 2], [0, 0, 1]])
     back = np.array([[1, 0, -side / 2], [0, 1, -side / 2], [0, 0, 1]])
     rows_33 = middle @ rotate @ move @ shear @ scale @ back
-    return rows_33[np.ix_([1, 0], [1, 0, 2])]  # rows and columns change places: (x, y)
+    return rows_33[np.ix_([1, 0], [1, 0, 2])]  # swap rows and columns: (x, y)
 
 
 def sampled(
@@ -305,10 +306,10 @@ def sampled(
     fill: str,
     blank: tuple[int, int, int],
 ) -> Image.Image:
-    """A square of `side` pixels, each taken bilinearly from where `matrix_23` sends it in the part `box` of an image.
+    """Sample a square of `side` pixels bilinearly from the region `box` of an image, through `matrix_23`.
 
-    `matrix_23` maps the square onto itself, as `affine` gives it. Past the image's edge comes its nearest pixel, its
-    mirror image (reflect), or `blank` (constant). A side of the part longer than twice `side` is reduced first.
+    `matrix_23` maps the square onto itself, as returned by `affine`. Beyond the image's edge is its nearest pixel, its
+    mirror image (reflect), or `blank` (constant). A side of `box` longer than twice `side` is reduced first.
     """
     part = np.array([[(box[2] - box[0]) / side, 0.0], [0.0, (box[3] - box[1]) / side]])
     to_image = part @ matrix_23
@@ -335,7 +336,7 @@ def sampled(
 
 
 def _cut(image: Image.Image, size: Sequence[int], first: np.ndarray, last: np.ndarray) -> Image.Image:
-    """Pixels `first` to `last` (x, y) of the image at `size`."""
+    """Return pixels `first` to `last` (x, y) of the image resized to `size`."""
     if tuple(size) == image.size:
         return image.crop((*first.tolist(), *last.tolist()))
     scale = np.array(image.size) / size
@@ -347,7 +348,7 @@ def _cut(image: Image.Image, size: Sequence[int], first: np.ndarray, last: np.nd
 def _filled(
     image: Image.Image, before: np.ndarray, after: np.ndarray, fill: str, blank: tuple[int, int, int]
 ) -> Image.Image:
-    """An image with margins (x, y; pixels) before and after it, filled as `sampled` says."""
+    """Add margins (x, y; pixels) before and after an image, filled as in `sampled`."""
     (left, top), (right, bottom) = before.tolist(), after.tolist()
     if fill == "reflect":
         margins = ((top, bottom), (left, right), (0, 0))
@@ -369,8 +370,8 @@ def _filled(
     return canvas
 
 
-def _shown(image: Image.Image, spec: Preprocess) -> tuple[float, float, float, float]:
-    """The part that `spec` shows; for pad a square that is larger than the image."""
+def _spec_box(image: Image.Image, spec: Preprocess) -> tuple[float, float, float, float]:
+    """Return the region that `spec` shows; for pad, a square larger than the image."""
     width, height = image.size
     if spec.resize != "pad":
         return spec.source_box(width, height)
@@ -379,12 +380,12 @@ def _shown(image: Image.Image, spec: Preprocess) -> tuple[float, float, float, f
 
 
 def _after_mirror(matrix_23: np.ndarray, side: int) -> np.ndarray:
-    """The matrix of the mirror image of what `matrix_23` gives."""
+    """Return the matrix that mirrors the result of `matrix_23`."""
     return matrix_23 @ np.array([[-1.0, 0, side], [0, 1, 0], [0, 0, 1]])
 
 
 def _blank(spec: Preprocess) -> tuple[int, int, int]:
-    """The mean colour, which is zero to the network."""
+    """Return the mean colour, which the network sees as zero."""
     red, green, blue = (round(255 * m) for m in spec.mean)
     return (red, green, blue)
 
@@ -393,14 +394,14 @@ def _blank(spec: Preprocess) -> tuple[int, int, int]:
 
 
 def _erased(pixels_SS3: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
-    """With `probability`, a copy with noise in a rectangle of 2 to 40 % of the area and sides of 0.3 to 1 / 0.3.
+    """With `probability`, return a copy with noise in a rectangle of 2 to 40 % of the area, aspect 0.3 to 1 / 0.3.
 
     Zhong et al. 2020, Random Erasing (arXiv 1708.04896), algorithm 1 with the published settings.
     """
     if rng.random() >= probability:
         return pixels_SS3
     height, width = pixels_SS3.shape[:2]
-    while True:  # a rectangle fits in more than half of the tries
+    while True:  # more than half of the tries fit
         area, ratio = height * width * rng.uniform(*_ERASED), rng.uniform(0.3, 1 / 0.3)
         h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < h < height and 0 < w < width:
@@ -411,11 +412,11 @@ def _erased(pixels_SS3: np.ndarray, probability: float, rng: np.random.Generator
     return erased_SS3
 
 
-# Reading options
+# Parsing options
 
 
-def _take_up(values: dict[str, bool | float | int | str], name: str, value: str | None) -> str:
-    """Put one word of the list into `values`; returns what is wrong with it, or an empty string."""
+def _parse_word(values: dict[str, bool | float | int | str], name: str, value: str | None) -> str:
+    """Store one word of the list in `values`; return what is wrong with it, or an empty string."""
     if name in ("flip", "none", "trivial", "augmix"):
         if value is not None:
             return f"{name}={value}: {name} takes no value"
@@ -427,7 +428,7 @@ def _take_up(values: dict[str, bool | float | int | str], name: str, value: str 
         return "" if value in FILLS else f"fill={value or ''}: expected one of {', '.join(FILLS)}"
     if name == "rand":
         values["policy"] = "rand"
-        return _take_up_rand(values, value)
+        return _parse_rand(values, value)
     try:
         values[name] = float(value or "")
     except ValueError:
@@ -435,7 +436,7 @@ def _take_up(values: dict[str, bool | float | int | str], name: str, value: str 
     return _out_of_range(name, float(value or ""))
 
 
-def _take_up_rand(values: dict[str, bool | float | int | str], value: str | None) -> str:
+def _parse_rand(values: dict[str, bool | float | int | str], value: str | None) -> str:
     if value is None:
         return ""
     n, _, magnitude = value.partition("/")

@@ -1,10 +1,10 @@
 """Policies of random operations on a square image: TrivialAugment, RandAugment, AugMix.
 
-The operations and what their magnitudes mean are those of AutoAugment (Cubuk et al. 2019, arXiv 1805.09501, table 6);
-a policy says which of them come with what strength. Geometric ones sample bilinearly, and what they move in from outside
-is the mean colour. At 160 px an operation takes 0.02 to 0.6 ms of a core (sharpness is the slowest).
+The operations and what their magnitudes mean are those of AutoAugment (Cubuk et al. 2019, arXiv 1805.09501, table 6); a
+policy decides which of them to apply and how strongly. Geometric operations sample bilinearly and fill uncovered areas
+with the mean colour. At 160 px an operation takes 0.02 to 0.6 ms on one core (sharpness is the slowest).
 
-When not to use it: for shift, rotation and crop alone, which `augment` does together with the resize, in one resampling.
+When not to use it: for shift, rotation and crop alone, which `augment` combines with the resize in one resampling.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "sharpness": lambda image, m, blank: ImageEnhance.Sharpness(image).enhance(1 + m),
     }
 )
-"""(image, magnitude, blank) -> image. Magnitudes: degrees (rotate), a slope (shear), pixels (translate), bits that are
-kept (posterize), the lowest level that is inverted (solarize), a change of a factor of 1 (brightness and the other three)."""
+"""(image, magnitude, blank) -> image. Magnitudes: degrees (rotate), a slope (shear), pixels (translate), bits kept
+(posterize), the lowest inverted level (solarize), an offset to a factor of 1 (brightness and the other three)."""
 
 _NAMES = tuple(OPERATIONS)
 _AUGMIX_NAMES = _NAMES[:9]  # not those that the corruptions of ImageNet-C resemble
@@ -57,24 +57,24 @@ class _Reach:
 
     shear: float
     translate_pixels: float
-    translate_part: float
+    translate_fraction: float
     rotate: float
     enhance: float
     posterize: tuple[int, int]
 
     def magnitude(self, name: str, strength: float, sign: int, side: int) -> float:
-        """At a strength from 0 to 1; operations that have two directions take the one of `sign`."""
+        """Return the magnitude at a strength from 0 to 1; operations with two directions use that of `sign`."""
         if name == "posterize":
             return self.posterize[0] - round(strength * (self.posterize[0] - self.posterize[1]))
         if name == "solarize":
             return 255 * (1 - strength)
-        most = {"s": self.shear, "t": self.translate_pixels + self.translate_part * side, "r": self.rotate}
+        most = {"s": self.shear, "t": self.translate_pixels + self.translate_fraction * side, "r": self.rotate}
         return sign * strength * (most[name[0]] if name.startswith(("shear", "translate", "rotate")) else self.enhance)
 
 
-_WIDE = _Reach(0.99, 32, 0, 135, 0.99, (8, 2))
-_USUAL = _Reach(0.3, 0, 150 / 331, 30, 0.9, (8, 4))
-_AUGMIX = _Reach(0.3, 0, 1 / 3, 30, 0.9, (4, 0))
+_WIDE = _Reach(shear=0.99, translate_pixels=32, translate_fraction=0, rotate=135, enhance=0.99, posterize=(8, 2))
+_USUAL = _Reach(shear=0.3, translate_pixels=0, translate_fraction=150 / 331, rotate=30, enhance=0.9, posterize=(8, 4))
+_AUGMIX = _Reach(shear=0.3, translate_pixels=0, translate_fraction=1 / 3, rotate=30, enhance=0.9, posterize=(4, 0))
 
 
 def _operated(
@@ -85,7 +85,7 @@ def _operated(
     rng: np.random.Generator,
     blank: FillColour,
 ) -> Image.Image:
-    """One operation out of `names`, in a random direction."""
+    """Apply one random operation from `names`, in a random direction."""
     name = names[int(rng.integers(len(names)))]
     sign = 1 - 2 * int(rng.integers(2))
     return OPERATIONS[name](image, reach.magnitude(name, strength, sign, image.width), blank)

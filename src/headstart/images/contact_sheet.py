@@ -1,9 +1,9 @@
-"""An image of what the network sees: a batch of varied images side by side, each with its label below.
+"""An image of what the network sees: a batch of augmented images side by side, each with its label below.
 
-What goes wrong with augmentation and labels shows at a glance: sunsets upside down, digits mirrored, the subject cropped
-away. Images narrower than 96 px are enlarged by a whole factor, so that pixels stay visible and captions readable.
-64 images of 160 px take about 11 ms. Captions use the font that comes with Pillow; it has no Chinese, for example, so
-characters it lacks are shown by their code, such as U+732B. Not for many hundreds of images: the result is one image.
+Mistakes in augmentation and labels show at a glance: sunsets upside down, digits mirrored, the subject cropped away.
+Images narrower than 96 px are enlarged by an integer factor, so that pixels stay visible and captions readable. 64
+images of 160 px take about 11 ms. Captions use Pillow's own font; characters it lacks (Chinese, for example) are shown
+by their code, such as U+732B. Not for many hundreds of images: the result is one image.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_NARROWEST = 96  # pixels per image, below which it is enlarged
+_NARROWEST = 96  # pixels; narrower images are enlarged
 _GAP = 6
 _CAPTION = 16  # pixels below each image
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)
@@ -24,16 +24,16 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def contact_sheet(images_NSS3: np.ndarray, labels: Sequence[str], columns: int = 8) -> Image.Image:
-    """The images uint8 (N, S, S, 3), row by row, with `labels` (N) below them, shortened to fit, as one RGB image.
+    """Lay out images, uint8 (N, S, S, 3), row by row in one RGB image, with `labels` (N) below, shortened to fit.
 
     >>> contact_sheet(np.zeros((3, 100, 100, 3), np.uint8), ["cat", "dog", "Katze"], columns=2).size
     (218, 250)
 
-    Raises `ValueError` if there are no images, or not as many labels.
+    Raises `ValueError` if there are no images, or the number of labels differs.
     """
     n = len(images_NSS3)
     if n == 0 or n != len(labels) or columns < 1:
-        raise ValueError(f"{n} images, {len(labels)} labels, {columns} columns: expected as many labels, and some")
+        raise ValueError(f"{n} images, {len(labels)} labels, {columns} columns: expected one label per image")
     columns = min(columns, n)
     height, width = images_NSS3.shape[1:3]
     scale = max(1, math.ceil(_NARROWEST / width))
@@ -50,18 +50,18 @@ def contact_sheet(images_NSS3: np.ndarray, labels: Sequence[str], columns: int =
 
 
 def caption(label: str, font: Font, width: int) -> str:
-    """A label in one line of at most `width` pixels, in characters that the font has."""
+    """Return a label on one line of at most `width` pixels, in characters that the font has."""
     text = " ".join("".join(_drawable(c, font) for c in label).split())
     if font.getlength(text) <= width:
         return text
-    shown = len(text)
-    while shown > 0 and font.getlength(text[:shown].rstrip() + "...") > width:
-        shown -= 1
-    return text[:shown].rstrip() + "..." if shown else ""
+    length = len(text)
+    while length > 0 and font.getlength(text[:length].rstrip() + "...") > width:
+        length -= 1
+    return text[:length].rstrip() + "..." if length else ""
 
 
 def _drawable(character: str, font: Font) -> str:
-    """The character itself, or without its accent, or its code; a space for line breaks and the like."""
+    """Return the character itself, or without its accent, or its code; a space for line breaks and the like."""
     if character.isspace() or unicodedata.category(character) in ("Cc", "Cf"):
         return " "
     plain = unicodedata.normalize("NFKD", character)
@@ -72,7 +72,7 @@ def _drawable(character: str, font: Font) -> str:
 
 
 def _has(font: Font, character: str) -> bool:
-    """Whether a font can draw a character: not with the box that stands for those it lacks."""
+    """Whether a font has a glyph for a character, rather than the box for missing ones."""
     if character.isascii():
         return True
     if not isinstance(font, ImageFont.FreeTypeFont) or unicodedata.category(character) in ("Cs", "Co", "Cn"):

@@ -1,14 +1,14 @@
-"""The only way from the bytes of an image to its pixels: upright, RGB, 8 bits, whole, or a named refusal.
+"""The only way from the bytes of an image to its pixels: upright, RGB, 8 bits, complete, or an error with a reason.
 
 Training, serving and export all decode here, because two decoders differ by more accuracy than int8 costs. An ordinary
 500 x 375 JPEG takes about 0.9 ms at 180 px: JPEGs are decoded at the smallest of their built-in scales (1, 1/2, 1/4,
-1/8) that is at least as large as asked (libjpeg's scaled inverse DCT, which Pillow calls draft). Other formats have no
-such scales and come in full size, 4 bytes per pixel. The interpreter lock is released while pixels are decoded, so
-threads scale. Do not use it on files from strangers before `validate.validate_images` has: there, a crash costs a
-child process.
+1/8) that is at least the requested size (libjpeg's scaled inverse DCT, which Pillow calls draft). Other formats have no
+such scales and are decoded in full size, 4 bytes per pixel. Decoding releases the interpreter lock, so threads scale.
+Do not use it on untrusted files before `validate.validate_images` has decoded them: there, a crash costs a child
+process.
 
-Pillow warns about oddities that are no reason for a person to act (broken EXIF, odd TIFF tags). The first call adds one
-filter to Python's `warnings` that leaves out warnings issued inside ``PIL``; that is the one global setting touched.
+Pillow warns about oddities that need no action (broken EXIF, odd TIFF tags). The first call adds one filter to Python's
+`warnings` that suppresses warnings issued inside ``PIL``; that is the only global setting it changes.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _TURNS = {
 }
 _NO_PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
-_SAVED_WITHOUT_END_BYTES = 32 << 20  # larger JPEGs that end early are not tried a second time
+_SAVED_WITHOUT_END_BYTES = 32 << 20  # larger JPEGs that end early are not retried
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """A decoded image and what it was in the file: `mode` before conversion, `orientation` (EXIF, 1 to 8)."""
+    """A decoded image and its properties in the file: `mode` before conversion, `orientation` (EXIF, 1 to 8)."""
 
     image: Image.Image
     header: ImageHeader
@@ -60,13 +60,13 @@ def decode(data: bytes | BinaryIO, at_least: tuple[int, int] | None = None) -> I
     """Decode an image (its bytes, or a file opened for reading) to an upright RGB image.
 
     `at_least` is a (width, height) in pixels of the upright image: a JPEG is decoded at the smallest of its scales
-    that is not below it in either direction. What becomes of other kinds of pixels:
+    that is not below it in either dimension. Other kinds of pixels:
 
     - transparency is composed on white; palette, grey, CMYK, YCbCr and bilevel are converted;
-    - 16 bits a channel are scaled to 8 (65535 -> 255), not clipped;
-    - 32-bit integers count as 16-bit if they lie in 0..65535, otherwise their own range is stretched to 0..255;
-    - floating point within 0..1 is scaled by 255, within 0..255 taken as it is, otherwise its own range is stretched;
-    - of an animation, or a file with several pages, the first frame is taken.
+    - 16 bits per channel are scaled to 8 (65535 -> 255), not clipped;
+    - 32-bit integers count as 16-bit if all are in 0..65535, otherwise their own range is stretched to 0..255;
+    - floating point within 0..1 is scaled by 255, within 0..255 left as is, otherwise its own range is stretched;
+    - animations and files with several pages give their first frame.
 
     >>> image = io.BytesIO()
     >>> Image.new("L", (300, 200), 77).save(image, "JPEG")
@@ -74,13 +74,13 @@ def decode(data: bytes | BinaryIO, at_least: tuple[int, int] | None = None) -> I
     >>> small.mode, small.size, small.getpixel((0, 0))
     ('RGB', (150, 100), (77, 77, 77))
 
-    Raises `UnreadableImage` with a `reason` out of `headers.REASONS`; no other exception leaves it, whatever the bytes.
+    Raises `UnreadableImage` with a `reason` from `headers.REASONS`, and no other exception, whatever the bytes.
     """
     return read(data, at_least).image
 
 
 def read(data: bytes | BinaryIO, at_least: tuple[int, int] | None = None) -> DecodedImage:
-    """As `decode`, and what the image was in its file. Raises `UnreadableImage`."""
+    """As `decode`, with the image's properties in the file. Raises `UnreadableImage`."""
     if warnings.filters[:1] != [_NO_PILLOW_WARNINGS]:
         warnings.filterwarnings("ignore", module=_NO_PILLOW_WARNINGS[3].pattern)
     file = io.BytesIO(data) if isinstance(data, bytes) else data
@@ -96,20 +96,20 @@ def read(data: bytes | BinaryIO, at_least: tuple[int, int] | None = None) -> Dec
     except UnreadableImage:
         raise
     except Exception as error:
-        # The one place that catches everything: decoders of seven formats raise a dozen unrelated kinds of exception
-        # on hostile bytes, and an image that cannot be decoded must be named, whatever the kind.
+        # The one place that catches everything: on hostile bytes, decoders of seven formats raise a dozen unrelated
+        # kinds of exception, and every image that cannot be decoded must be reported.
         raise _refusal(header, error) from error
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """An image that is in memory, or that Pillow has opened, as `decode` would give it: upright, RGB, 8 bits.
+    """Convert an image in memory, or opened by Pillow, to what `decode` returns: upright, RGB, 8 bits.
 
-    It is turned by the EXIF orientation that it still carries (``ImageOps.exif_transpose`` turns it and takes that away).
-    Raises `UnreadableImage`, also for an image file that turns out to be damaged when it is loaded.
+    It is rotated by the EXIF orientation that it still carries (``ImageOps.exif_transpose`` rotates it and removes
+    that). Raises `UnreadableImage`, also for an image file that turns out to be damaged when loaded.
     """
     try:
         image.load()
-        orientation = 1 if image.format == "TIFF" else _orientation(image)  # Pillow turns TIFF when it loads it
+        orientation = 1 if image.format == "TIFF" else _orientation(image)  # Pillow rotates TIFF on loading
         rgb = _to_rgb(image)
     except UnreadableImage:
         raise
@@ -136,7 +136,7 @@ def _decoded(file: BinaryIO, header: ImageHeader, at_least: tuple[int, int] | No
     elif header.format == "TIFF":
         tag = image.getexif().get(0x112, 1)
         orientation = tag if tag in _TURNS else 1
-        image.load()  # turns the image itself
+        image.load()  # rotates the image itself
     else:
         image.load()
         orientation = _orientation(image)
@@ -147,7 +147,7 @@ def _decoded(file: BinaryIO, header: ImageHeader, at_least: tuple[int, int] | No
 
 
 def _import_plugin(name: str) -> None:
-    """Pillow itself would import all its forty formats to find one that is not among its five common ones."""
+    """Import one format: Pillow would import all its forty to find one that is not among its five common ones."""
     if name == "TIFF":
         from PIL import TiffImagePlugin as plugin
     elif name == "WEBP":
@@ -158,22 +158,22 @@ def _import_plugin(name: str) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8, or the XMP one where EXIF has none; 1 where neither makes sense."""
+    """Return the EXIF orientation, 1 to 8, or XMP's if EXIF has none; 1 if neither is valid."""
     exif = image.info.get("exif")
-    found = exif_orientation(exif) if isinstance(exif, bytes) else None
-    if found is None and isinstance(text := image.info.get("Raw profile type exif"), str):
+    value = exif_orientation(exif) if isinstance(exif, bytes) else None
+    if value is None and isinstance(text := image.info.get("Raw profile type exif"), str):
         lines = "".join(text.split("\n")[3:])
-        found = exif_orientation(bytes.fromhex(lines)) if re.fullmatch(r"(?:[0-9a-fA-F]{2})*", lines) else None
-    if found is None and (xmp := image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")):
+        value = exif_orientation(bytes.fromhex(lines)) if re.fullmatch(r"(?:[0-9a-fA-F]{2})*", lines) else None
+    if value is None and (xmp := image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")):
         match = _XMP_ORIENTATION.search(xmp.encode() if isinstance(xmp, str) else xmp)
-        found = int(match[1]) if match else None
-    return found if found in _TURNS else 1
+        value = int(match[1]) if match else None
+    return value if value in _TURNS else 1
 
 
 def exif_orientation(exif: bytes) -> int | None:
-    """The value of tag 0x0112 in the first directory of an EXIF block, or None; never raises, whatever the bytes.
+    """Return tag 0x0112 of the first directory of an EXIF block, or None; never raises, whatever the bytes.
 
-    Pillow's own reader costs ten times as much, and raises on blocks that are cut, where the pixels are still good.
+    Pillow's own reader takes ten times as long, and raises on truncated blocks even if the pixels are intact.
 
     >>> exif_orientation(b"Exif\\0\\0MM\\0*\\0\\0\\0\\x08\\0\\x01\\x01\\x12\\0\\x03\\0\\0\\0\\x01\\0\\x06\\0\\0")
     6
@@ -209,11 +209,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _stretched(image: Image.Image) -> Image.Image:
-    """32-bit integers or floating point to 8 bits; see `decode` for the rule."""
+    """Convert 32-bit integers or floating point to 8 bits; see `decode` for the rule."""
     extrema = image.getextrema()
     low, high = float(extrema[0]), float(extrema[1])  # type: ignore[arg-type]
     if not math.isfinite(low) or not math.isfinite(high):
-        raise UnreadableImage("its pixels hold values that are not finite numbers.", reason="damaged")
+        raise UnreadableImage("its pixels are not all finite numbers.", reason="damaged")
     if image.mode == "I" and low >= 0 and high <= 65535:
         return _scaled(image, 255 / 65535, 0.0)
     if image.mode == "F" and low >= 0 and high <= 255:
@@ -223,16 +223,16 @@ def _stretched(image: Image.Image) -> Image.Image:
 
 
 def _scaled(image: Image.Image, scale: float, offset: float) -> Image.Image:
-    """value * scale + offset, rounded, as grey RGB; the image is of mode I or F."""
+    """Return value * scale + offset, rounded, as grey RGB; the image has mode I or F."""
     grey = image.convert("F").point(lambda value: value * scale + (offset + 0.5))
     return grey.convert("L").convert("RGB")
 
 
 def _with_end(file: BinaryIO) -> bytes | None:
-    """The bytes of a JPEG with the end marker that it lacks, if all its pixels are there; otherwise None.
+    """Return a JPEG's bytes with the missing end marker added if all its pixels are there; otherwise None.
 
-    Pixels are complete if what is appended to them does not show: with bytes of three kinds before the end marker the
-    same image comes out. Only asked for JPEGs of one scan, where an early end cannot hide a missing later scan.
+    Pixels are complete if bytes appended to them have no effect: three different fillers before the end marker must
+    give the same image. Only for JPEGs with one scan, where an early end cannot hide a missing later scan.
     """
     size = file.seek(0, io.SEEK_END)
     if size > _SAVED_WITHOUT_END_BYTES or not jpeg_structure(file, size).one_scan:
@@ -247,20 +247,20 @@ def _with_end(file: BinaryIO) -> bytes | None:
 
 
 def _refusal(header: ImageHeader, error: Exception) -> UnreadableImage:
-    """The error to raise for what a decoder raised."""
-    said = str(error)
+    """Return the error to raise for what a decoder raised."""
+    text = str(error)
     if isinstance(error, MemoryError):
-        reason, why = "too_much_memory", "decoding it needs more memory than there is"
+        reason, why = "too_much_memory", "decoding it needs more memory than available"
     elif isinstance(error, Image.DecompressionBombError):
-        reason, why = "too_many_pixels", f"more than {MAX_PIXELS:,} pixels once it is unpacked"
-    elif "ecompressed data too large" in said or "text chunks" in said:
+        reason, why = "too_many_pixels", f"more than {MAX_PIXELS:,} pixels once unpacked"
+    elif "ecompressed data too large" in text or "text chunks" in text:
         reason, why = "text_chunk", "a text or profile in it is too large"
     elif isinstance(error, OSError) and error.errno is not None:
         reason, why = "unreadable", f"could not be read: {error.strerror}"
-    elif isinstance(error, EOFError) or "runcated" in said or "not enough image data" in said:
+    elif isinstance(error, EOFError) or "runcated" in text or "not enough image data" in text:
         reason, why = "truncated", "the file ends before its pixels do"
     elif isinstance(error, Image.UnidentifiedImageError):
-        reason, why = "damaged", "the decoder cannot make sense of its header"
+        reason, why = "damaged", "the decoder cannot read its header"
     else:
-        reason, why = "damaged", f"the decoder gave up: {said or type(error).__name__}"
+        reason, why = "damaged", f"the decoder failed: {text or type(error).__name__}"
     return UnreadableImage(f"{header.format}: {why}.", reason=reason)

@@ -1,14 +1,15 @@
-"""What an image file says about itself, read before any decoder sees it: format, size, frames, traps.
+"""Image headers, read before any decoder runs: format, size, frames, traps.
 
-Costs about 20 microseconds for an ordinary JPEG. Only the standard library, no pixels, memory of well under a megabyte
-whatever the file holds: blocks are stepped over by their stated length, never read whole, except compressed PNG texts
-(8 MB at most), which are inflated up to `MAX_INFLATED_BYTES` because the decoder would inflate them too.
+Costs about 20 microseconds for an ordinary JPEG. It uses only the standard library, decodes no pixels, and needs well
+under a megabyte of memory whatever the file contains: blocks are skipped by their stated length, never read whole,
+except compressed PNG texts (8 MB at most), which are inflated up to `MAX_INFLATED_BYTES` because the decoder would
+inflate them.
 
-An image passes when its format is one of `FORMATS` (decided by its first bytes, never by the file's name) and it
-stays below the caps that follow. They are far above what cameras and web sites produce, and low enough that the
-decoder's time and memory stay bounded: files that ask for more are refused by name, in less than 0.2 s.
+An image passes if its format is one of `FORMATS` (decided by its first bytes, never by the file's name) and it stays
+within the limits below. They are far above what cameras and web sites produce, and low enough to bound the decoder's
+time and memory: files beyond them are refused with a reason, in less than 0.2 s.
 
-Do not use it to learn whether the pixels are whole: an image can pass here and still be damaged inside.
+Do not use it to check whether the pixels are complete: an image can pass here and still be damaged inside.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ MAX_FILE_BYTES = 512 << 20
 MAX_PIXELS = 128_000_000  # width x height; medium-format cameras reach 102 million
 MAX_SIDE_PIXELS = 65_535  # what a JPEG can state
 MAX_FRAMES = 1_000  # of an animation, or pages of a TIFF
-MAX_SCANS = 200  # of a progressive JPEG; encoders write about 10, and each costs a pass over all pixels
+MAX_SCANS = 200  # of a progressive JPEG; encoders write about 10, and each scan costs a pass over all pixels
 MAX_METADATA_BYTES = 8 << 20  # texts, profiles, thumbnails and private blocks together
 MAX_INFLATED_BYTES = 1 << 20  # of one compressed PNG text or profile (Pillow's own limit)
 MAX_TIFF_TAG_BYTES = 64 << 20  # Photoshop keeps its layers in a tag
 MAX_TIFF_TAGS = 4_096  # in one directory
 MAX_TIFF_STRIPS = 600_000
-MAX_CHUNKS = 100_000  # of a PNG or WEBP; PNG encoders that cut pixel data small use 8 KB a chunk
+MAX_CHUNKS = 100_000  # of a PNG or WEBP; PNG encoders that write small chunks use 8 KB per chunk
 MAX_GIF_BLOCKS = 500_000  # of at most 255 bytes, so up to 128 MB
 MAX_JUNK_BYTES = 1 << 16  # between the segments of a JPEG header
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
-"""The formats that are decoded; MPO files count as JPEG (their first image), PGM as PPM, APNG as PNG."""
+"""The formats decoded; MPO files count as JPEG (their first image), PGM as PPM, APNG as PNG."""
 
 REASONS: dict[str, str] = {
     "empty": "the file has no bytes",
-    "not_an_image": "the content is not that of an image",
-    "not_supported": "a kind of image that is not decoded here",
+    "not_an_image": "the content is not an image",
+    "not_supported": "an image format that is not supported",
     "truncated": "the file ends before its pixels do",
     "damaged": "the structure or the pixels cannot be decoded",
     "file_too_big": f"more than {MAX_FILE_BYTES >> 20} MB",
@@ -53,23 +54,23 @@ REASONS: dict[str, str] = {
     "too_many_parts": "more blocks than a real image has",
     "text_chunk": f"more than {MAX_METADATA_BYTES >> 20} MB of texts, profiles or private blocks",
     "ifd_loop": "the directories of the TIFF point at each other in a circle",
-    "decoder_crashed": "the decoder's process died on it, twice",
+    "decoder_crashed": "the decoder's process crashed on it twice",
     "too_slow": "decoding took too long and was stopped",
-    "too_much_memory": "decoding needed more memory than there is",
+    "too_much_memory": "decoding needed more memory than available",
     "unreadable": "the file could not be read from the disk",
     "not_a_file": "there is no such file, or it is a folder or a device",
-    "no_permission": "the file may not be read",
+    "no_permission": "no permission to read the file",
     "changed": "the file changed while it was being read",
 }
-"""Every reason for which an image is left out: code -> what it means."""
+"""Every reason for leaving an image out: code -> meaning."""
 
 WINDOW = 1 << 18
-"""Bytes read at a time where a whole stream has to be walked."""
+"""Bytes read at a time where a whole stream must be scanned."""
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What the header states: `format` is one of `FORMATS`; sizes in pixels as stored, before any EXIF rotation."""
+    """The contents of a header: `format` is one of `FORMATS`; sizes in pixels as stored, before any EXIF rotation."""
 
     format: str
     width: int
@@ -79,7 +80,7 @@ class ImageHeader:
 
 @dataclass(frozen=True)
 class JpegStructure:
-    """A JPEG's header up to its pixel data, which begins at byte `data_at`; `one_scan`: one pass holds all colours."""
+    """A JPEG's header up to its pixel data at byte `data_at`; `one_scan`: a single scan contains all colours."""
 
     width: int
     height: int
@@ -88,15 +89,15 @@ class JpegStructure:
 
 
 def probe(file: BinaryIO) -> ImageHeader:
-    """Read the header and block structure of an image from its start; leaves the file anywhere.
+    """Read the header and block structure of an image from its start; the file position afterwards is undefined.
 
-    Raises `UnreadableImage`, whose `reason` is a key of `REASONS`, for whatever is no image or goes beyond a cap.
+    Raises `UnreadableImage`, whose `reason` is a key of `REASONS`, if it is not an image or exceeds a limit.
     """
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         _refuse("empty", "the file is empty (0 bytes)")
     if size > MAX_FILE_BYTES:
-        _refuse("file_too_big", f"{size:,} bytes; images of at most {MAX_FILE_BYTES:,} bytes are decoded")
+        _refuse("file_too_big", f"{size:,} bytes; the limit is {MAX_FILE_BYTES:,}")
     file.seek(0)
     start = file.read(32)
     for accepts, parse in _PARSERS:
@@ -107,7 +108,7 @@ def probe(file: BinaryIO) -> ImageHeader:
                 _refuse("truncated", f"the file ends inside its header ({size:,} bytes)")
     for accepts, name in _OTHERS:
         if accepts.match(start):
-            _refuse("not_supported", f"{name} is not decoded here; {', '.join(FORMATS)} are")
+            _refuse("not_supported", f"{name} is not supported; {', '.join(FORMATS)} are")
     return _refuse("not_an_image", f"its first bytes, {start[:8]!r}, are not those of {', '.join(FORMATS)}")
 
 
@@ -122,10 +123,10 @@ def jpeg_structure(file: BinaryIO, size: int) -> JpegStructure:
         if piece[0] != 0xFF or piece[1] in (0x00, 0xFF):
             file.seek(at)
             stretch = file.read(4096)
-            skip = found if (found := stretch.find(b"\xff", 1)) > 0 else len(stretch)
+            skip = marker_at if (marker_at := stretch.find(b"\xff", 1)) > 0 else len(stretch)
             at, junk = at + skip, junk + skip
             if junk > MAX_JUNK_BYTES:
-                _refuse("damaged", f"JPEG: {junk:,} bytes of something else between its segments")
+                _refuse("damaged", f"JPEG: {junk:,} bytes of junk between its segments")
             continue
         marker, length = piece[1], (piece[2] << 8) + piece[3]
         if 0xD0 <= marker <= 0xD8:
@@ -145,7 +146,7 @@ def jpeg_structure(file: BinaryIO, size: int) -> JpegStructure:
     if not width or not height:
         _refuse("damaged", f"JPEG: states a size of {width} x {height} pixels")
     if bits != 8 or components not in (1, 3, 4):
-        _refuse("not_supported", f"JPEG: {bits} bits and {components} channels; 8 bits and 1, 3 or 4 are decoded")
+        _refuse("not_supported", f"JPEG: {bits} bits and {components} channels; expected 8 bits and 1, 3 or 4 channels")
     return JpegStructure(width, height, sequential and piece[4:5] == bytes([components]), at + 2 + length)
 
 
@@ -153,15 +154,15 @@ def _jpeg(file: BinaryIO, size: int) -> ImageHeader:
     structure = jpeg_structure(file, size)
     header = _within("JPEG", structure.width, structure.height)
     if not structure.one_scan:
-        # Counting FFDA anywhere is fast and can only count too many (in a thumbnail, in a film appended by a phone);
-        # only beyond the cap is it worth following the markers to the true end of the image.
+        # Counting FFDA anywhere is fast and can only overcount (in a thumbnail, in a video appended by a phone); only
+        # beyond the limit is it worth following the markers to the true end of the image.
         file.seek(structure.data_at)
-        found = 1
+        scans = 1
         last = b""
-        while found <= MAX_SCANS and (piece := file.read(WINDOW)):
-            found += piece.count(b"\xff\xda") + (last == b"\xff" and piece[:1] == b"\xda")
+        while scans <= MAX_SCANS and (piece := file.read(WINDOW)):
+            scans += piece.count(b"\xff\xda") + (last == b"\xff" and piece[:1] == b"\xda")
             last = piece[-1:]
-        if found > MAX_SCANS and count_scans(file, structure.data_at) > MAX_SCANS:
+        if scans > MAX_SCANS and count_scans(file, structure.data_at) > MAX_SCANS:
             _refuse("too_many_scans", f"JPEG: more than {MAX_SCANS} scans; encoders write about 10")
     return header
 
@@ -170,27 +171,27 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
 def count_scans(file: BinaryIO, at: int) -> int:
-    """Scans of the image whose first scan begins at `at`, up to its end marker; stops counting beyond the cap."""
+    """Count the scans of the image whose first scan begins at `at`, up to its end marker; stops beyond the limit."""
     scans = 1
     while scans <= MAX_SCANS:
         file.seek(at)
         piece = file.read(WINDOW)
-        found = _JPEG_MARKER.search(piece)
-        if found is None:
+        match = _JPEG_MARKER.search(piece)
+        if match is None:
             if len(piece) < WINDOW:
                 break
             at += len(piece) - 1
             continue
-        marker, behind = piece[found.start() + 1], piece[found.end() : found.end() + 2]
+        marker, behind = piece[match.start() + 1], piece[match.end() : match.end() + 2]
         if marker == 0xD9:
             break
         if len(behind) < 2:
-            if found.start() == 0:
+            if match.start() == 0:
                 break
-            at += found.start()
+            at += match.start()
             continue
         scans += marker == 0xDA
-        at += found.end() + max(2, int.from_bytes(behind, "big"))
+        at += match.end() + max(2, int.from_bytes(behind, "big"))
     return scans
 
 
@@ -198,7 +199,7 @@ def _png(file: BinaryIO, size: int) -> ImageHeader:
     file.seek(8)
     length, kind, width, height = struct.unpack(">I4sII", file.read(16))
     if kind != b"IHDR" or length != 13:
-        _refuse("damaged", f"PNG: its first chunk is {kind!r} of {length:,} bytes, not IHDR of 13")
+        _refuse("damaged", f"PNG: its first chunk is {kind!r} with {length:,} bytes, not IHDR with 13")
     _within("PNG", width, height)
     at, frames, metadata, pixels = 33, 0, 0, False
     for _ in range(MAX_CHUNKS):
@@ -208,13 +209,13 @@ def _png(file: BinaryIO, size: int) -> ImageHeader:
             _refuse("truncated", f"PNG: the file ends without an IEND chunk ({size:,} bytes)")
         length, kind = int.from_bytes(head[:4], "big"), head[4:]
         if not kind.isalpha():
-            _refuse("damaged", f"PNG: {kind!r} where the name of a chunk was expected, at byte {at + 4:,}")
+            _refuse("damaged", f"PNG: {kind!r} where a chunk name was expected, at byte {at + 4:,}")
         if kind == b"IEND":
             break
         if kind not in (b"IDAT", b"fdAT"):
             metadata += length
             if metadata > MAX_METADATA_BYTES:
-                _refuse("text_chunk", f"PNG: {metadata:,} bytes beside the pixels, up to its chunk {kind.decode()}")
+                _refuse("text_chunk", f"PNG: {metadata:,} bytes besides the pixels, up to its chunk {kind.decode()}")
         at += 12 + length
         if at > size:
             _refuse("truncated", f"PNG: its chunk {kind.decode()} ends at byte {at:,} of {size:,}")
@@ -227,12 +228,12 @@ def _png(file: BinaryIO, size: int) -> ImageHeader:
     else:
         _refuse("too_many_parts", f"PNG: more than {MAX_CHUNKS:,} chunks")
     if not pixels:
-        _refuse("damaged", "PNG: has no pixel data (no IDAT chunk)")
+        _refuse("damaged", "PNG: no pixel data (no IDAT chunk)")
     return ImageHeader("PNG", width, height, max(1, frames))
 
 
 def _refuse_bomb(kind: bytes, chunk: bytes) -> None:
-    """Refuse a compressed text or profile that inflates beyond `MAX_INFLATED_BYTES`; other damage is left alone."""
+    """Refuse a compressed text or profile that inflates beyond `MAX_INFLATED_BYTES`; ignore other damage."""
     rest = chunk.partition(b"\0")[2]
     if kind == b"iTXt":
         if rest[:1] in (b"", b"\0"):
@@ -242,7 +243,7 @@ def _refuse_bomb(kind: bytes, chunk: bytes) -> None:
     try:
         inflate.decompress(rest[1:], MAX_INFLATED_BYTES)
     except zlib.error:
-        return  # the decoder leaves such a text out
+        return  # the decoder skips such a text
     if inflate.unconsumed_tail:
         _refuse("text_chunk", f"PNG: its chunk {kind.decode()} inflates to more than {MAX_INFLATED_BYTES:,} bytes")
 
@@ -269,11 +270,11 @@ def _gif(file: BinaryIO, size: int) -> ImageHeader:
                 _within("GIF", width, height)
             blocks.at += _palette_bytes(flags) + 1
         else:
-            break  # something else from here on; whole frames before it can be used
+            break  # junk from here on; complete frames before it are usable
         if not blocks.skip() and (frames == 0 or (frames == 1 and kind == 0x2C)):
             _refuse("truncated", f"GIF: the file ends inside its first frame ({size:,} bytes)")
     if frames == 0:
-        _refuse("damaged", "GIF: has no frame")
+        _refuse("damaged", "GIF: no frame")
     return ImageHeader("GIF", width, height, frames)
 
 
@@ -282,7 +283,7 @@ def _palette_bytes(flags: int) -> int:
 
 
 class _GifBlocks:
-    """A cursor over a GIF that reads windows of the file and steps over chains of sub-blocks inside them."""
+    """A cursor over a GIF that reads windows of the file and skips chains of sub-blocks inside them."""
 
     def __init__(self, file: BinaryIO, at: int) -> None:
         self.file = file
@@ -303,7 +304,7 @@ class _GifBlocks:
         return int.from_bytes(got) if (got := self.take(1)) else None
 
     def skip(self) -> bool:
-        """Step over a chain of sub-blocks, each led by its length; False where the file ends first."""
+        """Skip a chain of sub-blocks, each preceded by its length; return False if the file ends first."""
         while True:
             self.take(0)
             window, offset, count = self.window, self.at - self.begin, self.count
@@ -326,7 +327,7 @@ def _webp(file: BinaryIO, size: int) -> ImageHeader:
     file.seek(4)
     end = 8 + struct.unpack("<I", file.read(4))[0]
     if end > size:
-        _refuse("truncated", f"WEBP: states {end:,} bytes and has {size:,}")
+        _refuse("truncated", f"WEBP: states {end:,} bytes but has {size:,}")
     at, frames, metadata, width, height = 12, 0, 0, 0, 0
     for _ in range(MAX_CHUNKS):
         if at + 8 > end:
@@ -345,7 +346,7 @@ def _webp(file: BinaryIO, size: int) -> ImageHeader:
         if kind not in (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF"):
             metadata += length
             if metadata > MAX_METADATA_BYTES:
-                _refuse("text_chunk", f"WEBP: {metadata:,} bytes beside the pixels, up to its chunk {kind!r}")
+                _refuse("text_chunk", f"WEBP: {metadata:,} bytes besides the pixels, up to its chunk {kind!r}")
         at += 8 + length + (length & 1)
     else:
         _refuse("too_many_parts", f"WEBP: more than {MAX_CHUNKS:,} chunks")
@@ -362,7 +363,7 @@ def _webp_size(kind: bytes, head: bytes) -> tuple[int, int]:
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     if kind == b"VP8 ":
         return int.from_bytes(head[14:16], "little") & 0x3FFF, int.from_bytes(head[16:18], "little") & 0x3FFF
-    return _refuse("damaged", f"WEBP: begins with a chunk {kind!r}")
+    return _refuse("damaged", f"WEBP: unexpected first chunk {kind!r}")
 
 
 def _bmp(file: BinaryIO, size: int) -> ImageHeader:
@@ -375,12 +376,12 @@ def _bmp(file: BinaryIO, size: int) -> ImageHeader:
         width, height, _, bits, compression = struct.unpack("<iiHHI", file.read(16))
         height = abs(height)
     else:
-        _refuse("damaged", f"BMP: a header of {header:,} bytes; 12, 40, 52, 56, 64, 108 or 124 exist")
+        _refuse("damaged", f"BMP: a header of {header:,} bytes; expected 12, 40, 52, 56, 64, 108 or 124")
     _within("BMP", width, height)
     if compression == 0 and bits in (1, 2, 4, 8, 16, 24, 32):
         needed = data_at + (width * bits + 31) // 32 * 4 * height
-        if needed > size + 3:  # some writers leave the padding of the last row out
-            _refuse("truncated", f"BMP: its pixels need {needed:,} bytes and the file has {size:,}")
+        if needed > size + 3:  # some writers omit the padding of the last row
+            _refuse("truncated", f"BMP: its pixels need {needed:,} bytes but the file has {size:,}")
     return ImageHeader("BMP", width, height)
 
 
@@ -390,21 +391,21 @@ _PPM = re.compile(_PPM_GAP.join((rb"P[56]", rb"(\d{1,9})", rb"(\d{1,9})", rb"(\d
 
 def _ppm(file: BinaryIO, size: int) -> ImageHeader:
     file.seek(0)
-    found = _PPM.match(file.read(4096))
-    if not found:
+    match = _PPM.match(file.read(4096))
+    if not match:
         _refuse("damaged", "PPM: width, height and maximum value are not in its first 4,096 bytes")
-    width, height, highest = (int(x) for x in found.groups())
+    width, height, highest = (int(x) for x in match.groups())
     _within("PPM", width, height)
     file.seek(0)
     channels = 3 if file.read(2) == b"P6" else 1
-    needed = found.end() + width * height * channels * (1 if highest < 256 else 2)
+    needed = match.end() + width * height * channels * (1 if highest < 256 else 2)
     if needed > size:
-        _refuse("truncated", f"PPM: its pixels need {needed:,} bytes and the file has {size:,}")
+        _refuse("truncated", f"PPM: its pixels need {needed:,} bytes but the file has {size:,}")
     return ImageHeader("PPM", width, height)
 
 
 _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
-_TIFF_BIG = (256, 257, 277, 278, 322, 323)  # width, height, samples, rows a strip, tile width, tile height
+_TIFF_BIG = (256, 257, 277, 278, 322, 323)  # width, height, samples, rows per strip, tile width, tile height
 
 
 def _tiff(file: BinaryIO, size: int) -> ImageHeader:
@@ -413,20 +414,20 @@ def _tiff(file: BinaryIO, size: int) -> ImageHeader:
     file.seek(4)
     (at,) = struct.unpack(order + "I", file.read(4))
     width = height = frames = 0
-    seen: set[int] = set()
+    visited: set[int] = set()
     while at:
-        if at in seen:
-            _refuse("ifd_loop", f"TIFF: directory {frames + 1} is an earlier one again (byte {at:,})")
-        seen.add(at)
+        if at in visited:
+            _refuse("ifd_loop", f"TIFF: directory {frames + 1} repeats an earlier one (byte {at:,})")
+        visited.add(at)
         if frames == MAX_FRAMES:
             _refuse("too_many_frames", f"TIFF: more than {MAX_FRAMES:,} pages")
         file.seek(at)
         counted = file.read(2)
         if len(counted) < 2 and frames:
-            break  # nonsense behind the last page, which is not needed
+            break  # junk after the last page, which is not needed
         (tags,) = struct.unpack(order + "H", counted)
         if tags > MAX_TIFF_TAGS:
-            _refuse("too_many_parts", f"TIFF: {tags:,} tags in one directory; at most {MAX_TIFF_TAGS:,} are read")
+            _refuse("too_many_parts", f"TIFF: {tags:,} tags in one directory; the limit is {MAX_TIFF_TAGS:,}")
         if frames == 0:
             entries = file.read(12 * tags)
             if len(entries) < 12 * tags:
@@ -438,12 +439,12 @@ def _tiff(file: BinaryIO, size: int) -> ImageHeader:
         frames += 1
         at = struct.unpack(order + "I", following)[0] if len(following) == 4 else 0
     if frames == 0:
-        _refuse("damaged", "TIFF: has no directory")
+        _refuse("damaged", "TIFF: no directory")
     return ImageHeader("TIFF", width, height, frames)
 
 
 def _first_directory(file: BinaryIO, size: int, order: str, entries: bytes) -> tuple[int, int]:
-    """Width and height in pixels, after checking that tags, tiles and strips are within bounds and within the file."""
+    """Return width and height in pixels, after checking that tags, tiles and strips are within limits and file."""
     after = file.tell()
     values: dict[int, int] = {}
     arrays: dict[int, tuple[int, int, int]] = {}
@@ -454,22 +455,22 @@ def _first_directory(file: BinaryIO, size: int, order: str, entries: bytes) -> t
             values.setdefault(tag, struct.unpack_from(order + {1: "B", 3: "H", 4: "I"}[kind], value)[0])
         elif tag in (273, 279, 324, 325):
             if count > MAX_TIFF_STRIPS:
-                _refuse("too_many_parts", f"TIFF: {count:,} strips; at most {MAX_TIFF_STRIPS:,} are read")
+                _refuse("too_many_parts", f"TIFF: {count:,} strips; the limit is {MAX_TIFF_STRIPS:,}")
             arrays[tag] = (kind, count, struct.unpack(order + "I", value)[0])
     if tag_bytes > MAX_TIFF_TAG_BYTES:
-        _refuse("text_chunk", f"TIFF: {tag_bytes:,} bytes in its tags; at most {MAX_TIFF_TAG_BYTES:,} are read")
+        _refuse("text_chunk", f"TIFF: {tag_bytes:,} bytes in its tags; the limit is {MAX_TIFF_TAG_BYTES:,}")
     width, height = values.get(256, 0), values.get(257, 0)
     _within("TIFF", width, height)
     if 322 in values or 323 in values:
         _within("TIFF tile", values.get(322, 0), values.get(323, 0))
     if values.get(277, 1) > 6:
-        _refuse("not_supported", f"TIFF: {values[277]:,} channels; at most 6 are decoded")
+        _refuse("not_supported", f"TIFF: {values[277]:,} channels; the limit is 6")
     for first, second in ((273, 279), (324, 325)):
         if first in arrays and second in arrays:
             begins, lengths = (_tiff_array(file, order, *arrays[tag]) for tag in (first, second))
             needed = max((a + b for a, b in zip(begins, lengths, strict=False)), default=0)
             if needed > size:
-                _refuse("truncated", f"TIFF: its pixels end at byte {needed:,} and the file at {size:,}")
+                _refuse("truncated", f"TIFF: its pixels end at byte {needed:,} but the file at {size:,}")
     file.seek(after)
     return width, height
 
@@ -479,20 +480,20 @@ def _tiff_array(file: BinaryIO, order: str, kind: int, count: int, offset: int) 
     if not letter:
         return iter(())
     length = struct.calcsize(order + letter) * count
-    if length <= 4:  # the value itself stands in the place of the offset
+    if length <= 4:  # the value itself is stored instead of the offset
         return iter(struct.unpack(f"{order}{count}{letter}", struct.pack(order + "I", offset)[:length]))
     file.seek(offset)
     return iter(struct.unpack(f"{order}{count}{letter}", file.read(length)))
 
 
 def _within(name: str, width: int, height: int) -> ImageHeader:
-    """The header of a still image, once its size is known to be possible and within the caps."""
+    """Return the header of a still image after checking that its size is possible and within the limits."""
     if width <= 0 or height <= 0:
         _refuse("damaged", f"{name}: states a size of {width:,} x {height:,} pixels")
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PIXELS:
         _refuse(
             "too_many_pixels",
-            f"{name}: {width:,} x {height:,} pixels; the most is {MAX_PIXELS:,}, and {MAX_SIDE_PIXELS:,} a side",
+            f"{name}: {width:,} x {height:,} pixels; the limit is {MAX_PIXELS:,}, and {MAX_SIDE_PIXELS:,} per side",
         )
     return ImageHeader(name, width, height)
 
@@ -514,7 +515,7 @@ _PARSERS: tuple[tuple[re.Pattern[bytes], Callable[[BinaryIO, int], ImageHeader]]
 _OTHERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"....ftypavi[fs]", re.DOTALL), "AVIF"),
     (re.compile(rb"....ftyp(heic|heix|hevc|mif1|msf1)", re.DOTALL), "HEIC"),
-    (re.compile(rb"....ftyp", re.DOTALL), "A film (MP4, QuickTime)"),
+    (re.compile(rb"....ftyp", re.DOTALL), "A video (MP4, QuickTime)"),
     (re.compile(rb"\xff\x0a|\x00\x00\x00\x0cJXL "), "JPEG XL"),
     (re.compile(rb"\xff\x4f\xff\x51|\x00\x00\x00\x0cjP  "), "JPEG 2000"),
     (re.compile(rb"II\+\x00|MM\x00\+"), "BigTIFF"),

@@ -1,16 +1,16 @@
-"""`ImageRef`: one image, wherever it lies. `Images`: many of them, with what is known about each.
+"""`ImageRef`: one image, wherever it is stored. `Images`: many of them, with an `ImageInfo` for each.
 
     Images.inspect(refs)       every image read once: its hash, size and format, or the reason why it cannot be used
-    images.take(rows)          some of them
+    images.take(rows)          a subset
     read_image(ref, ...)       one image, decoded, upright and RGB
 
-An image is a file (a path), the bytes of one, a PIL image or an array of pixels. Files and bytes are decoded for the first
-time in a process of their own (`images.validate`). Pixels follow the rules of `decode.decode` and are known by a SHA-256
-of their own, so features are cached for them too. An image that was saved without loss gives the same features from its
-file and from its pixels, to the bit. A large JPEG does not quite: files are decoded at a scale near the one needed.
+An image is a file (a path), the bytes of one, a PIL image or an array of pixels. Files and bytes are first decoded in a
+separate process (`images.validate`). Pixels follow the rules of `decode.decode` and have a SHA-256 of their own, so
+their features are cached too. A losslessly saved image gives the same features from its file and from its pixels, to
+the bit. A large JPEG does not quite: files are decoded at a scale near the one needed.
 
-Inspecting costs about a millisecond for 500 x 375 pixels. A new place for images to lie (a member of an archive, an
-object store) is one more branch in `read_bytes`. Not for thousands of arrays at once: a list of paths takes no memory.
+Inspecting costs about a millisecond for 500 x 375 pixels. A new storage place (a member of an archive, an object store)
+is one more branch in `read_bytes`. Not for thousands of arrays at once: they take memory, a list of paths does not.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """N images in order. `infos[i]` is what is known about `refs[i]`."""
+    """N images in order. `infos[i]` describes `refs[i]`."""
 
     refs: Sequence[ImageRef]
     infos: Sequence[ImageInfo]
@@ -51,7 +51,7 @@ class Images:
 
     @classmethod
     def inspect(cls, refs: Iterable[ImageRef]) -> Images:
-        """Read every image once. One that cannot be used has a `reason` in its info; none makes this raise."""
+        """Read every image once. Unusable images have a `reason` in their info; none makes this raise."""
         refs = tuple(refs)
         encoded = {i: ref for i, ref in enumerate(refs) if isinstance(ref, Path | bytes)}
         infos = dict(zip(encoded, validate_images(list(encoded.values())), strict=True)) if encoded else {}
@@ -62,7 +62,7 @@ class Images:
 
     @classmethod
     def recorded(cls, refs: Sequence[ImageRef], sha256s: Iterable[str]) -> Images:
-        """Images of which only the hashes are known, as a run recorded them; no file is opened."""
+        """Return images of which only the hashes are known, as recorded by a run; opens no file."""
         return cls(refs, tuple(ImageInfo(sha256, 0, *left_out("", "")) for sha256 in sha256s))
 
     def __len__(self) -> int:
@@ -76,35 +76,35 @@ class Images:
 
     @cached_property
     def sha256s(self) -> tuple[str, ...]:
-        """The SHA-256 of each image's bytes, or of its pixels; '' where it could not be read."""
+        """The SHA-256 of each image's bytes, or of its pixels; '' if it could not be read."""
         return tuple(info.sha256 for info in self.infos)
 
     @cached_property
     def usable(self) -> np.ndarray:
-        """int64: the rows of the images that can be used."""
+        """int64: the rows of the usable images."""
         return np.flatnonzero([not info.reason for info in self.infos])
 
     @cached_property
     def sizes_N2(self) -> np.ndarray:
-        """int64 (N, 2): width and height of each upright image in pixels; 0 where it could not be read."""
+        """int64 (N, 2): width and height of each upright image in pixels; 0 if it could not be read."""
         return np.array([(info.width, info.height) for info in self.infos], np.int64).reshape(-1, 2)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Images:
-        """The images of these rows (indices, or a bool mask), in this order."""
+        """Return the images of these rows (indices, or a bool mask), in this order."""
         chosen = np.asarray(rows)
         chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
         picked: list[int] = chosen.tolist()
         return Images(tuple(self.refs[i] for i in picked), tuple(self.infos[i] for i in picked))
 
     def read(self, row: int, at_least: tuple[int, int] | None = None) -> Image.Image:
-        """Image `row`, upright and RGB. Raises `UnreadableImage`, also if it changed since it was inspected."""
+        """Read image `row`, upright and RGB. Raises `UnreadableImage`, also if it has changed since its inspection."""
         return read_image(self.refs[row], sha256=self.infos[row].sha256, at_least=at_least)
 
 
 def read_image(ref: ImageRef, *, sha256: str | None = None, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """An upright RGB image; `at_least` (width and height in pixels) is as for `decode`.
+    """Read an upright RGB image; `at_least` (width and height in pixels) is as for `decode`.
 
-    Raises `UnreadableImage`. With `sha256`, bytes that have another hash raise it too: the image changed.
+    Raises `UnreadableImage`; with `sha256`, also if the bytes have another hash: the image has changed.
     """
     if isinstance(ref, Path | bytes):
         return decode(read_bytes(ref, sha256=sha256), at_least)
@@ -112,7 +112,7 @@ def read_image(ref: ImageRef, *, sha256: str | None = None, at_least: tuple[int,
 
 
 def read_bytes(ref: Path | bytes, *, sha256: str | None = None) -> bytes:
-    """The bytes of an image file. Raises `UnreadableImage`: it cannot be read, or its SHA-256 is another one."""
+    """Read the bytes of an image file. Raises `UnreadableImage`: it cannot be read, or its SHA-256 differs."""
     if isinstance(ref, bytes):
         return ref
     try:
@@ -120,17 +120,17 @@ def read_bytes(ref: Path | bytes, *, sha256: str | None = None) -> bytes:
     except OSError as error:
         raise UnreadableImage(f"{ref}: could not be read: {error.strerror}.", reason="not_a_file") from None
     if sha256 is not None and sha256_bytes(data) != sha256:
-        raise UnreadableImage(f"{ref}: changed while it was being used.", reason="changed")
+        raise UnreadableImage(f"{ref}: changed while in use.", reason="changed")
     return data
 
 
 def as_rgb(image: Image.Image | np.ndarray) -> Image.Image:
-    """Pixels as an upright RGB image; alpha is composed on white, grey becomes RGB.
+    """Convert pixels to an upright RGB image; alpha is composed on white, grey becomes RGB.
 
     >>> as_rgb(np.full((2, 3), 77, np.uint8)).getpixel((0, 0))
     (77, 77, 77)
 
-    Raises `UnreadableImage`: an array that is not pixels, or an image whose file turns out to be damaged.
+    Raises `UnreadableImage`: the array is not pixels, or the image's file turns out to be damaged.
     """
     return upright(image if isinstance(image, Image.Image) else Image.fromarray(*_pixels_and_mode(image)))
 
@@ -138,7 +138,7 @@ def as_rgb(image: Image.Image | np.ndarray) -> Image.Image:
 def _pixels_and_mode(array: np.ndarray) -> tuple[np.ndarray, str]:
     shape = array.shape
     if array.dtype != np.uint8:
-        advice = " Pixels from 0 to 1 become such by (255 * x).round().astype('uint8')." * (array.dtype.kind == "f")
+        advice = " Convert pixels from 0 to 1 with (255 * x).round().astype('uint8')." * (array.dtype.kind == "f")
         raise UnreadableImage(
             f"an array of {array.dtype}, expected uint8 from 0 to 255.{advice}", reason="not_supported"
         )
@@ -152,7 +152,7 @@ def _pixels_and_mode(array: np.ndarray) -> tuple[np.ndarray, str]:
 
 def _info_of_pixels(image: ImageRef) -> ImageInfo:
     if isinstance(image, Path | bytes):
-        raise TypeError(f"{type(image).__name__}: an encoded image, which `validate_images` inspects.")
+        raise TypeError(f"{type(image).__name__}: an encoded image; use `validate_images`.")
     try:
         rgb = as_rgb(image)
     except UnreadableImage as refusal:

@@ -1,11 +1,11 @@
 """From an upright RGB image to the square of pixels that a backbone sees: the only resize in the package.
 
-    crop    the central `crop_pct` of the shorter side, resized: what timm's evaluation transform shows, to the pixel
+    crop    the central `crop_pct` of the shorter side, resized: equal to timm's evaluation transform, to the pixel
     pad     the whole image, resized to fit, centred on the mean colour
     squash  the whole image, resized to a square whatever its aspect
 
-Pixels stay uint8 up to here; mean and std are folded into the compiled network, where they cost nothing. One call
-takes about 1.2 ms for a 500 x 375 JPEG at 160 px on one core, decoding included.
+Pixels are uint8 up to here; mean and std are folded into the compiled network, where they cost nothing. One call takes
+about 1.2 ms for a 500 x 375 JPEG at 160 px on one core, decoding included.
 
 >>> Preprocess(image_size=192, crop_pct=0.96).source_box(600, 400)
 (108.0, 8.0, 492.0, 392.0)
@@ -35,11 +35,11 @@ RESIZES = ("crop", "pad", "squash")
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What a backbone expects of its input; it travels with the weights, into the run folder and every export.
+    """The input spec of a backbone; it is saved with the weights in the run folder and every export.
 
     `image_size` is the side of the square in pixels; `mean` and `std` are per channel (R, G, B) on a 0-1 scale.
     With `tta` flip, features are the mean over the image and its mirror image.
-    Raises `RecipeError` for a value that cannot work.
+    Raises `RecipeError` for an invalid value.
     """
 
     image_size: int = 224
@@ -73,31 +73,31 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
-        """The inverse of `as_dict`; unknown keys are an error, so that a typing mistake is not ignored."""
+        """Invert `as_dict`; unknown keys are an error, so that typing mistakes are not ignored."""
         known = {f.name for f in fields(cls)}
         for key in values:
             _expect(key in known, "preprocess key", key, "one of " + ", ".join(sorted(known)))
         return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return asdict(self)
 
     def geometry(self) -> tuple[int, str, float, str]:
-        """What decides the pixels: two specs that agree here see the same uint8 image and can share its decoding."""
+        """Return the fields that determine the pixels: specs that agree here can share one decoded uint8 image."""
         return (self.image_size, self.resize, self.crop_pct if self.resize == "crop" else 1.0, self.interpolation)
 
     def at_least(self) -> tuple[int, int]:
-        """Width and height (pixels) that decoding must keep, so that resizing never enlarges what was thrown away."""
+        """Return the width and height (pixels) that decoding must keep, so that resizing never enlarges."""
         side = math.ceil(self.image_size / (self.crop_pct if self.resize == "crop" else 1.0))
         return (side, side)
 
     def source_box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """The part (left, top, right, bottom; pixels, may be fractional) of an image that the square is made from.
+        """Return the region (left, top, right, bottom; pixels, may be fractional) of an image that becomes the square.
 
-        For crop, timm resizes the shorter side to floor(image_size / crop_pct) and then cuts out the middle, both rounded
-        to whole pixels; this is that part of the image, so that one resize gives the same pixels. (The exact middle,
-        unrounded, is off by up to half a pixel, which is 2 to 8 of 255 levels on photographs; this, 0.03.)
+        For crop, timm resizes the shorter side to floor(image_size / crop_pct) and then cuts out the centre, both
+        rounded to whole pixels; this is that region of the image, so that one resize gives the same pixels. (The exact
+        centre, unrounded, is off by up to half a pixel, or 2 to 8 of 255 levels on photographs; this, by 0.03.)
         """
         if self.resize != "crop":
             return (0.0, 0.0, float(width), float(height))
@@ -107,12 +107,12 @@ class Preprocess:
         return (left, top, right, bottom)
 
     def _cut(self, length: int, resized: int) -> tuple[float, float]:
-        """Where the middle `image_size` of `resized` pixels begins and ends in the `length` pixels they came from."""
+        """Return where the central `image_size` of `resized` pixels begins and ends in the original `length` pixels."""
         start = round((resized - self.image_size) / 2)
         return start * length / resized, min(float(length), (start + self.image_size) * length / resized)
 
     def apply(self, image: Image.Image) -> np.ndarray:
-        """uint8 (image_size, image_size, 3) from an upright RGB image of any size."""
+        """Return uint8 (image_size, image_size, 3) from an upright RGB image of any size."""
         how = INTERPOLATIONS[self.interpolation]
         side = self.image_size
         if self.resize != "pad":
@@ -128,7 +128,7 @@ class Preprocess:
 def read_pixels(ref: ImageRef, spec: Preprocess, *, sha256: str | None = None) -> np.ndarray:
     """Decode, turn upright, resize: uint8 (image_size, image_size, 3). Raises `UnreadableImage`.
 
-    With `sha256`, an image whose bytes changed since it was inspected raises it too.
+    With `sha256`, it also raises if the image's bytes have changed since its inspection.
     """
     return spec.apply(read_image(ref, sha256=sha256, at_least=spec.at_least()))
 

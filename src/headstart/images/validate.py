@@ -1,12 +1,12 @@
-"""Every new file is decoded once in a process of its own before this process ever decodes it.
+"""Decode every new file once in a child process before this process decodes it.
 
-Images come from strangers and decoders are written in C: a file that crashes its decoder, or keeps it busy for ever,
-here costs one child process and gets a reason; the others go on. What was learnt about a file is remembered by the
-SHA-256 of its bytes, so the second run over a folder only hashes it (about 10,000 small files per second).
+Images come from untrusted sources and decoders are written in C: a file that crashes its decoder, or blocks it forever,
+costs one child process and gets a reason; the others continue. The result is cached by the SHA-256 of the file's bytes,
+so the second run over a folder only hashes it (about 10,000 small files per second).
 
-A first run costs about 1.1 ms of processor time for a 500 x 375 JPEG, 0.7 ms for 100 x 100, spread over the cores, and
-0.15 s to start. Not for images that you made yourself a moment ago: `decode.decode` refuses the same ones, less the
-crashes.
+A first run costs about 1.1 ms of CPU time for a 500 x 375 JPEG, 0.7 ms for 100 x 100, spread over the cores, and 0.15 s
+to start. Not for images that you have just made yourself: `decode.decode` refuses the same ones, except those that
+crash.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from headstart.images.validate_worker import READY, left_out, reason_of
 from headstart.io.files import cache_dir, sha256_bytes, sha256_file, write_bytes
 from headstart.io.progress import bar, log
 
-SCREEN_VERSION = 3  # a new number forgets all remembered facts: for when probing, decoding or hashing changes
+SCREEN_VERSION = 3  # increase it to discard all cached infos: when probing, decoding or hashing changes
 START_SECONDS = 60.0  # a worker that is not ready after this long is broken
-AHEAD = 16  # images that a worker has been given, so that it never waits for the next
-SHARD_FILES = 2_000  # infos are written down after this many
-MAX_SHARDS = 64  # more files than this are merged into one
-_PASSING = frozenset(
+AHEAD = 16  # images queued at a worker, so that it never waits for the next
+SHARD_FILES = 2_000  # infos per shard of the cache
+MAX_SHARDS = 64  # more shards than this are merged into one
+_TEMPORARY = frozenset(
     {"decoder_crashed", "too_slow", "too_much_memory", "changed", "unreadable", "no_permission", "not_a_file"}
 )
-"""Reasons that may be gone tomorrow: they are not remembered."""
+"""Reasons that may be temporary: they are not cached."""
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What is known about one file; `reason` is '' when it can be used, otherwise a key of `headers.REASONS`.
+    """Properties of one file; `reason` is '' if it can be used, otherwise a key of `headers.REASONS`.
 
     `width` and `height` are the upright image's, in pixels; `mode` is Pillow's before conversion to RGB;
-    `orientation` is EXIF's, 1 to 8; `dhash` is a 64-bit difference hash of the upright image, -1 when unreadable;
-    `greys` is the upright image as 16 x 16 greys (see `screen_worker.greys`), '' when unreadable.
+    `orientation` is EXIF's, 1 to 8; `dhash` is a 64-bit difference hash of the upright image, -1 if unreadable;
+    `greys` is the upright image as 16 x 16 greys (see `validate_worker.greys`), '' if unreadable.
     """
 
     sha256: str
@@ -74,16 +74,16 @@ class ImageInfo:
 def validate_images(
     files: Sequence[Path | bytes], *, workers: int | None = None, seconds_each: float = 20.0
 ) -> list[ImageInfo]:
-    """Look at files, or at the bytes of files, in order: one `ImageInfo` each, whatever they are; none makes it raise.
+    """Validate files, or the bytes of files, in order: one `ImageInfo` each; no content makes it raise.
 
-    `workers` is the number of processes at most (default: the cores at hand), `seconds_each` the time an image may
-    take before its process is stopped. Raises `HeadstartError` if no worker process can be started at all.
+    `workers` is the maximum number of processes (default: the available cores), `seconds_each` the time an image may
+    take before its process is stopped. Raises `HeadstartError` if no worker process can be started.
     """
     return validate_with(worker_command(seconds_each), files, workers=workers, seconds_each=seconds_each)
 
 
 def worker_command(seconds_each: float) -> list[str]:
-    """The command line of a worker: an interpreter that imports from the standard library, headstart and Pillow."""
+    """Return the command line of a worker: an interpreter that sees only the standard library, headstart and Pillow."""
     roots = {str(Path(module.__file__ or "").resolve().parent.parent) for module in (headstart.errors, PIL)}
     code = (
         "import sys; sys.path += sys.argv[2:]; "
@@ -97,51 +97,51 @@ def validate_with(
 ) -> list[ImageInfo]:
     """As `validate_images`, with workers started by `command`."""
     workers = workers or cores()
-    with bar("Looking at images", len(files)) as advance:
+    with bar("Validating images", len(files)) as advance:
         infos = _hashed_all(files, workers)
-        places: dict[str, list[int]] = {}
-        for i, fact in enumerate(infos):
-            if fact.reason:
+        indices: dict[str, list[int]] = {}
+        for i, info in enumerate(infos):
+            if info.reason:
                 advance(1)
             else:
-                places.setdefault(fact.sha256, []).append(i)
+                indices.setdefault(info.sha256, []).append(i)
 
-        def settle(fact: ImageInfo) -> None:
-            for i in places[fact.sha256]:
-                infos[i] = fact
-            advance(len(places[fact.sha256]))
+        def settle(info: ImageInfo) -> None:
+            for i in indices[info.sha256]:
+                infos[i] = info
+            advance(len(indices[info.sha256]))
 
-        known = _remembered(set(places))
-        for fact in known:
-            settle(fact)
-        new = set(places).difference(fact.sha256 for fact in known)
-        first = [places[sha256][0] for sha256 in places if sha256 in new]
-        _look(command, [_ValidationTask(i, files[i], infos[i]) for i in first], workers, seconds_each, settle)
+        cached = _cached_infos(set(indices))
+        for info in cached:
+            settle(info)
+        new = set(indices).difference(info.sha256 for info in cached)
+        first = [indices[sha256][0] for sha256 in indices if sha256 in new]
+        _run_tasks(command, [_ValidationTask(i, files[i], infos[i]) for i in first], workers, seconds_each, settle)
     return infos
 
 
-def _look(
+def _run_tasks(
     command: Sequence[str],
     tasks: list[_ValidationTask],
     workers: int,
     seconds_each: float,
     settle: Callable[[ImageInfo], None],
 ) -> None:
-    """Have all tasks done; what lasts of their answers is written down on the way, and when interrupted."""
+    """Run all tasks; cache the permanent results on the way, and when interrupted."""
     if not tasks:
         return
     fresh: list[ImageInfo] = []
     try:
         with _Pool(command, tasks, min(workers, -(-len(tasks) // 8)), seconds_each) as pool:
-            for fact in pool:
-                settle(fact)
-                if fact.reason not in _PASSING:
-                    fresh.append(fact)
+            for info in pool:
+                settle(info)
+                if info.reason not in _TEMPORARY:
+                    fresh.append(info)
                 if len(fresh) >= SHARD_FILES:
-                    _remember(fresh)
+                    _cache_infos(fresh)
                     fresh = []
     finally:
-        _remember(fresh)
+        _cache_infos(fresh)
 
 
 def _hashed_all(files: Sequence[Path | bytes], workers: int) -> list[ImageInfo]:
@@ -153,7 +153,7 @@ def _hashed_all(files: Sequence[Path | bytes], workers: int) -> list[ImageInfo]:
 
 
 def _hashed(path: Path | bytes) -> ImageInfo:
-    """SHA-256 and size of a file; `reason` says why there is none."""
+    """Return SHA-256 and size of a file; `reason` says why if there is none."""
     if isinstance(path, bytes):
         return _hashed_bytes(path)
     size = 0
@@ -168,7 +168,7 @@ def _hashed(path: Path | bytes) -> ImageInfo:
     except OSError as error:
         return ImageInfo("", size, *left_out(reason_of(error), f"could not be read: {error.strerror}."))
     except ValueError:  # a zero byte in the path
-        return ImageInfo("", 0, *left_out("not_a_file", "is not a possible name of a file."))
+        return ImageInfo("", 0, *left_out("not_a_file", "is not a valid file name."))
 
 
 def _hashed_bytes(data: bytes) -> ImageInfo:
@@ -178,7 +178,7 @@ def _hashed_bytes(data: bytes) -> ImageInfo:
 
 
 def _too_big(size: int) -> ImageInfo:
-    return ImageInfo("", size, *left_out("file_too_big", f"has {size:,} bytes; the most is {MAX_FILE_BYTES:,}."))
+    return ImageInfo("", size, *left_out("file_too_big", f"has {size:,} bytes; the limit is {MAX_FILE_BYTES:,}."))
 
 
 _NOTHING_YET = left_out("", "")
@@ -186,24 +186,24 @@ _NOTHING_YET = left_out("", "")
 
 @dataclass(frozen=True)
 class _ValidationTask:
-    """One image to look at: its file, and what hashing it gave. `tried`: a worker has died on it once."""
+    """One image to validate: its file, and the result of hashing it. `tried`: a worker has died on it once."""
 
     number: int
     file: Path | bytes
-    fact: ImageInfo
+    info: ImageInfo
     tried: bool = False
 
     def request(self) -> bytes:
         if isinstance(self.file, bytes):
             data = base64.b64encode(self.file).decode("ascii")
-            return json.dumps([self.number, "", self.fact.sha256, data]).encode("ascii") + b"\n"
-        path = os.fsencode(self.file).decode("latin-1")  # a path's bytes, whatever they mean, survive JSON this way
-        return json.dumps([self.number, path, self.fact.sha256]).encode("ascii") + b"\n"
+            return json.dumps([self.number, "", self.info.sha256, data]).encode("ascii") + b"\n"
+        path = os.fsencode(self.file).decode("latin-1")  # any path's bytes survive JSON this way
+        return json.dumps([self.number, path, self.info.sha256]).encode("ascii") + b"\n"
 
 
 @dataclass(eq=False)
 class _Child:
-    """One worker process, what it has been given, and since when (seconds) it is busy with the first of that."""
+    """One worker process, its queued tasks, and the time (seconds) since which it has worked on the first of them."""
 
     process: subprocess.Popen[bytes]
     given: deque[_ValidationTask]
@@ -212,7 +212,7 @@ class _Child:
     overdue: _ValidationTask | None = None
 
     def give(self, tasks: Iterable[_ValidationTask]) -> None:
-        with contextlib.suppress(OSError):  # it died; the end of its answers says so too, and is dealt with there
+        with contextlib.suppress(OSError):  # it died; handled where its answers end
             if self.process.stdin:
                 self.process.stdin.write(b"".join(task.request() for task in tasks))
                 self.process.stdin.flush()
@@ -221,24 +221,24 @@ class _Child:
         return self.process.stdout.readline() if self.process.stdout else b""
 
     def answer(self) -> ImageInfo | None:
-        """What it says about the first image it was given; None if it died or talks nonsense."""
+        """Return its answer for the first queued image; None if it died or the answer is invalid."""
         task = self.given[0]
         try:
             number, *answer = json.loads(self.line())
-            return ImageInfo(task.fact.sha256, task.fact.bytes, *answer) if number == task.number else None
+            return ImageInfo(task.info.sha256, task.info.bytes, *answer) if number == task.number else None
         except (ValueError, TypeError):
             return None
 
     def end(self) -> None:
         self.process.kill()
-        with contextlib.suppress(OSError):  # what could not be flushed to a dead process
+        with contextlib.suppress(OSError):  # data that could not be flushed to a dead process
             self.process.communicate()
 
 
 class _Pool:
-    """Worker processes, a thread of this process feeding each, and a clock that stops those who take too long.
+    """Worker processes, a feeding thread for each, and a watchdog that stops workers that take too long.
 
-    Iterating gives one `ImageInfo` for each task, in no order. Leaving the block, however it happens, ends all processes.
+    Iterating gives one `ImageInfo` per task, in no particular order. Leaving the block in any way ends all processes.
     """
 
     def __init__(
@@ -282,7 +282,7 @@ class _Pool:
                 yield item
 
     def _feed(self) -> None:
-        """Body of a feeding thread: one child after the other, until there is nothing left to do."""
+        """Body of a feeding thread: run one child after another until no tasks are left."""
         given: deque[_ValidationTask] = deque()
         try:
             while (given or self._tasks) and not self._stopped.is_set():
@@ -292,21 +292,21 @@ class _Pool:
             self._done.put(error)
 
     def _with_child(self, given: deque[_ValidationTask]) -> None:
-        """Start a child and feed it until nothing is left, or it dies; then `given` holds what is left to do."""
+        """Start a child and feed it until no tasks are left, or it dies; then `given` holds its unfinished tasks."""
         child = self._start(given)
         if child is None:
             return
         try:
             child.give(given)
             while self._refill(child):
-                fact = child.answer()
-                if fact is None:
+                info = child.answer()
+                if info is None:
                     self._blame(child)
                     return
                 with self._lock:
                     given.popleft()
                     child.since = time.monotonic()
-                self._done.put(fact)
+                self._done.put(info)
         finally:
             with self._lock:
                 self._children.discard(child)
@@ -334,10 +334,10 @@ class _Pool:
         return child
 
     def _refill(self, child: _Child) -> bool:
-        """Give the child more when it is running low; False when there is nothing left to wait for."""
+        """Give the child more tasks when few are queued; return False when there is nothing left to wait for."""
         if len(child.given) <= AHEAD // 2:
             with self._lock:
-                fair = max(1, len(self._tasks) // (2 * self._workers))  # near the end, leave some to the others
+                fair = max(1, len(self._tasks) // (2 * self._workers))  # near the end, leave some for the others
                 more = [self._tasks.popleft() for _ in range(min(AHEAD - len(child.given), fair, len(self._tasks)))]
                 if not child.given:
                     child.since = time.monotonic()
@@ -347,24 +347,24 @@ class _Pool:
         return bool(child.given)
 
     def _blame(self, child: _Child) -> None:
-        """Settle why a child died: the image it was on took too long, or died under it for the second time."""
+        """Handle a child's death: its current image took too long, crashed for the second time, or is retried."""
         if self._stopped.is_set():
             return
         with self._lock:
             task = child.given.popleft()
             if child.overdue is not task and not task.tried:
-                # Once more, in a new process: memory may have run out, or an earlier image broken something.
+                # Retry in a new process: memory may have run out, or an earlier image may have broken something.
                 child.given.appendleft(replace(task, tried=True))
                 return
         if child.overdue is task:
             answer = left_out("too_slow", f"took more than {self._seconds_each:g} s to decode and was stopped.")
         else:
             child.process.kill()
-            answer = left_out("decoder_crashed", f"ended its decoder twice (code {child.process.wait()}).")
-        self._done.put(ImageInfo(task.fact.sha256, task.fact.bytes, *answer))
+            answer = left_out("decoder_crashed", f"crashed its decoder twice (code {child.process.wait()}).")
+        self._done.put(ImageInfo(task.info.sha256, task.info.bytes, *answer))
 
     def _watch(self) -> None:
-        """Body of the clock's thread: kill children whose image takes too long, or that never get ready."""
+        """Body of the watchdog thread: kill children whose image takes too long, or that never become ready."""
         while not self._stopped.wait(min(0.1, self._seconds_each / 4)):
             with self._lock:
                 now = time.monotonic()
@@ -377,8 +377,8 @@ class _Pool:
 
 def _cannot_start(why: str) -> HeadstartError:
     return HeadstartError(
-        f"the process that looks at new images could not be started: {why}.",
-        hint="Its own message stands above, if it had one. Check that this Python's Pillow works: python -m PIL",
+        f"the process that validates new images could not be started: {why}.",
+        hint="Its own message, if any, is above. Check that this Python's Pillow works: python -m PIL",
     )
 
 
@@ -386,12 +386,12 @@ def _facts_folder() -> Path:
     return cache_dir() / "facts" / f"{SCREEN_VERSION}-pillow-{PIL.__version__}"
 
 
-def _remembered(wanted: set[str]) -> list[ImageInfo]:
-    """Facts of these SHA-256s from the cache; shards whose bytes do not have the SHA-256 they are named by are removed.
+def _cached_infos(wanted: set[str]) -> list[ImageInfo]:
+    """Return the cached infos for these SHA-256s; remove shards whose bytes do not match the SHA-256 in their name.
 
-    A shard has one line per file, ``SHA-256 JSON``, so that looking for few among many parses few.
+    A shard has one line per file, ``SHA-256 JSON``, so only the wanted lines are parsed.
     """
-    found: dict[str, ImageInfo] = {}
+    infos: dict[str, ImageInfo] = {}
     folder = _facts_folder()
     shards = sorted(folder.glob("*.facts")) if wanted else []
     lines: list[bytes] = []
@@ -401,13 +401,13 @@ def _remembered(wanted: set[str]) -> list[ImageInfo]:
             if sha256_bytes(data) != shard.stem:
                 shard.unlink(missing_ok=True)
                 continue
-        except OSError as error:  # merged by another process, or not ours to read: then the images are looked at anew
+        except OSError as error:  # merged by another process, or no permission: then the images are validated again
             log.info("%s: %s", shard, error.strerror)
             continue
         for line in data.splitlines():
             sha256 = line[:64].decode("ascii")
-            if sha256 in wanted and sha256 not in found:
-                found[sha256] = ImageInfo(sha256, *json.loads(line[65:]))
+            if sha256 in wanted and sha256 not in infos:
+                infos[sha256] = ImageInfo(sha256, *json.loads(line[65:]))
         if len(shards) > MAX_SHARDS:
             lines += data.splitlines(keepends=True)
     if len(shards) > MAX_SHARDS and _write_shard(b"".join(sorted(set(lines)))):
@@ -415,12 +415,12 @@ def _remembered(wanted: set[str]) -> list[ImageInfo]:
         for shard in shards:
             if shard.stem != merged:
                 shard.unlink(missing_ok=True)
-    return list(found.values())
+    return list(infos.values())
 
 
-def _remember(infos: list[ImageInfo]) -> None:
-    """Write infos down as one more shard."""
-    rows = ((fact.sha256, json.dumps(astuple(fact)[1:])) for fact in infos)
+def _cache_infos(infos: list[ImageInfo]) -> None:
+    """Write infos to the cache as one more shard."""
+    rows = ((info.sha256, json.dumps(astuple(info)[1:])) for info in infos)
     if infos:
         _write_shard("".join(f"{sha256} {values}\n" for sha256, values in rows).encode("ascii"))
 
@@ -428,12 +428,12 @@ def _remember(infos: list[ImageInfo]) -> None:
 def _write_shard(data: bytes) -> bool:
     try:
         write_bytes(_facts_folder() / f"{sha256_bytes(data)}.facts", data)
-    except WriteError as error:  # a full or read-only cache costs the next run some time, and this one nothing
-        log.warning("What was learnt about the images is not kept: %s", error)
+    except WriteError as error:  # a full or read-only cache costs the next run some time, and this one none
+        log.warning("The validation results of the images are not cached: %s", error)
         return False
     return True
 
 
 def cores() -> int:
-    """Processors that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,9 +1,8 @@
 """The process in which an image is decoded for the first time; started, fed and replaced by `images.validate`.
 
-It reads one request per line on standard input, decodes the image, and answers with one line of JSON. It imports the
-standard library and Pillow only, and is ready in about 0.1 s. Whatever a decoder does here (crash, spin, eat memory)
-costs this process and not the user's. Not to be started by hand, and no protection of the files it may read: it runs
-as the same user.
+It reads one request per line from standard input, decodes the image, and answers with one line of JSON. It imports only
+the standard library and Pillow, and is ready in about 0.1 s. Whatever a decoder does here (crash, spin, exhaust memory)
+costs this process and not the user's. Do not start it by hand. It is not a sandbox for files: it runs as the same user.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from headstart.errors import UnreadableImage
 from headstart.images.decode import read
 
 READY = b"ready\n"
-AT_LEAST_PIXELS = (64, 64)  # what images are decoded at here: all of their data is read, few of their pixels made
-MEMORY_BYTES = 6 << 30  # address space; three copies of the largest image that is let through take 1.5 GB
-WHOLE_BYTES = 32 << 20  # larger files are read piece by piece
+AT_LEAST_PIXELS = (64, 64)  # size to decode at: reads all of an image's data, but makes few pixels
+MEMORY_BYTES = 6 << 30  # address space; three copies of the largest allowed image take 1.5 GB
+WHOLE_BYTES = 32 << 20  # larger files are read in pieces
 
 GREYS_SIDE = 16
 
@@ -37,23 +36,23 @@ in order."""
 
 
 def look(path: bytes, sha256: str) -> Answer:
-    """Decode one image whose bytes must have that SHA-256, and say what it is or why it cannot be used."""
+    """Decode one image, whose bytes must have that SHA-256, and describe it or say why it cannot be used."""
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size <= WHOLE_BYTES:
                 data = file.read()
                 if hashlib.sha256(data).hexdigest() != sha256:
-                    return left_out("changed", "its bytes changed while it was being looked at.")
+                    return left_out("changed", "its bytes changed during validation.")
                 return decode_and_describe(data)
             if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                return left_out("changed", "its bytes changed while it was being looked at.")
+                return left_out("changed", "its bytes changed during validation.")
             return decode_and_describe(file)
     except OSError as error:
         return left_out(reason_of(error), f"could not be read: {error.strerror}.")
 
 
 def decode_and_describe(data: bytes | BinaryIO) -> Answer:
-    """What an image is, or why it cannot be used."""
+    """Describe an image, or say why it cannot be used."""
     try:
         decoded = read(data, AT_LEAST_PIXELS)
         width, height = decoded.upright_size
@@ -65,22 +64,22 @@ def decode_and_describe(data: bytes | BinaryIO) -> Answer:
 
 
 def left_out(reason: str, message: str) -> Answer:
-    """The answer for an image that cannot be used."""
+    """Return the answer for an image that cannot be used."""
     return "", 0, 0, "", 1, 0, -1, "", reason, message
 
 
 def reason_of(error: OSError) -> str:
-    """The code of `headers.REASONS` for a file that the operating system does not give."""
+    """Return the code in `headers.REASONS` for a file that the operating system cannot open."""
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
         return "not_a_file"
     return "no_permission" if isinstance(error, PermissionError) else "unreadable"
 
 
 def dhash(image: Image.Image) -> int:
-    """64-bit difference hash: the image as 9 x 8 greys, one bit wherever a grey is darker than its right neighbour.
+    """Return a 64-bit difference hash: 9 x 8 greys, one bit wherever a grey is darker than its right neighbour.
 
     N. Krawetz, "Kind of like that", hackerfactor.com, 2013. The first bit (top left) is the highest. It survives
-    rescaling and recompression; it does not survive cropping, turning, or much of anything else.
+    rescaling and recompression; it does not survive cropping, rotation, or most other changes.
     """
     greys = image.convert("L").resize((9, 8), Image.Resampling.BILINEAR, reducing_gap=3.0).tobytes()
     bits = 0
@@ -91,7 +90,7 @@ def dhash(image: Image.Image) -> int:
 
 
 def greys(image: Image.Image) -> str:
-    """What an image looks like from afar: 16 x 16 greys, squashed into a square, row by row in base64."""
+    """Return a thumbnail of an image: 16 x 16 greys, squashed into a square, row by row in base64."""
     small = image.convert("L").resize((GREYS_SIDE, GREYS_SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
     return base64.b64encode(small.tobytes()).decode("ascii")
 
@@ -100,9 +99,9 @@ def serve(seconds_each: float, look: Callable[[bytes, str], Answer] = look) -> N
     """Answer requests until standard input ends: JSON lines [number, path, sha256], or [number, "", sha256, base64]."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", 0)
     nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):  # what a decoder prints must be neither an answer nor noise (libtiff prints a lot)
+    for stream in (0, 1, 2):  # keep decoders' output (libtiff prints a lot) from the answers and the terminal
         os.dup2(nothing, stream)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
     _limit_memory()
     answers.write(READY)
     for line in requests:
@@ -115,25 +114,25 @@ def serve(seconds_each: float, look: Callable[[bytes, str], Answer] = look) -> N
 if sys.platform == "win32":
 
     def _limit_memory() -> None:
-        """Windows has no such limits; there the parent's clock is the only one."""
+        """Do nothing: Windows has no such limits; the parent's watchdog is the only one."""
 
     def _limit_cpu(seconds_each: float) -> None:
-        """Windows has no such limits."""
+        """Do nothing: Windows has no such limits."""
 
 else:
     import resource
 
     def _limit_memory() -> None:
-        """No core files, and a bound on memory where the system can set one."""
+        """Disable core files, and limit memory where the system can."""
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _lower(resource.RLIMIT_AS, MEMORY_BYTES)
 
     def _limit_cpu(seconds_each: float) -> None:
-        """Let the next image use a little more CPU time than the parent would wait: for when there is no parent."""
+        """Let the next image use a little more CPU time than the parent would wait: for when the parent is gone."""
         _lower(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds_each) + 10)
 
     def _lower(which: int, value: int) -> None:
-        """Set a soft limit, unless the system's own hard limit is stricter already."""
+        """Set a soft limit, unless the system's hard limit is already stricter."""
         hard = resource.getrlimit(which)[1]
         if hard == resource.RLIM_INFINITY or hard > value:
             resource.setrlimit(which, (value, hard))

@@ -1,4 +1,4 @@
-"""The texts that stand below the fields of a dataclass: written once there, read for the command line.
+"""Docstrings below the fields of a dataclass: written once there, read for the command line.
 
 Python keeps no docstrings of fields, so the source is parsed: about a millisecond per class.
 """
@@ -12,9 +12,9 @@ import textwrap
 
 
 def field_texts(cls: type) -> dict[str, str]:
-    """{field: the text below it, on one line}, of the fields that have one, in their order.
+    """Return {field: the text below it, on one line} for the fields that have one, in order.
 
-    Raises `OSError` where the class's source is not at hand.
+    Raises `OSError` if the class's source is not available.
     """
     (body,) = (
         node.body for node in ast.parse(textwrap.dedent(inspect.getsource(cls))).body if isinstance(node, ast.ClassDef)

@@ -1,13 +1,13 @@
-"""The one write path: every file that headstart leaves behind is written here.
+"""The only write path: every file that headstart leaves behind is written here.
 
-A file is written aside, synced, and renamed over its final name; whole folders likewise, see `io.folders`. So a reader sees
-the old state or the new one, never half of one, whatever moment the process or the machine dies at. The price is an
-fsync per file (about a millisecond on a laptop's disk), which nobody notices next to the work that led to the file.
+A file is written to a temporary name, synced, and renamed to its final name; whole folders likewise, see `io.folders`.
+So a reader sees the old state or the new one, never a mixture, whenever the process or the machine dies. The cost is an
+fsync per file (about a millisecond on a laptop's disk), negligible next to the work behind the file.
 
-What a killed process was writing is left aside as ``.NAME.HEX.part``. Whoever writes into that folder more than an hour
+A killed process leaves its unfinished file as ``.NAME.HEX.part``. The next write into that folder more than an hour
 later removes it.
 
-Nothing else in the package but `io.folders` opens a file for writing (`tests/test_layout.py` checks that).
+No other module in the package except `io.folders` opens a file for writing (`tests/test_layout.py` checks that).
 """
 
 from __future__ import annotations
@@ -37,43 +37,43 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-LEFTOVER_SECONDS = 3600.0  # what lies aside for longer than this belongs to a process that is gone
+LEFTOVER_SECONDS = 3600.0  # older temporary files belong to a process that is gone
 _ASIDE = re.compile(r"\..*\.[0-9a-f]{32}\.part", re.DOTALL)
 
 
 def cache_dir() -> Path:
-    """The user's cache folder for headstart: ``HEADSTART_CACHE``, or the platform's own place for caches."""
-    given = os.environ.get("HEADSTART_CACHE")
-    if given:
-        return Path(given)
+    """Return headstart's cache folder: ``HEADSTART_CACHE``, or the platform's cache location."""
+    override = os.environ.get("HEADSTART_CACHE")
+    if override:
+        return Path(override)
     from platformdirs import user_cache_path
 
     return user_cache_path("headstart", appauthor=False)
 
 
 def sha256_bytes(data: bytes | bytearray | memoryview) -> str:
-    """Hexadecimal SHA-256 of bytes."""
+    """Return the hexadecimal SHA-256 of bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in small pieces (memory does not grow with the file)."""
+    """Return the hexadecimal SHA-256 of a file, read in small pieces (memory does not grow with the file)."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Write a file aside, sync it, rename it into place. Raises `WriteError`; then nothing is left behind."""
+    """Write a file to a temporary name, sync it, rename it into place. Raises `WriteError`, leaving nothing behind."""
     write_together({path: data})
 
 
 def write_cache(path: Path, data: bytes | memoryview) -> None:
     """Write a file that only saves work the next time.
 
-    A cache that this user may not write to costs that work and a warning, once a process. A full or failing disk raises
-    `WriteError`: whoever has one wants to know.
+    If this user may not write to the cache, the work is repeated, with one warning per process. A full or failing disk
+    raises `WriteError`: the user should know.
     """
-    advice = "HEADSTART_CACHE=DIR puts the cache elsewhere."
+    advice = "HEADSTART_CACHE=DIR moves the cache elsewhere."
     try:
         write_bytes(path, data)
     except WriteError as error:
@@ -81,19 +81,19 @@ def write_cache(path: Path, data: bytes | memoryview) -> None:
         if not (isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS)):
             raise WriteError(error.message, hint=f"{error.hint}\n{advice}") from error
         if not _not_kept:
-            log.warning("Nothing is kept for the next time: %s %s", error.message, advice)
+            log.warning("Results are not cached: %s %s", error.message, advice)
         _not_kept.add(path.parent)
 
 
 _not_kept: set[Path] = set()
-"""Folders of the cache that could not be written to; a warning was given for the first."""
+"""Folders of the cache that could not be written to; only the first gives a warning."""
 
 
 def write_together(contents: Mapping[Path, bytes | memoryview]) -> None:
-    """Write files that belong together: all aside first, then all renamed. Raises `WriteError`.
+    """Write files that belong together: all to temporary names first, then all renamed. Raises `WriteError`.
 
-    A full disk shows while they are aside, so the old ones stay. Should the disk fail between two renames, those that
-    were new are removed again.
+    A full disk shows before the renames, so the old files stay. If the disk fails between two renames, newly created
+    files are removed again.
     """
     contents = {Path(os.path.realpath(path)) if path.is_symlink() else path: data for path, data in contents.items()}
     for path in contents:
@@ -112,7 +112,7 @@ def write_together(contents: Mapping[Path, bytes | memoryview]) -> None:
                 renamed += [path] if new else []
     except BaseException:
         for left in (*asides.values(), *renamed):
-            with suppress(OSError):  # the disk fails, which is being reported; a leftover is removed another time
+            with suppress(OSError):  # the disk error is being reported; leftovers are removed later
                 left.unlink(missing_ok=True)
         raise
     for folder in {path.parent for path in contents}:
@@ -123,9 +123,9 @@ def write_together(contents: Mapping[Path, bytes | memoryview]) -> None:
 
 @contextmanager
 def file_aside(final: Path) -> Iterator[BinaryIO]:
-    """Write a file piece by piece: it lies aside, and at the end is synced and renamed. Raises `WriteError`.
+    """Write a file piece by piece under a temporary name; at the end, sync and rename it. Raises `WriteError`.
 
-    On any exception nothing is left behind, and what was there before stays.
+    On any exception nothing is left behind, and an existing file stays.
     """
     final = Path(os.path.realpath(final)) if final.is_symlink() else final
     check_file_place(final)
@@ -140,16 +140,16 @@ def file_aside(final: Path) -> Iterator[BinaryIO]:
             os.replace(aside, final)
             sync_folder(final.parent)
     finally:
-        with suppress(OSError):  # the error is being reported; what is left is removed another time
+        with suppress(OSError):  # the error is being reported; leftovers are removed later
             aside.unlink(missing_ok=True)
     sweep(final.parent)
 
 
 @contextmanager
 def partial_file(path: Path) -> Iterator[BinaryIO]:
-    """A download under way: what is there of it, open for reading and writing, for one process at a time.
+    """Open an unfinished download for reading and writing, for one process at a time.
 
-    What is written stays when the block ends, however it ends. Raises `WriteError`, also if another process has it open.
+    Its contents stay when the block ends, however it ends. Raises `WriteError`, also if another process has it open.
     """
     with as_write_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,14 +157,14 @@ def partial_file(path: Path) -> Iterator[BinaryIO]:
         with open(descriptor, "r+b", buffering=0) as file:
             if not _locked(descriptor):
                 raise WriteError(
-                    f"{path}: another process is downloading the same just now.",
+                    f"{path}: another process is downloading the same file.",
                     hint="Wait until it is done, then run the same command again.",
                 )
             yield file
 
 
 def _locked(descriptor: int) -> bool:
-    """Lock an open file for this process; the lock ends with the file or the process. False if another one has it."""
+    """Lock an open file until it is closed or the process ends; return False if another process holds the lock."""
     try:
         if os.name == "nt":
             msvcrt = importlib.import_module("msvcrt")
@@ -178,27 +178,27 @@ def _locked(descriptor: int) -> bool:
 
 
 def take_name(path: Path, final: Path) -> None:
-    """Give a file that is complete and synced its final name. Raises `WriteError`."""
+    """Rename a complete, synced file to its final name. Raises `WriteError`."""
     with as_write_error(final):
         os.replace(path, final)
         sync_folder(final.parent)
 
 
 def remove_files(*paths: Path) -> None:
-    """Remove files, as far as they are there. Raises `WriteError`."""
+    """Remove files; missing ones are ignored. Raises `WriteError`."""
     for path in paths:
         with as_write_error(path):
             path.unlink(missing_ok=True)
 
 
 def copy_file(source: Path, path: Path) -> None:
-    """Copy a file in small pieces. Raises `WriteError`, which names `source` if that cannot be read."""
+    """Copy a file in small pieces. Raises `WriteError`, which names `source` if it cannot be read."""
     with file_aside(path) as file, open(source, "rb") as given:
         shutil.copyfileobj(given, file, 1 << 20)
 
 
 def write_zip(path: Path, contents: Mapping[str, bytes | Path]) -> None:
-    """Write a zip: name in the archive -> its bytes, or the file to copy in small pieces. Raises `WriteError`.
+    """Write a zip from {name in the archive: its bytes, or a file to copy in small pieces}. Raises `WriteError`.
 
     Bytes are compressed, files are not (weights and wheels do not shrink). Equal contents give equal bytes.
     """
@@ -226,14 +226,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV that `read_csv` gives back to the letter, see `csv_bytes`. Raises `WriteError`."""
+    """Write a CSV that `read_csv` reads back exactly, see `csv_bytes`. Raises `WriteError`."""
     write_bytes(path, csv_bytes(header, rows))
 
 
 def csv_bytes(
     header: Sequence[str], rows: Iterable[Sequence[object]], *, delimiter: str = ",", line_end: str = "\n"
 ) -> bytes:
-    """A CSV: UTF-8, RFC 4180 quoting.
+    """Return a CSV: UTF-8, RFC 4180 quoting.
 
     File names that are not valid Unicode (they exist on Linux) keep their bytes through ``surrogateescape``.
     """
@@ -241,19 +241,19 @@ def csv_bytes(
     plain = csv.writer(text, delimiter=delimiter, lineterminator=line_end)
     quoted = csv.writer(text, delimiter=delimiter, lineterminator=line_end, quoting=csv.QUOTE_ALL)
     for row in (header, *rows):
-        returns = any("\r" in cell for cell in row if isinstance(cell, str))  # Python < 3.13 does not quote for these
+        returns = any("\r" in cell for cell in row if isinstance(cell, str))  # Python < 3.13 does not quote these
         (quoted if returns else plain).writerow(row)
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV as dicts, as written by `write_csv`."""
+    """Read the rows of a CSV, as written by `write_csv`, as dicts."""
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
 
 
 def safetensors_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Arrays as safetensors; equal ones give equal bytes (the library's own order of metadata changes from run to run)."""
+    """Return arrays as safetensors; equal arrays give equal bytes (the library's metadata order varies by run)."""
     from safetensors.numpy import save
 
     data: bytes = save(dict(arrays), metadata=dict(metadata or {}))
@@ -264,14 +264,14 @@ def safetensors_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """An image as the bytes of a PNG file."""
+    """Return an image as the bytes of a PNG file."""
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
 
 
 def jpeg_bytes(image: Image.Image, quality: int, exif: Image.Exif | None = None) -> bytes:
-    """An image as the bytes of a JPEG file."""
+    """Return an image as the bytes of a JPEG file."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality, **({"exif": exif} if exif is not None else {}))
     return file.getvalue()
@@ -283,9 +283,9 @@ def read_json(path: Path) -> Any:
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes]) -> int:
-    """Write a new file into a folder that is being filled aside, piece by piece; its size. Raises `WriteError`.
+    """Write a new file, piece by piece, into a folder under construction; return its size. Raises `WriteError`.
 
-    Nothing may have its name, not even a link. What raises while giving pieces leaves a part of it behind.
+    The name must be free; not even a link may have it. An exception from `pieces` leaves an incomplete file behind.
     """
     with as_write_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -294,20 +294,20 @@ def write_pieces(path: Path, pieces: Iterable[bytes]) -> int:
 
 
 def check_file_place(path: Path) -> None:
-    """Raise `WriteError` if no file can take that name: a folder or a device has it, or this user may not write there.
+    """Raise `WriteError` if no file can have that name: a folder or a device has it, or this user may not write there.
 
-    Cheap, so that long work can ask before it begins.
+    Cheap, so long-running work can check before it begins.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         what = "a folder" if os.path.isdir(path) else "a device or a pipe"
         raise WriteError(
-            f"{path}: is {what}, and a file is to be written there.", hint="Give the name of a file, such as out.csv."
+            f"{path}: is {what}; expected the name of a file to write.", hint="Give a file name, such as out.csv."
         )
     check_writable(path, Path(os.path.abspath(path)).parent)
 
 
 def check_writable(path: Path, parent: Path) -> None:
-    """Raise `WriteError` if the nearest folder that exists above `path` is no folder, or not this user's to write in."""
+    """Raise `WriteError` if the nearest existing parent of `path` is not a folder, or not writable by this user."""
     while not os.path.lexists(parent):
         parent = parent.parent
     with as_write_error(path):
@@ -318,9 +318,9 @@ def check_writable(path: Path, parent: Path) -> None:
 
 
 def scratch_array(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
-    """An array for intermediate results, in a file of the cache that has no name: it is gone with the last reference.
+    """Return an array for intermediate results in an unnamed cache file, which disappears with the last reference.
 
-    Its room is taken at once, so that a full disk is a `WriteError` here and not a crash later.
+    Its space is allocated at once, so that a full disk is a `WriteError` here and not a crash later.
     """
     import numpy as np
 
@@ -349,8 +349,8 @@ def as_write_error(path: Path) -> Iterator[None]:
             errno.EPERM: "You may not write there: choose another folder, or change its permissions.",
             errno.EROFS: "That disk is read-only: choose another folder.",
             errno.EFBIG: "Files of that size are not allowed there (`ulimit -f`): choose another folder.",
-            errno.ENOTDIR: "A file stands where a folder is needed: choose another place.",
-            errno.EEXIST: "A file stands where a folder is needed: choose another place.",
+            errno.ENOTDIR: "A file is where a folder is needed: choose another path.",
+            errno.EEXIST: "A file is where a folder is needed: choose another path.",
         }
         named = str(error.filename or path)
         where = f" ({named})" if named != str(path) and not _ASIDE.fullmatch(Path(named).name) else ""
@@ -370,13 +370,13 @@ def json_bytes(value: Any) -> bytes:
 
 
 def name_aside(final: Path) -> Path:
-    """A name of its own beside `final`; the part of it that is kept has at most 160 bytes."""
+    """Return a unique temporary name beside `final`; it keeps at most 160 bytes of the name."""
     return final.with_name(f".{final.name[:40]}.{uuid.uuid4().hex}.part")
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes have left aside in a folder, once it is an hour old by the folder's own clock."""
-    with suppress(OSError):  # gone meanwhile, or not ours: somebody else's sweep will do
+    """Remove temporary files of killed processes from a folder, once an hour old by the folder's own clock."""
+    with suppress(OSError):  # gone meanwhile, or no permission: another process will remove it
         now = folder.stat().st_mtime
         for entry in list(os.scandir(folder)):
             if not _ASIDE.fullmatch(entry.name) or now - entry.stat(follow_symlinks=False).st_mtime < LEFTOVER_SECONDS:
@@ -406,7 +406,7 @@ def _write_all(descriptor: int, data: memoryview) -> int:
 
 def sync_folder(folder: Path) -> None:
     if os.name != "posix":
-        return  # Windows has no such call; its rename is journalled
+        return  # Windows has no such call; its renames are journalled
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""Folders that are there as a whole or not at all: filled aside, given their manifest last, renamed once.
+"""Folders that appear complete or not at all: filled under a temporary name, manifest written last, renamed once.
 
-`manifest.json` names every file of a run folder with its SHA-256, and a reader checks it before anything else looks at
-one. A folder without a manifest is somebody else's, and is never replaced. Files are written by `files`.
+`manifest.json` lists every file of a run folder with its SHA-256; readers check it before they open any other file. A
+folder without a manifest was not written by headstart and is never replaced. Files are written by `files`.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ MANIFEST = "manifest.json"
 
 @contextmanager
 def folder_aside(final: Path, *, fresh: bool = False) -> Iterator[Path]:
-    """Fill a folder aside; at the end it gets its manifest and takes the name `final`, all at once.
+    """Fill a folder under a temporary name; at the end, write its manifest and rename it to `final`, all at once.
 
-    With `fresh` it gets none, and nothing may have that name: `WriteError`, also if something has it by the end. The disk
-    is synced once then: 0.1 s for 7,000 files of 20 kB, where syncing each took 3 ms per file.
+    With `fresh` it gets no manifest, and the name must be free: `WriteError`, also if something has it by the end. The
+    disk is then synced once: 0.1 s for 7,000 files of 20 kB, where syncing each takes 3 ms per file.
 
-    A headstart folder that already has that name is kept as ``NAME.previous`` (one is kept). A folder without a
-    manifest, that is, somebody else's, is never replaced: `WriteError`. On any exception the aside folder is removed and
-    what was there before stays. (Killed just between two renames, what was there is found as ``NAME.previous``.)
+    An existing headstart folder of that name is kept as ``NAME.previous`` (only one is kept). A folder without a
+    manifest, not written by headstart, is never replaced: `WriteError`. On any exception the temporary folder is
+    removed and an existing folder stays. (If the process is killed between two renames, it is in ``NAME.previous``.)
     """
     (check_free if fresh else check_replaceable)(final)
     place = Path(os.path.abspath(final))  # '.' has no name of its own
@@ -56,7 +56,7 @@ def folder_aside(final: Path, *, fresh: bool = False) -> Iterator[Path]:
         with as_write_error(final):
             if fresh:
                 _sync_all(aside)
-                os.rename(aside, place)  # fails if a file, a link or a folder with something in it is there now
+                os.rename(aside, place)  # fails if a file, a link or a non-empty folder is there now
             else:
                 _take_place(aside, place)
     except WriteError as error:
@@ -71,7 +71,7 @@ def folder_aside(final: Path, *, fresh: bool = False) -> Iterator[Path]:
 
 
 def _take_place(aside: Path, final: Path) -> None:
-    """Rename a filled folder to its final name; what was there becomes NAME.previous, and comes back if that fails."""
+    """Rename a filled folder to its final name; the old folder becomes NAME.previous, and is restored on failure."""
     if not final.exists() or not any(final.iterdir()):
         if os.name == "nt" and final.exists():
             final.rmdir()  # elsewhere a rename replaces an empty folder
@@ -97,7 +97,7 @@ def _take_place(aside: Path, final: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder, which is renamed first: nobody meets half of it. Raises `WriteError`."""
+    """Remove a folder, renaming it first so that nobody sees half of it. Raises `WriteError`."""
     aside = name_aside(path)
     with as_write_error(path), suppress(FileNotFoundError):  # another process may have removed it
         os.rename(path, aside)
@@ -105,29 +105,27 @@ def remove_folder(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it; it may exist. Raises `WriteError`."""
+    """Create a folder and its parents; it may exist. Raises `WriteError`."""
     with as_write_error(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def check_free(final: Path) -> None:
-    """Raise `WriteError` if something has that name already, be it a broken link, or if this user may not write there."""
+    """Raise `WriteError` if that name exists, even as a broken link, or if this user may not write there."""
     if os.path.lexists(final):
-        raise WriteError(
-            f"{final}: exists already, and a new folder is to be written there.", hint="Choose another name."
-        )
+        raise WriteError(f"{final}: already exists; a new folder would be written there.", hint="Choose another name.")
     check_writable(final, Path(os.path.abspath(final)).parent)
 
 
 def check_replaceable(final: Path) -> None:
-    """Raise `WriteError` if no run folder can take that name.
+    """Raise `WriteError` if no run folder can have that name.
 
-    That is: a file or a link, a folder that holds something other than a headstart run, one that another file system is
-    mounted at (it cannot be renamed), or a place where this user may not write.
+    That is: it is a file or a link, a folder that contains something other than a headstart run, a mount point (which
+    cannot be renamed), or in a location where this user may not write.
     """
     place = Path(os.path.abspath(final))
     if os.path.islink(place) or (os.path.exists(place) and not os.path.isdir(place)):
-        raise WriteError(f"{final}: is in the way: a folder is to be written there.", hint="Choose another --out.")
+        raise WriteError(f"{final}: is in the way: a folder would be written there.", hint="Choose another --out.")
     check_writable(final, place.parent)
     if not os.path.isdir(place):
         return
@@ -135,63 +133,63 @@ def check_replaceable(final: Path) -> None:
         occupied = any(place.iterdir())
     if os.path.ismount(place):
         raise WriteError(
-            f"{final}: is where a disk is mounted, and the folder is to be renamed as a whole.",
+            f"{final}: is a mount point, which cannot be replaced.",
             hint=f"Choose a folder in it, such as --out {final / 'run'}.",
         )
     if occupied and not (place / MANIFEST).exists():
         raise WriteError(
-            f"{final}: holds files that headstart did not write, so it is left alone.",
+            f"{final}: contains files that headstart did not write; it is not replaced.",
             hint="Choose another --out, or an empty folder.",
         )
 
 
 def check_out_file(path: Path, *inputs: Path, option: str = "--out") -> None:
-    """As `check_file_place`, for a file that a user names with `option`.
+    """As `check_file_place`, for a file that the user names with `option`.
 
-    It may not lie in a run folder, whose manifest is closed; nor be one of the `inputs`, nor lie in one that is a folder.
+    It may not be in a run folder, whose manifest is complete; nor be one of the `inputs`, nor be inside one of them.
     """
     check_file_place(path)
     check_outside_run(path)
     check_keeps(path, inputs, option=option)
-    for given in inputs:
-        check_outside_data(path, given, option=option)
+    for source in inputs:
+        check_outside_data(path, source, option=option)
 
 
 def check_keeps(path: Path, files: Iterable[Path], *, option: str = "--out") -> None:
-    """Raise `WriteError` if writing `path` would replace one of the files that are read, by whatever name it goes."""
+    """Raise `WriteError` if writing `path` would replace one of the input files, under whatever name."""
     if not os.path.isfile(path):
         return
     for file in files:
         if os.path.exists(file) and os.path.samefile(path, file):
-            raise WriteError(f"{path}: is read here, and would be replaced.", hint=f"Choose another {option}.")
+            raise WriteError(f"{path}: is an input file, and would be replaced.", hint=f"Choose another {option}.")
 
 
 def check_outside_data(path: Path, data: Path, *, name: str = "", option: str = "--out") -> None:
-    """Raise `WriteError` if `path` is the folder `data` or lies in it; `name` is one to propose. A file is no folder."""
+    """Raise `WriteError` if `path` is the folder `data` or inside it; `name` is suggested instead. Ignores a file."""
     if not os.path.isdir(data):
         return
     places = (Path(os.path.abspath(path)), Path(os.path.realpath(path)))
     for folder in (folder for place in places for folder in (place, *place.parents)):
         if os.path.exists(folder) and os.path.samefile(folder, data):
             raise WriteError(
-                f"{path}: lies inside the data ({data}), where it would be taken for data the next time.",
+                f"{path}: is inside the data ({data}), where it would be read as data the next time.",
                 hint=f"Choose {option} outside of it, such as {data.resolve().parent / (name or path.name)}.",
             )
 
 
 def check_outside_run(path: Path) -> None:
-    """Raise `WriteError` if `path` is a run folder or lies in one: a file more, and its manifest no longer holds."""
+    """Raise `WriteError` if `path` is a run folder or inside one: an extra file would invalidate its manifest."""
     place = Path(os.path.abspath(path))
     for folder in (place, *place.parents):
         if os.path.isfile(folder / MANIFEST) and os.path.isfile(folder / "headstart.json"):
             raise WriteError(
-                f"{path}: lies in the run folder {folder}, which is left as it is.", hint="Choose another --out."
+                f"{path}: is in the run folder {folder}, which must not change.", hint="Choose another --out."
             )
 
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder for the time of the block. Raises `WriteError` if there is no place for one."""
+    """Make a folder that exists until the block ends. Raises `WriteError` if it cannot be created."""
     with as_write_error(Path(os.environ.get("TMPDIR") or "/tmp")):
         folder = Path(tempfile.mkdtemp(prefix="headstart-"))
     try:
@@ -209,12 +207,12 @@ def write_manifest(folder: Path) -> None:
 
 
 def add_to_folder(folder: Path, contents: Mapping[str, bytes], *, checked: Mapping[str, str]) -> None:
-    """Write files by relative path into a folder that has a manifest, and the manifest that names them; it comes last.
+    """Write files by relative path into a folder that has a manifest, and update the manifest last.
 
-    `checked` is what `check_manifest` returned: other files stay listed with the hashes that were found then, so that one
-    which changes meanwhile is still refused. All is written beside the folder first, so that a reader meets it half
-    renewed for the time of some renames only. Should the machine die in these, the new files are refused until they are
-    written again (`check_manifest` with `besides`). Raises `WriteError`.
+    `checked` is the result of `check_manifest`: other files stay listed with those hashes, so that one that changes
+    meanwhile is still refused. All files are written beside the folder first, so a reader can see it half updated only
+    during the renames. If the machine dies during them, the new files are refused until they are written again
+    (`check_manifest` with `besides`). Raises `WriteError`.
     """
     listed = {**checked, **{name: sha256_bytes(data) for name, data in contents.items()}}
     everything = {**contents, MANIFEST: json_bytes({"sha256": dict(sorted(listed.items()))})}
@@ -230,7 +228,7 @@ def add_to_folder(folder: Path, contents: Mapping[str, bytes], *, checked: Mappi
                 os.replace(aside, place / name)
     finally:
         for aside in asides.values():
-            with suppress(OSError):  # the error is being reported; what is left is removed another time
+            with suppress(OSError):  # the error is being reported; leftovers are removed later
                 aside.unlink(missing_ok=True)
     for parent in {(place / name).parent for name in everything}:
         with as_write_error(folder):
@@ -239,16 +237,16 @@ def add_to_folder(folder: Path, contents: Mapping[str, bytes], *, checked: Mappi
 
 
 def check_manifest(folder: Path, *, besides: Collection[str] = ()) -> dict[str, str]:
-    """{relative path: SHA-256} of the files in a folder, which are exactly those of its manifest, to the byte, no links.
+    """Return {relative path: SHA-256} of a folder's files if they match its manifest to the byte and none is a link.
 
-    Raises `DamagedRun` otherwise. Files in `besides` are about to be written again: they may differ or be missing, and are
-    then not among those returned.
+    Raises `DamagedRun` otherwise. Files in `besides` are about to be rewritten: they may differ or be missing, and are
+    then not returned.
     """
     hint = "Restore the folder from a copy, or train again."
     listed = read_manifest(folder, hint)
     try:
-        found = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
-        present = {p.relative_to(folder).as_posix() for p in found} - {MANIFEST}
+        files = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
+        present = {p.relative_to(folder).as_posix() for p in files} - {MANIFEST}
         for name in sorted((present ^ set(listed)) - set(besides)):
             problem = "is missing" if name in listed else "is not in the manifest"
             raise DamagedRun(f"{folder / name}: {problem}.", hint=hint)
@@ -259,16 +257,16 @@ def check_manifest(folder: Path, *, besides: Collection[str] = ()) -> dict[str, 
                 del listed[name]
                 continue
             if file.is_symlink() or not file.is_file():
-                raise DamagedRun(f"{file}: is a link or a device, not the file that was written.", hint=hint)
+                raise DamagedRun(f"{file}: is a link or a device, not the original file.", hint=hint)
             if sha256_file(file) != expected:
-                raise DamagedRun(f"{file}: its bytes are not those that were written (SHA-256 differs).", hint=hint)
+                raise DamagedRun(f"{file}: has changed since it was written (SHA-256 differs).", hint=hint)
     except OSError as error:
         raise DamagedRun(f"{error.filename or folder}: cannot be read: {error.strerror}.", hint=hint) from error
     return listed
 
 
 def read_manifest(folder: Path, hint: str) -> dict[str, str]:
-    """{relative path: SHA-256} of a manifest that is, to the byte, one that `write_manifest` writes, or `DamagedRun`."""
+    """Return {relative path: SHA-256} from a manifest exactly as `write_manifest` writes it, or raise `DamagedRun`."""
     path = folder / MANIFEST
     try:
         if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -278,7 +276,7 @@ def read_manifest(folder: Path, hint: str) -> dict[str, str]:
         if not isinstance(listed, dict) or data != json_bytes({"sha256": listed}):
             raise ValueError
     except FileNotFoundError:
-        raise DamagedRun(f"{folder}: has no {MANIFEST}, so its files cannot be checked.", hint=hint) from None
+        raise DamagedRun(f"{folder}: has no {MANIFEST}, so its files cannot be verified.", hint=hint) from None
     except OSError as error:
         raise DamagedRun(f"{path}: cannot be read: {error.strerror}.", hint=hint) from error
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -287,11 +285,11 @@ def read_manifest(folder: Path, hint: str) -> dict[str, str]:
 
 
 def _sync_all(folder: Path) -> None:
-    """Have all that was written below a folder on the disk."""
+    """Flush all files below a folder to the disk."""
     if hasattr(os, "sync"):
         os.sync()
         return
-    for path in folder.rglob("*"):  # Windows syncs what is open for writing only
+    for path in folder.rglob("*"):  # Windows syncs only files open for writing
         if path.is_file():
             with open(path, "r+b") as file:
                 os.fsync(file.fileno())

@@ -1,11 +1,12 @@
-"""Options that are the fields of a dataclass: each written once there, with its default and its text below it.
+"""Options as fields of a dataclass: each written once there, with its default and its text below it.
 
-A verb takes such a dataclass as one argument (`weights: WeightsSource`); the command line makes an option of each of its
-fields (`--weights`, `--weights-dir`, `--offline`), and `words_of` writes them down again as somebody would type them. The
-metadata of a field may say two things: `option`, its name on the command line where that is another than the field's,
-and `section`, the title in the help that it and the fields after it stand below.
+A verb accepts such a dataclass as one argument (`weights: WeightsSource`); the command line turns each field into an
+option (`--weights`, `--weights-dir`, `--offline`), and `words_of` converts them back to command-line words. A field's
+metadata may contain two keys: `option`, its name on the command line if it differs from the field's, and `section`, the
+title in the help above it and the fields that follow.
 
-Costs about a millisecond for a dataclass, which is parsed for its texts. Not for reading a command line: `headstart.cli`.
+Costs about a millisecond per dataclass, whose source is parsed for the texts. Not for reading a command line: see
+`headstart.cli`.
 """
 
 from __future__ import annotations
@@ -32,43 +33,50 @@ class Option:
 
 
 class OnlyFields:
-    """Beside the dataclass in an `Annotated`: the fields that this verb takes, where it does not take all."""
+    """In an `Annotated` with the dataclass: the fields that this verb accepts, if not all."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
 
 
 def options_of(cls: type) -> tuple[Option, ...]:
-    """The fields of a dataclass that have a default, as options. One without is what the options are about.
+    """Return the fields of a dataclass that have a default, as options. A field without one is the options' subject.
 
     >>> from headstart.training.recipe import Recipe
     >>> options_of(Recipe)[0].name, options_of(Recipe)[0].section
     ('approach', 'Network')
     """
-    texts, kinds, section, found = field_texts(cls), get_type_hints(cls), "", []
+    texts, kinds, section, options = field_texts(cls), get_type_hints(cls), "", []
     for field in fields(cls):
         section = field.metadata.get("section", section)
         if field.default is not MISSING:
-            name = _option_name(field)
-            found.append(Option(name, field.name, kinds[field.name], field.default, texts[field.name], section))
-    return tuple(found)
+            option = Option(
+                name=_option_name(field),
+                field=field.name,
+                kind=kinds[field.name],
+                default=field.default,
+                text=texts[field.name],
+                section=section,
+            )
+            options.append(option)
+    return tuple(options)
 
 
 def options_class(annotation: Any) -> type | None:
-    """The dataclass in the annotation of a parameter, alone or among other types; None where there is none."""
+    """Return the dataclass in the annotation of a parameter, alone or among other types; None if there is none."""
     if is_dataclass(annotation) and isinstance(annotation, type):
         return annotation
     return next(filter(None, map(options_class, get_args(annotation))), None)
 
 
 def options_taken(cls: type, annotation: Any) -> tuple[Option, ...]:
-    """Those of `cls` that a parameter with this annotation takes: all, unless `OnlyFields` stands beside it."""
+    """Return the options of `cls` that a parameter with this annotation accepts: all, unless `OnlyFields` says less."""
     only = next((mark for mark in get_args(annotation) if isinstance(mark, OnlyFields)), None)
     return tuple(option for option in options_of(cls) if only is None or option.field in only.names)
 
 
 def words_of(options: Any) -> Iterator[str]:
-    """The options that are not at their defaults, as one writes them on a command line; paths are made absolute.
+    """Yield the options that are not at their defaults, as command-line words; paths are made absolute.
 
     >>> from headstart.training.recipe import Recipe
     >>> list(words_of(Recipe(approach="linear", val_size=0.3)))

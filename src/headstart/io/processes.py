@@ -1,7 +1,7 @@
-"""Run a command in a process of its own to its end or for a limited time, and measure the memory that it held.
+"""Run a command in a child process to its end or for a limited time, and measure its peak memory.
 
-The process is asked to stop as Ctrl-C asks, and killed where it does not listen. What it writes is read by threads, so it
-never waits for a full pipe. Costs one look every 0.02 s. Not for workers that answer while they run: all output is held.
+The process is stopped as by Ctrl-C, and killed if it does not react. Threads read its output, so it never blocks on a
+full pipe. Costs one poll every 0.02 s. Not for workers that answer while they run: all output is held until the end.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 LONGEST_CALM = 5.0
-"""Seconds that a stopped process gets to keep what it has, before it is killed."""
+"""Seconds that a stopped process has to save its work before it is killed."""
 
 
 @dataclass(frozen=True)
 class ProcessResult:
-    """A process that has ended: what it wrote, how long it took, the most memory it held; `stopped` if it took too long."""
+    """A process that has ended: its output, duration and peak memory; `stopped` if it took too long."""
 
     code: int
     stdout: str
@@ -36,9 +36,9 @@ class ProcessResult:
 
 
 def run_child(command: Sequence[str], limit: float, *, calm: float = LONGEST_CALM) -> ProcessResult:
-    """Run a command to its end, or for `limit` seconds; on Ctrl-C it is stopped too.
+    """Run a command to its end, or for `limit` seconds; Ctrl-C stops it too.
 
-    A process that is asked to stop is killed if it still runs after `calm` seconds.
+    A process that still runs `calm` seconds after being asked to stop is killed.
     """
     started = time.monotonic()
     pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -85,20 +85,20 @@ def _reader(pipe: IO[str] | None, lines: list[str]) -> threading.Thread:
 
 
 def _peak_memory(pid: int, before: float) -> float:
-    """Megabytes that a process held at most so far, on Linux; elsewhere, or once it is gone, what was known before.
+    """Return a process's peak memory so far in megabytes, on Linux; elsewhere, or once it is gone, `before`.
 
-    A child's `ru_maxrss` is not used where this is: it counts the parent's own memory as well, from before the exec.
+    A child's `ru_maxrss` is used only as a fallback: it also counts the parent's own memory, from before the exec.
     """
     with suppress(OSError):  # not Linux, or the process is gone
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-            found = re.search(r"^VmHWM:\s+(\d+) kB", file.read(), re.MULTILINE)
-        if found:
-            return int(found[1]) * 1024 / 1e6
+            match = re.search(r"^VmHWM:\s+(\d+) kB", file.read(), re.MULTILINE)
+        if match:
+            return int(match[1]) * 1024 / 1e6
     return before
 
 
 def _reap(process: subprocess.Popen[str]) -> float:
-    """Take up the exit code if the process has ended, and give the memory that the system counted, NaN if it did not."""
+    """Store the exit code if the process has ended, and return the peak memory counted by the system, else NaN."""
     if process.returncode is not None:
         return math.nan
     if not hasattr(os, "wait4"):  # Windows
@@ -112,7 +112,7 @@ def _reap(process: subprocess.Popen[str]) -> float:
 
 
 def _stop(process: subprocess.Popen[str], calm: float) -> None:
-    """Ask a process to stop, as Ctrl-C does; kill it if it does not. Its exit code is left to `_reap` if it lives."""
+    """Ask a process to stop, as Ctrl-C does; kill it if it does not. `_reap` stores its exit code."""
     if process.returncode is not None:
         return
     with suppress(OSError):  # it has just ended

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 log = logging.getLogger("headstart")
-"""Notes for people: what was chosen and why. Silent in Python unless logging is set up; the command line shows it."""
+"""Notes for people: choices and reasons. Silent in Python unless logging is set up; the command line shows them."""
 
 
 @contextmanager
 def bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar while the block runs, if stderr is a terminal; yields `advance(n)`, safe to call from threads."""
+    """Show a bar while the block runs, if stderr is a terminal; yield `advance(n)`, safe to call from threads."""
     if not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO):
         yield lambda n: None
         return

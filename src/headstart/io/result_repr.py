@@ -1,8 +1,8 @@
-"""How results show themselves in a Python session: one line at a prompt, a small table in a notebook.
+"""How results appear in a Python session: one line at a prompt, a small table in a notebook.
 
-A class names its `summary` and its `facts`; `Result`, the base of what verbs return, takes both from `table` and `to_json`.
-Dataclasses need ``repr=False``, or a repr is generated. All text is made printable, cut to a length and, for HTML, escaped:
-file names come from strangers. Costs what `to_json` costs. Not for reading values back: that is what `to_json` is for.
+A class defines `summary` and `facts`; `Result`, the base class of verb results, derives both from `table` and
+`to_json`. Dataclasses need ``repr=False``, or a repr is generated. All text is made printable, truncated and, for HTML,
+escaped: file names are untrusted. Costs as much as `to_json`. Not for reading values back: use `to_json`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 from headstart.io.text_table import few, plain
 
 MOST_CHARACTERS = 160
-"""Of a repr, and of a cell of the table."""
+"""In a repr, and in a cell of the table."""
 MOST_FACTS = 30
 MOST_VALUES = 6
-"""Values of a list or a dict that are shown; of a longer one only its length is."""
+"""Longer lists and dicts show only their length."""
 
 
 class OneLineRepr(ABC):
@@ -26,11 +26,11 @@ class OneLineRepr(ABC):
 
     @abstractmethod
     def summary(self) -> str:
-        """What matters most, on one line."""
+        """Return the most important result, on one line."""
 
     @abstractmethod
     def facts(self) -> Sequence[tuple[str, str]]:
-        """Rows of the table: a name and a text."""
+        """Return the rows of the table: a name and a text each."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {_cut(self.summary())}>"
@@ -44,27 +44,27 @@ class OneLineRepr(ABC):
 
 
 class Result(OneLineRepr):
-    """What a verb returns."""
+    """The result of a verb."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """The document of `--json`."""
+        """Return the document that `--json` prints."""
 
     @abstractmethod
     def table(self) -> str:
-        """Plain text for a terminal."""
+        """Return plain text for a terminal."""
 
     def summary(self) -> str:
-        """The first line of the table."""
+        """Return the first line of the table."""
         return self.table().partition("\n")[0]
 
     def facts(self) -> Sequence[tuple[str, str]]:
-        """What `to_json` holds, where it is short; of longer lists and dicts their length."""
+        """Return the short values of `to_json`, and the lengths of longer lists and dicts."""
         return list(short_facts(self.to_json()))
 
 
 def short_facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(key, short text) of every value that is not empty.
+    """Yield (key, short text) for every non-empty value.
 
     >>> list(short_facts({"out": "run", "classes": {"cat": 1200, "dog": 3}, "rows": [{}, {}], "note": ""}))
     [('out', 'run'), ('classes', 'cat 1,200, dog 3'), ('rows', '2 entries')]
@@ -93,5 +93,5 @@ def _is_single(value: Any) -> bool:
 
 
 def _cut(text: str) -> str:
-    shown = plain(" ".join(text.split()))
-    return shown if len(shown) <= MOST_CHARACTERS else shown[: MOST_CHARACTERS - 1] + "…"
+    line = plain(" ".join(text.split()))
+    return line if len(line) <= MOST_CHARACTERS else line[: MOST_CHARACTERS - 1] + "…"

@@ -1,10 +1,10 @@
-"""Aligned columns of plain text for a terminal; wide characters count as what they take up there.
+"""Aligned columns of plain text for a terminal; wide characters count with their display width.
 
 >>> print("\\n".join(columns([["cat", "0.98"], ["猫", "1"]], "<>")))
 cat  0.98
 猫      1
 
-Costs microseconds a cell. Not for millions of rows: all are held and measured.
+Costs microseconds per cell. Not for millions of rows: all are held in memory and measured.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 
 def columns(rows: Sequence[Sequence[str]], sides: str = "") -> list[str]:
-    """One line per row, two blanks between columns. `sides`: ``<`` or ``>`` per column; by default only the first is left."""
+    """Return one line per row, columns two spaces apart; `sides`: ``<`` or ``>`` per column, default ``<>>...``."""
     if not rows:
         return []
     sides = sides or "<" + ">" * (len(rows[0]) - 1)
@@ -22,7 +22,7 @@ def columns(rows: Sequence[Sequence[str]], sides: str = "") -> list[str]:
 
 
 def cells(text: str) -> int:
-    """How many character cells of a terminal the text takes up: two for East Asian characters and emoji.
+    """Return the number of terminal cells that a text occupies: two for East Asian characters and emoji.
 
     >>> cells("cat"), cells("猫"), cells("é")
     (3, 2, 1)
@@ -33,7 +33,7 @@ def cells(text: str) -> int:
 
 
 def plain(text: str) -> str:
-    """A file name as it can be shown: what would break the line, or is not Unicode, is escaped.
+    """Return a printable file name: characters that would break the line, or are not Unicode, are escaped.
 
     >>> plain("two\\nlines"), plain("caf\\udce9")
     ('two\\\\nlines', 'caf\\\\udce9')
@@ -42,7 +42,7 @@ def plain(text: str) -> str:
 
 
 def few(texts: Sequence[str], most: int = 10, *, separator: str = ", ") -> str:
-    """The first of them, and how many more there are.
+    """Join the first `most` texts, and count the others.
 
     >>> few(["a", "b", "c"], 2)
     'a, b and 1 more'

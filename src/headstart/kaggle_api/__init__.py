@@ -1,1 +1,1 @@
-"""Kaggle, through its own client: data (resumed and checked, over HTTP), and submissions filled by name."""
+"""Kaggle, through its official client: data (resumable, verified downloads) and submissions filled by name."""

@@ -1,13 +1,12 @@
-"""Kaggle: the archive of a competition or a data set, and submissions, through its official client.
+"""Kaggle: the archive of a competition or a dataset, and submissions, through its official client.
 
-    got = download(parse_slug("dogs-vs-cats-redux-kernels-edition"))     # a zip in the cache, whole and checked
+    got = download(parse_slug("dogs-vs-cats-redux-kernels-edition"))     # a zip in the cache, complete and verified
     unpack(got.path, Path("data")); forget(got)
 
-The client (package `kaggle`) logs in with whatever it reads: KAGGLE_API_TOKEN or ~/.kaggle/access_token, KAGGLE_USERNAME and
-KAGGLE_KEY, kaggle.json in KAGGLE_CONFIG_DIR, ~/.kaggle or ~/.config/kaggle. It runs in a process of its own
-(`kaggle_worker`), so that no key is ever in this one, and a server that never answers costs a minute and not a hang.
-Starting that takes about a second. Public data sets need no account. Not for single files of a competition: it is
-always the whole archive.
+The client (package `kaggle`) finds its own credentials: KAGGLE_API_TOKEN or ~/.kaggle/access_token, KAGGLE_USERNAME and
+KAGGLE_KEY, kaggle.json in KAGGLE_CONFIG_DIR, ~/.kaggle or ~/.config/kaggle. It runs in a separate process (`worker`),
+so that no key is ever in this one, and an unresponsive server costs a minute instead of hanging. Starting it takes
+about a second. Public datasets need no account. Not for single files of a competition: it downloads the whole archive.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ from headstart.kaggle_api.http_download import RetryPolicy
 
 SITE = "https://www.kaggle.com"
 PATIENT = RetryPolicy()
-MORE_PATIENCE = 15.0  # seconds that the worker may be silent for, beyond what it waits for itself
-UPLOAD_SPEED = 50_000  # bytes per second: a slower upload is taken for dead
+MORE_PATIENCE = 15.0  # seconds that the worker may be silent, beyond its own timeouts
+UPLOAD_SPEED = 50_000  # bytes per second: a slower upload counts as dead
 MEGA = 1_000_000
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?"
@@ -44,7 +43,7 @@ _SITE = r"(?:https?://)?(?:www\.)?kaggle\.com/"
 _COMPETITION = re.compile(rf"(?:{_SITE}(?:competitions|c)/)?({_NAME})(?:/.*)?")
 _DATASET = re.compile(rf"(?:{_SITE}(?:datasets/)?)?({_NAME})/({_NAME})(?:/versions/(\d+))?(?:/.*)?")
 _LOUD = ("VERBOSE", "VERBOSE_OUTPUT")
-"""Variables by which the client is told to show all headers."""
+"""Variables that make the client print all headers."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Slug:
 
 @dataclass(frozen=True)
 class DownloadResult:
-    """An archive in the cache: whole, `checked` by 'md5', 'crc32c', 'size', or the end of the transfer alone ('length')."""
+    """A complete archive in the cache, `checked` by 'md5', 'crc32c', 'size', or only the end of transfer ('length')."""
 
     slug: Slug
     path: Path
@@ -83,7 +82,7 @@ class DownloadResult:
 
 @dataclass(frozen=True)
 class SubmissionStatus:
-    """What Kaggle says of a submission: `status` is complete, pending, error or unknown; scores are text, '' if not given."""
+    """Kaggle's reply: `status` is complete, pending, error or unknown; scores are text, '' if not given."""
 
     slug: Slug
     file: str
@@ -96,7 +95,7 @@ class SubmissionStatus:
 
 
 def parse_slug(text: str) -> Slug:
-    """A slug, or the address of a page. Raises `UnknownSlug` if it is neither.
+    """Parse a slug, or the address of a page. Raises `UnknownSlug` if it is neither.
 
     >>> parse_slug("dogs-vs-cats"), parse_slug("https://www.kaggle.com/c/dogs-vs-cats/data").kind
     (Slug(name='dogs-vs-cats', owner='', version=0), 'competition')
@@ -105,12 +104,12 @@ def parse_slug(text: str) -> Slug:
     """
     cleaned = text.strip().partition("?")[0].partition("#")[0].rstrip("/")
     paged = "kaggle.com/" in cleaned
-    found = _COMPETITION.fullmatch(cleaned)
-    if found and (paged or "/" not in cleaned) and re.match(rf"{_SITE}(?:competitions|c)/|[^/]*$", cleaned):
-        return Slug(found.group(1))
-    found = _DATASET.fullmatch(cleaned)
-    if found and (paged or re.fullmatch(rf"{_NAME}/{_NAME}(?:/versions/\d+)?", cleaned)):
-        return Slug(found.group(2), found.group(1), int(found.group(3) or 0))
+    match = _COMPETITION.fullmatch(cleaned)
+    if match and (paged or "/" not in cleaned) and re.match(rf"{_SITE}(?:competitions|c)/|[^/]*$", cleaned):
+        return Slug(match.group(1))
+    match = _DATASET.fullmatch(cleaned)
+    if match and (paged or re.fullmatch(rf"{_NAME}/{_NAME}(?:/versions/\d+)?", cleaned)):
+        return Slug(match.group(2), match.group(1), int(match.group(3) or 0))
     raise UnknownSlug(
         f"{text!r} is neither a competition nor a dataset on Kaggle.",
         hint=f"Give dogs-vs-cats-redux-kernels-edition, tongpython/cat-and-dog, or the page's address ({SITE}/...).",
@@ -118,19 +117,19 @@ def parse_slug(text: str) -> Slug:
 
 
 def download(slug: Slug, *, offline: bool = False, patience: RetryPolicy = PATIENT) -> DownloadResult:
-    """Bring the archive into the cache, or the rest of it if an earlier download was cut.
+    """Download the archive into the cache, or resume an interrupted download.
 
-    Raises `RemoteError` (`Unreachable` with `offline` before anything is tried), `MissingExtra`, `WriteError`.
+    Raises `RemoteError` (with `offline`, `Unreachable` at once), `MissingExtra`, `WriteError`.
     """
     if offline:
-        raise Unreachable(f"{slug} would have to be downloaded, and this is --offline.", hint=f"By hand: {slug.page}")
+        raise Unreachable(f"{slug} needs a download, but --offline is set.", hint=f"Download it by hand: {slug.page}")
     key = hashlib.sha256(f"{slug.kind} {slug} {slug.version}".encode()).hexdigest()[:16]
     place = cache_dir() / "downloads" / f"{slug.name}-{key}.zip"
     log.info("Downloading %s from %s", slug, slug.page)
     done = _ask(
         {"do": "download", "place": str(place)}, slug, patience, patience.silent + patience.connect + MORE_PATIENCE
     )
-    return DownloadResult(slug, place, done["size"], done["sha256"], done["checked"])
+    return DownloadResult(slug=slug, path=place, size=done["size"], sha256=done["sha256"], checked=done["checked"])
 
 
 def forget(downloaded: DownloadResult) -> None:
@@ -143,23 +142,23 @@ def submit_file(
 ) -> SubmissionStatus:
     """Submit a file to a competition, and wait at most `wait` seconds for the score. Raises as `download`."""
     silence = patience.silent + patience.connect + MORE_PATIENCE + file.stat().st_size / UPLOAD_SPEED
-    asked = {"do": "submit", "file": str(file.resolve()), "message": message, "wait": wait}
-    done = _ask(asked, slug, patience, silence)
+    command = {"do": "submit", "file": str(file.resolve()), "message": message, "wait": wait}
+    done = _ask(command, slug, patience, silence)
     return SubmissionStatus(slug=slug, file=str(file), **done)
 
 
 # The process that talks to Kaggle
 
 
-def _ask(asked: Mapping[str, Any], slug: Slug, patience: RetryPolicy, silence: float) -> dict[str, Any]:
-    """Start the worker, show what it says, and return what came of it; it is ended after `silence` seconds without a word."""
-    request = {**asdict(slug), "kind": slug.kind, "page": slug.page, "patience": asdict(patience), **asked}
+def _ask(command: Mapping[str, Any], slug: Slug, patience: RetryPolicy, silence: float) -> dict[str, Any]:
+    """Run the worker, show its messages and return its result; kill it after `silence` seconds without a message."""
+    request = {**asdict(slug), "kind": slug.kind, "page": slug.page, "patience": asdict(patience), **command}
     try:
         process = subprocess.Popen(
             _command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment()
         )
     except OSError as error:
-        raise RemoteError(f"the process that talks to Kaggle cannot be started: {error.strerror}.") from error
+        raise RemoteError(f"The process for Kaggle cannot be started: {error.strerror}.") from error
     try:
         if process.stdin is not None:
             process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -171,13 +170,13 @@ def _ask(asked: Mapping[str, Any], slug: Slug, patience: RetryPolicy, silence: f
 
 
 def _followed(lines: Iterator[dict[str, Any] | None], silence: float) -> dict[str, Any]:
-    """Go through what the worker says, to its last line."""
-    with _megabytes() as seen:
+    """Process the worker's messages, up to the last one."""
+    with _megabytes() as progress:
         for line in lines:
             if line is None:
                 raise Unreachable(
                     f"Kaggle was silent for {silence:.0f} s.",
-                    hint="What has come is kept: the same command goes on from there.",
+                    hint="The data so far is kept: run the same command again to resume.",
                 )
             if "done" in line:
                 done: dict[str, Any] = line["done"]
@@ -188,23 +187,23 @@ def _followed(lines: Iterator[dict[str, Any] | None], silence: float) -> dict[st
             if "note" in line:
                 log.info("%s", line["note"])
             else:
-                seen(line["seen"], line["of"])
-    raise RemoteError("the process that talks to Kaggle ended without a word.", hint="Run the same command again.")
+                progress(line["seen"], line["of"])
+    raise RemoteError("The process for Kaggle ended without a result.", hint="Run the same command again.")
 
 
 def _lines(process: subprocess.Popen[bytes], silence: float) -> Iterator[dict[str, Any] | None]:
-    """What the worker says, line by line; None if it says nothing for too long."""
-    heard: queue.Queue[bytes] = queue.Queue()
+    """Yield the worker's messages line by line; None if it is silent for too long."""
+    messages: queue.Queue[bytes] = queue.Queue()
 
     def listen() -> None:
         for line in process.stdout or ():
-            heard.put(line)
-        heard.put(b"")
+            messages.put(line)
+        messages.put(b"")
 
-    threading.Thread(target=listen, daemon=True, name="what the Kaggle worker says").start()
+    threading.Thread(target=listen, daemon=True, name="messages of the Kaggle worker").start()
     while True:
         try:
-            line = heard.get(timeout=silence)
+            line = messages.get(timeout=silence)
         except queue.Empty:
             yield None
             return
@@ -214,7 +213,7 @@ def _lines(process: subprocess.Popen[bytes], silence: float) -> Iterator[dict[st
 
 
 class _megabytes:
-    """A progress bar in megabytes that appears when the size is known."""
+    """A progress bar in megabytes that appears once the size is known."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -222,9 +221,9 @@ class _megabytes:
         self._shown = 0
 
     def __enter__(self) -> Callable[[int, int], None]:
-        return self._seen
+        return self._update
 
-    def _seen(self, size: int, total: int) -> None:
+    def _update(self, size: int, total: int) -> None:
         if total > 0 and self._bar is None:
             self._bar = bar("Downloading (MB)", -(-total // MEGA))
             self._advance = self._bar.__enter__()
@@ -238,7 +237,7 @@ class _megabytes:
 
 
 def _command() -> list[str]:
-    """The worker, with this process's own headstart wherever that was found, and nothing from the current folder."""
+    """Return the worker's command line, with this process's own headstart and nothing from the current folder."""
     root = str(Path(headstart.__file__).parent.parent)
     code = """import sys
 if sys.argv[1] not in sys.path:

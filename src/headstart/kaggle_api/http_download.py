@@ -1,13 +1,13 @@
-"""One file over HTTP: resumed where it was cut, checked as a whole, and only then given its name.
+"""Download one file over HTTP: resume it after interruptions, verify all of it, and only then give it its final name.
 
-What has come so far lies beside the final name as ``NAME.partial``, with ``NAME.partial.json``: which file it is part of
-(size, ETag, checksum). It is added to only while the server says that this is still the same file; else it is begun anew. At
-the end the size is compared, and the MD5 or CRC-32C where the server gives one (``x-goog-hash``, ``Content-MD5``; an ETag is
-no checksum). Memory stays flat; checking reads the file once (SHA-256 and MD5 500 MB/s).
+The data so far is beside the final name as ``NAME.partial``, with ``NAME.partial.json``, which identifies the complete
+file (size, ETag, checksum). Data is appended only while the server confirms that the file is still the same; otherwise
+the download restarts. At the end the size is compared, and the MD5 or CRC-32C if the server gives one (``x-goog-hash``,
+``Content-MD5``; an ETag is not a checksum). Memory stays flat; verification reads the file once (SHA-256 and MD5: 500
+MB/s).
 
-Redirects are not followed and nothing is logged in here: `locate` gives the whole request, so that what it carries goes to
-the host that it was made for and to no other. An address is never shown, since a signed one is a key. Not for many small
-files.
+This module follows no redirects and never logs in: `locate` returns the whole request, so that its credentials go only
+to the host that it was made for. Addresses are never shown, since a signed one is a key. Not for many small files.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ PIECE = 1 << 18
 BLOCK = 1 << 21
 """Bytes read at a time for a checksum."""
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Codes after which the same address may be asked again."""
+"""Codes after which the same address may be retried."""
 GONE = frozenset({301, 302, 303, 307, 308, 400, 401, 403, 404, 410})
-"""Codes of an address that no longer leads to the file: a new one is asked for."""
+"""Codes of an address that no longer leads to the file: a new one is requested."""
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long to wait for a server, in seconds, and how often to try."""
+    """How long to wait for a server, in seconds, and how often to retry."""
 
     connect: float = 15.0
     silent: float = 30.0
-    """Between two pieces of an answer."""
+    """Longest wait between two pieces of a response."""
     pause: float = 0.5
-    """Before the second try without gain; doubled before each further one."""
+    """Pause before the second try without progress; doubled before each further one."""
     longest: float = 60.0
-    """One pause, whatever Retry-After says."""
+    """Longest single pause, whatever Retry-After says."""
     tries: int = 7
-    """In a row without a single new byte."""
+    """Tries in a row without a new byte."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """What a server says of a file: `size` in bytes (-1 unknown), what names this version of it, checksums ('' unknown)."""
+    """A file as described by its server: `size` in bytes (-1 unknown), its version, checksums ('' unknown)."""
 
     size: int
     etag: str
@@ -67,13 +67,13 @@ class RemoteFile:
 
     @property
     def validator(self) -> str:
-        """For If-Range: the strong ETag, else the date; '' where a part cannot be proven to belong to the whole."""
+        """For If-Range: the strong ETag, else the date; '' if a partial file cannot be matched to the whole."""
         return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
 
 
 @dataclass(frozen=True)
 class FetchResult:
-    """A whole file. `checked`: by 'md5', 'crc32c', 'size', or 'length' where only the transfer itself had an end."""
+    """A complete file, `checked` by 'md5', 'crc32c', 'size', or 'length' if only the transfer's end was stated."""
 
     path: Path
     size: int
@@ -94,18 +94,21 @@ def fetch(
     seen: ProgressCallback = lambda size, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> FetchResult:
-    """Bring a file to `final`; what an earlier call left there or beside it is gone on with.
+    """Download a file to `final`; resume from the files that an earlier call left there or beside it.
 
-    `locate` gives the request for it, and is called again when an address is no longer good. `seen(bytes so far, total or
-    -1)` is called after each piece and each pause. `what` names the file in errors. Raises `Unreachable`, `BadDownload`
-    (twice another checksum or size than announced), `WriteError`, and what `locate` raises; then `final` is not there.
+    `locate` returns the request for it, and is called again when an address has expired. `seen(bytes so far, total or
+    -1)` is called after each piece and during each pause. `what` names the file in errors. Raises `Unreachable`,
+    `BadDownload` (checksum or size differ from those announced, twice), `WriteError`, and what `locate` raises; then
+    `final` is absent.
     """
     partial, facts = final.with_name(f"{final.name}.partial"), final.with_name(f"{final.name}.partial.json")
     if final.exists() and not partial.exists():
-        take_name(final, partial)  # whole, if the server agrees that it is still this one
+        take_name(final, partial)  # complete, if the server confirms that it has not changed
     for last in (False, True):
         with partial_file(partial) as file:
-            transfer = _Transfer(locate, file, facts, what, patience, seen, note)
+            transfer = _Transfer(
+                locate=locate, file=file, facts=facts, what=what, patience=patience, seen=seen, note=note
+            )
             transfer.run()
             got = _checked(file, transfer.remote, final)
         if got is not None:
@@ -113,29 +116,35 @@ def fetch(
             return got
         remove_files(partial, facts)
         if not last:
-            note(f"{what}: its checksum is not the one that was announced; once more from the start.")
+            note(f"{what}: the checksum differs from the one announced; downloading again from the start.")
     raise BadDownload(
-        f"{what}: twice its bytes were not those that the server announced (the checksum differs); nothing was kept.",
-        hint="Something on the way changes it: a proxy, perhaps. Try again later, or over another network.",
+        f"{what}: its bytes differ from those that the server announced (checksum), twice; nothing was kept.",
+        hint="A proxy may be changing the data. Try again later, or over another network.",
     )
 
 
 def forget(final: Path) -> None:
-    """Remove a fetched file and what is known of it."""
+    """Remove a downloaded file and its description."""
     remove_files(final, final.with_name(f"{final.name}.partial.json"))
 
 
 def describe(headers: Mapping[str, str]) -> RemoteFile:
-    """What the headers of an answer with the whole file (200) say of it."""
+    """Return the file described by the headers of a complete response (200)."""
     length = headers.get("Content-Length", "")
     size = int(length) if length.isdecimal() and "chunked" not in headers.get("Transfer-Encoding", "") else -1
     hashes = dict(re.findall(r"(md5|crc32c)=([A-Za-z0-9+/]+=*)", headers.get("x-goog-hash", "")))
     md5, crc32c = _digest(hashes.get("md5", headers.get("Content-MD5", "")), 16), _digest(hashes.get("crc32c", ""), 4)
-    return RemoteFile(size, headers.get("ETag", ""), headers.get("Last-Modified", ""), md5, crc32c)
+    return RemoteFile(
+        size=size,
+        etag=headers.get("ETag", ""),
+        modified=headers.get("Last-Modified", ""),
+        md5=md5,
+        crc32c=crc32c,
+    )
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait by Retry-After, a number or a date; None without it, or if it is neither.
+    """Return the seconds to wait according to Retry-After, a number or a date; None if it is missing or neither.
 
     >>> retry_after({"Retry-After": "12"}), retry_after({"Retry-After": "soon"})
     (12.0, None)
@@ -150,7 +159,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _digest(text: str, size: int) -> str:
-    """A checksum in base64 as hexadecimal, '' if it is not one of `size` bytes."""
+    """Convert a checksum from base64 to hexadecimal, '' if it does not have `size` bytes."""
     try:
         digest = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -159,7 +168,7 @@ def _digest(text: str, size: int) -> str:
 
 
 class _Transfer:
-    """One go at one file: asks, goes on after cuts, begins anew if the file is another one. Ends with all of it there."""
+    """One attempt at one file: requests it, resumes after interruptions, restarts if the file has changed."""
 
     def __init__(
         self,
@@ -180,10 +189,10 @@ class _Transfer:
         self.ended = False
         self.trouble = ""
         self.size = file.seek(0, 2)
-        self.remote = self._known()
+        self.remote = self._recorded()
 
     def run(self) -> None:
-        """Until all is there. Raises `Unreachable` after `patience.tries` in a row without a new byte."""
+        """Transfer until the file is complete. Raises `Unreachable` after `patience.tries` in a row without a new byte."""
         idle = 0
         while not self._whole():
             before, pause = self.size, None
@@ -198,12 +207,12 @@ class _Transfer:
             idle = 0 if self.size > before else idle + 1
             if idle >= self.patience.tries:
                 raise Unreachable(
-                    f"{self.what}: the download does not go on: {self.trouble} ({idle} times in a row, at byte "
+                    f"{self.what}: the download is stuck: {self.trouble} ({idle} times in a row, at byte "
                     f"{self.size:,}{f' of {self.remote.size:,}' if self.remote and self.remote.size >= 0 else ''}).",
-                    hint="What has come is kept: the same command goes on from there.",
+                    hint="The data so far is kept: run the same command again to resume.",
                 )
             if idle == 1 or pause:
-                self.note(f"{self.what}: {self.trouble}; trying again.")
+                self.note(f"{self.what}: {self.trouble}; retrying.")
             self._wait(self.patience.pause * 2 ** (idle - 1) if pause is None and idle else pause or 0.0)
 
     def _whole(self) -> bool:
@@ -214,55 +223,55 @@ class _Transfer:
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + min(seconds, self.patience.longest)
         while (left := until - time.monotonic()) > 0:
-            self._tell()  # that this is alive
+            self._report()  # shows that this is alive
             time.sleep(min(left, 5.0))
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         self.seen(self.size, self.remote.size if self.remote else -1)
 
     def _once(self) -> float | None:
-        """Ask once and take what comes. Seconds to wait before the next time, if the server says so."""
+        """Send one request and store the response. Return the seconds to wait before the next, if the server says so."""
         asked = self._asked()
         settings = self.session.merge_environment_settings(asked.url or "", {}, True, None, None)
         limits = (self.patience.connect, self.patience.silent)
         with self.session.send(asked, **settings, timeout=limits, allow_redirects=False) as answer:
             code = answer.status_code
             if code in AGAIN:
-                self.trouble = "too many requests" if code == 429 else f"the server has a problem of its own ({code})"
+                self.trouble = "too many requests" if code == 429 else f"the server has an internal problem ({code})"
                 return retry_after(answer.headers)
             if code in GONE:
-                self.trouble, self.request = f"the address is no longer good ({code})", None
+                self.trouble, self.request = f"the address is no longer valid ({code})", None
                 return None
             if code == 416:
-                self._begin_anew("the server has fewer bytes than are here")
+                self._restart("the server has fewer bytes than were downloaded")
                 return None
             if code not in (200, 206):
-                raise Unreachable(f"{self.what}: the server answers with code {code}.", hint="Try again later.")
+                raise Unreachable(f"{self.what}: the server answered with code {code}.", hint="Try again later.")
             if code == 206 and not self._continues(answer.headers):
-                self._begin_anew("the file on the server is another one by now")
+                self._restart("the file on the server has changed")
                 return None
             if code == 200:
-                self._first(self._described(answer.headers))
-            self._take(answer)
+                self._start(self._described(answer.headers))
+            self._store(answer)
         return None
 
     def _asked(self) -> requests.PreparedRequest:
-        """The request, for what is missing."""
+        """Return the request for the missing bytes."""
         if self.request is None:
-            raise Unreachable(f"{self.what}: there is no address for it.")
+            raise Unreachable(f"{self.what}: no address.")
         asked = self.request.copy()
-        asked.headers["Accept-Encoding"] = "identity"  # bytes as they are stored: sizes and checksums are of those
+        asked.headers["Accept-Encoding"] = "identity"  # bytes as stored: sizes and checksums refer to those
         if self.size and self.remote is not None:
             asked.headers["Range"] = f"bytes={self.size}-"
             asked.headers["If-Range"] = self.remote.validator
         return asked
 
     def _continues(self, headers: Mapping[str, str]) -> bool:
-        """Whether a partial answer is of the file that we have the beginning of, and begins where that ends."""
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
-        if found is None or self.remote is None or int(found.group(1)) != self.size:
+        """Return whether a partial response belongs to the same file and begins where the data so far ends."""
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
+        if match is None or self.remote is None or int(match.group(1)) != self.size:
             return False
-        same_size = found.group(2) == "*" or self.remote.size in (-1, int(found.group(2)))
+        same_size = match.group(2) == "*" or self.remote.size in (-1, int(match.group(2)))
         return same_size and headers.get("ETag", self.remote.etag) == self.remote.etag
 
     def _described(self, headers: Mapping[str, str]) -> RemoteFile:
@@ -273,19 +282,18 @@ class _Transfer:
             and "chunked" not in headers.get("Transfer-Encoding", "")
         ):
             raise BadDownload(
-                f"{self.what}: the server says neither how long it is nor what its checksum is, so that nothing could show "
-                "whether all of it has come.",
-                hint="A proxy may have taken that away: try another network.",
+                f"{self.what}: the server states neither its length nor a checksum, so the download cannot be verified.",
+                hint="A proxy may have removed them: try another network.",
             )
         return remote
 
-    def _first(self, remote: RemoteFile) -> None:
-        """All of the file comes from its first byte: nothing that is there is part of it."""
+    def _start(self, remote: RemoteFile) -> None:
+        """Prepare for a complete response: discard the data so far and record the file's description."""
         self._empty()
         write_json(self.facts, asdict(remote))
         self.remote = remote
 
-    def _begin_anew(self, why: str) -> None:
+    def _restart(self, why: str) -> None:
         self.trouble = why
         self._empty()
         remove_files(self.facts)
@@ -296,26 +304,24 @@ class _Transfer:
         self.size = self.file.seek(0)
         self.ended = False
 
-    def _take(self, answer: requests.Response) -> None:
-        """Write what comes; a body longer than announced is not read on."""
+    def _store(self, answer: requests.Response) -> None:
+        """Write the response body; stop if it is longer than announced."""
         limit, before = self.remote.size if self.remote else -1, self.size
-        self.trouble = "the connection was cut"
+        self.trouble = "the connection was interrupted"
         while piece := _piece(answer):
             if 0 <= limit < self.size + len(piece):
-                self._begin_anew("more bytes came than were announced")
+                self._restart("the server sent more bytes than announced")
                 return
             self.file.write(piece)
             self.size += len(piece)
-            self._tell()
+            self._report()
         announced = answer.headers.get("Content-Length", "")
         self.ended = not announced.isdecimal() or self.size - before == int(announced)
 
-    def _known(self) -> RemoteFile | None:
-        """What is written of the part that lies here; without that, or a way to prove it, the part is nothing."""
+    def _recorded(self) -> RemoteFile | None:
+        """Return the description of the partial file; without one, or a way to match it, discard the partial file."""
         remote = None
-        with suppress(
-            OSError, ValueError, TypeError
-        ):  # there is none, or half of one: then there is nothing to go on with
+        with suppress(OSError, ValueError, TypeError):  # no description, or an incomplete one: nothing to resume
             remote = RemoteFile(**read_json(self.facts))
         if remote is not None and self.size and not remote.validator:
             remote = None
@@ -325,13 +331,13 @@ class _Transfer:
 
 
 def _piece(answer: requests.Response) -> bytes:
-    """The next bytes as they come over the line, b'' at the end."""
+    """Read the next bytes from the connection, b'' at the end."""
     piece: bytes = answer.raw.read1(PIECE, decode_content=False)
     return piece
 
 
 def _checked(file: BinaryIO, remote: RemoteFile | None, final: Path) -> FetchResult | None:
-    """The whole file, read once from the disk; None if it is not the one that was announced."""
+    """Verify the whole file, reading it once from the disk; return None if it is not the one announced."""
     if remote is None:
         return None
     from google_crc32c import Checksum
@@ -367,10 +373,10 @@ def _network_errors() -> tuple[type[Exception], ...]:
 
 
 def trouble(error: BaseException) -> str:
-    """What went wrong on the way, in words: never the text of the error, which has the address in it.
+    """Describe a network error in words: never with its own text, which contains the address.
 
     >>> trouble(TimeoutError())
-    'the server went silent'
+    'the server stopped responding'
     """
     import requests
     import urllib3
@@ -379,10 +385,10 @@ def trouble(error: BaseException) -> str:
         ((requests.exceptions.SSLError, urllib3.exceptions.SSLError), "the server's certificate is not accepted"),
         ((requests.exceptions.ProxyError, urllib3.exceptions.ProxyError), "the proxy cannot be reached"),
         ((requests.exceptions.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError), "the server cannot be reached"),
-        ((requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError), "the server went silent"),
+        ((requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError), "the server stopped responding"),
         (
             (urllib3.exceptions.NameResolutionError, urllib3.exceptions.NewConnectionError),
-            "there is no way to the server",
+            "no connection to the server",
         ),
     )
     inner = error.args[0] if error.args else None
@@ -390,9 +396,9 @@ def trouble(error: BaseException) -> str:
     for kind, text in kinds:
         if any(isinstance(reason, kind) for reason in reasons):
             return text
-    return "the connection was cut"
+    return "the connection was interrupted"
 
 
 def as_words(error: HeadstartError) -> dict[str, str]:
-    """An error as text, to cross from one process to another."""
+    """Convert an error to text, to pass it between processes."""
     return {"failed": type(error).__name__, "message": error.message, "hint": error.hint}

@@ -1,8 +1,8 @@
-"""Which class a column of a sample submission is of, by its name.
+"""Match the columns of a sample submission to classes by name.
 
-The same name wins; else case, blanks and signs are set aside (``Sugar beet`` is ``sugar_beet``, ``7`` is ``007``); else also
-what all columns, or all classes, begin or end with (``Status_C``, ``Status_D``), or words such as ``is`` and
-``probability``. Every column has to find a class of its own, and every class a column: nothing is guessed by order.
+An equal name wins; otherwise case, spaces and punctuation are ignored (``Sugar beet`` is ``sugar_beet``, ``7`` is
+``007``); then also common prefixes or suffixes of all columns, or all classes (``Status_C``, ``Status_D``), or words
+such as ``is`` and ``probability``. Each column must match one class and each class one column: order is never used.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from headstart.errors import BadSubmission, near_names
 from headstart.io.text_table import few, plain
 
 WORDS = {"is", "has", "p", "prob", "probs", "probability", "pred", "predicted", "score", "label", "class", "target"}
-"""Words that say of a column that it is about a class, and nothing about which."""
+"""Words that mark a column as being about a class, without naming which."""
 
 
 def same_text(name: str) -> str:
-    """What is left of a name to compare it by.
+    """Return a name reduced to what is compared.
 
     >>> same_text("Sugar beet"), same_text("007"), same_text("7.0")
     ('sugarbeet', '7', '7')
@@ -33,23 +33,23 @@ def _words(name: str) -> list[str]:
 
 
 def class_of_column(column: str, classes: Sequence[str]) -> int | None:
-    """The class that a lone column names, None if it names none, or could name several.
+    """Return the index of the class that a single column names, None if it names none, or could name several.
 
     >>> class_of_column("is_iceberg", ["iceberg", "ship"]), class_of_column("label", ["cat", "dog"])
     (0, None)
     """
-    asked = _words(column)
-    bare = [word for word in asked if word not in WORDS]
-    ways: list[Callable[[str], bool]] = [
+    words = _words(column)
+    bare = [word for word in words if word not in WORDS]
+    rules: list[Callable[[str], bool]] = [
         lambda name: name == column,
-        lambda name: _words(name) == asked,
+        lambda name: _words(name) == words,
         lambda name: _words(name) == bare,
         lambda name: _singular(_words(name)) == _singular(bare),
     ]
-    for way in ways:
-        found = [k for k, name in enumerate(classes) if way(name)]
-        if found:
-            return found[0] if len(found) == 1 else None
+    for matches in rules:
+        matching = [k for k, name in enumerate(classes) if matches(name)]
+        if matching:
+            return matching[0] if len(matching) == 1 else None
     return None
 
 
@@ -58,19 +58,19 @@ def _singular(words: Sequence[str]) -> str:
 
 
 def classes_of_columns(where: str, columns: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
-    """For each column the class, by its number; `where` is the sample, for messages.
+    """Return the index of the class of each column; `where` is the sample, for messages.
 
-    Raises `BadSubmission` unless columns and classes fit one to one.
+    Raises `BadSubmission` unless columns and classes match one to one.
 
     >>> classes_of_columns("sample.csv", ["Status_D", "Status_CL", "Status_C"], ["C", "CL", "D"])
     (2, 1, 0)
     """
-    ways: list[Callable[[Sequence[str]], list[str]]] = [list, _same, _without_shared, _without_words]
-    for of_columns in ways:
-        for of_classes in ways[:3]:
-            keys, known = of_columns(columns), of_classes(classes)
-            if len(set(known)) == len(known) and sorted(keys) == sorted(known):
-                return tuple(known.index(key) for key in keys)
+    reductions: list[Callable[[Sequence[str]], list[str]]] = [list, _same, _without_shared, _without_words]
+    for of_columns in reductions:
+        for of_classes in reductions[:3]:
+            column_keys, class_keys = of_columns(columns), of_classes(classes)
+            if len(set(class_keys)) == len(class_keys) and sorted(column_keys) == sorted(class_keys):
+                return tuple(class_keys.index(key) for key in column_keys)
     raise _unlike(where, columns, classes)
 
 
@@ -83,7 +83,7 @@ def _without_words(names: Sequence[str]) -> list[str]:
 
 
 def _without_shared(names: Sequence[str]) -> list[str]:
-    """Without what all begin or end with: whole words if there are any between signs, else letters."""
+    """Remove the common prefix and suffix: whole words if punctuation separates any, else letters."""
     split = [re.split(r"[\W_]+", name) for name in names]
     first, last = _shared(split), _shared([words[::-1] for words in split])
     cut = ["".join(words[first : len(words) - last]) for words in split]
@@ -94,7 +94,7 @@ def _without_shared(names: Sequence[str]) -> list[str]:
 
 
 def _shared(rows: Sequence[Sequence[str]]) -> int:
-    """With how many equal items all rows begin.
+    """Count the equal items with which all rows begin.
 
     >>> _shared(["cat", "car"])
     2
@@ -104,19 +104,19 @@ def _shared(rows: Sequence[Sequence[str]]) -> int:
 
 
 def _unlike(where: str, columns: Sequence[str], classes: Sequence[str]) -> BadSubmission:
-    keys, known = set(_same(columns)), set(_same(classes))
-    strange = [name for name in columns if same_text(name) not in known]
-    lost = [name for name in classes if same_text(name) not in keys]
-    parts = []
-    if strange:
-        parts.append(f"{len(strange):,} of its {len(columns):,} columns are no class: {_listed(strange)}")
-    if lost:
-        parts.append(f"{len(lost):,} of {len(classes):,} classes have no column: {_listed(lost)}")
-    parts = parts or [f"several of its {len(columns):,} columns are called like one class"]
-    near = near_names(strange[0], list(classes), 1) if strange else ""
+    column_keys, class_keys = set(_same(columns)), set(_same(classes))
+    unmatched = [name for name in columns if same_text(name) not in class_keys]
+    missing = [name for name in classes if same_text(name) not in column_keys]
+    problems = []
+    if unmatched:
+        problems.append(f"{len(unmatched):,} of its {len(columns):,} columns are not classes: {_listed(unmatched)}")
+    if missing:
+        problems.append(f"{len(missing):,} of {len(classes):,} classes have no column: {_listed(missing)}")
+    problems = problems or [f"several of its {len(columns):,} columns match the same class"]
+    near = near_names(unmatched[0], list(classes), 1) if unmatched else ""
     return BadSubmission(
-        f"{where}: {'; '.join(parts)}.",
-        hint=f"{near} ({strange[0]!r})" if near else "Train with classes that are named as the sample's columns are.",
+        f"{where}: {'; '.join(problems)}.",
+        hint=f"{near} ({unmatched[0]!r})" if near else "Train with the same class names as the sample's columns.",
     )
 
 

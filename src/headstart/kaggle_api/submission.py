@@ -1,12 +1,12 @@
-"""A submission: a competition's sample with its cells filled from predictions. Arrays and texts; only the end writes a file.
+"""Fill a competition's sample submission from predictions. Arrays and texts; only the last step writes a file.
 
-    shape_of(sample.csv) -> Shape -> filling_of(shape, classes) -> Filling -> submission_rows(...) -> Submission
+    shape_of(sample.csv) -> SubmissionFormat -> filling_of(...) -> FillOptions -> submission_rows(...) -> Submission
 
-The sample decides the header, the id column, the rows and their order. Ids are matched to images by name
-(`kaggle_api.match_ids`); what has no prediction gets the classes' frequencies in training. What stands in a column
-follows from its name and the values in the sample; where both leave it open, there is an error that names the option
-to set, or, for the class that a lone column of probabilities is of, a sentence that says which was taken. Costs some
-30 microseconds per row. Not for samples with several labels per image, boxes or masks.
+The sample determines the header, the id column, the rows and their order. Ids are matched to images by name
+(`kaggle_api.match_ids`); ids without a prediction get the class frequencies of the training set. The meaning of a
+column follows from its name and its values in the sample; if both are ambiguous, an error names the option to set, or,
+for the class of a single probability column, a sentence says which one was chosen. Costs about 30 microseconds per row.
+Not for samples with several labels per image, boxes or masks.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ class SubmissionOptions:
     """
 
     sample_submission: Path | None = None
-    """A competition's sample submission (CSV) to fill; its rows find their images by name."""
+    """A competition's sample submission (CSV) to fill; rows are matched to images by name."""
     submission_format: str = "auto"
-    """What the sample's columns hold: probability (of one class), label, columns (a class each), or auto."""
+    """Contents of the sample's columns: probability (of one class), label, columns (one per class), or auto."""
     pos_label: str = ""
-    """Class whose probability a single column holds, where its name does not say."""
+    """Class of a single probability column, if the column's name does not say."""
     clip: str = "auto"
-    """Least probability in a submission: auto (chosen on validation, for log-loss), none, or a number."""
+    """Lower bound of probabilities in a submission: auto (chosen on validation, for log-loss), none, or a number."""
 
     def __post_init__(self) -> None:
         if self.sample_submission is not None:
-            object.__setattr__(self, "sample_submission", Path(self.sample_submission))  # where text was given
+            object.__setattr__(self, "sample_submission", Path(self.sample_submission))  # text is accepted too
 
 
 @dataclass(frozen=True)
 class SubmissionFormat:
-    """What a sample submission asks for: `header`, where in it the ids stand, the ids and the sample's `values`
-    (for each of the other columns, in their order), and how the file is written."""
+    """The layout of a sample submission: `header`, index of the id column, ids, the sample's `values` (for each of the
+    other columns, in order), and how the file is written."""
 
     file: str
     header: tuple[str, ...]
@@ -79,9 +79,9 @@ class SubmissionFormat:
 
 @dataclass(frozen=True)
 class FillOptions:
-    """How the columns are filled. `format` is ``probability``, ``label`` or ``columns``; `classes` has for each column the
-    class (its number) whose probability it holds; in the label format `names` has what is written for each class.
-    `sentence` says so in words."""
+    """How the columns are filled. `format` is ``probability``, ``label`` or ``columns``; `classes` is, for each column,
+    the index of the class whose probability it contains; in the label format, `names` is the text written for each
+    class. `sentence` describes it in words."""
 
     format: str
     classes: tuple[int, ...]
@@ -91,10 +91,10 @@ class FillOptions:
 
 @dataclass(frozen=True, eq=False)
 class Submission:
-    """A filled sample: `rows` as they are to be written, in the sample's order.
+    """A filled sample: `rows` as they will be written, in the sample's order.
 
-    `missing` ids have no image, `unreadable` ones per image that could not be read; both got the classes' frequencies
-    in training. `extra` images have no id. `clip` is the least probability; `clipped` rows had a smaller one.
+    `missing` ids have no image, `unreadable` ids an image that could not be read; both get the class frequencies of the
+    training set. `extra` images have no id. `clip` is the lower bound of probabilities; `clipped` rows were below it.
     """
 
     shape: SubmissionFormat
@@ -121,16 +121,16 @@ class Submission:
         }
 
     def warnings(self) -> list[str]:
-        """Sentences about what is not as it should be."""
-        rest = "they have the classes' frequencies in training"
-        told = [
-            (self.missing, f"ids have no image; {rest}"),
-            (self.unreadable, f"ids have an image that cannot be read; {rest}"),
+        """Return sentences about problems."""
+        fallback = "they get the class frequencies of the training set"
+        problems = [
+            (self.missing, f"ids have no image; {fallback}"),
+            (self.unreadable, f"ids have an unreadable image; {fallback}"),
             (self.extra, "images have no id, and are not in the submission"),
         ]
         return [
             f"{plain(self.shape.file)}: {len(these):,} {what}: {few([plain(t) for t in these], 3)}."
-            for these, what in told
+            for these, what in problems
             if these
         ]
 
@@ -139,7 +139,7 @@ class Submission:
 def shape_of(sample: Path) -> SubmissionFormat:
     """Read a sample submission: CSV, with commas, semicolons or tabs.
 
-    Raises `MissingData`, `BadSubmission` (no table, no rows, nothing to fill, an id twice or empty).
+    Raises `MissingData`, `BadSubmission` (not a table, no rows, nothing to fill, a repeated or empty id).
     """
     sample = Path(sample)
     if not sample.is_file():
@@ -152,17 +152,17 @@ def shape_of(sample: Path) -> SubmissionFormat:
     try:
         lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if line]
     except csv.Error as error:
-        raise BadSubmission(f"{sample}: is not a table that can be read: {error}.", hint=_EXPECTED) from None
+        raise BadSubmission(f"{sample}: is not a valid CSV table: {error}.", hint=_EXPECTED) from None
     header = _header(sample, lines)
     columns = list(zip(*lines[1:], strict=True))
-    place = _id_place(header)
-    _check_ids(sample, header[place], columns[place])
+    id_column = _id_column(header)
+    _check_ids(sample, header[id_column], columns[id_column])
     return SubmissionFormat(
         file=str(sample),
         header=header,
-        id_column=place,
-        ids=columns[place],
-        values=tuple(values for i, values in enumerate(columns) if i != place),
+        id_column=id_column,
+        ids=columns[id_column],
+        values=tuple(values for i, values in enumerate(columns) if i != id_column),
         delimiter=delimiter,
         line_end="\r\n" if first.endswith("\r") else "\n",
     )
@@ -176,11 +176,11 @@ def _header(sample: Path, lines: Sequence[Sequence[str]]) -> tuple[str, ...]:
         raise BadSubmission(f"{sample}: has no rows.", hint=_EXPECTED)
     header = tuple(lines[0])
     if len(header) < 2:
-        raise BadSubmission(f"{sample}: has the column {header[0]!r} only, and none to fill.", hint=_EXPECTED)
+        raise BadSubmission(f"{sample}: has only the column {header[0]!r}, and none to fill.", hint=_EXPECTED)
     uneven = [n for n, line in enumerate(lines[1:], 2) if len(line) != len(header)]
     if uneven:
         raise BadSubmission(
-            f"{sample}: {len(uneven):,} of {len(lines) - 1:,} rows have not {len(header)} cells as the header has; "
+            f"{sample}: {len(uneven):,} of {len(lines) - 1:,} rows do not have {len(header)} cells like the header; "
             f"the first is row {uneven[0]}, with {len(lines[uneven[0] - 1])}.",
             hint=_EXPECTED,
         )
@@ -190,14 +190,14 @@ def _header(sample: Path, lines: Sequence[Sequence[str]]) -> tuple[str, ...]:
     return header
 
 
-def _id_place(header: Sequence[str]) -> int:
-    """The first column, unless another one alone is called as ids are.
+def _id_column(header: Sequence[str]) -> int:
+    """Return the index of the first column, unless exactly one other has a usual name for ids.
 
-    >>> _id_place(["id", "label"]), _id_place(["label", "image_id"])
+    >>> _id_column(["id", "label"]), _id_column(["label", "image_id"])
     (0, 1)
     """
-    known = [i for i, name in enumerate(header) if name.strip().casefold() in (*ID_COLUMNS, *PATH_COLUMNS)]
-    return known[0] if len(known) == 1 else 0
+    usual = [i for i, name in enumerate(header) if name.strip().casefold() in (*ID_COLUMNS, *PATH_COLUMNS)]
+    return usual[0] if len(usual) == 1 else 0
 
 
 def _check_ids(sample: Path, column: str, ids: Sequence[str]) -> None:
@@ -206,8 +206,8 @@ def _check_ids(sample: Path, column: str, ids: Sequence[str]) -> None:
     if "" in counts or twice:
         which = "an empty id" if "" in counts else f"the id {plain(twice[0])!r} more than once"
         raise BadSubmission(
-            f"{sample}: has {which} in the column {column!r}, which is taken for the ids.",
-            hint="Expected one row per image, with an id of its own.",
+            f"{sample}: has {which} in its id column {column!r}.",
+            hint="Expected one row per image, with a unique id.",
         )
 
 
@@ -215,53 +215,55 @@ def _check_ids(sample: Path, column: str, ids: Sequence[str]) -> None:
 def filling_of(
     shape: SubmissionFormat, classes: Sequence[str], options: SubmissionOptions = SubmissionOptions()
 ) -> FillOptions:
-    """How to fill the sample's columns with predictions of `classes`.
+    """Choose how to fill the sample's columns with predictions of `classes`.
 
-    Several columns: the probability of a class each, matched by name. One column: class names, or whole numbers where the
-    classes are two or numbers themselves, make it the likeliest class; other numbers the probability of one class, which is
-    the one in the column's name, else `pos_label`, else the second of two. Raises `BadSubmission`, `RecipeError` (no such
-    format or class).
+    Several columns: the probability of one class each, matched by name. One column: the likeliest class if its values
+    are class names, or integers and the classes are two or integers too; otherwise the probability of one class, which
+    is the one in the column's name, else `pos_label`, else the second of two. Raises `BadSubmission`, `RecipeError` (no
+    such format or class).
     """
-    asked, pos_label = options.submission_format, options.pos_label
-    if asked not in FORMATS:
-        raise RecipeError(f"submission_format: {asked!r} is not known; expected one of {', '.join(FORMATS)}.")
+    requested, pos_label = options.submission_format, options.pos_label
+    if requested not in FORMATS:
+        raise RecipeError(f"submission_format: {requested!r} is unknown; expected one of {', '.join(FORMATS)}.")
     if pos_label and pos_label not in classes:
         hint = near_names(pos_label, list(classes)) or f"The classes are {few([repr(c) for c in classes])}."
         raise RecipeError(f"pos_label: {pos_label!r} is not a class.", hint=hint)
     several = len(shape.columns) > 1
-    if several != (asked == "columns") and asked != "auto":
+    if several != (requested == "columns") and requested != "auto":
         raise BadSubmission(
-            f"{shape.file}: has {len(shape.columns):,} column{'s' * several} to fill, which is not the format {asked}.",
+            f"{shape.file}: has {len(shape.columns):,} column{'s' * several} to fill; this does not fit the format "
+            f"{requested}.",
             hint="Leave out --submission-format." if several else "Use --submission-format probability or label.",
         )
     if several:
         if pos_label:
-            raise RecipeError(f"pos_label: {shape.file} has a column for each class.", hint="Leave out --pos-label.")
+            raise RecipeError(f"pos_label: {shape.file} has one column per class.", hint="Leave out --pos-label.")
         return _columns(shape, classes)
-    if asked == "auto":
-        asked = "probability" if pos_label else _guessed(shape, classes)
-    return _probability(shape, classes, pos_label) if asked == "probability" else _label(shape, classes, pos_label)
+    if requested == "auto":
+        requested = "probability" if pos_label else _guessed(shape, classes)
+    return _probability(shape, classes, pos_label) if requested == "probability" else _label(shape, classes, pos_label)
 
 
 def _columns(shape: SubmissionFormat, classes: Sequence[str]) -> FillOptions:
-    places = classes_of_columns(shape.file, shape.columns, classes)
+    indices = classes_of_columns(shape.file, shape.columns, classes)
     differs = [
         f"{plain(name)} = {plain(classes[k])}"
-        for name, k in zip(shape.columns, places, strict=True)
+        for name, k in zip(shape.columns, indices, strict=True)
         if name != classes[k]
     ]
-    told = f" ({few(differs, 5)})" if differs else ""
-    return FillOptions("columns", places, (), f"each of the {len(places)} columns is the probability of a class{told}")
+    note = f" ({few(differs, 5)})" if differs else ""
+    sentence = f"each of the {len(indices)} columns is the probability of one class{note}"
+    return FillOptions("columns", indices, (), sentence)
 
 
 def _guessed(shape: SubmissionFormat, classes: Sequence[str]) -> str:
-    """``probability`` or ``label``, from the name and values of the only column."""
+    """Return ``probability`` or ``label``, from the name and values of the only column."""
     column, values = shape.columns[0], _distinct(shape)
     if class_of_column(column, classes) is not None:
         return "probability"
     if not values:
         raise BadSubmission(
-            f"{shape.file}: its column {column!r} is empty, and does not say what to write.",
+            f"{shape.file}: its column {column!r} is empty, so its format is unknown.",
             hint="Give --submission-format probability or label.",
         )
     if any(value in classes for value in values) or not all(map(_is_number, values)):
@@ -273,56 +275,56 @@ def _probability(shape: SubmissionFormat, classes: Sequence[str], pos_label: str
     column = shape.columns[0]
     named = class_of_column(column, classes)
     if pos_label:
-        place = list(classes).index(pos_label)
+        index = list(classes).index(pos_label)
     elif named is not None:
-        place = named
+        index = named
     elif len(classes) == 2:
-        place = 1
+        index = 1
     else:
         raise BadSubmission(
-            f"{shape.file}: its only column {column!r} does not say which of the {len(classes)} classes it is the "
-            f"probability of ({few([plain(c) for c in classes], 5)}).",
+            f"{shape.file}: its only column {column!r} does not name the class of its probabilities, one of "
+            f"{len(classes)} ({few([plain(c) for c in classes], 5)}).",
             hint="Give --pos-label CLASS, or --submission-format label for the likeliest class.",
         )
-    sentence = f"{column} is the probability of {classes[place]!r}"
+    sentence = f"{column} is the probability of {classes[index]!r}"
     if not pos_label and named is None:
-        sentence += f", the second of the two classes (--pos-label {classes[0]} says otherwise)"
-    return FillOptions("probability", (place,), (), sentence)
+        sentence += f", the second of the two classes (--pos-label {classes[0]} selects the other)"
+    return FillOptions("probability", (index,), (), sentence)
 
 
 def _label(shape: SubmissionFormat, classes: Sequence[str], pos_label: str) -> FillOptions:
-    """The likeliest class: in the sample's own spelling of it, as a number where it has numbers."""
+    """Write the likeliest class: in the sample's spelling, as a number if the sample has numbers."""
     column, values = shape.columns[0], _distinct(shape)
     if all(map(_is_number, values)) and not all(map(_is_whole, values)):
-        values = []  # probabilities: they do not say how labels are written
+        values = []  # probabilities: they do not show how labels are written
     numbers = [str(int(c)) for c in classes if _is_whole(c)]
-    told = ""
+    note = ""
     by_name = not values or any(value in classes for value in values) or not all(map(_is_whole, values))
     if pos_label and (by_name or len(set(numbers)) == len(classes)):
-        raise RecipeError(f"pos_label: {shape.file} is to hold the classes themselves.", hint="Leave out --pos-label.")
+        raise RecipeError(f"pos_label: {shape.file} expects the classes themselves.", hint="Leave out --pos-label.")
     if by_name:
-        names, told = _spelled(shape, values, classes)
+        names, note = _spelled(shape, values, classes)
     elif len(set(numbers)) == len(classes):
         names = tuple(numbers)
     elif len(classes) == 2:
         one = pos_label or classes[1]
         names = tuple(str(int(c == one)) for c in classes)
         other = next(c for c in classes if c != one)
-        told = (
-            f", {one!r} = 1 (--pos-label {other} says otherwise; --submission-format probability if probabilities are "
+        note = (
+            f", {one!r} = 1 (--pos-label {other} swaps them; use --submission-format probability if probabilities are "
             "scored)"
         )
     else:
         raise BadSubmission(
-            f"{shape.file}: its column {column!r} has whole numbers, and nothing says which of the {len(classes)} classes "
-            f"each is ({few([plain(c) for c in classes], 5)}).",
-            hint="Train with labels that are these numbers, or give --pos-label CLASS for the probability of one.",
+            f"{shape.file}: its column {column!r} has integers, and nothing says which of the {len(classes)} classes each "
+            f"one is ({few([plain(c) for c in classes], 5)}).",
+            hint="Train with these numbers as labels, or give --pos-label CLASS for the probability of one class.",
         )
-    return FillOptions("label", (), names, f"{column} is the likeliest class{told}")
+    return FillOptions("label", (), names, f"{column} is the likeliest class{note}")
 
 
 def _spelled(shape: SubmissionFormat, values: Sequence[str], classes: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """What is written for each class, and a remark on it."""
+    """Return the text written for each class, and a remark on it."""
     by_text: dict[str, list[str]] = {}
     for value in values:
         by_text.setdefault(same_text(value), []).append(value)
@@ -331,22 +333,22 @@ def _spelled(shape: SubmissionFormat, values: Sequence[str], classes: Sequence[s
         by_text[same_text(c)][0] if c not in values and alike[same_text(c)] == 1 and same_text(c) in by_text else c
         for c in classes
     ]
-    strange = [value for value in values if value not in names]
-    if values and len(strange) == len(values):
+    unknown = [value for value in values if value not in names]
+    if values and len(unknown) == len(values):
         raise BadSubmission(
             f"{shape.file}: none of the {len(values):,} values of its column {shape.columns[0]!r} is a class: "
-            f"{few([repr(plain(v)) for v in strange], 3)}; the classes are {few([repr(plain(c)) for c in classes], 5)}.",
-            hint=near_names(strange[0], list(classes)) or "Train with labels that are named as in the sample.",
+            f"{few([repr(plain(v)) for v in unknown], 3)}; the classes are {few([repr(plain(c)) for c in classes], 5)}.",
+            hint=near_names(unknown[0], list(classes)) or "Train with the same label names as in the sample.",
         )
     respelled = [f"{plain(c)} as {plain(n)}" for c, n in zip(classes, names, strict=True) if c != n]
-    remarks = [f"written are {few(respelled, 3)}"] if respelled else []
-    if strange:
-        remarks.append(f"not known to the classifier are {few([repr(plain(v)) for v in strange], 3)}")
+    remarks = [f"writing {few(respelled, 3)}"] if respelled else []
+    if unknown:
+        remarks.append(f"the classifier does not know {few([repr(plain(v)) for v in unknown], 3)}")
     return tuple(names), "".join(f"; {remark}" for remark in remarks)
 
 
 def _distinct(shape: SubmissionFormat) -> list[str]:
-    """The values of the only column, each once, without empty ones."""
+    """Return the distinct non-empty values of the only column."""
     return [value for value in dict.fromkeys(shape.values[0]) if value.strip()]
 
 
@@ -372,26 +374,26 @@ def submission_rows(
     *,
     clip: float = 0.0,
 ) -> Submission:
-    """Fill the sample with `predictions`, images by name. Their order, and that of the sample, decide no number.
+    """Fill the sample with `predictions`, matching images by name. No number depends on the order of either.
 
-    `prior_K` (K,) are the probabilities for ids without a prediction. `clip` is the least probability that the options come
-    to (see `evaluation.clipping.clipped`; for one class of many, of that class and of all others together); 0 leaves them as
-    they are. Raises `BadSubmission`, also if no id has an image; `RecipeError`.
+    `prior_K` (K,) are the probabilities for ids without a prediction. `clip` is the lower bound of probabilities (see
+    `evaluation.clipping.clipped`; for one class of many, of that class and of all others together); 0 changes nothing.
+    Raises `BadSubmission`, also if no id has an image; `RecipeError`.
     """
     filling = filling_of(shape, predictions.classes, options)
     names = [*predictions.paths, *predictions.errors]
-    found = match_ids(shape.file, shape.ids, names)
-    if not found:
+    path_of = match_ids(shape.file, shape.ids, names)
+    if not path_of:
         raise BadSubmission(
-            f"{shape.file}: none of its {len(shape.ids):,} ids ({few([plain(i) for i in shape.ids], 3)}) is the name of "
-            f"one of the {len(names):,} images ({few([plain(n) for n in names], 3)}).",
+            f"{shape.file}: none of its {len(shape.ids):,} ids ({few([plain(i) for i in shape.ids], 3)}) matches one "
+            f"of the {len(names):,} images ({few([plain(n) for n in names], 3)}).",
             hint="Give the folder with the images that the sample lists.",
         )
     probabilities_NK = np.vstack([predictions.probabilities, np.asarray(prior_K, np.float64)[None]])
     row_of = {path: n for n, path in enumerate(predictions.paths)}
-    rows_R = np.array([row_of.get(found.get(name, ""), len(predictions)) for name in shape.ids])
+    rows_R = np.array([row_of.get(path_of.get(name, ""), len(predictions)) for name in shape.ids])
     cells, moved = _cells(filling, probabilities_NK[rows_R], clip)
-    taken = set(found.values())
+    used = set(path_of.values())
     return Submission(
         shape=shape,
         filling=filling,
@@ -400,27 +402,27 @@ def submission_rows(
         ),
         clip=clip if filling.format != "label" else 0.0,
         clipped=moved,
-        missing=tuple(name for name in shape.ids if name not in found),
-        unreadable=tuple(name for name in shape.ids if found.get(name) in predictions.errors),
-        extra=tuple(sorted(name for name in set(names) if name not in taken)),
+        missing=tuple(name for name in shape.ids if name not in path_of),
+        unreadable=tuple(name for name in shape.ids if path_of.get(name) in predictions.errors),
+        extra=tuple(sorted(name for name in set(names) if name not in used)),
     )
 
 
 def _cells(filling: FillOptions, probabilities_RK: np.ndarray, clip: float) -> tuple[list[tuple[str, ...]], int]:
-    """The cells of each row but its id, and how many rows the clipping changed."""
+    """Return the cells of each row except its id, and the number of clipped rows."""
     if filling.format == "label":
         return [(filling.names[k],) for k in probabilities_RK.argmax(axis=1)], 0
-    shown = probabilities_RK
+    unclipped = probabilities_RK
     if filling.format == "probability":
         one = probabilities_RK[:, list(filling.classes)]
-        shown = np.hstack([one, 1 - one])
-    kept = clipped(shown, clip)
-    written = kept[:, :1] if filling.format == "probability" else kept[:, list(filling.classes)]
-    return [tuple(f"{p:.9g}" for p in row) for row in written], int((shown < clip).any(axis=1).sum())
+        unclipped = np.hstack([one, 1 - one])
+    bounded = clipped(unclipped, clip)
+    written = bounded[:, :1] if filling.format == "probability" else bounded[:, list(filling.classes)]
+    return [tuple(f"{p:.9g}" for p in row) for row in written], int((unclipped < clip).any(axis=1).sum())
 
 
 def write_submission(path: Path, submission: Submission) -> None:
-    """Write it as the sample is written: its delimiter and line ends; UTF-8 without a mark. Raises `WriteError`."""
+    """Write it with the sample's delimiter and line ends, in UTF-8 without a byte order mark. Raises `WriteError`."""
     shape = submission.shape
     write_bytes(path, csv_bytes(shape.header, submission.rows, delimiter=shape.delimiter, line_end=shape.line_end))
 

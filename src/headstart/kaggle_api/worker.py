@@ -1,11 +1,12 @@
-"""The process that talks to Kaggle: one request on stdin, lines of JSON on stdout, and then it ends.
+"""The child process that talks to Kaggle: one request on stdin, lines of JSON on stdout, then it ends.
 
-The official client prints, exits, makes folders and logs in when it is imported, reads its settings once a process, and when
-told to be verbose shows every header, the key among them. All of that ends here: what it prints goes nowhere, and of its
-errors only sentences of ours cross over. Keys and signed addresses stay in this process. Importing the client takes 0.6 s.
+On import, the official client prints, exits, makes folders and logs in; it reads its settings once per process, and in
+verbose mode prints every header, including the key. This process contains all of that: the client's output is
+discarded, and only headstart's own error messages leave it. Keys and signed addresses stay here. Importing the client
+takes 0.6 s.
 
-A line is ``{"seen": bytes, "of": bytes or -1}`` while something moves, ``{"note": text}``, or the last one:
-``{"done": {...}}`` or ``{"failed": class, "message", "hint"}``. Not for use by itself: see `headstart.kaggle_api.client`.
+A line is ``{"seen": bytes, "of": bytes or -1}`` for progress, ``{"note": text}``, or the last one: ``{"done": {...}}``
+or ``{"failed": class, "message", "hint"}``. Not for direct use: see `headstart.kaggle_api.client`.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from headstart.kaggle_api.http_download import AGAIN, RetryPolicy, as_words, fet
 
 T = TypeVar("T")
 PLACES = (
-    "Make a token at https://www.kaggle.com/settings/api and put it into KAGGLE_API_TOKEN or ~/.kaggle/access_token, or a "
-    "kaggle.json from there into ~/.kaggle (or KAGGLE_CONFIG_DIR)."
+    "Create a token at https://www.kaggle.com/settings/api and put it into KAGGLE_API_TOKEN or ~/.kaggle/access_token, or "
+    "put a kaggle.json from there into ~/.kaggle (or KAGGLE_CONFIG_DIR)."
 )
-LONGEST_WORDS = 200  # characters of what the server says that are passed on
-UNREACHED = 3  # times that Kaggle is not reached at all, before that is said
-SCORED_AFTER = 2.0  # seconds between two questions for a score
+LONGEST_WORDS = 200  # characters of the server's messages that are shown
+UNREACHED = 3  # failed connections to Kaggle before giving up
+SCORED_AFTER = 2.0  # seconds between two queries for a score
 
 
 def main() -> None:
@@ -56,7 +57,7 @@ def main() -> None:
         try:
             print(json.dumps(line), file=lines, flush=True)
         except OSError:
-            os._exit(1)  # nobody listens any more
+            os._exit(1)  # the parent is gone
 
     try:
         worker = _Worker(asked, say)
@@ -64,24 +65,24 @@ def main() -> None:
     except HeadstartError as error:
         say(as_words(error))
     except Exception as error:
-        say(as_words(RemoteError(f"the kaggle client failed ({type(error).__name__}).", hint=_UPDATE)))
+        say(as_words(RemoteError(f"The kaggle client failed ({type(error).__name__}).", hint=_UPDATE)))
 
 
 def _end_with_parent(stdin: int) -> None:
-    """End when stdin does: whoever asked is gone, killed perhaps, and the download is to be free for the next one.
+    """End when stdin does: the parent is gone, perhaps killed, and the download must be unlocked for the next one.
 
-    By its number: the client closes `sys.stdin` when it wants to exit, and would wait for a read on that.
+    Reads the descriptor, because the client closes `sys.stdin` when it exits, which would wait for a read on it.
     """
     while os.read(stdin, 1):
         pass
     os._exit(1)
 
 
-_UPDATE = "A newer one may be out: pip install --upgrade 'headstart[kaggle]'"
+_UPDATE = "A newer version may be available: pip install --upgrade 'headstart[kaggle]'"
 
 
 class _Worker:
-    """One logged-in client, and what was asked of it: `kind` (competition or dataset), `owner`, `name`, and so on."""
+    """One logged-in client, and its request: `kind` (competition or dataset), `owner`, `name`, and so on."""
 
     def __init__(self, asked: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
         self.asked, self.say = asked, say
@@ -98,7 +99,7 @@ class _Worker:
         return plain(str(self.api.config_values.get("username", "")))
 
     def download(self) -> dict[str, Any]:
-        """Fetch the archive to the place that was named."""
+        """Download the archive to the requested path."""
         got = fetch(
             lambda: self._call(self._locate),
             Path(self.asked["place"]),
@@ -110,43 +111,43 @@ class _Worker:
         return {"size": got.size, "sha256": got.sha256, "checked": got.checked}
 
     def submit(self) -> dict[str, Any]:
-        """Upload a submission and wait for its score, for as long as was asked."""
+        """Upload a submission and wait for its score, at most for the requested time."""
         made = self._call(self._submit)
         self.say({"note": f"{plain(made.message)[:LONGEST_WORDS]}."})
-        found = self._scored(int(made.ref))
+        scored = self._scored(int(made.ref))
         return {
             "message": plain(made.message)[:LONGEST_WORDS],
             "ref": int(made.ref),
-            "status": found.status.name.lower() if found else "unknown",
-            "score": plain(found.public_score or "") if found else "",
-            "private_score": plain(found.private_score or "") if found else "",
-            "error": plain(found.error_description or "")[:LONGEST_WORDS] if found else "",
+            "status": scored.status.name.lower() if scored else "unknown",
+            "score": plain(scored.public_score or "") if scored else "",
+            "private_score": plain(scored.private_score or "") if scored else "",
+            "error": plain(scored.error_description or "")[:LONGEST_WORDS] if scored else "",
         }
 
     def _scored(self, ref: int) -> Any:
-        """The submission as soon as it is scored, or as it is when the time is up; None if Kaggle does not say."""
+        """Return the submission once it is scored or the time is up; None if Kaggle does not respond."""
         until = time.monotonic() + self.asked["wait"]
         try:
-            found = self._call(lambda: self._submission(ref))
-            while found.status.name == "PENDING" and time.monotonic() < until:
+            submission = self._call(lambda: self._submission(ref))
+            while submission.status.name == "PENDING" and time.monotonic() < until:
                 self._wait(SCORED_AFTER)
-                found = self._call(lambda: self._submission(ref))
+                submission = self._call(lambda: self._submission(ref))
         except HeadstartError as error:
-            self.say({"note": f"It was submitted; its score is not known: {error.message}"})
+            self.say({"note": f"Submitted, but the score is unknown: {error.message}"})
             return None
-        return found
+        return submission
 
-    # What is asked of the client
+    # Calls to the client
 
     def _log_in(self) -> bool:
         try:
             self.api.authenticate()
-        except SystemExit:  # its way of saying that it found nothing
+        except SystemExit:  # how it reports missing credentials
             return False
         return True
 
     def _locate(self) -> Any:
-        """The request that brings the archive: of the last redirect, with what the client lets travel to that host."""
+        """Return the request for the archive: that of the last redirect, with the headers the client sends there."""
         with self.api.build_kaggle_client() as client:
             if self.asked["kind"] == "competition":
                 from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFilesRequest
@@ -161,12 +162,12 @@ class _Worker:
                 request.owner_slug, request.dataset_slug = self.asked["owner"], self.asked["name"]
                 request.dataset_version_number = self.asked["version"] or None
                 answer = client.datasets.dataset_api_client.download_dataset(request)
-            answer.close()  # fetched with time limits, and from where an earlier part ended
+            answer.close()  # `fetch` downloads it, with timeouts, and resumes
             asked = answer.request
         secure = all(step.url.startswith("https:") for step in answer.history)
         if answer.history and secure and not asked.url.startswith("https:"):
             raise BadDownload(
-                f"{self.what}: Kaggle leads to an address without encryption, which is not followed.",
+                f"{self.what}: Kaggle redirects to an unencrypted address, which headstart does not follow.",
                 hint="Try again later.",
             )
         return asked
@@ -188,10 +189,10 @@ class _Worker:
             request.ref = ref
             return client.competitions.competition_api_client.get_submission(request)
 
-    # Faults
+    # Failures
 
     def _call(self, do: Callable[[], T]) -> T:
-        """Call the client; try again after what passes (cuts, 429, 5xx); else one of our errors."""
+        """Call the client; retry after temporary failures (network, 429, 5xx); convert others to a `HeadstartError`."""
         import requests
 
         for left in reversed(range(self.patience.tries)):
@@ -201,26 +202,27 @@ class _Worker:
                 return do()
             except requests.HTTPError as error:
                 answer = error.response
-                passing = {429} if do == self._submit else AGAIN  # what may have been done is not done twice
-                moved = answer is not None and bool(answer.history)  # it is the storage that says so
+                passing = {429} if do == self._submit else AGAIN  # never submit twice
+                moved = answer is not None and bool(answer.history)  # the response is the storage's
                 if answer is None or not left or not (moved or answer.status_code in passing):
                     self._refused(answer)
                 pause = retry_after(answer.headers)
-                why = "too many requests" if answer.status_code == 429 else f"a problem there ({answer.status_code})"
+                why = "too many requests" if answer.status_code == 429 else f"a server problem ({answer.status_code})"
             except requests.exceptions.JSONDecodeError:
                 raise RemoteError(
-                    "Kaggle's answer is not JSON.", hint="A proxy or a login page may be between."
+                    "Kaggle's answer is not JSON.", hint="A proxy or a login page may be in between."
                 ) from None
             except requests.RequestException as error:
                 if self.patience.tries - left >= UNREACHED or do == self._submit:
                     raise Unreachable(
-                        f"Kaggle cannot be reached: {trouble(error)}.", hint="Check the network, then run it again."
+                        f"Kaggle cannot be reached: {trouble(error)}.",
+                        hint="Check the network, then run the same command again.",
                     ) from None
                 why = trouble(error)
             if pause:
-                self.say({"note": f"Kaggle: {why}; trying again in {min(pause, self.patience.longest):.0f} s."})
+                self.say({"note": f"Kaggle: {why}; retrying in {min(pause, self.patience.longest):.0f} s."})
             self._wait(self.patience.pause * 2 ** (self.patience.tries - left - 1) if pause is None else pause)
-        raise Unreachable("Kaggle was not asked even once.")
+        raise Unreachable("No request was sent to Kaggle.")
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + min(seconds, self.patience.longest)
@@ -229,53 +231,51 @@ class _Worker:
             time.sleep(min(left, 5.0))
 
     def _refused(self, answer: Any) -> NoReturn:
-        """Raise what an answer with an error code means."""
+        """Raise the error that a response's code means."""
         code = answer.status_code if answer is not None else 0
         page = self.asked["page"]
         if answer is not None and answer.history:
-            raise Unreachable(
-                f"{self.what}: the storage that Kaggle leads to answers with code {code}.", hint="Try again later."
-            )
+            raise Unreachable(f"{self.what}: Kaggle's storage answered with code {code}.", hint="Try again later.")
         if code == 401 or (code == 403 and not self.logged_in):
             raise _not_accepted(self.api) if self.logged_in else _no_credentials(self.api)
         if code == 404:
             kind = "competition" if self.asked["kind"] == "competition" else "dataset"
             raise UnknownSlug(f"Kaggle has no {kind} {self.what!r}.", hint=f"Compare with the page's address: {page}")
-        said, user = self._words(answer), self.user or "you"
+        why, user = self._words(answer), self.user or "you"
         if self.asked["do"] == "submit" and 400 <= code < 429:
             raise NotAllowed(
-                f"Kaggle does not take a submission to {self.what!r} from {user}: {said}",
-                hint=f"Rules to accept, limits and deadlines are at {page}",
+                f"Kaggle refuses a submission to {self.what!r} from {user}: {why}",
+                hint=f"For rules to accept, limits and deadlines see {page}",
             )
         if code == 403 and self.asked["kind"] == "competition":
             raise NotAllowed(
-                f"Kaggle does not give {self.what!r} to {user}: {said}",
-                hint=f"Accept the rules at {page}/rules (and verify the account, if it asks), then run this again.",
+                f"Kaggle denies {user} access to {self.what!r}: {why}",
+                hint=f"Accept the rules at {page}/rules (and verify your account if asked), then run the command again.",
             )
         if code == 403:
             raise NotAllowed(
-                f"Kaggle does not give {self.what!r} to {user}: {said}",
-                hint=f"There is no such dataset, or it is private: see {page}",
+                f"Kaggle denies {user} access to {self.what!r}: {why}",
+                hint=f"The dataset does not exist or is private: see {page}",
             )
-        raise Unreachable(f"Kaggle answers with code {code}: {said}", hint="Try again later.")
+        raise Unreachable(f"Kaggle answered with code {code}: {why}", hint="Try again later.")
 
     def _words(self, answer: Any) -> str:
-        """What the server says, as a sentence that can be shown."""
+        """Return the server's message as a printable sentence, without keys."""
         try:
-            said = str(answer.json().get("message") or "")
+            text = str(answer.json().get("message") or "")
         except (ValueError, AttributeError):
-            said = ""
+            text = ""
         for name in ("key", "token", "api_token"):
-            said = said.replace(str(self.api.config_values.get(name) or "\0"), "(key)")
-        said = plain(said)[:LONGEST_WORDS].strip() or "it gives no reason"
-        return said if said.endswith((".", "!", "?")) else f"{said}."
+            text = text.replace(str(self.api.config_values.get(name) or "\0"), "(key)")
+        text = plain(text)[:LONGEST_WORDS].strip() or "it gives no reason"
+        return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _client() -> Any:
-    """The client, not logged in. Raises `MissingExtra`."""
+    """Return the client, not logged in. Raises `MissingExtra`."""
     try:
         _keep_bodies_at_home()  # first: the client logs in when it is imported
-        import google_crc32c  # noqa: F401  for the checksum at the end of a download: to be missed before, not after it
+        import google_crc32c  # noqa: F401  verifies downloads: fail before one, not after it
         from kaggle.api.kaggle_api_extended import KaggleApi
     except ModuleNotFoundError as error:
         raise MissingExtra(
@@ -283,16 +283,16 @@ def _client() -> Any:
         ) from None
     except OSError as error:
         raise RemoteError(
-            f"the kaggle client cannot make its folder for settings: {error.strerror}.",
-            hint="Set KAGGLE_CONFIG_DIR to a folder that can be written to.",
+            f"The kaggle client cannot create its settings folder: {error.strerror}.",
+            hint="Set KAGGLE_CONFIG_DIR to a writable folder.",
         ) from None
     return KaggleApi()
 
 
 def _keep_bodies_at_home() -> None:
-    """Have this process not follow a redirect that would send a request's body, which may hold a token, to another host.
+    """Stop this process from following redirects that would send a body, which may contain a token, to another host.
 
-    requests strips the login from the headers on such a redirect, but sends the body again after a 307 or a 308.
+    On such a redirect, requests strips credentials from the headers, but resends the body after a 307 or a 308.
     """
     import requests
 

@@ -1,1 +1,1 @@
-"""A sample data set: rendered scenes, and flaws planted among them."""
+"""A sample dataset: rendered scenes with planted flaws."""

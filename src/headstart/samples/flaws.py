@@ -1,12 +1,12 @@
-"""A sample set with planted flaws: what a check of the data should find, and a table of where it is.
+"""A sample set with planted flaws for a data check to find, and a table that lists them.
 
     made = sample_set(600, seed=0, size=150, flaws=True)
     made.files["train/sea/0007.jpg"], made.flaws[0]
 
-Rendered scenes (`samples.scenes`) in train and test folders, then, of the training set: 2 % corrupt files, 5 % near-
-duplicates, 5 % wrong labels, 3 % turned by EXIF, and one training image that is in the test set too. No image
-carries two flaws. Equal arguments give equal bytes, with one Pillow on one kind of processor. 600 images of 150 pixels
-take about 8 s of a core and 6 MB of memory.
+Rendered scenes (`samples.scenes`) in train and test folders, with flaws in the training set: 2 % corrupt files, 5 %
+near- duplicates, 5 % wrong labels, 3 % rotated by EXIF, and one training image that is also in the test set. No image
+has two flaws. Equal arguments give equal bytes, with the same Pillow on the same kind of CPU. 600 images of 150 pixels
+take about 8 s on one core and 6 MB of memory.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ FLAWS_HEADER = ("path", "flaw", "detail", "of")
 LEAST = 60
 TEST_PART = 0.2
 CORRUPT, DUPLICATES, MISLABELLED, TURNED = 0.02, 0.05, 0.05, 0.03
-"""Parts of the training set."""
+"""Fractions of the training set."""
 TURNS = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
-"""EXIF orientation, and how the pixels are stored for it."""
+"""{EXIF orientation: how the pixels are stored for it}."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,21 @@ class Flaw:
     """One of `KINDS_OF_FLAWS`."""
     detail: str
     of: str = ""
-    """For copies: the path of the other one."""
+    """For copies: the path of the other image."""
 
 
 @dataclass(frozen=True)
 class SampleSet:
-    """What `sample_set` made: {path: bytes of the file}, and the flaws, sorted by path."""
+    """The result of `sample_set`: {path: bytes of the file}, and the flaws, sorted by path."""
 
     files: dict[str, bytes]
     flaws: tuple[Flaw, ...]
 
 
 def sample_set(n: int, *, seed: int, size: int, flaws: bool) -> SampleSet:
-    """`n` images of six classes, a fifth of each for the test; near-duplicates and the leaked copy are among them.
+    """Render `n` images of six classes, a fifth of each for the test set; near-duplicates and the leak are among them.
 
-    Raises `ValueError` if `n` is below 60 or `size` is one that cannot be rendered.
+    Raises `ValueError` if `n` is below 60 or `size` cannot be rendered.
     """
     if n < LEAST:
         raise ValueError(f"n is {n}; expected {LEAST} or more")
@@ -83,7 +83,7 @@ def sample_set(n: int, *, seed: int, size: int, flaws: bool) -> SampleSet:
 
 
 def _names(n: int) -> list[str]:
-    """train/CLASS/0001.jpg ..., as equal in number as n allows; numbers do not tell what is a copy of what."""
+    """Return train/CLASS/0001.jpg ..., as balanced as n allows; the numbers do not reveal copies."""
     names = []
     for k, kind in enumerate(KINDS):
         count = n // len(KINDS) + (k < n % len(KINDS))
@@ -93,15 +93,15 @@ def _names(n: int) -> list[str]:
     return names
 
 
-# What was found of it
+# How many were found
 
 
 @dataclass(frozen=True)
 class FlawRecall:
-    """How a check did on one kind of flaw.
+    """The result of a check for one kind of flaw.
 
-    `others` counts what it listed of that kind and was not planted: files, or, for near-duplicates, groups that are not just a
-    planted copy and its original; leaked copies are among those groups, so that of a leak it is None.
+    `others` counts listed items of that kind that were not planted: files, or, for near-duplicates, groups other than a
+    planted copy with its original; leaked copies are among those groups, so for leaks it is None.
     """
 
     flaw: str
@@ -122,13 +122,13 @@ def recalled(
     turned: Collection[str],
     suspects: Collection[str],
 ) -> list[FlawRecall]:
-    """Which of the flaws are among what `check` listed, one row per kind, in the order of `KINDS_OF_FLAWS`.
+    """Return which flaws `check` listed, one row per kind, in the order of `KINDS_OF_FLAWS`.
 
     Args:
         flaws: The rows of flaws.csv.
         unreadable: Paths of files that were left out as damaged.
-        groups: Paths of images that were taken for one, a list each.
-        turned: Paths of images that an EXIF note turns.
+        groups: Paths of images considered copies of each other, one list per group.
+        turned: Paths of images that EXIF rotates.
         suspects: Paths of images whose label may be wrong.
     """
     together = {path: frozenset(group) for group in groups for path in group}
@@ -153,11 +153,11 @@ def recalled(
     return rows
 
 
-# What is planted where
+# Planting
 
 
 def _plan(names: list[str], rng: np.random.Generator) -> dict[str, Flaw]:
-    """{path: flaw}; no path has two, and originals of copies have none."""
+    """Return {path: flaw}; no path has two, and originals of copies have none."""
     train = [name for name in names if name.startswith("train/")]
     free = [train[i] for i in rng.permutation(len(train))]
     planned: dict[str, Flaw] = {}
@@ -190,7 +190,7 @@ def _plan(names: list[str], rng: np.random.Generator) -> dict[str, Flaw]:
 
 
 def _original(name: str, free: list[str]) -> str | None:
-    """An image of the same class that has no flaw, and will have none; None if there is none left."""
+    """Return an image of the same class that is and stays without flaws; None if none is left."""
     place = next((i for i in range(len(free) - 1, -1, -1) if _kind(free[i]) == _kind(name)), None)
     return None if place is None else free.pop(place)
 
@@ -218,14 +218,14 @@ def _written(rng: np.random.Generator, pixels: np.ndarray, flaw: Flaw | None) ->
 
 
 def _turned(image: Image.Image, quality: int, orientation: int) -> bytes:
-    """Pixels stored as a camera held otherwise stores them, with the orientation that makes them upright again."""
+    """Store pixels as a rotated camera would, with the EXIF orientation that makes them upright again."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return jpeg_bytes(image.transpose(TURNS[orientation]), quality, exif)
 
 
 def _copied(rng: np.random.Generator, original: bytes, pixels: np.ndarray, flaw: Flaw) -> bytes:
-    """A copy as copies come about: saved again, smaller or larger, cut, brighter, mirrored. A leak is the same file."""
+    """Return a typical copy: re-encoded, resized, cropped, brightened or mirrored. A leak is the same file."""
     if flaw.flaw == "leak":
         return original
     changed = CHANGES[flaw.detail](Image.fromarray(pixels), rng)
@@ -242,7 +242,7 @@ def _resized(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _cut(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """5 % of the width and of the height are cut off, on whichever sides."""
+    """Crop 5 % of the width and of the height, split at random between the sides."""
     side, lost = image.width, round(image.width * 0.05)
     x, y = rng.integers(0, lost + 1, 2).tolist()
     return image.crop((x, y, x + side - lost, y + side - lost))

@@ -1,6 +1,6 @@
 """The folder of a sample set: its images, flaws.csv, and a README that says how they were made.
 
-Costs the rendering, about 10 s for 600 images. Not for what is rendered: see `headstart.samples.flaws`.
+Costs the rendering, about 10 s for 600 images. Not for the contents of the images: see `headstart.samples.flaws`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ README = """\
 {first}
 
 These are drawings made by a program, not photographs: {n:,} images of {size} x {size} pixels in six classes
-({kinds}), four fifths in train and one fifth in test. They are for trying headstart out and for its tests. How well
-something works on photographs they do not tell.
+({kinds}), four fifths in train and one fifth in test. They are for trying headstart out and for its tests. They do
+not show how well something works on photographs.
 
 {about}
 The images and this text are under the licence of headstart (Apache-2.0).
@@ -56,10 +56,10 @@ def write_sample(place: Path, what: str, *, n: int, seed: int, size: int, flaws:
 
 
 def _check_options(what: str, n: int, size: int, seed: int) -> None:
-    """Raise `RecipeError` if one of them cannot work."""
+    """Raise `RecipeError` if an option is invalid."""
     if what not in SETS:
-        known = " or ".join(map(repr, SETS))
-        raise RecipeError(f"{plain(what)!r} is no sample set; expected {known}.", hint=near_names(what, list(SETS)))
+        listed = " or ".join(map(repr, SETS))
+        raise RecipeError(f"{plain(what)!r} is not a sample set; expected {listed}.", hint=near_names(what, list(SETS)))
     if n < LEAST:
         raise RecipeError(f"n is {n}; expected {LEAST} or more.", hint="600 take about 10 s.")
     if not SMALLEST <= size <= LARGEST:
@@ -69,7 +69,7 @@ def _check_options(what: str, n: int, size: int, seed: int) -> None:
 
 
 def flaw_counts(made: SampleSet) -> dict[str, int]:
-    """How many of each flaw are planted, by name."""
+    """Return the number of planted flaws by name."""
     return dict(sorted(Counter(flaw.flaw for flaw in made.flaws).items()))
 
 
@@ -81,6 +81,6 @@ def _readme(made: SampleSet, n: int, seed: int, size: int) -> str:
 
 
 def first_line(n: int, seed: int, size: int, *, flaws: bool) -> str:
-    """How README.txt begins, by which a set is known."""
+    """Return the first line of README.txt, which identifies a set."""
     option = "" if flaws else " --no-flaws"
     return f"Rendered scenes, made by `headstart sample scenes DIR --n {n} --seed {seed} --size {size}{option}`."

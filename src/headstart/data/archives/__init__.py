@@ -1,1 +1,1 @@
-"""Archives: read by our own readers, refused as a whole for anything odd in their list, unpacked aside and renamed once."""
+"""Archives: read by headstart's own readers, refused whole if any entry is unsafe, unpacked aside and renamed once."""

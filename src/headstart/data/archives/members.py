@@ -1,12 +1,12 @@
-"""What the entries of an archive may be called, may be, and may take up; nothing is opened here.
+"""The names, kinds and sizes that entries of an archive may have; nothing is opened here.
 
-Archives come from strangers. An entry that would land outside the folder, replace another on some file system, or is
-anything but a plain file or folder refuses the whole archive, before its first byte is written. The same rules hold on
-every system, so that an archive that opens on Linux also opens on a Mac and on Windows. Links are refused wherever they
-point: telling good ones from bad has failed in well-kept libraries (CVE-2025-4517: Python's own filter).
+Archives are untrusted. If an entry would be written outside the folder, would replace another on some file system, or
+is not a plain file or folder, the whole archive is refused before its first byte is written. The same rules apply on
+every system, so an archive that opens on Linux also opens on a Mac and on Windows. Links are refused wherever they
+point: telling safe from unsafe ones has failed in well-maintained libraries (CVE-2025-4517: Python's own filter).
 
-Costs 7 microseconds and 90 bytes of memory an entry, however long its name. Not for what is inside the files: images
-have `images.headers` and `images.validate`.
+Costs 7 microseconds and 90 bytes of memory per entry, however long its name. Not for the contents of the files: see
+`images.headers` and `images.validate` for images.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ from dataclasses import dataclass, field
 from headstart.errors import BadArchive
 
 MAX_ENTRIES = 250_000
-"""Files and folders, those that are only named in paths included. More belong unpacked by hand: it takes a while."""
+"""Files and folders, including those that appear only in paths. Larger archives should be unpacked by hand."""
 MAX_INNER = 30_000
-"""Archives in one archive."""
+"""Archives inside one archive."""
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst")
-"""What archives inside an archive are called; others, such as .docx and .npz, are files like any."""
+"""Suffixes of archives inside an archive; others, such as .docx and .npz, are ordinary files."""
 MAX_RATIO = 100
-"""Unpacked bytes for each byte of the archive. Images take 1, tables of text 20 at most."""
+"""Unpacked bytes per byte of the archive. Images reach 1, tables of text 20 at most."""
 ALWAYS_BYTES = 256 << 20
-"""So many bytes are unpacked whatever the ratio: small archives of drawings may shrink to nothing."""
+"""Bytes that are unpacked whatever the ratio: small archives of drawings may compress to almost nothing."""
 DISK_SHARE = 0.9
-"""The part of the free disk that may be filled."""
+"""Fraction of the free disk space that may be filled."""
 MAX_NAME, MAX_PATH, MAX_DEPTH = 255, 1000, 32
 """Bytes of one name, bytes of a path, folders in a path."""
+
+_UNPACK_ELSEWHERE = "If you expect this, unpack it with another program and give the resulting folder."
 
 _SHOWN = 3
 _ODD = re.compile(r"(?P<zero>\x00)|(?P<control>[\x01-\x1f\x7f])|(?P<backslash>\\)")
@@ -51,30 +53,30 @@ _REASONS = {
     "drive": "names a drive",
     "share": "names a network share",
     "reserved": "is a name that Windows reserves",
-    "ending": "has a name that ends in a dot or a blank",
+    "ending": "has a name that ends in a dot or a space",
     "windows": "has a name that Windows does not allow",
     "long": f"has a name of more than {MAX_NAME} bytes, or a path of more than {MAX_PATH:,}",
-    "deep": f"lies more than {MAX_DEPTH} folders deep",
-    "twice": "is there twice",
-    "case": "differs from another one only by case or by how accents are written",
-    "both": "is a file and a folder at once",
-    "full_folder": "is a folder that has bytes",
+    "deep": f"is more than {MAX_DEPTH} folders deep",
+    "twice": "appears twice",
+    "case": "differs from another entry only by case or by the encoding of accents",
+    "both": "is both a file and a folder",
+    "full_folder": "is a folder with contents of its own",
 }
 _JUNK = frozenset({".ds_store", "thumbs.db", "desktop.ini", "__macosx", "@eadir", ".spotlight-v100", ".trashes"})
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One entry of an archive, as its listing has it."""
+    """One entry of an archive, according to its listing."""
 
     name: str
     """Its path; bytes that are not text are surrogate-escaped."""
     kind: str
-    """'file', 'folder', or what else it is in words, such as 'symbolic link'."""
+    """'file', 'folder', or another kind in words, such as 'symbolic link'."""
     size: int
-    """Unpacked bytes, as the listing says."""
+    """Unpacked bytes, according to the listing."""
     packed: int
-    """Bytes that it takes up in the archive."""
+    """Bytes that it occupies in the archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,48 +85,48 @@ class Entry:
 
     member: Member
     pieces: Callable[[], Iterator[bytes]]
-    """Gives its bytes piece by piece, as long as the next entry has not been asked for. Raises `BadArchive`."""
+    """Yields its bytes piece by piece, until the next entry is requested. Raises `BadArchive`."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What may still be unpacked."""
+    """How much may still be unpacked."""
 
     entries: int
     bytes: int
     because: str
-    """Where `bytes` comes from, in words."""
+    """The reason for `bytes`, in words."""
 
     def less(self, contents: Contents) -> Limits:
-        """What is left after an archive with these contents."""
+        """Return the limits that remain after an archive with these contents."""
         return Limits(self.entries - contents.entries, self.bytes - contents.bytes, self.because)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What an archive holds, by its listing."""
+    """The contents of an archive, according to its listing."""
 
     files: int
     bytes: int
     entries: int
-    """Files and folders, those that are only named in paths included."""
+    """Files and folders, including those that appear only in paths."""
     top: str
-    """The name that all paths begin with, '' if there is no such one."""
+    """The first name of all paths, '' if they differ."""
 
 
 def limits_for(packed: int, free: int) -> Limits:
-    """What may be unpacked from an archive of `packed` bytes on a disk with `free` bytes left."""
+    """Return the limits for an archive of `packed` bytes on a disk with `free` bytes left."""
     by_ratio, by_disk = max(ALWAYS_BYTES, MAX_RATIO * packed), int(DISK_SHARE * free)
     if by_disk < by_ratio:
         return Limits(MAX_ENTRIES, by_disk, f"the disk has {free:,} left")
-    return Limits(MAX_ENTRIES, by_ratio, f"for an archive of {packed:,} no more are taken to be meant")
+    return Limits(MAX_ENTRIES, by_ratio, f"more is implausible for an archive of {packed:,}")
 
 
 def check_members(archive: str, members: Iterable[Member], limits: Limits | None = None) -> Contents:
-    """Look through a listing, and sum it up. Raises `BadArchive`, which names the first few entries that are not taken.
+    """Check a listing and summarise it. Raises `BadArchive`, which names the first few unsafe entries.
 
-    `archive` is what it is called in messages. Too many entries or bytes end it at once, so that a listing that never
-    ends does no harm.
+    `archive` is its name in messages. Too many entries or bytes stop the check at once, so an endless listing does no
+    harm.
     """
     vetting = Vetting(archive, limits or limits_for(0, 1 << 62))
     problems, bad = [], 0
@@ -136,28 +138,31 @@ def check_members(archive: str, members: Iterable[Member], limits: Limits | None
     if bad:
         more = f" and {bad - _SHOWN:,} more" if bad > _SHOWN else ""
         raise BadArchive(
-            f"{archive}: holds what cannot be unpacked safely: {', '.join(problems)}{more}.",
-            hint="Nothing was unpacked. If you trust it, unpack it by other means and give the folder that this makes.",
+            f"{archive}: has entries that cannot be unpacked safely: {', '.join(problems)}{more}.",
+            hint="Nothing was unpacked. If you trust it, unpack it with another program and give the resulting folder.",
         )
     return vetting.contents()
 
 
 class Vetting:
-    """Looks at the entries of one archive, one after the other."""
+    """Checks the entries of one archive, one after another."""
 
     def __init__(self, archive: str, limits: Limits) -> None:
         self._archive = archive
         self._limits = limits
-        self._seen = _SeenNames()
+        self._names = _NameIndex()
         self._entries = self._files = self._bytes = self._inner = 0
         self._tops: set[str] = set()
 
     def problem(self, member: Member, parts: list[str]) -> str:
-        """Why an entry is not taken, '' if it is; `parts` is `parts_of` its name. Raises `BadArchive` past the limits."""
+        """Return why an entry is refused, '' if it is not; `parts` is `parts_of` its name.
+
+        Raises `BadArchive` beyond the limits.
+        """
         self._entries += 1
         self._bytes += member.size
-        check_totals(self._archive, max(self._entries, len(self._seen)), self._bytes, self._limits)
-        problem = name_problem(member.name, parts) or _kind_problem(member) or self._seen.problem(parts, member.kind)
+        check_totals(self._archive, max(self._entries, len(self._names)), self._bytes, self._limits)
+        problem = name_problem(member.name, parts) or _kind_problem(member) or self._names.problem(parts, member.kind)
         if not problem and parts and not is_junk(parts):
             self._files += member.kind == "file"
             if parts[-1].lower().endswith(SUFFIXES):
@@ -170,32 +175,32 @@ class Vetting:
         self._inner += 1
         if self._inner > MAX_INNER:
             raise BadArchive(
-                f"{self._archive}: holds more than {MAX_INNER:,} archives.",
-                hint="If that is meant, unpack it by other means and give the folder that this makes.",
+                f"{self._archive}: contains more than {MAX_INNER:,} archives.",
+                hint=_UNPACK_ELSEWHERE,
             )
 
     def contents(self) -> Contents:
-        """What the entries come to."""
+        """Return the totals of the entries."""
         top = next(iter(self._tops)) if len(self._tops) == 1 else ""
-        return Contents(self._files, self._bytes, max(self._entries, len(self._seen)), top)
+        return Contents(self._files, self._bytes, max(self._entries, len(self._names)), top)
 
 
 def check_totals(archive: str, entries: int, total: int, limits: Limits) -> None:
-    """Raise `BadArchive` if so many entries or bytes are more than `limits` allow."""
+    """Raise `BadArchive` if the number of entries or bytes exceeds `limits`."""
     if entries > limits.entries:
         raise BadArchive(
-            f"{archive}: comes to more than {MAX_ENTRIES:,} files and folders.",
-            hint="If that is meant, unpack it by other means and give the folder that this makes.",
+            f"{archive}: contains more than {MAX_ENTRIES:,} files and folders.",
+            hint=_UNPACK_ELSEWHERE,
         )
     if total > limits.bytes:
         raise BadArchive(
             f"{archive}: would take more than {limits.bytes:,} bytes unpacked; {limits.because}.",
-            hint="If that is meant, unpack it by other means, on a disk with room, and give the folder that this makes.",
+            hint="If you expect this, unpack it with another program on a larger disk and give the resulting folder.",
         )
 
 
 def parts_of(name: str) -> list[str]:
-    """The names in a path, less those that stand for the folder itself.
+    """Return the names in a path, without those that mean the folder itself.
 
     >>> parts_of("./train//cat/1.jpg")
     ['train', 'cat', '1.jpg']
@@ -204,7 +209,7 @@ def parts_of(name: str) -> list[str]:
 
 
 def name_problem(name: str, parts: list[str]) -> str:
-    """Why an entry cannot have that name, '' if it can; `parts` are those of `parts_of`.
+    """Return why an entry cannot have that name, '' if it can; `parts` is `parts_of(name)`.
 
     >>> name_problem("../1.jpg", ["..", "1.jpg"]), name_problem("cat/1.jpg", ["cat", "1.jpg"])
     ('leads out of the folder', '')
@@ -243,7 +248,7 @@ def _kind_problem(member: Member) -> str:
 
 
 def is_junk(parts: list[str]) -> bool:
-    """Whether it is what Macs, Windows and storage boxes add to folders of their own accord.
+    """Return whether it is a file that macOS, Windows or a storage box adds to folders on its own.
 
     >>> is_junk(["__MACOSX", "cat", "._1.jpg"]), is_junk(["cat", "1.jpg"])
     (True, False)
@@ -252,7 +257,7 @@ def is_junk(parts: list[str]) -> bool:
 
 
 def shown(name: str) -> str:
-    """A name from an archive as it can be printed: quoted, escaped, and not too long.
+    """Return a printable name from an archive: quoted, escaped, and shortened.
 
     >>> shown("two\\nlines")
     "'two\\\\nlines'"
@@ -261,7 +266,7 @@ def shown(name: str) -> str:
 
 
 def fold(name: str) -> str:
-    """A name as file systems compare it that know neither case nor how accents are written.
+    """Return a name as compared by file systems that ignore case and the encoding of accents.
 
     >>> fold("Cafe\\u0301") == fold("CAF\\u00c9")
     True
@@ -272,23 +277,23 @@ def fold(name: str) -> str:
 
 
 @dataclass
-class _SeenNames:
-    """The names met so far, as hashes: memory must not grow with their lengths.
+class _NameIndex:
+    """The names so far, as hashes: memory must not grow with their lengths.
 
-    {hash of the folded path: hash of the path as it is}. Two names with one 64-bit hash would be called the same; Python
-    salts them in each process.
+    {hash of the folded path: hash of the original path}. Two names with the same 64-bit hash would count as equal;
+    Python salts the hashes in each process.
     """
 
     files: dict[int, int] = field(default_factory=dict)
     folders: dict[int, int] = field(default_factory=dict)
     last: str = ""
-    """The folder of the last file: most entries follow one of the same folder."""
+    """The folder of the last file: most entries follow another from the same folder."""
 
     def __len__(self) -> int:
         return len(self.files) + len(self.folders)
 
     def problem(self, parts: list[str], kind: str) -> str:
-        """Why an entry cannot stand beside those before it, '' if it can; then it is one of them."""
+        """Return why an entry conflicts with earlier ones; if it does not, add it and return ''."""
         if not parts:
             return ""
         above = "/".join(parts[:-1])

@@ -1,8 +1,8 @@
-"""Packed bytes come out in pieces, and never take more memory than is known beforehand.
+"""Decompression in pieces, with bounded memory.
 
-A few kilobytes can ask their decompressor for gigabytes of memory: xz and zstandard say in their headers how far back they
-look. Here that is bounded before the first byte is unpacked: 64 MiB, which covers ``xz -9`` and ``zstd -21``. Runs at the
-libraries' own speed. Not for random access: what comes out can only be read on.
+A few kilobytes can make a decompressor allocate gigabytes of memory: xz and zstandard state their window size in the
+header. Here it is limited before the first byte is unpacked: 64 MiB, which covers ``xz -9`` and ``zstd -21``. Runs at
+the libraries' own speed. Not for random access: the output can only be read forward.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any, BinaryIO, cast
 from headstart.errors import BadArchive
 
 PIECE = 1 << 18
-"""Bytes that are read or unpacked at a time."""
+"""Bytes read or unpacked at a time."""
 MAX_WINDOW = 64 << 20
-"""Bytes that a stream may look back."""
+"""Maximum window of a stream in bytes."""
 FAULTS = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
-"""What reading a damaged stream raises, by the libraries' own accounts."""
+"""Exceptions raised on reading a damaged stream, according to the libraries' documentation."""
 _XZ_MEMORY = MAX_WINDOW + (8 << 20)
 _ZSTD, _SKIPPABLE = 0xFD2FB528, 0x184D2A50
 
 
 def unreadable(archive: str, error: Exception) -> BadArchive:
-    """The error to raise when reading an archive raised one of `FAULTS`."""
+    """Return the error to raise when reading an archive raised one of `FAULTS`."""
     if isinstance(error, OSError) and error.errno:
         return BadArchive(
             f"{archive}: could not be read: {error.strerror}.", hint="Check the disk and its permissions."
@@ -38,22 +38,22 @@ def unreadable(archive: str, error: Exception) -> BadArchive:
 
 
 def damaged(archive: str, what: str) -> BadArchive:
-    """The error for an archive that is not what its own headers say."""
+    """Return the error for an archive that contradicts its own headers."""
     return BadArchive(
-        f"{archive}: is damaged or cut short: {what}.", hint="Download or copy it again; nothing was unpacked."
+        f"{archive}: is damaged or truncated: {what}.", hint="Download or copy it again; nothing was unpacked."
     )
 
 
 def too_wide(archive: str) -> BadArchive:
-    """The error for a stream that needs too much memory."""
+    """Return the error for a stream that needs too much memory."""
     return BadArchive(
         f"{archive}: needs more than {MAX_WINDOW >> 20} MiB of memory to unpack.",
-        hint="If that is meant, unpack it by other means and give the folder that this makes.",
+        hint="If you expect this, unpack it with another program and give the resulting folder.",
     )
 
 
 def decompressed(archive: str, file: BinaryIO, codec: str) -> BinaryIO:
-    """What a file holds: `codec` is '' (as it is), 'gzip', 'bzip2', 'xz' or 'zstd'. Reading it raises `FAULTS`."""
+    """Return a reader of a file: `codec` is '' (plain), 'gzip', 'bzip2', 'xz' or 'zstd'. Reading raises `FAULTS`."""
     if codec == "gzip":
         return cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=file, mode="rb"), PIECE))
     if codec in ("bzip2", "xz"):
@@ -68,7 +68,7 @@ def decompressed(archive: str, file: BinaryIO, codec: str) -> BinaryIO:
 
 
 class _KeptOpen(io.RawIOBase):
-    """A file that stays open when its reader, which has done with it, closes it."""
+    """A file that stays open when its reader closes it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -77,14 +77,14 @@ class _KeptOpen(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer, or a part of it; 0 at the end."""
+        """Fill all or some of the buffer; return 0 at the end."""
         data = self._file.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
 
 class _Stream(io.RawIOBase):
-    """bzip2 or xz, also several such one after the other; the standard library's own class has no bound for xz."""
+    """bzip2 or xz, also several streams in a row; the standard library's own class has no memory limit for xz."""
 
     def __init__(self, file: BinaryIO, codec: str) -> None:
         self._file = file
@@ -101,7 +101,7 @@ class _Stream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer, or a part of it; 0 at the end."""
+        """Fill all or some of the buffer; return 0 at the end."""
         view = memoryview(buffer).cast("B")
         while True:
             if self._unpack.eof:
@@ -112,7 +112,7 @@ class _Stream(io.RawIOBase):
             elif self._unpack.needs_input and not self._left:
                 self._left = self._file.read(PIECE)
                 if not self._left:
-                    raise EOFError("it ends in the middle")
+                    raise EOFError("it ends too early")
             data = self._unpack.decompress(self._left, len(view))
             self._left = b""
             if data:
@@ -121,7 +121,7 @@ class _Stream(io.RawIOBase):
 
 
 def _check_windows(archive: str, file: BinaryIO) -> None:
-    """Raise `BadArchive` if a zstandard frame looks back too far. Walks over the blocks without unpacking (RFC 8878, 3.1)."""
+    """Raise `BadArchive` if a zstandard window is too large. Skips over blocks without unpacking (RFC 8878, 3.1)."""
     end = file.seek(0, io.SEEK_END)
     at = 0
     while at < end:
@@ -138,12 +138,12 @@ def _check_windows(archive: str, file: BinaryIO) -> None:
         else:
             raise damaged(archive, "a zstandard frame was expected")
     if at > end:
-        raise damaged(archive, "it ends in the middle")
+        raise damaged(archive, "it ends too early")
     file.seek(0)
 
 
 def _frame(head: bytes) -> tuple[int, int, bool]:
-    """Window in bytes, length of the header in bytes, and whether a checksum ends the frame (RFC 8878, 3.1.1.1)."""
+    """Return window and header length in bytes, and whether a checksum ends the frame (RFC 8878, 3.1.1.1)."""
     flags = head[4]
     single = bool(flags & 0x20)
     id_bytes = (0, 1, 2, 4)[flags & 3]
@@ -156,7 +156,7 @@ def _frame(head: bytes) -> tuple[int, int, bool]:
 
 
 def _after_blocks(file: BinaryIO, at: int) -> int:
-    """Where the blocks of a frame end (RFC 8878, 3.1.1.2); a file that ends before leads behind its end."""
+    """Return where the blocks of a frame end (RFC 8878, 3.1.1.2); beyond the end of the file if it is truncated."""
     while True:
         file.seek(at)
         head = file.read(3)

@@ -1,11 +1,10 @@
-"""The entries of a tar, read front to back: as it is, or packed with gzip, bzip2, xz or zstandard.
+"""The entries of a tar, read front to back: plain, or compressed with gzip, bzip2, xz or zstandard.
 
-Reads the formats that are in use: ustar, pax (POSIX.1-2001: long names, large sizes) and GNU (long names, large sizes).
-Sparse files and archives in several parts are named and not read. Python's `tarfile` reads more, lets headers that
-contradict each other pass, and stops in silence where an archive was cut between two entries.
+Reads the formats in use: ustar, pax (POSIX.1-2001: long names, large sizes) and GNU (long names, large sizes). Sparse
+files and multi-volume archives are reported and not read. Python's `tarfile` reads more formats, but accepts headers
+that contradict each other, and stops silently if an archive was cut between two entries.
 
-Costs 11 microseconds an entry, vetting included, and the unpacking of everything once, which is all there is in a tar: it
-has no directory.
+Costs 11 microseconds per entry, vetting included, plus decompressing everything once: a tar has no directory.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from headstart.errors import BadArchive
 
 BLOCK = 512
 _MAX_EXTENSION = 1 << 20
-"""Bytes of a long name, or of what pax says about an entry."""
+"""Bytes of a long name, or of an entry's pax header."""
 _MAX_TAIL = 1 << 20
 """Bytes of padding at the end; tar writes 10,240 at most."""
 _MAX_IN_A_ROW = 8
-"""Headers that only describe the next."""
+"""Headers that only describe the next header."""
 _ZEROS = bytes(BLOCK)
 _KINDS = {
     b"0": "file",
@@ -47,12 +46,12 @@ _DANGEROUS = ("path", "size", "linkpath", "GNU.sparse")
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether the first 512 bytes are the header of a tar."""
+    """Return whether the first 512 bytes are the header of a tar."""
     return len(head) >= BLOCK and head[:BLOCK] != _ZEROS and _checksum_holds(head[:BLOCK])
 
 
 def tar_entries(archive: str, file: BinaryIO, codec: str) -> Iterator[Entry]:
-    """The entries in their order; what one holds can be read until the next one is asked for. Raises `BadArchive`."""
+    """Yield the entries in order; each can be read until the next is requested. Raises `BadArchive`."""
     source = _TarStream(archive, file, codec)
     while True:
         header = _next_header(source)
@@ -89,25 +88,25 @@ class _TarHeader:
 
 
 def _next_header(source: _TarStream) -> _TarHeader | None:
-    """The next entry's header with what extensions say about it; None at the end mark."""
-    said: dict[str, str] = {}
+    """Return the next entry's header, amended by its extensions; None at the end mark."""
+    extensions: dict[str, str] = {}
     for _ in range(_MAX_IN_A_ROW):
         block = source.block()
         if block == _ZEROS:
-            if said:
+            if extensions:
                 raise damaged(source.archive, "a long name has no entry")
             return None
         header = _parse(source.archive, block)
         if header.type not in _EXTENSIONS:
-            return _amended(source.archive, header, said) if said else header
+            return _amended(source.archive, header, extensions) if extensions else header
         new = _extension(source, header)
-        if said.keys() & new.keys():
-            raise BadArchive(f"{source.archive}: names an entry twice over (tar headers).", hint=_MADE)
-        said |= new
+        if extensions.keys() & new.keys():
+            raise BadArchive(f"{source.archive}: names one entry twice (tar headers).", hint=_MADE)
+        extensions |= new
     raise BadArchive(f"{source.archive}: has more than {_MAX_IN_A_ROW} tar headers for one entry.", hint=_MADE)
 
 
-_MADE = "No packer writes that by accident. Unpack it by other means if you trust it."
+_MADE = "No archiver writes this by accident. If you trust the archive, unpack it with another program."
 
 
 def _parse(archive: str, block: bytes) -> _TarHeader:
@@ -132,12 +131,12 @@ def _checksum_holds(block: bytes) -> bool:
 
 
 def _number(archive: str, field: bytes) -> int:
-    """An octal number, or a binary one as GNU writes those that are too large."""
+    """Parse an octal number, or a binary one, as GNU tar writes large numbers."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     text = field.strip(b" \0")
     if text.strip(b"01234567"):
-        raise damaged(archive, "a number in a tar header is none")
+        raise damaged(archive, "a tar header has an invalid number")
     return int(text or b"0", 8)
 
 
@@ -146,7 +145,7 @@ def _text(field: bytes) -> str:
 
 
 def _extension(source: _TarStream, header: _TarHeader) -> dict[str, str]:
-    """What a header says about the next entry: 'path', 'size', 'sparse'; 'link' and 'pax' that there was one."""
+    """Return a header's values for the next entry: 'path', 'size', 'sparse'; 'link' and 'pax' mark its presence."""
     if header.size > _MAX_EXTENSION:
         raise BadArchive(f"{source.archive}: has a tar header of {header.size:,} bytes.", hint=_MADE)
     begin = source.position
@@ -161,36 +160,40 @@ def _extension(source: _TarStream, header: _TarHeader) -> dict[str, str]:
         if any(key.startswith(_DANGEROUS) for key in records):
             raise BadArchive(f"{source.archive}: has one path or size for all entries (pax).", hint=_MADE)
         return {}
-    said: dict[str, str] = {key: records[key] for key in ("path", "size") if key in records}
+    values: dict[str, str] = {key: records[key] for key in ("path", "size") if key in records}
     sparse = {"sparse": ""} if any(key.startswith("GNU.sparse") for key in records) else {}
-    return {"pax": "", **said, **sparse}
+    return {"pax": "", **values, **sparse}
 
 
 def _records(archive: str, data: bytes) -> dict[str, str]:
-    """The records of a pax header: ``LENGTH KEY=VALUE\\n``."""
+    """Parse the records of a pax header: ``LENGTH KEY=VALUE\\n``."""
     records: dict[str, str] = {}
     at = 0
     while at < len(data):
-        found = _RECORD.match(data, at)
-        end = at + int(found[1]) if found else 0
-        if found is None or end <= found.end() or data[end - 1 : end] != b"\n":
-            raise damaged(archive, "a pax header is none")
-        records[found[2].decode("utf-8", "replace")] = data[found.end() : end - 1].decode("utf-8", "surrogateescape")
+        match = _RECORD.match(data, at)
+        end = at + int(match[1]) if match else 0
+        if match is None or end <= match.end() or data[end - 1 : end] != b"\n":
+            raise damaged(archive, "a pax header is malformed")
+        records[match[2].decode("utf-8", "replace")] = data[match.end() : end - 1].decode("utf-8", "surrogateescape")
         at = end
     return records
 
 
-def _amended(archive: str, header: _TarHeader, said: dict[str, str]) -> _TarHeader:
-    size = said.get("size", "")
+def _amended(archive: str, header: _TarHeader, extensions: dict[str, str]) -> _TarHeader:
+    size = extensions.get("size", "")
     if size and not (size.isascii() and size.isdigit() and len(size) < 20):
-        raise damaged(archive, "a size in a pax header is none")
+        raise damaged(archive, "a pax header has an invalid size")
     return _TarHeader(
-        said.get("path", header.name), header.type, header.mode, int(size or header.size), sparse="sparse" in said
+        name=extensions.get("path", header.name),
+        type=header.type,
+        mode=header.mode,
+        size=int(size or header.size),
+        sparse="sparse" in extensions,
     )
 
 
 class _TarStream:
-    """The bytes of a tar, and how far they have been read. What goes wrong is a `BadArchive`."""
+    """The bytes of a tar, with the current position. Every failure is a `BadArchive`."""
 
     def __init__(self, archive: str, file: BinaryIO, codec: str) -> None:
         self.archive = archive
@@ -200,7 +203,7 @@ class _TarStream:
         self._file = decompressed(archive, file, codec)
 
     def read(self, size: int) -> bytes:
-        """So many bytes, fewer only at the end."""
+        """Read `size` bytes, fewer only at the end."""
         try:
             data = self._file.read(size)
         except FAULTS as error:
@@ -215,7 +218,7 @@ class _TarStream:
         return data
 
     def pieces(self, size: int) -> Iterator[bytes]:
-        """The next bytes, piece by piece."""
+        """Yield the next `size` bytes, piece by piece."""
         while size:
             data = self.read(min(size, PIECE))
             if not data:
@@ -224,7 +227,7 @@ class _TarStream:
             yield data
 
     def go_to(self, position: int) -> None:
-        """Go on to a place that lies ahead."""
+        """Skip forward to a position."""
         if self._end < 0:
             for _ in self.pieces(position - self.position):
                 pass
@@ -235,13 +238,13 @@ class _TarStream:
             self.position = position
 
     def expect_end(self) -> None:
-        """Raise `BadArchive` unless nothing but padding follows. Reads to the end, where packed files have a checksum."""
+        """Raise `BadArchive` if more than padding follows. Reads to the end, where compressed files have a checksum."""
         for _ in range(_MAX_TAIL // PIECE):
             data = self.read(PIECE)
             if data.strip(b"\0"):
                 raise BadArchive(
-                    f"{self.archive}: holds more after its end mark.",
-                    hint="Two archives joined into one? Unpack them one by one, and give the folder that this makes.",
+                    f"{self.archive}: has data after its end mark.",
+                    hint="If two archives were joined, unpack them one by one and give the resulting folder.",
                 )
             if not data:
                 return

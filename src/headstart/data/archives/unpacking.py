@@ -1,14 +1,14 @@
-"""An archive becomes a folder: all of it or nothing, and nothing outside of it.
+"""Unpack an archive into a folder: all of it or nothing, and nothing outside of the folder.
 
-The whole listing is vetted before the first byte is written (`members` has the rules and limits); what an archive holds is
-read by `zips` and `tars`, never by anything that writes files itself; all is written into a folder aside, by names that do
-not exist there, and renamed once. Archives in the archive are unpacked too, within the same limits.
+The whole listing is vetted before the first byte is written (`members` has the rules and limits). `zips` and `tars`
+read the contents, and never write files themselves. All files are written into a temporary folder, under names that do
+not exist there, which is renamed once. Archives inside the archive are unpacked too, within the same limits.
 
-    zip, tar, tar.gz, tar.bz2, tar.xz, tar.zst      unpacked
-    7z, rar, and one packed file (labels.csv.gz)    refused with what to do
+    zip, tar, tar.gz, tar.bz2, tar.xz, tar.zst          unpacked
+    7z, rar, and a compressed file (labels.csv.gz)      refused, with a hint
 
-Costs a reading of the archive, the writing of what is in it, and 40 microseconds per file; a packed tar is unpacked twice,
-since only its end tells that nothing in it is bad. Not for reading images in place: they are decoded from files.
+Costs reading the archive, writing its contents, and 40 microseconds per file; a compressed tar is decompressed twice,
+because only its end shows that all of it is safe. Not for reading images in place: they are decoded from files.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from headstart.io.folders import check_free, folder_aside, make_folder, remove_f
 from headstart.io.progress import bar, log
 
 NESTED = 2
-"""Levels of archives in archives that are unpacked."""
+"""Levels of nested archives that are unpacked."""
 
 _STARTS = (
     *((start, "zip") for start in STARTS),
@@ -60,29 +60,29 @@ _STARTS = (
     (b"Rar!\x1a\x07", "rar"),
 )
 _CONVERT = {
-    "7z": "Unpack it (7z x {name}) and give the folder that this makes, or make a zip of that.",
-    "rar": "Unpack it (unrar x {name}) and give the folder that this makes, or make a zip of that.",
+    "7z": "Unpack it (7z x {name}) and give the resulting folder, or a zip of it.",
+    "rar": "Unpack it (unrar x {name}) and give the resulting folder, or a zip of it.",
 }
 _ONE_FILE = {"gzip": "gunzip -k", "bzip2": "bunzip2 -k", "xz": "unxz -k", "zstd": "unzstd"}
 _SHARD = re.compile(r".*[-_.][0-9]{4,}\.tar", re.DOTALL)
 _MOST_NAMED = 1000
-_CACHE_FORMAT = 1  # a new number forgets all that was unpacked: for when what is written changes
-_SETTLED_SECONDS = 2.0  # a file that changed a moment ago may change again without its time changing
+_CACHE_FORMAT = 1  # increase it to discard all unpacked archives: when the output changes
+_SETTLED_SECONDS = 2.0  # a more recently changed file may change again without its time changing
 
 
 @dataclass(frozen=True)
 class UnpackResult:
-    """What an archive became."""
+    """An unpacked archive."""
 
     folder: Path
     files: int
     bytes: int
     left_out: tuple[str, ...]
-    """The first thousand names of what systems add to folders (__MACOSX, .DS_Store, Thumbs.db): it is not written."""
+    """The first thousand skipped files that systems add to folders (__MACOSX, .DS_Store, Thumbs.db)."""
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is an archive or packed, by its first bytes, whatever it is called; False if there is no file.
+    """Return whether a file is an archive or compressed, by its first bytes, not its name; False if there is no file.
 
     Raises `BadArchive` if it may not be read.
     """
@@ -93,11 +93,11 @@ def is_archive(path: Path) -> bool:
 
 
 def unpack(archive: Path, into: Path, *, nested: int = NESTED) -> UnpackResult:
-    """Unpack into a new folder. Archives inside, to `nested` levels, become folders named after them.
+    """Unpack into a new folder. Nested archives, to `nested` levels, become folders named after them.
 
-    An archive inside that holds just one folder (or file) of its own name, as Kaggle's do, becomes that folder. Tars that
-    are numbered like shards (train-000001.tar) stay as they are. Raises `BadArchive` (then nothing is left behind),
-    `MissingData`, and `WriteError` if `into` exists, the disk is full or the place is not writable.
+    A nested archive that contains just one folder (or file) of its own name, as Kaggle's do, becomes that folder. Tars
+    numbered like shards (train-000001.tar) stay packed. Raises `BadArchive` (nothing is left behind), `MissingData`,
+    and `WriteError` if `into` exists, the disk is full or the location is not writable.
     """
     done = _unpack(archive, into, nested)
     log.info("%s: unpacked into %s (%s files, %.1f MB).", archive, into, f"{done.files:,}", done.bytes / 1e6)
@@ -111,7 +111,7 @@ def _unpack(archive: Path, into: Path, nested: int) -> UnpackResult:
     with _opened(archive, str(archive)) as opened:
         contents = opened.vet(limits)
         if not contents.files:
-            raise BadArchive(f"{archive}: holds no files.", hint="Look into it: was the right folder packed?")
+            raise BadArchive(f"{archive}: contains no files.", hint="Check that the right folder was packed.")
         work = _Extraction(limits.less(contents))
         with folder_aside(into, fresh=True) as aside:
             inner = work.write(opened, contents, limits, aside)
@@ -120,30 +120,30 @@ def _unpack(archive: Path, into: Path, nested: int) -> UnpackResult:
 
 
 def unpacked(archive: Path) -> Path:
-    """The folder with what an archive holds, in the user's cache; unpacked there if it is not there yet, and whole.
+    """Return the folder with an archive's contents in the user's cache; unpack it if it is missing or incomplete.
 
-    It is found by the SHA-256 of the archive, so that one that has changed is unpacked anew; the hash is remembered by
-    size and time. Two processes may ask for the same. Raises what `unpack` does.
+    Its name is the archive's SHA-256, so a changed archive is unpacked again; the hash is cached by size and time.
+    Two processes may request the same archive. Raises as `unpack`.
     """
     _check_there(archive)
     home = cache_dir() / "unpacked" / f"{_CACHE_FORMAT}-{_hash_of(archive)[:32]}"
     if not _is_whole(home):
         try:
             if os.path.lexists(home):
-                log.info("%s: is no longer what was unpacked there; it is made again.", home)
+                log.info("%s: has changed since it was unpacked; unpacking again.", home)
                 remove_folder(home)
             with folder_aside(home, fresh=True) as aside:
                 done = _unpack(archive, aside / "files", NESTED)
                 write_json(aside / "unpacked.json", {"archive": archive.name, "files": done.files, "bytes": done.bytes})
         except WriteError as error:
             if not _is_whole(home):  # if it is, another process was faster
-                hint = f"{error.hint}\nHEADSTART_CACHE=DIR puts the cache elsewhere."
+                hint = f"{error.hint}\nHEADSTART_CACHE=DIR moves the cache elsewhere."
                 raise WriteError(error.message, hint=hint) from error
-    log.info("%s is read from %s, where it lies unpacked.", archive, home / "files")
+    log.info("%s: reading the unpacked copy in %s.", archive, home / "files")
     return home / "files"
 
 
-# What it is
+# The format
 
 
 def _format(path: Path) -> str:
@@ -162,7 +162,7 @@ def _check_there(archive: Path) -> None:
         beside = [entry.name for entry in os.scandir(archive.parent)] if archive.parent.is_dir() else []
         raise MissingData(f"{archive}: there is no such file.", hint=near_names(archive.name, beside))
     if not archive.is_file():
-        raise MissingData(f"{archive}: is a folder or a device; an archive was expected.", hint="Give a zip or a tar.")
+        raise MissingData(f"{archive}: is a folder or a device; expected an archive.", hint="Give a zip or a tar.")
 
 
 @contextmanager
@@ -170,12 +170,12 @@ def _opened(archive: Path, called: str) -> Iterator[_Opened]:
     try:
         with open(archive, "rb") as file:
             yield _Opened(file, archive.name, called)
-    except OSError as error:  # of reading: what fails in writing is a WriteError
+    except OSError as error:  # from reading: failed writes raise WriteError
         raise unreadable(called, error) from error
 
 
 class _Opened:
-    """An archive that is being read; it can be read from the start as often as one likes."""
+    """An open archive; it can be read from the start any number of times."""
 
     def __init__(self, file: BinaryIO, name: str, called: str) -> None:
         self.called = called
@@ -185,14 +185,14 @@ class _Opened:
         self._format = _format_of(self._head)
 
     def vet(self, limits: Limits) -> Contents:
-        """Look through all of the listing. Raises `BadArchive`."""
+        """Check the whole listing. Raises `BadArchive`."""
         if self._format == "zip":
             check_totals(self.called, count_of(self.called, self._file), 0, limits)
         with bar("Checking the archive", None) as advance:
             return check_members(self.called, (entry.member for entry in _counted(self.entries(), advance)), limits)
 
     def entries(self) -> Iterator[Entry]:
-        """What it holds, from the start. Raises `BadArchive`."""
+        """Return the entries from the start. Raises `BadArchive`."""
         if self._format == "zip":
             return zip_entries(self.called, self._file)
         if self._format in _CONVERT:
@@ -205,8 +205,8 @@ class _Opened:
         codec = "" if self._format == "tar" else self._format
         if codec and not self._holds_tar(codec):
             raise BadArchive(
-                f"{self.called}: is one file packed with {codec}, not an archive of files.",
-                hint=f"Unpack it first ({_ONE_FILE[codec]} {self._name}), then give what this makes.",
+                f"{self.called}: is a single file compressed with {codec}, not an archive.",
+                hint=f"Decompress it first ({_ONE_FILE[codec]} {self._name}) and give the result.",
             )
         return tar_entries(self.called, self._file, codec)
 
@@ -222,12 +222,12 @@ class _Opened:
 
     def _no_archive(self) -> BadArchive:
         page = self._head.lstrip().lower().startswith((b"<!doctype html", b"<html"))
-        what = "is a web page" if page else "is no archive that headstart knows" if self._head else "is empty"
+        what = "is a web page" if page else "is not a known archive format" if self._head else "is empty"
         return BadArchive(
-            f"{self.called}: {what}; a zip or a tar was expected.",
-            hint="Where a login is needed, a download gives the login page instead: download it in a browser."
+            f"{self.called}: {what}; expected a zip or a tar.",
+            hint="If the site needs a login, the download may be its login page: download the file in a browser."
             if page
-            else "Download or copy it again, if it should be one.",
+            else "If it should be an archive, download or copy it again.",
         )
 
 
@@ -238,15 +238,15 @@ def _counted(entries: Iterator[Entry], advance: Callable[[int], None]) -> Iterat
 
 
 def _existing(place: Path) -> Path:
-    """The nearest folder above a place that exists."""
+    """Return the nearest existing folder above a path."""
     return next(folder for folder in Path(os.path.abspath(place)).parents if folder.is_dir())
 
 
-# Writing it
+# Writing
 
 
 class _Extraction:
-    """What has been written, and how much may still be."""
+    """Counts of the files written, and the remaining limits."""
 
     def __init__(self, limits: Limits) -> None:
         self.files = 0
@@ -255,14 +255,14 @@ class _Extraction:
         self._limits = limits
 
     def write(self, opened: _Opened, contents: Contents, limits: Limits, folder: Path) -> list[Path]:
-        """Write what it holds into a folder; those of it that are archives. Each entry is vetted again."""
+        """Write the contents into a folder, vetting each entry again; return the nested archives."""
         inner: list[Path] = []
         vetting = Vetting(opened.called, limits)
         with bar("Unpacking", contents.files) as advance:
             for entry in opened.entries():
                 parts = parts_of(entry.member.name)
                 if vetting.problem(entry.member, parts):
-                    raise BadArchive(f"{opened.called}: changed while it was read.", hint="Run the same command again.")
+                    raise BadArchive(f"{opened.called}: changed while being read.", hint="Run the same command again.")
                 if not parts or is_junk(parts):
                     self.left_out += [entry.member.name] if len(self.left_out) < _MOST_NAMED else []
                 elif entry.member.kind == "folder":
@@ -276,7 +276,7 @@ class _Extraction:
         return inner
 
     def unpack_inner(self, inner: list[Path], aside: Path, called: str, levels: int) -> None:
-        """Unpack the archives among what was written, each in its place."""
+        """Unpack the nested archives, each where it is."""
         for place in sorted(inner) if levels else []:
             named = f"{called}: {shown(place.relative_to(aside).as_posix())}"
             with _opened(place, named) as opened:
@@ -293,7 +293,7 @@ class _Extraction:
 
 
 def _is_inner(file: Path) -> bool:
-    """Whether a file is an archive that is to become a folder of its name: that must be one that a folder can have."""
+    """Return whether a file is an archive to unpack, with a name that a folder can have."""
     if not file.name.lower().endswith(SUFFIXES) or _SHARD.fullmatch(file.name):
         return False
     stem = _stem(file.name)
@@ -306,7 +306,7 @@ def _stem(name: str) -> str:
 
 
 def _free(parent: Path, stem: str, top: str) -> Path:
-    """Where an archive in an archive goes: `parent` if all it holds is one thing of its name, else a folder of that name."""
+    """Return where to unpack a nested archive: `parent` if it has one entry of its own name, else a folder so named."""
     if not os.path.lexists(parent / stem):
         return parent if top == stem else parent / stem
     n = 2
@@ -315,20 +315,20 @@ def _free(parent: Path, stem: str, top: str) -> Path:
     return parent / f"{stem}-{n}"
 
 
-# What lies in the cache
+# The cache
 
 
 def _hash_of(archive: Path) -> str:
-    """SHA-256 of a file; remembered as long as its size, time and number on the disk stay."""
+    """Return the SHA-256 of a file; cached until its size, time or inode changes."""
     place = os.path.realpath(archive)
     note = cache_dir() / "unpacked" / "known" / f"{sha256_bytes(os.fsencode(place))[:32]}.json"
     status = os.stat(place)
     facts = [status.st_size, status.st_mtime_ns, status.st_ino]
     try:
-        known = read_json(note)
-        if known["facts"] == facts:
-            return str(known["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:  # not there yet, or damaged: then it is hashed again
+        cached = read_json(note)
+        if cached["facts"] == facts:
+            return str(cached["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:  # not there yet, or damaged: hash it again
         log.debug("%s: %s", note, error)
     try:
         sha256 = sha256_file(archive)
@@ -340,12 +340,12 @@ def _hash_of(archive: Path) -> str:
 
 
 def _is_whole(home: Path) -> bool:
-    """Whether a folder of the cache still holds as many files and bytes as were unpacked there."""
+    """Return whether a cached folder still has as many files and bytes as were unpacked there."""
     try:
-        told = read_json(home / "unpacked.json")
-        found = [os.path.join(folder, name) for folder, _, names in os.walk(home / "files") for name in names]
-        sizes = [os.lstat(file).st_size for file in found]
-        return (len(sizes), sum(sizes)) == (told["files"], told["bytes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:  # not there, damaged, or being removed: not whole
+        recorded = read_json(home / "unpacked.json")
+        files = [os.path.join(folder, name) for folder, _, names in os.walk(home / "files") for name in names]
+        sizes = [os.lstat(file).st_size for file in files]
+        return (len(sizes), sum(sizes)) == (recorded["files"], recorded["bytes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:  # missing, damaged, or being removed: not whole
         log.debug("%s: %s", home, error)
         return False

@@ -1,11 +1,11 @@
-"""The entries of a zip, by its directory, once that agrees with what stands before each entry.
+"""The entries of a zip, by its directory, checked against the local header of each entry.
 
-Reads stored and deflated entries and zip64 (APPNOTE.TXT 6.3.10, PKWARE). Python's `zipfile` takes the whole directory
-into memory first (half a gigabyte for a million entries), whatever the end record says, and never looks whether entries
-overlap (one kilobyte told as petabytes: D. Fifield, A better zip bomb, WOOT 2019). Here the directory is read in pieces; an
-archive is read to the end of it, with every local header, before the caller has reason to write anything.
+Reads stored and deflated entries and zip64 (APPNOTE.TXT 6.3.10, PKWARE). Python's `zipfile` first loads the whole
+directory into memory (half a gigabyte for a million entries), whatever the end record says, and never checks whether
+entries overlap (a kilobyte can claim petabytes: D. Fifield, A better zip bomb, WOOT 2019). Here the directory is read
+in pieces, to its end and with every local header, before the caller writes anything.
 
-Costs 10 microseconds an entry, vetting included. Not for archives in several parts, nor encrypted ones.
+Costs 10 microseconds per entry, vetting included. Not for multi-part or encrypted archives.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from headstart.errors import BadArchive
 
 _SPLIT = b"PK\x07\x08"
 STARTS = (b"PK\x03\x04", b"PK\x05\x06", _SPLIT, b"PK00PK")
-"""What a zip begins with; the second is an empty one, the others are in several parts, or made to be."""
+"""First bytes of a zip; the second is an empty archive, the last two are multi-part ones or once were."""
 
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -53,19 +53,19 @@ _UNIX_KINDS = {
 
 
 def count_of(archive: str, file: BinaryIO) -> int:
-    """How many entries the end record says there are. Raises `BadArchive`."""
+    """Return the number of entries according to the end record. Raises `BadArchive`."""
     return _find_directory(archive, file).entries
 
 
 def zip_entries(archive: str, file: BinaryIO) -> Iterator[Entry]:
-    """The entries in the directory's order. Raises `BadArchive`: at the end, if entries overlap."""
+    """Yield the entries in the directory's order. Raises `BadArchive`; for overlapping entries, at the end."""
     directory = _find_directory(archive, file)
     begins, ends = array("Q"), array("Q")
     n = 0
     try:
         for n, record in enumerate(_records(archive, file, directory), 1):
             if n > directory.entries or record.offset + record.packed > directory.begin:
-                raise damaged(archive, "its directory says more than there is")
+                raise damaged(archive, "its directory claims more than the file contains")
             begin = _check_local(archive, file, record)
             begins.append(record.offset)
             ends.append(begin + record.packed)
@@ -73,7 +73,7 @@ def zip_entries(archive: str, file: BinaryIO) -> Iterator[Entry]:
     except FAULTS as error:
         raise unreadable(archive, error) from error
     if n != directory.entries:
-        raise damaged(archive, f"its directory has {n:,} entries and says {directory.entries:,}")
+        raise damaged(archive, f"its directory has {n:,} entries but states {directory.entries:,}")
     _check_overlaps(archive, np.array(begins), np.array(ends), directory.begin)
 
 
@@ -99,7 +99,7 @@ class _Record:
     system: int
 
     def name(self) -> str:
-        """Its path: UTF-8 where it is (not all that write it say so), or else the code page of DOS."""
+        """Return its path: decoded as UTF-8 if valid (not all writers set the flag), else by the DOS code page."""
         try:
             return self.raw_name.decode("utf-8")
         except UnicodeDecodeError:
@@ -110,7 +110,7 @@ class _Record:
 
     def _kind(self) -> str:
         mode = self.attributes >> 16 if self.system in (3, 19) else 0  # Unix, and a Mac's
-        kind = _UNIX_KINDS.get(stat.S_IFMT(mode), "file of an unknown kind")
+        kind = _UNIX_KINDS.get(stat.S_IFMT(mode), "file of unknown kind")
         if kind == "file" and self.attributes & _LINK_ATTRIBUTE and self.system in (0, 10, 11, 14):
             kind = "symbolic link"
         if self.flags & (_ENCRYPTED | _STRONG | _MASKED) or self.method == 99:
@@ -122,7 +122,7 @@ class _Record:
         elif kind == "file" and mode & (stat.S_ISUID | stat.S_ISGID):
             kind = "file that runs as another user"
         if kind == "file" and self.method not in (_STORED, _DEFLATED):
-            return f"file packed with {_METHODS.get(self.method, f'method {self.method}')}, which is not read here"
+            return f"file packed with {_METHODS.get(self.method, f'method {self.method}')}, which is not supported"
         return kind
 
 
@@ -142,44 +142,44 @@ def _find_directory(archive: str, file: BinaryIO) -> _Directory:
         _, disk, first, here, entries, size, begin, _ = _END.unpack_from(tail, at)
         end = tail_at + at
         if _U16 in (disk, first, here, entries) or _U32 in (size, begin):
-            told = (disk, first, here, entries, size, begin)
-            end, (disk, first, here, entries, size, begin) = _end64(archive, file, end, told)
+            old = (disk, first, here, entries, size, begin)
+            end, (disk, first, here, entries, size, begin) = _end64(archive, file, end, old)
     except FAULTS as error:
         raise unreadable(archive, error) from error
     if disk or first or here != entries:
         raise _in_parts(archive)
     if begin + size > end or size < _CENTRAL.size * entries:
-        raise damaged(archive, "its directory does not lie where its end record says")
+        raise damaged(archive, "its directory is not where its end record says")
     return _Directory(begin, size, entries)
 
 
 def _in_parts(archive: str) -> BadArchive:
     return BadArchive(
         f"{archive}: is one part of several.",
-        hint="Put the parts together first: zip -s 0 LAST.zip --out whole.zip, with the part that is called .zip.",
+        hint="Join the parts first: zip -s 0 LAST.zip --out whole.zip, where LAST.zip is the part that ends in .zip.",
     )
 
 
 def _find_end(archive: str, tail: bytes) -> int:
-    """Where the end record is: the one whose comment reaches to the end of the file."""
-    found, at = [], tail.rfind(_END_MARK)
+    """Return where the end record is: the one whose comment reaches to the end of the file."""
+    positions, at = [], tail.rfind(_END_MARK)
     while at >= 0:
         if at + _END.size <= len(tail) and at + _END.size + _END.unpack_from(tail, at)[-1] == len(tail):
-            found.append(at)
+            positions.append(at)
         at = tail.rfind(_END_MARK, 0, at)
-    if len(found) > 1:
+    if len(positions) > 1:
         raise BadArchive(f"{archive}: has two end records, so it could be read in two ways.", hint=_MADE)
-    if not found:
-        raise damaged(archive, "a zip ends with an end record, and this does not")
-    return found[0]
+    if not positions:
+        raise damaged(archive, "it has no end record")
+    return positions[0]
 
 
 _END_MARK = b"PK\x05\x06"
-_MADE = "No packer writes that by accident. Unpack it by other means if you trust it."
+_MADE = "No archiver writes this by accident. If you trust the archive, unpack it with another program."
 
 
-def _end64(archive: str, file: BinaryIO, end: int, told: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-    """Where zip64's end record is and what it says; it must agree with the old one where that says something."""
+def _end64(archive: str, file: BinaryIO, end: int, old: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """Return zip64's end record and its position; it must agree with the values that the old record `old` states."""
     if end < _LOCATOR.size:
         raise damaged(archive, "its zip64 end record is missing")
     file.seek(end - _LOCATOR.size)
@@ -190,14 +190,14 @@ def _end64(archive: str, file: BinaryIO, end: int, told: tuple[int, ...]) -> tup
     mark, _, _, _, *values = _END64.unpack(file.read(_END64.size))
     if mark != b"PK\x06\x06":
         raise damaged(archive, "its zip64 end record is missing")
-    for old, new, unsaid in zip(told, values, (_U16, _U16, _U16, _U16, _U32, _U32), strict=True):
-        if old not in (unsaid, new):
-            raise damaged(archive, f"its two end records differ ({old:,} and {new:,})")
+    for stated, new, unset in zip(old, values, (_U16, _U16, _U16, _U16, _U32, _U32), strict=True):
+        if stated not in (unset, new):
+            raise damaged(archive, f"its two end records differ ({stated:,} and {new:,})")
     return at, tuple(values)
 
 
 def _records(archive: str, file: BinaryIO, directory: _Directory) -> Iterator[_Record]:
-    """The entries of the directory, which is read in pieces."""
+    """Yield the entries of the directory, reading it in pieces."""
     buffer, at = b"", 0
     position, left = directory.begin, directory.size
     while left or at < len(buffer):
@@ -208,7 +208,7 @@ def _records(archive: str, file: BinaryIO, directory: _Directory) -> Iterator[_R
                 raise damaged(archive, "it ends in its directory")
             buffer, at, position, left = buffer[at:] + more, 0, position + len(more), left - len(more)
         if len(buffer) - at < _CENTRAL.size or not buffer.startswith(b"PK\x01\x02", at):
-            raise damaged(archive, "an entry of its directory is none")
+            raise damaged(archive, "its directory has an invalid entry")
         fields = _CENTRAL.unpack_from(buffer, at)
         name_at = at + _CENTRAL.size
         extra_at = name_at + fields[10]
@@ -228,11 +228,21 @@ def _record(archive: str, fields: tuple[int, ...], name: bytes, extra: bytes) ->
             raise damaged(archive, "a size in its directory is missing (zip64)") from None
     if disk not in (0, _U16):
         raise _in_parts(archive)
-    return _Record(name, flags, method, crc, packed, size, offset, attributes, made_by >> 8)
+    return _Record(
+        raw_name=name,
+        flags=flags,
+        method=method,
+        crc=crc,
+        packed=packed,
+        size=size,
+        offset=offset,
+        attributes=attributes,
+        system=made_by >> 8,
+    )
 
 
 def _zip64_values(extra: bytes) -> Iterator[int]:
-    """The 64-bit numbers in an extra field: those of size, packed size and offset that did not fit."""
+    """Yield the 64-bit numbers in an extra field: those of size, packed size and offset that did not fit."""
     at = 0
     while at + 4 <= len(extra):
         tag, size = struct.unpack_from("<2H", extra, at)
@@ -243,11 +253,11 @@ def _zip64_values(extra: bytes) -> Iterator[int]:
         at += 4 + size
 
 
-# What stands before the entries
+# The local headers
 
 
 def _check_local(archive: str, file: BinaryIO, record: _Record) -> int:
-    """Where the bytes of an entry begin. Raises `BadArchive` if its own header says other things than the directory."""
+    """Return where the bytes of an entry begin. Raises `BadArchive` if its local header and the directory differ."""
     file.seek(record.offset)
     head = file.read(_LOCAL.size + len(record.raw_name))
     if len(head) < _LOCAL.size + len(record.raw_name) or not head.startswith(b"PK\x03\x04"):
@@ -258,15 +268,15 @@ def _check_local(archive: str, file: BinaryIO, record: _Record) -> int:
         file.seek(record.offset + _LOCAL.size + name_bytes)
         large = _zip64_values(file.read(extra_bytes))
         size, packed = (next(large, value) if value == _U32 else value for value in (size, packed))
-    unsaid = {0} if flags & _SIZES_FOLLOW else set()
+    unset = {0} if flags & _SIZES_FOLLOW else set()
     same = (
         head[_LOCAL.size :] == record.raw_name
         and name_bytes == len(record.raw_name)
         and method == record.method
         and (flags ^ record.flags) & (_ENCRYPTED | _STRONG | _MASKED) == 0
-        and crc in unsaid | {record.crc}
-        and packed in unsaid | {record.packed}
-        and size in unsaid | {record.size}
+        and crc in unset | {record.crc}
+        and packed in unset | {record.packed}
+        and size in unset | {record.size}
     )
     if not same:
         raise BadArchive(
@@ -283,14 +293,14 @@ def _check_overlaps(archive: str, begins: np.ndarray, ends: np.ndarray, director
         raise damaged(archive, "an entry reaches into its directory")
     overlapping = int((ends[:-1] > begins[1:]).sum())
     if overlapping:
-        raise BadArchive(f"{archive}: {overlapping:,} of its entries overlap others: it is a bomb.", hint=_MADE)
+        raise BadArchive(f"{archive}: {overlapping:,} of its entries overlap others (a zip bomb).", hint=_MADE)
 
 
-# What the entries hold
+# The contents
 
 
 def _pieces(archive: str, file: BinaryIO, record: _Record, begin: int) -> Iterator[bytes]:
-    """The bytes of an entry. Raises `BadArchive` as soon as they are more than the directory says, or other ones."""
+    """Yield the bytes of an entry. Raises `BadArchive` if they exceed the directory's size or fail its checksum."""
     crc, total = 0, 0
     try:
         for piece in _unpacked(file, record, begin):
@@ -302,7 +312,7 @@ def _pieces(archive: str, file: BinaryIO, record: _Record, begin: int) -> Iterat
         raise unreadable(f"{archive}: {shown(record.name())}", error) from error
     if total != record.size or crc != record.crc:
         what = "size" if total != record.size else "checksum"
-        raise damaged(archive, f"{shown(record.name())} has another {what} than its directory says")
+        raise damaged(archive, f"{shown(record.name())} does not have the {what} stated in its directory")
 
 
 def _unpacked(file: BinaryIO, record: _Record, begin: int) -> Iterator[bytes]:

@@ -1,1 +1,1 @@
-"""Files that hold many images: parquet and WebDataset, written out once into the cache."""
+"""Shards, files with many images each: parquet and WebDataset, extracted once into the cache."""

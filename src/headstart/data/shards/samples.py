@@ -1,6 +1,6 @@
-"""One image of a shard, with what is said of it; what a label may be, and how the bytes of an image begin.
+"""One image of a shard with its label; valid labels, and the first bytes of image formats.
 
-Costs nothing: one `Sample` is held at a time. Not for images that are files already.
+Costs nothing: one `Sample` is in memory at a time. Not for images that are already files.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ KINDS = (
     (re.compile(rb"II\*\0|MM\0\*"), ".tif"),
     (re.compile(rb"P[56]\s"), ".ppm"),
 )
-"""How the formats that are decoded begin, and what files of them are called."""
+"""First bytes of the decoded formats, and the suffixes of their files."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a shard: its bytes (None where there are none), its label, split, group, and what it was called."""
+    """One image of a shard: its name, bytes (None if it has none), label, split and group."""
 
     name: str
     data: bytes | None
@@ -37,7 +37,7 @@ class Sample:
 
 
 def kind_of(data: bytes | None) -> str:
-    """What a file with these bytes is called at its end, '' if they do not begin as an image does.
+    """Return the file suffix for these bytes, '' if they do not begin like an image.
 
     >>> kind_of(b"GIF89a..."), kind_of(b"hello")
     ('.gif', '')
@@ -46,7 +46,7 @@ def kind_of(data: bytes | None) -> str:
 
 
 def as_label(where: str, value: object, *, what: str = "label") -> str:
-    """A label (or a group) as text: '' for none. Raises `BadLabels` for what is no text, or no single value."""
+    """Return a label (or a group) as text: '' for none. Raises `BadLabels` if it is not text or not a single value."""
     if value is None or value != value:
         return ""
     if isinstance(value, bytes):
@@ -54,14 +54,14 @@ def as_label(where: str, value: object, *, what: str = "label") -> str:
             value = value.decode("utf-8")
         except UnicodeDecodeError:
             raise BadLabels(
-                f"{where}: the {what} is no text: {value[:16]!r}.", hint="Expected a number or a name in UTF-8."
+                f"{where}: the {what} is not text: {value[:16]!r}.", hint="Expected a number or a name in UTF-8."
             ) from None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = str(value).strip()
     if isinstance(value, list | dict) or len(text) > _MAX_LABEL or not text.isprintable():
         raise BadLabels(
-            f"{where}: {shown(text)} is no {what}: a single number or name was expected.",
-            hint=f"{what}_column names what holds the {what}; {what}_from takes it from the file names.",
+            f"{where}: {shown(text)} is not a {what}; expected a single number or name.",
+            hint=f"{what}_column names the column of the {what}; {what}_from reads it from the file names.",
         )
     return text

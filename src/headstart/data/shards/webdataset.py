@@ -1,10 +1,10 @@
-"""WebDataset shards: tars in which the files of one sample follow each other, called KEY.jpg, KEY.cls, KEY.json ...
+"""WebDataset shards: tars in which the files of one sample follow each other, named KEY.jpg, KEY.cls, KEY.json ...
 
-The key ends at the first dot of the file name. The label is in .cls, else in .txt, else under a usual key of .json; or
-where `label_column` says. Reads front to back, tars packed with gzip, bzip2, xz or zstandard too (`data.archives.tars` has the
-rules: no links, nothing cut short).
+The key ends at the first dot of the file name. The label is in .cls, else in .txt, else under a usual key of .json, or
+where `label_column` says. Reads front to back, also tars compressed with gzip, bzip2, xz or zstandard (for the rules
+see `data.archives.tars`: no links, nothing truncated).
 
-Costs memory for one sample. Not for tars of class folders: those are unpacked by `data.archives.unpacking`.
+Costs memory for one sample. Not for tars of class folders: `data.archives.unpacking` unpacks those.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from headstart.errors import BadArchive, BadLabels
 from headstart.images.headers import MAX_FILE_BYTES
 from headstart.io.text_table import few
 
-_PEEKED = 64  # entries that are looked at to see what a tar is
+_PEEKED = 64  # entries read to recognise a shard
 _MAX_FIELD = 1 << 20  # bytes of a .cls, .txt or .json
 _CODECS = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
 
 def has_samples(file: Path) -> bool:
-    """Whether one of the first entries is a label called like the image beside it."""
+    """Return whether one of the first entries is a label with the name of the image beside it."""
     fields: dict[str, set[str]] = {}
     try:
         with open(file, "rb") as opened:
@@ -41,7 +41,7 @@ def has_samples(file: Path) -> bool:
                 key, field = _key(entry.member.name)
                 fields.setdefault(key, set()).add(field)
     except BadArchive:
-        return False  # opening it as an archive says what is wrong with it
+        return False  # opening it as an archive reports the problem
     beside = [own for own in fields.values() if any(_is_image(field) for field in own)]
     folders = {key.rpartition("/")[0] for key in fields}
     plain = any("cls" in own for own in beside)
@@ -49,13 +49,13 @@ def has_samples(file: Path) -> bool:
 
 
 def _codec(file: BinaryIO) -> str | None:
-    """How a tar is packed, '' if it is not; None if it is no tar."""
+    """Return the compression of a tar, '' for none; None if it is not a tar."""
     head = file.read(512)
     return "" if is_tar(head) else _CODECS.get(head[:2])
 
 
 def _key(name: str) -> tuple[str, str]:
-    """Key and field of an entry, as WebDataset divides them: at the first dot of the file name.
+    """Split an entry's name into key and field, as WebDataset does: at the first dot of the file name.
 
     >>> _key("a/0001.seg.png")
     ('a/0001', 'seg.png')
@@ -72,7 +72,7 @@ def _is_image(field: str) -> bool:
 def tar_samples(
     shard: Path, image_field: str, label_field: str, keys: set[str], group_field: str = ""
 ) -> Iterator[Sample]:
-    """The samples of a tar. `keys` are those met so far in the shards of its side: one that comes again is refused."""
+    """Yield the samples of a tar. `keys` are those of earlier shards in its set: a repeated key is refused."""
     key, fields = "", dict[str, bytes]()
     for name, field, data in _tar_fields(shard):
         if name != key:
@@ -80,20 +80,20 @@ def tar_samples(
                 yield _sample(shard, key, fields, image_field, label_field, group_field)
             if name in keys:
                 raise BadArchive(
-                    f"{shard}: the key {shown(name)} comes twice: it stands in another place of the shards already.",
-                    hint="The files of a sample follow each other, and each sample has a key of its own. Write them again.",
+                    f"{shard}: the key {shown(name)} appears more than once in the shards.",
+                    hint="The files of a sample must follow each other under a unique key. Write the shards again.",
                 )
             keys.add(name)
             key, fields = name, {}
         if field in fields:
-            raise BadArchive(f"{shard}: {shown(f'{name}.{field}')} comes twice.", hint="Write the shard again.")
+            raise BadArchive(f"{shard}: {shown(f'{name}.{field}')} appears twice.", hint="Write the shard again.")
         fields[field] = data
     if fields:
         yield _sample(shard, key, fields, image_field, label_field, group_field)
 
 
 def _tar_fields(shard: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Key, field and bytes of the files in a tar. Fields other than images are cut at 1 MB."""
+    """Yield key, field and bytes of the files in a tar. Fields other than images are truncated at 1 MB."""
     with open(shard, "rb") as file:
         for entry in tar_entries(str(shard), file, _codec(file) or ""):
             member = entry.member
@@ -125,7 +125,7 @@ def _sample(
     if len(images) > 1:
         raise BadLabels(
             f"{where}: has the images {few([repr(field) for field in images], 3)}.",
-            hint="path_column names the ending to take, such as 'jpg'.",
+            hint="path_column names the ending to use, such as 'jpg'.",
         )
     field = images[0] if images else "jpg"
     group = _group_of(where, fields, group_field) if group_field else ""
@@ -133,7 +133,7 @@ def _sample(
 
 
 def _group_of(where: str, fields: dict[str, bytes], wanted: str) -> str:
-    """The group of a sample: the field that is wanted, or a key of its .json; '' if it has neither."""
+    """Return the group of a sample: the requested field, or a key of its .json; '' if it has neither."""
     field = wanted.lower().removeprefix(".")
     if field in fields:
         return as_label(where, fields[field], what="group")
@@ -142,7 +142,7 @@ def _group_of(where: str, fields: dict[str, bytes], wanted: str) -> str:
 
 
 def _label_of(where: str, fields: dict[str, bytes], wanted: str) -> str:
-    """The label of a sample: of the field that is wanted, of its .cls, its .txt, or a key of its .json."""
+    """Return the label of a sample: from the requested field, its .cls, its .txt, or a key of its .json."""
     named = [wanted.lower().removeprefix(".")] if wanted else ["cls", "txt"]
     for field in named:
         if field in fields:
@@ -161,17 +161,17 @@ def _json_of(where: str, data: bytes) -> object:
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
-        raise BadLabels(f"{where}: its .json is none: {data[:40]!r}.", hint="Write the shard again.") from None
+        raise BadLabels(f"{where}: its .json is invalid: {data[:40]!r}.", hint="Write the shard again.") from None
 
 
 def _label_in_json(where: str, data: bytes, wanted: str) -> str:
     value = _json_of(where, data)
     if not isinstance(value, dict):
         return as_label(where, value)
-    known = [wanted] if wanted else [key for key in value if key.casefold() in LABEL_COLUMNS]
-    if len(known) == 1 and known[0] in value:
-        return as_label(where, value[known[0]])
-    if not wanted and not known:
+    candidates = [wanted] if wanted else [key for key in value if key.casefold() in LABEL_COLUMNS]
+    if len(candidates) == 1 and candidates[0] in value:
+        return as_label(where, value[candidates[0]])
+    if not wanted and not candidates:
         return ""
     raise BadLabels(
         f"{where}: no single key of its .json is the label: it has {few([repr(key) for key in value], 6)}.",

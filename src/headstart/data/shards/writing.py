@@ -1,14 +1,14 @@
-"""Images that stand as bytes in parquet files or in WebDataset shards are written out once, and opened from there.
+"""Extract the images in parquet files or WebDataset shards once into the cache, and open them from there.
 
-    train-00000-of-00003.parquet     a column of images (struct of bytes and path, as Hugging Face writes it, or plain
-                                     bytes), and one of labels; names of classes are taken from Hugging Face's metadata
-    shard-000000.tar, also packed    KEY.jpg beside KEY.cls, KEY.txt or KEY.json (WebDataset)
+    train-00000-of-00003.parquet     an image column (struct of bytes and path, as Hugging Face writes it, or plain
+                                     bytes) and a label column; class names come from Hugging Face's metadata
+    shard-000000.tar, or compressed  KEY.jpg beside KEY.cls, KEY.txt or KEY.json (WebDataset)
 
-A split stands in the names of shards and their folders (`train-...`, `validation/...`). The images go into the user's
-cache, in a folder named after the SHA-256 of the shards, under names of our own making: one folder a shard, the number
-in the shard first. `labels.csv` beside them says what they were called. Costs the disk space once more, a hash of the
-shards each time, and the memory that reading them takes (`image_tables`, `webdataset`). Not for shards on other
-machines: download them first.
+The split is read from the names of shards and their folders (`train-...`, `validation/...`). The images are written to
+the user's cache, into a folder named after the SHA-256 of the shards, under generated names: one folder per shard, with
+the number in the shard first. `labels.csv` beside them has their original names. Costs the disk space again, a hash of
+the shards each time, and the memory for reading them (see `parquet`, `webdataset`). Not for shards on other machines:
+download them first.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from headstart.io.text_table import few
 LABELS = "labels.csv"
 _SUM = "written.json"
 VERSION = "1"
-"""A new one makes the folders anew: for when what is written changes."""
+"""Change it to discard all extracted shards: when the output changes."""
 _HEADER = ("path", "label", "split", "name", "group")
-_MAX_NAMES = 100_000  # shards that braces may stand for
+_MAX_NAMES = 100_000  # shards that braces may expand to
 _Row = tuple[str, str, str, str, str]  # as `_HEADER`
-_ShardColumns = tuple[str, str, str]  # of the images, the labels and the groups; '' where none is named
+_ShardColumns = tuple[str, str, str]  # of images, labels and groups; '' if not named
 
 
 # Which shards
 
 
 def shards_at(place: Path, image_column: str = "") -> list[Path]:
-    """The shards that are meant: by braces, a file, or a folder that holds shards and no images. Empty if it is neither.
+    """Return the shards given by braces, a file, or a folder with shards and no images. Empty if it is none of these.
 
-    Raises `MissingData` if one that braces stand for is missing.
+    Raises `MissingData` if a file that the braces expand to is missing.
     """
     if place.is_dir():
         return _shards_in(place, image_column)
@@ -59,75 +59,76 @@ def shards_at(place: Path, image_column: str = "") -> list[Path]:
 
 
 def is_shard(file: Path, image_column: str = "") -> bool:
-    """Whether it is a parquet file with images in it, or a tar of samples."""
+    """Return whether a file is a parquet file with images, or a tar of samples."""
     if file.suffix.lower() == ".parquet":
         return has_images(file, image_column)
     return has_samples(file) if ".tar" in file.name.lower() or file.suffix.lower() == ".tgz" else False
 
 
 def _shards_in(folder: Path, image_column: str) -> list[Path]:
-    found: list[str] = []
+    candidates: list[str] = []
     for path in files_below(folder):
         if path.lower().endswith(IMAGES):
             return []
         if path.lower().endswith((".parquet", ".tar", ".tar.gz", ".tgz")):
-            found.append(path)
-    return [folder / path for path in sorted(found) if is_shard(folder / path, image_column)]
+            candidates.append(path)
+    return [folder / path for path in sorted(candidates) if is_shard(folder / path, image_column)]
 
 
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 
 
 def expanded(place: Path) -> list[Path]:
-    """The files that braces stand for. Raises `MissingData` if some are not there.
+    """Return the files that the braces expand to. Raises `MissingData` if some are missing.
 
     `shard-{000..002}.tar` is three files, `{train,val}.tar` two.
     """
     pieces: list[list[str]] = []
     at, total = 0, 1
-    for found in _BRACES.finditer(place.name):
-        begin, end, listed = found.groups()
+    for match in _BRACES.finditer(place.name):
+        begin, end, listed = match.groups()
         span = range(int(begin), int(end) + 1) if begin else range(0)
         if len(span) > _MAX_NAMES or total * max(len(span), 1) > _MAX_NAMES:
             raise MissingData(
-                f"{place}: stands for more than {_MAX_NAMES:,} files.", hint="Give the folder they are in."
+                f"{place}: expands to more than {_MAX_NAMES:,} files.", hint="Give the folder they are in."
             )
         names = [str(n).zfill(len(begin)) for n in span] if begin else listed.split(",")
-        pieces += [[place.name[at : found.start()]], names]
-        at, total = found.end(), total * max(len(names), 1)
+        pieces += [[place.name[at : match.start()]], names]
+        at, total = match.end(), total * max(len(names), 1)
     files = [place.with_name("".join(parts) + place.name[at:]) for parts in product(*pieces)]
     missing = [file.name for file in files if not file.is_file()]
     if missing or not files:
         raise MissingData(
-            f"{place}: {len(missing):,} of the {len(files):,} files that this stands for are not there: "
+            f"{place}: {len(missing):,} of the {len(files):,} files that this expands to are missing: "
             f"{few([repr(name) for name in missing], 3)}.",
             hint="Correct the numbers, or give the folder that the shards are in.",
         )
     return files
 
 
-# Writing them out
+# Extracting
 
 
 def written_out(
     place: Path, shards: Sequence[Path], *, image_column: str = "", label_column: str = "", group_column: str = ""
 ) -> Path:
-    """The table of the images of these shards, which lie beside it in the cache; made now if it was not before.
+    """Return the table of these shards' images, which are beside it in the cache; extract them if not yet done.
 
-    Raises `BadLabels` (no label column, bytes that are no text), `BadArchive` (a damaged tar, a key twice), `WriteError`.
+    Raises `BadLabels` (no label column, labels that are not text), `BadArchive` (a damaged tar, a repeated key),
+    `WriteError`.
     """
     root = place if place.is_dir() else place.parent
     names = [shard.relative_to(root).as_posix() for shard in shards]
     hashes = [sha256_file(shard) for shard in shards]
     columns = (image_column, label_column, group_column)
-    given = columns if group_column else columns[:2]  # as before there were groups, so that what was written is found
+    given = columns if group_column else columns[:2]  # as before groups existed, so that older caches are found
     key = hash_rows([("shards", VERSION, *given), *zip(names, hashes, strict=True)])
     folder = cache_dir() / "unpacked" / f"shards-{key[:32]}"
     if _is_whole(folder):
         return folder / LABELS
     try:
         if os.path.lexists(folder):
-            log.info("%s: is no longer what was written there; it is made again.", folder)
+            log.info("%s: has changed since it was written; extracting again.", folder)
             remove_folder(folder)
         with folder_aside(folder, fresh=True) as aside:
             n = _write(aside, shards, names, columns)
@@ -135,14 +136,14 @@ def written_out(
     except WriteError as error:
         if _is_whole(folder):  # another process was faster
             return folder / LABELS
-        hint = f"{error.hint}\nHEADSTART_CACHE=DIR puts the cache elsewhere."
+        hint = f"{error.hint}\nHEADSTART_CACHE=DIR moves the cache elsewhere."
         raise WriteError(error.message, hint=hint) from error
-    log.info("%s: %s images are written out to %s, for this time and later ones.", place, f"{n:,}", folder)
+    log.info("%s: extracted %s images to %s, for this run and later ones.", place, f"{n:,}", folder)
     return folder / LABELS
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a folder of the cache still holds what was written there."""
+    """Return whether a cached folder still has the size that was written."""
     try:
         expected = read_json(folder / _SUM)["bytes"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -151,7 +152,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _bytes_in(folder: Path) -> list[int]:
-    """Files and their bytes, less the note that this is compared with."""
+    """Return the number of files and of their bytes, without the record that this is compared with."""
     sizes = [
         os.lstat(os.path.join(above, name)).st_size
         for above, _, names in os.walk(folder)
@@ -162,37 +163,37 @@ def _bytes_in(folder: Path) -> list[int]:
 
 
 def _write(aside: Path, shards: Sequence[Path], names: Sequence[str], columns: _ShardColumns) -> int:
-    """Fill a folder; how many images it holds. Stops before it takes up more than an archive of that size may."""
+    """Fill a folder and return its number of images. Stops before it exceeds the limits for an archive of that size."""
     rows: list[_Row] = []
     packed = sum(shard.stat().st_size for shard in shards)
     limits = limits_for(packed, disk_usage(aside).free)
     keys: defaultdict[str, set[str]] = defaultdict(set)
     written = images = 0
-    with bar("Writing out images", packed) as advance:
+    with bar("Extracting images", packed) as advance:
         for shard, name in zip(shards, names, strict=True):
-            side, folder = side_of_shard(name), _folder_of(name)
-            for n, sample in enumerate(_samples(shard, columns, keys[side])):
+            split, folder = side_of_shard(name), _folder_of(name)
+            for n, sample in enumerate(_samples(shard, columns, keys[split])):
                 written += len(sample.data or b"")
                 if written > limits.bytes:
                     raise BadArchive(
                         f"{shard}: more than {limits.bytes:,} bytes of images; {limits.because}.",
-                        hint="HEADSTART_CACHE=DIR puts the cache on another disk.",
+                        hint="HEADSTART_CACHE=DIR moves the cache to another disk.",
                     )
                 path = f"{folder}/{_file_name(n, sample)}"
                 if sample.data is not None:
                     images += 1
                     write_pieces(aside / path, [sample.data])
-                rows.append((path, sample.label, sample.split or side, sample.name, sample.group))
+                rows.append((path, sample.label, sample.split or split, sample.name, sample.group))
             advance(shard.stat().st_size)
     if not images:
-        raise BadLabels(f"{shards[0]}: holds no bytes of images.", hint="Give shards that hold the images themselves.")
+        raise BadLabels(f"{shards[0]}: contains no image data.", hint="Give shards that contain the images themselves.")
     _require_groups(shards[0], columns[2], rows)
-    write_pieces(aside / LABELS, [csv_bytes(_HEADER, _sided(rows))])
+    write_pieces(aside / LABELS, [csv_bytes(_HEADER, _with_usable_split(rows))])
     return images
 
 
 def _require_groups(shard: Path, column: str, rows: list[_Row]) -> None:
-    """Raise `BadLabels` if groups are asked for, and no sample has one: before all of it is kept."""
+    """Raise `BadLabels` if groups are requested but no sample has one: before the folder is kept."""
     if column and not any(group for *_, group in rows):
         raise BadLabels(
             f"{shard}: none of {len(rows):,} samples has a value for {column!r} (group_column).",
@@ -200,28 +201,28 @@ def _require_groups(shard: Path, column: str, rows: list[_Row]) -> None:
         )
 
 
-def _sided(rows: list[_Row]) -> list[_Row]:
-    """The rows, without their split unless train and another set have labels."""
-    sides = {split_name(split) for _, label, split, _, _ in rows if label} - {""}
+def _with_usable_split(rows: list[_Row]) -> list[_Row]:
+    """Return the rows, without their split unless train and another set have labels."""
+    splits = {split_name(split) for _, label, split, _, _ in rows if label} - {""}
     return (
         rows
-        if "train" in sides and len(sides) > 1
+        if "train" in splits and len(splits) > 1
         else [(p, label, "", name, group) for p, label, _, name, group in rows]
     )
 
 
 def side_of_shard(name: str) -> str:
-    """The split that the name of a shard or its folders say, '' if none or several.
+    """Return the split in the name of a shard or its folders, '' if none or several.
 
     >>> side_of_shard("data/validation-00000-of-00002.parquet"), side_of_shard("shard-000001.tar")
     ('val', '')
     """
-    sides = {split_name(word) for word in re.split(r"[^a-zA-Z]+", name)} - {""}
-    return sides.pop() if len(sides) == 1 else ""
+    splits = {split_name(word) for word in re.split(r"[^a-zA-Z]+", name)} - {""}
+    return splits.pop() if len(splits) == 1 else ""
 
 
 def _folder_of(name: str) -> str:
-    """A folder for the images of a shard: its path, with nothing in it that a file system could take amiss."""
+    """Return a folder name for the images of a shard: its path, with only characters that every file system allows."""
     parts = re.sub(r"\.(?:parquet|tar|tgz|tar\.gz)$", "", name, flags=re.IGNORECASE).split("/")
     return "/".join(_tame(part) or "_" for part in parts)
 
