@@ -387,7 +387,7 @@ def test_names_that_are_not_unicode_keep_their_bytes(tmp_path: Path) -> None:
         ("", "has no rows."),
         ("id,label\n", "has no rows."),
         ("id\n1\n", "has only the column 'id', and none to fill."),
-        ("id,label\n1,0,0\n", "1 of 1 rows do not have 2 cells, as the header does; the first is row 2, with 3."),
+        ("id,label\n1,0,0\n", "1 of 1 rows do not have 2 cells like the header; the first is row 2, with 3."),
         ("id,a,a\n1,0,0\n", "has the column 'a' more than once."),
         ("id,label\n1,0\n1,0\n", "has the id '1' more than once in its id column 'id'."),
         ("id,label\n,0\n", "has an empty id in its id column 'id'."),
