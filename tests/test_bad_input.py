@@ -354,17 +354,16 @@ def test_no_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_a_run_cannot_judge_or_predict(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_photos(Path("others"), classes=3, each=2)
     assert refused("evaluate run others", capsys) == (
-        "BadLabels: others: class 'class2' is not one that the classifier knows (class0, class1).\n"
+        "BadLabels: others: class 'class2' is unknown to the classifier (class0, class1).\n"
         "  Did you mean 'class1' or 'class0'?\n"
     )
     os.rename("others/class2", "others/zebra")
     assert refused("evaluate run others", capsys) == (
-        "BadLabels: others: class 'zebra' is not one that the classifier knows (class0, class1).\n"
-        "  Leave its images out, or train on them as well.\n"
+        "BadLabels: others: class 'zebra' is unknown to the classifier (class0, class1).\n"
+        "  Leave its images out, or train on them too.\n"
     )
     assert refused("evaluate run others/zebra", capsys) == (
-        "BadLabels: others/zebra: has no labelled image that can be read.\n"
-        "  `headstart check others/zebra` says more.\n"
+        "BadLabels: others/zebra: has no readable labelled images.\n  `headstart check others/zebra` says more.\n"
     )
     assert refused("predict run photos/clas0", capsys) == (
         "MissingData: photos/clas0: there is no such image or folder.\n  Did you mean 'class0' or 'class1'?\n"

@@ -466,7 +466,7 @@ def test_wheels_are_not_fetched_offline(tmp_path: Path, tiny_weights: Path) -> N
     with pytest.raises(PackagingError) as caught:
         bundle(out=tmp_path / "bundle", weights=WeightsSource(folder=tiny_weights, offline=True), wheels=True)
     assert str(caught.value) == (
-        "--wheels fetches packages, which --offline forbids.\n  Leave one of the two out, and run it again."
+        "--wheels fetches packages, which --offline forbids.\n  Remove one of the two options."
     )
 
 

@@ -214,7 +214,7 @@ def test_files_that_are_no_table_of_copies(tmp_path: Path) -> None:
         (NEAR, 0.002, "differs by 0.3\u202f%, but the fine details agree (limit without them: 0.2\u202f%)"),
         (NEAR, 0.0, "differs by 0.3\u202f%"),
         (replace(NEAR, difference="0.00004"), 0.0, "differs by less than 0.1\u202f%"),
-        (replace(NEAR, difference=""), 0.014, "agrees as copies do"),
+        (replace(NEAR, difference=""), 0.014, "as similar as copies are"),
     ],
 )
 def test_evidence_in_words(row: CopyRow, limit: float, words: str) -> None:
@@ -233,7 +233,7 @@ def test_the_page_has_each_pair_and_makes_no_request(tmp_path: Path) -> None:
     assert "cat cat/1.jpg cat cat/3.jpg same file" in text
     assert "cat cat/1.jpg no image dog test dog/2.jpg different labels differs by" in text
     assert text.index("same file") < text.index("differs by") < text.index("treated as different images")
-    assert text.index("treated as different images") < text.index("dog/9.jpg different labels agrees as copies do")
+    assert text.index("treated as different images") < text.index("dog/9.jpg different labels as similar as copies are")
     assert page.count('class="mark"') == 2
     assert [image["alt"] for image in reader.all("img")] == ["cat/1.jpg", "cat/3.jpg", "cat/1.jpg", "cat/1.jpg"]
     assert all(str(image["src"]).startswith("data:image/jpeg;base64,") for image in reader.all("img"))
@@ -242,7 +242,7 @@ def test_the_page_has_each_pair_and_makes_no_request(tmp_path: Path) -> None:
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?!data:|#)[a-z]+:""", page)
     assert not [name for _, attributes in reader.elements for name in attributes if name.startswith("on")]
     assert "An estimated" not in text
-    assert "An estimated 0.4\u202f% of these pairs are wrong, judging by their labels." in copies_page(
+    assert "Judging by the labels, an estimated 0.4\u202f% of these pairs are wrong." in copies_page(
         sheet([NEAR], false_share=0.004)
     )
 
@@ -346,7 +346,7 @@ def test_two_tables_under_one_name(photos: Path, tmp_path: Path) -> None:
         with pytest.raises(WriteError) as caught:
             headstart.check(photos, out=tmp_path / "checks.csv", write_corrections=tmp_path / name)
         assert str(caught.value) == (
-            f"{tmp_path / name}: is written for --out as well.\n  Choose another name for --write-corrections."
+            f"{tmp_path / name}: is also written by --out.\n  Choose another name for --write-corrections."
         )
     assert not list(tmp_path.iterdir())
 
@@ -377,7 +377,7 @@ def test_a_pair_that_is_refused_is_no_copy_in_any_verb(scenes: Path, tmp_path: P
     assert {row["copy"] for row in read_csv(run / "copies.csv")} == {"street/again.jpg", "forest/mirrored.jpg"}
     known = json.loads((run / "headstart.json").read_text())["provenance"]["copies"]
     assert known["refused"] == 1
-    assert "- said to be no copies (not_copies.csv): 1 pair of images\n" in (run / "README.md").read_text()
+    assert "- marked as not copies (not_copies.csv): 1 pair of images\n" in (run / "README.md").read_text()
     page = (run / "report.html").read_text()
     assert '<p class="note">same file</p>' in page
     near = next(copy_row(row) for row in read_csv(run / "copies.csv") if row["evidence"] == "near")
@@ -440,7 +440,7 @@ def test_groups_of_a_report_say_why() -> None:
     assert group_evidence(report, groups) == [
         "differs by 0.3\u202f%",
         "3 pairs: 1 with the same file, 2 near, 0.2\u202f% to 1.0\u202f% different",
-        "a group that was given",
+        "a declared group",
     ]
     assert "3 pairs: 1 with the same file" in report_page(report)
     assert group_evidence(replace(report, pairs=None), groups) == ["", "", ""]

@@ -341,7 +341,7 @@ def test_the_table_that_a_person_edited_is_not_replaced(photos: Path, correction
     with pytest.raises(WriteError) as caught:
         headstart.check(photos, write_corrections=corrections, curation=Curation(corrections=corrections))
     assert str(caught.value) == (
-        f"{corrections}: is the table of corrections that is to be applied, and would be replaced.\n"
+        f"{corrections}: is also the table of corrections to apply, and would be replaced.\n"
         "  Choose another name for --write-corrections, such as corrections-2.csv."
     )
 

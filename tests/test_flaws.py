@@ -123,7 +123,7 @@ def test_without_flaws_there_is_no_table(tmp_path: Path) -> None:
     assert made.flaws == {}
     assert sorted(p.name for p in (tmp_path / "scenes").iterdir()) == ["README.txt", "manifest.json", "test", "train"]
     assert made.table().splitlines()[-2:] == [
-        "No flaws are planted.",
+        "No planted flaws.",
         f"Rendered images, written to {tmp_path}/scenes. Next: headstart check {tmp_path}/scenes --labels",
     ]
     assert json.loads(json.dumps(made.to_json()))["images"]["test"]["sea"] == 2

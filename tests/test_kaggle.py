@@ -528,7 +528,7 @@ def test_a_submission_too_many(server: KaggleServer) -> None:
 def test_a_submission_whose_score_cannot_be_asked(server: KaggleServer) -> None:
     server.faults.status = {"GetSubmission": (403, "no")}
     done = headstart.submit(REDUX, submission())
-    assert "Its score is not known." in done.table()
+    assert "Its score is unknown." in done.table()
     assert len(server.submissions) == 1
 
 
@@ -537,7 +537,7 @@ def test_what_cannot_be_submitted(server: KaggleServer) -> None:
     for slug, file, kind, message in (
         (REDUX, "nothing.csv", MissingData, "nothing.csv: there is no such file."),
         (REDUX, "empty.csv", MissingData, "empty.csv: is empty."),
-        (DATASET, str(submission()), UnknownSlug, f"{DATASET} is a dataset; only competitions take submissions."),
+        (DATASET, str(submission()), UnknownSlug, f"{DATASET} is a dataset; only competitions accept submissions."),
         ("no-such", str(submission()), UnknownSlug, "Kaggle has no competition 'no-such'."),
     ):
         with pytest.raises(kind) as caught:
@@ -545,7 +545,7 @@ def test_what_cannot_be_submitted(server: KaggleServer) -> None:
         assert caught.value.message == message
     with pytest.raises(Unreachable) as offline:
         headstart.submit(REDUX, submission(), offline=True)
-    assert offline.value.message == f"s.csv cannot be submitted to {REDUX}: this is --offline."
+    assert offline.value.message == f"s.csv cannot be submitted to {REDUX} with --offline."
     server.faults.upload_refused = True
     with pytest.raises(Unreachable) as refused:
         headstart.submit(REDUX, submission())

@@ -236,8 +236,7 @@ def test_embed_leaves_a_table_of_that_name_alone(
     (place / "photos.csv").write_text(text)
     before = contents(place)
     assert refused(f"embed cd --out photos.safetensors --weights-dir {tiny_weights}", capsys) == (
-        "WriteError: photos.csv: has the name of the table beside the features, and is another, so it is left alone.\n"
-        "  Choose another --out.\n"
+        "WriteError: photos.csv: exists and is not a table of features, so it is left alone.\n  Choose another --out.\n"
     )
     assert contents(place) == before
 
@@ -271,7 +270,7 @@ def test_corrections_that_were_filled_in_are_kept(
     before = contents(place)
     capsys.readouterr()
     assert refused(suspects(tiny_weights), capsys) == (
-        "WriteError: wf.csv: holds corrections that somebody filled in, and would be replaced.\n"
+        "WriteError: wf.csv: has been edited, and would be replaced.\n"
         "  Apply them with --corrections wf.csv, or choose another --write-corrections.\n"
     )
     assert contents(place) == before
@@ -284,7 +283,7 @@ def test_a_file_that_holds_something_else_is_no_table_of_suspects(
     (place / "notes.csv").write_text("day,weather\n1,rain\n")
     before = contents(place)
     assert refused("check cd --write-corrections notes.csv", capsys) == (
-        "WriteError: notes.csv: exists, and is not a table that this command wrote, so it is left alone.\n"
+        "WriteError: notes.csv: exists and was not written by this command, so it is left alone.\n"
         "  Choose another --write-corrections.\n"
         "  notes.csv: is not a table of corrections: expected the columns path and new_label or drop, found 'day', "
         "'weather'.\n"

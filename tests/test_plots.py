@@ -289,8 +289,8 @@ def test_ties_are_grey() -> None:
     ("train", "val", "said"),
     [
         ([], [], "No epochs: nothing was trained by gradient descent."),
-        ([0.8], [0.7], "Too few epochs to say: after the only one, validation loss is 0.7."),
-        ([0.8, 0.7], [NAN, NAN], "Not known: there is no validation loss to go by."),
+        ([0.8], [0.7], "Too few epochs to tell: after a single one, validation loss is 0.7."),
+        ([0.8, 0.7], [NAN, NAN], "Unknown: there is no validation loss."),
         (
             [0.9, 0.6, 0.3, 0.1],
             [0.8, 0.5, 0.6, 0.7],

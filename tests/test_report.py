@@ -134,12 +134,12 @@ def test_the_verdict_is_three_sentences() -> None:
     assert [_plain(s) for s in verdict(found)] == [
         "It gets 90.0\u202f% of 60 test images right (95\u202f% interval 79.9\u202f% to 95.3\u202f%); "
         "always answering cat would get 33.3\u202f%.",
-        "Its most frequent mistake is to take cat for dog (2 of 20 times); the weakest class is cat (F1 0.900).",
-        "With so few test images, differences of less than 7.7 points mean nothing.",
+        "Its most frequent mistake is to predict dog for cat (2 of 20 times); the weakest class is cat (F1 0.900).",
+        "With this few test images, differences of less than 7.7 points mean nothing.",
     ]
     leak = Finding("split_leak", "error", ("a", "b"), "2 images are the same.")
     assert _plain(verdict(replace(found, findings=(leak,)))[2]) == (
-        "Before you believe that: copies of images are in both sets of the split, see data checks."
+        "Do not trust this result yet: copies of an image are in different sets of the split, see data checks."
     )
     suspects = (Suspect("a", "cat", "dog", 0.01), Suspect("b", "cat", "dog", 0.5))
     assert _plain(verdict(replace(found, suspects=suspects))[2]) == "1 label looks wrong; look through them first."
@@ -230,7 +230,7 @@ def test_a_run_with_hardly_a_mistake(wrong: int) -> None:
     assert len(confusions(found)) == wrong
     if not wrong:
         assert verdict(found)[1] == (
-            "It made no mistake, which with so many images still allows for an error of up to 6.0\u202f%."
+            "It made no mistakes; with this many test images, an error rate of up to 6.0\u202f% is still possible."
         )
 
 
@@ -400,11 +400,13 @@ def test_evaluate_writes_a_page(trained: tuple[Path, Path], tmp_path: Path, capl
     found = headstart.evaluate(run, data, out=tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert f"{found.metrics.n} test images right" in page
-    assert found.known == 0 and "figures on them are too good" not in caplog.text
+    assert found.known == 0 and "the figures are too good" not in caplog.text
     check_manifest(tmp_path / "out")
     again = headstart.evaluate(run, data / "train")
     assert again.known == again.metrics.n == 43
-    assert "43 of these 43 images are in the run's train or val set: figures on them are too good." in caplog.text
+    assert (
+        "43 of these 43 images are in the run's training or validation set, so the figures are too good." in caplog.text
+    )
     headstart.evaluate(run, data, out=tmp_path / "bare", report=False)
     assert not (tmp_path / "bare" / "report.html").exists()
 

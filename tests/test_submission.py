@@ -521,12 +521,12 @@ def test_images_may_be_in_an_archive(run: Path, place: Path) -> None:
     [
         ({"clip": "0.5"}, RecipeError, "clip: '0.5' is no least probability; expected auto, none, or a number from 0"),
         ({"clip": "much"}, RecipeError, "clip: 'much' is no least probability"),
-        ({"out": None}, RecipeError, "is to be filled, but there is no file to write"),
-        ({"sample_submission": None, "clip": "none"}, RecipeError, "clip: is for submissions only"),
+        ({"out": None}, RecipeError, "sample_submission: no output file for the filled"),
+        ({"sample_submission": None, "clip": "none"}, RecipeError, "clip: applies to submissions only"),
         (
             {"sample_submission": None, "submission_format": "label"},
             RecipeError,
-            "submission_format: is for submissions only",
+            "submission_format: applies to submissions only",
         ),
     ],
 )

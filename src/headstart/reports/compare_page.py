@@ -1,8 +1,8 @@
-"""`report.html` of a comparison: what to take, all trials with intervals, trade-offs, paired differences, learning curves.
+"""`report.html` of a comparison: advice, all trials with intervals, trade-offs, paired differences, learning curves.
 
-`ComparePageData` says what there is to show; `comparison_figures` draws it, `compare_page` makes one self-contained
-HTML page of it, in the style of the other pages. For eight trials that takes 1.5 s of a core. It tests nothing: the
-differences and their verdicts come from `headstart.evaluation.paired_tests`. Not for a single run: that is
+`ComparePageData` holds the content, `comparison_figures` draws the figures, and `compare_page` makes one self-contained
+HTML page in the style of the other pages. For eight trials that takes 1.5 s of one core. No tests are computed here:
+the differences and their verdicts come from `headstart.evaluation.paired_tests`. Not for a single run: that is
 `headstart.reports.run_page`.
 """
 
@@ -30,7 +30,7 @@ FIGURES = {
     "log_loss": "Log-loss",
     "ece": "ECE",
 }
-"""The metrics in the table, with their column's head. comparison.csv has more."""
+"""The metrics in the table, with their column headings. comparison.csv has more."""
 METRICS = {"accuracy": "accuracy", "log_loss": "log-loss"}
 LABELS = {
     "latency": "Test error against milliseconds per image, one point per trial",
@@ -38,13 +38,13 @@ LABELS = {
     "differences-accuracy": "Paired differences in accuracy with their intervals",
     "differences-log_loss": "Paired differences in log-loss with their intervals",
 }
-"""The figures by name, and what a screen reader says of them."""
+"""The figures' names and their descriptions for screen readers."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrialSummary:
     """One trial: test metrics by name (none if it ended with an `error`), costs (NaN or 0 where not measured), and its
-    epochs, if it was trained by gradient descent (rows of epochs.csv; `best_epoch` is the place of the one that was kept)."""
+    epochs, if it was trained by gradient descent (rows of epochs.csv; `best_epoch` is the index of the one kept)."""
 
     name: str
     recipe: str
@@ -62,7 +62,7 @@ class TrialSummary:
 
 @dataclass(frozen=True, eq=False)
 class ComparePageData:
-    """What the page of a comparison shows. `contenders` stand in their order, the best first; `taken` names one of them."""
+    """Content of a comparison's page. `contenders` are sorted, best first; `taken` names the recommended one."""
 
     title: str
     advice: str
@@ -71,17 +71,17 @@ class ComparePageData:
     pairs: Sequence[Difference]
     notes: Sequence[str]
     facts: Sequence[tuple[str, str]]
-    """What it was made from, in pairs of a name and a text."""
+    """What was compared, as pairs of a name and a text."""
     command: str
 
     @property
     def finished(self) -> list[TrialSummary]:
-        """Those with test metrics."""
+        """The trials with test metrics."""
         return [c for c in self.contenders if c.figures]
 
 
 def comparison_figures(compared: ComparePageData) -> dict[str, Figure]:
-    """The figures by name, those that there is data for: trade-offs, differences, and curves-1, curves-2 ..."""
+    """Draw the figures that there is data for, by name: trade-offs, differences, and curves-1, curves-2 ..."""
     from headstart.reports import plots
 
     found: dict[str, Figure] = {}
@@ -119,7 +119,7 @@ def comparison_figures(compared: ComparePageData) -> dict[str, Figure]:
 
 
 def _curves(contenders: Sequence[TrialSummary]) -> dict[str, Figure]:
-    """Learning curves of each that has some, all on the same scales."""
+    """Draw the learning curves of each trial that has them, all on the same scales."""
     from headstart.reports import plots
 
     trained = [c for c in contenders if c.epochs]
@@ -132,7 +132,7 @@ def _curves(contenders: Sequence[TrialSummary]) -> dict[str, Figure]:
 
 
 def _limits(tables: Sequence[Sequence[Mapping[str, Any]]], names: Sequence[str]) -> tuple[float, float] | None:
-    """The range of these columns over all tables, with a margin; None without a number."""
+    """Return the range of these columns over all tables, with a margin; None if they hold no numbers."""
     texts = [row.get(name, "") for table in tables for row in table for name in names]
     values = [x for x in (float(text) for text in texts if text != "") if math.isfinite(x)]
     if not values:
@@ -142,7 +142,7 @@ def _limits(tables: Sequence[Sequence[Mapping[str, Any]]], names: Sequence[str])
 
 
 def drawn_comparison(compared: ComparePageData, folder: Path | None = None) -> dict[str, str]:
-    """The figures as SVG elements; with a folder, they are saved there too, as PNG and SVG. Raises `WriteError`."""
+    """Return the figures as SVG elements; with a folder, also save them there as PNG and SVG. Raises `WriteError`."""
     from headstart.reports import plots
 
     curves = [f"Learning curves of {c.name}" for c in compared.contenders if c.epochs]
@@ -154,8 +154,8 @@ def drawn_comparison(compared: ComparePageData, folder: Path | None = None) -> d
 
 
 def compare_page(compared: ComparePageData, figures: Mapping[str, str] | None = None) -> str:
-    """The page: one HTML document with everything inside, which makes no request. `figures` are those of
-    `drawn_comparison`, if drawn already. Names and messages come out as text, whatever is in them."""
+    """Return the page: one self-contained HTML document that makes no requests. `figures` are those of
+    `drawn_comparison`, if already drawn. Names and messages are always escaped."""
     from markupsafe import Markup
 
     from headstart.reports.run_page import page_css, page_part, render
@@ -163,7 +163,7 @@ def compare_page(compared: ComparePageData, figures: Mapping[str, str] | None = 
 
     drawn = drawn_comparison(compared) if figures is None else figures
     trained = [(f"curves-{i}", c) for i, c in enumerate((c for c in compared.contenders if c.epochs), 1)]
-    told = [p for p in compared.pairs if p.winner]
+    decided = [p for p in compared.pairs if p.winner]
     return render(
         "compare.html.j2",
         css=page_css(),
@@ -173,8 +173,8 @@ def compare_page(compared: ComparePageData, figures: Mapping[str, str] | None = 
         metrics=METRICS,
         finished=compared.finished,
         failed=[c for c in compared.contenders if not c.figures],
-        pairs=[*told, *(p for p in compared.pairs if not p.winner)],
-        told=len(told),
+        pairs=[*decided, *(p for p in compared.pairs if not p.winner)],
+        decided=len(decided),
         figures={name: Markup(svg) for name, svg in drawn.items()},
         curves=[{"key": key, "name": c.name, "verdict": verdict(c.epochs)} for key, c in trained],
         finite=math.isfinite,

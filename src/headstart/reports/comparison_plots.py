@@ -39,15 +39,15 @@ def pareto_figure(
     lows: Sequence[float] | None = None,
     highs: Sequence[float] | None = None,
 ) -> Figure:
-    """Error against cost, less is better in both: filled and named where nothing is better in everything, else hollow.
+    """Plot error against cost (lower is better in both): filled and named on the Pareto front, hollow elsewhere.
 
-    `lows` and `highs` are the errors' intervals. Those with a NaN are left out. An axis whose values span more than a factor
-    of ten is logarithmic. What is on the front is the caller's to say: it may weigh more than these two.
+    `lows` and `highs` are the errors' intervals. Points with a NaN are left out. An axis whose values span more than a
+    factor of ten is logarithmic. The caller decides what is on the front: it may consider more than these two.
     """
     cost_T, error_T, front_T = np.asarray(costs, float), np.asarray(errors, float), np.asarray(on_front, bool)
     figure = blank(WIDE, 276)
     axes = panel(figure, (58, 38, WIDE - 12, 250), x=cost_label, y=error_label, grid="both", gap=58)
-    key(figure, [("●", BLUE, "on the Pareto front"), ("○", MUTED, "not")], 58)
+    key(figure, [("●", BLUE, "on the Pareto front"), ("○", MUTED, "not on it")], 58)
     as_percent(axes, "y")
     known = np.flatnonzero(np.isfinite(cost_T) & np.isfinite(error_T)).tolist()
     if not len(known):
@@ -74,7 +74,7 @@ def pareto_figure(
 
 
 def _scale(axes: Axes, which: str, value_M: np.ndarray, top: float) -> None:
-    """From 0, or logarithmic with plain numbers where values differ more than tenfold."""
+    """Scale an axis from 0, or logarithmically with plain numbers if values differ more than tenfold."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     axis, low, high = (axes.xaxis if which == "x" else axes.yaxis), float(value_M.min()), float(value_M.max())
@@ -95,7 +95,7 @@ def _scale(axes: Axes, which: str, value_M: np.ndarray, top: float) -> None:
 def _name_points(
     axes: Axes, texts: Sequence[tuple[int, str]], cost_T: np.ndarray, error_T: np.ndarray, front_T: np.ndarray
 ) -> None:
-    """A name beside each point where there is room for it, in the order given; the others go without."""
+    """Write a name beside each point that has room for one, in the order given; skip the others."""
     place = axes.transData.transform(np.stack([cost_T, error_T], axis=1)) * (72 / axes.figure.dpi)
     frame = axes.get_window_extent()
     left, bottom, right, top = (x * 72 / axes.figure.dpi for x in frame.extents)
@@ -140,9 +140,10 @@ def differences_figure(
     label: str = "difference",
     share: bool = False,
 ) -> Figure:
-    """Differences with their intervals, one line each, around zero; `ties` are hollow and grey. `share`: as percentages.
+    """Plot differences with their intervals, one line each, around zero; `ties` are hollow and grey. `share`: as
+    percentages.
 
-    More than 40 lines: those that are no tie first, then the largest.
+    With more than 40, show 40: those that are not ties first, then the largest.
     """
     tied = [False] * len(labels) if ties is None else list(ties)
     order = list(range(len(labels)))

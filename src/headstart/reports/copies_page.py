@@ -1,8 +1,8 @@
-"""The contact sheet of `headstart check`: what is taken for copies, pair by pair, for a person to agree or disagree.
+"""The contact sheet of `headstart check`: pairs that are treated as copies, for a person to confirm or reject.
 
-`CopiesSheet` says what there is; `copies_page` makes one HTML document of it in the style of the other pages, which makes no
-request. Some hundred pairs are shown, 1 s of a core and 2 to 4 MB; the table beside the page has all of them. Not for
-judging images that are no copies: how alike any two are is not computed.
+`CopiesSheet` holds the content; `copies_page` makes one HTML document of it that makes no requests, in the style of the
+other pages. It shows a few hundred pairs, in 1 s of one core and 2 to 4 MB; the table beside the page lists all of
+them. Not for comparing other images: their similarity is not computed.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from headstart.reports.sections import ThumbnailRef, copy_evidence, percent
 MOST_PAIRS = 300
 MOST_DOUBTED = 100
 MOST_LARGE = 240
-"""Up to so many images have larger thumbnails; with more of them, small ones keep the page to some megabytes."""
+"""Up to this number of images, thumbnails are larger; beyond it, small ones keep the page to a few megabytes."""
 
 
 @dataclass(frozen=True, eq=False)
 class CopiesSheet:
-    """What the page shows. Paths are those of the data; `files` says where each image lies, `sets` which set it is in."""
+    """Content of the page. Paths are those of the data; `files` maps each to its file, `sets` to its set."""
 
     title: str
     pairs: Sequence[CopyRow]
-    """All pairs that are taken for copies, the surest first."""
+    """All pairs that are treated as copies, the most certain first."""
     doubted: Sequence[CopyRow]
-    """Pairs that agree as well, and are treated as different images."""
+    """Pairs that agree as closely, but are treated as different images."""
     files: Mapping[str, Path]
     sets: Mapping[str, str]
     limit: float
-    """The largest difference that is sure to be a copy in this data."""
+    """The largest difference that certainly means a copy in this data."""
     table: str
-    """Name of the table beside the page; '' if there is none."""
+    """Name of the table beside the page; '' for none."""
     commands: Sequence[tuple[str, str]] = ()
     """(what it does, command)."""
     false_share: float | None = None
@@ -61,7 +61,7 @@ class Shown:
 
 
 def copies_page(sheet: CopiesSheet) -> str:
-    """The page."""
+    """Return the page as HTML."""
     from headstart.reports.run_page import page_css, page_part, render
     from headstart.reports.thumbnails import thumbnails
 
@@ -85,7 +85,7 @@ def copies_page(sheet: CopiesSheet) -> str:
 
 
 def shown_first(rows: Sequence[CopyRow], most: int) -> list[CopyRow]:
-    """At most so many of the pairs, in their order: those with different labels, then the first."""
+    """Return at most `most` pairs, in their order: those with different labels, then the first of the others."""
     chosen = sorted(range(len(rows)), key=lambda i: (not rows[i].conflicting, i))[:most]
     return [rows[i] for i in sorted(chosen)]
 
@@ -99,18 +99,18 @@ def _shown(row: CopyRow, sheet: CopiesSheet, number: Mapping[str, int]) -> Shown
 
 
 def _left_out(shown: Sequence[CopyRow], rows: Sequence[CopyRow], table: str = "") -> str:
-    """Which of the pairs are shown, in a sentence; '' if all are."""
+    """Say which of the pairs are shown; '' if all are."""
     if len(shown) == len(rows):
         return ""
     conflicting = sum(row.conflicting for row in rows)
     which = "the first of those with different labels"
     if conflicting <= len(shown):
         which = "those with different labels, and the first of the others" if conflicting else "the first of them"
-    where = f" The other {len(rows) - len(shown):,} are in {table} as well." if table else ""
+    where = f" {table} lists all of them." if table else ""
     return f"{len(shown):,} of {len(rows):,} pairs are shown: {which}.{where}"
 
 
 def _estimate(sheet: CopiesSheet) -> str:
     if sheet.false_share is None:
         return ""
-    return f"An estimated {percent(sheet.false_share)} of these pairs are wrong, judging by their labels."
+    return f"Judging by the labels, an estimated {percent(sheet.false_share)} of these pairs are wrong."

@@ -1,8 +1,8 @@
-"""The page of `headstart demo`: what was drawn, what was planted in it and found, three ways to a classifier, what next.
+"""The page of `headstart demo`: rendered images, flaws planted and found, three ways to a classifier, next steps.
 
-`DemoPageData` says what there is; `demo_page` makes one HTML document of it in the style of the other pages, which makes no
-request. Its links lead to the pages of the comparison and of the run beside it. Some 150 thumbnails, 0.5 s of a core. Not
-for a data set of one's own: `check` and `report` show that.
+`DemoPageData` holds the content; `demo_page` makes one HTML document of it that makes no requests, in the style of the
+other pages. It links to the pages of the comparison and of the run beside it. About 150 thumbnails, 0.5 s of one core.
+Not for your own dataset: use `check` and `report`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ MOST_OF_A_KIND = 12
 TITLES = {
     "corrupt": "Corrupt files",
     "near_duplicate": "Near-duplicates",
-    "leak": "A test image that is in train",
-    "exif_rotation": "Turned by an EXIF note",
+    "leak": "A test image in the training set",
+    "exif_rotation": "Rotated by an EXIF tag",
     "wrong_label": "Wrong labels",
 }
 
@@ -37,7 +37,7 @@ class DemoTrial:
 
 @dataclass(frozen=True, eq=False)
 class DemoPageData:
-    """What the page shows. Paths are those of flaws.csv; `files` says where each image lies."""
+    """Content of the page. Paths are those of flaws.csv; `files` maps each to its file."""
 
     images: int
     sheet: Mapping[str, Sequence[str]]
@@ -58,7 +58,7 @@ class DemoPageData:
 
 @dataclass(frozen=True)
 class FlawExhibit:
-    """A flaw as the page shows it: thumbnails with what to say of each, whether it was found, and a line below."""
+    """A flaw as the page shows it: thumbnails with alternative texts, whether it was found, and a caption."""
 
     images: tuple[tuple[str, str], ...]
     found: bool
@@ -66,7 +66,7 @@ class FlawExhibit:
 
 
 def demo_page(shown: DemoPageData) -> str:
-    """The page."""
+    """Return the page as HTML."""
     from markupsafe import Markup
 
     from headstart.reports import plots
@@ -93,7 +93,7 @@ def demo_page(shown: DemoPageData) -> str:
 
 
 def _exhibited(row: FlawRecall) -> list[Flaw]:
-    """What was missed first: that is the interesting part."""
+    """Return the missed flaws first: they are the interesting ones."""
     return [*row.missed, *row.found][:MOST_OF_A_KIND]
 
 
@@ -106,7 +106,7 @@ def _exhibit(flaw: Flaw, shown: DemoPageData, small: Mapping[str, str]) -> FlawE
         guess = shown.suggested.get(flaw.path, "")
         text = f"labelled {own}, shows {flaw.detail}" + (f"; suggested: {guess}" if guess else "; not suspected")
     elif flaw.flaw == "corrupt":
-        text = {"truncated": "cut off", "empty": "no bytes", "text": "a text"}[flaw.detail]
+        text = {"truncated": "cut off", "empty": "no bytes", "text": "a text file"}[flaw.detail]
     elif flaw.flaw == "exif_rotation":
         text = "used upright"
     else:

@@ -1,7 +1,7 @@
-"""A single image and what a classifier makes of it, on one sheet: heat map, probabilities, nearest training images.
+"""Explanation of one prediction on one sheet: heat map, probabilities, nearest training images.
 
-Costs about 20 ms a sheet, and 60 ms to make a PNG of it; Pillow only. Not for many images at a glance:
-`images.contact_sheet` sets those side by side.
+Costs about 20 ms per sheet, and 60 ms to encode it as PNG; Pillow only. Not for an overview of many images: use
+`images.contact_sheet`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _RIGHT, _WRONG = (0, 114, 178), (178, 76, 0)
 _DARK_HEAT = [(0, 0, 4), (40, 11, 84), (101, 21, 110), (159, 42, 99)]
 _BRIGHT_HEAT = [(212, 72, 66), (245, 125, 21), (250, 193, 39), (252, 255, 164)]
 _HEAT = np.array(_DARK_HEAT + _BRIGHT_HEAT)
-"""Eight steps of matplotlib's inferno: its lightness rises evenly, so it can be read without telling colours apart."""
-_STRENGTH = 0.7  # fraction of the hottest place that is colour, not image
+"""Eight steps of matplotlib's inferno: its lightness rises evenly, so it is readable without colour vision."""
+_STRENGTH = 0.7  # opacity of the heat map at its hottest point
 
 
 @dataclass(frozen=True, eq=False)
 class Neighbour:
-    """A training image that is like the one explained; `image` is None where its file is not at hand."""
+    """A training image that resembles the explained one; `image` is None if its file is not available."""
 
     label: str
     cosine: float
@@ -37,11 +37,10 @@ class Neighbour:
 
 @dataclass(frozen=True, eq=False)
 class ExplanationSheet:
-    """What `draw_explanation` shows. `shares` are (class, probability), the highest first; `heat_HW` from 0 to 1 is
-    for the first.
+    """Content of a sheet. `shares` are (class, probability), the highest first; `heat_HW`, 0 to 1, explains the first.
 
-    `label` is empty where it is not known. `seen` (left, top, right, bottom; fractions of the image) is what the network
-    looks at. `note` stands where there are no `neighbours`.
+    `label` is empty if unknown. `seen` (left, top, right, bottom; fractions of the image) is the network's input.
+    `note` is shown if there are no `neighbours`.
     """
 
     name: str
@@ -55,7 +54,7 @@ class ExplanationSheet:
 
 
 def overlay(image: Image.Image, heat_HW: np.ndarray) -> Image.Image:
-    """The image with its heat map (float 0 to 1, of any size) laid over it: the hotter, the less of the image."""
+    """Blend an image with its heat map (float 0 to 1, of any size): the hotter, the less of the image remains."""
     heat = Image.fromarray(np.asarray(heat_HW, np.float32)).resize(image.size, Image.Resampling.BICUBIC)
     hot_HW = np.asarray(heat).clip(0, 1)
     steps = np.linspace(0, 1, len(_HEAT))
@@ -66,7 +65,7 @@ def overlay(image: Image.Image, heat_HW: np.ndarray) -> Image.Image:
 
 
 def draw_explanation(sheet: ExplanationSheet) -> Image.Image:
-    """The sheet as an RGB image, 960 px wide. All text is drawn as text, in characters that the font has."""
+    """Draw the sheet as an RGB image, 960 px wide, with only characters that the font has."""
     parts = [_heading(sheet), _images(sheet), _below(sheet)]
     height = sum(part.height for part in parts) + 2 * _MARGIN + _GAP * (len(parts) - 1)
     paper, top = Image.new("RGB", (WIDTH, height), _PAPER), _MARGIN
@@ -77,7 +76,7 @@ def draw_explanation(sheet: ExplanationSheet) -> Image.Image:
 
 
 def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The image at the largest size within `width` x `height` pixels, enlarged if it is smaller."""
+    """Resize the image to fit within `width` x `height` pixels, enlarging it if it is smaller."""
     scale = min(width / image.width, height / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
@@ -93,7 +92,7 @@ def _strip(height: int, width: int = WIDTH - 2 * _MARGIN) -> tuple[Image.Image, 
 
 
 def _text(pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, width: int, ink: tuple = _INK) -> int:
-    """Write one line, shortened to `width` pixels; gives the pixels it takes."""
+    """Write one line, shortened to `width` pixels; return its width in pixels."""
     font = _font(size)
     line = caption(text, font, width)
     pen.text(place, line, ink, font)
@@ -101,20 +100,20 @@ def _text(pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int
 
 
 def _heading(sheet: ExplanationSheet) -> Image.Image:
-    """Prediction and label, and the image's name."""
+    """Draw prediction, label, and the image's name."""
     strip, pen = _strip(56)
     predicted, share = sheet.shares[0]
     taken = _text(pen, (0, 0), f"{predicted}  {share:.1%}", 24, strip.width * 2 // 3)
     if sheet.label:
         right = sheet.label == predicted
-        said = f"labelled {sheet.label}" + ("" if right else ": not what is predicted")
+        said = f"labelled {sheet.label}" + ("" if right else ": the prediction is wrong")
         _text(pen, (taken + 20, 7), said, 16, strip.width - taken - 20, _RIGHT if right else _WRONG)
     _text(pen, (0, 36), sheet.name, 14, strip.width, _PALE)
     return strip
 
 
 def _images(sheet: ExplanationSheet) -> Image.Image:
-    """The image, and beside it the heat map with a frame around what the network sees."""
+    """Draw the image, and beside it the heat map with a frame around the network's input."""
     side = (WIDTH - 2 * _MARGIN - _GAP) // 2
     image = fitted(sheet.image, side, side)
     strip, pen = _strip(image.height + 22)
@@ -127,13 +126,13 @@ def _images(sheet: ExplanationSheet) -> Image.Image:
     if framed:
         x0, y0, x1, y1 = (round(p * (n - 1)) for p, n in zip(sheet.seen, image.size * 2, strict=True))
         pen.rectangle((left + x0, y0, left + x1, y1), outline=_PAPER)
-    said = f"what speaks for {sheet.shares[0][0]}" + ("; the network sees what is framed" if framed else "")
+    said = f"evidence for {sheet.shares[0][0]}" + ("; the frame is the network's input" if framed else "")
     _text(pen, (left, image.height + 6), said, 13, side, _PALE)
     return strip
 
 
 def _below(sheet: ExplanationSheet) -> Image.Image:
-    """Probabilities on the left, nearest training images on the right."""
+    """Draw probabilities on the left, nearest training images on the right."""
     half = (WIDTH - 2 * _MARGIN - _GAP) // 2
     left, right = _bars(sheet.shares, half), _neighbours(sheet, half)
     strip, _ = _strip(max(left.height, right.height))
@@ -167,12 +166,12 @@ def _neighbours(sheet: ExplanationSheet, width: int) -> Image.Image:
     rows = -(-n // 5)
     each = across + 42
     strip, pen = _strip(24 + rows * each, width)
-    _text(pen, (0, 0), "Nearest training images, cosine of their features", 13, width, _PALE)
+    _text(pen, (0, 0), "Nearest training images, with cosine similarity", 13, width, _PALE)
     for i, neighbour in enumerate(sheet.neighbours):
         left, top = i % 5 * (across + _GAP), 24 + i // 5 * each
         pen.rectangle((left, top, left + across - 1, top + across - 1), outline=_LINE)
         if neighbour.image is None:
-            _text(pen, (left + 6, top + 6), "not at hand", 12, across - 8, _PALE)
+            _text(pen, (left + 6, top + 6), "not available", 12, across - 8, _PALE)
         else:
             small = fitted(neighbour.image, across, across)
             strip.paste(small, (left + (across - small.width) // 2, top + (across - small.height) // 2))

@@ -1,12 +1,12 @@
-"""What all figures share: colours, axes, names as labels, and the ways out: PNG, SVG, and SVG for a page.
+"""Common parts of all figures: colours, axes, labels, and output as PNG, SVG, and SVG for a page.
 
-Figures are matplotlib's `Figure` objects by themselves: no pyplot, no window, no current figure. Lengths are points; a
-page shows one as 4/3 px, so that a figure 360 wide takes 480 px. The room around axes is reckoned from the labels, since
-matplotlib's own layouts draw everything twice. The first import of matplotlib takes 0.4 s of a core, a figure about
-0.02 s to make and 0.03 to 0.1 s to save as PNG and SVG.
+Figures are plain matplotlib `Figure` objects: no pyplot, no window, no current figure. Lengths are in points; a page
+shows one point as 4/3 px, so a figure 360 wide takes 480 px. Margins around axes are estimated from the labels, since
+matplotlib's own layouts draw everything twice. The first import of matplotlib takes 0.4 s of one core; a figure takes
+about 0.02 s to make and 0.03 to 0.1 s to save as PNG and SVG.
 
-The colours (Okabe and Ito 2008, "Color universal design") are told apart by colour-blind people, and are at least 3:1
-against white and near-black; what matters is never told by colour alone.
+The colours (Okabe and Ito 2008, "Color universal design") are distinguishable with colour blindness and have a contrast
+of at least 3:1 against white and near-black; colour is never the only cue.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, GRID, PAPER = "#1c2024", "#5f6b76", "#dfe3e7", "#fefefe"
-"""Text and axes, lesser text, grid lines, ground. A page puts its own in their place, see `to_svg`."""
+"""Text and axes, secondary text, grid lines, background. A page substitutes its own, see `to_svg`."""
 BLUE, RED, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 SIDE_COLOURS = {"train": BLUE, "val": GREEN, "test": RED, "": MUTED}
 SIZE = 9.5
-"""Of text, in points: 12.7 px on a page."""
+"""Text size in points: 12.7 px on a page."""
 WIDE, BROAD = 360, 450
-"""Widths in points: of one pair of axes, and of two side by side."""
+"""Widths in points: for one pair of axes, and for two side by side."""
 PNG_DPI = 150
 THEME = {
     INK: "currentColor",
@@ -47,7 +47,7 @@ THEME = {
 
 # ------------------------------------------------------------------------------------------------------ figure and axes
 def blank(width: float, height: float) -> Figure:
-    """An empty figure of that size in points, with a white ground."""
+    """Return an empty figure of that size in points, with a white background."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width / 72, height / 72), facecolor=PAPER)
@@ -64,10 +64,10 @@ def panel(
     whole: str = "",
     gap: float = 46,
 ) -> Axes:
-    """Axes at (left, bottom, right, top) in points from the lower left corner.
+    """Add axes at (left, bottom, right, top) in points from the lower left corner.
 
-    `grid` says across which axes grid lines stand; `ticks`, how many there are at most along x and y; `whole`, along which
-    of them only whole numbers make sense. The label of y stands `gap` points to the left.
+    `grid` names the axes with grid lines, `ticks` the maximum number of ticks along x and y, `whole` the axes that show
+    integers only. The label of y is `gap` points to the left.
     """
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -92,12 +92,13 @@ def panel(
 
 
 def note(axes: Axes, x: float, y: float, text: str, *, color: str = MUTED, **how: Any) -> None:
-    """A short text at a point of the data, or of the axes or the figure if told so by `transform`."""
+    """Write a short text at a point in data coordinates, or in those of `transform`."""
     axes.text(x, y, text, **{"color": color, "fontsize": SIZE - 0.5, "parse_math": False, "va": "center", **how})
 
 
 def key(figure: Figure, entries: Sequence[tuple[str, str, str]], left: float) -> None:
-    """The key of colours, one line at the top: (sign, colour, text). The text is ink: not every colour is fit to be read."""
+    """Write the legend in one line at the top: (sign, colour, text). The text is in ink: some colours are hard to
+    read."""
     width, height = figure.get_size_inches() * 72
     how: dict[str, Any] = {"fontsize": SIZE, "va": "top", "parse_math": False}
     for sign, color, text in entries:
@@ -107,14 +108,14 @@ def key(figure: Figure, entries: Sequence[tuple[str, str, str]], left: float) ->
 
 
 def spread(axes: Axes, least: float) -> None:
-    """Let the axis of values span that much at least: what hardly differs should not look as if it did."""
+    """Make the y axis span at least this much, so that tiny differences do not look large."""
     low, high = axes.get_ylim()
     if high - low < least:
         axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
 
 
 def number(value: float, _: object = None) -> str:
-    """A tick's label, in plain signs.
+    """Format a tick label with plain characters.
 
     >>> number(12000.0), number(0.25), number(-3e-05), number(0)
     ('12,000', '0.25', '−3e-05', '0')
@@ -125,7 +126,7 @@ def number(value: float, _: object = None) -> str:
 
 
 def percent(value: float, _: object = None) -> str:
-    """A share as a tick's label.
+    """Format a fraction as a tick label.
 
     >>> percent(0.5), percent(0.975)
     ('50 %', '97.5 %')
@@ -134,7 +135,7 @@ def percent(value: float, _: object = None) -> str:
 
 
 def as_percent(axes: Axes, which: str) -> None:
-    """Let the ticks of 'x', 'y' or 'xy' be shown as percentages."""
+    """Show the ticks of 'x', 'y' or 'xy' as percentages."""
     from matplotlib.ticker import FuncFormatter
 
     for name in which:
@@ -143,7 +144,7 @@ def as_percent(axes: Axes, which: str) -> None:
 
 # --------------------------------------------------------------------------------------------------------------- labels
 def shown(name: str, most: int = 22) -> str:
-    """A class or file name as a label: on one line, nothing invisible in it, the middle of a long one left out.
+    """Format a class or file name as a label: one line, no invisible characters, long names shortened in the middle.
 
     >>> shown("two\\nlines"), shown("a_very_long_name_of_a_class_0042", 16)
     ('two\\\\nlines', 'a_very_lon…_0042')
@@ -164,12 +165,12 @@ def shown(name: str, most: int = 22) -> str:
 
 
 def text_width(texts: Sequence[str], size: float = SIZE) -> float:
-    """Points that the widest of them takes, at most about: DejaVu Sans, the widest of the usual fonts."""
+    """Estimate an upper bound for the widest text in points: DejaVu Sans, the widest of the usual fonts."""
     return max((cells(text) for text in texts), default=0) * 0.65 * size
 
 
 def thinned(n: int, room: float, size: float = SIZE) -> list[int]:
-    """Places of the labels that can stand along `room` points without touching, out of n: all, or every so manyth.
+    """Return the indices, out of n, of labels that fit along `room` points without touching: all, or every k-th.
 
     >>> thinned(4, 100), thinned(200, 100)[:3]
     ([0, 1, 2, 3], [0, 22, 44])
@@ -180,9 +181,10 @@ def thinned(n: int, room: float, size: float = SIZE) -> list[int]:
 
 # ------------------------------------------------------------------------------------------------------------- ways out
 def save_figure(figure: Figure, folder: Path, name: str, *, label: str = "") -> str:
-    """Write NAME.png (150 dpi) and NAME.svg (text as text, white ground), both or neither.
+    """Write NAME.png (150 dpi) and NAME.svg (text as text, white background), both or neither.
 
-    Gives what `to_svg` gives for that label, so that what goes on a page too is drawn once. Raises `WriteError`.
+    Returns the result of `to_svg` for that label, so a figure that is also on a page is drawn once. Raises
+    `WriteError`.
     """
     svg = _svg(figure)
     write_together({folder / f"{name}.png": png_of(figure), folder / f"{name}.svg": svg.encode()})
@@ -190,19 +192,19 @@ def save_figure(figure: Figure, folder: Path, name: str, *, label: str = "") -> 
 
 
 def to_svg(figure: Figure, *, label: str = "") -> str:
-    """An ``<svg role="img">`` element to be put into a page as it is; `label` is what a screen reader says.
+    """Return an ``<svg role="img">`` element to embed in a page; `label` is its text for screen readers.
 
-    The ground is transparent. Ink is the page's `currentColor`; lesser text, lines and ground are its custom properties
-    --muted, --rule and --paper, with values for a light page where it has none. Fonts are the page's own. Ids start with a
-    hash of the figure, so that figures do not take one another's. It holds `style` attributes, so that a content security
-    policy must have ``style-src 'unsafe-inline'``, and with very many classes an image (``img-src data:``). Equal figures
-    give equal text.
+    The background is transparent. Ink is the page's `currentColor`; secondary text, lines and background are its custom
+    properties --muted, --rule and --paper, which default to values for a light page. Fonts are the page's own. Ids
+    start with a hash of the figure, so those of different figures do not clash. The element has `style` attributes, so
+    a content security policy must have ``style-src 'unsafe-inline'``, and with very many classes an image (``img-src
+    data:``). Equal figures give equal text.
     """
     return _for_page(_svg(figure), label)
 
 
 def png_of(figure: Figure) -> bytes:
-    """The figure as the bytes of a PNG, 150 dots an inch."""
+    """Encode the figure as PNG at 150 dpi."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     file = io.BytesIO()
@@ -213,7 +215,7 @@ def png_of(figure: Figure) -> bytes:
 
 
 def _svg(figure: Figure) -> str:
-    """An SVG file by itself, the same from one process to the next."""
+    """Return a standalone SVG file that is identical between processes."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
@@ -226,9 +228,9 @@ def _svg(figure: Figure) -> str:
 
 @contextmanager
 def _lent(figure: Figure) -> Iterator[None]:
-    """Give the figure back with the canvas and the resolution it had.
+    """Restore the figure's canvas and resolution afterwards.
 
-    No warning that the font lacks a character: PNG has a box in its place, SVG leaves it to the reader.
+    Suppresses warnings about characters that the font lacks: PNG shows a box, SVG leaves the font to the viewer.
     """
     canvas, dpi = figure.canvas, figure.dpi
     try:
@@ -245,7 +247,7 @@ _REFERENCE = re.compile(r'(?:url\(#|xlink:href="#)([^)"]+)')
 
 
 def _for_page(svg: str, label: str) -> str:
-    """The element of an SVG file, without what is of no use in a page. Only tags are touched, never the texts."""
+    """Return the element of an SVG file, without what a page does not need. Changes only tags, never text."""
     body = svg[svg.index("<svg") :]
     prefix = f"f{hashlib.sha256((label + body).encode('utf-8', 'surrogatepass')).hexdigest()[:8]}-"
     names = {old: f"{prefix}{i}" for i, old in enumerate(dict.fromkeys(_REFERENCE.findall(body)))}
@@ -253,7 +255,7 @@ def _for_page(svg: str, label: str) -> str:
     width, height = (float(x) for x in found.groups()) if found else (WIDE, WIDE)
     inner = body[body.index(">") + 1 :]
     inner = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", inner, count=1, flags=re.DOTALL)
-    inner = re.sub(r'<path d="[^"]*" style="fill: #fefefe"/>', "", inner, count=1)  # the white ground
+    inner = re.sub(r'<path d="[^"]*" style="fill: #fefefe"/>', "", inner, count=1)  # the white background
     inner = _TAG.sub(lambda tag: _tag_for_page(tag[0], names), inner)
     inner = re.sub(r">\s+<", "><", inner)
     size = f'viewBox="0 0 {width:g} {height:g}" width="{width * 4 / 3:.0f}" height="{height * 4 / 3:.0f}"'
@@ -263,7 +265,7 @@ def _for_page(svg: str, label: str) -> str:
 
 
 def _tag_for_page(tag: str, names: dict[str, str]) -> str:
-    """One tag with the page's colours and font, and ids that are this figure's own."""
+    """Rewrite one tag with the page's colours and fonts, and ids of this figure."""
     tag = " ".join(tag.split())
     tag = re.sub(r' id="([^"]*)"', lambda m: f' id="{names[m[1]]}"' if m[1] in names else "", tag)
     tag = re.sub(r"url\(#([^)]+)\)", lambda m: f"url(#{names[m[1]]})", tag)
@@ -281,5 +283,5 @@ def _tag_for_page(tag: str, names: dict[str, str]) -> str:
 
 
 def _font(match: re.Match[str]) -> str:
-    """Size and weight of the shorthand that older versions of matplotlib write."""
+    """Expand the font shorthand of older matplotlib versions into weight and size."""
     return (f"font-weight: {match[1]}; " if match[1] else "") + f"font-size: {match[2]}"

@@ -19,7 +19,7 @@ SHOWN = ("accuracy", "balanced_accuracy", "f1_macro", "matthews_corrcoef", "roc_
 def model_card(
     classifier: Classifier, made: Provenance, test: Metrics, val: Metrics, findings: Sequence[Finding]
 ) -> str:
-    """Markdown: what it is, how good it is (with intervals), what it was made from, how to use and reproduce it."""
+    """Return Markdown: what the classifier is, its metrics with intervals, its origin, how to use and reproduce it."""
     calibration = classifier.calibration
     rows = [f"| {name} | {test[name]} | {val[name]} |" for name in SHOWN]
     worst = min(test.per_class, key=lambda c: test.per_class[c]["recall"].value)
@@ -33,7 +33,7 @@ def model_card(
             f"{few([plain(c) for c in classifier.classes], 30)}. {made_by(made)}; model {classifier.id}.",
             "",
             "## How good it is",
-            f"95 % intervals; {test.n:,} test images, looked at once; {val.n:,} validation images, used for choosing.",
+            f"95 % intervals; {test.n:,} test images, used once; {val.n:,} validation images, used for model selection.",
             "",
             "| metric | test | validation |",
             "|---|---|---|",
@@ -72,12 +72,12 @@ def _corrections(made: Provenance) -> list[str]:
     if given:
         lines.append(f"- corrected by hand ({CORRECTIONS}): {given_and_left_out(given.relabelled, given.dropped)}")
     if refused:
-        lines.append(f"- said to be no copies ({NOT_COPIES}): {refused:,} pair{'s' * (refused != 1)} of images")
+        lines.append(f"- marked as not copies ({NOT_COPIES}): {refused:,} pair{'s' * (refused != 1)} of images")
     return lines
 
 
 def made_by(made: Provenance) -> str:
-    """How a classifier was made, in some words."""
+    """Say in a few words how a classifier was made."""
     head, tuned = made.head, made.tuned
     frozen = f"Frozen backbone, {head.kind} head" if head else ""
     if not tuned:

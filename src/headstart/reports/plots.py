@@ -1,12 +1,12 @@
-"""Figures of a classifier, its training and its images: each a function of arrays that gives a matplotlib `Figure`.
+"""Figures of a classifier, its training and its images: functions of arrays that return a matplotlib `Figure`.
 
 >>> figure = confusion_figure(np.array([[48, 2], [1, 49]]), ["cat", "dog"])
 >>> figure.savefig("confusion.pdf")                                                              # doctest: +SKIP
 
-They stand alone (no run folder, no global state of matplotlib) and stay readable 480 px wide, with one class or with 200:
-labels are thinned, or the lowest 30 shown. Names are shown as text, whatever is in them. `save_figure` writes PNG and SVG,
-`to_svg` makes an element for a page. The six figures of a run with two classes and 300 test images take 0.5 s of a core
-as PNG and SVG, and the import of matplotlib 0.4 s before. Not interactive: the page has tables for that.
+They need no run folder and no global matplotlib state, and stay readable 480 px wide, with one class or with 200:
+labels are thinned, or only the lowest 30 are shown. Names are always shown as plain text. `save_figure` writes PNG and
+SVG, `to_svg` makes an element for a page. The six figures of a run with two classes and 300 test images take 0.5 s of
+one core as PNG and SVG, after 0.4 s for importing matplotlib. Not interactive: the page has tables for that.
 """
 
 from __future__ import annotations
@@ -70,16 +70,16 @@ __all__ = [
 ]
 
 MOST_NAMED = 30
-"""Classes that get a line of their own in a figure."""
+"""Up to this number of classes, each has its own line in a figure."""
 MOST_COUNTED = 14
-"""Classes up to which a confusion matrix has numbers in its cells."""
+"""Up to this number of classes, a confusion matrix has numbers in its cells."""
 
 
 # ------------------------------------------------------------------------------------------------- of the test images
 def confusion_figure(counts_KK: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Confusion matrix from counts (K, K), rows the true class: blue where right, red where wrong.
+    """Plot a confusion matrix from counts (K, K), rows the true class: blue where right, red where wrong.
 
-    Depth of colour is the share of the row (to the power 0.6, so that few mistakes are seen); a row without images
+    Opacity is the fraction of the row (to the power 0.6, so that a few mistakes are visible); a row without images
     stays empty.
     """
     counts_KK = np.asarray(counts_KK, np.int64).reshape(len(classes), len(classes))
@@ -105,7 +105,7 @@ def confusion_figure(counts_KK: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def _draw_cells(axes: Axes, counts_KK: np.ndarray) -> None:
-    """The matrix itself: squares and numbers, or one image where there are very many."""
+    """Draw the matrix itself: squares and numbers, or one image if there are very many."""
     from matplotlib.collections import PolyCollection
     from matplotlib.colors import to_rgb
 
@@ -131,18 +131,19 @@ def _draw_cells(axes: Axes, counts_KK: np.ndarray) -> None:
 
 
 def reliability_figure(probabilities_NK: np.ndarray, labels_N: np.ndarray, *, bins: int = 15) -> Figure:
-    """Is the classifier as often right as it is sure? Accuracy by confidence with Wilson intervals, and how many images.
+    """Plot accuracy by confidence with Wilson intervals, and the number of images: is the classifier right as often as
+    it claims?
 
-    From probabilities (N, K) and labels (N,), -1 for unknown; equal-width bins of the top class's probability (Guo et al.
-    2017, figure 1). Points on the line can be believed; below it the classifier is too sure.
+    From probabilities (N, K) and labels (N,), -1 for unknown; equal-width bins of the top class's probability (Guo et
+    al. 2017, figure 1). On the line, confidence equals accuracy; below it, the classifier is overconfident.
     """
     table = reliability(_two_columns(probabilities_NK), labels_N, bins)
     full = np.flatnonzero(table.count)
     figure = blank(WIDE, 300)
     axes = panel(figure, (54, 104, WIDE - 20, 292), y="accuracy", grid="both", gap=54)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    note(axes, 0.03, 0.95, "above: too modest", va="top")
-    note(axes, 0.98, 0.05, "below: too sure", ha="right", va="bottom")
+    note(axes, 0.03, 0.95, "above: underconfident", va="top")
+    note(axes, 0.98, 0.05, "below: overconfident", ha="right", va="bottom")
     bounds = [wilson(round(table.count[b] * table.accuracy[b]), int(table.count[b])) for b in full]
     sure = table.confidence[full]
     axes.vlines(sure, [e.low for e in bounds], [e.high for e in bounds], color=BLUE, linewidth=1.4)
@@ -159,14 +160,14 @@ def reliability_figure(probabilities_NK: np.ndarray, labels_N: np.ndarray, *, bi
 
 
 def coverage_figure(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> Figure:
-    """Accuracy of what is answered if the images that the classifier is least sure of are declined, with Wilson's band.
+    """Plot the accuracy on the remaining images if the least confident predictions are declined, with Wilson's band.
 
     From probabilities (N, K) and labels (N,), -1 for unknown. See `headstart.evaluation.selective`.
     """
     covered_M, accuracy_M = coverage_curve(_two_columns(probabilities_NK), labels_N)
     figure = blank(WIDE, 250)
     axes = panel(
-        figure, (62, 38, WIDE - 20, 240), x="images answered, the surest first", y="accuracy", grid="both", gap=62
+        figure, (62, 38, WIDE - 20, 240), x="images answered, most confident first", y="accuracy", grid="both", gap=62
     )
     as_percent(axes, "xy")
     axes.set(xlim=(0, 1.0), ylim=(0, 1.005))
@@ -193,20 +194,20 @@ def coverage_figure(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> Figur
     if accuracy_M[-1] < 1 and len(half) and half[-1] > 0.05:
         at = accuracy_M[covered_M == half[-1]][0]
         axes.plot([half[-1]], [at], color=BLUE, marker="D", markersize=4.5)
-        told = f"◆ error rate halves at {percent(round(half[-1], 2))} answered"
-        note(axes, 0.04, 0.06, told, color=INK, transform=axes.transAxes)
+        halved = f"◆ error rate halves at {percent(round(half[-1], 2))} answered"
+        note(axes, 0.04, 0.06, halved, color=INK, transform=axes.transAxes)
     return figure
 
 
 def classes_figure(names: Sequence[str], estimates: Sequence[Estimate], *, label: str = "F1") -> Figure:
-    """One figure of each class with its interval, the lowest at the top; of more than 30 classes the 30 lowest."""
+    """Plot one metric per class with its interval, the lowest at the top; with more than 30 classes, the 30 lowest."""
     order = sorted(range(len(names)), key=lambda i: (estimates[i].undefined, estimates[i].value))
     shown_ones = order[:MOST_NAMED]
     texts = [shown(names[i]) for i in shown_ones]
     left, k = min(text_width(texts), 150) + 12, max(len(texts), 1)
     figure = blank(WIDE, k * 17 + 62)
-    told = label if len(order) <= MOST_NAMED else f"{label}: the {MOST_NAMED} lowest of {len(order):,} classes"
-    axes = panel(figure, (left, 38, WIDE - 14, 54 + k * 17), x=told, grid="x", ticks=(5, 5))
+    title = label if len(order) <= MOST_NAMED else f"{label}: the {MOST_NAMED} lowest of {len(order):,} classes"
+    axes = panel(figure, (left, 38, WIDE - 14, 54 + k * 17), x=title, grid="x", ticks=(5, 5))
     axes.set_yticks(range(len(texts)), texts, parse_math=False)
     for row, i in enumerate(shown_ones):
         e = estimates[i]
@@ -223,7 +224,7 @@ def classes_figure(names: Sequence[str], estimates: Sequence[Estimate], *, label
 
 
 def _two_columns(probabilities_NK: np.ndarray) -> np.ndarray:
-    """A classifier of a single class has a second one that is never likely."""
+    """Add a second class of probability 0 to a classifier with a single class."""
     probabilities_NK = np.asarray(probabilities_NK, np.float64)
     return np.pad(probabilities_NK, ((0, 0), (0, 1))) if probabilities_NK.shape[1] == 1 else probabilities_NK
 
@@ -236,15 +237,15 @@ def curves_figure(
     loss_limits: tuple[float, float] | None = None,
     accuracy_limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """Loss and accuracy after each epoch, on training and validation images, from rows of epochs.csv.
+    """Plot loss and accuracy after each epoch, on training and validation images, from rows of epochs.csv.
 
-    `best` is the place of the epoch that was kept; by default that of least validation loss. Limits, where figures are to
-    be compared. Training images are augmented ones, so that their loss may well be the higher one.
+    `best` is the index of the epoch that was kept; by default the one with the lowest validation loss. Set the limits
+    if figures are to be compared. Training images are augmented, so their loss may well be the higher one.
     """
     best = best_round(epochs) if best is None else best
     rounds = [int(float(row["epoch"])) + 1 for row in epochs]
     figure = blank(BROAD, 212)
-    key(figure, [("●", BLUE, "validation"), ("○", MUTED, "training"), ("┆", INK, "epoch that is kept")], 52)
+    key(figure, [("●", BLUE, "validation"), ("○", MUTED, "training"), ("┆", INK, "epoch kept")], 52)
     limits = {"loss": loss_limits, "accuracy": accuracy_limits}
     for place, name in ((52, "loss"), (BROAD / 2 + 54, "accuracy")):
         box = (place, 38, place + BROAD / 2 - 64, 184)
@@ -268,7 +269,8 @@ def curves_figure(
 
 
 def rates_figure(steps: Sequence[Mapping[str, float]]) -> Figure:
-    """Learning rate and training loss of each step (batch), from rows of steps.csv; the loss also as a running mean."""
+    """Plot learning rate and training loss per step (batch), from rows of steps.csv; the loss also as a running
+    mean."""
     numbers = np.array([[_finite(row[name]) for name in ("step", "lr", "loss")] for row in steps]).reshape(-1, 3)
     numbers = _binned(numbers)
     figure = blank(BROAD, 198)
@@ -290,14 +292,14 @@ def rates_figure(steps: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def _binned(numbers_S3: np.ndarray, most: int = 400) -> np.ndarray:
-    """Means of equal stretches, so that there are at most `most` points."""
+    """Average equal intervals, so that there are at most `most` points."""
     if len(numbers_S3) <= most:
         return numbers_S3
     return np.array([part.mean(axis=0) for part in np.array_split(numbers_S3, most)])
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
-    """Over a window of a twentieth, at the ends over what there is; steps without a number do not count."""
+    """Average over a window of a twentieth of the steps, shorter at the ends; steps without a number do not count."""
     if not len(values):
         return values
     window = np.ones(max(1, len(values) // 20))
@@ -307,14 +309,15 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
 
 
 def _finite(value: float | str) -> float:
-    """A number of a table, NaN where it is none or endless."""
+    """Parse a number of a table; NaN if it is missing or infinite."""
     read = float(value) if value != "" else math.nan
     return read if math.isfinite(read) else math.nan
 
 
 # ------------------------------------------------------------------------------------------------------ of the images
 def balance_figure(counts: Mapping[str, Mapping[str, int]]) -> Figure:
-    """Images of each class, {class: {side: images}}, stacked by side; of more than 30 classes the shape, largest first."""
+    """Plot images per class, {class: {set: images}}, stacked by set; with more than 30 classes, their outline, largest
+    first."""
     sides = [s for s in SIDE_COLOURS if any(row.get(s, 0) for row in counts.values())]
     sides += sorted({s for row in counts.values() for s in row if row[s]} - set(sides))
     many = len(counts) > MOST_NAMED
@@ -323,7 +326,7 @@ def balance_figure(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     starts_KS, totals_K = np.cumsum(table_KS, axis=1) - table_KS, table_KS.sum(axis=1)
     draw = _balance_of_many if many else _balance_of_few
     figure = draw(names, totals_K, [(_side_colour(s), starts_KS[:, i], table_KS[:, i]) for i, s in enumerate(sides)])
-    entries = [("■", _side_colour(s), shown(s) or "not decided") for s in sides]
+    entries = [("■", _side_colour(s), shown(s) or "not assigned") for s in sides]
     key(figure, entries if len(sides) > 1 or "" not in sides else [], 56 if many else 12)
     return figure
 
@@ -369,8 +372,8 @@ def _balance_of_many(names: Sequence[str], totals_K: np.ndarray, stack: _Stack) 
 
 
 def sizes_figure(widths_N: np.ndarray, heights_N: np.ndarray) -> Figure:
-    """Widths and heights in pixels, on a grid, the deeper the more images; and the distribution of width / height.
-    The cross is the mean size."""
+    """Plot widths and heights in pixels on a grid, darker for more images, and the distribution of width / height. The
+    cross is the mean size."""
     widths_N, heights_N = np.asarray(widths_N, np.float64), np.asarray(heights_N, np.float64)
     figure = blank(BROAD, 216)
     left = panel(figure, (58, 38, BROAD / 2, 190), x="width, px", y="height, px", grid="both", ticks=(4, 5), gap=58)
@@ -397,7 +400,7 @@ def sizes_figure(widths_N: np.ndarray, heights_N: np.ndarray) -> Figure:
 
 
 def _draw_sizes(axes: Axes, widths_N: np.ndarray, heights_N: np.ndarray, cells: int = 26) -> None:
-    """Squares of a grid, each as deep as the root of its images."""
+    """Draw the squares of a grid, each with an opacity that grows with the square root of its images."""
     from matplotlib.collections import PolyCollection
     from matplotlib.colors import to_rgba
 

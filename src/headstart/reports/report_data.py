@@ -1,6 +1,6 @@
-"""What a report shows, as plain values: gathered by `verbs/report.py`, laid out by `reports/sections.py`.
+"""Content of a report as plain values: collected by `pipeline/run_report.py`, laid out by `reports/sections.py`.
 
-Costs nothing by itself. Not a format of files: what a run keeps stands in its folder.
+Costs nothing by itself. Not a file format: what a run keeps is in its folder.
 """
 
 from __future__ import annotations
@@ -43,35 +43,35 @@ class Suspect:
 
 @dataclass(frozen=True, eq=False)
 class ReportData:
-    """What a page shows.
+    """Content of a page.
 
-    `predictions` are those of the labelled images that `metrics` judged, in whose order `near` and `heat` count.
-    `files` are the images that are at hand, by path. `missing` holds a sentence for each section that cannot be shown.
+    `predictions` are those of the labelled images that `metrics` describes; `near` and `heat` use their row numbers.
+    `files` are the available images, by path. `missing` holds a sentence for each section that cannot be shown.
     """
 
     title: str
     predictions: Predictions
     metrics: Metrics
     side: str = "test"
-    """'test', or 'all' where all labelled images were judged."""
+    """'test', or 'all' if all labelled images were evaluated."""
     facts: tuple[tuple[str, str], ...] = ()
-    """What the classifier is, in pairs of a name and a text."""
+    """What the classifier is, as pairs of a name and a text."""
     val: Metrics | None = None
     trials: tuple[HistoryRow, ...] = ()
     taken: frozenset[tuple[str, str, str]] = frozenset()
-    """`kind_of_trial` of those that the classifier was made from."""
+    """`kind_of_trial` of the trials that the classifier was made from."""
     epochs: tuple[TrainingRow, ...] = ()
     """Rows of epochs.csv."""
     steps: tuple[TrainingRow, ...] = ()
     """Rows of steps.csv."""
     best_epoch: int | None = None
     trained: bool = True
-    """Whether what these epochs gave is part of the classifier."""
+    """Whether the network from these epochs is in the classifier."""
     outcome: str = ""
-    """What came of them, in a sentence or two."""
+    """The result of these epochs, in a sentence or two."""
     findings: tuple[Finding, ...] | None = None
     balance: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """class -> side -> images."""
+    """class -> set -> images."""
     sizes_N2: np.ndarray | None = None
     """int (N, 2): width and height in pixels of the images."""
     near: Mapping[int, tuple[SimilarImage, ...]] = field(default_factory=dict)
@@ -80,20 +80,20 @@ class ReportData:
     """By row of `predictions`: a heat map of the predicted class, 0 to 1."""
     suspects: tuple[Suspect, ...] | None = None
     groups: tuple[tuple[str, ...], ...] | None = None
-    """Paths of images that are copies of one another, or of one named group."""
+    """Paths of images that are copies of each other or belong to one declared group."""
     pairs: tuple[CopyRow, ...] | None = None
-    """Pairs of images that are taken for copies, with what speaks for it; None if the run does not say."""
+    """Pairs of images that are treated as copies, with the evidence; None if the run does not record it."""
     copy_limit: float = 0.0
-    """The largest difference that is sure to be a copy in this data; 0 if it is not known."""
+    """The largest difference that certainly means a copy in this data; 0 if unknown."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """path -> label, of the images in `groups`."""
     sides: Mapping[str, str] = field(default_factory=dict)
     """path -> set of the split."""
     seen: bytes = b""
-    """A PNG of training images as the network saw them."""
+    """A PNG of training images as the network received them."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     costs: tuple[tuple[str, str], ...] = ()
-    """(what, how much), besides the seconds."""
+    """(name, value), besides the seconds."""
     commands: tuple[tuple[str, str], ...] = ()
     """(what it does, command)."""
     files: Mapping[str, Path] = field(default_factory=dict)
@@ -101,17 +101,17 @@ class ReportData:
 
     @cached_property
     def mistakes(self) -> tuple[int, ...]:
-        """Rows of `predictions` that are wrong, the most confident first."""
+        """Row numbers of wrong `predictions`, the most confident first."""
         return tuple(mistakes(self.predictions))
 
 
 def kind_of_trial(trial: HistoryRow) -> tuple[str, str, str]:
-    """(stage, backbone, head or approach): trials that differ in nothing else are one row of the page."""
+    """Return (stage, backbone, head or approach): trials with the same key share one row of the page."""
     return trial.stage, trial.backbone, trial.head or trial.approach
 
 
 def mistakes(predictions: Predictions) -> list[int]:
-    """Rows of labelled predictions that are wrong, the most confident first."""
+    """Return the row numbers of wrong predictions of labelled images, the most confident first."""
     labels_N = predictions.labels if predictions.labels is not None else np.full(len(predictions), -1)
     wrong = np.flatnonzero((labels_N >= 0) & (predictions.predicted != labels_N))
     sure = predictions.probabilities[wrong].max(axis=1) if len(wrong) else np.zeros(0)
@@ -119,6 +119,6 @@ def mistakes(predictions: Predictions) -> list[int]:
 
 
 def sides_of(classes: Sequence[str], labels_N: np.ndarray, split: np.ndarray) -> dict[str, dict[str, int]]:
-    """How many images of each class are on each side: {class: {side: images}}."""
+    """Count the images of each class in each set: {class: {set: images}}."""
     present = [side for side in ("train", "val", "test") if (split == side).any()]
     return {c: {s: int(((labels_N == k) & (split == s)).sum()) for s in present} for k, c in enumerate(classes)}

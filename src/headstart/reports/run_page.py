@@ -1,7 +1,7 @@
-"""`report.html`: what a run found, on one page that opens offline and makes no request.
+"""`report.html`: the results of a run on one page that opens offline and makes no requests.
 
-`ReportData` says what there is to show; `report_page` makes the page of it. Sections whose data is missing are left out, with
-one sentence that says why. Images are thumbnails inside the page, each of them once.
+`ReportData` holds the content; `report_page` makes the page. A section whose data is missing shows one sentence that
+says why. Images are thumbnails inside the page, each included once.
 
 Drawing and writing it takes 1 to 2 s of one core (figures, thumbnails). Not for a comparison of several runs: that is
 `reports.compare_page`.
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 def page_css() -> str:
-    """The style of all pages."""
+    """Return the style of all pages."""
     return page_part("page.css")
 
 
 def content_policy(script: str) -> str:
-    """The policy of a page: no request at all; only `script`, to the letter, may run."""
+    """Return the content security policy of a page: no requests; only exactly `script` may run."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
@@ -43,18 +43,18 @@ def content_policy(script: str) -> str:
 LABELS = {
     "confusion": "Confusion matrix",
     "reliability": "Reliability diagram: how often predictions of a given confidence are right",
-    "coverage": "Accuracy against the share of images that are answered",
-    "classes": "F1 of each class with its interval",
-    "curves": "Loss and accuracy of each epoch, training and validation",
-    "rates": "Learning rate and loss of each step",
-    "balance": "Images of each class in each set of the split",
+    "coverage": "Accuracy against the fraction of images answered",
+    "classes": "F1 per class, with intervals",
+    "curves": "Loss and accuracy per epoch, training and validation",
+    "rates": "Learning rate and loss per step",
+    "balance": "Images per class and set",
     "sizes": "Distribution of sizes and aspect ratios",
 }
-"""The figures of a report by name, and what a screen reader says of them."""
+"""The figures' names and their descriptions for screen readers."""
 
 
 def report_figures(report: ReportData) -> dict[str, Figure]:
-    """The figures of a report by name, those that there is data for."""
+    """Draw the figures of a report that there is data for, by name."""
     from headstart.reports import plots
 
     classes, predictions, metrics = report.metrics.classes, report.predictions, report.metrics
@@ -78,7 +78,7 @@ def report_figures(report: ReportData) -> dict[str, Figure]:
 
 
 def drawn_figures(report: ReportData, folder: Path | None = None) -> dict[str, str]:
-    """The figures as SVG elements for the page; with a folder, they are saved there too, as PNG and SVG.
+    """Return the figures as SVG elements for the page; with a folder, also save them there as PNG and SVG.
 
     Raises `WriteError`.
     """
@@ -91,7 +91,7 @@ def drawn_figures(report: ReportData, folder: Path | None = None) -> dict[str, s
 
 
 def report_page(report: ReportData, figures: Mapping[str, str] | None = None) -> str:
-    """The page: one HTML document with everything inside. `figures` are those of `drawn_figures`, if drawn already."""
+    """Return the page: one self-contained HTML document. `figures` are those of `drawn_figures`, if already drawn."""
     drawn = drawn_figures(report) if figures is None else figures
     script = page_part("page.js") + page_part("report.js")
     return render(
@@ -100,7 +100,7 @@ def report_page(report: ReportData, figures: Mapping[str, str] | None = None) ->
 
 
 def render(template: str, *, css: str, script: str, **values: Any) -> str:
-    """A page from a template of `pages/`: everything is escaped but what is `Markup`, the style and the script."""
+    """Render a template of `pages/`. Everything is escaped except `Markup`, the style and the script."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -118,5 +118,5 @@ def render(template: str, *, css: str, script: str, **values: Any) -> str:
 
 
 def page_part(name: str) -> str:
-    """The text of a file in `pages/`."""
+    """Return the text of a file in `pages/`."""
     return (package_files("headstart.reports") / "pages" / name).read_text(encoding="utf-8")

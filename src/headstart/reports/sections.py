@@ -1,8 +1,8 @@
-"""What stands in each section of `report.html`, worked out before the template lays it out.
+"""Content of each section of `report.html`, computed before the template lays it out.
 
 Sentences are built here and not in the template, where their rules could not be tested. Every name that comes from the
-data goes through `name`, which escapes it and keeps right-to-left letters to themselves. Costs milliseconds besides the
-thumbnails and figures. Not for other pages than the report of one run.
+data passes through `name`, which escapes it and isolates right-to-left text. Costs milliseconds besides the thumbnails
+and figures. Not for pages other than the report of one run.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from headstart.reports.thumbnails import heat_thumbnail, shrunk_uri, thumbnails
 from headstart.reports.training_verdict import verdict as training_verdict
 from headstart.training.history import HistoryRow
 
-MOST_CELLS = 30  # classes; with more the matrix is a figure, and the confusions a list
+MOST_CELLS = 30  # classes; with more, the matrix is a figure and the confusions are a list
 MOST_MISTAKES = 60
 MOST_SUSPECTS = 60
 MOST_GROUPS = 40
 MOST_TRIALS = 8
 MOST_CONFUSIONS = 40
 DOUBTFUL = 0.05
-"""A label quality down from which the verdict calls a label wrong."""
+"""At or below this label quality, the verdict counts a label as wrong."""
 SURE = 0.9
-"""A probability from which the verdict calls a prediction sure."""
+"""At or above this probability, a prediction counts as sure."""
 
 METRICS = {
     "accuracy": "Accuracy",
@@ -56,14 +56,14 @@ METRICS = {
 
 @dataclass(frozen=True)
 class ThumbnailRef:
-    """An image as the page refers to it: the number of its thumbnail (-1: none), and the text that stands for it."""
+    """An image as the page refers to it: the number of its thumbnail (-1 for none) and its alternative text."""
 
     number: int
     alt: str
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share as a text.
+    """Format a fraction as a percentage.
 
     >>> percent(0.9871)
     '98.7\\u202f%'
@@ -72,19 +72,19 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def coded(text: str) -> Markup:
-    """HTML of a text in which commands stand between backticks.
+    """Return the HTML of a text that has commands in backticks.
 
     >>> coded("`check a<b` says more")
     Markup('<code>check a&lt;b</code> says more')
     """
     parts = text.split("`")
-    if len(parts) % 2 == 0:  # one of them has no partner
+    if len(parts) % 2 == 0:  # an unpaired backtick
         return escape(text)
     return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))
 
 
 def name(text: str) -> Markup:
-    """A class or file name as it can stand in a sentence: escaped, and isolated from the direction of the text around.
+    """Prepare a class or file name for a sentence: escaped, and isolated from the direction of the surrounding text.
 
     >>> print(name('<b>"cat"</b>'))
     <bdi>&lt;b&gt;&#34;cat&#34;&lt;/b&gt;</bdi>
@@ -93,7 +93,7 @@ def name(text: str) -> Markup:
 
 
 def estimate(figure: Estimate) -> Markup:
-    """A figure with its interval; a dash where there is none."""
+    """Format an estimate with its interval; a dash if it is undefined."""
     if figure.undefined:
         return Markup('<span class="muted" title="{}">&ndash;</span>').format(figure.method)
     bounds = f"{figure.low:.3f}\u2013{figure.high:.3f}"
@@ -101,7 +101,7 @@ def estimate(figure: Estimate) -> Markup:
 
 
 def context(report: ReportData, figures: Mapping[str, str]) -> dict[str, Any]:
-    """All that the template shows, by name."""
+    """Return the template's variables by name."""
     images = _PageImages(report)
     return {
         "report": report,
@@ -132,7 +132,7 @@ def context(report: ReportData, figures: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _natural_width(svg: str) -> int:
-    """Pixels across at which a figure's text has the size that it was drawn for; 0 if it does not say."""
+    """Return the width in pixels at which a figure's text has its intended size; 0 if the SVG has no viewBox."""
     found = re.search(r'viewBox="0 0 ([0-9.]+) ', svg)
     return round(float(found[1]) * 4 / 3) if found else 0
 
@@ -141,7 +141,7 @@ def _natural_width(svg: str) -> int:
 
 
 def verdict(report: ReportData) -> list[Markup]:
-    """Three sentences: how good it is, where it fails, what to do next."""
+    """Return three sentences: how good the classifier is, where it fails, what to do next."""
     return [_how_good(report), _where_it_fails(report), _what_next(report)]
 
 
@@ -165,15 +165,15 @@ def _where_it_fails(report: ReportData) -> Markup:
     pairs = confusions(report)
     if not pairs:
         most = 1 - metrics["accuracy"].low
-        return Markup("It made no mistake, which with so many images still allows for an error of up to {}.").format(
-            percent(most)
-        )
+        return Markup(
+            "It made no mistakes; with this many test images, an error rate of up to {} is still possible."
+        ).format(percent(most))
     worst = pairs[0]
     rated = {c: metrics.per_class[c]["f1"] for c in metrics.classes}
     weakest = min((c for c in rated if not rated[c].undefined), key=lambda c: rated[c].value, default=None)
     often = "once" if worst["count"] == 1 else f"{worst['count']:,} of {worst['support']:,} times"
-    first = Markup("Its most frequent mistake is to take {} for {} ({})").format(
-        name(worst["true"]), name(worst["predicted"]), often
+    first = Markup("Its most frequent mistake is to predict {} for {} ({})").format(
+        name(worst["predicted"]), name(worst["true"]), often
     )
     if weakest is None or len(metrics.classes) == 2:
         return first + "."
@@ -181,38 +181,38 @@ def _where_it_fails(report: ReportData) -> Markup:
 
 
 def _what_next(report: ReportData) -> Markup:
-    """The first of the things that matter most, in this order: leaks and conflicts, wrong labels, training, noise."""
+    """Return the most important advice, in this order: leaks and conflicts, wrong labels, training, noise."""
     errors = {f.check: f for f in report.findings or () if f.severity == "error"}
     if "split_leak" in errors:
-        return Markup("Before you believe that: copies of images are in both sets of the split, see {}.").format(
-            Markup('<a href="#checks">data checks</a>')
-        )
+        return Markup(
+            "Do not trust this result yet: copies of an image are in different sets of the split, see {}."
+        ).format(Markup('<a href="#checks">data checks</a>'))
     n = sum(s.label_quality <= DOUBTFUL for s in report.suspects or ())
     if n:
         what = "1 label looks wrong" if n == 1 else f"{n:,} labels look wrong"
-        return Markup('{}; look through <a href="#labels">them</a> first.').format(what)
+        return Markup('{}; review <a href="#labels">the list</a> first.').format(what)
     if errors:
-        return Markup('The <a href="#checks">data checks</a> found errors; look at those first.')
+        return Markup('The <a href="#checks">data checks</a> found errors; resolve those first.')
     said = training_verdict(report.epochs) if report.epochs and report.trained else ""
     if said and "healthy" not in said.lower():
         return Markup("{}").format(said)
     accuracy = report.metrics["accuracy"]
     if accuracy.high - accuracy.low > 0.02:
         points = 50 * (accuracy.high - accuracy.low)
-        return Markup("With so few test images, differences of less than {} points mean nothing.").format(
+        return Markup("With this few test images, differences of less than {} points mean nothing.").format(
             f"{points:.1f}"
         )
-    return Markup("Nothing in the data or in the training asks for attention.")
+    return Markup("Nothing in the data or the training needs attention.")
 
 
 def confidence(report: ReportData) -> str:
-    """What it means when the classifier is sure."""
+    """Say how often the classifier is sure, and how often it is then right."""
     chances_NK, labels_N = report.predictions.probabilities, report.predictions.labels
     if labels_N is None or not len(labels_N):
         return ""
     sure_N, right_N = chances_NK.max(axis=1) >= SURE, chances_NK.argmax(axis=1) == labels_N
     if not sure_N.any():
-        return f"It gives no image a probability of {percent(SURE, 0)} or more."
+        return f"It assigns no image a probability of {percent(SURE, 0)} or more."
     return (
         f"It is at least {percent(SURE, 0)} sure of {percent(sure_N.mean())} of the images, and right in "
         f"{percent(right_N[sure_N].mean())} of these; of the others it gets "
@@ -221,8 +221,8 @@ def confidence(report: ReportData) -> str:
 
 
 def copy_evidence(pair: CopyRow, limit: float = 0.0) -> str:
-    """Why two images are taken for copies, in words; `limit` is the largest difference that counts without a
-    look at fine details, 0 if it is not known.
+    """Say why two images are treated as copies; `limit` is the largest difference that is accepted without comparing
+    fine details, 0 if unknown.
 
     >>> copy_evidence(CopyRow("a.jpg", "b.jpg", evidence="near", difference="0.00312"), 0.014)
     'differs by 0.3\\u202f% (limit in this data: 1.4\\u202f%)'
@@ -230,7 +230,7 @@ def copy_evidence(pair: CopyRow, limit: float = 0.0) -> str:
     if pair.evidence != "near":
         return pair.evidence.replace("_", " ")
     if not pair.difference:
-        return "agrees as copies do"
+        return "as similar as copies are"
     difference = float(pair.difference)
     about = f" (limit in this data: {percent(limit)})" if limit else ""
     if limit and difference > limit:
@@ -239,7 +239,7 @@ def copy_evidence(pair: CopyRow, limit: float = 0.0) -> str:
 
 
 def group_evidence(report: ReportData, groups: Sequence[Sequence[str]]) -> list[str]:
-    """Why the images of each group are taken for copies, in words; '' where the run does not say."""
+    """Say why the images of each group are treated as copies; '' where the run does not record it."""
     if report.pairs is None:
         return [""] * len(groups)
     number = {path: n for n, group in enumerate(groups) for path in group}
@@ -252,7 +252,7 @@ def group_evidence(report: ReportData, groups: Sequence[Sequence[str]]) -> list[
 
 def _evidence_of(pairs: Sequence[CopyRow], limit: float) -> str:
     if not pairs:
-        return "a group that was given"
+        return "a declared group"
     if len(pairs) == 1:
         return copy_evidence(pairs[0], limit)
     counts = Counter(pair.evidence for pair in pairs)
@@ -263,7 +263,7 @@ def _evidence_of(pairs: Sequence[CopyRow], limit: float) -> str:
 
 
 def headline(report: ReportData) -> list[tuple[str, str, str]]:
-    """(name, value, interval) of the figures at the top."""
+    """Return (name, value, interval) of the figures at the top."""
     rows = []
     for key in ("accuracy", "balanced_accuracy", "roc_auc", "ece"):
         figure = report.metrics.overall.get(key)
@@ -279,13 +279,13 @@ def headline(report: ReportData) -> list[tuple[str, str, str]]:
 
 
 def metric_rows(report: ReportData) -> list[tuple[str, Estimate, Estimate | None]]:
-    """(name, on the judged images, on validation) of each metric."""
+    """Return (name, estimate on the evaluated images, estimate on validation) of each metric."""
     val = report.val.overall if report.val else {}
     return [(text, report.metrics[key], val.get(key)) for key, text in METRICS.items() if key in report.metrics.overall]
 
 
 def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[tuple[str, str, str]]) -> list[dict[str, Any]]:
-    """The best of each `kind_of_trial` by validation, or else by leave-one-out; best first, stage by stage."""
+    """Return the best of each `kind_of_trial` by validation, or else by leave-one-out; best first, stage by stage."""
     best: dict[tuple[str, str, str], HistoryRow] = {}
     for trial in trials:
         key = kind_of_trial(trial)
@@ -323,7 +323,7 @@ def _known(first: float, second: float) -> float:
 
 
 def class_rows(report: ReportData) -> list[dict[str, Any]]:
-    """A row per class: images, precision, recall, F1, area."""
+    """Return a row per class: images, precision, recall, F1, ROC area."""
     metrics = report.metrics
     return [
         {"name": c, "images": int(metrics.support[k]), "figures": [metrics.per_class[c][m] for m in _PER_CLASS]}
@@ -335,7 +335,7 @@ _PER_CLASS = ("precision", "recall", "f1", "roc_auc")
 
 
 def confusion_rows(report: ReportData) -> list[dict[str, Any]] | None:
-    """The confusion matrix row by row; None with too many classes for a table."""
+    """Return the confusion matrix row by row; None if there are too many classes for a table."""
     metrics = report.metrics
     if len(metrics.classes) > MOST_CELLS:
         return None
@@ -354,7 +354,7 @@ def confusion_rows(report: ReportData) -> list[dict[str, Any]] | None:
 
 
 def confusions(report: ReportData) -> list[dict[str, Any]]:
-    """Pairs of classes that were taken for each other, the most frequent first."""
+    """Return pairs of true and wrongly predicted class, the most frequent first."""
     metrics = report.metrics
     off = metrics.confusion * (1 - np.eye(len(metrics.classes), dtype=np.int64))
     order = np.argsort(-off, axis=None, kind="stable")[:MOST_CONFUSIONS]
@@ -373,7 +373,7 @@ def confusions(report: ReportData) -> list[dict[str, Any]]:
 
 
 def finding_rows(report: ReportData) -> list[dict[str, Any]]:
-    """What the checks found, with the first paths of each."""
+    """Return the findings of the checks, with the first paths of each."""
     return [
         {
             "severity": f.severity,
@@ -390,7 +390,7 @@ def finding_rows(report: ReportData) -> list[dict[str, Any]]:
 
 
 class _PageImages:
-    """The images of a page: which there are, their numbers, and where they are shown."""
+    """The images of a page: which ones, their numbers, and where they appear."""
 
     def __init__(self, report: ReportData) -> None:
         self.report = report
@@ -408,7 +408,7 @@ class _PageImages:
         }
 
     def _wanted(self) -> Iterable[str]:
-        """Paths of all images to show, the most important first, each of them once."""
+        """Return the paths of all images to show, the most important first, each once."""
         report, paths = self.report, self.report.predictions.paths
         near = [n.path for i in self.shown for n in report.near.get(i, ())]
         grouped = [path for group in self.grouped for path in group]
@@ -416,7 +416,7 @@ class _PageImages:
         return dict.fromkeys([*wrong, *near, *(s.path for s in self.suspected), *grouped, *self._the_rest()])
 
     def _the_rest(self) -> Iterable[str]:
-        """The other images, those in doubt first, the classes in turn."""
+        """Return the other images, the least confident first, alternating between classes."""
         predictions = self.report.predictions
         sure_N, label_N = predictions.probabilities.max(axis=1), predictions.predicted
         turn_N = np.zeros(len(predictions), np.int64)
@@ -426,11 +426,11 @@ class _PageImages:
         return [predictions.paths[i] for i in np.lexsort((label_N, turn_N))]
 
     def shot(self, path: str, text: str = "") -> ThumbnailRef:
-        """How the page refers to an image."""
+        """Return the page's reference to an image."""
         return ThumbnailRef(self._number.get(path, -1), f"{plain(path)}{', ' if text else ''}{text}")
 
     def mistakes(self) -> list[dict[str, Any]]:
-        """The mistakes that are shown, the most confident first."""
+        """Return the mistakes to show, the most confident first."""
         predictions, classes = self.report.predictions, self.report.metrics.classes
         labels_N, chances_NK = predictions.labels, predictions.probabilities
         rows = []
@@ -456,14 +456,14 @@ class _PageImages:
         return rows
 
     def suspects(self) -> list[dict[str, Any]]:
-        """The suspected labels that are shown, the worst first."""
+        """Return the suspected labels to show, the worst first."""
         return [
             {"shot": self.shot(s.path, f"labelled {plain(s.label)}"), "path": plain(s.path), "suspect": s}
             for s in self.suspected
         ]
 
     def groups(self) -> list[dict[str, Any]]:
-        """The groups of copies that are shown, those that matter most first, each with what speaks for it."""
+        """Return the groups of copies to show, the most important first, each with its evidence."""
         return [
             {"images": [self._member(path) for path in group], "evidence": evidence}
             for group, evidence in zip(self.grouped, group_evidence(self.report, self.grouped), strict=True)
@@ -474,7 +474,8 @@ class _PageImages:
         return {"shot": self.shot(path), "path": plain(path), "label": label, "side": side}
 
     def json(self) -> Markup:
-        """What the page's script reads: thumbnails, and one row a prediction. Safe inside a script element."""
+        """Return the data of the page's script: thumbnails, and one row per prediction. Safe inside a script
+        element."""
         predictions = self.report.predictions
         labels_N, sure_N = predictions.labels, predictions.probabilities.max(axis=1) if len(predictions) else []
         rows = [
@@ -492,7 +493,7 @@ class _PageImages:
 
 
 def json_for_script(value: Any) -> Markup:
-    """JSON that can stand in a script element, whatever the texts in it: no ``<``, ``>``, ``&``.
+    """Encode JSON that is safe in a script element, whatever text it contains: no ``<``, ``>``, ``&``.
 
     >>> print(json_for_script("</script>"))
     "\\u003c/script\\u003e"

@@ -1,11 +1,11 @@
 """Small images for a page: JPEGs in data URIs, so that the page needs no other file.
 
-A page may hold some thousand of them, so their bytes are limited as a whole: those that are asked for first are made first,
-and when the bytes are used up the rest is left out. 300 photographs of 400 x 360 pixels take 0.5 s of one core (nearly all
-of it decoding), 1,078 of 100 x 100 take 0.6 s; a thumbnail of 96 px has about 2 kB.
+A page may hold a few thousand of them, so their total size is limited: they are made in the order requested, and once
+the limit is reached the rest is left out. 300 photographs of 400 x 360 pixels take 0.5 s of one core (nearly all of it
+decoding), 1,078 of 100 x 100 take 0.6 s; a thumbnail of 96 px has about 2 kB.
 
-Not for images that nobody has looked at yet: these files have passed `images.validate`. One that cannot be read any more is
-left out like one for which there is no room.
+Not for unvalidated images: these files have passed `images.validate`. An image that can no longer be read is left out
+like one beyond the limit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from headstart.io.progress import log
 from headstart.reports.explanation_sheet import overlay
 
 SMALL, LARGE = 96, 176  # pixels of the longer side
-MOST_BYTES = 4_200_000  # of all data URIs of a page
+MOST_BYTES = 4_200_000  # for all data URIs of a page
 QUALITY = 62
 _BLOCK = 128
 
@@ -35,9 +35,9 @@ _BLOCK = 128
 def thumbnails(
     files: Mapping[str, Path], *, large: frozenset[str] = frozenset(), most_bytes: int = MOST_BYTES
 ) -> dict[str, str]:
-    """{name: data URI} of images, in the order of `files`; those in `large` are made larger.
+    """Return {name: data URI} of images, in the order of `files`; those in `large` are made larger.
 
-    It ends where `most_bytes` are reached; images that cannot be read are left out.
+    Stops when `most_bytes` is reached; leaves out images that cannot be read.
     """
     names, made, used = list(files), dict[str, str](), 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -55,7 +55,7 @@ def thumbnails(
 
 
 def heat_thumbnail(file: Path, heat_HW: np.ndarray) -> str:
-    """Data URI of an image with a heat map (0 to 1) over it; empty if the image cannot be read."""
+    """Return the data URI of an image with a heat map (0 to 1) over it; empty if the image cannot be read."""
     try:
         image = _small(file, LARGE)
     except (UnreadableImage, OSError) as error:
@@ -65,14 +65,14 @@ def heat_thumbnail(file: Path, heat_HW: np.ndarray) -> str:
 
 
 def shrunk_uri(png: bytes, width: int) -> str:
-    """Data URI of a larger image at most `width` pixels wide."""
+    """Return the data URI of an image, reduced to at most `width` pixels wide."""
     image = Image.open(io.BytesIO(png)).convert("RGB")
     image.thumbnail((width, 8 * width), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return data_uri(image, 72)
 
 
 def data_uri(image: Image.Image, quality: int = QUALITY) -> str:
-    """An image as the text of a JPEG that a page may hold."""
+    """Encode an image as a JPEG data URI."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg_bytes(image, quality)).decode("ascii")
 
 

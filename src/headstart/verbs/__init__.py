@@ -1,5 +1,5 @@
 """One module per verb: `headstart VERB` and `headstart.VERB` are the function of that name in it.
 
-They put the packages below together and hold no method of their own (`pipeline` does). `train` is the whole story;
-open it first.
+They connect the other packages and implement no methods themselves (`pipeline` does). Start with `train`: it covers the
+whole process.
 """

@@ -1,4 +1,4 @@
-"""`headstart backbones [PATTERN]`: which networks there are, and which have weights on this machine."""
+"""`headstart backbones [PATTERN]`: list networks, and show which have weights on this machine."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from headstart.model.backbones.weights_source import WeightsFolder, WeightsSourc
 
 @dataclass(frozen=True, repr=False)
 class BackboneList(Result):
-    """Rows of `backbones`, those with weights here first."""
+    """Rows of `backbones`, those with local weights first."""
 
     rows: list[BackboneRow]
 
     def summary(self) -> str:
-        """How many there are, and how many have weights here."""
+        """Count the backbones, and those with local weights."""
         return (
             f"{len(self.rows):,} backbones, {sum(bool(row.here) for row in self.rows):,} with weights on this machine"
         )
 
     def facts(self) -> list[tuple[str, str]]:
-        """A row for each: where its weights are, image size, features, licence."""
+        """Return a row per backbone: where its weights are, image size, licence."""
         return [(row.name, f"{row.here or '-'}, {row.image_size} px, {row.licence}") for row in self.rows]
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `backbones --json`."""
+        """Return the document of `backbones --json`."""
         return {"backbones": [asdict(row) for row in self.rows]}
 
     def table(self) -> str:
-        """Plain text for a terminal."""
+        """Format as plain text for a terminal."""
         if not self.rows:
             return "None. `headstart backbones --all` lists everything that timm has pretrained weights for."
         width = max(len(r.name) for r in self.rows)
@@ -45,23 +45,22 @@ class BackboneList(Result):
             )
         if any(r.measured for r in self.rows):
             lines.append(
-                f"{builtin.NAME} comes with headstart, for where there is no other. A linear head on it has accuracy "
-                f"{builtin.accuracies()}."
+                f"{builtin.NAME} comes with headstart as a fallback. Accuracy of a linear head on it: {builtin.accuracies()}."
             )
         return "\n".join(lines)
 
 
 def backbones(pattern: str = "", *, weights: WeightsFolder = WeightsSource(), all: bool = False) -> BackboneList:
-    """List backbones: those with weights on this machine, and with --all or a pattern every one that timm knows. Example:
+    """List backbones: those with weights on this machine; with --all or a pattern, all that timm knows. Example:
 
         headstart backbones resnet
 
     Args:
-        pattern: Part of a name, or a wildcard such as 'resnet50.*'.
+        pattern: Part of a name, or a wildcard pattern such as 'resnet50.*'.
         weights: Where to look for weights: a folder, only on this machine.
-        all: Also those whose weights would have to be downloaded.
+        all: Include backbones whose weights would have to be downloaded.
 
     Raises:
-        MissingWeights: the folder of weights does not exist.
+        MissingWeights: the weights folder does not exist.
     """
     return BackboneList(find_all(pattern, weights=as_weights_folder(weights), only_here=not (all or pattern)))

@@ -1,16 +1,16 @@
-"""`headstart bundle`: weights, exact requirements and, if asked for, wheels in one place, for a machine without network.
+"""`headstart bundle`: collect weights, exact requirements and (optionally) wheels for an offline machine.
 
-    bundle/README.txt           how to install and run, on the other machine
-    bundle/requirements.txt     headstart and all that it needs, names and versions as installed here
-    bundle/licences.csv         of the weights and of every package; LICENSE.txt is the text of the Apache License
+    bundle/README.txt           how to install and run on the other machine
+    bundle/requirements.txt     headstart and its dependencies, names and versions as installed here
+    bundle/licences.csv         licences of the weights and of every package; LICENSE.txt is the Apache License
     bundle/weights/             NAME.safetensors and NAME.json of each backbone
-    bundle/wheels/              headstart's own wheel; with --wheels all others
-    bundle/bundle.json, manifest.json   what it was made for and with; SHA-256 of every file
+    bundle/wheels/              headstart's own wheel; with --wheels, all others too
+    bundle/bundle.json, manifest.json   target platform and versions; SHA-256 of every file
 
-`--weights-dir` takes the folder as it is. Weights that are not to the byte what the manifest says are refused by name.
+`--weights-dir` accepts the folder directly. Weights that differ from the manifest are refused by name.
 
-Costs: the copying; with --wheels a download (3.2 GB on Linux with CUDA's libraries). A run from a bundle gives the
-numbers that it gives here.
+Costs: copying; with --wheels, a download (3.2 GB on Linux with CUDA libraries). A run from a bundle gives the same
+numbers as here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from headstart.model.backbones.write_bundle import (
 
 @dataclass(frozen=True, repr=False)
 class BundleResult(Result):
-    """What `bundle` wrote to `out`. `wheels` counts those in it; `packages` are all that it needs, ``name==version``."""
+    """What `bundle` wrote to `out`. `wheels` is their number; `packages` lists all requirements as
+    ``name==version``."""
 
     out: str
     backbones: tuple[BundledWeights, ...]
@@ -44,34 +45,34 @@ class BundleResult(Result):
     bytes: int
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `bundle --json`."""
+        """Return the document of `bundle --json`."""
         return asdict(self)
 
     def table(self) -> str:
-        """Plain text for a terminal."""
-        wheels = "the wheels of all" if self.wheels == len(self.packages) else "headstart's wheel"
+        """Format as plain text for a terminal."""
+        wheels = "all wheels" if self.wheels == len(self.packages) else "headstart's wheel"
         size = f"{self.bytes / 1e6:,.1f} MB"
-        head = f"{plain(self.out)}: {size}; {len(self.packages)} packages named, {wheels} included."
-        return "\n".join([head, "README.txt in it says how to use it.", "", weights_table(self.backbones)])
+        head = f"{plain(self.out)}: {size}; {len(self.packages)} packages listed, {wheels} included."
+        return "\n".join([head, "Its README.txt explains how to use it.", "", weights_table(self.backbones)])
 
 
 def bundle(
     *, out: Path, backbones: str = "", weights: Path | WeightsSource = WeightsSource(), wheels: bool = False
 ) -> BundleResult:
-    """Collect weights and requirements into a folder or a zip, for a machine without network. Example:
+    """Collect weights and requirements into a folder or a zip for an offline machine. Example:
 
         headstart bundle --out bundle --wheels
 
     Args:
-        out: Folder to write, or a .zip. An earlier bundle of that folder is kept as OUT.previous.
-        backbones: Names joined by commas, downloaded if need be; by default all with weights on this machine, or else
+        out: Folder or .zip to write. An earlier bundle in that folder is kept as OUT.previous.
+        backbones: Comma-separated names, downloaded if needed; by default all with weights on this machine, else
             mobilenetv2_100.
         weights: Where to look for weights: a file, a folder, only on this machine.
-        wheels: Fetch the wheels of all packages too, by pip, for this operating system and Python.
+        wheels: Also fetch the wheels of all packages with pip, for this operating system and Python.
 
     Raises:
-        BackboneError: no such backbone, or no weights for it here.
-        PackagingError: a package that is needed is not installed here, or pip could not fetch its wheel.
+        BackboneError: the backbone is unknown, or its weights are not available.
+        PackagingError: a required package is not installed here, or pip could not fetch its wheel.
         WriteError: `out` cannot be written.
     """
     out, weights = Path(out), as_weights_source(weights)
@@ -79,7 +80,7 @@ def bundle(
     check_outside_run(out.parent)
     if wheels and weights.offline:
         raise PackagingError(
-            "--wheels fetches packages, which --offline forbids.", hint="Leave one of the two out, and run it again."
+            "--wheels fetches packages, which --offline forbids.", hint="Remove one of the two options."
         )
     written = write_bundle(out, backbones_to_bundle(backbones, weights), all_wheels=wheels)
     return BundleResult(

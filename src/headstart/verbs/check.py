@@ -1,4 +1,4 @@
-"""`headstart check DATA`: what is wrong with a data set, before anything is trained on it, its labels included."""
+"""`headstart check DATA`: find problems in a dataset, labels included, before training on it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from headstart.pipeline.label_errors import LabelError, backbones_for_labels, la
 from headstart.pipeline.scan import note_groups, scan
 
 SHOWN = 10
-"""Suspected labels that `table` lists."""
+"""Maximum number of suspected labels in `table`."""
 
 
 @dataclass(frozen=True, repr=False)
 class CheckResult(Result):
-    """What `check` found: `findings`, `groups` of copies (lists of paths), and `label_errors`, None if not looked for.
+    """What `check` found: `findings`, `groups` of copies (lists of paths), and `label_errors`, None if not requested.
 
-    `copies_page` is the page that shows the copies, '' if none was written.
+    `copies_page` is the path of the page that shows the copies, '' if none was written.
     """
 
     images: int
@@ -46,11 +46,11 @@ class CheckResult(Result):
     copies_page: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `check --json`."""
+        """Return the document of `check --json`."""
         return {**asdict(self), "label_errors": [asdict(e) for e in self.label_errors or []]}
 
     def table(self) -> str:
-        """Plain text for a terminal: one finding per line, with the first paths below it."""
+        """Format as plain text for a terminal: one finding per line, with the first paths below it."""
         counts = few([f"{plain(name)} {n:,}" for name, n in self.classes.items()])
         lines = [f"{self.images:,} files, {self.usable:,} usable, {len(self.classes)} classes: {counts or 'none'}"]
         for f in self.findings:
@@ -73,7 +73,7 @@ class CheckResult(Result):
         ]
         n, labelled = len(self.label_errors), sum(self.classes.values())
         more = [f"and {n - SHOWN:,} more"] if n > SHOWN else []
-        first = f"{n:,} of {labelled:,} labels may be wrong, by an estimate; the most suspect first:"
+        first = f"An estimated {n:,} of {labelled:,} labels may be wrong; the most suspicious first:"
         return [first, *columns(rows, "<<<<<"), *more]
 
 
@@ -87,28 +87,28 @@ def check(
     backbone: str = "auto",
     weights: Path | WeightsSource = WeightsSource(),
 ) -> CheckResult:
-    """Look at every image and say what is wrong: damaged files, copies, leaks, odd formats, unbalanced classes.
+    """Check every image: damaged files, copies, leaks, odd formats, unbalanced classes.
 
-    Nothing in the data is changed. Example:
+    The data is not changed. Example:
 
         headstart check photos --out checks.csv
 
     Args:
         data: Images with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
-        out: CSV to write, one row for each finding and path; copies are shown in a page and a table beside it
+        out: CSV to write, one row per finding and path; copies are shown on a page and in a table beside it
             (checks-copies.html and checks-copies.csv for checks.csv).
-        labels: Look for wrong labels too, by what a backbone sees.
-        write_corrections: CSV of the suspected labels to write, to be edited and given back with --corrections. Looks for
-            wrong labels.
+        labels: Also look for wrong labels, using the features of a backbone.
+        write_corrections: CSV to write with the suspected labels, to edit and pass to --corrections. Implies --labels.
         curation: Corrections and refused copies to apply; the data itself stays as it is.
-        backbone: What to look for wrong labels with: a timm name; auto takes the best one with weights here.
+        backbone: Backbone for finding wrong labels, a timm name; auto selects the best one with local weights.
         weights: Where to look for weights: a file, a folder, only on this machine.
 
     Raises:
-        DataError: nothing there can be used, or a table of `curation` does not fit it; for labels: one class, an empty one.
-        BackboneError: for labels: no such backbone, or no weights for it here.
-        WriteError: `out`, `write_corrections` or the cache cannot be written, or what is read would be replaced, or what
-            somebody filled in.
+        DataError: no image is usable, or a table of `curation` does not fit the data; for labels: one class, or an
+            empty one.
+        BackboneError: for labels: the backbone is unknown, or its weights are not available.
+        WriteError: `out`, `write_corrections` or the cache cannot be written, or an input or an edited table would be
+            replaced.
     """
     source = as_source(data)
     _check_places(source.place, out, write_corrections, curation)
@@ -144,7 +144,7 @@ def check(
 
 
 def _groups(dataset: Dataset, copies: Copies, sha256s: Sequence[str]) -> list[list[str]]:
-    """Paths of the images that are copies of each other, group by group."""
+    """Return the paths of images that are copies of each other, group by group."""
     groups_N = joined(exact_groups(sha256s), group_pairs(copies.groups_N))
     by_group: dict[int, list[str]] = {}
     for path, group in zip(dataset.paths, groups_N.tolist(), strict=True):
@@ -153,17 +153,17 @@ def _groups(dataset: Dataset, copies: Copies, sha256s: Sequence[str]) -> list[li
 
 
 def _with_groups(found: list[Finding], problems: list[str]) -> list[Finding]:
-    """The findings, with what is wrong with the groups after the errors."""
+    """Insert the problems with groups after the errors."""
     errors = sum(finding.severity == "error" for finding in found)
     return [*found[:errors], *(Finding("single_group", "warning", (), text) for text in problems), *found[errors:]]
 
 
 def _check_places(data: Path, out: Path | None, suspects: Path | None, curation: Curation) -> None:
-    """Raise `WriteError` if a file cannot be written, or would replace the data or what a person has edited."""
+    """Raise `WriteError` if a file cannot be written, or would replace the data or an edited table."""
     given = curation.corrections
     if suspects is not None and given is not None and Path(suspects).resolve() == given.resolve():
         raise WriteError(
-            f"{suspects}: is the table of corrections that is to be applied, and would be replaced.",
+            f"{suspects}: is also the table of corrections to apply, and would be replaced.",
             hint="Choose another name for --write-corrections, such as corrections-2.csv.",
         )
     if out is not None:
@@ -174,7 +174,7 @@ def _check_places(data: Path, out: Path | None, suspects: Path | None, curation:
         written = [place.resolve() for place in (Path(out), *sheet_places(Path(out)))]
         if Path(suspects).resolve() in written:
             raise WriteError(
-                f"{suspects}: is written for --out as well.", hint="Choose another name for --write-corrections."
+                f"{suspects}: is also written by --out.", hint="Choose another name for --write-corrections."
             )
     if suspects is not None:
         check_out_file(Path(suspects), data, option="--write-corrections")
@@ -182,18 +182,18 @@ def _check_places(data: Path, out: Path | None, suspects: Path | None, curation:
 
 
 def _check_unedited(suspects: Path) -> None:
-    """Raise `WriteError` if the file holds anything but suspected labels as `check` writes them, with nothing filled in."""
+    """Raise `WriteError` if the file is anything but an unedited table of suspected labels from `check`."""
     if not suspects.exists():
         return
     try:
         edited = bool(read_corrections(suspects))
     except DataError as error:
         raise WriteError(
-            f"{suspects}: exists, and is not a table that this command wrote, so it is left alone.",
+            f"{suspects}: exists and was not written by this command, so it is left alone.",
             hint=f"Choose another --write-corrections.\n{error.message}",
         ) from error
     if edited:
         raise WriteError(
-            f"{suspects}: holds corrections that somebody filled in, and would be replaced.",
+            f"{suspects}: has been edited, and would be replaced.",
             hint=f"Apply them with --corrections {suspects}, or choose another --write-corrections.",
         )

@@ -1,11 +1,11 @@
-"""`headstart demo`: a first run that needs nothing, no images, no weights, no network.
+"""`headstart demo`: a first run that needs no images, no weights and no network.
 
-    sample -> compare (from scratch, augmented, transfer) -> check --labels -> report -> a page, a table, what next
+sample -> compare (from scratch, augmented, transfer) -> check --labels -> report -> page, table, next steps
 
-It does what a user would type, by the same functions, and adds what only it can know: which flaws were planted. About two
-minutes on two cores, of which `budget` goes into the comparison; the folder can be deleted afterwards. On a machine that is
-busy it does less and takes longer, but it does not fail for want of time. The same command goes on where it was stopped. It
-tells nothing about photographs: see `caution`.
+It runs the same functions as the commands a user would type, and also knows which flaws were planted. It takes about
+two minutes on two cores, of which the comparison takes `budget`; the folder can be deleted afterwards. On a busy
+machine it does less and takes longer, but does not fail for lack of time. The same command resumes an interrupted demo.
+The results say nothing about photographs: see `caution`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from headstart.verbs.sample import sample
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DemoResult(Result):
-    """What `demo` did: flaws found (`recalled`), the comparison, and the folder with its pages."""
+    """Result of `demo`: flaws found (`recalled`), the comparison, and the folder with its pages."""
 
     out: str
     images: int
@@ -56,16 +56,16 @@ class DemoResult(Result):
     seconds: float
 
     def summary(self) -> str:
-        """How many images were drawn, and what the comparison came to."""
+        """Return the number of images and the comparison's advice."""
         return f"{self.images:,} rendered images in {self.out}; {self.comparison.advice}"
 
     def facts(self) -> list[tuple[str, str]]:
-        """The accuracy of each trial, and which flaws were found."""
+        """Return the accuracy of each trial, and the flaws found."""
         found = [(TITLES[r.flaw], f"{len(r.found)} of {r.planted} found") for r in self.recalled]
         return [*self.comparison.facts(), *found]
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `demo --json`."""
+        """Return the document of `demo --json`."""
         flaws = [
             {
                 "flaw": recall.flaw,
@@ -86,20 +86,20 @@ class DemoResult(Result):
         }
 
     def table(self) -> str:
-        """Plain text for a terminal: what was found, the comparison, and what to type next."""
+        """Format as plain text for a terminal: flaws found, the comparison, and the next commands."""
         found = [
             (TITLES[r.flaw], str(r.planted), str(len(r.found)), "" if r.others is None else str(r.others))
             for r in self.recalled
         ]
         lines = [
-            f"{self.images:,} rendered images of six classes, some bad on purpose; what `check --labels` found:",
+            f"{self.images:,} rendered images of six classes, some with planted flaws; `check --labels` found:",
             *columns([("", "planted", "found", "others"), *found]),
             "",
             self.comparison.table(),
             *textwrap.wrap(self.caution, 120),
             "",
             f"{self.seconds:.0f} s. Open {self.out}/report.html in a browser.",
-            "Next, with images of your own, in one folder per class:",
+            "Next, with your own images, one folder per class:",
             *(f"  {command}" for _, command in COMMANDS),
         ]
         return "\n".join(lines)
@@ -113,34 +113,34 @@ def demo(
     budget: str = "80s",
     weights: WeightsFolder = WeightsSource(),
 ) -> DemoResult:
-    """Show all of it in two minutes: images are drawn, three ways to a classifier compared, flaws found. Example:
+    """Show everything in two minutes: render images, compare three ways to a classifier, find flaws. Example:
 
         headstart demo --offline
 
     Args:
         out: Folder to write: the images, corrections.csv, the comparison with its runs, and report.html.
         n: Number of images.
-        seed: Another seed gives other images.
-        budget: Time for the comparison; drawing and checking come on top (some 20 s for 600 images). Where it is too short,
-            each training is one epoch.
-        weights: Folder of weights to use instead of the backbone that comes with headstart; nothing is downloaded.
+        seed: Random seed; another seed gives other images.
+        budget: Time for the comparison; rendering and checking take extra time (about 20 s for 600 images). If it is
+            too short, each training run gets one epoch.
+        weights: Weights folder to use instead of the embedded backbone; nothing is downloaded.
 
     Raises:
-        RecipeError: too few images, or a budget that is no time.
-        BackboneError: the folder of weights does not exist.
-        WriteError: `out` holds something else, or cannot be written.
+        RecipeError: too few images, or an invalid budget.
+        BackboneError: the weights folder does not exist.
+        WriteError: `out` holds other files, or cannot be written.
     """
     started = time.monotonic()
     out = Path(out)
     check_demo_place(out, n, seed)
     seconds_of(budget)
     weights = replace(as_weights_folder(weights), offline=True)
-    at_hand(weights)  # a folder that is not there is said now, as a budget that is none
+    at_hand(weights)  # report a missing folder before any work, like an invalid budget
     scenes = out / "scenes"
     if not scenes.is_dir():
-        log.info("Drawing %d images.", n)
+        log.info("Rendering %d images.", n)
         sample("scenes", scenes, n=n, seed=seed, size=SIZE)
-    log.info("Comparing three ways to a classifier; budget %s.", budget)
+    log.info("Comparing three approaches; budget %s.", budget)
     asked = ComparisonRequest(
         source=DataSource(scenes),
         out=Path(os.path.abspath(out / "comparison")),
@@ -151,11 +151,11 @@ def demo(
         curation=Curation(),
         weights=weights,
     )
-    # Before the check, so that nothing of what it times has been done by then.
+    # Before the check, so that no timed work is already cached.
     comparison = compare_trials(asked, Budget(budget, firm=False))
-    log.info("Checking the images, labels too.")
+    log.info("Checking images and labels.")
     corrections = out / "corrections.csv"
-    wanted = None if corrections.exists() else corrections  # somebody may have begun to edit it
+    wanted = None if corrections.exists() else corrections  # it may have been edited
     checked = check(scenes, labels=True, write_corrections=wanted, weights=weights)
     suspected = checked.label_errors or []
     found = recalled_flaws(scenes, findings=checked.findings, groups=checked.groups, label_errors=suspected)

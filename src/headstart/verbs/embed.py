@@ -1,4 +1,4 @@
-"""`headstart embed DATA --out features.safetensors`: feature vectors of images, for work outside headstart."""
+"""`headstart embed DATA --out features.safetensors`: feature vectors of images, for use outside headstart."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from headstart.model.inference.features import FeatureExtractor, Features, embed
 from headstart.pipeline.scan import scan
 
 HEADER = ("path", "label", "sha256")
-"""Columns of the table beside the features."""
+"""Columns of the table that accompanies the features."""
 
 
 @dataclass(frozen=True, repr=False)
 class EmbedResult(Result):
-    """What `embed` did. `features.values` is float32 (N, D)."""
+    """Result of `embed`. `features.values` is float32 (N, D)."""
 
     features: Features
     runtime: str
     out: str
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `embed --json`."""
+        """Return the document of `embed --json`."""
         images, feature_dim = self.features.values.shape
         return {
             "images": images,
@@ -45,7 +45,7 @@ class EmbedResult(Result):
         }
 
     def table(self) -> str:
-        """Plain text for a terminal."""
+        """Format as plain text for a terminal."""
         n, d = self.features.values.shape
         written = f", written to {self.out}" if self.out else ""
         left_out = f"; {len(self.features.errors):,} could not be read" if self.features.errors else ""
@@ -63,24 +63,24 @@ def embed(
     precision: str = "auto",
     weights: Path | WeightsSource = WeightsSource(),
 ) -> EmbedResult:
-    """Feature vectors of all images from a frozen backbone, kept for the next time. Example:
+    """Compute feature vectors of all images with a frozen backbone, and cache them. Example:
 
         headstart embed photos --backbone resnet34 --out features.safetensors
 
     Args:
         data: Images, with or without labels: a folder, a table, an archive of these, or shards.
-        backbone: A timm name; auto takes the first one with weights here.
-        out: safetensors file to write (`values` float32 (N, D)), with a table of paths and labels beside it (.csv).
-        image_size: Side of the input square in pixels; 0 takes the backbone's own.
-        resize: How an image becomes a square: crop, pad or squash; auto takes the backbone's own.
+        backbone: A timm name; auto selects the first one with local weights.
+        out: safetensors file to write (`values` float32 (N, D)), with a table of paths and labels (.csv) beside it.
+        image_size: Side of the square input in pixels; 0 uses the backbone's own.
+        resize: How to make images square: crop, pad or squash; auto uses the backbone's own.
         device: auto, cpu or cuda.
-        precision: auto (bf16 where the processor has it), bf16 or f32.
+        precision: auto (bf16 where the hardware supports it), bf16 or f32.
         weights: Where to look for weights: a file, a folder, only on this machine.
 
     Raises:
-        DataError: nothing in `data` can be read.
-        BackboneError: no such backbone, or no weights for it here.
-        WriteError: `out`, the table beside it or the cache cannot be written, or what is read would be replaced.
+        DataError: no image in `data` can be read.
+        BackboneError: the backbone is unknown, or its weights are not available.
+        WriteError: `out`, its table or the cache cannot be written, or an input would be replaced.
     """
     source = as_source(data)
     if out is not None:
@@ -116,9 +116,11 @@ def embed(
 
 
 def _check_places(out: Path, data: Path) -> None:
-    """Raise `WriteError` if the features or the table beside them cannot be written, or would replace something else."""
+    """Raise `WriteError` if the features or their table cannot be written, or would replace another file."""
     if out.suffix.lower() == ".csv":
-        raise WriteError(f"{out}: the table beside the features has that name.", hint="Give a name in .safetensors.")
+        raise WriteError(
+            f"{out}: is the name of the table beside the features.", hint="Use a name that ends in .safetensors."
+        )
     table = out.with_suffix(".csv")
     for place in (out, table):
         check_out_file(place, data)
@@ -129,11 +131,11 @@ def _check_places(out: Path, data: Path) -> None:
         written = file.read(len(first)) == first
     if not written:
         raise WriteError(
-            f"{table}: has the name of the table beside the features, and is another, so it is left alone.",
+            f"{table}: exists and is not a table of features, so it is left alone.",
             hint="Choose another --out.",
         )
 
 
 def find_one(name: str, weights: WeightsSource) -> Backbone:
-    """One backbone: the one named, the one in the weights file, or the first one there is. Raises `BackboneError`."""
+    """Return the backbone that is named, in the weights file, or first in the list. Raises `BackboneError`."""
     return to_choose_from(weights)[0] if name == "auto" else find_backbone(name, weights)

@@ -1,4 +1,4 @@
-"""`headstart evaluate RUN DATA`: how good a trained classifier is on other labelled images."""
+"""`headstart evaluate RUN DATA`: measure a trained classifier on other labelled images."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from headstart.runs.run_folder import METRICS, RunFolder, write_evaluation
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation(Result):
-    """What `evaluate` found on the `split` of the data that was judged ('test', or 'all').
+    """Result of `evaluate` on the evaluated `split` of the data ('test' or 'all').
 
-    `known` of the images, byte for byte, were used to train the classifier or to choose it: the figures are too good then.
+    `known` counts images whose bytes were used to train or select the classifier: they make the figures too good.
     """
 
     metrics: Metrics
@@ -37,15 +37,15 @@ class Evaluation(Result):
     known: int = 0
 
     def summary(self) -> str:
-        """The accuracy, and on what."""
+        """Return the accuracy, and the set it was measured on."""
         return f"{'test set' if self.split == 'test' else 'all images'}: {self.metrics.summary()}"
 
     def facts(self) -> list[tuple[str, str]]:
-        """The metrics."""
+        """Return the metrics."""
         return self.metrics.facts()
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `evaluate --json`."""
+        """Return the document of `evaluate --json`."""
         return {
             **self.metrics.to_json(),
             "split": self.split,
@@ -55,27 +55,27 @@ class Evaluation(Result):
         }
 
     def table(self) -> str:
-        """Plain text for a terminal."""
+        """Format as plain text for a terminal."""
         errors = [f"not read  {reason}  {plain(path)}" for path, reason in self.predictions.errors.items()]
         judged = "Test set of the split: " if self.split == "test" else "All labelled images: "
         return "\n".join([*errors[:20], judged + self.metrics.table()])
 
 
 def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, report: bool = True) -> Evaluation:
-    """Judge a trained classifier on labelled images: the test set if the data has split folders, else all. Example:
+    """Evaluate a trained classifier on labelled images: the test set if the data has split folders, else all. Example:
 
         headstart evaluate run photos-of-2026
 
     Args:
-        run: Run folder that `headstart train` wrote.
+        run: Run folder written by `headstart train`.
         data: Images with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
-        out: Folder to write, with metrics.json, predictions.csv and report.html. An earlier one is kept as OUT.previous.
+        out: Folder to write: metrics.json, predictions.csv and report.html. An earlier one is kept as OUT.previous.
         report: With `out`, write report.html and the figures in plots.
 
     Raises:
-        RunError: no run folder, or a damaged one.
+        RunError: the run folder is missing or damaged.
         DataError: no labelled images, or classes that the classifier does not know.
-        WriteError: `out` cannot be written, is a run folder, lies in the data, or holds other files.
+        WriteError: `out` cannot be written, is a run folder, is inside the data, or holds other files.
     """
     source = as_source(data)
     if out is not None:
@@ -93,15 +93,15 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
     predictions = replace(predictions, errors={**dataset.lost, **predictions.errors})
     if predictions.labels is None or not len(predictions):
         raise BadLabels(
-            f"{source.place}: has no labelled image that can be read.",
-            hint=f"`headstart check {shlex.join(source.words())}` says more.",
+            f"{source.place}: has no readable labelled images.",
+            hint=f"For details: `headstart check {shlex.join(source.words())}`.",
         )
-    seed = opened.provenance.seed  # that of the run, so that the same images get the same intervals
+    seed = opened.provenance.seed  # the run's seed, so that the same images get the same intervals
     known = sum(file.is_file() and sha256_file(file) in opened.training_sha256s for file in files)
     if known:
         log.warning(
-            "%s of these %s images are in the run's train or val set: figures on them are too good. Its test set, which "
-            "was not used for either, is in %s.",
+            "%s of these %s images are in the run's training or validation set, so the figures are too good. For the "
+            "run's own test set, see %s.",
             f"{known:,}",
             f"{len(files):,}",
             opened.file(METRICS),
@@ -120,12 +120,12 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
 
 
 def with_classes(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
-    """The data set with labels counted by the classifier's classes. Raises `BadLabels` for a class it does not know."""
+    """Renumber the labels by the classifier's classes. Raises `BadLabels` for a class that it does not know."""
     unknown = [c for k, c in enumerate(dataset.classes) if c not in classes and (dataset.labels == k).any()]
     if unknown:
         raise BadLabels(
-            f"{dataset.root}: class {unknown[0]!r} is not one that the classifier knows ({few(classes)}).",
-            hint=near_names(unknown[0], list(classes)) or "Leave its images out, or train on them as well.",
+            f"{dataset.root}: class {unknown[0]!r} is unknown to the classifier ({few(classes)}).",
+            hint=near_names(unknown[0], list(classes)) or "Leave its images out, or train on them too.",
         )
     number = np.array([classes.index(c) if c in classes else -1 for c in dataset.classes] + [-1], np.int64)
     return replace(dataset, labels=number[dataset.labels], classes=classes)

@@ -1,4 +1,4 @@
-"""`headstart explain RUN IMAGE...`: why a classifier says what it says of an image, on one sheet each."""
+"""`headstart explain RUN IMAGE...`: explain predictions, one sheet per image."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from headstart.pipeline.images_at import images_at
 from headstart.runs.run_folder import RunFolder
 
 MOST_SHOWN = 10
-VIEWED = (448, 448)  # pixels that decoding keeps for a sheet
+VIEWED = (448, 448)  # minimum size in pixels to decode for a sheet
 
 
 @dataclass(frozen=True, repr=False)
 class ExplainResult(Result):
-    """What `explain` made."""
+    """Result of `explain`."""
 
     model: str
     out: str
@@ -32,15 +32,15 @@ class ExplainResult(Result):
     top: int
 
     def summary(self) -> str:
-        """How many images, and where their sheets are."""
+        """Return the number of images and the folder of their sheets."""
         return f"{len(self.images):,} images explained in {self.out}; {len(self.errors):,} could not be read"
 
     def facts(self) -> list[tuple[str, str]]:
-        """The class of each image, and how likely it is."""
+        """Return the class of each image with its probability."""
         return [(image.path, f"{image.predicted} {max(image.probabilities.values()):.1%}") for image in self.images]
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `explain --json`."""
+        """Return the document of `explain --json`."""
         return {
             "model": self.model,
             "out": self.out,
@@ -50,7 +50,7 @@ class ExplainResult(Result):
         }
 
     def table(self) -> str:
-        """Plain text for a terminal: the first ten images, and the first ten that could not be read."""
+        """Format as plain text for a terminal: the first ten images, and the first ten that could not be read."""
         lines = [line for image in self.images[:MOST_SHOWN] for line in self._lines(image)]
         failed = list(self.errors.items())[:MOST_SHOWN]
         lines += columns([("not read", reason, plain(path)) for path, reason in failed], "<<<")
@@ -61,31 +61,31 @@ class ExplainResult(Result):
 
     def _lines(self, image: Explanation) -> list[str]:
         likely = sorted(image.probabilities.items(), key=lambda item: -item[1])[: self.top]
-        said = ", ".join(f"{plain(name)} {share:.1%}" for name, share in likely)
+        classes = ", ".join(f"{plain(name)} {share:.1%}" for name, share in likely)
         label = f"; labelled {plain(image.label)}" if image.label else ""
         near = columns([(f"{n.cosine:.3f}", plain(n.label), plain(n.path)) for n in image.nearest], "><<")
-        return [plain(image.path), f"  {said}{label}", *(f"  like {line}" for line in near)]
+        return [plain(image.path), f"  {classes}{label}", *(f"  like {line}" for line in near)]
 
 
 def explain(
     run: Path, *paths: Path, out: Path = Path("explained"), data: Path | None = None, top: int = 3
 ) -> ExplainResult:
-    """Say why images are predicted as they are: probabilities, a heat map, and the nearest training images. Example:
+    """Explain predictions: probabilities, a heat map, and the nearest training images. Example:
 
         headstart explain run holiday/one.jpg --out explained
 
     Args:
-        run: Run folder that `headstart train` wrote.
+        run: Run folder written by `headstart train`.
         paths: Images, or folders of images.
-        out: Folder to write, with a PNG for each image. An earlier one is kept as OUT.previous.
-        data: The training images; by default where they were at the time.
-        top: How many classes and how many nearest training images to show.
+        out: Folder to write, one PNG per image. An earlier one is kept as OUT.previous.
+        data: The training images; by default where they were during training.
+        top: Number of classes and of nearest training images to show.
 
     Raises:
-        RunError: no run folder, or a damaged one.
-        MissingData: a path that does not exist.
-        DataError: `data` was given, and is no data set.
-        WriteError: `out` cannot be written, or lies in a folder of images that is given or was trained on.
+        RunError: the run folder is missing or damaged.
+        MissingData: a path does not exist.
+        DataError: `data` is not a dataset.
+        WriteError: `out` cannot be written, or is inside a folder of images that were given or trained on.
     """
     if not paths:
         raise MissingData("No images were given.", hint=f"headstart explain {run} image.jpg")
@@ -109,6 +109,6 @@ def explain(
 
 
 def _check_outside(out: Path, run: RunFolder, given: Sequence[Path]) -> None:
-    """Raise `WriteError` if the sheets would lie among images: those given, or those that the run was trained on."""
+    """Raise `WriteError` if the sheets would be among images: those given, or those that the run was trained on."""
     for place in (*(as_source(each).place for each in given), run.provenance.source().place):
         check_outside_data(out, place, name="explained")

@@ -1,8 +1,8 @@
-"""`headstart kaggle SLUG`: from the name of a competition or a dataset to labelled images; `--train`: to a submission.
+"""`headstart kaggle SLUG`: from a competition or dataset name to labelled images; with `--train`, to a submission.
 
-    download -> unpack -> recognise the layout (-> look, mean size -> train -> predict the unlabelled images -> submission)
+download -> unpack -> recognise the layout (-> scan, mean size -> train -> predict the unlabelled images -> submission)
 
-`headstart.pipeline.kaggle_folder` has the steps as far as the arrow's first bracket; the rest are the verbs of those names.
+`headstart.pipeline.kaggle_folder` has the steps before the bracket; the others are the verbs of those names.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from headstart.verbs.train import train as train_run
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class KaggleResult(Result, KaggleFolder):
-    """What `kaggle` made: the folder `out` and what is in it; with a training the `run`, with a submission its file."""
+    """Result of `kaggle`: the folder `out` and its contents; the `run` if trained, and the submission file if any."""
 
     mean_size: tuple[float, float] | None = None
-    """Mean width and height of the training images in pixels; known with a training."""
+    """Mean width and height of the training images in pixels; None without training."""
     run: TrainResult | None = None
     submission: str = ""
     filled: str = ""
-    """What the columns of the submission hold."""
+    """Content of the submission's columns."""
     next: tuple[str, ...] = ()
-    """Commands to go on with."""
+    """Suggested next commands."""
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `kaggle --json`."""
+        """Return the document of `kaggle --json`."""
         return {
             "slug": self.slug,
             "out": self.out,
@@ -66,7 +66,7 @@ class KaggleResult(Result, KaggleFolder):
         }
 
     def table(self) -> str:
-        """Plain text for a terminal."""
+        """Format as plain text for a terminal."""
         counts = few([f"{plain(name)} {n:,}" for name, n in self.classes.items()])
         without = self.images - sum(self.classes.values())
         lines = [f"{self.slug}: {self.files:,} files, {self.bytes / 1e6:,.1f} MB, in {plain(self.out)}"]
@@ -95,28 +95,28 @@ def kaggle(
     recipe: Recipe = Recipe(),
     weights: Path | WeightsSource = WeightsSource(),
 ) -> KaggleResult:
-    """Download a competition or a dataset from Kaggle, unpack it, and find the labels; --train: up to a submission.
+    """Download a Kaggle competition or dataset, unpack it, and find the labels; with --train, write a submission.
 
-    Credentials are those of Kaggle's own client. What is there is not downloaded again. Example:
+    Credentials are those of Kaggle's own client. Existing downloads are reused. Example:
 
         headstart kaggle dogs-vs-cats-redux-kernels-edition --train
 
     Args:
-        slug: Name of a competition, OWNER/NAME of a dataset, or the address of its page.
-        out: Folder to write; by default the name, in the current folder.
-        train: Train on it, and write a submission if it has unlabelled images and a sample submission.
-        run: Run folder to write, or with --submit-file alone to read; by default OUT-run.
-        submit_file: CSV to write, shaped by the competition's sample submission; with --train by default OUT-submission.csv.
-        submission: The sample submission to fill, by default the competition's, and how.
+        slug: Name of a competition, OWNER/NAME of a dataset, or the URL of its page.
+        out: Folder to write; by default the slug's name, in the current folder.
+        train: Train on the data, and write a submission if there are unlabelled images and a sample submission.
+        run: Run folder to write, or to read if --submit-file is given without --train; by default OUT-run.
+        submit_file: CSV to write, in the format of the sample submission; with --train, by default OUT-submission.csv.
+        submission: The sample submission to fill in (by default the competition's), and how.
         recipe: How to train.
-        weights: Where to look for weights: a file, a folder, only on this machine; offline, what is to be downloaded must
-            be there.
+        weights: Where to look for weights: a file, a folder, only on this machine; offline, the data must already be
+            downloaded.
 
     Raises:
-        RemoteError: Kaggle cannot be reached, does not know the slug, wants credentials or its rules accepted.
-        MissingExtra: the package kaggle is not installed.
+        RemoteError: Kaggle cannot be reached, does not know the slug, or requires credentials or accepting its rules.
+        MissingExtra: the kaggle package is not installed.
         DataError: with `train`: no images or labels were found, or they cannot be trained on.
-        WriteError: a folder is in the way, or the disk is full.
+        WriteError: the folder exists with other content, or the disk is full.
     """
     source = parse_slug(slug)
     place = Path(out) if out is not None else Path(source.name)
@@ -124,7 +124,7 @@ def kaggle(
     submit_file = Path(submit_file) if submit_file is not None else None
     check_kaggle_places(train, run, submit_file, submission.clip)
     if submission.sample_submission is not None:
-        shape_of(submission.sample_submission)  # what is no sample is said before the work
+        shape_of(submission.sample_submission)  # report an invalid sample before any work
     weights = as_weights_source(weights)
     folder = fetch(source, place, offline=weights.offline)
     if submission.sample_submission:
@@ -134,7 +134,7 @@ def kaggle(
     except DataError as error:
         if train:
             raise
-        log.warning("%s", error)  # what was downloaded is of use all the same
+        log.warning("%s", error)  # the download is useful anyway
     made = KaggleResult(**vars(folder))
     if train:
         mean_size = mean_image_size(folder, dataset)
@@ -146,12 +146,12 @@ def kaggle(
         try:
             made = _submitted(made, run, place.with_name(f"{place.name}-submission.csv"), submission)
         except DataError as error:
-            log.warning("No submission was written: %s", error)  # it was not asked for; the run is there
+            log.warning("No submission was written: %s", error)  # it was not requested explicitly, and the run exists
     return replace(made, next=next_steps(made, source, run, trained=train, submission=made.submission))
 
 
 def _submitted(made: KaggleResult, run: Path, submit_file: Path, how: SubmissionOptions) -> KaggleResult:
-    """The result with a submission written."""
+    """Write a submission and add it to the result."""
     require_submittable(made, run, submit_file)
     options = replace(how, sample_submission=Path(made.sample_submission))
     done = predict(run, Path(made.unlabelled), out=submit_file, submission=options)

@@ -1,6 +1,6 @@
-"""`headstart predict RUN PATH... --out FILE.csv`: what a trained classifier says of new images.
+"""`headstart predict RUN PATH... --out FILE.csv`: classify new images.
 
-With a competition's sample submission the file is that sample, filled (`kaggle_api.submission`).
+With a competition's sample submission, the file is that sample, filled in (`kaggle_api.submission`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MOST_SHOWN = 20
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PredictResult(Result):
-    """What `predict` made; `submission` if it was given a sample of one."""
+    """Result of `predict`, with a `submission` if a sample submission was given."""
 
     predictions: Predictions
     classifier: Classifier
@@ -46,15 +46,16 @@ class PredictResult(Result):
     submission: Submission | None = None
 
     def summary(self) -> str:
-        """How many images are predicted, and where that is written."""
+        """Return the number of predictions, and where they were written."""
         return self.predictions.summary() + (f"; written to {self.out}" if self.out else "")
 
     def facts(self) -> list[tuple[str, str]]:
-        """The class of each image."""
+        """Return the class of each image."""
         return self.predictions.facts()
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `predict --json`: for each path its class, probabilities, and set of classes at alpha."""
+        """Return the document of `predict --json`: for each path its class, probabilities, and prediction set at
+        alpha."""
         submission = {} if self.submission is None else {"submission": self.submission.to_json()}
         p = self.predictions
         calibration = self.classifier.calibration
@@ -76,7 +77,7 @@ class PredictResult(Result):
         } | submission
 
     def table(self) -> str:
-        """Plain text for a terminal: the first twenty images, and the first twenty that could not be read."""
+        """Format as plain text for a terminal: the first twenty images, and the first twenty that could not be read."""
         p = self.predictions
         shown = p.take(np.arange(len(p)) < MOST_SHOWN)
         rows = [
@@ -99,34 +100,34 @@ def predict(
     out: Path | None = None,
     submission: SubmissionOptions = SubmissionOptions(),
 ) -> PredictResult:
-    """Predict the class of images. Each answer is keyed by its path; unreadable images are named. Example:
+    """Predict the class of images. Predictions are keyed by path; unreadable images are listed. Example:
 
         headstart predict run holiday/ one.jpg --out predictions.csv
 
     Args:
-        run: Run folder that `headstart train` wrote.
-        paths: Images, or folders or archives of images.
+        run: Run folder written by `headstart train`.
+        paths: Images, folders or archives of images.
         out: CSV to write: path, label (empty), predicted, one probability per class, error.
-        submission: A competition's sample submission to fill, and how.
+        submission: A competition's sample submission to fill in, and how.
 
     Raises:
-        RunError: no run folder, or a damaged one.
-        MissingData: a path that does not exist.
-        NoImages: a folder without any.
-        BadSubmission: a sample that does not fit the classes or the images.
-        RecipeError: an option that cannot work.
-        WriteError: `out` cannot be written, or would replace what is read.
+        RunError: the run folder is missing or damaged.
+        MissingData: a path does not exist.
+        NoImages: a folder has no images.
+        BadSubmission: the sample does not fit the classes or the images.
+        RecipeError: an option has no effect here or is invalid.
+        WriteError: `out` cannot be written, or would replace an input.
     """
     if not paths:
         raise MissingData("No images were given.", hint=f"headstart predict {run} image.jpg")
     if out is not None:
-        check_out_file(Path(out))  # beside the images is a fair place for it
+        check_out_file(Path(out))  # beside the images is allowed
         check_keeps(Path(out), map(Path, paths))
     shape = _shape(submission, out)
     opened = RunFolder(run)
     classifier = opened.classifier
     bound = clip_of(submission.clip, classifier) if shape is not None else 0.0
-    if shape is not None:  # what does not fit is said before the work
+    if shape is not None:  # report a mismatch before any work
         log.info("%s: %s.", shape.file, plain(filling_of(shape, classifier.classes, submission).sentence))
     files, names, lost = images_at(paths)
     if out is not None:
@@ -146,16 +147,14 @@ def predict(
 
 
 def _shape(options: SubmissionOptions, out: Path | None) -> SubmissionFormat | None:
-    """The sample submission, if there is one; options that need it are refused without."""
+    """Return the sample submission, if given; without one, refuse options that need it."""
     sample, usual = options.sample_submission, SubmissionOptions()
     if sample is None:
         for name in (f.name for f in fields(options) if getattr(options, f.name) != getattr(usual, f.name)):
-            raise RecipeError(f"{name}: is for submissions only.", hint="Add --sample-submission SAMPLE.csv.")
+            raise RecipeError(f"{name}: applies to submissions only.", hint="Add --sample-submission SAMPLE.csv.")
         return None
     if out is None:
-        raise RecipeError(
-            f"sample_submission: {sample} is to be filled, but there is no file to write.", hint="Add --out FILE.csv."
-        )
+        raise RecipeError(f"sample_submission: no output file for the filled {sample}.", hint="Add --out FILE.csv.")
     if Path(out).exists() and Path(out).samefile(sample):
         raise WriteError(f"{out}: is the sample submission itself.", hint="Choose another --out.")
     return shape_of(sample)

@@ -1,4 +1,4 @@
-"""`headstart report RUN`: the page of a run, written again from its folder."""
+"""`headstart report RUN`: rewrite the page of a run from its folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VERSIONS_SHOWN = ("headstart", "torch", "timm", "openvino")
 
 @dataclass(frozen=True, repr=False)
 class ReportResult(Result):
-    """What `report` wrote."""
+    """Result of `report`."""
 
     out: str
     bytes: int
@@ -32,32 +32,32 @@ class ReportResult(Result):
     notes: tuple[str, ...]
 
     def summary(self) -> str:
-        """Where the page is."""
+        """Return the size and place of the page."""
         return self.table().splitlines()[-1]
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `report --json`."""
+        """Return the document of `report --json`."""
         return asdict(self)
 
     def table(self) -> str:
-        """Plain text for a terminal."""
+        """Format as plain text for a terminal."""
         return "\n".join([*self.notes, f"{self.bytes / 1e6:.1f} MB written to {self.out}"])
 
 
 def report(run: Path, *, data: Path | None = None, out: Path | None = None, heat: bool = True) -> ReportResult:
-    """Write the page of a run again: figures, mistakes with heat maps, suspected labels, copies. Example:
+    """Rewrite the page of a run: figures, mistakes with heat maps, suspected labels, copies. Example:
 
         headstart report run --out run.html
 
     Args:
-        run: Run folder that `headstart train` wrote.
-        data: The images; by default where they were at the time.
-        out: HTML file to write; by default report.html in the run folder, and its figures in plots.
-        heat: Add heat maps to the mistakes: torch, and some seconds for each backbone.
+        run: Run folder written by `headstart train`.
+        data: The images; by default where they were during training.
+        out: HTML file to write; by default report.html in the run folder, with its figures in plots.
+        heat: Add heat maps to the mistakes; loads torch and takes a few seconds per backbone.
 
     Raises:
-        RunError: no run folder, or a damaged one.
-        DataError: `data` was given, and is no data set.
+        RunError: the run folder is missing or damaged.
+        DataError: `data` is not a dataset.
         WriteError: `out` cannot be written.
     """
     run = Path(run)

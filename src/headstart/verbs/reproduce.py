@@ -1,4 +1,4 @@
-"""`headstart reproduce RUN`: do it again from the recipe, and say whether the numbers are the same."""
+"""`headstart reproduce RUN`: train again from the recipe, and report whether the numbers are the same."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from headstart.model.inference.predictions import Predictions
 from headstart.pipeline.train_run import TrainRequest, train_run
 from headstart.runs.run_folder import CORRECTIONS, NOT_COPIES, SPLIT, RunFolder
 
-TOLERANCE = 1e-6  # of a probability: nine digits are written
+TOLERANCE = 1e-6  # for a probability: nine digits are written
 
 
 @dataclass(frozen=True, repr=False)
 class ReproduceResult(Result):
-    """`same` if every prediction came out identical. Otherwise `causes` says what changed, `effects` what came of it."""
+    """`same` if every prediction is identical. Otherwise `causes` lists what changed, `effects` how predictions
+    differ."""
 
     same: bool
     causes: list[str]
@@ -38,16 +39,16 @@ class ReproduceResult(Result):
     images: int
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `reproduce --json`."""
+        """Return the document of `reproduce --json`."""
         return {"same": self.same, "causes": self.causes, "effects": self.effects, "images": self.images}
 
     def table(self) -> str:
-        """Plain text for a terminal."""
+        """Format as plain text for a terminal."""
         if self.same and not self.causes:
-            return f"Identical: all {self.images:,} predictions came out the same."
+            return f"Identical: all {self.images:,} predictions are the same."
         verdict = "The predictions are identical nevertheless." if self.same else "NOT identical."
-        causes = [f"  {c}" for c in self.causes] or ["  nothing that is recorded"]
-        return "\n".join([verdict, "What changed:", *causes, "What came of it:", *[f"  {e}" for e in self.effects]])
+        causes = [f"  {c}" for c in self.causes] or ["  nothing recorded"]
+        return "\n".join([verdict, "What changed:", *causes, "Effects:", *[f"  {e}" for e in self.effects]])
 
 
 def reproduce(
@@ -58,13 +59,13 @@ def reproduce(
         headstart reproduce run
 
     Args:
-        run: Run folder that `headstart train` wrote.
-        data: The images; by default where they were at the time.
+        run: Run folder written by `headstart train`.
+        data: The images; by default where they were during training.
         weights: Where to look for weights: a file, a folder, only on this machine.
 
     Raises:
-        RunError: no run folder, or a damaged one.
-        DataError, BackboneError: what the training needs is gone.
+        RunError: the run folder is missing or damaged.
+        DataError, BackboneError: the images or weights are no longer available.
     """
     run = Path(run)
     before = RunFolder(run)
@@ -74,7 +75,7 @@ def reproduce(
     if not still_there:
         raise MissingData(
             f"{source.place}: has none of the {len(before.split):,} images of {run}.",
-            hint="Say where they are now with --data.",
+            hint="Give their new place with --data.",
         )
     with temporary_folder() as folder:
         split = folder / SPLIT
@@ -103,7 +104,7 @@ def reproduce(
 def _changed_images(
     source: DataSource, rows: Sequence[SplitRow], unreadable: set[str], corrections: Corrections
 ) -> tuple[list[str], list[SplitRow]]:
-    """Images that are gone, new, or have other bytes than at the time; and the rows of those that are still there."""
+    """Describe images that are gone, new, or changed since training; and return the rows of those still present."""
     dataset = open_dataset(source)
     present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
     still_there = [row for row in rows if row.path in present]
@@ -116,7 +117,7 @@ def _changed_images(
 
 
 def _changed_model(before: Classifier, after: Classifier) -> list[str]:
-    """Differences in backbones, weights and precision."""
+    """List differences in backbones, weights and precision."""
     causes = []
     if [p.extractor.backbone.name for p in before.members] != [p.extractor.backbone.name for p in after.members]:
         names = [" + ".join(p.extractor.backbone.name for p in c.members) for c in (before, after)]
@@ -138,7 +139,7 @@ def _changed_versions(before: Mapping[str, str], after: Mapping[str, str]) -> li
 
 
 def _compare(before: Predictions, after: Predictions) -> tuple[list[str], bool]:
-    """Sentences on how the predictions differ, and whether they are the same."""
+    """Describe how the predictions differ, and return whether they are the same."""
     places = {path: i for i, path in enumerate(after.paths)}
     common = [(i, places[path]) for i, path in enumerate(before.paths) if path in places]
     effects = []
@@ -148,7 +149,7 @@ def _compare(before: Predictions, after: Predictions) -> tuple[list[str], bool]:
     if before.classes != after.classes:
         return [*effects, f"the classes differ: {before.classes} -> {after.classes}"], False
     if not common:
-        return [*effects, "no image was predicted both times"], False
+        return [*effects, "no image was predicted in both runs"], False
     old, new = (np.array(x) for x in zip(*common, strict=True))
     moved = np.abs(before.probabilities[old] - after.probabilities[new]).max(axis=1)
     flipped = before.predicted[old] != after.predicted[new]

@@ -1,4 +1,4 @@
-"""`headstart sample scenes DIR`: rendered images to try things out with, and a table of what is wrong with them."""
+"""`headstart sample scenes DIR`: rendered images for experiments, with a table of their planted flaws."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from headstart.samples.scenes import KINDS
 
 @dataclass(frozen=True, repr=False)
 class SampleResult(Result):
-    """What `sample` wrote: images by set and class, and how many of each flaw."""
+    """Result of `sample`: images by set and class, and the number of each flaw."""
 
     out: str
     images: dict[str, dict[str, int]]
     flaws: dict[str, int]
 
     def summary(self) -> str:
-        """How many images, and where they are."""
+        """Return the number of images and their folder."""
         counts = ", ".join(f"{name} {sum(of_class.values()):,}" for name, of_class in self.images.items())
         return f"{self.out}: {counts} rendered images, {sum(self.flaws.values()):,} flaws planted"
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `sample --json`."""
+        """Return the document of `sample --json`."""
         return asdict(self)
 
     def table(self) -> str:
-        """Plain text for a terminal."""
+        """Format as plain text for a terminal."""
         kinds = list(KINDS)
         counted = [(side, *(f"{counts[kind]:,}" for kind in kinds)) for side, counts in self.images.items()]
         lines = columns([("", *kinds), *counted])
         planted = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in self.flaws.items())
-        lines += [f"Planted: {planted} ({self.out}/flaws.csv lists them)." if planted else "No flaws are planted."]
+        lines += [f"Planted: {planted} ({self.out}/flaws.csv lists them)." if planted else "No planted flaws."]
         lines += [f"Rendered images, written to {self.out}. Next: headstart check {self.out} --labels"]
         return "\n".join(lines)
 
@@ -43,21 +43,21 @@ class SampleResult(Result):
 def sample(
     what: str, folder: Path, *, n: int = 600, seed: int = 0, size: int = 150, flaws: bool = True
 ) -> SampleResult:
-    """Render a sample set: six classes of scenes in train and test folders, with known flaws planted. Example:
+    """Render a sample dataset: six classes of scenes in train and test folders, with planted flaws. Example:
 
         headstart sample scenes images --n 600 --seed 0
 
     Args:
-        what: Which set: scenes.
-        folder: Folder to write; it must be empty or not be there yet.
+        what: Name of the sample dataset: scenes.
+        folder: Folder to write; must be empty or not exist.
         n: Number of images.
-        seed: Another seed gives other images.
+        seed: Random seed; another seed gives other images.
         size: Side of an image in pixels.
         flaws: Plant corrupt files, near-duplicates, wrong labels, EXIF rotations and a leak; flaws.csv lists them.
 
     Raises:
-        RecipeError: no such set, too few images, or a size that cannot be rendered.
-        WriteError: `folder` holds something, or cannot be written.
+        RecipeError: the dataset is unknown, there are too few images, or the size cannot be rendered.
+        WriteError: `folder` is not empty, or cannot be written.
     """
     made = write_sample(Path(folder), what, n=n, seed=seed, size=size, flaws=flaws)
     sides = {side: dict.fromkeys(KINDS, 0) for side in ("train", "test")}

@@ -1,4 +1,4 @@
-"""`headstart split DATA --out split.csv`: a split that can be given back, sent to others, and checked by its hash."""
+"""`headstart split DATA --out split.csv`: write a split that can be reused, shared, and verified by its hash."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from headstart.pipeline.scan import prepare_groups, scan
 
 @dataclass(frozen=True, repr=False)
 class SplitResult(Result):
-    """What `split` wrote: how many images each set has, class by class, and the split's hash."""
+    """Result of `split`: the number of images per set and class, and the split's hash."""
 
     out: str
     hash: str
     sides: dict[str, dict[str, int]]
 
     def summary(self) -> str:
-        """How many images each set has."""
+        """Return the number of images in each set."""
         counts = ", ".join(f"{name} {sum(of_class.values()):,}" for name, of_class in self.sides.items())
         return f"{self.out}: {counts}"
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `split --json`."""
+        """Return the document of `split --json`."""
         return asdict(self)
 
     def table(self) -> str:
-        """Plain text for a terminal."""
+        """Format as plain text for a terminal."""
         rows = [
             (side, f"{sum(counts.values()):,}", few([f"{plain(c)} {n:,}" for c, n in counts.items()]))
             for side, counts in self.sides.items()
@@ -53,23 +53,23 @@ def split(
     test_size: float = 0.2,
     curation: Curation = Curation(),
 ) -> SplitResult:
-    """Split a data set into train, val and test: stratified, seeded, copies of one image in one set.
+    """Split a dataset into train, val and test: stratified, seeded, with copies of an image in one set.
 
-    A split that the data brings is kept as it is; what it lacks is carved from its training member. Example:
+    An existing split of the data is kept; missing sets are split off its training set. Example:
 
         headstart split photos --out split.csv
 
     Args:
         data: Images with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: CSV to write: path, label, split, group, sha256.
-        seed: Another seed gives another split.
-        val_size: Part of the training images for validation.
-        test_size: Part of the images for the final test.
+        seed: Random seed; another seed gives another split.
+        val_size: Fraction of the training images for validation.
+        test_size: Fraction of the images for the final test.
         curation: Corrections and refused copies to apply; the data itself stays as it is.
 
     Raises:
         DataError: the data cannot be split (one class, too few images), or a table of `curation` does not fit it.
-        WriteError: `out` cannot be written, or would replace what is read.
+        WriteError: `out` cannot be written, or would replace an input.
     """
     source = as_source(data)
     check_out_file(Path(out), source.place)

@@ -1,4 +1,4 @@
-"""`headstart train DATA --out RUN`: the main job, start to end. `pipeline.train_run` does it."""
+"""`headstart train DATA --out RUN`: the main command. `pipeline.train_run` implements it."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def train(
         weights: Where to look for weights: a file, a folder, only on this machine.
         split: A split.csv to use, from `headstart split` or an earlier run.
         curation: Corrections and refused copies to apply; the data itself stays as it is.
-        restart: Discard an unfinished training of this run, and begin anew.
+        restart: Discard an unfinished training of this run, and start over.
         report: Write report.html and the figures in plots.
 
     Raises:
-        DataError: the data cannot be trained on: one class, too few images, nothing readable; or a table of
-            `curation` does not fit it.
-        BackboneError: no such backbone, or no weights for it here.
+        DataError: the data cannot be trained on: one class, too few images, nothing readable; or a table of `curation`
+            does not fit it.
+        BackboneError: the backbone is unknown, or its weights are not available.
         WriteError: the run folder or the cache cannot be written.
-        UnfinishedTraining: OUT.unfinished holds a training of other data or another recipe.
-        TrainingFailed: the loss was not a number before an epoch was finished.
+        UnfinishedTraining: OUT.unfinished is from other data or another recipe.
+        TrainingFailed: the loss became NaN before an epoch finished.
     """
     asked = TrainRequest(
         as_source(data), Path(out), recipe, as_weights_source(weights), split, curation, restart, report

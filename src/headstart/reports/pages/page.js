@@ -1,5 +1,5 @@
 "use strict";
-/* Of all pages: light or dark, tables that sort. */
+/* For all pages: light and dark theme, sortable tables. */
 (() => {
   const root = document.documentElement, button = document.getElementById("theme");
   const isDark = () => (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";

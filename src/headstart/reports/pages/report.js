@@ -1,4 +1,4 @@
-/* Of the report: thumbnails, the cells of the confusion matrix, the filter of the mistakes. Texts are set as text, never as HTML. */
+/* For the report: thumbnails, cells of the confusion matrix, filter of the mistakes. Text is inserted as text, never as HTML. */
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const element = (tag, attributes = {}, ...children) => {
@@ -28,8 +28,8 @@
     const t = Number(button.dataset.true), p = Number(button.dataset.predicted);
     const rows = data.rows.filter(row => row[1] === t && row[2] === p).sort((a, b) => t === p ? a[3] - b[3] : b[3] - a[3]);
     const title = element("h3", { tabindex: "-1" });
-    title.append(`${rows.length} image${rows.length === 1 ? "" : "s"} of `, isolated(data.classes[t]), t === p ? ", recognised" : ", taken for ", t === p ? "" : isolated(data.classes[p]));
-    const order = element("p", { class: "note" }, t === p ? "Those in doubt first." : "The most confident first.");
+    title.append(`${rows.length} image${rows.length === 1 ? "" : "s"} of `, isolated(data.classes[t]), t === p ? ", predicted correctly" : ", predicted as ", t === p ? "" : isolated(data.classes[p]));
+    const order = element("p", { class: "note" }, t === p ? "Least confident first." : "Most confident first.");
     const list = element("ul", { class: "images" }), more = element("button", { class: "quiet", type: "button" });
     let from = 0;
     more.addEventListener("click", () => { from += step; fill(rows, from, list, more); });
