@@ -17,7 +17,6 @@ from pathlib import Path
 from headstart.errors import DamagedRun, WriteError
 from headstart.io.files import (
     as_write_error,
-    check_file_place,
     check_writable,
     json_bytes,
     name_aside,
@@ -145,18 +144,6 @@ def check_replaceable(final: Path) -> None:
         )
 
 
-def check_out_file(path: Path, *inputs: Path, option: str = "--out") -> None:
-    """As `check_file_place`, for a file that a user names with `option`.
-
-    It may not lie in a run folder, whose manifest is closed; nor be one of the `inputs`, nor lie in one that is a folder.
-    """
-    check_file_place(path)
-    check_outside_run(path)
-    check_keeps(path, inputs, option=option)
-    for given in inputs:
-        check_outside_data(path, given, option=option)
-
-
 def check_keeps(path: Path, files: Iterable[Path], *, option: str = "--out") -> None:
     """Raise `WriteError` if writing `path` would replace one of the files that are read, by whatever name it goes."""
     if not os.path.isfile(path):
@@ -176,16 +163,6 @@ def check_outside_data(path: Path, data: Path, *, name: str = "", option: str = 
             raise WriteError(
                 f"{path}: lies inside the data ({data}), where it would be taken for data the next time.",
                 hint=f"Choose {option} outside of it, such as {data.resolve().parent / (name or path.name)}.",
-            )
-
-
-def check_outside_run(path: Path) -> None:
-    """Raise `WriteError` if `path` is a run folder or lies in one: a file more, and its manifest no longer holds."""
-    place = Path(os.path.abspath(path))
-    for folder in (place, *place.parents):
-        if os.path.isfile(folder / MANIFEST) and os.path.isfile(folder / "headstart.json"):
-            raise WriteError(
-                f"{path}: lies in the run folder {folder}, which is left as it is.", hint="Choose another --out."
             )
 
 
