@@ -17,7 +17,6 @@ from pathlib import Path
 from headstart.errors import DamagedRun, WriteError
 from headstart.io.files import (
     as_write_error,
-    check_file_place,
     check_writable,
     json_bytes,
     name_aside,
@@ -143,18 +142,6 @@ def check_replaceable(final: Path) -> None:
         )
 
 
-def check_out_file(path: Path, *inputs: Path, option: str = "--out") -> None:
-    """As `check_file_place`, for a file that the user names with `option`.
-
-    It may not be in a run folder, whose manifest is complete; nor be one of the `inputs`, nor be inside one of them.
-    """
-    check_file_place(path)
-    check_outside_run(path)
-    check_keeps(path, inputs, option=option)
-    for source in inputs:
-        check_outside_data(path, source, option=option)
-
-
 def check_keeps(path: Path, files: Iterable[Path], *, option: str = "--out") -> None:
     """Raise `WriteError` if writing `path` would replace one of the input files, under whatever name."""
     if not os.path.isfile(path):
@@ -174,16 +161,6 @@ def check_outside_data(path: Path, data: Path, *, name: str = "", option: str = 
             raise WriteError(
                 f"{path}: is inside the data ({data}), where it would be read as data the next time.",
                 hint=f"Choose {option} outside of it, such as {data.resolve().parent / (name or path.name)}.",
-            )
-
-
-def check_outside_run(path: Path) -> None:
-    """Raise `WriteError` if `path` is a run folder or inside one: an extra file would invalidate its manifest."""
-    place = Path(os.path.abspath(path))
-    for folder in (place, *place.parents):
-        if os.path.isfile(folder / MANIFEST) and os.path.isfile(folder / "headstart.json"):
-            raise WriteError(
-                f"{path}: is in the run folder {folder}, which must not change.", hint="Choose another --out."
             )
 
 

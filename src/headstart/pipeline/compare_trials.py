@@ -24,7 +24,6 @@ from headstart.data.splits import make_split, require_sets, split_hash, write_sp
 from headstart.errors import WriteError
 from headstart.evaluation.pareto import on_front
 from headstart.io.files import write_csv, write_text
-from headstart.io.folders import check_outside_run
 from headstart.io.options import words_of
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone, last_resort
@@ -44,6 +43,7 @@ from headstart.pipeline.trial_configs import (
 )
 from headstart.pipeline.trials import TrialConfig, TrialContext, TrialResult, finished, with_latency
 from headstart.reports.compare_page import ComparePageData, TrialSummary, compare_page, drawn_comparison
+from headstart.runs.outside_runs import check_outside_run
 from headstart.runs.run_folder import PLOTS, REPORT, SPLIT, RunFolder
 
 

@@ -16,10 +16,11 @@ from headstart.data.data_source import DataSource
 from headstart.data.not_copies import copy_rows, doubted_rows, read_not_copies, write_copies
 from headstart.errors import DataError, WriteError
 from headstart.io.files import remove_files, write_text
-from headstart.io.folders import check_keeps, check_out_file
+from headstart.io.folders import check_keeps
 from headstart.io.text_table import plain
 from headstart.pipeline.scan import ScannedDataset
 from headstart.reports.copies_page import CopiesSheet, copies_page
+from headstart.runs.outside_runs import check_out_file
 
 WRITTEN_BY = b'<meta name="generator" content="headstart">'
 

@@ -13,12 +13,13 @@ from typing import Any
 from headstart.data.checks import Finding
 from headstart.errors import WriteError
 from headstart.io.files import read_csv, write_text
-from headstart.io.folders import check_manifest, check_outside_run
+from headstart.io.folders import check_manifest
 from headstart.io.progress import log
 from headstart.model.backbones import builtin
 from headstart.pipeline.comparison import Comparison, ComparisonRow
 from headstart.pipeline.label_errors import LabelError
 from headstart.reports.demo_page import DemoPageData, DemoTrial, demo_page
+from headstart.runs.outside_runs import check_outside_run
 from headstart.samples.flaws import Flaw, FlawRecall, recalled
 from headstart.samples.sample_folder import first_line
 from headstart.samples.scenes import KINDS

@@ -24,11 +24,12 @@ from headstart.data.infer_labels import open_recognised
 from headstart.data.open_dataset import Dataset, open_dataset, require_trainable
 from headstart.errors import BadArchive, MissingData, MissingRun, RecipeError, WriteError
 from headstart.io.files import write_json
-from headstart.io.folders import check_free, check_out_file, check_replaceable
+from headstart.io.folders import check_free, check_replaceable
 from headstart.io.progress import log
 from headstart.io.text_table import few, plain
 from headstart.kaggle_api.client import Slug, download, forget
 from headstart.pipeline.scan import scan
+from headstart.runs.outside_runs import check_out_file
 
 RECORD = ".headstart-kaggle.json"
 _SAMPLE = re.compile(r"sample[-_ ]?submissions?.*\.csv|submissions?[-_ ]?(?:sample|format|example).*\.csv")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.errors import PackagingError
-from headstart.io.folders import check_out_file, check_outside_run, check_replaceable
+from headstart.io.folders import check_replaceable
 from headstart.io.result_repr import Result
 from headstart.io.text_table import plain
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
@@ -31,6 +31,7 @@ from headstart.model.backbones.write_bundle import (
     weights_table,
     write_bundle,
 )
+from headstart.runs.outside_runs import check_out_file, check_outside_run
 
 
 @dataclass(frozen=True, repr=False)

@@ -18,13 +18,14 @@ from headstart.data.not_copies import read_not_copies
 from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import DataError, WriteError
 from headstart.io.files import write_csv
-from headstart.io.folders import check_keeps, check_out_file
+from headstart.io.folders import check_keeps
 from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, few, plain
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.pipeline.copies_sheet import check_sheet_places, sheet_places, write_sheet
 from headstart.pipeline.label_errors import LabelError, backbones_for_labels, label_errors, see
 from headstart.pipeline.scan import note_groups, scan
+from headstart.runs.outside_runs import check_out_file
 
 SHOWN = 10
 """Maximum number of suspected labels in `table`."""

@@ -10,7 +10,7 @@ from headstart.data.data_source import DataSource, as_source
 from headstart.data.open_dataset import open_dataset
 from headstart.errors import WriteError
 from headstart.io.files import as_write_error, csv_bytes, safetensors_bytes, write_together
-from headstart.io.folders import check_keeps, check_out_file
+from headstart.io.folders import check_keeps
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from
@@ -18,6 +18,7 @@ from headstart.model.backbones.weights_source import WeightsSource, as_weights_s
 from headstart.model.inference.engines import choose_runtime
 from headstart.model.inference.features import FeatureExtractor, Features, embed_images, fingerprint, fitted_spec
 from headstart.pipeline.scan import scan
+from headstart.runs.outside_runs import check_out_file
 
 HEADER = ("path", "label", "sha256")
 """Columns of the table that accompanies the features."""

@@ -14,13 +14,14 @@ from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import BadLabels, near_names
 from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.io.files import sha256_file
-from headstart.io.folders import check_outside_data, check_outside_run, check_replaceable, folder_aside
+from headstart.io.folders import check_outside_data, check_replaceable, folder_aside
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.io.text_table import few, plain
 from headstart.model.inference.predictions import Predictions
 from headstart.model.inference.predictor import Predictor
 from headstart.pipeline.run_report import evaluation_report, write_report
+from headstart.runs.outside_runs import check_outside_run
 from headstart.runs.run_folder import METRICS, RunFolder, write_evaluation
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from headstart.data.data_source import as_source
 from headstart.errors import MissingData, RecipeError
-from headstart.io.folders import check_outside_data, check_outside_run, check_replaceable
+from headstart.io.folders import check_outside_data, check_replaceable
 from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, plain
 from headstart.pipeline.explanations import Explanation, explain_images
 from headstart.pipeline.images_at import images_at
+from headstart.runs.outside_runs import check_outside_run
 from headstart.runs.run_folder import RunFolder
 
 MOST_SHOWN = 10

@@ -13,7 +13,7 @@ import numpy as np
 
 from headstart.errors import MissingData, RecipeError, WriteError
 from headstart.evaluation.conformal import prediction_sets
-from headstart.io.folders import check_keeps, check_out_file
+from headstart.io.folders import check_keeps
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, plain
@@ -31,6 +31,7 @@ from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictions import Predictions, write_predictions
 from headstart.model.inference.predictor import Predictor
 from headstart.pipeline.images_at import images_at
+from headstart.runs.outside_runs import check_out_file
 from headstart.runs.run_folder import RunFolder
 
 MOST_SHOWN = 20

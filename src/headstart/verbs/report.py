@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.io.files import write_bytes
-from headstart.io.folders import add_to_folder, check_out_file, temporary_folder
+from headstart.io.folders import add_to_folder, temporary_folder
 from headstart.io.result_repr import Result
 from headstart.pipeline.run_report import run_report, write_page
 from headstart.reports.run_page import report_page
+from headstart.runs.outside_runs import check_out_file
 from headstart.runs.run_folder import REPORT, REPORT_FILES, RunFolder
 
 if TYPE_CHECKING:

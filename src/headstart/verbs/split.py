@@ -12,10 +12,11 @@ from headstart.data.data_source import DataSource, as_source
 from headstart.data.not_copies import read_not_copies
 from headstart.data.open_dataset import open_dataset, require_trainable
 from headstart.data.splits import make_split, require_sets, split_hash, write_split
-from headstart.io.folders import check_keeps, check_out_file
+from headstart.io.folders import check_keeps
 from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, few, plain
 from headstart.pipeline.scan import prepare_groups, scan
+from headstart.runs.outside_runs import check_out_file
 
 
 @dataclass(frozen=True, repr=False)

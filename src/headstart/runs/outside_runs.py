@@ -1,0 +1,36 @@
+"""Checks of output places that a user names: none may be inside a run folder, whose manifest is complete.
+
+They run before the work. They cost a look at each parent folder and write nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from headstart.errors import WriteError
+from headstart.io.files import check_file_place
+from headstart.io.folders import MANIFEST, check_keeps, check_outside_data
+from headstart.runs.run_folder import CLASSIFIER
+
+
+def check_outside_run(path: Path) -> None:
+    """Raise `WriteError` if `path` is a run folder or inside one: an extra file would invalidate its manifest."""
+    place = Path(os.path.abspath(path))
+    for folder in (place, *place.parents):
+        if os.path.isfile(folder / MANIFEST) and os.path.isfile(folder / CLASSIFIER):
+            raise WriteError(
+                f"{path}: is in the run folder {folder}, which must not change.", hint="Choose another --out."
+            )
+
+
+def check_out_file(path: Path, *inputs: Path, option: str = "--out") -> None:
+    """As `check_file_place`, for a file that the user names with `option`.
+
+    It may not be in a run folder, whose manifest is complete; nor be one of the `inputs`, nor be inside one of them.
+    """
+    check_file_place(path)
+    check_outside_run(path)
+    check_keeps(path, inputs, option=option)
+    for source in inputs:
+        check_outside_data(path, source, option=option)
