@@ -245,6 +245,23 @@ def test_an_unknown_name(mine: Path) -> None:
     assert refused("").startswith("recipe '' is not known: expected ")
 
 
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("max_lr", "lr"),
+        ("learning_rate", "lr"),
+        ("clip", "clip_grad"),
+        ("wise", "wise_ft"),
+        ("hidden", "hidden_layer_sizes"),
+        ("validation_split", "val_size"),
+        ("ema", "model_ema_decay"),
+    ],
+)
+def test_an_earlier_or_another_librarys_name_leads_to_ours(name: str, ours: str, mine: Path) -> None:
+    mine.write_text(f"{name} = 0.5\n")
+    assert refused("mine.toml") == f"mine.toml: {name!r} is not an option of a recipe.\n  Did you mean {ours!r}?"
+
+
 def test_a_file_with_problems_names_them_all(mine: Path) -> None:
     mine.write_text(
         "epoch = 3\nbatch_size = '32'\nunfreeze = 3\noptimizer = 'adamm'\nn_views = [1, 2]\nresults = 3\n"
