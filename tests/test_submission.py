@@ -393,7 +393,7 @@ def test_names_that_are_not_unicode_keep_their_bytes(tmp_path: Path) -> None:
         ("id,label\n,0\n", "has an empty id in its id column 'id'."),
         (
             "id,label\n1," + "x" * 140_000 + "\n",
-            "cannot be read as a table: field larger than field limit (131072).",
+            "is not a valid CSV table: field larger than field limit (131072).",
         ),
     ],
 )
@@ -464,7 +464,7 @@ def test_predict_fills_a_sample(run: Path, place: Path, caplog: pytest.LogCaptur
             assert [float(cell) for cell in cells] == pytest.approx(expected, abs=3 * clip)
     assert rows[3][1:] == rows[4][1:]  # no image, and an unreadable one: the classes' frequencies
     assert "1 ids have no image" in caplog.text
-    assert "1 ids have an image that cannot be read" in caplog.text
+    assert "1 ids have an unreadable image" in caplog.text
     assert "images have no id" in caplog.text
     document = made.to_json()["submission"]
     assert (document["rows"], document["format"], document["missing"], document["unreadable"]) == (
