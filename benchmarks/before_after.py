@@ -37,6 +37,8 @@ from safetensors.numpy import load_file
 
 # {after: before} of options, values, columns, keys and files, with _ for -
 RENAMED = {"lr": "max_lr", "clip_grad": "clip", "lr_scheduler": "schedule", "wise_ft": "wise", "val_size": "val"}
+RENAMED |= {"n_views": "views", "model_ema_decay": "ema", "grad_accum_steps": "accumulate", "warmup_ratio": "warmup"}
+RENAMED |= {"conformal_alpha": "alpha", "conformal_threshold": "threshold", "normalize": "pixels", "n_images": "images"}
 RENAMED |= {"write_corrections": "fixes", "corrections.csv": "fixes.csv", "head_sgd": "frozen", "p_value": "p"}
 # What goes by a clock; words, and the length of a file with words in it
 NOT_COMPARED = {"seconds", "train_seconds", "images_per_second", "peak_memory_mb", "latency_ms", "on_front"}
@@ -53,7 +55,7 @@ BACKBONE, OTHER = "mobilenetv2_100.tf_in1k", "mobilenetv1_100.tf_qat_in1k"
 USUAL, ONE, TWO = "--budget=2h --seed=0", f"--backbone={BACKBONE}", f"--backbones={BACKBONE},{OTHER}"
 TRAIN = f"--out=run --no-report --offline {USUAL}"
 TUNED = f"--epochs=2 --max-lr=0.0005 --unfreeze=3 --views=2 --layer-decay=0.8 --wise=auto --backbone={OTHER}"
-TRIAL = f"approach = 'finetune'\nbackbone = '{BACKBONE}'\nepochs = 1\nunfreeze = '1'\nviews = 1\n"
+TRIAL = f"approach = 'finetune'\nbackbone = '{BACKBONE}'\nepochs = 1\nunfreeze = '1'\n"
 RECIPES = dict.fromkeys(("scratch-cnn", "scratch-cnn-fixed", "augmented-cnn", "augmented-cnn-fixed"), "")
 RECIPES |= {"transfer": ONE, "resnet34-onecycle": f"{ONE} --batch-size=16", "default": "--unfreeze=2"}
 RECIPES |= dict.fromkeys(("kaggle-mobilenetv2", "mobilenetv2-dense32"), f"{ONE} --views=1 --loss=LOSS")

@@ -303,7 +303,7 @@ def test_options_that_cannot_be_parsed(here: Path, capsys: pytest.CaptureFixture
         ),
         (
             "train photos --out photos/run",
-            "WriteError: photos/run: lies inside the data (photos), where the next training would take it for images.\n"
+            "WriteError: photos/run: is inside the data (photos), where the next training would take it for images.\n"
             "  Choose an --out outside of it, such as {here}/run.\n",
         ),
         (

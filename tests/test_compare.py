@@ -275,7 +275,7 @@ def test_places_that_cannot_take_a_comparison(tmp_path: Path, photos: Path) -> N
         headstart.compare(photos, out=tmp_path / "mine")
     with pytest.raises(WriteError, match=r"is in the way: a folder is to be written there"):
         headstart.compare(photos, out=tmp_path / "mine" / "thesis.txt")
-    with pytest.raises(WriteError, match=r"lies inside the data"):
+    with pytest.raises(WriteError, match=r"is inside the data"):
         headstart.compare(photos, out=photos / "comparison")
 
 

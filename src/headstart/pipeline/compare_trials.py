@@ -138,7 +138,7 @@ def _check_place(out: Path, data: Path) -> None:
     check_outside_run(out)
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise WriteError(
-            f"{out}: lies inside the data ({data}), where the next training would take it for images.",
+            f"{out}: is inside the data ({data}), where the next training would take it for images.",
             hint=f"Choose an --out outside of it, such as {data.resolve().parent / 'comparison'}.",
         )
     if out.exists() and not out.is_dir():

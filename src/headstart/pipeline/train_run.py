@@ -171,7 +171,7 @@ def _check_outside(out: Path, data: Path) -> None:
     """Raise `WriteError` if the run would lie among the images, and be taken for a class the next time."""
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise WriteError(
-            f"{out}: lies inside the data ({data}), where the next training would take it for images.",
+            f"{out}: is inside the data ({data}), where the next training would take it for images.",
             hint=f"Choose an --out outside of it, such as {data.resolve().parent / 'run'}.",
         )
 
