@@ -363,7 +363,9 @@ def test_what_a_run_cannot_judge_or_predict(run: Path, capsys: pytest.CaptureFix
         "  Leave its images out, or train on them too.\n"
     )
     assert refused("evaluate run others/zebra", capsys) == (
-        "BadLabels: others/zebra: has no readable labelled images.\n  `headstart check others/zebra` says more.\n"
+        "BadLabels: others/zebra: has no readable labelled images.
+  For details: `headstart check others/zebra`.
+"
     )
     assert refused("predict run photos/clas0", capsys) == (
         "MissingData: photos/clas0: there is no such image or folder.\n  Did you mean 'class0' or 'class1'?\n"

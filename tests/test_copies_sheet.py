@@ -229,7 +229,7 @@ def test_the_page_has_each_pair_and_makes_no_request(tmp_path: Path) -> None:
     )
     reader = Reader(page)
     text = " ".join(reader.text.split())
-    assert "2 pairs taken for copies · 1 doubted" in text
+    assert "2 pairs of copies · 1 doubted" in text
     assert "cat cat/1.jpg cat cat/3.jpg same file" in text
     assert "cat cat/1.jpg no image dog test dog/2.jpg different labels differs by" in text
     assert text.index("same file") < text.index("differs by") < text.index("treated as different images")
