@@ -95,7 +95,12 @@ def three() -> ComparePageData:
 def test_everything_is_on_it_in_order(three: ComparePageData) -> None:
     page = compare_page(three)
     text = Page(page).text
-    order = ["Take good: it is best.", "2 of 6 paired tests end in a tie", "Not finished", "failed : BadWeights: damaged"]
+    order = [
+        "Take good: it is best.",
+        "2 of 6 paired tests end in a tie",
+        "Not finished",
+        "failed : BadWeights: damaged",
+    ]
     order += ["Trade-offs", "Paired differences", "In accuracy.", "In log-loss.", "good is better", "tie"]
     order += ["Learning curves", "Still learning: validation loss fell from 0.3 to 0.225 in the last epoch", "one note"]
     order += ["headstart compare pets --out comparison"]

@@ -323,7 +323,7 @@ def test_what_somebody_filled_in_is_not_replaced(photos: Path, tmp_path: Path) -
 
     write_copies(table, [replace(NEAR, refused=True)])
     assert said() == (
-        f"{table}: holds pairs that somebody marked as no copies, and would be replaced.\n"
+        f"{table}: has been edited, and would be replaced.\n"
         f"  Apply them with --not-copies {table}, and choose another --out, such as checks-2.csv."
     )
     assert (
@@ -332,12 +332,12 @@ def test_what_somebody_filled_in_is_not_replaced(photos: Path, tmp_path: Path) -
     )
     table.write_text("mine\n")
     assert said().startswith(
-        f"{table}: exists, and is not a table that this command wrote, so it is left alone.\n  Choose another --out.\n"
+        f"{table}: exists and was not written by this command, so it is left alone.\n  Choose another --out.\n"
     )
     table.unlink()
     page.write_text("<p>mine</p>")
     assert said() == (
-        f"{page}: exists, and is not a page that this command wrote, so it is left alone.\n  Choose another --out."
+        f"{page}: exists and was not written by this command, so it is left alone.\n  Choose another --out."
     )
 
 

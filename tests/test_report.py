@@ -249,7 +249,7 @@ def test_images_of_one_class_only() -> None:
     text = Reader(
         report_page(ReportData("one", predictions, compute_metrics(logits_NK, np.zeros(3, int), classes)))
     ).text
-    assert "to take cat for dog (once)." in text and "\u2013" in text
+    assert "to predict dog for cat (once)." in text and "\u2013" in text
 
 
 def test_what_is_missing_is_said_in_a_sentence() -> None:
@@ -313,7 +313,7 @@ def test_fine_tuning_that_is_not_taken_is_shown_all_the_same(
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     headstart.report(tmp_path / "run")
     for text in (page, (tmp_path / "run" / "report.html").read_text(encoding="utf-8")):
-        assert "Fine-tuning was tried, and is no part of this classifier. Validation log-loss: frozen " in text
+        assert "Fine-tuning was tried, but is not part of this classifier. Validation log-loss: frozen " in text
         assert "Nothing was trained by gradient descent" not in text
     assert (tmp_path / "run" / "plots" / "curves.svg").is_file() and (tmp_path / "run" / "epochs.csv").is_file()
     assert headstart.reproduce(tmp_path / "run", weights=tiny_weights).same
@@ -355,9 +355,7 @@ def test_report_without_the_images_says_so(trained: tuple[Path, Path], tmp_path:
     (tmp_path / "run" / "headstart.json").write_text(json.dumps(described, indent=2) + "\n")
     write_manifest(tmp_path / "run")
     said = report(tmp_path / "run", out=tmp_path / "page.html")
-    sentence = (
-        f"The images are not at {tmp_path / 'gone'} any more, so none are shown: --data DATA says where they are."
-    )
+    sentence = f"The images are no longer at {tmp_path / 'gone'}, so none are shown: give their place with --data DATA."
     assert sentence in said.notes
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert sentence in html.unescape(page) and "copy.jpg" in page

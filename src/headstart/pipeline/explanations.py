@@ -127,13 +127,17 @@ def _known(run: RunFolder, data: Path | None) -> _TrainingImages:
             raise
         moved = f"The training images are no longer at {plain(str(source.place))}"
         note = f"{moved}: give their place with --data DATA to see the nearest."
-        return _TrainingImages(labels, [], [], [], note)
+        return _TrainingImages(labels=labels, paths=[], files=[], sha256s=[], note=note)
     present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
     there = [row for row in training if row.path in present]
     gone = len(training) - len(there)
     note = f"{gone:,} of {len(training):,} training images are no longer in {plain(str(source.place))}." if gone else ""
     return _TrainingImages(
-        labels, [r.path for r in there], [present[r.path] for r in there], [r.sha256 for r in there], note
+        labels=labels,
+        paths=[r.path for r in there],
+        files=[present[r.path] for r in there],
+        sha256s=[r.sha256 for r in there],
+        note=note,
     )
 
 

@@ -98,7 +98,13 @@ def _fit_one(
 ) -> tuple[FittedHead, list[HistoryRow]]:
     train, val, n_classes = dataset.sets.train, dataset.sets.val, len(dataset.classes)
     scales = tuple(1 / max(float(np.sqrt(x[train].var(axis=0).mean())), 1e-12) for x in features)
-    blank = FittedHead(tuple(extractors), tuple(x.shape[1] for x in features), scales, _no_head(), np.inf)
+    blank = FittedHead(
+        extractors=tuple(extractors),
+        dims=tuple(x.shape[1] for x in features),
+        scales=scales,
+        head=_no_head(),
+        log_loss=np.inf,
+    )
     joined_ND = blank.join(features)
     kinds = _kinds(recipe, len(train) * n_classes)
     weight = None if recipe.class_weight == "none" else recipe.class_weight

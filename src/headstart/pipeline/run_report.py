@@ -223,12 +223,12 @@ def _known_of_run(run: RunFolder, source: DataSource, *, given: bool) -> _Report
     listed = [rows[opened.paths[kept[j][0]]] for j in good]
     number = {c: k for k, c in enumerate(classifier.classes)}
     dataset = Dataset(
-        opened.root,
-        tuple(row.path for row in listed),
-        np.array([number.get(row.label, -1) for row in listed], np.int64),
-        classifier.classes,
-        np.array([row.split for row in listed], "<U5"),
-        np.array([row.group for row in listed], np.int64),
+        root=opened.root,
+        paths=tuple(row.path for row in listed),
+        labels=np.array([number.get(row.label, -1) for row in listed], np.int64),
+        classes=classifier.classes,
+        split=np.array([row.split for row in listed], "<U5"),
+        groups=np.array([row.group for row in listed], np.int64),
     )
     taken = tuple(x[good] for x in features)
     return _ReportImages(dataset, tuple(kept[j][1] for j in good), tuple(files[j] for j in good), taken)
@@ -341,7 +341,13 @@ def _suspects(known: _ReportImages, classifier: Classifier) -> tuple[tuple[Suspe
     chances_NK = out_of_fold([frozen[0][labelled]], labels_N, dataset.groups[labelled], len(dataset.classes))
     found = label_issues(chances_NK, labels_N)
     return tuple(
-        Suspect(dataset.paths[i], dataset.label_name(i), dataset.classes[k], float(quality), str(dataset.split[i]))
+        Suspect(
+            path=dataset.paths[i],
+            label=dataset.label_name(i),
+            suggested=dataset.classes[k],
+            label_quality=float(quality),
+            side=str(dataset.split[i]),
+        )
         for i, k, quality in zip(labelled[found.order], found.suggested, found.label_quality, strict=True)
     ), ""
 

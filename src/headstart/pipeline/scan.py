@@ -87,7 +87,9 @@ def scan(
         log.warning("%s of %s files cannot be used, and are left out.", f"{bad:,}", f"{len(every_image):,}")
     images = every_image.take(keep)
     dataset = with_identical_files(everything.take(keep), images)
-    scanned = ScannedDataset(everything, every_image, dataset, images, not_copies)
+    scanned = ScannedDataset(
+        everything=everything, every_image=every_image, dataset=dataset, images=images, not_copies=not_copies
+    )
     not_copies.check_files(dataset.paths, images.sha256s)
     return scanned
 

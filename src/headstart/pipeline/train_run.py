@@ -107,7 +107,9 @@ def train_run(asked: TrainRequest) -> TrainResult:
         given, seed=recipe.seed, val_size=recipe.val_size, test_size=recipe.test_size, near=scanned.copies.groups_N
     )
     require_sets(dataset, ("train", "val", "test"))
-    task = FitTask(dataset, scanned.images, recipe, resolved.runtime, clock, unfinished)
+    task = FitTask(
+        dataset=dataset, images=scanned.images, recipe=recipe, runtime=resolved.runtime, clock=clock, resume=unfinished
+    )
     result = fit_classifier(task, resolved)
     classifier = result.classifier
     classes = dataset.classes
@@ -142,7 +144,15 @@ def train_run(asked: TrainRequest) -> TrainResult:
     unfinished.path.unlink(missing_ok=True)
     if earlier:
         log.info("The earlier run is kept as %s.previous, replacing any before it.", out)
-    return TrainResult(str(out), classifier, provenance, test, val, found, clock.laps)
+    return TrainResult(
+        out=str(out),
+        classifier=classifier,
+        provenance=provenance,
+        test=test,
+        val=val,
+        findings=found,
+        seconds=clock.laps,
+    )
 
 
 def _unfinished(
@@ -179,7 +189,14 @@ def _check_outside(out: Path, data: Path) -> None:
 
 def _predict(classifier: Classifier, features: Sequence[np.ndarray], dataset: Dataset) -> Predictions:
     logits_NK = classifier.logits(features)
-    return Predictions(dataset.paths, dataset.classes, logits_NK, dataset.labels, {}, classifier.id)
+    return Predictions(
+        paths=dataset.paths,
+        classes=dataset.classes,
+        logits=logits_NK,
+        labels=dataset.labels,
+        errors={},
+        model=classifier.id,
+    )
 
 
 def _reported(predictions: Predictions, dataset: Dataset, scanned: ScannedDataset) -> Predictions:

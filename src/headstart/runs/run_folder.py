@@ -106,7 +106,9 @@ class RunFolder:
     def __init__(self, path: Path, *, besides: Collection[str] = ()) -> None:
         self.path = Path(path)
         if not self.path.is_dir():
-            raise MissingRun(f"{self.path}: there is no such run folder.", hint="`headstart train DATA --out RUN` writes one.")
+            raise MissingRun(
+                f"{self.path}: there is no such run folder.", hint="`headstart train DATA --out RUN` writes one."
+            )
         if not (self.file(MANIFEST).is_file() or self.file(CLASSIFIER).is_file()):
             raise self._not_a_run()
         self.files: Mapping[str, str] = check_manifest(self.path, besides=besides)

@@ -43,7 +43,13 @@ def fit_network(
     from headstart.training.finetune import TrainingData, finetune
 
     sets, begun = task.dataset.sets, task.clock.now()
-    data = TrainingData(task.images, task.dataset.labels, sets.train, sets.val, len(task.dataset.classes))
+    data = TrainingData(
+        images=task.images,
+        labels_N=task.dataset.labels,
+        train=sets.train,
+        val=sets.val,
+        n_classes=len(task.dataset.classes),
+    )
     left = SHARE_OF_BUDGET * task.seconds_left
     result = finetune(
         extractor, data, task.recipe, task.runtime, mode=mode, start=start, seconds=left, resume=task.resume
