@@ -459,7 +459,7 @@ def test_the_embedded_backbone_is_listed_with_its_accuracies(tmp_path: Path) -> 
     assert set(rows[1].measured) == {"intel-scenes", "cats-dogs"}
     assert min(estimate["low"] for estimate in rows[1].measured.values()) > 0.8
     last = BackboneList(rows).table().splitlines()[-1]
-    assert re.search(r"A linear head on it has accuracy 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] on 1,078 photographs", last)
+    assert re.search(r"Accuracy of a linear head on it: 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] on 1,078 photographs", last)
 
 
 def test_the_embedded_backbone_is_small_and_computes(tmp_path: Path) -> None:

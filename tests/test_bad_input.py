@@ -303,7 +303,7 @@ def test_options_that_cannot_be_parsed(here: Path, capsys: pytest.CaptureFixture
         ),
         (
             "train photos --out photos/run",
-            "WriteError: photos/run: is inside the data (photos), where the next training would take it for images.\n"
+            "WriteError: photos/run: is inside the data (photos), where the next training would read it as images.\n"
             "  Choose an --out outside of it, such as {here}/run.\n",
         ),
         (
@@ -363,7 +363,7 @@ def test_what_a_run_cannot_judge_or_predict(run: Path, capsys: pytest.CaptureFix
         "  Leave its images out, or train on them too.\n"
     )
     assert refused("evaluate run others/zebra", capsys) == (
-        "BadLabels: others/zebra: has no readable labelled images.\n  `headstart check others/zebra` says more.\n"
+        "BadLabels: others/zebra: has no readable labelled images.\n  For details: `headstart check others/zebra`.\n"
     )
     assert refused("predict run photos/clas0", capsys) == (
         "MissingData: photos/clas0: there is no such image or folder.\n  Did you mean 'class0' or 'class1'?\n"

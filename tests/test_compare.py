@@ -98,12 +98,12 @@ def test_one_killed_and_one_broken_trial_do_not_lose_the_rest(made: Made) -> Non
     rows = by_name(made.first)
     assert next(iter(rows)) == "linear-test_efficientnet.b"  # failed ones come last
     killed, broken, good = (rows[n] for n in ("linear-test_resnet.a", "bad", "linear-test_efficientnet.b"))
-    assert killed.error.startswith("killed by SIGKILL (if nobody did that, memory ran out)")
+    assert killed.error.startswith("killed by SIGKILL (probably out of memory)")
     assert broken.error.startswith(f"BadWeights: {made.options['weights'] / 'broken.x.'}")
     assert (good.error, good.pareto_optimal) == ("", True)
     assert made.first.rows[0] is good
     assert made.first.pairs == []
-    assert made.first.advice == "Take linear-test_efficientnet.b: it is the only one that was finished."
+    assert made.first.advice == "Take linear-test_efficientnet.b: it is the only one that finished."
     assert "not done: linear-test_resnet.a: killed by SIGKILL" in made.first.table()
 
 
@@ -194,7 +194,7 @@ def test_json_frame_and_table_say_the_same(made: Made, monkeypatch: pytest.Monke
     assert max(map(len, table)) < 240
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(
-        MissingExtra, match=r"^pandas is not installed, and a DataFrame was asked for\.\n  pip install pandas$"
+        MissingExtra, match=r"^pandas is not installed, but is needed for a DataFrame\.\n  pip install pandas$"
     ):
         made.second.frame()
 
@@ -263,8 +263,8 @@ def test_a_budget_that_is_too_small_says_what_fits(tmp_path: Path, photos: Path,
     with pytest.raises(RecipeError) as raised:
         headstart.compare(photos, out=tmp_path / "out", recipes="linear", budget="1s", weights=tiny_weights)
     assert str(raised.value) == (
-        "budget '1s' is too small: even the quickest trial takes about 4 s here.\n"
-        "  --budget 10s is likely to do. What was embedded so far is kept for the next time."
+        "budget '1s' is too small: even the fastest trial takes about 4 s here.\n"
+        "  --budget 10s is probably enough. Features computed so far are cached."
     )
 
 
@@ -273,7 +273,7 @@ def test_places_that_cannot_take_a_comparison(tmp_path: Path, photos: Path) -> N
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     with pytest.raises(WriteError, match=r"holds files that headstart did not write"):
         headstart.compare(photos, out=tmp_path / "mine")
-    with pytest.raises(WriteError, match=r"is in the way: a folder is to be written there"):
+    with pytest.raises(WriteError, match=r"is in the way: a folder would be written there"):
         headstart.compare(photos, out=tmp_path / "mine" / "thesis.txt")
     with pytest.raises(WriteError, match=r"is inside the data"):
         headstart.compare(photos, out=photos / "comparison")
@@ -359,7 +359,7 @@ def test_what_the_budget_does_not_reach_is_a_row_with_a_reason(tmp_path: Path, p
     clock = Budget("1s", clock=iter([0.0, 10.0]).__next__)
     place = TrialContext(DataSource(photos), tmp_path, WeightsSource(offline=True), "", "")
     found = run_trials([TrialConfig("x", "linear", Recipe())], place, clock, some=False)
-    assert found == {"x": TrialResult(error="not started: the budget was spent", interrupted=True)}
+    assert found == {"x": TrialResult(error="not started: the budget is spent", interrupted=True)}
 
 
 def test_a_budget_that_is_not_firm_leaves_nothing_out(
@@ -441,8 +441,8 @@ def test_advice() -> None:
     few, fewer = [True] * 10, [i < 7 for i in range(10)]
     assert advised(("slow", few, 30.0), ("quick", fewer, 10.0)).startswith("Take slow: ")
     failed = replace(row("x", predictions(["a"], [True]), 1.0), metrics=None, error="RecipeError: no")
-    assert advice([failed], []) == ("", "The trial was not finished: see the error.")
-    assert advice([failed, failed], []) == ("", "None of 2 trials was finished: see the errors.")
+    assert advice([failed], []) == ("", "The trial did not finish: see the error.")
+    assert advice([failed, failed], []) == ("", "None of 2 trials finished: see the errors.")
 
 
 def test_a_recipes_own_network_takes_the_weights_that_are_given() -> None:

@@ -95,7 +95,12 @@ def three() -> ComparePageData:
 def test_everything_is_on_it_in_order(three: ComparePageData) -> None:
     page = compare_page(three)
     text = Page(page).text
-    order = ["Take good: it is best.", "Of 6 paired tests, 2 end in a tie", "Not done", "failed : BadWeights: damaged"]
+    order = [
+        "Take good: it is best.",
+        "2 of 6 paired tests end in a tie",
+        "Not finished",
+        "failed : BadWeights: damaged",
+    ]
     order += ["Trade-offs", "Paired differences", "In accuracy.", "In log-loss.", "good is better", "tie"]
     order += ["Learning curves", "Still learning: validation loss fell from 0.3 to 0.225 in the last epoch", "one note"]
     order += ["headstart compare pets --out comparison"]
@@ -196,8 +201,8 @@ def test_it_makes_no_request(three: ComparePageData) -> None:
 def test_it_stands_with_little(classes: int) -> None:
     failed = TrialSummary("x", "x", "x", {}, math.nan, math.nan, 0, math.nan, False, "stopped after 0 s")
     text = Page(compare_page(compared([failed] * classes))).text
-    assert "No trial was finished." in text
-    assert "There is no pair: fewer than two trials were finished." in text
+    assert "No trial finished." in text
+    assert "There are no pairs: fewer than two trials finished." in text
     one = Page(compare_page(compared([contender("only", GOOD)]))).text
-    assert "Fewer than two trials were finished, so there is nothing to weigh." in one
-    assert "No trial was trained by gradient descent: layers in closed form have no curve." in one
+    assert "Fewer than two trials finished, so there are no trade-offs to show." in one
+    assert "No trial was trained by gradient descent; closed-form layers have no learning curve." in one

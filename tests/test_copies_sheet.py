@@ -229,7 +229,7 @@ def test_the_page_has_each_pair_and_makes_no_request(tmp_path: Path) -> None:
     )
     reader = Reader(page)
     text = " ".join(reader.text.split())
-    assert "2 pairs taken for copies · 1 doubted" in text
+    assert "2 pairs of copies · 1 doubted" in text
     assert "cat cat/1.jpg cat cat/3.jpg same file" in text
     assert "cat cat/1.jpg no image dog test dog/2.jpg different labels differs by" in text
     assert text.index("same file") < text.index("differs by") < text.index("treated as different images")
@@ -323,7 +323,7 @@ def test_what_somebody_filled_in_is_not_replaced(photos: Path, tmp_path: Path) -
 
     write_copies(table, [replace(NEAR, refused=True)])
     assert said() == (
-        f"{table}: holds pairs that somebody marked as no copies, and would be replaced.\n"
+        f"{table}: has been edited, and would be replaced.\n"
         f"  Apply them with --not-copies {table}, and choose another --out, such as checks-2.csv."
     )
     assert (
@@ -332,12 +332,12 @@ def test_what_somebody_filled_in_is_not_replaced(photos: Path, tmp_path: Path) -
     )
     table.write_text("mine\n")
     assert said().startswith(
-        f"{table}: exists, and is not a table that this command wrote, so it is left alone.\n  Choose another --out.\n"
+        f"{table}: exists and was not written by this command, so it is left alone.\n  Choose another --out.\n"
     )
     table.unlink()
     page.write_text("<p>mine</p>")
     assert said() == (
-        f"{page}: exists, and is not a page that this command wrote, so it is left alone.\n  Choose another --out."
+        f"{page}: exists and was not written by this command, so it is left alone.\n  Choose another --out."
     )
 
 

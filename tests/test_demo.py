@@ -77,7 +77,7 @@ def test_it_compares_three_ways(ran: Ran) -> None:
     assert [row["error"] for row in rows.values()] == ["", "", ""]
     assert rows["transfer"]["backbones"] == "mobilenetv2_050.headstart"
     assert rows["transfer"]["accuracy"] > max(rows["scratch"]["accuracy"], rows["augmented"]["accuracy"])
-    assert "The embedded backbone was trained on other renderings" in ran.document["caution"]
+    assert "The training data of the embedded backbone included other renderings" in ran.document["caution"]
 
 
 def test_a_training_without_time_is_one_epoch(ran: Ran) -> None:
@@ -116,12 +116,12 @@ def test_nothing_of_anybody_is_written_over(ran: Ran, tmp_path: Path, capsys: py
     before = (ran.out / "scenes" / "README.txt").read_bytes()
     assert command_line(["demo", "--out", str(ran.out), "--n", "120", "--seed", "1", "--offline"]) == 1
     assert capsys.readouterr().err == (
-        f"WriteError: {ran.out}: holds something else than this demo (--n 120 --seed 1).\n"
+        f"WriteError: {ran.out}: holds something other than this demo (--n 120 --seed 1).\n"
         "  Choose another folder with --out, or remove this one.\n"
     )
     assert (ran.out / "scenes" / "README.txt").read_bytes() == before
     (tmp_path / "report.html").write_text("mine")
-    with pytest.raises(WriteError, match=r"holds something else than this demo"):
+    with pytest.raises(WriteError, match=r"holds something other than this demo"):
         headstart.demo(out=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
@@ -162,7 +162,7 @@ def test_the_same_command_takes_up_what_is_there(
 
 
 def test_a_comma_in_the_name() -> None:
-    with pytest.raises(WriteError, match=r"^a,b: has a comma in its name, at which --recipes is split\."):
+    with pytest.raises(WriteError, match=r"^a,b: has a comma in its name, which would split --recipes\."):
         headstart.demo(out=Path("a,b"))
 
 

@@ -114,7 +114,9 @@ def test_training_images_that_moved(photos: Path, tiny_weights: Path, tmp_path: 
     data.rename(tmp_path / "elsewhere")
     (image,), notes = _made(tmp_path, one)
     assert image.nearest == ()
-    assert notes == (f"The training images are not at {data} any more: --data DATA says where, to see the nearest.",)
+    assert notes == (
+        f"The training images are no longer at {data}: give their place with --data DATA to see the nearest.",
+    )
     (image,), notes = _made(tmp_path, one, data=tmp_path / "elsewhere")
     assert (len(image.nearest), notes) == (3, ())
     gone = [row["path"] for row in read_csv(tmp_path / "run" / "split.csv") if row["split"] == "train"][:2]
@@ -122,7 +124,7 @@ def test_training_images_that_moved(photos: Path, tiny_weights: Path, tmp_path: 
         (tmp_path / "elsewhere" / path).unlink()
     _, notes = _made(tmp_path, one, data=tmp_path / "elsewhere")
     total = sum(row["split"] in ("train", "val") for row in read_csv(tmp_path / "run" / "split.csv"))
-    assert notes == (f"2 of {total} training images are not in {tmp_path / 'elsewhere'} any more.",)
+    assert notes == (f"2 of {total} training images are no longer in {tmp_path / 'elsewhere'}.",)
     with pytest.raises(MissingData, match="there is no such folder or table"):
         _made(tmp_path, one, data=tmp_path / "nowhere")
 

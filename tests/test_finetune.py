@@ -256,7 +256,7 @@ def test_binary_has_one_unit(tiny_weights: Path, cache: Path, tmp_path: Path) ->
     photos = write_photos(tmp_path / "three")
     with pytest.raises(RecipeError) as refused:
         headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
-    assert str(refused.value) == f"loss 'binary' is for two classes, and {photos} has 3.\n  Use --loss cross_entropy."
+    assert str(refused.value) == f"loss 'binary' requires two classes, but {photos} has 3.\n  Use --loss cross_entropy."
 
 
 def test_several_backbones_cannot_be_trained_by_gradient(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_a_folder_in_the_way(server: KaggleServer) -> None:
         headstart.kaggle(REDUX, out=Path("data"))
     assert str(caught.value) == (
         "data: already exists; a new folder would be written there.\n  Choose another name.\n"
-        f"  If that is {REDUX} already, train on it as it is: headstart train data --out RUN"
+        f"  If it already holds {REDUX}, train on it directly: headstart train data --out RUN"
     )
     assert server.seen == []
     headstart.kaggle(DATASET, out=Path("pets"))
@@ -225,7 +225,7 @@ def test_a_folder_in_the_way(server: KaggleServer) -> None:
     with pytest.raises(WriteError) as caught:
         headstart.kaggle(DATASET, out=Path("pets"))
     assert str(caught.value) == (
-        "pets/.headstart-kaggle.json: does not say what pets holds.\n  Remove pets, or choose another --out."
+        "pets/.headstart-kaggle.json: is not a valid record of what pets holds.\n  Remove pets, or choose another --out."
     )
 
 
@@ -450,7 +450,7 @@ def test_what_cannot_come_to_a_submission_is_said_first(server: KaggleServer) ->
     with pytest.raises(MissingRun) as caught:
         headstart.kaggle(REDUX, submit_file=Path("submission.csv"))
     assert str(caught.value) == (
-        f"{REDUX}-run: there is no run to predict with.\n"
+        f"{REDUX}-run: no such run folder to predict with.\n"
         f"  Add --train, or name a run folder: --run RUN --submit-file FILE."
     )
     Path("folder").mkdir()

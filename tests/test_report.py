@@ -226,7 +226,7 @@ def test_names_that_are_not_unicode_can_be_written() -> None:
 def test_a_run_with_hardly_a_mistake(wrong: int) -> None:
     found = made(wrong=wrong)
     text = Reader(report_page(found)).text
-    assert ("There are none." in text) == (wrong == 0)
+    assert ("No mistakes." in text) == (wrong == 0)
     assert len(confusions(found)) == wrong
     if not wrong:
         assert verdict(found)[1] == (
@@ -238,7 +238,7 @@ def test_two_hundred_classes_have_a_list_instead_of_cells() -> None:
     found = made(classes=tuple(f"class {k}" for k in range(200)), n=600, wrong=30)
     page = report_page(found)
     buttons = [a for a in Reader(page).all("button") if "cell" in str(a.get("class"))]
-    assert len(buttons) == 30 and "200 classes are too many for a table of cells" in page
+    assert len(buttons) == 30 and "200 classes are too many for a clickable table" in page
     assert len(page) < 1_500_000
 
 
@@ -249,7 +249,7 @@ def test_images_of_one_class_only() -> None:
     text = Reader(
         report_page(ReportData("one", predictions, compute_metrics(logits_NK, np.zeros(3, int), classes)))
     ).text
-    assert "to take cat for dog (once)." in text and "\u2013" in text
+    assert "to predict dog for cat (once)." in text and "\u2013" in text
 
 
 def test_what_is_missing_is_said_in_a_sentence() -> None:
@@ -313,7 +313,7 @@ def test_fine_tuning_that_is_not_taken_is_shown_all_the_same(
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     headstart.report(tmp_path / "run")
     for text in (page, (tmp_path / "run" / "report.html").read_text(encoding="utf-8")):
-        assert "Fine-tuning was tried, and is no part of this classifier. Validation log-loss: frozen " in text
+        assert "Fine-tuning was tried, but is not part of this classifier. Validation log-loss: frozen " in text
         assert "Nothing was trained by gradient descent" not in text
     assert (tmp_path / "run" / "plots" / "curves.svg").is_file() and (tmp_path / "run" / "epochs.csv").is_file()
     assert headstart.reproduce(tmp_path / "run", weights=tiny_weights).same
@@ -355,9 +355,7 @@ def test_report_without_the_images_says_so(trained: tuple[Path, Path], tmp_path:
     (tmp_path / "run" / "headstart.json").write_text(json.dumps(described, indent=2) + "\n")
     write_manifest(tmp_path / "run")
     said = report(tmp_path / "run", out=tmp_path / "page.html")
-    sentence = (
-        f"The images are not at {tmp_path / 'gone'} any more, so none are shown: --data DATA says where they are."
-    )
+    sentence = f"The images are no longer at {tmp_path / 'gone'}, so none are shown: give their place with --data DATA."
     assert sentence in said.notes
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert sentence in html.unescape(page) and "copy.jpg" in page

@@ -114,7 +114,7 @@ def test_a_cell_shows_its_images(opened: Opened, full: ReportData) -> None:
     cell = page.get_by_role("button", name="3 of cats predicted <b>dogs</b>")
     cell.click()
     assert cell.get_attribute("aria-expanded") == "true"
-    assert panel.locator("h3").inner_text() == "3 images of cats, taken for <b>dogs</b>"
+    assert panel.locator("h3").inner_text() == "3 images of cats, predicted as <b>dogs</b>"
     rows = [i for i in full.mistakes if full.predictions.predicted[i] == 1]
     assert panel.locator("img").count() == len(rows) == 3
     assert [t.strip() for t in panel.locator("li .path").all_inner_texts()] == [

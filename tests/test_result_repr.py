@@ -103,7 +103,7 @@ comparison = Comparison(
     rows=[row, replace(row, metrics=None, error=LONG)] * 40,
     pairs=[],
     taken=LONG,
-    advice=f"Take {LONG}: it is the only one that was finished.",
+    advice=f"Take {LONG}: it is the only one that finished.",
     notes=[LONG],
     images=N,
     split_hash="0" * 64,

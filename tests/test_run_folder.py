@@ -248,7 +248,7 @@ def test_the_manifest_comes_before_the_format(copy: Path) -> None:
 @pytest.mark.parametrize("value", [None, "2", 2.0, True, [2]])
 def test_a_format_that_is_none_is_damage(copy: Path, value: object) -> None:
     edited(copy, lambda known: known.update(format=value))
-    with pytest.raises(DamagedRun, match="is not as headstart writes it"):
+    with pytest.raises(DamagedRun, match="is not a valid file of format"):
         RunFolder(copy)
 
 
@@ -277,7 +277,7 @@ def test_every_missing_key_is_damage(copy: Path) -> None:
             del at[key]
             (copy / CLASSIFIER).write_bytes(json_bytes(changed))
             write_manifest(copy)
-            with pytest.raises(DamagedRun, match=rf"headstart\.json: is not as headstart writes it .*{key}"):
+            with pytest.raises(DamagedRun, match=rf"headstart\.json: is not a valid file of format .*{key}"):
                 _ = RunFolder(copy).classifier, RunFolder(copy).provenance
 
 

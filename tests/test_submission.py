@@ -519,8 +519,12 @@ def test_images_may_be_in_an_archive(run: Path, place: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"clip": "0.5"}, RecipeError, "clip: '0.5' is no least probability; expected auto, none, or a number from 0"),
-        ({"clip": "much"}, RecipeError, "clip: 'much' is no least probability"),
+        (
+            {"clip": "0.5"},
+            RecipeError,
+            "clip: '0.5' is not a valid lower bound; expected auto, none, or a number from 0",
+        ),
+        ({"clip": "much"}, RecipeError, "clip: 'much' is not a valid lower bound"),
         ({"out": None}, RecipeError, "sample_submission: no output file for the filled"),
         ({"sample_submission": None, "clip": "none"}, RecipeError, "clip: applies to submissions only"),
         (

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from headstart.model.inference.features import Features
     from headstart.model.inference.heat_maps import heat_maps
     from headstart.model.inference.predictions import Predictions
+    from headstart.model.inference.predictor import Predictor
     from headstart.pipeline.comparison import Comparison
     from headstart.runs.run_folder import load_classifier
     from headstart.training.recipe import Recipe
@@ -66,6 +67,7 @@ _HOME = {
     "ImageClassifier": "headstart.estimator",
     "Metrics": "headstart.evaluation.metrics",
     "Predictions": "headstart.model.inference.predictions",
+    "Predictor": "headstart.model.inference.predictor",
     "Preprocess": "headstart.images.preprocess",
     "Recipe": "headstart.training.recipe",
     "SubmissionOptions": "headstart.kaggle_api.submission",
@@ -107,6 +109,7 @@ __all__ = [
     "ImageClassifier",
     "Metrics",
     "Predictions",
+    "Predictor",
     "Preprocess",
     "Recipe",
     "SubmissionOptions",

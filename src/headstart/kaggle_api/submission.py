@@ -444,6 +444,6 @@ def clip_of(clip: str, classifier: Classifier) -> float:
         bound = -1.0
     if not 0 <= bound < most:
         raise RecipeError(
-            f"clip: {clip!r} is no least probability; expected auto, none, or a number from 0 to below {most:.4g}."
+            f"clip: {clip!r} is not a valid lower bound; expected auto, none, or a number from 0 to below {most:.4g}."
         )
     return bound

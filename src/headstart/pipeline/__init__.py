@@ -1,1 +1,1 @@
-"""The stages of the verbs: scan, choose backbones, fit, compare. Each takes and gives values; verbs print them."""
+"""The stages of the verbs: scan, choose backbones, fit, compare. They take and return values; verbs print them."""

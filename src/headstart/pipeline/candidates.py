@@ -1,8 +1,8 @@
-"""`Candidate`: a classifier that might become the result, before it is calibrated; and which of two to take.
+"""`Candidate`: a classifier that may become the result, before calibration; and the choice between two.
 
-An approach gives one. `auto` has two, a linear layer on frozen backbones and a fine-tuned network, and takes the
-fine-tuned one (or a weighted sum of both) only where validation shows clearly that it pays. Costs nothing: a few losses
-on the validation set. Not to be used to judge: the labels of the test set are not looked at.
+An approach returns one. `auto` has two, a linear layer on frozen backbones and a fine-tuned network, and selects the
+fine-tuned one (or a weighted sum of both) only if validation shows a clear gain. Costs only a few losses on the
+validation set. Not for evaluation: the labels of the test set are not used.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from headstart.training.finetune import FinetuneResult
 
 CLEARLY = 2.0
-"""Standard errors by which validation has to prefer a fine-tuned classifier."""
+"""Number of standard errors by which a fine-tuned classifier must be better on validation."""
 
 MIXTURES = (0.25, 0.5, 0.75)
-"""Weights of the fine-tuned classifier beside the frozen one."""
+"""Weights of the fine-tuned classifier in a blend with the frozen one."""
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """`members` as they would be saved, `features` float32 (N, D) of all images for each of them, and logits on the
-    validation set by what was fitted on the training set only, all before calibration.
+    """`members` as they would be saved, `features` float32 (N, D) of all images for each, and logits on the validation
+    set from layers fitted on the training set only, all before calibration.
 
-    `head` is the closed-form head that takes part, `finetuned` what gradient descent gave; None if it takes no part.
+    `head` is the closed-form head, `finetuned` the result of gradient descent; None if not part of it.
     """
 
     members: tuple[EnsembleMember, ...]
@@ -44,12 +44,12 @@ class Candidate:
     finetuned: FinetuneResult | None = None
 
     def times(self, factor: float) -> Candidate:
-        """The same with logits multiplied by a factor."""
+        """Return the same candidate with its logits multiplied by a factor."""
         members = tuple(EnsembleMember(m.extractor, m.layer.times(factor)) for m in self.members)
         return replace(self, members=members, val_logits_NK=self.val_logits_NK * factor)
 
     def plus(self, other: Candidate) -> Candidate:
-        """The ensemble of both, whose logits are the sum."""
+        """Return the ensemble of both, whose logits are the sum."""
         return Candidate(
             members=(*self.members, *other.members),
             features=(*self.features, *other.features),
@@ -59,22 +59,23 @@ class Candidate:
         )
 
     def tempered(self, labels_N: np.ndarray) -> Candidate:
-        """The same at its best temperature on the validation set, whose labels are given."""
+        """Return the same candidate at its best temperature, given the labels of the validation set."""
         return self.times(1 / fit_temperature(self.val_logits_NK, labels_N))
 
 
 def preferred(
     frozen: Candidate, finetuned: Candidate, labels_N: np.ndarray, initial_NK: np.ndarray | None = None
 ) -> tuple[Candidate, str]:
-    """The candidate to take, and one sentence that says why.
+    """Return the candidate to use, and one sentence that gives the reason.
 
-    The frozen backbones, unless validation shows clearly that it pays to take the fine-tuned one or a weighted sum of
-    both; then that of them with the lowest log-loss.
+    That is the one on frozen backbones, unless the fine-tuned one or a weighted sum of both is clearly better on
+    validation; then the one of these with the lowest log-loss.
 
     Clearly: lower by `FUSING_GAIN`, and by `CLEARLY` standard errors of the paired difference. Less is not enough,
     because the epoch and the coefficient of WiSE-FT were chosen on the same images (cats-dogs, 140 of them: a gain of
-    0.024 within its noise became a loss of 0.021 on the test set). It must also be clear against the layer that
-    fine-tuning started from, `initial_NK` (logits on val): one backbone in place of two is no gain of fine-tuning.
+    0.024 within its noise became a loss of 0.021 on the test set). The gain must also be clear over the layer that
+    fine-tuning started from, `initial_NK` (logits on val): using one backbone instead of two is not a gain of
+    fine-tuning.
     """
     frozen, finetuned = frozen.tempered(labels_N), finetuned.tempered(labels_N)
     others = {"fine-tuned": finetuned}
@@ -94,7 +95,7 @@ def preferred(
 
 
 def _gain(before_N: np.ndarray, after_N: np.ndarray) -> tuple[str, bool]:
-    """By how much log-losses of the same images are lower, and whether that is clear."""
+    """Return the reduction in log-loss on the same images as text, and whether it is clear."""
     gain_N = before_N - after_N
     noise = float(gain_N.std()) / math.sqrt(len(gain_N))
     clear = bool(gain_N.mean() > max(FUSING_GAIN * before_N.mean(), CLEARLY * noise))

@@ -1,19 +1,18 @@
-"""Which backbones to use: halving on growing subsets, scored by exact leave-one-out log-loss.
+"""Choice of backbones: successive halving on growing subsets, scored by exact leave-one-out log-loss.
 
-All candidates embed a small stratified subset (those with one input geometry share its decoding); the better half
-goes on to more images, until three are left. The best of them stays, with the one that adds most to it when both
-are fused: two good backbones that err alike are worth little more than one. Discriminant analysis on their features is
-scored by its exact leave-one-out log-loss, which needs no held-out images and is steadier than accuracy on few of
-them. Scores that try to predict transfer without fitting (LogME and its kin) are not used: k-NN beat 23 of them in
-42,000 runs (arXiv 2503.18528).
+All candidates embed a small stratified subset (those with the same input geometry share its decoding); the better half
+proceeds to more images, until three are left. The best of them is kept, with the one that adds most to it when both are
+fused: two good backbones with the same errors are worth little more than one. Discriminant analysis on their features
+is scored by its exact leave-one-out log-loss, which needs no held-out images and is less noisy than accuracy on a few.
+Scores that try to predict transfer without fitting (LogME and its kin) are not used: k-NN beat 23 of them in 42,000
+runs (arXiv 2503.18528).
 
-Cost: each stage embeds as many new images as the others, all candidates counted, and together they embed `SHARE` of
-what all candidates would on all images, or less on large sets (`MOST`); only below some 500 images it is more
-(`LEAST`). What was embedded stays in the cache, so survivors do not pay twice. `benchmarks/choose.py` measures what is
-lost and what it costs.
+Cost: over all candidates, each stage embeds the same number of new images; together they embed `SHARE` of images x
+candidates, less on large sets (`MOST`), and more only below about 500 images (`LEAST`). Features are cached, so
+survivors do not pay twice. `benchmarks/choose.py` measures loss and cost.
 
-When not to use it: when candidates are so close that the choice among them makes no difference on the images at hand,
-any of them will do; what separates them may then show with more images only (learning curves cross).
+When not to use it: if candidates are so close that the choice makes no difference on these images, any will do;
+differences may then show only with more images (learning curves cross).
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ from headstart.model.inference.runtime import Runtime
 from headstart.training.history import HistoryRow
 
 SHARE = 0.22
-"""Of the images x candidates, the fraction that a search embeds. The aim was a quarter of the compute; candidates that
-stay may cost more than those that go."""
+"""Fraction of images x candidates that a search embeds. The aim was a quarter of the compute; survivors may cost more
+than the others."""
 
 LEAST, LEAST_PER_CLASS = 100, 8
 MOST, MOST_PER_CLASS = 2000, 25
-"""Images that a candidate embeds on average: bounds that matter for small sets and for large ones."""
+"""Bounds on the average number of images that a candidate embeds, for small and for large sets."""
 
 PART_OF_TIME = 0.25
-"""Of the seconds that are left, the fraction after which a search makes do with the images it has."""
+"""Fraction of the remaining seconds after which a search stops adding images."""
 
 SURVIVORS = 2
 LAST = 3
@@ -50,7 +49,7 @@ SHRINKAGES = (0.1, 0.3, 0.6)
 
 @dataclass(frozen=True)
 class Choice:
-    """Candidates that are left, best first, and what led there."""
+    """The selected candidates, best first, and all trials of the search."""
 
     extractors: tuple[FeatureExtractor, ...]
     trials: tuple[HistoryRow, ...]
@@ -67,10 +66,10 @@ def choose_backbones(
     total: int,
     seed: int = 0,
 ) -> Choice:
-    """Rank candidate extractors on subsets of the labelled images (never the test ones); at most two are left.
+    """Rank candidate extractors on subsets of the labelled images (never the test ones); keep at most two.
 
-    `labels_N` int64 (N,), all known. `seconds` is what is left of the budget; `total` images will have to be embedded
-    in the end. Only one extractor is left if two would not fit into the time. Raises `BackboneError`, `WriteError`.
+    `labels_N` int64 (N,), all known. `seconds` is what remains of the budget; `total` images must be embedded in the
+    end. Keeps only one extractor if two would not fit into the time. Raises `BackboneError`, `WriteError`.
     """
     started = time.monotonic()
     order = stratified_order(labels_N, seed)
@@ -82,7 +81,7 @@ def choose_backbones(
         n += new
         subset = beginning(order, labels_N, n)
         features, errors = embed_images(images.take(subset), left, runtime)
-        pace = (time.monotonic() - begun) / new / len(left)  # of the last stage: the first compiles networks
+        pace = (time.monotonic() - begun) / new / len(left)  # from the last stage: the first one compiles networks
         good = np.array([j for j in range(len(subset)) if j not in errors])
         late = time.monotonic() - started > PART_OF_TIME * seconds
         last = len(left) <= LAST or n == len(order) or late
@@ -91,13 +90,13 @@ def choose_backbones(
         left = ranked[: SURVIVORS if last else _half(len(left))]
     remaining = seconds - (time.monotonic() - started)
     if len(left) > 1 and pace * total * len(left) > remaining:
-        log.info("The budget does not allow a second backbone; going on with %s.", left[0].backbone.name)
+        log.info("The budget does not allow a second backbone; using %s.", left[0].backbone.name)
         left = left[:1]
     return Choice(tuple(left), tuple(trials))
 
 
 def _images_each(images: int, n_classes: int) -> int:
-    """How many images a candidate embeds on average, over the whole search.
+    """Return the average number of images that a candidate embeds in the whole search.
 
     >>> [_images_each(n, 10) for n in (60, 300, 5_000, 100_000)]
     [60, 100, 1100, 2000]
@@ -111,7 +110,7 @@ def _half(candidates: int) -> int:
 
 
 def _stages(candidates: int) -> int:
-    """How many times candidates are ranked: the last time is among `LAST` or fewer.
+    """Return the number of rankings: the last one is among at most `LAST` candidates.
 
     >>> [_stages(n) for n in (2, 3, 5, 8, 16)]
     [1, 1, 2, 3, 4]
@@ -127,7 +126,8 @@ def _rank(
     *,
     pairs: bool,
 ) -> tuple[list[FeatureExtractor], list[HistoryRow]]:
-    """Views by score, best first; with `pairs` the second is that of the next two that adds most to the best, fused."""
+    """Rank extractors by score, best first; with `pairs`, the second is the one of the next two that adds most to the
+    best when fused."""
     unit = [unit_variance(x) for x in features]
     rows: list[HistoryRow] = []
 
@@ -161,12 +161,12 @@ def _rank(
 
 
 def unit_variance(values_ND: np.ndarray) -> np.ndarray:
-    """The same features at a mean variance of 1, so that none outweighs the others when they are joined."""
+    """Scale features to a mean variance of 1, so that none dominates when they are joined."""
     return values_ND / max(float(np.sqrt(values_ND.var(axis=0).mean())), 1e-12)
 
 
 def leave_one_out_score(values_ND: np.ndarray, labels_N: np.ndarray, n_classes: int) -> tuple[float, float]:
-    """(log_loss, accuracy) of shrunk discriminant analysis, each image judged by a fit without it; the best shrinkage's."""
+    """Return leave-one-out (log_loss, accuracy) of shrunk discriminant analysis, at the best shrinkage."""
     _, logits_SNK = leave_one_out("lda", values_ND, labels_N, n_classes, strengths=SHRINKAGES)
     smoothing = 1 / (len(labels_N) + 2)  # as if one more image had failed
     losses = [tempered_log_loss(x, labels_N, smoothing=smoothing)[0] for x in logits_SNK]
@@ -175,7 +175,7 @@ def leave_one_out_score(values_ND: np.ndarray, labels_N: np.ndarray, n_classes: 
 
 
 def stratified_order(labels_N: np.ndarray, seed: int) -> np.ndarray:
-    """A seeded order of all indices in which every beginning holds the classes in proportion.
+    """Return a seeded order of all indices in which every prefix has the classes in proportion.
 
     >>> stratified_order(np.array([0, 0, 0, 0, 1, 1]), seed=0)[:3].tolist()
     [1, 5, 2]
@@ -189,7 +189,7 @@ def stratified_order(labels_N: np.ndarray, seed: int) -> np.ndarray:
 
 
 def beginning(order: np.ndarray, labels_N: np.ndarray, n: int) -> np.ndarray:
-    """The first `n` of an order of all indices, and the first two of each class, so that none is missing.
+    """Return the first `n` of an order of all indices, plus the first two of each class, so that none is missing.
 
     >>> beginning(np.array([3, 0, 4, 1, 2]), np.array([0, 1, 1, 0, 0]), 2).tolist()
     [3, 0, 1, 2]
@@ -201,10 +201,10 @@ def beginning(order: np.ndarray, labels_N: np.ndarray, n: int) -> np.ndarray:
 
 
 def fitting_size(native: int, shorter_sides: np.ndarray) -> int:
-    """The input side in pixels: the backbone's own, or a smaller multiple of 32 if the images are small.
+    """Return the input side in pixels: the backbone's own, or a smaller multiple of 32 if the images are small.
 
-    Images are enlarged by at most about 1.5 on the median: further enlarging costs time and shows nothing new
-    (intel-scenes, 100 px: 128 -> 160 px gained 0.8 points with one backbone; see LOG.md).
+    Images are enlarged by a median factor of at most about 1.5: more costs time and adds no information (intel-scenes,
+    100 px: 128 -> 160 px gained 0.8 points with one backbone; see LOG.md).
 
     >>> fitting_size(224, np.array([375, 400])), fitting_size(224, np.array([100, 100]))
     (224, 160)

@@ -1,8 +1,8 @@
-"""The run of a comparison: several approaches and backbones on one split, each a `train` in a process of its own.
+"""Running a comparison: several approaches and backbones on one split, each a `train` in its own process.
 
-    look -> split once -> trials within the budget -> rows, paired tests on the test set, advice -> tables and a page
+    scan -> split once -> trials within the budget -> rows, paired tests on the test set, advice -> tables and a page
 
-A row is made from a run folder and the record of its trial. What it costs is the budget, and a second or two per trial.
+A row is made from a run folder and the record of its trial. Costs the budget, and a second or two per trial.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from headstart.runs.run_folder import PLOTS, REPORT, SPLIT, RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonRequest:
-    """What is to be compared, and where: the arguments of `compare`, with the data as a source and `out` absolute."""
+    """What to compare, and where: the arguments of `compare`, with the data as a source and `out` absolute."""
 
     source: DataSource
     out: Path
@@ -61,7 +61,7 @@ class ComparisonRequest:
     weights: WeightsSource
 
     def command(self) -> str:
-        """The command that makes the same comparison."""
+        """Return the command for the same comparison."""
         given = {"recipes": self.recipes, "backbones": self.backbones, "budget": self.budget, "seed": self.seed}
         words = ["headstart", "compare", *self.source.words(), "--out", str(self.out)]
         words += [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
@@ -69,7 +69,7 @@ class ComparisonRequest:
 
 
 def compare_trials(asked: ComparisonRequest, clock: Budget | None = None) -> Comparison:
-    """Run every trial that is not finished yet, compare all, and write tables and page. Raises as `compare`."""
+    """Run all unfinished trials, compare all, and write tables and page. Raises what `compare` raises."""
     clock = clock or Budget(asked.budget)
     _check_place(asked.out, asked.source.place)
     opened, refused = _opened(asked)
@@ -88,7 +88,7 @@ def compare_trials(asked: ComparisonRequest, clock: Budget | None = None) -> Com
         check_budget(candidates, scanned, clock, here or [last_resort()])
     outcomes |= run_trials([c for c in candidates if c.name not in outcomes], place, clock, some=bool(outcomes))
     if all(o.error for o in outcomes.values()) and clock.left() <= 0 and clock.firm:
-        raise clock.too_small(f"none of {len(outcomes)} trials was finished within it", 2 * clock.spend)
+        raise clock.too_small(f"none of {len(outcomes)} trials finished within it", 2 * clock.spend)
     images = [Path(dataset.file(i)) for i in dataset.sets.test]
     outcomes = {c.name: with_latency(outcomes[c.name], c, place, images) for c in candidates}
     found = _compared(candidates, outcomes, place, images=len(images), seed=asked.seed, seconds=clock.spent())
@@ -99,7 +99,7 @@ def compare_trials(asked: ComparisonRequest, clock: Budget | None = None) -> Com
 
 
 def _opened(asked: ComparisonRequest) -> tuple[Dataset, NotCopies]:
-    """The data set with its corrections, and the pairs that are no copies."""
+    """Return the corrected dataset, and the pairs that are not copies."""
     opened = open_dataset(asked.source)
     refused = read_not_copies(asked.curation.not_copies).checked(opened)
     opened = read_corrections(asked.curation.corrections).applied_to(opened)
@@ -108,7 +108,7 @@ def _opened(asked: ComparisonRequest) -> tuple[Dataset, NotCopies]:
 
 
 def _split(scanned: ScannedDataset, seed: int) -> Dataset:
-    """The usable images in training, validation and test set; copies that a given split divides are noted."""
+    """Split the usable images into training, validation and test set; report copies that a given split divides."""
     require_trainable(scanned.dataset)
     dataset = make_split(scanned.dataset, seed=seed, near=scanned.copies.groups_N)
     require_sets(dataset, ("train", "val", "test"))
@@ -134,15 +134,15 @@ def _context(
 
 
 def _check_place(out: Path, data: Path) -> None:
-    """Raise `WriteError` if the folder is a file, a run folder or in the data, or holds what no comparison wrote."""
+    """Raise `WriteError` if the folder is a file, a run folder or inside the data, or holds foreign files."""
     check_outside_run(out)
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise WriteError(
-            f"{out}: is inside the data ({data}), where the next training would take it for images.",
+            f"{out}: is inside the data ({data}), where the next training would read it as images.",
             hint=f"Choose an --out outside of it, such as {data.resolve().parent / 'comparison'}.",
         )
     if out.exists() and not out.is_dir():
-        raise WriteError(f"{out}: is in the way: a folder is to be written there.", hint="Choose another --out.")
+        raise WriteError(f"{out}: is in the way: a folder would be written there.", hint="Choose another --out.")
     if out.is_dir() and any(out.iterdir()) and not (out / SPLIT).is_file():
         raise WriteError(
             f"{out}: holds files that headstart did not write, so it is left alone.",
@@ -159,7 +159,7 @@ def _compared(
     seed: int,
     seconds: float,
 ) -> Comparison:
-    """Read all run folders and judge them against one another. Raises `RunError` if one was changed meanwhile."""
+    """Read all run folders and compare them. Raises `RunError` if one was changed meanwhile."""
     rows = _marked([_row(c, outcomes[c.name], place) for c in candidates])
     good = [row.name for row in rows if row.metrics is not None]
     pairs, notes = paired({name: RunFolder(place.run(name)).predictions for name in good}, seed)
@@ -207,9 +207,9 @@ def _row(candidate: TrialConfig, outcome: TrialResult, place: TrialContext) -> C
 
 
 def _marked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """Rows in order, with those on the Pareto front of accuracy, latency and file size marked.
+    """Sort the rows, and mark those on the Pareto front of accuracy, latency and file size.
 
-    Where no latency could be measured at all, the other two decide.
+    If no latency could be measured, the other two decide.
     """
     timed = any(not math.isnan(row.latency_ms) for row in rows)
     accuracies = [math.nan if row.metrics is None else row.metrics["accuracy"].value for row in rows]
@@ -221,7 +221,7 @@ def _marked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
 
 
 def _rank(row: ComparisonRow) -> tuple[float, float, float]:
-    """Higher accuracy first, then lower log-loss, then lower latency."""
+    """Sort key: higher accuracy first, then lower log-loss, then lower latency."""
     if row.metrics is None:
         return 0.0, 0.0, 0.0
     latency = math.inf if math.isnan(row.latency_ms) else row.latency_ms
@@ -252,7 +252,7 @@ def _write_page(found: Comparison, place: TrialContext, command: str) -> None:
 
 
 def _contender(row: ComparisonRow, place: TrialContext) -> TrialSummary:
-    """A row as the page shows it: with the epochs of its training, if it was trained by gradient descent."""
+    """Return a row as the page shows it, with its epochs if it was trained by gradient descent."""
     known = TrialSummary(
         name=row.name,
         recipe=row.recipe,

@@ -1,6 +1,6 @@
-"""What `compare` found: rows, pairs, and the advice drawn from them. No trial is run here, and no run folder is read.
+"""Results of `compare`: rows, pairs, and the resulting advice. No trial is run here, and no run folder is read.
 
-Pairs are made from the predictions of all runs, matched by path.
+Pairs come from the predictions of all runs, matched by path.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FIGURES = (
     *("accuracy", "balanced_accuracy", "precision_weighted", "recall_weighted", "f1_weighted"),
     *("cohen_kappa", "matthews_corrcoef", "roc_auc", "log_loss", "ece"),
 )
-"""The eight of the published comparison (which weighs precision, recall and F1 by class frequencies), log-loss and ECE."""
+"""The eight metrics of the published comparison (precision, recall and F1 weighted by frequency), log-loss and ECE."""
 MEASURES = ("train_seconds", "peak_memory_mb", "parameters", "file_bytes", "latency_ms")
 ROW_COLUMNS = (
     *("name", "recipe", "backbones"),
@@ -39,12 +39,12 @@ ROW_COLUMNS = (
 PAIR_COLUMNS = ("a", "b", "metric", "images", "difference", "low", "high", "p_value", "p_holm", "verdict")
 MOST_SHOWN = 15
 AS_QUICK = 1.25
-"""Times an image takes that differ by less are no reason to prefer one: on a machine with other work they vary as much."""
+"""Latencies that differ by a smaller factor are not a reason to prefer one: on a busy machine they vary this much."""
 
 
 @dataclass(frozen=True, eq=False)
 class ComparisonRow:
-    """One trial: its test metrics and what it cost, or the `error` that it ended with. NaN and 0 where not measured."""
+    """One trial: its test metrics and costs, or the `error` that ended it. NaN and 0 if not measured."""
 
     name: str
     recipe: str
@@ -59,11 +59,11 @@ class ComparisonRow:
     error: str
 
     def figure(self, name: str) -> Estimate | None:
-        """One of the metrics, if there is a run."""
+        """Return one of the metrics, if there is a run."""
         return None if self.metrics is None else self.metrics[name]
 
     def values(self) -> dict[str, Any]:
-        """A row of comparison.csv: None where there is no figure."""
+        """Return a row of comparison.csv; None for missing values."""
         figures: dict[str, Any] = {}
         for name in FIGURES:
             known = self.figure(name)
@@ -76,10 +76,10 @@ class ComparisonRow:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison(Result):
-    """What `compare` found: a row a trial, best accuracy first, failed ones last; every pair of them; what to take.
+    """Result of `compare`: one row per trial, best accuracy first, failed ones last; all pairs; and the advice.
 
-    `taken` is the name of that trial ('' if none was finished), `advice` says why in a sentence.
-    `notes` says which images were left out of a pair, and why trials were not made.
+    `taken` names the recommended trial ('' if none finished), `advice` gives the reason in a sentence. `notes` says
+    which images were left out of a pair.
     """
 
     out: str
@@ -93,15 +93,15 @@ class Comparison(Result):
     seconds: float
 
     def summary(self) -> str:
-        """Which trial to take, and why."""
+        """Return the recommended trial and the reason."""
         return self.advice
 
     def facts(self) -> list[tuple[str, str]]:
-        """The test accuracy of each trial, or why there is none."""
+        """Return the test accuracy of each trial, or why there is none."""
         return [(row.name, row.error or f"accuracy {row.figure('accuracy')}") for row in self.rows]
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `compare --json`."""
+        """Return the document of `compare --json`."""
         return {
             "out": self.out,
             "taken": self.taken,
@@ -115,15 +115,16 @@ class Comparison(Result):
         }
 
     def row_cells(self) -> list[list[Any]]:
-        """Rows of comparison.csv, in the order of `ROW_COLUMNS`; empty where there is no figure."""
+        """Return the rows of comparison.csv, in the order of `ROW_COLUMNS`; empty cells for missing values."""
         return [["" if row.values()[c] is None else row.values()[c] for c in ROW_COLUMNS] for row in self.rows]
 
     def pair_cells(self) -> list[list[Any]]:
-        """Rows of pairs.csv, in the order of `PAIR_COLUMNS`."""
+        """Return the rows of pairs.csv, in the order of `PAIR_COLUMNS`."""
         return [["" if cell is None else cell for cell in _pair_values(pair).values()] for pair in self.pairs]
 
     def table(self) -> str:
-        """Plain text for a terminal: the trials (* on the Pareto front), the pairs that are no tie, the advice."""
+        """Format as plain text for a terminal: the trials (* on the Pareto front), the pairs that are not ties, the
+        advice."""
         header = [
             "",
             "accuracy",
@@ -137,12 +138,12 @@ class Comparison(Result):
             "ms per image",
         ]
         good = [row for row in self.rows if row.metrics is not None]
-        failed = [f"not done: {plain(row.name)}: {plain(row.error)}"[:200] for row in self.rows if row.error]
-        told = [pair for pair in self.pairs if pair.winner]
-        shown = [_sentence(pair) for pair in told][:MOST_SHOWN]
-        ties = [f"{len(self.pairs) - len(told)} of {len(self.pairs)} paired tests: a tie."] if self.pairs else []
+        failed = [f"not finished: {plain(row.name)}: {plain(row.error)}"[:200] for row in self.rows if row.error]
+        decided = [pair for pair in self.pairs if pair.winner]
+        shown = [_sentence(pair) for pair in decided][:MOST_SHOWN]
+        ties = [f"{len(self.pairs) - len(decided)} of {len(self.pairs)} paired tests: a tie."] if self.pairs else []
         lines = [
-            f"{self.images:,} test images, 95 % intervals; * nothing is better in accuracy, size and time at once",
+            f"{self.images:,} test images, 95 % intervals; * no trial is better in accuracy, size and time at once",
             *columns([header, *map(_cells, good[:MOST_SHOWN])]),
             *([f"and {len(good) - MOST_SHOWN:,} more"] if len(good) > MOST_SHOWN else []),
             *failed[:MOST_SHOWN],
@@ -156,12 +157,12 @@ class Comparison(Result):
         return "\n".join(lines)
 
     def frame(self) -> pandas.DataFrame:
-        """The rows as a pandas DataFrame, indexed by name. Raises `MissingExtra` where pandas is not installed."""
+        """Return the rows as a pandas DataFrame, indexed by name. Raises `MissingExtra` if pandas is not installed."""
         try:
             import pandas
         except ImportError as error:
             raise MissingExtra(
-                "pandas is not installed, and a DataFrame was asked for.", hint="pip install pandas"
+                "pandas is not installed, but is needed for a DataFrame.", hint="pip install pandas"
             ) from error
         return pandas.DataFrame([row.values() for row in self.rows]).set_index("name")
 
@@ -193,7 +194,8 @@ def _pair_values(pair: Difference) -> dict[str, Any]:
 
 
 def paired(predicted: Mapping[str, Predictions], seed: int) -> tuple[list[Difference], list[str]]:
-    """Every pair on the labelled images that both predicted, matched by path; and a note for each run that lacks some."""
+    """Compare every pair on the labelled images that both predicted, matched by path; add a note for runs that lack
+    some."""
     known = {name: _by_path(p) for name, p in predicted.items()}
     paths = sorted(set().union(*known.values()))
     right_NT, loss_NT = np.zeros((len(paths), len(known)), bool), np.full((len(paths), len(known)), math.nan)
@@ -209,7 +211,7 @@ def paired(predicted: Mapping[str, Predictions], seed: int) -> tuple[list[Differ
 
 
 def _by_path(p: Predictions) -> dict[str, tuple[bool, float]]:
-    """{path: (right, log-loss in nats)} of the labelled images."""
+    """Return {path: (right, log-loss in nats)} of the labelled images."""
     labels_N = np.full(len(p), -1) if p.labels is None else p.labels
     known = np.flatnonzero(labels_N >= 0)
     loss_M = log_losses(p.probabilities[known], labels_N[known])
@@ -218,21 +220,21 @@ def _by_path(p: Predictions) -> dict[str, tuple[bool, float]]:
 
 
 def advice(rows: Sequence[ComparisonRow], pairs: Sequence[Difference]) -> tuple[str, str]:
-    """The trial to take ('' for none), and why in one sentence.
+    """Return the recommended trial ('' for none) and the reason in one sentence.
 
-    Of those that nothing beats, the quickest within one standard error of the most accurate; of those that are about as
-    quick (`AS_QUICK`), the one with the lowest log-loss.
+    Among the unbeaten trials: the fastest within one standard error of the most accurate; among those of about the same
+    speed (`AS_QUICK`), the one with the lowest log-loss.
 
-    The rule of one standard error (Breiman et al. 1984, section 3.4.3), here of the paired difference: with few test
-    images nearly all tie, and a tie alone is no reason to give up ten points.
+    This is the one-standard-error rule (Breiman et al. 1984, section 3.4.3), applied to the paired difference: with few
+    test images nearly all trials tie, and a tie alone does not justify giving up ten points.
     """
     good = [row for row in rows if row.metrics is not None]
     if not good:
-        trials = f"None of {len(rows)} trials was" if len(rows) > 1 else "The trial was not"
-        return "", f"{trials} finished: see the error{'s' if len(rows) > 1 else ''}."
+        trials = f"None of {len(rows)} trials finished" if len(rows) > 1 else "The trial did not finish"
+        return "", f"{trials}: see the error{'s' if len(rows) > 1 else ''}."
     best = good[0]
     if len(good) == 1:
-        return best.name, f"Take {best.name}: it is the only one that was finished."
+        return best.name, f"Take {best.name}: it is the only one that finished."
     gap = {frozenset((pair.a, pair.b)): pair for pair in pairs if pair.metric == "accuracy"}
     beaten = {pair.b if pair.winner == pair.a else pair.a for pair in gap.values() if pair.winner}
     close = [best] + [
@@ -255,7 +257,7 @@ def _reason(
     ratio = _quickness(best) / _quickness(taken)
     if ratio > AS_QUICK:
         return f"nothing beats it in accuracy, and it is {ratio:.1f}x faster than {best.name}, with which it ties"
-    return f"it ties with {best.name} in accuracy, is about as quick, and has the lower log-loss"
+    return f"it ties with {best.name} in accuracy, is about as fast, and has the lower log-loss"
 
 
 def _within_one_error(pair: Difference) -> bool:

@@ -1,9 +1,9 @@
 """The two files that `headstart check --out checks.csv` writes beside its table: a page of copies, and a table to edit.
 
-    checks-copies.html    what is taken for copies, pair by pair
-    checks-copies.csv     the same pairs, all of them, with a column `not_copies` for a person to fill in
+    checks-copies.html    pairs that are treated as copies
+    checks-copies.csv     all of these pairs, with a column `not_copies` for a person to fill in
 
-They are there only if there are such pairs. A table in which somebody filled something in is never replaced.
+They exist only if there are such pairs. A table that has been edited is never replaced.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ WRITTEN_BY = b'<meta name="generator" content="headstart">'
 
 
 def sheet_places(out: Path) -> tuple[Path, Path]:
-    """Where the page and the table are written, beside `out`."""
+    """Return the paths of the page and the table, beside `out`."""
     return out.with_name(f"{out.stem}-copies.html"), out.with_name(f"{out.stem}-copies.csv")
 
 
 def check_sheet_places(out: Path, data: Path, inputs: Sequence[Path]) -> None:
-    """Raise `WriteError` if page or table cannot be written, or would replace what is read or what headstart did not write."""
+    """Raise `WriteError` if page or table cannot be written, or would replace an input or a foreign file."""
     page, table = sheet_places(out)
     for place in (page, table):
         check_out_file(place, data)
         check_keeps(place, inputs)
     if page.exists() and WRITTEN_BY not in page.read_bytes()[:2000]:
         raise WriteError(
-            f"{page}: exists, and is not a page that this command wrote, so it is left alone.",
+            f"{page}: exists and was not written by this command, so it is left alone.",
             hint="Choose another --out.",
         )
     if table.exists():
@@ -46,7 +46,7 @@ def check_sheet_places(out: Path, data: Path, inputs: Sequence[Path]) -> None:
 
 
 def write_sheet(out: Path, scanned: ScannedDataset, source: DataSource) -> str:
-    """Write page and table as far as there are pairs, and remove what an earlier check wrote; the page's path, or ''.
+    """Write page and table if there are pairs, else remove those of an earlier check; return the page's path, or ''.
 
     Raises `WriteError`.
     """
@@ -79,22 +79,22 @@ def write_sheet(out: Path, scanned: ScannedDataset, source: DataSource) -> str:
 def _commands(source: DataSource) -> tuple[tuple[str, str], ...]:
     words = shlex.join(source.words())
     return (
-        ("Look again:", f"headstart check {words} --not-copies not-copies.csv"),
+        ("Check again:", f"headstart check {words} --not-copies not-copies.csv"),
         ("Train:", f"headstart train {words} --not-copies not-copies.csv --out run"),
     )
 
 
 def _check_unedited(table: Path) -> None:
-    """Raise `WriteError` if the file holds anything but pairs as `check` writes them, with nothing filled in."""
+    """Raise `WriteError` if the file is anything but an unedited table of pairs from `check`."""
     try:
         edited = bool(read_not_copies(table))
     except DataError as error:
         raise WriteError(
-            f"{table}: exists, and is not a table that this command wrote, so it is left alone.",
+            f"{table}: exists and was not written by this command, so it is left alone.",
             hint=f"Choose another --out.\n{error.message}",
         ) from error
     if edited:
         raise WriteError(
-            f"{table}: holds pairs that somebody marked as no copies, and would be replaced.",
+            f"{table}: has been edited, and would be replaced.",
             hint=f"Apply them with --not-copies {table}, and choose another --out, such as checks-2.csv.",
         )

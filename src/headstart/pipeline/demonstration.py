@@ -1,6 +1,6 @@
-"""What `headstart demo` adds to what a user would type: its recipes, which planted flaws were found, and its page.
+"""What `headstart demo` adds to the other verbs: its recipes, the planted flaws that were found, and its page.
 
-It tells nothing about photographs: see `caution`. Costs what the page's thumbnails cost, half a second.
+Its results say nothing about photographs: see `caution`. Costs half a second, for the page's thumbnails.
 """
 
 from __future__ import annotations
@@ -26,53 +26,53 @@ from headstart.samples.scenes import KINDS
 
 SIZE = 150
 SHEET = 6
-"""Images of each class that the page shows."""
+"""Number of images per class on the page."""
 NOT_DAMAGE = ("label_conflict", "split_leak")
-"""Errors that `check` finds in images that can be read."""
+"""Errors that `check` reports for readable images."""
 
 SMALL: dict[str, Any] = {"approach": "scratch", "backbone": "headstart_cnn", "image_size": 96, "lr": 0.002}
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "scratch": (
-        "A small convolutional network from random weights, on the images as they are.",
+        "A small convolutional network trained from random weights, without augmentation.",
         {**SMALL, "augment": "none"},
     ),
     "augmented": (
-        "The small network from random weights; in each epoch every image is cut, turned and mirrored anew.",
+        "The same network from random weights; every image is randomly cropped, rotated and flipped in each epoch.",
         {**SMALL, "augment": "crop=0.5,flip,rotation=10"},
     ),
     "transfer": (
-        "A network that was trained on other images stays as it is and gets a new last layer, in closed form.",
+        "A network pretrained on other images, frozen, with a new closed-form last layer.",
         {"approach": "linear"},
     ),
 }
-"""The recipes that are compared: what each is, and its options."""
+"""The recipes to compare: a description and the options of each."""
 
-RENDERED = "All of this is about rendered images; how well something works on photographs they do not tell."
+RENDERED = "All results are for rendered images; they do not show how well something works on photographs."
 SEEN = (
-    "The embedded backbone was trained on other renderings of the same program among much else (without their classes), "
-    "which makes these easy for it."
+    "The training data of the embedded backbone included other renderings by the same program (without their classes), "
+    "so these images are easy for it."
 )
 COMMANDS = (
-    ("Look at them; nothing is changed.", "headstart check photos --labels"),
+    ("Check them; nothing is changed.", "headstart check photos --labels"),
     (
-        "Train, calibrate and test a classifier; run/report.html says how good it is.",
+        "Train, calibrate and test a classifier; run/report.html shows how good it is.",
         "headstart train photos --out run",
     ),
-    ("Predict new images with it.", "headstart predict run new.jpg --out predictions.csv"),
+    ("Classify new images with it.", "headstart predict run new.jpg --out predictions.csv"),
     (
-        "With a larger network, where it can be downloaded; `headstart backbones --all` lists them.",
+        "Use a larger network, if it can be downloaded; `headstart backbones --all` lists them.",
         "headstart train photos --out run --backbone resnet50",
     ),
 )
 
 
 def check_demo_place(out: Path, n: int, seed: int) -> None:
-    """Raise `WriteError` if the folder holds anything else than what this demo left there."""
+    """Raise `WriteError` if the folder holds anything other than this demo."""
     check_outside_run(out)
     if "," in str(out):
-        raise WriteError(f"{out}: has a comma in its name, at which --recipes is split.", hint="Choose another --out.")
+        raise WriteError(f"{out}: has a comma in its name, which would split --recipes.", hint="Choose another --out.")
     if not out.exists() or (out.is_dir() and all(name.startswith(".") for name in os.listdir(out))):
-        return  # hidden is what a drawing that was killed leaves
+        return  # an interrupted rendering leaves hidden files
     scenes = out / "scenes"
     try:
         same = (scenes / "README.txt").read_text(encoding="utf-8").startswith(first_line(n, seed, SIZE, flaws=True))
@@ -80,20 +80,20 @@ def check_demo_place(out: Path, n: int, seed: int) -> None:
         same = False
     if not same:
         raise WriteError(
-            f"{out}: holds something else than this demo (--n {n} --seed {seed}).",
+            f"{out}: holds something other than this demo (--n {n} --seed {seed}).",
             hint="Choose another folder with --out, or remove this one.",
         )
     check_manifest(scenes)
-    log.info("The images are there already.")
+    log.info("Using the existing images.")
 
 
 def recipe_files(out: Path) -> list[Path]:
-    """The files of the recipes that are compared, written unless they are there (and perhaps edited)."""
+    """Return the files of the recipes to compare; write those that do not exist (existing ones may be edited)."""
     return [_recipe(out / "recipes", name) for name in WAYS]
 
 
 def _recipe(folder: Path, name: str) -> Path:
-    """Write a recipe file, as users may write their own, unless it is there (and perhaps edited)."""
+    """Write a recipe file like a user's own, unless it exists (and may be edited)."""
     about, options = WAYS[name]
     lines = [f"# {about}", "", *(f"{key} = {value!r}" for key, value in options.items())]
     if not (folder / f"{name}.toml").exists():
@@ -108,7 +108,7 @@ def recalled_flaws(
     groups: Sequence[Sequence[str]],
     label_errors: Sequence[LabelError],
 ) -> list[FlawRecall]:
-    """Which of the flaws that flaws.csv lists a check found."""
+    """Return which of the flaws in flaws.csv a check found."""
     damaged = [f for f in findings if f.severity == "error" and f.check not in NOT_DAMAGE]
     return recalled(
         _planted(scenes),
@@ -124,7 +124,7 @@ def _planted(scenes: Path) -> list[Flaw]:
 
 
 def caution(comparison: Comparison) -> str:
-    """What the figures do not tell."""
+    """Return the limitations of the demo's results."""
     used_embedded = any(builtin.NAME in row.backbones for row in comparison.rows)
     return f"{RENDERED} {SEEN}" if used_embedded else RENDERED
 
@@ -138,7 +138,7 @@ def write_demo_page(
     comparison: Comparison,
     seconds: float,
 ) -> None:
-    """Write report.html into the folder of the demo."""
+    """Write report.html into the demo's folder."""
     scenes = out / "scenes"
     links = [("comparison/report.html", "The comparison: intervals, paired tests, costs, learning curves")]
     if comparison.taken:
@@ -162,7 +162,7 @@ def write_demo_page(
 
 
 def _sheet(scenes: Path, flaws: Sequence[Flaw]) -> dict[str, list[str]]:
-    """The first images of each class that have no flaw."""
+    """Return the first images of each class without a flaw."""
     flawed = {flaw.path for flaw in flaws}
     return {
         kind: [
@@ -175,7 +175,7 @@ def _sheet(scenes: Path, flaws: Sequence[Flaw]) -> dict[str, list[str]]:
 
 
 def _way(row: ComparisonRow) -> DemoTrial:
-    about = f"Not done: {row.error}." if row.error else WAYS[row.name][0]
+    about = f"Not finished: {row.error}." if row.error else WAYS[row.name][0]
     return DemoTrial(
         name=row.name,
         about=about,

@@ -1,4 +1,4 @@
-"""Why a classifier answers as it does: an image's probabilities, its heat map, and the training images most like it."""
+"""Explanations of predictions: an image's probabilities, its heat map, and the most similar training images."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from headstart.reports.report_data import SimilarImage
 from headstart.runs.run_folder import RunFolder
 
 MOST_SHOWN = 10
-VIEWED = (448, 448)  # pixels that decoding keeps for a sheet
+VIEWED = (448, 448)  # minimum size in pixels to decode for a sheet
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """One image: what is predicted, how likely each class is, and what it is like.
+    """One image: its predicted class, the probability of each class, and similar training images.
 
-    `label` is empty unless the image is one that the run knows. `sheet` is the file with heat map and all.
+    `label` is empty unless the image is one of the run's. `sheet` is the file of the drawn explanation.
     """
 
     path: str
@@ -47,7 +47,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Explanations:
-    """What was written: one `Explanation` per image, {name: reason} of those without, and notes on what is missing."""
+    """All results: one `Explanation` per image, {name: reason} of those without one, and notes on what is missing."""
 
     images: tuple[Explanation, ...]
     errors: dict[str, str]
@@ -57,7 +57,8 @@ class Explanations:
 def explain_images(
     run: RunFolder, files: Mapping[str, Path], *, out: Path, data: Path | None, top: int
 ) -> Explanations:
-    """Write a sheet for each image into the folder `out`. `files` are images by name; `data`, where training images are.
+    """Write a sheet per image into the folder `out`. `files` are images by name; `data` is the place of the training
+    images.
 
     Raises `DataError` if `data` is given and is not a dataset, `BackboneError`, `WriteError`.
     """
@@ -81,7 +82,7 @@ class _QueryImage:
 
 @dataclass(frozen=True)
 class _TrainingImages:
-    """What the run knows: labels by SHA-256, and the training images that are at hand."""
+    """The run's labels by SHA-256, and the available training images."""
 
     labels: dict[str, str]
     paths: list[str]
@@ -101,7 +102,7 @@ class _TrainingImages:
 
 @dataclass(frozen=True, eq=False)
 class _PredictedImage:
-    """An image with its probabilities (K,), and the numbers of the nearest training images with their cosines."""
+    """An image with its probabilities (K,), and the indices of the nearest training images with their cosines."""
 
     asked: _QueryImage
     chances_K: np.ndarray
@@ -109,7 +110,7 @@ class _PredictedImage:
 
 
 def _asked(files: Mapping[str, Path]) -> tuple[list[_QueryImage], dict[str, str]]:
-    """The images that can be read, each once, and {name: reason} of the others."""
+    """Return the readable images, each once, and {name: reason} of the others."""
     infos = dict(zip(files, Images.inspect(files.values()).infos, strict=True))
     errors = {name: f.reason for name, f in infos.items() if f.reason}
     return [_QueryImage(name, files[name], f.sha256) for name, f in infos.items() if not f.reason], errors
@@ -124,24 +125,26 @@ def _known(run: RunFolder, data: Path | None) -> _TrainingImages:
     except DataError:
         if data is not None:
             raise
-        moved = f"The training images are not at {plain(str(source.place))} any more"
-        note = f"{moved}: --data DATA says where, to see the nearest."
-        return _TrainingImages(labels, [], [], [], note)
+        moved = f"The training images are no longer at {plain(str(source.place))}"
+        note = f"{moved}: give their place with --data DATA to see the nearest."
+        return _TrainingImages(labels=labels, paths=[], files=[], sha256s=[], note=note)
     present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
     there = [row for row in training if row.path in present]
     gone = len(training) - len(there)
-    note = (
-        f"{gone:,} of {len(training):,} training images are not in {plain(str(source.place))} any more." if gone else ""
-    )
+    note = f"{gone:,} of {len(training):,} training images are no longer in {plain(str(source.place))}." if gone else ""
     return _TrainingImages(
-        labels, [r.path for r in there], [present[r.path] for r in there], [r.sha256 for r in there], note
+        labels=labels,
+        paths=[r.path for r in there],
+        files=[present[r.path] for r in there],
+        sha256s=[r.sha256 for r in there],
+        note=note,
     )
 
 
 def _compared(
     classifier: Classifier, asked: Sequence[_QueryImage], known: _TrainingImages, top: int
 ) -> tuple[list[_PredictedImage], dict[str, str]]:
-    """Probabilities and nearest training images, and {name: reason} of images that could not be read any more."""
+    """Return probabilities and nearest training images, and {name: reason} of images that can no longer be read."""
     n = len(known.paths)
     features, failed = embed_images(
         Images.recorded([*known.files, *(a.file for a in asked)], [*known.sha256s, *(a.sha256 for a in asked)]),
@@ -150,7 +153,7 @@ def _compared(
     )
     changed = [i for i in failed if i < n]
     if changed:
-        log.warning("%s training images are not what they were; left out.", f"{len(changed):,}")
+        log.warning("%s training images have changed, and are left out.", f"{len(changed):,}")
     cosines_MN = mean_cosines([x[n:] for x in features], [x[:n] for x in features])
     cosines_MN[:, changed] = np.nan
     found = []
@@ -166,7 +169,8 @@ def _compared(
 def _write_sheets(
     classifier: Classifier, found: Sequence[_PredictedImage], known: _TrainingImages, out: Path, top: int
 ) -> tuple[list[Explanation], dict[str, str], str]:
-    """A PNG for each image; what was written, {name: reason} of what changed meanwhile, and why there is no heat map."""
+    """Write a PNG per image; return the explanations, {name: reason} of changed images, and why there are no heat
+    maps."""
     done: list[Explanation] = []
     errors: dict[str, str] = {}
     heat, note = _heat(classifier) if found else (None, "")
@@ -187,12 +191,12 @@ def _write_sheets(
 
 
 def _heat(classifier: Classifier) -> tuple[Heat | None, str]:
-    """The networks, if heat maps can be made of them: tried on an empty image."""
+    """Return the networks if they support heat maps, which is tried on an empty image."""
     try:
         heat = Heat(classifier)
         heat.batch([Image.new("RGB", (32, 32))])
     except BackboneError as error:
-        return None, f"Without heat maps: {error.message}"
+        return None, f"No heat maps: {error.message}"
     return heat, ""
 
 
@@ -229,7 +233,7 @@ def _sheet(
         label=known.labels.get(each.asked.sha256, ""),
         seen=(float(left), float(upper), float(right), float(lower)),
         neighbours=[Neighbour(n.label, n.cosine, thumbnail) for n, thumbnail in near],
-        note="the training images are not at hand" if known.note else "none",
+        note="the training images are not available" if known.note else "none",
     )
 
 
@@ -245,7 +249,7 @@ def _explanation(classifier: Classifier, each: _PredictedImage, known: _Training
 
 
 def _file_name(path: str) -> str:
-    """A short name of plain characters for an image's sheet.
+    """Return a short name of plain characters for an image's sheet.
 
     >>> _file_name("a/IMG 12 (copy).jpg")
     'IMG_12_copy'

@@ -1,11 +1,11 @@
-"""The whole of training, without files: from images in sets to a calibrated classifier.
+"""All of training, without files: from images in sets to a calibrated classifier.
 
     resolve_backbones -> choose_extractors -> APPROACHES[...].fit -> calibrate -> FitResult
 
-`train` and `ImageClassifier.fit` both come here. Each stage takes the `FitTask` and what the stage before gave, and
-gives one type. Costs what embedding costs, and somewhat more if several backbones are to choose from; training by
-gradient descent comes on top, where the recipe's approach asks for it, or (auto) where the budget has room for it. Not to
-be used to judge: nothing here looks at the labels of the test set.
+`train` and `ImageClassifier.fit` both use this. Each stage takes the `FitTask` and the previous stage's result, and
+returns one type. Costs as much as embedding, and slightly more if there are several backbones to choose from; gradient
+training adds to that if the recipe's approach includes it, or (auto) if the budget allows. Not for evaluation: nothing
+here uses the labels of the test set.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from headstart.training.finetune import FinetuneResult
 
 SCRATCH = "headstart_cnn"
-"""The network that is trained from scratch if none is named."""
+"""The network to train from scratch if none is named."""
 
 
 @dataclass(frozen=True, eq=False)
 class ResolvedBackbones:
-    """What to embed with, and how to run it: the backbones that the recipe names, or all at hand if there is a `choice`."""
+    """The backbones and how to run them: those that the recipe names, or all available if there is a `choice`."""
 
     backbones: tuple[Backbone, ...]
     runtime: Runtime
@@ -58,9 +58,9 @@ def resolve_backbones(
     weights: WeightsSource = WeightsSource(),
     chosen: Sequence[str] = (),
 ) -> ResolvedBackbones:
-    """Find them, or download them, before any long work. Raises `BackboneError`, `RecipeError`.
+    """Find or download the backbones before any long work. Raises `BackboneError`, `RecipeError`.
 
-    With `chosen` (`FitResult.chosen` of an earlier run) a recipe that leaves the choice open gets these again.
+    With `chosen` (`FitResult.chosen` of an earlier run), a recipe that leaves the choice open gets these again.
     """
     runtime = choose_runtime(recipe.device, recipe.precision)
     approach = APPROACHES[recipe.approach]
@@ -86,12 +86,12 @@ def _named_or_all(recipe: Recipe, weights: WeightsSource) -> Sequence[Backbone]:
 class FitResult:
     """`classifier` is the calibrated result; `dataset` has the split that was used.
 
-    `features` of all images, one float32 (N, D) for each member of the classifier. `val_logits_NK` are those of the
-    validation set by what was fitted on the training set only, divided by the temperature. `head` is the closed-form
-    head that takes part (None if there is none), `finetuned` what gradient descent gave (None if it takes no part).
-    `history` has a row for all that was tried. `recipe` says what was found on the way, and `chosen` names the backbones
-    that were used, best first: a choice that the clock had a part in. `attempt` is what gradient descent gave if it was
-    tried and takes no part, and `why` one sentence on what was compared.
+    `features` of all images, one float32 (N, D) per member of the classifier. `val_logits_NK` are logits on the
+    validation set from layers fitted on the training set only, divided by the temperature. `head` is the closed-form
+    head and `finetuned` the result of gradient descent, each None if not part of the classifier. `history` has a row
+    per trial. `recipe` includes options that were found during training, and `chosen` names the backbones used, best
+    first: a choice that depends on time. `attempt` is the result of gradient descent that was tried but not selected,
+    and `why` one sentence on what was compared.
     """
 
     classifier: Classifier
@@ -114,10 +114,10 @@ class FitResult:
 
 
 def fit_classifier(task: FitTask, resolved: ResolvedBackbones) -> FitResult:
-    """Learn from the usable images of a training and a validation set.
+    """Fit a classifier on the usable images of a training and a validation set.
 
-    Raises `BadSplit` (images that changed), `BackboneError` (weights that do not fit), `RecipeError` (a loss that does not
-    fit the classes), `WriteError`, `TrainingFailed`, `UnfinishedTraining`.
+    Raises `BadSplit` (images that changed), `BackboneError` (weights that do not fit), `RecipeError` (a loss that does
+    not fit the classes), `WriteError`, `TrainingFailed`, `UnfinishedTraining`.
     """
     _check_loss(task.recipe, task.dataset)
     task.clock.lap("look")
@@ -143,7 +143,7 @@ def fit_classifier(task: FitTask, resolved: ResolvedBackbones) -> FitResult:
 def _check_loss(recipe: Recipe, dataset: Dataset) -> None:
     if recipe.loss == "binary" and len(dataset.classes) != 2:
         raise RecipeError(
-            f"loss 'binary' is for two classes, and {dataset.root} has {len(dataset.classes)}.",
+            f"loss 'binary' requires two classes, but {dataset.root} has {len(dataset.classes)}.",
             hint="Use --loss cross_entropy.",
         )
 
@@ -151,7 +151,7 @@ def _check_loss(recipe: Recipe, dataset: Dataset) -> None:
 def choose_extractors(
     task: FitTask, resolved: ResolvedBackbones
 ) -> tuple[tuple[FeatureExtractor, ...], tuple[HistoryRow, ...]]:
-    """The backbones to embed with, best first: those named, or the better ones of all that are here, by small subsets."""
+    """Return the backbones to embed with, best first: those named, or the best available ones on small subsets."""
     dataset, recipe = task.dataset, task.recipe
     mean_side = _mean_side(task) if recipe.image_size == -1 else recipe.image_size
     shorter_sides_N = task.images.sizes_N2.min(axis=1)
@@ -185,13 +185,14 @@ def _extractor(backbone: Backbone, image_size: int, recipe: Recipe) -> FeatureEx
 
 
 def _mean_side(task: FitTask) -> int:
-    """The mean height and width of the training images, in pixels, to the nearest multiple of 32."""
+    """Return the mean of height and width of the training images in pixels, rounded to a multiple of 32."""
     mean = float(np.mean(task.images.sizes_N2[task.dataset.sets.train].mean(axis=1)))
     return int(np.clip(32 * round(mean / 32), 32, 640))
 
 
 def calibrate(candidate: Candidate, task: FitTask) -> tuple[Classifier, np.ndarray]:
-    """The classifier with temperature, conformal threshold and clipping bound from validation, and its logits there."""
+    """Return the classifier with temperature, conformal threshold and clipping bound from validation, and its logits
+    there."""
     labels_N, alpha = task.val_labels_N, task.recipe.conformal_alpha
     temperature = fit_temperature(candidate.val_logits_NK, labels_N)
     final = candidate.times(1 / temperature)

@@ -1,4 +1,4 @@
-"""Frozen features to last layers: the search for the best head, on one backbone and on several fused, and the final fit."""
+"""Last layers on frozen features: the search for the best head, on one backbone or several fused, and the final fit."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from headstart.training.history import HistoryRow
 from headstart.training.recipe import Recipe
 
 FUSING_GAIN = 0.02
-"""Fused backbones cost as much as all of them at prediction: they must lower the log-loss by this fraction."""
+"""Fused backbones cost as much as all of them at prediction, so they must lower the log-loss by this fraction."""
 
 ITERATIVE_CELLS = 300_000
-"""Images x classes up to which logistic regression is tried by itself: 4,879 x 200 took 23 s on 2 cores."""
+"""Images x classes up to which `auto` tries logistic regression: 4,879 x 200 took 23 s on 2 cores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +36,11 @@ class FittedHead:
     log_loss: float
 
     def join(self, features: Sequence[np.ndarray]) -> np.ndarray:
-        """float32 (N, sum of D) from one float32 (N, D) array per extractor."""
+        """Join one float32 (N, D) array per extractor into float32 (N, sum of D)."""
         return np.concatenate([x * np.float32(s) for x, s in zip(features, self.scales, strict=True)], axis=1)
 
     def members(self, temperature: float) -> tuple[EnsembleMember, ...]:
-        """The head cut into one last layer a backbone, all divided by the temperature; the first has the bias."""
+        """Split the head into one last layer per backbone, all divided by the temperature; the first has the bias."""
         cuts = np.split(self.head.weight_DK, np.cumsum(self.dims)[:-1])
         bias_K = self.head.bias_K / temperature
         return tuple(
@@ -60,12 +60,12 @@ def fit_heads(
     *,
     fuse: bool = False,
 ) -> tuple[FittedHead, list[HistoryRow]]:
-    """The better of two heads: the best one on the first extractor alone, and the best one on all extractors fused.
+    """Return the better of two heads: the best on the first extractor alone, and the best on all extractors fused.
 
-    Within one extractor, heads compete by validation log-loss. Between the two, a small validation set is too noisy (of 140
-    images, two or three decide), so the log-loss is taken over train and val together: leave-one-out on the first, held
-    out on the second. `features` holds one float32 (N, D) per extractor. `fuse` takes the fused one without asking.
-    Returns the winner, fitted on the training set only, and a row for everything tried.
+    Within one extractor, heads compete by validation log-loss. Between the two, a small validation set is too noisy
+    (with 140 images, two or three decide), so the log-loss covers train and val together: leave-one-out on the first,
+    held out on the second. `features` holds one float32 (N, D) per extractor. `fuse` selects the fused one without
+    comparing. Returns the winner, fitted on the training set only, and a row per trial.
     """
     sets: list[tuple[int, ...]] = [] if fuse else [(0,)]
     if len(extractors) > 1:
@@ -84,12 +84,12 @@ def fit_heads(
     if best is None:
         raise ValueError("no extractors were given")
     names = " + ".join(v.backbone.name for v in best.extractors)
-    log.info("Head: %s on %s (log-loss on images left out %.4f)", best.head.kind, names, best.log_loss)
+    log.info("Head: %s on %s (held-out log-loss %.4f)", best.head.kind, names, best.log_loss)
     return best, trials
 
 
 def refit_on(fitted: FittedHead, features: Sequence[np.ndarray], labels_N: np.ndarray, n_classes: int) -> FittedHead:
-    """The same head and strength, fitted on more images (train and val together)."""
+    """Refit the head with the same strength on more images (train and val together)."""
     return replace(fitted, head=refit(fitted.head, fitted.join(features), labels_N, n_classes))
 
 
@@ -98,7 +98,13 @@ def _fit_one(
 ) -> tuple[FittedHead, list[HistoryRow]]:
     train, val, n_classes = dataset.sets.train, dataset.sets.val, len(dataset.classes)
     scales = tuple(1 / max(float(np.sqrt(x[train].var(axis=0).mean())), 1e-12) for x in features)
-    blank = FittedHead(tuple(extractors), tuple(x.shape[1] for x in features), scales, _no_head(), np.inf)
+    blank = FittedHead(
+        extractors=tuple(extractors),
+        dims=tuple(x.shape[1] for x in features),
+        scales=scales,
+        head=_no_head(),
+        log_loss=np.inf,
+    )
     joined_ND = blank.join(features)
     kinds = _kinds(recipe, len(train) * n_classes)
     weight = None if recipe.class_weight == "none" else recipe.class_weight
@@ -112,17 +118,17 @@ def _fit_one(
 
 
 def _kinds(recipe: Recipe, cells: int) -> tuple[str, ...]:
-    """The heads to try; with `auto`, the iterative ones only where they take seconds (`cells`: images x classes)."""
+    """Return the heads to try; with `auto`, iterative ones only if they take seconds (`cells`: images x classes)."""
     if recipe.head != "auto":
         return (recipe.head,)
     if cells <= ITERATIVE_CELLS:
         return KINDS
-    log.info("Many images and classes: closed-form heads only (--head logistic tries that one all the same).")
+    log.info("Many images and classes: closed-form heads only (--head logistic forces logistic regression).")
     return tuple(kind for kind in KINDS if kind not in ("logistic", "blend"))
 
 
 def _left_out_log_loss(rows: Sequence[SearchRow], n_train: int, n_val: int) -> float:
-    """The best mean log-loss over train (leave-one-out) and val; heads without leave-one-out count by val alone."""
+    """Return the best mean log-loss over train (leave-one-out) and val; over val alone if no head has leave-one-out."""
     pooled = [(r.loo_log_loss * n_train + r.val_log_loss * n_val) / (n_train + n_val) for r in rows]
     exact = [x for x in pooled if math.isfinite(x)]
     return min(exact) if exact else min(r.val_log_loss for r in rows)

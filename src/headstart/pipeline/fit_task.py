@@ -1,4 +1,4 @@
-"""`FitTask`: what a training is about, made once and handed to every stage of `pipeline.fit`."""
+"""`FitTask`: the inputs of a training run, made once and passed to every stage of `pipeline.fit`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Clock:
         return self.now() - self._start
 
     def lap(self, name: str) -> None:
-        """Book the seconds since the last lap on a step."""
+        """Record the seconds since the last lap under a step's name."""
         now = self.now()
         self.laps[name] = round(now - self._last, 3)
         self.laps["total"] = round(now - self._start, 3)
@@ -40,9 +40,9 @@ class Clock:
 
 @dataclass(frozen=True, eq=False)
 class FitTask:
-    """`dataset` with its split, its `images` in the same order, the `recipe`, and what to run networks on.
+    """`dataset` with its split, its `images` in the same order, the `recipe`, and the runtime for networks.
 
-    `resume` is where the snapshots of an interrupted training lie, None to keep none.
+    `resume` is the place for snapshots of an interrupted training; None to keep none.
     """
 
     dataset: Dataset
@@ -54,7 +54,7 @@ class FitTask:
 
     @property
     def seconds_left(self) -> float:
-        """What is left of the budget."""
+        """The remaining seconds of the budget."""
         return seconds(self.recipe.budget) - self.clock.elapsed
 
     @property
@@ -64,11 +64,12 @@ class FitTask:
         return labels_N
 
     def with_recipe(self, **options: object) -> FitTask:
-        """The same task with some options of the recipe changed."""
+        """Return the same task with some options of the recipe changed."""
         return replace(self, recipe=replace(self.recipe, **options))  # type: ignore[arg-type]
 
     def embed(self, extractors: tuple[FeatureExtractor, ...]) -> tuple[np.ndarray, ...]:
-        """Features of all images, one float32 (N, D) per extractor. Raises `BadSplit` for images that changed."""
+        """Compute features of all images, one float32 (N, D) per extractor. Raises `BadSplit` for images that
+        changed."""
         features, failed = embed_images(self.images, extractors, self.runtime)
         if failed:
             path = self.dataset.paths[min(failed)]

@@ -1,4 +1,4 @@
-"""The images that paths on a command line mean: files, and all images of folders and archives. Nothing is decoded."""
+"""Images for paths on a command line: files, and all images in folders and archives. Nothing is decoded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_SHOWN = 20
 
 
 def images_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str], dict[str, str]]:
-    """Files, the names they go by (a path as given, or folder/relative path), and {name: reason} of what is no file."""
+    """Return files, their names (a path as given, or folder/relative path), and {name: reason} of missing files."""
     files: list[Path] = []
     names: list[str] = []
     lost: dict[str, str] = {}
@@ -33,9 +33,9 @@ def images_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str], dict[
 
 
 def _images_in(folder: Path) -> Dataset:
-    """Every image below a folder, without labels: how folders and tables give them does not matter here.
+    """Find every image below a folder, ignoring labels from folders and tables.
 
-    Files of unknown suffixes are taken too, but not right beside other folders. Raises `NoImages`.
+    Includes files with unknown suffixes, but not directly beside other folders. Raises `NoImages`.
     """
     found = FoundImages()
     top = unwrap(folder, folder, FoundImages(), quiet=True)

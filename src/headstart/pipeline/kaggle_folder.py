@@ -1,9 +1,9 @@
-"""A folder that Kaggle's data was unpacked into: how it is filled, where its labels are, and what to do with it next.
+"""A folder with unpacked Kaggle data: how it is filled, where its labels are, and the next steps.
 
     download -> unpack -> recognise the layout
 
-The archive is downloaded into the cache and removed from there when it is unpacked. `.headstart-kaggle.json` in the folder
-says where it comes from, so that the same command does not download again.
+The archive is downloaded into the cache and removed from there after unpacking. `.headstart-kaggle.json` in the folder
+records the source, so that the same command does not download again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SAMPLE = re.compile(r"sample[-_ ]?submissions?.*\.csv|submissions?[-_ ]?(?:samp
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class KaggleFolder:
-    """The folder `out` and what is in it."""
+    """The folder `out` and its contents."""
 
     slug: str
     out: str
@@ -49,12 +49,12 @@ class KaggleFolder:
     classes: dict[str, int] = field(default_factory=dict)
     """Labelled images of each class."""
     unlabelled: str = ""
-    """Folder of the images without a label, '' if there are none."""
+    """Folder of the unlabelled images, '' if there are none."""
     sample_submission: str = ""
 
 
 def fetch(source: Slug, place: Path, *, offline: bool) -> KaggleFolder:
-    """Download and unpack, unless that is done. Raises `RemoteError`, `MissingExtra`, `BadArchive`, `WriteError`."""
+    """Download and unpack, unless already done. Raises `RemoteError`, `MissingExtra`, `BadArchive`, `WriteError`."""
     record = _bring(source, place, offline)
     return KaggleFolder(
         slug=str(source),
@@ -66,7 +66,7 @@ def fetch(source: Slug, place: Path, *, offline: bool) -> KaggleFolder:
 
 
 def open_folder(folder: KaggleFolder) -> tuple[Dataset, KaggleFolder]:
-    """The images, and the folder with what is known of them. Raises `DataError` where there are none."""
+    """Return the images, and the folder with what was recognised. Raises `DataError` if there are none."""
     place = Path(folder.out)
     dataset, sentence = _open(place)
     labelled = np.bincount(dataset.labels[dataset.labels >= 0], minlength=len(dataset.classes))
@@ -81,7 +81,8 @@ def open_folder(folder: KaggleFolder) -> tuple[Dataset, KaggleFolder]:
 
 
 def mean_image_size(folder: KaggleFolder, dataset: Dataset) -> tuple[float, float]:
-    """Mean width and height of the training images in pixels. Raises `DataError` if they cannot be trained on."""
+    """Return mean width and height of the training images in pixels. Raises `DataError` if they cannot be trained
+    on."""
     scanned = scan(Path(folder.out), opened=dataset)
     require_trainable(scanned.dataset)
     training = (scanned.dataset.labels >= 0) & (scanned.dataset.split != "test")
@@ -102,16 +103,16 @@ def require_submittable(folder: KaggleFolder, run: Path, submit_file: Path) -> N
 
 
 def check_kaggle_places(train: bool, run: Path, submit_file: Path | None, clip: str) -> None:
-    """Raise before the download what would be raised after it."""
+    """Raise before the download the errors that would come after it."""
     if not re.fullmatch(r"auto|none|0?\.\d+|0|\d(?:\.\d*)?e-\d+", str(clip)):
         raise RecipeError(
-            f"clip: {clip!r} is no least probability; expected auto, none, or a number from 0 to below 0.5."
+            f"clip: {clip!r} is not a valid lower bound; expected auto, none, or a number from 0 to below 0.5."
         )
     if train:
         check_replaceable(run)
     elif submit_file is not None and not run.is_dir():
         raise MissingRun(
-            f"{run}: there is no run to predict with.",
+            f"{run}: no such run folder to predict with.",
             hint="Add --train, or name a run folder: --run RUN --submit-file FILE.",
         )
     if submit_file is not None:
@@ -119,20 +120,20 @@ def check_kaggle_places(train: bool, run: Path, submit_file: Path | None, clip: 
 
 
 def _bring(source: Slug, place: Path, offline: bool) -> dict[str, Any]:
-    """Have the unpacked archive at `place`, and what is recorded of it."""
+    """Make sure that the unpacked archive is at `place`, and return its record."""
     record = place / RECORD
     if record.is_file():
         return _recorded(source, place, record)
     try:
         check_free(place)
     except WriteError as error:
-        hint = f"If that is {source} already, train on it as it is: headstart train {quoted(place)} --out RUN"
+        hint = f"If it already holds {source}, train on it directly: headstart train {quoted(place)} --out RUN"
         raise WriteError(error.message, hint=f"{error.hint}\n{hint}") from error
     got = download(source, offline=offline)
     try:
         unpacked = unpack(got.path, place)
     except BadArchive:
-        forget(got)  # another try is to bring another one
+        forget(got)  # the next attempt should download a new one
         raise
     forget(got)
     made = {"slug": str(source), "page": source.page, "version": source.version, "sha256": got.sha256}
@@ -147,16 +148,16 @@ def _recorded(source: Slug, place: Path, record: Path) -> dict[str, Any]:
         known = (made["slug"], made["version"], int(made["files"]), int(made["bytes"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WriteError(
-            f"{record}: does not say what {place} holds.", hint=f"Remove {place}, or choose another --out."
+            f"{record}: is not a valid record of what {place} holds.", hint=f"Remove {place}, or choose another --out."
         ) from error
     if known[:2] != (str(source), source.version):
         raise WriteError(f"{place}: holds {plain(str(known[0]))}, not {source}.", hint="Choose another --out.")
-    log.info("%s: holds %s already, so nothing is downloaded. Remove it to have it anew.", place, source)
+    log.info("%s: already holds %s, so nothing is downloaded. Remove the folder to download again.", place, source)
     return made
 
 
 def _open(place: Path) -> tuple[Dataset, str]:
-    """The images, and how their labels were found."""
+    """Return the images, and a sentence on how their labels were found."""
     recognised = open_recognised(place)
     dataset = recognised[1] if recognised else open_dataset(place)
     sentence = recognised[0].sentence if recognised else _class_folders(place, dataset)
@@ -175,7 +176,7 @@ def _class_folders(place: Path, dataset: Dataset) -> str:
 
 
 def _folder_of(paths: Sequence[str], place: Path) -> str:
-    """The folder that all of them are in, '' if there are none."""
+    """Return the common folder of all paths, '' if there are none."""
     if not paths:
         return ""
     folder = commonpath([str(Path(path).parent) for path in paths])
@@ -183,13 +184,13 @@ def _folder_of(paths: Sequence[str], place: Path) -> str:
 
 
 def _sample(place: Path) -> str:
-    """The sample submission, the topmost if there are several; '' without one."""
+    """Return the sample submission, the topmost if there are several; '' if there is none."""
     found = [p for p in place.rglob("*.csv") if _SAMPLE.fullmatch(p.name.lower())]
     return str(min(found, key=lambda p: (len(p.parts), p))) if found else ""
 
 
 def next_steps(folder: KaggleFolder, source: Slug, run: Path, *, trained: bool, submission: str) -> tuple[str, ...]:
-    """Commands to go on with, as they can be typed, after what was done."""
+    """Return the next commands, ready to type."""
     if submission:
         return (f"headstart submit {source} {quoted(submission)}",) if source.kind == "competition" else ()
     steps = [] if trained or not folder.classes else [f"headstart train {quoted(folder.out)} --out {quoted(run)}"]
@@ -202,5 +203,5 @@ def next_steps(folder: KaggleFolder, source: Slug, run: Path, *, trained: bool, 
 
 
 def quoted(path: Path | str) -> str:
-    """A path as a shell takes it."""
+    """Quote a path for a shell."""
     return shlex.quote(str(path))

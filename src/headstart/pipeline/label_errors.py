@@ -1,12 +1,12 @@
-"""Suspected label errors of a data set: out-of-fold probabilities from a linear head on frozen features, then ranked.
+"""Suspected label errors of a dataset, ranked by out-of-fold probabilities from a linear head on frozen features.
 
-No network is trained. `out_of_fold` fits discriminant analysis five times, each time without a fifth of the images,
-and judges that fifth; copies and groups stay in one fold, so that no image is vouched for by its own copy. For 6,000 x
-1,280 features of 6 classes that takes 1.7 s of one core, embedding aside (`benchmarks/labels.py`).
+No network is trained. `out_of_fold` fits discriminant analysis five times, each time without a fifth of the images, and
+scores that fifth; copies and groups stay in one fold, so that no image's label is confirmed by its own copy. For 6,000
+x 1,280 features of 6 classes that takes 1.7 s of one core, embedding aside (`benchmarks/labels.py`).
 
-A second round without the first one's suspects was tried and left out: with 5 % of the labels of 6,000 scenes replaced,
-0.870 to 0.877 of the first 5 % of the list were replaced ones with it and without. Discriminant analysis that is well
-shrunk hardly follows so few. Not for data in which a third of the labels are wrong; nor to be taken as a verdict, see
+A second pass without the suspects of the first did not help: with 5 % of the labels of 6,000 scenes replaced, 0.870 to
+0.877 of the first 5 % of the list were replaced labels, with it and without. Strongly shrunk discriminant analysis
+hardly follows so few. Not for data in which a third of the labels are wrong; nor a final verdict, see
 `evaluation.confident_learning`.
 """
 
@@ -33,10 +33,11 @@ from headstart.pipeline.scan import ScannedDataset
 
 FOLDS = 5
 SHRINKAGES = (0.3, 0.6, 0.9)
-"""Of discriminant analysis; the one with the lowest log-loss out of fold is taken. Strong, so that it does not follow
-wrong labels: with 0.1, 0.69 to 0.77 of the first 5 % on 700 cats and dogs were planted errors, with 0.9, 0.89 to 0.94."""
+"""Shrinkages of discriminant analysis; the one with the lowest out-of-fold log-loss is used. Strong, so that it does
+not follow wrong labels: with 0.1, 0.69 to 0.77 of the first 5 % on 700 cats and dogs were planted errors, with 0.9,
+0.89 to 0.94."""
 SECONDS = 600.0
-"""Time within which backbones are chosen from those at hand."""
+"""Time limit for choosing among the available backbones."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ class LabelError:
 
 
 def backbones_for_labels(name: str, weights: WeightsSource) -> tuple[Backbone, ...]:
-    """The one named, the one in the weights file, or all with weights here. Raises `BackboneError`.
+    """Return the named backbone, the one in the weights file, or all with local weights. Raises `BackboneError`.
 
-    Ask before long work: it may have to download.
+    Call this before long work: it may have to download.
     """
     if name == "auto":
         return tuple(to_choose_from(weights))
@@ -61,16 +62,16 @@ def backbones_for_labels(name: str, weights: WeightsSource) -> tuple[Backbone, .
 
 @dataclass(frozen=True)
 class BackboneFeatures:
-    """What a backbone sees in all images: float32 (N, D), and {row: reason} of those that could not be read again."""
+    """A backbone's features of all images, float32 (N, D), and {row: reason} of those that could not be read again."""
 
     values_ND: np.ndarray
     failed: dict[int, str]
 
 
 def see(scanned: ScannedDataset, backbones: Sequence[Backbone], *, seed: int = 0) -> BackboneFeatures:
-    """Features of all images, of that of several backbones which suits them best.
+    """Compute features of all images with the best of several backbones.
 
-    Raises `BadLabels` (nothing to tell apart), `BackboneError`, `WriteError` (the cache).
+    Raises `BadLabels` (fewer than two classes), `BackboneError`, `WriteError` (the cache).
     """
     require_trainable(scanned.dataset)
     dataset, runtime = scanned.dataset, choose_runtime()
@@ -92,13 +93,13 @@ def see(scanned: ScannedDataset, backbones: Sequence[Backbone], *, seed: int = 0
             seed=seed,
         )
         extractors = [choice.extractors[0]]
-    log.info("Looking with %s (%s)", extractors[0], runtime)
+    log.info("Computing features with %s (%s)", extractors[0], runtime)
     (values_ND,), failed = embed_images(scanned.images, extractors, runtime)
     return BackboneFeatures(values_ND, failed)
 
 
 def label_errors(dataset: Dataset, seen: BackboneFeatures, *, seed: int = 0) -> list[LabelError]:
-    """Suspected labels, the worst first. Groups of the data set stay in one fold."""
+    """Return suspected labels, the worst first. Groups of the dataset stay in one fold."""
     known = np.array([i for i in np.flatnonzero(dataset.labels >= 0).tolist() if i not in seen.failed], np.int64)
     labels_N = dataset.labels[known]
     chances_NK = out_of_fold([seen.values_ND[known]], labels_N, dataset.groups[known], len(dataset.classes), seed)
@@ -114,11 +115,11 @@ def label_errors(dataset: Dataset, seen: BackboneFeatures, *, seed: int = 0) -> 
 def out_of_fold(
     features: Sequence[np.ndarray], labels_N: np.ndarray, groups_N: np.ndarray, n_classes: int, seed: int = 0
 ) -> np.ndarray:
-    """Probabilities float64 (N, K) of each image by heads that saw neither it nor its group, calibrated as a whole.
+    """Return probabilities, float64 (N, K), from heads fitted without the image and its group, calibrated as a whole.
 
-    `features` holds one float32 (N, D) a extractor (joined at equal variance), `groups_N` int64 equal for copies. Images
-    without a label (-1) get equal probabilities. An image whose class is in its own fold only gets probability 1 for
-    it: nothing can be said against its label.
+    `features` holds one float32 (N, D) per extractor (joined at equal variance), `groups_N` int64 is equal for copies.
+    Images without a label (-1) get equal probabilities. An image whose class is only in its own fold gets probability 1
+    for it: there is no evidence against its label.
     """
     labels_N = np.asarray(labels_N)
     values_ND = np.concatenate([unit_variance(np.asarray(x, np.float32)) for x in features], axis=1)
@@ -141,13 +142,13 @@ def out_of_fold(
 
 
 def _heads(values_ND: np.ndarray, labels_N: np.ndarray, n_classes: int) -> list[LinearHead]:
-    """One for each of `SHRINKAGES`; the scatter of the features, which is the costly part, is shared."""
+    """Fit one head per shrinkage of `SHRINKAGES`; they share the scatter of the features, the costly part."""
     problem = prepare(values_ND, labels_N, n_classes, None)
     return [problem.head("lda", problem.base.unfold(*solve_lda(problem.base, s)), s) for s in SHRINKAGES]
 
 
 def _calibrated(logits_SNK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """Probabilities at the shrinkage and the temperature with the lowest log-loss."""
+    """Return probabilities at the shrinkage and temperature with the lowest log-loss."""
     smoothing = 1 / (len(labels_N) + 2)  # as if one more image had failed
     fits = [tempered_log_loss(logits_NK, labels_N, smoothing=smoothing) for logits_NK in logits_SNK]
     best = min(range(len(fits)), key=lambda s: fits[s][0])
@@ -155,9 +156,9 @@ def _calibrated(logits_SNK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
 
 
 def assign_folds(labels_N: np.ndarray, groups_N: np.ndarray, seed: int) -> np.ndarray:
-    """int64 (N,): the fold of each labelled image, -1 for others. Stratified by class as far as groups allow.
+    """Return the fold of each labelled image, int64 (N,), -1 for others; stratified by class where groups allow.
 
-    Groups are dealt out in a seeded order, each to the fold that has the fewest images of its (first) class so far.
+    Groups are assigned in a seeded order, each to the fold with the fewest images of its (first) class so far.
     """
     folds_N = np.full(len(labels_N), -1, np.int64)
     known = np.flatnonzero(labels_N >= 0)

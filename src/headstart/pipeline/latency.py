@@ -1,8 +1,8 @@
-"""How long a trained classifier takes for one image: `python -m headstart.pipeline.latency RUN IMAGE...` prints it.
+"""Latency of a trained classifier for one image: `python -m headstart.pipeline.latency RUN IMAGE...` prints it.
 
-From the file to the probabilities, one image after the other, in a process that has its networks loaded: what a service
-would see, and not what `predict` takes for the first image, which is mostly start-up. The median of 25 images after three
-that do not count, in milliseconds, as JSON. Images are read again each time; nothing is taken from the cache of features.
+Measured from file to probabilities, one image after the other, with networks already loaded: the latency of a service,
+not that of `predict` for its first image, which is mostly start-up. The median of 25 images after three warm-up images,
+in milliseconds, as JSON. Images are read again each time; the feature cache is not used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MEASURED = 25
 
 
 def latency(run: Path, images: Sequence[Path]) -> float:
-    """Median milliseconds per image, of images that can be read. Raises `RunError`, `UnreadableImage`."""
+    """Measure the median milliseconds per readable image. Raises `RunError`, `UnreadableImage`."""
     predictor = Predictor(load_classifier(run), cache=False)
     took = []
     for image in itertools.islice(itertools.cycle(images), WARM + MEASURED):

@@ -1,4 +1,4 @@
-"""The training images that are most like a given one: by the cosine of their features, averaged over the backbones."""
+"""The training images most similar to a given one, by the cosine of their features, averaged over the backbones."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import numpy as np
 
 
 def mean_cosines(asked: Sequence[np.ndarray], among: Sequence[np.ndarray]) -> np.ndarray:
-    """float32 (M, N) from the features of M and of N images, one float32 (M, D) and one (N, D) per backbone."""
+    """Return float32 (M, N) from the features of M and of N images, one float32 (M, D) and one (N, D) per backbone."""
     cosines_MN: np.ndarray = np.mean([_unit(a) @ _unit(b).T for a, b in zip(asked, among, strict=True)], axis=0)
     return cosines_MN
 
 
 def nearest(cosines_N: np.ndarray, sha256s: Sequence[str], own: str, n: int) -> tuple[tuple[int, float], ...]:
-    """The `n` most alike, best first: their rows and cosines. Files that are identical to the image (`own`) do not count."""
+    """Return rows and cosines of the `n` most similar images, best first, excluding files identical to the image
+    (`own`)."""
     order = [int(i) for i in np.argsort(-cosines_N, kind="stable") if sha256s[i] != own and np.isfinite(cosines_N[i])]
     return tuple((i, float(cosines_N[i])) for i in order[:n])
 

@@ -1,10 +1,10 @@
-"""What a report shows, gathered; `reports` draws it.
+"""Collect the content of reports; `reports` lays it out.
 
-    training_report      of a training that has just ended: everything is in memory
-    run_report           of a run folder: features come from the cache, or images are embedded again
-    evaluation_report    of a classifier on other images
+    training_report      for a training run that has just ended: everything is in memory
+    run_report           for a run folder: features come from the cache, or images are embedded again
+    evaluation_report    for a classifier on other images
 
-Without the images the page is made all the same, and says what is missing.
+Without the images, the page is still made and says what is missing.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ VERSIONS_SHOWN = ("headstart", "torch", "timm", "openvino")
 
 
 def write_report(folder: Path, made: Callable[[], ReportData]) -> None:
-    """Write `report.html` and `plots/` of what `made` gives into a folder that is being filled. Raises `WriteError`.
+    """Write `report.html` and `plots/` with the content from `made` into a new folder. Raises `WriteError`.
 
-    A page that cannot be made is a warning: the work that it is about must not be lost for it.
+    A page that cannot be made only causes a warning, so that the run is not lost.
     """
     try:
         write_page(folder, made())
     except HeadstartError:
         raise
     except Exception as error:
-        log.warning("%s could not be made: %r. `headstart report` tries again.", REPORT, error, exc_info=error)
+        log.warning("%s could not be made: %r. Try again with `headstart report`.", REPORT, error, exc_info=error)
 
 
 def write_page(folder: Path, found: ReportData) -> None:
@@ -69,10 +69,12 @@ def write_page(folder: Path, found: ReportData) -> None:
     write_text(folder / REPORT, report_page(found, figures))
 
 
-# What there is to show
+# Content
 
 
-NOTHING_TRAINED = "Nothing was trained by gradient descent: the networks are as they came, with a new last layer."
+NOTHING_TRAINED = (
+    "Nothing was trained by gradient descent: the pretrained networks are unchanged, with a new last layer."
+)
 
 
 def training_report(
@@ -84,7 +86,7 @@ def training_report(
     predictions: Predictions,
     metrics: RunMetrics,
 ) -> ReportData:
-    """The page of a training that has just ended: everything is in memory. `predictions` are those of all its images."""
+    """Collect the report of a training run that has just ended. `predictions` are those of all its images."""
     classifier, made, tested = record.classifier, record.provenance, result.dataset.split == "test"
     bare = ReportData(
         title=_title(source, classifier),
@@ -107,7 +109,7 @@ def training_report(
         result.dataset.files,
         result.features,
     )
-    # After gradient descent torch is loaded, and seconds do not matter.
+    # After gradient descent, torch is loaded and a few more seconds do not matter.
     tried_tuning = any(trial.stage == "finetune" for trial in result.history)
     return _with_images(bare, known, classifier, made, heat=tried_tuning and "torch" in sys.modules)
 
@@ -120,17 +122,17 @@ def evaluation_report(
     side: str,
     files: Mapping[str, Path],
 ) -> ReportData:
-    """The page of an evaluation: how good a classifier is on other images."""
+    """Collect the report of an evaluation on other images."""
     judged = _judged(predictions)
     here = {path: files[path] for path in judged.paths if path in files}
     infos = validate_images(list(here.values()))
-    elsewhere = "Not part of an evaluation; it stands in the report of the run, {}."
+    elsewhere = "Not part of an evaluation; see the report of the run, {}."
     missing = {key: elsewhere.format(plain(str(run.file(REPORT)))) for key in ("compared", "training")}
     missing |= {
-        "labels": "Not looked for in an evaluation: `headstart check DATA --labels` does.",
-        "copies": "Not looked for in an evaluation: `headstart check DATA` does.",
-        "checks": "Not made in an evaluation: `headstart check DATA` does.",
-        "near": "Nearest training images are shown in the report of a training.",
+        "labels": "Not part of an evaluation; use `headstart check DATA --labels`.",
+        "copies": "Not part of an evaluation; use `headstart check DATA`.",
+        "checks": "Not part of an evaluation; use `headstart check DATA`.",
+        "near": "Nearest training images are in the report of the training run.",
     }
     return ReportData(
         title=f"{_title(source, run.classifier)}: evaluation",
@@ -139,14 +141,14 @@ def evaluation_report(
         side=side,
         facts=_facts(run.classifier, run.provenance),
         sizes_N2=np.array([(f.width, f.height) for f in infos if not f.reason]).reshape(-1, 2),
-        commands=(("Judge it again:", shlex.join(["headstart", "evaluate", str(run.path), *source.words()])),),
+        commands=(("Re-evaluate:", shlex.join(["headstart", "evaluate", str(run.path), *source.words()])),),
         files=here,
         missing=missing,
     )
 
 
 def run_report(run: RunFolder, data: Path | None, *, heat: bool) -> ReportData:
-    """The page of a run folder, and of the images if they are where they were, or at `data`."""
+    """Collect the report of a run folder, with images if they are at their recorded place or at `data`."""
     classifier, made = run.classifier, run.provenance
     source = made.source(data)
     bare = ReportData(
@@ -171,7 +173,7 @@ def run_report(run: RunFolder, data: Path | None, *, heat: bool) -> ReportData:
 
 
 def _of_training(kept: TrainingLog | None, made: Provenance) -> dict[str, Any]:
-    """What the page says of gradient descent."""
+    """Return the report's fields about gradient descent."""
     return {
         "epochs": tuple(asdict(row) for row in kept.epochs) if kept else (),
         "steps": tuple(asdict(row) for row in kept.steps) if kept else (),
@@ -184,8 +186,8 @@ def _of_training(kept: TrainingLog | None, made: Provenance) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class _ReportImages:
-    """Images at hand, all in one order: the data set with split and groups, what was seen of each file, the files, and
-    features for each member of the classifier, float32 (N, D)."""
+    """Available images, all in one order: the dataset with split and groups, validation results, files, and features
+    for each member of the classifier, float32 (N, D)."""
 
     dataset: Dataset
     infos: tuple[ImageInfo, ...]
@@ -194,14 +196,14 @@ class _ReportImages:
 
 
 def _known_of_run(run: RunFolder, source: DataSource, *, given: bool) -> _ReportImages | str:
-    """The images that split.csv lists, those that are still what they were; or a sentence that says they are gone."""
+    """Return the images of split.csv that are unchanged, or a sentence saying that they are gone."""
     try:
         opened = open_dataset(source)
     except DataError:
         if given:
             raise
-        gone = f"The images are not at {plain(str(source.place))} any more"
-        return f"{gone}, so none are shown: --data DATA says where they are."
+        gone = f"The images are no longer at {plain(str(source.place))}"
+        return f"{gone}, so none are shown: give their place with --data DATA."
     classifier = run.classifier
     rows = {row.path: row for row in run.split}
     there = [i for i, path in enumerate(opened.paths) if path in rows]
@@ -209,9 +211,11 @@ def _known_of_run(run: RunFolder, source: DataSource, *, given: bool) -> _Report
     kept = [(i, f) for i, f in zip(there, infos, strict=True) if f.sha256 == rows[opened.paths[i]].sha256]
     if not kept:
         gone = f"None of the run's images are at {plain(str(source.place))}"
-        return f"{gone}, so none are shown: --data DATA says where they are."
+        return f"{gone}, so none are shown: give their place with --data DATA."
     if len(kept) < len(rows):
-        log.warning("%s of %s images are gone or changed; left out.", f"{len(rows) - len(kept):,}", f"{len(rows):,}")
+        log.warning(
+            "%s of %s images are missing or changed, and are left out.", f"{len(rows) - len(kept):,}", f"{len(rows):,}"
+        )
     extractors = [member.extractor for member in classifier.members]
     files = [opened.file(i) for i, _ in kept]
     features, failed = embed_images(Images(tuple(files), tuple(f for _, f in kept)), extractors, classifier.runtime)
@@ -219,12 +223,12 @@ def _known_of_run(run: RunFolder, source: DataSource, *, given: bool) -> _Report
     listed = [rows[opened.paths[kept[j][0]]] for j in good]
     number = {c: k for k, c in enumerate(classifier.classes)}
     dataset = Dataset(
-        opened.root,
-        tuple(row.path for row in listed),
-        np.array([number.get(row.label, -1) for row in listed], np.int64),
-        classifier.classes,
-        np.array([row.split for row in listed], "<U5"),
-        np.array([row.group for row in listed], np.int64),
+        root=opened.root,
+        paths=tuple(row.path for row in listed),
+        labels=np.array([number.get(row.label, -1) for row in listed], np.int64),
+        classes=classifier.classes,
+        split=np.array([row.split for row in listed], "<U5"),
+        groups=np.array([row.group for row in listed], np.int64),
     )
     taken = tuple(x[good] for x in features)
     return _ReportImages(dataset, tuple(kept[j][1] for j in good), tuple(files[j] for j in good), taken)
@@ -233,14 +237,14 @@ def _known_of_run(run: RunFolder, source: DataSource, *, given: bool) -> _Report
 def _with_images(
     bare: ReportData, known: _ReportImages, classifier: Classifier, made: Provenance, *, heat: bool
 ) -> ReportData:
-    """The report with all that needs the images."""
+    """Add everything that needs the images."""
     dataset, missing = known.dataset, dict(bare.missing)
     files = dict(zip(dataset.paths, known.files, strict=True))
     maps: dict[int, np.ndarray] = {}
     if heat and bare.mistakes:
         maps, missing["heat"] = _heat(bare, files, classifier)
     elif bare.mistakes:
-        missing["heat"] = "Heat maps are added by `headstart report`."
+        missing["heat"] = "To add heat maps, run `headstart report`."
     suspects, missing["labels"] = _suspects(known, classifier)
     sides = {path: str(side) for path, side in zip(dataset.paths, dataset.split, strict=True)}
     labels = {path: dataset.label_name(i) for i, path in enumerate(dataset.paths)}
@@ -263,8 +267,8 @@ def _with_images(
 
 
 def _without_images(bare: ReportData, rows: Sequence[SplitRow]) -> ReportData:
-    """The report from tables alone; split.csv knows the classes and the copies."""
-    gone = "The images are not at hand."
+    """Complete the report from tables alone; split.csv has the classes and the copies."""
+    gone = "The images are not available."
     missing = {**bare.missing, "labels": f"{gone} Suspected labels need them.", "near": ""}
     if not bare.epochs:
         missing["training"] = NOTHING_TRAINED
@@ -285,7 +289,7 @@ def _without_images(bare: ReportData, rows: Sequence[SplitRow]) -> ReportData:
 
 
 def _nearest(bare: ReportData, known: _ReportImages) -> dict[int, tuple[SimilarImage, ...]]:
-    """By row of the predictions: the training images (train and val) nearest to each mistake, by the cosine of their
+    """Find the training images (train and val) nearest to each mistake, by row of the predictions: by cosine of the
     features, averaged over the backbones. Identical files are not shown as neighbours."""
     dataset = known.dataset
     place = {path: i for i, path in enumerate(dataset.paths)}
@@ -304,19 +308,20 @@ def _nearest(bare: ReportData, known: _ReportImages) -> dict[int, tuple[SimilarI
 
 
 def _heat(bare: ReportData, files: Mapping[str, Path], classifier: Classifier) -> tuple[dict[int, np.ndarray], str]:
-    """Heat maps of the first mistakes, and a sentence if there are none."""
+    """Return heat maps of the first mistakes, and a sentence if there are none."""
     from headstart.model.inference.heat_maps import heat_maps
 
     rows = [i for i in bare.mistakes[:MOST_HEAT] if bare.predictions.paths[i] in files]
     try:
         maps = heat_maps(classifier, [files[bare.predictions.paths[i]] for i in rows], bare.predictions.predicted[rows])
     except (BackboneError, DataError) as error:
-        return {}, f"Without heat maps: {error.message}"
+        return {}, f"No heat maps: {error.message}"
     return dict(zip(rows, maps, strict=True)), ""
 
 
 def _suspects(known: _ReportImages, classifier: Classifier) -> tuple[tuple[Suspect, ...] | None, str]:
-    """Suspected labels, the worst first, by features of networks that have not seen these labels; or why there are none."""
+    """Return suspected labels, the worst first, by features of networks not trained on these labels; or why there are
+    none."""
     from headstart.pipeline.label_errors import out_of_fold
 
     dataset = known.dataset
@@ -327,27 +332,33 @@ def _suspects(known: _ReportImages, classifier: Classifier) -> tuple[tuple[Suspe
     ]
     if not frozen:
         return None, (
-            "The network was trained on these labels, so it is no judge of them: `headstart check DATA --labels` looks for "
-            "wrong ones with a frozen backbone."
+            "The network was trained on these labels, so it cannot check them. `headstart check DATA --labels` finds wrong "
+            "labels with a frozen backbone."
         )
     labelled = np.flatnonzero(dataset.labels >= 0)
     labels_N = dataset.labels[labelled]
-    # The first backbone is the best one; two of them joined cost four times as much.
+    # The first backbone is the best; two joined ones cost four times as much.
     chances_NK = out_of_fold([frozen[0][labelled]], labels_N, dataset.groups[labelled], len(dataset.classes))
     found = label_issues(chances_NK, labels_N)
     return tuple(
-        Suspect(dataset.paths[i], dataset.label_name(i), dataset.classes[k], float(quality), str(dataset.split[i]))
+        Suspect(
+            path=dataset.paths[i],
+            label=dataset.label_name(i),
+            suggested=dataset.classes[k],
+            label_quality=float(quality),
+            side=str(dataset.split[i]),
+        )
         for i, k, quality in zip(labelled[found.order], found.suggested, found.label_quality, strict=True)
     ), ""
 
 
 def _trained_here(origin: str) -> bool:
-    """Whether a backbone's weights are those of `training.finetune`."""
+    """Return whether a backbone's weights come from `training.finetune`."""
     return origin.startswith("trained here from")
 
 
 def _groups(dataset: Dataset) -> tuple[tuple[str, ...], ...]:
-    """Paths of copies: first those with different labels, then those in different sets, then the largest."""
+    """Return paths of copies: groups with different labels first, then in different sets, then the largest."""
     members: dict[int, list[int]] = {}
     for i, group in enumerate(dataset.groups.tolist()):
         members.setdefault(group, []).append(i)
@@ -356,7 +367,7 @@ def _groups(dataset: Dataset) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(dataset.paths[i] for i in group) for group in found)
 
 
-# Small things
+# Helpers
 
 
 def _title(source: DataSource, classifier: Classifier) -> str:
@@ -378,12 +389,12 @@ def _facts(classifier: Classifier, made: Provenance) -> tuple[tuple[str, str], .
 
 
 def _outcome(made: Provenance) -> str:
-    """What came of fine-tuning where it was one of two ways."""
-    return f"Fine-tuning was tried, and is no part of this classifier. {made.why}" if made.attempt else made.why
+    """Describe the result of fine-tuning if it was one of two options."""
+    return f"Fine-tuning was tried, but is not part of this classifier. {made.why}" if made.attempt else made.why
 
 
 def _taken(classifier: Classifier, made: Provenance, trials: Sequence[HistoryRow]) -> frozenset[tuple[str, str, str]]:
-    """`kind_of_trial` of those that the classifier's members come from."""
+    """Return `kind_of_trial` of the trials that the classifier's members come from."""
     head = made.head.kind if made.head else ""
     frozen = {p.extractor.backbone.name for p in classifier.members if not _trained_here(p.extractor.backbone.origin)}
     return frozenset(
@@ -400,7 +411,7 @@ def _costs(classifier: Classifier, made: Provenance, images: int) -> tuple[tuple
     listed = [
         ("images", f"{images:,}"),
         ("backbones", str(len(classifier.members))),
-        ("features of an image", f"{features:,}"),
+        ("features per image", f"{features:,}"),
         ("input", ", ".join(dict.fromkeys(f"{p.extractor.spec.image_size} px" for p in classifier.members))),
         ("computed on", str(classifier.runtime)),
         ("images per second in training", f"{speed:g}" if speed else ""),
@@ -417,6 +428,6 @@ def _commands(run: str, source: DataSource) -> tuple[tuple[str, str], ...]:
 
 
 def _judged(predictions: Predictions) -> Predictions:
-    """Those with a label: the images that the metrics are about."""
+    """Return the predictions for labelled images, which the metrics are computed on."""
     labels_N = predictions.labels
     return predictions if labels_N is None else predictions.take(labels_N >= 0)

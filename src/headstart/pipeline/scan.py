@@ -1,4 +1,4 @@
-"""What nearly every verb begins with: open the data, and look at every image once."""
+"""The first step of nearly every verb: open the data, and read every image once."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from headstart.io.progress import log
 
 @dataclass(frozen=True, eq=False)
 class ScannedDataset:
-    """A data set whose files have all been read.
+    """A dataset whose files have all been read.
 
-    `everything` and `every_image` hold all files; `dataset` and `images` the usable ones, in one order, with `groups` made
-    of the given groups and of identical files. What else are copies is in `copies`, found when it is asked for.
+    `everything` and `every_image` hold all files; `dataset` and `images` the usable ones, in one order, with `groups`
+    from the given groups and identical files. Other copies are in `copies`, computed on first use.
     """
 
     everything: Dataset
@@ -36,27 +36,27 @@ class ScannedDataset:
     dataset: Dataset
     images: Images
     not_copies: NotCopies
-    """Pairs that somebody says are no copies."""
+    """Pairs marked as not copies."""
 
     @property
     def unreadable(self) -> dict[str, str]:
-        """{path: reason} of the images that cannot be used, rows of a table without a file among them."""
+        """{path: reason} of the unusable images, including rows of a table without a file."""
         bad = {p: f.reason for p, f in zip(self.everything.paths, self.every_image.infos, strict=True) if f.reason}
         return bad | self.everything.lost
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over paths, bytes and labels of the usable images."""
+        """SHA-256 of paths, bytes and labels of the usable images."""
         return fingerprint(self.dataset, self.images.sha256s)
 
     @cached_property
     def copies(self) -> Copies:
-        """What is taken for copies among the usable images, by their pixels, less what somebody says are none."""
+        """Copies among the usable images by their pixels, without the pairs marked as not copies."""
         found = find_copies(self.images, self.dataset.labels)
         return self.not_copies.applied_to(found, self.dataset.paths, self.images.sha256s)
 
     def findings(self, dataset: Dataset, copies: Copies) -> list[Finding]:
-        """What the checks say. `dataset` and `copies` are of the usable images; the groups are named ones."""
+        """Run the checks. `dataset` and `copies` are those of the usable images; the groups are named ones."""
         everything, n = _filled_in(self.everything, dataset), len(self.everything)
         places_N = self.every_image.usable
         return findings(everything, self.every_image.infos, copies=copies.among(places_N, n))
@@ -68,7 +68,7 @@ def scan(
     opened: Dataset | None = None,
     not_copies: NotCopies = NotCopies(),  # noqa: B008 (frozen)
 ) -> ScannedDataset:
-    """Open `data`, if that was not done already, and look at every file.
+    """Open `data` unless `opened` is given, and read every file.
 
     Raises `DataError` if nothing can be used; `BadCopies` if a pair of `not_copies` is the same file.
     """
@@ -84,28 +84,30 @@ def scan(
         )
     if len(keep) < len(every_image):
         bad = len(every_image) - len(keep)
-        log.warning("%s of %s files cannot be used; left out.", f"{bad:,}", f"{len(every_image):,}")
+        log.warning("%s of %s files cannot be used, and are left out.", f"{bad:,}", f"{len(every_image):,}")
     images = every_image.take(keep)
     dataset = with_identical_files(everything.take(keep), images)
-    scanned = ScannedDataset(everything, every_image, dataset, images, not_copies)
+    scanned = ScannedDataset(
+        everything=everything, every_image=every_image, dataset=dataset, images=images, not_copies=not_copies
+    )
     not_copies.check_files(dataset.paths, images.sha256s)
     return scanned
 
 
 def prepare_groups(dataset: Dataset, source: DataSource) -> None:
-    """Before a split is made: note what could be groups (`note_groups`), and raise `BadSplit` if no split can be made."""
+    """Log possible groups (`note_groups`), and raise `BadSplit` if no split can be made."""
     note_groups(dataset)
     require_splittable(dataset, source.groups_named_by)
 
 
 def note_groups(dataset: Dataset) -> None:
-    """Note which columns of the table are not used, and which option would keep together what belongs together."""
+    """Log which columns of the table are not used, and which option would group images that belong together."""
     for sentence in filter(None, (dataset.unused, proposal(dataset))):
         log.info("%s", sentence)
 
 
 def with_named_groups(given: Dataset, scanned: ScannedDataset, source: DataSource) -> Dataset:
-    """The data set with the groups of a given split, joined with those that options name: what it divides is reported."""
+    """Join the groups of a given split with those named by options, so that groups it divides are reported."""
     if not (source.group_column or source.group_from):
         return given
     groups = merge_groups(len(given), group_pairs(given.groups), group_pairs(scanned.dataset.groups))
@@ -113,13 +115,13 @@ def with_named_groups(given: Dataset, scanned: ScannedDataset, source: DataSourc
 
 
 def with_identical_files(dataset: Dataset, images: Images) -> Dataset:
-    """The data set with its groups joined where they hold the same file."""
+    """Join the groups of the dataset that contain the same file."""
     exact = exact_groups(images.sha256s)
     return replace(dataset, groups=joined(dataset.groups, group_pairs(exact)))
 
 
 def _filled_in(everything: Dataset, part: Dataset) -> Dataset:
-    """`everything` with the split and the groups of the images in `part`."""
+    """Return `everything` with the split and the groups of the images in `part`."""
     place = {path: i for i, path in enumerate(part.paths)}
     split, groups = everything.split.copy(), np.arange(len(everything), dtype=np.int64) + len(everything)
     for i, path in enumerate(everything.paths):

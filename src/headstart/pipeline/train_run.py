@@ -2,8 +2,8 @@
 
     open -> scan -> split -> fit (`pipeline.fit`) -> test once -> run folder, report, model card
 
-What each set is for: layers are fitted on the training set. The validation set picks backbones, head, the epoch to keep and
-the temperature; a closed-form head is then fitted again on both. The test set is used once, at the very end.
+Layers are fitted on the training set. The validation set selects backbones, head, epoch and temperature; a closed-form
+head is then refitted on both. The test set is used once, at the very end.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What `train` is asked for. With `chosen`, the backbones that an earlier run chose, best first, it chooses none."""
+    """Arguments of a training run. `chosen` are the backbones of an earlier run, best first; they replace the
+    choice."""
 
     source: DataSource
     out: Path
@@ -82,7 +83,7 @@ class TrainRequest:
 
 
 def train_run(asked: TrainRequest) -> TrainResult:
-    """Train as asked, and write the run folder. Raises what `headstart.train` does."""
+    """Train, and write the run folder. Raises what `headstart.train` raises."""
     source, out, recipe, split = asked.source, asked.out, asked.recipe, asked.split
     clock = Clock()
     check_replaceable(out)
@@ -106,7 +107,9 @@ def train_run(asked: TrainRequest) -> TrainResult:
         given, seed=recipe.seed, val_size=recipe.val_size, test_size=recipe.test_size, near=scanned.copies.groups_N
     )
     require_sets(dataset, ("train", "val", "test"))
-    task = FitTask(dataset, scanned.images, recipe, resolved.runtime, clock, unfinished)
+    task = FitTask(
+        dataset=dataset, images=scanned.images, recipe=recipe, runtime=resolved.runtime, clock=clock, resume=unfinished
+    )
     result = fit_classifier(task, resolved)
     classifier = result.classifier
     classes = dataset.classes
@@ -140,14 +143,22 @@ def train_run(asked: TrainRequest) -> TrainResult:
         write_model_card(folder, model_card(classifier, provenance, test, val, found))
     unfinished.path.unlink(missing_ok=True)
     if earlier:
-        log.info("The earlier run is kept as %s.previous, in place of any that was there.", out)
-    return TrainResult(str(out), classifier, provenance, test, val, found, clock.laps)
+        log.info("The earlier run is kept as %s.previous, replacing any before it.", out)
+    return TrainResult(
+        out=str(out),
+        classifier=classifier,
+        provenance=provenance,
+        test=test,
+        val=val,
+        findings=found,
+        seconds=clock.laps,
+    )
 
 
 def _unfinished(
     out: Path, given: Dataset, scanned: ScannedDataset, recipe: Recipe, resolved: ResolvedBackbones
 ) -> ResumePoint:
-    """Where snapshots of the training under way lie, beside the run that it will be, and what they must agree with."""
+    """Return where to keep snapshots of this training, beside its run folder, and the key that they must match."""
     names = [f.name for f in fields(Recipe) if f.name not in ("budget", "device")]
     key = {name: str(getattr(recipe, name)) for name in names}
     key |= {"images": scanned.fingerprint, "split": split_hash(given), "not copies": scanned.not_copies.hash}
@@ -158,7 +169,7 @@ def _unfinished(
 
 
 def _training_log(tuned: FinetuneResult | None, classes: Sequence[str]) -> TrainingLog | None:
-    """Its epochs and steps, and some images as it saw them."""
+    """Return epochs and steps, and some images as the network received them."""
     from headstart.images.contact_sheet import contact_sheet
 
     if tuned is None:
@@ -168,21 +179,28 @@ def _training_log(tuned: FinetuneResult | None, classes: Sequence[str]) -> Train
 
 
 def _check_outside(out: Path, data: Path) -> None:
-    """Raise `WriteError` if the run would lie among the images, and be taken for a class the next time."""
+    """Raise `WriteError` if the run would be among the images, and become a class the next time."""
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise WriteError(
-            f"{out}: is inside the data ({data}), where the next training would take it for images.",
+            f"{out}: is inside the data ({data}), where the next training would read it as images.",
             hint=f"Choose an --out outside of it, such as {data.resolve().parent / 'run'}.",
         )
 
 
 def _predict(classifier: Classifier, features: Sequence[np.ndarray], dataset: Dataset) -> Predictions:
     logits_NK = classifier.logits(features)
-    return Predictions(dataset.paths, dataset.classes, logits_NK, dataset.labels, {}, classifier.id)
+    return Predictions(
+        paths=dataset.paths,
+        classes=dataset.classes,
+        logits=logits_NK,
+        labels=dataset.labels,
+        errors={},
+        model=classifier.id,
+    )
 
 
 def _reported(predictions: Predictions, dataset: Dataset, scanned: ScannedDataset) -> Predictions:
-    """What `predictions.csv` holds: the test set, unlabelled images, and the names of the unreadable ones."""
+    """Return the content of `predictions.csv`: the test set, unlabelled images, and the names of unreadable ones."""
     held = predictions.take((dataset.split == "test") | (dataset.labels < 0))
     return replace(held, errors=scanned.unreadable)
 
@@ -195,14 +213,14 @@ def _labelled(predictions: Predictions, dataset: Dataset, side: str) -> tuple[np
 def _provenance(
     source: DataSource, dataset: Dataset, scanned: ScannedDataset, result: FitResult, corrections: Corrections
 ) -> Provenance:
-    """What a run folder says of where it comes from: enough for `headstart reproduce`."""
+    """Return the provenance to record: enough for `headstart reproduce`."""
     packages = ("headstart", "numpy", "openvino", "pillow", "timm", "torch")
     return Provenance(
         recipe=result.recipe,
         chosen=result.chosen,
         head=_head_record(result.head),
         tuned=_finetune_record(result.finetuned),
-        attempt=_finetune_record(result.attempt, speed=False),  # the same run is the same file, to the byte
+        attempt=_finetune_record(result.attempt, speed=False),  # equal runs give byte-identical files
         why=result.why,
         data=DataRecord(
             source=replace(source, place=Path(os.path.abspath(source.place))),
@@ -246,7 +264,7 @@ def _finetune_record(tuned: FinetuneResult | None, *, speed: bool = True) -> Fin
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TrainResult(Result):
-    """What `train` made: the run folder `out`, its classifier, where that comes from, and the test metrics."""
+    """Result of `train`: the run folder `out`, its classifier, its provenance, and the metrics."""
 
     out: str
     classifier: Classifier
@@ -257,16 +275,16 @@ class TrainResult(Result):
     seconds: dict[str, float]
 
     def summary(self) -> str:
-        """The run folder, the backbones, and the test accuracy."""
+        """Return the run folder, the backbones, and the test accuracy."""
         backbones = " + ".join(str(member.extractor) for member in self.classifier.members)
         return f"{self.out}: {backbones}; test accuracy {self.test['accuracy']}, {self.test.n:,} images"
 
     def facts(self) -> list[tuple[str, str]]:
-        """The metrics on the test set."""
+        """Return the metrics on the test set."""
         return self.test.facts()
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `train --json`."""
+        """Return the document of `train --json`."""
         return {
             "out": self.out,
             "model": self.classifier.id,
@@ -280,7 +298,7 @@ class TrainResult(Result):
         }
 
     def table(self) -> str:
-        """Plain text for a terminal."""
+        """Format as plain text for a terminal."""
         backbones = " + ".join(str(p.extractor) for p in self.classifier.members)
         problems = [f"{f.severity}: {plain(f.message)}" for f in self.findings if f.severity != "info"]
         took = f"{self.seconds['total']:.1f} s"
@@ -288,6 +306,6 @@ class TrainResult(Result):
 
 
 def _source_hash() -> str:
-    """A short hash of the package's own code: between two releases the version number stays the same."""
+    """Return a short hash of the package's code, because the version number does not change between releases."""
     package = Path(headstart.__file__).parent
     return hash_rows((p.relative_to(package).as_posix(), sha256_file(p)) for p in sorted(package.rglob("*.py")))[:16]

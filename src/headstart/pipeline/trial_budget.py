@@ -1,4 +1,4 @@
-"""Running trials one after the other within a budget: what each gets of it, and whether anything fits at all."""
+"""Running trials one after the other within a budget: the share of each, and whether any trial fits."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from headstart.pipeline.trials import TrialConfig, TrialContext, TrialResult, ru
 from headstart.training.recipe import seconds as seconds_of
 
 START_SECONDS = 4.0
-"""What a trial takes besides embedding: importing, the head, the run folder. Measured on 2 cores: 2 to 3 s."""
+"""Time for a trial besides embedding: imports, the head, the run folder. Measured on 2 cores: 2 to 3 s."""
 TIMED_IMAGES = 8
 LEAST = {"epochs": 1, "budget": "1h"}
-"""What a trial is told that found no time for an epoch, under a budget that is not firm."""
+"""Overrides for a trial without time for an epoch, if the budget is not firm."""
 
 
 class Budget:
-    """The time that may be spent, from now on. Raises `RecipeError` for what is no time.
+    """The time to spend, starting now. Raises `RecipeError` for an invalid duration.
 
-    A firm one is kept: what does not fit in is left out, and it is an error if nothing fits. One that is not firm says how
-    much is to be done: what is left when it is spent is still done, at the least that there is of it (one epoch).
+    A firm budget is kept: trials that do not fit are left out, and it is an error if none fits. A budget that is not
+    firm sets the amount of work: once it is spent, the remaining trials still run, with the minimum of work (one
+    epoch).
     """
 
     def __init__(self, text: str, clock: Callable[[], float] = time.monotonic, *, firm: bool = True) -> None:
@@ -39,35 +40,35 @@ class Budget:
         self._clock, self._began = clock, clock()
 
     def spent(self) -> float:
-        """Seconds since it began."""
+        """Return the seconds since the start."""
         return round(self._clock() - self._began, 3)
 
     def left(self) -> float:
-        """Seconds that may still be spent; below 0 once it is overdrawn."""
+        """Return the remaining seconds; negative once it is exceeded."""
         return self.spend - self.spent()
 
     def too_small(self, why: str, enough: float) -> RecipeError:
-        """The error for a budget in which nothing fits; `enough` seconds are likely to do."""
+        """Return the error for a budget in which nothing fits; `enough` seconds are probably sufficient."""
         fits = f"{math.ceil(enough / 10) * 10}s" if enough < 100 else f"{math.ceil(enough / 60)}m"
         return RecipeError(
             f"budget {self.text!r} is too small: {why}.",
-            hint=f"--budget {fits} is likely to do. What was embedded so far is kept for the next time.",
+            hint=f"--budget {fits} is probably enough. Features computed so far are cached.",
         )
 
 
 def run_trials(
     pending: Sequence[TrialConfig], place: TrialContext, clock: Budget, *, some: bool
 ) -> dict[str, TrialResult]:
-    """One after the other. Each is told its share of what is left, and stopped at twice that.
+    """Run trials one after the other. Each gets its share of the remaining time, and is stopped at twice that.
 
-    As long as nothing is finished (`some` says whether anything is), a trial may use all that is left. Under a budget that
-    is not firm none is stopped or left out: one that finds no time for an epoch gets one.
+    Until a trial has finished (`some` says whether one has), a trial may use all remaining time. If the budget is not
+    firm, none is stopped or left out: one without time for an epoch gets one epoch.
     """
     outcomes: dict[str, TrialResult] = {}
     for i, candidate in enumerate(pending):
         remaining = clock.left()
         if remaining <= 0 and clock.firm:
-            outcomes[candidate.name] = TrialResult(error="not started: the budget was spent", interrupted=True)
+            outcomes[candidate.name] = TrialResult(error="not started: the budget is spent", interrupted=True)
             continue
         efforts = [_effort(c) for c in pending[i:]]
         share = max(remaining, 0.0) * efforts[0] / sum(efforts)
@@ -75,8 +76,8 @@ def run_trials(
         log.info("%s: %d of %d, share of the budget %.0f s", candidate.name, i + 1, len(pending), share)
         outcome = run_trial(candidate, place, share=share, limit=limit if clock.firm else math.inf)
         if outcome.error.startswith("NoTime: ") and not clock.firm:
-            log.info("%s: there is no time for an epoch here; it gets one all the same.", candidate.name)
-            outcome = run_trial(candidate, place, share=share, limit=math.inf, told=LEAST)
+            log.info("%s: no time for an epoch; running one anyway.", candidate.name)
+            outcome = run_trial(candidate, place, share=share, limit=math.inf, overrides=LEAST)
         outcomes[candidate.name] = outcome
         if outcome.error:
             log.warning("%s: %s", candidate.name, outcome.error)
@@ -87,9 +88,9 @@ def run_trials(
 def check_budget(
     candidates: Sequence[TrialConfig], scanned: ScannedDataset, clock: Budget, here: Sequence[Backbone]
 ) -> None:
-    """Raise `RecipeError` if not even the quickest trial can fit, going by the time that a few images take `here`.
+    """Raise `RecipeError` if not even the fastest trial can fit, estimated from a few images with the backbones `here`.
 
-    Asked only where it is doubtful: 0.05 s an image is more than most backbones take.
+    Checked only in doubtful cases: 0.05 s per image is more than most backbones take.
     """
     n = len(scanned.dataset)
     if clock.left() > START_SECONDS + 0.05 * n:
@@ -108,9 +109,9 @@ def check_budget(
     needed = START_SECONDS + pace * n
     if clock.left() < START_SECONDS or clock.left() < needed / 2:
         every = needed * sum(_effort(c) for c in candidates)
-        raise clock.too_small(f"even the quickest trial takes about {needed:.0f} s here", every)
+        raise clock.too_small(f"even the fastest trial takes about {needed:.0f} s here", every)
 
 
 def _effort(candidate: TrialConfig) -> int:
-    """Its share of the budget, relative to the others'."""
+    """Return its share of the budget, relative to the others."""
     return APPROACHES[candidate.recipe.approach].cost

@@ -1,7 +1,7 @@
-"""Which trials a comparison has: recipes and backbones, as they are named, and every pair of them that makes sense.
+"""The trials of a comparison: the named recipes and backbones, and every pair of them that makes sense.
 
-Names are resolved, and weights downloaded, before any long work. Where more backbones are at hand than are worth a trial,
-a subset of the images says which; that is the one thing here that costs more than milliseconds.
+Names are resolved, and weights downloaded, before any long work. If more backbones are available than are worth a
+trial, a subset of the images decides; only that costs more than milliseconds.
 """
 
 from __future__ import annotations
@@ -26,20 +26,22 @@ from headstart.pipeline.trials import TrialConfig
 from headstart.training.recipe import Recipe
 
 TOP = 5
-"""So many backbones at hand are tried where none are named; of more, the best by leave-one-out on a subset."""
+"""Number of available backbones to try if none are named; of more, the best by leave-one-out on a subset."""
 DEFAULT = {"linear": Recipe(approach="linear"), "auto": Recipe()}
-"""Without --recipes: linear on each backbone, then what `train` does by itself."""
+"""Without --recipes: linear on each backbone, then the default of `train`."""
 
 
 def named_recipes(text: str) -> dict[str, Recipe]:
-    """Recipes by the names that trials go by; none where none were named. Raises `RecipeError`, with near names."""
+    """Return recipes by name; none if none were named. Raises `RecipeError`, with similar names."""
     from headstart.training.recipe_files import names, read_recipe
 
     found: dict[str, Recipe] = {}
     for word in _words(text):
         name = Path(word).stem if word.endswith(".toml") else word
         if name in found:
-            raise RecipeError(f"recipes: {name!r} is named twice.", hint="Give each once, and files different names.")
+            raise RecipeError(
+                f"recipes: {name!r} is named twice.", hint="Name each recipe once, and give files different names."
+            )
         known = (*APPROACHES, *names())
         if word in APPROACHES:
             found[name] = Recipe(approach=word)
@@ -52,7 +54,7 @@ def named_recipes(text: str) -> dict[str, Recipe]:
 
 
 def named_backbones(text: str, recipes: Mapping[str, Recipe], weights: WeightsSource) -> list[str]:
-    """The names in full, found (or downloaded) before any long work. Raises `BackboneError`."""
+    """Return the full names; find or download the weights before any long work. Raises `BackboneError`."""
     scratch = bool(recipes) and not any(APPROACHES[recipe.approach].pretrained for recipe in recipes.values())
 
     def full_name(word: str) -> str:
@@ -68,7 +70,8 @@ def _words(text: str) -> list[str]:
 
 
 def trial_configs(recipes: Mapping[str, Recipe], backbones: Sequence[str], seed: int) -> list[TrialConfig]:
-    """Every recipe on every backbone, unless it names its own or (auto) chooses one; cheap approaches first."""
+    """Combine every recipe with every backbone, unless it names its own or (auto) chooses one; cheap approaches
+    first."""
     found = []
     for name, recipe in recipes.items():
         recipe = replace(recipe, seed=seed)
@@ -80,7 +83,7 @@ def trial_configs(recipes: Mapping[str, Recipe], backbones: Sequence[str], seed:
 
 
 def _with_tag(architecture: str, backbones: Sequence[str]) -> str:
-    """Of several weights for the network that a recipe names (mobilenetv2_100), those that --backbones gives."""
+    """Add the tag given in --backbones to the network that a recipe names (mobilenetv2_100)."""
     tagged = [name for name in backbones if name.partition(".")[0] == architecture]
     return tagged[0] if len(tagged) == 1 else architecture
 
@@ -88,7 +91,7 @@ def _with_tag(architecture: str, backbones: Sequence[str]) -> str:
 def backbones_to_choose_from(
     recipes: Mapping[str, Recipe], given: Sequence[str], weights: WeightsSource
 ) -> list[Backbone]:
-    """What trials that name no backbone choose from; one is downloaded only if there is such a trial."""
+    """Return the backbones for trials that name none; download one only if there is such a trial."""
     if recipes and (
         given or all(r.backbone != "auto" or not APPROACHES[r.approach].pretrained for r in recipes.values())
     ):
@@ -99,11 +102,11 @@ def backbones_to_choose_from(
 def best_backbones(
     found: Sequence[Backbone], scanned: ScannedDataset, dataset: Dataset, seconds: float, seed: int
 ) -> list[str]:
-    """Names of the best of these, at most `TOP`: those with the least leave-one-out log-loss on a subset."""
+    """Return the names of at most `TOP` backbones, those with the lowest leave-one-out log-loss on a subset."""
     if len(found) <= TOP:
         return [b.name for b in found]
     rows = dataset.sets.train_val
-    log.info("%d backbones are at hand; looking for the best %d.", len(found), TOP)
+    log.info("%d backbones are available; selecting the best %d.", len(found), TOP)
     choice = choose_backbones(
         [fitted_extractor(b, scanned) for b in found],
         scanned.images.take(rows),
@@ -120,12 +123,12 @@ def best_backbones(
 
 
 def weights_identity(found: Sequence[Backbone]) -> str:
-    """SHA-256 over the names and weights of all that a trial may choose from."""
+    """Return a SHA-256 of the names and weights of all backbones that a trial may choose from."""
     return sha256_bytes("\n".join(sorted(f"{b.name} {b.sha256}" for b in found)).encode())
 
 
 def fitted_extractor(backbone: Backbone, scanned: ScannedDataset) -> FeatureExtractor:
-    """The backbone as `train` will use it on these images."""
+    """Return the backbone as `train` will use it on these images."""
     sides = scanned.images.sizes_N2.min(axis=1)
     return FeatureExtractor(
         backbone, fitted_spec(backbone, fitting_size(backbone.preprocess.image_size, sides), "auto")

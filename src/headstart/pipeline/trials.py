@@ -1,11 +1,11 @@
-"""The trials of a comparison: each is an ordinary `headstart train` in a process of its own, and is kept.
+"""The trials of a comparison: each is an ordinary `headstart train` in its own process, and is kept.
 
     DIR/runs/NAME/         its run folder, as `train` writes it
-    DIR/trials/NAME.json   what a run folder cannot say: seconds, peak memory, latency, or why there is no run
+    DIR/trials/NAME.json   what is not in a run folder: seconds, peak memory, latency, or why there is no run
 
-A process of its own costs about a second, and buys that a crash, or the system running out of memory, loses one trial and
-not the comparison, and that the memory of one is not counted for the next. A finished run is taken up again if its manifest
-holds and it is of the same recipe (whatever its share of the budget), split and images.
+A separate process costs about a second. In return, a crash or lack of memory loses one trial and not the comparison,
+and the memory of one trial is not counted for the next. A finished run is reused if its manifest is intact and it has
+the same recipe (whatever its share of the budget), split and images.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ COMMAND = (sys.executable, "-m", "headstart")
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """One approach on one backbone: `recipe_name` as the user calls it, and all its options."""
+    """One approach on one backbone: the user's `recipe_name`, and all its options."""
 
     name: str
     recipe_name: str
@@ -50,8 +50,8 @@ class TrialConfig:
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What all trials share: the data, the folder of the comparison, where weights and corrections are; and what a run must
-    agree with. `weights_sha256` is one over all that trials may choose from; `alone`: that is the package's own backbone."""
+    """What all trials share: data, the comparison's folder, weights and corrections, and what a run must match.
+    `weights_sha256` covers all weights that trials may choose from; `alone` if these are only the embedded backbone."""
 
     source: DataSource
     out: Path
@@ -63,21 +63,21 @@ class TrialContext:
     alone: bool = False
 
     def run(self, name: str) -> Path:
-        """The run folder of a trial."""
+        """Return the run folder of a trial."""
         return self.out / "runs" / name
 
     def record(self, name: str) -> Path:
-        """The file that says how a trial went."""
+        """Return the record file of a trial."""
         return self.out / "trials" / f"{name}.json"
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How a trial went. `error` is empty for a finished one; `interrupted` ones were stopped and can go on.
+    """Outcome of a trial. `error` is empty for a finished one; `interrupted` ones were stopped and can be resumed.
 
-    Seconds and megabytes (1e6 bytes) of the training process, milliseconds per image; NaN where not measured. `budget` is
-    its share, in a recipe's words; `manifest` a SHA-256 over all that is in the run folder but its report; `weights` one over
-    those that the trial could choose from, if it was to choose.
+    Seconds and megabytes (1e6 bytes) of the training process, milliseconds per image; NaN if not measured. `budget` is
+    its share as a recipe states it; `manifest` a SHA-256 of the run folder without its report; `weights` a SHA-256 of
+    the weights that it names or could choose from.
     """
 
     seconds: float = math.nan
@@ -96,26 +96,25 @@ def run_trial(
     *,
     share: float,
     limit: float,
-    told: Mapping[str, Any] = MappingProxyType({}),
+    overrides: Mapping[str, Any] = MappingProxyType({}),
 ) -> TrialResult:
-    """Train in a process of its own that is told to spend `share` seconds and stopped after `limit` seconds.
+    """Train in a separate process with a budget of `share` seconds, stopped after `limit` seconds.
 
-    Training by gradient descent that was interrupted goes on from where it was; if that was of other images or with other
-    options, it begins anew. What is `told` in place of options of the recipe is for the process only: the trial is still
-    one of that recipe.
+    Interrupted gradient training resumes; if it was for other images or with other options, it starts over. The options
+    in `overrides` apply to the process only: the trial still counts as one of its recipe.
     """
     run, budget = place.run(candidate.name), f"{max(1, int(share))}s"
-    recipe = replace(candidate.recipe, **{"budget": budget, **told})
+    recipe = replace(candidate.recipe, **{"budget": budget, **overrides})
     words = [*COMMAND, *train_words(recipe, candidate, place)]
-    _keep(place, candidate, TrialResult(error="it was cut off", interrupted=True, budget=budget))
+    _keep(place, candidate, TrialResult(error="interrupted", interrupted=True, budget=budget))
     ended = run_child(words, limit)
     error, interrupted = _error_of(ended, limit)
     if error.startswith("UnfinishedTraining: "):
-        log.info("%s: an unfinished training of something else is discarded.", candidate.name)
+        log.info("%s: discarding an unfinished training with other data or options.", candidate.name)
         ended = run_child([*words, "--restart"], limit)
         error, interrupted = _error_of(ended, limit)
     if not error and not (run / MANIFEST).is_file():
-        error = "it ended without a run folder"
+        error = "ended without a run folder"
     outcome = TrialResult(
         seconds=round(ended.seconds, 3),
         peak_memory_mb=ended.peak_memory_mb,
@@ -130,9 +129,9 @@ def run_trial(
 
 
 def finished(candidate: TrialConfig, place: TrialContext) -> TrialResult | None:
-    """The outcome of a trial that was finished earlier and is still valid, or None. What was not measured is NaN.
+    """Return the outcome of an earlier trial that is still valid, or None. Missing measurements are NaN.
 
-    A run folder records the options that were used in the end; what was asked for, auto say, is in the trial's record.
+    A run folder records the options finally used; the requested ones (such as auto) are in the trial's record.
     """
     run = place.run(candidate.name)
     try:
@@ -140,7 +139,7 @@ def finished(candidate: TrialConfig, place: TrialContext) -> TrialResult | None:
         manifest, seconds, made = _identity(run), opened.metrics.seconds["total"], opened.provenance
     except RunError as error:
         if run.exists():
-            log.warning("%s It is done again.", error.message)
+            log.warning("%s Repeating it.", error.message)
         return None
     of_these = (made.split_hash, made.data.fingerprint) == (place.split_hash, place.fingerprint)
     kept, asked = _read_record(place.record(candidate.name))
@@ -148,22 +147,22 @@ def finished(candidate: TrialConfig, place: TrialContext) -> TrialResult | None:
         kept = None
     here = _weights_for(candidate, place)
     if kept is not None and kept.weights and here and kept.weights != here:
-        log.info("%s: made with other weights than those at hand; it is done again.", run)
+        log.info("%s: made with weights other than those available; repeating it.", run)
         return None
     if not of_these or not _same(made.recipe.as_dict() if kept is None else asked, candidate.recipe):
-        log.info("%s: of another recipe, split or data; it is done again.", run)
+        log.info("%s: from another recipe, split or data; repeating it.", run)
         return None
     return kept or TrialResult(seconds=seconds, manifest=manifest)
 
 
 def _identity(run: Path) -> str:
-    """SHA-256 over the run folder's manifest without its report, which can be written again at any time."""
+    """Return the SHA-256 of the run folder's manifest without its report, which can be rewritten at any time."""
     listed = {name: sha256 for name, sha256 in read_manifest(run, "").items() if name not in REPORT_FILES}
     return sha256_bytes(json.dumps(sorted(listed.items())).encode())
 
 
 def _weights_for(candidate: TrialConfig, place: TrialContext) -> str:
-    """SHA-256 over the weights that a trial chooses from, or of those that it names; '' for none, or if they are not here."""
+    """Return the SHA-256 of the weights that a trial chooses from or names; '' for none, or if not available."""
     recipe = candidate.recipe
     if not APPROACHES[recipe.approach].pretrained:
         return ""
@@ -174,14 +173,14 @@ def _weights_for(candidate: TrialConfig, place: TrialContext) -> str:
 
 
 def _same(recorded: Any, recipe: Recipe) -> bool:
-    """Whether these are the recipe's options, whatever the share of the budget."""
+    """Return whether these are the recipe's options, whatever the share of the budget."""
     return isinstance(recorded, dict) and {**recorded, "budget": ""} == {**recipe.as_dict(), "budget": ""}
 
 
 def with_latency(
     outcome: TrialResult, candidate: TrialConfig, place: TrialContext, images: Sequence[Path]
 ) -> TrialResult:
-    """The outcome with milliseconds per image, measured in a process of its own unless it is known."""
+    """Add milliseconds per image to the outcome, measured in a separate process unless known."""
     if outcome.error or not math.isnan(outcome.latency_ms) or not images:
         return outcome
     files = [os.path.abspath(image) for image in images]
@@ -197,11 +196,11 @@ def with_latency(
 
 
 def train_words(recipe: Recipe, candidate: TrialConfig, place: TrialContext) -> list[str]:
-    """`headstart` words of a trial: every option that is not the default is spelled out, so anybody can run it again."""
+    """Return the `headstart` arguments of a trial, with every non-default option, so that anyone can repeat it."""
     there = replace(place.source, place=Path(os.path.abspath(place.source.place)))
     words = ["train", *there.words(), "--out", str(place.run(candidate.name)), "--json", "--no-report"]
     words += ["--split", str(place.out / SPLIT)]
-    alone = place.alone and recipe.backbone == "auto"  # the hub was asked once
+    alone = place.alone and recipe.backbone == "auto"  # the hub was queried once
     weights = replace(place.weights, offline=place.weights.offline or alone)
     return [*words, *words_of(place.curation), *words_of(weights), *words_of(recipe)]
 
@@ -212,7 +211,7 @@ def _keep(place: TrialContext, candidate: TrialConfig, outcome: TrialResult) -> 
 
 
 def _read_record(path: Path) -> tuple[TrialResult | None, Any]:
-    """What `_keep` wrote: the outcome and the options that were asked for; (None, None) where there is none."""
+    """Read what `_keep` wrote: the outcome and the requested options; (None, None) if there is no record."""
     try:
         read = read_json(path)
         read = {"weights": ""} | read  # which earlier versions did not record
@@ -223,21 +222,21 @@ def _read_record(path: Path) -> tuple[TrialResult | None, Any]:
     except FileNotFoundError:
         return None, None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("%s: is not a record of a trial (%s); what it said is measured again.", path, error)
+        log.warning("%s: is not a valid record of a trial (%s); measuring again.", path, error)
         return None, None
 
 
 def _error_of(ended: ProcessResult, limit: float) -> tuple[str, bool]:
-    """Why there is no result, in a few words (empty if there is one); and whether the process was cut off."""
+    """Say briefly why there is no result (empty if there is one), and whether the process was interrupted."""
     if ended.stopped:
         return f"stopped after {limit:.0f} s: its share of the budget was spent", True
     if ended.code < 0:
         name = {int(s): s.name for s in signal.Signals}.get(-ended.code, f"signal {-ended.code}")
-        why = " (if nobody did that, memory ran out)" if name == "SIGKILL" else ""
-        held = "" if math.isnan(ended.peak_memory_mb) else f"; it had held up to {ended.peak_memory_mb:,.0f} MB"
+        why = " (probably out of memory)" if name == "SIGKILL" else ""
+        held = "" if math.isnan(ended.peak_memory_mb) else f"; peak memory {ended.peak_memory_mb:,.0f} MB"
         return f"killed by {name}{why}{held}", True
     if ended.code == 0:
         return "", False
-    lines = ended.stderr.strip().splitlines() or [f"exit code {ended.code}, and no message"]
+    lines = ended.stderr.strip().splitlines() or [f"exit code {ended.code} without a message"]
     starts = [i for i, line in enumerate(lines) if re.match(r"[A-Za-z_.]+: ", line) or line.startswith("headstart")]
     return " ".join(line.strip() for line in lines[starts[-1] if starts else -1 :]), ended.code == 130

@@ -1,1 +1,1 @@
-"""What lies in the folder of a run."""
+"""The contents of a run folder."""

@@ -1,7 +1,7 @@
-"""Where a classifier comes from: the part of `headstart.json` that `reproduce`, the reports and the model card read.
+"""Provenance of a classifier: the part of `headstart.json` that `reproduce`, the reports and the model card read.
 
-It costs nothing and decides no prediction. Everything that a training with the same result needs is here or in the tables
-of the run folder. Not for what is measured: metrics and seconds are in `metrics.json`.
+It costs nothing and affects no prediction. Together with the tables of the run folder, it holds everything needed to
+repeat the training. Not for measurements: metrics and seconds are in `metrics.json`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from headstart.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class HeadRecord:
-    """A closed-form last layer: its kind, and its regularisation (None where the kind has none)."""
+    """A closed-form last layer: its kind, and its regularisation strength (None if the kind has none)."""
 
     kind: str
     strength: float | None
@@ -25,8 +25,8 @@ class HeadRecord:
 
 @dataclass(frozen=True)
 class FinetuneRecord:
-    """What gradient descent did. `best_epoch` counts from 0; `stopped` says why it ended before the last epoch; `wise_ft` is
-    the coefficient of WiSE-FT (None where it was not used). `images_per_second` is None where it is not part of the record.
+    """Settings and outcome of gradient descent. `best_epoch` counts from 0; `stopped` says why it ended before the last
+    epoch; `wise_ft` is the coefficient of WiSE-FT (None if unused). `images_per_second` is None if not recorded.
     """
 
     approach: str
@@ -41,7 +41,7 @@ class FinetuneRecord:
 
     @classmethod
     def from_json(cls, read: Mapping[str, Any]) -> FinetuneRecord:
-        """The inverse of `asdict`; a missing speed is None."""
+        """Invert `asdict`; a missing speed is None."""
         return cls(
             approach=str(read["approach"]),
             backbone=str(read["backbone"]),
@@ -57,7 +57,7 @@ class FinetuneRecord:
 
 @dataclass(frozen=True)
 class DataRecord:
-    """Where the images were (an absolute path, and how labels were found), how many were usable, and their fingerprint."""
+    """Where the images were (absolute path and label options), how many were usable, and their fingerprint."""
 
     source: DataSource
     images: int
@@ -66,7 +66,7 @@ class DataRecord:
 
 @dataclass(frozen=True)
 class CorrectionsRecord:
-    """How many labels were corrected, and how many images left out."""
+    """Number of labels corrected, and of images left out."""
 
     relabelled: int
     dropped: int
@@ -74,7 +74,7 @@ class CorrectionsRecord:
 
 @dataclass(frozen=True)
 class CopiesRecord:
-    """The largest difference that is sure to be a copy in this data, and how many pairs were said to be no copies."""
+    """The largest difference that certainly means a copy in this data, and the number of pairs marked as not copies."""
 
     limit: float
     refused: int
@@ -84,9 +84,9 @@ class CopiesRecord:
 class Provenance:
     """How a run was made. `recipe` holds every option as it was used.
 
-    `chosen` are the backbones that the training went on with, best first. `head` is the closed-form head that takes part,
-    `tuned` what gradient descent gave, each None if it takes no part; `attempt` is fine-tuning that was tried and not taken,
-    and `why` a sentence on what was compared. `corrections` is None where none were given.
+    `chosen` are the selected backbones, best first. `head` is the closed-form head and `tuned` the gradient training in
+    the classifier, each None if not part of it; `attempt` is fine-tuning that was tried and not selected, and `why` a
+    sentence on what was compared. `corrections` is None if none were given.
     """
 
     recipe: Recipe
@@ -103,25 +103,25 @@ class Provenance:
 
     @property
     def approach(self) -> str:
-        """That of the recipe as it was used."""
+        """The recipe's approach as it was used."""
         return self.recipe.approach
 
     @property
     def seed(self) -> int:
-        """That of the recipe."""
+        """The recipe's seed."""
         return self.recipe.seed
 
     @property
     def training(self) -> FinetuneRecord | None:
-        """Gradient descent, whether what it gave was taken or not."""
+        """The record of gradient descent, whether its network was selected or not."""
         return self.tuned or self.attempt
 
     def source(self, given: Path | None = None) -> DataSource:
-        """Where the images are: where they were at the time, or at the place that is given; labels as at the time."""
+        """Return the source of the images: as recorded, or at the path `given`; label options as recorded."""
         return self.data.source if given is None else replace(self.data.source, place=Path(given))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `headstart.json`."""
+        """Return plain values for `headstart.json`."""
         source = self.data.source
         return {
             "chosen": list(self.chosen),
@@ -144,9 +144,9 @@ class Provenance:
 
     @classmethod
     def from_json(cls, read: Mapping[str, Any]) -> Provenance:
-        """The inverse of `to_json`; keys that it does not know are left alone.
+        """Invert `to_json`; unknown keys are ignored.
 
-        Raises `KeyError`, `TypeError` or `ValueError` for a key that is missing or of another kind, and `RecipeError`.
+        Raises `KeyError`, `TypeError` or `ValueError` for a missing key or one of the wrong type, and `RecipeError`.
         """
         data, head, corrections, copies = (read[name] for name in ("data", "head", "corrections", "copies"))
         tuned, attempt = (None if read[k] is None else FinetuneRecord.from_json(read[k]) for k in ("tuned", "attempt"))

@@ -1,10 +1,10 @@
-"""A run's folder: its files and their keys, known here only. What `train` writes, and everything else reads.
+"""The run folder: the only module that knows its files and keys. `train` writes it, everything else reads it.
 
     run = RunFolder(Path("run"))        # the manifest is checked before any parser sees a byte
     run.classifier, run.provenance, run.metrics.test["accuracy"]
 
-Opening costs a SHA-256 of every file; each is parsed when it is first asked for. Files can grow: keys and columns that are
-not known here are left alone, and `FORMAT` changes only when one that is known gets another meaning or goes.
+Opening costs a SHA-256 of every file; each is parsed on first use. Files can grow: unknown keys and columns are
+ignored, and `FORMAT` changes only when a known one changes its meaning or is removed.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ PLOTS = "plots"
 
 FIGURES = ("balance", "classes", "confusion", "coverage", "curves", "rates", "reliability", "sizes")
 REPORT_FILES = frozenset({REPORT, *(f"{PLOTS}/{name}.{kind}" for name in FIGURES for kind in ("png", "svg"))})
-"""Files of a run folder that `headstart report` writes again."""
+"""Files of a run folder that `headstart report` rewrites."""
 
 _TableRow = TypeVar("_TableRow")
 
 
 @dataclass(frozen=True)
 class RunMetrics:
-    """What metrics.json holds: figures of the test and of the validation set, and seconds by step."""
+    """Content of metrics.json: metrics on the test and validation set, and seconds by step."""
 
     test: Metrics
     val: Metrics
@@ -72,7 +72,7 @@ class RunMetrics:
 
 @dataclass(frozen=True, eq=False)
 class TrainingLog:
-    """What is kept of gradient descent: its epochs, its steps, and a PNG of some images as it saw them."""
+    """Records of gradient descent: epochs, steps, and a PNG of some images as the network received them."""
 
     epochs: Sequence[EpochRow]
     steps: Sequence[StepRow]
@@ -81,7 +81,7 @@ class TrainingLog:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RunRecord:
-    """What a training hands over to be written: all of a run folder but its metrics, its report and its model card."""
+    """Results of a training run to write: all of a run folder except metrics, report and model card."""
 
     classifier: Classifier
     provenance: Provenance
@@ -96,11 +96,11 @@ class RunRecord:
 
 
 class RunFolder:
-    """A run folder that is open for reading.
+    """A run folder, open for reading.
 
-    Opening one raises `MissingRun` (there is none), `DamagedRun` (a file is not what was written) and `UnsupportedRun` (it
-    is of another format). Files in `besides` may be damaged or missing: they are about to be written again. What cannot be
-    parsed is a `DamagedRun` when it is asked for.
+    Opening raises `MissingRun` (there is none), `DamagedRun` (a file differs from what was written) and
+    `UnsupportedRun` (another format). Files in `besides` may be damaged or missing: they are about to be rewritten. A
+    file that cannot be parsed raises `DamagedRun` on first use.
     """
 
     def __init__(self, path: Path, *, besides: Collection[str] = ()) -> None:
@@ -112,7 +112,7 @@ class RunFolder:
         if not (self.file(MANIFEST).is_file() or self.file(CLASSIFIER).is_file()):
             raise self._not_a_run()
         self.files: Mapping[str, str] = check_manifest(self.path, besides=besides)
-        """{relative path: SHA-256} of what was checked."""
+        """{relative path: SHA-256} of the checked files."""
         if CLASSIFIER not in self.files:
             raise self._not_a_run()
         with self._as_written(CLASSIFIER):
@@ -125,29 +125,29 @@ class RunFolder:
         )
 
     def file(self, name: str) -> Path:
-        """Where a file of that name is, or would be."""
+        """Return the path of a file of that name, whether it exists or not."""
         return self.path / name
 
     @cached_property
     def classifier(self) -> Classifier:
-        """Its members, classes and calibration, ready to predict."""
+        """The classifier, ready to predict."""
         with self._as_written(CLASSIFIER):
             return read_classifier(self.path, self._described)
 
     @cached_property
     def provenance(self) -> Provenance:
-        """Where it comes from."""
+        """The classifier's provenance."""
         with self._as_written(CLASSIFIER):
             return Provenance.from_json(self._described["provenance"])
 
     @cached_property
     def split(self) -> tuple[SplitRow, ...]:
-        """Every usable image, and the set that it is in."""
+        """Every usable image with its set."""
         return self._rows(SPLIT, _split_row)
 
     @property
     def training_rows(self) -> list[SplitRow]:
-        """The images that the classifier was made from: the training and the validation set."""
+        """The images used to make the classifier: the training and the validation set."""
         return [row for row in self.split if row.split in ("train", "val")]
 
     @property
@@ -157,20 +157,20 @@ class RunFolder:
 
     @property
     def training_prior(self) -> np.ndarray:
-        """float64 (K,): how frequent each class is among `training_rows`."""
+        """float64 (K,): frequency of each class among `training_rows`."""
         counts = Counter(row.label for row in self.training_rows)
         counts_K = np.array([counts[name] for name in self.classifier.classes], np.float64)
         return counts_K / counts_K.sum() if counts_K.any() else np.full(len(counts_K), 1 / len(counts_K))
 
     @cached_property
     def predictions(self) -> Predictions:
-        """Of the test set and of unlabelled images; unreadable ones by name."""
+        """Predictions for the test set and unlabelled images; unreadable images by name."""
         with self._as_written(PREDICTIONS):
             return read_predictions(self.file(PREDICTIONS))
 
     @cached_property
     def metrics(self) -> RunMetrics:
-        """Test and validation metrics, and what took how long."""
+        """Test and validation metrics, and seconds by step."""
         with self._as_written(METRICS):
             read = read_json(self.file(METRICS))
             seconds = {str(name): float(value) for name, value in read["seconds"].items()}
@@ -178,32 +178,32 @@ class RunFolder:
 
     @cached_property
     def history(self) -> tuple[HistoryRow, ...]:
-        """What was tried."""
+        """All trials of the training run."""
         return self._rows(HISTORY, _parser(HistoryRow))
 
     @cached_property
     def epochs(self) -> tuple[EpochRow, ...]:
-        """Of gradient descent, if there was any."""
+        """Epochs of gradient descent, if any."""
         return self._rows(EPOCHS, _parser(EpochRow), optional=True)
 
     @cached_property
     def steps(self) -> tuple[StepRow, ...]:
-        """Of gradient descent, if there was any."""
+        """Steps of gradient descent, if any."""
         return self._rows(STEPS, _parser(StepRow), optional=True)
 
     @cached_property
     def training_images_png(self) -> bytes:
-        """Some images as gradient descent saw them, a PNG; empty if there was none."""
+        """A PNG of some images as the network received them in gradient descent; empty if there was none."""
         return self.file(TRAINING_IMAGES).read_bytes() if self.has(TRAINING_IMAGES) else b""
 
     @property
     def training(self) -> TrainingLog | None:
-        """What is kept of gradient descent, if there was any."""
+        """Records of gradient descent, if any."""
         return TrainingLog(self.epochs, self.steps, self.training_images_png) if self.has(EPOCHS) else None
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
-        """What was found in the data. The rows of one finding have its message in common."""
+        """Findings of the data checks. The rows of one finding share its message."""
         paths: dict[tuple[str, str, str], list[str]] = {}
         for check, severity, path, message in self._rows(CHECKS, lambda row: tuple(row[c] for c in CHECKS_HEADER)):
             paths.setdefault((check, severity, message), []).extend([path] if path else [])
@@ -222,12 +222,12 @@ class RunFolder:
 
     @cached_property
     def not_copies(self) -> NotCopies:
-        """The pairs that were said to be no copies; none is false."""
+        """The pairs marked as not copies; false if there are none."""
         with self._as_written(NOT_COPIES):
             return read_not_copies(self.file(NOT_COPIES) if self.has(NOT_COPIES) else None)
 
     def has(self, name: str) -> bool:
-        """Whether there is a file of that name."""
+        """Return whether there is a file of that name."""
         return name in self.files
 
     def _rows(
@@ -240,33 +240,33 @@ class RunFolder:
 
     @contextmanager
     def _as_written(self, name: str) -> Iterator[None]:
-        """Whatever goes wrong in parsing a file means that it is not as headstart writes it: `DamagedRun`."""
+        """Turn any error while parsing a file into `DamagedRun`."""
         try:
             yield
         except RunError:
             raise
         except BadWeights as error:
             raise DamagedRun(
-                error.message, hint="Its weights are not as headstart writes them: train again."
+                error.message, hint="Its weights were not written by headstart, or are damaged: train again."
             ) from error
         except (
             *(KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, RecursionError, OverflowError),
             HeadstartError,
         ) as error:
             raise DamagedRun(
-                f"{self.file(name)}: is not as headstart writes it (format {FORMAT}): {error!r}.",
+                f"{self.file(name)}: is not a valid file of format {FORMAT}: {error!r}.",
                 hint="It may be from a newer version: update headstart, or train again.",
             ) from error
 
 
 def load_classifier(run: Path) -> Classifier:
-    """The classifier of a run folder, after its manifest has been checked. Raises `MissingRun`, `DamagedRun`,
+    """Load the classifier of a run folder after checking its manifest. Raises `MissingRun`, `DamagedRun`,
     `UnsupportedRun`."""
     return RunFolder(run).classifier
 
 
 def write_run(folder: Path, run: RunRecord) -> None:
-    """Write a training's results into a folder that is being filled (`folder_aside`). Raises `WriteError`."""
+    """Write the results of a training run into a new folder (`folder_aside`). Raises `WriteError`."""
     described = write_classifier(folder, run.classifier)
     write_json(folder / CLASSIFIER, {"format": FORMAT, **described, "provenance": run.provenance.to_json()})
     write_csv(folder / SPLIT, SPLIT_HEADER, run.split)
@@ -286,7 +286,7 @@ def write_run(folder: Path, run: RunRecord) -> None:
 
 
 def write_metrics(folder: Path, metrics: RunMetrics) -> None:
-    """Write metrics.json, as `write_run`: apart, since it says how long all else took. Raises `WriteError`."""
+    """Write metrics.json, separately from `write_run` because it includes the time for that. Raises `WriteError`."""
     named = {"test": metrics.test.to_json(), "val": metrics.val.to_json(), "seconds": dict(metrics.seconds)}
     write_json(folder / METRICS, named)
 
@@ -306,7 +306,7 @@ def write_model_card(folder: Path, text: str) -> None:
 
 
 def _check_format(run: Path, found: Any) -> None:
-    """Raise `UnsupportedRun` for another format, `ValueError` for what is no format."""
+    """Raise `UnsupportedRun` for another format, `ValueError` for an invalid one."""
     if isinstance(found, bool) or not isinstance(found, int):
         raise ValueError(f"format {found!r}")
     if found < FORMAT:
@@ -322,7 +322,7 @@ def _check_format(run: Path, found: Any) -> None:
 
 
 def _split_row(cells: Mapping[str, str]) -> SplitRow:
-    """Raises `ValueError` for a hash that is none: files are looked up by it."""
+    """Parse a row. Raises `ValueError` for an invalid hash, because files are looked up by it."""
     row = _parser(SplitRow)(cells)
     if not re.fullmatch("[0-9a-f]{64}", row.sha256):
         raise ValueError(f"sha256 {row.sha256!r}")
@@ -335,7 +335,7 @@ def _float(text: str) -> float:
 
 @cache
 def _parser(row: type[_TableRow]) -> Callable[[Mapping[str, str]], _TableRow]:
-    """What makes one such row from a line of a CSV: each column by the type of the field of that name."""
+    """Return a parser from a CSV row to `row`: each column by the type of the field of that name."""
     kinds: dict[type, Callable[[str], Any]] = {str: str, int: int, float: _float}
     columns = {name: kinds[kind] for name, kind in get_type_hints(row).items()}
     return lambda cells: row(**{name: parsed(cells[name]) for name, parsed in columns.items()})

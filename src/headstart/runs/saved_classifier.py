@@ -1,10 +1,10 @@
-"""A classifier on disk: `headstart.json` says what decides a prediction, and each member is a folder that timm can read.
+"""A classifier on disk: `headstart.json` holds what determines predictions, and each member is a folder for timm.
 
-    timm.create_model("local-dir:RUN", pretrained=True)          # a run that fuses backbones keeps a folder for each
+    timm.create_model("local-dir:RUN", pretrained=True)          # a run with fused backbones has one folder per backbone
 
-The backbone's tensors are copied byte for byte, the last layer is float32. Reading costs a SHA-256 of the weights and the
-last layer; the backbone's tensors are read by whoever opens the network. Not for the rest of a run: `runs.run_folder`
-checks the manifest before anything here sees a byte.
+The backbone's tensors are copied byte for byte, the last layer is float32. Reading costs a SHA-256 of the weights and
+loads the last layer; the backbone's tensors are read when the network is opened. Not for the rest of a run:
+`runs.run_folder` checks the manifest before anything here reads a file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CROP_MODES = {"crop": "center", "squash": "squash", "pad": "border"}
 
 
 def write_classifier(folder: Path, classifier: Classifier) -> dict[str, Any]:
-    """Write the members' weights and configs into `folder`; what `headstart.json` says of the classifier. Raises
+    """Write the members' weights and configs into `folder`; return the classifier's part of `headstart.json`. Raises
     `WriteError`."""
     names = _member_folders(classifier)
     for member, name in zip(classifier.members, names, strict=True):
@@ -52,21 +52,21 @@ def write_classifier(folder: Path, classifier: Classifier) -> dict[str, Any]:
 
 
 def read_classifier(folder: Path, described: Mapping[str, Any]) -> Classifier:
-    """The inverse of `write_classifier`; keys that it does not know are left alone.
+    """Invert `write_classifier`; unknown keys are ignored.
 
-    Raises whatever a value of another kind raises (`KeyError`, `TypeError`, `ValueError` ...), and `BadWeights`.
+    Raises whatever a value of the wrong type raises (`KeyError`, `TypeError`, `ValueError` ...), and `BadWeights`.
     """
     members = tuple(_read_member(folder, each) for each in described["members"])
     classes = tuple(described["classes"])
     layers = [member.layer for member in members]
     if not layers or not all(x.weight_DK.ndim == 2 and x.bias_K.shape == (len(classes),) for x in layers):
-        raise ValueError(f"the last layer is not one for {len(classes)} classes")
+        raise ValueError(f"the last layer does not fit {len(classes)} classes")
     if not all(isinstance(c, str) for c in classes) or any(len(classes) != x.weight_DK.shape[1] for x in layers):
-        raise ValueError(f"the last layer is not one for the classes {classes}")
+        raise ValueError(f"the last layer does not fit the classes {classes}")
     read = described["calibration"]
     calibration = Calibration(**{f.name: float(read[f.name]) for f in fields(Calibration)})
     if not 0 <= calibration.clip <= 1 / len(classes):
-        raise ValueError(f"clip {calibration.clip} is no bound for {len(classes)} classes")
+        raise ValueError(f"clip {calibration.clip} is not a valid bound for {len(classes)} classes")
     return Classifier(members, classes, runtime_here(Runtime(**described["runtime"])), calibration)
 
 
@@ -94,7 +94,7 @@ def _describe(extractor: FeatureExtractor, folder: str) -> dict[str, Any]:
 def _read_member(run: Path, described: Mapping[str, Any]) -> EnsembleMember:
     folder = run / described["folder"]
     if not folder.resolve().is_relative_to(run.resolve()):
-        raise ValueError(f"folder {described['folder']!r} leads out of the run")
+        raise ValueError(f"folder {described['folder']!r} is outside the run")
     file = folder / WEIGHTS
     name = read_json(folder / TIMM_CONFIG)["pretrained_cfg"]["classifier"]
     weight, bias = _read_tensor(file, f"{name}.weight"), _read_tensor(file, f"{name}.bias")
@@ -117,11 +117,11 @@ def _read_member(run: Path, described: Mapping[str, Any]) -> EnsembleMember:
 
 
 def backbone_content(file: Path) -> str:
-    """What the graph and the features of a run folder's backbone are kept under in this user's cache.
+    """Return the key for the graph and features of a run folder's backbone in this user's cache.
 
-    A run names the weights that it was made from, but it may come from anybody, and a graph built from its tensors must
-    not pass for one of those weights. So the name counts only for a file that was written here, of which `_write_member`
-    left a note in the cache; any other file counts as weights of their own, by its own SHA-256.
+    A run names the weights that it was made from, but it may come from anyone, and a graph built from its tensors must
+    not be mistaken for one of those weights. So the name counts only for files written here, which `_write_member`
+    recorded in the cache; any other file counts as separate weights, identified by its own SHA-256.
     """
     sha256 = sha256_file(file)
     note = _origin_note(sha256)
@@ -155,7 +155,7 @@ def _write_member(classifier: Classifier, member: EnsembleMember, folder: Path) 
 
 
 def timm_config(classes: Sequence[str], extractor: FeatureExtractor, classifier: str) -> dict[str, Any]:
-    """What timm's ``local-dir:`` reads: architecture, class names, and the input spec."""
+    """Return the config that timm's ``local-dir:`` reads: architecture, class names, and the input spec."""
     spec, backbone = extractor.spec, extractor.backbone
     return {
         "architecture": backbone.architecture,
@@ -180,7 +180,7 @@ def timm_config(classes: Sequence[str], extractor: FeatureExtractor, classifier:
 
 
 def _with_layer(weights: Path, classifier: str, layer: Mapping[str, np.ndarray]) -> bytes:
-    """The bytes of a safetensors file with the backbone's tensors, untouched, and a new last layer (float32)."""
+    """Encode a safetensors file with the backbone's tensors unchanged and a new last layer (float32)."""
     entries: dict[str, Any] = {}
     blocks: list[bytes] = []
     end = 0
@@ -202,7 +202,8 @@ def _with_layer(weights: Path, classifier: str, layer: Mapping[str, np.ndarray])
 
 
 def _tensor_bytes(file: Path, names: Iterable[str]) -> Iterator[bytes]:
-    """What a safetensors file holds of each of the tensors. Its header is parsed once: with 300 tensors that shows."""
+    """Yield the bytes of each tensor of a safetensors file. The header is parsed once: with 300 tensors that
+    matters."""
     with open(file, "rb") as f:
         size = struct.unpack("<Q", f.read(8))[0]
         header = json.loads(f.read(size))
@@ -213,7 +214,7 @@ def _tensor_bytes(file: Path, names: Iterable[str]) -> Iterator[bytes]:
 
 
 def _read_tensor(file: Path, name: str) -> np.ndarray:
-    """A float32 tensor of a run's weights file."""
+    """Read a float32 tensor from a run's weights file."""
     dtype, shape = read_header(file)[name]
     if dtype != "F32":
         raise ValueError(f"{name} is {dtype}, expected F32")

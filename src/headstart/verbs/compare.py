@@ -1,6 +1,6 @@
 """`headstart compare DATA --out DIR`: compare approaches and backbones on one split, and recommend one.
 
-scan -> split once -> each trial is a `train` in its own process -> paired tests on the test set -> advice
+    scan -> split once -> each trial is a `train` in its own process -> paired tests on the test set -> advice
 
 Costs the budget, and a second or two per trial. Not for choosing a head or a learning rate: `train` does that on
 validation. Here each trial uses the test set once, so the best of many looks slightly better than it is; the paired

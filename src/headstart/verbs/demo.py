@@ -1,6 +1,6 @@
 """`headstart demo`: a first run that needs no images, no weights and no network.
 
-sample -> compare (from scratch, augmented, transfer) -> check --labels -> report -> page, table, next steps
+    sample -> compare (from scratch, augmented, transfer) -> check --labels -> report -> page, table, next steps
 
 It runs the same functions as the commands a user would type, and also knows which flaws were planted. It takes about
 two minutes on two cores, of which the comparison takes `budget`; the folder can be deleted afterwards. On a busy

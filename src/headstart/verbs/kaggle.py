@@ -1,6 +1,6 @@
 """`headstart kaggle SLUG`: from a competition or dataset name to labelled images; with `--train`, to a submission.
 
-download -> unpack -> recognise the layout (-> scan, mean size -> train -> predict the unlabelled images -> submission)
+    download -> unpack -> recognise the layout (-> scan, mean size -> train -> predict the unlabelled images -> submission)
 
 `headstart.pipeline.kaggle_folder` has the steps before the bracket; the others are the verbs of those names.
 """

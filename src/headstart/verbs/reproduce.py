@@ -91,7 +91,13 @@ def reproduce(
             refused.write(folder / NOT_COPIES)
         log.info("Training again in a temporary folder")
         asked = TrainRequest(
-            source, folder / "run", made.recipe, as_weights_source(weights), split, curation, report=False
+            source=source,
+            out=folder / "run",
+            recipe=made.recipe,
+            weights=as_weights_source(weights),
+            split=split,
+            curation=curation,
+            report=False,
         )
         again = train_run(replace(asked, chosen=made.chosen))
         after = RunFolder(folder / "run").predictions

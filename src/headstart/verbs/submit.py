@@ -75,7 +75,7 @@ def submit(slug: str, file: Path, *, message: str = "", wait: float = 120.0, off
             f"{competition} is a dataset; only competitions accept submissions.", hint="Give the name of a competition."
         )
     if not file.is_file() or not file.stat().st_size:
-        there = "is empty" if file.is_file() else "does not exist"
+        there = "is empty" if file.is_file() else "there is no such file"
         raise MissingData(
             f"{file}: {there}.", hint="headstart predict RUN FOLDER --sample-submission SAMPLE.csv --out FILE"
         )

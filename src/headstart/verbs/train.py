@@ -49,6 +49,13 @@ def train(
         TrainingFailed: the loss became NaN before an epoch finished.
     """
     asked = TrainRequest(
-        as_source(data), Path(out), recipe, as_weights_source(weights), split, curation, restart, report
+        source=as_source(data),
+        out=Path(out),
+        recipe=recipe,
+        weights=as_weights_source(weights),
+        split=split,
+        curation=curation,
+        restart=restart,
+        report=report,
     )
     return train_run(asked)

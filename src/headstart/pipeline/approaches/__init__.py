@@ -1,4 +1,4 @@
-"""The ways from images to a classifier: a table, and one file per approach.
+"""Ways from images to a classifier: a table, and one file per approach.
 
     result = APPROACHES[recipe.approach].fit(task, extractors)
 

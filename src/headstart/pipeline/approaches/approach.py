@@ -1,4 +1,4 @@
-"""`Approach`: a way from images to a classifier, and what it gives."""
+"""`Approach`: a way from images to a classifier, and its result."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ApproachResult:
-    """The `candidate` to calibrate, a history row for all that was tried, and the recipe with what was found on the way.
+    """The `candidate` to calibrate, a history row per trial, and the recipe with options found during training.
 
-    `attempt` is what gradient descent gave if it was tried and takes no part; `why`, one sentence on what was compared.
+    `attempt` is the result of gradient descent that was tried but not selected; `why`, one sentence on what was
+    compared.
     """
 
     candidate: Candidate
@@ -38,16 +39,16 @@ class Approach(Protocol):
 
     @property
     def cost(self) -> int:
-        """Its time, roughly, relative to a linear layer's: orders trials and shares a budget among them."""
+        """Its approximate time relative to a linear layer: orders trials and divides a budget among them."""
 
     def check(self, recipe: Recipe) -> None:
-        """Raise `RecipeError` for what cannot be asked of it, before any work."""
+        """Raise `RecipeError` for unsupported options, before any work."""
 
     def trains_networks(self, recipe: Recipe) -> bool:
-        """Whether gradient descent may come into it, which needs torch."""
+        """Return whether gradient descent may be used, which needs torch."""
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
-        """Fit on the training set, choose on the validation set; the labels of the test set are not looked at.
+        """Fit on the training set, choose on the validation set; the labels of the test set are not used.
 
         `extractors` are the backbones to use, best first. Raises `BadSplit` (images that changed), `BackboneError`,
         `WriteError`, `TrainingFailed`, `UnfinishedTraining`.

@@ -1,4 +1,4 @@
-"""`auto`: `linear`, and then `finetune` if the budget has room for it and validation shows clearly that it pays."""
+"""`auto`: `linear`, then `finetune` if the budget allows; fine-tuning must be clearly better on validation."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from headstart.pipeline.fit_task import FitTask
 from headstart.training.recipe import Recipe, seconds
 
 LEAST_SECONDS = 20.0
-"""With less of the budget left, fine-tuning is not begun."""
+"""With less of the budget left, fine-tuning does not start."""
 
 
 class Auto:
-    """The cheap approach first; the costly one where it may pay."""
+    """The cheap approach first; the costly one if it may pay off."""
 
     pretrained = True
     cost = 4
 
     def check(self, recipe: Recipe) -> None:
-        """Nothing to refuse: backbones that are named to be fused are not fine-tuned."""
+        """Accept everything: backbones named for fusing are not fine-tuned."""
 
     def trains_networks(self, recipe: Recipe) -> bool:
-        """If one backbone is asked for, and time allows it."""
+        """Return True if one backbone is requested and time allows."""
         return "+" not in recipe.backbone and (recipe.epochs > 0 or seconds(recipe.budget) >= LEAST_SECONDS)
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:

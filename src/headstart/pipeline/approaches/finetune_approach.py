@@ -18,7 +18,7 @@ from headstart.training.modes import TrainingMode
 from headstart.training.recipe import Recipe
 
 MODE = TrainingMode("finetune", freezes="stages", augment="flip,crop=0.35", lr=1e-4, most_epochs=8, interpolates=True)
-"""The learning rate is where a range test from a fitted last layer finds nothing to gain."""
+"""The learning rate is fixed because a range test from a fitted last layer finds no improvement."""
 
 
 class Finetune:
@@ -28,11 +28,11 @@ class Finetune:
     cost = 4
 
     def check(self, recipe: Recipe) -> None:
-        """Several backbones are refused."""
+        """Refuse several backbones."""
         check_single_backbone(recipe)
 
     def trains_networks(self, recipe: Recipe) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:

@@ -1,4 +1,4 @@
-"""What approaches by gradient descent have in common: train a network, embed with it, measure it on validation."""
+"""Common parts of gradient training approaches: train a network, embed with it, measure it on validation."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from headstart.training.modes import TrainingMode
 from headstart.training.recipe import Recipe
 
 SHARE_OF_BUDGET = 0.85
-"""Of the time that is left, the fraction that training may take; the rest is for embedding and the report."""
+"""Fraction of the remaining time for training; the rest is for embedding and the report."""
 
 
 def check_single_backbone(recipe: Recipe) -> None:
-    """Raise `RecipeError` for what cannot be asked of gradient descent."""
+    """Raise `RecipeError` for options that gradient descent does not support."""
     if "+" in recipe.backbone:
         raise RecipeError(
             f"backbone {recipe.backbone!r} names several, but {recipe.approach} trains one.",
@@ -43,7 +43,13 @@ def fit_network(
     from headstart.training.finetune import TrainingData, finetune
 
     sets, begun = task.dataset.sets, task.clock.now()
-    data = TrainingData(task.images, task.dataset.labels, sets.train, sets.val, len(task.dataset.classes))
+    data = TrainingData(
+        images=task.images,
+        labels_N=task.dataset.labels,
+        train=sets.train,
+        val=sets.val,
+        n_classes=len(task.dataset.classes),
+    )
     left = SHARE_OF_BUDGET * task.seconds_left
     result = finetune(
         extractor, data, task.recipe, task.runtime, mode=mode, start=start, seconds=left, resume=task.resume
@@ -63,7 +69,7 @@ def fit_network(
     )
     member = EnsembleMember(result.extractor, result.layer)
     candidate = Candidate((member,), features, val_logits_NK, finetuned=result)
-    found = result.recipe  # what was found on the way is written down, so that the same recipe does the same again
+    found = result.recipe  # record options found during training, so that the recipe can be repeated
     recipe = replace(task.recipe, epochs=found.epochs, lr=found.lr, unfreeze=found.unfreeze)
     task.clock.lap("train")
     return ApproachResult(candidate, (row,), recipe)

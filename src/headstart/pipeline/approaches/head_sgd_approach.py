@@ -1,7 +1,7 @@
-"""`head_sgd`: dense last layers on one frozen backbone, by gradient descent, as Keras tutorials do it.
+"""`head_sgd`: dense last layers on one frozen backbone, by gradient descent, as in Keras tutorials.
 
-Costs a pass of each augmented image through the backbone, and steps of milliseconds. Not for a single last layer: `linear`
-fits a better one in closed form.
+Costs one pass of each augmented image through the backbone, and milliseconds per step. Not for a single last layer:
+`linear` fits a better one in closed form.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ MODE = TrainingMode("head_sgd", freezes="backbone", augment="none", lr=None, mos
 
 
 class HeadSGD:
-    """Last layers by gradient descent; the backbone stays as it is."""
+    """Last layers by gradient descent; the backbone stays frozen."""
 
     pretrained = True
     cost = 4
 
     def check(self, recipe: Recipe) -> None:
-        """Several backbones are refused."""
+        """Refuse several backbones."""
         check_single_backbone(recipe)
 
     def trains_networks(self, recipe: Recipe) -> bool:
-        """Yes: what stands on the backbone."""
+        """Return True: the layers on the backbone are trained."""
         return True
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:

@@ -1,4 +1,4 @@
-"""`linear`: the best closed-form last layer on frozen backbones, one or several. Costs embedding and some seconds."""
+"""`linear`: the best closed-form last layer on frozen backbones, one or several. Costs embedding and a few seconds."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from headstart.training.recipe import Recipe
 
 
 class Linear:
-    """A linear probe. Once the head is chosen, it is fitted again on the training and validation set together."""
+    """A linear probe. Once chosen, the head is refitted on the training and validation set together."""
 
     pretrained = True
     cost = 1
 
     def check(self, recipe: Recipe) -> None:
-        """Nothing to refuse."""
+        """Accept everything."""
 
     def trains_networks(self, recipe: Recipe) -> bool:
-        """No: solvers only."""
+        """Return False: it uses solvers only."""
         return False
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
@@ -42,11 +42,11 @@ class Linear:
 
 
 def starting_layer(task: FitTask, linear: Candidate) -> LinearLayer:
-    """The last layer that fine-tuning starts from: of the first backbone alone, fitted on the training set only, divided
-    by its temperature.
+    """Return the last layer that fine-tuning starts from: on the first backbone alone, fitted on the training set only,
+    divided by its temperature.
 
-    Cross-entropy takes logits for log-odds; those of some heads (nearest class means, say) are many times as large, and
-    the first steps would only bring them down.
+    Cross-entropy treats logits as log-odds; those of some heads (such as nearest class means) are many times as large,
+    and the first steps would only reduce them.
     """
     head, features_ND = linear.head, linear.features[0]
     if head is None or len(head.extractors) > 1:

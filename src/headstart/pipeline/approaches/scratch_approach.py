@@ -19,11 +19,11 @@ class Scratch:
     cost = 4
 
     def check(self, recipe: Recipe) -> None:
-        """Several backbones are refused."""
+        """Refuse several backbones."""
         check_single_backbone(recipe)
 
     def trains_networks(self, recipe: Recipe) -> bool:
-        """Yes: all of it."""
+        """Return True: all layers are trained."""
         return True
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
