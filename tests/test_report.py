@@ -142,7 +142,7 @@ def test_the_verdict_is_three_sentences() -> None:
         "Do not trust this result yet: copies of an image are in different sets of the split, see data checks."
     )
     suspects = (Suspect("a", "cat", "dog", 0.01), Suspect("b", "cat", "dog", 0.5))
-    assert _plain(verdict(replace(found, suspects=suspects))[2]) == "1 label looks wrong; look through them first."
+    assert _plain(verdict(replace(found, suspects=suspects))[2]) == "1 label looks wrong; review the list first."
 
 
 def test_the_most_confident_mistakes_come_first() -> None:
@@ -174,7 +174,7 @@ def test_names_are_text_wherever_they_stand() -> None:
     found = replace(
         found,
         title=HOSTILE[0],
-        infos=(("made by", HOSTILE[1]), ("images", HOSTILE[7])),
+        facts=(("made by", HOSTILE[1]), ("images", HOSTILE[7])),
         trials=(
             HistoryRow(
                 stage="head",
@@ -302,9 +302,9 @@ def test_train_writes_the_page_and_its_figures(trained: tuple[Path, Path]) -> No
 def test_fine_tuning_that_is_not_taken_is_shown_all_the_same(
     photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headstart.pipeline import fit
+    from headstart.pipeline import candidates
 
-    monkeypatch.setattr(fit, "CLEARLY", 1e9)
+    monkeypatch.setattr(candidates, "CLEARLY", 1e9)
     recipe = Recipe(backbone="test_resnet.a", epochs=2, budget="2m")
     run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     known = run.provenance
@@ -368,7 +368,7 @@ def test_a_changed_file_is_still_refused(trained: tuple[Path, Path], tmp_path: P
     _, run = trained
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "split.csv").write_text("changed")
-    with pytest.raises(DamagedRun, match=r"split\.csv: its bytes are not those that were written"):
+    with pytest.raises(DamagedRun, match=r"split\.csv: has changed since it was written"):
         report(tmp_path / "run")
 
 
@@ -426,7 +426,7 @@ def test_files_are_added_to_a_folder_with_its_manifest(tmp_path: Path) -> None:
     checked = check_manifest(folder, besides=REPORT_FILES)
     (folder / "a").write_text("changed meanwhile")
     add_to_folder(folder, {"plots/sizes.png": b"b", "report.html": b"c"}, checked=checked)
-    with pytest.raises(DamagedRun, match="a: its bytes are not those that were written"):
+    with pytest.raises(DamagedRun, match="a: has changed since it was written"):
         check_manifest(folder)
     (folder / "a").write_text("a")
     assert set(check_manifest(folder)) == {"a", "plots/sizes.png", "report.html"}
