@@ -187,7 +187,7 @@ def test_places_that_are_taken(made: Path, tmp_path: Path, tiny_weights: Path) -
     (tmp_path / "mine" / "file").write_text("x")
     (tmp_path / "mine.zip").mkdir()
     for name, text in (
-        ("mine", "holds files that headstart did not write, so it is left alone."),
+        ("mine", "contains files that headstart did not write; it is not replaced."),
         ("mine.zip", "is a folder; expected the name of a file to write."),
     ):
         with pytest.raises(WriteError) as caught:

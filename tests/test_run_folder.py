@@ -241,7 +241,7 @@ def test_another_format_is_said_in_a_sentence(copy: Path, number: int, text: str
 def test_the_manifest_comes_before_the_format(copy: Path) -> None:
     known = read_json(copy / CLASSIFIER)
     (copy / CLASSIFIER).write_bytes(json_bytes({**known, "format": 1}))
-    with pytest.raises(DamagedRun, match="its bytes are not those that were written"):
+    with pytest.raises(DamagedRun, match="has changed since it was written"):
         RunFolder(copy)
 
 
