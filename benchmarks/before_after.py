@@ -207,6 +207,11 @@ def cells(path: Path, keys: list[str]) -> Iterator[tuple[str, str, str]]:
                 row["group"] = members.setdefault(row["group"], row["path"])
             if "label_quality" in row:
                 row["score"] = str(round(1 - float(row.pop("label_quality")), 6))
+            approach, coefficient = row.pop("approach", ""), row.pop("wise", "")
+            if row.get("stage") == "finetune":  # such rows had the approach and the coefficient in other columns
+                row |= {"stage": "tune", "head": former(approach), "strength": coefficient}
+            if row.get("stage") == "tune" and row["head"] == "auto":
+                row["head"] = "finetune"
             key = ", ".join(former(row[k]) for k in keys) if keys else str(n)
             seen[key] += 1  # findings may name an image twice
             for column in row.keys() - NOT_COMPARED - set(keys):
