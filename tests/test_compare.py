@@ -104,7 +104,7 @@ def test_one_killed_and_one_broken_trial_do_not_lose_the_rest(made: Made) -> Non
     assert made.first.rows[0] is good
     assert made.first.pairs == []
     assert made.first.advice == "Take linear-test_efficientnet.b: it is the only one that finished."
-    assert "not done: linear-test_resnet.a: killed by SIGKILL" in made.first.table()
+    assert "not finished: linear-test_resnet.a: killed by SIGKILL" in made.first.table()
 
 
 def test_the_next_call_takes_up_what_is_finished(made: Made) -> None:

@@ -144,7 +144,7 @@ def test_an_earlier_folder_is_kept_and_another_is_left_alone(run: Path, photos: 
     assert (tmp_path / "sheets.previous" / "001-001.png").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("x")
-    with pytest.raises(WriteError, match="holds files that headstart did not write"):
+    with pytest.raises(WriteError, match="contains files that headstart did not write"):
         headstart.explain(run, one, out=tmp_path / "mine")
     with pytest.raises(WriteError, match="is in the run folder"):
         headstart.explain(run, one, out=run / "sheets")
