@@ -234,7 +234,7 @@ def test_budgets_are_times(text: str, expected: float) -> None:
             "head 'rigde' is not known: expected auto, ridge, lda, logistic, blend, ncm.\n  Did you mean 'ridge'?",
         ),
         ({"budget": "soon"}, "budget 'soon' is not a time: expected a number and s, m or h.\n  For example 2m or 2h."),
-        ({"val": 1.5}, "val 1.5 cannot be used: expected a part between 0 and 1, such as 0.2."),
+        ({"val_size": 1.5}, "val_size 1.5 cannot be used: expected a fraction between 0 and 1, such as 0.2."),
         ({"image_size": 4}, "image_size 4 cannot be used: expected 8 to 4096 pixels, 0 or -1."),
     ],
 )

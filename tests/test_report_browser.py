@@ -49,7 +49,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         predictions,
         metrics,
         val=metrics,
-        infos=(("made by", "Frozen backbone"), ("seed", "seed 0")),
+        facts=(("made by", "Frozen backbone"), ("seed", "seed 0")),
         trials=tuple(
             HistoryRow(
                 stage="head",

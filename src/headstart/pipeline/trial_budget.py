@@ -75,7 +75,7 @@ def run_trials(
         limit = min(max(2 * share, share + 30), remaining + 0.1 * clock.spend) if some else remaining
         log.info("%s: %d of %d, share of the budget %.0f s", candidate.name, i + 1, len(pending), share)
         outcome = run_trial(candidate, place, share=share, limit=limit if clock.firm else math.inf)
-        if outcome.error.startswith("NoTime: ") and not clock.firm:
+        if outcome.error.startswith("BudgetTooSmall: ") and not clock.firm:
             log.info("%s: no time for an epoch; running one anyway.", candidate.name)
             outcome = run_trial(candidate, place, share=share, limit=math.inf, overrides=LEAST)
         outcomes[candidate.name] = outcome
