@@ -83,7 +83,7 @@ def test_it_compares_three_ways(ran: Ran) -> None:
 def test_a_training_without_time_is_one_epoch(ran: Ran) -> None:
     for name in ("scratch", "augmented"):
         known = json.loads((ran.out / "comparison" / "runs" / name / "headstart.json").read_text())
-        assert known["recipe"]["epochs"] == 1
+        assert known["provenance"]["recipe"]["epochs"] == 1
 
 
 def test_it_says_what_was_found_of_what_was_planted(ran: Ran) -> None:
