@@ -9,7 +9,7 @@ step that is done is skipped the next time. DIR has `cats-dogs.zip` and `intel-s
 `check --labels`, and `kaggle` against the local server of the tests. No clock decides anything: budgets are far too large.
 
 `diff` compares numbers and tensors to the bit, tables by row and column; it prints a line for each step, and ends with 1 if
-anything differs. Later names stand in `RENAMED`; columns that only B has are no difference. Both belong on one machine.
+anything differs. Later names are in `RENAMED`; columns that only B has are no difference. Both belong on one machine.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ NOT_COMPARED |= {"pareto_optimal", "recipe", "message", "why", "method", "file_b
 TABLES = {"predictions.csv": "path", "split.csv": "path", "fixes.csv": "path", "checks.csv": "check path"}
 TABLES |= {"copies.csv": "path copy", "checks-copies.csv": "path copy", "comparison.csv": "name"}
 TABLES |= {"pairs.csv": "a b metric", "history.csv": "", "epochs.csv": "", "steps.csv": ""}
-# What is compared of headstart.json, wherever it stands there outside of the recipe
+# What is compared of headstart.json, anywhere but in the recipe
 PROVENANCE = {"temperature", "threshold", "alpha", "clip", "split_hash", "best_epoch", "max_lr", "wise", "chosen"}
 Values = dict[tuple[str, str, str], str]  # (file, row, column): value, all by the earlier names
 SETS = {"cats-dogs": 160, "intel-scenes": 70}  # training images of a class in the smaller sets; a third of it for test

@@ -22,6 +22,27 @@ SHARE_OF_BUDGET = 0.85
 """Fraction of the remaining time for training; the rest is for embedding and the report."""
 
 
+class SingleNetwork:
+    """An approach that trains one network by gradient descent, from a random last layer."""
+
+    cost = 4
+
+    def __init__(self, mode: TrainingMode, *, pretrained: bool) -> None:
+        self.mode, self.pretrained = mode, pretrained
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse several backbones."""
+        check_single_backbone(recipe)
+
+    def trains_networks(self, recipe: Recipe) -> bool:
+        """Return True."""
+        return True
+
+    def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
+        """See `Approach.fit`."""
+        return fit_network(task, extractors[0], self.mode)
+
+
 def check_single_backbone(recipe: Recipe) -> None:
     """Raise `RecipeError` for options that gradient descent does not support."""
     if "+" in recipe.backbone:
