@@ -23,6 +23,7 @@ from headstart.model.backbones.registry import find_backbone
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime
+from headstart.pipeline import approaches
 from headstart.pipeline.approaches.linear_approach import starting_layer
 from headstart.pipeline.candidates import Candidate, preferred
 from headstart.pipeline.fit_heads import fit_heads
@@ -34,6 +35,7 @@ from headstart.training.checkpoint import Checkpoint
 from headstart.training.finetune import between
 from headstart.training.optim import Passes, StepResult
 from headstart.training.prepare import build_network
+from headstart.training.recipe import APPROACHES as NAMES
 
 QUICK = {"epochs": 2, "lr": 1e-3, "batch_size": 8}
 APPROACHES = {
@@ -327,3 +329,10 @@ def test_scratch_array_leaves_no_file(own_cache: Path) -> None:
     array[:] = 7
     assert array.shape == (3, 5) and array.dtype == np.float16 and array.sum() == 105
     assert list((own_cache / "scratch").iterdir()) == []
+
+
+def test_every_approach_of_a_recipe_has_a_file_and_no_other_has() -> None:
+    assert tuple(approaches.APPROACHES) == NAMES
+    files = Path(approaches.__file__).parent.glob("*_approach.py")
+    assert sorted(file.name for file in files) == sorted(f"{name}_approach.py" for name in NAMES)
+    assert min(approach.cost for approach in approaches.APPROACHES.values()) == approaches.APPROACHES["linear"].cost
