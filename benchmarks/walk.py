@@ -3,10 +3,9 @@
     python benchmarks/walk.py predict RUN IMAGE
     python benchmarks/walk.py train DATA --out RUN --approach linear --weights-dir weights
 
-It runs a verb of headstart and writes down every module of the package that a call enters, in order, each time that it is
-entered from another one for the first time; and every call from a lower part of the package up to a higher one (by the
-order of imports in docs/design.md), of which there should be none but for functions that were handed down. Tracing makes
-the run some five times slower.
+It runs the verb and lists every module of the package that a call enters from another module, in order, and every call
+from a lower part of the package to a higher one (by the order of imports in docs/design.md). The only ones should be
+functions and generators that were passed down. Tracing slows the run down several times.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ def main() -> None:
         cli.run(sys.argv[1:])
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
     print(f"{len(walk.entered)} modules entered, in order:")
     print("  " + " -> ".join(walk.entered))
     print(f"{len(walk.up)} ways up:")
