@@ -281,8 +281,8 @@ def test_every_missing_key_is_damage(copy: Path) -> None:
                 _ = RunFolder(copy).classifier, RunFolder(copy).provenance
 
 
-def test_keys_and_columns_that_are_not_known_are_left_alone(copy: Path) -> None:
-    before = RunFolder(copy)
+def test_keys_and_columns_that_are_not_known_are_left_alone(copy: Path, tmp_path: Path) -> None:
+    before = RunFolder(shutil.copytree(copy, tmp_path / "before"))
 
     def grow(known: dict[str, Any]) -> None:
         known["unknown_detector"] = known["calibration"]["later"] = known["provenance"]["later"] = {"a": 1}

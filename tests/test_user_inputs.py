@@ -13,9 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from conftest import draw
 from headstart import cli
@@ -45,12 +43,17 @@ def cats_and_dogs(folder: Path, each: int = 12, first: int = 0, names: tuple[str
     return folder
 
 
+TRAINED: dict[str, Path] = {}
+"""The place of the run that rows may copy."""
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on cats and dogs with the built-in backbone, and the images beside it (`d`). Never write into it."""
     folder = tmp_path_factory.mktemp("trained")
     cats_and_dogs(folder / "d")
     assert cli.run(shlex.split(f"train {folder / 'd'} --out {folder / 'run'} {LINEAR}")) == 0
+    TRAINED["run"] = folder / "run"
     return folder / "run"
 
 
@@ -85,7 +88,83 @@ def in_order(sentences: tuple[str, ...], text: str) -> None:
 # Run folders
 
 
-RUN_FOLDERS: list[Row] = []
+def own_run(folder: Path) -> Path:
+    """A copy of the run, to change."""
+    return Path(shutil.copytree(TRAINED["run"], folder / "r"))
+
+
+def seen_by_systems(folder: Path) -> None:
+    for name in (".DS_Store", "._report.html", "Thumbs.db", "desktop.ini", ".git/HEAD", "@eaDir/x", "report.html~"):
+        (own_run(folder) if not (folder / "r").exists() else folder / "r").joinpath(name).parent.mkdir(exist_ok=True)
+        (folder / "r" / name).write_text("x")
+    cats_and_dogs(folder / "new", each=1, first=50)
+
+
+def with_notes(folder: Path) -> None:
+    with open(own_run(folder) / "README.md", "a") as card:
+        card.write("A note.\n")
+    cats_and_dogs(folder / "new", each=1, first=50)
+
+
+def with_other_weights(folder: Path) -> None:
+    (own_run(folder) / "model.safetensors").write_bytes(b"other")
+    cats_and_dogs(folder / "new", each=1, first=50)
+
+
+RUN_FOLDERS = [
+    Row(
+        kind="F1: a run that Finder, Windows, git, a NAS and an editor have left files in",
+        given=seen_by_systems,
+        command="predict r new",
+        says=("new/cats/cat.50.jpg", "new/dogs/dog.50.jpg"),
+    ),
+    Row(
+        kind="P14: a run with a note in its model card",
+        given=with_notes,
+        command="predict r new",
+        says=("new/cats/cat.50.jpg", "new/dogs/dog.50.jpg"),
+    ),
+    Row(
+        kind="a run whose weights have changed",
+        given=with_other_weights,
+        command="predict r new",
+        says=(
+            "DamagedRun: r/model.safetensors: has changed since it was written (SHA-256 differs).",
+            "Restore the folder from a copy, or train again.",
+        ),
+        code=1,
+    ),
+    Row(
+        kind="P13: a run to repeat, whose images are elsewhere now",
+        given=lambda folder: shutil.copytree(TRAINED["run"], folder / "r"),
+        command="reproduce r --data elsewhere",
+        says=(
+            "MissingData: elsewhere: there is no such folder or table.",
+            "Give the new place of the images with --data.",
+        ),
+        code=1,
+    ),
+]
+
+
+def test_a_run_is_repeated_with_the_weights_in_it(
+    here: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """P13: its weights came from a folder that is not given any more."""
+    cats_and_dogs(here / "d")
+    said(f"train d --out r {LINEAR} --backbone test_resnet.a --weights-dir {tiny_weights}", capsys, caplog)
+    text = said("reproduce r --offline", capsys, caplog)
+    in_order(("test_resnet.a: the weights in the run folder are used.", "Identical: all "), text)
+
+
+def test_a_run_that_was_fine_tuned_names_the_weights_that_it_needs(
+    here: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    cats_and_dogs(here / "d")
+    options = "--offline --no-report --approach finetune --epochs 1"
+    said(f"train d --out r {options} --backbone test_resnet.a --weights-dir {tiny_weights}", capsys, caplog)
+    text = said("reproduce r --offline", capsys, caplog, code=1)
+    assert "r started from these weights, which are neither in it nor on this machine: give their folder with" in text
 
 
 # Folders
@@ -118,7 +197,41 @@ SAY: list[Row] = []
 # Time and options
 
 
-OPTIONS: list[Row] = []
+def cats_in(folder: Path) -> None:
+    cats_and_dogs(folder / "d")
+
+
+OPTIONS = [
+    Row(
+        kind="B5: a fraction where a whole number is expected",
+        given=cats_in,
+        command="split d --out split.csv --seed 1.9",
+        says=("headstart split: Invalid value for --seed: '1.9' is not a whole number.",),
+        code=2,
+    ),
+    Row(
+        kind="B5: options without effect for the approach",
+        given=cats_in,
+        command=f"train d --out r {LINEAR} --lr 0.01 --epochs 3",
+        says=("The approach linear does not use epochs (3), lr (0.01).",),
+    ),
+]
+
+
+def test_of_several_weights_of_an_architecture_those_of_imagenet_are_used(
+    here: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """P20: a recipe names an architecture, and a folder has it trained on several sets."""
+    for tag in ("in1k", "inat_bird", "qat_in1k"):
+        for suffix in (".json", ".safetensors"):
+            (here / "weights").mkdir(exist_ok=True)
+            shutil.copy(tiny_weights / f"test_resnet.a{suffix}", here / "weights" / f"test_resnet.{tag}{suffix}")
+    cats_and_dogs(here / "d")
+    text = said(f"train d --out r {LINEAR} --backbone test_resnet --weights-dir weights", capsys, caplog)
+    assert (
+        "test_resnet: of test_resnet.in1k, test_resnet.inat_bird, test_resnet.qat_in1k, the ImageNet weights "
+        "test_resnet.in1k are used." in text
+    )
 
 
 # The rows

@@ -238,9 +238,20 @@ def _as_option(parameter: inspect.Parameter) -> inspect.Parameter:
     if parameter.annotation is bool:
         negative = f"--no-{parameter.name.replace('_', '-')}" if parameter.default is True else ""
         return parameter.replace(annotation=Annotated[bool, Parameter(negative=negative, show_default=False)])
+    if parameter.annotation is int:
+        parameter = parameter.replace(annotation=Annotated[int, Parameter(converter=_whole_number)])
     if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
         return parameter.replace(kind=inspect.Parameter.POSITIONAL_ONLY)
     return parameter
+
+
+def _whole_number(kind: Any, tokens: Sequence[Any]) -> int:
+    """Convert a word to a whole number; cyclopts itself would round. Raises `ValueError`."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a whole number.") from None
 
 
 def _keyword(name: str, kind: Any, default: Any, parameter: Any) -> inspect.Parameter:
@@ -278,6 +289,7 @@ class _Spread:
         titles = list(dict.fromkeys(field.section for field in self.fields if field.section))
         for field in self.fields:
             looks: dict[str, Any] = {"negative": "", "show_default": False} if field.kind is bool else {}
+            looks |= {"converter": _whole_number} if field.kind is int else {}
             if field.section:
                 looks["group"] = Group(field.section, sort_key=titles.index(field.section))
             options.append(_keyword(field.name, field.kind, field.default, Parameter(help=field.text, **looks)))

@@ -1,7 +1,8 @@
 """Folders that appear complete or not at all: filled under a temporary name, manifest written last, renamed once.
 
-`manifest.json` lists every file of a run folder with its SHA-256; readers check it before they open any other file. A
-folder without a manifest was not written by headstart and is never replaced. Files are written by `files`.
+`manifest.json` lists every file of a run folder with its SHA-256; readers check each file before they parse it. Files
+that are not listed are not read: systems, editors and people may put some there. A folder without a manifest was not
+written by headstart and is never replaced. Files are written by `files`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,6 +30,12 @@ from headstart.io.files import (
 )
 
 MANIFEST = "manifest.json"
+RESTORE = "Restore the folder from a copy, or train again."
+SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
+"""Names of files and folders of Windows, macOS and network storage, besides hidden ones."""
+TEXTS = (".csv", ".html", ".json", ".md", ".svg")
+"""Extensions of the texts in a run folder."""
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @contextmanager
@@ -109,6 +116,15 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def is_system_file(name: str) -> bool:
+    """Return whether systems leave files of that name behind in folders that they show.
+
+    >>> is_system_file(".DS_Store"), is_system_file("Thumbs.db"), is_system_file("report.html")
+    (True, True, False)
+    """
+    return name.startswith(".") or name.casefold() in SYSTEM_FILES
+
+
 def check_free(final: Path) -> None:
     """Raise `WriteError` if that name exists, even as a broken link, or if this user may not write there."""
     if os.path.lexists(final):
@@ -129,7 +145,7 @@ def check_replaceable(final: Path) -> None:
     if not os.path.isdir(place):
         return
     with as_write_error(final):
-        occupied = any(place.iterdir())
+        occupied = any(not is_system_file(entry.name) for entry in place.iterdir())
     if os.path.ismount(place):
         raise WriteError(
             f"{final}: is a mount point, which cannot be replaced.",
@@ -183,15 +199,14 @@ def write_manifest(folder: Path) -> None:
     write_bytes(folder / MANIFEST, json_bytes({"sha256": listed}))
 
 
-def add_to_folder(folder: Path, contents: Mapping[str, bytes], *, checked: Mapping[str, str]) -> None:
+def add_to_folder(folder: Path, contents: Mapping[str, bytes], *, listed: Mapping[str, str]) -> None:
     """Write files by relative path into a folder that has a manifest, and update the manifest last.
 
-    `checked` is the result of `check_manifest`: other files stay listed with those hashes, so that one that changes
-    meanwhile is still refused. All files are written beside the folder first, so a reader can see it half updated only
-    during the renames. If the machine dies during them, the new files are refused until they are written again
-    (`check_manifest` with `besides`). Raises `WriteError`.
+    Other files stay `listed` with the hashes of the manifest as it was, so that one that has changed is still refused.
+    All files are written beside the folder first, so a reader can see it half updated only during the renames. If the
+    machine dies during them, the new files are refused until they are written again. Raises `WriteError`.
     """
-    listed = {**checked, **{name: sha256_bytes(data) for name, data in contents.items()}}
+    listed = {**listed, **{name: sha256_bytes(data) for name, data in contents.items()}}
     everything = {**contents, MANIFEST: json_bytes({"sha256": dict(sorted(listed.items()))})}
     place = Path(os.path.abspath(folder))
     asides = {name: name_aside(place.with_name(name.rpartition("/")[2])) for name in everything}
@@ -213,33 +228,47 @@ def add_to_folder(folder: Path, contents: Mapping[str, bytes], *, checked: Mappi
     sweep(place.parent)
 
 
-def check_manifest(folder: Path, *, besides: Collection[str] = ()) -> dict[str, str]:
-    """Return {relative path: SHA-256} of a folder's files if they match its manifest to the byte and none is a link.
+def check_manifest(folder: Path) -> dict[str, str]:
+    """Return {relative path: SHA-256} of the files that a folder's manifest lists, if all of them are as written.
 
-    Raises `DamagedRun` otherwise. Files in `besides` are about to be rewritten: they may differ or be missing, and are
-    then not returned.
+    Other files may lie beside them. Raises `DamagedRun`.
     """
-    hint = "Restore the folder from a copy, or train again."
-    listed = read_manifest(folder, hint)
-    try:
-        files = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
-        present = {p.relative_to(folder).as_posix() for p in files} - {MANIFEST}
-        for name in sorted((present ^ set(listed)) - set(besides)):
-            problem = "is missing" if name in listed else "is not in the manifest"
-            raise DamagedRun(f"{folder / name}: {problem}.", hint=hint)
-        listed = {name: expected for name, expected in listed.items() if name in present}
-        for name, expected in list(listed.items()):
-            file = folder / name
-            if name in besides and (file.is_symlink() or not file.is_file() or sha256_file(file) != expected):
-                del listed[name]
-                continue
-            if file.is_symlink() or not file.is_file():
-                raise DamagedRun(f"{file}: is a link or a device, not the original file.", hint=hint)
-            if sha256_file(file) != expected:
-                raise DamagedRun(f"{file}: has changed since it was written (SHA-256 differs).", hint=hint)
-    except OSError as error:
-        raise DamagedRun(f"{error.filename or folder}: cannot be read: {error.strerror}.", hint=hint) from error
+    listed = read_manifest(folder, RESTORE)
+    for name in listed:
+        check_listed(folder, name, listed)
     return listed
+
+
+def check_listed(folder: Path, name: str, listed: Mapping[str, str]) -> Path:
+    """Return the path of a file in a folder if it is as written: in the manifest `listed`, and unchanged.
+
+    Only the line ends of a text may differ: git changes them on Windows. Raises `DamagedRun`.
+    """
+    file = folder / name
+    if name not in listed:
+        raise DamagedRun(f"{folder}: {name!r} is not in its manifest.", hint=RESTORE)
+    try:
+        if not os.path.lexists(file):
+            raise DamagedRun(f"{file}: is missing.", hint=RESTORE)
+        if not file.is_file():
+            raise DamagedRun(f"{file}: is not a file, or a link to none.", hint=RESTORE)
+        if listed[name] not in (sha256_file(file), _sha256_with_plain_line_ends(file)):
+            is_pointer = file.stat().st_size < 1_000 and file.read_bytes().startswith(LFS_POINTER)
+            raise DamagedRun(
+                f"{file}: has changed since it was written (SHA-256 differs).",
+                hint="It is a pointer of Git LFS: `git lfs pull` fetches the file itself." if is_pointer else RESTORE,
+            )
+    except OSError as error:
+        raise DamagedRun(f"{error.filename or folder}: cannot be read: {error.strerror}.", hint=RESTORE) from error
+    return file
+
+
+def _sha256_with_plain_line_ends(file: Path) -> str:
+    return sha256_bytes(_plain_line_ends(file.read_bytes())) if file.suffix in TEXTS else ""
+
+
+def _plain_line_ends(data: bytes) -> bytes:
+    return data.replace(b"\r\n", b"\n")
 
 
 def read_manifest(folder: Path, hint: str) -> dict[str, str]:
@@ -250,7 +279,7 @@ def read_manifest(folder: Path, hint: str) -> dict[str, str]:
             raise ValueError
         data = path.read_bytes()
         listed: dict[str, str] = json.loads(data)["sha256"]
-        if not isinstance(listed, dict) or data != json_bytes({"sha256": listed}):
+        if not isinstance(listed, dict) or _plain_line_ends(data) != json_bytes({"sha256": listed}):
             raise ValueError
     except FileNotFoundError:
         raise DamagedRun(f"{folder}: has no {MANIFEST}, so its files cannot be verified.", hint=hint) from None

@@ -11,7 +11,7 @@ here uses the labels of the test set.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +22,15 @@ from headstart.evaluation.calibration import fit_temperature
 from headstart.evaluation.clipping import clip_bound
 from headstart.evaluation.conformal import conformal_threshold
 from headstart.evaluation.probabilities import softmax
-from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from, without_weights
+from headstart.io.progress import log
+from headstart.io.text_table import few
+from headstart.model.backbones.registry import (
+    Backbone,
+    find_backbone,
+    sha256_here,
+    to_choose_from,
+    without_weights,
+)
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.classifier import Calibration, Classifier
 from headstart.model.inference.engines import anticipate, choose_runtime
@@ -32,7 +40,7 @@ from headstart.pipeline.approaches import APPROACHES
 from headstart.pipeline.candidates import Candidate
 from headstart.pipeline.choose_backbones import choose_backbones, fitting_size
 from headstart.pipeline.fit_heads import FittedHead
-from headstart.pipeline.fit_task import FitTask
+from headstart.pipeline.fit_task import NO_CHOICES, EarlierChoices, FitTask
 from headstart.training.history import HistoryRow
 from headstart.training.recipe import Recipe
 
@@ -56,30 +64,48 @@ def resolve_backbones(
     recipe: Recipe,
     *,
     weights: WeightsSource = WeightsSource(),
-    chosen: Sequence[str] = (),
+    earlier: EarlierChoices = NO_CHOICES,
 ) -> ResolvedBackbones:
     """Find or download the backbones before any long work. Raises `BackboneError`, `RecipeError`.
 
-    With `chosen` (`FitResult.chosen` of an earlier run), a recipe that leaves the choice open gets these again.
+    A recipe that leaves the choice open gets the backbones of an `earlier` run again, if there is one.
     """
     runtime = choose_runtime(recipe.device, recipe.precision)
     approach = APPROACHES[recipe.approach]
     approach.check(recipe)
+    _name_ignored(recipe)
     is_open = recipe.backbone == "auto" and approach.pretrained and weights.file is None
-    if is_open and chosen:
-        found: Sequence[Backbone] = [find_backbone(name, weights) for name in chosen]
-    else:
-        found = _named_or_all(recipe, weights)
+    names = earlier.backbones if is_open else ()
+    found = [_found_again(name, weights, earlier) for name in names] or _named_or_all(recipe, weights, earlier)
     anticipate(found, runtime, training=approach.trains_networks(recipe))
-    return ResolvedBackbones(tuple(found), runtime, choice=is_open and not chosen and len(found) > 1)
+    return ResolvedBackbones(tuple(found), runtime, choice=is_open and not names and len(found) > 1)
 
 
-def _named_or_all(recipe: Recipe, weights: WeightsSource) -> Sequence[Backbone]:
+def _name_ignored(recipe: Recipe) -> None:
+    ignored = APPROACHES[recipe.approach].ignores(recipe)
+    given = [
+        f"{option.name} ({getattr(recipe, option.name)})"
+        for option in fields(Recipe)
+        if option.name in ignored and getattr(recipe, option.name) != option.default
+    ]
+    if given:
+        log.warning("The approach %s does not use %s.", recipe.approach, few(given, 5))
+
+
+def _named_or_all(recipe: Recipe, weights: WeightsSource, earlier: EarlierChoices) -> Sequence[Backbone]:
     if not APPROACHES[recipe.approach].pretrained:
         return [without_weights(SCRATCH if recipe.backbone == "auto" else recipe.backbone)]
     if recipe.backbone == "auto":
         return to_choose_from(weights)
-    return [find_backbone(name, weights) for name in recipe.backbone.split("+")]
+    return [_found_again(name, weights, earlier) for name in recipe.backbone.split("+")]
+
+
+def _found_again(name: str, weights: WeightsSource, earlier: EarlierChoices) -> Backbone:
+    """Find a backbone; if its weights are not on this machine, take those of the earlier run."""
+    if name in earlier.weights and weights.file is None and not sha256_here(name, weights):
+        log.info("%s: the weights in the run folder are used.", name)
+        return earlier.weights[name]
+    return find_backbone(name, weights)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from headstart.data.open_dataset import Dataset
 from headstart.errors import BadSplit
 from headstart.images.image_refs import Images
+from headstart.model.backbones.registry import Backbone
 from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime
 from headstart.training.recipe import Recipe, seconds
@@ -39,10 +40,27 @@ class Clock:
 
 
 @dataclass(frozen=True, eq=False)
+class EarlierChoices:
+    """What repeating a run takes over from it: choices that depended on time or on the machine.
+
+    `backbones` are the names of those it chose, best first; `weights` those that lie in the run folder itself, by name.
+    `repaced` are the changes of its number of steps, see `training.pacing`.
+    """
+
+    backbones: Sequence[str] = ()
+    weights: Mapping[str, Backbone] = field(default_factory=dict)
+    repaced: Sequence[tuple[int, int]] = ()
+
+
+NO_CHOICES = EarlierChoices()
+"""For a run that repeats no other."""
+
+
+@dataclass(frozen=True, eq=False)
 class FitTask:
     """`dataset` with its split, its `images` in the same order, the `recipe`, and the runtime for networks.
 
-    `resume` is the place for snapshots of an interrupted training; None to keep none.
+    `resume` is the place for snapshots of an interrupted training; None to keep none. `earlier` is what to repeat.
     """
 
     dataset: Dataset
@@ -51,6 +69,7 @@ class FitTask:
     runtime: Runtime
     clock: Clock = field(default_factory=Clock)
     resume: ResumePoint | None = None
+    earlier: EarlierChoices = NO_CHOICES
 
     @property
     def seconds_left(self) -> float:

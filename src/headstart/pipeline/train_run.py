@@ -39,7 +39,7 @@ from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictions import Predictions
 from headstart.pipeline.fit import FitResult, ResolvedBackbones, fit_classifier, resolve_backbones
 from headstart.pipeline.fit_heads import FittedHead
-from headstart.pipeline.fit_task import Clock, FitTask
+from headstart.pipeline.fit_task import NO_CHOICES, Clock, EarlierChoices, FitTask
 from headstart.pipeline.run_report import training_report, write_report
 from headstart.pipeline.scan import ScannedDataset, prepare_groups, scan, with_named_groups
 from headstart.reports.model_card import model_card
@@ -68,8 +68,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """Arguments of a training run. `chosen` are the backbones of an earlier run, best first; they replace the
-    choice."""
+    """Arguments of a training run. `earlier` is what to take over from a run that is repeated."""
 
     source: DataSource
     out: Path
@@ -79,7 +78,7 @@ class TrainRequest:
     curation: Curation = Curation()
     restart: bool = False
     report: bool = True
-    chosen: Sequence[str] = ()
+    earlier: EarlierChoices = NO_CHOICES
 
 
 def train_run(asked: TrainRequest) -> TrainResult:
@@ -93,7 +92,7 @@ def train_run(asked: TrainRequest) -> TrainResult:
     opened = corrections.applied_to(opened)
     if split is None:
         prepare_groups(opened, source)
-    resolved = resolve_backbones(recipe, weights=asked.weights, chosen=asked.chosen)
+    resolved = resolve_backbones(recipe, weights=asked.weights, earlier=asked.earlier)
     scanned = scan(source, opened=opened, not_copies=refused)
     require_trainable(scanned.dataset)
     given = scanned.dataset
@@ -108,7 +107,13 @@ def train_run(asked: TrainRequest) -> TrainResult:
     )
     require_sets(dataset, ("train", "val", "test"))
     task = FitTask(
-        dataset=dataset, images=scanned.images, recipe=recipe, runtime=resolved.runtime, clock=clock, resume=unfinished
+        dataset=dataset,
+        images=scanned.images,
+        recipe=recipe,
+        runtime=resolved.runtime,
+        clock=clock,
+        resume=unfinished,
+        earlier=asked.earlier,
     )
     result = fit_classifier(task, resolved)
     classifier = result.classifier
@@ -256,6 +261,7 @@ def _finetune_record(tuned: FinetuneResult | None, *, speed: bool = True) -> Fin
         epochs=len(tuned.epochs),
         best_epoch=tuned.fit.best_epoch,
         stopped=tuned.fit.stopped,
+        repaced=tuned.fit.repaced,
         lr=tuned.recipe.lr,
         wise_ft=None if math.isnan(tuned.wise_ft) else tuned.wise_ft,
         images_per_second=round(tuned.images_per_second, 1) if speed else None,

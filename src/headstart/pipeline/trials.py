@@ -136,6 +136,7 @@ def finished(candidate: TrialConfig, place: TrialContext) -> TrialResult | None:
     run = place.run(candidate.name)
     try:
         opened = RunFolder(run)
+        opened.check()
         manifest, seconds, made = _identity(run), opened.metrics.seconds["total"], opened.provenance
     except RunError as error:
         if run.exists():

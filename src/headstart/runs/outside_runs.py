@@ -1,4 +1,4 @@
-"""Checks of output places that a user names: none may be inside a run folder, whose manifest is complete.
+"""Checks of output places that a user names: none may be inside a run folder, which stays as it was written.
 
 They run before the work. They cost a look at each parent folder and write nothing.
 """
@@ -15,7 +15,7 @@ from headstart.runs.run_folder import CLASSIFIER
 
 
 def check_outside_run(path: Path) -> None:
-    """Raise `WriteError` if `path` is a run folder or inside one: an extra file would invalidate its manifest."""
+    """Raise `WriteError` if `path` is a run folder or inside one, which stays as it was written."""
     place = Path(os.path.abspath(path))
     for folder in (place, *place.parents):
         if os.path.isfile(folder / MANIFEST) and os.path.isfile(folder / CLASSIFIER):
@@ -27,7 +27,7 @@ def check_outside_run(path: Path) -> None:
 def check_out_file(path: Path, *inputs: Path, option: str = "--out") -> None:
     """As `check_file_place`, for a file that the user names with `option`.
 
-    It may not be in a run folder, whose manifest is complete; nor be one of the `inputs`, nor be inside one of them.
+    It may not be in a run folder; nor be one of the `inputs`, nor be inside one of them.
     """
     check_file_place(path)
     check_outside_run(path)

@@ -1,10 +1,12 @@
 """The run folder: the only module that knows its files and keys. `train` writes it, everything else reads it.
 
-    run = RunFolder(Path("run"))        # the manifest is checked before any parser sees a byte
+    run = RunFolder(Path("run"))
     run.classifier, run.provenance, run.metrics.test["accuracy"]
 
-Opening costs a SHA-256 of every file; each is parsed on first use. Files can grow: unknown keys and columns are
-ignored, and `FORMAT` changes only when a known one changes its meaning or is removed.
+Each file is compared with the manifest and parsed on first use: a SHA-256 before any parser sees a byte. So an edited
+model card, or a table that is gone, harms only what reads it, and files that are not in the manifest (`.DS_Store`,
+`.git`, a note) are never read. Files can grow: unknown keys and columns are ignored, and `FORMAT` changes only when a
+known one changes its meaning or is removed.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from functools import cache, cached_property
@@ -28,11 +30,11 @@ from headstart.data.splits import SPLIT_HEADER, SplitRow
 from headstart.errors import BadWeights, DamagedRun, HeadstartError, MissingRun, RunError, UnsupportedRun
 from headstart.evaluation.metrics import Metrics
 from headstart.io.files import read_csv, read_json, write_bytes, write_csv, write_json, write_text
-from headstart.io.folders import MANIFEST, check_manifest
+from headstart.io.folders import MANIFEST, RESTORE, check_listed, read_manifest
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictions import Predictions, read_predictions, write_predictions
 from headstart.runs.provenance import Provenance
-from headstart.runs.saved_classifier import read_classifier, write_classifier
+from headstart.runs.saved_classifier import member_files, read_classifier, write_classifier
 from headstart.training.history import HistoryRow
 from headstart.training.hooks import EpochRow, StepRow
 
@@ -98,12 +100,12 @@ class RunRecord:
 class RunFolder:
     """A run folder, open for reading.
 
-    Opening raises `MissingRun` (there is none), `DamagedRun` (a file differs from what was written) and
-    `UnsupportedRun` (another format). Files in `besides` may be damaged or missing: they are about to be rewritten. A
-    file that cannot be parsed raises `DamagedRun` on first use.
+    Opening raises `MissingRun` (there is none), `DamagedRun` (the manifest or `headstart.json` differ from what was
+    written) and `UnsupportedRun` (another format). Any other file that differs or cannot be parsed raises `DamagedRun`
+    on first use.
     """
 
-    def __init__(self, path: Path, *, besides: Collection[str] = ()) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = Path(path)
         if not self.path.is_dir():
             raise MissingRun(
@@ -111,12 +113,12 @@ class RunFolder:
             )
         if not (self.file(MANIFEST).is_file() or self.file(CLASSIFIER).is_file()):
             raise self._not_a_run()
-        self.files: Mapping[str, str] = check_manifest(self.path, besides=besides)
-        """{relative path: SHA-256} of the checked files."""
+        self.files: Mapping[str, str] = read_manifest(self.path, RESTORE)
+        """{relative path: SHA-256} of the files as they were written."""
         if CLASSIFIER not in self.files:
             raise self._not_a_run()
         with self._as_written(CLASSIFIER):
-            self._described: Mapping[str, Any] = read_json(self.file(CLASSIFIER))
+            self._described: Mapping[str, Any] = read_json(self.checked(CLASSIFIER))
             _check_format(self.path, self._described["format"])
 
     def _not_a_run(self) -> MissingRun:
@@ -128,10 +130,22 @@ class RunFolder:
         """Return the path of a file of that name, whether it exists or not."""
         return self.path / name
 
+    def checked(self, name: str) -> Path:
+        """Return the path of a file that is as it was written. Raises `DamagedRun`."""
+        return check_listed(self.path, name, self.files)
+
+    def check(self) -> None:
+        """Compare every file with the manifest, except those that are only for people. Raises `DamagedRun`."""
+        for name in self.files:
+            if name != MODEL_CARD and name not in REPORT_FILES:
+                self.checked(name)
+
     @cached_property
     def classifier(self) -> Classifier:
         """The classifier, ready to predict."""
         with self._as_written(CLASSIFIER):
+            for name in member_files(self._described):
+                self.checked(name)
             return read_classifier(self.path, self._described)
 
     @cached_property
@@ -166,13 +180,13 @@ class RunFolder:
     def predictions(self) -> Predictions:
         """Predictions for the test set and unlabelled images; unreadable images by name."""
         with self._as_written(PREDICTIONS):
-            return read_predictions(self.file(PREDICTIONS))
+            return read_predictions(self.checked(PREDICTIONS))
 
     @cached_property
     def metrics(self) -> RunMetrics:
         """Test and validation metrics, and seconds by step."""
         with self._as_written(METRICS):
-            read = read_json(self.file(METRICS))
+            read = read_json(self.checked(METRICS))
             seconds = {str(name): float(value) for name, value in read["seconds"].items()}
             return RunMetrics(Metrics.from_json(read["test"]), Metrics.from_json(read["val"]), seconds)
 
@@ -194,7 +208,7 @@ class RunFolder:
     @cached_property
     def training_images_png(self) -> bytes:
         """A PNG of some images as the network received them in gradient descent; empty if there was none."""
-        return self.file(TRAINING_IMAGES).read_bytes() if self.has(TRAINING_IMAGES) else b""
+        return self.checked(TRAINING_IMAGES).read_bytes() if self.has(TRAINING_IMAGES) else b""
 
     @property
     def training(self) -> TrainingLog | None:
@@ -218,13 +232,13 @@ class RunFolder:
     def corrections(self) -> Corrections:
         """The corrections of labels that were applied; none is false."""
         with self._as_written(CORRECTIONS):
-            return read_corrections(self.file(CORRECTIONS) if self.has(CORRECTIONS) else None)
+            return read_corrections(self.checked(CORRECTIONS) if self.has(CORRECTIONS) else None)
 
     @cached_property
     def not_copies(self) -> NotCopies:
         """The pairs marked as not copies; false if there are none."""
         with self._as_written(NOT_COPIES):
-            return read_not_copies(self.file(NOT_COPIES) if self.has(NOT_COPIES) else None)
+            return read_not_copies(self.checked(NOT_COPIES) if self.has(NOT_COPIES) else None)
 
     def has(self, name: str) -> bool:
         """Return whether there is a file of that name."""
@@ -236,7 +250,7 @@ class RunFolder:
         if optional and not self.has(name):
             return ()
         with self._as_written(name):
-            return tuple(parsed(row) for row in read_csv(self.file(name)))
+            return tuple(parsed(row) for row in read_csv(self.checked(name)))
 
     @contextmanager
     def _as_written(self, name: str) -> Iterator[None]:
@@ -260,7 +274,7 @@ class RunFolder:
 
 
 def load_classifier(run: Path) -> Classifier:
-    """Load the classifier of a run folder after checking its manifest. Raises `MissingRun`, `DamagedRun`,
+    """Load the classifier of a run folder, whose files have to be as they were written. Raises `MissingRun`, `DamagedRun`,
     `UnsupportedRun`."""
     return RunFolder(run).classifier
 

@@ -4,7 +4,7 @@
 
 The backbone's tensors are copied byte for byte, the last layer is float32. Reading costs a SHA-256 of the weights and
 loads the last layer; the backbone's tensors are read when the network is opened. Not for the rest of a run:
-`runs.run_folder` checks the manifest before anything here reads a file.
+`runs.run_folder` compares the files with the manifest before anything here reads one.
 """
 
 from __future__ import annotations
@@ -49,6 +49,12 @@ def write_classifier(folder: Path, classifier: Classifier) -> dict[str, Any]:
         "runtime": vars(classifier.runtime),
         "members": [_describe(member.extractor, name) for member, name in zip(classifier.members, names, strict=True)],
     }
+
+
+def member_files(described: Mapping[str, Any]) -> list[str]:
+    """Return the relative paths of the files that `read_classifier` reads. Raises as that does."""
+    folders = [Path(str(each["folder"])) for each in described["members"]]
+    return [(folder / name).as_posix() for folder in folders for name in (TIMM_CONFIG, WEIGHTS)]
 
 
 def read_classifier(folder: Path, described: Mapping[str, Any]) -> Classifier:

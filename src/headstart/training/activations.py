@@ -7,8 +7,10 @@ per view. Do not use it for trunks that are trained too: `training.image_batches
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,9 @@ from headstart.model.inference.runtime import Session
 
 LARGEST_BYTES = 6 << 30
 """Disk space that activations may take; fewer views are kept if that is not enough."""
+
+TIMED_VIEWS = 256
+"""Views after which the pace is known well enough."""
 
 
 def views_that_fit(wanted: int, images: int, numel: int) -> int:
@@ -46,14 +51,47 @@ class FrozenTrunk:
     numel: int
 
 
+class ViewBudget:
+    """How many views per image to compute: fewer, down to one, if they take longer than `seconds`.
+
+    All images end with the same number of views: `most`, after the last image.
+    """
+
+    def __init__(self, most: int, seconds: float = math.inf, clock: Callable[[], float] = time.monotonic) -> None:
+        self.most, self.seconds = most, seconds
+        self._clock, self._begun = clock, clock()
+        self._views, self._elapsed = 0, 0.0
+
+    def computed(self, views: int, images_left: int) -> None:
+        """Take note of `views` more views, and lower `most` if as many of each image that is left do not fit."""
+        self._views += views
+        self._elapsed = self._clock() - self._begun
+        needed = self.per_view * images_left
+        if needed and self._views >= TIMED_VIEWS and needed * self.most > self.seconds - self._elapsed:
+            self.most = max(int((self.seconds - self._elapsed) / needed), 1)
+
+    @property
+    def per_view(self) -> float:
+        """Seconds per view of one image."""
+        return self._elapsed / max(self._views, 1)
+
+
 def keep_activations(
-    images: Images, trunk: FrozenTrunk, augment: Augment, *, seed: int, views: Sequence[int], title: str
+    images: Images,
+    trunk: FrozenTrunk,
+    augment: Augment,
+    *,
+    seed: int,
+    views: Sequence[int],
+    title: str,
+    budget: ViewBudget | None = None,
 ) -> np.ndarray:
     """Compute the trunk's activations for each of the `views` of N images, float16 (V, N, numel).
 
-    `views` are view numbers, see `images.augment.read_views`. Raises `UnreadableImage` for an image that changed since
-    it was inspected, `WriteError` if the disk is full.
+    `views` are view numbers, see `images.augment.read_views`; with a `budget`, only the first ones that fit into it.
+    Raises `UnreadableImage` for an image that changed since it was inspected, `WriteError` if the disk is full.
     """
+    budget = budget or ViewBudget(len(views))
     out_VND = scratch_array((len(views), len(images), trunk.numel), np.float16)
     size = len(trunk.sessions[0].pixels)
     batches = iter([range(i, min(i + size, len(images))) for i in range(0, len(images), size)])
@@ -64,8 +102,11 @@ def keep_activations(
         def work(session: Session) -> None:
             try:
                 for batch in _claimed(batches, lock, failures):
-                    pixels = [_read(images, i, trunk.spec, augment, seed, views) for i in batch]
-                    _run_views(session, pixels, out_VND[:, batch.start : batch.stop])
+                    numbers = views[: budget.most]
+                    pixels = [_read(images, i, trunk.spec, augment, seed, numbers) for i in batch]
+                    _run_views(session, pixels, out_VND[: len(numbers), batch.start : batch.stop])
+                    with lock:
+                        budget.computed(len(batch) * len(numbers), len(images) - batch.stop)
                     advance(len(batch))
             except BaseException as error:
                 failures.append(error)
@@ -82,7 +123,7 @@ def keep_activations(
                 thread.join()
     if failures:
         raise failures[0]
-    return out_VND
+    return out_VND[: budget.most]
 
 
 def _claimed(batches: Iterator[range], lock: threading.Lock, failures: Sequence[BaseException]) -> Iterator[range]:

@@ -17,8 +17,7 @@ closed-form last layer (`pipeline.fit_heads`) is as good on validation; `train` 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,9 +40,11 @@ from headstart.training.image_batches import ImageBatches
 from headstart.training.loop import EpochRow, StepRow, TrainingResult, TrainingTask, evaluate, find_rate, fit
 from headstart.training.modes import TrainingMode
 from headstart.training.optim import seconds_per_batch
+from headstart.training.pacing import Deadline
 from headstart.training.prepare import (
     CutNetwork,
     Plan,
+    PreparedBatches,
     TrainingData,
     build_network,
     cut_network,
@@ -59,6 +60,9 @@ from headstart.training.resume import ResumePoint
 __all__ = ["FinetuneResult", "TrainingData", "between", "finetune"]
 
 WISE = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+VIEWS_SHARE = 0.4
+"""Fraction of the time that computing activations may take before views are left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +102,11 @@ def finetune(
     *,
     mode: TrainingMode,
     start: LinearLayer | None = None,
-    seconds: float,
+    deadline: Deadline,
     resume: ResumePoint | None = None,
+    repaced: Sequence[tuple[int, int]] = (),
 ) -> FinetuneResult:
-    """Train by `recipe` within about `seconds`.
+    """Train by `recipe`. Unless it sets the number of epochs, the time until the deadline decides on it.
 
     Args:
         extractor: The backbone and input to start from; one with random weights to train from scratch.
@@ -110,29 +115,38 @@ def finetune(
         runtime: Where the frozen stages run; a GPU is also used for training.
         mode: What is trained, and defaults for options that the recipe leaves open.
         start: Initial last layer, fitted on the frozen features; None for a random one.
-        seconds: Time that training may take.
+        deadline: When everything has to be over, including `Deadline.after` seconds of work that follow.
         resume: Where snapshots are kept; an interrupted training resumes from there.
+        repaced: Changes of the number of steps to repeat, see `training.pacing`.
 
-    Raises `BudgetTooSmall` if `recipe.epochs` is 0 and `seconds` is too short for one epoch; `TrainingFailed`,
+    Raises `BudgetTooSmall` if `recipe.epochs` is 0 and there is no time for one epoch; `TrainingFailed`,
     `UnfinishedTraining`, `BackboneError`, `WriteError`, `UnreadableImage` for an image that changed.
     """
-    begun = time.monotonic()
     torch.manual_seed(recipe.seed)
-    plan = Plan(extractor=extractor, data=data, recipe=recipe, runtime=runtime, mode=mode)
     augment = parse_augment(mode.augment if recipe.augment == "auto" else recipe.augment)
     module = build_network(extractor, recipe, data.n_classes, start)
     recorded = Checkpoint(resume.path, {}).recorded() if resume is not None else {}
-    network = cut_network(module, plan, recorded=recorded, seconds=seconds)
-    task, precision = _training_task(plan, network, augment)
-    if resume is not None:
-        recipe = _resumed(recipe, recorded)
-    left = seconds - (time.monotonic() - begun)
-    recipe = _settled(replace(plan, recipe=recipe), task, precision, left)
-    exact = replace(recipe, precision=precision)
+    timed = recipe.epochs == 0
+    recipe = _resumed(recipe, recorded)
+    plan = Plan(extractor=extractor, data=data, recipe=recipe, runtime=runtime, mode=mode)
+    network = cut_network(module, plan, recorded=recorded, seconds=deadline.left())
+    for_views = VIEWS_SHARE * deadline.left() if timed and not recorded else math.inf
+    task, prepared, precision = _training_task(plan, network, augment, for_views)
+    exact = replace(recipe, precision=precision, lr=recipe.lr or _learning_rate(task, plan, precision))
+    if timed:
+        deadline = _estimated(deadline, plan, task, prepared, exact, interpolates=start is not None)
+        exact = replace(exact, epochs=recipe.epochs or _epochs(deadline, plan))
     before = {name: value.detach().clone() for name, value in task.module.state_dict().items()}
-    checkpoint = _checkpoint(resume, network.n_frozen)
-    task = replace(task, class_weights=_class_weights(data, recipe))
-    fitted = fit(task, exact, epochs=recipe.epochs, lr=recipe.lr, checkpoint=checkpoint)
+    fitted = fit(
+        replace(task, class_weights=_class_weights(data, recipe)),
+        exact,
+        epochs=exact.epochs,
+        lr=exact.lr,
+        checkpoint=_checkpoint(resume, network.n_frozen, prepared.n_views),
+        deadline=deadline if timed else None,
+        repaced=repaced,
+    )
+    recipe = replace(recipe, epochs=exact.epochs, lr=exact.lr, n_views=prepared.n_views or recipe.n_views)
     wise_ft = math.nan
     if mode.interpolates and start is not None:
         wise_ft = _interpolate(task, before, exact)
@@ -154,68 +168,93 @@ def finetune(
     )
 
 
-def _training_task(plan: Plan, network: CutNetwork, augment: Augment) -> tuple[TrainingTask, str]:
-    """Return the task for the training loop and the precision to train at."""
+def _training_task(
+    plan: Plan, network: CutNetwork, augment: Augment, seconds: float
+) -> tuple[TrainingTask, PreparedBatches, str]:
+    """Return the task for the training loop, the batches in it, and the precision to train at."""
     tail = network.tail
     if network.n_frozen and plan.mode.freezes_stages:
         freeze_norms(tail)
-    train, val, module = make_batches(plan, network, augment)
+    prepared = make_batches(plan, network, augment, seconds)
     precision = training_precision(plan, network.n_frozen)
     if precision == "bf16" and plan.runtime.device == "cpu":
         lighten(tail)
     if plan.recipe.loss == "binary":
         train_one_unit(tail, network.classifier)
     task = TrainingTask(
-        module=module,
+        module=prepared.module,
         groups=parameter_groups(tail, plan.recipe),
-        train=train,
-        val=val,
+        train=prepared.train,
+        val=prepared.val,
         n_classes=plan.data.n_classes,
         device="cuda" if plan.runtime.device == "cuda" else "cpu",
     )
-    return task, precision
+    return task, prepared, precision
 
 
-def _checkpoint(resume: ResumePoint | None, n_frozen: int) -> Checkpoint | None:
+def _checkpoint(resume: ResumePoint | None, n_frozen: int, n_views: int) -> Checkpoint | None:
     if resume is None:
         return None
-    found = {"threads": str(torch.get_num_threads()), "frozen stages": str(n_frozen)}
+    found = {"threads": str(torch.get_num_threads()), "frozen stages": str(n_frozen), "views": str(n_views)}
     return Checkpoint(resume.path, {**resume.key, **found})
 
 
 def _resumed(recipe: Recipe, recorded: Mapping[str, str]) -> Recipe:
-    """Return the recipe with the epochs and learning rate of an interrupted training, so that it resumes with them."""
+    """Return the recipe with the epochs, learning rate and views of an interrupted training: it resumes with them."""
     if not recorded:
         return recipe
     epochs, rate = int(recorded["epochs"]), float(recorded["highest learning rate"])
-    return replace(recipe, epochs=recipe.epochs or epochs, lr=recipe.lr or rate)
+    n_views = int(recorded["views"]) or recipe.n_views
+    return replace(recipe, epochs=recipe.epochs or epochs, lr=recipe.lr or rate, n_views=n_views)
 
 
-def _settled(plan: Plan, task: TrainingTask, precision: str, seconds: float) -> Recipe:
-    """Return the recipe with a learning rate and a number of epochs in place of zeros. Raises `BudgetTooSmall`."""
-    begun, recipe, mode = time.monotonic(), plan.recipe, plan.mode
-    probing = replace(recipe, precision=precision)
-    rate = recipe.lr
-    if not rate and mode.lr is not None:
-        rate = mode.lr * (10 if recipe.optimizer == "sgd" else 1)
-    elif not rate:
-        rate = find_rate(task, probing).suggestion
-        log.info("Learning rate found by a range test: %.2g.", rate)
-    if recipe.epochs:
-        return replace(recipe, lr=rate)
-    once = seconds_per_batch(task.module, task.groups, task.train, probing, task.device)
-    held = len(plan.data.val) / max(len(plan.data.train), 1)
-    epoch = once * len(task.train) * (1 + held / 3)
-    left = seconds - (time.monotonic() - begun)
-    epochs = min(int(left / epoch), mode.most_epochs)
+def _learning_rate(task: TrainingTask, plan: Plan, precision: str) -> float:
+    """Return the peak learning rate for a recipe that leaves it open."""
+    recipe, mode = plan.recipe, plan.mode
+    if mode.lr is not None:
+        return mode.lr * (10 if recipe.optimizer == "sgd" else 1)
+    rate = find_rate(task, replace(recipe, precision=precision)).suggestion
+    log.info("Learning rate found by a range test: %.2g.", rate)
+    return rate
+
+
+def _estimated(
+    deadline: Deadline, plan: Plan, task: TrainingTask, prepared: PreparedBatches, recipe: Recipe, *, interpolates: bool
+) -> Deadline:
+    """Return the deadline with the pace of a few batches, and what follows training: validation, embedding all images.
+
+    A forward pass takes a third of a training step.
+    """
+    data, per_epoch = plan.data, _steps_per_epoch(task.train, recipe)
+    per_step = recipe.grad_accum_steps * seconds_per_batch(task.module, task.groups, task.train, recipe, task.device)
+    per_image = per_step / (3 * recipe.batch_size * recipe.grad_accum_steps)
+    return replace(
+        deadline,
+        after=deadline.after + len(data.images) * (prepared.trunk_seconds + per_image),
+        per_step=per_step,
+        per_epoch=per_epoch,
+        validation_steps=len(data.val) / max(len(data.train), 1) * per_epoch / 3,
+        validations=len(WISE) if interpolates and plan.mode.interpolates and recipe.wise_ft == "auto" else 0,
+    )
+
+
+def _steps_per_epoch(train: Batches, recipe: Recipe) -> int:
+    return math.ceil(len(train) / recipe.grad_accum_steps)
+
+
+def _epochs(deadline: Deadline, plan: Plan) -> int:
+    """Return the number of whole epochs that fit, as many as the mode allows. Raises `BudgetTooSmall`."""
+    epochs = min(deadline.steps(deadline.per_step) // deadline.per_epoch, plan.mode.most_epochs)
     if epochs < 1:
-        spent = parse_seconds(recipe.budget) - left
+        budget, left = plan.recipe.budget, deadline.left()
+        epoch = deadline.per_step * (deadline.per_epoch + deadline.validation_steps)
+        enough = parse_seconds(budget) - left + 3 * epoch
         raise BudgetTooSmall(
-            f"budget {recipe.budget} is too small for {mode.name}: {left:.0f} s remain, and one epoch over the "
+            f"budget {budget} is too small for {plan.mode.name}: {max(left, 0):.0f} s remain, and one epoch over the "
             f"training images takes about {epoch:.0f} s.",
-            hint=f"Use --budget {math.ceil((spent + 3 * epoch) / 60)}m, or --approach linear.",
+            hint=f"Use --budget {math.ceil(enough / 60)}m, or --approach linear.",
         )
-    return replace(recipe, lr=rate, epochs=epochs)
+    return int(epochs)
 
 
 def _class_weights(data: TrainingData, recipe: Recipe) -> np.ndarray | None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, replace
@@ -45,6 +44,7 @@ from headstart.training.optim import (
     smoothed,
     steepest,
 )
+from headstart.training.pacing import Deadline, Pacing
 from headstart.training.recipe import Recipe
 
 NAMED_IMAGES = 32
@@ -54,13 +54,14 @@ NAMED_IMAGES = 32
 @dataclass(frozen=True)
 class TrainingResult:
     """The result of `fit`. `stopped` is the reason for stopping early, empty if all epochs ran; `bad_images` are those
-    of a batch whose loss was not finite."""
+    of a batch whose loss was not finite. `repaced` are the changes of the number of steps, see `training.pacing`."""
 
     epochs: tuple[EpochRow, ...]
     steps: tuple[StepRow, ...]
     best_epoch: int
     stopped: str
     bad_images: tuple[int, ...] = ()
+    repaced: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +86,13 @@ def fit(
     lr: float,
     checkpoint: Checkpoint | None = None,
     hooks: Sequence[Hooks] = (),
+    deadline: Deadline | None = None,
+    repaced: Sequence[tuple[int, int]] = (),
 ) -> TrainingResult:
     """Train the parameters in the task's groups and no others; its module ends with the best epoch's weights.
 
-    `epochs` and the peak learning rate `lr` take precedence over the recipe's.
+    `epochs` and the peak learning rate `lr` take precedence over the recipe's. With a `deadline` there are fewer steps
+    if they do not fit; `repaced` repeats such changes of an earlier training (`TrainingResult.repaced`).
 
     `recipe.monitor` selects the best epoch, the first one of equals; with `recipe.model_ema_decay` the moving average
     is validated and kept. Without `val` the last epoch counts as best. A group that is still frozen keeps its BatchNorm
@@ -102,6 +106,7 @@ def fit(
     `TrainingResult.stopped`), or if not even one image fits in memory; `UnfinishedTraining`, see `Checkpoint.load`.
     """
     training = _Training(task=task, recipe=recipe, epochs=epochs, lr=lr, hooks=hooks)
+    training.pacing.follow(deadline, repaced)
     if checkpoint is not None:
         found = {"epochs": str(epochs), "highest learning rate": repr(lr), "batches per epoch": str(len(task.train))}
         training.resume(replace(checkpoint, key={**checkpoint.key, **found}))
@@ -164,12 +169,14 @@ class _Training:
     def __init__(self, task: TrainingTask, recipe: Recipe, epochs: int, lr: float, hooks: Sequence[Hooks]) -> None:
         module, groups, train = task.module, task.groups, task.train
         module.to(task.device, memory_format=torch.channels_last if task.device != "cpu" else torch.preserve_format)
-        total = epochs * math.ceil(len(train) / recipe.grad_accum_steps)
+        per_epoch = math.ceil(len(train) / recipe.grad_accum_steps)
+        total = epochs * per_epoch
         self.module, self.groups, self.train, self.val, self.recipe = module, groups, train, task.val, recipe
         self.lr, self.n_classes, self.hooks = lr, task.n_classes, hooks
         self.state = State(module, recipe, epochs, total)
         self.optimizer = make_optimizer(groups, recipe)
         self.schedule = Schedule(recipe.lr_scheduler, total, recipe.warmup_ratio)
+        self.pacing = Pacing(total, per_epoch)
         self.passes = Passes(module, recipe, task.device, task.class_weights)
         self.average = MovingAverage(module, recipe.model_ema_decay) if recipe.model_ema_decay else None
         self.best: dict[str, torch.Tensor] = {}
@@ -197,6 +204,7 @@ class _Training:
             best_epoch=state.best_epoch,
             stopped=state.stopped,
             bad_images=self.bad_images,
+            repaced=tuple(self.pacing.changes),
         )
 
     def _end_at(self, error: _NotFinite) -> None:
@@ -217,16 +225,31 @@ class _Training:
         state, recipe = self.state, self.recipe
         self.prepare_epoch(state.epoch)
         self._call("before_epoch")
-        begun = time.monotonic() - self.sums.seconds
+        begun = self.pacing.clock() - self.sums.seconds
         batches = self.train.epoch(state.epoch, start=state.batch)
         with bar(self._headline(), total=len(self.train)) as advance:
             advance(state.batch)
-            while gathered := list(itertools.islice(batches, recipe.grad_accum_steps)):
+            while self._goes_on() and (gathered := list(itertools.islice(batches, recipe.grad_accum_steps))):
                 self._step(gathered)
-                self.sums.seconds = time.monotonic() - begun
+                self._repace(self.pacing.clock() - begun - self.sums.seconds)
+                self.sums.seconds = self.pacing.clock() - begun
                 advance(len(gathered))
                 self._save_if_due()
         self._finish_epoch(begun)
+
+    def _goes_on(self) -> bool:
+        """Return whether another step follows in this epoch; it may be cut short."""
+        return self.state.step < self.state.total_steps
+
+    def _repace(self, seconds: float) -> None:
+        """Fit the number of steps to the time that is left; the last step took `seconds`."""
+        state, before = self.state, self.state.total_steps
+        changed = self.pacing.stepped(state.step, seconds)
+        state.total_steps, state.epochs = self.pacing.total(state.step), self.pacing.epochs(state.step)
+        if changed:
+            epochs = " to ".join(f"{total / self.pacing.per_epoch:.1f}" for total in (before, state.total_steps))
+            why = "Training is slower than planned" if state.total_steps < before else "Training is faster again"
+            log.info("%s: from %s epochs, to keep the budget.", why, epochs)
 
     def _headline(self) -> str:
         last = self.state.rows[-1] if self.state.rows else None
@@ -247,8 +270,9 @@ class _Training:
 
     def _step(self, gathered: list[Batch]) -> None:
         state = self.state
-        state.lr = self.lr * self.schedule.rate(state.step)
-        set_rates(self.optimizer, state.lr, self.schedule.momentum(state.step))
+        place = self.pacing.position(state.step)
+        state.lr = self.lr * self.schedule.rate(place)
+        set_rates(self.optimizer, state.lr, self.schedule.momentum(place))
         self._call("before_step")
         moved = self.move(gathered, (state.epoch, state.batch))
         state.loss = moved.loss
@@ -295,7 +319,9 @@ class _Training:
     def _finish_epoch(self, begun: float) -> None:
         state, sums = self.state, self.sums
         with self._averaged():
+            trained = self.pacing.clock()
             score = self.passes.score(self.val) if self.val is not None else Score(math.nan, math.nan)
+            self.pacing.validated(self.pacing.clock() - trained)
             if self.val is not None and not math.isfinite(score.loss):
                 raise _NotFinite(f"the validation loss is {score.loss} after epoch {state.epoch + 1}.")
             value = -score.accuracy if self.recipe.monitor == "val_accuracy" else score.loss
@@ -308,7 +334,7 @@ class _Training:
             val_loss=score.loss,
             val_accuracy=score.accuracy,
             lr=state.lr,
-            seconds=time.monotonic() - begun,
+            seconds=self.pacing.clock() - begun,
         )
         state.rows.append(row)
         log.info("%s", _summary(row, state.epochs))
@@ -388,6 +414,7 @@ class _Training:
             "bad_images": self.bad_images,
             "sums": asdict(self.sums),
             "at_once": self.passes.at_once,
+            "repaced": self.pacing.changes,
         }
         return Snapshot(arrays, values)
 
@@ -408,6 +435,8 @@ class _Training:
         state.steps = [StepRow(int(s), int(e), float(lr), float(loss)) for s, e, lr, loss in snapshot.tensors["steps"]]
         self.best_value, self.bad_images = values["best_value"], tuple(values["bad_images"])
         self.sums, self.passes.at_once = _Sums(**values["sums"]), values["at_once"]
+        self.pacing.follow(self.pacing.deadline, values["repaced"])
+        state.total_steps, state.epochs = self.pacing.total(state.step), self.pacing.epochs(state.step)
         if state.epoch < state.epochs and not state.stopped:
             where = f"epoch {state.epoch + 1}, batch {state.batch + 1} of {len(self.train)}"
             log.info("Resuming the unfinished training in %s: %s.", checkpoint.path, where)

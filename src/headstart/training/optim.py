@@ -76,8 +76,9 @@ class Schedule:
     total: int
     warmup: float = 0.0
 
-    def rate(self, step: int) -> float:
-        """Return the learning rate at a step (from 0) as a fraction of the peak.
+    def rate(self, step: float) -> float:
+        """Return the learning rate at a step (from 0; between two steps if the schedule is run through faster) as a
+        fraction of the peak.
 
         >>> [round(Schedule("cosine", 4).rate(step), 3) for step in range(4)]
         [1.0, 0.854, 0.5, 0.146]
@@ -89,12 +90,12 @@ class Schedule:
             return (step + 1) / (rise + 1)
         return _cosine(1.0, 0.0, (step - rise) / (self.total - rise)) if self.kind == "cosine" else 1.0
 
-    def momentum(self, step: int) -> float | None:
+    def momentum(self, step: float) -> float | None:
         """Return the momentum (beta1 of Adam) at a step; None leaves it unchanged."""
         low, high = MOMENTA
         return self._cycled(step, high, low, high) if self.kind == "onecycle" else None
 
-    def _cycled(self, step: int, start: float, peak: float, end: float) -> float:
+    def _cycled(self, step: float, start: float, peak: float, end: float) -> float:
         if self.total == 1:
             return peak
         turn = (self.warmup or 0.3) * self.total - 1
@@ -384,16 +385,16 @@ def steepest(rates: Sequence[float], losses: Sequence[float], half: int = 8) -> 
 def seconds_per_batch(
     module: nn.Module, groups: Sequence[ParameterGroup], train: Batches, recipe: Recipe, device: str, most: int = 6
 ) -> float:
-    """Measure on a few batches, of which the first is a warm-up; restore the module."""
+    """Measure a few batches and steps, of which the first is a warm-up; restore the module."""
     before = {name: value.detach().clone() for name, value in module.state_dict().items()}
     passes = Passes(module.to(device), recipe, device, None)
     optimizer = make_optimizer(groups, recipe)
     module.train()
-    durations = []
+    moments = [time.monotonic()]
     for number, batch in enumerate(itertools.islice(train.epoch(0), most)):
-        begun = time.monotonic()
         passes.gradient([batch], (0, number), optimizer)
         optimizer.step()
-        durations.append(time.monotonic() - begun)
+        moments.append(time.monotonic())
+    durations = np.diff(moments)
     module.load_state_dict(before)
-    return float(np.median(durations[1:] or durations))
+    return float(np.median(durations[1:] if len(durations) > 1 else durations))

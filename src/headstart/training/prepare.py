@@ -16,6 +16,7 @@ from torch import nn
 
 from headstart.images.augment import PLAIN, Augment
 from headstart.images.image_refs import Images
+from headstart.io.progress import log
 from headstart.model.backbones.build import build
 from headstart.model.backbones.cut_network import auto_cut, cut, freeze_norms, stage_parameters, survey
 from headstart.model.backbones.networks import with_top
@@ -24,7 +25,7 @@ from headstart.model.inference.engines import open_module
 from headstart.model.inference.engines.torch_module import from_pixels
 from headstart.model.inference.features import FeatureExtractor
 from headstart.model.inference.runtime import Runtime
-from headstart.training.activations import FrozenTrunk, keep_activations, views_that_fit
+from headstart.training.activations import FrozenTrunk, ViewBudget, keep_activations, views_that_fit
 from headstart.training.batches import Batches, TensorBatches
 from headstart.training.bf16_conv import lighten
 from headstart.training.image_batches import ImageBatches
@@ -189,12 +190,28 @@ def parameter_groups(tail: nn.Module, recipe: Recipe) -> list[ParameterGroup]:
     ]
 
 
-def make_batches(plan: Plan, network: CutNetwork, augment: Augment) -> tuple[Batches, Batches, nn.Module]:
-    """Make training and validation batches of pixels or cached activations, and the module that takes them."""
-    return _pixel_batches(plan, network, augment) if not network.n_frozen else _kept_batches(plan, network, augment)
+@dataclass(frozen=True, eq=False)
+class PreparedBatches:
+    """Batches of pixels or cached activations, and the `module` that takes them.
+
+    `n_views` is the number of views per image that are cached, and `trunk_seconds` the time per view; 0 for pixels.
+    """
+
+    train: Batches
+    val: Batches
+    module: nn.Module
+    n_views: int = 0
+    trunk_seconds: float = 0.0
 
 
-def _pixel_batches(plan: Plan, network: CutNetwork, augment: Augment) -> tuple[Batches, Batches, nn.Module]:
+def make_batches(plan: Plan, network: CutNetwork, augment: Augment, seconds: float) -> PreparedBatches:
+    """Make the batches of the training and the validation set, with fewer views if all take longer than `seconds`."""
+    if network.n_frozen:
+        return _kept_batches(plan, network, augment, seconds)
+    return _pixel_batches(plan, network, augment)
+
+
+def _pixel_batches(plan: Plan, network: CutNetwork, augment: Augment) -> PreparedBatches:
     data, recipe, spec = plan.data, plan.recipe, plan.extractor.spec
     train = ImageBatches(
         data.images.take(data.train),
@@ -207,23 +224,29 @@ def _pixel_batches(plan: Plan, network: CutNetwork, augment: Augment) -> tuple[B
     )
     held, labels_N = data.images.take(data.val), data.labels_N[data.val]
     val = ImageBatches(held, labels_N, spec, batch_size=recipe.batch_size, shuffle=False)
-    return train, val, from_pixels(network.tail, replace(spec, tta="none"))
+    return PreparedBatches(train, val, from_pixels(network.tail, replace(spec, tta="none")))
 
 
-def _kept_batches(plan: Plan, network: CutNetwork, augment: Augment) -> tuple[Batches, Batches, nn.Module]:
+def _kept_batches(plan: Plan, network: CutNetwork, augment: Augment, seconds: float) -> PreparedBatches:
     data, recipe = plan.data, plan.recipe
     spec, numel = replace(plan.extractor.spec, tta="none"), math.prod(network.shape)
     trunk = FrozenTrunk(open_module(_ChannelsLast(network.trunk), spec, plan.runtime), spec, numel)
     views = range(views_that_fit(recipe.n_views, len(data.train), numel)) if augment else [PLAIN]
     title, seed = f"Activations of {len(views)} view{'s' * (len(views) > 1)}", recipe.seed
-    kept_VND = keep_activations(data.images.take(data.train), trunk, augment, seed=seed, views=views, title=title)
+    budget = ViewBudget(len(views), seconds)
+    kept_VND = keep_activations(
+        data.images.take(data.train), trunk, augment, seed=seed, views=views, title=title, budget=budget
+    )
+    if len(kept_VND) < len(views):
+        log.info("%d of %d views per image fit into the budget.", len(kept_VND), len(views))
     held_VND = keep_activations(
         data.images.take(data.val), trunk, augment, seed=seed, views=[PLAIN], title="Validation"
     )
     labels_N, steps = data.labels_N[data.train], recipe.steps_per_epoch
     train = TensorBatches(kept_VND, labels_N, recipe.batch_size, seed, steps_per_epoch=steps)
     val = TensorBatches(held_VND, data.labels_N[data.val], 128, shuffle=False)
-    return train, val, _FromKept(network.tail, network.shape)
+    module = _FromKept(network.tail, network.shape)
+    return PreparedBatches(train, val, module, n_views=len(kept_VND), trunk_seconds=budget.per_view)
 
 
 def train_one_unit(tail: nn.Module, classifier: str) -> None:

@@ -192,6 +192,20 @@ class Recipe(OneLineRepr):
         return cls(**values)
 
 
+def options_in(*sections: str) -> frozenset[str]:
+    """Return the names of the options in sections of the help, which are named by their first word.
+
+    >>> sorted(options_in("Fine-tuning"))
+    ['head_init', 'layer_decay', 'n_views', 'unfreeze', 'wise_ft']
+    """
+    found, section = [], ""
+    for option in fields(Recipe):
+        section = option.metadata.get("section", section)
+        if section.partition(" ")[0] in sections:
+            found.append(option.name)
+    return frozenset(found)
+
+
 _KINDS: dict[str, tuple[type, type, str]] = {
     "str": (str, str, "text"),
     "int": (int, numbers.Integral, "a whole number"),

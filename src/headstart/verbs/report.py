@@ -12,7 +12,7 @@ from headstart.io.result_repr import Result
 from headstart.pipeline.run_report import run_report, write_page
 from headstart.reports.run_page import report_page
 from headstart.runs.outside_runs import check_out_file
-from headstart.runs.run_folder import REPORT, REPORT_FILES, RunFolder
+from headstart.runs.run_folder import REPORT, RunFolder
 
 if TYPE_CHECKING:
     pass
@@ -64,7 +64,7 @@ def report(run: Path, *, data: Path | None = None, out: Path | None = None, heat
     run = Path(run)
     if out is not None:
         check_out_file(Path(out))
-    opened = RunFolder(run, besides=REPORT_FILES)
+    opened = RunFolder(run)
     found = run_report(opened, data, heat=heat)
     if out is not None:
         place, page = Path(out), report_page(found).encode("utf-8")
@@ -75,5 +75,5 @@ def report(run: Path, *, data: Path | None = None, out: Path | None = None, heat
             write_page(folder, found)
             files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
         page = files[REPORT]
-        add_to_folder(run, files, checked=opened.files)
+        add_to_folder(run, files, listed=opened.files)
     return ReportResult(str(place), len(page), len(found.mistakes), tuple(found.missing.values()))

@@ -14,7 +14,7 @@ from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
 from headstart.data.open_dataset import open_dataset
 from headstart.data.splits import SPLIT_HEADER, SplitRow
-from headstart.errors import MissingData
+from headstart.errors import MissingData, MissingWeights, NoImages, UnknownBackbone
 from headstart.io.files import sha256_file, write_csv
 from headstart.io.folders import temporary_folder
 from headstart.io.progress import log
@@ -22,7 +22,8 @@ from headstart.io.result_repr import Result
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictions import Predictions
-from headstart.pipeline.train_run import TrainRequest, train_run
+from headstart.pipeline.fit_task import EarlierChoices
+from headstart.pipeline.train_run import TrainRequest, TrainResult, train_run
 from headstart.runs.run_folder import CORRECTIONS, NOT_COPIES, SPLIT, RunFolder
 
 TOLERANCE = 1e-6  # for a probability: nine digits are written
@@ -75,7 +76,7 @@ def reproduce(
     if not still_there:
         raise MissingData(
             f"{source.place}: has none of the {len(before.split):,} images of {run}.",
-            hint="Give their new place with --data.",
+            hint="Give the new place of the images with --data.",
         )
     with temporary_folder() as folder:
         split = folder / SPLIT
@@ -99,7 +100,7 @@ def reproduce(
             curation=curation,
             report=False,
         )
-        again = train_run(replace(asked, chosen=made.chosen))
+        again = _trained_again(replace(asked, earlier=_earlier(before)), run)
         after = RunFolder(folder / "run").predictions
     causes += _changed_model(before.classifier, again.classifier)
     causes += _changed_versions(made.versions, again.provenance.versions)
@@ -107,11 +108,36 @@ def reproduce(
     return ReproduceResult(same, causes, effects, len(after))
 
 
+def _earlier(run: RunFolder) -> EarlierChoices:
+    """Return the choices of a run, and the weights in it that are not its own product."""
+    made = run.provenance
+    backbones = [member.extractor.backbone for member in run.classifier.members]
+    return EarlierChoices(
+        backbones=made.chosen,
+        weights={backbone.name: backbone for backbone in backbones if not backbone.trained_here},
+        repaced=made.tuned.repaced if made.tuned else (),
+    )
+
+
+def _trained_again(asked: TrainRequest, run: Path) -> TrainResult:
+    try:
+        return train_run(asked)
+    except (UnknownBackbone, MissingWeights) as error:
+        raise type(error)(
+            error.message,
+            hint=f"{run} started from these weights, which are neither in it nor on this machine: give their folder with "
+            "--weights-dir.",
+        ) from error
+
+
 def _changed_images(
     source: DataSource, rows: Sequence[SplitRow], unreadable: set[str], corrections: Corrections
 ) -> tuple[list[str], list[SplitRow]]:
     """Describe images that are gone, new, or changed since training; and return the rows of those still present."""
-    dataset = open_dataset(source)
+    try:
+        dataset = open_dataset(source)
+    except (MissingData, NoImages) as error:
+        raise type(error)(error.message, hint="Give the new place of the images with --data.") from error
     present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
     still_there = [row for row in rows if row.path in present]
     gone = [row.path for row in rows if row.path not in present]

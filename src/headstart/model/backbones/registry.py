@@ -50,6 +50,10 @@ STARTER = "mobilenetv2_100.ra_in1k"
 figures of this project are for this network, with other weights from the same training set."""
 
 
+TRAINED_HERE = "trained here from "
+"""Beginning of the origin of weights that headstart has trained."""
+
+
 @dataclass(frozen=True)
 class Backbone:
     """A pretrained network: where its weights are, and the input they expect."""
@@ -65,6 +69,11 @@ class Backbone:
     feature_dim: int | None  # None when it is not known without building the network
     origin: str
     content: str = ""  # source 'run': cache key of graphs and features, see `classifier.backbone_content`
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether its weights were trained by headstart, starting from those of the same name."""
+        return self.origin.startswith(TRAINED_HERE)
 
 
 @dataclass(frozen=True)
@@ -203,7 +212,7 @@ def tuned(backbone: Backbone, weights: Path, *, image_size: int = 0, hidden: Seq
         weights=weights,
         sha256=weights_sha256(weights),
         feature_dim=_feature_dim(header),
-        origin=f"trained here from {backbone.name} ({backbone.origin})",
+        origin=f"{TRAINED_HERE}{backbone.name} ({backbone.origin})",
         content="",
     )
 
@@ -290,13 +299,26 @@ def _in_folder(folder: Path, name: str) -> Backbone | None:
         return None
     fitting = [entry for entry in names if (folder / f"{entry}.json").is_file() and _is_of(folder, entry, name)]
     if len(fitting) > 1:
-        default = default_name(name)
-        if default not in fitting:
+        default = _usual_weights(name, fitting)
+        if not default:
             raise UnknownBackbone(
                 f"{name!r} could be any of {', '.join(fitting)} in {folder}.", hint="Give one of these full names."
             )
         fitting = [default]
     return _folder_entry(folder, fitting[0]) if fitting else None
+
+
+def _usual_weights(architecture: str, names: Sequence[str]) -> str:
+    """Return which of several weights of an architecture is meant: timm's default, else those of plain ImageNet-1k, which
+    have the shortest tag of those that end with in1k. '' if that is unclear."""
+    default = default_name(architecture)
+    if default in names:
+        return default
+    imagenet = sorted((name for name in names if name.endswith("in1k")), key=len)
+    if not imagenet or (len(imagenet) > 1 and len(imagenet[0]) == len(imagenet[1])):
+        return ""
+    log.info("%s: of %s, the ImageNet weights %s are used.", architecture, ", ".join(names), imagenet[0])
+    return imagenet[0]
 
 
 def _is_of(folder: Path, entry: str, architecture: str) -> bool:

@@ -9,10 +9,16 @@ from headstart.model.inference.features import FeatureExtractor
 from headstart.pipeline.candidates import Candidate
 from headstart.pipeline.fit_task import FitTask
 from headstart.training.history import HistoryRow
-from headstart.training.recipe import Recipe
+from headstart.training.recipe import Recipe, options_in
 
 if TYPE_CHECKING:
     from headstart.training.finetune import FinetuneResult
+
+
+TRAINS = options_in("Augmentation", "Gradient", "Fine-tuning") - {"tta"} | {"hidden_layer_sizes", "dropout"}
+"""Options that only gradient descent uses."""
+FINETUNES = options_in("Fine-tuning") - {"n_views"}
+"""Options that only fine-tuning uses."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +52,9 @@ class Approach(Protocol):
 
     def trains_networks(self, recipe: Recipe) -> bool:
         """Return whether gradient descent may be used, which needs torch."""
+
+    def ignores(self, recipe: Recipe) -> frozenset[str]:
+        """Return the names of the options that have no effect."""
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
         """Fit on the training set, choose on the validation set; the labels of the test set are not used.

@@ -7,9 +7,9 @@ from dataclasses import replace
 from headstart.errors import BudgetTooSmall
 from headstart.io.progress import log
 from headstart.model.inference.features import FeatureExtractor
-from headstart.pipeline.approaches.approach import ApproachResult
+from headstart.pipeline.approaches.approach import TRAINS, ApproachResult
 from headstart.pipeline.approaches.finetune_approach import MODE
-from headstart.pipeline.approaches.gradient import SHARE_OF_BUDGET, fit_network
+from headstart.pipeline.approaches.gradient import fit_network, training_deadline
 from headstart.pipeline.approaches.linear_approach import APPROACH as LINEAR
 from headstart.pipeline.approaches.linear_approach import starting_layer
 from headstart.pipeline.candidates import preferred
@@ -33,6 +33,10 @@ class Auto:
         """Return True if one backbone is requested and time allows."""
         return "+" not in recipe.backbone and (recipe.epochs > 0 or seconds(recipe.budget) >= LEAST_SECONDS)
 
+    def ignores(self, recipe: Recipe) -> frozenset[str]:
+        """Return nothing if it may fine-tune."""
+        return frozenset() if self.trains_networks(recipe) else TRAINS
+
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
         """See `Approach.fit`."""
         only_linear = task.with_recipe(approach="linear")
@@ -54,7 +58,7 @@ class Auto:
 
 
 def _has_time(task: FitTask) -> bool:
-    left = SHARE_OF_BUDGET * task.seconds_left
+    left = training_deadline(task).left()
     if task.recipe.epochs or left >= LEAST_SECONDS:
         return True
     log.info("No fine-tuning: %.0f s of the budget are left (--budget 10m allows it).", max(left, 0.0))

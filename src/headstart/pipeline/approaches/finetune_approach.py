@@ -35,6 +35,10 @@ class Finetune:
         """Return True."""
         return True
 
+    def ignores(self, recipe: Recipe) -> frozenset[str]:
+        """Return nothing."""
+        return frozenset()
+
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
         """See `Approach.fit`."""
         linear = LINEAR.fit(task, extractors)

@@ -11,15 +11,17 @@ from headstart.images.augment import parse_augment
 from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.classifier import EnsembleMember
 from headstart.model.inference.features import FeatureExtractor
-from headstart.pipeline.approaches.approach import ApproachResult
+from headstart.pipeline.approaches.approach import FINETUNES, ApproachResult
 from headstart.pipeline.candidates import Candidate
 from headstart.pipeline.fit_task import FitTask
 from headstart.training.history import HistoryRow
 from headstart.training.modes import TrainingMode
-from headstart.training.recipe import Recipe
+from headstart.training.pacing import Deadline
+from headstart.training.recipe import Recipe, seconds
 
-SHARE_OF_BUDGET = 0.85
-"""Fraction of the remaining time for training; the rest is for embedding and the report."""
+FINISH_SECONDS = 6.0
+FINISH_SHARE = 0.05
+"""Seconds, and a fraction of the budget, for what follows training and embedding: metrics, run folder, report."""
 
 
 class SingleNetwork:
@@ -38,6 +40,10 @@ class SingleNetwork:
         """Return True."""
         return True
 
+    def ignores(self, recipe: Recipe) -> frozenset[str]:
+        """Return the options of fine-tuning and of closed-form heads."""
+        return FINETUNES | {"head"}
+
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
         """See `Approach.fit`."""
         return fit_network(task, extractors[0], self.mode)
@@ -52,6 +58,12 @@ def check_single_backbone(recipe: Recipe) -> None:
         )
     if recipe.augment != "auto":
         parse_augment(recipe.augment)
+
+
+def training_deadline(task: FitTask) -> Deadline:
+    """Return when everything has to be over; embedding with the trained network is added once its pace is known."""
+    after = FINISH_SECONDS + FINISH_SHARE * seconds(task.recipe.budget)
+    return Deadline(at=task.clock.now() + task.seconds_left, after=after, clock=task.clock.now)
 
 
 def fit_network(
@@ -71,9 +83,16 @@ def fit_network(
         val=sets.val,
         n_classes=len(task.dataset.classes),
     )
-    left = SHARE_OF_BUDGET * task.seconds_left
     result = finetune(
-        extractor, data, task.recipe, task.runtime, mode=mode, start=start, seconds=left, resume=task.resume
+        extractor,
+        data,
+        task.recipe,
+        task.runtime,
+        mode=mode,
+        start=start,
+        deadline=training_deadline(task),
+        resume=task.resume,
+        repaced=task.earlier.repaced,
     )
     features = task.embed((result.extractor,))
     val_logits_NK, labels_N = result.layer(features[0][sets.val]), task.val_labels_N
@@ -91,6 +110,6 @@ def fit_network(
     member = EnsembleMember(result.extractor, result.layer)
     candidate = Candidate((member,), features, val_logits_NK, finetuned=result)
     found = result.recipe  # record options found during training, so that the recipe can be repeated
-    recipe = replace(task.recipe, epochs=found.epochs, lr=found.lr, unfreeze=found.unfreeze)
+    recipe = replace(task.recipe, epochs=found.epochs, lr=found.lr, unfreeze=found.unfreeze, n_views=found.n_views)
     task.clock.lap("train")
     return ApproachResult(candidate, (row,), recipe)

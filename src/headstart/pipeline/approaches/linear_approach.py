@@ -5,7 +5,7 @@ from __future__ import annotations
 from headstart.evaluation.calibration import fit_temperature
 from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.features import FeatureExtractor
-from headstart.pipeline.approaches.approach import ApproachResult
+from headstart.pipeline.approaches.approach import TRAINS, ApproachResult
 from headstart.pipeline.candidates import Candidate
 from headstart.pipeline.fit_heads import fit_heads, refit_on
 from headstart.pipeline.fit_task import FitTask
@@ -24,6 +24,10 @@ class Linear:
     def trains_networks(self, recipe: Recipe) -> bool:
         """Return False: it uses solvers only."""
         return False
+
+    def ignores(self, recipe: Recipe) -> frozenset[str]:
+        """Return the options of gradient descent."""
+        return TRAINS
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
         """See `Approach.fit`."""
