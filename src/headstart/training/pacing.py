@@ -93,7 +93,7 @@ class Pacing:
         >>> pacing = Pacing(100, 10)
         >>> pacing.follow(None, [(50, 75)])
         >>> [pacing.position(step) for step in (0, 50, 62, 74)]
-        [0, 50, 74.5, 99.0]
+        [0, 50.0, 74.5, 99.0]
         """
         begun, place, total = 0, 0.0, self.planned
         for at, new in (change for change in self.changes if change[0] <= step):
