@@ -12,6 +12,7 @@ import torch
 
 import headstart.training.pacing as pacing_module
 from headstart import Recipe
+from headstart.errors import BudgetTooSmall
 from headstart.training.activations import ViewBudget
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.hooks import Hooks, State
@@ -136,7 +137,8 @@ def test_the_places_in_the_schedule_are_those_of_the_steps_without_changes() -> 
 
 def test_views_are_left_out_if_they_take_too_long() -> None:
     now = [0.0]
-    budget = ViewBudget(4, seconds=100.0, clock=lambda: now[0])
+    budget = ViewBudget(seconds=100.0, clock=lambda: now[0])
+    budget.most = 4
     for done in range(100, 1_001, 100):  # 1,000 images; a view takes 50 ms
         now[0] += 100 * budget.most * 0.05
         budget.computed(100 * budget.most, 1_000 - done)
@@ -147,8 +149,21 @@ def test_views_are_left_out_if_they_take_too_long() -> None:
 
 def test_views_that_fit_are_all_computed() -> None:
     now = [0.0]
-    budget = ViewBudget(4, seconds=100.0, clock=lambda: now[0])
+    budget = ViewBudget(seconds=100.0, clock=lambda: now[0])
+    budget.most = 4
     for done in range(100, 1_001, 100):
         now[0] += 100 * 4 * 0.02
         budget.computed(400, 1_000 - done)
     assert budget.most == 4
+
+
+def test_activations_that_do_not_fit_at_all_are_given_up_early() -> None:
+    now = [0.0]
+    budget = ViewBudget(seconds=40.0, limit=100.0, clock=lambda: now[0])
+    budget.most = 2
+    now[0] += 200 * 2 * 0.2
+    with pytest.raises(BudgetTooSmall) as caught:
+        budget.computed(400, 800)
+    assert str(caught.value) == (
+        "activations take another 160 s, and 20 s remain for them.\n  Use a larger --budget, or --approach linear."
+    )

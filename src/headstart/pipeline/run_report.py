@@ -85,8 +85,13 @@ def training_report(
     record: RunRecord,
     predictions: Predictions,
     metrics: RunMetrics,
+    *,
+    heat: bool = True,
 ) -> ReportData:
-    """Collect the report of a training run that has just ended. `predictions` are those of all its images."""
+    """Collect the report of a training run that has just ended. `predictions` are those of all its images.
+
+    With `heat`, mistakes have heat maps if gradient descent was tried: torch is loaded then, and they take seconds.
+    """
     classifier, made, tested = record.classifier, record.provenance, result.dataset.split == "test"
     bare = ReportData(
         title=_title(source, classifier),
@@ -109,8 +114,7 @@ def training_report(
         result.dataset.files,
         result.features,
     )
-    # After gradient descent, torch is loaded and a few more seconds do not matter.
-    tried_tuning = any(trial.stage == "finetune" for trial in result.history)
+    tried_tuning = heat and any(trial.stage == "finetune" for trial in result.history)
     return _with_images(bare, known, classifier, made, heat=tried_tuning and "torch" in sys.modules)
 
 

@@ -66,6 +66,10 @@ if TYPE_CHECKING:
     from headstart.training.finetune import FinetuneResult
 
 
+HEAT_SECONDS = 10.0
+"""Seconds of the budget that have to be left for heat maps in the report."""
+
+
 @dataclass(frozen=True)
 class TrainRequest:
     """Arguments of a training run. `earlier` is what to take over from a run that is repeated."""
@@ -142,7 +146,10 @@ def train_run(asked: TrainRequest) -> TrainResult:
         clock.lap("write")
         if asked.report:
             judged = RunMetrics(test, val, clock.laps)
-            write_report(folder, lambda: training_report(out, source, scanned, result, record, predictions, judged))
+            heat = task.seconds_left > HEAT_SECONDS
+            write_report(
+                folder, lambda: training_report(out, source, scanned, result, record, predictions, judged, heat=heat)
+            )
             clock.lap("report")
         write_metrics(folder, RunMetrics(test, val, clock.laps))
         write_model_card(folder, model_card(classifier, provenance, test, val, found))

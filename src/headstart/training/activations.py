@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.errors import UnreadableImage
+from headstart.errors import BudgetTooSmall, UnreadableImage
 from headstart.images.augment import Augment, read_views
 from headstart.images.image_refs import Images
 from headstart.images.preprocess import Preprocess
@@ -52,13 +52,16 @@ class FrozenTrunk:
 
 
 class ViewBudget:
-    """How many views per image to compute: fewer, down to one, if they take longer than `seconds`.
+    """How many views per image to compute: fewer, down to one, if they take longer than `seconds` from now on.
 
-    All images end with the same number of views: `most`, after the last image.
+    All images end with the same number of views: `most`, after the last image. If even one view of each takes longer
+    than `limit`, `BudgetTooSmall` is raised.
     """
 
-    def __init__(self, most: int, seconds: float = math.inf, clock: Callable[[], float] = time.monotonic) -> None:
-        self.most, self.seconds = most, seconds
+    def __init__(
+        self, seconds: float = math.inf, limit: float = math.inf, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.seconds, self.limit, self.most = seconds, limit, 0
         self._clock, self._begun = clock, clock()
         self._views, self._elapsed = 0, 0.0
 
@@ -67,7 +70,14 @@ class ViewBudget:
         self._views += views
         self._elapsed = self._clock() - self._begun
         needed = self.per_view * images_left
-        if needed and self._views >= TIMED_VIEWS and needed * self.most > self.seconds - self._elapsed:
+        if not needed or self._views < TIMED_VIEWS:
+            return
+        if needed > self.limit - self._elapsed:
+            raise BudgetTooSmall(
+                f"activations take another {needed:.0f} s, and {max(self.limit - self._elapsed, 0):.0f} s remain for them.",
+                hint="Use a larger --budget, or --approach linear.",
+            )
+        if needed * self.most > self.seconds - self._elapsed:
             self.most = max(int((self.seconds - self._elapsed) / needed), 1)
 
     @property
@@ -89,9 +99,11 @@ def keep_activations(
     """Compute the trunk's activations for each of the `views` of N images, float16 (V, N, numel).
 
     `views` are view numbers, see `images.augment.read_views`; with a `budget`, only the first ones that fit into it.
-    Raises `UnreadableImage` for an image that changed since it was inspected, `WriteError` if the disk is full.
+    Raises `UnreadableImage` for an image that changed since it was inspected, `WriteError` if the disk is full,
+    `BudgetTooSmall`.
     """
-    budget = budget or ViewBudget(len(views))
+    budget = budget or ViewBudget()
+    budget.most = len(views)
     out_VND = scratch_array((len(views), len(images), trunk.numel), np.float16)
     size = len(trunk.sessions[0].pixels)
     batches = iter([range(i, min(i + size, len(images))) for i in range(0, len(images), size)])

@@ -33,6 +33,7 @@ from headstart.model.heads.linear import balanced
 from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.features import FeatureExtractor
 from headstart.model.inference.runtime import Runtime
+from headstart.training.activations import ViewBudget
 from headstart.training.batches import Batches
 from headstart.training.bf16_conv import lighten
 from headstart.training.checkpoint import Checkpoint
@@ -129,12 +130,17 @@ def finetune(
     timed = recipe.epochs == 0
     recipe = _resumed(recipe, recorded)
     plan = Plan(extractor=extractor, data=data, recipe=recipe, runtime=runtime, mode=mode)
-    network = cut_network(module, plan, recorded=recorded, seconds=deadline.left())
-    for_views = VIEWS_SHARE * deadline.left() if timed and not recorded else math.inf
-    task, prepared, precision = _training_task(plan, network, augment, for_views)
+    network = cut_network(module, plan, recorded=recorded, seconds=deadline.left(), timed=timed)
+    views = _view_budget(deadline, plan, network) if timed and not recorded else ViewBudget()
+    task, prepared, precision = _training_task(plan, network, augment, views)
     exact = replace(recipe, precision=precision, lr=recipe.lr or _learning_rate(task, plan, precision))
     if timed:
-        deadline = _estimated(deadline, plan, task, prepared, exact, interpolates=start is not None)
+        per_batch = network.seconds_per_batch or seconds_per_batch(
+            task.module, task.groups, task.train, exact, task.device
+        )
+        per_image = 2 * prepared.trunk_seconds if network.n_frozen else per_batch / (3 * recipe.batch_size)
+        deadline = _estimated(deadline, plan, per_batch, per_image)
+        deadline = replace(deadline, validations=_mixes(plan, start))
         exact = replace(exact, epochs=recipe.epochs or _epochs(deadline, plan))
     before = {name: value.detach().clone() for name, value in task.module.state_dict().items()}
     fitted = fit(
@@ -169,13 +175,13 @@ def finetune(
 
 
 def _training_task(
-    plan: Plan, network: CutNetwork, augment: Augment, seconds: float
+    plan: Plan, network: CutNetwork, augment: Augment, views: ViewBudget
 ) -> tuple[TrainingTask, PreparedBatches, str]:
     """Return the task for the training loop, the batches in it, and the precision to train at."""
     tail = network.tail
     if network.n_frozen and plan.mode.freezes_stages:
         freeze_norms(tail)
-    prepared = make_batches(plan, network, augment, seconds)
+    prepared = make_batches(plan, network, augment, views)
     precision = training_precision(plan, network.n_frozen)
     if precision == "bf16" and plan.runtime.device == "cpu":
         lighten(tail)
@@ -218,28 +224,39 @@ def _learning_rate(task: TrainingTask, plan: Plan, precision: str) -> float:
     return rate
 
 
-def _estimated(
-    deadline: Deadline, plan: Plan, task: TrainingTask, prepared: PreparedBatches, recipe: Recipe, *, interpolates: bool
-) -> Deadline:
-    """Return the deadline with the pace of a few batches, and what follows training: validation, embedding all images.
+def _view_budget(deadline: Deadline, plan: Plan, network: CutNetwork) -> ViewBudget:
+    """Return the time for activations: a share of what is left, or at most all but one epoch and what follows.
 
-    A forward pass takes a third of a training step.
+    Raises `BudgetTooSmall` if not even that epoch fits.
     """
-    data, per_epoch = plan.data, _steps_per_epoch(task.train, recipe)
-    per_step = recipe.grad_accum_steps * seconds_per_batch(task.module, task.groups, task.train, recipe, task.device)
-    per_image = per_step / (3 * recipe.batch_size * recipe.grad_accum_steps)
+    if not network.n_frozen:
+        return ViewBudget()
+    deadline = _estimated(deadline, plan, network.seconds_per_batch, 0.0)
+    _epochs(deadline, plan)
+    epoch = deadline.per_step * (deadline.per_epoch + deadline.validation_steps)
+    return ViewBudget(VIEWS_SHARE * deadline.left(), deadline.left() - epoch)
+
+
+def _estimated(deadline: Deadline, plan: Plan, per_batch: float, per_image: float) -> Deadline:
+    """Return the deadline with the pace of training, and what follows it: embedding all images takes `per_image` seconds
+    for each. That is about twice the time of the frozen stages, or a third of a training step."""
+    data, recipe = plan.data, plan.recipe
+    per_epoch = math.ceil(
+        (recipe.steps_per_epoch or math.ceil(len(data.train) / recipe.batch_size)) / recipe.grad_accum_steps
+    )
     return replace(
         deadline,
-        after=deadline.after + len(data.images) * (prepared.trunk_seconds + per_image),
-        per_step=per_step,
+        after=deadline.after + len(data.images) * per_image,
+        per_step=per_batch * recipe.grad_accum_steps,
         per_epoch=per_epoch,
         validation_steps=len(data.val) / max(len(data.train), 1) * per_epoch / 3,
-        validations=len(WISE) if interpolates and plan.mode.interpolates and recipe.wise_ft == "auto" else 0,
     )
 
 
-def _steps_per_epoch(train: Batches, recipe: Recipe) -> int:
-    return math.ceil(len(train) / recipe.grad_accum_steps)
+def _mixes(plan: Plan, start: LinearLayer | None) -> int:
+    """Return how many mixes of weights are validated after training."""
+    chosen = plan.mode.interpolates and start is not None and plan.recipe.wise_ft == "auto"
+    return len(WISE) if chosen else 0
 
 
 def _epochs(deadline: Deadline, plan: Plan) -> int:

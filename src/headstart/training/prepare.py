@@ -68,6 +68,7 @@ class CutNetwork:
     """A network in two: the frozen `trunk` of `n_frozen` of its `n_stages` stages, and the `tail` that is trained.
 
     `shape` is that of the trunk's output for one image. Without frozen stages it is empty, and `n_stages` is 0.
+    `seconds_per_batch` is the duration of training the tail on one batch, 0 if it was not measured.
     """
 
     module: nn.Module
@@ -76,6 +77,7 @@ class CutNetwork:
     n_frozen: int
     n_stages: int
     shape: tuple[int, ...]
+    seconds_per_batch: float = 0.0
 
     @property
     def classifier(self) -> str:
@@ -117,14 +119,22 @@ def _initialise_small(last: nn.Module) -> None:
             nn.init.zeros_(parameter)
 
 
-def cut_network(module: nn.Module, plan: Plan, *, recorded: Mapping[str, str], seconds: float) -> CutNetwork:
-    """Cut the network where training begins: as in an interrupted training (`recorded`), or as `seconds` allow."""
+def cut_network(
+    module: nn.Module, plan: Plan, *, recorded: Mapping[str, str], seconds: float, timed: bool
+) -> CutNetwork:
+    """Cut the network where training begins: as in an interrupted training (`recorded`), or as `seconds` allow.
+
+    With `timed`, training the tail is measured.
+    """
     size = plan.extractor.spec.image_size
     n_frozen = _n_frozen(module, plan, recorded, seconds)
+    measured = _seconds_per_step(module, n_frozen, plan) if timed and n_frozen else 0.0
     trunk, tail = cut(module, n_frozen, size)
     stages = survey(module, size) if n_frozen else ()
     shape = tuple(stages[n_frozen - 1].shape) if n_frozen else ()
-    return CutNetwork(module, trunk, tail, n_frozen=n_frozen, n_stages=len(stages), shape=shape)
+    return CutNetwork(
+        module, trunk, tail, n_frozen=n_frozen, n_stages=len(stages), shape=shape, seconds_per_batch=measured
+    )
 
 
 def _n_frozen(module: nn.Module, plan: Plan, recorded: Mapping[str, str], seconds: float) -> int:
@@ -204,10 +214,10 @@ class PreparedBatches:
     trunk_seconds: float = 0.0
 
 
-def make_batches(plan: Plan, network: CutNetwork, augment: Augment, seconds: float) -> PreparedBatches:
-    """Make the batches of the training and the validation set, with fewer views if all take longer than `seconds`."""
+def make_batches(plan: Plan, network: CutNetwork, augment: Augment, budget: ViewBudget) -> PreparedBatches:
+    """Make the batches of the training and the validation set, with as many views as fit into a budget."""
     if network.n_frozen:
-        return _kept_batches(plan, network, augment, seconds)
+        return _kept_batches(plan, network, augment, budget)
     return _pixel_batches(plan, network, augment)
 
 
@@ -227,13 +237,12 @@ def _pixel_batches(plan: Plan, network: CutNetwork, augment: Augment) -> Prepare
     return PreparedBatches(train, val, from_pixels(network.tail, replace(spec, tta="none")))
 
 
-def _kept_batches(plan: Plan, network: CutNetwork, augment: Augment, seconds: float) -> PreparedBatches:
+def _kept_batches(plan: Plan, network: CutNetwork, augment: Augment, budget: ViewBudget) -> PreparedBatches:
     data, recipe = plan.data, plan.recipe
     spec, numel = replace(plan.extractor.spec, tta="none"), math.prod(network.shape)
     trunk = FrozenTrunk(open_module(_ChannelsLast(network.trunk), spec, plan.runtime), spec, numel)
     views = range(views_that_fit(recipe.n_views, len(data.train), numel)) if augment else [PLAIN]
     title, seed = f"Activations of {len(views)} view{'s' * (len(views) > 1)}", recipe.seed
-    budget = ViewBudget(len(views), seconds)
     kept_VND = keep_activations(
         data.images.take(data.train), trunk, augment, seed=seed, views=views, title=title, budget=budget
     )

@@ -19,7 +19,7 @@ from headstart.training.modes import TrainingMode
 from headstart.training.pacing import Deadline
 from headstart.training.recipe import Recipe, seconds
 
-FINISH_SECONDS = 6.0
+FINISH_SECONDS = 10.0
 FINISH_SHARE = 0.05
 """Seconds, and a fraction of the budget, for what follows training and embedding: metrics, run folder, report."""
 
