@@ -210,7 +210,7 @@ def _resumed(recipe: Recipe, recorded: Mapping[str, str]) -> Recipe:
     if not recorded:
         return recipe
     epochs, rate = int(recorded["epochs"]), float(recorded["highest learning rate"])
-    n_views = int(recorded["views"]) or recipe.n_views
+    n_views = int(recorded.get("views", 0)) or recipe.n_views
     return replace(recipe, epochs=recipe.epochs or epochs, lr=recipe.lr or rate, n_views=n_views)
 
 
