@@ -48,7 +48,7 @@ class DataSource:
     archive of these; or shards of images (parquet, WebDataset)."""
     label_from: str = field(default="", metadata={"section": "Labels and groups"})
     """Regular expression for the labels in the file names, such as '^(cat|dog)': the group called label, or the first
-    one, or the whole match is the label."""
+    one, or the whole match is the label. With a / in it, it is matched against the path."""
     label_column: str = ""
     """Column of the labels, in a table or in shards; for WebDataset an extension (cls) or a key of the .json."""
     path_column: str = ""
