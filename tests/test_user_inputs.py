@@ -212,6 +212,14 @@ def sets_inside(here: Path) -> None:
             images(here / "w" / name / split, n, each=8, first=100 * k)
 
 
+def predicted_beside(here: Path) -> None:
+    cats_and_dogs(here / "w")
+    images(here / "w/test", 2)
+    for path in list((here / "w/cats").iterdir()):
+        beside(here, "w/cats/masks/")
+        shutil.copy(path, here / "w/cats/masks" / path.name)
+
+
 def two_roots(here: Path) -> None:
     for place in ("w", "w/chest_xray"):
         cats_and_dogs(here / place / "train", 2)
@@ -433,6 +441,16 @@ FOLDERS = [
             "w: 6 of 30 images have no label: those in 'test/unknown'.",
             "w: left out: 2 folders without images (docs, models); 2 files not named like an image (docs/a.txt, readme.md).",
             "train  16  cats 8, dogs 8",
+        ),
+    ),
+    Row(
+        kind="images to predict beside class folders; masks beside images",
+        given=predicted_beside,
+        command="check w",
+        says=(
+            "w: 6 of 30 images have no label: those in 'test'. Rename a folder if it is a class.",
+            "w: left out: 1 folder named like masks or annotations of the images beside (cats/masks).",
+            "2 classes: cats 12, dogs 12",
         ),
     ),
     Row(

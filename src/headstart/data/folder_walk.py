@@ -132,19 +132,18 @@ class FolderWalk:
     def _reasons(self, entries: Sequence[os.DirEntry[str]]) -> list[str]:
         """Why each entry is left out, '' if it is not."""
         folders = [entry for entry in entries if is_dir(entry)]
-        mere = [Path(entry.path) for entry in folders if says_nothing(entry.name) or split_name(entry.name)]
-        by_path = {entry.path: self._folder_reason(entry, mere) for entry in folders}
         stems = {_stem(entry.name) for entry in entries if named_like_image(entry.name)}
-        return [by_path[e.path] if e.path in by_path else _file_reason(e.name, stems) for e in entries]
+        reasons = {entry.path: self._folder_reason(entry) for entry in folders}
+        beside = [Path(e.path) for e in folders if is_beside_name(e.name) and not reasons[e.path]]
+        kept = [Path(e.path) for e in folders if Path(e.path) not in beside and not reasons[e.path]]
+        reasons |= {str(folder): "masks" for folder in beside if self._accompanies(folder, kept, stems)}
+        return [reasons[e.path] if e.path in reasons else _file_reason(e.name, stems) for e in entries]
 
-    def _folder_reason(self, entry: os.DirEntry[str], mere: Sequence[Path]) -> str:
-        """Why a folder is left out, '' if it is not; `mere` are folders of images or sets beside it."""
+    def _folder_reason(self, entry: os.DirEntry[str]) -> str:
+        """Why a folder is left out, whatever is beside it, '' if it is not."""
         if entry.name.casefold() in SYSTEM_FOLDERS:
             return "system_folder"
-        reason = self._link_reason(entry.path) if entry.is_symlink() else ""
-        if not reason and mere and is_beside_name(entry.name) and self._accompanies(Path(entry.path), mere):
-            return "masks"
-        return reason
+        return self._link_reason(entry.path) if entry.is_symlink() else ""
 
     def _link_reason(self, link: str) -> str:
         """Why a link to a folder is not followed, '' if it is."""
@@ -155,18 +154,24 @@ class FolderWalk:
         hidden = any(name.startswith(".") or name.casefold() in SKIPPED for name in inner)
         return "link_inside" if _within(target, self._real_root) and not hidden else ""
 
-    def _accompanies(self, folder: Path, images: Sequence[Path]) -> bool:
-        """Whether a folder named like annotations of these folders of images is that, and not a class.
+    def _accompanies(self, folder: Path, others: Sequence[Path], stems: set[str]) -> bool:
+        """Whether a folder named like masks or annotations is that, and not a class; beside it are folders and images.
 
-        `labels` and `boxes` may be classes, unless they hold no images or have a name in common with the others.
+        Beside `images` or `train`, masks are masks. `labels` and `boxes` may be classes, unless they hold no images, or no
+        class is beside them and they have a name in common with the images.
         """
-        if not _UNCLEAR.fullmatch(folder.name.casefold()):
+        mere = [other for other in others if says_nothing(other.name) or split_name(other.name)]
+        if not mere:
+            return bool(stems) and not stems.isdisjoint(self._names_below(folder))
+        if not _UNCLEAR.fullmatch(folder.name.casefold()) or not self.holds_images(folder):
             return True
-        return self._cached("beside", folder, lambda: self._shares_names(folder, images))
+        if any(self.holds_images(other) for other in others if other not in mere):
+            return False
+        return self._cached("beside", folder, lambda: self._shares_names(folder, mere))
 
     def _shares_names(self, folder: Path, images: Sequence[Path]) -> bool:
         theirs = {name for place in images for name in self._names_below(place)}
-        return not theirs.isdisjoint(islice(self._names_below(folder), 1_000)) or not self.holds_images(folder)
+        return not theirs.isdisjoint(islice(self._names_below(folder), 1_000))
 
     def _names_below(self, folder: Path) -> Iterator[str]:
         """The names of folders below a folder, and those of files without their extensions."""

@@ -42,7 +42,8 @@ def open_folder(root: Path) -> Dataset:
     reader = _ClassFolders(walk)
     folders = reader.with_images(top)
     sets = _sets_of(folders)
-    if sets:
+    reader.unlabelled = _to_predict(walk, folders, sets)
+    if len(sets) > len(reader.unlabelled):
         _read_sets(reader, top, folders, sets)
     else:
         refuse_versions(walk, folders)
@@ -78,6 +79,8 @@ class _ClassFolders:
 
     def __init__(self, walk: FolderWalk) -> None:
         self.walk, self.found = walk, walk.found
+        self.unlabelled: Collection[Path] = frozenset()
+        """Folders without a label, whatever their names."""
         self.deeper: dict[str, str] = {}
         """{path of an image: the folder in its class folder that it is in}."""
 
@@ -96,9 +99,9 @@ class _ClassFolders:
 
         `trained` are the classes in the training set.
         """
-        lone = len(folders) == 1 and folders[0].name not in trained and _is_no_class(folders[0].name, split)
+        lone = len(folders) == 1 and _is_no_class(folders[0].name, split, trained)
         for below in folders:
-            name = "" if lone or is_unlabelled_name(below.name) else below.name
+            name = "" if lone or below in self.unlabelled or is_unlabelled_name(below.name) else below.name
             self.found.classes.update({name} - {""})
             self.add_all(below, name, split)
         self.add_loose(folder, only_images=bool(self.walk.folders(folder)))
@@ -156,7 +159,7 @@ class _ClassFolders:
         if not paths or not self.found.classes:
             return
         places = sorted({path.rpartition("/")[0] for path in paths})
-        named = any(is_unlabelled_name(part) for place in places for part in place.split("/"))
+        named = any(is_unlabelled_name(part) for place in places for part in place.split("/")) or self.unlabelled
         log.info(
             "%s: %s of %s images %s no label: %s in %s.%s",
             *(self.walk.root, f"{len(paths):,}", f"{len(self.found.images):,}"),
@@ -195,9 +198,11 @@ class _ClassFolders:
         return self.walk.root / path[: path.index(f"/{self.deeper[path]}/")]
 
 
-def _is_no_class(name: str, split: str) -> bool:
+def _is_no_class(name: str, split: str, trained: Collection[str]) -> bool:
     """Whether a folder without others beside it is not a class: `images`, and in a test set also `data`, `unknown`."""
-    return says_nothing(name) or (split in ("val", "test") and (is_plain_name(name) or is_doubtful_name(name)))
+    if says_nothing(name):
+        return True
+    return split in ("val", "test") and name not in trained and (is_plain_name(name) or is_doubtful_name(name))
 
 
 # Sets
@@ -215,6 +220,14 @@ def _loose_split(name: str) -> str:
     if is_unlabelled_name(name):
         return ""
     return "val" if name.casefold() == "dev" else side_of_path(f"{name}/")
+
+
+def _to_predict(walk: FolderWalk, folders: Sequence[Path], sets: dict[Path, str]) -> set[Path]:
+    """The split folders, if they are `test` with mere images beside two class folders or more; else none."""
+    classes = [f for f in folders if f not in sets and not is_unlabelled_name(f.name)]
+    if "train" in sets.values() or len(classes) < 2 or any(walk.holding_images(folder) for folder in sets):
+        return set()
+    return set(sets)
 
 
 def _read_sets(reader: _ClassFolders, top: Path, folders: Sequence[Path], sets: dict[Path, str]) -> None:

@@ -1,8 +1,8 @@
 """`open_dataset`: turn the user's data into a `Dataset` of paths, labels, classes, and the split that came with it.
 
 Only folders, tables and archives are opened here: whether a file is an image is checked later, so that `headstart
-check` reports a bad one instead of it being skipped silently. Costs a listing of each folder (about 80,000 files per second on a
-warm disk) and some 300 bytes per image.
+check` reports a bad one instead of it being skipped silently. Costs a listing of each folder (80,000 files per second) and
+300 bytes per image.
 
     DATA/cat/1.jpg                          one folder per class, with any folders below it (`data.image_folder`)
     DATA/train/cat/1.jpg, DATA/test/...     split folders (train, val, valid, validation, test ...) of class folders
