@@ -3,7 +3,7 @@
 | given | opened by | labels |
 |---|---|---|
 | a folder | `data.image_folder` | its class folders, else a table beside them or the file names (`data.infer_labels`) |
-| a folder and `label_from` | `data.match_files` | the file names |
+| a folder and `label_from` | `data.match_files` | the file names, or the paths |
 | a folder and columns | `data.infer_labels` | the table in it that has these columns |
 | a table (CSV, TSV, parquet, JSON Lines) | `data.match_files` | its label column, or a column per class |
 | parquet with images, WebDataset shards; a folder of them, `shard-{000..009}.tar` | `data.shards.writing` | their own |
