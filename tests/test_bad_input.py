@@ -68,8 +68,8 @@ DATA = {
         "train empty --out run",
         "NoImages: empty: holds no images.\n  Expected images in class folders, such as empty/cat/1.jpg.\n",
     ),
-    "an empty class": (
-        "mkdir photos/class2",
+    "a class without a usable image": (
+        "write photos/class2/1.jpg no image",
         RUN,
         "BadLabels: photos: 1 of 3 classes has no images: 'class2'. Counts: 'class0': 6, 'class1': 6, 'class2': 0.\n"
         "  Add images to it, or remove it. `headstart check` lists what was left out, and why.\n",
@@ -160,6 +160,7 @@ def prepare(here: Path, step: str) -> None:
             path.write_bytes(b"")
     elif verb == "write":
         name, _, text = rest.partition(" ")
+        (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text(text)
 
 

@@ -394,7 +394,8 @@ def test_patterns_that_are_none_or_match_nothing(tmp_path: Path) -> None:
     )
     assert error_of(lambda: open_dataset(folder, label_from="^(cat|dog)"), BadLabels) == (
         f"{folder}: label_from '^(cat|dog)' matches none of 5 file names, such as '0.jpg', '1.jpg', '2.jpg' and 2 more.\n"
-        "  It is matched against the name of the file, not its folders. For example: '^(cat|dog)'."
+        "  It is matched against the name of the file, such as '^(cat|dog)'; with a / in it, against the path, such as "
+        "'([^/]+)/[^/]+$' for the innermost folder."
     )
     assert error_of(lambda: open_dataset(folder, label_from="x", label_column="y"), BadLabels) == (
         "label_from 'x' and label_column 'y' are both given; expected one.\n"

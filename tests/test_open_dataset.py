@@ -11,8 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import headstart.data.open_dataset as dataset_module
+import headstart.data.class_names as name_module
+import headstart.data.dataset as dataset_module
+import headstart.data.left_out as left_out_module
 import headstart.data.tables as table_module
+import headstart.data.versions as version_module
+from conftest import draw
 from headstart.data.open_dataset import Dataset, fingerprint, hash_rows, open_dataset, require_trainable, split_name
 from headstart.errors import BadArchive, BadLabels, BadSplit, HeadstartError, MissingData, NoImages
 
@@ -55,8 +59,8 @@ def error_of(call: object, kind: type[HeadstartError]) -> str:
 
 
 def test_examples() -> None:
-    assert doctest.testmod(dataset_module).failed == 0
-    assert doctest.testmod(table_module).failed == 0
+    for module in (name_module, dataset_module, left_out_module, table_module, version_module):
+        assert doctest.testmod(module).failed == 0
 
 
 # Folders
@@ -142,7 +146,8 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
 
 def test_what_is_not_an_image_by_name_is_named(tmp_path: Path) -> None:
     others = ["cats/notes.TXT", "cats/x/data.json", "README.md", "LICENSE", "labels.csv", "dogs.zip"]
-    fill(tmp_path, "cats/1.jpg", "cats/odd.xyz", "dogs/2", *others)
+    fill(tmp_path, "cats/1.jpg", "cats/odd.xyz", *others)
+    draw(0, 0).save(fill(tmp_path, "dogs/2") / "dogs" / "2", "PNG")
     data = open_dataset(tmp_path)
     assert data.paths == ("cats/1.jpg", "cats/odd.xyz", "dogs/2")
     assert data.rejected == tuple((path, "not_an_image_name") for path in sorted(others))
@@ -164,7 +169,8 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     (data_folder / "dogs" / "self.jpg").symlink_to(data_folder / "dogs" / "self.jpg")
     data = open_dataset(data_folder)
     assert data.paths == ("cats/1.jpg", "cats/link.jpg", "cats/more/9.jpg", "dogs/deep/2.jpg")
-    assert data.rejected == (("dogs/gone.jpg", "not_a_file"), ("dogs/self.jpg", "not_a_file"))
+    lost = (("dogs/gone.jpg", "not_a_file"), ("dogs/self.jpg", "not_a_file"))
+    assert data.rejected == (("dogs/deep/up", "link_up"), *lost)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
@@ -252,9 +258,17 @@ def test_require_trainable(tmp_path: Path) -> None:
     fill(tmp_path / "empty", "cats/1.jpg", "dogs/1.jpg")
     (tmp_path / "empty" / "birds").mkdir()
     empty = open_dataset(tmp_path / "empty")
-    assert empty.classes == ("birds", "cats", "dogs")
-    assert error_of(lambda: require_trainable(empty), BadLabels) == (
-        f"{empty.root}: 1 of 3 classes has no images: 'birds'. Counts: 'birds': 0, 'cats': 1, 'dogs': 1.\n"
+    assert (empty.classes, empty.rejected) == (("cats", "dogs"), (("birds", "no_images"),))
+    (tmp_path / "empty" / "dogs" / "1.jpg").unlink()
+    assert error_of(lambda: require_trainable(open_dataset(tmp_path / "empty")), BadLabels) == (
+        f"{empty.root}: has one class only ('cats': 1); a classifier needs at least two.\n"
+        "  'birds', 'dogs' hold no images. Put the images of another class beside it, for example into "
+        f"{empty.root / 'other'}."
+    )
+    damaged = open_dataset(fill(tmp_path / "damaged", "birds/1.jpg", "cats/1.jpg", "dogs/1.jpg"))
+    usable = damaged.take(np.array([1, 2]))
+    assert error_of(lambda: require_trainable(usable), BadLabels) == (
+        f"{damaged.root}: 1 of 3 classes has no images: 'birds'. Counts: 'birds': 0, 'cats': 1, 'dogs': 1.\n"
         "  Add images to it, or remove it. `headstart check` lists what was left out, and why."
     )
     few = open_dataset(fill(tmp_path / "few", "a/1.jpg", "a/2.jpg", "b/1.jpg"))

@@ -18,8 +18,10 @@ from functools import cached_property
 
 import numpy as np
 
+from headstart.data.class_names import about_merged, about_similar
 from headstart.data.copies import Copies
 from headstart.data.duplicates import exact_groups, group_pairs, joined
+from headstart.data.left_out import reject_reason
 from headstart.data.open_dataset import Dataset
 from headstart.errors import NoImages
 from headstart.images.validate import ImageInfo
@@ -152,19 +154,11 @@ def unreadable(c: CheckInput) -> Iterator[Finding]:
 
 
 def rejected(c: CheckInput) -> Iterator[Finding]:
-    """Files and table rows that were rejected."""
-    sentences = {
-        "not_an_image_name": ("info", "{} not named like an image"),
-        "not_a_file": ("error", "{} listed but missing"),
-        "two_labels": ("error", "{} listed with two labels"),
-        "two_splits": ("error", "{} listed in two splits"),
-        "no_permission": ("error", "{} in a folder that cannot be read"),
-    }
-    for reason in sorted({reason for _, reason in c.dataset.rejected}):
-        paths = tuple(path for path, why in c.dataset.rejected if why == reason)
-        severity, sentence = sentences.get(reason, ("warning", "{} " + reason.replace("_", " ")))
-        what = sentence.format(f"{_images(len(paths), 'file')} {_is(paths)}")
-        yield Finding(reason, severity, paths, f"{what}; left out.")
+    """Files, folders and table rows that were left out: one finding per reason."""
+    for code in sorted({code for _, code in c.dataset.rejected}):
+        paths = tuple(path for path, why in c.dataset.rejected if why == code)
+        severity, thing, words, _ = reject_reason(code)
+        yield Finding(code, severity, paths, f"{_images(len(paths), thing)} {_is(paths)} {words}; left out.")
 
 
 def wrong_extension(c: CheckInput) -> Iterator[Finding]:
@@ -340,6 +334,12 @@ def class_imbalance(c: CheckInput) -> Iterator[Finding]:
         yield Finding("class_imbalance", "warning", (), text)
 
 
+def similar_names(c: CheckInput) -> Iterator[Finding]:
+    """Classes whose names are easily taken for one another, and names that were read as one class."""
+    for sentence in filter(None, (about_merged(c.dataset.merged), about_similar(c.dataset.classes))):
+        yield Finding("similar_names", "warning", (), sentence)
+
+
 def small_class(c: CheckInput) -> Iterator[Finding]:
     """A class with fewer than 10 images."""
     small = [(count, name) for count, name in _class_counts(c) if count < SMALL_CLASS]
@@ -353,7 +353,7 @@ CHECKS: tuple[Callable[[CheckInput], Iterator[Finding]], ...] = (
     *(unreadable, rejected, label_conflict, split_leak),
     *(wrong_extension, animated, tiny, extreme_aspect, exact_duplicates, near_duplicates),
     *(possible_label_conflict, possible_split_leak, doubted_copies),
-    *(class_imbalance, small_class, cmyk, sixteen_bit, palette, alpha, exif_rotated, size_summary),
+    *(similar_names, class_imbalance, small_class, cmyk, sixteen_bit, palette, alpha, exif_rotated, size_summary),
 )
 """All checks, in the order of their findings (within a severity)."""
 

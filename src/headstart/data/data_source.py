@@ -3,7 +3,7 @@
 | given | opened by | labels |
 |---|---|---|
 | a folder | `data.image_folder` | its class folders, else a table beside them or the file names (`data.infer_labels`) |
-| a folder and `label_from` | `data.match_files` | the file names |
+| a folder and `label_from` | `data.match_files` | the file names, or the paths |
 | a folder and columns | `data.infer_labels` | the table in it that has these columns |
 | a table (CSV, TSV, parquet, JSON Lines) | `data.match_files` | its label column, or a column per class |
 | parquet with images, WebDataset shards; a folder of them, `shard-{000..009}.tar` | `data.shards.writing` | their own |
@@ -48,7 +48,7 @@ class DataSource:
     archive of these; or shards of images (parquet, WebDataset)."""
     label_from: str = field(default="", metadata={"section": "Labels and groups"})
     """Regular expression for the labels in the file names, such as '^(cat|dog)': the group called label, or the first
-    one, or the whole match is the label."""
+    one, or the whole match is the label. With a / in it, it is matched against the path."""
     label_column: str = ""
     """Column of the labels, in a table or in shards; for WebDataset an extension (cls) or a key of the .json."""
     path_column: str = ""

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from headstart.data.class_names import class_name
+from headstart.data.left_out import reject_reason
 from headstart.io.result_repr import OneLineRepr, short_facts
 from headstart.io.text_table import few
 
@@ -29,18 +32,38 @@ OTHERS = (
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz", ".zst")
 TABLES = (".csv", ".tsv", ".parquet")
 """Extensions of tables."""
-SKIPPED = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
+SKIPPED = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"})
+"""Names that systems leave everywhere, passed over like those that begin with a dot."""
+SYSTEM_FOLDERS = frozenset(
+    (
+        *("$recycle.bin", "recycler", "system volume information", "lost+found", "found.000"),
+        *("#recycle", "@recycle", "#snapshot", "@tmp"),
+        *("__pycache__", "ipynb_checkpoints", "node_modules", "site-packages"),
+    )
+)
+"""Folders of systems and programs: left out, and named."""
 SPLITS = ("train", "val", "test")
 
-_SPLIT_NAME = re.compile(r"(?:seg_)?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))(?:_set)?")
-_UNLABELLED_NAME = re.compile(r"(?:seg_)?(?:pred|predict|unlabell?ed)")
+_SPLIT_NAME = re.compile(r"(?:seg_)?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))(?:[ _-]?set)?")
+_UNLABELLED_NAME = re.compile(
+    r"(?:seg_)?(?:pred|predict(?:ions?)?|(?:un|not[ _-]?(?:yet[ _-]?)?)labell?ed|unsup(?:ervised)?|"
+    r"(?:no|without|to)[ _-]?labels?|to[ _-]?(?:be[ _-]?labell?ed|predict))(?:[ _-]?(?:images?|imgs?|data|set))?"
+)
 _MERE = r"(?:images?|imgs?|pictures?|photos?|pics?|files|jpe?gs?|pngs?)"
-_MERE_NAME = re.compile(rf"{_MERE}(?:[_-]?(?:\d+|{_MERE}))*")
+_MERE_NAME = re.compile(rf"{_MERE}(?:[ _-]?(?:\d++|{_MERE}))*")
 _PLAIN = rf"(?:{_MERE}|data|dataset)"
 _PLAIN_NAME = re.compile(
-    rf"(?=[a-z])(?:{_PLAIN}[_-]?)?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))?"
-    rf"(?:[_-]?(?:set|stg|stage|\d+|{_PLAIN}))*"
+    rf"(?=[a-z])(?:{_PLAIN}[ _-]?)?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))?"
+    rf"(?:[ _-]?(?:set|stg|stage|\d++|{_PLAIN}))*"
 )
+_BESIDE = re.compile(
+    r"masks?|ann(?:ot(?:ation)?)?s?|labels?|trimaps?|seg(?:mentation)?s?|(?:ground)?truths?|gts?|b?box(?:es)?|xmls?|txts?"
+)
+_BESIDE_TOO = re.compile(
+    r"train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?|ground|bounding|images?|imgs?|pngs?|jpe?gs?|json|class|object|binary|semantic|instance|coco|yolo|voc"
+)
+_DOUBTFUL_NAME = re.compile(r"unknown|unsorted|uncategori[sz]ed|unreviewed|to[ _-]?do|to[ _-]?sort")
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_]+")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -90,6 +113,8 @@ class Dataset(OneLineRepr):
     """A sentence about unused columns of its table, '' if there are none."""
     proposal: str = ""
     """A sentence about a column of its table that looks like groups, '' if none does or groups are named."""
+    merged: tuple[tuple[str, ...], ...] = ()
+    """Names that were read as one class, see `class_names`."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -112,8 +137,8 @@ class Dataset(OneLineRepr):
 
     @property
     def lost(self) -> dict[str, str]:
-        """{path: reason} of `rejected`, without files that were never meant to be images."""
-        return {path: reason for path, reason in self.rejected if reason != "not_an_image_name"}
+        """{path: reason} of `rejected`, without what was never meant to be an image."""
+        return {path: code for path, code in self.rejected if reject_reason(code).lost}
 
     def file(self, i: int) -> Path:
         """The path of image `i`."""
@@ -147,13 +172,16 @@ class FoundImages:
     images: list[tuple[str, str, str]] = field(default_factory=list)
     classes: set[str] = field(default_factory=set)
     rejected: list[tuple[str, str]] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    """{name of a class: the name to give it}."""
 
 
 def dataset_of(root: Path, found: FoundImages, groups: Sequence[str] = ()) -> Dataset:
     """Build a dataset from `found`; `groups` holds one name per image, '' for a group of its own."""
     order = sorted(range(len(found.images)), key=found.images.__getitem__)
-    images = [found.images[i] for i in order]
-    classes = tuple(sorted(found.classes))
+    spelled = {name: class_name(found.renamed.get(name, name)) for name in _names(found)}
+    images = [(path, spelled.get(name, ""), split) for path, name, split in (found.images[i] for i in order)]
+    classes = tuple(sorted({spelled[name] for name in found.classes}))
     index = {name: k for k, name in enumerate(classes)}
     return Dataset(
         root=root,
@@ -162,8 +190,21 @@ def dataset_of(root: Path, found: FoundImages, groups: Sequence[str] = ()) -> Da
         classes=classes,
         split=np.array([split if name else "" for _, name, split in images], dtype="<U5"),
         groups=group_numbers([groups[i] for i in order] if groups else [""] * len(order)),
-        rejected=tuple(sorted(found.rejected)),
+        rejected=tuple(sorted(set(found.rejected))),
+        merged=_merged(spelled),
     )
+
+
+def _names(found: FoundImages) -> set[str]:
+    return (found.classes | {name for _, name, _ in found.images}) - {""}
+
+
+def _merged(spelled: dict[str, str]) -> tuple[tuple[str, ...], ...]:
+    """The names that are spelled alike, if there are several."""
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for name in sorted(spelled):
+        groups[spelled[name]].append(name)
+    return tuple(tuple(names) for names in groups.values() if len(names) > 1)
 
 
 def group_numbers(names: Sequence[str]) -> np.ndarray:
@@ -215,10 +256,31 @@ def split_name(text: str) -> str:
 def is_unlabelled_name(name: str) -> bool:
     """Whether a folder with this name holds images without labels.
 
-    >>> is_unlabelled_name("seg_pred"), is_unlabelled_name("cats")
+    >>> [is_unlabelled_name(name) for name in ("seg_pred", "Unlabeled", "no_label", "cats", "unknown")]
+    [True, True, True, False, False]
+    """
+    return bool(_UNLABELLED_NAME.fullmatch(name.strip().casefold()))
+
+
+def is_doubtful_name(name: str) -> bool:
+    """Whether a folder with this name may hold images without labels, or a class of what is none of the others.
+
+    >>> is_doubtful_name("Unknown"), is_doubtful_name("other")
     (True, False)
     """
-    return bool(_UNLABELLED_NAME.fullmatch(name.casefold()))
+    return bool(_DOUBTFUL_NAME.fullmatch(name.strip().casefold()))
+
+
+def is_beside_name(name: str) -> bool:
+    """Whether a folder with this name, beside folders of images or sets, holds their masks or annotations.
+
+    >>> [is_beside_name(name) for name in ("masks", "labelTxt", "SegmentationClass", "seg_train", "cats", "images")]
+    [True, True, True, False, False, False]
+    """
+    if split_name(name) or is_unlabelled_name(name):
+        return False
+    words = [word.casefold() for word in _WORDS.findall(name) if not word.isdigit()]
+    return any(map(_BESIDE.fullmatch, words)) and all(_BESIDE.fullmatch(w) or _BESIDE_TOO.fullmatch(w) for w in words)
 
 
 def is_plain_name(name: str) -> bool:

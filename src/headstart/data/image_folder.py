@@ -1,28 +1,33 @@
 """Folders of images: class folders, split folders with class folders, and loose files.
 
-A walk costs one `stat` per file (about 20,000 files per second on a warm disk). Links are followed, but not in circles;
-hidden files and system files are skipped, and any other file that is not named like an image is listed in
-`Dataset.rejected`. Not for tables or labels in file names: see `data.infer_labels`.
+A walk (`data.folder_walk`) lists each folder once or twice; any file that is not named like an image, and any folder
+without images, is listed in `Dataset.rejected`. Notes say what the layout was taken for where another reading would be
+possible. Not for tables or labels in file names: see `data.infer_labels`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from headstart.data.class_names import class_name
 from headstart.data.dataset import (
-    ARCHIVES,
-    IMAGES,
-    OTHERS,
-    SKIPPED,
     TABLES,
     Dataset,
     FoundImages,
     dataset_of,
+    is_doubtful_name,
+    is_plain_name,
     is_unlabelled_name,
+    says_nothing,
+    side_of_path,
     split_name,
 )
+from headstart.data.folder_walk import FolderWalk, files_below, is_dir, is_file, named_like_image, named_like_other
+from headstart.data.versions import INNERMOST, refuse_versions
+from headstart.data.wrappers import leave_out_all, unwrap
 from headstart.errors import BadLabels, NoImages, near_names
 from headstart.io.progress import log
 from headstart.io.text_table import few
@@ -31,35 +36,23 @@ TABLE_HINT = "Give a table of paths and labels instead (CSV with the columns pat
 
 
 def open_folder(root: Path) -> Dataset:
-    """The images of a folder, labelled by its folders. Raises `NoImages`, `BadLabels` (mixed layouts)."""
-    found = FoundImages()
-    top = unwrap(root, root, found)
-    folders = folders_in(top)
-    split_folders = [folder for folder in folders if split_name(folder.name)]
-    if not split_folders:
-        _add_classes(root, top, "", found)
+    """The images of a folder, labelled by its folders. Raises `NoImages`, `BadLabels` (mixed or unclear layouts)."""
+    walk = FolderWalk(root)
+    top = unwrap(walk, root)
+    reader = _ClassFolders(walk)
+    folders = reader.with_images(top)
+    sets = _sets_of(folders)
+    reader.unlabelled = _to_predict(walk, folders, sets)
+    if len(sets) > len(reader.unlabelled):
+        _read_sets(reader, top, folders, sets)
     else:
-        unlabelled = [folder for folder in folders if is_unlabelled_name(folder.name)]
-        _refuse_mixed(
-            top,
-            split_folders,
-            [folder for folder in folders if folder not in split_folders and folder not in unlabelled],
-        )
-        _add_loose(root, top, found, only_images=True)
-        for folder in unlabelled:
-            _add_all(root, folder, "", "", found)
-        for folder in split_folders:
-            _add_classes(root, unwrap(root, folder, found), split_name(folder.name), found)
-    if not found.images:
-        raise no_images(root, found.rejected)
-    return dataset_of(root, found)
-
-
-def files_below(root: Path, found: FoundImages | None = None) -> Iterator[str]:
-    """Relative paths of all files below a folder, one by one; unreadable entries are rejected in `found`."""
-    found = FoundImages() if found is None else found
-    for entry in _walk(root, (), root, found):
-        yield _relative(root, entry)
+        refuse_versions(walk, folders)
+        reader.add_classes(top, folders, "")
+        reader.read_sets_inside()
+    if not walk.found.images:
+        raise no_images(root, walk.found.rejected)
+    reader.say()
+    return dataset_of(root, walk.found)
 
 
 def every_image(root: Path) -> FoundImages:
@@ -72,138 +65,254 @@ def every_image(root: Path) -> FoundImages:
 
 def take(path: str, found: FoundImages) -> None:
     """Add a file as an image without a label, or reject it, by its name."""
-    if path.lower().endswith(IMAGES):
+    if named_like_image(path):
         found.images.append((path, "", ""))
     else:
         found.rejected.append((path, "not_an_image_name"))
 
 
-def _add_classes(root: Path, folder: Path, split: str, found: FoundImages) -> None:
-    """Add each folder in `folder` as a class; loose images beside them have no label."""
-    folders = folders_in(folder)
-    for below in folders:
-        found.classes.add(below.name)
-        _add_all(root, below, below.name, split, found)
-    _add_loose(root, folder, found, only_images=bool(folders))
+# Classes
 
 
-def _add_all(root: Path, folder: Path, name: str, split: str, found: FoundImages) -> None:
-    """Add every file below a folder, except those whose extension is that of another kind of file."""
-    for entry in _walk(folder, (), root, found):
-        path = _relative(root, entry)
-        if Path(entry).suffix.lower() in OTHERS:
-            found.rejected.append((path, "not_an_image_name"))
-        else:
-            found.images.append((path, name, split))
+class _ClassFolders:
+    """Reads class folders into `walk.found`, and remembers what to say about them."""
 
+    def __init__(self, walk: FolderWalk) -> None:
+        self.walk, self.found = walk, walk.found
+        self.unlabelled: Collection[Path] = frozenset()
+        """Folders without a label, whatever their names."""
+        self.deeper: dict[str, str] = {}
+        """{path of an image: the folder in its class folder that it is in}."""
 
-def _add_loose(root: Path, folder: Path, found: FoundImages, *, only_images: bool) -> None:
-    """Add the files directly in `folder`, unlabelled. Beside other folders, only those named like images."""
-    for entry in _entries(folder, root, found):
-        suffix, path = Path(entry.name).suffix.lower(), _relative(root, entry.path)
-        if _is_dir(entry):
-            continue
-        if not _is_file(entry):
-            found.rejected.append((path, "not_a_file"))
-        elif suffix in OTHERS or suffix in ARCHIVES or (only_images and suffix not in IMAGES):
-            found.rejected.append((path, "not_an_image_name"))
-        else:
-            found.images.append((path, "", ""))
+    def with_images(self, folder: Path) -> list[Path]:
+        """The folders in a folder that hold images; the others are left out."""
+        folders = self.walk.folders(folder)
+        for below in folders:
+            if not self.walk.holds_images(below):
+                leave_out_all(self.walk, below)
+        return [below for below in folders if self.walk.holds_images(below)]
 
+    def add_classes(
+        self, folder: Path, folders: Sequence[Path], split: str, trained: Collection[str] = frozenset()
+    ) -> None:
+        """Add each of the folders in `folder` as a class; loose images beside them have no label.
 
-def _walk(folder: Path | str, above: tuple[tuple[int, int], ...], root: Path, found: FoundImages) -> Iterator[str]:
-    """Files below a folder. Links are followed, but not into a folder that contains them."""
-    status = os.stat(folder)
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    for entry in _entries(folder, root, found):
-        if _is_dir(entry):
-            yield from _walk(entry.path, (*above, here), root, found)
-        elif _is_file(entry):
-            yield entry.path
-        else:  # a broken link, a pipe, a device: never opened
-            found.rejected.append((_relative(root, entry.path), "not_a_file"))
+        `trained` are the classes in the training set.
+        """
+        lone = len(folders) == 1 and _is_no_class(folders[0].name, split, trained)
+        for below in folders:
+            name = "" if lone or below in self.unlabelled or is_unlabelled_name(below.name) else below.name
+            self.found.classes.update({name} - {""})
+            self.add_all(below, name, split)
+        self.add_loose(folder, only_images=bool(self.walk.folders(folder)))
 
+    def add_all(self, folder: Path, name: str, split: str) -> None:
+        """Add every file below a folder, except those whose extension is that of another kind of file."""
+        base = self.walk.relative(folder)
+        for file in self.walk.below(folder):
+            path = self.walk.relative(file)
+            if named_like_other(path):
+                self.found.rejected.append((path, "not_an_image_name"))
+                continue
+            self.found.images.append((path, name, split))
+            inner = path[len(base) + 1 :]
+            if name and "/" in inner:
+                self.deeper[path] = inner.partition("/")[0]
 
-def _entries(folder: Path | str, root: Path, found: FoundImages) -> list[os.DirEntry[str]]:
-    """The entries of a folder, by name, without system files; an unreadable folder is rejected."""
-    try:
-        with os.scandir(folder) as entries:
-            kept = [e for e in entries if not e.name.startswith(".") and e.name.casefold() not in SKIPPED]
-    except PermissionError:
-        found.rejected.append((_relative(root, str(folder)), "no_permission"))
-        return []
-    return sorted(kept, key=lambda entry: entry.name)
+    def add_loose(self, folder: Path, *, only_images: bool) -> None:
+        """Add the files directly in `folder`, unlabelled. Beside other folders, only those named like images."""
+        for entry in self.walk.entries(folder):
+            if is_dir(entry):
+                continue
+            if not is_file(entry):
+                self.walk.leave_out(entry.path, "not_a_file")
+            elif named_like_other(entry.name) or (only_images and not named_like_image(entry.name)):
+                self.walk.leave_out(entry.path, "not_an_image_name")
+            else:
+                self.found.images.append((self.walk.relative(entry.path), "", ""))
 
+    def read_sets_inside(self) -> None:
+        """If every class folder is divided into split folders, take the split from them (cats/train, cats/test)."""
+        labelled = [(path, name) for path, name, _ in self.found.images if name]
+        sets = {path: split_name(self.deeper.get(path, "")) for path, _ in labelled}
+        if not labelled or not all(sets.values()) or not {"train"} < set(sets.values()):
+            return
+        self.found.images[:] = [(path, name, sets.get(path, "")) for path, name, _ in self.found.images]
+        self.deeper.clear()
+        example = min(sets)
+        log.info("%s: the split is taken from the folders in the class folders, such as %s.", self.walk.root, example)
 
-def _is_dir(entry: os.DirEntry[str]) -> bool:
-    return os.path.isdir(entry.path)  # like entry.is_dir(), but False for a link to itself
+    def say(self) -> None:
+        """Log what was not read as a class, and what could be one."""
+        self._say_unlabelled()
+        doubtful = sorted(name for name in self.found.classes if is_doubtful_name(name))
+        if doubtful:
+            log.info(
+                "%s: %s is read as a class. Rename the folder to 'unlabelled' if its images have no label.",
+                *(self.walk.root, few([repr(name) for name in doubtful], 3)),
+            )
+        self._say_deeper()
 
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    return os.path.isfile(entry.path)
-
-
-def folders_in(folder: Path) -> list[Path]:
-    """The folders directly in a folder, by name."""
-    nowhere = FoundImages()
-    return [Path(entry.path) for entry in _entries(folder, folder, nowhere) if _is_dir(entry)]
-
-
-def files_in(folder: Path) -> list[Path]:
-    """The files directly in a folder, by name."""
-    return [Path(entry.path) for entry in _entries(folder, folder, FoundImages()) if _is_file(entry)]
-
-
-def unwrap(root: Path, folder: Path, found: FoundImages, *, quiet: bool = False) -> Path:
-    """Descend while a folder holds nothing but one folder of folders, as unpacked archives do."""
-    here, visited = folder, set()
-    while here.resolve() not in visited:
-        visited.add(here.resolve())
-        entries = _entries(here, root, found)
-        inner = Path(entries[0].path) if len(entries) == 1 and _is_dir(entries[0]) else None
-        if inner is None or split_name(inner.name) not in ("", split_name(here.name)):
-            break
-        below = folders_in(inner)
-        if not (len(below) > 1 or inner.name == here.name or any(split_name(f.name) for f in below)):
-            break
-        here = inner
-    if here != folder and not quiet:
-        log.info("Looking for the classes in %s.", here)
-    return here
-
-
-def _relative(root: Path, path: str) -> str:
-    above = os.path.join(root, "")
-    if path.startswith(above):  # always so in a walk; the general case is ten times slower
-        return path[len(above) :].replace(os.sep, "/")
-    return Path(path).relative_to(root).as_posix()
-
-
-def _refuse_mixed(top: Path, split_folders: list[Path], others: list[Path]) -> None:
-    if others:
-        raise BadLabels(
-            f"{top}: holds split folders ({few([repr(f.name) for f in split_folders], 3)}) and others beside them "
-            f"({few([repr(f.name) for f in others], 3)}), so it is unclear which are classes.",
-            hint="Keep either class folders, or split folders that hold class folders. If the name of a split is the "
-            f"name of a class here: {TABLE_HINT[0].lower()}{TABLE_HINT[1:]}",
+    def _say_unlabelled(self) -> None:
+        """Log how many images have no label, and where they are, unless that is true of all."""
+        paths = [path for path, name, _ in self.found.images if not name]
+        if not paths or not self.found.classes:
+            return
+        places = sorted({path.rpartition("/")[0] for path in paths})
+        named = any(is_unlabelled_name(part) for place in places for part in place.split("/")) or self.unlabelled
+        log.info(
+            "%s: %s of %s images %s no label: %s in %s.%s",
+            *(self.walk.root, f"{len(paths):,}", f"{len(self.found.images):,}"),
+            *(("has", "the one") if len(paths) == 1 else ("have", "those")),
+            few([repr(place) if place else "the folder itself" for place in places], 3),
+            " Rename a folder if it is a class." if named else "",
         )
+
+    def _say_deeper(self) -> None:
+        """Log that there are folders in the class folders, and how to make them the classes."""
+        inner: defaultdict[str, set[str]] = defaultdict(set)
+        for path, name, _ in self.found.images:
+            if path in self.deeper and not says_nothing(self.deeper[path]):
+                inner[name].add(self.deeper[path])
+        if not inner or len(self.found.classes) < 2:
+            return
+        lone = next(iter(inner))
+        if len(inner) == 1 and len(inner[lone]) > 1:
+            listed = few([repr(name) for name in sorted(inner[lone])], 5)
+            log.info(
+                "%s: only the class %r holds folders (%s). If these are the classes, give %s.",
+                *(self.walk.root, lone, listed, self._class_folder(lone)),
+            )
+            return
+        classes, names = sorted(self.found.classes), sorted(set().union(*inner.values()))
+        log.info(
+            "%s: the classes are the folders %s; the folders in them (%s) are not told apart. To make the innermost "
+            "folders the classes, add --label-from '%s'.",
+            *(self.walk.root, few([repr(name) for name in classes], 5), few([repr(name) for name in names], 5)),
+            INNERMOST,
+        )
+
+    def _class_folder(self, name: str) -> Path:
+        """The folder of a class that holds folders."""
+        path = next(path for path, label, _ in self.found.images if label == name and path in self.deeper)
+        return self.walk.root / path[: path.index(f"/{self.deeper[path]}/")]
+
+
+def _is_no_class(name: str, split: str, trained: Collection[str]) -> bool:
+    """Whether a folder without others beside it is not a class: `images`, and in a test set also `data`, `unknown`."""
+    if says_nothing(name):
+        return True
+    return split in ("val", "test") and name not in trained and (is_plain_name(name) or is_doubtful_name(name))
+
+
+# Sets
+
+
+def _sets_of(folders: Sequence[Path]) -> dict[Path, str]:
+    """{folder: split} of the split folders. Loose spellings (test1, train_images, dev) count beside a training set."""
+    strict = {folder: split_name(folder.name) for folder in folders}
+    loose = {folder: name or _loose_split(folder.name) for folder, name in strict.items()}
+    sets = loose if {"train"} < set(loose.values()) - {""} else strict
+    return {folder: name for folder, name in sets.items() if name}
+
+
+def _loose_split(name: str) -> str:
+    if is_unlabelled_name(name):
+        return ""
+    return "val" if name.casefold() == "dev" else side_of_path(f"{name}/")
+
+
+def _to_predict(walk: FolderWalk, folders: Sequence[Path], sets: dict[Path, str]) -> set[Path]:
+    """The split folders, if they are `test` with mere images beside two class folders or more; else none."""
+    classes = [f for f in folders if f not in sets and not is_unlabelled_name(f.name)]
+    if "train" in sets.values() or len(classes) < 2 or any(walk.holding_images(folder) for folder in sets):
+        return set()
+    return set(sets)
+
+
+def _read_sets(reader: _ClassFolders, top: Path, folders: Sequence[Path], sets: dict[Path, str]) -> None:
+    """Add the class folders in split folders; images beside them, and in unlabelled folders, have no label."""
+    unlabelled = [folder for folder in folders if is_unlabelled_name(folder.name)]
+    _refuse_mixed(reader.walk, top, list(sets), [f for f in folders if f not in sets and f not in unlabelled])
+    reader.add_loose(top, only_images=True)
+    for folder in unlabelled:
+        reader.add_all(folder, "", "")
+    inner = _class_level(reader.walk, list(sets))
+    below = {folder: reader.with_images(inner[folder]) for folder in sets}
+    names = {split: {f.name for s in sets if sets[s] == split for f in below[s]} for split in sets.values()}
+    for folder, split in sets.items():
+        reader.add_classes(inner[folder], below[folder], split, trained=names.get("train", set()))
+    reader.found.renamed.update(_as_in_training(names))
+
+
+def _class_level(walk: FolderWalk, sets: Sequence[Path]) -> dict[Path, Path]:
+    """{split folder: the folder with its class folders}. The only class in a set is not unwrapped if others have it."""
+    listed = {folder: [below.name for below in walk.holding_images(folder)] for folder in sets}
+    classes = {name for names in listed.values() if len(names) > 1 for name in names}
+    lone = {folder for folder, names in listed.items() if len(names) == 1 and names[0] in classes}
+    return {folder: folder if folder in lone else unwrap(walk, folder) for folder in sets}
+
+
+def _as_in_training(names: dict[str, set[str]]) -> dict[str, str]:
+    """{name in another set: name in the training set} of classes that are spelled in another case there."""
+    training: defaultdict[str, list[str]] = defaultdict(list)
+    for name in sorted({class_name(name) for name in names.get("train", ())}):
+        training[name.casefold()].append(name)
+    renamed = {}
+    for name in set().union(*(found for split, found in names.items() if split != "train")):
+        spelled = training[class_name(name).casefold()]
+        if len(spelled) == 1 and spelled[0] != class_name(name) and spelled[0] not in _composed(names, name):
+            renamed[name] = spelled[0]
+    return renamed
+
+
+def _composed(names: dict[str, set[str]], name: str) -> set[str]:
+    """The classes of all sets but the training set that have this name."""
+    return {class_name(n) for split, found in names.items() if split != "train" and name in found for n in found}
+
+
+# Unclear layouts
+
+
+def _refuse_mixed(walk: FolderWalk, top: Path, split_folders: Sequence[Path], others: Sequence[Path]) -> None:
+    if not others:
+        return
+    whole = [folder for folder in others if any(split_name(f.name) for f in walk.quiet().holding_images(folder))]
+    hint = (
+        f"{whole[0].name!r} holds split folders itself: give {whole[0]}, or move it elsewhere."
+        if whole
+        else "Keep either class folders, or split folders that hold class folders. If the name of a split is the name of a "
+        f"class here: {TABLE_HINT[0].lower()}{TABLE_HINT[1:]}"
+    )
+    raise BadLabels(
+        f"{top}: holds split folders ({few([repr(f.name) for f in split_folders], 3)}) and others beside them "
+        f"({few([repr(f.name) for f in others], 3)}), so it is unclear which are classes.",
+        hint=hint,
+    )
 
 
 def nearest(place: Path) -> str:
     """A similar name beside the missing one; if the folder above is missing too, the last one that exists."""
     above = place.parent
     if above.is_dir():
-        near = near_names(place.name, [entry.name for entry in _entries(above, above, FoundImages())])
+        near = near_names(place.name, sorted(name for name in os.listdir(above) if not name.startswith(".")))
         return near or f"Check the spelling; it was looked for in {above.absolute()}."
     there = next(folder for folder in above.absolute().parents if folder.is_dir())
     return f"Check the spelling: {there} exists, {above} does not."
 
 
-def no_images(root: Path, rejected: Sequence[tuple[str, str]]) -> NoImages:
+def no_images(root: Path, rejected: Iterable[tuple[str, str]]) -> NoImages:
     """The error for a folder or table without images, with what is there instead."""
-    others = f" ({len(rejected):,} other files: {few([path for path, _ in rejected], 3)})" if rejected else ""
-    tables = [path for path, _ in rejected if path.lower().endswith(TABLES)]
+    codes = dict(rejected)
+    empty = [path for path, code in codes.items() if code == "no_images"]
+    files = [path for path, code in codes.items() if code != "no_images"]
+    listed = [f"{len(files):,} other files: {few(files, 3)}"] if files else []
+    listed += (
+        [f"{len(empty):,} {'folder' if len(empty) == 1 else 'folders'} without images: {few(empty, 3)}"]
+        if empty
+        else []
+    )
+    tables = [path for path in files if path.lower().endswith(TABLES)]
     hint = f"Give the table itself: {root / tables[0]}" if tables else "Expected images in class folders, such as "
-    return NoImages(f"{root}: holds no images{others}.", hint=hint if tables else f"{hint}{root / 'cat' / '1.jpg'}.")
+    there = f" ({'; '.join(listed)})" if listed else ""
+    return NoImages(f"{root}: holds no images{there}.", hint=hint if tables else f"{hint}{root / 'cat' / '1.jpg'}.")

@@ -38,7 +38,9 @@ from headstart.data.dataset import (
     side_of_path,
     split_name,
 )
-from headstart.data.image_folder import every_image, files_below, files_in, folders_in, take, unwrap
+from headstart.data.detection import about_boxes
+from headstart.data.folder_walk import FolderWalk, files_below, files_in, folders_in
+from headstart.data.image_folder import every_image, take
 from headstart.data.match_files import (
     SHARE,
     Names,
@@ -61,6 +63,7 @@ from headstart.data.tables import (
     read_cells,
     rows_by,
 )
+from headstart.data.wrappers import unwrap
 from headstart.errors import BadLabels, near_names
 from headstart.io.progress import log
 from headstart.io.text_table import few
@@ -124,6 +127,8 @@ def open_recognised(folder: Path, *, group_column: str = "") -> tuple[Layout, Da
         f"{folder}: the labels are taken from the beginning of the file names, such as {_example(dataset)!r} "
         f"({_sum(dataset)}). Override with --label-from PATTERN."
     )
+    if boxes := about_boxes(dataset):
+        log.warning("%s", boxes)
     return Layout(folder, label_from=pattern, sentence=sentence), dataset
 
 
@@ -188,7 +193,7 @@ def _groups_in(
 
 def top_of(folder: Path) -> Path:
     """The folder with the class folders or tables: `folder`, or the one in which an archive wraps everything."""
-    top = unwrap(folder, folder, FoundImages(), quiet=True)
+    top = unwrap(FolderWalk(folder), folder, quiet=True, past_tables=False)
     inner, files = folders_in(top), files_in(top)
     if len(inner) == 1 and not any(_is_table(f.name) or f.suffix.lower() in IMAGES for f in files):
         return inner[0] if any(_is_table(f.name) for f in files_in(inner[0])) else top

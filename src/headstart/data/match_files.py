@@ -221,13 +221,16 @@ def text_in(name: str, pattern: re.Pattern[str], *, what: str = "label") -> str:
 def labels_from_names(where: Path, names: Sequence[str], pattern: str, *, quiet: bool = False) -> list[str]:
     """The labels in file names, '' where there is none, which is logged. Raises `BadLabels` if none has one."""
     expression = compiled(pattern)
-    labels = [text_in(_base(name), expression) for name in names]
-    without = [_base(name) for name, label in zip(names, labels, strict=True) if not label]
+    about_paths = _about_paths(pattern)
+    searched = list(names) if about_paths else [_base(name) for name in names]
+    labels = [text_in(name, expression) for name in searched]
+    without = [name for name, label in zip(searched, labels, strict=True) if not label]
     if len(without) == len(names):
         raise BadLabels(
-            f"{where}: label_from {pattern!r} matches none of {len(names):,} file names, such as "
-            f"{few([repr(name) for name in without], 3)}.",
-            hint="It is matched against the name of the file, not its folders. For example: '^(cat|dog)'.",
+            f"{where}: label_from {pattern!r} matches none of {len(names):,} "
+            f"{'paths' if about_paths else 'file names'}, such as {few([repr(name) for name in without], 3)}.",
+            hint="It is matched against the name of the file, such as '^(cat|dog)'; with a / in it, against the path, such as "
+            "'([^/]+)/[^/]+$' for the innermost folder.",
         )
     if without and not quiet:
         log.info(
@@ -235,6 +238,15 @@ def labels_from_names(where: Path, names: Sequence[str], pattern: str, *, quiet:
             *(where, f"{len(without):,}", f"{len(names):,}", pattern, ", ".join(map(repr, without[:3]))),
         )
     return labels
+
+
+def _about_paths(pattern: str) -> bool:
+    """Whether a pattern can only be meant for paths: no file name has a /.
+
+    >>> _about_paths("([^/]+)/[^/]+$"), _about_paths("^([^/_]+)_")
+    (True, False)
+    """
+    return "/" in re.sub(r"\[\^?\]?[^\]]*\]", "", pattern)
 
 
 def _base(name: str) -> str:

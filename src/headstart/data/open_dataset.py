@@ -1,10 +1,10 @@
 """`open_dataset`: turn the user's data into a `Dataset` of paths, labels, classes, and the split that came with it.
 
 Only folders, tables and archives are opened here: whether a file is an image is checked later, so that `headstart
-check` reports a bad one instead of it being skipped silently. Costs one `stat` per file (about 20,000 files per second
-on a warm disk) and some 300 bytes per image.
+check` reports a bad one instead of it being skipped silently. Costs a listing of each folder (80,000 files per second) and
+300 bytes per image.
 
-    DATA/cat/1.jpg                          one folder per class, with any folders below it
+    DATA/cat/1.jpg                          one folder per class, with any folders below it (`data.image_folder`)
     DATA/train/cat/1.jpg, DATA/test/...     split folders (train, val, valid, validation, test ...) of class folders
     DATA/1.jpg                              no labels, unless a table or the file names have them (`data.infer_labels`)
     DATA.csv, DATA.tsv, DATA.parquet        a path and a label column; may have a split and a group column
@@ -32,6 +32,7 @@ from headstart.data.dataset import (
     hash_rows,
     split_name,
 )
+from headstart.data.detection import about_boxes
 from headstart.data.image_folder import TABLE_HINT, nearest
 from headstart.errors import BadLabels
 from headstart.io.text_table import few
@@ -86,8 +87,7 @@ def require_trainable(dataset: Dataset) -> None:
         raise BadLabels(f"{where}: none of its {len(dataset):,} images has a label.", hint=_label_hint(dataset))
     if len(dataset.classes) == 1:
         raise BadLabels(
-            f"{where}: has one class only ({listed}); a classifier needs at least two.",
-            hint=f"Put the images of another class beside it, for example into {where / 'other'}.",
+            f"{where}: has one class only ({listed}); a classifier needs at least two.", hint=_one_class_hint(dataset)
         )
     if not counts.all():
         empty = [repr(name) for name, count in zip(dataset.classes, counts, strict=True) if not count]
@@ -105,7 +105,23 @@ def require_trainable(dataset: Dataset) -> None:
         )
 
 
+def _one_class_hint(dataset: Dataset) -> str:
+    """What to do about a single class: use the folders in it, or add another."""
+    name = dataset.classes[0]
+    below = [path.removeprefix(f"{name}/") for path in dataset.paths if path.startswith(f"{name}/")]
+    inner = sorted({path.partition("/")[0] for path in below if "/" in path})
+    if len(inner) > 1:
+        listed = few([repr(folder) for folder in inner], 3)
+        return f"{name} holds the folders {listed}: if they are the classes, give {dataset.root / name}."
+    empty = [path for path, code in dataset.rejected if code == "no_images"]
+    beside = f"{few([repr(p) for p in empty], 3)} {'holds' if len(empty) == 1 else 'hold'} no images. " if empty else ""
+    return f"{beside}Put the images of another class beside it, for example into {dataset.root / 'other'}."
+
+
 def _label_hint(dataset: Dataset) -> str:
+    boxes = about_boxes(dataset)
+    if boxes:
+        return boxes
     tables = [path for path, _ in dataset.rejected if path.lower().endswith(TABLES)]
     if tables:
         return f"There is a table: give {dataset.root / tables[0]} if it holds the labels."

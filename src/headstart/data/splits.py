@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from headstart.data.class_names import class_name
 from headstart.data.corrections import Corrections, given_and_left_out
 from headstart.data.deal import Deal, Group, deal_out, tolerated
 from headstart.data.duplicates import group_pairs, merge_groups
@@ -188,7 +189,7 @@ def read_split(path: Path, dataset: Dataset, corrections: Corrections | None = N
     unknown = [f"{row['path']}: {row['split']!r}" for row in rows if not _known(row["split"])]
     _refuse(path, "an unknown split name", unknown, "Expected 'train', 'val', 'test', or nothing.")
     current = {row["path"]: dataset.label_name(index[row["path"]]) for row in rows}
-    others = [row for row in rows if row.get("label", current[row["path"]]) != current[row["path"]]]
+    others = [row for row in rows if class_name(row.get("label", current[row["path"]])) != current[row["path"]]]
     differing = [f"{row['path']}: {row['label']!r}, in the data {current[row['path']]!r}" for row in others]
     hint = "Make a new split with `headstart split`, or give the data that this one was made for."
     _refuse(path, "a label that differs from the data", differing, hint)
@@ -253,16 +254,30 @@ def _groups_kept(hard_N: np.ndarray, joined_N: np.ndarray, before_N: np.ndarray,
 
 
 def _require_training(dataset: Dataset, split: np.ndarray) -> None:
-    for label, name in enumerate(dataset.classes):
-        sets = split[dataset.labels == label]
-        held = int(np.isin(sets, ("val", "test")).sum())
-        if held and not (sets == "train").any():
-            trained = [c for k, c in enumerate(dataset.classes) if (split[dataset.labels == k] == "train").any()]
-            near = near_names(name, trained)
-            raise BadSplit(
-                f"{dataset.root}: class {name!r} has {_images(held)} for validation or test, but none to train on.",
-                hint=near or "Move some of them into the training set, or remove the class.",
-            )
+    """Raise `BadSplit` that names every class with images, but none in the training set."""
+    sets_of = {name: split[dataset.labels == label] for label, name in enumerate(dataset.classes)}
+    trained = [name for name, sets in sets_of.items() if (sets == "train").any()]
+    without = {name: sets for name, sets in sets_of.items() if len(sets) and name not in trained}
+    if not without:
+        return
+    several, undecided = len(without) > 1, any((sets == "").any() for sets in without.values())
+    listed = [f"{name!r} ({_untrained(sets)})" for name, sets in without.items()]
+    first, sets = next(iter(without.items()))
+    raise BadSplit(
+        f"{dataset.root}: {len(without)} classes have no images to train on: {few(listed)}."
+        if several
+        else f"{dataset.root}: class {first!r} has {_untrained(sets)}, but none to train on.",
+        hint=("" if several else near_names(first, trained))
+        or ("Give them a set in the split" if undecided else "Move some of them into the training set")
+        + f", or remove the class{'es' * several}.",
+    )
+
+
+def _untrained(sets: np.ndarray) -> str:
+    """Where the images of a class are that has none in the training set."""
+    held, no_set = int((sets != "").sum()), int((sets == "").sum())
+    parts = [f"{_images(held)} for validation or test"] if held else []
+    return " and ".join([*parts, *([f"{_images(no_set)} in no set of the given split"] if no_set else [])])
 
 
 # Warnings

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from headstart.data.archives.unpacking import is_archive, unpacked
 from headstart.data.dataset import ARCHIVES, IMAGES, OTHERS, Dataset, FoundImages, dataset_of
-from headstart.data.image_folder import files_below, files_in, folders_in, nearest, no_images, unwrap
+from headstart.data.folder_walk import FolderWalk, files_below, files_in, folders_in
+from headstart.data.image_folder import nearest, no_images
+from headstart.data.left_out import note_left_out
+from headstart.data.wrappers import unwrap
 from headstart.errors import MissingData
 
 MOST_SHOWN = 20
@@ -38,8 +41,9 @@ def _images_in(folder: Path) -> Dataset:
     Includes files with unknown suffixes, but not directly beside other folders. Raises `NoImages`.
     """
     found = FoundImages()
-    top = unwrap(folder, folder, FoundImages(), quiet=True)
-    beside = {file.relative_to(folder).as_posix() for file in files_in(top)} if folders_in(top) else set()
+    top = unwrap(FolderWalk(folder), folder, quiet=True)
+    around = [top, *(place for place in top.parents if place.is_relative_to(folder))]
+    beside = {file.relative_to(folder).as_posix() for p in around if folders_in(p) for file in files_in(p)}
     for path in files_below(folder, found):
         suffix = Path(path).suffix.lower()
         if suffix in IMAGES or not (suffix in OTHERS or suffix in ARCHIVES or path in beside):
@@ -48,4 +52,5 @@ def _images_in(folder: Path) -> Dataset:
             found.rejected.append((path, "not_an_image_name"))
     if not found.images:
         raise no_images(folder, found.rejected)
+    note_left_out(folder, found.rejected)
     return dataset_of(folder, found)

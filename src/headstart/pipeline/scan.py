@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data.checks import Finding, findings
+from headstart.data.class_names import about_merged, about_similar
 from headstart.data.copies import Copies
 from headstart.data.data_source import DataSource, as_source
 from headstart.data.duplicates import exact_groups, group_pairs, joined, merge_groups
 from headstart.data.groups import require_splittable
+from headstart.data.left_out import note_left_out
 from headstart.data.near_duplicates import find_copies
 from headstart.data.not_copies import NotCopies
 from headstart.data.open_dataset import Dataset, fingerprint, open_dataset
@@ -74,6 +76,7 @@ def scan(
     """
     source = as_source(data)
     everything = open_dataset(source) if opened is None else opened
+    note_reading(everything)
     every_image = Images.inspect(everything.file(i) for i in range(len(everything)))
     keep = every_image.usable
     if not len(keep):
@@ -92,6 +95,13 @@ def scan(
     )
     not_copies.check_files(dataset.paths, images.sha256s)
     return scanned
+
+
+def note_reading(dataset: Dataset) -> None:
+    """Log what was left out of the data, and names of classes that are easily taken for one another."""
+    note_left_out(dataset.root, dataset.rejected)
+    for sentence in filter(None, (about_merged(dataset.merged), about_similar(dataset.classes))):
+        log.warning("%s: %s", dataset.root, sentence)
 
 
 def prepare_groups(dataset: Dataset, source: DataSource) -> None:

@@ -21,6 +21,7 @@ from headstart.io.text_table import few, plain
 from headstart.model.inference.predictions import Predictions
 from headstart.model.inference.predictor import Predictor
 from headstart.pipeline.run_report import evaluation_report, write_report
+from headstart.pipeline.scan import note_reading
 from headstart.runs.outside_runs import check_outside_run
 from headstart.runs.run_folder import METRICS, RunFolder, write_evaluation
 
@@ -86,8 +87,10 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
     opened = RunFolder(run)
     classifier = opened.classifier
     dataset = open_dataset(source)
+    note_reading(dataset)
     split = "test" if (dataset.split == "test").any() else "all"
     chosen = (dataset.split == "test") if split == "test" else dataset.labels >= 0
+    _note_unlabelled(dataset)
     dataset = with_classes(dataset.take(chosen), classifier.classes)
     files = [dataset.file(i) for i in range(len(dataset))]
     predictions = Predictor(classifier).predict(files, dataset.paths, dataset.labels)
@@ -120,13 +123,24 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
     return Evaluation(metrics, predictions, split, known)
 
 
+def _note_unlabelled(dataset: Dataset) -> None:
+    """Log how many images cannot be evaluated, because they have no label."""
+    unlabelled = int((dataset.labels < 0).sum())
+    if unlabelled:
+        what = "1 image has no label, and is" if unlabelled == 1 else f"{unlabelled:,} images have no label, and are"
+        log.info("%s: %s not evaluated.", dataset.root, what)
+
+
 def with_classes(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
     """Renumber the labels by the classifier's classes. Raises `BadLabels` for a class that it does not know."""
     unknown = [c for k, c in enumerate(dataset.classes) if c not in classes and (dataset.labels == k).any()]
     if unknown:
+        names = few([repr(name) for name in unknown], 5)
+        near = near_names(unknown[0], list(classes)) if len(unknown) == 1 else ""
         raise BadLabels(
-            f"{dataset.root}: class {unknown[0]!r} is unknown to the classifier ({few(classes)}).",
-            hint=near_names(unknown[0], list(classes)) or "Leave its images out, or train on them too.",
+            f"{dataset.root}: {'classes' if len(unknown) > 1 else 'class'} {names} {'are' if len(unknown) > 1 else 'is'} "
+            f"unknown to the classifier ({few(classes)}).",
+            hint=near or f"Leave {'their' if len(unknown) > 1 else 'its'} images out, or train on them too.",
         )
     number = np.array([classes.index(c) if c in classes else -1 for c in dataset.classes] + [-1], np.int64)
     return replace(dataset, labels=number[dataset.labels], classes=classes)

@@ -23,7 +23,7 @@ from shutil import disk_usage
 
 from headstart.data.archives.members import limits_for
 from headstart.data.dataset import IMAGES, hash_rows, split_name
-from headstart.data.image_folder import files_below
+from headstart.data.folder_walk import files_below
 from headstart.data.shards.parquet import has_images, table_samples
 from headstart.data.shards.samples import Sample, kind_of
 from headstart.data.shards.webdataset import has_samples, tar_samples
