@@ -91,11 +91,15 @@ class BadArchive(DataError):
 
 
 class UnreadableImage(DataError):
-    """One image that cannot be used. `reason` is a short code such as ``truncated``, for tables and scripts."""
+    """One image that cannot be used. `reason` is a short code such as ``truncated``, for tables and scripts.
 
-    def __init__(self, message: str, *, reason: str, hint: str = "") -> None:
+    `kind` is the name of its format, '' if that is not known.
+    """
+
+    def __init__(self, message: str, *, reason: str, kind: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.reason = reason
+        self.kind = kind
 
 
 class BackboneError(HeadstartError):

@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from headstart.images.formats import SUFFIXES
 from headstart.io.result_repr import OneLineRepr, short_facts
 from headstart.io.text_table import few
 
-IMAGES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
-)
+IMAGES = SUFFIXES
+"""Extensions of images, also of those that are not decoded: such a file is named, never passed over."""
 OTHERS = (
     *(".txt", ".md", ".csv", ".tsv", ".parquet", ".json", ".jsonl", ".xml", ".yaml", ".yml"),
     *(".html", ".py", ".ipynb", ".log"),

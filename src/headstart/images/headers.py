@@ -23,9 +23,13 @@ from dataclasses import dataclass
 from typing import BinaryIO, NoReturn
 
 from headstart.errors import UnreadableImage
+from headstart.images.formats import CAMERA_RAW, OtherFormat, is_available, other_format, remedy
+from headstart.images.heif_header import heif_header, heif_kind
 
 MAX_FILE_BYTES = 512 << 20
 MAX_PIXELS = 128_000_000  # width x height; medium-format cameras reach 102 million
+MAX_JPEG_PIXELS = 1_000_000_000  # of a JPEG, which is then decoded at a fraction of its size; stitched panoramas
+MAX_COEFFICIENTS = 3 * MAX_PIXELS  # of a JPEG beyond `MAX_PIXELS` whose decoder must hold all of them (2 bytes each)
 MAX_SIDE_PIXELS = 65_535  # what a JPEG can state
 MAX_FRAMES = 1_000  # of an animation, or pages of a TIFF
 MAX_SCANS = 200  # of a progressive JPEG; encoders write about 10, and each scan costs a pass over all pixels
@@ -39,7 +43,8 @@ MAX_GIF_BLOCKS = 500_000  # of at most 255 bytes, so up to 128 MB
 MAX_JUNK_BYTES = 1 << 16  # between the segments of a JPEG header
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
-"""The formats decoded; MPO files count as JPEG (their first image), PGM as PPM, APNG as PNG."""
+"""The formats that are always decoded; MPO files count as JPEG (their first image), PGM as PPM, APNG as PNG. HEIC and
+AVIF are too where their library is installed (`formats.is_available`)."""
 
 REASONS: dict[str, str] = {
     "empty": "the file has no bytes",
@@ -48,7 +53,7 @@ REASONS: dict[str, str] = {
     "truncated": "the file ends before its pixels do",
     "damaged": "the structure or the pixels cannot be decoded",
     "file_too_big": f"more than {MAX_FILE_BYTES >> 20} MB",
-    "too_many_pixels": f"more than {MAX_PIXELS:,} pixels, or a side longer than {MAX_SIDE_PIXELS:,}",
+    "too_many_pixels": f"more than {MAX_PIXELS:,} pixels (JPEG: {MAX_JPEG_PIXELS:,}), or {MAX_SIDE_PIXELS:,} on a side",
     "too_many_frames": f"more than {MAX_FRAMES:,} frames",
     "too_many_scans": f"more than {MAX_SCANS} scans in one JPEG",
     "too_many_parts": "more blocks than a real image has",
@@ -66,6 +71,8 @@ REASONS: dict[str, str] = {
 
 WINDOW = 1 << 18
 """Bytes read at a time where a whole stream must be scanned."""
+START_BYTES = 160
+"""Bytes that tell the format of a file: DICOM has its mark at byte 128."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +87,16 @@ class ImageHeader:
 
 @dataclass(frozen=True)
 class JpegStructure:
-    """A JPEG's header up to its pixel data at byte `data_at`; `one_scan`: a single scan contains all colours."""
+    """A JPEG's header up to its pixel data at byte `data_at`; `one_scan`: a single scan contains all colours.
+
+    `coefficients` is how many numbers a decoder holds at once if there are several scans.
+    """
 
     width: int
     height: int
     one_scan: bool
     data_at: int
+    coefficients: int
 
 
 def probe(file: BinaryIO) -> ImageHeader:
@@ -99,25 +110,58 @@ def probe(file: BinaryIO) -> ImageHeader:
     if size > MAX_FILE_BYTES:
         _refuse("file_too_big", f"{size:,} bytes; the limit is {MAX_FILE_BYTES:,}")
     file.seek(0)
-    start = file.read(32)
-    for accepts, parse in _PARSERS:
-        if accepts.match(start):
-            try:
-                return parse(file, size)
-            except struct.error:
-                _refuse("truncated", f"the file ends inside its header ({size:,} bytes)")
-    for accepts, name in _OTHERS:
-        if accepts.match(start):
-            _refuse("not_supported", f"{name} is not supported; {', '.join(FORMATS)} are")
-    return _refuse("not_an_image", f"its first bytes, {start[:8]!r}, are not those of {', '.join(FORMATS)}")
+    start = file.read(START_BYTES)
+    name = next((name for name, accepts, _ in _PARSERS if accepts.match(start)), "") or heif_kind(start)
+    if not name:
+        return _refuse_other(start)
+    try:
+        return _parsed(name, file, size)
+    except UnreadableImage as refusal:
+        refusal.kind = refusal.kind or name
+        raise
+
+
+def _parsed(name: str, file: BinaryIO, size: int) -> ImageHeader:
+    parse = next((parse for known, _, parse in _PARSERS if known == name), None)
+    if parse is None:
+        return _heif(name, file, size)
+    try:
+        return parse(file, size)
+    except struct.error:
+        return _refuse("truncated", f"the file ends inside its header ({size:,} bytes)")
+
+
+def _heif(name: str, file: BinaryIO, size: int) -> ImageHeader:
+    if not is_available(name):
+        raise UnreadableImage(f"{name} is not decoded here. {remedy(name)}", reason="not_supported")
+    header = heif_header(file, size)
+    return within(header.kind, header.width, header.height)
+
+
+def _refuse_other(start: bytes) -> NoReturn:
+    """Refuse a file that begins with these bytes, by the name of its format if that is known."""
+    other = other_format(start)
+    if other is None:
+        _refuse("not_an_image", f"its first bytes, {start[:8]!r}, are not those of {', '.join(FORMATS)}")
+    refuse_format(other)
+
+
+def refuse_format(other: OtherFormat) -> NoReturn:
+    """Refuse a file of a format that is not decoded, and say what to do. Raises `UnreadableImage`."""
+    name = other.name[0].upper() + other.name[1:]
+    if other.reason == "not_supported":
+        text = f"{name} is not decoded here. {remedy(other.name)}"
+    else:
+        text = f"{name}, not an image" + (f": {other.remedy}." if other.remedy else ".")
+    raise UnreadableImage(text, reason=other.reason, kind=other.name)
 
 
 def jpeg_structure(file: BinaryIO, size: int) -> JpegStructure:
     """Walk the segments of a JPEG of `size` bytes up to its first scan. Raises `UnreadableImage`."""
-    at, junk, metadata, frame = 2, 0, 0, (0, 0, 0, 0, False)
+    at, junk, metadata, frame, sampling = 2, 0, 0, (0, 0, 0, 0, False), b""
     while True:
         file.seek(at)
-        piece = file.read(14)
+        piece = file.read(22)
         if len(piece) < 4:
             _refuse("truncated", f"JPEG: the file ends before the pixel data ({size:,} bytes)")
         if piece[0] != 0xFF or piece[1] in (0x00, 0xFF):
@@ -137,6 +181,7 @@ def jpeg_structure(file: BinaryIO, size: int) -> JpegStructure:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             bits, height, width, components = struct.unpack_from(">BHHB", piece, 4)
             frame = (width, height, components, bits, marker <= 0xC1)
+            sampling = piece[11 : 10 + 3 * components : 3]
         elif marker == 0xDA:
             break
         at, metadata = at + 2 + length, metadata + length
@@ -147,12 +192,29 @@ def jpeg_structure(file: BinaryIO, size: int) -> JpegStructure:
         _refuse("damaged", f"JPEG: states a size of {width} x {height} pixels")
     if bits != 8 or components not in (1, 3, 4):
         _refuse("not_supported", f"JPEG: {bits} bits and {components} channels; expected 8 bits and 1, 3 or 4 channels")
-    return JpegStructure(width, height, sequential and piece[4:5] == bytes([components]), at + 2 + length)
+    one_scan = sequential and piece[4:5] == bytes([components])
+    return JpegStructure(width, height, one_scan, at + 2 + length, _coefficients(width, height, sampling))
+
+
+def _coefficients(width: int, height: int, sampling: bytes) -> int:
+    """Return how many values the blocks of all channels hold, from the factors (4 bits each) of each channel."""
+    factors = [(max(1, both >> 4), max(1, both & 15)) for both in sampling]
+    across, down = max((x for x, _ in factors), default=1), max((y for _, y in factors), default=1)
+    blocks = [-(-width * x // (8 * across)) * -(-height * y // (8 * down)) for x, y in factors]
+    return 64 * sum(blocks)
 
 
 def _jpeg(file: BinaryIO, size: int) -> ImageHeader:
     structure = jpeg_structure(file, size)
-    header = _within("JPEG", structure.width, structure.height)
+    header = within("JPEG", structure.width, structure.height, most=MAX_JPEG_PIXELS)
+    large = header.width * header.height > MAX_PIXELS
+    if large and not structure.one_scan and structure.coefficients > MAX_COEFFICIENTS:
+        _refuse(
+            "too_many_pixels",
+            f"JPEG: {header.width:,} x {header.height:,} pixels, progressive, so that decoding needs "
+            f"{2 * structure.coefficients >> 20:,} MB; the limit is {2 * MAX_COEFFICIENTS >> 20:,} MB. To use it: "
+            "jpegtran -copy all IMAGE.jpg > SEQUENTIAL.jpg",
+        )
     if not structure.one_scan:
         # Counting FFDA anywhere is fast and can only overcount (in a thumbnail, in a video appended by a phone); only
         # beyond the limit is it worth following the markers to the true end of the image.
@@ -200,7 +262,7 @@ def _png(file: BinaryIO, size: int) -> ImageHeader:
     length, kind, width, height = struct.unpack(">I4sII", file.read(16))
     if kind != b"IHDR" or length != 13:
         _refuse("damaged", f"PNG: its first chunk is {kind!r} with {length:,} bytes, not IHDR with 13")
-    _within("PNG", width, height)
+    within("PNG", width, height)
     at, frames, metadata, pixels = 33, 0, 0, False
     for _ in range(MAX_CHUNKS):
         file.seek(at)
@@ -251,7 +313,7 @@ def _refuse_bomb(kind: bytes, chunk: bytes) -> None:
 def _gif(file: BinaryIO, size: int) -> ImageHeader:
     file.seek(6)
     width, height, flags = struct.unpack("<HHB", file.read(5))
-    _within("GIF", width, height)
+    within("GIF", width, height)
     blocks = _GifBlocks(file, 13 + _palette_bytes(flags))
     frames = 0
     while (kind := blocks.byte()) is not None and kind != 0x3B:
@@ -267,7 +329,7 @@ def _gif(file: BinaryIO, size: int) -> ImageHeader:
             left, top, frame_width, frame_height, flags = struct.unpack("<HHHHB", descriptor)
             if frames == 1:  # a decoder enlarges the image to hold its first frame
                 width, height = max(width, left + frame_width), max(height, top + frame_height)
-                _within("GIF", width, height)
+                within("GIF", width, height)
             blocks.at += _palette_bytes(flags) + 1
         else:
             break  # junk from here on; complete frames before it are usable
@@ -337,7 +399,7 @@ def _webp(file: BinaryIO, size: int) -> ImageHeader:
         kind, length = head[:4], int.from_bytes(head[4:8], "little")
         if not width:
             width, height = _webp_size(kind, head)
-            _within("WEBP", width, height)
+            within("WEBP", width, height)
         if at + 8 + length > end:
             _refuse("truncated", f"WEBP: its chunk {kind!r} ends at byte {at + 8 + length:,} of {end:,}")
         frames += kind == b"ANMF"
@@ -377,7 +439,7 @@ def _bmp(file: BinaryIO, size: int) -> ImageHeader:
         height = abs(height)
     else:
         _refuse("damaged", f"BMP: a header of {header:,} bytes; expected 12, 40, 52, 56, 64, 108 or 124")
-    _within("BMP", width, height)
+    within("BMP", width, height)
     if compression == 0 and bits in (1, 2, 4, 8, 16, 24, 32):
         needed = data_at + (width * bits + 31) // 32 * 4 * height
         if needed > size + 3:  # some writers omit the padding of the last row
@@ -395,7 +457,7 @@ def _ppm(file: BinaryIO, size: int) -> ImageHeader:
     if not match:
         _refuse("damaged", "PPM: width, height and maximum value are not in its first 4,096 bytes")
     width, height, highest = (int(x) for x in match.groups())
-    _within("PPM", width, height)
+    within("PPM", width, height)
     file.seek(0)
     channels = 3 if file.read(2) == b"P6" else 1
     needed = match.end() + width * height * channels * (1 if highest < 256 else 2)
@@ -449,6 +511,8 @@ def _first_directory(file: BinaryIO, size: int, order: str, entries: bytes) -> t
     values: dict[int, int] = {}
     arrays: dict[int, tuple[int, int, int]] = {}
     tag_bytes = 0
+    if _is_camera_raw(order, entries):
+        refuse_format(CAMERA_RAW)
     for tag, kind, count, value in struct.iter_unpack(order + "HHI4s", entries):
         tag_bytes += count * _TIFF_TYPE_BYTES.get(kind, 0)
         if tag in _TIFF_BIG and count == 1 and kind in (1, 3, 4):
@@ -460,9 +524,9 @@ def _first_directory(file: BinaryIO, size: int, order: str, entries: bytes) -> t
     if tag_bytes > MAX_TIFF_TAG_BYTES:
         _refuse("text_chunk", f"TIFF: {tag_bytes:,} bytes in its tags; the limit is {MAX_TIFF_TAG_BYTES:,}")
     width, height = values.get(256, 0), values.get(257, 0)
-    _within("TIFF", width, height)
+    within("TIFF", width, height)
     if 322 in values or 323 in values:
-        _within("TIFF tile", values.get(322, 0), values.get(323, 0))
+        within("TIFF tile", values.get(322, 0), values.get(323, 0))
     if values.get(277, 1) > 6:
         _refuse("not_supported", f"TIFF: {values[277]:,} channels; the limit is 6")
     for first, second in ((273, 279), (324, 325)):
@@ -473,6 +537,24 @@ def _first_directory(file: BinaryIO, size: int, order: str, entries: bytes) -> t
                 _refuse("truncated", f"TIFF: its pixels end at byte {needed:,} but the file at {size:,}")
     file.seek(after)
     return width, height
+
+
+_RAW_COLOURS = (32803, 34892)  # a colour filter array; linear raw
+_RAW_COMPRESSIONS = (32767, 32769, 34713, 34892, 65535)  # of Sony, Nikon, Adobe, Pentax
+
+
+def _is_camera_raw(order: str, entries: bytes) -> bool:
+    """Whether a first directory is that of a camera's raw file: its own image would be a thumbnail, or no image."""
+    tags: dict[int, int] = {}
+    for tag, kind, _, value in struct.iter_unpack(order + "HHI4s", entries):
+        tags[tag] = struct.unpack_from(order + ("H" if kind == 3 else "I"), value)[0]
+    reduced = tags.get(254, 0) & 1 and 330 in tags
+    return bool(
+        50706 in tags
+        or reduced
+        or tags.get(262) in _RAW_COLOURS
+        or (tags.get(259) in _RAW_COMPRESSIONS and 271 in tags)
+    )
 
 
 def _tiff_array(file: BinaryIO, order: str, kind: int, count: int, offset: int) -> Iterator[int]:
@@ -486,14 +568,18 @@ def _tiff_array(file: BinaryIO, order: str, kind: int, count: int, offset: int) 
     return iter(struct.unpack(f"{order}{count}{letter}", file.read(length)))
 
 
-def _within(name: str, width: int, height: int) -> ImageHeader:
-    """Return the header of a still image after checking that its size is possible and within the limits."""
+def within(name: str, width: int, height: int, *, most: int = MAX_PIXELS) -> ImageHeader:
+    """Return the header of a still image after checking that its size is possible and within the limits.
+
+    `most` is the limit of its pixels. Raises `UnreadableImage`.
+    """
     if width <= 0 or height <= 0:
         _refuse("damaged", f"{name}: states a size of {width:,} x {height:,} pixels")
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PIXELS:
+    if width * height > most or max(width, height) > MAX_SIDE_PIXELS:
         _refuse(
             "too_many_pixels",
-            f"{name}: {width:,} x {height:,} pixels; the limit is {MAX_PIXELS:,}, and {MAX_SIDE_PIXELS:,} per side",
+            f"{name}: {width:,} x {height:,} pixels; the limit is {most:,}, and {MAX_SIDE_PIXELS:,} per side. To use it: "
+            "magick IMAGE -resize 4000x4000 IMAGE.jpg",
         )
     return ImageHeader(name, width, height)
 
@@ -502,26 +588,12 @@ def _refuse(reason: str, message: str) -> NoReturn:
     raise UnreadableImage(message + ".", reason=reason)
 
 
-_PARSERS: tuple[tuple[re.Pattern[bytes], Callable[[BinaryIO, int], ImageHeader]], ...] = (
-    (re.compile(rb"\xff\xd8\xff"), _jpeg),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), _png),
-    (re.compile(rb"GIF8[79]a"), _gif),
-    (re.compile(rb"RIFF....WEBP", re.DOTALL), _webp),
-    (re.compile(rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\x00\x00\x00", re.DOTALL), _bmp),
-    (re.compile(rb"II\*\x00|MM\x00\*"), _tiff),
-    (re.compile(rb"P[56][\s#]"), _ppm),
-)
-
-_OTHERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
-    (re.compile(rb"....ftypavi[fs]", re.DOTALL), "AVIF"),
-    (re.compile(rb"....ftyp(heic|heix|hevc|mif1|msf1)", re.DOTALL), "HEIC"),
-    (re.compile(rb"....ftyp", re.DOTALL), "A video (MP4, QuickTime)"),
-    (re.compile(rb"\xff\x0a|\x00\x00\x00\x0cJXL "), "JPEG XL"),
-    (re.compile(rb"\xff\x4f\xff\x51|\x00\x00\x00\x0cjP  "), "JPEG 2000"),
-    (re.compile(rb"II\+\x00|MM\x00\+"), "BigTIFF"),
-    (re.compile(rb"P[1234f]\s"), "A Netpbm file other than binary PPM and PGM"),
-    (re.compile(rb"8BPS"), "A Photoshop file"),
-    (re.compile(rb"\x00\x00\x01\x00"), "A Windows icon"),
-    (re.compile(rb"%PDF"), "PDF"),
-    (re.compile(rb"(\xef\xbb\xbf)?\s*<svg|\s*<\?xml"), "SVG or XML"),
+_PARSERS: tuple[tuple[str, re.Pattern[bytes], Callable[[BinaryIO, int], ImageHeader]], ...] = (
+    ("JPEG", re.compile(rb"\xff\xd8\xff"), _jpeg),
+    ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), _png),
+    ("GIF", re.compile(rb"GIF8[79]a"), _gif),
+    ("WEBP", re.compile(rb"RIFF....WEBP", re.DOTALL), _webp),
+    ("BMP", re.compile(rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\x00\x00\x00", re.DOTALL), _bmp),
+    ("TIFF", re.compile(rb"II\*\x00(?!\x10\x00\x00\x00CR)|MM\x00\*"), _tiff),
+    ("PPM", re.compile(rb"P[56][\s#]"), _ppm),
 )
