@@ -169,7 +169,11 @@ def _decoded(
         image.load()  # rotates the image itself
     elif header.format == "HEIC":
         image.load()
-        orientation = 1  # the library rotates it
+        orientation = 1  # the library rotates it; its EXIF says so once more
+    elif header.format == "AVIF":
+        image.load()
+        found = exif_orientation(image.info.get("exif", b""))  # Pillow puts in what the container says
+        orientation = found if found in _TURNS else 1
     else:
         low_bytes = _low_bytes(image, file, header) if header.format == "PNG" else None
         image.load()
@@ -201,7 +205,17 @@ def _opened(file: BinaryIO, header: ImageHeader) -> Image.Image:
             f"{header.format}: states two sizes, {stated[0]:,} x {stated[1]:,} and {image.width:,} x {image.height:,}.",
             reason="damaged",
         )
+    if header.format == "TIFF":
+        _read_planes_in_16_bits(image)
     return image
+
+
+def _read_planes_in_16_bits(image: Any) -> None:
+    """Correct how an uncompressed TIFF of 16 bits with one plane per colour is read: Pillow would read 8 bits."""
+    deep = image.tag_v2.get(284) == 2 and set(image.tag_v2.get(258, (8,))) == {16}
+    if deep and all(t.codec_name == "raw" and t.args[0] in ("R", "G", "B", "A") for t in image.tile):
+        order = "L" if image.tag_v2.prefix == b"II" else "B"
+        image.tile = [t._replace(args=(f"{t.args[0]};16{order}", *t.args[1:])) for t in image.tile]
 
 
 def _opened_heic(file: BinaryIO) -> Image.Image:
@@ -343,7 +357,7 @@ def _low_bytes(image: Image.Image, file: BinaryIO, header: ImageHeader) -> Calla
     for tile in getattr(image, "tile", []):
         rest = () if isinstance(tile.args, str) else tile.args[1:]
         kind, _, order = str(tile.args if isinstance(tile.args, str) else tile.args[0]).partition(";")
-        if kind not in ("RGB", "RGBA", "RGBX") or order not in _OTHER_BYTE:
+        if kind not in ("RGB", "RGBA", "RGBX", "R", "G", "B", "A") or order not in _OTHER_BYTE:
             return None
         other = f"{kind};{_OTHER_BYTE[order]}"
         tiles.append(tile._replace(args=(other, *rest) if rest else other))

@@ -29,7 +29,9 @@ from headstart.images.heif_header import heif_header, heif_kind
 MAX_FILE_BYTES = 512 << 20
 MAX_PIXELS = 128_000_000  # width x height; medium-format cameras reach 102 million
 MAX_JPEG_PIXELS = 1_000_000_000  # of a JPEG, which is then decoded at a fraction of its size; stitched panoramas
-MAX_COEFFICIENTS = 3 * MAX_PIXELS  # of a JPEG beyond `MAX_PIXELS` whose decoder must hold all of them (2 bytes each)
+MAX_COEFFICIENTS = (
+    4 * MAX_PIXELS
+)  # of a progressive JPEG beyond `MAX_PIXELS`, 2 bytes each; a CMYK one below has as many
 MAX_SIDE_PIXELS = 65_535  # what a JPEG can state
 MAX_FRAMES = 1_000  # of an animation, or pages of a TIFF
 MAX_SCANS = 200  # of a progressive JPEG; encoders write about 10, and each scan costs a pass over all pixels
