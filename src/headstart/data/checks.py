@@ -208,7 +208,14 @@ def wrong_extension(c: CheckInput) -> Iterator[Finding]:
 
 def animated(c: CheckInput) -> Iterator[Finding]:
     """Several frames in one file."""
-    yield from _listed(c, "animated", "warning", lambda f: f.frames > 1, "{is} animated; the first frame is used")
+    text = "{is} animated; the first frame is used"
+    yield from _listed(c, "animated", "warning", lambda f: f.frames > 1 and f.format != "HEIC", text)
+
+
+def several_images(c: CheckInput) -> Iterator[Finding]:
+    """HEIC files with more than one image, such as bursts."""
+    text = "{has} others in the same HEIC file; the one marked as the main image is used"
+    yield from _listed(c, "several_images", "info", lambda f: f.frames > 1 and f.format == "HEIC", text)
 
 
 # Pixels
@@ -415,7 +422,7 @@ CHECKS: tuple[Callable[[CheckInput], Iterator[Finding]], ...] = (
     *(unreadable, rejected, label_conflict, split_leak),
     *(wrong_extension, animated, tiny, extreme_aspect, exact_duplicates, near_duplicates),
     *(possible_label_conflict, possible_split_leak, doubted_copies),
-    *(class_imbalance, small_class, cmyk, sixteen_bit, uneven_depth, palette, alpha, exif_rotated, size_summary),
+    *(class_imbalance, small_class, cmyk, sixteen_bit, uneven_depth, palette, alpha, exif_rotated, several_images, size_summary),
 )
 """All checks, in the order of their findings (within a severity)."""
 

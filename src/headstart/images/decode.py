@@ -416,5 +416,5 @@ def _refusal(header: ImageHeader, error: Exception) -> UnreadableImage:
     elif isinstance(error, Image.UnidentifiedImageError):
         reason, why = "damaged", "the decoder cannot read its header"
     else:
-        reason, why = "damaged", f"the decoder failed: {text or type(error).__name__}"
+        reason, why = "damaged", f"the decoder failed: {text.rstrip('.') or type(error).__name__}"
     return UnreadableImage(f"{header.format}: {why}.", reason=reason, kind=header.format.removeprefix("image"))

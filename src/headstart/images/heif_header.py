@@ -21,6 +21,9 @@ from headstart.errors import UnreadableImage
 MAX_META_BYTES = 8 << 20
 MAX_BOXES = 100_000
 MAX_EXTENTS = 200_000
+ZEROS = 64
+"""So many zeros at the end of compressed pixels mean that the rest was never written."""
+CODED = frozenset({b"hvc1", b"hev1", b"av01"})
 
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
 HEIC_BRANDS = frozenset(
@@ -68,12 +71,31 @@ def heif_header(file: BinaryIO, size: int) -> HeifHeader:
     meta = _meta(file, size, kind)
     try:
         width, height = _main_size(meta, kind)
-        needed = max(_item_ends(meta, kind), default=0)
+        pieces = list(_pieces(meta, kind))
+        coded = _coded_items(meta, kind)
     except (struct.error, IndexError):
         _refuse("damaged", f"{kind}: its boxes end in the middle of a value")
+    needed = max((piece.end for piece in pieces), default=0)
     if needed > size:
         _refuse("truncated", f"{kind}: its pixels end at byte {needed:,} but the file at {size:,}")
+    for piece in pieces:
+        if piece.item in coded and piece.length > ZEROS and _ends_in_zeros(file, piece):
+            _refuse("truncated", f"{kind}: its pixels end in zeros at byte {piece.end:,}, as in an unfinished download")
     return HeifHeader(kind, width, height)
+
+
+def _ends_in_zeros(file: BinaryIO, piece: _Piece) -> bool:
+    file.seek(piece.end - ZEROS)
+    return not any(file.read(ZEROS))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Bytes of the file that belong to an item, up to `end`."""
+
+    item: int
+    length: int
+    end: int
 
 
 def _meta(file: BinaryIO, size: int, kind: str) -> bytes:
@@ -152,8 +174,23 @@ def _properties_of(meta: bytes, box: _Box, item: int) -> list[int]:
     return []
 
 
-def _item_ends(meta: bytes, kind: str) -> Iterator[int]:
-    """Yield the byte of the file at which each piece of an item ends, from the box ``iloc``."""
+def _coded_items(meta: bytes, kind: str) -> set[int]:
+    """Return the numbers of the items that hold compressed pixels, from the box ``iinf``."""
+    found: set[int] = set()
+    for box in _boxes(meta, 0, len(meta), kind):
+        if box.kind == b"iinf":
+            begin = box.begin + (6 if meta[box.begin] == 0 else 8)
+            for entry in _boxes(meta, begin, box.end, kind):
+                wide = meta[entry.begin] >= 3
+                values = _Values(meta, entry.begin + 4)
+                item, _, name = values.take(4 if wide else 2), values.take(2), values.take(4)
+                if name.to_bytes(4, "big") in CODED:
+                    found.add(item)
+    return found
+
+
+def _pieces(meta: bytes, kind: str) -> Iterator[_Piece]:
+    """Yield the pieces of all items that lie outside of the description, from the box ``iloc``."""
     box = next((box for box in _boxes(meta, 0, len(meta), kind) if box.kind == b"iloc"), None)
     if box is None:
         _refuse("damaged", f"{kind}: does not say where its pixels are")
@@ -163,7 +200,7 @@ def _item_ends(meta: bytes, kind: str) -> Iterator[int]:
     values = _Values(meta, box.begin + 6)
     id_size, pieces = 2 if version < 2 else 4, 0
     for _ in range(values.take(id_size)):
-        values.take(id_size)
+        item = values.take(id_size)
         in_file = not version or values.take(2) & 15 == 0
         values.take(2)
         base = values.take(base_size)
@@ -174,7 +211,7 @@ def _item_ends(meta: bytes, kind: str) -> Iterator[int]:
             if pieces > MAX_EXTENTS:
                 _refuse("too_many_parts", f"{kind}: its items are in more than {MAX_EXTENTS:,} pieces")
             if in_file:
-                yield base + offset + length
+                yield _Piece(item, length, base + offset + length)
 
 
 class _Values:

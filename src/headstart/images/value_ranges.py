@@ -125,24 +125,20 @@ def used_span(planes: Sequence[Image.Image]) -> Span:
 
 def _used(plane: Image.Image) -> Span:
     low, high = checked_extrema(plane)
-    allowed = plane.width * plane.height // OUTLIERS
-    below = above = 0
-    for _ in range(4):  # each pass narrows up to 256 times, so that a few extreme pixels do not cost precision
-        if high - low < 1e-30:
+    allowed, below, above = plane.width * plane.height // OUTLIERS, 0, 0
+    for _ in range(4):  # each pass narrows up to 128 times, so that a few extreme pixels do not cost precision
+        if high <= low or max(-low, high) >= 2**30:
             break
-        ends = (int(low), int(high)) if plane.mode == "I" else (low, high)
-        counts, width = (
-            plane.histogram(extrema=ends),
-            (high - low) / 255,
-        )  # Pillow puts the highest value in the last bin
+        width = 2.0 ** math.ceil(math.log2((high - low) / 255))  # a power of two: Pillow's bins have no rounding errors
+        width = max(1.0, width) if plane.mode == "I" else width
+        ends = (low, low + 255 * width)  # the last bin begins at its end
+        counts = plane.histogram(extrema=(int(ends[0]), int(ends[1])) if plane.mode == "I" else ends)
         first, fewer = _first_bin(counts, allowed - below)
         last, more = _first_bin(counts[::-1], allowed - above)
-        if first == 0 and last == 0:
+        begin, end = low + first * width, low + (256 - last) * width - (plane.mode == "I")
+        if (begin, min(high, end)) == (low, high):
             break
-        low, high = low + first * width, min(high, low + (256 - last) * width)
-        if plane.mode == "I":
-            low, high = float(math.floor(low)), float(math.ceil(high))
-        below, above = below + fewer, above + more
+        low, high, below, above = begin, min(high, end), below + fewer, above + more
     return low, high
 
 
