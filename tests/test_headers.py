@@ -14,7 +14,8 @@ from PIL import Image
 
 from headstart.errors import UnreadableImage
 from headstart.images import headers
-from headstart.images.headers import FORMATS, REASONS, ImageHeader, jpeg_structure, probe
+from headstart.images.headers import jpeg_structure, probe
+from headstart.images.limits import FORMATS, REASONS, ImageHeader
 
 
 def saved(image: Image.Image, name: str, **options: object) -> bytes:

@@ -14,9 +14,10 @@ from headstart.errors import UnreadableImage
 from headstart.images import formats
 from headstart.images.decode import read
 from headstart.images.formats import is_available
-from headstart.images.headers import ImageHeader, probe
+from headstart.images.headers import probe
 from headstart.images.heif_header import HeifHeader, heif_header, heif_kind
 from headstart.images.image_refs import Images
+from headstart.images.limits import ImageHeader
 
 FOLDER = Path(__file__).parent / "data" / "heic"
 PLAIN, TURNED, TEN_BITS, BURST = (FOLDER / f"{n}.heic" for n in ("plain", "turned", "ten-bits", "burst"))

@@ -9,7 +9,7 @@
     │   ├── BadCopies              a table of pairs that are not copies, which does not match the images
     │   ├── BadSubmission          a sample submission that does not match the images or the classes
     │   ├── BadArchive             an archive that is damaged or cannot be unpacked safely
-    │   └── UnreadableImage        one image; `reason` is a short code (see `images.headers`)
+    │   └── UnreadableImage        one image; `reason` is a short code (see `images.limits`)
     ├── BackboneError              backbones and their weights
     │   ├── UnknownBackbone        a name that timm does not know
     │   ├── MissingWeights         a known backbone whose weights are not available (or offline)

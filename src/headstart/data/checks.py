@@ -422,7 +422,18 @@ CHECKS: tuple[Callable[[CheckInput], Iterator[Finding]], ...] = (
     *(unreadable, rejected, label_conflict, split_leak),
     *(wrong_extension, animated, tiny, extreme_aspect, exact_duplicates, near_duplicates),
     *(possible_label_conflict, possible_split_leak, doubted_copies),
-    *(class_imbalance, small_class, cmyk, sixteen_bit, uneven_depth, palette, alpha, exif_rotated, several_images, size_summary),
+    *(
+        class_imbalance,
+        small_class,
+        cmyk,
+        sixteen_bit,
+        uneven_depth,
+        palette,
+        alpha,
+        exif_rotated,
+        several_images,
+        size_summary,
+    ),
 )
 """All checks, in the order of their findings (within a severity)."""
 

@@ -4,7 +4,7 @@ Training, serving and export all decode here, because two decoders differ by mor
 500 x 375 JPEG takes about 0.9 ms at 180 px: JPEGs are decoded at the smallest of their built-in scales (1, 1/2, 1/4,
 1/8) that is at least the requested size (libjpeg's scaled inverse DCT, which Pillow calls draft). Other formats have no
 such scales and are decoded in full size, 4 bytes per pixel; a HEIC of 12 million pixels takes about 0.5 s. A JPEG of more
-than `headers.MAX_PIXELS` is always decoded at the largest scale that stays below. Decoding releases the interpreter
+than `limits.MAX_PIXELS` is always decoded at the largest scale that stays below. Decoding releases the interpreter
 lock, so threads scale.
 
 Do not use it on untrusted files before `validate.validate_images` has decoded them: there, a crash costs a child
@@ -29,7 +29,8 @@ from PIL import Image
 
 from headstart.errors import UnreadableImage
 from headstart.images.formats import heif_library
-from headstart.images.headers import MAX_FRAMES, MAX_PIXELS, ImageHeader, jpeg_structure, probe, within
+from headstart.images.headers import jpeg_structure, probe
+from headstart.images.limits import MAX_FRAMES, MAX_PIXELS, ImageHeader, within
 from headstart.images.value_ranges import (
     FULL,
     Span,
@@ -102,7 +103,7 @@ def decode(
     >>> small.mode, small.size, small.getpixel((0, 0))
     ('RGB', (150, 100), (77, 77, 77))
 
-    Raises `UnreadableImage` with a `reason` from `headers.REASONS`, and no other exception, whatever the bytes.
+    Raises `UnreadableImage` with a `reason` from `limits.REASONS`, and no other exception, whatever the bytes.
     """
     return read(data, at_least, ranges).image
 

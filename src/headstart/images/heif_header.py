@@ -14,9 +14,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO
 
-from headstart.errors import UnreadableImage
+from headstart.images.limits import refuse
 
 MAX_META_BYTES = 8 << 20
 MAX_BOXES = 100_000
@@ -41,7 +41,7 @@ class HeifHeader:
 
 
 @dataclass(frozen=True)
-class _Box:
+class _HeifBox:
     """A box: its type, and its content from `begin` to `end`."""
 
     kind: bytes
@@ -74,23 +74,23 @@ def heif_header(file: BinaryIO, size: int) -> HeifHeader:
         pieces = list(_pieces(meta, kind))
         coded = _coded_items(meta, kind)
     except (struct.error, IndexError):
-        _refuse("damaged", f"{kind}: its boxes end in the middle of a value")
+        refuse("damaged", f"{kind}: its boxes end in the middle of a value")
     needed = max((piece.end for piece in pieces), default=0)
     if needed > size:
-        _refuse("truncated", f"{kind}: its pixels end at byte {needed:,} but the file at {size:,}")
+        refuse("truncated", f"{kind}: its pixels end at byte {needed:,} but the file at {size:,}")
     for piece in pieces:
         if piece.item in coded and piece.length > ZEROS and _ends_in_zeros(file, piece):
-            _refuse("truncated", f"{kind}: its pixels end in zeros at byte {piece.end:,}, as in an unfinished download")
+            refuse("truncated", f"{kind}: its pixels end in zeros at byte {piece.end:,}, as in an unfinished download")
     return HeifHeader(kind, width, height)
 
 
-def _ends_in_zeros(file: BinaryIO, piece: _Piece) -> bool:
+def _ends_in_zeros(file: BinaryIO, piece: _ItemPiece) -> bool:
     file.seek(piece.end - ZEROS)
     return not any(file.read(ZEROS))
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _ItemPiece:
     """Bytes of the file that belong to an item, up to `end`."""
 
     item: int
@@ -105,27 +105,27 @@ def _meta(file: BinaryIO, size: int, kind: str) -> bytes:
         file.seek(at)
         head = file.read(16)
         if len(head) < 8:
-            _refuse("truncated", f"{kind}: the file ends before its description of the image ({size:,} bytes)")
+            refuse("truncated", f"{kind}: the file ends before its description of the image ({size:,} bytes)")
         length, name, skip = int.from_bytes(head[:4], "big"), head[4:8], 8
         if length == 1:
             length, skip = int.from_bytes(head[8:16], "big"), 16
         length = length or size - at
         if length < skip:
-            _refuse("damaged", f"{kind}: a box {name!r} of {length:,} bytes, at byte {at:,}")
+            refuse("damaged", f"{kind}: a box {name!r} of {length:,} bytes, at byte {at:,}")
         if name == b"meta":
             if length > MAX_META_BYTES:
-                _refuse("text_chunk", f"{kind}: its description has {length:,} bytes; the limit is {MAX_META_BYTES:,}")
+                refuse("text_chunk", f"{kind}: its description has {length:,} bytes; the limit is {MAX_META_BYTES:,}")
             if at + length > size:
-                _refuse("truncated", f"{kind}: the file ends inside its description of the image ({size:,} bytes)")
+                refuse("truncated", f"{kind}: the file ends inside its description of the image ({size:,} bytes)")
             file.seek(at + skip + 4)
             return file.read(length - skip - 4)
         if name == b"moov":
-            _refuse("not_supported", f"{kind}: a film without a still image; take frames from it with ffmpeg")
+            refuse("not_supported", f"{kind}: a film without a still image; take frames from it with ffmpeg")
         at += length
-    return _refuse("too_many_parts", f"{kind}: more than {MAX_BOXES:,} boxes")
+    return refuse("too_many_parts", f"{kind}: more than {MAX_BOXES:,} boxes")
 
 
-def _boxes(data: bytes, begin: int, end: int, kind: str) -> Iterator[_Box]:
+def _boxes(data: bytes, begin: int, end: int, kind: str) -> Iterator[_HeifBox]:
     """Yield the boxes between two places."""
     for _ in range(MAX_BOXES):
         if end - begin < 8:
@@ -135,30 +135,30 @@ def _boxes(data: bytes, begin: int, end: int, kind: str) -> Iterator[_Box]:
             length, skip = int.from_bytes(data[begin + 8 : begin + 16], "big"), 16
         length = length or end - begin
         if length < skip or begin + length > end:
-            _refuse("damaged", f"{kind}: a box {name!r} of {length:,} bytes, where {end - begin:,} are left")
-        yield _Box(name, begin + skip, begin + length)
+            refuse("damaged", f"{kind}: a box {name!r} of {length:,} bytes, where {end - begin:,} are left")
+        yield _HeifBox(name, begin + skip, begin + length)
         begin += length
-    _refuse("too_many_parts", f"{kind}: more than {MAX_BOXES:,} boxes")
+    refuse("too_many_parts", f"{kind}: more than {MAX_BOXES:,} boxes")
 
 
 def _main_size(meta: bytes, kind: str) -> tuple[int, int]:
     """Return width and height of the main item; if it has none, those of the largest item."""
     top = {box.kind: box for box in _boxes(meta, 0, len(meta), kind)}
     if b"pitm" not in top or b"iprp" not in top:
-        _refuse("damaged", f"{kind}: does not say which of its items is the image, or of what size")
+        refuse("damaged", f"{kind}: does not say which of its items is the image, or of what size")
     at = top[b"pitm"].begin
     main = int.from_bytes(meta[at + 4 : at + (6 if meta[at] == 0 else 8)], "big")
     parts = list(_boxes(meta, top[b"iprp"].begin, top[b"iprp"].end, kind))
     properties = [p for box in parts if box.kind == b"ipco" for p in _boxes(meta, box.begin, box.end, kind)]
     sizes = {n: struct.unpack_from(">II", meta, p.begin + 4) for n, p in enumerate(properties, 1) if p.kind == b"ispe"}
     if not sizes:
-        _refuse("damaged", f"{kind}: does not state the size of its image")
+        refuse("damaged", f"{kind}: does not state the size of its image")
     own = [sizes[n] for box in parts if box.kind == b"ipma" for n in _properties_of(meta, box, main) if n in sizes]
     width, height = max(own or sizes.values(), key=lambda size: size[0] * size[1])
     return width, height
 
 
-def _properties_of(meta: bytes, box: _Box, item: int) -> list[int]:
+def _properties_of(meta: bytes, box: _HeifBox, item: int) -> list[int]:
     """Return the numbers of an item's properties, from the box ``ipma``."""
     version, wide = meta[box.begin], meta[box.begin + 3] & 1
     (entries,) = struct.unpack_from(">I", meta, box.begin + 4)
@@ -182,22 +182,22 @@ def _coded_items(meta: bytes, kind: str) -> set[int]:
             begin = box.begin + (6 if meta[box.begin] == 0 else 8)
             for entry in _boxes(meta, begin, box.end, kind):
                 wide = meta[entry.begin] >= 3
-                values = _Values(meta, entry.begin + 4)
+                values = _BoxValues(meta, entry.begin + 4)
                 item, _, name = values.take(4 if wide else 2), values.take(2), values.take(4)
                 if name.to_bytes(4, "big") in CODED:
                     found.add(item)
     return found
 
 
-def _pieces(meta: bytes, kind: str) -> Iterator[_Piece]:
+def _pieces(meta: bytes, kind: str) -> Iterator[_ItemPiece]:
     """Yield the pieces of all items that lie outside of the description, from the box ``iloc``."""
     box = next((box for box in _boxes(meta, 0, len(meta), kind) if box.kind == b"iloc"), None)
     if box is None:
-        _refuse("damaged", f"{kind}: does not say where its pixels are")
+        refuse("damaged", f"{kind}: does not say where its pixels are")
     version, sizes = meta[box.begin], struct.unpack_from(">H", meta, box.begin + 4)[0]
     offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
     index_size = sizes & 15 if version else 0
-    values = _Values(meta, box.begin + 6)
+    values = _BoxValues(meta, box.begin + 6)
     id_size, pieces = 2 if version < 2 else 4, 0
     for _ in range(values.take(id_size)):
         item = values.take(id_size)
@@ -209,12 +209,12 @@ def _pieces(meta: bytes, kind: str) -> Iterator[_Piece]:
             offset, length = values.take(offset_size), values.take(length_size)
             pieces += 1
             if pieces > MAX_EXTENTS:
-                _refuse("too_many_parts", f"{kind}: its items are in more than {MAX_EXTENTS:,} pieces")
+                refuse("too_many_parts", f"{kind}: its items are in more than {MAX_EXTENTS:,} pieces")
             if in_file:
-                yield _Piece(item, length, base + offset + length)
+                yield _ItemPiece(item, length, base + offset + length)
 
 
-class _Values:
+class _BoxValues:
     """A cursor over big-endian numbers. Raises `IndexError` behind the end."""
 
     def __init__(self, data: bytes, at: int) -> None:
@@ -228,7 +228,3 @@ class _Values:
             raise IndexError("the box ends")
         self.at += size
         return int.from_bytes(piece, "big")
-
-
-def _refuse(reason: str, message: str) -> NoReturn:
-    raise UnreadableImage(message + ".", reason=reason)

@@ -33,7 +33,7 @@ import PIL
 import headstart.errors
 from headstart.errors import HeadstartError, WriteError
 from headstart.images.formats import heif_specs, heif_versions
-from headstart.images.headers import MAX_FILE_BYTES
+from headstart.images.limits import MAX_FILE_BYTES
 from headstart.images.validate_worker import READY, left_out, reason_of
 from headstart.io.files import cache_dir, sha256_bytes, sha256_file, write_bytes
 from headstart.io.progress import bar, log
@@ -51,7 +51,7 @@ _TEMPORARY = frozenset(
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Properties of one file; `reason` is '' if it can be used, otherwise a key of `headers.REASONS`.
+    """Properties of one file; `reason` is '' if it can be used, otherwise a key of `limits.REASONS`.
 
     `width` and `height` are the upright image's, in pixels; `mode` is Pillow's before conversion to RGB;
     `orientation` is EXIF's, 1 to 8; `dhash` is a 64-bit difference hash of the upright image, -1 if unreadable;

@@ -69,7 +69,7 @@ def left_out(reason: str, message: str, kind: str = "") -> Answer:
 
 
 def reason_of(error: OSError) -> str:
-    """Return the code in `headers.REASONS` for a file that the operating system cannot open."""
+    """Return the code in `limits.REASONS` for a file that the operating system cannot open."""
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
         return "not_a_file"
     return "no_permission" if isinstance(error, PermissionError) else "unreadable"
