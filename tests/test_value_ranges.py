@@ -51,13 +51,13 @@ def greys(seed: int = 0) -> np.ndarray:
 
 
 def png_16(pixels_HWC: np.ndarray) -> bytes:
-    """A PNG of 16 bits per colour, which Pillow cannot write."""
+    """A PNG of 16 bits per channel, which Pillow cannot write: grey with alpha, RGB or RGBA."""
     height, width, channels = pixels_HWC.shape
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels_HWC)
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
@@ -135,6 +135,17 @@ def test_colours_of_16_bits(depth: str, written: Callable[[np.ndarray], bytes]) 
     assert ranges == ValueRanges(expected)
     assert np.abs(shades(data, ranges) - colours).max() <= (depth != "x257")
     assert read(data).mode.endswith(";16")
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_greys_of_16_bits_with_alpha(depth: str) -> None:
+    stored, expected = DEPTHS[depth]
+    pixels = np.stack([stored(greys()), np.full_like(greys(), 65_535)], axis=2)
+    pixels[90:, :, 1] = 0
+    data = png_16(pixels)
+    assert ranges_of(data) == ValueRanges(expected)
+    assert np.abs(shades(data, ranges_of(data))[:90] - greys()[:90, :, None]).max() <= 1
+    assert (shades(data, ranges_of(data))[90:] == 255).all()
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ def sixteen_bit(c: CheckInput) -> Iterator[Finding]:
             continue
         low, high = shown(min(c.infos[i].low for i in deep)), shown(max(c.infos[i].high for i in deep))
         text = f"{start}, of which they use the values {low} to {high}: scaled by {shown(span[0])} to {shown(span[1])}"
-        severity = "info" if floating else "warning"
+        severity = "info" if floating and span[0] == 0 else "warning"
         yield Finding("sixteen_bit", severity, c.paths(deep), f"{text}, a range that a run keeps for its predictions.")
 
 

@@ -24,6 +24,7 @@ IMAGES = SUFFIXES
 OTHERS = (
     *(".txt", ".md", ".csv", ".tsv", ".parquet", ".json", ".jsonl", ".xml", ".yaml", ".yml"),
     *(".html", ".py", ".ipynb", ".log"),
+    *(".aae", ".xmp", ".pp3", ".dop", ".ini", ".db", ".lnk", ".url"),  # beside images, from cameras and systems
 )
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz", ".zst")
 TABLES = (".csv", ".tsv", ".parquet")

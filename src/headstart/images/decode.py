@@ -358,6 +358,9 @@ def _low_bytes(image: Image.Image, file: BinaryIO, header: ImageHeader) -> Calla
     for tile in getattr(image, "tile", []):
         rest = () if isinstance(tile.args, str) else tile.args[1:]
         kind, _, order = str(tile.args if isinstance(tile.args, str) else tile.args[0]).partition(";")
+        if kind == "LA" and order == "16B":
+            tiles.append(tile._replace(args="RGBA"))  # upper and lower byte of the grey, then of the alpha
+            continue
         if kind not in ("RGB", "RGBA", "RGBX", "R", "G", "B", "A") or order not in _OTHER_BYTE:
             return None
         other = f"{kind};{_OTHER_BYTE[order]}"
@@ -370,6 +373,8 @@ def _low_bytes(image: Image.Image, file: BinaryIO, header: ImageHeader) -> Calla
         again: Any = Image.open(file, formats=(header.format,))
         again.tile = tiles
         again.load()
+        if image.mode == "RGBA" and tiles[0].args == "RGBA":
+            return Image.merge("RGB", 3 * (again.getchannel("G"),))
         made: Image.Image = again
         return made
 

@@ -199,7 +199,13 @@ def heif_specs() -> list[ModuleSpec]:
 
 def heif_versions() -> list[str]:
     """Return name and version of the library for HEIC, for the keys of caches; empty without it."""
-    return [text for spec in heif_specs() for text in (spec.name, importlib.metadata.version(spec.name))]
+    found = []
+    for spec in heif_specs():
+        try:
+            found += [spec.name, importlib.metadata.version(spec.name)]
+        except importlib.metadata.PackageNotFoundError:
+            found += [spec.name, "unknown"]
+    return found
 
 
 @cache
