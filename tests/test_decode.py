@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from headstart.errors import UnreadableImage
 from headstart.images.decode import decode, exif_orientation, read
-from headstart.images.headers import REASONS
+from headstart.images.limits import REASONS
 
 
 def saved(image: Image.Image, name: str = "PNG", **options: object) -> bytes:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from headstart.errors import UnreadableImage
 from headstart.images import headers
-from headstart.images.headers import FORMATS, REASONS, ImageHeader, jpeg_structure, probe
+from headstart.images.headers import jpeg_structure, probe
+from headstart.images.limits import FORMATS, REASONS, ImageHeader
 
 
 def saved(image: Image.Image, name: str, **options: object) -> bytes:
@@ -76,7 +77,7 @@ def test_nothing_and_not_images() -> None:
     assert reason(b"") == "empty"
     assert reason(b"hello, world, this is no image at all") == "not_an_image"
     assert reason(b"BM, says the text file") == "not_an_image"
-    assert reason(b"\0\0\0\x1cftypavif" + bytes(20)) == "not_supported"
+    assert reason(b"\0\0\0\x1cftypavif" + bytes(20)) == "truncated"
     assert reason(b"P3 1 1 255 1 2 3") == "not_supported"
     assert reason(b"II+\0" + bytes(20)) == "not_supported"
 
@@ -88,7 +89,10 @@ def test_whole_messages() -> None:
     png[16:24] = struct.pack(">II", 20_000, 10_000)
     with pytest.raises(UnreadableImage) as caught:
         probe(io.BytesIO(bytes(png)))
-    assert str(caught.value) == "PNG: 20,000 x 10,000 pixels; the limit is 128,000,000, and 65,535 per side."
+    assert str(caught.value) == (
+        "PNG: 20,000 x 10,000 pixels; the limit is 128,000,000, and 65,535 per side. To use it: "
+        "magick IMAGE -resize 4000x4000 IMAGE.jpg."
+    )
     with pytest.raises(UnreadableImage) as caught:
         probe(io.BytesIO(b"GIF89a\x05\0\x05\0\0\0\0;"))
     assert str(caught.value) == "GIF: no frame."

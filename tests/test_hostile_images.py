@@ -23,7 +23,7 @@ from PIL import Image
 
 from headstart.errors import UnreadableImage
 from headstart.images.decode import decode
-from headstart.images.headers import FORMATS, REASONS
+from headstart.images.limits import FORMATS, REASONS
 from headstart.images.validate import validate_images
 
 SECONDS = 0.2  # of processor time that a refusal may take (it does not wait for anything else)

@@ -21,7 +21,7 @@ from PIL import Image
 from conftest import PATIENCE
 from headstart.errors import HeadstartError
 from headstart.images.decode import decode
-from headstart.images.headers import REASONS
+from headstart.images.limits import REASONS
 from headstart.images.validate import ImageInfo, validate_images, validate_with, worker_command
 from headstart.images.validate_worker import dhash, greys
 from headstart.io.files import sha256_bytes

@@ -9,7 +9,7 @@
     │   ├── BadCopies              a table of pairs that are not copies, which does not match the images
     │   ├── BadSubmission          a sample submission that does not match the images or the classes
     │   ├── BadArchive             an archive that is damaged or cannot be unpacked safely
-    │   └── UnreadableImage        one image; `reason` is a short code (see `images.headers`)
+    │   └── UnreadableImage        one image; `reason` is a short code (see `images.limits`)
     ├── BackboneError              backbones and their weights
     │   ├── UnknownBackbone        a name that timm does not know
     │   ├── MissingWeights         a known backbone whose weights are not available (or offline)
@@ -91,11 +91,15 @@ class BadArchive(DataError):
 
 
 class UnreadableImage(DataError):
-    """One image that cannot be used. `reason` is a short code such as ``truncated``, for tables and scripts."""
+    """One image that cannot be used. `reason` is a short code such as ``truncated``, for tables and scripts.
 
-    def __init__(self, message: str, *, reason: str, hint: str = "") -> None:
+    `kind` is the name of its format, '' if that is not known.
+    """
+
+    def __init__(self, message: str, *, reason: str, kind: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.reason = reason
+        self.kind = kind
 
 
 class BackboneError(HeadstartError):

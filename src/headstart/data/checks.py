@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,7 +24,10 @@ from headstart.data.duplicates import exact_groups, group_pairs, joined
 from headstart.data.left_out import reject_reason
 from headstart.data.open_dataset import Dataset
 from headstart.errors import NoImages
+from headstart.images.formats import DECODED
+from headstart.images.remarks import kinds_of, remedy_of, shown
 from headstart.images.validate import ImageInfo
+from headstart.images.value_ranges import FULL, ValueRanges, chosen_ranges, is_deep
 
 CHECKS_HEADER = ("check", "severity", "path", "message")
 """Columns of checks.csv; the rows are those of `checks_rows`."""
@@ -34,15 +37,8 @@ EXTREME_ASPECT = 4.0
 IMBALANCE = 5.0
 SMALL_CLASS = 10
 
-SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
-    "GIF": (".gif",),
-    "WEBP": (".webp",),
-    "BMP": (".bmp", ".dib"),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-}
+HARDLY = 1 / 16
+"""Share of a set's range of values below which an image hardly uses it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +53,8 @@ class Finding:
     """The images concerned; those of one group are adjacent. May be empty."""
     message: str
     """A sentence for the user, with counts."""
+    details: tuple[str, ...] = ()
+    """A sentence about each of the paths; empty if the message says all of each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +123,31 @@ def usable(infos: Sequence[ImageInfo]) -> np.ndarray:
 
 
 def checks_rows(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
-    """Rows of checks.csv (`CHECKS_HEADER`): one for each path of a finding; an empty path where it has none."""
-    return [(f.check, f.severity, path, f.message) for f in findings for path in f.paths or ("",)]
+    """Rows of checks.csv (`CHECKS_HEADER`): one for each path of a finding, and one with an empty path where it has
+    none, or where the paths have messages of their own.
+    """
+    rows = []
+    for f in findings:
+        whole = [("", f.message)] if f.details or not f.paths else []
+        each = zip(f.paths, f.details or [f.message] * len(f.paths), strict=True)
+        rows += [(f.check, f.severity, path, message) for path, message in (*whole, *each)]
+    return rows
+
+
+def read_checks(rows: Iterable[Sequence[str]]) -> tuple[Finding, ...]:
+    """Invert `checks_rows`."""
+    found: list[Finding] = []
+    for check, severity, path, message in rows:
+        last = found[-1] if found else None
+        if last is None or (last.check, last.severity) != (check, severity) or not path:
+            found.append(Finding(check, severity, (path,) if path else (), message))
+        elif last.details or not last.paths:
+            found[-1] = replace(last, paths=(*last.paths, path), details=(*last.details, message))
+        elif last.message == message:
+            found[-1] = replace(last, paths=(*last.paths, path))
+        else:
+            found.append(Finding(check, severity, (path,), message))
+    return tuple(found)
 
 
 def get_avg_size(infos: Sequence[ImageInfo]) -> tuple[float, float]:
@@ -148,9 +169,17 @@ def unreadable(c: CheckInput) -> Iterator[Finding]:
     """Files that cannot be used: one finding per reason, named after it ('truncated', 'empty' ...)."""
     for reason in sorted({fact.reason for fact in c.infos} - {""}):
         bad = [i for i, fact in enumerate(c.infos) if fact.reason == reason]
+        infos = [c.infos[i] for i in bad]
         what = f"{_images(len(bad), 'file')} of {len(c.infos):,} cannot be used ({reason.replace('_', ' ')})"
-        example = c.infos[bad[0]].message.rstrip(".")
-        yield Finding(reason, "error", c.paths(bad), f"{what} and {_is(bad)} left out: {example}.")
+        first, details = infos[0].message.rstrip("."), tuple(info.message for info in infos)
+        if len(bad) == 1:
+            yield Finding(reason, "error", c.paths(bad), f"{what} and is left out: {first}.")
+        elif help := remedy_of(infos):
+            yield Finding(reason, "error", c.paths(bad), f"{what} and are left out{kinds_of(infos)}.{help}", details)
+        else:
+            example = f"for example {c.dataset.paths[bad[0]]}: {first}"
+            kinds = kinds_of(infos) + "; " if kinds_of(infos) else ": "
+            yield Finding(reason, "error", c.paths(bad), f"{what} and are left out{kinds}{example}.", details)
 
 
 def rejected(c: CheckInput) -> Iterator[Finding]:
@@ -167,12 +196,20 @@ def wrong_extension(c: CheckInput) -> Iterator[Finding]:
     if bad:
         first = f"{c.dataset.paths[bad[0]]} is a {c.infos[bad[0]].format}"
         what = f"{_images(len(bad))} {_has(bad)} the extension of another format, for example {first}; read anyway."
-        yield Finding("wrong_extension", "warning", c.paths(bad), what)
+        details = [f"Has the extension of another format, but is a {c.infos[i].format}; read anyway." for i in bad]
+        yield Finding("wrong_extension", "warning", c.paths(bad), what, tuple(details) if len(bad) > 1 else ())
 
 
 def animated(c: CheckInput) -> Iterator[Finding]:
     """Several frames in one file."""
-    yield from _listed(c, "animated", "warning", lambda f: f.frames > 1, "{is} animated; the first frame is used")
+    text = "{is} animated; the first frame is used"
+    yield from _listed(c, "animated", "warning", lambda f: f.frames > 1 and f.format != "HEIC", text)
+
+
+def several_images(c: CheckInput) -> Iterator[Finding]:
+    """HEIC files with more than one image, such as bursts."""
+    text = "{has} others in the same HEIC file; the one marked as the main image is used"
+    yield from _listed(c, "several_images", "info", lambda f: f.frames > 1 and f.format == "HEIC", text)
 
 
 # Pixels
@@ -184,9 +221,41 @@ def cmyk(c: CheckInput) -> Iterator[Finding]:
 
 
 def sixteen_bit(c: CheckInput) -> Iterator[Finding]:
-    """More than 8 bits per pixel."""
-    text = "{has} 16 bits or more per pixel; scaled to 8"
-    yield from _listed(c, "sixteen_bit", "info", lambda f: f.mode[:1] in ("I", "F"), text)
+    """More than 8 bits per channel, and the range of values by which they are scaled."""
+    ranges = chosen_ranges((c.infos[i].mode, c.infos[i].low, c.infos[i].high) for i in c.readable())
+    for floating, what in ((False, "16 bits or more per pixel"), (True, "floating-point pixels")):
+        deep = [i for i in c.readable() if is_deep(f := c.infos[i].mode) and f.startswith("F") == floating]
+        span = ranges.floats if floating else ranges.integers
+        if not deep:
+            continue
+        start = f"{_images(len(deep))} {_has(deep)} {what}"
+        if span is None:
+            yield Finding("sixteen_bit", "info", c.paths(deep), f"{start}; scaled to 8.")
+            continue
+        low, high = shown(min(c.infos[i].low for i in deep)), shown(max(c.infos[i].high for i in deep))
+        text = f"{start}, of which they use the values {low} to {high}: scaled by {shown(span[0])} to {shown(span[1])}"
+        severity = "info" if floating and span[0] == 0 else "warning"
+        yield Finding("sixteen_bit", severity, c.paths(deep), f"{text}, a range that a run keeps for its predictions.")
+
+
+def uneven_depth(c: CheckInput) -> Iterator[Finding]:
+    """Images of more than 8 bits that hardly use the range of the set, or exceed it."""
+    ranges = chosen_ranges((c.infos[i].mode, c.infos[i].low, c.infos[i].high) for i in c.readable())
+    odd = [i for i in c.readable() if is_deep(c.infos[i].mode) and _is_odd(c.infos[i], ranges)]
+    if odd:
+        first = c.infos[odd[0]]
+        low, high = ranges.of(first.mode) or FULL
+        text = (
+            f"{_images(len(odd))} of more than 8 bits {'uses' if len(odd) == 1 else 'use'} hardly any of the range "
+            f"{shown(low)} to {shown(high)} of the others, or other values, for example {c.dataset.paths[odd[0]]}: "
+            f"{shown(first.low)} to {shown(first.high)}; little of {_them(odd)} can be seen. Save all with the same scale."
+        )
+        yield Finding("uneven_depth", "warning", c.paths(odd), text)
+
+
+def _is_odd(info: ImageInfo, ranges: ValueRanges) -> bool:
+    low, high = ranges.of(info.mode) or FULL
+    return info.high > info.low and min(info.high, high) - max(info.low, low) < HARDLY * (high - low)
 
 
 def palette(c: CheckInput) -> Iterator[Finding]:
@@ -353,7 +422,19 @@ CHECKS: tuple[Callable[[CheckInput], Iterator[Finding]], ...] = (
     *(unreadable, rejected, label_conflict, split_leak),
     *(wrong_extension, animated, tiny, extreme_aspect, exact_duplicates, near_duplicates),
     *(possible_label_conflict, possible_split_leak, doubted_copies),
-    *(similar_names, class_imbalance, small_class, cmyk, sixteen_bit, palette, alpha, exif_rotated, size_summary),
+    *(
+        similar_names,
+        class_imbalance,
+        small_class,
+        cmyk,
+        sixteen_bit,
+        uneven_depth,
+        palette,
+        alpha,
+        exif_rotated,
+        several_images,
+        size_summary,
+    ),
 )
 """All checks, in the order of their findings (within a severity)."""
 
@@ -409,7 +490,7 @@ def _suffix(path: str) -> str:
 
 
 def _suffixes(format: str) -> tuple[str, ...]:
-    return SUFFIXES.get(format, ("." + format.lower(),))
+    return DECODED.get(format, ("." + format.lower(),))
 
 
 def _images(n: int, one: str = "image", many: str = "") -> str:

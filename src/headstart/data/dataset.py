@@ -18,16 +18,16 @@ import numpy as np
 
 from headstart.data.class_names import class_name
 from headstart.data.left_out import reject_reason
+from headstart.images.formats import SUFFIXES
 from headstart.io.result_repr import OneLineRepr, short_facts
 from headstart.io.text_table import few
 
-IMAGES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
-)
+IMAGES = SUFFIXES
+"""Extensions of images, also of those that are not decoded: such a file is named, never passed over."""
 OTHERS = (
     *(".txt", ".md", ".csv", ".tsv", ".parquet", ".json", ".jsonl", ".xml", ".yaml", ".yml"),
     *(".html", ".py", ".ipynb", ".log"),
+    *(".aae", ".xmp", ".pp3", ".dop", ".ini", ".db", ".lnk", ".url"),  # beside images, from cameras and systems
 )
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz", ".zst")
 TABLES = (".csv", ".tsv", ".parquet")

@@ -28,7 +28,10 @@ from headstart.errors import BadLabels, BadSplit
 from headstart.io.progress import log
 from headstart.io.text_table import few
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".webp")
+_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".JPG", ".webp", ".JPEG", ".PNG", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".heic", ".HEIC", ".avif", ".jp2", ".dcm"),
+)
 
 
 class Names:

@@ -43,6 +43,7 @@ from headstart.errors import UnreadableImage
 from headstart.images.image_refs import ImageRef, Images, read_image
 from headstart.images.validate import ImageInfo, cores
 from headstart.images.validate_worker import GREYS_SIDE
+from headstart.images.value_ranges import ValueRanges, from_own_range, is_deep
 from headstart.io.progress import bar, log
 
 SIDE = 64
@@ -87,7 +88,7 @@ def find_copies(images: Images, labels_N: np.ndarray | None = None) -> Copies:
     chosen, again = np.unique(first_N), np.flatnonzero(first_N != np.arange(n))
     same_file = np.stack([first_N[again], again], axis=1)
     with threadpool_limits(1):  # small products on all threads: 20 times slower beside other work
-        found = _CopySearch(images.take(chosen)).copies(labels_N[chosen])
+        found = _CopySearch(images.take(chosen), images.ranges).copies(labels_N[chosen])
     near = chosen[found.pairs_M2]
     same_pixels = _same_pixels(near, found.difference_M, images)
     pairs = np.concatenate([same_file, near])
@@ -108,14 +109,15 @@ def _same_pixels(pairs_M2: np.ndarray, difference_M: np.ndarray, images: Images)
     """bool (M,): which pairs have the same pixels; images are read again only if that is possible."""
     sizes, refs = images.sizes_N2.tolist(), images.refs
     pairs = zip(pairs_M2.tolist(), difference_M.tolist(), strict=True)
-    return np.array([d < 1e-3 and sizes[i] == sizes[j] and _equal(refs[i], refs[j]) for (i, j), d in pairs], bool)
+    same = [d < 1e-3 and sizes[i] == sizes[j] and _equal(refs[i], refs[j], images.ranges) for (i, j), d in pairs]
+    return np.array(same, bool)
 
 
 class _CopySearch:
     """The search among n different files; `pairs_M3` are two indices, and whether the second image is mirrored."""
 
-    def __init__(self, images: Images) -> None:
-        self.refs, self.greys = images.refs, small_greys(images.infos)
+    def __init__(self, images: Images, ranges: ValueRanges) -> None:
+        self.refs, self.ranges, self.greys = images.refs, ranges, small_greys(images.infos, ranges)
         self.placed: dict[tuple[int, int], tuple[float, bool, np.ndarray]] = {}
         """Closely compared pairs: the score, whether mirrored, where the second was read."""
 
@@ -203,7 +205,8 @@ class _CopySearch:
             gain_3, offset_3 = 1 / gain_3, -offset_3 / gain_3
         table = np.clip(gain_3[:, None] * np.arange(256) + offset_3[:, None], 0, 255).round().astype(int)
         source = self.refs[int(pair_3[darker])]
-        made = thumbnail(source, SIDE, "RGB", at_least=4 * SIDE, table=table.ravel().tolist())
+        levels = table.ravel().tolist()
+        made = thumbnail(source, SIDE, "RGB", ranges=self.ranges, at_least=4 * SIDE, table=levels)
         if made is not None:
             colours[darker] = made
         return _pair(colours, np.array([0]), np.array([1]), pair_3[2:])
@@ -236,7 +239,7 @@ class _CopySearch:
 
         def fill(start: int) -> None:
             for k in range(start, min(start + BATCH, len(out))):
-                image = thumbnail(self.refs[int(wanted[k])], side, mode)
+                image = thumbnail(self.refs[int(wanted[k])], side, mode, ranges=self.ranges)
                 if image is None:
                     lost.append(k)
                 else:
@@ -292,11 +295,15 @@ def propose(greys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found, scale_M[order][first]
 
 
-def small_greys(infos: Sequence[ImageInfo]) -> np.ndarray:
-    """uint8 (n, 16, 16): the small greys recorded during validation; black if unreadable."""
+def small_greys(infos: Sequence[ImageInfo], ranges: ValueRanges = ValueRanges()) -> np.ndarray:
+    """uint8 (n, 16, 16): the small greys recorded during validation, as `ranges` scale them; black if unreadable."""
     side = GREYS_SIDE
     rows = [base64.b64decode(fact.greys) or bytes(side * side) for fact in infos]
-    return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, side, side)
+    greys = np.frombuffer(bytearray(b"".join(rows)), np.uint8).reshape(-1, side, side)
+    for row, fact in zip(greys, infos, strict=True):
+        if is_deep(fact.mode) and (line := from_own_range((fact.mode, fact.low, fact.high), ranges)) is not None:
+            row[...] = np.clip(row * line[0] + line[1], 0, 255).round()
+    return greys
 
 
 def _cosine(rows: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -338,7 +345,13 @@ def _in_common(rows: np.ndarray) -> np.ndarray:
 
 
 def thumbnail(
-    source: ImageRef, side: int, mode: str = "L", *, at_least: int = 0, table: Sequence[int] = ()
+    source: ImageRef,
+    side: int,
+    mode: str = "L",
+    *,
+    ranges: ValueRanges = ValueRanges(),
+    at_least: int = 0,
+    table: Sequence[int] = (),
 ) -> np.ndarray | None:
     """uint8 (side, side) greys or (side, side, 3) colours, squashed into a square; None if the image cannot be read.
 
@@ -346,7 +359,7 @@ def thumbnail(
     """
     decoded = (max(side, at_least),) * 2
     try:
-        image = read_image(source, at_least=decoded)
+        image = read_image(source, at_least=decoded, ranges=ranges)
     except UnreadableImage:
         return None
     image = image.convert("RGB").point(list(table)) if table else image.convert(mode)
@@ -417,10 +430,10 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-6)
 
 
-def _equal(first: ImageRef, second: ImageRef) -> bool:
+def _equal(first: ImageRef, second: ImageRef, ranges: ValueRanges) -> bool:
     """Whether two images have the same pixels."""
     try:
-        a, b = read_image(first), read_image(second)
+        a, b = read_image(first, ranges=ranges), read_image(second, ranges=ranges)
     except UnreadableImage:
         return False
     return a.size == b.size and a.tobytes() == b.tobytes()

@@ -217,7 +217,7 @@ def read_views(
 
     View n is what training sees in epoch n; `PLAIN` (-1) is the unaugmented image. Raises `UnreadableImage`.
     """
-    image, sha256 = images.read(row, decode_size(spec, augment)), images.sha256s[row]
+    image, sha256 = images.read(row, decode_size(spec, augment), ranges=spec.ranges), images.sha256s[row]
     views = [
         spec.apply(image) if number == PLAIN else augmented(image, spec, augment, rng_for(seed, number, sha256))
         for number in numbers

@@ -3,7 +3,10 @@
 Training, serving and export all decode here, because two decoders differ by more accuracy than int8 costs. An ordinary
 500 x 375 JPEG takes about 0.9 ms at 180 px: JPEGs are decoded at the smallest of their built-in scales (1, 1/2, 1/4,
 1/8) that is at least the requested size (libjpeg's scaled inverse DCT, which Pillow calls draft). Other formats have no
-such scales and are decoded in full size, 4 bytes per pixel. Decoding releases the interpreter lock, so threads scale.
+such scales and are decoded in full size, 4 bytes per pixel; a HEIC of 12 million pixels takes about 0.5 s. A JPEG of more
+than `limits.MAX_PIXELS` is always decoded at the largest scale that stays below. Decoding releases the interpreter
+lock, so threads scale.
+
 Do not use it on untrusted files before `validate.validate_images` has decoded them: there, a crash costs a child
 process.
 
@@ -14,17 +17,30 @@ Pillow warns about oddities that need no action (broken EXIF, odd TIFF tags). Th
 from __future__ import annotations
 
 import io
-import math
 import re
 import struct
+import sys
 import warnings
-from dataclasses import dataclass
-from typing import BinaryIO
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
 
 from PIL import Image
 
 from headstart.errors import UnreadableImage
-from headstart.images.headers import MAX_PIXELS, ImageHeader, jpeg_structure, probe
+from headstart.images.formats import heif_library
+from headstart.images.headers import jpeg_structure, probe
+from headstart.images.limits import MAX_FRAMES, MAX_PIXELS, ImageHeader, within
+from headstart.images.value_ranges import (
+    FULL,
+    Span,
+    ValueRanges,
+    checked_extrema,
+    chosen_ranges,
+    scaled,
+    sixteen_bits,
+    used_span,
+)
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -42,12 +58,18 @@ _SAVED_WITHOUT_END_BYTES = 32 << 20  # larger JPEGs that end early are not retri
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """A decoded image and its properties in the file: `mode` before conversion, `orientation` (EXIF, 1 to 8)."""
+    """A decoded image and its properties in the file: `mode` before conversion, `orientation` (EXIF, 1 to 8).
+
+    `mode` is Pillow's, or RGB;16 and RGBA;16 for colours of 16 bits. `low` and `high` are the values that it uses, if it
+    has more than 8 bits per channel and was scaled by its own range.
+    """
 
     image: Image.Image
     header: ImageHeader
     mode: str
     orientation: int
+    low: float = 0.0
+    high: float = 0.0
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -56,17 +78,24 @@ class DecodedImage:
         return size[::-1] if self.orientation >= 5 else size
 
 
-def decode(data: bytes | BinaryIO, at_least: tuple[int, int] | None = None) -> Image.Image:
+def decode(
+    data: bytes | BinaryIO, at_least: tuple[int, int] | None = None, ranges: ValueRanges | None = ValueRanges()
+) -> Image.Image:
     """Decode an image (its bytes, or a file opened for reading) to an upright RGB image.
 
     `at_least` is a (width, height) in pixels of the upright image: a JPEG is decoded at the smallest of its scales
     that is not below it in either dimension. Other kinds of pixels:
 
     - transparency is composed on white; palette, grey, CMYK, YCbCr and bilevel are converted;
-    - 16 bits per channel are scaled to 8 (65535 -> 255), not clipped;
+    - animations and files with several pages give their first frame, HEIC files the image marked as the main one;
+    - more than 8 bits per channel are scaled to 8 by `ranges`, rounded; values outside of them are clipped. With None,
+      each image is scaled by the values that it uses itself, which is for looking at it only.
+
+    Where `ranges` has none for a kind of pixels:
+
+    - 16 bits per channel are scaled from 0..65535;
     - 32-bit integers count as 16-bit if all are in 0..65535, otherwise their own range is stretched to 0..255;
-    - floating point within 0..1 is scaled by 255, within 0..255 left as is, otherwise its own range is stretched;
-    - animations and files with several pages give their first frame.
+    - floating point within 0..1 is scaled by 255, within 0..255 left as is, otherwise its own range is stretched.
 
     >>> image = io.BytesIO()
     >>> Image.new("L", (300, 200), 77).save(image, "JPEG")
@@ -74,12 +103,14 @@ def decode(data: bytes | BinaryIO, at_least: tuple[int, int] | None = None) -> I
     >>> small.mode, small.size, small.getpixel((0, 0))
     ('RGB', (150, 100), (77, 77, 77))
 
-    Raises `UnreadableImage` with a `reason` from `headers.REASONS`, and no other exception, whatever the bytes.
+    Raises `UnreadableImage` with a `reason` from `limits.REASONS`, and no other exception, whatever the bytes.
     """
-    return read(data, at_least).image
+    return read(data, at_least, ranges).image
 
 
-def read(data: bytes | BinaryIO, at_least: tuple[int, int] | None = None) -> DecodedImage:
+def read(
+    data: bytes | BinaryIO, at_least: tuple[int, int] | None = None, ranges: ValueRanges | None = ValueRanges()
+) -> DecodedImage:
     """As `decode`, with the image's properties in the file. Raises `UnreadableImage`."""
     if warnings.filters[:1] != [_NO_PILLOW_WARNINGS]:
         warnings.filterwarnings("ignore", module=_NO_PILLOW_WARNINGS[3].pattern)
@@ -88,62 +119,125 @@ def read(data: bytes | BinaryIO, at_least: tuple[int, int] | None = None) -> Dec
     try:
         header = probe(file)
         try:
-            return _decoded(file, header, at_least)
+            return _decoded(file, header, at_least, ranges)
         except OSError as error:
             if header.format != "JPEG" or "truncated" not in str(error) or not (whole := _with_end(file)):
                 raise
-            return _decoded(io.BytesIO(whole), header, at_least)
-    except UnreadableImage:
+            return _decoded(io.BytesIO(whole), header, at_least, ranges)
+    except UnreadableImage as refusal:
+        refusal.kind = refusal.kind or header.format.removeprefix("image")
         raise
     except Exception as error:
-        # The one place that catches everything: on hostile bytes, decoders of seven formats raise a dozen unrelated
+        # The one place that catches everything: on hostile bytes, decoders of nine formats raise a dozen unrelated
         # kinds of exception, and every image that cannot be decoded must be reported.
         raise _refusal(header, error) from error
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Convert an image in memory, or opened by Pillow, to what `decode` returns: upright, RGB, 8 bits.
+def upright(image: Image.Image, ranges: ValueRanges | None = ValueRanges()) -> DecodedImage:
+    """Convert an image in memory, or opened by Pillow, to what `read` returns: upright, RGB, 8 bits.
 
     It is rotated by the EXIF orientation that it still carries (``ImageOps.exif_transpose`` rotates it and removes
     that). Raises `UnreadableImage`, also for an image file that turns out to be damaged when loaded.
     """
+    header = ImageHeader(image.format or "image", image.width, image.height)
     try:
         image.load()
         orientation = 1 if image.format == "TIFF" else _orientation(image)  # Pillow rotates TIFF on loading
-        rgb = _to_rgb(image)
+        rgb, span = _to_rgb(image, ranges)
     except UnreadableImage:
         raise
     except Exception as error:  # as in `read`
-        raise _refusal(ImageHeader(image.format or "image", image.width, image.height), error) from error
-    return rgb if orientation == 1 else rgb.transpose(_TURNS[orientation])
+        raise _refusal(header, error) from error
+    rgb = rgb if orientation == 1 else rgb.transpose(_TURNS[orientation])
+    return DecodedImage(rgb, header, image.mode, orientation, *span)
 
 
-def _decoded(file: BinaryIO, header: ImageHeader, at_least: tuple[int, int] | None) -> DecodedImage:
-    _import_plugin(header.format)
-    image: Image.Image = Image.open(file, formats=(header.format,))
-    stated = (header.width, header.height)
-    if image.size != stated and not (header.format == "TIFF" and image.size == stated[::-1]):
-        raise UnreadableImage(
-            f"{header.format}: states two sizes, {stated[0]:,} x {stated[1]:,} and {image.width:,} x {image.height:,}.",
-            reason="damaged",
-        )
-    mode = image.mode
+def _decoded(
+    file: BinaryIO, header: ImageHeader, at_least: tuple[int, int] | None, ranges: ValueRanges | None
+) -> DecodedImage:
+    image = _opened(file, header)
+    mode, low_bytes = image.mode, None
     if header.format == "JPEG":
         orientation = _orientation(image)
-        if at_least is not None:
-            image.draft(None, at_least[::-1] if orientation >= 5 else at_least)
+        size = at_least[::-1] if at_least is not None and orientation >= 5 else at_least
+        if (size := _within_memory(header, size)) is not None:
+            image.draft(None, size)
         image.load()
     elif header.format == "TIFF":
         tag = image.getexif().get(0x112, 1)
         orientation = tag if tag in _TURNS else 1
+        low_bytes = _low_bytes(image, file, header)
         image.load()  # rotates the image itself
+    elif header.format == "HEIC":
+        image.load()
+        orientation = 1  # the library rotates it; its EXIF says so once more
+    elif header.format == "AVIF":
+        image.load()
+        found = exif_orientation(image.info.get("exif", b""))  # Pillow puts in what the container says
+        orientation = found if found in _TURNS else 1
     else:
+        low_bytes = _low_bytes(image, file, header) if header.format == "PNG" else None
         image.load()
         orientation = _orientation(image)
-    rgb = _to_rgb(image)
+    rgb, span = _to_rgb(image, ranges, low_bytes)
     if orientation != 1 and header.format != "TIFF":
         rgb = rgb.transpose(_TURNS[orientation])
-    return DecodedImage(rgb, header, mode, orientation)
+    if header.format in ("HEIC", "AVIF"):
+        header = replace(header, width=image.width, height=image.height, frames=getattr(image, "n_frames", 1))
+    return DecodedImage(rgb, header, mode if low_bytes is None else f"{mode};16", orientation, *span)
+
+
+def _opened(file: BinaryIO, header: ImageHeader) -> Image.Image:
+    """Open the file with the decoder of its format only. Raises `UnreadableImage` if that sees another size."""
+    stated = (header.width, header.height)
+    if header.format == "HEIC":
+        return _opened_heic(file)
+    if stated[0] * stated[1] > MAX_PIXELS:  # a JPEG, see `probe`; Image.open would refuse it
+        from PIL.JpegImagePlugin import JpegImageFile
+
+        file.seek(0)
+        image: Image.Image = JpegImageFile(file)
+    else:
+        _import_plugin(header.format)
+        image = Image.open(file, formats=(header.format,))
+    turned = header.format in ("TIFF", "AVIF")
+    if image.size != stated and not (turned and image.size == stated[::-1]):
+        raise UnreadableImage(
+            f"{header.format}: states two sizes, {stated[0]:,} x {stated[1]:,} and {image.width:,} x {image.height:,}.",
+            reason="damaged",
+        )
+    if header.format == "TIFF":
+        _read_planes_in_16_bits(image)
+    return image
+
+
+def _read_planes_in_16_bits(image: Any) -> None:
+    """Correct how an uncompressed TIFF of 16 bits with one plane per colour is read: Pillow would read 8 bits."""
+    deep = image.tag_v2.get(284) == 2 and set(image.tag_v2.get(258, (8,))) == {16}
+    if deep and all(t.codec_name == "raw" and t.args[0] in ("R", "G", "B", "A") for t in image.tile):
+        order = "L" if image.tag_v2.prefix == b"II" else "B"
+        image.tile = [t._replace(args=(f"{t.args[0]};16{order}", *t.args[1:])) for t in image.tile]
+
+
+def _opened_heic(file: BinaryIO) -> Image.Image:
+    """Open the main image of a HEIC file. Its size may differ from the stated one: it is turned and cropped."""
+    library: Any = heif_library()
+    file.seek(0)
+    image: Image.Image = library.HeifImageFile(file)
+    within("HEIC", image.width, image.height)
+    if getattr(image, "n_frames", 1) > MAX_FRAMES:
+        raise UnreadableImage(f"HEIC: more than {MAX_FRAMES:,} images.", reason="too_many_frames")
+    return image
+
+
+def _within_memory(header: ImageHeader, size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return the size to ask of a JPEG's decoder: `size`, or less where the result would exceed `MAX_PIXELS`."""
+    width, height = header.width, header.height
+    if width * height <= MAX_PIXELS:
+        return size
+    scale = next((s for s in (2, 4) if -(-width // s) * -(-height // s) <= MAX_PIXELS), 8)
+    most = (width // scale, height // scale)
+    return most if size is None else (min(size[0], most[0]), min(size[1], most[1]))
 
 
 def _import_plugin(name: str) -> None:
@@ -152,6 +246,8 @@ def _import_plugin(name: str) -> None:
         from PIL import TiffImagePlugin as plugin
     elif name == "WEBP":
         from PIL import WebPImagePlugin as plugin  # type: ignore[no-redef]
+    elif name == "AVIF":
+        from PIL import AvifImagePlugin as plugin  # type: ignore[no-redef]
     else:
         return
     del plugin
@@ -195,37 +291,94 @@ def exif_orientation(exif: bytes) -> int | None:
     return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return _scaled(image.convert("I"), 255 / 65535, 0.0)
-    if image.mode in ("I", "F"):
-        return _stretched(image)
+def _to_rgb(
+    image: Image.Image, ranges: ValueRanges | None, low_bytes: Callable[[], Image.Image] | None = None
+) -> tuple[Image.Image, Span]:
+    """Return the image as RGB, and the values that it uses; these are 0, 0 unless it is scaled by them (no `ranges`)."""
+    if image.mode[:1] in ("I", "F"):
+        grey, span = _grey(image, ranges)
+        return grey.convert("RGB"), span
+    span = (0.0, 0.0)
+    if low_bytes is not None:
+        image, span = _colours(image, ranges, low_bytes)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGB", rgba.size, (255, 255, 255))
         white.paste(rgba, mask=rgba)
-        return white
-    return image if image.mode == "RGB" else image.convert("RGB")
+        return white, span
+    return image if image.mode == "RGB" else image.convert("RGB"), span
 
 
-def _stretched(image: Image.Image) -> Image.Image:
-    """Convert 32-bit integers or floating point to 8 bits; see `decode` for the rule."""
-    extrema = image.getextrema()
-    low, high = float(extrema[0]), float(extrema[1])  # type: ignore[arg-type]
-    if not math.isfinite(low) or not math.isfinite(high):
-        raise UnreadableImage("its pixels are not all finite numbers.", reason="damaged")
-    if image.mode == "I" and low >= 0 and high <= 65535:
-        return _scaled(image, 255 / 65535, 0.0)
-    if image.mode == "F" and low >= 0 and high <= 255:
-        return _scaled(image, 255.0 if high <= 1 else 1.0, 0.0)
-    scale = 255 / (high - low) if high > low else 0.0
-    return _scaled(image, scale, -low * scale)
+def _grey(image: Image.Image, ranges: ValueRanges | None) -> tuple[Image.Image, Span]:
+    """Convert one channel of more than 8 bits; see `decode` for the rules."""
+    plane = image.convert("I") if image.mode.startswith("I;16") else image
+    low, high = checked_extrema(plane)
+    used = (0.0, 0.0)
+    if ranges is None:
+        used = used_span([plane])
+        ranges = chosen_ranges([(image.mode, *used)])
+    span = ranges.of(image.mode)
+    if span is None and low >= 0:
+        wholes = (FULL,) if plane.mode == "I" else ((0.0, 1.0), (0.0, 255.0))
+        span = next((whole for whole in wholes if high <= whole[1]), None)
+    return scaled(plane, span or (low, high)), used
 
 
-def _scaled(image: Image.Image, scale: float, offset: float) -> Image.Image:
-    """Return value * scale + offset, rounded, as grey RGB; the image has mode I or F."""
-    grey = image.convert("F").point(lambda value: value * scale + (offset + 0.5))
-    return grey.convert("L").convert("RGB")
+def _colours(
+    image: Image.Image, ranges: ValueRanges | None, low_bytes: Callable[[], Image.Image]
+) -> tuple[Image.Image, Span]:
+    """Convert colours of 16 bits, of which Pillow has read the upper 8: these are right where all 16 are used."""
+    bands, used = image.split(), (0.0, 0.0)
+    if ranges is not None:
+        span = ranges.integers
+    else:
+        low, high = used_span([band.convert("I") for band in bands[:3]])
+        used, span = (256 * low, 256 * high + 255), None
+    if ranges is not None and span is None:
+        return image, used
+    if ranges is None and used[1] - used[0] >= FULL[1] / 2:
+        return image, used
+    planes = [sixteen_bits(*pair) for pair in zip(bands[:3], low_bytes().split(), strict=False)]
+    if ranges is None:
+        used = used_span(planes)
+        span = chosen_ranges([(f"{image.mode};16", *used)]).integers
+    channels = [scaled(plane, span or FULL) for plane in planes]
+    return Image.merge(image.mode, [*channels, *bands[3:]]), used
+
+
+_OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
+
+
+def _low_bytes(image: Image.Image, file: BinaryIO, header: ImageHeader) -> Callable[[], Image.Image] | None:
+    """Return a function that reads the lower 8 of 16 bits per colour channel; None if there are no more than 8.
+
+    Pillow keeps the upper byte of each value. Told that the bytes are in the other order, it keeps the lower one.
+    """
+    tiles = []
+    for tile in getattr(image, "tile", []):
+        rest = () if isinstance(tile.args, str) else tile.args[1:]
+        kind, _, order = str(tile.args if isinstance(tile.args, str) else tile.args[0]).partition(";")
+        if kind == "LA" and order == "16B":
+            tiles.append(tile._replace(args="RGBA"))  # upper and lower byte of the grey, then of the alpha
+            continue
+        if kind not in ("RGB", "RGBA", "RGBX", "R", "G", "B", "A") or order not in _OTHER_BYTE:
+            return None
+        other = f"{kind};{_OTHER_BYTE[order]}"
+        tiles.append(tile._replace(args=(other, *rest) if rest else other))
+    if not tiles:
+        return None
+
+    def read_again() -> Image.Image:
+        file.seek(0)
+        again: Any = Image.open(file, formats=(header.format,))
+        again.tile = tiles
+        again.load()
+        if image.mode == "RGBA" and tiles[0].args == "RGBA":
+            return Image.merge("RGB", 3 * (again.getchannel("G"),))
+        made: Image.Image = again
+        return made
+
+    return read_again
 
 
 def _with_end(file: BinaryIO) -> bytes | None:
@@ -235,7 +388,9 @@ def _with_end(file: BinaryIO) -> bytes | None:
     give the same image. Only for JPEGs with one scan, where an early end cannot hide a missing later scan.
     """
     size = file.seek(0, io.SEEK_END)
-    if size > _SAVED_WITHOUT_END_BYTES or not jpeg_structure(file, size).one_scan:
+    structure = jpeg_structure(file, size)
+    large = size > _SAVED_WITHOUT_END_BYTES or structure.width * structure.height > MAX_PIXELS
+    if large or not structure.one_scan:
         return None
     file.seek(0)
     data = file.read().removesuffix(b"\xff")
@@ -259,8 +414,13 @@ def _refusal(header: ImageHeader, error: Exception) -> UnreadableImage:
         reason, why = "unreadable", f"could not be read: {error.strerror}"
     elif isinstance(error, EOFError) or "runcated" in text or "not enough image data" in text:
         reason, why = "truncated", "the file ends before its pixels do"
+    elif isinstance(error, Image.UnidentifiedImageError) and header.format == "TIFF":
+        reason = "damaged"
+        why = (
+            "damaged, or a kind of pixels that is not read; read are grey and RGB of 8 or 16 bits, and grey of 32 bits"
+        )
     elif isinstance(error, Image.UnidentifiedImageError):
         reason, why = "damaged", "the decoder cannot read its header"
     else:
-        reason, why = "damaged", f"the decoder failed: {text or type(error).__name__}"
-    return UnreadableImage(f"{header.format}: {why}.", reason=reason)
+        reason, why = "damaged", f"the decoder failed: {text.rstrip('.') or type(error).__name__}"
+    return UnreadableImage(f"{header.format}: {why}.", reason=reason, kind=header.format.removeprefix("image"))

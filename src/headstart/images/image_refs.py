@@ -27,9 +27,10 @@ import numpy as np
 from PIL import Image
 
 from headstart.errors import UnreadableImage
-from headstart.images.decode import decode, upright
+from headstart.images.decode import DecodedImage, decode, upright
 from headstart.images.validate import ImageInfo, validate_images
 from headstart.images.validate_worker import dhash, greys, left_out
+from headstart.images.value_ranges import ValueRanges, chosen_ranges, is_deep
 from headstart.io.files import sha256_bytes
 
 ImageRef = Path | bytes | Image.Image | np.ndarray
@@ -89,6 +90,11 @@ class Images:
         """int64 (N, 2): width and height of each upright image in pixels; 0 if it could not be read."""
         return np.array([(info.width, info.height) for info in self.infos], np.int64).reshape(-1, 2)
 
+    @cached_property
+    def ranges(self) -> ValueRanges:
+        """The values that become 0 and 255 in these images of more than 8 bits per channel, taken together."""
+        return chosen_ranges((info.mode, info.low, info.high) for info in self.infos if not info.reason)
+
     def take(self, rows: Sequence[int] | np.ndarray) -> Images:
         """Return the images of these rows (indices, or a bool mask), in this order."""
         chosen = np.asarray(rows)
@@ -96,19 +102,27 @@ class Images:
         picked: list[int] = chosen.tolist()
         return Images(tuple(self.refs[i] for i in picked), tuple(self.infos[i] for i in picked))
 
-    def read(self, row: int, at_least: tuple[int, int] | None = None) -> Image.Image:
+    def read(
+        self, row: int, at_least: tuple[int, int] | None = None, *, ranges: ValueRanges | None = ValueRanges()
+    ) -> Image.Image:
         """Read image `row`, upright and RGB. Raises `UnreadableImage`, also if it has changed since its inspection."""
-        return read_image(self.refs[row], sha256=self.infos[row].sha256, at_least=at_least)
+        return read_image(self.refs[row], sha256=self.infos[row].sha256, at_least=at_least, ranges=ranges)
 
 
-def read_image(ref: ImageRef, *, sha256: str | None = None, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """Read an upright RGB image; `at_least` (width and height in pixels) is as for `decode`.
+def read_image(
+    ref: ImageRef,
+    *,
+    sha256: str | None = None,
+    at_least: tuple[int, int] | None = None,
+    ranges: ValueRanges | None = ValueRanges(),
+) -> Image.Image:
+    """Read an upright RGB image; `at_least` (width and height in pixels) and `ranges` are as for `decode`.
 
     Raises `UnreadableImage`; with `sha256`, also if the bytes have another hash: the image has changed.
     """
     if isinstance(ref, Path | bytes):
-        return decode(read_bytes(ref, sha256=sha256), at_least)
-    return as_rgb(ref)
+        return decode(read_bytes(ref, sha256=sha256), at_least, ranges)
+    return as_rgb(ref, ranges)
 
 
 def read_bytes(ref: Path | bytes, *, sha256: str | None = None) -> bytes:
@@ -124,15 +138,19 @@ def read_bytes(ref: Path | bytes, *, sha256: str | None = None) -> bytes:
     return data
 
 
-def as_rgb(image: Image.Image | np.ndarray) -> Image.Image:
-    """Convert pixels to an upright RGB image; alpha is composed on white, grey becomes RGB.
+def as_rgb(image: Image.Image | np.ndarray, ranges: ValueRanges | None = ValueRanges()) -> Image.Image:
+    """Convert pixels to an upright RGB image; alpha is composed on white, grey becomes RGB; `ranges` as for `decode`.
 
     >>> as_rgb(np.full((2, 3), 77, np.uint8)).getpixel((0, 0))
     (77, 77, 77)
 
     Raises `UnreadableImage`: the array is not pixels, or the image's file turns out to be damaged.
     """
-    return upright(image if isinstance(image, Image.Image) else Image.fromarray(*_pixels_and_mode(image)))
+    return _upright(image, ranges).image
+
+
+def _upright(image: Image.Image | np.ndarray, ranges: ValueRanges | None) -> DecodedImage:
+    return upright(image if isinstance(image, Image.Image) else Image.fromarray(*_pixels_and_mode(image)), ranges)
 
 
 def _pixels_and_mode(array: np.ndarray) -> tuple[np.ndarray, str]:
@@ -154,21 +172,25 @@ def _info_of_pixels(image: ImageRef) -> ImageInfo:
     if isinstance(image, Path | bytes):
         raise TypeError(f"{type(image).__name__}: an encoded image; use `validate_images`.")
     try:
-        rgb = as_rgb(image)
+        made = _upright(image, None)
     except UnreadableImage as refusal:
         return ImageInfo("", 0, *left_out(refusal.reason, refusal.message))
-    data = rgb.tobytes()
+    rgb, deep = made.image, is_deep(made.mode)
+    data = image.tobytes() if deep else rgb.tobytes()
+    kind = f"{made.mode} turned {made.orientation} " if deep else ""
     return ImageInfo(
-        sha256=hashlib.sha256(b"pixels %d x %d\n" % rgb.size + data).hexdigest(),
+        sha256=hashlib.sha256(f"pixels {kind}{rgb.width} x {rgb.height}\n".encode() + data).hexdigest(),
         bytes=len(data),
         format="pixels",
         width=rgb.width,
         height=rgb.height,
-        mode="RGB",
+        mode=made.mode if deep else "RGB",
         orientation=1,
         frames=1,
         dhash=dhash(rgb),
         greys=greys(rgb),
         reason="",
         message="",
+        low=made.low,
+        high=made.high,
     )

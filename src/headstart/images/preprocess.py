@@ -23,6 +23,7 @@ from PIL import Image
 
 from headstart.errors import RecipeError
 from headstart.images.image_refs import ImageRef, read_image
+from headstart.images.value_ranges import ValueRanges
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -38,7 +39,8 @@ class Preprocess:
     """The input spec of a backbone; it is saved with the weights in the run folder and every export.
 
     `image_size` is the side of the square in pixels; `mean` and `std` are per channel (R, G, B) on a 0-1 scale.
-    With `tta` flip, features are the mean over the image and its mirror image.
+    With `tta` flip, features are the mean over the image and its mirror image. `ranges` are the values that become 0
+    and 255 in images of more than 8 bits per channel, as the training set uses them.
     Raises `RecipeError` for an invalid value.
     """
 
@@ -49,6 +51,7 @@ class Preprocess:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     tta: str = "none"
+    ranges: ValueRanges = ValueRanges()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(float(x) for x in self.mean))
@@ -77,15 +80,21 @@ class Preprocess:
         known = {f.name for f in fields(cls)}
         for key in values:
             _expect(key in known, "preprocess key", key, "one of " + ", ".join(sorted(known)))
-        return cls(**values)
+        return cls(**{**values, "ranges": ValueRanges.from_dict(values.get("ranges", {}))})
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self)
+        """Return plain values, ready for JSON; without `ranges` if there are none."""
+        ranges = {"ranges": self.ranges.as_dict()} if self.ranges != ValueRanges() else {}
+        return self.network_dict() | ranges
 
-    def geometry(self) -> tuple[int, str, float, str]:
+    def network_dict(self) -> dict[str, Any]:
+        """Return the values that a compiled network depends on: those of `as_dict` without `ranges`."""
+        return {name: value for name, value in asdict(self).items() if name != "ranges"}
+
+    def geometry(self) -> tuple[int, str, float, str, ValueRanges]:
         """Return the fields that determine the pixels: specs that agree here can share one decoded uint8 image."""
-        return (self.image_size, self.resize, self.crop_pct if self.resize == "crop" else 1.0, self.interpolation)
+        cut = self.crop_pct if self.resize == "crop" else 1.0
+        return (self.image_size, self.resize, cut, self.interpolation, self.ranges)
 
     def at_least(self) -> tuple[int, int]:
         """Return the width and height (pixels) that decoding must keep, so that resizing never enlarges."""
@@ -130,7 +139,7 @@ def read_pixels(ref: ImageRef, spec: Preprocess, *, sha256: str | None = None) -
 
     With `sha256`, it also raises if the image's bytes have changed since its inspection.
     """
-    return spec.apply(read_image(ref, sha256=sha256, at_least=spec.at_least()))
+    return spec.apply(read_image(ref, sha256=sha256, at_least=spec.at_least(), ranges=spec.ranges))
 
 
 def _expect(condition: bool, name: str, value: object, expected: str) -> None:

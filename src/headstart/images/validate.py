@@ -32,12 +32,13 @@ import PIL
 
 import headstart.errors
 from headstart.errors import HeadstartError, WriteError
-from headstart.images.headers import MAX_FILE_BYTES
+from headstart.images.formats import heif_specs, heif_versions
+from headstart.images.limits import MAX_FILE_BYTES
 from headstart.images.validate_worker import READY, left_out, reason_of
 from headstart.io.files import cache_dir, sha256_bytes, sha256_file, write_bytes
 from headstart.io.progress import bar, log
 
-SCREEN_VERSION = 3  # increase it to discard all cached infos: when probing, decoding or hashing changes
+SCREEN_VERSION = 4  # increase it to discard all cached infos: when probing, decoding or hashing changes
 START_SECONDS = 60.0  # a worker that is not ready after this long is broken
 AHEAD = 16  # images queued at a worker, so that it never waits for the next
 SHARD_FILES = 2_000  # infos per shard of the cache
@@ -50,11 +51,15 @@ _TEMPORARY = frozenset(
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Properties of one file; `reason` is '' if it can be used, otherwise a key of `headers.REASONS`.
+    """Properties of one file; `reason` is '' if it can be used, otherwise a key of `limits.REASONS`.
 
     `width` and `height` are the upright image's, in pixels; `mode` is Pillow's before conversion to RGB;
     `orientation` is EXIF's, 1 to 8; `dhash` is a 64-bit difference hash of the upright image, -1 if unreadable;
-    `greys` is the upright image as 16 x 16 greys (see `validate_worker.greys`), '' if unreadable.
+    `greys` is the upright image as 16 x 16 greys (see `validate_worker.greys`), '' if unreadable. An unusable file has
+    the name of its format, if that is known, and no other properties.
+
+    `low` and `high` are the values that an image of more than 8 bits per channel uses (`value_ranges.used_span`), else
+    0; the greys of such an image are scaled by its own range.
     """
 
     sha256: str
@@ -69,6 +74,8 @@ class ImageInfo:
     greys: str
     reason: str
     message: str
+    low: float = 0.0
+    high: float = 0.0
 
 
 def validate_images(
@@ -83,8 +90,9 @@ def validate_images(
 
 
 def worker_command(seconds_each: float) -> list[str]:
-    """Return the command line of a worker: an interpreter that sees only the standard library, headstart and Pillow."""
-    roots = {str(Path(module.__file__ or "").resolve().parent.parent) for module in (headstart.errors, PIL)}
+    """Return the command line of a worker: an interpreter that sees only the standard library, headstart and decoders."""
+    modules = [headstart.errors.__file__, PIL.__file__, *(spec.origin for spec in heif_specs())]
+    roots = {str(Path(file or "").resolve().parent.parent) for file in modules}
     code = (
         "import sys; sys.path += sys.argv[2:]; "
         "from headstart.images.validate_worker import serve; serve(float(sys.argv[1]))"
@@ -383,7 +391,7 @@ def _cannot_start(why: str) -> HeadstartError:
 
 
 def _facts_folder() -> Path:
-    return cache_dir() / "facts" / f"{SCREEN_VERSION}-pillow-{PIL.__version__}"
+    return cache_dir() / "facts" / "-".join([str(SCREEN_VERSION), "pillow", PIL.__version__, *heif_versions()])
 
 
 def _cached_infos(wanted: set[str]) -> list[ImageInfo]:

@@ -30,9 +30,9 @@ WHOLE_BYTES = 32 << 20  # larger files are read in pieces
 
 GREYS_SIDE = 16
 
-Answer = tuple[str, int, int, str, int, int, int, str, str, str]
-"""format, width, height, mode, orientation, frames, dhash, greys, reason, message: the fields of `validate.ImageInfo`
-in order."""
+Answer = tuple[str, int, int, str, int, int, int, str, str, str, float, float]
+"""format, width, height, mode, orientation, frames, dhash, greys, reason, message, low, high: the fields of
+`validate.ImageInfo` in order."""
 
 
 def look(path: bytes, sha256: str) -> Answer:
@@ -54,22 +54,22 @@ def look(path: bytes, sha256: str) -> Answer:
 def decode_and_describe(data: bytes | BinaryIO) -> Answer:
     """Describe an image, or say why it cannot be used."""
     try:
-        decoded = read(data, AT_LEAST_PIXELS)
+        decoded = read(data, AT_LEAST_PIXELS, None)
         width, height = decoded.upright_size
         mark, small = dhash(decoded.image), greys(decoded.image)
     except UnreadableImage as refusal:
-        return left_out(refusal.reason, refusal.message)
-    header = decoded.header
-    return header.format, width, height, decoded.mode, decoded.orientation, header.frames, mark, small, "", ""
+        return left_out(refusal.reason, refusal.message, refusal.kind)
+    header, used = decoded.header, (decoded.low, decoded.high)
+    return header.format, width, height, decoded.mode, decoded.orientation, header.frames, mark, small, "", "", *used
 
 
-def left_out(reason: str, message: str) -> Answer:
-    """Return the answer for an image that cannot be used."""
-    return "", 0, 0, "", 1, 0, -1, "", reason, message
+def left_out(reason: str, message: str, kind: str = "") -> Answer:
+    """Return the answer for an image that cannot be used; `kind` is the name of its format, if known."""
+    return kind, 0, 0, "", 1, 0, -1, "", reason, message, 0.0, 0.0
 
 
 def reason_of(error: OSError) -> str:
-    """Return the code in `headers.REASONS` for a file that the operating system cannot open."""
+    """Return the code in `limits.REASONS` for a file that the operating system cannot open."""
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
         return "not_a_file"
     return "no_permission" if isinstance(error, PermissionError) else "unreadable"

@@ -14,6 +14,8 @@ from headstart.data.open_dataset import open_dataset
 from headstart.errors import BackboneError, DataError, UnreadableImage
 from headstart.evaluation.probabilities import softmax
 from headstart.images.image_refs import Images, read_image
+from headstart.images.remarks import note_unusable
+from headstart.images.value_ranges import ValueRanges
 from headstart.io.files import png_bytes, write_bytes
 from headstart.io.folders import folder_aside
 from headstart.io.progress import bar, log
@@ -95,7 +97,7 @@ class _TrainingImages:
 
     def thumbnail(self, i: int) -> Image.Image | None:
         try:
-            return read_image(self.files[i], sha256=self.sha256s[i], at_least=(160, 160))
+            return read_image(self.files[i], sha256=self.sha256s[i], at_least=(160, 160), ranges=None)
         except UnreadableImage:
             return None
 
@@ -112,6 +114,7 @@ class _PredictedImage:
 def _asked(files: Mapping[str, Path]) -> tuple[list[_QueryImage], dict[str, str]]:
     """Return the readable images, each once, and {name: reason} of the others."""
     infos = dict(zip(files, Images.inspect(files.values()).infos, strict=True))
+    note_unusable(list(infos.values()))
     errors = {name: f.reason for name, f in infos.items() if f.reason}
     return [_QueryImage(name, files[name], f.sha256) for name, f in infos.items() if not f.reason], errors
 
@@ -176,7 +179,7 @@ def _write_sheets(
     heat, note = _heat(classifier) if found else (None, "")
     with folder_aside(out) as folder, bar("Explaining", len(found)) as advance:
         for start in range(0, len(found), BATCH):
-            batch, images = _opened(found[start : start + BATCH], errors)
+            batch, images = _opened(found[start : start + BATCH], classifier.ranges, errors)
             predicted = np.array([each.chances_K.argmax() for each in batch], np.int64)
             maps: Sequence[np.ndarray | None] = (
                 heat.batch(images, predicted) if heat and images else [None] * len(batch)
@@ -201,12 +204,12 @@ def _heat(classifier: Classifier) -> tuple[Heat | None, str]:
 
 
 def _opened(
-    found: Sequence[_PredictedImage], errors: dict[str, str]
+    found: Sequence[_PredictedImage], ranges: ValueRanges, errors: dict[str, str]
 ) -> tuple[list[_PredictedImage], list[Image.Image]]:
     kept, images = [], []
     for each in found:
         try:
-            images.append(read_image(each.asked.file, sha256=each.asked.sha256, at_least=VIEWED))
+            images.append(read_image(each.asked.file, sha256=each.asked.sha256, at_least=VIEWED, ranges=ranges))
             kept.append(each)
         except UnreadableImage as error:
             errors[each.asked.name] = error.reason

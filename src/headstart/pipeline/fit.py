@@ -22,6 +22,7 @@ from headstart.evaluation.calibration import fit_temperature
 from headstart.evaluation.clipping import clip_bound
 from headstart.evaluation.conformal import conformal_threshold
 from headstart.evaluation.probabilities import softmax
+from headstart.images.value_ranges import ValueRanges
 from headstart.io.progress import log
 from headstart.io.text_table import few
 from headstart.model.backbones.registry import (
@@ -181,8 +182,9 @@ def choose_extractors(
     dataset, recipe = task.dataset, task.recipe
     mean_side = _mean_side(task) if recipe.image_size == -1 else recipe.image_size
     shorter_sides_N = task.images.sizes_N2.min(axis=1)
+    ranges = task.images.take(dataset.sets.train).ranges
     candidates = [
-        _extractor(b, mean_side or fitting_size(b.preprocess.image_size, shorter_sides_N), recipe)
+        _extractor(b, mean_side or fitting_size(b.preprocess.image_size, shorter_sides_N), recipe, ranges)
         for b in resolved.backbones
     ]
     if not resolved.choice:
@@ -201,10 +203,10 @@ def choose_extractors(
     return choice.extractors, choice.trials
 
 
-def _extractor(backbone: Backbone, image_size: int, recipe: Recipe) -> FeatureExtractor:
+def _extractor(backbone: Backbone, image_size: int, recipe: Recipe, ranges: ValueRanges) -> FeatureExtractor:
     if not APPROACHES[recipe.approach].pretrained:
         backbone = without_weights(backbone.name, image_size=image_size)
-    spec = replace(fitted_spec(backbone, image_size, recipe.resize), tta=recipe.tta)
+    spec = replace(fitted_spec(backbone, image_size, recipe.resize, ranges), tta=recipe.tta)
     if recipe.normalize == "unit":
         spec = replace(spec, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     return FeatureExtractor(backbone, spec)

@@ -77,7 +77,8 @@ def see(scanned: ScannedDataset, backbones: Sequence[Backbone], *, seed: int = 0
     dataset, runtime = scanned.dataset, choose_runtime()
     sides = scanned.images.sizes_N2.min(axis=1)
     extractors = [
-        FeatureExtractor(b, fitted_spec(b, fitting_size(b.preprocess.image_size, sides), "auto")) for b in backbones
+        FeatureExtractor(b, fitted_spec(b, fitting_size(b.preprocess.image_size, sides), "auto", scanned.images.ranges))
+        for b in backbones
     ]
     if len(extractors) > 1:
         known = np.flatnonzero(dataset.labels >= 0)

@@ -22,6 +22,7 @@ from headstart.data.open_dataset import Dataset, fingerprint, open_dataset
 from headstart.data.proposals import proposal
 from headstart.errors import NoImages
 from headstart.images.image_refs import Images
+from headstart.images.remarks import note_unusable
 from headstart.io.progress import log
 
 
@@ -85,9 +86,7 @@ def scan(
             f"{source.place}: none of {len(every_image):,} files can be used: {everything.paths[0]}: {first.message}",
             hint=f"`headstart check {shlex.join(source.words())}` says what is wrong with each.",
         )
-    if len(keep) < len(every_image):
-        bad = len(every_image) - len(keep)
-        log.warning("%s of %s files cannot be used, and are left out.", f"{bad:,}", f"{len(every_image):,}")
+    note_unusable(every_image.infos)
     images = every_image.take(keep)
     dataset = with_identical_files(everything.take(keep), images)
     scanned = ScannedDataset(

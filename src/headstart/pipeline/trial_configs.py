@@ -130,6 +130,5 @@ def weights_identity(found: Sequence[Backbone]) -> str:
 def fitted_extractor(backbone: Backbone, scanned: ScannedDataset) -> FeatureExtractor:
     """Return the backbone as `train` will use it on these images."""
     sides = scanned.images.sizes_N2.min(axis=1)
-    return FeatureExtractor(
-        backbone, fitted_spec(backbone, fitting_size(backbone.preprocess.image_size, sides), "auto")
-    )
+    size = fitting_size(backbone.preprocess.image_size, sides)
+    return FeatureExtractor(backbone, fitted_spec(backbone, size, "auto", scanned.images.ranges))

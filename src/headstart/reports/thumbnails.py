@@ -86,6 +86,6 @@ def _thumbnail(file: Path, side: int) -> str:
 
 def _small(file: Path, side: int) -> Image.Image:
     with open(file, "rb") as opened:
-        image = decode(opened, at_least=(side, side))
+        image = decode(opened, at_least=(side, side), ranges=None)
     image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
     return image

@@ -23,7 +23,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 
-from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
+from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows, read_checks
 from headstart.data.corrections import Corrections, read_corrections
 from headstart.data.not_copies import CopyRow, NotCopies, copy_row, read_not_copies, write_copies
 from headstart.data.splits import SPLIT_HEADER, SplitRow
@@ -217,11 +217,10 @@ class RunFolder:
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
-        """Findings of the data checks. The rows of one finding share its message."""
-        paths: dict[tuple[str, str, str], list[str]] = {}
-        for check, severity, path, message in self._rows(CHECKS, lambda row: tuple(row[c] for c in CHECKS_HEADER)):
-            paths.setdefault((check, severity, message), []).extend([path] if path else [])
-        return tuple(Finding(check, severity, tuple(p), message) for (check, severity, message), p in paths.items())
+        """Findings of the data checks."""
+        rows = self._rows(CHECKS, lambda row: tuple(row[c] for c in CHECKS_HEADER))
+        with self._as_written(CHECKS):
+            return read_checks(rows)
 
     @cached_property
     def copies(self) -> tuple[CopyRow, ...]:

@@ -97,7 +97,7 @@ class ImageBatches:
 
     def _read(self, epoch: int, job: _Job) -> np.ndarray:
         sha256 = self.images.sha256s[job.index]
-        image = self.images.read(job.index, decode_size(self.spec, self.augment))
+        image = self.images.read(job.index, decode_size(self.spec, self.augment), ranges=self.spec.ranges)
         key = f"{sha256}/{job.round}" if job.round else sha256
         return augmented(image, self.spec, self.augment, rng_for(self.seed, epoch, key))
 

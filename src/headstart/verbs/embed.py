@@ -91,8 +91,9 @@ def embed(
     if out is not None:
         read = [*map(opened.file, range(len(opened))), *([found.weights] if found.weights is not None else [])]
         check_keeps(Path(out), read)
-    extractor = FeatureExtractor(found, fitted_spec(found, image_size, resize))
+    fitted_spec(found, image_size, resize)  # an invalid option is an error before any image is read
     scanned = scan(source, opened=opened)
+    extractor = FeatureExtractor(found, fitted_spec(found, image_size, resize, scanned.images.ranges))
     log.info("Embedding with %s (%s)", extractor, runtime)
     (values_ND,), failed = embed_images(scanned.images, [extractor], runtime)
     paths = scanned.dataset.paths

@@ -21,7 +21,7 @@ from headstart.data.dataset import IMAGES
 from headstart.data.shards.samples import Sample, as_label
 from headstart.data.tables import LABEL_COLUMNS
 from headstart.errors import BadArchive, BadLabels
-from headstart.images.headers import MAX_FILE_BYTES
+from headstart.images.limits import MAX_FILE_BYTES
 from headstart.io.text_table import few
 
 _PEEKED = 64  # entries read to recognise a shard

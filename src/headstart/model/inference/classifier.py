@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from headstart.images.value_ranges import ValueRanges
 from headstart.io.files import sha256_bytes
 from headstart.io.result_repr import OneLineRepr, short_facts
 from headstart.io.text_table import few
@@ -84,6 +85,11 @@ class Classifier(OneLineRepr):
             for m in self.members
         ]
         return sha256_bytes(json.dumps([members, self.classes], sort_keys=True).encode())[:16]
+
+    @property
+    def ranges(self) -> ValueRanges:
+        """The values that become 0 and 255 in images of more than 8 bits per channel; equal for all members."""
+        return self.members[0].extractor.spec.ranges
 
     def logits(self, features: Sequence[np.ndarray]) -> np.ndarray:
         """Compute logits, float32 (N, K), from the float32 (N, D) features of each member, in their order.

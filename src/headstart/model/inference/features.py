@@ -6,7 +6,7 @@ Besides the features, memory holds a few batches, whatever the number of images.
 
 Backbones with the same pixels (equal `Preprocess.geometry`) share the decoding.
 
-The cache key is made from the weights, the input spec and the precision (`engines.network_key`), then the SHA-256 of
+The cache key is made from the weights, the input spec and the precision (`engines.features_key`), then the SHA-256 of
 the image's bytes: a renamed file hits, a changed pixel misses. About every 20 seconds a shard of the cache is written
 to a temporary file and renamed, so a killed run loses at most that much, and two processes can share the cache.
 """
@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ from headstart.errors import UnreadableImage, WriteError
 from headstart.images.image_refs import Images
 from headstart.images.preprocess import Preprocess, read_pixels
 from headstart.images.validate import cores
+from headstart.images.value_ranges import ValueRanges
 from headstart.io.files import cache_dir, safetensors_bytes, sha256_bytes, write_cache
 from headstart.io.progress import bar
 from headstart.io.result_repr import OneLineRepr, short_facts
 from headstart.model.backbones.registry import Backbone
-from headstart.model.inference.engines import network_key, open_network
+from headstart.model.inference.engines import features_key, open_network
 from headstart.model.inference.runtime import Network, Runtime, Session
 
 SHARD_ROWS = 4096
@@ -162,7 +163,7 @@ class Embedder:
     def _store(self, member: int) -> FeatureStore | None:
         if self.keep and member not in self._stores:
             extractor = self.extractors[member]
-            self._stores[member] = FeatureStore(network_key(extractor.backbone, extractor.spec, self.runtime))
+            self._stores[member] = FeatureStore(features_key(extractor.backbone, extractor.spec, self.runtime))
         return self._stores.get(member)
 
     def _embed_one_geometry(self, images: Images, members: Sequence[int]) -> tuple[list[np.ndarray], dict[int, str]]:
@@ -189,7 +190,7 @@ class Embedder:
 
 def fingerprint(extractor: FeatureExtractor, runtime: Runtime, sha256s: Sequence[str]) -> str:
     """Hash (SHA-256) everything that features depend on: the network's key and each image's bytes, in order."""
-    digest = hashlib.sha256(network_key(extractor.backbone, extractor.spec, runtime).encode())
+    digest = hashlib.sha256(features_key(extractor.backbone, extractor.spec, runtime).encode())
     for sha256 in sha256s:
         digest.update(bytes.fromhex(sha256))
     return digest.hexdigest()
@@ -376,11 +377,11 @@ def _mapped_array(data: np.ndarray, entry: Mapping[str, Any], dtype: np.dtype[An
     return data[start:end].view(dtype).reshape(entry["shape"])
 
 
-def fitted_spec(backbone: Backbone, image_size: int, resize: str) -> Preprocess:
-    """Return the backbone's own input spec, with the given options."""
+def fitted_spec(backbone: Backbone, image_size: int, resize: str, ranges: ValueRanges = ValueRanges()) -> Preprocess:
+    """Return the backbone's own input spec, with the given options and the ranges of the images (`Images.ranges`)."""
     values = backbone.preprocess.as_dict()
     if image_size:
         values["image_size"] = image_size
     if resize != "auto":
         values["resize"] = resize
-    return Preprocess.from_dict(values)
+    return replace(Preprocess.from_dict(values), ranges=ranges)

@@ -109,7 +109,7 @@ def seen(spec: Preprocess, width: int, height: int) -> tuple[float, float, float
 
 def _opened(ref: ImageRef, classifier: Classifier) -> Image.Image:
     side = max(member.extractor.spec.at_least()[0] for member in classifier.members)
-    return read_image(ref, at_least=(side, side))
+    return read_image(ref, at_least=(side, side), ranges=classifier.ranges)
 
 
 CellsOf = Callable[[np.ndarray], np.ndarray]

@@ -23,6 +23,7 @@ import numpy as np
 from headstart.evaluation.probabilities import softmax
 from headstart.images.image_refs import ImageRef, Images
 from headstart.images.preprocess import read_pixels
+from headstart.images.remarks import note_beyond, note_unusable
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.features import Embedder
 from headstart.model.inference.predictions import Predictions
@@ -52,6 +53,8 @@ class Predictor:
         """
         if not isinstance(images, Images):
             images = Images.inspect(images)
+        note_unusable(images.infos)
+        note_beyond(images.infos, self.classifier.ranges)
         keys = list(names) if names is not None else _names(images)
         errors = {keys[i]: info.reason for i, info in enumerate(images.infos) if info.reason}
         usable = images.usable

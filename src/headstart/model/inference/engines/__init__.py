@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from headstart.errors import BackboneError, RecipeError
 from headstart.images.preprocess import Preprocess
+from headstart.images.value_ranges import ValueRanges
 from headstart.io.files import sha256_bytes
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone
@@ -122,17 +123,25 @@ def runtime_here(runtime: Runtime) -> Runtime:
 
 
 def network_key(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> str:
-    """Hash what features depend on besides the image: weights, input spec, precision, engine and its version."""
+    """Hash what a network depends on: weights, input spec, precision, engine and its version. See `features_key`."""
     members = {
         "weights": backbone.content or backbone.sha256,
         "architecture": backbone.architecture,
         "model_args": dict(backbone.model_args),
-        "preprocess": spec.as_dict(),
+        "preprocess": spec.network_dict(),
         "plan": asdict(runtime),
         "engine": ENGINES[runtime.engine].key(runtime),
         "version": NETWORK_VERSION,
     }
     return sha256_bytes(json.dumps(members, sort_keys=True).encode())[:32]
+
+
+def features_key(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> str:
+    """Hash what features depend on besides the image: the network, and the ranges of images of more than 8 bits."""
+    key = network_key(backbone, spec, runtime)
+    if spec.ranges == ValueRanges():
+        return key
+    return sha256_bytes(json.dumps([key, spec.ranges.as_dict()], sort_keys=True).encode())[:32]
 
 
 def open_network(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> Network:

@@ -1,0 +1,70 @@
+"""Sentences about images for the terminal: files that cannot be used, and pixels beyond a classifier's ranges.
+
+Every verb that reads images says both, so that no file is left out in silence. Costs nothing worth mentioning. Not for
+the findings of `headstart check`: see `data.checks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headstart.images.formats import counted_kinds, remedies
+from headstart.images.validate import ImageInfo
+from headstart.images.value_ranges import FULL, ValueRanges, chosen_ranges, is_deep
+from headstart.io.progress import log
+
+
+def note_unusable(infos: Sequence[ImageInfo]) -> None:
+    """Warn about files that cannot be used: how many of each format, and how to convert those of other formats."""
+    bad = [info for info in infos if info.reason]
+    if bad:
+        what = f"{len(bad):,} of {len(infos):,} files cannot be used, and {'is' if len(bad) == 1 else 'are'} left out"
+        log.warning("%s%s.%s", what, kinds_of(bad), remedy_of(bad))
+
+
+def kinds_of(bad: Sequence[ImageInfo]) -> str:
+    """Return ': HEIC 4, PDF 1', or '' if no format is known."""
+    return f": {counted_kinds(info.format for info in bad)}" if any(info.format for info in bad) else ""
+
+
+def remedy_of(bad: Sequence[ImageInfo]) -> str:
+    """Return ' To use HEIC: pip install ...', or '' if no format is known that could be converted."""
+    text = remedies(info.format for info in bad if info.reason in ("not_supported", "not_an_image"))
+    return f" {text}" if text else ""
+
+
+def note_beyond(infos: Sequence[ImageInfo], ranges: ValueRanges) -> None:
+    """Warn about images of more than 8 bits whose values do not fit the classifier's ranges."""
+    deep = [info for info in infos if not info.reason and is_deep(info.mode)]
+    clipped = [info for info in deep if _is_beyond((info.low, info.high), ranges.of(info.mode) or FULL)]
+    unknown = [info for info in deep if ranges.of(info.mode) is None]
+    own = chosen_ranges((info.mode, info.low, info.high) for info in unknown)
+    if clipped and ranges != ValueRanges():
+        first = clipped[0]
+        low, high = ranges.of(first.mode) or FULL
+        log.warning(
+            "%s of %s images have values outside of %s to %s, the range that the classifier was trained on, such as %s "
+            "to %s; they are clipped.",
+            *(f"{len(clipped):,}", f"{len(infos):,}", *map(shown, (low, high, first.low, first.high))),
+        )
+    elif own.integers is not None:
+        log.warning(
+            "The images of more than 8 bits use the values %s to %s, but the classifier was trained without such images: "
+            "scaled from 0 to 65,535, they lose most of their levels. Save them with 8 bits.",
+            *map(shown, own.integers),
+        )
+
+
+def _is_beyond(used: tuple[float, float], span: tuple[float, float]) -> bool:
+    """Whether the values exceed a range by more than a sixteenth of it."""
+    margin = (span[1] - span[0]) / 16
+    return used[0] < span[0] - margin or used[1] > span[1] + margin
+
+
+def shown(value: float) -> str:
+    """Return a value of a pixel for a sentence.
+
+    >>> shown(65535.0), shown(-0.01234567)
+    ('65,535', '-0.01235')
+    """
+    return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
