@@ -87,12 +87,13 @@ def training_report(
     metrics: RunMetrics,
 ) -> ReportData:
     """Collect the report of a training run that has just ended. `predictions` are those of all its images."""
-    classifier, made, tested = record.classifier, record.provenance, result.dataset.split == "test"
+    classifier, made, judged = record.classifier, record.provenance, result.dataset.split == metrics.side
     bare = ReportData(
         title=_title(source, classifier),
-        predictions=_judged(predictions.take(tested)),
-        metrics=metrics.test,
-        val=metrics.val,
+        predictions=_judged(predictions.take(judged)),
+        metrics=metrics.judged,
+        side=metrics.side,
+        val=metrics.val if metrics.test else None,
         facts=_facts(classifier, made),
         trials=result.history,
         taken=_taken(classifier, made, result.history),
@@ -154,8 +155,9 @@ def run_report(run: RunFolder, data: Path | None, *, heat: bool) -> ReportData:
     bare = ReportData(
         title=_title(source, classifier),
         predictions=_judged(run.predictions),
-        metrics=run.metrics.test,
-        val=run.metrics.val,
+        metrics=run.metrics.judged,
+        side=run.metrics.side,
+        val=run.metrics.val if run.metrics.test else None,
         facts=_facts(classifier, made),
         trials=run.history,
         taken=_taken(classifier, made, run.history),
@@ -373,7 +375,7 @@ def _groups(dataset: Dataset) -> tuple[tuple[str, ...], ...]:
 def _title(source: DataSource, classifier: Classifier) -> str:
     classes = classifier.classes
     shown = few([plain(c) for c in classes], 6) if len(classes) <= 6 else f"{len(classes)} classes"
-    return f"{plain(source.place.resolve().name or str(source.place))}: {shown}"
+    return f"{plain(source.title)}: {shown}"
 
 
 def _facts(classifier: Classifier, made: Provenance) -> tuple[tuple[str, str], ...]:
