@@ -238,6 +238,8 @@ def _as_option(parameter: inspect.Parameter) -> inspect.Parameter:
     if parameter.annotation is bool:
         negative = f"--no-{parameter.name.replace('_', '-')}" if parameter.default is True else ""
         return parameter.replace(annotation=Annotated[bool, Parameter(negative=negative, show_default=False)])
+    if parameter.kind is inspect.Parameter.VAR_POSITIONAL:  # in Python also images in memory
+        return parameter.replace(annotation=Path)
     if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
         return parameter.replace(kind=inspect.Parameter.POSITIONAL_ONLY)
     return parameter
