@@ -453,7 +453,7 @@ def test_a_test_set_that_comes_with_the_data_is_kept(
     cats_and_dogs(here / "d/train")
     cats_and_dogs(here / "d/test", each=4, first=30)
     text = said(f"train d --test-size 0 --out run {LINEAR}", capsys, caplog)
-    in_order(("The data has a test set. It is kept for the test", "Test: 8 images"), text)
+    in_order(("A test set comes with the data or the split. It is kept", "Test: 8 images"), text)
 
 
 def test_sorted_images_keep_their_bytes_and_never_collide(here: Path, trained: Path) -> None:
@@ -520,7 +520,18 @@ def as_stack() -> object:
     return np.stack([np.asarray(Image.open(path)) for path in paths]), labels
 
 
-IN_MEMORY = (as_frame, as_indexed_frame, as_arrow, as_columns, paths_and_labels, as_absolute_paths, as_images, as_stack)
+def as_pairs() -> object:
+    return list(zip(*paths_and_labels(), strict=True))
+
+
+def as_rows() -> object:
+    return [{"file": str(path), "label": label} for path, label in zip(*paths_and_labels(), strict=True)]
+
+
+IN_MEMORY = (
+    *(as_frame, as_indexed_frame, as_arrow, as_columns, as_rows, as_pairs),
+    *(paths_and_labels, as_absolute_paths, as_images, as_stack),
+)
 
 
 @pytest.mark.parametrize("given", IN_MEMORY)
@@ -559,11 +570,11 @@ def test_a_frame_is_trained_on_and_reproduced(here: Path, capsys: pytest.Capture
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 
 REFUSED: list[tuple[Callable[[], object], type[HeadstartError], str]] = [
-    (lambda: headstart.check(None), DataError, "data: None cannot be opened."),  # type: ignore[arg-type]
-    (lambda: headstart.check(3), DataError, "data: 3 (int) cannot be opened."),  # type: ignore[arg-type]
-    (lambda: headstart.check(""), DataError, "data: '' is not a path."),  # type: ignore[arg-type]
+    (lambda: headstart.check(None), DataError, "data is None, which cannot be opened."),  # type: ignore[arg-type]
+    (lambda: headstart.check(3), DataError, "data is 3, which cannot be opened."),  # type: ignore[arg-type]
+    (lambda: headstart.check(""), DataError, "data is '', which is not a path."),  # type: ignore[arg-type]
     (lambda: headstart.check([]), DataError, "images in memory: is empty."),  # type: ignore[arg-type]
-    (lambda: headstart.check(IMAGE), DataError, "data: a ndarray cannot be opened."),  # type: ignore[arg-type]
+    (lambda: headstart.check(IMAGE), DataError, "data is of type ndarray, which cannot be opened."),  # type: ignore[arg-type]
     (
         lambda: headstart.check([IMAGE / 255]),  # type: ignore[arg-type]
         DataError,
@@ -618,6 +629,10 @@ def test_images_to_predict(here: Path, trained: Path) -> None:
         1,
         1,
     ]
+    predictor = headstart.Predictor(headstart.load_classifier(trained))
+    assert predictor.predict(str(path)).paths == (str(path),)
+    assert predictor.predict([str(path), pixels]).predicted.tolist() == [0, 0]
+    assert predictor.predict_one(str(path)).argmax() == 0  # type: ignore[arg-type]
     explained = headstart.explain(trained, [Image.open(path), path], out=Path("explained"))
     assert [image.path for image in explained.images] == ["0", str(path)]
 
@@ -625,12 +640,12 @@ def test_images_to_predict(here: Path, trained: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "error", "message"),
     [
-        (None, DataError, "Image 0 is None, which is not an image."),
-        ({"a": 1}, DataError, "Image 0 is of type dict, which is not an image."),
+        (None, DataError, "Image 0 is None, which is not one."),
+        ({"a": 1}, DataError, "Image 0 is of type dict, which is not one."),
         ([], MissingData, "No images were given."),
-        ("", DataError, "Image 0 is '', which is not an image."),
+        ("", DataError, "Image 0 is '', which is not one."),
         (IMAGE / 255, DataError, "Image 0 is an array of float64, expected uint8 from 0 to 255. Convert pixels"),
-        ([IMAGE, IMAGE[0, 0]], DataError, "Image 1 is of type ndarray, which is not an image."),
+        ([IMAGE, IMAGE[0, 0]], DataError, "Image 1 is an array of shape (3,), expected"),
     ],
 )
 def test_what_cannot_be_predicted(image: object, error: type[HeadstartError], message: str, trained: Path) -> None:

@@ -47,6 +47,7 @@ def match_rows(rows: Sequence[Cells], dataset: Dataset, sha256s: Sequence[str] =
     for the test set comes first, then that for the validation set: what was held out stays so.
     """
     index = {path: i for i, path in enumerate(dataset.paths)}
+    rows = [row if row["path"] in index else {**row, "path": _with_slashes(row["path"])} for row in rows]
     by_hash: dict[str, list[int]] = {}
     for i, sha256 in enumerate(sha256s):
         by_hash.setdefault(sha256, []).append(i)
@@ -68,6 +69,15 @@ def match_rows(rows: Sequence[Cells], dataset: Dataset, sha256s: Sequence[str] =
     result.gone.extend(row["path"] for n, row in wanted if n not in matched)
     result.found.extend((i, row) for n, row in wanted for i in matched.get(n, []))
     return result
+
+
+def _with_slashes(path: str) -> str:
+    """A path as Windows or a person may have written it.
+
+    >>> _with_slashes(".\\\\cats\\\\1.jpg")
+    'cats/1.jpg'
+    """
+    return path.replace("\\", "/").removeprefix("./")
 
 
 def _is_same(row: Cells, index: Mapping[str, int], sha256s: Sequence[str]) -> bool:
@@ -195,6 +205,8 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         lines = [line for line in csv_lines(path) if any(line)]
     except FileNotFoundError:
         raise BadSplit(f"{path}: there is no such file.", hint=hint) from None
+    except IsADirectoryError:
+        raise BadSplit(f"{path}: is a folder.", hint=f"Give the table in it: {path / 'split.csv'}") from None
     except (OSError, csv.Error) as error:
         raise BadSplit(f"{path}: cannot be read as a split: {error}.", hint=hint) from None
     header = [name.strip().casefold() for name in lines[0]] if len(lines) > 1 else []

@@ -1,7 +1,7 @@
 """Data in the memory of a Python program, as a table in the cache: frames, lists of paths and labels, images.
 
     headstart.train(frame, out="run")                a table of pandas, polars or arrow, or {column: values}
-    headstart.train((paths, labels), out="run")      images and their labels
+    headstart.train((paths, labels), out="run")      images and their labels; also a list of pairs, or of rows as dicts
     headstart.embed([Path("1.jpg"), array, image])   images alone: paths, bytes of files, PIL images, arrays of pixels
 
 The columns are found as in a file (`data.tables`), and cells become text as in JSON Lines, which is what is written: to
@@ -35,8 +35,8 @@ from headstart.io.folders import folder_aside
 TABLE = "table.jsonl"
 RECORD = "from-memory.json"
 EXPECTED = (
-    "Expected a folder, a table or an archive by its path; a data frame, or {column: values}; a list of images; or "
-    "(images, labels)."
+    "Expected a folder, a table or an archive by its path; a data frame, or {column: values}; (images, labels); or a list "
+    "of images."
 )
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"RI": ".webp", b"BM": ".bmp"}
 
@@ -93,7 +93,7 @@ def place_of(data: object) -> Path:
     if isinstance(data, str | os.PathLike):
         place = os.fspath(data)
         if isinstance(place, bytes) or not place:
-            raise DataError(f"data: {place!r} is not a path.", hint=EXPECTED)
+            raise DataError(f"data is {place!r}, which is not a path.", hint=EXPECTED)
         return Path(place)
     columns, was = _columns(data)
     lengths = {name: len(values) for name, values in columns.items()}
@@ -117,13 +117,28 @@ def _columns(data: object) -> tuple[dict[str, list[Any]], str]:
     if isinstance(data, tuple) and len(data) == 2 and all(map(_is_column, data)):
         return {"path": _values(data[0]), "label": _values(data[1])}, "images and labels in memory"
     if _is_column(data):
-        return {"path": _values(data)}, "images in memory"
-    raise DataError(f"data: {_what(data)} cannot be opened.", hint=EXPECTED)
+        return _of_list(_values(data))
+    shown = repr(data) if data is None or isinstance(data, int | float) else f"of type {type(data).__name__}"
+    raise DataError(f"data is {shown}, which cannot be opened.", hint=EXPECTED)
+
+
+def _of_list(items: list[Any]) -> tuple[dict[str, list[Any]], str]:
+    """The columns of a list: of images, of (image, label), or of rows as dicts."""
+    if items and all(isinstance(item, tuple) and len(item) == 2 for item in items):
+        return {
+            "path": [image for image, _ in items],
+            "label": [label for _, label in items],
+        }, "images and labels in memory"
+    if items and all(isinstance(item, Mapping) and not _is_image(item) for item in items):
+        names = dict.fromkeys(name for item in items for name in item)
+        return {str(name): [item.get(name) for item in items] for name in names}, "rows in memory"
+    return {"path": items}, "images in memory"
 
 
 def _of_frame(frame: Any) -> dict[str, list[Any]]:
     """The columns of a data frame; of pandas, with an index that has a name."""
-    if any(name is not None for name in getattr(getattr(frame, "index", None), "names", ())):
+    indexed = [name for name in getattr(getattr(frame, "index", None), "names", ()) if name is not None]
+    if indexed and not set(indexed) & set(frame.columns):
         frame = frame.reset_index()
     names = list(frame.column_names if hasattr(frame, "column_names") else frame.columns)
     twice = sorted({str(name) for name in names if names.count(name) > 1})
@@ -132,7 +147,12 @@ def _of_frame(frame: Any) -> dict[str, list[Any]]:
             f"{type(frame).__name__} in memory: has the column {twice[0]!r} more than once.", hint="Rename one of them."
         )
     features = getattr(frame, "features", {}) if hasattr(frame, "column_names") else {}
-    return {str(name): _with_names(_values(frame[name]), features, name) for name in names}
+    try:
+        return {str(name): _with_names(_values(frame[name]), features, name) for name in names}
+    except (TypeError, KeyError) as error:
+        raise DataError(
+            f"data is of type {type(frame).__name__}, whose columns cannot be read: {error}.", hint=EXPECTED
+        ) from None
 
 
 def _with_names(values: list[Any], features: Any, column: str) -> list[Any]:
@@ -233,17 +253,3 @@ def _encoded(value: Any, where: str) -> bytes:
         return png_bytes(as_rgb(value if isinstance(value, Image.Image) else np.asarray(value)))
     except UnreadableImage as error:
         raise DataError(f"{where}: {error.message}", hint=EXPECTED) from None
-
-
-def _what(value: object) -> str:
-    """A value in a few words, for messages.
-
-    >>> _what(3), _what(None), _what({1})
-    ('3 (int)', 'None', 'a set')
-    """
-    if value is None:
-        return "None"
-    if isinstance(value, int | float):
-        return f"{value!r} ({type(value).__name__})"
-    name = type(value).__name__
-    return f"a{'n' * (name[0] in 'aeiouAEIOU')} {name}"

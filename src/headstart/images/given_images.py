@@ -16,14 +16,10 @@ import numpy as np
 from PIL import Image
 
 from headstart.errors import DataError, MissingData, UnreadableImage
-from headstart.images.image_refs import ImageRef, as_rgb
+from headstart.images.image_refs import EXPECTED, ImageRef, as_ref, as_rgb
 
 GivenImages = str | ImageRef | Iterable[str | ImageRef]
 """One image, or several: paths, bytes of files, PIL images, or arrays of pixels."""
-
-EXPECTED = (
-    "Expected paths, bytes of files, PIL images, or arrays of pixels: uint8, (height, width) or (height, width, 3)."
-)
 
 
 def each_image(given: Iterable[Any]) -> list[ImageRef]:
@@ -42,6 +38,11 @@ def places_among(images: Iterable[ImageRef]) -> list[Path]:
     return [image for image in images if isinstance(image, Path)]
 
 
+def as_several(images: Any) -> Iterable[Any]:
+    """Several images unchanged, one image as a list of one."""
+    return images if _is_several(images) else [images]
+
+
 def _flat(given: Iterable[Any]) -> Iterator[Any]:
     for item in given:
         if _is_several(item):
@@ -52,7 +53,7 @@ def _flat(given: Iterable[Any]) -> Iterator[Any]:
 
 def _is_several(item: Any) -> bool:
     """Whether an item is a collection of images: a list, a column of a frame, an array (N, height, width, 3)."""
-    if isinstance(item, str | bytes | bytearray | os.PathLike | Image.Image) or hasattr(item, "read"):
+    if isinstance(item, str | bytes | bytearray | memoryview | os.PathLike | Image.Image) or hasattr(item, "read"):
         return False
     if isinstance(item, Mapping) or _is_frame(item):
         return False
@@ -66,19 +67,22 @@ def _is_frame(item: Any) -> bool:
 
 
 def _image_ref(item: Any, number: int) -> ImageRef:
-    if isinstance(item, str | os.PathLike) and str(item):
-        return Path(item)
-    if isinstance(item, bytes | bytearray | memoryview):
-        return bytes(item)
     if hasattr(item, "read") and not isinstance(item, Image.Image):
-        return _image_ref(item.read(), number)
-    if isinstance(item, Image.Image):
-        return item
-    if hasattr(item, "__array__") and not _is_frame(item) and np.ndim(item) > 1:
-        return _pixels(np.asarray(item), number)
-    shown = repr(item) if item is None or isinstance(item, str | int | float) else f"of type {type(item).__name__}"
-    hint = "Give its column of paths or images, such as frame['path']." if _is_frame(item) else EXPECTED
-    raise DataError(f"Image {number} is {shown}, which is not an image.", hint=hint)
+        item = item.read()
+    if isinstance(item, bytearray | memoryview):
+        return bytes(item)
+    if isinstance(item, os.PathLike):
+        return Path(item)
+    if not _is_frame(item):
+        try:
+            ref = as_ref(item)
+        except DataError as error:
+            raise DataError(error.message.replace("An image", f"Image {number}", 1), hint=error.hint) from None
+        return _pixels(ref, number) if isinstance(ref, np.ndarray) else ref
+    raise DataError(
+        f"Image {number} is of type {type(item).__name__}, which is not one.",
+        hint="Give its column of paths or images, such as frame['path'].",
+    )
 
 
 def _pixels(array: np.ndarray, number: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from pathlib import Path
 from headstart.errors import RecipeError, WriteError
 from headstart.io.files import cache_dir, link_file, write_pieces
 from headstart.io.folders import check_free, check_outside_data, folder_aside
-from headstart.io.progress import bar
+from headstart.io.progress import bar, log
 from headstart.model.inference.predictions import Predictions
 from headstart.runs.outside_runs import check_outside_run
 
@@ -65,6 +65,9 @@ def sort_images(folder: Path, predictions: Predictions, files: Mapping[str, obje
     folders = _unique([_safe(name) for name in predictions.classes])
     wanted = [f"{folders[k]}/{_safe(sources[name].name)}" for name, k in of_name.items()]
     places = dict(zip(of_name, _unique(wanted), strict=True))
+    for name, into in zip(predictions.classes, folders, strict=True):
+        if name != into:
+            log.info("The images of class %r are in the folder %r.", name, into)
     with folder_aside(folder, fresh=True) as aside, bar("Linking" if links else "Copying", len(places)) as advance:
         for name, place in places.items():
             if links:

@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 
 
 NO_TEST = "No test set is kept (--test-size 0): all images are used for training and validation."
-KEPT_TEST = "The data has a test set. It is kept for the test: --test-size 0 only means that none is split off."
+KEPT_TEST = "A test set comes with the data or the split. It is kept: --test-size 0 means only that none is split off."
 
 
 @dataclass(frozen=True)
