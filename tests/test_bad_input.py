@@ -264,7 +264,8 @@ OPTIONS = {
     "--device gpu": "device 'gpu' is not known: expected auto, cpu, cuda.\n  Did you mean 'cpu'?\n",
     "--precision int8": "precision 'int8' is not known: expected auto, bf16, f32.\n",
     "--image-size 5": "image_size 5 cannot be used: expected 8 to 4096 pixels, 0 or -1.\n",
-    "--val-size 0": "val_size 0.0 cannot be used: expected a fraction between 0 and 1, such as 0.2.\n",
+    "--val-size 0": "val_size 0.0 cannot be used: expected a fraction between 0 and 1, such as 0.2.\n"
+    "  The validation set chooses the head and fits the temperature; a head in closed form is then fitted on it as well.\n",
     "--conformal-alpha 1": "conformal_alpha 1.0 cannot be used: expected a fraction between 0 and 1, such as 0.2.\n",
     "--budget 20": "budget '20' is not a time: expected a number and s, m or h.\n  For example 2m or 2h.\n",
     "--budget soon": "budget 'soon' is not a time: expected a number and s, m or h.\n  For example 2m or 2h.\n",
@@ -357,11 +358,12 @@ def test_what_a_run_cannot_judge_or_predict(run: Path, capsys: pytest.CaptureFix
     assert refused("evaluate run others", capsys) == (
         "BadLabels: others: class 'class2' is unknown to the classifier (class0, class1).\n"
         "  Did you mean 'class1' or 'class0'?\n"
+        "  To leave their images out: --classes class0,class1.\n"
     )
     os.rename("others/class2", "others/zebra")
     assert refused("evaluate run others", capsys) == (
         "BadLabels: others: class 'zebra' is unknown to the classifier (class0, class1).\n"
-        "  Leave its images out, or train on them too.\n"
+        "  To leave their images out: --classes class0,class1.\n"
     )
     assert refused("evaluate run others/zebra", capsys) == (
         "BadLabels: others/zebra: has no readable labelled images.\n  For details: `headstart check others/zebra`.\n"

@@ -17,7 +17,7 @@ from conftest import write_photos
 from headstart import Recipe, cli
 from headstart.data.corrections import CORRECTIONS_HEADER, Correction, Corrections, read_corrections, write_suspects
 from headstart.data.curation import Curation
-from headstart.data.open_dataset import Dataset, open_dataset
+from headstart.data.open_dataset import Dataset, open_dataset, require_trainable
 from headstart.errors import BadLabels, BadSplit, DataError, MissingData, WriteError
 from headstart.io.files import read_csv, write_csv
 from headstart.runs.provenance import CorrectionsRecord
@@ -369,16 +369,25 @@ def test_on_the_command_line(
     assert not (tmp_path / "split.csv").exists()
 
 
-def test_a_correction_that_empties_a_class(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
+def test_a_correction_that_empties_a_class(
+    tmp_path: Path, photos: Path, tiny_weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     dropped = [(f"class2/{n:03}.jpg", "class2", "", "", "", "x") for n in range(14)]
     write_csv(tmp_path / "corrections.csv", CORRECTIONS_HEADER, dropped)
-    with pytest.raises(BadLabels, match=r": 1 of 3 classes has no images: 'class2'\."):
-        headstart.train(
-            photos,
-            out=tmp_path / "run",
-            weights=tiny_weights,
-            curation=Curation(corrections=tmp_path / "corrections.csv"),
-        )
+    curation = Curation(corrections=tmp_path / "corrections.csv")
+    with caplog.at_level(logging.INFO, logger="headstart"):
+        run = headstart.train(photos, out=tmp_path / "run", weights=tiny_weights, curation=curation)
+    assert run.classifier.classes == ("class0", "class1")
+    assert "The corrections leave no image of 'class2'; the class is not used." in caplog.messages
+
+
+def test_corrections_that_leave_one_class(tmp_path: Path, pets: Path) -> None:
+    dropped = [(path, "", "", "", "", "x") for path in open_dataset(pets).paths if path.startswith("dog")]
+    write_csv(tmp_path / "corrections.csv", CORRECTIONS_HEADER, dropped)
+    corrected = read_corrections(tmp_path / "corrections.csv").applied_to(open_dataset(pets))
+    with pytest.raises(BadLabels, match=r"has one class only \('cat': \d+\)") as error:
+        require_trainable(corrected)
+    assert error.value.hint == "Keep another class as well; left out: 'dog'."
 
 
 def test_the_data_set_that_was_given_stays(tmp_path: Path, pets: Path) -> None:

@@ -288,6 +288,7 @@ def test_a_source_is_described_and_comes_back(tmp_path: Path) -> None:
         "path_column": "x",
         "group_column": "",
         "group_from": "",
+        "classes": "",
     }
     assert DataSource.from_dict(json.loads(json.dumps(source.as_dict()))) == source
     assert DataSource.from_dict({"place": "photos"}) == as_source("photos") == as_source(Path("photos"))

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.data.corrections import Correction, Corrections
+from headstart.data.earlier_split import read_split
 from headstart.data.open_dataset import Dataset
-from headstart.data.splits import MIN_PER_SET, make_split, read_split, sets_too_small, split_hash, write_split
+from headstart.data.splits import MIN_PER_SET, grow_split, make_split, sets_too_small, split_hash, write_split
 from headstart.errors import BadSplit
 from test_open_dataset import HOSTILE, error_of
 
@@ -580,6 +581,73 @@ def test_what_spreadsheets_save(tmp_path: Path, delimiter: str, encoding: str) -
     read, saved = (read_split(tmp_path / name, bare) for name in ("split.csv", "saved.csv"))
     assert saved.split.tolist() == read.split.tolist() == made.split.tolist()
     assert saved.groups.tolist() == read.groups.tolist()
+
+
+# A split that grows
+
+
+@pytest.mark.parametrize("step", [1, 3, 10, 40])
+def test_a_split_that_grows_keeps_sets_and_shares(tmp_path: Path, step: int) -> None:
+    """However many images come at a time, the shares of each class stay within two images or 2 %."""
+    where, labels = tmp_path / "s.csv", [0, 1, 1] * 40
+    data = dataset(labels[:30])
+    write_split(where, make_split(data), shas(data))
+    before: dict[str, str] = {}
+    for n in range(30 + step, 121, step):
+        data = dataset(labels[:n])
+        grown = grow_split(where, data, shas(data))
+        after = dict(zip(data.paths, grown.dataset.split.tolist(), strict=True))
+        assert before.items() <= after.items()
+        assert (grown.kept, sum(grown.new.values()), grown.gone) == (n - step, step, 0)
+        for label in (0, 1):
+            for side in ("val", "test"):
+                total = int((data.labels == label).sum())
+                assert abs(count(grown.dataset, side, label) - 0.2 * total) <= max(2, 0.02 * total)
+        write_split(where, grown.dataset, shas(data))
+        before = after
+
+
+def test_new_images_go_where_their_groups_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    where = tmp_path / "s.csv"
+    where.write_text("path,split\n00000.jpg,train\n00001.jpg,train\n00002.jpg,test\n00003.jpg,val\n")
+    data = dataset([0, 1, 0, 1, 0, 1, 0, 1], groups=[0, 1, 2, 3, 2, 3, 7, 7])
+    near = np.array([0, 1, 2, 3, 4, 5, 0, 7])  # the sixth is a copy of the first, and in a group with the seventh
+    grown = grow_split(where, data, shas(data), near=near)
+    assert grown.dataset.split.tolist() == ["train", "train", "test", "val", "test", "val", "train", "train"]
+    near[7] = 2
+    grown = grow_split(where, data, shas(data), near=near)
+    assert grown.dataset.split.tolist()[6:] == ["", ""]
+    assert grown.new == {"train": 0, "val": 1, "test": 1, "": 2}
+    assert caplog.messages[-1].startswith("The") or any("are put into no set" in m for m in caplog.messages)
+
+
+def test_a_set_in_the_data_counts_for_new_images(tmp_path: Path) -> None:
+    where = tmp_path / "s.csv"
+    where.write_text("path,split\n00000.jpg,train\n00001.jpg,train\n")
+    data = dataset([0, 1, 0, 1], split=["test", "test", "test", "val"])
+    assert grow_split(where, data, shas(data)).dataset.split.tolist() == ["train", "train", "test", "val"]
+
+
+def test_images_are_found_by_their_bytes_before_their_names(tmp_path: Path) -> None:
+    """Two images have changed names, and an image of the test set has come back under that of a training image."""
+    where = tmp_path / "s.csv"
+    data = dataset([0, 0, 0, 0], split=["train", "test", "val", "train"])
+    write_split(where, data, ["a", "b", "c", "d"])
+    read = read_split(where, replace(data, split=np.full(4, "", "<U5")), sha256s=["b", "a", "x", "b"])
+    assert read.split.tolist() == ["test", "train", "val", "test"]
+
+
+def test_labels_that_have_changed_are_a_note_for_a_split_that_grows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    where = tmp_path / "s.csv"
+    where.write_text(
+        "path,label,split\n00000.jpg,class0,train\n00001.jpg,class0,test\n00002.jpg,,\n00003.jpg,class1,\n"
+    )
+    data = dataset([0, 1, 1, 1, 1])
+    grown = grow_split(where, data, shas(data), val_size=0, test_size=0)
+    assert grown.dataset.split.tolist() == ["train", "test", "train", "", "train"]
+    assert f"{where}: images with another label than then, which keep their set: " in caplog.text
 
 
 # Splits that were made before the corrections

@@ -240,6 +240,8 @@ def _as_option(parameter: inspect.Parameter) -> inspect.Parameter:
         return parameter.replace(annotation=Annotated[bool, Parameter(negative=negative, show_default=False)])
     if parameter.annotation is int:
         parameter = parameter.replace(annotation=Annotated[int, Parameter(converter=_whole_number)])
+    if parameter.kind is inspect.Parameter.VAR_POSITIONAL:  # in Python also images in memory
+        return parameter.replace(annotation=Path)
     if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
         return parameter.replace(kind=inspect.Parameter.POSITIONAL_ONLY)
     return parameter

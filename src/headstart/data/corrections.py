@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from headstart.data.chosen_classes import without_classes
 from headstart.data.edited import check_ticks, counted, edited_rows, ticked
 from headstart.data.open_dataset import Dataset
 from headstart.errors import BadLabels, near_names
@@ -90,12 +91,29 @@ class Corrections:
             hints = dict.fromkeys(hint for _, hint in problems if hint)
             raise BadLabels(f"{self.source}: {'; '.join(text for text, _ in problems)}.", hint="\n".join(hints))
         log.info("Corrections in %s: %s.", self.source, given_and_left_out(self.relabelled, self.dropped))
+        others = [row for row in self.rows if row.path in dataset.left_out and not row.idle]
+        if others:
+            log.info("%s of them are for images of classes that are left out.", f"{len(others):,}")
         labels, keep = dataset.labels.copy(), np.ones(len(dataset), bool)
-        for row in self.rows:
+        for row in self.among(index).rows:
             keep[index[row.path]] = not row.drop
             if row.new_label:
                 labels[index[row.path]] = dataset.classes.index(row.new_label)
-        return replace(dataset, labels=labels).take(keep)
+        return self._without_emptied(dataset, replace(dataset, labels=labels).take(keep))
+
+    def _without_emptied(self, before: Dataset, after: Dataset) -> Dataset:
+        """The corrected dataset without the classes of which no image is left, which is logged."""
+        there, left = (set(dataset.labels.tolist()) - {-1} for dataset in (before, after))
+        emptied = [before.classes[k] for k in sorted(there - left)]
+        if not emptied:
+            return after
+        log.info(
+            "The corrections leave no image of %s; %s.",
+            few([repr(name) for name in emptied], 3),
+            "the class is not used" if len(emptied) == 1 else "these classes are not used",
+        )
+        gone = {path: before.label_name(i) for i, path in enumerate(before.paths) if before.label_name(i) in emptied}
+        return replace(without_classes(after, emptied), left_out={**before.left_out, **gone})
 
     def write(self, path: Path) -> None:
         """Write the rows that change something, ready to be read again. Raises `WriteError`."""
@@ -103,7 +121,7 @@ class Corrections:
 
     def _problems(self, dataset: Dataset, index: Mapping[str, int]) -> Iterator[tuple[str, str]]:
         """(problem, hint) for each kind of row that does not fit."""
-        missing = [row.path for row in self.rows if row.path not in index]
+        missing = [row.path for row in self.rows if row.path not in index and row.path not in dataset.left_out]
         if missing:
             near = near_names(missing[0], list(index), n=1) if len(index) <= 10_000 else ""
             hint = near or f"Expected paths relative to {dataset.root}."

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from headstart.io.given_options import as_path
+
 
 @dataclass(frozen=True)
 class Curation:
@@ -28,7 +30,7 @@ class Curation:
     def __post_init__(self) -> None:
         for name in ("corrections", "not_copies"):  # where text was given
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, Path(getattr(self, name)))
+                object.__setattr__(self, name, as_path(getattr(self, name), name))
 
     @property
     def tables(self) -> list[Path]:

@@ -8,6 +8,7 @@
 | a table (CSV, TSV, parquet, JSON Lines) | `data.match_files` | its label column, or a column per class |
 | parquet with images, WebDataset shards; a folder of them, `shard-{000..009}.tar` | `data.shards.writing` | their own |
 | an archive (zip, tar, tar.gz, ...) of any of these | `data.archives.unpacking` | as above |
+| from Python: a data frame, lists of images and labels | `data.in_memory` | as of a table |
 
 Images that belong together (one patient, one camera) are named by a column or by a pattern in their paths
 (`data.groups`). Archives and shards are unpacked once, into the user's cache. Not for data on other machines: download
@@ -23,9 +24,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from headstart.data.archives.unpacking import is_archive, unpacked
+from headstart.data.chosen_classes import class_names, listed_classes, only_classes
 from headstart.data.dataset import ARCHIVES, TABLES, Dataset
 from headstart.data.groups import check_group_column, groups_from_paths, with_groups
 from headstart.data.image_folder import nearest, open_folder
+from headstart.data.in_memory import kept_table, missing_table, place_of
 from headstart.data.infer_labels import groups_beside, open_recognised, open_with_columns
 from headstart.data.match_files import compiled, labels_from_names, open_by_pattern, open_table
 from headstart.data.proposals import about_columns
@@ -59,12 +62,21 @@ class DataSource:
     group_from: str = ""
     """Regular expression for such groups in the paths of the images, such as 'person(\\d+)': the group called group, or
     the first one, or the whole match names the group."""
+    classes: str = ""
+    """Classes to use, separated by commas, such as cats,dogs; images of other classes are left out. A name that contains
+    a comma is put in double quotes."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "place", Path(self.place))  # text is accepted
+        object.__setattr__(self, "place", place_of(self.place))  # text and data in memory are accepted
+        object.__setattr__(self, "classes", listed_classes(self.classes))  # so is a list of names
 
     def open(self) -> Dataset:
         """Open the images with their labels. Raises `DataError`, and `WriteError` if the cache cannot be written."""
+        opened = self._opened()
+        return only_classes(opened, class_names(self.classes)) if self.classes else opened
+
+    def _opened(self) -> Dataset:
+        """The images of all classes."""
         self._check_options()
         shards = shards_at(self.place, self.path_column)
         if shards:
@@ -74,10 +86,11 @@ class DataSource:
         if self.place.is_file() and self.place.suffix.lower() in READABLE:
             return self._open_table()
         if self.place.is_file() and (is_archive(self.place) or self.place.name.lower().endswith(ARCHIVES)):
-            return replace(self, place=unpacked(self.place)).open()
+            return replace(self, place=unpacked(self.place))._opened()
         if self.place.is_file():
             raise _not_a_dataset(self.place)
-        raise MissingData(f"{self.place}: there is no such folder or table.", hint=nearest(self.place))
+        no_such = MissingData(f"{self.place}: there is no such folder or table.", hint=nearest(self.place))
+        raise missing_table(self.place) or no_such
 
     def _check_options(self) -> None:
         """Raise `BadLabels` for an invalid pattern, and for two options that contradict each other."""
@@ -148,10 +161,18 @@ class DataSource:
         log.info("%s", layout.sentence)
         return dataset
 
+    @property
+    def title(self) -> str:
+        """What the data is called on pages: the name of its folder or file."""
+        kept = kept_table(self.place)
+        return kept.was if kept else self.place.resolve().name or str(self.place)
+
     def _open_table(self) -> Dataset:
         header, cells = read_cells(self.place)
+        kept = kept_table(self.place)
+        table = Path(kept.was) if kept else self.place
         columns = choose_columns(
-            self.place,
+            table,
             header,
             cells,
             path_column=self.path_column or None,
@@ -160,12 +181,13 @@ class DataSource:
             unlabelled=bool(self.label_from),
         )
         columns = replace(columns, group="" if self.group_from else columns.group)
-        rows = rows_by(self.place, header, cells, columns)
+        rows = rows_by(table, header, cells, columns)
         self._check_groups(rows)
         rows = self._with_pattern(rows, [row.path for row in rows])
-        dataset = self._grouped_by_paths(open_table(self.place, rows))
+        opened = open_table(table, rows) if kept is None else kept.named(open_table(table, kept.located(rows)))
+        dataset = self._grouped_by_paths(opened)
         used = replace(columns, group=columns.group or self.group_from)
-        unused, proposal = about_columns(self.place.name, header, cells, used, [row.label for row in rows])
+        unused, proposal = about_columns(table.name, header, cells, used, [row.label for row in rows])
         return replace(dataset, unused=unused, proposal=proposal)
 
     def _open_shards(self, shards: list[Path]) -> Dataset:
@@ -203,9 +225,12 @@ class DataSource:
         return [replace(row, label=label) for row, label in zip(rows, labels, strict=True)]
 
 
-def as_source(data: Path | str | DataSource) -> DataSource:
-    """A source unchanged; a path as a source without options."""
-    return data if isinstance(data, DataSource) else DataSource(Path(data))
+def as_source(data: object) -> DataSource:
+    """A source unchanged; a path, or data in memory (`data.in_memory`), as a source without options.
+
+    Raises `DataError` for anything else.
+    """
+    return data if isinstance(data, DataSource) else DataSource(place_of(data))
 
 
 def _not_a_dataset(place: Path) -> MissingData:

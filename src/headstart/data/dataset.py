@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -115,6 +115,8 @@ class Dataset(OneLineRepr):
     """A sentence about a column of its table that looks like groups, '' if none does or groups are named."""
     merged: tuple[tuple[str, ...], ...] = ()
     """Names that were read as one class, see `class_names`."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """{path: class} of the images of classes that options or corrections left out (`data.chosen_classes`)."""
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -48,24 +49,31 @@ class Group:
 
 
 class Deal:
-    """Groups, and the set of each: 'train' at first. `wanted`: number of images by (set, class)."""
+    """Groups, and the set of each: 'train' at first. `wanted`: number of images by (set, class).
 
-    def __init__(self, groups: Sequence[Group], wanted: Mapping[tuple[str, int], int]) -> None:
+    `have` are images, by (set, class), that are in a set already and stay there; they count as one group for each.
+    """
+
+    def __init__(
+        self, groups: Sequence[Group], wanted: Mapping[tuple[str, int], int], have: Mapping[tuple[str, int], int]
+    ) -> None:
         self.groups = groups
         self.wanted = wanted
+        self.have = have
         self.new_sets = list(dict.fromkeys(name for name, _ in wanted))
         self.set_of = ["train"] * len(groups)
-        self.images: Counter[tuple[str, int]] = Counter()
-        self.holding: Counter[tuple[str, int]] = Counter()
+        self.images: Counter[tuple[str, int]] = Counter(have)
+        self.holding: Counter[tuple[str, int]] = Counter(dict.fromkeys(have, 1))
         """Number of groups with images of a class in a set."""
         self.groups_of: defaultdict[int, list[int]] = defaultdict(list)
+        self.total = _per_class(have)
+        """Images of each class, in all sets."""
         for g, group in enumerate(groups):
             for label, count in group.counts:
                 self.images["train", label] += count
+                self.total[label] += count
                 self.holding["train", label] += 1
                 self.groups_of[label].append(g)
-        self.total = {label: self.images["train", label] for label in self.groups_of}
-        """Images of each class, in all sets."""
 
     def move(self, g: int, name: str) -> None:
         """Move group g into another set."""
@@ -85,14 +93,20 @@ class Deal:
         return all(self.holding[self.set_of[g], label] > 1 for label, _ in self.groups[g].counts)
 
 
-def deal_out(groups: Sequence[Group], shares: Mapping[str, float]) -> list[Deal]:
+def deal_out(
+    groups: Sequence[Group],
+    shares: Mapping[str, float],
+    have: Mapping[tuple[str, int], int] = MappingProxyType({}),
+) -> list[Deal]:
     """Assign groups, in the order of their keys, to 'train' and to the sets with a share.
+
+    The shares are those of these images and of the images that the sets `have`, together.
 
     Return one deal per block of classes that groups connect. In it, groups that kept a class from its shares are
     replaced by their parts: those with a class that is off by more than `TOLERANCE` or has no image in a set, and would
     be nearer to its share without them. The largest are split first, as few as necessary.
     """
-    return [_deal_block(block, shares) for block in _blocks(groups)]
+    return [_deal_block(block, shares, have) for block in _blocks(groups)]
 
 
 def tolerated(total: int) -> float:
@@ -114,13 +128,13 @@ def _blocks(groups: Sequence[Group]) -> list[list[Group]]:
 # Groups that may be split
 
 
-def _deal_block(groups: Sequence[Group], shares: Mapping[str, float]) -> Deal:
+def _deal_block(groups: Sequence[Group], shares: Mapping[str, float], have: Mapping[tuple[str, int], int]) -> Deal:
     parts = _split_up(groups, {group.key for group in groups})
-    wanted = _wanted(parts, shares)
-    deal = _make_deal(groups, wanted)
+    wanted = _wanted(parts, shares, have)
+    deal = _make_deal(groups, wanted, have)
     if not any(group.parts for group in groups) or not _far_off(deal, None):
         return deal
-    ideal = _make_deal(parts, wanted)
+    ideal = _make_deal(parts, wanted, have)
     apart: set[bytes] = set()
     while labels := _far_off(deal, ideal):
         hindering = [g for g in groups if g.parts and g.key not in apart and any(k in labels for k, _ in g.counts)]
@@ -128,7 +142,7 @@ def _deal_block(groups: Sequence[Group], shares: Mapping[str, float]) -> Deal:
             return ideal
         hindering.sort(key=lambda group: (-len(group.members), group.key))
         apart = _fewest(groups, apart, [group.key for group in hindering], labels, ideal)
-        deal = _make_deal(_split_up(groups, apart), wanted)
+        deal = _make_deal(_split_up(groups, apart), wanted, have)
     return deal
 
 
@@ -139,7 +153,7 @@ def _fewest(
     few, enough = 1, len(more)
     while few < enough:
         middle = (few + enough) // 2
-        deal = _make_deal(_split_up(groups, apart | set(more[:middle])), ideal.wanted)
+        deal = _make_deal(_split_up(groups, apart | set(more[:middle])), ideal.wanted, ideal.have)
         if labels & _far_off(deal, ideal):
             few = middle + 1
         else:
@@ -164,10 +178,20 @@ def _far_off(deal: Deal, ideal: Deal | None) -> set[int]:
     return labels
 
 
-def _wanted(groups: Sequence[Group], shares: Mapping[str, float]) -> dict[tuple[str, int], int]:
+def _per_class(have: Mapping[tuple[str, int], int]) -> Counter[int]:
+    """Number of images of each class in all sets."""
+    total: Counter[int] = Counter()
+    for (_, label), count in have.items():
+        total[label] += count
+    return total
+
+
+def _wanted(
+    groups: Sequence[Group], shares: Mapping[str, float], have: Mapping[tuple[str, int], int]
+) -> dict[tuple[str, int], int]:
     """Number of images by (set, class): the rounded share; at least one where a class has three groups."""
-    images: Counter[int] = Counter()
-    holding: Counter[int] = Counter()
+    images = _per_class(have)
+    holding = Counter(label for _, label in have)
     for group in groups:
         for label, count in group.counts:
             images[label] += count
@@ -175,20 +199,22 @@ def _wanted(groups: Sequence[Group], shares: Mapping[str, float]) -> dict[tuple[
     return {
         (name, label): max(int(share * images[label] + 0.5), int(holding[label] >= 3))
         for name, share in shares.items()
-        for label in sorted(images)
+        for label in sorted({label for group in groups for label, _ in group.counts})
     }
 
 
 # One deal
 
 
-def _make_deal(groups: Sequence[Group], wanted: Mapping[tuple[str, int], int]) -> Deal:
-    deal = Deal(groups, wanted)
+def _make_deal(
+    groups: Sequence[Group], wanted: Mapping[tuple[str, int], int], have: Mapping[tuple[str, int], int]
+) -> Deal:
+    deal = Deal(groups, wanted, have)
     _deal_mixed(deal)
     for label in sorted(deal.groups_of):
         _deal_class(deal, label)
     for name, label in wanted:
-        if not deal.holding[name, label] and len(deal.groups_of[label]) >= 3:
+        if deal.wanted[name, label] and not deal.holding[name, label] and len(deal.groups_of[label]) >= 3:
             _give_one(deal, name, label)
     if any(abs(deal.off(name, label)) > 1 for name, label in wanted):
         _improve(deal)
@@ -197,7 +223,7 @@ def _make_deal(groups: Sequence[Group], wanted: Mapping[tuple[str, int], int]) -
 
 def _deal_mixed(deal: Deal) -> None:
     """Put each group with several classes into the set that has room for it and lacks most of its classes."""
-    settled: Counter[int] = Counter()
+    settled = Counter({label: n for (name, label), n in deal.have.items() if name == "train"})
     """Images of each class that stay in train, which also holds those not yet assigned."""
     for g, group in enumerate(deal.groups):
         if len(group.counts) > 1:

@@ -77,7 +77,7 @@ class NotCopies:
 
     def checked(self, dataset: Dataset) -> NotCopies:
         """The same, if all its paths are in the data. Raises `BadCopies`, naming every row that does not fit."""
-        in_data = set(dataset.paths)
+        in_data = {*dataset.paths, *dataset.left_out}
         missing = [path for row in self.rows for path in (row.path, row.copy) if path not in in_data]
         alone = [repr(row.path) for row in self.rows if row.path == row.copy]
         if missing:

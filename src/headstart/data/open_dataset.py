@@ -16,10 +16,13 @@ If a path is not enough, use a `DataSource` (`data.data_source`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from headstart.data.chosen_classes import listed_classes
 from headstart.data.data_source import DataSource, as_source
 from headstart.data.dataset import (
     IMAGES,
@@ -54,13 +57,14 @@ __all__ = [
 
 
 def open_dataset(
-    data: Path | str | DataSource,
+    data: object,
     *,
     path_column: str | None = None,
     label_column: str | None = None,
     label_from: str | None = None,
     group_column: str | None = None,
     group_from: str | None = None,
+    classes: str | Sequence[str] | None = None,
 ) -> Dataset:
     """Open images with their labels, from any source; see `DataSource` for the other arguments.
 
@@ -68,13 +72,14 @@ def open_dataset(
     `BadLabels` (mixed layouts, unclear columns, rows without files), `BadSplit` (unknown split names), `BadArchive`.
     """
     source = as_source(data)
-    return DataSource(
-        source.place,
+    return replace(
+        source,
         label_from=source.label_from if label_from is None else label_from,
         label_column=source.label_column if label_column is None else label_column,
         path_column=source.path_column if path_column is None else path_column,
         group_column=source.group_column if group_column is None else group_column,
         group_from=source.group_from if group_from is None else group_from,
+        classes=source.classes if classes is None else listed_classes(classes),
     ).open()
 
 
@@ -106,7 +111,9 @@ def require_trainable(dataset: Dataset) -> None:
 
 
 def _one_class_hint(dataset: Dataset) -> str:
-    """What to do about a single class: use the folders in it, or add another."""
+    """What to do about a single class: keep another, use the folders in it, or add another."""
+    if dataset.left_out:
+        return f"Keep another class as well; left out: {few(sorted(set(map(repr, dataset.left_out.values()))), 5)}."
     name = dataset.classes[0]
     below = [path.removeprefix(f"{name}/") for path in dataset.paths if path.startswith(f"{name}/")]
     inner = sorted({path.partition("/")[0] for path in below if "/" in path})

@@ -11,22 +11,19 @@ Not for time series, nor for holding out whole classes: give a split for those (
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from headstart.data.class_names import class_name
-from headstart.data.corrections import Corrections, given_and_left_out
 from headstart.data.deal import Deal, Group, deal_out, tolerated
 from headstart.data.duplicates import group_pairs, merge_groups
-from headstart.data.open_dataset import SPLITS, Dataset, hash_rows, split_name
-from headstart.data.tables import csv_lines
+from headstart.data.earlier_split import EarlierSplit
+from headstart.data.open_dataset import SPLITS, Dataset, hash_rows
 from headstart.errors import BadSplit, near_names
 from headstart.io.files import write_csv
 from headstart.io.progress import log
@@ -76,12 +73,7 @@ def make_split(
 
     Raises `BadSplit` for shares outside 0..1, and for a class with validation or test images but none to train on.
     """
-    if not (0 <= val_size < 1 and 0 <= test_size < 1 and val_size + test_size < 1):
-        raise BadSplit(
-            f"val_size={val_size:g} and test_size={test_size:g}: expected shares from 0 to 1 that leave something for "
-            "training.",
-            hint="The usual val_size=0.2 and test_size=0.2 leave 60 % for training.",
-        )
+    _check_shares(val_size, test_size)
     wanted = {name: share for name, share in (("test", test_size), ("val", val_size)) if share > 0}
     split = _given_split(dataset)
     shares = {name: share for name, share in wanted.items() if not (split == name).any()}
@@ -93,6 +85,16 @@ def make_split(
     for sentence in sets_too_small(made):
         log.warning("%s", sentence)
     return made
+
+
+def _check_shares(val_size: float, test_size: float) -> None:
+    """Raise `BadSplit` for shares outside 0..1."""
+    if not (0 <= val_size < 1 and 0 <= test_size < 1 and val_size + test_size < 1):
+        raise BadSplit(
+            f"val_size={val_size:g} and test_size={test_size:g}: expected shares from 0 to 1 that leave something for "
+            "training.",
+            hint="The usual val_size=0.2 and test_size=0.2 leave 60 % for training.",
+        )
 
 
 def require_sets(dataset: Dataset, names: Sequence[str]) -> None:
@@ -173,35 +175,117 @@ def write_split(path: Path, dataset: Dataset, sha256s: Sequence[str]) -> None:
     write_csv(path, SPLIT_HEADER, split_rows(dataset, sha256s))
 
 
-def read_split(path: Path, dataset: Dataset, corrections: Corrections | None = None) -> Dataset:
-    """The dataset with the split (and the groups, if there is such a column) of a split.csv.
+# A split that grows
 
-    Images that it does not list get '' and a group of their own. With `corrections`, which are already applied to the
-    dataset, the split may be older than they are: images that they leave out are in no set, images that they relabel
-    stay in their set. Raises `BadSplit` if it is not such a table, or does not fit: unknown split names, paths that are
-    not in the data, labels that disagree, one path in two sets.
+
+@dataclass(frozen=True)
+class GrownSplit:
+    """A dataset with the sets of an earlier split for the images in it, and new ones for the others.
+
+    `kept` and `gone` count images of the earlier split; `new` has the new ones by set, '' for those in none.
     """
-    rows = _read_rows(path) if not corrections else _corrected(path, _read_rows(path), dataset, corrections)
-    index = {name: i for i, name in enumerate(dataset.paths)}
-    missing = [row["path"] for row in rows if row["path"] not in index]
-    hint = f"Expected paths relative to {dataset.root}. Was the split made for other data?"
-    _refuse(path, "a path that is not in the data", missing, hint)
-    unknown = [f"{row['path']}: {row['split']!r}" for row in rows if not _known(row["split"])]
-    _refuse(path, "an unknown split name", unknown, "Expected 'train', 'val', 'test', or nothing.")
-    current = {row["path"]: dataset.label_name(index[row["path"]]) for row in rows}
-    others = [row for row in rows if class_name(row.get("label", current[row["path"]])) != current[row["path"]]]
-    differing = [f"{row['path']}: {row['label']!r}, in the data {current[row['path']]!r}" for row in others]
-    hint = "Make a new split with `headstart split`, or give the data that this one was made for."
-    _refuse(path, "a label that differs from the data", differing, hint)
-    split = np.full(len(dataset), "", dtype="<U5")
-    twice = []
-    for row in rows:
-        i, name = index[row["path"]], split_name(row["split"])
-        if split[i] and split[i] != name:
-            twice.append(row["path"])
-        split[i] = name
-    _refuse(path, "a second set for an image", twice, "Keep one row per image.")
-    return replace(dataset, split=split, groups=_groups_of(dataset, rows, index))
+
+    dataset: Dataset
+    kept: int
+    new: dict[str, int]
+    gone: int
+
+
+def grow_split(
+    path: Path,
+    dataset: Dataset,
+    sha256s: Sequence[str],
+    *,
+    seed: int = 0,
+    val_size: float = 0.2,
+    test_size: float = 0.2,
+    near: np.ndarray | None = None,
+) -> GrownSplit:
+    """Keep the sets of an earlier split.csv, and deal the images that are not in it. `near` is as for `make_split`.
+
+    - An image of the earlier split keeps its set, also under another name (`data.earlier_split`), and with another label.
+    - A new image that is a copy of such an image, or in a group with one, goes into the same set; groups and identical
+      files come before near-copies. If they are in different sets, it goes into none, with a warning: anywhere else it
+      would be a leak.
+    - A new image whose set is given in the data gets that one.
+    - The other new images are dealt so that, old and new together, each class has its shares; a share of 0 adds nothing
+      to that set. With both shares 0, all of them go into the training set.
+
+    Raises `BadSplit` as `read_split` and `make_split` do.
+    """
+    _check_shares(val_size, test_size)
+    earlier = EarlierSplit.read(path, dataset, sha256s)
+    others = earlier.other_labels()
+    if others:
+        log.warning("%s: images with another label than then, which keep their set: %s.", path, few(others, 3))
+    new_N = earlier.new_images()
+    before = np.where(new_N, dataset.split, earlier.sets())
+    before[dataset.labels < 0] = ""
+    hard_N = merge_groups(len(dataset), group_pairs(dataset.groups), group_pairs(earlier.groups()))
+    joined_N = hard_N if near is None else merge_groups(len(dataset), group_pairs(hard_N), group_pairs(near))
+    before, _ = _with_their_copies(before, new_N, hard_N)
+    before, apart = _with_their_copies(before, new_N, joined_N)
+    if apart:
+        log.warning("%s", _between_sets(path, [dataset.paths[i] for i in apart]))
+    pool_N = new_N & (before == "")
+    pool_N[apart] = False
+    dealt = np.where(pool_N, "train", before).astype("<U5")
+    shares = {name: share for name, share in (("test", test_size), ("val", val_size)) if share > 0}
+    deals = _deal_pool(replace(dataset, groups=hard_N), pool_N, joined_N, before, shares, seed)
+    for deal in deals:
+        for group, name in zip(deal.groups, deal.set_of, strict=True):
+            dealt[group.members] = name
+    kept_N = _groups_kept(hard_N, joined_N, np.where(pool_N, "train", before), dealt)
+    made = replace(dataset, split=dealt, groups=kept_N)
+    _require_training(made, dealt)
+    for sentence in (
+        *_shares_missed(dataset, deals),
+        *_copies_divided(dataset, joined_N, kept_N),
+        *sets_too_small(made),
+    ):
+        log.warning("%s", sentence)
+    counts = {name: int((dealt[new_N] == name).sum()) for name in (*SPLITS, "")}
+    kept = {i for i, _ in earlier.matched.found} - set(np.flatnonzero(new_N).tolist())
+    return GrownSplit(made, len(kept), counts, len(earlier.matched.gone))
+
+
+def _with_their_copies(before: np.ndarray, new_N: np.ndarray, joined_N: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """The sets, with that of their group for new images; and the new images whose group is in several sets."""
+    sets_of: defaultdict[int, set[str]] = defaultdict(set)
+    for group, name in zip(joined_N.tolist(), before.tolist(), strict=True):
+        if name:
+            sets_of[group].add(name)
+    split, apart = before.astype("<U5"), []
+    for i in np.flatnonzero(new_N & (before == "")).tolist():
+        names = sets_of.get(int(joined_N[i]), set())
+        if len(names) == 1:
+            split[i] = next(iter(names))
+        elif names:
+            apart.append(i)
+    return split, apart
+
+
+def _deal_pool(
+    dataset: Dataset,
+    pool_N: np.ndarray,
+    joined_N: np.ndarray,
+    split: np.ndarray,
+    shares: Mapping[str, float],
+    seed: int,
+) -> list[Deal]:
+    """Deal the groups of the pool, in addition to the images that have a set."""
+    labels = dataset.labels.tolist()
+    have = Counter((str(name), labels[i]) for i, name in enumerate(split.tolist()) if name and labels[i] >= 0)
+    return deal_out(_pool(dataset, np.where(pool_N, "train", ""), joined_N, seed), shares, have) if shares else []
+
+
+def _between_sets(path: Path, paths: Sequence[str]) -> str:
+    one = len(paths) == 1
+    return (
+        f"{_images(len(paths))} that {path} does not list {'has' if one else 'have'} copies, or members of "
+        f"{'its group' if one else 'their groups'}, in different sets of it: {few(list(map(repr, paths)), 3)}. "
+        f"{'It is' if one else 'They are'} put into no set, because {'it' if one else 'they'} would be a leak in any."
+    )
 
 
 # Groups
@@ -253,6 +337,11 @@ def _groups_kept(hard_N: np.ndarray, joined_N: np.ndarray, before_N: np.ndarray,
     return np.where(divided_N, merge_groups(len(hard_N), group_pairs(hard_N)), joined_N)
 
 
+NEW_IMAGES = (
+    "`headstart split DATA --keep SPLIT.csv --out NEW.csv` gives new images a set; --classes names those to use."
+)
+
+
 def _require_training(dataset: Dataset, split: np.ndarray) -> None:
     """Raise `BadSplit` that names every class with images, but none in the training set."""
     sets_of = {name: split[dataset.labels == label] for label, name in enumerate(dataset.classes)}
@@ -268,8 +357,11 @@ def _require_training(dataset: Dataset, split: np.ndarray) -> None:
         if several
         else f"{dataset.root}: class {first!r} has {_untrained(sets)}, but none to train on.",
         hint=("" if several else near_names(first, trained))
-        or ("Give them a set in the split" if undecided else "Move some of them into the training set")
-        + f", or remove the class{'es' * several}.",
+        or (
+            NEW_IMAGES
+            if undecided
+            else f"Move some of them into the training set, or remove the class{'es' * several}."
+        ),
     )
 
 
@@ -333,6 +425,9 @@ def _share_missed(dataset: Dataset, deal: Deal, label: int) -> str:
 def _reason(deal: Deal, label: int) -> str:
     """Why a class misses its shares: groups with images in a given set, its largest group, or other classes."""
     groups = [deal.groups[g] for g in deal.groups_of[label]]
+    kept = sum(n for (_, of), n in deal.have.items() if of == label)
+    if kept:
+        return f"{kept:,} of its {deal.total[label]:,} images keep their set"
     bound = sum(dict(group.counts)[label] for group in groups if not group.free)
     largest = max(groups, key=lambda group: dict(group.counts)[label])
     count, total = dict(largest.counts)[label], deal.total[label]
@@ -368,77 +463,3 @@ def _listed(texts: Sequence[str]) -> str:
     if len(texts) > 4:
         texts = [*texts[:3], f"{len(texts) - 3:,} more"]
     return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
-
-
-# Reading
-
-
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    hint = "`headstart split DATA --out split.csv` writes one."
-    try:
-        lines = [line for line in csv_lines(path) if any(line)]
-    except FileNotFoundError:
-        raise BadSplit(f"{path}: there is no such file.", hint=hint) from None
-    except (OSError, csv.Error) as error:
-        raise BadSplit(f"{path}: cannot be read as a split: {error}.", hint=hint) from None
-    header = [name.strip().casefold() for name in lines[0]] if len(lines) > 1 else []
-    if not {"path", "split"} <= set(header):
-        found = ", ".join(lines[0]) if header else "no rows"
-        raise BadSplit(
-            f"{path}: is not a split: expected the columns path and split, found {found}.",
-            hint=hint,
-        )
-    uneven = [n for n, line in enumerate(lines[1:], 2) if len(line) != len(header)]
-    if uneven:
-        raise BadSplit(
-            f"{path}: row {uneven[0]} has {len(lines[uneven[0] - 1])} cells where the header has {len(header)}.",
-            hint="Put names that contain a comma in double quotes.",
-        )
-    return [dict(zip(header, line, strict=True)) for line in lines[1:]]
-
-
-def _corrected(
-    path: Path, rows: list[dict[str, str]], dataset: Dataset, corrections: Corrections
-) -> list[dict[str, str]]:
-    """The rows of a split made before the corrections, with their labels and without the images they leave out."""
-    left_out = {row.path for row in corrections.rows if row.drop}
-    given = {row.path: row for row in corrections.rows if row.new_label}
-    kept = [row for row in rows if row["path"] not in left_out]
-    changed = 0
-    for n, row in enumerate(kept):
-        correction, label = given.get(row["path"]), row.get("label")
-        if (
-            correction is not None
-            and label != correction.new_label
-            and label in ([correction.label] if correction.label else ["", *dataset.classes])
-        ):
-            kept[n] = {**row, "label": correction.new_label}
-            changed += 1
-    if changed or len(kept) < len(rows):
-        words = given_and_left_out(changed, len(rows) - len(kept))
-        log.info("%s was made before the corrections, which are applied to it: %s.", path, words)
-    return kept
-
-
-def _known(text: str) -> bool:
-    return not text.strip() or split_name(text) in SPLITS
-
-
-def _refuse(path: Path, problem: str, bad: Sequence[str], hint: str) -> None:
-    if bad:
-        raise BadSplit(
-            f"{path}: {len(bad):,} {'row' if len(bad) == 1 else 'rows'} with {problem}: {few(bad, 3, separator='; ')}.",
-            hint=hint,
-        )
-
-
-def _groups_of(dataset: Dataset, rows: list[dict[str, str]], index: dict[str, int]) -> np.ndarray:
-    """Groups by the table's names; images without one are on their own. Without such a column, those of the data."""
-    if not rows or "group" not in rows[0]:
-        return dataset.groups
-    groups = np.arange(len(dataset), dtype=np.int64)
-    first: dict[str, int] = {}
-    for row in rows:
-        if row["group"]:
-            groups[index[row["path"]]] = first.setdefault(row["group"], index[row["path"]])
-    return groups

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headstart.errors import UnreadableImage
+from headstart.errors import DataError, UnreadableImage
 from headstart.images.decode import DecodedImage, decode, upright
 from headstart.images.validate import ImageInfo, validate_images
 from headstart.images.validate_worker import dhash, greys, left_out
@@ -35,6 +35,10 @@ from headstart.io.files import sha256_bytes
 
 ImageRef = Path | bytes | Image.Image | np.ndarray
 """One image: a file, the bytes of a file, a PIL image, or pixels: uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."""
+
+EXPECTED = (
+    "Expected paths, bytes of files, PIL images, or arrays of pixels: uint8, (height, width) or (height, width, 3)."
+)
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
@@ -52,8 +56,11 @@ class Images:
 
     @classmethod
     def inspect(cls, refs: Iterable[ImageRef]) -> Images:
-        """Read every image once. Unusable images have a `reason` in their info; none makes this raise."""
-        refs = tuple(refs)
+        """Read every image once. Unusable images have a `reason` in their info; none makes this raise.
+
+        Raises `DataError` for what is not an image at all.
+        """
+        refs = tuple(map(as_ref, refs))
         encoded = {i: ref for i, ref in enumerate(refs) if isinstance(ref, Path | bytes)}
         infos = dict(zip(encoded, validate_images(list(encoded.values())), strict=True)) if encoded else {}
         pixels = [i for i in range(len(refs)) if i not in infos]
@@ -120,9 +127,25 @@ def read_image(
 
     Raises `UnreadableImage`; with `sha256`, also if the bytes have another hash: the image has changed.
     """
+    ref = as_ref(ref)
     if isinstance(ref, Path | bytes):
         return decode(read_bytes(ref, sha256=sha256), at_least, ranges)
     return as_rgb(ref, ranges)
+
+
+def as_ref(image: object) -> ImageRef:
+    """An image as given by a program: text is a path, and arrays of other libraries become numpy's.
+
+    Raises `DataError` for what is not an image.
+    """
+    if isinstance(image, Path | bytes | Image.Image | np.ndarray):
+        return image
+    if isinstance(image, str) and image:
+        return Path(image)
+    if hasattr(image, "__array__") and np.ndim(image) > 1:
+        return np.asarray(image)
+    shown = repr(image) if image is None or isinstance(image, str | int | float) else f"of type {type(image).__name__}"
+    raise DataError(f"An image is {shown}, which is not one.", hint=EXPECTED)
 
 
 def read_bytes(ref: Path | bytes, *, sha256: str | None = None) -> bytes:

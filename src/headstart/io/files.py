@@ -197,6 +197,13 @@ def copy_file(source: Path, path: Path) -> None:
         shutil.copyfileobj(given, file, 1 << 20)
 
 
+def link_file(source: Path, path: Path) -> None:
+    """Make a symbolic link, in a folder under construction. Raises `WriteError`."""
+    with as_write_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.symlink(source, path)
+
+
 def write_zip(path: Path, contents: Mapping[str, bytes | Path]) -> None:
     """Write a zip from {name in the archive: its bytes, or a file to copy in small pieces}. Raises `WriteError`.
 

@@ -236,7 +236,7 @@ def _write_page(found: Comparison, place: TrialContext, command: str) -> None:
         ("split", found.split_hash[:12]),
         ("seconds", f"{found.seconds:,.0f}"),
     )
-    title = f"Comparison on {place.source.place.resolve().name}"
+    title = f"Comparison on {place.source.title}"
     rows = [_contender(row, place) for row in found.rows]
     page = ComparePageData(
         title=title,

@@ -62,7 +62,7 @@ def write_sheet(out: Path, scanned: ScannedDataset, source: DataSource) -> str:
         return ""
     dataset = scanned.dataset
     sheet = CopiesSheet(
-        title=plain(source.place.resolve().name or str(source.place)),
+        title=plain(source.title),
         pairs=pairs,
         doubted=doubted,
         files=dict(zip(dataset.paths, dataset.files, strict=True)),

@@ -13,7 +13,7 @@ from PIL import Image
 from headstart.data.open_dataset import open_dataset
 from headstart.errors import BackboneError, DataError, UnreadableImage
 from headstart.evaluation.probabilities import softmax
-from headstart.images.image_refs import Images, read_image
+from headstart.images.image_refs import ImageRef, Images, read_image
 from headstart.images.remarks import note_unusable
 from headstart.images.value_ranges import ValueRanges
 from headstart.io.files import png_bytes, write_bytes
@@ -57,7 +57,7 @@ class Explanations:
 
 
 def explain_images(
-    run: RunFolder, files: Mapping[str, Path], *, out: Path, data: Path | None, top: int
+    run: RunFolder, files: Mapping[str, ImageRef], *, out: Path, data: Path | None, top: int
 ) -> Explanations:
     """Write a sheet per image into the folder `out`. `files` are images by name; `data` is the place of the training
     images.
@@ -78,7 +78,7 @@ class _QueryImage:
     """A readable image to explain."""
 
     name: str
-    file: Path
+    file: ImageRef
     sha256: str
 
 
@@ -111,7 +111,7 @@ class _PredictedImage:
     nearest: tuple[tuple[int, float], ...]
 
 
-def _asked(files: Mapping[str, Path]) -> tuple[list[_QueryImage], dict[str, str]]:
+def _asked(files: Mapping[str, ImageRef]) -> tuple[list[_QueryImage], dict[str, str]]:
     """Return the readable images, each once, and {name: reason} of the others."""
     infos = dict(zip(files, Images.inspect(files.values()).infos, strict=True))
     note_unusable(list(infos.values()))

@@ -1,8 +1,12 @@
-"""Images for paths on a command line: files, and all images in folders and archives. Nothing is decoded."""
+"""Images that a user gives to be predicted: files, all images in folders and archives, and images in memory.
+
+Nothing is decoded.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from headstart.data.archives.unpacking import is_archive, unpacked
@@ -12,27 +16,45 @@ from headstart.data.image_folder import nearest, no_images
 from headstart.data.left_out import note_left_out
 from headstart.data.wrappers import unwrap
 from headstart.errors import MissingData
+from headstart.images.image_refs import ImageRef
 
 MOST_SHOWN = 20
 
 
-def images_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str], dict[str, str]]:
-    """Return files, their names (a path as given, or folder/relative path), and {name: reason} of missing files."""
-    files: list[Path] = []
-    names: list[str] = []
-    lost: dict[str, str] = {}
-    for given in map(Path, paths):
-        if given.is_dir() or is_archive(given):
-            found = _images_in(given if given.is_dir() else unpacked(given))
-            files += [found.file(i) for i in range(len(found))]
-            names += [(given / p).as_posix() for p in found.paths]
-            lost |= {(given / p).as_posix(): reason for p, reason in found.lost.items()}
-        elif given.exists():
-            files.append(given)
-            names.append(given.as_posix())
+@dataclass(frozen=True, eq=False)
+class ImagesGiven:
+    """Images with their names: a path as given, folder/relative path, or the number of an image in memory."""
+
+    refs: list[ImageRef] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    lost: dict[str, str] = field(default_factory=dict)
+    """{name: reason} of files that cannot be read."""
+
+    @property
+    def files(self) -> list[Path]:
+        """Those that are files."""
+        return [ref for ref in self.refs if isinstance(ref, Path)]
+
+
+def images_at(given: Sequence[ImageRef]) -> ImagesGiven:
+    """Find the images; `given` is as from `each_image`. Raises `MissingData`, `NoImages`, `BadArchive`."""
+    found = ImagesGiven()
+    for number, ref in enumerate(given):
+        if not isinstance(ref, Path):
+            found.refs.append(ref)
+            found.names.append(str(number))
+            continue
+        if ref.is_dir() or is_archive(ref):
+            inside = _images_in(ref if ref.is_dir() else unpacked(ref))
+            found.refs.extend(inside.files)
+            found.names.extend((ref / p).as_posix() for p in inside.paths)
+            found.lost.update({(ref / p).as_posix(): reason for p, reason in inside.lost.items()})
+        elif ref.exists():
+            found.refs.append(ref)
+            found.names.append(ref.as_posix())
         else:
-            raise MissingData(f"{given}: there is no such image or folder.", hint=nearest(given))
-    return files, names, lost
+            raise MissingData(f"{ref}: there is no such image or folder.", hint=nearest(ref))
+    return found
 
 
 def _images_in(folder: Path) -> Dataset:

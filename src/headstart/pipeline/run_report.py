@@ -92,12 +92,13 @@ def training_report(
 
     With `heat`, mistakes have heat maps if gradient descent was tried: torch is loaded then, and they take seconds.
     """
-    classifier, made, tested = record.classifier, record.provenance, result.dataset.split == "test"
+    classifier, made, judged = record.classifier, record.provenance, result.dataset.split == metrics.side
     bare = ReportData(
         title=_title(source, classifier),
-        predictions=_judged(predictions.take(tested)),
-        metrics=metrics.test,
-        val=metrics.val,
+        predictions=_judged(predictions.take(judged)),
+        metrics=metrics.judged,
+        side=metrics.side,
+        val=metrics.val if metrics.test else None,
         facts=_facts(classifier, made),
         trials=result.history,
         taken=_taken(classifier, made, result.history),
@@ -158,8 +159,9 @@ def run_report(run: RunFolder, data: Path | None, *, heat: bool) -> ReportData:
     bare = ReportData(
         title=_title(source, classifier),
         predictions=_judged(run.predictions),
-        metrics=run.metrics.test,
-        val=run.metrics.val,
+        metrics=run.metrics.judged,
+        side=run.metrics.side,
+        val=run.metrics.val if run.metrics.test else None,
         facts=_facts(classifier, made),
         trials=run.history,
         taken=_taken(classifier, made, run.history),
@@ -377,7 +379,7 @@ def _groups(dataset: Dataset) -> tuple[tuple[str, ...], ...]:
 def _title(source: DataSource, classifier: Classifier) -> str:
     classes = classifier.classes
     shown = few([plain(c) for c in classes], 6) if len(classes) <= 6 else f"{len(classes)} classes"
-    return f"{plain(source.place.resolve().name or str(source.place))}: {shown}"
+    return f"{plain(source.title)}: {shown}"
 
 
 def _facts(classifier: Classifier, made: Provenance) -> tuple[tuple[str, str], ...]:

@@ -3,7 +3,8 @@
     open -> scan -> split -> fit (`pipeline.fit`) -> test once -> run folder, report, model card
 
 Layers are fitted on the training set. The validation set selects backbones, head, epoch and temperature; a closed-form
-head is then refitted on both. The test set is used once, at the very end.
+head is then refitted on both. The test set is used once, at the very end. With `test_size` 0 there is none: then the
+figures are those on the validation set, from layers fitted on the training set only, and are marked as such.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from headstart.data.checks import Finding
 from headstart.data.corrections import Corrections, read_corrections
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
+from headstart.data.earlier_split import read_split
 from headstart.data.not_copies import copy_rows, read_not_copies
 from headstart.data.open_dataset import Dataset, hash_rows, open_dataset, require_trainable
-from headstart.data.splits import make_split, read_split, require_sets, split_hash, split_rows
+from headstart.data.splits import make_split, require_sets, split_hash, split_rows
 from headstart.errors import WriteError
 from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.io.files import png_bytes, sha256_file
@@ -42,7 +44,7 @@ from headstart.pipeline.fit_heads import FittedHead
 from headstart.pipeline.fit_task import NO_CHOICES, Clock, EarlierChoices, FitTask
 from headstart.pipeline.run_report import training_report, write_report
 from headstart.pipeline.scan import ScannedDataset, prepare_groups, scan, with_named_groups
-from headstart.reports.model_card import model_card
+from headstart.reports.model_card import ON_VALIDATION, model_card
 from headstart.runs.provenance import (
     CopiesRecord,
     CorrectionsRecord,
@@ -68,6 +70,8 @@ if TYPE_CHECKING:
 
 HEAT_SECONDS = 10.0
 """Seconds of the budget that have to be left for heat maps in the report."""
+NO_TEST = "No test set is kept (--test-size 0): all images are used for training and validation."
+KEPT_TEST = "A test set comes with the data or the split. It is kept: --test-size 0 means only that none is split off."
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def train_run(asked: TrainRequest) -> TrainResult:
     require_trainable(scanned.dataset)
     given = scanned.dataset
     if split is not None:
-        given = read_split(Path(split), given, corrections)
+        given = read_split(Path(split), given, corrections, scanned.images.sha256s)
         given = with_named_groups(given, scanned, source)
     unfinished = _unfinished(out, given, scanned, recipe, resolved)
     if asked.restart:
@@ -109,7 +113,10 @@ def train_run(asked: TrainRequest) -> TrainResult:
     dataset = make_split(
         given, seed=recipe.seed, val_size=recipe.val_size, test_size=recipe.test_size, near=scanned.copies.groups_N
     )
-    require_sets(dataset, ("train", "val", "test"))
+    tested = bool((dataset.split == "test").any())
+    require_sets(dataset, ("train", "val", "test") if recipe.test_size else ("train", "val"))
+    if not recipe.test_size:
+        log.info("%s", KEPT_TEST if tested else NO_TEST)
     task = FitTask(
         dataset=dataset,
         images=scanned.images,
@@ -123,8 +130,8 @@ def train_run(asked: TrainRequest) -> TrainResult:
     classifier = result.classifier
     classes = dataset.classes
     val = compute_metrics(result.val_logits_NK, result.val_labels_N, classes, seed=recipe.seed)
-    predictions = _predict(classifier, result.features, dataset)
-    test = compute_metrics(*_labelled(predictions, dataset, "test"), classes, seed=recipe.seed)
+    predictions = _predict(result, dataset, tested=tested)
+    test = compute_metrics(*_labelled(predictions, dataset, "test"), classes, seed=recipe.seed) if tested else None
     clock.lap("judge")
     provenance = _provenance(source, dataset, scanned, result, corrections)
     found = scanned.findings(replace(dataset, groups=given.groups), scanned.copies)
@@ -134,7 +141,7 @@ def train_run(asked: TrainRequest) -> TrainResult:
             classifier=classifier,
             provenance=provenance,
             split=split_rows(dataset, scanned.images.sha256s),
-            predictions=_reported(predictions, dataset, scanned),
+            predictions=_reported(predictions, dataset, scanned, "test" if tested else "val"),
             history=result.history,
             findings=found,
             copies=copy_rows(scanned.copies, scanned.dataset, scanned.images.sha256s),
@@ -199,8 +206,12 @@ def _check_outside(out: Path, data: Path) -> None:
         )
 
 
-def _predict(classifier: Classifier, features: Sequence[np.ndarray], dataset: Dataset) -> Predictions:
-    logits_NK = classifier.logits(features)
+def _predict(result: FitResult, dataset: Dataset, *, tested: bool) -> Predictions:
+    """Return predictions for all images; without a test set, those on validation by layers that have not seen it."""
+    classifier = result.classifier
+    logits_NK = classifier.logits(result.features)
+    if not tested:
+        logits_NK[dataset.sets.val] = result.val_logits_NK
     return Predictions(
         paths=dataset.paths,
         classes=dataset.classes,
@@ -211,9 +222,9 @@ def _predict(classifier: Classifier, features: Sequence[np.ndarray], dataset: Da
     )
 
 
-def _reported(predictions: Predictions, dataset: Dataset, scanned: ScannedDataset) -> Predictions:
-    """Return the content of `predictions.csv`: the test set, unlabelled images, and the names of unreadable ones."""
-    held = predictions.take((dataset.split == "test") | (dataset.labels < 0))
+def _reported(predictions: Predictions, dataset: Dataset, scanned: ScannedDataset, side: str) -> Predictions:
+    """Return the content of `predictions.csv`: one set, unlabelled images, and the names of unreadable ones."""
+    held = predictions.take((dataset.split == side) | (dataset.labels < 0))
     return replace(held, errors=scanned.unreadable)
 
 
@@ -277,24 +288,34 @@ def _finetune_record(tuned: FinetuneResult | None, *, speed: bool = True) -> Fin
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TrainResult(Result):
-    """Result of `train`: the run folder `out`, its classifier, its provenance, and the metrics."""
+    """Result of `train`: the run folder `out`, its classifier, its provenance, and the metrics.
+
+    `test` is None if no test set was kept (`test_size` 0); then `val` has the only figures.
+    """
 
     out: str
     classifier: Classifier
     provenance: Provenance
-    test: Metrics
+    test: Metrics | None
     val: Metrics
     findings: list[Finding]
     seconds: dict[str, float]
 
     def summary(self) -> str:
-        """Return the run folder, the backbones, and the test accuracy."""
+        """Return the run folder, the backbones, and the test accuracy, or that on validation if there is no test."""
         backbones = " + ".join(str(member.extractor) for member in self.classifier.members)
-        return f"{self.out}: {backbones}; test accuracy {self.test['accuracy']}, {self.test.n:,} images"
+        judged = self._metrics.judged
+        what = "test" if self.test else "no test set; validation"
+        return f"{self.out}: {backbones}; {what} accuracy {judged['accuracy']}, {judged.n:,} images"
 
     def facts(self) -> list[tuple[str, str]]:
-        """Return the metrics on the test set."""
-        return self.test.facts()
+        """Return the metrics on the test set, or on the validation set if there is no test."""
+        judged = self._metrics.judged.facts()
+        return judged if self.test else [(f"validation {name.replace('_', ' ')}", text) for name, text in judged]
+
+    @property
+    def _metrics(self) -> RunMetrics:
+        return RunMetrics(self.test, self.val, self.seconds)
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of `train --json`."""
@@ -304,7 +325,7 @@ class TrainResult(Result):
             "backbones": [str(p.extractor) for p in self.classifier.members],
             "runtime": str(self.classifier.runtime),
             "temperature": self.classifier.calibration.temperature,
-            "test": self.test.to_json(),
+            "test": self.test.to_json() if self.test else None,
             "val": self.val.to_json(),
             "findings": [asdict(f) for f in self.findings],
             "seconds": self.seconds,
@@ -315,7 +336,8 @@ class TrainResult(Result):
         backbones = " + ".join(str(p.extractor) for p in self.classifier.members)
         problems = [f"{f.severity}: {plain(f.message)}" for f in self.findings if f.severity != "info"]
         took = f"{self.seconds['total']:.1f} s"
-        return "\n".join([*problems, f"{backbones}; {took}; written to {self.out}", "", "Test: " + self.test.table()])
+        judged = f"Test: {self.test.table()}" if self.test else f"{ON_VALIDATION}\nValidation: {self.val.table()}"
+        return "\n".join([*problems, f"{backbones}; {took}; written to {self.out}", "", judged])
 
 
 def _source_hash() -> str:

@@ -15,14 +15,20 @@ from headstart.runs.run_folder import CORRECTIONS, NOT_COPIES
 
 SHOWN = ("accuracy", "balanced_accuracy", "f1_macro", "matthews_corrcoef", "roc_auc", "log_loss", "brier_score", "ece")
 
+ON_VALIDATION = (
+    "No test set was kept. These figures are from the validation set, which also chose the head and the temperature, so "
+    "they are optimistic."
+)
+"""What to say wherever figures of a run without a test set are shown."""
+
 
 def model_card(
-    classifier: Classifier, made: Provenance, test: Metrics, val: Metrics, findings: Sequence[Finding]
+    classifier: Classifier, made: Provenance, test: Metrics | None, val: Metrics, findings: Sequence[Finding]
 ) -> str:
     """Return Markdown: what the classifier is, its metrics with intervals, its origin, how to use and reproduce it."""
     calibration = classifier.calibration
-    rows = [f"| {name} | {test[name]} | {val[name]} |" for name in SHOWN]
-    worst = min(test.per_class, key=lambda c: test.per_class[c]["recall"].value)
+    judged = test or val
+    worst = min(judged.per_class, key=lambda c: judged.per_class[c]["recall"].value)
     problems = [f"- {f.severity}: {plain(f.message)}" for f in findings if f.severity != "info"] or ["- none"]
     used = [(m.extractor, m.extractor.backbone) for m in classifier.members]
     members = [f"- {e}, {b.licence}, weights SHA-256 {b.sha256[:16]}: {b.origin}" for e, b in used]
@@ -33,13 +39,9 @@ def model_card(
             f"{few([plain(c) for c in classifier.classes], 30)}. {made_by(made)}; model {classifier.id}.",
             "",
             "## How good it is",
-            f"95 % intervals; {test.n:,} test images, used once; {val.n:,} validation images, used for model selection.",
+            *_figures(test, val),
             "",
-            "| metric | test | validation |",
-            "|---|---|---|",
-            *rows,
-            "",
-            f"The weakest class is {worst!r}: recall {test.per_class[worst]['recall']}.",
+            f"The weakest class is {worst!r}: recall {judged.per_class[worst]['recall']}.",
             f"Temperature {calibration.temperature:.4g} (folded into the weights). Sets at alpha = "
             f"{calibration.conformal_alpha:g} hold every class with probability >= "
             f"{1 - calibration.conformal_threshold:.4g}. Submissions to a competition keep probabilities at or above "
@@ -64,6 +66,20 @@ def model_card(
             "",
         ]
     )
+
+
+def _figures(test: Metrics | None, val: Metrics) -> list[str]:
+    """Return the metrics as a table, with the sentence above it."""
+    if test is None:
+        said = f"95 % intervals; {val.n:,} validation images. {ON_VALIDATION}"
+        return [said, "", "| metric | validation |", "|---|---|", *(f"| {name} | {val[name]} |" for name in SHOWN)]
+    return [
+        f"95 % intervals; {test.n:,} test images, used once; {val.n:,} validation images, used for model selection.",
+        "",
+        "| metric | test | validation |",
+        "|---|---|---|",
+        *(f"| {name} | {test[name]} | {val[name]} |" for name in SHOWN),
+    ]
 
 
 def _corrections(made: Provenance) -> list[str]:

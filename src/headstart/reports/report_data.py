@@ -53,7 +53,7 @@ class ReportData:
     predictions: Predictions
     metrics: Metrics
     side: str = "test"
-    """'test', or 'all' if all labelled images were evaluated."""
+    """'test'; 'val' if there is no test set; 'all' if all labelled images were evaluated."""
     facts: tuple[tuple[str, str], ...] = ()
     """What the classifier is, as pairs of a name and a text."""
     val: Metrics | None = None

@@ -21,6 +21,7 @@ from markupsafe import Markup, escape
 from headstart.data.not_copies import CopyRow
 from headstart.evaluation.intervals import Estimate
 from headstart.io.text_table import plain
+from headstart.reports.model_card import ON_VALIDATION
 from headstart.reports.report_data import ReportData, kind_of_trial
 from headstart.reports.thumbnails import heat_thumbnail, shrunk_uri, thumbnails
 from headstart.reports.training_verdict import verdict as training_verdict
@@ -109,6 +110,8 @@ def context(report: ReportData, figures: Mapping[str, str]) -> dict[str, Any]:
         "verdict": verdict(report),
         "training_verdict": training_verdict(report.epochs) if report.epochs else "",
         "headline": headline(report),
+        "judged_on": judged_on(report),
+        "judged_set": {"test": "test", "val": "validation", "all": "all images"}[report.side],
         "figures": {key: Markup(svg) for key, svg in figures.items()},
         "widths": {key: _natural_width(svg) for key, svg in figures.items() if _natural_width(svg)},
         "metric_rows": metric_rows(report),
@@ -140,16 +143,36 @@ def _natural_width(svg: str) -> int:
 # Sentences
 
 
+JUDGED = {"test": "test ", "val": "validation ", "all": ""}
+"""Which images were evaluated, by `ReportData.side`, as a word before `images`."""
+
+
 def verdict(report: ReportData) -> list[Markup]:
-    """Return three sentences: how good the classifier is, where it fails, what to do next."""
-    return [_how_good(report), _where_it_fails(report), _what_next(report)]
+    """Return three sentences: how good the classifier is, where it fails, what to do next.
+
+    Without a test set, the first says so.
+    """
+    optimistic = [Markup("{}").format(ON_VALIDATION)] if report.side == "val" else []
+    return [*optimistic, _how_good(report), _where_it_fails(report), _what_next(report)]
+
+
+def judged_on(report: ReportData) -> str:
+    """Return the number of images that the metrics are about, and what they are.
+
+    A run without a test set has no second column of figures, so the validation set is named here only.
+    """
+    n = f"{report.metrics.n:,}"
+    if report.side == "val":
+        return f"{n} validation images. {ON_VALIDATION}"
+    images = f"{n} test images, used once" if report.side == "test" else f"{n} labelled images"
+    return images + (f"; {report.val.n:,} validation images, used for model selection." if report.val else ".")
 
 
 def _how_good(report: ReportData) -> Markup:
     metrics = report.metrics
     accuracy, support = metrics["accuracy"], metrics.support
     common = int(support.argmax())
-    images = f"{metrics.n:,} {'test ' if report.side == 'test' else ''}image{'s' * (metrics.n != 1)}"
+    images = f"{metrics.n:,} {JUDGED[report.side]}image{'s' * (metrics.n != 1)}"
     return Markup("It gets {} of {} right (95\u202f% interval {} to {}); always answering {} would get {}.").format(
         percent(accuracy.value),
         images,
@@ -166,8 +189,8 @@ def _where_it_fails(report: ReportData) -> Markup:
     if not pairs:
         most = 1 - metrics["accuracy"].low
         return Markup(
-            "It made no mistakes; with this many test images, an error rate of up to {} is still possible."
-        ).format(percent(most))
+            "It made no mistakes; with this many {}images, an error rate of up to {} is still possible."
+        ).format(JUDGED[report.side], percent(most))
     worst = pairs[0]
     rated = {c: metrics.per_class[c]["f1"] for c in metrics.classes}
     weakest = min((c for c in rated if not rated[c].undefined), key=lambda c: rated[c].value, default=None)
@@ -199,8 +222,8 @@ def _what_next(report: ReportData) -> Markup:
     accuracy = report.metrics["accuracy"]
     if accuracy.high - accuracy.low > 0.02:
         points = 50 * (accuracy.high - accuracy.low)
-        return Markup("With this few test images, differences of less than {} points mean nothing.").format(
-            f"{points:.1f}"
+        return Markup("With this few {}images, differences of less than {} points mean nothing.").format(
+            JUDGED[report.side], f"{points:.1f}"
         )
     return Markup("Nothing in the data or the training needs attention.")
 
@@ -271,7 +294,9 @@ def headline(report: ReportData) -> list[tuple[str, str, str]]:
             asked = key in ("accuracy", "balanced_accuracy")
             value = percent(figure.value) if asked else f"{figure.value:.3f}"
             low, high = (percent(x) if asked else f"{x:.3f}" for x in (figure.low, figure.high))
-            rows.append((METRICS[key], value, f"{low} to {high}"))
+            text = METRICS[key]
+            shown = f"Validation {text[0].lower()}{text[1:]}" if report.side == "val" else text
+            rows.append((shown, value, f"{low} to {high}"))
     return rows
 
 

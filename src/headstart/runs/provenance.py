@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from headstart.data.data_source import DataSource
+from headstart.data.in_memory import place_of
 from headstart.training.recipe import Recipe
 
 
@@ -119,9 +119,14 @@ class Provenance:
         """The record of gradient descent, whether its network was selected or not."""
         return self.tuned or self.attempt
 
-    def source(self, given: Path | None = None) -> DataSource:
-        """Return the source of the images: as recorded, or at the path `given`; label options as recorded."""
-        return self.data.source if given is None else replace(self.data.source, place=Path(given))
+    def source(self, given: object = None) -> DataSource:
+        """Return the source of the images: as recorded, or at the path `given` with the options as recorded.
+
+        A `DataSource` brings options of its own; data in memory is accepted too.
+        """
+        if given is None or isinstance(given, DataSource):
+            return given or self.data.source
+        return replace(self.data.source, place=place_of(given))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `headstart.json`."""

@@ -31,6 +31,7 @@ from headstart.errors import BadWeights, DamagedRun, HeadstartError, MissingRun,
 from headstart.evaluation.metrics import Metrics
 from headstart.io.files import read_csv, read_json, write_bytes, write_csv, write_json, write_text
 from headstart.io.folders import MANIFEST, RESTORE, check_listed, read_manifest
+from headstart.io.given_options import as_path
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictions import Predictions, read_predictions, write_predictions
 from headstart.runs.provenance import Provenance
@@ -65,11 +66,24 @@ _TableRow = TypeVar("_TableRow")
 
 @dataclass(frozen=True)
 class RunMetrics:
-    """Content of metrics.json: metrics on the test and validation set, and seconds by step."""
+    """Content of metrics.json: metrics on the test and validation set, and seconds by step.
 
-    test: Metrics
+    `test` is None if no test set was kept (`--test-size 0`).
+    """
+
+    test: Metrics | None
     val: Metrics
     seconds: Mapping[str, float]
+
+    @property
+    def judged(self) -> Metrics:
+        """The metrics to report: on the test set, else on the validation set."""
+        return self.val if self.test is None else self.test
+
+    @property
+    def side(self) -> str:
+        """The set that `judged` is about: 'test' or 'val'."""
+        return "val" if self.test is None else "test"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +120,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+        self.path = as_path(path, "run")
         if not self.path.is_dir():
             raise MissingRun(
                 f"{self.path}: there is no such run folder.", hint="`headstart train DATA --out RUN` writes one."
@@ -178,7 +192,10 @@ class RunFolder:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """Predictions for the test set and unlabelled images; unreadable images by name."""
+        """Predictions for the test set and unlabelled images; unreadable images by name.
+
+        Without a test set, those for the validation set, by layers that were fitted on the training set only.
+        """
         with self._as_written(PREDICTIONS):
             return read_predictions(self.checked(PREDICTIONS))
 
@@ -188,7 +205,8 @@ class RunFolder:
         with self._as_written(METRICS):
             read = read_json(self.checked(METRICS))
             seconds = {str(name): float(value) for name, value in read["seconds"].items()}
-            return RunMetrics(Metrics.from_json(read["test"]), Metrics.from_json(read["val"]), seconds)
+            test = None if read["test"] is None else Metrics.from_json(read["test"])
+            return RunMetrics(test, Metrics.from_json(read["val"]), seconds)
 
     @cached_property
     def history(self) -> tuple[HistoryRow, ...]:
@@ -300,7 +318,8 @@ def write_run(folder: Path, run: RunRecord) -> None:
 
 def write_metrics(folder: Path, metrics: RunMetrics) -> None:
     """Write metrics.json, separately from `write_run` because it includes the time for that. Raises `WriteError`."""
-    named = {"test": metrics.test.to_json(), "val": metrics.val.to_json(), "seconds": dict(metrics.seconds)}
+    test = None if metrics.test is None else metrics.test.to_json()
+    named = {"test": test, "val": metrics.val.to_json(), "seconds": dict(metrics.seconds)}
     write_json(folder / METRICS, named)
 
 

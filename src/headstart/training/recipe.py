@@ -142,7 +142,8 @@ class Recipe(OneLineRepr):
     """Fraction of the training images kept for validation, if the data has no validation set."""
 
     test_size: float = 0.2
-    """Fraction of the images kept for the final test, if the data has no test set."""
+    """Fraction of the images kept for the final test, if the data has no test set; 0 keeps none, for a last training on
+    everything, and all figures are then from the validation set."""
 
     conformal_alpha: float = 0.1
     """Fraction of prediction sets allowed to miss the right class (split conformal)."""
@@ -248,6 +249,9 @@ _RANGES = {
     "seed": (0, 2**63 - 1, "0 or more"),
 }
 _FRACTIONS = ("val_size", "test_size", "conformal_alpha")
+_NO_VALIDATION = (
+    "The validation set chooses the head and fits the temperature; a head in closed form is then fitted on it as well."
+)
 _WRITTEN = {
     "hidden_layer_sizes": (
         r" *([1-9][0-9]{0,4}( *, *[1-9][0-9]{0,4})*)? *",
@@ -315,8 +319,11 @@ def _check(name: str, value: Any) -> None:
         seconds(value)
     if name in _RANGES and not _RANGES[name][0] <= value <= _RANGES[name][1]:
         raise RecipeError(f"{name} {_shown(value)} cannot be used: expected {_RANGES[name][2]}.")
-    if name in _FRACTIONS and not 0 < value < 1:
-        raise RecipeError(f"{name} {_shown(value)} cannot be used: expected a fraction between 0 and 1, such as 0.2.")
+    if name in _FRACTIONS and not (0 < value < 1 or (name == "test_size" and value == 0)):
+        raise RecipeError(
+            f"{name} {_shown(value)} cannot be used: expected a fraction between 0 and 1, such as 0.2.",
+            hint=_NO_VALIDATION if name == "val_size" and value == 0 else "",
+        )
     if name == "image_size" and value not in (0, -1) and not 8 <= value <= 4096:
         raise RecipeError(f"{name} {_shown(value)} cannot be used: expected 8 to 4096 pixels, 0 or -1.")
     if name in _WRITTEN and not re.fullmatch(_WRITTEN[name][0], value):

@@ -19,6 +19,7 @@ from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import DataError, WriteError
 from headstart.io.files import write_csv
 from headstart.io.folders import check_keeps
+from headstart.io.given_options import as_path, expect
 from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, few, plain
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
@@ -111,11 +112,12 @@ def check(
         WriteError: `out`, `write_corrections` or the cache cannot be written, or an input or an edited table would be
             replaced.
     """
-    source = as_source(data)
+    expect(curation, Curation, "curation", "Curation(corrections='corrections.csv')")
+    source, out = as_source(data), None if out is None else as_path(out, "out")
     _check_places(source.place, out, write_corrections, curation)
     corrections, opened = read_corrections(curation.corrections), open_dataset(source)
     if out is not None:
-        check_keeps(Path(out), map(opened.file, range(len(opened))))
+        check_keeps(out, map(opened.file, range(len(opened))))
     refused = read_not_copies(curation.not_copies).checked(opened)
     opened = corrections.applied_to(opened)
     looking = labels or write_corrections is not None
@@ -126,8 +128,8 @@ def check(
     found = _with_groups(scanned.findings(dataset, copies), unsplittable(opened, source.groups_named_by))
     sheet = ""
     if out is not None:
-        write_csv(Path(out), CHECKS_HEADER, checks_rows(found))
-        sheet = write_sheet(Path(out), scanned, source)
+        write_csv(out, CHECKS_HEADER, checks_rows(found))
+        sheet = write_sheet(out, scanned, source)
     together = joined(dataset.groups, group_pairs(copies.groups_N))
     suspected = label_errors(replace(dataset, groups=together), see(scanned, backbones)) if backbones else None
     if write_corrections is not None:
@@ -168,11 +170,11 @@ def _check_places(data: Path, out: Path | None, suspects: Path | None, curation:
             hint="Choose another name for --write-corrections, such as corrections-2.csv.",
         )
     if out is not None:
-        check_out_file(Path(out), data)
-        check_keeps(Path(out), curation.tables)
-        check_sheet_places(Path(out), data, curation.tables)
+        check_out_file(out, data)
+        check_keeps(out, curation.tables)
+        check_sheet_places(out, data, curation.tables)
     if suspects is not None and out is not None:
-        written = [place.resolve() for place in (Path(out), *sheet_places(Path(out)))]
+        written = [place.resolve() for place in (out, *sheet_places(out))]
         if Path(suspects).resolve() in written:
             raise WriteError(
                 f"{suspects}: is also written by --out.", hint="Choose another name for --write-corrections."

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource, as_source
+from headstart.io.given_options import as_path, expect
 from headstart.model.backbones.weights_source import WeightsFolder, WeightsSource, as_weights_folder
 from headstart.pipeline.compare_trials import ComparisonRequest, compare_trials
 from headstart.pipeline.comparison import Comparison
@@ -52,9 +53,10 @@ def compare(
         DataError: the data cannot be trained on, or a table of `curation` does not fit it.
         WriteError: the folder cannot be written, is inside the data, or holds other files.
     """
+    expect(curation, Curation, "curation", "Curation(corrections='corrections.csv')")
     asked = ComparisonRequest(
         source=as_source(data),
-        out=Path(os.path.abspath(out)),
+        out=Path(os.path.abspath(as_path(out, "out"))),
         recipes=recipes,
         backbones=backbones,
         budget=budget,

@@ -11,6 +11,7 @@ from headstart.data.open_dataset import open_dataset
 from headstart.errors import WriteError
 from headstart.io.files import as_write_error, csv_bytes, safetensors_bytes, write_together
 from headstart.io.folders import check_keeps
+from headstart.io.given_options import as_path
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from
@@ -83,14 +84,14 @@ def embed(
         BackboneError: the backbone is unknown, or its weights are not available.
         WriteError: `out`, its table or the cache cannot be written, or an input would be replaced.
     """
-    source = as_source(data)
+    source, out = as_source(data), None if out is None else as_path(out, "out")
     if out is not None:
-        _check_places(Path(out), source.place)
+        _check_places(out, source.place)
     opened, runtime = open_dataset(source), choose_runtime(device, precision)
     found = find_one(backbone, as_weights_source(weights))
     if out is not None:
         read = [*map(opened.file, range(len(opened))), *([found.weights] if found.weights is not None else [])]
-        check_keeps(Path(out), read)
+        check_keeps(out, read)
     fitted_spec(found, image_size, resize)  # an invalid option is an error before any image is read
     scanned = scan(source, opened=opened)
     extractor = FeatureExtractor(found, fitted_spec(found, image_size, resize, scanned.images.ranges))
@@ -106,7 +107,6 @@ def embed(
         errors=errors,
     )
     if out is not None:
-        out = Path(out)
         metadata = {"backbone": found.name, "fingerprint": features.fingerprint}
         rows = [
             (p, scanned.dataset.label_name(i), s)

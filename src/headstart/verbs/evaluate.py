@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from headstart.data.chosen_classes import listed_classes
 from headstart.data.data_source import DataSource, as_source
+from headstart.data.dataset import counted
 from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import BadLabels, near_names
 from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.io.files import sha256_file
 from headstart.io.folders import check_outside_data, check_replaceable, folder_aside
+from headstart.io.given_options import as_path
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.io.text_table import few, plain
@@ -79,11 +84,11 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
         DataError: no labelled images, or classes that the classifier does not know.
         WriteError: `out` cannot be written, is a run folder, is inside the data, or holds other files.
     """
-    source = as_source(data)
+    source, out = as_source(data), None if out is None else as_path(out, "out")
     if out is not None:
-        check_outside_run(Path(out))
-        check_outside_data(Path(out), source.place, name="evaluation")
-        check_replaceable(Path(out))
+        check_outside_run(out)
+        check_outside_data(out, source.place, name="evaluation")
+        check_replaceable(out)
     opened = RunFolder(run)
     classifier = opened.classifier
     dataset = open_dataset(source)
@@ -103,16 +108,16 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
     seed = opened.provenance.seed  # the run's seed, so that the same images get the same intervals
     known = sum(file.is_file() and sha256_file(file) in opened.training_sha256s for file in files)
     if known:
+        own = f"For the run's own test set, see {opened.file(METRICS)}."
         log.warning(
-            "%s of these %s images are in the run's training or validation set, so the figures are too good. For the "
-            "run's own test set, see %s.",
+            "%s of these %s images are in the run's training or validation set, so the figures are too good. %s",
             f"{known:,}",
             f"{len(files):,}",
-            opened.file(METRICS),
+            own if opened.metrics.test else "The run has no test set of its own.",
         )
     metrics = compute_metrics(predictions.logits, predictions.labels, classifier.classes, seed=seed)
     if out is not None:
-        with folder_aside(Path(out)) as folder:
+        with folder_aside(out) as folder:
             write_evaluation(folder, predictions, metrics, split)
             if report:
                 at = dict(zip(dataset.paths, files, strict=True))
@@ -132,15 +137,23 @@ def _note_unlabelled(dataset: Dataset) -> None:
 
 
 def with_classes(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
-    """Renumber the labels by the classifier's classes. Raises `BadLabels` for a class that it does not know."""
-    unknown = [c for k, c in enumerate(dataset.classes) if c not in classes and (dataset.labels == k).any()]
+    """Renumber the labels by the classifier's classes. Raises `BadLabels` for classes that it does not know."""
+    counts = Counter(dataset.label_name(i) for i in np.flatnonzero(dataset.labels >= 0).tolist())
+    unknown = [c for c in sorted(counts) if c not in classes]
     if unknown:
-        names = few([repr(name) for name in unknown], 5)
-        near = near_names(unknown[0], list(classes)) if len(unknown) == 1 else ""
+        which = f"class {unknown[0]!r} is" if len(unknown) == 1 else f"{len(unknown):,} classes are"
+        listed = f": {counted(unknown, [counts[c] for c in unknown])}" if len(unknown) > 1 else ""
         raise BadLabels(
-            f"{dataset.root}: {'classes' if len(unknown) > 1 else 'class'} {names} {'are' if len(unknown) > 1 else 'is'} "
-            f"unknown to the classifier ({few(classes)}).",
-            hint=near or f"Leave {'their' if len(unknown) > 1 else 'its'} images out, or train on them too.",
+            f"{dataset.root}: {which} unknown to the classifier ({few(classes)}){listed}.",
+            hint=_unknown_hint(unknown, [c for c in classes if c in counts], classes),
         )
     number = np.array([classes.index(c) if c in classes else -1 for c in dataset.classes] + [-1], np.int64)
     return replace(dataset, labels=number[dataset.labels], classes=classes)
+
+
+def _unknown_hint(unknown: Sequence[str], known: Sequence[str], classes: Sequence[str]) -> str:
+    """Return what to do about classes that the classifier does not know, if it knows others."""
+    near = near_names(unknown[0], list(classes))
+    option = f"--classes {shlex.quote(listed_classes(known))}"
+    leave = f"To leave their images out: {option}." if known else "Train on them, or give images of its classes."
+    return "\n".join(filter(None, [near, leave]))

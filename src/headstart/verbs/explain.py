@@ -9,7 +9,9 @@ from typing import Any
 
 from headstart.data.data_source import as_source
 from headstart.errors import MissingData, RecipeError
+from headstart.images.given_images import GivenImages, each_image, places_among
 from headstart.io.folders import check_outside_data, check_replaceable
+from headstart.io.given_options import as_path
 from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, plain
 from headstart.pipeline.explanations import Explanation, explain_images
@@ -69,7 +71,7 @@ class ExplainResult(Result):
 
 
 def explain(
-    run: Path, *paths: Path, out: Path = Path("explained"), data: Path | None = None, top: int = 3
+    run: Path, *paths: GivenImages, out: Path = Path("explained"), data: Path | None = None, top: int = 3
 ) -> ExplainResult:
     """Explain predictions: probabilities, a heat map, and the nearest training images. Example:
 
@@ -77,7 +79,7 @@ def explain(
 
     Args:
         run: Run folder written by `headstart train`.
-        paths: Images, or folders of images.
+        paths: Images, or folders of images; in Python also bytes of files, PIL images and arrays, and lists.
         out: Folder to write, one PNG per image. An earlier one is kept as OUT.previous.
         data: The training images; by default where they were during training.
         top: Number of classes and of nearest training images to show.
@@ -90,20 +92,21 @@ def explain(
     """
     if not paths:
         raise MissingData("No images were given.", hint=f"headstart explain {run} image.jpg")
+    images = each_image(paths)
     if top < 1:
         raise RecipeError(f"top is {top}, expected 1 or more.")
-    out = Path(out)
+    out = as_path(out, "out")
     check_outside_run(out)
     check_replaceable(out)
     opened = RunFolder(run)
-    _check_outside(out, opened, [*paths, *([data] if data is not None else [])])
-    files, names, lost = images_at(paths)
-    found = explain_images(opened, dict(zip(names, files, strict=True)), out=out, data=data, top=top)
+    _check_outside(out, opened, [*places_among(images), *([data] if data is not None else [])])
+    given = images_at(images)
+    found = explain_images(opened, dict(zip(given.names, given.refs, strict=True)), out=out, data=data, top=top)
     return ExplainResult(
         model=opened.classifier.id,
         out=str(out),
         images=found.images,
-        errors=lost | found.errors,
+        errors=given.lost | found.errors,
         notes=found.notes,
         top=top,
     )

@@ -5,7 +5,8 @@ With a competition's sample submission, the file is that sample, filled in (`kag
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import numpy as np
 
 from headstart.errors import MissingData, RecipeError, WriteError
 from headstart.evaluation.conformal import prediction_sets
+from headstart.images.given_images import GivenImages, each_image, places_among
 from headstart.io.folders import check_keeps
+from headstart.io.given_options import as_path
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
-from headstart.io.text_table import columns, plain
+from headstart.io.text_table import columns, few, plain
 from headstart.kaggle_api.submission import (
     Submission,
     SubmissionFormat,
@@ -31,6 +34,7 @@ from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictions import Predictions, write_predictions
 from headstart.model.inference.predictor import Predictor
 from headstart.pipeline.images_at import images_at
+from headstart.pipeline.sort_images import SortedImages, check_sort_place, sort_images
 from headstart.runs.outside_runs import check_out_file
 from headstart.runs.run_folder import RunFolder
 
@@ -39,12 +43,13 @@ MOST_SHOWN = 20
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PredictResult(Result):
-    """Result of `predict`, with a `submission` if a sample submission was given."""
+    """Result of `predict`, with a `submission` if a sample submission was given, and the images `sorted` into folders."""
 
     predictions: Predictions
     classifier: Classifier
     out: str
     submission: Submission | None = None
+    sorted: SortedImages | None = None
 
     def summary(self) -> str:
         """Return the number of predictions, and where they were written."""
@@ -57,7 +62,8 @@ class PredictResult(Result):
     def to_json(self) -> dict[str, Any]:
         """Return the document of `predict --json`: for each path its class, probabilities, and prediction set at
         alpha."""
-        submission = {} if self.submission is None else {"submission": self.submission.to_json()}
+        more = {} if self.submission is None else {"submission": self.submission.to_json()}
+        more |= {} if self.sorted is None else {"sorted": asdict(self.sorted)}
         p = self.predictions
         calibration = self.classifier.calibration
         sets_NK = prediction_sets(p.probabilities, calibration.conformal_threshold)
@@ -75,7 +81,7 @@ class PredictResult(Result):
             "alpha": calibration.conformal_alpha,
             "predictions": rows,
             "errors": dict(p.errors),
-        } | submission
+        } | more
 
     def table(self) -> str:
         """Format as plain text for a terminal: the first twenty images, and the first twenty that could not be read."""
@@ -89,16 +95,28 @@ class PredictResult(Result):
         lines = columns([*rows, *failed], "<><")
         more = len(p) + len(p.errors) - len(lines)
         lines += [f"and {more:,} more (--out FILE.csv writes them all)"] if more and not self.out else []
+        lines += [self._sorted_line()] if self.sorted is not None else []
         if self.submission is not None:
             s = self.submission
             return "\n".join([*lines, f"{len(s.rows):,} rows written to {self.out}: {plain(s.filling.sentence)}"])
         return "\n".join([*lines, *([f"{len(p):,} predictions written to {self.out}"] if self.out else [])])
 
+    def _sorted_line(self) -> str:
+        if self.sorted is None:
+            return ""
+        listed = few([f"{plain(name)} {n:,}" for name, n in self.sorted.classes.items()])
+        lost = f"; {len(self.predictions.errors):,} could not be read" if self.predictions.errors else ""
+        how = "linked into" if self.sorted.links else "copied into"
+        n = len(self.sorted.places)
+        return f"{n:,} image{'s' * (n != 1)} {how} {plain(self.sorted.folder)}: {listed or 'none'}{lost}"
+
 
 def predict(
     run: Path,
-    *paths: Path,
+    *paths: GivenImages,
     out: Path | None = None,
+    sort_into: Path | None = None,
+    link: bool = False,
     submission: SubmissionOptions = SubmissionOptions(),
 ) -> PredictResult:
     """Predict the class of images. Predictions are keyed by path; unreadable images are listed. Example:
@@ -107,13 +125,16 @@ def predict(
 
     Args:
         run: Run folder written by `headstart train`.
-        paths: Images, folders or archives of images.
+        paths: Images, folders or archives of images; in Python also bytes of files, PIL images and arrays, and lists.
         out: CSV to write: path, label (empty), predicted, one probability per class, error.
+        sort_into: Folder to write: a copy of each image in a folder named after its predicted class.
+        link: With --sort-into, make links instead of copies.
         submission: A competition's sample submission to fill in, and how.
 
     Raises:
         RunError: the run folder is missing or damaged.
         MissingData: a path does not exist.
+        DataError: something given is not an image.
         NoImages: a folder has no images.
         BadSubmission: the sample does not fit the classes or the images.
         RecipeError: an option has no effect here or is invalid.
@@ -121,30 +142,47 @@ def predict(
     """
     if not paths:
         raise MissingData("No images were given.", hint=f"headstart predict {run} image.jpg")
+    images = each_image(paths)
+    places = places_among(images)
+    out = None if out is None else as_path(out, "out")
+    sort_into = None if sort_into is None else as_path(sort_into, "sort_into")
     if out is not None:
-        check_out_file(Path(out))  # beside the images is allowed
-        check_keeps(Path(out), map(Path, paths))
+        check_out_file(out)  # beside the images is allowed
+        check_keeps(out, places)
     shape = _shape(submission, out)
     opened = RunFolder(run)
+    _check_sorting(sort_into, link, places, out, opened)
     classifier = opened.classifier
     bound = clip_of(submission.clip, classifier) if shape is not None else 0.0
     if shape is not None:  # report a mismatch before any work
         log.info("%s: %s.", shape.file, plain(filling_of(shape, classifier.classes, submission).sentence))
-    files, names, lost = images_at(paths)
+    found = images_at(images)
     if out is not None:
-        check_keeps(Path(out), files)
-    predictions = Predictor(classifier).predict(files, names)
-    predictions = replace(predictions, errors={**lost, **predictions.errors})
-    if shape is None or out is None:
-        if out is not None:
-            write_predictions(Path(out), predictions)
-        return PredictResult(predictions, classifier, str(out or ""))
-    prior_K = opened.training_prior
-    made = submission_rows(shape, predictions, prior_K, submission, clip=bound)
-    for sentence in made.warnings():
-        log.warning("%s", sentence)
-    write_submission(Path(out), made)
-    return PredictResult(predictions, classifier, str(out), made)
+        check_keeps(out, found.files)
+    predictions = Predictor(classifier).predict(found.refs, found.names)
+    predictions = replace(predictions, errors={**found.lost, **predictions.errors})
+    made = None
+    if shape is not None:
+        made = submission_rows(shape, predictions, opened.training_prior, submission, clip=bound)
+        for sentence in made.warnings():
+            log.warning("%s", sentence)
+    in_folders = None
+    if sort_into is not None:
+        files = dict(zip(found.names, found.refs, strict=True))
+        in_folders = sort_images(sort_into, predictions, files, links=link)
+    if out is not None and made is not None:
+        write_submission(out, made)
+    elif out is not None:
+        write_predictions(out, predictions)
+    return PredictResult(predictions, classifier, str(out or ""), made, in_folders)
+
+
+def _check_sorting(into: Path | None, link: bool, places: Sequence[Path], out: Path | None, run: RunFolder) -> None:
+    """Refuse a folder that images cannot be sorted into, and an option that needs one."""
+    if into is not None:
+        check_sort_place(into, places, run.provenance.source().place, out)
+    elif link:
+        raise RecipeError("link: applies to sorted images only.", hint="Add --sort-into DIR.")
 
 
 def _shape(options: SubmissionOptions, out: Path | None) -> SubmissionFormat | None:
@@ -156,6 +194,6 @@ def _shape(options: SubmissionOptions, out: Path | None) -> SubmissionFormat | N
         return None
     if out is None:
         raise RecipeError(f"sample_submission: no output file for the filled {sample}.", hint="Add --out FILE.csv.")
-    if Path(out).exists() and Path(out).samefile(sample):
+    if out.exists() and out.samefile(sample):
         raise WriteError(f"{out}: is the sample submission itself.", hint="Choose another --out.")
     return shape_of(sample)

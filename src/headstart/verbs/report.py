@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.io.files import write_bytes
 from headstart.io.folders import add_to_folder, temporary_folder
+from headstart.io.given_options import as_path
 from headstart.io.result_repr import Result
 from headstart.pipeline.run_report import run_report, write_page
 from headstart.reports.run_page import report_page
@@ -61,13 +62,13 @@ def report(run: Path, *, data: Path | None = None, out: Path | None = None, heat
         DataError: `data` is not a dataset.
         WriteError: `out` cannot be written.
     """
-    run = Path(run)
+    run, out = as_path(run, "run"), None if out is None else as_path(out, "out")
     if out is not None:
-        check_out_file(Path(out))
+        check_out_file(out)
     opened = RunFolder(run)
     found = run_report(opened, data, heat=heat)
     if out is not None:
-        place, page = Path(out), report_page(found).encode("utf-8")
+        place, page = out, report_page(found).encode("utf-8")
         write_bytes(place, page)
     else:
         place = run / REPORT

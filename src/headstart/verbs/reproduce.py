@@ -17,6 +17,7 @@ from headstart.data.splits import SPLIT_HEADER, SplitRow
 from headstart.errors import MissingData, MissingWeights, NoImages, UnknownBackbone
 from headstart.io.files import sha256_file, write_csv
 from headstart.io.folders import temporary_folder
+from headstart.io.given_options import as_path
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
@@ -68,7 +69,7 @@ def reproduce(
         RunError: the run folder is missing or damaged.
         DataError, BackboneError: the images or weights are no longer available.
     """
-    run = Path(run)
+    run = as_path(run, "run")
     before = RunFolder(run)
     made, source = before.provenance, before.provenance.source(data)
     predicted, corrections, refused = before.predictions, before.corrections, before.not_copies

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource, as_source
+from headstart.io.given_options import as_path, expect
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.pipeline.train_run import TrainRequest, TrainResult, train_run
 from headstart.training.recipe import Recipe
@@ -48,12 +49,14 @@ def train(
         UnfinishedTraining: OUT.unfinished is from other data or another recipe.
         TrainingFailed: the loss became NaN before an epoch finished.
     """
+    expect(recipe, Recipe, "recipe", "Recipe(budget='2m')")
+    expect(curation, Curation, "curation", "Curation(corrections='corrections.csv')")
     asked = TrainRequest(
         source=as_source(data),
-        out=Path(out),
+        out=as_path(out, "out"),
         recipe=recipe,
         weights=as_weights_source(weights),
-        split=split,
+        split=None if split is None else as_path(split, "split"),
         curation=curation,
         restart=restart,
         report=report,

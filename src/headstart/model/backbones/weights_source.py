@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 from headstart.errors import BackboneError
+from headstart.io.given_options import as_path
 from headstart.io.options import OnlyFields
 
 
@@ -33,7 +34,7 @@ class WeightsSource:
     def __post_init__(self) -> None:
         for name in ("file", "folder"):  # if given as text
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, Path(getattr(self, name)))
+                object.__setattr__(self, name, as_path(getattr(self, name), name))
 
 
 WeightsFolder = Annotated[Path | WeightsSource, OnlyFields("folder", "offline")]
@@ -48,7 +49,7 @@ def as_weights_source(weights: Path | str | WeightsSource) -> WeightsSource:
     """
     if isinstance(weights, WeightsSource):
         return weights
-    place = Path(weights)
+    place = as_path(weights, "weights")
     is_file = place.is_file() or place.suffix == ".safetensors"
     return WeightsSource(file=place) if is_file else WeightsSource(folder=place)
 

@@ -16,11 +16,12 @@ every image is new and known to be safe, both are a waste: `predict_one` does ne
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from headstart.evaluation.probabilities import softmax
+from headstart.images.given_images import GivenImages, as_several
 from headstart.images.image_refs import ImageRef, Images
 from headstart.images.preprocess import read_pixels
 from headstart.images.remarks import note_beyond, note_unusable
@@ -43,16 +44,16 @@ class Predictor:
         return f"Predictor({backbones}; {len(self.classifier.classes)} classes)"
 
     def predict(
-        self, images: Images | Iterable[ImageRef], names: Sequence[str] | None = None, labels: np.ndarray | None = None
+        self, images: Images | GivenImages, names: Sequence[str] | None = None, labels: np.ndarray | None = None
     ) -> Predictions:
-        """Predict class probabilities of images: files, bytes of files, PIL images or pixel arrays, in any mix.
+        """Predict class probabilities of images: files, bytes of files, PIL images or pixel arrays, one or in any mix.
 
         `names` identify the results (default: the path, or the number of the image); `labels` int64 (N,), index into
         the classes, -1 = unknown. An unreadable image is in `errors` and has no prediction. Raises `BackboneError`,
         `WriteError`.
         """
         if not isinstance(images, Images):
-            images = Images.inspect(images)
+            images = Images.inspect(as_several(images))
         note_unusable(images.infos)
         note_beyond(images.infos, self.classifier.ranges)
         keys = list(names) if names is not None else _names(images)

@@ -1,0 +1,32 @@
+"""Arguments of verbs as Python programs give them: paths as text, and errors in words instead of a TypeError.
+
+Costs nothing. Not for data, which may be more than a path: see `data.in_memory`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from headstart.errors import RecipeError
+
+
+def as_path(value: object, name: str) -> Path:
+    """A path from text or a path. Raises `RecipeError` for anything else, which calls the argument by its `name`.
+
+    >>> as_path("photos/run", "out").name
+    'run'
+    """
+    if isinstance(value, str | os.PathLike) and (place := os.fspath(value)) and isinstance(place, str):
+        return Path(place)
+    shown = repr(value) if value is None or isinstance(value, str | bytes | int | float) else type(value).__name__
+    raise RecipeError(f"{name}: {shown} is not a path.", hint="Give text or a pathlib.Path.")
+
+
+def expect(value: object, kind: type, name: str, example: str) -> None:
+    """Raise `RecipeError` unless an argument that holds several options is of that type; `example` shows how to give
+    it."""
+    if not isinstance(value, kind):
+        raise RecipeError(
+            f"{name}: {value!r:.80} is not a {kind.__name__}.", hint=f"Give it as {name}=headstart.{example}."
+        )
