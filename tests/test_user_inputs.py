@@ -416,8 +416,9 @@ FOLDERS = [
         given=boxes,
         command="split w --out s.csv",
         says=(
-            "w: none of its 12 images has a label.\n  w/labels/train/IMG_0.txt holds boxes (YOLO), so this looks like data for object detection; headstart classifies whole images. Cut "
-            "the boxes out into one folder per class, or sort the images into class folders.",
+            "w: none of its 12 images has a label.\n  w/labels/train/IMG_0.txt holds boxes (YOLO), so this looks like "
+            "data for object detection; headstart classifies whole images. Cut the boxes out into one folder "
+            "per class, or sort the images into class folders.",
         ),
         code=1,
     ),
