@@ -512,7 +512,7 @@ FOLDERS = [
         command="evaluate {run} w",
         says=(
             "w: left out: 1 file not named like an image (readme.txt).",
-            "w: classes 'x', 'y', 'z' are unknown to the classifier (cats, dogs).",
+            "w: 3 classes are unknown to the classifier (cats, dogs): 'x': 2, 'y': 2, 'z': 2.",
         ),
         code=1,
     ),
@@ -522,7 +522,8 @@ FOLDERS = [
         command=f"train w --out r --split given.csv {LINEAR}",
         says=(
             "w: 2 classes have no images to train on: 'sea' (6 images in no set of the given split), 'wood' (6 images in no "
-            "set of the given split).\n  Give them a set in the split, or remove the classes.",
+            "set of the given split).\n  `headstart split DATA --keep SPLIT.csv --out NEW.csv` gives new images a set; "
+            "--classes names those to use.",
         ),
         code=1,
     ),
@@ -1033,7 +1034,8 @@ SAY: list[Row] = [
         given=lambda folder: cats_and_dogs(folder / "d", names=(*THREE, "sky")),
         command=f"train d --split {{run}}/split.csv --out r2 {LINEAR}",
         says=(
-            "BadSplit: d: 2 classes have images, but none to train on: 'sea': 12, 'sky': 12.",
+            "BadSplit: d: 2 classes have no images to train on: 'sea' (12 images in no set of the given split), 'sky' (12 "
+            "images in no set of the given split).",
             "--classes names those to use",
         ),
         code=1,

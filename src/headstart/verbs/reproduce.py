@@ -12,6 +12,7 @@ import numpy as np
 from headstart.data.corrections import Corrections
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
+from headstart.data.in_memory import missing_table
 from headstart.data.open_dataset import open_dataset
 from headstart.data.splits import SPLIT_HEADER, SplitRow
 from headstart.errors import MissingData, MissingWeights, NoImages, UnknownBackbone
@@ -138,6 +139,8 @@ def _changed_images(
     try:
         dataset = open_dataset(source)
     except (MissingData, NoImages) as error:
+        if missing_table(source.place) is not None:
+            raise
         raise type(error)(error.message, hint="Give the new place of the images with --data.") from error
     present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
     still_there = [row for row in rows if row.path in present]
