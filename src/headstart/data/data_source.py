@@ -5,13 +5,13 @@
 | a folder | `data.image_folder` | its class folders, else a table beside them or the file names (`data.infer_labels`) |
 | a folder and `label_from` | `data.match_files` | the file names |
 | a folder and columns | `data.infer_labels` | the table in it that has these columns |
-| a table (CSV, TSV, parquet, JSON Lines) | `data.match_files` | its label column, or a column per class |
+| a table (CSV, TSV, parquet, JSON, JSON Lines), a list | `data.match_files` | its label column, or a column per class |
 | parquet with images, WebDataset shards; a folder of them, `shard-{000..009}.tar` | `data.shards.writing` | their own |
 | an archive (zip, tar, tar.gz, ...) of any of these | `data.archives.unpacking` | as above |
 
 Images that belong together (one patient, one camera) are named by a column or by a pattern in their paths
 (`data.groups`). Archives and shards are unpacked once, into the user's cache. Not for data on other machines: download
-it first.
+it first. Other files are refused by what they are (`data.foreign_formats`).
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ from pathlib import Path
 from types import MappingProxyType
 
 from headstart.data.archives.unpacking import is_archive, unpacked
-from headstart.data.dataset import ARCHIVES, TABLES, Dataset
+from headstart.data.dataset import ARCHIVES, Dataset
+from headstart.data.foreign_formats import FOREIGN, not_a_dataset, refuse_foreign
 from headstart.data.groups import check_group_column, groups_from_paths, with_groups
 from headstart.data.image_folder import nearest, open_folder
 from headstart.data.infer_labels import groups_beside, open_recognised, open_with_columns
 from headstart.data.match_files import compiled, labels_from_names, open_by_pattern, open_table
+from headstart.data.path_cells import refuse_address
 from headstart.data.proposals import about_columns
 from headstart.data.shards.writing import shards_at, written_out
-from headstart.data.tables import READABLE, LabelRow, choose_columns, read_cells, rows_by, rows_of
+from headstart.data.table_files import FORMATS, READABLE, read_cells
+from headstart.data.tables import LabelRow, choose_columns, rows_by, rows_of
 from headstart.errors import BadLabels, MissingData
 from headstart.io.progress import log
 
@@ -64,8 +67,18 @@ class DataSource:
         object.__setattr__(self, "place", Path(self.place))  # text is accepted
 
     def open(self) -> Dataset:
-        """Open the images with their labels. Raises `DataError`, and `WriteError` if the cache cannot be written."""
+        """Open the images with their labels; unused columns of a table are logged.
+
+        Raises `DataError`, and `WriteError` if the cache cannot be written.
+        """
+        dataset = self._open()
+        if dataset.unused:
+            log.info("%s", dataset.unused)
+        return dataset
+
+    def _open(self) -> Dataset:
         self._check_options()
+        refuse_address(self.place)
         shards = shards_at(self.place, self.path_column)
         if shards:
             return self._open_shards(shards)
@@ -73,10 +86,12 @@ class DataSource:
             return self._open_folder()
         if self.place.is_file() and self.place.suffix.lower() in READABLE:
             return self._open_table()
+        if self.place.is_file() and self.place.suffix.lower() in FOREIGN:
+            refuse_foreign(self.place)
         if self.place.is_file() and (is_archive(self.place) or self.place.name.lower().endswith(ARCHIVES)):
-            return replace(self, place=unpacked(self.place)).open()
+            return replace(self, place=unpacked(self.place))._open()
         if self.place.is_file():
-            raise _not_a_dataset(self.place)
+            raise not_a_dataset(self.place, FORMATS)
         raise MissingData(f"{self.place}: there is no such folder or table.", hint=nearest(self.place))
 
     def _check_options(self) -> None:
@@ -206,10 +221,3 @@ class DataSource:
 def as_source(data: Path | str | DataSource) -> DataSource:
     """A source unchanged; a path as a source without options."""
     return data if isinstance(data, DataSource) else DataSource(Path(data))
-
-
-def _not_a_dataset(place: Path) -> MissingData:
-    return MissingData(
-        f"{place}: is a file; expected a folder of images or a table ({', '.join(TABLES)}).",
-        hint=f"Give the folder that it is in: {place.parent}",
-    )

@@ -24,10 +24,10 @@ IMAGES = (
 )
 OTHERS = (
     *(".txt", ".md", ".csv", ".tsv", ".parquet", ".json", ".jsonl", ".xml", ".yaml", ".yml"),
-    *(".html", ".py", ".ipynb", ".log"),
+    *(".html", ".py", ".ipynb", ".log", ".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".mat"),
 )
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz", ".zst")
-TABLES = (".csv", ".tsv", ".parquet")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 """Extensions of tables."""
 SKIPPED = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
 SPLITS = ("train", "val", "test")

@@ -24,8 +24,11 @@ import numpy as np
 from headstart.data.corrections import Corrections, given_and_left_out
 from headstart.data.deal import Deal, Group, deal_out, tolerated
 from headstart.data.duplicates import group_pairs, merge_groups
+from headstart.data.edited import path_in_data
+from headstart.data.foreign_formats import refuse_foreign
 from headstart.data.open_dataset import SPLITS, Dataset, hash_rows, split_name
-from headstart.data.tables import csv_lines
+from headstart.data.path_cells import refuse_address
+from headstart.data.table_files import csv_lines
 from headstart.errors import BadSplit, near_names
 from headstart.io.files import write_csv
 from headstart.io.progress import log
@@ -180,7 +183,10 @@ def read_split(path: Path, dataset: Dataset, corrections: Corrections | None = N
     stay in their set. Raises `BadSplit` if it is not such a table, or does not fit: unknown split names, paths that are
     not in the data, labels that disagree, one path in two sets.
     """
-    rows = _read_rows(path) if not corrections else _corrected(path, _read_rows(path), dataset, corrections)
+    left_out = {row.path for row in corrections.rows if row.drop} if corrections else set()
+    known = {*dataset.paths, *left_out}
+    rows = [{**row, "path": path_in_data(row["path"], known)} for row in _read_rows(path)]
+    rows = _corrected(path, rows, dataset, corrections) if corrections else rows
     index = {name: i for i, name in enumerate(dataset.paths)}
     missing = [row["path"] for row in rows if row["path"] not in index]
     hint = f"Expected paths relative to {dataset.root}. Was the split made for other data?"
@@ -360,6 +366,8 @@ def _listed(texts: Sequence[str]) -> str:
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
     hint = "`headstart split DATA --out split.csv` writes one."
+    refuse_address(path)
+    refuse_foreign(path)
     try:
         lines = [line for line in csv_lines(path) if any(line)]
     except FileNotFoundError:

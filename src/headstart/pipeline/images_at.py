@@ -1,4 +1,7 @@
-"""Images for paths on a command line: files, and all images in folders and archives. Nothing is decoded."""
+"""Images for paths on a command line: files, all images in folders and archives, those that a table names.
+
+Nothing is decoded.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,11 @@ from pathlib import Path
 
 from headstart.data.archives.unpacking import is_archive, unpacked
 from headstart.data.dataset import ARCHIVES, IMAGES, OTHERS, Dataset, FoundImages, dataset_of
+from headstart.data.foreign_formats import refuse_foreign
 from headstart.data.image_folder import files_below, files_in, folders_in, nearest, no_images, unwrap
+from headstart.data.match_files import open_unlabelled
+from headstart.data.path_cells import refuse_address
+from headstart.data.table_files import LISTS, READABLE, is_list
 from headstart.errors import MissingData
 
 MOST_SHOWN = 20
@@ -19,17 +26,33 @@ def images_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str], dict[
     names: list[str] = []
     lost: dict[str, str] = {}
     for given in map(Path, paths):
-        if given.is_dir() or is_archive(given):
-            found = _images_in(given if given.is_dir() else unpacked(given))
+        refuse_address(given)
+        if given.is_file():
+            refuse_foreign(given)
+        if given.is_dir() or is_archive(given) or _is_table(given):
+            found, above = _images_of(given)
             files += [found.file(i) for i in range(len(found))]
-            names += [(given / p).as_posix() for p in found.paths]
-            lost |= {(given / p).as_posix(): reason for p, reason in found.lost.items()}
+            names += [(above / p).as_posix() for p in found.paths]
+            lost |= {(above / p).as_posix(): reason for p, reason in found.lost.items()}
         elif given.exists():
             files.append(given)
             names.append(given.as_posix())
         else:
             raise MissingData(f"{given}: there is no such image or folder.", hint=nearest(given))
     return files, names, lost
+
+
+def _is_table(given: Path) -> bool:
+    return (
+        given.is_file() and given.suffix.lower() in READABLE and (given.suffix.lower() not in LISTS or is_list(given))
+    )
+
+
+def _images_of(given: Path) -> tuple[Dataset, Path]:
+    """Return the images of a folder, an archive or a table, and what their names begin with."""
+    if _is_table(given):
+        return open_unlabelled(given), given.parent
+    return _images_in(given if given.is_dir() else unpacked(given)), given
 
 
 def _images_in(folder: Path) -> Dataset:
