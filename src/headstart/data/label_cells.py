@@ -170,9 +170,8 @@ def combinations(labels: set[str], mark: str) -> tuple[set[str], set[str]]:
     certain = any(part in alone for name in whole for part in parts[name]) or (
         len(whole) > 1 and len(whole) == len(parts)
     )
-    if certain:
-        return whole, set()
-    return set(), {name for name, own in parts.items() if shared.intersection(own)}
+    found = {name for name, own in parts.items() if shared.intersection(own)}
+    return (found, set()) if certain else (set(), found)
 
 
 def _note_weak(table: Path, column: str, labels: set[str]) -> None:

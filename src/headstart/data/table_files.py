@@ -171,9 +171,11 @@ def _list_lines(table: Path, text: str) -> list[list[str]] | None:
     if not any(matches[:2]):
         _refuse_prose(table, lines)
         return [line.split() for line in lines]
-    last = _PATH_LAST.fullmatch(lines[-1])
-    if last and (table.parent / last["path"]).is_file():
-        matches = [_PATH_LAST.fullmatch(line) for line in lines]
+    reverse = [_PATH_LAST.fullmatch(line) for line in lines]
+    if all(match is not None and match["rest"].isdigit() for match in reverse[1:]) or (
+        reverse[-1] is not None and (table.parent / reverse[-1]["path"]).is_file()
+    ):
+        matches = reverse
     cells = [_list_line(line, match) for line, match in zip(lines, matches, strict=True)]
     width = max(map(len, cells))
     return [[*line, *[""] * (width - len(line))] for line in cells]
@@ -251,7 +253,10 @@ def _tidied(table: Path, header: list[str], columns: list[list[str]]) -> tuple[l
 def _check_header(table: Path, header: Sequence[str]) -> None:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise BadLabels(f"{table}: has the column {twice[0]!r} more than once.", hint="Rename one of them.")
+        hint = "Rename one of them."
+        if twice[0].isdigit():
+            hint = "If this is its first row, write a header such as path,label above it."
+        raise BadLabels(f"{table}: has the column {twice[0]!r} more than once.", hint=hint)
     log.debug("%s: columns %s", table, ", ".join(map(repr, header)))
 
 

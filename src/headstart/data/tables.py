@@ -318,7 +318,12 @@ def _refuse_group(table: Path, group: str, path: str | None, label: str | None, 
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[ -]+", "_", name.strip().casefold())
+    """A name in lower case, with ``_`` between its words.
+
+    >>> _plain("Image Path"), _plain("fileName"), _plain("LABEL")
+    ('image_path', 'file_name', 'label')
+    """
+    return re.sub(r"[ -]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())).casefold()
 
 
 def _called(header: Sequence[str], names: Iterable[str]) -> list[str]:

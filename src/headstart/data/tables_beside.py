@@ -87,21 +87,30 @@ class TablesBeside:
         return [path for path in paths if (self.folder / path).stat().st_size <= _most_bytes(path)]
 
     @cached_property
+    def in_folders(self) -> list[str]:
+        """Tables one folder below the top, in folders without images (labels/labels.csv)."""
+        folders = {path.rpartition("/")[0] for path in self.names.paths}
+        paths = [path for path in self.others if path.startswith(self.top) and path[len(self.top) :].count("/") == 1]
+        paths = [path for path in paths if path.lower().endswith(TABLES) and path.rpartition("/")[0] not in folders]
+        small = [path for path in paths if (self.folder / path).stat().st_size <= _most_bytes(path)]
+        return small if len(small) <= MOST_LISTS else []
+
+    def tables(self) -> list[str]:
+        """Tables at the top that may hold labels."""
+        return [path for path in self.at_top if may_hold_labels(path)]
+
+    @cached_property
     def unread(self) -> list[str]:
         """Files at the top, or one folder below, that may hold labels but are not read."""
         paths = [path for path in self.others if path[len(self.top) :].count("/") <= 1]
         return [path for path in paths if path.lower().endswith(MAY_HOLD_LABELS)]
 
-    def tables(self) -> list[str]:
-        """Tables at the top that may hold labels."""
-        return [path for path in self.at_top if not _NOT_LABELS.match(_base(path))]
-
     @cached_property
     def to_predict(self) -> frozenset[str]:
         """Images named by tables without labels: sample submissions, lists of the test set."""
         named: set[str] = set()
-        for path in self.at_top:
-            header, cells = read_quietly(self.folder / path) if _NOT_LABELS.match(_base(path)) else ([], [])
+        for path in (*self.at_top, *self.in_folders):
+            header, cells = read_quietly(self.folder / path) if not may_hold_labels(path) else ([], [])
             column = naming_column(header, cells, self.names, "test") if header else ""
             if column:
                 found = [pick(self.names.find(cell), "test") for cell in cells[header.index(column)]]
@@ -120,6 +129,11 @@ def _most_bytes(path: str) -> int:
 
 def _base(path: str) -> str:
     return path.rpartition("/")[2].casefold()
+
+
+def may_hold_labels(path: str) -> bool:
+    """Whether a table is called neither like a sample nor like one of the test or validation set."""
+    return not _NOT_LABELS.match(_base(path))
 
 
 def is_table_name(path: str) -> bool:
@@ -200,18 +214,27 @@ def _rows(
 
 def table_labels(beside: TablesBeside, path_column: str = "", label_column: str = "") -> TableLabels | None:
     """The only table that names the images, or several about different ones; None if there is none, or too many fit."""
-    read = [one for path in beside.tables() if (one := _fit(beside, path, path_column, label_column)) is not None]
-    fitting = [one for one in read if _covers(set(one.kept), beside)]
-    if not fitting and _are_parts(read) and _covers({path for one in read for path in one.kept}, beside):
-        fitting = read
-    if len(fitting) > 1 and not _are_parts(fitting):
-        names = few([repr(fit.paths[0].name) for fit in fitting], 3)
-        log.info("%s: %s could each hold the labels, so none is used. Give the one that does.", beside.folder, names)
-        return None
-    if not fitting:
-        _note_unread(beside)
-        return None
-    return _as_sets([*fitting, *_tables_of_sets(beside, fitting)])
+    for paths in (beside.at_top, beside.in_folders):
+        read = [_fit(beside, path, path_column, label_column) for path in paths if may_hold_labels(path)]
+        fitting = _fitting([one for one in read if one is not None], beside)
+        if len(fitting) > 1 and not _are_parts(fitting):
+            names = few([repr(fit.paths[0].name) for fit in fitting], 3)
+            log.info(
+                "%s: %s could each hold the labels, so none is used. Give the one that does.", beside.folder, names
+            )
+            return None
+        if fitting:
+            others = [path for path in paths if not may_hold_labels(path) and set_of_table(Path(path))]
+            return _as_sets([*fitting, *_tables_of_sets(beside, others, fitting)])
+    _note_unread(beside)
+    return None
+
+
+def _fitting(read: Sequence[TableLabels], beside: TablesBeside) -> list[TableLabels]:
+    """The tables that each name nearly all images of some folders; else all, if they do so together."""
+    each = [one for one in read if _covers(set(one.kept), beside)]
+    together = {path for one in read for path in one.kept}
+    return each or (list(read) if read and _are_parts(read) and _covers(together, beside) else [])
 
 
 def _are_parts(tables: Sequence[TableLabels]) -> bool:
@@ -221,17 +244,16 @@ def _are_parts(tables: Sequence[TableLabels]) -> bool:
     return same and len(set(images)) == len(images)
 
 
-def _tables_of_sets(beside: TablesBeside, fitting: Sequence[TableLabels]) -> list[TableLabels]:
-    """Tables of the validation or the test set with the same columns and classes, about other images."""
+def _tables_of_sets(beside: TablesBeside, paths: Sequence[str], fitting: Sequence[TableLabels]) -> list[TableLabels]:
+    """Of these tables of the validation or the test set, those with the same columns and classes, about other images."""
     columns = (fitting[0].path_column, fitting[0].label_column)
     classes = {row.label for one in fitting for row in one.kept.values()}
     found: list[TableLabels] = []
-    for path in beside.at_top:
-        if _NOT_LABELS.match(_base(path)) and set_of_table(Path(path)):
-            one = _fit(beside, path, *columns)
-            labels = {row.label for row in one.kept.values()} - {""} if one is not None else set()
-            if one is not None and len(labels) > 1 and labels <= classes and _are_parts([*fitting, *found, one]):
-                found.append(one)
+    for path in paths:
+        one = _fit(beside, path, *columns)
+        labels = {row.label for row in one.kept.values()} - {""} if one is not None else set()
+        if one is not None and len(labels) > 1 and labels <= classes and _are_parts([*fitting, *found, one]):
+            found.append(one)
     return found
 
 
