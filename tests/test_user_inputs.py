@@ -470,6 +470,13 @@ READINGS = [
     Reading(kind="Excel's separator", head="sep=;\npath;label", line=lambda p, n: f"{p};{kind_of(p)}"),
     Reading(kind="empty columns", head="path,label,,", line=lambda p, n: f"{p},{kind_of(p)},,,,"),
     Reading(kind="blanks before quotes", head='"path", "label"', line=lambda p, n: f'"{p}", "{kind_of(p)}"'),
+    Reading(kind="an id that is the class", head="Image,Id", line=lambda p, n: f"{p},{kind_of(p)}"),
+    Reading(
+        kind="two columns of marks",
+        head="path,bad,checked",
+        line=lambda p, n: f"{p},{'x' * (n == 1)},{'x' * (n == 2)}",
+        read="BadLabels: no column looks like the label column",
+    ),
     Reading(kind="camel case", head="imagePath,className", line=lambda p, n: f"{p},{kind_of(p)}"),
     Reading(kind="a column of images of any name", head="shot,kind", line=lambda p, n: f"{p},{kind_of(p)}"),
     Reading(

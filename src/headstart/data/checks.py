@@ -156,6 +156,7 @@ def rejected(c: CheckInput) -> Iterator[Finding]:
     sentences = {
         "not_an_image_name": ("info", "{} not named like an image"),
         "not_a_file": ("error", "{} listed but missing"),
+        "address": ("error", "{} listed by an address, which is not fetched"),
         "two_labels": ("error", "{} listed with two labels"),
         "two_splits": ("error", "{} listed in two splits"),
         "no_permission": ("error", "{} in a folder that cannot be read"),

@@ -53,8 +53,12 @@ class Names:
 
     def __init__(self, paths: Iterable[str]) -> None:
         self.paths = frozenset(paths)
-        self._by_name = self._index(lambda name: name)
-        self._by_stem = self._index(lambda name: name.rpartition(".")[0] or name)
+        self._by_name: defaultdict[str, list[str]] = defaultdict(list)
+        self._by_stem: defaultdict[str, list[str]] = defaultdict(list)
+        for path in sorted(self.paths):
+            name = path.rpartition("/")[2]
+            self._by_name[name].append(path)
+            self._by_stem[name.rpartition(".")[0] or name].append(path)
 
     @cached_property
     def _by_spelling(self) -> tuple[tuple[Callable[[str], str], dict[str, list[str]]], ...]:
@@ -78,6 +82,12 @@ class Names:
         >>> names.find("0A1B.png"), names.find("X/7.0")
         (['train_images/0a1b.png'], ['x/007.jpg'])
         """
+        exact = self.find_exactly(cell, base)
+        above, _, name = plain_path(cell).rpartition("/")
+        return exact or (self._respelled(loose(above), name) if name else [])
+
+    def find_exactly(self, cell: str, base: str = "") -> list[str]:
+        """Like `find`, but only images that are called so, or so without their suffix."""
         text = plain_path(cell)
         for exact in (base + cell, base + text, text):
             if exact in self.paths:
@@ -88,7 +98,7 @@ class Names:
             found = [path for path in here if not above or f"/{path}".rpartition("/")[0].endswith(f"/{above}")]
             if found:
                 return found
-        return self._respelled(loose(above), name) if name else []
+        return []
 
     def _respelled(self, above: str, name: str) -> list[str]:
         """The images whose folders and names are a cell's in another spelling."""

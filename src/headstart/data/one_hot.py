@@ -37,13 +37,17 @@ def _bit(cell: str) -> bool | None:
 
 
 def hot_columns(columns: Mapping[str, Sequence[str]]) -> list[str]:
-    """The names of the columns that are a class each: two or more of zeros and ones, two of them with a 1.
+    """The names of the columns that are a class each: two or more of zeros and ones, with a 1 in at least half of the
+    rows.
 
     >>> hot_columns({"id": ["a", "b"], "rust": ["0", "1"], "scab": ["1", "0"]})
     ['rust', 'scab']
     """
     read = {name: found for name, cells in columns.items() if (found := bits(cells)) is not None}
-    return list(read) if sum(map(any, read.values())) > 1 else []
+    if sum(map(any, read.values())) < 2:
+        return []
+    ones = [sum(row) for row in zip(*read.values(), strict=True)]
+    return list(read) if max(ones) > 1 or 2 * sum(ones) >= len(ones) else []
 
 
 def one_each(columns: Sequence[Sequence[str]]) -> bool:

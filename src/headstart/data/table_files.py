@@ -140,13 +140,14 @@ def _read_text(table: Path) -> tuple[list[str], list[list[str]]]:
     text = text_of(table)
     lines = _list_lines(table, text)
     if lines is None:
-        lines = [list(line) for line in _csv_lines(text, tabs=table.suffix.lower() == ".tsv") if any(line)]
+        lines = [line for line in _csv_lines(text, tabs=table.suffix.lower() == ".tsv") if any(line)]
     lines = _with_header(table, lines)
     if len(lines) < 2:
         raise BadLabels(f"{table}: has no rows.", hint="Expected a header such as path,label and one row per image.")
     header = lines[0]
-    lines = [line if len(line) <= len(header) else _without_empty_ends(line, len(header)) for line in lines]
-    uneven = [n for n, line in enumerate(lines[1:], 2) if len(line) != len(header)]
+    width = len(header)
+    lines = [line if len(line) <= width else _without_empty_ends(line, width) for line in lines]
+    uneven = [n for n, line in enumerate(lines[1:], 2) if len(line) != width]
     if uneven:
         raise BadLabels(
             f"{table}: {len(uneven):,} of {len(lines) - 1:,} rows do not have {len(header)} cells, as the header does; "
@@ -162,9 +163,10 @@ def _without_empty_ends(line: list[str], wanted: int) -> list[str]:
 
 def _list_lines(table: Path, text: str) -> list[list[str]] | None:
     """Path and label of each line, if blanks separate them; None if something else does."""
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not _is_remark(line)]
-    if not lines or any(mark in line for line in lines[:2] for mark in ",;\t|"):
+    first = [line for line in text[:_PEEKED].splitlines() if line.strip() and not _is_remark(line)][:2]
+    if not first or any(mark in line for line in first for mark in ",;\t|"):
         return None
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not _is_remark(line)]
     if table.suffix.lower() not in LISTS and not all(" " in line for line in lines):
         return None
     matches = [_PATH_FIRST.fullmatch(line) for line in lines]

@@ -120,6 +120,8 @@ def choose_columns(
         unlabelled=unlabelled or one_each([by_name[name] for name in hot]),
         cells=free,
     )
+    if hot and _called([columns.label], _NAMES):
+        columns = replace(columns, label="")
     flags = () if columns.split else _flags(table, by_name, columns)
     return replace(columns, classes=() if columns.label else tuple(hot), flags=flags)
 
@@ -139,12 +141,17 @@ def rows_by(table: Path, header: Sequence[str], cells: Sequence[list[str]], colu
         labels = class_names(table, columns.label, by_name[columns.label], paths)
     elif columns.classes:
         labels = hot_labels(table, {name: by_name[name] for name in columns.classes}, paths)
-    return [_row(*row) for row in zip(paths, labels, splits, groups, strict=True)]
+    groups, splits = _without_missing(groups), _without_missing(splits)
+    return [
+        LabelRow(path, "", split, group, "two_labels") if label == SEVERAL else LabelRow(path, label, split, group)
+        for path, label, split, group in zip(paths, labels, splits, groups, strict=True)
+    ]
 
 
-def _row(path: str, label: str, split: str, group: str) -> LabelRow:
-    group, split = (text if not no_label(text) else "" for text in (group.strip(), split))
-    return LabelRow(path, "" if label == SEVERAL else label, split, group, "two_labels" * (label == SEVERAL))
+def _without_missing(cells: Sequence[str]) -> list[str]:
+    """Cells without blanks around them; empty where a program wrote that there is none."""
+    known = {cell: "" if no_label(cell) else cell.strip() for cell in set(cells)}
+    return [known[cell] for cell in cells]
 
 
 def unused_columns(header: Sequence[str], columns: Columns) -> list[str]:
@@ -177,8 +184,10 @@ def one_hot(header: Sequence[str], cells: Sequence[list[str]], *, aside: str = "
     return hot if len(hot) < len(header) else []
 
 
-def label_columns(columns: Mapping[str, Sequence[str]], *, used: Sequence[str]) -> list[str]:
+def label_columns(columns: Mapping[str, Sequence[str]], *, used: Sequence[str], ids: bool = True) -> list[str]:
     """The columns that may hold labels: those called like labels, else all but those of sets, groups and row numbers.
+
+    Those called like ids or paths come last, without `ids` not at all.
 
     >>> label_columns({"id": ["1"], "breed": ["pug"], "split": ["train"]}, used=["id"])
     ['breed']
@@ -186,7 +195,8 @@ def label_columns(columns: Mapping[str, Sequence[str]], *, used: Sequence[str]) 
     aside = (*SPLIT_COLUMNS, *GROUP_COLUMNS, *FLAGS)
     free = [name for name, cells in columns.items() if name not in used and not _is_index(name, cells)]
     free = [name for name in free if _plain(name) not in aside]
-    return _called(free, LABEL_COLUMNS) or [name for name in free if not _called([name], _NAMES)]
+    others = [name for name in free if not _called([name], _NAMES)]
+    return _called(free, LABEL_COLUMNS) or others or (free if ids else [])
 
 
 def guess_columns(
@@ -230,7 +240,7 @@ def guess_columns(
         path = path or (free[0] if len(free) == 1 else "")
         free = []
     label = label_column or _one(table, free, LABEL_COLUMNS, "label")
-    free = free if not path else [name for name in free if not _called([name], _NAMES)]
+    free = ([name for name in free if not _called([name], _NAMES)] or free) if path else free
     if path and not label and len(free) == 1:
         label = free[0]
     elif label and not path and len(free) == 2:

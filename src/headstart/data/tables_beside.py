@@ -312,9 +312,10 @@ def _fit(beside: TablesBeside, path: str, path_column: str, label_column: str) -
 def naming_column(header: Sequence[str], cells: Sequence[list[str]], names: Names, split: str) -> str:
     """The column whose cells name images most often, in a sample of rows; '' if none does."""
     step = max(len(cells[0]) // _TRIED, 1)
-    hits = [sum(len(pick(names.find(cell), split)) == 1 for cell in column[::step]) for column in cells]
-    if any(hits):
-        return header[hits.index(max(hits))]
+    for find in (names.find_exactly, names.find):
+        hits = [sum(len(pick(find(cell), split)) == 1 for cell in column[::step]) for column in cells]
+        if any(hits):
+            return header[hits.index(max(hits))]
     return next((name for name, c in zip(header, cells, strict=True) if relocation(c[::step], names.paths)), "")
 
 
@@ -326,7 +327,7 @@ def _label_column(
         return label_column
     columns = dict(zip(header, cells, strict=True))
     hot = one_hot(header, cells, aside=beside.group_column)
-    found = label_columns(columns, used=(path_column, beside.group_column, *hot))
+    found = label_columns(columns, used=(path_column, beside.group_column, *hot), ids=not hot)
     if hot and (len(found) != 1 or one_each([columns[name] for name in hot])):
         return ""
     return found[0] if len(found) == 1 else None

@@ -14,6 +14,7 @@ from headstart.data.foreign_formats import refuse_foreign
 from headstart.data.image_folder import files_below, files_in, folders_in, nearest, no_images, unwrap
 from headstart.data.match_files import open_unlabelled
 from headstart.data.path_cells import refuse_address
+from headstart.data.shards.writing import shards_at
 from headstart.data.table_files import LISTS, READABLE, is_list
 from headstart.errors import MissingData
 
@@ -51,6 +52,11 @@ def _is_table(given: Path) -> bool:
 def _images_of(given: Path) -> tuple[Dataset, Path]:
     """Return the images of a folder, an archive or a table, and what their names begin with."""
     if _is_table(given):
+        if shards_at(given, ""):
+            raise MissingData(
+                f"{given}: holds the images themselves, not their paths.",
+                hint="Save them as files to predict them. `headstart evaluate` reads such a table if it has labels.",
+            )
         return open_unlabelled(given), given.parent
     return _images_in(given if given.is_dir() else unpacked(given)), given
 

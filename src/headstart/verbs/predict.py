@@ -107,7 +107,7 @@ def predict(
 
     Args:
         run: Run folder written by `headstart train`.
-        paths: Images, folders or archives of images.
+        paths: Images, folders or archives of images, or tables of their paths.
         out: CSV to write: path, label (empty), predicted, one probability per class, error.
         submission: A competition's sample submission to fill in, and how.
 
