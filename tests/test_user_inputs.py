@@ -698,6 +698,13 @@ def test_tables_beside_images(
     assert says in caplog.text
 
 
+def test_a_table_in_each_set_folder(here: Path) -> None:
+    images = [f"{name}/{path[7:]}" for name in ("train", "test") for path in FLAT_IMAGES]
+    tables = {f"{name}/labels.csv": row_per_image(FLAT_IMAGES) for name in ("train", "test")}
+    with_tables(here / "d", images, tables)
+    assert classes_and_sets(headstart.DataSource(Path("d")).open()) == "cat 16, dog 16; test 16, train 16"
+
+
 def test_files_beside_images_that_may_hold_labels(here: Path, caplog: pytest.LogCaptureFixture) -> None:
     with_tables(here / "d", FLAT_IMAGES, {"labels.xlsx": "PK", "images/_annotations.coco.json": "{}"})
     with caplog.at_level("INFO", logger="headstart"):

@@ -1,19 +1,16 @@
 """Folders whose labels are elsewhere: in a table beside the images, or at the beginning of the file names.
 
 A folder that has class folders has labels of its own, and is left alone. Otherwise three layouts are tried, in this
-order:
+order (`data.tables_beside` has the first two):
 
-    metadata.csv, .jsonl, .parquet     with a column file_name, at the top or in the split folders (Hugging Face)
-    _classes.csv                       the same, with a column filename and one per class (Roboflow)
-    train.csv, labels.csv, ...         the only table at the top that names 95 % of the images in some folders; or
-                                       several with the same columns about different images, such as a val.csv
+    metadata.csv, _classes.csv         tables known by their names, at the top or in the split folders
+    train.csv, labels.csv, ...         the only table that names 95 % of the images in some folders, or parts of one
     train/cat.0.jpg, dog_12.jpg        2 to 200 words before a number, each with several images
 
 Folders such as stage1 and stage2 may or may not be classes: they yield to a table, but take precedence over file names.
 A single folder of this kind, or folders named like mere images (images1, images2), are not classes.
 
-Which tables are read for labels is for `data.tables_beside` to say. A sentence says what was recognised, and how to
-override it. Costs a walk over the folder and the reading of its tables
+A sentence says what was recognised, and how to override it. Costs a walk over the folder and the reading of its tables
 (0.6 s for 37,500 files, 1.1 s with a table of 25,000 rows). Not for data whose layout you know: describe it with
 `DataSource`.
 """

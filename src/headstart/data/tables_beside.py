@@ -3,6 +3,7 @@
     metadata.csv, _classes.csv     by their names, at the top or in the split folders (Hugging Face, Roboflow)
     labels.csv, train.csv, ...     the only table at the top that names 95 % of the images in some folders; or several
                                    with the same columns about different images, such as a val.csv beside a train.csv
+    labels/labels.csv              the same in a folder without images, or in the folders of sets (train/labels.csv)
 
 Sample submissions and tables of the test set alone are never read for labels, and of two tables about the same images
 neither is used. Costs reading the tables: about 2 s per 100,000 rows. Not for a table that is given itself:
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from headstart.data.dataset import TABLES, FoundImages, side_of_path
 from headstart.data.foreign_formats import MAY_HOLD_LABELS, about
+from headstart.data.label_cells import no_label
 from headstart.data.match_files import (
     SHARE,
     Names,
@@ -42,7 +44,8 @@ from headstart.io.text_table import few
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "_classes.csv")
 FILE_NAMES = ("file_name", "filename")
 """Columns of paths in these tables."""
-_NOT_LABELS = re.compile(r"(?:sample|example|submi|test|val|pred|split|unlabell?ed)|.*submission")
+_SAMPLES = re.compile(r"(?:sample|example|submi|pred|split|unlabell?ed)|.*submission")
+_NOT_LABELS = re.compile(rf"test|val|{_SAMPLES.pattern}")
 """Beginnings of the names of tables that are not read for labels."""
 MOST_BYTES = 512 << 20
 """Larger tables are skipped, and JSON or lists above an eighth of it: a million rows take 50 MB."""
@@ -94,6 +97,14 @@ class TablesBeside:
         paths = [path for path in paths if path.lower().endswith(TABLES) and path.rpartition("/")[0] not in folders]
         small = [path for path in paths if (self.folder / path).stat().st_size <= _most_bytes(path)]
         return small if len(small) <= MOST_LISTS else []
+
+    @cached_property
+    def in_sets(self) -> list[str]:
+        """Tables in the folders of sets (train/labels.csv), but not samples of submissions."""
+        paths = [path for path in self.others if path.startswith(self.top) and path.lower().endswith(TABLES)]
+        paths = [path for path in paths if path[len(self.top) :].count("/") == 1 and side_of_path(path)]
+        small = [path for path in paths if (self.folder / path).stat().st_size <= _most_bytes(path)]
+        return [path for path in small if not _SAMPLES.match(_base(path))] if len(small) <= MOST_LISTS else []
 
     def tables(self) -> list[str]:
         """Tables at the top that may hold labels."""
@@ -214,9 +225,11 @@ def _rows(
 
 def table_labels(beside: TablesBeside, path_column: str = "", label_column: str = "") -> TableLabels | None:
     """The only table that names the images, or several about different ones; None if there is none, or too many fit."""
-    for paths in (beside.at_top, beside.in_folders):
-        read = [_fit(beside, path, path_column, label_column) for path in paths if may_hold_labels(path)]
-        fitting = _fitting([one for one in read if one is not None], beside)
+    for paths in (beside.at_top, beside.in_folders, beside.in_sets):
+        inside = paths is beside.in_sets
+        usual = [path for path in paths if inside or may_hold_labels(path)]
+        read = [one for path in usual if (one := _fit(beside, path, path_column, label_column)) is not None]
+        fitting = _fitting(read, beside, together=inside)
         if len(fitting) > 1 and not _are_parts(fitting):
             names = few([repr(fit.paths[0].name) for fit in fitting], 3)
             log.info(
@@ -224,17 +237,24 @@ def table_labels(beside: TablesBeside, path_column: str = "", label_column: str 
             )
             return None
         if fitting:
-            others = [path for path in paths if not may_hold_labels(path) and set_of_table(Path(path))]
+            others = [path for path in paths if path not in usual and set_of_table(Path(path))]
+            _note_unused(beside, [one for one in read if one not in fitting])
             return _as_sets([*fitting, *_tables_of_sets(beside, others, fitting)])
     _note_unread(beside)
     return None
 
 
-def _fitting(read: Sequence[TableLabels], beside: TablesBeside) -> list[TableLabels]:
+def _fitting(read: Sequence[TableLabels], beside: TablesBeside, *, together: bool) -> list[TableLabels]:
     """The tables that each name nearly all images of some folders; else all, if they do so together."""
-    each = [one for one in read if _covers(set(one.kept), beside)]
-    together = {path for one in read for path in one.kept}
-    return each or (list(read) if read and _are_parts(read) and _covers(together, beside) else [])
+    each = [one for one in read if _covers(set(one.kept), beside)] if not together else []
+    images = {path for one in read for path in one.kept}
+    return each or (list(read) if read and _are_parts(read) and _covers(images, beside) else [])
+
+
+def _note_unused(beside: TablesBeside, tables: Sequence[TableLabels]) -> None:
+    if tables:
+        names = few([repr(one.paths[0].name) for one in tables], 3)
+        log.info("%s: not used: the table%s %s, of some of the images.", beside.folder, "s" * (len(tables) > 1), names)
 
 
 def _are_parts(tables: Sequence[TableLabels]) -> bool:
@@ -282,23 +302,22 @@ def _fit(beside: TablesBeside, path: str, path_column: str, label_column: str) -
         return None
     if (path_column and path_column not in header) or (label_column and label_column not in header):
         return None
-    split = set_of_table(table)
+    split, base = side_of_path(path) or set_of_table(table), path[: path.rfind("/") + 1]
     column = path_column or naming_column(header, cells, beside.names, split)
     label = _label_column(beside, header, cells, column, label_column) if column else None
     if label is None:
         return None
     rows, notes = _rows(beside, table, header, cells, column, label)
-    named = [pick(beside.names.find(row.path), split) for row in rows]
+    named = [pick(beside.names.find(row.path, base), split) for row in rows]
     if not any(named):
         rows = moved(table, rows, beside.names)
-        named = [pick(beside.names.find(row.path), split) for row in rows]
+        named = [pick(beside.names.find(row.path, base), split) for row in rows]
     hits = {found[0] for found in named if len(found) == 1}
     unclear = any(len(found) > 1 for found in named)
     if not hits or (unclear and not _covers(hits, beside)) or (not label_column and not _are_classes(rows)):
         return None
-    kept, rejected = merged(
-        table, with_sets(table, rows), partial(one_image, table, names=beside.names, base=beside.top)
-    )
+    find = partial(one_image, table, names=beside.names, base=base, split=split)
+    kept, rejected = merged(table, with_sets(table, rows), find)
     return TableLabels(
         paths=(table,),
         path_column=column,
@@ -360,9 +379,12 @@ def groups_in(
     others = {name: cells for name, cells in columns.items() if name != group_column}
     usual = next((name for name in FILE_NAMES if name in others), "")
     naming = path_column or usual or (naming_column([*others], [*others.values()], names, split) if others else "")
+    cells = others.get(naming, [])
+    if not any(names.find(cell, base) for cell in cells) and (rule := relocation(cells, names.paths)):
+        cells = [rule.applied_to(cell) for cell in cells]
     found: dict[str, str] = {}
-    for cell, group in zip(others.get(naming, []), columns[group_column], strict=False):
+    for cell, group in zip(cells, columns[group_column], strict=False):
         named = pick(names.find(cell, base), split)
         if len(named) == 1:
-            found[named[0]] = group.strip()
+            found[named[0]] = "" if no_label(group) else group.strip()
     return found
