@@ -121,8 +121,8 @@ DATA = {
     "an image for a folder": (
         "",
         "train photos/class0/000.jpg --out run",
-        "MissingData: photos/class0/000.jpg: is a file; expected a folder of images or a table (.csv, "
-        ".tsv, .parquet).\n  Give the folder that it is in: photos/class0\n",
+        "MissingData: photos/class0/000.jpg: is a single image; expected a folder of images, or a table of them.\n"
+        "  Give the folder that it is in, photos/class0. `headstart predict RUN photos/class0/000.jpg` classifies it.\n",
     ),
     "nothing readable": (
         "spoil photos",

@@ -256,9 +256,9 @@ def test_a_competition_with_a_table_of_ids(tmp_path: Path, caplog: pytest.LogCap
     with caplog.at_level("INFO", "headstart"):
         data = open_dataset(folder)
     assert caplog.messages == [
+        "train.csv: 1 row names no existing image; left out: 'gone'.",
         f"{folder}: the labels are taken from the column 'diagnosis' of 'train.csv', the images found by 'id_code' "
-        "('0': 3, '1': 3; 2 of 8 images have none). Rows that name no existing image: 1. "
-        "Override with --label-column, --path-column or --label-from."
+        "('0': 3, '1': 3; 2 of 8 images have none). Override with --label-column, --path-column or --label-from.",
     ]
     expected = {f"train_images/{i}.png": str(n % 2) for n, i in enumerate(ids)}
     assert labels_of(data) == {"test_images/7f.png": "", "test_images/8f.png": "", **expected}

@@ -222,8 +222,8 @@ def test_archives_and_other_files_say_what_to_do(tmp_path: Path) -> None:
     text = error_of(lambda: open_dataset(str(tmp_path / "cats.tar.gz")), BadArchive)
     assert text.startswith(f"{tmp_path / 'cats.tar.gz'}: is not a known archive format; expected a zip or a tar.\n")
     assert error_of(lambda: open_dataset(tmp_path / "one.jpg"), MissingData) == (
-        f"{tmp_path / 'one.jpg'}: is a file; expected a folder of images or a table (.csv, .tsv, .parquet).\n"
-        f"  Give the folder that it is in: {tmp_path}"
+        f"{tmp_path / 'one.jpg'}: is a single image; expected a folder of images, or a table of them.\n"
+        f"  Give the folder that it is in, {tmp_path}. `headstart predict RUN {tmp_path / 'one.jpg'}` classifies it."
     )
 
 
@@ -508,7 +508,7 @@ def test_ambiguous_missing_and_wrong_columns(tmp_path: Path) -> None:
     name = table(tmp_path / "t.csv", "path,image,label,extra\n1.jpg,1.jpg,a,z\n")
     assert error_of(lambda: open_dataset(name), BadLabels) == (
         f"{name}: 'path', 'image' could each be meant (its columns are 'path', 'image', 'label', 'extra').\n"
-        "  Rename the others; in Python, path_column='path' also works."
+        "  Say which with --path-column path (in Python, path_column='path'), or rename the others."
     )
     assert labels_of(open_dataset(name, path_column="image", label_column="extra")) == {"1.jpg": "z"}
     assert error_of(lambda: open_dataset(name, label_column="lable"), BadLabels) == (

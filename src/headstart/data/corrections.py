@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data.chosen_classes import without_classes
-from headstart.data.edited import check_ticks, counted, edited_rows, ticked
+from headstart.data.edited import check_ticks, counted, edited_rows, path_in_data, ticked
 from headstart.data.open_dataset import Dataset
 from headstart.errors import BadLabels, near_names
 from headstart.io.files import write_csv
@@ -77,6 +77,11 @@ class Corrections:
         wanted = set(paths)
         return replace(self, rows=tuple(row for row in self.rows if row.path in wanted))
 
+    def spelled_as(self, dataset: Dataset) -> Corrections:
+        """The same rows with the paths as the data spells them, where a spreadsheet on Windows wrote backslashes."""
+        known = {*dataset.paths, *dataset.left_out}
+        return replace(self, rows=tuple(replace(row, path=path_in_data(row.path, known)) for row in self.rows))
+
     def applied_to(self, dataset: Dataset) -> Dataset:
         """The dataset with these labels, and without the images to leave out.
 
@@ -86,16 +91,17 @@ class Corrections:
         if not self.rows:
             return dataset
         index = {path: i for i, path in enumerate(dataset.paths)}
-        problems = list(self._problems(dataset, index))
+        fitted = self.spelled_as(dataset)
+        problems = list(fitted._problems(dataset, index))
         if problems:
             hints = dict.fromkeys(hint for _, hint in problems if hint)
             raise BadLabels(f"{self.source}: {'; '.join(text for text, _ in problems)}.", hint="\n".join(hints))
         log.info("Corrections in %s: %s.", self.source, given_and_left_out(self.relabelled, self.dropped))
-        others = [row for row in self.rows if row.path in dataset.left_out and not row.idle]
+        others = [row for row in fitted.rows if row.path in dataset.left_out and not row.idle]
         if others:
             log.info("%s of them are for images of classes that are left out.", f"{len(others):,}")
         labels, keep = dataset.labels.copy(), np.ones(len(dataset), bool)
-        for row in self.among(index).rows:
+        for row in fitted.among(index).rows:
             keep[index[row.path]] = not row.drop
             if row.new_label:
                 labels[index[row.path]] = dataset.classes.index(row.new_label)

@@ -5,14 +5,14 @@
 | a folder | `data.image_folder` | its class folders, else a table beside them or the file names (`data.infer_labels`) |
 | a folder and `label_from` | `data.match_files` | the file names, or the paths |
 | a folder and columns | `data.infer_labels` | the table in it that has these columns |
-| a table (CSV, TSV, parquet, JSON Lines) | `data.match_files` | its label column, or a column per class |
+| a table (CSV, TSV, parquet, JSON, JSON Lines), a list | `data.match_files` | its label column, or a column per class |
 | parquet with images, WebDataset shards; a folder of them, `shard-{000..009}.tar` | `data.shards.writing` | their own |
 | an archive (zip, tar, tar.gz, ...) of any of these | `data.archives.unpacking` | as above |
 | from Python: a data frame, lists of images and labels | `data.in_memory` | as of a table |
 
 Images that belong together (one patient, one camera) are named by a column or by a pattern in their paths
 (`data.groups`). Archives and shards are unpacked once, into the user's cache. Not for data on other machines: download
-it first.
+it first. Other files are refused by what they are (`data.foreign_formats`).
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ from types import MappingProxyType
 
 from headstart.data.archives.unpacking import is_archive, unpacked
 from headstart.data.chosen_classes import class_names, listed_classes, only_classes
-from headstart.data.dataset import ARCHIVES, TABLES, Dataset
+from headstart.data.dataset import ARCHIVES, Dataset
+from headstart.data.foreign_formats import FOREIGN, not_a_dataset, refuse_foreign
 from headstart.data.groups import check_group_column, groups_from_paths, with_groups
 from headstart.data.image_folder import nearest, open_folder
 from headstart.data.in_memory import kept_table, missing_table, place_of
 from headstart.data.infer_labels import groups_beside, open_recognised, open_with_columns
 from headstart.data.match_files import compiled, labels_from_names, open_by_pattern, open_table
+from headstart.data.path_cells import refuse_address
 from headstart.data.proposals import about_columns
 from headstart.data.shards.writing import shards_at, written_out
-from headstart.data.tables import READABLE, LabelRow, choose_columns, read_cells, rows_by, rows_of
+from headstart.data.table_files import FORMATS, READABLE, read_cells
+from headstart.data.tables import LabelRow, choose_columns, rows_by, rows_of
 from headstart.errors import BadLabels, MissingData
 from headstart.io.progress import log
 
@@ -71,13 +74,19 @@ class DataSource:
         object.__setattr__(self, "classes", listed_classes(self.classes))  # so is a list of names
 
     def open(self) -> Dataset:
-        """Open the images with their labels. Raises `DataError`, and `WriteError` if the cache cannot be written."""
+        """Open the images with their labels; unused columns of a table are logged.
+
+        Raises `DataError`, and `WriteError` if the cache cannot be written.
+        """
         opened = self._opened()
+        if opened.unused:
+            log.info("%s", opened.unused)
         return only_classes(opened, class_names(self.classes)) if self.classes else opened
 
     def _opened(self) -> Dataset:
         """The images of all classes."""
         self._check_options()
+        refuse_address(self.place)
         shards = shards_at(self.place, self.path_column)
         if shards:
             return self._open_shards(shards)
@@ -85,10 +94,12 @@ class DataSource:
             return self._open_folder()
         if self.place.is_file() and self.place.suffix.lower() in READABLE:
             return self._open_table()
+        if self.place.is_file() and self.place.suffix.lower() in FOREIGN:
+            refuse_foreign(self.place)
         if self.place.is_file() and (is_archive(self.place) or self.place.name.lower().endswith(ARCHIVES)):
             return replace(self, place=unpacked(self.place))._opened()
         if self.place.is_file():
-            raise _not_a_dataset(self.place)
+            raise not_a_dataset(self.place, FORMATS)
         no_such = MissingData(f"{self.place}: there is no such folder or table.", hint=nearest(self.place))
         raise missing_table(self.place) or no_such
 
@@ -231,10 +242,3 @@ def as_source(data: object) -> DataSource:
     Raises `DataError` for anything else.
     """
     return data if isinstance(data, DataSource) else DataSource(place_of(data))
-
-
-def _not_a_dataset(place: Path) -> MissingData:
-    return MissingData(
-        f"{place}: is a file; expected a folder of images or a table ({', '.join(TABLES)}).",
-        hint=f"Give the folder that it is in: {place.parent}",
-    )

@@ -26,11 +26,11 @@ IMAGES = SUFFIXES
 """Extensions of images, also of those that are not decoded: such a file is named, never passed over."""
 OTHERS = (
     *(".txt", ".md", ".csv", ".tsv", ".parquet", ".json", ".jsonl", ".xml", ".yaml", ".yml"),
-    *(".html", ".py", ".ipynb", ".log"),
     *(".aae", ".xmp", ".pp3", ".dop", ".ini", ".db", ".lnk", ".url"),  # beside images, from cameras and systems
+    *(".html", ".py", ".ipynb", ".log", ".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".mat"),
 )
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz", ".zst")
-TABLES = (".csv", ".tsv", ".parquet")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 """Extensions of tables."""
 SKIPPED = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"})
 """Names that systems leave everywhere, passed over like those that begin with a dot."""

@@ -18,8 +18,10 @@ import numpy as np
 
 from headstart.data.class_names import class_name
 from headstart.data.corrections import Corrections, given_and_left_out
+from headstart.data.foreign_formats import refuse_foreign
 from headstart.data.open_dataset import SPLITS, Dataset, split_name
-from headstart.data.tables import csv_lines
+from headstart.data.path_cells import plain_path, refuse_address
+from headstart.data.table_files import csv_lines
 from headstart.errors import BadSplit
 from headstart.io.progress import log
 from headstart.io.text_table import few
@@ -48,7 +50,7 @@ def match_rows(rows: Sequence[Cells], dataset: Dataset, sha256s: Sequence[str] =
     for the test set comes first, then that for the validation set: what was held out stays so.
     """
     index = {path: i for i, path in enumerate(dataset.paths)}
-    rows = [row if row["path"] in index else {**row, "path": _with_slashes(row["path"])} for row in rows]
+    rows = [row if row["path"] in index else {**row, "path": plain_path(row["path"])} for row in rows]
     by_hash: dict[str, list[int]] = {}
     for i, sha256 in enumerate(sha256s):
         by_hash.setdefault(sha256, []).append(i)
@@ -70,15 +72,6 @@ def match_rows(rows: Sequence[Cells], dataset: Dataset, sha256s: Sequence[str] =
     result.gone.extend(row["path"] for n, row in wanted if n not in matched)
     result.found.extend((i, row) for n, row in wanted for i in matched.get(n, []))
     return result
-
-
-def _with_slashes(path: str) -> str:
-    """A path as Windows or a person may have written it.
-
-    >>> _with_slashes(".\\\\cats\\\\1.jpg")
-    'cats/1.jpg'
-    """
-    return path.replace("\\", "/").removeprefix("./")
 
 
 def _is_same(row: Cells, index: Mapping[str, int], sha256s: Sequence[str]) -> bool:
@@ -206,6 +199,8 @@ def read_split(
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
     hint = "`headstart split DATA --out split.csv` writes one."
+    refuse_address(path)
+    refuse_foreign(path)
     try:
         lines = [line for line in csv_lines(path) if any(line)]
     except FileNotFoundError:

@@ -1,8 +1,9 @@
 """Tables that headstart writes, a person edits in a spreadsheet, and headstart reads back: corrections, pairs of
 copies.
 
-All of them may come back with other delimiters, another encoding (`data.tables.csv_lines`), or columns in another
-order. Rows that do not fit are named and counted, and the table is refused as a whole.
+All of them may come back with other delimiters, another encoding (`data.table_files.csv_lines`), columns in another
+order, or backslashes in the paths (`path_in_data`). Rows that do not fit are named and counted, and the table is
+refused as a whole.
 
 Costs milliseconds per 10,000 rows. Not for tables of labels: `data.tables` reads those.
 """
@@ -10,11 +11,13 @@ Costs milliseconds per 10,000 rows. Not for tables of labels: `data.tables` read
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+from headstart.data.foreign_formats import refuse_foreign
 from headstart.data.open_dataset import nearest
-from headstart.data.tables import csv_lines
+from headstart.data.path_cells import plain_path, refuse_address
+from headstart.data.table_files import csv_lines
 from headstart.errors import DataError, MissingData
 from headstart.io.text_table import few
 
@@ -50,6 +53,15 @@ def edited_rows(
     return [dict(zip(header, line, strict=True)) for line in lines[1:]]
 
 
+def path_in_data(path: str, known: Collection[str]) -> str:
+    """A path as the data spells it, if that is certain: with ``/`` for ``\\``, without ``./``, blanks and quotes.
+
+    >>> path_in_data(" ./cats/1.jpg", {"cats/1.jpg"}), path_in_data(" ./cats/1.jpg", {"dogs/1.jpg"})
+    ('cats/1.jpg', ' ./cats/1.jpg')
+    """
+    return path if path in known or plain_path(path) not in known else plain_path(path)
+
+
 def check_ticks(place: Path, rows: Iterable[dict[str, str]], column: str, error: type[DataError]) -> None:
     """Raise `error` if a cell of this column is neither x nor empty."""
     wrong = [f"{row['path']!r}: {row[column]!r}" for row in rows if ticked(row.get(column, "")) is None]
@@ -77,6 +89,8 @@ def counted(problem: str, bad: Iterable[str], what: str = "row") -> str:
 
 def _lines(place: Path, what: str, wrong: type[DataError]) -> list[list[str]]:
     """Header and rows as a spreadsheet may have saved them, without empty rows."""
+    refuse_address(place)
+    refuse_foreign(place)
     try:
         return [line for line in csv_lines(place) if any(line)]
     except FileNotFoundError:

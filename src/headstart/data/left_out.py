@@ -25,6 +25,7 @@ class RejectReason(NamedTuple):
 
 REJECT_REASONS = {
     "not_a_file": RejectReason("error", "file", "listed but missing", lost=True),
+    "address": RejectReason("error", "file", "listed by an address, which is not fetched", lost=True),
     "two_labels": RejectReason("error", "file", "listed with two labels", lost=True),
     "two_splits": RejectReason("error", "file", "listed in two splits", lost=True),
     "no_permission": RejectReason("error", "file", "in a folder that cannot be read", lost=True),

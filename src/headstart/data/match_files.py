@@ -1,29 +1,46 @@
 """Match the rows of a table to images, and read labels from file names.
 
 A row names an image by its path, with or without its extension; if there is no such image, by its file name alone, in
-any folder, as tables of competitions do (`0a1b` is `train_images/0a1b.png`). A name that fits several images is an
-error, not a guess. Costs about 2 s per 100,000 rows. Only for tables of images.
+any folder, as tables of competitions do (`0a1b` is `train_images/0a1b.png`). Where nothing is called exactly so, other
+spellings count (`data.path_cells`), which is noted; last come paths of another machine, if exchanging the folders that
+they begin with makes them those of images. A name that fits several images is an error, not a guess. Rows that are
+left out are noted. Costs about 2 s per 100,000 rows. Only for tables of images.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from headstart.data.dataset import (
+    IMAGES,
     Dataset,
     FoundImages,
     dataset_of,
     decided,
     is_unlabelled_name,
     side_of_path,
-    split_name,
 )
 from headstart.data.image_folder import every_image, no_images
-from headstart.data.tables import LabelRow
+from headstart.data.path_cells import (
+    DOWNLOAD_FIRST,
+    is_address,
+    is_elsewhere,
+    is_respelled,
+    is_scientific,
+    loose,
+    number,
+    plain_path,
+    relocation,
+)
+from headstart.data.set_columns import set_name
+from headstart.data.table_files import read_cells
+from headstart.data.tables import LabelRow, choose_columns, rows_by
 from headstart.errors import BadLabels, BadSplit
 from headstart.io.progress import log
 from headstart.io.text_table import few
@@ -46,14 +63,35 @@ class Names:
             self._by_name[name].append(path)
             self._by_stem[name.rpartition(".")[0] or name].append(path)
 
+    @cached_property
+    def _by_spelling(self) -> tuple[tuple[Callable[[str], str], dict[str, list[str]]], ...]:
+        """Looser keys of file names, and the images by them."""
+        stem = lambda name: loose(name).rpartition(".")[0] or loose(name)  # noqa: E731
+        return tuple((key, self._index(key)) for key in (loose, stem, number))
+
+    def _index(self, key: Callable[[str], str]) -> dict[str, list[str]]:
+        index: defaultdict[str, list[str]] = defaultdict(list)
+        for path in sorted(self.paths):
+            if name := key(path.rpartition("/")[2]):
+                index[name].append(path)
+        return index
+
     def find(self, cell: str, base: str = "") -> list[str]:
         """The images that a cell can mean, by the first rule with a match; `base` is the folder of its table.
 
-        >>> names = Names(["train_images/0a1b.png", "test/1.jpg", "train/1.jpg"])
+        >>> names = Names(["train_images/0a1b.png", "test/1.jpg", "train/1.jpg", "x/007.jpg"])
         >>> names.find("0a1b"), names.find("1.jpg"), names.find("train/1"), names.find("2")
         (['train_images/0a1b.png'], ['test/1.jpg', 'train/1.jpg'], ['train/1.jpg'], [])
+        >>> names.find("0A1B.png"), names.find("X/7.0")
+        (['train_images/0a1b.png'], ['x/007.jpg'])
         """
-        text = cell.strip().replace("\\", "/").removeprefix("./")
+        exact = self.find_exactly(cell, base)
+        above, _, name = plain_path(cell).rpartition("/")
+        return exact or (self._respelled(loose(above), name) if name else [])
+
+    def find_exactly(self, cell: str, base: str = "") -> list[str]:
+        """Like `find`, but only images that are called so, or so without their suffix."""
+        text = plain_path(cell)
         for exact in (base + cell, base + text, text):
             if exact in self.paths:
                 return [exact]
@@ -61,6 +99,15 @@ class Names:
         for index in (self._by_name, self._by_stem):
             here = index.get(name, []) if name else []
             found = [path for path in here if not above or f"/{path}".rpartition("/")[0].endswith(f"/{above}")]
+            if found:
+                return found
+        return []
+
+    def _respelled(self, above: str, name: str) -> list[str]:
+        """The images whose folders and names are a cell's in another spelling."""
+        for key, index in self._by_spelling:
+            here = index.get(key(name), []) if key(name) else []
+            found = [path for path in here if not above or loose(f"/{path}".rpartition("/")[0]).endswith(f"/{above}")]
             if found:
                 return found
         return []
@@ -83,30 +130,83 @@ def open_table(table: Path, rows: list[LabelRow]) -> Dataset:
     Paths are relative to the folder of the table. Only if none of them exists, the names are looked for in the folders
     below it.
     """
-    root = table.parent
-    kept, rejected = merged(table, rows, lambda row: _existing(root, row.path))
+    root, rows = table.parent, with_sets(table, rows)
+    kept, rejected = merged(table, rows, _Listed(root).find)
     if not kept:
-        names = Names(path for path, _, _ in every_image(root).images)
-        kept, rejected = merged(table, rows, lambda row: one_image(table, row, names))
-        if kept:
-            log.info("The images of %s were found by name in the folders beside it.", table)
-    if not kept:
-        raise BadLabels(
-            f"{table}: none of its {len(rows):,} rows names an existing image; "
-            f"the first is {rows[0].path!r}, looked for at {root / rows[0].path}.",
-            hint="Paths are relative to the folder of the table: move the table, or change its paths.",
-        )
+        kept, rejected = _found_below(table, rows)
     classes = {row.label for row in rows if row.label}
     usable = [kept[path] for path in sorted(kept) if path not in rejected]
     if not usable:
         raise no_images(root, sorted(rejected.items()))
+    note_numbers(table.name, rejected)
     found = FoundImages([(row.path, row.label, row.split) for row in usable], classes, sorted(rejected.items()))
     return dataset_of(root, found, [row.group for row in usable])
 
 
+def open_unlabelled(table: Path) -> Dataset:
+    """The images whose paths are in a table, whatever else it holds. Raises `BadLabels`."""
+    header, cells = read_cells(table)
+    columns = choose_columns(table, header, cells, unlabelled=True)
+    log.info("%s: the images are those in the column %r.", table, columns.path)
+    return open_table(table, rows_by(table, header, cells, replace(columns, split="", group="", flags=())))
+
+
+def _found_below(table: Path, rows: list[LabelRow]) -> tuple[dict[str, LabelRow], dict[str, str]]:
+    """The rows whose images are somewhere below the folder of the table. Raises `BadLabels` if none is."""
+    names = Names(path for path, _, _ in every_image(table.parent).images)
+    kept, rejected = merged(table, rows, lambda row: one_image(table, row, names))
+    if kept:
+        log.info("The images of %s were found by name in the folders beside it.", table)
+        return kept, rejected
+    kept, rejected = merged(table, moved(table, rows, names), lambda row: one_image(table, row, names))
+    if not kept:
+        raise _nothing_found(table, rows)
+    return kept, rejected
+
+
+def moved(table: Path, rows: list[LabelRow], names: Names) -> list[LabelRow]:
+    """The rows, with the folders exchanged that their paths begin with, if that makes them images; this is logged."""
+    rule = relocation([row.path for row in rows], names.paths)
+    if rule is None:
+        return rows
+    result = [replace(row, path=rule.applied_to(row.path)) for row in rows]
+    i = next(i for i, row in enumerate(result) if row.path in names.paths)
+    log.info(
+        "%s: its paths are of another place, so they are read with other folders at the beginning: %r as %r.",
+        *(table, rows[i].path, result[i].path),
+    )
+    return result
+
+
+def _nothing_found(table: Path, rows: Sequence[LabelRow]) -> BadLabels:
+    first = next((row.path for row in rows if row.path.strip()), "")
+    if is_address(first):
+        n = sum(is_address(row.path) for row in rows)
+        return BadLabels(
+            f"{table}: {n:,} of {len(rows):,} rows name an address, such as {first!r}.", hint=DOWNLOAD_FIRST
+        )
+    hint = "Paths are relative to the folder of the table: move the table, or change its paths."
+    if is_elsewhere(first):
+        hint = f"The paths begin at a place that is not here. Make them relative to the folder of the table, {table.parent}."
+    elif is_scientific(first):
+        hint = f"A spreadsheet has made a number of {first!r}: format the column as text, and fill it in again."
+    return BadLabels(
+        f"{table}: none of its {len(rows):,} rows names an existing image; "
+        f"the first is {first!r}, looked for at {table.parent / plain_path(first)}.",
+        hint=hint,
+    )
+
+
+def note_numbers(table: str, rejected: Mapping[str, str]) -> None:
+    """Log names of images that a spreadsheet has turned into numbers."""
+    number = next((path for path, reason in rejected.items() if reason == "not_a_file" and is_scientific(path)), "")
+    if number:
+        log.warning("%s: a spreadsheet has made a number of %r: format the column as text.", table, number)
+
+
 def one_image(table: Path, row: LabelRow, names: Names, base: str = "", split: str = "") -> str | None:
     """The image that a row names, None if there is none. Raises `BadLabels` if it could be several."""
-    found = pick(names.find(row.path, base), split or side_of_path(f"{table.stem.casefold()}/"))
+    found = pick(names.find(row.path, base), split or set_of_table(table))
     if len(found) > 1:
         raise BadLabels(
             f"{table}: {row.path!r} is ambiguous: {few([repr(path) for path in found], 3)}.",
@@ -115,25 +215,46 @@ def one_image(table: Path, row: LabelRow, names: Names, base: str = "", split: s
     return found[0] if found else None
 
 
+def set_of_table(table: Path) -> str:
+    """The set that the name of a table says its rows are in, '' if it says none.
+
+    >>> [set_of_table(Path(name)) for name in ("train.csv", "trainLabels.csv", "labels_val.csv", "labels.csv")]
+    ['train', 'train', 'val', '']
+    """
+    words = re.findall(r"[A-Z]?[a-z]+", table.stem)
+    return side_of_path(f"{table.stem.casefold()}/") or next(filter(None, map(set_name, words)), "")
+
+
 def merged(
     table: Path, rows: Sequence[LabelRow], find: Callable[[LabelRow], str | None]
 ) -> tuple[dict[str, LabelRow], dict[str, str]]:
-    """{path: row}, with the rows of one image merged, and {path or cell: reason} of those that cannot be used."""
+    """{path: row}, with the rows of one image merged, and {path or cell: reason} of those that cannot be used.
+
+    The rows are those of `with_sets`.
+    """
     kept: dict[str, LabelRow] = {}
     rejected: dict[str, str] = {}
-    for n, (row, split) in enumerate(zip(rows, _splits_of(table, rows), strict=True), 1):
-        path = find(row)
+    respelled: dict[str, str] = {}
+    for n, row in enumerate(rows, 1):
+        path, split = find(row), row.split
         if path is None:
-            rejected[row.path or f"(row {n})"] = "not_a_file"
+            rejected[row.path or f"(row {n})"] = "address" if is_address(row.path) else "not_a_file"
             continue
-        earlier = kept.setdefault(path, replace(row, path=path, split=split))
-        if row.label and earlier.label and row.label != earlier.label:
-            rejected[path] = "two_labels"
+        if is_respelled(row.path, path):
+            respelled[row.path] = path
+        earlier = kept.setdefault(path, replace(row, path=path))
+        if row.problem or (row.label and earlier.label and row.label != earlier.label):
+            rejected[path] = row.problem or "two_labels"
         elif split and earlier.split and split != earlier.split:
             rejected[path] = "two_splits"
         else:
             joined = replace(earlier, label=earlier.label or row.label, split=earlier.split or split)
             kept[path] = replace(joined, group=earlier.group or row.group)
+    if respelled:
+        cell, path = next(iter(respelled.items()))
+        log.info(
+            "%s: %s paths are spelled in another way, such as %r for %r.", table, f"{len(respelled):,}", cell, path
+        )
     return kept, rejected
 
 
@@ -154,25 +275,70 @@ def label_folder(root: Path, found: FoundImages, kept: dict[str, LabelRow], reje
     return dataset_of(root, everything, [kept[path].group if path in kept else "" for path, _, _ in with_split])
 
 
-def _existing(root: Path, name: str) -> str | None:
-    """The clean path of a table's cell whose file exists: as given, with ``/`` for ``\\``, or with its extension."""
-    candidates = [name] if name else []
-    if "\\" in name:
-        candidates.append(name.replace("\\", "/"))
-    if name and not Path(name).suffix:
-        candidates += [name + suffix for suffix in _SUFFIXES]
-    for candidate in candidates:
-        try:
-            if (root / candidate).is_file():
+class _Listed:
+    """The files that the rows of a table name, relative to its folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._inside: dict[str, tuple[Names, Names]] = {}
+
+    def find(self, row: LabelRow) -> str | None:
+        """The clean path of a cell whose file exists: as given, with ``/`` for ``\\``, with its extension, or in
+        another spelling."""
+        name, text = row.path, plain_path(row.path)
+        candidates = [name] if name else []
+        candidates += [text] if text and text != name else []
+        if text and not Path(text).suffix:
+            candidates += [text + suffix for suffix in _SUFFIXES]
+        for candidate in candidates:
+            if _is_file(self.root / candidate):
                 return Path(candidate).as_posix()
-        except (ValueError, OSError):  # a zero byte, a name that is too long: no such file can exist
-            continue
-    return None
+        return self._respelled(text) if text and not is_elsewhere(text) and not is_address(text) else None
+
+    def _respelled(self, text: str) -> str | None:
+        """The only image of a folder that is called so in another spelling; its folders may be spelled otherwise too."""
+        above, _, name = text.rpartition("/")
+        if ".." in text or len(name) > 255:
+            return None
+        folder = self._folder(above)
+        found = self._names(folder)[0].find(name) if folder is not None else []
+        return f"{folder}/{found[0]}".lstrip("/") if len(found) == 1 else None
+
+    def _folder(self, text: str) -> str | None:
+        """The folder that is called so, or the only one that is in another spelling."""
+        if not text or os.path.isdir(self.root / text):
+            return text
+        above, _, name = text.rpartition("/")
+        folder = self._folder(above)
+        found = self._names(folder)[1].find(name) if folder is not None else []
+        return f"{folder}/{found[0]}".lstrip("/") if len(found) == 1 else None
+
+    def _names(self, folder: str) -> tuple[Names, Names]:
+        """The images and the folders in a folder."""
+        if folder not in self._inside:
+            try:
+                entries = list(os.scandir(self.root / folder))
+            except OSError:
+                entries = []
+            images = Names(entry.name for entry in entries if entry.name.lower().endswith(IMAGES) and entry.is_file())
+            self._inside[folder] = images, Names(entry.name for entry in entries if entry.is_dir())
+        return self._inside[folder]
 
 
-def _splits_of(table: Path, rows: Sequence[LabelRow]) -> list[str]:
-    """The split of each row. A column without any split name (folds 0..4, say) is ignored."""
-    names = {row.split: split_name(row.split) for row in rows}
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (ValueError, OSError):  # a zero byte, a name that is too long: no such file can exist
+        return False
+
+
+def with_sets(table: Path, rows: Sequence[LabelRow]) -> list[LabelRow]:
+    """The rows with 'train', 'val', 'test' or '' as their split.
+
+    A column without any name of a set (folds 0..4, say) is not used, which is logged. Raises `BadSplit` for other names
+    beside those.
+    """
+    names = {row.split: set_name(row.split) for row in rows}
     known = {text for text, name in names.items() if name}
     unknown = sorted(text for text in names if text.strip() and text not in known)
     if known and unknown:
@@ -182,8 +348,11 @@ def _splits_of(table: Path, rows: Sequence[LabelRow]) -> list[str]:
             hint="Correct these rows, or remove the column: then headstart makes the split.",
         )
     if unknown:
-        log.info("The split column of %s holds no split names (%s ...): not used.", table, unknown[0])
-    return [names[row.split] for row in rows]
+        log.info(
+            "The split column of %s holds no names of sets (%s): not used. Expected 'train', 'val', 'test'.",
+            *(table, few([repr(text) for text in unknown], 3)),
+        )
+    return [replace(row, split=names[row.split]) if names[row.split] != row.split else row for row in rows]
 
 
 # Labels in file names

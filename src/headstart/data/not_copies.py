@@ -22,7 +22,7 @@ from itertools import product
 from pathlib import Path
 
 from headstart.data.copies import Copies
-from headstart.data.edited import check_ticks, counted, edited_rows, ticked
+from headstart.data.edited import check_ticks, counted, edited_rows, path_in_data, ticked
 from headstart.data.open_dataset import Dataset, hash_rows
 from headstart.errors import BadCopies, near_names
 from headstart.io.files import write_csv
@@ -76,10 +76,11 @@ class NotCopies:
         return replace(self, rows=tuple(row for row in self.rows if row.path in wanted and row.copy in wanted))
 
     def checked(self, dataset: Dataset) -> NotCopies:
-        """The same, if all its paths are in the data. Raises `BadCopies`, naming every row that does not fit."""
+        """The same with the paths as the data spells them. Raises `BadCopies`, naming every row that does not fit."""
         in_data = {*dataset.paths, *dataset.left_out}
-        missing = [path for row in self.rows for path in (row.path, row.copy) if path not in in_data]
-        alone = [repr(row.path) for row in self.rows if row.path == row.copy]
+        rows = [(row, path_in_data(row.path, in_data), path_in_data(row.copy, in_data)) for row in self.rows]
+        missing = [path for _, *pair in rows for path in pair if path not in in_data]
+        alone = [repr(path) for _, path, copy in rows if path == copy]
         if missing:
             near = near_names(missing[0], list(in_data), n=1) if len(in_data) <= 10_000 else ""
             raise BadCopies(
@@ -90,7 +91,7 @@ class NotCopies:
             raise BadCopies(
                 f"{self.source}: {counted('the same path twice', alone)}.", hint="A pair needs two different images."
             )
-        return self
+        return replace(self, rows=tuple(replace(row, path=path, copy=copy) for row, path, copy in rows))
 
     def check_files(self, paths: Sequence[str], sha256s: Sequence[str]) -> None:
         """Raise `BadCopies` if a pair is the same file; N images."""

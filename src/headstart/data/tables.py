@@ -1,43 +1,50 @@
-"""Tables of labels: a CSV, TSV, parquet or JSON Lines file with a path and a label column, read as text.
+"""The columns of a table of labels: which holds the paths, the labels, the set of a split, and the groups.
 
-Labels stay as they are in the file (`007` is the class ``007``). The columns are guessed by their usual names, never by
-their values: two candidates are an error that names the parameter to set. There are two exceptions: classes with one
-column of zeros and ones each are recognised by these; and of several columns for the split or the groups one is used,
-which is logged. `unused_columns` lists the rest.
+Labels stay as they are in the file (`007` is the class ``007``), except for what programs make of them
+(`data.label_cells`). The columns are guessed by their usual names; by their values only if the names say nothing and
+one column alone holds names of images. Two candidates are an error that names the option to give. There are two
+exceptions: classes with one column of zeros and ones each are recognised by these (`data.one_hot`); and of several
+columns for the split or the groups one is used, which is logged. `unused_columns` lists the rest.
 
-Text is UTF-8, or UTF-16 with a byte order mark. File names that are neither keep their bytes; labels and headers that
-are not UTF-8 are read as Windows-1252, as saved by Excel, which is logged. Costs about 2 s and 0.5 GB per million rows.
-Only for tables of labels.
+Costs about 1 s per million rows. Only for tables of labels; `data.table_files` reads them.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
-import json
-import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from headstart.data.dataset import TABLES, split_name
+from headstart.data.dataset import IMAGES
+from headstart.data.label_cells import SEVERAL, class_names, no_label
+from headstart.data.one_hot import bits, hot_columns, hot_labels, one_each
+from headstart.data.path_cells import plain_path
+from headstart.data.set_columns import FLAGS, flagged_sets, set_name
+from headstart.data.table_files import any_bytes, as_windows
 from headstart.errors import BadLabels, near_names
 from headstart.io.progress import log
+from headstart.io.text_table import few
 
-READABLE = (*TABLES, ".jsonl")
-"""Extensions that can be read as a table; JSON Lines only where explicitly given."""
 PATH_COLUMNS = (
     *("path", "file", "filename", "file_name", "filepath", "file_path"),
     *("image", "images", "image_path", "image_name", "img", "img_path", "picture", "photo"),
 )
+OTHER_PATH_COLUMNS = (
+    *("paths", "files", "filenames", "file_names", "filepaths", "file_paths", "image_paths", "image_names"),
+    *("image_file", "image_filename", "image_file_name", "imagepath", "imagename", "imgpath", "img_name", "imgs"),
+)
+"""Used if none of the first has such a name."""
 ID_COLUMNS = ("id", "image_id", "img_id", "uuid")
 CODE_COLUMNS = ("id_code",)
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "y")
-SPLIT_COLUMNS = ("split", "set", "subset", "fold")
+SPLIT_COLUMNS = ("split", "set", "subset", "fold", "data_set", "usage")
 """Of several, those that hold names of splits come first, then this order decides."""
 GROUP_COLUMNS = ("group", "group_id", "groups")
 """Of several, the first in this list is used."""
+_NAMES = (*PATH_COLUMNS, *OTHER_PATH_COLUMNS, *ID_COLUMNS, *CODE_COLUMNS)
+_INDEX_COLUMNS = re.compile(r"unnamed: 0|index|column \d+|level_0", re.IGNORECASE)
+_PIXELS = re.compile(r"pixels?|(?:pixel|px)[ _]?\d+|\d+x\d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class LabelRow:
     label: str
     split: str
     group: str
+    problem: str = ""
+    """Why the row is left out, a reason as in `Dataset.rejected`; '' if it is not."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,8 @@ class Columns:
     group: str
     classes: tuple[str, ...] = ()
     """Columns of zeros and ones, one per class, if these hold the labels."""
+    flags: tuple[str, ...] = ()
+    """Columns of truth values that hold the split, such as is_valid, if no `split` does."""
 
 
 def rows_of(
@@ -96,33 +107,51 @@ def choose_columns(
     unlabelled: bool = False,
 ) -> Columns:
     """Like `guess_columns`, but classes may also have one column of zeros and ones each."""
+    _refuse_pixels(table, header)
+    by_name = dict(zip(header, cells, strict=True))
     hot = [] if label_column or unlabelled else one_hot(header, cells, aside=group_column or "")
-    free = {name: column for name, column in zip(header, cells, strict=True) if name not in hot}
+    free = {name: column for name, column in by_name.items() if name not in hot}
     columns = guess_columns(
         table,
         list(free),
         path_column=path_column,
         label_column=label_column,
         group_column=group_column,
-        unlabelled=unlabelled,
+        unlabelled=unlabelled or one_each([by_name[name] for name in hot]),
         cells=free,
     )
-    return columns if columns.label else replace(columns, classes=tuple(hot))
+    if hot and _called([columns.label], _NAMES):
+        columns = replace(columns, label="")
+    flags = () if columns.split else _flags(table, by_name, columns)
+    return replace(columns, classes=() if columns.label else tuple(hot), flags=flags)
 
 
 def rows_by(table: Path, header: Sequence[str], cells: Sequence[list[str]], columns: Columns) -> list[LabelRow]:
-    """The rows read by `read_cells`, with these columns. Raises `BadLabels` for labels in an unknown encoding."""
+    """The rows read by `read_cells`, with these columns. Raises `BadLabels` for labels in an unknown encoding, and for
+    several labels per image."""
     by_name = dict(zip(header, cells, strict=True))
-    hot = columns.classes
-    if columns.label and _any_bytes(by_name[columns.label]):
-        by_name = dict(zip(*_as_windows(table, header, cells), strict=True))
+    if columns.label and any_bytes(by_name[columns.label]):
+        by_name = dict(zip(*as_windows(table, header, cells), strict=True))
     empty = [""] * len(cells[0])
-    labels = by_name[columns.label] if columns.label else _hot_labels(hot, [by_name[name] for name in hot]) or empty
-    found = [by_name[name] if name else empty for name in (columns.path, columns.split, columns.group)]
+    paths, splits, groups = (by_name[name] if name else empty for name in (columns.path, columns.split, columns.group))
+    if columns.flags:
+        splits = flagged_sets({_plain(name): by_name[name] for name in columns.flags})
+    labels = empty
+    if columns.label:
+        labels = class_names(table, columns.label, by_name[columns.label], paths)
+    elif columns.classes:
+        labels = hot_labels(table, {name: by_name[name] for name in columns.classes}, paths)
+    groups, splits = _without_missing(groups), _without_missing(splits)
     return [
-        LabelRow(path, label.strip(), split, group.strip())
-        for path, split, group, label in zip(*found, labels, strict=True)
+        LabelRow(path, "", split, group, "two_labels") if label == SEVERAL else LabelRow(path, label, split, group)
+        for path, label, split, group in zip(paths, labels, splits, groups, strict=True)
     ]
+
+
+def _without_missing(cells: Sequence[str]) -> list[str]:
+    """Cells without blanks around them; empty where a program wrote that there is none."""
+    known = {cell: "" if no_label(cell) else cell.strip() for cell in set(cells)}
+    return [known[cell] for cell in cells]
 
 
 def unused_columns(header: Sequence[str], columns: Columns) -> list[str]:
@@ -133,35 +162,41 @@ def unused_columns(header: Sequence[str], columns: Columns) -> list[str]:
     """
     noted = [*_called(header, SPLIT_COLUMNS)]
     noted += _called(header, GROUP_COLUMNS) if _called([columns.group], GROUP_COLUMNS) else []
-    used = {columns.path, columns.label, columns.split, columns.group, *columns.classes, *noted}
+    used = {columns.path, columns.label, columns.split, columns.group, *columns.classes, *columns.flags, *noted}
     return [name for name in header if name not in used]
 
 
 def one_hot(header: Sequence[str], cells: Sequence[list[str]], *, aside: str = "") -> list[str]:
-    """The columns that are one class each: only zeros and ones, with a single one in every row. Else none.
+    """The columns that are one class each (see `hot_columns`); none if a column is called like labels.
 
-    The column `aside` is never one of them.
+    The column `aside` is never one of them, nor are columns called like ids, sets or groups.
 
     >>> one_hot(["id", "rust", "scab"], [["a", "b"], ["0", "1"], ["1", "0"]])
     ['rust', 'scab']
     """
-    known = (*PATH_COLUMNS, *ID_COLUMNS, *CODE_COLUMNS, *SPLIT_COLUMNS, *GROUP_COLUMNS)
-    if any(name.strip().casefold() in LABEL_COLUMNS for name in header):
+    known = (*_NAMES, *SPLIT_COLUMNS, *GROUP_COLUMNS, *FLAGS)
+    if _called(header, LABEL_COLUMNS):
         return []
-    values = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
-    hot = [
-        (name, column)
-        for name, column in zip(header, cells, strict=True)
-        if name != aside and name.strip().casefold() not in known and all(cell in values for cell in column)
-    ]
-    if len(hot) < 2 or len(hot) == len(header):
-        return []
-    once = all(sum(values[cell] for cell in row) == 1 for row in zip(*(column for _, column in hot), strict=True))
-    return [name for name, _ in hot] if once else []
+    columns = dict(zip(header, cells, strict=True))
+    free = {name: c for name, c in columns.items() if name != aside and _plain(name) not in known}
+    free = {name: c for name, c in free.items() if not _INDEX_COLUMNS.fullmatch(name)}
+    hot = hot_columns(free)
+    return hot if len(hot) < len(header) else []
 
 
-def _hot_labels(names: Sequence[str], columns: Sequence[list[str]]) -> list[str]:
-    return [names[row.index(1.0)] for row in zip(*([float(cell) for cell in c] for c in columns), strict=True)]
+def label_columns(columns: Mapping[str, Sequence[str]], *, used: Sequence[str], ids: bool = True) -> list[str]:
+    """The columns that may hold labels: those called like labels, else all but those of sets, groups and row numbers.
+
+    Those called like ids or paths come last, without `ids` not at all.
+
+    >>> label_columns({"id": ["1"], "breed": ["pug"], "split": ["train"]}, used=["id"])
+    ['breed']
+    """
+    aside = (*SPLIT_COLUMNS, *GROUP_COLUMNS, *FLAGS)
+    free = [name for name, cells in columns.items() if name not in used and not _is_index(name, cells)]
+    free = [name for name in free if _plain(name) not in aside]
+    others = [name for name in free if not _called([name], _NAMES)]
+    return _called(free, LABEL_COLUMNS) or others or (free if ids else [])
 
 
 def guess_columns(
@@ -174,14 +209,14 @@ def guess_columns(
     unlabelled: bool = False,
     cells: Mapping[str, Sequence[str]] | None = None,
 ) -> Columns:
-    """Choose the columns by name, ignoring case.
+    """Choose the columns by name, ignoring case, and blanks or dashes for ``_``.
 
     A table with two columns needs only one known name. With `unlabelled`, no label column is looked for. Of several
     columns for the split or the groups one is used (see `SPLIT_COLUMNS`), which depends on their `cells`. Raises
     `BadLabels` if none or several could be meant.
 
     >>> guess_columns(Path("dogs.csv"), ["id", "breed"])
-    Columns(path='id', label='breed', split='', group='', classes=())
+    Columns(path='id', label='breed', split='', group='', classes=(), flags=())
     """
     named = {"path_column": path_column, "label_column": label_column, "group_column": group_column}
     for parameter, given in named.items():
@@ -193,36 +228,92 @@ def guess_columns(
             )
     if group_column:
         _refuse_group(table, group_column, path_column, label_column, [] if unlabelled else header)
-    free = [name for name in header if name not in named.values()]
+    cells = cells or {}
+    free = [name for name in header if name not in named.values() and not _is_index(name, cells.get(name, ()))]
     splits, groups = _called(free, SPLIT_COLUMNS), _called(free, GROUP_COLUMNS)
     split = _split_column(table, splits, cells)
     group = group_column or _first_of(table, groups, GROUP_COLUMNS, "groups are")
-    free = [name for name in free if name not in (*splits, *groups)]
-    path = path_column or next(
-        (
-            name
-            for known in (PATH_COLUMNS, ID_COLUMNS, CODE_COLUMNS)
-            if (name := _one(table, free, known, "path_column"))
-        ),
-        "",
-    )
+    free = [name for name in free if name not in (*splits, *groups) and _plain(name) not in FLAGS]
+    path = path_column or _path_column(table, free, cells)
     free = [name for name in free if name != path]
     if unlabelled:
         path = path or (free[0] if len(free) == 1 else "")
         free = []
-    label = label_column or _one(table, free, LABEL_COLUMNS, "label_column")
+    label = label_column or _one(table, free, LABEL_COLUMNS, "label")
+    free = ([name for name in free if not _called([name], _NAMES)] or free) if path else free
     if path and not label and len(free) == 1:
         label = free[0]
     elif label and not path and len(free) == 2:
         path = next(name for name in free if name != label)
     if not path or (not label and free):
-        missing = "label" if path else "path"
-        raise BadLabels(
-            f"{table}: no column looks like the {missing} column; its columns are {_listed(header)}.",
-            hint=f"Say which one holds it with --{missing}-column (in Python, DataSource(..., {missing}_column=...)), or "
-            "rename it.",
-        )
+        raise _no_column(table, "label" if path else "path", header)
     return Columns(path, label, split, group)
+
+
+def _no_column(table: Path, missing: str, header: Sequence[str]) -> BadLabels:
+    row = any(re.search(r"[0-9/.]", name) for name in header)
+    return BadLabels(
+        f"{table}: no column looks like the {missing} column; its columns are {_listed(header)}.",
+        hint=f"Say which one holds it with --{missing}-column (in Python, DataSource(..., {missing}_column=...)), or "
+        "rename it." + " If these are its first row, write path,label above it." * row,
+    )
+
+
+def _path_column(table: Path, free: Sequence[str], cells: Mapping[str, Sequence[str]]) -> str:
+    """The column with a usual name for paths; else the only one whose cells look like names of images; else ''."""
+    for known in (PATH_COLUMNS, OTHER_PATH_COLUMNS, ID_COLUMNS, CODE_COLUMNS):
+        found = _called(free, known)
+        there = [name for name in found if _names_file(table.parent, cells.get(name, ()))]
+        if len(found) > 1 and len(there) == 1:
+            log.info("%s: the paths are taken from the column %r, which names existing files.", table, there[0])
+            return there[0]
+        if found:
+            return _one(table, free, known, "path")
+    images = [name for name in free if _are_images(cells.get(name, ()))]
+    return images[0] if len(images) == 1 else ""
+
+
+def _names_file(folder: Path, cells: Sequence[str]) -> bool:
+    first = next((text for cell in cells if (text := plain_path(cell))), "")
+    try:
+        return bool(first) and (folder / first).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _are_images(cells: Sequence[str]) -> bool:
+    """Whether cells (a hundred of them) end like the names of images."""
+    some = [text for cell in cells[:100] if (text := plain_path(cell).lower())]
+    return bool(some) and all(text.endswith(IMAGES) for text in some)
+
+
+def _is_index(name: str, cells: Sequence[str]) -> bool:
+    """Whether a column without a name of its own counts the rows, as pandas writes it."""
+    if not _INDEX_COLUMNS.fullmatch(name) or not cells or not cells[0].strip().isdigit():
+        return False
+    first = int(cells[0])
+    return all(cell.strip() == str(first + n) for n, cell in enumerate(cells))
+
+
+def _refuse_pixels(table: Path, header: Sequence[str]) -> None:
+    """Raise `BadLabels` for a table that holds pixels."""
+    pixels = [name for name in header if _PIXELS.fullmatch(name.strip())]
+    if len(pixels) > 50 or (len(pixels) == 1 and pixels[0].strip().casefold() == "pixels"):
+        raise BadLabels(
+            f"{table}: holds the pixels of images ({few([repr(name) for name in pixels], 3)}), not their paths.",
+            hint="Save each row as a PNG file (reshape its numbers with numpy, then PIL.Image.fromarray), in one folder "
+            "per class, and give the folder above them.",
+        )
+
+
+def _flags(table: Path, by_name: Mapping[str, Sequence[str]], columns: Columns) -> tuple[str, ...]:
+    """Columns such as is_valid that hold the split, which is logged."""
+    used = (columns.path, columns.label, columns.group)
+    flags = [name for name in by_name if _plain(name) in FLAGS and name not in used and bits(by_name[name]) is not None]
+    flags = list({FLAGS[_plain(name)]: name for name in flags}.values())
+    if flags:
+        log.info("%s: the split is taken from the column%s %s.", table, "s" * (len(flags) > 1), _listed(flags))
+    return tuple(flags)
 
 
 def _refuse_group(table: Path, group: str, path: str | None, label: str | None, header: Sequence[str]) -> None:
@@ -236,25 +327,36 @@ def _refuse_group(table: Path, group: str, path: str | None, label: str | None, 
         )
 
 
-def _called(header: Sequence[str], names: Sequence[str]) -> list[str]:
-    return [name for name in header if name.strip().casefold() in names]
+def _plain(name: str) -> str:
+    """A name in lower case, with ``_`` between its words.
+
+    >>> _plain("Image Path"), _plain("fileName"), _plain("LABEL")
+    ('image_path', 'file_name', 'label')
+    """
+    return re.sub(r"[ -]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())).casefold()
 
 
-def _one(table: Path, header: Sequence[str], names: Sequence[str], parameter: str) -> str:
+def _called(header: Sequence[str], names: Iterable[str]) -> list[str]:
+    known = frozenset(names)
+    return [name for name in header if _plain(name) in known]
+
+
+def _one(table: Path, header: Sequence[str], names: Sequence[str], what: str) -> str:
     found = _called(header, names)
     if len(found) > 1:
         raise BadLabels(
             f"{table}: {_listed(found)} could each be meant (its columns are {_listed(header)}).",
-            hint=f"Rename the others; in Python, {parameter}={found[0]!r} also works.",
+            hint=f"Say which with --{what}-column {found[0]} (in Python, {what}_column={found[0]!r}), or rename the "
+            "others.",
         )
     return found[0] if found else ""
 
 
-def _split_column(table: Path, found: Sequence[str], cells: Mapping[str, Sequence[str]] | None) -> str:
+def _split_column(table: Path, found: Sequence[str], cells: Mapping[str, Sequence[str]]) -> str:
     """Of columns with such a name, the one with the split; if none holds names of splits, any of them."""
-    if cells is None:
+    if not cells:
         return _first_of(table, found, SPLIT_COLUMNS, "split is")
-    naming = [name for name in found if any(map(split_name, set(cells[name])))]
+    naming = [name for name in found if any(map(set_name, set(cells[name])))]
     if not naming:
         return next(iter(found), "")
     return _first_of(table, naming, SPLIT_COLUMNS, "split is", [name for name in found if name not in naming])
@@ -265,7 +367,7 @@ def _first_of(table: Path, found: Sequence[str], names: Sequence[str], what: str
 
     Raises `BadLabels` if two have that name, ignoring case.
     """
-    rank = {name: names.index(name.strip().casefold()) for name in found}
+    rank = {name: names.index(_plain(name)) for name in found}
     ranked = sorted(found, key=rank.__getitem__)
     if len(ranked) > 1 and rank[ranked[0]] == rank[ranked[1]]:
         raise BadLabels(
@@ -280,148 +382,3 @@ def _first_of(table: Path, found: Sequence[str], names: Sequence[str], what: str
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names)
-
-
-def read_cells(table: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and columns of a table, as text; there is at least one row. Raises `BadLabels`.
-
-    Cells that are not UTF-8 keep their bytes (``surrogateescape``), which a typed reader would refuse. `rows_of` reads
-    the table as Windows-1252 if a label is such a cell; here this is done if the header is not UTF-8.
-    """
-    suffix = table.suffix.lower()
-    if suffix == ".parquet":
-        return _read_parquet(table)
-    try:
-        header, columns = _read_lines(table) if suffix == ".jsonl" else _read_text(table)
-    except csv.Error as error:
-        raise BadLabels(f"{table}: cannot be read as a table: {error}.", hint="Save it as CSV in UTF-8.") from None
-    return _as_windows(table, header, columns) if _any_bytes(header) else (header, columns)
-
-
-def csv_lines(table: Path, *, tabs: bool = False) -> list[list[str]]:
-    """Header and rows as a spreadsheet may have saved them: with commas, semicolons or tabs, in UTF-8 or UTF-16.
-
-    Empty lines are left out. Raises `OSError`, and `csv.Error` if it is not such a table.
-    """
-    text = io.StringIO(_text_of(table), newline="")
-    first = text.readline()
-    text.seek(0)
-    return [line for line in csv.reader(text, delimiter="\t" if tabs else max(",;\t", key=first.count)) if line]
-
-
-def _text_of(table: Path) -> str:
-    """The text of a file, decoded by its byte order mark. Bytes that are not UTF-8 are kept (``surrogateescape``)."""
-    data = table.read_bytes()
-    if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-8-sig", "surrogateescape")
-    try:
-        return data.decode("utf-16")
-    except UnicodeDecodeError as error:
-        raise csv.Error(f"its UTF-16 is damaged at byte {error.start:,}") from None
-
-
-def _any_bytes(texts: Iterable[str]) -> bool:
-    """Whether a text has bytes that are not UTF-8."""
-    return any("\udc80" <= c <= "\udcff" for text in set(texts) if not text.isascii() for c in text)
-
-
-def _as_windows(table: Path, header: Sequence[str], columns: Sequence[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """Header and columns in Windows-1252 instead, which is logged. Raises `BadLabels` if that is not their encoding.
-
-    It is not if some text is UTF-8 after all, if some bytes are undefined, or if files that it names exist only under
-    their bytes.
-    """
-    texts = sorted({text for column in (header, *columns) for text in column if not text.isascii()})
-    foreign = [text for text in texts if _any_bytes([text])]
-    try:
-        read = {text: text.encode("utf-8", "surrogateescape").decode("cp1252") for text in texts}
-    except UnicodeError:
-        read = {}
-    files = [text for text in foreign if os.path.isfile(table.parent / text)]
-    if not read or len(foreign) < len(texts) or any(not os.path.isfile(table.parent / read[text]) for text in files):
-        raise BadLabels(
-            f"{table}: is not UTF-8 ({foreign[0]!r}), nor Windows-1252 as a whole.",
-            hint="Save it as UTF-8." + " The names of files that it lists have to be UTF-8 as well." * bool(files),
-        )
-    log.info(
-        "%s: is not UTF-8; it is read as Windows-1252, which gives %s. Save it as UTF-8 if that is wrong.",
-        *(table, _listed([read[text] for text in foreign[:3]])),
-    )
-    return [read.get(text, text) for text in header], [[read.get(text, text) for text in c] for c in columns]
-
-
-def _read_text(table: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and columns of a CSV or TSV."""
-    lines = csv_lines(table, tabs=table.suffix.lower() == ".tsv")
-    if len(lines) < 2:
-        raise BadLabels(f"{table}: has no rows.", hint="Expected a header such as path,label and one row per image.")
-    header = lines[0]
-    _check_header(table, header)
-    uneven = [n for n, line in enumerate(lines[1:], 2) if len(line) != len(header)]
-    if uneven:
-        raise BadLabels(
-            f"{table}: {len(uneven):,} of {len(lines) - 1:,} rows do not have {len(header)} cells, as the header does; "
-            f"the first is row {uneven[0]}, with {len(lines[uneven[0] - 1])}.",
-            hint="Put names that contain a comma in double quotes.",
-        )
-    return header, [list(column) for column in zip(*lines[1:], strict=True)]
-
-
-def _read_lines(table: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and columns of JSON Lines: an object per line; a key that a line lacks is an empty cell."""
-    rows: list[dict[str, object]] = []
-    for n, line in enumerate(io.StringIO(_text_of(table), newline=None), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            raise BadLabels(
-                f"{table}: line {n} is not a JSON object: {line.strip()[:60]!r}.",
-                hint='Expected one such as {"file_name": "1.jpg", "label": "cat"} on each line.',
-            )
-        rows.append(row)
-    if not rows:
-        raise BadLabels(f"{table}: has no rows.", hint="Expected one JSON object per line, one line per image.")
-    header = list(dict.fromkeys(key for row in rows for key in row))
-    return header, [_as_text([row.get(name) for row in rows]) for name in header]
-
-
-def _read_parquet(table: Path) -> tuple[list[str], list[list[str]]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        data = pyarrow.parquet.read_table(table)
-    except (pyarrow.ArrowException, OSError) as error:
-        problem = str(error).splitlines()[0].rstrip(".")
-        raise BadLabels(f"{table}: cannot be read as a parquet file: {problem}.", hint="Write it again.") from None
-    header = [str(name) for name in data.column_names]
-    _check_header(table, header)
-    if not data.num_rows:
-        raise BadLabels(f"{table}: has no rows.", hint="Expected the columns path and label, and one row per image.")
-    return header, [_as_text(data.column(i).to_pylist()) for i in range(len(header))]
-
-
-def _as_text(values: list[object]) -> list[str]:
-    """Cells as text: missing is empty, bytes are a file name, whole floats lose the ``.0`` from pandas."""
-    floats = [v for v in values if isinstance(v, float) and v == v]
-    whole = bool(floats) and all(v.is_integer() for v in floats)
-    return [_cell(value, whole) for value in values]
-
-
-def _cell(value: object, whole: bool) -> str:
-    if value is None or value != value:
-        return ""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
-    return str(int(value)) if whole and isinstance(value, float) else str(value)
-
-
-def _check_header(table: Path, header: Sequence[str]) -> None:
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise BadLabels(f"{table}: has the column {twice[0]!r} more than once.", hint="Rename one of them.")
-    log.debug("%s: columns %s", table, _listed(header))

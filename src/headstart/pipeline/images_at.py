@@ -1,4 +1,5 @@
-"""Images that a user gives to be predicted: files, all images in folders and archives, and images in memory.
+"""Images that a user gives to be predicted: files, all images in folders and archives, those that a table names, and
+images in memory.
 
 Nothing is decoded.
 """
@@ -12,8 +13,13 @@ from pathlib import Path
 from headstart.data.archives.unpacking import is_archive, unpacked
 from headstart.data.dataset import ARCHIVES, IMAGES, OTHERS, Dataset, FoundImages, dataset_of
 from headstart.data.folder_walk import FolderWalk, files_below, files_in, folders_in
+from headstart.data.foreign_formats import refuse_foreign
 from headstart.data.image_folder import nearest, no_images
 from headstart.data.left_out import note_left_out
+from headstart.data.match_files import open_unlabelled
+from headstart.data.path_cells import refuse_address
+from headstart.data.shards.writing import shards_at
+from headstart.data.table_files import LISTS, READABLE, is_list
 from headstart.data.wrappers import unwrap
 from headstart.errors import MissingData
 from headstart.images.image_refs import ImageRef
@@ -44,17 +50,38 @@ def images_at(given: Sequence[ImageRef]) -> ImagesGiven:
             found.refs.append(ref)
             found.names.append(str(number))
             continue
-        if ref.is_dir() or is_archive(ref):
-            inside = _images_in(ref if ref.is_dir() else unpacked(ref))
+        refuse_address(ref)
+        if ref.is_file():
+            refuse_foreign(ref)
+        if ref.is_dir() or is_archive(ref) or _is_table(ref):
+            inside, above = _images_of(ref)
             found.refs.extend(inside.files)
-            found.names.extend((ref / p).as_posix() for p in inside.paths)
-            found.lost.update({(ref / p).as_posix(): reason for p, reason in inside.lost.items()})
+            found.names.extend((above / p).as_posix() for p in inside.paths)
+            found.lost.update({(above / p).as_posix(): reason for p, reason in inside.lost.items()})
         elif ref.exists():
             found.refs.append(ref)
             found.names.append(ref.as_posix())
         else:
             raise MissingData(f"{ref}: there is no such image or folder.", hint=nearest(ref))
     return found
+
+
+def _is_table(given: Path) -> bool:
+    return (
+        given.is_file() and given.suffix.lower() in READABLE and (given.suffix.lower() not in LISTS or is_list(given))
+    )
+
+
+def _images_of(given: Path) -> tuple[Dataset, Path]:
+    """Return the images of a folder, an archive or a table, and what their names begin with."""
+    if _is_table(given):
+        if shards_at(given, ""):
+            raise MissingData(
+                f"{given}: holds the images themselves, not their paths.",
+                hint="Save them as files to predict them. `headstart evaluate` reads such a table if it has labels.",
+            )
+        return open_unlabelled(given), given.parent
+    return _images_in(given if given.is_dir() else unpacked(given)), given
 
 
 def _images_in(folder: Path) -> Dataset:

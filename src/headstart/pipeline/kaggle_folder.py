@@ -161,7 +161,8 @@ def _open(place: Path) -> tuple[Dataset, str]:
     recognised = open_recognised(place)
     dataset = recognised[1] if recognised else open_dataset(place)
     sentence = recognised[0].sentence if recognised else _class_folders(place, dataset)
-    log.info("%s", sentence)
+    for note in filter(None, (sentence, dataset.unused if recognised else "")):
+        log.info("%s", note)
     return dataset, sentence
 
 

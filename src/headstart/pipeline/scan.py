@@ -110,8 +110,9 @@ def prepare_groups(dataset: Dataset, source: DataSource) -> None:
 
 
 def note_groups(dataset: Dataset) -> None:
-    """Log which columns of the table are not used, and which option would group images that belong together."""
-    for sentence in filter(None, (dataset.unused, proposal(dataset))):
+    """Log which option would group images that belong together."""
+    sentence = proposal(dataset)
+    if sentence:
         log.info("%s", sentence)
 
 

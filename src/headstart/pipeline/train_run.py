@@ -97,6 +97,7 @@ def train_run(asked: TrainRequest) -> TrainResult:
     _check_outside(out, source.place)
     corrections, opened = read_corrections(asked.curation.corrections), open_dataset(source)
     refused = read_not_copies(asked.curation.not_copies).checked(opened)
+    corrections = corrections.spelled_as(opened)
     opened = corrections.applied_to(opened)
     if split is None:
         prepare_groups(opened, source)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from headstart.data.dataset import split_name
+from headstart.data.set_columns import set_name
 from headstart.data.shards.samples import Sample, as_label, kind_of
 from headstart.data.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS
 from headstart.errors import BadLabels, near_names
@@ -76,7 +76,7 @@ def table_samples(shard: Path, image_column: str, label_column: str, group_colum
                         name=name,
                         data=data,
                         label=_class_of(where, row[label], classes) if label else "",
-                        split=split_name(as_label(where, row[split])) if split else "",
+                        split=set_name(as_label(where, row[split])) if split else "",
                         group=as_label(where, row[group], what="group") if group else "",
                     )
     except (pyarrow.ArrowException, OSError) as error:
