@@ -13,7 +13,16 @@ import pytest
 from PIL import Image
 
 from conftest import scene
-from headstart.data.checks import CHECKS, CHECKS_HEADER, Finding, checks_rows, findings, get_avg_size, usable
+from headstart.data.checks import (
+    CHECKS,
+    CHECKS_HEADER,
+    Finding,
+    checks_rows,
+    findings,
+    get_avg_size,
+    read_checks,
+    usable,
+)
 from headstart.data.copies import Copies
 from headstart.data.duplicates import merge_groups
 from headstart.data.near_duplicates import find_copies
@@ -302,6 +311,48 @@ def test_rows_of_checks_csv_come_back(tmp_path: Path) -> None:
     ]
     write_csv(tmp_path / "checks.csv", CHECKS_HEADER, rows)
     assert [tuple(row.values()) for row in read_csv(tmp_path / "checks.csv")] == rows
+
+
+def test_files_that_cannot_be_used_are_counted_by_kind(tmp_path: Path) -> None:
+    facts = facts_of(20)
+    for i, kind in enumerate(("HEIC", "PDF", "HEIC")):
+        unusable = {"reason": "not_supported", "format": kind, "message": f"{kind} is not decoded here."}
+        facts[i] = ImageInfo(**{**vars(facts[i]), **unusable})
+    for i in (5, 6):
+        facts[i] = ImageInfo(**{**vars(facts[i]), "reason": "truncated", "format": "JPEG", "message": f"{i} bytes."})
+    by_name = found(dataset(NAMES), facts)
+    assert by_name["not_supported"].message == (
+        "3 files of 20 cannot be used (not supported) and are left out: HEIC 2, PDF 1. To use HEIC: pip install "
+        "'headstart[formats]'. To use PDF: pdftoppm -png -r 150 FILE.pdf PAGE."
+    )
+    assert by_name["truncated"].message == (
+        "2 files of 20 cannot be used (truncated) and are left out: JPEG 2; for example cats/5.jpg: 5 bytes."
+    )
+    rows = checks_rows([by_name["not_supported"]])
+    assert [(path, message) for _, _, path, message in rows] == [
+        ("", by_name["not_supported"].message),
+        ("cats/0.jpg", "HEIC is not decoded here."),
+        ("cats/1.jpg", "PDF is not decoded here."),
+        ("cats/2.jpg", "HEIC is not decoded here."),
+    ]
+    listed = tuple(findings(dataset(NAMES), facts))
+    assert read_checks(checks_rows(listed)) == listed
+
+
+def test_several_formats_under_a_wrong_extension() -> None:
+    facts = facts_of(20, format="PNG")
+    facts[0] = ImageInfo(**{**vars(facts[0]), "format": "HEIC", "frames": 3})
+    by_name = found(dataset(NAMES), facts)
+    assert by_name["wrong_extension"].message == (
+        "2 images have the extension of another format, for example cats/0.jpg is a HEIC; read anyway."
+    )
+    assert by_name["wrong_extension"].details == (
+        "Has the extension of another format, but is a HEIC; read anyway.",
+        "Has the extension of another format, but is a PNG; read anyway.",
+    )
+    assert by_name["several_images"].message == (
+        "1 image has others in the same HEIC file; the one marked as the main image is used."
+    )
 
 
 def test_every_check_says_what_it_is() -> None:

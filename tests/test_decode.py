@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from headstart.errors import UnreadableImage
+from headstart.images import decode as decode_module
 from headstart.images.decode import decode, exif_orientation, read
 from headstart.images.limits import REASONS
+
+READ_ELSEWHERE = ["AVIF"] if features.check("avif") else []
+"""Formats that not every Pillow reads."""
 
 
 def saved(image: Image.Image, name: str = "PNG", **options: object) -> bytes:
@@ -40,7 +44,7 @@ def pixel(data: bytes) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "TIFF", *READ_ELSEWHERE])
 def test_upright_as_pillow_turns_it(name: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x112] = orientation
@@ -104,6 +108,24 @@ def test_the_smallest_scale_that_is_large_enough(at_least: tuple[int, int] | Non
     data = saved(photo(301, 200), "JPEG")
     assert decode(data, at_least).size == expected
     assert read(data, at_least).upright_size == (301, 200)
+
+
+@pytest.mark.parametrize(
+    ("at_least", "expected"), [(None, (75, 50)), ((300, 200), (75, 50)), ((75, 50), (75, 50)), ((37, 25), (38, 25))]
+)
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_beyond_the_limit_is_decoded_at_a_fraction(
+    progressive: bool,
+    at_least: tuple[int, int] | None,
+    expected: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = saved(photo(300, 200), "JPEG", progressive=progressive)
+    monkeypatch.setattr(decode_module, "MAX_PIXELS", 10_000)
+    decoded = read(data, at_least)
+    assert (decoded.image.size, decoded.upright_size) == (expected, (300, 200))
+    with pytest.raises(UnreadableImage, match="the file ends before its pixels do"):
+        read(data[:-2_000], at_least)
 
 
 def test_at_least_is_meant_upright() -> None:

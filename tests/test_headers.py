@@ -82,6 +82,88 @@ def test_nothing_and_not_images() -> None:
     assert reason(b"II+\0" + bytes(20)) == "not_supported"
 
 
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"\xff\x0a", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"\xff\x4f\xff\x51", "JPEG 2000"),
+        (b"II\xbc\x01", "JPEG XR"),
+        (b"FUJIFILMCCD-RAW 0201", "camera raw"),
+        (b"IIRO\x08\0\0\0", "camera raw"),
+        (b"IIU\0\x18\0\0\0", "camera raw"),
+        (b"II*\0\x10\0\0\0CR\2\0", "camera raw"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1", "camera raw"),
+        (bytes(128) + b"DICM", "DICOM"),
+        (b"\x08\0\x05\0\x0a\0\0\0ISO_IR 100", "DICOM"),
+        (b"\x5c\x01\0\0", "NIfTI"),
+        (b"v/1\x01", "OpenEXR"),
+        (b"#?RADIANCE\n", "Radiance HDR"),
+        (b"<svg xmlns='x'/>", "SVG"),
+        (b"<?xml version='1.0'?><!DOCTYPE svg>", "SVG"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"%!PS-Adobe-3.0", "EPS"),
+        (b"\0\0\1\0\1\0", "Windows icon"),
+        (b"\0\0\2\0\0\0\0\0\0\0\0\0\x10\0\x10\0", "TGA"),
+        (b"SIMPLE  =                    T", "FITS"),
+        (b"II+\0\x08\0\0\0", "BigTIFF"),
+        (b"%PDF-1.7", "PDF"),
+        (b"\0\0\0\x14ftypqt  ", "video"),
+        (b"RIFF\0\1\0\0AVI LIST", "video"),
+        (b"\x93NUMPY\1\0", "NumPy array"),
+        (b"<!DOCTYPE html>", "web page"),
+        (b"<?xml version='1.0'?><Error/>", "XML"),
+        (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
+    ],
+)
+def test_other_formats_have_a_name_and_a_remedy(start: bytes, kind: str) -> None:
+    with pytest.raises(UnreadableImage) as caught:
+        probe(io.BytesIO(start + bytes(300)))
+    assert caught.value.kind == kind
+    assert caught.value.reason == (
+        "not_an_image" if kind in ("web page", "XML", "Git LFS pointer") else "not_supported"
+    )
+    assert caught.value.message.endswith(".") and len(caught.value.message) > len(kind) + 20
+
+
+def tiff_with(*tags: tuple[int, int]) -> bytes:
+    """A TIFF of 8 x 8 greys with more tags."""
+    data = saved(Image.new("L", (8, 8)), "TIFF")
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    entries = [data[at + 2 + 12 * i : at + 14 + 12 * i] for i in range(count)]
+    kept = [entry for entry in entries if struct.unpack("<H", entry[:2])[0] not in {tag for tag, _ in tags}]
+    every = sorted([*kept, *(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)], key=lambda e: e[1::-1])
+    directory = struct.pack("<H", len(every)) + b"".join(every) + bytes(4)
+    return data[:4] + struct.pack("<I", len(data)) + data[8:] + directory
+
+
+@pytest.mark.parametrize("tags", [[(50706, 0x0401)], [(254, 1), (330, 8)], [(262, 32803)], [(259, 34713), (271, 8)]])
+def test_a_raw_file_is_no_tiff(tags: list[tuple[int, int]]) -> None:
+    """Pillow would read the thumbnail in it, without a word."""
+    assert probe(io.BytesIO(tiff_with((305, 8)))) == ImageHeader("TIFF", 8, 8, 1)
+    with pytest.raises(UnreadableImage) as caught:
+        probe(io.BytesIO(tiff_with(*tags)))
+    assert (caught.value.reason, caught.value.kind) == ("not_supported", "camera raw")
+
+
+@pytest.mark.parametrize(
+    ("progressive", "side", "fine"),
+    [(False, 31_000, True), (False, 33_000, False), (True, 18_000, True), (True, 20_000, False)],
+)
+def test_a_large_jpeg_is_refused_only_if_its_decoder_would_hold_too_much(
+    progressive: bool, side: int, fine: bool
+) -> None:
+    data = bytearray(saved(Image.new("RGB", (20, 10)), "JPEG", progressive=progressive))
+    assert jpeg_structure(io.BytesIO(data), len(data)).coefficients == 64 * (3 * 2 + 2 + 2)
+    at = data.index(b"\xff\xc2" if progressive else b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", side, side)
+    if fine:
+        assert probe(io.BytesIO(bytes(data))) == ImageHeader("JPEG", side, side, 1)
+    else:
+        assert reason(bytes(data)) == "too_many_pixels"
+
+
 def test_whole_messages() -> None:
     with pytest.raises(UnreadableImage, match=re.escape("the file is empty (0 bytes).")):
         probe(io.BytesIO(b""))

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from headstart.errors import UnreadableImage
 from headstart.images.decode import decode
@@ -219,6 +219,7 @@ def bases() -> tuple[bytes, ...]:
     found += [saved(colour.convert(mode), "PNG") for mode in ("1", "L", "P", "LA", "RGBA", "I;16")]
     found += [saved(colour, "TIFF", compression=how, exif=exif) for how in ("tiff_lzw", "jpeg", "tiff_adobe_deflate")]
     found += [saved(colour, "WEBP", lossless=True, exif=exif), saved(colour.convert("P"), "BMP")]
+    found += [saved(colour, "AVIF", exif=exif)] if features.check("avif") else []
     return tuple(found)
 
 

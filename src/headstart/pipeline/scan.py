@@ -22,7 +22,7 @@ from headstart.data.open_dataset import Dataset, fingerprint, open_dataset
 from headstart.data.proposals import proposal
 from headstart.errors import NoImages
 from headstart.images.image_refs import Images
-from headstart.images.remarks import note_unusable
+from headstart.images.remarks import kinds_of, note_unusable
 from headstart.io.progress import log
 
 
@@ -81,9 +81,10 @@ def scan(
     every_image = Images.inspect(everything.file(i) for i in range(len(everything)))
     keep = every_image.usable
     if not len(keep):
-        first = every_image.infos[0]
+        first, kinds = every_image.infos[0], kinds_of(every_image.infos).removeprefix(": ")
+        none = f"none of {len(every_image):,} files can be used{f' ({kinds})' if kinds else ''}"
         raise NoImages(
-            f"{source.place}: none of {len(every_image):,} files can be used: {everything.paths[0]}: {first.message}",
+            f"{source.place}: {none}: {everything.paths[0]}: {first.message}",
             hint=f"`headstart check {shlex.join(source.words())}` says what is wrong with each.",
         )
     note_unusable(every_image.infos)
