@@ -1870,8 +1870,12 @@ def as_rows() -> object:
     return [{"file": str(path), "label": label} for path, label in zip(*paths_and_labels(), strict=True)]
 
 
+def as_classes() -> object:
+    return {name: sorted(Path("d", name).iterdir()) for name in KINDS}
+
+
 IN_MEMORY = (
-    *(as_frame, as_indexed_frame, as_arrow, as_columns, as_rows, as_pairs),
+    *(as_frame, as_indexed_frame, as_arrow, as_columns, as_rows, as_pairs, as_classes),
     *(paths_and_labels, as_absolute_paths, as_images, as_stack),
 )
 
@@ -1933,6 +1937,11 @@ REFUSED: list[tuple[Callable[[], object], type[HeadstartError], str]] = [
         "data in memory: none of its 2 rows names an existing image; the first is 'x', looked for at ",
     ),
     (
+        lambda: headstart.check({"path": ["https://a.org/1.jpg"], "label": ["a"]}),  # type: ignore[arg-type]
+        DataError,
+        "data in memory: 'https://a.org/1.jpg' is an address, which is not fetched.",
+    ),
+    (
         lambda: headstart.check({"file": ["x"], "breed": ["a"], "age": [1]}),  # type: ignore[arg-type]
         DataError,
         "data in memory: no column looks like the label column; its columns are 'file', 'breed', 'age'.",
@@ -1985,6 +1994,7 @@ def test_images_to_predict(here: Path, trained: Path) -> None:
         (None, DataError, "Image 0 is None, which is not one."),
         ({"a": 1}, DataError, "Image 0 is of type dict, which is not one."),
         ([], MissingData, "No images were given."),
+        ("https://a.org/1.jpg", DataError, "Image 0 is 'https://a.org/1.jpg', an address, which is not fetched."),
         ("", DataError, "Image 0 is '', which is not one."),
         (IMAGE / 255, DataError, "Image 0 is an array of float64, expected uint8 from 0 to 255. Convert pixels"),
         ([IMAGE, IMAGE[0, 0]], DataError, "Image 1 is an array of shape (3,), expected"),

@@ -2,6 +2,7 @@
 
     headstart.train(frame, out="run")                a table of pandas, polars or arrow, or {column: values}
     headstart.train((paths, labels), out="run")      images and their labels; also a list of pairs, or of rows as dicts
+    headstart.train({"cats": paths, "dogs": others}) the images of each class
     headstart.embed([Path("1.jpg"), array, image])   images alone: paths, bytes of files, PIL images, arrays of pixels
 
 The columns are found as in a file (`data.tables`), and cells become text as in JSON Lines, which is what is written: to
@@ -26,9 +27,9 @@ import numpy as np
 from PIL import Image
 
 from headstart.data.dataset import IMAGES, Dataset, hash_rows
-from headstart.data.tables import LabelRow
+from headstart.data.tables import CODE_COLUMNS, ID_COLUMNS, PATH_COLUMNS, LabelRow
 from headstart.errors import BadLabels, DataError, MissingData, UnreadableImage, WriteError
-from headstart.images.image_refs import as_rgb
+from headstart.images.image_refs import DOWNLOAD, as_rgb, is_address
 from headstart.io.files import cache_dir, json_bytes, png_bytes, read_json, sha256_bytes, write_pieces
 from headstart.io.folders import folder_aside
 
@@ -50,6 +51,9 @@ class KeptTable:
 
     def located(self, rows: Sequence[LabelRow]) -> list[LabelRow]:
         """The rows with absolute paths. Raises `BadLabels` if no image exists."""
+        address = next((row.path for row in rows if is_address(row.path)), "")
+        if address:
+            raise BadLabels(f"{self.was}: {address!r} is an address, which is not fetched.", hint=DOWNLOAD)
         found = [replace(row, path=os.path.join(self.root, row.path) if row.path else "") for row in rows]
         if not any(os.path.isfile(row.path + suffix) for row in found for suffix in ("", *IMAGES)):
             raise BadLabels(
@@ -111,7 +115,8 @@ def place_of(data: object) -> Path:
 def _columns(data: object) -> tuple[dict[str, list[Any]], str]:
     """The columns by name, and what the data is, for messages. Raises `DataError`."""
     if isinstance(data, Mapping):
-        return {str(name): _values(column) for name, column in data.items()}, "data in memory"
+        columns = {str(name): _values(column) for name, column in data.items()}
+        return _of_classes(columns) or columns, "data in memory"
     if hasattr(data, "columns") or hasattr(data, "column_names"):
         return _of_frame(data), f"{type(data).__name__} in memory"
     if isinstance(data, tuple) and len(data) == 2 and all(map(_is_column, data)):
@@ -120,6 +125,17 @@ def _columns(data: object) -> tuple[dict[str, list[Any]], str]:
         return _of_list(_values(data))
     shown = repr(data) if data is None or isinstance(data, int | float) else f"of type {type(data).__name__}"
     raise DataError(f"data is {shown}, which cannot be opened.", hint=EXPECTED)
+
+
+def _of_classes(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """The columns of {class: images}, which has no column with a usual name, and nothing but images; else none."""
+    known = {*PATH_COLUMNS, *ID_COLUMNS, *CODE_COLUMNS}
+    images = [(value, name) for name, values in columns.items() for value in values]
+    if len(columns) < 2 or any(name.strip().casefold() in known for name in columns):
+        return {}
+    if not all(_is_image(v) or (isinstance(v, str | os.PathLike) and os.path.isfile(v)) for v, _ in images):
+        return {}
+    return {"path": [image for image, _ in images], "label": [name for _, name in images]}
 
 
 def _of_list(items: list[Any]) -> tuple[dict[str, list[Any]], str]:
