@@ -26,6 +26,7 @@ from headstart.data.dataset import (
     OTHERS,
     SKIPPED,
     SYSTEM_FOLDERS,
+    TABLES,
     FoundImages,
     is_beside_name,
     says_nothing,
@@ -157,14 +158,14 @@ class FolderWalk:
     def _accompanies(self, folder: Path, others: Sequence[Path], stems: set[str]) -> bool:
         """Whether a folder named like masks or annotations is that, and not a class; beside it are folders and images.
 
-        Beside `images` or `train`, masks are masks. `labels` and `boxes` may be classes, unless they hold no images, or no
-        class is beside them and they have a name in common with the images.
+        Beside `images` or `train`, masks are masks, but a folder of tables is looked at. `labels` and `boxes` may be
+        classes, unless they hold no images, or no class is beside them and they have a name in common with the images.
         """
         mere = [other for other in others if says_nothing(other.name) or split_name(other.name)]
         if not mere:
             return bool(stems) and not stems.isdisjoint(self._names_below(folder))
         if not _UNCLEAR.fullmatch(folder.name.casefold()) or not self.holds_images(folder):
-            return True
+            return not any(file.name.lower().endswith(TABLES) for file in self.quiet().files(folder))
         if any(self.holds_images(other) for other in others if other not in mere):
             return False
         return self._cached("beside", folder, lambda: self._shares_names(folder, mere))
