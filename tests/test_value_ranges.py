@@ -203,6 +203,12 @@ def test_a_spec_keeps_its_ranges_and_old_specs_have_none() -> None:
     assert spec.geometry() != Preprocess().geometry()
 
 
+@pytest.mark.parametrize("span", [[5, 5], [9, 1], [0, float("inf")], [float("nan"), 1], [1], ["a", "b"]])
+def test_ranges_that_are_none(span: list[object]) -> None:
+    with pytest.raises(ValueError):
+        Preprocess.from_dict({"ranges": {"integers": span}})
+
+
 def test_pixels_in_memory_are_scaled_as_their_files(tmp_path: Path) -> None:
     files = [tmp_path / f"{n}.png" for n in range(3)]
     for n, file in enumerate(files):

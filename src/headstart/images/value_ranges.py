@@ -58,7 +58,7 @@ class ValueRanges:
     def from_dict(cls, values: Mapping[str, Any]) -> ValueRanges:
         """Invert `as_dict`. Raises `TypeError`, `ValueError`: not two numbers, the lower first."""
         spans = {name: (float(low), float(high)) for name, (low, high) in values.items()}
-        if not all(low < high for low, high in spans.values()):
+        if not all(-math.inf < low < high < math.inf for low, high in spans.values()):
             raise ValueError(f"{dict(values)} are not ranges")
         return cls(**spans)
 
