@@ -555,7 +555,7 @@ def test_splits_that_do_not_fit(tmp_path: Path) -> None:
     )
     assert refused("path,label,split\n00000.jpg,class1,train\n00001.jpg,class1,val\n") == (
         f"{where}: 1 row with a label that differs from the data: 00000.jpg: 'class1', in the data 'class0'.\n"
-        "  Make a new split with `headstart split`, or give the data that this one was made for."
+        "  `headstart split DATA --keep` makes a new split with its sets. Or give the data that this one was made for."
     )
     assert refused("path,split\n00000.jpg,train\n00000.jpg,train\n00000.jpg,val\n") == (
         f"{where}: 1 row with a second set for an image: 00000.jpg.\n  Keep one row per image."

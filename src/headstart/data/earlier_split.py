@@ -169,7 +169,7 @@ class EarlierSplit:
 
     def refuse_other_labels(self) -> None:
         """Raise `BadSplit` if an image has another label in the data."""
-        hint = "Make a new split with `headstart split`, or give the data that this one was made for."
+        hint = "`headstart split DATA --keep` makes a new split with its sets. Or give the data that this one was made for."
         _refuse(self.path, "a label that differs from the data", self.other_labels(), hint)
 
 
