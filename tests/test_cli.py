@@ -146,7 +146,7 @@ def test_examples_can_be_parsed(verb: str) -> None:
         ),
         (
             "split photos --out split.csv --seed x",
-            'headstart split: Invalid value for --seed: unable to convert "x" into int.\n'
+            "headstart split: Invalid value for --seed: 'x' is not a whole number.\n"
             "  `headstart split --help` lists its options.\n",
         ),
     ],

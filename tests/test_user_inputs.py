@@ -150,16 +150,6 @@ RUN_FOLDERS = [
         ),
         code=1,
     ),
-    Row(
-        kind="P13: a run to repeat, whose images are elsewhere now",
-        given=lambda folder: shutil.copytree(TRAINED["run"], folder / "r"),
-        command="reproduce r --data elsewhere",
-        says=(
-            "MissingData: elsewhere: there is no such folder or table.",
-            "Give the new place of the images with --data.",
-        ),
-        code=1,
-    ),
 ]
 
 
@@ -171,6 +161,12 @@ def test_a_run_is_repeated_with_the_weights_in_it(
     said(f"train d --out r {LINEAR} --backbone test_resnet.a --weights-dir {tiny_weights}", capsys, caplog)
     text = said("reproduce r --offline", capsys, caplog)
     in_order(("test_resnet.a: the weights in the run folder are used.", "Identical: all "), text)
+    (here / "d").rename(here / "moved")
+    text = said("reproduce r --offline", capsys, caplog, code=1)
+    assert text.endswith(
+        f"MissingData: {here / 'd'}: is not there any more; the images of the run were there.\n"
+        "  Give the new place of the images with --data.\n"
+    )
 
 
 def test_a_run_that_was_fine_tuned_names_the_weights_that_it_needs(

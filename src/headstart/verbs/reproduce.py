@@ -15,7 +15,7 @@ from headstart.data.data_source import DataSource
 from headstart.data.in_memory import missing_table
 from headstart.data.open_dataset import open_dataset
 from headstart.data.splits import SPLIT_HEADER, SplitRow
-from headstart.errors import MissingData, MissingWeights, NoImages, UnknownBackbone
+from headstart.errors import MissingData, MissingWeights, UnknownBackbone
 from headstart.io.files import sha256_file, write_csv
 from headstart.io.folders import temporary_folder
 from headstart.io.given_options import as_path
@@ -74,6 +74,7 @@ def reproduce(
     before = RunFolder(run)
     made, source = before.provenance, before.provenance.source(data)
     predicted, corrections, refused = before.predictions, before.corrections, before.not_copies
+    _check_place(source, given=data is not None)
     causes, still_there = _changed_images(source, before.split, set(predicted.errors), corrections)
     if not still_there:
         raise MissingData(
@@ -132,16 +133,20 @@ def _trained_again(asked: TrainRequest, run: Path) -> TrainResult:
         ) from error
 
 
+def _check_place(source: DataSource, *, given: bool) -> None:
+    """Raise `MissingData` if the recorded place of the images is gone."""
+    if not given and not source.place.exists() and missing_table(source.place) is None:
+        raise MissingData(
+            f"{source.place}: is not there any more; the images of the run were there.",
+            hint="Give the new place of the images with --data.",
+        )
+
+
 def _changed_images(
     source: DataSource, rows: Sequence[SplitRow], unreadable: set[str], corrections: Corrections
 ) -> tuple[list[str], list[SplitRow]]:
     """Describe images that are gone, new, or changed since training; and return the rows of those still present."""
-    try:
-        dataset = open_dataset(source)
-    except (MissingData, NoImages) as error:
-        if missing_table(source.place) is not None:
-            raise
-        raise type(error)(error.message, hint="Give the new place of the images with --data.") from error
+    dataset = open_dataset(source)
     present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
     still_there = [row for row in rows if row.path in present]
     gone = [row.path for row in rows if row.path not in present]
