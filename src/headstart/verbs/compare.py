@@ -14,7 +14,7 @@ from pathlib import Path
 
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource, as_source
-from headstart.io.given_options import as_path, expect
+from headstart.io.given_options import as_path, expect, names_given
 from headstart.model.backbones.weights_source import WeightsFolder, WeightsSource, as_weights_folder
 from headstart.pipeline.compare_trials import ComparisonRequest, compare_trials
 from headstart.pipeline.comparison import Comparison
@@ -57,8 +57,8 @@ def compare(
     asked = ComparisonRequest(
         source=as_source(data),
         out=Path(os.path.abspath(as_path(out, "out"))),
-        recipes=recipes,
-        backbones=backbones,
+        recipes=names_given(recipes, "recipes"),
+        backbones=names_given(backbones, "backbones"),
         budget=budget,
         seed=seed,
         curation=curation,
