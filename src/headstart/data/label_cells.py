@@ -26,7 +26,7 @@ from headstart.io.text_table import few
 _MISSING = frozenset({"nan", "-nan", "<na>", "#n/a", "#na", "n/a", "null", "nat"})
 _DOUBTFUL = frozenset({"none", "na", "?", "-", "unknown", "unlabeled", "unlabelled", "missing"})
 _WHOLE = re.compile(r"([+-]?\d+)(?:[.,]0+)?")
-_LIST = re.compile(r"\[.*\]|\(.*\)|\{.*\}", re.DOTALL)
+_LIST = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
 _ITEM = re.compile(r"'([^']*)'|\"([^\"]*)\"|([^\s,'\"]+(?: [^\s,'\"]+)*)")
 _MARKS = (",", ";", "|")
 _WEAK_MARKS = (" ", "/", "+", "&")
