@@ -363,14 +363,18 @@ READINGS = [
         kind="names with commas",
         line=labels_in_turn("tench, Tinca tinca", "goldfish, Carassius auratus"),
         read="goldfish, Carassius auratus 8, tench, Tinca tinca 8",
+        says=(
+            "t.csv: 'goldfish, Carassius auratus', 'tench, Tinca tinca' in the column 'label' are each taken as the whole "
+            "name of a class. If these are several labels per image: headstart gives each image one class.",
+        ),
     ),
     Reading(
         kind="names with commas that share a part",
         line=labels_in_turn("crane, bird", "crane, machine"),
         read="crane, bird 8, crane, machine 8",
         says=(
-            "t.csv: 'crane, bird', 'crane, machine' in the column 'label' are taken as the whole name of a class. If these "
-            "are several labels per image: headstart gives each image one class.",
+            "t.csv: 'crane, bird', 'crane, machine' in the column 'label' are each taken as the whole name of a class. If "
+            "these are several labels per image: headstart gives each image one class.",
         ),
     ),
     Reading(
