@@ -7,6 +7,8 @@ show is a test of its own below the rows, in the same section. The letters are t
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import re
 import shlex
 from collections import Counter
@@ -481,6 +483,12 @@ READINGS = [
         line=lambda p, n: f"{p},{'x' * (n == 1)},{'x' * (n == 2)}",
         read="BadLabels: no column looks like the label column",
     ),
+    Reading(
+        kind="numbers and names of the same classes",
+        head="path,label,class",
+        line=lambda p, n: f"{p},{n // 8},{kind_of(p)}",
+        says=("t.csv: not used: the column 'label'.",),
+    ),
     Reading(kind="camel case", head="imagePath,className", line=lambda p, n: f"{p},{kind_of(p)}"),
     Reading(kind="a column of images of any name", head="shot,kind", line=lambda p, n: f"{p},{kind_of(p)}"),
     Reading(
@@ -720,6 +728,12 @@ def test_files_beside_images_that_may_hold_labels(here: Path, caplog: pytest.Log
         'd/labels.xlsx: is a spreadsheet; headstart does not read it. Save it as CSV in that program (File > Save As > "CSV '
         'UTF-8"), and give the CSV.',
     ]
+
+
+def test_examples_in_the_modules_about_tables() -> None:
+    names = ("edited", "foreign_formats", "label_cells", "one_hot", "path_cells", "set_columns", "tables")
+    modules = [importlib.import_module(f"headstart.data.{name}") for name in names]
+    assert [doctest.testmod(module).failed for module in modules] == [0] * len(names)
 
 
 def test_lists_of_each_set(here: Path) -> None:

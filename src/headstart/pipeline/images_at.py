@@ -13,7 +13,7 @@ from headstart.data.dataset import ARCHIVES, IMAGES, OTHERS, Dataset, FoundImage
 from headstart.data.foreign_formats import refuse_foreign
 from headstart.data.image_folder import files_below, files_in, folders_in, nearest, no_images, unwrap
 from headstart.data.match_files import open_unlabelled
-from headstart.data.path_cells import refuse_address
+from headstart.data.path_cells import is_address, refuse_address
 from headstart.data.shards.writing import shards_at
 from headstart.data.table_files import LISTS, READABLE, is_list
 from headstart.errors import MissingData
@@ -34,7 +34,7 @@ def images_at(paths: Sequence[Path | str]) -> tuple[list[Path], list[str], dict[
             found, above = _images_of(given)
             files += [found.file(i) for i in range(len(found))]
             names += [(above / p).as_posix() for p in found.paths]
-            lost |= {(above / p).as_posix(): reason for p, reason in found.lost.items()}
+            lost |= {p if is_address(p) else (above / p).as_posix(): reason for p, reason in found.lost.items()}
         elif given.exists():
             files.append(given)
             names.append(given.as_posix())
