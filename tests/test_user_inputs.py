@@ -468,6 +468,29 @@ READINGS = [
         )
     ),
     Reading(
+        kind="a list of names that begin with a number",
+        table="l.txt",
+        head="",
+        images=tuple(f"{n} (2).jpg" for n in range(16)),
+        line=lambda p, n: f"{p} {kind_of('cd'[n % 2])}",
+        says=(
+            "l.txt: its first line ('0 (2).jpg', 'cat') names an image, so there is no header; the columns are read as "
+            "'path', 'label'.",
+        ),
+    ),
+    Reading(
+        kind="a list of one line",
+        table="l.txt",
+        head="",
+        images=("my cats/c1.jpg",),
+        line=lambda p, n: f"{p} a cat",
+        read="a cat 1",
+        says=(
+            "l.txt: its first line ('my cats/c1.jpg', 'a cat') names an image, so there is no header; the columns are read "
+            "as 'path', 'label'.",
+        ),
+    ),
+    Reading(
         kind="pandas' index",
         head=",image,breed",
         line=lambda p, n: f"{n},{p},{kind_of(p)}",
