@@ -8,6 +8,8 @@ show is a test of its own below the rows, in the same section. The letters are t
 from __future__ import annotations
 
 import csv
+import doctest
+import importlib
 import io
 import json
 import re
@@ -855,14 +857,18 @@ READINGS = [
         kind="names with commas",
         line=labels_in_turn("tench, Tinca tinca", "goldfish, Carassius auratus"),
         read="goldfish, Carassius auratus 8, tench, Tinca tinca 8",
+        says=(
+            "t.csv: 'goldfish, Carassius auratus', 'tench, Tinca tinca' in the column 'label' are each taken as the whole "
+            "name of a class. If these are several labels per image: headstart gives each image one class.",
+        ),
     ),
     Reading(
         kind="names with commas that share a part",
         line=labels_in_turn("crane, bird", "crane, machine"),
         read="crane, bird 8, crane, machine 8",
         says=(
-            "t.csv: 'crane, bird', 'crane, machine' in the column 'label' are taken as the whole name of a class. If these "
-            "are several labels per image: headstart gives each image one class.",
+            "t.csv: 'crane, bird', 'crane, machine' in the column 'label' are each taken as the whole name of a class. If "
+            "these are several labels per image: headstart gives each image one class.",
         ),
     ),
     Reading(
@@ -954,6 +960,29 @@ READINGS = [
         )
     ),
     Reading(
+        kind="a list of names that begin with a number",
+        table="l.txt",
+        head="",
+        images=tuple(f"{n} (2).jpg" for n in range(16)),
+        line=lambda p, n: f"{p} {kind_of('cd'[n % 2])}",
+        says=(
+            "l.txt: its first line ('0 (2).jpg', 'cat') names an image, so there is no header; the columns are read as "
+            "'path', 'label'.",
+        ),
+    ),
+    Reading(
+        kind="a list of one line",
+        table="l.txt",
+        head="",
+        images=("my cats/c1.jpg",),
+        line=lambda p, n: f"{p} a cat",
+        read="a cat 1",
+        says=(
+            "l.txt: its first line ('my cats/c1.jpg', 'a cat') names an image, so there is no header; the columns are read "
+            "as 'path', 'label'.",
+        ),
+    ),
+    Reading(
         kind="pandas' index",
         head=",image,breed",
         line=lambda p, n: f"{n},{p},{kind_of(p)}",
@@ -968,6 +997,12 @@ READINGS = [
         head="path,bad,checked",
         line=lambda p, n: f"{p},{'x' * (n == 1)},{'x' * (n == 2)}",
         read="BadLabels: no column looks like the label column",
+    ),
+    Reading(
+        kind="numbers and names of the same classes",
+        head="path,label,class",
+        line=lambda p, n: f"{p},{n // 8},{kind_of(p)}",
+        says=("t.csv: not used: the column 'label'.",),
     ),
     Reading(kind="camel case", head="imagePath,className", line=lambda p, n: f"{p},{kind_of(p)}"),
     Reading(kind="a column of images of any name", head="shot,kind", line=lambda p, n: f"{p},{kind_of(p)}"),
@@ -1203,6 +1238,12 @@ def test_files_beside_images_that_may_hold_labels(here: Path, caplog: pytest.Log
         'd/labels.xlsx: is a spreadsheet; headstart does not read it. Save it as CSV in that program (File > Save As > "CSV '
         'UTF-8"), and give the CSV.',
     ]
+
+
+def test_examples_in_the_modules_about_tables() -> None:
+    names = ("edited", "foreign_formats", "label_cells", "one_hot", "path_cells", "set_columns", "tables")
+    modules = [importlib.import_module(f"headstart.data.{name}") for name in names]
+    assert [doctest.testmod(module).failed for module in modules] == [0] * len(names)
 
 
 def test_lists_of_each_set(here: Path) -> None:

@@ -7,9 +7,9 @@
     "['cat']"                    cat                a list with one label (noted)
     "cat,indoor", "cat|dog"      refused            if their parts are labels too: several labels per image
 
-A name with a comma in it ("crane, bird") stays one class: parts make a cell several labels only if they occur alone,
-or in several combinations. Only distinct labels are looked at, so a million rows cost about 0.3 s. Not for columns of
-zeros and ones: see `data.one_hot`.
+A name with a comma in it ("crane, bird") stays one class, with a note: parts make a cell several labels only if they
+occur alone, or in several combinations. Only distinct labels are looked at, so a million rows cost about 0.3 s. Not for
+columns of zeros and ones: see `data.one_hot`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from headstart.io.text_table import few
 _MISSING = frozenset({"nan", "-nan", "<na>", "#n/a", "#na", "n/a", "null", "nat"})
 _DOUBTFUL = frozenset({"none", "na", "?", "-", "unknown", "unlabeled", "unlabelled", "missing"})
 _WHOLE = re.compile(r"([+-]?\d+)(?:[.,]0+)?")
-_LIST = re.compile(r"\[.*\]|\(.*\)|\{.*\}", re.DOTALL)
+_LIST = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
 _ITEM = re.compile(r"'([^']*)'|\"([^\"]*)\"|([^\s,'\"]+(?: [^\s,'\"]+)*)")
 _MARKS = (",", ";", "|")
 _WEAK_MARKS = (" ", "/", "+", "&")
@@ -121,21 +121,8 @@ def _from_several(
 ) -> dict[str, str]:
     """`SEVERAL` for the cells with several labels. Raises `BadLabels` if there are many."""
     labels = {name for name in names.values() if name}
-    several: set[str] = set()
-    for mark in _MARKS:
-        found, doubtful = combinations(labels, mark)
-        several |= found
-        if doubtful and not found:
-            log.info(
-                "%s: %s in the column %r %s taken as the whole name of a class. If these are several labels per image: "
-                "headstart gives each image one class.",
-                *(
-                    table,
-                    few([repr(name) for name in sorted(doubtful)], 3),
-                    column,
-                    "is" if len(doubtful) == 1 else "are",
-                ),
-            )
+    found = [combinations(labels, mark) for mark in _MARKS]
+    several = set().union(*(sure for sure, _ in found))
     texts = {text for text, name in names.items() if name in several}
     n, labelled = sum(counts[text] for text in texts), sum(counts[text] for text, name in names.items() if name)
     if n > _FEW * labelled:
@@ -146,20 +133,22 @@ def _from_several(
             hint="Keep one label in each row, or leave these rows out. If each combination is a class of its own, join "
             "its parts with another character, such as cat-indoor.",
         )
+    if labelled >= 2 * len(labels):  # else these are captions
+        _note_names(table, column, sorted(set().union(*(unsure for _, unsure in found)) - several))
     if not several:
         _note_weak(table, column, labels)
     return dict.fromkeys(texts, SEVERAL)
 
 
 def combinations(labels: set[str], mark: str) -> tuple[set[str], set[str]]:
-    """The labels that are several labels joined by `mark`, and those that may be but are taken as names.
+    """The labels that are several labels joined by `mark`, and those that have the mark but are taken as names.
 
     >>> sorted(combinations({"cat", "dog", "cat,dog"}, ",")[0])
     ['cat,dog']
     >>> combinations({"crane, bird", "crane, machine", "eagle"}, ",") == (set(), {"crane, bird", "crane, machine"})
     True
-    >>> combinations({"tench, Tinca tinca", "goldfish, Carassius auratus"}, ",")
-    (set(), set())
+    >>> combinations({"tench, Tinca tinca", "eagle"}, ",")
+    (set(), {'tench, Tinca tinca'})
     """
     parts = {name: [part.strip() for part in name.split(mark)] for name in labels if mark in name}
     parts = {name: own for name, own in parts.items() if all(own)}
@@ -170,8 +159,17 @@ def combinations(labels: set[str], mark: str) -> tuple[set[str], set[str]]:
     certain = any(part in alone for name in whole for part in parts[name]) or (
         len(whole) > 1 and len(whole) == len(parts)
     )
-    found = {name for name, own in parts.items() if shared.intersection(own)}
-    return (found, set()) if certain else (set(), found)
+    several = {name for name, own in parts.items() if certain and shared.intersection(own)}
+    return several, set(parts) - several
+
+
+def _note_names(table: Path, column: str, names: Sequence[str]) -> None:
+    if names:
+        log.info(
+            "%s: %s in the column %r %s taken as the whole name of a class. If these are several labels per image: "
+            "headstart gives each image one class.",
+            *(table, few([repr(name) for name in names], 3), column, "is" if len(names) == 1 else "are each"),
+        )
 
 
 def _note_weak(table: Path, column: str, labels: set[str]) -> None:

@@ -30,8 +30,8 @@ from headstart.io.text_table import few
 LISTS = (".txt", ".lst")
 """Extensions of lists: a path on each line, with or without a label."""
 READABLE = (*TABLES, ".json", *LISTS)
-"""Extensions that can be read as a table; the last three only where explicitly given, or if they name images."""
-FORMATS = "CSV, TSV, JSON Lines, parquet, or a list with a path and a label on each line"
+"""Extensions that can be read as a table."""
+FORMATS = "CSV, TSV, JSON Lines, JSON, parquet, or a list with a path and a label on each line"
 
 _SUFFIX = rf"(?:{'|'.join(re.escape(suffix) for suffix in IMAGES)})"
 _PATH_FIRST = re.compile(rf"(?P<path>.+?{_SUFFIX})(?:\s+(?P<rest>\S.*))?", re.IGNORECASE)
@@ -174,13 +174,20 @@ def _list_lines(table: Path, text: str) -> list[list[str]] | None:
         _refuse_prose(table, lines)
         return [line.split() for line in lines]
     reverse = [_PATH_LAST.fullmatch(line) for line in lines]
-    if all(match is not None and match["rest"].isdigit() for match in reverse[1:]) or (
-        reverse[-1] is not None and (table.parent / reverse[-1]["path"]).is_file()
-    ):
+    if _are_reverse(table.parent, matches[-1], reverse):
         matches = reverse
     cells = [_list_line(line, match) for line, match in zip(lines, matches, strict=True)]
     width = max(map(len, cells))
     return [[*line, *[""] * (width - len(line))] for line in cells]
+
+
+def _are_reverse(folder: Path, usual: re.Match[str] | None, reverse: Sequence[re.Match[str] | None]) -> bool:
+    """Whether lines have the path behind the label: the last names a file only so, or numbers precede all paths."""
+    last = reverse[-1]
+    if last is None or (usual is not None and os.path.isfile(folder / usual["path"])):
+        return False
+    numbered = all(match is not None and match["rest"].isdigit() for match in reverse[1:])
+    return numbered or os.path.isfile(folder / last["path"])
 
 
 def _is_remark(line: str) -> bool:

@@ -43,7 +43,7 @@ SPLIT_COLUMNS = ("split", "set", "subset", "fold", "data_set", "usage")
 GROUP_COLUMNS = ("group", "group_id", "groups")
 """Of several, the first in this list is used."""
 _NAMES = (*PATH_COLUMNS, *OTHER_PATH_COLUMNS, *ID_COLUMNS, *CODE_COLUMNS)
-_INDEX_COLUMNS = re.compile(r"unnamed: 0|index|column \d+|level_0", re.IGNORECASE)
+_INDEX_COLUMNS = re.compile(r"unnamed: \d+(?:\.\d+)?|index|column \d+|level_0", re.IGNORECASE)
 _PIXELS = re.compile(r"pixels?|(?:pixel|px)[ _]?\d+|\d+x\d+", re.IGNORECASE)
 
 
@@ -196,7 +196,7 @@ def label_columns(columns: Mapping[str, Sequence[str]], *, used: Sequence[str], 
     free = [name for name, cells in columns.items() if name not in used and not _is_index(name, cells)]
     free = [name for name in free if _plain(name) not in aside]
     others = [name for name in free if not _called([name], _NAMES)]
-    return _called(free, LABEL_COLUMNS) or others or (free if ids else [])
+    return _called_labels(free, columns) or others or (free if ids else [])
 
 
 def guess_columns(
@@ -239,7 +239,7 @@ def guess_columns(
     if unlabelled:
         path = path or (free[0] if len(free) == 1 else "")
         free = []
-    label = label_column or _one(table, free, LABEL_COLUMNS, "label")
+    label = label_column or _one(table, _called_labels(free, cells), "label", free)
     free = ([name for name in free if not _called([name], _NAMES)] or free) if path else free
     if path and not label and len(free) == 1:
         label = free[0]
@@ -268,9 +268,28 @@ def _path_column(table: Path, free: Sequence[str], cells: Mapping[str, Sequence[
             log.info("%s: the paths are taken from the column %r, which names existing files.", table, there[0])
             return there[0]
         if found:
-            return _one(table, free, known, "path")
+            return _one(table, found, "path", free)
     images = [name for name in free if _are_images(cells.get(name, ()))]
     return images[0] if len(images) == 1 else ""
+
+
+def _called_labels(free: Sequence[str], cells: Mapping[str, Sequence[str]]) -> list[str]:
+    """The columns with a usual name for labels; of several that say the same, the one with names instead of numbers.
+
+    >>> _called_labels(["label", "class"], {"label": ["0", "1", "0"], "class": ["cat", "dog", "cat"]})
+    ['class']
+    """
+    found = _called(free, LABEL_COLUMNS)
+    columns = [cells.get(name, ()) for name in found]
+    pairs = set(zip(*columns, strict=True)) if len(found) > 1 and all(columns) else set()
+    if not pairs or any(len(pairs) != len(set(column)) for column in columns):
+        return found
+    named = [name for name, column in zip(found, columns, strict=True) if not all(map(_is_number, set(column)))]
+    return (named or found)[:1]
+
+
+def _is_number(cell: str) -> bool:
+    return cell.strip().replace(".", "", 1).isdigit() or not cell.strip()
 
 
 def _names_file(folder: Path, cells: Sequence[str]) -> bool:
@@ -341,8 +360,8 @@ def _called(header: Sequence[str], names: Iterable[str]) -> list[str]:
     return [name for name in header if _plain(name) in known]
 
 
-def _one(table: Path, header: Sequence[str], names: Sequence[str], what: str) -> str:
-    found = _called(header, names)
+def _one(table: Path, found: Sequence[str], what: str, header: Sequence[str]) -> str:
+    """The only one of these columns, '' for none. Raises `BadLabels` for several."""
     if len(found) > 1:
         raise BadLabels(
             f"{table}: {_listed(found)} could each be meant (its columns are {_listed(header)}).",

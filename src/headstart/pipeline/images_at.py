@@ -17,7 +17,7 @@ from headstart.data.foreign_formats import refuse_foreign
 from headstart.data.image_folder import nearest, no_images
 from headstart.data.left_out import note_left_out
 from headstart.data.match_files import open_unlabelled
-from headstart.data.path_cells import refuse_address
+from headstart.data.path_cells import is_address, refuse_address
 from headstart.data.shards.writing import shards_at
 from headstart.data.table_files import LISTS, READABLE, is_list
 from headstart.data.wrappers import unwrap
@@ -57,7 +57,9 @@ def images_at(given: Sequence[ImageRef]) -> ImagesGiven:
             inside, above = _images_of(ref)
             found.refs.extend(inside.files)
             found.names.extend((above / p).as_posix() for p in inside.paths)
-            found.lost.update({(above / p).as_posix(): reason for p, reason in inside.lost.items()})
+            found.lost.update(
+                {p if is_address(p) else (above / p).as_posix(): reason for p, reason in inside.lost.items()}
+            )
         elif ref.exists():
             found.refs.append(ref)
             found.names.append(ref.as_posix())
