@@ -32,12 +32,12 @@ from headstart.data.image_folder import nearest, open_folder
 from headstart.data.in_memory import kept_table, missing_table, place_of
 from headstart.data.infer_labels import groups_beside, open_recognised, open_with_columns
 from headstart.data.match_files import compiled, labels_from_names, open_by_pattern, open_table
-from headstart.data.path_cells import refuse_address
 from headstart.data.proposals import about_columns
 from headstart.data.shards.writing import shards_at, written_out
 from headstart.data.table_files import FORMATS, READABLE, read_cells
 from headstart.data.tables import LabelRow, choose_columns, rows_by, rows_of
 from headstart.errors import BadLabels, MissingData
+from headstart.io.addresses import refuse_address
 from headstart.io.progress import log
 
 

@@ -32,8 +32,6 @@ OTHERS = (
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz", ".zst")
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 """Extensions of tables."""
-SKIPPED = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"})
-"""Names that systems leave everywhere, passed over like those that begin with a dot."""
 SYSTEM_FOLDERS = frozenset(
     (
         *("$recycle.bin", "recycler", "system volume information", "lost+found", "found.000"),

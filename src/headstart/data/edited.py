@@ -16,9 +16,10 @@ from pathlib import Path
 
 from headstart.data.foreign_formats import refuse_foreign
 from headstart.data.open_dataset import nearest
-from headstart.data.path_cells import plain_path, refuse_address
+from headstart.data.path_cells import plain_path
 from headstart.data.table_files import csv_lines
 from headstart.errors import DataError, MissingData
+from headstart.io.addresses import refuse_address
 from headstart.io.text_table import few
 
 YES = ("x", "yes", "y", "true", "1")

@@ -1,6 +1,6 @@
 """What a folder holds: its files and folders, without those that are not data.
 
-Passed over in silence are names that begin with a dot and those that systems leave everywhere (`SKIPPED`). Left out and
+Passed over in silence are names that begin with a dot and those that systems leave everywhere (`io.folders`). Left out and
 named in `FoundImages.rejected` are:
 
     folders of systems and programs           `SYSTEM_FOLDERS`, such as __pycache__
@@ -24,7 +24,6 @@ from headstart.data.dataset import (
     ARCHIVES,
     IMAGES,
     OTHERS,
-    SKIPPED,
     SYSTEM_FOLDERS,
     TABLES,
     FoundImages,
@@ -34,6 +33,7 @@ from headstart.data.dataset import (
 )
 from headstart.errors import UnreadableImage
 from headstart.images.headers import probe
+from headstart.io.folders import is_system_file
 
 _MASK = re.compile(r"(.+?)[ _-]+(?:mask|seg|segmentation|ground[ _-]?truth)(?:[ _-]?\d+)?", re.IGNORECASE)
 _UNCLEAR = re.compile(r"(?:labels?|box(?:es)?)[ _-]?\d*")
@@ -52,7 +52,7 @@ class FolderWalk:
         """The entries of a folder that may be data, by name. A folder that cannot be read has none."""
         try:
             with os.scandir(folder) as listed:
-                entries = [e for e in listed if not e.name.startswith(".") and e.name.casefold() not in SKIPPED]
+                entries = [e for e in listed if not is_system_file(e.name)]
         except PermissionError:
             self.leave_out(folder, "no_permission")
             return []
@@ -152,7 +152,7 @@ class FolderWalk:
         if _within(here, target) or _within(self._real_root, target):
             return "link_up"
         inner = target[len(self._real_root) :].split(os.sep)
-        hidden = any(name.startswith(".") or name.casefold() in SKIPPED for name in inner)
+        hidden = any(map(is_system_file, inner))
         return "link_inside" if _within(target, self._real_root) and not hidden else ""
 
     def _accompanies(self, folder: Path, others: Sequence[Path], stems: set[str]) -> bool:

@@ -29,7 +29,8 @@ from PIL import Image
 from headstart.data.dataset import IMAGES, Dataset, hash_rows
 from headstart.data.tables import CODE_COLUMNS, ID_COLUMNS, PATH_COLUMNS, LabelRow
 from headstart.errors import BadLabels, DataError, MissingData, UnreadableImage, WriteError
-from headstart.images.image_refs import DOWNLOAD, as_rgb, is_address
+from headstart.images.image_refs import as_rgb
+from headstart.io.addresses import DOWNLOAD_FIRST, is_address
 from headstart.io.files import cache_dir, json_bytes, png_bytes, read_json, sha256_bytes, write_pieces
 from headstart.io.folders import folder_aside
 
@@ -53,7 +54,7 @@ class KeptTable:
         """The rows with absolute paths. Raises `BadLabels` if no image exists."""
         address = next((row.path for row in rows if is_address(row.path)), "")
         if address:
-            raise BadLabels(f"{self.was}: {address!r} is an address, which is not fetched.", hint=DOWNLOAD)
+            raise BadLabels(f"{self.was}: {address!r} is an address, which is not fetched.", hint=DOWNLOAD_FIRST)
         found = [replace(row, path=os.path.join(self.root, row.path) if row.path else "") for row in rows]
         if not any(os.path.isfile(row.path + suffix) for row in found for suffix in ("", *IMAGES)):
             raise BadLabels(

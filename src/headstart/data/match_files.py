@@ -28,8 +28,6 @@ from headstart.data.dataset import (
 )
 from headstart.data.image_folder import every_image, no_images
 from headstart.data.path_cells import (
-    DOWNLOAD_FIRST,
-    is_address,
     is_elsewhere,
     is_respelled,
     is_scientific,
@@ -42,6 +40,7 @@ from headstart.data.set_columns import set_name
 from headstart.data.table_files import read_cells
 from headstart.data.tables import LabelRow, choose_columns, rows_by
 from headstart.errors import BadLabels, BadSplit
+from headstart.io.addresses import DOWNLOAD_FIRST, is_address
 from headstart.io.progress import log
 from headstart.io.text_table import few
 

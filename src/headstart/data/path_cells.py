@@ -13,53 +13,19 @@ Only texts are compared here; which files exist is for `data.match_files` to kno
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import unquote
 
 from headstart.data.dataset import IMAGES
-from headstart.errors import MissingData
 
-_ADDRESS = re.compile(
-    r"(?:https?|ftps?|sftp|s3[an]?|gs|gcs|az|abfss?|wasbs?|hdfs|dbfs|hf|kaggle|ipfs):/|data:[a-z]+/|www\.",
-    re.IGNORECASE,
-)
 _DRIVE = re.compile(r"[a-z]:/|/", re.IGNORECASE)
 _NUMBER = re.compile(r"0*(\d+)(?:[.,]0+)?")
 _SCIENTIFIC = re.compile(r"\d(?:[.,]\d+)?E\+?\d+(?:\.\w+)?", re.IGNORECASE)
 _TRIED = 300  # paths tried to find where a folder was moved
-
-DOWNLOAD_FIRST = "Addresses are not fetched. Download first, and give the path of what you downloaded."
-
-
-def is_address(text: str) -> bool:
-    """Whether a text is an address on a network, or data in a URL, and not a path.
-
-    >>> is_address("https://host/1.jpg"), is_address("S3://bucket/1.jpg"), is_address("c:/1.jpg"), is_address("s3/1.jpg")
-    (True, True, False, False)
-    """
-    return bool(_ADDRESS.match(text.strip()))
-
-
-def refuse_address(place: Path | str) -> None:
-    """Raise `MissingData` for an address in the place of a path, unless a file is called so."""
-    if is_address(str(place)) and not os.path.exists(place):
-        raise MissingData(f"{shown_address(place)}: is an address, not a path.", hint=DOWNLOAD_FIRST)
-
-
-def shown_address(place: Path | str) -> str:
-    """An address with the two slashes that `Path` makes one of, and not too much of it.
-
-    >>> shown_address(Path("https://host/1.jpg"))
-    'https://host/1.jpg'
-    """
-    text = re.sub(r"^([A-Za-z0-9]+):/(?!/)", r"\1://", str(place).strip())
-    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def plain_path(cell: str) -> str:

@@ -22,8 +22,9 @@ from pathlib import Path
 
 from headstart.data.dataset import IMAGES, TABLES, split_name
 from headstart.data.foreign_formats import ONE_CLASS
-from headstart.data.path_cells import is_address, plain_path
+from headstart.data.path_cells import plain_path
 from headstart.errors import BadLabels
+from headstart.io.addresses import is_address
 from headstart.io.progress import log
 from headstart.io.text_table import few
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,12 +31,12 @@ from headstart.images.decode import DecodedImage, decode, upright
 from headstart.images.validate import ImageInfo, validate_images
 from headstart.images.validate_worker import dhash, greys, left_out
 from headstart.images.value_ranges import ValueRanges, chosen_ranges, is_deep
+from headstart.io.addresses import DOWNLOAD_FIRST, is_address
 from headstart.io.files import sha256_bytes
 
 ImageRef = Path | bytes | Image.Image | np.ndarray
 """One image: a file, the bytes of a file, a PIL image, or pixels: uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."""
 
-DOWNLOAD = "Download the images first, and give the paths of the files."
 EXPECTED = (
     "Expected paths, bytes of files, PIL images, or arrays of pixels: uint8, (height, width) or (height, width, 3)."
 )
@@ -135,15 +134,6 @@ def read_image(
     return as_rgb(ref, ranges)
 
 
-def is_address(text: str) -> bool:
-    """Whether a text is the address of a file on another machine.
-
-    >>> is_address("https://example.com/1.jpg"), is_address("C:/photos/1.jpg")
-    (True, False)
-    """
-    return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text))
-
-
 def as_ref(image: object) -> ImageRef:
     """An image as given by a program: text is a path, and arrays of other libraries become numpy's.
 
@@ -152,7 +142,7 @@ def as_ref(image: object) -> ImageRef:
     if isinstance(image, Path | bytes | Image.Image | np.ndarray):
         return image
     if isinstance(image, str) and is_address(image):
-        raise DataError(f"An image is {image!r}, an address, which is not fetched.", hint=DOWNLOAD)
+        raise DataError(f"An image is {image!r}, an address, which is not fetched.", hint=DOWNLOAD_FIRST)
     if isinstance(image, str) and image:
         return Path(image)
     if hasattr(image, "__array__") and np.ndim(image) > 1:

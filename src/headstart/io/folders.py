@@ -31,7 +31,7 @@ from headstart.io.files import (
 
 MANIFEST = "manifest.json"
 RESTORE = "Restore the folder from a copy, or train again."
-SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
+SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"})
 """Names of files and folders of Windows, macOS and network storage, besides hidden ones."""
 TEXTS = (".csv", ".html", ".json", ".md", ".svg")
 """Extensions of the texts in a run folder."""

@@ -17,12 +17,12 @@ from headstart.data.foreign_formats import refuse_foreign
 from headstart.data.image_folder import nearest, no_images
 from headstart.data.left_out import note_left_out
 from headstart.data.match_files import open_unlabelled
-from headstart.data.path_cells import is_address, refuse_address
 from headstart.data.shards.writing import shards_at
 from headstart.data.table_files import LISTS, READABLE, is_list
 from headstart.data.wrappers import unwrap
 from headstart.errors import MissingData
 from headstart.images.image_refs import ImageRef
+from headstart.io.addresses import is_address, refuse_address
 
 MOST_SHOWN = 20
 

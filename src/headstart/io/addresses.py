@@ -1,0 +1,44 @@
+"""Addresses on a network where a path is expected: never fetched, and said to be so.
+
+Costs microseconds. Not for weights: `model.backbones.hub` fetches those.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from headstart.errors import MissingData
+
+_ADDRESS = re.compile(
+    r"(?:https?|ftps?|sftp|s3[an]?|gs|gcs|az|abfss?|wasbs?|hdfs|dbfs|hf|kaggle|ipfs):/|data:[a-z]+/|www\.",
+    re.IGNORECASE,
+)
+
+DOWNLOAD_FIRST = "Addresses are not fetched. Download first, and give the path of what you downloaded."
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is an address on a network, or data in a URL, and not a path.
+
+    >>> is_address("https://host/1.jpg"), is_address("S3://bucket/1.jpg"), is_address("c:/1.jpg"), is_address("s3/1.jpg")
+    (True, True, False, False)
+    """
+    return bool(_ADDRESS.match(text.strip()))
+
+
+def refuse_address(place: Path | str) -> None:
+    """Raise `MissingData` for an address in the place of a path, unless a file is called so."""
+    if is_address(str(place)) and not os.path.exists(place):
+        raise MissingData(f"{shown_address(place)}: is an address, not a path.", hint=DOWNLOAD_FIRST)
+
+
+def shown_address(place: Path | str) -> str:
+    """An address with the two slashes that `Path` makes one of, and not too much of it.
+
+    >>> shown_address(Path("https://host/1.jpg"))
+    'https://host/1.jpg'
+    """
+    text = re.sub(r"^([A-Za-z0-9]+):/(?!/)", r"\1://", str(place).strip())
+    return text if len(text) <= 100 else f"{text[:97]}..."
