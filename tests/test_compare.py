@@ -228,7 +228,7 @@ def test_a_damaged_run_is_done_again(made: Made) -> None:
     without_record = finished(candidate, place)
     assert without_record is not None
     assert math.isnan(without_record.peak_memory_mb)
-    (place.run(candidate.name) / "README.md").write_text("changed", encoding="utf-8")
+    (place.run(candidate.name) / "metrics.json").write_text("changed", encoding="utf-8")
     assert finished(candidate, place) is None
 
 
