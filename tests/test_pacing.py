@@ -135,35 +135,39 @@ def test_the_places_in_the_schedule_are_those_of_the_steps_without_changes() -> 
     assert np.all(np.diff(places) > 0)
 
 
-def test_views_are_left_out_if_they_take_too_long() -> None:
-    now = [0.0]
-    budget = ViewBudget(seconds=100.0, clock=lambda: now[0])
+def computed(budget: ViewBudget, clock: list[float], seconds_per_view: float) -> None:
+    """Views of 1,000 images, in batches of 50; the first batch takes five seconds longer."""
     budget.most = 4
-    for done in range(100, 1_001, 100):  # 1,000 images; a view takes 50 ms
-        now[0] += 100 * budget.most * 0.05
-        budget.computed(100 * budget.most, 1_000 - done)
-    assert budget.most == 1
-    assert now[0] < 105.0 - 20.0
-    assert budget.per_view == pytest.approx(0.05)
+    clock[0] += 5.0
+    for done in range(50, 1_001, 50):
+        views = budget.most
+        clock[0] += 50 * views * seconds_per_view
+        budget.computed(50, views, 1_000 - done)
 
 
-def test_views_that_fit_are_all_computed() -> None:
-    now = [0.0]
-    budget = ViewBudget(seconds=100.0, clock=lambda: now[0])
-    budget.most = 4
-    for done in range(100, 1_001, 100):
-        now[0] += 100 * 4 * 0.02
-        budget.computed(400, 1_000 - done)
-    assert budget.most == 4
+@pytest.mark.parametrize(
+    ("seconds", "per_view", "epoch", "most"),
+    [
+        (400.0, 0.05, 10.0, 4),  # four views take 200 s, and there is time for four epochs and more
+        (190.0, 0.05, 10.0, 3),  # a view and an epoch take 60 s
+        (100.0, 0.05, 10.0, 1),
+        (400.0, 0.001, 190.0, 2),  # views are cheap, but there is time for two epochs only
+    ],
+)
+def test_there_are_no_more_views_than_epochs_that_fit(seconds: float, per_view: float, epoch: float, most: int) -> None:
+    clock = [0.0]
+    budget = ViewBudget(seconds, epoch, clock=lambda: clock[0])
+    computed(budget, clock, per_view)
+    assert budget.most == most
+    assert budget.per_view == pytest.approx(per_view)
 
 
 def test_activations_that_do_not_fit_at_all_are_given_up_early() -> None:
-    now = [0.0]
-    budget = ViewBudget(seconds=40.0, limit=100.0, clock=lambda: now[0])
-    budget.most = 2
-    now[0] += 200 * 2 * 0.2
+    clock = [0.0]
+    budget = ViewBudget(100.0, 20.0, clock=lambda: clock[0])
     with pytest.raises(BudgetTooSmall) as caught:
-        budget.computed(400, 800)
+        computed(budget, clock, 0.2)
+    assert clock[0] == 125.0
     assert str(caught.value) == (
-        "activations take another 160 s, and 20 s remain for them.\n  Use a larger --budget, or --approach linear."
+        "activations take another 180 s, and 0 s remain for them.\n  Use a larger --budget, or --approach linear."
     )

@@ -52,38 +52,41 @@ class FrozenTrunk:
 
 
 class ViewBudget:
-    """How many views per image to compute: fewer, down to one, if they take longer than `seconds` from now on.
+    """How many views per image to compute if activations and training together may take `seconds` from now on.
 
-    All images end with the same number of views: `most`, after the last image. If even one view of each takes longer
-    than `limit`, `BudgetTooSmall` is raised.
+    Each epoch shows an image in another view and takes `epoch` seconds, so more views than epochs are of no use: there
+    are fewer, down to one, if computing a view of all images and training on it take too long. All images end with the
+    same number of views: `most`, after the last image. If not even one fits, `BudgetTooSmall` is raised.
     """
 
     def __init__(
-        self, seconds: float = math.inf, limit: float = math.inf, clock: Callable[[], float] = time.monotonic
+        self, seconds: float = math.inf, epoch: float = 0.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.seconds, self.limit, self.most = seconds, limit, 0
+        self.seconds, self.epoch, self.most = seconds, epoch, 0
         self._clock, self._begun = clock, clock()
-        self._views, self._elapsed = 0, 0.0
+        self._warm: float | None = None
+        self._images = self._views = 0
+        self.per_view = 0.0
+        """Seconds per view of one image, without the first batch; 0 if there was no other."""
 
-    def computed(self, views: int, images_left: int) -> None:
-        """Take note of `views` more views, and lower `most` if as many of each image that is left do not fit."""
-        self._views += views
-        self._elapsed = self._clock() - self._begun
-        needed = self.per_view * images_left
-        if not needed or self._views < TIMED_VIEWS:
+    def computed(self, images: int, views: int, images_left: int) -> None:
+        """Take note of `views` views of each of `images` more images, and lower `most` if the others do not fit."""
+        self._images += images
+        if self._warm is None:  # the first batch takes longer
+            self._warm = self._clock()
             return
-        if needed > self.limit - self._elapsed:
+        self._views += images * views
+        self.per_view = (self._clock() - self._warm) / self._views
+        if self._views < TIMED_VIEWS or not images_left:
+            return
+        needed, left = self.per_view * images_left, self.seconds - (self._clock() - self._begun)
+        if needed + self.epoch > left:
             raise BudgetTooSmall(
-                f"activations take another {needed:.0f} s, and {max(self.limit - self._elapsed, 0):.0f} s remain for them.",
+                f"activations take another {needed:.0f} s, and {max(left - self.epoch, 0):.0f} s remain for them.",
                 hint="Use a larger --budget, or --approach linear.",
             )
-        if needed * self.most > self.seconds - self._elapsed:
-            self.most = max(int((self.seconds - self._elapsed) / needed), 1)
-
-    @property
-    def per_view(self) -> float:
-        """Seconds per view of one image."""
-        return self._elapsed / max(self._views, 1)
+        each = self.per_view * (self._images + images_left) + self.epoch
+        self.most = max(min(self.most, int(self.seconds / each)), 1)
 
 
 def keep_activations(
@@ -118,7 +121,7 @@ def keep_activations(
                     pixels = [_read(images, i, trunk.spec, augment, seed, numbers) for i in batch]
                     _run_views(session, pixels, out_VND[: len(numbers), batch.start : batch.stop])
                     with lock:
-                        budget.computed(len(batch) * len(numbers), len(images) - batch.stop)
+                        budget.computed(len(batch), len(numbers), len(images) - batch.stop)
                     advance(len(batch))
             except BaseException as error:
                 failures.append(error)

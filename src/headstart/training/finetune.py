@@ -62,9 +62,6 @@ __all__ = ["FinetuneResult", "TrainingData", "between", "finetune"]
 
 WISE = (0.0, 0.25, 0.5, 0.75, 1.0)
 
-VIEWS_SHARE = 0.4
-"""Fraction of the time that computing activations may take before views are left out."""
-
 
 @dataclass(frozen=True, eq=False)
 class FinetuneResult:
@@ -225,16 +222,13 @@ def _learning_rate(task: TrainingTask, plan: Plan, precision: str) -> float:
 
 
 def _view_budget(deadline: Deadline, plan: Plan, network: CutNetwork) -> ViewBudget:
-    """Return the time for activations: a share of what is left, or at most all but one epoch and what follows.
-
-    Raises `BudgetTooSmall` if not even that epoch fits.
-    """
+    """Return the time for activations and epochs. Raises `BudgetTooSmall` if not even one epoch fits."""
     if not network.n_frozen:
         return ViewBudget()
     deadline = _estimated(deadline, plan, network.seconds_per_batch, 0.0)
     _epochs(deadline, plan)
     epoch = deadline.per_step * (deadline.per_epoch + deadline.validation_steps)
-    return ViewBudget(VIEWS_SHARE * deadline.left(), deadline.left() - epoch)
+    return ViewBudget(deadline.left(), epoch)
 
 
 def _estimated(deadline: Deadline, plan: Plan, per_batch: float, per_image: float) -> Deadline:

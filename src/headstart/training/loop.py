@@ -184,6 +184,8 @@ class _Training:
         self.sums = _Sums()
         self.bad_images: tuple[int, ...] = ()
         self.checkpoint: Checkpoint | None = None
+        self.told = -1
+        """The last epoch in which a change of the number of steps was logged."""
 
     # --------------------------------------------------------------------------------------------- steps and epochs
     def run(self) -> TrainingResult:
@@ -246,7 +248,8 @@ class _Training:
         state, before = self.state, self.state.total_steps
         changed = self.pacing.stepped(state.step, seconds)
         state.total_steps, state.epochs = self.pacing.total(state.step), self.pacing.epochs(state.step)
-        if changed:
+        if changed and self.told < state.epoch:
+            self.told = state.epoch
             epochs = " to ".join(f"{total / self.pacing.per_epoch:.1f}" for total in (before, state.total_steps))
             why = "Training is slower than planned" if state.total_steps < before else "Training is faster again"
             log.info("%s: from %s epochs, to keep the budget.", why, epochs)

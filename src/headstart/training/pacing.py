@@ -20,7 +20,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 WINDOW_SECONDS = 3.0
-"""The pace is the mean duration of the steps of the last few seconds."""
+"""The pace is the mean duration of the steps of the last few seconds, without the longest: machines falter."""
+WARM_UP = 3
+"""The first steps of a training take longer, and are not measured."""
 TOLERANCE = 0.1
 """A change of the remaining steps by less than this fraction is not worth a new plan."""
 
@@ -68,7 +70,7 @@ class Pacing:
         self.changes: list[tuple[int, int]] = []
         """Pairs (step, total): from that step on, the training was to have that many steps."""
         self._recent: deque[float] = deque()
-        self._seconds = 0.0
+        self._seconds, self._measured = 0.0, 0
 
     def follow(self, deadline: Deadline | None, changes: Sequence[tuple[int, int]]) -> None:
         """Keep to a deadline, after the recorded changes of an earlier or interrupted training."""
@@ -109,6 +111,9 @@ class Pacing:
         """Take note of a step's duration; `step` steps are done. Return whether the number of steps changed."""
         if self.deadline is None:
             return False
+        self._measured += 1
+        if self._measured <= WARM_UP:
+            return False
         self._note(seconds)
         left = self.total(step) - step
         if self._seconds < WINDOW_SECONDS or left <= 0:
@@ -128,7 +133,9 @@ class Pacing:
     @property
     def pace(self) -> float:
         """Seconds per step in the last few seconds."""
-        return self._seconds / len(self._recent)
+        if len(self._recent) == 1:
+            return self._recent[0]
+        return (self._seconds - max(self._recent)) / (len(self._recent) - 1)
 
     def _note(self, seconds: float) -> None:
         self._recent.append(seconds)
