@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,6 +152,7 @@ def computed(budget: ViewBudget, clock: list[float], seconds_per_view: float) ->
         (400.0, 0.05, 10.0, 4),  # four views take 200 s, and there is time for four epochs and more
         (190.0, 0.05, 10.0, 3),  # a view and an epoch take 60 s
         (100.0, 0.05, 10.0, 1),
+        (math.inf, 0.05, 0.0, 4),
         (400.0, 0.001, 190.0, 2),  # views are cheap, but there is time for two epochs only
     ],
 )
@@ -169,5 +171,5 @@ def test_activations_that_do_not_fit_at_all_are_given_up_early() -> None:
         computed(budget, clock, 0.2)
     assert clock[0] == 125.0
     assert str(caught.value) == (
-        "activations take another 180 s, and 0 s remain for them.\n  Use a larger --budget, or --approach linear."
+        "activations take another 170 s, and 0 s remain for them.\n  Use a larger --budget, or --approach linear."
     )

@@ -77,7 +77,7 @@ class ViewBudget:
             return
         self._views += images * views
         self.per_view = (self._clock() - self._warm) / self._views
-        if self._views < TIMED_VIEWS or not images_left:
+        if self._views < TIMED_VIEWS or not images_left or math.isinf(self.seconds):
             return
         needed, left = self.per_view * images_left, self.seconds - (self._clock() - self._begun)
         if needed + self.epoch > left:
