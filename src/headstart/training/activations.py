@@ -27,6 +27,9 @@ from headstart.model.inference.runtime import Session
 LARGEST_BYTES = 6 << 30
 """Disk space that activations may take; fewer views are kept if that is not enough."""
 
+EMBEDDING_VIEWS = 2
+"""Views of an image that take as long as its features from the whole network."""
+
 TIMED_VIEWS = 256
 """Views after which the pace is known well enough."""
 
@@ -60,9 +63,13 @@ class ViewBudget:
     """
 
     def __init__(
-        self, seconds: float = math.inf, epoch: float = 0.0, clock: Callable[[], float] = time.monotonic
+        self,
+        seconds: float = math.inf,
+        epoch: float = 0.0,
+        after: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.seconds, self.epoch, self.most = seconds, epoch, 0
+        self.seconds, self.epoch, self.after, self.most = seconds, epoch, after, 0
         self._clock, self._begun = clock, clock()
         self._warm: float | None = None
         self._images = self._views = 0
@@ -79,14 +86,15 @@ class ViewBudget:
         self.per_view = (self._clock() - self._warm) / self._views
         if self._views < TIMED_VIEWS or not images_left or math.isinf(self.seconds):
             return
-        needed, left = self.per_view * images_left, self.seconds - (self._clock() - self._begun)
-        if needed + self.epoch > left:
+        whole = self.seconds - EMBEDDING_VIEWS * self.per_view * self.after
+        needed, left = self.per_view * images_left, whole - self.epoch - (self._clock() - self._begun)
+        if needed > left:
             raise BudgetTooSmall(
-                f"activations take another {needed:.0f} s, and {max(left - self.epoch, 0):.0f} s remain for them.",
+                f"activations take another {needed:.0f} s, and {max(left, 0):.0f} s remain for them.",
                 hint="Use a larger --budget, or --approach linear.",
             )
         each = self.per_view * (self._images + images_left) + self.epoch
-        self.most = max(min(self.most, int(self.seconds / each)), 1)
+        self.most = max(min(self.most, int(whole / each)), 1)
 
 
 def keep_activations(

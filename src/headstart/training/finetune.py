@@ -33,7 +33,7 @@ from headstart.model.heads.linear import balanced
 from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.features import FeatureExtractor
 from headstart.model.inference.runtime import Runtime
-from headstart.training.activations import ViewBudget
+from headstart.training.activations import EMBEDDING_VIEWS, ViewBudget
 from headstart.training.batches import Batches
 from headstart.training.bf16_conv import lighten
 from headstart.training.checkpoint import Checkpoint
@@ -127,6 +127,7 @@ def finetune(
     timed = recipe.epochs == 0
     recipe = _resumed(recipe, recorded)
     plan = Plan(extractor=extractor, data=data, recipe=recipe, runtime=runtime, mode=mode)
+    deadline = replace(deadline, validations=_mixes(plan, start))
     network = cut_network(module, plan, recorded=recorded, seconds=deadline.left(), timed=timed)
     views = _view_budget(deadline, plan, network) if timed and not recorded else ViewBudget()
     task, prepared, precision = _training_task(plan, network, augment, views)
@@ -135,9 +136,10 @@ def finetune(
         per_batch = network.seconds_per_batch or seconds_per_batch(
             task.module, task.groups, task.train, exact, task.device
         )
-        per_image = 2 * prepared.trunk_seconds if network.n_frozen else per_batch / (3 * recipe.batch_size)
+        per_image = (
+            EMBEDDING_VIEWS * prepared.trunk_seconds if network.n_frozen else per_batch / (3 * recipe.batch_size)
+        )
         deadline = _estimated(deadline, plan, per_batch, per_image)
-        deadline = replace(deadline, validations=_mixes(plan, start))
         exact = replace(exact, epochs=recipe.epochs or _epochs(deadline, plan))
     before = {name: value.detach().clone() for name, value in task.module.state_dict().items()}
     fitted = fit(
@@ -227,8 +229,8 @@ def _view_budget(deadline: Deadline, plan: Plan, network: CutNetwork) -> ViewBud
         return ViewBudget()
     deadline = _estimated(deadline, plan, network.seconds_per_batch, 0.0)
     _epochs(deadline, plan)
-    epoch = deadline.per_step * (deadline.per_epoch + deadline.validation_steps)
-    return ViewBudget(deadline.left(), epoch)
+    least = deadline.per_step * (deadline.per_epoch + (deadline.validations + 2) * deadline.validation_steps)
+    return ViewBudget(deadline.left(), least, after=len(plan.data.images))
 
 
 def _estimated(deadline: Deadline, plan: Plan, per_batch: float, per_image: float) -> Deadline:
