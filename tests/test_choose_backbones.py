@@ -26,6 +26,7 @@ from headstart.pipeline.choose_backbones import (
     Choice,
     beginning,
     choose_backbones,
+    compiled_within,
     fitting_size,
     leave_one_out_score,
     stratified_order,
@@ -128,6 +129,24 @@ def test_when_time_is_short_the_first_stage_decides() -> None:
     choice = chosen([x for x, _ in made], made[0][1], budget=0.0)
     assert names(choice) == ["net.1"]
     assert len({t.n_images for t in choice.trials}) == 1
+
+
+def test_networks_that_there_is_no_time_to_compile_are_not_tried(
+    tiny_weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = at_hand(WeightsSource(folder=tiny_weights, offline=True))
+    extractors = [FeatureExtractor(backbone, backbone.preprocess) for backbone in found]
+    assert len(extractors) == 2
+    moments = iter(range(0, 1_000, 10))
+    with caplog.at_level("INFO", logger="headstart"):
+        ready = compiled_within(5.0, extractors, choose_runtime("cpu"), clock=lambda: next(moments))
+    assert len(ready) == 1
+    (left,) = [extractor for extractor in extractors if extractor not in ready]
+    assert caplog.messages[-1] == (
+        f"The budget leaves no time to compile {left.backbone.name} for this machine; not tried."
+    )
+    assert compiled_within(5.0, ready, choose_runtime("cpu")) == ready  # no time is needed for what is cached
+    assert compiled_within(1e9, extractors, choose_runtime("cpu")) == extractors
 
 
 def test_a_class_of_three_images_among_a_thousand_is_not_missed() -> None:

@@ -19,14 +19,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from headstart.images.image_refs import Images
 from headstart.io.progress import log
+from headstart.io.text_table import few
 from headstart.model.heads.linear import leave_one_out, tempered_log_loss
+from headstart.model.inference.engines import ENGINES, open_network
 from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime
 from headstart.training.history import HistoryRow
@@ -93,6 +95,37 @@ def choose_backbones(
         log.info("The budget does not allow a second backbone; using %s.", left[0].backbone.name)
         left = left[:1]
     return Choice(tuple(left), tuple(trials))
+
+
+def compiled_within(
+    seconds: float,
+    extractors: Sequence[FeatureExtractor],
+    runtime: Runtime,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[FeatureExtractor]:
+    """Return the extractors whose networks are compiled by then, at least one; those never opened here compile first.
+
+    A network is compiled once per machine, which takes seconds, or many on a busy one. Small ones trained on plain
+    ImageNet-1k come first. Raises `BackboneError`.
+    """
+    if runtime.device != "cpu":
+        return list(extractors)
+    begun, engine = clock(), ENGINES[runtime.engine]
+    ready = [extractor for extractor in extractors if engine.opens_without_torch(extractor.backbone)]
+    for extractor in sorted((e for e in extractors if e not in ready), key=_precedence):
+        if ready and clock() - begun > seconds:
+            break
+        open_network(extractor.backbone, extractor.spec, runtime)
+        ready.append(extractor)
+    if len(ready) < len(extractors):
+        names = [extractor.backbone.name for extractor in extractors if extractor not in ready]
+        log.info("The budget leaves no time to compile %s for this machine; not tried.", few(names, 5))
+    return [extractor for extractor in extractors if extractor in ready]
+
+
+def _precedence(extractor: FeatureExtractor) -> tuple[bool, int]:
+    weights = extractor.backbone.weights
+    return not extractor.backbone.name.endswith("in1k"), weights.stat().st_size if weights else 0
 
 
 def _images_each(images: int, n_classes: int) -> int:

@@ -39,7 +39,7 @@ from headstart.model.inference.features import FeatureExtractor, fitted_spec
 from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.approaches import APPROACHES
 from headstart.pipeline.candidates import Candidate
-from headstart.pipeline.choose_backbones import choose_backbones, fitting_size
+from headstart.pipeline.choose_backbones import PART_OF_TIME, choose_backbones, compiled_within, fitting_size
 from headstart.pipeline.fit_heads import FittedHead
 from headstart.pipeline.fit_task import NO_CHOICES, EarlierChoices, FitTask
 from headstart.training.history import HistoryRow
@@ -191,7 +191,7 @@ def choose_extractors(
         return tuple(candidates), ()
     rows = dataset.sets.train_val
     choice = choose_backbones(
-        candidates,
+        compiled_within(PART_OF_TIME * task.seconds_left, candidates, task.runtime),
         task.images.take(rows),
         dataset.labels[rows],
         len(dataset.classes),
