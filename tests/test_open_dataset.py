@@ -483,7 +483,7 @@ def test_labels_beside_paths_that_are_bytes(tmp_path: Path) -> None:
     assert labels_of(open_dataset(name)) == {latin: "chéri", "2.jpg": "a"}  # the table is UTF-8, but for a file's name
     name.write_bytes("path,label\né.jpg,chéri\n2.jpg,a\n".encode("cp1252"))
     assert error_of(lambda: open_dataset(name), BadLabels) == (
-        f"{name}: is not UTF-8 ('ch\\udce9ri'), nor Windows-1252 as a whole.\n"
+        f"{name}: is neither UTF-8 nor Windows-1252 throughout ('ch\\udce9ri').\n"
         "  Save it as UTF-8. The names of files that it lists have to be UTF-8 as well."
     )
 
@@ -499,8 +499,8 @@ def test_labels_in_no_encoding_are_refused(tmp_path: Path, text: bytes) -> None:
     name = four(tmp_path, "")
     name.write_bytes(text)
     message = error_of(lambda: open_dataset(name), BadLabels)
-    assert message.startswith(f"{name}: is not UTF-8 ('")
-    assert message.endswith("'), nor Windows-1252 as a whole.\n  Save it as UTF-8.")
+    assert message.startswith(f"{name}: is neither UTF-8 nor Windows-1252 throughout ('")
+    assert message.endswith("').\n  Save it as UTF-8.")
 
 
 def test_ambiguous_missing_and_wrong_columns(tmp_path: Path) -> None:

@@ -631,9 +631,7 @@ def edited_table(name: str, text: str) -> Callable[[Path], object]:
 
 
 SPLIT_TABLE = "split d/t.csv --out s.csv"
-DOWNLOAD_FIRST = (
-    ": is an address, not a path.\n  Addresses are not fetched. Download first, and give the path of what you"
-)
+DOWNLOAD_FIRST = ": is an address, not a path.\n  Addresses are not fetched. Download the data first, and give its path."
 TABLES: list[Row] = [
     Row(
         kind="F5 headers and cells with blanks",
@@ -658,7 +656,7 @@ TABLES: list[Row] = [
         given=table_of("t.csv", '{path},"{kind},indoor"', more="cats/cat.1.jpg,cat"),
         command=SPLIT_TABLE,
         says=(
-            "BadLabels: d/t.csv: 24 of 25 labels in the column 'label' are several labels for one image, such as "
+            "BadLabels: d/t.csv: 24 of 25 cells in the column 'label' hold several labels for one image, such as "
             "'cat,indoor' for 'cats/cat.0.jpg'. headstart gives each image one class.\n"
             "  Keep one label in each row, or leave these rows out. If each combination is a class of its own, join its "
             "parts with another character, such as cat-indoor.",
@@ -672,7 +670,7 @@ TABLES: list[Row] = [
         says=(
             "BadLabels: d/t.csv: 12 of 24 rows have a 1 in several of the columns 'cat', 'indoor', such as "
             "'cats/cat.0.jpg' in 'cat', 'indoor': several labels per image. headstart gives each image one class.\n"
-            "  Leave these rows out, or learn one of the columns: --label-column cat has the classes 0 and 1.",
+            "  Leave these rows out, or train on one of the columns: --label-column cat has the classes 0 and 1.",
         ),
         code=1,
     ),
@@ -682,7 +680,7 @@ TABLES: list[Row] = [
         command=SPLIT_TABLE,
         says=(
             "BadLabels: d/t.csv: 24 of 24 rows name an address, such as 'https://host.org/x0.jpg'.\n"
-            "  Addresses are not fetched. Download first, and give the path of what you downloaded.",
+            "  Addresses are not fetched. Download the data first, and give its path.",
         ),
         code=1,
     ),
@@ -837,7 +835,7 @@ READINGS = [
     # Several labels, or names with commas
     *(
         Reading(
-            kind=f"several: {names}", line=labels_in_turn(*names), read=f"BadLabels: {n} of {of} labels in the column"
+            kind=f"several: {names}", line=labels_in_turn(*names), read=f"BadLabels: {n} of {of} cells in the column"
         )
         for n, of, names in (
             (4, 16, ("cat", "dog", "cat,dog", "dog")),
@@ -1058,7 +1056,7 @@ READINGS = [
         read="'' 1, 0 7, 1 8",
         says=(
             "t.csv: the labels in the column 'label' are whole numbers; '1.0' is read as '1'.",
-            "t.csv: 16 paths are spelled in another way, such as '100.0' for '100.jpg'.",
+            "t.csv: 16 paths are spelled differently from the files, such as '100.0' for '100.jpg'.",
         ),
     ),
     Reading(kind="numbers with fractions", line=labels_in_turn("1.0", "1.5"), read="1.0 8, 1.5 8"),
@@ -1068,14 +1066,14 @@ READINGS = [
         images=numbered_images(5),
         head="id,label",
         line=lambda p, n: f"{int(p[:-4])},{kind_of('cd'[n % 2])}",
-        says=("t.csv: 16 paths are spelled in another way, such as '100' for '00100.jpg'.",),
+        says=("t.csv: 16 paths are spelled differently from the files, such as '100' for '00100.jpg'.",),
     ),
     Reading(
         kind="powers of ten",
         images=numbered_images(),
         line=lambda p, n: f"{p if n else '1E+02'},{kind_of('cd'[n % 2])}",
         read="cat 7, dog 8",
-        says=("t.csv: a spreadsheet has made a number of '1E+02': format the column as text.",),
+        says=("t.csv: a spreadsheet has turned a name into the number '1E+02': format the column as text.",),
     ),
     # Paths
     *(
@@ -1083,8 +1081,8 @@ READINGS = [
             kind=f"another place: {before}",
             line=lambda p, n, before=before: f"{before}{p},{kind_of(p)}".replace("/", "\\" if ":\\" in before else "/"),
             says=(
-                "t.csv: its paths are of another place, so they are read with other folders at the beginning: "
-                f"{before + 'cats@c0.jpg'!r} as 'cats/c0.jpg'.".replace("@", "\\\\" if ":\\" in before else "/"),
+                "t.csv: its paths come from another folder or machine, so their first folders are replaced: "
+                f"{before + 'cats@c0.jpg'!r} is read as 'cats/c0.jpg'.".replace("@", "\\\\" if ":\\" in before else "/"),
             ),
         )
         for before in (
@@ -1101,8 +1099,8 @@ READINGS = [
         line=lambda p, n: f"/data/{p},dog\n/data/cats/{n}.jpg,cat",
         read="dog 8",
         says=(
-            "t.csv: its paths are of another place, so they are read with other folders at the beginning: '/data/dogs/0.jpg' "
-            "as 'dogs/0.jpg'.",
+            "t.csv: its paths come from another folder or machine, so their first folders are replaced: "
+            "'/data/dogs/0.jpg' is read as 'dogs/0.jpg'.",
         ),
     ),
     Reading(
@@ -1112,7 +1110,10 @@ READINGS = [
         Reading(
             kind=f"spelled {how('cats/c0.jpg')}",
             line=lambda p, n, how=how: f"{how(p)},{kind_of(p)}",
-            says=(f"t.csv: 16 paths are spelled in another way, such as {how('cats/c0.jpg')!r} for 'cats/c0.jpg'.",),
+            says=(
+                f"t.csv: 16 paths are spelled differently from the files, such as {how('cats/c0.jpg')!r} for "
+                "'cats/c0.jpg'.",
+            ),
         )
         for how in (
             lambda p: p.replace("jpg", "JPG"),

@@ -128,7 +128,7 @@ def _from_several(
     if n > _FEW * labelled:
         i = next(i for i, cell in enumerate(cells) if cell.strip() in texts)
         raise BadLabels(
-            f"{table}: {n:,} of {labelled:,} labels in the column {column!r} are several labels for one image, such as "
+            f"{table}: {n:,} of {labelled:,} cells in the column {column!r} hold several labels for one image, such as "
             f"{cells[i].strip()!r} for {paths[i]!r}. headstart gives each image one class.",
             hint="Keep one label in each row, or leave these rows out. If each combination is a class of its own, join "
             "its parts with another character, such as cat-indoor.",

@@ -71,7 +71,7 @@ def hot_labels(table: Path, columns: Mapping[str, Sequence[str]], paths: Sequenc
             f"{table}: {len(several):,} of {len(rows):,} rows have a 1 in several of the columns "
             f"{few([repr(name) for name in read], 4)}, such as {paths[i]!r} in {few([repr(n) for n in rows[i]], 3)}: "
             "several labels per image. headstart gives each image one class.",
-            hint=f"Leave these rows out, or learn one of the columns: --label-column {next(iter(read))} has the classes "
+            hint=f"Leave these rows out, or train on one of the columns: --label-column {next(iter(read))} has the classes "
             "0 and 1.",
         )
     none = [path for path, names in zip(paths, rows, strict=True) if not names]

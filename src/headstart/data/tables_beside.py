@@ -254,7 +254,7 @@ def _fitting(read: Sequence[TableLabels], beside: TablesBeside, *, together: boo
 def _note_unused(beside: TablesBeside, tables: Sequence[TableLabels]) -> None:
     if tables:
         names = few([repr(one.paths[0].name) for one in tables], 3)
-        log.info("%s: not used: the table%s %s, of some of the images.", beside.folder, "s" * (len(tables) > 1), names)
+        log.info("%s: %s not used: only some of the images are named there.", beside.folder, names)
 
 
 def _are_parts(tables: Sequence[TableLabels]) -> bool:

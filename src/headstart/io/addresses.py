@@ -16,7 +16,7 @@ _ADDRESS = re.compile(
     re.IGNORECASE,
 )
 
-DOWNLOAD_FIRST = "Addresses are not fetched. Download first, and give the path of what you downloaded."
+DOWNLOAD_FIRST = "Addresses are not fetched. Download the data first, and give its path."
 
 
 def is_address(text: str) -> bool:
