@@ -358,7 +358,7 @@ FOLDERS = [
         command="check w",
         says=(
             "Looking for the classes in w/archive/dataset/PetImages.",
-            "w: left out: 1 folder without images (archive/empty); 1 folder of the system or of a program "
+            "w: left out: 1 folder without images (archive/empty); 1 folder made by the system or a program "
             "(archive/__pycache__); 2 files not named like an image (archive/dataset/eda.ipynb, archive/readme.md).",
             "2 classes: cats 12, dogs 12",
         ),
@@ -397,7 +397,7 @@ FOLDERS = [
         command="check w",
         says=(
             "Looking for the classes in w/images.",
-            "w: left out: 1 folder named like masks or annotations of the images beside (masks).",
+            "w: left out: 1 folder named like masks or annotations of images (masks).",
             "2 classes: cats 12, dogs 12",
         ),
     ),
@@ -406,8 +406,8 @@ FOLDERS = [
         given=masks_in_classes,
         command="check w",
         says=(
-            "w: left out: 2 folders named like masks or annotations of the images beside (COVID/masks, Normal/masks); "
-            "6 files named like the mask of an image beside (",
+            "w: left out: 2 folders named like masks or annotations of images (COVID/masks, Normal/masks); "
+            "6 files named like the mask of an image (",
             "2 classes: COVID 6, Normal 6",
         ),
     ),
@@ -464,7 +464,7 @@ FOLDERS = [
         given=no_images,
         command="check w",
         says=(
-            "w: left out: 2 folders without images (birds, docs); 2 folders of the system or of a program (__pycache__, "
+            "w: left out: 2 folders without images (birds, docs); 2 folders made by the system or a program (__pycache__, "
             "node_modules); 1 file not named like an image (docs/LICENSE).",
             "24 files, 24 usable, 2 classes: cats 12, dogs 12",
             "warning  no_images               2 folders are without images; left out.",
@@ -544,7 +544,7 @@ FOLDERS = [
         command="check w",
         says=(
             "w: 6 of 30 images have no label: those in 'test'. Rename a folder if it is a class.",
-            "w: left out: 1 folder named like masks or annotations of the images beside (cats/masks).",
+            "w: left out: 1 folder named like masks or annotations of images (cats/masks).",
             "2 classes: cats 12, dogs 12",
         ),
     ),
@@ -1373,8 +1373,8 @@ IMAGES: list[Row] = [
         command="check d",
         says=(
             "warning  sixteen_bit",
-            "24 images have 16 bits or more per pixel, of which they use the values ",
-            ": scaled by 0 to 4,095, a range that a run keeps for its predictions.",
+            "24 images have 16 bits or more per channel, with values from ",
+            "; scaled from the range 0 to 4,095, which a run keeps for its predictions.",
         ),
         never=("near_duplicates", "uneven_depth"),
     ),
@@ -1382,14 +1382,14 @@ IMAGES: list[Row] = [
         kind="F3: a narrow band of 16 bits",
         given=lambda here: greys_in_16_bits(here / "d", 2, 30_000),
         command="check d",
-        says=("of which they use the values 30,0", " to 30,", ": scaled by 30,0", " to 30,"),
+        says=("with values from 30,0", " to 30,", "; scaled from the range 30,0", " to 30,"),
     ),
     Row(
         kind="F3: all of 16 bits",
         given=lambda here: greys_in_16_bits(here / "d", 257),
         command="check d",
-        says=("info     sixteen_bit             24 images have 16 bits or more per pixel; scaled to 8.",),
-        never=("a range that a run keeps", "warning"),
+        says=("info     sixteen_bit             24 images have 16 bits or more per channel; scaled to 8 bits.",),
+        never=("which a run keeps", "warning"),
     ),
     Row(
         kind="F3: one image of another depth",
@@ -1397,7 +1397,7 @@ IMAGES: list[Row] = [
         command="check d",
         says=(
             "warning  uneven_depth",
-            "1 image of more than 8 bits uses hardly any of the range 0 to 65,535 of the others, or other values, for "
+            "1 image of more than 8 bits uses hardly any of the range 0 to 65,535 of the others, or exceeds it, for "
             "example cats/dark.png: ",
             "Save all with the same scale.",
         ),
@@ -1455,7 +1455,7 @@ def test_a_run_keeps_the_range_of_its_images(deep: tuple[Path, np.ndarray]) -> N
     assert spec["ranges"] == {"integers": [0, 4_095]}
     assert (answers == answers[0]).all() and answers[0, 0] > 0.5
     with open(run / "checks.csv", encoding="utf-8", newline="") as file:
-        assert "scaled by 0 to 4,095" in next(
+        assert "scaled from the range 0 to 4,095" in next(
             row["message"] for row in csv.DictReader(file) if "16 bits" in row["message"]
         )
 
