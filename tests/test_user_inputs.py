@@ -1657,8 +1657,8 @@ SAY: list[Row] = [
         command="split d --keep {run}/split.csv --out new.csv",
         says=(
             "split.csv: 1 image in it is not in the data, or cannot be read: 'cats/cat.1.jpg'.",
-            "split.csv: 1 image in it is found under another name, by the bytes: 'cats/renamed.jpg'.",
-            "split.csv: 1 image in it is another file now, in the same set: 'cats/cat.2.jpg'.",
+            "split.csv: 1 image in it is found under another name, with the same bytes: 'cats/renamed.jpg'.",
+            "split.csv: 1 image in it is no longer the same file, but in the same set: 'cats/cat.2.jpg'.",
             "23 images kept their set, 0 new, 1 gone",
         ),
     ),
@@ -1791,7 +1791,7 @@ def test_new_images_join_their_copies(here: Path, trained: Path, caplog: pytest.
     assert (made.kept, sum(made.new.values()), made.new[""], made.gone) == (27, 6, 1, 0)
     assert (
         "1 image that old.csv does not list has copies, or members of its group, in different sets of it: "
-        "'dogs/between.jpg'. It is put into no set, because it would be a leak in any."
+        "'dogs/between.jpg'. It is put into no set, because it would be a leak in any set."
     ) in caplog.messages
 
 
@@ -2027,11 +2027,11 @@ def test_images_to_predict(here: Path, trained: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "error", "message"),
     [
-        (None, DataError, "Image 0 is None, which is not one."),
-        ({"a": 1}, DataError, "Image 0 is of type dict, which is not one."),
+        (None, DataError, "Image 0 is None, which cannot be used as one."),
+        ({"a": 1}, DataError, "Image 0 is of type dict, which cannot be used as one."),
         ([], MissingData, "No images were given."),
-        ("https://a.org/1.jpg", DataError, "Image 0 is 'https://a.org/1.jpg', an address, which is not fetched."),
-        ("", DataError, "Image 0 is '', which is not one."),
+        ("https://a.org/1.jpg", DataError, "Image 0 is the address 'https://a.org/1.jpg', which is not fetched."),
+        ("", DataError, "Image 0 is '', which cannot be used as one."),
         (IMAGE / 255, DataError, "Image 0 is an array of float64, expected uint8 from 0 to 255. Convert pixels"),
         ([IMAGE, IMAGE[0, 0]], DataError, "Image 1 is an array of shape (3,), expected"),
     ],

@@ -122,8 +122,8 @@ class EarlierSplit:
     def _note_changes(self) -> None:
         for level, paths, what in (
             (log.warning, self.matched.gone, "not in the data, or cannot be read"),
-            (log.info, self.matched.moved, "found under another name, by the bytes"),
-            (log.warning, self.matched.changed, "another file now, in the same set"),
+            (log.info, self.matched.moved, "found under another name, with the same bytes"),
+            (log.warning, self.matched.changed, "no longer the same file, but in the same set"),
         ):
             if paths:
                 n, listed = len(paths), few(list(map(repr, paths)), 3)
