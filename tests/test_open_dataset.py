@@ -198,8 +198,8 @@ def test_mixed_layouts_are_refused(tmp_path: Path) -> None:
     fill(tmp_path, "train/cats/1.jpg", "cats/1.jpg", "dogs/1.jpg")
     assert error_of(lambda: open_dataset(tmp_path), BadLabels) == (
         f"{tmp_path}: holds split folders ('train') and others beside them ('cats', 'dogs'), so it is unclear which "
-        "are classes.\n  Keep either class folders, or split folders that hold class folders. If the name of a split is "
-        "the name of a class here: give a table of paths and labels instead (CSV with the columns path,label)."
+        "are classes.\n  Keep either class folders, or split folders that hold class folders. If a class here is "
+        "named like a split: give a table of paths and labels instead (CSV with the columns path,label)."
     )
 
 

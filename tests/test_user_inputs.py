@@ -166,8 +166,8 @@ def test_a_run_is_repeated_with_the_weights_in_it(
     (here / "d").rename(here / "moved")
     text = said("reproduce r --offline", capsys, caplog, code=1)
     assert text.endswith(
-        f"MissingData: {here / 'd'}: is not there any more; the images of the run were there.\n"
-        "  Give the new place of the images with --data.\n"
+        f"MissingData: {here / 'd'}: does not exist any more; the run's images were there.\n"
+        "  Give the new location of the images with --data.\n"
     )
 
 
@@ -417,7 +417,7 @@ FOLDERS = [
         command="split w --out s.csv",
         says=(
             "w: none of its 12 images has a label.\n  w/labels/train/IMG_0.txt holds boxes (YOLO), so this looks like "
-            "data for object detection; headstart classifies whole images. Cut the boxes out into one folder "
+            "data for object detection; headstart classifies whole images. Crop the boxes into one folder "
             "per class, or sort the images into class folders.",
         ),
         code=1,
@@ -1474,7 +1474,7 @@ def test_heic_is_read_wherever_it_lies(
     in_order(
         ("1 of 7 files cannot be used, and is left out: HEIC 1.", "7 files, 6 usable, 2 classes: cats 4, dogs 2"), text
     )
-    in_order(("error    truncated", "HEIC: its pixels end at byte", "cats/IMG_2.HEIC"), text)
+    in_order(("error    truncated", "HEIC: its pixels should end at byte", "cats/IMG_2.HEIC"), text)
     in_order(("for example cats/from-a-phone.jpg is a HEIC; read anyway.",), text)
 
 

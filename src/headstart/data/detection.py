@@ -34,7 +34,7 @@ def about_boxes(dataset: Dataset) -> str:
             if _begins(path, pattern, whole=suffix != ".txt"):
                 return (
                     f"{path} holds boxes ({kind}), so this looks like data for object detection; headstart classifies "
-                    "whole images. Cut the boxes out into one folder per class, or sort the images into class folders."
+                    "whole images. Crop the boxes into one folder per class, or sort the images into class folders."
                 )
     return ""
 

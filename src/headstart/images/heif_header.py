@@ -77,7 +77,7 @@ def heif_header(file: BinaryIO, size: int) -> HeifHeader:
         refuse("damaged", f"{kind}: its boxes end in the middle of a value")
     needed = max((piece.end for piece in pieces), default=0)
     if needed > size:
-        refuse("truncated", f"{kind}: its pixels end at byte {needed:,} but the file at {size:,}")
+        refuse("truncated", f"{kind}: its pixels should end at byte {needed:,}, but the file ends at byte {size:,}")
     for piece in pieces:
         if piece.item in coded and piece.length > ZEROS and _ends_in_zeros(file, piece):
             refuse("truncated", f"{kind}: its pixels end in zeros at byte {piece.end:,}, as in an unfinished download")
@@ -120,7 +120,7 @@ def _meta(file: BinaryIO, size: int, kind: str) -> bytes:
             file.seek(at + skip + 4)
             return file.read(length - skip - 4)
         if name == b"moov":
-            refuse("not_supported", f"{kind}: a film without a still image; take frames from it with ffmpeg")
+            refuse("not_supported", f"{kind}: a video without a still image; take frames from it with ffmpeg")
         at += length
     return refuse("too_many_parts", f"{kind}: more than {MAX_BOXES:,} boxes")
 

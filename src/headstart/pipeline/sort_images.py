@@ -51,7 +51,7 @@ def check_sort_place(folder: Path, given: Sequence[Path], trained_on: Path, out:
         check_outside_data(folder, place, name="sorted", option="--sort-into")
     if out is not None and out.absolute().is_relative_to(folder.absolute()):
         raise WriteError(
-            f"{out}: is in {folder}, which is written as a whole.", hint="Choose an --out outside of --sort-into."
+            f"{out}: is in {folder}, which is written as a whole.", hint="Choose an --out outside of that folder."
         )
 
 
@@ -80,7 +80,10 @@ def sort_images(folder: Path, predictions: Predictions, files: Mapping[str, obje
 
 def _source(name: str, file: object, links: bool) -> Path:
     if not isinstance(file, Path):
-        raise RecipeError(f"sort_into: image {name} is in memory.", hint="Give the paths of files, or save them first.")
+        raise RecipeError(
+            f"sort_into: image {name} is in memory, so there is no file to copy.",
+            hint="Save it first, and give its path.",
+        )
     if links and file.absolute().is_relative_to(cache_dir().absolute()):
         raise RecipeError(
             f"link: {name} is in an archive, which was unpacked into the cache; links to it would not last.",
