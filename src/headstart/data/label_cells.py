@@ -47,7 +47,7 @@ def no_label(cell: str) -> bool:
 
 
 def class_names(table: Path, column: str, cells: Sequence[str], paths: Sequence[str]) -> list[str]:
-    """The class of each of N rows, '' for no label, `SEVERAL` for several. What was not taken as it is, is logged.
+    """The class of each of N rows, '' for no label, `SEVERAL` for several. Logs what was not taken literally.
 
     Raises `BadLabels` if more than 5 % of the labels are several labels each.
     """

@@ -87,7 +87,7 @@ def split(
         seed: Random seed; another seed gives another split.
         val_size: Fraction of the training images for validation.
         test_size: Fraction of the images for the final test; 0 for none, or with --keep for no new ones.
-        curation: Corrections and refused copies to apply; the data itself stays as it is.
+        curation: Corrections and refused copies to apply; the data itself stays unchanged.
 
     Raises:
         DataError: the data cannot be split (one class, too few images), or a table of `curation` does not fit it.
