@@ -23,7 +23,7 @@ _VOC = re.compile(rb"<bndbox\b|<object\b")
 _COCO = re.compile(rb'"(?:bbox|coordinates|annotations)"\s*:')
 _KINDS = {".txt": (_YOLO, "YOLO"), ".xml": (_VOC, "Pascal VOC"), ".json": (_COCO, "COCO")}
 _TRIED = 20
-"""Files tried of each extension."""
+"""Number of files that are read per extension."""
 _BYTES = 1 << 20
 
 

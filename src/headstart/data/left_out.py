@@ -37,7 +37,7 @@ REJECT_REASONS = {
     "system_folder": RejectReason("info", "folder", "made by the system or a program"),
     "not_an_image_name": RejectReason("info", "file", "not named like an image"),
 }
-"""The codes in `Dataset.rejected`, in the order in which they are told; others are lost images."""
+"""The codes in `Dataset.rejected`, in the order in which messages name them; images with other codes are lost."""
 
 
 def reject_reason(code: str) -> RejectReason:

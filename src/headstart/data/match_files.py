@@ -89,7 +89,7 @@ class Names:
         return exact or (self._respelled(loose(above), name) if name else [])
 
     def find_exactly(self, cell: str, base: str = "") -> list[str]:
-        """Like `find`, but only images that are called so, or so without their suffix."""
+        """Like `find`, but only images with exactly this name, with or without their suffix."""
         text = plain_path(cell)
         for exact in (base + cell, base + text, text):
             if exact in self.paths:
@@ -164,7 +164,7 @@ def _found_below(table: Path, rows: list[LabelRow]) -> tuple[dict[str, LabelRow]
 
 
 def moved(table: Path, rows: list[LabelRow], names: Names) -> list[LabelRow]:
-    """The rows, with the folders exchanged that their paths begin with, if that makes them images; this is logged."""
+    """The rows with the first folders of their paths replaced, if that makes them images; this is logged."""
     rule = relocation([row.path for row in rows], names.paths)
     if rule is None:
         return rows
@@ -296,7 +296,7 @@ class _Listed:
         return self._respelled(text) if text and not is_elsewhere(text) and not is_address(text) else None
 
     def _respelled(self, text: str) -> str | None:
-        """The only image of a folder that is called so in another spelling; its folders may be spelled otherwise too."""
+        """The only image whose name is another spelling of this one; its folders may be spelled differently, too."""
         above, _, name = text.rpartition("/")
         if ".." in text or len(name) > 255:
             return None
@@ -305,7 +305,7 @@ class _Listed:
         return f"{folder}/{found[0]}".lstrip("/") if len(found) == 1 else None
 
     def _folder(self, text: str) -> str | None:
-        """The folder that is called so, or the only one that is in another spelling."""
+        """The folder of this name, or the only one whose name is another spelling of it."""
         if not text or os.path.isdir(self.root / text):
             return text
         above, _, name = text.rpartition("/")

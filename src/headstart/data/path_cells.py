@@ -121,7 +121,7 @@ class Relocation:
 def relocation(cells: Sequence[str], paths: Collection[str]) -> Relocation | None:
     """How the paths in a table become those of images, by exchanging the folders that they begin with.
 
-    One exchange has to do for at least half of the cells, with nothing else as good: None if there is none.
+    One exchange has to work for at least half of the cells, and no other one as well; else None.
 
     >>> relocation(["C:\\\\me\\\\data\\\\cats\\\\1.jpg", "C:\\\\me\\\\data\\\\dogs\\\\1.jpg"], ["cats/1.jpg", "dogs/1.jpg"])
     Relocation(before='C:/me/data', now='')

@@ -50,7 +50,7 @@ _NOT_LABELS = re.compile(rf"test|val|{_SAMPLES.pattern}")
 MOST_BYTES = 512 << 20
 """Larger tables are skipped, and JSON or lists above an eighth of it: a million rows take 50 MB."""
 MOST_LISTS = 20
-"""With more text files at the top, these are captions of the images, and none is looked into."""
+"""If there are more text files at the top, they are taken for captions of the images, and none is read."""
 _TRIED = 300  # rows tried to find the column of paths
 
 

@@ -22,7 +22,7 @@ MAX_META_BYTES = 8 << 20
 MAX_BOXES = 100_000
 MAX_EXTENTS = 200_000
 ZEROS = 64
-"""So many zeros at the end of compressed pixels mean that the rest was never written."""
+"""This many zeros at the end of compressed pixels mean that the rest was never written."""
 CODED = frozenset({b"hvc1", b"hev1", b"av01"})
 
 AVIF_BRANDS = frozenset({b"avif", b"avis"})

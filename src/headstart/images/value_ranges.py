@@ -39,9 +39,9 @@ FLOATS = (1.0, *INTEGERS)
 USED = 0.5
 """Share of a depth's range from which a set counts as using that depth."""
 OUTLIERS = 1000
-"""One pixel in so many, at each end, does not count."""
+"""One pixel in this many, at each end, does not count."""
 ODD_ONES = 50
-"""One image in so many, at each end, does not count."""
+"""One image in this many, at each end, does not count."""
 
 
 @dataclass(frozen=True)
