@@ -4,7 +4,7 @@
     1.xml                            <bndbox> (Pascal VOC)
     _annotations.coco.json           "bbox" (COCO, CreateML)
 
-Only asked when no image has a label, to say so. Reads the beginnings of a few files. Not a reader of such data: headstart
+Used only if no image has a label, to say why. Reads the beginnings of a few files. Not a reader of such data: headstart
 classifies whole images.
 """
 

@@ -1,7 +1,7 @@
 """Read an earlier split.csv, and match its rows to the images that are there now.
 
-A row is about the image with its path and bytes; else about one with its bytes, so that an image of an old test set does
-not become a training image by a new name; else about the image with its path. If the rows have no hashes, paths decide.
+A row belongs to the image with its path and bytes; else to one with its bytes, so that an image of an old test set does
+not become a training image by being renamed; else to the image with its path. If the rows have no hashes, paths decide.
 
 Costs milliseconds per 10,000 rows. Not for tables of labels: `data.match_files` matches those.
 """

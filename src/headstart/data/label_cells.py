@@ -1,6 +1,6 @@
 """What the cells of a label column mean: a class, no label, a number that became a float, or several labels.
 
-    "cat ", "007"                cat, 007           as they are, without blanks around them
+    "cat ", "007"                cat, 007           unchanged, without blanks around them
     "", "nan", "NULL", "#N/A"    no label           what programs write for a missing cell (noted)
     "None", "NA", "?"            classes            unless the column says otherwise: a note names them
     "1.0", "2.0"                 1, 2               if all labels are whole numbers (noted)

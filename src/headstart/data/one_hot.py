@@ -1,7 +1,7 @@
 """Classes with a column of zeros and ones each: `image,healthy,rust` and `1.jpg,0,1`.
 
 The cells may have blanks around them, be floats, truth values or an x, and be empty for 0. A row with no 1 has no
-label, which is noted. Rows with several mean several labels per image, which no table of classes has, so the table is
+label, which is noted. A row with several 1s means several labels per image, but headstart gives each one class, so the table is
 refused. Costs about 1 s per million cells. Not for probabilities, nor for a single column of zeros and ones: that one
 has two classes, 0 and 1.
 """

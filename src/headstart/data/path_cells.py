@@ -1,4 +1,4 @@
-"""Paths as tables spell them: with backslashes or percent signs, as a spreadsheet saved them, or of another machine.
+"""Paths as tables spell them: with backslashes or percent signs, as a spreadsheet saved them, or from another machine.
 
     cats\\1.jpg, ./cats/1.jpg, " cats/1.jpg"    cats/1.jpg
     cats/my%20cat.jpg                           cats/my cat.jpg
@@ -7,7 +7,7 @@
     C:\\Users\\me\\data\\cats\\1.jpg            cats/1.jpg     a folder that was moved (`relocation`)
     https://host/cats/1.jpg                     an address: never fetched
 
-Only texts are compared here; which files exist is for `data.match_files` to know. Costs microseconds per path, and
+Only texts are compared here; `data.match_files` knows which files exist. Costs microseconds per path, and
 `relocation` some milliseconds per 1,000 images. Not for ids of submissions: see `kaggle_api.match_ids`.
 """
 

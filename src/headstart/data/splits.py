@@ -205,7 +205,7 @@ def grow_split(
 
     - An image of the earlier split keeps its set, also under another name (`data.earlier_split`), and with another label.
     - A new image that is a copy of such an image, or in a group with one, goes into the same set; groups and identical
-      files come before near-copies. If they are in different sets, it goes into none, with a warning: anywhere else it
+      files come before near-copies. If they are in different sets, it goes into none, with a warning: in any of them it
       would be a leak.
     - A new image whose set is given in the data gets that one.
     - The other new images are dealt so that, old and new together, each class has its shares; a share of 0 adds nothing

@@ -4,7 +4,7 @@
 
 Both are boxes within boxes (ISO/IEC 14496-12): ``ftyp`` names the brands, ``meta`` holds the number of the main item
 (``pitm``), properties of items (``iprp``, with sizes in ``ispe``), and where the bytes of each item are (``iloc``). A
-photo of a phone is a grid of tiles, each an item of its own, with one size for the whole. Only ``meta`` is read, 8 MB
+photo from a phone is a grid of tiles, each an item of its own, with one size for the whole. Only ``meta`` is read, 8 MB
 at most, and nothing is decoded; it takes about 0.1 ms. Not for turning images: the decoders apply ``irot`` and
 ``imir``, so the size is the one before that.
 """

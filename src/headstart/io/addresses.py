@@ -1,4 +1,4 @@
-"""Addresses on a network where a path is expected: never fetched, and said to be so.
+"""Network addresses where a path is expected: they are never fetched, and messages say so.
 
 Costs microseconds. Not for weights: `model.backbones.hub` fetches those.
 """

@@ -3,7 +3,7 @@
     DIR/cats/a.jpg, DIR/cats/a-2.jpg, DIR/dogs/b.png
 
 Images are copied, or linked to. The folder appears when all of them are in it, or not at all; an existing one is never
-touched. Files of equal names get numbers, in the order in which the images were given. Costs reading and writing every
+touched. Files with the same name get numbers, in the order in which the images were given. Costs reading and writing every
 file once. Not for images in memory, which have no file to copy.
 """
 
