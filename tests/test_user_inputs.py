@@ -631,7 +631,9 @@ def edited_table(name: str, text: str) -> Callable[[Path], object]:
 
 
 SPLIT_TABLE = "split d/t.csv --out s.csv"
-DOWNLOAD_FIRST = ": is an address, not a path.\n  Addresses are not fetched. Download the data first, and give its path."
+DOWNLOAD_FIRST = (
+    ": is an address, not a path.\n  Addresses are not fetched. Download the data first, and give its path."
+)
 TABLES: list[Row] = [
     Row(
         kind="F5 headers and cells with blanks",
@@ -1082,7 +1084,9 @@ READINGS = [
             line=lambda p, n, before=before: f"{before}{p},{kind_of(p)}".replace("/", "\\" if ":\\" in before else "/"),
             says=(
                 "t.csv: its paths come from another folder or machine, so their first folders are replaced: "
-                f"{before + 'cats@c0.jpg'!r} is read as 'cats/c0.jpg'.".replace("@", "\\\\" if ":\\" in before else "/"),
+                f"{before + 'cats@c0.jpg'!r} is read as 'cats/c0.jpg'.".replace(
+                    "@", "\\\\" if ":\\" in before else "/"
+                ),
             ),
         )
         for before in (

@@ -186,7 +186,9 @@ def _nothing_found(table: Path, rows: Sequence[LabelRow]) -> BadLabels:
         )
     hint = "Paths are relative to the folder of the table: move the table, or change its paths."
     if is_elsewhere(first):
-        hint = f"These paths do not exist on this machine. Make them relative to the folder of the table, {table.parent}."
+        hint = (
+            f"These paths do not exist on this machine. Make them relative to the folder of the table, {table.parent}."
+        )
     elif is_scientific(first):
         hint = f"A spreadsheet has turned a name into the number {first!r}: format the column as text, and fill it in again."
     return BadLabels(

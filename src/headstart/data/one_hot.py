@@ -1,9 +1,9 @@
 """Classes with a column of zeros and ones each: `image,healthy,rust` and `1.jpg,0,1`.
 
 The cells may have blanks around them, be floats, truth values or an x, and be empty for 0. A row with no 1 has no
-label, which is noted. A row with several 1s means several labels per image, but headstart gives each one class, so the table is
-refused. Costs about 1 s per million cells. Not for probabilities, nor for a single column of zeros and ones: that one
-has two classes, 0 and 1.
+label, which is noted. A row with several 1s means several labels per image, so the table is refused: headstart
+gives each image one class. Costs about 1 s per million cells. Not for probabilities, nor for a single column of
+zeros and ones: that one has two classes, 0 and 1.
 """
 
 from __future__ import annotations
