@@ -84,7 +84,7 @@ def test_nothing_to_say_but_the_size() -> None:
     [
         ("animated", "warning", {"frames": 3}, "1 image is animated; the first frame is used."),
         ("cmyk", "info", {"mode": "CMYK"}, "1 image has CMYK colours; converted to RGB."),
-        ("sixteen_bit", "info", {"mode": "I;16"}, "1 image has 16 bits or more per pixel; scaled to 8."),
+        ("sixteen_bit", "info", {"mode": "I;16"}, "1 image has 16 bits or more per channel; scaled to 8 bits."),
         ("palette", "info", {"mode": "P"}, "1 image has a colour table; converted to RGB."),
         ("alpha", "info", {"mode": "RGBA"}, "1 image has an alpha channel; composited on white."),
         ("exif_rotated", "info", {"orientation": 6}, "1 image is rotated by an EXIF tag; used upright."),

@@ -77,7 +77,10 @@ def test_cut_anywhere_it_is_truncated(file: Path) -> None:
 
 def test_whole_messages() -> None:
     data = PLAIN.read_bytes()
-    assert refused(data[:700]) == ("truncated", "HEIC: its pixels end at byte 1,255 but the file at 700.")
+    assert refused(data[:700]) == (
+        "truncated",
+        "HEIC: its pixels should end at byte 1,255, but the file ends at byte 700.",
+    )
     assert refused(data[:-100] + bytes(100)) == (
         "truncated",
         "HEIC: its pixels end in zeros at byte 1,255, as in an unfinished download.",

@@ -231,8 +231,8 @@ def test_a_table_beside_that_is_not_utf8(tmp_path: Path, caplog: pytest.LogCaptu
     data, said = said_of(folder, caplog)
     assert data.classes == ()
     assert said == [
-        f"Not used as a table of labels: {folder / 'labels.csv'}: is not UTF-8 ('ch\\udce9ri'), nor Windows-1252 as a "
-        "whole.\n  Save it as UTF-8."
+        f"Not used as a table of labels: {folder / 'labels.csv'}: is neither UTF-8 nor Windows-1252 "
+        "throughout ('ch\\udce9ri').\n  Save it as UTF-8."
     ]
 
 

@@ -198,8 +198,8 @@ def test_mixed_layouts_are_refused(tmp_path: Path) -> None:
     fill(tmp_path, "train/cats/1.jpg", "cats/1.jpg", "dogs/1.jpg")
     assert error_of(lambda: open_dataset(tmp_path), BadLabels) == (
         f"{tmp_path}: holds split folders ('train') and others beside them ('cats', 'dogs'), so it is unclear which "
-        "are classes.\n  Keep either class folders, or split folders that hold class folders. If the name of a split is "
-        "the name of a class here: give a table of paths and labels instead (CSV with the columns path,label)."
+        "are classes.\n  Keep either class folders, or split folders that hold class folders. If a class here is "
+        "named like a split: give a table of paths and labels instead (CSV with the columns path,label)."
     )
 
 
@@ -483,7 +483,7 @@ def test_labels_beside_paths_that_are_bytes(tmp_path: Path) -> None:
     assert labels_of(open_dataset(name)) == {latin: "chéri", "2.jpg": "a"}  # the table is UTF-8, but for a file's name
     name.write_bytes("path,label\né.jpg,chéri\n2.jpg,a\n".encode("cp1252"))
     assert error_of(lambda: open_dataset(name), BadLabels) == (
-        f"{name}: is not UTF-8 ('ch\\udce9ri'), nor Windows-1252 as a whole.\n"
+        f"{name}: is neither UTF-8 nor Windows-1252 throughout ('ch\\udce9ri').\n"
         "  Save it as UTF-8. The names of files that it lists have to be UTF-8 as well."
     )
 
@@ -499,8 +499,8 @@ def test_labels_in_no_encoding_are_refused(tmp_path: Path, text: bytes) -> None:
     name = four(tmp_path, "")
     name.write_bytes(text)
     message = error_of(lambda: open_dataset(name), BadLabels)
-    assert message.startswith(f"{name}: is not UTF-8 ('")
-    assert message.endswith("'), nor Windows-1252 as a whole.\n  Save it as UTF-8.")
+    assert message.startswith(f"{name}: is neither UTF-8 nor Windows-1252 throughout ('")
+    assert message.endswith("').\n  Save it as UTF-8.")
 
 
 def test_ambiguous_missing_and_wrong_columns(tmp_path: Path) -> None:

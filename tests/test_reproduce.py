@@ -109,5 +109,5 @@ def test_where_its_images_are_not(trained: tuple[Path, Path, Path], tmp_path: Pa
     with pytest.raises(MissingData) as caught:
         headstart.reproduce(run, data=tmp_path / "others", weights=weights)
     assert str(caught.value) == (
-        f"{tmp_path / 'others'}: has none of the 42 images of {run}.\n  Give the new place of the images with --data."
+        f"{tmp_path / 'others'}: has none of the 42 images of {run}.\n  Give the new location of the images with --data."
     )

@@ -647,7 +647,7 @@ def test_labels_that_have_changed_are_a_note_for_a_split_that_grows(
     data = dataset([0, 1, 1, 1, 1])
     grown = grow_split(where, data, shas(data), val_size=0, test_size=0)
     assert grown.dataset.split.tolist() == ["train", "test", "train", "", "train"]
-    assert f"{where}: images with another label than then, which keep their set: " in caplog.text
+    assert f"{where}: images whose label has changed since, which keep their set: " in caplog.text
 
 
 # Splits that were made before the corrections

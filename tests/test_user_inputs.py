@@ -166,8 +166,8 @@ def test_a_run_is_repeated_with_the_weights_in_it(
     (here / "d").rename(here / "moved")
     text = said("reproduce r --offline", capsys, caplog, code=1)
     assert text.endswith(
-        f"MissingData: {here / 'd'}: is not there any more; the images of the run were there.\n"
-        "  Give the new place of the images with --data.\n"
+        f"MissingData: {here / 'd'}: does not exist any more; the run's images were there.\n"
+        "  Give the new location of the images with --data.\n"
     )
 
 
@@ -358,7 +358,7 @@ FOLDERS = [
         command="check w",
         says=(
             "Looking for the classes in w/archive/dataset/PetImages.",
-            "w: left out: 1 folder without images (archive/empty); 1 folder of the system or of a program "
+            "w: left out: 1 folder without images (archive/empty); 1 folder made by the system or a program "
             "(archive/__pycache__); 2 files not named like an image (archive/dataset/eda.ipynb, archive/readme.md).",
             "2 classes: cats 12, dogs 12",
         ),
@@ -397,7 +397,7 @@ FOLDERS = [
         command="check w",
         says=(
             "Looking for the classes in w/images.",
-            "w: left out: 1 folder named like masks or annotations of the images beside (masks).",
+            "w: left out: 1 folder named like masks or annotations of images (masks).",
             "2 classes: cats 12, dogs 12",
         ),
     ),
@@ -406,8 +406,8 @@ FOLDERS = [
         given=masks_in_classes,
         command="check w",
         says=(
-            "w: left out: 2 folders named like masks or annotations of the images beside (COVID/masks, Normal/masks); "
-            "6 files named like the mask of an image beside (",
+            "w: left out: 2 folders named like masks or annotations of images (COVID/masks, Normal/masks); "
+            "6 files named like the mask of an image (",
             "2 classes: COVID 6, Normal 6",
         ),
     ),
@@ -417,7 +417,7 @@ FOLDERS = [
         command="split w --out s.csv",
         says=(
             "w: none of its 12 images has a label.\n  w/labels/train/IMG_0.txt holds boxes (YOLO), so this looks like "
-            "data for object detection; headstart classifies whole images. Cut the boxes out into one folder "
+            "data for object detection; headstart classifies whole images. Crop the boxes into one folder "
             "per class, or sort the images into class folders.",
         ),
         code=1,
@@ -464,7 +464,7 @@ FOLDERS = [
         given=no_images,
         command="check w",
         says=(
-            "w: left out: 2 folders without images (birds, docs); 2 folders of the system or of a program (__pycache__, "
+            "w: left out: 2 folders without images (birds, docs); 2 folders made by the system or a program (__pycache__, "
             "node_modules); 1 file not named like an image (docs/LICENSE).",
             "24 files, 24 usable, 2 classes: cats 12, dogs 12",
             "warning  no_images               2 folders are without images; left out.",
@@ -544,7 +544,7 @@ FOLDERS = [
         command="check w",
         says=(
             "w: 6 of 30 images have no label: those in 'test'. Rename a folder if it is a class.",
-            "w: left out: 1 folder named like masks or annotations of the images beside (cats/masks).",
+            "w: left out: 1 folder named like masks or annotations of images (cats/masks).",
             "2 classes: cats 12, dogs 12",
         ),
     ),
@@ -632,7 +632,7 @@ def edited_table(name: str, text: str) -> Callable[[Path], object]:
 
 SPLIT_TABLE = "split d/t.csv --out s.csv"
 DOWNLOAD_FIRST = (
-    ": is an address, not a path.\n  Addresses are not fetched. Download first, and give the path of what you"
+    ": is an address, not a path.\n  Addresses are not fetched. Download the data first, and give its path."
 )
 TABLES: list[Row] = [
     Row(
@@ -658,7 +658,7 @@ TABLES: list[Row] = [
         given=table_of("t.csv", '{path},"{kind},indoor"', more="cats/cat.1.jpg,cat"),
         command=SPLIT_TABLE,
         says=(
-            "BadLabels: d/t.csv: 24 of 25 labels in the column 'label' are several labels for one image, such as "
+            "BadLabels: d/t.csv: 24 of 25 cells in the column 'label' hold several labels for one image, such as "
             "'cat,indoor' for 'cats/cat.0.jpg'. headstart gives each image one class.\n"
             "  Keep one label in each row, or leave these rows out. If each combination is a class of its own, join its "
             "parts with another character, such as cat-indoor.",
@@ -672,7 +672,7 @@ TABLES: list[Row] = [
         says=(
             "BadLabels: d/t.csv: 12 of 24 rows have a 1 in several of the columns 'cat', 'indoor', such as "
             "'cats/cat.0.jpg' in 'cat', 'indoor': several labels per image. headstart gives each image one class.\n"
-            "  Leave these rows out, or learn one of the columns: --label-column cat has the classes 0 and 1.",
+            "  Leave these rows out, or train on one of the columns: --label-column cat has the classes 0 and 1.",
         ),
         code=1,
     ),
@@ -682,7 +682,7 @@ TABLES: list[Row] = [
         command=SPLIT_TABLE,
         says=(
             "BadLabels: d/t.csv: 24 of 24 rows name an address, such as 'https://host.org/x0.jpg'.\n"
-            "  Addresses are not fetched. Download first, and give the path of what you downloaded.",
+            "  Addresses are not fetched. Download the data first, and give its path.",
         ),
         code=1,
     ),
@@ -837,7 +837,7 @@ READINGS = [
     # Several labels, or names with commas
     *(
         Reading(
-            kind=f"several: {names}", line=labels_in_turn(*names), read=f"BadLabels: {n} of {of} labels in the column"
+            kind=f"several: {names}", line=labels_in_turn(*names), read=f"BadLabels: {n} of {of} cells in the column"
         )
         for n, of, names in (
             (4, 16, ("cat", "dog", "cat,dog", "dog")),
@@ -1058,7 +1058,7 @@ READINGS = [
         read="'' 1, 0 7, 1 8",
         says=(
             "t.csv: the labels in the column 'label' are whole numbers; '1.0' is read as '1'.",
-            "t.csv: 16 paths are spelled in another way, such as '100.0' for '100.jpg'.",
+            "t.csv: 16 paths are spelled differently from the files, such as '100.0' for '100.jpg'.",
         ),
     ),
     Reading(kind="numbers with fractions", line=labels_in_turn("1.0", "1.5"), read="1.0 8, 1.5 8"),
@@ -1068,14 +1068,14 @@ READINGS = [
         images=numbered_images(5),
         head="id,label",
         line=lambda p, n: f"{int(p[:-4])},{kind_of('cd'[n % 2])}",
-        says=("t.csv: 16 paths are spelled in another way, such as '100' for '00100.jpg'.",),
+        says=("t.csv: 16 paths are spelled differently from the files, such as '100' for '00100.jpg'.",),
     ),
     Reading(
         kind="powers of ten",
         images=numbered_images(),
         line=lambda p, n: f"{p if n else '1E+02'},{kind_of('cd'[n % 2])}",
         read="cat 7, dog 8",
-        says=("t.csv: a spreadsheet has made a number of '1E+02': format the column as text.",),
+        says=("t.csv: a spreadsheet has turned a name into the number '1E+02': format the column as text.",),
     ),
     # Paths
     *(
@@ -1083,8 +1083,10 @@ READINGS = [
             kind=f"another place: {before}",
             line=lambda p, n, before=before: f"{before}{p},{kind_of(p)}".replace("/", "\\" if ":\\" in before else "/"),
             says=(
-                "t.csv: its paths are of another place, so they are read with other folders at the beginning: "
-                f"{before + 'cats@c0.jpg'!r} as 'cats/c0.jpg'.".replace("@", "\\\\" if ":\\" in before else "/"),
+                "t.csv: its paths come from another folder or machine, so their first folders are replaced: "
+                f"{before + 'cats@c0.jpg'!r} is read as 'cats/c0.jpg'.".replace(
+                    "@", "\\\\" if ":\\" in before else "/"
+                ),
             ),
         )
         for before in (
@@ -1101,8 +1103,8 @@ READINGS = [
         line=lambda p, n: f"/data/{p},dog\n/data/cats/{n}.jpg,cat",
         read="dog 8",
         says=(
-            "t.csv: its paths are of another place, so they are read with other folders at the beginning: '/data/dogs/0.jpg' "
-            "as 'dogs/0.jpg'.",
+            "t.csv: its paths come from another folder or machine, so their first folders are replaced: "
+            "'/data/dogs/0.jpg' is read as 'dogs/0.jpg'.",
         ),
     ),
     Reading(
@@ -1112,7 +1114,10 @@ READINGS = [
         Reading(
             kind=f"spelled {how('cats/c0.jpg')}",
             line=lambda p, n, how=how: f"{how(p)},{kind_of(p)}",
-            says=(f"t.csv: 16 paths are spelled in another way, such as {how('cats/c0.jpg')!r} for 'cats/c0.jpg'.",),
+            says=(
+                f"t.csv: 16 paths are spelled differently from the files, such as {how('cats/c0.jpg')!r} for "
+                "'cats/c0.jpg'.",
+            ),
         )
         for how in (
             lambda p: p.replace("jpg", "JPG"),
@@ -1372,8 +1377,8 @@ IMAGES: list[Row] = [
         command="check d",
         says=(
             "warning  sixteen_bit",
-            "24 images have 16 bits or more per pixel, of which they use the values ",
-            ": scaled by 0 to 4,095, a range that a run keeps for its predictions.",
+            "24 images have 16 bits or more per channel, with values from ",
+            "; scaled from the range 0 to 4,095, which a run keeps for its predictions.",
         ),
         never=("near_duplicates", "uneven_depth"),
     ),
@@ -1381,14 +1386,14 @@ IMAGES: list[Row] = [
         kind="F3: a narrow band of 16 bits",
         given=lambda here: greys_in_16_bits(here / "d", 2, 30_000),
         command="check d",
-        says=("of which they use the values 30,0", " to 30,", ": scaled by 30,0", " to 30,"),
+        says=("with values from 30,0", " to 30,", "; scaled from the range 30,0", " to 30,"),
     ),
     Row(
         kind="F3: all of 16 bits",
         given=lambda here: greys_in_16_bits(here / "d", 257),
         command="check d",
-        says=("info     sixteen_bit             24 images have 16 bits or more per pixel; scaled to 8.",),
-        never=("a range that a run keeps", "warning"),
+        says=("info     sixteen_bit             24 images have 16 bits or more per channel; scaled to 8 bits.",),
+        never=("which a run keeps", "warning"),
     ),
     Row(
         kind="F3: one image of another depth",
@@ -1396,7 +1401,7 @@ IMAGES: list[Row] = [
         command="check d",
         says=(
             "warning  uneven_depth",
-            "1 image of more than 8 bits uses hardly any of the range 0 to 65,535 of the others, or other values, for "
+            "1 image of more than 8 bits uses hardly any of the range 0 to 65,535 of the others, or exceeds it, for "
             "example cats/dark.png: ",
             "Save all with the same scale.",
         ),
@@ -1454,7 +1459,7 @@ def test_a_run_keeps_the_range_of_its_images(deep: tuple[Path, np.ndarray]) -> N
     assert spec["ranges"] == {"integers": [0, 4_095]}
     assert (answers == answers[0]).all() and answers[0, 0] > 0.5
     with open(run / "checks.csv", encoding="utf-8", newline="") as file:
-        assert "scaled by 0 to 4,095" in next(
+        assert "scaled from the range 0 to 4,095" in next(
             row["message"] for row in csv.DictReader(file) if "16 bits" in row["message"]
         )
 
@@ -1473,7 +1478,7 @@ def test_heic_is_read_wherever_it_lies(
     in_order(
         ("1 of 7 files cannot be used, and is left out: HEIC 1.", "7 files, 6 usable, 2 classes: cats 4, dogs 2"), text
     )
-    in_order(("error    truncated", "HEIC: its pixels end at byte", "cats/IMG_2.HEIC"), text)
+    in_order(("error    truncated", "HEIC: its pixels should end at byte", "cats/IMG_2.HEIC"), text)
     in_order(("for example cats/from-a-phone.jpg is a HEIC; read anyway.",), text)
 
 
@@ -1656,8 +1661,8 @@ SAY: list[Row] = [
         command="split d --keep {run}/split.csv --out new.csv",
         says=(
             "split.csv: 1 image in it is not in the data, or cannot be read: 'cats/cat.1.jpg'.",
-            "split.csv: 1 image in it is found under another name, by the bytes: 'cats/renamed.jpg'.",
-            "split.csv: 1 image in it is another file now, in the same set: 'cats/cat.2.jpg'.",
+            "split.csv: 1 image in it is found under another name, with the same bytes: 'cats/renamed.jpg'.",
+            "split.csv: 1 image in it is no longer the same file, but in the same set: 'cats/cat.2.jpg'.",
             "23 images kept their set, 0 new, 1 gone",
         ),
     ),
@@ -1790,7 +1795,7 @@ def test_new_images_join_their_copies(here: Path, trained: Path, caplog: pytest.
     assert (made.kept, sum(made.new.values()), made.new[""], made.gone) == (27, 6, 1, 0)
     assert (
         "1 image that old.csv does not list has copies, or members of its group, in different sets of it: "
-        "'dogs/between.jpg'. It is put into no set, because it would be a leak in any."
+        "'dogs/between.jpg'. It is put into no set, because it would be a leak in any set."
     ) in caplog.messages
 
 
@@ -2026,11 +2031,11 @@ def test_images_to_predict(here: Path, trained: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "error", "message"),
     [
-        (None, DataError, "Image 0 is None, which is not one."),
-        ({"a": 1}, DataError, "Image 0 is of type dict, which is not one."),
+        (None, DataError, "Image 0 is None, which cannot be used as one."),
+        ({"a": 1}, DataError, "Image 0 is of type dict, which cannot be used as one."),
         ([], MissingData, "No images were given."),
-        ("https://a.org/1.jpg", DataError, "Image 0 is 'https://a.org/1.jpg', an address, which is not fetched."),
-        ("", DataError, "Image 0 is '', which is not one."),
+        ("https://a.org/1.jpg", DataError, "Image 0 is the address 'https://a.org/1.jpg', which is not fetched."),
+        ("", DataError, "Image 0 is '', which cannot be used as one."),
         (IMAGE / 255, DataError, "Image 0 is an array of float64, expected uint8 from 0 to 255. Convert pixels"),
         ([IMAGE, IMAGE[0, 0]], DataError, "Image 1 is an array of shape (3,), expected"),
     ],

@@ -244,8 +244,8 @@ def test_different_images_of_few_levels_are_no_copies(tmp_path: Path) -> None:
         (
             (100, 64_000),
             ValueRanges((0, 4_095)),
-            "1 of 2 images have values outside of 0 to 4,095, the range that the classifier was trained on, such as 100 to "
-            "64,000; they are clipped.",
+            "1 of 2 images have values outside of 0 to 4,095, the range that the classifier was trained on (the first has "
+            "100 to 64,000); these values are clipped.",
         ),
         (
             (0, 4_000),

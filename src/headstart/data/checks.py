@@ -223,19 +223,19 @@ def cmyk(c: CheckInput) -> Iterator[Finding]:
 def sixteen_bit(c: CheckInput) -> Iterator[Finding]:
     """More than 8 bits per channel, and the range of values by which they are scaled."""
     ranges = chosen_ranges((c.infos[i].mode, c.infos[i].low, c.infos[i].high) for i in c.readable())
-    for floating, what in ((False, "16 bits or more per pixel"), (True, "floating-point pixels")):
+    for floating, what in ((False, "16 bits or more per channel"), (True, "floating-point pixels")):
         deep = [i for i in c.readable() if is_deep(f := c.infos[i].mode) and f.startswith("F") == floating]
         span = ranges.floats if floating else ranges.integers
         if not deep:
             continue
         start = f"{_images(len(deep))} {_has(deep)} {what}"
         if span is None:
-            yield Finding("sixteen_bit", "info", c.paths(deep), f"{start}; scaled to 8.")
+            yield Finding("sixteen_bit", "info", c.paths(deep), f"{start}; scaled to 8 bits.")
             continue
         low, high = shown(min(c.infos[i].low for i in deep)), shown(max(c.infos[i].high for i in deep))
-        text = f"{start}, of which they use the values {low} to {high}: scaled by {shown(span[0])} to {shown(span[1])}"
+        text = f"{start}, with values from {low} to {high}; scaled from the range {shown(span[0])} to {shown(span[1])}"
         severity = "info" if floating and span[0] == 0 else "warning"
-        yield Finding("sixteen_bit", severity, c.paths(deep), f"{text}, a range that a run keeps for its predictions.")
+        yield Finding("sixteen_bit", severity, c.paths(deep), f"{text}, which a run keeps for its predictions.")
 
 
 def uneven_depth(c: CheckInput) -> Iterator[Finding]:
@@ -245,10 +245,11 @@ def uneven_depth(c: CheckInput) -> Iterator[Finding]:
     if odd:
         first = c.infos[odd[0]]
         low, high = ranges.of(first.mode) or FULL
+        use, exceed = ("uses", "exceeds") if len(odd) == 1 else ("use", "exceed")
         text = (
-            f"{_images(len(odd))} of more than 8 bits {'uses' if len(odd) == 1 else 'use'} hardly any of the range "
-            f"{shown(low)} to {shown(high)} of the others, or other values, for example {c.dataset.paths[odd[0]]}: "
-            f"{shown(first.low)} to {shown(first.high)}; little of {_them(odd)} can be seen. Save all with the same scale."
+            f"{_images(len(odd))} of more than 8 bits {use} hardly any of the range "
+            f"{shown(low)} to {shown(high)} of the others, or {exceed} it, for example {c.dataset.paths[odd[0]]}: "
+            f"{shown(first.low)} to {shown(first.high)}; little can be seen in {_them(odd)}. Save all with the same scale."
         )
         yield Finding("uneven_depth", "warning", c.paths(odd), text)
 

@@ -1,4 +1,4 @@
-"""Classes to use if not all of them: those that `--classes` names, or those that corrections leave images of.
+"""The classes to use, if not all: those that `--classes` names, or those that have images left after corrections.
 
     --classes cats,dogs              only images of these classes, and those without a label
     --classes 'cats,"wolf, grey"'    a name that contains a comma is put in double quotes, as in a CSV
@@ -35,7 +35,7 @@ def class_names(text: str) -> tuple[str, ...]:
 
 
 def listed_classes(names: str | Iterable[object]) -> str:
-    """Names as the text that `class_names` reads; text stays as it is.
+    """Names as the text that `class_names` reads; text is returned unchanged.
 
     >>> listed_classes(["cats", "wolf, grey"])
     'cats,"wolf, grey"'

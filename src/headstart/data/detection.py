@@ -4,7 +4,7 @@
     1.xml                            <bndbox> (Pascal VOC)
     _annotations.coco.json           "bbox" (COCO, CreateML)
 
-Only asked when no image has a label, to say so. Reads the beginnings of a few files. Not a reader of such data: headstart
+Used only if no image has a label, to say why. Reads the beginnings of a few files. Not a reader of such data: headstart
 classifies whole images.
 """
 
@@ -23,7 +23,7 @@ _VOC = re.compile(rb"<bndbox\b|<object\b")
 _COCO = re.compile(rb'"(?:bbox|coordinates|annotations)"\s*:')
 _KINDS = {".txt": (_YOLO, "YOLO"), ".xml": (_VOC, "Pascal VOC"), ".json": (_COCO, "COCO")}
 _TRIED = 20
-"""Files tried of each extension."""
+"""Number of files that are read per extension."""
 _BYTES = 1 << 20
 
 
@@ -34,7 +34,7 @@ def about_boxes(dataset: Dataset) -> str:
             if _begins(path, pattern, whole=suffix != ".txt"):
                 return (
                     f"{path} holds boxes ({kind}), so this looks like data for object detection; headstart classifies "
-                    "whole images. Cut the boxes out into one folder per class, or sort the images into class folders."
+                    "whole images. Crop the boxes into one folder per class, or sort the images into class folders."
                 )
     return ""
 

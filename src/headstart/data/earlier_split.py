@@ -1,7 +1,7 @@
 """Read an earlier split.csv, and match its rows to the images that are there now.
 
-A row is about the image with its path and bytes; else about one with its bytes, so that an image of an old test set does
-not become a training image by a new name; else about the image with its path. If the rows have no hashes, paths decide.
+A row belongs to the image with its path and bytes; else to one with its bytes, so that an image of an old test set does
+not become a training image by being renamed; else to the image with its path. If the rows have no hashes, paths decide.
 
 Costs milliseconds per 10,000 rows. Not for tables of labels: `data.match_files` matches those.
 """
@@ -122,8 +122,8 @@ class EarlierSplit:
     def _note_changes(self) -> None:
         for level, paths, what in (
             (log.warning, self.matched.gone, "not in the data, or cannot be read"),
-            (log.info, self.matched.moved, "found under another name, by the bytes"),
-            (log.warning, self.matched.changed, "another file now, in the same set"),
+            (log.info, self.matched.moved, "found under another name, with the same bytes"),
+            (log.warning, self.matched.changed, "no longer the same file, but in the same set"),
         ):
             if paths:
                 n, listed = len(paths), few(list(map(repr, paths)), 3)

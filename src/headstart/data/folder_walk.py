@@ -1,7 +1,7 @@
 """What a folder holds: its files and folders, without those that are not data.
 
-Passed over in silence are names that begin with a dot and those that systems leave everywhere (`io.folders`). Left out and
-named in `FoundImages.rejected` are:
+Names that begin with a dot, and those that systems leave everywhere (`io.folders`), are ignored without a note. Left out
+and named in `FoundImages.rejected` are:
 
     folders of systems and programs           `SYSTEM_FOLDERS`, such as __pycache__
     links that would read a folder twice      to a folder above, or to a folder that is part of the data anyway
@@ -87,7 +87,7 @@ class FolderWalk:
                 self.leave_out(entry.path, "not_a_file")
 
     def holds_images(self, folder: Path) -> bool:
-        """Whether there are images below a folder, by their names or first bytes, be they damaged or out of reach."""
+        """Whether there are images below a folder, by their names or first bytes, even if damaged or unreadable."""
         return self._cached("images", folder, lambda: self._finds_image(folder))
 
     def holding_images(self, folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Files that hold labels or images in a form that headstart does not read: what each is, and what to do with it.
 
-Known by the suffix alone; nothing is opened. Costs nothing. Not for images: which formats are decoded is for
-`images.headers` to say.
+Recognised by the suffix alone; nothing is opened. Costs nothing. Not for images: `images.formats` says which formats are
+decoded.
 """
 
 from __future__ import annotations

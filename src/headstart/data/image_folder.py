@@ -281,8 +281,8 @@ def _refuse_mixed(walk: FolderWalk, top: Path, split_folders: Sequence[Path], ot
     hint = (
         f"{whole[0].name!r} holds split folders itself: give {whole[0]}, or move it elsewhere."
         if whole
-        else "Keep either class folders, or split folders that hold class folders. If the name of a split is the name of a "
-        f"class here: {TABLE_HINT[0].lower()}{TABLE_HINT[1:]}"
+        else "Keep either class folders, or split folders that hold class folders. If a class here is "
+        f"named like a split: {TABLE_HINT[0].lower()}{TABLE_HINT[1:]}"
     )
     raise BadLabels(
         f"{top}: holds split folders ({few([repr(f.name) for f in split_folders], 3)}) and others beside them "

@@ -8,7 +8,7 @@
 The columns are found as in a file (`data.tables`), and cells become text as in JSON Lines, which is what is written: to
 the user's cache, under a hash of the contents, so that other processes and later commands can open the data as well.
 Relative paths are relative to the current folder at that moment. Images that are not files are written beside the table,
-bytes as they are and pixels as PNG, with the number of the row as their name.
+bytes unchanged and pixels as PNG, with the number of the row as their name.
 
 Costs a second per 100,000 rows, and about 10 ms and the disk space per image that is not a file. Not for arrays that
 fill the memory: save those as files.

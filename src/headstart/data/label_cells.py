@@ -1,6 +1,6 @@
 """What the cells of a label column mean: a class, no label, a number that became a float, or several labels.
 
-    "cat ", "007"                cat, 007           as they are, without blanks around them
+    "cat ", "007"                cat, 007           unchanged, without blanks around them
     "", "nan", "NULL", "#N/A"    no label           what programs write for a missing cell (noted)
     "None", "NA", "?"            classes            unless the column says otherwise: a note names them
     "1.0", "2.0"                 1, 2               if all labels are whole numbers (noted)
@@ -47,7 +47,7 @@ def no_label(cell: str) -> bool:
 
 
 def class_names(table: Path, column: str, cells: Sequence[str], paths: Sequence[str]) -> list[str]:
-    """The class of each of N rows, '' for no label, `SEVERAL` for several. What was not taken as it is, is logged.
+    """The class of each of N rows, '' for no label, `SEVERAL` for several. Logs what was not taken literally.
 
     Raises `BadLabels` if more than 5 % of the labels are several labels each.
     """
@@ -128,7 +128,7 @@ def _from_several(
     if n > _FEW * labelled:
         i = next(i for i, cell in enumerate(cells) if cell.strip() in texts)
         raise BadLabels(
-            f"{table}: {n:,} of {labelled:,} labels in the column {column!r} are several labels for one image, such as "
+            f"{table}: {n:,} of {labelled:,} cells in the column {column!r} hold several labels for one image, such as "
             f"{cells[i].strip()!r} for {paths[i]!r}. headstart gives each image one class.",
             hint="Keep one label in each row, or leave these rows out. If each combination is a class of its own, join "
             "its parts with another character, such as cat-indoor.",

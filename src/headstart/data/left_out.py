@@ -27,17 +27,17 @@ REJECT_REASONS = {
     "not_a_file": RejectReason("error", "file", "listed but missing", lost=True),
     "address": RejectReason("error", "file", "listed by an address, which is not fetched", lost=True),
     "two_labels": RejectReason("error", "file", "listed with two labels", lost=True),
-    "two_splits": RejectReason("error", "file", "listed in two splits", lost=True),
+    "two_splits": RejectReason("error", "file", "listed in two sets", lost=True),
     "no_permission": RejectReason("error", "file", "in a folder that cannot be read", lost=True),
     "no_images": RejectReason("warning", "folder", "without images"),
-    "masks": RejectReason("warning", "folder", "named like masks or annotations of the images beside"),
-    "mask": RejectReason("warning", "file", "named like the mask of an image beside"),
+    "masks": RejectReason("warning", "folder", "named like masks or annotations of images"),
+    "mask": RejectReason("warning", "file", "named like the mask of an image"),
     "link_up": RejectReason("warning", "link", "to a folder above"),
     "link_inside": RejectReason("warning", "link", "to a folder that is part of the data anyway"),
-    "system_folder": RejectReason("info", "folder", "of the system or of a program"),
+    "system_folder": RejectReason("info", "folder", "made by the system or a program"),
     "not_an_image_name": RejectReason("info", "file", "not named like an image"),
 }
-"""The codes in `Dataset.rejected`, in the order in which they are told; others are lost images."""
+"""The codes in `Dataset.rejected`, in the order in which messages name them; images with other codes are lost."""
 
 
 def reject_reason(code: str) -> RejectReason:

@@ -89,7 +89,7 @@ class Names:
         return exact or (self._respelled(loose(above), name) if name else [])
 
     def find_exactly(self, cell: str, base: str = "") -> list[str]:
-        """Like `find`, but only images that are called so, or so without their suffix."""
+        """Like `find`, but only images with exactly this name, with or without their suffix."""
         text = plain_path(cell)
         for exact in (base + cell, base + text, text):
             if exact in self.paths:
@@ -164,14 +164,14 @@ def _found_below(table: Path, rows: list[LabelRow]) -> tuple[dict[str, LabelRow]
 
 
 def moved(table: Path, rows: list[LabelRow], names: Names) -> list[LabelRow]:
-    """The rows, with the folders exchanged that their paths begin with, if that makes them images; this is logged."""
+    """The rows with the first folders of their paths replaced, if that makes them images; this is logged."""
     rule = relocation([row.path for row in rows], names.paths)
     if rule is None:
         return rows
     result = [replace(row, path=rule.applied_to(row.path)) for row in rows]
     i = next(i for i, row in enumerate(result) if row.path in names.paths)
     log.info(
-        "%s: its paths are of another place, so they are read with other folders at the beginning: %r as %r.",
+        "%s: its paths come from another folder or machine, so their first folders are replaced: %r is read as %r.",
         *(table, rows[i].path, result[i].path),
     )
     return result
@@ -186,9 +186,11 @@ def _nothing_found(table: Path, rows: Sequence[LabelRow]) -> BadLabels:
         )
     hint = "Paths are relative to the folder of the table: move the table, or change its paths."
     if is_elsewhere(first):
-        hint = f"The paths begin at a place that is not here. Make them relative to the folder of the table, {table.parent}."
+        hint = (
+            f"These paths do not exist on this machine. Make them relative to the folder of the table, {table.parent}."
+        )
     elif is_scientific(first):
-        hint = f"A spreadsheet has made a number of {first!r}: format the column as text, and fill it in again."
+        hint = f"A spreadsheet has turned a name into the number {first!r}: format the column as text, and fill it in again."
     return BadLabels(
         f"{table}: none of its {len(rows):,} rows names an existing image; "
         f"the first is {first!r}, looked for at {table.parent / plain_path(first)}.",
@@ -200,7 +202,7 @@ def note_numbers(table: str, rejected: Mapping[str, str]) -> None:
     """Log names of images that a spreadsheet has turned into numbers."""
     number = next((path for path, reason in rejected.items() if reason == "not_a_file" and is_scientific(path)), "")
     if number:
-        log.warning("%s: a spreadsheet has made a number of %r: format the column as text.", table, number)
+        log.warning("%s: a spreadsheet has turned a name into the number %r: format the column as text.", table, number)
 
 
 def one_image(table: Path, row: LabelRow, names: Names, base: str = "", split: str = "") -> str | None:
@@ -252,7 +254,8 @@ def merged(
     if respelled:
         cell, path = next(iter(respelled.items()))
         log.info(
-            "%s: %s paths are spelled in another way, such as %r for %r.", table, f"{len(respelled):,}", cell, path
+            "%s: %s spelled differently from the files, such as %r for %r.",
+            *(table, "1 path is" if len(respelled) == 1 else f"{len(respelled):,} paths are", cell, path),
         )
     return kept, rejected
 
@@ -295,7 +298,7 @@ class _Listed:
         return self._respelled(text) if text and not is_elsewhere(text) and not is_address(text) else None
 
     def _respelled(self, text: str) -> str | None:
-        """The only image of a folder that is called so in another spelling; its folders may be spelled otherwise too."""
+        """The only image whose name is another spelling of this one; its folders may be spelled differently, too."""
         above, _, name = text.rpartition("/")
         if ".." in text or len(name) > 255:
             return None
@@ -304,7 +307,7 @@ class _Listed:
         return f"{folder}/{found[0]}".lstrip("/") if len(found) == 1 else None
 
     def _folder(self, text: str) -> str | None:
-        """The folder that is called so, or the only one that is in another spelling."""
+        """The folder of this name, or the only one whose name is another spelling of it."""
         if not text or os.path.isdir(self.root / text):
             return text
         above, _, name = text.rpartition("/")

@@ -1,9 +1,9 @@
 """Classes with a column of zeros and ones each: `image,healthy,rust` and `1.jpg,0,1`.
 
 The cells may have blanks around them, be floats, truth values or an x, and be empty for 0. A row with no 1 has no
-label, which is noted. Rows with several mean several labels per image, which no table of classes has, so the table is
-refused. Costs about 1 s per million cells. Not for probabilities, nor for a single column of zeros and ones: that one
-has two classes, 0 and 1.
+label, which is noted. A row with several 1s means several labels per image, so the table is refused: headstart
+gives each image one class. Costs about 1 s per million cells. Not for probabilities, nor for a single column of
+zeros and ones: that one has two classes, 0 and 1.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def hot_labels(table: Path, columns: Mapping[str, Sequence[str]], paths: Sequenc
             f"{table}: {len(several):,} of {len(rows):,} rows have a 1 in several of the columns "
             f"{few([repr(name) for name in read], 4)}, such as {paths[i]!r} in {few([repr(n) for n in rows[i]], 3)}: "
             "several labels per image. headstart gives each image one class.",
-            hint=f"Leave these rows out, or learn one of the columns: --label-column {next(iter(read))} has the classes "
+            hint=f"Leave these rows out, or train on one of the columns: --label-column {next(iter(read))} has the classes "
             "0 and 1.",
         )
     none = [path for path, names in zip(paths, rows, strict=True) if not names]

@@ -1,4 +1,4 @@
-"""Paths as tables spell them: with backslashes or percent signs, as a spreadsheet saved them, or of another machine.
+"""Paths as tables spell them: with backslashes or percent signs, as a spreadsheet saved them, or from another machine.
 
     cats\\1.jpg, ./cats/1.jpg, " cats/1.jpg"    cats/1.jpg
     cats/my%20cat.jpg                           cats/my cat.jpg
@@ -7,7 +7,7 @@
     C:\\Users\\me\\data\\cats\\1.jpg            cats/1.jpg     a folder that was moved (`relocation`)
     https://host/cats/1.jpg                     an address: never fetched
 
-Only texts are compared here; which files exist is for `data.match_files` to know. Costs microseconds per path, and
+Only texts are compared here; `data.match_files` knows which files exist. Costs microseconds per path, and
 `relocation` some milliseconds per 1,000 images. Not for ids of submissions: see `kaggle_api.match_ids`.
 """
 
@@ -121,7 +121,7 @@ class Relocation:
 def relocation(cells: Sequence[str], paths: Collection[str]) -> Relocation | None:
     """How the paths in a table become those of images, by exchanging the folders that they begin with.
 
-    One exchange has to do for at least half of the cells, with nothing else as good: None if there is none.
+    One exchange has to work for at least half of the cells, and no other one as well; else None.
 
     >>> relocation(["C:\\\\me\\\\data\\\\cats\\\\1.jpg", "C:\\\\me\\\\data\\\\dogs\\\\1.jpg"], ["cats/1.jpg", "dogs/1.jpg"])
     Relocation(before='C:/me/data', now='')

@@ -205,7 +205,7 @@ def grow_split(
 
     - An image of the earlier split keeps its set, also under another name (`data.earlier_split`), and with another label.
     - A new image that is a copy of such an image, or in a group with one, goes into the same set; groups and identical
-      files come before near-copies. If they are in different sets, it goes into none, with a warning: anywhere else it
+      files come before near-copies. If they are in different sets, it goes into none, with a warning: in any of them it
       would be a leak.
     - A new image whose set is given in the data gets that one.
     - The other new images are dealt so that, old and new together, each class has its shares; a share of 0 adds nothing
@@ -217,7 +217,7 @@ def grow_split(
     earlier = EarlierSplit.read(path, dataset, sha256s)
     others = earlier.other_labels()
     if others:
-        log.warning("%s: images with another label than then, which keep their set: %s.", path, few(others, 3))
+        log.warning("%s: images whose label has changed since, which keep their set: %s.", path, few(others, 3))
     new_N = earlier.new_images()
     before = np.where(new_N, dataset.split, earlier.sets())
     before[dataset.labels < 0] = ""
@@ -284,7 +284,7 @@ def _between_sets(path: Path, paths: Sequence[str]) -> str:
     return (
         f"{_images(len(paths))} that {path} does not list {'has' if one else 'have'} copies, or members of "
         f"{'its group' if one else 'their groups'}, in different sets of it: {few(list(map(repr, paths)), 3)}. "
-        f"{'It is' if one else 'They are'} put into no set, because {'it' if one else 'they'} would be a leak in any."
+        f"{'It is' if one else 'They are'} put into no set, because {'it' if one else 'they'} would be a leak in any set."
     )
 
 

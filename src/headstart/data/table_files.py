@@ -123,7 +123,7 @@ def as_windows(table: Path, header: Sequence[str], columns: Sequence[list[str]])
     files = [text for text in foreign if os.path.isfile(table.parent / text)]
     if not read or len(foreign) < len(texts) or any(not os.path.isfile(table.parent / read[text]) for text in files):
         raise BadLabels(
-            f"{table}: is not UTF-8 ({foreign[0]!r}), nor Windows-1252 as a whole.",
+            f"{table}: is neither UTF-8 nor Windows-1252 throughout ({foreign[0]!r}).",
             hint="Save it as UTF-8." + " The names of files that it lists have to be UTF-8 as well." * bool(files),
         )
     log.info(

@@ -50,7 +50,7 @@ _NOT_LABELS = re.compile(rf"test|val|{_SAMPLES.pattern}")
 MOST_BYTES = 512 << 20
 """Larger tables are skipped, and JSON or lists above an eighth of it: a million rows take 50 MB."""
 MOST_LISTS = 20
-"""With more text files at the top, these are captions of the images, and none is looked into."""
+"""If there are more text files at the top, they are taken for captions of the images, and none is read."""
 _TRIED = 300  # rows tried to find the column of paths
 
 
@@ -254,7 +254,7 @@ def _fitting(read: Sequence[TableLabels], beside: TablesBeside, *, together: boo
 def _note_unused(beside: TablesBeside, tables: Sequence[TableLabels]) -> None:
     if tables:
         names = few([repr(one.paths[0].name) for one in tables], 3)
-        log.info("%s: not used: the table%s %s, of some of the images.", beside.folder, "s" * (len(tables) > 1), names)
+        log.info("%s: %s not used: only some of the images are named there.", beside.folder, names)
 
 
 def _are_parts(tables: Sequence[TableLabels]) -> bool:

@@ -53,7 +53,7 @@ def refuse_versions(walk: FolderWalk, folders: Sequence[Path]) -> None:
 
 
 def versions_of_one(names: Sequence[str]) -> bool:
-    """Whether the names are equal but for words such as small and gray, which are not all that there is.
+    """Whether the names differ only in words such as small and gray, and hold other words as well.
 
     >>> versions_of_one(["PetImages", "PetImages_small"]), versions_of_one(["color", "gray"])
     (True, True)

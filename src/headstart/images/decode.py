@@ -416,9 +416,7 @@ def _refusal(header: ImageHeader, error: Exception) -> UnreadableImage:
         reason, why = "truncated", "the file ends before its pixels do"
     elif isinstance(error, Image.UnidentifiedImageError) and header.format == "TIFF":
         reason = "damaged"
-        why = (
-            "damaged, or a kind of pixels that is not read; read are grey and RGB of 8 or 16 bits, and grey of 32 bits"
-        )
+        why = "damaged, or not of a kind that can be read: grey or RGB of 8 or 16 bits, or grey of 32 bits"
     elif isinstance(error, Image.UnidentifiedImageError):
         reason, why = "damaged", "the decoder cannot read its header"
     else:

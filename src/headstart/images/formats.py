@@ -236,7 +236,7 @@ def remedies(names: Iterable[str]) -> str:
     kinds = sorted(counts, key=lambda name: (-counts[name], name))
     sentences = [remedy(name) for name in kinds[:SHOWN]]
     return " ".join(
-        [*sentences, *(["`headstart check DATA --out checks.csv` tells of the others."] if len(kinds) > SHOWN else [])]
+        [*sentences, *(["`headstart check DATA --out checks.csv` lists the others."] if len(kinds) > SHOWN else [])]
     )
 
 

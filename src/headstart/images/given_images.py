@@ -80,7 +80,7 @@ def _image_ref(item: Any, number: int) -> ImageRef:
             raise DataError(error.message.replace("An image", f"Image {number}", 1), hint=error.hint) from None
         return _pixels(ref, number) if isinstance(ref, np.ndarray) else ref
     raise DataError(
-        f"Image {number} is of type {type(item).__name__}, which is not one.",
+        f"Image {number} is of type {type(item).__name__}, which cannot be used as one.",
         hint="Give its column of paths or images, such as frame['path'].",
     )
 

@@ -4,7 +4,7 @@
 
 Both are boxes within boxes (ISO/IEC 14496-12): ``ftyp`` names the brands, ``meta`` holds the number of the main item
 (``pitm``), properties of items (``iprp``, with sizes in ``ispe``), and where the bytes of each item are (``iloc``). A
-photo of a phone is a grid of tiles, each an item of its own, with one size for the whole. Only ``meta`` is read, 8 MB
+photo from a phone is a grid of tiles, each an item of its own, with one size for the whole. Only ``meta`` is read, 8 MB
 at most, and nothing is decoded; it takes about 0.1 ms. Not for turning images: the decoders apply ``irot`` and
 ``imir``, so the size is the one before that.
 """
@@ -22,7 +22,7 @@ MAX_META_BYTES = 8 << 20
 MAX_BOXES = 100_000
 MAX_EXTENTS = 200_000
 ZEROS = 64
-"""So many zeros at the end of compressed pixels mean that the rest was never written."""
+"""This many zeros at the end of compressed pixels mean that the rest was never written."""
 CODED = frozenset({b"hvc1", b"hev1", b"av01"})
 
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
@@ -77,7 +77,7 @@ def heif_header(file: BinaryIO, size: int) -> HeifHeader:
         refuse("damaged", f"{kind}: its boxes end in the middle of a value")
     needed = max((piece.end for piece in pieces), default=0)
     if needed > size:
-        refuse("truncated", f"{kind}: its pixels end at byte {needed:,} but the file at {size:,}")
+        refuse("truncated", f"{kind}: its pixels should end at byte {needed:,}, but the file ends at byte {size:,}")
     for piece in pieces:
         if piece.item in coded and piece.length > ZEROS and _ends_in_zeros(file, piece):
             refuse("truncated", f"{kind}: its pixels end in zeros at byte {piece.end:,}, as in an unfinished download")
@@ -120,7 +120,7 @@ def _meta(file: BinaryIO, size: int, kind: str) -> bytes:
             file.seek(at + skip + 4)
             return file.read(length - skip - 4)
         if name == b"moov":
-            refuse("not_supported", f"{kind}: a film without a still image; take frames from it with ffmpeg")
+            refuse("not_supported", f"{kind}: a video without a still image; take frames from it with ffmpeg")
         at += length
     return refuse("too_many_parts", f"{kind}: more than {MAX_BOXES:,} boxes")
 

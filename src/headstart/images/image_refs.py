@@ -142,13 +142,13 @@ def as_ref(image: object) -> ImageRef:
     if isinstance(image, Path | bytes | Image.Image | np.ndarray):
         return image
     if isinstance(image, str) and is_address(image):
-        raise DataError(f"An image is {image!r}, an address, which is not fetched.", hint=DOWNLOAD_FIRST)
+        raise DataError(f"An image is the address {image!r}, which is not fetched.", hint=DOWNLOAD_FIRST)
     if isinstance(image, str) and image:
         return Path(image)
     if hasattr(image, "__array__") and np.ndim(image) > 1:
         return np.asarray(image)
     shown = repr(image) if image is None or isinstance(image, str | int | float) else f"of type {type(image).__name__}"
-    raise DataError(f"An image is {shown}, which is not one.", hint=EXPECTED)
+    raise DataError(f"An image is {shown}, which cannot be used as one.", hint=EXPECTED)
 
 
 def read_bytes(ref: Path | bytes, *, sha256: str | None = None) -> bytes:

@@ -1,4 +1,4 @@
-"""What an image file may have at most, and how one beyond that is refused.
+"""The limits for image files, and how a file beyond them is refused.
 
     within("PNG", 4000, 3000)             an `ImageHeader`, or `UnreadableImage`
     refuse("truncated", "PNG: ...")       `UnreadableImage`, whose `reason` is a key of `REASONS`

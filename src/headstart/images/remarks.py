@@ -43,8 +43,8 @@ def note_beyond(infos: Sequence[ImageInfo], ranges: ValueRanges) -> None:
         first = clipped[0]
         low, high = ranges.of(first.mode) or FULL
         log.warning(
-            "%s of %s images have values outside of %s to %s, the range that the classifier was trained on, such as %s "
-            "to %s; they are clipped.",
+            "%s of %s images have values outside of %s to %s, the range that the classifier was trained on (the first has "
+            "%s to %s); these values are clipped.",
             *(f"{len(clipped):,}", f"{len(infos):,}", *map(shown, (low, high, first.low, first.high))),
         )
     elif own.integers is not None:

@@ -91,7 +91,9 @@ def _first_directory(file: BinaryIO, size: int, order: str, entries: bytes) -> t
             begins, lengths = (_tiff_array(file, order, *arrays[tag]) for tag in (first, second))
             needed = max((a + b for a, b in zip(begins, lengths, strict=False)), default=0)
             if needed > size:
-                refuse("truncated", f"TIFF: its pixels end at byte {needed:,} but the file at {size:,}")
+                refuse(
+                    "truncated", f"TIFF: its pixels should end at byte {needed:,}, but the file ends at byte {size:,}"
+                )
     file.seek(after)
     return width, height
 

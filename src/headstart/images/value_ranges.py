@@ -1,7 +1,7 @@
 """Images of more than 8 bits per channel: which values they use, and which of them become black and white.
 
-Cameras and microscopes store 10, 12 or 14 bits in files of 16, thermal cameras a narrow band anywhere, and programs that
-measure store floating point. Scaled by what the file could hold, such images lose nearly all their levels; scaled one by
+Cameras and microscopes store 10, 12 or 14 bits in 16-bit files, thermal cameras a narrow band of the 16 bits, and measuring
+programs floating point. Scaled by what the file could hold, such images lose nearly all their levels; scaled one by
 one, they can no longer be compared. So one range is chosen for a whole set, and travels with the classifier
 (`Preprocess.ranges`), so that prediction scales as training did.
 
@@ -39,9 +39,9 @@ FLOATS = (1.0, *INTEGERS)
 USED = 0.5
 """Share of a depth's range from which a set counts as using that depth."""
 OUTLIERS = 1000
-"""One pixel in so many, at each end, does not count."""
+"""One pixel in this many, at each end, does not count."""
 ODD_ONES = 50
-"""One image in so many, at each end, does not count."""
+"""One image in this many, at each end, does not count."""
 
 
 @dataclass(frozen=True)

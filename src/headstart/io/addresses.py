@@ -1,4 +1,4 @@
-"""Addresses on a network where a path is expected: never fetched, and said to be so.
+"""Network addresses where a path is expected: they are never fetched, and messages say so.
 
 Costs microseconds. Not for weights: `model.backbones.hub` fetches those.
 """
@@ -16,7 +16,7 @@ _ADDRESS = re.compile(
     re.IGNORECASE,
 )
 
-DOWNLOAD_FIRST = "Addresses are not fetched. Download first, and give the path of what you downloaded."
+DOWNLOAD_FIRST = "Addresses are not fetched. Download the data first, and give its path."
 
 
 def is_address(text: str) -> bool:

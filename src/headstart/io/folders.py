@@ -251,7 +251,7 @@ def check_listed(folder: Path, name: str, listed: Mapping[str, str]) -> Path:
         if not os.path.lexists(file):
             raise DamagedRun(f"{file}: is missing.", hint=RESTORE)
         if not file.is_file():
-            raise DamagedRun(f"{file}: is not a file, or a link to none.", hint=RESTORE)
+            raise DamagedRun(f"{file}: is neither a file nor a link to one.", hint=RESTORE)
         if listed[name] not in (sha256_file(file), _sha256_with_plain_line_ends(file)):
             is_pointer = file.stat().st_size < 1_000 and file.read_bytes().startswith(LFS_POINTER)
             raise DamagedRun(

@@ -20,7 +20,7 @@ def as_path(value: object, name: str) -> Path:
     if isinstance(value, str | os.PathLike) and (place := os.fspath(value)) and isinstance(place, str):
         return Path(place)
     shown = repr(value) if value is None or isinstance(value, str | bytes | int | float) else type(value).__name__
-    raise RecipeError(f"{name}: {shown} is not a path.", hint="Give text or a pathlib.Path.")
+    raise RecipeError(f"{name}: {shown} is not a path.", hint="Give a str or a pathlib.Path.")
 
 
 def expect(value: object, kind: type, name: str, example: str) -> None:

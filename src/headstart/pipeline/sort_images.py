@@ -3,7 +3,7 @@
     DIR/cats/a.jpg, DIR/cats/a-2.jpg, DIR/dogs/b.png
 
 Images are copied, or linked to. The folder appears when all of them are in it, or not at all; an existing one is never
-touched. Files of equal names get numbers, in the order in which the images were given. Costs reading and writing every
+touched. Files with the same name get numbers, in the order in which the images were given. Costs reading and writing every
 file once. Not for images in memory, which have no file to copy.
 """
 
@@ -51,7 +51,7 @@ def check_sort_place(folder: Path, given: Sequence[Path], trained_on: Path, out:
         check_outside_data(folder, place, name="sorted", option="--sort-into")
     if out is not None and out.absolute().is_relative_to(folder.absolute()):
         raise WriteError(
-            f"{out}: is in {folder}, which is written as a whole.", hint="Choose an --out outside of --sort-into."
+            f"{out}: is in {folder}, which is written as a whole.", hint="Choose an --out outside of that folder."
         )
 
 
@@ -80,7 +80,10 @@ def sort_images(folder: Path, predictions: Predictions, files: Mapping[str, obje
 
 def _source(name: str, file: object, links: bool) -> Path:
     if not isinstance(file, Path):
-        raise RecipeError(f"sort_into: image {name} is in memory.", hint="Give the paths of files, or save them first.")
+        raise RecipeError(
+            f"sort_into: image {name} is in memory, so there is no file to copy.",
+            hint="Save it first, and give its path.",
+        )
     if links and file.absolute().is_relative_to(cache_dir().absolute()):
         raise RecipeError(
             f"link: {name} is in an archive, which was unpacked into the cache; links to it would not last.",

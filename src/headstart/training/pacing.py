@@ -5,8 +5,8 @@
 The number of steps is planned from the duration of a few batches. Later other processes start, or a laptop gets hot. So
 the pace is measured during training: if the remaining steps no longer fit before the deadline, there are fewer of them,
 and the rest of the schedule is run through faster, so that the learning rate still falls to its end. If the machine
-recovers, steps come back, up to the planned number. All changes are recorded; given back, they repeat a training to the
-bit, on a machine of any speed.
+recovers, steps come back, up to the planned number. All changes are recorded; with the same changes, a training is repeated
+to the bit on a machine of any speed.
 
 Costs microseconds per step. Without a deadline (a recipe that sets its epochs) nothing changes.
 """

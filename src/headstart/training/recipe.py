@@ -142,7 +142,7 @@ class Recipe(OneLineRepr):
     """Fraction of the training images kept for validation, if the data has no validation set."""
 
     test_size: float = 0.2
-    """Fraction of the images kept for the final test, if the data has no test set; 0 keeps none, for a last training on
+    """Fraction of the images kept for the final test, if the data has no test set; 0 keeps none, for a final training on
     everything, and all figures are then from the validation set."""
 
     conformal_alpha: float = 0.1

@@ -101,7 +101,7 @@ def check(
             (checks-copies.html and checks-copies.csv for checks.csv).
         labels: Also look for wrong labels, using the features of a backbone.
         write_corrections: CSV to write with the suspected labels, to edit and pass to --corrections. Implies --labels.
-        curation: Corrections and refused copies to apply; the data itself stays as it is.
+        curation: Corrections and refused copies to apply; the data itself stays unchanged.
         backbone: Backbone for finding wrong labels, a timm name; auto selects the best one with local weights.
         weights: Where to look for weights: a file, a folder, only on this machine.
 

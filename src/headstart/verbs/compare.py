@@ -44,7 +44,7 @@ def compare(
             available.
         budget: Total time to spend, such as 20m or 2h.
         seed: Seed for the split, every training run and every interval.
-        curation: Corrections and refused copies to apply; the data itself stays as it is.
+        curation: Corrections and refused copies to apply; the data itself stays unchanged.
         weights: Where to look for weights: a folder, only on this machine.
 
     Raises:

@@ -79,7 +79,7 @@ def explain(
 
     Args:
         run: Run folder written by `headstart train`.
-        paths: Images, or folders of images; in Python also bytes of files, PIL images and arrays, and lists.
+        paths: Images, or folders of images; in Python also bytes of files, PIL images and arrays, or lists of these.
         out: Folder to write, one PNG per image. An earlier one is kept as OUT.previous.
         data: The training images; by default where they were during training.
         top: Number of classes and of nearest training images to show.

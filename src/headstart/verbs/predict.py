@@ -126,7 +126,7 @@ def predict(
     Args:
         run: Run folder written by `headstart train`.
         paths: Images, folders or archives of images, or tables of their paths; in Python also bytes of files, PIL
-            images and arrays, and lists.
+            images and arrays, or lists of these.
         out: CSV to write: path, label (empty), predicted, one probability per class, error.
         sort_into: Folder to write: a copy of each image in a folder named after its predicted class.
         link: With --sort-into, make links instead of copies.

@@ -79,7 +79,7 @@ def reproduce(
     if not still_there:
         raise MissingData(
             f"{source.place}: has none of the {len(before.split):,} images of {run}.",
-            hint="Give the new place of the images with --data.",
+            hint="Give the new location of the images with --data.",
         )
     with temporary_folder() as folder:
         split = folder / SPLIT
@@ -137,8 +137,8 @@ def _check_place(source: DataSource, *, given: bool) -> None:
     """Raise `MissingData` if the recorded place of the images is gone."""
     if not given and not source.place.exists() and missing_table(source.place) is None:
         raise MissingData(
-            f"{source.place}: is not there any more; the images of the run were there.",
-            hint="Give the new place of the images with --data.",
+            f"{source.place}: does not exist any more; the run's images were there.",
+            hint="Give the new location of the images with --data.",
         )
 
 

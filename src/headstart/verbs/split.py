@@ -75,19 +75,19 @@ def split(
     """Split a dataset into train, val and test: stratified, seeded, with copies of an image in one set.
 
     An existing split of the data is kept; missing sets are split off its training set. With `keep`, an earlier split
-    grows: its images keep their sets, and new images are dealt. Example:
+    grows: its images keep their sets, and new images are distributed. Example:
 
         headstart split photos --out split.csv
 
     Args:
         data: Images with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: CSV to write: path, label, split, group, sha256.
-        keep: An earlier split.csv whose images keep their sets; images that it does not list are dealt so that the shares
-            hold, copies of its images into the same set.
+        keep: An earlier split.csv whose images keep their sets. Copies of them go into the same sets, and other images are
+            distributed by --val-size and --test-size.
         seed: Random seed; another seed gives another split.
         val_size: Fraction of the training images for validation.
         test_size: Fraction of the images for the final test; 0 for none, or with --keep for no new ones.
-        curation: Corrections and refused copies to apply; the data itself stays as it is.
+        curation: Corrections and refused copies to apply; the data itself stays unchanged.
 
     Raises:
         DataError: the data cannot be split (one class, too few images), or a table of `curation` does not fit it.

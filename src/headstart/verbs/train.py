@@ -37,7 +37,7 @@ def train(
         recipe: How to train.
         weights: Where to look for weights: a file, a folder, only on this machine.
         split: A split.csv to use, from `headstart split` or an earlier run.
-        curation: Corrections and refused copies to apply; the data itself stays as it is.
+        curation: Corrections and refused copies to apply; the data itself stays unchanged.
         restart: Discard an unfinished training run, and start over.
         report: Write report.html and the figures in plots.
 
