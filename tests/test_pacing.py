@@ -55,7 +55,7 @@ def test_the_examples_in_the_docs() -> None:
 def test_a_machine_that_keeps_its_pace_changes_nothing() -> None:
     machine = Machine()
     timed, plain = trained(machine, seconds=8 * STEPS + 1), trained()
-    assert timed.repaced == ()
+    assert timed.replanned == ()
     assert [row.loss for row in timed.steps] == [row.loss for row in plain.steps]
     assert timed.stopped == plain.stopped
 
@@ -74,7 +74,7 @@ def test_a_machine_that_slows_down_gets_fewer_steps(since: int) -> None:
 def test_steps_come_back_when_the_machine_recovers() -> None:
     machine = Machine(since=STEPS, until=STEPS + 8)
     result = trained(machine, seconds=9 * STEPS + 20)
-    totals = [total for _, total in result.repaced]
+    totals = [total for _, total in result.replanned]
     assert min(totals) < totals[-1] == 8 * STEPS == len(result.steps)
 
 
@@ -86,11 +86,11 @@ def test_no_time_at_all_ends_with_the_epoch_at_hand() -> None:
 
 def test_a_repeated_training_makes_the_same_changes_whatever_its_machine() -> None:
     first = trained(Machine(since=20), seconds=8 * STEPS + 1)
-    again = trained(repaced=first.repaced)
-    assert first.repaced
+    again = trained(replanned=first.replanned)
+    assert first.replanned
     assert [(row.step, row.lr, row.loss) for row in again.steps] == [(r.step, r.lr, r.loss) for r in first.steps]
     assert again.stopped == first.stopped
-    assert again.repaced == first.repaced
+    assert again.replanned == first.replanned
 
 
 class Interruption(Hooks):
@@ -106,7 +106,7 @@ class Interruption(Hooks):
 
 def test_a_resumed_training_knows_of_its_changes(tmp_path: Path) -> None:
     whole = trained(Machine(since=20), seconds=8 * STEPS + 1)
-    at = whole.repaced[0][0] + 3
+    at = whole.replanned[0][0] + 3
     checkpoint = Checkpoint(tmp_path / "unfinished", {}, every_seconds=0)
     machine = Machine(since=20)
     with pytest.raises(KeyboardInterrupt):
@@ -116,7 +116,7 @@ def test_a_resumed_training_knows_of_its_changes(tmp_path: Path) -> None:
         deadline = machine.deadline(8 * STEPS + 1)
         fit(task, RECIPE, epochs=8, lr=0.01, checkpoint=checkpoint, hooks=hooks, deadline=deadline)
     resumed = trained(checkpoint=Checkpoint(tmp_path / "unfinished", {}))
-    assert resumed.repaced == whole.repaced[:1]
+    assert resumed.replanned == whole.replanned[:1]
     assert [row.loss for row in resumed.steps[:at]] == [row.loss for row in whole.steps[:at]]
 
 

@@ -44,12 +44,12 @@ class EarlierChoices:
     """What repeating a run takes over from it: choices that depended on time or on the machine.
 
     `backbones` are the names of those it chose, best first; `weights` those that lie in the run folder itself, by name.
-    `repaced` are the changes of its number of steps, see `training.pacing`.
+    `replanned` are the changes of its number of steps, see `training.pacing`.
     """
 
     backbones: Sequence[str] = ()
     weights: Mapping[str, Backbone] = field(default_factory=dict)
-    repaced: Sequence[tuple[int, int]] = ()
+    replanned: Sequence[tuple[int, int]] = ()
 
 
 NO_CHOICES = EarlierChoices()

@@ -27,7 +27,7 @@ class HeadRecord:
 class FinetuneRecord:
     """Settings and outcome of gradient descent. `best_epoch` counts from 0; `stopped` says why it ended before the last
     epoch; `wise_ft` is the coefficient of WiSE-FT (None if unused). `images_per_second` is None if not recorded.
-    `repaced` are changes of the number of steps, made to keep the budget (see `training.pacing`).
+    `replanned` are changes of the number of steps, made to keep the budget (see `training.pacing`).
     """
 
     approach: str
@@ -39,7 +39,7 @@ class FinetuneRecord:
     lr: float
     wise_ft: float | None
     images_per_second: float | None = None
-    repaced: tuple[tuple[int, int], ...] = ()
+    replanned: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def from_json(cls, read: Mapping[str, Any]) -> FinetuneRecord:
@@ -54,7 +54,7 @@ class FinetuneRecord:
             lr=float(read["lr"]),
             wise_ft=_number(read["wise_ft"]),
             images_per_second=_number(read.get("images_per_second")),
-            repaced=tuple((int(step), int(total)) for step, total in read.get("repaced", ())),
+            replanned=tuple((int(step), int(total)) for step, total in read.get("replanned", ())),
         )
 
 
@@ -184,7 +184,7 @@ def _plain(record: HeadRecord | FinetuneRecord | CorrectionsRecord | None) -> di
     return {
         k: list(v) if isinstance(v, tuple) else v
         for k, v in values.items()
-        if k not in ("images_per_second", "repaced") or v
+        if k not in ("images_per_second", "replanned") or v
     }
 
 

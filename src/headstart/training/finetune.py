@@ -102,7 +102,7 @@ def finetune(
     start: LinearLayer | None = None,
     deadline: Deadline,
     resume: ResumePoint | None = None,
-    repaced: Sequence[tuple[int, int]] = (),
+    replanned: Sequence[tuple[int, int]] = (),
 ) -> FinetuneResult:
     """Train by `recipe`. Unless it sets the number of epochs, the time until the deadline decides on it.
 
@@ -115,7 +115,7 @@ def finetune(
         start: Initial last layer, fitted on the frozen features; None for a random one.
         deadline: When everything has to be over, including `Deadline.after` seconds of work that follow.
         resume: Where snapshots are kept; an interrupted training resumes from there.
-        repaced: Changes of the number of steps to repeat, see `training.pacing`.
+        replanned: Changes of the number of steps to repeat, see `training.pacing`.
 
     Raises `BudgetTooSmall` if `recipe.epochs` is 0 and there is no time for one epoch; `TrainingFailed`,
     `UnfinishedTraining`, `BackboneError`, `WriteError`, `UnreadableImage` for an image that changed.
@@ -149,7 +149,7 @@ def finetune(
         lr=exact.lr,
         checkpoint=_checkpoint(resume, network.n_frozen, prepared.n_views),
         deadline=deadline if timed else None,
-        repaced=repaced,
+        replanned=replanned,
     )
     recipe = replace(recipe, epochs=exact.epochs, lr=exact.lr, n_views=prepared.n_views or recipe.n_views)
     wise_ft = math.nan

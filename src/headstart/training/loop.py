@@ -54,14 +54,14 @@ NAMED_IMAGES = 32
 @dataclass(frozen=True)
 class TrainingResult:
     """The result of `fit`. `stopped` is the reason for stopping early, empty if all epochs ran; `bad_images` are those
-    of a batch whose loss was not finite. `repaced` are the changes of the number of steps, see `training.pacing`."""
+    of a batch whose loss was not finite. `replanned` are the changes of the number of steps, see `training.pacing`."""
 
     epochs: tuple[EpochRow, ...]
     steps: tuple[StepRow, ...]
     best_epoch: int
     stopped: str
     bad_images: tuple[int, ...] = ()
-    repaced: tuple[tuple[int, int], ...] = ()
+    replanned: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +87,12 @@ def fit(
     checkpoint: Checkpoint | None = None,
     hooks: Sequence[Hooks] = (),
     deadline: Deadline | None = None,
-    repaced: Sequence[tuple[int, int]] = (),
+    replanned: Sequence[tuple[int, int]] = (),
 ) -> TrainingResult:
     """Train the parameters in the task's groups and no others; its module ends with the best epoch's weights.
 
     `epochs` and the peak learning rate `lr` take precedence over the recipe's. With a `deadline` there are fewer steps
-    if they do not fit; `repaced` repeats such changes of an earlier training (`TrainingResult.repaced`).
+    if they do not fit; `replanned` repeats such changes of an earlier training (`TrainingResult.replanned`).
 
     `recipe.monitor` selects the best epoch, the first one of equals; with `recipe.model_ema_decay` the moving average
     is validated and kept. Without `val` the last epoch counts as best. A group that is still frozen keeps its BatchNorm
@@ -106,7 +106,7 @@ def fit(
     `TrainingResult.stopped`), or if not even one image fits in memory; `UnfinishedTraining`, see `Checkpoint.load`.
     """
     training = _Training(task=task, recipe=recipe, epochs=epochs, lr=lr, hooks=hooks)
-    training.pacing.follow(deadline, repaced)
+    training.pacing.follow(deadline, replanned)
     if checkpoint is not None:
         found = {"epochs": str(epochs), "highest learning rate": repr(lr), "batches per epoch": str(len(task.train))}
         training.resume(replace(checkpoint, key={**checkpoint.key, **found}))
@@ -206,7 +206,7 @@ class _Training:
             best_epoch=state.best_epoch,
             stopped=state.stopped,
             bad_images=self.bad_images,
-            repaced=tuple(self.pacing.changes),
+            replanned=tuple(self.pacing.changes),
         )
 
     def _end_at(self, error: _NotFinite) -> None:
@@ -233,7 +233,7 @@ class _Training:
             advance(state.batch)
             while self._goes_on() and (gathered := list(itertools.islice(batches, recipe.grad_accum_steps))):
                 self._step(gathered)
-                self._repace(self.pacing.clock() - begun - self.sums.seconds)
+                self._replan(self.pacing.clock() - begun - self.sums.seconds)
                 self.sums.seconds = self.pacing.clock() - begun
                 advance(len(gathered))
                 self._save_if_due()
@@ -243,7 +243,7 @@ class _Training:
         """Return whether another step follows in this epoch; it may be cut short."""
         return self.state.step < self.state.total_steps
 
-    def _repace(self, seconds: float) -> None:
+    def _replan(self, seconds: float) -> None:
         """Fit the number of steps to the time that is left; the last step took `seconds`."""
         state, before = self.state, self.state.total_steps
         changed = self.pacing.stepped(state.step, seconds)
@@ -417,7 +417,7 @@ class _Training:
             "bad_images": self.bad_images,
             "sums": asdict(self.sums),
             "at_once": self.passes.at_once,
-            "repaced": self.pacing.changes,
+            "replanned": self.pacing.changes,
         }
         return Snapshot(arrays, values)
 
@@ -438,7 +438,7 @@ class _Training:
         state.steps = [StepRow(int(s), int(e), float(lr), float(loss)) for s, e, lr, loss in snapshot.tensors["steps"]]
         self.best_value, self.bad_images = values["best_value"], tuple(values["bad_images"])
         self.sums, self.passes.at_once = _Sums(**values["sums"]), values["at_once"]
-        self.pacing.follow(self.pacing.deadline, values["repaced"])
+        self.pacing.follow(self.pacing.deadline, values["replanned"])
         state.total_steps, state.epochs = self.pacing.total(state.step), self.pacing.epochs(state.step)
         if state.epoch < state.epochs and not state.stopped:
             where = f"epoch {state.epoch + 1}, batch {state.batch + 1} of {len(self.train)}"

@@ -118,7 +118,7 @@ def _earlier(run: RunFolder) -> EarlierChoices:
     return EarlierChoices(
         backbones=made.chosen,
         weights={backbone.name: backbone for backbone in backbones if not backbone.trained_here},
-        repaced=made.tuned.repaced if made.tuned else (),
+        replanned=made.tuned.replanned if made.tuned else (),
     )
 
 

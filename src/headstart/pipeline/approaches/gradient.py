@@ -92,7 +92,7 @@ def fit_network(
         start=start,
         deadline=training_deadline(task),
         resume=task.resume,
-        repaced=task.earlier.repaced,
+        replanned=task.earlier.replanned,
     )
     features = task.embed((result.extractor,))
     val_logits_NK, labels_N = result.layer(features[0][sets.val]), task.val_labels_N
