@@ -24,6 +24,14 @@ WAIT = 300_000  # milliseconds for a step in a browser
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # no test asks the hub itself: nobody answers there, at once
 
 
+LONG_FILES = ("test_user_inputs.py", "test_compare.py", "test_train.py", "test_parity.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: each runs in one process, and should not be the last to start."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def interrupts_arrive() -> None:
     """Let Ctrl-C through: what a shell starts in the background ignores it, and so would the processes that tests start."""
