@@ -129,7 +129,42 @@ def with_other_weights(folder: Path) -> None:
     cats_and_dogs(folder / "new", each=1, first=50)
 
 
+def with_a_row_deleted(folder: Path) -> None:
+    table = own_run(folder) / "split.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]))
+    cats_and_dogs(folder / "d", each=2)
+
+
+def unzipped_twice(folder: Path) -> None:
+    """A run in a folder of its name, as unpacking makes it, beside the archive."""
+    own_run(folder).rename(folder / "inner")
+    (folder / "r").mkdir()
+    (folder / "inner").rename(folder / "r/run")
+    (folder / "run.zip").write_bytes(b"PK")
+
+
 RUN_FOLDERS = [
+    Row(
+        kind="F1: a run in a wrapper",
+        given=unzipped_twice,
+        command="predict r r",
+        says=("MissingRun: r: is not a run folder (it has no headstart.json).\n  It holds r/run: give the run folder",),
+        code=1,
+    ),
+    Row(
+        kind="F1: an archive of a run",
+        given=unzipped_twice,
+        command="predict run.zip r",
+        says=("MissingRun: run.zip: is a file; expected a run folder.", "unpack it, and give the folder."),
+        code=1,
+    ),
+    Row(
+        kind="F1: a file of a run",
+        given=unzipped_twice,
+        command="report r/run/model.safetensors",
+        says=("model.safetensors: is a file of a run folder.\n  Give the folder: r/run",),
+        code=1,
+    ),
     Row(
         kind="F1: a run that Finder, Windows, git, a NAS and an editor have left files in",
         given=seen_by_systems,
@@ -141,6 +176,16 @@ RUN_FOLDERS = [
         given=with_notes,
         command="predict r new",
         says=("new/cats/cat.50.jpg", "new/dogs/dog.50.jpg"),
+    ),
+    Row(
+        kind="P14: an evaluation by a run whose split.csv was edited",
+        given=with_a_row_deleted,
+        command="evaluate r d",
+        says=(
+            "r/split.csv: has changed since it was written (SHA-256 differs). So it is not known which of these images the "
+            "run was trained on",
+            "All labelled images: 4 images",
+        ),
     ),
     Row(
         kind="a run whose weights have changed",
