@@ -1780,6 +1780,13 @@ SAY: list[Row] = [
         code=1,
     ),
     Row(
+        kind="class folders in a run",
+        given=lambda folder: (cats_and_dogs(folder / "new", each=2), own_run(folder)),
+        command="predict {run} new --sort-into r/sorted",
+        says=("which must not change.\n  Choose another --sort-into.",),
+        code=1,
+    ),
+    Row(
         kind="class folders that exist",
         given=lambda folder: (cats_and_dogs(folder / "new", each=2), (folder / "sorted").mkdir()),
         command="predict {run} new --sort-into sorted",
@@ -2025,6 +2032,7 @@ REFUSED: list[tuple[Callable[[], object], type[HeadstartError], str]] = [
         DataError,
         "data in memory: no column looks like the label column; its columns are 'file', 'breed', 'age'.",
     ),
+    (lambda: headstart.DataSource(Path("d"), classes=[]), BadLabels, "classes: names no class."),  # type: ignore[arg-type]
     (lambda: headstart.train("d", out=None), RecipeError, "out: None is not a path."),  # type: ignore[arg-type]
     (lambda: headstart.train("d", out="r", recipe="linear"), RecipeError, "recipe: 'linear' is not a Recipe."),  # type: ignore[arg-type]
     (lambda: headstart.split("d", out="s.csv", curation="c"), RecipeError, "curation: 'c' is not a Curation."),  # type: ignore[arg-type]
@@ -2107,6 +2115,23 @@ OPTIONS = [
         command="split d --out split.csv --seed 1.9",
         says=("headstart split: Invalid value for --seed: '1.9' is not a whole number.",),
         code=2,
+    ),
+    *(
+        Row(
+            kind=f"an empty value, as a shell variable that is not set gives it: {command}",
+            given=cats_in,
+            command=command,
+            says=(
+                f"headstart {command.partition(' ')[0]}: {what} is empty.\n  In a script: is a variable not set?",
+                "--help` lists its options.",
+            ),
+            code=2,
+        )
+        for command, what in (
+            ("check ''", "An argument"),
+            ("split d --classes '' --out s.csv", "--classes"),
+            ("train d --out=", "--out"),
+        )
     ),
     Row(
         kind="B5: options without effect for the approach",
