@@ -699,6 +699,26 @@ TABLES: list[Row] = [
         ),
     ),
     Row(
+        kind="a title above the header, as reports have it",
+        given=table_of("t.csv", head='"Export, November"\npath,label'),
+        command=SPLIT_TABLE,
+        says=(
+            "25 of 25 rows do not have 1 cells",
+            "If its first line ('Export, November') is a title, delete it: the header comes first.",
+        ),
+        code=1,
+    ),
+    Row(
+        kind="UTF-16 without a byte order mark",
+        given=lambda here: (
+            cats_and_dogs(here / "d"),
+            (here / "d/t.csv").write_bytes("path,label\ncats/cat.0.jpg,cat\n".encode("utf-16-le")),
+        ),
+        command=SPLIT_TABLE,
+        says=("zero bytes, as UTF-16 without a byte order mark does.\n  Save it as CSV in UTF-8.",),
+        code=1,
+    ),
+    Row(
         kind="P4 several labels in a cell",
         given=table_of("t.csv", '{path},"{kind},indoor"', more="cats/cat.1.jpg,cat"),
         command=SPLIT_TABLE,
@@ -1972,6 +1992,16 @@ def test_data_in_memory(given: Callable[[], object], here: Path) -> None:
     found = headstart.check(given())  # type: ignore[arg-type]
     assert (found.usable, found.classes) == (6, {"cats": 3, "dogs": 3})
     assert not [f for f in found.findings if f.severity == "error" or f.check == "wrong_extension"]
+
+
+def test_labels_as_arrays_of_rows(here: Path) -> None:
+    """A column, as scikit-learn's loaders make it, and a column of zeros and ones per class, as Keras has labels."""
+    numbers = np.arange(6) % 2
+    images = np.stack([np.asarray(draw(k, n)) for n, k in enumerate(numbers)])
+    for labels in (numbers[:, None], np.eye(2)[numbers], np.eye(2, dtype=int)[numbers]):
+        assert headstart.check((images, labels)).classes == {"0": 3, "1": 3}  # type: ignore[arg-type]
+    with pytest.raises(BadLabels, match=r"the labels have 2 columns, and not in every row one 1 and zeros\."):
+        headstart.check((images, np.full((6, 2), 0.5)))  # type: ignore[arg-type]
 
 
 def test_a_frame_is_trained_on_and_reproduced(here: Path, capsys: pytest.CaptureFixture[str], own_cache: Path) -> None:
