@@ -188,6 +188,13 @@ RUN_FOLDERS = [
         ),
     ),
     Row(
+        kind="a run in another run",
+        given=with_notes,
+        command=f"train new --out r/again {LINEAR}",
+        says=("WriteError: r/again: is in the run folder ", "which must not change.\n  Choose another --out."),
+        code=1,
+    ),
+    Row(
         kind="a run whose weights have changed",
         given=with_other_weights,
         command="predict r new",
@@ -491,6 +498,15 @@ FOLDERS = [
             "w: 12 of 42 images have no label: those in 'no_label', 'unlabeled'. Rename a folder if it is a class.",
             "w: 'unknown' is read as a class. Rename the folder to 'unlabelled' if its images have no label.",
             "42 files, 42 usable, 3 classes: NG 12, OK 12, unknown 6",
+        ),
+    ),
+    Row(
+        kind="P9: other words for it, with a mark that sorts the folder first",
+        given=lambda here: (cats_and_dogs(here / "w"), cats_and_dogs(here / "w", 3, 40, ("_unlabeled", "_unclassified"))),
+        command="check w",
+        says=(
+            "w: 3 of 30 images have no label: those in '_unlabeled'. Rename a folder if it is a class.",
+            "w: '_unclassified' is read as a class. Rename the folder to 'unlabelled' if its images have no label.",
         ),
     ),
     Row(
@@ -1818,6 +1834,13 @@ SAY: list[Row] = [
         given=lambda folder: cats_and_dogs(folder / "new", each=2),
         command="predict {run} new --link",
         says=("link: applies to sorted images only.", "Add --sort-into DIR."),
+        code=1,
+    ),
+    Row(
+        kind="a pattern that the shell did not expand",
+        given=lambda folder: cats_and_dogs(folder / "new", each=2),
+        command="predict {run} new/cats/*.jpg",
+        says=("there is no such image or folder.\n  Patterns such as *.jpg are not expanded. Give the folder: new/cats",),
         code=1,
     ),
     Row(
