@@ -36,7 +36,7 @@ SYSTEM_FOLDERS = frozenset(
     (
         *("$recycle.bin", "recycler", "system volume information", "lost+found", "found.000"),
         *("#recycle", "@recycle", "#snapshot", "@tmp"),
-        *("__pycache__", "ipynb_checkpoints", "node_modules", "site-packages"),
+        *("__pycache__", "ipynb_checkpoints", "node_modules", "site-packages", "venv", "virtualenv"),
     )
 )
 """Folders of systems and programs: left out, and named."""
