@@ -416,6 +416,12 @@ FOLDERS = [
         ),
     ),
     Row(
+        kind="F6: an environment of Python beside the wrapper",
+        given=lambda here: (cats_and_dogs(here / "w/My Data (1)/d"), images(here / "w/venv/lib", 2, each=1)),
+        command="check w",
+        says=("Looking for the classes in w/My Data (1)/d.", "of a program (venv)", "2 classes: cats 12, dogs 12"),
+    ),
+    Row(
         kind="F6: an image beside the wrapper",
         given=lambda here: (wrapped(here), draw(2, 0).save(here / "w/cover.jpg")),
         command="split w --out s.csv",
@@ -502,7 +508,10 @@ FOLDERS = [
     ),
     Row(
         kind="P9: other words for it, with a mark that sorts the folder first",
-        given=lambda here: (cats_and_dogs(here / "w"), cats_and_dogs(here / "w", 3, 40, ("_unlabeled", "_unclassified"))),
+        given=lambda here: (
+            cats_and_dogs(here / "w"),
+            cats_and_dogs(here / "w", 3, 40, ("_unlabeled", "_unclassified")),
+        ),
         command="check w",
         says=(
             "w: 3 of 30 images have no label: those in '_unlabeled'. Rename a folder if it is a class.",
@@ -1840,7 +1849,9 @@ SAY: list[Row] = [
         kind="a pattern that the shell did not expand",
         given=lambda folder: cats_and_dogs(folder / "new", each=2),
         command="predict {run} new/cats/*.jpg",
-        says=("there is no such image or folder.\n  Patterns such as *.jpg are not expanded. Give the folder: new/cats",),
+        says=(
+            "there is no such image or folder.\n  Patterns such as *.jpg are not expanded. Give the folder: new/cats",
+        ),
         code=1,
     ),
     Row(
@@ -2015,6 +2026,12 @@ def test_data_in_memory(given: Callable[[], object], here: Path) -> None:
     found = headstart.check(given())  # type: ignore[arg-type]
     assert (found.usable, found.classes) == (6, {"cats": 3, "dogs": 3})
     assert not [f for f in found.findings if f.severity == "error" or f.check == "wrong_extension"]
+
+
+def test_no_classes_named_are_all_classes(here: Path) -> None:
+    cats_and_dogs(here / "d", each=3)
+    source = headstart.DataSource(Path("d"), classes=None)  # type: ignore[arg-type]
+    assert source.open().classes == ("cats", "dogs")
 
 
 def test_labels_as_arrays_of_rows(here: Path) -> None:

@@ -71,8 +71,9 @@ class DataSource:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", place_of(self.place))  # text and data in memory are accepted
-        classes = listed_classes(self.classes)  # so is a list of names
-        if not (classes or isinstance(self.classes, str)):
+        given: object = self.classes
+        classes = listed_classes(self.classes) if given is not None else ""  # so is a list of names, and None
+        if not (classes or given is None or isinstance(given, str)):
             raise no_name()
         object.__setattr__(self, "classes", classes)
 
