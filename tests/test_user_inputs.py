@@ -129,7 +129,42 @@ def with_other_weights(folder: Path) -> None:
     cats_and_dogs(folder / "new", each=1, first=50)
 
 
+def with_a_row_deleted(folder: Path) -> None:
+    table = own_run(folder) / "split.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]))
+    cats_and_dogs(folder / "d", each=2)
+
+
+def unzipped_twice(folder: Path) -> None:
+    """A run in a folder of its name, as unpacking makes it, beside the archive."""
+    own_run(folder).rename(folder / "inner")
+    (folder / "r").mkdir()
+    (folder / "inner").rename(folder / "r/run")
+    (folder / "run.zip").write_bytes(b"PK")
+
+
 RUN_FOLDERS = [
+    Row(
+        kind="F1: a run in a wrapper",
+        given=unzipped_twice,
+        command="predict r r",
+        says=("MissingRun: r: is not a run folder (it has no headstart.json).\n  It holds r/run: give the run folder",),
+        code=1,
+    ),
+    Row(
+        kind="F1: an archive of a run",
+        given=unzipped_twice,
+        command="predict run.zip r",
+        says=("MissingRun: run.zip: is a file; expected a run folder.", "unpack it, and give the folder."),
+        code=1,
+    ),
+    Row(
+        kind="F1: a file of a run",
+        given=unzipped_twice,
+        command="report r/run/model.safetensors",
+        says=("model.safetensors: is a file of a run folder.\n  Give the folder: r/run",),
+        code=1,
+    ),
     Row(
         kind="F1: a run that Finder, Windows, git, a NAS and an editor have left files in",
         given=seen_by_systems,
@@ -141,6 +176,23 @@ RUN_FOLDERS = [
         given=with_notes,
         command="predict r new",
         says=("new/cats/cat.50.jpg", "new/dogs/dog.50.jpg"),
+    ),
+    Row(
+        kind="P14: an evaluation by a run whose split.csv was edited",
+        given=with_a_row_deleted,
+        command="evaluate r d",
+        says=(
+            "r/split.csv: has changed since it was written (SHA-256 differs). So it is not known which of these images the "
+            "run was trained on",
+            "All labelled images: 4 images",
+        ),
+    ),
+    Row(
+        kind="a run in another run",
+        given=with_notes,
+        command=f"train new --out r/again {LINEAR}",
+        says=("WriteError: r/again: is in the run folder ", "which must not change.\n  Choose another --out."),
+        code=1,
     ),
     Row(
         kind="a run whose weights have changed",
@@ -364,6 +416,12 @@ FOLDERS = [
         ),
     ),
     Row(
+        kind="F6: an environment of Python beside the wrapper",
+        given=lambda here: (cats_and_dogs(here / "w/My Data (1)/d"), images(here / "w/venv/lib", 2, each=1)),
+        command="check w",
+        says=("Looking for the classes in w/My Data (1)/d.", "of a program (venv)", "2 classes: cats 12, dogs 12"),
+    ),
+    Row(
         kind="F6: an image beside the wrapper",
         given=lambda here: (wrapped(here), draw(2, 0).save(here / "w/cover.jpg")),
         command="split w --out s.csv",
@@ -446,6 +504,18 @@ FOLDERS = [
             "w: 12 of 42 images have no label: those in 'no_label', 'unlabeled'. Rename a folder if it is a class.",
             "w: 'unknown' is read as a class. Rename the folder to 'unlabelled' if its images have no label.",
             "42 files, 42 usable, 3 classes: NG 12, OK 12, unknown 6",
+        ),
+    ),
+    Row(
+        kind="P9: other words for it, with a mark that sorts the folder first",
+        given=lambda here: (
+            cats_and_dogs(here / "w"),
+            cats_and_dogs(here / "w", 3, 40, ("_unlabeled", "_unclassified")),
+        ),
+        command="check w",
+        says=(
+            "w: 3 of 30 images have no label: those in '_unlabeled'. Rename a folder if it is a class.",
+            "w: '_unclassified' is read as a class. Rename the folder to 'unlabelled' if its images have no label.",
         ),
     ),
     Row(
@@ -652,6 +722,26 @@ TABLES: list[Row] = [
             "val    12  cat 6, dog 6",
             "test   12  cat 6, dog 6",
         ),
+    ),
+    Row(
+        kind="a title above the header, as reports have it",
+        given=table_of("t.csv", head='"Export, November"\npath,label'),
+        command=SPLIT_TABLE,
+        says=(
+            "25 of 25 rows do not have 1 cells",
+            "If its first line ('Export, November') is a title, delete it: the header comes first.",
+        ),
+        code=1,
+    ),
+    Row(
+        kind="UTF-16 without a byte order mark",
+        given=lambda here: (
+            cats_and_dogs(here / "d"),
+            (here / "d/t.csv").write_bytes("path,label\ncats/cat.0.jpg,cat\n".encode("utf-16-le")),
+        ),
+        command=SPLIT_TABLE,
+        says=("zero bytes, as UTF-16 without a byte order mark does.\n  Save it as CSV in UTF-8.",),
+        code=1,
     ),
     Row(
         kind="P4 several labels in a cell",
@@ -1740,6 +1830,13 @@ SAY: list[Row] = [
         code=1,
     ),
     Row(
+        kind="class folders in a run",
+        given=lambda folder: (cats_and_dogs(folder / "new", each=2), own_run(folder)),
+        command="predict {run} new --sort-into r/sorted",
+        says=("which must not change.\n  Choose another --sort-into.",),
+        code=1,
+    ),
+    Row(
         kind="class folders that exist",
         given=lambda folder: (cats_and_dogs(folder / "new", each=2), (folder / "sorted").mkdir()),
         command="predict {run} new --sort-into sorted",
@@ -1751,6 +1848,15 @@ SAY: list[Row] = [
         given=lambda folder: cats_and_dogs(folder / "new", each=2),
         command="predict {run} new --link",
         says=("link: applies to sorted images only.", "Add --sort-into DIR."),
+        code=1,
+    ),
+    Row(
+        kind="a pattern that the shell did not expand",
+        given=lambda folder: cats_and_dogs(folder / "new", each=2),
+        command="predict {run} new/cats/*.jpg",
+        says=(
+            "there is no such image or folder.\n  Patterns such as *.jpg are not expanded. Give the folder: new/cats",
+        ),
         code=1,
     ),
     Row(
@@ -1927,6 +2033,22 @@ def test_data_in_memory(given: Callable[[], object], here: Path) -> None:
     assert not [f for f in found.findings if f.severity == "error" or f.check == "wrong_extension"]
 
 
+def test_no_classes_named_are_all_classes(here: Path) -> None:
+    cats_and_dogs(here / "d", each=3)
+    source = headstart.DataSource(Path("d"), classes=None)  # type: ignore[arg-type]
+    assert source.open().classes == ("cats", "dogs")
+
+
+def test_labels_as_arrays_of_rows(here: Path) -> None:
+    """A column, as scikit-learn's loaders make it, and a column of zeros and ones per class, as Keras has labels."""
+    numbers = np.arange(6) % 2
+    images = np.stack([np.asarray(draw(k, n)) for n, k in enumerate(numbers)])
+    for labels in (numbers[:, None], np.eye(2)[numbers], np.eye(2, dtype=int)[numbers]):
+        assert headstart.check((images, labels)).classes == {"0": 3, "1": 3}  # type: ignore[arg-type]
+    with pytest.raises(BadLabels, match=r"the labels have 2 columns, and not in every row one 1 and zeros\."):
+        headstart.check((images, np.full((6, 2), 0.5)))  # type: ignore[arg-type]
+
+
 def test_a_frame_is_trained_on_and_reproduced(here: Path, capsys: pytest.CaptureFixture[str], own_cache: Path) -> None:
     cats_and_dogs(here / "d")
     frame = as_frame()
@@ -1985,6 +2107,7 @@ REFUSED: list[tuple[Callable[[], object], type[HeadstartError], str]] = [
         DataError,
         "data in memory: no column looks like the label column; its columns are 'file', 'breed', 'age'.",
     ),
+    (lambda: headstart.DataSource(Path("d"), classes=[]), BadLabels, "classes: names no class."),  # type: ignore[arg-type]
     (lambda: headstart.train("d", out=None), RecipeError, "out: None is not a path."),  # type: ignore[arg-type]
     (lambda: headstart.train("d", out="r", recipe="linear"), RecipeError, "recipe: 'linear' is not a Recipe."),  # type: ignore[arg-type]
     (lambda: headstart.split("d", out="s.csv", curation="c"), RecipeError, "curation: 'c' is not a Curation."),  # type: ignore[arg-type]
@@ -2067,6 +2190,23 @@ OPTIONS = [
         command="split d --out split.csv --seed 1.9",
         says=("headstart split: Invalid value for --seed: '1.9' is not a whole number.",),
         code=2,
+    ),
+    *(
+        Row(
+            kind=f"an empty value, as a shell variable that is not set gives it: {command}",
+            given=cats_in,
+            command=command,
+            says=(
+                f"headstart {command.partition(' ')[0]}: {what} is empty.\n  In a script: is a variable not set?",
+                "--help` lists its options.",
+            ),
+            code=2,
+        )
+        for command, what in (
+            ("check ''", "An argument"),
+            ("split d --classes '' --out s.csv", "--classes"),
+            ("train d --out=", "--out"),
+        )
     ),
     Row(
         kind="B5: options without effect for the approach",

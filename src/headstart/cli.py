@@ -91,6 +91,9 @@ def run(words: Sequence[str]) -> int:
 def _run(words: Sequence[str]) -> int:
     from cyclopts import CycloptsError
 
+    if (empty := _empty_value(words)) is not None:
+        print(_usage(words, f"{empty} is empty.", "In a script: is a variable not set?"), file=sys.stderr)
+        return 2
     try:
         application(words)(words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
@@ -136,12 +139,25 @@ def _asked(words: Sequence[str]) -> str | None:
     return next((word for word in words if word in VERBS), None)
 
 
+def _empty_value(words: Sequence[str]) -> str | None:
+    """The option that is given an empty value, or 'An argument'; None if no value is empty. As a path, an empty value would
+    be the current folder, and as the value of an option its default.
+
+    >>> _empty_value(["train", "", "--out", "run"]), _empty_value(["train", "photos", "--classes="])
+    ('An argument', '--classes')
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        if not word:
+            return before if before.startswith("--") else "An argument"
+        if word.startswith("--") and word.partition("=")[1:] == ("=", ""):
+            return word.removesuffix("=")
+    return None
+
+
 def _usage_message(error: Any, words: Sequence[str]) -> str:
     """Say what is wrong with a command line, and which `--help` to read. `error` is a `CycloptsError`."""
     from cyclopts import MissingArgumentError, UnusedCliTokensError
 
-    asked = _asked(words)
-    command = f"headstart {asked}" if asked else "headstart"
     error.verbose = False
     message = " ".join(str(error).split())
     if isinstance(error, MissingArgumentError) and error.argument is not None:
@@ -149,11 +165,15 @@ def _usage_message(error: Any, words: Sequence[str]) -> str:
         message = f"{name} needs a value." if name in words else f"{name} is missing."
     elif isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         message = f"{error.unused_tokens[0]!r} is an unexpected argument."
-    hints = [f"`{command} --help` lists {'its options' if asked else 'the commands'}."]
     dashed = next((word for word in words if word.startswith("-") and os.path.exists(word)), None)
-    if dashed is not None:
-        hints.insert(0, f"To name that file or folder, write {'./' + dashed!r}.")
-    return f"{command}: " + "\n  ".join([message, *hints])
+    return _usage(words, message, f"To name that file or folder, write {'./' + dashed!r}." if dashed else "")
+
+
+def _usage(words: Sequence[str], message: str, hint: str) -> str:
+    """A message on a command line, with a hint and which `--help` to read."""
+    asked = _asked(words)
+    lists = f"`headstart {asked} --help` lists its options." if asked else "`headstart --help` lists the commands."
+    return f"{f'headstart {asked}' if asked else 'headstart'}: " + "\n  ".join(filter(None, [message, hint, lists]))
 
 
 def verb_function(verb: str) -> Callable[..., Any]:

@@ -95,9 +95,14 @@ def _form(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip())
 
 
+def no_name() -> BadLabels:
+    """The error for classes to use that name none."""
+    return BadLabels("classes: names no class.", hint="Separate names by commas, such as --classes cats,dogs.")
+
+
 def _no_such_class(dataset: Dataset, unknown: Sequence[str], counts: Counter[str]) -> BadLabels:
     if not unknown:
-        return BadLabels("classes: names no class.", hint="Separate names by commas, such as --classes cats,dogs.")
+        return no_name()
     there = sorted(counts)
     near = near_names(unknown[0], there)
     alike = [name for name in there if name.casefold() == unknown[0].casefold()]

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from headstart.data.archives.unpacking import is_archive, unpacked
-from headstart.data.chosen_classes import class_names, listed_classes, only_classes
+from headstart.data.chosen_classes import class_names, listed_classes, no_name, only_classes
 from headstart.data.dataset import ARCHIVES, Dataset
 from headstart.data.foreign_formats import FOREIGN, not_a_dataset, refuse_foreign
 from headstart.data.groups import check_group_column, groups_from_paths, with_groups
@@ -71,7 +71,11 @@ class DataSource:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", place_of(self.place))  # text and data in memory are accepted
-        object.__setattr__(self, "classes", listed_classes(self.classes))  # so is a list of names
+        given: object = self.classes
+        classes = listed_classes(self.classes) if given is not None else ""  # so is a list of names, and None
+        if not (classes or given is None or isinstance(given, str)):
+            raise no_name()
+        object.__setattr__(self, "classes", classes)
 
     def open(self) -> Dataset:
         """Open the images with their labels; unused columns of a table are logged.

@@ -36,7 +36,7 @@ SYSTEM_FOLDERS = frozenset(
     (
         *("$recycle.bin", "recycler", "system volume information", "lost+found", "found.000"),
         *("#recycle", "@recycle", "#snapshot", "@tmp"),
-        *("__pycache__", "ipynb_checkpoints", "node_modules", "site-packages"),
+        *("__pycache__", "ipynb_checkpoints", "node_modules", "site-packages", "venv", "virtualenv"),
     )
 )
 """Folders of systems and programs: left out, and named."""
@@ -60,7 +60,9 @@ _BESIDE = re.compile(
 _BESIDE_TOO = re.compile(
     r"train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?|ground|bounding|images?|imgs?|pngs?|jpe?gs?|json|class|object|binary|semantic|instance|coco|yolo|voc"
 )
-_DOUBTFUL_NAME = re.compile(r"unknown|unsorted|uncategori[sz]ed|unreviewed|to[ _-]?do|to[ _-]?sort")
+_DOUBTFUL_NAME = re.compile(
+    r"unknown|unsorted|uncategori[sz]ed|unclassified|unassigned|untagged|unannotated|unreviewed|to[ _-]?do|to[ _-]?sort"
+)
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_]+")
 
 
@@ -256,10 +258,10 @@ def split_name(text: str) -> str:
 def is_unlabelled_name(name: str) -> bool:
     """Whether a folder with this name holds images without labels.
 
-    >>> [is_unlabelled_name(name) for name in ("seg_pred", "Unlabeled", "no_label", "cats", "unknown")]
+    >>> [is_unlabelled_name(name) for name in ("seg_pred", "_Unlabeled", "no_label", "cats", "unknown")]
     [True, True, True, False, False]
     """
-    return bool(_UNLABELLED_NAME.fullmatch(name.strip().casefold()))
+    return bool(_UNLABELLED_NAME.fullmatch(name.strip(" _-").casefold()))
 
 
 def is_doubtful_name(name: str) -> bool:
@@ -268,7 +270,7 @@ def is_doubtful_name(name: str) -> bool:
     >>> is_doubtful_name("Unknown"), is_doubtful_name("other")
     (True, False)
     """
-    return bool(_DOUBTFUL_NAME.fullmatch(name.strip().casefold()))
+    return bool(_DOUBTFUL_NAME.fullmatch(name.strip(" _-").casefold()))
 
 
 def is_beside_name(name: str) -> bool:

@@ -148,8 +148,9 @@ class _ClassFolders:
         doubtful = sorted(name for name in self.found.classes if is_doubtful_name(name))
         if doubtful:
             log.info(
-                "%s: %s is read as a class. Rename the folder to 'unlabelled' if its images have no label.",
+                "%s: %s %s. Rename the folder to 'unlabelled' if its images have no label.",
                 *(self.walk.root, few([repr(name) for name in doubtful], 3)),
+                "is read as a class" if len(doubtful) == 1 else "are read as classes",
             )
         self._say_deeper()
 

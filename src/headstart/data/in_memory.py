@@ -120,8 +120,13 @@ def _columns(data: object) -> tuple[dict[str, list[Any]], str]:
         return _of_classes(columns) or columns, "data in memory"
     if hasattr(data, "columns") or hasattr(data, "column_names"):
         return _of_frame(data), f"{type(data).__name__} in memory"
-    if isinstance(data, tuple) and len(data) == 2 and all(map(_is_column, data)):
-        return {"path": _values(data[0]), "label": _values(data[1])}, "images and labels in memory"
+    if (
+        isinstance(data, tuple)
+        and len(data) == 2
+        and _is_column(data[0])
+        and (_is_column(data[1]) or _is_flat(data[1]))
+    ):
+        return {"path": _values(data[0]), "label": _labels(data[1])}, "images and labels in memory"
     if _is_column(data):
         return _of_list(_values(data))
     shown = repr(data) if data is None or isinstance(data, int | float) else f"of type {type(data).__name__}"
@@ -185,6 +190,27 @@ def _is_column(value: object) -> bool:
     if isinstance(value, list | tuple | range) or hasattr(value, "to_list") or hasattr(value, "to_pylist"):
         return True
     return isinstance(value, Iterator)
+
+
+def _is_flat(value: object) -> bool:
+    """Whether a value is an array, or a frame, of rows and columns."""
+    return hasattr(value, "__array__") and np.ndim(value) == 2
+
+
+def _labels(column: Any) -> list[Any]:
+    """The label of each image; of an array of rows, its only column, or the number of the column that holds the 1
+    (one-hot, as Keras has labels). Raises `BadLabels` for several ones in a row, or none."""
+    if not _is_flat(column):
+        return _values(column)
+    rows = np.asarray(column)
+    if rows.shape[1] == 1:
+        return list(rows[:, 0])
+    if not (np.isin(rows, (0, 1)).all() and (rows.sum(1) == 1).all()):
+        raise BadLabels(
+            f"images and labels in memory: the labels have {rows.shape[1]} columns, and not in every row one 1 and zeros.",
+            hint="Give one label for each image, such as labels.argmax(1) for probabilities.",
+        )
+    return list(rows.argmax(1))
 
 
 def _values(column: Any) -> list[Any]:

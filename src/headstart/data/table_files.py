@@ -92,9 +92,11 @@ def _csv_lines(text: str, tabs: bool = False) -> list[list[str]]:
 def text_of(table: Path) -> str:
     """The text of a file, decoded by its byte order mark. Bytes that are not UTF-8 are kept (``surrogateescape``).
 
-    Raises `csv.Error` for damaged UTF-16.
+    Raises `csv.Error` for damaged UTF-16, and for other files with zero bytes.
     """
     data = table.read_bytes()
+    if b"\0" in data[:_PEEKED] and not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise csv.Error("it holds zero bytes, as UTF-16 without a byte order mark does")
     if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-8-sig", "surrogateescape")
     try:
@@ -153,9 +155,17 @@ def _read_text(table: Path) -> tuple[list[str], list[list[str]]]:
         raise BadLabels(
             f"{table}: {len(uneven):,} of {len(lines) - 1:,} rows do not have {len(header)} cells, as the header does; "
             f"the first is row {uneven[0]}, with {len(lines[uneven[0] - 1])}.",
-            hint="Put names that contain a comma in double quotes.",
+            hint=_uneven_hint(lines, width),
         )
     return header, [list(column) for column in zip(*lines[1:], strict=True)]
+
+
+def _uneven_hint(lines: Sequence[list[str]], width: int) -> str:
+    """What to do about rows that are not as wide as the first line, which may be a title."""
+    if len({len(line) for line in lines[1:]}) == 1 and len(lines[1]) > width:
+        first = few([repr(cell) for cell in lines[0]], 3)
+        return f"If its first line ({first}) is a title, delete it: the header comes first."
+    return "Put names that contain a comma in double quotes."
 
 
 def _without_empty_ends(line: list[str], wanted: int) -> list[str]:

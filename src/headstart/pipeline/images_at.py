@@ -64,8 +64,15 @@ def images_at(given: Sequence[ImageRef]) -> ImagesGiven:
             found.refs.append(ref)
             found.names.append(ref.as_posix())
         else:
-            raise MissingData(f"{ref}: there is no such image or folder.", hint=nearest(ref))
+            raise MissingData(f"{ref}: there is no such image or folder.", hint=_missing_hint(ref))
     return found
+
+
+def _missing_hint(given: Path) -> str:
+    """What to do about a path that does not exist; on Windows, patterns arrive as they are written."""
+    if set("*?") & set(given.name) and given.parent.is_dir():
+        return f"Patterns such as *.jpg are not expanded. Give the folder: {given.parent}"
+    return nearest(given)
 
 
 def _is_table(given: Path) -> bool:

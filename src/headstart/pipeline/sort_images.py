@@ -46,7 +46,7 @@ class SortedImages:
 def check_sort_place(folder: Path, given: Sequence[Path], trained_on: Path, out: Path | None) -> None:
     """Raise `WriteError` if the folder exists, or is in a run folder or among images."""
     check_free(folder)
-    check_outside_run(folder)
+    check_outside_run(folder, option="--sort-into")
     for place in (*given, trained_on):
         check_outside_data(folder, place, name="sorted", option="--sort-into")
     if out is not None and out.absolute().is_relative_to(folder.absolute()):

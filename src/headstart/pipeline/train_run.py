@@ -45,6 +45,7 @@ from headstart.pipeline.fit_task import NO_CHOICES, Clock, EarlierChoices, FitTa
 from headstart.pipeline.run_report import training_report, write_report
 from headstart.pipeline.scan import ScannedDataset, prepare_groups, scan, with_named_groups
 from headstart.reports.model_card import ON_VALIDATION, model_card
+from headstart.runs.outside_runs import check_outside_run
 from headstart.runs.provenance import (
     CopiesRecord,
     CorrectionsRecord,
@@ -94,6 +95,8 @@ def train_run(asked: TrainRequest) -> TrainResult:
     source, out, recipe, split = asked.source, asked.out, asked.recipe, asked.split
     clock = Clock()
     check_replaceable(out)
+    if not (out / MANIFEST).is_file():  # else it is replaced
+        check_outside_run(out)
     _check_outside(out, source.place)
     corrections, opened = read_corrections(asked.curation.corrections), open_dataset(source)
     refused = read_not_copies(asked.curation.not_copies).checked(opened)

@@ -14,13 +14,13 @@ from headstart.io.folders import MANIFEST, check_keeps, check_outside_data
 from headstart.runs.run_folder import CLASSIFIER
 
 
-def check_outside_run(path: Path) -> None:
-    """Raise `WriteError` if `path` is a run folder or inside one, which stays as it was written."""
+def check_outside_run(path: Path, *, option: str = "--out") -> None:
+    """Raise `WriteError` if `path`, named with `option`, is a run folder or inside one, which stays as it was written."""
     place = Path(os.path.abspath(path))
     for folder in (place, *place.parents):
         if os.path.isfile(folder / MANIFEST) and os.path.isfile(folder / CLASSIFIER):
             raise WriteError(
-                f"{path}: is in the run folder {folder}, which must not change.", hint="Choose another --out."
+                f"{path}: is in the run folder {folder}, which must not change.", hint=f"Choose another {option}."
             )
 
 
@@ -30,7 +30,7 @@ def check_out_file(path: Path, *inputs: Path, option: str = "--out") -> None:
     It may not be in a run folder; nor be one of the `inputs`, nor be inside one of them.
     """
     check_file_place(path)
-    check_outside_run(path)
+    check_outside_run(path, option=option)
     check_keeps(path, inputs, option=option)
     for source in inputs:
         check_outside_data(path, source, option=option)

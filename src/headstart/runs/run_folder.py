@@ -32,6 +32,7 @@ from headstart.evaluation.metrics import Metrics
 from headstart.io.files import read_csv, read_json, write_bytes, write_csv, write_json, write_text
 from headstart.io.folders import MANIFEST, RESTORE, check_listed, read_manifest
 from headstart.io.given_options import as_path
+from headstart.io.text_table import few
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictions import Predictions, read_predictions, write_predictions
 from headstart.runs.provenance import Provenance
@@ -122,9 +123,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = as_path(path, "run")
         if not self.path.is_dir():
-            raise MissingRun(
-                f"{self.path}: there is no such run folder.", hint="`headstart train DATA --out RUN` writes one."
-            )
+            raise self._no_folder()
         if not (self.file(MANIFEST).is_file() or self.file(CLASSIFIER).is_file()):
             raise self._not_a_run()
         self.files: Mapping[str, str] = read_manifest(self.path, RESTORE)
@@ -135,9 +134,25 @@ class RunFolder:
             self._described: Mapping[str, Any] = read_json(self.checked(CLASSIFIER))
             _check_format(self.path, self._described["format"])
 
-    def _not_a_run(self) -> MissingRun:
+    def _no_folder(self) -> MissingRun:
+        if not self.path.is_file():
+            return MissingRun(
+                f"{self.path}: there is no such run folder.", hint="`headstart train DATA --out RUN` writes one."
+            )
+        if (self.path.parent / CLASSIFIER).is_file():
+            return MissingRun(f"{self.path}: is a file of a run folder.", hint=f"Give the folder: {self.path.parent}")
         return MissingRun(
-            f"{self.path}: is not a run folder (it has no {CLASSIFIER}).", hint="`headstart train` writes one."
+            f"{self.path}: is a file; expected a run folder.",
+            hint="If it is an archive of one, unpack it, and give the folder.",
+        )
+
+    def _not_a_run(self) -> MissingRun:
+        inside = [str(file.parent) for of in ("*", "runs/*") for file in sorted(self.path.glob(f"{of}/{CLASSIFIER}"))]
+        return MissingRun(
+            f"{self.path}: is not a run folder (it has no {CLASSIFIER}).",
+            hint=f"It holds {few(inside, 3)}: give the run folder itself."
+            if inside
+            else "`headstart train` writes one.",
         )
 
     def file(self, name: str) -> Path:

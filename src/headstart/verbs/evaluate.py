@@ -15,7 +15,7 @@ from headstart.data.chosen_classes import listed_classes
 from headstart.data.data_source import DataSource, as_source
 from headstart.data.dataset import counted
 from headstart.data.open_dataset import Dataset, open_dataset
-from headstart.errors import BadLabels, near_names
+from headstart.errors import BadLabels, DamagedRun, near_names
 from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.io.files import sha256_file
 from headstart.io.folders import check_outside_data, check_replaceable, folder_aside
@@ -106,15 +106,7 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
             hint=f"For details: `headstart check {shlex.join(source.words())}`.",
         )
     seed = opened.provenance.seed  # the run's seed, so that the same images get the same intervals
-    known = sum(file.is_file() and sha256_file(file) in opened.training_sha256s for file in files)
-    if known:
-        own = f"For the run's own test set, see {opened.file(METRICS)}."
-        log.warning(
-            "%s of these %s images are in the run's training or validation set, so the figures are too good. %s",
-            f"{known:,}",
-            f"{len(files):,}",
-            own if opened.metrics.test else "The run has no test set of its own.",
-        )
+    known = _trained_on(opened, files)
     metrics = compute_metrics(predictions.logits, predictions.labels, classifier.classes, seed=seed)
     if out is not None:
         with folder_aside(out) as folder:
@@ -126,6 +118,26 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
                     lambda: evaluation_report(opened, source, predictions, metrics, split, at),
                 )
     return Evaluation(metrics, predictions, split, known)
+
+
+def _trained_on(run: RunFolder, files: Sequence[Path]) -> int:
+    """The number of images that the run was trained on, logged; 0 if its split.csv is damaged (logged)."""
+    try:
+        trained_on = run.training_sha256s
+    except DamagedRun as error:
+        log.warning(
+            "%s So it is not known which of these images the run was trained on; with any of them, the figures are too good.",
+            error.message,
+        )
+        return 0
+    known = sum(file.is_file() and sha256_file(file) in trained_on for file in files)
+    if known:
+        own = f"For the run's own test set, see {run.file(METRICS)}."
+        log.warning(
+            "%s of these %s images are in the run's training or validation set, so the figures are too good. %s",
+            *(f"{known:,}", f"{len(files):,}", own if run.metrics.test else "The run has no test set of its own."),
+        )
+    return known
 
 
 def _note_unlabelled(dataset: Dataset) -> None:
