@@ -740,7 +740,7 @@ TABLES: list[Row] = [
             (here / "d/t.csv").write_bytes("path,label\ncats/cat.0.jpg,cat\n".encode("utf-16-le")),
         ),
         command=SPLIT_TABLE,
-        says=("zero bytes, as UTF-16 without a byte order mark does.\n  Save it as CSV in UTF-8.",),
+        says=("many of its bytes are zero, as in UTF-16 without a byte order mark.\n  Save it as CSV in UTF-8.",),
         code=1,
     ),
     Row(

@@ -92,12 +92,12 @@ def _csv_lines(text: str, tabs: bool = False) -> list[list[str]]:
 def text_of(table: Path) -> str:
     """The text of a file, decoded by its byte order mark. Bytes that are not UTF-8 are kept (``surrogateescape``).
 
-    Raises `csv.Error` for damaged UTF-16, and for other files with zero bytes.
+    Raises `csv.Error` for damaged UTF-16, and for other files of which many bytes are zero.
     """
     data = table.read_bytes()
-    if b"\0" in data[:_PEEKED] and not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise csv.Error("it holds zero bytes, as UTF-16 without a byte order mark does")
     if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        if data[:_PEEKED].count(0) > len(data[:_PEEKED]) // 4:
+            raise csv.Error("many of its bytes are zero, as in UTF-16 without a byte order mark")
         return data.decode("utf-8-sig", "surrogateescape")
     try:
         return data.decode("utf-16")
