@@ -70,7 +70,7 @@ class Pacing:
         self.changes: list[tuple[int, int]] = []
         """Pairs (step, total): from that step on, the training was to have that many steps."""
         self._recent: deque[float] = deque()
-        self._seconds, self._measured = 0.0, 0
+        self._seconds, self._measured, self._compared = 0.0, 0, False
 
     def follow(self, deadline: Deadline | None, changes: Sequence[tuple[int, int]]) -> None:
         """Keep to a deadline, after the recorded changes of an earlier or interrupted training."""
@@ -118,6 +118,9 @@ class Pacing:
         left = self.total(step) - step
         if self._seconds < WINDOW_SECONDS or left <= 0:
             return False
+        if not self._compared:  # the pace was planned from a few batches, often in memory: now it is known
+            self._compared = True
+            self.deadline = replace(self.deadline, per_step=max(self.deadline.per_step, self.pace))
         fitting = self.deadline.steps(self.pace)
         new = min(fitting, self.planned - step)
         if abs(new - left) <= max(TOLERANCE * left, 1):
