@@ -419,7 +419,7 @@ FOLDERS = [
         kind="F6: an environment of Python beside the wrapper",
         given=lambda here: (cats_and_dogs(here / "w/My Data (1)/d"), images(here / "w/venv/lib", 2, each=1)),
         command="check w",
-        says=("Looking for the classes in w/My Data (1)/d.", "of a program (venv)", "2 classes: cats 12, dogs 12"),
+        says=("Looking for the classes in w/My Data (1)/d.", "or a program (venv)", "2 classes: cats 12, dogs 12"),
     ),
     Row(
         kind="F6: an image beside the wrapper",
