@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource, as_source
@@ -11,9 +10,6 @@ from headstart.io.given_options import as_path, expect
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.pipeline.train_run import TrainRequest, TrainResult, train_run
 from headstart.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    pass
 
 
 def train(
