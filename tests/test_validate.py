@@ -321,7 +321,7 @@ def test_a_worker_imports_little(tmp_path: Path) -> None:
     names = subprocess.run(
         [*command[:3], "-c", code, *command[6:]], capture_output=True, text=True, check=True
     ).stdout.split()
-    assert not {"numpy", "torch", "rich", "platformdirs", "safetensors"} & set(names)
+    assert not {"numpy", "torch", "rich", "platformdirs", "safetensors", "importlib.metadata"} & set(names)
 
 
 def test_a_real_data_set(shared: Path, tmp_path: Path) -> None:

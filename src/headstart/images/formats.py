@@ -11,7 +11,6 @@ file is an image. Costs nothing; only the standard library is imported. Not for 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import re
 from collections import Counter
@@ -199,6 +198,8 @@ def heif_specs() -> list[ModuleSpec]:
 
 def heif_versions() -> list[str]:
     """Return name and version of the library for HEIC, for the keys of caches; empty without it."""
+    import importlib.metadata  # here: it takes 20 ms, which every validation process would wait for
+
     found = []
     for spec in heif_specs():
         try:

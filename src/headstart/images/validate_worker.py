@@ -56,7 +56,8 @@ def decode_and_describe(data: bytes | BinaryIO) -> Answer:
     try:
         decoded = read(data, AT_LEAST_PIXELS, None)
         width, height = decoded.upright_size
-        mark, small = dhash(decoded.image), greys(decoded.image)
+        grey = decoded.image.convert("L")
+        mark, small = dhash(grey), greys(grey)
     except UnreadableImage as refusal:
         return left_out(refusal.reason, refusal.message, refusal.kind)
     header, used = decoded.header, (decoded.low, decoded.high)
