@@ -6,6 +6,10 @@ Rates, in one process and in turn, so that a drifting machine hits all alike (me
     model      the network on images that are already there, same threads and batches
     pipeline   both, as `headstart.embed` does it
     bound      1 / (1 / decode + 1 / model): what one gets from doing the two one after the other
+    read       the part of `decode` before the resize: reading, hashing, decoding
+    validate   `headstart.images.validate` on files that it has not seen before
+    new files  1 / (1 / validate + 1 / pipeline): validated, then embedded for the first time, network compiled
+    once       the same without `read`: about the most that sharing the decoding between the two could give
 
 and the resident memory of the pipeline at 1,000 and at 50,000 images (links to the same files; nothing is cached), each
 in a process of its own: the peak of anonymous memory less the features themselves. Figures are in LOG.md.
@@ -18,6 +22,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -25,9 +30,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from headstart.data.open_dataset import open_dataset
-from headstart.images.image_refs import Images
+from headstart.images.image_refs import Images, read_image
 from headstart.images.preprocess import Preprocess, read_pixels
-from headstart.images.validate import cores
+from headstart.images.validate import cores, validate_images
 from headstart.io.files import sha256_file
 from headstart.model.backbones.registry import find_backbone
 from headstart.model.backbones.weights_source import WeightsSource
@@ -70,9 +75,11 @@ def rates(files: list[Path], view: FeatureExtractor, precision: str, rounds: int
     sha256s = [sha256_file(f) for f in files]
     images = Images.recorded(files, sha256s)
     steps: dict[str, Callable[[], None]] = {
+        "read": lambda: read_all(files, sha256s, view.spec),
         "decode": lambda: decode_all(files, sha256s, view.spec, runtime.batch),
         "model": lambda: run_model(network, len(files), runtime.batch),
         "pipeline": lambda: embed_images(images, [view], runtime, keep=False) and None,
+        "validate": lambda: validate_anew(files[: len(set(files))]),
     }
     for step in steps.values():
         step()
@@ -82,16 +89,47 @@ def rates(files: list[Path], view: FeatureExtractor, precision: str, rounds: int
         for name, step in steps.items():
             begun = time.perf_counter()
             step()
-            measured[name].append(len(files) / (time.perf_counter() - begun))
-        decode, model, pipeline = (measured[name][-1] for name in steps)
+            done = len(set(files)) if name == "validate" else len(files)
+            measured[name].append(done / (time.perf_counter() - begun))
+        _, decode, model, pipeline, _ = (measured[name][-1] for name in steps)
         ratios.append(pipeline / (1 / (1 / decode + 1 / model)))
     print(f"{view}, {runtime}, {len(files):,} images, {cores()} cores, {rounds} rounds")
     for name, values in measured.items():
         print(f"  {name:<9}{statistics.median(values):>7.0f} images/s   ({min(values):.0f} to {max(values):.0f})")
-    decode, model, _ = (statistics.median(measured[name]) for name in steps)
+    read, decode, model, pipeline, validate = (statistics.median(measured[name]) for name in steps)
+    new = 1 / validate + 1 / pipeline
     print(f"  {'bound':<9}{1 / (1 / decode + 1 / model):>7.0f} images/s")
+    print(f"  {'new files':<9}{1 / new:>7.0f} images/s")
+    print(f"  {'once':<9}{1 / (new - 1 / read):>7.0f} images/s   ({new / (new - 1 / read):.2f} of new files)")
     print(f"  pipeline / bound, round by round: median {statistics.median(ratios):.2f}", end="")
     print(f"   ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def validate_anew(files: list[Path]) -> None:
+    """Validate every file with a cache that knows none of them."""
+    usual = os.environ.get("HEADSTART_CACHE")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["HEADSTART_CACHE"] = folder
+        validate_images(files)
+    os.environ.pop("HEADSTART_CACHE")
+    if usual is not None:
+        os.environ["HEADSTART_CACHE"] = usual
+
+
+def read_all(files: list[Path], sha256s: list[str], spec: Preprocess) -> None:
+    """Decode every image at the scale that its input needs, with as many threads as the pipeline has."""
+    places = iter(range(len(files)))
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                i = next(places, None)
+            if i is None:
+                return
+            read_image(files[i], sha256=sha256s[i], at_least=spec.at_least())
+
+    in_threads(work)
 
 
 def decode_all(files: list[Path], sha256s: list[str], spec: Preprocess, batch: int) -> None:
