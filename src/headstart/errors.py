@@ -13,6 +13,7 @@
     ├── BackboneError              backbones and their weights
     │   ├── UnknownBackbone        a name that timm does not know
     │   ├── MissingWeights         a known backbone whose weights are not available (or offline)
+    │   │   └── NoAnswer           the hub of weights did not answer
     │   ├── BadWeights             damaged, a pickle, or for another architecture
     │   └── CannotCut              a network that cannot be split into frozen and trained layers at that point
     ├── RunError                   a run folder
@@ -112,6 +113,10 @@ class UnknownBackbone(BackboneError):
 
 class MissingWeights(BackboneError):
     """A known backbone whose weights are not available."""
+
+
+class NoAnswer(MissingWeights):
+    """The hub that has the weights did not answer: others would not come either."""
 
 
 class BadWeights(BackboneError):

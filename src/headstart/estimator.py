@@ -118,8 +118,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         list of images, lengths differ), `BadLabels` (`y`), `UnreadableImage`, `BackboneError`, `WriteError`.
         """
         recipe = self._recipe()
-        resolved = self._resolved(recipe)
         refs, names = _images(X)
+        resolved = self._resolved(recipe, len(refs))
         classes, labels_N = _labels(y, len(refs))
         images = Images.inspect(refs)
         _refuse_unreadable(names, images, "fit cannot use a label without its image")
@@ -181,9 +181,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             seed=int(seed),
         )
 
-    def _resolved(self, recipe: Recipe) -> ResolvedBackbones:
+    def _resolved(self, recipe: Recipe, images: int) -> ResolvedBackbones:
         file, folder = (None if path is None else Path(path) for path in (self.weights, self.weights_dir))
-        return resolve_backbones(recipe, weights=WeightsSource(file, folder, self.offline))
+        return resolve_backbones(recipe, weights=WeightsSource(file, folder, self.offline), images=images)
 
     def __sklearn_tags__(self) -> Any:
         """Opt out of scikit-learn's checks of numeric tables: images are not one."""

@@ -75,7 +75,7 @@ def compare_trials(asked: ComparisonRequest, clock: Budget | None = None) -> Com
     opened, refused = _opened(asked)
     named = named_recipes(asked.recipes)
     given = named_backbones(asked.backbones, named, asked.weights)
-    here = backbones_to_choose_from(named, given, asked.weights)
+    here = backbones_to_choose_from(named, given, asked.weights, budget_seconds=clock.left(), images=len(opened))
     scanned = scan(asked.source, opened=opened, not_copies=refused)
     dataset = _split(scanned, asked.seed)
     if not named and not given:

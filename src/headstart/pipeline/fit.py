@@ -25,11 +25,11 @@ from headstart.evaluation.probabilities import softmax
 from headstart.images.value_ranges import ValueRanges
 from headstart.io.progress import log
 from headstart.io.text_table import few
+from headstart.model.backbones.pool_downloads import candidates
 from headstart.model.backbones.registry import (
     Backbone,
     find_backbone,
     sha256_here,
-    to_choose_from,
     without_weights,
 )
 from headstart.model.backbones.weights_source import WeightsSource
@@ -43,7 +43,7 @@ from headstart.pipeline.choose_backbones import PART_OF_TIME, choose_backbones, 
 from headstart.pipeline.fit_heads import FittedHead
 from headstart.pipeline.fit_task import NO_CHOICES, EarlierChoices, FitTask
 from headstart.training.history import HistoryRow
-from headstart.training.recipe import Recipe
+from headstart.training.recipe import Recipe, seconds
 
 if TYPE_CHECKING:
     from headstart.training.finetune import FinetuneResult
@@ -66,8 +66,9 @@ def resolve_backbones(
     *,
     weights: WeightsSource = WeightsSource(),
     earlier: EarlierChoices = NO_CHOICES,
+    images: int = 1_000,
 ) -> ResolvedBackbones:
-    """Find or download the backbones before any long work. Raises `BackboneError`, `RecipeError`.
+    """Find or download the backbones before any long work, for about that many images. Raises `BackboneError`, `RecipeError`.
 
     A recipe that leaves the choice open gets the backbones of an `earlier` run again, if there is one.
     """
@@ -77,7 +78,9 @@ def resolve_backbones(
     _name_ignored(recipe)
     is_open = recipe.backbone == "auto" and approach.pretrained and weights.file is None
     names = earlier.backbones if is_open else ()
-    found = [_found_again(name, weights, earlier) for name in names] or _named_or_all(recipe, weights, earlier)
+    found = [_found_again(name, weights, earlier) for name in names] or _named_or_all(
+        recipe, weights, earlier, images, runtime.device
+    )
     anticipate(found, runtime, training=approach.trains_networks(recipe))
     return ResolvedBackbones(tuple(found), runtime, choice=is_open and not names and len(found) > 1)
 
@@ -93,11 +96,13 @@ def _name_ignored(recipe: Recipe) -> None:
         log.warning("The approach %s does not use %s.", recipe.approach, few(given, 5))
 
 
-def _named_or_all(recipe: Recipe, weights: WeightsSource, earlier: EarlierChoices) -> Sequence[Backbone]:
+def _named_or_all(
+    recipe: Recipe, weights: WeightsSource, earlier: EarlierChoices, images: int, device: str
+) -> Sequence[Backbone]:
     if not APPROACHES[recipe.approach].pretrained:
         return [without_weights(SCRATCH if recipe.backbone == "auto" else recipe.backbone)]
     if recipe.backbone == "auto":
-        return to_choose_from(weights)
+        return candidates(weights, budget_seconds=seconds(recipe.budget), images=images, device=device)
     return [_found_again(name, weights, earlier) for name in recipe.backbone.split("+")]
 
 

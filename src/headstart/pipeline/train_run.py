@@ -104,7 +104,7 @@ def train_run(asked: TrainRequest) -> TrainResult:
     opened = corrections.applied_to(opened)
     if split is None:
         prepare_groups(opened, source)
-    resolved = resolve_backbones(recipe, weights=asked.weights, earlier=asked.earlier)
+    resolved = resolve_backbones(recipe, weights=asked.weights, earlier=asked.earlier, images=len(opened))
     scanned = scan(source, opened=opened, not_copies=refused)
     require_trainable(scanned.dataset)
     given = scanned.dataset

@@ -15,7 +15,8 @@ from headstart.data.open_dataset import Dataset
 from headstart.errors import RecipeError, near_names
 from headstart.io.files import sha256_bytes
 from headstart.io.progress import log
-from headstart.model.backbones.registry import Backbone, at_hand, find_backbone, to_choose_from, without_weights
+from headstart.model.backbones.pool_downloads import candidates
+from headstart.model.backbones.registry import Backbone, at_hand, find_backbone, without_weights
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.engines import choose_runtime
 from headstart.model.inference.features import FeatureExtractor, fitted_spec
@@ -89,14 +90,14 @@ def _with_tag(architecture: str, backbones: Sequence[str]) -> str:
 
 
 def backbones_to_choose_from(
-    recipes: Mapping[str, Recipe], given: Sequence[str], weights: WeightsSource
+    recipes: Mapping[str, Recipe], given: Sequence[str], weights: WeightsSource, *, budget_seconds: float, images: int
 ) -> list[Backbone]:
-    """Return the backbones for trials that name none; download one only if there is such a trial."""
+    """Return the backbones for trials that name none; download some only if there is such a trial."""
     if recipes and (
         given or all(r.backbone != "auto" or not APPROACHES[r.approach].pretrained for r in recipes.values())
     ):
         return at_hand(weights)
-    return to_choose_from(weights)
+    return candidates(weights, budget_seconds=budget_seconds, images=images)
 
 
 def best_backbones(

@@ -202,7 +202,8 @@ def train_words(recipe: Recipe, candidate: TrialConfig, place: TrialContext) -> 
     words = ["train", *there.words(), "--out", str(place.run(candidate.name)), "--json", "--no-report"]
     words += ["--split", str(place.out / SPLIT)]
     alone = place.alone and recipe.backbone == "auto"  # the hub was queried once
-    weights = replace(place.weights, offline=place.weights.offline or alone)
+    most = 0 if recipe.backbone == "auto" else place.weights.max_download  # the comparison has downloaded what suits it
+    weights = replace(place.weights, offline=place.weights.offline or alone, max_download=most)
     return [*words, *words_of(place.curation), *words_of(weights), *words_of(recipe)]
 
 

@@ -23,7 +23,7 @@ from headstart.errors import PackagingError
 from headstart.io.folders import check_replaceable
 from headstart.io.result_repr import Result
 from headstart.io.text_table import plain
-from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
+from headstart.model.backbones.weights_source import NamedWeights, WeightsSource, as_weights_source
 from headstart.model.backbones.write_bundle import (
     BundledWeights,
     backbones_to_bundle,
@@ -58,7 +58,7 @@ class BundleResult(Result):
 
 
 def bundle(
-    *, out: Path, backbones: str = "", weights: Path | WeightsSource = WeightsSource(), wheels: bool = False
+    *, out: Path, backbones: str = "", weights: NamedWeights = WeightsSource(), wheels: bool = False
 ) -> BundleResult:
     """Collect weights and requirements into a folder or a zip for an offline machine. Example:
 

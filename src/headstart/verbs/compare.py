@@ -15,7 +15,7 @@ from pathlib import Path
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource, as_source
 from headstart.io.given_options import as_path, expect, names_given
-from headstart.model.backbones.weights_source import WeightsFolder, WeightsSource, as_weights_folder
+from headstart.model.backbones.weights_source import WeightsPool, WeightsSource, as_weights_folder
 from headstart.pipeline.compare_trials import ComparisonRequest, compare_trials
 from headstart.pipeline.comparison import Comparison
 
@@ -29,7 +29,7 @@ def compare(
     budget: str = "20m",
     seed: int = 0,
     curation: Curation = Curation(),
-    weights: WeightsFolder = WeightsSource(),
+    weights: WeightsPool = WeightsSource(),
 ) -> Comparison:
     """Compare approaches and backbones on one split within a total budget, and recommend one. Example:
 

@@ -21,7 +21,7 @@ from headstart.io.folders import temporary_folder
 from headstart.io.given_options import as_path
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
-from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
+from headstart.model.backbones.weights_source import NamedWeights, WeightsSource, as_weights_source
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictions import Predictions
 from headstart.pipeline.fit_task import EarlierChoices
@@ -54,9 +54,7 @@ class ReproduceResult(Result):
         return "\n".join([verdict, "What changed:", *causes, "Effects:", *[f"  {e}" for e in self.effects]])
 
 
-def reproduce(
-    run: Path, *, data: Path | None = None, weights: Path | WeightsSource = WeightsSource()
-) -> ReproduceResult:
+def reproduce(run: Path, *, data: Path | None = None, weights: NamedWeights = WeightsSource()) -> ReproduceResult:
     """Train again from a run folder's recipe, split and seed, and compare every prediction. Example:
 
         headstart reproduce run

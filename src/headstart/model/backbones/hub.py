@@ -14,7 +14,7 @@ import errno
 from contextlib import suppress
 from pathlib import Path
 
-from headstart.errors import BackboneError, MissingWeights, WriteError
+from headstart.errors import BackboneError, MissingWeights, NoAnswer, WriteError
 
 LIST_HINT = "`headstart backbones` lists those with weights here."
 GIVE_HINT = "Give the weights with --weights FILE.safetensors or --weights-dir DIR"
@@ -39,7 +39,8 @@ def may_ask(offline: bool) -> bool:
 def fetch(repo: str, filename: str, revision: str, name: str, offline: bool) -> Path | None:
     """Get a file from the cache, else from the hub; None if the repository has no such file. `name` is for messages.
 
-    Raises `MissingWeights` with the reason for a failure, or `WriteError` if the cache cannot be written.
+    Raises `MissingWeights` with the reason for a failure (`NoAnswer` if there was no answer), or `WriteError` if the cache
+    cannot be written.
     """
     here = cached(repo, filename, revision)
     if here:
@@ -77,7 +78,7 @@ def _download_error(name: str, repo: str, error: BaseException) -> BackboneError
             f"{constants.HF_HUB_CACHE}: the hub's cache could not be written: {error.strerror}.",
             hint="Free some space, or set HF_HOME to another folder.",
         )
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    kind, status = MissingWeights, getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, GatedRepoError):
         reason = f"it is gated, so its terms must be accepted first (HTTP {status})"
         advice = "accept them on its page and log in with `hf auth login`"
@@ -88,19 +89,25 @@ def _download_error(name: str, repo: str, error: BaseException) -> BackboneError
         reason, advice = f"the hub answered HTTP {status}", "try again later"
     else:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        kind = NoAnswer
         reason, advice = f"no answer from {constants.ENDPOINT} ({first_line})", "check the network and try again"
-    return MissingWeights(
+    return kind(
         f"{name}: its weights are not on this machine, and {repo} could not be downloaded: {reason}.",
         hint=f"{GIVE_HINT}, or {advice}. {LIST_HINT}",
     )
 
 
-def cache_entries() -> list[tuple[str, Path, Path]]:
-    """Return (name, config, weights) of each of timm's models that is complete in the cache; opens no socket."""
+def cache_folder() -> Path:
+    """Return the hub's cache, which may not exist yet."""
     from huggingface_hub import constants
 
+    return Path(constants.HF_HUB_CACHE)
+
+
+def cache_entries() -> list[tuple[str, Path, Path]]:
+    """Return (name, config, weights) of each of timm's models that is complete in the cache; opens no socket."""
     places = []
-    for repo in sorted(Path(constants.HF_HUB_CACHE).glob("models--timm--*")):
+    for repo in sorted(cache_folder().glob("models--timm--*")):
         name = repo.name.removeprefix("models--timm--")
         weights, config = cached(f"timm/{name}", "model.safetensors"), cached(f"timm/{name}", "config.json")
         if weights and config:

@@ -3,7 +3,8 @@
 The search order is: the given file (`WeightsSource`); a folder (given, or ``HEADSTART_WEIGHTS`` in the environment)
 with ``NAME.safetensors`` and ``NAME.json``; the hub's cache; the hub itself. All of them provide the preprocessing that
 the weights were trained with, and only safetensors are accepted. Without a name, the candidates are all weights on this
-machine; if there are none, `STARTER` is downloaded; if that fails, the small backbone in the package is the last resort
+machine; if there are none, `STARTER` is downloaded (for a task with a budget, a choice from the pool:
+`headstart.model.backbones.pool_downloads`); if that fails, the small backbone in the package is the last resort
 (`headstart.model.backbones.builtin`).
 
 Costs: finding a backbone in a folder or in the hub's cache takes milliseconds, plus one SHA-256 of the file, and
@@ -46,8 +47,11 @@ from headstart.model.backbones.weights import SafetensorsHeader, parameter_count
 from headstart.model.backbones.weights_source import WeightsSource
 
 STARTER = "mobilenetv2_100.ra_in1k"
-"""The download if no backbone is named and no weights are on this machine: 14 MB, Apache-2.0, fast on a CPU. Most
-figures of this project are for this network, with other weights from the same training set."""
+"""The download for a single backbone, if none is named and no weights are on this machine: 14 MB, Apache-2.0, fast on a
+CPU. Most figures of this project are for this network, with other weights from the same training set."""
+
+STARTER_MB = 15
+"""Least `max_download` that allows it."""
 
 
 TRAINED_HERE = "trained here from "
@@ -99,22 +103,31 @@ def to_choose_from(weights: WeightsSource = WeightsSource()) -> list[Backbone]:
     found = at_hand(weights)
     if found:
         return found
-    where = f"in {weights.folder} or the hub's cache" if weights.folder is not None else "on this machine"
-    if may_ask(weights.offline):
-        log.info("No weights %s: downloading %s (14 MB, once).", where, STARTER)
+    if may_ask(weights.offline) and weights.max_download >= STARTER_MB:
+        log.info("No weights %s: downloading %s (14 MB, once).", _where(weights), STARTER)
         try:
             return [find_backbone(STARTER, weights)]
         except (MissingWeights, WriteError) as error:
             log.warning("%s", error.message)
+    return [without_download(weights)]
+
+
+def without_download(weights: WeightsSource = WeightsSource()) -> Backbone:
+    """Return `last_resort`, with a warning that says how to get a stronger backbone. Raises `BadWeights`."""
     log.warning(
         "No weights %s: using the small, weak backbone that comes with headstart. A linear head on it has accuracy "
-        "%s. For a stronger one, use a network without --offline (%s is then downloaded); for an offline machine, "
-        "see `headstart bundle`.",
-        where,
+        "%s. For a stronger one, %s; for an offline machine, see `headstart bundle`.",
+        _where(weights),
         builtin.accuracies(),
-        STARTER,
+        "put weights into the folder, or give none"
+        if has_folder(weights)
+        else "use a network without --offline or --max-download 0 (one is then downloaded)",
     )
-    return [last_resort()]
+    return last_resort()
+
+
+def _where(weights: WeightsSource) -> str:
+    return f"in {weights.folder} or the hub's cache" if weights.folder is not None else "on this machine"
 
 
 def find_backbone(name: str, weights: WeightsSource = WeightsSource()) -> Backbone:
@@ -278,6 +291,11 @@ def _weights_folder(weights: WeightsSource) -> Path | None:
             hint="It should hold NAME.safetensors and NAME.json for each backbone.",
         )
     return folder
+
+
+def has_folder(weights: WeightsSource) -> bool:
+    """Return whether a folder of weights is given, as an option or in the environment."""
+    return weights.folder is not None or bool(os.environ.get("HEADSTART_WEIGHTS"))
 
 
 def _names_in(folder: Path) -> list[str]:

@@ -30,15 +30,28 @@ class WeightsSource:
     """Folder of NAME.safetensors and NAME.json."""
     offline: bool = False
     """Never open a socket."""
+    max_download: int = 500
+    """Most megabytes of weights to download where no backbone is named and none is on this machine; 0 downloads none."""
 
     def __post_init__(self) -> None:
         for name in ("file", "folder"):  # if given as text
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, as_path(getattr(self, name), name))
+        if not self.max_download >= 0:
+            raise BackboneError(
+                f"max_download {self.max_download} is not a number of megabytes.",
+                hint="For example 500, or 0 to download no weights that are not named.",
+            )
 
 
 WeightsFolder = Annotated[Path | WeightsSource, OnlyFields("folder", "offline")]
-"""For verbs that use several backbones, where a single file makes no sense."""
+"""For verbs that use several backbones, where a single file makes no sense, and that choose none to download."""
+
+WeightsPool = Annotated[Path | WeightsSource, OnlyFields("folder", "offline", "max_download")]
+"""The same for verbs that may choose some to download."""
+
+NamedWeights = Annotated[Path | WeightsSource, OnlyFields("file", "folder", "offline")]
+"""For verbs that download only what is named."""
 
 
 def as_weights_source(weights: Path | str | WeightsSource) -> WeightsSource:

@@ -1,0 +1,163 @@
+"""The candidates where no backbone is named: those on this machine, or a choice from the pool that is made for the task.
+
+    candidates(WeightsSource(), budget_seconds=600, images=2_000)
+
+The pool applies where a network may be used and nobody has chosen weights: no file, no folder, and in the hub's cache
+nothing but members of the pool. What it takes is decided by `headstart.model.backbones.pool`, said, and downloaded from
+small to large. A backbone that cannot be had is replaced by the next of its size; a slow hub, a full disk or a lost
+connection ends the downloads. What is there by then is used; if that is nothing, it is the embedded backbone.
+
+Costs: a second, and the downloads, for which `DOWNLOAD_PART` of the budget is meant: once it is used up, no further one is
+started. One that has been started is not stopped. When not to use it: for a backbone that was named, or for work without a
+budget (`registry.to_choose_from`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from shutil import disk_usage
+
+from headstart.errors import BackboneError, NoAnswer, WriteError
+from headstart.io.progress import log
+from headstart.io.text_table import few
+from headstart.model.backbones.conv_speed import conv_speed
+from headstart.model.backbones.hub import cache_folder, may_ask
+from headstart.model.backbones.pool import PoolEntry, PoolTask, is_commercial, read_pool, to_take
+from headstart.model.backbones.registry import (
+    Backbone,
+    at_hand,
+    find_backbone,
+    has_folder,
+    to_choose_from,
+    without_download,
+)
+from headstart.model.backbones.weights_source import WeightsSource
+
+DOWNLOAD_PART = 0.2
+"""Fraction of the budget after which no further download is started, or earlier if it would end after it."""
+
+SPARE_MB = 200.0
+"""Left free on the disk, for compiled networks and features."""
+
+
+def candidates(
+    weights: WeightsSource,
+    *,
+    budget_seconds: float,
+    images: int,
+    device: str = "cpu",
+    pool: Sequence[PoolEntry] | None = None,
+) -> list[Backbone]:
+    """Return the backbones to choose from for a task of that many images, at least one.
+
+    `pool` is that of the package unless given. Raises `MissingWeights` if the given folder does not exist.
+    """
+    pool = read_pool() if pool is None else pool
+    here = at_hand(weights) if _is_chosen(weights) else _commercial(at_hand(weights))
+    if _is_chosen(weights) or not (may_ask(weights.offline) and {b.name for b in here} <= {e.name for e in pool}):
+        return here or to_choose_from(replace(weights, offline=True))
+    if weights.max_download <= 0:
+        return here or [without_download(weights)]
+    task = PoolTask(budget_seconds, images, conv_speed(device), room_for(weights.max_download))
+    return _Downloads(weights, pool, task, {b.name: b for b in here}).all() or [without_download(weights)]
+
+
+def room_for(max_download: float) -> float:
+    """Return the MB that may be downloaded: at most what the disk of the hub's cache has room for, saying so."""
+    folder = cache_folder()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    free = max(0.0, disk_usage(folder).free / 1e6 - SPARE_MB)
+    if free < max_download:
+        log.warning(
+            "%s: its disk has room for %s MB of weights (%s MB are left free), less than --max-download allows.",
+            folder,
+            f"{free:,.0f}",
+            f"{SPARE_MB:,.0f}",
+        )
+    return min(free, max_download)
+
+
+def _is_chosen(weights: WeightsSource) -> bool:
+    return weights.file is not None or has_folder(weights)
+
+
+def _commercial(here: Sequence[Backbone]) -> list[Backbone]:
+    """Leave out backbones whose licence forbids commercial use, saying so: only a name selects them."""
+    left_out = [f"{b.name} ({b.licence})" for b in here if not is_commercial(b.licence)]
+    if left_out:
+        log.warning("Used only if named with --backbone, for their licence: %s.", few(left_out, 5))
+    return [b for b in here if is_commercial(b.licence)]
+
+
+@dataclass
+class _Downloads:
+    """The state of one download of the pool: `found` by name, those at hand included."""
+
+    weights: WeightsSource
+    pool: Sequence[PoolEntry]
+    task: PoolTask
+    found: dict[str, Backbone]
+    got_mb: float = 0.0
+    seconds: float = 0.0
+    missing: list[str] = field(default_factory=list)
+
+    def all(self) -> list[Backbone]:
+        """Download what suits the task, and return it with all that was here before; nothing if nothing came."""
+        self._announce()
+        while (entry := self._next()) is not None and self._has_time(entry) and self._download(entry):
+            pass
+        if self.missing[1:]:
+            log.warning("Nor could the hub's %s be had.", few(self.missing[1:], 4))
+        return list(self.found.values())
+
+    def _next(self) -> PoolEntry | None:
+        task = replace(self.task, most_mb=self.task.most_mb - self.got_mb)
+        return next((e for e in to_take(self.pool, task, self.found) if e.name not in self.found), None)
+
+    def _announce(self) -> None:
+        wanted = [e for e in to_take(self.pool, self.task, self.found) if e.name not in self.found]
+        if wanted:
+            log.info(
+                "%s: downloading %s from the hub's pool, %.0f MB in all, once (--max-download %d): %s.",
+                "More weights suit this budget" if self.found else "No weights on this machine",
+                "1 backbone" if len(wanted) == 1 else f"{len(wanted)} backbones",
+                sum(e.mb for e in wanted),
+                self.weights.max_download,
+                ", ".join(f"{e.name} ({e.mb:.0f} MB, {e.licence})" for e in wanted),
+            )
+
+    def _has_time(self, entry: PoolEntry) -> bool:
+        """Return whether a download would end in time at the rate so far; the first one is always tried."""
+        left = DOWNLOAD_PART * self.task.seconds - self.seconds
+        expected = entry.mb * self.seconds / self.got_mb if self.got_mb else 0.0
+        if self.seconds and (left <= 0 or expected > left):
+            log.warning(
+                "The hub is slow: %.0f MB came in %.0f s, so %s (%.0f MB) is not downloaded within this budget.",
+                self.got_mb,
+                self.seconds,
+                entry.name,
+                entry.mb,
+            )
+            return False
+        return True
+
+    def _download(self, entry: PoolEntry) -> bool:
+        """Get one backbone, or drop it from the pool. Returns whether to go on with others."""
+        begun = time.monotonic()
+        try:
+            self.found[entry.name] = find_backbone(entry.name, self.weights)
+            self.got_mb += entry.mb
+        except (NoAnswer, WriteError) as error:
+            log.warning("%s", error.message)
+            return False
+        except BackboneError as error:
+            if not self.missing:
+                log.warning("%s", error.message)
+            self.missing.append(entry.name)
+            self.pool = [e for e in self.pool if e is not entry]
+        finally:
+            self.seconds += time.monotonic() - begun
+        return True
