@@ -426,7 +426,7 @@ def test_every_field_of_a_dataclass_of_options_can_be_given(verb: str, capsys: p
         if cls is None or cls is Recipe:
             continue
         options = options_taken(cls, parameter.annotation)
-        values = {o.field: True if o.kind is bool else f"{o.name} of it" for o in options}
+        values = {o.field: {bool: True, int: 7}.get(o.kind, f"{o.name} of it") for o in options}
         words += [flag(o.name) if o.kind is bool else f"{flag(o.name)}={values[o.field]}" for o in options]
         expected[name] = cls(name, **values) if parameter in positional else cls(**values)
     _, bound, _ = cli.application(words).parse_args(words, exit_on_error=False, print_error=False)

@@ -93,8 +93,9 @@ def test_an_ordinary_budget_on_a_laptop_takes_several_kinds_of_pretraining_withi
 
 
 def test_a_limit_that_is_no_number_of_megabytes() -> None:
-    with pytest.raises(BackboneError, match="max_download -1 is not a number of megabytes"):
-        headstart.WeightsSource(max_download=-1)
+    for value in (-1, float("nan"), "1 GB"):
+        with pytest.raises(BackboneError, match=f"max_download {value!r} is not a number of megabytes"):
+            headstart.WeightsSource(max_download=value)  # type: ignore[arg-type]
 
 
 def test_the_verb_lists_the_pool_with_estimates_for_this_machine(

@@ -4,8 +4,8 @@ A 3 x 3 convolution runs in OpenVINO for a fifth of a second, in the precision t
 reach a fraction of that speed, which `pool.toml` states for each. Other processes on the machine lower the figure, as they
 slow down the work that it is an estimate of.
 
-Costs: 0.3 s to import OpenVINO (which training on a CPU does anyway) and 0.25 s, once per process. When not to use it: for a time that has
-to be right. An estimate was within a factor of two on the machines at hand, and GPUs are not measured at all.
+Costs: 0.3 s to import OpenVINO (which training on a CPU does anyway) and 0.25 s, once per process. When not to use it: for
+a time that has to be right. An estimate is good to a factor of two or so, and GPUs are not measured at all.
 """
 
 from __future__ import annotations

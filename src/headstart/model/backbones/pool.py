@@ -16,7 +16,7 @@ Costs: a millisecond; opens no socket. `headstart.model.backbones.pool_downloads
 use it: for a backbone that somebody named.
 
 >>> [entry.name.partition(".")[0] for entry in to_take(read_pool(), PoolTask(seconds=60, images=500, speed=100, most_mb=40))]
-['mobilenetv3_large_100', 'mobilenetv2_100']
+['mobilenetv2_100', 'mobilenetv3_large_100']
 """
 
 from __future__ import annotations

@@ -37,9 +37,9 @@ class WeightsSource:
         for name in ("file", "folder"):  # if given as text
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, as_path(getattr(self, name), name))
-        if not self.max_download >= 0:
+        if not (isinstance(self.max_download, int | float) and self.max_download >= 0):
             raise BackboneError(
-                f"max_download {self.max_download} is not a number of megabytes.",
+                f"max_download {self.max_download!r} is not a number of megabytes.",
                 hint="For example 500, or 0 to download no weights that are not named.",
             )
 
