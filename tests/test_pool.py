@@ -146,7 +146,7 @@ out["then more"] = story(fresh=False)
 out["nothing"] = story(max_download=0)
 out["too full a disk"] = story([entry(%(resnet)r, 10.0), entry(%(nfnet)r, 1e9)], max_download=10**10)
 out["forbidden"] = story([entry(%(resnet)r, 10.0), entry(%(vit)r, 9.0, "cc-by-nc-4.0")])
-out["half is missing"] = story([entry("test_efficientnet.r160_in1k", 8.0), entry("test_byobnet.r160_in1k", 9.0), *POOL])
+out["half is missing"] = story([entry("test_efficientnet.r160_in1k", 8.0), entry("not_in_this_timm.in1k", 9.0), *POOL])
 out["slow"] = story([entry(%(vit)r, 10.0), entry(%(nfnet)r, 100.0)], seconds=40)
 find_backbone(%(forbidding)r)
 out["forbidden here"] = story(fresh=False)
@@ -212,12 +212,12 @@ def test_a_disk_without_room_is_said_and_what_fits_is_taken(told: dict[str, Any]
 def test_the_missing_half_is_named_and_replaced(told: dict[str, Any]) -> None:
     assert told["half is missing"]["names"] == sorted(SMALL)
     first, why, others = told["half is missing"]["notes"]
-    assert "test_byobnet.r160_in1k (9 MB, mit)" in first
+    assert "not_in_this_timm.in1k (9 MB, mit)" in first
     assert why.startswith(
         "test_efficientnet.r160_in1k: its weights are not on this machine, and timm/test_efficientnet."
     )
     assert "could not be downloaded" in why
-    assert others == "Nor could the hub's test_byobnet.r160_in1k be had."
+    assert others == "Nor could not_in_this_timm.in1k be had."
 
 
 def test_a_slow_hub_ends_the_downloads(told: dict[str, Any]) -> None:

@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from shutil import disk_usage
 
-from headstart.errors import BackboneError, NoAnswer, WriteError
+from headstart.errors import BackboneError, NoAnswer, UnknownBackbone, WriteError
 from headstart.io.progress import log
 from headstart.io.text_table import few
+from headstart.model.backbones.architectures import timm_cfg
 from headstart.model.backbones.conv_speed import conv_speed
 from headstart.model.backbones.hub import cache_folder, may_ask
 from headstart.model.backbones.pool import PoolEntry, PoolTask, is_commercial, read_pool, to_take
@@ -110,7 +111,7 @@ class _Downloads:
         while (entry := self._next()) is not None and self._has_time(entry) and self._download(entry):
             pass
         if self.missing[1:]:
-            log.warning("Nor could the hub's %s be had.", few(self.missing[1:], 4))
+            log.warning("Nor could %s be had.", few(self.missing[1:], 4))
         return list(self.found.values())
 
     def _next(self) -> PoolEntry | None:
@@ -146,6 +147,10 @@ class _Downloads:
 
     def _download(self, entry: PoolEntry) -> bool:
         """Get one backbone, or drop it from the pool. Returns whether to go on with others."""
+        try:
+            timm_cfg(entry.name)  # imports timm, whose seconds are not the hub's
+        except UnknownBackbone as error:
+            return self._drop(entry, error)
         begun = time.monotonic()
         try:
             self.found[entry.name] = find_backbone(entry.name, self.weights)
@@ -154,10 +159,15 @@ class _Downloads:
             log.warning("%s", error.message)
             return False
         except BackboneError as error:
-            if not self.missing:
-                log.warning("%s", error.message)
-            self.missing.append(entry.name)
-            self.pool = [e for e in self.pool if e is not entry]
+            self._drop(entry, error)
         finally:
             self.seconds += time.monotonic() - begun
+        return True
+
+    def _drop(self, entry: PoolEntry, error: BackboneError) -> bool:
+        """Go on without that entry; the first such error is logged in full."""
+        if not self.missing:
+            log.warning("%s", error.message)
+        self.missing.append(entry.name)
+        self.pool = [e for e in self.pool if e is not entry]
         return True
