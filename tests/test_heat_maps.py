@@ -20,6 +20,7 @@ from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.heads.linear import fit_head
 from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.classifier import Classifier, EnsembleMember
+from headstart.model.inference.engines import open_network
 from headstart.model.inference.features import FeatureExtractor
 from headstart.model.inference.heat_maps import combined, heat_maps, seen
 from headstart.model.inference.runtime import Runtime
@@ -203,6 +204,24 @@ def test_parts_that_see_different_squares_are_added_as_densities() -> None:
 
 def test_no_place_that_speaks_for_a_class_is_a_map_of_zeros() -> None:
     assert not combined([(-np.ones((3, 3)), SQUASH)], (50, 40)).any()
+
+
+@pytest.mark.parametrize("architecture", ["test_resnet", "test_efficientnet"])
+def test_the_maps_of_all_stages_are_part_of_the_evidence(architecture: str, tmp_path: Path) -> None:
+    view = make_view(tmp_path, architecture)
+    (last,) = with_head(view).members
+    _, *others = open_network(view.backbone, view.spec, PLAN).block_sizes
+    rng, image = np.random.default_rng(0), draw(1, 2)
+
+    def staged(strength: float) -> np.ndarray:
+        stages_DK = strength * rng.normal(size=(sum(others), 3))
+        layer = LinearLayer(np.concatenate([last.layer.weight_DK, stages_DK.astype(np.float32)]), last.layer.bias_K)
+        member = EnsembleMember(replace(view, pooling="stages"), layer)
+        return heat_maps(Classifier((member,), ("a", "b", "c"), PLAN), [image], [1])[0]
+
+    alone = heat_maps(with_head(view), [image], [1])[0]
+    np.testing.assert_allclose(staged(0.0), alone, atol=1e-5)
+    assert np.abs(staged(1.0) - alone).max() > 0.05
 
 
 def test_views_averaged_at_prediction_mirror_the_map(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ TRAINERS = ("prepare", "batches", "bf16_conv", "finetune", "loop", "mixing", "op
 HEAVY_ALLOWED = {
     ("estimator.py", "sklearn"),
     *((f"model/backbones/{name}.py", package) for name in ("networks", "cut_network") for package in ("torch", "timm")),
+    ("model/backbones/stages.py", "torch"),
     *((f"training/{name}.py", "torch") for name in TRAINERS),
 }
 """Modules that nothing imports at its top unless it is one of them: they come with the first step of a training."""

@@ -26,7 +26,7 @@ from headstart.model.inference.classifier import Classifier, EnsembleMember
 from headstart.model.inference.engines import open_network
 from headstart.model.inference.features import FeatureExtractor
 from headstart.model.inference.runtime import Runtime
-from headstart.runs.saved_classifier import write_classifier
+from headstart.runs.saved_classifier import read_classifier, write_classifier
 
 KERAS = {
     "Xception": (299, 22.9),
@@ -101,7 +101,11 @@ def test_weights_start_as_in_keras() -> None:
 
 
 def test_timms_conventions() -> None:
-    for name, args in (("headstart_cnn", {"img_size": 32}), ("headstart_top", {"architecture": "test_resnet"})):
+    for name, args in (
+        ("headstart_cnn", {"img_size": 32}),
+        ("headstart_top", {"architecture": "test_resnet"}),
+        ("headstart_stages", {"architecture": "test_resnet"}),
+    ):
         model = timm.create_model(name, num_classes=0, **args).eval()
         assert isinstance(model.get_classifier(), nn.Identity)
         features = model(torch.rand(2, 3, 32, 32))
@@ -110,7 +114,7 @@ def test_timms_conventions() -> None:
         assert model.pretrained_cfg["classifier"] == "classifier"
         assert model.get_classifier() is model.classifier
         assert model(torch.rand(2, 3, 32, 32)).shape == (2, 5)
-    assert timm.list_models("headstart_*") == ["headstart_cnn", "headstart_top"]
+    assert timm.list_models("headstart_*") == ["headstart_cnn", "headstart_stages", "headstart_top"]
 
 
 @pytest.mark.parametrize(
@@ -264,8 +268,37 @@ def test_a_run_gives_the_same_logits_through_timm_and_through_the_engine(kind: s
     session = open_network(classifier.members[0].extractor.backbone, spec, PLAN).session()
     session.pixels[:] = pixels
     np.testing.assert_allclose(through_timm, expected, atol=1e-6)
-    np.testing.assert_allclose(classifier.logits([session.run()]), expected, atol=2e-4)
+    features_ND = session.run()[:, : len(classifier.members[0].layer.weight_DK)]
+    np.testing.assert_allclose(classifier.logits([features_ND]), expected, atol=2e-4)
     json.loads((tmp_path / "config.json").read_text())
+
+
+@pytest.mark.parametrize("architecture", ["test_resnet", "test_vit", "test_efficientnet"])
+def test_a_run_on_all_stages_gives_the_same_logits_through_timm_and_through_the_engine(
+    architecture: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    found = without_weights(architecture, image_size=64)
+    file = saved(build(found, 3, image_size=64), tmp_path / "tuned.safetensors")
+    backbone = tuned(found, file, image_size=64)
+    spec = replace(backbone.preprocess, image_size=64)
+    network = open_network(backbone, spec, PLAN)
+    rng = np.random.default_rng(0)
+    weight_DK = rng.normal(size=(sum(network.block_sizes), 3)).astype(np.float32)
+    layer = LinearLayer(weight_DK, rng.normal(size=3).astype(np.float32))
+    member = EnsembleMember(FeatureExtractor(backbone, spec, "stages"), layer)
+    classifier = Classifier((member,), ("a", "b", "c"), PLAN)
+    described = write_classifier(tmp_path / "run", classifier)
+    pixels = rng.integers(0, 256, (PLAN.batch, 64, 64, 3), np.uint8)
+    x = ((torch.from_numpy(pixels) / 255 - torch.tensor(spec.mean)) / torch.tensor(spec.std)).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        through_timm = timm.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True).eval()(x).numpy()
+    session = network.session()
+    session.pixels[:] = pixels
+    np.testing.assert_allclose(classifier.logits([session.run()]), through_timm, atol=2e-3)
+    read = read_classifier(tmp_path / "run", described)
+    assert read.members[0].extractor.pooling == "stages"
+    np.testing.assert_array_equal(read.members[0].layer.weight_DK, weight_DK)
 
 
 def test_tuned_backbones(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from headstart.evaluation.calibration import fit_temperature
 from headstart.evaluation.probabilities import cross_entropies
 from headstart.io.progress import log
 from headstart.model.inference.classifier import EnsembleMember
-from headstart.pipeline.fit_heads import FUSING_GAIN, FittedHead
+from headstart.pipeline.combine import CLEAR_GAIN
+from headstart.pipeline.fit_heads import FittedHead
 
 if TYPE_CHECKING:
     from headstart.training.finetune import FinetuneResult
@@ -71,7 +72,7 @@ def preferred(
     That is the one on frozen backbones, unless the fine-tuned one or a weighted sum of both is clearly better on
     validation; then the one of these with the lowest log-loss.
 
-    Clearly: lower by `FUSING_GAIN`, and by `CLEARLY` standard errors of the paired difference. Less is not enough,
+    Clearly: lower by `CLEAR_GAIN`, and by `CLEARLY` standard errors of the paired difference. Less is not enough,
     because the epoch and the coefficient of WiSE-FT were chosen on the same images (cats-dogs, 140 of them: a gain of
     0.024 within its noise became a loss of 0.021 on the test set). The gain must also be clear over the layer that
     fine-tuning started from, `initial_NK` (logits on val): using one backbone instead of two is not a gain of
@@ -98,5 +99,5 @@ def _gain(before_N: np.ndarray, after_N: np.ndarray) -> tuple[str, bool]:
     """Return the reduction in log-loss on the same images as text, and whether it is clear."""
     gain_N = before_N - after_N
     noise = float(gain_N.std()) / math.sqrt(len(gain_N))
-    clear = bool(gain_N.mean() > max(FUSING_GAIN * before_N.mean(), CLEARLY * noise))
+    clear = bool(gain_N.mean() > max(CLEAR_GAIN * before_N.mean(), CLEARLY * noise))
     return f"{gain_N.mean():.4f} (standard error {noise:.4f})", clear

@@ -1,9 +1,10 @@
 """Choice of backbones: successive halving on growing subsets, scored by exact leave-one-out log-loss.
 
 All candidates embed a small stratified subset (those with the same input geometry share its decoding); the better half
-proceeds to more images, until three are left. The best of them is kept, with the one that adds most to it when both are
-fused: two good backbones with the same errors are worth little more than one. Discriminant analysis on their features
-is scored by its exact leave-one-out log-loss, which needs no held-out images and is less noisy than accuracy on a few.
+proceeds to more images, until four are left. Of these, `pipeline.combine` keeps those that help each other: two good
+backbones with the same errors are worth little more than one. As soon as the time allows it, the candidates that are
+left embed all images, and are compared without a subset's noise. Discriminant analysis on their features is scored by its
+exact leave-one-out log-loss, which needs no held-out images and is less noisy than accuracy on a few.
 Scores that try to predict transfer without fitting (LogME and its kin) are not used: k-NN beat 23 of them in 42,000
 runs (arXiv 2503.18528).
 
@@ -20,17 +21,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from headstart.images.image_refs import Images
 from headstart.io.progress import log
 from headstart.io.text_table import few
-from headstart.model.heads.linear import leave_one_out, tempered_log_loss
 from headstart.model.inference.engines import ENGINES, open_network
-from headstart.model.inference.features import FeatureExtractor, embed_images
+from headstart.model.inference.features import Embedder, FeatureExtractor
 from headstart.model.inference.runtime import Runtime
+from headstart.pipeline.combine import Probe, choose_members, probe_poolings
 from headstart.training.history import HistoryRow
 
 SHARE = 0.22
@@ -44,9 +45,10 @@ MOST, MOST_PER_CLASS = 2000, 25
 PART_OF_TIME = 0.25
 """Fraction of the remaining seconds after which a search stops adding images."""
 
-SURVIVORS = 2
-LAST = 3
-SHRINKAGES = (0.1, 0.3, 0.6)
+PART_FOR_ALL = 0.1
+"""Fraction of the remaining seconds within which all candidates that are left embed all images."""
+
+LAST = 4
 
 
 @dataclass(frozen=True)
@@ -67,34 +69,52 @@ def choose_backbones(
     seconds: float,
     total: int,
     seed: int = 0,
+    pooling: str = "last",
+    part_for_all: float = PART_FOR_ALL,
 ) -> Choice:
-    """Rank candidate extractors on subsets of the labelled images (never the test ones); keep at most two.
+    """Rank candidate extractors on subsets of the labelled images (never the test ones); keep at most four, best first.
 
     `labels_N` int64 (N,), all known. `seconds` is what remains of the budget; `total` images must be embedded in the
-    end. Keeps only one extractor if two would not fit into the time. Raises `BackboneError`, `WriteError`.
+    end. Keeps fewer extractors if they would not fit into the time. `pooling` is that of the `Recipe`.
+    The candidates that are left embed all images as soon as that takes at most the fraction `part_for_all` of the time.
+    Raises
+    `BackboneError`, `WriteError`.
     """
     started = time.monotonic()
     order = stratified_order(labels_N, seed)
-    left, trials, n, pace = list(extractors), [], 0, 0.0
+    left = [replace(each, pooling="last" if pooling == "last" else "stages") for each in extractors]
+    trials: list[HistoryRow] = []
+    n, pace, ranked = 0, 0.0, [replace(each, pooling="last") for each in left]
     spend = _images_each(len(order), n_classes) * len(extractors) / _stages(len(extractors))
     last = len(left) < 2
     while not last:
-        new, begun = min(math.ceil(spend / len(left)), len(order) - n), time.monotonic()
+        rest, begun = len(order) - n, time.monotonic()
+        whole = 0 < pace * rest * len(left) < part_for_all * (seconds - (begun - started))
+        new = rest if whole else min(math.ceil(spend / len(left)), rest)
         n += new
         subset = beginning(order, labels_N, n)
-        features, errors = embed_images(images.take(subset), left, runtime)
+        embedder = Embedder(left, runtime)
+        features, errors = embedder(images.take(subset))
         pace = (time.monotonic() - begun) / new / len(left)  # from the last stage: the first one compiles networks
         good = np.array([j for j in range(len(subset)) if j not in errors])
         late = time.monotonic() - started > PART_OF_TIME * seconds
         last = len(left) <= LAST or n == len(order) or late
-        ranked, rows = _rank(left, [x[good] for x in features], labels_N[subset][good], n_classes, pairs=last)
+        sizes = [embedder.block_sizes(i) for i in range(len(left))]
+        known_N = labels_N[subset][good]
+        probes, rows = _rank(left, [x[good] for x in features], sizes, known_N, n_classes, pooling=pooling)
         trials += rows
-        left = ranked[: SURVIVORS if last else _half(len(left))]
+        kept = choose_members(probes, known_N) if last else probes[: _half(len(left))]
+        ranked = [replace(p.extractor, pooling="last") for p in kept]
+        left = [next(each for each in left if each.backbone is r.backbone) for r in ranked]
     remaining = seconds - (time.monotonic() - started)
-    if len(left) > 1 and pace * total * len(left) > remaining:
-        log.info("The budget does not allow a second backbone; using %s.", left[0].backbone.name)
-        left = left[:1]
-    return Choice(tuple(left), tuple(trials))
+    fitting = max(1, int(remaining / (pace * total))) if pace else len(ranked)
+    if fitting < len(ranked):
+        log.info("The budget allows %d of %d backbones: %s.", fitting, len(ranked), few(_names(ranked[:fitting]), 5))
+    return Choice(tuple(ranked[:fitting]), tuple(trials))
+
+
+def _names(extractors: Sequence[FeatureExtractor]) -> list[str]:
+    return [each.backbone.name for each in extractors]
 
 
 def compiled_within(
@@ -146,7 +166,7 @@ def _stages(candidates: int) -> int:
     """Return the number of rankings: the last one is among at most `LAST` candidates.
 
     >>> [_stages(n) for n in (2, 3, 5, 8, 16)]
-    [1, 1, 2, 3, 4]
+    [1, 1, 2, 2, 3]
     """
     return 1 if candidates <= LAST else 1 + _stages(_half(candidates))
 
@@ -154,57 +174,27 @@ def _stages(candidates: int) -> int:
 def _rank(
     extractors: Sequence[FeatureExtractor],
     features: Sequence[np.ndarray],
+    sizes: Sequence[tuple[int, ...]],
     labels_N: np.ndarray,
     n_classes: int,
     *,
-    pairs: bool,
-) -> tuple[list[FeatureExtractor], list[HistoryRow]]:
-    """Rank extractors by score, best first; with `pairs`, the second is the one of the next two that adds most to the
-    best when fused."""
-    unit = [unit_variance(x) for x in features]
-    rows: list[HistoryRow] = []
-
-    def score(members: tuple[int, ...]) -> float:
-        begun = time.monotonic()
-        joined_ND = np.concatenate([unit[i] for i in members], axis=1)
-        log_loss, accuracy = leave_one_out_score(joined_ND, labels_N, n_classes)
-        name = " + ".join(extractors[i].backbone.name for i in members)
-        spent = round(time.monotonic() - begun, 3)
-        rows.append(
-            HistoryRow(
-                stage="choose",
-                backbone=name,
-                approach="linear",
-                head="lda",
-                n_images=len(labels_N),
-                loo_log_loss=log_loss,
-                loo_accuracy=accuracy,
-                seconds=spent,
-            )
-        )
-        return log_loss
-
-    order = sorted(range(len(extractors)), key=lambda i: score((i,)))
-    if pairs and len(extractors) > 2:
-        order[1:LAST] = sorted(order[1:LAST], key=lambda i: score((order[0], i)))
-    shown = sorted(rows, key=lambda row: row.loo_log_loss)
-    listed = ", ".join(f"{row.backbone} {row.loo_log_loss:.3f}" for row in shown)
+    pooling: str,
+) -> tuple[list[Probe], list[HistoryRow]]:
+    """Return the better probe of each extractor, best first, and a row for each."""
+    found = [
+        probe_poolings(each, x, size, labels_N, n_classes, pooling=pooling)
+        for each, x, size in zip(extractors, features, sizes, strict=True)
+    ]
+    tried = sorted((p for probes in found for p in probes), key=lambda p: p.log_loss)
+    listed = ", ".join(f"{p.extractor} {p.log_loss:.3f}" for p in tried)
     log.info("Leave-one-out log-loss on %s images: %s", f"{len(labels_N):,}", listed)
-    return [extractors[i] for i in order], rows
+    best = sorted((probes[0] for probes in found), key=lambda p: p.log_loss)
+    return best, [p.row() for probes in found for p in probes]
 
 
 def unit_variance(values_ND: np.ndarray) -> np.ndarray:
     """Scale features to a mean variance of 1, so that none dominates when they are joined."""
     return values_ND / max(float(np.sqrt(values_ND.var(axis=0).mean())), 1e-12)
-
-
-def leave_one_out_score(values_ND: np.ndarray, labels_N: np.ndarray, n_classes: int) -> tuple[float, float]:
-    """Return leave-one-out (log_loss, accuracy) of shrunk discriminant analysis, at the best shrinkage."""
-    _, logits_SNK = leave_one_out("lda", values_ND, labels_N, n_classes, strengths=SHRINKAGES)
-    smoothing = 1 / (len(labels_N) + 2)  # as if one more image had failed
-    losses = [tempered_log_loss(x, labels_N, smoothing=smoothing)[0] for x in logits_SNK]
-    best = int(np.argmin(losses))
-    return max(losses[best], 0.0), float((logits_SNK[best].argmax(1) == labels_N).mean())
 
 
 def stratified_order(labels_N: np.ndarray, seed: int) -> np.ndarray:

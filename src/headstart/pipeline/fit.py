@@ -204,6 +204,7 @@ def choose_extractors(
         seconds=task.seconds_left,
         total=len(dataset),
         seed=recipe.seed,
+        pooling="last" if "pooling" in APPROACHES[recipe.approach].ignores(recipe) else recipe.pooling,
     )
     return choice.extractors, choice.trials
 

@@ -12,7 +12,7 @@ from headstart.data.open_dataset import Dataset
 from headstart.errors import BadSplit
 from headstart.images.image_refs import Images
 from headstart.model.backbones.registry import Backbone
-from headstart.model.inference.features import FeatureExtractor, embed_images
+from headstart.model.inference.features import Embedder, FeatureExtractor
 from headstart.model.inference.runtime import Runtime
 from headstart.training.recipe import Recipe, seconds
 from headstart.training.resume import ResumePoint
@@ -89,11 +89,18 @@ class FitTask:
     def embed(self, extractors: tuple[FeatureExtractor, ...]) -> tuple[np.ndarray, ...]:
         """Compute features of all images, one float32 (N, D) per extractor. Raises `BadSplit` for images that
         changed."""
-        features, failed = embed_images(self.images, extractors, self.runtime)
+        return self.embed_blocks(extractors)[0]
+
+    def embed_blocks(
+        self, extractors: tuple[FeatureExtractor, ...]
+    ) -> tuple[tuple[np.ndarray, ...], tuple[tuple[int, ...], ...]]:
+        """Do the same; return the block sizes of each array's columns too."""
+        embedder = Embedder(extractors, self.runtime)
+        features, failed = embedder(self.images)
         if failed:
             path = self.dataset.paths[min(failed)]
             raise BadSplit(
                 f"{path}: could not be read again ({failed[min(failed)]}), and {len(failed) - 1:,} more.",
                 hint="The images changed while they were being used. Run the same command again.",
             )
-        return tuple(features)
+        return tuple(features), tuple(embedder.block_sizes(i) for i in range(len(extractors)))

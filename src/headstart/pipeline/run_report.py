@@ -401,14 +401,13 @@ def _outcome(made: Provenance) -> str:
 
 def _taken(classifier: Classifier, made: Provenance, trials: Sequence[HistoryRow]) -> frozenset[tuple[str, str, str]]:
     """Return `kind_of_trial` of the trials that the classifier's members come from."""
-    head = made.head.kind if made.head else ""
-    frozen = {p.extractor.backbone.name for p in classifier.members if not _trained_here(p.extractor.backbone.origin)}
-    return frozenset(
-        kind_of_trial(t)
-        for t in trials
-        if (t.stage == "finetune" and made.tuned)
-        or (t.stage == "head" and t.head == head and set(t.backbone.split(" + ")) == frozen)
-    )
+    taken = [t for t in trials if t.stage == "finetune" and made.tuned]
+    for extractor in (member.extractor for member in classifier.members):
+        key = (extractor.backbone.name, extractor.pooling)
+        heads = [t for t in trials if t.stage == "head" and (t.backbone, t.pooling) == key]
+        if heads and not _trained_here(extractor.backbone.origin):
+            taken.append(min(heads, key=lambda t: t.val_log_loss))
+    return frozenset(kind_of_trial(t) for t in taken)
 
 
 def _costs(classifier: Classifier, made: Provenance, images: int) -> tuple[tuple[str, str], ...]:

@@ -104,6 +104,16 @@ def made_by(made: Provenance) -> str:
 
 
 def _timm_lines(classifier: Classifier) -> list[str]:
+    staged = any(member.extractor.pooling == "stages" for member in classifier.members)
+    first = (
+        ["    import headstart.model.backbones.networks   # tells timm about last layers on all stages"]
+        if staged
+        else []
+    )
     if len(classifier.members) == 1:
-        return ['    timm.create_model("local-dir:THIS_FOLDER", pretrained=True)   # the same logits']
-    return ["Each member* folder loads with timm (`local-dir:`); the logits are the sum over the members."]
+        return [*first, '    timm.create_model("local-dir:THIS_FOLDER", pretrained=True)   # the same logits']
+    return [
+        *first,
+        *([""] if first else []),
+        "Each member* folder loads with timm (`local-dir:`); the logits are the sum over the members.",
+    ]

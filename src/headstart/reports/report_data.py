@@ -107,7 +107,12 @@ class ReportData:
 
 def kind_of_trial(trial: HistoryRow) -> tuple[str, str, str]:
     """Return (stage, backbone, head or approach): trials with the same key share one row of the page."""
-    return trial.stage, trial.backbone, trial.head or trial.approach
+    return trial.stage, features_of_trial(trial), trial.head or trial.approach
+
+
+def features_of_trial(trial: HistoryRow) -> str:
+    """Return the name of the backbone, and whether features of all its stages were used."""
+    return f"{trial.backbone}, all stages" if trial.pooling == "stages" else trial.backbone
 
 
 def mistakes(predictions: Predictions) -> list[int]:

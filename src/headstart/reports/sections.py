@@ -22,7 +22,7 @@ from headstart.data.not_copies import CopyRow
 from headstart.evaluation.intervals import Estimate
 from headstart.io.text_table import plain
 from headstart.reports.model_card import ON_VALIDATION
-from headstart.reports.report_data import ReportData, kind_of_trial
+from headstart.reports.report_data import ReportData, features_of_trial, kind_of_trial
 from headstart.reports.thumbnails import heat_thumbnail, shrunk_uri, thumbnails
 from headstart.reports.training_verdict import verdict as training_verdict
 from headstart.training.history import HistoryRow
@@ -325,7 +325,7 @@ def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[tuple[str, str, st
             "stage": {"finetune": "fine-tuning", "head": "last layer", "choose": "choice of backbone"}.get(
                 t.stage, t.stage
             ),
-            "backbone": t.backbone,
+            "backbone": features_of_trial(t),
             "head": t.head or t.approach,
             "images": t.n_images,
             "accuracy": _known(t.val_accuracy, t.loo_accuracy),

@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -385,8 +385,21 @@ def _parser(row: type[_TableRow]) -> Callable[[Mapping[str, str]], _TableRow]:
     """Return a parser from a CSV row to `row`: each column by the type of the field of that name."""
     kinds: dict[type, Callable[[str], Any]] = {str: str, int: int, float: _float}
     columns = {name: kinds[kind] for name, kind in get_type_hints(row).items()}
-    return lambda cells: row(**{name: parsed(cells[name]) for name, parsed in columns.items()})
+    optional = _optional(row)
+    return lambda cells: row(
+        **{name: parsed(cells[name]) for name, parsed in columns.items() if name in cells or name not in optional}
+    )
 
 
-def _write_rows(path: Path, row: type, rows: Iterable[Any]) -> None:
-    write_csv(path, [f.name for f in fields(row)], [astuple(r) for r in rows])
+def _write_rows(path: Path, row: type, rows: Sequence[Any]) -> None:
+    defaults = _optional(row)
+    left_out = {name for name, value in defaults.items() if all(getattr(r, name) == value for r in rows)}
+    names = [f.name for f in fields(row) if f.name not in left_out]
+    write_csv(path, names, [tuple(getattr(r, name) for name in names) for r in rows])
+
+
+def _optional(row: type) -> dict[str, Any]:
+    """Return the default of each column that is left out where all rows have it: those that were added later."""
+    if not is_dataclass(row):
+        return {}
+    return {f.name: f.default for f in fields(row) if f.metadata.get("optional")}

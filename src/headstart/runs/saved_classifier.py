@@ -92,6 +92,7 @@ def _describe(extractor: FeatureExtractor, folder: str) -> dict[str, Any]:
         "weights_sha256": b.sha256,
         "weights_preprocess": b.preprocess.as_dict(),
         "preprocess": extractor.spec.as_dict(),
+        **({} if extractor.pooling == "last" else {"pooling": extractor.pooling}),
         "licence": b.licence,
         "origin": b.origin,
     }
@@ -118,7 +119,10 @@ def _read_member(run: Path, described: Mapping[str, Any]) -> EnsembleMember:
         origin=described["origin"],
         content=backbone_content(file),
     )
-    extractor = FeatureExtractor(backbone, Preprocess.from_dict(described["preprocess"]))
+    pooling = described.get("pooling", "last")
+    if pooling not in ("last", "stages"):
+        raise ValueError(f"pooling {pooling!r} is not known")
+    extractor = FeatureExtractor(backbone, Preprocess.from_dict(described["preprocess"]), pooling)
     return EnsembleMember(extractor, LinearLayer(weight_DK, bias))
 
 
@@ -161,12 +165,18 @@ def _write_member(classifier: Classifier, member: EnsembleMember, folder: Path) 
 
 
 def timm_config(classes: Sequence[str], extractor: FeatureExtractor, classifier: str) -> dict[str, Any]:
-    """Return the config that timm's ``local-dir:`` reads: architecture, class names, and the input spec."""
+    """Return the config that timm's ``local-dir:`` reads: architecture, class names, and the input spec.
+
+    With features of all stages, that is `headstart.model.backbones.networks.HeadstartStages`, which timm knows once that
+    module is imported.
+    """
     spec, backbone = extractor.spec, extractor.backbone
+    stages = extractor.pooling == "stages"
+    inside = {"architecture": backbone.architecture} if stages else {}
     return {
-        "architecture": backbone.architecture,
+        "architecture": "headstart_stages" if stages else backbone.architecture,
         "num_classes": len(classes),
-        "model_args": dict(backbone.model_args),
+        "model_args": dict(backbone.model_args) | inside,
         "label_names": list(classes),
         "pretrained_cfg": {
             "tag": backbone.name.partition(".")[2],

@@ -6,7 +6,7 @@ Epochs and steps of gradient training are not in it: those rows are `EpochRow` a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,12 +14,14 @@ class HistoryRow:
     """One configuration tried, a row of `history.csv`. Losses are in nats, lower is better; NaN where not measured.
 
     `stage` is 'choose' (backbones), 'head' (closed-form last layers) or 'finetune' (gradient training, whatever the
-    `approach`). `head` and `strength` belong to closed-form layers; `wise_ft` is the coefficient of WiSE-FT.
+    `approach`). `pooling` says whose maps the features are the means of, see
+    `Recipe.pooling`. `head` and `strength` belong to closed-form layers; `wise_ft` is the coefficient of WiSE-FT.
     """
 
     stage: str
     backbone: str
     approach: str
+    pooling: str = field(default="last", metadata={"optional": True})
     head: str = ""
     strength: float = math.nan
     wise_ft: float = math.nan

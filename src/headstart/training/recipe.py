@@ -22,6 +22,7 @@ from headstart.errors import RecipeError, near_names
 from headstart.io.result_repr import OneLineRepr
 
 APPROACHES = ("auto", "linear", "head_sgd", "finetune", "scratch")
+POOLINGS = ("auto", "last", "stages")
 HEADS = ("auto", "ridge", "lda", "logistic", "blend", "ncm")
 CLASS_WEIGHTS = ("none", "balanced")
 OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
@@ -39,7 +40,8 @@ class Recipe(OneLineRepr):
     descent), finetune, scratch (random weights); auto starts linear, and fine-tunes if the budget and validation allow."""
 
     backbone: str = "auto"
-    """A timm name; several joined by + are fused; auto picks by validation among the available weights."""
+    """A timm name; several joined by + are all used; auto picks among the available weights, one or up to four
+    that are more accurate together."""
 
     image_size: int = 0
     """Side of the input square in pixels; 0 means the backbone's own, or less if the images are smaller; -1 means the
@@ -47,6 +49,10 @@ class Recipe(OneLineRepr):
 
     resize: str = "auto"
     """How an image becomes a square: crop, pad or squash; auto takes the backbone's own."""
+
+    pooling: str = "auto"
+    """Features of a frozen backbone: last (its own pooled features), stages (beside them, the means of the maps of all
+    stages); auto picks by leave-one-out."""
 
     head: str = "auto"
     """The last layer: ridge, lda, logistic, blend (lda and logistic) or ncm (nearest mean); auto picks on validation."""
@@ -216,6 +222,7 @@ _KINDS: dict[str, tuple[type, type, str]] = {
 
 _CHOICES = {
     "approach": APPROACHES,
+    "pooling": POOLINGS,
     "head": HEADS,
     "class_weight": CLASS_WEIGHTS,
     "resize": ("auto", "crop", "pad", "squash"),

@@ -1,12 +1,14 @@
-"""Two networks of our own, registered with timm, so they work wherever a timm network does.
+"""Three networks of our own, registered with timm, so they work wherever a timm network does.
 
 - `headstart_cnn`: the small network of the published Intel-scenes walk-through, trained from random weights:
   convolution and pooling (and dropout) three times, then a dense layer. Its size depends on that of the images
   (`img_size`).
 - `headstart_top`: any timm network, with dense ReLU layers between its pooled features and the last layer.
+- `headstart_stages`: any timm network, with a last layer on the features of all its stages
+  (`headstart.model.backbones.stages`). Run folders with such features name it in their ``config.json``.
 
 Importing this module registers them: ``timm.create_model("local-dir:RUN")`` works after ``import
-headstart.model.backbones.networks``. Both end in `classifier`, and their features are its input: the last hidden layer.
+headstart.model.backbones.networks``. All end in `classifier`, and their features are its input.
 
 Costs: importing it also imports torch and timm (3 to 7 s). When not to use it: a last layer alone needs no
 `headstart_top`; timm's own network has one.
@@ -31,10 +33,19 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import nn
 
 from headstart.errors import BackboneError, near_names
+from headstart.model.backbones.stages import StageFeatures
 
-__all__ = ["HeadstartCNN", "HeadstartTop", "input_architecture", "with_top"]
+__all__ = ["HeadstartCNN", "HeadstartStages", "HeadstartTop", "input_architecture", "with_top"]
+
+_AROUND = ("headstart_top", "headstart_stages")
 
 _OURS = {"num_classes": 1000, "classifier": "classifier", "interpolation": "bilinear", "license": "apache-2.0"}
+_IMAGENET = {
+    **_OURS,
+    "input_size": (3, 224, 224),
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+}
 default_cfgs = generate_default_cfgs(
     {
         "headstart_cnn": {
@@ -47,12 +58,8 @@ default_cfgs = generate_default_cfgs(
             "crop_mode": "squash",
             "first_conv": "features.0.0",
         },
-        "headstart_top": {
-            **_OURS,
-            "input_size": (3, 224, 224),
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
-        },
+        "headstart_top": _IMAGENET,
+        "headstart_stages": _IMAGENET,
     }
 )
 
@@ -189,6 +196,30 @@ class HeadstartTop(_Topped):
         return pooled.flatten(1)
 
 
+class HeadstartStages(nn.Module):
+    """A headless timm network (`backbone`) and a last layer on the features of all its stages."""
+
+    def __init__(self, backbone: nn.Module, img_size: int, num_classes: int = 1000) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_features = sum(StageFeatures(backbone).eval().block_sizes(img_size))
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the last layer with a new one of `num_classes` outputs, or none for 0. `global_pool` is ignored."""
+        self.num_classes = num_classes
+        self.classifier = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer; an Identity if there is none."""
+        return self.classifier
+
+    def forward(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        """Return logits, float (N, K)."""
+        logits_NK: torch.Tensor = self.classifier(StageFeatures(self.backbone)(pixels_NCHW))
+        return logits_NK
+
+
 @register_model
 def headstart_cnn(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Make a `HeadstartCNN` with its arguments. There are no pretrained weights."""
@@ -204,6 +235,26 @@ def headstart_top(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return model
 
 
+@register_model
+def headstart_stages(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Make a `HeadstartStages` on timm's `architecture`; other arguments go to that network."""
+    model: nn.Module = build_model_with_cfg(
+        _staged, "headstart_stages", pretrained, pretrained_filter_fn=_as_staged, **kwargs
+    )
+    return model
+
+
+def _as_staged(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Rename the tensors of a run folder, which have the backbone's own names."""
+    last = model.backbone.pretrained_cfg["classifier"]
+    renamed = {f"backbone.{name}": value for name, value in tensors.items() if not name.startswith(f"{last}.")}
+    own = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
+    for part in ("weight", "bias"):
+        value = tensors[f"{last}.{part}"]
+        renamed[f"classifier.{part}"] = value.reshape(value.shape[: 2 if part == "weight" else 1])
+    return {**own, **renamed}
+
+
 def with_top(backbone: nn.Module, hidden: Sequence[int], num_classes: int, *, drop_rate: float = 0.0) -> HeadstartTop:
     """Make a `HeadstartTop` around an existing network (headless, with its weights), such as one from `build`."""
     if isinstance(backbone, _Topped):
@@ -215,8 +266,8 @@ def with_top(backbone: nn.Module, hidden: Sequence[int], num_classes: int, *, dr
 
 
 def input_architecture(architecture: str, model_args: Mapping[str, Any]) -> str:
-    """Return the architecture that defines the input: the one inside a `headstart_top`, else the network's own."""
-    return str(model_args.get("architecture", "")) if architecture == "headstart_top" else architecture
+    """Return the architecture that defines the input: the one inside a network of ours, else the network's own."""
+    return str(model_args.get("architecture", architecture)) if architecture in _AROUND else architecture
 
 
 def _topped(
@@ -227,23 +278,33 @@ def _topped(
     in_chans: int = 3,
     **backbone_args: Any,
 ) -> HeadstartTop:
+    inside = _headless("headstart_top", architecture, in_chans, backbone_args)
+    return HeadstartTop(inside, hidden, num_classes, drop_rate)
+
+
+def _staged(
+    num_classes: int = 1000, architecture: str = "", in_chans: int = 3, **backbone_args: Any
+) -> HeadstartStages:
+    inside = _headless("headstart_stages", architecture, in_chans, backbone_args)
+    img_size = backbone_args.get("img_size") or inside.pretrained_cfg["input_size"][-1]
+    return HeadstartStages(inside, img_size, num_classes)
+
+
+def _headless(name: str, architecture: str, in_chans: int, backbone_args: Mapping[str, Any]) -> nn.Module:
+    """Build the network inside one of ours."""
     # a plain name: timm would fetch weights for 'hf-hub:...' and 'local-dir:...'
     if not isinstance(architecture, str) or not re.fullmatch(r"\w+", architecture, re.ASCII):
-        raise BackboneError(
-            f"headstart_top: architecture is {architecture!r}, expected the plain name of a timm model."
-        )
+        raise BackboneError(f"{name}: architecture is {architecture!r}, expected the plain name of a timm model.")
     if not timm.is_model(architecture) or architecture.startswith("headstart_"):
         hint = near_names(architecture, timm.list_models(), n=1)
-        raise BackboneError(f"headstart_top: timm has no architecture {architecture!r}.", hint=hint)
+        raise BackboneError(f"{name}: timm has no architecture {architecture!r}.", hint=hint)
     try:
-        inside = timm.create_model(
+        inside: nn.Module = timm.create_model(
             architecture, pretrained=False, checkpoint_path=None, num_classes=0, in_chans=in_chans, **backbone_args
         )
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise BackboneError(
-            f"headstart_top: timm cannot build {architecture} with {backbone_args}: {error}."
-        ) from error
-    return HeadstartTop(inside, hidden, num_classes, drop_rate)
+        raise BackboneError(f"{name}: timm cannot build {architecture} with {backbone_args}: {error}.") from error
+    return inside
 
 
 def _refuse_unknown(name: str, kwargs: Mapping[str, Any], takes: Callable[..., Any]) -> None:

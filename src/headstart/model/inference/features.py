@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,19 +41,27 @@ from headstart.model.inference.runtime import Network, Runtime, Session
 SHARD_ROWS = 4096
 SHARD_SECONDS = 20.0
 
+Pooling = Literal["last", "stages"]
+
 WORKERS_PER_CORE = 4
 """Two reached 0.95 of the serial bound, three and four 1.01, six 0.98 (medians of nine repeats; LOG.md)."""
 
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """A backbone with its input spec (its own, or at another size)."""
+    """A backbone with its input spec (its own, or at another size), and which of its features to use.
+
+    `pooling` is ``last`` (the backbone's own pooled features) or ``stages`` (those, and the mean of every stage's maps).
+    Both come from one pass and share one cache.
+    """
 
     backbone: Backbone
     spec: Preprocess
+    pooling: Pooling = "last"
 
     def __str__(self) -> str:
-        return f"{self.backbone.name} at {self.spec.image_size} px"
+        stages = ", all stages" if self.pooling == "stages" else ""
+        return f"{self.backbone.name} at {self.spec.image_size} px{stages}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -88,6 +96,7 @@ class FeatureStore:
     def __init__(self, key: str) -> None:
         self._folder = cache_dir() / "features" / key
         self._row: dict[bytes, tuple[np.ndarray, int]] = {}
+        self.block_sizes: tuple[int, ...] = ()
         for path in sorted(self._folder.glob("*.safetensors")):
             self._take_up(path)
 
@@ -96,11 +105,12 @@ class FeatureStore:
         found = self._row.get(sha256)
         return None if found is None else found[0][found[1]]
 
-    def keep(self, sha256s: Sequence[bytes], values_ND: np.ndarray) -> None:
+    def keep(self, sha256s: Sequence[bytes], values_ND: np.ndarray, block_sizes: Sequence[int]) -> None:
         """Write a shard. A full or failing disk raises `WriteError`."""
         keys_N32 = np.frombuffer(b"".join(sha256s), np.uint8).reshape(-1, 32)
         name = sha256_bytes(keys_N32.tobytes())[:32]
-        arrays, metadata = {"sha256": keys_N32, "values": values_ND}, {"content": _content(keys_N32, values_ND)}
+        arrays = {"sha256": keys_N32, "values": values_ND}
+        metadata = {"content": _content(keys_N32, values_ND), "blocks": json.dumps(list(block_sizes))}
         path = self._folder / f"{name}.safetensors"
         write_cache(path, safetensors_bytes(arrays, metadata))
         self._take_up(path)  # mapped from the file, so that an open store does not fill memory
@@ -116,6 +126,7 @@ class FeatureStore:
             values_ND = _mapped_array(data, header["values"], np.dtype(np.float32))
             if header["__metadata__"]["content"] != _content(keys_N32, values_ND):
                 return
+            self.block_sizes = tuple(json.loads(header["__metadata__"]["blocks"]))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return
         for row, key in enumerate(keys_N32):
@@ -160,6 +171,18 @@ class Embedder:
             self._networks[member] = open_network(extractor.backbone, extractor.spec, self.runtime)
         return self._networks[member]
 
+    def selected(self, member: int, values_ND: np.ndarray) -> np.ndarray:
+        """Return the columns that the extractor uses."""
+        if self.extractors[member].pooling == "stages" or not len(values_ND):
+            return values_ND
+        return values_ND[:, : self.block_sizes(member)[0]]
+
+    def block_sizes(self, member: int) -> tuple[int, ...]:
+        """Return the number of columns of each block of an extractor's features, by the extractor's number."""
+        store = self._stores.get(member)
+        sizes = (store.block_sizes if store else ()) or self.network(member).block_sizes
+        return sizes if self.extractors[member].pooling == "stages" else sizes[:1]
+
     def _store(self, member: int) -> FeatureStore | None:
         if self.keep and member not in self._stores:
             extractor = self.extractors[member]
@@ -184,7 +207,10 @@ class Embedder:
         with bar(f"Embedding with {title}", len(wanted)) as advance:
             work.run(wanted, stores, keys, advance)
         failed = {keys[i]: reason for i, reason in work.errors.items()}
-        arrays = [_assemble(keys, store, fresh) for store, fresh in zip(stores, work.fresh, strict=True)]
+        arrays = [
+            self.selected(member, _assemble(keys, store, fresh))
+            for member, store, fresh in zip(members, stores, work.fresh, strict=True)
+        ]
         return arrays, {i: failed[key] for i, key in enumerate(keys) if key in failed}
 
 
@@ -230,7 +256,7 @@ class _EmbeddingWork:
         self.images, self.networks, self.missing, self.spec = images, networks, missing, spec
         self.batch = batch
         self.errors: dict[int, str] = {}
-        self.fresh = [_Rows(n.feature_dim if n else 0, m) for n, m in zip(networks, missing, strict=True)]
+        self.fresh = [_Rows(sum(n.block_sizes) if n else 0, m) for n, m in zip(networks, missing, strict=True)]
         self._lock = threading.Lock()
         self._stop: BaseException | None = None
 
@@ -272,13 +298,13 @@ class _EmbeddingWork:
                     last = time.monotonic()
 
     def _keep_new(self, stores: Sequence[FeatureStore | None], keys: Sequence[bytes]) -> None:
-        for store, rows in zip(stores, self.fresh, strict=True):
-            if store is None:
+        for store, rows, network in zip(stores, self.fresh, self.networks, strict=True):
+            if store is None or network is None:
                 continue
             with self._lock:
                 indices, values_ND = rows.take_unkept()
             if indices:
-                store.keep([keys[i] for i in indices], values_ND)
+                store.keep([keys[i] for i in indices], values_ND, network.block_sizes)
 
     def _guarded(self, batches: Iterator[Sequence[int]], advance: Callable[[int], None]) -> None:
         _run_in_long_slices()

@@ -79,9 +79,9 @@ class Predictor:
     def predict_one(self, image: ImageRef) -> np.ndarray:
         """Predict probabilities float64 (K,) of one image, decoded in this process. Raises `UnreadableImage`."""
         features = []
-        for member, session in zip(self.classifier.members, self._sessions(), strict=True):
+        for i, (member, session) in enumerate(zip(self.classifier.members, self._sessions(), strict=True)):
             session.pixels[0] = read_pixels(image, member.extractor.spec)
-            features.append(session.run()[:1].copy())
+            features.append(self._embed.selected(i, session.run()[:1]).copy())
         probabilities_K: np.ndarray = softmax(self.classifier.logits(features))[0]
         return probabilities_K
 

@@ -31,14 +31,17 @@ class Session(Protocol):
     """uint8 (batch, image_size, image_size, 3)."""
 
     def run(self) -> np.ndarray:
-        """Return features of the current `pixels`, float32 (batch, feature_dim); valid until the next call."""
+        """Return features of the current `pixels`, float32 (batch, sum of block sizes); valid until the next call."""
         ...
 
 
 class Network(Protocol):
-    """A compiled backbone. `classifier` names timm's last layer, `classifier_tail` its weight's shape after (K, D)."""
+    """A compiled backbone. `classifier` names timm's last layer, `classifier_tail` its weight's shape after (K, D).
 
-    feature_dim: int
+    `block_sizes` are the columns of its output: the pooled features, then one block per stage.
+    """
+
+    block_sizes: tuple[int, ...]
     classifier: str
     classifier_tail: tuple[int, ...]
 

@@ -43,13 +43,16 @@ class Auto:
         linear = LINEAR.fit(only_linear, extractors)
         if "+" in task.recipe.backbone or not _has_time(task):
             return linear
-        start = starting_layer(only_linear, linear.candidate) if task.recipe.head_init == "linear" else None
+        (features_ND,) = task.embed(extractors[:1])
+        start = None
+        if task.recipe.head_init == "linear":
+            start = starting_layer(only_linear, features_ND, extractors[0])
         try:
             trained = fit_network(task.with_recipe(approach="finetune"), extractors[0], MODE, start)
         except BudgetTooSmall as error:
             log.info("No fine-tuning: %s", error.message)
             return linear
-        initial_NK = None if start is None else start(linear.candidate.features[0][task.dataset.sets.val])
+        initial_NK = None if start is None else start(features_ND[task.dataset.sets.val])
         chosen, why = preferred(linear.candidate, trained.candidate, task.val_labels_N, initial_NK)
         history = (*linear.history, *trained.history)
         if chosen.finetuned is None:

@@ -6,12 +6,9 @@ linear layer first, then minutes. `training.finetune` says what is trained.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from headstart.model.inference.features import FeatureExtractor
 from headstart.pipeline.approaches.approach import ApproachResult
 from headstart.pipeline.approaches.gradient import check_single_backbone, fit_network
-from headstart.pipeline.approaches.linear_approach import APPROACH as LINEAR
 from headstart.pipeline.approaches.linear_approach import starting_layer
 from headstart.pipeline.fit_task import FitTask
 from headstart.training.modes import TrainingMode
@@ -36,15 +33,16 @@ class Finetune:
         return True
 
     def ignores(self, recipe: Recipe) -> frozenset[str]:
-        """Return nothing."""
-        return frozenset()
+        """Return what only a frozen backbone has."""
+        return frozenset({"pooling"})
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
         """See `Approach.fit`."""
-        linear = LINEAR.fit(task, extractors)
-        start = starting_layer(task, linear.candidate) if task.recipe.head_init == "linear" else None
-        trained = fit_network(task, extractors[0], MODE, start)
-        return replace(trained, history=(*linear.history, *trained.history))
+        start = None
+        if task.recipe.head_init == "linear":
+            (features_ND,) = task.embed(extractors[:1])
+            start = starting_layer(task, features_ND, extractors[0])
+        return fit_network(task, extractors[0], MODE, start)
 
 
 APPROACH = Finetune()

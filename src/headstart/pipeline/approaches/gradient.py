@@ -41,8 +41,8 @@ class SingleNetwork:
         return True
 
     def ignores(self, recipe: Recipe) -> frozenset[str]:
-        """Return the options of fine-tuning and of closed-form heads."""
-        return FINETUNES | {"head"}
+        """Return the options of fine-tuning, and of closed-form heads and their features."""
+        return FINETUNES | {"head", "pooling"}
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
         """See `Approach.fit`."""

@@ -1,19 +1,28 @@
-"""`linear`: the best closed-form last layer on frozen backbones, one or several. Costs embedding and a few seconds."""
+"""`linear`: the best closed-form last layers on frozen backbones, one or several. Costs embedding and a few seconds."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import reduce
+
+import numpy as np
+
 from headstart.evaluation.calibration import fit_temperature
+from headstart.io.progress import log
 from headstart.model.heads.linear_layer import LinearLayer
+from headstart.model.inference.classifier import EnsembleMember
 from headstart.model.inference.features import FeatureExtractor
 from headstart.pipeline.approaches.approach import TRAINS, ApproachResult
 from headstart.pipeline.candidates import Candidate
-from headstart.pipeline.fit_heads import fit_heads, refit_on
+from headstart.pipeline.combine import Probe, choose_members, fit_weights, probe_poolings, report
+from headstart.pipeline.fit_heads import fit_best_head, refit_on
 from headstart.pipeline.fit_task import FitTask
+from headstart.training.history import HistoryRow
 from headstart.training.recipe import Recipe
 
 
 class Linear:
-    """A linear probe. Once chosen, the head is refitted on the training and validation set together."""
+    """Linear probes. Once chosen, their heads are refitted on the training and validation set together."""
 
     pretrained = True
     cost = 1
@@ -31,32 +40,62 @@ class Linear:
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
         """See `Approach.fit`."""
-        dataset, sets = task.dataset, task.dataset.sets
-        features = task.embed(extractors)
-        task.clock.lap("embed")
-        head, history = fit_heads(extractors, features, dataset, task.recipe, fuse="+" in task.recipe.backbone)
-        used = tuple(features[extractors.index(extractor)] for extractor in head.extractors)
-        val_logits_NK = head.head.logits(head.join([x[sets.val] for x in used]))
-        both = sets.train_val
-        final = refit_on(head, [x[both] for x in used], dataset.labels[both], len(dataset.classes))
+        members, weights, history = _choose(task, extractors)
+        found = [_fit_member(task, member, weight) for member, weight in zip(members, weights, strict=True)]
         task.clock.lap("fit")
-        return ApproachResult(
-            Candidate(final.members(1.0), used, val_logits_NK, head=head), tuple(history), task.recipe
-        )
+        candidate = reduce(Candidate.plus, (each for each, _ in found))
+        return ApproachResult(candidate, (*history, *(row for _, rows in found for row in rows)), task.recipe)
 
 
-def starting_layer(task: FitTask, linear: Candidate) -> LinearLayer:
-    """Return the last layer that fine-tuning starts from: on the first backbone alone, fitted on the training set only,
-    divided by its temperature.
+def _choose(
+    task: FitTask, extractors: tuple[FeatureExtractor, ...]
+) -> tuple[list[Probe], tuple[float, ...], list[HistoryRow]]:
+    """Return the features to use and their weights, and a row per trial; all backbones if the recipe joins them by +."""
+    wide = tuple(replace(each, pooling="last" if task.recipe.pooling == "last" else "stages") for each in extractors)
+    features, sizes = task.embed_blocks(wide)
+    task.clock.lap("embed")
+    rows = task.dataset.sets.train_val
+    labels_N = task.dataset.labels[rows]
+    if len(wide) == 1 and len(sizes[0]) == 1:  # nothing to choose
+        (only,) = wide
+        return [Probe.unscored(replace(only, pooling="last"), features[0], sizes[0])], (1.0,), []
+    probes = [
+        probe_poolings(each, x, size, labels_N, len(task.dataset.classes), pooling=task.recipe.pooling, rows=rows)
+        for each, x, size in zip(wide, features, sizes, strict=True)
+    ]
+    best = [found[0] for found in probes]
+    chosen = best if "+" in task.recipe.backbone else choose_members(best, labels_N)
+    weights = fit_weights([p.logits_NK for p in chosen], labels_N) if len(chosen) > 1 else (1.0,)
+    tried = [p for found in probes for p in found]
+    report(chosen, weights)
+    used = [(p, w) for p, w in zip(chosen, weights, strict=True) if w > 0]
+    return [p for p, _ in used], tuple(w for _, w in used), [p.row() for p in tried]
+
+
+def _fit_member(task: FitTask, member: Probe, weight: float) -> tuple[Candidate, list[HistoryRow]]:
+    """Fit the best head on a member's features; return it with its logits at their own temperature times the weight."""
+    dataset, features_ND = task.dataset, member.features_ND
+    head, rows = fit_best_head(member.extractor, features_ND, member.block_sizes, dataset, task.recipe)
+    log.info("Head: %s on %s.", head.head.kind, member.extractor)
+    val_logits_NK = head.logits(features_ND[dataset.sets.val])
+    both = dataset.sets.train_val
+    final = refit_on(head, features_ND[both], dataset.labels[both], len(dataset.classes))
+    candidate = Candidate(
+        (EnsembleMember(member.extractor, final.layer),), (features_ND,), np.asarray(val_logits_NK), head=head
+    )
+    return candidate.tempered(task.val_labels_N).times(weight), rows
+
+
+def starting_layer(task: FitTask, features_ND: np.ndarray, extractor: FeatureExtractor) -> LinearLayer:
+    """Return the last layer that fine-tuning starts from: on one backbone's own pooled features (N, D), fitted on the
+    training set only, divided by its temperature.
 
     Cross-entropy treats logits as log-odds; those of some heads (such as nearest class means) are many times as large,
     and the first steps would only reduce them.
     """
-    head, features_ND = linear.head, linear.features[0]
-    if head is None or len(head.extractors) > 1:
-        head, _ = fit_heads([linear.members[0].extractor], [features_ND], task.dataset, task.recipe)
-    logits_NK = head.head.logits(head.join([features_ND[task.dataset.sets.val]]))
-    return head.members(fit_temperature(logits_NK, task.val_labels_N))[0].layer
+    head, _ = fit_best_head(extractor, features_ND, features_ND.shape[1:], task.dataset, task.recipe)
+    logits_NK = head.logits(features_ND[task.dataset.sets.val])
+    return head.layer.times(1 / fit_temperature(logits_NK, task.val_labels_N))
 
 
 APPROACH = Linear()

@@ -30,7 +30,7 @@ from headstart.model.inference.engines.openvino_engine import OpenVinoEngine
 from headstart.model.inference.engines.torch_engine import TorchEngine
 from headstart.model.inference.runtime import Network, Runtime, Session
 
-NETWORK_VERSION = 4
+NETWORK_VERSION = 5
 """Part of every key: increment it when the output of networks changes."""
 
 PRECISIONS = ("bf16", "f32")

@@ -89,10 +89,10 @@ class OpenVinoEngine:
 
 
 class OpenVinoNetwork:
-    """A compiled CPU graph: uint8 NHWC pixels in, pooled float32 features out."""
+    """A compiled CPU graph: uint8 NHWC pixels in, float32 features of all stages out."""
 
     def __init__(self, info: dict[str, Any], blob: bytes, spec: Preprocess, runtime: Runtime) -> None:
-        self.feature_dim: int = info["feature_dim"]
+        self.block_sizes: tuple[int, ...] = tuple(info["block_sizes"])
         self.classifier: str = info["classifier"]
         self.classifier_tail: tuple[int, ...] = tuple(info["classifier_tail"])
         self._spec, self._runtime = spec, runtime
@@ -112,7 +112,7 @@ class OpenVinoSession:
         request.set_input_tensor(_openvino().Tensor(self.pixels, shared_memory=True))
 
     def run(self) -> np.ndarray:
-        """Return features, float32 (batch, feature_dim)."""
+        """Return features, float32 (batch, sum of block sizes)."""
         self._request.infer()
         values: np.ndarray = self._request.get_output_tensor(0).data
         return values
@@ -128,7 +128,7 @@ def _aside(function: Any, *args: Any) -> Any:
 
 
 def _compile_backbone(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> tuple[dict[str, Any], bytes]:
-    module, classifier, tail = without_classifier(backbone, spec)
+    module, block_sizes, classifier, tail = without_classifier(backbone, spec)
     try:
         compiled = _compile(module, spec, runtime)
     except (RuntimeError, AssertionError) as error:
@@ -137,7 +137,7 @@ def _compile_backbone(backbone: Backbone, spec: Preprocess, runtime: Runtime) ->
             hint=f"Leave out --image-size, or give its own size: {backbone.preprocess.image_size}.",
         ) from error
     blob = compiled.export_model()
-    info = {"feature_dim": int(compiled.output(0).shape[1]), "classifier": classifier, "classifier_tail": tail}
+    info = {"block_sizes": block_sizes, "classifier": classifier, "classifier_tail": tail}
     return info, bytes(blob if isinstance(blob, bytes) else blob.getvalue())
 
 

@@ -69,12 +69,9 @@ class TorchNetwork:
     def __init__(self, backbone: Backbone, spec: Preprocess, runtime: Runtime) -> None:
         import torch
 
-        module, self.classifier, self.classifier_tail = without_classifier(backbone, spec)
+        module, self.block_sizes, self.classifier, self.classifier_tail = without_classifier(backbone, spec)
         self._module = from_pixels(module, spec).eval().to(runtime.device, memory_format=torch.channels_last)
         self._spec, self._runtime = spec, runtime
-        shape = (runtime.batch, spec.image_size, spec.image_size, 3)
-        with torch.inference_mode():
-            self.feature_dim = int(self._module(torch.zeros(shape, dtype=torch.uint8, device=runtime.device)).shape[1])
 
     def session(self) -> TorchSession:
         """Open a new session, for one thread only."""
@@ -94,7 +91,7 @@ class TorchSession:
         self._runtime = runtime
 
     def run(self) -> np.ndarray:
-        """Return features, float32 (batch, feature_dim)."""
+        """Return features, float32 (batch, sum of block sizes)."""
         import torch
 
         device, bf16 = self._runtime.device, self._runtime.precision == "bf16"

@@ -1,4 +1,7 @@
-"""The torch modules that engines compile: a backbone without its last layer, with pixel scaling in front."""
+"""The torch modules that engines compile: a backbone without its last layer, with pixel scaling in front.
+
+Their features are those of all stages (`headstart.model.backbones.stages`); an extractor selects columns.
+"""
 
 from __future__ import annotations
 
@@ -35,15 +38,18 @@ def from_pixels(module: Any, spec: Preprocess) -> Any:
     return FromPixels()
 
 
-def without_classifier(backbone: Backbone, spec: Preprocess) -> tuple[Any, str, tuple[int, ...]]:
-    """Return the backbone without its last layer, timm's name of that layer, and its weight's shape after (K, D).
+def without_classifier(backbone: Backbone, spec: Preprocess) -> tuple[Any, tuple[int, ...], str, tuple[int, ...]]:
+    """Return the backbone without its last layer, the sizes of the blocks of its features, timm's name of the last
+    layer, and its weight's shape after (K, D).
 
     That shape is () or (1, 1). Raises `BackboneError` for a backbone that does not end in a single last layer.
     """
     import timm
     import torch
 
-    module = build(backbone, image_size=spec.image_size)
+    from headstart.model.backbones.stages import StageFeatures
+
+    module = StageFeatures(build(backbone, image_size=spec.image_size)).eval()
     with torch.device("meta"):  # shapes only: nothing is allocated or initialised
         shell = timm.create_model(backbone.architecture, num_classes=2, **dict(backbone.model_args))
     name = shell.pretrained_cfg.get("classifier")
@@ -52,4 +58,15 @@ def without_classifier(backbone: Backbone, spec: Preprocess) -> tuple[Any, str, 
             f"{backbone.name}: ends in {name!r}, but headstart can only replace a single last layer.",
             hint="Choose another backbone: `headstart backbones` lists them.",
         )
-    return module, name, tuple(shell.get_submodule(name).weight.shape[2:])
+    return module, _block_sizes(backbone, module, spec), name, tuple(shell.get_submodule(name).weight.shape[2:])
+
+
+def _block_sizes(backbone: Backbone, module: Any, spec: Preprocess) -> tuple[int, ...]:
+    try:
+        sizes: tuple[int, ...] = module.block_sizes(spec.image_size)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise BackboneError(
+            f"{backbone.name}: cannot run at {spec.image_size} px: {(str(error).splitlines() or [''])[0]}",
+            hint=f"Leave out --image-size, or give its own size: {backbone.preprocess.image_size}.",
+        ) from error
+    return sizes

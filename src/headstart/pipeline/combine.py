@@ -1,0 +1,194 @@
+"""Choose which features of which backbones to combine, and with which weights, by leave-one-out log-loss.
+
+    probe each backbone's features -> add the member that helps most, while it helps clearly -> weigh the members
+
+Discriminant analysis on all images of train and validation is scored by exact leave-one-out (`model.heads.linear`), so
+every image counts, and not only a small validation set. The logits of an ensemble are a weighted sum of its members'
+(a product of experts: Hinton 2002), so it stays one linear layer per backbone. Weights minimise the log-loss of these
+logits and are shrunk towards equal ones.
+
+Costs one decomposition per backbone and pooling: about a second for 2,000 columns. When not to use it: to fit the final
+layers, which `pipeline.fit_heads` does; and for features of more than `MOST_COLUMNS`, of which only the last are used.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from headstart.evaluation.probabilities import log_softmax, softmax
+from headstart.io.progress import log
+from headstart.model.heads.linear import leave_one_out, tempered_log_loss
+from headstart.model.inference.features import FeatureExtractor, Pooling
+from headstart.pipeline.fit_heads import block_scale
+from headstart.training.history import HistoryRow
+
+CLEAR_GAIN = 0.02
+"""A further member costs as much as the first at prediction, and features of all stages a little, so each must lower the
+log-loss by this fraction."""
+
+MOST_MEMBERS = 4
+MOST_COLUMNS = 6000
+"""Features of all stages are used up to this number: the decomposition of more takes minutes."""
+
+STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
+
+EQUAL_IMAGES = 10.0
+"""How many images' worth of evidence says that all weights are equal."""
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """One backbone's features, and what a head on them predicts for images that it has not seen.
+
+    `logits_NK` float64, at their best temperature; `log_loss` their mean.
+    """
+
+    extractor: FeatureExtractor
+    features_ND: np.ndarray
+    block_sizes: tuple[int, ...]
+    logits_NK: np.ndarray
+    log_loss: float
+    accuracy: float
+    seconds: float
+
+    @classmethod
+    def unscored(cls, extractor: FeatureExtractor, features_ND: np.ndarray, block_sizes: Sequence[int]) -> Probe:
+        """Return the only candidate, which needs no score."""
+        nothing = np.zeros((0, 0))
+        return cls(extractor, features_ND, tuple(block_sizes), nothing, np.nan, np.nan, 0.0)
+
+    def row(self, stage: str = "choose") -> HistoryRow:
+        """Return its row of the history."""
+        return HistoryRow(
+            stage=stage,
+            backbone=self.extractor.backbone.name,
+            approach="linear",
+            pooling=self.extractor.pooling,
+            head="lda",
+            n_images=len(self.logits_NK),
+            loo_log_loss=self.log_loss,
+            loo_accuracy=self.accuracy,
+            seconds=self.seconds,
+        )
+
+
+def probe(
+    extractor: FeatureExtractor,
+    features_ND: np.ndarray,
+    block_sizes: Sequence[int],
+    labels_N: np.ndarray,
+    n_classes: int,
+    *,
+    rows: np.ndarray | None = None,
+) -> Probe:
+    """Probe features whose columns are those of the extractor's pooling; `rows` are the images to use, all by default.
+
+    `labels_N` int64 are the labels of these.
+    """
+    begun = time.monotonic()
+    some_ND = features_ND if rows is None else features_ND[rows]
+    scaled_ND = some_ND * block_scale(some_ND, block_sizes)
+    _, logits_SNK = leave_one_out("lda", scaled_ND, labels_N, n_classes, strengths=STRENGTHS)
+    smoothing = 1 / (len(labels_N) + 2)  # as if one more image had failed
+    scores = [tempered_log_loss(x, labels_N, smoothing=smoothing) for x in logits_SNK]
+    best = int(np.argmin([loss for loss, _ in scores]))
+    loss, factor = scores[best]
+    return Probe(
+        extractor=extractor,
+        features_ND=features_ND,
+        block_sizes=tuple(block_sizes),
+        logits_NK=logits_SNK[best].astype(np.float64) * factor,
+        log_loss=max(loss, 0.0),
+        accuracy=float((logits_SNK[best].argmax(1) == labels_N).mean()),
+        seconds=round(time.monotonic() - begun, 3),
+    )
+
+
+def probe_poolings(
+    extractor: FeatureExtractor,
+    all_ND: np.ndarray,
+    block_sizes: Sequence[int],
+    labels_N: np.ndarray,
+    n_classes: int,
+    *,
+    pooling: str,
+    rows: np.ndarray | None = None,
+) -> list[Probe]:
+    """Probe the poolings that are allowed, the better one first.
+
+    `all_ND` are the features of all stages, in blocks of `block_sizes` columns; `pooling` last, stages or auto.
+    """
+
+    def one(name: Pooling) -> Probe:
+        sizes = block_sizes if name == "stages" else block_sizes[:1]
+        named = replace(extractor, pooling=name)
+        return probe(named, all_ND[:, : sum(sizes)], sizes, labels_N, n_classes, rows=rows)
+
+    if pooling == "last" or len(block_sizes) == 1 or (pooling == "auto" and sum(block_sizes) > MOST_COLUMNS):
+        return [one("last")]
+    if pooling == "stages":
+        return [one("stages")]
+    last, stages = one("last"), one("stages")
+    return [stages, last] if stages.log_loss < (1 - CLEAR_GAIN) * last.log_loss else [last, stages]
+
+
+def choose_members(probes: Sequence[Probe], labels_N: np.ndarray) -> list[Probe]:
+    """Return the probes to combine, best first: each lowers the log-loss of the equally weighted sum clearly."""
+    left = sorted(probes, key=lambda p: p.log_loss)
+    chosen, loss = [left.pop(0)], min(p.log_loss for p in probes)
+    while left and len(chosen) < MOST_MEMBERS:
+        total_NK = np.sum([p.logits_NK for p in chosen], axis=0)
+        losses = [_log_loss(total_NK + p.logits_NK, labels_N) for p in left]
+        best = int(np.argmin(losses))
+        if losses[best] > (1 - CLEAR_GAIN) * loss:
+            break
+        loss = losses[best]
+        chosen.append(left.pop(best))
+    return chosen
+
+
+def fit_weights(logits: Sequence[np.ndarray], labels_N: np.ndarray) -> tuple[float, ...]:
+    """Return a weight >= 0 for each array of logits (N, K), such that their sum has the lowest log-loss.
+
+    Shrunk towards equal weights, as if `EQUAL_IMAGES` images had asked for those. The problem is convex.
+
+    >>> z = np.array([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0]])
+    >>> weights = fit_weights([z, z], np.array([0, 1, 0, 1]))
+    >>> bool(np.isclose(weights[0], weights[1]))
+    True
+    """
+    from scipy.optimize import minimize
+
+    stacked_MNK = np.stack([np.asarray(z, np.float64) for z in logits])
+    stacked_MNK -= stacked_MNK.mean(2, keepdims=True)
+    own_MN = stacked_MNK[:, np.arange(len(labels_N)), labels_N]
+    smoothing = 1 / (len(labels_N) + 2)
+    equal = tempered_log_loss(stacked_MNK.sum(0), labels_N, smoothing=smoothing)[1]
+    penalty = EQUAL_IMAGES / len(labels_N) / max(equal, 1e-9) ** 2
+
+    def objective(weights_M: np.ndarray) -> tuple[float, np.ndarray]:
+        total_NK = np.tensordot(weights_M, stacked_MNK, 1)
+        target_N = (1 - smoothing) * (weights_M @ own_MN)
+        norm_N = total_NK[:, 0] - log_softmax(total_NK)[:, 0]
+        slope_M = np.einsum("mnk,nk->m", stacked_MNK, softmax(total_NK)) - (1 - smoothing) * own_MN.sum(1)
+        away_M = weights_M - equal
+        value = float((norm_N - target_N).mean() + penalty * (away_M**2).sum())
+        return value, slope_M / len(labels_N) + 2 * penalty * away_M
+
+    found = minimize(objective, np.full(len(logits), equal), jac=True, bounds=[(0, None)] * len(logits))
+    return tuple(float(w) for w in found.x)
+
+
+def report(chosen: Sequence[Probe], weights: Sequence[float]) -> None:
+    """Log the members with their weights, if there are several."""
+    if len(chosen) > 1:
+        parts = [f"{p.extractor} ({w / sum(weights):.0%})" for p, w in zip(chosen, weights, strict=True)]
+        log.info("Combined: %s.", " + ".join(parts))
+
+
+def _log_loss(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
+    return tempered_log_loss(logits_NK, labels_N, smoothing=1 / (len(labels_N) + 2))[0]
