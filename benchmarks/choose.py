@@ -4,11 +4,11 @@ Candidates are all backbones of the folder and, with `--decoys`, up to three net
 probed in full first: every candidate embeds every image, is scored by leave-one-out on all that is not test, and gets a
 last layer as `train` fits it, whose accuracy on test is known then. That is what `choose_backbones` is compared with:
 
-    regret, one    test accuracy of the candidate with the lowest leave-one-out log-loss on all images, less that of the
-                   search's first choice, in points
-    regret, best   the same against the highest test accuracy of all candidates, which no search can know
-    regret, pair   the same for what `train` makes of two backbones: the search's, and those that its rule takes from all
-                   images
+    regret, one      the highest test accuracy of a single candidate (which no search can know), less that of the
+                     search's first choice, in points
+    regret, chosen   the same, less that of all backbones that the search chose, as `train` combines them
+    regret, search   test accuracy of the backbones that the same rule takes if every candidate embeds all images, less
+                     that of those which the search chose
 
     compute        the search's images x processor seconds that each candidate takes for one, as a part of all candidates
                    on all images that are not test
@@ -31,7 +31,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -41,16 +41,17 @@ from headstart.data.splits import make_split
 from headstart.model.backbones.registry import at_hand
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.engines import choose_runtime, open_network
-from headstart.model.inference.features import FeatureExtractor, embed_images, fitted_spec
+from headstart.model.inference.features import Embedder, FeatureExtractor, embed_images, fitted_spec
 from headstart.model.inference.runtime import Runtime
+from headstart.pipeline.approaches.linear_approach import APPROACH as LINEAR
 from headstart.pipeline.choose_backbones import (
     Choice,
     choose_backbones,
     fitting_size,
-    leave_one_out_score,
-    unit_variance,
 )
-from headstart.pipeline.fit_heads import fit_heads, refit_on
+from headstart.pipeline.combine import Probe as FeatureProbe
+from headstart.pipeline.combine import choose_members, probe_poolings
+from headstart.pipeline.fit_task import FitTask
 from headstart.pipeline.scan import scan
 from headstart.training.recipe import Recipe
 
@@ -136,6 +137,7 @@ class Task:
             seconds=math.inf,
             total=len(self.dataset),
             seed=seed,
+            pooling="auto",
         )
 
 
@@ -151,33 +153,24 @@ class Probe:
     def __post_init__(self) -> None:
         task = self.task
         self.seconds = seconds_each(task)
-        features = task.embed(np.ones(len(task.dataset), bool), task.views)
-        self.features = [unit_variance(x) for x in features]
-        self.losses = [self.loss((i,)) for i in range(len(task.views))]
-
-    def loss(self, members: tuple[int, ...]) -> float:
-        """Leave-one-out log-loss on train and val of one candidate, or of two fused."""
-        known = self.task.known
-        joined_ND = np.concatenate([self.features[i][known] for i in members], axis=1)
-        return leave_one_out_score(joined_ND, self.task.labels[known], self.task.n_classes)[0]
+        self.probes = probe_all(task)
+        self.losses = [each.log_loss for each in self.probes]
 
     @cached_property
-    def pair(self) -> tuple[int, int]:
-        """The best by itself, and the one that adds most to it (of those that are not far behind)."""
-        first = int(np.argmin(self.losses))
-        good = [i for i, loss in enumerate(self.losses) if i != first and loss < 2 * self.losses[first] + 0.1]
-        return first, min(good, key=lambda i: self.loss((first, i)))
+    def together(self) -> tuple[int, ...]:
+        """The candidates that are most accurate together, by leave-one-out on all images."""
+        known_N = self.task.labels[self.task.known]
+        chosen = choose_members(self.probes, known_N)
+        return tuple(self.probes.index(each) for each in chosen)
 
     def accuracy(self, members: tuple[int, ...]) -> float:
-        """Test accuracy of what `train` would make of these backbones: the first alone, or all of them fused."""
+        """Test accuracy of what `train --approach linear` makes of these backbones, all of them used."""
         if members not in self._accuracy:
-            t, features = self.task, [self.features[i] for i in members]
-            views = [t.views[i] for i in members]
-            fitted, _ = fit_heads(views, features, t.dataset, Recipe())
-            mine = [features[views.index(v)] for v in fitted.extractors]
-            final = refit_on(fitted, [x[t.known] for x in mine], t.labels[t.known], t.n_classes)
-            logits_NK = final.head.logits(final.join([x[t.test] for x in mine]))
-            self._accuracy[members] = float((logits_NK.argmax(1) == t.labels[t.test]).mean())
+            t, views = self.task, tuple(self.task.views[i] for i in members)
+            recipe = Recipe(approach="linear", backbone="+".join(view.backbone.name for view in views))
+            found = LINEAR.fit(FitTask(t.dataset, t.images, recipe, t.runtime), views).candidate
+            logits_NK = sum(m.layer(x[t.test]) for m, x in zip(found.members, found.features, strict=True))
+            self._accuracy[members] = float((np.asarray(logits_NK).argmax(1) == t.labels[t.test]).mean())
         return self._accuracy[members]
 
     def show(self) -> None:
@@ -189,8 +182,8 @@ class Probe:
                 f"  {task.views[i]!s:44s} {1000 * self.seconds[i]:5.2f} ms   "
                 f"log-loss {self.losses[i]:.4f}   test {self.accuracy((int(i),)):.4f}"
             )
-        first, second = self.pair
-        print(f"  with {task.views[second].backbone.name} beside the first: test {self.accuracy((first, second)):.4f}")
+        names = " + ".join(task.views[i].backbone.name for i in self.together)
+        print(f"  {names} together: test {self.accuracy(self.together):.4f}")
 
 
 def seconds_each(task: Task) -> list[float]:
@@ -211,15 +204,15 @@ def compare(task: Task, probe: Probe, seed: int) -> None:
     choice = task.search(seed)
     members = tuple(task.views.index(view) for view in choice.extractors)
     images = [embedded(choice, view) for view in task.views]
-    oracle = probe.pair
-    one, pair = probe.accuracy(members[:1]), probe.accuracy(members)
+    together = probe.together
+    one, all_of_them = probe.accuracy(members[:1]), probe.accuracy(members)
     best = max(probe.accuracy((i,)) for i in range(len(task.views)))
-    regrets = [100 * x for x in (probe.accuracy(oracle[:1]) - one, best - one, probe.accuracy(oracle) - pair)]
+    regrets = [100 * x for x in (best - one, best - all_of_them, probe.accuracy(together) - all_of_them)]
     compute = np.dot(images, probe.seconds) / (task.known.sum() * sum(probe.seconds))
     print(
         f"  seed {seed}: {' + '.join(v.backbone.name for v in choice.extractors)}\n"
-        f"      test {one:.4f}, as a pair {pair:.4f}; regret in points: "
-        f"one {regrets[0]:+.2f}, best {regrets[1]:+.2f}, pair {regrets[2]:+.2f}; "
+        f"      test {one:.4f}, together {all_of_them:.4f}; regret in points: "
+        f"one {regrets[0]:+.2f}, chosen {regrets[1]:+.2f}, search {regrets[2]:+.2f}; "
         f"compute {compute:.1%}, images {sum(images) / len(task.views) / task.known.sum():.1%}"
     )
 
@@ -229,10 +222,15 @@ def embedded(choice: Choice, view: FeatureExtractor) -> int:
     return max(t.n_images for t in choice.trials if t.backbone == view.backbone.name)
 
 
-def probe_all(task: Task) -> list[float]:
-    """Leave-one-out log-loss of every candidate on all images but those for the test."""
-    features = task.embed(task.known, task.views)
-    return [leave_one_out_score(x, task.labels[task.known], task.n_classes)[0] for x in features]
+def probe_all(task: Task) -> list[FeatureProbe]:
+    """Probe every candidate on all images but those for the test, with the better of its poolings."""
+    embedder = Embedder([replace(view, pooling="stages") for view in task.views], task.runtime)
+    features, _ = embedder(task.images.take(task.known))
+    labels_N = task.labels[task.known]
+    return [
+        probe_poolings(view, x, embedder.block_sizes(i), labels_N, task.n_classes, pooling="auto")[0]
+        for i, (view, x) in enumerate(zip(task.views, features, strict=True))
+    ]
 
 
 def timed(task: Task, folder: Path) -> None:

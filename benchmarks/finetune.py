@@ -13,6 +13,7 @@ because the plain loop is slow; on the whole of it only `kept` gains. Figures ar
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from dataclasses import replace
@@ -31,9 +32,10 @@ from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.approaches.finetune_approach import MODE
 from headstart.pipeline.choose_backbones import stratified_order
-from headstart.pipeline.fit_heads import fit_heads
+from headstart.pipeline.fit_heads import fit_best_head
 from headstart.pipeline.scan import scan
 from headstart.training.finetune import FinetuneResult, TrainingData, finetune
+from headstart.training.pacing import Deadline
 from headstart.training.recipe import Recipe
 
 
@@ -62,8 +64,8 @@ def main() -> None:
     (values_ND,), _ = embed_images(looked.images, [view], runtime)
     used = np.full(len(dataset), "", "<U5")
     used[task.train], used[task.val] = "train", "val"
-    fitted, _ = fit_heads([view], [values_ND], replace(dataset, split=used), recipe)
-    layer, test = fitted.members(1.0)[0].layer, dataset.sets.test
+    fitted, _ = fit_best_head(view, values_ND, values_ND.shape[1:], replace(dataset, split=used), recipe)
+    layer, test = fitted.layer, dataset.sets.test
     before = compute_metrics(layer(values_ND[test]), dataset.labels[test], dataset.classes)
     print(f"{view}, {len(task.train):,} training images, {options.epochs} rounds; frozen: {before['accuracy']}")
     ways = {"kept": recipe, "plain": Recipe(**{**recipe.as_dict(), "unfreeze": "all", "precision": "f32"})}
@@ -71,7 +73,7 @@ def main() -> None:
     for _ in range(options.rounds):
         for name in options.ways:
             begun = time.perf_counter()
-            tuned = finetune(view, task, ways[name], runtime, mode=MODE, start=layer, seconds=1e9)
+            tuned = finetune(view, task, ways[name], runtime, mode=MODE, start=layer, deadline=Deadline(at=math.inf))
             seconds = time.perf_counter() - begun
             rates[name].append(len(task.train) * options.epochs / seconds)
             accuracy = tested(tuned, dataset, looked.images, runtime)
