@@ -91,6 +91,14 @@ class Preprocess:
         """Return the values that a compiled network depends on: those of `as_dict` without `ranges`."""
         return {name: value for name, value in asdict(self).items() if name != "ranges"}
 
+    def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return what turns pixels (N, 3, S, S) of 0 to 255 into a network's input: times the first, plus the second.
+
+        Both are float32 (1, 3, 1, 1).
+        """
+        mean, std = (np.array(values, np.float32).reshape(1, 3, 1, 1) for values in (self.mean, self.std))
+        return np.float32(1) / (np.float32(255) * std), -mean / std
+
     def geometry(self) -> tuple[int, str, float, str, ValueRanges]:
         """Return the fields that determine the pixels: specs that agree here can share one decoded uint8 image."""
         cut = self.crop_pct if self.resize == "crop" else 1.0

@@ -29,6 +29,14 @@ def cached(repo: str, filename: str, revision: str = "main") -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def may_hold(name: str) -> bool:
+    """Return whether weights of a full name can be in the hub's cache: in timm's repository, or in another owner's."""
+    from huggingface_hub import constants
+
+    kept = [folder.name for folder in Path(constants.HF_HUB_CACHE).glob("models--*")]
+    return any(folder == f"models--timm--{name}" or not folder.startswith("models--timm--") for folder in kept)
+
+
 def may_ask(offline: bool) -> bool:
     """Return whether the hub may be contacted: not with `offline`, and not with ``HF_HUB_OFFLINE``."""
     from huggingface_hub import constants

@@ -41,7 +41,7 @@ from headstart.model.backbones.architectures import (
     timm_spec,
 )
 from headstart.model.backbones.config import BackboneConfig, check_args, read_config
-from headstart.model.backbones.hub import GIVE_HINT, LIST_HINT, cache_entries, cached, fetch, may_ask
+from headstart.model.backbones.hub import GIVE_HINT, LIST_HINT, cache_entries, cached, fetch, may_ask, may_hold
 from headstart.model.backbones.offline_kit import check_bundled, weights_in
 from headstart.model.backbones.weights import SafetensorsHeader, parameter_count, read_header, weights_sha256
 from headstart.model.backbones.weights_source import WeightsSource
@@ -152,10 +152,18 @@ def find_backbone(name: str, weights: WeightsSource = WeightsSource()) -> Backbo
 
 def sha256_here(name: str, weights: WeightsSource = WeightsSource()) -> str:
     """Return the SHA-256 of the weights that `find_backbone` uses without a file or download; '' if none."""
+    name = plain_name(name)
     try:
-        return _by_name(plain_name(name), _weights_folder(weights), offline=True).sha256
+        folder = _weights_folder(weights)
+        return "" if _is_nowhere(name, folder) else _by_name(name, folder, offline=True).sha256
     except BackboneError:
         return ""
+
+
+def _is_nowhere(name: str, folder: Path | None) -> bool:
+    """Return whether no weights of a full name can be here, as far as that can be said without importing timm."""
+    in_folder = folder is not None and name in _names_in(folder)
+    return "." in name and name != builtin.NAME and not in_folder and not may_hold(name)
 
 
 def _by_name(name: str, folder: Path | None, offline: bool) -> Backbone:

@@ -16,7 +16,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from headstart.io.files import sha256_file
 from headstart.io.text_table import few
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 SafetensorsHeader = dict[str, tuple[str, tuple[int, ...]]]
@@ -274,7 +275,21 @@ def load_tensors(path: Path, *, sha256: str = "") -> dict[str, torch.Tensor]:
 
     Raises `MissingWeights` or `BadWeights`.
     """
-    path = Path(path)
+    from safetensors.torch import load_file
+
+    tensors: dict[str, torch.Tensor] = _load(Path(path), load_file, sha256)
+    return tensors
+
+
+def load_arrays(path: Path, *, sha256: str = "") -> dict[str, np.ndarray]:
+    """Do as `load_tensors`, without torch: NumPy arrays of a file that stores no BF16 and no 8-bit floats."""
+    from safetensors.numpy import load_file
+
+    arrays: dict[str, np.ndarray] = _load(Path(path), load_file, sha256)
+    return arrays
+
+
+def _load(path: Path, load_file: Callable[[Path], Any], sha256: str) -> Any:
     read_header(path)
     if sha256 and weights_sha256(path) != sha256:
         raise BadWeights(
@@ -282,13 +297,11 @@ def load_tensors(path: Path, *, sha256: str = "") -> dict[str, torch.Tensor]:
             hint="Run the same command again.",
         )
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     try:
-        tensors: dict[str, torch.Tensor] = load_file(path)
+        return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise BadWeights(f"{path}: damaged safetensors: {error}.", hint=_FETCH_AGAIN) from error
-    return tensors
 
 
 def short_repr(value: object, most: int = 80) -> str:

@@ -23,9 +23,9 @@ def from_pixels(module: Any, spec: Preprocess) -> Any:
     class FromPixels(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            std = torch.tensor(spec.std).reshape(1, 3, 1, 1)
-            self.register_buffer("scale", 1 / (255 * std))
-            self.register_buffer("shift", -torch.tensor(spec.mean).reshape(1, 3, 1, 1) / std)
+            scale, shift = spec.scale_and_shift()
+            self.register_buffer("scale", torch.from_numpy(scale))
+            self.register_buffer("shift", torch.from_numpy(shift))
             self.module = module
 
         def forward(self, pixels_NHWC: torch.Tensor) -> torch.Tensor:
