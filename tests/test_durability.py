@@ -532,7 +532,7 @@ def test_a_limit_on_file_sizes_is_a_clean_error(
     words = words_for("train", tmp_path / "out" / "run", photos, tiny_weights)
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 
     ended = finished(words, cache, preexec_fn=limit)
     clean_error(ended, "model.safetensors: could not be written: File too large.", "ulimit -f")

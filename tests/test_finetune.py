@@ -26,7 +26,6 @@ from headstart.model.inference.runtime import Runtime
 from headstart.pipeline import approaches
 from headstart.pipeline.approaches.linear_approach import starting_layer
 from headstart.pipeline.candidates import Candidate, preferred
-from headstart.pipeline.fit_heads import fit_heads
 from headstart.pipeline.fit_task import FitTask
 from headstart.runs.run_folder import RunFolder
 from headstart.training.batches import Batch
@@ -137,11 +136,9 @@ def test_starts_from_log_odds_whatever_the_head(head: str, tiny_weights: Path) -
     dataset = Dataset(Path("photos"), names, labels, ("a", "b", "c"), split, np.arange(150))
     backbone = find_backbone("test_resnet.a", WeightsSource(folder=tiny_weights))
     view, recipe = FeatureExtractor(backbone, backbone.preprocess), headstart.Recipe(head=head)
-    fitted, _ = fit_heads([view], [features], dataset, recipe)
-    linear = Candidate(fitted.members(1.0), (features,), np.zeros((0, 3)), head=fitted)
     task = FitTask(dataset, Images((), ()), recipe, Runtime("openvino", "cpu", "f32", 8))
     held = split == "val"
-    logits_NK = starting_layer(task, linear)(features[held])
+    logits_NK = starting_layer(task, features, view)(features[held])
     assert fit_temperature(logits_NK, labels[held]) == pytest.approx(1.0, rel=1e-2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import headstart
@@ -33,11 +34,22 @@ def test_a_folder_of_images_becomes_a_tested_classifier(tmp_path: Path, photos: 
 
 def test_recipe_options_reach_the_run(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
     recipe = Recipe(
-        approach="linear", backbone="test_resnet.a", head="lda", image_size=32, resize="squash", precision="f32", seed=3
+        approach="linear",
+        backbone="test_resnet.a",
+        pooling="last",
+        head="lda",
+        image_size=32,
+        resize="squash",
+        precision="f32",
+        seed=3,
     )
     run = headstart.train(photos, out=tmp_path / "run", weights=tiny_weights, recipe=recipe)
     (part,) = run.classifier.members
     assert str(part.extractor) == "test_resnet.a at 32 px"
+    staged = headstart.train(
+        photos, out=tmp_path / "staged", weights=tiny_weights, recipe=replace(recipe, pooling="stages"), report=False
+    )
+    assert str(staged.classifier.members[0].extractor) == "test_resnet.a at 32 px, all stages"
     assert part.extractor.spec.resize == "squash"
     assert run.classifier.runtime.precision == "f32"
     assert run.provenance.head is not None and run.provenance.head.kind == "lda"

@@ -21,7 +21,7 @@ from headstart.io.folders import folder_aside
 from headstart.io.progress import bar, log
 from headstart.io.text_table import plain
 from headstart.model.inference.classifier import Classifier
-from headstart.model.inference.features import embed_images
+from headstart.model.inference.features import embed_images, own_features
 from headstart.model.inference.heat_maps import BATCH, Heat, seen
 from headstart.pipeline.nearest_images import mean_cosines, nearest
 from headstart.reports.explanation_sheet import ExplanationSheet, Neighbour, draw_explanation
@@ -149,15 +149,17 @@ def _compared(
 ) -> tuple[list[_PredictedImage], dict[str, str]]:
     """Return probabilities and nearest training images, and {name: reason} of images that can no longer be read."""
     n = len(known.paths)
+    extractors = [member.extractor for member in classifier.members]
     features, failed = embed_images(
         Images.recorded([*known.files, *(a.file for a in asked)], [*known.sha256s, *(a.sha256 for a in asked)]),
-        [member.extractor for member in classifier.members],
+        extractors,
         classifier.runtime,
     )
     changed = [i for i in failed if i < n]
     if changed:
         log.warning("%s training images have changed, and are left out.", f"{len(changed):,}")
-    cosines_MN = mean_cosines([x[n:] for x in features], [x[:n] for x in features])
+    own = own_features(features, extractors, classifier.runtime)
+    cosines_MN = mean_cosines([x[n:] for x in own], [x[:n] for x in own])
     cosines_MN[:, changed] = np.nan
     found = []
     for j, each in enumerate(asked):

@@ -30,7 +30,7 @@ from headstart.io.files import write_text
 from headstart.io.progress import log
 from headstart.io.text_table import few, plain
 from headstart.model.inference.classifier import Classifier
-from headstart.model.inference.features import embed_images
+from headstart.model.inference.features import embed_images, own_features
 from headstart.model.inference.predictions import Predictions
 from headstart.pipeline.nearest_images import mean_cosines, nearest
 from headstart.pipeline.scan import ScannedDataset
@@ -260,7 +260,7 @@ def _with_images(
         bare,
         balance=sides_of(dataset.classes, dataset.labels, dataset.split),
         sizes_N2=np.array([(f.width, f.height) for f in known.infos]).reshape(-1, 2),
-        near=_nearest(bare, known),
+        near=_nearest(bare, known, classifier),
         heat=maps,
         suspects=suspects,
         groups=_groups(dataset),
@@ -294,7 +294,7 @@ def _without_images(bare: ReportData, rows: Sequence[SplitRow]) -> ReportData:
     )
 
 
-def _nearest(bare: ReportData, known: _ReportImages) -> dict[int, tuple[SimilarImage, ...]]:
+def _nearest(bare: ReportData, known: _ReportImages, classifier: Classifier) -> dict[int, tuple[SimilarImage, ...]]:
     """Find the training images (train and val) nearest to each mistake, by row of the predictions: by cosine of the
     features, averaged over the backbones. Identical files are not shown as neighbours."""
     dataset = known.dataset
@@ -304,7 +304,8 @@ def _nearest(bare: ReportData, known: _ReportImages) -> dict[int, tuple[SimilarI
     if not asked or not len(training):
         return {}
     rows = [place[bare.predictions.paths[i]] for i in asked]
-    cosines_MN = mean_cosines([x[rows] for x in known.features], [x[training] for x in known.features])
+    own = own_features(known.features, [m.extractor for m in classifier.members], classifier.runtime)
+    cosines_MN = mean_cosines([x[rows] for x in own], [x[training] for x in own])
     sha256s = [known.infos[j].sha256 for j in training]
     found = {}
     for i, row, cosines_N in zip(asked, rows, cosines_MN, strict=True):

@@ -23,6 +23,7 @@ from headstart.errors import DamagedRun
 from headstart.images.preprocess import Preprocess
 from headstart.io.files import cache_dir, read_json, sha256_bytes, sha256_file, write_bytes, write_cache, write_json
 from headstart.io.progress import log
+from headstart.model.backbones.config import STAGED
 from headstart.model.backbones.registry import Backbone
 from headstart.model.backbones.weights import is_classifier, read_header
 from headstart.model.heads.linear_layer import LinearLayer
@@ -174,7 +175,7 @@ def timm_config(classes: Sequence[str], extractor: FeatureExtractor, classifier:
     stages = extractor.pooling == "stages"
     inside = {"architecture": backbone.architecture} if stages else {}
     return {
-        "architecture": "headstart_stages" if stages else backbone.architecture,
+        "architecture": STAGED if stages else backbone.architecture,
         "num_classes": len(classes),
         "model_args": dict(backbone.model_args) | inside,
         "label_names": list(classes),

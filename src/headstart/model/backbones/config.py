@@ -22,6 +22,9 @@ from headstart.errors import BadWeights
 from headstart.images.preprocess import INTERPOLATIONS, Preprocess
 from headstart.model.backbones.weights import short_repr
 
+STAGED = "headstart_stages"
+"""Our network around a backbone (`headstart.model.backbones.networks`). Its file has the backbone's own tensors."""
+
 MAX_SPEC_BYTES = 16 << 20
 """Longest accepted JSON. Those with the names of 21,000 classes have about 1 MB."""
 
@@ -84,6 +87,9 @@ def spec_of(config: Mapping[str, Any], where: Path | str) -> BackboneConfig:
     args = config.get("model_args") or {}
     if not isinstance(args, Mapping):
         raise _bad(where, "model_args", args, "an object")
+    if architecture == STAGED and "architecture" in args:
+        inside = {name: value for name, value in args.items() if name != "architecture"}
+        return spec_of({**config, "architecture": args["architecture"], "model_args": inside}, where)
     check_args(args, where)
     kept = tuple((key, _frozen(value)) for key, value in sorted(args.items()) if key not in ("num_classes", "in_chans"))
     licence = cfg.get("license") or config.get("license") or "unknown"

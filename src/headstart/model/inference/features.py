@@ -214,6 +214,18 @@ class Embedder:
         return arrays, {i: failed[key] for i, key in enumerate(keys) if key in failed}
 
 
+def own_features(
+    features: Sequence[np.ndarray], extractors: Sequence[FeatureExtractor], runtime: Runtime
+) -> tuple[np.ndarray, ...]:
+    """Return the backbones' own pooled features, whatever the extractors' pooling: those say what an image shows, and
+    early stages more about how it looks. Raises `BackboneError`."""
+    embedder = Embedder(extractors, runtime)
+    return tuple(
+        x[:, : embedder.block_sizes(i)[0]] if each.pooling == "stages" else x
+        for i, (x, each) in enumerate(zip(features, extractors, strict=True))
+    )
+
+
 def fingerprint(extractor: FeatureExtractor, runtime: Runtime, sha256s: Sequence[str]) -> str:
     """Hash (SHA-256) everything that features depend on: the network's key and each image's bytes, in order."""
     digest = hashlib.sha256(features_key(extractor.backbone, extractor.spec, runtime).encode())
