@@ -167,7 +167,9 @@ class Probe:
         """Test accuracy of what `train --approach linear` makes of these backbones, all of them used."""
         if members not in self._accuracy:
             t, views = self.task, tuple(self.task.views[i] for i in members)
-            recipe = Recipe(approach="linear", backbone="+".join(view.backbone.name for view in views))
+            names = "+".join(view.backbone.name for view in views)
+            own = {"resize": views[0].spec.resize, "image_scale": 1.0, "tta": "none"}
+            recipe = Recipe(approach="linear", backbone=names, **own)
             found = LINEAR.fit(FitTask(t.dataset, t.images, recipe, t.runtime), views).candidate
             logits_NK = sum(m.layer(x[t.test]) for m, x in zip(found.members, found.features, strict=True))
             self._accuracy[members] = float((np.asarray(logits_NK).argmax(1) == t.labels[t.test]).mean())

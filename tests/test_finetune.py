@@ -25,7 +25,7 @@ from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime
 from headstart.pipeline import approaches
 from headstart.pipeline.approaches.linear_approach import starting_layer
-from headstart.pipeline.candidates import Candidate, preferred
+from headstart.pipeline.candidates import Candidate, weighed
 from headstart.pipeline.fit_task import FitTask
 from headstart.runs.run_folder import RunFolder
 from headstart.training.batches import Batch
@@ -224,22 +224,20 @@ def test_auto_without_time_is_linear(photos: Path, tiny_weights: Path, cache: Pa
 
 
 @pytest.mark.parametrize(
-    ("n", "better", "taken"),
-    [(2000, 0.3, "tuned"), (20, 0.1, "frozen"), (2000, 0.0, "frozen")],
-    ids=["clearly better", "better, but on few images", "as good"],
+    ("noise", "taken"),
+    [(0.5, True), (8.0, False)],
+    ids=["as good, with other errors", "much worse"],
 )
-def test_fine_tuning_is_taken_only_where_it_clearly_pays(n: int, better: float, taken: str) -> None:
-    rng = np.random.default_rng(0)
+def test_a_fine_tuned_network_is_weighed_against_the_frozen_ones(noise: float, taken: bool) -> None:
+    rng, n = np.random.default_rng(0), 2000
     labels_N = rng.integers(0, 3, n)
     signal_NK = 1.5 * np.eye(3)[labels_N]
     frozen = Candidate((), (), signal_NK + rng.normal(0, 1, (n, 3)))
-    other_NK = frozen.val_logits_NK + better * signal_NK + rng.normal(0, 0.5, (n, 3))
-    tuned = Candidate((), (), other_NK, finetuned=object())  # type: ignore[arg-type]
-    found, why = preferred(frozen, tuned, labels_N)
-    assert why.endswith("selected." if taken == "tuned" else "fine-tuning does not clearly pay.")
-    assert (found.finetuned is not None) == (taken == "tuned")
-    unchanged, _ = preferred(frozen, tuned, labels_N, initial_NK=other_NK)
-    assert unchanged.finetuned is None, "it changed nothing"
+    tuned = Candidate((), (), signal_NK + rng.normal(0, noise, (n, 3)), finetuned=object())  # type: ignore[arg-type]
+    found, why = weighed(frozen, tuned, labels_N)
+    assert why.startswith("Validation log-loss: frozen ") and ", weighed together " in why
+    assert why.endswith("of the weight." if taken else "; fine-tuning does not clearly pay.")
+    assert (found.finetuned is not None) == taken
 
 
 def test_binary_has_one_unit(tiny_weights: Path, cache: Path, tmp_path: Path) -> None:

@@ -59,11 +59,11 @@ def random_backbone(folder: Path, architecture: str, model_args: Mapping[str, An
     return find_backbone(architecture, weights=WeightsSource(file=weights))
 
 
-def difference(backbone: Backbone, side: int) -> float:
+def difference(backbone: Backbone, side: int, tta: str = "none") -> float:
     """The largest difference between the topology's features and timm's, in f32, relative to the largest feature."""
     import openvino
 
-    spec = Preprocess(image_size=side, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    spec = Preprocess(image_size=side, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), tta=tta)
     topology = fitting_topology(backbone, spec)
     assert topology is not None
     core = openvino.Core()
@@ -90,6 +90,10 @@ def test_padding_follows_the_size_of_the_image(
     architecture: str, model_args: Mapping[str, Any], side: int, tmp_path: Path
 ) -> None:
     assert difference(random_backbone(tmp_path, architecture, model_args), side) < 1e-4
+
+
+def test_the_mirror_image_is_averaged_without_torch_too(tmp_path: Path) -> None:
+    assert difference(random_backbone(tmp_path, "mobilenetv2_100", SAME), 129, tta="flip") < 1e-4
 
 
 def test_a_topology_names_the_same_last_layer_as_timm(tmp_path: Path) -> None:

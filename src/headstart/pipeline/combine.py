@@ -36,8 +36,8 @@ MOST_COLUMNS = 6000
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
 
-EQUAL_IMAGES = 10.0
-"""How many images' worth of evidence says that all weights are equal."""
+PRIOR_IMAGES = 10.0
+"""How many images' worth of evidence is behind the weights that are expected before any image is seen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +151,13 @@ def choose_members(probes: Sequence[Probe], labels_N: np.ndarray) -> list[Probe]
     return chosen
 
 
-def fit_weights(logits: Sequence[np.ndarray], labels_N: np.ndarray) -> tuple[float, ...]:
+def fit_weights(
+    logits: Sequence[np.ndarray], labels_N: np.ndarray, *, towards: Sequence[float] | None = None
+) -> tuple[float, ...]:
     """Return a weight >= 0 for each array of logits (N, K), such that their sum has the lowest log-loss.
 
-    Shrunk towards equal weights, as if `EQUAL_IMAGES` images had asked for those. The problem is convex.
+    Shrunk towards weights in the proportion `towards` (default: equal ones), as if `PRIOR_IMAGES` images had asked for
+    those. The problem is convex.
 
     >>> z = np.array([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0]])
     >>> weights = fit_weights([z, z], np.array([0, 1, 0, 1]))
@@ -167,19 +170,21 @@ def fit_weights(logits: Sequence[np.ndarray], labels_N: np.ndarray) -> tuple[flo
     stacked_MNK -= stacked_MNK.mean(2, keepdims=True)
     own_MN = stacked_MNK[:, np.arange(len(labels_N)), labels_N]
     smoothing = 1 / (len(labels_N) + 2)
-    equal = tempered_log_loss(stacked_MNK.sum(0), labels_N, smoothing=smoothing)[1]
-    penalty = EQUAL_IMAGES / len(labels_N) / max(equal, 1e-9) ** 2
+    prior_M = np.ones(len(logits)) if towards is None else np.asarray(towards, np.float64)
+    factor = tempered_log_loss(np.tensordot(prior_M, stacked_MNK, 1), labels_N, smoothing=smoothing)[1]
+    prior_M = prior_M * factor
+    penalty = PRIOR_IMAGES / len(labels_N) / max(factor, 1e-9) ** 2
 
     def objective(weights_M: np.ndarray) -> tuple[float, np.ndarray]:
         total_NK = np.tensordot(weights_M, stacked_MNK, 1)
         target_N = (1 - smoothing) * (weights_M @ own_MN)
         norm_N = total_NK[:, 0] - log_softmax(total_NK)[:, 0]
         slope_M = np.einsum("mnk,nk->m", stacked_MNK, softmax(total_NK)) - (1 - smoothing) * own_MN.sum(1)
-        away_M = weights_M - equal
+        away_M = weights_M - prior_M
         value = float((norm_N - target_N).mean() + penalty * (away_M**2).sum())
         return value, slope_M / len(labels_N) + 2 * penalty * away_M
 
-    found = minimize(objective, np.full(len(logits), equal), jac=True, bounds=[(0, None)] * len(logits))
+    found = minimize(objective, prior_M, jac=True, bounds=[(0, None)] * len(logits))
     return tuple(float(w) for w in found.x)
 
 

@@ -40,6 +40,7 @@ from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.approaches import APPROACHES
 from headstart.pipeline.candidates import Candidate
 from headstart.pipeline.choose_backbones import PART_OF_TIME, choose_backbones, compiled_within, fitting_size
+from headstart.pipeline.choose_input import scaled_size
 from headstart.pipeline.fit_heads import FittedHead
 from headstart.pipeline.fit_task import NO_CHOICES, EarlierChoices, FitTask
 from headstart.training.history import HistoryRow
@@ -210,9 +211,11 @@ def choose_extractors(
 
 
 def _extractor(backbone: Backbone, image_size: int, recipe: Recipe, ranges: ValueRanges) -> FeatureExtractor:
+    size = scaled_size(image_size, recipe.image_scale or 1.0)
     if not APPROACHES[recipe.approach].pretrained:
-        backbone = without_weights(backbone.name, image_size=image_size)
-    spec = replace(fitted_spec(backbone, image_size, recipe.resize, ranges), tta=recipe.tta)
+        backbone = without_weights(backbone.name, image_size=size)
+    tta = "flip" if recipe.tta == "flip" else "none"
+    spec = replace(fitted_spec(backbone, size, recipe.resize, ranges), tta=tta)
     if recipe.normalize == "unit":
         spec = replace(spec, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     return FeatureExtractor(backbone, spec)

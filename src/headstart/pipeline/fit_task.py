@@ -95,10 +95,16 @@ class FitTask:
         self, extractors: tuple[FeatureExtractor, ...]
     ) -> tuple[tuple[np.ndarray, ...], tuple[tuple[int, ...], ...]]:
         """Do the same; return the block sizes of each array's columns too."""
+        return self.embed_rows(extractors, np.arange(len(self.images)))
+
+    def embed_rows(
+        self, extractors: Sequence[FeatureExtractor], rows: np.ndarray
+    ) -> tuple[tuple[np.ndarray, ...], tuple[tuple[int, ...], ...]]:
+        """Do the same for some of the images; `rows` int64 are their indices."""
         embedder = Embedder(extractors, self.runtime)
-        features, failed = embedder(self.images)
+        features, failed = embedder(self.images.take(rows))
         if failed:
-            path = self.dataset.paths[min(failed)]
+            path = self.dataset.paths[int(rows[min(failed)])]
             raise BadSplit(
                 f"{path}: could not be read again ({failed[min(failed)]}), and {len(failed) - 1:,} more.",
                 hint="The images changed while they were being used. Run the same command again.",

@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 class HistoryRow:
     """One configuration tried, a row of `history.csv`. Losses are in nats, lower is better; NaN where not measured.
 
-    `stage` is 'choose' (backbones), 'head' (closed-form last layers) or 'finetune' (gradient training, whatever the
-    `approach`). `pooling` says whose maps the features are the means of, see
-    `Recipe.pooling`. `head` and `strength` belong to closed-form layers; `wise_ft` is the coefficient of WiSE-FT.
+    `stage` is 'choose' (backbones), 'input' (how images become their input), 'head' (closed-form last layers) or 'finetune'
+    (gradient training, whatever the `approach`). `pooling` says whose maps the features are the means of, see
+    `Recipe.pooling`; `input` describes an input that was tried. `head` and `strength` belong to closed-form layers;
+    `wise_ft` is the coefficient of WiSE-FT.
     """
 
     stage: str
     backbone: str
     approach: str
     pooling: str = field(default="last", metadata={"optional": True})
+    input: str = field(default="", metadata={"optional": True})
     head: str = ""
     strength: float = math.nan
     wise_ft: float = math.nan

@@ -47,8 +47,12 @@ class Recipe(OneLineRepr):
     """Side of the input square in pixels; 0 means the backbone's own, or less if the images are smaller; -1 means the
     mean side of the training images."""
 
+    image_scale: float = 0.0
+    """Factor on the image size, such as 1.3; 0 picks 1 or 1.3 by leave-one-out (frozen backbones), else 1."""
+
     resize: str = "auto"
-    """How an image becomes a square: crop, pad or squash; auto takes the backbone's own."""
+    """How an image becomes a square: crop, pad or squash; auto picks by leave-one-out (frozen backbones), or takes the
+    backbone's own."""
 
     pooling: str = "auto"
     """Features of a frozen backbone: last (its own pooled features), stages (beside them, the means of the maps of all
@@ -78,8 +82,9 @@ class Recipe(OneLineRepr):
     cutmix: float = 0.0
     """Alpha of cutmix, which pastes a patch of one image into another; 0 turns it off."""
 
-    tta: str = "none"
-    """Test-time augmentation: none, or flip (averages the image and its mirror image, at twice the cost)."""
+    tta: str = "auto"
+    """Test-time augmentation: none, or flip (averages the image and its mirror image, at twice the cost); auto picks by
+    leave-one-out (frozen backbones), or takes none."""
 
     epochs: int = field(default=0, metadata={"section": "Gradient descent (head_sgd, finetune, scratch)"})
     """Passes over the training images; 0 means as many as the budget allows, at most 30."""
@@ -227,7 +232,7 @@ _CHOICES = {
     "class_weight": CLASS_WEIGHTS,
     "resize": ("auto", "crop", "pad", "squash"),
     "normalize": ("backbone", "unit"),
-    "tta": ("none", "flip"),
+    "tta": ("auto", "none", "flip"),
     "head_init": ("linear", "random"),
     "optimizer": OPTIMIZERS,
     "lr_scheduler": SCHEDULES,
@@ -237,6 +242,7 @@ _CHOICES = {
     "precision": ("auto", "bf16", "f32"),
 }
 _RANGES = {
+    "image_scale": (0, 4, "0 to 4"),
     "dropout": (0, 0.95, "0 to 0.95"),
     "mixup": (0, 10, "0 to 10"),
     "cutmix": (0, 10, "0 to 10"),

@@ -1,4 +1,4 @@
-"""`auto`: `linear`, then `finetune` if the budget allows; fine-tuning must be clearly better on validation."""
+"""`auto`: `linear`, then `finetune` if the budget allows, and the weighted sum of both if it is better on validation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from headstart.pipeline.approaches.finetune_approach import MODE
 from headstart.pipeline.approaches.gradient import fit_network, training_deadline
 from headstart.pipeline.approaches.linear_approach import APPROACH as LINEAR
 from headstart.pipeline.approaches.linear_approach import starting_layer
-from headstart.pipeline.candidates import preferred
+from headstart.pipeline.candidates import weighed
+from headstart.pipeline.choose_input import choose_input
 from headstart.pipeline.fit_task import FitTask
 from headstart.training.recipe import Recipe, seconds
 
@@ -39,21 +40,23 @@ class Auto:
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
         """See `Approach.fit`."""
+        recipe, extractors, tried = choose_input(task, extractors)
+        task = replace(task, recipe=recipe)
         only_linear = task.with_recipe(approach="linear")
         linear = LINEAR.fit(only_linear, extractors)
-        if "+" in task.recipe.backbone or not _has_time(task):
+        linear = replace(linear, history=(*tried, *linear.history))
+        if "+" in recipe.backbone or not _has_time(task):
             return linear
-        (features_ND,) = task.embed(extractors[:1])
         start = None
-        if task.recipe.head_init == "linear":
+        if recipe.head_init == "linear":
+            (features_ND,) = task.embed(extractors[:1])
             start = starting_layer(only_linear, features_ND, extractors[0])
         try:
             trained = fit_network(task.with_recipe(approach="finetune"), extractors[0], MODE, start)
         except BudgetTooSmall as error:
             log.info("No fine-tuning: %s", error.message)
             return linear
-        initial_NK = None if start is None else start(features_ND[task.dataset.sets.val])
-        chosen, why = preferred(linear.candidate, trained.candidate, task.val_labels_N, initial_NK)
+        chosen, why = weighed(linear.candidate, trained.candidate, task.val_labels_N)
         history = (*linear.history, *trained.history)
         if chosen.finetuned is None:
             return replace(linear, history=history, attempt=trained.candidate.finetuned, why=why)

@@ -14,6 +14,7 @@ from headstart.model.inference.classifier import EnsembleMember
 from headstart.model.inference.features import FeatureExtractor
 from headstart.pipeline.approaches.approach import TRAINS, ApproachResult
 from headstart.pipeline.candidates import Candidate
+from headstart.pipeline.choose_input import choose_input
 from headstart.pipeline.combine import Probe, choose_members, fit_weights, probe_poolings, report
 from headstart.pipeline.fit_heads import fit_best_head, refit_on
 from headstart.pipeline.fit_task import FitTask
@@ -40,11 +41,13 @@ class Linear:
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
         """See `Approach.fit`."""
+        recipe, extractors, tried = choose_input(task, extractors)
         members, weights, history = _choose(task, extractors)
         found = [_fit_member(task, member, weight) for member, weight in zip(members, weights, strict=True)]
         task.clock.lap("fit")
         candidate = reduce(Candidate.plus, (each for each, _ in found))
-        return ApproachResult(candidate, (*history, *(row for _, rows in found for row in rows)), task.recipe)
+        rows = (row for _, each in found for row in each)
+        return ApproachResult(candidate, (*tried, *history, *rows), recipe)
 
 
 def _choose(

@@ -8,7 +8,7 @@ size works: padding that depends on it is part of the graph. Files are named aft
 Costs: about 0.2 s, where importing torch and timm and tracing take 5 s or more. `embedded/make_topologies.py` makes the
 files anew; do so after every change of the torch modules that engines compile.
 
-When not to use it: with `tta` flip, or for any other network: the engine traces those.
+When not to use it: for any other network, the engine traces those.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ class Topology:
                 values = np.ascontiguousarray(arrays[parameter.friendly_name], np.float32)
                 parameter.output(0).replace(Constant(values).output(0))
                 graph.remove_parameter(parameter)
+        if spec.tta == "flip":
+            _average_with_mirror(graph, spec.image_size)
         return graph
 
     def _arrays(self, backbone: Backbone, spec: Preprocess) -> dict[str, np.ndarray]:
@@ -99,7 +101,7 @@ def find_topology(backbone: Backbone) -> Topology | None:
 
 def fitting_topology(backbone: Backbone, spec: Preprocess) -> Topology | None:
     """Return the topology that can stand in for tracing the backbone, or None; logs why if the weights do not fit."""
-    topology = find_topology(backbone) if backbone.weights is not None and spec.tta == "none" else None
+    topology = find_topology(backbone) if backbone.weights is not None else None
     problem = topology.misfit(backbone.weights) if topology is not None and backbone.weights is not None else ""
     if topology is None or not problem:
         return topology
@@ -111,6 +113,22 @@ def fitting_topology(backbone: Backbone, spec: Preprocess) -> Topology | None:
         problem,
     )
     return None
+
+
+def _average_with_mirror(graph: Any, image_size: int) -> None:
+    """Make the features of a model the mean over each image and its mirror image, which are computed as one batch."""
+    from openvino import opset13 as ops
+
+    (pixels,), (result,) = graph.get_parameters(), graph.get_results()
+    readers = list(pixels.output(0).get_target_inputs())
+    columns = np.arange(image_size)[::-1].astype(np.int64)
+    mirrored = ops.gather(pixels, ops.constant(columns), ops.constant(np.int64(2)))  # NHWC
+    both = ops.concat([pixels, mirrored], 0)
+    for reader in readers:
+        reader.replace_source_output(both.output(0))
+    halves = ops.split(result.input(0).get_source_output(), ops.constant(np.int64(0)), 2)
+    mean = ops.multiply(ops.add(halves.output(0), halves.output(1)), ops.constant(np.float32(0.5)))
+    result.input(0).replace_source_output(mean.output(0))
 
 
 def file_name(architecture: str, model_args: Mapping[str, Any]) -> str:

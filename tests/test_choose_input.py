@@ -1,0 +1,85 @@
+"""How images become the input of frozen backbones: chosen by what it does for these images, recorded and repeated."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import headstart
+from headstart.errors import RecipeError
+from headstart.pipeline.choose_input import scaled_size
+from headstart.runs.run_folder import RunFolder
+
+PER_CLASS = 65
+
+
+@pytest.fixture(scope="module")
+def edges(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wide noise images whose class shows at the left edge only, where a centre crop does not look."""
+    folder, rng = tmp_path_factory.mktemp("edges") / "edges", np.random.default_rng(0)
+    for label, name in enumerate(("dark", "grey", "light", "white")):
+        (folder / name).mkdir(parents=True)
+        for i in range(PER_CLASS):
+            pixels = rng.integers(0, 256, (48, 96, 3), dtype=np.uint8)
+            pixels[:, :20] = 20 + 70 * label
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+def trained(data: Path, run: Path, weights: Path, **options: Any) -> tuple[Mapping[str, Any], list[dict[str, str]]]:
+    """The input spec of a linear run, and the rows of its history about the input."""
+    recipe = headstart.Recipe(approach="linear", backbone="test_resnet.a", seed=3, **options)
+    headstart.train(data, out=run, recipe=recipe, weights=weights, report=False)
+    (member,) = headstart.load_classifier(run).members
+    with open(run / "history.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["stage"] == "input"]
+    return member.extractor.spec.as_dict(), rows
+
+
+def test_what_shows_at_the_edges_is_not_cropped_away(
+    edges: Path, tiny_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="headstart"):
+        spec, rows = trained(edges, tmp_path / "run", tiny_weights, tta="none", image_scale=1.0)
+    assert spec["resize"] in ("pad", "squash")
+    assert [row["input"] for row in rows] == ["64 px, crop", "64 px, pad", "64 px, squash"]
+    losses = {row["input"]: float(row["loo_log_loss"]) for row in rows}
+    assert losses[f"64 px, {spec['resize']}"] < 0.5 < losses["64 px, crop"]
+    assert f"All backbones get 64 px, {spec['resize']}." in caplog.messages
+    recipe = RunFolder(tmp_path / "run").provenance.recipe
+    assert (recipe.resize, recipe.image_scale, recipe.tta) == (spec["resize"], 1.0, "none")
+    assert headstart.reproduce(tmp_path / "run", weights=tiny_weights).same
+
+
+def test_what_the_recipe_says_is_used_and_not_tried(edges: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    options = {"resize": "crop", "image_scale": 1.5, "tta": "flip"}
+    spec, rows = trained(edges, tmp_path / "run", tiny_weights, **options)
+    assert (spec["resize"], spec["image_size"], spec["tta"]) == ("crop", 96, "flip")
+    assert rows == []
+
+
+def test_nothing_is_tried_that_the_budget_has_no_time_for(edges: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    spec, rows = trained(edges, tmp_path / "run", tiny_weights, budget="1s")
+    assert (spec["resize"], spec["image_size"], spec["tta"]) == ("crop", 64, "none")
+    assert rows == []
+
+
+def test_a_few_images_are_no_evidence(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    assert trained(photos, tmp_path / "run", tiny_weights)[1] == []
+
+
+@pytest.mark.parametrize(("own", "scale", "side"), [(224, 1.3, 288), (260, 1.0, 260), (64, 0.1, 32), (160, 1.3, 192)])
+def test_sizes_are_multiples_of_32(own: int, scale: float, side: int) -> None:
+    assert scaled_size(own, scale) == side
+
+
+def test_a_negative_scale_is_refused() -> None:
+    with pytest.raises(RecipeError) as refused:
+        headstart.Recipe(image_scale=-1)
+    assert str(refused.value) == "image_scale -1 cannot be used: expected 0 to 4."
