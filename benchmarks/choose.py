@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -134,7 +133,7 @@ class Task:
             self.labels[self.known],
             self.n_classes,
             self.runtime,
-            seconds=math.inf,
+            seconds=1e9,
             total=len(self.dataset),
             seed=seed,
             pooling="auto",
