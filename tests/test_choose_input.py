@@ -13,6 +13,7 @@ from PIL import Image
 
 import headstart
 from headstart.errors import RecipeError
+from headstart.images.preprocess import Preprocess
 from headstart.pipeline.choose_input import scaled_size
 from headstart.runs.run_folder import RunFolder
 
@@ -72,6 +73,12 @@ def test_nothing_is_tried_that_the_budget_has_no_time_for(edges: Path, tiny_weig
 
 def test_a_few_images_are_no_evidence(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
     assert trained(photos, tmp_path / "run", tiny_weights)[1] == []
+
+
+def test_backbones_share_pixels_only_where_the_margins_have_one_colour() -> None:
+    bright, dark = ({"resize": "pad", "mean": (level,) * 3} for level in (0.9, 0.1))
+    assert Preprocess(**bright).geometry() != Preprocess(**dark).geometry()
+    assert Preprocess(**bright | {"resize": "crop"}).geometry() == Preprocess(**dark | {"resize": "crop"}).geometry()
 
 
 @pytest.mark.parametrize(("own", "scale", "side"), [(224, 1.3, 288), (260, 1.0, 260), (64, 0.1, 32), (160, 1.3, 192)])

@@ -99,10 +99,14 @@ class Preprocess:
         mean, std = (np.array(values, np.float32).reshape(1, 3, 1, 1) for values in (self.mean, self.std))
         return np.float32(1) / (np.float32(255) * std), -mean / std
 
-    def geometry(self) -> tuple[int, str, float, str, ValueRanges]:
+    def geometry(self) -> tuple[object, ...]:
         """Return the fields that determine the pixels: specs that agree here can share one decoded uint8 image."""
         cut = self.crop_pct if self.resize == "crop" else 1.0
-        return (self.image_size, self.resize, cut, self.interpolation, self.ranges)
+        return (self.image_size, self.resize, cut, self.interpolation, self.ranges, self._margin())
+
+    def _margin(self) -> tuple[int, ...]:
+        """Return the colour around a padded image, R, G, B of 255; () if there is no margin."""
+        return tuple(round(255 * m) for m in self.mean) if self.resize == "pad" else ()
 
     def at_least(self) -> tuple[int, int]:
         """Return the width and height (pixels) that decoding must keep, so that resizing never enlarges."""
@@ -137,7 +141,7 @@ class Preprocess:
             return np.asarray(image.resize((side, side), how, box=box, reducing_gap=3.0))
         scale = side / max(image.size)
         width, height = (max(1, round(x * scale)) for x in image.size)
-        square = Image.new("RGB", (side, side), tuple(round(255 * m) for m in self.mean))
+        square = Image.new("RGB", (side, side), self._margin())
         square.paste(image.resize((width, height), how, reducing_gap=3.0), ((side - width) // 2, (side - height) // 2))
         return np.asarray(square)
 
