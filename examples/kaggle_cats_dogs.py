@@ -2,8 +2,9 @@
 
     python kaggle_cats_dogs.py [BACKBONE]
 
-Needs `pip install 'headstart[kaggle]'`, Kaggle's credentials (kaggle.json, or KAGGLE_API_TOKEN), and the rules accepted on
-the competition's page. Writes cats-dogs, cats-dogs-run (with report.html in it) and submission.csv into the current folder.
+Needs `pip install 'headstart[kaggle,train]'`, Kaggle's credentials (kaggle.json, or KAGGLE_API_TOKEN), and the rules
+accepted on the competition's page. Writes cats-dogs, cats-dogs-run (with report.html in it) and submission.csv into the
+current folder.
 """
 
 import logging

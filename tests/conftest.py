@@ -24,7 +24,7 @@ WAIT = 300_000  # milliseconds for a step in a browser
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # no test asks the hub itself: nobody answers there, at once
 
 
-LONG_FILES = ("test_user_inputs.py", "test_compare.py", "test_train.py", "test_parity.py")
+LONG_FILES = ("test_export.py", "test_user_inputs.py", "test_compare.py", "test_train.py", "test_parity.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

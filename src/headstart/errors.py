@@ -20,6 +20,11 @@
     │   ├── MissingRun             no run folder at that path
     │   ├── DamagedRun             its files have changed since they were written
     │   └── UnsupportedRun         written by an earlier or newer headstart, in another format
+    ├── ExportError                an exported classifier
+    │   ├── MissingExport          no export at that path
+    │   ├── DamagedExport          its files have changed since they were written
+    │   ├── UnsupportedExport      written by a newer headstart, in another format
+    │   └── ParityFailed           what would have been exported does not answer as the run does
     ├── RecipeError                an option with an invalid value
     │   └── BudgetTooSmall         the budget does not allow a single epoch
     ├── TrainingError              gradient training
@@ -141,6 +146,26 @@ class DamagedRun(RunError):
 
 class UnsupportedRun(RunError):
     """A run folder written by an earlier or newer headstart, in a format that this version does not read."""
+
+
+class ExportError(HeadstartError):
+    """An exported classifier."""
+
+
+class MissingExport(ExportError):
+    """There is no export at that path."""
+
+
+class DamagedExport(ExportError):
+    """The files of an export have changed since they were written."""
+
+
+class UnsupportedExport(ExportError):
+    """An export written by a newer headstart, in a format that this version does not read."""
+
+
+class ParityFailed(ExportError):
+    """What would have been exported does not answer as the run does."""
 
 
 class RecipeError(HeadstartError):

@@ -38,15 +38,14 @@ def merge_groups(n: int, *pairs: np.ndarray) -> np.ndarray:
     )
     if len(edges) and (edges.min() < 0 or edges.max() >= n):
         raise ValueError(f"pairs name members {edges.min()} to {edges.max()}; expected 0 to {n - 1}")
-    if not len(edges):
-        return np.arange(n, dtype=np.int64)
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    graph = coo_array((np.ones(len(edges), dtype=bool), (edges[:, 0], edges[:, 1])), shape=(n, n))
-    component_n = connected_components(graph, directed=False)[1]
-    _, smallest = np.unique(component_n, return_index=True)
-    return smallest[component_n].astype(np.int64)
+    group_n = np.arange(n, dtype=np.int64)
+    while len(edges):
+        np.minimum.at(group_n, edges.max(1), edges.min(1))  # a group becomes part of the smallest that it meets
+        while (group_n[group_n] != group_n).any():
+            group_n = group_n[group_n]
+        edges = group_n[edges]
+        edges = edges[edges[:, 0] != edges[:, 1]]
+    return group_n
 
 
 def group_pairs(groups: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from headstart.data.foreign_formats import ONE_CLASS
 from headstart.data.path_cells import plain_path
 from headstart.errors import BadLabels
 from headstart.io.addresses import is_address
+from headstart.io.extras import require
 from headstart.io.progress import log
 from headstart.io.text_table import few
 
@@ -345,6 +346,7 @@ def _columns_of(table: Path, rows: Sequence[dict[str, object]]) -> tuple[list[st
 
 
 def _read_parquet(table: Path) -> tuple[list[str], list[list[str]]]:
+    require(str(table), "pyarrow")
     import pyarrow
     import pyarrow.parquet
 

@@ -277,10 +277,10 @@ def png_bytes(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def jpeg_bytes(image: Image.Image, quality: int, exif: Image.Exif | None = None) -> bytes:
-    """Return an image as the bytes of a JPEG file."""
+def jpeg_bytes(image: Image.Image, quality: int, exif: Image.Exif | None = None, **options: Any) -> bytes:
+    """Return an image as the bytes of a JPEG file; `options` are further ones of Pillow."""
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality, **({"exif": exif} if exif is not None else {}))
+    image.save(file, "JPEG", quality=quality, **options, **({"exif": exif} if exif is not None else {}))
     return file.getvalue()
 
 

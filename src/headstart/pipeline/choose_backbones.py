@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from headstart.images.image_refs import Images
+from headstart.io.extras import install_command, is_installed
 from headstart.io.progress import log
 from headstart.io.text_table import few
 from headstart.model.inference.engines import ENGINES, open_network
@@ -132,14 +133,19 @@ def compiled_within(
         return list(extractors)
     begun, engine = clock(), ENGINES[runtime.engine]
     ready = [extractor for extractor in extractors if engine.opens_without_torch(extractor.backbone)]
-    for extractor in sorted((e for e in extractors if e not in ready), key=_precedence):
-        if ready and clock() - begun > seconds:
+    waiting = sorted((e for e in extractors if e not in ready), key=_precedence)
+    can_build = not waiting or is_installed("timm", "torch")
+    for extractor in waiting:
+        if ready and (clock() - begun > seconds or not can_build):
             break
         open_network(extractor.backbone, extractor.spec, runtime)
         ready.append(extractor)
     if len(ready) < len(extractors):
-        names = [extractor.backbone.name for extractor in extractors if extractor not in ready]
-        log.info("The budget leaves no time to compile %s for this machine; not tried.", few(names, 5))
+        names = few([extractor.backbone.name for extractor in extractors if extractor not in ready], 5)
+        if can_build:
+            log.info("The budget leaves no time to compile %s for this machine; not tried.", names)
+        else:
+            log.info("Not tried, for want of timm and torch (%s): %s.", install_command("timm"), names)
     return [extractor for extractor in extractors if extractor in ready]
 
 

@@ -23,6 +23,7 @@ from headstart.data.open_dataset import Dataset, open_dataset, require_trainable
 from headstart.data.splits import make_split, require_sets, split_hash, write_split
 from headstart.errors import WriteError
 from headstart.evaluation.pareto import on_front
+from headstart.io.extras import require
 from headstart.io.files import write_csv, write_text
 from headstart.io.options import words_of
 from headstart.io.progress import log
@@ -70,6 +71,7 @@ class ComparisonRequest:
 
 def compare_trials(asked: ComparisonRequest, clock: Budget | None = None) -> Comparison:
     """Run all unfinished trials, compare all, and write tables and page. Raises what `compare` raises."""
+    require("A comparison", "matplotlib", "timm", "torch")
     clock = clock or Budget(asked.budget)
     _check_place(asked.out, asked.source.place)
     opened, refused = _opened(asked)

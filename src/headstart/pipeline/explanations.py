@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from headstart.data.open_dataset import open_dataset
-from headstart.errors import BackboneError, DataError, UnreadableImage
+from headstart.errors import BackboneError, DataError, MissingExtra, UnreadableImage
 from headstart.evaluation.probabilities import softmax
 from headstart.images.image_refs import ImageRef, Images, read_image
 from headstart.images.remarks import note_unusable
@@ -202,6 +202,8 @@ def _heat(classifier: Classifier) -> tuple[Heat | None, str]:
         heat.batch([Image.new("RGB", (32, 32))])
     except BackboneError as error:
         return None, f"No heat maps: {error.message}"
+    except MissingExtra as error:
+        return None, error.message
     return heat, ""
 
 

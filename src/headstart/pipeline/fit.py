@@ -23,6 +23,7 @@ from headstart.evaluation.clipping import clip_bound
 from headstart.evaluation.conformal import conformal_threshold
 from headstart.evaluation.probabilities import softmax
 from headstart.images.value_ranges import ValueRanges
+from headstart.io.extras import require
 from headstart.io.progress import log
 from headstart.io.text_table import few
 from headstart.model.backbones.pool_downloads import candidates
@@ -49,6 +50,8 @@ from headstart.training.recipe import Recipe, seconds
 if TYPE_CHECKING:
     from headstart.training.finetune import FinetuneResult
 
+LINEAR_HINT = "Or use --approach linear, which does without them."
+
 SCRATCH = "headstart_cnn"
 """The network to train from scratch if none is named."""
 
@@ -69,13 +72,16 @@ def resolve_backbones(
     earlier: EarlierChoices = NO_CHOICES,
     images: int = 1_000,
 ) -> ResolvedBackbones:
-    """Find or download the backbones before any long work, for about that many images. Raises `BackboneError`, `RecipeError`.
+    """Find or download the backbones before any long work, for about that many images. Raises `BackboneError`, `RecipeError`,
+    `MissingExtra`.
 
     A recipe that leaves the choice open gets the backbones of an `earlier` run again, if there is one.
     """
     runtime = choose_runtime(recipe.device, recipe.precision)
     approach = APPROACHES[recipe.approach]
     approach.check(recipe)
+    if approach.trains_networks(recipe):
+        require(f"Approach {recipe.approach}", "timm", "torch", hint=LINEAR_HINT)
     _name_ignored(recipe)
     is_open = recipe.backbone == "auto" and approach.pretrained and weights.file is None
     names = earlier.backbones if is_open else ()

@@ -21,11 +21,12 @@ import numpy as np
 from headstart.data.data_source import DataSource
 from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.data.splits import SplitRow
-from headstart.errors import BackboneError, DataError, HeadstartError
+from headstart.errors import BackboneError, DataError, HeadstartError, MissingExtra
 from headstart.evaluation.confident_learning import label_issues
 from headstart.evaluation.metrics import Metrics
 from headstart.images.image_refs import Images
 from headstart.images.validate import ImageInfo, validate_images
+from headstart.io.extras import require
 from headstart.io.files import write_text
 from headstart.io.progress import log
 from headstart.io.text_table import few, plain
@@ -57,7 +58,10 @@ def write_report(folder: Path, made: Callable[[], ReportData]) -> None:
     A page that cannot be made only causes a warning, so that the run is not lost.
     """
     try:
+        require(REPORT, "matplotlib", hint="Then `headstart report` adds it to a run.")
         write_page(folder, made())
+    except MissingExtra as error:
+        log.warning("%s", error)
     except HeadstartError:
         raise
     except Exception as error:
@@ -323,6 +327,8 @@ def _heat(bare: ReportData, files: Mapping[str, Path], classifier: Classifier) -
         maps = heat_maps(classifier, [files[bare.predictions.paths[i]] for i in rows], bare.predictions.predicted[rows])
     except (BackboneError, DataError) as error:
         return {}, f"No heat maps: {error.message}"
+    except MissingExtra as error:
+        return {}, error.message
     return dict(zip(rows, maps, strict=True)), ""
 
 

@@ -14,6 +14,7 @@ import math
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,7 +187,7 @@ def _unfinished(
     key = {name: str(getattr(recipe, name)) for name in names}
     key |= {"images": scanned.fingerprint, "split": split_hash(given), "not copies": scanned.not_copies.hash}
     key |= {f"weights of {b.name}": b.sha256 or "random" for b in resolved.backbones}
-    key |= {"torch": importlib.metadata.version("torch"), "headstart's own source": _source_hash()}
+    key |= {**_versions("torch"), "headstart's own source": _source_hash()}
     place = out.resolve()  # --out . has no name of its own
     return ResumePoint(place.with_name(f"{place.name}.unfinished"), key)
 
@@ -261,10 +262,19 @@ def _provenance(
         split_hash=split_hash(dataset),
         versions={
             "python": platform.python_version(),
-            **{p: importlib.metadata.version(p) for p in packages},
+            **_versions(*packages),
             "headstart's own source": _source_hash(),
         },
     )
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def _head_record(fitted: FittedHead | None) -> HeadRecord | None:

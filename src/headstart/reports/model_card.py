@@ -39,7 +39,7 @@ def model_card(
             f"{few([plain(c) for c in classifier.classes], 30)}. {made_by(made)}; model {classifier.id}.",
             "",
             "## How good it is",
-            *_figures(test, val),
+            *metrics_table(test, val),
             "",
             f"The weakest class is {worst!r}: recall {judged.per_class[worst]['recall']}.",
             f"Temperature {calibration.temperature:.4g} (folded into the weights). Sets at alpha = "
@@ -68,7 +68,7 @@ def model_card(
     )
 
 
-def _figures(test: Metrics | None, val: Metrics) -> list[str]:
+def metrics_table(test: Metrics | None, val: Metrics) -> list[str]:
     """Return the metrics as a table, with the sentence above it."""
     if test is None:
         said = f"95 % intervals; {val.n:,} validation images. {ON_VALIDATION}"

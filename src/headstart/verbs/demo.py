@@ -19,6 +19,7 @@ from typing import Any
 
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
+from headstart.io.extras import require
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.io.text_table import columns
@@ -130,6 +131,7 @@ def demo(
         BackboneError: the weights folder does not exist.
         WriteError: `out` holds other files, or cannot be written.
     """
+    require("The demo", "matplotlib", "timm", "torch")
     started = time.monotonic()
     out = Path(out)
     check_demo_place(out, n, seed)

@@ -15,6 +15,7 @@ import zlib
 from typing import Any, BinaryIO, cast
 
 from headstart.errors import BadArchive
+from headstart.io.extras import require
 
 PIECE = 1 << 18
 """Bytes read or unpacked at a time."""
@@ -59,6 +60,7 @@ def decompressed(archive: str, file: BinaryIO, codec: str) -> BinaryIO:
     if codec in ("bzip2", "xz"):
         return cast(BinaryIO, io.BufferedReader(_Stream(file, codec), PIECE))
     if codec == "zstd":
+        require(archive, "pyarrow")
         import pyarrow
 
         _check_windows(archive, file)

@@ -18,12 +18,14 @@ from headstart.data.set_columns import set_name
 from headstart.data.shards.samples import Sample, as_label, kind_of
 from headstart.data.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS
 from headstart.errors import BadLabels, near_names
+from headstart.io.extras import require
 
 _ROWS = 8  # in memory at a time
 _BUFFER = 1 << 20  # bytes read at a time; by default pyarrow reads a whole row group of a column
 
 
 def has_images(file: Path, image_column: str) -> bool:
+    require(str(file), "pyarrow")
     import pyarrow
     import pyarrow.parquet
 

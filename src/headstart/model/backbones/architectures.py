@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from headstart.errors import UnknownBackbone, near_names
+from headstart.io.extras import require
 from headstart.model.backbones.config import BackboneConfig, spec_of
 from headstart.model.backbones.hub import LIST_HINT
 
@@ -43,8 +44,9 @@ def plain_name(name: str) -> str:
     return popular.get(name.casefold(), name)
 
 
-def timm_and_ours() -> Any:
-    """Return timm, with our own networks registered."""
+def timm_and_ours(name: str) -> Any:
+    """Return timm, with our own networks registered, for the network `name`. Raises `MissingExtra`."""
+    require(name, "timm", "torch")
     import timm
 
     import headstart.model.backbones.networks  # noqa: F401  (registers them)
@@ -55,9 +57,9 @@ def timm_and_ours() -> Any:
 def timm_cfg(name: str, others: Sequence[str] = ()) -> Any:
     """Return timm's PretrainedCfg for a name; for a bare architecture, its default tag's.
 
-    Raises `UnknownBackbone`, with the nearest name in timm or among `others`.
+    Raises `UnknownBackbone`, with the nearest name in timm or among `others`, and `MissingExtra`.
     """
-    timm = timm_and_ours()
+    timm = timm_and_ours(name)
     from timm.models import get_deprecated_models
 
     if name.endswith(".safetensors"):
@@ -94,7 +96,7 @@ def args_at(
     architecture: str, model_args: Mapping[str, Any] | Iterable[tuple[str, Any]], image_size: int
 ) -> tuple[tuple[str, Any], ...]:
     """Return a network's arguments for images of that size, which a fixed input needs; 0 for its own size."""
-    timm = timm_and_ours()
+    timm = timm_and_ours(architecture)
     from headstart.model.backbones.networks import input_architecture
 
     args = dict(model_args)

@@ -46,7 +46,7 @@ def build(
 
 
 def _empty_network(backbone: Backbone, num_classes: int, image_size: int | None) -> torch.nn.Module:
-    timm = timm_and_ours()
+    timm = timm_and_ours(backbone.name)
     name = backbone.architecture
     if not timm.is_model(name):
         hint = near_names(name, timm.list_models(), n=1) or LIST_HINT

@@ -27,6 +27,7 @@ from urllib.request import url2pathname
 
 import headstart
 from headstart.errors import PackagingError
+from headstart.io.extras import is_installed
 from headstart.io.files import sha256_file, write_zip
 from headstart.io.progress import bar, log
 
@@ -49,14 +50,15 @@ class Package:
 
 
 def needed_packages() -> list[Package]:
-    """Return headstart and all its requirements here, by name. Extras are left out unless a requirement asks for them.
+    """Return headstart and all its requirements here, by name: those for training too where torch is installed.
 
-    Raises `PackagingError` if a requirement is not installed.
+    Other extras are left out unless a requirement asks for them. Raises `PackagingError` if a requirement is not
+    installed.
     """
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    waiting = [(SELF, "", SELF)]
+    waiting = [(SELF, extra, SELF) for extra in ("", *(["train"] if is_installed("torch") else []))]
     seen: dict[tuple[str, str], None] = {}
     while waiting:
         name, extra, wanted_by = waiting.pop()
@@ -81,8 +83,9 @@ def _requirements(name: str, wanted_by: str) -> Sequence[str]:
         ) from None
     project = _editable_project(distribution)
     if name == SELF and project is not None:  # metadata from its installation may be older than the code
-        stated: Sequence[str] = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
-        return stated
+        stated = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
+        optional = [f"{text}; extra == 'train'" for text in stated.get("optional-dependencies", {}).get("train", [])]
+        return [*stated["dependencies"], *optional]
     return distribution.requires or ()
 
 

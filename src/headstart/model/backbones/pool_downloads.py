@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from shutil import disk_usage
 
 from headstart.errors import BackboneError, NoAnswer, UnknownBackbone, WriteError
+from headstart.io.extras import install_command, is_installed
 from headstart.io.progress import log
 from headstart.io.text_table import few
 from headstart.model.backbones.architectures import timm_cfg
@@ -60,6 +61,9 @@ def candidates(
     if _is_chosen(weights) or not (may_ask(weights.offline) and {b.name for b in here} <= {e.name for e in pool}):
         return here or to_choose_from(replace(weights, offline=True))
     if weights.max_download <= 0:
+        return here or [without_download(weights)]
+    if not is_installed("timm", "torch"):
+        log.info("No weights are downloaded, since timm and torch are not installed: %s.", install_command("timm"))
         return here or [without_download(weights)]
     task = PoolTask(budget_seconds, images, conv_speed(device), room_for(weights.max_download))
     return _Downloads(weights, pool, task, {b.name: b for b in here}).all() or [without_download(weights)]

@@ -30,6 +30,7 @@ from typing import Any
 
 from headstart.errors import BackboneError, BadWeights, MissingWeights, UnknownBackbone, WriteError
 from headstart.images.preprocess import Preprocess
+from headstart.io.extras import require
 from headstart.io.progress import log
 from headstart.model.backbones import builtin
 from headstart.model.backbones.architectures import (
@@ -439,6 +440,7 @@ def backbones(
     row = replace(_row_here(*own), feature_dim=builtin.FEATURES, measured=builtin.measured())
     rows.setdefault(builtin.NAME, row)
     if not only_here:
+        require("The list of all backbones", "timm")
         import timm
 
         for name in timm.list_pretrained():

@@ -29,6 +29,7 @@ from PIL import Image
 from headstart.errors import BackboneError
 from headstart.images.image_refs import ImageRef, read_image
 from headstart.images.preprocess import Preprocess
+from headstart.io.extras import require
 from headstart.model.backbones.build import build
 from headstart.model.inference.classifier import Classifier, EnsembleMember
 
@@ -63,9 +64,10 @@ def heat_maps(
 
 
 class Heat:
-    """A classifier's networks, opened once for many batches; see `heat_maps`. Raises `BackboneError`."""
+    """A classifier's networks, opened once for many batches; see `heat_maps`. Raises `BackboneError`, `MissingExtra`."""
 
     def __init__(self, classifier: Classifier) -> None:
+        require("A heat map", "timm", "torch", "captum")
         self._networks = [_ExplainedNetwork(member, classifier.runtime.device) for member in classifier.members]
 
     def batch(self, images: Sequence[Image.Image], classes_N: np.ndarray | None = None) -> list[np.ndarray]:

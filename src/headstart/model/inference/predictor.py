@@ -16,7 +16,7 @@ every image is new and known to be safe, both are a waste: `predict_one` does ne
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -52,29 +52,19 @@ class Predictor:
         the classes, -1 = unknown. An unreadable image is in `errors` and has no prediction. Raises `BackboneError`,
         `WriteError`.
         """
-        if not isinstance(images, Images):
-            images = Images.inspect(as_several(images))
-        note_unusable(images.infos)
+        return predicted(
+            images, names, labels, classes=self.classifier.classes, model=self.classifier.id, answer=self._answer
+        )
+
+    def _answer(self, images: Images) -> tuple[np.ndarray, dict[int, str]]:
+        """Return logits (N, K), and {row: reason} of images that could not be read; their rows mean nothing."""
         note_beyond(images.infos, self.classifier.ranges)
-        keys = list(names) if names is not None else _names(images)
-        errors = {keys[i]: info.reason for i, info in enumerate(images.infos) if info.reason}
-        usable = images.usable
-        features, failed = self._embed(images.take(usable))
-        errors |= {keys[usable[j]]: reason for j, reason in failed.items()}
-        good = [j for j in range(len(usable)) if j not in failed]
-        n_classes = len(self.classifier.classes)
-        logits_NK = (
-            self.classifier.logits([x[good] for x in features]) if good else np.zeros((0, n_classes), np.float32)
-        )
-        rows = usable[good]
-        return Predictions(
-            paths=tuple(keys[i] for i in rows),
-            classes=self.classifier.classes,
-            logits=np.asarray(logits_NK, np.float32),
-            labels=None if labels is None else labels[rows],
-            errors=errors,
-            model=self.classifier.id,
-        )
+        features, failed = self._embed(images)
+        logits_NK = np.zeros((len(images), len(self.classifier.classes)), np.float32)
+        good = [i for i in range(len(images)) if i not in failed]
+        if good:
+            logits_NK[good] = self.classifier.logits([x[good] for x in features])
+        return logits_NK, failed
 
     def predict_one(self, image: ImageRef) -> np.ndarray:
         """Predict probabilities float64 (K,) of one image, decoded in this process. Raises `UnreadableImage`."""
@@ -91,6 +81,40 @@ class Predictor:
             count = len(self.classifier.members)
             self._threads.sessions = [self._embed.network(member).session() for member in range(count)]
         return list(self._threads.sessions)
+
+
+ImageLogits = Callable[[Images], tuple[np.ndarray, dict[int, str]]]
+"""From usable images to logits (N, K), and {row: reason} of those that could not be read after all."""
+
+
+def predicted(
+    images: Images | GivenImages,
+    names: Sequence[str] | None,
+    labels: np.ndarray | None,
+    *,
+    classes: tuple[str, ...],
+    model: str,
+    answer: ImageLogits,
+) -> Predictions:
+    """Return predictions of images as `Predictor.predict` does, whatever gives the answers."""
+    if not isinstance(images, Images):
+        images = Images.inspect(as_several(images))
+    note_unusable(images.infos)
+    keys = list(names) if names is not None else _names(images)
+    errors = {keys[i]: info.reason for i, info in enumerate(images.infos) if info.reason}
+    usable = images.usable
+    logits_NK, failed = answer(images.take(usable)) if len(usable) else (np.zeros((0, len(classes))), {})
+    errors |= {keys[usable[j]]: reason for j, reason in failed.items()}
+    good = [j for j in range(len(usable)) if j not in failed]
+    rows = usable[good]
+    return Predictions(
+        paths=tuple(keys[i] for i in rows),
+        classes=classes,
+        logits=np.asarray(logits_NK[good], np.float32),
+        labels=None if labels is None else labels[rows],
+        errors=errors,
+        model=model,
+    )
 
 
 def _names(images: Images) -> list[str]:

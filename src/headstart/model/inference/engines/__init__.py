@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from headstart.errors import BackboneError, RecipeError
 from headstart.images.preprocess import Preprocess
 from headstart.images.value_ranges import ValueRanges
+from headstart.io.extras import require
 from headstart.io.files import sha256_bytes
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone
@@ -87,7 +88,7 @@ ENGINES: dict[str, Engine] = {
 def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     """Choose this machine's runtime: torch if there is a CUDA GPU, else OpenVINO; bf16 if the CPU supports it.
 
-    Raises `RecipeError` for unknown names, or for `cuda` on a machine without it.
+    Raises `RecipeError` for unknown names, or for `cuda` on a machine without it; `MissingExtra` for `cuda` without torch.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise RecipeError(f"device {device!r} is not known: expected auto, cpu or cuda.")
@@ -98,6 +99,7 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
             if wanted in engine.devices and engine.is_available(wanted):
                 chosen = engine.native_precisions(wanted)[0] if precision == "auto" else precision
                 return Runtime(engine.name, wanted, chosen, engine.batch(wanted))
+    require("Device 'cuda'", "torch", hint="Leave out --device to run on the CPU.")
     raise RecipeError(
         "device 'cuda' was requested, but torch finds no CUDA GPU.",
         hint="Leave out --device to run on the CPU.",

@@ -7,14 +7,13 @@ ms and never import torch. Measured on 2 cores with AVX512-BF16 (MobileNetV2, 16
 building takes about a second, mostly tracing.
 
 OpenVINO's `convert_model` is not used: it traces three times (7 s against 0.8 s) and sends telemetry, as importing
-OpenVINO does (see `_openvino`).
+OpenVINO does (see `openvino_import`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,14 +26,18 @@ import numpy as np
 from headstart.errors import BackboneError
 from headstart.images.preprocess import Preprocess
 from headstart.images.validate import cores
+from headstart.io.extras import require
 from headstart.io.files import cache_dir, sha256_bytes, write_cache
 from headstart.io.progress import log
 from headstart.model.backbones.registry import Backbone
 from headstart.model.inference.engines.torch_module import from_pixels, without_classifier
+from headstart.model.inference.openvino_import import import_openvino
 from headstart.model.inference.runtime import Runtime
 from headstart.model.inference.topologies import find_topology, fitting_topology
 
 MAGIC = b"headstart graph 2"
+
+EXPORT_HINT = "Or export the run where they are installed (`headstart export RUN --out EXPORT`), and use EXPORT here."
 
 ISAS_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 """Values of ONEDNN_MAX_CPU_ISA: https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html."""
@@ -60,7 +63,7 @@ class OpenVinoEngine:
 
     def key(self, runtime: Runtime) -> Sequence[str]:
         """Return OpenVINO's version, the CPU, the number of cores in use, and any limit on its instruction set."""
-        known = [_openvino().__version__, str(_core().get_property("CPU", "FULL_DEVICE_NAME")), str(cores())]
+        known = [import_openvino().__version__, str(_core().get_property("CPU", "FULL_DEVICE_NAME")), str(cores())]
         return [*known, _isa_limit()] if _isa_limit() else known
 
     def opens_without_torch(self, backbone: Backbone) -> bool:
@@ -114,7 +117,7 @@ class OpenVinoSession:
     def __init__(self, request: Any, spec: Preprocess, runtime: Runtime) -> None:
         self.pixels = np.zeros((runtime.batch, spec.image_size, spec.image_size, 3), np.uint8)
         self._request = request
-        request.set_input_tensor(_openvino().Tensor(self.pixels, shared_memory=True))
+        request.set_input_tensor(import_openvino().Tensor(self.pixels, shared_memory=True))
 
     def run(self) -> np.ndarray:
         """Return features, float32 (batch, sum of block sizes)."""
@@ -146,12 +149,16 @@ def _compile_backbone(backbone: Backbone, spec: Preprocess, runtime: Runtime) ->
 
 
 def _graph(backbone: Backbone, spec: Preprocess, batch: int) -> tuple[Any, dict[str, Any]]:
-    """Return the network as an OpenVINO model, and what `without_classifier` says of its features and last layer."""
+    """Return the network as an OpenVINO model, and what `without_classifier` says of its features and last layer.
+
+    Raises `MissingExtra` for a network without a topology where torch is not installed.
+    """
     topology = fitting_topology(backbone, spec)
     if topology is not None:
         graph = topology.graph(_core(), backbone, spec)
         sizes, classifier, tail = topology.block_sizes, topology.classifier, topology.classifier_tail
     else:
+        require(backbone.name, "timm", "torch", hint=EXPORT_HINT if backbone.source == "run" else "")
         module, sizes, classifier, tail = without_classifier(backbone, spec)
         graph = traced_graph(module, spec, batch)
     return graph, {"block_sizes": sizes, "classifier": classifier, "classifier_tail": tail}
@@ -164,9 +171,13 @@ def _compile(module: Any, spec: Preprocess, runtime: Runtime) -> Any:
 def traced_graph(module: Any, spec: Preprocess, batch: int) -> Any:
     """Trace a torch module that takes scaled pixels (N, 3, S, S): an OpenVINO model that takes uint8 NHWC pixels.
 
+    `torch.jit.trace` is deprecated, and this is the only place that needs it. Its successor gives the same bits at the
+    same speed, but takes 2 to 2.6 times as long to trace (MobileNetV2 8.1 s of a core against 3.1 s, ViT-tiny 6.9 s
+    against 3.5 s; torch 2.15, OpenVINO 2026.4): ``TorchFXPythonDecoder.from_exported_program(torch.export.export(...))``.
+
     Raises `RuntimeError` or `AssertionError`.
     """
-    _openvino()
+    import_openvino()
     import torch
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
@@ -183,7 +194,7 @@ def traced_graph(module: Any, spec: Preprocess, batch: int) -> Any:
 def _compiled(graph: Any, spec: Preprocess, runtime: Runtime) -> Any:
     """Compile a model for one shape of its input. Raises `RuntimeError`."""
     shape = [runtime.batch, spec.image_size, spec.image_size, 3]
-    graph.reshape({0: _openvino().PartialShape(shape)})
+    graph.reshape({0: import_openvino().PartialShape(shape)})
     return _core().compile_model(graph, "CPU", _settings(runtime))
 
 
@@ -241,27 +252,8 @@ def read_graph(path: Path) -> tuple[dict[str, Any], bytes] | None:
 
 
 @cache
-def _openvino() -> Any:
-    """Import the package without its telemetry.
-
-    With `openvino_telemetry` installed, importing OpenVINO 2026.4 starts a process that reports the import to Google
-    Analytics. Without that package OpenVINO uses its own stub, so the package is hidden during the import.
-    """
-    hidden = "openvino_telemetry" not in sys.modules
-    if hidden:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    try:
-        import openvino
-        import openvino.frontend
-    finally:
-        if hidden:
-            del sys.modules["openvino_telemetry"]
-    return openvino
-
-
-@cache
 def _core() -> Any:
-    return _openvino().Core()
+    return import_openvino().Core()
 
 
 def _has_bf16() -> bool:

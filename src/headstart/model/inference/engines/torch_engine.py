@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from headstart.images.preprocess import Preprocess
+from headstart.io.extras import is_installed
 from headstart.model.backbones.registry import Backbone
 from headstart.model.inference.engines.torch_module import from_pixels, without_classifier
 from headstart.model.inference.runtime import Runtime
@@ -24,11 +25,11 @@ class TorchEngine:
     devices: tuple[str, ...] = ("cuda", "cpu")
 
     def is_available(self, device: str) -> bool:
-        """Return True for a CPU or a CUDA GPU usable by torch. Imports torch only if there is an NVIDIA driver."""
+        """Return whether torch is installed and can use the device. Imports it only if there is an NVIDIA driver."""
+        if (device == "cuda" and not has_cuda_driver()) or not is_installed("torch"):
+            return False
         if device == "cpu":
             return True
-        if not has_cuda_driver():
-            return False
         import torch
 
         return torch.cuda.is_available()
