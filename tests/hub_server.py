@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.server
 import json
@@ -18,6 +19,13 @@ from typing import Any
 from conftest import PATIENCE
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OWNER, TOKEN = "anna", "hf_canary"
+"""Who may upload, to repositories of that owner."""
+
+
+def mode(path: str) -> str:
+    """How a file of that name is uploaded."""
+    return "lfs" if path.endswith((".safetensors", ".onnx", ".bin")) else "regular"
 
 
 @dataclass
@@ -29,6 +37,11 @@ class Hub:
     cut: set[str] = field(default_factory=set)  # files whose next GET breaks off halfway
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)  # repository -> status, X-Error-Code
     slow: dict[str, float] = field(default_factory=dict)  # repository -> seconds before it sends weights
+    private: dict[str, bool] = field(default_factory=dict)  # repositories that were made -> whether they are private
+    large: dict[str, bytes] = field(default_factory=dict)  # uploaded large files by SHA-256
+    commits: list[tuple[str, str]] = field(default_factory=list)  # repository, summary
+    cards: list[str] = field(default_factory=list)  # README.md whose metadata was to be checked
+    down: int = 0  # requests to come that are answered with 503
     port: int = 0
 
     @property
@@ -58,6 +71,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path.endswith("/api/agent-harnesses"):  # the client's own daily question; no file of ours
             return self.refuse(404, "")
         self.hub.requests.append((self.command, self.path, wanted))
+        if self.path == "/api/whoami-v2":
+            return self.say({"name": OWNER, "type": "user"})
+        if self.path.startswith("/api/models/"):
+            repo = self.path.removeprefix("/api/models/")
+            return self.say({"id": repo, "private": self.hub.private[repo], "siblings": [], "tags": []})
         address = self.path.partition("://")[2].partition("/")[2] if "://" in self.path else self.path[1:]
         repo, _, rest = address.partition("/resolve/")
         name = rest.partition("/")[2]
@@ -85,12 +103,93 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content[start:])
         return None
 
-    def refuse(self, status: int, code: str) -> None:
+    # Uploads
+
+    def do_POST(self) -> None:
+        self.take(self.body())
+
+    def do_PUT(self) -> None:
+        content = self.body()
+        self.hub.requests.append((self.command, self.path, ""))
+        if self.hub.down:
+            self.hub.down -= 1
+            return self.refuse(503, "")
+        assert self.path == f"/upload/{hashlib.sha256(content).hexdigest()}"
+        self.hub.large[self.path.removeprefix("/upload/")] = content
+        return self.say({})
+
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            pieces = []
+            while size := int(self.rfile.readline(), 16):
+                pieces.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(pieces)
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def take(self, body: bytes) -> None:
+        self.hub.requests.append((self.command, self.path, ""))
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self.refuse(401, "")
+        repo = "/".join(self.path.removeprefix("/api/models").strip("/").split("/")[:2]).removesuffix(".git")
+        if self.path == "/api/repos/create":
+            return self.create(json.loads(body))
+        if self.path == "/api/validate-yaml":
+            self.hub.cards.append(json.loads(body)["content"])
+            return self.say({"warnings": [], "errors": []})
+        if "/preupload/" in self.path:
+            files = [
+                {"path": f["path"], "uploadMode": mode(f["path"]), "shouldIgnore": False}
+                for f in json.loads(body)["files"]
+            ]
+            return self.say({"files": files})
+        if self.path.endswith("/info/lfs/objects/batch"):
+            return self.say({"transfer": "basic", "objects": [self.wanted(o) for o in json.loads(body)["objects"]]})
+        return self.commit(repo, [json.loads(line) for line in body.splitlines()])
+
+    def create(self, asked: dict[str, Any]) -> None:
+        repo = f"{asked.get('organization') or OWNER}/{asked['name']}"
+        if repo.partition("/")[0] != OWNER:
+            return self.refuse(403, "")
+        if repo in self.hub.private:
+            return self.refuse(
+                409, "", {"error": "You already created this model repo", "url": f"{self.hub.address}/{repo}"}
+            )
+        self.hub.private[repo] = bool(asked.get("private")) or asked.get("visibility") == "private"
+        return self.say({"url": f"{self.hub.address}/{repo}"})
+
+    def wanted(self, large: dict[str, Any]) -> dict[str, Any]:
+        upload = {"upload": {"href": f"{self.hub.address}/upload/{large['oid']}"}}
+        return large if large["oid"] in self.hub.large else {**large, "actions": upload}
+
+    def commit(self, repo: str, lines: list[dict[str, Any]]) -> None:
+        header, *files = lines
+        for line in files:
+            value = line["value"]
+            content = self.hub.large[value["oid"]] if line["key"] == "lfsFile" else base64.b64decode(value["content"])
+            self.hub.put(repo, value["path"], content)
+        self.hub.commits.append((repo, header["value"]["summary"]))
+        return self.say(
+            {"commitUrl": f"{self.hub.address}/{repo}/commit/{COMMIT}", "commitOid": COMMIT, "success": True}
+        )
+
+    def say(self, document: dict[str, Any]) -> None:
+        content = json.dumps(document).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def refuse(self, status: int, code: str, document: dict[str, Any] | None = None) -> None:
         self.send_response(status)
         self.send_header("X-Error-Code", code)
         self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Content-Length", "0")
+        content = b"" if document is None else json.dumps(document).encode()
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -26,7 +26,9 @@ from headstart import cli
 from headstart.data.data_source import DataSource
 from headstart.io.options import options_class, options_of, options_taken
 from headstart.training.recipe import Recipe
+from hub_server import TOKEN, serve
 from kaggle_server import REDUX, kaggle_server
+from tiny_export import SPEC, write_export
 
 COMMAND = [sys.executable, "-m", "headstart"]
 TEXT = {"capture_output": True, "text": True, "encoding": "utf-8", "check": False}
@@ -59,6 +61,21 @@ def local_kaggle(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     with kaggle_server() as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
+        yield
+
+
+@pytest.fixture
+def local_hub(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A hub on this machine for the verb that uploads to it."""
+    if request.node.callspec.params["verb"] != "push":
+        yield
+        return
+    from huggingface_hub import constants
+
+    for hub in serve(tmp_path / "hub"):
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         yield
 
 
@@ -199,12 +216,15 @@ def json_commands(photos: Path, run: Path, out: Path, weights: Path) -> dict[str
         "compare": f"compare {photos} --weights-dir {weights} --recipes linear --out {out / 'comparison'}",
         "evaluate": f"evaluate {run} {photos} --out {out / 'evaluated'}",
         "predict": f"predict {run} {photos} {one} --out {out / 'predictions.csv'}",
+        "export": f"export {run} --to hub --out {out / 'sampled'}",
+        "verify": f"verify {out / 'exported'}",
         "explain": f"explain {run} {one} --out {out / 'explained'}",
         "report": f"report {run} --data {photos} --out {out / 'report.html'}",
         "sample": f"sample scenes {out / 'sampled'} --n 60 --size 32",
         "bundle": f"bundle --weights-dir {weights} --out {out / 'bundle'}",
         "kaggle": f"kaggle {REDUX} --out {out / 'competition'}",
         "submit": f"submit {REDUX} {out / 'competition.csv'}",
+        "push": f"push {run} anna/photos",
         "reproduce": f"reproduce {run} --weights-dir {weights}",
     }
 
@@ -217,11 +237,15 @@ def test_json_is_one_document_on_stdout_and_documented(
     tiny_weights: Path,
     warm: Path,
     local_kaggle: None,
+    local_hub: None,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = json_commands(photos, run_folder, tmp_path, tiny_weights)[verb]
     (tmp_path / "competition.csv").write_text("id,label\n1,0.5\n")
+    if verb == "verify":
+        pytest.importorskip("onnxruntime", reason="needs the extra export")
+        write_export(tmp_path / "exported", {"pixels": SPEC})
     code, out, _ = said(f"{words} --json", capsys)
     assert code == 0
     assert out.count("\n") == 1

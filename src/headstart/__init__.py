@@ -42,14 +42,17 @@ if TYPE_CHECKING:
     from headstart.verbs.embed import embed
     from headstart.verbs.evaluate import evaluate
     from headstart.verbs.explain import explain
+    from headstart.verbs.export import export
     from headstart.verbs.kaggle import kaggle
     from headstart.verbs.predict import predict
+    from headstart.verbs.push import push
     from headstart.verbs.report import report
     from headstart.verbs.reproduce import reproduce
     from headstart.verbs.sample import sample
     from headstart.verbs.split import split
     from headstart.verbs.submit import submit
     from headstart.verbs.train import train
+    from headstart.verbs.verify import verify
 
 __version__ = "0.1.0"
 
@@ -81,11 +84,13 @@ _HOME = {
     "embed": "headstart.verbs.embed",
     "evaluate": "headstart.verbs.evaluate",
     "explain": "headstart.verbs.explain",
+    "export": "headstart.verbs.export",
     "heat_maps": "headstart.model.inference.heat_maps",
     "kaggle": "headstart.verbs.kaggle",
     "load_classifier": "headstart.runs.run_folder",
     "open_dataset": "headstart.data.open_dataset",
     "predict": "headstart.verbs.predict",
+    "push": "headstart.verbs.push",
     "read_recipe": "headstart.training.recipe_files",
     "report": "headstart.verbs.report",
     "reproduce": "headstart.verbs.reproduce",
@@ -93,6 +98,7 @@ _HOME = {
     "split": "headstart.verbs.split",
     "submit": "headstart.verbs.submit",
     "train": "headstart.verbs.train",
+    "verify": "headstart.verbs.verify",
 }
 
 __all__ = [
@@ -123,11 +129,13 @@ __all__ = [
     "embed",
     "evaluate",
     "explain",
+    "export",
     "heat_maps",
     "kaggle",
     "load_classifier",
     "open_dataset",
     "predict",
+    "push",
     "read_recipe",
     "report",
     "reproduce",
@@ -135,12 +143,17 @@ __all__ = [
     "split",
     "submit",
     "train",
+    "verify",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'headstart' has no attribute {name!r}")
+    if name == "ImageClassifier":
+        from headstart.io.extras import require
+
+        require("ImageClassifier", "sklearn")
     value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value

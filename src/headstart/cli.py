@@ -37,12 +37,15 @@ VERBS = {
     "compare": "Compare approaches and backbones on one split within a total budget, and recommend one.",
     "evaluate": "Evaluate a trained classifier on labelled images: the test set if the data has split folders, else all.",
     "predict": "Predict the class of images. Predictions are keyed by path; unreadable images are listed.",
+    "export": "Export a classifier to ONNX and OpenVINO, from pixels to calibrated probabilities.",
     "explain": "Explain predictions: probabilities, a heat map, and the nearest training images.",
     "report": "Rewrite the page of a run: figures, mistakes with heat maps, suspected labels, copies.",
     "sample": "Render a sample dataset: six classes of scenes in train and test folders, with planted flaws.",
     "bundle": "Collect weights and requirements into a folder or a zip for an offline machine.",
+    "verify": "Check an export on this machine: its files, then each sample image step by step in every runtime.",
     "kaggle": "Download a Kaggle competition or dataset, unpack it, and find the labels; with --train, write a submission.",
     "submit": "Submit a file to a Kaggle competition, and wait for its score.",
+    "push": "Upload a classifier to the Hugging Face hub, with a model card that has its figures.",
     "reproduce": "Train again from a run folder's recipe, split and seed, and compare every prediction.",
 }
 """The verbs with the first sentence of their docstrings (a test compares them), so that help need not import them."""
@@ -51,6 +54,8 @@ KEPT = "Work done so far (features, unfinished training) is kept: run the same c
 STOPPED = {
     "bundle": "Nothing was written.",
     "kaggle": "Downloads and training so far are kept: run the same command again to resume.",
+    "export": "Nothing was written.",
+    "push": "The repository has all files of this commit, or none.",
     "sample": "Nothing was written.",
     "submit": "Your submissions page on Kaggle shows whether the file arrived.",
 }

@@ -30,7 +30,7 @@ from headstart.io.progress import log
 from headstart.io.text_table import few, plain
 from headstart.kaggle_api.match_columns import class_of_column, classes_of_columns, same_text
 from headstart.kaggle_api.match_ids import match_ids
-from headstart.model.inference.classifier import Classifier
+from headstart.model.inference.classifier import Calibration
 from headstart.model.inference.predictions import Predictions
 
 FORMATS = ("auto", "probability", "label", "columns")
@@ -427,17 +427,17 @@ def write_submission(path: Path, submission: Submission) -> None:
     write_bytes(path, csv_bytes(shape.header, submission.rows, delimiter=shape.delimiter, line_end=shape.line_end))
 
 
-def clip_of(clip: str, classifier: Classifier) -> float:
-    """The least probability to submit, of the option `clip`. Raises `RecipeError`."""
+def clip_of(clip: str, calibration: Calibration, classes: int) -> float:
+    """The least probability to submit, of the option `clip`, for that many `classes`. Raises `RecipeError`."""
     if str(clip) == "none":
         return 0.0
     if str(clip) == "auto":
-        if not classifier.calibration.clip:
+        if not calibration.clip:
             log.warning(
                 "The run has no clipping bound: probabilities are submitted as they are (--clip 0.001 sets one)."
             )
-        return classifier.calibration.clip
-    most = 1 / len(classifier.classes)
+        return calibration.clip
+    most = 1 / classes
     try:
         bound = float(clip)
     except ValueError:

@@ -43,11 +43,11 @@ class SortedImages:
         return dict(sorted(Counter(place.partition("/")[0] for place in self.places.values()).items()))
 
 
-def check_sort_place(folder: Path, given: Sequence[Path], trained_on: Path, out: Path | None) -> None:
-    """Raise `WriteError` if the folder exists, or is in a run folder or among images."""
+def check_sort_place(folder: Path, places: Sequence[Path], out: Path | None) -> None:
+    """Raise `WriteError` if the folder exists, or is in a run folder or among the images at `places`."""
     check_free(folder)
     check_outside_run(folder, option="--sort-into")
-    for place in (*given, trained_on):
+    for place in places:
         check_outside_data(folder, place, name="sorted", option="--sort-into")
     if out is not None and out.absolute().is_relative_to(folder.absolute()):
         raise WriteError(

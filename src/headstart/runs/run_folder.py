@@ -29,14 +29,14 @@ from headstart.data.not_copies import CopyRow, NotCopies, copy_row, read_not_cop
 from headstart.data.splits import SPLIT_HEADER, SplitRow
 from headstart.errors import BadWeights, DamagedRun, HeadstartError, MissingRun, RunError, UnsupportedRun
 from headstart.evaluation.metrics import Metrics
-from headstart.io.files import read_csv, read_json, write_bytes, write_csv, write_json, write_text
-from headstart.io.folders import MANIFEST, RESTORE, check_listed, read_manifest
+from headstart.io.files import copy_file, read_csv, read_json, write_bytes, write_csv, write_json, write_text
+from headstart.io.folders import MANIFEST, RESTORE, check_listed, read_manifest, write_manifest
 from headstart.io.given_options import as_path
 from headstart.io.text_table import few
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictions import Predictions, read_predictions, write_predictions
 from headstart.runs.provenance import Provenance
-from headstart.runs.saved_classifier import member_files, read_classifier, write_classifier
+from headstart.runs.saved_classifier import member_files, origin_without_path, read_classifier, write_classifier
 from headstart.training.history import HistoryRow
 from headstart.training.hooks import EpochRow, StepRow
 
@@ -56,6 +56,8 @@ STEPS = "steps.csv"
 TRAINING_IMAGES = "training_images.png"
 MODEL_CARD = "README.md"
 REPORT = "report.html"
+EXPORTED = "export.json"
+"""A file that only exports have."""
 PLOTS = "plots"
 
 FIGURES = ("balance", "classes", "confusion", "coverage", "curves", "rates", "reliability", "sizes")
@@ -147,6 +149,11 @@ class RunFolder:
         )
 
     def _not_a_run(self) -> MissingRun:
+        if self.file(EXPORTED).is_file():
+            return MissingRun(
+                f"{self.path}: is an export of a run, not the run folder.",
+                hint="`headstart predict`, `evaluate` and `verify` accept an export; give the run folder itself here.",
+            )
         inside = [str(file.parent) for of in ("*", "runs/*") for file in sorted(self.path.glob(f"{of}/{CLASSIFIER}"))]
         return MissingRun(
             f"{self.path}: is not a run folder (it has no {CLASSIFIER}).",
@@ -309,6 +316,20 @@ def load_classifier(run: Path) -> Classifier:
     """Load the classifier of a run folder, whose files have to be as they were written. Raises `MissingRun`, `DamagedRun`,
     `UnsupportedRun`."""
     return RunFolder(run).classifier
+
+
+def copy_classifier(run: RunFolder, folder: Path) -> None:
+    """Write a run folder that holds a run's classifier and nothing else: no path, no list of images.
+
+    Raises `DamagedRun`, `WriteError`.
+    """
+    described = {key: value for key, value in read_json(run.checked(CLASSIFIER)).items() if key != "provenance"}
+    members = [{**each, "origin": origin_without_path(each["origin"])} for each in described["members"]]
+    described["members"] = members
+    for name in member_files(described):
+        copy_file(run.checked(name), folder / name)
+    write_json(folder / CLASSIFIER, described)
+    write_manifest(folder)
 
 
 def write_run(folder: Path, run: RunRecord) -> None:

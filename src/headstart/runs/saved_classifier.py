@@ -24,7 +24,7 @@ from headstart.images.preprocess import Preprocess
 from headstart.io.files import cache_dir, read_json, sha256_bytes, sha256_file, write_bytes, write_cache, write_json
 from headstart.io.progress import log
 from headstart.model.backbones.config import STAGED
-from headstart.model.backbones.registry import Backbone
+from headstart.model.backbones.registry import TRAINED_HERE, Backbone
 from headstart.model.backbones.weights import is_classifier, read_header
 from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.classifier import Calibration, Classifier, EnsembleMember
@@ -56,6 +56,19 @@ def member_files(described: Mapping[str, Any]) -> list[str]:
     """Return the relative paths of the files that `read_classifier` reads. Raises as that does."""
     folders = [Path(str(each["folder"])) for each in described["members"]]
     return [(folder / name).as_posix() for folder in folders for name in (TIMM_CONFIG, WEIGHTS)]
+
+
+def origin_without_path(origin: str) -> str:
+    """Return the origin of weights unless it is a place on this machine.
+
+    >>> origin_without_path("hub: timm/resnet50.a1_in1k at 0123456789ab"), origin_without_path("/home/anna/a.safetensors")
+    ('hub: timm/resnet50.a1_in1k at 0123456789ab', '')
+    >>> origin_without_path("trained here from resnet50 (/home/anna/weights.safetensors)")
+    'trained here from resnet50'
+    """
+    if "hub: " in origin:
+        return origin
+    return origin.partition(" (")[0] if origin.startswith(TRAINED_HERE) else ""
 
 
 def read_classifier(folder: Path, described: Mapping[str, Any]) -> Classifier:

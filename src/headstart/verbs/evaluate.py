@@ -17,6 +17,7 @@ from headstart.data.dataset import counted
 from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import BadLabels, DamagedRun, near_names
 from headstart.evaluation.metrics import Metrics, compute_metrics
+from headstart.exporters.open_classifier import open_classifier
 from headstart.io.files import sha256_file
 from headstart.io.folders import check_outside_data, check_replaceable, folder_aside
 from headstart.io.given_options import as_path
@@ -24,7 +25,6 @@ from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.io.text_table import few, plain
 from headstart.model.inference.predictions import Predictions
-from headstart.model.inference.predictor import Predictor
 from headstart.pipeline.run_report import evaluation_report, write_report
 from headstart.pipeline.scan import note_reading
 from headstart.runs.outside_runs import check_outside_run
@@ -74,13 +74,13 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
         headstart evaluate run photos-of-2026
 
     Args:
-        run: Run folder written by `headstart train`.
+        run: Run folder written by `headstart train`, or an export of one.
         data: Images with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: Folder to write: metrics.json, predictions.csv and report.html. An earlier one is kept as OUT.previous.
-        report: With `out`, write report.html and the figures in plots.
+        report: With `out`, write report.html and the figures in plots; not for an export.
 
     Raises:
-        RunError: the run folder is missing or damaged.
+        RunError, ExportError: the run folder or the export is missing or damaged.
         DataError: no labelled images, or classes that the classifier does not know.
         WriteError: `out` cannot be written, is a run folder, is inside the data, or holds other files.
     """
@@ -89,39 +89,41 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
         check_outside_run(out)
         check_outside_data(out, source.place, name="evaluation")
         check_replaceable(out)
-    opened = RunFolder(run)
-    classifier = opened.classifier
+    opened = open_classifier(run)
     dataset = open_dataset(source)
     note_reading(dataset)
     split = "test" if (dataset.split == "test").any() else "all"
     chosen = (dataset.split == "test") if split == "test" else dataset.labels >= 0
     _note_unlabelled(dataset)
-    dataset = with_classes(dataset.take(chosen), classifier.classes)
+    dataset = with_classes(dataset.take(chosen), opened.classes)
     files = [dataset.file(i) for i in range(len(dataset))]
-    predictions = Predictor(classifier).predict(files, dataset.paths, dataset.labels)
+    predictions = opened.predictor.predict(files, dataset.paths, dataset.labels)
     predictions = replace(predictions, errors={**dataset.lost, **predictions.errors})
     if predictions.labels is None or not len(predictions):
         raise BadLabels(
             f"{source.place}: has no readable labelled images.",
             hint=f"For details: `headstart check {shlex.join(source.words())}`.",
         )
-    seed = opened.provenance.seed  # the run's seed, so that the same images get the same intervals
-    known = _trained_on(opened, files)
-    metrics = compute_metrics(predictions.logits, predictions.labels, classifier.classes, seed=seed)
+    seed = opened.seed  # the run's seed, so that the same images get the same intervals
+    known = _trained_on(opened.run, files)
+    metrics = compute_metrics(predictions.logits, predictions.labels, opened.classes, seed=seed)
     if out is not None:
         with folder_aside(out) as folder:
             write_evaluation(folder, predictions, metrics, split)
-            if report:
+            if report and opened.run is not None:
                 at = dict(zip(dataset.paths, files, strict=True))
                 write_report(
                     folder,
-                    lambda: evaluation_report(opened, source, predictions, metrics, split, at),
+                    lambda: evaluation_report(opened.opened_run, source, predictions, metrics, split, at),
                 )
     return Evaluation(metrics, predictions, split, known)
 
 
-def _trained_on(run: RunFolder, files: Sequence[Path]) -> int:
-    """The number of images that the run was trained on, logged; 0 if its split.csv is damaged (logged)."""
+def _trained_on(run: RunFolder | None, files: Sequence[Path]) -> int:
+    """The number of images that the run was trained on, logged; 0 for an export, or if its split.csv is damaged (logged)."""
+    if run is None:
+        log.info("An export does not say which images it was trained on; with any of them, the figures are too good.")
+        return 0
     try:
         trained_on = run.training_sha256s
     except DamagedRun as error:

@@ -14,6 +14,8 @@ import numpy as np
 
 from headstart.errors import MissingData, RecipeError, WriteError
 from headstart.evaluation.conformal import prediction_sets
+from headstart.exporters.exported_classifier import ExportedClassifier
+from headstart.exporters.open_classifier import OpenedClassifier, open_classifier
 from headstart.images.given_images import GivenImages, each_image, places_among
 from headstart.io.folders import check_keeps
 from headstart.io.given_options import as_path
@@ -32,11 +34,9 @@ from headstart.kaggle_api.submission import (
 )
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictions import Predictions, write_predictions
-from headstart.model.inference.predictor import Predictor
 from headstart.pipeline.images_at import images_at
 from headstart.pipeline.sort_images import SortedImages, check_sort_place, sort_images
 from headstart.runs.outside_runs import check_out_file
-from headstart.runs.run_folder import RunFolder
 
 MOST_SHOWN = 20
 
@@ -46,7 +46,7 @@ class PredictResult(Result):
     """Result of `predict`, with a `submission` if a sample submission was given, and the images `sorted` into folders."""
 
     predictions: Predictions
-    classifier: Classifier
+    classifier: Classifier | ExportedClassifier
     out: str
     submission: Submission | None = None
     sorted: SortedImages | None = None
@@ -124,7 +124,7 @@ def predict(
         headstart predict run holiday/ one.jpg --out predictions.csv
 
     Args:
-        run: Run folder written by `headstart train`.
+        run: Run folder written by `headstart train`, or an export of one.
         paths: Images, folders or archives of images, or tables of their paths; in Python also bytes of files, PIL
             images and arrays, or lists of these.
         out: CSV to write: path, label (empty), predicted, one probability per class, error.
@@ -133,7 +133,7 @@ def predict(
         submission: A competition's sample submission to fill in, and how.
 
     Raises:
-        RunError: the run folder is missing or damaged.
+        RunError, ExportError: the run folder or the export is missing or damaged.
         MissingData: a path does not exist.
         DataError: something given is not an image.
         NoImages: a folder has no images.
@@ -151,16 +151,16 @@ def predict(
         check_out_file(out)  # beside the images is allowed
         check_keeps(out, places)
     shape = _shape(submission, out)
-    opened = RunFolder(run)
+    opened = open_classifier(run)
     _check_sorting(sort_into, link, places, out, opened)
     classifier = opened.classifier
-    bound = clip_of(submission.clip, classifier) if shape is not None else 0.0
+    bound = clip_of(submission.clip, opened.calibration, len(opened.classes)) if shape is not None else 0.0
     if shape is not None:  # report a mismatch before any work
         log.info("%s: %s.", shape.file, plain(filling_of(shape, classifier.classes, submission).sentence))
     found = images_at(images)
     if out is not None:
         check_keeps(out, found.files)
-    predictions = Predictor(classifier).predict(found.refs, found.names)
+    predictions = opened.predictor.predict(found.refs, found.names)
     predictions = replace(predictions, errors={**found.lost, **predictions.errors})
     made = None
     if shape is not None:
@@ -178,10 +178,12 @@ def predict(
     return PredictResult(predictions, classifier, str(out or ""), made, in_folders)
 
 
-def _check_sorting(into: Path | None, link: bool, places: Sequence[Path], out: Path | None, run: RunFolder) -> None:
+def _check_sorting(
+    into: Path | None, link: bool, places: Sequence[Path], out: Path | None, opened: OpenedClassifier
+) -> None:
     """Refuse a folder that images cannot be sorted into, and an option that needs one."""
     if into is not None:
-        check_sort_place(into, places, run.provenance.source().place, out)
+        check_sort_place(into, [*places, *filter(None, [opened.trained_on])], out)
     elif link:
         raise RecipeError("link: applies to sorted images only.", hint="Add --sort-into DIR.")
 

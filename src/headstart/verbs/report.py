@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headstart.io.extras import require
 from headstart.io.files import write_bytes
 from headstart.io.folders import add_to_folder, temporary_folder
 from headstart.io.given_options import as_path
@@ -62,6 +63,7 @@ def report(run: Path, *, data: Path | None = None, out: Path | None = None, heat
         DataError: `data` is not a dataset.
         WriteError: `out` cannot be written.
     """
+    require(REPORT, "matplotlib")
     run, out = as_path(run, "run"), None if out is None else as_path(out, "out")
     if out is not None:
         check_out_file(out)

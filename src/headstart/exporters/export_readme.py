@@ -1,0 +1,169 @@
+"""README.md of an export: what it is, and lines that load it in Python, C++ and JavaScript.
+
+The lines in Python are run by the tests as they stand here. Those in C++ and JavaScript were run by hand, and gave the same
+answers: a compiler, and node with its packages, are not among what the tests need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from headstart.exporters.pixel_contract import PixelContract
+from headstart.io.text_table import few, plain
+
+PYTHON_ONNX = """\
+import json
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+classes = [json.loads(line) for line in open("labels.txt", encoding="utf-8")]
+image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
+session = onnxruntime.InferenceSession("image.onnx")
+(probabilities,) = session.run(["probabilities"], {"image": np.asarray(image)})
+print(classes[probabilities[0].argmax()], probabilities[0].max())
+"""
+
+PYTHON_OPENVINO = """\
+import json
+
+import numpy as np
+import openvino
+from PIL import Image, ImageOps
+
+classes = [json.loads(line) for line in open("labels.txt", encoding="utf-8")]
+image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
+model = openvino.Core().compile_model("openvino/image.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+probabilities = model({"image": np.asarray(image)})["probabilities"]
+print(classes[probabilities[0].argmax()], probabilities[0].max())
+"""
+
+CPP_OPENVINO = """\
+#include <cstdint>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <vector>
+
+#include <openvino/openvino.hpp>
+
+int main(int argc, char** argv) {  // photo.rgb (height * width * 3 bytes, upright RGB), height, width
+    std::ifstream file(argv[1], std::ios::binary);
+    std::vector<uint8_t> rgb((std::istreambuf_iterator<char>(file)), {});
+    ov::Shape shape{std::stoul(argv[2]), std::stoul(argv[3]), 3};
+    ov::Core core;
+    auto model = core.compile_model("openvino/image.xml", "CPU", {{"INFERENCE_PRECISION_HINT", "f32"}});
+    auto request = model.create_infer_request();
+    request.set_tensor("image", ov::Tensor(ov::element::u8, shape, rgb.data()));
+    request.infer();
+    auto probabilities = request.get_tensor("probabilities");
+    for (size_t k = 0; k < probabilities.get_size(); ++k) std::cout << probabilities.data<float>()[k] << "\\n";
+}
+"""
+
+JAVASCRIPT_ONNX = """\
+const fs = require("fs");
+const ort = require("onnxruntime-node");
+const sharp = require("sharp");
+
+async function main() {
+  const classes = fs.readFileSync("labels.txt", "utf8").trim().split("\\n").map(JSON.parse);
+  const upright = sharp("photo.jpg").rotate().flatten({ background: "white" }).toColourspace("srgb").removeAlpha();
+  const { data, info } = await upright.raw().toBuffer({ resolveWithObject: true });
+  const session = await ort.InferenceSession.create("image.onnx");
+  const image = new ort.Tensor("uint8", data, [info.height, info.width, 3]);
+  const { probabilities } = await session.run({ image });
+  const best = probabilities.data.indexOf(Math.max(...probabilities.data));
+  console.log(classes[best], probabilities.data[best]);
+}
+
+main();
+"""
+
+INTRODUCTION = """\
+# Image classifier, exported by headstart
+
+{classes}. Backbone: {backbones}.
+
+Everything from pixels to calibrated probabilities is in the graph: do not normalise, and do not apply a softmax.
+
+| file | input | outputs |
+|---|---|---|
+{files}
+
+`image.*` take an upright RGB image of any size and resize it as the classifier expects. `model.*` take pixels that are
+already resized. How, step by step:
+
+{steps}
+
+A resize of another library, without antialiasing or with another filter, costs more accuracy than most other changes. If you
+resize yourself, compare with `samples/`: it has images with their bytes after every step and the expected answers.
+
+    python verify.py            # numpy, Pillow and onnxruntime or openvino; no headstart
+    headstart verify .          # the same, and whether a file has changed
+
+{proof}
+"""
+
+
+def export_readme(facts: Mapping[str, Any], contracts: Mapping[str, PixelContract]) -> str:
+    """Return the text."""
+    text = INTRODUCTION.format(
+        classes=f"{len(facts['classes']):,} classes: {few([plain(name) for name in facts['classes']], 20)}",
+        backbones=" + ".join(facts["backbones"]),
+        files="\n".join(_file_rows(facts)),
+        steps="\n\n".join(_steps(name, contract, len(contracts)) for name, contract in contracts.items()),
+        proof=_proof(facts),
+    )
+    return "\n".join([text, *_languages(facts["formats"])])
+
+
+def _file_rows(facts: Mapping[str, Any]) -> list[str]:
+    sizes = [f"`{name}` uint8 {' x '.join(map(str, each['shape']))}" for name, each in facts["inputs"].items()]
+    rows = []
+    for kind, folder, suffix in (("onnx", "", "onnx"), ("openvino", "openvino/", "xml")):
+        if kind in facts["formats"]:
+            outputs = "`logits`, `probabilities`"
+            rows.append(f"| `{folder}image.{suffix}` | `image` uint8 height x width x 3 | {outputs}, the pixels |")
+            rows.append(f"| `{folder}model.{suffix}` | {', '.join(sizes)} | {outputs} |")
+    return rows
+
+
+def _steps(name: str, contract: PixelContract, inputs: int) -> str:
+    title = [f"For `{name}`:\n"] if inputs > 1 else []
+    return "\n".join([*title, *(f"{number}. {text}" for number, text in enumerate(contract.sentences(), 1))])
+
+
+def _proof(facts: Mapping[str, Any]) -> str:
+    parity = facts["parity"]
+    if parity is None:
+        return "Nobody has compared this export with its run (`--check 0`)."
+    flips = parity["flips"]
+    return (
+        f"Compared with its run before it was written: logits within {parity['logit']:.1e} of torch's on equal pixels; from "
+        f"the file on, {flips['value']:.2%} of {flips['n']:,} images get another class than with `headstart predict` "
+        f"(95 % interval {flips['low']:.2%} to {flips['high']:.2%}). {parity['images']} See parity.html."
+    )
+
+
+def _languages(formats: list[str]) -> list[str]:
+    parts = []
+    if "onnx" in formats:
+        parts += [_part("Python, onnxruntime", "pip install onnxruntime pillow", "python", PYTHON_ONNX)]
+        parts += [_part("JavaScript, node", "npm install onnxruntime-node sharp", "js", JAVASCRIPT_ONNX)]
+    if "openvino" in formats:
+        parts += [_part("Python, OpenVINO", "pip install openvino pillow", "python", PYTHON_OPENVINO)]
+        parts += [_part("C++, OpenVINO", "the OpenVINO archive, or pip install openvino", "cpp", CPP_OPENVINO)]
+    return [*parts, PRECISION_NOTE] if "openvino" in formats else parts
+
+
+PRECISION_NOTE = """\
+OpenVINO computes in bf16 on processors that have it unless it is told not to: with the hint `f32`, as above, answers are
+those that were proven. Without it, it is about twice as fast, and probabilities move by up to some hundredths.
+"""
+
+
+def _part(title: str, needs: str, language: str, code: str) -> str:
+    return f"## {title}\n\nNeeds: {needs}\n\n```{language}\n{code}```\n"

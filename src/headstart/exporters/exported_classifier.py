@@ -1,0 +1,108 @@
+"""`ExportedClassifier`: an export that predicts, without torch, as `Predictor` does with a run.
+
+    classifier = ExportedClassifier(ExportFolder(Path("exported")))
+    classifier.predict([Path("one.jpg"), array, encoded_bytes]).probabilities
+
+Images are decoded in full size and resized by Pillow, as the pixel contract says; the network runs in OpenVINO if the
+export has it, else in onnxruntime, in float32 and in batches of one size. So answers do not depend on the company of an
+image, and are those that were proven. Decoding large JPEGs in full takes two to four times as long as `Predictor` takes, and
+no features are cached: use the run itself where headstart can open it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from headstart.errors import DamagedExport, UnreadableImage
+from headstart.exporters.export_folder import AGAIN, NETWORK_ONNX, NETWORK_XML, ExportFolder
+from headstart.exporters.network_runners import BATCH, ExportRunner, OnnxRunner, OpenVinoRunner
+from headstart.exporters.portable_images import portable_pixels
+from headstart.images.given_images import GivenImages
+from headstart.images.image_refs import Images, read_image
+from headstart.images.remarks import note_beyond
+from headstart.images.validate import cores
+from headstart.io.progress import bar
+from headstart.model.inference.classifier import Calibration
+from headstart.model.inference.predictions import Predictions
+from headstart.model.inference.predictor import predicted
+
+BLOCK = 64
+"""Images whose pixels are in memory at once."""
+
+
+class ExportedClassifier:
+    """The classifier of an export; its network is opened with the first image.
+
+    Raises `DamagedExport` for files that are not as they were written.
+    """
+
+    def __init__(self, export: ExportFolder) -> None:
+        self.export = export
+        self.classes: tuple[str, ...] = export.classes
+        self.calibration: Calibration = export.calibration
+        self.id: str = export.id
+        self._contracts = export.inputs
+        self._runner: ExportRunner | None = None
+        self._opening = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"ExportedClassifier({self.export.path}; {len(self.classes)} classes)"
+
+    def predict(
+        self, images: Images | GivenImages, names: Sequence[str] | None = None, labels: np.ndarray | None = None
+    ) -> Predictions:
+        """Predict class probabilities of images; see `Predictor.predict`. Raises `ExportError`."""
+        return predicted(images, names, labels, classes=self.classes, model=self.id, answer=self._answer)
+
+    def _answer(self, images: Images) -> tuple[np.ndarray, dict[int, str]]:
+        note_beyond(images.infos, next(iter(self._contracts.values())).ranges)
+        runner = self._opened()
+        logits_NK = np.zeros((len(images), len(self.classes)), np.float32)
+        failed: dict[int, str] = {}
+        with ThreadPoolExecutor(cores()) as pool, bar("Predicting", len(images)) as advance:
+            for start in range(0, len(images), BLOCK):
+                rows = range(start, min(start + BLOCK, len(images)))
+                read = dict(zip(rows, pool.map(lambda row: self._pixels(images, row), rows), strict=True))
+                failed |= {row: found for row, found in read.items() if isinstance(found, str)}
+                good = {row: found for row, found in read.items() if not isinstance(found, str)}
+                if good:
+                    logits_NK[list(good)] = self._logits(runner, list(good.values()))
+                advance(len(rows))
+        return logits_NK, failed
+
+    def _pixels(self, images: Images, row: int) -> dict[str, np.ndarray] | str:
+        """Return the pixels of an image by input, or the reason why it cannot be read."""
+        ranges = next(iter(self._contracts.values())).ranges
+        try:
+            image = read_image(images.refs[row], sha256=images.sha256s[row], ranges=ranges)
+        except UnreadableImage as error:
+            return error.reason
+        return {name: portable_pixels(image, contract) for name, contract in self._contracts.items()}
+
+    def _logits(self, runner: ExportRunner, pixels: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+        """Run full batches, the last one filled up: then every image is computed in the same way."""
+        found = []
+        for start in range(0, len(pixels), BATCH):
+            block = pixels[start : start + BATCH]
+            filled = [*block, *[block[-1]] * (BATCH - len(block))]
+            batch = {name: np.stack([each[name] for each in filled]) for name in self._contracts}
+            found.append(runner(batch)[0][: len(block)])
+        return np.concatenate(found)
+
+    def _opened(self) -> ExportRunner:
+        with self._opening:
+            if self._runner is None:
+                self._runner = _runner(self.export)
+            return self._runner
+
+
+def _runner(export: ExportFolder) -> ExportRunner:
+    if export.has(NETWORK_XML):
+        return OpenVinoRunner(*export.openvino_model())
+    if export.has(NETWORK_ONNX):
+        return OnnxRunner(export.onnx_model())
+    raise DamagedExport(f"{export.path}: has no model.", hint=AGAIN)

@@ -1,0 +1,445 @@
+"""Exports answer as their runs do, say what they are, and are refused where anything differs; nothing is half written."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import headstart
+from conftest import PATIENCE, draw, write_photos
+from headstart import Recipe, cli
+from headstart.errors import DamagedExport, ExportError, MissingExtra, ParityFailed, RunError, UnsupportedExport
+from headstart.exporters import export_run
+from headstart.exporters.export_folder import ExportFolder
+from headstart.exporters.network_runners import OnnxRunner, OpenVinoRunner, TorchRunner
+from headstart.exporters.onnx_network import converted, finished, network_inputs
+from headstart.exporters.parity import compared
+from headstart.io.folders import write_manifest
+from headstart.runs.run_folder import RunFolder
+
+onnx = pytest.importorskip("onnx", reason="needs the extra export")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra export")
+pytest.importorskip("onnxscript", reason="needs the extra export")
+
+CLASSES = ('a "quoted", name', "two\nlines", "</script> 🐈 \u05d0\u05d1")
+FILES = (
+    *("README.md", "export.json", "image.onnx", "labels.txt", "manifest.json", "model.onnx", "parity.html"),
+    *("parity.json", "preprocess.json", "samples", "verify.py"),
+)
+
+
+@pytest.fixture(scope="module")
+def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for this module, with a cache for its fixtures, which are older than any test's own."""
+    folder = tmp_path_factory.mktemp("exports")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(folder / "cache"))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def images(own_folder: Path) -> Path:
+    """Split folders of three classes with names that break what does not quote: 24 images to train, 9 and 12 others."""
+    folder = own_folder / "photos"
+    for side, each, first in (("train", 8, 0), ("val", 3, 8), ("test", 4, 11)):
+        made = write_photos(folder / side, each=each, first=first)
+        for kind, name in enumerate(CLASSES):
+            place = made / name.replace("/", "\u2215")
+            os.rename(made / f"class{kind}", place)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(own_folder: Path, images: Path, tiny_weights: Path) -> Path:
+    """Two members with different input sizes."""
+    weights = shutil.copytree(tiny_weights, own_folder / "weights")
+    spec = next(weights.glob("test_efficientnet*.json"))
+    described = json.loads(spec.read_text())
+    described["pretrained_cfg"]["input_size"] = [3, 96, 96]
+    spec.write_text(json.dumps(described))
+    recipe = Recipe(approach="linear", backbone="test_resnet.a+test_efficientnet.b", precision="f32", resize="squash")
+    headstart.train(images, out=own_folder / "run", recipe=recipe, weights=weights, report=False)
+    return own_folder / "run"
+
+
+@pytest.fixture(scope="module")
+def network(run: Path) -> Any:
+    """The run's network as torch's converter makes it."""
+    return converted(RunFolder(run).classifier)
+
+
+@pytest.fixture(scope="module")
+def made(own_folder: Path, run: Path, network: Any) -> Any:
+    """The run, exported. The conversion is done once for all tests, the rest as for a user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_run, "converted", lambda classifier: network)
+        return headstart.export(run, out=own_folder / "export")
+
+
+@pytest.fixture
+def exported(made: Any, run: Path, monkeypatch: pytest.MonkeyPatch, network: Any) -> Path:
+    """The folder of the export: never write into it. Further exports of the test need no conversion."""
+    monkeypatch.setattr(export_run, "converted", lambda classifier: network)
+    monkeypatch.setenv("HEADSTART_CACHE", str(Path(made.out).parent / "cache"))
+    return Path(made.out)
+
+
+@pytest.fixture
+def copy(exported: Path, tmp_path: Path) -> Path:
+    """A copy of it to spoil."""
+    return shutil.copytree(exported, tmp_path / "copy")
+
+
+def test_an_export_has_its_files(exported: Path) -> None:
+    assert sorted(p.name for p in exported.iterdir()) == sorted([*FILES, "openvino"])
+    assert sorted(p.name for p in (exported / "openvino").iterdir()) == [
+        f"{name}.{end}" for name in ("image", "model") for end in ("bin", "xml")
+    ]
+    ExportFolder(exported).check()
+
+
+def test_nothing_in_it_names_the_machine_the_user_or_an_image(exported: Path, images: Path) -> None:
+    told = [str(exported.parent).encode(), str(Path.home()).encode() + b"/", b"site-packages"]
+    told += [b"mean", b"test_resnet.a.safetensors"]
+    for file in (p for p in exported.rglob("*") if p.is_file() and p.suffix not in (".jpg", ".png", ".bin", ".py")):
+        text = file.read_bytes()
+        assert [word for word in told[:3] if word in text] == [], file
+    metadata = {p.key: p.value for p in onnx.load(exported / "model.onnx").metadata_props}
+    assert not any("mean" in key or "std" in key for key in metadata)
+
+
+def test_class_names_survive_everywhere(exported: Path) -> None:
+    names = list(RunFolder(exported.parent / "run").classifier.classes)
+    assert [json.loads(line) for line in (exported / "labels.txt").read_text().splitlines()] == names
+    metadata = {p.key: p.value for p in onnx.load(exported / "model.onnx").metadata_props}
+    assert json.loads(metadata["headstart"])["classes"] == names
+    assert list(ast.literal_eval(metadata["names"]).values()) == names
+    import openvino
+
+    kept = openvino.Core().read_model(exported / "openvino" / "model.xml").get_rt_info(["framework", "headstart"])
+    assert json.loads(kept.astype(str))["classes"] == names
+    assert "<script> " not in (exported / "parity.html").read_text().replace("<script>(", "")
+
+
+def test_the_figures_are_within_their_limits(made: Any) -> None:
+    assert len(made.parity.runtimes) == 4 and len(made.parity.whole_images) == 2
+    assert all(each.logit < 1e-4 and each.swapped == 0 for each in made.parity.runtimes)
+    assert all(each.largest <= 2 and each.swapped == 0 for each in made.parity.whole_images)
+    assert made.parity.about == "The run's own: all 9 validation images and all 12 test images."
+    assert made.parity.path.images == 21 and made.parity.path.judged_on == "test"
+    assert "against torch, equal pixels" in made.table() and json.dumps(made.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_all_runtimes_give_the_same_for_any_batch(exported: Path, run: Path, count: int) -> None:
+    export, classifier = ExportFolder(exported), RunFolder(run).classifier
+    inputs = network_inputs(classifier)
+    assert list(inputs) == ["pixels_1", "pixels_2"] == list(export.inputs)
+    rng = np.random.default_rng(count)
+    pixels = {k: rng.integers(0, 256, (count, s.image_size, s.image_size, 3), np.uint8) for k, s in inputs.items()}
+    expected_NK = TorchRunner(classifier, inputs)(pixels)[0] / export.exported_calibration.temperature
+    for runner in (OnnxRunner(export.onnx_model()), OpenVinoRunner(*export.openvino_model())):
+        logits_NK, probabilities_NK = runner(pixels)
+        assert compared(runner.name, expected_NK, logits_NK, probabilities_NK).failures == []
+
+
+def test_an_export_predicts_and_evaluates_like_its_run(exported: Path, run: Path, images: Path, tmp_path: Path) -> None:
+    by_run, by_export = headstart.evaluate(run, images), headstart.evaluate(exported, images, out=tmp_path / "out")
+    np.testing.assert_allclose(by_export.predictions.probabilities, by_run.predictions.probabilities, atol=0.02)
+    assert by_export.metrics["accuracy"].value == by_run.metrics["accuracy"].value
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["manifest.json", "metrics.json", "predictions.csv"]
+    shown = headstart.predict(exported, np.asarray(draw(1, 99)), b"not an image")
+    assert list(shown.predictions.errors) == ["1"] and len(shown.to_json()["predictions"][0]["set"]) >= 0
+
+
+def test_an_image_has_the_same_answer_in_any_company(exported: Path) -> None:
+    several = [np.asarray(draw(k % 3, 60 + k)) for k in range(11)]
+    together = headstart.predict(exported, several).predictions.logits
+    alone = [headstart.predict(exported, one).predictions.logits[0] for one in several[::5]]
+    np.testing.assert_array_equal(together[::5], alone)
+
+
+def test_predicting_and_verifying_import_no_torch(exported: Path, images: Path) -> None:
+    code = (
+        "import sys, headstart; headstart.predict(sys.argv[1], sys.argv[2]); print(headstart.verify(sys.argv[1]).table());"
+        "print([m for m in ('torch', 'timm', 'torchvision', 'onnx', 'onnxscript') if m in sys.modules])"
+    )
+    words = [sys.executable, "-c", code, str(exported), str(images / "test")]
+    said = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout.splitlines()
+    assert said[-2:] == ["Everything agrees.", "[]"] and sum("12 of 12" in line for line in said) == 4
+
+
+def test_the_lines_for_python_in_the_readme_run(copy: Path, tmp_path: Path) -> None:
+    draw(1, 99).save(copy / "photo.jpg")
+    codes = re.findall(r"```python\n(.*?)```", (copy / "README.md").read_text(), re.S)
+    said = [
+        subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, text=True, check=True).stdout
+        for code in codes
+    ]
+    best = headstart.predict(copy, copy / "photo.jpg").predictions
+    assert len(said) == 2 and all(each.startswith(best.classes[best.predicted[0]]) for each in said)
+
+
+def test_the_same_run_gives_the_same_bytes(exported: Path, run: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        headstart.export(run, out=tmp_path / name, check=0, samples=1)
+    assert (tmp_path / "one" / "manifest.json").read_bytes() == (tmp_path / "two" / "manifest.json").read_bytes()
+
+
+def test_one_format_alone_and_no_comparison(exported: Path, run: Path, network: Any, tmp_path: Path) -> None:
+    place = tmp_path / "one"
+    made = headstart.export(run, out=place, to="onnx", check=0, samples=1)
+    assert made.parity is None and made.table().startswith("Not compared with the run (--check 0).")
+    assert not (place / "openvino").exists() and json.loads((place / "parity.json").read_text()) is None
+    assert "--check 0" in (place / "README.md").read_text() and "Not compared" in (place / "parity.html").read_text()
+    assert headstart.verify(place).table().startswith("This export was written without comparing")
+    shown = headstart.predict(place, np.asarray(draw(1, 99))).predictions
+    assert shown.classes == ExportFolder(exported).classes
+    wrong = finished(changed(network, "layers.0.weight", 1.05), 1.0)
+    (place / "model.onnx").write_bytes(wrong.SerializeToString())
+    rewritten(place)
+    with pytest.raises(ParityFailed) as caught:
+        headstart.verify(place)
+    assert re.search(r"model\.onnx, onnxruntime [\d.]+: logits: logits differ by up to", caught.value.message)
+
+
+def test_without_the_images_rendered_scenes_stand_in(exported: Path, run: Path, images: Path, tmp_path: Path) -> None:
+    moved = images.with_name("elsewhere")
+    os.rename(images, moved)
+    try:
+        made = headstart.export(run, out=tmp_path / "rendered", to="onnx", check=4, samples=1)
+        assert "so 4 rendered scenes stand in" in made.parity.about and not made.parity.path.own
+        assert made.export["calibration"]["float32"]["temperature"] == 1.0
+        with pytest.raises(headstart.HeadstartError, match="samples_from own: The run's images are no longer at"):
+            headstart.export(run, out=tmp_path / "own", check=0, samples=2, samples_from="own")
+        found = headstart.export(run, out=tmp_path / "found", to="onnx", data=moved, samples=2, samples_from="own")
+        assert found.parity.path.images == 21
+    finally:
+        os.rename(moved, images)
+
+
+# What is refused
+
+
+def changed(network: Any, name: str, factor: float) -> Any:
+    """The network with one weight changed: what a wrong converter makes."""
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(network)
+    tensor = next(each for each in wrong.graph.initializer if each.name == name)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(factor * onnx.numpy_helper.to_array(tensor), name))
+    return wrong
+
+
+@pytest.mark.parametrize(("tensor", "factor"), [("layers.0.weight", 1.01), ("members.0.shift", 0.9)])
+def test_a_wrong_conversion_is_never_written(
+    exported: Path, run: Path, network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], tensor: str, factor: float,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(export_run, "converted", lambda classifier: changed(network, tensor, factor))
+    assert cli.run(["export", str(run), "--out", str(tmp_path / "wrong"), "--to", "onnx", "--check", "4"]) == 1
+    said = capsys.readouterr().err
+    assert re.search(
+        r"onnxruntime [\d.]+: logits differ from torch by up to 0\.\d+ \(at most 0\.001 is allowed\)", said
+    )
+    assert "Nothing was written." in said and list(tmp_path.iterdir()) == []
+
+
+def test_a_fixed_batch_is_found(exported: Path, run: Path, network: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(network)
+    for each in fixed.graph.input:
+        each.type.tensor_type.shape.dim[0].ClearField("dim_param")
+        each.type.tensor_type.shape.dim[0].dim_value = 8
+    monkeypatch.setattr(export_run, "converted", lambda classifier: fixed)
+    with pytest.raises(headstart.HeadstartError):
+        headstart.export(run, out=tmp_path / "fixed", to="onnx", check=5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_is_taken_is_refused_before_any_work(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "note.txt").write_text("mine")
+    for place in (tmp_path / "taken", run, run / "inside"):
+        with pytest.raises(headstart.HeadstartError):
+            headstart.export(run, out=place)
+    assert (tmp_path / "taken" / "note.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"to": "onx"}, "to 'onx' is not known: expected onnx, openvino, hub or mlflow.\n  Did you mean 'onnx'?"),
+        ({"to": ""}, "to: names no format."),
+        ({"check": -1}, "check -1 cannot be used: expected a number from 0 to 1,000,000."),
+        ({"samples": 101}, "samples 101 cannot be used: expected a number from 0 to 100."),
+    ],
+)
+def test_invalid_options(run: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(headstart.HeadstartError) as caught:
+        headstart.export(run, out=tmp_path / "out", **options)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
+def test_a_missing_package_is_named_before_any_work(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtra) as caught:
+        headstart.export(run, out=tmp_path / "out")
+    assert package in caught.value.message and "pip install 'headstart[export]'" in caught.value.hint
+
+
+def test_a_damaged_run_is_not_exported(run: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(run, tmp_path / "run")
+    (damaged / "predictions.csv").write_text("edited")
+    with pytest.raises(RunError, match="has changed since it was written"):
+        headstart.export(damaged, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")
+def test_a_disk_that_is_full_half_way_leaves_nothing(exported: Path, run: Path, tmp_path: Path) -> None:
+    import resource
+
+    largest = (exported / "model.onnx").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, before[1]))
+    try:
+        with pytest.raises(headstart.HeadstartError, match="could not be written"):
+            headstart.export(run, out=tmp_path / "full", check=0, samples=1, to="onnx")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "openvino/model.bin", "export.json", "preprocess.json"])
+def test_a_changed_file_is_refused_by_whatever_reads_it(copy: Path, name: str) -> None:
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(DamagedExport, match="SHA-256 differs"):
+        headstart.verify(copy)
+    if name != "model.onnx":  # OpenVINO's is preferred
+        with pytest.raises(DamagedExport, match="SHA-256 differs"):
+            headstart.predict(copy, np.asarray(draw(1, 99)))
+
+
+def test_files_missing_or_too_many_are_refused(copy: Path) -> None:
+    (copy / "note.txt").write_text("mine")
+    with pytest.raises(DamagedExport, match=r"note\.txt: is not in the manifest"):
+        headstart.verify(copy)
+    (copy / "note.txt").unlink()
+    (copy / "openvino" / "model.xml").unlink()
+    with pytest.raises(DamagedExport, match=r"model\.xml: is missing"):
+        headstart.predict(copy, np.asarray(draw(1, 99)))
+
+
+def rewritten(folder: Path, **changes: Any) -> None:
+    """Edit export.json, and make the manifest anew."""
+    facts = {**json.loads((folder / "export.json").read_text()), **changes}
+    (folder / "export.json").write_text(json.dumps(facts))
+    (folder / "manifest.json").unlink()
+    write_manifest(folder)
+
+
+def test_a_newer_format_is_named(copy: Path) -> None:
+    rewritten(copy, format=2)
+    for reads in (headstart.verify, lambda folder: headstart.predict(folder, np.asarray(draw(1, 99)))):
+        with pytest.raises(UnsupportedExport) as caught:
+            reads(copy)
+        assert str(caught.value) == (
+            f"{copy}: was written by a newer headstart (format 2, expected 1).\n"
+            "  Update headstart: `pip install --upgrade headstart`."
+        )
+
+
+@pytest.mark.parametrize("changes", [{"classes": "cat"}, {"calibration": {}}, {"format": "1"}])
+def test_an_edited_export_is_refused(copy: Path, changes: dict[str, Any]) -> None:
+    rewritten(copy, **changes)
+    with pytest.raises(DamagedExport, match="is not a valid file of format 1"):
+        headstart.predict(copy, np.asarray(draw(1, 99)))
+
+
+def test_a_model_with_external_data_is_refused(copy: Path) -> None:
+    model = onnx.load(copy / "model.onnx")
+    onnx.save(model, copy / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    shutil.rmtree(copy / "openvino")
+    rewritten(copy)
+    for reads in (headstart.verify, lambda folder: headstart.predict(folder, np.asarray(draw(1, 99)))):
+        with pytest.raises(DamagedExport, match="has its weights in another file"):
+            reads(copy)
+
+
+def test_a_missing_runtime_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(copy / "openvino")
+    rewritten(copy)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtra, match="onnxruntime"):
+        headstart.predict(copy, np.asarray(draw(1, 99)))
+    with pytest.raises(ExportError, match="onnxruntime is not installed"):
+        headstart.verify(copy)
+
+
+def test_an_export_is_not_a_run(exported: Path) -> None:
+    with pytest.raises(RunError, match="is an export of a run, not the run folder"):
+        headstart.report(exported)
+    with pytest.raises(ExportError, match="is not an export"):
+        headstart.verify(exported.parent)
+
+
+# The architectures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["flip", "tuned", "scratch", "vit"])
+def test_every_kind_of_network_is_exported(case: str, tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
+    weights: Any = tiny_weights
+    recipes = {
+        "flip": Recipe(approach="linear", backbone="test_resnet.a", pooling="stages", tta="flip"),
+        "tuned": Recipe(approach="finetune", backbone="test_resnet.a", epochs=1, lr=1e-3),
+        "scratch": Recipe(approach="scratch", image_size=48, epochs=1, lr=1e-3),
+        "vit": Recipe(approach="linear", backbone="test_vit.r", pooling="stages"),
+    }
+    if case == "vit":
+        weights = vit_weights(tmp_path / "weights")
+    headstart.train(photos, out=tmp_path / "run", recipe=recipes[case], weights=weights, report=False)
+    made = headstart.export(tmp_path / "run", out=tmp_path / "out")
+    assert all(each.logit < 1e-4 and each.swapped == 0 for each in made.parity.runtimes)
+    assert headstart.verify(tmp_path / "out").report.ok
+
+
+def vit_weights(folder: Path) -> Path:
+    """A folder with a tiny vision transformer of random weights, `test_vit.r`."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(5)
+    folder.mkdir()
+    model = timm.create_model("test_vit", num_classes=0)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "test_vit.r.safetensors")
+    config = {"input_size": [3, 160, 160], "mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bicubic"}
+    (folder / "test_vit.r.json").write_text(json.dumps({"architecture": "test_vit", "pretrained_cfg": config}))
+    return folder
+
+
+def test_images_are_the_same_wherever_they_come_from(exported: Path, tmp_path: Path) -> None:
+    """A file, its bytes, and its pixels."""
+    draw(2, 5).save(tmp_path / "one.png")
+    given = [tmp_path / "one.png", (tmp_path / "one.png").read_bytes(), Image.open(tmp_path / "one.png")]
+    logits_3K = headstart.predict(exported, given).predictions.logits
+    np.testing.assert_array_equal(logits_3K[0], logits_3K[1])
+    np.testing.assert_array_equal(logits_3K[0], logits_3K[2])
