@@ -457,6 +457,7 @@ def test_a_recipes_own_network_takes_the_weights_that_are_given() -> None:
         assert (found.name, found.recipe.backbone) == ("mine", expected)
 
 
+@pytest.mark.slow
 def test_a_trial_is_done_again_when_the_weights_it_names_are_others(
     tmp_path: Path, photos: Path, tiny_weights: Path
 ) -> None:

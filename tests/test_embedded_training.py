@@ -140,6 +140,7 @@ def test_the_gradient_of_relu6_is_torchs() -> None:
     assert_close(ours.grad, theirs.grad, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_reduced_teacher_is_a_student() -> None:
     from reduce import reduced
     from training_images import Crops, drawn

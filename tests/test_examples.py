@@ -53,6 +53,7 @@ def check_submission(file: Path, server: KaggleServer) -> None:
     assert log_loss(answers, {row["id"]: float(row["label"]) for row in rows}) < 0.5
 
 
+@pytest.mark.slow
 def test_the_notebook_from_the_first_cell_to_the_score(
     server: KaggleServer, environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -232,6 +232,7 @@ def test_or_the_embedded_one_saying_why(hub: Hub, tmp_path: Path, environment: d
     )
 
 
+@pytest.mark.slow
 def test_a_comparison_asks_the_hub_once(hub: Hub, tmp_path: Path, photos: Path) -> None:
     """Its trials, which are processes of their own, are told that it had nothing."""
     for name in ("one", "two"):

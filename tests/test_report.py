@@ -304,7 +304,7 @@ def test_fine_tuning_that_is_not_taken_is_shown_all_the_same(
 ) -> None:
     from headstart.pipeline import candidates
 
-    monkeypatch.setattr(candidates, "CLEARLY", 1e9)
+    monkeypatch.setattr(candidates, "CLEAR_GAIN", 1.0)
     recipe = Recipe(backbone="test_resnet.a", epochs=2, budget="2m")
     run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     known = run.provenance

@@ -19,6 +19,8 @@ from headstart.data.data_source import DataSource
 from headstart.data.dataset import Dataset
 from headstart.evaluation.intervals import undefined, wilson
 from headstart.evaluation.metrics import compute_metrics
+from headstart.exporters.hub_upload import UploadedFiles
+from headstart.exporters.verify_export import VerifyReport
 from headstart.images.preprocess import Preprocess
 from headstart.io.result_repr import MOST_CHARACTERS, MOST_FACTS, OneLineRepr, Result
 from headstart.kaggle_api.client import Slug, SubmissionStatus
@@ -43,13 +45,16 @@ from headstart.verbs.demo import DemoResult
 from headstart.verbs.embed import EmbedResult
 from headstart.verbs.evaluate import Evaluation
 from headstart.verbs.explain import ExplainResult
+from headstart.verbs.export import Exported
 from headstart.verbs.kaggle import KaggleResult
 from headstart.verbs.predict import PredictResult
+from headstart.verbs.push import Pushed
 from headstart.verbs.report import ReportResult
 from headstart.verbs.reproduce import ReproduceResult
 from headstart.verbs.sample import SampleResult
 from headstart.verbs.split import SplitResult
 from headstart.verbs.submit import SubmitResult
+from headstart.verbs.verify import Verification
 
 HOSTILE = "<script>alert(1)</script>&\n\x1b[31m\udce9.jpg"
 LONG = HOSTILE * 50
@@ -176,6 +181,9 @@ SHOWN: list[OneLineRepr] = [
     ),
     KaggleResult(slug="dogs-vs-cats", out=LONG, files=3, bytes=4, run=trained, next=(LONG,) * 9),
     SubmitResult(status),
+    Exported(LONG, {"formats": ["onnx"], "id": HOSTILE}, None, 1),
+    Verification(LONG, VerifyReport(LONG, (), (LONG,))),
+    Pushed(UploadedFiles(LONG, True, LONG, "0" * 40), (LONG,) * 9, False),
     SampleResult(out=LONG, images={"train": {"sea": 3}, "test": {"sea": 1}}, flaws={"leak": 1}),
     DemoResult(
         out=LONG, images=N, recalled=[FlawRecall("leak", (), (), None)], comparison=comparison, caution=LONG, seconds=1

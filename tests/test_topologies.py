@@ -148,11 +148,9 @@ def test_a_missing_tensor_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "1 of another shape (bn1.bias: (7,), expected (64,))" in caplog.text
 
 
-def test_other_arguments_and_flipping_are_traced(tmp_path: Path) -> None:
+def test_other_arguments_are_traced(tmp_path: Path) -> None:
     assert find_topology(random_backbone(tmp_path, "resnet18", {"output_stride": 16})) is None
-    plain = random_backbone(tmp_path, "resnet18", {})
-    assert fitting_topology(plain, Preprocess()) is not None
-    assert fitting_topology(plain, Preprocess(tta="flip")) is None
+    assert fitting_topology(random_backbone(tmp_path, "resnet18", {}), Preprocess()) is not None
 
 
 def test_check_linear_training_predict_and_reproduce_import_no_torch(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ from headstart.exporters.verify_steps import (
 )
 
 STAGES = ("decoded", "resized", "logits", "probabilities", "answers")
+NETWORKS = ("model.onnx", "openvino/model.xml")
+WHOLES = ("image.onnx", "openvino/image.xml")
 
 # The report
 
@@ -168,14 +171,16 @@ def verify(
     place = Path(folder)
     golden = expected_samples(place, check_files(place))
     notes = _parity_note(place)
-    networks = _networks(place, notes)
-    if decode or resize or run:
+    given = decode or resize or run
+    opened = _opened(place, NETWORKS if given else NETWORKS + WHOLES)
+    networks = _networks(opened, notes)
+    if given:
         pipelines = [_Pipeline("yours", decode, resize, run)]
     else:
         pipelines = [
             _Pipeline(f"Pillow {Image.__version__}", *_by_pillow(golden)),
             *networks,
-            *_wholes(place, networks),
+            *_wholes(opened, networks),
         ]
     names, reference = tuple(labels or golden.classes), networks[0].run if networks else None
     found = [each for one in pipelines for each in _compared(replace(one, labels=names), golden, reference)]
@@ -191,32 +196,41 @@ def _parity_note(folder: Path) -> list[str]:
     return [] if compared else ["This export was written without comparing it with its run (--check 0)."]
 
 
-def _networks(folder: Path, notes: list[str]) -> list[_Pipeline]:
+def _opened(folder: Path, names: Sequence[str]) -> dict[str, tuple[str, ModelOutputs] | None]:
+    """Return the runtime's name and the opened model of each file that is there, None if its runtime is not installed.
+
+    Opening is most of what a check takes, so each runtime does it in a thread of its own.
+    """
+    there = [name for name in names if (folder / name).is_file()]
+
+    def all_of(suffix: str) -> dict[str, tuple[str, ModelOutputs] | None]:
+        opener = open_onnx if suffix == ".onnx" else open_ir
+        return {name: _open_model(opener, folder / name) for name in there if name.endswith(suffix)}
+
+    with ThreadPoolExecutor(2) as pool:
+        onnx, ir = pool.map(all_of, (".onnx", ".xml"))
+    return onnx | ir
+
+
+def _networks(opened: Mapping[str, tuple[str, ModelOutputs] | None], notes: list[str]) -> list[_Pipeline]:
     """Return the network in every runtime that is installed; add to `notes` what is not."""
-    openers = {"model.onnx": open_onnx, "openvino/model.xml": open_ir}
     found = []
-    for name, opener in openers.items():
-        if (folder / name).is_file():
-            opened = _open_model(opener, folder / name)
-            if opened is None:
-                package = "onnxruntime" if name.endswith(".onnx") else "openvino"
-                notes.append(f"{name} was not checked: {package} is not installed (pip install {package}).")
-            else:
-                runtime, outputs = opened
-                found.append(_Pipeline(f"{name}, {runtime}", run=_answers_of(outputs)))
+    for name in NETWORKS:
+        if name in opened and (model := opened[name]) is None:
+            package = "onnxruntime" if name.endswith(".onnx") else "openvino"
+            notes.append(f"{name} was not checked: {package} is not installed (pip install {package}).")
+        elif model := opened.get(name):
+            found.append(_Pipeline(f"{name}, {model[0]}", run=_answers_of(model[1])))
     return found
 
 
-def _wholes(folder: Path, networks: Sequence[_Pipeline]) -> list[_Pipeline]:
+def _wholes(opened: Mapping[str, tuple[str, ModelOutputs] | None], networks: Sequence[_Pipeline]) -> list[_Pipeline]:
     """Return the models that take images, in the same runtimes."""
     found = []
     for network in networks:
         name = network.name.partition(",")[0].replace("model.", "image.")
-        opener = open_onnx if name.endswith(".onnx") else open_ir
-        if (folder / name).is_file() and (opened := _open_model(opener, folder / name)):
-            runtime, outputs = opened
-            whole = _whole_of(outputs)
-            found.append(_Pipeline(f"{name}, {runtime}", whole=whole, network=network.run))
+        if model := opened.get(name):
+            found.append(_Pipeline(f"{name}, {model[0]}", whole=_whole_of(model[1]), network=network.run))
     return found
 
 

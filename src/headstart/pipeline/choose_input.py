@@ -86,6 +86,8 @@ def choose_input(
     `extractors` are the members of the classifier, best first. Raises as `FitTask.embed`.
     """
     search = _InputSearch(task, tuple(extractors))
+    if not search.changes or len(task.dataset.sets.train_val) < LEAST:
+        return task.recipe, tuple(extractors), []
     rows = list(search.run())
     return _settled(task.recipe, search), search.extractors, rows
 
@@ -109,19 +111,17 @@ class _InputSearch:
         subset = beginning(stratified_order(labels_N[rows], task.recipe.seed), labels_N[rows], SUBSET)
         self._rows = rows[subset]
         self._images = task.images.take(self._rows)
+        self.changes = _open_changes(task.recipe, extractors[0], self._images)
         self._pace = 0.0
         """Seconds per image with all members, of which `_first` is the part of the first one."""
         self._first = 0.0
 
     def run(self) -> Iterator[HistoryRow]:
         """Try all open options, one after another, and yield a row per trial."""
-        groups = _open_changes(self.task.recipe, self.extractors[0], self._images)
-        if len(self.task.dataset.sets.train_val) < LEAST or not groups:
-            return
         self._measure()
         end = self.task.clock.now() + PART_FOR_TRIALS * self.task.seconds_left
         own: Probe | None = None
-        for group in groups:
+        for group in self.changes:
             fitting = [change for change in group if self._fits(change, end)]
             if not fitting:
                 continue
