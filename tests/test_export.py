@@ -222,7 +222,10 @@ def test_without_the_images_rendered_scenes_stand_in(exported: Path, run: Path, 
         made = headstart.export(run, out=tmp_path / "rendered", to="onnx", check=4, samples=1)
         assert "so 4 rendered scenes stand in" in made.parity.about and not made.parity.path.own
         assert made.export["calibration"]["float32"]["temperature"] == 1.0
-        with pytest.raises(headstart.HeadstartError, match="samples_from own: The run's images are no longer at"):
+        with pytest.raises(
+            headstart.HeadstartError,
+            match="own needs the run's validation or test images, and none were found",
+        ):
             headstart.export(run, out=tmp_path / "own", check=0, samples=2, samples_from="own")
         found = headstart.export(run, out=tmp_path / "found", to="onnx", data=moved, samples=2, samples_from="own")
         assert found.parity.path.images == 21

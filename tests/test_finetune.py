@@ -235,7 +235,7 @@ def test_a_fine_tuned_network_is_weighed_against_the_frozen_ones(noise: float, t
     frozen = Candidate((), (), signal_NK + rng.normal(0, 1, (n, 3)))
     tuned = Candidate((), (), signal_NK + rng.normal(0, noise, (n, 3)), finetuned=object())  # type: ignore[arg-type]
     found, why = weighed(frozen, tuned, labels_N)
-    assert why.startswith("Validation log-loss: frozen ") and ", weighed together " in why
+    assert why.startswith("Validation log-loss: frozen ") and ", weighted sum " in why
     assert why.endswith("of the weight." if taken else "; fine-tuning does not clearly pay.")
     assert (found.finetuned is not None) == taken
 

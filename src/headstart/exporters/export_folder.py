@@ -69,7 +69,7 @@ class ExportFolder:
         self.path = as_path(path, "export")
         if not is_export(self.path):
             raise MissingExport(
-                f"{self.path}: is not an export (it has no {EXPORT}).",
+                f"{self.path}: is not an export to ONNX or OpenVINO (it has no {EXPORT}).",
                 hint="`headstart export RUN --out EXPORT` writes one.",
             )
         with self._as_written(EXPORT):
@@ -93,7 +93,7 @@ class ExportFolder:
         for file in sorted(self.path.rglob("*")):
             inside = file.relative_to(self.path)
             listed = inside.as_posix() in (MANIFEST, *self.files)
-            if file.is_dir() or listed or any(map(is_system_file, inside.parts)):
+            if file.is_dir() or listed or "__pycache__" in inside.parts or any(map(is_system_file, inside.parts)):
                 continue
             raise DamagedExport(f"{file}: is not in the manifest of the export.", hint="Remove it, or export again.")
 

@@ -98,11 +98,11 @@ already resized. How, step by step:
 
 {steps}
 
-A resize of another library, without antialiasing or with another filter, costs more accuracy than most other changes. If you
-resize yourself, compare with `samples/`: it has images with their bytes after every step and the expected answers.
+Resizing with another library, without antialiasing or with another filter, is the commonest way to lose accuracy. If you
+resize yourself, compare with `samples/`: for each image it has the pixels after every step and the expected answers.
 
     python verify.py            # numpy, Pillow and onnxruntime or openvino; no headstart
-    headstart verify .          # the same, and whether a file has changed
+    headstart verify .          # the same, where headstart is installed
 
 {proof}
 """
@@ -139,7 +139,7 @@ def _steps(name: str, contract: PixelContract, inputs: int) -> str:
 def _proof(facts: Mapping[str, Any]) -> str:
     parity = facts["parity"]
     if parity is None:
-        return "Nobody has compared this export with its run (`--check 0`)."
+        return "This export was not compared with its run (`--check 0`)."
     flips = parity["flips"]
     return (
         f"Compared with its run before it was written: logits within {parity['logit']:.1e} of torch's on equal pixels; from "

@@ -115,14 +115,18 @@ class ExportRequest:
                 expected = f"{', '.join(KNOWN[:-1])} or {KNOWN[-1]}"
                 raise RecipeError(f"to {name!r} is not known: expected {expected}.", hint=near_names(name, list(KNOWN)))
             if name in RUN_FORMATS and len(self.formats) > 1:
-                raise RecipeError(f"to: {name} is a folder of its own.", hint=f"Export it alone: --to {name}.")
+                raise RecipeError(
+                    f"--to {name} cannot be combined with other formats.", hint=f"Export it alone: --to {name}."
+                )
         if not self.formats:
             raise RecipeError("to: names no format.", hint=f"Such as --to {','.join(FORMATS)}.")
         if self.int8 and not (self.check and "openvino" in self.formats):
-            raise RecipeError("int8 is measured against openvino: it needs that format, and --check above 0.")
+            raise RecipeError(
+                "--int8 needs the format openvino and --check above 0: int8 is compared with the float network."
+            )
         for name, value, most in (("check", self.check, 1_000_000), ("samples", self.samples, 100)):
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-                raise RecipeError(f"{name} {value!r} cannot be used: expected a number from 0 to {most:,}.")
+                raise RecipeError(f"{name} {value!r} cannot be used: expected a whole number from 0 to {most:,}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +143,7 @@ def export_run(asked: ExportRequest) -> ExportedRun:
     check_export_place(asked.out)
     keep = RUN_FORMATS.get(asked.formats[0])
     if keep is None:
-        require("An export", *PACKAGES)
-    if asked.int8:
-        require("int8", "nncf")
+        require("An export", *PACKAGES, *(["nncf"] if asked.int8 else []))
     run = RunFolder(asked.run)
     run.check()
     check_outside_data(asked.out, run.provenance.source(asked.data).place, name="export")
@@ -203,8 +205,7 @@ def _int8(
     training = parity_images(run, asked.data, CALIBRATION_IMAGES, ("train",))
     if not (training.own and {"val", "test"} <= set(images.sets_N)):
         raise NoImages(
-            "int8 is calibrated on the run's training images, and judged on its validation and test images, which are not "
-            "all there.",
+            "--int8 needs images of the run's training, validation and test set, and some of these were not found.",
             hint="Give their place with --data, or leave out --int8.",
         )
     classifier, seed = run.classifier, run.provenance.seed
@@ -245,12 +246,13 @@ def _image_files(formats: Sequence[str], model: ModelProto, inputs: Mapping[str,
 
 def _sample_images(asked: ExportRequest, run: RunFolder) -> dict[str, bytes]:
     """Return the images of the golden samples: rendered, or the run's own, those of the test set first. Raises `NoImages`."""
-    if not asked.own_samples:
+    if not (asked.own_samples and asked.samples):
         return rendered_images(asked.samples, run.classifier.ranges)
     found = parity_images(run, asked.data, asked.samples)
     if not found.own:
         raise NoImages(
-            f"samples_from own: {found.about}", hint="Give their place with --data, or leave the option out."
+            "--samples-from own needs the run's validation or test images, and none were found.",
+            hint="Give their place with --data, or leave the option out.",
         )
     order = np.argsort(found.sets_N != "test", kind="stable")[: asked.samples]
     return own_images(found.images.take(order).refs, run.classifier.ranges)

@@ -10,6 +10,7 @@ nothing about accuracy: no network was trained on them.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -76,6 +77,8 @@ def _bare(ref: ImageRef, ranges: ValueRanges) -> bytes:
 
 
 _JPEG = b"\xff\xd8"
+_PRIVATE = re.compile(rb"\xff[\xe1-\xed\xef\xfe]")
+"""Where a comment or application data begins."""
 
 
 def _bare_jpeg(data: bytes) -> bytes:
@@ -91,7 +94,10 @@ def _bare_jpeg(data: bytes) -> bytes:
         private = (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE
         kept += [] if private else [data[at : at + 2 + size]]
         at += 2 + size
-    bare = b"".join([*kept, data[at : data.rfind(b"\xff\xd9") + 2]])
+    end = data.find(b"\xff\xd9", at) + 2  # of this image: other images, with facts of their own, may follow
+    if _PRIVATE.search(data, at, end):
+        return b""
+    bare = b"".join([*kept, data[at:end]])
     try:
         after = read(bare)
     except UnreadableImage:

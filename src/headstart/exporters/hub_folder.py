@@ -71,7 +71,7 @@ print(pipeline("image-classification", model="{repo}")("image.jpg"))
 """
 ONLY_WITH_HEADSTART = (
     "timm knows this network only after `import headstart.model.backbones.networks`, and transformers cannot load it: the "
-    "card says so. Without that: train with --pooling last."
+    "card says so. A run with --pooling last, of one of timm's networks, is loaded by both."
 )
 NEEDS_HEADSTART = "import headstart.model.backbones.networks  # pip install 'headstart[train]'"
 

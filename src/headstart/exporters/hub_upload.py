@@ -59,7 +59,10 @@ def pushable(source: Path) -> dict[str, bytes | Path]:
         export.check()
         return {name: source / name for name in (*export.files, MANIFEST)}
     if not all((source / name).is_file() for name in (*HUB_FILES, MANIFEST)):
-        raise MissingRun(f"{source}: is neither a run folder nor an export.", hint="`headstart train` writes a run.")
+        raise MissingRun(
+            f"{source}: cannot be pushed: it is neither a run folder nor an export to ONNX, OpenVINO or the hub.",
+            hint="`headstart train` writes a run.",
+        )
     listed = read_manifest(source, RESTORE)
     found = {name: check_listed(source, name, listed) for name in HUB_FILES}
     return {**found, CARD: found[CARD].read_bytes()}
@@ -99,14 +102,14 @@ def _made(api: Any, repo: str, private: bool) -> tuple[str, bool]:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return api.create_repo(repo, private=private).repo_id, True
+        return api.create_repo(repo, private=private or None).repo_id, True
     except HfHubHTTPError as error:
         if error.response.status_code != 409:
             raise
     full_name = repo if "/" in repo else f"{api.whoami()['name']}/{repo}"
     if private and not api.repo_info(full_name).private:
         raise NotAllowed(
-            f"{full_name}: is there already, and public; --private applies to new repositories.",
+            f"{full_name}: already exists and is public; --private only applies to new repositories.",
             hint="Choose another name, make it private on its page first, or leave out --private.",
         )
     return full_name, False

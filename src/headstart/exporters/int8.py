@@ -81,24 +81,26 @@ class Int8Trial:
         """Say what is beyond its limit."""
         found = []
         if not self.speedup >= LEAST_SPEEDUP:
-            found.append(f"{LEAST_SPEEDUP}x the speed is required")
+            found.append(f"a speed-up of at least {LEAST_SPEEDUP}x is required")
         if not (self.loss <= MOST_LOSS and self.loss_bound <= MOST_LOSS_BOUND):
-            found.append(f"a loss of {MOST_LOSS:.1%}, certainly below {MOST_LOSS_BOUND:.0%}, is allowed")
+            found.append(
+                f"at most {100 * MOST_LOSS:g} points of accuracy may be lost (95 % bound {100 * MOST_LOSS_BOUND:g})"
+            )
         if not self.ece.value <= MOST_ECE:
-            found.append(f"an ECE of {MOST_ECE:g} is allowed")
+            found.append(f"the ECE may be at most {MOST_ECE:g}")
         if self.coverage.high < 1 - self.calibration.conformal_alpha:
-            found.append(f"sets should contain the right class for {1 - self.calibration.conformal_alpha:.0%}")
+            found.append(f"sets must contain the right class for {1 - self.calibration.conformal_alpha:.0%}")
         return found
 
     def sentence(self) -> str:
         """Return the figures, and what became of it."""
         figures = (
-            f"int8 is {self.speedup:.2f}x as fast as {self.float_precision} here; on {self.n:,} test images it loses "
-            f"{100 * self.loss:.2f} points of accuracy (certainly less than {100 * self.loss_bound:.2f}), its ECE is "
+            f"int8 is {self.speedup:.2f}x as fast as {self.float_precision} here; on {self.n:,} test images accuracy "
+            f"changes by {-100 * self.loss:+.2f} points (95 % bound {-100 * self.loss_bound:+.2f}), its ECE is "
             f"{self.ece.value:.3f} (float {self.float_ece.value:.3f}), and sets contain the right class for "
             f"{self.coverage.value:.1%}"
         )
-        return f"{figures}: {'not written, since ' + '; '.join(self.refusals) if self.refusals else 'written'}."
+        return f"{figures}: {'not written: ' + '; '.join(self.refusals) if self.refusals else 'written'}."
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures of export.json."""

@@ -60,7 +60,7 @@ def _images(given: Any) -> list[Any]:
         names = list(columns)
         if IMAGE not in names and len(names) != 1:
             raise ValueError(f"the input has the columns {names}; expected one called {IMAGE!r}")
-        given = given[IMAGE if IMAGE in names else names[0]]
+        return _images(given[IMAGE if IMAGE in names else names[0]])
     return list(given.tolist() if hasattr(given, "tolist") else given)
 
 

@@ -163,8 +163,8 @@ class PathParity:
         found = []
         if self.own and self.clear_flips.low > MOST_FLIPS:
             found.append(
-                f"{self.clear_flips.value:.2%} of {self.images:,} images get another class than with `predict`, which was "
-                f"not undecided about them: certainly more than the {MOST_FLIPS:.1%} that are allowed"
+                f"`predict` and the export disagree on {self.clear_flips.value:.2%} of {self.images:,} images where `predict` "
+                f"had a clear favourite; the lower end of the 95 % interval is above the limit of {MOST_FLIPS:.1%}"
             )
         if self.accuracy is not None and self.accuracy.winner:
             found.append(
@@ -192,9 +192,9 @@ class Parity:
         if failures:
             raise ParityFailed(
                 f"The export does not answer as the run does: {'; '.join(failures)}. Nothing was written.",
-                hint="If it is the converter, another version of torch or onnxscript may help (pip install --upgrade "
-                "torch onnxscript).\nIf only `predict` differs, train again with --precision f32, or give more images "
-                "with --check.",
+                hint="If logits or probabilities differ from torch, the converter is at fault; another version of torch or "
+                "onnxscript may help (pip install --upgrade torch onnxscript).\nIf only the comparison with `predict` fails, "
+                "train again with --precision f32, or compare more images with --check.",
             )
 
     def summary(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from headstart.data.splits import SplitRow
 from headstart.errors import DataError, NoImages
 from headstart.images.image_refs import Images
 from headstart.io.files import jpeg_bytes
+from headstart.io.progress import log
 from headstart.io.text_table import plain
 from headstart.runs.run_folder import RunFolder
 from headstart.samples.scenes import KINDS, LARGEST, render
@@ -68,7 +69,8 @@ def parity_images(run: RunFolder, data: Path | None, most: int, sides: Sequence[
     except DataError:
         if data is not None:
             raise
-        return _rendered(most, f"The run's images are no longer at {plain(str(source.place))}")
+        log.info("The run's images are no longer at %s.", plain(str(source.place)))
+        return _rendered(most, "The run's images are no longer where they were")
     file_of = {path: opened.file(i) for i, path in enumerate(opened.paths)}
     rows = [row for side in sides for row in _some(run.split, side, most) if row.path in file_of]
     images = Images.inspect([file_of[row.path] for row in rows])
@@ -76,10 +78,11 @@ def parity_images(run: RunFolder, data: Path | None, most: int, sides: Sequence[
     if not same:
         if data is not None:
             raise NoImages(
-                f"{source.place}: has none of the validation and test images of {run.path}.",
+                f"{source.place}: has none of the images of {run.path} that are needed.",
                 hint="Give the place of the images that the run was trained on, or leave out --data.",
             )
-        return _rendered(most, f"None of the run's images are at {plain(str(source.place))}")
+        log.info("None of the run's images are at %s.", plain(str(source.place)))
+        return _rendered(most, "None of the run's images were found")
     number = {name: k for k, name in enumerate(run.classifier.classes)}
     kept = [rows[i] for i in same]
     return ParityImages(

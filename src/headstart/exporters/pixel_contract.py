@@ -120,7 +120,7 @@ class PixelContract:
 
     @classmethod
     def of(cls, spec: Preprocess) -> PixelContract:
-        """Return the contract of an input spec. Specs with equal `geometry()` have equal ones, but for the margin."""
+        """Return the contract of an input spec. Specs with equal `geometry()` have equal contracts."""
         crops, pads = spec.resize == "crop", spec.resize == "pad"
         return cls(
             image_size=spec.image_size,

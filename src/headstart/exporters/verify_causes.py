@@ -53,9 +53,7 @@ def likely_cause(stage: str, pairs: Pairs, golden: ExpectedSamples, network: Net
     `network` is a runtime that gives the expected answers, for mistakes in what the network is given.
     """
     if stage == "answers":
-        return (
-            "Probabilities are as expected, so the names of the classes are in another order, or the threshold differs."
-        )
+        return "Probabilities are as expected, so the class names are in a different order, or named differently."
     far = [_distance(*pair) for pair in pairs]
     looked_at = np.argsort(far)[::-1][:LOOKED_AT].tolist()
     unexplained = sum(far[i] for i in looked_at)

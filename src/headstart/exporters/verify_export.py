@@ -184,7 +184,7 @@ def verify(
         ]
     names, reference = tuple(labels or golden.classes), networks[0].run if networks else None
     found = [each for one in pipelines for each in _compared(replace(one, labels=names), golden, reference)]
-    return VerifyReport(str(folder), tuple(found), tuple(notes), bool(golden.samples) and bool(networks))
+    return VerifyReport(str(folder), tuple(found), tuple(notes), bool(golden.samples) and bool(given or networks))
 
 
 def _parity_note(folder: Path) -> list[str]:

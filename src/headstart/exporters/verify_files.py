@@ -49,7 +49,7 @@ class ExpectedSamples:
 def check_files(folder: Path) -> dict[str, str]:
     """Compare every file with the manifest; return {relative path: SHA-256}. Nothing else has opened them by then.
 
-    Raises `RefusedExport`: a file is missing, has changed or is one too many, or an ONNX file has data elsewhere.
+    Raises `RefusedExport`: a file is missing, was changed or was added, or an ONNX file has data elsewhere.
     """
     listed = _manifest(folder)
     present = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
@@ -69,7 +69,7 @@ def check_files(folder: Path) -> dict[str, str]:
 
 NUMBERS = ("image_size", "resize", "shorter_side", "interpolation", "margin", "ranges")
 """What is used of a pixel contract."""
-_IGNORED = r"(^|/)(__pycache__/.*|\.DS_Store|Thumbs\.db|desktop\.ini)$"
+_IGNORED = r"(^|/)(\.[^/]+|__pycache__|Thumbs\.db|ehthumbs\.db|desktop\.ini)(/|$)"
 _TEXTS = (".json", ".md", ".txt", ".html", ".py", ".xml")
 
 

@@ -1,4 +1,4 @@
-"""Optional parts: packages that only some commands need, and the one error that names what to install.
+"""Extras: packages that only some commands need, and the one error that names what to install.
 
     require("Fine-tuning", "torch", "timm")    raises MissingExtra where one of them is not installed
 

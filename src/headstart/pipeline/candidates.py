@@ -68,10 +68,10 @@ def weighed(frozen: Candidate, finetuned: Candidate, labels_N: np.ndarray) -> tu
     logits = [frozen.val_logits_NK, finetuned.val_logits_NK]
     weights = fit_weights(logits, labels_N, towards=(1.0, 0.0))
     both = frozen.times(weights[0]).plus(finetuned.times(weights[1])).tempered(labels_N)
-    named = {"frozen": frozen, "fine-tuned": finetuned, "weighed together": both}
+    named = {"frozen": frozen, "fine-tuned": finetuned, "weighted sum": both}
     losses = {name: float(cross_entropies(c.val_logits_NK, labels_N).mean()) for name, c in named.items()}
     share = weights[1] / max(sum(weights), 1e-9)
-    pays = losses["weighed together"] < (1 - CLEAR_GAIN) * losses["frozen"]
+    pays = losses["weighted sum"] < (1 - CLEAR_GAIN) * losses["frozen"]
     listed = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
     verdict = f"the fine-tuned network has {share:.0%} of the weight" if pays else "fine-tuning does not clearly pay"
     why = f"Validation log-loss: {listed}; {verdict}."

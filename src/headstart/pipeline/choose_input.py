@@ -25,6 +25,7 @@ from headstart.evaluation.probabilities import cross_entropies
 from headstart.images.image_refs import Images
 from headstart.images.preprocess import RESIZES
 from headstart.io.progress import log
+from headstart.model.inference.engines import open_network
 from headstart.model.inference.features import Embedder, FeatureExtractor
 from headstart.pipeline.choose_backbones import beginning, stratified_order
 from headstart.pipeline.combine import CLEAR_GAIN, Probe, probe_poolings
@@ -131,7 +132,7 @@ class _InputSearch:
             tried = [(change, found) for change in fitting if (found := self._tried(change)) is not None]
             yield from (_row(found) for _, found in tried)
             change, best = min(tried, key=lambda pair: pair[1].log_loss, default=(group[0], own))
-            if self._is_clearly_better(best, own):
+            if self._is_clearly_better(best, own) and self._suits_all(change):
                 own = best
                 self._keep(change)
 
@@ -145,8 +146,18 @@ class _InputSearch:
     def _keep(self, change: InputChange) -> None:
         self.extractors = tuple(change.apply(each) for each in self.extractors)
         self.kept.append(change)
-        log.info("All backbones get %s.", _described(self.extractors[0]))
+        log.info("All backbones get this input: %s %s.", change.option, change.value)
         self._pace, self._first = self._pace * change.cost, self._first * change.cost
+
+    def _suits_all(self, change: InputChange) -> bool:
+        """Return whether all other members can be opened with the change: some networks have one size."""
+        try:
+            for changed in map(change.apply, self.extractors[1:]):
+                open_network(changed.backbone, changed.spec, self.task.runtime)
+        except BackboneError as error:
+            log.info("Not used: %s", error.message)
+            return False
+        return True
 
     def _measure(self) -> None:
         few = self._images.take(range(min(TIMED, len(self._rows))))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from headstart.errors import RecipeError
 from headstart.exporters.export_run import FORMATS, ExportRequest, export_run
 from headstart.exporters.parity import Parity
 from headstart.exporters.run_formats import NEXT, RUN_FORMATS
@@ -63,8 +64,8 @@ def _decisions(parity: Parity, export: dict[str, Any]) -> list[str]:
     path = parity.path
     lines = [
         parity.about,
-        f"Another class than with predict: {path.flips:.2%} of {path.images:,} images, "
-        f"{path.clear_flips.value:.2%} where the run was not undecided",
+        f"Different class from predict: {path.flips:.2%} of {path.images:,} images; counting only those where predict had a "
+        f"clear favourite: {path.clear_flips.value:.2%} of all",
     ]
     if path.accuracy is not None and path.metrics is not None:
         run, exported = (path.metrics[who]["accuracy"] for who in ("run", "export"))
@@ -76,8 +77,8 @@ def _decisions(parity: Parity, export: dict[str, Any]) -> list[str]:
     (fitted,) = export["calibration"].values()
     if path.coverage is not None:
         lines.append(
-            f"Prediction sets contain the right class: {path.coverage:.1%} of the export's, {path.run_coverage:.1%} of the "
-            f"run's; {1 - fitted['conformal_alpha']:.0%} are aimed at"
+            f"Coverage of the prediction sets: {path.coverage:.1%} for the export, {path.run_coverage:.1%} for the run "
+            f"(target {1 - fitted['conformal_alpha']:.0%})"
         )
     return lines
 
@@ -117,6 +118,8 @@ def export(
         WriteError: `out` cannot be written, is not empty, or is in a run folder or the data.
     """
     out = as_path(out, "out")
+    if samples_from not in ("rendered", "own"):
+        raise RecipeError(f"samples_from {samples_from!r} is not known: expected rendered or own.")
     asked = ExportRequest(
         run=as_path(run, "run"),
         out=out,

@@ -57,9 +57,13 @@ def verify(export: Path) -> Verification:
     if report.first is not None:
         raise ParityFailed(f"{place}: {plain(report.first.sentence())}", hint=result.table())
     if not report.complete:
-        raise ExportError(f"{place}: cannot be checked: {_incomplete(report)}", hint="pip install onnxruntime")
+        raise ExportError(
+            f"{place}: cannot be checked: {_incomplete(report)}",
+            hint="Install a runtime (pip install onnxruntime), or export again with samples.",
+        )
     return result
 
 
 def _incomplete(report: VerifyReport) -> str:
-    return plain(" ".join(report.notes)) or "it has no samples, or no model."
+    missing = [note for note in report.notes if "is not installed" in note]
+    return plain(" ".join(missing)) or "it has no samples, or no model."
