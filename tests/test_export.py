@@ -285,8 +285,8 @@ def test_a_place_that_is_taken_is_refused_before_any_work(run: Path, tmp_path: P
     [
         ({"to": "onx"}, "to 'onx' is not known: expected onnx, openvino, hub or mlflow.\n  Did you mean 'onnx'?"),
         ({"to": ""}, "to: names no format."),
-        ({"check": -1}, "check -1 cannot be used: expected a number from 0 to 1,000,000."),
-        ({"samples": 101}, "samples 101 cannot be used: expected a number from 0 to 100."),
+        ({"check": -1}, "check -1 cannot be used: expected a whole number from 0 to 1,000,000."),
+        ({"samples": 101}, "samples 101 cannot be used: expected a whole number from 0 to 100."),
     ],
 )
 def test_invalid_options(run: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -89,7 +89,7 @@ def test_the_temperature_of_int8_goes_into_its_graph() -> None:
 
 def test_int8_needs_something_to_be_measured_against(tmp_path: Path) -> None:
     for given in ({"formats": ("onnx",)}, {"check": 0}):
-        with pytest.raises(RecipeError, match=r"^int8 is measured against openvino: it needs that format"):
+        with pytest.raises(RecipeError, match=r"^--int8 needs the format openvino and --check above 0"):
             ExportRequest(tmp_path, tmp_path / "out", int8=True, **given)
 
 
@@ -97,7 +97,7 @@ def test_int8_needs_something_to_be_measured_against(tmp_path: Path) -> None:
 def test_the_extra_is_named(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingExtra) as caught:
         headstart.export(tmp_path / "run", out=tmp_path / "out", int8=True)
-    assert str(caught.value) == "int8 needs nncf, which is not installed here.\n  pip install 'headstart[int8]'"
+    assert str(caught.value) == "An export needs nncf, which is not installed here.\n  pip install 'headstart[int8]'"
 
 
 EXPORTING = """

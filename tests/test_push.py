@@ -178,7 +178,7 @@ def test_push_makes_a_repository_or_a_commit(hub: Hub, runs: dict[str, Path], tm
     assert ["hf-hub:anna/" in card for card in hub.cards] == [True] * 4
     assert refused == {
         "error": "NotAllowed",
-        "text": "anna/public: is there already, and public; --private applies to new repositories.\n"
+        "text": "anna/public: already exists and is public; --private only applies to new repositories.\n"
         "  Choose another name, make it private on its page first, or leave out --private.",
     }
 

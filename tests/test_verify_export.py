@@ -208,7 +208,7 @@ PLANTED: dict[str, tuple[dict[str, Any], str, str]] = {
     "normalised twice": ({"run": Tiny(twice=True)}, "logits", "normalised twice"),
     "EXIF ignored": ({"decode": not_turned}, "decoded", "EXIF orientation"),
     "ICC applied": ({"decode": profile_applied}, "decoded", "colour profile"),
-    "labels swapped": ({"run": Tiny(), "labels": swapped(CLASSES)}, "answers", "another order"),
+    "labels swapped": ({"run": Tiny(), "labels": swapped(CLASSES)}, "answers", "a different order"),
     "temperature missing": ({"run": Tiny(temperature=1.0)}, "logits", "1.7 times as large"),
     "bilinear for bicubic": ({"resize": resized_by(interpolation="bilinear")}, "resized", "the bilinear filter"),
     "no rounding": ({"resize": never_rounded}, "resized", "not rounded between"),

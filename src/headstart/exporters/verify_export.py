@@ -172,7 +172,7 @@ def verify(
     golden = expected_samples(place, check_files(place))
     notes = _parity_note(place)
     given = decode or resize or run
-    opened = _opened(place, NETWORKS if given else NETWORKS + WHOLES)
+    opened = _open_models(place, NETWORKS if given else NETWORKS + WHOLES)
     networks = _networks(opened, notes)
     if given:
         pipelines = [_Pipeline("yours", decode, resize, run)]
@@ -196,7 +196,7 @@ def _parity_note(folder: Path) -> list[str]:
     return [] if compared else ["This export was written without comparing it with its run (--check 0)."]
 
 
-def _opened(folder: Path, names: Sequence[str]) -> dict[str, tuple[str, ModelOutputs] | None]:
+def _open_models(folder: Path, names: Sequence[str]) -> dict[str, tuple[str, ModelOutputs] | None]:
     """Return the runtime's name and the opened model of each file that is there, None if its runtime is not installed.
 
     Opening is most of what a check takes, so each runtime does it in a thread of its own.
