@@ -408,6 +408,9 @@ def test_own_images_keep_pixels_and_orientation_and_nothing_else(tmp_path: Path)
         comment=b"secret",
         icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
     )
+    hidden = io.BytesIO()  # phones append a second image, or a film, with facts of its own
+    scene(5).save(hidden, "JPEG", exif=exif)
+    path.write_bytes(path.read_bytes() + hidden.getvalue())
     other = tmp_path / "scan.webp"
     scene(4).save(other, exif=exif)
     files = own_images([path, other])
