@@ -66,11 +66,13 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return Ran(tmp_path_factory.mktemp("demo"))
 
 
+@pytest.mark.slow  # one demo takes 40 s
 def test_it_needs_no_network(ran: Ran) -> None:
     assert ran.attempts.read_text() == ""
     assert "No weights on this machine: using the small, weak backbone that comes with headstart." in ran.ended.stderr
 
 
+@pytest.mark.slow  # one demo takes 40 s
 def test_it_compares_three_ways(ran: Ran) -> None:
     rows = {row["name"]: row for row in ran.document["comparison"]["rows"]}
     assert set(rows) == {"scratch", "augmented", "transfer"}
@@ -80,12 +82,14 @@ def test_it_compares_three_ways(ran: Ran) -> None:
     assert "The training data of the embedded backbone included other renderings" in ran.document["caution"]
 
 
+@pytest.mark.slow  # one demo takes 40 s
 def test_a_training_without_time_is_one_epoch(ran: Ran) -> None:
     for name in ("scratch", "augmented"):
         known = json.loads((ran.out / "comparison" / "runs" / name / "headstart.json").read_text())
         assert known["provenance"]["recipe"]["epochs"] == 1
 
 
+@pytest.mark.slow  # one demo takes 40 s
 def test_it_says_what_was_found_of_what_was_planted(ran: Ran) -> None:
     rows = {row["flaw"]: row for row in ran.document["flaws"]}
     assert list(rows) == list(KINDS_OF_FLAWS)
@@ -95,6 +99,7 @@ def test_it_says_what_was_found_of_what_was_planted(ran: Ran) -> None:
     assert rows["wrong_label"]["planted"] == rows["wrong_label"]["found"] + len(rows["wrong_label"]["missed"])
 
 
+@pytest.mark.slow  # one demo takes 40 s
 def test_what_it_leaves_behind(ran: Ran) -> None:
     assert sorted(p.name for p in ran.out.iterdir()) == [
         "comparison",
@@ -112,6 +117,7 @@ def test_what_it_leaves_behind(ran: Ran) -> None:
         assert headstart.read_recipe(ran.out / "recipes" / f"{name}.toml").approach in ("scratch", "linear")
 
 
+@pytest.mark.slow  # one demo takes 40 s
 def test_nothing_of_anybody_is_written_over(ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (ran.out / "scenes" / "README.txt").read_bytes()
     assert command_line(["demo", "--out", str(ran.out), "--n", "120", "--seed", "1", "--offline"]) == 1
@@ -126,6 +132,7 @@ def test_nothing_of_anybody_is_written_over(ran: Ran, tmp_path: Path, capsys: py
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
+@pytest.mark.slow  # one demo takes 40 s
 def test_a_run_folder_stays_whole(ran: Ran) -> None:
     run = ran.out / "comparison" / "runs" / "transfer"
     with pytest.raises(WriteError, match=r"is in the run folder"):
@@ -141,12 +148,14 @@ def test_what_cannot_work_is_said_before_anything_is_drawn(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow  # one demo takes 40 s
 def test_its_document_is_documented(ran: Ran) -> None:
     assert ran.ended.stdout.count("\n") == 1
     section = (REPOSITORY / "docs" / "verbs.md").read_text(encoding="utf-8").split("\n## demo\n")[1].split("\n## ")[0]
     assert {key for key in ran.document if f"`{key}`" not in section} == set()
 
 
+@pytest.mark.slow  # one demo takes 40 s
 def test_the_same_command_takes_up_what_is_there(
     ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,6 +225,7 @@ def test_the_checks_find_what_is_planted(tmp_path: Path, seed: int) -> None:
     assert shares["wrong_label"] >= 0.7
 
 
+@pytest.mark.slow  # one demo takes 40 s
 def test_the_page_in_a_browser(ran: Ran, browser: Any) -> None:
     """It asks for nothing, breaks no rule of accessibility, and its images are there."""
     from axe_playwright_python.sync_playwright import Axe

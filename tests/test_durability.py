@@ -370,7 +370,7 @@ def bench(tmp_path: Path, warm_cache: Path, photos: Path, tiny_weights: Path, mo
 
 
 SAMPLES = {
-    "train": (3, 7, 20, 45, 62),
+    "train": (7, 45),
     "embed": (1, 4, 9, 15),
     "predict": (2, 11),
     "evaluate": (8, 18),

@@ -148,7 +148,7 @@ def test_dense_layers_on_maps_are_followed_place_by_place(tmp_path: Path) -> Non
     agree(classifier, image, shares, 0.05)
 
 
-@pytest.mark.parametrize(("pool", "reads"), [("token", "norm1"), ("avg", "norm")])
+@pytest.mark.parametrize(("pool", "reads"), [pytest.param("token", "norm1", marks=pytest.mark.slow), ("avg", "norm")])
 def test_tokens_of_a_vision_transformer_lie_on_their_grid(tmp_path: Path, pool: str, reads: str) -> None:
     classifier = with_head(make_view(tmp_path, "vit_tiny_patch16_224", size=64, img_size=64, global_pool=pool))
     (part,) = classifier.members

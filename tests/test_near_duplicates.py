@@ -221,6 +221,7 @@ def test_parts_that_differ_in_one_spot_are_not_copies() -> None:
     assert pairs(copies_of(images, labels=[k % 2 for k in range(64)])) == []
 
 
+@pytest.mark.slow
 def test_handwritten_digits_are_not_copies_but_planted_ones_are() -> None:
     """All digits look alike at this size: by a fixed bound, 404 of the first 1,000 would be one group."""
     n = 600

@@ -31,6 +31,8 @@ SAME = {"pad_type": "same"}
 SHIPPED = [
     (name.partition("-")[0], SAME if "-" in name else {}) for name in sorted(path.stem for path in FOLDER.glob("*.zip"))
 ]
+SMALL = ("mobilenetv2_100", "resnet18", "tf_efficientnet_lite0")
+EACH = [pytest.param(name, arguments, marks=() if name in SMALL else pytest.mark.slow) for name, arguments in SHIPPED]
 PADDED_BY_SIZE = [("tf_efficientnet_lite2", {}), ("mobilenetv1_100", SAME), ("mobilenetv2_100", SAME)]
 
 WITHOUT = ("torch", "torchvision", "timm")
@@ -77,7 +79,7 @@ def difference(backbone: Backbone, side: int, tta: str = "none") -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-@pytest.mark.parametrize(("architecture", "model_args"), SHIPPED)
+@pytest.mark.parametrize(("architecture", "model_args"), EACH)
 def test_each_topology_gives_the_features_of_timms_network(
     architecture: str, model_args: Mapping[str, Any], tmp_path: Path
 ) -> None:
