@@ -58,7 +58,7 @@ def of_timm(run: Path, files: Sequence[Path], labels_N: np.ndarray, folder: Path
     model = timm.create_model(f"local-dir:{run}", pretrained=True).eval()
     config = timm.data.resolve_data_config({}, model=model)
     transform = timm.data.create_transform(**config)
-    onnx_export(model, str(folder / "timm.onnx"), batch_size=1)
+    onnx_export(model, str(folder / "timm.onnx"), batch_size=1, input_size=tuple(config["input_size"]))
     session = onnxruntime.InferenceSession(str(folder / "timm.onnx"))
     side = config["input_size"][-1]
 
