@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import io
 import statistics
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,7 +40,7 @@ from headstart.images.preprocess import Preprocess
 from headstart.io.extras import require
 from headstart.io.progress import log
 from headstart.model.inference.engines import ENGINES
-from headstart.model.inference.openvino_import import import_openvino
+from headstart.model.inference.openvino_import import import_openvino, without_telemetry
 
 LEAST_SPEEDUP = 1.25
 MOST_LOSS, MOST_LOSS_BOUND = 0.005, 0.010
@@ -166,14 +165,8 @@ def import_nncf() -> Any:
     """
     require("int8", "nncf")
     import_openvino()
-    hidden = "openvino_telemetry" not in sys.modules
-    if hidden:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    try:
+    with without_telemetry():
         import nncf
-    finally:
-        if hidden:
-            del sys.modules["openvino_telemetry"]
     nncf.set_log_level(40)
     return nncf
 

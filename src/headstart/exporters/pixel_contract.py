@@ -224,7 +224,7 @@ class PixelContract:
             f"Resize with the {self.interpolation} filter, {made.formula}, widened by the reduction when shrinking (this"
             " is antialiasing). Weights beyond the image's edge are left out; the others are divided by their sum and"
             f" rounded to multiples of 2^-{PRECISION_BITS}.",
-            "Resize columns first, then rows; after each, round to whole numbers (halves up) and clip to 0 to 255.",
+            "Resize horizontally, then vertically; after each, round to whole numbers (halves up) and clip to 0 to 255.",
         ]
 
     def stretches(self, width: int, height: int) -> tuple[Stretch, Stretch]:
