@@ -31,6 +31,13 @@ def test_threshold_by_hand() -> None:
     np.testing.assert_array_equal(prediction_sets(np.array([[0.7, 0.2, 0.1]]), 0.8), [[True, True, False]])
 
 
+def test_a_set_is_never_empty() -> None:
+    """A classifier that is nearly always right has a threshold near 0, which an ordinary image does not reach."""
+    p = np.array([[0.99, 0.01], [0.02, 0.98], [0.5, 0.5]])
+    np.testing.assert_array_equal(prediction_sets(p, 0.001), [[True, False], [False, True], [True, False]])
+    assert prediction_sets(np.zeros((0, 2)), 0.001).shape == (0, 2)
+
+
 @pytest.mark.parametrize(("n", "alpha"), [(19, 0.1), (50, 0.2), (99, 0.05)])
 def test_coverage_is_as_promised(n: int, alpha: float) -> None:
     """Over 600 draws of the held-out images; for scores without ties it is at most alpha + 1/(n+1) from below."""

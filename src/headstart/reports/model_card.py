@@ -43,7 +43,7 @@ def model_card(
             "",
             f"The weakest class is {worst!r}: recall {judged.per_class[worst]['recall']}.",
             f"Temperature {calibration.temperature:.4g} (folded into the weights). Sets at alpha = "
-            f"{calibration.conformal_alpha:g} hold every class with probability >= "
+            f"{calibration.conformal_alpha:g} hold the likeliest class, and every other with probability >= "
             f"{1 - calibration.conformal_threshold:.4g}. Submissions to a competition keep probabilities at or above "
             f"{calibration.clip:.2g} (chosen on validation for log-loss).",
             "",
