@@ -66,7 +66,7 @@ from headstart.exporters.parity import (
     measure_finished,
     refit,
 )
-from headstart.exporters.parity_images import parity_images
+from headstart.exporters.parity_images import ParityImages, parity_images
 from headstart.exporters.pixel_contract import PixelContract
 from headstart.exporters.pixel_graph import with_pixels
 from headstart.exporters.run_formats import RUN_FORMATS
@@ -150,6 +150,7 @@ def export_run(asked: ExportRequest) -> ExportedRun:
     if keep is not None:
         return _kept(asked, run, keep)
     classifier, samples = run.classifier, _sample_images(asked, run)
+    for_int8 = _int8_images(asked, run) if asked.int8 else None
     log.info("Converting %s", classifier.summary())
     network, reference = converted(classifier), TorchRunner(classifier, network_inputs(classifier))
     calibration, parity = carried_over(classifier.calibration), None
@@ -158,8 +159,8 @@ def export_run(asked: ExportRequest) -> ExportedRun:
     facts = _facts(asked, run, calibration, parity)
     model = finished(network, calibration.temperature, _metadata(facts, classifier.classes))
     files = _network_files(asked.formats, model) | _image_files(asked.formats, model, network_inputs(classifier))
-    if asked.int8:
-        trial = _int8(asked, run, files, calibration)
+    if for_int8:
+        trial = _int8(run, files, calibration, *for_int8)
         facts |= {"int8": trial.to_json()}
         files |= {} if trial.refusals else dict(zip((INT8_XML, INT8_BIN), trial.files, strict=True))
     files |= _described(facts, classifier, parity)
@@ -197,10 +198,8 @@ def _proven(
     return calibration, parity
 
 
-def _int8(
-    asked: ExportRequest, run: RunFolder, files: Mapping[str, bytes], calibration: ExportCalibration
-) -> Int8Trial:
-    """Return what was measured of int8, and log it. Raises `NoImages` without the run's own images."""
+def _int8_images(asked: ExportRequest, run: RunFolder) -> tuple[ParityImages, ParityImages]:
+    """Return the images to judge int8 by, and those to calibrate it on. Raises `NoImages` without the run's own."""
     images = parity_images(run, asked.data, asked.check)
     training = parity_images(run, asked.data, CALIBRATION_IMAGES, ("train",))
     if not (training.own and {"val", "test"} <= set(images.sets_N)):
@@ -208,6 +207,17 @@ def _int8(
             "--int8 needs images of the run's training, validation and test set, and some of these were not found.",
             hint="Give their place with --data, or leave out --int8.",
         )
+    return images, training
+
+
+def _int8(
+    run: RunFolder,
+    files: Mapping[str, bytes],
+    calibration: ExportCalibration,
+    images: ParityImages,
+    training: ParityImages,
+) -> Int8Trial:
+    """Return what was measured of int8, and log it."""
     classifier, seed = run.classifier, run.provenance.seed
     network, inputs = (files[NETWORK_XML], files[NETWORK_BIN]), network_inputs(classifier)
     trial = try_int8(network, inputs, classifier.classes, images, training, calibration, seed)

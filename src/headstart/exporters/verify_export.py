@@ -128,13 +128,19 @@ class VerifyReport:
             rows.append([pipeline, *(cells.get(stage, "") for stage in STAGES)])
         return rows
 
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
+        """The notes and the table, as plain text."""
         rows = self.table()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return [
+            *self.notes,
+            *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
+        ]
+
+    def __str__(self) -> str:
         wrong = self.first
         end = "Everything agrees." if self.ok else "Not everything could be checked."
-        return "\n".join([*self.notes, *lines, "", end if wrong is None else wrong.sentence()])
+        return "\n".join([*self.lines(), "", end if wrong is None else wrong.sentence()])
 
 
 # Pipelines

@@ -55,7 +55,7 @@ def verify(export: Path) -> Verification:
         raise DamagedExport(str(refusal), hint=AGAIN) from refusal
     result = Verification(str(place), report)
     if report.first is not None:
-        raise ParityFailed(f"{place}: {plain(report.first.sentence())}", hint=result.table())
+        raise ParityFailed(f"{place}: {plain(report.first.sentence())}", hint="\n".join(map(plain, report.lines())))
     if not report.complete:
         raise ExportError(
             f"{place}: cannot be checked: {_incomplete(report)}",
