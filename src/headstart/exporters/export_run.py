@@ -3,7 +3,7 @@
     converted -> measure -> refit -> finished -> measure_finished -> judge -> check -> write
 
 Each stage is a function of a module beside this one. Nothing is written before everything has been compared with the
-run (`parity`), and then all files appear at once, the manifest last. About 30 s for a MobileNetV2 on two cores without
+run (`parity`), and then all files appear at once, the manifest last. About 18 s for a MobileNetV2 on two cores without
 the comparison, most of it for importing torch and converting; with it, 60 ms more per image.
 
 Costs memory: three copies of the network, and the pixels of 64 images.

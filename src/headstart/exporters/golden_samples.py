@@ -38,6 +38,7 @@ VERIFY_PARTS = (verify_files, verify_steps, verify_causes, verify_export)
 _FUTURE = "from __future__ import annotations\n"
 _OWN_IMPORT = re.compile(r"^from headstart\.\S+ import (?:\([^)]*\)|[^\n]*)\n", re.MULTILINE)
 
+_NONE = np.zeros((2, 0, 0))
 RunNetwork = Callable[[Mapping[str, np.ndarray]], tuple[np.ndarray, np.ndarray]]
 """From uint8 pixels (N, S, S, 3) by input name to logits and probabilities, (N, K) each."""
 
@@ -55,17 +56,22 @@ def sample_files(
     Raises `UnreadableImage`.
     """
     files: dict[str, bytes] = {}
-    samples = []
+    stages, pixels = [], []
     for name, data in images.items():
         image = read_image(data, ranges=next(iter(contracts.values())).ranges)
-        pixels = {key: portable_pixels(image, contract) for key, contract in contracts.items()}
-        saved = _png_files(name.rpartition(".")[0], image, pixels)
+        pixels.append({key: portable_pixels(image, contract) for key, contract in contracts.items()})
+        saved = _png_files(name.rpartition(".")[0], image, pixels[-1])
         files |= {name: data, **{file: png_bytes(Image.fromarray(array)) for file, array in saved.items()}}
         decoded, *resized = ({"file": file, "sha256": sha256_bytes(array.tobytes())} for file, array in saved.items())
-        logits_NK, probabilities_NK = run({key: array[None] for key, array in pixels.items()})
-        stages = {"decoded": decoded, "resized": dict(zip(pixels, resized, strict=True))}
-        answer = _answer(logits_NK[0], probabilities_NK[0], classes, conformal_threshold)
-        samples.append({"file": name, "sha256": sha256_bytes(data), **stages, **answer})
+        stages.append({"decoded": decoded, "resized": dict(zip(contracts, resized, strict=True))})
+    logits, probabilities = (
+        run({key: np.stack([each[key] for each in pixels]) for key in contracts}) if pixels else _NONE
+    )
+    answers = [_answer(*each, classes, conformal_threshold) for each in zip(logits, probabilities, strict=True)]
+    samples = [
+        {"file": name, "sha256": sha256_bytes(images[name]), **steps, **answer}
+        for name, steps, answer in zip(images, stages, answers, strict=True)
+    ]
     expected = {
         "format": 1,
         "classes": list(classes),

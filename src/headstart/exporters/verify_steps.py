@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ ResizeStep = Callable[[np.ndarray], Any]
 """From these to (S, S, 3), or {input: (S, S, 3)} if the network has several inputs."""
 NetworkStep = Callable[[Mapping[str, np.ndarray]], tuple[Any, Any]]
 """From uint8 pixels (1, S, S, 3) by input to logits and probabilities, (1, K); logits may be None."""
+
+_IMPORTING = threading.Lock()
 
 
 def pillow_decode(data: bytes, ranges: Mapping[str, Sequence[float]] | None = None) -> np.ndarray:
@@ -91,20 +94,24 @@ def open_ir(path: Path) -> tuple[str, ModelOutputs] | None:
     compiled = core.compile_model(core.read_model(str(path)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def outputs(given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {output.any_name: np.array(values) for output, values in compiled(dict(given)).items()}
+        answers = compiled.create_infer_request().infer(
+            dict(given)
+        )  # one request each: calls may come from several threads
+        return {output.any_name: np.array(values) for output, values in answers.items()}
 
     return f"OpenVINO {openvino.__version__.split('-')[0]}", outputs
 
 
 def quiet_openvino() -> Any:
     """Import OpenVINO without its telemetry, which would report that to its makers. Raises `ImportError`."""
-    hidden = "openvino_telemetry" not in sys.modules
-    if hidden:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    try:
-        import openvino
-        import openvino.frontend
-    finally:
+    with _IMPORTING:
+        hidden = "openvino_telemetry" not in sys.modules
         if hidden:
-            del sys.modules["openvino_telemetry"]
+            sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+        try:
+            import openvino
+            import openvino.frontend
+        finally:
+            if hidden:
+                del sys.modules["openvino_telemetry"]
     return openvino
