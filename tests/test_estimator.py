@@ -19,7 +19,7 @@ from sklearn.utils import estimator_checks
 import headstart
 from conftest import draw
 from headstart import ImageClassifier
-from headstart.errors import BadLabels, DataError, RecipeError, UnreadableImage
+from headstart.errors import BackboneError, BadLabels, DataError, RecipeError, UnreadableImage
 from headstart.images.image_refs import Images, as_rgb
 
 
@@ -311,7 +311,8 @@ def test_parameters_are_checked_when_it_is_fitted(model: ImageClassifier, files:
         ("head", "ridgy", "head 'ridgy' is not known: expected auto, ridge, lda, logistic, blend, ncm."),
         ("class_weight", {"bar": 2}, "class_weight {'bar': 2} is not known: expected none, balanced."),
         ("validation_fraction", 0.0, "val_size 0.0 cannot be used: expected a fraction between 0 and 1, such as 0.2."),
+        ("max_download", -1, "max_download -1 is not a number of megabytes."),
     ):
-        with pytest.raises(RecipeError) as caught:
+        with pytest.raises((RecipeError, BackboneError)) as caught:
             clone(model).set_params(**{name: value}).fit(files, LABELS)
         assert caught.value.message == text

@@ -52,7 +52,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         backbone: A timm name; join several with + to fuse them; auto picks one with available weights by validation.
         approach: linear (a closed-form head on the frozen backbone), finetune, head_sgd, scratch, or auto.
         image_size: Side of the input square in pixels; 0 uses the backbone's own, or less if the images are smaller.
-        resize: How an image becomes a square: crop, pad or squash; auto uses the backbone's own.
+        resize: How an image becomes a square: crop, pad or squash; auto picks by leave-one-out, or takes the backbone's
+            own.
         head: The last layer: ridge, lda, logistic, blend or ncm; auto picks by validation.
         class_weight: None, or "balanced": weight classes inversely to their number of images (the recipe's
             `class_weight`, where None is "none").
@@ -65,6 +66,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         weights: Weights file (.safetensors) for the named backbone.
         weights_dir: Folder of NAME.safetensors and NAME.json.
         offline: Never open a socket.
+        max_download: Most megabytes of weights to download where no backbone is named and none is on this machine; 0
+            downloads none.
 
     Attributes:
         classes_: The labels, sorted, of shape (K,).
@@ -95,6 +98,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         weights: Path | str | None = None,
         weights_dir: Path | str | None = None,
         offline: bool = False,
+        max_download: int = 500,
     ) -> None:
         self.backbone = backbone
         self.approach = approach
@@ -110,6 +114,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.weights = weights
         self.weights_dir = weights_dir
         self.offline = offline
+        self.max_download = max_download
 
     def fit(self, X: Any, y: Any) -> ImageClassifier:
         """Choose backbone and head on a validation set, calibrate on it, then fit the head on all images.
@@ -183,7 +188,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
     def _resolved(self, recipe: Recipe, images: int) -> ResolvedBackbones:
         file, folder = (None if path is None else Path(path) for path in (self.weights, self.weights_dir))
-        return resolve_backbones(recipe, weights=WeightsSource(file, folder, self.offline), images=images)
+        weights = WeightsSource(file, folder, self.offline, self.max_download)
+        return resolve_backbones(recipe, weights=weights, images=images)
 
     def __sklearn_tags__(self) -> Any:
         """Opt out of scikit-learn's checks of numeric tables: images are not one."""
