@@ -29,8 +29,18 @@
     │   └── BudgetTooSmall         the budget does not allow a single epoch
     ├── TrainingError              gradient training
     │   ├── TrainingFailed         no epoch finished
-    │   └── UnfinishedTraining     an interrupted run with other images or options is in the way
+    │   ├── UnfinishedTraining     an interrupted run with other images or options is in the way
+    │   └── RankLost               another process of the same training ended, or does not answer
     ├── WriteError                 a full disk, a missing permission, a folder in the way
+    ├── StoreError                 a store of files, such as a bucket
+    │   ├── MissingInStore         no such bucket or file
+    │   ├── ChangedInStore         a file is no longer the one that was listed
+    │   ├── StoreRefused           no credentials, expired ones, or no permission
+    │   └── StoreUnreachable       no network, --offline, or no usable answer after all attempts
+    ├── ShardError                 work that is done shard by shard (`--shards`)
+    │   ├── OtherPlan              the folder holds parts of another run, other images or other options
+    │   └── ShardFailed            a shard that ends its process again and again
+    ├── ServeError                 a server that cannot start: its port, token or options
     ├── PackagingError             a package that a bundle needs is not installed, or could not be fetched
     ├── RemoteError                another machine, or the connection to it
     │   ├── Unreachable            no network, --offline, or no answer
@@ -195,8 +205,48 @@ class UnfinishedTraining(TrainingError):
     """An interrupted run with other images or options is in the way; it cannot be resumed."""
 
 
+class RankLost(TrainingError):
+    """Another process of the same training ended, or does not answer."""
+
+
 class WriteError(HeadstartError):
     """A full disk, a missing permission, a folder in the way."""
+
+
+class StoreError(HeadstartError):
+    """A store of files, such as a bucket. No message contains credentials."""
+
+
+class MissingInStore(StoreError):
+    """No such bucket or file."""
+
+
+class ChangedInStore(StoreError):
+    """A file is no longer the one that was listed."""
+
+
+class StoreRefused(StoreError):
+    """No credentials, expired ones, or no permission."""
+
+
+class StoreUnreachable(StoreError):
+    """No network, `offline`, or no usable answer after all attempts."""
+
+
+class ShardError(HeadstartError):
+    """Work that is done shard by shard."""
+
+
+class OtherPlan(ShardError):
+    """The folder holds parts of another run, other images or other options."""
+
+
+class ShardFailed(ShardError):
+    """A shard that ends its process again and again, whatever is left out of it."""
+
+
+class ServeError(HeadstartError):
+    """A server that cannot start: its port, token or options."""
 
 
 class PackagingError(HeadstartError):

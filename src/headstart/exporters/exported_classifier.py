@@ -18,13 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from headstart.errors import DamagedExport, UnreadableImage
-from headstart.exporters.export_folder import AGAIN, NETWORK_ONNX, NETWORK_XML, ExportFolder
+from headstart.exporters.export_folder import AGAIN, NETWORK_BIN, NETWORK_ONNX, NETWORK_XML, ExportFolder
 from headstart.exporters.network_runners import BATCH, ExportRunner, OnnxRunner, OpenVinoRunner
 from headstart.exporters.portable_images import portable_pixels
 from headstart.images.given_images import GivenImages
 from headstart.images.image_refs import Images, read_image
 from headstart.images.remarks import note_beyond
 from headstart.images.validate import cores
+from headstart.io.files import sha256_bytes
 from headstart.io.progress import bar
 from headstart.model.inference.classifier import Calibration
 from headstart.model.inference.predictions import Predictions
@@ -60,7 +61,7 @@ class ExportedClassifier:
 
     def _answer(self, images: Images) -> tuple[np.ndarray, dict[int, str]]:
         note_beyond(images.infos, next(iter(self._contracts.values())).ranges)
-        runner = self._opened()
+        self.opened_runner()
         logits_NK = np.zeros((len(images), len(self.classes)), np.float32)
         failed: dict[int, str] = {}
         with ThreadPoolExecutor(cores()) as pool, bar("Predicting", len(images)) as advance:
@@ -70,7 +71,7 @@ class ExportedClassifier:
                 failed |= {row: found for row, found in read.items() if isinstance(found, str)}
                 good = {row: found for row, found in read.items() if not isinstance(found, str)}
                 if good:
-                    logits_NK[list(good)] = self._logits(runner, list(good.values()))
+                    logits_NK[list(good)] = self.logits(list(good.values()))
                 advance(len(rows))
         return logits_NK, failed
 
@@ -83,9 +84,12 @@ class ExportedClassifier:
             return error.reason
         return {name: portable_pixels(image, contract) for name, contract in self._contracts.items()}
 
-    def _logits(self, runner: ExportRunner, pixels: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-        """Run full batches, the last one filled up: then every image is computed in the same way."""
-        found = []
+    def logits(self, pixels: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+        """Return logits of images whose pixels are made, by input. For one thread at a time. Raises `ExportError`.
+
+        Runs full batches, the last one filled up: then every image is computed in the same way.
+        """
+        runner, found = self.opened_runner(), []
         for start in range(0, len(pixels), BATCH):
             block = pixels[start : start + BATCH]
             filled = [*block, *[block[-1]] * (BATCH - len(block))]
@@ -93,7 +97,8 @@ class ExportedClassifier:
             found.append(runner(batch)[0][: len(block)])
         return np.concatenate(found)
 
-    def _opened(self) -> ExportRunner:
+    def opened_runner(self) -> ExportRunner:
+        """Return the network, opened once. Raises `ExportError`."""
         with self._opening:
             if self._runner is None:
                 self._runner = _runner(self.export)
@@ -102,7 +107,8 @@ class ExportedClassifier:
 
 def _runner(export: ExportFolder) -> ExportRunner:
     if export.has(NETWORK_XML):
-        return OpenVinoRunner(*export.openvino_model())
+        content = sha256_bytes("".join(export.files[name] for name in (NETWORK_XML, NETWORK_BIN)).encode())
+        return OpenVinoRunner(*export.openvino_model(), content=content)
     if export.has(NETWORK_ONNX):
         return OnnxRunner(export.onnx_model())
     raise DamagedExport(f"{export.path}: has no model.", hint=AGAIN)

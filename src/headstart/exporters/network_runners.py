@@ -19,7 +19,7 @@ import numpy as np
 
 from headstart.errors import ExportError
 from headstart.evaluation.probabilities import softmax
-from headstart.exporters.openvino_network import compiled_f32
+from headstart.exporters.openvino_network import compiled_f32, compiled_here
 from headstart.images.preprocess import Preprocess
 from headstart.images.validate import cores
 from headstart.io.extras import require
@@ -67,12 +67,14 @@ class OnnxRunner:
 
 
 class OpenVinoRunner:
-    """An IR in OpenVINO, on the CPU, in float32."""
+    """An IR in OpenVINO, on the CPU, in float32. With `content`, a hash of both files, the compiled graph is kept in the
+    user's cache."""
 
-    def __init__(self, xml: bytes, weights: bytes) -> None:
+    def __init__(self, xml: bytes, weights: bytes, *, content: str = "") -> None:
         self.name = f"OpenVINO {import_openvino().__version__.split('-')[0]}"
         with _as_export_error(f"{self.name} cannot open the model"):
-            self._request = compiled_f32(xml, weights).create_infer_request()
+            compiled = compiled_here(xml, weights, content) if content else compiled_f32(xml, weights)
+            self._request = compiled.create_infer_request()
 
     def __call__(self, pixels: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         found = self.outputs(pixels)

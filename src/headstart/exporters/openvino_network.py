@@ -10,11 +10,14 @@ When not to use it: to run a classifier inside headstart, which compiles its own
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from headstart.io.files import sha256_bytes, write_cache
 from headstart.io.folders import temporary_folder
+from headstart.model.inference.engines.openvino_engine import graph_bytes, graph_file, machine_key, read_graph
 from headstart.model.inference.openvino_import import import_openvino
 
 if TYPE_CHECKING:
@@ -64,6 +67,22 @@ def read_onnx(model: bytes) -> Any:
 def compiled_f32(xml: bytes, weights: bytes) -> Any:
     """Compile an IR for this CPU, in float32. Raises `RuntimeError`."""
     return _core().compile_model(_core().read_model(model=xml, weights=weights), "CPU", F32)
+
+
+def compiled_here(xml: bytes, weights: bytes, content: str) -> Any:
+    """As `compiled_f32`, from the user's cache if this machine has compiled it before: 0.05 s instead of about a second.
+
+    `content` is a hash of both files. The export itself is never written to. Raises `RuntimeError`, `WriteError`.
+    """
+    key = sha256_bytes(json.dumps([content, F32, *machine_key()]).encode())[:32]
+    path = graph_file(content, key)
+    graph = read_graph(path)
+    if graph is not None:
+        return _core().import_model(graph[1], "CPU", F32)
+    compiled = compiled_f32(xml, weights)
+    blob = compiled.export_model()
+    write_cache(path, graph_bytes({"export": content}, bytes(blob if isinstance(blob, bytes) else blob.getvalue())))
+    return compiled
 
 
 @cache

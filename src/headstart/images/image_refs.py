@@ -4,13 +4,13 @@
     images.take(rows)          a subset
     read_image(ref, ...)       one image, decoded, upright and RGB
 
-An image is a file (a path), the bytes of one, a PIL image or an array of pixels. Files and bytes are first decoded in a
-separate process (`images.validate`). Pixels follow the rules of `decode.decode` and have a SHA-256 of their own, so
-their features are cached too. A losslessly saved image gives the same features from its file and from its pixels, to
-the bit. A large JPEG does not quite: files are decoded at a scale near the one needed.
+An image is a file (a path), a part of one (in a pack), the bytes of one, a PIL image or an array of pixels. Files and
+bytes are first decoded in a separate process (`images.validate`). Pixels follow the rules of `decode.decode` and have a
+SHA-256 of their own, so their features are cached too. A losslessly saved image gives the same features from its file
+and from its pixels, to the bit. A large JPEG does not quite: files are decoded at a scale near the one needed.
 
-Inspecting costs about a millisecond for 500 x 375 pixels. A new storage place (a member of an archive, an object store)
-is one more branch in `read_bytes`. Not for thousands of arrays at once: they take memory, a list of paths does not.
+Inspecting costs about a millisecond for 500 x 375 pixels. A new storage place is one more branch in
+`read_bytes`. Not for thousands of arrays at once: they take memory, a list of paths does not.
 """
 
 from __future__ import annotations
@@ -28,14 +28,17 @@ from PIL import Image
 
 from headstart.errors import DataError, UnreadableImage
 from headstart.images.decode import DecodedImage, decode, upright
+from headstart.images.file_part import FilePart
 from headstart.images.validate import ImageInfo, validate_images
 from headstart.images.validate_worker import dhash, greys, left_out
 from headstart.images.value_ranges import ValueRanges, chosen_ranges, is_deep
-from headstart.io.addresses import DOWNLOAD_FIRST, is_address
-from headstart.io.files import sha256_bytes
+from headstart.io.addresses import DOWNLOAD_FIRST, is_address, store_url
+from headstart.io.files import sha256_bytes, sha256_file
 
-ImageRef = Path | bytes | Image.Image | np.ndarray
-"""One image: a file, the bytes of a file, a PIL image, or pixels: uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."""
+EncodedRef = Path | FilePart | bytes
+ImageRef = EncodedRef | Image.Image | np.ndarray
+"""One image: a file or a part of one, the bytes of a file, a PIL image, or pixels: uint8 (H, W), (H, W, 1), (H, W, 3)
+or (H, W, 4)."""
 
 EXPECTED = (
     "Expected paths, bytes of files, PIL images, or arrays of pixels: uint8, (height, width) or (height, width, 3)."
@@ -62,7 +65,7 @@ class Images:
         Raises `DataError` for what is not an image at all.
         """
         refs = tuple(map(as_ref, refs))
-        encoded = {i: ref for i, ref in enumerate(refs) if isinstance(ref, Path | bytes)}
+        encoded = {i: ref for i, ref in enumerate(refs) if isinstance(ref, EncodedRef)}
         infos = dict(zip(encoded, validate_images(list(encoded.values())), strict=True)) if encoded else {}
         pixels = [i for i in range(len(refs)) if i not in infos]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -129,7 +132,7 @@ def read_image(
     Raises `UnreadableImage`; with `sha256`, also if the bytes have another hash: the image has changed.
     """
     ref = as_ref(ref)
-    if isinstance(ref, Path | bytes):
+    if isinstance(ref, EncodedRef):
         return decode(read_bytes(ref, sha256=sha256), at_least, ranges)
     return as_rgb(ref, ranges)
 
@@ -139,9 +142,9 @@ def as_ref(image: object) -> ImageRef:
 
     Raises `DataError` for what is not an image.
     """
-    if isinstance(image, Path | bytes | Image.Image | np.ndarray):
+    if isinstance(image, ImageRef):
         return image
-    if isinstance(image, str) and is_address(image):
+    if isinstance(image, str) and is_address(image) and store_url(image) is None:
         raise DataError(f"An image is the address {image!r}, which is not fetched.", hint=DOWNLOAD_FIRST)
     if isinstance(image, str) and image:
         return Path(image)
@@ -151,17 +154,25 @@ def as_ref(image: object) -> ImageRef:
     raise DataError(f"An image is {shown}, which cannot be used as one.", hint=EXPECTED)
 
 
-def read_bytes(ref: Path | bytes, *, sha256: str | None = None) -> bytes:
+def read_bytes(ref: EncodedRef, *, sha256: str | None = None) -> bytes:
     """Read the bytes of an image file. Raises `UnreadableImage`: it cannot be read, or its SHA-256 differs."""
     if isinstance(ref, bytes):
         return ref
     try:
-        data = ref.read_bytes()
+        data = ref.read() if isinstance(ref, FilePart) else ref.read_bytes()
     except OSError as error:
         raise UnreadableImage(f"{ref}: could not be read: {error.strerror}.", reason="not_a_file") from None
     if sha256 is not None and sha256_bytes(data) != sha256:
         raise UnreadableImage(f"{ref}: changed while in use.", reason="changed")
     return data
+
+
+def hash_of(ref: Path | FilePart) -> str:
+    """Return the SHA-256 of an image's bytes; '' if they cannot be read, or of a pack's, if they have changed."""
+    try:
+        return sha256_bytes(ref.read()) if isinstance(ref, FilePart) else sha256_file(ref)
+    except (UnreadableImage, OSError):
+        return ""
 
 
 def as_rgb(image: Image.Image | np.ndarray, ranges: ValueRanges | None = ValueRanges()) -> Image.Image:
@@ -195,7 +206,7 @@ def _pixels_and_mode(array: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def _info_of_pixels(image: ImageRef) -> ImageInfo:
-    if isinstance(image, Path | bytes):
+    if isinstance(image, EncodedRef):
         raise TypeError(f"{type(image).__name__}: an encoded image; use `validate_images`.")
     try:
         made = _upright(image, None)

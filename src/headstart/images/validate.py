@@ -18,7 +18,6 @@ import os
 import queue
 import stat
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -30,11 +29,12 @@ from types import TracebackType
 
 import PIL
 
-import headstart.errors
-from headstart.errors import HeadstartError, WriteError
-from headstart.images.formats import heif_specs, heif_versions
+from headstart.errors import HeadstartError, UnreadableImage, WriteError
+from headstart.images.file_part import FilePart
+from headstart.images.formats import heif_versions
 from headstart.images.limits import MAX_FILE_BYTES
-from headstart.images.validate_worker import READY, left_out, reason_of
+from headstart.images.validate_worker import left_out, reason_of
+from headstart.images.worker_process import READY, interpreter
 from headstart.io.files import cache_dir, sha256_bytes, sha256_file, write_bytes
 from headstart.io.progress import bar, log
 
@@ -79,7 +79,7 @@ class ImageInfo:
 
 
 def validate_images(
-    files: Sequence[Path | bytes], *, workers: int | None = None, seconds_each: float = 20.0
+    files: Sequence[Path | FilePart | bytes], *, workers: int | None = None, seconds_each: float = 20.0
 ) -> list[ImageInfo]:
     """Validate files, or the bytes of files, in order: one `ImageInfo` each; no content makes it raise.
 
@@ -91,17 +91,17 @@ def validate_images(
 
 def worker_command(seconds_each: float) -> list[str]:
     """Return the command line of a worker: an interpreter that sees only the standard library, headstart and decoders."""
-    modules = [headstart.errors.__file__, PIL.__file__, *(spec.origin for spec in heif_specs())]
-    roots = {str(Path(file or "").resolve().parent.parent) for file in modules}
-    code = (
-        "import sys; sys.path += sys.argv[2:]; "
-        "from headstart.images.validate_worker import serve; serve(float(sys.argv[1]))"
+    return interpreter(
+        "from headstart.images.validate_worker import serve; serve(float(sys.argv[1]))", str(seconds_each)
     )
-    return [sys.executable, "-I", "-S", "-c", code, str(seconds_each), *sorted(roots)]
 
 
 def validate_with(
-    command: Sequence[str], files: Sequence[Path | bytes], *, workers: int | None = None, seconds_each: float = 20.0
+    command: Sequence[str],
+    files: Sequence[Path | FilePart | bytes],
+    *,
+    workers: int | None = None,
+    seconds_each: float = 20.0,
 ) -> list[ImageInfo]:
     """As `validate_images`, with workers started by `command`."""
     workers = workers or cores()
@@ -152,7 +152,7 @@ def _run_tasks(
         _cache_infos(fresh)
 
 
-def _hashed_all(files: Sequence[Path | bytes], workers: int) -> list[ImageInfo]:
+def _hashed_all(files: Sequence[Path | FilePart | bytes], workers: int) -> list[ImageInfo]:
     infos: list[ImageInfo] = []
     with ThreadPoolExecutor(min(workers, 4)) as threads:
         for begin in range(0, len(files), SHARD_FILES):
@@ -160,10 +160,12 @@ def _hashed_all(files: Sequence[Path | bytes], workers: int) -> list[ImageInfo]:
     return infos
 
 
-def _hashed(path: Path | bytes) -> ImageInfo:
+def _hashed(path: Path | FilePart | bytes) -> ImageInfo:
     """Return SHA-256 and size of a file; `reason` says why if there is none."""
     if isinstance(path, bytes):
         return _hashed_bytes(path)
+    if isinstance(path, FilePart):
+        return _hashed_part(path)
     size = 0
     try:
         status = os.stat(path)
@@ -177,6 +179,15 @@ def _hashed(path: Path | bytes) -> ImageInfo:
         return ImageInfo("", size, *left_out(reason_of(error), f"could not be read: {error.strerror}."))
     except ValueError:  # a zero byte in the path
         return ImageInfo("", 0, *left_out("not_a_file", "is not a valid file name."))
+
+
+def _hashed_part(part: FilePart) -> ImageInfo:
+    if part.length > MAX_FILE_BYTES:
+        return _too_big(part.length)
+    try:
+        return _hashed_bytes(part.read())
+    except UnreadableImage as error:
+        return ImageInfo("", part.length, *left_out(error.reason, error.message))
 
 
 def _hashed_bytes(data: bytes) -> ImageInfo:
@@ -197,16 +208,25 @@ class _ValidationTask:
     """One image to validate: its file, and the result of hashing it. `tried`: a worker has died on it once."""
 
     number: int
-    file: Path | bytes
+    file: Path | FilePart | bytes
     info: ImageInfo
     tried: bool = False
 
     def request(self) -> bytes:
-        if isinstance(self.file, bytes):
-            data = base64.b64encode(self.file).decode("ascii")
+        if not isinstance(self.file, Path):
+            data = base64.b64encode(_now(self.file)).decode("ascii")
             return json.dumps([self.number, "", self.info.sha256, data]).encode("ascii") + b"\n"
         path = os.fsencode(self.file).decode("latin-1")  # any path's bytes survive JSON this way
         return json.dumps([self.number, path, self.info.sha256]).encode("ascii") + b"\n"
+
+
+def _now(file: FilePart | bytes) -> bytes:
+    """Return an image's bytes; none if it has changed since it was hashed, which the worker then says."""
+    if isinstance(file, bytes):
+        return file
+    with contextlib.suppress(UnreadableImage):
+        return file.read()
+    return b""
 
 
 @dataclass(eq=False)

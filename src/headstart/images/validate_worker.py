@@ -10,11 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import os
-import signal
-import sys
-import time
 from collections.abc import Callable
 from typing import BinaryIO
 
@@ -22,10 +18,9 @@ from PIL import Image
 
 from headstart.errors import UnreadableImage
 from headstart.images.decode import read
+from headstart.images.worker_process import READY, limit_cpu, limit_memory, own_streams
 
-READY = b"ready\n"
 AT_LEAST_PIXELS = (64, 64)  # size to decode at: reads all of an image's data, but makes few pixels
-MEMORY_BYTES = 6 << 30  # address space; three copies of the largest allowed image take 1.5 GB
 WHOLE_BYTES = 32 << 20  # larger files are read in pieces
 
 GREYS_SIDE = 16
@@ -98,42 +93,11 @@ def greys(image: Image.Image) -> str:
 
 def serve(seconds_each: float, look: Callable[[bytes, str], Answer] = look) -> None:
     """Answer requests until standard input ends: JSON lines [number, path, sha256], or [number, "", sha256, base64]."""
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", 0)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):  # keep decoders' output (libtiff prints a lot) from the answers and the terminal
-        os.dup2(nothing, stream)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
-    _limit_memory()
+    requests, answers = own_streams()
+    limit_memory()
     answers.write(READY)
     for line in requests:
         number, path, sha256, *data = json.loads(line)
-        _limit_cpu(seconds_each)
+        limit_cpu(seconds_each)
         answer = decode_and_describe(base64.b64decode(data[0])) if data else look(path.encode("latin-1"), sha256)
         answers.write(json.dumps([number, *answer]).encode("ascii") + b"\n")
-
-
-if sys.platform == "win32":
-
-    def _limit_memory() -> None:
-        """Do nothing: Windows has no such limits; the parent's watchdog is the only one."""
-
-    def _limit_cpu(seconds_each: float) -> None:
-        """Do nothing: Windows has no such limits."""
-
-else:
-    import resource
-
-    def _limit_memory() -> None:
-        """Disable core files, and limit memory where the system can."""
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        _lower(resource.RLIMIT_AS, MEMORY_BYTES)
-
-    def _limit_cpu(seconds_each: float) -> None:
-        """Let the next image use a little more CPU time than the parent would wait: for when the parent is gone."""
-        _lower(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds_each) + 10)
-
-    def _lower(which: int, value: int) -> None:
-        """Set a soft limit, unless the system's hard limit is already stricter."""
-        hard = resource.getrlimit(which)[1]
-        if hard == resource.RLIM_INFINITY or hard > value:
-            resource.setrlimit(which, (value, hard))

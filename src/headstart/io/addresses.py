@@ -1,4 +1,4 @@
-"""Network addresses where a path is expected: they are never fetched, and messages say so.
+"""Network addresses where a path is expected: those of stores are opened (`io.stores`), others refused by name.
 
 Costs microseconds. Not for weights: `model.backbones.hub` fetches those.
 """
@@ -16,6 +16,9 @@ _ADDRESS = re.compile(
     re.IGNORECASE,
 )
 
+STORES = ("s3", "gs", "az")
+"""Schemes that `io.stores` reads."""
+
 DOWNLOAD_FIRST = "Addresses are not fetched. Download the data first, and give its path."
 
 
@@ -26,6 +29,30 @@ def is_address(text: str) -> bool:
     (True, True, False, False)
     """
     return bool(_ADDRESS.match(text.strip()))
+
+
+def store_url(place: Path | str) -> str | None:
+    """Return the URL of a store, as typed or as `Path` shortened it, with one `/` at its end; None for a path.
+
+    >>> store_url(Path("s3://photos/2026")), store_url("gs://photos"), store_url("photos"), store_url("http://host/")
+    ('s3://photos/2026/', 'gs://photos/', None, None)
+    """
+    match = re.match(rf"({'|'.join(STORES)}):(?:/+(.*)|$)", str(place).strip(), re.IGNORECASE | re.DOTALL)
+    return f"{match[1].lower()}://{(match[2] or '').strip('/')}/" if match else None
+
+
+def named_place(place: Path | str) -> str:
+    """Return a place as a user writes it: a path, or a URL as it was before `Path` shortened it.
+
+    >>> named_place(Path("s3://photos/2026")), named_place(Path("photos"))
+    ('s3://photos/2026/', 'photos')
+    """
+    return store_url(place) or str(place)
+
+
+def absolute(place: Path) -> Path:
+    """Return an absolute path; a URL of a store is one already."""
+    return place if store_url(place) else Path(os.path.abspath(place))
 
 
 def refuse_address(place: Path | str) -> None:

@@ -17,12 +17,15 @@ from headstart.errors import MissingExtra
 
 EXTRAS = {
     "train": ("captum", "matplotlib", "pyarrow", "sklearn", "timm", "torch", "torchvision"),
+    "cloud": ("obstore",),
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "int8": ("nncf",),
+    "ray": ("ray",),
+    "serve": ("granian", "prometheus_client", "starlette"),
 }
 """Extra -> the modules that it installs."""
 
-PROJECTS = {"sklearn": "scikit-learn"}
+PROJECTS = {"prometheus_client": "prometheus-client", "sklearn": "scikit-learn"}
 """Modules whose package has another name."""
 
 

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from headstart.errors import WriteError
+from headstart.io.addresses import is_address, shown_address
 from headstart.io.progress import log
 
 if TYPE_CHECKING:
@@ -87,6 +88,42 @@ def write_cache(path: Path, data: bytes | memoryview) -> None:
 
 _not_kept: set[Path] = set()
 """Folders of the cache that could not be written to; only the first gives a warning."""
+
+
+def create_file(path: Path, data: bytes | memoryview) -> bool:
+    """Write a file whole unless something has its name; return whether it was written. Raises `WriteError`.
+
+    Of any number of processes that try at once, one gets True. (Where the file system has no hard links, two may; the
+    later one's file is then the one that stays.)
+    """
+    aside = name_aside(path)
+    try:
+        with as_write_error(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_synced(aside, data)
+            created = _take_free_name(aside, path)
+            sync_folder(path.parent)
+    finally:
+        with suppress(OSError):  # the error is being reported; leftovers are removed later
+            aside.unlink(missing_ok=True)
+    return created
+
+
+def _take_free_name(aside: Path, final: Path) -> bool:
+    try:
+        if os.name == "nt":
+            os.rename(aside, final)  # never replaces there
+        else:
+            os.link(aside, final)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+        if os.path.lexists(final):
+            return False
+        os.rename(aside, final)
+    return True
 
 
 def write_together(contents: Mapping[Path, bytes | memoryview]) -> None:
@@ -197,6 +234,18 @@ def copy_file(source: Path, path: Path) -> None:
         shutil.copyfileobj(given, file, 1 << 20)
 
 
+def hard_link(source: Path, path: Path) -> None:
+    """Give a file a second name, in a folder under construction; a copy where that is impossible. Raises `WriteError`."""
+    with as_write_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, path)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
+            shutil.copyfile(source, path)
+
+
 def link_file(source: Path, path: Path) -> None:
     """Make a symbolic link, in a folder under construction. Raises `WriteError`."""
     with as_write_error(path):
@@ -270,6 +319,21 @@ def safetensors_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
     return b"".join([len(header).to_bytes(8, "little"), header, memoryview(data)[end:]])
 
 
+def parquet_bytes(table: Any, *, repeated: Sequence[str] = ()) -> bytes:
+    """Return a pyarrow table as a parquet file, in one row group; equal tables give equal bytes with the same pyarrow.
+
+    `repeated` are columns with few different values.
+    """
+    import pyarrow.parquet
+
+    file = io.BytesIO()
+    dictionaries = [name for name in table.column_names if name in repeated]
+    pyarrow.parquet.write_table(
+        table, file, compression="zstd", use_dictionary=dictionaries, row_group_size=max(1, len(table))
+    )
+    return file.getvalue()
+
+
 def png_bytes(image: Image.Image) -> bytes:
     """Return an image as the bytes of a PNG file."""
     file = io.BytesIO()
@@ -315,6 +379,11 @@ def check_file_place(path: Path) -> None:
 
 def check_writable(path: Path, parent: Path) -> None:
     """Raise `WriteError` if the nearest existing parent of `path` is not a folder, or not writable by this user."""
+    if is_address(str(path)) and not os.path.lexists(parent):
+        raise WriteError(
+            f"{shown_address(path)}: is a URL; expected a path on this machine.",
+            hint="Write it here and copy it there; --shards and `headstart pack` write to stores.",
+        )
     while not os.path.lexists(parent):
         parent = parent.parent
     with as_write_error(path):
@@ -324,10 +393,11 @@ def check_writable(path: Path, parent: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(parent))
 
 
-def scratch_array(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+def scratch_array(shape: tuple[int, ...], dtype: type[np.generic], file: Path | None = None) -> np.ndarray:
     """Return an array for intermediate results in an unnamed cache file, which disappears with the last reference.
 
-    Its space is allocated at once, so that a full disk is a `WriteError` here and not a crash later.
+    With `file`, of a name made by `scratch_file`, other processes can open it until it is removed. Its space is
+    allocated at once, so that a full disk is a `WriteError` here and not a crash later.
     """
     import numpy as np
 
@@ -335,13 +405,21 @@ def scratch_array(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray
     size = max(int(np.prod(shape)) * np.dtype(dtype).itemsize, 1)
     with as_write_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
+        with tempfile.TemporaryFile(dir=folder) if file is None else open(file, "x+b") as opened:
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
+                os.posix_fallocate(opened.fileno(), 0, size)
             else:
-                file.truncate(size)
-            memory = mmap.mmap(file.fileno(), size)
+                opened.truncate(size)
+            memory = mmap.mmap(opened.fileno(), size)
     return np.frombuffer(memory, dtype, count=int(np.prod(shape))).reshape(shape)
+
+
+def scratch_file() -> Path:
+    """Return a new name in the cache for `scratch_array`. Remove the file once all processes have opened it; what a
+    killed process leaves is removed by a later call, once an hour old."""
+    folder = cache_dir() / "scratch"
+    sweep(folder)
+    return name_aside(folder / "activations")
 
 
 @contextmanager
@@ -379,6 +457,11 @@ def json_bytes(value: Any) -> bytes:
 def name_aside(final: Path) -> Path:
     """Return a unique temporary name beside `final`; it keeps at most 160 bytes of the name."""
     return final.with_name(f".{final.name[:40]}.{uuid.uuid4().hex}.part")
+
+
+def is_unfinished(name: str) -> bool:
+    """Return whether `name_aside` gave that name: a file that is being written, or that a killed process left."""
+    return bool(_ASIDE.fullmatch(name))
 
 
 def sweep(folder: Path) -> None:

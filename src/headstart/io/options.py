@@ -11,12 +11,12 @@ Costs about a millisecond per dataclass, whose source is parsed for the texts. N
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from headstart.io.addresses import absolute, named_place
 from headstart.io.field_docs import field_texts
 
 
@@ -63,9 +63,9 @@ def options_of(cls: type) -> tuple[Option, ...]:
 
 
 def options_class(annotation: Any) -> type | None:
-    """Return the dataclass in the annotation of a parameter, alone or among other types; None if there is none."""
+    """Return the dataclass with options in the annotation of a parameter, alone or among other types; None if none is."""
     if is_dataclass(annotation) and isinstance(annotation, type):
-        return annotation
+        return annotation if any(field.default is not MISSING for field in fields(annotation)) else None
     return next(filter(None, map(options_class, get_args(annotation))), None)
 
 
@@ -90,7 +90,7 @@ def words_of(options: Any) -> Iterator[str]:
         if isinstance(value, bool):
             yield flag
         else:
-            yield f"{flag}={os.path.abspath(value) if isinstance(value, Path) else value}"
+            yield f"{flag}={named_place(absolute(value)) if isinstance(value, Path) else value}"
 
 
 def _option_name(field: Field[Any]) -> str:

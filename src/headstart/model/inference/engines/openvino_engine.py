@@ -63,19 +63,19 @@ class OpenVinoEngine:
 
     def key(self, runtime: Runtime) -> Sequence[str]:
         """Return OpenVINO's version, the CPU, the number of cores in use, and any limit on its instruction set."""
-        known = [import_openvino().__version__, str(_core().get_property("CPU", "FULL_DEVICE_NAME")), str(cores())]
-        return [*known, _isa_limit()] if _isa_limit() else known
+        return machine_key()
 
     def opens_without_torch(self, backbone: Backbone) -> bool:
         """Return whether the cache has a graph of these weights, for any input and CPU, or a topology fits them."""
-        if any(_graphs().glob(f"{_beginning(backbone)}-*.graph")):
+        pattern = graph_file(backbone.content or backbone.sha256, "*")
+        if any(pattern.parent.glob(pattern.name)):
             return True
         topology = find_topology(backbone)
         return topology is not None and backbone.weights is not None and not topology.misfit(backbone.weights)
 
     def open(self, backbone: Backbone, spec: Preprocess, runtime: Runtime, key: str) -> OpenVinoNetwork:
         """Load the graph from the cache, or compile and cache it. Raises `BackboneError`."""
-        path = _graphs() / f"{_beginning(backbone)}-{key}.graph"
+        path = graph_file(backbone.content or backbone.sha256, key)
         graph = read_graph(path)
         if graph is None:
             log.info(
@@ -216,13 +216,16 @@ def _settings(runtime: Runtime) -> dict[str, Any]:
 # The file of a compiled graph
 
 
-def _graphs() -> Path:
-    return cache_dir() / "graphs"
+def machine_key() -> list[str]:
+    """Return what a compiled graph depends on besides its network: OpenVINO's version, the CPU, the number of cores in use,
+    and any limit on its instruction set."""
+    known = [import_openvino().__version__, str(_core().get_property("CPU", "FULL_DEVICE_NAME")), str(cores())]
+    return [*known, _isa_limit()] if _isa_limit() else known
 
 
-def _beginning(backbone: Backbone) -> str:
-    """Return the common prefix of the names of all graphs compiled from these weights."""
-    return (backbone.content or backbone.sha256)[:12]
+def graph_file(content: str, key: str) -> Path:
+    """Return the place of a compiled graph: `content` is the hash of the weights, `key` that of all it depends on."""
+    return cache_dir() / "graphs" / f"{content[:12]}-{key}.graph"
 
 
 def graph_bytes(info: dict[str, Any], blob: bytes) -> bytes:
