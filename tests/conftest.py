@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,25 @@ def warm_cache(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weig
     return folder
 
 
+@dataclass(frozen=True)
+class SmallRun:
+    """A run that takes two seconds to make, and the cache folder with its compiled network."""
+
+    path: Path
+    cache: Path
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> SmallRun:
+    """A run on `photos` with the embedded backbone. Shared by all tests: never write into it."""
+    folder = tmp_path_factory.mktemp("small")
+    made = SmallRun(folder / "run", folder / "cache")
+    command = ["train", str(photos), "--offline", "--approach", "linear", "--out", str(made.path)]
+    environment = {**os.environ, "HEADSTART_CACHE": str(made.cache)}
+    subprocess.run([sys.executable, "-m", "headstart", *command], env=environment, check=True, capture_output=True)
+    return made
+
+
 @pytest.fixture(scope="module")  # not the session's: while Playwright runs, nothing else in the process can use asyncio
 def browser() -> Iterator[Any]:
     """A Chromium, driven by Playwright. Skips, saying so, where one of them or the axe package is missing."""
@@ -161,17 +181,26 @@ def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("needs a Chromium, which is not here")
     with sync_api.sync_playwright() as playwright:
+        fake_camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
         chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=WAIT
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", *fake_camera], timeout=WAIT
         )
         yield chromium
         chromium.close()
 
 
+def serious_violations(page: Any) -> list[tuple[str, str]]:
+    """What axe finds serious or critical: (rule, the first element)."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
+
+
 class Opened:
     """A page in a browser, and what it asked for and complained of. `context` as Playwright's `new_context` takes it."""
 
-    def __init__(self, browser: Any, file: Path, **context: Any) -> None:
+    def __init__(self, browser: Any, file: Path | str, **context: Any) -> None:
         self.context = browser.new_context(**{"viewport": {"width": 1100, "height": 800}, **context})
         self.page = self.context.new_page()
         self.page.set_default_timeout(WAIT)
@@ -180,14 +209,11 @@ class Opened:
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(file.as_uri())
+        self.page.goto(file.as_uri() if isinstance(file, Path) else file)
 
     def violations(self) -> list[tuple[str, str]]:
         """What axe finds serious or critical: (rule, the first element)."""
-        from axe_playwright_python.sync_playwright import Axe
-
-        found = Axe().run(self.page).response["violations"]
-        return [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
+        return serious_violations(self.page)
 
     def close(self) -> None:
         """Nothing but the page itself was asked for, and nothing was complained of."""

@@ -786,8 +786,8 @@ TABLES: list[Row] = [
         )
         for command, address in (
             ("check", "https://host.org/photos.zip"),
-            ("predict {run}", "s3://bucket/1.jpg"),
-            ("explain {run}", "gs://bucket/1.jpg"),
+            ("predict {run}", "hdfs://bucket/1.jpg"),
+            ("explain {run}", "hf://bucket/1.jpg"),
             ("predict {run}", "data:image/png;base64,AAAA"),
             ("split cats --out s.csv --corrections", "https://host.org/c.csv"),
         )

@@ -7,12 +7,15 @@
 | a folder and columns | `data.infer_labels` | the table in it that has these columns |
 | a table (CSV, TSV, parquet, JSON, JSON Lines), a list | `data.match_files` | its label column, or a column per class |
 | parquet with images, WebDataset shards; a folder of them, `shard-{000..009}.tar` | `data.shards.writing` | their own |
+| a pack, written by `headstart pack` | `data.packs.pack_dataset` | its own |
 | an archive (zip, tar, tar.gz, ...) of any of these | `data.archives.unpacking` | as above |
+| a URL of a bucket (s3://, gs://, az://) with any of these below it | `data.from_store` | as above |
 | from Python: a data frame, lists of images and labels | `data.in_memory` | as of a table |
 
 Images that belong together (one patient, one camera) are named by a column or by a pattern in their paths
-(`data.groups`). Archives and shards are unpacked once, into the user's cache. Not for data on other machines: download
-it first. Other files are refused by what they are (`data.foreign_formats`).
+(`data.groups`). Archives and shards are unpacked once, into the user's cache, and what is in a bucket is downloaded
+there. Not for other addresses: download the data first. Other files are refused by what they are
+(`data.foreign_formats`).
 """
 
 from __future__ import annotations
@@ -27,17 +30,19 @@ from headstart.data.archives.unpacking import is_archive, unpacked
 from headstart.data.chosen_classes import class_names, listed_classes, no_name, only_classes
 from headstart.data.dataset import ARCHIVES, Dataset
 from headstart.data.foreign_formats import FOREIGN, not_a_dataset, refuse_foreign
+from headstart.data.from_store import local_copy
 from headstart.data.groups import check_group_column, groups_from_paths, with_groups
 from headstart.data.image_folder import nearest, open_folder
 from headstart.data.in_memory import kept_table, missing_table, place_of
 from headstart.data.infer_labels import groups_beside, open_recognised, open_with_columns
 from headstart.data.match_files import compiled, labels_from_names, open_by_pattern, open_table
+from headstart.data.packs.pack_dataset import is_pack, open_pack
 from headstart.data.proposals import about_columns
 from headstart.data.shards.writing import shards_at, written_out
 from headstart.data.table_files import FORMATS, READABLE, read_cells
 from headstart.data.tables import LabelRow, choose_columns, rows_by, rows_of
-from headstart.errors import BadLabels, MissingData
-from headstart.io.addresses import refuse_address
+from headstart.errors import BadLabels, DataError, MissingData
+from headstart.io.addresses import named_place, refuse_address, store_url
 from headstart.io.progress import log
 
 
@@ -51,7 +56,7 @@ class DataSource:
 
     place: Path
     """Folder of class folders or of split folders (train, val, test); a table with a path and a label column; an
-    archive of these; or shards of images (parquet, WebDataset)."""
+    archive of these; or shards of images (parquet, WebDataset). Or the URL of a bucket that has them (s3://, gs://, az://)."""
     label_from: str = field(default="", metadata={"section": "Labels and groups"})
     """Regular expression for the labels in the file names, such as '^(cat|dog)': the group called label, or the first
     one, or the whole match is the label. With a / in it, it is matched against the path."""
@@ -90,7 +95,12 @@ class DataSource:
     def _opened(self) -> Dataset:
         """The images of all classes."""
         self._check_options()
+        url = store_url(self.place)
+        if url is not None:
+            return self._open_store(url)
         refuse_address(self.place)
+        if is_pack(self.place):
+            return self._open_pack()
         shards = shards_at(self.place, self.path_column)
         if shards:
             return self._open_shards(shards)
@@ -106,6 +116,16 @@ class DataSource:
             raise not_a_dataset(self.place, FORMATS)
         no_such = MissingData(f"{self.place}: there is no such folder or table.", hint=nearest(self.place))
         raise missing_table(self.place) or no_such
+
+    def _open_store(self, url: str) -> Dataset:
+        """The images below a URL, from their copies in the cache; messages name the URL."""
+        copy = local_copy(url)
+        try:
+            return replace(self, place=copy)._opened()
+        except DataError as error:
+            error.message = error.message.replace(str(copy), url.rstrip("/"))
+            error.hint = error.hint.replace(str(copy), url.rstrip("/"))
+            raise
 
     def _check_options(self) -> None:
         """Raise `BadLabels` for an invalid pattern, and for two options that contradict each other."""
@@ -133,13 +153,18 @@ class DataSource:
 
     def as_dict(self) -> dict[str, str]:
         """The fields as text, for a run folder; `from_dict` reads them."""
-        return {**asdict(self), "place": str(self.place)}
+        return {**asdict(self), "place": self.where}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, str]) -> DataSource:
         """The source that `as_dict` described; missing keys are empty, unknown keys are ignored."""
         texts = {field.name: str(values.get(field.name, "")) for field in fields(cls) if field.name != "place"}
         return cls(Path(values["place"]), **texts)
+
+    @property
+    def where(self) -> str:
+        """The place as a user writes it: a path, or the URL of a store."""
+        return named_place(self.place)
 
     @property
     def options(self) -> dict[str, str]:
@@ -149,7 +174,7 @@ class DataSource:
     def words(self) -> list[str]:
         """The source as written on a command line: the place, then the given options."""
         options = (f"--{name.replace('_', '-')}={value}" for name, value in self.options.items())
-        return [str(self.place), *options]
+        return [self.where, *options]
 
     def _open_folder(self) -> Dataset:
         dataset = self._open_labelled_folder()
@@ -204,6 +229,12 @@ class DataSource:
         used = replace(columns, group=columns.group or self.group_from)
         unused, proposal = about_columns(table.name, header, cells, used, [row.label for row in rows])
         return replace(dataset, unused=unused, proposal=proposal)
+
+    def _open_pack(self) -> Dataset:
+        for name in ("label_column", "path_column", "group_column"):
+            if getattr(self, name):
+                raise BadLabels(f"{self.place}: is a pack, so {name} has no effect.", hint=f"Leave {name} out.")
+        return self._grouped_by_paths(open_pack(self.place, self.label_from))
 
     def _open_shards(self, shards: list[Path]) -> Dataset:
         column = self.label_column if not self.label_from else ""

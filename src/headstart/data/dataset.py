@@ -18,6 +18,7 @@ import numpy as np
 
 from headstart.data.class_names import class_name
 from headstart.data.left_out import reject_reason
+from headstart.images.file_part import FilePart, ImageFile
 from headstart.images.formats import SUFFIXES
 from headstart.io.result_repr import OneLineRepr, short_facts
 from headstart.io.text_table import few
@@ -118,6 +119,9 @@ class Dataset(OneLineRepr):
     left_out: Mapping[str, str] = field(default_factory=dict)
     """{path: class} of the images of classes that options or corrections left out (`data.chosen_classes`)."""
 
+    parts: Mapping[str, FilePart] = field(default_factory=dict)
+    """{path: part of a file} of the images of a pack."""
+
     def __len__(self) -> int:
         return len(self.paths)
 
@@ -142,14 +146,25 @@ class Dataset(OneLineRepr):
         """{path: reason} of `rejected`, without what was never meant to be an image."""
         return {path: code for path, code in self.rejected if reject_reason(code).lost}
 
-    def file(self, i: int) -> Path:
-        """The path of image `i`."""
-        return self.root / self.paths[i]
+    def file(self, i: int) -> ImageFile:
+        """The file of image `i`, or the part of a file."""
+        return self.parts.get(self.paths[i]) or self.root / self.paths[i]
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """The paths of the images."""
-        return tuple(self.root / path for path in self.paths)
+    def files(self) -> tuple[ImageFile, ...]:
+        """The files of the images."""
+        return tuple(map(self.file, range(len(self))))
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """The files on the disk that hold the images."""
+        if not self.parts:
+            return tuple(self.root / path for path in self.paths)
+        return tuple(dict.fromkeys(part.file for part in self.parts.values()))
+
+    def packed_in(self, parts: Mapping[str, FilePart]) -> Dataset:
+        """The same images, as parts of larger files: {path: part}."""
+        return replace(self, parts=parts)
 
     def take(self, keep: np.ndarray) -> Dataset:
         """Select images by a bool mask (N,) or by indices, in that order; `classes` and `rejected` stay the same."""

@@ -18,7 +18,7 @@ from PIL import Image
 
 from headstart.data.open_dataset import open_dataset
 from headstart.data.splits import SplitRow
-from headstart.errors import DataError, NoImages
+from headstart.errors import DataError, MissingExtra, NoImages, StoreError
 from headstart.images.image_refs import Images
 from headstart.io.files import jpeg_bytes
 from headstart.io.progress import log
@@ -66,10 +66,10 @@ def parity_images(run: RunFolder, data: Path | None, most: int, sides: Sequence[
     source = run.provenance.source(data)
     try:
         opened = open_dataset(source)
-    except DataError:
+    except (DataError, StoreError, MissingExtra):
         if data is not None:
             raise
-        log.info("The run's images are no longer at %s.", plain(str(source.place)))
+        log.info("The run's images are no longer at %s.", plain(source.where))
         return _rendered(most, "The run's images are no longer where they were")
     file_of = {path: opened.file(i) for i, path in enumerate(opened.paths)}
     rows = [row for side in sides for row in _some(run.split, side, most) if row.path in file_of]
@@ -78,10 +78,10 @@ def parity_images(run: RunFolder, data: Path | None, most: int, sides: Sequence[
     if not same:
         if data is not None:
             raise NoImages(
-                f"{source.place}: has none of the images of {run.path} that are needed.",
+                f"{source.where}: has none of the images of {run.path} that are needed.",
                 hint="Give the place of the images that the run was trained on, or leave out --data.",
             )
-        log.info("None of the run's images are at %s.", plain(str(source.place)))
+        log.info("None of the run's images are at %s.", plain(source.where))
         return _rendered(most, "None of the run's images were found")
     number = {name: k for k, name in enumerate(run.classifier.classes)}
     kept = [rows[i] for i in same]

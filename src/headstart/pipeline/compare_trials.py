@@ -27,6 +27,7 @@ from headstart.io.extras import require
 from headstart.io.files import write_csv, write_text
 from headstart.io.options import words_of
 from headstart.io.progress import log
+from headstart.io.stores.store import check_online
 from headstart.model.backbones.registry import Backbone, last_resort
 from headstart.model.backbones.weights import parameter_count, read_header
 from headstart.model.backbones.weights_source import WeightsSource
@@ -73,6 +74,7 @@ def compare_trials(asked: ComparisonRequest, clock: Budget | None = None) -> Com
     """Run all unfinished trials, compare all, and write tables and page. Raises what `compare` raises."""
     require("A comparison", "matplotlib", "timm", "torch")
     clock = clock or Budget(asked.budget)
+    check_online(asked.source.place, offline=asked.weights.offline)
     _check_place(asked.out, asked.source.place)
     opened, refused = _opened(asked)
     named = named_recipes(asked.recipes)
@@ -91,9 +93,10 @@ def compare_trials(asked: ComparisonRequest, clock: Budget | None = None) -> Com
     outcomes |= run_trials([c for c in candidates if c.name not in outcomes], place, clock, some=bool(outcomes))
     if all(o.error for o in outcomes.values()) and clock.left() <= 0 and clock.firm:
         raise clock.too_small(f"none of {len(outcomes)} trials finished within it", 2 * clock.spend)
-    images = [Path(dataset.file(i)) for i in dataset.sets.test]
+    tested = [dataset.file(i) for i in dataset.sets.test]
+    images = [file for file in tested if isinstance(file, Path)]  # of a pack, none: its latency stays unknown
     outcomes = {c.name: with_latency(outcomes[c.name], c, place, images) for c in candidates}
-    found = _compared(candidates, outcomes, place, images=len(images), seed=asked.seed, seconds=clock.spent())
+    found = _compared(candidates, outcomes, place, images=len(tested), seed=asked.seed, seconds=clock.spent())
     write_csv(asked.out / "comparison.csv", ROW_COLUMNS, found.row_cells())
     write_csv(asked.out / "pairs.csv", PAIR_COLUMNS, found.pair_cells())
     _write_page(found, place, asked.command())
@@ -233,7 +236,7 @@ def _rank(row: ComparisonRow) -> tuple[float, float, float]:
 def _write_page(found: Comparison, place: TrialContext, command: str) -> None:
     """Write report.html and plots/ into the folder of the comparison. Raises `WriteError`, `OSError`."""
     infos = (
-        ("data", str(place.source.place)),
+        ("data", place.source.where),
         ("test images", f"{found.images:,}"),
         ("split", found.split_hash[:12]),
         ("seconds", f"{found.seconds:,.0f}"),

@@ -10,20 +10,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headstart.data.open_dataset import open_dataset
-from headstart.errors import BackboneError, DataError, MissingExtra, UnreadableImage
+from headstart.errors import BackboneError, MissingExtra, UnreadableImage
 from headstart.evaluation.probabilities import softmax
 from headstart.images.image_refs import ImageRef, Images, read_image
 from headstart.images.remarks import note_unusable
 from headstart.images.value_ranges import ValueRanges
 from headstart.io.files import png_bytes, write_bytes
 from headstart.io.folders import folder_aside
-from headstart.io.progress import bar, log
-from headstart.io.text_table import plain
+from headstart.io.progress import bar
 from headstart.model.inference.classifier import Classifier
-from headstart.model.inference.features import embed_images, own_features
+from headstart.model.inference.features import Embedder, own_features
 from headstart.model.inference.heat_maps import BATCH, Heat, seen
-from headstart.pipeline.nearest_images import mean_cosines, nearest
+from headstart.pipeline.similar_images import SimilarImages, TrainingImages
 from headstart.reports.explanation_sheet import ExplanationSheet, Neighbour, draw_explanation
 from headstart.reports.report_data import SimilarImage
 from headstart.runs.run_folder import RunFolder
@@ -64,11 +62,9 @@ def explain_images(
 
     Raises `DataError` if `data` is given and is not a dataset, `BackboneError`, `WriteError`.
     """
-    classifier = run.classifier
     asked, errors = _asked(files)
-    known = _known(run, data)
-    found, failed = _compared(classifier, asked, known, top)
-    done, more_failed, heat_note = _write_sheets(classifier, found, known, out, top)
+    found, known, failed = _compared(run, asked, data, top)
+    done, more_failed, heat_note = _write_sheets(run.classifier, found, known, out, top)
     notes = tuple(note for note in (known.note, heat_note) if note)
     return Explanations(tuple(done), errors | failed | more_failed, notes)
 
@@ -80,26 +76,6 @@ class _QueryImage:
     name: str
     file: ImageRef
     sha256: str
-
-
-@dataclass(frozen=True)
-class _TrainingImages:
-    """The run's labels by SHA-256, and the available training images."""
-
-    labels: dict[str, str]
-    paths: list[str]
-    files: list[Path]
-    sha256s: list[str]
-    note: str
-
-    def near(self, i: int, cosine: float) -> SimilarImage:
-        return SimilarImage(self.paths[i], self.labels.get(self.sha256s[i], ""), cosine)
-
-    def thumbnail(self, i: int) -> Image.Image | None:
-        try:
-            return read_image(self.files[i], sha256=self.sha256s[i], at_least=(160, 160), ranges=None)
-        except UnreadableImage:
-            return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,66 +95,35 @@ def _asked(files: Mapping[str, ImageRef]) -> tuple[list[_QueryImage], dict[str, 
     return [_QueryImage(name, files[name], f.sha256) for name, f in infos.items() if not f.reason], errors
 
 
-def _known(run: RunFolder, data: Path | None) -> _TrainingImages:
-    labels = {row.sha256: row.label for row in run.split if row.label}
-    training = run.training_rows
-    source = run.provenance.source(data)
-    try:
-        dataset = open_dataset(source)
-    except DataError:
-        if data is not None:
-            raise
-        moved = f"The training images are no longer at {plain(str(source.place))}"
-        note = f"{moved}: give their place with --data DATA to see the nearest."
-        return _TrainingImages(labels=labels, paths=[], files=[], sha256s=[], note=note)
-    present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
-    there = [row for row in training if row.path in present]
-    gone = len(training) - len(there)
-    note = f"{gone:,} of {len(training):,} training images are no longer in {plain(str(source.place))}." if gone else ""
-    return _TrainingImages(
-        labels=labels,
-        paths=[r.path for r in there],
-        files=[present[r.path] for r in there],
-        sha256s=[r.sha256 for r in there],
-        note=note,
-    )
-
-
 def _compared(
-    classifier: Classifier, asked: Sequence[_QueryImage], known: _TrainingImages, top: int
-) -> tuple[list[_PredictedImage], dict[str, str]]:
-    """Return probabilities and nearest training images, and {name: reason} of images that can no longer be read."""
-    n = len(known.paths)
-    extractors = [member.extractor for member in classifier.members]
-    features, failed = embed_images(
-        Images.recorded([*known.files, *(a.file for a in asked)], [*known.sha256s, *(a.sha256 for a in asked)]),
-        extractors,
-        classifier.runtime,
-    )
-    changed = [i for i in failed if i < n]
-    if changed:
-        log.warning("%s training images have changed, and are left out.", f"{len(changed):,}")
-    own = own_features(features, extractors, classifier.runtime)
-    cosines_MN = mean_cosines([x[n:] for x in own], [x[:n] for x in own])
-    cosines_MN[:, changed] = np.nan
-    found = []
-    for j, each in enumerate(asked):
-        if n + j in failed:
-            continue
-        near = nearest(cosines_MN[j], known.sha256s, each.sha256, top)
-        chances_K = softmax(classifier.logits([x[n + j : n + j + 1] for x in features]))[0]
-        found.append(_PredictedImage(each, chances_K, near))
-    return found, {asked[i - n].name: reason for i, reason in failed.items() if i >= n}
+    run: RunFolder, asked: Sequence[_QueryImage], data: Path | None, top: int
+) -> tuple[list[_PredictedImage], TrainingImages, dict[str, str]]:
+    """Return probabilities and nearest training images, these images, and {name: reason} of images that can no longer
+    be read."""
+    classifier = run.classifier
+    embed = Embedder([member.extractor for member in classifier.members], classifier.runtime)
+    similar = SimilarImages.open(run, data, embed)
+    if not asked:
+        return [], similar.images, {}
+    sha256s = [each.sha256 for each in asked]
+    features, failed = embed(Images.recorded([each.file for each in asked], sha256s))
+    near = similar.nearest(own_features(features, embed.extractors, embed.runtime), sha256s, top)
+    found = [
+        _PredictedImage(each, softmax(classifier.logits([x[j : j + 1] for x in features]))[0], near[j])
+        for j, each in enumerate(asked)
+        if j not in failed
+    ]
+    return found, similar.images, {asked[j].name: reason for j, reason in failed.items()}
 
 
 def _write_sheets(
-    classifier: Classifier, found: Sequence[_PredictedImage], known: _TrainingImages, out: Path, top: int
+    classifier: Classifier, found: Sequence[_PredictedImage], known: TrainingImages, out: Path, top: int
 ) -> tuple[list[Explanation], dict[str, str], str]:
     """Write a PNG per image; return the explanations, {name: reason} of changed images, and why there are no heat
     maps."""
     done: list[Explanation] = []
     errors: dict[str, str] = {}
-    heat, note = _heat(classifier) if found else (None, "")
+    heat, note = opened_heat(classifier) if found else (None, "")
     with folder_aside(out) as folder, bar("Explaining", len(found)) as advance:
         for start in range(0, len(found), BATCH):
             batch, images = _opened(found[start : start + BATCH], classifier.ranges, errors)
@@ -195,8 +140,8 @@ def _write_sheets(
     return done, errors, note
 
 
-def _heat(classifier: Classifier) -> tuple[Heat | None, str]:
-    """Return the networks if they support heat maps, which is tried on an empty image."""
+def opened_heat(classifier: Classifier) -> tuple[Heat | None, str]:
+    """Return the networks, opened, if they support heat maps, which is tried on an empty image; else None, and why."""
     try:
         heat = Heat(classifier)
         heat.batch([Image.new("RGB", (32, 32))])
@@ -225,12 +170,10 @@ def _sheet(
     each: _PredictedImage,
     image: Image.Image,
     heat_HW: np.ndarray | None,
-    known: _TrainingImages,
+    known: TrainingImages,
     top: int,
 ) -> ExplanationSheet:
     likely = np.argsort(-each.chances_K, kind="stable")[:top]
-    squares = np.array([seen(member.extractor.spec, *image.size) for member in classifier.members]).clip(0, 1)
-    (left, upper), (right, lower) = squares[:, :2].min(0), squares[:, 2:].max(0)
     near = [(known.near(i, cosine), known.thumbnail(i)) for i, cosine in each.nearest]
     return ExplanationSheet(
         name=each.asked.name,
@@ -238,13 +181,20 @@ def _sheet(
         shares=[(classifier.classes[k], float(each.chances_K[k])) for k in likely],
         heat_HW=heat_HW,
         label=known.labels.get(each.asked.sha256, ""),
-        seen=(float(left), float(upper), float(right), float(lower)),
+        seen=part_seen(classifier, *image.size),
         neighbours=[Neighbour(n.label, n.cosine, thumbnail) for n, thumbnail in near],
         note="the training images are not available" if known.note else "none",
     )
 
 
-def _explanation(classifier: Classifier, each: _PredictedImage, known: _TrainingImages, sheet: str) -> Explanation:
+def part_seen(classifier: Classifier, width: int, height: int) -> tuple[float, float, float, float]:
+    """Return the part of an image (left, top, right, bottom; fractions of it) that any of the networks sees."""
+    squares = np.array([seen(member.extractor.spec, width, height) for member in classifier.members]).clip(0, 1)
+    (left, upper), (right, lower) = squares[:, :2].min(0), squares[:, 2:].max(0)
+    return float(left), float(upper), float(right), float(lower)
+
+
+def _explanation(classifier: Classifier, each: _PredictedImage, known: TrainingImages, sheet: str) -> Explanation:
     return Explanation(
         path=each.asked.name,
         label=known.labels.get(each.asked.sha256, ""),

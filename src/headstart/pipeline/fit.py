@@ -45,6 +45,7 @@ from headstart.pipeline.choose_input import scaled_size
 from headstart.pipeline.fit_heads import FittedHead
 from headstart.pipeline.fit_task import NO_CHOICES, EarlierChoices, FitTask
 from headstart.training.history import HistoryRow
+from headstart.training.ranks import check_shared
 from headstart.training.recipe import Recipe, seconds
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def resolve_backbones(
     approach.check(recipe)
     if approach.trains_networks(recipe):
         require(f"Approach {recipe.approach}", "timm", "torch", hint=LINEAR_HINT)
+        check_shared(recipe.grad_accum_steps)
     _name_ignored(recipe)
     is_open = recipe.backbone == "auto" and approach.pretrained and weights.file is None
     names = earlier.backbones if is_open else ()

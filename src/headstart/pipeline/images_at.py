@@ -14,15 +14,17 @@ from headstart.data.archives.unpacking import is_archive, unpacked
 from headstart.data.dataset import ARCHIVES, IMAGES, OTHERS, Dataset, FoundImages, dataset_of
 from headstart.data.folder_walk import FolderWalk, files_below, files_in, folders_in
 from headstart.data.foreign_formats import refuse_foreign
+from headstart.data.from_store import local_copy
 from headstart.data.image_folder import nearest, no_images
 from headstart.data.left_out import note_left_out
 from headstart.data.match_files import open_unlabelled
+from headstart.data.packs.pack_dataset import is_pack, open_pack
 from headstart.data.shards.writing import shards_at
 from headstart.data.table_files import LISTS, READABLE, is_list
 from headstart.data.wrappers import unwrap
 from headstart.errors import MissingData
 from headstart.images.image_refs import ImageRef
-from headstart.io.addresses import is_address, refuse_address
+from headstart.io.addresses import is_address, refuse_address, store_url
 
 MOST_SHOWN = 20
 
@@ -50,6 +52,10 @@ def images_at(given: Sequence[ImageRef]) -> ImagesGiven:
             found.refs.append(ref)
             found.names.append(str(number))
             continue
+        url = store_url(ref)
+        if url is not None:
+            _add_store(found, url)
+            continue
         refuse_address(ref)
         if ref.is_file():
             refuse_foreign(ref)
@@ -66,6 +72,19 @@ def images_at(given: Sequence[ImageRef]) -> ImagesGiven:
         else:
             raise MissingData(f"{ref}: there is no such image or folder.", hint=_missing_hint(ref))
     return found
+
+
+def _add_store(found: ImagesGiven, url: str) -> None:
+    """Add the images below a URL, from their copies in the cache, or the one image that it names."""
+    copy = local_copy(url)
+    if copy.is_file() and not is_archive(copy):
+        found.refs.append(copy)
+        found.names.append(url.rstrip("/"))
+        return
+    inside, _ = _images_of(copy)
+    found.refs.extend(inside.files)
+    found.names.extend(url + path for path in inside.paths)
+    found.lost.update({url + path: reason for path, reason in inside.lost.items()})
 
 
 def _missing_hint(given: Path) -> str:
@@ -90,7 +109,8 @@ def _images_of(given: Path) -> tuple[Dataset, Path]:
                 hint="Save them as files to predict them. `headstart evaluate` reads such a table if it has labels.",
             )
         return open_unlabelled(given), given.parent
-    return _images_in(given if given.is_dir() else unpacked(given)), given
+    folder = given if given.is_dir() else unpacked(given)
+    return (open_pack(folder) if is_pack(folder) else _images_in(folder)), given
 
 
 def _images_in(folder: Path) -> Dataset:

@@ -21,9 +21,10 @@ import numpy as np
 from headstart.data.data_source import DataSource
 from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.data.splits import SplitRow
-from headstart.errors import BackboneError, DataError, HeadstartError, MissingExtra
+from headstart.errors import BackboneError, DataError, HeadstartError, MissingExtra, StoreError
 from headstart.evaluation.confident_learning import label_issues
 from headstart.evaluation.metrics import Metrics
+from headstart.images.file_part import ImageFile
 from headstart.images.image_refs import Images
 from headstart.images.validate import ImageInfo, validate_images
 from headstart.io.extras import require
@@ -129,7 +130,7 @@ def evaluation_report(
     predictions: Predictions,
     metrics: Metrics,
     side: str,
-    files: Mapping[str, Path],
+    files: Mapping[str, ImageFile],
 ) -> ReportData:
     """Collect the report of an evaluation on other images."""
     judged = _judged(predictions)
@@ -201,7 +202,7 @@ class _ReportImages:
 
     dataset: Dataset
     infos: tuple[ImageInfo, ...]
-    files: tuple[Path, ...]
+    files: tuple[ImageFile, ...]
     features: tuple[np.ndarray, ...]
 
 
@@ -209,10 +210,10 @@ def _known_of_run(run: RunFolder, source: DataSource, *, given: bool) -> _Report
     """Return the images of split.csv that are unchanged, or a sentence saying that they are gone."""
     try:
         opened = open_dataset(source)
-    except DataError:
+    except (DataError, StoreError, MissingExtra):
         if given:
             raise
-        gone = f"The images are no longer at {plain(str(source.place))}"
+        gone = f"The images are no longer at {plain(source.where)}"
         return f"{gone}, so none are shown: give their place with --data DATA."
     classifier = run.classifier
     rows = {row.path: row for row in run.split}
@@ -220,7 +221,7 @@ def _known_of_run(run: RunFolder, source: DataSource, *, given: bool) -> _Report
     infos = validate_images([opened.file(i) for i in there])
     kept = [(i, f) for i, f in zip(there, infos, strict=True) if f.sha256 == rows[opened.paths[i]].sha256]
     if not kept:
-        gone = f"None of the run's images are at {plain(str(source.place))}"
+        gone = f"None of the run's images are at {plain(source.where)}"
         return f"{gone}, so none are shown: give their place with --data DATA."
     if len(kept) < len(rows):
         log.warning(
@@ -318,7 +319,9 @@ def _nearest(bare: ReportData, known: _ReportImages, classifier: Classifier) -> 
     return found
 
 
-def _heat(bare: ReportData, files: Mapping[str, Path], classifier: Classifier) -> tuple[dict[int, np.ndarray], str]:
+def _heat(
+    bare: ReportData, files: Mapping[str, ImageFile], classifier: Classifier
+) -> tuple[dict[int, np.ndarray], str]:
     """Return heat maps of the first mistakes, and a sentence if there are none."""
     from headstart.model.inference.heat_maps import heat_maps
 
@@ -432,7 +435,7 @@ def _costs(classifier: Classifier, made: Provenance, images: int) -> tuple[tuple
 
 
 def _commands(run: str, source: DataSource) -> tuple[tuple[str, str], ...]:
-    place = shlex.quote(str(source.place))
+    place = shlex.quote(source.where)
     return (
         ("Train again, and compare every prediction:", f"headstart reproduce {shlex.quote(run)} --data {place}"),
         ("Predict:", f"headstart predict {shlex.quote(run)} IMAGE... --out predictions.csv"),

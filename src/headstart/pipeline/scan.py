@@ -84,7 +84,7 @@ def scan(
         first, kinds = every_image.infos[0], kinds_of(every_image.infos).removeprefix(": ")
         none = f"none of {len(every_image):,} files can be used{f' ({kinds})' if kinds else ''}"
         raise NoImages(
-            f"{source.place}: {none}: {everything.paths[0]}: {first.message}",
+            f"{source.where}: {none}: {everything.paths[0]}: {first.message}",
             hint=f"`headstart check {shlex.join(source.words())}` says what is wrong with each.",
         )
     note_unusable(every_image.infos)

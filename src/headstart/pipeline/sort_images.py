@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.errors import RecipeError, WriteError
+from headstart.images.file_part import FilePart, ImageFile
 from headstart.io.files import cache_dir, link_file, write_pieces
 from headstart.io.folders import check_free, check_outside_data, folder_aside
 from headstart.io.progress import bar, log
@@ -70,15 +71,20 @@ def sort_images(folder: Path, predictions: Predictions, files: Mapping[str, obje
             log.info("The images of class %r are in the folder %r.", name, into)
     with folder_aside(folder, fresh=True) as aside, bar("Linking" if links else "Copying", len(places)) as advance:
         for name, place in places.items():
-            if links:
-                link_file(sources[name].resolve(), aside / place)
+            source = sources[name]
+            if links and isinstance(source, Path):
+                link_file(source.resolve(), aside / place)
             else:
-                _copy(sources[name], aside / place)
+                _copy(source, aside / place)
             advance(1)
     return SortedImages(str(folder), links, places)
 
 
-def _source(name: str, file: object, links: bool) -> Path:
+def _source(name: str, file: object, links: bool) -> ImageFile:
+    if isinstance(file, FilePart):
+        if links:
+            raise RecipeError(f"link: {name} is in a pack; there is no file to link to.", hint="Leave --link out.")
+        return file
     if not isinstance(file, Path):
         raise RecipeError(
             f"sort_into: image {name} is in memory, so there is no file to copy.",
@@ -92,7 +98,10 @@ def _source(name: str, file: object, links: bool) -> Path:
     return file
 
 
-def _copy(source: Path, place: Path) -> None:
+def _copy(source: ImageFile, place: Path) -> None:
+    if isinstance(source, FilePart):
+        write_pieces(place, [source.read()])
+        return
     try:
         with open(source, "rb") as file:
             write_pieces(place, iter(lambda: file.read(_BYTES), b""))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-import os
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,10 +31,12 @@ from headstart.data.open_dataset import Dataset, hash_rows, open_dataset, requir
 from headstart.data.splits import make_split, require_sets, split_hash, split_rows
 from headstart.errors import WriteError
 from headstart.evaluation.metrics import Metrics, compute_metrics
+from headstart.io.addresses import absolute
 from headstart.io.files import png_bytes, sha256_file
 from headstart.io.folders import MANIFEST, check_replaceable, folder_aside
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
+from headstart.io.stores.store import check_online
 from headstart.io.text_table import plain
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.classifier import Classifier
@@ -95,6 +96,7 @@ def train_run(asked: TrainRequest) -> TrainResult:
     """Train, and write the run folder. Raises what `headstart.train` raises."""
     source, out, recipe, split = asked.source, asked.out, asked.recipe, asked.split
     clock = Clock()
+    check_online(source.place, offline=asked.weights.offline)
     check_replaceable(out)
     if not (out / MANIFEST).is_file():  # else it is replaced
         check_outside_run(out)
@@ -251,7 +253,7 @@ def _provenance(
         attempt=_finetune_record(result.attempt, speed=False),  # equal runs give byte-identical files
         why=result.why,
         data=DataRecord(
-            source=replace(source, place=Path(os.path.abspath(source.place))),
+            source=replace(source, place=absolute(source.place)),
             images=len(dataset),
             fingerprint=scanned.fingerprint,
         ),

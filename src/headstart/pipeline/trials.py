@@ -25,6 +25,7 @@ from typing import Any
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
 from headstart.errors import RunError
+from headstart.io.addresses import absolute
 from headstart.io.files import read_json, sha256_bytes, write_json
 from headstart.io.folders import MANIFEST, read_manifest
 from headstart.io.options import words_of
@@ -198,7 +199,7 @@ def with_latency(
 
 def train_words(recipe: Recipe, candidate: TrialConfig, place: TrialContext) -> list[str]:
     """Return the `headstart` arguments of a trial, with every non-default option, so that anyone can repeat it."""
-    there = replace(place.source, place=Path(os.path.abspath(place.source.place)))
+    there = replace(place.source, place=absolute(place.source.place))
     words = ["train", *there.words(), "--out", str(place.run(candidate.name)), "--json", "--no-report"]
     words += ["--split", str(place.out / SPLIT)]
     alone = place.alone and recipe.backbone == "auto"  # the hub was queried once

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from headstart.data.not_copies import CopyRow
+from headstart.images.file_part import ImageFile
 from headstart.io.text_table import plain
 from headstart.reports.sections import ThumbnailRef, copy_evidence, percent
 
@@ -30,7 +30,7 @@ class CopiesSheet:
     """All pairs that are treated as copies, the most certain first."""
     doubted: Sequence[CopyRow]
     """Pairs that agree as closely, but are treated as different images."""
-    files: Mapping[str, Path]
+    files: Mapping[str, ImageFile]
     sets: Mapping[str, str]
     limit: float
     """The largest difference that certainly means a copy in this data."""

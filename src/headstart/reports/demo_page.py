@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from headstart.evaluation.intervals import Estimate
+from headstart.images.file_part import ImageFile
 from headstart.samples.flaws import Flaw, FlawRecall
 
 MOST_OF_A_KIND = 12
@@ -53,7 +53,7 @@ class DemoPageData:
     links: Sequence[tuple[str, str]]
     """Pages beside this one: (relative address, text)."""
     seconds: float
-    files: Mapping[str, Path]
+    files: Mapping[str, ImageFile]
 
 
 @dataclass(frozen=True)

@@ -56,12 +56,23 @@ class ExplanationSheet:
 def overlay(image: Image.Image, heat_HW: np.ndarray) -> Image.Image:
     """Blend an image with its heat map (float 0 to 1, of any size): the hotter, the less of the image remains."""
     heat = Image.fromarray(np.asarray(heat_HW, np.float32)).resize(image.size, Image.Resampling.BICUBIC)
-    hot_HW = np.asarray(heat).clip(0, 1)
-    steps = np.linspace(0, 1, len(_HEAT))
-    colour_HW3 = np.stack([np.interp(hot_HW, steps, _HEAT[:, c]) for c in range(3)], axis=-1)
-    weight_HW1 = _STRENGTH * hot_HW[..., None]
+    colour_HW3, weight_HW1 = _heat_colours(np.asarray(heat))
     mixed = np.asarray(image.convert("RGB")) * (1 - weight_HW1) + colour_HW3 * weight_HW1
     return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def heat_layer(heat_HW: np.ndarray) -> Image.Image:
+    """Return the same as an RGBA image in the map's size, to be laid over the image elsewhere."""
+    colour_HW3, weight_HW1 = _heat_colours(np.asarray(heat_HW, np.float32))
+    return Image.fromarray(np.concatenate([colour_HW3, 255 * weight_HW1], axis=-1).round().astype(np.uint8))
+
+
+def _heat_colours(heat_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return colours (H, W, 3) from 0 to 255, and how much they cover, (H, W, 1) from 0 to 1."""
+    hot_HW = heat_HW.clip(0, 1)
+    steps = np.linspace(0, 1, len(_HEAT))
+    colour_HW3 = np.stack([np.interp(hot_HW, steps, _HEAT[:, c]) for c in range(3)], axis=-1)
+    return colour_HW3, _STRENGTH * hot_HW[..., None]
 
 
 def draw_explanation(sheet: ExplanationSheet) -> Image.Image:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from headstart.data.checks import Finding
 from headstart.data.not_copies import CopyRow
 from headstart.evaluation.metrics import Metrics
+from headstart.images.file_part import ImageFile
 from headstart.model.inference.predictions import Predictions
 from headstart.training.history import HistoryRow
 
@@ -96,7 +96,7 @@ class ReportData:
     """(name, value), besides the seconds."""
     commands: tuple[tuple[str, str], ...] = ()
     """(what it does, command)."""
-    files: Mapping[str, Path] = field(default_factory=dict)
+    files: Mapping[str, ImageFile] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property

@@ -15,13 +15,13 @@ import io
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from headstart.errors import UnreadableImage
 from headstart.images.decode import decode
+from headstart.images.file_part import FilePart, ImageFile
 from headstart.io.files import jpeg_bytes
 from headstart.io.progress import log
 from headstart.reports.explanation_sheet import overlay
@@ -33,7 +33,7 @@ _BLOCK = 128
 
 
 def thumbnails(
-    files: Mapping[str, Path], *, large: frozenset[str] = frozenset(), most_bytes: int = MOST_BYTES
+    files: Mapping[str, ImageFile], *, large: frozenset[str] = frozenset(), most_bytes: int = MOST_BYTES
 ) -> dict[str, str]:
     """Return {name: data URI} of images, in the order of `files`; those in `large` are made larger.
 
@@ -54,7 +54,7 @@ def thumbnails(
     return made
 
 
-def heat_thumbnail(file: Path, heat_HW: np.ndarray) -> str:
+def heat_thumbnail(file: ImageFile, heat_HW: np.ndarray) -> str:
     """Return the data URI of an image with a heat map (0 to 1) over it; empty if the image cannot be read."""
     try:
         image = _small(file, LARGE)
@@ -76,7 +76,7 @@ def data_uri(image: Image.Image, quality: int = QUALITY) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg_bytes(image, quality)).decode("ascii")
 
 
-def _thumbnail(file: Path, side: int) -> str:
+def _thumbnail(file: ImageFile, side: int) -> str:
     try:
         return data_uri(_small(file, side))
     except (UnreadableImage, OSError) as error:
@@ -84,8 +84,8 @@ def _thumbnail(file: Path, side: int) -> str:
         return ""
 
 
-def _small(file: Path, side: int) -> Image.Image:
-    with open(file, "rb") as opened:
+def _small(file: ImageFile, side: int) -> Image.Image:
+    with io.BytesIO(file.read()) if isinstance(file, FilePart) else open(file, "rb") as opened:
         image = decode(opened, at_least=(side, side), ranges=None)
     image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
     return image

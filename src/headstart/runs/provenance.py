@@ -139,7 +139,7 @@ class Provenance:
             "why": self.why,
             "recipe": self.recipe.as_dict(),
             "data": {
-                "path": str(source.place),
+                "path": source.where,
                 **source.options,
                 "images": self.data.images,
                 "fingerprint": self.data.fingerprint,

@@ -21,6 +21,7 @@ from headstart.io.files import write_csv
 from headstart.io.folders import check_keeps
 from headstart.io.given_options import as_path, expect
 from headstart.io.result_repr import Result
+from headstart.io.stores.store import check_online
 from headstart.io.text_table import columns, few, plain
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.pipeline.copies_sheet import check_sheet_places, sheet_places, write_sheet
@@ -109,15 +110,17 @@ def check(
         DataError: no image is usable, or a table of `curation` does not fit the data; for labels: one class, or an
             empty one.
         BackboneError: for labels: the backbone is unknown, or its weights are not available.
+        StoreError: a bucket is missing, or refuses.
         WriteError: `out`, `write_corrections` or the cache cannot be written, or an input or an edited table would be
             replaced.
     """
     expect(curation, Curation, "curation", "Curation(corrections='corrections.csv')")
     source, out = as_source(data), None if out is None else as_path(out, "out")
+    check_online(source.place, offline=as_weights_source(weights).offline)
     _check_places(source.place, out, write_corrections, curation)
     corrections, opened = read_corrections(curation.corrections), open_dataset(source)
     if out is not None:
-        check_keeps(out, map(opened.file, range(len(opened))))
+        check_keeps(out, opened.places)
     refused = read_not_copies(curation.not_copies).checked(opened)
     opened = corrections.applied_to(opened)
     looking = labels or write_corrections is not None

@@ -18,7 +18,8 @@ from headstart.data.open_dataset import Dataset, open_dataset
 from headstart.errors import BadLabels, DamagedRun, near_names
 from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.exporters.open_classifier import open_classifier
-from headstart.io.files import sha256_file
+from headstart.images.file_part import ImageFile
+from headstart.images.image_refs import hash_of
 from headstart.io.folders import check_outside_data, check_replaceable, folder_aside
 from headstart.io.given_options import as_path
 from headstart.io.progress import log
@@ -82,6 +83,7 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
     Raises:
         RunError, ExportError: the run folder or the export is missing or damaged.
         DataError: no labelled images, or classes that the classifier does not know.
+        StoreError: a bucket is missing, or refuses.
         WriteError: `out` cannot be written, is a run folder, is inside the data, or holds other files.
     """
     source, out = as_source(data), None if out is None else as_path(out, "out")
@@ -101,7 +103,7 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
     predictions = replace(predictions, errors={**dataset.lost, **predictions.errors})
     if predictions.labels is None or not len(predictions):
         raise BadLabels(
-            f"{source.place}: has no readable labelled images.",
+            f"{source.where}: has no readable labelled images.",
             hint=f"For details: `headstart check {shlex.join(source.words())}`.",
         )
     seed = opened.seed  # the run's seed, so that the same images get the same intervals
@@ -119,7 +121,7 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
     return Evaluation(metrics, predictions, split, known)
 
 
-def _trained_on(run: RunFolder | None, files: Sequence[Path]) -> int:
+def _trained_on(run: RunFolder | None, files: Sequence[ImageFile]) -> int:
     """The number of images that the run was trained on, logged; 0 for an export, or if its split.csv is damaged (logged)."""
     if run is None:
         log.info("An export does not say which images it was trained on; with any of them, the figures are too good.")
@@ -132,7 +134,7 @@ def _trained_on(run: RunFolder | None, files: Sequence[Path]) -> int:
             error.message,
         )
         return 0
-    known = sum(file.is_file() and sha256_file(file) in trained_on for file in files)
+    known = sum(hash_of(file) in trained_on for file in files)
     if known:
         own = f"For the run's own test set, see {run.file(METRICS)}."
         log.warning(

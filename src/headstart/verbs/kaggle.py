@@ -29,7 +29,7 @@ from headstart.pipeline.kaggle_folder import (
 )
 from headstart.pipeline.train_run import TrainResult
 from headstart.training.recipe import Recipe
-from headstart.verbs.predict import predict
+from headstart.verbs.predict import PredictResult, predict
 from headstart.verbs.train import train as train_run
 
 
@@ -155,5 +155,5 @@ def _submitted(made: KaggleResult, run: Path, submit_file: Path, how: Submission
     require_submittable(made, run, submit_file)
     options = replace(how, sample_submission=Path(made.sample_submission))
     done = predict(run, Path(made.unlabelled), out=submit_file, submission=options)
-    filled = done.submission.filling.sentence if done.submission else ""
+    filled = done.submission.filling.sentence if isinstance(done, PredictResult) and done.submission else ""
     return replace(made, submission=str(submit_file), filled=filled)

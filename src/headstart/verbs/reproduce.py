@@ -16,7 +16,9 @@ from headstart.data.in_memory import missing_table
 from headstart.data.open_dataset import open_dataset
 from headstart.data.splits import SPLIT_HEADER, SplitRow
 from headstart.errors import MissingData, MissingWeights, UnknownBackbone
-from headstart.io.files import sha256_file, write_csv
+from headstart.images.image_refs import hash_of
+from headstart.io.addresses import store_url
+from headstart.io.files import write_csv
 from headstart.io.folders import temporary_folder
 from headstart.io.given_options import as_path
 from headstart.io.progress import log
@@ -76,7 +78,7 @@ def reproduce(run: Path, *, data: Path | None = None, weights: NamedWeights = We
     causes, still_there = _changed_images(source, before.split, set(predicted.errors), corrections)
     if not still_there:
         raise MissingData(
-            f"{source.place}: has none of the {len(before.split):,} images of {run}.",
+            f"{source.where}: has none of the {len(before.split):,} images of {run}.",
             hint="Give the new location of the images with --data.",
         )
     with temporary_folder() as folder:
@@ -133,9 +135,14 @@ def _trained_again(asked: TrainRequest, run: Path) -> TrainResult:
 
 def _check_place(source: DataSource, *, given: bool) -> None:
     """Raise `MissingData` if the recorded place of the images is gone."""
-    if not given and not source.place.exists() and missing_table(source.place) is None:
+    if (
+        not given
+        and store_url(source.place) is None
+        and not source.place.exists()
+        and missing_table(source.place) is None
+    ):
         raise MissingData(
-            f"{source.place}: does not exist any more; the run's images were there.",
+            f"{source.where}: does not exist any more; the run's images were there.",
             hint="Give the new location of the images with --data.",
         )
 
@@ -150,7 +157,7 @@ def _changed_images(
     gone = [row.path for row in rows if row.path not in present]
     dropped = {row.path for row in corrections.rows if row.drop}
     new = sorted(set(present) - {row.path for row in rows} - unreadable - dropped)
-    changed = [row.path for row in still_there if sha256_file(present[row.path]) != row.sha256]
+    changed = [row.path for row in still_there if hash_of(present[row.path]) != row.sha256]
     listed = (("gone", gone), ("new", new), ("changed (other bytes)", changed))
     return [f"{_images(len(paths))} {what}: {_first(paths)}" for what, paths in listed if paths], still_there
 

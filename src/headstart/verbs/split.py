@@ -91,6 +91,7 @@ def split(
 
     Raises:
         DataError: the data cannot be split (one class, too few images), or a table of `curation` does not fit it.
+        StoreError: a bucket is missing, or refuses.
         WriteError: `out` cannot be written, or would replace an input.
     """
     expect(curation, Curation, "curation", "Curation(corrections='corrections.csv')")
@@ -98,7 +99,7 @@ def split(
     earlier = None if keep is None else as_path(keep, "keep")
     check_out_file(out, source.place)
     corrections, opened = read_corrections(curation.corrections), open_dataset(source)
-    inputs = [*map(opened.file, range(len(opened))), *curation.tables, *([earlier] if earlier else [])]
+    inputs = [*opened.places, *curation.tables, *([earlier] if earlier else [])]
     check_keeps(out, inputs)
     refused = read_not_copies(curation.not_copies).checked(opened)
     opened = corrections.applied_to(opened)

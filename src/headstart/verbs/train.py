@@ -41,6 +41,7 @@ def train(
         DataError: the data cannot be trained on: one class, too few images, nothing readable; or a table of `curation`
             does not fit it.
         BackboneError: the backbone is unknown, or its weights are not available.
+        StoreError: a bucket is missing, or refuses.
         WriteError: the run folder or the cache cannot be written.
         UnfinishedTraining: OUT.unfinished is from other data or another recipe.
         TrainingFailed: the loss became NaN before an epoch finished.

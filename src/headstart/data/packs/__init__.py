@@ -1,0 +1,1 @@
+"""Packs: many images in a few large files, with an index that says where each lies."""

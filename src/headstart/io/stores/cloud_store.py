@@ -1,0 +1,236 @@
+"""A bucket as a store: S3 and what speaks its protocol, Google Cloud Storage, Azure; through obstore.
+
+Credentials come from where each provider's own tools look: environment variables, a machine's role, `~/.aws/credentials`
+(the profile in AWS_PROFILE; for single sign-on, `aws configure export-credentials --format env`). They stay in this
+process and obstore: no message, log, file or repr has them. AWS_ENDPOINT_URL names a server other than Amazon's; only
+there may the connection be plain http.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from headstart.errors import MissingInStore, StoreError
+from headstart.io.extras import require
+from headstart.io.progress import log
+from headstart.io.stores.retries import Pace
+from headstart.io.stores.store_refusals import VARIABLES, BucketRefusal
+from headstart.io.stores.stored_file import StoredFile
+
+T = TypeVar("T")
+
+MOST_REQUESTS = 64
+"""At once, from one process."""
+PAGE = 1000
+_LIMITS = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "15m"}
+"""The whole of a request may take long, as files may be large; a connection without a byte for a minute is dead."""
+
+
+class CloudStore:
+    """The files of a bucket below a prefix."""
+
+    def __init__(self, url: str) -> None:
+        require(f"{url.partition(':')[0]}://", "obstore")
+        self.url = _checked(url)
+        self._pace = Pace(MOST_REQUESTS)
+        self._bucket = _opened(self.url)
+
+    def __repr__(self) -> str:
+        return f"<CloudStore: {self.url}>"
+
+    def list(self, after: str = "") -> Iterator[StoredFile]:
+        """See `Store.list`: a request for every 1,000 files, when they are needed.
+
+        What consoles write to show a folder (no bytes, no extension) is left out. S3's directory buckets, and a few
+        small servers, have an order of their own.
+        """
+        pages = _Pages(self._bucket, after)
+        while page := self._asked("", pages.next):
+            for found in page:
+                if found["size"] or "." in found["path"].rpartition("/")[2]:
+                    yield StoredFile(found["path"], found["size"], found["e_tag"] or "")
+
+    def read(self, key: str, *, etag: str = "", start: int = 0, length: int | None = None) -> bytes:
+        """See `Store.read`: one request."""
+        if length == 0:
+            return b""
+        options: dict[str, Any] = {"if_match": etag} if etag else {}
+        if length is not None:
+            options["range"] = (start, start + length)
+        elif start:
+            options["range"] = {"offset": start}
+        return self._asked(key, lambda: self._got(key, options))
+
+    def create(self, key: str, data: bytes) -> bool:
+        """See `Store.create`: one conditional request."""
+        return self._asked(key, lambda: self._created(key, data))
+
+    def write(self, key: str, data: bytes | Path) -> None:
+        """See `Store.write`: more than 5 MB are sent in parts, several at a time."""
+        import obstore
+
+        self._asked(key, lambda: obstore.put(self._bucket, key, data))
+
+    def delete(self, key: str) -> None:
+        """See `Store.delete`."""
+        import obstore
+
+        with suppress(MissingInStore):
+            self._asked(key, lambda: obstore.delete(self._bucket, key))
+
+    def keeps_conditions(self) -> bool:
+        """See `Store.keeps_conditions`: an empty file is written twice, and removed."""
+        key = f".headstart-probe-{uuid.uuid4().hex}"
+        try:
+            kept = self.create(key, b"") and not self.create(key, b"")
+        finally:
+            self.delete(key)
+        if not kept:
+            log.warning(
+                "%s: this server ignores the condition `If-None-Match`, so two processes may write the same file; "
+                "equal work gives equal bytes, so nothing is lost.",
+                self.url,
+            )
+        return kept
+
+    def _asked(self, key: str, request: Callable[[], T]) -> T:
+        from obstore.exceptions import BaseError, InvalidPathError
+
+        def failure(error: Exception) -> BucketRefusal:
+            if isinstance(error, InvalidPathError):
+                raise StoreError(
+                    f"{self.url}{key}: has a key with an empty name, `.` or `..` in its path.",
+                    hint="Such keys are no paths of files: give a prefix without them, or rename them.",
+                ) from None
+            return BucketRefusal(self.url, key, str(error))
+
+        return self._pace.asked(request, failure, (BaseError, OSError))
+
+    def _got(self, key: str, options: dict[str, Any]) -> bytes:
+        import obstore
+
+        try:
+            answer = obstore.get(self._bucket, key, options=options)
+            data = bytes(answer.bytes())
+        except obstore.exceptions.GenericError as error:
+            if "range" in options and BucketRefusal(self.url, key, str(error)).status == 416:
+                return b""  # it begins at the file's end, or beyond
+            if "range" in options and "source: NotPartial" in str(error):
+                return self._part(key, options)
+            raise
+        if len(data) != answer.range[1] - answer.range[0]:
+            raise obstore.exceptions.GenericError("a body of another length than announced")
+        return data
+
+    def _part(self, key: str, options: dict[str, Any]) -> bytes:
+        """Return a range from a server that sends whole files only."""
+        whole = self._got(key, {name: value for name, value in options.items() if name != "range"})
+        if isinstance(options["range"], dict):
+            return whole[options["range"]["offset"] :]
+        return whole[slice(*options["range"])]
+
+    def _created(self, key: str, data: bytes) -> bool:
+        import obstore
+
+        try:
+            obstore.put(self._bucket, key, data, mode="create")
+        except obstore.exceptions.AlreadyExistsError as error:
+            if BucketRefusal(self.url, key, str(error)).is_conflict:
+                raise
+            return False
+        return True
+
+
+class _Pages:
+    """A listing that goes on after the last key it gave, whenever a request failed."""
+
+    def __init__(self, bucket: Any, after: str) -> None:
+        self._bucket = bucket
+        self._after = after
+        self._stream: Any = None
+
+    def next(self) -> Any:
+        """Return the next page, None at the end."""
+        import obstore
+
+        stream, self._stream = self._stream, None  # after a failure there is none
+        if stream is None:
+            stream = obstore.list(self._bucket, offset=self._after or None, chunk_size=PAGE)
+        page = next(stream, None)
+        if page:
+            self._after, self._stream = page[-1]["path"], stream
+        return page
+
+
+def _checked(url: str) -> str:
+    """Return the URL if it names a bucket and nothing else but a prefix; a message never repeats what may be secret."""
+    scheme, _, rest = url.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    if "@" in bucket or "?" in rest or "#" in rest:
+        raise StoreError(
+            f"{scheme}://: the URL contains a user, a password or a signature; expected {scheme}://bucket/prefix/.",
+            hint=f"Credentials are taken from {VARIABLES[scheme]}.",
+        )
+    if not bucket or "//" in prefix or {".", ".."} & set(prefix.split("/")):
+        raise StoreError(f"{url}: expected {scheme}://bucket/prefix/.")
+    return url
+
+
+def _opened(url: str) -> Any:
+    """Return obstore's store for a URL. It asks nothing yet."""
+    from obstore.exceptions import BaseError
+    from obstore.store import AzureStore, GCSStore, S3Store
+
+    scheme, _, rest = url.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    place = {"prefix": prefix.rstrip("/") or None, "client_options": _LIMITS, "retry_config": {"max_retries": 0}}
+    try:
+        if scheme == "s3":
+            return S3Store(bucket, **{**place, **_amazon()})
+        return (GCSStore if scheme == "gs" else AzureStore)(bucket, **place)
+    except (BaseError, ValueError, OSError):
+        raise StoreError(
+            f"{scheme}://{bucket}: cannot be opened with the settings in the environment.",
+            hint=f"Check {VARIABLES[scheme]}.",
+        ) from None
+
+
+def _amazon() -> dict[str, Any]:
+    """Return what obstore does not read by itself: an endpoint that may be plain http, and Amazon's files of settings."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    found: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
+    if endpoint.startswith("http://"):
+        found["client_options"] = {**_LIMITS, "allow_http": True}
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return {**found, **_from_files(), **({"region": region} if region else {})}
+
+
+def _from_files() -> dict[str, str]:
+    """Return keys and region of a profile in `~/.aws`, unless the environment has keys."""
+    profile = os.environ.get("AWS_PROFILE", "default")
+    settings = configparser.RawConfigParser()
+    home = Path.home() / ".aws"
+    names = (
+        os.environ.get("AWS_SHARED_CREDENTIALS_FILE", home / "credentials"),
+        os.environ.get("AWS_CONFIG_FILE", home / "config"),
+    )
+    with suppress(configparser.Error, UnicodeDecodeError):  # not ours to judge; without it, no credentials are found
+        settings.read(names, encoding="utf-8")
+    values: dict[str, str] = {}
+    for section in (f"profile {profile}", profile):
+        values |= dict(settings[section]) if settings.has_section(section) else {}
+    wanted = {
+        "aws_access_key_id": "access_key_id",
+        "aws_secret_access_key": "secret_access_key",
+        "aws_session_token": "session_token",
+        "region": "region",
+    }
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        wanted = {"region": "region"}
+    return {name: values[key] for key, name in wanted.items() if values.get(key)}

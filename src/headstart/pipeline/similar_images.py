@@ -1,0 +1,102 @@
+"""The training images of a run that are most similar to other images, opened once for many questions.
+
+    similar = SimilarImages.open(run)
+    similar.nearest(own_features, sha256s, 5)        rows and cosines for each image
+    similar.near(row, cosine), similar.thumbnail(row)
+
+`headstart explain` and the page of `headstart serve` show them. Opening costs a look at the dataset, and the features of the
+training images, which are in the cache if the training was on this machine; in memory they take 4 bytes for each feature
+of the last stage. Images that are gone or have changed are left out, and `note` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from headstart.data.open_dataset import open_dataset
+from headstart.errors import DataError, MissingExtra, StoreError, UnreadableImage
+from headstart.images.file_part import ImageFile
+from headstart.images.image_refs import Images, read_image
+from headstart.io.progress import log
+from headstart.io.text_table import plain
+from headstart.model.inference.features import Embedder, own_features
+from headstart.pipeline.nearest_images import mean_cosines, nearest
+from headstart.reports.report_data import SimilarImage
+from headstart.runs.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """The run's labels by SHA-256, and the training images that are there; `note` says which are not, and why."""
+
+    labels: dict[str, str]
+    paths: list[str]
+    files: list[ImageFile]
+    sha256s: list[str]
+    note: str
+
+    @classmethod
+    def of(cls, run: RunFolder, data: Path | None = None) -> TrainingImages:
+        """Return those of a run; `data` is where they are now. Raises `DataError` if that is given and no dataset."""
+        labels = {row.sha256: row.label for row in run.split if row.label}
+        training, source = run.training_rows, run.provenance.source(data)
+        try:
+            dataset = open_dataset(source)
+        except (DataError, StoreError, MissingExtra):
+            if data is not None:
+                raise
+            moved = f"The training images are no longer at {plain(source.where)}"
+            return cls(labels, [], [], [], f"{moved}: give their place with --data DATA to see the nearest.")
+        present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
+        there = [row for row in training if row.path in present]
+        gone, place = len(training) - len(there), plain(source.where)
+        note = f"{gone:,} of {len(training):,} training images are no longer in {place}." if gone else ""
+        return cls(labels, [r.path for r in there], [present[r.path] for r in there], [r.sha256 for r in there], note)
+
+    def near(self, row: int, cosine: float) -> SimilarImage:
+        """Return an image with its label."""
+        return SimilarImage(self.paths[row], self.labels.get(self.sha256s[row], ""), cosine)
+
+    def thumbnail(self, row: int) -> Image.Image | None:
+        """Return an image of at least 160 px, or None if it can no longer be read."""
+        try:
+            return read_image(self.files[row], sha256=self.sha256s[row], at_least=(160, 160), ranges=None)
+        except UnreadableImage:
+            return None
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarImages:
+    """`TrainingImages` with their backbones' own features, one float32 (N, D) per backbone; `changed` rows have none."""
+
+    images: TrainingImages
+    own: tuple[np.ndarray, ...]
+    changed: tuple[int, ...]
+
+    @classmethod
+    def open(cls, run: RunFolder, data: Path | None = None, embed: Embedder | None = None) -> SimilarImages:
+        """Look up the features of the training images, or compute them. Raises `DataError`, `BackboneError`."""
+        images, classifier = TrainingImages.of(run, data), run.classifier
+        embed = embed or Embedder([member.extractor for member in classifier.members], classifier.runtime)
+        features, failed = embed(Images.recorded(images.files, images.sha256s))
+        if failed:
+            log.warning("%s training images have changed, and are left out.", f"{len(failed):,}")
+        return cls(images, own_features(features, embed.extractors, embed.runtime), tuple(failed))
+
+    def nearest(
+        self, own: Sequence[np.ndarray], sha256s: Sequence[str], top: int
+    ) -> list[tuple[tuple[int, float], ...]]:
+        """Return rows and cosines of the `top` most similar, for each image with these own features (M, D) per backbone.
+
+        Training images with the very same bytes are left out.
+        """
+        if not self.images.files:
+            return [()] * len(sha256s)
+        cosines_MN = mean_cosines(own, self.own)
+        cosines_MN[:, list(self.changed)] = np.nan
+        return [nearest(cosines_MN[i], self.images.sha256s, sha256, top) for i, sha256 in enumerate(sha256s)]
