@@ -14,12 +14,16 @@ from headstart.io.folders import check_keeps
 from headstart.io.given_options import as_path
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
+from headstart.io.stores.store import check_online
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.model.inference.engines import choose_runtime
 from headstart.model.inference.features import FeatureExtractor, Features, embed_images, fingerprint, fitted_spec
 from headstart.pipeline.scan import scan
 from headstart.runs.outside_runs import check_out_file
+from headstart.scale.shard_jobs import embed_in_shards
+from headstart.scale.shard_options import ShardOptions, as_shards, only_shards
+from headstart.scale.shard_run import ShardResult
 
 HEADER = ("path", "label", "sha256")
 """Columns of the table that accompanies the features."""
@@ -64,7 +68,8 @@ def embed(
     device: str = "auto",
     precision: str = "auto",
     weights: Path | WeightsSource = WeightsSource(),
-) -> EmbedResult:
+    shards: Path | ShardOptions = ShardOptions(),
+) -> EmbedResult | ShardResult:
     """Compute feature vectors of all images with a frozen backbone, and cache them. Example:
 
         headstart embed photos --backbone resnet34 --out features.safetensors
@@ -78,19 +83,29 @@ def embed(
         device: auto, cpu or cuda.
         precision: auto (bf16 where the hardware supports it), bf16 or f32.
         weights: Where to look for weights: a file, a folder, only on this machine.
+        shards: For more images than fit into memory: where to write parts, and who makes them.
 
     Raises:
         DataError: no image in `data` can be read.
         BackboneError: the backbone is unknown, or its weights are not available.
         WriteError: `out`, its table or the cache cannot be written, or an input would be replaced.
+        OtherPlan, ShardFailed, StoreError: with `shards`.
     """
     source, out = as_source(data), None if out is None else as_path(out, "out")
+    in_shards, weights = as_shards(shards), as_weights_source(weights)
+    check_online(source.place, offline=weights.offline)
+    if in_shards != ShardOptions():
+        only_shards(in_shards, out=out)
+        found = find_one(backbone, weights)
+        extractor = FeatureExtractor(found, fitted_spec(found, image_size, resize))
+        runtime = choose_runtime(device, precision)
+        return embed_in_shards(extractor, runtime, source.place, in_shards, offline=weights.offline)
     if out is not None:
         _check_places(out, source.place)
     opened, runtime = open_dataset(source), choose_runtime(device, precision)
-    found = find_one(backbone, as_weights_source(weights))
+    found = find_one(backbone, weights)
     if out is not None:
-        read = [*map(opened.file, range(len(opened))), *([found.weights] if found.weights is not None else [])]
+        read = [*opened.places, *([found.weights] if found.weights is not None else [])]
         check_keeps(out, read)
     fitted_spec(found, image_size, resize)  # an invalid option is an error before any image is read
     scanned = scan(source, opened=opened)

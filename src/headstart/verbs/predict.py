@@ -37,6 +37,9 @@ from headstart.model.inference.predictions import Predictions, write_predictions
 from headstart.pipeline.images_at import images_at
 from headstart.pipeline.sort_images import SortedImages, check_sort_place, sort_images
 from headstart.runs.outside_runs import check_out_file
+from headstart.scale.shard_jobs import predict_in_shards
+from headstart.scale.shard_options import ShardOptions, as_shards, only_shards
+from headstart.scale.shard_run import ShardResult
 
 MOST_SHOWN = 20
 
@@ -118,7 +121,8 @@ def predict(
     sort_into: Path | None = None,
     link: bool = False,
     submission: SubmissionOptions = SubmissionOptions(),
-) -> PredictResult:
+    shards: Path | ShardOptions = ShardOptions(),
+) -> PredictResult | ShardResult:
     """Predict the class of images. Predictions are keyed by path; unreadable images are listed. Example:
 
         headstart predict run holiday/ one.jpg --out predictions.csv
@@ -131,6 +135,7 @@ def predict(
         sort_into: Folder to write: a copy of each image in a folder named after its predicted class.
         link: With --sort-into, make links instead of copies.
         submission: A competition's sample submission to fill in, and how.
+        shards: For more images than fit into memory: where to write parts, and who makes them.
 
     Raises:
         RunError, ExportError: the run folder or the export is missing or damaged.
@@ -140,10 +145,15 @@ def predict(
         BadSubmission: the sample does not fit the classes or the images.
         RecipeError: an option has no effect here or is invalid.
         WriteError: `out` cannot be written, or would replace an input.
+        OtherPlan, ShardFailed, StoreError: with `shards`.
     """
     if not paths:
         raise MissingData("No images were given.", hint=f"headstart predict {run} image.jpg")
     images = each_image(paths)
+    in_shards = as_shards(shards)
+    if in_shards != ShardOptions():
+        only_shards(in_shards, out=out, sort_into=sort_into, link=link, sample_submission=submission.sample_submission)
+        return predict_in_shards(as_path(run, "run"), images, in_shards)
     places = places_among(images)
     out = None if out is None else as_path(out, "out")
     sort_into = None if sort_into is None else as_path(sort_into, "sort_into")

@@ -1,0 +1,107 @@
+"""The local engine: worker processes on this machine, each with its share of the cores.
+
+    run_local(job, shards, workers=2, receive=..., advance=...)
+
+One thread here waits for each process (`shard_worker`). By default there is a process for every four cores: its threads
+decode while the network computes, and more processes would load it more often. Cores are shared out where the system
+can (Linux); elsewhere each process uses all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+
+from headstart.images.validate import cores
+from headstart.scale.shard_part import Receipt
+from headstart.scale.shard_plan import ShardJob
+from headstart.scale.shard_worker import ShardWorker
+
+CORES_EACH = 4
+
+
+def run_local(
+    job: ShardJob,
+    shards: Iterator[int],
+    *,
+    workers: int,
+    receive: Callable[[Receipt], None],
+    advance: Callable[[int], None],
+) -> None:
+    """Make the parts of all shards; 0 workers are one for every four cores. `receive` is called from one thread at a time.
+
+    Whatever stops it, no process of it runs on. Raises what the first worker that cannot go on raised.
+    """
+    _Crew(job, shards, receive, advance).run(workers or max(1, cores() // CORES_EACH))
+
+
+class _Crew:
+    def __init__(
+        self,
+        job: ShardJob,
+        shards: Iterator[int],
+        receive: Callable[[Receipt], None],
+        advance: Callable[[int], None],
+    ) -> None:
+        self._job, self._shards, self._receive, self._advance = job, shards, receive, advance
+        self._workers: list[ShardWorker] = []
+        self._taking, self._starting, self._receiving = threading.Lock(), threading.Lock(), threading.Lock()
+        self._stop: BaseException | None = None
+
+    def run(self, workers: int) -> None:
+        threads = [threading.Thread(target=self._guarded, args=(cpus,), daemon=True) for cpus in _shares(workers)]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.25)  # in pieces, so that Ctrl-C arrives
+        except BaseException as error:
+            self._stop = error
+        finally:
+            for worker in self._workers:
+                worker.close()
+        for thread in threads:
+            thread.join()
+        if self._stop is not None:
+            raise self._stop
+
+    def _guarded(self, cpus: list[int]) -> None:
+        worker = ShardWorker(self._job, cpus=cpus, advance=self._advance)
+        try:
+            self._work(worker)
+        except BaseException as error:  # raised again by `run`
+            self._stop = self._stop or error
+            for other in self._workers:
+                other.close()
+
+    def _work(self, worker: ShardWorker) -> None:
+        started = False
+        while self._stop is None:
+            with self._taking:
+                shard = next(self._shards, None)
+            if shard is None:
+                return
+            if not started:
+                self._start(worker)
+                started = True
+            receipt = worker(shard)
+            with self._receiving:
+                self._receive(receipt)
+
+    def _start(self, worker: ShardWorker) -> None:
+        """Start the first process alone: it compiles the network, which the others then find in the cache."""
+        with self._starting:
+            self._workers.append(worker)
+            if len(self._workers) == 1:
+                worker.open()
+
+
+def _shares(workers: int) -> list[list[int]]:
+    """Share this process's cores out; where that is not possible, the lists are empty."""
+    if not hasattr(os, "sched_getaffinity") or workers == 1:
+        return [[] for _ in range(workers)]
+    here = sorted(os.sched_getaffinity(0))
+    each = max(1, len(here) // workers)
+    return [[here[(n * each + k) % len(here)] for k in range(each)] for n in range(workers)]

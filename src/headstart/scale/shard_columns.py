@@ -1,0 +1,166 @@
+"""What a part holds beside the path of an image: its prediction, or its features.
+
+    columns = open_columns(job)          the classifier of a run, or a backbone
+    columns.table(paths, rows)           a pyarrow table, a row per image
+
+Probabilities are float32 and those of `predict`, rounded once. An image that cannot be used has its reason in `error`,
+and nothing in the other columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from headstart.errors import RunError, ShardError
+from headstart.evaluation.conformal import prediction_sets
+from headstart.evaluation.probabilities import softmax
+from headstart.exporters.open_classifier import open_classifier
+from headstart.images.preprocess import Preprocess
+from headstart.model.backbones.registry import Backbone
+from headstart.model.inference.classifier import Classifier
+from headstart.model.inference.engines import runtime_here
+from headstart.model.inference.features import Embedder, FeatureExtractor
+from headstart.model.inference.predictions import class_column
+from headstart.model.inference.runtime import Runtime
+from headstart.scale.shard_pass import Reduces, ShardRows
+from headstart.scale.shard_plan import ShardJob
+
+
+class PartColumns(Reduces, Protocol):
+    """The columns that the numbers of an image become."""
+
+    def columns(self, values_NW: np.ndarray, unusable: np.ndarray) -> dict[str, Any]:
+        """Return pyarrow arrays by name; `unusable` bool (N,) marks rows without a value."""
+
+
+class PredictionColumns:
+    """`predicted`, `set`, and `p(CLASS)` of each class."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier = classifier
+        self.embedder = Embedder([m.extractor for m in classifier.members], classifier.runtime, keep=False)
+
+    @property
+    def width(self) -> int:
+        """The number of classes."""
+        return len(self.classifier.classes)
+
+    def reduced(self, features: Sequence[np.ndarray]) -> np.ndarray:
+        """Return logits (n, K)."""
+        return self.classifier.logits(features)
+
+    def columns(self, values_NW: np.ndarray, unusable: np.ndarray) -> dict[str, Any]:
+        """See `PartColumns`."""
+        import pyarrow
+
+        classes = np.array(self.classifier.classes, dtype=object)
+        chances_NK = softmax(values_NW)
+        sets_NK = prediction_sets(chances_NK, self.classifier.calibration.conformal_threshold)
+        sets = [None if bad else list(classes[held]) for bad, held in zip(unusable, sets_NK, strict=True)]
+        predicted = pyarrow.array(classes[values_NW.argmax(axis=1)], pyarrow.string(), mask=unusable)
+        columns = {"predicted": predicted, "set": pyarrow.array(sets, pyarrow.list_(pyarrow.string()))}
+        for name, chances in zip(self.classifier.classes, chances_NK.astype(np.float32).T, strict=True):
+            columns[class_column(name)] = pyarrow.array(chances, pyarrow.float32(), mask=unusable)
+        return columns
+
+
+class FeatureColumns:
+    """`values`: a list of D numbers, always of the same length."""
+
+    def __init__(self, extractor: FeatureExtractor, runtime: Runtime) -> None:
+        self.embedder = Embedder([extractor], runtime, keep=False)
+
+    @property
+    def width(self) -> int:
+        """The number of features."""
+        return sum(self.embedder.block_sizes(0))
+
+    def reduced(self, features: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the features themselves (n, D)."""
+        return features[0]
+
+    def columns(self, values_NW: np.ndarray, unusable: np.ndarray) -> dict[str, Any]:
+        """See `PartColumns`."""
+        import pyarrow
+
+        flat = pyarrow.array(values_NW.reshape(-1), pyarrow.float32())
+        mask = pyarrow.array(unusable)
+        return {"values": pyarrow.FixedSizeListArray.from_arrays(flat, values_NW.shape[1], mask=mask)}
+
+
+def open_columns(job: ShardJob) -> PartColumns:
+    """Open what a job computes, and check that it is what the plan names. Raises `RunError`, `ShardError`."""
+    if job.plan.verb == "predict":
+        classifier = open_classifier(Path(job.run)).classifier
+        if not isinstance(classifier, Classifier):
+            raise RunError(f"{job.run}: is an export; shards need the run folder.", hint="Give the run folder.")
+        columns: PartColumns = PredictionColumns(classifier)
+        found = predict_model(classifier)
+    else:
+        extractor, runtime = _extractor(job.backbone or {}), runtime_here(Runtime(**(job.runtime or {})))
+        columns, found = FeatureColumns(extractor, runtime), embed_model(extractor, runtime)
+    if found != dict(job.plan.model):
+        raise ShardError(
+            f"{job.run or extractor}: is not what the plan in {job.out} names.", hint="Has it changed meanwhile?"
+        )
+    return columns
+
+
+def predict_model(classifier: Classifier) -> dict[str, Any]:
+    """Return a classifier as `ShardPlan.model`."""
+    return {"classifier": classifier.id, "set_threshold": classifier.calibration.conformal_threshold}
+
+
+def embed_model(extractor: FeatureExtractor, runtime: Runtime) -> dict[str, Any]:
+    """Return a backbone with its input as `ShardPlan.model`."""
+    backbone = extractor.backbone
+    spec = {name: list(x) if isinstance(x, tuple) else x for name, x in extractor.spec.as_dict().items()}
+    return {"backbone": backbone.name, "sha256": backbone.sha256, "preprocess": spec, "precision": runtime.precision}
+
+
+def extractor_document(extractor: FeatureExtractor) -> dict[str, Any]:
+    """Return an extractor as JSON, for `ShardJob.backbone`."""
+    backbone = extractor.backbone
+    document = {f.name: getattr(backbone, f.name) for f in fields(Backbone)}
+    plain = {"weights": str(backbone.weights.absolute()) if backbone.weights else None}
+    return document | plain | {"preprocess": backbone.preprocess.as_dict(), "spec": extractor.spec.as_dict()}
+
+
+def _extractor(document: Mapping[str, Any]) -> FeatureExtractor:
+    values = dict(document)
+    spec = Preprocess.from_dict(values.pop("spec"))
+    values["weights"] = Path(values["weights"]) if values["weights"] else None
+    values["preprocess"] = Preprocess.from_dict(values["preprocess"])
+    values["model_args"] = tuple((key, value) for key, value in values["model_args"])
+    return FeatureExtractor(Backbone(**values), spec)
+
+
+def runtime_document(runtime: Runtime) -> dict[str, Any]:
+    """Return a runtime as JSON, for `ShardJob.runtime`."""
+    return asdict(runtime)
+
+
+def table_of(columns: PartColumns, paths: Sequence[str], rows: ShardRows, note: Mapping[str, str]) -> Any:
+    """Return a pyarrow table: path, sha256, the columns, error; `note` is kept in its metadata."""
+    import pyarrow
+
+    reasons = [rows.errors.get(i) for i in range(len(paths))]
+    unusable = np.array([reason is not None for reason in reasons], bool)
+    text = pyarrow.string()
+    made = {
+        "path": pyarrow.array(list(map(_text, paths)), text),
+        "sha256": pyarrow.array([sha256 or None for sha256 in rows.sha256s], text),
+        **columns.columns(rows.values, unusable),
+        "error": pyarrow.array(reasons, text),
+    }
+    return pyarrow.table(made).replace_schema_metadata(dict(note))
+
+
+def _text(path: str) -> str:
+    r"""A path as parquet can hold it: bytes that are not UTF-8 become `\xe9`."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,92 @@
+"""The names of a plan's images, written down in pieces while the first shards are worked on.
+
+    names = ShardNames(plan, out)
+    for shard in names.shards(source):     lists on, and writes `_names/names-000012.json.gz` before it yields 12
+        names.files(shard)                 key, size and ETag of each image
+
+A piece is created once: two processes that list at the same time agree, since the slower one takes up the piece that is
+there and lists on after its last name. After an interruption, the pieces count and only the rest is listed. So the
+images of a shard never change, however late it is worked on, and images that come later are not among them.
+
+Memory holds one piece. Costs about 4 s and 15 MB of files per million names in a folder; a bucket is listed 1,000 names
+at a time, some 10,000 names/s.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from itertools import islice
+
+from headstart.errors import MissingInStore, ShardError
+from headstart.io.stores.store import Store, StoredFile
+from headstart.scale.shard_plan import ANOTHER, ShardPlan
+from headstart.scale.shard_source import ShardSource
+
+Piece = tuple[list[StoredFile], bool]
+"""The images of a shard, and whether there are more after them."""
+
+
+class ShardNames:
+    """The list of a plan's images in `out`; `images` counts those that `shards` has passed."""
+
+    def __init__(self, plan: ShardPlan, out: Store) -> None:
+        self._size, self._out = plan.shard_size, out
+        self.images = 0
+
+    def shards(self, source: ShardSource) -> Iterator[int]:
+        """Yield the numbers of all shards, each once its names are in `out`. Raises `StoreError`, `ShardError`."""
+        shard, more, last = 0, True, ""
+        listing: Iterator[StoredFile] | None = None
+        while more:
+            piece = self._read(shard) if listing is None else None
+            if piece is None:
+                listing = source.list(last) if listing is None else listing
+                listed = list(islice(listing, self._size))
+                following = next(listing, None)
+                piece = listed, following is not None
+                listing = _before(following, listing)
+                if not self._out.create(_name(shard), _packed(piece)):
+                    piece, listing = self._piece(shard), None
+            files, more = piece
+            if not files:
+                return
+            self.images += len(files)
+            yield shard
+            shard, last = shard + 1, files[-1].key
+
+    def files(self, shard: int) -> list[StoredFile]:
+        """Return the images of a shard. Raises `ShardError` if its names are missing or damaged."""
+        return self._piece(shard)[0]
+
+    def _piece(self, shard: int) -> Piece:
+        piece = self._read(shard)
+        if piece is None:
+            raise ShardError(f"{self._out.url}: has lost {_name(shard)}.", hint=ANOTHER)
+        return piece
+
+    def _read(self, shard: int) -> Piece | None:
+        try:
+            document = json.loads(gzip.decompress(self._out.read(_name(shard))))
+            return [StoredFile(*file) for file in document["files"]], document["more"]
+        except MissingInStore:
+            return None
+        except (OSError, EOFError, ValueError, KeyError, TypeError):
+            raise ShardError(f"{self._out.url}: its {_name(shard)} is damaged.", hint=ANOTHER) from None
+
+
+def _before(file: StoredFile | None, others: Iterator[StoredFile]) -> Iterator[StoredFile]:
+    if file is not None:
+        yield file
+        yield from others
+
+
+def _name(shard: int) -> str:
+    return f"_names/names-{shard:06d}.json.gz"
+
+
+def _packed(piece: Piece) -> bytes:
+    files, more = piece
+    document = {"files": [[file.key, file.bytes, file.etag] for file in files], "more": more}
+    return gzip.compress(json.dumps(document).encode("ascii"), 6, mtime=0)

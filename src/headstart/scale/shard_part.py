@@ -1,0 +1,107 @@
+"""One shard to one part: the bytes of a parquet file, which depend on the plan and the images alone.
+
+    maker = PartMaker(job)
+    receipt = maker.make(12)             reads, computes, and creates the part unless somebody has
+
+A `Receipt` is what a driver needs to know about a part: under a kilobyte, however many images it has. It can be read
+back from a part that is there (`read_receipt`). Memory holds one shard's numbers. Not for untrusted images in a process
+that must not die: `shard_worker` starts another one for this.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from headstart.data.packs.pack_store import opened_images
+from headstart.errors import MissingInStore, ShardError
+from headstart.io.files import parquet_bytes, sha256_bytes
+from headstart.io.stores.store import Store, StoredFile, open_store
+from headstart.scale.shard_columns import open_columns, table_of
+from headstart.scale.shard_names import ShardNames
+from headstart.scale.shard_pass import READERS, ShardPass, Watches
+from headstart.scale.shard_plan import ANOTHER, ShardJob
+from headstart.scale.shard_source import read_stored
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A part: its shard, name, SHA-256, number of rows, and {reason: number} of those without a result."""
+
+    shard: int
+    name: str
+    sha256: str
+    rows: int
+    errors: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields."""
+        return asdict(self)
+
+
+class PartMaker:
+    """Makes the parts of a job; what it computes with is opened at once. Raises `RunError`, `ShardError`, `StoreError`."""
+
+    def __init__(self, job: ShardJob) -> None:
+        self._job = job
+        self._out = open_store(job.out, offline=job.offline)
+        self._names = ShardNames(job.plan, self._out)
+        self._files = opened_images(open_store(job.files, offline=job.offline))
+        self._columns = open_columns(job)
+        self._pass = ShardPass(self._columns, self._read, ahead=READERS if "://" in self._files.url else 0)
+        self._pass.open()
+
+    def files(self, shard: int) -> list[StoredFile]:
+        """Return the images of a shard. Raises `ShardError`."""
+        return self._names.files(shard)
+
+    def decode(self, file: StoredFile) -> None:
+        """Read and decode one image, and forget it. Raises `UnreadableImage`."""
+        self._pass.decode(file)
+
+    def make(self, shard: int, lost: Mapping[int, str], watch: Watches | None = None) -> Receipt:
+        """Make a part, unless it is there already; `lost` images are not decoded. Raises `StoreError`, `WriteError`."""
+        name = self._job.plan.part_name(shard)
+        with suppress(MissingInStore):
+            return read_receipt(self._out, shard, name)
+        data = self._bytes(shard, lost, watch)
+        if not self._out.create(name, data):
+            data = self._out.read(name)  # another driver was faster: what is there counts
+        return receipt_of(shard, name, data)
+
+    def _bytes(self, shard: int, lost: Mapping[int, str], watch: Watches | None) -> bytes:
+        files = self.files(shard)
+        rows = self._pass.run(files, lost, watch)
+        note = {
+            "plan": self._job.plan.id,
+            "shard": shard,
+            "errors": dict(sorted(Counter(rows.errors.values()).items())),
+        }
+        table = table_of(self._columns, [file.key for file in files], rows, {"headstart": json.dumps(note)})
+        return parquet_bytes(table, repeated=("predicted", "error"))
+
+    def _read(self, file: StoredFile) -> bytes:
+        return read_stored(self._files, file, outside=self._job.table)
+
+
+def receipt_of(shard: int, name: str, data: bytes) -> Receipt:
+    """Return the receipt of a part from its bytes. Raises `ShardError` if they are not a part's."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        found = pyarrow.parquet.read_metadata(io.BytesIO(data))
+        note = json.loads(found.metadata[b"headstart"])
+        return Receipt(shard, name, sha256_bytes(data), found.num_rows, note["errors"])
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError):
+        raise ShardError(f"{name}: is not a part that headstart wrote.", hint=f"Remove it, or: {ANOTHER}") from None
+
+
+def read_receipt(out: Store, shard: int, name: str) -> Receipt:
+    """Return the receipt of a part in `out`. Raises `ShardError` for a damaged one, `MissingInStore`."""
+    return receipt_of(shard, name, out.read(name))

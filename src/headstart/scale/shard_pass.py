@@ -1,0 +1,241 @@
+"""One pass over the images of a shard: each is read once, hashed, decoded and embedded, in threads as `Embedder` does.
+
+    rows = ShardPass(columns, read).run(files, lost={})
+
+A batch is read while the one before is decoded; from a bucket, many batches at a time, since a request takes as long as
+ten images. Features are neither looked up in the cache nor kept there, and no image is decoded beforehand: this runs in a
+process that may die (`shard_worker`). Numbers are those of `Predictor`, to the bit: batches have the same fixed size.
+
+An image that runs out of memory is tried again by itself at the end, so that its neighbours cannot decide about it.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from headstart.errors import UnreadableImage
+from headstart.images.limits import MAX_FILE_BYTES
+from headstart.images.preprocess import read_pixels
+from headstart.images.validate import cores
+from headstart.io.files import sha256_bytes
+from headstart.io.stores.store import StoredFile
+from headstart.model.inference.features import WORKERS_PER_CORE, Embedder, run_in_long_slices
+from headstart.model.inference.runtime import Session
+
+READERS = 64
+"""Requests in flight at a bucket: at 50 ms each, enough for 1,000 images/s."""
+LARGE_BYTES = 4 << 20
+"""Larger images are read when they are decoded, not ahead: memory holds up to 16 batches per core."""
+MEMORY = "too_much_memory"
+
+
+class Reduces(Protocol):
+    """What becomes of features: `width` numbers an image."""
+
+    embedder: Embedder
+
+    @property
+    def width(self) -> int:
+        """The numbers of an image."""
+
+    def reduced(self, features: Sequence[np.ndarray]) -> np.ndarray:
+        """Return (n, width) from the (n, D) features of each extractor; rows do not depend on each other."""
+
+
+class Watches(Protocol):
+    """Is told which images are being decoded, so that somebody else can say what ended this process."""
+
+    def begin(self, thread: int, images: Sequence[int]) -> None:
+        """A thread begins to decode images, by their numbers in the shard."""
+
+    def end(self, thread: int) -> None:
+        """It is done with them."""
+
+
+@dataclass(eq=False)
+class ShardRows:
+    """The result: `values` float32 (N, W), zero where there is an error; `sha256s` '' where nothing could be read."""
+
+    values: np.ndarray
+    sha256s: list[str]
+    errors: dict[int, str] = field(default_factory=dict)
+
+
+class ShardPass:
+    """Reusable threads' worth of sessions for `columns`; `read` gives the bytes of an image, or `UnreadableImage`.
+
+    With `ahead`, that many images are read at a time besides those that are decoded; 0 for a local disk.
+    """
+
+    def __init__(self, columns: Reduces, read: Callable[[StoredFile], bytes], *, ahead: int = 0) -> None:
+        self._columns, self._embedder, self._read_bytes = columns, columns.embedder, read
+        self._readers = ThreadPoolExecutor(ahead) if ahead else None
+        self._sessions: queue.SimpleQueue[list[Session]] = queue.SimpleQueue()
+        geometries: dict[tuple[object, ...], list[int]] = {}
+        for member, extractor in enumerate(self._embedder.extractors):
+            geometries.setdefault(extractor.spec.geometry(), []).append(member)
+        self._geometries = list(geometries.values())
+
+    def open(self) -> None:
+        """Open the networks, compiling them if necessary. Raises `BackboneError`."""
+        for member in range(len(self._embedder.extractors)):
+            self._embedder.network(member)
+
+    def run(self, files: Sequence[StoredFile], lost: Mapping[int, str], watch: Watches | None = None) -> ShardRows:
+        """Return a row per image. Those in `lost` ({number: reason}) are read, but not decoded.
+
+        Raises whatever stops all images: `StoreError`, `BackboneError`.
+        """
+        self.open()
+        values_NW = np.zeros((len(files), self._columns.width), np.float32)
+        rows = ShardRows(values_NW, [""] * len(files))
+        size = self._embedder.runtime.batch
+        batches = [range(i, min(i + size, len(files))) for i in range(0, len(files), size)]
+        work = _Work(self, files, lost, rows, watch)
+        work.run(batches, min(WORKERS_PER_CORE * cores(), len(batches)))
+        again = [i for i, reason in rows.errors.items() if reason == MEMORY and i not in lost]
+        work.run([range(i, i + 1) for i in sorted(again)], 1)
+        return rows
+
+    def decode(self, file: StoredFile) -> None:
+        """Read and decode an image as `run` does, and forget it. Raises `UnreadableImage`."""
+        self._pixels(self._checked(file))
+
+    def _checked(self, file: StoredFile) -> bytes:
+        if file.bytes > MAX_FILE_BYTES:
+            raise UnreadableImage(f"{file.key}: has {file.bytes:,} bytes.", reason="file_too_big")
+        data = self._read_bytes(file)
+        if len(data) > MAX_FILE_BYTES:
+            raise UnreadableImage(f"{file.key}: has {len(data):,} bytes.", reason="file_too_big")
+        return data
+
+    def _pixels(self, data: bytes) -> list[np.ndarray]:
+        """Return the pixels for each geometry. Raises `UnreadableImage`."""
+        return [read_pixels(data, self._embedder.extractors[members[0]].spec) for members in self._geometries]
+
+    def _fill(self, place: int, data: bytes, sessions: Sequence[Session]) -> None:
+        for pixels, members in zip(self._pixels(data), self._geometries, strict=True):
+            for member in members:
+                sessions[member].pixels[place] = pixels
+
+    def _values(self, sessions: Sequence[Session], places: Sequence[int]) -> np.ndarray:
+        found = [self._embedder.selected(m, s.run()[places]) for m, s in enumerate(sessions)]
+        return self._columns.reduced(found)
+
+    def _take_sessions(self) -> list[Session]:
+        try:
+            return self._sessions.get_nowait()
+        except queue.Empty:
+            return [self._embedder.network(m).session() for m in range(len(self._embedder.extractors))]
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    sha256: str
+    data: bytes
+
+
+Reads = dict[int, "Future[_Bytes] | None"]
+"""Images of a batch that are being read; None for those that are read when it is their turn."""
+
+
+class _Work:
+    """The threads of one pass, and what they share."""
+
+    def __init__(
+        self,
+        owner: ShardPass,
+        files: Sequence[StoredFile],
+        lost: Mapping[int, str],
+        rows: ShardRows,
+        watch: Watches | None,
+    ) -> None:
+        self._owner, self._files, self._lost, self._rows, self._watch = owner, files, lost, rows, watch
+        self._lock = threading.Lock()
+        self._stop: BaseException | None = None
+
+    def run(self, batches: Iterable[range], threads: int) -> None:
+        left = iter(batches)
+        running = [threading.Thread(target=self._guarded, args=(n, left), daemon=True) for n in range(threads)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+        if self._stop is not None:
+            raise self._stop
+
+    def _guarded(self, thread: int, batches: Iterator[range]) -> None:
+        run_in_long_slices()
+        try:
+            sessions = self._owner._take_sessions()
+            self._work(thread, batches, sessions)
+            self._owner._sessions.put(sessions)
+        except BaseException as error:  # raised again by `run`
+            self._stop = self._stop or error
+
+    def _work(self, thread: int, batches: Iterator[range], sessions: list[Session]) -> None:
+        reads = self._next_reads(batches)
+        while reads is not None and self._stop is None:
+            following = self._next_reads(batches)
+            arrived = {i: self._arrived(i, future) if future is not None else None for i, future in reads.items()}
+            if self._watch is not None:
+                self._watch.begin(thread, list(reads))
+            self._embed(arrived, sessions)
+            if self._watch is not None:
+                self._watch.end(thread)
+            reads = following
+
+    def _next_reads(self, batches: Iterator[range]) -> Reads | None:
+        """Begin to read the next batch, if there is one."""
+        with self._lock:
+            batch = next(batches, None)
+        readers = self._owner._readers
+        if batch is None:
+            return None
+        ahead = [i for i in batch if readers is not None and self._files[i].bytes <= LARGE_BYTES]
+        return {i: readers.submit(self._read, i) if readers is not None and i in ahead else None for i in batch}
+
+    def _read(self, i: int) -> _Bytes:
+        data = self._owner._checked(self._files[i])
+        return _Bytes(sha256_bytes(data), data)
+
+    def _arrived(self, i: int, future: Future[_Bytes]) -> _Bytes | str:
+        try:
+            return future.result()
+        except UnreadableImage as error:
+            return error.reason
+
+    def _embed(self, arrived: Mapping[int, _Bytes | str | None], sessions: list[Session]) -> None:
+        readable = {}
+        for session in sessions:
+            session.pixels[...] = 0
+        for place, (i, read) in enumerate(arrived.items()):
+            reason = self._placed(i, read, place, sessions)
+            if reason:
+                self._rows.errors[i] = reason
+            else:
+                self._rows.errors.pop(i, None)
+                readable[i] = place
+        if readable:
+            self._rows.values[list(readable)] = self._owner._values(sessions, list(readable.values()))
+
+    def _placed(self, i: int, read: _Bytes | str | None, place: int, sessions: list[Session]) -> str:
+        """Decode an image into the sessions; return the reason why there is none, else ''."""
+        try:
+            found = self._read(i) if read is None else read
+            if isinstance(found, str):
+                return found
+            self._rows.sha256s[i] = found.sha256
+            if i in self._lost:
+                return self._lost[i]
+            self._owner._fill(place, found.data, sessions)
+        except UnreadableImage as error:
+            return error.reason
+        return ""

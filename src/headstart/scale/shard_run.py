@@ -1,0 +1,269 @@
+"""The whole of `--shards`: a plan, its names, an engine that makes the parts, and `_done.json` when all are there.
+
+    result = run_shards(job, source, options)
+
+What is there counts, whoever made it: a second command with the same plan makes only the parts that are missing, at the
+same time or a year later. So an interruption costs the shards that were being worked on, and nothing needs to be
+cleaned up. Memory does not grow with the number of images, except for the names of a table (`shard_source`).
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any, TypeVar
+
+from headstart.errors import MissingInStore, NoImages, RecipeError, ShardError, WriteError
+from headstart.io.extras import require
+from headstart.io.files import json_bytes, sha256_bytes
+from headstart.io.progress import log, open_bar
+from headstart.io.result_repr import Result
+from headstart.io.stores.store import Store, open_store
+from headstart.io.text_table import plain
+from headstart.scale.local_engine import run_local
+from headstart.scale.shard_names import ShardNames
+from headstart.scale.shard_options import ShardOptions
+from headstart.scale.shard_part import Receipt, read_receipt
+from headstart.scale.shard_plan import ANOTHER, DONE, PARTS, PLAN, ShardJob, begin, check_same
+from headstart.scale.shard_source import ShardSource
+
+Item = TypeVar("Item")
+NOTE_SECONDS = 60.0
+"""Between two lines of progress, where no bar is shown."""
+
+
+@dataclass(frozen=True, repr=False)
+class ShardResult(Result):
+    """Result of `predict` and `embed` with `--shards`: the parts in `out` hold a row per image.
+
+    `parts` are their names; `made` is how many of them this command made, with `new_images` images in `seconds`.
+    """
+
+    verb: str
+    out: str
+    images: int
+    errors: dict[str, int]
+    parts: tuple[str, ...]
+    sha256: str
+    made: int = 0
+    new_images: int = 0
+    seconds: float = 0.0
+
+    @property
+    def files(self) -> list[str]:
+        """The places of the parts: paths, or URLs."""
+        return [f"{self.out.rstrip('/')}/{name}" for name in self.parts]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of `predict --shards --json`."""
+        return {
+            "verb": self.verb,
+            "out": self.out,
+            "images": self.images,
+            "errors": self.errors,
+            "parts": len(self.parts),
+            "sha256": self.sha256,
+            "made": self.made,
+            "new_images": self.new_images,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def table(self) -> str:
+        """Format as plain text for a terminal."""
+        lost = sum(self.errors.values())
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(self.errors.items(), key=lambda e: (-e[1], e[0])))
+        unusable = f"; {lost:,} could not be used: {reasons}" if lost else ""
+        parts = f"{len(self.parts):,} part{'s' * (len(self.parts) != 1)}"
+        speed = f"{self.new_images / self.seconds:,.0f} images/s" if self.new_images and self.seconds else ""
+        now = f"{self.made:,} made now in {self.seconds:,.0f} s, {speed}" if self.made else "all of them were there"
+        return f"{self.images:,} rows in {parts} in {plain(self.out)}{unusable}\n{now}"
+
+
+def check_options(options: ShardOptions) -> None:
+    """Raise `RecipeError` for an invalid option, `MissingExtra` for a package that is not installed."""
+    for name, least in (("shard_size", 1), ("workers", 0)):
+        value = getattr(options, name)
+        if not isinstance(value, int) or value < least:
+            raise RecipeError(f"{name}: {value!r} cannot be used: expected a number from {least}.")
+    if options.engine not in ("local", "ray"):
+        raise RecipeError(f"engine: {options.engine!r} is not known: expected local or ray.")
+    require("--shards", "pyarrow")
+    if options.engine == "ray":
+        require("--engine ray", "ray")
+
+
+def run_shards(job: ShardJob, source: ShardSource, options: ShardOptions) -> ShardResult:
+    """Make all parts of a job that are missing.
+
+    Raises `NoImages`, `OtherPlan`, `ShardFailed`, `StoreError`, `WriteError`; what was made so far stays.
+    """
+    out = open_store(job.out, offline=job.offline)
+    found = _finished(job, out)
+    if found is not None:
+        return found
+    _check_place(job, out, source)
+    begin(job.plan, out)
+    out.keeps_conditions()  # if not, a warning says so; parts are right all the same
+    work = _ShardWork(job, out, source)
+    started = time.monotonic()
+    with open_bar("Predicting" if job.plan.verb == "predict" else "Embedding") as (advance, expect):
+        _engine(options)(
+            job, work.missing(expect), workers=options.workers, receive=work.receive, advance=_noted(advance, started)
+        )
+    return work.finished(time.monotonic() - started)
+
+
+def _engine(options: ShardOptions) -> Any:
+    if options.engine == "local":
+        return run_local
+    from headstart.scale.ray_engine import run_ray
+
+    return run_ray
+
+
+def _finished(job: ShardJob, out: Store) -> ShardResult | None:
+    """Return the result if all parts are there. Raises `OtherPlan`."""
+    if not check_same(job.plan, out):
+        return None
+    try:
+        done = json.loads(out.read(DONE))
+        log.info("%s: all parts are there; images that came later are not among them.", out.url)
+        names = tuple(map(job.plan.part_name, range(done["parts"])))
+        return ShardResult(job.plan.verb, job.out, done["images"], done["errors"], names, done["sha256"])
+    except MissingInStore:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise ShardError(f"{out.url}: its {DONE} is damaged.", hint=f"Remove it, or: {ANOTHER}") from None
+
+
+def _check_place(job: ShardJob, out: Store, source: ShardSource) -> None:
+    """Raise `WriteError` for a place with other files, and `NoImages` for a source without images."""
+    if check_same(job.plan, out):
+        return
+    other = next((file for file in out.list() if file.key != PLAN), None)
+    if other is not None and not check_same(job.plan, out):
+        raise WriteError(
+            f"{out.url}: contains files that headstart did not write there, such as {other.key}.", hint=ANOTHER
+        )
+    if source.is_empty():
+        raise NoImages(f"{source.identity}: has no files with the name of an image.", hint="Is it the right place?")
+
+
+class _ShardWork:
+    """The parts of a job: which are there, and what has been said about them."""
+
+    def __init__(self, job: ShardJob, out: Store, source: ShardSource) -> None:
+        self._job, self._out, self._source = job, out, source
+        self._there = _parts_in(out)
+        self._names = ShardNames(job.plan, out)
+        self._shards = 0
+        self._receipts: dict[int, Receipt] = {}
+
+    def missing(self, expect: Callable[[int], None]) -> Iterator[int]:
+        """Yield the shards without a part while the names are still being listed, in a thread.
+
+        When all are, it calls `expect` with the number of images that are left to do, within one shard.
+        """
+        for shard in in_thread(self._listed(expect)):
+            self._shards = shard + 1
+            if self._job.plan.part_name(shard) not in self._there:
+                yield shard
+        for suffix, n in sorted(self._source.left_out.items()):
+            log.info(
+                "%s: %s files with the name %s are left out.", self._source.identity, f"{n:,}", suffix or "of none"
+            )
+
+    def receive(self, receipt: Receipt) -> None:
+        """Take note of a part that has been made."""
+        self._receipts[receipt.shard] = receipt
+
+    def _listed(self, expect: Callable[[int], None]) -> Iterator[int]:
+        yield from self._names.shards(self._source)
+        expect(max(0, self._names.images - len(self._there) * self._job.plan.shard_size))
+
+    def finished(self, seconds: float) -> ShardResult:
+        """Write `_done.json`, and return the result. Raises `ShardError` if a part is missing or does not belong here."""
+        made = list(self._receipts.values())
+        receipts = [self._receipt(shard) for shard in range(self._shards)]
+        names = [receipt.name for receipt in receipts]
+        others = _parts_in(self._out) - set(names)
+        if others:
+            raise ShardError(f"{self._out.url}: {min(others)} does not belong to its plan.", hint="Remove it.")
+        errors: Counter[str] = Counter()
+        for receipt in receipts:
+            errors.update(receipt.errors)
+        result = ShardResult(
+            verb=self._job.plan.verb,
+            out=self._job.out,
+            images=sum(receipt.rows for receipt in receipts),
+            errors=dict(sorted(errors.items())),
+            parts=tuple(names),
+            sha256=sha256_bytes("".join(f"{r.sha256}  {r.name}\n" for r in receipts).encode()),
+            made=len(made),
+            new_images=sum(receipt.rows for receipt in made),
+            seconds=seconds,
+        )
+        totals = {key: result.to_json()[key] for key in ("parts", "images", "errors", "sha256")}
+        self._out.create(DONE, json_bytes({"plan": self._job.plan.id, **totals}))
+        return result
+
+    def _receipt(self, shard: int) -> Receipt:
+        known = self._receipts.get(shard)
+        return known or read_receipt(self._out, shard, self._job.plan.part_name(shard))
+
+
+def _parts_in(out: Store) -> set[str]:
+    return {file.key for file in takewhile(lambda file: file.key.startswith(PARTS), out.list(PARTS))}
+
+
+def _noted(advance: Any, started: float) -> Any:
+    """Count images, and log a line every minute."""
+    state = {"images": 0, "next": started + NOTE_SECONDS}
+    lock = threading.Lock()
+
+    def count(images: int) -> None:
+        advance(images)
+        with lock:
+            state["images"] += images
+            now = time.monotonic()
+            if now < state["next"]:
+                return
+            state["next"] = now + NOTE_SECONDS
+            done = state["images"]
+        log.info("%s images so far, %s/s.", f"{done:,.0f}", f"{done / (now - started):,.0f}")
+
+    return count
+
+
+def in_thread(items: Iterator[Item]) -> Iterator[Item]:
+    """Yield what an iterator yields, which runs ahead in a thread; what it raises is raised here."""
+    found: queue.SimpleQueue[tuple[Item | None, BaseException | None]] = queue.SimpleQueue()
+    stop = threading.Event()
+
+    def run() -> None:
+        try:
+            for item in items:
+                found.put((item, None))
+                if stop.is_set():
+                    return
+            found.put((None, StopIteration()))
+        except BaseException as error:  # raised again where the items are used
+            found.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        while True:
+            item, error = found.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]
+    finally:
+        stop.set()

@@ -1,0 +1,142 @@
+"""Where the images of a plan come from: a folder, a bucket, a pack, a table of their paths, or an archive.
+
+    source = open_source("photos")
+    for file in source.list():           in one order; of a folder or a bucket, lazily
+        data = source.read(file)
+
+In a folder or a bucket, a file counts as an image by its name: with the suffix of an image, or with none that is
+known. (`predict` looks further: it leaves out masks, and files beside the folder that holds all images.) A table is read
+whole, 0.5 GB per million rows; an archive is unpacked into the cache first. For more, give a folder or a bucket.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path, PurePosixPath
+
+from headstart.data.archives.unpacking import is_archive, unpacked
+from headstart.data.dataset import SYSTEM_FOLDERS
+from headstart.data.folder_walk import named_like_other
+from headstart.data.foreign_formats import refuse_foreign
+from headstart.data.image_folder import nearest
+from headstart.data.match_files import open_unlabelled
+from headstart.data.packs.pack_store import opened_images
+from headstart.data.table_files import LISTS, READABLE, is_list
+from headstart.errors import MissingData, StoreError, StoreRefused, StoreUnreachable, UnreadableImage
+from headstart.images.validate_worker import reason_of
+from headstart.io.addresses import store_url
+from headstart.io.files import sha256_file
+from headstart.io.folders import is_system_file
+from headstart.io.stores.store import Store, StoredFile, open_store
+
+
+@dataclass(frozen=True, eq=False)
+class ShardSource:
+    """Images by name. `identity` and `contents` are as in `ShardPlan`; `names` are a table's, in order."""
+
+    identity: str
+    place: str
+    store: Store
+    contents: str = ""
+    names: tuple[str, ...] | None = None
+    table: bool = False
+    left_out: dict[str, int] = field(default_factory=dict)
+    """{suffix: number} of files that were passed over so far, because of their names."""
+    _begun: builtins.list[Iterator[StoredFile]] = field(default_factory=list)
+
+    def is_empty(self) -> bool:
+        """Return whether there are no images; the next `list` goes on where this has looked. Raises `StoreError`."""
+        listing = self.list()
+        first = next(listing, None)
+        if first is not None:
+            self._begun.append(chain([first], listing))
+        return first is None
+
+    def list(self, after: str = "") -> Iterator[StoredFile]:
+        """Yield the images in one order, after a name. Raises `StoreError`."""
+        if not after and self._begun:
+            yield from self._begun.pop()
+            return
+        if self.names is not None:
+            yield from (StoredFile(name, 0, "") for name in self.names if name > after)
+            return
+        for file in self.store.list(after):
+            if _is_hidden(file.key):
+                continue
+            if not named_like_other(file.key):
+                yield file
+            else:
+                suffix = PurePosixPath(file.key).suffix.lower()
+                self.left_out[suffix] = self.left_out.get(suffix, 0) + 1
+
+    def read(self, file: StoredFile) -> bytes:
+        """Return the bytes of an image.
+
+        Raises `UnreadableImage` if that one cannot be read, and `StoreError` if no other could either.
+        """
+        return read_stored(self.store, file, outside=self.table)
+
+
+def read_stored(store: Store, file: StoredFile, *, outside: bool = False) -> bytes:
+    """Return the bytes of an image of a store; if its key may lead `outside`, as a path from there. See `read`."""
+    try:
+        if outside:
+            path = Path(os.path.abspath(os.path.join(store.url, file.key)))
+            return open_store(path.parent).read(path.name)
+        return store.read(file.key, etag=file.etag)
+    except (StoreRefused, StoreUnreachable):
+        raise
+    except StoreError as error:
+        raise UnreadableImage(error.message, reason=_reason(error)) from error
+
+
+def _reason(error: StoreError) -> str:
+    known = {"MissingInStore": "not_a_file", "ChangedInStore": "changed"}.get(type(error).__name__)
+    return known or (reason_of(error.__cause__) if isinstance(error.__cause__, OSError) else "unreadable")
+
+
+def open_source(place: Path | str, *, offline: bool = False) -> ShardSource:
+    """Open the images at a path or a URL; of a table, all names are read.
+
+    Raises `MissingData`, `DataError`, `StoreError`.
+    """
+    if store_url(place) is not None:
+        store = opened_images(open_store(place, offline=offline))
+        return ShardSource(store.url, store.url, store)
+    path = Path(os.path.abspath(place))
+    if not path.exists():
+        raise MissingData(f"{place}: there is no such folder or table.", hint=nearest(Path(place)))
+    if path.is_dir():
+        return ShardSource(str(path), str(path), opened_images(open_store(path)))
+    refuse_foreign(path)
+    if is_archive(path):
+        folder = unpacked(path)
+        return ShardSource(str(path), str(folder), open_store(folder), folder.parent.name)
+    if path.suffix.lower() in READABLE and (path.suffix.lower() not in LISTS or is_list(path)):
+        return _table(path)
+    raise MissingData(
+        f"{place}: is a single file; expected a folder, a table of paths, an archive or a URL such as s3://bucket/.",
+        hint=f"Give the folder that it is in: {path.parent}",
+    )
+
+
+def _table(table: Path) -> ShardSource:
+    dataset = open_unlabelled(table)
+    names = tuple(sorted({*dataset.paths, *dataset.lost}))
+    return ShardSource(
+        str(table), str(dataset.root), open_store(dataset.root), sha256_file(table), names=names, table=True
+    )
+
+
+def _is_hidden(key: str) -> bool:
+    """Whether a file is one that systems and programs leave behind, or in such a folder.
+
+    >>> _is_hidden("a/1.jpg"), _is_hidden("a/.cache/1.jpg"), _is_hidden("a/Thumbs.db")
+    (False, True, True)
+    """
+    *folders, name = key.split("/")
+    return is_system_file(name) or any(is_system_file(part) or part.casefold() in SYSTEM_FOLDERS for part in folders)

@@ -1,0 +1,707 @@
+"""`--shards`: parts that depend on the plan alone, resumed by listing, whatever dies on the way."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import headstart
+from conftest import PATIENCE, REPOSITORY, write_photos
+from headstart import cli
+from headstart.errors import (
+    HeadstartError,
+    MissingData,
+    MissingExtra,
+    NoImages,
+    OtherPlan,
+    RecipeError,
+    ShardError,
+    WriteError,
+)
+from headstart.io.files import sha256_file
+from headstart.io.stores.store import StoredFile, open_store
+from headstart.scale import make_predict_fn
+from headstart.scale.shard_jobs import predict_in_shards
+from headstart.scale.shard_names import ShardNames
+from headstart.scale.shard_options import ShardOptions
+from headstart.scale.shard_plan import ShardPlan
+from headstart.scale.shard_source import ShardSource, open_source
+from headstart.training.recipe import Recipe
+
+pq = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
+
+COMMAND = [sys.executable, "-m", "headstart"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weights: Path, warm_cache: Path) -> Path:
+    """A run on `photos`, and beside it `cache` with the compiled network."""
+    place = tmp_path_factory.mktemp("shards")
+    shutil.copytree(warm_cache, place / "cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(place / "cache"))
+        headstart.train(photos, out=place / "run", weights=tiny_weights, recipe=Recipe(approach="linear"))
+    return place / "run"
+
+
+@pytest.fixture
+def run(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That run, for a test that uses its cache."""
+    monkeypatch.setenv("HEADSTART_CACHE", str(trained.parent / "cache"))
+    return trained
+
+
+@pytest.fixture(scope="module")
+def serial(trained: Path, photos: Path) -> Path:
+    """The parts of `photos` in shards of ten, made in one go."""
+    out = trained.parent / "serial"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(trained.parent / "cache"))
+        headstart.predict(trained, photos, shards=ShardOptions(out, shard_size=10))
+    return out
+
+
+def hashes(out: Path) -> dict[str, str]:
+    """{name: SHA-256} of the parts."""
+    return {path.name: sha256_file(path) for path in sorted(out.glob("part-*.parquet"))}
+
+
+def rows_of(out: Path) -> list[dict[str, object]]:
+    """All rows, in order, as any reader of a folder of parquet files finds them."""
+    rows: list[dict[str, object]] = pq.read_table(out).to_pylist()
+    return rows
+
+
+def copied(serial: Path, to: Path) -> Path:
+    return Path(shutil.copytree(serial, to))
+
+
+# What is written
+
+
+def test_parts_hold_the_predictions_of_predict_to_the_bit(run: Path, photos: Path, serial: Path) -> None:
+    rows = rows_of(serial)
+    result = headstart.predict(run, photos)
+    expected = result.predictions
+    assert [f"{photos}/{row['path']}" for row in rows] == list(expected.paths)
+    assert [row["predicted"] for row in rows] == [expected.classes[k] for k in expected.predicted]
+    for name, chances in zip(expected.classes, expected.probabilities.T, strict=True):
+        assert [row[f"p({name})"] for row in rows] == chances.astype(np.float32).tolist()
+    assert [row["set"] for row in rows] == [each["set"] for each in result.to_json()["predictions"]]
+    assert [row["sha256"] for row in rows] == [sha256_file(photos / str(row["path"])) for row in rows]
+    assert all(row["error"] is None for row in rows)
+
+
+def test_the_last_file_has_the_totals_and_a_second_command_makes_nothing(
+    run: Path, photos: Path, serial: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in serial.iterdir()}
+    done = json.loads((serial / "_done.json").read_text())
+    assert (done["parts"], done["images"], done["errors"]) == (5, 42, {})
+    assert cli.run(["predict", str(run), str(photos), "--shards", str(serial), "--shard-size", "10", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["parts"], document["made"], document["sha256"]) == (5, 0, done["sha256"])
+    assert {path.name: path.stat().st_mtime_ns for path in serial.iterdir()} == before
+
+
+def test_embed_writes_the_features_of_embed_to_the_bit(
+    run: Path, photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    shards = ShardOptions(tmp_path / "parts", shard_size=30)
+    result = headstart.embed(photos, backbone="test_resnet.a", weights=tiny_weights, shards=shards)
+    table = pq.read_table(result.files)
+    features = headstart.embed(photos, backbone="test_resnet.a", weights=tiny_weights).features
+    assert table["path"].to_pylist() == list(features.paths)
+    assert np.array_equal(np.stack(table["values"].to_numpy()), features.values)
+    assert result.table().startswith(f"42 rows in 2 parts in {tmp_path / 'parts'}\n2 made now in ")
+
+
+@pytest.mark.slow  # a network is compiled for each number of cores
+def test_the_number_of_workers_does_not_change_a_byte(run: Path, photos: Path, serial: Path, tmp_path: Path) -> None:
+    result = headstart.predict(run, photos, shards=ShardOptions(tmp_path / "parts", shard_size=10, workers=3))
+    assert hashes(tmp_path / "parts") == hashes(serial)
+    assert (result.made, result.new_images, result.errors) == (5, 42, {})
+
+
+# Resuming
+
+
+def test_what_is_missing_is_made_again_with_the_same_bytes(
+    run: Path, photos: Path, serial: Path, tmp_path: Path
+) -> None:
+    out = copied(serial, tmp_path / "parts")
+    before = hashes(out)
+    (out / "_done.json").unlink()
+    (out / min(before)).unlink()
+    (out / "_names" / "names-000004.json.gz").unlink()
+    result = headstart.predict(run, photos, shards=ShardOptions(out, shard_size=10))
+    assert (result.made, result.images) == (1, 42)
+    assert hashes(out) == before
+    assert (out / "_done.json").read_bytes() == (serial / "_done.json").read_bytes()
+
+
+@pytest.mark.parametrize("what", ["shard_size", "run", "images", "verb"])
+def test_other_work_at_the_same_place_is_refused_by_name(
+    what: str, run: Path, photos: Path, serial: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in serial.rglob("*")}
+    shards = ShardOptions(serial, shard_size=11 if what == "shard_size" else 10)
+    if what == "run":
+        headstart.train(
+            write_photos(tmp_path / "two", classes=2), out=tmp_path / "run", weights=tiny_weights,
+            recipe=Recipe(approach="linear"),
+        )  # fmt: skip
+        run = tmp_path / "run"
+    if what == "images":
+        photos = write_photos(tmp_path / "others", each=2)
+    with pytest.raises(OtherPlan) as caught:
+        if what == "verb":
+            headstart.embed(photos, backbone="test_resnet.a", weights=tiny_weights, shards=shards)
+        else:
+            headstart.predict(run, photos, shards=shards)
+    named = {
+        "shard_size": "its shard_size is 10, not 11",
+        "run": "its model.classifier is ",
+        "images": "its source is ",
+    }
+    assert named.get(what, "its verb is 'predict', not 'embed'") in str(caught.value)
+    assert {path.name: path.stat().st_mtime_ns for path in serial.rglob("*")} == before
+
+
+def test_a_table_that_has_changed_is_other_work(run: Path, photos: Path, tmp_path: Path) -> None:
+    names = [path.relative_to(photos).as_posix() for path in sorted(photos.rglob("*.jpg"))]
+    table = tmp_path / "list.txt"
+    shutil.copytree(photos, tmp_path, dirs_exist_ok=True)
+    table.write_text("\n".join([*names[:5], "class0/gone.jpg"]) + "\n")
+    result = headstart.predict(run, table, shards=tmp_path / "parts")
+    assert (result.images, result.errors) == (6, {"not_a_file": 1})
+    table.write_text("\n".join(names[:6]) + "\n")
+    with pytest.raises(OtherPlan, match="its contents is"):
+        headstart.predict(run, table, shards=tmp_path / "parts")
+
+
+def test_an_archive_is_unpacked_once(run: Path, photos: Path, serial: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for path in sorted(photos.rglob("*.jpg")):
+            archive.write(path, path.relative_to(photos).as_posix())
+    headstart.predict(run, tmp_path / "photos.zip", shards=ShardOptions(tmp_path / "parts", shard_size=50))
+    assert rows_of(tmp_path / "parts") == rows_of(serial)
+
+
+def test_a_damaged_part_or_plan_is_named(run: Path, photos: Path, serial: Path, tmp_path: Path) -> None:
+    out = copied(serial, tmp_path / "parts")
+    (out / "_done.json").unlink()
+    first = min(hashes(out))
+    (out / first).write_bytes(b"half a part")
+    with pytest.raises(ShardError, match=f"{first}: is not a part that headstart wrote"):
+        headstart.predict(run, photos, shards=ShardOptions(out, shard_size=10))
+    (out / "_plan.json").write_text("{}")
+    with pytest.raises(ShardError, match=r"its _plan.json is not a plan that headstart wrote"):
+        headstart.predict(run, photos, shards=ShardOptions(out, shard_size=10))
+
+
+# Names
+
+
+def plan_of(size: int) -> ShardPlan:
+    return ShardPlan("predict", "/photos", "", {}, size, {})
+
+
+class EndlessStore:
+    """A store of names alone, which counts how many were asked for."""
+
+    url = "/photos"
+
+    def __init__(self, images: int) -> None:
+        self.images, self.given = images, 0
+
+    def list(self, after: str = "") -> Iterator[StoredFile]:
+        """Names from the first after `after`."""
+        for n in range(int(after[1:9]) + 1 if after else 0, self.images):
+            self.given += 1
+            yield StoredFile(f"i{n:08}.jpg", 1, "")
+
+
+def test_the_first_shard_is_known_before_the_second_is_listed(tmp_path: Path) -> None:
+    store = EndlessStore(10_000_000)
+    shards = ShardNames(plan_of(100), open_store(tmp_path)).shards(ShardSource("/photos", "/photos", store))
+    assert next(shards) == 0
+    assert store.given == 101
+
+
+def test_two_that_list_at_once_agree_on_the_names_of_each_shard(tmp_path: Path) -> None:
+    out, source = open_store(tmp_path), ShardSource("/photos", "/photos", EndlessStore(25))
+    one, two = ShardNames(plan_of(10), out), ShardNames(plan_of(10), out)
+    ours = one.shards(source)
+    assert next(ours) == 0
+    assert list(two.shards(source)) == [0, 1, 2]
+    assert list(ours) == [1, 2]
+    assert [one.files(n)[0].key for n in range(3)] == [
+        "i00000000.jpg",
+        "i00000010.jpg",
+        "i00000020.jpg",
+    ]
+    assert (len(one.files(2)), one.images, two.images) == (5, 25, 25)
+
+
+@pytest.mark.parametrize("images", [1, 9, 10, 11, 20])
+def test_every_name_is_in_one_shard_however_often_listing_is_interrupted(images: int, tmp_path: Path) -> None:
+    source = ShardSource("/photos", "/photos", EndlessStore(images))
+    for stop in range(images):
+        names = ShardNames(plan_of(10), open_store(tmp_path))
+        for _, _ in zip(range(stop), names.shards(source), strict=False):
+            pass
+    names = ShardNames(plan_of(10), open_store(tmp_path))
+    files = [file.key for shard in names.shards(source) for file in names.files(shard)]
+    assert files == [f"i{n:08}.jpg" for n in range(images)]
+
+
+def test_images_are_told_by_their_names(tmp_path: Path) -> None:
+    for name in ("a/1.JPG", "a/2f0c", "a/notes.txt", ".cache/3.jpg", "a/Thumbs.db", "b/__MACOSX/4.jpg", "b/5.heic"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    source = open_source(tmp_path)
+    assert [file.key for file in source.list()] == ["a/1.JPG", "a/2f0c", "b/5.heic"]
+    assert source.left_out == {".txt": 1}
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("{photos} {photos} --shards {out}", "RecipeError: --shards: takes one folder, table, archive or URL."),
+        ("{photos} --shards {out} --out {out}.csv", "RecipeError: out: has no effect with --shards"),
+        ("{photos} --workers 2", "RecipeError: engine, workers, shard_size: apply to shards only."),
+        ("{photos} --shards {out} --engine spark", "RecipeError: engine: 'spark' is not known: expected local or ray."),
+        ("{photos} --shards {out} --shard-size 0", "RecipeError: shard_size: 0 cannot be used"),
+        ("{photos}/nowhere --shards {out}", "MissingData: "),
+        ("{photos}/class0/000.jpg --shards {out}", "MissingData: "),
+        ("{photos} --shards {photos}/parts", "WriteError: "),
+        ("{photos} --shards {run}/parts", "WriteError: "),
+        ("{photos} --shards {photos}/class0/000.jpg", "WriteError: "),
+        ("{empty} --shards {out}", "NoImages: "),
+        ("{photos} --shards {empty}", "WriteError: {empty}: contains files that headstart did not write there"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_written(
+    words: str, message: str, run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("none")
+    places = {"photos": photos, "run": run, "out": tmp_path / "out", "empty": tmp_path / "empty"}
+    before = sorted(photos.rglob("*"))
+    code = cli.run(["predict", str(run), *words.format(**places).split()])
+    assert (code, capsys.readouterr().err.startswith(message.format(**places))) == (1, True)
+    assert not (tmp_path / "out").exists()
+    assert sorted(photos.rglob("*")) == before
+
+
+def test_python_says_the_same(run: Path, photos: Path, tmp_path: Path) -> None:
+    for error, place in ((MissingData, photos / "nowhere"), (NoImages, tmp_path)):
+        with pytest.raises(error):
+            headstart.predict(run, place, shards=tmp_path.parent / "parts")
+    with pytest.raises(RecipeError):
+        headstart.predict(run, b"bytes", shards=tmp_path / "parts")
+    with pytest.raises(WriteError):
+        predict_in_shards(run, [photos], ShardOptions(photos / "parts"))
+    assert issubclass(OtherPlan, HeadstartError)
+
+
+# Images that do harm
+
+HOOK = '''
+"""Decoders that crash, spin or allocate at images that end in a word; they stand for faults of the real ones."""
+import os, signal, time
+import headstart.images.decode as decode
+plain = decode._decoded
+
+def _decoded(file, header, *more):
+    end = bytes(file.getbuffer()[-5:])
+    if end == b"CRASH":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if end == b"ALLOC":
+        bytearray(1 << 45)
+    until = time.monotonic() + (60 if end == b"SPINS" else 0)
+    while time.monotonic() < until:
+        pass
+    return plain(file, header, *more)
+
+decode._decoded = _decoded
+'''
+
+
+def harmful(tmp_path: Path) -> dict[str, str]:
+    """An environment in which some images do harm to any process that decodes them."""
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(HOOK)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "hook"), str(REPOSITORY / "src")])}
+
+
+def said(words: list[str], environment: dict[str, str]) -> tuple[int, dict[str, object], str]:
+    """Exit code, JSON document and stderr of a command."""
+    done = subprocess.run(
+        [*COMMAND, *words, "--json"], env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
+    return done.returncode, json.loads(done.stdout or "{}"), done.stderr
+
+
+def poisoned(folder: Path, *words: str, each: int = 14) -> dict[str, str]:
+    """Photos of which some do harm; {path: reason}."""
+    write_photos(folder, each=each)
+    reasons = {"CRASH": "decoder_crashed", "SPINS": "too_slow", "ALLOC": "too_much_memory"}
+    expected = {}
+    for n, word in enumerate(words):
+        path = folder / "class1" / f"{2 * n:03}.jpg"
+        path.write_bytes(path.read_bytes() + word.encode())
+        expected[f"class1/{2 * n:03}.jpg"] = reasons[word]
+    cut = folder / "class2" / "003.jpg"
+    cut.write_bytes(cut.read_bytes()[:300])
+    return expected | {"class2/003.jpg": "truncated"}
+
+
+def check_poisoned(
+    run: Path, folder: Path, expected: dict[str, str], out: Path, environment: dict[str, str], shard_size: int
+) -> str:
+    words = ["predict", str(run), str(folder), "--shards", str(out), "--shard-size", str(shard_size)]
+    code, document, err = said(words, environment)
+    assert code == 0, err
+    rows = {str(row["path"]): row for row in rows_of(out)}
+    assert {path: row["error"] for path, row in rows.items() if row["error"]} == expected
+    assert document["images"] == len(rows) == sum(1 for _ in folder.rglob("*.jpg"))
+    kept = [path for path in rows if path not in expected]
+    predictions = headstart.predict(run, [folder / path for path in kept]).predictions
+    for path, chances in zip(kept, predictions.probabilities, strict=True):
+        assert [rows[path][f"p({c})"] for c in predictions.classes] == chances.astype(np.float32).tolist()
+    return err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as on Unix")
+def test_an_image_that_crashes_its_decoder_costs_one_row(run: Path, tmp_path: Path) -> None:
+    expected = poisoned(tmp_path / "photos", "CRASH", "ALLOC")
+    err = check_poisoned(run, tmp_path / "photos", expected, tmp_path / "parts", harmful(tmp_path), 100)
+    assert "A worker process ended (signal 11); its shard, 0, is begun again." in err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as on Unix")
+def test_each_kind_of_harm_is_named_among_two_thousand_images(run: Path, tmp_path: Path) -> None:
+    expected = poisoned(tmp_path / "photos", "CRASH", "SPINS", "ALLOC", "CRASH", each=667)
+    check_poisoned(run, tmp_path / "photos", expected, tmp_path / "parts", harmful(tmp_path), 250)
+
+
+def test_an_image_that_changes_or_goes_after_it_was_listed_is_named(run: Path, tmp_path: Path) -> None:
+    folder = write_photos(tmp_path / "photos", classes=1, each=6)
+    out = open_store(tmp_path / "parts")
+    shards = ShardOptions(tmp_path / "parts", shard_size=3)
+    plan = headstart.predict(run, folder, shards=shards)
+    for name in plan.parts:
+        out.delete(name)
+    out.delete("_done.json")
+    shutil.copyfile(folder / "class0" / "000.jpg", folder / "class0" / "001.jpg")
+    (folder / "class0" / "004.jpg").unlink()
+    (folder / "class0" / "005.jpg").chmod(0)
+    result = headstart.predict(run, folder, shards=shards)
+    errors = {str(row["path"]): row["error"] for row in rows_of(tmp_path / "parts")}
+    expected = {"class0/001.jpg": "changed", "class0/004.jpg": "not_a_file"}
+    if not os.access(folder / "class0" / "005.jpg", os.R_OK):  # root may read everything
+        expected["class0/005.jpg"] = "no_permission"
+    assert {path: reason for path, reason in errors.items() if reason} == expected
+    assert sum(result.errors.values()) == len(expected)
+
+
+def test_a_name_that_is_not_unicode_is_written_with_its_bytes_escaped(run: Path, tmp_path: Path) -> None:
+    folder = write_photos(tmp_path / "photos", classes=1, each=2)
+    try:
+        os.rename(folder / "class0" / "001.jpg", os.fsencode(folder) + b"/class0/caf\xe9.jpg")
+    except OSError:
+        pytest.skip("this file system takes Unicode names only")
+    headstart.predict(run, folder, shards=tmp_path / "parts")
+    assert [row["path"] for row in rows_of(tmp_path / "parts")] == ["class0/000.jpg", "class0/caf\\xe9.jpg"]
+
+
+# Processes that are killed
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes that a process has started."""
+    psutil = pytest.importorskip("psutil", reason="needs psutil")
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.Error:
+        return []
+
+
+def kill(pid: int, how: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, how)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as on Unix")
+def test_kills_of_workers_and_drivers_change_no_byte(run: Path, tmp_path: Path) -> None:
+    """Workers are killed at any moment, drivers by kill -9 and Ctrl-C; the parts are those of a serial run."""
+    folder = write_photos(tmp_path / "photos", each=250)
+    shards = ShardOptions(tmp_path / "serial", shard_size=50)
+    headstart.predict(run, folder, shards=shards)
+    rng, codes, killed = np.random.default_rng(7), [], 0
+    words = [*COMMAND, "predict", str(run), str(folder), "--shards", str(tmp_path / "parts"), "--shard-size", "50"]
+    for attempt in range(8):
+        driver = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        ends = time.monotonic() + np.exp(rng.uniform(np.log(0.5), np.log(8)))
+        while driver.poll() is None and (attempt == 7 or time.monotonic() < ends):
+            time.sleep(np.exp(rng.uniform(np.log(0.3), np.log(3))))
+            for child in children_of(driver.pid) if killed < 20 else []:
+                kill(child, signal.SIGKILL)
+                killed += 1
+        if driver.poll() is None:
+            kill(driver.pid, (signal.SIGKILL, signal.SIGINT)[attempt % 2])
+        codes.append(driver.wait(PATIENCE))
+        (tmp_path / "parts" / "_done.json").unlink(missing_ok=True) if attempt < 7 else None
+    assert codes[-1] == 0, codes
+    assert killed > 3
+    assert hashes(tmp_path / "parts") == hashes(tmp_path / "serial")
+    done = [(tmp_path / name / "_done.json").read_bytes() for name in ("parts", "serial")]
+    assert done[0] == done[1]
+    assert sorted(str(row["path"]) for row in rows_of(tmp_path / "parts")) == sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*.jpg")
+    )
+
+
+@pytest.mark.slow
+def test_two_drivers_at_once_make_one_set_of_parts(run: Path, photos: Path, serial: Path, tmp_path: Path) -> None:
+    words = ["predict", str(run), str(photos), "--shards", str(tmp_path / "parts"), "--shard-size", "10"]
+    drivers = [subprocess.Popen([*COMMAND, *words], stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [driver.wait(PATIENCE) for driver in drivers] == [0, 0]
+    assert hashes(tmp_path / "parts") == hashes(serial)
+    assert (tmp_path / "parts" / "_done.json").read_bytes() == (serial / "_done.json").read_bytes()
+
+
+# Ray
+
+
+def test_ray_is_named_where_it_is_not_installed(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtra, match=r"--engine ray needs ray, .*\n  pip install 'headstart\[ray\]'"):
+        headstart.predict(run, photos, shards=ShardOptions(tmp_path / "parts", engine="ray"))
+    assert not (tmp_path / "parts").exists()
+
+
+def ray_command(run: Path, folder: Path, out: Path, shard_size: int) -> list[str]:
+    pytest.importorskip("ray.data", reason="needs ray[data]")
+    return [
+        *(*COMMAND, "predict", str(run), str(folder), "--shards", str(out)),
+        *("--shard-size", str(shard_size), "--engine", "ray", "--json"),
+    ]
+
+
+@pytest.mark.slow
+def test_ray_makes_the_parts_of_the_local_engine(run: Path, photos: Path, serial: Path, tmp_path: Path) -> None:
+    """Another plan at the same place is refused as well, and a damaged run is said as the local engine says it."""
+    words = ray_command(run, photos, tmp_path / "parts", 10)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert (json.loads(done.stdout)["made"], done.stdout.count("\n")) == (5, 1)
+    assert hashes(tmp_path / "parts") == hashes(serial)
+    again = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+    assert json.loads(again.stdout)["made"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as on Unix")
+def test_ray_replaces_actors_that_are_killed(run: Path, tmp_path: Path) -> None:
+    psutil = pytest.importorskip("psutil", reason="needs psutil")
+    folder = write_photos(tmp_path / "photos", each=100)
+    headstart.predict(run, folder, shards=ShardOptions(tmp_path / "serial", shard_size=10))
+    driver = subprocess.Popen(ray_command(run, folder, tmp_path / "parts", 10), stdout=subprocess.DEVNULL)
+    killed: set[int] = set()
+    while driver.poll() is None:
+        time.sleep(0.3)
+        with suppress(psutil.Error):
+            below = psutil.Process(driver.pid).children(recursive=True)
+            actors = [each for each in below if each.name().startswith("ray::MapWorker") and each.children()]
+            for actor in actors[: len(killed) < 3]:
+                killed.add(actor.pid)
+                actor.kill()
+    assert (driver.returncode, len(killed) > 0) == (0, True)
+    assert hashes(tmp_path / "parts") == hashes(tmp_path / "serial")
+
+
+# Disks and interruptions
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits as on Unix")
+def test_a_full_disk_stops_the_command_and_the_next_one_goes_on(
+    run: Path, photos: Path, serial: Path, tmp_path: Path
+) -> None:
+    words = [*COMMAND, "predict", str(run), str(photos), "--shards", str(tmp_path / "parts"), "--shard-size", "10"]
+    limited = (
+        f"import os, resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); os.execv({words[0]!r}, {words})"
+    )
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"WriteError: {tmp_path / 'parts'}"), done.stderr
+    assert hashes(tmp_path / "parts") == {}
+    assert not list((tmp_path / "parts").glob(".*"))
+    headstart.predict(run, photos, shards=ShardOptions(tmp_path / "parts", shard_size=10))
+    assert hashes(tmp_path / "parts") == hashes(serial)
+
+
+# docs/scale.md: its examples are run as they stand there, and its table of costs is the one that is made today
+
+PAGE = (REPOSITORY / "docs" / "scale.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def there(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with `run` and `photos`, as the examples have it."""
+    if not (run.parent / "photos").exists():
+        shutil.copytree(photos, run.parent / "photos")
+    monkeypatch.chdir(run.parent)
+    return run.parent
+
+
+def example(word: str) -> str:
+    """The one example with a word."""
+    (found,) = [code for code in EXAMPLES if word in code]
+    return found
+
+
+def labels_of(place: Path, column: str = "label") -> dict[str, str]:
+    """{file: label} from all parquet files of a folder."""
+    import pyarrow.parquet
+
+    rows = [row for file in sorted(place.glob("*.parquet")) for row in pyarrow.parquet.read_table(file).to_pylist()]
+    return {"/".join(row["path"].split("/")[-2:]): row[column] for row in rows}
+
+
+def run_example(word: str, place: Path, out: Path) -> None:
+    """Run an example in a process, with names for what it leaves open."""
+    names = {"RUN": str(place / "run"), "PHOTOS": str(place / "photos"), "OUT": str(out)}
+    code = "\n".join([*(f"{name} = {value!r}" for name, value in names.items()), example(word)])
+    environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_example_is_python() -> None:
+    assert len(EXAMPLES) == 7
+    for code in EXAMPLES:
+        ast.parse(code)
+
+
+def test_predicting_in_parts_and_reading_them_back(there: Path) -> None:
+    pytest.importorskip("pandas", reason="needs pandas")
+    names: dict[str, Any] = {"headstart": headstart}
+    exec(example('shards="predicted"'), names)
+    assert (names["result"].images, names["result"].errors) == (42, {})
+    exec(example("pandas.read_parquet"), names)
+    assert len(names["table"]) == 42
+    exec(example("pyarrow.dataset"), names)
+
+
+def test_a_function_of_bytes_answers_as_predict_does(there: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(example('make_predict_fn("run")'), names)
+    predictions = headstart.predict("run", "photos").predictions
+    answers = names["answers"]
+    assert [str(file) for file in names["files"]] == list(predictions.paths)
+    assert answers["label"] == [predictions.classes[k] for k in predictions.predicted]
+    assert np.array_equal(np.stack(answers["probabilities"]), predictions.probabilities.astype(np.float32))
+    assert answers["error"] == [""] * 42 and all(answers["set"])
+    bad = make_predict_fn("run")([b"not an image", b"", names["files"][0].read_bytes()])
+    assert (bad["label"], bad["error"]) == (["", "", answers["label"][0]], ["not_an_image", "empty", ""])
+    assert np.array_equal(bad["probabilities"][2], answers["probabilities"][0])
+    assert make_predict_fn("run")([])["label"] == []
+
+
+def test_the_function_pickles_as_the_path_of_the_run(there: Path) -> None:
+    import pickle
+
+    predict = make_predict_fn("run")
+    data = (there / "photos" / "class0" / "000.jpg").read_bytes()
+    answers = predict([data])
+    copy = pickle.loads(pickle.dumps(predict))
+    assert len(pickle.dumps(predict)) < 1_000
+    assert copy([data])["label"] == answers["label"]
+    assert copy.classes == ("class0", "class1", "class2")
+
+
+@pytest.mark.slow
+def test_the_example_for_ray(there: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray.data", reason="needs ray[data]")
+    run_example("ray.data", there, tmp_path / "out")
+    predictions = headstart.predict("run", "photos").predictions
+    expected = [predictions.classes[k] for k in predictions.predicted]
+    assert labels_of(tmp_path / "out") == {
+        path.removeprefix("photos/"): label for path, label in zip(predictions.paths, expected, strict=True)
+    }
+
+
+@pytest.mark.slow
+def test_the_example_for_spark(there: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyspark", reason="needs pyspark")
+    if shutil.which("java") is None:
+        pytest.skip("needs Java, which is not here")
+    run_example("SparkSession", there, tmp_path / "out")
+    predictions = headstart.predict("run", "photos").predictions
+    expected = [predictions.classes[k] for k in predictions.predicted]
+    assert labels_of(tmp_path / "out") == {
+        path.removeprefix("photos/"): label for path, label in zip(predictions.paths, expected, strict=True)
+    }
+
+
+# Costs
+
+
+@pytest.fixture(scope="module")
+def cost() -> dict[str, Any]:
+    return runpy.run_path(str(REPOSITORY / "benchmarks" / "cost.py"))
+
+
+def test_the_table_of_costs_is_the_one_that_is_made_today(cost: dict[str, Any]) -> None:
+    assert cost["with_table"](PAGE) == PAGE
+
+
+@pytest.mark.parametrize(
+    ("price", "rate", "gets", "puts", "compute", "total"),
+    [
+        (0.0893, 465, 0, 0, 0.0533, 0.0533),  # 1e6 / 465 s = 2,150.5 s = 0.59737 h, at $0.0893
+        (0.0893, 465, 1, 0.001, 0.0533, 0.4583),  # and $0.40 of GETs, $0.005 of LISTs
+        (0.0893, 465, 1e-4, 1e-4, 0.0533, 0.0539),  # and 100 GETs for $0.00004, 100 PUTs for $0.0005
+        (8 * 0.8048, 6_250, 0, 0, 0.2862, 0.2862),  # 160 s = 0.04444 h, at $6.4384
+        (3.6, 1_000, 2, 0, 1.0, 1.8),  # 1,000 s at $0.001; $0.80 of GETs
+    ],
+)
+def test_costs_are_those_computed_by_hand(
+    price: float, rate: float, gets: float, puts: float, compute: float, total: float, cost: dict[str, Any]
+) -> None:
+    case = cost["Case"]("", price, rate, gets, puts)
+    assert (case.compute, case.total) == (pytest.approx(compute, abs=5e-5), pytest.approx(total, abs=5e-5))
+
+
+def test_with_one_object_an_image_the_requests_cost_more_than_the_machine(cost: dict[str, Any]) -> None:
+    alone = cost["CASES"][1]
+    assert round(100 * alone.requests / alone.total) == 88
