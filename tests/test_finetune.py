@@ -32,7 +32,7 @@ from headstart.training.batches import Batch
 from headstart.training.bf16_conv import lighten
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.finetune import between
-from headstart.training.optim import Passes, StepResult
+from headstart.training.passes import Passes, StepPlan, StepResult
 from headstart.training.prepare import build_network
 from headstart.training.recipe import APPROACHES as NAMES
 
@@ -172,9 +172,7 @@ def test_interrupted_training_goes_on(
     headstart.train(photos, out=tmp_path / "whole", recipe=recipe, weights=tiny_weights)
     gradient, taken = Passes.gradient, list[int]()
 
-    def stopping(
-        self: Passes, batches: list[Batch], at: tuple[int, ...], optimizer: torch.optim.Optimizer
-    ) -> StepResult:
+    def stopping(self: Passes, batches: list[Batch], at: StepPlan, optimizer: torch.optim.Optimizer) -> StepResult:
         taken.append(1)
         if len(taken) == 5:
             raise Stopped

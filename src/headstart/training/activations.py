@@ -106,8 +106,11 @@ def keep_activations(
     views: Sequence[int],
     title: str,
     budget: ViewBudget | None = None,
+    file: Path | None = None,
 ) -> np.ndarray:
     """Compute the trunk's activations for each of the `views` of N images, float16 (V, N, numel).
+
+    With `file` (see `io.files.scratch_array`) they lie there, for other processes to open.
 
     `views` are view numbers, see `images.augment.read_views`; with a `budget`, only the first ones that fit into it.
     Raises `UnreadableImage` for an image that changed since it was inspected, `WriteError` if the disk is full,
@@ -115,7 +118,7 @@ def keep_activations(
     """
     budget = budget or ViewBudget()
     budget.most = len(views)
-    out_VND = scratch_array((len(views), len(images), trunk.numel), np.float16)
+    out_VND = scratch_array((len(views), len(images), trunk.numel), np.float16, file)
     size = len(trunk.sessions[0].pixels)
     batches = iter([range(i, min(i + size, len(images))) for i in range(0, len(images), size)])
     lock = threading.Lock()

@@ -28,6 +28,10 @@ class Batch:
         return len(self.indices)
 
 
+EVERY_BATCH = (0, 1)
+"""All batches of an epoch, as a remainder and a divisor: see `Batches.epoch`."""
+
+
 class Batches(Protocol):
     """A source of batches."""
 
@@ -35,9 +39,22 @@ class Batches(Protocol):
         """Batches per epoch."""
         ...
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch (from 0) from number `start` on; the same ones whatever `start` is."""
+    def epoch(self, epoch: int, start: int = 0, only: tuple[int, int] = EVERY_BATCH) -> Iterator[Batch]:
+        """Yield the batches of an epoch (from 0) from number `start` on; the same ones whatever `start` is.
+
+        With `only` (r, W), yield batches r, r + W, ... alone: the share of process r of W. The others are not read.
+        """
         ...
+
+
+def shared_numbers(start: int, end: int, only: tuple[int, int]) -> range:
+    """Return the numbers of a share of the batches from `start` to before `end`.
+
+    >>> list(shared_numbers(4, 9, (1, 2)))
+    [5, 7]
+    """
+    remainder, divisor = only
+    return range(start + (remainder - start) % divisor, end, divisor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +82,11 @@ class TensorBatches:
     def __len__(self) -> int:
         return self.steps_per_epoch or math.ceil(len(self.labels) / self.batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0, only: tuple[int, int] = EVERY_BATCH) -> Iterator[Batch]:
         """Yield batches, see `Batches`. Tensors are copies of the rows, so they may be modified."""
         order = self._order(epoch)
         views = len(self.inputs)
-        for step in range(start, len(self)):
+        for step in shared_numbers(start, len(self), only):
             picked = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield Batch(self._rows(picked, (epoch + picked) % views), self._targets(picked), picked)
 

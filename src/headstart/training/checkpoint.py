@@ -113,11 +113,17 @@ class Checkpoint:
             if key.get(name) != self.key.get(name)
         ]
         if changed:
+            threads = f" (Threads: set OMP_NUM_THREADS={key.get('threads')}.)" if _threads_differ(key, self.key) else ""
             raise UnfinishedTraining(
                 f"{self.path}: an unfinished training run is in the way, and this one differs from it:\n    "
                 + "\n    ".join(changed),
-                hint="Repeat the earlier command to resume it, or add --restart to discard it.",
+                hint=f"Repeat the earlier command to resume it, or add --restart to discard it.{threads}",
             )
+
+
+def _threads_differ(key: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Return whether torch used another number of threads: torchrun sets it to 1 for several processes."""
+    return "threads" in key and key["threads"] != other.get("threads")
 
 
 def _digest(tensors: Mapping[str, np.ndarray], text: str) -> str:

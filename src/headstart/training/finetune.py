@@ -27,36 +27,31 @@ from headstart.errors import BudgetTooSmall
 from headstart.images.augment import Augment, parse_augment
 from headstart.io.files import cache_dir, safetensors_bytes, sha256_bytes, write_cache
 from headstart.io.progress import log
-from headstart.model.backbones.cut_network import freeze_norms, join, stage_parameters
+from headstart.model.backbones.cut_network import join, stage_parameters
 from headstart.model.backbones.registry import tuned
 from headstart.model.heads.linear import balanced
 from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.features import FeatureExtractor
 from headstart.model.inference.runtime import Runtime
 from headstart.training.activations import EMBEDDING_VIEWS, ViewBudget
-from headstart.training.batches import Batches
-from headstart.training.bf16_conv import lighten
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.image_batches import ImageBatches
-from headstart.training.loop import EpochRow, StepRow, TrainingResult, TrainingTask, evaluate, find_rate, fit
+from headstart.training.loop import EpochRow, StepRow, TrainingResult, TrainingTask, find_rate, fit, validate
 from headstart.training.modes import TrainingMode
-from headstart.training.optim import seconds_per_batch
 from headstart.training.pacing import Deadline
+from headstart.training.passes import seconds_per_batch
 from headstart.training.prepare import (
     CutNetwork,
     Plan,
-    PreparedBatches,
     TrainingData,
     build_network,
     cut_network,
-    make_batches,
-    parameter_groups,
-    train_one_unit,
-    training_precision,
+    make_task,
 )
 from headstart.training.recipe import Recipe
 from headstart.training.recipe import seconds as parse_seconds
 from headstart.training.resume import ResumePoint
+from headstart.training.shared_task import SharedTask, sharing
 
 __all__ = ["FinetuneResult", "TrainingData", "between", "finetune"]
 
@@ -130,31 +125,31 @@ def finetune(
     deadline = replace(deadline, validations=_mixes(plan, start))
     network = cut_network(module, plan, recorded=recorded, seconds=deadline.left(), timed=timed)
     views = _view_budget(deadline, plan, network) if timed and not recorded else ViewBudget()
-    task, prepared, precision = _training_task(plan, network, augment, views)
-    exact = replace(recipe, precision=precision, lr=recipe.lr or _learning_rate(task, plan, precision))
-    if timed:
-        per_batch = network.seconds_per_batch or seconds_per_batch(
-            task.module, task.groups, task.train, exact, task.device
+    task, prepared, precision = make_task(plan, network, augment, views)
+    job = SharedTask.of(plan, network, augment, prepared)
+    with sharing(task.team, job, prepared.files):
+        exact = replace(recipe, precision=precision, lr=recipe.lr or _learning_rate(task, plan, precision))
+        if timed:
+            per_batch = network.seconds_per_batch or seconds_per_batch(
+                task.module, task.groups, task.train, exact, task.device
+            )
+            per_image = (
+                EMBEDDING_VIEWS * prepared.trunk_seconds if network.n_frozen else per_batch / (3 * recipe.batch_size)
+            )
+            deadline = _estimated(deadline, plan, per_batch, per_image)
+            exact = replace(exact, epochs=recipe.epochs or _epochs(deadline, plan))
+        before = {name: value.detach().clone() for name, value in task.module.state_dict().items()}
+        fitted = fit(
+            replace(task, class_weights=_class_weights(data, recipe)),
+            exact,
+            epochs=exact.epochs,
+            lr=exact.lr,
+            checkpoint=_checkpoint(resume, network.n_frozen, prepared.n_views),
+            deadline=deadline if timed else None,
+            replanned=replanned,
         )
-        per_image = (
-            EMBEDDING_VIEWS * prepared.trunk_seconds if network.n_frozen else per_batch / (3 * recipe.batch_size)
-        )
-        deadline = _estimated(deadline, plan, per_batch, per_image)
-        exact = replace(exact, epochs=recipe.epochs or _epochs(deadline, plan))
-    before = {name: value.detach().clone() for name, value in task.module.state_dict().items()}
-    fitted = fit(
-        replace(task, class_weights=_class_weights(data, recipe)),
-        exact,
-        epochs=exact.epochs,
-        lr=exact.lr,
-        checkpoint=_checkpoint(resume, network.n_frozen, prepared.n_views),
-        deadline=deadline if timed else None,
-        replanned=replanned,
-    )
-    recipe = replace(recipe, epochs=exact.epochs, lr=exact.lr, n_views=prepared.n_views or recipe.n_views)
-    wise_ft = math.nan
-    if mode.interpolates and start is not None:
-        wise_ft = _interpolate(task, before, exact)
+        recipe = replace(recipe, epochs=exact.epochs, lr=exact.lr, n_views=prepared.n_views or recipe.n_views)
+        wise_ft = _interpolate(task, before, exact) if mode.interpolates and start is not None else math.nan
     own, layer = _saved(network, extractor, recipe)
     seen_NSS3, seen_labels = _first_images(data, own, augment, recipe)
     if recipe.unfreeze == "auto" and mode.freezes_stages:
@@ -171,30 +166,6 @@ def finetune(
         seen_NSS3=seen_NSS3,
         seen_labels=seen_labels,
     )
-
-
-def _training_task(
-    plan: Plan, network: CutNetwork, augment: Augment, views: ViewBudget
-) -> tuple[TrainingTask, PreparedBatches, str]:
-    """Return the task for the training loop, the batches in it, and the precision to train at."""
-    tail = network.tail
-    if network.n_frozen and plan.mode.freezes_stages:
-        freeze_norms(tail)
-    prepared = make_batches(plan, network, augment, views)
-    precision = training_precision(plan, network.n_frozen)
-    if precision == "bf16" and plan.runtime.device == "cpu":
-        lighten(tail)
-    if plan.recipe.loss == "binary":
-        train_one_unit(tail, network.classifier)
-    task = TrainingTask(
-        module=prepared.module,
-        groups=parameter_groups(tail, plan.recipe),
-        train=prepared.train,
-        val=prepared.val,
-        n_classes=plan.data.n_classes,
-        device="cuda" if plan.runtime.device == "cuda" else "cpu",
-    )
-    return task, prepared, precision
 
 
 def _checkpoint(resume: ResumePoint | None, n_frozen: int, n_views: int) -> Checkpoint | None:
@@ -243,7 +214,7 @@ def _estimated(deadline: Deadline, plan: Plan, per_batch: float, per_image: floa
     return replace(
         deadline,
         after=deadline.after + len(data.images) * per_image,
-        per_step=per_batch * recipe.grad_accum_steps,
+        per_step=per_batch * recipe.grad_accum_steps / plan.processes,
         per_epoch=per_epoch,
         validation_steps=len(data.val) / max(len(data.train), 1) * per_epoch / 3,
     )
@@ -278,7 +249,7 @@ def _class_weights(data: TrainingData, recipe: Recipe) -> np.ndarray | None:
 
 def _images_per_second(fitted: TrainingResult, recipe: Recipe) -> float:
     spent = sum(row.seconds for row in fitted.epochs)
-    return len(fitted.steps) * recipe.batch_size / max(spent, 1e-9)
+    return len(fitted.steps) * recipe.batch_size * recipe.grad_accum_steps / max(spent, 1e-9)
 
 
 def _interpolate(task: TrainingTask, before: Mapping[str, torch.Tensor], recipe: Recipe) -> float:
@@ -286,7 +257,7 @@ def _interpolate(task: TrainingTask, before: Mapping[str, torch.Tensor], recipe:
 
     Return the recipe's coefficient, or the one with the lowest validation log-loss; the module ends with these weights.
     """
-    network, val = task.module, _required(task.val)
+    network = task.module
     after = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
     def move_to(fraction: float) -> None:
@@ -298,7 +269,7 @@ def _interpolate(task: TrainingTask, before: Mapping[str, torch.Tensor], recipe:
     losses = []
     for fraction in WISE:
         move_to(fraction)
-        losses.append(evaluate(network, val, recipe, device=task.device).loss)
+        losses.append(validate(task, recipe).loss)
     best = WISE[int(np.argmin(losses))]
     move_to(best)
     listed = ", ".join(f"{fraction:g}: {loss:.4f}" for fraction, loss in zip(WISE, losses, strict=True))
@@ -322,12 +293,6 @@ def between(
         else:
             out[name] = torch.lerp(old, value, fraction)
     return out
-
-
-def _required(val: Batches | None) -> Batches:
-    if val is None:
-        raise ValueError("no validation images")
-    return val
 
 
 def _saved(network: CutNetwork, extractor: FeatureExtractor, recipe: Recipe) -> tuple[FeatureExtractor, LinearLayer]:

@@ -66,22 +66,24 @@ class ImageBatches:
     def __len__(self) -> int:
         return len(self._order())
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0, only: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """Yield the batches of an epoch, see `Batches`; `inputs` is uint8 (B, S, S, 3). Skip unreadable batches.
 
+        A share of the batches keeps its place among the others: there, an unreadable batch is empty, not skipped.
         Raises `NoImages` if all batches from `start` to the end of the epoch are skipped.
         """
         import torch
 
-        from headstart.training.batches import Batch
+        from headstart.training.batches import EVERY_BATCH, Batch, shared_numbers
 
-        picked, side, found = self._picked(), self.spec.image_size, False
-        plans, coming = tee(self._order().epoch(epoch, start))
+        picked, side, found = self._picked(), self.spec.image_size, only != EVERY_BATCH
+        plans, coming = tee(self._order().epoch(epoch, start, only))
+        steps = shared_numbers(start, len(self), only)
         with _Ahead(self.workers, (side, side, 3), lambda job: self._read(epoch, job)) as ahead:
-            jobs = (self._jobs(plan, step, picked) for step, plan in enumerate(coming, start))
+            jobs = (self._jobs(plan, step, picked) for step, plan in zip(steps, coming, strict=True))
             for plan, made in zip(plans, ahead.run(jobs), strict=True):
                 self.errors.update(made.errors)
-                if made.kept.size:
+                if made.kept.size or only != EVERY_BATCH:
                     found = True
                     targets = plan.targets[torch.from_numpy(made.kept)] if made.errors else plan.targets
                     yield Batch(torch.from_numpy(made.pixels), targets, made.indices)

@@ -27,25 +27,25 @@ from torch import nn
 
 from headstart.errors import TrainingFailed
 from headstart.io.progress import bar, log
-from headstart.training.batches import Batch, Batches
+from headstart.training.batches import EVERY_BATCH, Batch, Batches
 from headstart.training.checkpoint import Checkpoint, Snapshot
 from headstart.training.hooks import EpochRow, Hooks, State, StepRow
 from headstart.training.optim import (
     MovingAverage,
     ParameterGroup,
-    Passes,
     RateTest,
     Schedule,
-    Score,
-    StepResult,
     make_optimizer,
-    norms,
+    prepare_epoch,
     set_rates,
     smoothed,
     steepest,
 )
 from headstart.training.pacing import Deadline, Pacing
+from headstart.training.passes import Passes, Score, StepPlan, StepResult
+from headstart.training.ranks import Team
 from headstart.training.recipe import Recipe
+from headstart.training.shared_passes import LeadingPasses
 
 NAMED_IMAGES = 32
 """Images of a bad batch listed in a message, at most."""
@@ -67,7 +67,8 @@ class TrainingResult:
 @dataclass(frozen=True, eq=False)
 class TrainingTask:
     """What to train, and on what: the parameters in `groups` of `module`, which maps batches' inputs to logits (B, K).
-    `val` None: no validation. `class_weights` float32 (K,) weight the loss."""
+    `val` None: no validation. `class_weights` float32 (K,) weight the loss. `team`: the processes that share the work,
+    the others of which `shared_passes.follow` an equal task; None: this one alone."""
 
     module: nn.Module
     groups: Sequence[ParameterGroup]
@@ -76,6 +77,13 @@ class TrainingTask:
     n_classes: int
     device: str = "cpu"
     class_weights: np.ndarray | None = None
+    team: Team | None = None
+
+    def passes(self, recipe: Recipe) -> Passes:
+        """Return the passes through the module: all in this process, or shared."""
+        if self.team is None:
+            return Passes(self.module, recipe, self.device, self.class_weights)
+        return LeadingPasses(self.module, recipe, self.device, self.class_weights, self.team)
 
 
 def fit(
@@ -117,6 +125,14 @@ def fit(
 def evaluate(module: nn.Module, batches: Batches, recipe: Recipe, *, device: str = "cpu") -> Score:
     """Return mean loss (without smoothing and class weights, see `EpochRow`) and accuracy of a module over batches."""
     return Passes(module.to(device), recipe, device, None).score(batches)
+
+
+def validate(task: TrainingTask, recipe: Recipe) -> Score:
+    """Return the same for a task's module over its validation set, without class weights."""
+    if task.val is None:
+        raise ValueError("no validation images")
+    task.module.to(task.device)
+    return replace(task, class_weights=None).passes(recipe).score(task.val)
 
 
 def find_rate(
@@ -177,7 +193,7 @@ class _Training:
         self.optimizer = make_optimizer(groups, recipe)
         self.schedule = Schedule(recipe.lr_scheduler, total, recipe.warmup_ratio)
         self.pacing = Pacing(total, per_epoch)
-        self.passes = Passes(module, recipe, task.device, task.class_weights)
+        self.passes = task.passes(recipe)
         self.average = MovingAverage(module, recipe.model_ema_decay) if recipe.model_ema_decay else None
         self.best: dict[str, torch.Tensor] = {}
         self.best_value = math.inf
@@ -225,17 +241,19 @@ class _Training:
 
     def _epoch(self) -> None:
         state, recipe = self.state, self.recipe
-        self.prepare_epoch(state.epoch)
+        prepare_epoch(self.module, self.groups, state.epoch)
         self._call("before_epoch")
         begun = self.pacing.clock() - self.sums.seconds
-        batches = self.train.epoch(state.epoch, start=state.batch)
+        batches = self.train.epoch(state.epoch, start=state.batch, only=self.passes.share)
+        here = len(self.passes.numbers(recipe.grad_accum_steps))
         with bar(self._headline(), total=len(self.train)) as advance:
             advance(state.batch)
-            while self._goes_on() and (gathered := list(itertools.islice(batches, recipe.grad_accum_steps))):
+            while self._goes_on() and (gathered := list(itertools.islice(batches, here))):
+                before = state.batch
                 self._step(gathered)
                 self._replan(self.pacing.clock() - begun - self.sums.seconds)
                 self.sums.seconds = self.pacing.clock() - begun
-                advance(len(gathered))
+                advance(state.batch - before)
                 self._save_if_due()
         self._finish_epoch(begun)
 
@@ -259,29 +277,19 @@ class _Training:
         scores = f", validation so far: loss {last.val_loss:.3f}, accuracy {last.val_accuracy:.3f}" if last else ""
         return f"Epoch {self.state.epoch + 1} of {self.state.epochs}{scores if self.val else ''}"
 
-    def prepare_epoch(self, epoch: int) -> None:
-        """Enter training mode; only unfrozen groups take gradients, and the norms of others keep their statistics."""
-        for parameter in self.module.parameters():
-            parameter.requires_grad_(False)
-        for group in self.groups:
-            for parameter in group.params:
-                parameter.requires_grad_(group.unfreeze_at <= epoch)
-        self.module.train()
-        for norm in norms(self.module):
-            if norm.weight is not None and not norm.weight.requires_grad:
-                norm.eval()
-
     def _step(self, gathered: list[Batch]) -> None:
         state = self.state
-        place = self.pacing.position(state.step)
-        state.lr = self.lr * self.schedule.rate(place)
-        set_rates(self.optimizer, state.lr, self.schedule.momentum(place))
+        position = self.pacing.position(state.step)
+        state.lr = self.lr * self.schedule.rate(position)
+        set_rates(self.optimizer, state.lr, self.schedule.momentum(position))
         self._call("before_step")
-        moved = self.move(gathered, (state.epoch, state.batch))
+        place = (state.epoch, state.batch)
+        count = self._batches_in(state.batch, gathered)
+        moved = self.move(gathered, StepPlan(*place, count, seeds=place, mixing=place, unfrozen=state.epoch))
         state.loss = moved.loss
         state.steps.append(StepRow(state.step, state.epoch, state.lr, moved.loss))
         state.step += 1
-        state.batch += len(gathered)
+        state.batch += count
         self.sums.loss += moved.loss * moved.weight
         self.sums.weight += moved.weight
         self.sums.right += moved.right
@@ -290,19 +298,25 @@ class _Training:
             self.average.update(self.module, state.step)
         self._call("after_step")
 
-    def move(self, gathered: list[Batch], at: tuple[int, ...]) -> StepResult:
+    def _batches_in(self, first: int, gathered: Sequence[Batch]) -> int:
+        """Return how many batches a step has from number `first` on, of which those `gathered` are computed here."""
+        shared = self.passes.share != EVERY_BATCH
+        return min(self.recipe.grad_accum_steps, len(self.train) - first) if shared else len(gathered)
+
+    def move(self, gathered: list[Batch], at: StepPlan) -> StepResult:
         """Take one optimiser step down the mean gradient of these batches. Raises `_NotFinite` before any change."""
         recipe = self.recipe
         if recipe.mixup or recipe.cutmix:
-            gathered = [self._mixed(batch, number) for number, batch in enumerate(gathered, start=self.state.batch)]
+            numbers = (at.mixing[1] + number for number in self.passes.numbers(at.count))
+            gathered = [self._mixed(*pair) for pair in zip(gathered, numbers, strict=True)]
         moved = self.passes.gradient(gathered, at, self.optimizer)
         if not math.isfinite(moved.loss):
-            raise self._bad_batch("loss", moved.loss, gathered)
+            raise self._bad_batch("loss", moved.loss, gathered, at)
         if recipe.clip_grad:
             parameters = [p for group in self.groups for p in group.params]
             norm = float(nn.utils.clip_grad_norm_(parameters, recipe.clip_grad))
             if not math.isfinite(norm):
-                raise self._bad_batch("gradient norm", norm, gathered)
+                raise self._bad_batch("gradient norm", norm, gathered, at)
         self.optimizer.step()
         return moved
 
@@ -313,7 +327,9 @@ class _Training:
         mixed: Batch = mix(batch, self.n_classes, recipe.mixup, recipe.cutmix, recipe.seed, self.state.epoch, number)
         return mixed
 
-    def _bad_batch(self, what: str, value: float, gathered: list[Batch]) -> _NotFinite:
+    def _bad_batch(self, what: str, value: float, gathered: Sequence[Batch], at: StepPlan) -> _NotFinite:
+        if self.passes.share != EVERY_BATCH:  # those of the other ranks too
+            gathered = list(itertools.islice(self.train.epoch(at.epoch, at.first), at.count))
         images = [int(i) for batch in gathered for i in batch.indices]
         named = ", ".join(map(str, images[:NAMED_IMAGES])) + (", ..." if len(images) > NAMED_IMAGES else "")
         where = f"epoch {self.state.epoch + 1}, step {self.state.step + 1} (training images number {named})"
@@ -366,22 +382,32 @@ class _Training:
 
     def range_test(self, rates: Sequence[float]) -> list[float]:
         """Return the losses of one step per learning rate, up to four times the lowest (smoothed) or not finite."""
-        self.prepare_epoch(self._all_unfrozen())
-        rounds = itertools.chain.from_iterable(self.train.epoch(epoch) for epoch in itertools.count())
-        losses: list[float] = []
+        prepare_epoch(self.module, self.groups, self._all_unfrozen())
+        steps, losses = self._endless_steps(), list[float]()
         with bar("Finding a learning rate", total=len(rates)) as advance:
             for i, rate in enumerate(rates):
                 self.state.step, self.state.batch = i, i * self.recipe.grad_accum_steps
                 set_rates(self.optimizer, rate)
-                gathered = list(itertools.islice(rounds, self.recipe.grad_accum_steps))
+                gathered, epoch, first = next(steps)
+                mixing, count = (self.state.epoch, self.state.batch), self._batches_in(first, gathered)
+                at = StepPlan(epoch, first, count, seeds=(i,), mixing=mixing, unfrozen=self._all_unfrozen())
                 try:
-                    losses.append(self.move(gathered, (i,)).loss)
+                    losses.append(self.move(gathered, at).loss)
                 except _NotFinite:
                     break
                 if i > 5 and smoothed(losses)[-1] > 4 * min(smoothed(losses)):
                     break
                 advance(1)
         return losses
+
+    def _endless_steps(self) -> Iterator[tuple[list[Batch], int, int]]:
+        """Yield the batches of step after step, epoch after epoch, with the epoch and the number of the first one."""
+        here = len(self.passes.numbers(self.recipe.grad_accum_steps))
+        for epoch in itertools.count():
+            batches, first = self.train.epoch(epoch, only=self.passes.share), 0
+            while gathered := list(itertools.islice(batches, here)):
+                yield gathered, epoch, first
+                first += self._batches_in(first, gathered)
 
     def _all_unfrozen(self) -> int:
         return max(group.unfreeze_at for group in self.groups)

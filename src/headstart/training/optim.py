@@ -1,4 +1,6 @@
-"""The parts of a training step: loss, gradient over a batch, optimisers, learning rates, moving average of weights.
+"""The parts of a training step: loss, optimisers, learning rates, moving average of weights.
+
+`training.passes` computes gradients.
 
 The optimisers are torch's own, fused where available: on a CPU, an AdamW step over MobileNetV2's 158 tensors took 15 ms
 instead of 222 ms. Weight decay skips biases and the parameters of norms (all with fewer than two axes). Schedules
@@ -10,13 +12,9 @@ and needs none of these.
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import math
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,9 +22,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from headstart.errors import TrainingFailed
-from headstart.io.progress import log
-from headstart.training.batches import Batch, Batches
 from headstart.training.recipe import Recipe
 
 ONECYCLE_START, ONECYCLE_END = 1 / 25, 1 / 25e4
@@ -153,165 +148,22 @@ class Objective:
         return float(shares.sum())
 
 
-@dataclass(frozen=True)
-class Score:
-    """Mean loss and accuracy over batches in evaluation mode."""
-
-    loss: float
-    accuracy: float
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """Result of a step: mean loss, its weight, correct predictions, images."""
-
-    loss: float
-    weight: float
-    right: float
-    images: int
-
-
-class Passes:
-    """Forward and backward passes on a device, at a precision, with `at_once` images at a time (0: a whole batch)."""
-
-    def __init__(self, module: nn.Module, recipe: Recipe, device: str, class_weights: np.ndarray | None) -> None:
-        self.module, self.device, self.seed = module, device, recipe.seed
-        self.at_once = 0
-        bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and device != "cpu")
-        self._autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16)
-        self._objective = Objective(recipe, class_weights, device)
-        self._plain = Objective(replace(recipe, label_smoothing=0.0), None, device)
-
-    def gradient(self, batches: list[Batch], at: tuple[int, ...], optimizer: torch.optim.Optimizer) -> StepResult:
-        """Accumulate the gradient of the mean loss over all these batches in the parameters."""
-        while True:
-            optimizer.zero_grad(set_to_none=True)
-            try:
-                return self._gradient(batches, at)
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
-                    raise
-            largest = max(len(batch) for batch in batches)
-            self._halve(largest)  # outside `except`, which keeps the computed tensors alive
-
-    def _gradient(self, batches: list[Batch], at: tuple[int, ...]) -> StepResult:
-        weight = sum(self._objective.weight(batch.targets) for batch in batches)
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for number, batch in enumerate(batches):
-            for part, (inputs, targets) in enumerate(self._pieces(batch)):
-                _draw_anew(self.device, self.seed, *at, number, part)
-                with self._single(len(inputs)):
-                    logits_BK = self._logits(inputs)
-                loss = self._objective.total(logits_BK, targets) / weight
-                loss.backward()
-                sums += torch.stack([loss.detach().double(), _right(logits_BK, targets)])
-        loss_seen, right = sums.tolist()  # the only time that the CPU waits for the GPU
-        return StepResult(loss_seen, weight, right, sum(len(batch) for batch in batches))
-
-    def score(self, batches: Batches) -> Score:
-        """Return mean loss and accuracy in evaluation mode; restore the module's mode."""
-        training = [m for m in self.module.modules() if m.training]
-        self.module.eval()
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        images = 0
-        with torch.no_grad():
-            for batch in batches.epoch(0):
-                sums += self._score(batch)
-                images += len(batch)
-        for module in training:
-            module.training = True
-        loss, right = (sums / max(images, 1)).tolist()
-        return Score(loss, right)
-
-    def _score(self, batch: Batch) -> torch.Tensor:
-        while True:
-            try:
-                sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-                for inputs, targets in self._pieces(batch):
-                    logits_BK = self._logits(inputs)
-                    loss = self._plain.total(logits_BK.double(), targets)
-                    sums += torch.stack([loss, _right(logits_BK, targets)])
-                return sums
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
-                    raise
-            self._halve(len(batch))
-
-    def _pieces(self, batch: Batch) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield inputs and targets on the device, in one piece or in several of nearly equal size."""
-        parts = math.ceil(len(batch) / self.at_once) if self.at_once else 1
-        inputs, targets = self._here(batch.inputs), self._here(batch.targets)
-        yield from zip(torch.tensor_split(inputs, parts), torch.tensor_split(targets, parts), strict=True)
-
-    def _here(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.device != "cpu" and tensor.device.type == "cpu":
-            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
-        if tensor.dtype in (torch.float16, torch.bfloat16):
-            tensor = tensor.float()
-        if self.device != "cpu" and tensor.ndim == 4 and tensor.is_floating_point():
-            tensor = tensor.contiguous(memory_format=torch.channels_last)
-        return tensor
-
-    def _logits(self, inputs: torch.Tensor) -> torch.Tensor:
-        with self._autocast:
-            logits_BK: torch.Tensor = self.module(inputs)
-        return logits_BK
-
-    @contextmanager
-    def _single(self, size: int) -> Iterator[None]:
-        """Let BatchNorm use its running statistics for a single image, which has no variance."""
-        fixed = [norm for norm in norms(self.module) if norm.training] if size == 1 else []
-        for norm in fixed:
-            norm.eval()
-        try:
-            yield
-        finally:
-            for norm in fixed:
-                norm.train()
-
-    def _halve(self, largest: int) -> None:
-        size = min(self.at_once or largest, largest)
-        if size <= 1:
-            raise TrainingFailed(
-                "Out of memory: not even one image fits at a time.",
-                hint="Choose a smaller --image-size or --backbone, or fine-tune fewer stages, for example --unfreeze 2.",
-            )
-        self.at_once = math.ceil(size / 2)
-        if self.device != "cpu":
-            torch.cuda.empty_cache()
-        log.warning(
-            "Out of memory with %d images at a time: continuing with %d, gradients summed to the same step.",
-            size,
-            self.at_once,
-        )
-
-
-def _right(logits_BK: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Count the images whose highest logit is at their (heaviest) class, float64."""
-    classes = targets if targets.ndim == 1 else targets.argmax(1)
-    return (logits_BK.detach().argmax(1) == classes).sum().double()
-
-
 def norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     """Return all BatchNorm layers, including timm's."""
     return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
-def _draw_anew(device: str, *numbers: int) -> None:
-    """Seed torch from these numbers. (`torch.manual_seed` checks for every kind of device: 0.2 ms.)"""
-    seed = int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "little")
-    torch.default_generator.manual_seed(seed)
-    if device != "cpu":
-        torch.cuda.manual_seed_all(seed)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out: CUDA's or Python's own error, or torch's on a CPU, recognised by its text."""
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
-        return True
-    return any(
-        text in str(error) for text in ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    )
+def prepare_epoch(module: nn.Module, groups: Sequence[ParameterGroup], epoch: int) -> None:
+    """Enter training mode; only groups unfrozen by `epoch` take gradients, and the norms of others keep statistics."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    for group in groups:
+        for parameter in group.params:
+            parameter.requires_grad_(group.unfreeze_at <= epoch)
+    module.train()
+    for norm in norms(module):
+        if norm.weight is not None and not norm.weight.requires_grad:
+            norm.eval()
 
 
 class MovingAverage:
@@ -380,21 +232,3 @@ def steepest(rates: Sequence[float], losses: Sequence[float], half: int = 8) -> 
         if slope < -3 * math.sqrt(spread / float(x @ x)):
             slopes[i] = slope
     return float(rates[min(slopes, key=slopes.__getitem__)]) if slopes else None
-
-
-def seconds_per_batch(
-    module: nn.Module, groups: Sequence[ParameterGroup], train: Batches, recipe: Recipe, device: str, most: int = 6
-) -> float:
-    """Measure a few batches and steps, of which the first is a warm-up; restore the module."""
-    before = {name: value.detach().clone() for name, value in module.state_dict().items()}
-    passes = Passes(module.to(device), recipe, device, None)
-    optimizer = make_optimizer(groups, recipe)
-    module.train()
-    moments = [time.monotonic()]
-    for number, batch in enumerate(itertools.islice(train.epoch(0), most)):
-        passes.gradient([batch], (0, number), optimizer)
-        optimizer.step()
-        moments.append(time.monotonic())
-    durations = np.diff(moments)
-    module.load_state_dict(before)
-    return float(np.median(durations[1:] if len(durations) > 1 else durations))

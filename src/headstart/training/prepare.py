@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torch import nn
 
 from headstart.images.augment import PLAIN, Augment
 from headstart.images.image_refs import Images
+from headstart.images.validate import cores
+from headstart.io.files import scratch_file
 from headstart.io.progress import log
 from headstart.model.backbones.build import build
 from headstart.model.backbones.cut_network import auto_cut, cut, freeze_norms, stage_parameters, survey
@@ -29,8 +32,11 @@ from headstart.training.activations import FrozenTrunk, ViewBudget, keep_activat
 from headstart.training.batches import Batches, TensorBatches
 from headstart.training.bf16_conv import lighten
 from headstart.training.image_batches import ImageBatches
+from headstart.training.loop import TrainingTask
 from headstart.training.modes import TrainingMode
-from headstart.training.optim import ParameterGroup, seconds_per_batch
+from headstart.training.optim import ParameterGroup
+from headstart.training.passes import seconds_per_batch
+from headstart.training.ranks import current, processes_here
 from headstart.training.recipe import Recipe
 
 SHARES = (0.5, 0.3)
@@ -61,6 +67,12 @@ class Plan:
     recipe: Recipe
     runtime: Runtime
     mode: TrainingMode
+
+    @property
+    def processes(self) -> int:
+        """How many processes share the steps."""
+        team = current()
+        return team.size if team else 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +168,7 @@ def _n_frozen(module: nn.Module, plan: Plan, recorded: Mapping[str, str], second
         return less
     epochs = recipe.epochs or mode.most_epochs
     steps = epochs * (recipe.steps_per_epoch or math.ceil(len(plan.data.train) / recipe.batch_size))
-    return more if steps * _seconds_per_step(module, more, plan) <= STEPS * seconds else less
+    return more if steps * _seconds_per_step(module, more, plan) <= STEPS * seconds * plan.processes else less
 
 
 def _seconds_per_step(module: nn.Module, n_frozen: int, plan: Plan) -> float:
@@ -200,11 +212,25 @@ def parameter_groups(tail: nn.Module, recipe: Recipe) -> list[ParameterGroup]:
     ]
 
 
+@dataclass(frozen=True)
+class KeptFile:
+    """A file of activations, float16 of `shape` (V, N, numel), that other processes can open; `views` are in use."""
+
+    path: Path
+    shape: tuple[int, ...]
+    views: int
+
+    def open(self) -> np.ndarray:
+        """Map the file into memory. Raises `OSError`."""
+        return np.memmap(self.path, np.float16, mode="r", shape=self.shape)[: self.views].view(np.ndarray)
+
+
 @dataclass(frozen=True, eq=False)
 class PreparedBatches:
     """Batches of pixels or cached activations, and the `module` that takes them.
 
     `n_views` is the number of views per image that are cached, and `trunk_seconds` the time per view; 0 for pixels.
+    `files` are those of cached activations, of training and validation, if several processes train.
     """
 
     train: Batches
@@ -212,10 +238,43 @@ class PreparedBatches:
     module: nn.Module
     n_views: int = 0
     trunk_seconds: float = 0.0
+    files: tuple[KeptFile, ...] = ()
 
 
-def make_batches(plan: Plan, network: CutNetwork, augment: Augment, budget: ViewBudget) -> PreparedBatches:
+def make_task(
+    plan: Plan, network: CutNetwork, augment: Augment, views: ViewBudget, files: tuple[KeptFile, ...] = ()
+) -> tuple[TrainingTask, PreparedBatches, str]:
+    """Return the task for the training loop, the batches in it, and the precision to train at.
+
+    With `files`, activations are there already, computed by another process.
+    """
+    tail = network.tail
+    if network.n_frozen and plan.mode.freezes_stages:
+        freeze_norms(tail)
+    prepared = make_batches(plan, network, augment, views, files)
+    precision = training_precision(plan, network.n_frozen)
+    if precision == "bf16" and plan.runtime.device == "cpu":
+        lighten(tail)
+    if plan.recipe.loss == "binary":
+        train_one_unit(tail, network.classifier)
+    task = TrainingTask(
+        module=prepared.module,
+        groups=parameter_groups(tail, plan.recipe),
+        train=prepared.train,
+        val=prepared.val,
+        n_classes=plan.data.n_classes,
+        device="cuda" if plan.runtime.device == "cuda" else "cpu",
+        team=current(),
+    )
+    return task, prepared, precision
+
+
+def make_batches(
+    plan: Plan, network: CutNetwork, augment: Augment, budget: ViewBudget, files: tuple[KeptFile, ...] = ()
+) -> PreparedBatches:
     """Make the batches of the training and the validation set, with as many views as fit into a budget."""
+    if files:
+        return _batches_of(plan, network, *(file.open() for file in files))
     if network.n_frozen:
         return _kept_batches(plan, network, augment, budget)
     return _pixel_batches(plan, network, augment)
@@ -223,6 +282,7 @@ def make_batches(plan: Plan, network: CutNetwork, augment: Augment, budget: View
 
 def _pixel_batches(plan: Plan, network: CutNetwork, augment: Augment) -> PreparedBatches:
     data, recipe, spec = plan.data, plan.recipe, plan.extractor.spec
+    workers = max(cores() // processes_here(), 1)
     train = ImageBatches(
         data.images.take(data.train),
         data.labels_N[data.train],
@@ -231,9 +291,10 @@ def _pixel_batches(plan: Plan, network: CutNetwork, augment: Augment) -> Prepare
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         steps_per_epoch=recipe.steps_per_epoch,
+        workers=workers,
     )
     held, labels_N = data.images.take(data.val), data.labels_N[data.val]
-    val = ImageBatches(held, labels_N, spec, batch_size=recipe.batch_size, shuffle=False)
+    val = ImageBatches(held, labels_N, spec, batch_size=recipe.batch_size, shuffle=False, workers=workers)
     return PreparedBatches(train, val, from_pixels(network.tail, replace(spec, tta="none")))
 
 
@@ -243,19 +304,39 @@ def _kept_batches(plan: Plan, network: CutNetwork, augment: Augment, budget: Vie
     trunk = FrozenTrunk(open_module(_ChannelsLast(network.trunk), spec, plan.runtime), spec, numel)
     views = range(views_that_fit(recipe.n_views, len(data.train), numel)) if augment else [PLAIN]
     title, seed = f"Activations of {len(views)} view{'s' * (len(views) > 1)}", recipe.seed
+    named = [scratch_file(), scratch_file()] if plan.processes > 1 else [None, None]
     kept_VND = keep_activations(
-        data.images.take(data.train), trunk, augment, seed=seed, views=views, title=title, budget=budget
+        data.images.take(data.train),
+        trunk,
+        augment,
+        seed=seed,
+        views=views,
+        title=title,
+        budget=budget,
+        file=named[0],
     )
     if len(kept_VND) < len(views):
         log.info("%d of %d views per image fit into the budget.", len(kept_VND), len(views))
     held_VND = keep_activations(
-        data.images.take(data.val), trunk, augment, seed=seed, views=[PLAIN], title="Validation"
+        data.images.take(data.val), trunk, augment, seed=seed, views=[PLAIN], title="Validation", file=named[1]
     )
+    shapes = [(len(views), *kept_VND.shape[1:]), held_VND.shape]
+    files = [
+        KeptFile(path, shape, len(array))
+        for path, shape, array in zip(named, shapes, (kept_VND, held_VND), strict=True)
+        if path is not None
+    ]
+    prepared = _batches_of(plan, network, kept_VND, held_VND)
+    return replace(prepared, n_views=len(kept_VND), trunk_seconds=budget.per_view, files=tuple(files))
+
+
+def _batches_of(plan: Plan, network: CutNetwork, kept_VND: np.ndarray, held_VND: np.ndarray) -> PreparedBatches:
+    """Return batches of activations of the training and the validation set."""
+    data, recipe = plan.data, plan.recipe
     labels_N, steps = data.labels_N[data.train], recipe.steps_per_epoch
-    train = TensorBatches(kept_VND, labels_N, recipe.batch_size, seed, steps_per_epoch=steps)
+    train = TensorBatches(kept_VND, labels_N, recipe.batch_size, recipe.seed, steps_per_epoch=steps)
     val = TensorBatches(held_VND, data.labels_N[data.val], 128, shuffle=False)
-    module = _FromKept(network.tail, network.shape)
-    return PreparedBatches(train, val, module, n_views=len(kept_VND), trunk_seconds=budget.per_view)
+    return PreparedBatches(train, val, _FromKept(network.tail, network.shape))
 
 
 def train_one_unit(tail: nn.Module, classifier: str) -> None:

@@ -1,0 +1,270 @@
+"""The processes of one training, as `torchrun` starts them: `Team`. The only module that uses torch.distributed.
+
+    torchrun --nproc-per-node 2 -m headstart train photos --out run --grad-accum-steps 2
+
+Rank 0 does everything that one process would do. The others are asked to compute gradients and scores
+(`training.shared_passes`), and hold nothing that is not sent to them: so what the clock decides is decided once, and the
+number of processes is not part of a result.
+
+What is said (orders, losses, errors) goes through gloo, on CPUs. Weights and gradients go through NCCL if each process
+has a GPU of its own, else through gloo too, where rank 0 adds gradients in the order of ranks: sums are then the same
+to the bit. Between trainings, the others look at the store that torchrun keeps, not into a collective operation: rank 0
+may take hours for embeddings. A thread of rank 0 leaves a sign of life there.
+
+Costs 0.3 ms per exchange, and the time to copy the weights and gradients of a step. When not to use it: if the network
+is so small that this is longer than a step. Processes trust each other as torch.distributed does, without encryption:
+use a private network.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from headstart.errors import RankLost, RecipeError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+PATIENCE = 600.0
+"""Seconds without an answer, or without a sign of life, after which another process counts as lost."""
+PULSE, LOOK = 5.0, 0.1
+"""Seconds between two signs of life, and between two looks at the store."""
+FAREWELL = 10.0
+"""Seconds that rank 0 waits for the others at the end, and that they wait for its last word."""
+
+
+def size() -> int:
+    """Return the number of processes that were started together, 1 if it is only this one."""
+    named = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+    return int(os.environ["WORLD_SIZE"]) if named else 1
+
+
+def processes_here() -> int:
+    """Return how many of the processes run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", size())) if current() else 1
+
+
+def check_shared(batches_per_step: int) -> None:
+    """Raise `RecipeError` if these processes cannot share a step of that many batches evenly."""
+    team = current()
+    if team is not None and batches_per_step % team.size:
+        more = team.size * -(-batches_per_step // team.size)
+        raise RecipeError(
+            f"grad_accum_steps {batches_per_step} cannot be shared by {team.size} processes: each computes whole "
+            f"batches, so it must be a multiple of {team.size}.",
+            hint=f"Add --grad-accum-steps {more}. A step then has {more} batches on any number of processes; for as "
+            "many images per step as before, lower --batch-size.",
+        )
+
+
+def current() -> Team | None:
+    """Return the team that this process has joined, if it has."""
+    return _joined[0] if _joined else None
+
+
+_joined: list[Team] = []
+
+
+def join() -> Team:
+    """Meet the other processes. Raises `RankLost` if they do not all come."""
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    wait = timedelta(seconds=PATIENCE)
+    with _answering():
+        bare, rank, count = next(rendezvous("env://", timeout=wait))
+        life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # the store outlives those that were killed
+        store = dist.PrefixStore(f"headstart {life}", bare)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=wait)
+    _joined[:] = [Team(store, rank, count)]
+    return _joined[0]
+
+
+class Team:
+    """The processes of a training: `size` of them, of which this one has number `rank`. All methods that exchange
+    something are called by all ranks at the same time, and raise `RankLost` if one is gone."""
+
+    def __init__(self, store: Any, rank: int, size: int) -> None:
+        self.rank, self.size, self._store = rank, size, store
+        self._gpus: Any = None
+        self._jobs = itertools.count()
+        if rank == 0:
+            threading.Thread(target=self._live, name="sign of life", daemon=True).start()
+
+    # ------------------------------------------------------------------------------------------- between trainings
+    def call(self) -> None:
+        """On rank 0: call the others, who are in `called`."""
+        with _answering():
+            self._store.set(f"job {next(self._jobs)}", "1")
+
+    def called(self) -> bool:
+        """On other ranks: wait until rank 0 calls for a training (True), or is done with everything (False)."""
+        job, seen, since = f"job {next(self._jobs)}", b"", time.monotonic()
+        with _answering():
+            while not self._store.check([job]):
+                if self._store.check(["end"]):
+                    return False
+                pulse = self._store.get("pulse") if self._store.check(["pulse"]) else b""
+                if pulse != seen:
+                    seen, since = pulse, time.monotonic()
+                if time.monotonic() - since > PATIENCE:
+                    raise RankLost(f"Process 0 of this training gave no sign of life for {PATIENCE:.0f} seconds.")
+                time.sleep(LOOK)
+        return True
+
+    def dismiss(self, code: int) -> None:
+        """On rank 0: tell the exit code, and wait a little until the others have read it (this process may keep the
+        store)."""
+        with _answering():
+            self._store.set("end", str(code))
+            self._wait(lambda: int(self._store.add("gone", 0)) >= self.size - 1)
+
+    def last_word(self) -> int | None:
+        """On other ranks: return the exit code that rank 0 told; None if it ended without a word."""
+        try:
+            with _answering():
+                if not self._wait(lambda: self._store.check(["end"])):
+                    return None
+                code = int(self._store.get("end"))
+                self._store.add("gone", 1)
+        except RankLost:
+            return None
+        return code
+
+    @staticmethod
+    def _wait(done: Callable[[], bool]) -> bool:
+        end = time.monotonic() + FAREWELL
+        while not done():
+            if time.monotonic() > end:
+                return False
+            time.sleep(LOOK)
+        return True
+
+    def _live(self) -> None:
+        for number in itertools.count():
+            try:
+                self._store.set("pulse", str(number))
+            except RuntimeError:  # the store is gone, and with it this training
+                return
+            time.sleep(PULSE)
+
+    # ---------------------------------------------------------------------------------------------- within a training
+    def tell(self, order: str, **details: Any) -> None:
+        """On rank 0: give an order to the others, who are in `hear`; details are JSON-serialisable."""
+        self.send(json.dumps([order, details]).encode())
+
+    def hear(self) -> tuple[str, dict[str, Any]]:
+        """On other ranks: wait for the next order."""
+        order, details = json.loads(self.send(b""))
+        return order, details
+
+    def send(self, data: bytes, source: int = 0) -> bytes:
+        """Return what rank `source` gives to all."""
+        import torch
+        import torch.distributed as dist
+
+        length = torch.tensor([len(data)])
+        with _answering():
+            dist.broadcast(length, source)
+            if not int(length):
+                return b""
+            sent = torch.frombuffer(bytearray(data if self.rank == source else int(length)), dtype=torch.uint8)
+            dist.broadcast(sent, source)
+        return sent.numpy().tobytes()
+
+    def reports(self, text: str) -> list[str]:
+        """Return the texts that all ranks give, in their order."""
+        return [self.send(text.encode(), source=rank).decode() for rank in range(self.size)]
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """Return the sum of float64 arrays of all ranks: exact where all but one of them are zero."""
+        import torch
+        import torch.distributed as dist
+
+        summed = torch.from_numpy(values.copy())
+        with _answering():
+            dist.all_reduce(summed)
+        return summed.numpy()
+
+    def use_gpu(self, *, nccl: bool) -> None:
+        """Take the GPU of this process; with `nccl`, exchange weights and gradients between GPUs directly."""
+        import torch
+        import torch.distributed as dist
+
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", self.rank)) % torch.cuda.device_count())
+        if nccl and self._gpus is None:
+            with _answering():
+                self._gpus = dist.new_group(backend="nccl")
+
+    @staticmethod
+    def has_gpu_each() -> bool:
+        """Return whether each process of this machine can have a GPU of its own, as NCCL requires."""
+        import torch
+        import torch.distributed as dist
+
+        return dist.is_nccl_available() and processes_here() <= torch.cuda.device_count()
+
+    def same_state(self, module: torch.nn.Module) -> None:
+        """Give all ranks the weights and buffers that the module has on rank 0."""
+        import torch
+        import torch.distributed as dist
+
+        values = list(module.state_dict().values())
+        for dtype in sorted({value.dtype for value in values}, key=str):
+            of_type = [value for value in values if value.dtype == dtype]
+            flat = torch.cat([value.reshape(-1) for value in of_type])
+            flat = flat if self._gpus else flat.cpu()
+            with _answering():
+                dist.broadcast(flat, 0, group=self._gpus)
+            if self.rank:
+                for value, part in zip(of_type, flat.split([value.numel() for value in of_type]), strict=True):
+                    value.copy_(part.view(value.shape))
+
+    def collect(self, flat: torch.Tensor, givers: range, add: Callable[[torch.Tensor], None]) -> None:
+        """On rank 0: `add` what each of the `givers` (other ranks) gives, in order; on them: give `flat`. On rank 0,
+        `flat` is only memory of the same size. Through NCCL, what they give is added up on the way."""
+        import torch.distributed as dist
+
+        with _answering():
+            if self._gpus is not None:
+                dist.reduce(flat if self.rank in givers else flat.zero_(), 0, group=self._gpus)
+            elif self.rank in givers:
+                dist.send(flat.cpu(), 0)
+        if self.rank == 0 and self._gpus is not None:
+            add(flat)
+        elif self.rank == 0:
+            self._receive(flat, givers, add)
+
+    @staticmethod
+    def _receive(flat: torch.Tensor, givers: range, add: Callable[[torch.Tensor], None]) -> None:
+        import torch.distributed as dist
+
+        received = flat.cpu()
+        for giver in givers:
+            with _answering():
+                dist.recv(received, giver)
+            add(received.to(flat.device))
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Turn errors of torch.distributed into `RankLost`."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = re.sub(r"^\[[^]]*\] ", "", str(error)).partition(". ")[0].partition("\n")[0][:200]
+        raise RankLost(
+            f"Another process of this training ended, or did not answer for {PATIENCE:.0f} seconds ({reason}).",
+            hint="The same command resumes the training from its last snapshot. With `torchrun --max-restarts 3` that "
+            "happens by itself.",
+        ) from error
