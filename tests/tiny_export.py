@@ -120,3 +120,27 @@ def write_export(folder: Path, specs: Mapping[str, Preprocess], images: Mapping[
         (folder / name).write_bytes(data)
     write_manifest(folder)
     return folder
+
+
+def write_predicting_export(folder: Path, specs: Mapping[str, Preprocess], *, temperature: float = TEMPERATURE) -> Path:
+    """The same with all that predicting needs, for OpenVINO too. Another `temperature` than the one that the samples were
+    made with is a network that does not give what it should."""
+    from headstart.exporters.openvino_network import openvino_files
+
+    write_export(folder, specs)
+    model = Tiny(inputs={name: spec.image_size for name, spec in specs.items()}, temperature=temperature).model()
+    fitted = {"temperature": TEMPERATURE, "conformal_threshold": 0.9, "conformal_alpha": 0.1, "clip": 0.0, "images": 9}
+    facts = {
+        "format": 1,
+        "id": "0123456789abcdef",
+        "classes": CLASSES,
+        "class_frequencies": [1 / len(CLASSES)] * len(CLASSES),
+        "calibration": {"float32": fitted},
+        "parity": {},
+    }
+    (folder / "export.json").write_text(json.dumps(facts))
+    (folder / "openvino").mkdir()
+    for name, data in zip(("model.xml", "model.bin"), openvino_files(model), strict=True):
+        (folder / "openvino" / name).write_bytes(data)
+    write_manifest(folder)
+    return folder

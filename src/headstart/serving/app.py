@@ -1,0 +1,239 @@
+"""The routes of the server, a few lines each; and `Gate`, which every request passes first.
+
+    app = create_app(service, callers)            an ASGI application
+
+`Gate` checks who calls, refuses predictions while the server is not ready, puts security headers on every answer, and
+counts requests. What a route raises as `RequestRefused` becomes `{"error": sentence, "reason": code}` with its status; any
+other exception is a bug: status 500, with its traceback on stderr.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+
+from headstart.io.progress import log
+from headstart.serving.bodies import Upload, as_top_k, read_upload
+from headstart.serving.callers import Callers
+from headstart.serving.openapi import openapi_document
+from headstart.serving.page_routes import explains, page_routes
+from headstart.serving.refusals import CLOSE, JsonResponse, RequestRefused
+from headstart.serving.served_answers import ServedAnswer
+from headstart.serving.server_metrics import PAGE_TYPE, route_pattern
+from headstart.serving.tensor_routes import LIVE, READY, tensor_model, tensor_routes
+from headstart.serving.visits import Service, Visit, visit
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+TOP_K = 5
+"""As many classes as Hugging Face's interface answers unless asked for another number."""
+FOR_ALL = ("/healthz", "/readyz", LIVE, READY, "/")
+"""Paths that need no token, besides those below `ASSETS`: they tell nothing about the classifier."""
+ASSETS = "/assets/"
+ALWAYS = ("/healthz", "/readyz", LIVE, READY, "/metrics")
+"""Paths that are answered whether the server is ready or not."""
+
+LEFT = 499
+"""What counts as the status of a request whose caller left before the answer; nginx says so as well."""
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+def create_app(service: Service, callers: Callers) -> Gate:
+    """Return the application."""
+    routes = [
+        *page_routes(service),
+        Route("/healthz", _alive, methods=["GET"]),
+        Route("/readyz", _ready, methods=["GET"]),
+        Route("/metrics", _metrics, methods=["GET"]),
+        Route("/openapi.json", _openapi, methods=["GET"]),
+        *tensor_routes(),
+    ]
+    for path in ("/", "/predict", "/models/{name}"):
+        routes.append(Route(path, _predict, methods=["POST"]))
+    routes.append(Route("/v1/classify", _classify, methods=["POST"]))
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _no_route, RequestRefused: _refused})
+    app.router.redirect_slashes = False
+    app.state.service = service
+    return Gate(app, service, callers)
+
+
+# Routes
+
+
+async def _alive(request: Request) -> Response:
+    return JsonResponse({"alive": True})
+
+
+async def _ready(request: Request) -> Response:
+    readiness = _service(request).readiness
+    return JsonResponse({"ready": readiness.is_ready, "state": readiness.state}, 200 if readiness.is_ready else 503)
+
+
+async def _metrics(request: Request) -> Response:
+    return Response(_service(request).served.metrics.page(), media_type=PAGE_TYPE)
+
+
+async def _openapi(request: Request) -> Response:
+    service = _service(request)
+    return JsonResponse(
+        openapi_document(
+            tensor_model(service),
+            token=service.options.token_file is not None,
+            explain=explains(service),
+            max_body=service.options.max_body_bytes,
+        )
+    )
+
+
+async def _predict(request: Request) -> Response:
+    """Answer as Hugging Face's interface does: [{label, score}], likeliest class first."""
+    service = _service(request)
+    if request.path_params.get("name", service.served.name) not in (service.served.name, service.served.id):
+        raise RequestRefused(404, "model", f"There is no such model here: this one is {service.served.name!r}.")
+    async with visit(request, service) as visiting:
+        upload = _upload(visiting)
+        answer = await visiting.classify_one(upload.image)
+    k = min(TOP_K if upload.top_k is None else upload.top_k, len(service.served.classes))
+    return JsonResponse([{"label": label, "score": score} for label, score in _likeliest(service, answer)[:k]])
+
+
+async def _classify(request: Request) -> Response:
+    """Answer with all that is known: the class, the prediction set, all probabilities, and how long it took."""
+    service = _service(request)
+    async with visit(request, service) as visiting:
+        answer = await visiting.classify_one(_upload(visiting).image)
+        total = time.monotonic() - visiting.arrived
+    likeliest = _likeliest(service, answer)
+    document = {
+        "model": service.served.id,
+        "label": answer.label,
+        "probability": likeliest[0][1],
+        "set": list(answer.set),
+        "alpha": service.served.calibration.conformal_alpha,
+        "probabilities": dict(likeliest),
+        "seconds": {"decode": answer.decode_seconds, "network": answer.network_seconds, "total": total},
+    }
+    return JsonResponse(document)
+
+
+def _upload(visiting: Visit) -> Upload:
+    upload = read_upload(visiting.body, visiting.request.headers)
+    asked = visiting.request.query_params.get("top_k")
+    return upload if asked is None else Upload(upload.image, as_top_k(asked))
+
+
+def _likeliest(service: Service, answer: ServedAnswer) -> list[tuple[str, float]]:
+    """Return classes and probabilities, the likeliest first."""
+    order = np.argsort(-answer.probabilities, kind="stable")
+    return [(service.served.classes[k], float(answer.probabilities[k])) for k in order]
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestRefused):
+        raise error
+    return error.response()
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: 404, 405."""
+    if not isinstance(error, HTTPException):
+        raise error
+    reason, sentence = {
+        404: ("path", "There is nothing at this path."),
+        405: ("method", f"{request.method} is not possible here."),
+    }.get(error.status_code, ("request", error.detail))
+    headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+    return RequestRefused(error.status_code, reason, sentence, headers=headers).response()
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods of all routes of a path; Starlette itself names those of the first one only."""
+    routes = [r for r in request.app.routes if isinstance(r, Route) and r.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
+
+
+# Before and after each route
+
+
+class Gate:
+    """What every request passes first: who calls, whether the server is ready; and the headers of every answer."""
+
+    def __init__(self, app: Starlette, service: Service, callers: Callers) -> None:
+        self._app, self._service, self._callers = app, service, callers
+        self.requests = 0
+        """Requests answered so far."""
+        self.active = 0
+        """Requests that have come and are not yet answered."""
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            return
+        self.active += 1
+        code, began = LEFT, time.monotonic()
+
+        async def sent(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+                message["headers"] = [*message["headers"], *_RAW_HEADERS]
+            await send(message)
+
+        try:
+            self._check(scope)
+            await self._app(scope, receive, sent)
+        except RequestRefused as refused:
+            await refused.response()(scope, receive, sent)
+        except Exception:
+            log.exception("A request failed: please report this.")
+            if code == LEFT:
+                bug = RequestRefused(500, "bug", "The server failed on this request.", headers=CLOSE)
+                await bug.response()(scope, receive, sent)
+        finally:
+            self.active -= 1
+            self.requests += 1
+            self._service.served.metrics.answered(route_pattern(scope), code, time.monotonic() - began)
+
+    def _check(self, scope: Message) -> None:
+        """Raise `RequestRefused` for a request that no route should see."""
+        headers, path = Headers(scope=scope), str(scope["path"])
+        self._callers.check_site(headers)
+        if (path not in FOR_ALL and not path.startswith(ASSETS)) or (
+            path == "/" and scope["method"] not in ("GET", "HEAD")
+        ):
+            self._callers.check_token(headers)
+        readiness = self._service.readiness
+        if not readiness.is_ready and path not in ALWAYS:
+            self._service.served.metrics.shed(readiness.state)
+            raise RequestRefused(503, readiness.state, readiness.sentence, headers={"Retry-After": "1", **CLOSE})
+
+
+_RAW_HEADERS = [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in SECURITY_HEADERS.items()]

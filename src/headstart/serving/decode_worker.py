@@ -1,0 +1,89 @@
+"""The process that turns the bytes of untrusted images into pixels for the server; started and replaced by `decoders`.
+
+It reads a request from standard input (the number of bytes, the seconds that decoding may take, the bytes), and answers
+with the pixels of every input of the network, or with a reason. It imports numpy and Pillow only, and is ready in about
+0.2 s. Whatever a decoder does here (crash, spin, exhaust memory) costs this process and not the server. Do not start it by
+hand.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from headstart.errors import UnreadableImage
+from headstart.exporters.pixel_contract import PixelContract
+from headstart.exporters.portable_images import portable_pixels
+from headstart.images.image_refs import read_image
+from headstart.images.preprocess import Preprocess, read_pixels
+from headstart.images.worker_process import READY, limit_cpu, limit_memory, own_streams
+from headstart.io.files import jpeg_bytes
+
+REQUEST = struct.Struct("<Qd")
+"""Bytes of the image, seconds it may take."""
+ANSWER = struct.Struct("<?Q")
+"""Whether pixels follow, and how many bytes; else so many bytes of JSON [reason, message]."""
+
+Pixels = dict[str, np.ndarray]
+"""uint8 (S, S, 3) of one image by input of the network."""
+
+
+@dataclass(frozen=True)
+class PixelPlan:
+    """How images become pixels: as `predict` does it with a run, or as it does with an export. Plain values, for JSON.
+
+    `inputs` has what `Preprocess.as_dict` or `PixelContract.as_dict` say of each input of the network, by its name.
+    """
+
+    path: Literal["run", "export"]
+    inputs: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int, int]]:
+        """Rows, columns and channels by input."""
+        sides = {name: int(spec["image_size"]) for name, spec in self.inputs.items()}
+        return {name: (side, side, 3) for name, side in sides.items()}
+
+    def pixels(self, data: bytes) -> Pixels:
+        """Decode an image once for an export, once per input for a run. Raises `UnreadableImage`."""
+        if self.path == "run":
+            return {name: read_pixels(data, Preprocess.from_dict(spec)) for name, spec in self.inputs.items()}
+        contracts = {name: PixelContract.from_dict(spec) for name, spec in self.inputs.items()}
+        image = read_image(data, ranges=next(iter(contracts.values())).ranges)
+        return {name: portable_pixels(image, contract) for name, contract in contracts.items()}
+
+
+def serve(described: str) -> None:
+    """Answer requests until standard input ends. `described` is the JSON of a `PixelPlan`."""
+    plan = PixelPlan(**json.loads(described))
+    requests, answers = own_streams()
+    limit_memory()
+    plan.pixels(jpeg_bytes(Image.new("RGB", (64, 48)), 90))  # loads what decoding needs
+    answers.write(READY)
+    while head := requests.read(REQUEST.size):
+        size, seconds = REQUEST.unpack(head)
+        limit_cpu(seconds)
+        answers.write(_answer(plan, requests.read(size)))
+
+
+def _answer(plan: PixelPlan, data: bytes) -> bytes:
+    try:
+        found = plan.pixels(data)
+    except UnreadableImage as refusal:
+        return _refusal(refusal.reason, refusal.message)
+    except MemoryError:
+        return _refusal("too_much_memory", "decoding it needs more memory than available.")
+    return b"".join(
+        [ANSWER.pack(True, sum(map(len, map(np.ravel, found.values())))), *(x.tobytes() for x in found.values())]
+    )
+
+
+def _refusal(reason: str, message: str) -> bytes:
+    text = json.dumps([reason, message]).encode("ascii")
+    return ANSWER.pack(False, len(text)) + text

@@ -1,0 +1,110 @@
+"""`Readiness`: whether the server may be asked; and the check that makes it so, an image whose answer is known.
+
+A process that listens is not ready: its network may be damaged, its decoders may not start. So before anything is answered,
+images go through everything that a request goes through. An export brings its own, with the answers that it was proven to
+give (`exporters.golden_samples`). For a run, a rendered scene must get the answer of `Predictor`, to the bit. About 0.3 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from headstart.errors import ServeError
+from headstart.exporters.export_folder import AGAIN, SAMPLES, ExportFolder
+from headstart.exporters.golden_images import rendered_images
+from headstart.io.files import read_json
+from headstart.model.inference.classifier import Classifier
+from headstart.model.inference.predictor import Predictor
+from headstart.serving.served_answers import ServedAnswer
+from headstart.serving.served_classifier import ServedClassifier
+
+EXPECTED = f"{SAMPLES}/expected.json"
+PATIENCE = 120.0
+"""Seconds that the check may take, on a machine that is busy with other things."""
+
+ServerState = Literal["starting", "ready", "draining"]
+
+
+class Readiness:
+    """The state of the server, as /readyz says it."""
+
+    def __init__(self) -> None:
+        self.state: ServerState = "starting"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are answered."""
+        return self.state == "ready"
+
+    @property
+    def sentence(self) -> str:
+        """The state in words."""
+        return {
+            "starting": "The server is starting.",
+            "ready": "The server is ready.",
+            "draining": "The server is ending: no new requests.",
+        }[self.state]
+
+
+async def check_answers(served: ServedClassifier) -> None:
+    """Send images whose answers are known through the decoders and the network. Raises `ServeError`, `RunError`,
+    `ExportError`."""
+    export = served.opened.export
+    if export is not None and export.has(EXPECTED):
+        await _check_samples(served, export)
+    else:
+        await _check_scene(served)
+
+
+async def _check_samples(served: ServedClassifier, export: ExportFolder) -> None:
+    expected = read_json(export.checked(EXPECTED))
+    names = [str(sample["file"]) for sample in expected["samples"]]
+    images = [export.checked(f"{SAMPLES}/{name}").read_bytes() for name in names]
+    answers = await _answers(served, images)
+    limits = {name: float(expected["tolerances"][name]["max"]) for name in ("logits", "probabilities")}
+    for sample, answer in zip(expected["samples"], answers, strict=True):
+        for name, found in (("logits", answer.logits), ("probabilities", answer.probabilities)):
+            _check_close(f"{export.path}: {sample['file']}", name, found, sample[name], limits[name])
+
+
+def _check_close(what: str, name: str, found: np.ndarray, expected: Any, limit: float) -> None:
+    difference = float(np.abs(found - np.array(expected, np.float64)).max())
+    if not difference <= limit:
+        raise ServeError(
+            f"{what}: its {name} differ from the expected ones by {difference:.2g}; at most {limit:g} was expected.",
+            hint=f"`headstart verify EXPORT` says which step goes wrong. {AGAIN}",
+        )
+
+
+async def _check_scene(served: ServedClassifier) -> None:
+    """Compare the served answer for a rendered scene with that of `predict`."""
+    (image,) = rendered_images(1).values()
+    (answer,) = await _answers(served, [image])
+    expected = await asyncio.to_thread(_predicted, served, image)
+    if not np.isfinite(answer.probabilities).all() or not (answer.probabilities == expected).all():
+        raise ServeError(
+            f"the answer for a rendered scene is not that of `headstart predict`, but differs from it by up to "
+            f"{np.abs(answer.probabilities - expected).max():.2g}.",
+            hint="This is a fault in headstart: please report it, with your CPU's name.",
+        )
+
+
+def _predicted(served: ServedClassifier, image: bytes) -> np.ndarray:
+    classifier = served.opened.classifier
+    if isinstance(classifier, Classifier):
+        return Predictor(classifier, cache=False).predict_one(
+            image
+        )  # as `predict` does it, without a process of its own
+    return classifier.predict([image]).probabilities[0]
+
+
+async def _answers(served: ServedClassifier, images: Sequence[bytes]) -> list[ServedAnswer]:
+    answers = await served.classify(images, seconds=PATIENCE)
+    for answer in answers:
+        if not isinstance(answer, ServedAnswer):
+            raise ServeError(f"an image that comes with headstart could not be decoded: {answer.message}")
+    return [answer for answer in answers if isinstance(answer, ServedAnswer)]

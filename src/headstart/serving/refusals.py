@@ -1,0 +1,49 @@
+"""`RequestRefused`: a request that gets no answer, with its status, a code and a sentence; and how all of them look.
+
+raise RequestRefused(415, "content_type", "The content type 'text/plain' is not read. Send ...")
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import Response
+
+from headstart.serving.served_answers import DeadlinePassed, ImageRefusal, Overloaded
+
+
+class JsonResponse(Response):
+    """JSON in ASCII: names of classes may hold what UTF-8 does not."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+CLOSE = {"Connection": "close"}
+"""For requests whose body was not read to its end."""
+
+
+class RequestRefused(Exception):
+    """A request that gets no answer. `reason` is a short code."""
+
+    def __init__(self, status: int, reason: str, message: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.reason, self.message, self.headers = status, reason, message, dict(headers or {})
+
+    @classmethod
+    def of(cls, error: Overloaded | DeadlinePassed | ImageRefusal) -> RequestRefused:
+        """What the classifier refused, as HTTP says it."""
+        if isinstance(error, ImageRefusal):
+            return cls(error.status, error.reason, error.message)
+        reason = "overloaded" if isinstance(error, Overloaded) else "deadline"
+        seconds = error.retry_after if isinstance(error, Overloaded) else 1.0
+        return cls(503, reason, f"Not now: {error}.", headers={"Retry-After": str(max(1, round(seconds)))})
+
+    def response(self) -> Response:
+        """``{"error": sentence, "reason": code}``."""
+        return JsonResponse({"error": self.message, "reason": self.reason}, self.status, self.headers)

@@ -1,0 +1,256 @@
+"""Starting, draining and ending the server: `serve_until_stopped`.
+
+It listens at once, and /readyz says no until images with known answers came out right (`readiness`). A signal (Ctrl-C,
+SIGTERM) ends it: /readyz says no again, new requests get 503, those that were accepted are answered, for at most `--drain`
+seconds; a second signal cuts that short. A run that is damaged ends it with a sentence.
+
+The HTTP server is granian, embedded: one process, HTTP/1.1 only, with a time limit for headers, which also closes idle
+connections. Its own limit of connections makes callers wait instead of telling them, so it is set above what the process may
+open, and `admission` tells them. Ready in about a second where the networks are in the user's cache; torch is not imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.errors import ServeError
+from headstart.exporters.open_classifier import OpenedClassifier, open_classifier
+from headstart.images.validate import cores
+from headstart.io.progress import log
+from headstart.io.text_table import few, plain
+from headstart.serving.admission import Admission
+from headstart.serving.app import Gate, create_app
+from headstart.serving.callers import EVERYWHERE, Callers
+from headstart.serving.decoders import Decoders
+from headstart.serving.readiness import Readiness, check_answers
+from headstart.serving.served_classifier import ServedClassifier
+from headstart.serving.served_networks import open_served, plan_of
+from headstart.serving.server_options import ServerOptions, read_token
+from headstart.serving.visits import Service
+
+HEADER_MILLISECONDS = 5_000
+DECODING_SHARE = 0.8
+"""Of the deadline: an image that takes longer than this is refused for it, before its request is late."""
+BODIES = 16
+"""Bodies of the largest size that fit into memory at once."""
+FLUSH_SECONDS = 2.0
+"""For the last answers to leave."""
+TICK = 0.02
+BACKLOG = 1_024
+MOST_CONNECTIONS = 65_536
+OWN_FILES = 64
+"""Left for pipes, weights and the like."""
+
+
+@dataclass(frozen=True)
+class ServerStopped:
+    """A server that has ended as it should: where it listened, and what it answered."""
+
+    address: str
+    requests: int
+    seconds: float
+
+
+def serve_until_stopped(place: Path, options: ServerOptions) -> ServerStopped:
+    """Serve a run or an export until a signal ends it.
+
+    Raises `ServeError` (an option, the port, the token), `RunError`, `ExportError`, `BackboneError`.
+    """
+    options.check()
+    _check_no_loop()
+    callers = Callers.of(options, read_token(options))
+    opened = open_classifier(place)
+    port = free_port(options)
+    return asyncio.run(_Server(place, opened, options, callers, port).run())
+
+
+def _check_no_loop() -> None:
+    """Raise `ServeError` in a notebook: it runs an event loop already, and could do nothing else meanwhile."""
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise ServeError(
+            "a server cannot run inside an event loop, such as that of a notebook.",
+            hint="Start it in a terminal: headstart serve RUN",
+        )
+
+
+class _Server:
+    """One server, from its first process to its last answer."""
+
+    def __init__(
+        self, place: Path, opened: OpenedClassifier, options: ServerOptions, callers: Callers, port: int
+    ) -> None:
+        self._place, self._opened, self._options, self._port = place, opened, options, port
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._readiness = Readiness()
+        self._decoders = Decoders(
+            plan_of(opened), count=options.decoders or cores(), seconds_each=DECODING_SHARE * options.deadline
+        )
+        admission = Admission(images=options.queue, size=BODIES * options.max_body_bytes, seconds=options.deadline)
+        self._served = ServedClassifier(opened, self._decoders, admission)
+        self._gate = create_app(Service(self._served, options, self._readiness), callers)
+
+    @property
+    def address(self) -> str:
+        """The address of the page."""
+        host = self._options.host
+        shown = "127.0.0.1" if host in EVERYWHERE else f"[{host}]" if ":" in host else host
+        return f"http://{shown}:{self._port}"
+
+    async def run(self) -> ServerStopped:
+        """Serve until stopped. Raises `ServeError`, `RunError`, `ExportError`, `BackboneError`."""
+        with _signals(self._asked_to_stop), self._decoders:  # they start before the networks' threads
+            http = embedded_server(self._gate, bind_address(self._options.host), self._port)
+            listening: asyncio.Future[object] = asyncio.ensure_future(http.serve())
+            try:
+                await self._until(self._become_ready(), listening)
+                began = time.monotonic()
+                await self._until(self._stop.wait(), listening)
+                await self._drain()
+                return ServerStopped(self.address, self._gate.requests, time.monotonic() - began)
+            finally:
+                http.stop()
+                await asyncio.wait({listening}, timeout=FLUSH_SECONDS)
+                self._served.close()
+
+    async def _until(self, work: Coroutine[Any, Any, object], listening: asyncio.Future[object]) -> None:
+        """Do the work, unless a signal comes first, or the HTTP server ends. Raises what the work raises."""
+        working: asyncio.Future[object] = asyncio.ensure_future(work)
+        stopping: asyncio.Future[object] = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({working, stopping, listening}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()
+            elif listening.done():
+                raise ServeError(
+                    f"{self.address}: the HTTP server has ended: {listening.exception() or 'port taken?'}."
+                )
+        finally:
+            working.cancel()
+            stopping.cancel()
+
+    async def _become_ready(self) -> None:
+        opening = ThreadPoolExecutor(1)  # not asyncio's, which would be waited for when a signal comes meanwhile
+        try:
+            network = await asyncio.get_running_loop().run_in_executor(opening, open_served, self._opened)
+        finally:
+            opening.shutdown(wait=False)
+        self._served.start(network)
+        await check_answers(self._served)
+        self._readiness.state = "ready"
+        classes = few([plain(name) for name in self._served.classes])
+        log.info("Serving %s (%s) at %s", plain(str(self._place)), classes, self.address)
+        token = ' -H "Authorization: Bearer $SECRET"' if self._options.token_file else ""
+        log.info("Try it: curl%s --data-binary @image.jpg %s/predict", token, self.address)
+        log.info("Ctrl-C stops it.")
+
+    async def _drain(self) -> None:
+        """Answer what was accepted, and refuse everything else, for the time given."""
+        self._readiness.state = "draining"
+        until = time.monotonic() + self._options.drain
+        while self._gate.active and time.monotonic() < until and not self._hurry.is_set():
+            await asyncio.sleep(TICK)
+
+    def _asked_to_stop(self) -> None:
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+
+def embedded_server(app: Gate, address: str, port: int) -> Any:
+    """Return granian's server, not yet listening."""
+    from granian.constants import HTTPModes, Interfaces
+    from granian.http import HTTP1Settings
+    from granian.server.embed import Server
+
+    return Server(
+        app,
+        address=address,
+        port=port,
+        interface=Interfaces.ASGINL,
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=HEADER_MILLISECONDS),
+        websockets=False,
+        backlog=BACKLOG,
+        backpressure=connections_at_most(),
+        log_enabled=False,
+    )
+
+
+def connections_at_most() -> int:
+    """Return how many connections may be open, after asking the system for as many files as it allows."""
+    if sys.platform == "win32":
+        return MOST_CONNECTIONS
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, MOST_CONNECTIONS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return max(MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else soft - OWN_FILES, OWN_FILES)
+
+
+def bind_address(host: str) -> str:
+    """Return the IP address of a host. Raises `ServeError`."""
+    if host == "localhost":
+        return "127.0.0.1"
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(host or "0.0.0.0"))
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise ServeError(
+            f"host {host!r}: is not an address of this machine: {getattr(error, 'strerror', None) or error}.",
+            hint="127.0.0.1 is for this machine only, 0.0.0.0 for others too.",
+        ) from error
+    return str(found[0][4][0])
+
+
+def free_port(options: ServerOptions) -> int:
+    """Return the port to listen at; for 0, one that is free. Raises `ServeError` if it cannot be used."""
+    address = bind_address(options.host)
+    kind = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(kind, socket.SOCK_STREAM) as probe:
+        if sys.platform != "win32":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, options.port))
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            why = "another program is using it" if taken else error.strerror
+            raise ServeError(
+                f"{options.host} port {options.port}: {why}.", hint="Choose another --port, or 0 for any that is free."
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` in the event loop for Ctrl-C and SIGTERM."""
+    loop = asyncio.get_running_loop()
+    in_main = threading.current_thread() is threading.main_thread()  # others cannot
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,78 @@
+"""What the server counts and times, as Prometheus reads it: GET /metrics.
+
+    metrics = ServerMetrics(lambda: len(queue))
+    metrics.answered("/predict", 200, 0.012); metrics.decoded(0.003); metrics.ran(5, 0.02); metrics.shed("deadline")
+    metrics.page()
+
+The registry is the server's own, so two servers in a process do not share it. No label holds what a caller sent: a route is
+its pattern (``/v2/models/{name}/infer``), never the path, and what matches no route is ``other``. So the number of series is
+fixed, whatever is asked. A count takes microseconds; process memory, CPU seconds and open files are read when Prometheus asks.
+
+Seconds of a request run from its first line to the last byte of its answer: a caller who sends slowly counts as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+IMAGES = (1, 2, 4, 8, 16, 32, 64)
+SHED = ("overloaded", "deadline", "starting", "draining", "left")
+"""Why a request was turned away, or dropped before it was answered: its caller left."""
+OTHER = "other"
+PAGE_TYPE = CONTENT_TYPE_LATEST
+
+
+class ServerMetrics:
+    """Counters, gauges and histograms of one server; `depth` says how many images are in it now."""
+
+    def __init__(self, depth: Callable[[], float]) -> None:
+        self.registry = CollectorRegistry()
+        own: dict[str, Any] = {"registry": self.registry, "namespace": "headstart"}
+        self._requests = Counter("requests", "Requests answered.", ("route", "code"), **own)
+        self._request_seconds = Histogram(
+            "request_seconds", "Seconds from the first line of a request to its answer.", buckets=SECONDS, **own
+        )
+        self._decode_seconds = Histogram(
+            "decode_seconds", "Seconds to decode and resize an image.", buckets=SECONDS, **own
+        )
+        self._network_seconds = Histogram(
+            "network_seconds", "Seconds that the network takes for a batch.", buckets=SECONDS, **own
+        )
+        self._batch_images = Histogram("batch_images", "Images per batch.", buckets=IMAGES, **own)
+        Gauge("queue_depth", "Images admitted and not yet answered.", **own).set_function(depth)
+        self._shed = Counter("shed", "Requests turned away or dropped.", ("reason",), **own)
+        for reason in SHED:
+            self._shed.labels(reason)
+        ProcessCollector(registry=self.registry)
+
+    def answered(self, route: str, code: int, seconds: float) -> None:
+        """Count a request by its route's pattern."""
+        self._requests.labels(route, str(code)).inc()
+        self._request_seconds.observe(seconds)
+
+    def decoded(self, seconds: float) -> None:
+        """Count one image decoded."""
+        self._decode_seconds.observe(seconds)
+
+    def ran(self, images: int, seconds: float) -> None:
+        """Count one batch."""
+        self._batch_images.observe(images)
+        self._network_seconds.observe(seconds)
+
+    def shed(self, reason: str) -> None:
+        """Count a request turned away; `reason` is one of `SHED`."""
+        self._shed.labels(reason if reason in SHED else OTHER).inc()
+
+    def page(self) -> bytes:
+        """Return the page for Prometheus; its type is `PAGE_TYPE`."""
+        return generate_latest(self.registry)
+
+
+def route_pattern(scope: Mapping[str, Any]) -> str:
+    """Return the pattern of the route that a request matched, `other` if it matched none."""
+    return str(getattr(scope.get("route"), "path", OTHER))

@@ -1,0 +1,115 @@
+"""`ServerOptions`: where the server listens, who may call, and its limits; `check` them before anything is opened.
+
+Costs nothing. The token file is read by `read_token`, once, at the start.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from headstart.errors import ServeError
+from headstart.io.given_options import as_path
+
+LEAST_TOKEN = 16
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How to serve.
+
+    >>> ServerOptions(port=0).on_loopback
+    True
+    """
+
+    host: str = "127.0.0.1"
+    """Address to listen at; any other than this machine's own needs --token-file."""
+    port: int = 8000
+    """Port to listen at; 0 for any that is free."""
+    token_file: Path | None = None
+    """File with a secret; requests must then have the header `Authorization: Bearer SECRET`."""
+    allow_host: str = ""
+    """Names under which the server is called besides its address, separated by commas: behind a proxy, its name."""
+    max_body: float = 20.0
+    """Megabytes of the largest request."""
+    queue: int = 64
+    """Images that may be in the server at once; requests above that are answered 503 at once."""
+    deadline: float = 2.0
+    """Seconds within which a request is answered once it has arrived, or refused with 503."""
+    receive: float = 10.0
+    """Seconds that a request may take to arrive."""
+    drain: float = 20.0
+    """Seconds to finish accepted requests when stopped."""
+    decoders: int = 0
+    """Processes that decode images; 0 for one per core."""
+    explain: str = "auto"
+    """Heat maps and the nearest training images, which the page shows too: on, off, or auto (on for 127.0.0.1 only)."""
+
+    def __post_init__(self) -> None:
+        if self.token_file is not None:
+            object.__setattr__(self, "token_file", as_path(self.token_file, "token_file"))
+
+    def check(self) -> None:
+        """Raise `ServeError` for a value that cannot be used."""
+        for name, least, most in _BOUNDS:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+                raise ServeError(f"{name} {value!r} cannot be used: expected a number from {least:g} to {most:g}.")
+        if self.explain not in ("auto", "on", "off"):
+            raise ServeError(f"explain {self.explain!r} is not known: expected auto, on or off.")
+        if not self.on_loopback and self.token_file is None:
+            raise ServeError(
+                f"host {self.host}: other machines could send requests, and see what the classifier says, without a secret.",
+                hint="Add --token-file FILE with a secret in it, or leave out --host.",
+            )
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def explains(self) -> bool:
+        """Whether requests for explanations are answered."""
+        return self.explain == "on" or (self.explain == "auto" and self.on_loopback)
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The same in bytes."""
+        return int(self.max_body * 1e6)
+
+
+_BOUNDS = (
+    ("port", 0, 65_535),
+    ("max_body", 0.001, 512),
+    ("queue", 1, 10_000),
+    ("deadline", 0.05, 600),
+    ("receive", 0.1, 600),
+    ("drain", 0, 3_600),
+    ("decoders", 0, 256),
+)
+
+
+def read_token(options: ServerOptions) -> bytes | None:
+    """Return the secret in the token file, without spaces around it; None if none is needed. Raises `ServeError`."""
+    file = options.token_file
+    if file is None:
+        return None
+    try:
+        token = file.read_bytes().strip()
+    except OSError as error:
+        raise ServeError(
+            f"token_file {file}: cannot be read: {error.strerror}.", hint="Name a file that holds the secret."
+        ) from error
+    if len(token) < LEAST_TOKEN or not token.isascii() or len(token.split()) != 1:
+        raise ServeError(
+            f"token_file {file}: expected one word of at least {LEAST_TOKEN} letters and digits.",
+            hint=f"To make one: python -c 'import secrets; print(secrets.token_urlsafe())' > {file}",
+        )
+    return token

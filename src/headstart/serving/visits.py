@@ -1,0 +1,109 @@
+"""A request that asks for predictions, from its headers to its answers: what every such route has in common.
+
+    async with visit(request, service) as visiting:        a place in the queue; the body, read within its limits
+        answers = await visiting.classify([image])         `ServedAnswer` or `ImageRefusal` each
+
+Anything that stands in the way is a `RequestRefused`. When the caller leaves, the work on its images ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from headstart.serving.admission import Place
+from headstart.serving.bodies import Body, read_body
+from headstart.serving.decode_worker import Pixels
+from headstart.serving.readiness import Readiness
+from headstart.serving.refusals import RequestRefused
+from headstart.serving.served_answers import DeadlinePassed, ImageRefusal, Overloaded, ServedAnswer
+from headstart.serving.served_classifier import ServedClassifier
+from headstart.serving.server_options import ServerOptions
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Service:
+    """What all routes share."""
+
+    served: ServedClassifier
+    options: ServerOptions
+    readiness: Readiness
+
+
+@dataclass(frozen=True, eq=False)
+class Visit:
+    """One request: its body, and the place that it holds."""
+
+    request: Request
+    service: Service
+    place: Place
+    body: bytearray
+    arrived: float
+
+    async def classify(self, images: Sequence[Body]) -> list[ServedAnswer | ImageRefusal]:
+        """Return an answer for each image, or why there is none. Raises `RequestRefused`."""
+        self.place.hold(images=len(images))
+        return await self.while_connected(self.service.served.classify(images, seconds=self._seconds_left()))
+
+    async def classify_pixels(self, images: Sequence[Pixels]) -> list[ServedAnswer | ImageRefusal]:
+        """The same for the network's own input."""
+        self.place.hold(images=len(images))
+        return await self.while_connected(self.service.served.classify_pixels(images, seconds=self._seconds_left()))
+
+    async def classify_one(self, image: Body) -> ServedAnswer:
+        """Return the answer for the only image. Raises `RequestRefused` also for an image that has none."""
+        (answer,) = await self.classify([image])
+        if isinstance(answer, ImageRefusal):
+            raise RequestRefused.of(answer)
+        return answer
+
+    async def while_connected(self, work: Awaitable[T]) -> T:
+        """Return what the work gives; cancel it when the caller leaves. Raises `RequestRefused`."""
+        working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(self.request))
+        try:
+            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            self.service.served.metrics.shed("left")
+            raise RequestRefused(400, "left", "The caller has left.")
+        finally:
+            for task in (working, leaving):
+                task.cancel()
+            with suppress(asyncio.CancelledError):
+                await leaving
+
+    def _seconds_left(self) -> float:
+        return self.service.options.deadline - (time.monotonic() - self.arrived)
+
+
+@asynccontextmanager
+async def visit(request: Request, service: Service) -> AsyncIterator[Visit]:
+    """Read a request that asks for predictions. Raises `RequestRefused`.
+
+    It is refused before its body is read if the queue is full; from its last byte on, the deadline counts.
+    """
+    admission = service.served.admission
+    try:
+        admission.check()
+        with admission.enter() as place:
+            until = time.monotonic() + service.options.receive
+            body = await read_body(request, place, most=service.options.max_body_bytes, until=until)
+            place.hold(images=1)
+            yield Visit(request, service, place, body, time.monotonic())
+    except (Overloaded, DeadlinePassed) as error:
+        refused = RequestRefused.of(error)
+        service.served.metrics.shed(refused.reason)
+        raise refused from None
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
