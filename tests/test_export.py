@@ -20,11 +20,20 @@ from PIL import Image
 import headstart
 from conftest import PATIENCE, draw, write_photos
 from headstart import Recipe, cli
-from headstart.errors import DamagedExport, ExportError, MissingExtra, ParityFailed, RunError, UnsupportedExport
+from headstart.errors import (
+    DamagedExport,
+    ExportError,
+    MissingExtra,
+    ParityFailed,
+    RecipeError,
+    RunError,
+    UnsupportedExport,
+)
 from headstart.exporters import export_run
 from headstart.exporters.export_folder import ExportFolder
 from headstart.exporters.network_runners import OnnxRunner, OpenVinoRunner, TorchRunner
 from headstart.exporters.onnx_network import converted, finished, network_inputs
+from headstart.exporters.onnxruntime_web import SCRIPT, WASM
 from headstart.exporters.parity import compared
 from headstart.io.folders import write_manifest
 from headstart.runs.run_folder import RunFolder
@@ -446,3 +455,32 @@ def test_images_are_the_same_wherever_they_come_from(exported: Path, tmp_path: P
     logits_3K = headstart.predict(exported, given).predictions.logits
     np.testing.assert_array_equal(logits_3K[0], logits_3K[1])
     np.testing.assert_array_equal(logits_3K[0], logits_3K[2])
+
+
+def test_a_page_is_an_export_that_predicts_and_verifies(
+    exported: Path, run: Path, images: Path, tmp_path: Path, network: Any
+) -> None:
+    ort, site = tmp_path / "ort", tmp_path / "site"
+    ort.mkdir()
+    for name in (SCRIPT, WASM):
+        (ort / name).write_bytes(b"/* ONNX Runtime Web v1.2.3 */")
+    made = headstart.export(run, out=site, to="web", check=3, samples=2, ort=ort)
+    assert made.export["formats"] == ["web"] and made.parity is not None and made.parity.runtimes
+    assert made.export["web"] == {"one_file": False, "onnxruntime-web": "1.2.3"}
+    own = {"_headers", "index.html", "page", *FILES} - {"image.onnx"}
+    assert {path.name for path in site.iterdir()} == own
+    ExportFolder(site).check()
+    assert headstart.verify(site).report.ok
+    files = sorted((images / "test").rglob("*.jpg"))[:4]
+    answers = [headstart.predict(place, files).predictions.probabilities for place in (exported, site)]
+    assert np.abs(answers[0] - answers[1]).max() < 1e-4
+    readme, page = ((site / name).read_text(encoding="utf-8") for name in ("README.md", "index.html"))
+    assert "## In a browser" in readme and "image.*" not in readme and "| `model.onnx` |" in readme
+    assert "</script> " not in page and 'src="page/app.js"' in page
+
+
+def test_options_of_the_page_without_it_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="--ort and --one-file need --to web"):
+        headstart.export(run, out=tmp_path / "export", one_file=True)
+    with pytest.raises(RecipeError, match="--to web needs --samples above 0"):
+        headstart.export(run, out=tmp_path / "export", to="web", samples=0)

@@ -93,8 +93,7 @@ Everything from pixels to calibrated probabilities is in the graph: do not norma
 |---|---|---|
 {files}
 
-`image.*` take an upright RGB image of any size and resize it as the classifier expects. `model.*` take pixels that are
-already resized. How, step by step:
+{kinds} take pixels that are already resized. How, step by step:
 
 {steps}
 
@@ -108,16 +107,35 @@ resize yourself, compare with `samples/`: for each image it has the pixels after
 """
 
 
+WHOLE_IMAGES = "`image.*` take an upright RGB image of any size and resize it as the classifier expects. `model.*`"
+
+IN_A_BROWSER = """\
+## In a browser
+
+`index.html` is a page that classifies images in the browser; they are sent to nobody. It first tests itself with the samples,
+and classifies nothing where they do not give what was proven.
+
+{how}
+"""
+ONE_FILE = "Everything is in that file: open it from the disk, send it by mail, or put it on any web server."
+FOLDER = """\
+Put this folder on any static web server; what the page needs is `index.html`, `page`, `samples` and `model.onnx`. To try
+it: `python -m http.server` in this folder, then http://localhost:8000. From the disk it does not open: browsers do not let a
+page there read other files. `_headers` is read by Netlify and Cloudflare Pages; elsewhere, the page's own policy is enough.
+`page/ort` is onnxruntime-web {version} (MIT, see the LICENSE there)."""
+
+
 def export_readme(facts: Mapping[str, Any], contracts: Mapping[str, PixelContract]) -> str:
     """Return the text."""
     text = INTRODUCTION.format(
         classes=f"{len(facts['classes']):,} classes: {few([plain(name) for name in facts['classes']], 20)}",
         backbones=" + ".join(facts["backbones"]),
         files="\n".join(_file_rows(facts)),
+        kinds="`model.*`" if facts["formats"] == ["web"] else WHOLE_IMAGES,
         steps="\n\n".join(_steps(name, contract, len(contracts)) for name, contract in contracts.items()),
         proof=_proof(facts),
     )
-    return "\n".join([text, *_languages(facts["formats"])])
+    return "\n".join([text, *_in_a_browser(facts), *_languages(facts["formats"])])
 
 
 def _file_rows(facts: Mapping[str, Any]) -> list[str]:
@@ -128,7 +146,16 @@ def _file_rows(facts: Mapping[str, Any]) -> list[str]:
             outputs = "`logits`, `probabilities`"
             rows.append(f"| `{folder}image.{suffix}` | `image` uint8 height x width x 3 | {outputs}, the pixels |")
             rows.append(f"| `{folder}model.{suffix}` | {', '.join(sizes)} | {outputs} |")
+    if "web" in facts["formats"] and "onnx" not in facts["formats"]:
+        rows.append(f"| `model.onnx` | {', '.join(sizes)} | `logits`, `probabilities` |")
     return rows
+
+
+def _in_a_browser(facts: Mapping[str, Any]) -> list[str]:
+    if "web" not in facts:
+        return []
+    how = ONE_FILE if facts["web"]["one_file"] else FOLDER.format(version=facts["web"]["onnxruntime-web"])
+    return [IN_A_BROWSER.format(how=how)]
 
 
 def _steps(name: str, contract: PixelContract, inputs: int) -> str:

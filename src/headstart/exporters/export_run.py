@@ -56,6 +56,7 @@ from headstart.exporters.onnx_network import (
     finished,
     network_inputs,
 )
+from headstart.exporters.onnxruntime_web import OnnxRuntimeWeb, onnxruntime_web
 from headstart.exporters.openvino_network import openvino_files
 from headstart.exporters.parity import (
     ExportCalibration,
@@ -70,6 +71,7 @@ from headstart.exporters.parity_images import ParityImages, parity_images
 from headstart.exporters.pixel_contract import PixelContract
 from headstart.exporters.pixel_graph import with_pixels
 from headstart.exporters.run_formats import RUN_FORMATS
+from headstart.exporters.web_folder import WebOptions, check_for_web, web_files
 from headstart.images.preprocess import Preprocess
 from headstart.io.extras import require
 from headstart.io.files import json_bytes, sha256_bytes, write_bytes
@@ -83,7 +85,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 FORMATS = ("onnx", "openvino")
-KNOWN = (*FORMATS, *RUN_FORMATS)
+WEB = "web"
+KNOWN = (*FORMATS, WEB, *RUN_FORMATS)
 PACKAGES = ("onnx", "onnxruntime", "onnxscript", "timm", "torch")
 WHOLE_IMAGE = (
     "Image classifier. image: an upright RGB image of any size, uint8 0 to 255, (height, width, 3), decoded in full size. "
@@ -96,8 +99,8 @@ class ExportRequest:
     """What to export: `run` to the folder `out` in the `formats`, compared on up to `check` images of each set.
 
     `samples` golden images are written, the user's own only if `own_samples`. `data` is where the run's images are now,
-    if not where they were. With `int8`, that is tried too. Raises `RecipeError` for an unknown format, or a number out of
-    range.
+    if not where they were. With `int8`, that is tried too; `web` is for the format of that name. Raises `RecipeError`
+    for an unknown format, or a number out of range.
     """
 
     run: Path
@@ -108,6 +111,7 @@ class ExportRequest:
     own_samples: bool = False
     data: Path | None = None
     int8: bool = False
+    web: WebOptions = WebOptions()
 
     def __post_init__(self) -> None:
         for name in self.formats:
@@ -124,6 +128,8 @@ class ExportRequest:
             raise RecipeError(
                 "--int8 needs the format openvino and --check above 0: int8 is compared with the float network."
             )
+        if WEB not in self.formats and (self.web.ort is not None or self.web.one_file):
+            raise RecipeError("--ort and --one-file need --to web.")
         for name, value, most in (("check", self.check, 1_000_000), ("samples", self.samples, 100)):
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
                 raise RecipeError(f"{name} {value!r} cannot be used: expected a whole number from 0 to {most:,}.")
@@ -149,7 +155,10 @@ def export_run(asked: ExportRequest) -> ExportedRun:
     check_outside_data(asked.out, run.provenance.source(asked.data).place, name="export")
     if keep is not None:
         return _kept(asked, run, keep)
-    classifier, samples = run.classifier, _sample_images(asked, run)
+    classifier = run.classifier
+    contracts = {name: PixelContract.of(spec) for name, spec in network_inputs(classifier).items()}
+    web = _for_web(asked, contracts)
+    samples = _sample_images(asked, run)
     for_int8 = _int8_images(asked, run) if asked.int8 else None
     log.info("Converting %s", classifier.summary())
     network, reference = converted(classifier), TorchRunner(classifier, network_inputs(classifier))
@@ -157,6 +166,8 @@ def export_run(asked: ExportRequest) -> ExportedRun:
     if asked.check:
         calibration, parity = _proven(asked, run, network, reference)
     facts = _facts(asked, run, calibration, parity)
+    if web is not None:
+        facts["web"] = {"one_file": asked.web.one_file, "onnxruntime-web": web.version}
     model = finished(network, calibration.temperature, _metadata(facts, classifier.classes))
     files = _network_files(asked.formats, model) | _image_files(asked.formats, model, network_inputs(classifier))
     if for_int8:
@@ -165,10 +176,20 @@ def export_run(asked: ExportRequest) -> ExportedRun:
         files |= {} if trial.refusals else dict(zip((INT8_XML, INT8_BIN), trial.files, strict=True))
     files |= _described(facts, classifier, parity)
     files |= _samples(samples, classifier, reference, calibration) | {VERIFY: verify_script()}
+    if web is not None:
+        files |= web_files(facts, contracts, calibration, files, web, one_file=asked.web.one_file)
     with folder_aside(asked.out) as folder:
         for name, data in files.items():
             write_bytes(folder / name, data)
     return ExportedRun(facts, parity, sum(map(len, files.values())))
+
+
+def _for_web(asked: ExportRequest, contracts: Mapping[str, PixelContract]) -> OnnxRuntimeWeb | None:
+    """Return what runs the network in browsers, if that is asked for: it may have to be fetched, so before the work."""
+    if WEB not in asked.formats:
+        return None
+    check_for_web(contracts, asked.samples)
+    return onnxruntime_web(asked.web.ort, offline=asked.web.offline)
 
 
 def _kept(asked: ExportRequest, run: RunFolder, keep: Callable[[RunFolder, Path], None]) -> ExportedRun:
@@ -235,7 +256,7 @@ def _opened(files: Mapping[str, bytes]) -> list[ExportRunner]:
 def _network_files(formats: Sequence[str], model: ModelProto) -> dict[str, bytes]:
     """Return the network in each format: {file: bytes}."""
     files: dict[str, bytes] = {}
-    if "onnx" in formats:
+    if {"onnx", WEB} & {*formats}:
         files[NETWORK_ONNX] = model.SerializeToString(deterministic=True)
     if "openvino" in formats:
         files[NETWORK_XML], files[NETWORK_BIN] = openvino_files(model)
@@ -290,6 +311,7 @@ def _facts(
 ) -> dict[str, Any]:
     """Return the content of export.json, which is in the models' metadata too: no path, no date, no name of an image."""
     classifier, inputs = run.classifier, network_inputs(run.classifier)
+    in_graph = [] if asked.formats == (WEB,) else [f"{IMAGE_ONNX} has it in the graph"]
     sizes = {name: ["N", spec.image_size, spec.image_size, 3] for name, spec in inputs.items()}
     return {
         "format": FORMAT,
@@ -305,7 +327,7 @@ def _facts(
             "probabilities": {"shape": ["N", len(classifier.classes)], "dtype": "float32", "softmax": "in the graph"},
         },
         "normalisation": "in the graph",
-        "preprocessing": f"before {NETWORK_ONNX}: as {PREPROCESS} says; {IMAGE_ONNX} has it in the graph",
+        "preprocessing": "; ".join([f"before {NETWORK_ONNX}: as {PREPROCESS} says", *in_graph]),
         "calibration": {PRECISION: asdict(calibration)},
         "formats": list(asked.formats),
         "opset": OPSET,

@@ -11,6 +11,7 @@ from headstart.errors import RecipeError
 from headstart.exporters.export_run import FORMATS, ExportRequest, export_run
 from headstart.exporters.parity import Parity
 from headstart.exporters.run_formats import NEXT, RUN_FORMATS
+from headstart.exporters.web_folder import WebOptions
 from headstart.io.given_options import as_path, names_given
 from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, plain
@@ -40,11 +41,22 @@ class Exported(Result):
         (first, *_) = self.export["formats"]
         if first in RUN_FORMATS:
             return f"Written to {plain(self.summary())}. Next: {NEXT[first].format(out=plain(self.out))}"
-        lines = [f"Written to {plain(self.summary())}. Next: headstart verify {plain(self.out)}"]
+        lines = [
+            f"Written to {plain(self.summary())}. Next: headstart verify {plain(self.out)}",
+            *_page(self.out, self.export),
+        ]
         if self.parity is None:
             return "\n".join(["Not compared with the run (--check 0).", *lines])
         int8 = [self.export["int8"]["sentence"]] if "int8" in self.export else []
         return "\n".join([*_runtimes(self.parity), "", *_decisions(self.parity, self.export), *int8, *lines])
+
+
+def _page(out: str, export: dict[str, Any]) -> list[str]:
+    if "web" not in export:
+        return []
+    if export["web"]["one_file"]:
+        return [f"The page opens from the disk: {plain(out)}/index.html"]
+    return [f"To try the page: python -m http.server -d {plain(out)}, then http://localhost:8000"]
 
 
 def _runtimes(parity: Parity) -> list[str]:
@@ -93,6 +105,9 @@ def export(
     samples_from: Literal["rendered", "own"] = "rendered",
     data: Path | None = None,
     int8: bool = False,
+    ort: Path | None = None,
+    one_file: bool = False,
+    offline: bool = False,
 ) -> Exported:
     """Export a classifier to ONNX and OpenVINO, from pixels to calibrated probabilities. Example:
 
@@ -101,13 +116,17 @@ def export(
     Args:
         run: Run folder written by `headstart train`.
         out: Folder to write: models, preprocessing, samples, verify.py, and how they compare with the run.
-        to: Formats, comma-separated: onnx, openvino; or one that keeps the network: hub (for timm and transformers), mlflow.
+        to: Formats, comma-separated: onnx, openvino, web (a page that classifies in the browser); or one that keeps the
+            network: hub (for timm and transformers), mlflow.
         check: Validation images, and as many test images, on which the export is compared with the run; 0 compares
             nothing.
         samples: Images to write with expected results, for `headstart verify`.
         samples_from: rendered scenes, or own: some of the run's test images.
         data: Where the run's images are now; by default where they were during training.
         int8: Also try int8 for OpenVINO, which is written only if it is faster here and as accurate.
+        ort: onnxruntime-web for --to web: npm's .tgz, or a folder; by default it is downloaded once.
+        one_file: Make the page of --to web one HTML file that opens from a disk.
+        offline: Never open a socket; only --to web would, once, for onnxruntime-web.
 
     Raises:
         RunError: the run folder is missing or damaged.
@@ -115,6 +134,7 @@ def export(
         ExportError: the network cannot be converted, or the result does not answer as the run does.
         RecipeError: an option is invalid.
         DataError: `data` has none of the run's images.
+        RemoteError: onnxruntime-web could not be downloaded.
         WriteError: `out` cannot be written, is not empty, or is in a run folder or the data.
     """
     out = as_path(out, "out")
@@ -129,6 +149,7 @@ def export(
         own_samples=samples_from == "own",
         data=None if data is None else as_path(data, "data"),
         int8=int8,
+        web=WebOptions(None if ort is None else as_path(ort, "ort"), one_file, offline),
     )
     made = export_run(asked)
     return Exported(str(out), dict(made.facts), made.parity, made.bytes)

@@ -1,0 +1,153 @@
+"use strict";
+/* The worker of a page that classifies in the browser: decodes a file, resizes it, runs the network.
+
+   Messages are {id, call, given}; each gets one answer, {id, result} or {id, refusal} or {id, error}.
+
+     open      {scripts, ort, wasm, model, contracts}    opens the network; `ort` is an address, or the script's bytes
+     classify  {file}                                    {logits, probabilities, seconds}
+     test      {sample, tolerances}                      one golden sample, step by step (self_test.js)
+
+   Decoding is the browser's, asked to turn the image upright and to leave its colours alone; the rest is ours. Pixels
+   are read in strips, since phones limit the size of a canvas. */
+const STRIP_PIXELS = 1 << 22;
+let ort, session, contracts;
+
+/* What cannot be classified, and why, in a sentence for the user. */
+class Refusal extends Error {}
+
+async function open({ scripts, ort: given, wasm, model, contracts: described }) {
+  importScripts(...scripts);
+  contracts = described;
+  ort = await import(typeof given === "string" ? given : URL.createObjectURL(new Blob([given], { type: "text/javascript" })));
+  ort.env.wasm.numThreads = 1;
+  ort.env.wasm.wasmBinary = wasm;
+  ort.env.logLevel = "error";
+  session = await ort.InferenceSession.create(new Uint8Array(model), { executionProviders: ["wasm"] });
+  return { version: ort.env.versions.web };
+}
+
+async function decoded(file) {
+  await checkKind(file);
+  const options = { imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none" };
+  try {
+    return await createImageBitmap(file, options);
+  } catch {
+    throw new Refusal("This browser cannot decode the image: it is damaged, or of a kind that browsers do not know, such as TIFF. Save it as JPEG or PNG.");
+  }
+}
+
+/* Refuse what browsers decode without a word, each in another way. */
+async function checkKind(file) {
+  if (file.size === 0) throw new Refusal("The file is empty.");
+  const bytes = new Uint8Array(await file.arrayBuffer().catch(() => {
+    throw new Refusal("The file cannot be read: it is a folder, or it is no longer there.");
+  }));
+  if (bytes[0] === 0xff && bytes[1] === 0xd8) checkJpeg(bytes);
+  else if (text(bytes, 0) === "RIFF" && text(bytes, 8) === "WEBP") checkWebp(bytes);
+}
+
+function checkJpeg(bytes) {
+  const { channels, after } = jpegFrame(bytes);
+  if (channels === 4) throw new Refusal("The JPEG has CMYK colours, which each browser converts in another way. Save it as RGB.");
+  if (channels && !hasEnd(bytes, after)) throw new Refusal("The JPEG has no end: it was not copied completely.");
+}
+
+/* How many channels a JPEG has, by its frame header, and where that ends; 0 if there is none. */
+function jpegFrame(bytes) {
+  let at = 2;
+  while (at + 9 < bytes.length && bytes[at] === 0xff) {
+    const marker = bytes[at + 1];
+    if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) return { channels: bytes[at + 9], after: at + 10 };
+    at += marker === 0xff ? 1 : 2 + (bytes[at + 2] << 8 | bytes[at + 3]);
+  }
+  return { channels: 0, after: at };
+}
+
+/* Whether the end marker comes after the frame header; other data may follow it. */
+function hasEnd(bytes, after) {
+  for (let at = bytes.length - 2; at >= after; at--) if (bytes[at] === 0xff && bytes[at + 1] === 0xd9) return true;
+  return false;
+}
+
+/* Browsers do not turn a WebP as its EXIF says. */
+function checkWebp(bytes) {
+  const view = new DataView(bytes.buffer);
+  for (let at = 12; at + 8 <= bytes.length;) {
+    const size = view.getUint32(at + 4, true);
+    if (text(bytes, at) === "EXIF" && isTurned(bytes.subarray(at + 8, at + 8 + size))) {
+      throw new Refusal("The WebP is to be turned by its EXIF data, which browsers ignore. Save it upright.");
+    }
+    at += 8 + size + size % 2;
+  }
+}
+
+/* Whether the first directory of an EXIF block has an orientation that turns. */
+function isTurned(exif) {
+  if (text(exif, 0) === "Exif") exif = exif.subarray(6);
+  const view = new DataView(exif.buffer, exif.byteOffset, exif.byteLength), little = text(exif, 0).startsWith("II");
+  try {
+    const at = view.getUint32(4, little), tags = view.getUint16(at, little);
+    for (let tag = at + 2; tag < at + 2 + 12 * tags; tag += 12) {
+      if (view.getUint16(tag, little) === 0x112) return view.getUint16(tag + 8, little) !== 1;
+    }
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+  }
+  return false;
+}
+
+const text = (bytes, at) => String.fromCharCode(...bytes.subarray(at, at + 4));
+
+/* Strips of a bitmap's rows: [first row, RGBA on white]. */
+function* strips(bitmap) {
+  const { width, height } = bitmap, most = Math.max(1, Math.min(height, Math.floor(STRIP_PIXELS / width)));
+  const pen = new OffscreenCanvas(width, most).getContext("2d", { willReadFrequently: true });
+  pen.globalCompositeOperation = "copy";
+  pen.imageSmoothingEnabled = false;
+  for (let first = 0; first < height; first += most) {
+    const rows = Math.min(most, height - first);
+    pen.drawImage(bitmap, 0, first, width, rows, 0, 0, width, rows);
+    yield [first, headstartPixels.putOnWhite(pen.getImageData(0, 0, width, rows).data)];
+  }
+}
+
+/* What each input of the network sees of an image: {input: Uint8Array}. `look` is shown the strips as well. */
+function resized(bitmap, look = () => {}) {
+  const makers = Object.entries(contracts).map(([name, contract]) =>
+    [name, new headstartPixels.PixelMaker(contract, bitmap.width, bitmap.height)]);
+  for (const [first, rgba] of strips(bitmap)) {
+    look(first, rgba);
+    for (const [, maker] of makers) maker.addRows(first, rgba, 4);
+  }
+  return Object.fromEntries(makers.map(([name, maker]) => [name, maker.finish()]));
+}
+
+async function run(pixels) {
+  const feeds = {};
+  for (const [name, bytes] of Object.entries(pixels)) {
+    const side = contracts[name].image_size;
+    feeds[name] = new ort.Tensor("uint8", bytes, [1, side, side, 3]);
+  }
+  const { logits, probabilities } = await session.run(feeds);
+  return { logits: [...logits.data], probabilities: [...probabilities.data] };
+}
+
+async function classify({ file }) {
+  const start = performance.now();
+  const bitmap = await decoded(file), pixels = resized(bitmap);
+  bitmap.close();
+  const read = performance.now();
+  const answer = await run(pixels), done = performance.now();
+  const seconds = { decode: (read - start) / 1000, network: (done - read) / 1000, total: (done - start) / 1000 };
+  return { ...answer, seconds };
+}
+
+const CALLS = { open, classify, test: given => headstartSelfTest(given, { decoded, strips, resized, run }) };
+
+onmessage = async ({ data: { id, call, given } }) => {
+  try {
+    postMessage({ id, result: await CALLS[call](given) });
+  } catch (error) {
+    postMessage(error instanceof Refusal ? { id, refusal: error.message } : { id, error: String(error?.message ?? error) });
+  }
+};

@@ -1,0 +1,243 @@
+"""The page of `headstart serve` in a browser, in front of a real server; explanations, with and without what they need.
+
+Needs the extra serve; tests of the page also Playwright, its axe package and a Chromium. Skipped, saying so, without them.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import headstart
+from conftest import PATIENCE, Opened
+from headstart.io.extras import is_installed
+from headstart.model.backbones.builtin import NAME
+from headstart.training.recipe import Recipe
+from running_server import RunningServer, jpeg, running_server
+
+pytestmark = [
+    pytest.mark.skipif(not is_installed("granian", "starlette", "prometheus_client"), reason="needs the extra serve"),
+    pytest.mark.skipif(not is_installed("torch", "timm"), reason="needs the extra train: heat maps"),
+]
+
+CLASSES = ["<img src=x onerror=document.title='bad'>", "class1", "class2"]
+SECRET = "a-secret-of-24-characters"
+PATIENT = ("--deadline", "300", "--receive", "300")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache-of-file")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    """The training images, one class with a name that is markup."""
+    folder = shutil.copytree(photos, tmp_path_factory.mktemp("data") / "images")
+    (folder / "class0").rename(folder / CLASSES[0])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, cache: Path, images: Path) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(cache))
+        headstart.train(images, out=folder, recipe=Recipe(approach="linear", backbone=NAME), report=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(run: Path, cache: Path) -> Iterator[RunningServer]:
+    """A server as it is started on one's own machine."""
+    with running_server(run, *PATIENT, cache=cache) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def guarded(run: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server that wants a token, and explains nothing."""
+    token = tmp_path_factory.mktemp("secret") / "token"
+    token.write_text(SECRET)
+    token.chmod(0o600)
+    options = ("--token-file", str(token), "--explain", "off")
+    with running_server(run, *PATIENT, *options, cache=cache) as running:
+        yield running
+
+
+class ServedPage(Opened):
+    """The page of a server; at its end, it has asked nobody but that server."""
+
+    def __init__(self, browser: Any, server: RunningServer, **context: Any) -> None:
+        self.server = server
+        super().__init__(browser, server.url, reduced_motion="reduce", **context)
+
+    def give(self, files: dict[str, bytes]) -> None:
+        self.page.set_input_files("#files", [{"name": n, "mimeType": "", "buffer": d} for n, d in files.items()])
+
+    def card(self, name: str) -> Any:
+        """The card of an image, once it has an answer or a refusal."""
+        card = self.page.locator("#cards > li", has=self.page.get_by_text(name, exact=True))
+        card.locator(".took, .refused").first.wait_for(state="attached")
+        return card
+
+    def close(self) -> None:
+        self.context.close()
+        said = [text for text in self.said if "Failed to load resource" not in text]  # Chromium's, for 4xx and 503
+        others = [url for url in self.asked if not url.startswith((self.server.url, "blob:", "data:"))]
+        assert said == [] and others == []
+
+
+@pytest.fixture
+def opened(browser: Any, server: RunningServer) -> Iterator[ServedPage]:
+    page = ServedPage(browser, server)
+    yield page
+    page.close()
+
+
+def test_several_images_get_the_answers_of_the_server(opened: ServedPage) -> None:
+    page = opened.page
+    files = {f"{k}.jpg": jpeg(k) for k in range(6)}
+    opened.give(files | {"text.jpg": b"no image"})
+    for name, data in files.items():
+        answer = opened.server.ask("/v1/classify", data).json()
+        card = opened.card(name)
+        assert card.locator("h3 bdi").inner_text() == answer["label"]
+        shown = card.locator(".bars li").evaluate_all(
+            "rows => rows.map(r => parseFloat(r.querySelector('.fill').style.width))"
+        )
+        expected = sorted(answer["probabilities"].values(), reverse=True)
+        assert np.allclose(np.array(shown) / 100, expected, atol=1e-4)
+        assert all(label in card.locator(".set").inner_text() for label in answer["set"])
+    refused = opened.server.ask("/v1/classify", b"no image").json()["error"]
+    assert opened.card("text.jpg").locator(".refused").inner_text() == refused
+    assert page.locator("main img[src='x']").count() == 0 and page.title().startswith("<img src=x")
+    assert opened.violations() == []
+
+
+def test_an_answer_is_explained(opened: ServedPage) -> None:
+    opened.give({"one.jpg": jpeg(1)})
+    card = opened.card("one.jpg")
+    card.get_by_role("button", name="Explain").click()
+    card.locator(".near").wait_for()
+    heat, toggle = card.locator(".heat"), card.get_by_role("button", name="Heat map")
+    assert heat.evaluate("i => i.complete && i.naturalWidth === 160") and toggle.get_attribute("aria-pressed") == "true"
+    toggle.click()
+    assert not heat.is_visible() and toggle.get_attribute("aria-pressed") == "false"
+    loaded = card.locator(".near img").evaluate_all("all => all.map(i => i.complete && i.naturalWidth > 0)")
+    assert loaded == [True] * 5
+    assert set(card.locator(".near bdi").all_inner_texts()) <= set(CLASSES)
+    assert opened.violations() == []
+
+
+def test_a_busy_server_is_asked_again_and_a_token_is_asked_for(browser: Any, guarded: RunningServer) -> None:
+    opened = ServedPage(browser, guarded)
+    page = opened.page
+    assert page.title() == "Image classifier" and "class1" not in page.content()  # without the token, it tells nothing
+    opened.give({"one.jpg": jpeg(1), "two.jpg": jpeg(2)})
+    field = page.get_by_label("This server answers only callers that have its token.")
+    field.fill("wrong")
+    page.get_by_role("button", name="Use it").click()
+    page.wait_for_selector("#secret:focus")
+    full = iter([{"error": "Not now: the queue is full.", "reason": "overloaded"}] * 2)
+
+    def at_first_full(route: Any) -> None:
+        refusal = next(full, None)
+        if refusal is None:
+            route.continue_()
+        else:
+            route.fulfill(status=503, headers={"Retry-After": "2"}, body=json.dumps(refusal))
+
+    page.route("**/v1/classify", at_first_full)  # what a full server says; the rest is the server's own
+    field.fill(SECRET)
+    page.keyboard.press("Enter")
+    page.get_by_text("The server is busy: asking again in 2 s").first.wait_for()
+    for name in ("one.jpg", "two.jpg"):
+        assert opened.card(name).locator(".label").count() == 1
+        assert opened.card(name).get_by_role("button", name="Explain").count() == 0
+    opened.close()
+
+
+def test_the_page_and_its_files_need_no_other_host(server: RunningServer, guarded: RunningServer) -> None:
+    for each in (server, guarded):
+        page = each.ask("/")
+        assert page.status == 200 and page.headers["content-type"].startswith("text/html")
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert b"http://" not in page.body and b"https://" not in page.body
+        for name in ("style.css", "app.js", "classify_there.js"):
+            assert each.ask(f"/assets/{name}").status == 200
+        for name in ("index.html.j2", "pixels.js", "../web_page.py", "%2e%2e/web_page.py", ""):
+            assert each.ask(f"/assets/{name}").status == 404
+
+
+def test_an_explanation_has_no_path_and_is_refused_where_it_is_off(
+    server: RunningServer, guarded: RunningServer, images: Path
+) -> None:
+    image = (images / "class1" / "000.jpg").read_bytes()
+    found = server.ask("/v1/explain", image)
+    explained = found.json()
+    assert found.status == 200 and set(explained) == {"model", "label", "heat", "seen", "nearest", "note"}
+    heat = Image.open(io.BytesIO(base64.b64decode(explained["heat"].partition(",")[2])))
+    assert heat.mode == "RGBA" and max(heat.size) == 160 and explained["note"] == ""
+    assert len(explained["nearest"]) == 5 and str(images).encode() not in found.body and b".jpg" not in found.body
+    cosines = [each["cosine"] for each in explained["nearest"]]
+    assert cosines == sorted(cosines, reverse=True) and cosines[0] < 1  # not the image itself
+    assert server.ask("/v1/explain", b"no image").status == 422
+    off = guarded.ask("/v1/explain", image, headers={"Authorization": f"Bearer {SECRET}"})
+    assert off.status == 404 and off.json()["reason"] == "explain"
+    assert guarded.ask("/v1/explain", image).status == 401
+
+
+WITHOUT_TORCH = """
+import json, sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "timm", "captum"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+from pathlib import Path
+from headstart.runs.run_folder import RunFolder
+from headstart.serving.explainer import Explainer
+
+explainer = Explainer(RunFolder(Path(sys.argv[1])))
+found = explainer.explain(sys.stdin.buffer.read(), "class1").to_json()
+print(json.dumps([found["heat"], found["note"], len(found["nearest"])]))
+"""
+
+
+def explained_without_torch(run: Path) -> Any:
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(run)]
+    done = subprocess.run(command, input=jpeg(5), capture_output=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_what_is_missing_is_said_and_the_rest_is_answered(run: Path, images: Path, cache: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(cache))
+        heat, note, near = explained_without_torch(run)
+        assert (heat, near) == (
+            None,
+            5,
+        ) and note == "A heat map needs timm, torch and captum, which are not installed here."
+        images.rename(images.with_name("moved"))
+        try:
+            heat, note, near = explained_without_torch(run)
+        finally:
+            images.with_name("moved").rename(images)
+        assert (heat, near) == (None, 0) and note.endswith(
+            "The training images are no longer where they were, so none is shown."
+        )
