@@ -205,7 +205,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def json_commands(photos: Path, run: Path, out: Path, weights: Path) -> dict[str, str]:
-    """A command line for each verb but the demo, which takes longest; see `test_demo.py`."""
+    """A command line for each verb but the demo, which takes longest, and serve, which does not end; see their own tests."""
     one = photos / "class0" / "000.jpg"
     return {
         "check": f"check {photos}",
@@ -221,6 +221,7 @@ def json_commands(photos: Path, run: Path, out: Path, weights: Path) -> dict[str
         "explain": f"explain {run} {one} --out {out / 'explained'}",
         "report": f"report {run} --data {photos} --out {out / 'report.html'}",
         "sample": f"sample scenes {out / 'sampled'} --n 60 --size 32",
+        "pack": f"pack {photos} --out {out / 'sampled'}",
         "bundle": f"bundle --weights-dir {weights} --out {out / 'bundle'}",
         "kaggle": f"kaggle {REDUX} --out {out / 'competition'}",
         "submit": f"submit {REDUX} {out / 'competition.csv'}",
@@ -229,7 +230,7 @@ def json_commands(photos: Path, run: Path, out: Path, weights: Path) -> dict[str
     }
 
 
-@pytest.mark.parametrize("verb", [verb for verb in cli.VERBS if verb != "demo"])
+@pytest.mark.parametrize("verb", [verb for verb in cli.VERBS if verb not in ("demo", "serve")])
 def test_json_is_one_document_on_stdout_and_documented(
     verb: str,
     photos: Path,
@@ -450,7 +451,7 @@ def test_every_field_of_a_dataclass_of_options_can_be_given(verb: str, capsys: p
         if cls is None or cls is Recipe:
             continue
         options = options_taken(cls, parameter.annotation)
-        values = {o.field: {bool: True, int: 7}.get(o.kind, f"{o.name} of it") for o in options}
+        values = {o.field: {bool: True, int: 7, float: 7.5}.get(o.kind, f"{o.name} of it") for o in options}
         words += [flag(o.name) if o.kind is bool else f"{flag(o.name)}={values[o.field]}" for o in options]
         expected[name] = cls(name, **values) if parameter in positional else cls(**values)
     _, bound, _ = cli.application(words).parse_args(words, exit_on_error=False, print_error=False)

@@ -43,7 +43,18 @@ HEAVY = {
     ),
     *("rich", "cyclopts", "huggingface_hub", "safetensors", "platformdirs"),
 }
-TRAINERS = ("prepare", "batches", "bf16_conv", "finetune", "loop", "mixing", "optim")
+TRAINERS = (
+    "prepare",
+    "batches",
+    "bf16_conv",
+    "finetune",
+    "loop",
+    "mixing",
+    "optim",
+    "passes",
+    "shared_passes",
+    "follower",
+)
 HEAVY_ALLOWED = {
     ("estimator.py", "sklearn"),
     *((f"model/backbones/{name}.py", package) for name in ("networks", "cut_network") for package in ("torch", "timm")),

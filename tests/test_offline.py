@@ -73,6 +73,7 @@ def all_verbs(
         ["split", str(photos), "--out", str(out / "split.csv"), *more],
         ["backbones", *given],
         ["sample", "scenes", str(out / "sampled"), "--n", "60", "--size", "32", *more],
+        ["pack", str(photos), "--out", str(out / "packed"), *more],
         ["bundle", "--out", str(out / "bundle.zip"), *given],
         ["reproduce", run, *given],
         ["compare", str(photos), "--out", str(out / "both"), "--recipes", "linear", *given],
@@ -91,7 +92,7 @@ def test_no_verb_opens_a_socket(tmp_path: Path, photos: Path, tiny_weights: Path
         place = (tmp_path / f"{name}-cache", tmp_path / name)
         commands += all_verbs(*place, photos, tiny_weights, *more, options=options)
     answers, stderr = without_network(commands, tmp_path)
-    elsewhere = {"demo", "kaggle", "push", "submit"}  # in test_demo.py; the others are for the network: see below
+    elsewhere = {"demo", "kaggle", "push", "serve", "submit"}  # test_demo.py, test_serve.py; the others need a network
     assert {verb for verb, _, _ in answers} == set(VERBS) - elsewhere
     for verb, code, attempts in answers:
         assert (verb, code, attempts) == (verb, 0, []), stderr

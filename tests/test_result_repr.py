@@ -17,6 +17,7 @@ import headstart.verbs
 from headstart.data.checks import Finding
 from headstart.data.data_source import DataSource
 from headstart.data.dataset import Dataset
+from headstart.data.packs.pack_writing import PackSummary
 from headstart.evaluation.intervals import undefined, wilson
 from headstart.evaluation.metrics import compute_metrics
 from headstart.exporters.hub_upload import UploadedFiles
@@ -37,6 +38,7 @@ from headstart.pipeline.explanations import Explanation
 from headstart.pipeline.train_run import TrainResult
 from headstart.runs.provenance import CopiesRecord, DataRecord, Provenance
 from headstart.samples.flaws import FlawRecall
+from headstart.scale.shard_run import ShardResult
 from headstart.training.recipe import Recipe
 from headstart.verbs.backbones import BackboneList, PoolList, PoolRow
 from headstart.verbs.bundle import BundleResult
@@ -47,11 +49,13 @@ from headstart.verbs.evaluate import Evaluation
 from headstart.verbs.explain import ExplainResult
 from headstart.verbs.export import Exported
 from headstart.verbs.kaggle import KaggleResult
+from headstart.verbs.pack import PackResult
 from headstart.verbs.predict import PredictResult
 from headstart.verbs.push import Pushed
 from headstart.verbs.report import ReportResult
 from headstart.verbs.reproduce import ReproduceResult
 from headstart.verbs.sample import SampleResult
+from headstart.verbs.serve import ServeResult
 from headstart.verbs.split import SplitResult
 from headstart.verbs.submit import SubmitResult
 from headstart.verbs.verify import Verification
@@ -182,8 +186,11 @@ SHOWN: list[OneLineRepr] = [
     KaggleResult(slug="dogs-vs-cats", out=LONG, files=3, bytes=4, run=trained, next=(LONG,) * 9),
     SubmitResult(status),
     Exported(LONG, {"formats": ["onnx"], "id": HOSTILE}, None, 1),
+    ServeResult(LONG, 3, 2.5),
     Verification(LONG, VerifyReport(LONG, (), (LONG,))),
     Pushed(UploadedFiles(LONG, True, LONG, "0" * 40), (LONG,) * 9, False),
+    ShardResult("predict", LONG, N, {LONG: 3}, (LONG,) * 9, "0" * 64, 2, N, 1.5),
+    PackResult(LONG, PackSummary(N, 10, 2, "0" * 64), 3),
     SampleResult(out=LONG, images={"train": {"sea": 3}, "test": {"sea": 1}}, flaws={"leak": 1}),
     DemoResult(
         out=LONG, images=N, recalled=[FlawRecall("leak", (), (), None)], comparison=comparison, caution=LONG, seconds=1

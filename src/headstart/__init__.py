@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from headstart.model.inference.predictor import Predictor
     from headstart.pipeline.comparison import Comparison
     from headstart.runs.run_folder import load_classifier
+    from headstart.serving.server_options import ServerOptions
     from headstart.training.recipe import Recipe
     from headstart.training.recipe_files import read_recipe
     from headstart.verbs.backbones import backbones
@@ -44,11 +45,13 @@ if TYPE_CHECKING:
     from headstart.verbs.explain import explain
     from headstart.verbs.export import export
     from headstart.verbs.kaggle import kaggle
+    from headstart.verbs.pack import pack
     from headstart.verbs.predict import predict
     from headstart.verbs.push import push
     from headstart.verbs.report import report
     from headstart.verbs.reproduce import reproduce
     from headstart.verbs.sample import sample
+    from headstart.verbs.serve import serve
     from headstart.verbs.split import split
     from headstart.verbs.submit import submit
     from headstart.verbs.train import train
@@ -73,10 +76,12 @@ _HOME = {
     "Predictor": "headstart.model.inference.predictor",
     "Preprocess": "headstart.images.preprocess",
     "Recipe": "headstart.training.recipe",
+    "ServerOptions": "headstart.serving.server_options",
     "SubmissionOptions": "headstart.kaggle_api.submission",
     "WeightsSource": "headstart.model.backbones.weights_source",
     "backbones": "headstart.verbs.backbones",
     "bundle": "headstart.verbs.bundle",
+    "pack": "headstart.verbs.pack",
     "check": "headstart.verbs.check",
     "compare": "headstart.verbs.compare",
     "compute_metrics": "headstart.evaluation.metrics",
@@ -95,6 +100,7 @@ _HOME = {
     "report": "headstart.verbs.report",
     "reproduce": "headstart.verbs.reproduce",
     "sample": "headstart.verbs.sample",
+    "serve": "headstart.verbs.serve",
     "split": "headstart.verbs.split",
     "submit": "headstart.verbs.submit",
     "train": "headstart.verbs.train",
@@ -118,6 +124,7 @@ __all__ = [
     "Predictor",
     "Preprocess",
     "Recipe",
+    "ServerOptions",
     "SubmissionOptions",
     "WeightsSource",
     "backbones",
@@ -134,12 +141,14 @@ __all__ = [
     "kaggle",
     "load_classifier",
     "open_dataset",
+    "pack",
     "predict",
     "push",
     "read_recipe",
     "report",
     "reproduce",
     "sample",
+    "serve",
     "split",
     "submit",
     "train",

@@ -18,14 +18,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from headstart.errors import HeadstartError, WriteError
 from headstart.io.options import Option, options_class, options_taken
+from headstart.training import ranks
 
 VERBS = {
     "demo": "Show everything in two minutes: render images, compare three ways to a classifier, find flaws.",
@@ -41,7 +42,9 @@ VERBS = {
     "explain": "Explain predictions: probabilities, a heat map, and the nearest training images.",
     "report": "Rewrite the page of a run: figures, mistakes with heat maps, suspected labels, copies.",
     "sample": "Render a sample dataset: six classes of scenes in train and test folders, with planted flaws.",
+    "pack": "Pack images into tars of ten thousand, with an index: for buckets, and for folders with too many files.",
     "bundle": "Collect weights and requirements into a folder or a zip for an offline machine.",
+    "serve": "Serve predictions over HTTP on this machine, with a page to try them, until stopped.",
     "verify": "Check an export on this machine: its files, then each sample image step by step in every runtime.",
     "kaggle": "Download a Kaggle competition or dataset, unpack it, and find the labels; with --train, write a submission.",
     "submit": "Submit a file to a Kaggle competition, and wait for its score.",
@@ -60,6 +63,9 @@ STOPPED = {
     "submit": "Your submissions page on Kaggle shows whether the file arrived.",
 }
 """What Ctrl-C leaves behind, for the verbs where `KEPT` does not apply."""
+
+TOGETHER = ("train", "reproduce")
+"""The verbs that several processes, started by torchrun, run together; rank 0 speaks for all."""
 
 RECIPE_HELP = "Name of a recipe, or a TOML file, that sets these options; options on the command line override it."
 
@@ -86,11 +92,33 @@ def _leave(code: int) -> NoReturn:
 
 def run(words: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
+    if ranks.size() > 1 and _asked(words) in TOGETHER:
+        from headstart.training.shared_task import run_together
+
+        return run_together(lambda: _run_alone(words))
+    return _run_alone(words)
+
+
+def _run_alone(words: Sequence[str]) -> int:
     try:
-        return _run(words)
+        with _offline("--offline" in words):
+            return _run(words)
     except KeyboardInterrupt:
         print(f"Stopped. {STOPPED.get(_asked(words) or '', KEPT)}", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _offline(wanted: bool) -> Iterator[None]:
+    """Refuse URLs of stores while the block runs, in this process and in those that it starts."""
+    before = os.environ.get("HEADSTART_OFFLINE")
+    if wanted:
+        os.environ["HEADSTART_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        if wanted and before is None:
+            del os.environ["HEADSTART_OFFLINE"]
 
 
 def _run(words: Sequence[str]) -> int:
@@ -217,7 +245,7 @@ def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
     parameters.append(_keyword("as_json", bool, False, as_option))
     if not any(p.name == "offline" for p in parameters):  # scripts may pass it to every verb
         as_option = Parameter(
-            name="--offline", negative="", show_default=False, help="Never open a socket; this command never does."
+            name="--offline", negative="", show_default=False, help="Never open a socket: URLs of buckets are refused."
         )
         parameters.append(_keyword("needless", bool, False, as_option))
     parameters.sort(key=lambda p: p.kind)  # positional ones first: an argument may bring options with it
