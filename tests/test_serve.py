@@ -281,12 +281,12 @@ def test_it_calls_nobody_listens_on_this_machine_only_and_needs_no_torch(small_r
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.com"])
-def test_other_machines_need_a_secret(host: str, tmp_path: Path) -> None:
+def test_other_machines_need_a_token(host: str, tmp_path: Path) -> None:
     with pytest.raises(ServeError) as refused:
         headstart.serve(tmp_path, options=ServerOptions(host=host))
     assert str(refused.value) == (
-        f"host {host}: other machines could send requests, and see what the classifier says, without a secret.\n"
-        "  Add --token-file FILE with a secret in it, or leave out --host."
+        f"host {host}: other machines could send requests and read the answers without a token.\n"
+        "  Add --token-file FILE with a token in it, or leave out --host."
     )
 
 
@@ -300,7 +300,7 @@ def test_other_machines_need_a_secret(host: str, tmp_path: Path) -> None:
         (b"\xff" * 20, "expected one word of at least 16 letters and digits."),
     ],
 )
-def test_a_token_file_that_is_no_secret(content: bytes | None, message: str, tmp_path: Path) -> None:
+def test_a_token_file_that_is_no_token(content: bytes | None, message: str, tmp_path: Path) -> None:
     file = tmp_path / "secret"
     if content is not None:
         file.write_bytes(content)

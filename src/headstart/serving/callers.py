@@ -59,7 +59,7 @@ class Callers:
         raise RequestRefused(
             401,
             "token",
-            "The header Authorization: Bearer SECRET is missing, or has another secret.",
+            "The header Authorization: Bearer TOKEN is missing, or its token is wrong.",
             headers={"WWW-Authenticate": "Bearer", **CLOSE},
         )
 

@@ -34,7 +34,7 @@ Document = dict[str, Any]
 
 SENTENCES = {
     400: "The body is empty, or not what its type says: no JSON, no base64, no multipart.",
-    401: "The secret is missing or wrong: send `Authorization: Bearer SECRET`.",
+    401: "The token is missing or wrong: send `Authorization: Bearer TOKEN`.",
     403: "The header Host or Origin names another site.",
     404: "There is no such model.",
     408: "The request took too long to arrive.",
@@ -50,7 +50,7 @@ _READ = (401, 403, 503)
 
 
 def openapi_document(model: TensorModel, *, token: bool, explain: bool, max_body: int) -> Document:
-    """Return the document. `token` says whether a secret is needed, `max_body` is in bytes."""
+    """Return the document. `token` says whether a token is needed, `max_body` is in bytes."""
     document: Document = {
         "openapi": "3.1.0",
         "info": {
@@ -65,8 +65,8 @@ def openapi_document(model: TensorModel, *, token: bool, explain: bool, max_body
         "components": {"schemas": _schemas(model), "responses": {str(code): _refusal(code) for code in SENTENCES}},
     }
     if token:
-        document["components"]["securitySchemes"] = {"secret": {"type": "http", "scheme": "bearer"}}
-        document["security"] = [{"secret": []}]
+        document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"token": []}]
     return document
 
 
@@ -87,7 +87,7 @@ def _paths(model: TensorModel) -> Document:
 
 
 def _page() -> Document:
-    return _get("page", "The page; it needs no secret.", {}, "text/html", codes=(403, 503)) | {"security": []}
+    return _get("page", "The page; it needs no token.", {}, "text/html", codes=(403, 503)) | {"security": []}
 
 
 def _open_inference(model: TensorModel) -> Document:
@@ -173,7 +173,7 @@ def _state(name: str, what: str, schema: str) -> Document:
 
 
 def _open_to_all(operation: Document) -> Document:
-    """Return an operation that needs no secret."""
+    """Return an operation that needs no token."""
     responses = {code: answer for code, answer in operation["responses"].items() if code not in ("401", "503")}
     return operation | {"security": [], "responses": responses}
 

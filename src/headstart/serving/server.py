@@ -154,7 +154,7 @@ class _Server:
         self._readiness.state = "ready"
         classes = few([plain(name) for name in self._served.classes])
         log.info("Serving %s (%s) at %s", plain(str(self._place)), classes, self.address)
-        token = ' -H "Authorization: Bearer $SECRET"' if self._options.token_file else ""
+        token = ' -H "Authorization: Bearer $TOKEN"' if self._options.token_file else ""
         log.info("Try it: curl%s --data-binary @image.jpg %s/predict", token, self.address)
         log.info("Ctrl-C stops it.")
 

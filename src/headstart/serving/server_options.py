@@ -28,7 +28,7 @@ class ServerOptions:
     port: int = 8000
     """Port to listen at; 0 for any that is free."""
     token_file: Path | None = None
-    """File with a secret; requests must then have the header `Authorization: Bearer SECRET`."""
+    """File with a token; requests must then have the header `Authorization: Bearer TOKEN`."""
     allow_host: str = ""
     """Names under which the server is called besides its address, separated by commas: behind a proxy, its name."""
     max_body: float = 20.0
@@ -60,8 +60,8 @@ class ServerOptions:
             raise ServeError(f"explain {self.explain!r} is not known: expected auto, on or off.")
         if not self.on_loopback and self.token_file is None:
             raise ServeError(
-                f"host {self.host}: other machines could send requests, and see what the classifier says, without a secret.",
-                hint="Add --token-file FILE with a secret in it, or leave out --host.",
+                f"host {self.host}: other machines could send requests and read the answers without a token.",
+                hint="Add --token-file FILE with a token in it, or leave out --host.",
             )
 
     @property
@@ -97,7 +97,7 @@ _BOUNDS = (
 
 
 def read_token(options: ServerOptions) -> bytes | None:
-    """Return the secret in the token file, without spaces around it; None if none is needed. Raises `ServeError`."""
+    """Return the token in the file, without spaces around it; None if none is needed. Raises `ServeError`."""
     file = options.token_file
     if file is None:
         return None
@@ -105,7 +105,7 @@ def read_token(options: ServerOptions) -> bytes | None:
         token = file.read_bytes().strip()
     except OSError as error:
         raise ServeError(
-            f"token_file {file}: cannot be read: {error.strerror}.", hint="Name a file that holds the secret."
+            f"token_file {file}: cannot be read: {error.strerror}.", hint="Name a file that holds the token."
         ) from error
     if len(token) < LEAST_TOKEN or not token.isascii() or len(token.split()) != 1:
         raise ServeError(

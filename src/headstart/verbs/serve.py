@@ -40,7 +40,7 @@ def serve(run: Path, *, options: ServerOptions = ServerOptions()) -> ServeResult
 
     Raises:
         RunError, ExportError: the run folder or the export is missing or damaged, or does not answer as it should.
-        ServeError: the port is taken, an option is invalid, or other machines could call without a secret.
+        ServeError: the port is taken, an option is invalid, or other machines could call without a token.
         MissingExtra: the extra `serve` is not installed.
     """
     require("Serving", *EXTRAS["serve"])
