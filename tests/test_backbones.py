@@ -402,6 +402,7 @@ def test_arguments_and_architectures_that_timm_does_not_have(tmp_path: Path) -> 
     )
 
 
+@pytest.mark.slow
 # --------------------------------------------------------------------------------------------------------- real weights
 def test_all_real_weights_load_strictly(shared: Path) -> None:
     import torch

@@ -384,7 +384,7 @@ def test_a_run_from_a_bundle_opens_no_socket(
     }
     assert {"torch", "timm", "openvino", "pillow", "matplotlib", "jinja2"} <= loaded
     named = {line.partition("==")[0] for line in (made / "requirements.txt").read_text().split()}
-    assert loaded - named == set()
+    assert loaded - named <= {"brotli"}  # httpx uses it where something else has installed it
 
 
 # pip's part, against a folder in place of an index

@@ -356,6 +356,7 @@ def test_what_ctrl_c_leaves_is_said_of_verbs_that_there_are() -> None:
     assert set(cli.STOPPED) <= set(cli.VERBS)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups that a test can send Ctrl-C to")
 def test_ctrl_c_stops_with_a_message_and_the_same_command_goes_on(
     tmp_path: Path, tiny_weights: Path, warm: Path

@@ -77,6 +77,7 @@ def test_train(mirrored: Path, tmp_path: Path, tiny_weights: Path) -> None:
     check_whole(tmp_path / "run" / "split.csv")
 
 
+@pytest.mark.slow
 def test_compare(mirrored: Path, tmp_path: Path, tiny_weights: Path) -> None:
     headstart.compare(mirrored, out=tmp_path / "out", recipes="linear", backbones="test_resnet.a", weights=tiny_weights)
     check_whole(tmp_path / "out" / "split.csv")
@@ -104,6 +105,7 @@ def test_fit(mirrored: Path, tiny_weights: Path) -> None:
 # What the data brings, and what people say
 
 
+@pytest.mark.slow
 def test_compare_names_a_leak_that_the_data_brings(
     tmp_path: Path, tiny_weights: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

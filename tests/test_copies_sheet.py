@@ -400,6 +400,7 @@ def test_the_same_file_stays_a_copy(scenes: Path, tmp_path: Path, capsys: pytest
     assert not (tmp_path / "split.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_comparison_hands_them_on(tmp_path: Path, tiny_weights: Path) -> None:
     data = write_photos(tmp_path / "data")
     no = table(tmp_path, "class0/000.jpg,class0/001.jpg,,,,,x")

@@ -369,6 +369,7 @@ def test_on_the_command_line(
     assert not (tmp_path / "split.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_correction_that_empties_a_class(
     tmp_path: Path, photos: Path, tiny_weights: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -115,6 +115,7 @@ def test_halves_of_every_family_at_every_stage(name: str) -> None:
         check_halves(model, n_frozen, side)
 
 
+@pytest.mark.slow
 def test_halves_of_a_real_architecture() -> None:
     model = network("mobilenetv2_100")
     check_halves(model, auto_cut(model, 64), 64)
@@ -147,6 +148,7 @@ def test_a_network_that_passes_several_tensors_along_is_one_stage() -> None:
     assert (only.name, only.shape, auto_cut(model)) == ("features", (4032,), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cnn", "resnet", "vit"])
 def test_our_own_networks(kind: str) -> None:
     if kind == "cnn":

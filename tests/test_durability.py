@@ -379,6 +379,7 @@ SAMPLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_failing_disk_is_a_clean_error_that_leaves_the_old_state(verb: str, bench: Bench) -> None:
     with_faults(bench, verb, SAMPLES[verb])
@@ -465,6 +466,7 @@ def test_two_processes_that_embed_the_same_images_share_a_cache(
     assert all(s == seen[0] for s in seen)
 
 
+@pytest.mark.slow
 def test_one_process_embeds_while_another_trains(
     tmp_path: Path, warm_cache: Path, photos: Path, tiny_weights: Path
 ) -> None:

@@ -236,6 +236,7 @@ def test_teachers_answer_in_a_maker_or_beside_the_student() -> None:
         assert torch.equal(mine, other)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_its_snapshot(tmp_path: Path) -> None:
     from distil import FEATURES, Taught, Training
     from safetensors.torch import load_file
@@ -291,6 +292,7 @@ def test_what_is_missing_is_said_before_anything_starts(tmp_path: Path, monkeypa
 # Packing
 
 
+@pytest.mark.slow
 def test_a_packed_backbone_is_found_and_built(tmp_path: Path) -> None:
     import pack
     from distil import BATCH

@@ -292,7 +292,7 @@ def test_a_place_that_is_taken_is_refused_before_any_work(run: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"to": "onx"}, "to 'onx' is not known: expected onnx, openvino, hub or mlflow.\n  Did you mean 'onnx'?"),
+        ({"to": "onx"}, "to 'onx' is not known: expected onnx, openvino, web, hub or mlflow.\n  Did you mean 'onnx'?"),
         ({"to": ""}, "to: names no format."),
         ({"check": -1}, "check -1 cannot be used: expected a whole number from 0 to 1,000,000."),
         ({"samples": 101}, "samples 101 cannot be used: expected a whole number from 0 to 100."),

@@ -313,6 +313,7 @@ def test_what_it_needs_is_said_before_any_work(tmp_path: Path, photos: Path) -> 
     assert caught.value.message.startswith("resnet18.a1_in1k: its weights are not on this machine")
 
 
+@pytest.mark.slow
 def test_all_planted_copies_are_found_with_a_backbone_and_without(tmp_path: Path) -> None:
     """Scenes whose copies were cropped, mirrored and brightened; no weights but those of the package."""
     headstart.sample("scenes", tmp_path / "scenes", n=240, seed=4)

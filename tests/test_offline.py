@@ -83,6 +83,7 @@ def all_verbs(
     return [[str(cache), *words] for words in commands]
 
 
+@pytest.mark.slow
 def test_no_verb_opens_a_socket(tmp_path: Path, photos: Path, tiny_weights: Path) -> None:
     commands = []
     for name, more, options in (

@@ -74,6 +74,7 @@ def test_a_run_on_the_embedded_backbone_is_repeated_with_it(photos: Path, tiny_w
     assert again.same
 
 
+@pytest.mark.slow
 def test_the_choice_of_backbones_is_repeated_not_made_again(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
     """The clock has a part in it, and so has what else is at hand."""
     weights = tmp_path / "weights"
