@@ -7,8 +7,10 @@ the user's cache, or by `npm pack`. Tests of the page skip, saying so, where one
 from __future__ import annotations
 
 import functools
+import hashlib
 import http.server
 import io
+import json
 import os
 import shutil
 import socketserver
@@ -28,7 +30,6 @@ import headstart
 from conftest import WAIT, Opened, scene, serious_violations
 from headstart import Recipe
 from headstart.errors import BadDownload, MissingExtra, RecipeError, Unreachable
-from headstart.exporters import onnxruntime_web as ort_module
 from headstart.exporters.export_calibration import ExportCalibration
 from headstart.exporters.export_folder import ExportFolder
 from headstart.exporters.exported_classifier import ExportedClassifier
@@ -446,18 +447,40 @@ def test_another_place_is_named(tmp_path: Path, name: str) -> None:
     assert str(tmp_path / name) in str(refused.value) and f"npm pack onnxruntime-web@{VERSION}" in refused.value.hint
 
 
-def test_it_is_fetched_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "archive.tgz").write_bytes(b"another archive")
-    server = _Server(("127.0.0.1", 0), functools.partial(_StaticHost, directory=str(tmp_path)))
+def test_it_is_fetched_with_npm_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From whatever registry npm is set to; here, one on this machine that has another archive under that name."""
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm")
+    package = tmp_path / "package"
+    write(package, {"package.json": json.dumps({"name": "onnxruntime-web", "version": VERSION}).encode()})
+    archive = tmp_path / "registry" / "archive.tgz"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(package, "package")
+    server = _Server(("127.0.0.1", 0), functools.partial(_StaticHost, directory=str(archive.parent)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(ort_module, "PACKAGE", f"http://127.0.0.1:{server.server_port}/archive.tgz")
+    address = f"http://127.0.0.1:{server.server_port}"
+    dist = {"tarball": f"{address}/archive.tgz", "shasum": hashlib.sha1(archive.read_bytes()).hexdigest()}
+    version = {"name": "onnxruntime-web", "version": VERSION, "dist": dist}
+    document = {"name": "onnxruntime-web", "dist-tags": {"latest": VERSION}, "versions": {VERSION: version}}
+    (archive.parent / "onnxruntime-web").write_text(json.dumps(document))
+    for name, value in {"registry": address, "cache": str(tmp_path / "npm"), "fetch_retries": "0"}.items():
+        monkeypatch.setenv(f"npm_config_{name}", value)
     with pytest.raises(BadDownload, match="is not what was published"):
         onnxruntime_web()
-    monkeypatch.setattr(ort_module, "PACKAGE", f"http://127.0.0.1:{server.server_port}/gone.tgz")
-    with pytest.raises(Unreachable, match="could not be downloaded from npm: HTTP 404"):
+    (archive.parent / "onnxruntime-web").unlink()
+    monkeypatch.setenv("npm_config_cache", str(tmp_path / "another"))
+    with pytest.raises(Unreachable, match=r"could not be downloaded with npm: E404\."):
         onnxruntime_web()
     server.shutdown()
     server.server_close()
+
+
+def test_without_npm_or_offline_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingExtra, match="needs onnxruntime-web, and npm to download it") as refused:
+        onnxruntime_web()
+    assert f"--ort onnxruntime-web-{VERSION}.tgz" in refused.value.hint
     with pytest.raises(MissingExtra, match="--offline downloads nothing") as refused:
         onnxruntime_web(offline=True)
     assert f"--ort onnxruntime-web-{VERSION}.tgz" in refused.value.hint

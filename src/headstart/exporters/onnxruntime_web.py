@@ -2,7 +2,7 @@
 
     onnxruntime_web(Path("onnxruntime-web-1.30.0.tgz"))       from npm's archive, or an unpacked one
     onnxruntime_web(offline=True)                             from the cache, or `MissingExtra`
-    onnxruntime_web()                                         else 33 MB from npm, checked by SHA-512
+    onnxruntime_web()                                         else 33 MB by `npm pack`, checked by SHA-512
 
 Of the package's builds it takes the one that computes on the processor alone (WebAssembly with SIMD, no WebGPU): 0.07 MB
 of JavaScript and 14.2 MB of WebAssembly, 3.7 MB packed. WebGPU gave wrong numbers too often, and its build is twice as
@@ -15,16 +15,18 @@ import base64
 import hashlib
 import io
 import re
+import shutil
 import tarfile
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.errors import BadDownload, MissingExtra, RecipeError, Unreachable
 from headstart.io.files import cache_dir, sha256_bytes, write_cache
+from headstart.io.processes import ProcessResult, run_child
 from headstart.io.progress import log
 
 VERSION = "1.30.0"
-PACKAGE = f"https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"
 PACKAGE_SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 """As npm states it (`npm view onnxruntime-web@VERSION dist.integrity`), in base64."""
 SCRIPT, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
@@ -34,7 +36,7 @@ KNOWN = {
 }
 """SHA-256 of the files of `VERSION`."""
 MOST_BYTES = 200 << 20
-SECONDS = 60.0
+SECONDS = 600.0
 
 LICENCE = """\
 ONNX Runtime Web {version}, unchanged; the script only has another ending, since some servers do not know .mjs.
@@ -80,7 +82,8 @@ class OnnxRuntimeWeb:
 def onnxruntime_web(given: Path | None = None, *, offline: bool = False) -> OnnxRuntimeWeb:
     """Return it from `given` (npm's .tgz, or a folder), else from the cache, else from npm.
 
-    Raises `RecipeError` for a place without it, `MissingExtra` offline, `Unreachable`, `BadDownload`, `WriteError`.
+    Raises `RecipeError` for a place without it, `MissingExtra` offline or without npm, `Unreachable`, `BadDownload`,
+    `WriteError`.
     """
     if given is not None:
         return _given(given)
@@ -141,18 +144,29 @@ def _members(archive: bytes) -> OnnxRuntimeWeb:
 
 
 def _fetched() -> bytes:
-    """Return npm's archive if it is the published one. Raises `Unreachable`, `BadDownload`."""
-    from urllib.error import HTTPError, URLError
-    from urllib.request import urlopen
+    """Return npm's archive, from the registry that npm is set to, if it is the published one.
 
-    log.info("Downloading onnxruntime-web %s from npm, 33 MB, once: it runs the network in the browser.", VERSION)
+    Raises `MissingExtra` without npm, `Unreachable`, `BadDownload`.
+    """
+    npm = shutil.which("npm")
     hint = f"`npm pack onnxruntime-web@{VERSION}` elsewhere, then --ort onnxruntime-web-{VERSION}.tgz."
-    try:
-        with urlopen(PACKAGE, timeout=SECONDS) as answer:
-            data = bytes(answer.read(MOST_BYTES))
-    except (HTTPError, URLError, OSError) as error:
-        reason = f"HTTP {error.code}" if isinstance(error, HTTPError) else str(getattr(error, "reason", error))
-        raise Unreachable(f"onnxruntime-web could not be downloaded from npm: {reason}.", hint=hint) from error
+    if npm is None:
+        raise MissingExtra("--to web needs onnxruntime-web, and npm to download it; neither is here.", hint=hint)
+    log.info("Downloading onnxruntime-web %s with npm, 33 MB, once: it runs the network in the browser.", VERSION)
+    with tempfile.TemporaryDirectory() as folder:
+        done = run_child([npm, "pack", f"onnxruntime-web@{VERSION}", "--pack-destination", folder], SECONDS)
+        archives = list(Path(folder).glob("*.tgz"))
+        if done.stopped or done.code or not archives:
+            raise Unreachable(f"onnxruntime-web could not be downloaded with npm: {_reason(done)}.", hint=hint)
+        data = archives[0].read_bytes()
     if base64.b64encode(hashlib.sha512(data).digest()).decode() != PACKAGE_SHA512:
         raise BadDownload("onnxruntime-web: what npm sent is not what was published (SHA-512 differs).", hint=hint)
     return data
+
+
+def _reason(done: ProcessResult) -> str:
+    """Return the code of npm's error, such as E404 or ENOTFOUND."""
+    if done.stopped:
+        return f"no end within {SECONDS:g} s"
+    found = re.search(r"npm (?:error|ERR!) code (\w+)", done.stderr)
+    return found[1] if found else f"it ended with code {done.code}"

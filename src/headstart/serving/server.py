@@ -248,9 +248,14 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
     numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
     before = {number: signal.getsignal(number) for number in numbers}
     for number in numbers:
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+        if sys.platform == "win32":
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+        else:  # it wakes the loop also if the signal comes just before the loop begins to wait
+            loop.add_signal_handler(number, stop)
     try:
         yield
     finally:
+        for number in numbers if sys.platform != "win32" else ():
+            loop.remove_signal_handler(number)
         for number, handler in before.items():
             signal.signal(number, handler)
