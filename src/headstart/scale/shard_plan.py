@@ -85,7 +85,7 @@ def check_same(plan: ShardPlan, out: Store) -> bool:
         if there.get(name) != here.get(name):
             raise OtherPlan(
                 f"{out.url}: holds parts of other work: its {name} is {there.get(name)!r}, not {here.get(name)!r}.",
-                hint=f"Repeat the command that began it, or write elsewhere. {ANOTHER}",
+                hint="Repeat the command that began it, or choose another --shards.",
             )
     return True
 

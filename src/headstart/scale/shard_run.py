@@ -90,7 +90,7 @@ def check_options(options: ShardOptions) -> None:
     for name, least in (("shard_size", 1), ("workers", 0)):
         value = getattr(options, name)
         if not isinstance(value, int) or value < least:
-            raise RecipeError(f"{name}: {value!r} cannot be used: expected a number from {least}.")
+            raise RecipeError(f"{name} {value!r} cannot be used: expected a whole number, {least} or more.")
     if options.engine not in ("local", "ray"):
         raise RecipeError(f"engine: {options.engine!r} is not known: expected local or ray.")
     require("--shards", "pyarrow")
@@ -176,7 +176,10 @@ class _ShardWork:
                 yield shard
         for suffix, n in sorted(self._source.left_out.items()):
             log.info(
-                "%s: %s files with the name %s are left out.", self._source.identity, f"{n:,}", suffix or "of none"
+                "%s: left out %s %s.",
+                self._source.identity,
+                f"{n:,} file{'s' * (n != 1)}",
+                f"named *{suffix}" if suffix else "without a suffix",
             )
 
     def receive(self, receipt: Receipt) -> None:
