@@ -291,7 +291,10 @@ def test_images_are_told_by_their_names(tmp_path: Path) -> None:
         ("{photos} --shards {out} --out {out}.csv", "RecipeError: out: has no effect with --shards"),
         ("{photos} --workers 2", "RecipeError: engine, workers, shard_size: apply to shards only."),
         ("{photos} --shards {out} --engine spark", "RecipeError: engine: 'spark' is not known: expected local or ray."),
-        ("{photos} --shards {out} --shard-size 0", "RecipeError: shard_size 0 cannot be used: expected a whole number, 1 or more."),
+        (
+            "{photos} --shards {out} --shard-size 0",
+            "RecipeError: shard_size 0 cannot be used: expected a whole number, 1 or more.",
+        ),
         ("{photos}/nowhere --shards {out}", "MissingData: "),
         ("{photos}/class0/000.jpg --shards {out}", "MissingData: "),
         ("{photos} --shards {photos}/parts", "WriteError: "),

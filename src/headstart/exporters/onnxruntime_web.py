@@ -17,12 +17,12 @@ import io
 import re
 import shutil
 import tarfile
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.errors import BadDownload, MissingExtra, RecipeError, Unreachable
 from headstart.io.files import cache_dir, sha256_bytes, write_cache
+from headstart.io.folders import temporary_folder
 from headstart.io.processes import ProcessResult, run_child
 from headstart.io.progress import log
 
@@ -153,9 +153,9 @@ def _fetched() -> bytes:
     if npm is None:
         raise MissingExtra("--to web needs onnxruntime-web, and npm to download it; neither is here.", hint=hint)
     log.info("Downloading onnxruntime-web %s with npm, 33 MB, once: it runs the network in the browser.", VERSION)
-    with tempfile.TemporaryDirectory() as folder:
-        done = run_child([npm, "pack", f"onnxruntime-web@{VERSION}", "--pack-destination", folder], SECONDS)
-        archives = list(Path(folder).glob("*.tgz"))
+    with temporary_folder() as folder:
+        done = run_child([npm, "pack", f"onnxruntime-web@{VERSION}", "--pack-destination", str(folder)], SECONDS)
+        archives = list(folder.glob("*.tgz"))
         if done.stopped or done.code or not archives:
             raise Unreachable(f"onnxruntime-web could not be downloaded with npm: {_reason(done)}.", hint=hint)
         data = archives[0].read_bytes()
