@@ -26,8 +26,9 @@ from lookalikes import KINDS, SETS, open_set, plant
 from PIL import Image, ImageDraw
 
 from headstart.data.copies import Copies
+from headstart.data.dataset import Dataset
 from headstart.data.near_duplicates import find_copies
-from headstart.data.open_dataset import Dataset, open_dataset
+from headstart.data.open_dataset import open_dataset
 from headstart.data.splits import make_split
 from headstart.images.decode import decode
 from headstart.images.image_refs import Images

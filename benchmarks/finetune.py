@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.data.open_dataset import Dataset
+from headstart.data.dataset import Dataset
 from headstart.data.splits import make_split
 from headstart.evaluation.metrics import compute_metrics
 from headstart.images.image_refs import Images

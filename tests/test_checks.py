@@ -13,20 +13,13 @@ import pytest
 from PIL import Image
 
 from conftest import scene
-from headstart.data.checks import (
-    CHECKS,
-    CHECKS_HEADER,
-    Finding,
-    checks_rows,
-    findings,
-    get_avg_size,
-    read_checks,
-    usable,
-)
+from headstart.data.checks import CHECKS, findings, get_avg_size, usable
 from headstart.data.copies import Copies
+from headstart.data.dataset import Dataset
 from headstart.data.duplicates import merge_groups
+from headstart.data.findings import CHECKS_HEADER, Finding, checks_rows, read_checks
 from headstart.data.near_duplicates import find_copies
-from headstart.data.open_dataset import Dataset, open_dataset
+from headstart.data.open_dataset import open_dataset
 from headstart.errors import NoImages
 from headstart.images.image_refs import Images
 from headstart.images.validate import ImageInfo, validate_images

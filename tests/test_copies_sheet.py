@@ -18,10 +18,10 @@ from PIL import Image, ImageOps
 import headstart
 from conftest import draw, write_photos
 from headstart import Recipe, cli
-from headstart.data.checks import Finding
 from headstart.data.copies import Copies
 from headstart.data.curation import Curation
 from headstart.data.duplicates import merge_groups
+from headstart.data.findings import Finding
 from headstart.data.not_copies import (
     COPIES_HEADER,
     CopyRow,

@@ -17,7 +17,8 @@ from conftest import write_photos
 from headstart import Recipe, cli
 from headstart.data.corrections import CORRECTIONS_HEADER, Correction, Corrections, read_corrections, write_suspects
 from headstart.data.curation import Curation
-from headstart.data.open_dataset import Dataset, open_dataset, require_trainable
+from headstart.data.dataset import Dataset
+from headstart.data.open_dataset import open_dataset, require_trainable
 from headstart.errors import BadLabels, BadSplit, DataError, MissingData, WriteError
 from headstart.io.files import read_csv, write_csv
 from headstart.runs.provenance import CorrectionsRecord

@@ -27,7 +27,8 @@ import headstart.data.shards.webdataset as webdataset_module
 import headstart.data.shards.writing as shards_module
 from conftest import draw
 from headstart.data.data_source import DataSource, as_source
-from headstart.data.open_dataset import Dataset, fingerprint, open_dataset
+from headstart.data.dataset import Dataset, fingerprint
+from headstart.data.open_dataset import open_dataset
 from headstart.errors import BadArchive, BadLabels, HeadstartError, MissingData, WriteError
 from headstart.io.files import cache_dir
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import headstart
 from conftest import draw, write_photos
-from headstart.data.open_dataset import Dataset
+from headstart.data.dataset import Dataset
 from headstart.errors import RecipeError, UnfinishedTraining
 from headstart.evaluation.calibration import fit_temperature
 from headstart.images.image_refs import Images

@@ -15,7 +15,8 @@ import pytest
 import headstart
 from conftest import draw
 from headstart import DataSource, Recipe, cli
-from headstart.data.open_dataset import Dataset, open_dataset
+from headstart.data.dataset import Dataset
+from headstart.data.open_dataset import open_dataset
 from headstart.errors import BadLabels, BadSplit, HeadstartError
 from headstart.model.backbones.weights_source import WeightsSource
 from test_data_source import IMAGES, parquet, tar_bytes, write

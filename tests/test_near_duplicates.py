@@ -13,8 +13,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from conftest import as_jpeg, draw, scene
 from headstart.data.copies import Copies
+from headstart.data.dataset import Dataset
 from headstart.data.near_duplicates import find_copies
-from headstart.data.open_dataset import Dataset
 from headstart.data.splits import make_split
 from headstart.images.image_refs import ImageRef, Images
 from headstart.images.validate import validate_images

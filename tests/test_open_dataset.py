@@ -17,7 +17,8 @@ import headstart.data.left_out as left_out_module
 import headstart.data.tables as table_module
 import headstart.data.versions as version_module
 from conftest import draw
-from headstart.data.open_dataset import Dataset, fingerprint, hash_rows, open_dataset, require_trainable, split_name
+from headstart.data.dataset import Dataset, fingerprint, hash_rows, split_name
+from headstart.data.open_dataset import open_dataset, require_trainable
 from headstart.errors import BadArchive, BadLabels, BadSplit, HeadstartError, MissingData, NoImages
 
 HOSTILE = [

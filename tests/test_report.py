@@ -18,7 +18,7 @@ import pytest
 import headstart
 from conftest import draw, write_photos
 from headstart import Recipe
-from headstart.data.checks import Finding
+from headstart.data.findings import Finding
 from headstart.errors import DamagedRun, WriteError
 from headstart.evaluation.metrics import compute_metrics
 from headstart.io.folders import add_to_folder, check_manifest, write_manifest

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from conftest import Opened, draw
-from headstart.data.checks import Finding
+from headstart.data.findings import Finding
 from headstart.evaluation.metrics import compute_metrics
 from headstart.model.inference.predictions import Predictions
 from headstart.reports.report_data import ReportData, SimilarImage, Suspect

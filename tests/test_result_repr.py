@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import headstart.verbs
-from headstart.data.checks import Finding
 from headstart.data.data_source import DataSource
 from headstart.data.dataset import Dataset
+from headstart.data.findings import Finding
 from headstart.data.packs.pack_writing import PackSummary
 from headstart.evaluation.intervals import undefined, wilson
 from headstart.evaluation.metrics import compute_metrics

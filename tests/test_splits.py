@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.data.corrections import Correction, Corrections
+from headstart.data.dataset import Dataset
 from headstart.data.earlier_split import read_split
-from headstart.data.open_dataset import Dataset
 from headstart.data.splits import MIN_PER_SET, grow_split, make_split, sets_too_small, split_hash, write_split
 from headstart.errors import BadSplit
 from test_open_dataset import HOSTILE, error_of

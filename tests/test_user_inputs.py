@@ -1266,9 +1266,9 @@ def test_a_table_is_read(given: Reading, here: Path, caplog: pytest.LogCaptureFi
     with caplog.at_level("INFO", logger="headstart"):
         if given.read.startswith("BadLabels: "):
             with pytest.raises(BadLabels, match=re.escape(given.read.removeprefix("BadLabels: "))):
-                source.open()
+                headstart.open_dataset(source)
         else:
-            assert classes_and_sets(source.open()) == given.read
+            assert classes_and_sets(headstart.open_dataset(source)) == given.read
             assert caplog.messages == list(given.says)
 
 
@@ -1311,7 +1311,7 @@ def test_tables_beside_images(
     named = {name: row_per_image(path for k in quarters for path in QUARTERS[k]) for name, quarters in tables.items()}
     with_tables(here / "d", FLAT_IMAGES, named)
     with caplog.at_level("INFO", logger="headstart"):
-        assert classes_and_sets(headstart.DataSource(Path("d")).open()) == read
+        assert classes_and_sets(headstart.open_dataset(headstart.DataSource(Path("d")))) == read
     assert says in caplog.text
 
 
@@ -1319,13 +1319,15 @@ def test_a_table_in_each_set_folder(here: Path) -> None:
     images = [f"{name}/{path[7:]}" for name in ("train", "test") for path in FLAT_IMAGES]
     tables = {f"{name}/labels.csv": row_per_image(FLAT_IMAGES) for name in ("train", "test")}
     with_tables(here / "d", images, tables)
-    assert classes_and_sets(headstart.DataSource(Path("d")).open()) == "cat 16, dog 16; test 16, train 16"
+    assert (
+        classes_and_sets(headstart.open_dataset(headstart.DataSource(Path("d")))) == "cat 16, dog 16; test 16, train 16"
+    )
 
 
 def test_files_beside_images_that_may_hold_labels(here: Path, caplog: pytest.LogCaptureFixture) -> None:
     with_tables(here / "d", FLAT_IMAGES, {"labels.xlsx": "PK", "images/_annotations.coco.json": "{}"})
     with caplog.at_level("INFO", logger="headstart"):
-        headstart.DataSource(Path("d")).open()
+        headstart.open_dataset(headstart.DataSource(Path("d")))
     assert caplog.messages == [
         "d/images/_annotations.coco.json: is a COCO file, with boxes around objects in images; headstart does not read it. "
         "headstart gives each whole image one class: give a folder of images per class, or a table with the columns "
@@ -1347,7 +1349,7 @@ def test_lists_of_each_set(here: Path) -> None:
         for k, name in enumerate(("train", "val"))
     }
     with_tables(here / "d", FLAT_IMAGES, lists | {"README.txt": "Images such as 1.jpg."})
-    assert classes_and_sets(headstart.DataSource(Path("d")).open()) == "cat 8, dog 8; train 8, val 8"
+    assert classes_and_sets(headstart.open_dataset(headstart.DataSource(Path("d")))) == "cat 8, dog 8; train 8, val 8"
 
 
 # Images
@@ -2036,7 +2038,7 @@ def test_data_in_memory(given: Callable[[], object], here: Path) -> None:
 def test_no_classes_named_are_all_classes(here: Path) -> None:
     cats_and_dogs(here / "d", each=3)
     source = headstart.DataSource(Path("d"), classes=None)  # type: ignore[arg-type]
-    assert source.open().classes == ("cats", "dogs")
+    assert headstart.open_dataset(source).classes == ("cats", "dogs")
 
 
 def test_labels_as_arrays_of_rows(here: Path) -> None:
@@ -2071,7 +2073,7 @@ def test_a_frame_is_trained_on_and_reproduced(here: Path, capsys: pytest.Capture
         ),
         capsys.readouterr().err,
     )
-    assert len(run.provenance.source(frame).open()) == 24
+    assert len(headstart.open_dataset(run.provenance.source(frame))) == 24
 
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)

@@ -13,10 +13,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headstart.data.checks import Finding
     from headstart.data.curation import Curation
     from headstart.data.data_source import DataSource
-    from headstart.data.open_dataset import Dataset, open_dataset
+    from headstart.data.dataset import Dataset
+    from headstart.data.findings import Finding
+    from headstart.data.open_dataset import open_dataset
     from headstart.errors import HeadstartError
     from headstart.estimator import ImageClassifier
     from headstart.evaluation.intervals import Estimate

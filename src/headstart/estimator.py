@@ -25,8 +25,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from headstart.data.dataset import Dataset
 from headstart.data.near_duplicates import find_copies
-from headstart.data.open_dataset import Dataset
 from headstart.data.splits import make_split, require_sets
 from headstart.errors import BadLabels, DataError, UnreadableImage
 from headstart.evaluation.probabilities import softmax

@@ -13,24 +13,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from headstart.data.class_names import about_merged, about_similar
 from headstart.data.copies import Copies
+from headstart.data.dataset import Dataset
 from headstart.data.duplicates import exact_groups, group_pairs, joined
+from headstart.data.findings import Finding
 from headstart.data.left_out import reject_reason
-from headstart.data.open_dataset import Dataset
 from headstart.errors import NoImages
 from headstart.images.formats import DECODED
 from headstart.images.remarks import kinds_of, remedy_of, shown
 from headstart.images.validate import ImageInfo
 from headstart.images.value_ranges import FULL, ValueRanges, chosen_ranges, is_deep
-
-CHECKS_HEADER = ("check", "severity", "path", "message")
-"""Columns of checks.csv; the rows are those of `checks_rows`."""
 
 TINY_PIXELS = 32
 EXTREME_ASPECT = 4.0
@@ -39,22 +37,6 @@ SMALL_CLASS = 10
 
 HARDLY = 1 / 16
 """Share of a set's range of values below which an image hardly uses it."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing worth knowing about a dataset."""
-
-    check: str
-    """Short name, for scripts: 'truncated', 'near_duplicates' ..."""
-    severity: str
-    """'error' (images are lost, or results would mislead), 'warning' (look at it), 'info'."""
-    paths: tuple[str, ...]
-    """The images concerned; those of one group are adjacent. May be empty."""
-    message: str
-    """A sentence for the user, with counts."""
-    details: tuple[str, ...] = ()
-    """A sentence about each of the paths; empty if the message says all of each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,34 +102,6 @@ def findings(dataset: Dataset, infos: Sequence[ImageInfo], *, copies: Copies | N
 def usable(infos: Sequence[ImageInfo]) -> np.ndarray:
     """bool (N,): which images can be used."""
     return np.array([not fact.reason for fact in infos], dtype=bool)
-
-
-def checks_rows(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
-    """Rows of checks.csv (`CHECKS_HEADER`): one for each path of a finding, and one with an empty path where it has
-    none, or where the paths have messages of their own.
-    """
-    rows = []
-    for f in findings:
-        whole = [("", f.message)] if f.details or not f.paths else []
-        each = zip(f.paths, f.details or [f.message] * len(f.paths), strict=True)
-        rows += [(f.check, f.severity, path, message) for path, message in (*whole, *each)]
-    return rows
-
-
-def read_checks(rows: Iterable[Sequence[str]]) -> tuple[Finding, ...]:
-    """Invert `checks_rows`."""
-    found: list[Finding] = []
-    for check, severity, path, message in rows:
-        last = found[-1] if found else None
-        if last is None or (last.check, last.severity) != (check, severity) or not path:
-            found.append(Finding(check, severity, (path,) if path else (), message))
-        elif last.details or not last.paths:
-            found[-1] = replace(last, paths=(*last.paths, path), details=(*last.details, message))
-        elif last.message == message:
-            found[-1] = replace(last, paths=(*last.paths, path))
-        else:
-            found.append(Finding(check, severity, (path,), message))
-    return tuple(found)
 
 
 def get_avg_size(infos: Sequence[ImageInfo]) -> tuple[float, float]:

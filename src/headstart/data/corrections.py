@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data.chosen_classes import without_classes
+from headstart.data.dataset import Dataset
 from headstart.data.edited import check_ticks, counted, edited_rows, path_in_data, ticked
-from headstart.data.open_dataset import Dataset
 from headstart.errors import BadLabels, near_names
 from headstart.io.files import write_csv
 from headstart.io.progress import log

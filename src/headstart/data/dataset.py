@@ -1,6 +1,6 @@
 """`Dataset`: images with their labels, and the split that came with them; and the meaning of file and folder names.
 
-Every data source (see `data.data_source`) ends up in `dataset_of`. No image is opened: whether a file is an image is
+Every data source (see `data.open_source`) ends up in `dataset_of`. No image is opened: whether a file is an image is
 checked later, so that `headstart check` reports a bad one instead of it being skipped silently. Costs about 300 bytes
 per image.
 """

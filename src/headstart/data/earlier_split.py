@@ -18,8 +18,8 @@ import numpy as np
 
 from headstart.data.class_names import class_name
 from headstart.data.corrections import Corrections, given_and_left_out
+from headstart.data.dataset import SPLITS, Dataset, split_name
 from headstart.data.foreign_formats import refuse_foreign
-from headstart.data.open_dataset import SPLITS, Dataset, split_name
 from headstart.data.path_cells import plain_path
 from headstart.data.table_files import csv_lines
 from headstart.errors import BadSplit

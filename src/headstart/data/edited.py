@@ -15,11 +15,11 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from headstart.data.foreign_formats import refuse_foreign
-from headstart.data.open_dataset import nearest
 from headstart.data.path_cells import plain_path
 from headstart.data.table_files import csv_lines
 from headstart.errors import DataError, MissingData
 from headstart.io.addresses import refuse_address
+from headstart.io.missing_paths import hint_for_missing
 from headstart.io.text_table import few
 
 YES = ("x", "yes", "y", "true", "1")
@@ -95,7 +95,7 @@ def _lines(place: Path, what: str, wrong: type[DataError]) -> list[list[str]]:
     try:
         return [line for line in csv_lines(place) if any(line)]
     except FileNotFoundError:
-        raise MissingData(f"{place}: there is no such {what}.", hint=nearest(place)) from None
+        raise MissingData(f"{place}: there is no such {what}.", hint=hint_for_missing(place)) from None
     except (OSError, csv.Error) as error:
         problem = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise wrong(f"{place}: cannot be read as a {what}: {problem}.") from None

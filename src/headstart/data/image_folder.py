@@ -7,7 +7,6 @@ possible. Not for tables or labels in file names: see `data.infer_labels`.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from headstart.data.dataset import (
 from headstart.data.folder_walk import FolderWalk, files_below, is_dir, is_file, named_like_image, named_like_other
 from headstart.data.versions import INNERMOST, refuse_versions
 from headstart.data.wrappers import leave_out_all, unwrap
-from headstart.errors import BadLabels, NoImages, near_names
+from headstart.errors import BadLabels, NoImages
 from headstart.io.progress import log
 from headstart.io.text_table import few
 
@@ -290,16 +289,6 @@ def _refuse_mixed(walk: FolderWalk, top: Path, split_folders: Sequence[Path], ot
         f"({few([repr(f.name) for f in others], 3)}), so it is unclear which are classes.",
         hint=hint,
     )
-
-
-def nearest(place: Path) -> str:
-    """A similar name beside the missing one; if the folder above is missing too, the last one that exists."""
-    above = place.parent
-    if above.is_dir():
-        near = near_names(place.name, sorted(name for name in os.listdir(above) if not name.startswith(".")))
-        return near or f"Check the spelling; it was looked for in {above.absolute()}."
-    there = next(folder for folder in above.absolute().parents if folder.is_dir())
-    return f"Check the spelling: {there} exists, {above} does not."
 
 
 def no_images(root: Path, rejected: Iterable[tuple[str, str]]) -> NoImages:

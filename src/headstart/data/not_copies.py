@@ -22,8 +22,8 @@ from itertools import product
 from pathlib import Path
 
 from headstart.data.copies import Copies
+from headstart.data.dataset import Dataset, hash_rows
 from headstart.data.edited import check_ticks, counted, edited_rows, path_in_data, ticked
-from headstart.data.open_dataset import Dataset, hash_rows
 from headstart.errors import BadCopies, near_names
 from headstart.io.files import write_csv
 from headstart.io.progress import log

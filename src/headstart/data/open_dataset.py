@@ -11,7 +11,7 @@ check` reports a bad one instead of it being skipped silently. Costs a listing o
     DATA.zip, DATA.tar.gz ...               an archive of one of these (`data.archives.unpacking`)
     shards of images                        parquet with their bytes, WebDataset (`data.shards.writing`)
 
-If a path is not enough, use a `DataSource` (`data.data_source`).
+If a path is not enough, use a `DataSource` (`data.data_source`). Its kinds of places are listed in `data.open_source`.
 """
 
 from __future__ import annotations
@@ -23,37 +23,17 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data.chosen_classes import listed_classes
-from headstart.data.data_source import DataSource, as_source
+from headstart.data.data_source import as_source
 from headstart.data.dataset import (
-    IMAGES,
-    OTHERS,
-    SPLITS,
     TABLES,
     Dataset,
     counted,
-    fingerprint,
-    hash_rows,
-    split_name,
 )
 from headstart.data.detection import about_boxes
-from headstart.data.image_folder import TABLE_HINT, nearest
+from headstart.data.image_folder import TABLE_HINT
+from headstart.data.open_source import open_source
 from headstart.errors import BadLabels
 from headstart.io.text_table import few
-
-__all__ = [
-    "IMAGES",
-    "OTHERS",
-    "SPLITS",
-    "DataSource",
-    "Dataset",
-    "as_source",
-    "fingerprint",
-    "hash_rows",
-    "nearest",
-    "open_dataset",
-    "require_trainable",
-    "split_name",
-]
 
 
 def open_dataset(
@@ -72,7 +52,7 @@ def open_dataset(
     `BadLabels` (mixed layouts, unclear columns, rows without files), `BadSplit` (unknown split names), `BadArchive`.
     """
     source = as_source(data)
-    return replace(
+    chosen = replace(
         source,
         label_from=source.label_from if label_from is None else label_from,
         label_column=source.label_column if label_column is None else label_column,
@@ -80,7 +60,8 @@ def open_dataset(
         group_column=source.group_column if group_column is None else group_column,
         group_from=source.group_from if group_from is None else group_from,
         classes=source.classes if classes is None else listed_classes(classes),
-    ).open()
+    )
+    return open_source(chosen)
 
 
 def require_trainable(dataset: Dataset) -> None:

@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from headstart.data.dataset import SPLITS, Dataset, hash_rows
 from headstart.data.deal import Deal, Group, deal_out, tolerated
 from headstart.data.duplicates import group_pairs, merge_groups
 from headstart.data.earlier_split import EarlierSplit
-from headstart.data.open_dataset import SPLITS, Dataset, hash_rows
 from headstart.errors import BadSplit, near_names
 from headstart.io.files import write_csv
 from headstart.io.progress import log

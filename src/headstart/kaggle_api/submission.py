@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from headstart.data.image_folder import nearest
 from headstart.data.tables import ID_COLUMNS, PATH_COLUMNS
 from headstart.errors import BadSubmission, MissingData, RecipeError, near_names
 from headstart.evaluation.clipping import clipped
 from headstart.io.files import csv_bytes, write_bytes
+from headstart.io.missing_paths import hint_for_missing
 from headstart.io.progress import log
 from headstart.io.text_table import few, plain
 from headstart.kaggle_api.match_columns import class_of_column, classes_of_columns, same_text
@@ -144,7 +144,7 @@ def shape_of(sample: Path) -> SubmissionFormat:
     sample = Path(sample)
     if not sample.is_file():
         what = "is a folder, not a file" if sample.is_dir() else "there is no such file"
-        raise MissingData(f"{sample}: {what}.", hint=nearest(sample) or "Give the competition's sample_submission.csv.")
+        raise MissingData(f"{sample}: {what}.", hint=hint_for_missing(sample))
     with open(sample, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         text = file.read()
     first = text.partition("\n")[0]

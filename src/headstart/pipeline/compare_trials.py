@@ -18,8 +18,9 @@ import numpy as np
 from headstart.data.corrections import read_corrections
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
+from headstart.data.dataset import Dataset
 from headstart.data.not_copies import NotCopies, read_not_copies
-from headstart.data.open_dataset import Dataset, open_dataset, require_trainable
+from headstart.data.open_dataset import open_dataset, require_trainable
 from headstart.data.splits import make_split, require_sets, split_hash, write_split
 from headstart.errors import WriteError
 from headstart.evaluation.pareto import on_front

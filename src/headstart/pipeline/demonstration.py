@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from headstart.data.checks import Finding
+from headstart.data.findings import Finding
 from headstart.errors import WriteError
 from headstart.io.files import read_csv, write_text
 from headstart.io.folders import check_manifest

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headstart.data.open_dataset import Dataset
+from headstart.data.dataset import Dataset
 from headstart.errors import RecipeError
 from headstart.evaluation.calibration import fit_temperature
 from headstart.evaluation.clipping import clip_bound

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from headstart.data.open_dataset import Dataset
+from headstart.data.dataset import Dataset
 from headstart.io.progress import log
 from headstart.model.heads.linear import KINDS, LinearHead, refit
 from headstart.model.heads.linear_layer import LinearLayer

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from headstart.data.open_dataset import Dataset
+from headstart.data.dataset import Dataset
 from headstart.errors import BadSplit
 from headstart.images.image_refs import Images
 from headstart.model.backbones.registry import Backbone

@@ -15,7 +15,7 @@ from headstart.data.dataset import ARCHIVES, IMAGES, OTHERS, Dataset, FoundImage
 from headstart.data.folder_walk import FolderWalk, files_below, files_in, folders_in
 from headstart.data.foreign_formats import refuse_foreign
 from headstart.data.from_store import local_copy
-from headstart.data.image_folder import nearest, no_images
+from headstart.data.image_folder import no_images
 from headstart.data.left_out import note_left_out
 from headstart.data.match_files import open_unlabelled
 from headstart.data.packs.pack_dataset import is_pack, open_pack
@@ -25,6 +25,7 @@ from headstart.data.wrappers import unwrap
 from headstart.errors import MissingData
 from headstart.images.image_refs import ImageRef
 from headstart.io.addresses import is_address, refuse_address, store_url
+from headstart.io.missing_paths import hint_for_missing
 
 MOST_SHOWN = 20
 
@@ -91,7 +92,7 @@ def _missing_hint(given: Path) -> str:
     """What to do about a path that does not exist; on Windows, patterns arrive as they are written."""
     if set("*?") & set(given.name) and given.parent.is_dir():
         return f"Patterns such as *.jpg are not expanded. Give the folder: {given.parent}"
-    return nearest(given)
+    return hint_for_missing(given)
 
 
 def _is_table(given: Path) -> bool:

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from headstart.data.archives.unpacking import unpack
+from headstart.data.dataset import Dataset
 from headstart.data.infer_labels import open_recognised
-from headstart.data.open_dataset import Dataset, open_dataset, require_trainable
+from headstart.data.open_dataset import open_dataset, require_trainable
 from headstart.errors import BadArchive, MissingData, MissingRun, RecipeError, WriteError
 from headstart.io.files import write_json
 from headstart.io.folders import check_free, check_replaceable

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headstart.data.open_dataset import Dataset, require_trainable
+from headstart.data.dataset import Dataset
+from headstart.data.open_dataset import require_trainable
 from headstart.evaluation.confident_learning import label_issues
 from headstart.evaluation.probabilities import softmax
 from headstart.io.progress import log

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headstart.data.data_source import DataSource
-from headstart.data.open_dataset import Dataset, open_dataset
+from headstart.data.dataset import Dataset
+from headstart.data.open_dataset import open_dataset
 from headstart.data.splits import SplitRow
 from headstart.errors import BackboneError, DataError, HeadstartError, MissingExtra, StoreError
 from headstart.evaluation.confident_learning import label_issues

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.data.checks import Finding, findings
+from headstart.data.checks import findings
 from headstart.data.class_names import about_merged, about_similar
 from headstart.data.copies import Copies
 from headstart.data.data_source import DataSource, as_source
+from headstart.data.dataset import Dataset, fingerprint
 from headstart.data.duplicates import exact_groups, group_pairs, joined, merge_groups
+from headstart.data.findings import Finding
 from headstart.data.groups import require_splittable
 from headstart.data.left_out import note_left_out
 from headstart.data.near_duplicates import find_copies
 from headstart.data.not_copies import NotCopies
-from headstart.data.open_dataset import Dataset, fingerprint, open_dataset
+from headstart.data.open_dataset import open_dataset
 from headstart.data.proposals import proposal
 from headstart.errors import NoImages
 from headstart.images.image_refs import Images

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import headstart
-from headstart.data.checks import Finding
 from headstart.data.corrections import Corrections, read_corrections
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
+from headstart.data.dataset import Dataset, hash_rows
 from headstart.data.earlier_split import read_split
+from headstart.data.findings import Finding
 from headstart.data.not_copies import copy_rows, read_not_copies
-from headstart.data.open_dataset import Dataset, hash_rows, open_dataset, require_trainable
+from headstart.data.open_dataset import open_dataset, require_trainable
 from headstart.data.splits import make_split, require_sets, split_hash, split_rows
 from headstart.errors import WriteError
 from headstart.evaluation.metrics import Metrics, compute_metrics

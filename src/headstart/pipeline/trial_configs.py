@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from headstart.data.open_dataset import Dataset
+from headstart.data.dataset import Dataset
 from headstart.errors import RecipeError, near_names
 from headstart.io.files import sha256_bytes
 from headstart.io.progress import log

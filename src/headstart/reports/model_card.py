@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 
-from headstart.data.checks import Finding
 from headstart.data.corrections import given_and_left_out
+from headstart.data.findings import Finding
 from headstart.evaluation.metrics import Metrics
 from headstart.io.text_table import few, plain
 from headstart.model.inference.classifier import Classifier

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from headstart.data.checks import Finding
+from headstart.data.findings import Finding
 from headstart.data.not_copies import CopyRow
 from headstart.evaluation.metrics import Metrics
 from headstart.images.file_part import ImageFile

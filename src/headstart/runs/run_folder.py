@@ -23,8 +23,8 @@ from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 
-from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows, read_checks
 from headstart.data.corrections import Corrections, read_corrections
+from headstart.data.findings import CHECKS_HEADER, Finding, checks_rows, read_checks
 from headstart.data.not_copies import CopyRow, NotCopies, copy_row, read_not_copies, write_copies
 from headstart.data.splits import SPLIT_HEADER, SplitRow
 from headstart.errors import BadWeights, DamagedRun, HeadstartError, MissingRun, RunError, UnsupportedRun

@@ -22,7 +22,6 @@ from headstart.data.archives.unpacking import is_archive, unpacked
 from headstart.data.dataset import SYSTEM_FOLDERS
 from headstart.data.folder_walk import named_like_other
 from headstart.data.foreign_formats import refuse_foreign
-from headstart.data.image_folder import nearest
 from headstart.data.match_files import open_unlabelled
 from headstart.data.packs.pack_store import opened_images
 from headstart.data.table_files import LISTS, READABLE, is_list
@@ -31,6 +30,7 @@ from headstart.images.validate_worker import reason_of
 from headstart.io.addresses import store_url
 from headstart.io.files import sha256_file
 from headstart.io.folders import is_system_file
+from headstart.io.missing_paths import hint_for_missing
 from headstart.io.stores.store import Store, StoredFile, open_store
 
 
@@ -109,7 +109,7 @@ def open_source(place: Path | str, *, offline: bool = False) -> ShardSource:
         return ShardSource(store.url, store.url, store)
     path = Path(os.path.abspath(place))
     if not path.exists():
-        raise MissingData(f"{place}: there is no such folder or table.", hint=nearest(Path(place)))
+        raise MissingData(f"{place}: there is no such folder or table.", hint=hint_for_missing(Path(place)))
     if path.is_dir():
         return ShardSource(str(path), str(path), opened_images(open_store(path)))
     refuse_foreign(path)

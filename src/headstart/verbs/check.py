@@ -7,15 +7,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from headstart.data.checks import CHECKS_HEADER, Finding, checks_rows
 from headstart.data.copies import Copies
 from headstart.data.corrections import read_corrections, write_suspects
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource, as_source
+from headstart.data.dataset import Dataset
 from headstart.data.duplicates import exact_groups, group_pairs, joined
+from headstart.data.findings import CHECKS_HEADER, Finding, checks_rows
 from headstart.data.groups import unsplittable
 from headstart.data.not_copies import read_not_copies
-from headstart.data.open_dataset import Dataset, open_dataset
+from headstart.data.open_dataset import open_dataset
 from headstart.errors import DataError, WriteError
 from headstart.io.files import write_csv
 from headstart.io.folders import check_keeps

@@ -13,8 +13,8 @@ import numpy as np
 
 from headstart.data.chosen_classes import listed_classes
 from headstart.data.data_source import DataSource, as_source
-from headstart.data.dataset import counted
-from headstart.data.open_dataset import Dataset, open_dataset
+from headstart.data.dataset import Dataset, counted
+from headstart.data.open_dataset import open_dataset
 from headstart.errors import BadLabels, DamagedRun, near_names
 from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.exporters.open_classifier import open_classifier

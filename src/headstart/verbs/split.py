@@ -9,9 +9,10 @@ from typing import Any
 from headstart.data.corrections import read_corrections
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource, as_source
+from headstart.data.dataset import Dataset
 from headstart.data.duplicates import joined
 from headstart.data.not_copies import read_not_copies
-from headstart.data.open_dataset import Dataset, open_dataset, require_trainable
+from headstart.data.open_dataset import open_dataset, require_trainable
 from headstart.data.splits import grow_split, make_split, require_sets, split_hash, write_split
 from headstart.io.folders import check_keeps
 from headstart.io.given_options import as_path, expect
