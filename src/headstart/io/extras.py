@@ -16,14 +16,15 @@ from importlib.util import find_spec
 from headstart.errors import MissingExtra
 
 EXTRAS = {
-    "train": ("captum", "matplotlib", "pyarrow", "sklearn", "timm", "torch", "torchvision"),
+    "train": ("captum", "matplotlib", "sklearn", "timm", "torch", "torchvision"),
+    "parquet": ("pyarrow",),
     "cloud": ("obstore",),
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "int8": ("nncf",),
     "ray": ("ray",),
     "serve": ("granian", "prometheus_client", "starlette"),
 }
-"""Extra -> the modules that it installs."""
+"""Extra -> the modules that it installs, besides those of a smaller extra (`parquet` is a part of `train`)."""
 
 PROJECTS = {"prometheus_client": "prometheus-client", "sklearn": "scikit-learn"}
 """Modules whose package has another name."""
