@@ -243,7 +243,7 @@ def test_copies_that_are_doubted() -> None:
         "doubted_copies",
         "warning",
         ("cats/0.jpg", "cats/1.jpg", "cats/2.jpg", "dogs/1.jpg", "dogs/2.jpg"),
-        "5 images agree as copies do, but their groups are too large or have too many labels to be one image "
+        "5 images look like copies, but their groups are too large or have too many labels to be one image "
         "(for example cats/0.jpg and cats/1.jpg); they are treated as different images. If they belong together (one patient, "
         "one object, one burst), name the groups: --group-column or --group-from.",
     )

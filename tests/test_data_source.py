@@ -400,7 +400,7 @@ def test_patterns_that_are_none_or_match_nothing(tmp_path: Path) -> None:
         "'([^/]+)/[^/]+$' for the innermost folder."
     )
     assert error_of(lambda: open_dataset(folder, label_from="x", label_column="y"), BadLabels) == (
-        "label_from 'x' and label_column 'y' are both given; expected one.\n"
+        "label_from 'x' and label_column 'y' are both given; give only one.\n"
         "  Give label_from for labels in file names, label_column for those in a table."
     )
 

@@ -223,7 +223,7 @@ def test_what_would_match_is_shown(tmp_path: Path) -> None:
 
 def test_both_options_are_refused() -> None:
     assert error_of(lambda: open_dataset("photos", group_from="x", group_column="y"), BadLabels) == (
-        "group_from 'x' and group_column 'y' are both given; expected one.\n"
+        "group_from 'x' and group_column 'y' are both given; give only one.\n"
         "  Give group_from for groups in the paths of the images, group_column for those in a table."
     )
 

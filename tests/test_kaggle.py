@@ -131,7 +131,7 @@ def test_what_is_no_slug(text: str) -> None:
         parse_slug(text)
     assert str(caught.value) == (
         f"{text!r} is neither a competition nor a dataset on Kaggle.\n  Give dogs-vs-cats-redux-kernels-edition, "
-        "tongpython/cat-and-dog, or the page's address (https://www.kaggle.com/...)."
+        "tongpython/cat-and-dog, or the page's URL (https://www.kaggle.com/...)."
     )
 
 
@@ -347,7 +347,7 @@ def test_a_wrong_slug(server: KaggleServer) -> None:
         headstart.kaggle("dogs-vs-cat")
     assert str(caught.value) == (
         "Kaggle has no competition 'dogs-vs-cat'.\n"
-        "  Compare with the page's address: https://www.kaggle.com/competitions/dogs-vs-cat"
+        "  Compare with the page's URL: https://www.kaggle.com/competitions/dogs-vs-cat"
     )
     with pytest.raises(NotAllowed) as denied:
         headstart.kaggle("ada/dogs")

@@ -242,7 +242,7 @@ def test_wrong_bytes_every_time(server: KaggleServer, place: Path) -> None:
         ),
         (
             {"api_stall": "DownloadDataFiles"},
-            "Kaggle was silent for 6 s.\n  The data so far is kept: run the same command again to resume.",
+            "Kaggle did not respond for 6 s.\n  The data so far is kept: run the same command again to resume.",
         ),
     ],
 )

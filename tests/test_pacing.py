@@ -171,5 +171,5 @@ def test_activations_that_do_not_fit_at_all_are_given_up_early() -> None:
         computed(budget, clock, 0.2)
     assert clock[0] == 125.0
     assert str(caught.value) == (
-        "activations take another 170 s, and 0 s remain for them.\n  Use a larger --budget, or --approach linear."
+        "computing activations takes another 170 s, but only 0 s remain.\n  Use a larger --budget, or --approach linear."
     )

@@ -222,7 +222,7 @@ def test_the_missing_half_is_named_and_replaced(told: dict[str, Any]) -> None:
 
 def test_a_slow_hub_ends_the_downloads(told: dict[str, Any]) -> None:
     assert told["slow"]["names"] == [VIT]
-    assert told["slow"]["notes"][-1].startswith("The hub is slow: 10 MB came in ")
+    assert told["slow"]["notes"][-1].startswith("The hub is slow (10 MB in ")
     assert told["slow"]["notes"][-1].endswith(" (100 MB) is not downloaded within this budget.")
 
 
@@ -231,7 +231,7 @@ def test_forbidding_licences_are_used_only_if_named(told: dict[str, Any]) -> Non
     assert FORBIDDING not in told["forbidden here"]["names"]
     assert (
         told["forbidden here"]["notes"][0]
-        == f"Used only if named with --backbone, for their licence: {FORBIDDING} (cc-by-nc-4.0)."
+        == f"Not used unless named with --backbone, because of their licence: {FORBIDDING} (cc-by-nc-4.0)."
     )
 
 

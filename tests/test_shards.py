@@ -400,7 +400,7 @@ def check_poisoned(
 def test_an_image_that_crashes_its_decoder_costs_one_row(run: Path, tmp_path: Path) -> None:
     expected = poisoned(tmp_path / "photos", "CRASH", "ALLOC")
     err = check_poisoned(run, tmp_path / "photos", expected, tmp_path / "parts", harmful(tmp_path), 100)
-    assert "A worker process ended (signal 11); its shard, 0, is begun again." in err
+    assert "A worker process died (signal 11); shard 0 is restarted." in err
 
 
 @pytest.mark.slow

@@ -2047,7 +2047,7 @@ def test_labels_as_arrays_of_rows(here: Path) -> None:
     images = np.stack([np.asarray(draw(k, n)) for n, k in enumerate(numbers)])
     for labels in (numbers[:, None], np.eye(2)[numbers], np.eye(2, dtype=int)[numbers]):
         assert headstart.check((images, labels)).classes == {"0": 3, "1": 3}  # type: ignore[arg-type]
-    with pytest.raises(BadLabels, match=r"the labels have 2 columns, and not in every row one 1 and zeros\."):
+    with pytest.raises(BadLabels, match=r"the labels have 2 columns, but some rows are not one-hot\."):
         headstart.check((images, np.full((6, 2), 0.5)))  # type: ignore[arg-type]
 
 
@@ -2068,7 +2068,7 @@ def test_a_frame_is_trained_on_and_reproduced(here: Path, capsys: pytest.Capture
     assert cli.run(["reproduce", "run", "--offline"]) == 1
     in_order(
         (
-            "the data was in the memory of a program, and its copy in the cache is gone.",
+            "this was data in memory, and its copy in the cache has been deleted.",
             "with --data (in Python, data=).",
         ),
         capsys.readouterr().err,

@@ -66,7 +66,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         weights: Weights file (.safetensors) for the named backbone.
         weights_dir: Folder of NAME.safetensors and NAME.json.
         offline: Never open a socket.
-        max_download: Most megabytes of weights to download where no backbone is named and none is on this machine; 0
+        max_download: Maximum megabytes of weights to download if no backbone is named and none is on this machine; 0
             downloads none.
 
     Attributes:

@@ -336,7 +336,7 @@ def doubted_copies(c: CheckInput) -> Iterator[Finding]:
     if pairs:
         images = dict.fromkeys(i for pair in pairs for i in pair)
         text = (
-            f"{len(images):,} images agree as copies do, but their groups are too large or have too many labels to be "
+            f"{len(images):,} images look like copies, but their groups are too large or have too many labels to be "
             f"one image ({_example_pair(c, pairs)}); they are treated as different images. If they belong together (one "
             "patient, one object, one burst), name the groups: --group-column or --group-from."
         )

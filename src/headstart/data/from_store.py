@@ -111,7 +111,7 @@ def _check_names(url: str, files: Sequence[StoredFile]) -> None:
         )
     if not all(file.etag for file in files):
         raise StoreError(
-            f"{url}: lists files without an ETag, so a change could not be noticed.", hint="Download the data first."
+            f"{url}: lists files without an ETag, so changes could not be detected.", hint="Download the data first."
         )
 
 

@@ -88,7 +88,7 @@ def missing_table(place: Path) -> MissingData | None:
     if place.name != TABLE or place.parent.parent.name != "memory":
         return None
     return MissingData(
-        f"{place}: the data was in the memory of a program, and its copy in the cache is gone.",
+        f"{place}: this was data in memory, and its copy in the cache has been deleted.",
         hint="Give the data itself again; for a run, with --data (in Python, data=).",
     )
 
@@ -207,7 +207,7 @@ def _labels(column: Any) -> list[Any]:
         return list(rows[:, 0])
     if not (np.isin(rows, (0, 1)).all() and (rows.sum(1) == 1).all()):
         raise BadLabels(
-            f"images and labels in memory: the labels have {rows.shape[1]} columns, and not in every row one 1 and zeros.",
+            f"images and labels in memory: the labels have {rows.shape[1]} columns, but some rows are not one-hot.",
             hint="Give one label for each image, such as labels.argmax(1) for probabilities.",
         )
     return list(rows.argmax(1))

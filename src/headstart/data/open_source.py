@@ -103,12 +103,12 @@ def _check_options(source: DataSource) -> None:
         compiled(source.group_from, what="group")
     if source.label_from and source.label_column:
         raise BadLabels(
-            f"label_from {source.label_from!r} and label_column {source.label_column!r} are both given; expected one.",
+            f"label_from {source.label_from!r} and label_column {source.label_column!r} are both given; give only one.",
             hint="Give label_from for labels in file names, label_column for those in a table.",
         )
     if source.group_from and source.group_column:
         raise BadLabels(
-            f"group_from {source.group_from!r} and group_column {source.group_column!r} are both given; expected one.",
+            f"group_from {source.group_from!r} and group_column {source.group_column!r} are both given; give only one.",
             hint="Give group_from for groups in the paths of the images, group_column for those in a table.",
         )
 

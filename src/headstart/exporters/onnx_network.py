@@ -86,7 +86,7 @@ def converted(classifier: Classifier) -> ModelProto:
             hint="Update torch and onnxscript, or train on another backbone.",
         ) from error
     if program is None:
-        raise ExportError(f"{classifier.summary()}: torch {torch.__version__} converted it to nothing.")
+        raise ExportError(f"{classifier.summary()}: torch {torch.__version__} produced no ONNX model.")
     return _without_traces(program.model_proto)
 
 

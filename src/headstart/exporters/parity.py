@@ -191,7 +191,7 @@ class Parity:
         failures += self.path.failures
         if failures:
             raise ParityFailed(
-                f"The export does not answer as the run does: {'; '.join(failures)}. Nothing was written.",
+                f"The export's predictions differ from the run's: {'; '.join(failures)}. Nothing was written.",
                 hint="If logits or probabilities differ from torch, the converter is at fault; another version of torch or "
                 "onnxscript may help (pip install --upgrade torch onnxscript).\nIf only the comparison with `predict` fails, "
                 "train again with --precision f32, or compare more images with --check.",

@@ -112,7 +112,7 @@ def parse_slug(text: str) -> Slug:
         return Slug(match.group(2), match.group(1), int(match.group(3) or 0))
     raise UnknownSlug(
         f"{text!r} is neither a competition nor a dataset on Kaggle.",
-        hint=f"Give dogs-vs-cats-redux-kernels-edition, tongpython/cat-and-dog, or the page's address ({SITE}/...).",
+        hint=f"Give dogs-vs-cats-redux-kernels-edition, tongpython/cat-and-dog, or the page's URL ({SITE}/...).",
     )
 
 
@@ -175,7 +175,7 @@ def _followed(lines: Iterator[dict[str, Any] | None], silence: float) -> dict[st
         for line in lines:
             if line is None:
                 raise Unreachable(
-                    f"Kaggle was silent for {silence:.0f} s.",
+                    f"Kaggle did not respond for {silence:.0f} s.",
                     hint="The data so far is kept: run the same command again to resume.",
                 )
             if "done" in line:

@@ -240,7 +240,7 @@ class _Worker:
             raise _not_accepted(self.api) if self.logged_in else _no_credentials(self.api)
         if code == 404:
             kind = "competition" if self.asked["kind"] == "competition" else "dataset"
-            raise UnknownSlug(f"Kaggle has no {kind} {self.what!r}.", hint=f"Compare with the page's address: {page}")
+            raise UnknownSlug(f"Kaggle has no {kind} {self.what!r}.", hint=f"Compare with the page's URL: {page}")
         why, user = self._words(answer), self.user or "you"
         if self.asked["do"] == "submit" and 400 <= code < 429:
             raise NotAllowed(

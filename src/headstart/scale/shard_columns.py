@@ -106,7 +106,8 @@ def open_columns(job: ShardJob) -> PartColumns:
         columns, found = FeatureColumns(extractor, runtime), embed_model(extractor, runtime)
     if found != dict(job.plan.model):
         raise ShardError(
-            f"{job.run or extractor}: is not what the plan in {job.out} names.", hint="Has it changed meanwhile?"
+            f"{job.run or extractor}: does not match the plan in {job.out}.",
+            hint="It may have changed since the work began.",
         )
     return columns
 

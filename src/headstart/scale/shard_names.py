@@ -63,7 +63,7 @@ class ShardNames:
     def _piece(self, shard: int) -> Piece:
         piece = self._read(shard)
         if piece is None:
-            raise ShardError(f"{self._out.url}: has lost {_name(shard)}.", hint=ANOTHER)
+            raise ShardError(f"{self._out.url}: {_name(shard)} is missing.", hint=ANOTHER)
         return piece
 
     def _read(self, shard: int) -> Piece | None:

@@ -19,11 +19,11 @@ class ShardOptions:
     """
 
     out: Path | None = field(default=None, metadata={"option": "shards", "section": "Millions of images"})
-    """Folder or URL (s3://bucket/parts) to write: parquet parts with a row per image, resumed by the same command."""
+    """Folder or URL (s3://bucket/parts) to write parquet parts to, with a row per image; the same command resumes."""
     engine: str = "local"
     """What schedules the shards: local (processes on this machine) or ray."""
     workers: int = 0
-    """Most worker processes; 0 starts one for every four cores (ray: one for every machine)."""
+    """Maximum number of worker processes; 0 means one per four cores (ray: one per machine)."""
     shard_size: int = 10_000
     """Images per part."""
 

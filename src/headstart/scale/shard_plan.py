@@ -84,8 +84,8 @@ def check_same(plan: ShardPlan, out: Store) -> bool:
     for name in [*there, *here]:
         if there.get(name) != here.get(name):
             raise OtherPlan(
-                f"{out.url}: holds parts of other work: its {name} is {there.get(name)!r}, not {here.get(name)!r}.",
-                hint="Repeat the command that began it, or choose another --shards.",
+                f"{out.url}: contains parts of another job: its {name} is {there.get(name)!r}, not {here.get(name)!r}.",
+                hint="Repeat the original command, or choose another --shards.",
             )
     return True
 

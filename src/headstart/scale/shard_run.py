@@ -81,7 +81,7 @@ class ShardResult(Result):
         unusable = f"; {lost:,} could not be used: {reasons}" if lost else ""
         parts = f"{len(self.parts):,} part{'s' * (len(self.parts) != 1)}"
         speed = f"{self.new_images / self.seconds:,.0f} images/s" if self.new_images and self.seconds else ""
-        now = f"{self.made:,} made now in {self.seconds:,.0f} s, {speed}" if self.made else "all of them were there"
+        now = f"{self.made:,} made now in {self.seconds:,.0f} s, {speed}" if self.made else "all parts already existed"
         return f"{self.images:,} rows in {parts} in {plain(self.out)}{unusable}\n{now}"
 
 
@@ -133,7 +133,7 @@ def _finished(job: ShardJob, out: Store) -> ShardResult | None:
         return None
     try:
         done = json.loads(out.read(DONE))
-        log.info("%s: all parts are there; images that came later are not among them.", out.url)
+        log.info("%s: all parts already exist; images added later are not included.", out.url)
         names = tuple(map(job.plan.part_name, range(done["parts"])))
         return ShardResult(job.plan.verb, job.out, done["images"], done["errors"], names, done["sha256"])
     except MissingInStore:
@@ -152,7 +152,9 @@ def _check_place(job: ShardJob, out: Store, source: ShardSource) -> None:
             f"{out.url}: contains files that headstart did not write there, such as {other.key}.", hint=ANOTHER
         )
     if source.is_empty():
-        raise NoImages(f"{source.identity}: has no files with the name of an image.", hint="Is it the right place?")
+        raise NoImages(
+            f"{source.identity}: contains no files with the extension of an image.", hint="Check the path or URL."
+        )
 
 
 class _ShardWork:

@@ -98,7 +98,7 @@ class ShardWorker:
                 if self._closed or deaths > MOST_DEATHS:
                     raise self._failed(shard, died) from None
                 if deaths == 1 and not died.overdue:
-                    log.warning("A worker process ended (%s); its shard, %d, is begun again.", died, shard)
+                    log.warning("A worker process died (%s); shard %d is restarted.", died, shard)
                     continue
                 screenings += 1
                 found = self._screened(shard, died.images if screenings <= MOST_SCREENINGS else None)
@@ -108,8 +108,8 @@ class ShardWorker:
 
     def _failed(self, shard: int, died: _Died) -> ShardFailed:
         return ShardFailed(
-            f"shard {shard}: its worker process ended {MOST_DEATHS + 1} times (the last: {died}), and no image is to blame.",
-            hint="Its own message, if any, is above. Is memory short? Fewer --workers need less. Parts made so far are kept.",
+            f"shard {shard}: its worker died {MOST_DEATHS + 1} times (last: {died}), and no single image caused it.",
+            hint="Its own message, if any, is above. If memory is short, use fewer --workers. Parts made so far are kept.",
         )
 
     def _process(self) -> _WorkerProcess:

@@ -43,10 +43,12 @@ class Admission:
         """Raise `Overloaded` if there is no place for so many more images."""
         wanted = self.images + images
         if wanted > self.most_images:
-            raise Overloaded(f"{self.images} images are waiting, of {self.most_images}", retry_after=self.retry_after)
+            raise Overloaded(
+                f"the queue is full ({self.images} of {self.most_images} images)", retry_after=self.retry_after
+            )
         if wanted > ALWAYS_ADMITTED and wanted * self._pace > SHARE_OF_DEADLINE * self.seconds:
             raise Overloaded(
-                f"{self.images} images are waiting, and {self.seconds:g} s would not be enough",
+                f"{self.images} images are waiting, which would take longer than {self.seconds:g} s",
                 retry_after=self.retry_after,
             )
 
@@ -77,7 +79,7 @@ class Place:
         if more_images:
             self.admission.check(more_images)
         if more_bytes and self.admission.size + more_bytes > self.admission.most_bytes:
-            raise Overloaded("requests that are here fill the memory set aside for them")
+            raise Overloaded("the memory for pending requests is full")
         self.images, self.size = self.images + more_images, self.size + more_bytes
         self.admission.images += more_images
         self.admission.size += more_bytes

@@ -66,7 +66,8 @@ async def read_body(request: Request, place: Place, *, most: int, until: float) 
     except TimeoutError:
         raise RequestRefused(408, "too_slow_to_arrive", "The request took too long to arrive.", headers=CLOSE) from None
     except ClientDisconnect:
-        raise RequestRefused(400, "incomplete", "The request ended before its body did.", headers=CLOSE) from None
+        cut = "The connection was closed before the whole body had arrived."
+        raise RequestRefused(400, "incomplete", cut, headers=CLOSE) from None
     if not body:
         raise RequestRefused(400, "empty", f"The request has no body. {ACCEPTED}")
     return body
@@ -132,7 +133,7 @@ def decode_base64(text: Any, where: str) -> bytes:
     if not isinstance(text, str) or not text:
         raise RequestRefused(400, "base64", f"{where}: expected the bytes of an image in base64.")
     if text[:8].lower().startswith(("http://", "https:/")):
-        raise RequestRefused(400, "address", f"{where}: is an address, which is not fetched. Send the image itself.")
+        raise RequestRefused(400, "address", f"{where}: is a URL; the server fetches nothing. Send the image itself.")
     if text[:5].lower() == "data:":
         text = text.partition(",")[2]
     try:

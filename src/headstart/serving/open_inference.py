@@ -164,7 +164,7 @@ class _Input:
         if raw_bytes is not None and not _is_count(raw_bytes):
             _refuse(f"Input {name[:40]!r}: binary_data_size must be a whole number.")
         if parameters.get("content_type", "base64") != "base64":
-            _refuse(f"Input {name[:40]!r}: content_type must be 'base64'; files as they are can follow the JSON.")
+            _refuse(f"Input {name[:40]!r}: content_type must be 'base64'; raw files can follow the JSON.")
         return cls(name, _text(given, "datatype"), tuple(shape), given.get("data"), raw_bytes)
 
     def files(self, most: int) -> tuple[bytes, ...]:

@@ -46,7 +46,7 @@ class Readiness:
         return {
             "starting": "The server is starting.",
             "ready": "The server is ready.",
-            "draining": "The server is ending: no new requests.",
+            "draining": "The server is shutting down and accepts no new requests.",
         }[self.state]
 
 

@@ -24,17 +24,17 @@ class ServerOptions:
     """
 
     host: str = "127.0.0.1"
-    """Address to listen at; any other than this machine's own needs --token-file."""
+    """Address to listen on; any other than this machine's own needs --token-file."""
     port: int = 8000
-    """Port to listen at; 0 for any that is free."""
+    """Port to listen on; 0 picks a free one."""
     token_file: Path | None = None
     """File with a token; requests must then have the header `Authorization: Bearer TOKEN`."""
     allow_host: str = ""
-    """Names under which the server is called besides its address, separated by commas: behind a proxy, its name."""
+    """Other host names that clients use, separated by commas; behind a proxy, the proxy's name."""
     max_body: float = 20.0
-    """Megabytes of the largest request."""
+    """Size of the largest request, in megabytes."""
     queue: int = 64
-    """Images that may be in the server at once; requests above that are answered 503 at once."""
+    """Images that may be in the server at once; further requests get 503 immediately."""
     deadline: float = 2.0
     """Seconds within which a request is answered once it has arrived, or refused with 503."""
     receive: float = 10.0

@@ -136,7 +136,7 @@ def _asked_model(request: Request) -> TensorModel:
     model, given = tensor_model(_service(request)), request.path_params
     if not model.is_here(given["name"], given.get("version")):
         raise RequestRefused(
-            404, "model", f"There is no such model here: this one is {model.name!r}, version {model.version!r}."
+            404, "model", f"There is no such model; this server serves {model.name!r}, version {model.version!r}."
         )
     return model
 

@@ -90,7 +90,7 @@ class ViewBudget:
         needed, left = self.per_view * images_left, whole - self.epoch - (self._clock() - self._begun)
         if needed > left:
             raise BudgetTooSmall(
-                f"activations take another {needed:.0f} s, and {max(left, 0):.0f} s remain for them.",
+                f"computing activations takes another {needed:.0f} s, but only {max(left, 0):.0f} s remain.",
                 hint="Use a larger --budget, or --approach linear.",
             )
         each = self.per_view * (self._images + images_left) + self.epoch

@@ -87,7 +87,7 @@ class _Follower:
 
     def _ready(self, at_once: int) -> SharedPasses:
         if self._passes is None:
-            raise TrainingFailed("Rank 0 gave its orders out of order.")
+            raise TrainingFailed("Rank 0 sent its requests out of order.")
         self._passes.at_once = at_once
         return self._passes
 

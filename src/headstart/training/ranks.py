@@ -118,7 +118,7 @@ class Team:
                 if pulse != seen:
                     seen, since = pulse, time.monotonic()
                 if time.monotonic() - since > PATIENCE:
-                    raise RankLost(f"Process 0 of this training gave no sign of life for {PATIENCE:.0f} seconds.")
+                    raise RankLost(f"Process 0 of this training run has not responded for {PATIENCE:.0f} seconds.")
                 time.sleep(LOOK)
         return True
 
@@ -264,7 +264,7 @@ def _answering() -> Iterator[None]:
     except RuntimeError as error:
         reason = re.sub(r"^\[[^]]*\] ", "", str(error)).partition(". ")[0].partition("\n")[0][:200]
         raise RankLost(
-            f"Another process of this training ended, or did not answer for {PATIENCE:.0f} seconds ({reason}).",
+            f"Another process of this training run ended, or did not respond for {PATIENCE:.0f} seconds ({reason}).",
             hint="The same command resumes the training from its last snapshot. With `torchrun --max-restarts 3` that "
             "happens by itself.",
         ) from error

@@ -55,8 +55,8 @@ class Recipe(OneLineRepr):
     backbone's own."""
 
     pooling: str = "auto"
-    """Features of a frozen backbone: last (its own pooled features), stages (beside them, the means of the maps of all
-    stages); auto picks by leave-one-out."""
+    """Features of a frozen backbone: last (its own pooled features), stages (those, and the mean of each stage's feature
+    maps); auto picks by leave-one-out."""
 
     head: str = "auto"
     """The last layer: ridge, lda, logistic, blend (lda and logistic) or ncm (nearest mean); auto picks on validation."""

@@ -104,7 +104,7 @@ class SharedTask:
             return make_task(plan, network, self.augment, ViewBudget(), self.files)[0]
         except OSError as error:
             raise TrainingFailed(
-                f"{error.filename}: could not be opened by process {team.rank} of this training ({error.strerror}).",
+                f"{error.filename}: could not be opened by process {team.rank} of this training run ({error.strerror}).",
                 hint="On several machines, HEADSTART_CACHE has to be a folder that all of them share.",
             ) from error
 
@@ -163,7 +163,7 @@ def run_together(command: Callable[[], int]) -> int:
 def _serve(team: Team) -> int:
     """On other ranks: follow each training of rank 0; return its exit code. Rank 0 says what is to be said."""
     log.setLevel(logging.ERROR)
-    lost = RankLost("Process 0 of this training ended without a word.")
+    lost = RankLost("Process 0 of this training run ended without an error message.")
     try:
         while team.called():
             _follow_one(team)

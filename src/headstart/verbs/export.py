@@ -118,9 +118,9 @@ def export(
         out: Folder to write: models, preprocessing, samples, verify.py, and how they compare with the run.
         to: Formats, comma-separated: onnx, openvino, web (a page that classifies in the browser); or one that keeps the
             network: hub (for timm and transformers), mlflow.
-        check: Validation images, and as many test images, on which the export is compared with the run; 0 compares
-            nothing.
-        samples: Images to write with expected results, for `headstart verify`.
+        check: Number of validation images, and of test images, on which the export is compared with the run; 0
+            compares nothing.
+        samples: Number of images to write with expected results, for `headstart verify`.
         samples_from: rendered scenes, or own: some of the run's test images.
         data: Where the run's images are now; by default where they were during training.
         int8: Also try int8 for OpenVINO, which is written only if it is faster here and as accurate.

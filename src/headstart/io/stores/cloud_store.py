@@ -106,7 +106,7 @@ class CloudStore:
             if isinstance(error, InvalidPathError):
                 raise StoreError(
                     f"{self.url}{key}: has a key with an empty name, `.` or `..` in its path.",
-                    hint="Such keys are no paths of files: give a prefix without them, or rename them.",
+                    hint="Such keys are not valid file paths: give a prefix without them, or rename them.",
                 ) from None
             return BucketRefusal(self.url, key, str(error))
 

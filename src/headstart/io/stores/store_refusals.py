@@ -100,7 +100,7 @@ class BucketRefusal:
         if self.status == 403:
             return StoreRefused(
                 f"{place}: no permission ({self.code or self.status}).",
-                hint="Ask the bucket's owner for permission to list and read it, and to write where --out is in it.",
+                hint="Ask the bucket's owner for permission to list and read it, and to write to it if the output goes there.",
             )
         if self.code in _NO_BUCKET:
             return MissingInStore(f"{bucket}: there is no such bucket.", hint=f"Check its name{self._endpoint}.")

@@ -93,7 +93,7 @@ def _commercial(here: Sequence[Backbone]) -> list[Backbone]:
     """Leave out backbones whose licence forbids commercial use, saying so: only a name selects them."""
     left_out = [f"{b.name} ({b.licence})" for b in here if not is_commercial(b.licence)]
     if left_out:
-        log.warning("Used only if named with --backbone, for their licence: %s.", few(left_out, 5))
+        log.warning("Not used unless named with --backbone, because of their licence: %s.", few(left_out, 5))
     return [b for b in here if is_commercial(b.licence)]
 
 
@@ -115,7 +115,7 @@ class _Downloads:
         while (entry := self._next()) is not None and self._has_time(entry) and self._download(entry):
             pass
         if self.missing[1:]:
-            log.warning("Nor could %s be had.", few(self.missing[1:], 4))
+            log.warning("%s could not be downloaded either.", few(self.missing[1:], 4))
         return list(self.found.values())
 
     def _next(self) -> PoolEntry | None:
@@ -140,7 +140,7 @@ class _Downloads:
         expected = entry.mb * self.seconds / self.got_mb if self.got_mb else 0.0
         if self.seconds and (left <= 0 or expected > left):
             log.warning(
-                "The hub is slow: %.0f MB came in %.0f s, so %s (%.0f MB) is not downloaded within this budget.",
+                "The hub is slow (%.0f MB in %.0f s), so %s (%.0f MB) is not downloaded within this budget.",
                 self.got_mb,
                 self.seconds,
                 entry.name,

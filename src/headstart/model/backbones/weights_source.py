@@ -31,7 +31,7 @@ class WeightsSource:
     offline: bool = False
     """Never open a socket."""
     max_download: int = 500
-    """Most megabytes of weights to download where no backbone is named and none is on this machine; 0 downloads none."""
+    """Maximum megabytes of weights to download if no backbone is named and none is on this machine; 0 downloads none."""
 
     def __post_init__(self) -> None:
         for name in ("file", "folder"):  # if given as text
