@@ -1,1 +1,1 @@
-"""The HTTP service: a classifier behind one process that holds under attack and overload. Start with `server`."""
+"""The HTTP service: one process that serves a classifier and survives attacks and overload. Start with `server`."""

@@ -1,12 +1,12 @@
-"""`Admission`: how many images, and how many bytes of requests, may be in the server at once. Above that, callers are told
-at once, instead of waiting for an answer that would come too late.
+"""`Admission`: limits on how many images, and how many bytes of requests, may be in the server at once. A caller above a
+limit is refused at once, instead of waiting for an answer that would come too late.
 
-    admission.check()                        as soon as the headers are here: would there be a place?
-    with admission.enter() as place:         takes one image's place, or raises `Overloaded`
-        place.hold(images=3, size=90_000)    what the request turned out to hold
+    admission.check()                        once the headers have arrived: raises `Overloaded` if there is no room
+    with admission.enter() as place:         an empty place; what it holds is given back at the end
+        place.hold(images=3, size=90_000)    what the request turned out to hold; raises `Overloaded` if there is no room
 
-A request that is still arriving holds the bytes that have come, and no image: otherwise a few slow callers would keep
-everyone else out. Costs microseconds; for one event loop, not for several threads.
+A request that is still arriving counts with the bytes received so far, and with no image: otherwise a few slow callers could
+keep everyone else out. Costs microseconds. Not thread-safe: use it from one event loop.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from types import TracebackType
 from headstart.serving.served_answers import Overloaded
 
 ALWAYS_ADMITTED = 4
-"""Images that are let in whatever the pace was: it may have been that of one very slow image."""
+"""So many images are admitted however slow the pace was, because one very slow image may have set it."""
 SHARE_OF_DEADLINE = 0.8
-"""What waiting may use of it."""
+"""Share of the deadline that waiting may take up."""
 NEWEST = 0.05
-"""Weight of the newest interval in the mean."""
+"""Weight of the newest interval in the moving average."""
 
 
 class Admission:
@@ -36,11 +36,11 @@ class Admission:
 
     @property
     def retry_after(self) -> float:
-        """Seconds until the images that are here will have been answered."""
+        """Expected seconds until the images now in the server have been answered; at least 1."""
         return max(1.0, self.images * self._pace)
 
     def check(self, images: int = 1) -> None:
-        """Raise `Overloaded` if there is no place for so many more images."""
+        """Raise `Overloaded` if there is no room for `images` more."""
         wanted = self.images + images
         if wanted > self.most_images:
             raise Overloaded(
@@ -53,11 +53,11 @@ class Admission:
             )
 
     def enter(self) -> Place:
-        """Return a place without images or bytes, to be used in a ``with``."""
+        """Return an empty place, to be used in a ``with`` statement."""
         return Place(self)
 
     def finished(self, images: int) -> None:
-        """Note that images have been answered, to know the pace."""
+        """Note that images have been answered, to update the pace."""
         now = time.monotonic()
         if self._last is not None:
             interval = (now - self._last) / images
@@ -67,14 +67,14 @@ class Admission:
 
 @dataclass
 class Place:
-    """What one request holds. Raises `Overloaded` if there is no room for more."""
+    """The images and bytes that one request holds; they are given back when its ``with`` block ends."""
 
     admission: Admission
     images: int = 0
     size: int = 0
 
     def hold(self, *, images: int = 0, size: int = 0) -> None:
-        """Hold so many images and bytes in all, if it holds fewer."""
+        """Raise what is held to `images` and `size` in all; never less than now. Raises `Overloaded` if there is no room."""
         more_images, more_bytes = max(0, images - self.images), max(0, size - self.size)
         if more_images:
             self.admission.check(more_images)

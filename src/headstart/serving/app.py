@@ -2,8 +2,8 @@
 
     app = create_app(service, callers)            an ASGI application
 
-`Gate` checks who calls, refuses predictions while the server is not ready, puts security headers on every answer, and
-counts requests. What a route raises as `RequestRefused` becomes `{"error": sentence, "reason": code}` with its status; any
+`Gate` checks who is calling, refuses predictions while the server is not ready, adds security headers to every answer, and
+counts requests. A `RequestRefused` that a route raises becomes `{"error": sentence, "reason": code}` with its status; any
 other exception is a bug: status 500, with its traceback on stderr.
 """
 
@@ -37,15 +37,15 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 TOP_K = 5
-"""As many classes as Hugging Face's interface answers unless asked for another number."""
+"""Classes in an answer unless the request says otherwise, as in Hugging Face's interface."""
 FOR_ALL = ("/healthz", "/readyz", LIVE, READY, "/")
-"""Paths that need no token, besides those below `ASSETS`: they tell nothing about the classifier."""
+"""Paths that need no token, besides those under `ASSETS`: they reveal nothing about the classifier."""
 ASSETS = "/assets/"
 ALWAYS = ("/healthz", "/readyz", LIVE, READY, "/metrics")
-"""Paths that are answered whether the server is ready or not."""
+"""Paths that are answered whether or not the server is ready."""
 
 LEFT = 499
-"""What counts as the status of a request whose caller left before the answer; nginx says so as well."""
+"""Status under which a request is counted whose caller disconnected before the answer, as in nginx."""
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -109,7 +109,7 @@ async def _openapi(request: Request) -> Response:
 
 
 async def _predict(request: Request) -> Response:
-    """Answer as Hugging Face's interface does: [{label, score}], likeliest class first."""
+    """Answer like Hugging Face's interface: [{label, score}], likeliest class first."""
     service = _service(request)
     if request.path_params.get("name", service.served.name) not in (service.served.name, service.served.id):
         raise RequestRefused(404, "model", f"There is no such model here: this one is {service.served.name!r}.")
@@ -121,7 +121,7 @@ async def _predict(request: Request) -> Response:
 
 
 async def _classify(request: Request) -> Response:
-    """Answer with all that is known: the class, the prediction set, all probabilities, and how long it took."""
+    """Answer with everything there is: the class, the prediction set, all probabilities, and how long it took."""
     service = _service(request)
     async with visit(request, service) as visiting:
         answer = await visiting.classify_one(_upload(visiting).image)
@@ -163,7 +163,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
-    """What the router itself refuses: 404, 405."""
+    """Answer what the router itself refuses: 404, 405."""
     if not isinstance(error, HTTPException):
         raise error
     reason, sentence = {
@@ -175,7 +175,7 @@ async def _no_route(request: Request, error: Exception) -> Response:
 
 
 def _allowed(request: Request) -> str:
-    """Return the methods of all routes of a path; Starlette itself names those of the first one only."""
+    """Return the methods of all routes with this path; Starlette itself names only those of the first one."""
     routes = [r for r in request.app.routes if isinstance(r, Route) and r.matches(request.scope)[0] is not Match.NONE]
     return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
 
@@ -184,14 +184,14 @@ def _allowed(request: Request) -> str:
 
 
 class Gate:
-    """What every request passes first: who calls, whether the server is ready; and the headers of every answer."""
+    """Checks, before any route, who is calling and whether the server is ready; adds the headers of every answer."""
 
     def __init__(self, app: Starlette, service: Service, callers: Callers) -> None:
         self._app, self._service, self._callers = app, service, callers
         self.requests = 0
         """Requests answered so far."""
         self.active = 0
-        """Requests that have come and are not yet answered."""
+        """Requests that have arrived and are not yet answered."""
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request."""

@@ -1,10 +1,10 @@
-"""Reading a request's body, which nobody needs to trust: counted as it arrives, within a fixed time, never on a disk.
+"""Reading the body of a request without trusting it: counted as it arrives, within a fixed time, and never stored on disk.
 
     body = await read_body(request, place, most=20_000_000, until=time.monotonic() + 10)
-    upload = read_upload(body, request.headers)          one image: raw bytes, a file of a form, or base64 in JSON
+    upload = read_upload(body, request.headers)          one image: raw bytes, a file in a form, or base64 in JSON
 
-What `Content-Length` says is used only to refuse at once what would be too big. Python's own parser for forms and
-Starlette's write large files to a disk, so there is a small one here for bytes that are already in memory.
+`Content-Length` is used only to refuse at once what would be too big. Python's own parser of forms, and Starlette's, write
+large files to disk, so this module has a small one for bytes that are already in memory.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded", "bin
 """Content types of bare bytes, besides image/...: the third is what `curl --data-binary` says unless told otherwise."""
 ACCEPTED = "Send the bytes of an image (image/jpeg ...), a form with one file (multipart/form-data), or JSON."
 MOST_VALUES = 10_000
-"""In JSON. Millions of small values would take 25 times the size of the body, and stop everyone else meanwhile."""
+"""Values in a JSON body. Millions of small ones would take 25 times its size in memory, and hold up everyone else."""
 LINGER_TIMES, LINGER_SECONDS = 4, 2.0
-"""So much of a body that is too big is read and thrown away, for so long."""
+"""Of a body that is too big, up to so many times the limit is read and thrown away, for at most so many seconds."""
 MOST_PARTS = 16
 MOST_PART_HEADERS = 8_192
 
@@ -40,7 +40,7 @@ Body = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, eq=False)
 class Upload:
-    """One image of a request, and how many classes it asks for (None: as many as usual)."""
+    """One image of a request, and how many classes it asks for (None: the default)."""
 
     image: Body
     top_k: int | None = None
@@ -49,7 +49,8 @@ class Upload:
 async def read_body(request: Request, place: Place, *, most: int, until: float) -> bytearray:
     """Return the body of at most `most` bytes that has arrived by `until`, a time of `time.monotonic`.
 
-    Raises `RequestRefused`: 400 if it is empty or the caller has left, 408, 413; and `Overloaded` if memory is used up.
+    Raises `RequestRefused`: 400 if it is empty or the caller has disconnected, 408 if it is late, 413 if it is too big, 415
+    if it is compressed; and `Overloaded` if the memory for requests is full.
     """
     stated = request.headers.get("content-length", "")
     stated_size = int(stated) if stated.isdigit() else 0
@@ -85,7 +86,7 @@ async def _received(request: Request, place: Place, most: int) -> bytearray | No
 
 
 async def _thrown_away(request: Request, most: int) -> None:
-    """Read on for a moment, at most so many bytes: many callers read no answer before they have sent all."""
+    """Read on for a moment, at most `most` bytes: many clients read no answer before they have sent everything."""
     with suppress(TimeoutError):
         async with asyncio.timeout(LINGER_SECONDS):
             more = True
@@ -113,7 +114,7 @@ def read_upload(body: Body, headers: Mapping[str, str]) -> Upload:
 
 
 def parse_json(body: Body) -> Any:
-    """Return what a body of JSON holds. Raises `RequestRefused`."""
+    """Return the value of a JSON body. Raises `RequestRefused`."""
     if body_values(body) > MOST_VALUES:
         raise RequestRefused(400, "json", f"The body has more than {MOST_VALUES:,} values: it is not a request.")
     try:
@@ -124,12 +125,12 @@ def parse_json(body: Body) -> Any:
 
 
 def body_values(body: Body) -> int:
-    """Return about how many values a body of JSON has, without parsing it."""
+    """Estimate how many values a JSON body has, without parsing it."""
     return (bytes(body) if isinstance(body, memoryview) else body).count(b",") + 1
 
 
 def decode_base64(text: Any, where: str) -> bytes:
-    """Return the bytes of a base64 text, also one with ``data:...;base64,`` before it. Raises `RequestRefused`."""
+    """Decode base64 text, with or without ``data:...;base64,`` before it. Raises `RequestRefused`."""
     if not isinstance(text, str) or not text:
         raise RequestRefused(400, "base64", f"{where}: expected the bytes of an image in base64.")
     if text[:8].lower().startswith(("http://", "https:/")):
@@ -172,7 +173,7 @@ def _from_json(body: Body) -> Upload:
 
 
 def _file_of_form(body: Body, boundary: str) -> Body:
-    """Return the one file in a form. Raises `RequestRefused` if there is none, or more, or the form is damaged."""
+    """Return the one file in a form. Raises `RequestRefused` if there is none or more than one, or the form is damaged."""
     if not 1 <= len(boundary) <= 70 or not boundary.isascii():
         raise _bad_form("it names no boundary")
     files = [content for name, content in _parts(body, boundary.encode("ascii")) if name is not None]

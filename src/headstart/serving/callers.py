@@ -1,9 +1,9 @@
-"""Who may call the server: whoever knows the token, if there is one, and no page of another site.
+"""Who may call the server: anyone who has the token, if there is one, but no page of another site.
 
-A server on 127.0.0.1 can be reached by every page that a browser on this machine shows. Such a page cannot name itself
-otherwise than it is: so `check_caller` refuses a `Host` that is not a name of this server (DNS rebinding), an `Origin` other
-than that host, and what the browser itself marks as coming from another site. Nothing here allows anything across sites:
-there are no CORS headers.
+A server on 127.0.0.1 can be reached by every page that a browser on this machine shows, but no page can lie about its own
+origin. So `check_site` refuses a `Host` that is not a name of this server (DNS rebinding), an `Origin` other than that host,
+and what the browser itself marks as coming from another site. No cross-site request is ever allowed: there are no CORS
+headers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EVERYWHERE = ("0.0.0.0", "::", "")
 
 @dataclass(frozen=True)
 class Callers:
-    """`hosts` are the names of this server, in small letters and without ports; `any_address`: also every IP address."""
+    """`hosts` are the names of this server, in lower case, without ports; `any_address`: any IP address is accepted too."""
 
     hosts: Collection[str]
     any_address: bool = False
@@ -32,7 +32,7 @@ class Callers:
 
     @classmethod
     def of(cls, options: ServerOptions, token: bytes | None) -> Callers:
-        """Who may call a server with these options."""
+        """Return who may call a server with these options."""
         host = options.host.lower()
         given = (name.strip().lower() for name in options.allow_host.split(","))
         bound = f"[{host}]" if ":" in host else host
@@ -50,7 +50,7 @@ class Callers:
             raise _refused("origin", "The browser says that the request comes from another site, which is not allowed.")
 
     def check_token(self, headers: Headers) -> None:
-        """Raise `RequestRefused` unless the request has the token, if one is needed."""
+        """Raise `RequestRefused` if a token is needed and the request does not have it."""
         if self.token is None:
             return
         kind, _, given = headers.get("authorization", "").partition(" ")

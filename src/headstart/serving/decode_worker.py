@@ -1,9 +1,9 @@
 """The process that turns the bytes of untrusted images into pixels for the server; started and replaced by `decoders`.
 
 It reads a request from standard input (the number of bytes, the seconds that decoding may take, the bytes), and answers
-with the pixels of every input of the network, or with a reason. It imports numpy and Pillow only, and is ready in about
-0.2 s. Whatever a decoder does here (crash, spin, exhaust memory) costs this process and not the server. Do not start it by
-hand.
+with the pixels of every input of the network, or with a reason. It imports only numpy and Pillow, and is ready in about
+0.2 s. Whatever an image decoder does (crash, loop forever, exhaust memory) harms this process and not the server. Do not
+start it by hand.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from headstart.images.worker_process import READY, limit_cpu, limit_memory, own_
 from headstart.io.files import jpeg_bytes
 
 REQUEST = struct.Struct("<Qd")
-"""Bytes of the image, seconds it may take."""
+"""Size of the image in bytes, and the seconds it may take."""
 ANSWER = struct.Struct("<?Q")
-"""Whether pixels follow, and how many bytes; else so many bytes of JSON [reason, message]."""
+"""Whether pixels follow (otherwise JSON: [reason, message]), and how many bytes."""
 
 Pixels = dict[str, np.ndarray]
-"""uint8 (S, S, 3) of one image by input of the network."""
+"""The pixels of one image for each input of the network, by its name: uint8 (S, S, 3)."""
 
 
 @dataclass(frozen=True)
 class PixelPlan:
-    """How images become pixels: as `predict` does it with a run, or as it does with an export. Plain values, for JSON.
+    """How images become pixels: as in `predict` with a run, or as in `predict` with an export. Plain values, for JSON.
 
-    `inputs` has what `Preprocess.as_dict` or `PixelContract.as_dict` say of each input of the network, by its name.
+    `inputs` has, for each input of the network by name, the result of `Preprocess.as_dict` or `PixelContract.as_dict`.
     """
 
     path: Literal["run", "export"]
@@ -46,7 +46,7 @@ class PixelPlan:
 
     @property
     def shapes(self) -> dict[str, tuple[int, int, int]]:
-        """Rows, columns and channels by input."""
+        """Rows, columns and channels of each input."""
         sides = {name: int(spec["image_size"]) for name, spec in self.inputs.items()}
         return {name: (side, side, 3) for name, side in sides.items()}
 
@@ -64,7 +64,7 @@ def serve(described: str) -> None:
     plan = PixelPlan(**json.loads(described))
     requests, answers = own_streams()
     limit_memory()
-    plan.pixels(jpeg_bytes(Image.new("RGB", (64, 48)), 90))  # loads what decoding needs
+    plan.pixels(jpeg_bytes(Image.new("RGB", (64, 48)), 90))  # loads the modules that decoding needs
     answers.write(READY)
     while head := requests.read(REQUEST.size):
         size, seconds = REQUEST.unpack(head)

@@ -1,10 +1,10 @@
-"""`Decoders`: child processes that decode images for the server, with limits, each replaced when it dies.
+"""`Decoders`: child processes that decode images for the server, within limits; each is replaced when it dies.
 
     with Decoders(plan, count=2, seconds_each=1.6) as decoders:
         decoded = decoders.submit(jpeg, until=time.monotonic() + 2).result()       pixels, or why there are none
 
-An image that crashes its decoder is tried once more in a new process, one that takes too long is not; either way it costs
-that process and no other request. Pixels are those of `headstart predict`, to the bit, since the same code makes them.
+An image that crashes its decoder is tried once more in a new process; one that takes too long is not. Either way, no other
+request is affected. Pixels are those of `headstart predict`, to the bit, since the same code makes them.
 They come through a pipe: 0.2 ms for an image of 224 x 224 pixels, against 1 to 5 ms of decoding. A thread per process waits
 for its answers.
 """
@@ -39,16 +39,16 @@ WATCH_SECONDS = 0.05
 
 @dataclass(frozen=True, eq=False)
 class DecodedPixels:
-    """The pixels of one image, and how long they took."""
+    """The pixels of one image, and how long decoding took."""
 
     pixels: Pixels
     seconds: float
 
 
 class Decoders:
-    """`count` processes that make pixels by `plan`; an image may take `seconds_each`.
+    """`count` processes that decode images according to `plan`; each image may take `seconds_each`.
 
-    `command` is for tests: what is started instead of the worker.
+    `command` is for tests: it is started instead of the worker.
     """
 
     def __init__(
@@ -82,14 +82,14 @@ class Decoders:
             self._idle.get().end()
 
     def submit(self, data: bytes | bytearray | memoryview, *, until: float) -> Future[DecodedPixels | ImageRefusal]:
-        """Return what will be an image's pixels, or why it cannot be used. `until` is a time of `time.monotonic`.
+        """Return a future of the image's pixels, or of why it cannot be used. `until` is a time of `time.monotonic`.
 
-        The future raises `DeadlinePassed` if no process was free before that, `Overloaded` if one could not be replaced.
+        The future raises `DeadlinePassed` if no process was free by then, `Overloaded` if a dead one could not be replaced.
         """
         return self._threads.submit(self._decode, data, until)
 
     def _decode(self, data: bytes | bytearray | memoryview, until: float) -> DecodedPixels | ImageRefusal:
-        """Run in a thread: decode in an idle process, and once more in a new one if that dies."""
+        """Run in a thread: decode in an idle process, and if that dies, once more in a new one."""
         if time.monotonic() >= until:
             raise DeadlinePassed("no decoder was free in time")
         decoder = self._idle.get()
@@ -108,7 +108,7 @@ class Decoders:
             self._idle.put(decoder)
 
     def _answer(self, decoder: _Decoder, data: bytes | bytearray | memoryview) -> DecodedPixels | ImageRefusal | None:
-        """Return None if the process dies."""
+        """Return pixels, a refusal, or None if the process dies."""
         began = time.monotonic()
         with self._lock:
             decoder.since = began
@@ -125,7 +125,7 @@ class Decoders:
         )
 
     def _alive(self, decoder: _Decoder) -> _Decoder:
-        """Return the process, or a new one for it. Raises `Overloaded`."""
+        """Return the process, or a new one in its place if it is dead. Raises `Overloaded`."""
         if not decoder.overdue and not decoder.broken and decoder.process.poll() is None:
             return decoder
         decoder.end()
@@ -152,7 +152,7 @@ class Decoders:
         return _Decoder(process)
 
     def _watch(self) -> None:
-        """Body of a thread: kill processes whose image takes too long, or that never become ready."""
+        """Run in a thread: kill processes whose image takes too long, or that never become ready."""
         while not self._closed.wait(min(WATCH_SECONDS, self.seconds_each / 4)):
             with self._lock:
                 now = time.monotonic()
@@ -164,7 +164,7 @@ class Decoders:
 
 
 class _Decoder:
-    """One process. `overdue`: it was killed for taking too long; `broken`: it died, or its answer makes no sense."""
+    """One process. `overdue`: it was killed for taking too long; `broken`: it died, or its answer made no sense."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
@@ -240,7 +240,7 @@ def decoder_command(plan: PixelPlan) -> list[str]:
 
 
 def _widen(stream: IO[bytes] | None) -> None:
-    """Let a pipe hold an image on Linux, so that neither side waits for the other in the middle of one."""
+    """Enlarge a pipe on Linux so that it holds a whole image, and neither side waits for the other halfway through one."""
     if stream is not None and sys.platform == "linux":
         import fcntl
 

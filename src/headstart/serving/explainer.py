@@ -1,15 +1,15 @@
-"""What speaks for a class in an image, and the training images most like it: for the page of a server.
+"""What in an image speaks for a class, and the training images most like it: for the web page of a server.
 
     explainer = Explainer(run)
-    explainer.explain(data, label).to_json()        blocks; one image at a time
+    explainer.explain(data, label).to_json()        blocking; one image at a time
 
-A heat map needs torch, and similar images need the training images where they were; without one of them, the answer has
-the rest, and a sentence. Everything is opened with the first image: importing torch and opening the networks takes some
-seconds and 0.5 GB. After that, an image takes about 0.1 s of one core, in the thread that calls.
+A heat map needs torch, and similar images need the training images at their recorded place; without either, the answer has
+the rest, and a sentence that says why. Everything is opened for the first image: importing torch and opening the networks
+takes some seconds and 0.5 GB. After that, an image takes about 0.1 s of one core, in the calling thread.
 
-The bytes are decoded in this process: only ask for images that a decoder process has decoded before
-(`ServedClassifier.classify`). Nothing is written, and the answer has no path. Not for exports, which have no training images,
-nor for servers that strangers can ask: it shows training images.
+The bytes are decoded in this process: pass only images that a decoder process has already decoded
+(`ServedClassifier.classify`). Nothing is written, and the answer contains no paths. Not for exports, which have no training
+images, nor for servers that strangers can call: it shows training images.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TOP, SMALL = 5, 112
 
 @dataclass(frozen=True)
 class SimilarThumbnail:
-    """A training image: its label, the cosine of its features with the image's, and it as a data URI ("" if it is gone)."""
+    """A training image: its label, the cosine similarity of the features, and a thumbnail as a data URI ("" if it is gone)."""
 
     label: str
     cosine: float
@@ -49,8 +49,8 @@ class SimilarThumbnail:
 
 @dataclass(frozen=True)
 class ServedExplanation:
-    """The heat map for `label` as PNG with alpha, 160 px on its longer side (None: see `note`); the part of the image
-    that is seen (left, top, right, bottom; fractions); similar training images."""
+    """The heat map for `label` as a PNG with alpha, 160 px on its longer side (None: `note` says why); the part of the image
+    that the network sees (left, top, right, bottom, as fractions); similar training images."""
 
     label: str
     heat: bytes | None
@@ -59,14 +59,14 @@ class ServedExplanation:
     note: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of POST /v1/explain."""
+        """Return the JSON answer to POST /v1/explain."""
         heat = None if self.heat is None else "data:image/png;base64," + base64.b64encode(self.heat).decode()
         nearest = [{"label": n.label, "cosine": round(n.cosine, 4), "image": n.image or None} for n in self.nearest]
         return {"label": self.label, "heat": heat, "seen": list(self.seen), "nearest": nearest, "note": self.note}
 
 
 class Explainer:
-    """A run's networks and training images, opened with the first question."""
+    """A run's networks and training images, opened for the first image."""
 
     def __init__(self, run: RunFolder) -> None:
         self.run, self.classifier = run, run.classifier
@@ -75,7 +75,7 @@ class Explainer:
         self._embed = Embedder(extractors, self.classifier.runtime, keep=False)
 
     def explain(self, data: bytes, label: str) -> ServedExplanation:
-        """Explain why an image may be `label`. Raises `UnreadableImage`, `BackboneError`."""
+        """Explain what in an image speaks for `label`. Raises `UnreadableImage`, `BackboneError`."""
         with self._one_at_a_time:
             image = read_image(data, at_least=VIEWED, ranges=self.classifier.ranges)
             heat, heat_note = self._heat

@@ -1,11 +1,12 @@
-"""`NetworkThreads`: threads that take whatever images wait, run the network on them, and hand back the logits.
+"""`NetworkThreads`: threads that take whatever images are waiting, run the network on them, and hand back the logits.
 
     threads = NetworkThreads(network, finished)
-    threads.put(waiting)                       from any thread; `finished(batch, logits_NK, seconds)` is called in theirs
+    threads.put(waiting)                       from any thread; they call `finished(batch, logits_NK, seconds)`
 
-An image goes through the network at once if a thread is free, else with those that have come meanwhile: nothing ever waits
-for company. What nobody waits for any more is left out before it costs anything. One wake-up per batch; a hand-over costs
-some 20 microseconds. Not for one caller at a time, who can call the network.
+If a thread is free, an image goes through the network at once; otherwise it goes together with those that have arrived
+meanwhile. No image ever waits for a batch to fill up. Images whose answer nobody awaits any more are dropped before they
+cost anything. One wake-up per batch; a hand-over costs some 20 microseconds. For a single caller at a time, call the network
+itself.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from headstart.serving.served_networks import ServedNetwork
 
 
 class WaitsForNetwork(Protocol):
-    """An image that waits."""
+    """An image that waits for the network."""
 
     pixels: Pixels
 
@@ -37,7 +38,7 @@ Finished = Callable[[Sequence[W], "np.ndarray | Exception", float], None]
 
 
 class NetworkThreads(Generic[W]):
-    """As many threads as the network takes calls at once. `finished` gets logits (N, K), or what the network raised."""
+    """As many threads as the network can take calls at once. `finished` gets logits (N, K), or what the network raised."""
 
     def __init__(self, network: ServedNetwork, finished: Finished[W]) -> None:
         self._network, self._finished = network, finished
@@ -48,13 +49,13 @@ class NetworkThreads(Generic[W]):
             threading.Thread(target=self._work, name=f"network {number}", daemon=True).start()
 
     def put(self, waiting: W) -> None:
-        """Let an image wait for the network."""
+        """Add an image to those waiting for the network."""
         with self._change:
             self._waiting.append(waiting)
             self._change.notify()
 
     def close(self) -> None:
-        """End the threads after what they are at."""
+        """End the threads after the batches they are working on."""
         with self._change:
             self._closed = True
             self._change.notify_all()
@@ -70,8 +71,8 @@ class NetworkThreads(Generic[W]):
             self._finished(batch, found, time.monotonic() - began)
 
     def _next_batch(self) -> list[W]:
-        """Wait for images, and take those that go next: as many as fit, or one alone if that gives the same bits and no
-        more than one batch would be filled. Return none when closed."""
+        """Wait for images, and take the next batch: as many as fit; but only one if the network has a graph for a single
+        image and less than a full batch is waiting. Return none when closed."""
         with self._change:
             while True:
                 self._change.wait_for(lambda: self._waiting or self._closed)

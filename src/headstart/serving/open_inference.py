@@ -1,4 +1,4 @@
-"""The Open Inference Protocol (KServe v2) over HTTP: its requests to images or pixels, answers to its responses.
+"""The Open Inference Protocol (KServe v2) over HTTP: its requests become images or pixels, and answers become its responses.
 
     request = infer_request(body, header_length, model, most=64)     BadInferRequest -> status 400
     request.images                                                   bytes of files, or None
@@ -6,11 +6,11 @@
     content, header_length = infer_response(request, logits_NK, probabilities_NK, labels, model)
 
 A request has either `image` (BYTES, N files) or the network's own inputs (UINT8, N x S x S x 3 each). Tensors are in the
-JSON, or behind it as raw bytes: then `Inference-Header-Content-Length` gives the length of the JSON, and each input its
-`binary_data_size`. JSON cannot hold bytes, and the protocol leaves open what to do (its issue 12): files in JSON are in
-base64 here.
+JSON, or follow it as raw bytes: then `Inference-Header-Content-Length` gives the length of the JSON, and each input its
+`binary_data_size`. JSON cannot hold bytes, and the protocol leaves open what to do (its issue 12); here, files in JSON are in
+base64.
 
-Nothing else of the protocol's extensions is offered: no shared memory, no loading of models, no classification strings.
+None of the protocol's other extensions is offered: no shared memory, no loading of models, no classification strings.
 Pure functions: nothing is decoded, opened or fetched. Parsing 8 MB of base64 takes 20 ms, 1 MB of pixels as JSON numbers
 30 ms; as raw bytes, neither takes any time.
 """
@@ -33,7 +33,7 @@ from headstart.errors import HeadstartError
 IMAGE = "image"
 OUTPUTS = ("logits", "probabilities", "label")
 MOST_VALUES = 2_000_000
-"""In the JSON of a request: a dozen images of 224 px as numbers. A body full of small values would take 25 times its size."""
+"""Values in the JSON of a request: a dozen images of 224 px. A body full of small values takes 25 times its size in memory."""
 HEADER_LENGTH = "inference-header-content-length"
 """The header that says how many bytes of a body are JSON; raw tensors follow."""
 
@@ -44,7 +44,7 @@ class BadInferRequest(HeadstartError):
 
 @dataclass(frozen=True)
 class TensorModel:
-    """What the protocol says about a classifier: `pixels` is the side of each of the network's inputs, by name."""
+    """What the protocol says about a classifier: `pixels` has the side of each input of the network in pixels, by name."""
 
     name: str
     version: str
@@ -78,7 +78,7 @@ def server_metadata() -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class InferRequest:
-    """What is asked: `images` or `pixels`, the other one is None. `outputs`: {name: whether as raw bytes}."""
+    """What is asked for: `images` or `pixels` (the other is None). `outputs`: {name: whether as raw bytes}."""
 
     outputs: Mapping[str, bool]
     images: tuple[bytes, ...] | None = None
@@ -117,7 +117,7 @@ def infer_request(body: bytes | bytearray, header_length: str | None, model: Ten
 
 
 def _split(body: bytes | bytearray, header_length: str | None) -> tuple[bytes | bytearray, memoryview]:
-    """Return the JSON, and the raw tensors behind it."""
+    """Return the JSON, and the raw tensors that follow it."""
     if header_length is None:
         return body, memoryview(b"")
     if not (header_length.isascii() and header_length.isdigit() and len(header_length) < 12):
@@ -145,7 +145,7 @@ def _parsed(head: bytes | bytearray) -> dict[str, Any]:
 
 @dataclass
 class _Input:
-    """One tensor of a request; `raw` is its part of what follows the JSON."""
+    """One tensor of a request; `raw` is its part of the bytes that follow the JSON."""
 
     name: str
     datatype: str
@@ -168,7 +168,7 @@ class _Input:
         return cls(name, _text(given, "datatype"), tuple(shape), given.get("data"), raw_bytes)
 
     def files(self, most: int) -> tuple[bytes, ...]:
-        """Return the elements of `image`."""
+        """Return the elements of the input `image`."""
         count = self._count("BYTES", 1, most)
         found = _elements(self.raw) if self.raw_bytes is not None else [_decoded(each) for each in self._listed()]
         if len(found) != count:
@@ -232,7 +232,7 @@ def _share_raw(inputs: Mapping[str, _Input], raw: memoryview) -> None:
 
 
 def _elements(raw: memoryview) -> list[bytes]:
-    """Return the elements of a BYTES tensor: each has its length before it, 4 bytes, little-endian."""
+    """Return the elements of a BYTES tensor: each is preceded by its length in 4 bytes, little-endian."""
     found, at = [], 0
     while at < len(raw):
         length = struct.unpack_from("<I", raw, at)[0] if at + 4 <= len(raw) else len(raw)
@@ -267,7 +267,7 @@ def _wanted(asked: dict[str, Any]) -> dict[str, bool]:
 
 
 def _parameters(given: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return the parameters of a part of the request, without extensions that are not offered."""
+    """Return the parameters of a part of the request. Raises `BadInferRequest` for extensions that are not offered."""
     parameters = given.get("parameters")
     if parameters is None:
         return {}
@@ -319,7 +319,7 @@ def infer_response(
     labels: Sequence[str],
     model: TensorModel,
 ) -> tuple[bytes, int | None]:
-    """Return the body of the answer, and the length of its JSON if raw tensors follow that (else None)."""
+    """Return the body of the answer, and the length of its JSON if raw tensors follow it (otherwise None)."""
     tensors: dict[str, Any] = {"logits": logits_NK, "probabilities": probabilities_NK, "label": labels}
     outputs, raw = [], []
     for name, binary in request.outputs.items():
@@ -332,7 +332,7 @@ def infer_response(
 
 
 def _output(name: str, values: Any, binary: bool) -> tuple[dict[str, Any], bytes]:
-    """Return a tensor's description, with its values unless they follow the JSON, and the bytes that do."""
+    """Return a tensor's description (with its values, unless they follow the JSON), and the bytes that follow the JSON."""
     data: list[Any]
     if name == "label":
         described, data = _tensor(name, "BYTES", [len(values)]), list(values)

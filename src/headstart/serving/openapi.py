@@ -2,7 +2,7 @@
 
     openapi_document(TensorModel(...), token=True, explain=False, max_body=20_000_000)
 
-Written by hand, because every status that a route can answer is part of it. A page of constants: it costs nothing. A new
+Written by hand, so that it has every status that a route can answer. A page of constants: it costs nothing. A new
 route is an entry in `_paths`; tests/test_serve_clients.py sends requests made from this document, and finds a status or an
 answer that is not in it.
 """
@@ -25,7 +25,7 @@ IMAGE_TYPES = (
     "image/bmp",
     "image/tiff",
 )
-"""Types of a body that is the file itself; any image/* is taken, and the type is not believed."""
+"""Types of a body that is the file itself; any image/* is accepted, and the content itself decides what it is."""
 
 DOT = "UDYgMSAxIDI1NSByZ2I="
 """An image of one pixel, as an example."""
@@ -133,7 +133,7 @@ def _operation(name: str, what: str, body: Document, answer: str, codes: tuple[i
 
 
 def _labels(name: str, *codes: int) -> Document:
-    """Return an operation that answers as Hugging Face's inference servers do, or also with these codes."""
+    """Return an operation that answers as Hugging Face's inference servers do; `codes` are further statuses."""
     at_most = {
         "name": "top_k",
         "in": "query",
@@ -167,7 +167,7 @@ def _get(name: str, what: str, schema: Document, media_type: str = JSON, *, code
 
 
 def _state(name: str, what: str, schema: str) -> Document:
-    """Return an operation that says with its status whether the server is ready."""
+    """Return an operation whose status says whether the server is ready."""
     operation = _open_to_all(_get(name, what, _ref(schema)))
     return operation | {"responses": operation["responses"] | {"503": _content("Not now.", _ref(schema))}}
 
@@ -286,7 +286,7 @@ def _tensor_schemas(model: TensorModel) -> Document:
 
 
 def _input_tensor(name: str, datatype: str, shape: list[int], item: Document) -> Document:
-    """Return the schema of an input of N times `shape`; its `data` is missing where raw bytes follow the JSON."""
+    """Return the schema of an input of N tensors of `shape`; its `data` is missing where raw bytes follow the JSON."""
     count: Document = {"type": "integer", "minimum": 1}
     sizes: Document = {"type": "array", "prefixItems": [count, *({"const": size} for size in shape)]}
     sizes |= {"minItems": 1 + len(shape), "maxItems": 1 + len(shape)}

@@ -1,10 +1,10 @@
-"""The page of the server, and what only the page asks for: GET /, /assets/NAME, POST /v1/explain.
+"""The web page of the server, and what only the page requests: GET /, /assets/NAME, POST /v1/explain.
 
     routes = [..., *page_routes(service)]
 
-The page needs no token, so where one is asked for, it does not say what the classifier knows. Explanations are made one after
-the other in a thread of their own, since they take a core for some tenths of a second (the first one some seconds, for
-importing torch); a few may wait, others get 503. They are for runs, not for exports.
+The page itself needs no token, so if the server has one, the page does not name the classes. Explanations are made one after
+another in a thread of their own, since each keeps a core busy for some tenths of a second (the first one for some seconds, to
+import torch). A few may wait; others get 503. They are for runs, not for exports.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from headstart.serving.explainer import Explainer
 
 MOST_WAITING = 8
-"""Explanations in hand at once."""
+"""Explanations that may be waiting or in progress at once."""
 SECONDS_EACH = 1.0
 
 
@@ -49,12 +49,12 @@ def page_routes(service: Service) -> list[Route]:
 
 
 def explains(service: Service) -> bool:
-    """Whether explanations are answered: if they are wanted, and this is a run."""
+    """Whether explanations are offered: the options allow them, and the classifier is a run, not an export."""
     return service.options.explains and service.served.opened.run is not None
 
 
 def _about(service: Service) -> dict[str, Any]:
-    """Return what the page says of the classifier: nothing, where a token is needed."""
+    """Return what the page says about the classifier: nothing if a token is needed."""
     if service.options.token_file is not None:
         return {"model": "", "classes": [], "backbones": [], "explain": explains(service)}
     served, classifier = service.served, service.served.opened.classifier
@@ -74,7 +74,7 @@ async def _asset(request: Request) -> Response:
 
 
 class Explaining:
-    """Explanations, one at a time; networks and training images are opened for the first."""
+    """Makes explanations, one at a time; networks and training images are opened for the first one."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -83,7 +83,7 @@ class Explaining:
         self._explainer: Explainer | None = None
 
     async def answer(self, request: Request) -> Response:
-        """Answer POST /v1/explain. The image is classified first: so it is decoded in a child process first."""
+        """Answer POST /v1/explain. The image is classified first, so that a child process decodes it before this one does."""
         if not explains(self._service):
             raise RequestRefused(404, "explain", "Explanations are off here, or this is an export, which has none.")
         async with visit(request, self._service) as visiting:
@@ -110,10 +110,10 @@ class Explaining:
     def _done(self, work: asyncio.Future[dict[str, Any]]) -> None:
         self._waiting -= 1
         if not work.cancelled():
-            work.exception()  # its caller may have left
+            work.exception()  # nobody may be waiting for it any more
 
     def _explain(self, image: bytes, label: str) -> dict[str, Any]:
-        """In the thread."""
+        """Run in the thread."""
         from headstart.serving.explainer import Explainer
 
         if self._explainer is None:

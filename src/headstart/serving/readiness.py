@@ -1,8 +1,9 @@
-"""`Readiness`: whether the server may be asked; and the check that makes it so, an image whose answer is known.
+"""`Readiness`: whether the server takes requests; and the check before that, with images whose answers are known.
 
-A process that listens is not ready: its network may be damaged, its decoders may not start. So before anything is answered,
-images go through everything that a request goes through. An export brings its own, with the answers that it was proven to
-give (`exporters.golden_samples`). For a run, a rendered scene must get the answer of `Predictor`, to the bit. About 0.3 s.
+A process that listens is not yet ready: its network may be damaged, or its decoders may not start. So before any request is
+answered, images go through everything that a request goes through. An export comes with its own images, and with the answers
+that it gave when it was made (`exporters.golden_samples`). For a run, a rendered scene must get the answer of `Predictor`, to
+the bit. Takes about 0.3 s.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ ServerState = Literal["starting", "ready", "draining"]
 
 
 class Readiness:
-    """The state of the server, as /readyz says it."""
+    """The state of the server, as /readyz reports it."""
 
     def __init__(self) -> None:
         self.state: ServerState = "starting"
@@ -96,9 +97,7 @@ async def _check_scene(served: ServedClassifier) -> None:
 def _predicted(served: ServedClassifier, image: bytes) -> np.ndarray:
     classifier = served.opened.classifier
     if isinstance(classifier, Classifier):
-        return Predictor(classifier, cache=False).predict_one(
-            image
-        )  # as `predict` does it, without a process of its own
+        return Predictor(classifier, cache=False).predict_one(image)  # as `predict` does it, without a child process
     return classifier.predict([image]).probabilities[0]
 
 

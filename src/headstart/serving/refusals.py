@@ -1,6 +1,8 @@
-"""`RequestRefused`: a request that gets no answer, with its status, a code and a sentence; and how all of them look.
+"""`RequestRefused`: why a request gets no answer (a status, a code and a sentence), and the response that says so.
 
-raise RequestRefused(415, "content_type", "The content type 'text/plain' is not read. Send ...")
+    raise RequestRefused(415, "content_type", "The content type 'text/plain' is not read. Send ...")
+
+Every response is JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from headstart.serving.served_answers import DeadlinePassed, ImageRefusal, Overl
 
 
 class JsonResponse(Response):
-    """JSON in ASCII: names of classes may hold what UTF-8 does not."""
+    """JSON in ASCII: names of classes may contain what UTF-8 cannot encode."""
 
     media_type = "application/json"
 
@@ -25,7 +27,7 @@ class JsonResponse(Response):
 
 
 CLOSE = {"Connection": "close"}
-"""For requests whose body was not read to its end."""
+"""Headers of the answer to a request whose body was not read to the end."""
 
 
 class RequestRefused(Exception):
@@ -37,7 +39,7 @@ class RequestRefused(Exception):
 
     @classmethod
     def of(cls, error: Overloaded | DeadlinePassed | ImageRefusal) -> RequestRefused:
-        """What the classifier refused, as HTTP says it."""
+        """Return the HTTP form of what the classifier refused."""
         if isinstance(error, ImageRefusal):
             return cls(error.status, error.reason, error.message)
         reason = "overloaded" if isinstance(error, Overloaded) else "deadline"
@@ -45,5 +47,5 @@ class RequestRefused(Exception):
         return cls(503, reason, f"Not now: {error}.", headers={"Retry-After": str(max(1, round(seconds)))})
 
     def response(self) -> Response:
-        """``{"error": sentence, "reason": code}``."""
+        """Return the response: ``{"error": sentence, "reason": code}``."""
         return JsonResponse({"error": self.message, "reason": self.reason}, self.status, self.headers)

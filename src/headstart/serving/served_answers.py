@@ -1,4 +1,4 @@
-"""What the server says of an image: an answer, or why there is none. And the two ways in which it says "not now"."""
+"""What the server says about an image: an answer, or why there is none. And the two exceptions that mean "not now"."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class ServedAnswer:
-    """What a classifier says of an image.
+    """What a classifier says about an image.
 
     `logits` float32 (K,), after temperature; `probabilities` float64 (K,), their softmax, as `Predictions` has them;
-    `set` is the prediction set at the calibration's alpha, likeliest class first. `decode_seconds` and `network_seconds` are
-    how long the image itself took there, `batch` how many images went through the network with it.
+    `set` is the prediction set at the calibration's alpha, likeliest class first. `decode_seconds` and
+    `network_seconds` are how long it took in the decoder and in the network, `batch` the number of images in its batch.
     """
 
     logits: np.ndarray
@@ -35,7 +35,7 @@ class ImageRefusal:
 
 
 class Overloaded(Exception):
-    """There is no place; `retry_after` in seconds. Answered with 503."""
+    """There is no room for more images or bytes; `retry_after` is in seconds. Answered with 503."""
 
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message)

@@ -1,15 +1,15 @@
-"""`ServedClassifier`: from the bytes of images to answers, for many callers at once. Everything else is HTTP around it.
+"""`ServedClassifier`: turns the bytes of images into answers, for many callers at once. The rest of the server is HTTP.
 
     with served.admission.enter() as place:
         place.hold(images=2, size=80_000)            `Overloaded` if there is no room
         answers = await served.classify([jpeg, png], seconds=2.0)
 
 Images are decoded in child processes (`decoders`), and go from there through the network (`network_threads`), without a
-detour through the event loop. Answers are those of `headstart predict`, to the bit. A request whose time is over is
-dropped before its images are decoded, and before they go through the network; so is one whose caller has left (the task is
-cancelled).
+detour through the event loop. Answers are those of `headstart predict`, to the bit. Images of a request whose deadline has
+passed are dropped before they are decoded, or before they go through the network; so are those of a caller that has
+disconnected (its task is cancelled).
 
-Lives in one event loop.
+Belongs to one event loop.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class _Ticket:
 
 
 class ServedClassifier:
-    """A classifier with its decoders running, and from `start` on with its networks open."""
+    """A classifier whose decoders are running; from `start` on, its networks are open as well."""
 
     name = "headstart"
-    """What addresses call it."""
+    """The name of the model in URLs."""
 
     def __init__(self, opened: OpenedClassifier, decoders: Decoders, admission: Admission) -> None:
         self.id = opened.classifier.id
@@ -89,7 +89,7 @@ class ServedClassifier:
         return await _answers(tickets, seconds)
 
     async def classify_pixels(self, images: Sequence[Pixels], *, seconds: float) -> list[ServedAnswer | ImageRefusal]:
-        """The same for pixels that are made already: uint8 by input, of the shapes in ``decoders.plan.shapes``."""
+        """The same for ready-made pixels: uint8 for each input by name, with the shapes in ``decoders.plan.shapes``."""
         tickets = [self._ticket(seconds) for _ in images]
         for ticket, pixels in zip(tickets, images, strict=True):
             self._through_network(ticket, pixels)
@@ -98,10 +98,10 @@ class ServedClassifier:
     def _ticket(self, seconds: float) -> _Ticket:
         return _Ticket(time.monotonic() + seconds, asyncio.get_running_loop().create_future())
 
-    # In other threads
+    # Called in other threads
 
     def _decoded(self, ticket: _Ticket, done: Future[DecodedPixels | ImageRefusal]) -> None:
-        """Called in a decoder's thread: on to the network, or back with the reason why not."""
+        """Called in a decoder's thread: pass the pixels on to the network, or the reason why there are none back."""
         error = done.exception() if not done.cancelled() else Overloaded("the server is ending")
         if error is not None:
             self._deliver([(ticket, error)])
@@ -149,7 +149,7 @@ class ServedClassifier:
     def _deliver(self, answers: Sequence[tuple[_Ticket, ServedAnswer | ImageRefusal | BaseException]]) -> None:
         """Hand answers to the event loop."""
         if self._loop is not None:
-            with suppress(RuntimeError):  # the loop has ended, and nobody waits
+            with suppress(RuntimeError):  # the loop has ended, so nobody waits
                 self._loop.call_soon_threadsafe(_hand_over, answers)
 
 
@@ -164,7 +164,7 @@ def _hand_over(answers: Sequence[tuple[_Ticket, ServedAnswer | ImageRefusal | Ba
 
 
 async def _answers(tickets: Sequence[_Ticket], seconds: float) -> list[ServedAnswer | ImageRefusal]:
-    """Wait for all answers; when time is over or the caller is gone, nobody waits for any of them."""
+    """Wait for all answers. If time runs out or the caller disconnects, cancel all of them."""
     try:
         async with asyncio.timeout(seconds):
             return [await ticket.answer for ticket in tickets]

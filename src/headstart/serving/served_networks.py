@@ -4,9 +4,9 @@
     network = open_served(opened)                         of `exporters.open_classifier`
     network.logits([pixels, pixels])                      float32 (2, K); from up to `network.threads` threads at once
 
-Answers are those of `headstart predict` to the bit: the same compiled graph, the same fixed batch, filled up. A lone
-image in a batch of 8 costs as much as eight, so there is a second graph for one image, which is used if it gives the same
-bits on this machine: `same_alone` compares them. (It did for eight networks in float32 and bf16, on AVX2, AVX-512 and AMX.)
+Answers are those of `headstart predict` to the bit: the same compiled graph, the same fixed batch size, padded if need be. One
+image in a batch of 8 costs as much as eight, so there is a second graph for a single image. It is used if it gives the same
+bits on this machine: `same_alone` compares the two. (It did for eight networks in float32 and bf16, on AVX2, AVX-512 and AMX.)
 
 Opening takes 30 ms per graph if it was compiled on this machine before. For one process that asks for one image at a time,
 `Predictor.predict_one` is simpler.
@@ -35,18 +35,18 @@ Shapes = Mapping[str, tuple[int, int, int]]
 """Rows, columns and channels of the pixels of each input."""
 
 MOST_THREADS = 16
-"""As many as OpenVINO has streams; see `openvino_engine`."""
+"""The number of OpenVINO's streams; see `openvino_engine`."""
 
 
 class ServedNetwork(Protocol):
     """The networks of one classifier, ready to run."""
 
     threads: int
-    """Calls of `logits` that may run at once."""
+    """How many calls of `logits` may run at once."""
     batch: int
-    """Most images of one call."""
+    """Most images in one call."""
     alone: bool
-    """Whether one image is run in a graph of its own."""
+    """Whether a single image has a graph of its own."""
 
     def logits(self, pixels: Sequence[Pixels]) -> np.ndarray:
         """Return float32 (N, K) for N <= `batch` images. Raises what the runtime raises."""
@@ -82,7 +82,7 @@ class _Sessions:
 
 
 class NetworkOfRun:
-    """The members of a run's classifier."""
+    """The networks of all members of a run's classifier."""
 
     def __init__(self, classifier: Classifier, shapes: Shapes) -> None:
         self._classifier = classifier
@@ -155,9 +155,9 @@ class _Logits(Protocol):
 
 
 def same_alone(full: _Logits, one: _Logits, shapes: Shapes) -> bool:
-    """Return whether images get the same logits, to the bit, in a batch and alone: noise, and smooth images.
+    """Return whether images get the same logits, to the bit, in a batch and alone. Compares noise, and smooth images.
 
-    If a graph for one image adds up in another order, some of so many sums differ in their last bit.
+    If the graph for one image adds in another order, some of so many sums differ in their last bit.
     """
     images = _trial_pixels(shapes)
     return bool((full(images) == one(images)).all())

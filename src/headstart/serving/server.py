@@ -1,12 +1,13 @@
-"""Starting, draining and ending the server: `serve_until_stopped`.
+"""Starting, draining and stopping the server: `serve_until_stopped`.
 
-It listens at once, and /readyz says no until images with known answers came out right (`readiness`). A signal (Ctrl-C,
-SIGTERM) ends it: /readyz says no again, new requests get 503, those that were accepted are answered, for at most `--drain`
-seconds; a second signal cuts that short. A run that is damaged ends it with a sentence.
+It listens at once, but /readyz says no until images with known answers have come out right (`readiness`). A signal (Ctrl-C,
+SIGTERM) stops it: /readyz says no again, new requests get 503, and those already accepted are answered, for at most `--drain`
+seconds; a second signal cuts that short. A damaged run stops it with a message.
 
 The HTTP server is granian, embedded: one process, HTTP/1.1 only, with a time limit for headers, which also closes idle
-connections. Its own limit of connections makes callers wait instead of telling them, so it is set above what the process may
-open, and `admission` tells them. Ready in about a second where the networks are in the user's cache; torch is not imported.
+connections. Granian's own limit on connections makes callers wait without an answer, so it is set above what the process may
+open, and `admission` refuses instead. Ready in about a second if the compiled networks are in the user's cache; torch is not
+imported.
 """
 
 from __future__ import annotations
@@ -43,21 +44,21 @@ from headstart.serving.visits import Service
 
 HEADER_MILLISECONDS = 5_000
 DECODING_SHARE = 0.8
-"""Of the deadline: an image that takes longer than this is refused for it, before its request is late."""
+"""Share of the deadline: an image that takes longer to decode is refused for that, before its request is late."""
 BODIES = 16
-"""Bodies of the largest size that fit into memory at once."""
+"""Memory for bodies: so many of the largest allowed size."""
 FLUSH_SECONDS = 2.0
-"""For the last answers to leave."""
+"""Time for the last answers to be sent."""
 TICK = 0.02
 BACKLOG = 1_024
 MOST_CONNECTIONS = 65_536
 OWN_FILES = 64
-"""Left for pipes, weights and the like."""
+"""File descriptors kept for pipes, weights and the like."""
 
 
 @dataclass(frozen=True)
 class ServerStopped:
-    """A server that has ended as it should: where it listened, and what it answered."""
+    """A server that was stopped by a signal: its address, the requests it answered, and the seconds it served."""
 
     address: str
     requests: int
@@ -78,7 +79,7 @@ def serve_until_stopped(place: Path, options: ServerOptions) -> ServerStopped:
 
 
 def _check_no_loop() -> None:
-    """Raise `ServeError` in a notebook: it runs an event loop already, and could do nothing else meanwhile."""
+    """Raise `ServeError` inside a running event loop, such as that of a notebook, which the server would block."""
     with contextlib.suppress(RuntimeError):
         asyncio.get_running_loop()
         raise ServeError(
@@ -113,7 +114,7 @@ class _Server:
 
     async def run(self) -> ServerStopped:
         """Serve until stopped. Raises `ServeError`, `RunError`, `ExportError`, `BackboneError`."""
-        with _signals(self._asked_to_stop), self._decoders:  # they start before the networks' threads
+        with _signals(self._asked_to_stop), self._decoders:  # the processes start before the networks' threads
             http = embedded_server(self._gate, bind_address(self._options.host), self._port)
             listening: asyncio.Future[object] = asyncio.ensure_future(http.serve())
             try:
@@ -144,7 +145,7 @@ class _Server:
             stopping.cancel()
 
     async def _become_ready(self) -> None:
-        opening = ThreadPoolExecutor(1)  # not asyncio's, which would be waited for when a signal comes meanwhile
+        opening = ThreadPoolExecutor(1)  # not asyncio's: its end would be waited for if a signal comes meanwhile
         try:
             network = await asyncio.get_running_loop().run_in_executor(opening, open_served, self._opened)
         finally:
@@ -159,7 +160,7 @@ class _Server:
         log.info("Ctrl-C stops it.")
 
     async def _drain(self) -> None:
-        """Answer what was accepted, and refuse everything else, for the time given."""
+        """Finish the accepted requests, and refuse all others, for at most `--drain` seconds."""
         self._readiness.state = "draining"
         until = time.monotonic() + self._options.drain
         while self._gate.active and time.monotonic() < until and not self._hurry.is_set():
@@ -192,7 +193,7 @@ def embedded_server(app: Gate, address: str, port: int) -> Any:
 
 
 def connections_at_most() -> int:
-    """Return how many connections may be open, after asking the system for as many files as it allows."""
+    """Return how many connections may be open, after raising this process's limit on open files as far as it goes."""
     if sys.platform == "win32":
         return MOST_CONNECTIONS
     import resource
@@ -223,7 +224,7 @@ def bind_address(host: str) -> str:
 
 
 def free_port(options: ServerOptions) -> int:
-    """Return the port to listen at; for 0, one that is free. Raises `ServeError` if it cannot be used."""
+    """Return the port to listen on; for 0, a free one. Raises `ServeError` if it cannot be used."""
     address = bind_address(options.host)
     kind = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(kind, socket.SOCK_STREAM) as probe:
@@ -244,13 +245,13 @@ def free_port(options: ServerOptions) -> int:
 def _signals(stop: Callable[[], None]) -> Iterator[None]:
     """Call `stop` in the event loop for Ctrl-C and SIGTERM."""
     loop = asyncio.get_running_loop()
-    in_main = threading.current_thread() is threading.main_thread()  # others cannot
+    in_main = threading.current_thread() is threading.main_thread()  # other threads cannot set signal handlers
     numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
     before = {number: signal.getsignal(number) for number in numbers}
     for number in numbers:
         if sys.platform == "win32":
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
-        else:  # it wakes the loop also if the signal comes just before the loop begins to wait
+        else:  # this wakes the loop even if the signal comes just before it begins to wait
             loop.add_signal_handler(number, stop)
     try:
         yield

@@ -1,14 +1,15 @@
-"""What the server counts and times, as Prometheus reads it: GET /metrics.
+"""What the server counts and times, in the format of Prometheus: GET /metrics.
 
     metrics = ServerMetrics(lambda: len(queue))
     metrics.answered("/predict", 200, 0.012); metrics.decoded(0.003); metrics.ran(5, 0.02); metrics.shed("deadline")
     metrics.page()
 
-The registry is the server's own, so two servers in a process do not share it. No label holds what a caller sent: a route is
-its pattern (``/v2/models/{name}/infer``), never the path, and what matches no route is ``other``. So the number of series is
-fixed, whatever is asked. A count takes microseconds; process memory, CPU seconds and open files are read when Prometheus asks.
+The registry is the server's own, so two servers in one process do not share it. No label has what a caller sent: a route is
+named by its pattern (``/v2/models/{name}/infer``), never by the path, and what matches no route is ``other``. So the number
+of time series is fixed, whatever callers send. Counting takes microseconds; process memory, CPU seconds and open files are
+read when Prometheus asks.
 
-Seconds of a request run from its first line to the last byte of its answer: a caller who sends slowly counts as well.
+The seconds of a request run from its first line to the last byte of its answer, and so include a slow caller.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 IMAGES = (1, 2, 4, 8, 16, 32, 64)
 SHED = ("overloaded", "deadline", "starting", "draining", "left")
-"""Why a request was turned away, or dropped before it was answered: its caller left."""
+"""Why a request was turned away; ``left``: dropped, because its caller disconnected before the answer."""
 OTHER = "other"
 PAGE_TYPE = CONTENT_TYPE_LATEST
 

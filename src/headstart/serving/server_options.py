@@ -1,4 +1,4 @@
-"""`ServerOptions`: where the server listens, who may call, and its limits; `check` them before anything is opened.
+"""`ServerOptions`: where the server listens, who may call it, and its limits. Call `check` before anything is opened.
 
 Costs nothing. The token file is read by `read_token`, once, at the start.
 """
@@ -81,7 +81,7 @@ class ServerOptions:
 
     @property
     def max_body_bytes(self) -> int:
-        """The same in bytes."""
+        """`max_body` in bytes."""
         return int(self.max_body * 1e6)
 
 
@@ -97,7 +97,7 @@ _BOUNDS = (
 
 
 def read_token(options: ServerOptions) -> bytes | None:
-    """Return the token in the file, without spaces around it; None if none is needed. Raises `ServeError`."""
+    """Return the token in the file, without whitespace around it; None if there is no token file. Raises `ServeError`."""
     file = options.token_file
     if file is None:
         return None

@@ -1,9 +1,9 @@
-"""The routes of the Open Inference Protocol: /v2, and what lies below it. What travels is in `open_inference`.
+"""The routes of the Open Inference Protocol: /v2, and all below it. `open_inference` reads requests and writes responses.
 
     routes = [..., *tensor_routes()]
 
-A request of several images is several images in the queue. If one of them cannot be used, the request is refused and says
-which: a tensor has no place for a reason.
+A request of several images takes as many places in the queue. If one image cannot be used, the whole request is refused, and
+the refusal says which image: a tensor has no place for a reason.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from headstart.serving.visits import Service, Visit, visit
 
 LIVE, READY = "/v2/health/live", "/v2/health/ready"
 CONTENT_TYPES = ("", "application/json", "application/octet-stream", "application/x-www-form-urlencoded")
-"""The last one is what `curl --data` says unless told otherwise."""
+"""The last one is what `curl --data` sends by default."""
 SHOWN = 5
-"""Images whose reasons a refusal lists."""
+"""Images that a refusal gives reasons for; the others are counted."""
 
 
 def tensor_routes() -> list[Route]:
@@ -53,7 +53,7 @@ def tensor_routes() -> list[Route]:
 
 
 def tensor_model(service: Service) -> TensorModel:
-    """Return what the protocol says of the classifier."""
+    """Return what the protocol says about the classifier."""
     served = service.served
     sides = {name: rows for name, (rows, _, _) in served.decoders.plan.shapes.items()}
     return TensorModel(served.name, served.id, served.classes, sides)
@@ -99,7 +99,7 @@ async def _infer(request: Request) -> Response:
 
 
 async def _read(visiting: Visit, model: TensorModel, most: int) -> InferRequest:
-    """Read the body, beside the loop: that may take a while."""
+    """Parse the body in a thread, since that may take a while."""
     length = visiting.request.headers.get(HEADER_LENGTH)
     try:
         return await asyncio.to_thread(infer_request, visiting.body, length, model, most=most)

@@ -1,9 +1,9 @@
-"""A request that asks for predictions, from its headers to its answers: what every such route has in common.
+"""A request for predictions, from its headers to its answers: what all such routes have in common.
 
     async with visit(request, service) as visiting:        a place in the queue; the body, read within its limits
         answers = await visiting.classify([image])         `ServedAnswer` or `ImageRefusal` each
 
-Anything that stands in the way is a `RequestRefused`. When the caller leaves, the work on its images ends.
+Whatever prevents an answer is raised as `RequestRefused`. When the caller disconnects, work on its images stops.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Service:
-    """What all routes share."""
+    """What all routes share: the classifier, the options, and the state of the server."""
 
     served: ServedClassifier
     options: ServerOptions
@@ -40,7 +40,7 @@ class Service:
 
 @dataclass(frozen=True, eq=False)
 class Visit:
-    """One request: its body, and the place that it holds."""
+    """One request: its body, its place in the queue, and the time when it had arrived."""
 
     request: Request
     service: Service
@@ -59,14 +59,14 @@ class Visit:
         return await self.while_connected(self.service.served.classify_pixels(images, seconds=self._seconds_left()))
 
     async def classify_one(self, image: Body) -> ServedAnswer:
-        """Return the answer for the only image. Raises `RequestRefused` also for an image that has none."""
+        """Return the answer for the only image. Raises `RequestRefused`, also if there is none."""
         (answer,) = await self.classify([image])
         if isinstance(answer, ImageRefusal):
             raise RequestRefused.of(answer)
         return answer
 
     async def while_connected(self, work: Awaitable[T]) -> T:
-        """Return what the work gives; cancel it when the caller leaves. Raises `RequestRefused`."""
+        """Return the result of the work; cancel it if the caller disconnects. Raises `RequestRefused`."""
         working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(self.request))
         try:
             await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -86,9 +86,9 @@ class Visit:
 
 @asynccontextmanager
 async def visit(request: Request, service: Service) -> AsyncIterator[Visit]:
-    """Read a request that asks for predictions. Raises `RequestRefused`.
+    """Read a request for predictions. Raises `RequestRefused`.
 
-    It is refused before its body is read if the queue is full; from its last byte on, the deadline counts.
+    If the queue is full, it is refused before its body is read. The deadline counts from the last byte of the body.
     """
     admission = service.served.admission
     try:
