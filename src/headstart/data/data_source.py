@@ -47,9 +47,9 @@ class DataSource:
     a comma is put in double quotes."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "place", place_of(self.place))  # text and data in memory are accepted
+        object.__setattr__(self, "place", place_of(self.place))  # text and in-memory data are accepted too
         given: object = self.classes
-        classes = listed_classes(self.classes) if given is not None else ""  # so is a list of names, and None
+        classes = listed_classes(self.classes) if given is not None else ""  # a list of names and None are accepted too
         if not (classes or given is None or isinstance(given, str)):
             raise no_name()
         object.__setattr__(self, "classes", classes)

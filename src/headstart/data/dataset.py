@@ -24,10 +24,10 @@ from headstart.io.result_repr import OneLineRepr, short_facts
 from headstart.io.text_table import few
 
 IMAGES = SUFFIXES
-"""Extensions of images, also of those that are not decoded: such a file is named, never passed over."""
+"""Extensions of images, including formats that cannot be decoded: such files are reported, never skipped silently."""
 OTHERS = (
     *(".txt", ".md", ".csv", ".tsv", ".parquet", ".json", ".jsonl", ".xml", ".yaml", ".yml"),
-    *(".aae", ".xmp", ".pp3", ".dop", ".ini", ".db", ".lnk", ".url"),  # beside images, from cameras and systems
+    *(".aae", ".xmp", ".pp3", ".dop", ".ini", ".db", ".lnk", ".url"),  # put beside images by cameras and systems
     *(".html", ".py", ".ipynb", ".log", ".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".mat"),
 )
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz", ".zst")
@@ -40,7 +40,7 @@ SYSTEM_FOLDERS = frozenset(
         *("__pycache__", "ipynb_checkpoints", "node_modules", "site-packages", "venv", "virtualenv"),
     )
 )
-"""Folders of systems and programs: left out, and named."""
+"""Folders that systems and programs create: left out, and reported."""
 SPLITS = ("train", "val", "test")
 
 _SPLIT_NAME = re.compile(r"(?:seg_)?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))(?:[ _-]?set)?")
@@ -235,9 +235,9 @@ def group_numbers(names: Sequence[str]) -> np.ndarray:
 
 
 def decided(images: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    """(path, class, split) with an undecided split unless train and another set have labels.
+    """Return (path, class, split); the split is made undecided unless train and another set have labels.
 
-    In a competition's folder only the training images have labels; the name train alone decides nothing.
+    In the folder of a competition, only the training images have labels; the name train alone does not make a split.
     """
     splits = {split for _, name, split in images if name and split}
     if "train" in splits and len(splits) > 1:
@@ -280,7 +280,7 @@ def is_unlabelled_name(name: str) -> bool:
 
 
 def is_doubtful_name(name: str) -> bool:
-    """Whether a folder with this name may hold images without labels, or a class of what is none of the others.
+    """Whether a folder with this name may hold unlabelled images, or else a class for what belongs to no other.
 
     >>> is_doubtful_name("Unknown"), is_doubtful_name("other")
     (True, False)

@@ -1,15 +1,15 @@
 """Data in a bucket: every file below a URL, downloaded once into the user's cache.
 
-    local_copy("s3://photos/2026/")          a folder with the same files below it
-    local_copy("s3://photos/cats.zip/")      one file: an archive, or shards
+    local_copy("s3://photos/2026/")          a folder with the same files in it
+    local_copy("s3://photos/cats.zip/")      one file: an archive, or a shard
 
-Training and `check` read each image several times, so images are downloaded, and read from the disk after that. A file is
-kept under its URL, ETag and size, so the next run downloads only what is new or has changed, and work that was
-interrupted goes on. The folder is made of hard links to these files: what belongs to one listing, and nothing else. It is
-the same while another process uses an older one.
+Training and `check` read each image several times, so images are downloaded first, and then read from disk. A file is
+stored under its URL, ETag and size, so the next run downloads only what is new or has changed, and interrupted work is
+continued. The folder consists of hard links to these files: exactly those of one listing. It does not change while another
+process uses an older listing.
 
 Costs a request per file (64 at a time), the disk space, and a listing of the bucket each time (a request per 1,000
-files). When not to use it: for more images than the disk holds, or for a single look at each: `predict --shards` and
+files). When not to use it: for more images than fit on the disk, or if each image is read only once: `predict --shards` and
 `embed --shards` read a store in place. Files that are no longer needed stay in the cache, under `stores`.
 """
 
@@ -33,9 +33,9 @@ from headstart.io.text_table import few, plain
 
 THREADS = 64
 PIECE = 8 << 20
-"""Bytes of a request: each thread holds one piece in memory."""
+"""Bytes per request; each thread holds one such piece in memory."""
 SPARE = 100 << 20
-"""Bytes that stay free on the disk."""
+"""Bytes to leave free on the disk."""
 _RECORD = "downloaded.json"
 
 
@@ -56,7 +56,7 @@ def local_copy(url: str) -> Path:
 
 
 def _listed(url: str) -> tuple[Store, list[StoredFile], bool]:
-    """Return the files below a URL, or the one of that name: then the store is the folder around it."""
+    """Return a store and its files below a URL, and whether the URL names a single file (then the store is its folder)."""
     store = open_store(url)
     above, _, name = url.rstrip("/").rpartition("/")
     if not above.endswith("/") and name.lower().endswith((*ARCHIVES, *TABLES, *IMAGES)):
@@ -87,7 +87,7 @@ def _check_single(url: str, name: str) -> None:
 
 
 def _wanted(files: Iterable[StoredFile]) -> Iterator[StoredFile]:
-    """Leave out what systems write: hidden files, Thumbs.db."""
+    """Leave out files that operating systems add: hidden files, Thumbs.db."""
     return (file for file in files if not any(map(is_system_file, file.key.split("/"))))
 
 
@@ -98,7 +98,7 @@ def _counted(files: Iterable[StoredFile], advance: Callable[[int], None]) -> Ite
 
 
 def _check_names(url: str, files: Sequence[StoredFile]) -> None:
-    """Raise `StoreError` for keys that cannot be files on every system, and for files without an ETag."""
+    """Raise `StoreError` for keys that cannot be file names on every system, and for files without an ETag."""
     vetting = Vetting(url, Limits(1 << 62, 1 << 62, ""))
     problems = []
     for file in files:

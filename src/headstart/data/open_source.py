@@ -10,11 +10,11 @@
 | a pack, written by `headstart pack` | `data.packs.pack_dataset` | its own |
 | an archive (zip, tar, tar.gz, ...) of any of these | `data.archives.unpacking` | as above |
 | a URL of a bucket (s3://, gs://, az://) with any of these below it | `data.from_store` | as above |
-| from Python: a data frame, lists of images and labels | `data.in_memory` | as of a table |
+| from Python: a data frame, lists of images and labels | `data.in_memory` | as in a table |
 
 Images that belong together (one patient, one camera) are named by a column or by a pattern in their paths
 (`data.groups`). Archives and shards are unpacked once, into the user's cache, and what is in a bucket is downloaded
-there. Not for other addresses: download the data first. Other files are refused by what they are
+there. Not for other URLs: download the data first. Files of any other kind are refused by a message that names their format
 (`data.foreign_formats`).
 """
 

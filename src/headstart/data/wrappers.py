@@ -1,7 +1,7 @@
 """Folders that merely wrap the data, as unpacked archives do: w/PetImages/cats beside w/readme.txt is PetImages/cats.
 
 A wrapper holds one folder with images, and no images of its own. Readmes, tables, caches and empty folders beside that
-folder do not matter; they are named as left out. Costs a listing of each folder on the way. Not for folders that hold
+folder do not matter; they are reported as left out. Costs a listing of each folder on the way. Not for folders that hold
 two datasets: see `data.versions`.
 """
 
@@ -17,8 +17,8 @@ from headstart.io.progress import log
 def unwrap(walk: FolderWalk, folder: Path, *, quiet: bool = False, past_tables: bool = True) -> Path:
     """Descend to the folder that holds the class folders or the split folders, as unpacked archives wrap them.
 
-    A wrapper holds one folder with images and no image of its own. Other files beside do not matter, except tables
-    without `past_tables`.
+    A wrapper holds one folder with images and no image of its own. Other files beside it do not matter, except
+    tables if `past_tables` is false.
     """
     silent = walk.quiet()
     best = here = folder
@@ -40,7 +40,7 @@ def unwrap(walk: FolderWalk, folder: Path, *, quiet: bool = False, past_tables: 
 
 
 def _wrapped(walk: FolderWalk, folder: Path, *, past_tables: bool) -> Path | None:
-    """The only folder with images in a folder without images of its own, if it can be what is wrapped."""
+    """The only folder with images in a folder without images of its own, if that may be the wrapped one."""
     files = [file.name.lower() for file in walk.files(folder)]
     if any(named_like_image(name) or (not past_tables and name.endswith((*TABLES, ".jsonl"))) for name in files):
         return None
@@ -51,7 +51,7 @@ def _wrapped(walk: FolderWalk, folder: Path, *, past_tables: bool) -> Path | Non
 
 
 def _leave_out_beside(walk: FolderWalk, folder: Path, inner: Path) -> None:
-    """Name what is in a wrapper, except the folder that it wraps."""
+    """Report what is in a wrapper, except the folder that it wraps, as left out."""
     for entry in walk.entries(folder):
         path = Path(entry.path)
         if is_file(entry):
@@ -61,7 +61,7 @@ def _leave_out_beside(walk: FolderWalk, folder: Path, inner: Path) -> None:
 
 
 def leave_out_all(walk: FolderWalk, folder: Path) -> None:
-    """Name a folder without images, and its files."""
+    """Report a folder without images, and its files, as left out."""
     walk.leave_out(folder, "no_images")
     for path in walk.below(folder):
         walk.leave_out(path, "not_an_image_name")

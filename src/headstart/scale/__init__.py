@@ -1,7 +1,9 @@
-"""Work on more images than one command's memory: shard by shard, on this machine or on a cluster.
+"""Work on more images than fit into one command's memory: shard by shard, on this machine or on a cluster.
 
-headstart.scale.make_predict_fn(run)      bytes of images -> predictions, for jobs of your own
-headstart.scale.ShardWorker(job)          makes parts in a process that may die
+    headstart.scale.make_predict_fn(run)      bytes of images -> predictions, for jobs of your own
+    headstart.scale.ShardWorker(job)          makes parts in a process that may die
+
+`headstart predict --shards` and `embed --shards` use the same workers.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     run_local(job, shards, workers=2, receive=..., advance=...)
 
-One thread here waits for each process (`shard_worker`). By default there is a process for every four cores: its threads
-decode while the network computes, and more processes would load it more often. Cores are shared out where the system
-can (Linux); elsewhere each process uses all of them.
+One thread here waits for each process (`shard_worker`). By default there is one process for every four cores: its threads
+decode while the network computes, and more processes would only load the network more often. On Linux, each process is
+pinned to its share of the cores; elsewhere each process uses all of them.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def run_local(
     receive: Callable[[Receipt], None],
     advance: Callable[[int], None],
 ) -> None:
-    """Make the parts of all shards; 0 workers are one for every four cores. `receive` is called from one thread at a time.
+    """Make the parts of all shards. 0 workers means one for every four cores. `receive` is called by one thread at a time.
 
-    Whatever stops it, no process of it runs on. Raises what the first worker that cannot go on raised.
+    However it ends, no process is left running. Raises the first error that a worker could not recover from.
     """
     _Crew(job, shards, receive, advance).run(workers or max(1, cores() // CORES_EACH))
 
@@ -56,7 +56,7 @@ class _Crew:
         try:
             for thread in threads:
                 while thread.is_alive():
-                    thread.join(0.25)  # in pieces, so that Ctrl-C arrives
+                    thread.join(0.25)  # with a timeout, so that Ctrl-C gets through
         except BaseException as error:
             self._stop = error
         finally:
@@ -99,7 +99,7 @@ class _Crew:
 
 
 def _shares(workers: int) -> list[list[int]]:
-    """Share this process's cores out; where that is not possible, the lists are empty."""
+    """Divide this process's cores among the workers; the lists are empty where the system has no such function."""
     if not hasattr(os, "sched_getaffinity") or workers == 1:
         return [[] for _ in range(workers)]
     here = sorted(os.sched_getaffinity(0))

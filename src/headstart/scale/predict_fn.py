@@ -1,15 +1,15 @@
-"""`make_predict_fn`: a run as a function of bytes, for jobs of your own in Ray, Spark, Daft or a loop.
+"""`make_predict_fn`: a run as a function that takes bytes, for jobs of your own in Ray, Spark, Daft or a plain loop.
 
     predict = make_predict_fn("run")
     predict([Path("one.jpg").read_bytes()])      {"label": ["cat"], "probabilities": [[0.9, 0.1]], ...}
 
-It is made in a moment, pickles as the path of the run, and opens the network at the first call in each process. Answers
-are those of `headstart predict`, to the bit, whatever else is in a batch. An image that cannot be used has a reason in
-`error` and no label.
+Making it takes a moment; it is pickled as the path of the run, and opens the network at the first call in each process. Its
+answers are those of `headstart predict`, to the bit, whatever else is in the batch. An image that cannot be used has a reason
+in `error` and no label.
 
-Images are decoded in the calling process: one that crashes a decoder ends it. For images that anybody may have made, use
-`headstart predict --shards`, or `ShardWorker`, which both survive that. Give batches of 64 images and more: a call begins
-with empty threads.
+Images are decoded in the calling process, so one that crashes its decoder ends that process. For untrusted images, use
+`headstart predict --shards` or `ShardWorker`, which both survive that. Pass batches of at least 64 images: each call starts
+its threads anew.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from headstart.scale.shard_columns import PredictionColumns
 from headstart.scale.shard_pass import ShardPass
 
 FIELDS = ("label", "probabilities", "set", "error")
-"""What is known of an image: its likeliest class, float32 (K,), its prediction set, '' or the reason why there is none."""
+"""For each image: its likeliest class, probabilities (K,), prediction set, and error ('' if it has an answer)."""
 
 
 class PredictFn:
@@ -60,11 +60,11 @@ class PredictFn:
             return self._open()[0].classes
 
     def __call__(self, images: Sequence[bytes]) -> dict[str, Any]:
-        """Predict images from the bytes of their files: a value per image under each of `FIELDS`.
+        """Predict images from the bytes of their files. Returns, for each of `FIELDS`, a list with one value per image.
 
-        All are lists. Raises `RunError`, `ExportError`, `BackboneError`.
+        Raises `RunError`, `ExportError`, `BackboneError`.
         """
-        with self._lock:  # one batch at a time uses all cores
+        with self._lock:  # one batch at a time: it uses all cores
             classifier, work = self._open()
             self._reading = {str(i): bytes(image or b"") for i, image in enumerate(images)}
             files = [StoredFile(name, len(data), "") for name, data in self._reading.items()]
@@ -93,7 +93,7 @@ class PredictFn:
 
 
 def make_predict_fn(run: Path | str) -> PredictFn:
-    """Return the function of a run folder, which need not exist on this machine yet.
+    """Return the function for a run folder, which need not exist on this machine yet.
 
     >>> make_predict_fn("/runs/cats")
     <PredictFn: /runs/cats>

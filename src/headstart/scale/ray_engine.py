@@ -1,14 +1,14 @@
-"""The Ray engine: Ray Data hands out shard numbers and brings back receipts; images, features and parts never enter it.
+"""The Ray engine: Ray Data hands out shard numbers and collects receipts; images, features and parts never pass through it.
 
     run_ray(job, shards, workers=8, receive=..., advance=...)
 
 `RAY_ADDRESS` names the cluster; without one, Ray is started on this machine for as long as it is needed. Each machine
-has to see the images, the run and the output under the same paths or URLs, and headstart and ray[data] installed in the
-same versions. An actor holds a `ShardWorker`, whose process may die: Ray itself sees neither crashes of decoders nor hung
-ones. If an actor or its machine dies, Ray starts another and repeats its shard; a part that is there is not made twice.
+must see the images, the run and the output under the same paths or URLs, and must have the same versions of headstart and
+ray[data]. An actor holds a `ShardWorker`, whose process may die; Ray itself never sees decoders that crash or hang. If an
+actor or its machine dies, Ray starts another and repeats its shard; a part that exists is not made twice.
 
-A shard is a row of some hundred bytes, so the object store, block sizes and checkpoints of Ray play no role. Costs about
-10 s of start-up, and as much for every thousand shards. Not for one machine: the local engine does the same without it.
+For Ray, a shard is a row of some hundred bytes, so its object store, block sizes and checkpoints do not matter. Costs about
+10 s to start, and as much again for every thousand shards. Not for one machine: the local engine does the same without it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from headstart.scale.shard_plan import ShardJob
 from headstart.scale.shard_worker import ShardWorker
 
 WINDOW = 1_000
-"""Shards per execution of Ray Data, whose plan is made before it begins: names are listed while one runs."""
+"""Shards per execution of Ray Data, which must know its rows before it begins; more names are listed while one runs."""
 WINDOW_SECONDS = 5.0
-"""How long an execution waits for more shards to be listed."""
+"""How long to wait for more shards to be listed before an execution begins."""
 
 
 def run_ray(
@@ -42,9 +42,9 @@ def run_ray(
     receive: Callable[[Receipt], None],
     advance: Callable[[int], None],
 ) -> None:
-    """Make the parts of all shards; 0 workers are one for every machine.
+    """Make the parts of all shards. 0 workers means one for every machine.
 
-    Raises what a worker that cannot go on raised, and `ShardError` for what Ray cannot do.
+    Raises the error that a worker could not recover from, and `ShardError` if Ray itself fails.
     """
     windows = _windows(shards)
     first = next(windows, None)
@@ -60,13 +60,13 @@ def run_ray(
 
 
 class RayShards:
-    """The actor: one row with a shard in, one with its receipt out."""
+    """The actor: takes a row with a shard number, and returns a row with its receipt."""
 
     def __init__(self, job: str) -> None:
         self._worker = ShardWorker(ShardJob.from_json(job))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """Make a part. An error that no other shard would escape is a row, too, since Ray could only print it."""
+        """Make a part. An error that would stop every other shard too is also returned as a row: Ray could only print it."""
         return {"receipt": [self._receipt(int(shard)) for shard in batch["shard"]]}
 
     def _receipt(self, shard: int) -> str:
@@ -86,7 +86,7 @@ def _run_window(
 ) -> None:
     most, cores_each = _actors(ray, workers)
     rows = ray.data.from_items([{"shard": shard} for shard in window], override_num_blocks=len(window))
-    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=most)  # not a fixed size: a dead actor would stay dead
+    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=most)  # with a fixed size, a dead actor would stay dead
     made = rows.map_batches(
         RayShards, batch_size=1, compute=pool, num_cpus=cores_each, fn_constructor_args=(job.to_json(),)
     )
@@ -100,7 +100,7 @@ def _run_window(
 
 
 def _windows(shards: Iterator[int]) -> Iterator[list[int]]:
-    """Yield lists of shards: what is listed within some seconds, and no more than `WINDOW`."""
+    """Yield lists of shards: those listed within `WINDOW_SECONDS`, and at most `WINDOW`."""
     window: list[int] = []
     began = time.monotonic()
     for shard in shards:
@@ -113,7 +113,7 @@ def _windows(shards: Iterator[int]) -> Iterator[list[int]]:
 
 
 def _actors(ray: Any, workers: int) -> tuple[int, int]:
-    """Return the largest number of actors, and the cores of each: as many as the smallest machine can give."""
+    """Return the largest number of actors, and the cores of each: no more than the smallest machine has."""
     cores = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     cores = [count for count in cores if count] or [1]
     most = workers or len(cores)
@@ -122,7 +122,7 @@ def _actors(ray: Any, workers: int) -> tuple[int, int]:
 
 @contextmanager
 def _ray() -> Iterator[Any]:
-    """Yield Ray, connected; a Ray that was started here is stopped again."""
+    """Yield Ray, connected; if it was started here, stop it at the end."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
     import ray.data

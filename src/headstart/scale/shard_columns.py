@@ -1,9 +1,9 @@
-"""What a part holds beside the path of an image: its prediction, or its features.
+"""What a part holds besides the path of each image: its prediction, or its features.
 
     columns = open_columns(job)          the classifier of a run, or a backbone
     columns.table(paths, rows)           a pyarrow table, a row per image
 
-Probabilities are float32 and those of `predict`, rounded once. An image that cannot be used has its reason in `error`,
+Probabilities are those of `predict`, rounded once to float32. An image that cannot be used has its reason in `error`,
 and nothing in the other columns.
 """
 
@@ -32,7 +32,7 @@ from headstart.scale.shard_plan import ShardJob
 
 
 class PartColumns(Reduces, Protocol):
-    """The columns that the numbers of an image become."""
+    """How the numbers computed for images become columns."""
 
     def columns(self, values_NW: np.ndarray, unusable: np.ndarray) -> dict[str, Any]:
         """Return pyarrow arrays by name; `unusable` bool (N,) marks rows without a value."""
@@ -70,7 +70,7 @@ class PredictionColumns:
 
 
 class FeatureColumns:
-    """`values`: a list of D numbers, always of the same length."""
+    """`values`: a list of D numbers per image."""
 
     def __init__(self, extractor: FeatureExtractor, runtime: Runtime) -> None:
         self.embedder = Embedder([extractor], runtime, keep=False)
@@ -94,7 +94,7 @@ class FeatureColumns:
 
 
 def open_columns(job: ShardJob) -> PartColumns:
-    """Open what a job computes, and check that it is what the plan names. Raises `RunError`, `ShardError`."""
+    """Open the classifier or backbone of a job; check that it is the one in the plan. Raises `RunError`, `ShardError`."""
     if job.plan.verb == "predict":
         classifier = open_classifier(Path(job.run)).classifier
         if not isinstance(classifier, Classifier):
@@ -113,12 +113,12 @@ def open_columns(job: ShardJob) -> PartColumns:
 
 
 def predict_model(classifier: Classifier) -> dict[str, Any]:
-    """Return a classifier as `ShardPlan.model`."""
+    """Describe a classifier, for `ShardPlan.model`."""
     return {"classifier": classifier.id, "set_threshold": classifier.calibration.conformal_threshold}
 
 
 def embed_model(extractor: FeatureExtractor, runtime: Runtime) -> dict[str, Any]:
-    """Return a backbone with its input as `ShardPlan.model`."""
+    """Describe a backbone and its input, for `ShardPlan.model`."""
     backbone = extractor.backbone
     spec = {name: list(x) if isinstance(x, tuple) else x for name, x in extractor.spec.as_dict().items()}
     return {"backbone": backbone.name, "sha256": backbone.sha256, "preprocess": spec, "precision": runtime.precision}
@@ -163,5 +163,5 @@ def table_of(columns: PartColumns, paths: Sequence[str], rows: ShardRows, note: 
 
 
 def _text(path: str) -> str:
-    r"""A path as parquet can hold it: bytes that are not UTF-8 become `\xe9`."""
+    r"""Return a path in a form that parquet can hold: a byte that is not UTF-8 becomes, for example, `\xe9`."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,9 +1,9 @@
-"""The jobs of the verbs: from what a user gives to a `ShardJob`, with everything checked before the first image.
+"""Turns what a user gives to `predict` or `embed` into a `ShardJob`; everything is checked before the first image is read.
 
     predict_in_shards(run, photos, options)
     embed_in_shards(extractor, runtime, photos, options)
 
-Costs opening the run or the weights. The driver computes nothing, so no network is opened here.
+Costs as much as opening the run or the weights. The driver computes nothing, so no network is opened here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from headstart.scale.shard_source import ShardSource, open_source
 def predict_in_shards(
     run: Path, images: Sequence[ImageRef], options: ShardOptions, *, offline: bool = False
 ) -> ShardResult:
-    """Predict all images of a source, which is the only one of `images`, with a run.
+    """Predict, with a run, all images of a source; `images` must have this one element.
 
     Raises `RecipeError`, `RunError`, `ExportError` for an export, and what `run_shards` raises.
     """

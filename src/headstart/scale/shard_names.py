@@ -1,15 +1,15 @@
-"""The names of a plan's images, written down in pieces while the first shards are worked on.
+"""The names of a plan's images, written to disk in pieces while the first shards are already worked on.
 
     names = ShardNames(plan, out)
-    for shard in names.shards(source):     lists on, and writes `_names/names-000012.json.gz` before it yields 12
+    for shard in names.shards(source):     continues the listing, and writes `_names/names-000012.json.gz` before it yields 12
         names.files(shard)                 key, size and ETag of each image
 
-A piece is created once: two processes that list at the same time agree, since the slower one takes up the piece that is
-there and lists on after its last name. After an interruption, the pieces count and only the rest is listed. So the
-images of a shard never change, however late it is worked on, and images that come later are not among them.
+A piece is written only once: two processes that list at the same time agree, since the slower one reads the piece that is
+there and continues after its last name. After an interruption, existing pieces are kept and only the rest is listed. So the
+images of a shard never change, however late it is worked on, and images added later are not among them.
 
-Memory holds one piece. Costs about 4 s and 15 MB of files per million names in a folder; a bucket is listed 1,000 names
-at a time, some 10,000 names/s.
+One piece at a time is in memory. Costs about 4 s and 15 MB of files per million names in a folder; a bucket is listed 1,000
+names at a time, some 10,000 names/s.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Piece = tuple[list[StoredFile], bool]
 
 
 class ShardNames:
-    """The list of a plan's images in `out`; `images` counts those that `shards` has passed."""
+    """The list of a plan's images, kept in `out`; `images` counts those in the shards yielded so far."""
 
     def __init__(self, plan: ShardPlan, out: Store) -> None:
         self._size, self._out = plan.shard_size, out

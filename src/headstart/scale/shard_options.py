@@ -1,4 +1,4 @@
-"""`ShardOptions`: what `predict` and `embed` share for work in shards. Costs nothing."""
+"""`ShardOptions`: the options that `predict` and `embed` share for work in shards. Costs nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headstart.io.given_options import as_path
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """Where to write parts, and who makes them.
+    """Where to write the parts, and what makes them.
 
     >>> ShardOptions("parts", shard_size=500).out.name
     'parts'
@@ -33,7 +33,7 @@ class ShardOptions:
 
 
 def as_shards(shards: Path | str | ShardOptions) -> ShardOptions:
-    """Return options unchanged; turn a path into one that leaves the others as they are."""
+    """Return options unchanged; turn a path into options with defaults for the rest."""
     return shards if isinstance(shards, ShardOptions) else ShardOptions(as_path(shards, "shards"))
 
 
@@ -45,7 +45,7 @@ def out_place(out: Path) -> str:
 
 
 def only_shards(options: ShardOptions, **others: object) -> None:
-    """Raise `RecipeError` if options of shards are given without a place for them, or together with another output."""
+    """Raise `RecipeError` if options for shards are given without `--shards`, or together with another output."""
     if options.out is None:
         raise RecipeError("engine, workers, shard_size: apply to shards only.", hint="Add --shards DIR.")
     for name in (name for name, value in others.items() if value):

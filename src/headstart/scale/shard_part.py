@@ -1,11 +1,11 @@
-"""One shard to one part: the bytes of a parquet file, which depend on the plan and the images alone.
+"""Turns one shard into one part: the bytes of a parquet file, which depend on nothing but the plan and the images.
 
     maker = PartMaker(job)
-    receipt = maker.make(12)             reads, computes, and creates the part unless somebody has
+    receipt = maker.make(12)             reads, computes, and creates the part unless it exists
 
-A `Receipt` is what a driver needs to know about a part: under a kilobyte, however many images it has. It can be read
-back from a part that is there (`read_receipt`). Memory holds one shard's numbers. Not for untrusted images in a process
-that must not die: `shard_worker` starts another one for this.
+A `Receipt` is what a driver needs to know about a part: less than a kilobyte, however many images it has. It can be read
+back from an existing part (`read_receipt`). The numbers of one shard are in memory. Not for untrusted images in a process
+that must not die: `shard_worker` starts another process for them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Receipt:
 
 
 class PartMaker:
-    """Makes the parts of a job; what it computes with is opened at once. Raises `RunError`, `ShardError`, `StoreError`."""
+    """Makes the parts of a job; its classifier or backbone is opened now. Raises `RunError`, `ShardError`, `StoreError`."""
 
     def __init__(self, job: ShardJob) -> None:
         self._job = job
@@ -61,17 +61,20 @@ class PartMaker:
         return self._names.files(shard)
 
     def decode(self, file: StoredFile) -> None:
-        """Read and decode one image, and forget it. Raises `UnreadableImage`."""
+        """Read and decode one image, and discard it. Raises `UnreadableImage`."""
         self._pass.decode(file)
 
     def make(self, shard: int, lost: Mapping[int, str], watch: Watches | None = None) -> Receipt:
-        """Make a part, unless it is there already; `lost` images are not decoded. Raises `StoreError`, `WriteError`."""
+        """Make a part unless it exists; images in `lost` ({number: reason}) are not decoded.
+
+        Raises `StoreError`, `WriteError`.
+        """
         name = self._job.plan.part_name(shard)
         with suppress(MissingInStore):
             return read_receipt(self._out, shard, name)
         data = self._bytes(shard, lost, watch)
         if not self._out.create(name, data):
-            data = self._out.read(name)  # another driver was faster: what is there counts
+            data = self._out.read(name)  # another driver was faster: its part counts
         return receipt_of(shard, name, data)
 
     def _bytes(self, shard: int, lost: Mapping[int, str], watch: Watches | None) -> bytes:
@@ -90,7 +93,7 @@ class PartMaker:
 
 
 def receipt_of(shard: int, name: str, data: bytes) -> Receipt:
-    """Return the receipt of a part from its bytes. Raises `ShardError` if they are not a part's."""
+    """Return the receipt of a part from its bytes. Raises `ShardError` if they are not those of a part."""
     import pyarrow
     import pyarrow.parquet
 

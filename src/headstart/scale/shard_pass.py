@@ -1,12 +1,12 @@
-"""One pass over the images of a shard: each is read once, hashed, decoded and embedded, in threads as `Embedder` does.
+"""One pass over the images of a shard: each is read once, hashed, decoded and embedded, in threads, as in `Embedder`.
 
     rows = ShardPass(columns, read).run(files, lost={})
 
-A batch is read while the one before is decoded; from a bucket, many batches at a time, since a request takes as long as
-ten images. Features are neither looked up in the cache nor kept there, and no image is decoded beforehand: this runs in a
+A batch is read while the previous one is decoded; from a bucket, many batches at a time, since a request takes as long as
+ten images. The cache of features is neither read nor written, and images are not checked beforehand, since this runs in a
 process that may die (`shard_worker`). Numbers are those of `Predictor`, to the bit: batches have the same fixed size.
 
-An image that runs out of memory is tried again by itself at the end, so that its neighbours cannot decide about it.
+If memory runs out at an image, it is tried again alone at the end, so that its outcome does not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -30,38 +30,38 @@ from headstart.model.inference.features import WORKERS_PER_CORE, Embedder, run_i
 from headstart.model.inference.runtime import Session
 
 READERS = 64
-"""Requests in flight at a bucket: at 50 ms each, enough for 1,000 images/s."""
+"""Requests to a bucket that may be in flight: at 50 ms each, enough for 1,000 images/s."""
 LARGE_BYTES = 4 << 20
-"""Larger images are read when they are decoded, not ahead: memory holds up to 16 batches per core."""
+"""Larger images are read only when they are decoded, since up to 16 batches per core are held in memory."""
 MEMORY = "too_much_memory"
 
 
 class Reduces(Protocol):
-    """What becomes of features: `width` numbers an image."""
+    """Turns the features of an image into `width` numbers."""
 
     embedder: Embedder
 
     @property
     def width(self) -> int:
-        """The numbers of an image."""
+        """How many numbers there are per image."""
 
     def reduced(self, features: Sequence[np.ndarray]) -> np.ndarray:
-        """Return (n, width) from the (n, D) features of each extractor; rows do not depend on each other."""
+        """Return (n, width) from the (n, D) features of each extractor; each row depends only on its own image."""
 
 
 class Watches(Protocol):
-    """Is told which images are being decoded, so that somebody else can say what ended this process."""
+    """Is told which images are being decoded, so that another process can tell which one ended this process."""
 
     def begin(self, thread: int, images: Sequence[int]) -> None:
-        """A thread begins to decode images, by their numbers in the shard."""
+        """Note that a thread begins to decode these images, given by their numbers in the shard."""
 
     def end(self, thread: int) -> None:
-        """It is done with them."""
+        """Note that the thread is done with them."""
 
 
 @dataclass(eq=False)
 class ShardRows:
-    """The result: `values` float32 (N, W), zero where there is an error; `sha256s` '' where nothing could be read."""
+    """The result: `values` float32 (N, W), zero where there is an error; `sha256s` has '' where nothing could be read."""
 
     values: np.ndarray
     sha256s: list[str]
@@ -69,9 +69,9 @@ class ShardRows:
 
 
 class ShardPass:
-    """Reusable threads' worth of sessions for `columns`; `read` gives the bytes of an image, or `UnreadableImage`.
+    """Keeps the sessions of all threads for reuse. `read` returns the bytes of an image, or raises `UnreadableImage`.
 
-    With `ahead`, that many images are read at a time besides those that are decoded; 0 for a local disk.
+    `ahead` is how many images are read at a time while others are decoded; 0 for a local disk.
     """
 
     def __init__(self, columns: Reduces, read: Callable[[StoredFile], bytes], *, ahead: int = 0) -> None:
@@ -91,7 +91,7 @@ class ShardPass:
     def run(self, files: Sequence[StoredFile], lost: Mapping[int, str], watch: Watches | None = None) -> ShardRows:
         """Return a row per image. Those in `lost` ({number: reason}) are read, but not decoded.
 
-        Raises whatever stops all images: `StoreError`, `BackboneError`.
+        Raises what would fail for every image: `StoreError`, `BackboneError`.
         """
         self.open()
         values_NW = np.zeros((len(files), self._columns.width), np.float32)
@@ -105,7 +105,7 @@ class ShardPass:
         return rows
 
     def decode(self, file: StoredFile) -> None:
-        """Read and decode an image as `run` does, and forget it. Raises `UnreadableImage`."""
+        """Read and decode an image as `run` does, and discard it. Raises `UnreadableImage`."""
         self._pixels(self._checked(file))
 
     def _checked(self, file: StoredFile) -> bytes:
@@ -143,7 +143,7 @@ class _Bytes:
 
 
 Reads = dict[int, "Future[_Bytes] | None"]
-"""Images of a batch that are being read; None for those that are read when it is their turn."""
+"""The images of a batch, by number: their reads in progress; None for large ones, which are read only when decoded."""
 
 
 class _Work:
@@ -193,7 +193,7 @@ class _Work:
             reads = following
 
     def _next_reads(self, batches: Iterator[range]) -> Reads | None:
-        """Begin to read the next batch, if there is one."""
+        """Start reading the next batch, if there is one."""
         with self._lock:
             batch = next(batches, None)
         readers = self._owner._readers
@@ -227,7 +227,7 @@ class _Work:
             self._rows.values[list(readable)] = self._owner._values(sessions, list(readable.values()))
 
     def _placed(self, i: int, read: _Bytes | str | None, place: int, sessions: list[Session]) -> str:
-        """Decode an image into the sessions; return the reason why there is none, else ''."""
+        """Decode an image into the sessions; return the reason if that is impossible, otherwise ''."""
         try:
             found = self._read(i) if read is None else read
             if isinstance(found, str):

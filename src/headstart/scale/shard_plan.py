@@ -1,14 +1,14 @@
 """`ShardPlan`: everything that the bytes of the parts depend on, written once and never changed.
 
     plan = ShardPlan(verb="predict", source="/photos", ...)
-    begin(plan, out)             creates `_plan.json`, or compares it with the one that is there
+    begin(plan, out)             creates `_plan.json` unless it exists
     plan.part_name(12)           part-000012-5f0c1d3a9b7e.parquet
 
-A part is a function of the plan and its number, so whoever makes it makes the same bytes: retries, a second driver and
-another engine can do no harm. Names that begin with `_` are ignored by all that read a folder of parquet files.
+A part depends only on the plan and its own number, so whoever makes it makes the same bytes: retries, a second driver or
+another engine do no harm. Readers of folders of parquet files ignore names that begin with `_`.
 
-A `ShardJob` is what a worker needs besides: where things are. Two machines may see the same images under two paths, so
-none of that is in the parts.
+A `ShardJob` adds what a worker needs: where things are. Two machines may see the same images under different paths, so
+no such path is in the parts.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ SOFTWARE = ("pillow", "pyarrow")
 class ShardPlan:
     """What is computed: `verb` (predict or embed) of `model` on the images of `source`, `shard_size` at a time.
 
-    `contents` is the SHA-256 of a table or an archive of images, '' for a folder or a bucket. `model` is what predictions
-    or features depend on besides the image.
+    `contents` is the SHA-256 of a table or an archive of images, '' for a folder or a bucket. `model` is all
+    that predictions or features depend on besides the image.
     """
 
     verb: str
@@ -63,7 +63,7 @@ def software_here() -> dict[str, str]:
 
 
 def read_plan(out: Store) -> ShardPlan | None:
-    """Return the plan that parts in `out` follow, None if there is none. Raises `ShardError` for a damaged one."""
+    """Return the plan in `out`, None if there is none. Raises `ShardError` for a damaged one."""
     try:
         return ShardPlan(**json.loads(out.read(PLAN)))
     except MissingInStore:
@@ -76,7 +76,7 @@ ANOTHER = "Choose another --shards."
 
 
 def check_same(plan: ShardPlan, out: Store) -> bool:
-    """Return whether `out` holds this plan already; False if none. Raises `OtherPlan`, naming the first difference."""
+    """Return True if `out` holds this plan, False if it holds none. Raises `OtherPlan`, which names the first difference."""
     found = read_plan(out)
     if found is None:
         return False
@@ -91,7 +91,7 @@ def check_same(plan: ShardPlan, out: Store) -> bool:
 
 
 def begin(plan: ShardPlan, out: Store) -> None:
-    """Write the plan, unless it is there. Raises `OtherPlan` if another process wrote another one first."""
+    """Write the plan unless it is there. Raises `OtherPlan` if another process wrote another one first."""
     out.create(PLAN, json_bytes(asdict(plan)))
     check_same(plan, out)
 
@@ -108,8 +108,8 @@ def _flat(document: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 class ShardJob:
     """A plan, and where a worker finds the images, the run and the output: absolute paths, or URLs.
 
-    `table` says that `files` is the folder of a table, so that its paths may lead out of it. `backbone` and `runtime` are
-    those of `embed`, as JSON.
+    `table` says that `files` is the folder of a table, whose paths may lead out of that folder. `backbone` and `runtime`
+    are for `embed`, as JSON.
     """
 
     plan: ShardPlan
@@ -122,7 +122,7 @@ class ShardJob:
     offline: bool = False
 
     def to_json(self) -> str:
-        """Return one line, see `from_json`."""
+        """Return the job as one line of JSON; see `from_json`."""
         return json.dumps(asdict(self))
 
     @classmethod

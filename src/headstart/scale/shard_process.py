@@ -1,8 +1,9 @@
 """The process in which the images of shards are decoded and embedded; started, fed and replaced by `shard_worker`.
 
 It reads a job from standard input, then one request per line, and answers with lines of JSON. Decoders are written in C
-and images come from anywhere: whatever one does here (crash, spin, exhaust memory) costs this process. So that its parent
-knows which, it says which images it begins to decode. It ends at once when its parent is gone. Do not start it by hand.
+and images come from anywhere: whatever an image does here (crash, loop forever, exhaust memory) harms this process only. It
+reports which images it begins to decode, so that its parent knows which one was to blame. It ends as soon as its parent is
+gone. Do not start it by hand.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ ARENA_BYTES = 128 << 20  # address space that each thread may reserve
 
 
 class WorkerAnswers:
-    """The parent's end of standard output, shared by threads. It is the `Watches` of a pass."""
+    """Sends messages to the parent over standard output, from any thread. Implements `Watches` for a pass."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._lock = file, threading.Lock()
 
     def say(self, **message: Any) -> None:
-        """Send a line."""
+        """Send a message: one line of JSON."""
         line = json.dumps(message).encode("ascii") + b"\n"
         with self._lock:
             self._file.write(line)
@@ -64,7 +65,7 @@ def _work(requests: queue.SimpleQueue[dict[str, Any]], answers: WorkerAnswers) -
     start = requests.get()
     if start["cpus"] and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, start["cpus"])
-    from headstart.scale.shard_part import PartMaker  # after that: libraries count the cores when they are imported
+    from headstart.scale.shard_part import PartMaker  # only now: libraries count the cores when they are imported
     from headstart.scale.shard_plan import ShardJob
 
     maker = PartMaker(ShardJob.from_json(start["job"]))
@@ -81,20 +82,20 @@ def _work(requests: queue.SimpleQueue[dict[str, Any]], answers: WorkerAnswers) -
 
 
 def _screen(maker: Any, shard: int, images: Sequence[int] | None, answers: WorkerAnswers) -> None:
-    """Decode images one after another, all if None, saying which."""
+    """Decode images one after another (all if None), and report each before it is decoded."""
     files = maker.files(shard)
     for i in range(len(files)) if images is None else images:
         answers.say(begin=0, images=[i])
         try:
             maker.decode(files[i])
         except UnreadableImage as error:
-            answers.say(unreadable=i, reason=error.reason)  # for the record: its row will say so by itself
+            answers.say(unreadable=i, reason=error.reason)  # for information: its row will have the reason anyway
         answers.say(end=0)
     answers.say(screened=True)
 
 
 def _requests(file: BinaryIO) -> queue.SimpleQueue[dict[str, Any]]:
-    """Return the requests, read in a thread that ends the process with them."""
+    """Return a queue of requests, filled by a thread that ends the process when standard input ends."""
     found: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def read() -> None:
@@ -107,7 +108,7 @@ def _requests(file: BinaryIO) -> queue.SimpleQueue[dict[str, Any]]:
 
 
 def _quiet_decoders() -> None:
-    """Keep what C libraries print (libtiff prints a lot) from the answers and the terminal; Python's own stays."""
+    """Keep what C libraries print (libtiff prints a lot) out of the answers and the terminal; Python's own output stays."""
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -115,7 +116,7 @@ def _quiet_decoders() -> None:
 
 
 def _limit_memory() -> None:
-    """Where Linux can: an image that needs too much memory is refused, instead of the process or the machine."""
+    """On Linux, limit the address space: an image that needs too much is refused, instead of ending the process."""
     if not sys.platform.startswith("linux"):
         return
     import resource

@@ -1,9 +1,9 @@
-"""The whole of `--shards`: a plan, its names, an engine that makes the parts, and `_done.json` when all are there.
+"""All of `--shards`: a plan, its names, an engine that makes the parts, and `_done.json` when all of them exist.
 
     result = run_shards(job, source, options)
 
-What is there counts, whoever made it: a second command with the same plan makes only the parts that are missing, at the
-same time or a year later. So an interruption costs the shards that were being worked on, and nothing needs to be
+Existing parts are kept, whoever made them: a second command with the same plan makes only the missing ones, whether it runs at
+the same time or a year later. So an interruption costs only the shards that were being worked on, and nothing needs to be
 cleaned up. Memory does not grow with the number of images, except for the names of a table (`shard_source`).
 """
 
@@ -35,14 +35,14 @@ from headstart.scale.shard_source import ShardSource
 
 Item = TypeVar("Item")
 NOTE_SECONDS = 60.0
-"""Between two lines of progress, where no bar is shown."""
+"""Time between two lines of progress, if no progress bar is shown."""
 
 
 @dataclass(frozen=True, repr=False)
 class ShardResult(Result):
     """Result of `predict` and `embed` with `--shards`: the parts in `out` hold a row per image.
 
-    `parts` are their names; `made` is how many of them this command made, with `new_images` images in `seconds`.
+    `parts` has their names; `made` is how many of them this command made, with `new_images` images, in `seconds`.
     """
 
     verb: str
@@ -57,11 +57,11 @@ class ShardResult(Result):
 
     @property
     def files(self) -> list[str]:
-        """The places of the parts: paths, or URLs."""
+        """The paths or URLs of the parts."""
         return [f"{self.out.rstrip('/')}/{name}" for name in self.parts]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of `predict --shards --json`."""
+        """Return what `predict --shards --json` prints."""
         return {
             "verb": self.verb,
             "out": self.out,
@@ -101,7 +101,7 @@ def check_options(options: ShardOptions) -> None:
 def run_shards(job: ShardJob, source: ShardSource, options: ShardOptions) -> ShardResult:
     """Make all parts of a job that are missing.
 
-    Raises `NoImages`, `OtherPlan`, `ShardFailed`, `StoreError`, `WriteError`; what was made so far stays.
+    Raises `NoImages`, `OtherPlan`, `ShardFailed`, `StoreError`, `WriteError`; parts made so far are kept.
     """
     out = open_store(job.out, offline=job.offline)
     found = _finished(job, out)
@@ -109,7 +109,7 @@ def run_shards(job: ShardJob, source: ShardSource, options: ShardOptions) -> Sha
         return found
     _check_place(job, out, source)
     begin(job.plan, out)
-    out.keeps_conditions()  # if not, a warning says so; parts are right all the same
+    out.keeps_conditions()  # if not, this logs a warning; parts are correct all the same
     work = _ShardWork(job, out, source)
     started = time.monotonic()
     with open_bar("Predicting" if job.plan.verb == "predict" else "Embedding") as (advance, expect):
@@ -128,7 +128,7 @@ def _engine(options: ShardOptions) -> Any:
 
 
 def _finished(job: ShardJob, out: Store) -> ShardResult | None:
-    """Return the result if all parts are there. Raises `OtherPlan`."""
+    """Return the result if all parts exist, otherwise None. Raises `OtherPlan`."""
     if not check_same(job.plan, out):
         return None
     try:
@@ -158,7 +158,7 @@ def _check_place(job: ShardJob, out: Store, source: ShardSource) -> None:
 
 
 class _ShardWork:
-    """The parts of a job: which are there, and what has been said about them."""
+    """The parts of a job: which exist, and the receipts received so far."""
 
     def __init__(self, job: ShardJob, out: Store, source: ShardSource) -> None:
         self._job, self._out, self._source = job, out, source
@@ -168,9 +168,9 @@ class _ShardWork:
         self._receipts: dict[int, Receipt] = {}
 
     def missing(self, expect: Callable[[int], None]) -> Iterator[int]:
-        """Yield the shards without a part while the names are still being listed, in a thread.
+        """Yield the shards without a part, while a thread is still listing the names.
 
-        When all are, it calls `expect` with the number of images that are left to do, within one shard.
+        When all are listed, calls `expect` with the number of images that remain, exact to within one shard.
         """
         for shard in in_thread(self._listed(expect)):
             self._shards = shard + 1
@@ -185,7 +185,7 @@ class _ShardWork:
             )
 
     def receive(self, receipt: Receipt) -> None:
-        """Take note of a part that has been made."""
+        """Record the receipt of a part that has been made."""
         self._receipts[receipt.shard] = receipt
 
     def _listed(self, expect: Callable[[int], None]) -> Iterator[int]:
@@ -247,7 +247,7 @@ def _noted(advance: Any, started: float) -> Any:
 
 
 def in_thread(items: Iterator[Item]) -> Iterator[Item]:
-    """Yield what an iterator yields, which runs ahead in a thread; what it raises is raised here."""
+    """Yield what an iterator yields, but run the iterator ahead in a thread; its errors are raised here."""
     found: queue.SimpleQueue[tuple[Item | None, BaseException | None]] = queue.SimpleQueue()
     stop = threading.Event()
 

@@ -1,12 +1,13 @@
 """Where the images of a plan come from: a folder, a bucket, a pack, a table of their paths, or an archive.
 
     source = open_source("photos")
-    for file in source.list():           in one order; of a folder or a bucket, lazily
+    for file in source.list():           in a fixed order; lazily for a folder or a bucket
         data = source.read(file)
 
-In a folder or a bucket, a file counts as an image by its name: with the suffix of an image, or with none that is
-known. (`predict` looks further: it leaves out masks, and files beside the folder that holds all images.) A table is read
-whole, 0.5 GB per million rows; an archive is unpacked into the cache first. For more, give a folder or a bucket.
+In a folder or a bucket, a file counts as an image if its name has the suffix of an image, or no known suffix. (`predict`
+without shards looks further: it leaves out masks, and files beside the folder that holds all images.) A table is read as a
+whole, 0.5 GB per million rows; an archive is first unpacked into the cache. For more images than that, use a folder or a
+bucket.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from headstart.io.stores.store import Store, StoredFile, open_store
 
 @dataclass(frozen=True, eq=False)
 class ShardSource:
-    """Images by name. `identity` and `contents` are as in `ShardPlan`; `names` are a table's, in order."""
+    """Images by name. `identity` is `ShardPlan.source`, `contents` is as there; `names` are those of a table, in order."""
 
     identity: str
     place: str
@@ -45,11 +46,11 @@ class ShardSource:
     names: tuple[str, ...] | None = None
     table: bool = False
     left_out: dict[str, int] = field(default_factory=dict)
-    """{suffix: number} of files that were passed over so far, because of their names."""
+    """{suffix: number} of files skipped so far because of their names."""
     _begun: builtins.list[Iterator[StoredFile]] = field(default_factory=list)
 
     def is_empty(self) -> bool:
-        """Return whether there are no images; the next `list` goes on where this has looked. Raises `StoreError`."""
+        """Return whether there are no images; the next `list` continues this listing. Raises `StoreError`."""
         listing = self.list()
         first = next(listing, None)
         if first is not None:
@@ -57,7 +58,7 @@ class ShardSource:
         return first is None
 
     def list(self, after: str = "") -> Iterator[StoredFile]:
-        """Yield the images in one order, after a name. Raises `StoreError`."""
+        """Yield the images after a name, in a fixed order. Raises `StoreError`."""
         if not after and self._begun:
             yield from self._begun.pop()
             return
@@ -76,13 +77,13 @@ class ShardSource:
     def read(self, file: StoredFile) -> bytes:
         """Return the bytes of an image.
 
-        Raises `UnreadableImage` if that one cannot be read, and `StoreError` if no other could either.
+        Raises `UnreadableImage` if only this image cannot be read, `StoreError` if no other could be read either.
         """
         return read_stored(self.store, file, outside=self.table)
 
 
 def read_stored(store: Store, file: StoredFile, *, outside: bool = False) -> bytes:
-    """Return the bytes of an image of a store; if its key may lead `outside`, as a path from there. See `read`."""
+    """Return the bytes of an image in a store; with `outside`, its key is a path that may lead out of it. See `read`."""
     try:
         if outside:
             path = Path(os.path.abspath(os.path.join(store.url, file.key)))
@@ -100,7 +101,7 @@ def _reason(error: StoreError) -> str:
 
 
 def open_source(place: Path | str, *, offline: bool = False) -> ShardSource:
-    """Open the images at a path or a URL; of a table, all names are read.
+    """Open the images at a path or a URL; all names in a table are read.
 
     Raises `MissingData`, `DataError`, `StoreError`.
     """
@@ -133,7 +134,7 @@ def _table(table: Path) -> ShardSource:
 
 
 def _is_hidden(key: str) -> bool:
-    """Whether a file is one that systems and programs leave behind, or in such a folder.
+    """Whether a file is one that systems and programs leave behind, or is in such a folder.
 
     >>> _is_hidden("a/1.jpg"), _is_hidden("a/.cache/1.jpg"), _is_hidden("a/Thumbs.db")
     (False, True, True)

@@ -1,14 +1,14 @@
-"""`ShardWorker`: makes parts in a process of its own, and finds the image that ends it.
+"""`ShardWorker`: makes parts in a child process, and finds the image that ends that process.
 
     with ShardWorker(job) as worker:
         receipt = worker(12)
 
-A process that dies or hangs is replaced, and its shard begun again; the part appears only when it is whole. The first
-death is forgiven, since somebody may have killed it. After the second, and whenever an image takes too long, the images
-that were being decoded (64 on two cores) are decoded again one after another: the one that ends the process twice, or
-takes too long by itself, is left out with its reason, and the rest of the shard is as it would have been.
+A process that dies or hangs is replaced, and its shard started again; a part appears only when it is complete. The first
+death is ignored, since the process may have been killed from outside. After the second, and whenever an image takes too long,
+the images that were being decoded (64 on two cores) are decoded again one after another. One that ends the process twice, or
+takes too long alone, is left out with a reason, and the rest of the shard is the same as without it.
 
-Both engines use it, and so may other schedulers: a worker needs no more than a `ShardJob`. Costs a second to start (the
+Both engines use it, and so may other schedulers: a worker needs only a `ShardJob`. Costs a second to start (the
 compiled network is loaded from the cache) and 20 s for an image that hangs.
 """
 
@@ -31,21 +31,22 @@ from headstart.scale.shard_part import Receipt
 from headstart.scale.shard_plan import ShardJob
 
 SECONDS_EACH = 20.0
-"""How long one image may take by itself; eight of them together, before they are looked at by themselves."""
+"""How long one image may take alone; also eight of them together, before they are tried one by one."""
 MOST_DEATHS = 6
-"""Processes that one shard may end without an image to blame."""
+"""How many processes one shard may end without an image to blame."""
 MOST_SCREENINGS = 3
-"""Times that only the images in hand are looked at; then all of the shard's are."""
+"""How often only the images being decoded are tried one by one; after that, all images of the shard are."""
 
 
 def _nothing(images: int) -> None:
-    """Progress that nobody watches."""
+    """Ignore progress."""
 
 
 class ShardWorker:
-    """Makes one part at a time. `cpus` are the cores for its process, all if empty; `advance` counts decoded images.
+    """Makes one part at a time. `cpus` are the cores for its process (empty: all); `advance` is called with the number of
+    images decoded.
 
-    Not for several threads at once; only `close` may come from another one.
+    Not thread-safe, except that `close` may be called from another thread.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class ShardWorker:
         self.close()
 
     def open(self) -> None:
-        """Start the process and wait until it is ready; otherwise the first shard does. Raises `HeadstartError`."""
+        """Start the process and wait until it is ready. Without this, the first shard does so. Raises `HeadstartError`."""
         for attempt in range(MOST_DEATHS + 1):
             try:
                 self._process()
@@ -81,13 +82,13 @@ class ShardWorker:
                     ) from None
 
     def close(self) -> None:
-        """End the process; parts that are there stay."""
+        """End the process; finished parts are kept."""
         self._closed = True
         if self._child is not None:
             self._child.end()
 
     def __call__(self, shard: int) -> Receipt:
-        """Make a shard's part, or find it made. Raises `ShardFailed`, and the errors of the process."""
+        """Make a shard's part unless it exists; return its receipt. Raises `ShardFailed`, and what the process raised."""
         lost: dict[int, str] = {}
         deaths, screenings, seconds = 0, 0, self.seconds_each
         while True:
@@ -104,7 +105,7 @@ class ShardWorker:
                 found = self._screened(shard, died.images if screenings <= MOST_SCREENINGS else None)
                 lost |= found
                 deaths = 1 if found else deaths
-                seconds *= 1 if found else 4  # they were slow together: a busy machine, or huge images
+                seconds *= 1 if found else 4  # only slow together: a busy machine, or huge images
 
     def _failed(self, shard: int, died: _Died) -> ShardFailed:
         return ShardFailed(
@@ -131,7 +132,7 @@ class ShardWorker:
         raise ShardFailed(f"shard {shard}: its worker process gave no answer.")
 
     def _screened(self, shard: int, images: Sequence[int] | None) -> dict[int, str]:
-        """Return {number: reason} of the images among these that end the process by themselves; all if None."""
+        """Return {number: reason} for those of `images` (None: all) that end the process when decoded alone."""
         lost: dict[int, str] = {}
         left: list[int] | None = None if images is None else sorted(images)
         suspect = -1
@@ -161,7 +162,7 @@ class ShardWorker:
 
 
 class _Died(Exception):
-    """A worker process ended with these images in hand; `overdue` if it was stopped because of them."""
+    """A worker process ended while decoding these images; `overdue`: it was stopped because they took too long."""
 
     def __init__(self, code: int, images: Sequence[int], overdue: bool) -> None:
         super().__init__(f"signal {-code}" if code < 0 else f"exit code {code}")
@@ -186,7 +187,7 @@ class _WorkerProcess:
         return self._process.poll() is None
 
     def ask(self, request: dict[str, Any], seconds: float) -> Iterator[dict[str, Any]]:
-        """Send a request, and yield what comes back until its last answer. Raises `_Died`, and the process's errors."""
+        """Send a request, and yield the messages that come back. Raises `_Died`, and what the process raised."""
         with self._lock:
             self._in_hand.clear()
             self._overdue, self._seconds = [], seconds
@@ -195,11 +196,11 @@ class _WorkerProcess:
 
     def end(self) -> None:
         self._process.kill()
-        with contextlib.suppress(OSError, ValueError):  # data for a dead process; streams closed by another thread
+        with contextlib.suppress(OSError, ValueError):  # unsent data for a dead process; streams already closed
             self._process.communicate()
 
     def _send(self, request: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # it died; noticed where its answers end
+        with contextlib.suppress(OSError):  # it died, which is noticed when its answers end
             if self._process.stdin:
                 self._process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
                 self._process.stdin.flush()
@@ -227,7 +228,7 @@ class _WorkerProcess:
             line = self._process.stdout.readline() if self._process.stdout else b""
             message: dict[str, Any] = json.loads(line)
             return message
-        except ValueError:  # half a line, none, or a closed stream: it is gone, or has to be
+        except ValueError:  # half a line, none, or a closed stream: it is gone, or has to go
             self._process.kill()
             code = self._process.wait()
         with self._lock:

@@ -1,1 +1,1 @@
-"""Archives: read by headstart's own readers, refused whole if any entry is unsafe, unpacked aside and renamed once."""
+"""Archives: read by headstart's own readers, refused as a whole if any entry is unsafe, unpacked all or not at all."""

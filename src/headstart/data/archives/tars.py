@@ -2,7 +2,7 @@
 
 Reads the formats in use: ustar, pax (POSIX.1-2001: long names, large sizes) and GNU (long names, large sizes). Sparse
 files and multi-volume archives are reported and not read. Python's `tarfile` reads more formats, but accepts headers
-that contradict each other, and stops silently if an archive was cut between two entries.
+that contradict each other, and stops silently if an archive was truncated between two entries.
 
 Costs 11 microseconds per entry, vetting included, plus decompressing everything once: a tar has no directory.
 """
@@ -26,7 +26,7 @@ _MAX_EXTENSION = 1 << 20
 _MAX_TAIL = 1 << 20
 """Bytes of padding at the end; tar writes 10,240 at most."""
 _MAX_IN_A_ROW = 8
-"""Headers that only describe the next header."""
+"""Consecutive headers that only describe the next header."""
 _ZEROS = bytes(BLOCK)
 _KINDS = {
     b"0": "file",

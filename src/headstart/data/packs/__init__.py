@@ -1,1 +1,1 @@
-"""Packs: many images in a few large files, with an index that says where each lies."""
+"""Packs: many images in a few large files, with an index that says where each image is."""

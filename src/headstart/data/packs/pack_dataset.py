@@ -1,10 +1,10 @@
 """A pack as a dataset: its images stay where they are, in the shards.
 
-    open_pack(Path("packed"))      every image is a part of a shard, read by its offset
+    open_pack(Path("packed"))      every image is a range of bytes in a shard
 
-Opening reads the index, and looks at the sizes of the shards: seconds for a million images. Images are checked by their
-hashes when they are read, so shards need not be hashed whole. All rows are in memory, as for every dataset; training
-reads them in its own order, as from a folder.
+Opening reads the index and checks the sizes of the shards: some seconds for a million images. Each image is checked by its
+hash when it is read, so shards need not be hashed as a whole. All rows are in memory, as for every dataset; training reads
+the images in its own order, as from a folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from headstart.io.folders import MANIFEST
 
 
 def is_pack(place: Path) -> bool:
-    """Return whether a folder holds a finished pack, by the names in it."""
+    """Return whether a folder holds a finished pack, judging by the names in it."""
     return (place / INDEX).is_file() and (place / MANIFEST).is_file() and not any(map(_is_other, _names(place)))
 
 

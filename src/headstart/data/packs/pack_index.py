@@ -2,10 +2,10 @@
 
     path      the image's name, with / between its parts
     label     its class, '' if unknown;  group, split: '' if none
-    sha256    of its bytes
-    shard     the file it lies in;  offset, bytes: where
+    sha256    SHA-256 of its bytes
+    shard     the file that holds it;  offset, bytes: where in that file
 
-Other tools read it as a table; the shards are plain tars of files with these paths. Costs 100 bytes per image on the disk,
+Other tools can read it as a table; the shards are plain tars of files with these paths. Costs 100 bytes per image on disk,
 and 200 in memory. Not for data that changes: pack it again.
 """
 
@@ -46,7 +46,7 @@ COLUMNS = tuple(field.name for field in fields(PackedRow))
 
 
 def index_bytes(rows: Sequence[PackedRow]) -> bytes:
-    """Return the index as parquet; equal rows give equal bytes with one version of pyarrow."""
+    """Return the index as parquet; equal rows give equal bytes with the same version of pyarrow."""
     require("A pack", "pyarrow")
     import pyarrow
 
@@ -62,7 +62,7 @@ def index_bytes(rows: Sequence[PackedRow]) -> bytes:
 
 
 def read_index(where: str, data: bytes) -> list[PackedRow]:
-    """Return the rows of an index, checked: `where` is its name in messages. Raises `BadArchive`, `MissingExtra`."""
+    """Return the checked rows of an index; `where` is its name in messages. Raises `BadArchive`, `MissingExtra`."""
     require(where, "pyarrow")
     import pyarrow
     import pyarrow.parquet

@@ -1,12 +1,12 @@
-"""A pack as a store of its images: listed from the index, read from the shards in pieces of 8 MB.
+"""A pack as a store of its images: listed by the index, read from the shards in pieces of 8 MB.
 
-    images = opened_images(open_store("s3://photos/packed"))      the pack there, or the store itself if it has none
+    images = opened_images(open_store("s3://photos/packed"))      the pack, or the store itself if there is none
     for file in images.list():
         data = images.read(file.key)
 
-So what reads images from a store reads a pack too, with a request for some eighty images instead of one for each: the price
-of requests, most of the cost of small images, is gone. Costs the index in memory (200 bytes per image) and 128 MB of
-pieces. Not for random reads from a bucket: each would fetch 8 MB. Read in the order of the listing.
+So any code that reads images from a store can also read a pack, with one request for some eighty images instead of one for
+each. That removes the price of requests, most of the cost of small images. Costs memory for the index (200 bytes per image)
+and 128 MB for pieces. Not for random reads from a bucket, each of which would fetch 8 MB: read in the order of the listing.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class PackStore:
             yield StoredFile(row.path, row.bytes, row.sha256)
 
     def read(self, key: str, *, etag: str = "", start: int = 0, length: int | None = None) -> bytes:
-        """See `Store.read`: an image is read whole, and checked by its hash."""
+        """See `Store.read`: the whole image is read, and checked by its hash."""
         at = bisect_left(self._paths, key)
         if at == len(self._paths) or self._paths[at] != key:
             raise MissingInStore(f"{self.url}: the pack has no {key!r}.")
@@ -89,7 +89,7 @@ class PackStore:
 
 
 class _Pieces:
-    """Parts of shards that were read last, for several threads; a folder is read without them."""
+    """Cache of the pieces of shards read last, shared by threads; reads from a folder bypass it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -1,15 +1,15 @@
-"""Write a pack: the images of a dataset, in tars of equal numbers, and their index.
+"""Write a pack: the images of a dataset in tars, the same number in each, and their index.
 
     shard-000000.tar    files in the order of their paths, uncompressed; any tar program unpacks them
     index.parquet       see `pack_index`
-    manifest.json       the SHA-256 of all these files, written last: without it, it is no pack
+    manifest.json       the SHA-256 of all these files; written last, and without it the pack is unfinished
 
-The same images give the same bytes, whatever the order on the disk, the machine or the time. Images are copied, not
-decoded: a damaged one stays damaged, and `check` finds it in the pack. A pack that was interrupted is written again from
-its first shard.
+The same images give the same bytes, whatever the order on disk, the machine or the time. Images are copied, not decoded: a
+damaged one stays damaged, and `check` finds it in the pack. After an interruption, the pack is written again from its first
+shard.
 
-Costs one read of every image, and the disk space again; for a bucket, one shard's space in the cache besides. Not for
-work in progress: a pack cannot be changed.
+Costs one read of every image, and their disk space once more; for a bucket, also the space of one shard in the cache. Not
+for data that still changes: a pack cannot be modified.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from headstart.io.stores.local_store import LocalStore
 from headstart.io.stores.store import Store
 
 MOST_BYTES = 1 << 30
-"""A shard ends before it is larger, unless one image is."""
+"""Largest size of a shard in bytes, unless a single image is larger."""
 _BLOCK = 512
 
 
@@ -47,11 +47,11 @@ class PackSummary:
     bytes: int
     shards: int
     manifest: str
-    """SHA-256 of the manifest: of everything in the pack."""
+    """SHA-256 of the manifest, which covers everything in the pack."""
 
 
 def check_pack_place(store: Store, data: str) -> None:
-    """Raise `WriteError` if there is something other than a pack that was not finished, or if it is below the URL `data`."""
+    """Raise `WriteError` if the place holds anything but an unfinished pack, or is below the URL `data`."""
     if "://" in data and store.url.startswith(data):
         raise WriteError(
             f"{store.url}: is inside the data ({data}), where it would be read as data the next time.",
@@ -98,7 +98,7 @@ def _fill(
     shard: str,
     advance: Callable[[int], None],
 ) -> list[PackedRow]:
-    """Write a tar of these images, or of the first of them if they are too large together; return their rows."""
+    """Write a tar of these images, or of as many as fit into `MOST_BYTES`; return the rows of those written."""
     rows: list[PackedRow] = []
     at = 0
     for i in chosen:
@@ -133,14 +133,14 @@ def _bytes_of(dataset: Dataset, i: int) -> bytes:
 
 
 def _header(path: str, size: int) -> bytes:
-    """Return a tar header with nothing of this machine in it: no time, no owner."""
+    """Return a tar header without anything specific to this machine: no time, no owner."""
     entry = tarfile.TarInfo(path)
     entry.size, entry.mode = size, 0o644
     return entry.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
 
 
 def _group_names(dataset: Dataset) -> list[str]:
-    """Return a name for the group of each image, the path of its first image; '' for a group of one."""
+    """Return the name of each image's group: the path of the group's first image, or '' for a group of one."""
     numbers, first, counts = np.unique(dataset.groups, return_index=True, return_counts=True)
     names = {int(g): dataset.paths[i] if n > 1 else "" for g, i, n in zip(numbers, first, counts, strict=True)}
     return [names[int(group)] for group in dataset.groups]
@@ -148,7 +148,7 @@ def _group_names(dataset: Dataset) -> list[str]:
 
 @contextmanager
 def _shard_file(store: Store, name: str, hashes: dict[str, str]) -> Iterator[BinaryIO]:
-    """Yield the file of a shard; at the end it is in the store, and its hash noted. In a bucket it appears whole."""
+    """Yield a file to write a shard to; then put it into the store and record its hash. A bucket only ever has it whole."""
     local = isinstance(store, LocalStore)
     place = Path(store.url) / name if local else cache_dir() / "packs" / f"{uuid.uuid4().hex}-{name}"
     try:

@@ -7,7 +7,7 @@
 The split is read from the names of shards and their folders (`train-...`, `validation/...`). The images are written to
 the user's cache, into a folder named after the SHA-256 of the shards, under generated names: one folder per shard, with
 the number in the shard first. `labels.csv` beside them has their original names. Costs the disk space again, a hash of
-the shards each time, and the memory for reading them (see `parquet`, `webdataset`). Not for shards on other machines:
+the shards each time, and the memory for reading them (see `parquet`, `webdataset`). Not for shards on a web server:
 download them first.
 """
 
@@ -121,7 +121,7 @@ def written_out(
     names = [shard.relative_to(root).as_posix() for shard in shards]
     hashes = [sha256_file(shard) for shard in shards]
     columns = (image_column, label_column, group_column)
-    given = columns if group_column else columns[:2]  # as before groups existed, so that older caches are found
+    given = columns if group_column else columns[:2]  # as before there were groups, so that older caches are found
     key = hash_rows([("shards", VERSION, *given), *zip(names, hashes, strict=True)])
     folder = cache_dir() / "unpacked" / f"shards-{key[:32]}"
     if _is_whole(folder):
@@ -152,7 +152,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _bytes_in(folder: Path) -> list[int]:
-    """Return the number of files and of their bytes, without the record that this is compared with."""
+    """Return the number of files and their bytes, without the record that they are compared with."""
     sizes = [
         os.lstat(os.path.join(above, name)).st_size
         for above, _, names in os.walk(folder)

@@ -1,1 +1,1 @@
-"""Files behind a path or a URL: one interface for a folder, a bucket, and what fsspec knows."""
+"""Files at a path or a URL: one interface for folders and buckets."""

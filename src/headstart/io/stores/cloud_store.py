@@ -1,9 +1,9 @@
-"""A bucket as a store: S3 and what speaks its protocol, Google Cloud Storage, Azure; through obstore.
+"""A bucket as a store, through obstore: S3 and compatible servers, Google Cloud Storage, Azure.
 
 Credentials come from where each provider's own tools look: environment variables, a machine's role, `~/.aws/credentials`
 (the profile in AWS_PROFILE; for single sign-on, `aws configure export-credentials --format env`). They stay in this
-process and obstore: no message, log, file or repr has them. AWS_ENDPOINT_URL names a server other than Amazon's; only
-there may the connection be plain http.
+process and obstore: no message, log, file or repr contains them. AWS_ENDPOINT_URL names a server other than Amazon's; only
+that one may be reached by plain http.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from headstart.io.stores.stored_file import StoredFile
 T = TypeVar("T")
 
 MOST_REQUESTS = 64
-"""At once, from one process."""
+"""Requests in flight at once, from one process."""
 PAGE = 1000
 _LIMITS = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "15m"}
-"""The whole of a request may take long, as files may be large; a connection without a byte for a minute is dead."""
+"""A whole request may take long, since files may be large; but a connection silent for a minute is dead."""
 
 
 class CloudStore:
-    """The files of a bucket below a prefix."""
+    """The files of a bucket under a prefix."""
 
     def __init__(self, url: str) -> None:
         require(f"{url.partition(':')[0]}://", "obstore")
@@ -45,10 +45,10 @@ class CloudStore:
         return f"<CloudStore: {self.url}>"
 
     def list(self, after: str = "") -> Iterator[StoredFile]:
-        """See `Store.list`: a request for every 1,000 files, when they are needed.
+        """See `Store.list`: one request per 1,000 files, made when they are needed.
 
-        What consoles write to show a folder (no bytes, no extension) is left out. S3's directory buckets, and a few
-        small servers, have an order of their own.
+        The objects that web consoles create to show a folder (no bytes, no extension) are left out. S3's directory
+        buckets, and a few small servers, list in an order of their own.
         """
         pages = _Pages(self._bucket, after)
         while page := self._asked("", pages.next):
@@ -72,7 +72,7 @@ class CloudStore:
         return self._asked(key, lambda: self._created(key, data))
 
     def write(self, key: str, data: bytes | Path) -> None:
-        """See `Store.write`: more than 5 MB are sent in parts, several at a time."""
+        """See `Store.write`: more than 5 MB is sent as a multipart upload, several parts at a time."""
         import obstore
 
         self._asked(key, lambda: obstore.put(self._bucket, key, data))
@@ -85,7 +85,7 @@ class CloudStore:
             self._asked(key, lambda: obstore.delete(self._bucket, key))
 
     def keeps_conditions(self) -> bool:
-        """See `Store.keeps_conditions`: an empty file is written twice, and removed."""
+        """See `Store.keeps_conditions`: an empty file is created twice, then deleted."""
         key = f".headstart-probe-{uuid.uuid4().hex}"
         try:
             kept = self.create(key, b"") and not self.create(key, b"")
@@ -120,7 +120,7 @@ class CloudStore:
             data = bytes(answer.bytes())
         except obstore.exceptions.GenericError as error:
             if "range" in options and BucketRefusal(self.url, key, str(error)).status == 416:
-                return b""  # it begins at the file's end, or beyond
+                return b""  # the range begins at or beyond the end of the file
             if "range" in options and "source: NotPartial" in str(error):
                 return self._part(key, options)
             raise
@@ -129,7 +129,7 @@ class CloudStore:
         return data
 
     def _part(self, key: str, options: dict[str, Any]) -> bytes:
-        """Return a range from a server that sends whole files only."""
+        """Return a range from a server that only sends whole files."""
         whole = self._got(key, {name: value for name, value in options.items() if name != "range"})
         if isinstance(options["range"], dict):
             return whole[options["range"]["offset"] :]
@@ -148,7 +148,7 @@ class CloudStore:
 
 
 class _Pages:
-    """A listing that goes on after the last key it gave, whenever a request failed."""
+    """A listing that, after a failed request, continues after the last key it returned."""
 
     def __init__(self, bucket: Any, after: str) -> None:
         self._bucket = bucket
@@ -159,7 +159,7 @@ class _Pages:
         """Return the next page, None at the end."""
         import obstore
 
-        stream, self._stream = self._stream, None  # after a failure there is none
+        stream, self._stream = self._stream, None  # after a failure, this stays None
         if stream is None:
             stream = obstore.list(self._bucket, offset=self._after or None, chunk_size=PAGE)
         page = next(stream, None)
@@ -169,7 +169,7 @@ class _Pages:
 
 
 def _checked(url: str) -> str:
-    """Return the URL if it names a bucket and nothing else but a prefix; a message never repeats what may be secret."""
+    """Return the URL if it names only a bucket and a prefix. The error never repeats what may be secret."""
     scheme, _, rest = url.partition("://")
     bucket, _, prefix = rest.partition("/")
     if "@" in bucket or "?" in rest or "#" in rest:
@@ -183,7 +183,7 @@ def _checked(url: str) -> str:
 
 
 def _opened(url: str) -> Any:
-    """Return obstore's store for a URL. It asks nothing yet."""
+    """Return obstore's store for a URL. Sends no request yet."""
     from obstore.exceptions import BaseError
     from obstore.store import AzureStore, GCSStore, S3Store
 
@@ -202,7 +202,7 @@ def _opened(url: str) -> Any:
 
 
 def _amazon() -> dict[str, Any]:
-    """Return what obstore does not read by itself: an endpoint that may be plain http, and Amazon's files of settings."""
+    """Return settings that obstore does not read by itself: permission for plain http, and those in Amazon's files."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
     found: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
     if endpoint.startswith("http://"):
@@ -220,7 +220,7 @@ def _from_files() -> dict[str, str]:
         os.environ.get("AWS_SHARED_CREDENTIALS_FILE", home / "credentials"),
         os.environ.get("AWS_CONFIG_FILE", home / "config"),
     )
-    with suppress(configparser.Error, UnicodeDecodeError):  # not ours to judge; without it, no credentials are found
+    with suppress(configparser.Error, UnicodeDecodeError):  # not ours to judge; then no credentials are found
         settings.read(names, encoding="utf-8")
     values: dict[str, str] = {}
     for section in (f"profile {profile}", profile):

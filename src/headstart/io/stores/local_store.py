@@ -1,4 +1,4 @@
-"""A folder as a store. Links to files and folders are followed; unfinished files of `io.files` are not listed."""
+"""A folder as a store. Symbolic links are followed; unfinished files of `io.files` are not listed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headstart.io.stores.stored_file import StoredFile
 
 
 class LocalStore:
-    """The files below a folder, which need not exist yet."""
+    """The files in a folder and its subfolders. The folder need not exist yet."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -22,7 +22,7 @@ class LocalStore:
         return f"<LocalStore: {self.url}>"
 
     def list(self, after: str = "") -> Iterator[StoredFile]:
-        """See `Store.list`: one folder at a time is held in memory."""
+        """See `Store.list`: only one folder at a time is held in memory."""
         if os.path.lexists(self.folder):
             yield from self._below("", os.fsencode(after), frozenset())
 
@@ -41,7 +41,7 @@ class LocalStore:
             raise StoreError(f"{path}: cannot be read: {error.strerror}.", hint="Check its permissions.") from error
 
     def create(self, key: str, data: bytes) -> bool:
-        """See `Store.create`: written aside, synced, and given its name only if that is free."""
+        """See `Store.create`: written to a temporary file, synced, and given its name only if that is free."""
         return create_file(self._path(key), data)
 
     def write(self, key: str, data: bytes | Path) -> None:
@@ -76,7 +76,7 @@ class LocalStore:
             raise StoreError(f"{folder}: cannot be read: {error.strerror}.", hint="Check its permissions.") from error
         here = (status.st_dev, status.st_ino)
         if here in above:
-            return  # a link to a folder around it
+            return  # a link to a folder that contains it
         for order, entry in entries:
             key = prefix + entry.name
             if order.endswith(b"/"):

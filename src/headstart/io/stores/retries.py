@@ -1,13 +1,13 @@
-"""How often a store is asked again, how long to wait before, and how many requests may run at once.
+"""How often a request to a store is retried, how long to wait in between, and how many may run at once.
 
     pace = Pace(most=64)
-    data = pace.asked(lambda: get(key), Failure.of, (OSError,))     raises the last failure's error once there is no hope
+    data = pace.asked(lambda: get(key), Failure.of, (OSError,))     raises the last failure's error after the last try
 
-Waits grow exponentially with full jitter: each is random between nothing and twice the longest one before it, so that
+Waits grow exponentially with full jitter: each is random between zero and a limit that doubles with every try, so that
 many processes that were refused together do not come back together. A server that asks to slow down (503, 429) gets
 half as many requests at once; each answer then raises the number a little, as TCP does.
 
-Costs a lock per request. Not for errors that will not go away: a failure says itself whether it may.
+Costs a lock per request. Errors that will not go away are not retried: each failure itself says how often to try.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from headstart.errors import StoreError
 T = TypeVar("T")
 
 TRIES = 8
-"""Requests before a failure is final."""
+"""How often a request is made before its failure is final."""
 FEW_TRIES = 3
-"""The same, where nothing has ever answered: no network, or no such host."""
+"""The same, while the server has never answered: no network, or no such host."""
 FIRST_WAIT, LONGEST_WAIT = 0.2, 20.0
-"""Seconds: at most, before the second try, and before any."""
+"""Longest wait in seconds before the second try, and before any try."""
 
 
 class Refusal(Protocol):
-    """What `Pace` must know of a failure."""
+    """What `Pace` must know about a failure."""
 
     @property
     def tries(self) -> int:
@@ -39,7 +39,7 @@ class Refusal(Protocol):
 
     @property
     def slow_down(self) -> bool:
-        """Whether the server asks for fewer requests."""
+        """Whether the server asked for fewer requests."""
 
     @property
     def nobody_there(self) -> bool:
@@ -62,7 +62,7 @@ class Pace:
     def asked(
         self, request: Callable[[], T], failure: Callable[[Exception], Refusal], kinds: tuple[type[Exception], ...]
     ) -> T:
-        """Return the answer to a request, made again after failures that may pass: exceptions of these `kinds`."""
+        """Return the answer to a request; retry it after exceptions of these `kinds`, if the failure may pass."""
         tried = 0
         while True:
             tried += 1
@@ -98,5 +98,5 @@ class Pace:
 
 
 def wait(tried: int) -> float:
-    """Return the seconds to wait after so many tries."""
+    """Return a random number of seconds to wait after `tried` tries."""
     return random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** (tried - 1)))

@@ -1,6 +1,6 @@
-"""What a bucket's refusal means: an exception of obstore as a sentence, and whether to ask again.
+"""What a bucket's refusal means: turns an exception of obstore into a sentence, and says whether to retry.
 
-obstore's own texts contain the request's address, which can hold a signature, so none of them is shown. Only the status
+obstore's own messages contain the URL of the request, which can hold a signature, so none of them is shown. Only the status
 and the server's code, such as `NoSuchBucket`, are taken from them.
 """
 
@@ -25,12 +25,12 @@ VARIABLES = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS (or `gcloud auth application-default login`)",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or `az login` and AZURE_USE_AZURE_CLI=true)",
 }
-"""Scheme -> the environment variables with its credentials."""
+"""URL scheme -> the environment variables with its credentials."""
 
 
 @dataclass(frozen=True)
 class BucketRefusal:
-    """One request that failed: for `url`, the place that was opened, and `what`, a key or ''."""
+    """One failed request. `url` is the place that was opened; `what` is the key of the file, or ''."""
 
     url: str
     what: str
@@ -44,23 +44,23 @@ class BucketRefusal:
 
     @property
     def code(self) -> str:
-        """The server's own name of the error, '' if it has none."""
+        """The server's own code for the error, such as `NoSuchBucket`; '' if there is none."""
         found = _CODE.search(self.text)
         return (found[1] or found[2]) if found else ""
 
     @property
     def is_conflict(self) -> bool:
-        """Whether two writers met: neither has written yet."""
+        """Whether two writers collided; neither has written anything yet."""
         return self.code in _CONFLICTS
 
     @property
     def slow_down(self) -> bool:
-        """Whether the server asks for fewer requests."""
+        """Whether the server asked for fewer requests."""
         return self.status in (429, 503)
 
     @property
     def no_credentials(self) -> bool:
-        """Whether none were found: the last place to look is the address that machines in a cloud ask."""
+        """Whether no credentials were found: the last source tried is the metadata service of cloud machines."""
         return "169.254.169.254" in self.text or "metadata.google" in self.text or "169.254.170." in self.text
 
     @property
@@ -81,7 +81,7 @@ class BucketRefusal:
         return " and AWS_ENDPOINT_URL" if self.url.startswith("s3:") else ""
 
     def error(self) -> StoreError:
-        """Return the error for the user: no text of the server or of obstore is in it."""
+        """Return the error for the user, without any text of the server or of obstore."""
         scheme = self.url.partition(":")[0]
         bucket = "/".join(self.url.split("/")[:3])
         place = self.url + self.what

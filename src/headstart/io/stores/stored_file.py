@@ -1,4 +1,4 @@
-"""A file as a store lists it; nothing is opened."""
+"""`StoredFile`: an entry in the listing of a store. Nothing is opened."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file of a store: `etag` changes when its bytes do."""
+    """A file of a store: its key, its size in bytes, and an `etag` that changes when its bytes do."""
 
     key: str
     bytes: int
