@@ -1,4 +1,4 @@
-"""The calibration of an exported path. A module of its own, since reading an export needs it, and no more of `parity`."""
+"""The calibration of an exported path. A module of its own, since reading an export needs nothing else of `parity`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ExportCalibration:
-    """What belongs to the exported path at one precision.
+    """The calibration of the exported path at one precision.
 
-    `temperature` is a divisor of the run's logits, in the graph; the others as in `Calibration`. `images` were used to
-    fit them; with 0, they are the run's own.
+    `temperature` divides the run's logits inside the graph; the other fields are as in `Calibration`. `images` is how many
+    were used to fit them; if 0, the values are the run's own.
     """
 
     temperature: float = 1.0

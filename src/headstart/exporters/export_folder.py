@@ -2,12 +2,12 @@
 
     export = ExportFolder(Path("exported"))
     export.classes, export.inputs, export.calibration
-    export.onnx_model(), export.openvino_model()        bytes, as they were written
+    export.onnx_model(), export.openvino_model()        the bytes, exactly as written
 
-Every file is compared with the manifest before anything parses it. Keys can be added to export.json; `FORMAT` changes
-only when a known one changes its meaning or is removed. Nothing here imports torch, onnx or a runtime.
+Every file is compared with the manifest before anything parses it. Keys may be added to export.json; `FORMAT` changes
+only when an existing key changes its meaning or is removed. Nothing here imports torch, onnx or a runtime.
 
-Reading an export writes nothing into it: it may be on a read-only disk.
+Reading never writes into an export, which may be on a read-only disk.
 """
 
 from __future__ import annotations
@@ -80,14 +80,14 @@ class ExportFolder:
             _check_export_format(self.path, self.facts["format"])
 
     def checked(self, name: str) -> Path:
-        """Return the path of a file that is as it was written. Raises `DamagedExport`."""
+        """Return the path of a file after comparing it with the manifest. Raises `DamagedExport`."""
         try:
             return check_listed(self.path, name, self.files)
         except DamagedRun as error:
             raise DamagedExport(error.message, hint=AGAIN) from error
 
     def check(self) -> None:
-        """Compare every file with the manifest; none may be missing or be there besides. Raises `DamagedExport`."""
+        """Compare every file with the manifest; none may be missing, and none may be added. Raises `DamagedExport`."""
         for name in self.files:
             self.checked(name)
         for file in sorted(self.path.rglob("*")):
@@ -124,7 +124,7 @@ class ExportFolder:
 
     @property
     def calibration(self) -> Calibration:
-        """The same as a classifier has it; the temperature is in the network."""
+        """The same as the `Calibration` of a classifier; the temperature is inside the network."""
         fitted = self.exported_calibration
         return Calibration(fitted.temperature, fitted.conformal_threshold, fitted.conformal_alpha, fitted.clip)
 
@@ -153,7 +153,7 @@ class ExportFolder:
         return name in self.files
 
     def onnx_model(self) -> bytes:
-        """Return the network for onnxruntime. Raises `DamagedExport`, also for one with external data."""
+        """Return the network for onnxruntime. Raises `DamagedExport`, also if it has external data."""
         model = self.checked(NETWORK_ONNX).read_bytes()
         if has_external_data(memoryview(model)):
             raise DamagedExport(
@@ -182,7 +182,7 @@ class ExportFolder:
 
 
 def check_export_place(out: Path) -> None:
-    """Raise `WriteError` unless `out` is a new name, or an empty folder, where this user may write; not in a run."""
+    """Raise `WriteError` unless `out` is new or an empty folder, is writable, and is not inside a run."""
     check_outside_run(out)
     check_replaceable(out)
     if os.path.isdir(out) and any(not is_system_file(name) for name in os.listdir(out)):

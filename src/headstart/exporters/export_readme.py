@@ -1,7 +1,7 @@
-"""README.md of an export: what it is, and lines that load it in Python, C++ and JavaScript.
+"""README.md of an export: what it is, and code that loads it in Python, C++ and JavaScript.
 
-The lines in Python are run by the tests as they stand here. Those in C++ and JavaScript were run by hand, and gave the same
-answers: a compiler, and node with its packages, are not among what the tests need.
+The tests run the Python code exactly as it is here. The C++ and JavaScript code was run by hand and gave the same answers,
+since the tests should not need a compiler, or node with its packages.
 """
 
 from __future__ import annotations

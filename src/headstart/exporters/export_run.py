@@ -1,10 +1,10 @@
-"""All of an export: from a run folder to a folder that runs without headstart, or to no folder at all.
+"""The whole export: from a run folder to a folder that works without headstart, or to no folder at all.
 
     converted -> measure -> refit -> finished -> measure_finished -> judge -> check -> write
 
-Each stage is a function of a module beside this one. Nothing is written before everything has been compared with the
-run (`parity`), and then all files appear at once, the manifest last. About 18 s for a MobileNetV2 on two cores without
-the comparison, most of it for importing torch and converting; with it, 60 ms more per image.
+Each stage is a function in a neighbouring module. Nothing is written before everything has been compared with the
+run (`parity`), and then all files appear at once, the manifest last. Takes about 18 s for a MobileNetV2 on two cores without
+the comparison, most of it to import torch and to convert; with it, 60 ms more per image.
 
 Costs memory: three copies of the network, and the pixels of 64 images.
 """
@@ -96,10 +96,10 @@ WHOLE_IMAGE = (
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export: `run` to the folder `out` in the `formats`, compared on up to `check` images of each set.
+    """What to export: `run` to the folder `out` in the `formats`, compared with the run on up to `check` images of each set.
 
-    `samples` golden images are written, the user's own only if `own_samples`. `data` is where the run's images are now,
-    if not where they were. With `int8`, that is tried too; `web` is for the format of that name. Raises `RecipeError`
+    `samples` golden images are written, the user's own only if `own_samples`. `data` is where the run's images are now, if
+    they have moved. With `int8`, an int8 network is tried too; `web` has the options of the format web. Raises `RecipeError`
     for an unknown format, or a number out of range.
     """
 
@@ -185,7 +185,7 @@ def export_run(asked: ExportRequest) -> ExportedRun:
 
 
 def _for_web(asked: ExportRequest, contracts: Mapping[str, PixelContract]) -> OnnxRuntimeWeb | None:
-    """Return what runs the network in browsers, if that is asked for: it may have to be fetched, so before the work."""
+    """Return the runtime for browsers if the format web is wanted. Called first, since it may have to be downloaded."""
     if WEB not in asked.formats:
         return None
     check_for_web(contracts, asked.samples)
@@ -238,7 +238,7 @@ def _int8(
     images: ParityImages,
     training: ParityImages,
 ) -> Int8Trial:
-    """Return what was measured of int8, and log it."""
+    """Try int8; log and return what was measured."""
     classifier, seed = run.classifier, run.provenance.seed
     network, inputs = (files[NETWORK_XML], files[NETWORK_BIN]), network_inputs(classifier)
     trial = try_int8(network, inputs, classifier.classes, images, training, calibration, seed)
@@ -264,7 +264,7 @@ def _network_files(formats: Sequence[str], model: ModelProto) -> dict[str, bytes
 
 
 def _image_files(formats: Sequence[str], model: ModelProto, inputs: Mapping[str, Preprocess]) -> dict[str, bytes]:
-    """Return the network with the whole preprocessing in front, in each format: {file: bytes}."""
+    """Return the network preceded by the whole preprocessing, in each format: {file: bytes}."""
     whole = with_pixels({name: PixelContract.of(spec) for name, spec in inputs.items()}, model)
     whole.doc_string = WHOLE_IMAGE
     files: dict[str, bytes] = {}
@@ -292,7 +292,7 @@ def _sample_images(asked: ExportRequest, run: RunFolder) -> dict[str, bytes]:
 def _samples(
     images: Mapping[str, bytes], classifier: Classifier, reference: TorchRunner, calibration: ExportCalibration
 ) -> dict[str, bytes]:
-    """Return golden samples, {file: bytes}; what is expected of the network is torch's."""
+    """Return golden samples, {file: bytes}; the expected outputs of the network are those of torch."""
     contracts = {name: PixelContract.of(spec) for name, spec in network_inputs(classifier).items()}
 
     def answers(pixels: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -303,13 +303,13 @@ def _samples(
     return sample_files(images, contracts, answers, classes=classifier.classes, conformal_threshold=threshold)
 
 
-# What describes them
+# Files that describe the models
 
 
 def _facts(
     asked: ExportRequest, run: RunFolder, calibration: ExportCalibration, parity: Parity | None
 ) -> dict[str, Any]:
-    """Return the content of export.json, which is in the models' metadata too: no path, no date, no name of an image."""
+    """Return the content of export.json, which the models have as metadata too: no path, no date, no file name of an image."""
     classifier, inputs = run.classifier, network_inputs(run.classifier)
     in_graph = [] if asked.formats == (WEB,) else [f"{IMAGE_ONNX} has it in the graph"]
     sizes = {name: ["N", spec.image_size, spec.image_size, 3] for name, spec in inputs.items()}
@@ -365,5 +365,5 @@ def _described(facts: Mapping[str, Any], classifier: Classifier, parity: Parity 
 
 
 def _metadata(facts: Mapping[str, Any], classes: Sequence[str]) -> dict[str, str]:
-    """Return the metadata of the models. Neither mean nor std: a reader would apply them again."""
+    """Return the metadata of the models. Without mean and std, which a reader would apply a second time."""
     return {"headstart": json.dumps(facts), **class_metadata(classes)}

@@ -1,12 +1,12 @@
-"""`ExportedClassifier`: an export that predicts, without torch, as `Predictor` does with a run.
+"""`ExportedClassifier`: predicts with an export, without torch, as `Predictor` does with a run.
 
     classifier = ExportedClassifier(ExportFolder(Path("exported")))
     classifier.predict([Path("one.jpg"), array, encoded_bytes]).probabilities
 
-Images are decoded in full size and resized by Pillow, as the pixel contract says; the network runs in OpenVINO if the
-export has it, else in onnxruntime, in float32 and in batches of one size. So answers do not depend on the company of an
-image, and are those that were proven. Decoding large JPEGs in full takes two to four times as long as `Predictor` takes, and
-no features are cached: use the run itself where headstart can open it.
+Images are decoded in full size and resized by Pillow, as the pixel contract says. The network runs in OpenVINO if the
+export has it, otherwise in onnxruntime, in float32 and in batches of one size. So answers do not depend on the other images
+in a batch, and are those that were verified at the export. Decoding large JPEGs in full size takes two to four times as long
+as in `Predictor`, and no features are cached: where headstart can open the run itself, use that.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ BLOCK = 64
 
 
 class ExportedClassifier:
-    """The classifier of an export; its network is opened with the first image.
+    """The classifier of an export; its network is opened for the first image.
 
-    Raises `DamagedExport` for files that are not as they were written.
+    Raises `DamagedExport` if a file is not as it was written.
     """
 
     def __init__(self, export: ExportFolder) -> None:
@@ -76,7 +76,7 @@ class ExportedClassifier:
         return logits_NK, failed
 
     def _pixels(self, images: Images, row: int) -> dict[str, np.ndarray] | str:
-        """Return the pixels of an image by input, or the reason why it cannot be read."""
+        """Return the pixels of an image for each input by name, or the reason why it cannot be read."""
         ranges = next(iter(self._contracts.values())).ranges
         try:
             image = read_image(images.refs[row], sha256=images.sha256s[row], ranges=ranges)
@@ -85,9 +85,9 @@ class ExportedClassifier:
         return {name: portable_pixels(image, contract) for name, contract in self._contracts.items()}
 
     def logits(self, pixels: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-        """Return logits of images whose pixels are made, by input. For one thread at a time. Raises `ExportError`.
+        """Return logits of images given as ready-made pixels {input: pixels}. Not thread-safe. Raises `ExportError`.
 
-        Runs full batches, the last one filled up: then every image is computed in the same way.
+        Runs full batches only, the last one padded, so that every image is computed in the same way.
         """
         runner, found = self.opened_runner(), []
         for start in range(0, len(pixels), BATCH):

@@ -1,11 +1,11 @@
-"""The images of an export's samples: small files that differ in everything that decoders and resizers get wrong.
+"""The images of an export's samples: small files that cover everything decoders and resizers tend to get wrong.
 
-    rendered_images(12)            rendered scenes, so that no image of the user leaves unasked
-    own_images(refs)               the user's own, without anything in them but pixels and orientation
+    rendered_images(12)            rendered scenes, so that no image of the user is passed on unasked
+    own_images(refs)               the user's own, stripped of everything but pixels and orientation
 
-Rendered ones are JPEGs with and without subsampled colour, progressive, grey, turned by EXIF, with a wide-gamut colour
-profile; PNGs with alpha and with a palette; tall, wide, odd, smaller than a network's input. About 0.5 s. They say
-nothing about accuracy: no network was trained on them.
+Rendered ones are JPEGs (with and without chroma subsampling, progressive, grey, rotated by EXIF, with a wide-gamut colour
+profile) and PNGs (with alpha, with a palette); tall, wide, of odd size, or smaller than a network's input. Takes about 0.5 s.
+They say nothing about accuracy: no network was trained on them.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class _GoldenCase:
 
 
 def rendered_images(count: int = 12, ranges: ValueRanges = ValueRanges()) -> dict[str, bytes]:
-    """Return rendered scenes as {file name: bytes}: one of each kind of file, then more of them.
+    """Return rendered scenes as {file name: bytes}: one of each kind of file, then further ones.
 
-    If `ranges` has one of integers, one is a grey PNG of 16 bits that uses it.
+    If `ranges` has a range of integers, one of them is a grey 16-bit PNG that uses it.
     """
     cases = list(_CASES)
     if ranges.integers is not None:
@@ -60,8 +60,8 @@ def rendered_images(count: int = 12, ranges: ValueRanges = ValueRanges()) -> dic
 def own_images(refs: Iterable[ImageRef], ranges: ValueRanges = ValueRanges()) -> dict[str, bytes]:
     """Return images of the user as {file name: bytes}, numbered: no name, date, place or camera is left in them.
 
-    JPEGs keep their pixels and their orientation, byte for byte; other images become PNGs of what they show, scaled by
-    `ranges` if they have more than 8 bits. Raises `UnreadableImage`.
+    JPEGs keep exactly their compressed pixels, and their orientation; other images become PNGs of the same pixels, scaled
+    by `ranges` if they have more than 8 bits. Raises `UnreadableImage`.
     """
     return {
         f"own-{number:02}.{'jpg' if data[:2] == _JPEG else 'png'}": data
@@ -78,13 +78,13 @@ def _bare(ref: ImageRef, ranges: ValueRanges) -> bytes:
 
 _JPEG = b"\xff\xd8"
 _PRIVATE = re.compile(rb"\xff[\xe1-\xed\xef\xfe]")
-"""Where a comment or application data begins."""
+"""JPEG markers of comments and application data."""
 
 
 def _bare_jpeg(data: bytes) -> bytes:
-    """Return a JPEG without comments and application data but for Adobe's, which says what the colours are.
+    """Return a JPEG without comments and application data, except Adobe's, which says how the colours are encoded.
 
-    Its EXIF is only its orientation. Empty if what is left does not decode to the same pixels.
+    Its EXIF has only the orientation. Returns b"" if the result does not decode to the same pixels.
     """
     before = read(data)
     exif = _exif(before.orientation) if before.orientation != 1 else b""
@@ -94,7 +94,7 @@ def _bare_jpeg(data: bytes) -> bytes:
         private = (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE
         kept += [] if private else [data[at : at + 2 + size]]
         at += 2 + size
-    end = data.find(b"\xff\xd9", at) + 2  # of this image: other images, with facts of their own, may follow
+    end = data.find(b"\xff\xd9", at) + 2  # the end of this image: others, with metadata of their own, may follow
     if _PRIVATE.search(data, at, end):
         return b""
     bare = b"".join([*kept, data[at:end]])
@@ -106,14 +106,14 @@ def _bare_jpeg(data: bytes) -> bytes:
 
 
 def _exif(orientation: int) -> bytes:
-    """Return the segment of a JPEG that says how it is turned, and nothing else."""
+    """Return an EXIF segment for a JPEG that has only the orientation."""
     tags = b"II*\0" + struct.pack("<IHHHIII", 8, 1, _ORIENTATION, 3, 1, orientation, 0)
     body = b"Exif\0\0" + tags
     return b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
 
 
 def _scene(number: int, width: int, height: int) -> np.ndarray:
-    """Return uint8 (height, width, 3): rendered scenes side by side, as many as it takes, cut to size."""
+    """Return uint8 (height, width, 3): as many rendered scenes side by side as it takes, cut to size."""
     rng, kinds = np.random.default_rng([SEED, number]), list(KINDS)
     down, across = -(-height // LARGEST), -(-width // LARGEST)
     rows = [
@@ -144,7 +144,7 @@ def _grey_jpeg(image: Image.Image) -> bytes:
 
 
 def _alpha_png(image: Image.Image) -> bytes:
-    """A PNG that fades from opaque to fully transparent, with colours below."""
+    """A PNG that fades from opaque to fully transparent, with colours under the transparency."""
     alpha = np.linspace(0, 255, image.width).round().astype(np.uint8)
     image.putalpha(Image.fromarray(np.tile(alpha, (image.height, 1))))
     return png_bytes(image)
@@ -155,7 +155,7 @@ def _palette_png(image: Image.Image) -> bytes:
 
 
 def _deep_png(image: Image.Image, low: float, high: float) -> bytes:
-    """A grey PNG of 16 bits that uses the range, and a little more at both ends."""
+    """A grey 16-bit PNG with values of the whole range, and a little beyond both ends."""
     grey = np.asarray(image.convert("L"), np.float64) / 255 * 1.04 - 0.02
     values = np.clip(low + (high - low) * grey, *FULL)
     return png_bytes(Image.fromarray(values.round().astype(np.uint16)))
@@ -175,7 +175,7 @@ _CASES = (
     _GoldenCase("small.jpg", 61, 47, _jpeg()),
     _GoldenCase("palette.png", 230, 180, _palette_png),
 )
-"""By importance: with few samples, the first ones are taken."""
+"""In order of importance: with few samples, the first ones are taken."""
 
 
 def _wide_gamut_profile() -> bytes:
@@ -205,5 +205,5 @@ def _wide_gamut_profile() -> bytes:
 
 
 def _fixed(*values: float) -> bytes:
-    """Return numbers as ICC stores them: 16 bits before the point, 16 behind."""
+    """Return numbers as ICC stores them: fixed-point, 16 bits before the point and 16 after it."""
     return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))

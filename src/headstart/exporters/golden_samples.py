@@ -1,12 +1,12 @@
-"""Golden samples: images, and what an export must make of them after every step, to the byte where that is possible.
+"""Golden samples: images, and the result that an export must have after each step, to the byte where that is possible.
 
     samples/NAME.jpg                the file
-    samples/NAME.decoded.png        upright RGB pixels of it, full size
+    samples/NAME.decoded.png        its upright RGB pixels, in full size
     samples/NAME.pixels.png         what the network sees (one file per input)
     samples/expected.json           SHA-256 of these pixels, logits, probabilities, the prediction set, and tolerances
 
-Whoever runs the export elsewhere can see which step goes wrong. `verify_export` is the program that does so; it travels
-with the export as verify.py. A dozen samples take 0.5 s and 2 MB.
+So anyone who runs the export elsewhere can see which step goes wrong. `verify_export` is the program that checks this; it
+comes with the export as verify.py. A dozen samples take 0.5 s and 2 MB.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TOLERANCES = {
     "logits": {"max": 1e-3},
     "probabilities": {"max": 1e-4},
 }
-"""What may differ: levels of 255 for pixels (JPEG decoders round differently; weights are computed in other precisions)."""
+"""How much may differ: pixels in levels of 255 (JPEG decoders round differently; filter weights differ in precision)."""
 
 VERIFY_PARTS = (verify_files, verify_steps, verify_causes, verify_export)
 _FUTURE = "from __future__ import annotations\n"
@@ -83,7 +83,7 @@ def sample_files(
 
 
 def _png_files(stem: str, image: Image.Image, pixels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the pixels after each step by file name: decoded first, then one file per input of the network."""
+    """Return the pixels after each step, by file name: first the decoded ones, then one file per input of the network."""
     return {f"{stem}.decoded.png": np.asarray(image), **{f"{stem}.{key}.png": array for key, array in pixels.items()}}
 
 
@@ -100,7 +100,7 @@ def _answer(
 
 
 def verify_script() -> bytes:
-    """Return the program that checks an export, verify.py: the modules that it consists of, one after the other."""
+    """Return verify.py, the program that checks an export: its modules, one after another."""
     parts = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in VERIFY_PARTS]
     about = parts[-1].split('"""')[1]
     bodies = [_OWN_IMPORT.sub("", part.replace(_FUTURE, "")) for part in parts]

@@ -1,4 +1,4 @@
-"""A run as a model repository: a folder that timm, transformers and the pages of the Hugging Face hub read.
+"""A run as a model repository: a folder that timm, transformers and the pages of the Hugging Face hub can read.
 
     write_hub_folder(RunFolder("run"), folder)        config.json, model.safetensors, README.md
 
@@ -6,9 +6,9 @@ The network and its config are those of the run folder, whose layout is timm's (
 is in the last layer. README.md is a model card: metadata that the hub's client has checked, and figures with intervals.
 It names no path, no image and no place of the data.
 
-Costs a copy of the weights, and 0.2 s for the hub's client. When not to use it: for an ensemble, which is several
-networks, where timm's layout has one; and for the same answers from any language, which `onnx` gives (timm resizes images
-a little differently than headstart).
+Costs a copy of the weights, and 0.2 s for the hub's client. When not to use it: for an ensemble, since timm's layout
+has only one network; or for exactly the same answers in any language, which `onnx` gives (timm resizes images a little
+differently from headstart).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CARD = "README.md"
 HUB_FILES = (TIMM_CONFIG, WEIGHTS, CARD)
 
 REPO = "OWNER/NAME"
-"""Stands for the repository in a card that is not on the hub yet."""
+"""Placeholder for the repository in a card that is not on the hub yet."""
 
 LICENCES = frozenset(
     {
@@ -41,7 +41,7 @@ LICENCES = frozenset(
         *("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0"),
     }
 )
-"""Licences that the hub has an identifier for, which are those of timm's weights; any other is 'other', with its name."""
+"""Licences of timm's weights that have an identifier on the hub; any other is 'other', with its name."""
 
 METRICS = {
     "accuracy": ("accuracy", "Accuracy"),
@@ -53,7 +53,7 @@ METRICS = {
     "brier_score": ("brier_score", "Brier score"),
     "ece": ("ece", "Expected calibration error"),
 }
-"""headstart's name of a metric -> the hub's type, and the name to show."""
+"""headstart's name of a metric -> the hub's metric type, and the name to show."""
 
 USE_TIMM = """\
 import timm, torch
@@ -105,7 +105,7 @@ def _only_member(run: RunFolder) -> EnsembleMember:
 
 
 def needs_headstart(classifier: Classifier) -> bool:
-    """Return whether timm knows the network only once headstart's networks are imported."""
+    """Return whether timm knows the network only after headstart's networks have been imported."""
     (member,) = classifier.members
     return member.extractor.pooling == "stages" or member.extractor.backbone.architecture.startswith("headstart_")
 
@@ -121,7 +121,7 @@ def hub_card(run: RunFolder) -> str:
 
 
 def _metadata(run: RunFolder, member: EnsembleMember) -> Any:
-    """Return the card's metadata, a `ModelCardData`. What the hub has no field for is left out."""
+    """Return the card's metadata, a `ModelCardData`. Facts that the hub has no field for are left out."""
     from huggingface_hub import ModelCardData
 
     ours = needs_headstart(run.classifier)
@@ -138,7 +138,7 @@ def _metadata(run: RunFolder, member: EnsembleMember) -> Any:
 
 
 def _licence(licence: str) -> dict[str, Any]:
-    """Return the fields of a licence; none for weights made from nothing, whose licence is for their owner to choose.
+    """Return the fields of a licence; none for weights trained from scratch, whose licence their owner chooses.
 
     >>> _licence("apache-2.0"), _licence("none")
     ({'license': 'apache-2.0'}, {})
@@ -152,7 +152,7 @@ def _licence(licence: str) -> dict[str, Any]:
 
 
 def _base_model(origin: str) -> dict[str, Any]:
-    """Return the repository that weights are from, if they are from the hub.
+    """Return the fields for the repository that weights came from, if they came from the hub.
 
     >>> _base_model("trained here from resnet50 (hub: timm/resnet50.a1_in1k at 0123456789ab)")
     {'base_model': 'timm/resnet50.a1_in1k', 'base_model_relation': 'finetune'}
@@ -225,7 +225,7 @@ def _text(run: RunFolder, member: EnsembleMember) -> list[str]:
 
 
 def _name(text: str) -> str:
-    """Return a name as text of Markdown, whatever is in it."""
+    """Return a name escaped for Markdown."""
     return re.sub(r"([\\`*_\[\]|#])", r"\\\1", html.escape(plain(text), quote=False))
 
 

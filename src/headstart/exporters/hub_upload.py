@@ -2,11 +2,11 @@
 
     upload(pushable(Path("run")), "anna/cats-dogs", private=True, message="a run")
 
-The repository is made if there is none. All files appear in one commit; large ones go up in pieces that the hub asks for,
-those that it has are not sent again, and other files in the repository stay. The token is the client's: HF_TOKEN, or `hf
-auth login`. HF_ENDPOINT names another hub.
+The repository is created if there is none. All files appear in one commit: large ones are uploaded in pieces, those that the
+hub has already are not sent again, and other files in the repository stay. The token is the client's own: HF_TOKEN, or that
+of `hf auth login`. HF_ENDPOINT names another hub.
 
-Costs the time of the upload, and 0.3 s for the client. When not to use it: to share a run as it is; a repository holds what
+Costs the time of the upload, and 0.3 s for the client. When not to use it: to share a whole run folder. A repository has what
 others can load (`exporters.hub_folder`), and no list of your images.
 """
 
@@ -31,7 +31,7 @@ TOKEN_HINT = "Make a token that may write at {endpoint}/settings/tokens; then `h
 
 @dataclass(frozen=True)
 class UploadedFiles:
-    """What is on the hub now: the repository `repo`, whether it is new (`created`), its page, and the commit."""
+    """What is on the hub now: the repository `repo`, whether it was `created`, the URL of its page, and the commit."""
 
     repo: str
     created: bool
@@ -40,7 +40,7 @@ class UploadedFiles:
 
 
 def check_repo(repo: str) -> None:
-    """Raise `RecipeError` unless `repo` is a name that the hub accepts: OWNER/NAME, or NAME for one's own."""
+    """Raise `RecipeError` unless `repo` is a name that the hub accepts: OWNER/NAME, or NAME for the user's own."""
     if not re.fullmatch(r"(?:\w[\w.-]*/)?\w[\w.-]{0,95}", repo, re.ASCII) or ".." in repo or "--" in repo:
         raise RecipeError(
             f"repo {repo!r} is not the name of a repository.", hint="Expected OWNER/NAME: anna/cats-dogs."
@@ -48,9 +48,9 @@ def check_repo(repo: str) -> None:
 
 
 def pushable(source: Path) -> dict[str, bytes | Path]:
-    """Return what to upload of a run, of a folder made from one, or of another export: {name: bytes, or the file}.
+    """Return what to upload for a run, for its folder in the format hub, or for any other export: {name: bytes or file}.
 
-    Each file is as it was written. Raises `RunError`, `ExportError`, `MissingRun` for anything else.
+    Each file is checked to be as it was written. Raises `RunError`, `ExportError`, `MissingRun` for anything else.
     """
     if (source / CLASSIFIER).is_file():
         return hub_contents(RunFolder(source))
@@ -71,8 +71,8 @@ def pushable(source: Path) -> dict[str, bytes | Path]:
 def upload(files: Mapping[str, bytes | Path], repo: str, *, private: bool, message: str) -> UploadedFiles:
     """Upload files by name, in one commit. A card gets the name of the repository.
 
-    Raises `Unreachable`, `NoCredentials`, `NotAllowed` (no right to write there; or the repository is there already, and
-    public though `private` was asked for), `RemoteError`.
+    Raises `Unreachable`, `NoCredentials`, `NotAllowed` (no right to write there; or the repository exists and is
+    public although `private` was asked for), `RemoteError`.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 
@@ -98,7 +98,7 @@ def _filled_in(content: bytes | Path, full_name: str) -> bytes | Path:
 
 
 def _made(api: Any, repo: str, private: bool) -> tuple[str, bool]:
-    """Make the repository if there is none; return its full name, and whether it was made."""
+    """Create the repository if there is none; return its full name, and whether it was created."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:

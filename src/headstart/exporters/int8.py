@@ -1,16 +1,16 @@
-"""int8 for OpenVINO: made by NNCF, and kept only where it is faster and as good, on this machine and the run's images.
+"""int8 for OpenVINO: made by NNCF, and kept only if it is faster and as good, on this machine and with the run's images.
 
     tried = try_int8(float32_network, images, training_images, ...)
     tried.refusals                   empty if it may be written
-    tried.sentence()                 what was measured, in any case
+    tried.sentence()                 what was measured, kept or not
 
-Calibrated on training images. Presets are compared on validation images, where temperature and conformal threshold are
-fitted too; the test images only judge. Its speed is compared with that of our own fastest float network (bf16 where the CPU
-has it), in alternation. The limits are `LEAST_SPEEDUP`, `MOST_LOSS`, `MOST_LOSS_BOUND` and `MOST_ECE`.
+Quantisation is calibrated on training images. Presets are compared on validation images, on which temperature and conformal
+threshold are fitted too; the test images are used only to judge. Speed is compared with that of our own fastest float network
+(bf16 if the CPU has it), in alternating rounds. The limits are `LEAST_SPEEDUP`, `MOST_LOSS`, `MOST_LOSS_BOUND` and `MOST_ECE`.
 
 Costs a minute or two for a MobileNetV1 on two cores, and NNCF (the extra ``int8``), whose telemetry is never started. When
-not to use it: on CPUs with AMX, whose bf16 was faster than int8 for small networks; or for another kind of CPU than this
-one, where neither the speed nor the answers are those measured.
+not to use it: on CPUs with AMX, whose bf16 was faster than int8 for small networks; or for a different kind of CPU from this
+one, which would have neither the measured speed nor the measured answers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from headstart.model.inference.openvino_import import import_openvino, without_t
 
 LEAST_SPEEDUP = 1.25
 MOST_LOSS, MOST_LOSS_BOUND = 0.005, 0.010
-"""Largest loss of accuracy, and the largest value of its one-sided 95 % bound."""
+"""The largest loss of accuracy, and the largest upper bound of it (one-sided, 95 %)."""
 MOST_ECE = 0.02
 CALIBRATION_IMAGES = 300
 PRESETS = ("performance", "mixed")
@@ -54,10 +54,10 @@ ROUNDS, ROUND_SECONDS = 9, 0.4
 
 @dataclass(frozen=True, eq=False)
 class Int8Trial:
-    """What was measured of one int8 network, and its `files` (.xml, .bin).
+    """What was measured for one int8 network, and its `files` (.xml, .bin).
 
-    `speedup` is the median of `ROUNDS` ratios to the float network in `float_precision`; `loss` is that of accuracy on `n`
-    test images, with the one-sided 95 % bound `loss_bound`; `flips` are images with another class than in float.
+    `speedup` is the median of `ROUNDS` ratios to the float network in `float_precision`; `loss` is the loss of accuracy on
+    `n` test images, with the one-sided 95 % bound `loss_bound`; `flips` is the share of images that change class.
     """
 
     files: tuple[bytes, bytes]
@@ -77,7 +77,7 @@ class Int8Trial:
 
     @property
     def refusals(self) -> list[str]:
-        """Say what is beyond its limit."""
+        """List the figures that are beyond their limits."""
         found = []
         if not self.speedup >= LEAST_SPEEDUP:
             found.append(f"a speed-up of at least {LEAST_SPEEDUP}x is required")
@@ -92,7 +92,7 @@ class Int8Trial:
         return found
 
     def sentence(self) -> str:
-        """Return the figures, and what became of it."""
+        """Return the figures, and whether the network is written."""
         figures = (
             f"int8 is {self.speedup:.2f}x as fast as {self.float_precision} here; on {self.n:,} test images accuracy "
             f"changes by {-100 * self.loss:+.2f} points (95 % bound {-100 * self.loss_bound:+.2f}), its ECE is "
@@ -102,7 +102,7 @@ class Int8Trial:
         return f"{figures}: {'not written: ' + '; '.join(self.refusals) if self.refusals else 'written'}."
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures of export.json."""
+        """Return the figures for export.json."""
         left_out = ("files", "calibration", "flips", "ece", "float_ece", "coverage")
         plain = {name: value for name, value in vars(self).items() if name not in left_out}
         estimates = {name: getattr(self, name).to_json() for name in left_out[2:]}
@@ -126,7 +126,8 @@ def try_int8(
 ) -> Int8Trial:
     """Quantise a float32 network (.xml, .bin) with each preset, and measure the best.
 
-    `images` are of validation and test set, `own` is the float network's calibration. Raises `MissingExtra`, `WriteError`.
+    `images` are from the validation and the test set, `own` is the float network's calibration. Raises `MissingExtra`,
+    `WriteError`.
     """
     pixels = _pixels(training, inputs)
     graphs = {"float": read_ir(*network)}
@@ -261,7 +262,7 @@ def _log_loss(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
 def _refitted(
     float_NK: np.ndarray, int8_NK: np.ndarray, labels_N: np.ndarray, own: ExportCalibration
 ) -> ExportCalibration:
-    """Return the float network's calibration, changed by what int8 changes on the validation images."""
+    """Return the float network's calibration, shifted by the change that int8 causes on the validation images."""
     ratio = fit_temperature(int8_NK, labels_N) / fit_temperature(float_NK, labels_N)
     before, after = (
         conformal_threshold(softmax(x), labels_N, own.conformal_alpha) for x in (float_NK, int8_NK / ratio)
@@ -278,7 +279,7 @@ def _judged(
     fitted: ExportCalibration,
     seed: int,
 ) -> dict[str, Any]:
-    """Return the figures on the test images. A 90 % interval's upper end is the one-sided bound at 95 %."""
+    """Return the figures on the test images. The upper end of a 90 % interval is the one-sided 95 % bound."""
     pair = np.stack([float_NK, int8_NK])
     right_NT = (pair.argmax(2) == labels_N).T
     losses_NT = np.stack([cross_entropies(each, labels_N) for each in pair], axis=1)

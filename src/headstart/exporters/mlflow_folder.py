@@ -1,14 +1,14 @@
-"""A run as an MLflow model: a folder that `mlflow.pyfunc.load_model` reads without a pickle, and `mlflow models serve` serves.
+"""A run as an MLflow model: a folder that `mlflow.pyfunc.load_model` loads without a pickle, and `mlflow models serve` serves.
 
     write_mlflow_folder(RunFolder("run"), folder)
 
     MLmodel                      what it is, its inputs and outputs
     code/headstart_mlflow.py     loads and predicts (`exporters.mlflow_loader`)
-    artifacts/run                the classifier alone: no image's name, no path of the data
+    artifacts/run                only the classifier: no file name of an image, no path of the data
     requirements.txt, python_env.yaml, conda.yaml    what to install
 
-It answers as `predict` does, since headstart answers: with the same decoding and networks. MLflow is not needed to write
-it. The format is MLflow's documented one for a loader module with data, which all its versions since 1.0 read.
+Its answers are those of `predict`, since headstart makes them, with the same decoding and networks. MLflow is not needed to
+write the folder. The format is the one that MLflow documents for a loader module with data; all versions since 1.0 read it.
 
 Costs a copy of the weights. When not to use it: where headstart cannot be installed; `onnx` needs only a runtime.
 """
@@ -42,7 +42,7 @@ def write_mlflow_folder(run: RunFolder, folder: Path) -> None:
 
 
 def _texts(classifier: Classifier) -> Mapping[str, str]:
-    """Return the text files by name. JSON is YAML too, so names of classes need no other care."""
+    """Return the text files by name. They are JSON, which is also YAML, so any class name is safe."""
     needed = ["mlflow", "pandas", _requirement(classifier)]
     python = platform.python_version()
     pip = {"dependencies": [f"python={python}", "pip", {"pip": needed}], "name": "mlflow-env"}

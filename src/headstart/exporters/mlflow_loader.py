@@ -3,8 +3,8 @@
     model = mlflow.pyfunc.load_model("exported")
     model.predict(pandas.DataFrame({"image": [Path("one.jpg").read_bytes()]}))
 
-Images are bytes of image files, or the same in base64. The answer is a data frame with a row per image: `predicted`, a column
-p(CLASS) with the probability of each class, and `error`, empty or why an image cannot be used; such an image has no class.
+Images are bytes of image files, or the same in base64. The answer is a data frame with a row per image: `predicted`, for each
+class a column p(CLASS) with its probability, and `error`: empty, or why the image cannot be used (it then has no class).
 
 Needs headstart and pandas. Nothing here loads a pickle, and no path is taken from an input.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import headstart
 
 IMAGE = "image"
-"""Name of the input's column."""
+"""Name of the input column."""
 
 
 class HeadstartModel:
@@ -65,7 +65,7 @@ def _images(given: Any) -> list[Any]:
 
 
 def _file_bytes(value: Any) -> bytes:
-    """Return the bytes of an image file, which may be given in base64; of anything else, bytes that are no image.
+    """Return the bytes of an image file, which may be given in base64; for anything else, bytes that are not an image.
 
     >>> _file_bytes("AAE="), _file_bytes("data:image/png;base64,AAE="), _file_bytes(b"GIF")
     (b'\\x00\\x01', b'\\x00\\x01', b'GIF')

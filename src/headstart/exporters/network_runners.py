@@ -1,10 +1,10 @@
-"""Running a classifier's network on pixels that are already made, in three ways: torch, onnxruntime, OpenVINO.
+"""Runs a classifier's network on ready-made pixels, in one of three runtimes: torch, onnxruntime, OpenVINO.
 
     runner = OnnxRunner(model_bytes)
     logits_NK, probabilities_NK = runner({"pixels": uint8 (N, S, S, 3)})
 
-All compute in float32. `TorchRunner` is the reference: the engine that headstart has besides OpenVINO, with last layers
-in float64, and nothing of an export in it. The other two import no torch. They are opened in 0.1 to 0.5 s.
+All compute in float32. `TorchRunner` is the reference: it is headstart's other engine besides OpenVINO, with last layers
+in float64, and uses nothing of an export. The other two do not import torch. Opening one takes 0.1 to 0.5 s.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class NetworkRunner(Protocol):
         """The runtime and its version."""
 
     def __call__(self, pixels: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Return logits and probabilities, (N, K) each, of uint8 pixels by input name."""
+        """Return logits and probabilities, (N, K) each, for uint8 pixels by input name."""
 
 
 class OnnxRunner:
@@ -92,8 +92,8 @@ ExportRunner = OnnxRunner | OpenVinoRunner
 class TorchRunner:
     """A run's classifier in torch, member by member: what an export is compared with.
 
-    Batches go to several threads, each on one core: on a busy machine, torch's own threads wait for each other (8 times
-    as long with two cores and four processes).
+    Batches are spread over several threads, each on one core: on a busy machine, torch's own threads wait for each other
+    (8 times as long with two cores and four processes).
     """
 
     def __init__(self, classifier: Classifier, inputs: Mapping[str, Preprocess]) -> None:
@@ -127,7 +127,7 @@ class TorchRunner:
     def _logits(self, pixels: Mapping[str, np.ndarray]) -> np.ndarray:
         import torch
 
-        torch.set_num_threads(1)  # of this thread
+        torch.set_num_threads(1)  # applies to this thread only
         features = []
         for network, name, columns in zip(self._networks, self._names, self._columns, strict=True):
             session, count = network.session(), len(pixels[name])

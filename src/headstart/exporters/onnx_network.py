@@ -1,15 +1,15 @@
 """A classifier as one ONNX model: uint8 pixels in, logits and calibrated probabilities out.
 
-    pixels          uint8 (N, S, S, 3), RGB; for members of different input specs pixels_1, pixels_2, ...
+    pixels          uint8 (N, S, S, 3), RGB; pixels_1, pixels_2, ... if members differ in their input specs
     logits          float32 (N, K), after temperature
     probabilities   float32 (N, K)
 
-Scaling of the pixels, all members, their pooling, flip averaging and last layers, the temperature and the softmax are in
-the graph. There is no external data, and N is free. Converting takes about 10 s for a MobileNetV2 on two cores, nearly
-all of it torch's; `finished` takes milliseconds, so that the temperature can be fitted to what was converted.
+The graph contains the scaling of pixels, all members with their pooling, flip averaging and last layers, the temperature and
+the softmax. There is no external data, and N is free. Converting takes about 10 s for a MobileNetV2 on two cores, nearly all
+of it in torch; `finished` takes milliseconds, so the temperature can be fitted after the conversion.
 
 torch's converter has given wrong numbers without a warning (pytorch #166797, #168224, #169178). So do not use a model
-from here before `exporters.parity` has compared it with torch on real images.
+made here until `exporters.parity` has compared it with torch on real images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
 OPSET = 18
-"""That of torch's converter, so that nothing has to be converted between versions; onnxruntime >= 1.14 reads it."""
+"""The opset of torch's converter, so that no version conversion is needed; onnxruntime >= 1.14 reads it."""
 LOGITS, PROBABILITIES = "logits", "probabilities"
 _UNSCALED = "logits_at_temperature_1"
 _IMAGE_METADATA = {
@@ -42,9 +42,9 @@ _IMAGE_METADATA = {
 
 
 def network_inputs(classifier: Classifier) -> dict[str, Preprocess]:
-    """Return the inputs of the model, in their order: the name and the input spec of each.
+    """Return the inputs of the model, in order, as {name: input spec}.
 
-    Members whose pixels are equal (`Preprocess.geometry`) share an input.
+    Members that see the same pixels (`Preprocess.geometry`) share an input.
     """
     specs: dict[object, Preprocess] = {}
     for member in classifier.members:
@@ -93,7 +93,7 @@ def converted(classifier: Classifier) -> ModelProto:
 def finished(network: ModelProto, temperature: float, metadata: Mapping[str, str] | None = None) -> ModelProto:
     """Return a copy of `converted`'s model with the temperature and the softmax at its end, and with `metadata`.
 
-    The copy names its producer and says in words what it takes and gives.
+    The copy names its producer, and describes its inputs and outputs in words.
     """
     from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
@@ -123,7 +123,7 @@ def finished(network: ModelProto, temperature: float, metadata: Mapping[str, str
 
 
 def class_metadata(classes: Sequence[str]) -> dict[str, str]:
-    """Return the names of the classes as common readers of ONNX files expect them: a dict of Python, as text.
+    """Return the names of the classes as common readers of ONNX files expect them: a Python dict as text.
 
     >>> class_metadata(["cat", "dog"])
     {'names': "{0: 'cat', 1: 'dog'}"}
@@ -153,7 +153,7 @@ def _module(classifier: Classifier, specs: Sequence[Preprocess]) -> Any:
 
 
 def _out_of_place(module: Any) -> Any:
-    """Let activations write to new tensors: torch's converter decomposes each in-place one, in half of its time."""
+    """Make activations write to new tensors: torch's converter spends half of its time on decomposing in-place ones."""
     for each in module.modules():
         if getattr(each, "inplace", False):
             each.inplace = False
@@ -178,7 +178,7 @@ def _linear(layer: Any) -> Any:
 
 
 def _without_traces(model: ModelProto) -> ModelProto:
-    """Remove what torch notes for debugging: it has the paths of this machine, and more bytes than the graph."""
+    """Remove torch's debugging notes: they contain paths of this machine, and are larger than the graph."""
     if model.functions:
         raise ExportError("torch left functions in the ONNX model; expected a flat graph.", hint="Update onnxscript.")
     del model.metadata_props[:]

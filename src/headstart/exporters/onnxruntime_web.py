@@ -1,10 +1,10 @@
 """onnxruntime for browsers: two files of the npm package `onnxruntime-web`, given, cached, or fetched once.
 
-    onnxruntime_web(Path("onnxruntime-web-1.30.0.tgz"))       from npm's archive, or an unpacked one
+    onnxruntime_web(Path("onnxruntime-web-1.30.0.tgz"))       from npm's archive, or that archive unpacked
     onnxruntime_web(offline=True)                             from the cache, or `MissingExtra`
-    onnxruntime_web()                                         else 33 MB by `npm pack`, checked by SHA-512
+    onnxruntime_web()                                         from the cache, or 33 MB by `npm pack`, checked by SHA-512
 
-Of the package's builds it takes the one that computes on the processor alone (WebAssembly with SIMD, no WebGPU): 0.07 MB
+Of the package's builds, this uses the one that computes on the CPU only (WebAssembly with SIMD, no WebGPU): 0.07 MB
 of JavaScript and 14.2 MB of WebAssembly, 3.7 MB packed. WebGPU gave wrong numbers too often, and its build is twice as
 large. A given package may be of another version: the page tests itself before it classifies.
 """
@@ -28,7 +28,7 @@ from headstart.io.progress import log
 
 VERSION = "1.30.0"
 PACKAGE_SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-"""As npm states it (`npm view onnxruntime-web@VERSION dist.integrity`), in base64."""
+"""SHA-512 of the archive in base64, as stated by npm (`npm view onnxruntime-web@VERSION dist.integrity`)."""
 SCRIPT, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 KNOWN = {
     SCRIPT: "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
@@ -62,14 +62,14 @@ ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEAL
 
 @dataclass(frozen=True)
 class OnnxRuntimeWeb:
-    """The two files, and their version ("" if the script does not say it)."""
+    """onnxruntime for browsers: its script and its WebAssembly."""
 
     script: bytes
     wasm: bytes
 
     @property
     def version(self) -> str:
-        """As the script states it."""
+        """The version that the script states, "" if none."""
         found = re.search(rb"ONNX Runtime Web v([0-9A-Za-z.-]{1,40})", self.script[:400])
         return found[1].decode() if found else ""
 
@@ -80,7 +80,7 @@ class OnnxRuntimeWeb:
 
 
 def onnxruntime_web(given: Path | None = None, *, offline: bool = False) -> OnnxRuntimeWeb:
-    """Return it from `given` (npm's .tgz, or a folder), else from the cache, else from npm.
+    """Return onnxruntime-web from `given` (npm's .tgz, or a folder), otherwise from the cache or from npm.
 
     Raises `RecipeError` for a place without it, `MissingExtra` offline or without npm, `Unreachable`, `BadDownload`,
     `WriteError`.
@@ -104,7 +104,7 @@ def onnxruntime_web(given: Path | None = None, *, offline: bool = False) -> Onnx
 
 
 def _kept(folder: Path) -> OnnxRuntimeWeb | None:
-    """Return it from the cache if it is there as it was published."""
+    """Return the cached files if they are exactly as published, otherwise None."""
     try:
         found = [(folder / name).read_bytes() for name in KNOWN]
     except OSError:
@@ -131,7 +131,7 @@ def _given(place: Path) -> OnnxRuntimeWeb:
 
 
 def _members(archive: bytes) -> OnnxRuntimeWeb:
-    """Return the two files of npm's archive; nothing is unpacked to the disk. Raises `KeyError`, `TarError`."""
+    """Return the two files in npm's archive, without unpacking it to disk. Raises `KeyError`, `TarError`."""
     found = []
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
         for name in (SCRIPT, WASM):
@@ -144,7 +144,7 @@ def _members(archive: bytes) -> OnnxRuntimeWeb:
 
 
 def _fetched() -> bytes:
-    """Return npm's archive, from the registry that npm is set to, if it is the published one.
+    """Return npm's archive, from the registry that npm is configured for, after checking its hash.
 
     Raises `MissingExtra` without npm, `Unreachable`, `BadDownload`.
     """

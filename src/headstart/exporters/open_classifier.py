@@ -1,9 +1,9 @@
-"""A trained classifier wherever a verb accepts one: a run folder, or an export of it.
+"""Opens a trained classifier for any verb that accepts one: a run folder, or an export.
 
     opened = open_classifier(Path("run"))
     opened.predict(files, names).probabilities
 
-Both are opened and compared with their manifests at once; networks are opened with the first image.
+Either is opened and compared with its manifest at once; networks are opened for the first image.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Predicts(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class OpenedClassifier:
-    """A classifier from a run folder (`run`) or an export (`export`); the other one is None."""
+    """A classifier from a run folder (`run`) or an export (`export`); the other is None."""
 
     classifier: Classifier | ExportedClassifier
     run: RunFolder | None = None
@@ -57,7 +57,7 @@ class OpenedClassifier:
 
     @cached_property
     def predictor(self) -> Predicts:
-        """What predicts, opened once."""
+        """The object that predicts, opened once."""
         if isinstance(self.classifier, Classifier):
             return Predictor(self.classifier)
         return self.classifier
@@ -74,7 +74,7 @@ class OpenedClassifier:
 
     @property
     def trained_on(self) -> Path | None:
-        """Where the images of the training were; an export does not say."""
+        """Where the training images were; None for an export, which does not say."""
         return None if self.run is None else self.run.provenance.source().place
 
     @property

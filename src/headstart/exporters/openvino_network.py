@@ -1,8 +1,8 @@
 """The same model for OpenVINO: its intermediate representation (IR), made from the ONNX model and from nothing else.
 
-So there is one graph to prove. Weights stay float32: `compress_to_fp16` is on by default in OpenVINO and would change
+So there is only one graph to verify. Weights stay float32: `compress_to_fp16` is on by default in OpenVINO and would change
 them. It takes 0.2 s for a MobileNetV2. Run it with ``INFERENCE_PRECISION_HINT`` f32 (`F32`), as everything here does:
-without the hint, CPUs with bf16 compute in that, about twice as fast, and no longer to within 1e-4.
+without the hint, CPUs with bf16 compute in bf16, about twice as fast, but no longer accurate to 1e-4.
 
 When not to use it: to run a classifier inside headstart, which compiles its own graphs
 (`headstart.model.inference.engines.openvino_engine`).
@@ -32,7 +32,7 @@ def openvino_files(model: ModelProto) -> tuple[bytes, bytes]:
 
 
 def saved(graph: Any) -> tuple[bytes, bytes]:
-    """Return the .xml and the .bin of an OpenVINO model, weights as they are. Raises `WriteError`."""
+    """Return the .xml and the .bin of an OpenVINO model, with uncompressed weights. Raises `WriteError`."""
     with temporary_folder() as folder:
         place = folder / "model.xml"
         import_openvino().save_model(_renumbered(graph), str(place), compress_to_fp16=False)
@@ -51,7 +51,7 @@ def compiled_fast(graph: Any, precision: str) -> Any:
 
 
 def _renumbered(graph: Any) -> Any:
-    """Name nodes that OpenVINO made by their place in the graph: it numbers them through, for as long as a process lives."""
+    """Rename nodes that OpenVINO named, by their place in the graph: it numbers them by a counter of the whole process."""
     for place, node in enumerate(graph.get_ordered_ops()):
         kind = node.get_type_name()
         if re.fullmatch(rf"{kind}_\d+", node.get_friendly_name()):
@@ -70,7 +70,7 @@ def compiled_f32(xml: bytes, weights: bytes) -> Any:
 
 
 def compiled_here(xml: bytes, weights: bytes, content: str) -> Any:
-    """As `compiled_f32`, from the user's cache if this machine has compiled it before: 0.05 s instead of about a second.
+    """Like `compiled_f32`, but from the user's cache if this machine has compiled it before: 0.05 s instead of about 1 s.
 
     `content` is a hash of both files. The export itself is never written to. Raises `RuntimeError`, `WriteError`.
     """

@@ -1,20 +1,20 @@
-"""Does an export answer as the run does? Measured on images, and refused where it does not.
+"""Does an export answer as the run does? This is measured on images, and an export that does not is refused.
 
     measured = measure(classifier, images, runners)     every image through torch, onnxruntime, OpenVINO, and `predict`
     fitted = refit(measured, classifier)                temperature and conformal threshold for the exported path
     parity = judge(measured, fitted, classifier)        figures with intervals
     parity.check()                                      raises ParityFailed
 
-Two things differ from the run, and each has its own limit. The network is another program: it gets the same pixels as
-torch, and its logits may differ by rounding only (`MOST_LOGIT`, `MOST_PROBABILITY`; what is usual is 1e-5). The pixels are
-those of the portable contract, and the run's own precision may be bf16: so decisions may differ for a few images
-(`MOST_FLIPS`), and the accuracy must not.
+Two things differ from the run, and each has its own limit. The network is a different program: given the same pixels as
+torch, its logits may differ by rounding only (`MOST_LOGIT`, `MOST_PROBABILITY`; 1e-5 is usual). The pixels are those of the
+portable contract, and the run's own precision may be bf16: so decisions may differ for a few images (`MOST_FLIPS`), but the
+accuracy must not.
 
-Temperature and threshold are fitted on validation images, the test images only judge. The last layer may have been
-fitted to the validation images as well (`train` does that in the end), so what is carried over is the change between
-the run's path and the exported one on the same images, not a fit from nothing.
+Temperature and threshold are fitted on validation images; the test images are used only to judge. The last layer may have
+been fitted to the validation images as well (`train` does that in the end), so the run's calibration is shifted by the
+change between the run's path and the exported one on the same images, instead of being fitted afresh.
 
-Costs about 60 ms per image for a MobileNetV2 at 224 px on two cores, all runtimes together.
+Costs about 60 ms per image for all runtimes together (a MobileNetV2 at 224 px on two cores).
 """
 
 from __future__ import annotations
@@ -47,23 +47,23 @@ from headstart.model.inference.predictor import Predictor
 MOST_LOGIT = 1e-3
 MOST_PROBABILITY = 1e-4
 CLOSE = 2e-3
-"""Classes whose logits differ by less than this may change places: they are counted, but not held against an export."""
+"""Classes whose logits differ by less than this may swap places: that is counted, but not held against an export."""
 CLEAR = 0.05
-"""Where the run's two likeliest classes are closer than this in probability, another class is counted, not held against it."""
+"""The same for the probabilities of the run's two likeliest classes: a flip below this is counted only."""
 MOST_FLIPS = 0.005
 MOST_BYTE, MEAN_BYTE = 2, 0.02
 BLOCK = 64
 """Images whose pixels are in memory at once."""
 BATCHES = (1, 3, 8)
 MOST_WHOLE = 24
-"""Images that finished files are compared on."""
+"""Images on which finished files are compared."""
 SHOWN = ("accuracy", "log_loss", "ece")
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Logits of N images, float (N, K), before any new temperature: `reference_NK` by torch and `runtimes` by name, on
-    portable pixels, and `run_NK` as `predict` gives them."""
+    """Logits of N images, float (N, K), before any new temperature: `reference_NK` of torch and `runtimes` by name,
+    both on portable pixels, and `run_NK` as in `predict`."""
 
     images: ParityImages
     reference: str
@@ -73,7 +73,7 @@ class Measured:
 
     @property
     def export_NK(self) -> np.ndarray:
-        """The logits of the first runtime: within rounding, those of all."""
+        """The logits of the first runtime; the others have the same within rounding."""
         return next(iter(self.runtimes.values()))
 
 
@@ -81,7 +81,7 @@ class Measured:
 class RuntimeParity:
     """A runtime against the reference, on equal pixels: the largest differences, and how often the class differs.
 
-    `swapped` images have another class though its lead was at least `CLOSE`; `close` ones had a smaller lead.
+    `swapped` counts images with another class although the lead was at least `CLOSE`, `close` those with a smaller lead.
     """
 
     runtime: str
@@ -93,7 +93,7 @@ class RuntimeParity:
 
     @property
     def failures(self) -> list[str]:
-        """Say what is beyond its limit."""
+        """List the figures that are beyond their limits."""
         found = []
         if not self.logit <= MOST_LOGIT:
             found.append(f"logits differ from torch by up to {self.logit:.2g} (at most {MOST_LOGIT:g} is allowed)")
@@ -110,8 +110,8 @@ class RuntimeParity:
 class ImageParity:
     """A model that takes whole images, in a runtime: its pixels against Pillow's, and its answers against torch's.
 
-    `equal` is the share of bytes that are equal, `largest` and `mean` are differences of bytes (of 255 levels), `logit`
-    is the largest difference of logits, and `swapped` images get another class though its lead was at least `CLOSE`.
+    `equal` is the share of equal bytes, `largest` and `mean` are differences of bytes (of 255 levels), `logit` is the
+    largest difference of logits, and `swapped` counts images with another class although the lead was at least `CLOSE`.
     """
 
     runtime: str
@@ -124,7 +124,7 @@ class ImageParity:
 
     @property
     def failures(self) -> list[str]:
-        """Say what is beyond its limit."""
+        """List the figures that are beyond their limits."""
         found = []
         if self.largest > MOST_BYTE or self.mean > MEAN_BYTE:
             found.append(
@@ -138,12 +138,12 @@ class ImageParity:
 
 @dataclass(frozen=True, eq=False)
 class PathParity:
-    """The exported path against `predict RUN`, from the file on.
+    """The exported path against `predict RUN`, both starting from the image file.
 
-    `flips` are images that get another class, `clear_flips` those where the run had a lead of `CLEAR`. The others are None
-    without labelled images of the run: `accuracy` and `log_loss` are differences (export minus run), `coverage` and
-    `run_coverage` are those of the prediction sets of both, all on the set that judges; `metrics` are those of run and
-    export.
+    `flips` is the share of images that change class, `clear_flips` of those where the run had a lead of `CLEAR`. Without
+    labelled images of the run, the others are None: `accuracy` and `log_loss` are differences (export minus run),
+    `coverage` and `run_coverage` are those of the prediction sets, all on the set `judged_on`; `metrics` has those of run
+    and export.
     """
 
     images: int
@@ -159,7 +159,7 @@ class PathParity:
 
     @property
     def failures(self) -> list[str]:
-        """Say what is beyond its limit. Rendered scenes decide nothing."""
+        """List the figures that are beyond their limits. Rendered scenes decide nothing."""
         found = []
         if self.own and self.clear_flips.low > MOST_FLIPS:
             found.append(
@@ -185,7 +185,7 @@ class Parity:
     path: PathParity
 
     def check(self) -> None:
-        """Raise `ParityFailed` for the figures that are beyond their limits."""
+        """Raise `ParityFailed` if any figure is beyond its limit."""
         failures = [text for each in self.runtimes for text in each.failures]
         failures += [text for each in self.whole_images for text in each.failures]
         failures += self.path.failures
@@ -198,7 +198,7 @@ class Parity:
             )
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures of export.json: the worst of each kind."""
+        """Return the figures for export.json: the worst of each kind."""
         return {
             "images": self.about,
             "logit": max(each.logit for each in self.runtimes),
@@ -279,7 +279,7 @@ def measure(
 def pixel_blocks(
     images: ParityImages, inputs: Mapping[str, Preprocess]
 ) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
-    """Yield rows, and their pixels by input name, uint8 (n, S, S, 3): some images at a time, decoded in threads."""
+    """Yield rows, and their pixels by input name, uint8 (n, S, S, 3), a block at a time; decoded in threads."""
 
     def pixels(row: int) -> list[np.ndarray] | None:
         ref, sha256 = images.images.refs[row], images.images.sha256s[row]
@@ -312,9 +312,9 @@ def carried_over(calibration: Calibration) -> ExportCalibration:
 
 
 def refit(measured: Measured, calibration: Calibration) -> ExportCalibration:
-    """Return the calibration of the exported path: the run's, changed by what its pixels and precision change.
+    """Return the calibration of the exported path: the run's, shifted by the effect of its pixels and precision.
 
-    Without validation images it is the run's own.
+    Without validation images, it is the run's own.
     """
     own, rows = carried_over(calibration), np.flatnonzero(measured.images.sets_N == "val")
     if not len(rows):
@@ -348,7 +348,7 @@ def judge(
 
 @dataclass(frozen=True, eq=False)
 class FinishedParity:
-    """Comparisons of the files as they will be written: networks with batches of several sizes, and whole images."""
+    """Comparisons of the files as they will be written: networks in batches of several sizes, and models of whole images."""
 
     batches: Sequence[RuntimeParity]
     whole_images: Sequence[ImageParity]
@@ -362,7 +362,7 @@ def measure_finished(
     networks: Sequence[ExportRunner],
     whole: Sequence[ExportRunner],
 ) -> FinishedParity:
-    """Compare finished files with the reference on a few of the images: `networks`, and those that take `whole` images."""
+    """Compare finished files with the reference on a few images: `networks`, and models that take `whole` images."""
     few = images.take(_spread(images))
     rows, pixels = next(pixel_blocks(few, inputs))
     expected_NK = reference(pixels)[0] / temperature
@@ -374,7 +374,7 @@ def measure_finished(
 
 
 def _spread(images: ParityImages) -> np.ndarray:
-    """Return rows from all over the images."""
+    """Return rows spread evenly over the images."""
     return np.unique(np.linspace(0, len(images) - 1, MOST_WHOLE).round().astype(np.int64))
 
 
@@ -383,7 +383,7 @@ def _ranges(inputs: Mapping[str, Preprocess]) -> ValueRanges:
 
 
 def _of_batches(runner: ExportRunner, pixels: Mapping[str, np.ndarray], expected_NK: np.ndarray) -> RuntimeParity:
-    """Run the same images in batches of each of `BATCHES`: a size that was fixed by the conversion shows here."""
+    """Run the same images in batches of each size in `BATCHES`, to notice a batch size fixed by the conversion."""
     answers = [runner(batch) for size in BATCHES for batch in _batches(pixels, size)]
     logits_NK, chances_NK = (np.concatenate([answer[k] for answer in answers]) for k in (0, 1))
     sizes = f"{', '.join(map(str, BATCHES[:-1]))} and {BATCHES[-1]}"

@@ -1,10 +1,10 @@
-"""The images that an export is proven on: the run's own validation and test images, if they are still there.
+"""The images on which an export is verified: the run's own validation and test images, if they are still there.
 
-Without them, rendered scenes stand in. These show whether the network was converted correctly, but no network was
-trained on them; how often the export decides as the run does, they do not tell.
+Without them, rendered scenes are used. These show whether the network was converted correctly; but no network was trained on
+them, so they do not show how often the export decides as the run does.
 
-Each image is read once, to compare its SHA-256 with the run's split.csv: one that has changed is left out. About 0.3 ms
-per image if this machine has seen it before, else as long as decoding it.
+Each image is read once, to compare its SHA-256 with the run's split.csv; one that has changed is left out. About 0.3 ms
+per image if this machine has seen it before, otherwise the time to decode it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ RENDERED = 60
 
 @dataclass(frozen=True, eq=False)
 class ParityImages:
-    """Usable images, with the number of each one's class (-1 if unknown) and its set: val, test, or '' if rendered.
+    """Usable images, each with the index of its class (-1 if unknown) and its set: val, test, or '' if rendered.
 
-    `about` says in a sentence where they are from.
+    `about` is a sentence that says where they come from.
     """
 
     images: Images
@@ -56,12 +56,10 @@ class ParityImages:
 
 
 def parity_images(run: RunFolder, data: Path | None, most: int, sides: Sequence[str] = ("val", "test")) -> ParityImages:
-    """Return up to `most` images of the validation set and as many of the test set, else rendered ones.
+    """Return up to `most` images of the validation set and as many of the test set, or rendered ones if there are none.
 
-    `sides` are other sets to take them from.
-
-    `data` is where the images are now; by default they are looked for where they were. Raises `DataError` if none is
-    in `data`.
+    `sides` are the sets to take them from. `data` is where the images are now, by default where they were.
+    Raises `DataError` if none is in `data`.
     """
     source = run.provenance.source(data)
     try:
@@ -94,7 +92,7 @@ def parity_images(run: RunFolder, data: Path | None, most: int, sides: Sequence[
 
 
 def _some(rows: Sequence[SplitRow], side: str, most: int) -> list[SplitRow]:
-    """Return up to `most` images of a set, by their hashes: a sample that is the same every time."""
+    """Return up to `most` images of a set, chosen by their hashes, so that the sample is always the same."""
     return sorted((row for row in rows if row.split == side and row.label), key=lambda row: row.sha256)[:most]
 
 
@@ -111,7 +109,7 @@ def _about(kept: Sequence[SplitRow], run: RunFolder) -> str:
 
 
 def _rendered(most: int, why: str) -> ParityImages:
-    """Return rendered scenes, as encoded JPEGs: they take the same way as files."""
+    """Return rendered scenes as encoded JPEGs, which are processed in the same way as files."""
     count = min(most, RENDERED)
     kinds = list(KINDS)
     pixels = (render(kinds[i % len(kinds)], np.random.default_rng([17, i]), LARGEST) for i in range(count))

@@ -1,19 +1,19 @@
 """The portable pixel contract: from the full-size pixels of an upright image to the square that a network sees.
 
 `predict` decodes a JPEG at a fraction of its size and reduces in two steps, which only Pillow can do. An export cannot
-ask for that, so it follows this contract instead, which is written down in numbers (`as_dict`) and sentences
-(`sentences`), and computed here with numpy. The result equals Pillow's ``Image.resize(size, filter, box=box)`` of the
-whole image byte for byte (tall images excepted since Pillow 13, which resizes them by height first and so rounds
-otherwise; `portable_images` does not). `pixel_graph` computes the same inside an ONNX graph.
+rely on that, so it follows this contract instead, which is given in numbers (`as_dict`) and sentences (`sentences`), and
+computed here with numpy. The result equals Pillow's ``Image.resize(size, filter, box=box)`` of the whole image byte for
+byte (except for tall images since Pillow 13, which resizes them by height first and so rounds differently;
+`portable_images` avoids that). `pixel_graph` computes the same inside an ONNX graph.
 
     contract = PixelContract.of(spec)
     contract.apply(pixels_HWC)                  uint8 (image_size, image_size, 3)
 
-The filters: an output pixel is a weighted mean of input pixels. Weights come from a filter as wide as the reduction (so
-no detail is skipped when shrinking), are made to add up to 1 and rounded to whole multiples of 2**-22. First columns are
-resized, then rows. Both times results are rounded to whole numbers, halves upwards, and clipped to 0 to 255.
+The filters: an output pixel is a weighted mean of input pixels. Weights come from a filter that is widened by the reduction
+factor (so that no detail is skipped when shrinking), are normalised to add up to 1, and rounded to multiples of 2**-22. The
+width is resized first, then the height. Each time, results are rounded to whole numbers (halves up) and clipped to 0 to 255.
 
-This is the reference, not the fast way: 500 x 375 pixels take about 15 ms, ten times as long as Pillow.
+This is the reference, not a fast implementation: 500 x 375 pixels take about 15 ms, ten times as long as Pillow.
 
 >>> contract = PixelContract(image_size=8, resize="squash", interpolation="bilinear")
 >>> contract.apply(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).shape
@@ -55,9 +55,9 @@ def _lanczos(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ResizeFilter:
-    """A filter: `weight` of an input pixel by its distance, in output pixels; 0 from `support` on.
+    """A filter: the `weight` of an input pixel by its distance in output pixels; 0 from the distance `support` on.
 
-    `formula` says the same in words.
+    `formula` is the same as text.
     """
 
     support: float
@@ -72,14 +72,14 @@ FILTERS = {
     ),
     "lanczos": ResizeFilter(3.0, _lanczos, "sinc(x) * sinc(x / 3) for |x| < 3, sinc(x) = sin(pi x) / (pi x)"),
 }
-"""The filters by name; `nearest` has none, it picks pixels."""
+"""The filters by name; `nearest` has none, since it picks pixels."""
 
 
 @dataclass(frozen=True)
 class Stretch:
     """One axis of a resize: `length` input pixels, of which `begin` to `end` (float32) become `count` output pixels.
 
-    `before` and `after` output pixels beside them are filled with the margin's colour.
+    `before` and `after` are the numbers of output pixels on either side that get the colour of the margin.
     """
 
     length: int
@@ -102,9 +102,9 @@ class Stretch:
 
 @dataclass(frozen=True)
 class PixelContract:
-    """How pixels are made: the side of the square, what is cut out or added, the filter, and how values are scaled.
+    """How pixels are made: the side of the square, what is cropped or padded, the filter, and how values are scaled.
 
-    `margin` is the colour (R, G, B) beside an image that `pad` makes square; `ranges` are the values that become 0 and
+    `margin` is the colour (R, G, B) with which `pad` makes an image square; `ranges` are the values that become 0 and
     255 in images of more than 8 bits per channel. Other fields as in `Preprocess`. Raises `RecipeError`.
     """
 
@@ -133,7 +133,7 @@ class PixelContract:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PixelContract:
-        """Invert `as_dict`. Raises `RecipeError` if any number differs from what this version would do."""
+        """Invert `as_dict`. Raises `RecipeError` if any number differs from those of this version."""
         try:
             contract = cls(
                 image_size=values["image_size"],
@@ -228,7 +228,7 @@ class PixelContract:
         ]
 
     def stretches(self, width: int, height: int) -> tuple[Stretch, Stretch]:
-        """Return what happens along each axis, horizontal and vertical, to an image of that size in pixels."""
+        """Return what happens to an image of that size in pixels along each axis: horizontal, vertical."""
         side = self.image_size
         if self.resize != "pad":
             left, top, right, bottom = self._spec().source_box(width, height)
@@ -286,7 +286,7 @@ def filter_weights(axis: Stretch, made: ResizeFilter) -> tuple[np.ndarray, np.nd
 
 
 def nearest_rows(axis: Stretch) -> np.ndarray:
-    """Return which input pixel each output pixel is, int64 (S,). Positions are added up one by one, as Pillow does."""
+    """Return the input pixel that each output pixel copies, int64 (S,). Positions are summed one by one, as in Pillow."""
     if axis.keeps_all:
         return np.arange(axis.length)
     steps_S = np.full(axis.count, axis.scale)

@@ -3,14 +3,14 @@
     pixel_model(contract)                   image (H, W, 3) -> pixels (1, S, S, 3), uint8
     with_pixels(contracts, network)         the same in front of a network: image -> logits, probabilities, pixels
 
-An ONNX ``Resize`` would leave the result to each runtime: several have no antialiasing, or another cubic, and none
-takes a fractional box. So the graph computes the weights of `pixel_contract` itself, from the image's height and width,
-and resizes by two matrix products with whole numbers between them: what a runtime can get wrong is only the rounding of
-a tie. Each product is split into blocks of output pixels, which see only their part of the image.
+With an ONNX ``Resize``, the result would depend on the runtime: several have no antialiasing, or a different cubic, and none
+accepts a fractional box. So the graph computes the weights of `pixel_contract` itself, from the image's height and width,
+and resizes by two matrix products with rounding to whole numbers in between: all that a runtime can get wrong is the rounding
+of a tie. Each product is split into blocks of output pixels, which read only their part of the image.
 
 About 2.2 ms of one core for 500 x 375 pixels, twice as long as Pillow, and 12 bytes of memory per pixel. Weights are
-computed in float64; OpenVINO makes that float32, and runs everything in bfloat16 on some processors unless asked for
-float32 (`INFERENCE_PRECISION_HINT`). That must be done: in bfloat16, pixels are off by 3.5 levels on average.
+computed in float64; OpenVINO turns that into float32, and on some CPUs runs everything in bfloat16 unless float32 is requested
+(`INFERENCE_PRECISION_HINT`). Request it: in bfloat16, pixels are off by 3.5 levels on average.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OPSET = 20
 IR_VERSION = 9
 """The file format that onnxruntime 1.17 reads."""
 BLOCK = 56
-"""Output pixels per matrix product: fewer save work on large images, more are faster on small ones."""
+"""Output pixels per matrix product: fewer saves work on large images, more is faster on small ones."""
 IMAGE, PIXELS = "image", "pixels"
 
 _LOW_UNIT = np.float32(2.0**-11)
@@ -61,8 +61,8 @@ def pixel_model(contract: PixelContract, *, opset: int = OPSET) -> onnx.ModelPro
 def with_pixels(contracts: Mapping[str, PixelContract], network: onnx.ModelProto) -> onnx.ModelProto:
     """Return the network with a contract in front of each of its pixel inputs, by the input's name.
 
-    The inputs become one, `image` uint8 (H, W, 3). The outputs stay, and the pixels are further ones, last, so that
-    whoever gets other answers can see whether the pixels differ. Raises `ValueError` for another set of inputs.
+    The inputs become one, `image` uint8 (H, W, 3). The outputs stay, and the pixels are added as the last outputs, so that
+    anyone who gets different answers can see whether the pixels differ. Raises `ValueError` for another set of inputs.
     """
     from onnx import ModelProto, checker
 
@@ -86,7 +86,7 @@ def with_pixels(contracts: Mapping[str, PixelContract], network: onnx.ModelProto
 
 
 def _named(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """Return the model with its output called `name`, and names of everything inside of it that occur nowhere else."""
+    """Return the model with its output called `name`, and unique names for everything inside it."""
     from onnx import compose
 
     model = compose.add_prefix(model, f"{name}/")
@@ -100,7 +100,7 @@ def _named(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 
 class _OnnxGraph:
-    """Nodes and constants under construction; names are given in order, so that equal contracts give equal bytes."""
+    """Nodes and constants under construction; names are numbered in order, so that equal contracts give equal bytes."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -126,7 +126,7 @@ class _OnnxGraph:
         return outputs
 
     def constant(self, value: Any) -> str:
-        """Return the name of a constant: int64 for whole numbers, float64 for others, or as the array is."""
+        """Return the name of a constant: int64 for an int, float64 for a float, the dtype of an array."""
         from onnx import numpy_helper
 
         array = np.asarray(value)
@@ -143,7 +143,7 @@ class _OnnxGraph:
         return self.add("Cast", name, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def part(self, name: str, begin: Any, end: Any, axis: int) -> str:
-        """Cut a tensor along one axis; `begin` and `end` have shape (1,)."""
+        """Slice a tensor along one axis; `begin` and `end` have shape (1,)."""
         return self.add("Slice", name, begin, end, [axis])
 
 
@@ -162,7 +162,7 @@ class _AxisTensors:
 
 
 def _square(graph: _OnnxGraph, contract: PixelContract) -> str:
-    """Add everything from `image` to uint8 (1, S, S, 3)."""
+    """Add all nodes from `image` to the output, uint8 (1, S, S, 3)."""
     shape = graph.add("Shape", IMAGE)
     height, width = (graph.part(shape, [i], [i + 1], 0) for i in (0, 1))
     across, down = (_axis(graph, contract, length, (width, height)) for length in (width, height))
@@ -192,7 +192,7 @@ def _axis(graph: _OnnxGraph, contract: PixelContract, length: str, sizes: Sequen
 
 
 def _cut_axis(graph: _OnnxGraph, contract: PixelContract, length: str, shorter: str) -> _AxisTensors:
-    """As `Preprocess.source_box`: whole numbers are int64, the box is float32, as Pillow takes it."""
+    """As in `Preprocess.source_box`: whole numbers are int64; the box is rounded to float32, as Pillow does."""
     side, two = contract.image_size, 2
     resized = graph.add("Div", graph.add("Mul", length, math.floor(side / contract.crop_pct)), shorter)
     twice = graph.add("Sub", resized, side)
@@ -209,7 +209,7 @@ def _cut_axis(graph: _OnnxGraph, contract: PixelContract, length: str, shorter: 
 
 
 def _padded_axis(graph: _OnnxGraph, contract: PixelContract, length: str, longer: str) -> _AxisTensors:
-    """Output pixels of the margin are numbered like the image's outermost ones, and painted over later."""
+    """Number the output pixels of the margin like the outermost pixels of the image; they are painted over later."""
     side = contract.image_size
     whole = graph.cast(length, np.float64)
     exact = graph.add("Mul", whole, graph.add("Div", float(side), graph.cast(longer, np.float64)))
@@ -223,7 +223,7 @@ def _padded_axis(graph: _OnnxGraph, contract: PixelContract, length: str, longer
 
 
 def _nearest(graph: _OnnxGraph, axis: _AxisTensors, size: int) -> str:
-    """Return which input pixel each output pixel is, int64 (S,); as `pixel_contract.nearest_rows`."""
+    """Return the input pixel that each output pixel copies, int64 (S,); as in `pixel_contract.nearest_rows`."""
     first = graph.add("Add", axis.begin, graph.add("Mul", axis.scale, 0.5))
     others = graph.add("Expand", axis.scale, [size - 1])
     summed = graph.add("CumSum", graph.add("Concat", first, others, axis=0), 0)
@@ -232,7 +232,7 @@ def _nearest(graph: _OnnxGraph, axis: _AxisTensors, size: int) -> str:
 
 
 def _resized(graph: _OnnxGraph, contract: PixelContract, across: _AxisTensors, down: _AxisTensors) -> str:
-    """Return float32 (3, S, S) of whole numbers 0 to 255."""
+    """Return float32 (3, S, S), whole numbers from 0 to 255."""
     size = contract.image_size
     rows = _Weights.of(graph, contract, down, turned=False)
     columns = _Weights.of(graph, contract, across, turned=True)
@@ -259,9 +259,9 @@ def _blocks(size: int) -> list[tuple[int, int]]:
 
 
 def _whole(graph: _OnnxGraph, products: Sequence[str], axis: int) -> str:
-    """Put products together, round, halves up, and clip.
+    """Join the products, round (halves up), and clip.
 
-    Exact: no number on the way has more than 24 bits (beyond a reduction of 16, only by luck).
+    Exact: no intermediate number has more than 24 bits (for reductions beyond 16, that is no longer guaranteed).
     """
     halves = [graph.add_several("Split", 2, each, axis=axis, num_outputs=2) for each in products]
     high, low = (graph.add("Concat", *parts, axis=axis) for parts in zip(*halves, strict=True))
@@ -273,11 +273,11 @@ def _whole(graph: _OnnxGraph, products: Sequence[str], axis: int) -> str:
 
 @dataclass(frozen=True)
 class _Weights:
-    """Names of tensors: which input pixels the S output pixels see, `first` to `past` int64 (S,), and with what weights.
+    """Names of tensors: the input pixels of the S output pixels, `first` to `past` int64 (S,), and their weights.
 
     A weight is high * 2**11 + low, both whole, in units of 2**-22: float32 adds up their products exactly. `weight`
-    float32 and the input pixels `at` int64 have the shape (2, S, K): high and low of each, of K taps; or, `turned`,
-    (K, 2, S).
+    (float32) and the input pixels `at` (int64) have the shape (2, S, K): high and low of each of K taps; transposed to
+    (K, 2, S) if `turned`.
     """
 
     first: str
@@ -288,7 +288,7 @@ class _Weights:
 
     @classmethod
     def of(cls, graph: _OnnxGraph, contract: PixelContract, axis: _AxisTensors, *, turned: bool) -> _Weights:
-        """As `pixel_contract.filter_weights`; pixels beyond the edge become the last one, with a weight of 0."""
+        """As in `pixel_contract.filter_weights`; pixels beyond the edge become the last one, with a weight of 0."""
         widened = graph.add("Max", axis.scale, 1.0)
         reach = graph.add("Mul", widened, FILTERS[contract.interpolation].support)
         centre = graph.add("Add", axis.begin, graph.add("Mul", graph.add("Add", axis.steps, 0.5), axis.scale))
@@ -309,14 +309,14 @@ class _Weights:
         return cls(first, past, at, weight, turned)
 
     def seen(self, graph: _OnnxGraph, block: tuple[int, int]) -> tuple[str, str]:
-        """Return which input pixels, (1,) each, a block of output pixels sees."""
+        """Return the first input pixel of a block of output pixels, and the one after its last, (1,) each."""
         begin, end = block
         return graph.part(self.first, [begin], [begin + 1], 0), graph.part(self.past, [end - 1], [end], 0)
 
     def matrix(self, graph: _OnnxGraph, block: tuple[int, int], first: str, past: str) -> str:
-        """Return the weights of a block of output pixels on the input pixels that it sees, float32.
+        """Return the weights of a block of output pixels for the input pixels that it reads, float32.
 
-        (outputs of high, then of low; inputs), or `turned` (inputs; outputs).
+        Rows are outputs (those of high, then those of low), columns inputs; transposed if `turned`.
         """
         begin, end = block
         count, axis = 2 * (end - begin), 2 if self.turned else 1
@@ -329,26 +329,26 @@ class _Weights:
 
 
 def _high_and_low(graph: _OnnxGraph, units: str) -> tuple[str, str]:
-    """Return whole numbers of up to 23 bits as two of up to 12, float32."""
+    """Split whole numbers of up to 23 bits into two of up to 12 bits, float32."""
     high = graph.add("Floor", graph.add("Add", graph.add("Mul", units, float(_LOW_UNIT)), 0.5))
     low = graph.add("Sub", units, graph.add("Div", high, float(_LOW_UNIT)))
     return graph.cast(high, np.float32), graph.cast(low, np.float32)
 
 
 def _stacked(graph: _OnnxGraph, pair: tuple[str, str], *, turned: bool) -> str:
-    """Return two tensors of shape (S, K) as one, (2, S, K), or `turned` (K, 2, S)."""
+    """Stack two tensors of shape (S, K) into one of shape (2, S, K), or (K, 2, S) if `turned`."""
     one = graph.add("Concat", *(graph.add("Unsqueeze", each, [0]) for each in pair), axis=0)
     return graph.add("Transpose", one, perm=[2, 0, 1]) if turned else one
 
 
 def _rounded(graph: _OnnxGraph, values: str) -> str:
-    """Round, halves away from zero."""
+    """Round to whole numbers, halves away from zero."""
     size = graph.add("Floor", graph.add("Add", graph.add("Abs", values), 0.5))
     return graph.add("Mul", graph.add("Sign", values), size)
 
 
 def _filter(graph: _OnnxGraph, name: str, x: str) -> str:
-    """Return a filter's weights at distances, see `pixel_contract.FILTERS`."""
+    """Return a filter's weights at the distances `x`; see `pixel_contract.FILTERS`."""
     if name == "lanczos":
         wide = graph.add("Mul", _sinc(graph, x), _sinc(graph, graph.add("Div", x, 3.0)))
         return graph.add("Where", graph.add("Less", graph.add("Abs", x), 3.0), wide, 0.0)

@@ -1,7 +1,7 @@
-"""An image file to pixels as the portable contract has them: decoded in full size, resized by Pillow in one step.
+"""Turns an image file into the pixels of the portable contract: decoded in full size, resized by Pillow in one step.
 
 This is what an export sees. `images.preprocess.read_pixels` is what `predict` sees: it decodes large JPEGs at a fraction
-of their size, several times as fast, with pixels that differ a little. Use this one only to make or to prove an export.
+of their size, several times as fast, with slightly different pixels. Use this module only to make or verify an export.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from headstart.images.preprocess import INTERPOLATIONS, Preprocess
 def read_portable(ref: ImageRef, spec: Preprocess, *, sha256: str | None = None) -> np.ndarray:
     """Decode in full size, turn upright, resize: uint8 (image_size, image_size, 3). Raises `UnreadableImage`.
 
-    With `sha256`, it also raises if the image's bytes have changed since its inspection.
+    With `sha256`, it also raises if the image's bytes have changed since it was inspected.
     """
     return portable_pixels(read_image(ref, sha256=sha256, ranges=spec.ranges), PixelContract.of(spec))
 
@@ -25,7 +25,8 @@ def read_portable(ref: ImageRef, spec: Preprocess, *, sha256: str | None = None)
 def portable_pixels(image: Image.Image, contract: PixelContract) -> np.ndarray:
     """Return uint8 (image_size, image_size, 3) of an upright RGB image; equal to `contract.apply`, ten times as fast.
 
-    Each axis is a call of its own, because Pillow 13 resizes tall images by height first, and earlier versions do not.
+    Each axis is resized by a call of its own, because Pillow 13, unlike earlier versions, resizes tall images by height
+    first.
     """
     how, side = INTERPOLATIONS[contract.interpolation], contract.image_size
     across, down = contract.stretches(*image.size)

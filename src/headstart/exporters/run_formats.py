@@ -15,7 +15,7 @@ from headstart.exporters.mlflow_folder import write_mlflow_folder
 from headstart.runs.run_folder import RunFolder
 
 RUN_FORMATS: dict[str, Callable[[RunFolder, Path], None]] = {"hub": write_hub_folder, "mlflow": write_mlflow_folder}
-"""Format -> what writes it. It raises `RunError`, `ExportError`, `WriteError`."""
+"""Format -> the function that writes it, which raises `RunError`, `ExportError`, `WriteError`."""
 
 NEXT = {"hub": "headstart push {out} OWNER/NAME", "mlflow": 'mlflow.pyfunc.load_model("{out}")'}
-"""What to do with the folder."""
+"""Format -> what to do next with the folder."""

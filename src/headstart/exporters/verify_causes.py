@@ -1,9 +1,9 @@
-"""Part of verify.py: which known mistake explains a difference best.
+"""Part of verify.py: finds the known mistake that best explains a difference.
 
-Every mistake in the lists below is made on purpose, on the golden samples, and what comes out is compared with what was
-found. The nearest one is named if it explains at least half of the difference. It is a guess: others may look alike.
+Every mistake in the lists below is made on purpose, on the golden samples, and its result is compared with the one that was
+found. The closest mistake is named if it explains at least half of the difference. It is a guess: others may look alike.
 
-It imports nothing of headstart, because it travels with every export (`golden_samples.verify_script`).
+It imports nothing of headstart, because it is part of every export (`golden_samples.verify_script`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from headstart.exporters.verify_steps import NetworkStep, axes, pillow_resize
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 """What was found and what was expected, per sample."""
 Guesses = Iterator[tuple[str, Callable[[int], Any]]]
-"""The name of a mistake, and what it would make of a sample, by the sample's number (None: nothing else)."""
+"""The name of a mistake, and a function from a sample's number to what the mistake makes of it (None: no change)."""
 
 Answers = list[tuple[np.ndarray, np.ndarray]]
 """Logits and probabilities of every sample."""
@@ -32,14 +32,14 @@ ResizeMistake = Callable[[np.ndarray, Mapping[str, Any]], np.ndarray]
 EXPLAINS = 0.5
 """A mistake is named if it leaves at most this share of the difference."""
 LOOKED_AT = 2
-"""Samples on which mistakes are tried: those that differ most."""
+"""How many samples mistakes are tried on: those that differ most."""
 LOOK_AT = {
     "decoded": "No known mistake explains it. Compare orientation, transparency, colour profile and the JPEG decoder.",
     "resized": "No known mistake explains it. Compare the part that is cut out, the filter, antialiasing and rounding.",
     "logits": "No known mistake explains it. Often pixels are normalised twice: the network does so itself.",
     "probabilities": "No known mistake explains it. Compare the softmax, the temperature and the order of the classes.",
 }
-"""What is said if no mistake explains enough."""
+"""What to say if no mistake explains enough."""
 NORMALISATIONS = {
     "ImageNet's mean and std": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "mean and std 0.5": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -48,9 +48,9 @@ NORMALISATIONS = {
 
 
 def likely_cause(stage: str, pairs: Pairs, golden: ExpectedSamples, network: NetworkStep | None) -> str:
-    """Return a sentence that names the mistake which explains the difference best, or what to look at.
+    """Return a sentence that names the mistake that best explains the difference, or says what to look at.
 
-    `network` is a runtime that gives the expected answers, for mistakes in what the network is given.
+    `network` is a runtime that gives the expected answers; it is used to try mistakes in the input of the network.
     """
     if stage == "answers":
         return "Probabilities are as expected, so the class names are in a different order, or named differently."
@@ -67,7 +67,7 @@ def likely_cause(stage: str, pairs: Pairs, golden: ExpectedSamples, network: Net
 
 
 def as_one(pixels: Any) -> np.ndarray:
-    """Return the pixels of all inputs in one array, so that they are compared as one."""
+    """Return the pixels of all inputs in one array, so that they are compared together."""
     if not isinstance(pixels, Mapping):
         return np.asarray(pixels).reshape(np.shape(pixels)[-3:])
     arrays = [np.asarray(pixels[name]) for name in sorted(pixels)]
@@ -78,7 +78,7 @@ _OTHER_SHAPE = 1000.0
 
 
 def _distance(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the mean difference; another shape is far away from everything."""
+    """Return the mean difference; very large if the shapes differ."""
     if found.shape != expected.shape:
         return _OTHER_SHAPE
     gap = np.abs(found.astype(np.float64) - expected)
@@ -128,7 +128,7 @@ def _has_alpha(image: Image.Image) -> bool:
 def _alpha_as(
     blended: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> Callable[[ExpectedSample], np.ndarray | None]:
-    """Return a mistake with transparency: from colours and alpha (0 to 1) to colours."""
+    """Return a mistake with transparency: `blended` maps colours and alpha (0 to 1) to colours."""
 
     def mistaken(sample: ExpectedSample) -> np.ndarray | None:
         image = _opened(sample)
@@ -210,7 +210,7 @@ def _cropped(crop_pct: float) -> ResizeMistake:
 def _own_resize(
     name: str, *, antialias: bool = True, between: bool = True, after: bool = True, a: float = -0.5
 ) -> ResizeMistake:
-    """Resize without Pillow: by a filter ('' for the contract's), not widened, not rounded, or with another a."""
+    """Resize without Pillow: with another filter ('': the contract's), not widened, not rounded, or with another `a`."""
 
     def resize(decoded: np.ndarray, contract: Mapping[str, Any]) -> np.ndarray:
         how = name or contract["interpolation"]
@@ -284,7 +284,7 @@ RESIZINGS: dict[str, ResizeMistake] = {
 
 
 def _changed_answers(golden: ExpectedSamples, pairs: Pairs, which: int) -> Iterator[tuple[str, Answers]]:
-    """Yield mistakes behind the network: {name: (logits, probabilities) of every sample}."""
+    """Yield mistakes made after the network: their names, and (logits, probabilities) of every sample."""
     logits_NK = np.array([sample.logits for sample in golden.samples])
     probabilities_NK = np.array([sample.probabilities for sample in golden.samples])
     if any(found.shape != expected.shape for found, expected in pairs):
@@ -316,7 +316,7 @@ def _softmax(logits_NK: np.ndarray) -> np.ndarray:
 
 
 def _order(found_NK: np.ndarray, expected_NK: np.ndarray) -> list[int]:
-    """Return which expected class each found one is most like, each once."""
+    """Return, for each class found, the expected class that it resembles most; each is used once."""
     far_KK = np.abs(found_NK[:, :, None] - expected_NK[:, None, :]).mean(axis=0)
     order = [-1] * len(far_KK)
     for place in np.argsort(far_KK, axis=None):
@@ -327,7 +327,7 @@ def _order(found_NK: np.ndarray, expected_NK: np.ndarray) -> list[int]:
 
 
 def _changed_inputs(golden: ExpectedSamples, network: NetworkStep | None) -> Iterator[tuple[str, Answers]]:
-    """Yield mistakes in front of the network, as far as whole numbers from 0 to 255 can stand in for them."""
+    """Yield mistakes made before the network, as far as pixels from 0 to 255 can imitate them."""
     if network is None:
         return
     for name, change in _input_mistakes():
@@ -354,7 +354,7 @@ def _input_mistakes() -> Iterator[tuple[str, Callable[[np.ndarray], np.ndarray]]
 def _normalised_by(
     mean: Sequence[float], std: Sequence[float], own_mean: Sequence[float], own_std: Sequence[float]
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Return pixels that a network with `own_mean` and `own_std` sees as others with `mean` and `std`."""
+    """Return a change of pixels that makes a network with `own_mean` and `own_std` see them as with `mean` and `std`."""
 
     def change(pixels: np.ndarray) -> np.ndarray:
         seen = (pixels / 255 - np.array(mean)) / np.array(std)

@@ -6,18 +6,18 @@ It needs numpy, Pillow, and onnxruntime or openvino; nothing else, and no intern
 manifest.json before anything opens it. Then each image of samples/ goes through every step:
 
     decoded          file -> upright RGB pixels, by Pillow
-    resized          pixels -> what the network sees, by Pillow, and inside of the model image.*
+    resized          pixels -> what the network sees, by Pillow, and inside the model image.*
     logits           what the network sees -> logits, in every runtime that is installed
     probabilities    and their softmax
     answers          the class, and the prediction set
 
-Each step is given what the step before should have made, so that an error shows where it is made. To check a pipeline of
-your own, in this language or behind a call to another one, give its steps to `verify`; those left out are not checked:
+Each step is given what the step before it should have made, so that an error shows up where it is made. To check a pipeline
+of your own, in Python or called from Python, pass its steps to `verify`; those left out are not checked:
 
     report = verify(folder, decode=my_decode, resize=my_resize, run=my_run, labels=my_labels)
     print(report); report.ok
 
-The samples are few and tell nothing about accuracy: they find steps that differ, not small differences in some images.
+The samples are few and say nothing about accuracy: they find steps that differ, not small differences in some images.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ WHOLES = ("image.onnx", "openvino/image.xml")
 class StageDifference:
     """How far one step of one pipeline is from what is expected, over all samples.
 
-    `most` and `mean` are over all numbers; `share` is that of pixels more than one level off. `differing` counts the
-    samples outside of the tolerance. `cause` is a guess, '' if nothing differs.
+    `most` and `mean` are over all numbers; `share` is the share of pixels more than one level off. `differing` counts the
+    samples outside the tolerance. `cause` is a guess, '' if nothing differs.
     """
 
     pipeline: str
@@ -148,7 +148,7 @@ class VerifyReport:
 
 @dataclass(frozen=True)
 class _Pipeline:
-    """Steps to check, each None if it is not to be; or `whole`, from decoded pixels to all outputs by name.
+    """Steps to check (None: not checked); or `whole`, from decoded pixels to all outputs by name.
 
     `labels` are the names of its classes in order. `network` is what `whole` must agree with, given the same pixels.
     """
@@ -207,7 +207,7 @@ def _parity_note(folder: Path) -> list[str]:
 def _open_models(folder: Path, names: Sequence[str]) -> dict[str, tuple[str, ModelOutputs] | None]:
     """Return the runtime's name and the opened model of each file that is there, None if its runtime is not installed.
 
-    Opening is most of what a check takes, so two threads do it; what takes OpenVINO longest comes first.
+    Opening takes most of the time of a check, so two threads do it; what takes OpenVINO longest comes first.
     """
     there = sorted((name for name in names if (folder / name).is_file()), key="openvino/image.xml".__ne__)
 
@@ -219,7 +219,7 @@ def _open_models(folder: Path, names: Sequence[str]) -> dict[str, tuple[str, Mod
 
 
 def _networks(opened: Mapping[str, tuple[str, ModelOutputs] | None], notes: list[str]) -> list[_Pipeline]:
-    """Return the network in every runtime that is installed; add to `notes` what is not."""
+    """Return the network in every installed runtime; add a note for each that is not installed."""
     found = []
     for name in NETWORKS:
         if name in opened and (model := opened[name]) is None:
@@ -276,7 +276,7 @@ def _by_pillow(golden: ExpectedSamples) -> tuple[DecodeStep, ResizeStep]:
 
 
 def _compared(pipeline: _Pipeline, golden: ExpectedSamples, reference: NetworkStep | None) -> list[StageDifference]:
-    """Return one difference per step that the pipeline has; the first that is not within tolerance has a cause."""
+    """Return one difference per step of the pipeline; the first one outside its tolerance gets a cause."""
     pairs = _pairs(pipeline, golden)
     differences: list[StageDifference] = []
     for stage, found in pairs.items():
@@ -358,11 +358,11 @@ def _difference(pipeline: str, stage: str, pairs: Pairs, tolerance: Mapping[str,
 
 
 _SHARE = 0.001
-"""How many of the pixels may be off by more than one level."""
+"""Share of the pixels that may be off by more than one level."""
 
 
 def _gap(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Return the differences; infinite for another shape, or what is not a number."""
+    """Return the differences; infinite where the shape differs or a value is not a number."""
     if found.shape != expected.shape or not np.issubdtype(found.dtype, np.number):
         return np.array([np.inf])
     gap = np.abs(found.astype(np.float64) - expected)
@@ -370,7 +370,7 @@ def _gap(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check the export that this program lies in, or another one; return the exit status."""
+    """Check the export that contains this program, or the given one; return the exit status."""
     parser = argparse.ArgumentParser(description="Check an export of headstart on this machine, step by step.")
     parser.add_argument("folder", nargs="?", default=Path(__file__).parent, type=Path, help="default: where this lies")
     try:

@@ -1,6 +1,6 @@
-"""Part of verify.py: the files of an export, compared with its manifest before anything opens them; the golden samples.
+"""Part of verify.py: compares the files of an export with its manifest before anything opens them; reads the samples.
 
-It imports nothing of headstart, because it travels with every export (`golden_samples.verify_script`).
+It imports nothing of headstart, because it is part of every export (`golden_samples.verify_script`).
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class ExpectedSamples:
 
 
 def check_files(folder: Path) -> dict[str, str]:
-    """Compare every file with the manifest; return {relative path: SHA-256}. Nothing else has opened them by then.
+    """Compare every file with the manifest; return {relative path: SHA-256}. Call it before anything opens them.
 
-    Raises `RefusedExport`: a file is missing, was changed or was added, or an ONNX file has data elsewhere.
+    Raises `RefusedExport`: a file is missing, was changed or was added, or an ONNX file has data in another file.
     """
     listed = _manifest(folder)
     present = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
@@ -68,7 +68,7 @@ def check_files(folder: Path) -> dict[str, str]:
 
 
 NUMBERS = ("image_size", "resize", "shorter_side", "interpolation", "margin", "ranges")
-"""What is used of a pixel contract."""
+"""The fields of a pixel contract that are used."""
 _IGNORED = r"(^|/)(\.[^/]+|__pycache__|Thumbs\.db|ehthumbs\.db|desktop\.ini)(/|$)"
 _TEXTS = (".json", ".md", ".txt", ".html", ".py", ".xml")
 
@@ -87,7 +87,7 @@ def _manifest(folder: Path) -> dict[str, str]:
 
 
 def _sha256(path: Path) -> str:
-    """Return a file's SHA-256; of a text, with the line ends that it was written with (git changes them on Windows)."""
+    """Return a file's SHA-256; text is first given its original line endings (git changes them on Windows)."""
     data = path.read_bytes()
     return hashlib.sha256(data.replace(b"\r\n", b"\n") if path.suffix in _TEXTS else data).hexdigest()
 
@@ -101,11 +101,11 @@ _INSIDE = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "external", 14: "external"},
 }
-"""The fields of ONNX's messages (onnx.proto) on the way to a tensor's `external_data` and `data_location`."""
+"""The fields of ONNX messages (onnx.proto) that lead to a tensor's `external_data` and `data_location`."""
 
 
 def has_external_data(message: memoryview, kind: str = "model") -> bool:
-    """Return whether an ONNX message has, somewhere in it, a tensor with data in another file, or is not one at all."""
+    """Return whether an ONNX message contains a tensor with data in another file, or is not an ONNX message at all."""
     try:
         for number, value in _fields(message):
             inner = _INSIDE[kind].get(number)
@@ -120,7 +120,7 @@ def has_external_data(message: memoryview, kind: str = "model") -> bool:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """Yield number and value of a protobuf message's fields. Raises `IndexError` if it is cut off."""
+    """Yield number and value of each field of a protobuf message. Raises `IndexError` if it is truncated."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)

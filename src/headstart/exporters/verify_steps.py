@@ -1,6 +1,6 @@
-"""Part of verify.py: the steps of the pixel contract by Pillow, and models opened in the runtimes that are installed.
+"""Part of verify.py: the steps of the pixel contract in Pillow, and models opened in the installed runtimes.
 
-It imports nothing of headstart, because it travels with every export (`golden_samples.verify_script`).
+It imports nothing of headstart, because it is part of every export (`golden_samples.verify_script`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ ModelOutputs = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 DecodeStep = Callable[[bytes], np.ndarray]
 """From a file to its upright RGB pixels, uint8 (H, W, 3)."""
 ResizeStep = Callable[[np.ndarray], Any]
-"""From these to (S, S, 3), or {input: (S, S, 3)} if the network has several inputs."""
+"""From these pixels to (S, S, 3), or {input: (S, S, 3)} if the network has several inputs."""
 NetworkStep = Callable[[Mapping[str, np.ndarray]], tuple[Any, Any]]
-"""From uint8 pixels (1, S, S, 3) by input to logits and probabilities, (1, K); logits may be None."""
+"""From uint8 pixels (1, S, S, 3) by input to logits and probabilities, (1, K) each; logits may be None."""
 
 _IMPORTING = threading.Lock()
 
@@ -42,18 +42,18 @@ def pillow_decode(data: bytes, ranges: Mapping[str, Sequence[float]] | None = No
 
 
 def pillow_resize(decoded: np.ndarray, contract: Mapping[str, Any]) -> np.ndarray:
-    """Return what the network sees, uint8 (S, S, 3), of upright RGB pixels, as the contract in preprocess.json says."""
+    """Turn upright RGB pixels into what the network sees, uint8 (S, S, 3), as the contract in preprocess.json says."""
     image, how = Image.fromarray(decoded), Image.Resampling[contract["interpolation"].upper()]
     (left, right, width, x), (top, bottom, height, y) = axes(contract, image.width, image.height)
     image = image.resize((width, image.height), how, box=(left, 0, right, image.height))
-    image = image.resize((width, height), how, box=(0, top, width, bottom))  # by height last, whatever Pillow prefers
+    image = image.resize((width, height), how, box=(0, top, width, bottom))  # height last, whatever Pillow prefers
     square = Image.new("RGB", (contract["image_size"],) * 2, tuple(contract["margin"]))
     square.paste(image, (x, y))
     return np.asarray(square)
 
 
 def axes(contract: Mapping[str, Any], width: int, height: int) -> list[tuple[float, float, int, int]]:
-    """Return for each axis where the part to resize begins and ends, its size when resized, and where it then lies."""
+    """Return for each axis where the part to resize begins and ends, its resized length, and where that is placed."""
     side, axes = contract["image_size"], []
     for length in (width, height):
         begin, end, count = 0.0, float(length), side
@@ -68,14 +68,14 @@ def axes(contract: Mapping[str, Any], width: int, height: int) -> list[tuple[flo
 
 
 def open_onnx(path: Path) -> tuple[str, ModelOutputs] | None:
-    """Open an ONNX model in onnxruntime, on the CPU; return the runtime's name and it. None if it is not installed."""
+    """Open an ONNX model in onnxruntime, on the CPU; return the runtime's name and the model, None if it is not installed."""
     try:
         import onnxruntime
     except ImportError:
         return None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it is about answers, not speed
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # this is about answers, not speed
     session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_outputs()]
     return (
@@ -96,14 +96,14 @@ def open_ir(path: Path) -> tuple[str, ModelOutputs] | None:
     def outputs(given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         answers = compiled.create_infer_request().infer(
             dict(given)
-        )  # one request each: calls may come from several threads
+        )  # a request per call: calls may come from several threads
         return {output.any_name: np.array(values) for output, values in answers.items()}
 
     return f"OpenVINO {openvino.__version__.split('-')[0]}", outputs
 
 
 def quiet_openvino() -> Any:
-    """Import OpenVINO without its telemetry, which would report that to its makers. Raises `ImportError`."""
+    """Import OpenVINO without its telemetry, which would report the import to its makers. Raises `ImportError`."""
     with _IMPORTING:
         hidden = "openvino_telemetry" not in sys.modules
         if hidden:

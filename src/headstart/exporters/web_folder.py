@@ -1,15 +1,15 @@
-"""The format `web` of an export: a page that classifies in the browser, and needs no server that computes.
+"""The format `web` of an export: a page that classifies in the browser, without any computing on a server.
 
-    index.html, _headers           to be opened; headers for static hosts that read them
-    page/                          style, scripts, and onnxruntime for browsers
-    model.onnx, samples/           the network as it was proven, and what the page tests itself with
+    index.html, _headers           the page; HTTP headers for static hosts that read this file
+    page/                          styles, scripts, and onnxruntime for browsers
+    model.onnx, samples/           the verified network, and what the page tests itself with
 
-Together with the export's other files, that is a folder for any static host. With `one_file`, index.html has all of it
-inside and opens from a disk, without a single request: 9 MB with the small backbone. The page decodes with the browser,
+Together with the export's other files, that is a folder for any static host. With `one_file`, index.html contains all of it
+and can be opened from disk, without a single request: 9 MB with the small backbone. The page lets the browser decode,
 resizes as the pixel contract says (`web/pixels.js`), runs model.onnx in WebAssembly on one thread, and classifies nothing
-before its own answers to the golden samples are those that were proven.
+until its own answers to the golden samples are the expected ones.
 
-Not for runs on images of more than 8 bits per channel: browsers reduce those before a page can see them.
+Not for runs on images of more than 8 bits per channel: browsers reduce those to 8 bits before a page can see them.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ HOST_HEADERS = f"""\
   Referrer-Policy: no-referrer
   X-Content-Type-Options: nosniff
 """
-"""In the form that Netlify and Cloudflare Pages read. The page has the same policy in it."""
+"""In the format of Netlify and Cloudflare Pages. The page itself contains the same policy."""
 
 
 @dataclass(frozen=True)
 class WebOptions:
     """Options of the format web.
 
-    `ort` is onnxruntime-web, npm's .tgz or a folder; by default it is fetched once, unless `offline`. With `one_file` the
-    page is one HTML file.
+    `ort` is onnxruntime-web, as npm's .tgz or a folder; by default it is downloaded once, unless `offline`. With
+    `one_file`, the page is a single HTML file.
     """
 
     ort: Path | None = None
@@ -54,7 +54,7 @@ class WebOptions:
 
 
 def check_for_web(contracts: Mapping[str, PixelContract], samples: int) -> None:
-    """Raise `RecipeError` for a run that browsers cannot serve, or without samples."""
+    """Raise `RecipeError` for a run that cannot work in browsers, or without samples."""
     deep = [contract.ranges.as_dict() for contract in contracts.values() if contract.ranges.as_dict()]
     if deep:
         raise RecipeError(

@@ -1,11 +1,11 @@
-"""The page that classifies images, as HTML: served by `headstart serve`, or exported to classify in the browser.
+"""The web page that classifies images: served by `headstart serve`, or exported to classify in the browser.
 
     web_page(about, base="assets/")                             links its scripts; what `serve` answers at /
-    web_page(about, base="page/", inside={name: bytes})         one file with everything in it, which opens from a disk
+    web_page(about, base="page/", inside={name: bytes})         one file with everything in it, which can be opened from disk
 
-The page is `web/index.html.j2`, its style and scripts lie beside it. `about` is all that it knows of a classifier; it is
-in the page as JSON. Every policy forbids requests to other hosts and inline scripts without a hash. Milliseconds, and no
-imports but Jinja.
+The page is `web/index.html.j2`, with its styles and scripts beside it. `about` is all that it knows about a classifier, and is
+part of the page as JSON. Every content security policy forbids requests to other hosts, and inline scripts without a hash.
+Takes milliseconds, and imports only Jinja.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Any
 from headstart.io.text_table import few, plain
 
 HERE = ("classify_here.js", "app.js")
-"""Scripts of a page that classifies in the browser, in their order."""
+"""Scripts of a page that classifies in the browser, in order."""
 THERE = ("classify_there.js", "app.js")
 """Scripts of a page that asks the server."""
 WORKER = ("pixels.js", "self_test.js", "network_worker.js")
-"""Scripts of the worker."""
+"""Scripts of the web worker."""
 STYLE = "style.css"
 MOST_CLASSES = 12
 
@@ -35,7 +35,7 @@ THERE_POLICY = _COMMON + "script-src 'self'; style-src 'self'; connect-src 'self
 HERE_POLICY = (
     _COMMON + "script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; connect-src 'self'; worker-src 'self' blob:"
 )
-"""For the `_headers` of static hosts, and in the page itself."""
+"""Content security policy for the `_headers` of static hosts, and for the page itself."""
 
 
 @cache
@@ -46,7 +46,7 @@ def web_part(name: str) -> bytes:
 
 @cache
 def served_assets() -> dict[str, tuple[bytes, str]]:
-    """Return the files that a served page asks for: {name: (content, media type)}."""
+    """Return the files that a served page requests: {name: (content, media type)}."""
     style = {STYLE: (web_part(STYLE), "text/css; charset=utf-8")}
     return style | {name: (web_part(name), "text/javascript; charset=utf-8") for name in THERE}
 
@@ -63,9 +63,9 @@ def web_page(
     links: Sequence[tuple[str, str]] = (),
     inside: Mapping[str, bytes] | None = None,
 ) -> str:
-    """Return the page as HTML. With `inside`, style and scripts are in it too, and these files, packed.
+    """Return the page as HTML. With `inside`, it also contains styles, scripts and these files, compressed.
 
-    `about` has mode, model, classes and backbones, and what the scripts need; `links` are (address, text) for its foot.
+    `about` has mode, model, classes and backbones, and what the scripts need; `links` are (URL, text) for the footer.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -106,7 +106,7 @@ def _classes(classes: Sequence[str]) -> str:
 
 
 def _inside_policy(style: str, scripts: Sequence[str]) -> str:
-    """Return a policy without any host: what is in the page, by hash, and what it unpacks itself."""
+    """Return a policy without any host: only what is in the page, by hash, and what it unpacks itself."""
     hashes = " ".join(map(_hash, scripts))
     return (
         "default-src 'none'; img-src blob: data:; base-uri 'none'; form-action 'none'; "
@@ -119,5 +119,5 @@ def _hash(text: str) -> str:
 
 
 def _packed(data: bytes) -> str:
-    """Return gzip in base64, the same for the same bytes."""
+    """Return the bytes as gzip in base64; equal bytes give equal text."""
     return base64.b64encode(gzip.compress(data, 6, mtime=0)).decode()
