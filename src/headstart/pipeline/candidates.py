@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """`members` as they would be saved, `features` float32 (N, D) of all images for each, and logits on the validation
-    set from layers fitted on the training set only, all before calibration.
+    """`members` as they would be saved, the `features` float32 (N, D) of all images for each member, and logits on the
+    validation set from layers fitted on the training set only; all before calibration.
 
-    `head` is the closed-form head, `finetuned` the result of gradient descent; None if not part of it.
+    `head` is the closed-form head, `finetuned` the result of gradient descent; each is None if not part of the candidate.
     """
 
     members: tuple[EnsembleMember, ...]

@@ -1,9 +1,9 @@
 """Choice of backbones: successive halving on growing subsets, scored by exact leave-one-out log-loss.
 
 All candidates embed a small stratified subset (those with the same input geometry share its decoding); the better half
-proceeds to more images, until four are left. Of these, `pipeline.combine` keeps those that help each other: two good
-backbones with the same errors are worth little more than one. As soon as the time allows it, the candidates that are
-left embed all images, and are compared without a subset's noise. Discriminant analysis on their features is scored by its
+proceeds to more images, until four are left. Of these, `pipeline.combine` keeps those that complement each other: two good
+backbones with the same errors are worth little more than one. As soon as time allows, the remaining candidates embed
+all images, and are compared without the noise of a subset. Discriminant analysis on their features is scored by its
 exact leave-one-out log-loss, which needs no held-out images and is less noisy than accuracy on a few.
 Scores that try to predict transfer without fitting (LogME and its kin) are not used: k-NN beat 23 of them in 42,000
 runs (arXiv 2503.18528).
@@ -47,7 +47,7 @@ PART_OF_TIME = 0.25
 """Fraction of the remaining seconds after which a search stops adding images."""
 
 PART_FOR_ALL = 0.1
-"""Fraction of the remaining seconds within which all candidates that are left embed all images."""
+"""Fraction of the remaining seconds that the remaining candidates may take to embed all images."""
 
 LAST = 4
 
@@ -77,9 +77,8 @@ def choose_backbones(
 
     `labels_N` int64 (N,), all known. `seconds` is what remains of the budget; `total` images must be embedded in the
     end. Keeps fewer extractors if they would not fit into the time. `pooling` is that of the `Recipe`.
-    The candidates that are left embed all images as soon as that takes at most the fraction `part_for_all` of the time.
-    Raises
-    `BackboneError`, `WriteError`.
+    The remaining candidates embed all images as soon as that takes at most the fraction `part_for_all` of the time.
+    Raises `BackboneError`, `WriteError`.
     """
     started = time.monotonic()
     order = stratified_order(labels_N, seed)
@@ -124,9 +123,9 @@ def compiled_within(
     runtime: Runtime,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[FeatureExtractor]:
-    """Return the extractors whose networks are compiled by then, at least one; those never opened here compile first.
+    """Compile networks never opened on this machine, for up to `seconds`; return the extractors that are ready, at least one.
 
-    A network is compiled once per machine, which takes seconds, or many on a busy one. Small ones trained on plain
+    A network is compiled once per machine, which takes seconds, or many seconds on a busy machine. Small ones trained on plain
     ImageNet-1k come first. Raises `BackboneError`.
     """
     if runtime.device != "cpu":

@@ -1,15 +1,15 @@
-"""Choose how images become the input of frozen backbones: cropped, padded or squashed, how large, mirrored too or not.
+"""Choose how images become the input of frozen backbones: cropped, padded or squashed, how large, and whether also mirrored.
 
     the backbone's own input -> another resize -> a larger image -> the mean over the image and its mirror image
 
 Backbones come with the centre crop and the size of their training, which suit photographs of one centred subject. A crop
 cuts off what lies at the edge, and a larger image than in training is often better with the same weights (Touvron et al.
-2019, arXiv 1906.06423). The best backbone tries each way on a subset of the images; one is kept if it clearly lowers the
-leave-one-out log-loss. It then holds for all members of an ensemble, because it says something about the images.
+2019, arXiv 1906.06423). Each option is tried with the best backbone on a subset of the images, and kept if it clearly lowers
+the leave-one-out log-loss. It is then used for all members of an ensemble, because it says something about the images.
 
-Costs a pass over at most `SUBSET` images for each way; then all members embed all images anew. A way that does not fit into
-fractions of the time is not tried. When not to use it: for networks that are trained, whose input is part of how they were
-published. With fewer than `LEAST` images, differences are noise.
+Costs a pass over at most `SUBSET` images for each option; then all members embed all images again. An option that would
+take more than its fraction of the time is not tried. When not to use it: for networks that are trained, whose input is
+part of how they were published. With fewer than `LEAST` images, differences are noise.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from headstart.training.history import HistoryRow
 from headstart.training.recipe import Recipe
 
 LEAST, SUBSET = 200, 1500
-"""The fewest images of train and validation for a choice, and the most to make it on."""
+"""The fewest training and validation images for which a choice is made, and the most on which it is made."""
 
 LARGER = 1.3
-"""The factor on the image size that is tried; an image then takes about 1.7 times as long."""
+"""The factor on the image size to try; an image then takes about 1.7 times as long."""
 
 PART_FOR_TRIALS, PART_FOR_ALL = 0.2, 0.4
-"""Fractions of the remaining seconds: for the trials, and for embedding all images with all members anew."""
+"""Fractions of the remaining seconds: for the trials, and for embedding all images again with all members."""
 
 TIMED = 32
-"""Images whose embedding is timed, to know what fits."""
+"""Number of images whose embedding is timed, to see what fits into the time."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class InputChange:
 
     @property
     def cost(self) -> float:
-        """The time for an image, as a multiple of that without the change."""
+        """The time per image, as a multiple of that without the change."""
         if self.option == "image_scale":
             return float(self.value) ** 2
         return 2.0 if self.value == "flip" else 1.0
@@ -81,8 +81,8 @@ def scaled_size(image_size: int, scale: float) -> int:
 def choose_input(
     task: FitTask, extractors: Sequence[FeatureExtractor]
 ) -> tuple[Recipe, tuple[FeatureExtractor, ...], list[HistoryRow]]:
-    """Return the recipe with the chosen values of its open options, the extractors with that input, and a row per way
-    tried.
+    """Return the recipe with the chosen values of its open options, the extractors with that input, and a row per
+    option tried.
 
     `extractors` are the members of the classifier, best first. Raises as `FitTask.embed`.
     """
@@ -94,7 +94,7 @@ def choose_input(
 
 
 def _settled(recipe: Recipe, search: _InputSearch) -> Recipe:
-    """Return the recipe as it was used, so that a repetition does not choose again."""
+    """Return the recipe with the options that were used, so that repeating it does not choose again."""
     used = {each.spec.resize for each in search.extractors}
     resize = used.pop() if len(used) == 1 else recipe.resize
     kept = {change.option: change.value for change in search.kept}
@@ -103,7 +103,7 @@ def _settled(recipe: Recipe, search: _InputSearch) -> Recipe:
 
 
 class _InputSearch:
-    """The members as they are so far, and the changes that were kept."""
+    """The members as changed so far, and the changes that were kept."""
 
     def __init__(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> None:
         self.task, self.extractors = task, extractors
@@ -114,7 +114,7 @@ class _InputSearch:
         self._images = task.images.take(self._rows)
         self.changes = _open_changes(task.recipe, extractors[0], self._images)
         self._pace = 0.0
-        """Seconds per image with all members, of which `_first` is the part of the first one."""
+        """Seconds per image with all members; `_first` is the share of the first member."""
         self._first = 0.0
 
     def run(self) -> Iterator[HistoryRow]:
@@ -150,7 +150,7 @@ class _InputSearch:
         self._pace, self._first = self._pace * change.cost, self._first * change.cost
 
     def _suits_all(self, change: InputChange) -> bool:
-        """Return whether all other members can be opened with the change: some networks have one size."""
+        """Return whether all other members can be opened with the change: some networks accept only one size."""
         try:
             for changed in map(change.apply, self.extractors[1:]):
                 open_network(changed.backbone, changed.spec, self.task.runtime)
@@ -178,7 +178,7 @@ class _InputSearch:
     def _tried(self, change: InputChange) -> Probe | None:
         try:
             return self._probe(change.apply(self.extractors[0]))
-        except BackboneError as error:  # some networks have one size
+        except BackboneError as error:  # some networks accept only one size
             log.info("Not tried: %s", error.message)
             return None
 
@@ -193,10 +193,10 @@ class _InputSearch:
 
 
 def _open_changes(recipe: Recipe, extractor: FeatureExtractor, images: Images) -> list[list[InputChange]]:
-    """Return the ways to try for each option that the recipe leaves open: cheap ones first."""
+    """Return the changes to try for each option that the recipe leaves open, cheap ones first."""
     spec, groups = extractor.spec, []
     if recipe.resize == "auto":
-        square = bool((images.sizes_N2[:, 0] == images.sizes_N2[:, 1]).all())  # then pad and squash are one
+        square = bool((images.sizes_N2[:, 0] == images.sizes_N2[:, 1]).all())  # then pad and squash are the same
         names = [name for name in RESIZES if name != spec.resize and not (square and name == "pad")]
         groups.append([InputChange("resize", name) for name in names])
     if not recipe.image_scale and not recipe.image_size:

@@ -27,8 +27,8 @@ from headstart.pipeline.fit_heads import block_scale
 from headstart.training.history import HistoryRow
 
 CLEAR_GAIN = 0.02
-"""A further member costs as much as the first at prediction, and features of all stages a little, so each must lower the
-log-loss by this fraction."""
+"""Fraction by which each addition must lower the log-loss: at prediction, a further member costs as much as the first, and
+features of all stages cost a little."""
 
 MOST_MEMBERS = 4
 MOST_COLUMNS = 6000
@@ -37,10 +37,10 @@ MOST_COLUMNS = 6000
 STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
 
 PRIOR_IMAGES = 10.0
-"""How many images' worth of evidence is behind the weights that are expected before any image is seen."""
+"""Strength of the prior on the weights: as if so many images had asked for the expected ones."""
 
 MOST_STEPS = 50
-"""Of Newton's method; it takes five to ten."""
+"""Limit on the steps of Newton's method, which takes five to ten."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +88,9 @@ def probe(
     *,
     rows: np.ndarray | None = None,
 ) -> Probe:
-    """Probe features whose columns are those of the extractor's pooling; `rows` are the images to use, all by default.
+    """Probe features whose columns are those of the extractor's pooling; `rows` are the images to use, by default all.
 
-    `labels_N` int64 are the labels of these.
+    `labels_N` int64 are the labels of those images.
     """
     begun = time.monotonic()
     some_ND = features_ND if rows is None else features_ND[rows]
@@ -140,7 +140,7 @@ def probe_poolings(
 
 
 def choose_members(probes: Sequence[Probe], labels_N: np.ndarray) -> list[Probe]:
-    """Return the probes to combine, best first: each lowers the log-loss of the equally weighted sum clearly."""
+    """Return the probes to combine, best first: each clearly lowers the log-loss of the equally weighted sum."""
     left = sorted(probes, key=lambda p: p.log_loss)
     chosen, loss = [left.pop(0)], min(p.log_loss for p in probes)
     while left and len(chosen) < MOST_MEMBERS:
@@ -199,7 +199,7 @@ def _lowest(
 ) -> np.ndarray:
     """Return the weights >= 0 with the lowest value of a convex function: projected Newton (Bertsekas 1982).
 
-    `slopes` gives its first and second derivatives. For a few weights: a step solves a system of their number.
+    `slopes` gives its first and second derivatives. For few weights: each step solves a linear system of that size.
     """
     weights_M = start_M
     for _ in range(MOST_STEPS):

@@ -95,7 +95,7 @@ def compare_trials(asked: ComparisonRequest, clock: Budget | None = None) -> Com
     if all(o.error for o in outcomes.values()) and clock.left() <= 0 and clock.firm:
         raise clock.too_small(f"none of {len(outcomes)} trials finished within it", 2 * clock.spend)
     tested = [dataset.file(i) for i in dataset.sets.test]
-    images = [file for file in tested if isinstance(file, Path)]  # of a pack, none: its latency stays unknown
+    images = [file for file in tested if isinstance(file, Path)]  # none for a pack: then the latency stays unknown
     outcomes = {c.name: with_latency(outcomes[c.name], c, place, images) for c in candidates}
     found = _compared(candidates, outcomes, place, images=len(tested), seed=asked.seed, seconds=clock.spent())
     write_csv(asked.out / "comparison.csv", ROW_COLUMNS, found.row_cells())

@@ -141,7 +141,7 @@ def _write_sheets(
 
 
 def opened_heat(classifier: Classifier) -> tuple[Heat | None, str]:
-    """Return the networks, opened, if they support heat maps, which is tried on an empty image; else None, and why."""
+    """Return the networks, opened, if they support heat maps (tried on an empty image); otherwise None, and why."""
     try:
         heat = Heat(classifier)
         heat.batch([Image.new("RGB", (32, 32))])

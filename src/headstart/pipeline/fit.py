@@ -73,7 +73,7 @@ def resolve_backbones(
     earlier: EarlierChoices = NO_CHOICES,
     images: int = 1_000,
 ) -> ResolvedBackbones:
-    """Find or download the backbones before any long work, for about that many images. Raises `BackboneError`, `RecipeError`,
+    """Find or download the backbones for about `images` images, before any long work. Raises `BackboneError`, `RecipeError`,
     `MissingExtra`.
 
     A recipe that leaves the choice open gets the backbones of an `earlier` run again, if there is one.

@@ -43,8 +43,8 @@ class Clock:
 class EarlierChoices:
     """What repeating a run takes over from it: choices that depended on time or on the machine.
 
-    `backbones` are the names of those it chose, best first; `weights` those that lie in the run folder itself, by name.
-    `replanned` are the changes of its number of steps, see `training.pacing`.
+    `backbones` are the names of those it chose, best first; `weights` those stored in the run folder itself, by name.
+    `replanned` are the changes to its number of steps, see `training.pacing`.
     """
 
     backbones: Sequence[str] = ()

@@ -41,7 +41,7 @@ class ImagesGiven:
 
     @property
     def files(self) -> list[Path]:
-        """Those that are files."""
+        """The images that are files."""
         return [ref for ref in self.refs if isinstance(ref, Path)]
 
 
@@ -89,7 +89,7 @@ def _add_store(found: ImagesGiven, url: str) -> None:
 
 
 def _missing_hint(given: Path) -> str:
-    """What to do about a path that does not exist; on Windows, patterns arrive as they are written."""
+    """What to do about a path that does not exist; on Windows, the shell does not expand patterns."""
     if set("*?") & set(given.name) and given.parent.is_dir():
         return f"Patterns such as *.jpg are not expanded. Give the folder: {given.parent}"
     return hint_for_missing(given)
@@ -117,7 +117,7 @@ def _images_of(given: Path) -> tuple[Dataset, Path]:
 def _images_in(folder: Path) -> Dataset:
     """Find every image below a folder, ignoring labels from folders and tables.
 
-    Includes files with unknown suffixes, but not directly beside other folders. Raises `NoImages`.
+    Includes files with unknown suffixes, unless other folders are beside them. Raises `NoImages`.
     """
     found = FoundImages()
     top = unwrap(FolderWalk(folder), folder, quiet=True)

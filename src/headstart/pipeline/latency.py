@@ -1,8 +1,8 @@
 """Latency of a trained classifier for one image: `python -m headstart.pipeline.latency RUN IMAGE...` prints it.
 
-Measured from file to probabilities, one image after the other, with networks already loaded: the latency of a service,
-not that of `predict` for its first image, which is mostly start-up. The median of 25 images after three warm-up images,
-in milliseconds, as JSON. Images are read again each time; the feature cache is not used.
+Measured from file to probabilities, one image after another, with networks already loaded: this is the latency of a service,
+not that of `predict` for its first image, which is mostly start-up. Prints the median of 25 images after three warm-up
+images, in milliseconds, as JSON. Images are read again each time; the feature cache is not used.
 """
 
 from __future__ import annotations

@@ -354,7 +354,7 @@ def _suspects(known: _ReportImages, classifier: Classifier) -> tuple[tuple[Suspe
         )
     labelled = np.flatnonzero(dataset.labels >= 0)
     labels_N = dataset.labels[labelled]
-    # The first backbone is the best; two joined ones cost four times as much.
+    # The first backbone is the best; joining two would cost four times as much.
     chances_NK = out_of_fold([frozen[0][labelled]], labels_N, dataset.groups[labelled], len(dataset.classes))
     found = label_issues(chances_NK, labels_N)
     return tuple(

@@ -1,11 +1,11 @@
-"""The training images of a run that are most similar to other images, opened once for many questions.
+"""The training images of a run that are most similar to other images, opened once for many queries.
 
     similar = SimilarImages.open(run)
     similar.nearest(own_features, sha256s, 5)        rows and cosines for each image
     similar.near(row, cosine), similar.thumbnail(row)
 
-`headstart explain` and the page of `headstart serve` show them. Opening costs a look at the dataset, and the features of the
-training images, which are in the cache if the training was on this machine; in memory they take 4 bytes for each feature
+`headstart explain` and the page of `headstart serve` show them. Opening lists the dataset and loads the features of the
+training images, which are in the cache if the run was trained on this machine; in memory they take 4 bytes for each feature
 of the last stage. Images that are gone or have changed are left out, and `note` says so.
 """
 
@@ -32,7 +32,7 @@ from headstart.runs.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """The run's labels by SHA-256, and the training images that are there; `note` says which are not, and why."""
+    """The run's labels by SHA-256, and the training images that were found; `note` says which were not, and why."""
 
     labels: dict[str, str]
     paths: list[str]
@@ -42,7 +42,7 @@ class TrainingImages:
 
     @classmethod
     def of(cls, run: RunFolder, data: Path | None = None) -> TrainingImages:
-        """Return those of a run; `data` is where they are now. Raises `DataError` if that is given and no dataset."""
+        """Return those of a run; `data` is where they are now. Raises `DataError` if it is given but is not a dataset."""
         labels = {row.sha256: row.label for row in run.split if row.label}
         training, source = run.training_rows, run.provenance.source(data)
         try:
@@ -72,7 +72,7 @@ class TrainingImages:
 
 @dataclass(frozen=True, eq=False)
 class SimilarImages:
-    """`TrainingImages` with their backbones' own features, one float32 (N, D) per backbone; `changed` rows have none."""
+    """`TrainingImages` with the backbones' own features, one float32 (N, D) per backbone; rows in `changed` have none."""
 
     images: TrainingImages
     own: tuple[np.ndarray, ...]

@@ -2,9 +2,9 @@
 
     DIR/cats/a.jpg, DIR/cats/a-2.jpg, DIR/dogs/b.png
 
-Images are copied, or linked to. The folder appears when all of them are in it, or not at all; an existing one is never
-touched. Files with the same name get numbers, in the order in which the images were given. Costs reading and writing every
-file once. Not for images in memory, which have no file to copy.
+Images are copied or linked. The folder appears once all of them are in it, or not at all; an existing one is never touched.
+Files with the same name get numbers, in the order in which the images were given. Costs reading and writing every file
+once. Not for images in memory, which have no file to copy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from headstart.model.inference.predictions import Predictions
 from headstart.runs.outside_runs import check_outside_run
 
 _NOT_IN_NAMES = re.compile(r'[\x00-\x1f/\\:*?"<>|]|^\.|[. ]$')
-"""Characters that a file system refuses or gives a meaning to, on some machine."""
+"""Characters that some file system refuses, or gives a special meaning."""
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
 _BYTES = 1 << 20
 
@@ -40,7 +40,7 @@ class SortedImages:
 
     @property
     def classes(self) -> dict[str, int]:
-        """The number of images by name of a class folder."""
+        """The number of images in each class folder, by its name."""
         return dict(sorted(Counter(place.partition("/")[0] for place in self.places.values()).items()))
 
 
@@ -122,7 +122,7 @@ def _safe(name: str) -> str:
 
 
 def _unique(places: Sequence[str]) -> list[str]:
-    """The places, with a number before the extension where one would occur twice, on any file system.
+    """The places, with a number before the extension where two would be the same on any file system.
 
     >>> _unique(["cats/a.jpg", "cats/A.JPG", "cats/a.jpg", "cats/a-2.jpg"])
     ['cats/a.jpg', 'cats/A-2.JPG', 'cats/a-3.jpg', 'cats/a-2-2.jpg']

@@ -80,7 +80,7 @@ KEPT_TEST = "A test set comes with the data or the split. It is kept: --test-siz
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """Arguments of a training run. `earlier` is what to take over from a run that is repeated."""
+    """Arguments of a training run. `earlier` is what to take over from the run that is being repeated."""
 
     source: DataSource
     out: Path
@@ -215,7 +215,7 @@ def _check_outside(out: Path, data: Path) -> None:
 
 
 def _predict(result: FitResult, dataset: Dataset, *, tested: bool) -> Predictions:
-    """Return predictions for all images; without a test set, those on validation by layers that have not seen it."""
+    """Return predictions for all images; without a test set, those on validation come from layers that have not seen it."""
     classifier = result.classifier
     logits_NK = classifier.logits(result.features)
     if not tested:

@@ -1,4 +1,4 @@
-"""Running trials one after the other within a budget: the share of each, and whether any trial fits."""
+"""Running trials one after another within a budget: the share of each, and whether any trial fits."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Budget:
 def run_trials(
     pending: Sequence[TrialConfig], place: TrialContext, clock: Budget, *, some: bool
 ) -> dict[str, TrialResult]:
-    """Run trials one after the other. Each gets its share of the remaining time, and is stopped at twice that.
+    """Run trials one after another. Each gets its share of the remaining time, and is stopped at twice that.
 
     Until a trial has finished (`some` says whether one has), a trial may use all remaining time. If the budget is not
     firm, none is stopped or left out: one without time for an epoch gets one epoch.

@@ -52,7 +52,7 @@ class TrialConfig:
 @dataclass(frozen=True)
 class TrialContext:
     """What all trials share: data, the comparison's folder, weights and corrections, and what a run must match.
-    `weights_sha256` covers all weights that trials may choose from; `alone` if these are only the embedded backbone."""
+    `weights_sha256` covers all weights that trials may choose from; `alone`: these are only the embedded backbone."""
 
     source: DataSource
     out: Path
@@ -202,7 +202,7 @@ def train_words(recipe: Recipe, candidate: TrialConfig, place: TrialContext) -> 
     there = replace(place.source, place=absolute(place.source.place))
     words = ["train", *there.words(), "--out", str(place.run(candidate.name)), "--json", "--no-report"]
     words += ["--split", str(place.out / SPLIT)]
-    alone = place.alone and recipe.backbone == "auto"  # the hub was queried once
+    alone = place.alone and recipe.backbone == "auto"  # the hub has been queried already
     most = 0 if recipe.backbone == "auto" else place.weights.max_download  # the comparison has downloaded what suits it
     weights = replace(place.weights, offline=place.weights.offline or alone, max_download=most)
     return [*words, *words_of(place.curation), *words_of(weights), *words_of(recipe)]

@@ -1,6 +1,6 @@
 """What ranks other than 0 do in a training: they `follow` the orders of `shared_passes.LeadingPasses`.
 
-Orders are the names of methods here. Weights come with each one, so a rank that starts again has nothing to make up for.
+Orders are the names of methods of `_Follower`. Weights come with each order, so a rank never has to catch up.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from headstart.training.shared_passes import SharedPasses
 
 
 def follow(team: Team, task: TrainingTask) -> None:
-    """On ranks other than 0: do what rank 0 tells until it is done with this task. Raises `RankLost`."""
+    """On ranks other than 0: carry out rank 0's orders until it is done with this task. Raises `RankLost`."""
     follower = _Follower(team, task)
     while True:
         order, details = team.hear()
@@ -34,7 +34,7 @@ def follow(team: Team, task: TrainingTask) -> None:
             getattr(follower, order)(**details)
         except RankLost:
             raise
-        except HeadstartError:  # rank 0 knows of it, and raises it
+        except HeadstartError:  # rank 0 has been told, and raises it
             continue
 
 
@@ -53,10 +53,10 @@ class _Follower:
         self._held: list[Batch] = []
         self._coming: Iterator[Batch] = iter(())
         self._next = (-1, -1)
-        """Epoch and number of the first batch that `_coming` has not yielded yet."""
+        """Epoch and number of the next batch that `_coming` will yield."""
 
     def passes(self, recipe: dict[str, Any], class_weights: list[float] | None) -> None:
-        """Make new passes; batches begin anew."""
+        """Create new passes; batches start from the beginning."""
         weights = None if class_weights is None else np.array(class_weights, np.float32)
         self._recipe = Recipe.from_dict(recipe)
         self._passes = SharedPasses(self.task.module, self._recipe, self.task.device, weights, self.team)
@@ -72,7 +72,7 @@ class _Follower:
         for parameter in self.task.module.parameters():
             parameter.grad = None
         try:
-            if self._at != plan:  # else: once more, in smaller pieces
+            if self._at != plan:  # otherwise the same batches again, in smaller pieces
                 self._held, self._at = self._read(passes, plan), plan
         except HeadstartError as error:
             passes.failure, self._held = error, []

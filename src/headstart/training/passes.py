@@ -49,9 +49,8 @@ class StepResult:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What a step depends on: its `count` batches, from number `first` of an epoch on; `seeds`, from which dropout and
-    the like are drawn; `mixing`, the epoch and first number from which mixup is; groups are trained as `unfrozen` in
-    that epoch."""
+    """What a step depends on: its `count` batches, starting at number `first` of an epoch; `seeds` for dropout and the like;
+    `mixing`, the epoch and first number that determine mixup; `unfrozen`, the epoch whose parameter groups are trained."""
 
     epoch: int
     first: int
@@ -62,14 +61,14 @@ class StepPlan:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> StepPlan:
-        """Invert `dataclasses.asdict`, also through JSON, which makes lists of tuples."""
+        """Invert `dataclasses.asdict`, also after JSON, which turns tuples into lists."""
         first, second = values["mixing"]
         return cls(**{**values, "seeds": tuple(values["seeds"]), "mixing": (first, second)})
 
 
 @dataclass(frozen=True, eq=False)
 class BatchResult:
-    """What a batch adds to a step beside its gradient: `sums` of loss and correct predictions, float64 (2,), and the
+    """What a batch adds to a step besides its gradient: `sums` of loss and correct predictions, float64 (2,), and the
     statistics of `GhostNorms`, float32, empty if there are none."""
 
     sums: torch.Tensor
@@ -77,7 +76,7 @@ class BatchResult:
 
 
 class GhostNorms:
-    """BatchNorm's running statistics in a step of several batches, each of which is normalised by itself.
+    """BatchNorm's running statistics in a step of several batches, each of which is normalised separately.
 
     Every batch starts from the statistics before the step; afterwards they are updated once per batch, in order, by the
     mean over the batch's pieces. So it does not matter in which process, or in how many pieces, a batch is computed.
@@ -90,9 +89,9 @@ class GhostNorms:
 
     @contextmanager
     def piece(self) -> Iterator[None]:
-        """Take note of the statistics of what passes through the network meanwhile; keep those before it."""
+        """Record the statistics of what passes through the network inside the block, then restore those from before."""
         kept = [(n, n.running_mean, n.running_var, n.num_batches_tracked, n.momentum) for n in self._norms]
-        for norm, mean, var, number, _ in kept:  # others, because the backward pass needs them as they are then
+        for norm, mean, var, number, _ in kept:  # new tensors: the backward pass needs the values of this moment
             norm.running_mean, norm.running_var, norm.num_batches_tracked = mean.clone(), var.clone(), number.clone()
             norm.momentum = 1.0
         try:
@@ -105,12 +104,12 @@ class GhostNorms:
                 norm.momentum = momentum
 
     def statistics(self) -> torch.Tensor:
-        """Return those of the batch that ends here, means and variances of all layers; empty if there are none."""
+        """Return the statistics of the batch that ends here, means and variances of all layers; empty if there are none."""
         found, self._found = self._found, []
         return torch.stack(found).mean(0) if found else torch.empty(0)
 
     def update(self, statistics: torch.Tensor) -> None:
-        """Move the running statistics by those of one batch."""
+        """Update the running statistics with those of one batch."""
         if not statistics.numel():
             return
         sizes = [b.numel() for n in self._norms for b in (n.running_mean, n.running_var)]
@@ -123,7 +122,7 @@ class GhostNorms:
 
 
 class GradientSum:
-    """The gradient of a step: those of its batches, added up in order, with what else the batches give."""
+    """The gradient of a step: the sum over its batches, in order, and whatever else the batches yield."""
 
     def __init__(self, module: nn.Module, ghosts: GhostNorms | None) -> None:
         self._params = [p for p in module.parameters() if p.requires_grad]
@@ -133,12 +132,12 @@ class GradientSum:
         self._ghosts, self._statistics = ghosts, list[torch.Tensor]()
 
     def note(self, result: BatchResult) -> None:
-        """Add the loss of one more batch, and take note of its statistics."""
+        """Add the loss of one more batch, and record its statistics."""
         self._sums = result.sums if self._sums is None else self._sums + result.sums
         self._statistics.append(result.statistics)
 
     def take(self) -> None:
-        """Add the gradient that is in the parameters, and leave none there."""
+        """Add the gradient in the parameters, and clear it there."""
         found = [p.grad for p in self._params]
         self._add(found)
         self._total = [new if old is None else old for old, new in zip(self._total, found, strict=True)]
@@ -148,14 +147,14 @@ class GradientSum:
     def take_flat(self, flat: torch.Tensor) -> None:
         """Add a gradient made by `flat` on another rank."""
         parts = [part.view(p.shape) for p, part in zip(self._params, flat.split(self._sizes), strict=True)]
-        if all(total is None for total in self._total):  # no batch here: `flat` is used again
+        if all(total is None for total in self._total):  # no batch here: `flat` is reused
             parts = [torch.empty_like(p).copy_(part) for p, part in zip(self._params, parts, strict=True)]
             self._total = [*parts]
         else:
             self._add(parts)
 
     def flat(self) -> torch.Tensor:
-        """Return the gradient that is in the parameters as one tensor, with zeros where there is none; leave none."""
+        """Return the gradient in the parameters as one tensor, with zeros where there is none; clear it there."""
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._params]
         for parameter in self._params:
             parameter.grad = None
@@ -167,7 +166,7 @@ class GradientSum:
             parameter.grad = total
         for statistics in self._statistics if self._ghosts else ():
             self._ghosts.update(statistics)  # type: ignore[union-attr]
-        loss, right = (0.0, 0.0) if self._sums is None else self._sums.tolist()  # the CPU waits for the GPU here only
+        loss, right = (0.0, 0.0) if self._sums is None else self._sums.tolist()  # only here does the CPU wait
         return loss, right
 
     def _add(self, more: Sequence[torch.Tensor | None]) -> None:
@@ -180,7 +179,7 @@ class Passes:
     """Forward and backward passes on a device, at a precision, with `at_once` images at a time (0: a whole batch)."""
 
     share = (0, 1)
-    """The share of the batches that is computed here, see `Batches.epoch`."""
+    """Which of the batches are computed here; see `Batches.epoch`."""
 
     def __init__(self, module: nn.Module, recipe: Recipe, device: str, class_weights: np.ndarray | None) -> None:
         self.module, self.device, self.seed = module, device, recipe.seed
@@ -221,7 +220,7 @@ class Passes:
         return self._objective.weight(batch.targets)
 
     def ghosts(self) -> GhostNorms | None:
-        """Return what keeps BatchNorm's statistics apart in a step of several batches; None for steps of one."""
+        """Return what keeps BatchNorm's statistics of each batch apart in a step of several batches; None for one batch."""
         return GhostNorms(self.module) if self._several else None
 
     def of_batch(
@@ -251,7 +250,7 @@ class Passes:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Keep the module in evaluation mode, without gradients."""
+        """Keep the module in evaluation mode, without gradients, inside the block."""
         training = [m for m in self.module.modules() if m.training]
         self.module.eval()
         with torch.no_grad():

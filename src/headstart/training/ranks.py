@@ -2,18 +2,18 @@
 
     torchrun --nproc-per-node 2 -m headstart train photos --out run --grad-accum-steps 2
 
-Rank 0 does everything that one process would do. The others are asked to compute gradients and scores
-(`training.shared_passes`), and hold nothing that is not sent to them: so what the clock decides is decided once, and the
-number of processes is not part of a result.
+Rank 0 does everything that a single process would do. The others only compute gradients and scores when told to
+(`training.shared_passes`), and have no state that rank 0 does not send them. So decisions that depend on time are made once,
+and the number of processes does not affect the result.
 
-What is said (orders, losses, errors) goes through gloo, on CPUs. Weights and gradients go through NCCL if each process
-has a GPU of its own, else through gloo too, where rank 0 adds gradients in the order of ranks: sums are then the same
-to the bit. Between trainings, the others look at the store that torchrun keeps, not into a collective operation: rank 0
-may take hours for embeddings. A thread of rank 0 leaves a sign of life there.
+Messages (orders, losses, errors) go through gloo, on CPUs. Weights and gradients go through NCCL if each process has a GPU
+of its own; otherwise through gloo too, and rank 0 adds gradients in the order of ranks, so that sums are the same to the
+bit. Between trainings, the others poll the store that torchrun keeps instead of waiting in a collective operation, since
+rank 0 may spend hours on embeddings. A thread of rank 0 writes a heartbeat there.
 
 Costs 0.3 ms per exchange, and the time to copy the weights and gradients of a step. When not to use it: if the network
-is so small that this is longer than a step. Processes trust each other as torch.distributed does, without encryption:
-use a private network.
+is so small that this takes longer than a step. As usual in torch.distributed, processes trust each other and nothing is
+encrypted: use a private network.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ if TYPE_CHECKING:
     import torch
 
 PATIENCE = 600.0
-"""Seconds without an answer, or without a sign of life, after which another process counts as lost."""
+"""Seconds without an answer or a heartbeat after which another process counts as lost."""
 PULSE, LOOK = 5.0, 0.1
-"""Seconds between two signs of life, and between two looks at the store."""
+"""Seconds between two heartbeats, and between two polls of the store."""
 FAREWELL = 10.0
-"""Seconds that rank 0 waits for the others at the end, and that they wait for its last word."""
+"""Seconds that rank 0 waits for the others at the end, and that they wait for its exit code."""
 
 
 def size() -> int:
-    """Return the number of processes that were started together, 1 if it is only this one."""
+    """Return the number of processes that were started together; 1 if there is only this one."""
     named = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
     return int(os.environ["WORLD_SIZE"]) if named else 1
 
 
 def processes_here() -> int:
-    """Return how many of the processes run on this machine."""
+    """Return how many of these processes run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", size())) if current() else 1
 
 
 def check_shared(batches_per_step: int) -> None:
-    """Raise `RecipeError` if these processes cannot share a step of that many batches evenly."""
+    """Raise `RecipeError` if a step of that many batches cannot be divided evenly among these processes."""
     team = current()
     if team is not None and batches_per_step % team.size:
         more = team.size * -(-batches_per_step // team.size)
@@ -68,7 +68,7 @@ def check_shared(batches_per_step: int) -> None:
 
 
 def current() -> Team | None:
-    """Return the team that this process has joined, if it has."""
+    """Return the team that this process has joined, None if it has joined none."""
     return _joined[0] if _joined else None
 
 
@@ -76,14 +76,14 @@ _joined: list[Team] = []
 
 
 def join() -> Team:
-    """Meet the other processes. Raises `RankLost` if they do not all come."""
+    """Connect to the other processes. Raises `RankLost` if not all of them do so."""
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
     wait = timedelta(seconds=PATIENCE)
     with _answering():
         bare, rank, count = next(rendezvous("env://", timeout=wait))
-        life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # the store outlives those that were killed
+        life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # the store outlives processes that were killed
         store = dist.PrefixStore(f"headstart {life}", bare)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=wait)
     _joined[:] = [Team(store, rank, count)]
@@ -91,8 +91,8 @@ def join() -> Team:
 
 
 class Team:
-    """The processes of a training: `size` of them, of which this one has number `rank`. All methods that exchange
-    something are called by all ranks at the same time, and raise `RankLost` if one is gone."""
+    """The `size` processes of a training, of which this one has the number `rank`. Methods that exchange something must be
+    called by all ranks at the same time, and raise `RankLost` if one of them is gone."""
 
     def __init__(self, store: Any, rank: int, size: int) -> None:
         self.rank, self.size, self._store = rank, size, store
@@ -103,12 +103,12 @@ class Team:
 
     # ------------------------------------------------------------------------------------------- between trainings
     def call(self) -> None:
-        """On rank 0: call the others, who are in `called`."""
+        """On rank 0: call the others, which are waiting in `called`."""
         with _answering():
             self._store.set(f"job {next(self._jobs)}", "1")
 
     def called(self) -> bool:
-        """On other ranks: wait until rank 0 calls for a training (True), or is done with everything (False)."""
+        """On other ranks: wait until rank 0 calls them for a training (True), or has finished everything (False)."""
         job, seen, since = f"job {next(self._jobs)}", b"", time.monotonic()
         with _answering():
             while not self._store.check([job]):
@@ -123,14 +123,14 @@ class Team:
         return True
 
     def dismiss(self, code: int) -> None:
-        """On rank 0: tell the exit code, and wait a little until the others have read it (this process may keep the
-        store)."""
+        """On rank 0: publish the exit code, and wait briefly until the others have read it (the store may be in this
+        process)."""
         with _answering():
             self._store.set("end", str(code))
             self._wait(lambda: int(self._store.add("gone", 0)) >= self.size - 1)
 
     def last_word(self) -> int | None:
-        """On other ranks: return the exit code that rank 0 told; None if it ended without a word."""
+        """On other ranks: return the exit code that rank 0 published; None if it ended without one."""
         try:
             with _answering():
                 if not self._wait(lambda: self._store.check(["end"])):
@@ -160,7 +160,7 @@ class Team:
 
     # ---------------------------------------------------------------------------------------------- within a training
     def tell(self, order: str, **details: Any) -> None:
-        """On rank 0: give an order to the others, who are in `hear`; details are JSON-serialisable."""
+        """On rank 0: give an order to the others, which are waiting in `hear`. `details` must be JSON-serialisable."""
         self.send(json.dumps([order, details]).encode())
 
     def hear(self) -> tuple[str, dict[str, Any]]:
@@ -169,7 +169,7 @@ class Team:
         return order, details
 
     def send(self, data: bytes, source: int = 0) -> bytes:
-        """Return what rank `source` gives to all."""
+        """Return the bytes that rank `source` passes in; called on all ranks."""
         import torch
         import torch.distributed as dist
 
@@ -183,11 +183,11 @@ class Team:
         return sent.numpy().tobytes()
 
     def reports(self, text: str) -> list[str]:
-        """Return the texts that all ranks give, in their order."""
+        """Return the texts of all ranks, in the order of ranks."""
         return [self.send(text.encode(), source=rank).decode() for rank in range(self.size)]
 
     def total(self, values: np.ndarray) -> np.ndarray:
-        """Return the sum of float64 arrays of all ranks: exact where all but one of them are zero."""
+        """Return the sum of the float64 arrays of all ranks; exact where at most one of them is not zero."""
         import torch
         import torch.distributed as dist
 
@@ -208,7 +208,7 @@ class Team:
 
     @staticmethod
     def has_gpu_each() -> bool:
-        """Return whether each process of this machine can have a GPU of its own, as NCCL requires."""
+        """Return whether each process on this machine can have a GPU of its own, as NCCL requires."""
         import torch
         import torch.distributed as dist
 
@@ -231,8 +231,8 @@ class Team:
                     value.copy_(part.view(value.shape))
 
     def collect(self, flat: torch.Tensor, givers: range, add: Callable[[torch.Tensor], None]) -> None:
-        """On rank 0: `add` what each of the `givers` (other ranks) gives, in order; on them: give `flat`. On rank 0,
-        `flat` is only memory of the same size. Through NCCL, what they give is added up on the way."""
+        """Sum tensors on rank 0: each of the `givers` (other ranks) sends its `flat`, and rank 0 calls `add` on them in order.
+        On rank 0, `flat` is only a buffer of the same size. NCCL adds them up on the way, so `add` gets their sum."""
         import torch.distributed as dist
 
         with _answering():

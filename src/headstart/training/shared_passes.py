@@ -1,13 +1,13 @@
 """Forward and backward passes that several processes share: their results are those of one process.
 
-A step consists of `grad_accum_steps` batches, whatever the number of processes W. Rank r computes batches r, r + W, ...
-of it: each loss is divided by the weight of the whole step, seeds depend on a batch's number, and rank 0 adds gradients
-in the order of batches. So on CPUs, with as many threads in each process, weights, moments and losses are the same to
-the bit for any W. (Through NCCL gradients are added in another order, and are equal to about 1e-6.) Validation is
+A step consists of `grad_accum_steps` batches, whatever the number of processes W. Rank r computes its batches
+r, r + W, ...: each loss is divided by the weight of the whole step, seeds depend on the number of a batch, and rank 0 adds
+gradients in the order of batches. So on CPUs, with the same number of threads in each process, weights, moments and losses
+are the same to the bit for any W. (NCCL adds gradients in another order; they then agree to about 1e-6.) Validation is
 shared in the same way, without padding: each image is scored once, and sums are taken in the order of batches.
 
-Rank 0 trains (`LeadingPasses`, in `training.loop`): it alone has the optimiser, the moving average, snapshots, the clock.
-The others follow (`training.follower`): they get the weights with each order, and keep nothing but their batches.
+Rank 0 trains (`LeadingPasses`, in `training.loop`): it alone has the optimiser, the moving average, snapshots and the clock.
+The others follow (`training.follower`): they get the weights with each order, and keep only their batches.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from headstart.training.ranks import Team
 from headstart.training.recipe import Recipe
 
 DONE, NO_MEMORY, FAILED = 0.0, 1.0, 2.0
-"""What became of a rank's part of the work."""
+"""Outcome of a rank's part of the work."""
 
 
 class SharedPasses(Passes):
-    """The passes of one rank, with the exchange that makes them those of all."""
+    """The passes of one rank, and the exchange that combines the results of all ranks."""
 
     def __init__(
         self, module: torch.nn.Module, recipe: Recipe, device: str, class_weights: np.ndarray | None, team: Team
@@ -50,9 +50,9 @@ class SharedPasses(Passes):
         self.failure: HeadstartError | None = None
 
     def take_part(self, batches: Sequence[Batch], at: StepPlan) -> StepResult | None:
-        """Compute this rank's `batches` of a step; on rank 0, the parameters end with the gradient of the whole step.
+        """Compute this rank's `batches` of a step; on rank 0, leave the gradient of the whole step in the parameters.
 
-        None if memory ran out on some rank. Raises what another rank reports.
+        Returns None if any rank ran out of memory. Raises what another rank reports.
         """
         weight, images = self._counted(batches, at.count)
         ghosts = self.ghosts()
@@ -67,7 +67,7 @@ class SharedPasses(Passes):
         return StepResult(loss, weight, right, images)
 
     def _counted(self, batches: Sequence[Batch], count: int) -> tuple[float, int]:
-        """Return the weight and the number of images of a whole step, of `count` batches."""
+        """Return the weight and the number of images of the whole step, which has `count` batches."""
         counts_B3 = np.zeros((count, 3))
         if self.failure is not None:
             counts_B3[:, 2] = 1
@@ -93,7 +93,7 @@ class SharedPasses(Passes):
         number: int,
         givers: range,
     ) -> bool:
-        """Compute one batch on each rank, and add them up in order. Return whether memory sufficed."""
+        """Compute one batch on each rank, and add their gradients in order. Return whether memory sufficed."""
         rows_WX = np.zeros((self.team.size, 5 + (ghosts.numel if ghosts else 0)))
         row = rows_WX[self.team.rank]
         try:
@@ -136,13 +136,13 @@ class SharedPasses(Passes):
         self._raise_failures(bool(table[many:, 0].any()))
         self.at_once = int(min((n for n in table[many:, 1] if n), default=0))
         sums = np.zeros(2)
-        for row in table[:many, :2]:  # in order, as one process adds them up
+        for row in table[:many, :2]:  # in the order in which one process would add them
             sums += row
         loss, right = (sums / max(int(table[:many, 2].sum()), 1)).tolist()
         return Score(loss, right)
 
     def _raise_failures(self, failed: bool) -> None:
-        """If a rank `failed`, raise its error on rank 0; the others wait for what rank 0 decides."""
+        """If any rank `failed`, raise its error on rank 0; the others wait for the decision of rank 0."""
         if not failed:
             return
         own, self.failure = self.failure, None

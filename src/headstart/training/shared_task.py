@@ -1,12 +1,12 @@
-"""`sharing` a training with the other processes that torchrun started, and `run_together`: a command on all of them.
+"""`sharing`: lets the other processes that torchrun started take part in a training. `run_together`: a command on all.
 
-Rank 0 runs the command; the others wait until it has something to train, get a `SharedTask`, and `follow`. They build
-the same network from its description and open the same activations, which rank 0 computed into a file of the cache; for
-batches of pixels they read the images. They embed nothing, and keep nothing: each takes the memory of torch and of the
+Rank 0 runs the command; the others wait until it has something to train, receive a `SharedTask`, and `follow`. They build
+the same network from its description, and open the same activations, which rank 0 has computed into a file in the cache; for
+batches of pixels, they read the images. They embed nothing and store nothing: each needs the memory of torch and of the
 trained layers. Processes on several machines need the cache folder (`HEADSTART_CACHE`) and the images at the same paths.
 
-A task travels as a pickle from process to process; none is stored, and `TaskReader` makes only headstart's own types,
-paths and arrays of it, whoever sent it. When not to use it: with one process, `training.loop.fit` is all there is.
+A task is sent as a pickle from process to process and never stored. Whoever sent it, `TaskReader` creates only headstart's
+own types, paths and arrays. When not to use it: with one process, call `training.loop.fit`.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 
 TRUSTED = ["headstart."]
-"""Beginnings of modules whose types a task may consist of."""
+"""Prefixes of the modules whose types a task may contain."""
 ARRAYS = {"_reconstruct", "_frombuffer", "scalar", "ndarray", "dtype"}
 
 
 class TaskReader(pickle.Unpickler):
-    """Reads a task: types of headstart, paths and numpy arrays, and no other callable, such as a function."""
+    """Unpickles a task: only types of headstart, paths and numpy arrays; no function or other callable."""
 
     def find_class(self, module: str, name: str) -> object:
-        """Return a type that a task may consist of. Raises `pickle.UnpicklingError` for anything else."""
+        """Return a type that a task may contain. Raises `pickle.UnpicklingError` for anything else."""
         found = super().find_class(module, name) if self._is_known(module, name) else None
         if isinstance(found, type) or (found is not None and module.startswith("numpy.")):
             return found
@@ -53,19 +53,19 @@ class TaskReader(pickle.Unpickler):
 
 
 class SharedJob(Protocol):
-    """What describes a task to other processes; it can be pickled."""
+    """The description of a task for other processes; it can be pickled."""
 
     def use_gpu(self, team: Team) -> None:
         """Take this process's GPU if the task needs one; called on all ranks."""
 
     def open(self, team: Team) -> TrainingTask:
-        """Make a task equal to that of rank 0."""
+        """Build a task equal to that of rank 0."""
 
 
 @dataclass(frozen=True, eq=False)
 class SharedTask:
-    """What another process needs to make an equal `TrainingTask`: the plan (without images where there are activations),
-    where the network is cut, and files of activations. `nccl`: each process has a GPU of its own."""
+    """What another process needs to build an equal `TrainingTask`: the plan (without images if there are activations),
+    where the network is cut, and the files of activations. `nccl`: each process has a GPU of its own."""
 
     plan: Plan
     n_frozen: int
@@ -76,7 +76,7 @@ class SharedTask:
 
     @classmethod
     def of(cls, plan: Plan, network: CutNetwork, augment: Augment, prepared: PreparedBatches) -> SharedTask:
-        """Describe a task of this process."""
+        """Describe this process's task."""
         backbone = replace(plan.extractor.backbone, weights=None)  # weights come with each order
         images = plan.data.images.take([]) if network.n_frozen else plan.data.images
         slim = replace(
@@ -91,7 +91,7 @@ class SharedTask:
             team.use_gpu(nccl=self.nccl)
 
     def open(self, team: Team) -> TrainingTask:
-        """Make the task. Raises `TrainingFailed` if the activations are not there."""
+        """Build the task. Raises `TrainingFailed` if the activations are not there."""
         from headstart.model.backbones.cut_network import cut
         from headstart.training.activations import ViewBudget
         from headstart.training.prepare import CutNetwork, build_network, make_task
@@ -123,7 +123,7 @@ def sharing(team: Team | None, job: SharedJob, files: Sequence[KeptFile] = ()) -
     try:
         _all_ready(team, job)
     finally:
-        for file in files:  # all have opened it, and keep it until they end
+        for file in files:  # all processes have opened it, and keep it open until they end
             file.path.unlink(missing_ok=True)
     try:
         yield
@@ -161,7 +161,7 @@ def run_together(command: Callable[[], int]) -> int:
 
 
 def _serve(team: Team) -> int:
-    """On other ranks: follow each training of rank 0; return its exit code. Rank 0 says what is to be said."""
+    """On other ranks: follow each training of rank 0; return its exit code. Only rank 0 prints."""
     log.setLevel(logging.ERROR)
     lost = RankLost("Process 0 of this training run ended without an error message.")
     try:
@@ -192,7 +192,7 @@ def _follow_one(team: Team) -> None:
         raise_reported(team, failure)
     except RankLost:
         raise
-    except HeadstartError:  # rank 0 raises it too, and says it
+    except HeadstartError:  # rank 0 raises it too, and reports it
         return
     if task is not None:
         follow(team, task)

@@ -1,4 +1,4 @@
-"""`finetune`: the last stages of a pretrained network, from the best closed-form last layer (LP-FT).
+"""`finetune`: trains the last stages of a pretrained network, starting from the best closed-form last layer (LP-FT).
 
 Kumar et al. 2022, arXiv 2202.10054: a random last layer distorts pretrained features, a fitted one does not. Costs the
 linear layer first, then minutes. `training.finetune` says what is trained.

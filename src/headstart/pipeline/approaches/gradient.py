@@ -69,9 +69,9 @@ def training_deadline(task: FitTask) -> Deadline:
 def fit_network(
     task: FitTask, extractor: FeatureExtractor, mode: TrainingMode, start: LinearLayer | None = None
 ) -> ApproachResult:
-    """Train within the budget from `extractor` and the last layer `start` (None: a random one).
+    """Train within the budget starting from `extractor` and the last layer `start` (None: a random one).
 
-    Raises `BudgetTooSmall` if there is no time for one epoch; else as `Approach.fit`.
+    Raises `BudgetTooSmall` if there is no time for one epoch; otherwise as in `Approach.fit`.
     """
     from headstart.training.finetune import TrainingData, finetune
 
