@@ -3,13 +3,13 @@
     python benchmarks/before_after.py run CHECKOUT --data DIR --weights-dir DIR --out RESULTS
     python benchmarks/before_after.py diff RESULTS_A RESULTS_B
 
-`run` calls the command line of a checkout (its `src`, whatever is installed) and keeps all that it writes below RESULTS; a
-step that is done is skipped the next time. DIR has `cats-dogs.zip` and `intel-scenes.zip`. Each set is trained by `linear`,
+`run` calls the command line of a checkout (its `src`, whatever is installed) and keeps all that it writes in RESULTS; steps
+that are done are skipped the next time. DIR has `cats-dogs.zip` and `intel-scenes.zip`. Each set is trained by `linear`,
 `finetune` and `frozen`, with many options at once, and by every named recipe for one short epoch; then come `compare`,
-`check --labels`, and `kaggle` against the local server of the tests. No clock decides anything: budgets are far too large.
+`check --labels`, and `kaggle` against the local server of the tests. Nothing depends on time: budgets are far too large.
 
-`diff` compares numbers and tensors to the bit, tables by row and column; it prints a line for each step, and ends with 1 if
-anything differs. Later names are in `RENAMED`; columns that only B has are no difference. Both belong on one machine.
+`diff` compares numbers and tensors to the bit, tables by row and column; it prints a line for each step, and exits with 1 if
+anything differs. Renamed options are in `RENAMED`; columns that only B has do not count. Run both on the same machine.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ RENAMED = {"lr": "max_lr", "clip_grad": "clip", "lr_scheduler": "schedule", "wis
 RENAMED |= {"n_views": "views", "model_ema_decay": "ema", "grad_accum_steps": "accumulate", "warmup_ratio": "warmup"}
 RENAMED |= {"conformal_alpha": "alpha", "conformal_threshold": "threshold", "normalize": "pixels", "n_images": "images"}
 RENAMED |= {"write_corrections": "fixes", "corrections.csv": "fixes.csv", "head_sgd": "frozen", "p_value": "p"}
-# What goes by a clock; words, and the length of a file with words in it
+# What depends on time; texts, and the length of a file that contains texts
 NOT_COMPARED = {"seconds", "train_seconds", "images_per_second", "peak_memory_mb", "latency_ms", "on_front"}
 NOT_COMPARED |= {"pareto_optimal", "recipe", "message", "why", "method", "file_bytes"}
-# Tables by their earlier names, and the columns that name a row; without any, rows are numbered
+# Tables by their earlier names, and the columns that identify a row; without any, rows are numbered
 TABLES = {"predictions.csv": "path", "split.csv": "path", "fixes.csv": "path", "checks.csv": "check path"}
 TABLES |= {"copies.csv": "path copy", "checks-copies.csv": "path copy", "comparison.csv": "name"}
 TABLES |= {"pairs.csv": "a b metric", "history.csv": "", "epochs.csv": "", "steps.csv": ""}
-# What is compared of headstart.json, anywhere but in the recipe
+# What is compared in headstart.json, outside the recipe
 PROVENANCE = {"temperature", "threshold", "alpha", "clip", "split_hash", "best_epoch", "max_lr", "wise", "chosen"}
 Values = dict[tuple[str, str, str], str]  # (file, row, column): value, all by the earlier names
-SETS = {"cats-dogs": 160, "intel-scenes": 70}  # training images of a class in the smaller sets; a third of it for test
+SETS = {"cats-dogs": 160, "intel-scenes": 70}  # training images per class in the smaller sets; a third as many for test
 BACKBONE, OTHER = "mobilenetv2_100.tf_in1k", "mobilenetv1_100.tf_qat_in1k"
 USUAL, ONE, TWO = "--budget=2h --seed=0", f"--backbone={BACKBONE}", f"--backbones={BACKBONE},{OTHER}"
 TRAIN = f"--out=run --no-report --offline {USUAL}"
@@ -75,7 +75,7 @@ STEPS = {  # in the earlier spelling
 
 
 def run(checkout: Path, data: Path, weights_dir: Path, out: Path, only: str) -> bool:
-    """Take the steps that are not done yet; whether all of them ended well."""
+    """Run the steps that are not done yet; return whether all of them succeeded."""
     variables = {**os.environ, "PYTHONPATH": str(checkout / "src"), "HEADSTART_CACHE": str(out / "cache")}
     variables |= {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     made, results = out / "made", out / "results.json"
@@ -115,7 +115,7 @@ def run(checkout: Path, data: Path, weights_dir: Path, out: Path, only: str) -> 
 
 
 def spelled(word: str, known: set[str]) -> str:
-    """`--option=value` as the checkout spells it that knows these words in its help: by later names if they are there."""
+    """`--option=value` as a checkout with these words in its help spells it: by the later names if it has them."""
     option, equals, value = word.partition("=")
     for after, before in RENAMED.items():
         earlier, later = (f"--{name}".replace("_", "-") for name in (before, after))
@@ -125,7 +125,7 @@ def spelled(word: str, known: set[str]) -> str:
 
 
 def images_of(archive: Path, train: int, test: int) -> Iterator[tuple[str, bytes]]:
-    """(Path, bytes) of so many images of each class in both sets, always the same ones in the same order."""
+    """(Path, bytes) of that many images of each class in either set, always the same ones in the same order."""
     count = Counter[str]()
     with zipfile.ZipFile(archive) as source:
         names = sorted(n for n in source.namelist() if n.endswith(".jpg"))
@@ -138,7 +138,7 @@ def images_of(archive: Path, train: int, test: int) -> Iterator[tuple[str, bytes
 
 @contextlib.contextmanager
 def kaggle_of(name: str, data: Path) -> Iterator[dict[str, str]]:
-    """A small competition of real images on the local server; the variables that send Kaggle's client there."""
+    """Serve a small competition of real images locally; yield the variables that send Kaggle's client there."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
     from kaggle_server import Competition, kaggle_server, redux
 
@@ -154,7 +154,7 @@ def kaggle_of(name: str, data: Path) -> Iterator[dict[str, str]]:
 
 
 def diff(a: Path, b: Path) -> bool:
-    """Print a line for each step; whether all are equal."""
+    """Print a line for each step; return whether all are equal."""
     before, after = (json.loads((folder / "results.json").read_text())["steps"] for folder in (a, b))
     equal = True
     for name in dict.fromkeys([*before, *after]):
@@ -167,7 +167,7 @@ def diff(a: Path, b: Path) -> bool:
 
 
 def differences(a: Values, b: Values) -> list[str]:
-    """What differs in a few words, and then a line for each file and column."""
+    """A summary of the differences, and then a line for each file and column."""
     rows = {key[:2] for key in a}
     wrong = {k: (v, b.get(k, "nothing")) for k, v in a.items() if b.get(k) != v}
     wrong |= {k: ("nothing", v) for k, v in b.items() if k[:2] not in rows}
@@ -179,7 +179,7 @@ def differences(a: Values, b: Values) -> list[str]:
 
 
 def values_of(place: Path) -> Values:
-    """All that a step gave and that is compared."""
+    """Everything that a step wrote and that is compared."""
     found: Values = {}
     for n, path in enumerate(sorted(place.rglob("*.safetensors"))):
         for name, value in load_file(path).items():
@@ -208,7 +208,7 @@ def cells(path: Path, keys: list[str]) -> Iterator[tuple[str, str, str]]:
             if "label_quality" in row:
                 row["score"] = str(round(1 - float(row.pop("label_quality")), 6))
             approach, coefficient = row.pop("approach", ""), row.pop("wise", "")
-            if row.get("stage") == "finetune":  # such rows had the approach and the coefficient in other columns
+            if row.get("stage") == "finetune":  # such rows once had the approach and the coefficient in other columns
                 row |= {"stage": "tune", "head": former(approach), "strength": coefficient}
             if row.get("stage") == "tune" and row["head"] == "auto":
                 row["head"] = "finetune"
@@ -219,7 +219,7 @@ def cells(path: Path, keys: list[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def leaves(document: Any, *names: str) -> Iterator[tuple[tuple[str, ...], str]]:
-    """(Keys, value) of all that is in a JSON document and compared."""
+    """(Keys, value) of everything in a JSON document that is compared."""
     if isinstance(document, dict | list):
         for key, value in document.items() if isinstance(document, dict) else enumerate(document):
             if former(str(key)) not in NOT_COMPARED:

@@ -3,7 +3,7 @@
 Each run is a whole `headstart train` in a new process with an empty cache, for every data set, budget and seed. Prints a
 table in Markdown: test accuracy, mean over seeds, for each data set and over all, log-loss over all, and the seconds that
 were used. Runs take as long as their budgets allow (10m, four data sets, three seeds: up to two hours), so each result is
-written to the JSON file at once, and the next call goes on from there. Use a machine that does nothing else.
+written to the JSON file at once, and the next call continues from there. Use an otherwise idle machine.
 """
 
 from __future__ import annotations

@@ -3,16 +3,16 @@
     python benchmarks/peers.py DATA --weights-dir DIR --rounds 3 --out benchmarks/results/peers.json
     python benchmarks/chart.py benchmarks/results/peers.json --out docs/figures
 
-Writes peers-light.svg and peers-dark.svg, for GitHub's two themes; the same file gives the same bytes. Each dot is one
-entry: across, the median of its minutes (log scale) and a thin line from the shortest run to the longest; upwards, the mean
-of its accuracies with the 95 % Wilson interval of one test set of that size. Three runs on one test set are not three test
-sets, so the interval does not get narrower with their number. `--time cpu` draws minutes of CPU in place of minutes on the
-clock: use it where the machine had other work, since that stretches the clock more than the CPU. Prints the figures as a
-Markdown table. Several files are taken together, if their data and machine are the same.
+Writes peers-light.svg and peers-dark.svg, for GitHub's two themes; the same input gives the same bytes. Each dot is one
+entry. Horizontally: the median of its minutes (log scale), with a thin line from the shortest run to the longest. Vertically:
+the mean of its accuracies, with the 95 % Wilson interval of one test set of that size; three runs on one test set are not
+three test sets, so more runs do not make the interval narrower. `--time cpu` draws minutes of CPU instead of minutes on the
+clock: use it if the machine had other work, which stretches the clock more than the CPU. Prints the figures as a Markdown
+table. Several files are combined if their data and machine are the same.
 
-A file of an older run of which only the lowest and highest figures are recorded has `"ranges"` in place of `"measured"`:
+A file of an older run, for which only the lowest and highest figures are recorded, has `"ranges"` in place of `"measured"`:
 {entry: {"runs": n, "seconds": [low, high], "accuracy": [low, high]}}. Its entries are bars without a dot, and their interval
-goes from the lower bound for the lowest accuracy to the upper bound for the highest.
+extends from the lower bound for the lowest accuracy to the upper bound for the highest.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ THEMES = {
     "light": {"ink": "#1f2328", "muted": "#59636e", "grid": "#d1d9e0", "ours": "#0072b2", "peer": "#59636e"},
     "dark": {"ink": "#f0f6fc", "muted": "#9198a1", "grid": "#3d444d", "ours": "#56b4e9", "peer": "#9198a1"},
 }
-"""GitHub's own text and line colours; blue and sky blue are Okabe and Ito's."""
+"""GitHub's own colours for text and lines; blue and sky blue are from Okabe and Ito's palette."""
 WIDTH, HEIGHT = 640, 300
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 
@@ -55,9 +55,9 @@ class Dot:
     entry: str
     runs: int
     minutes: dict[str, tuple[float, float, float]]
-    """Shortest, median (nan if it was not recorded) and longest, `wall` and `cpu`."""
+    """Shortest, median (NaN if not recorded) and longest, for `wall` and `cpu`."""
     accuracy: tuple[float, float, float]
-    """Lower bound, mean (of the extremes, if no more was recorded), upper bound."""
+    """Lower bound, mean (of the extremes if only those were recorded), upper bound."""
 
 
 def main() -> None:
@@ -84,7 +84,7 @@ def together(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def dots(results: dict[str, Any], time: str) -> list[Dot]:
-    """One dot per entry, quickest first."""
+    """One dot per entry, fastest first."""
     n_test, found = results["images"]["test"], [ranged(results, entry) for entry in results.get("ranges", {})]
     for entry in dict.fromkeys(m["entry"] for m in results["measured"]):
         runs = [m for m in results["measured"] if m["entry"] == entry]
@@ -103,7 +103,7 @@ def dots(results: dict[str, Any], time: str) -> list[Dot]:
 
 
 def ranged(results: dict[str, Any], entry: str) -> Dot:
-    """The dot of an entry of which only the extremes are recorded."""
+    """The dot of an entry for which only the extremes were recorded."""
     recorded, n_test = results["ranges"][entry], results["images"]["test"]
     (shortest, longest), (worst, best) = recorded["seconds"], recorded["accuracy"]
     low, high = (wilson(round(share * n_test), n_test) for share in (worst, best))
@@ -135,7 +135,7 @@ def span(minutes: tuple[float, float, float]) -> str:
 
 
 def drawn(found: Sequence[Dot], results: dict[str, Any], theme: str, time: str) -> str:
-    """The chart as an SVG file with a transparent ground."""
+    """The chart as an SVG file with a transparent background."""
     import io
 
     import matplotlib

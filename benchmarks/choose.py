@@ -1,22 +1,22 @@
 """What choosing a backbone on small subsets loses, and what it costs: `python benchmarks/choose.py DATA... --weights-dir DIR`.
 
 Candidates are all backbones of the folder and, with `--decoys`, up to three networks with random weights. Each data set is
-probed in full first: every candidate embeds every image, is scored by leave-one-out on all that is not test, and gets a
-last layer as `train` fits it, whose accuracy on test is known then. That is what `choose_backbones` is compared with:
+first probed in full: every candidate embeds every image, is scored by leave-one-out on all images outside the test set, and
+gets a last layer as `train` fits it, whose test accuracy is then known. `choose_backbones` is compared with that:
 
-    regret, one      the highest test accuracy of a single candidate (which no search can know), less that of the
+    regret, one      the highest test accuracy of a single candidate (which no search can know), minus that of the
                      search's first choice, in points
-    regret, chosen   the same, less that of all backbones that the search chose, as `train` combines them
-    regret, search   test accuracy of the backbones that the same rule takes if every candidate embeds all images, less
-                     that of those which the search chose
+    regret, chosen   the same, minus that of all backbones that the search chose, as `train` combines them
+    regret, search   test accuracy of the backbones that the same rule takes if every candidate embeds all images, minus
+                     that of the backbones that the search chose
 
-    compute        the search's images x processor seconds that each candidate takes for one, as a part of all candidates
-                   on all images that are not test
-    images         the same with all candidates alike
+    compute        images embedded by the search x CPU seconds per image of each candidate, as a fraction of all candidates
+                   on all images outside the test set
+    images         the same, counting all candidates alike
 
-Both are counted, not timed: the searches find their features in the cache of the full probe. Processor seconds are the
-least of several rounds, decoding included. `--timed` runs a search (seed 0) and a full probe in caches of their own and
-gives the seconds of both on the clock, scoring included.
+Both are counted, not timed: the searches find their features in the cache of the full probe. CPU seconds are the minimum of
+several rounds, decoding included. `--timed` runs a search (seed 0) and a full probe in separate caches, and prints the
+seconds of both on the clock, scoring included.
 
 Figures are in LOG.md.
 """
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def write_decoy(folder: Path, architecture: str) -> None:
-    """A backbone with random weights, the same ones each time, that looks like the others."""
+    """Write a backbone with random weights (always the same ones) that looks like the others."""
     import timm
     import torch
     from safetensors.torch import save_file
@@ -122,11 +122,11 @@ class Task:
             open_network(backbone, self.views[-1].spec, self.runtime)
 
     def embed(self, keep: np.ndarray, views: Sequence[FeatureExtractor], *, cached: bool = True) -> list[np.ndarray]:
-        """float32 (N, D) a view, of the images in `keep` (mask or indices)."""
+        """Features float32 (N, D) for each view, of the images in `keep` (mask or indices)."""
         return embed_images(self.images.take(keep), views, self.runtime, keep=cached)[0]
 
     def search(self, seed: int) -> Choice:
-        """`choose_backbones` on all images but those for the test."""
+        """Run `choose_backbones` on all images outside the test set."""
         return choose_backbones(
             self.views,
             self.images.take(self.known),
@@ -142,11 +142,11 @@ class Task:
 
 @dataclass
 class Probe:
-    """All candidates on all images. Accuracies are worked out when they are asked for, and then kept."""
+    """All candidates on all images. Accuracies are computed when first needed, and then kept."""
 
     task: Task
-    seconds: list[float] = field(init=False)  # for one image, each candidate
-    losses: list[float] = field(init=False)  # leave-one-out log-loss of each on train and val
+    seconds: list[float] = field(init=False)  # per image, for each candidate
+    losses: list[float] = field(init=False)  # leave-one-out log-loss of each candidate on train and val
     _accuracy: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -157,7 +157,7 @@ class Probe:
 
     @cached_property
     def together(self) -> tuple[int, ...]:
-        """The candidates that are most accurate together, by leave-one-out on all images."""
+        """The candidates that are best together, by leave-one-out on all images."""
         known_N = self.task.labels[self.task.known]
         chosen = choose_members(self.probes, known_N)
         return tuple(self.probes.index(each) for each in chosen)
@@ -188,7 +188,7 @@ class Probe:
 
 
 def seconds_each(task: Task) -> list[float]:
-    """Processor seconds that one image takes with each candidate, decoding included: the least of rounds in turn."""
+    """CPU seconds per image with each candidate, decoding included: the minimum of rounds in turn."""
     some = np.flatnonzero(task.known)[:TIMED_IMAGES]
     rounds: list[list[float]] = []
     for _ in range(ROUNDS):
@@ -201,7 +201,7 @@ def seconds_each(task: Task) -> list[float]:
 
 
 def compare(task: Task, probe: Probe, seed: int) -> None:
-    """Search with that seed and print what it chose, lost and cost."""
+    """Search with that seed; print what it chose, what that loses, and what it cost."""
     choice = task.search(seed)
     members = tuple(task.views.index(view) for view in choice.extractors)
     images = [embedded(choice, view) for view in task.views]
@@ -219,12 +219,12 @@ def compare(task: Task, probe: Probe, seed: int) -> None:
 
 
 def embedded(choice: Choice, view: FeatureExtractor) -> int:
-    """How many images a search embedded with this candidate: subsets grow, so those of its last stage."""
+    """How many images a search embedded with this candidate: subsets grow, so this is the one of its last stage."""
     return max(t.n_images for t in choice.trials if t.backbone == view.backbone.name)
 
 
 def probe_all(task: Task) -> list[FeatureProbe]:
-    """Probe every candidate on all images but those for the test, with the better of its poolings."""
+    """Probe every candidate on all images outside the test set, with the better of its poolings."""
     embedder = Embedder([replace(view, pooling="stages") for view in task.views], task.runtime)
     features, _ = embedder(task.images.take(task.known))
     labels_N = task.labels[task.known]
@@ -235,7 +235,7 @@ def probe_all(task: Task) -> list[FeatureProbe]:
 
 
 def timed(task: Task, folder: Path) -> None:
-    """Print the seconds of one search and of one full probe, nothing cached but the compiled networks."""
+    """Print the seconds of one search and of one full probe, with nothing cached except the compiled networks."""
     usual, seconds = os.environ["HEADSTART_CACHE"], []
     for name, step in (("search", lambda: task.search(0)), ("probe", lambda: probe_all(task))):
         os.environ["HEADSTART_CACHE"] = str(folder / task.name / name)

@@ -1,4 +1,4 @@
-"""What a million images cost: the table in docs/scale.md, from prices and speeds that are written here with their dates.
+"""What a million images cost: the table in docs/scale.md, from the prices (with their dates) and speeds in this file.
 
     python benchmarks/cost.py                        print the table
     python benchmarks/cost.py --write                put it into docs/scale.md
@@ -7,8 +7,8 @@
     dollars per million = price per hour / (images per second x 0.0036)
                         + 0.40 x GETs per image + 5.00 x (LISTs and PUTs) per image
 
-The second line is S3's standard price in us-east-1: $0.0004 per 1,000 GETs and $0.005 per 1,000 PUTs or LISTs. Transfer
-inside a region is free; storage and transfer out of it are not in the table.
+The second line uses S3's standard prices in us-east-1: $0.0004 per 1,000 GET requests and $0.005 per 1,000 PUT or LIST
+requests. Transfer within a region is free; storage, and transfer out of the region, are not included.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from pathlib import Path
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
 GET = 0.40
-"""Dollars per million GETs; June 2026."""
+"""Dollars per million GET requests; June 2026."""
 PUT = 5.00
-"""Dollars per million PUTs or LISTs; June 2026."""
+"""Dollars per million PUT or LIST requests; June 2026."""
 SHARD = 10_000
 NAMES_PER_LIST = 1_000
 
 
 @dataclass(frozen=True)
 class Case:
-    """A machine, how fast it is, and how many requests an image takes."""
+    """A machine, its speed, and its requests per image."""
 
     what: str
     price: float
@@ -38,16 +38,16 @@ class Case:
     """Images per second."""
     gets: float = 0.0
     puts: float = 0.0
-    """PUTs and LISTs."""
+    """PUT and LIST requests per image, together."""
 
     @property
     def compute(self) -> float:
-        """Dollars of machines per million images."""
+        """Dollars per million images for machines."""
         return self.price / (self.rate * 0.0036)
 
     @property
     def requests(self) -> float:
-        """Dollars of requests per million images."""
+        """Dollars per million images for requests."""
         return GET * self.gets + PUT * self.puts
 
     @property
@@ -73,9 +73,10 @@ def dollars(amount: float) -> str:
 
 
 ALONE = {"gets": 1 + 1 / SHARD, "puts": 1 / NAMES_PER_LIST + 2 / SHARD}
-"""One object an image: a GET each; LISTs; the names and the part of each shard."""
+"""Requests per image if each image is an object: a GET for it, its share of the LIST requests, and its share of reading and
+writing the names and the part of its shard."""
 PACKED = {"gets": 2 / SHARD, "puts": 2 / SHARD}
-"""Packs of 10,000 images, read in one go."""
+"""Requests per image if 10,000 images are packed into one object, which is read in one go."""
 CASES = (
     Case("2 cores ($0.0893 an hour), 465 images/s, local disk", 0.0893, 465),
     Case("the same, one object of a bucket for each image", 0.0893, 465, **ALONE),
@@ -83,8 +84,8 @@ CASES = (
     Case("2 ARM cores ($0.0816 an hour), if they were as fast, packed", 0.0816, 465, **PACKED),
     Case("a GPU ($0.8048 an hour), if it did 3,000 images/s, packed", 0.8048, 3_000, **PACKED),
 )
-"""Prices on demand: c7i.large, m7g.large, g6.xlarge; June 2026. 465 images/s: MobileNetV2, 160 px (LOG.md); the others are
-assumptions, and say so."""
+"""On-demand prices of c7i.large, m7g.large and g6.xlarge, June 2026. 465 images/s was measured with MobileNetV2 at 160 px
+(LOG.md); the other speeds are assumptions, and say so."""
 HEADER = (
     "| per million images | machine hours | machine | requests | share of requests | total | 100 million |\n"
     "|---|---|---|---|---|---|---|"
@@ -97,7 +98,7 @@ def table(cases: tuple[Case, ...] = CASES) -> str:
 
 
 def with_table(page: str) -> str:
-    """Return the page with the table of today between its marks."""
+    """Return the page with the current table between its marks."""
     found = re.compile(r"(<!-- made by benchmarks/cost.py -->\n).*?(\n<!-- end -->)", re.DOTALL)
     return found.sub(lambda match: match[1] + table() + match[2], page)
 

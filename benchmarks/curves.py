@@ -1,12 +1,13 @@
-"""The epochs of several runs in one image: `python benchmarks/curves.py NAME=RUN,RUN... --out docs/figures`.
+"""The epochs of several runs in one chart: `python benchmarks/curves.py NAME=RUN,RUN... --out docs/figures`.
 
     for s in 0 1 2; do headstart train intel-scenes --recipe scratch-cnn --seed $s --out scratch-cnn-$s; done   # and so on
     python benchmarks/curves.py scratch-cnn=scratch-cnn-0,scratch-cnn-1 scratch-cnn-fixed=... --out docs/figures
 
 Validation accuracy against the number of images that the network has been shown, not against epochs: an epoch of 62
-batches is not one of 150. One line a run, its kept epoch marked; a dashed line is the test accuracy that a recipe's source
-states, at the end of its own training. Also prints a line for each recipe: epochs, images shown, the accuracies at the
-epoch that was kept, and on the test set.
+batches is not the same as one of 150. There is one line
+per run, with its kept epoch marked; a dashed line is the test accuracy that a recipe's source states for the end of its
+own training. Also prints a line for each recipe: epochs, images shown, and the accuracies at the kept epoch and on the
+test set.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def main() -> None:
 
 
 def rounds(run: Path) -> tuple[list[float], list[dict[str, str]], int]:
-    """Thousands of images shown after each epoch, the rows of epochs.csv, and which epoch was kept."""
+    """Thousands of images shown by the end of each epoch, the rows of epochs.csv, and the kept epoch."""
     rows, made = read_csv(run / "epochs.csv"), RunFolder(run).provenance
     if made.training is None:
         raise SystemExit(f"{run}: nothing was trained by gradient descent.")

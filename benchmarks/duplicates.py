@@ -1,16 +1,16 @@
-"""How many planted copies are found among images that look alike, what else is called a copy, and what it costs.
+"""How many planted copies are found among images that look alike, what else is taken for a copy, and what it costs.
 
     python benchmarks/duplicates.py digits pages xrays --data data --seeds 3 --sheets sheets
     python benchmarks/duplicates.py intel-scenes cats-dogs --data data --sizes 1000,10000,100000
 
-Sets: see `lookalikes.py`; those that are not made are folders in --data. In 200 images drawn at random a copy is planted,
-40 of each kind: re-encoded at quality 30, half size, 5 % of width and height cut off at random sides, 1.3 times as bright,
-mirrored. Recall is the fraction of them in one group with their original. Pairs found among the set's own images are no
-error by themselves: --sheets writes a contact sheet of each set, to be judged by eye, and `crossing` says how many of them
+Sets: see `lookalikes.py`; those that it does not make are folders in --data. Copies of 200 random images are planted, 40 of
+each kind: re-encoded at quality 30, half size, 5 % of width and height cropped at random sides, 1.3 times as bright,
+mirrored. Recall is the fraction of copies in the same group as their original. Pairs found among the set's own images are
+not necessarily errors: --sheets writes a contact sheet of each set, to be judged by eye, and `crossing` says how many pairs
 have two labels. `shares` is the largest deviation of a class from its share of the validation and test sets of a split
-(in images), `small` the smallest class of these.
+(in images), `small` the size of the smallest class there.
 
-Sizes: the images whole, then in quarters, then in ninths, until there are enough, as JPEG files of their own.
+Sizes: the images as a whole, then cut into quarters, then into ninths, until there are enough, each as a JPEG file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from headstart.pipeline.scan import scan
 
 
 def recall(dataset: Dataset, seed: int) -> tuple[dict[str, float], int]:
-    """The fraction of planted copies found, by kind; and how many of them were joined to another image than their original."""
+    """The fraction of planted copies found, by kind; and how many were grouped with another image."""
     files = [dataset.file(i) for i in range(len(dataset))]
     with tempfile.TemporaryDirectory() as folder:
         planted, originals, kinds = plant(files, Path(folder), seed)
@@ -71,7 +71,7 @@ def shares(dataset: Dataset, copies: Copies, seeds: int) -> tuple[float, int]:
 
 
 def undecided(dataset: Dataset) -> Dataset:
-    """The same without the split that the data brings."""
+    """The same dataset without the split that came with it."""
     from dataclasses import replace
 
     return replace(dataset, split=np.full(len(dataset), "", "<U5"))
@@ -104,7 +104,7 @@ def examine(name: str, args: argparse.Namespace) -> None:
 
 
 def sheet(copies: Copies, files: list[Path], side: int = 150, columns: int = 4) -> Image.Image:
-    """All pairs side by side, the least sure first, with what differs."""
+    """All pairs side by side, the least certain first, with what differs."""
     pairs = list(zip(copies.pairs_M2.tolist(), copies.difference_M.tolist(), strict=True))[::-1]
     page = Image.new("RGB", (columns * (2 * side + 10), (len(pairs) // columns + 1) * (side + 14)), "white")
     pen = ImageDraw.Draw(page)

@@ -1,18 +1,19 @@
 """How fast images become features, and in how much memory: `python benchmarks/embed.py IMAGES --weights-dir DIR`.
 
-Rates, in one process and in turn, so that a drifting machine hits all alike (medians of the rounds are printed):
+Rates, measured in one process and in turn, so that changes of the machine's speed affect all alike (the medians of the
+rounds are printed):
 
     decode     reading, hashing and decoding every image into the input square, nothing else
-    model      the network on images that are already there, same threads and batches
-    pipeline   both, as `headstart.embed` does it
-    bound      1 / (1 / decode + 1 / model): what one gets from doing the two one after the other
+    model      the network on images already in memory, same threads and batches
+    pipeline   both, as in `headstart.embed`
+    bound      1 / (1 / decode + 1 / model): the rate of doing the two one after the other
     read       the part of `decode` before the resize: reading, hashing, decoding
     validate   `headstart.images.validate` on files that it has not seen before
-    new files  1 / (1 / validate + 1 / pipeline): validated, then embedded for the first time, network compiled
-    once       the same without `read`: about the most that sharing the decoding between the two could give
+    new files  1 / (1 / validate + 1 / pipeline): validated, then embedded for the first time, network already compiled
+    once       the same without `read`: about the best possible rate if the two shared the decoding
 
 and the resident memory of the pipeline at 1,000 and at 50,000 images (links to the same files; nothing is cached), each
-in a process of its own: the peak of anonymous memory less the features themselves. Figures are in LOG.md.
+in a separate process: the peak of anonymous memory minus the features themselves. Figures are in LOG.md.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def rates(files: list[Path], view: FeatureExtractor, precision: str, rounds: int
 
 
 def validate_anew(files: list[Path]) -> None:
-    """Validate every file with a cache that knows none of them."""
+    """Validate every file with a cache that has none of them."""
     usual = os.environ.get("HEADSTART_CACHE")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HEADSTART_CACHE"] = folder
@@ -177,7 +178,7 @@ def in_threads(work: Callable[[], None]) -> None:
 
 
 def extra_memory(files: list[Path], view: FeatureExtractor, precision: str, n: int) -> int:
-    """Megabytes of anonymous memory at the peak of embedding `n` images, less the features."""
+    """Megabytes of anonymous memory at the peak of embedding `n` images, minus the features."""
     runtime = choose_runtime("cpu", precision)
     sha256 = {f: sha256_file(f) for f in files}
     many = [files[i % len(files)] for i in range(n)]

@@ -1,14 +1,14 @@
 """What the embedded backbone is worth: `python benchmarks/embedded.py DATA [DATA ...] --weights-dir DIR [--scratch]`.
 
-Test accuracy of `headstart train DATA --approach linear` (all else default), on
+Test accuracy of `headstart train DATA --approach linear` (all else default), with
 
     embedded   the backbone that comes with the package
     random     the same network with random weights
-    NAME       --backbone, a whole network, from DIR (mobilenetv2_100.tf_in1k unless given)
+    NAME       --backbone, a full-size network, from DIR (mobilenetv2_100.tf_in1k unless given)
 
 and, with --scratch, of `headstart train DATA --recipe scratch-cnn-fixed` (minutes). Then images/s of the networks alone,
-as the pipeline runs them, embedded beside --backbone at the same sizes and in turn: medians of the rounds, and of the
-ratios within a round. Each training is a process of its own, with one cache that is empty at first. Figures are in
+as the pipeline runs them, the embedded one and --backbone at the same sizes, in turn: medians of the rounds, and of the
+ratios within a round. Each training is a separate process; all share a cache that is empty at first. Figures are in
 LOG.md.
 """
 
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def with_random_weights(folder: Path) -> str:
-    """Put the embedded network with random weights into a weights folder; its name there."""
+    """Put the embedded network with random weights into a weights folder; return its name there."""
     import torch
     from safetensors.torch import save
 
@@ -84,7 +84,7 @@ def with_random_weights(folder: Path) -> str:
 
 
 def trained(data: Path, folder: Path, given: list[str]) -> str:
-    """Train in a process of its own; test accuracy, with its interval, and seconds."""
+    """Train in a separate process; return test accuracy, with its interval, and seconds."""
     command = [sys.executable, "-m", "headstart", "train", str(data), "--out", str(folder / "run"), "--no-report"]
     begun = time.perf_counter()
     ended = subprocess.run([*command, "--offline", *given], capture_output=True, text=True)

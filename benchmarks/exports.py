@@ -1,9 +1,9 @@
-"""What an exported file says, against what its own framework says: `python benchmarks/exports.py RUN DATA`.
+"""The answers of an exported file against those of its own framework: `python benchmarks/exports.py RUN DATA`.
 
-One network is exported twice: by `timm.utils.onnx.onnx_export`, and by `headstart export`. timm's file leaves images to the
-user, so it is fed as programs on the web do it. For each way: how many images get another class than the framework itself
-gives (timm with its own evaluation transform; `headstart predict`), the mean difference in the probability of the
-framework's class, and, if the images are in class folders, the accuracy of both.
+One network is exported twice: by `timm.utils.onnx.onnx_export`, and by `headstart export`. timm's file leaves preprocessing to
+the user, so it is fed as programs on the web do. For each way: how many images get a class other than that of the framework
+itself (timm with its own evaluation transform; `headstart predict`), the mean difference in the probability of that class,
+and, if the images are in class folders, the accuracy of both.
 
     as timm          Pillow, filter, crop, mean and std as in timm's configuration
     256, crop, 224   shorter side to 256 by bilinear, central crop of the input's side, mean and std of ImageNet
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def of_timm(run: Path, files: Sequence[Path], labels_N: np.ndarray, folder: Path) -> None:
-    """Compare timm's export, fed in each way, with timm."""
+    """Compare timm's export, fed in each of the ways, with timm."""
     model = timm.create_model(f"local-dir:{run}", pretrained=True).eval()
     config = timm.data.resolve_data_config({}, model=model)
     transform = timm.data.create_transform(**config)
@@ -104,7 +104,7 @@ def cropped(image: Image.Image, side: int) -> np.ndarray:
 
 
 def without_antialias(image_HWC: np.ndarray, side: int) -> np.ndarray:
-    """Return an image resized to a square by the four nearest pixels, as OpenCV's default."""
+    """Return an image resized to a square from the four nearest pixels, as OpenCV does by default."""
     tensor = torch.from_numpy(image_HWC.copy()).permute(2, 0, 1)[None].float()
     resized = torch.nn.functional.interpolate(tensor, (side, side), mode="bilinear", align_corners=False)
     return resized[0].permute(1, 2, 0).round().numpy()

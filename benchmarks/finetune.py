@@ -1,13 +1,13 @@
 """Partial fine-tuning from kept activations against the plain full loop: `python benchmarks/finetune.py DATA`.
 
-Both start from the same closed-form last layer, on the same split, for the same number of rounds, and alternate:
+Both start from the same closed-form last layer, on the same split, for the same number of rounds, and take turns:
 
-    kept     the frozen stages run once for each augmented view, the last three train on what they gave
-    plain    every stage trains on decoded images, float32, as a loop in torch does it (`unfreeze all`)
+    kept     the frozen stages run once for each augmented view, and the last three are trained on their output
+    plain    every stage is trained on decoded images, in float32, as in a plain loop in torch (`unfreeze all`)
 
-Rates are training images x rounds over all seconds from the images to the tuned weights: making activations, compiling
-and validating included. Accuracy is that of the test set, with its interval. `--images` takes a part of the training set,
-because the plain loop is slow; on the whole of it only `kept` gains. Figures are in LOG.md.
+Rates are training images x rounds, divided by all seconds from the images to the tuned weights, including making
+activations, compiling and validating. Accuracy is that on the test set, with its interval. `--images` takes a part of the
+training set, because the plain loop is slow; on all of it, only `kept` gets better. Figures are in LOG.md.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def part_of(dataset: Dataset, images: Images, most: int) -> TrainingData:
-    """The split with a stratified part of its training set, and the same part of its validation set."""
+    """The split with a stratified part of its training set, and the same fraction of its validation set."""
     part = min(1.0, most / len(dataset.sets.train))
     train, val = (_beginning(dataset, rows, part) for rows in (dataset.sets.train, dataset.sets.val))
     return TrainingData(images, dataset.labels, train, val, len(dataset.classes))

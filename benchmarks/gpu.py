@@ -1,15 +1,15 @@
 """Is a GPU used as it should be, and do several processes train as one does? `python benchmarks/gpu.py`
 
-Takes less than ten minutes, and ends with 1 if a check fails:
+Takes less than ten minutes, and exits with 1 if a check fails:
 
     losses     20 steps of a ResNet-50 in f32: one process through NCCL, and two processes that share one GPU (gloo),
-               against one process that shares nothing: within 1e-5
+               against one process without sharing: within 1e-5
     overhead   a step of one process through NCCL: at most 3 % longer
     rate       images per second of `fit` on JPEG files: at least 90 % of a plain torch loop on one synthetic batch
     command    `headstart train --device cuda --approach finetune` on rendered scenes
 
-`--device cpu` runs the same with a small network, to try this script, and to see what processes gain on a CPU: there,
-losses have to be equal to the bit, and only the times of steps are printed. The rate is not checked.
+`--device cpu` runs the same with a small network, to try this script, and to see what several processes gain on a CPU.
+There, losses must be equal to the bit, and step times are only printed. The rate is not checked.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from headstart.training.shared_task import TRUSTED, run_together, sharing
 TRUSTED.append(__name__)
 CLASSES = 6
 NETWORKS = {"cuda": ("resnet50", 160, 64), "cpu": ("mobilenetv2_050", 96, 16)}
-"""Architecture, side of the images, images per batch."""
+"""Architecture, side of the images in pixels, images per batch."""
 
 
 @dataclass(frozen=True)
 class MeasuredJob:
-    """A training on synthetic images, as all processes make it."""
+    """A training on synthetic images, built in the same way by all processes."""
 
     device: str
     steps: int
@@ -64,7 +64,7 @@ class MeasuredJob:
             team.use_gpu(nccl=self.nccl)
 
     def open(self, team: ranks.Team | None) -> TrainingTask:
-        """Make the task."""
+        """Build the task."""
         torch.backends.cudnn.deterministic = True
         _, side, size = NETWORKS[self.device]
         rng = np.random.default_rng(0)
@@ -85,13 +85,13 @@ def made(device: str, source: Batches, team: ranks.Team | None = None) -> Traini
 
 
 class StepTimes(Hooks):
-    """The moments at which steps ended."""
+    """Records when each step ended."""
 
     def __init__(self) -> None:
         self.moments: list[float] = []
 
     def after_step(self, state: State) -> None:
-        """Note it; `state.loss` was read from the GPU."""
+        """Record the time; `state.loss` has been read from the GPU, so the step is over."""
         self.moments.append(time.perf_counter())
 
     @property
@@ -101,7 +101,7 @@ class StepTimes(Hooks):
 
 
 def worker(device: str, steps: int, nccl: bool, out: Path) -> int:
-    """Train on synthetic images in f32, two batches a step; write losses and seconds per step."""
+    """Train on synthetic images in f32 with two batches per step; write losses and seconds per step."""
     team, times = ranks.current(), StepTimes()
     job = MeasuredJob(device, steps, nccl)
     recipe = Recipe(batch_size=NETWORKS[device][2], grad_accum_steps=2, precision="f32", approach="scratch")
@@ -113,7 +113,7 @@ def worker(device: str, steps: int, nccl: bool, out: Path) -> int:
 
 
 def started(device: str, steps: int, processes: int, *, nccl: bool = False, threads: int = 1) -> dict[str, Any]:
-    """Run `worker` in new processes; `processes` 0: one that shares nothing."""
+    """Run `worker` in new processes; with `processes` 0, in one that does not share its training."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
         words = [__file__, "--worker", str(out), "--device", device, "--steps", str(steps)] + ["--nccl"] * nccl
@@ -152,7 +152,7 @@ def synthetic_rate(device: str, steps: int) -> float:
 
 
 def file_rate(device: str, files: Sequence[Path], steps: int) -> float:
-    """Images per second of `fit` in bf16 on files, decoded and augmented on the way: all steps, not their median."""
+    """Images per second of `fit` in bf16 on files, decoded and augmented during training; over all steps, not their median."""
     _, _, size = NETWORKS[device]
     backbone = without_weights(NETWORKS[device][0], image_size=NETWORKS[device][1])
     images = Images.inspect(files)
@@ -192,7 +192,7 @@ def checks(device: str, steps: int) -> list[bool]:
 
 
 def on_images(device: str, folder: Path, steps: int) -> list[bool]:
-    """The checks that need files."""
+    """Run the checks that need files."""
     scenes, run = folder / "scenes", folder / "run"
     headstart = [sys.executable, "-m", "headstart"]
     subprocess.run([*headstart, "sample", "scenes", scenes, "--n", "1200", "--no-flaws"], check=True)

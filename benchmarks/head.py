@@ -1,17 +1,17 @@
-"""Time the search for a linear head and its refit beside scikit-learn's LogisticRegressionCV, on the same features.
+"""Time the search for a linear head and its refit, against scikit-learn's LogisticRegressionCV on the same features.
 
     python benchmarks/head.py [DATA --weights-dir DIR] [--features FILE.npz] [--images 6000] [--classes 6] [--no-sklearn]
 
-DATA is a folder of labelled images: its train set (or all of it) is embedded in the same process, nothing cached, and
-the head's seconds are given as a part of that. Without it FILE.npz, with `features` (N, D) and `labels` (N,) integers, or
-else low-rank Gaussian mixtures stand in for features. A fifth, drawn by class, is the validation part. `search` is
-`search_head` on the rest; `refit` fits the choice on everything.
-scikit-learn gets 4 values of C and 3 folds. Log-losses on the validation part are each at their best temperature.
+DATA is a folder of labelled images: its training set (or all of it) is embedded in the same process without a cache, and the
+seconds of the head are also given as a fraction of that. Without DATA, FILE.npz with `features` (N, D) and `labels` (N,)
+integers is used, or else low-rank Gaussian mixtures. A stratified fifth is the validation part. `search` is `search_head` on
+the rest; `refit` fits the chosen head on everything. scikit-learn gets 4 values of C and 3 folds. Each log-loss on the
+validation part is at its best temperature.
 
-Measured on 2 calm cores, intel-scenes, MobileNetV2 at 160 px: search 1.49 s and refit 0.77 s, embedding 9.78 s,
-scikit-learn 19.3 s, log-loss 0.269 against 0.293. (Its C is chosen at temperature 1; the best of its four does about as
-well as our logistic; the rest is the blend.) On busy cores all of these were two to three times as long.
-With 200 classes the logistic path is the slow part: 23 s of 28 s at 4,879 x 1,280.
+Measured on 2 idle cores, intel-scenes, MobileNetV2 at 160 px: search 1.49 s and refit 0.77 s, embedding 9.78 s,
+scikit-learn 19.3 s, log-loss 0.269 against 0.293. (Its C is chosen at temperature 1; the best of its four values does
+about as well as our logistic head; the rest is due to the blend.) On busy cores, all of these took two to three times as long.
+With 200 classes, the logistic path is the slow part: 23 s of 28 s at 4,879 x 1,280.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def held_out(labels: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def embedded(data: Path, weights_dir: Path, backbone: str, image_size: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Features and labels of the train set, and the seconds that embedding took (graph compiled before, no cache)."""
+    """Features and labels of the train set, and the seconds that embedding took (network already compiled, no cache)."""
     dataset = open_dataset(data)
     if (dataset.split == "train").any():
         dataset = dataset.take(dataset.split == "train")

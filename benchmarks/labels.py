@@ -1,15 +1,15 @@
 """How many wrong labels are found: `python benchmarks/labels.py DATA... --weights-dir DIR`.
 
-A share of the labels on the train set (of all, if the data has no sides) is replaced at random by another class, drawn
-evenly; then the labels are ranked as `headstart check --labels` does it, from features that are embedded once (or come
-from the cache). For each seed:
+A share of the labels of the training set (of all images, if the data has no split) is replaced by other classes, drawn
+uniformly; then the labels are ranked as in `headstart check --labels`, from features that are embedded once (or come from the
+cache). For each seed:
 
-    first      of the first SHARE of the ranking, the part that was replaced (of as many as are listed, if they are fewer)
+    first      of the first SHARE of the ranking (or of the whole list, if that is shorter), the fraction that was replaced
     listed     how many labels are listed as suspected; precision and recall of that list
-    suggested  of the replaced ones listed, the part for which the true class is suggested
-    seconds    of the folds and the ranking, on the clock and of processor time; embedding aside
+    suggested  of the replaced labels listed, the fraction for which the true class is suggested
+    seconds    for the folds and the ranking, on the clock and of CPU time, without embedding
 
-Without replaced labels (the line `as it is`) the list holds what is odd in the data itself. Figures: docs/labels.md.
+Without replaced labels (the line `as it is`), the list has what is odd in the data itself. Figures: docs/labels.md.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def measure(looked: ScannedDataset, backbone: Backbone, share: float, seeds: ran
 
 
 def replaced(labels_N: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """The labels with a share of them replaced, each by one of the other classes."""
+    """Return the labels with a share of them replaced, each by one of the other classes."""
     rng, classes = np.random.default_rng(seed), int(labels_N.max()) + 1
     chosen = rng.choice(len(labels_N), round(share * len(labels_N)), replace=False)
     wrong_N = labels_N.copy()
@@ -84,7 +84,7 @@ def line(
     share: float,
     seed: int,
 ) -> None:
-    """Rank, and print what came of it."""
+    """Rank the labels, and print a line with the result."""
     started, computed = time.perf_counter(), time.process_time()
     p_NK = out_of_fold([values_ND], labels_N, groups_N, int(true_N.max()) + 1, seed)
     found = label_issues(p_NK, labels_N)

@@ -1,8 +1,8 @@
 """An installation without PyTorch: its size, and the time of `predict` there: `python benchmarks/light.py RUN IMAGE`.
 
-RUN was trained where PyTorch is, of a network whose graph comes with headstart. The script makes a virtual environment
-with `pip install .` (which asks a package index), and prints its size beside that of the requirements here. Times are of
-whole processes: the first one compiles the network for this processor, the others find it in the cache.
+RUN was trained on a machine with PyTorch, on a network whose graph comes with headstart. The script makes a virtual
+environment with `pip install .` (which downloads from a package index), and prints its size and that of this environment's
+packages. Times are of whole processes: the first one compiles the network for this CPU, the others find it in the cache.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""Callers of an HTTP server, in a process of their own: benchmarks/serve.py starts it with a plan as JSON on standard input.
+"""Clients of an HTTP server in one process: benchmarks/serve.py starts it with a plan as JSON on standard input.
 
-    {"address": "127.0.0.1:8000", "mode": "closed", "callers": 8, "seconds": 5, "requests": [...]}    next when answered
-    {..., "mode": "closed", "callers": 8, "count": 10000}                                              so many, not so long
-    {..., "mode": "open", "rate": 900.0, "seconds": 60}                                                whatever is answered
+    {"address": "127.0.0.1:8000", "mode": "closed", "callers": 8, "seconds": 5, "requests": [...]}    one after another
+    {..., "mode": "closed", "callers": 8, "count": 10000}                                              the same, by number
+    {..., "mode": "open", "rate": 900.0, "seconds": 60}                                                without waiting
     {..., "mode": "slow", "kind": "headers" | "body" | "deaf", "callers": 250, "seconds": 30}
 
     requests: [{"path": "/predict", "file": "cat.jpg", "type": "image/jpeg", "form": "file", "leave": true}]
 
-`open` is what users do: arrivals are random (Poisson, seeded) and do not wait for answers. Seconds count from the moment
-at which a request was meant to be sent, so a caller that is late itself makes its figures worse, not better; `late` says how
-late the sending was. `form` sends the file as that field of a form; `leave` sends half of it and hangs up. Slow callers send
-a header or a body byte by byte, one a second, or (`deaf`) ask for /openapi.json twenty times and never read.
+`open` is how users behave: arrivals are random (Poisson, seeded) and do not wait for answers. Seconds count from the moment
+at which a request should have been sent, so being late makes the figures worse, not better; `late` says how late requests
+were sent. `form` sends the file as that field of a form; `leave` sends half of the request and hangs up. Slow callers send a
+header or a body at one byte per second, or (`deaf`) request /openapi.json twenty times and never read the answers.
 
-The answer is JSON on standard output: per status, the number and the seconds; then the CPU seconds that this process took.
-It needs a core's share beside the server: about 0.15 ms per request. Linux, macOS; standard library only.
+The result is JSON on standard output: the number and the seconds for each status, and the CPU seconds of this process.
+It takes CPU time away from the server: about 0.15 ms per request. Linux, macOS; standard library only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BOUNDARY = "headstart-load"
 MOST_SOCKETS = 4_000
 PATIENCE = 60.0
 LOST, NO_SOCKET, LEFT = "lost", "no socket", "left"
-"""Instead of a status: the server hung up without an answer, or gave none; no sockets left in this process; `leave`."""
+"""In place of a status: the server hung up or gave no answer; this process has no sockets left; the caller hung up."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Prepared:
 
 
 class Connection(asyncio.Protocol):
-    """A kept connection with one request at a time."""
+    """A keep-alive connection with one request at a time."""
 
     def __init__(self) -> None:
         self.usable = True
@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
         return self._answer
 
     def data_received(self, data: bytes) -> None:
-        """Look whether the answer is complete."""
+        """Check whether the answer is complete."""
         self._received += data
         end = self._received.find(b"\r\n\r\n")
         if end < 0 or self._answer is None or self._answer.done():
@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
             self._answer.set_result(int(head[9:12]))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what waits."""
+        """Let the waiting request fail."""
         self.usable = False
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ConnectionResetError("the server hung up"))
@@ -156,7 +156,7 @@ class Sockets:
         self._open = 0
 
     async def ask(self, request: Prepared, tally: Tally, intended: float) -> None:
-        """Send a request on an idle connection or a new one, and count what comes of it."""
+        """Send a request on an idle connection or a new one, and count its outcome."""
         outcome: object = LOST
         if not self._idle and self._open >= MOST_SOCKETS:
             tally.add(NO_SOCKET, 0.0)
@@ -189,7 +189,7 @@ class Sockets:
             connection.close()
             if fresh:
                 raise
-            return await self._asked(request, tally, intended)  # a kept connection that the server had just ended
+            return await self._asked(request, tally, intended)  # the server had just closed this kept connection
         if connection.usable:
             self._idle.append(connection)
         return status
@@ -199,7 +199,7 @@ class Sockets:
         return (await loop.create_connection(Connection, self._host, int(self._port)))[1]
 
     def close(self) -> None:
-        """Hang up everywhere."""
+        """Close all connections."""
         for connection in self._idle:
             connection.close()
 
@@ -208,7 +208,7 @@ class Sockets:
 
 
 async def closed(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """Callers that wait for each answer, for `seconds` or for `count` requests together."""
+    """Run callers that wait for each answer, for `seconds` or until `count` requests in all."""
     requests, tally, sockets = in_turn(plan), Tally(), Sockets(plan["address"])
     left = iter(range(plan["count"])) if "count" in plan else itertools.count()
     end = time.perf_counter() + plan.get("seconds", float("inf"))
@@ -223,7 +223,7 @@ async def closed(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def opened(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrivals at `rate` per second that wait for nobody."""
+    """Send requests at `rate` per second without waiting for answers."""
     requests, tally, sockets = in_turn(plan), Tally(), Sockets(plan["address"])
     draw, tasks, at = random.Random(plan.get("seed", 0)), set(), tally.begun
     while at - tally.begun < plan["seconds"]:
@@ -241,7 +241,7 @@ async def opened(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def slow(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """Slow callers of one kind; for each, when the server hung up (None: not within `seconds`) and what it said."""
+    """Run slow callers of one kind; for each, return when the server hung up (None: not within `seconds`) and its answer."""
     kinds = {"headers": slow_headers, "body": slow_body, "deaf": deaf}
     host, _, port = plan["address"].rpartition(":")
 
@@ -280,13 +280,13 @@ async def slow_headers(endpoint: socket.socket, plan: Mapping[str, Any]) -> str:
 
 
 async def slow_body(endpoint: socket.socket, plan: Mapping[str, Any]) -> str:
-    """Announce a body and send it byte by byte."""
+    """Announce a body, and send it byte by byte."""
     head = f"POST /predict HTTP/1.1\r\nHost: {plan['address']}\r\nContent-Type: image/jpeg\r\nContent-Length: 100000\r\n\r\n"
     return await trickle(endpoint, head.encode())
 
 
 async def trickle(endpoint: socket.socket, head: bytes) -> str:
-    """Send a head and then a byte per second until the server hangs up; return the first line of what it said."""
+    """Send a head and then a byte per second until the server hangs up; return the first line of its answer."""
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(endpoint, head)
     received = b""
@@ -302,7 +302,7 @@ async def trickle(endpoint: socket.socket, head: bytes) -> str:
 
 
 async def deaf(endpoint: socket.socket, plan: Mapping[str, Any]) -> str:
-    """Ask for long answers, 0.4 MB together, and read nothing. The server's open files show when it hangs up."""
+    """Request long answers, 0.4 MB in all, and read nothing. The server's open files show when it hangs up."""
     request = f"GET /openapi.json HTTP/1.1\r\nHost: {plan['address']}\r\n\r\n".encode()
     await asyncio.get_running_loop().sock_sendall(endpoint, request * 20)
     await asyncio.sleep(plan["seconds"])
@@ -310,12 +310,12 @@ async def deaf(endpoint: socket.socket, plan: Mapping[str, Any]) -> str:
 
 
 def in_turn(plan: Mapping[str, Any]) -> Iterator[Prepared]:
-    """Return the plan's requests, again and again."""
+    """Return the plan's requests in an endless loop."""
     return itertools.cycle([Prepared.of(asked, plan["address"]) for asked in plan["requests"]])
 
 
 def main() -> None:
-    """Follow the plan."""
+    """Carry out the plan on standard input."""
     plan = json.load(sys.stdin)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError):

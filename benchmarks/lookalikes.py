@@ -1,15 +1,15 @@
-"""Sets of images that look alike by nature, made or opened by name, with copies planted in them.
+"""Sets of images that naturally look alike, made or opened by name, with copies planted in them.
 
     from lookalikes import SETS, open_set, plant
 
     digits          scikit-learn's 1,797 handwritten digits at 64 px, ten classes
-    seas, streets   800 rendered scenes of one kind, 150 px, in two classes drawn by lot
+    seas, streets   800 rendered scenes of one kind, 150 px, in two classes at random
     products        800 rendered products on the same table under the same lamp, four classes, 240 px
     pages           800 rendered pages of text, letters and invoices, 280 x 396 px
     xrays, trash, intel-scenes, cats-dogs      folders of that name in --data, if there are any
 
-Everything is drawn from a seed, so a set is the same on each machine. Not for training: what can be learnt from the
-rendered ones says nothing about photographs.
+Everything is drawn from a seed, so a set is the same on every machine. Not for training: results on rendered images say
+nothing about photographs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KINDS = ("re-encoded", "half size", "cropped 5 %", "brightened", "mirrored")
 
 
 def changed(image: Image.Image, kind: str, rng: np.random.Generator) -> tuple[Image.Image, int]:
-    """A copy of that kind, and the JPEG quality to save it at."""
+    """A copy of that kind, and the JPEG quality for saving it."""
     width, height = image.size
     if kind == "re-encoded":
         return image, 30
@@ -44,7 +44,7 @@ def changed(image: Image.Image, kind: str, rng: np.random.Generator) -> tuple[Im
 
 
 def plant(files: list[Path], folder: Path, seed: int) -> tuple[list[Path], list[int], list[str]]:
-    """Save `EACH` changed copies of each kind in `folder`: their files, the places of their originals, their kinds."""
+    """Save `EACH` changed copies of each kind in `folder`; return files, indices of their originals, kinds."""
     rng = np.random.default_rng(seed)
     originals = rng.choice(len(files), EACH * len(KINDS), replace=False).tolist()
     kinds = [KINDS[n // EACH] for n in range(len(originals))]
@@ -62,7 +62,7 @@ def plant(files: list[Path], folder: Path, seed: int) -> tuple[list[Path], list[
 
 
 def digits(folder: Path, rng: np.random.Generator) -> None:
-    """All 1,797 of them, 8 x 8 pixels enlarged to 64 x 64."""
+    """Write all 1,797 digits, enlarged from 8 x 8 pixels to 64 x 64."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -72,7 +72,7 @@ def digits(folder: Path, rng: np.random.Generator) -> None:
 
 
 def scenes(kind: str) -> Callable[[Path, np.random.Generator], None]:
-    """800 scenes of one kind; the class is drawn by lot."""
+    """800 scenes of one kind, each in a random class."""
 
     def make(folder: Path, rng: np.random.Generator) -> None:
         from headstart.samples.scenes import render
@@ -84,7 +84,7 @@ def scenes(kind: str) -> Callable[[Path, np.random.Generator], None]:
 
 
 def products(folder: Path, rng: np.random.Generator) -> None:
-    """800 products, each alone in the middle of one table: bottles, boxes, mugs, plates."""
+    """800 products, each alone in the middle of the same table: bottles, boxes, mugs, plates."""
     table = _table(np.random.default_rng(7))
     for n in range(800):
         kind = ("bottle", "box", "mug", "plate")[n % 4]
@@ -182,7 +182,7 @@ SETS = (*MADE, *PHOTOGRAPHS)
 
 
 def open_set(name: str, data: Path, made: Path) -> Path:
-    """The folder of a set: one in `data`, or made in `made` unless it is there already."""
+    """The folder of a set: in `data`, or in `made`, where it is made unless it exists."""
     if name not in MADE:
         return data / name
     folder = made / name

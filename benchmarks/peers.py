@@ -5,26 +5,26 @@
     python benchmarks/peers.py DATA --weights-dir DIR --check
 
 DATA has `train/` and `test/`, each with the same two class folders (the Keras recipe is for two). DIR holds
-mobilenetv2_100.tf_in1k.safetensors and .json. The peers are the scripts in benchmarks/peers/, each as its own
-documentation would have it:
+mobilenetv2_100.tf_in1k.safetensors and .json. The peers are the scripts in benchmarks/peers/, each written as its
+own documentation recommends:
 
     keras      MobileNetV2, Dense(32), Dense(1), 160 px, RMSprop 1e-4, 10 epochs, best checkpoint (`mobilenetv2-dense32`)
     fastai     `vision_learner`, one epoch with the backbone frozen, 224 px
     timm       frozen backbone, a linear layer, Adam, 5 epochs, 224 px
-    headstart  `headstart train DATA --backbone mobilenetv2_100.tf_in1k`, all else default, so that it may fine-tune too;
-               -linear with --approach linear as well; -linear-160 at 160 px, as Keras; -auto without --backbone: it chooses
-               among the weights of DIR. All with --no-report: the peers draw no page either
+    headstart  `headstart train DATA --backbone mobilenetv2_100.tf_in1k`, all else default, so it may fine-tune too;
+               -linear adds --approach linear; -linear-160 is that at 160 px, as Keras; -auto is without --backbone, so it
+               chooses among the weights in DIR. All with --no-report, since the peers make no page either
 
-Each headstart run begins with an empty cache of its own; `-compiled` ones with the compiled pretrained networks in it and
-nothing else: no features, nothing known of the images. A round runs each entry once, and the next one begins with
-another. The clock runs around the whole process, imports and the evaluation of the test folder included; accuracy is what
-each one says of that folder. The round's number is everyone's seed. Printed are medians of seconds and of the ratios
-within a round, since machines drift, and the mean and range of accuracy. `--out` writes every measurement as JSON, after
-each one, with the seconds of CPU that it took (all its processes together) and the load of the machine when it began;
-benchmarks/chart.py draws that file.
+Each headstart run starts with an empty cache of its own; `-compiled` ones with only the compiled pretrained networks in it:
+no features, and no knowledge of the images. A round runs each entry once; the next round begins with a different entry. The
+whole process is timed, including imports and the evaluation of the test folder; accuracy is what each entry reports for that
+folder. The number of the round is the seed of all entries. Printed are medians of the seconds and of the ratios within a
+round (since the speed of machines changes), and the mean and range of accuracy. `--out` writes all measurements as JSON after
+each run, with its CPU seconds (all its processes together) and the load of the machine when it began; benchmarks/chart.py
+draws that file.
 
-Before the clock starts all peers give the features of one image, which must agree: that shows that the weights are the
-same, and brings their libraries into memory. `--check` stops there.
+Before the timing starts, all peers compute the features of one image, which must agree: this shows that the weights are the
+same, and brings the libraries into memory. `--check` stops there.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ PACKAGES = {"keras": ("keras", "tensorflow-cpu"), "fastai": ("fastai", "torch"),
 
 @dataclass(frozen=True)
 class Bench:
-    """What is compared: data, weights, the Python of each peer, its options."""
+    """What is compared: the data, the weights, and the Python and the options of each peer."""
 
     data: Path
     weights_dir: Path
@@ -138,7 +138,7 @@ def main() -> None:
 
 
 def check(bench: Bench, names: list[str]) -> None:
-    """Print how far the peers' features of one image are from those with timm; stop if it is more than rounding."""
+    """Print how far the peers' features of one image are from timm's; stop if the difference is more than rounding."""
     image = sorted(p for p in (bench.data / "test").rglob("*") if p.is_file())[0]
     with Image.open(image) as opened:
         small = opened.convert("RGB").resize((CHECK_PIXELS, CHECK_PIXELS))
@@ -171,7 +171,7 @@ def measure(bench: Bench, names: list[str], rounds: int, out: Path | None) -> li
 
 
 def circumstances(bench: Bench, names: list[str]) -> dict[str, Any]:
-    """What was compared, on what, with which versions: the head of the JSON file."""
+    """What was compared, on which machine, with which versions: the head of the JSON file."""
     n_images = {part: sum(p.is_file() for p in (bench.data / part).rglob("*")) for part in ("train", "test")}
     versions = {"python": platform.python_version(), "headstart": metadata.version("headstart")}
     for name in (name for name in names if name in SCRIPTS):
@@ -191,7 +191,7 @@ def circumstances(bench: Bench, names: list[str]) -> dict[str, Any]:
 
 
 def compiled(bench: Bench, name: str) -> Path:
-    """The compiled pretrained networks that a run of this entry needs, and none that it makes itself by fine-tuning."""
+    """The compiled pretrained networks that a run of this entry needs, without those that it makes by fine-tuning."""
     cache, entry = bench.folder / name, name.removesuffix(COMPILED)
     said(bench.headstart(entry, *(() if "linear" in entry else LINEAR)), cache)
     return cache / "graphs"
@@ -219,7 +219,7 @@ def timed(bench: Bench, name: str, seed: int, graphs: Path | None) -> Measured:
 
 
 def cpu_of_children() -> float:
-    """Seconds of CPU of all child processes that have ended, and of theirs."""
+    """CPU seconds of all child processes that have ended, and of their own children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

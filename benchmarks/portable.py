@@ -1,14 +1,14 @@
 """What the portable pixels of an export cost: `python benchmarks/portable.py distance RUN DATA` and `speed EXPORT DATA`.
 
 distance    The run's own networks, on the same engine, see each image twice: as `predict` reads it (a JPEG decoded at a
-            fraction of its size, reduced in two steps) and as an export does (decoded in full, one step). Only images
-            with a shorter side of at least --larger-than times the input count. Printed: how far the pixels are apart,
-            how many images change class, accuracy and log-loss on the images that the run was not trained on, with the
-            paired 95% interval of the difference, what it moves to refit the temperature on the validation set, and the
-            milliseconds that reading one image takes on one core.
+            fraction of its size, reduced in two steps) and as an export does (decoded in full size, one step). Only
+            images with a shorter side of at least --larger-than times the input are used. Printed: how much the pixels
+            differ, how many images change class, accuracy and log-loss on the images that the run was not trained on,
+            with the paired 95% interval of the difference, the effect of refitting the temperature on the validation
+            set, and the milliseconds to read one image on one core.
 speed       Twelve images of one size (500 x 375, or --size), decoded in advance: resized by Pillow and run by model.onnx,
-            against image.onnx, which resizes inside. Milliseconds of one core per image in onnxruntime, in turn, medians
-            of the rounds. The second line adds decoding, which both need.
+            against image.onnx, which resizes inside. Milliseconds per image on one core in onnxruntime, in turn, medians
+            of the rounds. The second line includes decoding, which both need.
 
 Figures: LOG.md.
 """
@@ -60,7 +60,7 @@ def main() -> None:
         speed(options.folder, options.data, tuple(options.size), options.rounds)
 
 
-# How far the two paths are apart
+# How much the two paths differ
 
 
 def distance(run: RunFolder, data: Path, times: float) -> None:
@@ -140,7 +140,7 @@ def _print_losses(measured: Mapping[str, np.ndarray], labels: np.ndarray, split:
     unseen, val = np.flatnonzero(~np.isin(split, ("train", "val"))), split == "val"
     fast, portable = measured.values()
     best = {name: fit_temperature(logits_NK[val], labels[val]) for name, logits_NK in measured.items()}
-    temperature = best["portable"] / best["predict"]  # not the former alone: the last layer has seen these images
+    temperature = best["portable"] / best["predict"]  # a ratio, because the last layer has seen these images
     three = {"predict": fast, "portable": portable, "refitted": portable / temperature}
     right = np.stack([logits[unseen].argmax(axis=1) == labels[unseen] for logits in three.values()], axis=1)
     chances = [softmax(logits[unseen])[np.arange(len(unseen)), labels[unseen]] for logits in three.values()]
@@ -152,7 +152,7 @@ def _print_losses(measured: Mapping[str, np.ndarray], labels: np.ndarray, split:
         print(f"{found.metric:<10} {found.a} - {found.b}: {found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]")
 
 
-# What resizing inside of the graph costs
+# What resizing inside the graph costs
 
 
 def speed(export: Path, data: Path, size: tuple[int, int], rounds: int) -> None:

@@ -1,11 +1,11 @@
-"""Whole commands from outside, as a user waits for them: `python benchmarks/processes.py DATA --weights-dir DIR`.
+"""Times of whole commands, as a user waits for them: `python benchmarks/processes.py DATA --weights-dir DIR`.
 
     help      `headstart --help`
-    predict   `headstart predict RUN one.jpg` in a new process, beside the same with timm alone (same weights, same image,
-              printing the same class), taken in turn
-    train     `headstart train --approach linear` with an empty cache, and again with the cache it left
+    predict   `headstart predict RUN one.jpg` in a new process, and the same with timm alone (same weights, same image,
+              printing the same class), in turn
+    train     `headstart train --approach linear` with an empty cache, and again with the cache that it left
 
-The median of the rounds is printed, and ratios within a round, since machines drift. Figures are in LOG.md.
+Prints the medians of the rounds, and of the ratios within a round, since the speed of machines changes. Figures are in LOG.md.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def measure(data: Path, weights_dir: Path, backbone: str, rounds: int, folder: P
 
 
 def timed(command: list[str]) -> float:
-    """Seconds of a whole process; raises `CalledProcessError` if it fails."""
+    """Return the seconds of a whole process; raises `CalledProcessError` if it fails."""
     begun = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     return time.perf_counter() - begun

@@ -1,12 +1,12 @@
-"""How `--shards` behaves as images become many, beside what else would do the same work.
+"""How `--shards` behaves as the number of images grows, and how it compares with other ways to do the same work.
 
-    python benchmarks/scale.py list --place DIR                          names alone: 10,000 and 1,000,000
-    python benchmarks/scale.py names RUN IMAGES --place DIR --names 100000      images/s and memory, from first to last shard
-    python benchmarks/scale.py new RUN IMAGES --place DIR                beside `headstart predict` on new images
-    python benchmarks/scale.py ray RUN IMAGES --place DIR                `--engine ray` beside Ray's own read_images
+    python benchmarks/scale.py list --place DIR                          only list names: 10,000 and 1,000,000
+    python benchmarks/scale.py names RUN IMAGES --place DIR --names 100000      images/s and memory, first to last shard
+    python benchmarks/scale.py new RUN IMAGES --place DIR                against `headstart predict` on new images
+    python benchmarks/scale.py ray RUN IMAGES --place DIR                `--engine ray` against Ray's own read_images
 
-`names` makes that many links to the images, in folders of 1,000; they stay for the next time. Speeds are from the times at
-which parts appear, so that the start is not in them. All processes count for memory. Nothing else should run.
+`names` makes that many links to the images, in folders of 1,000, and keeps them for the next time. Speeds are computed from
+the times at which parts appear, so they do not include the start. Memory is that of all processes. Use an idle machine.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from typing import Any
 HEADSTART = [sys.executable, "-m", "headstart"]
 
 
-# Names alone
+# Only names
 
 
 class NameStore:
-    """A store of names without files: nothing but the list costs anything."""
+    """A store of names without files, so that only listing costs time."""
 
     url = "/names"
 
@@ -49,7 +49,7 @@ class NameStore:
 
 
 def list_names(names: int, place: Path) -> None:
-    """Write the names of that many images down; print seconds to the first shard, in all, and peak memory."""
+    """Write the list of that many images; print the seconds to the first shard and in all, and peak memory."""
     from headstart.io.stores.store import open_store
     from headstart.scale.shard_names import ShardNames
     from headstart.scale.shard_plan import ShardPlan
@@ -70,7 +70,7 @@ def list_names(names: int, place: Path) -> None:
 
 
 def compare_lists(place: Path, most: int) -> None:
-    """Run `list_names` for few and for many names, each in a process of its own."""
+    """Run `list_names` for few and for many names, each in a separate process."""
     for names in (10_000, most):
         shutil.rmtree(place / f"names-{names}", ignore_errors=True)
         subprocess.run([sys.executable, __file__, "list-one", "--place", str(place), "--names", str(names)], check=True)
@@ -95,7 +95,7 @@ def link_names(images: Path, folder: Path, names: int) -> None:
 
 
 def measured(words: list[str], out: Path) -> tuple[list[tuple[float, float]], float, dict[str, Any]]:
-    """Run a command; return (seconds, megabytes of all its processes) every second, its seconds, and its document."""
+    """Run a command; return (seconds, megabytes of all its processes) every second, its seconds, and its JSON output."""
     import psutil
 
     began = time.time()
@@ -116,7 +116,7 @@ def measured(words: list[str], out: Path) -> tuple[list[tuple[float, float]], fl
 
 
 def part_times(out: Path) -> list[tuple[float, int]]:
-    """When each part appeared, and its rows, in that order."""
+    """The time when each part appeared, and its number of rows, in order of time."""
     import pyarrow.parquet
 
     parts = sorted(out.glob("part-*.parquet"), key=lambda path: path.stat().st_mtime_ns)
@@ -130,7 +130,7 @@ def rate(parts: list[tuple[float, int]]) -> float:
 
 
 def many_names(run: Path, images: Path, place: Path, names: int, shard_size: int) -> None:
-    """Predict that many names, and compare the first fifth with the last."""
+    """Predict that many images, and compare the first fifth with the last."""
     link_names(images, place / "links", names)
     shutil.rmtree(place / "parts", ignore_errors=True)
     words = [*HEADSTART, "predict", str(run), str(place / "links"), "--shards", str(place / "parts")]
@@ -151,11 +151,11 @@ def many_names(run: Path, images: Path, place: Path, names: int, shard_size: int
     print(f"a million: {1e6 / whole / 3600:.2f} h")
 
 
-# Beside `headstart predict`
+# Against `headstart predict`
 
 
 def new_images(run: Path, images: Path, place: Path, repeats: int) -> None:
-    """Predict images that no cache knows, with and without shards in turn."""
+    """Predict images that are in no cache, with and without shards in turn."""
     own = Path(os.environ.get("HEADSTART_CACHE", place / "cache"))
     took: dict[str, list[float]] = {"predict": [], "--shards": []}
     count = sum(1 for path in images.rglob("*") if path.is_file())
@@ -183,11 +183,11 @@ def new_images(run: Path, images: Path, place: Path, repeats: int) -> None:
     print(f"ratio {statistics.median(took['predict']) / statistics.median(took['--shards']):.2f}")
 
 
-# Beside Ray
+# Against Ray
 
 
 class TorchBackbone:
-    """What Ray's own pages do: a torch network in an actor, images decoded by Ray."""
+    """As in Ray's own documentation: a torch network in an actor, images decoded by Ray."""
 
     def __init__(self, name: str, side: int, weights: str) -> None:
         import timm
@@ -201,7 +201,7 @@ class TorchBackbone:
         self.torch = torch
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Embed a batch, and say when."""
+        """Embed a batch, and return the time."""
         import numpy as np
 
         pixels = self.torch.from_numpy(np.stack(batch["image"])).permute(0, 3, 1, 2).float() / 255
@@ -227,7 +227,7 @@ def own_ray(images: Path, backbone: str, side: int, weights: Path) -> float:
 
 
 def beside_ray(run: Path, images: Path, place: Path, shard_size: int, backbone: str, weights: Path, side: int) -> None:
-    """The local engine, the Ray engine, and Ray by itself, on the same images one after another."""
+    """Measure the local engine, the Ray engine, and Ray alone, one after another on the same images."""
     speeds = {}
     for engine in ("local", "ray"):
         out = place / f"parts-{engine}"

@@ -1,10 +1,10 @@
-"""The picture of a report in the README: `python benchmarks/screenshot.py run/report.html --out docs/figures/report.png`.
+"""The screenshot of a report in the README: `python benchmarks/screenshot.py run/report.html --out docs/figures/report.png`.
 
     headstart sample scenes scenes --n 600 --seed 0
     headstart train scenes --out run --approach linear
 
 Needs playwright and an installed Chromium. Three parts of the page side by side, in 64 colours to keep the file small. The
-images in it must be rendered ones, since the picture goes into the repository.
+images in it must be rendered ones, since the screenshot goes into the repository.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image
 
 COLUMNS = (("verdict", "metrics"), ("confusion", "confidence"), ("mistakes",))
 WIDTH, HEIGHT, GAP = 760, 1010, 28
-"""Of a column in CSS pixels, and the space between columns."""
+"""Width and height of a column, and the gap between columns, in CSS pixels."""
 SCALE = 0.66
 
 
@@ -46,19 +46,19 @@ def photographed(page: Path) -> list[list[bytes]]:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": WIDTH, "height": 1200}, color_scheme="light")
         tab.goto(page.resolve().as_uri())
-        tab.evaluate("document.querySelector('nav').style.display = 'none'")  # it would stand in the way
+        tab.evaluate("document.querySelector('nav').style.display = 'none'")  # it would cover the page
         return [[tab.locator(f"section#{name}").screenshot() for name in column] for column in COLUMNS]
 
 
 def cut(shot: bytes) -> Image.Image:
-    """The screenshot without empty space at its right and below it."""
+    """The screenshot without the empty space on its right and at its bottom."""
     image = Image.open(io.BytesIO(shot)).convert("RGB")
     box = Image.eval(image.convert("L"), lambda value: 255 if value < 245 else 0).getbbox() or (0, 0, *image.size)
     return image.crop((0, 0, box[2], box[3]))
 
 
 def stacked(parts: list[Image.Image]) -> Image.Image:
-    """One above the other, as far as there is room."""
+    """The parts one above another, as far as there is room."""
     column = Image.new("RGB", (max(p.width for p in parts), HEIGHT - GAP), "white")
     top = 0
     for part in parts:

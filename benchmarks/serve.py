@@ -1,22 +1,22 @@
 """What `headstart serve` does under load: `python benchmarks/serve.py RUN IMAGES [--only PART ...] --out FILE.json`.
 
-    throughput   the bound (the same images decoded, resized and classified in process, on all cores), and the server with
-                 1 to 32 callers that wait for their answers; in turn, medians, and ratios within a round
-    peers        FastAPI + uvicorn + timm as people write it, and LitServe (benchmarks/peers/), with the same weights, images
-                 and callers; in turn. Each as it is by default, and with a worker per core and one thread of torch each
-    half         arrivals at random, at half of what the server can do: percentiles beside those of a lone caller, and what
-                 HTTP and the queue add to decoding and network
-    overload     ten times of what it can do, with --deadline 0.5: how many are still answered in time, how fast the others
-                 are refused, memory, and how soon a lone caller is served as before
-    slow         250 callers that send their headers or their body a byte per second, or ask and never read: when the
-                 server hangs up, and what a good caller notices
-    soak         --soak requests, one in eight bad (an image that ends early, no image, an unknown path, a caller that hangs
+    throughput   the upper bound (the same images decoded, resized and classified in this process, on all cores), and the
+                 server with 1 to 32 callers that wait for their answers; in turn, medians, and ratios within a round
+    peers        FastAPI + uvicorn + timm as in tutorials, and LitServe (benchmarks/peers/), with the same weights, images
+                 and callers; in turn. Each with its defaults, and with a worker per core and one torch thread each
+    half         random arrivals at half of the rate that the server can sustain: percentiles beside those of a lone caller,
+                 and what HTTP and the queue add to decoding and network
+    overload     ten times the rate that it can sustain, with --deadline 0.5: how many are still answered in time, how fast
+                 the others are refused, memory, and how soon a lone caller is served as before
+    slow         250 callers that send their headers or their body at a byte per second, or send requests and never read:
+                 when the server hangs up, and what a good caller notices
+    soak         --soak requests, one in eight bad (a truncated image, not an image, an unknown path, a caller that hangs
                  up): memory and open files after each tenth
 
-The callers are benchmarks/load_generator.py, in a process of their own on the same machine. They need some of its cores
-(`callers' cores` in the output), which the server does not have meanwhile; so ratios to the bound are a little worse
-than with callers elsewhere. Nothing is pinned. A run takes about 9 minutes on two idle cores; `--long` makes everything as
-long as for the figures in LOG.md (an hour). Take those on a machine that does nothing else.
+The callers are benchmarks/load_generator.py, in a separate process on the same machine. They use some of its cores
+(`callers' cores` in the output), which the server then lacks; so ratios to the bound are a little worse than with callers on
+another machine. Nothing is pinned to cores. A run takes about 9 minutes on two idle cores; `--long` takes as long as for the
+figures in LOG.md (an hour), which must be measured on an otherwise idle machine.
 
 RUN is a run or, without `peers`, an export; peers need a run of one backbone with `--pooling last`, since timm opens it, and
 `pip install 'headstart[serve,bench]'`. IMAGES is a folder of images, at any depth. Linux.
@@ -56,10 +56,10 @@ HERE = Path(__file__).parent
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CALLERS = (1, 2, 4, 8, 16, 32)
 BUSY = 16
-"""Callers with whom a server is at its best."""
+"""Number of callers at which a server has its highest throughput."""
 TIMES = 10
 WARM = 4
-"""Tenths of a soak, and what comes before them, after which caches and allocators have what they need."""
+"""Index of the measurement in a soak (one before it, then one per tenth) from which caches and allocators are warm."""
 KINDS = ("headers", "body", "deaf")
 
 Figures = dict[str, Any]
@@ -67,7 +67,7 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Scale:
-    """How long everything takes: `seconds` of one measurement, `rounds`, and the long ones."""
+    """How long to measure: the `seconds` of one measurement, the number of `rounds`, and the longer parts."""
 
     seconds: float = 3.0
     rounds: int = 3
@@ -81,7 +81,7 @@ LONG = Scale(seconds=10.0, rounds=7, overload_seconds=60.0, slow_seconds=40.0, s
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured: a run or an export, the image files, and how long."""
+    """What is measured: a run or an export, the image files, and for how long."""
 
     run: Path
     files: tuple[Path, ...]
@@ -130,19 +130,19 @@ def chosen_files(folder: Path, most: int) -> tuple[Path, ...]:
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs: its address and process, and the requests that it takes."""
+    """A running server: its address and process, and requests for it."""
 
     address: str
     process: psutil.Process
     requests: list[Figures]
 
     def usage(self) -> tuple[float, int]:
-        """Return megabytes and open files, its child processes included."""
+        """Return megabytes and open files, including child processes."""
         family = [self.process, *self.process.children(recursive=True)]
         return sum(p.memory_info().rss for p in family) / 1e6, sum(p.num_fds() for p in family)
 
     def ask(self, mode: str, **plan: Any) -> Figures:
-        """Let callers follow a plan; `per_second` counts answers of status 200."""
+        """Run callers with a plan; `per_second` in the result counts answers with status 200."""
         whole = {"address": self.address, "requests": self.requests, "mode": mode, **plan}
         command = [sys.executable, str(HERE / "load_generator.py")]
         done = subprocess.run(command, input=json.dumps(whole), capture_output=True, text=True)
@@ -211,7 +211,7 @@ def wait_until_ready(port: int, path: str, child: subprocess.Popen[bytes]) -> No
 
 
 def free_port() -> int:
-    """Return a port that nobody listens at."""
+    """Return a port on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -221,7 +221,7 @@ def free_port() -> int:
 
 
 def throughput(bench: Bench) -> Figures:
-    """The bound beside the server, in turn."""
+    """Measure the bound and the server, in turn."""
     in_process = bound(bench)
     rates: dict[str, list[float]] = {"bound": [], **{str(n): [] for n in CALLERS}}
     used = []
@@ -243,7 +243,7 @@ def throughput(bench: Bench) -> Figures:
 
 
 def bound(bench: Bench) -> Callable[[], float]:
-    """Return what measures images per second in this process: decoded, resized, classified, all files again and again."""
+    """Return a function that measures images per second in this process: all files decoded, resized, classified, in a loop."""
     opened = open_classifier(bench.run)
     predictor = opened.predictor
     if isinstance(opened.classifier, Classifier):
@@ -262,7 +262,7 @@ def bound(bench: Bench) -> Callable[[], float]:
 
 
 def peers(bench: Bench) -> Figures:
-    """Other servers, in turn."""
+    """Measure other servers, in turn."""
     forms, one_thread = bench.requests(form="file"), {"OMP_NUM_THREADS": "1"}
     run, ports = str(bench.run.resolve()), [free_port() for _ in range(4)]
     fastapi = [sys.executable, "-m", "uvicorn", "fastapi_server:app", "--log-level", "warning", "--port"]
@@ -293,12 +293,12 @@ def peers(bench: Bench) -> Figures:
 
 
 def rotated(names: list[str], turn: int) -> list[str]:
-    """Return the names, beginning with another one each turn."""
+    """Return the names, starting with a different one in each turn."""
     return names[turn % len(names) :] + names[: turn % len(names)]
 
 
 def half(bench: Bench) -> Figures:
-    """Half load, and what HTTP and the queue add."""
+    """Measure half load, and what HTTP and the queue add."""
     seconds = bench.scale.seconds * 3
     with served(bench) as server:
         alone = server.ask("closed", callers=1, seconds=seconds)
@@ -314,7 +314,7 @@ def half(bench: Bench) -> Figures:
 
 
 def seconds_added(server: Server) -> float:
-    """Return the median of what a lone caller waits beyond decoding and network."""
+    """Return the median of the seconds that a lone caller waits in addition to decoding and network."""
     host, _, port = server.address.rpartition(":")
     connection, added = http.client.HTTPConnection(host, int(port)), []
     for asked in server.requests[:100]:
@@ -327,7 +327,7 @@ def seconds_added(server: Server) -> float:
 
 
 def overload(bench: Bench) -> Figures:
-    """Ten times too many."""
+    """Send ten times too many requests."""
     scale = bench.scale
     with served(bench, "--deadline", "0.5") as server:
         alone = server.ask("closed", callers=1, seconds=scale.seconds)["good"]["p50"]
@@ -354,7 +354,7 @@ def overload(bench: Bench) -> Figures:
 
 @contextlib.contextmanager
 def watched(server: Server) -> Iterator[list[float]]:
-    """Keep the most megabytes and open files that a server has while the block runs."""
+    """Record the largest memory in megabytes and number of open files of a server while the block runs."""
     peak, ended = [0.0, 0.0], threading.Event()
 
     def watch() -> None:
@@ -371,7 +371,7 @@ def watched(server: Server) -> Iterator[list[float]]:
 
 
 def recovered(timeline: Sequence[Sequence[float]], p50: float) -> float | None:
-    """Return the seconds after which a quarter of a second has a median below 1.5 times `p50`; None if none has."""
+    """Return the seconds until the median of a quarter of a second is below 1.5 times `p50`; None if it never is."""
     for step in range(1_000):
         inside = [seconds for at, seconds in timeline if step / 4 <= at < (step + 1) / 4]
         if inside and statistics.median(inside) <= 1.5 * p50:
@@ -380,7 +380,7 @@ def recovered(timeline: Sequence[Sequence[float]], p50: float) -> float | None:
 
 
 def slow(bench: Bench) -> Figures:
-    """250 slow callers, and a good one."""
+    """Run 250 slow callers, and a good one."""
     seconds, kinds = bench.scale.slow_seconds, {}
     with served(bench) as server:
         alone = server.ask("closed", callers=1, seconds=seconds / 2)["good"]
@@ -412,7 +412,7 @@ def slow(bench: Bench) -> Figures:
 
 
 def soak(bench: Bench, count: int) -> Figures:
-    """Many requests, good and bad ones."""
+    """Send many requests, good and bad."""
     rows = []
     with tempfile.TemporaryDirectory() as folder, served(bench) as server:
         mixed = Server(server.address, server.process, with_bad_ones(server.requests, Path(folder)))
@@ -429,7 +429,7 @@ def soak(bench: Bench, count: int) -> Figures:
 
 
 def with_bad_ones(requests: list[Figures], folder: Path) -> list[Figures]:
-    """Return seven good requests and a bad one, again and again."""
+    """Return groups of seven good requests and a bad one."""
     cut, text = folder / "cut.jpg", folder / "text.jpg"
     cut.write_bytes(Path(requests[0]["file"]).read_bytes()[:600])
     text.write_bytes(b"no image")
@@ -460,33 +460,33 @@ def show(name: str, text: str) -> None:
 
 
 def ms(seconds: float) -> str:
-    """Return milliseconds."""
+    """Format seconds as milliseconds."""
     return f"{seconds * 1e3:.1f} ms"
 
 
 def percentiles(found: Figures) -> str:
-    """Return p50, p99 and p99.9 of one status."""
+    """Format p50, p99 and p99.9 for one status."""
     return ", ".join(f"{p} {ms(found[p])}" for p in ("p50", "p99", "p99.9")) if found["n"] else "none"
 
 
 def codes(asked: Figures) -> str:
-    """Return how many requests had which status."""
+    """Format the number of requests with each status."""
     return ", ".join(f"{each['n']:,} x {code}" for code, each in asked["codes"].items())
 
 
 def callers_own(asked: Figures) -> str:
-    """Return what the callers themselves needed, and how late they were."""
+    """Format the CPU that the callers used, and how late they were."""
     late = asked["late"]
     return f"{asked['cpu_seconds'] / asked['seconds']:.2f} cores; sent {ms(late['p50'])} late, p99 {ms(late['p99'])}"
 
 
 def without_timeline(asked: Figures) -> Figures:
-    """Return all but the times of single answers."""
+    """Return everything except the times of single answers."""
     return {key: value for key, value in asked.items() if key != "timeline"}
 
 
 def ratio(rates: dict[str, list[float]], above: object, below: object) -> float:
-    """Return the median over the rounds of one rate in units of another."""
+    """Return the median over the rounds of the ratio of two rates."""
     return statistics.median(a / b for a, b in zip(rates[str(above)], rates[str(below)], strict=True) if b)
 
 

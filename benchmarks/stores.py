@@ -2,9 +2,9 @@
 
     python benchmarks/stores.py RUN IMAGES [--images 600] [--latency 0.05]
 
-The images of a folder are predicted as `--shards` does it, in this process: from the folder, and from a store that makes each
-request wait (without cost to the CPU), as it is and packed. The three take turns, three times; the best of each counts. SCALE
-S7 asks for 0.90 of the folder's rate.
+The images of a folder are predicted in this process as with `--shards`: from the folder, from a store that delays each
+request (without using CPU), and from a pack in that store. The three take turns, three times; the best of each counts. The
+aim for a bucket is 0.90 of the folder's rate.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from headstart.verbs.pack import pack
 
 
 class Slow:
-    """A store whose requests take a while, and are counted."""
+    """A store that delays its requests and counts them."""
 
     def __init__(self, store: Store, seconds: float) -> None:
         self.url, self._store, self._seconds = f"slow://{store.url}", store, seconds
         self.list, self.requests, self._lock = store.list, 0, threading.Lock()
 
     def read(self, key: str, **how: object) -> bytes:
-        """As the store below, later."""
+        """Read from the underlying store after the delay."""
         with self._lock:
             self.requests += 1
         time.sleep(self._seconds)

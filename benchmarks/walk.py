@@ -1,11 +1,11 @@
-"""Which modules an image, or a dataset, goes through in a verb of headstart.
+"""Which modules an image, or a dataset, passes through in a verb of headstart.
 
     python benchmarks/walk.py predict RUN IMAGE
     python benchmarks/walk.py train DATA --out RUN --approach linear --weights-dir weights
 
 It runs the verb and lists every module of the package that a call enters from another module, in order, and every call
-from a lower part of the package to a higher one (by the order of imports in docs/design.md). The only ones should be
-functions and generators that were passed down. Tracing slows the run down several times.
+from a lower part of the package to a higher one (by the order of imports in docs/design.md). The only such calls should be
+of functions and generators that were passed down. Tracing makes the run several times as slow.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def module_of(frame: FrameType) -> str | None:
 
 
 def calling_module(frame: FrameType | None) -> str | None:
-    """The module of the package that called, past frames of other packages."""
+    """The module of the package that called, skipping frames of other packages."""
     while frame is not None:
         if (found := module_of(frame)) is not None:
             return found
@@ -77,7 +77,7 @@ def calling_module(frame: FrameType | None) -> str | None:
 
 
 def rank(module: str) -> int:
-    """The place of a module's part in the order of imports."""
+    """The position of a module's part in the order of imports."""
     part = module.partition("/")[0].removesuffix(".py")
     return ORDER.index(part) if part in ORDER else len(ORDER)
 

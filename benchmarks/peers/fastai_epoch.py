@@ -1,9 +1,9 @@
 """One peer of benchmarks/peers.py: fastai's `vision_learner` on a timm backbone, one epoch with the backbone frozen.
 
 It is what `learn.fine_tune` does first: `fit_one_cycle(1, slice(2e-3), pct_start=0.99)`, with fastai's own head, batches
-of 64, a fifth of the training images for validation, `Resize` to a square, no augmentation, and the default workers (a
-process to each core, at most 16). fastai's other defaults are kept too, also where they cost time: the frozen backbone's
-norms are trained.
+of 64, a fifth of the training images for validation, `Resize` to a square, no augmentation, and the default workers (one
+per core, at most 16). fastai's other defaults are kept too, even where they cost time: the norm layers of the frozen
+backbone are trained.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LEARNING_RATE, VAL_PART = 2e-3, 0.2
 
 
 def learner(dls: ImageDataLoaders, weights: Path) -> Learner:
-    """A frozen learner with these weights, normalised as they expect; the JSON file next to them says what to build."""
+    """A frozen learner with these weights, normalised as they expect; the JSON file beside them says what to build."""
     about = json.loads(weights.with_suffix(".json").read_text())
     overlay = {key: about["pretrained_cfg"][key] for key in INPUT} | {"file": str(weights), "num_classes": 0}
     return vision_learner(
@@ -43,7 +43,7 @@ def loaders(data: Path, size: int, seed: int) -> ImageDataLoaders:
 
 
 def train(data: Path, weights: Path, size: int, epochs: int, seed: int) -> dict[str, float]:
-    """Accuracy on the test folder, and seconds of the parts."""
+    """Return the accuracy on the test folder, and the seconds of each part."""
     begun = time.perf_counter()
     set_seed(seed)
     dls = loaders(data, size, seed)

@@ -1,7 +1,7 @@
-"""One peer of benchmarks/serve.py: FastAPI and timm, as tutorials write it: `uvicorn fastapi_server:app`.
+"""One peer of benchmarks/serve.py: FastAPI and timm, as in tutorials: `uvicorn fastapi_server:app`.
 
-The run's folder is in the variable RUN. A form's field `file` holds the image; Pillow, timm's own evaluation transform,
-torch in float32, one image at a time. Nothing limits what is sent or how many wait.
+The run folder is in the environment variable RUN. The form field `file` has the image; Pillow, timm's own evaluation
+transform, torch in float32, one image at a time. There is no limit on what is sent or on how many wait.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""What Keras' own export says, against Keras: `python benchmarks/peers/keras_export.py DATA --weights FILE.safetensors`.
+"""Keras' own export against Keras: `python benchmarks/peers/keras_export.py DATA --weights FILE.safetensors`.
 
 The network of `keras_r2.py` is trained for some epochs on DATA/train and exported with `model.export(format="onnx")`. The
 test images then go through Keras as it was trained (`tf.image.resize`: bilinear without antialiasing), and through the
-exported file in onnxruntime, fed as programs do it:
+exported file in onnxruntime, fed as programs do:
 
     same pixels      the arrays that Keras saw
     load_img         `keras.utils.load_img(file, target_size=...)`, as in Keras' documentation: the nearest pixel
-    Pillow bilinear  `Image.resize` with its antialiasing, as most Python services do it
+    Pillow bilinear  `Image.resize` with its antialiasing, as in most Python services
     0 to 1           the same pixels scaled to 0..1 instead of -1..1
 
-A row says how many images get another class than Keras gives, the mean difference in the probability of Keras' class, and
-the accuracy of both. Needs keras, tensorflow, tf2onnx, onnxruntime and safetensors.
+A row says how many images get a class other than Keras', the mean difference in the probability of Keras' class, and the
+accuracy of both. Needs keras, tensorflow, tf2onnx, onnxruntime and safetensors.
 """
 
 from __future__ import annotations

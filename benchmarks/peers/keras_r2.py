@@ -1,9 +1,9 @@
-"""One peer of benchmarks/peers.py: Keras, as the walk-through `mobilenetv2-dense32` has it.
+"""One peer of benchmarks/peers.py: Keras, as in the walk-through `mobilenetv2-dense32`.
 
 MobileNetV2 without its top, frozen, 160 x 160; global average pool, Dense(32, relu), Dense(1); RMSprop 1e-4, batches of
 32, best checkpoint by validation accuracy (a fifth of the training images), reloaded for the test folder. The input is a
-`tf.data` pipeline as TensorFlow's guide to performance has it: parallel map, decoded images kept in memory, prefetch.
-The frozen network itself runs in each epoch, as in the walk-through. Everything else is as Keras has it by default.
+`tf.data` pipeline as in TensorFlow's performance guide: parallel map, decoded images kept in memory, prefetch.
+The frozen network itself runs in each epoch, as in the walk-through. Everything else is Keras' default.
 
 Needs keras, tensorflow and safetensors; no torch. Keeps all decoded images in memory, 0.3 MB each at 160 px.
 """
@@ -31,7 +31,7 @@ BATCH_SIZE, LEARNING_RATE, VAL_PART = 32, 1e-4, 0.2
 
 
 def timm_names() -> dict[str, tuple[str, str]]:
-    """Name of each convolution of Keras's MobileNetV2 -> (timm's name of it, of its batch norm)."""
+    """Name of each convolution in Keras' MobileNetV2 -> timm's names for it and for its batch norm."""
     names = {"Conv1": ("conv_stem", "bn1"), "Conv_1": ("conv_head", "bn2")}
     blocks = [f"blocks.{stage}.{i}" for stage, n in enumerate(STAGES) for i in range(n)]
     for number, block in enumerate(blocks):
@@ -47,7 +47,7 @@ def load_timm_weights(model: keras.Model, file: Path) -> None:
     """Put timm's tensors into Keras's MobileNetV2.
 
     Kernels (O, I, H, W) become (H, W, I, O), depthwise ones (O, 1, H, W) become (H, W, O, 1). timm's batch norms add 1e-5
-    to the variance and Keras's 1e-3: gamma is scaled so that both give the same.
+    to the variance and Keras's 1e-3: gamma is scaled so that both give the same output.
     """
     tensors = load_file(file)
     for name, (conv, norm) in timm_names().items():
@@ -87,7 +87,7 @@ def with_head(base: keras.Model) -> keras.Model:
 
 
 def labelled(folder: Path) -> list[tuple[str, float]]:
-    """(file, 0.0 or 1.0) of a folder of two class folders."""
+    """(file, 0.0 or 1.0) for all images in a folder of two class folders."""
     classes = sorted(p for p in folder.iterdir() if p.is_dir())
     if len(classes) != 2:
         raise SystemExit(f"{folder}: {len(classes)} classes; this recipe has one output unit, for two.")
@@ -108,7 +108,7 @@ def batches(items: list[tuple[str, float]], size: int, *, shuffle: bool) -> tf.d
 
 
 def train(data: Path, weights: Path, size: int, epochs: int, seed: int) -> dict[str, float]:
-    """Accuracy on the test folder, and seconds of the parts."""
+    """Return the accuracy on the test folder, and the seconds of each part."""
     begun = time.perf_counter()
     keras.utils.set_random_seed(seed)
     items = labelled(data / "train")

@@ -1,8 +1,8 @@
-"""One peer of benchmarks/serve.py: LitServe and timm, as its documentation has it: `python litserve_server.py RUN PORT
+"""One peer of benchmarks/serve.py: LitServe and timm, as in its documentation: `python litserve_server.py RUN PORT
 WORKERS`.
 
-A form's field `file` holds the image; Pillow, timm's own evaluation transform, torch in float32. LitServe makes batches of
-up to 8, and waits up to 5 ms for one. (It reads the annotations of the methods below, so they must not be strings.)
+The form field `file` has the image; Pillow, timm's own evaluation transform, torch in float32. LitServe makes batches of
+up to 8 images, and waits up to 5 ms to fill one. (It reads the annotations of the methods below, so they must not be strings.)
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""One peer of benchmarks/peers.py: a plain loop with timm and torch, as timm's documentation puts the parts together.
+"""One peer of benchmarks/peers.py: a plain loop with timm and torch, put together as in timm's documentation.
 
 The backbone is frozen; a linear layer is trained with Adam 1e-3 for a few epochs on all training images, in batches of
-32; timm's own evaluation transform, a DataLoader with a worker process to each core. The frozen network runs in each epoch.
+32; timm's own evaluation transform, a DataLoader with one worker process per core. The frozen network runs in each epoch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BATCH_SIZE, LEARNING_RATE = 32, 1e-3
 
 
 def network(weights: Path, n_classes: int) -> nn.Module:
-    """timm's model with a new classifier, frozen; the JSON file next to the weights says what to build."""
+    """timm's model with a new classifier, frozen; the JSON file beside the weights says what to build."""
     about = json.loads(weights.with_suffix(".json").read_text())
     overlay = {key: about["pretrained_cfg"][key] for key in INPUT} | {"file": str(weights), "num_classes": 0}
     options = {"num_classes": n_classes, "pretrained_cfg_overlay": overlay, **about["model_args"]}
@@ -34,7 +34,7 @@ def network(weights: Path, n_classes: int) -> nn.Module:
 
 
 def loader(folder: Path, model: nn.Module, size: int, *, shuffle: bool) -> DataLoader:
-    """Batches of images (B, 3, size, size), as the weights expect them, and labels (B,)."""
+    """Batches of images (B, 3, size, size), preprocessed as the weights expect, and labels (B,)."""
     transform = create_transform(**resolve_data_config({"input_size": (3, size, size)}, model=model))
     workers = os.cpu_count() or 1
     return DataLoader(ImageFolder(folder, transform), BATCH_SIZE, shuffle, num_workers=workers, persistent_workers=True)
@@ -47,7 +47,7 @@ def pooled(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 
 
 def train(data: Path, weights: Path, size: int, epochs: int, seed: int) -> dict[str, float]:
-    """Accuracy on the test folder, and seconds of the parts."""
+    """Return the accuracy on the test folder, and the seconds of each part."""
     begun = time.perf_counter()
     torch.manual_seed(seed)
     n_classes = sum(p.is_dir() for p in (data / "train").iterdir())
