@@ -4,7 +4,7 @@
     run = headstart.train("photos", out="run")
     print(run.table())
 
-Everything public is listed in `__all__` and is loaded when it is first used: importing headstart costs milliseconds.
+Everything public is listed in `__all__` and is loaded on first use: importing headstart costs milliseconds.
 """
 
 from __future__ import annotations

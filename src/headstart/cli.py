@@ -173,8 +173,8 @@ def _asked(words: Sequence[str]) -> str | None:
 
 
 def _empty_value(words: Sequence[str]) -> str | None:
-    """The option that is given an empty value, or 'An argument'; None if no value is empty. As a path, an empty value would
-    be the current folder, and as the value of an option its default.
+    """The option that has an empty value, or 'An argument'; None if no value is empty. As a path, an empty value would mean
+    the current folder; as the value of an option, its default.
 
     >>> _empty_value(["train", "", "--out", "run"]), _empty_value(["train", "photos", "--classes="])
     ('An argument', '--classes')
@@ -248,7 +248,7 @@ def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
             name="--offline", negative="", show_default=False, help="Never open a socket: URLs of buckets are refused."
         )
         parameters.append(_keyword("needless", bool, False, as_option))
-    parameters.sort(key=lambda p: p.kind)  # positional ones first: an argument may bring options with it
+    parameters.sort(key=lambda p: p.kind)  # positional ones first: an argument may add options
     command.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__doc__ = text
@@ -270,7 +270,7 @@ def _say(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:
         raise
-    except OSError as error:  # a full disk behind `> FILE`, say
+    except OSError as error:  # such as a full disk behind `> FILE`
         raise WriteError(f"stdout: {error.strerror}.", hint="The results are in the folder given by --out.") from error
 
 

@@ -145,7 +145,7 @@ def rejected(c: CheckInput) -> Iterator[Finding]:
 
 
 def wrong_extension(c: CheckInput) -> Iterator[Finding]:
-    """A PNG called .jpg: harmless here (the content decides), a trap for other programs."""
+    """A PNG called .jpg: harmless here, where the content decides, but a trap for other programs."""
     bad = [i for i in c.readable() if _suffix(c.dataset.paths[i]) not in _suffixes(c.infos[i].format)]
     if bad:
         first = f"{c.dataset.paths[bad[0]]} is a {c.infos[bad[0]].format}"

@@ -3,8 +3,8 @@
 Among x-rays, digits or products on one table, all images look alike, and a fixed threshold would call them copies. So a
 pair has to agree well, and (`MARGIN`) several times better than either image agrees with any other in the same dataset.
 If look-alikes in this dataset might agree as well (`sure_score`), fine structure must agree too, unless look-alikes
-share that as well. If A is a copy of B and B of C, A and C need not be copies: one member of a group (the original,
-say) confirms the others, and a group that is large or has several labels needs strong evidence.
+share that as well. If A is a copy of B and B of C, A and C need not be copies: one member of a group (such as the
+original) confirms the others, and a group that is large or has several labels needs strong evidence.
 
 The labels are a free check: true copies rarely have two labels; look-alikes do, at a rate that the dataset shows.
 `Copies.false_share` follows from that. The thresholds were chosen on nine datasets (see LOG.md), and
@@ -31,7 +31,7 @@ REACH = 2.6
 FINE = 0.8
 """Correlation of fine structure that confirms an unsure pair."""
 CONTRARY = 0.2
-"""Correlation of fine structure below which even a sure pair is rejected: stripes of one kind, say."""
+"""Correlation of fine structure below which even a sure pair is rejected, such as stripes of the same kind."""
 SHARED_DETAIL = 0.6
 """If the fine structure of a tenth of the look-alikes agrees by more than this, it confirms nothing in this dataset."""
 STRONG = 0.3

@@ -28,7 +28,7 @@ class Curation:
     """CSV of copies with an x in not_copies where a pair is not a copy (checks-copies.csv of check)."""
 
     def __post_init__(self) -> None:
-        for name in ("corrections", "not_copies"):  # where text was given
+        for name in ("corrections", "not_copies"):  # text is accepted too
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, as_path(getattr(self, name), name))
 

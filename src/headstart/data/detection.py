@@ -40,7 +40,7 @@ def about_boxes(dataset: Dataset) -> str:
 
 
 def _beside(dataset: Dataset) -> Iterator[Path]:
-    """The files that were left out, and those in folders that were."""
+    """The files that were left out, and those in folders that were left out."""
     for path, code in dataset.rejected:
         place = dataset.root / path
         if code == "not_an_image_name":

@@ -33,7 +33,7 @@ Cells = Mapping[str, str]
 
 @dataclass(frozen=True)
 class MatchedRows:
-    """`found`: (index of the image, row), in the order of the rows; the others by what happened to them."""
+    """`found`: (index of the image, row), in the order of the rows; the other fields say what happened to the rest."""
 
     found: list[tuple[int, Cells]] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
@@ -48,7 +48,7 @@ def match_rows(rows: Sequence[Cells], dataset: Dataset, sha256s: Sequence[str] =
     """Match rows to the N images of a dataset, which have these hashes, if known.
 
     Rows of images that are in `dataset.left_out` are ignored. If several rows could be about one moved image, the one
-    for the test set comes first, then that for the validation set: what was held out stays so.
+    for the test set comes first, then that for the validation set: what was held out stays held out.
     """
     index = {path: i for i, path in enumerate(dataset.paths)}
     rows = [row if row["path"] in index else {**row, "path": plain_path(row["path"])} for row in rows]

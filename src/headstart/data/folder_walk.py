@@ -1,7 +1,7 @@
 """What a folder holds: its files and folders, without those that are not data.
 
 Names that begin with a dot, and those that systems leave everywhere (`io.folders`), are ignored without a note. Left out
-and named in `FoundImages.rejected` are:
+and recorded in `FoundImages.rejected` are:
 
     folders of systems and programs           `SYSTEM_FOLDERS`, such as __pycache__
     links that would read a folder twice      to a folder above, or to a folder that is part of the data anyway
@@ -40,7 +40,7 @@ _UNCLEAR = re.compile(r"(?:labels?|box(?:es)?)[ _-]?\d*")
 
 
 class FolderWalk:
-    """The files and folders below `root`; what is left out is named in `found.rejected`."""
+    """The files and folders below `root`; what is left out is recorded in `found.rejected`."""
 
     def __init__(self, root: Path, found: FoundImages | None = None) -> None:
         self.root = root
@@ -75,7 +75,7 @@ class FolderWalk:
         """The paths of all files below a folder; `above` are the (device, inode) of the folders on the way to it."""
         status = os.stat(folder)
         here = (status.st_dev, status.st_ino)
-        if here in above:  # by way of several links
+        if here in above:  # through several links
             self.leave_out(folder, "link_up")
             return
         for entry in self.entries(folder):
@@ -102,11 +102,11 @@ class FolderWalk:
         return Path(text).relative_to(self.root).as_posix()
 
     def leave_out(self, path: Path | str, reason: str) -> None:
-        """Name a path in `found.rejected`."""
+        """Record a path in `found.rejected`."""
         self.found.rejected.append((self.relative(path), reason))
 
     def quiet(self) -> FolderWalk:
-        """The same walk, which names nothing."""
+        """The same walk, without recording what is left out."""
         walk = FolderWalk(self.root)
         walk._known = self._known
         return walk
@@ -192,7 +192,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def files_below(root: Path, found: FoundImages | None = None) -> Iterator[str]:
-    """Relative paths of all files below a folder, one by one; what is left out is named in `found`."""
+    """Relative paths of all files below a folder, one by one; what is left out is recorded in `found`."""
     walk = FolderWalk(root, found)
     return map(walk.relative, walk.below(root))
 

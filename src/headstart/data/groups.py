@@ -72,7 +72,7 @@ def check_group_column(where: Path, column: str, groups: Sequence[str], *, what:
 def require_splittable(dataset: Dataset, named_by: str) -> None:
     """Raise `BadSplit` if a split is needed but the groups keep a class out of the training set or the test set.
 
-    `named_by` is the source of the groups, for the message: '--group-column patient_id', say.
+    `named_by` is the source of the groups, for the message, such as '--group-column patient_id'.
     """
     problems = unsplittable(dataset, named_by)
     if problems:

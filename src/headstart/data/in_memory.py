@@ -1,4 +1,4 @@
-"""Data in the memory of a Python program, as a table in the cache: frames, lists of paths and labels, images.
+"""Data in the memory of a Python program, written to a table in the cache: frames, lists of paths and labels, images.
 
     headstart.train(frame, out="run")                a table of pandas, polars or arrow, or {column: values}
     headstart.train((paths, labels), out="run")      images and their labels; also a list of pairs, or of rows as dicts

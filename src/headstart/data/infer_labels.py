@@ -200,7 +200,7 @@ class _FolderListing:
 def _side_by_side(listing: _FolderListing) -> dict[str, int]:
     """{folder: images} of two or more folders that hold all images and can be classes; {} if there are none.
 
-    They are at the top, or in split folders, of which the test set may lack them.
+    They are at the top, or in split folders; the test set may lack them.
     """
     inner = [path.removeprefix(listing.top).split("/")[:-1] for path, _, _ in listing.found.images]
     if any(parts and split_name(parts[0]) for parts in inner):

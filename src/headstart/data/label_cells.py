@@ -37,7 +37,7 @@ SEVERAL = "\0several labels"
 
 
 def no_label(cell: str) -> bool:
-    """Whether a program wrote this for a missing cell. An empty cell counts too.
+    """Whether this is what programs write for a missing cell, or empty.
 
     >>> no_label(" NaN"), no_label("#N/A"), no_label("None")
     (True, True, False)

@@ -1,6 +1,6 @@
 """What was left out of a dataset, and why: the codes in `Dataset.rejected`, and one sentence for all of them.
 
-Every verb that opens data says the sentence, so that nothing is passed over in silence; checks.csv has a row for each
+Every verb that opens data logs this sentence, so that nothing is skipped silently; checks.csv has a row for each
 path. Costs microseconds. Not for damaged images, which are found when the files are read: see `images.validate`.
 """
 

@@ -45,7 +45,7 @@ SPLIT_HEADER = SplitRow._fields
 SETS = {"train": "training set", "val": "validation set", "test": "test set"}
 """The names of the sets in sentences."""
 MIN_PER_SET = 5
-"""With fewer images of a class, a set says next to nothing about it: 5 of 5 correct is the minimum that shows, at 95 %,
+"""With fewer images of a class, a set says almost nothing about it: 5 of 5 correct is the minimum that shows, at 95 %,
 that more than half of a class is recognised (0.05 ** (1 / 5) = 0.55; for 4 of 4 it is 0.47). Calibration needs no more
 per class, since temperature and threshold are fitted to all classes together."""
 

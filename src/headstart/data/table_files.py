@@ -194,7 +194,7 @@ def _list_lines(table: Path, text: str) -> list[list[str]] | None:
 
 
 def _are_reverse(folder: Path, usual: re.Match[str] | None, reverse: Sequence[re.Match[str] | None]) -> bool:
-    """Whether lines have the path behind the label: the last names a file only so, or numbers precede all paths."""
+    """Whether the path follows the label: only then does the last line name a file, or each path follows a number."""
     last = reverse[-1]
     if last is None or (usual is not None and os.path.isfile(folder / usual["path"])):
         return False

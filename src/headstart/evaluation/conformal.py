@@ -50,7 +50,7 @@ def prediction_sets(probabilities_NK: np.ndarray, threshold: float) -> np.ndarra
     """Return which classes are in each image's set, bool (N, K): those at the threshold, and always the likeliest.
 
     A classifier that is right more often than 1 - alpha could keep that promise with empty sets, and would: at a
-    threshold of 0.01, an image with a probability of 0.98 had none. An empty set helps nobody, so the likeliest class is
+    threshold of 0.01, an image with a probability of 0.98 had none. An empty set is useless, so the likeliest class is
     always in it, and sets miss less often than `alpha` (Sadinle, Lei and Wasserman 2019, section 2, on null regions).
 
     >>> prediction_sets(np.array([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25]]), threshold=0.5)

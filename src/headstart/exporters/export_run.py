@@ -164,7 +164,7 @@ def export_run(asked: ExportRequest) -> ExportedRun:
     network, reference = converted(classifier), TorchRunner(classifier, network_inputs(classifier))
     calibration, parity = carried_over(classifier.calibration), None
     if asked.check:
-        calibration, parity = _proven(asked, run, network, reference)
+        calibration, parity = _verified(asked, run, network, reference)
     facts = _facts(asked, run, calibration, parity)
     if web is not None:
         facts["web"] = {"one_file": asked.web.one_file, "onnxruntime-web": web.version}
@@ -201,7 +201,7 @@ def _kept(asked: ExportRequest, run: RunFolder, keep: Callable[[RunFolder, Path]
     return ExportedRun(facts, None, size)
 
 
-def _proven(
+def _verified(
     asked: ExportRequest, run: RunFolder, network: ModelProto, reference: TorchRunner
 ) -> tuple[ExportCalibration, Parity]:
     """Return the calibration of the exported path, and the figures. Raises `ParityFailed`."""

@@ -49,7 +49,7 @@ MOST_PROBABILITY = 1e-4
 CLOSE = 2e-3
 """Classes whose logits differ by less than this may swap places: that is counted, but not held against an export."""
 CLEAR = 0.05
-"""The same for the probabilities of the run's two likeliest classes: a flip below this is counted only."""
+"""If the probabilities of the run's two likeliest classes are closer than this, a change of class is counted only."""
 MOST_FLIPS = 0.005
 MOST_BYTE, MEAN_BYTE = 2, 0.02
 BLOCK = 64
@@ -140,8 +140,8 @@ class ImageParity:
 class PathParity:
     """The exported path against `predict RUN`, both starting from the image file.
 
-    `flips` is the share of images that change class, `clear_flips` of those where the run had a lead of `CLEAR`. Without
-    labelled images of the run, the others are None: `accuracy` and `log_loss` are differences (export minus run),
+    `flips` is the share of images that change class, `clear_flips` of those that do so from a lead of `CLEAR` in the run.
+    Without labelled images of the run, the others are None: `accuracy` and `log_loss` are differences (export minus run),
     `coverage` and `run_coverage` are those of the prediction sets, all on the set `judged_on`; `metrics` has those of run
     and export.
     """

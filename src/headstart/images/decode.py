@@ -111,7 +111,7 @@ def decode(
 def read(
     data: bytes | BinaryIO, at_least: tuple[int, int] | None = None, ranges: ValueRanges | None = ValueRanges()
 ) -> DecodedImage:
-    """As `decode`, with the image's properties in the file. Raises `UnreadableImage`."""
+    """Like `decode`, with the image's properties in the file. Raises `UnreadableImage`."""
     if warnings.filters[:1] != [_NO_PILLOW_WARNINGS]:
         warnings.filterwarnings("ignore", module=_NO_PILLOW_WARNINGS[3].pattern)
     file = io.BytesIO(data) if isinstance(data, bytes) else data
@@ -170,7 +170,7 @@ def _decoded(
         image.load()  # rotates the image itself
     elif header.format == "HEIC":
         image.load()
-        orientation = 1  # the library rotates it; its EXIF says so once more
+        orientation = 1  # the library has rotated it already, whatever its EXIF says
     elif header.format == "AVIF":
         image.load()
         found = exif_orientation(image.info.get("exif", b""))  # Pillow puts in what the container says

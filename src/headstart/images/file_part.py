@@ -1,7 +1,7 @@
-"""An image that lies in a larger file, such as a shard of a pack: read by its offset, checked by its hash.
+"""An image inside a larger file, such as a shard of a pack: read by its offset, checked by its hash.
 
 Costs one open and one read each time, and 200 bytes of memory per image. Not for compressed archives, whose members have
-no place of their own: `data.archives` unpacks those.
+no fixed offset: `data.archives` unpacks those.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from headstart.io.files import sha256_bytes
 
 @dataclass(frozen=True, slots=True)
 class FilePart:
-    """`length` bytes of a file from `start`, with their SHA-256; `path` is the image's own."""
+    """`length` bytes of a file from `start`, with their SHA-256; `path` is the path of the image itself."""
 
     file: Path
     start: int

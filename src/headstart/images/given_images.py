@@ -1,7 +1,7 @@
 """Images as a Python program gives them: a path, the bytes of a file, a PIL image, pixels, or several of these.
 
 `predict(run, image)` and `predict(run, [image, path, array])` end up here. Pixels of the wrong type or shape are an
-error at once, since every image of the program will have them; a damaged file is not, it is one of many. Costs
+error at once, since every image of the program will have them; a damaged file is not, since it is one of many. Costs
 microseconds per path. Not for folders and archives, which stay paths: `pipeline.images_at` opens them.
 """
 
@@ -23,7 +23,7 @@ GivenImages = str | ImageRef | Iterable[str | ImageRef]
 
 
 def each_image(given: Iterable[Any]) -> list[ImageRef]:
-    """The images, with lists and arrays of several images taken apart, and files that are open read.
+    """The images, with lists and arrays of several images split up, and open files read.
 
     Raises `DataError` for what is not an image, and if there is none.
     """

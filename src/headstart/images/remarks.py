@@ -1,6 +1,6 @@
 """Sentences about images for the terminal: files that cannot be used, and pixels beyond a classifier's ranges.
 
-Every verb that reads images says both, so that no file is left out in silence. Costs nothing worth mentioning. Not for
+Every verb that reads images logs both, so that no file is left out silently. Costs nothing worth mentioning. Not for
 the findings of `headstart check`: see `data.checks`.
 """
 

@@ -103,7 +103,7 @@ def validate_with(
     workers: int | None = None,
     seconds_each: float = 20.0,
 ) -> list[ImageInfo]:
-    """As `validate_images`, with workers started by `command`."""
+    """Like `validate_images`, with workers started by `command`."""
     workers = workers or cores()
     with bar("Validating images", len(files)) as advance:
         infos = _hashed_all(files, workers)
@@ -310,7 +310,7 @@ class _Pool:
                 yield item
 
     def _feed(self) -> None:
-        """Body of a feeding thread: run one child after another until no tasks are left."""
+        """Run in a feeding thread: run one child after another until no tasks are left."""
         given: deque[_ValidationTask] = deque()
         try:
             while (given or self._tasks) and not self._stopped.is_set():
@@ -392,7 +392,7 @@ class _Pool:
         self._done.put(ImageInfo(task.info.sha256, task.info.bytes, *answer))
 
     def _watch(self) -> None:
-        """Body of the watchdog thread: kill children whose image takes too long, or that never become ready."""
+        """Run in the watchdog thread: kill children whose image takes too long, or that never become ready."""
         while not self._stopped.wait(min(0.1, self._seconds_each / 4)):
             with self._lock:
                 now = time.monotonic()

@@ -1,8 +1,9 @@
 """The process in which an image is decoded for the first time; started, fed and replaced by `images.validate`.
 
 It reads one request per line from standard input, decodes the image, and answers with one line of JSON. It imports only
-the standard library and Pillow, and is ready in about 0.1 s. Whatever a decoder does here (crash, spin, exhaust memory)
-costs this process and not the user's. Do not start it by hand. It is not a sandbox for files: it runs as the same user.
+the standard library and Pillow, and is ready in about 0.1 s. Whatever a decoder does here (crash, loop forever, exhaust
+memory) harms this process and not the user's. Do not start it by hand. It is not a sandbox for files: it runs as the same
+user.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Images of more than 8 bits per channel: which values they use, and which of them become black and white.
 
-Cameras and microscopes store 10, 12 or 14 bits in 16-bit files, thermal cameras a narrow band of the 16 bits, and measuring
-programs floating point. Scaled by what the file could hold, such images lose nearly all their levels; scaled one by
-one, they can no longer be compared. So one range is chosen for a whole set, and travels with the classifier
-(`Preprocess.ranges`), so that prediction scales as training did.
+Cameras and microscopes store 10, 12 or 14 bits in 16-bit files, thermal cameras use a narrow band of the 16 bits, and
+measuring programs write floating point. Scaled by what the file could hold, such images lose nearly all their levels;
+scaled one by one, they can no longer be compared. So one range is chosen for a whole set, and is saved with the
+classifier (`Preprocess.ranges`), so that prediction scales as training did.
 
     12 bits in 16       uses 0 to 4,080          0 to 4,095 become 0 to 255
     all 16 bits         uses 300 to 65,535       0 to 65,535, as without a range

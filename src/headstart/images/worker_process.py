@@ -1,4 +1,4 @@
-"""What processes that decode untrusted images have in common: how they are started, their streams, their limits.
+"""Common parts of the processes that decode untrusted images: how they are started, their streams, their limits.
 
     interpreter("from headstart.images.validate_worker import serve; serve(float(sys.argv[1]))", "20")
 
@@ -37,7 +37,7 @@ def interpreter(code: str, argument: str, *more: str) -> list[str]:
 
 
 def own_streams() -> tuple[BinaryIO, BinaryIO]:
-    """Return this process's requests and answers, and keep them to itself: what decoders print (libtiff prints a lot)
+    """Return this process's streams for requests and answers, and shield them: what decoders print (libtiff prints a lot)
     reaches neither the answers nor the terminal. Ctrl-C is left to the parent, which ends this process."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", 0)
     nothing = os.open(os.devnull, os.O_RDWR)

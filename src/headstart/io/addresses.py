@@ -1,4 +1,4 @@
-"""Network addresses where a path is expected: those of stores are opened (`io.stores`), others refused by name.
+"""Network addresses where a path is expected: those of stores are opened (`io.stores`), others are refused.
 
 Costs microseconds. Not for weights: `model.backbones.hub` fetches those.
 """
@@ -62,7 +62,7 @@ def refuse_address(place: Path | str) -> None:
 
 
 def shown_address(place: Path | str) -> str:
-    """An address with the two slashes that `Path` makes one of, and not too much of it.
+    """An address with its two slashes, of which `Path` leaves one; shortened if it is long.
 
     >>> shown_address(Path("https://host/1.jpg"))
     'https://host/1.jpg'

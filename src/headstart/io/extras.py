@@ -1,10 +1,10 @@
 """Extras: packages that only some commands need, and the one error that names what to install.
 
-    require("Fine-tuning", "torch", "timm")    raises MissingExtra where one of them is not installed
+    require("Fine-tuning", "torch", "timm")    raises MissingExtra if one of them is not installed
 
 `pip install headstart` is for machines that predict, evaluate and check: OpenVINO runs the networks. Each extra adds
-the packages of one job. A module that imports such a package calls `require` first, where a user's wish becomes known:
-a verb should say what is missing before it spends minutes on the rest.
+the packages of one job. A module that imports such a package calls `require` first, as soon as it is known that the user
+needs it: a verb should say what is missing before it spends minutes on other work.
 
 Costs: under a millisecond; nothing is imported. When not to use it: for what every installation has.
 """
@@ -27,7 +27,7 @@ EXTRAS = {
 """Extra -> the modules that it installs, besides those of a smaller extra (`parquet` is a part of `train`)."""
 
 PROJECTS = {"prometheus_client": "prometheus-client", "sklearn": "scikit-learn"}
-"""Modules whose package has another name."""
+"""Modules whose package has a different name."""
 
 
 def is_installed(*modules: str) -> bool:
@@ -38,8 +38,8 @@ def is_installed(*modules: str) -> bool:
 def require(what: str, *modules: str, hint: str = "") -> None:
     """Raise `MissingExtra` unless all the modules can be imported.
 
-    `what` needs them, in the singular: an option, a file, a backbone. `hint` is another way out, after the install
-    command.
+    `what` is the thing that needs them, in the singular: an option, a file, a backbone. `hint` is an alternative, shown
+    after the install command.
     """
     missing = _missing(modules)
     if missing:

@@ -12,7 +12,7 @@ from headstart.errors import RecipeError
 
 
 def as_path(value: object, name: str) -> Path:
-    """A path from text or a path. Raises `RecipeError` for anything else, which calls the argument by its `name`.
+    """A path from text or a path. Raises `RecipeError`, which names the argument (`name`), for anything else.
 
     >>> as_path("photos/run", "out").name
     'run'

@@ -27,7 +27,7 @@ def bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
 def open_bar(
     description: str, total: int | None = None
 ) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
-    """Do the same for a total that becomes known meanwhile; yield `advance(n)` and `expect(total)`."""
+    """Do the same for a total that becomes known later; yield `advance(n)` and `expect(total)`."""
     if not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO):
         yield lambda n: None, lambda n: None
         return

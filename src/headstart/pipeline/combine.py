@@ -37,7 +37,7 @@ MOST_COLUMNS = 6000
 STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
 
 PRIOR_IMAGES = 10.0
-"""Strength of the prior on the weights: as if so many images had asked for the expected ones."""
+"""Strength of the prior on the weights, as a number of images in favour of the expected ones."""
 
 MOST_STEPS = 50
 """Limit on the steps of Newton's method, which takes five to ten."""

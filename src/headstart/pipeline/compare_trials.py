@@ -165,7 +165,7 @@ def _compared(
     seed: int,
     seconds: float,
 ) -> Comparison:
-    """Read all run folders and compare them. Raises `RunError` if one was changed meanwhile."""
+    """Read all run folders and compare them. Raises `RunError` if one has been changed since."""
     rows = _marked([_row(c, outcomes[c.name], place) for c in candidates])
     good = [row.name for row in rows if row.metrics is not None]
     pairs, notes = paired({name: RunFolder(place.run(name)).predictions for name in good}, seed)

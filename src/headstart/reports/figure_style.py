@@ -179,7 +179,7 @@ def thinned(n: int, room: float, size: float = SIZE) -> list[int]:
     return list(range(0, n, step))
 
 
-# ------------------------------------------------------------------------------------------------------------- ways out
+# -------------------------------------------------------------------------------------------------------------- output
 def save_figure(figure: Figure, folder: Path, name: str, *, label: str = "") -> str:
     """Write NAME.png (150 dpi) and NAME.svg (text as text, white background), both or neither.
 

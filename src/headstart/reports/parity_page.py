@@ -1,7 +1,7 @@
 """`parity.html` of an export: what was compared with the run, on which images, and how large the differences are.
 
 `ParityPageData` holds the content; `parity_page` makes one HTML document of it that makes no requests, in the style of
-the other pages. Milliseconds. It shows figures and judges nothing: an export whose figures are beyond their limits is
+the other pages. Takes milliseconds. It shows figures and judges nothing: an export whose figures are beyond their limits is
 never written (`headstart.exporters.parity`).
 """
 

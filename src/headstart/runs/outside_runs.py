@@ -1,6 +1,6 @@
 """Checks of output places that a user names: none may be inside a run folder, which stays as it was written.
 
-They run before the work. They cost a look at each parent folder and write nothing.
+They are made before any work. They look at each parent folder, and write nothing.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def check_outside_run(path: Path, *, option: str = "--out") -> None:
 
 
 def check_out_file(path: Path, *inputs: Path, option: str = "--out") -> None:
-    """As `check_file_place`, for a file that the user names with `option`.
+    """Like `check_file_place`, for a file that the user names with `option`.
 
-    It may not be in a run folder; nor be one of the `inputs`, nor be inside one of them.
+    It must not be in a run folder, nor be one of the `inputs` or inside one of them.
     """
     check_file_place(path)
     check_outside_run(path, option=option)

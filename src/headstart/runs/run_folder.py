@@ -57,7 +57,7 @@ TRAINING_IMAGES = "training_images.png"
 MODEL_CARD = "README.md"
 REPORT = "report.html"
 EXPORTED = "export.json"
-"""A file that only exports have."""
+"""A file that only exports contain."""
 PLOTS = "plots"
 
 FIGURES = ("balance", "classes", "confusion", "coverage", "curves", "rates", "reliability", "sizes")

@@ -175,7 +175,7 @@ def _plan(names: list[str], rng: np.random.Generator) -> dict[str, Flaw]:
     for place, name in enumerate(take(DUPLICATES)):
         change = tuple(CHANGES)[place % len(CHANGES)]
         original = _original(name, free)
-        while original is None:  # of 60 images, all others of its class may have a flaw
+        while original is None:  # with 60 images, all others of its class may have a flaw
             name = free.pop()
             original = _original(name, free)
         planned[name] = Flaw(name, "near_duplicate", change, original)

@@ -32,7 +32,7 @@ from headstart.scale.shard_columns import PredictionColumns
 from headstart.scale.shard_pass import ShardPass
 
 FIELDS = ("label", "probabilities", "set", "error")
-"""For each image: its likeliest class, probabilities (K,), prediction set, and error ('' if it has an answer)."""
+"""For each image: its likeliest class, probabilities float32 (K,), prediction set, and error ('' if there is none)."""
 
 
 class PredictFn:

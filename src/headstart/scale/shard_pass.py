@@ -2,9 +2,10 @@
 
     rows = ShardPass(columns, read).run(files, lost={})
 
-A batch is read while the previous one is decoded; from a bucket, many batches at a time, since a request takes as long as
-ten images. The cache of features is neither read nor written, and images are not checked beforehand, since this runs in a
-process that may die (`shard_worker`). Numbers are those of `Predictor`, to the bit: batches have the same fixed size.
+From a bucket, each thread's next batch is read while its current one is decoded, since a request takes as long as ten
+images; from a local disk, an image is read when it is decoded. The cache of features is neither read nor written, and
+images are not checked beforehand, since this runs in a process that may die (`shard_worker`). Numbers are those of
+`Predictor`, to the bit: batches have the same fixed size.
 
 If memory runs out at an image, it is tried again alone at the end, so that its outcome does not depend on its neighbours.
 """
@@ -143,7 +144,7 @@ class _Bytes:
 
 
 Reads = dict[int, "Future[_Bytes] | None"]
-"""The images of a batch, by number: their reads in progress; None for large ones, which are read only when decoded."""
+"""The images of a batch, by number: their reads in progress; None for those that are read only when decoded."""
 
 
 class _Work:

@@ -18,7 +18,7 @@ from types import TracebackType
 from headstart.serving.served_answers import Overloaded
 
 ALWAYS_ADMITTED = 4
-"""So many images are admitted however slow the pace was, because one very slow image may have set it."""
+"""This many images are always admitted, however slow the pace: one very slow image may have set it."""
 SHARE_OF_DEADLINE = 0.8
 """Share of the deadline that waiting may take up."""
 NEWEST = 0.05

@@ -31,7 +31,7 @@ ACCEPTED = "Send the bytes of an image (image/jpeg ...), a form with one file (m
 MOST_VALUES = 10_000
 """Values in a JSON body. Millions of small ones would take 25 times its size in memory, and hold up everyone else."""
 LINGER_TIMES, LINGER_SECONDS = 4, 2.0
-"""Of a body that is too big, up to so many times the limit is read and thrown away, for at most so many seconds."""
+"""How much of a body that is too big is read and discarded: at most this multiple of the limit, for this many seconds."""
 MOST_PARTS = 16
 MOST_PART_HEADERS = 8_192
 
@@ -62,7 +62,7 @@ async def read_body(request: Request, place: Place, *, most: int, until: float) 
         async with asyncio.timeout(max(0.0, until - time.monotonic())):
             body = await _received(request, place, most) if stated_size <= most else None
         if body is None:
-            await _thrown_away(request, LINGER_TIMES * most)
+            await _discard(request, LINGER_TIMES * most)
             raise _too_big(most)
     except TimeoutError:
         raise RequestRefused(408, "too_slow_to_arrive", "The request took too long to arrive.", headers=CLOSE) from None
@@ -85,7 +85,7 @@ async def _received(request: Request, place: Place, most: int) -> bytearray | No
     return body
 
 
-async def _thrown_away(request: Request, most: int) -> None:
+async def _discard(request: Request, most: int) -> None:
     """Read on for a moment, at most `most` bytes: many clients read no answer before they have sent everything."""
     with suppress(TimeoutError):
         async with asyncio.timeout(LINGER_SECONDS):

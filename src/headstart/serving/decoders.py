@@ -65,7 +65,7 @@ class Decoders:
         """Processes that had to be replaced so far."""
 
     def __enter__(self) -> Decoders:
-        for decoder in [self._started() for _ in range(self.count)]:
+        for decoder in [self._start() for _ in range(self.count)]:
             self._idle.put(decoder)
         threading.Thread(target=self._watch, name="decoders' watch", daemon=True).start()
         return self
@@ -95,7 +95,7 @@ class Decoders:
         decoder = self._idle.get()
         try:
             for _ in range(2):
-                decoder = self._alive(decoder)
+                decoder = self._usable(decoder)
                 answer = self._answer(decoder, data)
                 if answer is not None:
                     return answer
@@ -124,18 +124,18 @@ class Decoders:
             else DecodedPixels(found, time.monotonic() - began)
         )
 
-    def _alive(self, decoder: _Decoder) -> _Decoder:
+    def _usable(self, decoder: _Decoder) -> _Decoder:
         """Return the process, or a new one in its place if it is dead. Raises `Overloaded`."""
         if not decoder.overdue and not decoder.broken and decoder.process.poll() is None:
             return decoder
         decoder.end()
         self.replaced += 1
         try:
-            return self._started()
+            return self._start()
         except ServeError as error:
             raise Overloaded(error.message) from error
 
-    def _started(self) -> _Decoder:
+    def _start(self) -> _Decoder:
         """Start a process. Raises `ServeError`."""
         if self._closed.is_set():
             raise ServeError("the server is ending.")

@@ -4,7 +4,7 @@
     threads.put(waiting)                       from any thread; they call `finished(batch, logits_NK, seconds)`
 
 If a thread is free, an image goes through the network at once; otherwise it goes together with those that have arrived
-meanwhile. No image ever waits for a batch to fill up. Images whose answer nobody awaits any more are dropped before they
+meanwhile. No image ever waits for a batch to fill up. Images whose answers are no longer awaited are dropped before they
 cost anything. One wake-up per batch; a hand-over costs some 20 microseconds. For a single caller at a time, call the network
 itself.
 """
@@ -29,7 +29,7 @@ class WaitsForNetwork(Protocol):
     pixels: Pixels
 
     def is_over(self) -> bool:
-        """Whether nobody waits for it any more."""
+        """Whether its answer is no longer awaited."""
         ...
 
 

@@ -110,7 +110,7 @@ class Explaining:
     def _done(self, work: asyncio.Future[dict[str, Any]]) -> None:
         self._waiting -= 1
         if not work.cancelled():
-            work.exception()  # nobody may be waiting for it any more
+            work.exception()  # marks it as seen: it may no longer be awaited
 
     def _explain(self, image: bytes, label: str) -> dict[str, Any]:
         """Run in the thread."""

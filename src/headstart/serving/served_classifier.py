@@ -49,7 +49,7 @@ class _Ticket:
     decode_seconds: float = 0.0
 
     def is_over(self) -> bool:
-        """Whether nobody waits for it any more."""
+        """Whether its answer is no longer awaited."""
         return self.answer.done() or time.monotonic() >= self.until
 
 
@@ -149,7 +149,7 @@ class ServedClassifier:
     def _deliver(self, answers: Sequence[tuple[_Ticket, ServedAnswer | ImageRefusal | BaseException]]) -> None:
         """Hand answers to the event loop."""
         if self._loop is not None:
-            with suppress(RuntimeError):  # the loop has ended, so nobody waits
+            with suppress(RuntimeError):  # the loop has ended, so no answer is awaited
                 self._loop.call_soon_threadsafe(_hand_over, answers)
 
 

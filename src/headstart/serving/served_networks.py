@@ -157,7 +157,7 @@ class _Logits(Protocol):
 def same_alone(full: _Logits, one: _Logits, shapes: Shapes) -> bool:
     """Return whether images get the same logits, to the bit, in a batch and alone. Compares noise, and smooth images.
 
-    If the graph for one image adds in another order, some of so many sums differ in their last bit.
+    If the graph for one image adds in another order, some of the many sums differ in their last bit.
     """
     images = _trial_pixels(shapes)
     return bool((full(images) == one(images)).all())

@@ -46,7 +46,7 @@ HEADER_MILLISECONDS = 5_000
 DECODING_SHARE = 0.8
 """Share of the deadline: an image that takes longer to decode is refused for that, before its request is late."""
 BODIES = 16
-"""Memory for bodies: so many of the largest allowed size."""
+"""Memory for request bodies, as a multiple of the largest allowed body."""
 FLUSH_SECONDS = 2.0
 """Time for the last answers to be sent."""
 TICK = 0.02
@@ -145,7 +145,7 @@ class _Server:
             stopping.cancel()
 
     async def _become_ready(self) -> None:
-        opening = ThreadPoolExecutor(1)  # not asyncio's: its end would be waited for if a signal comes meanwhile
+        opening = ThreadPoolExecutor(1)  # not asyncio's own, which delays the end if a signal comes meanwhile
         try:
             network = await asyncio.get_running_loop().run_in_executor(opening, open_served, self._opened)
         finally:

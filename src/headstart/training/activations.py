@@ -1,4 +1,4 @@
-"""Activations of a frozen trunk for augmented views of images, computed once and cached while the tail is trained.
+"""Activations of a frozen trunk for augmented views of images: computed once, and cached while the tail is trained.
 
 Each image is decoded once for all its views. The activations are float16 in an unnamed, memory-mapped file that
 disappears with the process however it ends, so memory does not grow with the number of images. Cost: one embedding pass
@@ -28,10 +28,10 @@ LARGEST_BYTES = 6 << 30
 """Disk space that activations may take; fewer views are kept if that is not enough."""
 
 EMBEDDING_VIEWS = 2
-"""Views of an image that take as long as its features from the whole network."""
+"""Number of views of an image that take as long as computing its features with the whole network."""
 
 TIMED_VIEWS = 256
-"""Views after which the pace is known well enough."""
+"""Number of views after which the pace is known well enough."""
 
 
 def views_that_fit(wanted: int, images: int, numel: int) -> int:
@@ -77,7 +77,7 @@ class ViewBudget:
         """Seconds per view of one image, without the first batch; 0 if there was no other."""
 
     def computed(self, images: int, views: int, images_left: int) -> None:
-        """Take note of `views` views of each of `images` more images, and lower `most` if the others do not fit."""
+        """Record `views` views of each of `images` more images; lower `most` if those of the other images will not fit."""
         self._images += images
         if self._warm is None:  # the first batch takes longer
             self._warm = self._clock()
@@ -110,7 +110,7 @@ def keep_activations(
 ) -> np.ndarray:
     """Compute the trunk's activations for each of the `views` of N images, float16 (V, N, numel).
 
-    With `file` (see `io.files.scratch_array`) they lie there, for other processes to open.
+    With `file` (see `io.files.scratch_array`) they are in that file, for other processes to open.
 
     `views` are view numbers, see `images.augment.read_views`; with a `budget`, only the first ones that fit into it.
     Raises `UnreadableImage` for an image that changed since it was inspected, `WriteError` if the disk is full,

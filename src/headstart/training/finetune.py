@@ -6,7 +6,7 @@ The result is an ordinary `FeatureExtractor` with a last layer, so embedding, ca
 frozen backbone. `training.modes` defines how the approaches differ, mainly in where they cut:
 
     nothing frozen    before the first stage
-    stages frozen     where `recipe.unfreeze` says; auto trains the last fraction of the computation, on a GPU all of it
+    stages frozen     where `recipe.unfreeze` says; auto trains the last part of the computation; on a GPU, all of it
     backbone frozen   after the last stage: only dense layers are trained
 
 With a trunk, each image passes through it once for each of `recipe.n_views` augmented views, in OpenVINO on a CPU; a
@@ -99,7 +99,7 @@ def finetune(
     resume: ResumePoint | None = None,
     replanned: Sequence[tuple[int, int]] = (),
 ) -> FinetuneResult:
-    """Train by `recipe`. Unless it sets the number of epochs, the time until the deadline decides on it.
+    """Train according to `recipe`. Unless it sets the number of epochs, the time until the deadline determines it.
 
     Args:
         extractor: The backbone and input to start from; one with random weights to train from scratch.

@@ -14,7 +14,7 @@ class HistoryRow:
     """One configuration tried, a row of `history.csv`. Losses are in nats, lower is better; NaN where not measured.
 
     `stage` is 'choose' (backbones), 'input' (how images become their input), 'head' (closed-form last layers) or 'finetune'
-    (gradient training, whatever the `approach`). `pooling` says whose maps the features are the means of, see
+    (gradient training, whatever the `approach`). `pooling` says which maps the features are means of, see
     `Recipe.pooling`; `input` describes an input that was tried. `head` and `strength` belong to closed-form layers;
     `wise_ft` is the coefficient of WiSE-FT.
     """

@@ -69,7 +69,7 @@ class ImageBatches:
     def epoch(self, epoch: int, start: int = 0, only: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """Yield the batches of an epoch, see `Batches`; `inputs` is uint8 (B, S, S, 3). Skip unreadable batches.
 
-        A share of the batches keeps its place among the others: there, an unreadable batch is empty, not skipped.
+        In a share of the batches, positions are kept: an unreadable batch is then empty instead of skipped.
         Raises `NoImages` if all batches from `start` to the end of the epoch are skipped.
         """
         import torch

@@ -48,13 +48,13 @@ from headstart.training.recipe import Recipe
 from headstart.training.shared_passes import LeadingPasses
 
 NAMED_IMAGES = 32
-"""Images of a bad batch listed in a message, at most."""
+"""Largest number of images of a bad batch that a message lists."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
     """The result of `fit`. `stopped` is the reason for stopping early, empty if all epochs ran; `bad_images` are those
-    of a batch whose loss was not finite. `replanned` are the changes of the number of steps, see `training.pacing`."""
+    of a batch whose loss was not finite. `replanned` are the changes to the number of steps, see `training.pacing`."""
 
     epochs: tuple[EpochRow, ...]
     steps: tuple[StepRow, ...]
@@ -67,8 +67,8 @@ class TrainingResult:
 @dataclass(frozen=True, eq=False)
 class TrainingTask:
     """What to train, and on what: the parameters in `groups` of `module`, which maps batches' inputs to logits (B, K).
-    `val` None: no validation. `class_weights` float32 (K,) weight the loss. `team`: the processes that share the work,
-    the others of which `shared_passes.follow` an equal task; None: this one alone."""
+    `val` None: no validation. `class_weights` float32 (K,) weight the loss. `team`: the processes that share the work
+    (the others `follower.follow` an equal task); None: only this process."""
 
     module: nn.Module
     groups: Sequence[ParameterGroup]
@@ -328,7 +328,7 @@ class _Training:
         return mixed
 
     def _bad_batch(self, what: str, value: float, gathered: Sequence[Batch], at: StepPlan) -> _NotFinite:
-        if self.passes.share != EVERY_BATCH:  # those of the other ranks too
+        if self.passes.share != EVERY_BATCH:  # include those of the other ranks
             gathered = list(itertools.islice(self.train.epoch(at.epoch, at.first), at.count))
         images = [int(i) for batch in gathered for i in batch.indices]
         named = ", ".join(map(str, images[:NAMED_IMAGES])) + (", ..." if len(images) > NAMED_IMAGES else "")

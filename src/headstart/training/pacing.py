@@ -1,8 +1,8 @@
-"""`Pacing`: how many steps a training takes, and where each one lies in the learning-rate schedule.
+"""`Pacing`: how many steps a training takes, and the position of each in the learning-rate schedule.
 
     planned: 8 epochs of 100 steps   ->   after step 250 the machine slows down: 520 steps fit, not 800
 
-The number of steps is planned from the duration of a few batches. Later other processes start, or a laptop gets hot. So
+The number of steps is planned from the duration of a few batches. Later, other processes start, or a laptop gets hot. So
 the pace is measured during training: if the remaining steps no longer fit before the deadline, there are fewer of them,
 and the rest of the schedule is run through faster, so that the learning rate still falls to its end. If the machine
 recovers, steps come back, up to the planned number. All changes are recorded; with the same changes, a training is repeated
@@ -20,19 +20,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 WINDOW_SECONDS = 3.0
-"""The pace is the mean duration of the steps of the last few seconds, without the longest: machines falter."""
+"""The pace is the mean duration of the steps of the last few seconds, without the longest, since machines have hiccups."""
 WARM_UP = 3
 """The first steps of a training take longer, and are not measured."""
 TOLERANCE = 0.1
-"""A change of the remaining steps by less than this fraction is not worth a new plan."""
+"""Changes of the remaining steps by less than this fraction are ignored."""
 
 
 @dataclass(frozen=True)
 class Deadline:
-    """When a training and all that follows it have to be over: at the moment `at` of `clock`.
+    """When a training and all that follows it must be finished: at the time `at` of `clock`.
 
-    `after` is the duration in seconds of what follows, if a step takes `per_step` seconds: if steps take longer, so
-    will that. A validation takes as long as `validation_steps` steps; one follows each epoch of `per_epoch` steps, and
+    `after` is the duration in seconds of what follows if a step takes `per_step` seconds; it grows in proportion if
+    steps take longer. A validation takes as long as `validation_steps` steps; one follows each epoch of `per_epoch` steps, and
     `validations` more follow the last one.
     """
 
@@ -68,7 +68,7 @@ class Pacing:
         self.planned, self.per_epoch = planned, per_epoch
         self.deadline: Deadline | None = None
         self.changes: list[tuple[int, int]] = []
-        """Pairs (step, total): from that step on, the training was to have that many steps."""
+        """Pairs (step, total): from that step on, the training was planned to have `total` steps."""
         self._recent: deque[float] = deque()
         self._seconds, self._measured, self._compared = 0.0, 0, False
 
@@ -78,11 +78,11 @@ class Pacing:
 
     @property
     def clock(self) -> Callable[[], float]:
-        """The clock that steps are timed by, in seconds."""
+        """The clock for timing steps, in seconds."""
         return self.deadline.clock if self.deadline else time.monotonic
 
     def total(self, step: int) -> int:
-        """Return the number of steps that the training is to have, as known at a step (from 0)."""
+        """Return the planned number of steps of the training, as known at a step (from 0)."""
         return next((total for at, total in reversed(self.changes) if at <= step), self.planned)
 
     def epochs(self, step: int) -> int:
@@ -90,7 +90,7 @@ class Pacing:
         return math.ceil(self.total(step) / self.per_epoch)
 
     def position(self, step: int) -> float:
-        """Return the place of a step in the schedule of the planned steps.
+        """Return the position of a step in the schedule of the planned steps.
 
         >>> pacing = Pacing(100, 10)
         >>> pacing.follow(None, [(50, 75)])
@@ -103,12 +103,12 @@ class Pacing:
         return step if begun == 0 and total == self.planned else self._from(begun, place, total, step)
 
     def _from(self, begun: int, place: float, total: int, step: int) -> float:
-        """Return the place of `step`, going from `place` at step `begun` to the end of the schedule at the last step."""
+        """Return the position of `step`, from `place` at step `begun` to the end of the schedule at the last step."""
         last, end = total - 1 - begun, self.planned - 1
         return place + (end - place) * (step - begun) / last if last > 0 else float(end)
 
     def stepped(self, step: int, seconds: float) -> bool:
-        """Take note of a step's duration; `step` steps are done. Return whether the number of steps changed."""
+        """Record the duration of a step; `step` steps are done. Return whether the number of steps changed."""
         if self.deadline is None:
             return False
         self._measured += 1
@@ -118,7 +118,7 @@ class Pacing:
         left = self.total(step) - step
         if self._seconds < WINDOW_SECONDS or left <= 0:
             return False
-        if not self._compared:  # the pace was planned from a few batches, often in memory: now it is known
+        if not self._compared:  # the plan was based on a few batches, often in memory; now the pace is known
             self._compared = True
             self.deadline = replace(self.deadline, per_step=max(self.deadline.per_step, self.pace))
         fitting = self.deadline.steps(self.pace)
@@ -129,7 +129,7 @@ class Pacing:
         return True
 
     def validated(self, seconds: float) -> None:
-        """Take note of a validation's duration."""
+        """Record the duration of a validation."""
         if self.deadline is not None and self._recent:
             self.deadline = replace(self.deadline, validation_steps=seconds / self.pace)
 

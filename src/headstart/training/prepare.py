@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def processes(self) -> int:
-        """How many processes share the steps."""
+        """The number of processes that share the steps."""
         team = current()
         return team.size if team else 1
 

@@ -1,4 +1,4 @@
-"""`headstart export RUN --out EXPORT`: a classifier as files that run without headstart, proven before they are written."""
+"""`headstart export RUN --out EXPORT`: a classifier as files that run without headstart, verified before they are written."""
 
 from __future__ import annotations
 

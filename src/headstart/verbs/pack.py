@@ -22,7 +22,7 @@ from headstart.io.text_table import plain
 
 @dataclass(frozen=True, repr=False)
 class PackResult(Result):
-    """A pack that was written: where, what is in it, and what was left out."""
+    """Result of `pack`: where the pack is, what is in it, and what was left out."""
 
     out: str
     packed: PackSummary

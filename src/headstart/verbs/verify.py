@@ -1,4 +1,4 @@
-"""`headstart verify EXPORT`: does an export give on this machine what it is meant to give, step by step?"""
+"""`headstart verify EXPORT`: does an export give the expected results on this machine, step by step?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headstart.io.text_table import plain
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Verification(Result):
-    """Result of `verify`: what was compared, in every runtime that is installed here."""
+    """Result of `verify`: what was compared, in every runtime installed here."""
 
     export: str
     report: VerifyReport

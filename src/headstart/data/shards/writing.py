@@ -224,17 +224,17 @@ def side_of_shard(name: str) -> str:
 def _folder_of(name: str) -> str:
     """Return a folder name for the images of a shard: its path, with only characters that every file system allows."""
     parts = re.sub(r"\.(?:parquet|tar|tgz|tar\.gz)$", "", name, flags=re.IGNORECASE).split("/")
-    return "/".join(_tame(part) or "_" for part in parts)
+    return "/".join(_safe(part) or "_" for part in parts)
 
 
 def _file_name(n: int, sample: Sample) -> str:
     stem, _, suffix = sample.name.rpartition("/")[2].partition(".")
     kind = kind_of(sample.data)
     given = f".{suffix.rpartition('.')[2].lower()}"
-    return f"{n:06}{'-' if _tame(stem) else ''}{_tame(stem)}{kind or (given if given in IMAGES else '.bin')}"
+    return f"{n:06}{'-' if _safe(stem) else ''}{_safe(stem)}{kind or (given if given in IMAGES else '.bin')}"
 
 
-def _tame(name: str) -> str:
+def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:60].strip("_")
 
 

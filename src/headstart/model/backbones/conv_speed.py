@@ -2,10 +2,10 @@
 
 A 3 x 3 convolution runs in OpenVINO for a fifth of a second, in the precision that OpenVINO chooses for the CPU. Networks
 reach a fraction of that speed, which `pool.toml` states for each. Other processes on the machine lower the figure, as they
-slow down the work that it is an estimate of.
+also slow down the work that it helps to estimate.
 
 Costs: 0.3 s to import OpenVINO (which training on a CPU does anyway) and 0.25 s, once per process. When not to use it: for
-a time that has to be right. An estimate is good to a factor of two or so, and GPUs are not measured at all.
+a time that must be exact. An estimate is good to a factor of about two, and GPUs are not measured at all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cache
 import numpy as np
 
 GPU_SPEED = 4_000.0
-"""Assumed for any GPU; more than twice as slow ones are older than 2016."""
+"""Assumed for any GPU; only those older than 2016 are more than twice as slow."""
 
 SECONDS = 0.2
 SIDE, CHANNELS, IMAGES = 28, 128, 8

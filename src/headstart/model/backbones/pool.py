@@ -1,4 +1,4 @@
-"""The pool: backbones that may be downloaded where none is named and none is here, and which of them suit a task.
+"""The pool: backbones that may be downloaded if none is named and none is on this machine, and which of them suit a task.
 
 `pool.toml` lists them, with facts from timm's tables. `to_take` decides from the budget, the number of images, the speed
 of this machine and the limit on downloads:
@@ -13,7 +13,7 @@ and the search among all of them stays within `SEARCH_PART`. Weights whose licen
 only their names in `--backbone` select them.
 
 Costs: a millisecond; opens no socket. `headstart.model.backbones.pool_downloads` fetches what is decided here. When not to
-use it: for a backbone that somebody named.
+use it: for a backbone that was named.
 
 >>> [entry.name.partition(".")[0] for entry in to_take(read_pool(), PoolTask(seconds=60, images=500, speed=100, most_mb=40))]
 ['mobilenetv2_100', 'mobilenetv3_large_100']
@@ -41,7 +41,7 @@ SEARCHED = 0.22
 """Fraction of the images that the search embeds with each backbone (`SHARE` of `pipeline.choose_backbones`)."""
 
 OPEN_SECONDS = 4.0
-"""To trace and compile a network on its first use."""
+"""Seconds to trace and compile a network on its first use."""
 
 NOT_COMMERCIAL = ("-nc", "noncommercial", "non-commercial", "amlr", "research")
 """Parts of the names of licences that forbid commercial use."""

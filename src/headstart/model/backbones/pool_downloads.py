@@ -1,15 +1,15 @@
-"""The candidates where no backbone is named: those on this machine, or a choice from the pool that is made for the task.
+"""The candidates if no backbone is named: those on this machine, or a choice from the pool that suits the task.
 
     candidates(WeightsSource(), budget_seconds=600, images=2_000)
 
-The pool applies where a network may be used and nobody has chosen weights: no file, no folder, and in the hub's cache
-nothing but members of the pool. What it takes is decided by `headstart.model.backbones.pool`, said, and downloaded from
-small to large. A backbone that cannot be had is replaced by the next of its size; a slow hub, a full disk or a lost
-connection ends the downloads. What is there by then is used; if that is nothing, it is the embedded backbone.
+The pool is used if downloads are allowed and nobody has chosen weights: no file, no folder, and nothing but members of the
+pool in the hub's cache. `headstart.model.backbones.pool` decides what to take; that is logged, and downloaded from small to
+large. A backbone that is not available is replaced by the next of its size; a slow hub, a full disk or a lost connection
+ends the downloads. Whatever is there by then is used; if that is nothing, the embedded backbone is.
 
-Costs: a second, and the downloads, for which `DOWNLOAD_PART` of the budget is meant: once it is used up, no further one is
-started. One that has been started is not stopped. When not to use it: for a backbone that was named, or for work without a
-budget (`registry.to_choose_from`).
+Costs: a second, and the downloads, which may use `DOWNLOAD_PART` of the budget: once that is used up, no further one is
+started. A download that has been started is not stopped. When not to use it: for a backbone that was named, or for work
+without a budget (`registry.to_choose_from`).
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from headstart.model.backbones.registry import (
 from headstart.model.backbones.weights_source import WeightsSource
 
 DOWNLOAD_PART = 0.2
-"""Fraction of the budget after which no further download is started, or earlier if it would end after it."""
+"""Fraction of the budget after which no further download is started, or earlier if it would end after that."""
 
 SPARE_MB = 200.0
-"""Left free on the disk, for compiled networks and features."""
+"""Space to leave free on the disk, for compiled networks and features."""
 
 
 def candidates(
@@ -70,7 +70,7 @@ def candidates(
 
 
 def room_for(max_download: float) -> float:
-    """Return the MB that may be downloaded: at most what the disk of the hub's cache has room for, saying so."""
+    """Return the MB that may be downloaded: at most what fits on the disk of the hub's cache, which is logged."""
     folder = cache_folder()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -90,7 +90,7 @@ def _is_chosen(weights: WeightsSource) -> bool:
 
 
 def _commercial(here: Sequence[Backbone]) -> list[Backbone]:
-    """Leave out backbones whose licence forbids commercial use, saying so: only a name selects them."""
+    """Leave out backbones whose licence forbids commercial use, and log that: only a name selects them."""
     left_out = [f"{b.name} ({b.licence})" for b in here if not is_commercial(b.licence)]
     if left_out:
         log.warning("Not used unless named with --backbone, because of their licence: %s.", few(left_out, 5))
@@ -99,7 +99,7 @@ def _commercial(here: Sequence[Backbone]) -> list[Backbone]:
 
 @dataclass
 class _Downloads:
-    """The state of one download of the pool: `found` by name, those at hand included."""
+    """The state of one download of the pool: `found` by name, including those already on this machine."""
 
     weights: WeightsSource
     pool: Sequence[PoolEntry]
@@ -110,7 +110,7 @@ class _Downloads:
     missing: list[str] = field(default_factory=list)
 
     def all(self) -> list[Backbone]:
-        """Download what suits the task, and return it with all that was here before; nothing if nothing came."""
+        """Download what suits the task, and return it with all that was here before; nothing if no download succeeded."""
         self._announce()
         while (entry := self._next()) is not None and self._has_time(entry) and self._download(entry):
             pass

@@ -1,4 +1,4 @@
-"""`StageFeatures`: a timm network that also gives the mean of each stage's feature maps, from the same pass.
+"""`StageFeatures`: a timm network that also returns the mean of each stage's feature maps, from the same pass.
 
     StageFeatures(network)(pixels)      pooled features (N, D), then the means of the stages beside them
 

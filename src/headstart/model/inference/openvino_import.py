@@ -25,7 +25,7 @@ def import_openvino() -> Any:
 
 @contextmanager
 def without_telemetry() -> Iterator[None]:
-    """Hide the package `openvino_telemetry` from what is imported meanwhile."""
+    """Hide the package `openvino_telemetry` from what is imported inside the block."""
     hidden = "openvino_telemetry" not in sys.modules
     if hidden:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]

@@ -10,7 +10,7 @@
 at the first image; several threads may share a `Predictor`.
 
 Untrusted images are first decoded in a separate process, and features are cached by the hash of an image's bytes. If
-every image is new and known to be safe, both are a waste: `predict_one` does neither.
+every image is new and known to be safe, both are wasted effort: `predict_one` does neither.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def predicted(
     model: str,
     answer: ImageLogits,
 ) -> Predictions:
-    """Return predictions of images as `Predictor.predict` does, whatever gives the answers."""
+    """Return predictions of images like `Predictor.predict`, from any function that computes logits."""
     if not isinstance(images, Images):
         images = Images.inspect(as_several(images))
     note_unusable(images.infos)

@@ -4,8 +4,8 @@
 
 Every image has its own season, weather, light, viewpoint, colour cast, lens and noise; the classes share snow, water,
 trees, rock and houses. The same state of `rng`, kind and size give the same image (on one kind of processor; another
-one may round differently). They are drawings: for trying things out, for tests, for practice images of a training. How
-well something works on photographs they do not tell.
+one may round differently). They are drawings: for trying things out, for tests, and for practice. They do not show
+how well something works on photographs.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ KINDS = {
     "sea": sea,
     "street": street,
 }
-"""Name of a class and what paints it."""
+"""Name of a class -> the function that paints it."""
 SMALLEST, LARGEST = 32, 320
 GREY = (0.3, 0.59, 0.11)
 
 
 def render(kind: str, rng: Rng, size: int = 150) -> np.ndarray:
-    """uint8 (size, size, 3): one image of that kind, another one at each call.
+    """uint8 (size, size, 3): one image of that kind, a different one at each call.
 
     Raises `ValueError` for an unknown kind, or a size outside of 32 to 320 pixels.
     """
@@ -53,7 +53,7 @@ def render(kind: str, rng: Rng, size: int = 150) -> np.ndarray:
 
 
 def _in_the_way(rng: Rng, sheet: Canvas, day: Day) -> None:
-    """Something near the lens: twigs, a post, a rail, a blurred edge."""
+    """Add something near the lens: twigs, a post, a rail, a blurred edge."""
     what = rng.integers(4)
     if what == 0:
         foot = (pick(rng, [-0.05, 1.05]), rng.uniform(0.3, 1.1))

@@ -38,14 +38,14 @@ class Facade:
     bay: float
     """Distance of window axes in metres."""
     window: tuple[float, float]
-    """Part of the bay and of the floor that is window."""
+    """Fractions of the bay and of the floor that are window."""
     shops: bool
     cornice: bool
     arched: bool
 
 
 def facade_look(rng: Rng, kind: str = "") -> Facade:
-    """A random one."""
+    """A random style."""
     kind = kind or pick(rng, {"punched": 0.55, "ribbon": 0.15, "curtain": 0.15, "balcony": 0.15})
     wall = near_colour(rng, pick(rng, WALLS), 0.12)
     glass = near_colour(rng, (0.20, 0.26, 0.32) if rng.uniform() < 0.7 else (0.30, 0.40, 0.48), 0.2)
@@ -72,7 +72,7 @@ def paint_facade(
     amount: float,
     distance: float = 0.0,
 ) -> None:
-    """One wall, corners (4, 2) from the top left clockwise, so many metres wide and high, lit by `amount`."""
+    """One wall, corners (4, 2) from the top left clockwise; `metres` is its width and height; lit by `amount`."""
     wall = day.far(day.lit(look.wall, amount), distance)
     sheet.polygon(corners, wall)
     wide, high = (corners.max(axis=0) - corners.min(axis=0)).tolist()
@@ -220,7 +220,7 @@ def car_side(rng: Rng, sheet: Canvas, day: Day, foot: tuple[float, float], wide:
 
 
 def person(rng: Rng, sheet: Canvas, day: Day, foot: tuple[float, float], height: float, distance: float = 0.0) -> None:
-    """Somebody on foot."""
+    """A pedestrian."""
     x, y = foot
     coat, legs = near_colour(rng, pick(rng, PAINTS)), rng.uniform(0.08, 0.3, 3)
     stride = rng.uniform(0.02, 0.1) * height

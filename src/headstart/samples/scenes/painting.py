@@ -99,7 +99,7 @@ def noise(
 
 
 def slab(rng: Rng, size: int, kind: str) -> np.ndarray:
-    """float32 (size, size): a random cut of a tile as it is, the cheapest noise."""
+    """float32 (size, size): a random part of a tile, unscaled: the cheapest noise."""
     x, y = rng.integers(0, TILE, 2)
     return np.asarray(tile(kind).crop((x, y, x + size, y + size)))
 
@@ -157,13 +157,13 @@ def blended(parts: Sequence[tuple[np.ndarray | float, Colour]]) -> np.ndarray:
 
 
 def smooth(field: np.ndarray, low: float, high: float) -> np.ndarray:
-    """0 below `low`, 1 above `high`, a soft step between."""
+    """0 below `low`, 1 above `high`, a smooth step in between."""
     t = np.clip((field - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def near_colour(rng: Rng, colour: Colour, spread: float = 0.05) -> np.ndarray:
-    """A colour like that one."""
+    """A random colour close to the given one."""
     changed = np.asarray(colour) * rng.uniform(1 - spread, 1 + spread) + rng.normal(0, spread / 6, 3)
     return np.minimum(np.maximum(changed, 0), 1)
 
@@ -172,7 +172,7 @@ T = TypeVar("T")
 
 
 def pick(rng: Rng, options: Sequence[T] | Mapping[T, float]) -> T:
-    """One of them, with the chances of a mapping's values or equal ones (ten times as fast as `Generator.choice`)."""
+    """A random choice, with a mapping's values as weights, else uniform (ten times as fast as `Generator.choice`)."""
     if not isinstance(options, Mapping):
         return options[int(rng.integers(len(options)))]
     rest = rng.uniform() * sum(options.values())
@@ -184,7 +184,7 @@ def pick(rng: Rng, options: Sequence[T] | Mapping[T, float]) -> T:
 
 
 def rgb8(colour: Colour) -> tuple[int, int, int]:
-    """A colour as Pillow wants it."""
+    """A colour in Pillow's form."""
     r, g, b = colour
     return (_byte(r), _byte(g), _byte(b))
 
@@ -197,7 +197,7 @@ def _byte(value: float) -> int:
 
 
 class Canvas:
-    """A square image in the making; later strokes cover earlier ones."""
+    """A square image being painted; later strokes cover earlier ones."""
 
     def __init__(self, size: int, ground: np.ndarray | None = None) -> None:
         self.size = size

@@ -1,6 +1,6 @@
 """Trees and bushes of rendered scenes: crowns of leaf clumps, firs, bare fractal trees, palms, grass.
 
-Trees are drawn many at a time: N of a kind in one call, those with the higher foot first. 0.1 to 0.3 ms a tree.
+Trees are drawn many at a time: N of a kind in one call, those with the higher foot first. 0.1 to 0.3 ms per tree.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def plant(
 def one(
     rng: Rng, sheet: Canvas, day: Day, kind: str, foot: tuple[float, float], height: float, distance: float = 0.0
 ) -> None:
-    """As `plant`, for a single tree or a 'palm'."""
+    """Like `plant`, for a single tree or a 'palm'."""
     if kind == "palm":
         palm(rng, sheet, day, foot, height, distance)
     else:

@@ -12,28 +12,28 @@ from headstart.samples.scenes.painting import Canvas, Colour, Rng, blended, mix,
 
 SEASONS = ("spring", "summer", "autumn", "winter")
 SKIES = {"clear": 0.3, "fair": 0.28, "overcast": 0.2, "sunset": 0.12, "fog": 0.06, "night": 0.04}
-"""Weathers and how often each comes."""
+"""Kinds of weather, and how often each occurs."""
 
 
 @dataclass(frozen=True)
 class Day:
-    """The conditions that all of one image shares."""
+    """The conditions shared by everything in one image."""
 
     season: str
     sky: str
     sun: tuple[float, float]
-    """Where it stands, in units of the side; it may be outside of the image."""
+    """Position of the sun, in units of the side; it may be outside the image."""
     light: np.ndarray
-    """Colour of what the sun shines on, as a factor."""
+    """Factor on colours in the sun."""
     shadow: np.ndarray
-    """Colour of what it does not, as a factor."""
+    """Factor on colours in the shade."""
     zenith: np.ndarray
     low: np.ndarray
     """Colours of the sky, high and at the horizon."""
     haze: float
     """How much of `low` the farthest things take on, 0 to 1."""
     snow: bool
-    """Whether it lies on the ground."""
+    """Whether snow lies on the ground."""
 
     @property
     def side(self) -> float:

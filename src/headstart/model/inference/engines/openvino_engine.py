@@ -1,10 +1,10 @@
 """The OpenVINO engine, the fastest on CPUs.
 
 A network is compiled once by OpenVINO, from its topology in the package (`headstart.model.inference.topologies`) if there
-is one, else traced with torch; the compiled graph is cached for the user under a key of
-the weights' hash, the input spec, the precision, this CPU and OpenVINO's version. Later processes load it in about 30
-ms and never import torch. Measured on 2 cores with AVX512-BF16 (MobileNetV2, 160 px, images/s): f32 420, bf16 840;
-building takes about a second, mostly tracing.
+is one, otherwise traced with torch; the compiled graph is cached for the user under a key of the weights' hash, the input
+spec, the precision, this CPU and OpenVINO's version. Later processes load it in about 30 ms and never import torch.
+Measured on 2 cores with AVX512-BF16 (MobileNetV2, 160 px, images/s): f32 420, bf16 840; building takes about a second,
+mostly tracing.
 
 OpenVINO's `convert_model` is not used: it traces three times (7 s against 0.8 s) and sends telemetry, as importing
 OpenVINO does (see `openvino_import`).
