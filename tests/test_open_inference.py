@@ -176,11 +176,11 @@ REFUSED: dict[str, tuple[tuple[bytes, str | None], str]] = {
     "an unknown output": ((body(inputs=[image_input(b"x")], outputs=[{"name": "x"}]), None), "There is no output 'x'"),
     "shared memory": (
         (body(inputs=[image_input(b"x", parameters={"shared_memory_region": "r"})]), None),
-        "the extension 'shared_memory_region' is not offered",
+        "the extension 'shared_memory_region' is not supported",
     ),
     "classification": (
         (body(inputs=[image_input(b"x")], outputs=[{"name": "label", "parameters": {"classification": 3}}]), None),
-        "the extension 'classification' is not offered",
+        "the extension 'classification' is not supported",
     ),
     "a number as parameters": ((body(inputs=[image_input(b"x")], parameters=1), None), "must be an object"),
     "a number as id": ((body(inputs=[image_input(b"x")], id=1), None), "`id` must be a string"),

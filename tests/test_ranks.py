@@ -287,7 +287,7 @@ def test_a_step_that_cannot_be_shared_is_refused(
     ranks.check_shared(steps)
     monkeypatch.setattr(ranks, "_joined", [Alone(size)])
     ranks.check_shared(size * steps)
-    with pytest.raises(RecipeError, match=f"{steps} cannot be shared by {size} processes") as refused:
+    with pytest.raises(RecipeError, match=f"{steps} cannot be divided among {size} processes") as refused:
         ranks.check_shared(steps)
     assert f"Add --grad-accum-steps {more}. " in refused.value.hint
 

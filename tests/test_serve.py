@@ -330,7 +330,7 @@ def test_a_port_that_is_taken(server: RunningServer, small_run: SmallRun) -> Non
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"ServeError: 127.0.0.1 port {server.port}: another program is using it.\n"
+        f"ServeError: 127.0.0.1, port {server.port}: in use by another program.\n"
         "  Choose another --port, or 0 for any that is free.\n"
     )
 

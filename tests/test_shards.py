@@ -289,7 +289,7 @@ def test_images_are_told_by_their_names(tmp_path: Path) -> None:
     [
         ("{photos} {photos} --shards {out}", "RecipeError: --shards: takes one folder, table, archive or URL."),
         ("{photos} --shards {out} --out {out}.csv", "RecipeError: out: has no effect with --shards"),
-        ("{photos} --workers 2", "RecipeError: engine, workers, shard_size: apply to shards only."),
+        ("{photos} --workers 2", "RecipeError: engine, workers, shard_size: have no effect without --shards."),
         ("{photos} --shards {out} --engine spark", "RecipeError: engine: 'spark' is not known: expected local or ray."),
         (
             "{photos} --shards {out} --shard-size 0",

@@ -139,7 +139,7 @@ def test_a_url_that_is_none_is_refused_without_repeating_secrets(
 
 
 def test_offline_refuses_urls_before_a_package_is_needed() -> None:
-    with pytest.raises(StoreUnreachable, match=r"^s3://photos/: is on another machine, which --offline forbids\."):
+    with pytest.raises(StoreUnreachable, match=r"^s3://photos/: is a URL, and --offline forbids network access\."):
         open_store("s3://photos", offline=True)
 
 

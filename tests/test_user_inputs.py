@@ -1849,7 +1849,7 @@ SAY: list[Row] = [
         kind="links without a folder",
         given=lambda folder: cats_and_dogs(folder / "new", each=2),
         command="predict {run} new --link",
-        says=("link: applies to sorted images only.", "Add --sort-into DIR."),
+        says=("link: has no effect without --sort-into.", "Add --sort-into DIR."),
         code=1,
     ),
     Row(

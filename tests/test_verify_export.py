@@ -253,7 +253,7 @@ def test_what_is_wrong_behind_the_network_is_named(exported: Path) -> None:
 def test_numbers_that_are_none_and_other_shapes_are_differences(exported: Path) -> None:
     report = verify(exported, run=lambda given: (np.full((1, 5), np.nan), np.zeros((1, 4))))
     assert [d.differing for d in report.differences] == [12, 12, 12]
-    assert "another shape" in str(report)
+    assert "a different shape" in str(report)
     assert not verify(exported, resize=lambda decoded: decoded).ok
 
 

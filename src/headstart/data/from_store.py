@@ -81,7 +81,7 @@ def _check_single(url: str, name: str) -> None:
     if name.lower().endswith(TABLES) and not name.lower().endswith(".parquet"):
         folder = url.rstrip("/").rpartition("/")[0]
         raise MissingData(
-            f"{url.rstrip('/')}: is a table, and its images would have to be looked for around it.",
+            f"{url.rstrip('/')}: is a table; the images that it names are outside this URL.",
             hint=f"Give the folder that has both, {folder}/, and name the table's columns if they are not found.",
         )
 

@@ -39,7 +39,7 @@ MOST_BYTES = 200 << 20
 SECONDS = 600.0
 
 LICENCE = """\
-ONNX Runtime Web {version}, unchanged; the script only has another ending, since some servers do not know .mjs.
+ONNX Runtime Web {version}, unchanged; only the script's file extension was changed, since some servers do not know .mjs.
 
 MIT License
 

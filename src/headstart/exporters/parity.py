@@ -102,7 +102,7 @@ class RuntimeParity:
                 f"probabilities differ from torch by up to {self.probability:.2g} (at most {MOST_PROBABILITY:g})"
             )
         if self.swapped:
-            found.append(f"{self.swapped:,} of {self.images:,} images get another class than with torch")
+            found.append(f"{self.swapped:,} of {self.images:,} images get a different class from torch's")
         return [f"{self.runtime}: {text}" for text in found]
 
 
@@ -132,7 +132,7 @@ class ImageParity:
                 f"(at most {MOST_BYTE} and {MEAN_BYTE:g} are allowed)"
             )
         if self.swapped > MOST_FLIPS * self.images:
-            found.append(f"{self.swapped:,} of {self.images:,} images get another class than with torch")
+            found.append(f"{self.swapped:,} of {self.images:,} images get a different class from torch's")
         return [f"{self.runtime}, whole images: {text}" for text in found]
 
 

@@ -114,5 +114,5 @@ def _rendered(most: int, why: str) -> ParityImages:
     kinds = list(KINDS)
     pixels = (render(kinds[i % len(kinds)], np.random.default_rng([17, i]), LARGEST) for i in range(count))
     images = Images.inspect([jpeg_bytes(Image.fromarray(each), 92) for each in pixels])
-    about = f"{why}, so {count} rendered scenes stand in. They prove the conversion, not the decisions."
+    about = f"{why}, so {count} rendered scenes stand in. They verify the conversion, not how often decisions agree."
     return ParityImages(images, np.full(count, -1), np.full(count, "", "<U5"), about)

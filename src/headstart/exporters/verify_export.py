@@ -94,7 +94,7 @@ class StageDifference:
         """What differs and the probable cause."""
         far = f"differ by up to {self.most:.3g}, mean {self.mean:.2g}"
         if self.most == float("inf"):
-            far = "have another shape, or are not numbers"
+            far = "have a different shape, or are not finite numbers"
         what = {"decoded": "pixels", "resized": "bytes", "answers": "classes or sets"}.get(self.stage, self.stage)
         said = f"{what} {far}" if self.stage != "answers" else f"{what} differ"
         where = f"in {self.differing} of {self.samples} samples"

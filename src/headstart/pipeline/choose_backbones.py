@@ -144,7 +144,7 @@ def compiled_within(
         if can_build:
             log.info("The budget leaves no time to compile %s for this machine; not tried.", names)
         else:
-            log.info("Not tried, for want of timm and torch (%s): %s.", install_command("timm"), names)
+            log.info("Not tried, because timm and torch are not installed (%s): %s.", install_command("timm"), names)
     return [extractor for extractor in extractors if extractor in ready]
 
 

@@ -47,6 +47,6 @@ def out_place(out: Path) -> str:
 def only_shards(options: ShardOptions, **others: object) -> None:
     """Raise `RecipeError` if options for shards are given without `--shards`, or together with another output."""
     if options.out is None:
-        raise RecipeError("engine, workers, shard_size: apply to shards only.", hint="Add --shards DIR.")
+        raise RecipeError("engine, workers, shard_size: have no effect without --shards.", hint="Add --shards DIR.")
     for name in (name for name, value in others.items() if value):
         raise RecipeError(f"{name}: has no effect with --shards, whose parts are the output.", hint="Give one of them.")

@@ -48,7 +48,7 @@ class Admission:
             )
         if wanted > ALWAYS_ADMITTED and wanted * self._pace > SHARE_OF_DEADLINE * self.seconds:
             raise Overloaded(
-                f"{self.images} images are waiting, which would take longer than {self.seconds:g} s",
+                f"{self.images} images are waiting, too many to answer within {self.seconds:g} s",
                 retry_after=self.retry_after,
             )
 

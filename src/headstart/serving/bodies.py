@@ -57,7 +57,7 @@ async def read_body(request: Request, place: Place, *, most: int, until: float) 
     if stated_size > most and ("expect" in request.headers or stated_size > LINGER_TIMES * most):
         raise _too_big(most)
     if request.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
-        raise RequestRefused(415, "content_encoding", "Compressed requests are not read.", headers=CLOSE)
+        raise RequestRefused(415, "content_encoding", "Compressed requests are not supported.", headers=CLOSE)
     try:
         async with asyncio.timeout(max(0.0, until - time.monotonic())):
             body = await _received(request, place, most) if stated_size <= most else None
@@ -107,7 +107,7 @@ def read_upload(body: Body, headers: Mapping[str, str]) -> Upload:
         return _from_json(body)
     if kind in RAW or kind.startswith("image/"):
         return Upload(body)
-    raise RequestRefused(415, "content_type", f"The content type {kind[:80]!r} is not read. {ACCEPTED}")
+    raise RequestRefused(415, "content_type", f"The content type {kind[:80]!r} is not supported. {ACCEPTED}")
 
 
 # JSON
@@ -116,7 +116,9 @@ def read_upload(body: Body, headers: Mapping[str, str]) -> Upload:
 def parse_json(body: Body) -> Any:
     """Return the value of a JSON body. Raises `RequestRefused`."""
     if body_values(body) > MOST_VALUES:
-        raise RequestRefused(400, "json", f"The body has more than {MOST_VALUES:,} values: it is not a request.")
+        raise RequestRefused(
+            400, "json", f"The body has more than {MOST_VALUES:,} JSON values, too many for a request."
+        )
     try:
         return json.loads(bytes(body))
     except (ValueError, RecursionError) as error:
@@ -148,7 +150,7 @@ def as_top_k(value: Any) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise RequestRefused(400, "top_k", "top_k: expected a whole number from 1.")
+        raise RequestRefused(400, "top_k", "top_k: expected a whole number, 1 or more.")
     return value
 
 
@@ -161,7 +163,7 @@ def _from_json(body: Body) -> Upload:
     if not isinstance(parameters, dict):
         raise RequestRefused(400, "json", "parameters: expected an object.")
     if parameters.get("function_to_apply") not in (None, "softmax"):
-        raise RequestRefused(400, "function_to_apply", "function_to_apply: only softmax is possible.")
+        raise RequestRefused(400, "function_to_apply", "function_to_apply: only softmax is supported.")
     top_k = parameters.get("top_k")
     image = decode_base64(document["inputs"], "inputs")
     if not image:
@@ -227,5 +229,5 @@ def _bad_form(why: str) -> RequestRefused:
 
 def _too_big(most: int) -> RequestRefused:
     return RequestRefused(
-        413, "too_big", f"The request is larger than {most / 1e6:g} MB (--max-body of the server).", headers=CLOSE
+        413, "too_big", f"The request is larger than {most / 1e6:g} MB (the server's --max-body).", headers=CLOSE
     )

@@ -138,7 +138,7 @@ class Decoders:
     def _start(self) -> _Decoder:
         """Start a process. Raises `ServeError`."""
         if self._closed.is_set():
-            raise ServeError("the server is ending.")
+            raise ServeError("the server is shutting down.")
         try:
             process = subprocess.Popen(
                 self._command,

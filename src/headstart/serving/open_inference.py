@@ -39,7 +39,7 @@ HEADER_LENGTH = "inference-header-content-length"
 
 
 class BadInferRequest(HeadstartError):
-    """A request that does not follow the protocol, or asks for what is not offered."""
+    """A request that does not follow the protocol, or asks for what is not supported."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _parsed(head: bytes | bytearray) -> dict[str, Any]:
     if (values := head.count(b",") + 1) > MOST_VALUES:
         _refuse(
             f"The JSON has about {values:,} values; at most {MOST_VALUES:,} are read.",
-            "Send tensors as raw bytes behind the JSON, with Inference-Header-Content-Length.",
+            "Send tensors as raw bytes after the JSON, with Inference-Header-Content-Length.",
         )
     try:
         asked = json.loads(head)
@@ -275,7 +275,7 @@ def _parameters(given: dict[str, Any], where: str) -> dict[str, Any]:
         _refuse(f"{where}: `parameters` must be an object.")
     for name in ("shared_memory_region", "classification"):
         if name in parameters:
-            _refuse(f"{where}: the extension {name!r} is not offered.")
+            _refuse(f"{where}: the extension {name!r} is not supported.")
     return parameters
 
 

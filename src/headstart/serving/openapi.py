@@ -33,7 +33,7 @@ DOT = "UDYgMSAxIDI1NSByZ2I="
 Document = dict[str, Any]
 
 SENTENCES = {
-    400: "The body is empty, or not what its type says: no JSON, no base64, no multipart.",
+    400: "The body is empty, or is not the JSON, base64 or form that its type says.",
     401: "The token is missing or wrong: send `Authorization: Bearer TOKEN`.",
     403: "The header Host or Origin names another site.",
     404: "There is no such model.",
@@ -41,7 +41,7 @@ SENTENCES = {
     413: "The body is larger than the server accepts.",
     415: "The type of the body is not accepted.",
     422: "An image cannot be used; `reason` says why, as in checks.csv.",
-    503: "There is no place, the answer would come too late, or the server is starting or stopping. Try again later.",
+    503: "The queue is full, the answer would be too late, or the server is starting or stopping. Try again later.",
 }
 """What a status means: the same on every route."""
 
@@ -76,11 +76,11 @@ def _paths(model: TensorModel) -> Document:
         "/predict": {"post": _labels("predict")},
         "/models/{name}": {"parameters": [_model_name(model)], "post": _labels("predictByName", 404)},
         "/v1/classify": {
-            "post": _operation("classify", "Answers with all that is known.", _image_body(), "Classified")
+            "post": _operation("classify", "Classifies an image, with all that is known.", _image_body(), "Classified")
         },
         **_open_inference(model),
         "/healthz": {"get": _open_to_all(_get("healthz", "The process is alive.", _ref("Alive")))},
-        "/readyz": {"get": _state("readyz", "Images with known answers came out right.", "Ready")},
+        "/readyz": {"get": _state("readyz", "Ready: images with known answers were answered correctly.", "Ready")},
         "/metrics": {"get": _get("metrics", "For Prometheus.", {"type": "string"}, "text/plain", codes=(401, 403))},
         "/openapi.json": {"get": _get("openapi", "This document.", {"type": "object"})},
     }
@@ -97,7 +97,7 @@ def _open_inference(model: TensorModel) -> Document:
     routes: Document = {
         "/v2": {"get": _get("v2Server", "What the server is.", _ref("ServerMetadata"))},
         "/v2/health/live": {"get": _open_to_all(_get("v2Live", "The process is alive.", _ref("Live")))},
-        "/v2/health/ready": {"get": _state("v2Ready", "As /readyz.", "Ready")},
+        "/v2/health/ready": {"get": _state("v2Ready", "The same as /readyz.", "Ready")},
     }
     for path, parameters, suffix in ((one, name, ""), (one + version, both, "Version")):
         known, ready = _ref("ModelMetadata"), _ref("ModelReady")
@@ -108,7 +108,7 @@ def _open_inference(model: TensorModel) -> Document:
             },
             f"{path}/ready": {
                 "parameters": parameters,
-                "get": _get(f"v2ModelReady{suffix}", "As /readyz.", ready, codes=(*_READ, 404)),
+                "get": _get(f"v2ModelReady{suffix}", "The same as /readyz.", ready, codes=(*_READ, 404)),
             },
             f"{path}/infer": {"parameters": parameters, "post": _infer(f"v2Infer{suffix}")},
         }
@@ -137,7 +137,7 @@ def _labels(name: str, *codes: int) -> Document:
     at_most = {
         "name": "top_k",
         "in": "query",
-        "description": "How many classes, the likeliest first; 5 if it is missing.",
+        "description": "Number of classes to return, likeliest first; 5 by default.",
         "schema": {"type": "integer", "minimum": 1},
     }
     described = _operation(name, "Answers with labels and scores.", _image_body(), "LabelScores", (*_BODY, *codes))
@@ -150,7 +150,7 @@ def _infer(name: str) -> Document:
     length = {
         "name": "Inference-Header-Content-Length",
         "in": "header",
-        "description": "Length of the JSON, where raw tensors follow it.",
+        "description": "Length of the JSON in bytes, if raw tensors follow it.",
         "schema": {"type": "integer", "minimum": 0},
     }
     described = _operation(name, "Answers with tensors.", body, "InferResponse", (*_BODY, 404))

@@ -85,7 +85,9 @@ class Explaining:
     async def answer(self, request: Request) -> Response:
         """Answer POST /v1/explain. The image is classified first, so that a child process decodes it before this one does."""
         if not explains(self._service):
-            raise RequestRefused(404, "explain", "Explanations are off here, or this is an export, which has none.")
+            raise RequestRefused(
+                404, "explain", "Explanations are turned off, or this is an export, which cannot give them."
+            )
         async with visit(request, self._service) as visiting:
             image = bytes(read_upload(visiting.body, request.headers).image)
             answer = await visiting.classify_one(image)
@@ -93,7 +95,7 @@ class Explaining:
 
     async def _explained(self, image: bytes, label: str) -> dict[str, Any]:
         if self._waiting >= MOST_WAITING:
-            raise Overloaded("several explanations are being made", retry_after=SECONDS_EACH * MOST_WAITING / 2)
+            raise Overloaded("too many explanations are waiting", retry_after=SECONDS_EACH * MOST_WAITING / 2)
         self._waiting += 1
         work = asyncio.get_running_loop().run_in_executor(self._thread, self._explain, image, label)
         work.add_done_callback(self._done)

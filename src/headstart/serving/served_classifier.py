@@ -102,7 +102,7 @@ class ServedClassifier:
 
     def _decoded(self, ticket: _Ticket, done: Future[DecodedPixels | ImageRefusal]) -> None:
         """Called in a decoder's thread: pass the pixels on to the network, or the reason why there are none back."""
-        error = done.exception() if not done.cancelled() else Overloaded("the server is ending")
+        error = done.exception() if not done.cancelled() else Overloaded("the server is shutting down")
         if error is not None:
             self._deliver([(ticket, error)])
             return

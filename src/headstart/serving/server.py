@@ -234,9 +234,9 @@ def free_port(options: ServerOptions) -> int:
             probe.bind((address, options.port))
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
-            why = "another program is using it" if taken else error.strerror
+            why = "in use by another program" if taken else error.strerror
             raise ServeError(
-                f"{options.host} port {options.port}: {why}.", hint="Choose another --port, or 0 for any that is free."
+                f"{options.host}, port {options.port}: {why}.", hint="Choose another --port, or 0 for any that is free."
             ) from error
         return int(probe.getsockname()[1])
 

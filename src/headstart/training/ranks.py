@@ -60,7 +60,7 @@ def check_shared(batches_per_step: int) -> None:
     if team is not None and batches_per_step % team.size:
         more = team.size * -(-batches_per_step // team.size)
         raise RecipeError(
-            f"grad_accum_steps {batches_per_step} cannot be shared by {team.size} processes: each computes whole "
+            f"grad_accum_steps {batches_per_step} cannot be divided among {team.size} processes: each computes whole "
             f"batches, so it must be a multiple of {team.size}.",
             hint=f"Add --grad-accum-steps {more}. A step then has {more} batches on any number of processes; for as "
             "many images per step as before, lower --batch-size.",

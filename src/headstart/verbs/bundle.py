@@ -68,7 +68,7 @@ def bundle(
         out: Folder or .zip to write. An earlier bundle in that folder is kept as OUT.previous.
         backbones: Comma-separated names, downloaded if needed; by default all with weights on this machine, else
             mobilenetv2_100.
-        weights: Where to look for weights: a file, a folder, only on this machine.
+        weights: Where to look for weights: a file, a folder, or only this machine.
         wheels: Also fetch the wheels of all packages with pip, for this operating system and Python.
 
     Raises:

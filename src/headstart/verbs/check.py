@@ -105,7 +105,7 @@ def check(
         write_corrections: CSV to write with the suspected labels, to edit and pass to --corrections. Implies --labels.
         curation: Corrections and refused copies to apply; the data itself stays unchanged.
         backbone: Backbone for finding wrong labels, a timm name; auto selects the best one with local weights.
-        weights: Where to look for weights: a file, a folder, only on this machine.
+        weights: Where to look for weights: a file, a folder, or only this machine.
 
     Raises:
         DataError: no image is usable, or a table of `curation` does not fit the data; for labels: one class, or an

@@ -82,8 +82,8 @@ def embed(
         resize: How to make images square: crop, pad or squash; auto uses the backbone's own.
         device: auto, cpu or cuda.
         precision: auto (bf16 where the hardware supports it), bf16 or f32.
-        weights: Where to look for weights: a file, a folder, only on this machine.
-        shards: For more images than fit into memory: where to write parts, and who makes them.
+        weights: Where to look for weights: a file, a folder, or only this machine.
+        shards: For more images than fit into memory: where to write the parts, and what makes them.
 
     Raises:
         DataError: no image in `data` can be read.

@@ -125,7 +125,7 @@ def export(
         data: Where the run's images are now; by default where they were during training.
         int8: Also try int8 for OpenVINO, which is written only if it is faster here and as accurate.
         ort: onnxruntime-web for --to web: npm's .tgz, or a folder; by default it is downloaded once.
-        one_file: Make the page of --to web one HTML file that opens from a disk.
+        one_file: Make the page of --to web a single HTML file that can be opened from disk.
         offline: Never open a socket; only --to web would, once, for onnxruntime-web.
 
     Raises:

@@ -51,7 +51,7 @@ def pack(data: Path | DataSource, *, out: Path, shard_size: int = 10_000) -> Pac
         data: Images with or without labels: a folder, a table, an archive of these, shards, or the URL of a bucket.
         out: Folder to write, or the URL of a bucket (s3://, gs://, az://): index.parquet, shard-000000.tar,
             manifest.json.
-        shard_size: Images per tar; one also ends before it reaches 1 GB.
+        shard_size: Images per tar; a tar is closed earlier if it would exceed 1 GB.
 
     Raises:
         DataError: `data` has no images, or one that cannot be read as a file.

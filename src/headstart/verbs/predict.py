@@ -135,7 +135,7 @@ def predict(
         sort_into: Folder to write: a copy of each image in a folder named after its predicted class.
         link: With --sort-into, make links instead of copies.
         submission: A competition's sample submission to fill in, and how.
-        shards: For more images than fit into memory: where to write parts, and who makes them.
+        shards: For more images than fit into memory: where to write the parts, and what makes them.
 
     Raises:
         RunError, ExportError: the run folder or the export is missing or damaged.
@@ -195,7 +195,7 @@ def _check_sorting(
     if into is not None:
         check_sort_place(into, [*places, *filter(None, [opened.trained_on])], out)
     elif link:
-        raise RecipeError("link: applies to sorted images only.", hint="Add --sort-into DIR.")
+        raise RecipeError("link: has no effect without --sort-into.", hint="Add --sort-into DIR.")
 
 
 def _shape(options: SubmissionOptions, out: Path | None) -> SubmissionFormat | None:

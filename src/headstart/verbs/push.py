@@ -45,10 +45,10 @@ def push(source: Path, repo: str, *, private: bool = False, message: str = "", o
 
     Args:
         source: Run folder written by `headstart train`, or an export.
-        repo: Repository, OWNER/NAME; made if there is none, else it gets a new commit.
+        repo: Repository, OWNER/NAME; created if it does not exist; otherwise a commit is added.
         private: Make a new repository private.
         message: Description of the commit.
-        offline: Never open a socket; an error for this command.
+        offline: Never open a socket (this command then fails).
 
     Raises:
         RunError: the run folder is missing or damaged.

@@ -64,7 +64,7 @@ def reproduce(run: Path, *, data: Path | None = None, weights: NamedWeights = We
     Args:
         run: Run folder written by `headstart train`.
         data: The images; by default where they were during training.
-        weights: Where to look for weights: a file, a folder, only on this machine.
+        weights: Where to look for weights: a file, a folder, or only this machine.
 
     Raises:
         RunError: the run folder is missing or damaged.

@@ -85,7 +85,7 @@ def split(
         out: CSV to write: path, label, split, group, sha256.
         keep: An earlier split.csv whose images keep their sets. Copies of them go into the same sets, and other images are
             distributed by --val-size and --test-size.
-        seed: Random seed; another seed gives another split.
+        seed: Random seed; a different seed gives a different split.
         val_size: Fraction of the training images for validation.
         test_size: Fraction of the images for the final test; 0 for none, or with --keep for no new ones.
         curation: Corrections and refused copies to apply; the data itself stays unchanged.

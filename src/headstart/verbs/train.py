@@ -31,7 +31,7 @@ def train(
         data: Images with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: Run folder to write. An earlier run there is kept as OUT.previous.
         recipe: How to train.
-        weights: Where to look for weights: a file, a folder, only on this machine.
+        weights: Where to look for weights: a file, a folder, or only this machine.
         split: A split.csv to use, from `headstart split` or an earlier run.
         curation: Corrections and refused copies to apply; the data itself stays unchanged.
         restart: Discard an unfinished training run, and start over.

@@ -59,4 +59,6 @@ def _check_shards(folder: Path, rows: list[PackedRow]) -> None:
         place = folder / name
         if not place.is_file() or place.stat().st_size < end:
             what = "is too short" if place.is_file() else "is missing"
-            raise BadArchive(f"{place}: {what}; the pack's index names images in it.", hint="Copy the pack again.")
+            raise BadArchive(
+                f"{place}: {what}, although the pack's index lists images in it.", hint="Copy the pack again."
+            )

@@ -125,7 +125,7 @@ class CloudStore:
                 return self._part(key, options)
             raise
         if len(data) != answer.range[1] - answer.range[0]:
-            raise obstore.exceptions.GenericError("a body of another length than announced")
+            raise obstore.exceptions.GenericError("a body whose length differs from the one announced")
         return data
 
     def _part(self, key: str, options: dict[str, Any]) -> bytes:

@@ -82,4 +82,4 @@ def check_online(place: Path | str, *, offline: bool) -> None:
     """Raise `StoreUnreachable` for a URL if `offline`, or with ``HEADSTART_OFFLINE`` in the environment."""
     url = store_url(place)
     if url is not None and (offline or os.environ.get(OFFLINE)):
-        raise StoreUnreachable(f"{url}: is on another machine, which --offline forbids.", hint="Give a local path.")
+        raise StoreUnreachable(f"{url}: is a URL, and --offline forbids network access.", hint="Give a local path.")
