@@ -33,14 +33,6 @@ OTHERS = (
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz", ".zst")
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 """Extensions of tables."""
-SYSTEM_FOLDERS = frozenset(
-    (
-        *("$recycle.bin", "recycler", "system volume information", "lost+found", "found.000"),
-        *("#recycle", "@recycle", "#snapshot", "@tmp"),
-        *("__pycache__", "ipynb_checkpoints", "node_modules", "site-packages", "venv", "virtualenv"),
-    )
-)
-"""Folders that systems and programs create: left out, and reported."""
 SPLITS = ("train", "val", "test")
 
 _SPLIT_NAME = re.compile(r"(?:seg_)?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?)|(test(?:ing)?))(?:[ _-]?set)?")

@@ -24,7 +24,6 @@ from headstart.data.dataset import (
     ARCHIVES,
     IMAGES,
     OTHERS,
-    SYSTEM_FOLDERS,
     TABLES,
     FoundImages,
     is_beside_name,
@@ -33,7 +32,7 @@ from headstart.data.dataset import (
 )
 from headstart.errors import UnreadableImage
 from headstart.images.headers import probe
-from headstart.io.folders import is_system_file
+from headstart.io.folders import SYSTEM_FOLDERS, is_system_file
 
 _MASK = re.compile(r"(.+?)[ _-]+(?:mask|seg|segmentation|ground[ _-]?truth)(?:[ _-]?\d+)?", re.IGNORECASE)
 _UNCLEAR = re.compile(r"(?:labels?|box(?:es)?)[ _-]?\d*")

@@ -33,6 +33,14 @@ MANIFEST = "manifest.json"
 RESTORE = "Restore the folder from a copy, or train again."
 SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"})
 """Names of files and folders of Windows, macOS and network storage, besides hidden ones."""
+SYSTEM_FOLDERS = frozenset(
+    (
+        *("$recycle.bin", "recycler", "system volume information", "lost+found", "found.000"),
+        *("#recycle", "@recycle", "#snapshot", "@tmp"),
+        *("__pycache__", "ipynb_checkpoints", "node_modules", "site-packages", "venv", "virtualenv"),
+    )
+)
+"""Folders that systems and programs create: left out where images are looked for, and reported."""
 TEXTS = (".csv", ".html", ".json", ".md", ".svg")
 """Extensions of the texts in a run folder."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"

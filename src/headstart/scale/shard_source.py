@@ -20,7 +20,6 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from headstart.data.archives.unpacking import is_archive, unpacked
-from headstart.data.dataset import SYSTEM_FOLDERS
 from headstart.data.folder_walk import named_like_other
 from headstart.data.foreign_formats import refuse_foreign
 from headstart.data.match_files import open_unlabelled
@@ -30,7 +29,7 @@ from headstart.errors import MissingData, StoreError, StoreRefused, StoreUnreach
 from headstart.images.validate_worker import reason_of
 from headstart.io.addresses import store_url
 from headstart.io.files import sha256_file
-from headstart.io.folders import is_system_file
+from headstart.io.folders import SYSTEM_FOLDERS, is_system_file
 from headstart.io.missing_paths import hint_for_missing
 from headstart.io.stores.store import Store, StoredFile, open_store
 

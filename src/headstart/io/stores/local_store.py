@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from headstart.errors import ChangedInStore, MissingInStore, StoreError
+from headstart.errors import ChangedInStore, MissingInStore, StoreError, StoreUnreachable
 from headstart.io.files import copy_file, create_file, is_unfinished, remove_files, write_bytes
+from headstart.io.folders import SYSTEM_FOLDERS, is_system_file
 from headstart.io.stores.stored_file import StoredFile
+
+_OF_THE_FILE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.EIO, errno.ENAMETOOLONG, errno.EINVAL}
+)
+"""Errors that concern one file; others (a stale mount, too many open files) concern all of them."""
 
 
 class LocalStore:
@@ -22,7 +30,7 @@ class LocalStore:
         return f"<LocalStore: {self.url}>"
 
     def list(self, after: str = "") -> Iterator[StoredFile]:
-        """See `Store.list`: only one folder at a time is held in memory."""
+        """See `Store.list`: the names in one folder at a time are held in memory, some 100 bytes each."""
         if os.path.lexists(self.folder):
             yield from self._below("", os.fsencode(after), frozenset())
 
@@ -38,6 +46,9 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             raise MissingInStore(f"{path}: is missing.", hint="It may have been removed since it was listed.") from None
         except OSError as error:
+            if error.errno not in _OF_THE_FILE:
+                hint = "Check the disk or the network share, then run the command again: finished work is kept."
+                raise StoreUnreachable(f"{path}: cannot be read: {error.strerror}.", hint=hint) from error
             raise StoreError(f"{path}: cannot be read: {error.strerror}.", hint="Check its permissions.") from error
 
     def create(self, key: str, data: bytes) -> bool:
@@ -69,26 +80,43 @@ class LocalStore:
         folder = self.folder / prefix
         try:
             status = os.stat(folder)
-            entries = sorted((_order(entry), entry) for entry in os.scandir(folder))
+            names = sorted(map(_order, os.scandir(folder)), reverse=True)
         except NotADirectoryError:
             raise StoreError(f"{folder}: is a file; expected a folder.") from None
         except OSError as error:
+            if prefix and (is_system_file(folder.name) or folder.name.casefold() in SYSTEM_FOLDERS):
+                return  # such as lost+found: nothing of the user's
             raise StoreError(f"{folder}: cannot be read: {error.strerror}.", hint="Check its permissions.") from error
         here = (status.st_dev, status.st_ino)
         if here in above:
             return  # a link to a folder that contains it
-        for order, entry in entries:
-            key = prefix + entry.name
-            if order.endswith(b"/"):
-                if os.fsencode(prefix) + order > after or after.startswith(os.fsencode(prefix) + order):
-                    yield from self._below(key + "/", after, above | {here})
-            elif os.fsencode(key) > after and entry.is_file() and not is_unfinished(entry.name):
-                found = entry.stat()
-                yield StoredFile(key, found.st_size, _etag(found))
+        while names:
+            key = prefix + os.fsdecode(names.pop())
+            if key.endswith("/"):
+                if os.fsencode(key) > after or after.startswith(os.fsencode(key)):
+                    yield from self._below(key, after, above | {here})
+            elif os.fsencode(key) > after and not is_unfinished(key.rpartition("/")[2]):
+                found = _file_status(self.folder / key)
+                if found is not None:
+                    yield StoredFile(key, found.st_size, _etag(found))
 
 
 def _order(entry: os.DirEntry[str]) -> bytes:
-    return os.fsencode(entry.name) + (b"/" if entry.is_dir() else b"")
+    """Return a name by which files sort as their keys do: that of a folder ends with a slash."""
+    try:
+        is_folder = entry.is_dir()
+    except OSError:  # a link that leads to itself
+        is_folder = False
+    return os.fsencode(entry.name) + (b"/" if is_folder else b"")
+
+
+def _file_status(path: Path) -> os.stat_result | None:
+    """Return the status of a file; None for what is no file, or is gone since its folder was read."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
 
 
 def _etag(status: os.stat_result) -> str:
