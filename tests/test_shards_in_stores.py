@@ -134,8 +134,8 @@ def test_a_pack_is_read_in_place_with_few_requests(
 
 def test_what_a_bucket_refuses_ends_the_command_with_one_sentence(bucket: FaultProxy, trained: Path) -> None:
     for source, out, message in (
-        ("s3://missing/x", "s3://photos/a", "MissingInStore: s3://missing: there is no such bucket."),
-        (DATA, "s3://missing/x", "MissingInStore: s3://missing: there is no such bucket."),
+        ("s3://missing/x", "s3://photos/a", "StoreRefused: s3://missing: there is no such bucket."),
+        (DATA, "s3://missing/x", "StoreRefused: s3://missing: there is no such bucket."),
     ):
         driver = predict(trained, source, out)
         assert message in driver.communicate(timeout=PATIENCE)[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import traceback
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -141,15 +142,70 @@ def test_a_url_that_is_none_is_refused_without_repeating_secrets(
 def test_offline_refuses_urls_before_a_package_is_needed() -> None:
     with pytest.raises(StoreUnreachable, match=r"^s3://photos/: is a URL, and --offline forbids network access\."):
         open_store("s3://photos", offline=True)
+    with pytest.raises(StoreError) as caught:
+        open_store("s3://AKIACANARY:SECRET@photos/x", offline=True)
+    assert caught.value.message.startswith("s3://: the URL contains a user, a password or a signature")
+    assert "CANARY" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs symbolic links and permissions")
+def test_what_is_no_file_in_a_folder_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    (tmp_path / "b.jpg").symlink_to("b.jpg")
+    (tmp_path / "c.jpg").symlink_to("gone.jpg")
+    (tmp_path / "d").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "e.jpg")
+    assert [file.key for file in open_store(tmp_path).list()] == ["a.jpg"]
+
+
+def test_a_file_that_goes_while_its_folder_is_listed_is_passed_over(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(b"1")
+    files = open_store(tmp_path).list()
+    assert next(files).key == "a.jpg"
+    (tmp_path / "b.jpg").unlink()
+    assert [file.key for file in files] == ["c.jpg"]
+
+
+def test_listing_a_folder_holds_names_only(tmp_path: Path) -> None:
+    for number in range(2_000):
+        (tmp_path / f"{number:06}.jpg").touch()
+    tracemalloc.start()
+    try:
+        for file in open_store(tmp_path).list():
+            if file.key == "001999.jpg":
+                held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 2_000 * 100
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a limit on open files")
+def test_a_fault_of_the_whole_disk_is_not_one_of_the_file(tmp_path: Path) -> None:
+    import resource
+
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    store, limits = open_store(tmp_path), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(StoreUnreachable, match=r"a\.jpg: cannot be read: Too many open files\."):
+            store.read("a.jpg")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 ANSWERS = [
-    ((404, "NoSuchBucket"), MissingInStore, "s3://photos: there is no such bucket."),
+    ((404, "NoSuchBucket"), StoreRefused, "s3://photos: there is no such bucket."),
     ((403, "AccessDenied"), StoreRefused, "s3://photos/x/k: no permission (AccessDenied)."),
     ((400, "ExpiredToken"), StoreRefused, "s3://photos: the credentials have expired (ExpiredToken)."),
     ((403, "InvalidAccessKeyId"), StoreRefused, "s3://photos: the credentials are not accepted (InvalidAccessKeyId)."),
-    ((400, "AuthorizationHeaderMalformed"), StoreError, "s3://photos: is in another region."),
+    ((400, "AuthorizationHeaderMalformed"), StoreRefused, "s3://photos: is in another region."),
     ((400, "EntityTooLarge"), StoreError, "s3://photos/x/k: the request was refused (EntityTooLarge)."),
+    (
+        (400, "RequestTimeout"),
+        StoreUnreachable,
+        "s3://photos/x/k: the server answered 8 times with 400 RequestTimeout.",
+    ),
     ((503, "SlowDown"), StoreUnreachable, "s3://photos/x/k: the server answered 8 times with 503 SlowDown."),
 ]
 
@@ -276,6 +332,6 @@ def test_azure_answers_as_the_folder_does(tmp_path: Path, settings: pytest.Monke
         with pytest.raises(MissingInStore, match="is missing"):
             store.read("nothing")
         store.delete("nothing")
-        with pytest.raises(MissingInStore, match=r"^az://nowhere: there is no such bucket"):
+        with pytest.raises(StoreRefused, match=r"^az://nowhere: there is no such bucket"):
             list(open_store("az://nowhere").list())
         assert store.keeps_conditions()

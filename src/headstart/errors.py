@@ -33,9 +33,9 @@
     │   └── RankLost               another process of the same training ended, or does not answer
     ├── WriteError                 a full disk, a missing permission, a folder in the way
     ├── StoreError                 a store of files, such as a bucket
-    │   ├── MissingInStore         no such bucket or file
+    │   ├── MissingInStore         no such file
     │   ├── ChangedInStore         a file is no longer the one that was listed
-    │   ├── StoreRefused           no credentials, expired ones, or no permission
+    │   ├── StoreRefused           no credentials, no permission, or no such bucket
     │   └── StoreUnreachable       no network, --offline, or no usable answer after all attempts
     ├── ShardError                 work that is done shard by shard (`--shards`)
     │   ├── OtherPlan              the folder holds parts of another run, other images or other options
@@ -218,7 +218,7 @@ class StoreError(HeadstartError):
 
 
 class MissingInStore(StoreError):
-    """No such bucket or file."""
+    """No such file."""
 
 
 class ChangedInStore(StoreError):
@@ -226,7 +226,7 @@ class ChangedInStore(StoreError):
 
 
 class StoreRefused(StoreError):
-    """No credentials, expired ones, or no permission."""
+    """No credentials, expired ones, no permission, or no such bucket: no file of it can be had."""
 
 
 class StoreUnreachable(StoreError):

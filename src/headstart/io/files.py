@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 LEFTOVER_SECONDS = 3600.0  # older temporary files belong to a process that is gone
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What file systems without hard links answer."""
 _ASIDE = re.compile(r"\..*\.[0-9a-f]{32}\.part", re.DOTALL)
 
 
@@ -118,7 +120,7 @@ def _take_free_name(aside: Path, final: Path) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
+        if error.errno not in _NO_LINKS:
             raise
         if os.path.lexists(final):
             return False
@@ -241,7 +243,7 @@ def hard_link(source: Path, path: Path) -> None:
         try:
             os.link(source, path)
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP):
+            if error.errno not in (*_NO_LINKS, errno.EXDEV, errno.EMLINK):
                 raise
             shutil.copyfile(source, path)
 

@@ -20,7 +20,8 @@ from headstart.errors import MissingInStore, StoreError
 from headstart.io.extras import require
 from headstart.io.progress import log
 from headstart.io.stores.retries import Pace
-from headstart.io.stores.store_refusals import VARIABLES, BucketRefusal
+from headstart.io.stores.store_refusals import BucketRefusal
+from headstart.io.stores.store_urls import VARIABLES, checked_url
 from headstart.io.stores.stored_file import StoredFile
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ class CloudStore:
 
     def __init__(self, url: str) -> None:
         require(f"{url.partition(':')[0]}://", "obstore")
-        self.url = _checked(url)
+        self.url = checked_url(url)
         self._pace = Pace(MOST_REQUESTS)
         self._bucket = _opened(self.url)
 
@@ -90,7 +91,8 @@ class CloudStore:
         try:
             kept = self.create(key, b"") and not self.create(key, b"")
         finally:
-            self.delete(key)
+            with suppress(StoreError):  # credentials that may write need not be allowed to delete
+                self.delete(key)
         if not kept:
             log.warning(
                 "%s: this server ignores the condition `If-None-Match`, so two processes may write the same file; "
@@ -166,20 +168,6 @@ class _Pages:
         if page:
             self._after, self._stream = page[-1]["path"], stream
         return page
-
-
-def _checked(url: str) -> str:
-    """Return the URL if it names only a bucket and a prefix. The error never repeats what may be secret."""
-    scheme, _, rest = url.partition("://")
-    bucket, _, prefix = rest.partition("/")
-    if "@" in bucket or "?" in rest or "#" in rest:
-        raise StoreError(
-            f"{scheme}://: the URL contains a user, a password or a signature; expected {scheme}://bucket/prefix/.",
-            hint=f"Credentials are taken from {VARIABLES[scheme]}.",
-        )
-    if not bucket or "//" in prefix or {".", ".."} & set(prefix.split("/")):
-        raise StoreError(f"{url}: expected {scheme}://bucket/prefix/.")
-    return url
 
 
 def _opened(url: str) -> Any:

@@ -23,6 +23,7 @@ from typing import Protocol
 
 from headstart.errors import StoreUnreachable
 from headstart.io.addresses import store_url
+from headstart.io.stores.store_urls import checked_url
 from headstart.io.stores.stored_file import StoredFile
 
 OFFLINE = "HEADSTART_OFFLINE"
@@ -79,7 +80,12 @@ def open_store(place: Path | str, *, offline: bool = False) -> Store:
 
 
 def check_online(place: Path | str, *, offline: bool) -> None:
-    """Raise `StoreUnreachable` for a URL if `offline`, or with ``HEADSTART_OFFLINE`` in the environment."""
+    """Raise `StoreUnreachable` for a URL if `offline`, or with ``HEADSTART_OFFLINE`` in the environment.
+
+    Raises `StoreError` for a URL with credentials in it, which no message repeats.
+    """
     url = store_url(place)
     if url is not None and (offline or os.environ.get(OFFLINE)):
-        raise StoreUnreachable(f"{url}: is a URL, and --offline forbids network access.", hint="Give a local path.")
+        raise StoreUnreachable(
+            f"{checked_url(url)}: is a URL, and --offline forbids network access.", hint="Give a local path."
+        )

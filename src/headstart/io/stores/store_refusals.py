@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from headstart.errors import ChangedInStore, MissingInStore, StoreError, StoreRefused, StoreUnreachable
 from headstart.io.stores.retries import TRIES
+from headstart.io.stores.store_urls import VARIABLES
 
 _STATUS = re.compile(r"status(?: code)?: (\d{3})|\(code: (\d{3})\)")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>|\\?\"code\\?\": ?\\?\"(\w{1,60})")
@@ -19,13 +20,8 @@ _NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "AccountIsDisabled"
 _REGION = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
 _WRONG_KEYS = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthenticationFailed"})
 _CONFLICTS = frozenset({"ConditionalRequestConflict", "OperationAborted"})
-
-VARIABLES = {
-    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, for temporary ones, AWS_SESSION_TOKEN",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS (or `gcloud auth application-default login`)",
-    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or `az login` and AZURE_USE_AZURE_CLI=true)",
-}
-"""URL scheme -> the environment variables with its credentials."""
+_CUT_SHORT = frozenset({"RequestTimeout", "IncompleteBody"})
+"""The body did not arrive in time or whole. S3 answers 400, although the same request may succeed the next time."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +69,14 @@ class BucketRefusal:
         """How many times the request may be made."""
         if self.no_credentials or self.code in _EXPIRED:
             return 1
-        again = self.status == 0 or self.status >= 500 or self.status in (408, 429) or self.is_conflict
-        return TRIES if again and "Received redirect" not in self.text else 1
+        return TRIES if self._may_pass or self.is_conflict else 1
+
+    @property
+    def _may_pass(self) -> bool:
+        """Whether the cause may be gone the next time."""
+        if "Received redirect" in self.text:
+            return False
+        return self.status == 0 or self.status >= 500 or self.status in (408, 429) or self.code in _CUT_SHORT
 
     @property
     def _endpoint(self) -> str:
@@ -103,14 +105,14 @@ class BucketRefusal:
                 hint="Ask the bucket's owner for permission to list and read it, and to write to it if the output goes there.",
             )
         if self.code in _NO_BUCKET:
-            return MissingInStore(f"{bucket}: there is no such bucket.", hint=f"Check its name{self._endpoint}.")
+            return StoreRefused(f"{bucket}: there is no such bucket.", hint=f"Check its name{self._endpoint}.")
         if self.code in _REGION or self.status in (301, 307) or "Received redirect" in self.text:
-            return StoreError(f"{bucket}: is in another region.", hint="Set AWS_REGION to the bucket's region.")
+            return StoreRefused(f"{bucket}: is in another region.", hint="Set AWS_REGION to the bucket's region.")
         if self.status == 404:
             return MissingInStore(f"{place}: is missing.", hint="It may have been removed since it was listed.")
         if self.status == 412:
             return ChangedInStore(f"{place}: has changed since it was listed.", hint="Run the command again.")
-        if self.status and self.status < 500 and self.status not in (408, 429):
+        if not self._may_pass:
             return StoreError(f"{place}: the request was refused ({self.code or self.status}).")
         if self.nobody_there:
             said = "the server cannot be reached"
