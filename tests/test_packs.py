@@ -188,6 +188,18 @@ def test_a_pack_is_never_written_over_other_files(packed: Path, folder: Path, tm
         open_dataset(DataSource(packed, label_column="label"))
 
 
+def test_a_table_whose_images_are_elsewhere_is_refused_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
+    images = sorted(folder.rglob("0*.png"))[:2]
+    (tmp_path / "tables").mkdir()
+    table = tmp_path / "tables" / "t.csv"
+    for one, other in ([os.path.relpath(image, table.parent) for image in images], images):
+        table.write_text(f"path,label\n{one},a\n{other},b\n")
+        with pytest.raises(DataError, match="is outside the folder of the data, so it has no name in a pack") as caught:
+            pack(table, out=tmp_path / "packed")
+        assert caught.value.hint.startswith("Move the table to a folder that contains all images")
+        assert not list((tmp_path / "packed").glob("*"))
+
+
 def test_a_name_that_is_not_unicode_is_refused(tmp_path: Path) -> None:
     (tmp_path / "odd" / "a").mkdir(parents=True)
     draw(0, 1).save(tmp_path / "odd" / "a" / "1.png")

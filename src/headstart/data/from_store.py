@@ -16,8 +16,9 @@ files). When not to use it: for more images than fit on the disk, or if each ima
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from shutil import disk_usage
 
@@ -148,10 +149,11 @@ def _check_space(url: str, needed: int) -> None:
 
 
 def _download(store: Store, missing: Sequence[StoredFile], objects: dict[str, Path]) -> None:
+    stopped = threading.Event()
     with bar("Downloading", len(missing)) as advance, ThreadPoolExecutor(THREADS) as pool:
 
         def fetch(file: StoredFile) -> None:
-            _fetch(store, file, objects[file.key])
+            _fetch(store, file, objects[file.key], stopped)
             advance(1)
 
         waiting = [pool.submit(fetch, file) for file in missing]
@@ -159,13 +161,17 @@ def _download(store: Store, missing: Sequence[StoredFile], objects: dict[str, Pa
             for one in waiting:
                 one.result()
         except BaseException:
+            stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _fetch(store: Store, file: StoredFile, place: Path) -> None:
+def _fetch(store: Store, file: StoredFile, place: Path, stopped: threading.Event) -> None:
+    """Download a file; give up between two pieces once `stopped` is set, which is when nobody waits for it."""
     with file_aside(place) as aside:
         for start in range(0, file.bytes, PIECE):
+            if stopped.is_set():
+                raise CancelledError
             length = min(PIECE, file.bytes - start)
             whole = length == file.bytes
             data = store.read(file.key, etag=file.etag, start=start, length=None if whole else length)

@@ -81,10 +81,19 @@ def read_index(where: str, data: bytes) -> list[PackedRow]:
 
 
 def check_names(paths: Iterable[str]) -> None:
-    """Raise `DataError` for a path that is not Unicode, which a table cannot hold."""
-    odd = next((path for path in paths if not _is_unicode(path)), None)
-    if odd is not None:
-        raise DataError(f"{odd!r}: its name is not Unicode, so it cannot be packed.", hint="Rename the file.")
+    """Raise `DataError` for a path that a pack cannot hold: not Unicode, or outside of the folder of the data."""
+    for path in paths:
+        if not _is_unicode(path):
+            raise DataError(f"{path!r}: its name is not Unicode, so it cannot be packed.", hint="Rename the file.")
+        if not _is_inside(path):
+            raise DataError(
+                f"{path!r}: is outside the folder of the data, so it has no name in a pack.",
+                hint="Move the table to a folder that contains all images, and give the paths from there.",
+            )
+
+
+def _is_inside(path: str) -> bool:
+    return not {"", ".", ".."} & set(path.split("/")) and "\0" not in path
 
 
 def _is_unicode(path: str) -> bool:
@@ -110,10 +119,4 @@ def _is_valid(row: Any) -> bool:
     texts, numbers = astuple(row)[:6], astuple(row)[6:]
     if not all(isinstance(text, str) for text in texts) or not all(isinstance(n, int) for n in numbers):
         return False
-    parts = row.path.split("/")
-    return (
-        min(numbers) >= 0
-        and bool(IS_SHARD.fullmatch(row.shard))
-        and not {"", ".", ".."} & set(parts)
-        and "\0" not in row.path
-    )
+    return min(numbers) >= 0 and bool(IS_SHARD.fullmatch(row.shard)) and _is_inside(row.path)
