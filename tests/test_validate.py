@@ -57,6 +57,18 @@ validate_worker.serve(float(sys.argv[1]), look)
 """
 
 
+SLOW = """
+import sys
+sys.path += sys.argv[2:]
+import time
+from headstart.images import validate_worker
+
+decode = validate_worker.decode_and_describe
+validate_worker.decode_and_describe = lambda data: (time.sleep(0.25), decode(data))[1]
+validate_worker.serve(float(sys.argv[1]))
+"""
+
+
 def mischievous(seconds_each: float) -> list[str]:
     """The command line of a worker that does what a file's name says, and otherwise the real work."""
     command = worker_command(seconds_each)
@@ -335,3 +347,15 @@ def test_a_real_data_set(shared: Path, tmp_path: Path) -> None:
     assert len(files) > 50 and {fact.reason for fact in facts} == {""}
     for file, fact in zip(files[:20], facts, strict=False):
         assert Image.open(file).size == (fact.width, fact.height)
+
+
+def test_images_in_memory_have_their_time_each_not_together() -> None:
+    """A pipe holds 64 kB, so a request of 200 kB can be written only while its worker reads it."""
+    noise = np.random.default_rng(0).integers(0, 256, (12, 250, 250, 3), np.uint8)
+    images = [io.BytesIO() for _ in noise]
+    for file, pixels in zip(images, noise, strict=True):
+        Image.fromarray(pixels).save(file, "PNG")
+    command = worker_command(2.0)
+    command[command.index("-c") + 1] = SLOW
+    infos = validate_with(command, [file.getvalue() for file in images], workers=1, seconds_each=2.0)
+    assert [info.reason for info in infos] == [""] * 12

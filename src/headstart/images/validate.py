@@ -41,6 +41,9 @@ from headstart.io.progress import bar, log
 SCREEN_VERSION = 4  # increase it to discard all cached infos: when probing, decoding or hashing changes
 START_SECONDS = 60.0  # a worker that is not ready after this long is broken
 AHEAD = 16  # images queued at a worker, so that it never waits for the next
+AHEAD_OF_BYTES = 2
+"""The same, where requests hold the images themselves. More would not fit into the pipe, and while a thread waits to write
+them, it reads no answers: the worker would seem to be busy with its first image all the time."""
 SHARD_FILES = 2_000  # infos per shard of the cache
 MAX_SHARDS = 64  # more shards than this are merged into one
 _TEMPORARY = frozenset(
@@ -274,6 +277,7 @@ class _Pool:
     ) -> None:
         self._command = list(command)
         self._tasks = deque(tasks)
+        self._ahead = AHEAD if all(isinstance(task.file, Path) for task in self._tasks) else AHEAD_OF_BYTES
         self._workers = workers
         self._seconds_each = seconds_each
         self._children: set[_Child] = set()
@@ -363,10 +367,12 @@ class _Pool:
 
     def _refill(self, child: _Child) -> bool:
         """Give the child more tasks when few are queued; return False when there is nothing left to wait for."""
-        if len(child.given) <= AHEAD // 2:
+        if len(child.given) <= self._ahead // 2:
             with self._lock:
                 fair = max(1, len(self._tasks) // (2 * self._workers))  # near the end, leave some for the others
-                more = [self._tasks.popleft() for _ in range(min(AHEAD - len(child.given), fair, len(self._tasks)))]
+                more = [
+                    self._tasks.popleft() for _ in range(min(self._ahead - len(child.given), fair, len(self._tasks)))
+                ]
                 if not child.given:
                     child.since = time.monotonic()
                 child.given.extend(more)
