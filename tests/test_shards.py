@@ -289,6 +289,7 @@ def test_images_are_told_by_their_names(tmp_path: Path) -> None:
     [
         ("{photos} {photos} --shards {out}", "RecipeError: --shards: takes one folder, table, archive or URL."),
         ("{photos} --shards {out} --out {out}.csv", "RecipeError: out: has no effect with --shards"),
+        ("{photos} --shards {out} --clip 0.1", "RecipeError: clip: has no effect with --shards"),
         ("{photos} --workers 2", "RecipeError: engine, workers, shard_size: have no effect without --shards."),
         ("{photos} --shards {out} --engine spark", "RecipeError: engine: 'spark' is not known: expected local or ray."),
         (
@@ -315,6 +316,15 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
     assert (code, capsys.readouterr().err.startswith(message.format(**places))) == (1, True)
     assert not (tmp_path / "out").exists()
     assert sorted(photos.rglob("*")) == before
+
+
+def test_embedding_in_shards_refuses_options_about_labels(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["embed", str(photos), "--shards", str(tmp_path / "out"), "--classes", "class0"]) == 1
+    assert capsys.readouterr().err == (
+        "RecipeError: classes: has no effect with --shards, which reads every image by its name.\n  Leave it out.\n"
+    )
 
 
 def test_python_says_the_same(run: Path, photos: Path, tmp_path: Path) -> None:

@@ -253,10 +253,12 @@ class Passes:
         """Keep the module in evaluation mode, without gradients, inside the block."""
         training = [m for m in self.module.modules() if m.training]
         self.module.eval()
-        with torch.no_grad():
-            yield
-        for module in training:
-            module.training = True
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module in training:
+                module.training = True
 
     def score_batch(self, batch: Batch) -> torch.Tensor:
         """Return the sums of loss and correct predictions over a batch, float64 (2,)."""

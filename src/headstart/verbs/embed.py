@@ -8,7 +8,7 @@ from typing import Any
 
 from headstart.data.data_source import DataSource, as_source
 from headstart.data.open_dataset import open_dataset
-from headstart.errors import WriteError
+from headstart.errors import RecipeError, WriteError
 from headstart.io.files import as_write_error, csv_bytes, safetensors_bytes, write_together
 from headstart.io.folders import check_keeps
 from headstart.io.given_options import as_path
@@ -96,6 +96,7 @@ def embed(
     check_online(source.place, offline=weights.offline)
     if in_shards != ShardOptions():
         only_shards(in_shards, out=out)
+        _check_plain(source)
         found = find_one(backbone, weights)
         extractor = FeatureExtractor(found, fitted_spec(found, image_size, resize))
         runtime = choose_runtime(device, precision)
@@ -130,6 +131,14 @@ def embed(
         table = csv_bytes(HEADER, rows)
         write_together({out.with_suffix(".csv"): table, out: safetensors_bytes({"values": values_ND}, metadata)})
     return EmbedResult(features, str(runtime), str(out or ""))
+
+
+def _check_plain(source: DataSource) -> None:
+    """Raise `RecipeError` for options about labels and groups, which `--shards` does not read."""
+    for name in source.options:
+        raise RecipeError(
+            f"{name}: has no effect with --shards, which reads every image by its name.", hint="Leave it out."
+        )
 
 
 def _check_places(out: Path, data: Path) -> None:

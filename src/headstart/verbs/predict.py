@@ -152,7 +152,7 @@ def predict(
     images = each_image(paths)
     in_shards = as_shards(shards)
     if in_shards != ShardOptions():
-        only_shards(in_shards, out=out, sort_into=sort_into, link=link, sample_submission=submission.sample_submission)
+        only_shards(in_shards, out=out, sort_into=sort_into, link=link, **dict.fromkeys(_given(submission), True))
         return predict_in_shards(as_path(run, "run"), images, in_shards)
     places = places_among(images)
     out = None if out is None else as_path(out, "out")
@@ -198,11 +198,17 @@ def _check_sorting(
         raise RecipeError("link: has no effect without --sort-into.", hint="Add --sort-into DIR.")
 
 
+def _given(options: SubmissionOptions) -> list[str]:
+    """Return the names of the options that are not as usual."""
+    usual = SubmissionOptions()
+    return [f.name for f in fields(options) if getattr(options, f.name) != getattr(usual, f.name)]
+
+
 def _shape(options: SubmissionOptions, out: Path | None) -> SubmissionFormat | None:
     """Return the sample submission, if given; without one, refuse options that need it."""
-    sample, usual = options.sample_submission, SubmissionOptions()
+    sample = options.sample_submission
     if sample is None:
-        for name in (f.name for f in fields(options) if getattr(options, f.name) != getattr(usual, f.name)):
+        for name in _given(options):
             raise RecipeError(f"{name}: applies to submissions only.", hint="Add --sample-submission SAMPLE.csv.")
         return None
     if out is None:
