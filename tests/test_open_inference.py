@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,7 @@ REFUSED: dict[str, tuple[tuple[bytes, str | None], str]] = {
     "a list": ((b"[]", None), "must be a JSON object"),
     "deep": ((b"[" * 100_000, None), "The request is not JSON"),
     "millions of values": ((b'{"inputs": [' + b"{}," * 2_000_000 + b"{}]}", None), "at most 2,000,000 are read"),
+    "lists of nothing": ((b'{"inputs": [' + b"[]," * 1_000_000 + b"[]]}", None), "at most 2,000,000 are read"),
     "a number of many digits": ((b'{"inputs": ' + b"9" * 5_000 + b"}", None), "The request is not JSON"),
     "no inputs": ((body(), None), "`inputs` must be a list"),
     "empty inputs": ((body(inputs=[]), None), "`inputs` must be a list"),
@@ -153,12 +155,21 @@ REFUSED: dict[str, tuple[tuple[bytes, str | None], str]] = {
     "a negative shape": ((body(inputs=[image_input(b"x", shape=[-1])]), None), "`shape` must be a list"),
     "an unknown input": ((body(inputs=[image_input(b"x", name="x")]), None), "expected 'image' (files), or 'pixels'"),
     "the same input twice": ((body(inputs=[image_input(b"x")] * 2), None), "Two inputs have the same name"),
+    "three inputs": ((body(inputs=[image_input(b"x")] * 3), None), "`inputs` has 3 tensors; expected at most 2."),
+    "four outputs": (
+        (body(inputs=[image_input(b"x")], outputs=[{"name": "label"}] * 4), None),
+        "`outputs` has 4 tensors; expected at most 3.",
+    ),
     "files and pixels": ((body(inputs=[image_input(b"x"), pixel_input(PIXELS)]), None), "expected 'image'"),
     "another type": ((body(inputs=[image_input(b"x", datatype="UINT8")]), None), "must be BYTES of 1 dimension"),
     "two dimensions": ((body(inputs=[image_input(b"x", shape=[1, 1])]), None), "must be BYTES of 1 dimension"),
     "no image": ((body(inputs=[image_input()]), None), "0 images; expected 1 to 8"),
     "nine images": ((body(inputs=[image_input(*[b"x"] * 9)]), None), "9 images; expected 1 to 8 per request"),
     "fewer than the shape": ((body(inputs=[image_input(b"x", shape=[2])]), None), "but there are 1 elements"),
+    "more than the shape": (
+        (body(inputs=[image_input(b"x", data=["é"] * 3)]), None),
+        "says 1, but there are 3 elements",
+    ),
     "no base64": ((body(inputs=[image_input(b"x", data=["é"])]), None), "is not base64"),
     "numbers as files": ((body(inputs=[image_input(b"x", data=[1])]), None), "must be strings"),
     "no data": ((body(inputs=[image_input(b"x", data=None)]), None), "expected `data`"),
@@ -169,6 +180,12 @@ REFUSED: dict[str, tuple[tuple[bytes, str | None], str]] = {
     "a wrong side": ((body(inputs=[pixel_input(np.zeros((1, 5, 4, 3)))]), None), "expected the shape [N, 4, 4, 3]"),
     "too few pixels": ((body(inputs=[pixel_input(PIXELS, data=[1, 2])]), None), "asks for 48 values; there are 2"),
     "ragged pixels": ((body(inputs=[pixel_input(PIXELS, data=[[1], 2])]), None), "`data` is not a tensor"),
+    "rows of different lengths": (
+        (body(inputs=[pixel_input(PIXELS, data=[[1] * 40, [1] * 8])]), None),
+        "`data` is not a tensor: its lists differ in depth or length.",
+    ),
+    "texts as pixels": ((body(inputs=[pixel_input(PIXELS, data=["1"] * 48)]), None), "whole numbers from 0 to 255"),
+    "lists among pixels": ((body(inputs=[pixel_input(PIXELS, data=[1] * 47 + [[]])]), None), "whole numbers from 0 to"),
     "fractions": ((body(inputs=[pixel_input(PIXELS, data=[0.5] * 48)]), None), "whole numbers from 0 to 255"),
     "256": ((body(inputs=[pixel_input(PIXELS, data=[256] * 48)]), None), "whole numbers from 0 to 255"),
     "beyond 64 bits": ((body(inputs=[pixel_input(PIXELS, data=[1 << 80] * 48)]), None), "whole numbers from 0 to 255"),
@@ -191,6 +208,10 @@ REFUSED: dict[str, tuple[tuple[bytes, str | None], str]] = {
         (lambda pair: (pair[0][:-1], pair[1]))(binary([image_input(b"x")], elements(b"x"))),
         "add up to 5 bytes, but 4 follow the JSON",
     ),
+    "more raw elements than the shape": (
+        binary([image_input(b"x")], elements(*[b""] * 100_000)),
+        "`shape` says 1, but there are more elements.",
+    ),
     "an element beyond the end": (binary([image_input(b"x")], struct.pack("<I", 9) + b"x"), "goes beyond the end"),
     "half a length": (binary([image_input(b"x")], b"\0\0"), "goes beyond the end"),
     "a size that is no number": (
@@ -207,6 +228,20 @@ def test_a_request_that_does_not_follow_the_protocol_is_refused_in_one_sentence(
         read(content, header)
     assert sentence in refused.value.message
     assert len(refused.value.message) < 300 and "\n" not in refused.value.message
+
+
+def test_a_long_text_among_numbers_takes_no_memory_for_the_others() -> None:
+    """numpy would make an array of texts, each as long as the longest."""
+    content = body(inputs=[pixel_input(PIXELS, data=[*[1] * 47, "x" * 500_000])])
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadInferRequest) as refused:
+            read(content)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert refused.value.message == "Input 'pixels': `data` must hold whole numbers from 0 to 255."
+    assert peak < 5_000_000
 
 
 def test_inputs_of_different_lengths_are_refused() -> None:

@@ -129,6 +129,7 @@ BAD_ENVELOPES: list[tuple[bytes, dict[str, str], int, str]] = [
     (b"1" * 10_000, JSON, 400, "json"),
     (b"\xff\xfe", JSON, 400, "json"),
     (b"{}", JSON, 400, "json"),
+    (b'{"inputs": [' + b"[]," * 6_000 + b"[]]}", JSON, 400, "json"),
     (b'{"inputs": 5}', JSON, 400, "base64"),
     (b'{"inputs": "%%%"}', JSON, 400, "base64"),
     (b'{"inputs": "/etc/passwd"}', JSON, 400, "base64"),

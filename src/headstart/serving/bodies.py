@@ -23,6 +23,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 
 from headstart.serving.admission import Place
+from headstart.serving.open_inference import json_values
 from headstart.serving.refusals import CLOSE, RequestRefused
 
 RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded", "binary/octet-stream")
@@ -115,20 +116,16 @@ def read_upload(body: Body, headers: Mapping[str, str]) -> Upload:
 
 def parse_json(body: Body) -> Any:
     """Return the value of a JSON body. Raises `RequestRefused`."""
-    if body_values(body) > MOST_VALUES:
+    text = bytes(body)
+    if json_values(text) > MOST_VALUES:
         raise RequestRefused(
             400, "json", f"The body has more than {MOST_VALUES:,} JSON values, too many for a request."
         )
     try:
-        return json.loads(bytes(body))
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).split("\n")[0]
         raise RequestRefused(400, "json", f"The body is not valid JSON: {why[:200]}.") from None
-
-
-def body_values(body: Body) -> int:
-    """Estimate how many values a JSON body has, without parsing it."""
-    return (bytes(body) if isinstance(body, memoryview) else body).count(b",") + 1
 
 
 def decode_base64(text: Any, where: str) -> bytes:

@@ -23,6 +23,7 @@ import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NoReturn
 
 import numpy as np
@@ -33,7 +34,8 @@ from headstart.errors import HeadstartError
 IMAGE = "image"
 OUTPUTS = ("logits", "probabilities", "label")
 MOST_VALUES = 2_000_000
-"""Values in the JSON of a request: a dozen images of 224 px. A body full of small values takes 25 times its size in memory."""
+"""Values in the JSON of a request, as `json_values` counts them: nine images of 224 px as nested lists, thirteen as one list.
+A body full of small values takes 25 times its size in memory."""
 HEADER_LENGTH = "inference-header-content-length"
 """The header that says how many bytes of a body are JSON; raw tensors follow."""
 
@@ -94,6 +96,12 @@ class InferRequest:
 # Requests
 
 
+def json_values(text: bytes | bytearray) -> int:
+    """Return an upper bound of the values in a JSON text, without parsing it: each follows a comma, or opens or is in a
+    list or an object."""
+    return sum(map(text.count, (b",", b"[", b"{"))) + 1
+
+
 def infer_request(body: bytes | bytearray, header_length: str | None, model: TensorModel, *, most: int) -> InferRequest:
     """Read the body of an inference request of at most `most` images.
 
@@ -102,7 +110,7 @@ def infer_request(body: bytes | bytearray, header_length: str | None, model: Ten
     """
     head, raw = _split(body, header_length)
     asked = _parsed(head)
-    inputs = {each.name: each for each in map(_Input.of, _objects(asked, "inputs"))}
+    inputs = {each.name: each for each in map(_Input.of, _objects(asked, "inputs", 1 + len(model.pixels)))}
     if len(inputs) != len(asked["inputs"]):
         _refuse("Two inputs have the same name.")
     _check_names(inputs, model)
@@ -129,7 +137,7 @@ def _split(body: bytes | bytearray, header_length: str | None) -> tuple[bytes | 
 
 
 def _parsed(head: bytes | bytearray) -> dict[str, Any]:
-    if (values := head.count(b",") + 1) > MOST_VALUES:
+    if (values := json_values(head)) > MOST_VALUES:
         _refuse(
             f"The JSON has about {values:,} values; at most {MOST_VALUES:,} are read.",
             "Send tensors as raw bytes after the JSON, with Inference-Header-Content-Length.",
@@ -168,24 +176,25 @@ class _Input:
         return cls(name, _text(given, "datatype"), tuple(shape), given.get("data"), raw_bytes)
 
     def files(self, most: int) -> tuple[bytes, ...]:
-        """Return the elements of the input `image`."""
+        """Return the elements of the input `image`. They are counted before any is decoded."""
         count = self._count("BYTES", 1, most)
-        found = _elements(self.raw) if self.raw_bytes is not None else [_decoded(each) for each in self._listed()]
+        found = _elements(self.raw, count) if self.raw_bytes is not None else self._listed()
         if len(found) != count:
             _refuse(f"Input 'image': `shape` says {count:,}, but there are {len(found):,} elements.")
-        return tuple(found)
+        return tuple(found if self.raw_bytes is not None else map(_decoded, found))
 
     def pixels(self, side: int, most: int) -> np.ndarray:
         """Return uint8 (N, side, side, 3)."""
         count = self._count("UINT8", 4, most)
         if self.shape[1:] != (side, side, 3):
             _refuse(f"Input {self.name!r}: expected the shape [N, {side}, {side}, 3], not {list(self.shape)}.")
-        flat = np.frombuffer(self.raw, np.uint8) if self.raw_bytes is not None else self._numbers()
-        if flat.size != count * side * side * 3:
+        flat = self.raw if self.raw_bytes is not None else self._flat()
+        if len(flat) != count * side * side * 3:
             _refuse(
-                f"Input {self.name!r}: `shape` asks for {count * side * side * 3:,} values; there are {flat.size:,}."
+                f"Input {self.name!r}: `shape` asks for {count * side * side * 3:,} values; there are {len(flat):,}."
             )
-        return flat.reshape(self.shape)
+        array = np.frombuffer(flat, np.uint8) if isinstance(flat, memoryview) else self._numbers(flat)
+        return array.reshape(self.shape)
 
     def _count(self, datatype: str, dimensions: int, most: int) -> int:
         if self.datatype != datatype or len(self.shape) != dimensions:
@@ -200,14 +209,27 @@ class _Input:
             _refuse(f"Input {self.name!r}: expected `data`, a list, or the parameter binary_data_size.")
         return self.data
 
-    def _numbers(self) -> np.ndarray:
+    def _flat(self) -> list[Any]:
+        """Return the values of `data`, which may be nested lists."""
+        values = self._listed()
+        while values and isinstance(values[0], list):
+            if set(map(type, values)) != {list} or len(set(map(len, values))) > 1:
+                _refuse(f"Input {self.name!r}: `data` is not a tensor: its lists differ in depth or length.")
+            values = list(chain.from_iterable(values))
+        return values
+
+    def _numbers(self, values: list[Any]) -> np.ndarray:
+        """Return values as uint8. numpy gets nothing but integers: one long text would make every element as long."""
+        wrong = f"Input {self.name!r}: `data` must hold whole numbers from 0 to 255."
+        if set(map(type, values)) != {int}:
+            _refuse(wrong)
         try:
-            numbers = np.asarray(self._listed())
-        except (ValueError, OverflowError) as error:
-            _refuse(f"Input {self.name!r}: `data` is not a tensor: {_first_line(error)}")
-        if numbers.dtype.kind not in "iu" or (numbers.size and not 0 <= numbers.min() <= numbers.max() <= 255):
-            _refuse(f"Input {self.name!r}: `data` must hold whole numbers from 0 to 255.")
-        return numbers.astype(np.uint8).reshape(-1)
+            numbers = np.array(values, np.int64)
+        except OverflowError:
+            _refuse(wrong)
+        if not 0 <= numbers.min() <= numbers.max() <= 255:
+            _refuse(wrong)
+        return numbers.astype(np.uint8)
 
 
 def _check_names(inputs: Mapping[str, _Input], model: TensorModel) -> None:
@@ -231,10 +253,13 @@ def _share_raw(inputs: Mapping[str, _Input], raw: memoryview) -> None:
         each.raw, at = raw[at : at + size], at + size
 
 
-def _elements(raw: memoryview) -> list[bytes]:
-    """Return the elements of a BYTES tensor: each is preceded by its length in 4 bytes, little-endian."""
-    found, at = [], 0
+def _elements(raw: memoryview, most: int) -> list[bytes]:
+    """Return at most `most` elements of a BYTES tensor: each is preceded by its length in 4 bytes, little-endian."""
+    found: list[bytes] = []
+    at = 0
     while at < len(raw):
+        if len(found) == most:
+            _refuse(f"Input 'image': `shape` says {most:,}, but there are more elements.")
         length = struct.unpack_from("<I", raw, at)[0] if at + 4 <= len(raw) else len(raw)
         if at + 4 + length > len(raw):
             _refuse("Input 'image': the length of an element goes beyond the end of the tensor.")
@@ -258,7 +283,7 @@ def _wanted(asked: dict[str, Any]) -> dict[str, bool]:
     if not asked.get("outputs"):
         return dict.fromkeys(OUTPUTS, binary)
     wanted = {}
-    for each in _objects(asked, "outputs"):
+    for each in _objects(asked, "outputs", len(OUTPUTS)):
         name = _text(each, "name")
         if name not in OUTPUTS:
             _refuse(f"There is no output {name[:40]!r}; expected {_listed(OUTPUTS)}.")
@@ -279,10 +304,13 @@ def _parameters(given: dict[str, Any], where: str) -> dict[str, Any]:
     return parameters
 
 
-def _objects(given: dict[str, Any], key: str) -> list[dict[str, Any]]:
+def _objects(given: dict[str, Any], key: str, most: int) -> list[dict[str, Any]]:
+    """Return a list of at most `most` objects. Raises `BadInferRequest`."""
     values = given.get(key)
     if not isinstance(values, list) or not values or not all(isinstance(each, dict) for each in values):
         _refuse(f"`{key}` must be a list of objects, one per tensor.")
+    if len(values) > most:
+        _refuse(f"`{key}` has {len(values):,} tensors; expected at most {most}.")
     return values
 
 
