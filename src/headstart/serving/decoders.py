@@ -33,6 +33,9 @@ from headstart.images.worker_process import READY, interpreter
 from headstart.serving.decode_worker import ANSWER, REQUEST, PixelPlan, Pixels
 from headstart.serving.served_answers import DeadlinePassed, ImageRefusal, Overloaded
 
+Encoded = bytes | bytearray | memoryview
+"""The bytes of an image file."""
+
 PIPE_BYTES = 1 << 20
 WATCH_SECONDS = 0.05
 
@@ -81,14 +84,17 @@ class Decoders:
         for _ in range(self.count):
             self._idle.get().end()
 
-    def submit(self, data: bytes | bytearray | memoryview, *, until: float) -> Future[DecodedPixels | ImageRefusal]:
+    def submit(self, data: Encoded, *, until: float) -> Future[DecodedPixels | ImageRefusal]:
         """Return a future of the image's pixels, or of why it cannot be used. `until` is a time of `time.monotonic`.
 
         The future raises `DeadlinePassed` if no process was free by then, `Overloaded` if a dead one could not be replaced.
         """
-        return self._threads.submit(self._decode, data, until)
+        held = [data]  # emptied when the future is cancelled: the threads' queue keeps what it was given until its turn
+        future = self._threads.submit(self._decode, held, until)
+        future.add_done_callback(lambda _: held.clear())
+        return future
 
-    def _decode(self, data: bytes | bytearray | memoryview, until: float) -> DecodedPixels | ImageRefusal:
+    def _decode(self, held: list[Encoded], until: float) -> DecodedPixels | ImageRefusal:
         """Run in a thread: decode in an idle process, and if that dies, once more in a new one."""
         if time.monotonic() >= until:
             raise DeadlinePassed("no decoder was free in time")
@@ -99,6 +105,7 @@ class Decoders:
                 answer = self._answer(decoder, data)
                 if answer is not None:
                     return answer
+        (data,) = held
                 if decoder.overdue:
                     return ImageRefusal(
                         "too_slow", f"It took more than {self.seconds_each:g} s to decode and was stopped."
@@ -107,8 +114,8 @@ class Decoders:
         finally:
             self._idle.put(decoder)
 
-    def _answer(self, decoder: _Decoder, data: bytes | bytearray | memoryview) -> DecodedPixels | ImageRefusal | None:
-        """Return pixels, a refusal, or None if the process dies."""
+    def _answer(self, decoder: _Decoder, data: Encoded) -> DecodedPixels | ImageRefusal | None:
+        """Return pixels, a refusal, or None if the process dies. Raises `Overloaded` if the decoders are closed meanwhile."""
         began = time.monotonic()
         with self._lock:
             decoder.since = began
@@ -118,6 +125,8 @@ class Decoders:
         finally:
             with self._lock:
                 self._busy.discard(decoder)
+            if self._closed.is_set():  # `__exit__` may already have looked for busy processes
+                raise Overloaded("the server is shutting down")
         return (
             found
             if found is None or isinstance(found, ImageRefusal)
@@ -173,9 +182,7 @@ class _Decoder:
         for stream in (process.stdin, process.stdout):
             _widen(stream)
 
-    def answer(
-        self, data: bytes | bytearray | memoryview, seconds: float, plan: PixelPlan
-    ) -> Pixels | ImageRefusal | None:
+    def answer(self, data: Encoded, seconds: float, plan: PixelPlan) -> Pixels | ImageRefusal | None:
         """Return pixels, a refusal, or None if the process dies."""
         try:
             if not self.ready:
@@ -191,7 +198,7 @@ class _Decoder:
             raise EOFError
         self.ready, self.since = True, time.monotonic()
 
-    def _send(self, data: bytes | bytearray | memoryview, seconds: float) -> None:
+    def _send(self, data: Encoded, seconds: float) -> None:
         stdin: Any = self.process.stdin
         stdin.write(REQUEST.pack(len(data), seconds))
         rest = memoryview(data)
