@@ -4,6 +4,11 @@ limit is refused at once, instead of waiting for an answer that would come too l
     admission.check()                        once the headers have arrived: raises `Overloaded` if there is no room
     with admission.enter() as place:         an empty place; what it holds is given back at the end
         place.hold(images=3, size=90_000)    what the request turned out to hold; raises `Overloaded` if there is no room
+        ...
+        place.finished()                     its images have been answered or refused: this is what the pace is made of
+
+The pace is the usual time from one finished image to the next while others are waiting; time without any image is not part of
+it, nor is what happens to a request before or after its images are in the server.
 
 A request that is still arriving counts with the bytes received so far, and with no image: otherwise a few slow callers could
 keep everyone else out. Costs microseconds. Not thread-safe: use it from one event loop.
@@ -12,6 +17,7 @@ keep everyone else out. Costs microseconds. Not thread-safe: use it from one eve
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -26,11 +32,15 @@ NEWEST = 0.05
 
 
 class Admission:
-    """At most `images` and `size` bytes at once, and no more images than are expected to be answered in `seconds`."""
+    """At most `images` and `size` bytes at once, and no more images than are expected to be answered in `seconds`.
 
-    def __init__(self, *, images: int, size: int, seconds: float) -> None:
+    `clock` returns seconds from any beginning.
+    """
+
+    def __init__(self, *, images: int, size: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.most_images, self.most_bytes, self.seconds = images, size, seconds
         self.images = self.size = 0
+        self._clock = clock
         self._pace = 0.0
         self._last: float | None = None
 
@@ -57,12 +67,19 @@ class Admission:
         return Place(self)
 
     def finished(self, images: int) -> None:
-        """Note that images have been answered, to update the pace."""
-        now = time.monotonic()
+        """Note that images have been answered or refused, to update the pace."""
+        now = self._clock()
         if self._last is not None:
             interval = (now - self._last) / images
             self._pace += NEWEST * (interval - self._pace) if self._pace else interval
-        self._last = now if self.images > images else None
+        self._last = now
+
+    def leave(self, *, images: int, size: int) -> None:
+        """Give back what a request held. If no image is left, the next interval begins with the next finished image."""
+        self.images -= images
+        self.size -= size
+        if not self.images:
+            self._last = None
 
 
 @dataclass
@@ -84,13 +101,17 @@ class Place:
         self.admission.images += more_images
         self.admission.size += more_bytes
 
+    def finished(self) -> None:
+        """Note that the images have been answered or refused, and give back their places; the bytes stay."""
+        if self.images:
+            self.admission.finished(self.images)
+            self.admission.leave(images=self.images, size=0)
+            self.images = 0
+
     def __enter__(self) -> Place:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.images and kind is None:
-            self.admission.finished(self.images)
-        self.admission.images -= self.images
-        self.admission.size -= self.size
+        self.admission.leave(images=self.images, size=self.size)

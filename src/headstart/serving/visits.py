@@ -3,7 +3,9 @@
     async with visit(request, service) as visiting:        a place in the queue; the body, read within its limits
         answers = await visiting.classify([image])         `ServedAnswer` or `ImageRefusal` each
 
-Whatever prevents an answer is raised as `RequestRefused`. When the caller disconnects, work on its images stops.
+Whatever prevents an answer is raised as `RequestRefused`. When the caller disconnects, work on its images stops. An image
+has its place in the queue until it has been answered or refused; what a request does after that, such as explaining, has
+limits of its own.
 """
 
 from __future__ import annotations
@@ -51,12 +53,14 @@ class Visit:
     async def classify(self, images: Sequence[Body]) -> list[ServedAnswer | ImageRefusal]:
         """Return an answer for each image, or why there is none. Raises `RequestRefused`."""
         self.place.hold(images=len(images))
-        return await self.while_connected(self.service.served.classify(images, seconds=self._seconds_left()))
+        work = self.service.served.classify(images, seconds=self._seconds_left())
+        return await self._finished(work)
 
     async def classify_pixels(self, images: Sequence[Pixels]) -> list[ServedAnswer | ImageRefusal]:
         """The same for the network's own input."""
         self.place.hold(images=len(images))
-        return await self.while_connected(self.service.served.classify_pixels(images, seconds=self._seconds_left()))
+        work = self.service.served.classify_pixels(images, seconds=self._seconds_left())
+        return await self._finished(work)
 
     async def classify_one(self, image: Body) -> ServedAnswer:
         """Return the answer for the only image. Raises `RequestRefused`, also if there is none."""
@@ -79,6 +83,12 @@ class Visit:
                 task.cancel()
             with suppress(asyncio.CancelledError):
                 await leaving
+    async def _finished(self, work: Awaitable[T]) -> T:
+        """Return the result of the work, which are the answers for all of its images."""
+        answers = await self.while_connected(work)
+        self.place.finished()
+        return answers
+
 
     def _seconds_left(self) -> float:
         return self.service.options.deadline - (time.monotonic() - self.arrived)
