@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def test_every_request_is_counted_by_route_and_status(server: RunningServer, pho
     assert {key: value for key, value in counted.items() if value} == {
         ("/predict", "200"): 2,
         ("/predict", "422"): 1,
-        ("other", "401"): 1,
+        ("/predict", "401"): 1,
         ("other", "404"): 3,
         ("/v2/models/{name}", "404"): 3,
         ("/v2/models/{name}/infer", "400"): 1,
@@ -83,6 +84,29 @@ def test_every_request_is_counted_by_route_and_status(server: RunningServer, pho
     assert growth(before, after, "network_seconds_count") == growth(before, after, "batch_images_count") >= 1
     assert growth(before, after, "request_seconds_sum") >= growth(before, after, "network_seconds_sum") > 0
     assert after[("headstart_queue_depth", ())] == 0
+
+
+def left_so_far(before: Series, after: Series) -> dict[str, float]:
+    """How many requests to /predict were counted meanwhile, by status."""
+    return {
+        code: growth(before, after, "requests_total", route="/predict", code=code) for code in ("200", "400", "499")
+    }
+
+
+def test_callers_who_leave_are_counted_as_499(server: RunningServer, photos: Path) -> None:
+    """During the body; while their image is in the server; and before they read the answer, which cannot be noticed."""
+    image, before = (photos / "class0" / "000.jpg").read_bytes(), read(server)
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(image)}\r\n".encode()
+    head += b"Authorization: Bearer a-secret-of-some-length\r\n\r\n"
+    for part in (image[:100], image[:100], image[:100], image, image, image):
+        with server.connect() as connection:
+            connection.sendall(head + part)
+    until, counted = time.monotonic() + PATIENCE, left_so_far(before, read(server))
+    while sum(counted.values()) < 6 and time.monotonic() < until:
+        time.sleep(0.02)
+        counted = left_so_far(before, read(server))
+    assert counted["499"] >= 3 and counted == {"200": 6 - counted["499"], "400": 0, "499": counted["499"]}
+    assert growth(before, read(server), "shed_total", reason="left") == counted["499"]
 
 
 def test_nothing_that_a_caller_sends_becomes_a_label(server: RunningServer) -> None:

@@ -26,7 +26,7 @@ from headstart.serving.bodies import Upload, as_top_k, read_upload
 from headstart.serving.callers import Callers
 from headstart.serving.openapi import openapi_document
 from headstart.serving.page_routes import explains, page_routes
-from headstart.serving.refusals import CLOSE, JsonResponse, RequestRefused
+from headstart.serving.refusals import CLOSE, LEFT, JsonResponse, RequestRefused
 from headstart.serving.served_answers import Overloaded, ServedAnswer
 from headstart.serving.server_metrics import PAGE_TYPE, route_pattern
 from headstart.serving.tensor_routes import LIVE, READY, tensor_model, tensor_routes
@@ -47,9 +47,6 @@ ALWAYS = ("/healthz", "/readyz", LIVE, READY, "/metrics")
 CLASSIFY = frozenset({"/", "/predict", "/v1/classify"})
 """Paths whose POST classifies one image: `Gate` refuses it itself when the queue is full, which costs a fifth of what the
 routes need for it. Under overload, that is most of the work."""
-
-LEFT = 499
-"""Status under which a request is counted whose caller disconnected before the answer, as in nginx."""
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (

@@ -24,7 +24,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from headstart.serving.admission import Place
 from headstart.serving.open_inference import json_values
-from headstart.serving.refusals import CLOSE, RequestRefused
+from headstart.serving.refusals import CLOSE, RequestRefused, caller_left
 
 RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded", "binary/octet-stream")
 """Content types of bare bytes, besides image/...: the third is what `curl --data-binary` says unless told otherwise."""
@@ -50,8 +50,8 @@ class Upload:
 async def read_body(request: Request, place: Place, *, most: int, until: float) -> bytearray:
     """Return the body of at most `most` bytes that has arrived by `until`, a time of `time.monotonic`.
 
-    Raises `RequestRefused`: 400 if it is empty or the caller has disconnected, 408 if it is late, 413 if it is too big, 415
-    if it is compressed; and `Overloaded` if the memory for requests is full.
+    Raises `RequestRefused`: 400 if it is empty, 408 if it is late, 413 if it is too big, 415 if it is compressed, 499 if the
+    caller has disconnected; and `Overloaded` if the memory for requests is full.
     """
     stated = request.headers.get("content-length", "")
     stated_size = int(stated) if stated.isdigit() else 0
@@ -68,8 +68,7 @@ async def read_body(request: Request, place: Place, *, most: int, until: float) 
     except TimeoutError:
         raise RequestRefused(408, "too_slow_to_arrive", "The request took too long to arrive.", headers=CLOSE) from None
     except ClientDisconnect:
-        cut = "The connection was closed before the whole body had arrived."
-        raise RequestRefused(400, "incomplete", cut, headers=CLOSE) from None
+        raise caller_left() from None
     if not body:
         raise RequestRefused(400, "empty", f"The request has no body. {ACCEPTED}")
     return body
@@ -93,6 +92,8 @@ async def _discard(request: Request, most: int) -> None:
             more = True
             while more and most > 0:
                 message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
                 more = message.get("more_body", False)
                 most -= len(message.get("body", b""))
 

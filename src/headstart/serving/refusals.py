@@ -32,6 +32,10 @@ CLOSE = {"Connection": "close"}
 
 class RequestRefused(Exception):
     """A request that gets no answer. `reason` is a short code."""
+LEFT = 499
+"""Status under which a request is counted whose caller disconnected before the answer, as in nginx. Nobody receives it."""
+
+
 
     def __init__(self, status: int, reason: str, message: str, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -49,3 +53,8 @@ class RequestRefused(Exception):
     def response(self) -> Response:
         """Return the response: ``{"error": sentence, "reason": code}``."""
         return JsonResponse({"error": self.message, "reason": self.reason}, self.status, self.headers)
+
+
+def caller_left() -> RequestRefused:
+    """Return why a request is dropped whose caller has disconnected."""
+    return RequestRefused(LEFT, "left", "The caller has left.", headers=CLOSE)

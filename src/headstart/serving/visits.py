@@ -23,7 +23,7 @@ from headstart.serving.admission import Place
 from headstart.serving.bodies import Body, read_body
 from headstart.serving.decode_worker import Pixels
 from headstart.serving.readiness import Readiness
-from headstart.serving.refusals import RequestRefused
+from headstart.serving.refusals import LEFT, RequestRefused, caller_left
 from headstart.serving.served_answers import DeadlinePassed, ImageRefusal, Overloaded, ServedAnswer
 from headstart.serving.served_classifier import ServedClassifier
 from headstart.serving.server_options import ServerOptions
@@ -76,19 +76,18 @@ class Visit:
             await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 return working.result()
-            self.service.served.metrics.shed("left")
-            raise RequestRefused(400, "left", "The caller has left.")
+            raise caller_left()
         finally:
             for task in (working, leaving):
                 task.cancel()
             with suppress(asyncio.CancelledError):
                 await leaving
+
     async def _finished(self, work: Awaitable[T]) -> T:
         """Return the result of the work, which are the answers for all of its images."""
         answers = await self.while_connected(work)
         self.place.finished()
         return answers
-
 
     def _seconds_left(self) -> float:
         return self.service.options.deadline - (time.monotonic() - self.arrived)
@@ -112,6 +111,10 @@ async def visit(request: Request, service: Service) -> AsyncIterator[Visit]:
         refused = RequestRefused.of(error)
         service.served.metrics.shed(refused.reason)
         raise refused from None
+    except RequestRefused as refused:
+        if refused.status == LEFT:
+            service.served.metrics.shed("left")
+        raise
 
 
 async def _left(request: Request) -> None:
