@@ -107,6 +107,28 @@ def test_our_own_page_and_programs_are_answered(server: RunningServer) -> None:
     assert post(server, {"Sec-Fetch-Site": "none"}) == (200, "")
 
 
+OPENED = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+"""What a browser sends when a link on a page of another site is followed."""
+
+
+def test_a_link_on_another_site_opens_the_page(server: RunningServer, guarded: RunningServer) -> None:
+    for each in (server, guarded):
+        for site in ("cross-site", "same-site"):
+            page = each.ask("/", headers={**OPENED, "Sec-Fetch-Site": site})
+            assert page.status == 200 and page.headers["content-type"].startswith("text/html")
+        assert each.ask("/", method="HEAD", headers=OPENED).status == 200
+
+
+def test_a_link_on_another_site_opens_nothing_else(server: RunningServer) -> None:
+    wrong = {"Sec-Fetch-Dest": "iframe"}, {"Sec-Fetch-Mode": "no-cors"}, {"Origin": "https://evil.example"}
+    for changes in wrong:
+        assert server.ask("/", headers={**OPENED, **changes}).status == 403, changes
+    for path in ("/metrics", "/openapi.json", "/predict", "/assets/app.js", "/v2"):
+        assert server.ask(path, headers=OPENED).status == 403, path
+    assert post(server, OPENED, "/") == (403, "origin")  # a form
+    assert server.ask("/", headers={**OPENED, "Host": "evil.example"}).status == 403
+
+
 def test_every_answer_has_the_headers_that_browsers_heed(server: RunningServer) -> None:
     answers = [
         server.ask("/"),

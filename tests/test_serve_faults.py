@@ -315,11 +315,18 @@ def test_a_client_that_leaves_frees_its_place(small_run: SmallRun) -> None:
 
 
 def test_above_the_queue_callers_are_told_at_once(small_run: SmallRun) -> None:
-    """A big image takes long to decode: while some are on their way, there is no place for others."""
+    """A big image takes long to decode: while some are on their way, there is no place for others.
+
+    Pages of other sites are not told whether there is a place.
+    """
     big = encoded(Image.linear_gradient("L").resize((5000, 4000)), "PNG", compress_level=1)
     options = ("--deadline", "300", "--receive", "300", "--queue", "4", "--decoders", "1", "--max-body", "100")
     with running_server(small_run.path, *options, cache=small_run.cache) as server, ThreadPoolExecutor(24) as threads:
-        answers = list(threads.map(lambda _: server.ask("/predict", big), range(24)))
+        asked = [threads.submit(server.ask, "/predict", big) for _ in range(16)]
+        others = [threads.submit(server.ask, "/predict", PHOTO, headers={"Host": "evil.example"}) for _ in range(8)]
+        asked += [threads.submit(server.ask, "/predict", big) for _ in range(8)]
+        answers = [each.result() for each in asked]
+        assert {each.result().status for each in others} == {403}
         statuses = Counter(answer.status for answer in answers)
         assert set(statuses) == {200, 503}, statuses
         assert statuses[200] >= 4

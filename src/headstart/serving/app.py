@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,7 +22,7 @@ from starlette.routing import Match, Route
 
 from headstart.io.progress import log
 from headstart.serving.bodies import Upload, as_top_k, read_upload
-from headstart.serving.callers import Callers
+from headstart.serving.callers import Callers, named_headers
 from headstart.serving.openapi import openapi_document
 from headstart.serving.page_routes import explains, page_routes
 from headstart.serving.refusals import CLOSE, LEFT, JsonResponse, RequestRefused
@@ -38,8 +37,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 TOP_K = 5
 """Classes in an answer unless the request says otherwise, as in Hugging Face's interface."""
-FOR_ALL = ("/healthz", "/readyz", LIVE, READY, "/")
-"""Paths that need no token, besides those under `ASSETS`: they reveal nothing about the classifier."""
+FOR_ALL = ("/healthz", "/readyz", LIVE, READY)
+"""Paths that need no token, besides the page and those under `ASSETS`: they reveal nothing about the classifier."""
 ASSETS = "/assets/"
 ALWAYS = ("/healthz", "/readyz", LIVE, READY, "/metrics")
 """Paths that are answered whether or not the server is ready."""
@@ -209,8 +208,8 @@ class Gate:
             await send(message)
 
         try:
-            self._check_queue(scope)
             self._check_caller(scope)
+            self._check_queue(scope)
             await self._app(scope, receive, sent)
         except RequestRefused as refused:
             await refused.response()(scope, receive, sent)
@@ -225,27 +224,26 @@ class Gate:
             route = scope["path"] if scope["path"] in CLASSIFY else route_pattern(scope)
             self._service.served.metrics.answered(route, code, time.monotonic() - began)
 
-    def _check_queue(self, scope: Message) -> None:
-        """Raise `RequestRefused` if the queue has no place for the image that is about to come, whoever sends it."""
-        if scope["path"] in CLASSIFY and scope["method"] == "POST" and self._service.readiness.is_ready:
-            try:
-                self._service.served.admission.check()
-            except Overloaded as error:
-                self._service.served.metrics.shed("overloaded")
-                raise RequestRefused.of(error) from None
-
     def _check_caller(self, scope: Message) -> None:
         """Raise `RequestRefused` for a request that no route should see."""
-        headers, path = Headers(scope=scope), str(scope["path"])
-        self._callers.check_site(headers)
-        if (path not in FOR_ALL and not path.startswith(ASSETS)) or (
-            path == "/" and scope["method"] not in ("GET", "HEAD")
-        ):
+        headers, path = named_headers(scope["headers"]), scope["path"]
+        opens_page = path == "/" and scope["method"] in ("GET", "HEAD")
+        self._callers.check_site(headers, opens_page=opens_page)
+        if not opens_page and path not in FOR_ALL and not path.startswith(ASSETS):
             self._callers.check_token(headers)
         readiness = self._service.readiness
         if not readiness.is_ready and path not in ALWAYS:
             self._service.served.metrics.shed(readiness.state)
             raise RequestRefused(503, readiness.state, readiness.sentence, headers={"Retry-After": "1", **CLOSE})
+
+    def _check_queue(self, scope: Message) -> None:
+        """Raise `RequestRefused` if the queue has no place for the image that is about to come."""
+        if scope["path"] in CLASSIFY and scope["method"] == "POST":
+            try:
+                self._service.served.admission.check()
+            except Overloaded as error:
+                self._service.served.metrics.shed("overloaded")
+                raise RequestRefused.of(error) from None
 
 
 _RAW_HEADERS = [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in SECURITY_HEADERS.items()]

@@ -23,19 +23,21 @@ class JsonResponse(Response):
 
     def render(self, content: Any) -> bytes:
         """Return the body."""
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+        return _ENCODER.encode(content).encode("ascii")
 
+
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 CLOSE = {"Connection": "close"}
 """Headers of the answer to a request whose body was not read to the end."""
 
 
-class RequestRefused(Exception):
-    """A request that gets no answer. `reason` is a short code."""
 LEFT = 499
 """Status under which a request is counted whose caller disconnected before the answer, as in nginx. Nobody receives it."""
 
 
+class RequestRefused(Exception):
+    """A request that gets no answer. `reason` is a short code."""
 
     def __init__(self, status: int, reason: str, message: str, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
