@@ -325,6 +325,16 @@ def test_an_option_that_makes_no_sense(options: dict[str, object], message: str,
     assert refused.value.message == message
 
 
+def test_explanations_are_off_by_default_where_other_machines_could_see_training_images(tmp_path: Path) -> None:
+    for host in ("127.0.0.1", "localhost", "::1"):
+        assert ServerOptions(host=host).explains
+        assert not ServerOptions(host=host, explain="off").explains
+        assert not ServerOptions(host=host, allow_host="pets.example").explains  # a proxy is in front of it
+        assert ServerOptions(host=host, allow_host="pets.example", explain="on").explains
+    assert not ServerOptions(host="0.0.0.0", token_file=tmp_path).explains
+    assert ServerOptions(host="0.0.0.0", token_file=tmp_path, explain="on").explains
+
+
 def test_a_port_that_is_taken(server: RunningServer, small_run: SmallRun) -> None:
     command = [sys.executable, "-m", "headstart", "serve", str(small_run.path), "--port", str(server.port)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)

@@ -44,7 +44,7 @@ class ServerOptions:
     decoders: int = 0
     """Processes that decode images; 0 for one per core."""
     explain: str = "auto"
-    """Heat maps and the nearest training images, which the page shows too: on, off, or auto (on for 127.0.0.1 only)."""
+    """Heat maps and similar training images, on the page too: on, off, or auto (off with --allow-host or another --host)."""
 
     def __post_init__(self) -> None:
         if self.token_file is not None:
@@ -76,8 +76,8 @@ class ServerOptions:
 
     @property
     def explains(self) -> bool:
-        """Whether requests for explanations are answered."""
-        return self.explain == "on" or (self.explain == "auto" and self.on_loopback)
+        """Whether requests for explanations are answered. By default not behind a proxy, which lets other machines in."""
+        return self.explain == "on" or (self.explain == "auto" and self.on_loopback and not self.allow_host)
 
     @property
     def max_body_bytes(self) -> int:
