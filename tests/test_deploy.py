@@ -28,6 +28,7 @@ import pytest
 
 import headstart
 from conftest import PATIENCE, REPOSITORY
+from headstart.images.worker_process import memory_share
 from headstart.model.backbones.builtin import NAME
 from headstart.serving.open_inference import TensorModel
 from headstart.serving.openapi import openapi_document
@@ -247,6 +248,28 @@ def test_the_service_starts_the_server_with_options_that_exist_and_lets_it_drain
     assert float(unit()["TimeoutStopSec"][0]) > DEFAULTS.drain
     assert unit()["Environment"] == [f"HEADSTART_CACHE=/var/cache/{unit()['CacheDirectory'][0]}"]
     assert "MemoryDenyWriteExecute" not in unit()
+
+
+def bytes_of(size: str) -> int:
+    """A size as systemd, Kubernetes and Docker write it."""
+    number, unit = re.fullmatch(r"(\d+)([KMG])I?", size.upper()).groups()  # type: ignore[union-attr]
+    return int(number) << {"K": 10, "M": 20, "G": 30}[unit]
+
+
+def test_the_decoders_of_each_recipe_share_its_memory() -> None:
+    """512 MiB each, whatever the number of cores; the system ends one process at most, not the service."""
+    service = options_of(unit()["ExecStart"][0].split()[3:])
+    (container,) = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"]
+    said = (DEPLOY / "Dockerfile").read_text()
+    (docker,) = re.findall(r"--memory (\w+) --cpus (\d+) .*--decoders \2\n", said.replace("\\\n#", ""))
+    limits = {
+        "systemd": (service["decoders"], unit()["MemoryMax"][0]),
+        "kubernetes": (options_of(container["args"])["decoders"], container["resources"]["limits"]["memory"]),
+        "docker": (docker[1], docker[0]),
+    }
+    for name, (decoders, limit) in limits.items():
+        assert memory_share(int(decoders), bytes_of(limit)) == 512 << 20, name
+    assert unit()["OOMPolicy"] == ["continue"]
 
 
 def test_systemd_itself_accepts_the_service(tmp_path: Path) -> None:

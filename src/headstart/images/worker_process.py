@@ -13,8 +13,9 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import headstart.errors
@@ -22,6 +23,8 @@ from headstart.images.formats import heif_specs
 
 READY = b"ready\n"
 MEMORY_BYTES = 6 << 30  # address space; three copies of the largest allowed image take 1.5 GB
+RESERVED_BYTES = 512 << 20  # of a control group's limit: what the parent and the idle processes take
+LEAST_BYTES = 64 << 20  # enough for a photograph of 12 million pixels
 MORE_CPU_SECONDS = 10
 
 
@@ -47,9 +50,51 @@ def own_streams() -> tuple[BinaryIO, BinaryIO]:
     return requests, answers
 
 
+def memory_share(processes: int, limit: int | None) -> int:
+    """Return how many bytes each of `processes` may use to decode if all of them, and their parent, have `limit` in all.
+
+    Half a gigabyte is reserved; the rest is divided equally, and the parent gets a part too. At least 64 MiB, and at most
+    what is allowed without a limit.
+
+    >>> memory_share(2, 2 << 30) >> 20
+    512
+    """
+    if limit is None:
+        return MEMORY_BYTES
+    return min(MEMORY_BYTES, max(LEAST_BYTES, (limit - RESERVED_BYTES) // (processes + 1)))
+
+
+def memory_limit(root: Path = Path("/")) -> int | None:
+    """Return how much memory in bytes the control group of this process may use; None if there is no such limit.
+
+    A container and a systemd unit are control groups. Of version 2 and 1 of Linux's, and of the groups around this one, the
+    smallest limit counts. `root` has the folders proc and sys.
+    """
+    limits: list[str] = []
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if not controllers:
+            mounted, name = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            mounted, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        own = PurePosixPath(path.lstrip("/"))
+        limits += [_text(mounted / group / name).strip() for group in (own, *own.parents)]
+    return min((int(limit) for limit in limits if limit.isdigit()), default=None)
+
+
+def _text(file: Path) -> str:
+    """Return the text of a file of the system; "" where it has none."""
+    try:
+        return file.read_text()
+    except (OSError, ValueError):
+        return ""
+
+
 if sys.platform == "win32":
 
-    def limit_memory() -> None:
+    def limit_memory(more: int = MEMORY_BYTES) -> None:
         """Do nothing: Windows has no such limits; the parent's watchdog is the only one."""
 
     def limit_cpu(seconds_each: float) -> None:
@@ -58,10 +103,11 @@ if sys.platform == "win32":
 else:
     import resource
 
-    def limit_memory() -> None:
-        """Disable core files, and limit memory where the system can."""
+    def limit_memory(more: int = MEMORY_BYTES) -> None:
+        """Disable core files, and limit memory where the system can: to `more` bytes than now, and to 6 GiB in all."""
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        _lower(resource.RLIMIT_AS, MEMORY_BYTES)
+        with suppress(ValueError, OSError):  # macOS on Apple silicon has more address space from the start
+            _lower(resource.RLIMIT_AS, min(MEMORY_BYTES, _address_space() + more))
 
     def limit_cpu(seconds_each: float) -> None:
         """Let the next image use a little more CPU time than the parent would wait: for when the parent is gone."""
@@ -72,3 +118,8 @@ else:
         hard = resource.getrlimit(which)[1]
         if hard == resource.RLIM_INFINITY or hard > value:
             resource.setrlimit(which, (value, hard))
+
+    def _address_space() -> int:
+        """Return the bytes of address space in use; 0 where the system does not say (others than Linux)."""
+        pages = _text(Path("/proc/self/statm")).split()[:1]
+        return int(pages[0]) * resource.getpagesize() if pages else 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from headstart.exporters.pixel_contract import PixelContract
 from headstart.exporters.portable_images import portable_pixels
 from headstart.images.image_refs import read_image
 from headstart.images.preprocess import Preprocess, read_pixels
-from headstart.images.worker_process import READY, limit_cpu, limit_memory, own_streams
+from headstart.images.worker_process import MEMORY_BYTES, READY, limit_cpu, limit_memory, own_streams
 from headstart.io.files import jpeg_bytes
 
 REQUEST = struct.Struct("<Qd")
@@ -59,17 +60,27 @@ class PixelPlan:
         return {name: portable_pixels(image, contract) for name, contract in contracts.items()}
 
 
-def serve(described: str) -> None:
-    """Answer requests until standard input ends. `described` is the JSON of a `PixelPlan`."""
+def serve(described: str, memory: int = MEMORY_BYTES) -> None:
+    """Answer requests until standard input ends. `described` is the JSON of a `PixelPlan`; `memory` is in bytes."""
     plan = PixelPlan(**json.loads(described))
     requests, answers = own_streams()
-    limit_memory()
     plan.pixels(jpeg_bytes(Image.new("RGB", (64, 48)), 90))  # loads the modules that decoding needs
+    if memory < MEMORY_BYTES:
+        _use_one_thread()
+    limit_memory(memory)
     answers.write(READY)
     while head := requests.read(REQUEST.size):
         size, seconds = REQUEST.unpack(head)
         limit_cpu(seconds)
         answers.write(_answer(plan, requests.read(size)))
+
+
+def _use_one_thread() -> None:
+    """Decode AVIF in one thread: on a machine of many cores, the stacks of one thread per core need too much memory."""
+    with suppress(ImportError):
+        from PIL import AvifImagePlugin
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 def _answer(plan: PixelPlan, data: bytes) -> bytes:

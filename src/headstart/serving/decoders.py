@@ -29,7 +29,7 @@ import numpy as np
 
 from headstart.errors import ServeError
 from headstart.images.validate import START_SECONDS
-from headstart.images.worker_process import READY, interpreter
+from headstart.images.worker_process import READY, interpreter, memory_limit, memory_share
 from headstart.serving.decode_worker import ANSWER, REQUEST, PixelPlan, Pixels
 from headstart.serving.served_answers import DeadlinePassed, ImageRefusal, Overloaded
 
@@ -49,16 +49,23 @@ class DecodedPixels:
 
 
 class Decoders:
-    """`count` processes that decode images according to `plan`; each image may take `seconds_each`.
+    """`count` processes that decode images according to `plan`; each image may take `seconds_each`, and `memory_each` bytes
+    (default: the process's share of what the control group allows, see `worker_process.memory_share`).
 
     `command` is for tests: it is started instead of the worker.
     """
 
     def __init__(
-        self, plan: PixelPlan, *, count: int, seconds_each: float, command: Sequence[str] | None = None
+        self,
+        plan: PixelPlan,
+        *,
+        count: int,
+        seconds_each: float,
+        memory_each: int | None = None,
+        command: Sequence[str] | None = None,
     ) -> None:
         self.plan, self.count, self.seconds_each = plan, count, seconds_each
-        self._command = list(command or decoder_command(plan))
+        self._command = list(command or decoder_command(plan, memory_each or memory_share(count, memory_limit())))
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="decoder")
         self._idle: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
         self._busy: set[_Decoder] = set()
@@ -98,6 +105,7 @@ class Decoders:
         """Run in a thread: decode in an idle process, and if that dies, once more in a new one."""
         if time.monotonic() >= until:
             raise DeadlinePassed("no decoder was free in time")
+        (data,) = held
         decoder = self._idle.get()
         try:
             for _ in range(2):
@@ -105,7 +113,6 @@ class Decoders:
                 answer = self._answer(decoder, data)
                 if answer is not None:
                     return answer
-        (data,) = held
                 if decoder.overdue:
                     return ImageRefusal(
                         "too_slow", f"It took more than {self.seconds_each:g} s to decode and was stopped."
@@ -118,6 +125,8 @@ class Decoders:
         """Return pixels, a refusal, or None if the process dies. Raises `Overloaded` if the decoders are closed meanwhile."""
         began = time.monotonic()
         with self._lock:
+            if self._closed.is_set():  # `__exit__` may already have looked for busy processes
+                raise Overloaded("the server is shutting down")
             decoder.since = began
             self._busy.add(decoder)
         try:
@@ -125,8 +134,6 @@ class Decoders:
         finally:
             with self._lock:
                 self._busy.discard(decoder)
-            if self._closed.is_set():  # `__exit__` may already have looked for busy processes
-                raise Overloaded("the server is shutting down")
         return (
             found
             if found is None or isinstance(found, ImageRefusal)
@@ -240,10 +247,10 @@ class _Decoder:
         self.process.wait()
 
 
-def decoder_command(plan: PixelPlan) -> list[str]:
-    """Return the command line of a worker process."""
-    described = json.dumps(asdict(plan))
-    return interpreter("from headstart.serving.decode_worker import serve; serve(sys.argv[1])", described, "numpy")
+def decoder_command(plan: PixelPlan, memory: int) -> list[str]:
+    """Return the command line of a worker process that may use `memory` bytes to decode."""
+    code = f"from headstart.serving.decode_worker import serve; serve(sys.argv[1], {memory})"
+    return interpreter(code, json.dumps(asdict(plan)), "numpy")
 
 
 def _widen(stream: IO[bytes] | None) -> None:
