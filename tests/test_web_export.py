@@ -25,11 +25,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import headstart
-from conftest import WAIT, Opened, scene, serious_violations
+from conftest import PATIENCE, WAIT, Opened, scene, serious_violations
 from headstart import Recipe
 from headstart.errors import BadDownload, MissingExtra, RecipeError, Unreachable
+from headstart.exporters import web_page
 from headstart.exporters.export_calibration import ExportCalibration
 from headstart.exporters.export_folder import ExportFolder
 from headstart.exporters.exported_classifier import ExportedClassifier
@@ -223,6 +225,77 @@ def turned(orientation: int, kind: str = "JPEG", **options: Any) -> bytes:
     return encoded(scene(1), kind, exif=exif, **options)
 
 
+def with_xmp(kind: str, orientation: int, *, exif: int | None = None, packed: bool = False) -> bytes:
+    """An image whose XMP has an orientation, and its EXIF perhaps another."""
+    xmp = f'<x:xmpmeta><rdf:Description tiff:Orientation="{orientation}"/></x:xmpmeta>'
+    options: dict[str, Any] = {"xmp": xmp.encode()}
+    if kind == "PNG":
+        options = {"pnginfo": PngInfo()}
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp, zip=packed)
+    if exif is not None:
+        options["exif"] = Image.Exif()
+        options["exif"][0x112] = exif
+    return encoded(scene(1), kind, **options)
+
+
+# What is read before the browser decodes
+
+
+WORKER = """
+const vm = require("node:vm"), fs = require("node:fs");
+const [script, list] = process.argv.slice(2), said = [];
+Object.assign(globalThis, { onmessage: null, postMessage: answer => said.push(answer) });
+vm.runInThisContext(fs.readFileSync(script, "utf8"));
+(async () => {
+  for (const name of JSON.parse(list)) {
+    await onmessage({ data: { id: name, call: "classify", given: { file: new Blob([fs.readFileSync(name)]) } } });
+  }
+  console.log(JSON.stringify(said.map(({ id, refusal, error }) => refusal ?? error)));
+})();
+"""
+
+
+def refusals(folder: Path, images: dict[str, bytes]) -> dict[str, str]:
+    """What the page's worker says about images, in node, which has all that it needs but a decoder."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node, which is not installed")
+    write(folder, images | {"run.js": WORKER.encode()})
+    script = Path(web_page.__file__).with_name("web") / "network_worker.js"
+    command = [node, "run.js", str(script), json.dumps(list(images))]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    return dict(zip(images, json.loads(done.stdout), strict=True))
+
+
+UNKNOWN = (
+    "This browser cannot decode the image: it is damaged, or of a kind that browsers do not know, such as TIFF. "
+    "Save it as JPEG or PNG."
+)
+
+
+def test_images_that_predict_turns_by_their_xmp_are_refused_and_no_others(tmp_path: Path) -> None:
+    """Node cannot decode: an image that is not refused before that is refused there."""
+    kinds = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WebP"}
+    images, expected = {}, {}
+    for kind, name in kinds.items():
+        for orientation in range(1, 9):
+            data = with_xmp(kind, orientation)
+            assert (read_image(data).size == scene(1).size) == (orientation < 5)
+            images[f"{kind} {orientation}"] = data
+            said = f"The {name} is to be turned by its XMP data, which browsers ignore. Save it upright."
+            expected[f"{kind} {orientation}"] = UNKNOWN if orientation == 1 else said
+        images[f"{kind} upright"] = with_xmp(kind, 6, exif=1)  # EXIF comes first, as in `predict`
+        expected[f"{kind} upright"] = UNKNOWN
+    images["packed"] = with_xmp("PNG", 6, packed=True)
+    expected["packed"] = expected["PNG 6"]
+    images["cut"] = images["packed"][: images["packed"].index(b"XML:com.adobe.xmp") + 25]
+    expected["cut"] = UNKNOWN
+    images["exif"] = turned(6, "WEBP")
+    expected["exif"] = "The WebP is to be turned by its EXIF data, which browsers ignore. Save it upright."
+    assert refusals(tmp_path, images) == expected
+
+
 # The page
 
 
@@ -284,6 +357,9 @@ REFUSED = {
     "half.jpg": (lambda: encoded(scene(1), "JPEG")[:3_000], "The JPEG has no end"),
     "half.png": (lambda: encoded(scene(1), "PNG")[:9_000], "This browser cannot decode the image"),
     "turned.webp": (lambda: turned(6, "WEBP"), "The WebP is to be turned"),
+    "xmp.jpg": (lambda: with_xmp("JPEG", 6), "The JPEG is to be turned by its XMP data"),
+    "xmp.png": (lambda: with_xmp("PNG", 6), "The PNG is to be turned by its XMP data"),
+    "xmp.webp": (lambda: with_xmp("WEBP", 6), "The WebP is to be turned by its XMP data"),
     "pages.tif": (lambda: encoded(scene(1), "TIFF"), "This browser cannot decode the image"),
     "text.jpg": (lambda: b"no image", "This browser cannot decode the image"),
     "empty.png": (lambda: b"", "The file is empty."),

@@ -44,23 +44,29 @@ async function checkKind(file) {
   }));
   if (bytes[0] === 0xff && bytes[1] === 0xd8) checkJpeg(bytes);
   else if (text(bytes, 0) === "RIFF" && text(bytes, 8) === "WEBP") checkWebp(bytes);
+  else if (text(bytes, 0) === "\x89PNG") await checkPng(bytes);
 }
 
 function checkJpeg(bytes) {
-  const { channels, after } = jpegFrame(bytes);
+  const { channels, after, exif, xmp } = jpegFrame(bytes);
   if (channels === 4) throw new Refusal("The JPEG has CMYK colours, which each browser converts in another way. Save it as RGB.");
   if (channels && !hasEnd(bytes, after)) throw new Refusal("The JPEG has no end: it was not copied completely.");
+  checkXmp("JPEG", exif, xmp);
 }
 
-/* How many channels a JPEG has, by its frame header, and where that ends; 0 if there is none. */
+/* What a JPEG's headers say: how many channels it has (0 if there is no frame header), where the frame header ends, and
+   its EXIF and XMP. */
 function jpegFrame(bytes) {
-  let at = 2;
+  let at = 2, exif = NONE, xmp = NONE;
   while (at + 9 < bytes.length && bytes[at] === 0xff) {
-    const marker = bytes[at + 1];
-    if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) return { channels: bytes[at + 9], after: at + 10 };
-    at += marker === 0xff ? 1 : 2 + (bytes[at + 2] << 8 | bytes[at + 3]);
+    const marker = bytes[at + 1], end = at + 2 + (bytes[at + 2] << 8 | bytes[at + 3]);
+    if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) return { channels: bytes[at + 9], after: at + 10, exif, xmp };
+    const content = marker === 0xe1 ? bytes.subarray(at + 4, end) : NONE;
+    if (exif === NONE && begins(content, "Exif\0\0")) exif = content;
+    if (begins(content, XMP_MARK)) xmp = content;
+    at = marker === 0xff ? at + 1 : end;
   }
-  return { channels: 0, after: at };
+  return { channels: 0, after: at, exif, xmp };
 }
 
 /* Whether the end marker comes after the frame header; other data may follow it. */
@@ -71,31 +77,72 @@ function hasEnd(bytes, after) {
 
 /* Browsers do not turn a WebP as its EXIF says. */
 function checkWebp(bytes) {
-  const view = new DataView(bytes.buffer);
+  const view = new DataView(bytes.buffer), found = { "EXIF": NONE, "XMP ": NONE };
   for (let at = 12; at + 8 <= bytes.length;) {
-    const size = view.getUint32(at + 4, true);
-    if (text(bytes, at) === "EXIF" && isTurned(bytes.subarray(at + 8, at + 8 + size))) {
-      throw new Refusal("The WebP is to be turned by its EXIF data, which browsers ignore. Save it upright.");
-    }
+    const size = view.getUint32(at + 4, true), kind = text(bytes, at);
+    if (kind in found) found[kind] = bytes.subarray(at + 8, at + 8 + size);
     at += 8 + size + size % 2;
+  }
+  if (isTurn(orientation(found["EXIF"]))) {
+    throw new Refusal("The WebP is to be turned by its EXIF data, which browsers ignore. Save it upright.");
+  }
+  checkXmp("WebP", found["EXIF"], found["XMP "]);
+}
+
+async function checkPng(bytes) {
+  const view = new DataView(bytes.buffer);
+  let exif = NONE, xmp = NONE;
+  for (let at = 8; at + 12 <= bytes.length;) {
+    const size = view.getUint32(at), kind = text(bytes, at + 4), content = bytes.subarray(at + 8, at + 8 + size);
+    if (kind === "eXIf") exif = content;
+    if (kind === "iTXt" && begins(content, PNG_XMP)) xmp = await pngText(content);
+    at += 12 + size;
+  }
+  checkXmp("PNG", exif, xmp);
+}
+
+/* The text of an iTXt chunk: keyword, compression flag and method, language, translated keyword, text. */
+async function pngText(content) {
+  const language = PNG_XMP.length + 2, translated = content.indexOf(0, language) + 1, at = content.indexOf(0, translated) + 1;
+  const packed = content.subarray(at);
+  if (content[PNG_XMP.length] !== 1) return packed;
+  const unpacked = new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate")));
+  return new Uint8Array(await unpacked.arrayBuffer().catch(() => new ArrayBuffer(0)));
+}
+
+/* Refuse an image that is turned by its XMP: `predict` heeds it where EXIF says nothing, browsers never do. */
+function checkXmp(kind, exif, xmp) {
+  if (orientation(exif) !== null) return;
+  const found = /tiff:Orientation(?:="|>)([1-8])/.exec(latin(xmp));
+  if (found && isTurn(Number(found[1]))) {
+    throw new Refusal(`The ${kind} is to be turned by its XMP data, which browsers ignore. Save it upright.`);
   }
 }
 
-/* Whether the first directory of an EXIF block has an orientation that turns. */
-function isTurned(exif) {
-  if (text(exif, 0) === "Exif") exif = exif.subarray(6);
-  const view = new DataView(exif.buffer, exif.byteOffset, exif.byteLength), little = text(exif, 0).startsWith("II");
+const isTurn = orientation => orientation >= 2 && orientation <= 8;
+
+/* The orientation in the first directory of an EXIF block, as `predict` reads it; null if it has none. */
+function orientation(exif) {
+  while (begins(exif, "Exif\0\0")) exif = exif.subarray(6);
+  const little = begins(exif, "II");
+  if (!little && !begins(exif, "MM")) return null;
+  const view = new DataView(exif.buffer, exif.byteOffset, exif.byteLength);
   try {
     const at = view.getUint32(4, little), tags = view.getUint16(at, little);
     for (let tag = at + 2; tag < at + 2 + 12 * tags; tag += 12) {
-      if (view.getUint16(tag, little) === 0x112) return view.getUint16(tag + 8, little) !== 1;
+      if (view.getUint16(tag, little) !== 0x112) continue;
+      const read = { 1: "getUint8", 3: "getUint16", 4: "getUint32" }[view.getUint16(tag + 2, little)];
+      return read && view.getUint32(tag + 4, little) === 1 ? view[read](tag + 8, little) : null;
     }
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
   }
-  return false;
+  return null;
 }
 
+const NONE = new Uint8Array(0), XMP_MARK = "http://ns.adobe.com/xap/1.0/\0", PNG_XMP = "XML:com.adobe.xmp\0";
+const latin = bytes => new TextDecoder("latin1").decode(bytes);
+const begins = (bytes, mark) => latin(bytes.subarray(0, mark.length)) === mark;
 const text = (bytes, at) => String.fromCharCode(...bytes.subarray(at, at + 4));
 
 /* Strips of a bitmap's rows: [first row, RGBA on white]. */
