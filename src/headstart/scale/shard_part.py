@@ -60,9 +60,13 @@ class PartMaker:
         """Return the images of a shard. Raises `ShardError`."""
         return self._names.files(shard)
 
-    def decode(self, file: StoredFile) -> None:
-        """Read and decode one image, and discard it. Raises `UnreadableImage`."""
-        self._pass.decode(file)
+    def read(self, file: StoredFile) -> bytes:
+        """Return the bytes of one image. Raises `UnreadableImage`, `StoreError`."""
+        return self._pass.read(file)
+
+    def decode(self, data: bytes) -> None:
+        """Decode one image, and discard it. Raises `UnreadableImage`."""
+        self._pass.decode(data)
 
     def make(self, shard: int, lost: Mapping[int, str], watch: Watches | None = None) -> Receipt:
         """Make a part unless it exists; images in `lost` ({number: reason}) are not decoded.

@@ -3,9 +3,9 @@
     rows = ShardPass(columns, read).run(files, lost={})
 
 From a bucket, each thread's next batch is read while its current one is decoded, since a request takes as long as ten
-images; from a local disk, an image is read when it is decoded. The cache of features is neither read nor written, and
-images are not checked beforehand, since this runs in a process that may die (`shard_worker`). Numbers are those of
-`Predictor`, to the bit: batches have the same fixed size.
+images; from a local disk, a batch is read just before it is decoded. Reading is not watched: however slow the storage is, no
+image is to blame. The cache of features is neither read nor written, and images are not checked beforehand, since this runs
+in a process that may die (`shard_worker`). Numbers are those of `Predictor`, to the bit: batches have the same fixed size.
 
 If memory runs out at an image, it is tried again alone at the end, so that its outcome does not depend on its neighbours.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ READERS = 64
 """Requests to a bucket that may be in flight: at 50 ms each, enough for 1,000 images/s."""
 LARGE_BYTES = 4 << 20
 """Larger images are read only when they are decoded, since up to 16 batches per core are held in memory."""
+HELD_BYTES = 8 << 20
+"""How much a thread reads before it decodes that; the rest of its batch comes after."""
 MEMORY = "too_much_memory"
 
 
@@ -105,11 +108,12 @@ class ShardPass:
         work.run([range(i, i + 1) for i in sorted(again)], 1)
         return rows
 
-    def decode(self, file: StoredFile) -> None:
-        """Read and decode an image as `run` does, and discard it. Raises `UnreadableImage`."""
-        self._pixels(self._checked(file))
+    def decode(self, data: bytes) -> None:
+        """Decode an image as `run` does, and discard it. Raises `UnreadableImage`."""
+        self._pixels(data)
 
-    def _checked(self, file: StoredFile) -> bytes:
+    def read(self, file: StoredFile) -> bytes:
+        """Return the bytes of an image, as `run` reads them. Raises `UnreadableImage`, `StoreError`."""
         if file.bytes > MAX_FILE_BYTES:
             raise UnreadableImage(f"{file.key}: has {file.bytes:,} bytes.", reason="file_too_big")
         data = self._read_bytes(file)
@@ -185,12 +189,7 @@ class _Work:
         reads = self._next_reads(batches)
         while reads is not None and self._stop is None:
             following = self._next_reads(batches)
-            arrived = {i: self._arrived(i, future) if future is not None else None for i, future in reads.items()}
-            if self._watch is not None:
-                self._watch.begin(thread, list(reads))
-            self._embed(arrived, sessions)
-            if self._watch is not None:
-                self._watch.end(thread)
+            self._embed(thread, reads, sessions)
             reads = following
 
     def _next_reads(self, batches: Iterator[range]) -> Reads | None:
@@ -204,38 +203,66 @@ class _Work:
         return {i: readers.submit(self._read, i) if readers is not None and i in ahead else None for i in batch}
 
     def _read(self, i: int) -> _Bytes:
-        data = self._owner._checked(self._files[i])
+        data = self._owner.read(self._files[i])
         return _Bytes(sha256_bytes(data), data)
 
-    def _arrived(self, i: int, future: Future[_Bytes]) -> _Bytes | str:
+    def _arrived(self, i: int, future: Future[_Bytes] | None) -> _Bytes | str:
+        """Return what is read of an image, or the reason why it cannot be."""
         try:
-            return future.result()
+            return self._read(i) if future is None else future.result()
         except UnreadableImage as error:
             return error.reason
+        except MemoryError:
+            return MEMORY
 
-    def _embed(self, arrived: Mapping[int, _Bytes | str | None], sessions: list[Session]) -> None:
-        readable = {}
+    def _embed(self, thread: int, reads: Reads, sessions: list[Session]) -> None:
+        """Read, decode and compute a batch. The watch begins when bytes have been read."""
         for session in sessions:
             session.pixels[...] = 0
-        for place, (i, read) in enumerate(arrived.items()):
-            reason = self._placed(i, read, place, sessions)
+        places = {i: place for place, i in enumerate(reads)}
+        left, readable = deque(reads), dict[int, int]()
+        while left:
+            held = self._held(left, reads)
+            if self._watch is not None:
+                self._watch.begin(thread, list(held))
+            readable |= self._decoded(held, places, sessions)
+            if readable and not left:
+                self._rows.values[list(readable)] = self._owner._values(sessions, list(readable.values()))
+            if self._watch is not None:
+                self._watch.end(thread)
+
+    def _held(self, left: deque[int], reads: Reads) -> dict[int, _Bytes | str]:
+        """Read the next images: all that are left, or some `HELD_BYTES`."""
+        held: dict[int, _Bytes | str] = {}
+        size = 0
+        while left and size < HELD_BYTES:
+            i = left.popleft()
+            held[i] = found = self._arrived(i, reads.pop(i))
+            size += 0 if isinstance(found, str) else len(found.data)
+        return held
+
+    def _decoded(
+        self, held: dict[int, _Bytes | str], places: Mapping[int, int], sessions: list[Session]
+    ) -> dict[int, int]:
+        """Decode images into the sessions, and let go of their bytes; return {number: place} of those that succeeded."""
+        readable = {}
+        for i in list(held):
+            reason = self._placed(i, held.pop(i), places[i], sessions)
             if reason:
                 self._rows.errors[i] = reason
             else:
                 self._rows.errors.pop(i, None)
-                readable[i] = place
-        if readable:
-            self._rows.values[list(readable)] = self._owner._values(sessions, list(readable.values()))
+                readable[i] = places[i]
+        return readable
 
-    def _placed(self, i: int, read: _Bytes | str | None, place: int, sessions: list[Session]) -> str:
+    def _placed(self, i: int, found: _Bytes | str, place: int, sessions: list[Session]) -> str:
         """Decode an image into the sessions; return the reason if that is impossible, otherwise ''."""
+        if isinstance(found, str):
+            return found
+        self._rows.sha256s[i] = found.sha256
+        if i in self._lost:
+            return self._lost[i]
         try:
-            found = self._read(i) if read is None else read
-            if isinstance(found, str):
-                return found
-            self._rows.sha256s[i] = found.sha256
-            if i in self._lost:
-                return self._lost[i]
             self._owner._fill(place, found.data, sessions)
         except UnreadableImage as error:
             return error.reason

@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 from headstart.errors import HeadstartError, UnreadableImage
@@ -81,16 +82,16 @@ def _work(requests: queue.SimpleQueue[dict[str, Any]], answers: WorkerAnswers) -
             answers.say(receipt=maker.make(shard, lost, answers).to_json())
 
 
-def _screen(maker: Any, shard: int, images: Sequence[int] | None, answers: WorkerAnswers) -> None:
-    """Decode images one after another (all if None), and report each before it is decoded."""
+def _screen(maker: Any, shard: int, images: Sequence[int], answers: WorkerAnswers) -> None:
+    """Decode images one after another; each is reported after it has been read and before it is decoded."""
     files = maker.files(shard)
-    for i in range(len(files)) if images is None else images:
-        answers.say(begin=0, images=[i])
-        try:
-            maker.decode(files[i])
-        except UnreadableImage as error:
-            answers.say(unreadable=i, reason=error.reason)  # for information: its row will have the reason anyway
-        answers.say(end=0)
+    for i in images:
+        with suppress(UnreadableImage):  # its row will have the reason
+            data = maker.read(files[i])
+            answers.begin(0, [i])
+            with suppress(UnreadableImage):
+                maker.decode(data)
+            answers.end(0)
     answers.say(screened=True)
 
 
