@@ -6,7 +6,8 @@
 A process that dies or hangs is replaced, and its shard started again; a part appears only when it is complete. The first
 death is ignored, since the process may have been killed from outside. After the second, and whenever an image takes too long,
 the images that were being decoded (64 on two cores) are decoded again one after another. One that ends the process twice, or
-takes too long alone, is left out with a reason, and the rest of the shard is the same as without it.
+takes too long alone, is left out with a reason, and the rest of the shard is the same as without it. An exception of Python
+(other than for lack of memory) would be raised again every time, so it stops the work at once.
 
 Both engines use it, and so may other schedulers: a worker needs only a `ShardJob`. Costs a second to start (the
 compiled network is loaded from the cache) and 20 s for an image that hangs.
@@ -102,7 +103,8 @@ class ShardWorker:
                     log.warning("A worker process died (%s); shard %d is restarted.", died, shard)
                     continue
                 screenings += 1
-                found = self._screened(shard, died.images if screenings <= MOST_SCREENINGS else None)
+                suspects = died.images if screenings <= MOST_SCREENINGS else self._all(shard)
+                found = self._screened(shard, sorted(set(suspects) - set(lost)))
                 lost |= found
                 deaths = 1 if found else deaths
                 seconds *= 1 if found else 4  # only slow together: a busy machine, or huge images
@@ -131,12 +133,12 @@ class ShardWorker:
             self._advance(message["ended"])
         raise ShardFailed(f"shard {shard}: its worker process gave no answer.")
 
-    def _screened(self, shard: int, images: Sequence[int] | None) -> dict[int, str]:
-        """Return {number: reason} for those of `images` (None: all) that end the process when decoded alone."""
+    def _screened(self, shard: int, images: Sequence[int]) -> dict[int, str]:
+        """Return {number: reason} for those of `images`, in order, that end the process when decoded alone."""
         lost: dict[int, str] = {}
-        left: list[int] | None = None if images is None else sorted(images)
+        left = list(images)
         suspect = -1
-        while left is None or left:
+        while left:
             try:
                 for _ in self._process().ask({"shard": shard, "screen": left}, self.seconds_each):
                     pass
@@ -145,7 +147,7 @@ class ShardWorker:
                 if self._closed or not died.images:
                     return lost
                 (number,) = died.images
-                left = [i for i in left if i >= number] if left is not None else list(self._after(shard, number))
+                left = [i for i in left if i >= number]
                 if died.overdue or number == suspect:
                     lost[number] = "too_slow" if died.overdue else "decoder_crashed"
                     log.warning("Shard %d: image %d is left out: %s.", shard, number, lost[number])
@@ -153,12 +155,12 @@ class ShardWorker:
                 suspect = number
         return lost
 
-    def _after(self, shard: int, number: int) -> Iterator[int]:
+    def _all(self, shard: int) -> range:
         from headstart.io.stores.store import open_store
         from headstart.scale.shard_names import ShardNames
 
         names = ShardNames(self.job.plan, open_store(self.job.out, offline=self.job.offline))
-        yield from range(number, len(names.files(shard)))
+        return range(len(names.files(shard)))
 
 
 class _Died(Exception):
