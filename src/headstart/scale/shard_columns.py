@@ -58,13 +58,14 @@ class PredictionColumns:
         """See `PartColumns`."""
         import pyarrow
 
-        classes = np.array(self.classifier.classes, dtype=object)
+        names = list(map(_text, self.classifier.classes))
+        classes = np.array(names, dtype=object)
         chances_NK = softmax(values_NW)
         sets_NK = prediction_sets(chances_NK, self.classifier.calibration.conformal_threshold)
         sets = [None if bad else list(classes[held]) for bad, held in zip(unusable, sets_NK, strict=True)]
         predicted = pyarrow.array(classes[values_NW.argmax(axis=1)], pyarrow.string(), mask=unusable)
         columns = {"predicted": predicted, "set": pyarrow.array(sets, pyarrow.list_(pyarrow.string()))}
-        for name, chances in zip(self.classifier.classes, chances_NK.astype(np.float32).T, strict=True):
+        for name, chances in zip(names, chances_NK.astype(np.float32).T, strict=True):
             columns[class_column(name)] = pyarrow.array(chances, pyarrow.float32(), mask=unusable)
         return columns
 
@@ -162,6 +163,6 @@ def table_of(columns: PartColumns, paths: Sequence[str], rows: ShardRows, note: 
     return pyarrow.table(made).replace_schema_metadata(dict(note))
 
 
-def _text(path: str) -> str:
-    r"""Return a path in a form that parquet can hold: a byte that is not UTF-8 becomes, for example, `\xe9`."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def _text(name: str) -> str:
+    r"""Return a path or a class in a form that parquet can hold: a byte that is not UTF-8 becomes, for example, `\xe9`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -56,10 +56,19 @@ def serve() -> None:
     except HeadstartError as error:
         answers.say(error=type(error).__name__, message=error.message, hint=error.hint)
         os._exit(1)
-    except BaseException:
+    except MemoryError:  # another process may have more: this one is replaced
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(2)
+    except BaseException as error:  # it would be raised again in every other process
+        traceback.print_exc()
+        sys.stderr.flush()
+        answers.say(
+            error="ShardFailed",
+            message=f"a worker process stopped: {traceback.format_exception_only(error)[-1].strip()}",
+            hint="The traceback is above: please report it. Parts made so far are kept.",
+        )
+        os._exit(1)
 
 
 def _work(requests: queue.SimpleQueue[dict[str, Any]], answers: WorkerAnswers) -> None:
