@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from headstart.images.validate import cores
@@ -19,6 +20,8 @@ from headstart.scale.shard_plan import ShardJob
 from headstart.scale.shard_worker import ShardWorker
 
 CORES_EACH = 4
+GRACE_SECONDS = 2.0
+"""How long to wait, after a stop, for threads that may be waiting for more names to be listed."""
 
 
 def run_local(
@@ -31,7 +34,8 @@ def run_local(
 ) -> None:
     """Make the parts of all shards. 0 workers means one for every four cores. `receive` is called by one thread at a time.
 
-    However it ends, no process is left running. Raises the first error that a worker could not recover from.
+    However it ends, no process is left running, and none is started after Ctrl-C or an error. Raises the first error that a
+    worker could not recover from.
     """
     _Crew(job, shards, receive, advance).run(workers or max(1, cores() // CORES_EACH))
 
@@ -55,17 +59,19 @@ class _Crew:
             thread.start()
         try:
             for thread in threads:
-                while thread.is_alive():
+                while thread.is_alive() and self._stop is None:
                     thread.join(0.25)  # with a timeout, so that Ctrl-C gets through
         except BaseException as error:
             self._stop = error
         finally:
             for worker in self._workers:
                 worker.close()
+        if self._stop is None:
+            return
+        until = time.monotonic() + GRACE_SECONDS
         for thread in threads:
-            thread.join()
-        if self._stop is not None:
-            raise self._stop
+            thread.join(max(0.0, until - time.monotonic()))
+        raise self._stop
 
     def _guarded(self, cpus: list[int]) -> None:
         worker = ShardWorker(self._job, cpus=cpus, advance=self._advance)
@@ -81,21 +87,28 @@ class _Crew:
         while self._stop is None:
             with self._taking:
                 shard = next(self._shards, None)
-            if shard is None:
+            if shard is None or self._stop is not None:  # names may take long to be listed
                 return
             if not started:
-                self._start(worker)
+                if not self._start(worker):
+                    return
                 started = True
             receipt = worker(shard)
             with self._receiving:
                 self._receive(receipt)
 
-    def _start(self, worker: ShardWorker) -> None:
-        """Start the first process alone: it compiles the network, which the others then find in the cache."""
+    def _start(self, worker: ShardWorker) -> bool:
+        """Start the first process alone: it compiles the network, which the others then find in the cache.
+
+        Returns False after a stop: workers added before it are closed by whoever stops, later ones are not started.
+        """
         with self._starting:
             self._workers.append(worker)
+            if self._stop is not None:
+                return False
             if len(self._workers) == 1:
                 worker.open()
+            return self._stop is None
 
 
 def _shares(workers: int) -> list[list[int]]:

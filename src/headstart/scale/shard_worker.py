@@ -117,9 +117,12 @@ class ShardWorker:
 
     def _process(self) -> _WorkerProcess:
         if self._child is None or not self._child.is_alive():
+            if self._closed:
+                raise _Died(1, (), overdue=False)
             self._child = _WorkerProcess(self.job, self._cpus)
-        if self._closed:
-            self._child.end()
+            if self._closed:  # from now on, `close` ends it, also while it is opening the network
+                self._child.end()
+            self._child.wait()
         return self._child
 
     def _made(self, shard: int, lost: dict[int, str], seconds: float) -> Receipt:
@@ -182,6 +185,9 @@ class _WorkerProcess:
         self._process = subprocess.Popen(_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         threading.Thread(target=self._watch, daemon=True).start()
         self._send({"job": job.to_json(), "cpus": list(cpus)})
+
+    def wait(self) -> None:
+        """Wait until it is ready. Raises `_Died`, and what the process raised."""
         for _ in self._answers():
             break
 
