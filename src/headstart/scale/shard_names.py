@@ -19,7 +19,7 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 
-from headstart.errors import MissingInStore, ShardError
+from headstart.errors import MissingInStore, ShardError, StoreUnreachable
 from headstart.io.stores.store import Store, StoredFile
 from headstart.scale.shard_plan import ANOTHER, ShardPlan
 from headstart.scale.shard_source import ShardSource
@@ -44,6 +44,11 @@ class ShardNames:
             if piece is None:
                 listing = source.list(last) if listing is None else listing
                 listed = list(islice(listing, self._size))
+                if not listed and next(source.list(), None) is None:
+                    raise StoreUnreachable(
+                        f"{source.identity}: no longer contains any image; is it still there?",
+                        hint="Parts made so far are kept: run the command again when the images are back.",
+                    )
                 following = next(listing, None)
                 piece = listed, following is not None
                 listing = _before(following, listing)
@@ -59,6 +64,10 @@ class ShardNames:
     def files(self, shard: int) -> list[StoredFile]:
         """Return the images of a shard. Raises `ShardError` if its names are missing or damaged."""
         return self._piece(shard)[0]
+
+    def is_only(self, shard: int) -> bool:
+        """Return whether all images of the plan are in this shard. Raises `ShardError`."""
+        return shard == 0 and not self._piece(shard)[1]
 
     def _piece(self, shard: int) -> Piece:
         piece = self._read(shard)

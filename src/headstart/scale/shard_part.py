@@ -19,14 +19,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from headstart.data.packs.pack_store import opened_images
-from headstart.errors import MissingInStore, ShardError
+from headstart.errors import MissingInStore, ShardError, StoreUnreachable, UnreadableImage
 from headstart.io.files import parquet_bytes, sha256_bytes
 from headstart.io.stores.store import Store, StoredFile, open_store
 from headstart.scale.shard_columns import open_columns, table_of
 from headstart.scale.shard_names import ShardNames
-from headstart.scale.shard_pass import READERS, ShardPass, Watches
+from headstart.scale.shard_pass import READERS, ShardPass, ShardRows, Watches
 from headstart.scale.shard_plan import ANOTHER, ShardJob
 from headstart.scale.shard_source import read_stored
+
+NOT_READ = ("not_a_file", "unreadable")
+"""Reasons that every image has when the place that it is in has gone."""
+RETURN = (
+    "Parts made so far are kept: run the command again when the images are back. If they were removed on purpose, choose "
+    "another --shards."
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class PartMaker:
     def make(self, shard: int, lost: Mapping[int, str], watch: Watches | None = None) -> Receipt:
         """Make a part unless it exists; images in `lost` ({number: reason}) are not decoded.
 
-        Raises `StoreError`, `WriteError`.
+        Raises `StoreError`, also if the images are gone all at once, and `WriteError`.
         """
         name = self._job.plan.part_name(shard)
         with suppress(MissingInStore):
@@ -84,6 +91,7 @@ class PartMaker:
     def _bytes(self, shard: int, lost: Mapping[int, str], watch: Watches | None) -> bytes:
         files = self.files(shard)
         rows = self._pass.run(files, lost, watch)
+        self._check_source(shard, files, rows)
         note = {
             "plan": self._job.plan.id,
             "shard": shard,
@@ -91,6 +99,34 @@ class PartMaker:
         }
         table = table_of(self._columns, [file.key for file in files], rows, {"headstart": json.dumps(note)})
         return parquet_bytes(table, repeated=("predicted", "error"))
+
+    def _check_source(self, shard: int, files: list[StoredFile], rows: ShardRows) -> None:
+        """Raise `StoreUnreachable` if the source has gone, such as an unmounted disk: its images are not to blame.
+
+        That is so if none of several images could be read, or if those that could be read no longer can.
+        """
+        gone = {i for i, reason in rows.errors.items() if reason in NOT_READ and not rows.sha256s[i]}
+        there = [i for i in range(len(files)) if rows.sha256s[i] or rows.errors.get(i) in ("changed", "no_permission")]
+        if not gone or (not there and len(files) == 1 and not self._names.is_only(shard)):
+            return
+        asked = there or sorted(gone)
+        refusals = [self._refusal(files[asked[at]]) for at in sorted({0, len(asked) // 2, len(asked) - 1})]
+        if there and "" in refusals:
+            return
+        said = f"none of the images of shard {shard} ({len(files):,}) can be read"
+        if there:
+            said = f"images of shard {shard} that could be read at first no longer can"
+        raise StoreUnreachable(
+            f"{self._job.plan.source}: {said}; is it still there?", hint=" ".join(filter(None, [*refusals[:1], RETURN]))
+        )
+
+    def _refusal(self, file: StoredFile) -> str:
+        """Return the message if an image cannot be read, as when its place has gone; otherwise ''."""
+        try:
+            self._read(file)
+        except UnreadableImage as error:
+            return error.message if error.reason in NOT_READ else ""
+        return ""
 
     def _read(self, file: StoredFile) -> bytes:
         return read_stored(self._files, file, outside=self._job.table)
