@@ -2,9 +2,10 @@
 
     result = run_shards(job, source, options)
 
-Existing parts are kept, whoever made them: a second command with the same plan makes only the missing ones, whether it runs at
-the same time or a year later. So an interruption costs only the shards that were being worked on, and nothing needs to be
-cleaned up. Memory does not grow with the number of images, except for the names of a table (`shard_source`).
+Existing parts are kept, whoever made them: a second command with the same plan lists them and makes only the missing ones,
+whether it runs at the same time or a year later. So an interruption costs only the shards that were being worked on, and
+nothing needs to be cleaned up. Memory does not grow with the number of images, except for the names of a table
+(`shard_source`).
 """
 
 from __future__ import annotations
@@ -128,18 +129,25 @@ def _engine(options: ShardOptions) -> Any:
 
 
 def _finished(job: ShardJob, out: Store) -> ShardResult | None:
-    """Return the result if all parts exist, otherwise None. Raises `OtherPlan`."""
+    """Return the result if all parts exist, otherwise None: `_done.json` is not enough. Raises `OtherPlan`."""
     if not check_same(job.plan, out):
         return None
     try:
         done = json.loads(out.read(DONE))
-        log.info("%s: all parts already exist; images added later are not included.", out.url)
         names = tuple(map(job.plan.part_name, range(done["parts"])))
-        return ShardResult(job.plan.verb, job.out, done["images"], done["errors"], names, done["sha256"])
+        result = ShardResult(job.plan.verb, job.out, done["images"], done["errors"], names, done["sha256"])
     except MissingInStore:
         return None
     except (ValueError, KeyError, TypeError):
         raise ShardError(f"{out.url}: its {DONE} is damaged.", hint=f"Remove it, or: {ANOTHER}") from None
+    there = _parts_in(out)
+    missing = len(set(names) - there)
+    if missing:
+        log.warning("%s: %s of its parts missing; made again.", out.url, "1 is" if missing == 1 else f"{missing:,} are")
+    elif there == set(names):
+        log.info("%s: all parts already exist; images added later are not included.", out.url)
+        return result
+    return None
 
 
 def _check_place(job: ShardJob, out: Store, source: ShardSource) -> None:
@@ -215,8 +223,13 @@ class _ShardWork:
             seconds=seconds,
         )
         totals = {key: result.to_json()[key] for key in ("parts", "images", "errors", "sha256")}
-        self._out.create(DONE, json_bytes({"plan": self._job.plan.id, **totals}))
+        self._write_done(json_bytes({"plan": self._job.plan.id, **totals}))
         return result
+
+    def _write_done(self, data: bytes) -> None:
+        """Write `_done.json`; one from before a part was made again is replaced, since images may be lost since then."""
+        if not self._out.create(DONE, data) and self._out.read(DONE) != data:
+            self._out.write(DONE, data)
 
     def _receipt(self, shard: int) -> Receipt:
         known = self._receipts.get(shard)
