@@ -62,7 +62,9 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.05)
     asked = parser.parse_args()
     classifier = open_classifier(asked.run).classifier
-    plan = ShardPlan("predict", str(asked.images_at), "", predict_model(classifier), 10_000, software_here())
+    model = predict_model(classifier)
+    software = software_here(model["runtime"]["engine"])
+    plan = ShardPlan("predict", str(asked.images_at), "", model, 10_000, software)
     columns = open_columns(ShardJob(plan=plan, files="", out="", run=str(asked.run.absolute())))
     with tempfile.TemporaryDirectory() as folder:
         pack(asked.images_at, out=Path(folder) / "packed")

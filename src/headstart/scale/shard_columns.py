@@ -10,25 +10,25 @@ and nothing in the other columns.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from headstart.errors import RunError, ShardError
+from headstart.errors import RunError
 from headstart.evaluation.conformal import prediction_sets
 from headstart.evaluation.probabilities import softmax
 from headstart.exporters.open_classifier import open_classifier
 from headstart.images.preprocess import Preprocess
 from headstart.model.backbones.registry import Backbone
 from headstart.model.inference.classifier import Classifier
-from headstart.model.inference.engines import runtime_here
+from headstart.model.inference.engines import runtime_in_effect
 from headstart.model.inference.features import Embedder, FeatureExtractor
 from headstart.model.inference.predictions import class_column
 from headstart.model.inference.runtime import Runtime
 from headstart.scale.shard_pass import Reduces, ShardRows
-from headstart.scale.shard_plan import ShardJob
+from headstart.scale.shard_plan import ShardJob, check_worker
 
 
 class PartColumns(Reduces, Protocol):
@@ -95,34 +95,42 @@ class FeatureColumns:
 
 
 def open_columns(job: ShardJob) -> PartColumns:
-    """Open the classifier or backbone of a job; check that it is the one in the plan. Raises `RunError`, `ShardError`."""
+    """Open the classifier or backbone of a job, to run as planned.
+
+    Raises `RunError`, and `ShardError` if it, this machine's runtime or its software are not those of the plan.
+    """
+    runtime = runtime_in_effect(Runtime(**job.plan.model["runtime"]))
     if job.plan.verb == "predict":
         classifier = open_classifier(Path(job.run)).classifier
         if not isinstance(classifier, Classifier):
             raise RunError(f"{job.run}: is an export; shards need the run folder.", hint="Give the run folder.")
-        columns: PartColumns = PredictionColumns(classifier)
-        found = predict_model(classifier)
-    else:
-        extractor, runtime = _extractor(job.backbone or {}), runtime_here(Runtime(**(job.runtime or {})))
-        columns, found = FeatureColumns(extractor, runtime), embed_model(extractor, runtime)
-    if found != dict(job.plan.model):
-        raise ShardError(
-            f"{job.run or extractor}: does not match the plan in {job.out}.",
-            hint="It may have changed since the work began.",
-        )
-    return columns
+        classifier = replace(classifier, runtime=runtime)
+        check_worker(job, predict_model(classifier))
+        return PredictionColumns(classifier)
+    extractor = _extractor(job.backbone or {})
+    check_worker(job, embed_model(extractor, runtime))
+    return FeatureColumns(extractor, runtime)
 
 
 def predict_model(classifier: Classifier) -> dict[str, Any]:
     """Describe a classifier, for `ShardPlan.model`."""
-    return {"classifier": classifier.id, "set_threshold": classifier.calibration.conformal_threshold}
+    return {
+        "classifier": classifier.id,
+        "set_threshold": classifier.calibration.conformal_threshold,
+        "runtime": asdict(runtime_in_effect(classifier.runtime)),
+    }
 
 
 def embed_model(extractor: FeatureExtractor, runtime: Runtime) -> dict[str, Any]:
     """Describe a backbone and its input, for `ShardPlan.model`."""
     backbone = extractor.backbone
     spec = {name: list(x) if isinstance(x, tuple) else x for name, x in extractor.spec.as_dict().items()}
-    return {"backbone": backbone.name, "sha256": backbone.sha256, "preprocess": spec, "precision": runtime.precision}
+    return {
+        "backbone": backbone.name,
+        "sha256": backbone.sha256,
+        "preprocess": spec,
+        "runtime": asdict(runtime_in_effect(runtime)),
+    }
 
 
 def extractor_document(extractor: FeatureExtractor) -> dict[str, Any]:
@@ -140,11 +148,6 @@ def _extractor(document: Mapping[str, Any]) -> FeatureExtractor:
     values["preprocess"] = Preprocess.from_dict(values["preprocess"])
     values["model_args"] = tuple((key, value) for key, value in values["model_args"])
     return FeatureExtractor(Backbone(**values), spec)
-
-
-def runtime_document(runtime: Runtime) -> dict[str, Any]:
-    """Return a runtime as JSON, for `ShardJob.runtime`."""
-    return asdict(runtime)
 
 
 def table_of(columns: PartColumns, paths: Sequence[str], rows: ShardRows, note: Mapping[str, str]) -> Any:

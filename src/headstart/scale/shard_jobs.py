@@ -22,7 +22,7 @@ from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.features import FeatureExtractor
 from headstart.model.inference.runtime import Runtime
 from headstart.runs.outside_runs import check_outside_run
-from headstart.scale.shard_columns import embed_model, extractor_document, predict_model, runtime_document
+from headstart.scale.shard_columns import embed_model, extractor_document, predict_model
 from headstart.scale.shard_options import ShardOptions, out_place
 from headstart.scale.shard_plan import ShardJob, ShardPlan, software_here
 from headstart.scale.shard_run import ShardResult, check_options, run_shards
@@ -58,7 +58,6 @@ def embed_in_shards(
         options,
         offline=offline,
         backbone=extractor_document(extractor),
-        runtime=runtime_document(runtime),
     )
 
 
@@ -82,5 +81,5 @@ def _plan(verb: str, model: dict[str, Any], source: ShardSource, shard_size: int
         contents=source.contents,
         model=model,
         shard_size=shard_size,
-        software=software_here(),
+        software=software_here(model["runtime"]["engine"]),
     )

@@ -14,6 +14,7 @@ no such path is in the parts.
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -22,14 +23,15 @@ from typing import Any
 
 from headstart import __version__
 from headstart.errors import MissingInStore, OtherPlan, ShardError
+from headstart.images.formats import heif_versions
 from headstart.io.files import json_bytes, sha256_bytes
 from headstart.io.stores.store import Store
 
 PLAN = "_plan.json"
 DONE = "_done.json"
 PARTS = "part-"
-SOFTWARE = ("pillow", "pyarrow")
-"""Packages besides headstart whose versions can change the bytes of a part."""
+SOFTWARE = ("pillow", "numpy", "pyarrow")
+"""Packages besides headstart, its engine and the library for HEIC whose versions can change the bytes of a part."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class ShardPlan:
     """What is computed: `verb` (predict or embed) of `model` on the images of `source`, `shard_size` at a time.
 
     `contents` is the SHA-256 of a table or an archive of images, '' for a folder or a bucket. `model` is all
-    that predictions or features depend on besides the image.
+    that predictions or features depend on besides the image and the software; its `runtime` has the fields of `Runtime`.
     """
 
     verb: str
@@ -57,9 +59,10 @@ class ShardPlan:
         return f"{PARTS}{shard:06d}-{sha256_bytes(f'{self.id} {shard}'.encode())[:12]}.parquet"
 
 
-def software_here() -> dict[str, str]:
-    """Return the versions of headstart and of `SOFTWARE` on this machine."""
-    return {"headstart": __version__, **{name: version(name) for name in SOFTWARE}}
+def software_here(engine: str) -> dict[str, str]:
+    """Return the versions of headstart, `SOFTWARE`, an engine and the library for HEIC on this machine."""
+    packages = {name: version(name) for name in (*SOFTWARE, engine)}
+    return {"headstart": __version__, **packages, "heif": " ".join(heif_versions()) or "none"}
 
 
 def read_plan(out: Store) -> ShardPlan | None:
@@ -80,14 +83,43 @@ def check_same(plan: ShardPlan, out: Store) -> bool:
     found = read_plan(out)
     if found is None:
         return False
-    there, here = dict(_flat(asdict(found))), dict(_flat(asdict(plan)))
-    for name in [*there, *here]:
-        if there.get(name) != here.get(name):
-            raise OtherPlan(
-                f"{out.url}: contains parts of another job: its {name} is {there.get(name)!r}, not {here.get(name)!r}.",
-                hint="Repeat the original command, or choose another --shards.",
-            )
+    different = first_difference(asdict(found), asdict(plan))
+    if different is not None:
+        name, there, here = different
+        raise OtherPlan(
+            f"{out.url}: contains parts of another job: its {name} is {there!r}, not {here!r}.",
+            hint="Repeat the original command, or choose another --shards.",
+        )
     return True
+
+
+def check_worker(job: ShardJob, model: Mapping[str, Any]) -> None:
+    """Raise `ShardError` unless a worker has the model and the software of the plan: its parts would differ from others.
+
+    The message names the first difference, and the machine.
+    """
+    software = software_here(model["runtime"]["engine"])
+    plan = job.plan
+    different = first_difference(
+        {"model": plan.model, "software": plan.software}, {"model": model, "software": software}
+    )
+    if different is not None:
+        name, planned, here = different
+        raise ShardError(
+            f"{platform.node()}: its {name} is {here!r}, but the plan in {job.out} says {planned!r}.",
+            hint="All machines need the same software and kind of processor; the run must not change during the work.",
+        )
+
+
+def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Return the first field that differs, and its two values (None for a missing one).
+
+    >>> first_difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}})
+    ('a.c', 2, None)
+    """
+    one, other = dict(_flat(one)), dict(_flat(other))
+    names = (name for name in [*one, *other] if one.get(name) != other.get(name))
+    return next(((name, one.get(name), other.get(name)) for name in names), None)
 
 
 def begin(plan: ShardPlan, out: Store) -> None:
@@ -108,8 +140,8 @@ def _flat(document: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 class ShardJob:
     """A plan, and where a worker finds the images, the run and the output: absolute paths, or URLs.
 
-    `table` says that `files` is the folder of a table, whose paths may lead out of that folder. `backbone` and `runtime`
-    are for `embed`, as JSON.
+    `table` says that `files` is the folder of a table, whose paths may lead out of that folder. `run` is for `predict`;
+    `backbone`, as JSON, is for `embed`.
     """
 
     plan: ShardPlan
@@ -118,7 +150,6 @@ class ShardJob:
     table: bool = False
     run: str = ""
     backbone: Mapping[str, Any] | None = None
-    runtime: Mapping[str, Any] | None = None
     offline: bool = False
 
     def to_json(self) -> str:

@@ -17,7 +17,7 @@ import json
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from headstart.errors import BackboneError, RecipeError
@@ -55,6 +55,10 @@ class Engine(Protocol):
 
     def batch(self, device: str) -> int:
         """Return a suitable number of images per batch for the device."""
+        ...
+
+    def precision(self, runtime: Runtime) -> str:
+        """Return the precision that networks have here with this runtime."""
         ...
 
     def key(self, runtime: Runtime) -> Sequence[str]:
@@ -122,6 +126,15 @@ def runtime_here(runtime: Runtime) -> Runtime:
     here = choose_runtime("cpu")
     log.info("Trained with %s, which this machine does not have; using %s.", runtime, here)
     return here
+
+
+def runtime_in_effect(runtime: Runtime) -> Runtime:
+    """Return what a recorded runtime amounts to here: `runtime_here`, with the precision that its networks have.
+
+    Where this differs, so do results. Raises `ValueError` if the runtime is invalid.
+    """
+    here = runtime_here(runtime)
+    return replace(here, precision=ENGINES[here.engine].precision(here))
 
 
 def network_key(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> str:

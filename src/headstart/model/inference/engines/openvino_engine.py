@@ -61,6 +61,10 @@ class OpenVinoEngine:
         """Return the images per batch."""
         return 8
 
+    def precision(self, runtime: Runtime) -> str:
+        """Return f32 on CPUs without bf16."""
+        return runtime.precision if _has_bf16() else "f32"
+
     def key(self, runtime: Runtime) -> Sequence[str]:
         """Return OpenVINO's version, the CPU, the number of cores in use, and any limit on its instruction set."""
         return machine_key()
@@ -206,7 +210,7 @@ def _reason(error: Exception) -> str:
 
 def _settings(runtime: Runtime) -> dict[str, Any]:
     return {
-        "INFERENCE_PRECISION_HINT": runtime.precision if _has_bf16() else "f32",
+        "INFERENCE_PRECISION_HINT": OpenVinoEngine().precision(runtime),
         "NUM_STREAMS": min(cores(), 16),
         "INFERENCE_NUM_THREADS": cores(),
         "ENABLE_CPU_PINNING": False,  # decoding threads are not pinned: with pinning, embedding was a tenth slower

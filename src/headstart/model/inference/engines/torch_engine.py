@@ -42,6 +42,10 @@ class TorchEngine:
         """Return the images per batch."""
         return 64 if device == "cuda" else 8
 
+    def precision(self, runtime: Runtime) -> str:
+        """Return the runtime's own: autocast works everywhere."""
+        return runtime.precision
+
     def key(self, runtime: Runtime) -> Sequence[str]:
         """Return torch's version and the GPU's name."""
         import torch
