@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import os
+import platform
 import re
 import runpy
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +36,23 @@ from headstart.errors import (
     OtherPlan,
     RecipeError,
     ShardError,
+    ShardFailed,
+    StoreUnreachable,
     WriteError,
 )
+from headstart.exporters.open_classifier import open_classifier
+from headstart.images.formats import heif_versions
 from headstart.io.files import sha256_file
 from headstart.io.stores.store import StoredFile, open_store
-from headstart.scale import make_predict_fn
+from headstart.model.inference.engines.torch_engine import has_cuda_driver
+from headstart.model.inference.runtime import Runtime
+from headstart.scale import ShardWorker, make_predict_fn
+from headstart.scale.local_engine import run_local
+from headstart.scale.shard_columns import PredictionColumns, open_columns
 from headstart.scale.shard_jobs import predict_in_shards
 from headstart.scale.shard_names import ShardNames
 from headstart.scale.shard_options import ShardOptions
-from headstart.scale.shard_plan import ShardPlan
+from headstart.scale.shard_plan import ShardJob, ShardPlan, read_plan
 from headstart.scale.shard_source import ShardSource, open_source
 from headstart.training.recipe import Recipe
 
@@ -90,6 +102,19 @@ def rows_of(out: Path) -> list[dict[str, object]]:
 
 def copied(serial: Path, to: Path) -> Path:
     return Path(shutil.copytree(serial, to))
+
+
+def plan_in(out: Path) -> ShardPlan:
+    """The plan of existing parts."""
+    plan = read_plan(open_store(out))
+    if plan is None:
+        raise AssertionError(f"{out} has no plan")
+    return plan
+
+
+def job_of(run: Path, folder: Path, out: Path) -> ShardJob:
+    """The job of existing parts."""
+    return ShardJob(plan_in(out), files=str(folder), out=str(out), run=str(run))
 
 
 # What is written
@@ -142,15 +167,19 @@ def test_the_number_of_workers_does_not_change_a_byte(run: Path, photos: Path, s
 # Resuming
 
 
+@pytest.mark.parametrize("finished", [False, True])
 def test_what_is_missing_is_made_again_with_the_same_bytes(
-    run: Path, photos: Path, serial: Path, tmp_path: Path
+    finished: bool, run: Path, photos: Path, serial: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = copied(serial, tmp_path / "parts")
     before = hashes(out)
-    (out / "_done.json").unlink()
+    if not finished:
+        (out / "_done.json").unlink()
     (out / min(before)).unlink()
     (out / "_names" / "names-000004.json.gz").unlink()
-    result = headstart.predict(run, photos, shards=ShardOptions(out, shard_size=10))
+    with caplog.at_level(logging.WARNING, "headstart"):
+        result = headstart.predict(run, photos, shards=ShardOptions(out, shard_size=10))
+    assert caplog.messages == [f"{out}: 1 of its parts is missing; made again."] * finished
     assert (result.made, result.images) == (1, 42)
     assert hashes(out) == before
     assert (out / "_done.json").read_bytes() == (serial / "_done.json").read_bytes()
@@ -182,6 +211,72 @@ def test_other_work_at_the_same_place_is_refused_by_name(
     }
     assert named.get(what, "its verb is 'predict', not 'embed'") in str(caught.value)
     assert {path.name: path.stat().st_mtime_ns for path in serial.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [("model.runtime", "engine"), ("model.runtime", "device"), ("model.runtime", "precision"), ("software", "numpy")],
+)
+def test_what_changes_numbers_is_in_the_plan_and_another_is_refused_by_name(
+    group: str, name: str, run: Path, photos: Path, serial: Path, tmp_path: Path
+) -> None:
+    out = copied(serial, tmp_path / "parts")
+    plan = json.loads((out / "_plan.json").read_text())
+    holder = plan["software"] if group == "software" else plan["model"]["runtime"]
+    mine, holder[name] = holder[name], "another"
+    (out / "_plan.json").write_text(json.dumps(plan))
+    with pytest.raises(OtherPlan) as caught:
+        headstart.predict(run, photos, shards=ShardOptions(out, shard_size=10))
+    assert caught.value.message == (
+        f"{out}: contains parts of another job: its {group}.{name} is 'another', not {mine!r}."
+    )
+
+
+def test_the_plan_names_the_software_that_was_used(serial: Path) -> None:
+    software = plan_in(serial).software
+    assert list(software) == ["headstart", "pillow", "numpy", "pyarrow", "openvino", "heif"]
+    assert software["heif"] == (" ".join(heif_versions()) or "none")
+
+
+def test_the_precision_in_a_plan_is_the_one_that_is_computed_in(
+    run: Path, photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the processor has no bf16, or may not use it, both precisions are f32: the work is the same."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    shards = ShardOptions(tmp_path / "parts", shard_size=50)
+    results = [
+        headstart.embed(photos, backbone="test_resnet.a", weights=tiny_weights, precision=precision, shards=shards)
+        for precision in ("bf16", "f32")
+    ]
+    assert plan_in(tmp_path / "parts").model["runtime"]["precision"] == "f32"
+    assert [result.made for result in results] == [1, 0]
+
+
+@pytest.mark.parametrize(("group", "name"), [("model.runtime", "engine"), ("software", "openvino")])
+def test_a_worker_whose_numbers_would_be_others_refuses(group: str, name: str, run: Path, serial: Path) -> None:
+    plan = plan_in(serial)
+    if group == "software":
+        mine, planned = plan.software[name], "2025.1"
+        other = replace(plan, software={**plan.software, name: planned})
+    else:
+        if has_cuda_driver():
+            pytest.skip("needs a machine without a GPU, whose runtime is another")
+        mine, planned = "openvino", "torch"
+        runtime = {"engine": planned, "device": "cuda", "precision": "bf16", "batch": 64}
+        other = replace(plan, model={**plan.model, "runtime": runtime})
+    with pytest.raises(ShardError) as caught:
+        open_columns(ShardJob(other, files="", out="/parts", run=str(run)))
+    assert caught.value.message == (
+        f"{platform.node()}: its {group}.{name} is {mine!r}, but the plan in /parts says {planned!r}."
+    )
+
+
+def test_a_worker_computes_in_the_precision_of_the_plan(run: Path, serial: Path) -> None:
+    plan = plan_in(serial)
+    runtime = {**plan.model["runtime"], "precision": "f32"}
+    other = replace(plan, model={**plan.model, "runtime": runtime})
+    columns = open_columns(ShardJob(other, files="", out="/parts", run=str(run)))
+    assert columns.embedder.runtime == Runtime(**runtime)
 
 
 def test_a_table_that_has_changed_is_other_work(run: Path, photos: Path, tmp_path: Path) -> None:
@@ -361,11 +456,16 @@ decode._decoded = _decoded
 '''
 
 
+def hooked(tmp_path: Path, code: str) -> str:
+    """A PYTHONPATH with which every process runs `code` first."""
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(code)
+    return os.pathsep.join([str(tmp_path / "hook"), str(REPOSITORY / "src")])
+
+
 def harmful(tmp_path: Path) -> dict[str, str]:
     """An environment in which some images do harm to any process that decodes them."""
-    (tmp_path / "hook").mkdir()
-    (tmp_path / "hook" / "sitecustomize.py").write_text(HOOK)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "hook"), str(REPOSITORY / "src")])}
+    return {**os.environ, "PYTHONPATH": hooked(tmp_path, HOOK)}
 
 
 def said(words: list[str], environment: dict[str, str]) -> tuple[int, dict[str, object], str]:
@@ -427,7 +527,6 @@ def test_an_image_that_changes_or_goes_after_it_was_listed_is_named(run: Path, t
     plan = headstart.predict(run, folder, shards=shards)
     for name in plan.parts:
         out.delete(name)
-    out.delete("_done.json")
     shutil.copyfile(folder / "class0" / "000.jpg", folder / "class0" / "001.jpg")
     (folder / "class0" / "004.jpg").unlink()
     (folder / "class0" / "005.jpg").chmod(0)
@@ -438,6 +537,7 @@ def test_an_image_that_changes_or_goes_after_it_was_listed_is_named(run: Path, t
         expected["class0/005.jpg"] = "no_permission"
     assert {path: reason for path, reason in errors.items() if reason} == expected
     assert sum(result.errors.values()) == len(expected)
+    assert json.loads(out.read("_done.json"))["errors"] == result.errors
 
 
 def test_a_name_that_is_not_unicode_is_written_with_its_bytes_escaped(run: Path, tmp_path: Path) -> None:
@@ -448,6 +548,198 @@ def test_a_name_that_is_not_unicode_is_written_with_its_bytes_escaped(run: Path,
         pytest.skip("this file system takes Unicode names only")
     headstart.predict(run, folder, shards=tmp_path / "parts")
     assert [row["path"] for row in rows_of(tmp_path / "parts")] == ["class0/000.jpg", "class0/caf\\xe9.jpg"]
+
+
+def test_a_class_that_is_not_unicode_is_written_with_its_bytes_escaped(run: Path) -> None:
+    classifier = open_classifier(run).classifier
+    renamed = replace(classifier, classes=("caf\udce9", "class1", "class2"))
+    logits = np.array([[99, 0, 0], [0, 99, 0]], np.float32)
+    columns = PredictionColumns(renamed).columns(logits, np.zeros(2, bool))
+    assert list(columns) == ["predicted", "set", "p(caf\\xe9)", "p(class1)", "p(class2)"]
+    assert columns["predicted"].to_pylist() == ["caf\\xe9", "class1"]
+    assert columns["set"].to_pylist() == [["caf\\xe9"], ["class1"]]
+
+
+SLOW_DISK = '''
+"""A disk that takes long for one file."""
+import time
+from headstart.io.stores.local_store import LocalStore
+plain = LocalStore.read
+
+def _read(self, key, **options):
+    time.sleep(4 if key == "class0/003.jpg" else 0)
+    return plain(self, key, **options)
+
+LocalStore.read = _read
+'''
+
+
+def test_the_time_for_reading_an_image_does_not_make_it_too_slow(
+    run: Path, photos: Path, serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = copied(serial, tmp_path / "parts")
+    (out / min(hashes(out))).unlink()
+    monkeypatch.setenv("PYTHONPATH", hooked(tmp_path, SLOW_DISK))
+    with ShardWorker(job_of(run, photos, out), seconds_each=1.5) as worker:
+        assert worker(0).errors == {}
+    assert hashes(out) == hashes(serial)
+
+
+DYING_NETWORK = '''
+"""A network that ends every process that computes it."""
+import headstart.model.inference.engines.openvino_engine as engine
+
+engine.OpenVinoSession.run = lambda self: os._exit(3)
+'''
+
+
+@pytest.mark.slow  # six processes are started
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as on Unix")
+def test_a_process_that_dies_without_an_image_to_blame_ends_the_work_although_another_image_was(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_photos(tmp_path / "photos", classes=1, each=6)
+    headstart.predict(run, folder, shards=tmp_path / "parts")
+    (part,) = (tmp_path / "parts").glob("part-*")
+    part.unlink()
+    first = folder / "class0" / "000.jpg"
+    first.write_bytes(first.read_bytes() + b"CRASH")
+    (tmp_path / "parts" / "_names" / "names-000000.json.gz").unlink()
+    job = job_of(run, folder, tmp_path / "parts")
+    list(ShardNames(job.plan, open_store(job.out)).shards(open_source(folder)))
+    monkeypatch.setenv("PYTHONPATH", hooked(tmp_path, HOOK + DYING_NETWORK))
+    monkeypatch.setattr("headstart.scale.shard_worker.MOST_DEATHS", 2)
+    with ShardWorker(job) as worker, pytest.raises(ShardFailed) as caught:
+        worker(0)
+    assert caught.value.message == (
+        "shard 0: its worker died 3 times (last: exit code 3), and no single image caused it."
+    )
+
+
+FAULT = '''
+"""A fault in Python code."""
+import headstart.model.inference.engines.openvino_engine as engine
+
+engine.OpenVinoSession.run = lambda self: 1 / 0
+'''
+
+
+def test_an_exception_in_a_worker_is_told_at_once(
+    run: Path, photos: Path, serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = copied(serial, tmp_path / "parts")
+    (out / min(hashes(out))).unlink()
+    monkeypatch.setenv("PYTHONPATH", hooked(tmp_path, FAULT))
+    with ShardWorker(job_of(run, photos, out)) as worker, pytest.raises(ShardFailed) as caught:
+        worker(0)
+    assert caught.value.message == "a worker process stopped: ZeroDivisionError: division by zero"
+
+
+# Images that go away
+
+
+def test_a_source_that_goes_away_ends_the_command_and_the_next_one_goes_on(run: Path, tmp_path: Path) -> None:
+    folder = write_photos(tmp_path / "photos", classes=1, each=6)
+    shards = ShardOptions(tmp_path / "parts", shard_size=6)
+    headstart.predict(run, folder, shards=shards)
+    before = hashes(tmp_path / "parts")
+    for name in before:
+        (tmp_path / "parts" / name).unlink()
+    folder.rename(tmp_path / "unmounted")
+    folder.mkdir()
+    with pytest.raises(StoreUnreachable) as caught:
+        headstart.predict(run, folder, shards=shards)
+    assert caught.value.message == (f"{folder}: none of the images of shard 0 (6) can be read; is it still there?")
+    assert caught.value.hint == (
+        f"{folder}/class0/000.jpg: is missing. Parts made so far are kept: run the command again when the images are back. "
+        "If they were removed on purpose, choose another --shards."
+    )
+    assert hashes(tmp_path / "parts") == {}
+    folder.rmdir()
+    (tmp_path / "unmounted").rename(folder)
+    headstart.predict(run, folder, shards=shards)
+    assert hashes(tmp_path / "parts") == before
+
+
+UNMOUNTED = '''
+"""A disk that is unmounted when the sixth image is read."""
+import os
+from headstart.io.stores.local_store import LocalStore
+plain = LocalStore.read
+
+def _read(self, key, **options):
+    if key == "class0/005.jpg":
+        os.rename(self.folder, f"{self.folder}-unmounted")
+    return plain(self, key, **options)
+
+LocalStore.read = _read
+'''
+
+
+def test_a_source_that_goes_away_within_a_shard_is_noticed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_photos(tmp_path / "photos", classes=1, each=8)
+    headstart.predict(run, folder, shards=tmp_path / "parts")
+    (part,) = (tmp_path / "parts").glob("part-*")
+    part.unlink()
+    monkeypatch.setenv("PYTHONPATH", hooked(tmp_path, UNMOUNTED))
+    with ShardWorker(job_of(run, folder, tmp_path / "parts")) as worker, pytest.raises(StoreUnreachable) as caught:
+        worker(0)
+    assert caught.value.message == (
+        f"{folder}: images of shard 0 that could be read at first no longer can; is it still there?"
+    )
+    assert not part.exists()
+
+
+def test_a_listing_that_finds_nothing_any_more_is_not_the_end_of_the_names(tmp_path: Path) -> None:
+    folder, out = write_photos(tmp_path / "photos", classes=1, each=6), open_store(tmp_path / "parts")
+    assert next(ShardNames(plan_of(4), out).shards(open_source(folder))) == 0
+    folder.rename(tmp_path / "unmounted")
+    folder.mkdir()
+    with pytest.raises(StoreUnreachable) as caught:
+        list(ShardNames(plan_of(4), out).shards(open_source(folder)))
+    assert caught.value.message == f"{folder}: no longer contains any image; is it still there?"
+    folder.rmdir()
+    (tmp_path / "unmounted").rename(folder)
+    assert list(ShardNames(plan_of(4), out).shards(open_source(folder))) == [0, 1]
+
+
+# A stop
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["listed later", "never listed"])
+def test_after_a_stop_nothing_is_started(
+    listed: bool, run: Path, photos: Path, serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C comes while the engine waits for the name of a shard, which comes later or never."""
+    out = copied(serial, tmp_path / "parts")
+    part = out / min(hashes(out))
+    part.unlink()
+    arrived, never = threading.Event(), threading.Event()
+
+    def unexpected(_: object) -> None:
+        pytest.fail("work was done after the stop")
+
+    def interrupt(*_: object) -> None:
+        arrived.set()
+        raise KeyboardInterrupt
+
+    def shards() -> Iterator[int]:
+        os.kill(os.getpid(), signal.SIGINT)
+        arrived.wait(PATIENCE)
+        time.sleep(0.5)
+        if listed or never.wait(PATIENCE):
+            yield 0
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_local(job_of(run, photos, out), shards(), workers=1, receive=unexpected, advance=unexpected)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        never.set()
+    assert not part.exists()
 
 
 # Processes that are killed

@@ -55,9 +55,9 @@ class _Crew:
 
     def run(self, workers: int) -> None:
         threads = [threading.Thread(target=self._guarded, args=(cpus,), daemon=True) for cpus in _shares(workers)]
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             for thread in threads:
                 while thread.is_alive() and self._stop is None:
                     thread.join(0.25)  # with a timeout, so that Ctrl-C gets through
@@ -69,7 +69,7 @@ class _Crew:
         if self._stop is None:
             return
         until = time.monotonic() + GRACE_SECONDS
-        for thread in threads:
+        for thread in filter(threading.Thread.is_alive, threads):
             thread.join(max(0.0, until - time.monotonic()))
         raise self._stop
 
