@@ -142,6 +142,28 @@ def test_what_a_bucket_refuses_ends_the_command_with_one_sentence(bucket: FaultP
         assert driver.returncode == 1
 
 
+def test_a_bucket_that_goes_away_ends_the_command_and_the_next_one_goes_on(
+    bucket: FaultProxy, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "parts"
+    finished(predict(trained, DATA, str(out)))
+    before = hashes(open_store(out))
+    for name in before:
+        (out / name).unlink()
+    for answer, message in (
+        ((404, "NoSuchBucket"), "s3://photos: there is no such bucket."),
+        ((301, "PermanentRedirect"), "s3://photos: is in another region."),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(bucket, "answer", answer)
+            driver = predict(trained, DATA, str(out))
+            said = driver.communicate(timeout=PATIENCE)[1]
+        assert (driver.returncode, message in said) == (1, True), said
+    assert hashes(open_store(out)) == {}
+    finished(predict(trained, DATA, str(out)))
+    assert hashes(open_store(out)) == before
+
+
 @pytest.mark.parametrize("serve", [seaweed, rclone])
 def test_two_drivers_on_real_servers_with_and_without_conditions(
     serve: object, trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
