@@ -179,7 +179,7 @@ def test_what_is_missing_is_made_again_with_the_same_bytes(
     (out / "_names" / "names-000004.json.gz").unlink()
     with caplog.at_level(logging.WARNING, "headstart"):
         result = headstart.predict(run, photos, shards=ShardOptions(out, shard_size=10))
-    assert caplog.messages == [f"{out}: 1 of its parts is missing; made again."] * finished
+    assert caplog.messages == [f"{out}: 1 part is missing; made again."] * finished
     assert (result.made, result.images) == (1, 42)
     assert hashes(out) == before
     assert (out / "_done.json").read_bytes() == (serial / "_done.json").read_bytes()

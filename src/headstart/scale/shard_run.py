@@ -143,7 +143,7 @@ def _finished(job: ShardJob, out: Store) -> ShardResult | None:
     there = _parts_in(out)
     missing = len(set(names) - there)
     if missing:
-        log.warning("%s: %s of its parts missing; made again.", out.url, "1 is" if missing == 1 else f"{missing:,} are")
+        log.warning("%s: %s missing; made again.", out.url, "1 part is" if missing == 1 else f"{missing:,} parts are")
     elif there == set(names):
         log.info("%s: all parts already exist; images added later are not included.", out.url)
         return result
