@@ -724,6 +724,7 @@ def test_after_a_stop_nothing_is_started(
         raise KeyboardInterrupt
 
     def shards() -> Iterator[int]:
+        time.sleep(0.5)  # by then, the engine waits
         os.kill(os.getpid(), signal.SIGINT)
         arrived.wait(PATIENCE)
         time.sleep(0.5)
@@ -736,8 +737,9 @@ def test_after_a_stop_nothing_is_started(
             run_local(job_of(run, photos, out), shards(), workers=1, receive=unexpected, advance=unexpected)
     finally:
         signal.signal(signal.SIGINT, before)
-        never.set()
-    assert not part.exists()
+    time.sleep(1)
+    assert (children_of(os.getpid()), part.exists()) == ([], False)
+    never.set()
 
 
 # Processes that are killed

@@ -51,6 +51,7 @@ class _Crew:
         self._job, self._shards, self._receive, self._advance = job, shards, receive, advance
         self._workers: list[ShardWorker] = []
         self._taking, self._starting, self._receiving = threading.Lock(), threading.Lock(), threading.Lock()
+        self._ended, self._running = threading.Semaphore(0), 0
         self._stop: BaseException | None = None
 
     def run(self, workers: int) -> None:
@@ -58,20 +59,25 @@ class _Crew:
         try:
             for thread in threads:
                 thread.start()
-            for thread in threads:
-                while thread.is_alive() and self._stop is None:
-                    thread.join(0.25)  # with a timeout, so that Ctrl-C gets through
+                self._running += 1
+            self._wait(float("inf"))
         except BaseException as error:
             self._stop = error
         finally:
             for worker in self._workers:
                 worker.close()
-        if self._stop is None:
-            return
-        until = time.monotonic() + GRACE_SECONDS
-        for thread in filter(threading.Thread.is_alive, threads):
-            thread.join(max(0.0, until - time.monotonic()))
-        raise self._stop
+        if self._stop is not None:
+            self._wait(time.monotonic() + GRACE_SECONDS)
+            raise self._stop
+
+    def _wait(self, until: float) -> None:
+        """Wait for all threads to end, or until a time; before a stop, only until there is one.
+
+        `Thread.join` is not used, since after Ctrl-C in it Python 3.11 takes a running thread for dead.
+        """
+        stop = self._stop
+        while self._running and self._stop is stop and time.monotonic() < until:
+            self._running -= self._ended.acquire(timeout=0.25)  # with a timeout, so that Ctrl-C gets through
 
     def _guarded(self, cpus: list[int]) -> None:
         worker = ShardWorker(self._job, cpus=cpus, advance=self._advance)
@@ -81,6 +87,8 @@ class _Crew:
             self._stop = self._stop or error
             for other in self._workers:
                 other.close()
+        finally:
+            self._ended.release()
 
     def _work(self, worker: ShardWorker) -> None:
         started = False
