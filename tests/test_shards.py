@@ -572,6 +572,7 @@ LocalStore.read = _read
 '''
 
 
+@pytest.mark.slow  # a file takes 4 s
 def test_the_time_for_reading_an_image_does_not_make_it_too_slow(
     run: Path, photos: Path, serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -636,6 +637,7 @@ def test_an_exception_in_a_worker_is_told_at_once(
 # Images that go away
 
 
+@pytest.mark.slow  # three commands
 def test_a_source_that_goes_away_ends_the_command_and_the_next_one_goes_on(run: Path, tmp_path: Path) -> None:
     folder = write_photos(tmp_path / "photos", classes=1, each=6)
     shards = ShardOptions(tmp_path / "parts", shard_size=6)
@@ -737,7 +739,7 @@ def test_after_a_stop_nothing_is_started(
             run_local(job_of(run, photos, out), shards(), workers=1, receive=unexpected, advance=unexpected)
     finally:
         signal.signal(signal.SIGINT, before)
-    time.sleep(1)
+    time.sleep(1 if listed else 0)
     assert (children_of(os.getpid()), part.exists()) == ([], False)
     never.set()
 
