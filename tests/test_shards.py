@@ -53,7 +53,7 @@ from headstart.scale.shard_jobs import predict_in_shards
 from headstart.scale.shard_names import ShardNames
 from headstart.scale.shard_options import ShardOptions
 from headstart.scale.shard_plan import ShardJob, ShardPlan, read_plan
-from headstart.scale.shard_source import ShardSource, open_source
+from headstart.scale.shard_source import ShardSource, open_shard_source
 from headstart.training.recipe import Recipe
 
 pq = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
@@ -369,7 +369,7 @@ def test_images_are_told_by_their_names(tmp_path: Path) -> None:
     for name in ("a/1.JPG", "a/2f0c", "a/notes.txt", ".cache/3.jpg", "a/Thumbs.db", "b/__MACOSX/4.jpg", "b/5.heic"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    source = open_source(tmp_path)
+    source = open_shard_source(tmp_path)
     assert [file.key for file in source.list()] == ["a/1.JPG", "a/2f0c", "b/5.heic"]
     assert source.left_out == {".txt": 1}
 
@@ -605,7 +605,7 @@ def test_a_process_that_dies_without_an_image_to_blame_ends_the_work_although_an
     first.write_bytes(first.read_bytes() + b"CRASH")
     (tmp_path / "parts" / "_names" / "names-000000.json.gz").unlink()
     job = job_of(run, folder, tmp_path / "parts")
-    list(ShardNames(job.plan, open_store(job.out)).shards(open_source(folder)))
+    list(ShardNames(job.plan, open_store(job.out)).shards(open_shard_source(folder)))
     monkeypatch.setenv("PYTHONPATH", hooked(tmp_path, HOOK + DYING_NETWORK))
     monkeypatch.setattr("headstart.scale.shard_worker.MOST_DEATHS", 2)
     with ShardWorker(job) as worker, pytest.raises(ShardFailed) as caught:
@@ -694,15 +694,15 @@ def test_a_source_that_goes_away_within_a_shard_is_noticed(
 
 def test_a_listing_that_finds_nothing_any_more_is_not_the_end_of_the_names(tmp_path: Path) -> None:
     folder, out = write_photos(tmp_path / "photos", classes=1, each=6), open_store(tmp_path / "parts")
-    assert next(ShardNames(plan_of(4), out).shards(open_source(folder))) == 0
+    assert next(ShardNames(plan_of(4), out).shards(open_shard_source(folder))) == 0
     folder.rename(tmp_path / "unmounted")
     folder.mkdir()
     with pytest.raises(StoreUnreachable) as caught:
-        list(ShardNames(plan_of(4), out).shards(open_source(folder)))
+        list(ShardNames(plan_of(4), out).shards(open_shard_source(folder)))
     assert caught.value.message == f"{folder}: no longer contains any image; is it still there?"
     folder.rmdir()
     (tmp_path / "unmounted").rename(folder)
-    assert list(ShardNames(plan_of(4), out).shards(open_source(folder))) == [0, 1]
+    assert list(ShardNames(plan_of(4), out).shards(open_shard_source(folder))) == [0, 1]
 
 
 # A stop

@@ -26,7 +26,7 @@ from headstart.scale.shard_columns import embed_model, extractor_document, predi
 from headstart.scale.shard_options import ShardOptions, out_place
 from headstart.scale.shard_plan import ShardJob, ShardPlan, software_here
 from headstart.scale.shard_run import ShardResult, check_options, run_shards
-from headstart.scale.shard_source import ShardSource, open_source
+from headstart.scale.shard_source import ShardSource, open_shard_source
 
 
 def predict_in_shards(
@@ -68,7 +68,7 @@ def _run(
     if store_url(out) is None:
         check_outside_run(Path(out), option="--shards")
         check_outside_data(Path(out), images, option="--shards")
-    source = open_source(images, offline=offline)
+    source = open_shard_source(images, offline=offline)
     plan = _plan(verb, model, source, options.shard_size)
     job = ShardJob(plan=plan, files=source.place, out=out, table=source.table, offline=offline, **where)
     return run_shards(job, source, options)

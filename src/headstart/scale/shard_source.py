@@ -1,6 +1,6 @@
 """Where the images of a plan come from: a folder, a bucket, a pack, a table of their paths, or an archive.
 
-    source = open_source("photos")
+    source = open_shard_source("photos")
     for file in source.list():           in a fixed order; lazily for a folder or a bucket
         data = source.read(file)
 
@@ -99,7 +99,7 @@ def _reason(error: StoreError) -> str:
     return known or (reason_of(error.__cause__) if isinstance(error.__cause__, OSError) else "unreadable")
 
 
-def open_source(place: Path | str, *, offline: bool = False) -> ShardSource:
+def open_shard_source(place: Path | str, *, offline: bool = False) -> ShardSource:
     """Open the images at a path or a URL; all names in a table are read.
 
     Raises `MissingData`, `DataError`, `StoreError`.

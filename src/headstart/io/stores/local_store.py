@@ -14,7 +14,7 @@ from headstart.io.folders import SYSTEM_FOLDERS, is_system_file
 from headstart.io.stores.stored_file import StoredFile
 
 _OF_THE_FILE = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.EIO, errno.ENAMETOOLONG, errno.EINVAL}
+    {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.EIO, errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO}
 )
 """Errors that concern one file; others (a stale mount, too many open files) concern all of them."""
 
