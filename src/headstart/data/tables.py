@@ -70,7 +70,7 @@ class Columns:
     classes: tuple[str, ...] = ()
     """Columns of zeros and ones, one per class, if these hold the labels."""
     flags: tuple[str, ...] = ()
-    """Columns of truth values that hold the split, such as is_valid, if no `split` does."""
+    """Columns of truth values that hold the split, such as is_valid, if no column names the sets."""
 
 
 def rows_of(
@@ -122,8 +122,10 @@ def choose_columns(
     )
     if hot and _called([columns.label], _NAMES):
         columns = replace(columns, label="")
-    flags = () if columns.split else _flags(table, by_name, columns)
-    return replace(columns, classes=() if columns.label else tuple(hot), flags=flags)
+    named = bool(columns.split) and any(map(set_name, set(by_name[columns.split])))
+    flags = () if named else _flags(table, by_name, columns)
+    split = "" if flags else columns.split
+    return replace(columns, split=split, classes=() if columns.label else tuple(hot), flags=flags)
 
 
 def rows_by(table: Path, header: Sequence[str], cells: Sequence[list[str]], columns: Columns) -> list[LabelRow]:
@@ -331,7 +333,11 @@ def _flags(table: Path, by_name: Mapping[str, Sequence[str]], columns: Columns) 
     flags = [name for name in by_name if _plain(name) in FLAGS and name not in used and bits(by_name[name]) is not None]
     flags = list({FLAGS[_plain(name)]: name for name in flags}.values())
     if flags:
-        log.info("%s: the split is taken from the column%s %s.", table, "s" * (len(flags) > 1), _listed(flags))
+        others = _called(by_name, SPLIT_COLUMNS)
+        log.info(
+            "%s: the split is taken from the column%s %s%s.",
+            *(table, "s" * (len(flags) > 1), _listed(flags), f"; not used: {_listed(others)}" if others else ""),
+        )
     return tuple(flags)
 
 
@@ -355,7 +361,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[ -]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())).casefold()
 
 
-def _called(header: Sequence[str], names: Iterable[str]) -> list[str]:
+def _called(header: Iterable[str], names: Iterable[str]) -> list[str]:
     known = frozenset(names)
     return [name for name in header if _plain(name) in known]
 

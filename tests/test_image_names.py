@@ -1,0 +1,91 @@
+"""Rows of a table mean the right images: not those of another column, of another set, or of another extension."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+import headstart
+from headstart.data.dataset import Dataset
+
+N = 40
+SHUFFLED = random.Random(0).sample(range(N), N)
+
+
+def kind(n: int) -> str:
+    return "cat" if n % 2 else "dog"
+
+
+def fill(root: Path, images: Iterable[str], **tables: str) -> Path:
+    """Files that nothing here looks into, and tables: `train__labels_csv` is train/labels.csv."""
+    for name in images:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    for name, text in tables.items():
+        stem, _, suffix = name.rpartition("_")
+        path = root / f"{stem.replace('__', '/')}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def numbered(folder: str, numbers: Iterable[int] = range(N), suffix: str = ".jpg") -> list[str]:
+    return [f"{folder}{n}{suffix}" for n in numbers]
+
+
+def table(header: str, line: str, numbers: Iterable[int] = range(N)) -> str:
+    """A row for each number `n`, which is in row `i`: a template such as '{i},{n}.jpg,{kind}'."""
+    rows = (line.format(i=i, n=n, kind=kind(n), bit=n % 2) for i, n in enumerate(numbers))
+    return "\n".join([header, *rows]) + "\n"
+
+
+def labels_of(data: Dataset) -> dict[str, str]:
+    return {path: data.label_name(i) for i, path in enumerate(data.paths)}
+
+
+def labelled(data: Dataset) -> dict[str, str]:
+    return {path: label for path, label in labels_of(data).items() if label}
+
+
+def split_of(data: Dataset) -> dict[str, str]:
+    return {path: str(data.split[i]) for i, path in enumerate(data.paths) if data.split[i]}
+
+
+def groups_of(data: Dataset) -> set[tuple[str, ...]]:
+    members: defaultdict[int, list[str]] = defaultdict(list)
+    for i, path in enumerate(data.paths):
+        members[int(data.groups[i])].append(path)
+    return {tuple(paths) for paths in members.values()}
+
+
+IN_IMAGES = {f"images/{n}.jpg": kind(n) for n in range(N)}
+TRAIN = {f"train/{n}.jpg": kind(n) for n in range(N)}
+VAL = {f"val/{n}.jpg": kind(n) for n in range(100, 110)}
+WITHOUT_7 = [n for n in range(N) if n != 7]
+
+
+# The set that columns and folders say
+
+
+@pytest.mark.parametrize("flag", ["is_valid", "is_test"])
+def test_flags_say_the_set_beside_a_column_of_folds(
+    flag: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = fill(tmp_path, IN_IMAGES, t_csv=table(f"path,label,fold,{flag}", "images/{n}.jpg,{kind},{i},{bit}"))
+    with caplog.at_level("INFO", "headstart"):
+        data = headstart.open_dataset(folder / "t.csv")
+    other = {"is_valid": "val", "is_test": "test"}[flag]
+    assert split_of(data) == {path: other if label == "cat" else "train" for path, label in IN_IMAGES.items()}
+    assert caplog.messages == [f"{folder / 't.csv'}: the split is taken from the column {flag!r}; not used: 'fold'."]
+
+
+def test_a_column_of_sets_goes_before_flags(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = table("path,label,split,is_valid", "images/{n}.jpg,{kind},train,{bit}")
+    with caplog.at_level("INFO", "headstart"):
+        data = headstart.open_dataset(fill(tmp_path, IN_IMAGES, t_csv=rows) / "t.csv")
+    assert split_of(data) == dict.fromkeys(IN_IMAGES, "train")
+    assert caplog.messages == ["t.csv: not used: the column 'is_valid'."]
