@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import headstart
+from headstart import DataSource
 from headstart.data.dataset import Dataset
 
 N = 40
@@ -89,3 +90,44 @@ def test_a_column_of_sets_goes_before_flags(tmp_path: Path, caplog: pytest.LogCa
         data = headstart.open_dataset(fill(tmp_path, IN_IMAGES, t_csv=rows) / "t.csv")
     assert split_of(data) == dict.fromkeys(IN_IMAGES, "train")
     assert caplog.messages == ["t.csv: not used: the column 'is_valid'."]
+
+
+# Groups
+
+
+def test_one_patient_is_one_group_in_all_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train = "image,label,patient\n" + "".join(
+        f"{n}.jpg,{kind(n)},{'' if n == 0 else f'{n // 4}.0'}\n" for n in range(20)
+    )
+    val = "image,label,patient\n" + "".join(f"{n}.jpg,{kind(n)},{n // 4 - 4}\n" for n in range(20, N))
+    folder = fill(tmp_path, IN_IMAGES, train_csv=train, val_csv=val)
+    with caplog.at_level("INFO", "headstart"):
+        data = headstart.open_dataset(DataSource(folder, group_column="patient"))
+    note = f"{folder / 'train.csv'}: the groups in the column 'patient' are whole numbers; '0.0' is read as '0'."
+    assert [message for message in caplog.messages if "whole numbers" in message] == [note]
+    patients: defaultdict[str, list[str]] = defaultdict(list)
+    for n in range(N):
+        patient = "alone" if n == 0 else str(n // 4 if n < 20 else n // 4 - 4)
+        patients[patient].append(f"images/{n}.jpg")
+    assert groups_of(data) == {tuple(sorted(paths)) for paths in patients.values()}
+
+
+@pytest.mark.parametrize("cell", ["{n}.0", "{n},0", " {n} "])
+def test_groups_that_a_program_wrote_as_floats_are_whole_numbers(cell: str, tmp_path: Path) -> None:
+    rows = "path,label,group\n" + "".join(
+        f'images/{n}.jpg,{kind(n)},"{(cell if n % 2 else "{n}").format(n=n // 4)}"\n' for n in range(N)
+    )
+    data = headstart.open_dataset(fill(tmp_path, IN_IMAGES, t_csv=rows) / "t.csv")
+    assert sorted(map(len, groups_of(data))) == [4] * 10
+
+
+def test_groups_with_fractions_stay_as_they_are(tmp_path: Path) -> None:
+    rows = "path,label,group\n" + "".join(f"images/{n}.jpg,{kind(n)},{('1.0', '1', '1.5')[n % 3]}\n" for n in range(N))
+    data = headstart.open_dataset(fill(tmp_path, IN_IMAGES, t_csv=rows) / "t.csv")
+    assert sorted(map(len, groups_of(data))) == [13, 13, 14]
+
+
+def test_both_unicode_forms_of_a_name_are_one_group(tmp_path: Path) -> None:
+    images = [f"{kind(n)}/{name}_{n}.jpg" for n in range(4) for name in ("Ren\xe9", "Rene\u0301", "Anna")]
+    data = headstart.open_dataset(DataSource(fill(tmp_path, images), group_from=r"([^/]+)_\d"))
+    assert sorted(map(len, groups_of(data))) == [4, 8]

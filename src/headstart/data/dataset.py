@@ -217,13 +217,14 @@ def _merged(spelled: dict[str, str]) -> tuple[tuple[str, ...], ...]:
 
 
 def group_numbers(names: Sequence[str]) -> np.ndarray:
-    """int64 (N,): equal names get one number, the index of the first; an empty name is a group of its own.
+    """int64 (N,): equal names (see `class_name`) get one number, that of the first; an empty one is a group of its own.
 
-    >>> group_numbers(["p1", "p2", "p1", "", ""])
+    >>> group_numbers(["p1", "p2", "p1 ", "", ""])
     array([0, 1, 0, 3, 4])
     """
     first: dict[str, int] = {}
-    return np.array([first.setdefault(name, i) if name else i for i, name in enumerate(names)], dtype=np.int64)
+    keys = {name: class_name(name) for name in set(names)}
+    return np.array([first.setdefault(keys[name], i) if name else i for i, name in enumerate(names)], dtype=np.int64)
 
 
 def decided(images: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:

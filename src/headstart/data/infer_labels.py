@@ -38,6 +38,7 @@ from headstart.data.dataset import (
 from headstart.data.detection import about_boxes
 from headstart.data.folder_walk import FolderWalk, files_below, files_in, folders_in
 from headstart.data.image_folder import every_image, take
+from headstart.data.label_cells import group_names
 from headstart.data.match_files import Names, label_by_pattern, label_folder, name_pattern, note_numbers
 from headstart.data.tables_beside import (
     TableLabels,
@@ -137,7 +138,9 @@ def groups_beside(folder: Path, paths: Sequence[str], *, path_column: str, group
         header, cells = read_quietly(folder / path)
         if group_column in header:
             with_column.append(path)
-            groups |= groups_in(path, dict(zip(header, cells, strict=True)), names, path_column, group_column)
+            columns = dict(zip(header, cells, strict=True))
+            columns |= {group_column: group_names(folder / path, group_column, columns[group_column])}
+            groups |= groups_in(path, columns, names, path_column, group_column)
     if not with_column:
         raise _no_table(tables, group_column, option="--group-from takes groups from the paths of the images")
     if not groups:

@@ -60,6 +60,13 @@ def class_names(table: Path, column: str, cells: Sequence[str], paths: Sequence[
     return [names[cell.strip()] for cell in cells]
 
 
+def group_names(table: Path, column: str, cells: Sequence[str]) -> list[str]:
+    """The group of each of N rows, '' for none; whole numbers without ``.0``, which is logged, as for labels."""
+    names = {text: "" if no_label(text) else text.strip() for text in dict.fromkeys(cells)}
+    names |= _from_floats(table, column, names, "groups")
+    return [names[cell] for cell in cells]
+
+
 def _note_missing(table: Path, column: str, names: Mapping[str, str], counts: Counter[str]) -> None:
     written = [text for text, name in names.items() if text and not name]
     if written:
@@ -95,15 +102,15 @@ def _from_lists(table: Path, column: str, names: Mapping[str, str]) -> dict[str,
     return {text: "|".join(parts) for text, parts in items.items()}
 
 
-def _from_floats(table: Path, column: str, names: Mapping[str, str]) -> dict[str, str]:
-    """Labels without ``.0``, if all are whole numbers and some have it, as after an empty cell in pandas."""
+def _from_floats(table: Path, column: str, names: Mapping[str, str], what: str = "labels") -> dict[str, str]:
+    """Labels (or groups) without ``.0``, if all are whole numbers and some have it, as after an empty cell in pandas."""
     given = {text: match for text, name in names.items() if name and (match := _WHOLE.fullmatch(name))}
     longer = [text for text, match in given.items() if match[1] != names[text]]
     if not longer or len(given) < sum(map(bool, names.values())):
         return {}
     log.info(
-        "%s: the labels in the column %r are whole numbers; %r is read as %r.",
-        *(table, column, longer[0], given[longer[0]][1]),
+        "%s: the %s in the column %r are whole numbers; %r is read as %r.",
+        *(table, what, column, names[longer[0]], given[longer[0]][1]),
     )
     return {text: match[1] for text, match in given.items()}
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headstart.data.dataset import IMAGES
-from headstart.data.label_cells import SEVERAL, class_names, no_label
+from headstart.data.label_cells import SEVERAL, class_names, group_names, no_label
 from headstart.data.one_hot import bits, hot_columns, hot_labels, one_each
 from headstart.data.path_cells import plain_path
 from headstart.data.set_columns import FLAGS, flagged_sets, set_name
@@ -143,7 +143,7 @@ def rows_by(table: Path, header: Sequence[str], cells: Sequence[list[str]], colu
         labels = class_names(table, columns.label, by_name[columns.label], paths)
     elif columns.classes:
         labels = hot_labels(table, {name: by_name[name] for name in columns.classes}, paths)
-    groups, splits = _without_missing(groups), _without_missing(splits)
+    groups, splits = group_names(table, columns.group, groups), _without_missing(splits)
     return [
         LabelRow(path, "", split, group, "two_labels") if label == SEVERAL else LabelRow(path, label, split, group)
         for path, label, split, group in zip(paths, labels, splits, groups, strict=True)

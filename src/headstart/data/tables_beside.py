@@ -21,7 +21,6 @@ from pathlib import Path
 
 from headstart.data.dataset import TABLES, FoundImages, side_of_path
 from headstart.data.foreign_formats import MAY_HOLD_LABELS, about
-from headstart.data.label_cells import no_label
 from headstart.data.match_files import (
     SHARE,
     Names,
@@ -163,7 +162,7 @@ def metadata_labels(beside: TablesBeside, path_column: str = "", label_column: s
         if label is None or (label and label not in header):
             continue
         chosen = _columns(beside, table, header, cells, named, label)
-        rows = with_sets(table, rows_by(table, header, cells, chosen))
+        rows = with_sets(table, rows_by(table, header, cells, _without_groups(beside, chosen)))
         find = partial(one_image, table, names=beside.names, base=base, split=side_of_path(path))
         kept, bad = merged(table, rows, find)
         found.append(
@@ -210,13 +209,18 @@ def _columns(
     return choose_columns(table, header, cells, path_column=path, label_column=label or None, group_column=group)
 
 
+def _without_groups(beside: TablesBeside, columns: Columns) -> Columns:
+    """The columns to read; requested groups are read for all images at once, see `groups_in`."""
+    return replace(columns, group="") if beside.group_column else columns
+
+
 def _rows(
     beside: TablesBeside, table: Path, header: Sequence[str], cells: Sequence[list[str]], path: str, label: str
 ) -> tuple[list[LabelRow], tuple[str, str]]:
     """The rows, and notes about other columns; both empty for a table that cannot be used."""
     try:
         columns = _columns(beside, table, header, cells, path, label)
-        rows = rows_by(table, header, cells, columns)
+        rows = rows_by(table, header, cells, _without_groups(beside, columns))
     except BadLabels as error:
         log.info("Not used as a table of labels: %s", error)
         return [], ("", "")
@@ -373,7 +377,7 @@ def _are_classes(rows: Sequence[LabelRow]) -> bool:
 def groups_in(
     table: str, columns: dict[str, list[str]], names: Names, path_column: str, group_column: str
 ) -> dict[str, str]:
-    """{image: group} of the rows of a table that name one image."""
+    """{image: group} of the rows of a table that name one image. The groups are those of `label_cells.group_names`."""
     base = table[: table.rfind("/") + 1]
     split = side_of_path(table) or set_of_table(Path(table))
     others = {name: cells for name, cells in columns.items() if name != group_column}
@@ -386,5 +390,5 @@ def groups_in(
     for cell, group in zip(cells, columns[group_column], strict=False):
         named = pick(names.find(cell, base), split)
         if len(named) == 1:
-            found[named[0]] = "" if no_label(group) else group.strip()
+            found[named[0]] = group
     return found
