@@ -12,6 +12,7 @@ import pytest
 import headstart
 from headstart import DataSource
 from headstart.data.dataset import Dataset
+from headstart.errors import BadLabels
 
 N = 40
 SHUFFLED = random.Random(0).sample(range(N), N)
@@ -92,6 +93,23 @@ def test_a_column_of_sets_goes_before_flags(tmp_path: Path, caplog: pytest.LogCa
     assert caplog.messages == ["t.csv: not used: the column 'is_valid'."]
 
 
+@pytest.mark.parametrize("place", ["", "labels.csv"])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_table_has_the_split_of_the_folders_that_it_names(place: str, absolute: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "test" / "data"
+    before = f"{folder}/" if absolute else ""
+    rows = [f"{before}{path},{label}" for path, label in (TRAIN | VAL).items()]
+    data = headstart.open_dataset(fill(folder, [*TRAIN, *VAL], labels_csv="\n".join(["path,label", *rows])) / place)
+    sets = {path.removeprefix(f"{folder}/"): split for path, split in split_of(data).items()}
+    assert sets == dict.fromkeys(TRAIN, "train") | dict.fromkeys(VAL, "val")
+
+
+@pytest.mark.parametrize("place", ["", "labels.csv"])
+def test_folders_of_one_set_are_no_split(place: str, tmp_path: Path) -> None:
+    rows = table("path,label", "train/{n}.jpg,{kind}")
+    assert split_of(headstart.open_dataset(fill(tmp_path, TRAIN, labels_csv=rows) / place)) == {}
+
+
 # Groups
 
 
@@ -131,3 +149,25 @@ def test_both_unicode_forms_of_a_name_are_one_group(tmp_path: Path) -> None:
     images = [f"{kind(n)}/{name}_{n}.jpg" for n in range(4) for name in ("Ren\xe9", "Rene\u0301", "Anna")]
     data = headstart.open_dataset(DataSource(fill(tmp_path, images), group_from=r"([^/]+)_\d"))
     assert sorted(map(len, groups_of(data))) == [4, 8]
+
+
+# Extensions
+
+
+def test_an_id_with_two_extensions_is_ambiguous(tmp_path: Path) -> None:
+    folder = fill(tmp_path, [*IN_IMAGES, "images/1.png"], t_csv=table("id,label", "images/{n},{kind}"))
+    with pytest.raises(BadLabels) as caught:
+        headstart.open_dataset(folder / "t.csv")
+    assert str(caught.value) == (
+        f"{folder / 't.csv'}: 'images/1' is ambiguous: 'images/1.jpg', 'images/1.png'.\n"
+        "  Write the paths of the images into the table, relative to its folder."
+    )
+
+
+@pytest.mark.parametrize("beside", ["images/1.dng", "images/1.txt", "images/01.jpg", "images/1.x.jpg"])
+@pytest.mark.parametrize("before", ["", "../d/", "{folder}/"])
+def test_other_files_do_not_make_an_id_ambiguous(beside: str, before: str, tmp_path: Path) -> None:
+    before = before.format(folder=tmp_path / "d")
+    rows = [f"{before}images/{n},{kind(n)}" for n in range(N)]
+    folder = fill(tmp_path / "d", [*IN_IMAGES, beside], t_csv="\n".join(["id,label", *rows]))
+    assert labels_of(headstart.open_dataset(folder / "t.csv")) == {f"{before}{p}": v for p, v in IN_IMAGES.items()}

@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 
 from headstart.data.dataset import (
@@ -44,10 +45,8 @@ from headstart.io.addresses import DOWNLOAD_FIRST, is_address
 from headstart.io.progress import log
 from headstart.io.text_table import few
 
-_SUFFIXES = (
-    *(".jpg", ".jpeg", ".png", ".JPG", ".webp", ".JPEG", ".PNG", ".tif", ".tiff", ".bmp", ".gif"),
-    *(".heic", ".HEIC", ".avif", ".jp2", ".dcm"),
-)
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".heic", ".avif", ".jp2", ".dcm")
+"""What an id may lack. A camera's raw file beside a JPEG of the same name is not meant."""
 
 
 class Names:
@@ -127,10 +126,10 @@ def open_table(table: Path, rows: list[LabelRow]) -> Dataset:
     """The images named by the rows of a table. Raises `BadLabels`, `BadSplit`.
 
     Paths are relative to the folder of the table. Only if none of them exists, the names are looked for in the folders
-    below it.
+    below it. If no row has a split, it follows from the names of the folders (see `decided`).
     """
     root, rows = table.parent, with_sets(table, rows)
-    kept, rejected = merged(table, rows, _Listed(root).find)
+    kept, rejected = merged(table, rows, _Listed(table).find)
     if not kept:
         kept, rejected = _found_below(table, rows)
     classes = {row.label for row in rows if row.label}
@@ -138,8 +137,18 @@ def open_table(table: Path, rows: list[LabelRow]) -> Dataset:
     if not usable:
         raise no_images(root, sorted(rejected.items()))
     note_numbers(table.name, rejected)
-    found = FoundImages([(row.path, row.label, row.split) for row in usable], classes, sorted(rejected.items()))
+    images = [(row.path, row.label, row.split) for row in usable]
+    if not any(row.split for row in usable):
+        images = _by_own_folders(images)
+    found = FoundImages(images, classes, sorted(rejected.items()))
     return dataset_of(root, found, [row.group for row in usable])
+
+
+def _by_own_folders(images: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """Like `by_folders`, without the folders that all paths begin with: absolute paths may say anything there."""
+    levels = zip(*(path.split("/")[:-1] for path, _, _ in images), strict=False)
+    shared = len(list(takewhile(lambda folders: len(set(folders)) == 1, levels)))
+    return decided([(path, name, side_of_path("/".join(path.split("/")[shared:]))) for path, name, _ in images])
 
 
 def open_unlabelled(table: Path) -> Dataset:
@@ -207,10 +216,14 @@ def note_numbers(table: str, rejected: Mapping[str, str]) -> None:
 
 def one_image(table: Path, row: LabelRow, names: Names, base: str = "", split: str = "") -> str | None:
     """The image that a row names, None if there is none. Raises `BadLabels` if it could be several."""
-    found = pick(names.find(row.path, base), split or set_of_table(table))
+    return one_of(table, row.path, pick(names.find(row.path, base), split or set_of_table(table)))
+
+
+def one_of(table: Path, cell: str, found: Sequence[str]) -> str | None:
+    """The image that a cell means, None if there is none. Raises `BadLabels` if it could be several."""
     if len(found) > 1:
         raise BadLabels(
-            f"{table}: {row.path!r} is ambiguous: {few([repr(path) for path in found], 3)}.",
+            f"{table}: {cell!r} is ambiguous: {few([repr(path) for path in found], 3)}.",
             hint="Write the paths of the images into the table, relative to its folder.",
         )
     return found[0] if found else None
@@ -270,32 +283,44 @@ def label_folder(root: Path, found: FoundImages, kept: dict[str, LabelRow], reje
     if any(row.split for row in kept.values()):
         with_split = [(path, name, kept[path].split if path in kept else "") for path, name in images]
     else:
-        with_split = decided([(path, name, side_of_path(path)) for path, name in images])
+        with_split = by_folders(images)
     everything = FoundImages(
         with_split, {row.label for row in kept.values() if row.label}, [*found.rejected, *rejected.items()]
     )
     return dataset_of(root, everything, [kept[path].group if path in kept else "" for path, _, _ in with_split])
 
 
+def by_folders(images: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
+    """(path, class, split) of images (path, class): the split that their folders say, if they do (see `decided`)."""
+    return decided([(path, name, side_of_path(path)) for path, name in images])
+
+
 class _Listed:
     """The files that the rows of a table name, relative to its folder."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, table: Path) -> None:
+        self.table = table
+        self.root = table.parent
         self._inside: dict[str, tuple[Names, Names]] = {}
 
     def find(self, row: LabelRow) -> str | None:
         """The clean path of a cell whose file exists: as given, with ``/`` for ``\\``, with its extension, or in
-        another spelling."""
+        another spelling. Raises `BadLabels` if several files have this name, each with another extension."""
         name, text = row.path, plain_path(row.path)
-        candidates = [name] if name else []
-        candidates += [text] if text and text != name else []
-        if text and not Path(text).suffix:
-            candidates += [text + suffix for suffix in _SUFFIXES]
-        for candidate in candidates:
+        for candidate in dict.fromkeys(filter(None, (name, text))):
             if _is_file(self.root / candidate):
                 return Path(candidate).as_posix()
+        found = one_of(self.table, row.path, self._with_suffix(text)) if text and not Path(text).suffix else None
+        if found is not None:
+            return Path(found).as_posix()
         return self._respelled(text) if text and not is_elsewhere(text) and not is_address(text) else None
+
+    def _with_suffix(self, text: str) -> list[str]:
+        """The images whose path is this one and an extension."""
+        name = text.rpartition("/")[2]
+        above = text[: len(text) - len(name)]
+        found = self._names(above)[0].find_exactly(name) if name and not is_address(text) else []
+        return [above + image for image in found if image.lower().endswith(_SUFFIXES)]
 
     def _respelled(self, text: str) -> str | None:
         """The only image whose name is another spelling of this one; its folders may be spelled differently, too."""
@@ -320,7 +345,7 @@ class _Listed:
         if folder not in self._inside:
             try:
                 entries = list(os.scandir(self.root / folder))
-            except OSError:
+            except (OSError, ValueError):  # a zero byte
                 entries = []
             images = Names(entry.name for entry in entries if entry.name.lower().endswith(IMAGES) and entry.is_file())
             self._inside[folder] = images, Names(entry.name for entry in entries if entry.is_dir())
@@ -440,7 +465,7 @@ def label_by_pattern(root: Path, found: FoundImages, pattern: str, *, quiet: boo
     """These images with the labels in their file names; the split follows from the folders, see `decided`."""
     paths = [path for path, _, _ in found.images]
     labels = labels_from_names(root, paths, pattern, quiet=quiet)
-    images = decided([(path, label, side_of_path(path)) for path, label in zip(paths, labels, strict=True)])
+    images = by_folders(list(zip(paths, labels, strict=True)))
     return dataset_of(root, FoundImages(images, set(labels) - {""}, found.rejected))
 
 
