@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import random
 from collections import defaultdict
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ import pytest
 
 import headstart
 from headstart import DataSource
+from headstart.data import image_names
 from headstart.data.dataset import Dataset
 from headstart.errors import BadLabels
 
@@ -68,6 +70,149 @@ IN_IMAGES = {f"images/{n}.jpg": kind(n) for n in range(N)}
 TRAIN = {f"train/{n}.jpg": kind(n) for n in range(N)}
 VAL = {f"val/{n}.jpg": kind(n) for n in range(100, 110)}
 WITHOUT_7 = [n for n in range(N) if n != 7]
+
+
+# The column of the images
+
+
+@pytest.mark.parametrize(
+    ("header", "line"),
+    [
+        (",filename,label", "{i},{n}.jpg,{kind}"),
+        (",id,label", "{i},{n},{kind}"),
+        (",shot,label", "{i},{n}.jpg,{kind}"),
+        ("Unnamed: 0,shot,label", "{i},{n},{kind}"),
+        ("id,filename,label", "{i},{n}.jpg,{kind}"),
+        ("id,shot,label", "{i},{n}.jpg,{kind}"),
+        (",filename,label", "{i},C:\\me\\images\\{n}.jpg,{kind}"),
+        (",filename,label", "{i},{n}.JPG,{kind}"),
+    ],
+)
+def test_numbers_of_rows_are_not_names_of_images(header: str, line: str, tmp_path: Path) -> None:
+    folder = fill(tmp_path, IN_IMAGES, labels_csv=table(header, line, SHUFFLED))
+    assert labels_of(headstart.open_dataset(folder)) == IN_IMAGES
+
+
+def test_an_index_that_was_shuffled_is_not_the_column_of_the_images(tmp_path: Path) -> None:
+    rows = "".join(f"{SHUFFLED[n]},{n}.jpg,{kind(n)}\n" for n in range(N))
+    folder = fill(tmp_path, IN_IMAGES, labels_csv=f",shot,label\n{rows}")
+    assert labels_of(headstart.open_dataset(folder)) == IN_IMAGES
+
+
+@pytest.mark.parametrize(
+    ("header", "line"),
+    [("label,image", "{bit},{n}.jpg"), ("what,shot", "{bit},{n}"), ("label,image", "{bit},{n}.JPEG")],
+)
+@pytest.mark.parametrize("missing", [0, 30])
+def test_labels_0_and_1_are_not_names_of_images(header: str, line: str, missing: int, tmp_path: Path) -> None:
+    rows = table(header, line, [*range(N), *range(100, 100 + missing)])
+    data = headstart.open_dataset(fill(tmp_path, IN_IMAGES, labels_csv=rows))
+    assert labels_of(data) == {path: str(int(label == "cat")) for path, label in IN_IMAGES.items()}
+
+
+def test_a_table_of_row_numbers_names_no_images(tmp_path: Path) -> None:
+    folder = fill(tmp_path, IN_IMAGES, labels_csv=table(",photo,label", "{i},photo{n}.jpg,{kind}", SHUFFLED))
+    assert labelled(headstart.open_dataset(folder)) == {}
+
+
+def test_groups_are_found_by_the_column_of_the_images(tmp_path: Path) -> None:
+    images = [f"{kind(n)}/{n}.jpg" for n in range(N)]
+    rows = "".join(f"{i},{n}.jpg,p{n // 4}\n" for i, n in enumerate(SHUFFLED))
+    folder = fill(tmp_path, images, patients_csv=f",image,patient\n{rows}")
+    data = headstart.open_dataset(DataSource(folder, group_column="patient"))
+    patients = [sorted(f"{kind(n)}/{n}.jpg" for n in range(first, first + 4)) for first in range(0, N, 4)]
+    assert groups_of(data) == {tuple(paths) for paths in patients}
+
+
+# The set that a table is about
+
+
+@pytest.mark.parametrize("name", ["metadata_csv", "labels_csv"])
+def test_the_row_of_a_deleted_image_does_not_label_that_of_another_set(name: str, tmp_path: Path) -> None:
+    column = "file_name,label"
+    images = [*numbered("train/", WITHOUT_7), *numbered("test/")]
+    other = column + "\n" + "".join(f"{n}.jpg,{kind(n + 1)}\n" for n in range(N))
+    tables = {f"train__{name}": table(column, "{n}.jpg,{kind}"), f"test__{name}": other}
+    data = headstart.open_dataset(fill(tmp_path, images, **tables))
+    expected = {f"train/{n}.jpg": kind(n) for n in WITHOUT_7} | {f"test/{n}.jpg": kind(n + 1) for n in range(N)}
+    assert labels_of(data) == expected
+    assert split_of(data) == {path: path.partition("/")[0] for path in expected}
+    assert data.lost == {"train/7.jpg": "not_a_file"}
+
+
+def test_a_missing_image_in_the_folder_of_a_set_does_not_reject_one_above(tmp_path: Path) -> None:
+    images = [*numbered("train/", WITHOUT_7), *numbered("test/"), "7.jpg"]
+    rows = table("file_name,label", "{n}.jpg,{kind}")
+    data = headstart.open_dataset(fill(tmp_path, images, train__metadata_csv=rows, test__metadata_csv=rows))
+    assert (labels_of(data)["7.jpg"], data.lost) == ("", {"train/7.jpg": "not_a_file"})
+
+
+@pytest.mark.parametrize("name", ["train_csv", "trainLabels_csv", "labels_csv"])
+@pytest.mark.parametrize("directly", [False, True])
+@pytest.mark.parametrize("others", [range(N), (7, *range(100, 130))])
+def test_a_test_image_is_not_labelled_for_a_missing_training_image(
+    name: str, directly: bool, others: Iterable[int], tmp_path: Path
+) -> None:
+    folder = fill(
+        tmp_path,
+        [*numbered("train/", WITHOUT_7), *numbered("test/", others)],
+        **{name: table("id,label", "{n},{kind}")},
+    )
+    data = headstart.open_dataset(folder / name.replace("_", ".") if directly else folder)
+    assert labelled(data) == {f"train/{n}.jpg": kind(n) for n in WITHOUT_7}
+    assert (split_of(data), data.lost) == ({}, {"7": "not_a_file"})
+
+
+@pytest.mark.parametrize("name", ["train_csv", "labels_csv", "train_val_csv"])
+def test_a_table_may_be_about_several_sets(name: str, tmp_path: Path) -> None:
+    rows = table("id,label", "{n},{kind}", [*range(N), *range(100, 110)])
+    data = headstart.open_dataset(fill(tmp_path, [*TRAIN, *VAL], **{name: rows}))
+    assert labels_of(data) == TRAIN | VAL
+    assert split_of(data) == dict.fromkeys(TRAIN, "train") | dict.fromkeys(VAL, "val")
+
+
+def test_a_table_may_label_some_of_the_test_images(tmp_path: Path) -> None:
+    images = [*TRAIN, *numbered("test/", range(100, 150))]
+    rows = table("id,label", "{n},{kind}", [*range(N), *range(100, 110)])
+    expected = TRAIN | {f"test/{n}.jpg": kind(n) for n in range(100, 110)}
+    assert labelled(headstart.open_dataset(fill(tmp_path, images, labels_csv=rows) / "labels.csv")) == expected
+
+
+@pytest.mark.parametrize(("name", "deleted"), [("labels.csv", 5), ("train.csv", 5), ("train.csv", 35)])
+def test_several_missing_training_images_label_no_test_images(name: str, deleted: int, tmp_path: Path) -> None:
+    folder = fill(tmp_path, [*numbered("train/", range(deleted, N)), *numbered("test/", range(100))])
+    (folder / name).write_text(table("id,label", "{n},{kind}"))
+    data = headstart.open_dataset(folder / name)
+    assert labelled(data) == {f"train/{n}.jpg": kind(n) for n in range(deleted, N)}
+
+
+def test_a_path_with_its_set_is_taken_at_its_word(tmp_path: Path) -> None:
+    rows = table("path,label", "train/{n}.jpg,{kind}") + "val/100.jpg,dog\n"
+    folder = fill(tmp_path, [*TRAIN, *VAL], train_csv=rows)
+    assert labelled(headstart.open_dataset(folder / "train.csv")) == TRAIN | {"val/100.jpg": "dog"}
+
+
+def test_a_table_of_the_validation_set_may_name_training_images(tmp_path: Path) -> None:
+    images = [*numbered("train_images/"), *numbered("test_images/")]
+    folder = fill(tmp_path, images, val_csv=table("id,label", "{n},{kind}", range(10)))
+    data = headstart.open_dataset(folder / "val.csv")
+    assert labels_of(data) == {f"train_images/{n}.jpg": kind(n) for n in range(10)}
+
+
+def test_a_table_is_recognised_although_one_of_its_images_is_in_another_folder(tmp_path: Path) -> None:
+    images = [*numbered("a/", WITHOUT_7), "b/7.jpg", *numbered("b/", range(100, 140))]
+    folder = fill(tmp_path, [f"images/{path}" for path in images], labels_csv=table("id,label", "{n},{kind}"))
+    source = DataSource(folder, label_column="label")
+    expected = {f"images/a/{n}.jpg": kind(n) for n in WITHOUT_7} | {"images/b/7.jpg": kind(7)}
+    assert labelled(headstart.open_dataset(source)) == expected
+
+
+def test_two_tables_that_label_an_image_differently(tmp_path: Path) -> None:
+    rows = table("file_name,label", "train/{n}.jpg,{kind}")
+    inner = table("file_name,label", "{n}.jpg,{kind}").replace("\n7.jpg,cat\n", "\n7.jpg,dog\n")
+    data = headstart.open_dataset(fill(tmp_path, TRAIN, metadata_csv=rows, train__metadata_csv=inner))
+    assert labels_of(data) == {path: label for path, label in TRAIN.items() if path != "train/7.jpg"}
+    assert data.lost == {"train/7.jpg": "two_labels"}
 
 
 # The set that columns and folders say
@@ -171,3 +316,7 @@ def test_other_files_do_not_make_an_id_ambiguous(beside: str, before: str, tmp_p
     rows = [f"{before}images/{n},{kind(n)}" for n in range(N)]
     folder = fill(tmp_path / "d", [*IN_IMAGES, beside], t_csv="\n".join(["id,label", *rows]))
     assert labels_of(headstart.open_dataset(folder / "t.csv")) == {f"{before}{p}": v for p, v in IN_IMAGES.items()}
+
+
+def test_examples() -> None:
+    assert doctest.testmod(image_names).failed == 0

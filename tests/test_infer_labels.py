@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 import headstart.data.infer_labels as layout_module
 from headstart.data.data_source import DataSource
 from headstart.data.dataset import Dataset
+from headstart.data.image_names import Names
 from headstart.data.infer_labels import Layout, recognise
-from headstart.data.match_files import Names, name_pattern
+from headstart.data.match_files import name_pattern
 from headstart.data.open_dataset import open_dataset
 from headstart.errors import BadLabels, HeadstartError
 

@@ -38,8 +38,9 @@ from headstart.data.dataset import (
 from headstart.data.detection import about_boxes
 from headstart.data.folder_walk import FolderWalk, files_below, files_in, folders_in
 from headstart.data.image_folder import every_image, take
+from headstart.data.image_names import Names
 from headstart.data.label_cells import group_names
-from headstart.data.match_files import Names, label_by_pattern, label_folder, name_pattern, note_numbers
+from headstart.data.match_files import label_by_pattern, label_folder, name_pattern, note_numbers
 from headstart.data.tables_beside import (
     TableLabels,
     TablesBeside,

@@ -1,20 +1,20 @@
 """Match the rows of a table to images, and read labels from file names.
 
 A row names an image by its path, with or without its extension; if there is no such image, by its file name alone, in
-any folder, as tables of competitions do (`0a1b` is `train_images/0a1b.png`). Where nothing is called exactly so, other
-spellings count (`data.path_cells`), which is noted; last come paths of another machine, if exchanging the folders that
-they begin with makes them those of images. A name that fits several images is an error, not a guess. Rows that are
-left out are noted. Costs about 2 s per 100,000 rows. Only for tables of images.
+any folder of the set that the table is about (`data.image_names`), as tables of competitions do (`0a1b` is
+`train_images/0a1b.png`). Where nothing is called exactly so, other spellings count, which is noted; last come paths of
+another machine, if exchanging the folders that they begin with makes them those of images. A name that fits several
+images is an error, not a guess. Rows that are left out are noted. Costs about 2 s per 100,000 rows. Only for tables of
+images.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 
@@ -28,12 +28,11 @@ from headstart.data.dataset import (
     side_of_path,
 )
 from headstart.data.image_folder import every_image, no_images
+from headstart.data.image_names import Names, images_named
 from headstart.data.path_cells import (
     is_elsewhere,
     is_respelled,
     is_scientific,
-    loose,
-    number,
     plain_path,
     relocation,
 )
@@ -47,76 +46,6 @@ from headstart.io.text_table import few
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".heic", ".avif", ".jp2", ".dcm")
 """What an id may lack. A camera's raw file beside a JPEG of the same name is not meant."""
-
-
-class Names:
-    """The images of a folder by every name that a table may use for them."""
-
-    def __init__(self, paths: Iterable[str]) -> None:
-        self.paths = frozenset(paths)
-        self._by_name: defaultdict[str, list[str]] = defaultdict(list)
-        self._by_stem: defaultdict[str, list[str]] = defaultdict(list)
-        for path in sorted(self.paths):
-            name = path.rpartition("/")[2]
-            self._by_name[name].append(path)
-            self._by_stem[name.rpartition(".")[0] or name].append(path)
-
-    @cached_property
-    def _by_spelling(self) -> tuple[tuple[Callable[[str], str], dict[str, list[str]]], ...]:
-        """Looser keys of file names, and the images by them."""
-        stem = lambda name: loose(name).rpartition(".")[0] or loose(name)  # noqa: E731
-        return tuple((key, self._index(key)) for key in (loose, stem, number))
-
-    def _index(self, key: Callable[[str], str]) -> dict[str, list[str]]:
-        index: defaultdict[str, list[str]] = defaultdict(list)
-        for path in sorted(self.paths):
-            if name := key(path.rpartition("/")[2]):
-                index[name].append(path)
-        return index
-
-    def find(self, cell: str, base: str = "") -> list[str]:
-        """The images that a cell can mean, by the first rule with a match; `base` is the folder of its table.
-
-        >>> names = Names(["train_images/0a1b.png", "test/1.jpg", "train/1.jpg", "x/007.jpg"])
-        >>> names.find("0a1b"), names.find("1.jpg"), names.find("train/1"), names.find("2")
-        (['train_images/0a1b.png'], ['test/1.jpg', 'train/1.jpg'], ['train/1.jpg'], [])
-        >>> names.find("0A1B.png"), names.find("X/7.0")
-        (['train_images/0a1b.png'], ['x/007.jpg'])
-        """
-        exact = self.find_exactly(cell, base)
-        above, _, name = plain_path(cell).rpartition("/")
-        return exact or (self._respelled(loose(above), name) if name else [])
-
-    def find_exactly(self, cell: str, base: str = "") -> list[str]:
-        """Like `find`, but only images with exactly this name, with or without their suffix."""
-        text = plain_path(cell)
-        for exact in (base + cell, base + text, text):
-            if exact in self.paths:
-                return [exact]
-        above, _, name = text.rpartition("/")
-        for index in (self._by_name, self._by_stem):
-            here = index.get(name, []) if name else []
-            found = [path for path in here if not above or f"/{path}".rpartition("/")[0].endswith(f"/{above}")]
-            if found:
-                return found
-        return []
-
-    def _respelled(self, above: str, name: str) -> list[str]:
-        """The images whose folders and names are a cell's in another spelling."""
-        for key, index in self._by_spelling:
-            here = index.get(key(name), []) if key(name) else []
-            found = [path for path in here if not above or loose(f"/{path}".rpartition("/")[0]).endswith(f"/{above}")]
-            if found:
-                return found
-        return []
-
-
-def pick(candidates: Sequence[str], split: str) -> list[str]:
-    """Of several images that a name fits, those in the split of its table; if it has none, all but test images."""
-    if len(candidates) < 2:
-        return list(candidates)
-    own = [path for path in candidates if side_of_path(path) == split] if split else []
-    return own or [path for path in candidates if side_of_path(path) != "test"] or list(candidates)
 
 
 # Tables
@@ -162,11 +91,14 @@ def open_unlabelled(table: Path) -> Dataset:
 def _found_below(table: Path, rows: list[LabelRow]) -> tuple[dict[str, LabelRow], dict[str, str]]:
     """The rows whose images are somewhere below the folder of the table. Raises `BadLabels` if none is."""
     names = Names(path for path, _, _ in every_image(table.parent).images)
-    kept, rejected = merged(table, rows, lambda row: one_image(table, row, names))
+    found = images_named(names, table.name, (row.path for row in rows))
+    kept, rejected = merged(table, rows, lambda row: one_image(table, row.path, found[row.path]))
     if kept:
         log.info("The images of %s were found by name in the folders beside it.", table)
         return kept, rejected
-    kept, rejected = merged(table, moved(table, rows, names), lambda row: one_image(table, row, names))
+    rows = moved(table, rows, names)
+    found = images_named(names, table.name, (row.path for row in rows))
+    kept, rejected = merged(table, rows, lambda row: one_image(table, row.path, found[row.path]))
     if not kept:
         raise _nothing_found(table, rows)
     return kept, rejected
@@ -209,17 +141,13 @@ def _nothing_found(table: Path, rows: Sequence[LabelRow]) -> BadLabels:
 
 def note_numbers(table: str, rejected: Mapping[str, str]) -> None:
     """Log names of images that a spreadsheet has turned into numbers."""
-    number = next((path for path, reason in rejected.items() if reason == "not_a_file" and is_scientific(path)), "")
+    names = (path.rpartition("/")[2] for path, reason in rejected.items() if reason == "not_a_file")
+    number = next(filter(is_scientific, names), "")
     if number:
         log.warning("%s: a spreadsheet has turned a name into the number %r: format the column as text.", table, number)
 
 
-def one_image(table: Path, row: LabelRow, names: Names, base: str = "", split: str = "") -> str | None:
-    """The image that a row names, None if there is none. Raises `BadLabels` if it could be several."""
-    return one_of(table, row.path, pick(names.find(row.path, base), split or set_of_table(table)))
-
-
-def one_of(table: Path, cell: str, found: Sequence[str]) -> str | None:
+def one_image(table: Path, cell: str, found: Sequence[str]) -> str | None:
     """The image that a cell means, None if there is none. Raises `BadLabels` if it could be several."""
     if len(found) > 1:
         raise BadLabels(
@@ -229,41 +157,25 @@ def one_of(table: Path, cell: str, found: Sequence[str]) -> str | None:
     return found[0] if found else None
 
 
-def set_of_table(table: Path) -> str:
-    """The set that the name of a table says its rows are in, '' if it says none.
-
-    >>> [set_of_table(Path(name)) for name in ("train.csv", "trainLabels.csv", "labels_val.csv", "labels.csv")]
-    ['train', 'train', 'val', '']
-    """
-    words = re.findall(r"[A-Z]?[a-z]+", table.stem)
-    return side_of_path(f"{table.stem.casefold()}/") or next(filter(None, map(set_name, words)), "")
-
-
 def merged(
-    table: Path, rows: Sequence[LabelRow], find: Callable[[LabelRow], str | None]
+    table: Path, rows: Sequence[LabelRow], find: Callable[[LabelRow], str | None], base: str = ""
 ) -> tuple[dict[str, LabelRow], dict[str, str]]:
     """{path: row}, with the rows of one image merged, and {path or cell: reason} of those that cannot be used.
 
-    The rows are those of `with_sets`.
+    The rows are those of `with_sets`. Cells without an image are relative to `base`, the folder of the table.
     """
     kept: dict[str, LabelRow] = {}
     rejected: dict[str, str] = {}
     respelled: dict[str, str] = {}
     for n, row in enumerate(rows, 1):
-        path, split = find(row), row.split
+        path = find(row)
         if path is None:
-            rejected[row.path or f"(row {n})"] = "address" if is_address(row.path) else "not_a_file"
+            inside = base if not is_elsewhere(row.path) and not is_address(row.path) else ""
+            rejected[inside + (row.path or f"(row {n})")] = "address" if is_address(row.path) else "not_a_file"
             continue
         if is_respelled(row.path, path):
             respelled[row.path] = path
-        earlier = kept.setdefault(path, replace(row, path=path))
-        if row.problem or (row.label and earlier.label and row.label != earlier.label):
-            rejected[path] = row.problem or "two_labels"
-        elif split and earlier.split and split != earlier.split:
-            rejected[path] = "two_splits"
-        else:
-            joined = replace(earlier, label=earlier.label or row.label, split=earlier.split or split)
-            kept[path] = replace(joined, group=earlier.group or row.group)
+        add_row(kept, rejected, replace(row, path=path))
     if respelled:
         cell, path = next(iter(respelled.items()))
         log.info(
@@ -271,6 +183,18 @@ def merged(
             *(table, "1 path is" if len(respelled) == 1 else f"{len(respelled):,} paths are", cell, path),
         )
     return kept, rejected
+
+
+def add_row(kept: dict[str, LabelRow], rejected: dict[str, str], row: LabelRow) -> None:
+    """Add the row of an image to {path: row}; if an earlier one says something else, to {path: reason}."""
+    earlier = kept.setdefault(row.path, row)
+    if row.problem or (row.label and earlier.label and row.label != earlier.label):
+        rejected[row.path] = row.problem or "two_labels"
+    elif row.split and earlier.split and row.split != earlier.split:
+        rejected[row.path] = "two_splits"
+    else:
+        joined = replace(earlier, label=earlier.label or row.label, split=earlier.split or row.split)
+        kept[row.path] = replace(joined, group=earlier.group or row.group)
 
 
 def label_folder(root: Path, found: FoundImages, kept: dict[str, LabelRow], rejected: dict[str, str]) -> Dataset:
@@ -310,7 +234,7 @@ class _Listed:
         for candidate in dict.fromkeys(filter(None, (name, text))):
             if _is_file(self.root / candidate):
                 return Path(candidate).as_posix()
-        found = one_of(self.table, row.path, self._with_suffix(text)) if text and not Path(text).suffix else None
+        found = one_image(self.table, row.path, self._with_suffix(text)) if text and not Path(text).suffix else None
         if found is not None:
             return Path(found).as_posix()
         return self._respelled(text) if text and not is_elsewhere(text) and not is_address(text) else None

@@ -195,7 +195,7 @@ def label_columns(columns: Mapping[str, Sequence[str]], *, used: Sequence[str], 
     ['breed']
     """
     aside = (*SPLIT_COLUMNS, *GROUP_COLUMNS, *FLAGS)
-    free = [name for name, cells in columns.items() if name not in used and not _is_index(name, cells)]
+    free = [name for name, cells in columns.items() if name not in used and not is_index(name, cells)]
     free = [name for name in free if _plain(name) not in aside]
     others = [name for name in free if not _called([name], _NAMES)]
     return _called_labels(free, columns) or others or (free if ids else [])
@@ -231,7 +231,7 @@ def guess_columns(
     if group_column:
         _refuse_group(table, group_column, path_column, label_column, [] if unlabelled else header)
     cells = cells or {}
-    free = [name for name in header if name not in named.values() and not _is_index(name, cells.get(name, ()))]
+    free = [name for name in header if name not in named.values() and not is_index(name, cells.get(name, ()))]
     splits, groups = _called(free, SPLIT_COLUMNS), _called(free, GROUP_COLUMNS)
     split = _split_column(table, splits, cells)
     group = group_column or _first_of(table, groups, GROUP_COLUMNS, "groups are")
@@ -271,7 +271,7 @@ def _path_column(table: Path, free: Sequence[str], cells: Mapping[str, Sequence[
             return there[0]
         if found:
             return _one(table, found, "path", free)
-    images = [name for name in free if _are_images(cells.get(name, ()))]
+    images = [name for name in free if are_images(cells.get(name, ()))]
     return images[0] if len(images) == 1 else ""
 
 
@@ -302,18 +302,34 @@ def _names_file(folder: Path, cells: Sequence[str]) -> bool:
         return False
 
 
-def _are_images(cells: Sequence[str]) -> bool:
+def are_images(cells: Sequence[str]) -> bool:
     """Whether cells (a hundred of them) end like the names of images."""
     some = [text for cell in cells[:100] if (text := plain_path(cell).lower())]
     return bool(some) and all(text.endswith(IMAGES) for text in some)
 
 
-def _is_index(name: str, cells: Sequence[str]) -> bool:
+def is_index(name: str, cells: Sequence[str]) -> bool:
     """Whether a column without a name of its own counts the rows, as pandas writes it."""
     if not _INDEX_COLUMNS.fullmatch(name) or not cells or not cells[0].strip().isdigit():
         return False
     first = int(cells[0])
     return all(cell.strip() == str(first + n) for n, cell in enumerate(cells))
+
+
+def path_rank(name: str, cells: Sequence[str]) -> int:
+    """How much a column looks like that of the paths, 0 for the most: by a usual name, file names, a name for ids.
+
+    >>> [path_rank(name, cells) for name, cells in (("Image", ["1"]), ("shot", ["1.jpg"]), ("id", ["1"]), ("age", ["1"]))]
+    [0, 2, 3, 4]
+    >>> path_rank("column 1", ["7", "3"])
+    5
+    """
+    if are_images(cells) and not _called([name], (*PATH_COLUMNS, *OTHER_PATH_COLUMNS)):
+        return 2
+    known = (PATH_COLUMNS, OTHER_PATH_COLUMNS, (), (*ID_COLUMNS, *CODE_COLUMNS))
+    return next(
+        (i for i, names in enumerate(known) if _called([name], names)), 4 + bool(_INDEX_COLUMNS.fullmatch(name))
+    )
 
 
 def _refuse_pixels(table: Path, header: Sequence[str]) -> None:

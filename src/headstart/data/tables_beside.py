@@ -14,23 +14,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 from headstart.data.dataset import TABLES, FoundImages, side_of_path
 from headstart.data.foreign_formats import MAY_HOLD_LABELS, about
-from headstart.data.match_files import (
-    SHARE,
-    Names,
-    merged,
-    moved,
-    one_image,
-    pick,
-    set_of_table,
-    with_sets,
-)
+from headstart.data.image_names import Names, images_named, naming_column, set_of_table
+from headstart.data.match_files import SHARE, add_row, merged, moved, one_image, with_sets
 from headstart.data.one_hot import one_each
 from headstart.data.path_cells import relocation
 from headstart.data.proposals import about_columns
@@ -50,7 +42,6 @@ MOST_BYTES = 512 << 20
 """Larger tables are skipped, and JSON or lists above an eighth of it: a million rows take 50 MB."""
 MOST_LISTS = 20
 """If there are more text files at the top, they are taken for captions of the images, and none is read."""
-_TRIED = 300  # rows tried to find the column of paths
 
 
 @dataclass(frozen=True)
@@ -121,10 +112,10 @@ class TablesBeside:
         named: set[str] = set()
         for path in (*self.at_top, *self.in_folders):
             header, cells = read_quietly(self.folder / path) if not may_hold_labels(path) else ([], [])
-            column = naming_column(header, cells, self.names, "test") if header else ""
+            column = naming_column(header, cells, self.names, path, split="test") if header else ""
             if column:
-                found = [pick(self.names.find(cell), "test") for cell in cells[header.index(column)]]
-                named |= {one[0] for one in found if len(one) == 1}
+                found = images_named(self.names, path, cells[header.index(column)], split="test")
+                named |= {one[0] for one in found.values() if len(one) == 1}
         return frozenset(named)
 
     def metadata(self) -> list[str]:
@@ -163,17 +154,15 @@ def metadata_labels(beside: TablesBeside, path_column: str = "", label_column: s
             continue
         chosen = _columns(beside, table, header, cells, named, label)
         rows = with_sets(table, rows_by(table, header, cells, _without_groups(beside, chosen)))
-        find = partial(one_image, table, names=beside.names, base=base, split=side_of_path(path))
-        kept, bad = merged(table, rows, find)
+        images = images_named(beside.names, path, (row.path for row in rows))
+        kept, bad = merged(table, rows, partial(_image_of, table, images), base)
         found.append(
             TableLabels(
                 paths=(table,),
                 path_column=named,
                 label_column=label,
                 kept=kept,
-                rejected={
-                    name if name in beside.names.paths else f"{base}{name}": reason for name, reason in bad.items()
-                },
+                rejected=bad,
                 notes=about_columns(table.name, header, cells, chosen, [row.label for row in rows]),
             )
         )
@@ -181,14 +170,19 @@ def metadata_labels(beside: TablesBeside, path_column: str = "", label_column: s
     return tables if tables is not None and any(row.label for row in tables.kept.values()) else None
 
 
+def _image_of(table: Path, found: Mapping[str, Sequence[str]], row: LabelRow) -> str | None:
+    return one_image(table, row.path, found[row.path])
+
+
 def _joined(found: Sequence[TableLabels]) -> TableLabels:
-    """Several tables as one; the columns and notes are those of the first."""
-    return replace(
-        found[0],
-        paths=tuple(path for one in found for path in one.paths),
-        kept={path: row for one in found for path, row in one.kept.items()},
-        rejected={path: reason for one in found for path, reason in one.rejected.items()},
-    )
+    """Several tables as one, with the rows of one image merged; the columns and notes are those of the first."""
+    kept: dict[str, LabelRow] = {}
+    rejected: dict[str, str] = {}
+    for one in found:
+        rejected |= one.rejected
+        for row in one.kept.values():
+            add_row(kept, rejected, row)
+    return replace(found[0], paths=tuple(path for one in found for path in one.paths), kept=kept, rejected=rejected)
 
 
 def read_quietly(table: Path) -> tuple[list[str], list[list[str]]]:
@@ -306,22 +300,21 @@ def _fit(beside: TablesBeside, path: str, path_column: str, label_column: str) -
         return None
     if (path_column and path_column not in header) or (label_column and label_column not in header):
         return None
-    split, base = side_of_path(path) or set_of_table(table), path[: path.rfind("/") + 1]
-    column = path_column or naming_column(header, cells, beside.names, split)
+    column = path_column or naming_column(header, cells, beside.names, path)
     label = _label_column(beside, header, cells, column, label_column) if column else None
     if label is None:
         return None
     rows, notes = _rows(beside, table, header, cells, column, label)
-    named = [pick(beside.names.find(row.path, base), split) for row in rows]
-    if not any(named):
+    named = images_named(beside.names, path, (row.path for row in rows))
+    if not any(named.values()):
         rows = moved(table, rows, beside.names)
-        named = [pick(beside.names.find(row.path, base), split) for row in rows]
-    hits = {found[0] for found in named if len(found) == 1}
-    unclear = any(len(found) > 1 for found in named)
+        named = images_named(beside.names, path, (row.path for row in rows))
+    hits = {found[0] for found in named.values() if len(found) == 1}
+    unclear = any(len(found) > 1 for found in named.values())
     if not hits or (unclear and not _covers(hits, beside)) or (not label_column and not _are_classes(rows)):
         return None
-    find = partial(one_image, table, names=beside.names, base=base, split=split)
-    kept, rejected = merged(table, with_sets(table, rows), find)
+    base = path[: path.rfind("/") + 1]
+    kept, rejected = merged(table, with_sets(table, rows), partial(_image_of, table, named), base)
     return TableLabels(
         paths=(table,),
         path_column=column,
@@ -330,16 +323,6 @@ def _fit(beside: TablesBeside, path: str, path_column: str, label_column: str) -
         rejected=rejected,
         notes=notes,
     )
-
-
-def naming_column(header: Sequence[str], cells: Sequence[list[str]], names: Names, split: str) -> str:
-    """The column whose cells name images most often, in a sample of rows; '' if none does."""
-    step = max(len(cells[0]) // _TRIED, 1)
-    for find in (names.find_exactly, names.find):
-        hits = [sum(len(pick(find(cell), split)) == 1 for cell in column[::step]) for column in cells]
-        if any(hits):
-            return header[hits.index(max(hits))]
-    return next((name for name, c in zip(header, cells, strict=True) if relocation(c[::step], names.paths)), "")
 
 
 def _label_column(
@@ -361,11 +344,23 @@ def _covers(hits: set[str], beside: TablesBeside) -> bool:
 
     Test images alone do not count.
     """
-    folders = {path.rpartition("/")[0] for path in hits}
-    there = {path for path in beside.names.paths if path.rpartition("/")[0] in folders}
     if all(side_of_path(path) == "test" for path in hits):
         return False
+    folders = _mainly_in(hits)
+    hits = {path for path in hits if path.rpartition("/")[0] in folders}
+    there = {path for path in beside.names.paths if path.rpartition("/")[0] in folders}
     return len(hits) >= SHARE * len(there) or len(hits) >= SHARE * len(there - (beside.to_predict - hits))
+
+
+def _mainly_in(hits: set[str]) -> set[str]:
+    """The folders that hold nearly all `hits`: an image of the same name elsewhere does not add its folder."""
+    counts = Counter(path.rpartition("/")[0] for path in sorted(hits))
+    folders: dict[str, int] = {}
+    for folder, n in counts.most_common():
+        if sum(folders.values()) >= SHARE * len(hits):
+            break
+        folders[folder] = n
+    return set(folders)
 
 
 def _are_classes(rows: Sequence[LabelRow]) -> bool:
@@ -378,17 +373,13 @@ def groups_in(
     table: str, columns: dict[str, list[str]], names: Names, path_column: str, group_column: str
 ) -> dict[str, str]:
     """{image: group} of the rows of a table that name one image. The groups are those of `label_cells.group_names`."""
-    base = table[: table.rfind("/") + 1]
-    split = side_of_path(table) or set_of_table(Path(table))
     others = {name: cells for name, cells in columns.items() if name != group_column}
     usual = next((name for name in FILE_NAMES if name in others), "")
-    naming = path_column or usual or (naming_column([*others], [*others.values()], names, split) if others else "")
+    naming = path_column or usual or (naming_column([*others], [*others.values()], names, table) if others else "")
     cells = others.get(naming, [])
-    if not any(names.find(cell, base) for cell in cells) and (rule := relocation(cells, names.paths)):
+    named = images_named(names, table, cells)
+    if not any(named.values()) and (rule := relocation(cells, names.paths)):
         cells = [rule.applied_to(cell) for cell in cells]
-    found: dict[str, str] = {}
-    for cell, group in zip(cells, columns[group_column], strict=False):
-        named = pick(names.find(cell, base), split)
-        if len(named) == 1:
-            found[named[0]] = group
-    return found
+        named = images_named(names, table, cells)
+    rows = zip(cells, columns[group_column], strict=False)
+    return {named[cell][0]: group for cell, group in rows if len(named[cell]) == 1}
