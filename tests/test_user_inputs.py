@@ -2035,6 +2035,18 @@ def test_data_in_memory(given: Callable[[], object], here: Path) -> None:
     assert not [f for f in found.findings if f.severity == "error" or f.check == "wrong_extension"]
 
 
+def test_each_of_two_columns_of_images_in_memory_keeps_its_pixels(here: Path) -> None:
+    photos = [draw(n % 2, n) for n in range(6)]
+    masks = [Image.new("L", (24, 24), n) for n in range(6)]
+    data = {"image": photos, "mask": masks, "label": list("ababab")}
+    opened = headstart.open_dataset(data)  # type: ignore[arg-type]
+    assert [np.asarray(Image.open(opened.file(n))).tolist() for n in range(6)] == [
+        np.asarray(photo).tolist() for photo in photos
+    ]
+    masked = headstart.open_dataset(headstart.DataSource(data, path_column="mask"))  # type: ignore[arg-type]
+    assert [np.asarray(Image.open(masked.file(n)))[0, 0, 0] for n in range(6)] == list(range(6))
+
+
 def test_no_classes_named_are_all_classes(here: Path) -> None:
     cats_and_dogs(here / "d", each=3)
     source = headstart.DataSource(Path("d"), classes=None)  # type: ignore[arg-type]
