@@ -20,7 +20,7 @@ from headstart.data.near_duplicates import find_copies
 from headstart.errors import UnreadableImage
 from headstart.images import value_ranges
 from headstart.images.decode import decode, read
-from headstart.images.image_refs import Images, read_image
+from headstart.images.image_refs import Images, as_rgb, read_image
 from headstart.images.preprocess import Preprocess
 from headstart.images.remarks import note_beyond
 from headstart.images.validate import ImageInfo
@@ -167,6 +167,32 @@ def test_other_numbers(pixels: np.ndarray, expected: ValueRanges) -> None:
         assert (mine is None) == (theirs is None)
         assert mine is None or mine == pytest.approx(theirs, abs=0.005 * (theirs[1] - theirs[0]))
     assert np.abs(shades(data, ranges) - greys()[..., None]).max() <= 2
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_adobe_deflate"])
+@pytest.mark.parametrize(
+    "stored",
+    [lambda a: a.astype(np.uint8), lambda a: (a * 257).astype(np.uint16), lambda a: (a / 255).astype(np.float32)],
+    ids=["8 bits", "16 bits", "floating point"],
+)
+def test_a_tiff_whose_zero_is_white_is_inverted_whatever_its_depth(
+    stored: Callable[[np.ndarray], np.ndarray], compression: str
+) -> None:
+    """Pillow inverts 8 bits only, when it reads and when it writes."""
+    pixels = stored(greys())
+    data = saved(pixels, "TIFF", tiffinfo={262: 0}, compression=compression)
+    expected = greys() if pixels.dtype == np.uint8 else 255 - greys()
+    opened = Image.open(io.BytesIO(data))
+    assert opened.tag_v2[262] == 0  # type: ignore[attr-defined]
+    for ranges in (ValueRanges(), ranges_of(data), None):
+        assert (shades(data, ranges) == expected[..., None]).all()
+        assert (np.asarray(as_rgb(opened, ranges)) == expected[..., None]).all()
+
+
+def test_twelve_bits_below_white_keep_their_levels() -> None:
+    data = saved((65_535 - greys() * 16).astype(np.uint16), "TIFF", tiffinfo={262: 0})
+    assert ranges_of(data) == ValueRanges((0, 4_095))
+    assert np.abs(shades(data, ranges_of(data)) - greys()[..., None]).max() <= 1
 
 
 def test_dead_pixels_and_odd_images_decide_nothing() -> None:

@@ -42,6 +42,9 @@ from headstart.images.value_ranges import (
     used_span,
 )
 
+PIXELS_VERSION = 2
+"""Part of the key of cached features: increment it when an image is decoded to other pixels."""
+
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -51,6 +54,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _NO_PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 _SAVED_WITHOUT_END_BYTES = 32 << 20  # larger JPEGs that end early are not retried
@@ -88,6 +92,7 @@ def decode(
 
     - transparency is composed on white; palette, grey, CMYK, YCbCr and bilevel are converted;
     - animations and files with several pages give their first frame, HEIC files the image marked as the main one;
+    - a TIFF that stores white as zero is inverted, whatever its depth (floating point: 1 minus the value);
     - more than 8 bits per channel are scaled to 8 by `ranges`, rounded; values outside of them are clipped. With None,
       each image is scaled by the values that it uses itself, which is for looking at it only.
 
@@ -311,7 +316,7 @@ def _to_rgb(
 
 def _grey(image: Image.Image, ranges: ValueRanges | None) -> tuple[Image.Image, Span]:
     """Convert one channel of more than 8 bits; see `decode` for the rules."""
-    plane = image.convert("I") if image.mode.startswith("I;16") else image
+    plane = _plane(image)
     low, high = checked_extrema(plane)
     used = (0.0, 0.0)
     if ranges is None:
@@ -322,6 +327,19 @@ def _grey(image: Image.Image, ranges: ValueRanges | None) -> tuple[Image.Image, 
         wholes = (FULL,) if plane.mode == "I" else ((0.0, 1.0), (0.0, 255.0))
         span = next((whole for whole in wholes if high <= whole[1]), None)
     return scaled(plane, span or (low, high)), used
+
+
+def _plane(image: Image.Image) -> Image.Image:
+    """One channel of more than 8 bits as mode I or F, black being the lowest value.
+
+    A TIFF may store white as zero; Pillow inverts those of 8 bits only.
+    """
+    plane = image.convert("I") if image.mode.startswith("I;16") else image
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PHOTOMETRIC) != _WHITE_IS_ZERO:
+        return plane
+    white = 1.0 if plane.mode == "F" else FULL[1]
+    return plane.point(lambda value: value * -1 + white)
 
 
 def _colours(

@@ -21,8 +21,8 @@ from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from headstart.errors import BackboneError, RecipeError
+from headstart.images.decode import PIXELS_VERSION
 from headstart.images.preprocess import Preprocess
-from headstart.images.value_ranges import ValueRanges
 from headstart.io.extras import require
 from headstart.io.files import sha256_bytes
 from headstart.io.progress import log
@@ -152,11 +152,10 @@ def network_key(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> str:
 
 
 def features_key(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> str:
-    """Hash what features depend on besides the image: the network, and the ranges of images of more than 8 bits."""
-    key = network_key(backbone, spec, runtime)
-    if spec.ranges == ValueRanges():
-        return key
-    return sha256_bytes(json.dumps([key, spec.ranges.as_dict()], sort_keys=True).encode())[:32]
+    """Hash what features depend on besides the image: the network, how images are decoded, and the ranges of those of
+    more than 8 bits."""
+    members = [network_key(backbone, spec, runtime), PIXELS_VERSION, spec.ranges.as_dict()]
+    return sha256_bytes(json.dumps(members, sort_keys=True).encode())[:32]
 
 
 def open_network(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> Network:
