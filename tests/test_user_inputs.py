@@ -33,6 +33,7 @@ from headstart.errors import BadLabels, DataError, HeadstartError, MissingData, 
 from headstart.images import headers
 from headstart.images.decode import decode
 from headstart.images.formats import is_available
+from headstart.images.image_refs import Images
 from headstart.model.inference.predictor import Predictor
 from headstart.runs.run_folder import load_classifier
 
@@ -2045,6 +2046,20 @@ def test_each_of_two_columns_of_images_in_memory_keeps_its_pixels(here: Path) ->
     ]
     masked = headstart.open_dataset(headstart.DataSource(data, path_column="mask"))  # type: ignore[arg-type]
     assert [np.asarray(Image.open(masked.file(n)))[0, 0, 0] for n in range(6)] == list(range(6))
+
+
+@pytest.mark.parametrize("factor", [16, 1 / 255], ids=["12 bits", "floating point"])
+def test_deep_images_in_memory_are_scaled_by_what_they_use(factor: float, here: Path) -> None:
+    """As files of the same pixels are: `test_a_run_keeps_the_range_of_its_images`."""
+    greys = [np.asarray(draw(n % 2, n).convert("L")).astype(int) for n in range(6)]
+    kind = np.uint16 if factor > 1 else np.float32
+    images = [Image.fromarray((grey * factor).astype(kind)) for grey in greys]
+    opened = headstart.open_dataset((images, list("ababab")))  # type: ignore[arg-type]
+    given = Images.inspect([opened.file(n) for n in range(6)])
+    assert {info.mode for info in given.infos} == {"I;16" if factor > 1 else "F"}
+    assert given.ranges.as_dict() == ({"integers": [0, 4_095]} if factor > 1 else {"floats": [0, 1]})
+    for n, grey in enumerate(greys):
+        assert np.abs(np.asarray(given.read(n, ranges=given.ranges)).astype(int)[..., 0] - grey).max() <= 1
 
 
 def test_no_classes_named_are_all_classes(here: Path) -> None:

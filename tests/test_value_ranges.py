@@ -20,7 +20,7 @@ from headstart.data.near_duplicates import find_copies
 from headstart.errors import UnreadableImage
 from headstart.images import value_ranges
 from headstart.images.decode import decode, read
-from headstart.images.image_refs import Images, as_rgb, read_image
+from headstart.images.image_refs import Images, as_rgb, lossless_bytes, read_image
 from headstart.images.preprocess import Preprocess
 from headstart.images.remarks import note_beyond
 from headstart.images.validate import ImageInfo
@@ -187,12 +187,27 @@ def test_a_tiff_whose_zero_is_white_is_inverted_whatever_its_depth(
     for ranges in (ValueRanges(), ranges_of(data), None):
         assert (shades(data, ranges) == expected[..., None]).all()
         assert (np.asarray(as_rgb(opened, ranges)) == expected[..., None]).all()
+    upside = ValueRanges((0, 65_535), (0, 1))
+    assert (shades(lossless_bytes(opened), upside) == expected[..., None]).all()
+    black = Images.inspect([Image.fromarray(pixels), opened])
+    assert (black.sha256s[0] == black.sha256s[1]) == (pixels.dtype == np.uint8)
 
 
 def test_twelve_bits_below_white_keep_their_levels() -> None:
     data = saved((65_535 - greys() * 16).astype(np.uint16), "TIFF", tiffinfo={262: 0})
     assert ranges_of(data) == ValueRanges((0, 4_095))
     assert np.abs(shades(data, ranges_of(data)) - greys()[..., None]).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F"])
+def test_deep_pixels_are_encoded_without_loss(mode: str) -> None:
+    values = np.array([[0, 1, 257], [4_000, 30_001, 65_535]])
+    kind = {"I;16": np.dtype("<u2"), "I;16B": np.dtype(">u2"), "I": np.dtype(np.int32), "F": np.dtype(np.float32)}[mode]
+    values = values - 70_000 if mode == "I" else values / 3 if mode == "F" else values
+    image = Image.frombytes(mode, (3, 2), values.astype(kind).tobytes())
+    image.info = {"transparency": 4_000, "exif": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"}
+    again = Image.open(io.BytesIO(lossless_bytes(image)))
+    assert (np.asarray(again) == np.rot90(values.astype(kind.newbyteorder("=")), -1)).all()
 
 
 def test_dead_pixels_and_odd_images_decide_nothing() -> None:

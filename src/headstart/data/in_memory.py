@@ -8,7 +8,7 @@
 The columns are found as in a file (`data.tables`), and cells become text as in JSON Lines, which is what is written: to
 the user's cache, under a hash of the contents, so that other processes and later commands can open the data as well.
 Relative paths are relative to the current folder at that moment. Images that are not files are written beside the table,
-bytes unchanged and pixels as PNG, with the number of the row as their name; those of a
+bytes unchanged and pixels without loss (PNG; 32 bits as TIFF), with the number of the row as their name; those of a
 second column also have the number of the column.
 
 Costs a second per 100,000 rows, and about 10 ms and the disk space per image that is not a file. Not for arrays that
@@ -30,9 +30,9 @@ from PIL import Image
 from headstart.data.dataset import IMAGES, Dataset, hash_rows
 from headstart.data.tables import CODE_COLUMNS, ID_COLUMNS, PATH_COLUMNS, LabelRow
 from headstart.errors import BadLabels, DataError, MissingData, UnreadableImage, WriteError
-from headstart.images.image_refs import as_rgb
+from headstart.images.image_refs import lossless_bytes
 from headstart.io.addresses import DOWNLOAD_FIRST, is_address
-from headstart.io.files import cache_dir, json_bytes, png_bytes, read_json, sha256_bytes, write_pieces
+from headstart.io.files import cache_dir, json_bytes, read_json, sha256_bytes, write_pieces
 from headstart.io.folders import folder_aside
 
 TABLE = "table.jsonl"
@@ -298,6 +298,6 @@ def _encoded(value: Any, where: str) -> bytes:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     try:
-        return png_bytes(as_rgb(value if isinstance(value, Image.Image) else np.asarray(value)))
+        return lossless_bytes(value if isinstance(value, Image.Image) else np.asarray(value))
     except UnreadableImage as error:
         raise DataError(f"{where}: {error.message}", hint=EXPECTED) from None

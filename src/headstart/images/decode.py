@@ -157,6 +157,29 @@ def upright(image: Image.Image, ranges: ValueRanges | None = ValueRanges()) -> D
     return DecodedImage(rgb, header, image.mode, orientation, *span)
 
 
+def unscaled(image: Image.Image) -> Image.Image | None:
+    """The pixels of an image of more than 8 bits per channel as they are, upright, in mode I;16, I or F.
+
+    None if it has 8 bits. (Pillow has no modes for colours of 16 bits: it keeps their upper 8.) Raises as `upright`.
+    """
+    header = ImageHeader(image.format or "image", image.width, image.height)
+    try:
+        image.load()
+        if image.mode[:1] not in ("I", "F"):
+            return None
+        plane = _plane(image)
+        checked_extrema(plane)
+        plane = plane.convert("I;16") if image.mode.startswith("I;16") else plane.copy()
+        orientation = 1 if image.format == "TIFF" else _orientation(image)
+        plane = plane if orientation == 1 else plane.transpose(_TURNS[orientation])
+    except UnreadableImage:
+        raise
+    except Exception as error:  # as in `read`
+        raise _refusal(header, error) from error
+    plane.info = {}
+    return plane
+
+
 def _decoded(
     file: BinaryIO, header: ImageHeader, at_least: tuple[int, int] | None, ranges: ValueRanges | None
 ) -> DecodedImage:

@@ -27,13 +27,13 @@ import numpy as np
 from PIL import Image
 
 from headstart.errors import DataError, UnreadableImage
-from headstart.images.decode import DecodedImage, decode, upright
+from headstart.images.decode import DecodedImage, decode, unscaled, upright
 from headstart.images.file_part import FilePart
 from headstart.images.validate import ImageInfo, validate_images
 from headstart.images.validate_worker import dhash, greys, left_out
 from headstart.images.value_ranges import ValueRanges, chosen_ranges, is_deep
 from headstart.io.addresses import DOWNLOAD_FIRST, is_address, store_url
-from headstart.io.files import sha256_bytes, sha256_file
+from headstart.io.files import png_bytes, sha256_bytes, sha256_file, tiff_bytes
 
 EncodedRef = Path | FilePart | bytes
 ImageRef = EncodedRef | Image.Image | np.ndarray
@@ -186,6 +186,17 @@ def as_rgb(image: Image.Image | np.ndarray, ranges: ValueRanges | None = ValueRa
     return _upright(image, ranges).image
 
 
+def lossless_bytes(image: Image.Image | np.ndarray) -> bytes:
+    """Encode pixels so that `decode` gives what `as_rgb` gives, whatever the ranges: PNG, or TIFF for 32 bits.
+
+    Raises `UnreadableImage` as `as_rgb`.
+    """
+    plane = unscaled(image) if isinstance(image, Image.Image) else None
+    if plane is None:
+        return png_bytes(as_rgb(image))
+    return png_bytes(plane) if plane.mode == "I;16" else tiff_bytes(plane)
+
+
 def _upright(image: Image.Image | np.ndarray, ranges: ValueRanges | None) -> DecodedImage:
     return upright(image if isinstance(image, Image.Image) else Image.fromarray(*_pixels_and_mode(image)), ranges)
 
@@ -213,8 +224,9 @@ def _info_of_pixels(image: ImageRef) -> ImageInfo:
     except UnreadableImage as refusal:
         return ImageInfo("", 0, *left_out(refusal.reason, refusal.message))
     rgb, deep = made.image, is_deep(made.mode)
-    data = image.tobytes() if deep else rgb.tobytes()
-    kind = f"{made.mode} turned {made.orientation} " if deep else ""
+    plane = unscaled(image) if isinstance(image, Image.Image) else None
+    data = (plane or rgb).tobytes()
+    kind = f"{plane.mode} " if plane is not None else ""
     return ImageInfo(
         sha256=hashlib.sha256(f"pixels {kind}{rgb.width} x {rgb.height}\n".encode() + data).hexdigest(),
         bytes=len(data),

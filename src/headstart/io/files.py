@@ -343,6 +343,13 @@ def png_bytes(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
+def tiff_bytes(image: Image.Image) -> bytes:
+    """Return an image as the bytes of a TIFF file, uncompressed."""
+    file = io.BytesIO()
+    image.save(file, "TIFF", compression="raw")
+    return file.getvalue()
+
+
 def jpeg_bytes(image: Image.Image, quality: int, exif: Image.Exif | None = None, **options: Any) -> bytes:
     """Return an image as the bytes of a JPEG file; `options` are further ones of Pillow."""
     file = io.BytesIO()
