@@ -15,7 +15,7 @@ import sys
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,11 +24,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from headstart.data.archives import unpacking
 from headstart.data.archives.members import ALWAYS_BYTES, MAX_ENTRIES, Limits, Member, check_members, limits_for
 from headstart.data.archives.unpacking import UnpackResult, is_archive, unpack, unpacked
 from headstart.data.open_dataset import open_dataset
 from headstart.errors import BadArchive, MissingData, WriteError
-from headstart.io.files import cache_dir, sha256_file
+from headstart.io.files import cache_dir, sha256_file, write_pieces
 
 Tree = dict[str, bytes]
 
@@ -472,6 +473,29 @@ def test_what_a_killed_process_left_is_never_taken(tmp_path: Path) -> None:
     process.wait()
     assert [name for name in contents_of_cache() if not name.endswith(".part")] == []
     assert sum(1 for _ in unpacked(place).iterdir()) == 6_000
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_files_that_vanish_while_it_is_unpacked_are_an_error(
+    cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a program that cleans up takes the unfinished folder for a forgotten one."""
+    place = archive(tmp_path, {"cat/1.jpg": b"1", "cat/2.jpg": b"22", "dog/3.jpg": b"333"})
+    into = cache_dir() / "unpacked" / f"1-{sha256_file(place)[:32]}" / "files" if cached else tmp_path / "into"
+
+    def write_and_remove(path: Path, pieces: Iterable[bytes]) -> int:
+        if path.name == "3.jpg":
+            shutil.rmtree(path.parents[1])
+        return write_pieces(path, pieces)
+
+    monkeypatch.setattr(unpacking, "write_pieces", write_and_remove)
+    with pytest.raises(WriteError) as caught:
+        unpacked(place) if cached else unpack(place, into)
+    assert caught.value.message == (
+        f"{into}: 3 files (6 bytes) were written, but 1 (3 bytes) are there: another program has removed or changed some."
+    )
+    assert caught.value.hint.startswith("Run the same command again.")
+    assert not into.exists()
 
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:

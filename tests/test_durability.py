@@ -31,8 +31,8 @@ from conftest import PATIENCE
 from headstart import Recipe
 from headstart.errors import WriteError
 from headstart.io import files
-from headstart.io.files import write_bytes
-from headstart.io.folders import check_manifest
+from headstart.io.files import write_bytes, write_pieces
+from headstart.io.folders import check_manifest, folder_aside
 from headstart.runs.run_folder import load_classifier
 
 HEADSTART = (sys.executable, "-m", "headstart")
@@ -420,10 +420,21 @@ def test_what_killed_processes_left_aside_is_removed_when_it_is_old(tmp_path: Pa
     for path in (old, young, others):
         path.write_text("x")
     (folder / "inner").mkdir(parents=True)
-    for path in (old, folder, others):
+    for path in (old, folder / "inner", folder, others):
         os.utime(path, (time.time() - 7200, time.time() - 7200))
     write_bytes(tmp_path / "c.csv", b"")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([young.name, ".mine.part", "c.csv"])
+
+
+def test_a_folder_that_is_still_being_filled_is_not_removed(tmp_path: Path) -> None:
+    """Its own time is that of its last direct entry, however long a subfolder is filled."""
+    with folder_aside(tmp_path / "into", fresh=True) as aside:
+        write_pieces(aside / "deep" / "inner" / "1.jpg", [b"1"])
+        for path in (aside / "deep" / "inner", aside / "deep", aside):
+            os.utime(path, (time.time() - 7200, time.time() - 7200))
+        write_bytes(tmp_path / "c.csv", b"")
+        write_pieces(aside / "deep" / "inner" / "2.jpg", [b"2"])
+    assert sorted(p.name for p in (tmp_path / "into" / "deep" / "inner").iterdir()) == ["1.jpg", "2.jpg"]
 
 
 def test_a_link_is_written_through_and_a_device_is_left_alone(tmp_path: Path) -> None:

@@ -26,7 +26,14 @@ from headstart.data.archives.members import Limits, Member, Vetting, parts_of
 from headstart.data.dataset import ARCHIVES, IMAGES, TABLES, hash_rows
 from headstart.errors import MissingData, StoreError, WriteError
 from headstart.io.files import cache_dir, file_aside, hard_link, read_json, write_json
-from headstart.io.folders import folder_aside, is_system_file, make_folder, remove_folder
+from headstart.io.folders import (
+    files_and_bytes,
+    folder_aside,
+    is_system_file,
+    make_folder,
+    remove_folder,
+    require_whole,
+)
 from headstart.io.progress import bar, log
 from headstart.io.stores.store import Store, open_store
 from headstart.io.stores.stored_file import StoredFile
@@ -196,6 +203,7 @@ def _linked(url: str, files: Sequence[StoredFile], objects: dict[str, Path]) -> 
         with folder_aside(home, fresh=True) as aside:
             for file in files:
                 hard_link(objects[file.key], aside / "files" / file.key)
+            require_whole(aside / "files", *expected)
             write_json(aside / _RECORD, {"url": url, "files": expected[0], "bytes": expected[1]})
     except WriteError:
         if not _is_whole(home, expected):  # if it is, another process was faster
@@ -206,8 +214,7 @@ def _linked(url: str, files: Sequence[StoredFile], objects: dict[str, Path]) -> 
 def _is_whole(home: Path, expected: list[int]) -> bool:
     try:
         recorded = read_json(home / _RECORD)
-        files = [os.path.join(folder, name) for folder, _, names in os.walk(home / "files") for name in names]
-        found = [len(files), sum(os.lstat(file).st_size for file in files)]
+        found = list(files_and_bytes(home / "files"))
         return found == expected == [recorded["files"], recorded["bytes"]]
     except (OSError, ValueError, KeyError, TypeError) as error:  # missing, damaged, or being removed: not whole
         log.debug("%s: %s", home, error)

@@ -4,8 +4,8 @@ A file is written to a temporary name, synced, and renamed to its final name; wh
 So a reader sees the old state or the new one, never a mixture, whenever the process or the machine dies. The cost is an
 fsync per file (about a millisecond on a laptop's disk), negligible next to the work behind the file.
 
-A killed process leaves its unfinished file as ``.NAME.HEX.part``. The next write into that folder more than an hour
-later removes it.
+A killed process leaves its unfinished file or folder as ``.NAME.HEX.part``. The next write into the folder above removes
+it, once nothing in it has been written for an hour.
 
 No other module in the package except `io.folders` opens a file for writing (`tests/test_layout.py` checks that).
 """
@@ -474,16 +474,26 @@ def is_unfinished(name: str) -> bool:
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporary files of killed processes from a folder, once an hour old by the folder's own clock."""
+    """Remove temporary files of killed processes from a folder, once an hour old by the folder's own clock.
+
+    A temporary folder is as old as the newest file or folder in it: its own time does not change while one of its
+    subfolders is filled.
+    """
     with suppress(OSError):  # gone meanwhile, or no permission: another process will remove it
         now = folder.stat().st_mtime
         for entry in list(os.scandir(folder)):
-            if not _ASIDE.fullmatch(entry.name) or now - entry.stat(follow_symlinks=False).st_mtime < LEFTOVER_SECONDS:
+            if not _ASIDE.fullmatch(entry.name) or now - _last_written(entry.path) < LEFTOVER_SECONDS:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
             else:
                 os.unlink(entry.path)
+
+
+def _last_written(path: str) -> float:
+    """Return the newest time of modification of a file or a link, or of a folder and everything below it."""
+    below = (os.path.join(above, name) for above, folders, names in os.walk(path) for name in (*folders, *names))
+    return max(os.lstat(each).st_mtime for each in (path, *below))
 
 
 def write_synced(path: Path, data: bytes | memoryview) -> None:

@@ -110,6 +110,24 @@ def _take_place(aside: Path, final: Path) -> None:
     shutil.rmtree(older, ignore_errors=True)
 
 
+def files_and_bytes(folder: Path) -> tuple[int, int]:
+    """Return the number of files below a folder, and their bytes; links are not followed."""
+    sizes = [os.lstat(os.path.join(above, name)).st_size for above, _, names in os.walk(folder) for name in names]
+    return len(sizes), sum(sizes)
+
+
+def require_whole(folder: Path, files: int, size: int) -> None:
+    """Raise `WriteError` if a folder under construction has lost some of the files and bytes that were written there."""
+    with as_write_error(folder):
+        found = files_and_bytes(folder)
+    if found[0] < files or found[1] < size:
+        raise WriteError(
+            f"{folder}: {files:,} files ({size:,} bytes) were written, but {found[0]:,} ({found[1]:,} bytes) are there: "
+            "another program has removed or changed some.",
+            hint="Run the same command again.",
+        )
+
+
 def remove_folder(path: Path) -> None:
     """Remove a folder, renaming it first so that nobody sees half of it. Raises `WriteError`."""
     aside = name_aside(path)

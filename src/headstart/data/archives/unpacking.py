@@ -43,7 +43,14 @@ from headstart.data.archives.tars import BLOCK, is_tar, tar_entries
 from headstart.data.archives.zips import STARTS, count_of, zip_entries
 from headstart.errors import BadArchive, MissingData, WriteError, near_names
 from headstart.io.files import cache_dir, read_json, sha256_bytes, sha256_file, write_cache, write_json, write_pieces
-from headstart.io.folders import check_free, folder_aside, make_folder, remove_folder
+from headstart.io.folders import (
+    check_free,
+    files_and_bytes,
+    folder_aside,
+    make_folder,
+    remove_folder,
+    require_whole,
+)
 from headstart.io.progress import bar, log
 
 NESTED = 2
@@ -116,6 +123,7 @@ def _unpack(archive: Path, into: Path, nested: int) -> UnpackResult:
         with folder_aside(into, fresh=True) as aside:
             inner = work.write(opened, contents, limits, aside)
             work.unpack_inner(inner, aside, str(archive), nested)
+            require_whole(aside, work.files, work.bytes)
     return UnpackResult(into, work.files, work.bytes, tuple(work.left_out))
 
 
@@ -343,9 +351,7 @@ def _is_whole(home: Path) -> bool:
     """Return whether a cached folder still has as many files and bytes as were unpacked there."""
     try:
         recorded = read_json(home / "unpacked.json")
-        files = [os.path.join(folder, name) for folder, _, names in os.walk(home / "files") for name in names]
-        sizes = [os.lstat(file).st_size for file in files]
-        return (len(sizes), sum(sizes)) == (recorded["files"], recorded["bytes"])
+        return files_and_bytes(home / "files") == (recorded["files"], recorded["bytes"])
     except (OSError, ValueError, KeyError, TypeError) as error:  # missing, damaged, or being removed: not whole
         log.debug("%s: %s", home, error)
         return False
