@@ -83,6 +83,16 @@ def web(folder: Path, *, named: bool = False) -> Path:
     return write(folder, {"s.tar": tar_bytes(files)}) / "s.tar"
 
 
+def web_called_group(folder: Path, field: str) -> Path:
+    """Shards with the label in .cls, and the group in a field or under a key of .json; the .json of one is damaged."""
+    files: dict[str, bytes | str] = {}
+    for n, data in enumerate(IMAGES):
+        files |= {f"{n}.jpg": data, f"{n}.cls": LABELS[n]}
+        files[f"{n}.json"] = json.dumps({"age": 7, field: PATIENTS[n]}) if n != 5 and field != ".group" else "{"
+        files |= {f"{n}.group": PATIENTS[n]} if field == ".group" else {}
+    return write(folder, {"s.tar": tar_bytes(files)}) / "s.tar"
+
+
 def with_bytes(folder: Path) -> Path:
     return parquet(folder / "t.parquet", {"image": IMAGES, "label": LABELS, "patient": PATIENTS})
 
@@ -142,6 +152,11 @@ SOURCES: dict[str, Callable[[Path], DataSource]] = {
         group_column="patient",
     ),
     "parquet with images": lambda p: DataSource(with_bytes(p), group_column="patient"),
+    "parquet with images and a column called group": lambda p: DataSource(
+        parquet(p / "t.parquet", {"image": IMAGES, "kind": LABELS, "Group ID": [int(each) for each in PATIENTS]})
+    ),
+    "WebDataset by a key called group": lambda p: DataSource(web_called_group(p, "groupId")),
+    "WebDataset by a field called group": lambda p: DataSource(web_called_group(p, ".group")),
     "WebDataset by a key": lambda p: DataSource(web(p), group_column="patient"),
     "WebDataset by its names": lambda p: DataSource(web(p, named=True), group_from=BY_NAME),
 }
@@ -158,6 +173,17 @@ def test_every_source_can_name_groups(kind: str, tmp_path: Path) -> None:
 def test_without_the_option_there_are_no_groups(tmp_path: Path) -> None:
     for n, place in enumerate((write(tmp_path / "a", classes()), with_bytes(tmp_path / "b"), web(tmp_path / "c"))):
         assert together(open_dataset(place)) == {(n,) for n in range(6)}, n
+
+
+def test_a_column_that_is_named_as_the_labels_holds_no_groups(tmp_path: Path) -> None:
+    table = parquet(tmp_path / "t.parquet", {"image": IMAGES, "group": LABELS, "n": [1] * 6})
+    keyed = {f"{n}.jpg": data for n, data in enumerate(IMAGES)}
+    keyed |= {f"{n}.json": json.dumps({"group": LABELS[n]}) for n in range(6)}
+    shard = write(tmp_path, {"s.tar": tar_bytes(dict(sorted(keyed.items())))}) / "s.tar"
+    for place in (table, shard):
+        data = open_dataset(place, label_column="group")
+        assert data.classes == ("cat", "dog")
+        assert together(data) == {(n,) for n in range(6)}
 
 
 def test_what_open_dataset_is_told_wins(tmp_path: Path) -> None:
@@ -467,6 +493,27 @@ def test_columns_that_are_not_groups(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_where_all_columns_are_used_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, plain() | {"t.csv": lines("path,label,group", row)})
     assert noted(tmp_path / "t.csv", caplog) == []
+
+
+def test_columns_of_shards_that_are_not_used_are_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    columns = {
+        "image": IMAGES,
+        "label": LABELS,
+        "group": PATIENTS,
+        "groups": PATIENTS,
+        "age": [1] * 6,
+        "sex": ["m"] * 6,
+    }
+    table = parquet(tmp_path / "t.parquet", columns)
+    unused = "t.parquet: not used: the columns 'age', 'sex'."
+    assert noted(table, caplog) == [
+        f"{table}: the groups are taken from the column 'group'; not used: 'groups'.",
+        unused,
+    ]
+    assert noted(table, caplog) == [unused]  # from the cache
+    assert noted(with_bytes(tmp_path / "b"), caplog)[-1] == "t.parquet: not used: the column 'patient'."
+    shard = web_called_group(tmp_path / "w", "group_id")
+    assert noted(shard, caplog)[-1] == "s.tar: not used: the column 'age'."
 
 
 def test_other_verbs_propose_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

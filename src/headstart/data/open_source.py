@@ -37,8 +37,8 @@ from headstart.data.in_memory import kept_table, missing_table
 from headstart.data.infer_labels import groups_beside, open_recognised, open_with_columns
 from headstart.data.match_files import compiled, labels_from_names, open_by_pattern, open_table
 from headstart.data.packs.pack_dataset import is_pack, open_pack
-from headstart.data.proposals import about_columns
-from headstart.data.shards.writing import shards_at, written_out
+from headstart.data.proposals import about_columns, unused_note
+from headstart.data.shards.writing import shards_at, unused_in, written_out
 from headstart.data.table_files import FORMATS, READABLE, read_cells
 from headstart.data.tables import LabelRow, choose_columns, rows_by, rows_of
 from headstart.errors import BadLabels, DataError, MissingData
@@ -187,6 +187,7 @@ def _from_shards(source: DataSource, shards: list[Path]) -> Dataset:
     _check_groups(source, rows)
     names = cells[header.index("name")]
     dataset = open_table(table, _with_pattern(source, rows, names))
+    dataset = replace(dataset, unused=unused_note(source.place.name, unused_in(table)))
     return _grouped_by_paths(source, dataset, dict(zip(cells[header.index("path")], names, strict=True)))
 
 

@@ -43,11 +43,17 @@ def about_columns(
     unused = unused_columns(header, columns)
     if not unused:
         return "", ""
-    note = f"{table}: not used: the column{'s' * (len(unused) > 1)} {few([repr(name) for name in unused], 6)}."
+    note = unused_note(table, unused)
     by_name = dict(zip(header, cells, strict=True))
     likely = (name for name in unused if _named_like_groups(name) and _suitable(by_name[name], labels))
     name = next(likely, "") if not columns.group else ""
     return note, _column_note(name, by_name[name]) if name else ""
+
+
+def unused_note(table: str, unused: Sequence[str]) -> str:
+    """A sentence for `Dataset.unused`, '' if all columns are used."""
+    listed = few([repr(name) for name in unused], 6)
+    return f"{table}: not used: the column{'s' * (len(unused) > 1)} {listed}." if unused else ""
 
 
 def proposal(dataset: Dataset) -> str:

@@ -137,7 +137,7 @@ def rows_by(table: Path, header: Sequence[str], cells: Sequence[list[str]], colu
     empty = [""] * len(cells[0])
     paths, splits, groups = (by_name[name] if name else empty for name in (columns.path, columns.split, columns.group))
     if columns.flags:
-        splits = flagged_sets({_plain(name): by_name[name] for name in columns.flags})
+        splits = flagged_sets({plain_name(name): by_name[name] for name in columns.flags})
     labels = empty
     if columns.label:
         labels = class_names(table, columns.label, by_name[columns.label], paths)
@@ -180,7 +180,7 @@ def one_hot(header: Sequence[str], cells: Sequence[list[str]], *, aside: str = "
     if _called(header, LABEL_COLUMNS):
         return []
     columns = dict(zip(header, cells, strict=True))
-    free = {name: c for name, c in columns.items() if name != aside and _plain(name) not in known}
+    free = {name: c for name, c in columns.items() if name != aside and plain_name(name) not in known}
     free = {name: c for name, c in free.items() if not _INDEX_COLUMNS.fullmatch(name)}
     hot = hot_columns(free)
     return hot if len(hot) < len(header) else []
@@ -196,7 +196,7 @@ def label_columns(columns: Mapping[str, Sequence[str]], *, used: Sequence[str], 
     """
     aside = (*SPLIT_COLUMNS, *GROUP_COLUMNS, *FLAGS)
     free = [name for name, cells in columns.items() if name not in used and not is_index(name, cells)]
-    free = [name for name in free if _plain(name) not in aside]
+    free = [name for name in free if plain_name(name) not in aside]
     others = [name for name in free if not _called([name], _NAMES)]
     return _called_labels(free, columns) or others or (free if ids else [])
 
@@ -234,8 +234,8 @@ def guess_columns(
     free = [name for name in header if name not in named.values() and not is_index(name, cells.get(name, ()))]
     splits, groups = _called(free, SPLIT_COLUMNS), _called(free, GROUP_COLUMNS)
     split = _split_column(table, splits, cells)
-    group = group_column or _first_of(table, groups, GROUP_COLUMNS, "groups are")
-    free = [name for name in free if name not in (*splits, *groups) and _plain(name) not in FLAGS]
+    group = group_column or usual_group(table, free)
+    free = [name for name in free if name not in (*splits, *groups) and plain_name(name) not in FLAGS]
     path = path_column or _path_column(table, free, cells)
     free = [name for name in free if name != path]
     if unlabelled:
@@ -346,8 +346,10 @@ def _refuse_pixels(table: Path, header: Sequence[str]) -> None:
 def _flags(table: Path, by_name: Mapping[str, Sequence[str]], columns: Columns) -> tuple[str, ...]:
     """Columns such as is_valid that hold the split, which is logged."""
     used = (columns.path, columns.label, columns.group)
-    flags = [name for name in by_name if _plain(name) in FLAGS and name not in used and bits(by_name[name]) is not None]
-    flags = list({FLAGS[_plain(name)]: name for name in flags}.values())
+    flags = [
+        name for name in by_name if plain_name(name) in FLAGS and name not in used and bits(by_name[name]) is not None
+    ]
+    flags = list({FLAGS[plain_name(name)]: name for name in flags}.values())
     if flags:
         others = _called(by_name, SPLIT_COLUMNS)
         log.info(
@@ -368,10 +370,10 @@ def _refuse_group(table: Path, group: str, path: str | None, label: str | None, 
         )
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A name in lower case, with ``_`` between its words.
 
-    >>> _plain("Image Path"), _plain("fileName"), _plain("LABEL")
+    >>> plain_name("Image Path"), plain_name("fileName"), plain_name("LABEL")
     ('image_path', 'file_name', 'label')
     """
     return re.sub(r"[ -]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())).casefold()
@@ -379,7 +381,7 @@ def _plain(name: str) -> str:
 
 def _called(header: Iterable[str], names: Iterable[str]) -> list[str]:
     known = frozenset(names)
-    return [name for name in header if _plain(name) in known]
+    return [name for name in header if plain_name(name) in known]
 
 
 def _one(table: Path, found: Sequence[str], what: str, header: Sequence[str]) -> str:
@@ -408,7 +410,7 @@ def _first_of(table: Path, found: Sequence[str], names: Sequence[str], what: str
 
     Raises `BadLabels` if two have that name, ignoring case.
     """
-    rank = {name: names.index(_plain(name)) for name in found}
+    rank = {name: names.index(plain_name(name)) for name in found}
     ranked = sorted(found, key=rank.__getitem__)
     if len(ranked) > 1 and rank[ranked[0]] == rank[ranked[1]]:
         raise BadLabels(
@@ -419,6 +421,11 @@ def _first_of(table: Path, found: Sequence[str], names: Sequence[str], what: str
     if left:
         log.info("%s: the %s taken from the column %r; not used: %s.", table, what, ranked[0], _listed(left))
     return ranked[0] if ranked else ""
+
+
+def usual_group(table: Path, header: Sequence[str]) -> str:
+    """The column of groups where none is named, see `GROUP_COLUMNS`; '' for none. Raises `BadLabels` as `guess_columns`."""
+    return _first_of(table, _called(header, GROUP_COLUMNS), GROUP_COLUMNS, "groups are")
 
 
 def _listed(names: Iterable[str]) -> str:

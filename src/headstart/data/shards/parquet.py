@@ -1,7 +1,7 @@
 """Images in the cells of parquet files, as Hugging Face writes datasets, or as plain bytes.
 
-The image column is the one that contains structs with bytes, or bytes that begin like an image; the label column is
-found by its usual names, and numeric classes get their names from Hugging Face's metadata.
+The image column is the one that contains structs with bytes, or bytes that begin like an image; the columns of the labels
+and groups are found by their usual names, and numeric classes get their names from Hugging Face's metadata.
 
 Costs memory for about two row groups: a group's pages are loaded whole, however little is read. Files with 100 images
 per group, as Hugging Face writes them, need tens of megabytes. Not for tables of paths: see `data.tables`.
@@ -16,7 +16,16 @@ from typing import Any
 
 from headstart.data.set_columns import set_name
 from headstart.data.shards.samples import Sample, as_label, kind_of
-from headstart.data.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS
+from headstart.data.tables import (
+    GROUP_COLUMNS,
+    LABEL_COLUMNS,
+    PATH_COLUMNS,
+    SPLIT_COLUMNS,
+    Columns,
+    plain_name,
+    unused_columns,
+    usual_group,
+)
 from headstart.errors import BadLabels, near_names
 from headstart.io.extras import require
 
@@ -63,11 +72,12 @@ def table_samples(shard: Path, image_column: str, label_column: str, group_colum
     try:
         with pyarrow.parquet.ParquetFile(shard, buffer_size=_BUFFER, pre_buffer=False) as table:
             image = _one_image_column(shard, _image_columns(table, image_column), table.schema_arrow.names)
-            group = _group_column(shard, table.schema_arrow.names, image, group_column)
+            group = _group_column(shard, table.schema_arrow, image, group_column, label_column)
             label = _label_column(shard, table.schema_arrow, image, label_column, group)
             split = next((name for name in table.schema_arrow.names if name.casefold() in SPLIT_COLUMNS), "")
             classes = _class_names(table.schema_arrow.metadata or {}, label)
             columns = [name for name in dict.fromkeys((image, label, split, group)) if name]
+            unused = tuple(unused_columns(table.schema_arrow.names, Columns(image, label, split, group)))
             n = 0
             for batch in table.iter_batches(batch_size=_ROWS, columns=columns, use_threads=False):
                 for row in batch.to_pylist():
@@ -80,6 +90,7 @@ def table_samples(shard: Path, image_column: str, label_column: str, group_colum
                         label=_class_of(where, row[label], classes) if label else "",
                         split=set_name(as_label(where, row[split])) if split else "",
                         group=as_label(where, row[group], what="group") if group else "",
+                        unused=unused,
                     )
     except (pyarrow.ArrowException, OSError) as error:
         problem = str(error).splitlines()[0].rstrip(".")
@@ -95,10 +106,18 @@ def _one_image_column(shard: Path, candidates: Sequence[str], columns: Sequence[
     raise BadLabels(f"{shard}: {problem}.", hint="path_column names the image column.")
 
 
-def _group_column(shard: Path, columns: Sequence[str], image: str, wanted: str) -> str:
-    """Return the requested group column, '' if none is requested. Raises `BadLabels` if it does not exist."""
-    names = [name for name in columns if name != image]
-    if wanted and wanted not in names:
+def _group_column(shard: Path, schema: Any, image: str, wanted: str, label: str) -> str:
+    """Return the requested group column, else the one with a usual name, '' if there is none.
+
+    Raises `BadLabels` if the requested one does not exist, or several have the same usual name.
+    """
+    import pyarrow.types as types
+
+    names = [name for name in schema.names if name != image]
+    if not wanted:
+        single = [name for name in names if not types.is_nested(schema.field(name).type)]
+        return usual_group(shard, [name for name in single if name != label])
+    if wanted not in names:
         raise BadLabels(
             f"{shard}: has no column {wanted!r} (group_column); its columns are {', '.join(map(repr, names))}.",
             hint=near_names(wanted, names) or "Choose one of these.",
@@ -122,7 +141,7 @@ def _label_column(shard: Path, schema: Any, image: str, wanted: str, group: str)
     single = [
         name
         for name in names
-        if name.casefold() not in SPLIT_COLUMNS
+        if plain_name(name) not in (*SPLIT_COLUMNS, *GROUP_COLUMNS)
         and (types.is_integer(schema.field(name).type) or types.is_string(schema.field(name).type))
     ]
     if len(usual) == 1 or (len(single) == 1 and not usual):

@@ -27,13 +27,15 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a shard: its name, bytes (None if it has none), label, split and group."""
+    """One image of a shard: its name, bytes (None if it has none), label, split and group; which columns, fields or keys
+    it has besides."""
 
     name: str
     data: bytes | None
     label: str
     split: str = ""
     group: str = ""
+    unused: tuple[str, ...] = ()
 
 
 def kind_of(data: bytes | None) -> str:

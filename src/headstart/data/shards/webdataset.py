@@ -1,8 +1,9 @@
 """WebDataset shards: tars in which the files of one sample follow each other, named KEY.jpg, KEY.cls, KEY.json ...
 
 The key ends at the first dot of the file name. The label is in .cls, else in .txt, else under a usual key of .json, or
-where `label_column` says. Reads front to back, also tars compressed with gzip, bzip2, xz or zstandard (for the rules
-see `data.archives.tars`: no links, nothing truncated).
+where `label_column` says. The group is in .group or under that key of .json, or where `group_column` says. Reads front to
+back, also tars compressed with gzip, bzip2, xz or zstandard (for the rules see `data.archives.tars`: no links, nothing
+truncated).
 
 Costs memory for one sample. Not for tars of class folders: `data.archives.unpacking` unpacks those.
 """
@@ -10,16 +11,16 @@ Costs memory for one sample. Not for tars of class folders: `data.archives.unpac
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from headstart.data.archives.members import shown
 from headstart.data.archives.tars import is_tar, tar_entries
 from headstart.data.dataset import IMAGES
 from headstart.data.shards.samples import Sample, as_label
-from headstart.data.tables import LABEL_COLUMNS
+from headstart.data.tables import GROUP_COLUMNS, LABEL_COLUMNS, plain_name
 from headstart.errors import BadArchive, BadLabels
 from headstart.images.limits import MAX_FILE_BYTES
 from headstart.io.text_table import few
@@ -128,8 +129,24 @@ def _sample(
             hint="path_column names the ending to use, such as 'jpg'.",
         )
     field = images[0] if images else "jpg"
-    group = _group_of(where, fields, group_field) if group_field else ""
-    return Sample(f"{key}.{field}", fields.get(field), _label_of(where, fields, label_field), group=group)
+    keys = _keys_in_json(fields)
+    grouped_by = group_field or _usual_group({**keys, **fields}, label_field)
+    group = _group_of(where, fields, grouped_by) if grouped_by else ""
+    label_at, label = _label_of(where, fields, label_field)
+    used = {field, "json", label_at, grouped_by, grouped_by.lower().removeprefix(".")}
+    unused = tuple(name for name in (*fields, *keys) if name not in used)
+    return Sample(f"{key}.{field}", fields.get(field), label, group=group, unused=unused)
+
+
+def _usual_group(cells: Mapping[str, object], label: str) -> str:
+    """Return the field or the key with a usual name for groups, '' if there is none with a single value."""
+    labels = (label, label.lower().removeprefix("."))
+    named = {
+        plain_name(name): name
+        for name, value in cells.items()
+        if name not in labels and not isinstance(value, list | dict)
+    }
+    return next((named[name] for name in GROUP_COLUMNS if name in named), "")
 
 
 def _group_of(where: str, fields: dict[str, bytes], wanted: str) -> str:
@@ -141,15 +158,16 @@ def _group_of(where: str, fields: dict[str, bytes], wanted: str) -> str:
     return as_label(where, value.get(wanted), what="group") if isinstance(value, dict) else ""
 
 
-def _label_of(where: str, fields: dict[str, bytes], wanted: str) -> str:
-    """Return the label of a sample: from the requested field, its .cls, its .txt, or a key of its .json."""
+def _label_of(where: str, fields: dict[str, bytes], wanted: str) -> tuple[str, str]:
+    """Return where the label of a sample is, and the label: the requested field, its .cls, its .txt, or a key of its
+    .json; '' for both if it has none."""
     named = [wanted.lower().removeprefix(".")] if wanted else ["cls", "txt"]
     for field in named:
         if field in fields:
-            return as_label(where, fields[field])
+            return field, as_label(where, fields[field])
     if "json" not in fields:
         if not wanted:
-            return ""
+            return "", ""
         raise BadLabels(
             f"{where}: has no {wanted!r} (label_column); it has {', '.join(repr(field) for field in fields)}.",
             hint="label_column names an ending, such as 'cls', or a key in the .json.",
@@ -164,15 +182,24 @@ def _json_of(where: str, data: bytes) -> object:
         raise BadLabels(f"{where}: its .json is invalid: {data[:40]!r}.", hint="Write the shard again.") from None
 
 
-def _label_in_json(where: str, data: bytes, wanted: str) -> str:
+def _keys_in_json(fields: dict[str, bytes]) -> dict[str, Any]:
+    """Return what a .json holds that may not be needed: nothing if it is invalid."""
+    try:
+        value = json.loads(fields.get("json", b"{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _label_in_json(where: str, data: bytes, wanted: str) -> tuple[str, str]:
     value = _json_of(where, data)
     if not isinstance(value, dict):
-        return as_label(where, value)
+        return "json", as_label(where, value)
     candidates = [wanted] if wanted else [key for key in value if key.casefold() in LABEL_COLUMNS]
     if len(candidates) == 1 and candidates[0] in value:
-        return as_label(where, value[candidates[0]])
+        return candidates[0], as_label(where, value[candidates[0]])
     if not wanted and not candidates:
-        return ""
+        return "", ""
     raise BadLabels(
         f"{where}: no single key of its .json is the label: it has {few([repr(key) for key in value], 6)}.",
         hint="label_column names the key.",

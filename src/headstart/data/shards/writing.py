@@ -29,15 +29,16 @@ from headstart.data.shards.samples import Sample, kind_of
 from headstart.data.shards.webdataset import has_samples, tar_samples
 from headstart.errors import BadArchive, BadLabels, MissingData, WriteError
 from headstart.io.files import cache_dir, csv_bytes, read_json, sha256_file, write_json, write_pieces
-from headstart.io.folders import folder_aside, remove_folder
+from headstart.io.folders import files_and_bytes, folder_aside, remove_folder, require_whole
 from headstart.io.progress import bar, log
 from headstart.io.text_table import few
 
 LABELS = "labels.csv"
 _SUM = "written.json"
-VERSION = "1"
+VERSION = "2"
 """Change it to discard all extracted shards: when the output changes."""
 _HEADER = ("path", "label", "split", "name", "group")
+_MOST_UNUSED = 1_000  # names kept
 _MAX_NAMES = 100_000  # shards that braces may expand to
 _Row = tuple[str, str, str, str, str]  # as `_HEADER`
 _ShardColumns = tuple[str, str, str]  # of images, labels and groups; '' if not named
@@ -121,8 +122,7 @@ def written_out(
     names = [shard.relative_to(root).as_posix() for shard in shards]
     hashes = [sha256_file(shard) for shard in shards]
     columns = (image_column, label_column, group_column)
-    given = columns if group_column else columns[:2]  # as before there were groups, so that older caches are found
-    key = hash_rows([("shards", VERSION, *given), *zip(names, hashes, strict=True)])
+    key = hash_rows([("shards", VERSION, *columns), *zip(names, hashes, strict=True)])
     folder = cache_dir() / "unpacked" / f"shards-{key[:32]}"
     if _is_whole(folder):
         return folder / LABELS
@@ -131,8 +131,9 @@ def written_out(
             log.info("%s: has changed since it was written; extracting again.", folder)
             remove_folder(folder)
         with folder_aside(folder, fresh=True) as aside:
-            n = _write(aside, shards, names, columns)
-            write_json(aside / _SUM, {"bytes": _bytes_in(aside)})
+            n, counts, unused = _write(aside, shards, names, columns)
+            require_whole(aside, *counts)
+            write_json(aside / _SUM, {"bytes": counts, "unused": unused})
     except WriteError as error:
         if _is_whole(folder):  # another process was faster
             return folder / LABELS
@@ -142,32 +143,32 @@ def written_out(
     return folder / LABELS
 
 
+def unused_in(table: Path) -> list[str]:
+    """Return the columns, fields and keys of the shards that were not used for a table of `written_out`."""
+    return [str(name) for name in read_json(table.with_name(_SUM))["unused"]]
+
+
 def _is_whole(folder: Path) -> bool:
     """Return whether a cached folder still has the size that was written."""
     try:
-        expected = read_json(folder / _SUM)["bytes"]
+        files, size = read_json(folder / _SUM)["bytes"]
+        return files_and_bytes(folder) == (files + 1, size + os.lstat(folder / _SUM).st_size)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return bool(expected == _bytes_in(folder))
 
 
-def _bytes_in(folder: Path) -> list[int]:
-    """Return the number of files and their bytes, without the record that they are compared with."""
-    sizes = [
-        os.lstat(os.path.join(above, name)).st_size
-        for above, _, names in os.walk(folder)
-        for name in names
-        if name != _SUM
-    ]
-    return [len(sizes), sum(sizes)]
+def _write(
+    aside: Path, shards: Sequence[Path], names: Sequence[str], columns: _ShardColumns
+) -> tuple[int, tuple[int, int], list[str]]:
+    """Fill a folder; return its images, its files and their bytes, and the names of what was not used.
 
-
-def _write(aside: Path, shards: Sequence[Path], names: Sequence[str], columns: _ShardColumns) -> int:
-    """Fill a folder and return its number of images. Stops before it exceeds the limits for an archive of that size."""
+    Stops before it exceeds the limits for an archive of that size.
+    """
     rows: list[_Row] = []
     packed = sum(shard.stat().st_size for shard in shards)
     limits = limits_for(packed, disk_usage(aside).free)
     keys: defaultdict[str, set[str]] = defaultdict(set)
+    unused: dict[str, None] = {}
     written = images = 0
     with bar("Extracting images", packed) as advance:
         for shard, name in zip(shards, names, strict=True):
@@ -184,12 +185,14 @@ def _write(aside: Path, shards: Sequence[Path], names: Sequence[str], columns: _
                     images += 1
                     write_pieces(aside / path, [sample.data])
                 rows.append((path, sample.label, sample.split or split, sample.name, sample.group))
+                if len(unused) < _MOST_UNUSED:
+                    unused |= dict.fromkeys(sample.unused)
             advance(shard.stat().st_size)
     if not images:
         raise BadLabels(f"{shards[0]}: contains no image data.", hint="Give shards that contain the images themselves.")
     _require_groups(shards[0], columns[2], rows)
-    write_pieces(aside / LABELS, [csv_bytes(_HEADER, _with_usable_split(rows))])
-    return images
+    written += write_pieces(aside / LABELS, [csv_bytes(_HEADER, _with_usable_split(rows))])
+    return images, (images + 1, written), list(unused)
 
 
 def _require_groups(shard: Path, column: str, rows: list[_Row]) -> None:
