@@ -366,6 +366,28 @@ def test_images_without_bytes_are_named(tmp_path: Path) -> None:
     assert open_dataset(lone).rejected == (("s/000001-2.jpg", "not_a_file"),)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a b.parquet", "a_b.parquet"),
+        (f"{'long' * 16}-000.parquet", f"{'long' * 16}-001.parquet"),
+        ("x/data.parquet", "x/Data.parquet"),
+        ("x.tar", "x.parquet"),
+    ],
+    ids=["blanks", "long", "case", "suffix"],
+)
+def test_shards_whose_names_become_the_same_are_told_apart(names: tuple[str, str], tmp_path: Path) -> None:
+    for which, name in zip(([0, 1, 2], [3, 4, 5]), names, strict=True):
+        if name.endswith(".tar"):
+            files: dict[str, bytes | str] = {}
+            for n, key in zip(which, "éèê", strict=True):
+                files |= {f"{key}.jpg": IMAGES[n], f"{key}.cls": LABELS[n]}
+            write(tmp_path, {name: tar_bytes(files)})
+        else:
+            parquet(tmp_path / name, {"image": [IMAGES[n] for n in which], "label": [LABELS[n] for n in which]})
+    assert found(open_dataset(tmp_path)) == EXPECTED
+
+
 def test_two_processes_share_what_is_written_out(tmp_path: Path) -> None:
     place = of_split_shards(tmp_path / "data")
     code = f"from headstart.data.open_dataset import open_dataset as o; d = o({str(place)!r}); print(d.root, len(d))"

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -28,7 +28,7 @@ from headstart.data.shards.parquet import has_images, table_samples
 from headstart.data.shards.samples import Sample, kind_of
 from headstart.data.shards.webdataset import has_samples, tar_samples
 from headstart.errors import BadArchive, BadLabels, MissingData, WriteError
-from headstart.io.files import cache_dir, csv_bytes, read_json, sha256_file, write_json, write_pieces
+from headstart.io.files import cache_dir, csv_bytes, read_json, sha256_bytes, sha256_file, write_json, write_pieces
 from headstart.io.folders import files_and_bytes, folder_aside, remove_folder, require_whole
 from headstart.io.progress import bar, log
 from headstart.io.text_table import few
@@ -171,8 +171,8 @@ def _write(
     unused: dict[str, None] = {}
     written = images = 0
     with bar("Extracting images", packed) as advance:
-        for shard, name in zip(shards, names, strict=True):
-            split, folder = side_of_shard(name), _folder_of(name)
+        for shard, name, folder in zip(shards, names, _folders_of(names), strict=True):
+            split = side_of_shard(name)
             for n, sample in enumerate(_samples(shard, columns, keys[split])):
                 written += len(sample.data or b"")
                 if written > limits.bytes:
@@ -222,6 +222,20 @@ def side_of_shard(name: str) -> str:
     """
     splits = {split_name(word) for word in re.split(r"[^a-zA-Z]+", name)} - {""}
     return splits.pop() if len(splits) == 1 else ""
+
+
+def _folders_of(names: Sequence[str]) -> list[str]:
+    """Return a folder name for each shard; names that become the same are told apart by a hash of the whole name.
+
+    >>> _folders_of(["a b.tar", "c.tar", "a_b.parquet"])
+    ['a_b-b416a080', 'c', 'a_b-ed501d24']
+    """
+    folders = [_folder_of(name) for name in names]
+    times = Counter(folder.casefold() for folder in folders)
+    return [
+        f"{folder}-{sha256_bytes(os.fsencode(name))[:8]}" if times[folder.casefold()] > 1 else folder
+        for folder, name in zip(folders, names, strict=True)
+    ]
 
 
 def _folder_of(name: str) -> str:
