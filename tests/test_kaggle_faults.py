@@ -111,14 +111,36 @@ def test_what_has_come_is_kept_and_gone_on_with_by_the_next_call(server: KaggleS
     assert left(place) == ["archive.zip", "archive.zip.partial.json"]
 
 
-def test_a_whole_archive_is_not_fetched_again(server: KaggleServer) -> None:
+def test_of_a_whole_archive_only_the_last_byte_is_fetched_again(server: KaggleServer) -> None:
     download(SLUG, patience=QUICK)
     server.seen.clear()
     got = download(SLUG, patience=QUICK)
     assert whole(got)
-    assert server.downloads == []
+    last = len(COMPETITION.archive) - 1
+    assert ranges(server) == [None, f"bytes={last}-"]  # the client opens the address itself, without reading from it
     forget(got)
     assert list(got.path.parent.iterdir()) == []
+
+
+def test_a_whole_archive_of_an_earlier_version_is_not_taken_for_the_newest(server: KaggleServer, place: Path) -> None:
+    bring(place)
+    server.competitions[REDUX] = drawn_competition(each=15)
+    server.seen.clear()
+    assert whole(bring(place), server.competitions[REDUX])
+    assert ranges(server) == [f"bytes={len(COMPETITION.archive) - 1}-"]
+    server.competitions[REDUX] = Competition(REDUX, server.competitions[REDUX].archive[::-1], COMPETITION.answers)
+    assert whole(bring(place), server.competitions[REDUX])  # of the same size
+
+
+def test_a_whole_archive_is_kept_while_the_server_cannot_be_asked(server: KaggleServer, place: Path) -> None:
+    bring(place)
+    server.faults.broken = 99
+    with pytest.raises(Unreachable, match=rf"stuck: .* at byte {len(COMPETITION.archive) - 1:,} of "):
+        bring(place)
+    server.faults.broken = 0
+    server.seen.clear()
+    assert whole(bring(place))
+    assert ranges(server) == [f"bytes={len(COMPETITION.archive) - 1}-"]
 
 
 def test_a_part_of_another_version_is_not_gone_on_with(server: KaggleServer, place: Path) -> None:

@@ -2,9 +2,10 @@
 
 The data so far is beside the final name as ``NAME.partial``, with ``NAME.partial.json``, which identifies the complete
 file (size, ETag, checksum). Data is appended only while the server confirms that the file is still the same; otherwise
-the download restarts. At the end the size is compared, and the MD5 or CRC-32C if the server gives one (``x-goog-hash``,
-``Content-MD5``; an ETag is not a checksum). Memory stays flat; verification reads the file once (SHA-256 and MD5: 500
-MB/s).
+the download restarts. The last byte of a complete file is downloaded again, so that one that was left there weeks ago
+is not taken for the newest. At the end the size is compared, and the MD5 or CRC-32C if the server gives one
+(``x-goog-hash``, ``Content-MD5``; an ETag is not a checksum). Memory stays flat; verification reads the file once (SHA-256
+and MD5: 500 MB/s).
 
 This module follows no redirects and never logs in: `locate` returns the whole request, so that its credentials go only
 to the host that it was made for. Addresses are never shown, since a signed one is a key. Not for many small files.
@@ -190,6 +191,9 @@ class _Transfer:
         self.trouble = ""
         self.size = file.seek(0, 2)
         self.remote = self._recorded()
+        if self.remote is not None and 0 < self.size == self.remote.size:
+            self.size = file.truncate(self.size - 1)  # asked for again: the answer says whether the rest is up to date
+            file.seek(self.size)
 
     def run(self) -> None:
         """Transfer until the file is complete. Raises `Unreachable` after `patience.tries` in a row without a new byte."""
