@@ -136,7 +136,8 @@ def killed_at_random(
     assert last.returncode == 0, last.stderr
     assert numbers(out) == expected
     for path in asides(tmp_path):
-        os.utime(path, (0, 0))
+        for each in (path, *path.rglob("*")):
+            os.utime(each, (0, 0))
     shutil.rmtree(cache / "features")
     assert finished(words_for(verb, out, photos, tiny_weights), cache).returncode == 0
     assert numbers(out) == expected
