@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headstart.errors import BadLabels, DataError
+from headstart.evaluation.image_groups import counted_groups
 from headstart.evaluation.intervals import Estimate, Resampling, wilson
 from headstart.evaluation.probabilities import softmax
 
@@ -111,7 +112,9 @@ def reliability(probabilities_NK: np.ndarray, labels_N: np.ndarray, bins: int = 
     return Reliability(np.linspace(0, 1, bins + 1), count, means[0], means[1])
 
 
-def calibration_error(table: Reliability, draw: Resampling) -> Estimate:
+def calibration_error(
+    table: Reliability, draw: Resampling, accuracy: Estimate | None = None, noise_BM: np.ndarray | None = None
+) -> Estimate:
     """Compute the expected calibration error of a non-empty table, with an interval for its noiseless value.
 
     Noise raises this error (the mean of |gap + noise| is above |gap|) and resampling would raise it again, so bootstrap
@@ -119,14 +122,14 @@ def calibration_error(table: Reliability, draw: Resampling) -> Estimate:
     fall into bins, and are right or wrong, by chance) and added to s times the observed gaps. The bounds are the
     smallest and the largest s at which the observed error is not yet unusual: a test inverted along that line. The
     error is never below |mean confidence - accuracy|, so the upper bound allows for the accuracy's own interval.
+
+    Images of groups do not fall by chance one by one: their `accuracy` and noise (`group_noise`) are given.
     """
     n = int(table.count.sum())
     sure, rate = np.nan_to_num(table.confidence), np.nan_to_num(table.accuracy)
     gap = table.count * (sure - rate) / n
     value = min(1.0, float(np.abs(gap).sum()))
-    rate = (table.count * rate + sure) / (table.count + 1)  # a prior of one image, for small bins
-    fallen = draw.rng.multinomial(n, table.count / n, size=draw.resamples)
-    noise = (fallen * sure - draw.rng.binomial(fallen, np.clip(rate, 0, 1))) / n - table.count * (sure - rate) / n
+    noise = _simulated_noise(table, draw) if noise_BM is None else noise_BM
 
     def errors(s: float) -> np.ndarray:
         return np.abs(s * gap + noise).sum(axis=1)
@@ -137,11 +140,35 @@ def calibration_error(table: Reliability, draw: Resampling) -> Estimate:
         low = _boundary(lambda s: bool(np.mean(errors(s) >= value - slack) <= tail), 0.0, 1.0)
     if value > 0 and np.mean(errors(1.0) <= value + slack) > tail:
         high = _boundary(lambda s: bool(np.mean(errors(s) <= value + slack) > tail), 1.0, 1 / value)
-    accuracy = wilson(round(float(table.count @ np.nan_to_num(table.accuracy))), n, draw.level)
+    accuracy = accuracy or wilson(round(float(table.count @ rate)), n, draw.level)
     mean_sure = float(table.count @ sure / n)
     most = max(value, high * value, abs(mean_sure - accuracy.low), abs(mean_sure - accuracy.high))
-    method = f"test inversion, {draw.resamples} simulated sets"
+    sets = "simulated sets" if draw.groups is None else f"resamples of {counted_groups(draw.groups.count)}"
+    method = f"test inversion, {draw.resamples} {sets}"
     return Estimate(value=value, low=min(value, low * value), high=min(1.0, most), n=n, method=method)
+
+
+def _simulated_noise(table: Reliability, draw: Resampling) -> np.ndarray:
+    """Return the differences of the gaps from those of the table in simulated sets, (B, bins), as fractions of the images."""
+    n, sure, rate = int(table.count.sum()), np.nan_to_num(table.confidence), np.nan_to_num(table.accuracy)
+    rate = (table.count * rate + sure) / (table.count + 1)  # a prior of one image, for small bins
+    fallen = draw.rng.multinomial(n, table.count / n, size=draw.resamples)
+    noise_BM: np.ndarray = (fallen * sure - draw.rng.binomial(fallen, np.clip(rate, 0, 1))) / n - table.count * (
+        sure - rate
+    ) / n
+    return noise_BM
+
+
+def group_noise(probabilities_NK: np.ndarray, labels_N: np.ndarray, draw: Resampling, bins: int = 15) -> np.ndarray:
+    """Return the differences of the gaps from the observed ones in resamples of whole groups, (B, bins)."""
+    confidence_N = probabilities_NK.max(axis=1)
+    gap_N = confidence_N - (probabilities_NK.argmax(axis=1) == labels_N)
+    gap_NM = np.where(bin_of(confidence_N, bins)[:, None] == np.arange(bins), gap_N[:, None], 0.0)
+    found = []
+    for weights_Nb in draw.weights(len(labels_N)):
+        total_b = weights_Nb.sum(axis=0, dtype=np.float64)
+        found.append(weights_Nb.T.astype(np.float32) @ gap_NM.astype(np.float32) / total_b[:, None])
+    return np.concatenate(found) - gap_NM.mean(axis=0)
 
 
 def _boundary(holds: Callable[[float], bool], start: float, end: float) -> float:

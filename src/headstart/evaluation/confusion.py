@@ -1,13 +1,14 @@
 """Figures computed from a confusion matrix, with intervals: macro and weighted averages, kappa, Matthews, F1.
 
 Resampling images is one multinomial draw over the cells of the matrix, so a resample costs one draw per non-empty cell,
-whatever the number of images. Accuracy, recall and precision of a class are plain proportions and get Wilson's interval
-instead (`headstart.evaluation.metrics`).
+whatever the number of images. Resampling groups of images costs a pass over the images. Accuracy, recall and precision
+of a class are plain proportions and get Wilson's interval instead (`headstart.evaluation.metrics`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -49,14 +50,20 @@ def figures(right_BK: np.ndarray, true_BK: np.ndarray, predicted_BK: np.ndarray)
     return np.column_stack([*columns, np.where(present_BK, f1, math.nan)])
 
 
-def count_figures(confusion_KK: np.ndarray, draw: Resampling) -> tuple[dict[str, Estimate], list[Estimate]]:
-    """Estimate the figures `COUNTED`, by name, and the F1 of each class."""
-    n = int(confusion_KK.sum())
+def confusion_of(cells_N: np.ndarray, k: int) -> np.ndarray:
+    """Return the confusion matrix, int64 (K, K), of images in `cells_N`: K times the true class plus the predicted one."""
+    return np.bincount(cells_N, minlength=k * k).reshape(k, k)
+
+
+def count_figures(cells_N: np.ndarray, k: int, draw: Resampling) -> tuple[dict[str, Estimate], list[Estimate]]:
+    """Estimate the figures `COUNTED`, by name, and the F1 of each class, of images in the cells of `confusion_of`."""
+    confusion_KK, n = confusion_of(cells_N, k), len(cells_N)
     right, true, predicted = np.diag(confusion_KK), confusion_KK.sum(axis=1), confusion_KK.sum(axis=0)
     value_Q = figures(right[None], true[None], predicted[None])[0]
-    drawn_BQ = _resampled(confusion_KK, draw)
-    skew_Q = _skewness(confusion_KK, value_Q)
-    low_Q, high_Q = _with_more_images(confusion_KK, quantile_of_normal(draw.level) ** 2)
+    drawn_BQ = _resampled(cells_N, confusion_KK, draw)
+    skew_Q = _skewness(cells_N, confusion_KK, value_Q, draw)
+    each = n / draw.independent(np.arange(n))  # images of a group
+    low_Q, high_Q = _with_more_images(confusion_KK, quantile_of_normal(draw.level) ** 2 * each)
     cases_Q = [n] * len(COUNTED) + (true + predicted - right).tolist()
     estimates = []
     for q, value in enumerate(value_Q.tolist()):
@@ -69,12 +76,11 @@ def count_figures(confusion_KK: np.ndarray, draw: Resampling) -> tuple[dict[str,
     return dict(zip(COUNTED, estimates, strict=False)), estimates[len(COUNTED) :]
 
 
-def _resampled(confusion_KK: np.ndarray, draw: Resampling) -> np.ndarray:
+def _resampled(cells_N: np.ndarray, confusion_KK: np.ndarray, draw: Resampling) -> np.ndarray:
     """Compute `figures` of each resample, (B, 8 + K)."""
-    k, n = len(confusion_KK), int(confusion_KK.sum())
+    k = len(confusion_KK)
     rows, columns = np.nonzero(confusion_KK)  # sorted by row
     by_column = np.argsort(columns, kind="stable")
-    shares = confusion_KK[rows, columns] / n
 
     def totals(cells_bM: np.ndarray, class_M: np.ndarray) -> np.ndarray:
         total_bK = np.zeros((len(cells_bM), k))
@@ -82,9 +88,8 @@ def _resampled(confusion_KK: np.ndarray, draw: Resampling) -> np.ndarray:
         total_bK[:, present] = np.add.reduceat(cells_bM, starts, axis=1)
         return total_bK
 
-    blocks, step = [], max(1, ENTRIES // max(k, len(rows)))
-    for start in range(0, draw.resamples, step):
-        cells_bM = draw.rng.multinomial(n, shares, size=min(step, draw.resamples - start))
+    blocks = []
+    for cells_bM in _drawn_cells(cells_N, confusion_KK, draw):
         right_bK = np.zeros((len(cells_bM), k))
         right_bK[:, rows[rows == columns]] = cells_bM[:, rows == columns]
         true_bK, predicted_bK = totals(cells_bM, rows), totals(cells_bM[:, by_column], columns[by_column])
@@ -92,28 +97,59 @@ def _resampled(confusion_KK: np.ndarray, draw: Resampling) -> np.ndarray:
     return np.concatenate(blocks)
 
 
-def _skewness(confusion_KK: np.ndarray, value_Q: np.ndarray) -> np.ndarray:
-    """Return the skewness of the jackknife, (8 + K,). Images in a cell are alike, so each cell leaves one out once."""
-    n, k = int(confusion_KK.sum()), len(confusion_KK)
+def _drawn_cells(cells_N: np.ndarray, confusion_KK: np.ndarray, draw: Resampling) -> Iterator[np.ndarray]:
+    """Yield how many images of each resample are in each non-empty cell, int64 (b, M)."""
+    k, n = len(confusion_KK), len(cells_N)
+    filled = np.flatnonzero(confusion_KK)
+    if draw.groups is None:
+        step = max(1, ENTRIES // max(k, len(filled)))
+        for start in range(0, draw.resamples, step):
+            yield draw.rng.multinomial(n, confusion_KK.flat[filled] / n, size=min(step, draw.resamples - start))
+        return
+    order = np.argsort(cells_N, kind="stable")
+    starts = np.searchsorted(cells_N[order], filled)
+    for weights_Nb in draw.weights(n):
+        yield np.add.reduceat(weights_Nb[order], starts, axis=0, dtype=np.int64).T
+
+
+def _skewness(cells_N: np.ndarray, confusion_KK: np.ndarray, value_Q: np.ndarray, draw: Resampling) -> np.ndarray:
+    """Return the skewness of the jackknife, (8 + K,), which leaves out each image once, or each group."""
+    n = draw.independent(np.arange(len(cells_N)))
     if n < 2:
         return np.zeros(len(value_Q))
-    rows, columns = np.nonzero(confusion_KK)
     right, true, predicted = np.diag(confusion_KK), confusion_KK.sum(axis=1), confusion_KK.sum(axis=0)
     moments_3Q = np.zeros((3, len(value_Q)))
-    step = max(1, ENTRIES // k)
-    for start in range(0, len(rows), step):
-        r, c = rows[start : start + step], columns[start : start + step]
-        one = np.arange(len(r))
-        right_MK, true_MK, predicted_MK = (np.tile(x, (len(r), 1)) for x in (right, true, predicted))
-        right_MK[one, r] -= r == c
-        true_MK[one, r] -= 1
-        predicted_MK[one, c] -= 1
-        change_MQ = np.nan_to_num(value_Q - figures(right_MK, true_MK, predicted_MK))
-        moments_3Q += [confusion_KK[r, c] @ change_MQ**power / n for power in (1, 2, 3)]
+    for times_M, right_MK, true_MK, predicted_MK in _left_out(cells_N, confusion_KK, draw):
+        change_MQ = np.nan_to_num(value_Q - figures(right - right_MK, true - true_MK, predicted - predicted_MK))
+        moments_3Q += [times_M @ change_MQ**power / n for power in (1, 2, 3)]
     mean, square, cube = moments_3Q
     variance = np.maximum(square - mean**2, 0)
     third = cube - 3 * mean * square + 2 * mean**3
     return np.divide(third, variance**1.5 * math.sqrt(n), out=np.zeros(len(mean)), where=variance > 1e-30)
+
+
+def _left_out(cells_N: np.ndarray, confusion_KK: np.ndarray, draw: Resampling) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield what the jackknife leaves out: how often, and the diagonal, row sums and column sums of it, each (M, K).
+
+    Images in a cell are alike, so one stands for all of them.
+    """
+    k = len(confusion_KK)
+    step = max(1, ENTRIES // k)
+    if draw.groups is None:
+        left_M, times_M, cells_M = None, confusion_KK[confusion_KK > 0], np.flatnonzero(confusion_KK)
+    else:
+        left_M, times_M, cells_M = draw.groups.number_N, np.ones(draw.groups.count, np.int64), cells_N
+    for start in range(0, len(times_M), step):
+        end = min(start + step, len(times_M))
+        if left_M is None:
+            cells, place = cells_M[start:end], np.arange(end - start)
+        else:
+            here = (left_M >= start) & (left_M < end)
+            cells, place = cells_M[here], left_M[here] - start
+        r, c = np.divmod(cells, k)
+        sizes = (end - start) * k
+        places = (place[r == c] * k + r[r == c], place * k + r, place * k + c)
+        yield times_M[start:end], *(np.bincount(each, minlength=sizes).reshape(-1, k) for each in places)
 
 
 def _with_more_images(confusion_KK: np.ndarray, extra: float) -> tuple[np.ndarray, np.ndarray]:

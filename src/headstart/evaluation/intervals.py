@@ -3,8 +3,15 @@
 headstart reports no metric as a bare number: on 300 test images, 97.3 % and 98.3 % are the same result, and only the
 intervals show it. Wilson's interval costs nothing. The bootstrap resamples the *images* (with replacement, all with
 equal probability), so an interval tells how far the figure would move on another test set of this size from the same
-source. It says nothing about other sources, other training sets or other seeds, and it is too narrow if the test set
-contains near-duplicates.
+source. It says nothing about other sources, other training sets or other seeds, and it is too narrow if images depend on
+each other (near-duplicates, one patient) without being in one group.
+
+Images of one group are not independent. If there are such groups, the bootstrap resamples whole groups (Davison and
+Hinkley 1997, section 3.8), and proportions get Wilson's interval for the number of independent images that would vary as
+much (`grouped_wilson`). Both allow for few groups by quantiles of Student's t (for the bootstrap: the expanded
+percentile interval of Hesterberg 2015). In 300 simulated test sets of 20 groups of 15 images, with an accuracy that varies
+from group to group, Wilson's 95 % interval over images held the true accuracy in 66 %, that over groups in 95 %; intervals
+of the other metrics held theirs in 91 % or more. With seven groups, those of paired differences held theirs in 88 %.
 
 Bounds are two-sided and never exclude the value they belong to.
 """
@@ -19,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.evaluation.image_groups import ImageGroups, counted_groups
 from headstart.io.result_repr import OneLineRepr, short_facts
 
 BLOCK = 4_000_000  # bytes per block of resampling weights
@@ -103,13 +111,77 @@ def wilson(hits: int, n: int, level: float = 0.95) -> Estimate:
     """
     if n == 0:
         return undefined("no cases")
-    z2 = quantile_of_normal(level) ** 2
     p = hits / n
+    low, high = _score_bounds(hits, n, p, level)
+    return Estimate(value=p, low=low, high=high, n=int(n), method="Wilson")
+
+
+def _score_bounds(hits: float, n: float, p: float, level: float) -> tuple[float, float]:
+    z2 = quantile_of_normal(level) ** 2
     centre = (hits + z2 / 2) / (n + z2)
     half = math.sqrt(z2) / (n + z2) * math.sqrt(n * p * (1 - p) + z2 / 4)
-    return Estimate(
-        value=p, low=max(0.0, min(p, centre - half)), high=min(1.0, max(p, centre + half)), n=int(n), method="Wilson"
-    )
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+
+
+def quantile_of_t(level: float, freedom: int) -> float:
+    """Return the two-sided quantile of Student's t distribution: 2.09 for a level of 0.95 and 19 degrees of freedom.
+
+    By halving over its closed form (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4); that of the normal distribution from
+    1,000 degrees on, where they differ by less than 0.2 %.
+    """
+    if freedom >= 1000:
+        return quantile_of_normal(level)
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within_t(middle, freedom) < level else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _within_t(angle: float, freedom: int) -> float:
+    """Return the probability of |t| <= tan(angle) * sqrt(freedom)."""
+    odd, cosine = freedom % 2, math.cos(angle)
+    term = total = cosine if odd else 1.0
+    for k in range(2 + odd, freedom, 2):
+        term *= cosine**2 * (k - 1) / k
+        total += term
+    if odd:
+        return 2 / math.pi * (angle + (math.sin(angle) * total if freedom > 1 else 0.0))
+    return math.sin(angle) * total
+
+
+def grouped_wilson(hits_G: np.ndarray, cases_G: np.ndarray, level: float = 0.95) -> Estimate:
+    """Return a proportion with Wilson's interval for dependent cases, from the hits and the cases of each group.
+
+    The number of cases is divided by the design effect: how many times as large the variance between groups makes that of
+    the proportion (Rao and Scott 1992, section 2), at least 1; and by the square of the ratio of the quantiles of Student's
+    t and the normal distribution (Korn and Graubard 1998). Few hits, or few misses, say little about the design
+    effect; so, as if there had been one more, it is averaged with its largest value, that of groups whose cases are all
+    alike. Without a miss, each group of equal size counts as one case.
+
+    >>> print(grouped_wilson(np.full(20, 15), np.full(20, 15)))
+    1.000 [0.820, 1.000]
+    """
+    hits_G, cases_G = hits_G[cases_G > 0].astype(np.float64), cases_G[cases_G > 0].astype(np.float64)
+    hits, n, groups = float(hits_G.sum()), float(cases_G.sum()), len(cases_G)
+    if not groups:
+        return undefined("no cases")
+    p, few, most = hits / n, min(hits, n - hits), float((cases_G**2).sum()) / n
+    spread = float(((hits_G - p * cases_G) ** 2).sum()) * groups / max(groups - 1, 1)
+    effect = max(1.0, (few * spread / (n * p * (1 - p)) + most) / (few + 1)) if few else most
+    ratio = quantile_of_t(level, max(groups - 1, 1)) / quantile_of_normal(level)
+    alike = n / effect / ratio**2
+    low, high = _score_bounds(p * alike, alike, p, level)
+    method = f"Wilson at the effective n of {counted_groups(groups)} (Rao-Scott)"
+    return Estimate(value=p, low=low, high=high, n=int(n), method=method)
+
+
+def proportion(hits_N: np.ndarray, among_N: np.ndarray, groups: ImageGroups | None, level: float = 0.95) -> Estimate:
+    """Return the fraction of the cases `among_N` that are hits, both bool (N,), over groups if there are any."""
+    hits_N = hits_N & among_N
+    if groups is None:
+        return wilson(int(hits_N.sum()), int(among_N.sum()), level)
+    return grouped_wilson(groups.sums(hits_N), groups.sums(among_N), level)
 
 
 def shrunk(value: float, n: float, level: float, worst: float, best: float) -> tuple[float, float]:
@@ -153,28 +225,70 @@ def bca(value: float, resampled_B: np.ndarray, skew: float, level: float) -> tup
 
 @dataclass(frozen=True)
 class Resampling:
-    """How to resample: level of the intervals, number of resamples, random generator."""
+    """How to resample: level of the intervals, number of resamples, random generator; and the groups of the cases, None
+    if each is on its own."""
 
     level: float
     resamples: int
     rng: np.random.Generator
+    groups: ImageGroups | None = None
 
     def estimate(self, value: float, drawn_B: np.ndarray, skew: float, n: int, ends: tuple[float, float]) -> Estimate:
         """Return BCa bounds, or the bounds `ends` if all resamples, or nearly all, are alike."""
-        bounds = bca(value, drawn_B, skew, self.level)
+        bounds = bca(value, drawn_B, skew, self._tail_level)
         if bounds is None or bounds[0] == bounds[1]:
-            return Estimate(value=value, low=min(value, ends[0]), high=max(value, ends[1]), n=n, method=ALIKE)
-        method = f"BCa bootstrap, {self.resamples} resamples"
+            method = f"{ALIKE}{self._of_groups}"
+            return Estimate(value=value, low=min(value, ends[0]), high=max(value, ends[1]), n=n, method=method)
+        method = f"BCa bootstrap{self._of_groups}, {self.resamples} resamples"
         return Estimate(value=value, low=bounds[0], high=bounds[1], n=n, method=method)
 
+    def weights(self, n: int) -> Iterator[np.ndarray]:
+        """Yield how often each of `n` cases is drawn, uint8 (n, b), as `resampling_weights` does; groups are drawn whole,
+        so the sums of the columns vary then."""
+        if self.groups is None:
+            yield from resampling_weights(n, self.resamples, self.rng)
+            return
+        for weights_Gb in resampling_weights(self.groups.count, self.resamples, self.rng, step=max(1, BLOCK // n)):
+            yield weights_Gb[self.groups.number_N]
 
-def resampling_weights(n: int, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    def proportion(self, hits_N: np.ndarray, among_N: np.ndarray | None = None) -> Estimate:
+        """Return the fraction of cases (bool (N,)) that are hits, of those in `among_N`."""
+        among_N = np.ones(len(hits_N), bool) if among_N is None else among_N
+        return proportion(hits_N, among_N, self.groups, self.level)
+
+    def independent(self, rows: np.ndarray) -> int:
+        """Return the number of independent cases among these row numbers: themselves, or their groups."""
+        return len(rows) if self.groups is None else len(np.unique(self.groups.number_N[rows]))
+
+    def skewness(self, influence_N: np.ndarray) -> float:
+        """Return `skewness` of the influences of what is resampled: cases or groups."""
+        if self.groups is None:
+            return skewness(influence_N)
+        return skewness(self.groups.sums(influence_N - influence_N.mean()))
+
+    @property
+    def _tail_level(self) -> float:
+        """The level at which the resamples are cut: with few groups it is higher, because they vary too little."""
+        if self.groups is None:
+            return self.level
+        freedom = max(self.groups.count - 1, 1)
+        z = quantile_of_t(self.level, freedom) * math.sqrt((freedom + 1) / freedom)
+        return min(2 * _NORMAL.cdf(z) - 1, 1 - 1e-12)
+
+    @property
+    def _of_groups(self) -> str:
+        return "" if self.groups is None else f" of {counted_groups(self.groups.count)}"
+
+
+def resampling_weights(
+    n: int, resamples: int, rng: np.random.Generator, *, step: int | None = None
+) -> Iterator[np.ndarray]:
     """Yield how often each of `n` cases is drawn, uint8 (n, b), columns summing to n; the b add up to `resamples`.
 
     Blocks are small (`BLOCK`), so memory does not grow with the number of resamples. A case is drawn once on average;
-    the probability of more than 255 times is below 1e-500.
+    the probability of more than 255 times is below 1e-500. `step` is the most columns of a block.
     """
-    step = max(1, BLOCK // n)
+    step = step or max(1, BLOCK // n)
     for start in range(0, resamples, step):
         weights_bn = np.empty((min(step, resamples - start), n), np.uint8)
         for row in weights_bn:

@@ -21,7 +21,8 @@ Undefined figures, and definitions that vary between sources:
 Intervals: Wilson's for plain proportions; the BCa bootstrap over images for the rest; where all resamples are alike
 (everything right, say), the bound is the figure with z^2 = 3.84 more bad images, placed where they hurt most: the rule
 that gives Wilson's bound for a proportion of 1. The upper bounds of log-loss and Brier score allow for at least as many
-errors as the accuracy's interval does, which resampling a set with few errors would not.
+errors as the accuracy's interval does, which resampling a set with few errors would not. Images of one group (a patient,
+copies of one image) are not independent: given `groups`, all intervals are over whole groups (`evaluation.intervals`).
 """
 
 from __future__ import annotations
@@ -34,17 +35,10 @@ from typing import Any
 import numpy as np
 
 from headstart.errors import BadLabels, DataError
-from headstart.evaluation.calibration import calibration_error, check_scores, reliability
-from headstart.evaluation.confusion import count_figures
-from headstart.evaluation.intervals import (
-    Estimate,
-    Resampling,
-    resampling_weights,
-    shrunk,
-    skewness,
-    undefined,
-    wilson,
-)
+from headstart.evaluation.calibration import calibration_error, check_scores, group_noise, reliability
+from headstart.evaluation.confusion import confusion_of, count_figures
+from headstart.evaluation.image_groups import about_groups, groups_of
+from headstart.evaluation.intervals import Estimate, Resampling, shrunk, undefined
 from headstart.evaluation.probabilities import LEAST, log_losses, softmax
 from headstart.evaluation.roc_auc import Ranking, rankings
 from headstart.io.result_repr import OneLineRepr
@@ -59,7 +53,8 @@ class Metrics(OneLineRepr):
 
     `overall` holds estimates by name; `per_class` the same for each class (precision, recall, specificity, f1,
     roc_auc); `confusion` is int64 (K, K), rows the true class and columns the predicted one; `n` labelled images were
-    evaluated and `unlabelled` ones left out.
+    evaluated and `unlabelled` ones left out. `groups` is the number of groups that intervals are over, 0 if each image
+    is on its own.
     """
 
     classes: tuple[str, ...]
@@ -71,6 +66,7 @@ class Metrics(OneLineRepr):
     level: float
     resamples: int
     seed: int
+    groups: int = 0
 
     def __getitem__(self, name: str) -> Estimate:
         return self.overall[name]
@@ -79,6 +75,11 @@ class Metrics(OneLineRepr):
     def support(self) -> np.ndarray:
         """Number of images per class, int64 (K,)."""
         return self.confusion.sum(axis=1)
+
+    @property
+    def about_groups(self) -> str:
+        """A sentence about the groups, '' if there are none."""
+        return about_groups(self.groups)
 
     def summary(self) -> str:
         """The accuracy, the log-loss, and the number of images."""
@@ -100,6 +101,7 @@ class Metrics(OneLineRepr):
             "level": self.level,
             "resamples": self.resamples,
             "seed": self.seed,
+            **({"groups": self.groups} if self.groups else {}),
             "overall": {name: estimate.to_json() for name, estimate in self.overall.items()},
             "per_class": {c: {name: e.to_json() for name, e in row.items()} for c, row in self.per_class.items()},
             "confusion": self.confusion.tolist(),
@@ -111,6 +113,7 @@ class Metrics(OneLineRepr):
         return cls(
             classes=tuple(read["classes"]),
             **{name: read[name] for name in ("n", "unlabelled", "level", "resamples", "seed")},
+            groups=int(read.get("groups", 0)),
             overall={name: Estimate.from_json(e) for name, e in read["overall"].items()},
             per_class={c: {m: Estimate.from_json(e) for m, e in row.items()} for c, row in read["per_class"].items()},
             confusion=np.array(read["confusion"], dtype=np.int64),
@@ -130,7 +133,8 @@ class Metrics(OneLineRepr):
             lines.append([plain(self.classes[k]), f"{support[k]:,}", *(str(row[name]) for name in names)])
         left_out = len(self.classes) - len(selected)
         end = [f"and {left_out:,} more, none with a lower f1 (--json has them all)"] if left_out else []
-        return "\n".join([head, "", *columns(rows), "", *columns(lines), *end])
+        about = [self.about_groups] if self.groups else []
+        return "\n".join([head, *about, "", *columns(rows), "", *columns(lines), *end])
 
     def _rank(self, name: str) -> float:
         f1 = self.per_class[name]["f1"]
@@ -142,6 +146,7 @@ def compute_metrics(
     labels_N: np.ndarray,
     classes: Sequence[str],
     *,
+    groups: np.ndarray | None = None,
     probabilities: bool = False,
     seed: int = 0,
     resamples: int = 1000,
@@ -149,37 +154,40 @@ def compute_metrics(
 ) -> Metrics:
     """Evaluate logits (N, K), or probabilities (N, K) if so flagged, against labels (N,), where -1 means unknown.
 
-    The predicted class has the highest score, the first one in a tie. Equal arguments give equal numbers. Raises
-    `DataError` for scores that are not finite or do not fit the labels and classes, `BadLabels` if no image has a
-    label.
+    `groups` int64 (N,) are equal for images that are not independent (one patient, copies), None if all are. The
+    predicted class has the highest score, the first one in a tie. Equal arguments give equal numbers. Raises
+    `DataError` for scores that are not finite or do not fit the labels and classes, or groups that do not, `BadLabels`
+    if no image has a label.
     """
     scores_NK, labels_N = np.asarray(scores_NK, dtype=np.float64), np.asarray(labels_N)
     check_scores(scores_NK, labels_N, len(classes))
     labelled_N = labels_N >= 0
     if not labelled_N.any():
         raise BadLabels(f"labels: none of {len(labels_N):,} images has one, so nothing can be evaluated.")
+    grouped = groups_of(np.arange(len(labels_N)) if groups is None else groups, len(labels_N))
+    grouped = None if grouped is None else grouped.take(labelled_N)
     scores_NK, labels_N = scores_NK[labelled_N], labels_N[labelled_N].astype(np.int64)
     if probabilities and (scores_NK.min() < 0 or np.abs(scores_NK.sum(axis=1) - 1).max() > 1e-3):
         raise DataError("probabilities: expected rows of numbers from 0 to 1 that sum to 1.", hint="Are these logits?")
     chances_NK = scores_NK if probabilities else softmax(scores_NK)
     n, k = scores_NK.shape
     guesses_N = scores_NK.argmax(axis=1)
-    confusion_KK = np.bincount(labels_N * k + guesses_N, minlength=k * k).reshape(k, k)
-    draw = Resampling(level, resamples, np.random.default_rng(seed))
+    draw = Resampling(level, resamples, np.random.default_rng(seed), grouped)
 
-    counts, f1 = count_figures(confusion_KK, draw)
+    counts, f1 = count_figures(labels_N * k + guesses_N, k, draw)
     areas, cases = _resampled_figures(chances_NK, labels_N, draw)
-    accuracy = wilson(int(np.trace(confusion_KK)), n, level)
-    ece = calibration_error(reliability(chances_NK, labels_N), draw)
+    accuracy = draw.proportion(guesses_N == labels_N)
+    noise_BM = None if grouped is None else group_noise(chances_NK, labels_N, draw)
+    ece = calibration_error(reliability(chances_NK, labels_N), draw, accuracy, noise_BM)
     overall = {
         "accuracy": accuracy,
-        **_top_k(scores_NK, labels_N, level),
+        **_top_k(scores_NK, labels_N, draw),
         **_with_weighted_recall(counts, accuracy),
         **cases,
         "ece": ece,
     }
     per_class = {
-        name: {**_proportions(confusion_KK, c, level), "f1": f1[c], "roc_auc": areas[c]}
+        name: {**_proportions(labels_N == c, guesses_N == c, draw), "f1": f1[c], "roc_auc": areas[c]}
         for c, name in enumerate(classes)
     }
     unlabelled = int(np.count_nonzero(~labelled_N))
@@ -189,10 +197,11 @@ def compute_metrics(
         unlabelled=unlabelled,
         overall=overall,
         per_class=per_class,
-        confusion=confusion_KK,
+        confusion=confusion_of(labels_N * k + guesses_N, k),
         level=level,
         resamples=resamples,
         seed=seed,
+        groups=grouped.count if grouped else 0,
     )
 
 
@@ -206,24 +215,23 @@ def _with_weighted_recall(counts: Mapping[str, Estimate], accuracy: Estimate) ->
     return found
 
 
-def _proportions(confusion_KK: np.ndarray, c: int, level: float) -> dict[str, Estimate]:
-    """Compute precision, recall and specificity of one class."""
-    hits, support, predicted = int(confusion_KK[c, c]), int(confusion_KK[c].sum()), int(confusion_KK[:, c].sum())
-    others = int(confusion_KK.sum()) - support
+def _proportions(own_N: np.ndarray, guessed_N: np.ndarray, draw: Resampling) -> dict[str, Estimate]:
+    """Compute precision, recall and specificity of one class, from which images have it, and are said to."""
+    never, none, all_ = "the class is never predicted", "no image has the class", "no other class"
     return {
-        "precision": wilson(hits, predicted, level) if predicted else undefined("the class is never predicted"),
-        "recall": wilson(hits, support, level) if support else undefined("no image has the class"),
-        "specificity": wilson(others - predicted + hits, others, level) if others else undefined("no other class"),
+        "precision": draw.proportion(own_N, guessed_N) if guessed_N.any() else undefined(never),
+        "recall": draw.proportion(guessed_N, own_N) if own_N.any() else undefined(none),
+        "specificity": draw.proportion(~guessed_N, ~own_N) if not own_N.all() else undefined(all_),
     }
 
 
-def _top_k(scores_NK: np.ndarray, labels_N: np.ndarray, level: float) -> dict[str, Estimate]:
+def _top_k(scores_NK: np.ndarray, labels_N: np.ndarray, draw: Resampling) -> dict[str, Estimate]:
     """Compute the fraction of images whose class is among the k highest scores; in a tie, the first class wins."""
     own_N1 = scores_NK[np.arange(len(labels_N)), labels_N][:, None]
     earlier_NK = np.arange(scores_NK.shape[1]) < labels_N[:, None]
     rank_N = ((scores_NK > own_N1) | ((scores_NK == own_N1) & earlier_NK)).sum(axis=1)
     ks = [k for k in (2, 3, 5) if k < scores_NK.shape[1]]
-    return {f"top_{k}_accuracy": wilson(int((rank_N < k).sum()), len(labels_N), level) for k in ks}
+    return {f"top_{k}_accuracy": draw.proportion(rank_N < k) for k in ks}
 
 
 def _resampled_figures(
@@ -234,14 +242,16 @@ def _resampled_figures(
     # With two classes both areas are the same; 1 - p would tie where p does not.
     curves = rankings(chances_NK if k > 2 else chances_NK[:, 1:] * [[-1.0, 1.0]], labels_N)
     case_NC = _case_values(chances_NK, labels_N)
-    sums_bC, areas_Kb, supports_Kb = [], [], []
-    for weights_Nb in resampling_weights(n, draw.resamples, draw.rng):
+    means_bC, areas_Kb, supports_Kb = [], [], []
+    for weights_Nb in draw.weights(n):
         none = np.full(weights_Nb.shape[1], math.nan)
-        sums_bC.append(weights_Nb.T.astype(np.float32) @ case_NC.astype(np.float32))
-        areas_Kb.append([c.areas(weights_Nb) if c else none for c in curves])
+        drawn_b = np.full(len(none), n) if draw.groups is None else weights_Nb.sum(axis=0, dtype=np.int64)
+        sums_bC = (weights_Nb.T.astype(np.float32) @ case_NC.astype(np.float32)).astype(np.float64)
+        means_bC.append(sums_bC / drawn_b[:, None])
+        areas_Kb.append([c.areas(weights_Nb, int(drawn_b.max())) if c else none for c in curves])
         supports_Kb.append([c.supports(weights_Nb) if c else none for c in curves])
     areas, means = _area_figures(curves, np.hstack(areas_Kb), np.hstack(supports_Kb), draw)
-    return areas, means | _case_figures(chances_NK, labels_N, np.concatenate(sums_bC).astype(np.float64) / n, draw)
+    return areas, means | _case_figures(chances_NK, labels_N, np.concatenate(means_bC), draw)
 
 
 def _area_figures(
@@ -259,9 +269,10 @@ def _area_figures(
     ends_K2, macro_N, weighted_N = [], np.zeros(n), np.zeros(n)
     for (k, curve), (even, share) in zip(found, weights, strict=True):
         area, influence_N = curve.area(), curve.influence()
-        # Limited by the smaller group in the pairs (Obuchowski and Lieber 2002).
-        ends_K2.append(shrunk(area, min(len(curve.positives), n - len(curve.positives)), draw.level, 0.0, 1.0))
-        each[k] = draw.estimate(area, areas_KB[k], skewness(influence_N), n, ends_K2[-1])
+        # Limited by the smaller side in the pairs (Obuchowski and Lieber 2002).
+        smaller = min(draw.independent(curve.positives), draw.independent(curve.negatives))
+        ends_K2.append(shrunk(area, smaller, draw.level, 0.0, 1.0))
+        each[k] = draw.estimate(area, areas_KB[k], draw.skewness(influence_N), n, ends_K2[-1])
         macro_N += even * influence_N
         weighted_N += share * influence_N
         weighted_N[curve.positives] += area  # the frequencies move as well
@@ -271,7 +282,7 @@ def _area_figures(
         _mean_without_gaps(areas_KB[classes], w) for w in (np.ones_like(supports_KB[classes]), supports_KB[classes])
     ]
     means = [
-        draw.estimate(float(v), r, skewness(i), n, tuple(w @ ends_K2))
+        draw.estimate(float(v), r, draw.skewness(i), n, tuple(w @ ends_K2))
         for v, r, i, w in zip(values, resampled, (macro_N, weighted_N), weights.T, strict=True)
     ]
     return each, dict(zip(names, means, strict=False))
@@ -315,12 +326,14 @@ def _case_figures(
     expected_R = others_NK.max(axis=1)
     errors = n - len(others_NK) + expected_R.sum()
     costs_RC = _case_values(chances_NK[right_N], others_NK.argmax(axis=1))
-    more_errors = int(right_N.sum()) / n - wilson(int(right_N.sum()), n, draw.level).low
+    accuracy = draw.proportion(right_N)
+    more_errors = accuracy.value - accuracy.low
+    independent = draw.independent(np.arange(n))
     found = {}
     for c, (name, worst) in enumerate({"log_loss": -math.log(LEAST), "brier_score": 1.0 if k == 2 else 2.0}.items()):
         value = float(case_NC[:, c].mean())
-        ends = shrunk(value, n, draw.level, worst, 0.0)
-        estimate = draw.estimate(value, means_BC[:, c], skewness(case_NC[:, c]), n, ends)
+        ends = shrunk(value, independent, draw.level, worst, 0.0)
+        estimate = draw.estimate(value, means_BC[:, c], draw.skewness(case_NC[:, c]), n, ends)
         if right_N.any() and errors > 0:
             cost = (case_NC[~right_N, c].sum() + expected_R @ costs_RC[:, c]) / errors - case_NC[right_N, c].mean()
             estimate = replace(estimate, high=max(estimate.high, value + more_errors * float(cost)))

@@ -44,14 +44,14 @@ class Ranking:
         """Return the AUC: the fraction of pairs (positive, negative) in which the positive scores higher."""
         return float((self.left + self.right).mean() / 2 / len(self.negatives))
 
-    def areas(self, weights_Nb: np.ndarray) -> np.ndarray:
+    def areas(self, weights_Nb: np.ndarray, most: int | None = None) -> np.ndarray:
         """Return the AUC for each column of case counts, uint8 (N, b) -> float64 (b,).
 
-        NaN if a column has no positives or no negatives. A column sums to at most N.
+        NaN if a column has no positives or no negatives. A column sums to at most `most`, by default N.
         """
         cuts, place = np.unique(np.concatenate([self.left, self.right]), return_inverse=True)
         inner = cuts[(cuts > 0) & (cuts < len(self.negatives))]
-        exact = np.uint16 if self.n < 2**16 else np.uint32
+        exact = np.uint16 if (most or self.n) < 2**16 else np.uint32
         kept_Qb = weights_Nb.take(self.negatives, axis=0)
         sums = np.add.reduceat(kept_Qb, np.concatenate([[0], inner]).astype(np.intp), axis=0, dtype=exact)
         below = np.zeros((len(sums) + 1, weights_Nb.shape[1]))  # weight of the negatives before 0, inner..., Q
