@@ -28,7 +28,6 @@ def model_card(
     """Return Markdown: what the classifier is, its metrics with intervals, its origin, how to use and reproduce it."""
     calibration = classifier.calibration
     judged = test or val
-    worst = min(judged.per_class, key=lambda c: judged.per_class[c]["recall"].value)
     problems = [f"- {f.severity}: {plain(f.message)}" for f in findings if f.severity != "info"] or ["- none"]
     used = [(m.extractor, m.extractor.backbone) for m in classifier.members]
     members = [f"- {e}, {b.licence}, weights SHA-256 {b.sha256[:16]}: {b.origin}" for e, b in used]
@@ -41,7 +40,7 @@ def model_card(
             "## How good it is",
             *metrics_table(test, val),
             "",
-            f"The weakest class is {worst!r}: recall {judged.per_class[worst]['recall']}.",
+            _weakest(judged),
             f"Temperature {calibration.temperature:.4g} (folded into the weights). Sets at alpha = "
             f"{calibration.conformal_alpha:g} hold the likeliest class, and every other with probability >= "
             f"{1 - calibration.conformal_threshold:.4g}. Submissions to a competition keep probabilities at or above "
@@ -80,6 +79,17 @@ def metrics_table(test: Metrics | None, val: Metrics) -> list[str]:
         "|---|---|---|",
         *(f"| {name} | {test[name]} | {val[name]} |" for name in SHOWN),
     ]
+
+
+def _about_groups(judged: Metrics) -> list[str]:
+    return [judged.about_groups] if judged.groups else []
+
+
+def _weakest(judged: Metrics) -> str:
+    """Name the class with the lowest recall, of those that images have."""
+    recalls = {name: row["recall"] for name, row in judged.per_class.items() if not row["recall"].undefined}
+    worst = min(recalls, key=lambda name: recalls[name].value)
+    return f"The weakest class is {worst!r}: recall {recalls[worst]}."
 
 
 def _corrections(made: Provenance) -> list[str]:
