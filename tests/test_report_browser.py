@@ -66,7 +66,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
             )
             for k in range(1, 4)
         ),
-        taken=frozenset({("head", "net3", "lda")}),
+        taken=frozenset({2}),
         epochs=tuple(dict(zip(names, row, strict=True)) for row in rounds),
         steps=tuple(steps),
         findings=(

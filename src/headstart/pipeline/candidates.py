@@ -28,13 +28,14 @@ class Candidate:
     """`members` as they would be saved, the `features` float32 (N, D) of all images for each member, and logits on the
     validation set from layers fitted on the training set only; all before calibration.
 
-    `head` is the closed-form head, `finetuned` the result of gradient descent; each is None if not part of the candidate.
+    `heads` are the closed-form heads, in the order of their members; `finetuned` is the result of gradient descent, None if
+    not part of the candidate.
     """
 
     members: tuple[EnsembleMember, ...]
     features: tuple[np.ndarray, ...]
     val_logits_NK: np.ndarray
-    head: FittedHead | None = None
+    heads: tuple[FittedHead, ...] = ()
     finetuned: FinetuneResult | None = None
 
     def times(self, factor: float) -> Candidate:
@@ -48,7 +49,7 @@ class Candidate:
             members=(*self.members, *other.members),
             features=(*self.features, *other.features),
             val_logits_NK=self.val_logits_NK + other.val_logits_NK,
-            head=self.head or other.head,
+            heads=(*self.heads, *other.heads),
             finetuned=self.finetuned or other.finetuned,
         )
 

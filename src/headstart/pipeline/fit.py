@@ -128,11 +128,11 @@ class FitResult:
     """`classifier` is the calibrated result; `dataset` has the split that was used.
 
     `features` of all images, one float32 (N, D) per member of the classifier. `val_logits_NK` are logits on the
-    validation set from layers fitted on the training set only, divided by the temperature. `head` is the closed-form
-    head and `finetuned` the result of gradient descent, each None if not part of the classifier. `history` has a row
-    per trial. `recipe` includes options that were found during training, and `chosen` names the backbones used, best
-    first: a choice that depends on time. `attempt` is the result of gradient descent that was tried but not selected,
-    and `why` one sentence on what was compared.
+    validation set from layers fitted on the training set only, divided by the temperature. `heads` are the closed-form
+    heads, in the order of their members, and `finetuned` is the result of gradient descent, None if not part of the
+    classifier. `history` has a row per trial. `recipe` includes options that were found during training, and `chosen`
+    names the backbones used, best first: a choice that depends on time. `attempt` is the result of gradient descent that
+    was tried but not selected, and `why` one sentence on what was compared.
     """
 
     classifier: Classifier
@@ -142,7 +142,7 @@ class FitResult:
     history: tuple[HistoryRow, ...]
     recipe: Recipe
     chosen: tuple[str, ...]
-    head: FittedHead | None = None
+    heads: tuple[FittedHead, ...] = ()
     finetuned: FinetuneResult | None = None
     attempt: FinetuneResult | None = None
     why: str = ""
@@ -174,7 +174,7 @@ def fit_classifier(task: FitTask, resolved: ResolvedBackbones) -> FitResult:
         history=(*history, *found.history),
         recipe=found.recipe,
         chosen=tuple(extractor.backbone.name for extractor in extractors),
-        head=found.candidate.head,
+        heads=found.candidate.heads,
         finetuned=found.candidate.finetuned,
         attempt=found.attempt,
         why=found.why,

@@ -9,6 +9,7 @@ Without the images, the page is still made and says what is missing.
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +39,7 @@ from headstart.model.inference.predictions import Predictions
 from headstart.pipeline.nearest_images import mean_cosines, nearest
 from headstart.pipeline.scan import ScannedDataset
 from headstart.reports.model_card import made_by
-from headstart.reports.report_data import ReportData, SimilarImage, Suspect, kind_of_trial, mistakes, sides_of
+from headstart.reports.report_data import ReportData, SimilarImage, Suspect, mistakes, sides_of
 from headstart.reports.run_page import drawn_figures, report_page
 from headstart.reports.sections import MOST_MISTAKES
 from headstart.runs.provenance import Provenance
@@ -410,15 +411,23 @@ def _outcome(made: Provenance) -> str:
     return f"Fine-tuning was tried, but is not part of this classifier. {made.why}" if made.attempt else made.why
 
 
-def _taken(classifier: Classifier, made: Provenance, trials: Sequence[HistoryRow]) -> frozenset[tuple[str, str, str]]:
-    """Return `kind_of_trial` of the trials that the classifier's members come from."""
-    taken = [t for t in trials if t.stage == "finetune" and made.tuned]
-    for extractor in (member.extractor for member in classifier.members):
-        key = (extractor.backbone.name, extractor.pooling)
-        heads = [t for t in trials if t.stage == "head" and (t.backbone, t.pooling) == key]
-        if heads and not _trained_here(extractor.backbone.origin):
-            taken.append(min(heads, key=lambda t: t.val_log_loss))
-    return frozenset(kind_of_trial(t) for t in taken)
+def _taken(classifier: Classifier, made: Provenance, trials: Sequence[HistoryRow]) -> frozenset[int]:
+    """Return the numbers of the trials that the classifier's members come from.
+
+    A run that recorded the first of several heads only has no other trial marked.
+    """
+    headed = zip((member.extractor for member in classifier.members), made.heads, strict=False)  # fine-tuned ones last
+    heads = {(e.backbone.name, e.pooling, head.kind, head.strength) for e, head in headed}
+    return frozenset(
+        i
+        for i, t in enumerate(trials)
+        if (t.stage == "finetune" and made.tuned)
+        or (t.stage == "head" and (t.backbone, t.pooling, t.head, _number(t.strength)) in heads)
+    )
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _costs(classifier: Classifier, made: Provenance, images: int) -> tuple[tuple[str, str], ...]:

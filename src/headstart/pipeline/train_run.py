@@ -249,7 +249,7 @@ def _provenance(
     return Provenance(
         recipe=result.recipe,
         chosen=result.chosen,
-        head=_head_record(result.head),
+        heads=tuple(_head_record(fitted) for fitted in result.heads),
         tuned=_finetune_record(result.finetuned),
         attempt=_finetune_record(result.attempt, speed=False),  # equal runs give byte-identical files
         why=result.why,
@@ -280,9 +280,7 @@ def _versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def _head_record(fitted: FittedHead | None) -> HeadRecord | None:
-    if fitted is None:
-        return None
+def _head_record(fitted: FittedHead) -> HeadRecord:
     return HeadRecord(fitted.head.kind, None if math.isnan(fitted.head.strength) else fitted.head.strength)
 
 

@@ -58,8 +58,8 @@ class ReportData:
     """What the classifier is, as pairs of a name and a text."""
     val: Metrics | None = None
     trials: tuple[HistoryRow, ...] = ()
-    taken: frozenset[tuple[str, str, str]] = frozenset()
-    """`kind_of_trial` of the trials that the classifier was made from."""
+    taken: frozenset[int] = frozenset()
+    """Numbers of the `trials` that the classifier was made from."""
     epochs: tuple[TrainingRow, ...] = ()
     """Rows of epochs.csv."""
     steps: tuple[TrainingRow, ...] = ()

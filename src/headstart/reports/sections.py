@@ -309,12 +309,16 @@ def metric_rows(report: ReportData) -> list[tuple[str, Estimate, Estimate | None
     return [(text, report.metrics[key], val.get(key)) for key, text in METRICS.items() if key in report.metrics.overall]
 
 
-def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[tuple[str, str, str]]) -> list[dict[str, Any]]:
-    """Return the best of each `kind_of_trial` by validation, or else by leave-one-out; best first, stage by stage."""
-    best: dict[tuple[str, str, str], HistoryRow] = {}
+def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[int]) -> list[dict[str, Any]]:
+    """Return one of each `kind_of_trial`, best first, stage by stage: the one that was taken, or else the best by
+    leave-one-out, as in the search for a head, or by validation. `taken` are numbers of trials."""
+    best = {kind_of_trial(trials[i]): trials[i] for i in sorted(taken)}
+    chosen = set(best)
     for trial in trials:
         key = kind_of_trial(trial)
-        if key not in best or _loss(trial) <= _loss(best[key]) or trial.n_images > best[key].n_images:
+        if key in chosen:
+            continue
+        if key not in best or _choosing(trial) <= _choosing(best[key]) or trial.n_images > best[key].n_images:
             best[key] = trial
     stages = ("finetune", "head", "choose")
     ranked = sorted(best.values(), key=lambda t: (stages.index(t.stage) if t.stage in stages else 9, _loss(t)))
@@ -332,7 +336,7 @@ def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[tuple[str, str, st
             "loss": _known(t.val_log_loss, t.loo_log_loss),
             "by": "validation" if not math.isnan(t.val_log_loss) else "leave-one-out",
             "seconds": sum(x.seconds for x in trials if kind_of_trial(x) == kind_of_trial(t)),
-            "chosen": kind_of_trial(t) in taken,
+            "chosen": kind_of_trial(t) in chosen,
         }
         for t in shown
     ]
@@ -340,6 +344,12 @@ def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[tuple[str, str, st
 
 def _loss(trial: HistoryRow) -> float:
     found = _known(trial.val_log_loss, trial.loo_log_loss)
+    return math.inf if math.isnan(found) else found
+
+
+def _choosing(trial: HistoryRow) -> float:
+    """Return the loss that chose among trials of the same kind: leave-one-out where there is one, so for ridge and LDA."""
+    found = _known(trial.loo_log_loss, trial.val_log_loss)
     return math.inf if math.isnan(found) else found
 
 

@@ -87,14 +87,14 @@ class CopiesRecord:
 class Provenance:
     """How a run was made. `recipe` holds every option as it was used.
 
-    `chosen` are the selected backbones, best first. `head` is the closed-form head and `tuned` the gradient training in
-    the classifier, each None if not part of it; `attempt` is fine-tuning that was tried and not selected, and `why` a
-    sentence on what was compared. `corrections` is None if none were given.
+    `chosen` are the selected backbones, best first. `heads` are the closed-form heads, in the order of their members, and
+    `tuned` is the gradient training in the classifier, None if not part of it; `attempt` is fine-tuning that was tried and
+    not selected, and `why` a sentence on what was compared. `corrections` is None if none were given.
     """
 
     recipe: Recipe
     chosen: tuple[str, ...]
-    head: HeadRecord | None
+    heads: tuple[HeadRecord, ...]
     tuned: FinetuneRecord | None
     attempt: FinetuneRecord | None
     why: str
@@ -108,6 +108,11 @@ class Provenance:
     def approach(self) -> str:
         """The recipe's approach as it was used."""
         return self.recipe.approach
+
+    @property
+    def head(self) -> HeadRecord | None:
+        """The first of the closed-form heads, if any."""
+        return self.heads[0] if self.heads else None
 
     @property
     def seed(self) -> int:
@@ -134,6 +139,7 @@ class Provenance:
         return {
             "chosen": list(self.chosen),
             "head": _plain(self.head),
+            **({"heads": [asdict(head) for head in self.heads]} if len(self.heads) > 1 else {}),
             "tuned": _plain(self.tuned),
             "attempt": _plain(self.attempt),
             "why": self.why,
@@ -157,11 +163,12 @@ class Provenance:
         Raises `KeyError`, `TypeError` or `ValueError` for a missing key or one of the wrong type, and `RecipeError`.
         """
         data, head, corrections, copies = (read[name] for name in ("data", "head", "corrections", "copies"))
+        heads = read.get("heads", () if head is None else (head,))
         tuned, attempt = (None if read[k] is None else FinetuneRecord.from_json(read[k]) for k in ("tuned", "attempt"))
         return cls(
             recipe=Recipe.from_dict(read["recipe"]),
             chosen=tuple(map(str, read["chosen"])),
-            head=None if head is None else HeadRecord(str(head["kind"]), _number(head["strength"])),
+            heads=tuple(HeadRecord(str(each["kind"]), _number(each["strength"])) for each in heads),
             tuned=tuned,
             attempt=attempt,
             why=str(read["why"]),

@@ -84,7 +84,7 @@ def _fit_member(task: FitTask, member: Probe, weight: float) -> tuple[Candidate,
     both = dataset.sets.train_val
     final = refit_on(head, features_ND[both], dataset.labels[both], len(dataset.classes))
     candidate = Candidate(
-        (EnsembleMember(member.extractor, final.layer),), (features_ND,), np.asarray(val_logits_NK), head=head
+        (EnsembleMember(member.extractor, final.layer),), (features_ND,), np.asarray(val_logits_NK), heads=(head,)
     )
     return candidate.tempered(task.val_labels_N).times(weight), rows
 
