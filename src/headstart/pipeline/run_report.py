@@ -132,11 +132,13 @@ def evaluation_report(
     predictions: Predictions,
     metrics: Metrics,
     side: str,
-    files: Mapping[str, ImageFile],
+    known: int,
+    dataset: Dataset,
 ) -> ReportData:
-    """Collect the report of an evaluation on other images."""
+    """Collect the report of an evaluation on the images of a dataset, of which the run was trained on `known`."""
     judged = _judged(predictions)
-    here = {path: files[path] for path in judged.paths if path in files}
+    place = {path: i for i, path in enumerate(dataset.paths)}
+    here = {path: dataset.file(place[path]) for path in judged.paths}
     infos = validate_images(list(here.values()))
     elsewhere = "Not part of an evaluation; see the report of the run, {}."
     missing = {key: elsewhere.format(plain(str(run.file(REPORT)))) for key in ("compared", "training")}
@@ -151,6 +153,8 @@ def evaluation_report(
         predictions=judged,
         metrics=metrics,
         side=side,
+        known=known,
+        groups_N=dataset.groups[[place[path] for path in judged.paths]],
         facts=_facts(run.classifier, run.provenance),
         sizes_N2=np.array([(f.width, f.height) for f in infos if not f.reason]).reshape(-1, 2),
         commands=(("Re-evaluate:", shlex.join(["headstart", "evaluate", str(run.path), *source.words()])),),

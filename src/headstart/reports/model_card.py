@@ -22,6 +22,17 @@ ON_VALIDATION = (
 """What to say wherever figures of a run without a test set are shown."""
 
 
+def about_known(known: int, images: int) -> str:
+    """Return what to say wherever figures of an evaluation are shown, if `known` of its `images` were in the training.
+
+    >>> about_known(12, 1300)
+    "12 of these 1,300 images are in the run's training or validation set, so the figures are too good."
+    """
+    if not known:
+        return ""
+    return f"{known:,} of these {images:,} images are in the run's training or validation set, so the figures are too good."
+
+
 def model_card(
     classifier: Classifier, made: Provenance, test: Metrics | None, val: Metrics, findings: Sequence[Finding]
 ) -> str:

@@ -54,6 +54,10 @@ class ReportData:
     metrics: Metrics
     side: str = "test"
     """'test'; 'val' if there is no test set; 'all' if all labelled images were evaluated."""
+    known: int | None = None
+    """Of an evaluation: how many of its images the run was trained on. None for the report of a run on its own images."""
+    groups_N: np.ndarray | None = None
+    """int64 (N,): the group of each of the `predictions`, equal for images that are not independent; None if all are."""
     facts: tuple[tuple[str, str], ...] = ()
     """What the classifier is, as pairs of a name and a text."""
     val: Metrics | None = None

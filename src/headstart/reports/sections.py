@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 from headstart.data.not_copies import CopyRow
 from headstart.evaluation.intervals import Estimate
 from headstart.io.text_table import plain
-from headstart.reports.model_card import ON_VALIDATION
+from headstart.reports.model_card import ON_VALIDATION, about_known
 from headstart.reports.report_data import ReportData, features_of_trial, kind_of_trial
 from headstart.reports.thumbnails import heat_thumbnail, shrunk_uri, thumbnails
 from headstart.reports.training_verdict import verdict as training_verdict
@@ -150,22 +150,27 @@ JUDGED = {"test": "test ", "val": "validation ", "all": ""}
 def verdict(report: ReportData) -> list[Markup]:
     """Return three sentences: how good the classifier is, where it fails, what to do next.
 
-    Without a test set, the first says so.
+    Without a test set, the first says so; in an evaluation on images of the training, it says that.
     """
-    optimistic = [Markup("{}").format(ON_VALIDATION)] if report.side == "val" else []
+    too_good = ON_VALIDATION if report.side == "val" else about_known(report.known or 0, report.metrics.n)
+    optimistic = [Markup("{}").format(too_good)] if too_good else []
     return [*optimistic, _how_good(report), _where_it_fails(report), _what_next(report)]
 
 
 def judged_on(report: ReportData) -> str:
     """Return the number of images that the metrics are about, and what they are.
 
-    A run without a test set has no second column of figures, so the validation set is named here only.
+    A run without a test set has no second column of figures, so the validation set is named here only. An evaluation may
+    be repeated, so only a run's own report says that the test images were used once.
     """
-    n = f"{report.metrics.n:,}"
-    if report.side == "val":
-        return f"{n} validation images. {ON_VALIDATION}"
-    images = f"{n} test images, used once" if report.side == "test" else f"{n} labelled images"
-    return images + (f"; {report.val.n:,} validation images, used for model selection." if report.val else ".")
+    n, known = f"{report.metrics.n:,}", about_known(report.known or 0, report.metrics.n)
+    images = {"test": f"{n} test images", "val": f"{n} validation images", "all": f"{n} labelled images"}[report.side]
+    if report.side == "test" and report.known is None:
+        images += ", used once"
+    if report.val:
+        images += f"; {report.val.n:,} validation images, used for model selection"
+    more = (ON_VALIDATION if report.side == "val" else known, report.metrics.about_groups)
+    return " ".join([f"{images}.", *filter(None, more)])
 
 
 def _how_good(report: ReportData) -> Markup:

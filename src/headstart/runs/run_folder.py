@@ -359,13 +359,14 @@ def write_metrics(folder: Path, metrics: RunMetrics) -> None:
     write_json(folder / METRICS, named)
 
 
-def write_evaluation(folder: Path, predictions: Predictions, metrics: Metrics, split: str) -> None:
-    """Write an evaluation's predictions and metrics of one `split` ('test' or 'all'). Raises `WriteError`.
+def write_evaluation(folder: Path, predictions: Predictions, metrics: Metrics, split: str, known: int) -> None:
+    """Write an evaluation's predictions and metrics of one `split` ('test' or 'all'), and how many of its images are
+    `known` from the training. Raises `WriteError`.
 
     Not a run folder: it has no classifier.
     """
     write_predictions(folder / PREDICTIONS, predictions)
-    write_json(folder / METRICS, {split: metrics.to_json()})
+    write_json(folder / METRICS, {split: metrics.to_json(), "known": known})
 
 
 def write_model_card(folder: Path, text: str) -> None:

@@ -28,6 +28,7 @@ from headstart.io.text_table import few, plain
 from headstart.model.inference.predictions import Predictions
 from headstart.pipeline.run_report import evaluation_report, write_report
 from headstart.pipeline.scan import note_reading
+from headstart.reports.model_card import about_known
 from headstart.runs.outside_runs import check_outside_run
 from headstart.runs.run_folder import METRICS, RunFolder, write_evaluation
 
@@ -36,7 +37,7 @@ from headstart.runs.run_folder import METRICS, RunFolder, write_evaluation
 class Evaluation(Result):
     """Result of `evaluate` on the evaluated `split` of the data ('test' or 'all').
 
-    `known` counts images whose bytes were used to train or select the classifier: they make the figures too good.
+    `known` counts evaluated images whose bytes were used to train or select the classifier: they make the figures too good.
     """
 
     metrics: Metrics
@@ -65,8 +66,9 @@ class Evaluation(Result):
     def table(self) -> str:
         """Format as plain text for a terminal."""
         errors = [f"not read  {reason}  {plain(path)}" for path, reason in self.predictions.errors.items()]
+        known = [about_known(self.known, self.metrics.n)] if self.known else []
         judged = "Test set of the split: " if self.split == "test" else "All labelled images: "
-        return "\n".join([*errors[:20], judged + self.metrics.table()])
+        return "\n".join([*errors[:20], *known, judged + self.metrics.table()])
 
 
 def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, report: bool = True) -> Evaluation:
@@ -107,22 +109,24 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
             hint=f"For details: `headstart check {shlex.join(source.words())}`.",
         )
     seed = opened.seed  # the run's seed, so that the same images get the same intervals
-    known = _trained_on(opened.run, files)
-    metrics = compute_metrics(predictions.logits, predictions.labels, opened.classes, seed=seed)
+    places = {path: i for i, path in enumerate(dataset.paths)}
+    rows = np.array([places[path] for path in predictions.paths], np.int64)
+    known = _trained_on(opened.run, [files[i] for i in rows[predictions.labels >= 0]])
+    groups_N = dataset.groups[rows]
+    metrics = compute_metrics(predictions.logits, predictions.labels, opened.classes, groups=groups_N, seed=seed)
     if out is not None:
         with folder_aside(out) as folder:
-            write_evaluation(folder, predictions, metrics, split)
+            write_evaluation(folder, predictions, metrics, split, known)
             if report and opened.run is not None:
-                at = dict(zip(dataset.paths, files, strict=True))
                 write_report(
                     folder,
-                    lambda: evaluation_report(opened.opened_run, source, predictions, metrics, split, at),
+                    lambda: evaluation_report(opened.opened_run, source, predictions, metrics, split, known, dataset),
                 )
     return Evaluation(metrics, predictions, split, known)
 
 
 def _trained_on(run: RunFolder | None, files: Sequence[ImageFile]) -> int:
-    """The number of images that the run was trained on, logged; 0 for an export, or if its split.csv is damaged (logged)."""
+    """The number of these images that the run was trained on, logged; 0 for an export, or a damaged split.csv (logged)."""
     if run is None:
         log.info("An export does not say which images it was trained on; with any of them, the figures are too good.")
         return 0
@@ -138,8 +142,9 @@ def _trained_on(run: RunFolder | None, files: Sequence[ImageFile]) -> int:
     if known:
         own = f"For the run's own test set, see {run.file(METRICS)}."
         log.warning(
-            "%s of these %s images are in the run's training or validation set, so the figures are too good. %s",
-            *(f"{known:,}", f"{len(files):,}", own if run.metrics.test else "The run has no test set of its own."),
+            "%s %s",
+            about_known(known, len(files)),
+            own if run.metrics.test else "The run has no test set of its own.",
         )
     return known
 
