@@ -10,6 +10,7 @@ here uses the labels of the test set.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from headstart.errors import RecipeError
 from headstart.evaluation.calibration import fit_temperature
 from headstart.evaluation.clipping import clip_bound
 from headstart.evaluation.conformal import conformal_threshold
+from headstart.evaluation.image_groups import groups_of
 from headstart.evaluation.probabilities import softmax
 from headstart.images.value_ranges import ValueRanges
 from headstart.io.extras import require
@@ -171,7 +173,7 @@ def fit_classifier(task: FitTask, resolved: ResolvedBackbones) -> FitResult:
         dataset=task.dataset,
         features=found.candidate.features,
         val_logits_NK=val_logits_NK,
-        history=(*history, *found.history),
+        history=_with_groups_noted((*history, *found.history), task.dataset),
         recipe=found.recipe,
         chosen=tuple(extractor.backbone.name for extractor in extractors),
         heads=found.candidate.heads,
@@ -179,6 +181,13 @@ def fit_classifier(task: FitTask, resolved: ResolvedBackbones) -> FitResult:
         attempt=found.attempt,
         why=found.why,
     )
+
+
+def _with_groups_noted(history: Sequence[HistoryRow], dataset: Dataset) -> tuple[HistoryRow, ...]:
+    """Return the rows; those with leave-one-out figures say so if that leaves the rest of an image's group in."""
+    if groups_of(dataset.groups[dataset.sets.train_val]) is None:
+        return tuple(history)
+    return tuple(row if math.isnan(row.loo_log_loss) else replace(row, loo_in_groups=1) for row in history)
 
 
 def _check_loss(recipe: Recipe, dataset: Dataset) -> None:

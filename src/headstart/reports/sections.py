@@ -27,6 +27,8 @@ from headstart.reports.thumbnails import heat_thumbnail, shrunk_uri, thumbnails
 from headstart.reports.training_verdict import verdict as training_verdict
 from headstart.training.history import HistoryRow
 
+LEFT_OUT = ("leave-one-out", "leave-one-out; images of one group see each other")
+"""How a trial without validation was scored, by `HistoryRow.loo_in_groups`."""
 MOST_CELLS = 30  # classes; with more, the matrix is a figure and the confusions are a list
 MOST_MISTAKES = 60
 MOST_SUSPECTS = 60
@@ -339,7 +341,7 @@ def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[int]) -> list[dict
             "images": t.n_images,
             "accuracy": _known(t.val_accuracy, t.loo_accuracy),
             "loss": _known(t.val_log_loss, t.loo_log_loss),
-            "by": "validation" if not math.isnan(t.val_log_loss) else "leave-one-out",
+            "by": "validation" if not math.isnan(t.val_log_loss) else LEFT_OUT[bool(t.loo_in_groups)],
             "seconds": sum(x.seconds for x in trials if kind_of_trial(x) == kind_of_trial(t)),
             "chosen": kind_of_trial(t) in chosen,
         }

@@ -16,7 +16,8 @@ class HistoryRow:
     `stage` is 'choose' (backbones), 'input' (how images become their input), 'head' (closed-form last layers) or 'finetune'
     (gradient training, whatever the `approach`). `pooling` says which maps the features are means of, see
     `Recipe.pooling`; `input` describes an input that was tried. `head` and `strength` belong to closed-form layers;
-    `wise_ft` is the coefficient of WiSE-FT.
+    `wise_ft` is the coefficient of WiSE-FT. `loo_in_groups` is 1 if images of one group (one patient, copies) see each
+    other in the leave-one-out figures, which are then too good.
     """
 
     stage: str
@@ -30,6 +31,7 @@ class HistoryRow:
     n_images: int
     loo_log_loss: float = math.nan
     loo_accuracy: float = math.nan
+    loo_in_groups: int = field(default=0, metadata={"optional": True})
     val_log_loss: float = math.nan
     val_accuracy: float = math.nan
     seconds: float
