@@ -97,7 +97,7 @@ def compare_trials(asked: ComparisonRequest, clock: Budget | None = None) -> Com
     tested = [dataset.file(i) for i in dataset.sets.test]
     images = [file for file in tested if isinstance(file, Path)]  # none for a pack: then the latency stays unknown
     outcomes = {c.name: with_latency(outcomes[c.name], c, place, images) for c in candidates}
-    found = _compared(candidates, outcomes, place, images=len(tested), seed=asked.seed, seconds=clock.spent())
+    found = _compared(candidates, outcomes, place, dataset=dataset, seed=asked.seed, seconds=clock.spent())
     write_csv(asked.out / "comparison.csv", ROW_COLUMNS, found.row_cells())
     write_csv(asked.out / "pairs.csv", PAIR_COLUMNS, found.pair_cells())
     _write_page(found, place, asked.command())
@@ -161,14 +161,15 @@ def _compared(
     outcomes: Mapping[str, TrialResult],
     place: TrialContext,
     *,
-    images: int,
+    dataset: Dataset,
     seed: int,
     seconds: float,
 ) -> Comparison:
     """Read all run folders and compare them. Raises `RunError` if one has been changed since."""
     rows = _marked([_row(c, outcomes[c.name], place) for c in candidates])
     good = [row.name for row in rows if row.metrics is not None]
-    pairs, notes = paired({name: RunFolder(place.run(name)).predictions for name in good}, seed)
+    groups = dict(zip(dataset.paths, dataset.groups.tolist(), strict=True))
+    pairs, notes = paired({name: RunFolder(place.run(name)).predictions for name in good}, seed, groups)
     taken, why = advice(rows, pairs)
     return Comparison(
         out=str(place.out),
@@ -177,7 +178,7 @@ def _compared(
         taken=taken,
         advice=why,
         notes=notes,
-        images=images,
+        images=len(dataset.sets.test),
         split_hash=place.split_hash,
         seconds=seconds,
     )
@@ -251,6 +252,7 @@ def _write_page(found: Comparison, place: TrialContext, command: str) -> None:
         contenders=rows,
         pairs=found.pairs,
         notes=found.notes,
+        groups=max((row.metrics.groups for row in found.rows if row.metrics), default=0),
         facts=infos,
         command=command,
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headstart.errors import MissingExtra
+from headstart.evaluation.image_groups import about_groups, groups_of
 from headstart.evaluation.intervals import Estimate
 from headstart.evaluation.metrics import Metrics
 from headstart.evaluation.paired_tests import Difference, differences
@@ -79,7 +80,7 @@ class Comparison(Result):
     """Result of `compare`: one row per trial, best accuracy first, failed ones last; all pairs; and the advice.
 
     `taken` names the recommended trial ('' if none finished), `advice` gives the reason in a sentence. `notes` says
-    which images were left out of a pair.
+    which images were left out of a pair, and whether there are groups of images.
     """
 
     out: str
@@ -193,9 +194,11 @@ def _pair_values(pair: Difference) -> dict[str, Any]:
     return dict(zip(PAIR_COLUMNS, cells, strict=True))
 
 
-def paired(predicted: Mapping[str, Predictions], seed: int) -> tuple[list[Difference], list[str]]:
+def paired(
+    predicted: Mapping[str, Predictions], seed: int, groups: Mapping[str, int] | None = None
+) -> tuple[list[Difference], list[str]]:
     """Compare every pair on the labelled images that both predicted, matched by path; add a note for runs that lack
-    some."""
+    some. `groups` has the group of each path, if images are not independent; a note says so then."""
     known = {name: _by_path(p) for name, p in predicted.items()}
     paths = sorted(set().union(*known.values()))
     right_NT, loss_NT = np.zeros((len(paths), len(known)), bool), np.full((len(paths), len(known)), math.nan)
@@ -207,7 +210,10 @@ def paired(predicted: Mapping[str, Predictions], seed: int) -> tuple[list[Differ
         for n, path in enumerate(paths):
             if path in own:
                 right_NT[n, t], loss_NT[n, t] = own[path]
-    return differences(list(known), right_NT, loss_NT, seed=seed), notes
+    groups_N = np.array([(groups or {}).get(path, -1 - n) for n, path in enumerate(paths)], np.int64)
+    grouped = groups_of(groups_N)
+    notes = [about_groups(grouped.count), *notes] if grouped else notes
+    return differences(list(known), right_NT, loss_NT, groups=groups_N, seed=seed), notes
 
 
 def _by_path(p: Predictions) -> dict[str, tuple[bool, float]]:

@@ -105,6 +105,7 @@ def training_report(
         predictions=_judged(predictions.take(judged)),
         metrics=metrics.judged,
         side=metrics.side,
+        groups_N=result.dataset.groups[judged],
         val=metrics.val if metrics.test else None,
         facts=_facts(classifier, made),
         trials=result.history,
@@ -167,11 +168,14 @@ def run_report(run: RunFolder, data: Path | None, *, heat: bool) -> ReportData:
     """Collect the report of a run folder, with images if they are at their recorded place or at `data`."""
     classifier, made = run.classifier, run.provenance
     source = made.source(data)
+    predictions = _judged(run.predictions)
+    group = {row.path: row.group for row in run.split}
     bare = ReportData(
         title=_title(source, classifier),
-        predictions=_judged(run.predictions),
+        predictions=predictions,
         metrics=run.metrics.judged,
         side=run.metrics.side,
+        groups_N=np.array([group.get(path, -1 - i) for i, path in enumerate(predictions.paths)], np.int64),
         val=run.metrics.val if run.metrics.test else None,
         facts=_facts(classifier, made),
         trials=run.history,

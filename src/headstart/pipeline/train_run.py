@@ -137,9 +137,11 @@ def train_run(asked: TrainRequest) -> TrainResult:
     result = fit_classifier(task, resolved)
     classifier = result.classifier
     classes = dataset.classes
-    val = compute_metrics(result.val_logits_NK, result.val_labels_N, classes, seed=recipe.seed)
     predictions = _predict(result, dataset, tested=tested)
-    test = compute_metrics(*_labelled(predictions, dataset, "test"), classes, seed=recipe.seed) if tested else None
+    val_N, test_N = (dataset.groups[dataset.split == side] for side in ("val", "test"))
+    val = compute_metrics(result.val_logits_NK, result.val_labels_N, classes, groups=val_N, seed=recipe.seed)
+    judged = _labelled(predictions, dataset, "test")
+    test = compute_metrics(*judged, classes, groups=test_N, seed=recipe.seed) if tested else None
     clock.lap("judge")
     provenance = _provenance(source, dataset, scanned, result, corrections)
     found = scanned.findings(replace(dataset, groups=given.groups), scanned.copies)
@@ -160,10 +162,10 @@ def train_run(asked: TrainRequest) -> TrainResult:
         write_run(folder, record)
         clock.lap("write")
         if asked.report:
-            judged = RunMetrics(test, val, clock.laps)
+            metrics = RunMetrics(test, val, clock.laps)
             heat = task.seconds_left > HEAT_SECONDS
             write_report(
-                folder, lambda: training_report(out, source, scanned, result, record, predictions, judged, heat=heat)
+                folder, lambda: training_report(out, source, scanned, result, record, predictions, metrics, heat=heat)
             )
             clock.lap("report")
         write_metrics(folder, RunMetrics(test, val, clock.laps))

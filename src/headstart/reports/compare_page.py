@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headstart.evaluation.image_groups import about_groups
 from headstart.evaluation.intervals import Estimate
 from headstart.evaluation.paired_tests import Difference
 from headstart.evaluation.pareto import on_front
@@ -73,6 +74,8 @@ class ComparePageData:
     facts: Sequence[tuple[str, str]]
     """What was compared, as pairs of a name and a text."""
     command: str
+    groups: int = 0
+    """Number of groups of images that intervals and tests are over; 0 if each image is on its own."""
 
     @property
     def finished(self) -> list[TrialSummary]:
@@ -169,6 +172,7 @@ def compare_page(compared: ComparePageData, figures: Mapping[str, str] | None = 
         css=page_css(),
         script=page_part("page.js"),
         compared=compared,
+        about_groups=about_groups(compared.groups),
         columns=FIGURES,
         metrics=METRICS,
         finished=compared.finished,

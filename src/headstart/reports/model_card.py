@@ -82,9 +82,17 @@ def metrics_table(test: Metrics | None, val: Metrics) -> list[str]:
     """Return the metrics as a table, with the sentence above it."""
     if test is None:
         said = f"95 % intervals; {val.n:,} validation images. {ON_VALIDATION}"
-        return [said, "", "| metric | validation |", "|---|---|", *(f"| {name} | {val[name]} |" for name in SHOWN)]
+        return [
+            said,
+            *_about_groups(val),
+            "",
+            "| metric | validation |",
+            "|---|---|",
+            *(f"| {name} | {val[name]} |" for name in SHOWN),
+        ]
     return [
         f"95 % intervals; {test.n:,} test images, used once; {val.n:,} validation images, used for model selection.",
+        *_about_groups(test),
         "",
         "| metric | test | validation |",
         "|---|---|---|",

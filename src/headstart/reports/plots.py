@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart.evaluation.calibration import reliability
-from headstart.evaluation.intervals import Estimate, wilson
+from headstart.evaluation.calibration import bin_of, reliability
+from headstart.evaluation.image_groups import ImageGroups, groups_of
+from headstart.evaluation.intervals import Estimate, proportion
 from headstart.evaluation.selective import coverage_curve
 from headstart.reports.comparison_plots import differences_figure, pareto_figure
 from headstart.reports.figure_style import (
@@ -130,12 +131,15 @@ def _draw_cells(axes: Axes, counts_KK: np.ndarray) -> None:
             note(axes, j, i, f"{counts_KK[i, j]:,}", color=ink, ha="center", fontsize=size)
 
 
-def reliability_figure(probabilities_NK: np.ndarray, labels_N: np.ndarray, *, bins: int = 15) -> Figure:
+def reliability_figure(
+    probabilities_NK: np.ndarray, labels_N: np.ndarray, groups_N: np.ndarray | None = None, *, bins: int = 15
+) -> Figure:
     """Plot accuracy by confidence with Wilson intervals, and the number of images: is the classifier right as often as
     it claims?
 
-    From probabilities (N, K) and labels (N,), -1 for unknown; equal-width bins of the top class's probability (Guo et
-    al. 2017, figure 1). On the line, confidence equals accuracy; below it, the classifier is overconfident.
+    From probabilities (N, K), labels (N,), -1 for unknown, and groups (N,) of images, if any; equal-width bins of the top
+    class's probability (Guo et al. 2017, figure 1). On the line, confidence equals accuracy; below it, the classifier is
+    overconfident.
     """
     table = reliability(_two_columns(probabilities_NK), labels_N, bins)
     full = np.flatnonzero(table.count)
@@ -144,7 +148,9 @@ def reliability_figure(probabilities_NK: np.ndarray, labels_N: np.ndarray, *, bi
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     note(axes, 0.03, 0.95, "above: underconfident", va="top")
     note(axes, 0.98, 0.05, "below: overconfident", ha="right", va="bottom")
-    bounds = [wilson(round(table.count[b] * table.accuracy[b]), int(table.count[b])) for b in full]
+    sure_N, right_N, groups = _answers(_two_columns(probabilities_NK), labels_N, groups_N)
+    place_N = bin_of(sure_N, bins)
+    bounds = [proportion(right_N, place_N == b, groups) for b in full]
     sure = table.confidence[full]
     axes.vlines(sure, [e.low for e in bounds], [e.high for e in bounds], color=BLUE, linewidth=1.4)
     axes.plot(sure, [e.value for e in bounds], color=BLUE, marker="o", markersize=5, linestyle="none")
@@ -159,10 +165,21 @@ def reliability_figure(probabilities_NK: np.ndarray, labels_N: np.ndarray, *, bi
     return figure
 
 
-def coverage_figure(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> Figure:
+def _answers(
+    probabilities_NK: np.ndarray, labels_N: np.ndarray, groups_N: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, ImageGroups | None]:
+    """Return confidence, whether it is right, and groups of the labelled images."""
+    known = np.flatnonzero(np.asarray(labels_N) >= 0)
+    chances_NK = np.asarray(probabilities_NK, np.float64)[known]
+    groups = None if groups_N is None else groups_of(groups_N[known])
+    return chances_NK.max(axis=1), chances_NK.argmax(axis=1) == np.asarray(labels_N)[known], groups
+
+
+def coverage_figure(probabilities_NK: np.ndarray, labels_N: np.ndarray, groups_N: np.ndarray | None = None) -> Figure:
     """Plot the accuracy on the remaining images if the least confident predictions are declined, with Wilson's band.
 
-    From probabilities (N, K) and labels (N,), -1 for unknown. See `headstart.evaluation.selective`.
+    From probabilities (N, K), labels (N,), -1 for unknown, and groups (N,) of images, if any. See
+    `headstart.evaluation.selective`.
     """
     covered_M, accuracy_M = coverage_curve(_two_columns(probabilities_NK), labels_N)
     figure = blank(WIDE, 250)
@@ -176,7 +193,9 @@ def coverage_figure(probabilities_NK: np.ndarray, labels_N: np.ndarray) -> Figur
         return figure
     n = int((np.asarray(labels_N) >= 0).sum())
     kept = np.unique(np.linspace(0, len(covered_M) - 1, 200).astype(int))
-    bounds = [wilson(round(covered_M[i] * n * accuracy_M[i]), round(covered_M[i] * n)) for i in kept]
+    sure_N, right_N, groups = _answers(_two_columns(probabilities_NK), labels_N, groups_N)
+    place_N = np.argsort(np.argsort(-sure_N, kind="stable"))
+    bounds = [proportion(right_N, place_N < round(covered_M[i] * n), groups) for i in kept]
     axes.fill_between(
         covered_M[kept], [e.low for e in bounds], [e.high for e in bounds], color=BLUE, alpha=0.18, linewidth=0
     )

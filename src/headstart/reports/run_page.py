@@ -60,10 +60,11 @@ def report_figures(report: ReportData) -> dict[str, Figure]:
     classes, predictions, metrics = report.metrics.classes, report.predictions, report.metrics
     labels_N = predictions.labels if predictions.labels is not None else np.full(len(predictions), -1)
     chances_NK = predictions.probabilities
+    groups_N = report.groups_N if metrics.groups else None  # else their intervals are over images too
     found = {
         "confusion": plots.confusion_figure(metrics.confusion, classes),
-        "reliability": plots.reliability_figure(chances_NK, labels_N),
-        "coverage": plots.coverage_figure(chances_NK, labels_N),
+        "reliability": plots.reliability_figure(chances_NK, labels_N, groups_N),
+        "coverage": plots.coverage_figure(chances_NK, labels_N, groups_N),
         "classes": plots.classes_figure(list(classes), [metrics.per_class[c]["f1"] for c in classes]),
     }
     if report.epochs:
