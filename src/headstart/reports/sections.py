@@ -119,6 +119,7 @@ def context(report: ReportData, figures: Mapping[str, str]) -> dict[str, Any]:
         "metric_rows": metric_rows(report),
         "trial_rows": trial_rows(report.trials, report.taken),
         "trials": len(report.trials),
+        "loo_in_groups": any(trial.loo_in_groups for trial in report.trials),
         "class_rows": class_rows(report),
         "confusion_rows": confusion_rows(report),
         "confusions": confusions(report),
