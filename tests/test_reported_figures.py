@@ -6,6 +6,7 @@ from __future__ import annotations
 import html
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from conftest import draw
 from headstart import DataSource, Recipe
 from headstart.evaluation.image_groups import about_groups
 from headstart.evaluation.metrics import compute_metrics
+from headstart.exporters.parity_images import parity_images
 from headstart.pipeline.comparison import paired
 from headstart.pipeline.run_report import run_report
 from headstart.reports.compare_page import ComparePageData, compare_page
@@ -41,7 +43,7 @@ def write_patients(folder: Path, patients: range, each: int = 4) -> None:
 
 
 @pytest.fixture(scope="module")
-def patients(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> tuple[Path, Path]:
+def patients(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Iterator[tuple[Path, Path]]:
     """(data, run): two backbones on 12 patients for training and 5 for the test, four images of each."""
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -97,11 +99,20 @@ def test_pairs_on_groups_are_tested_on_groups_with_a_note() -> None:
     assert "McNemar" not in grouped
 
 
+def test_an_export_is_compared_on_the_groups_of_the_run(patients: tuple[Path, Path]) -> None:
+    found = parity_images(RunFolder(patients[1]), None, most=12, sides=("test",))
+    there = {path.name.split("_")[0] for path in found.images.refs}
+    assert len(found) == 12 and len(set(found.groups_N.tolist())) == len(there) <= 5
+    again = found.take([1, 0])
+    assert again.groups_N.tolist() == found.groups_N[[1, 0]].tolist()
+
+
 def test_leave_one_out_with_the_rest_of_the_group_is_marked(patients: tuple[Path, Path]) -> None:
     _, run = patients
     history = RunFolder(run).history
     measured = [not math.isnan(row.loo_log_loss) for row in history]
     assert [bool(row.loo_in_groups) for row in history] == measured and any(measured)
+    assert "which is too low: images of one group see each other in it." in (run / "report.html").read_text()
     by = {row["stage"]: row["by"] for row in trial_rows(history, frozenset())}
     assert by == {"last layer": "validation", "choice of backbone": "leave-one-out; images of one group see each other"}
 
@@ -185,5 +196,6 @@ def test_the_weakest_class_is_one_that_images_have(patients: tuple[Path, Path]) 
     labels = np.array([1, 1, 1, 2, 2])
     logits = np.eye(3)[[1, 1, 1, 2, 1]]
     metrics = compute_metrics(logits, labels, ("absent", "good", "bad"), resamples=20)
+    assert metrics.weakest == "bad"
     card = model_card(run.classifier, run.provenance, None, metrics, [])
     assert "\nThe weakest class is 'bad': recall 0.500 [0.095, 0.905].\n" in card

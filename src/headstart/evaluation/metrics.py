@@ -77,6 +77,12 @@ class Metrics(OneLineRepr):
         return self.confusion.sum(axis=1)
 
     @property
+    def weakest(self) -> str:
+        """The class with the lowest recall, of those that images have."""
+        recalls = {name: row["recall"] for name, row in self.per_class.items() if not row["recall"].undefined}
+        return min(recalls, key=lambda name: recalls[name].value)
+
+    @property
     def about_groups(self) -> str:
         """A sentence about the groups, '' if there are none."""
         return about_groups(self.groups)

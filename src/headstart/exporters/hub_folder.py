@@ -230,8 +230,7 @@ def _name(text: str) -> str:
 
 
 def _weakest(metrics: Metrics) -> str:
-    worst = min(metrics.per_class, key=lambda c: metrics.per_class[c]["recall"].value)
-    return f"The weakest class is {_name(worst)}: recall {metrics.per_class[worst]['recall']}."
+    return f"The weakest class is {_name(metrics.weakest)}: recall {metrics.per_class[metrics.weakest]['recall']}."
 
 
 def _usage(member: EnsembleMember, ours: bool) -> list[str]:

@@ -28,7 +28,8 @@ import numpy as np
 
 from headstart.evaluation.calibration import fit_temperature
 from headstart.evaluation.conformal import conformal_threshold, prediction_sets
-from headstart.evaluation.intervals import Estimate, wilson
+from headstart.evaluation.image_groups import groups_of
+from headstart.evaluation.intervals import Estimate, proportion, wilson
 from headstart.evaluation.metrics import compute_metrics
 from headstart.evaluation.paired_tests import differences
 from headstart.evaluation.probabilities import cross_entropies, softmax
@@ -151,7 +152,15 @@ def try_int8(
         images_per_second=speed,
         float_precision=networks["float"].precision,
         n=len(test),
-        **_judged(logits["float"][test], logits[best][test] / ratio, labels_N[test], classes, fitted, seed),
+        **_judged(
+            logits["float"][test],
+            logits[best][test] / ratio,
+            labels_N[test],
+            kept.groups_N[test],
+            classes,
+            fitted,
+            seed,
+        ),
     )
 
 
@@ -275,6 +284,7 @@ def _judged(
     float_NK: np.ndarray,
     int8_NK: np.ndarray,
     labels_N: np.ndarray,
+    groups_N: np.ndarray,
     classes: Sequence[str],
     fitted: ExportCalibration,
     seed: int,
@@ -283,15 +293,16 @@ def _judged(
     pair = np.stack([float_NK, int8_NK])
     right_NT = (pair.argmax(2) == labels_N).T
     losses_NT = np.stack([cross_entropies(each, labels_N) for each in pair], axis=1)
-    loss, _ = differences(["float", "int8"], right_NT, losses_NT, seed=seed, level=0.90)
+    loss, _ = differences(["float", "int8"], right_NT, losses_NT, groups=groups_N, seed=seed, level=0.90)
     sets_NK = prediction_sets(softmax(int8_NK), fitted.conformal_threshold)
-    metrics = [compute_metrics(each, labels_N, tuple(classes), seed=seed) for each in pair]
+    metrics = [compute_metrics(each, labels_N, tuple(classes), groups=groups_N, seed=seed) for each in pair]
     n = len(labels_N)
+    covered_N = sets_NK[np.arange(n), labels_N]
     return {
         "loss": loss.value,
         "loss_bound": loss.high,
         "flips": wilson(int((pair[0].argmax(1) != pair[1].argmax(1)).sum()), n),
         "ece": metrics[1]["ece"],
         "float_ece": metrics[0]["ece"],
-        "coverage": wilson(int(sets_NK[np.arange(n), labels_N].sum()), n),
+        "coverage": proportion(covered_N, np.ones_like(covered_N), groups_of(groups_N)),
     }

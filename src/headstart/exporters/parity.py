@@ -29,7 +29,8 @@ import numpy as np
 from headstart.errors import ParityFailed, UnreadableImage
 from headstart.evaluation.calibration import fit_temperature
 from headstart.evaluation.conformal import conformal_threshold, prediction_sets
-from headstart.evaluation.intervals import Estimate, wilson
+from headstart.evaluation.image_groups import groups_of
+from headstart.evaluation.intervals import Estimate, proportion, wilson
 from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.evaluation.paired_tests import Difference, differences
 from headstart.evaluation.probabilities import cross_entropies, softmax
@@ -448,23 +449,30 @@ def _path(measured: Measured, fitted: ExportCalibration, classifier: Classifier,
     rows = np.flatnonzero((images.sets_N == side) & (images.labels_N >= 0))
     if not len(rows):
         return bare
-    labels_N = images.labels_N[rows]
+    labels_N, groups_N = images.labels_N[rows], images.groups_N[rows]
     both = {"run": run_NK[rows], "export": export_NK[rows]}
     right_NT = np.stack([both[who].argmax(axis=1) == labels_N for who in ("export", "run")], axis=1)
     loss_NT = np.stack([cross_entropies(both[who].astype(np.float64), labels_N) for who in ("export", "run")], axis=1)
-    pairs = {pair.metric: pair for pair in differences(["export", "run"], right_NT, loss_NT, seed=seed)}
+    pairs = {
+        pair.metric: pair for pair in differences(["export", "run"], right_NT, loss_NT, groups=groups_N, seed=seed)
+    }
+    of_each = {
+        who: compute_metrics(each, labels_N, classifier.classes, groups=groups_N, seed=seed)
+        for who, each in both.items()
+    }
     return replace(
         bare,
         accuracy=pairs["accuracy"],
         log_loss=pairs["log_loss"],
-        coverage=_coverage(both["export"], labels_N, fitted.conformal_threshold),
-        run_coverage=_coverage(both["run"], labels_N, classifier.calibration.conformal_threshold),
-        metrics={who: compute_metrics(each, labels_N, classifier.classes, seed=seed) for who, each in both.items()},
+        coverage=_coverage(both["export"], labels_N, groups_N, fitted.conformal_threshold),
+        run_coverage=_coverage(both["run"], labels_N, groups_N, classifier.calibration.conformal_threshold),
+        metrics=of_each,
         judged_on=side,
     )
 
 
-def _coverage(logits_NK: np.ndarray, labels_N: np.ndarray, threshold: float) -> Estimate:
+def _coverage(logits_NK: np.ndarray, labels_N: np.ndarray, groups_N: np.ndarray, threshold: float) -> Estimate:
     """Return how often a prediction set contains the right class."""
     sets_NK = prediction_sets(softmax(logits_NK), threshold)
-    return wilson(int(sets_NK[np.arange(len(labels_N)), labels_N].sum()), len(labels_N))
+    right_N = sets_NK[np.arange(len(labels_N)), labels_N]
+    return proportion(right_N, np.ones_like(right_N), groups_of(groups_N))

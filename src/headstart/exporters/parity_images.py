@@ -31,7 +31,8 @@ RENDERED = 60
 
 @dataclass(frozen=True, eq=False)
 class ParityImages:
-    """Usable images, each with the index of its class (-1 if unknown) and its set: val, test, or '' if rendered.
+    """Usable images, each with the index of its class (-1 if unknown), its set (val, test, or '' if rendered), and its
+    group: images with equal numbers are not independent.
 
     `about` is a sentence that says where they come from.
     """
@@ -39,6 +40,7 @@ class ParityImages:
     images: Images
     labels_N: np.ndarray
     sets_N: np.ndarray
+    groups_N: np.ndarray
     about: str
 
     @property
@@ -52,7 +54,8 @@ class ParityImages:
     def take(self, rows: Sequence[int] | np.ndarray) -> ParityImages:
         """Return the images of these rows (indices), in this order."""
         chosen = np.asarray(rows, np.int64)
-        return ParityImages(self.images.take(chosen), self.labels_N[chosen], self.sets_N[chosen], self.about)
+        each = (self.labels_N[chosen], self.sets_N[chosen], self.groups_N[chosen])
+        return ParityImages(self.images.take(chosen), *each, self.about)
 
 
 def parity_images(run: RunFolder, data: Path | None, most: int, sides: Sequence[str] = ("val", "test")) -> ParityImages:
@@ -87,6 +90,7 @@ def parity_images(run: RunFolder, data: Path | None, most: int, sides: Sequence[
         images.take(same),
         np.array([number.get(row.label, -1) for row in kept], np.int64),
         np.array([row.split for row in kept], "<U5"),
+        np.array([row.group for row in kept], np.int64),
         _about(kept, run),
     )
 
@@ -115,4 +119,4 @@ def _rendered(most: int, why: str) -> ParityImages:
     pixels = (render(kinds[i % len(kinds)], np.random.default_rng([17, i]), LARGEST) for i in range(count))
     images = Images.inspect([jpeg_bytes(Image.fromarray(each), 92) for each in pixels])
     about = f"{why}, so {count} rendered scenes stand in. They verify the conversion, not how often decisions agree."
-    return ParityImages(images, np.full(count, -1), np.full(count, "", "<U5"), about)
+    return ParityImages(images, np.full(count, -1), np.full(count, "", "<U5"), np.arange(count), about)

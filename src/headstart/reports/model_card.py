@@ -51,7 +51,7 @@ def model_card(
             "## How good it is",
             *metrics_table(test, val),
             "",
-            _weakest(judged),
+            f"The weakest class is {judged.weakest!r}: recall {judged.per_class[judged.weakest]['recall']}.",
             f"Temperature {calibration.temperature:.4g} (folded into the weights). Sets at alpha = "
             f"{calibration.conformal_alpha:g} hold the likeliest class, and every other with probability >= "
             f"{1 - calibration.conformal_threshold:.4g}. Submissions to a competition keep probabilities at or above "
@@ -102,13 +102,6 @@ def metrics_table(test: Metrics | None, val: Metrics) -> list[str]:
 
 def _about_groups(judged: Metrics) -> list[str]:
     return [judged.about_groups] if judged.groups else []
-
-
-def _weakest(judged: Metrics) -> str:
-    """Name the class with the lowest recall, of those that images have."""
-    recalls = {name: row["recall"] for name, row in judged.per_class.items() if not row["recall"].undefined}
-    worst = min(recalls, key=lambda name: recalls[name].value)
-    return f"The weakest class is {worst!r}: recall {recalls[worst]}."
 
 
 def _corrections(made: Provenance) -> list[str]:
