@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -164,26 +166,29 @@ class Stopped(Exception):
     pass
 
 
-def test_interrupted_training_goes_on(
-    photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped in the second epoch, gone on with by the same command: equal weights. Another recipe is refused."""
-    recipe = headstart.Recipe(approach="finetune", backbone="test_resnet.a", **QUICK)
-    headstart.train(photos, out=tmp_path / "whole", recipe=recipe, weights=tiny_weights)
+@contextmanager
+def stopped_at_step(number: int) -> Iterator[None]:
+    """Stop the training inside the block before that step (from 1), after a snapshot of each step."""
     gradient, taken = Passes.gradient, list[int]()
 
     def stopping(self: Passes, batches: list[Batch], at: StepPlan, optimizer: torch.optim.Optimizer) -> StepResult:
         taken.append(1)
-        if len(taken) == 5:
+        if len(taken) == number:
             raise Stopped
         return gradient(self, batches, at, optimizer)
 
-    monkeypatch.setattr(Passes, "gradient", stopping)
-    monkeypatch.setattr(Checkpoint, "due", lambda *_, **__: True)  # these steps are too short to be saved otherwise
-    with pytest.raises(Stopped):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Passes, "gradient", stopping)
+        patched.setattr(Checkpoint, "due", lambda *_, **__: True)  # these steps are too short to be saved otherwise
+        yield
+
+
+def test_interrupted_training_goes_on(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
+    """Stopped in the second epoch, gone on with by the same command: equal weights. Another recipe is refused."""
+    recipe = headstart.Recipe(approach="finetune", backbone="test_resnet.a", **QUICK)
+    headstart.train(photos, out=tmp_path / "whole", recipe=recipe, weights=tiny_weights)
+    with stopped_at_step(5), pytest.raises(Stopped):
         headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
-    monkeypatch.undo()
-    monkeypatch.setenv("HEADSTART_CACHE", str(cache))
     assert (tmp_path / "run.unfinished").is_file() and not (tmp_path / "run").exists()
     other = headstart.Recipe(approach="finetune", backbone="test_resnet.a", **{**QUICK, "batch_size": 9})
     with pytest.raises(UnfinishedTraining) as refused:
@@ -197,6 +202,26 @@ def test_interrupted_training_goes_on(
     assert one == two
     metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "run")]
     assert metrics[0]["test"] == metrics[1]["test"] and metrics[0]["val"] == metrics[1]["val"]
+
+
+def test_training_does_not_go_on_with_other_sets(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
+    """Groups that are named later move images between the sets: some of the new test images were trained on."""
+    recipe = headstart.Recipe(approach="finetune", backbone="test_resnet.a", **QUICK)
+    with stopped_at_step(3), pytest.raises(Stopped):
+        headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
+    grouped = headstart.DataSource(photos, group_from=r"(?P<group>\d)\.jpg")
+    with pytest.raises(UnfinishedTraining) as refused:
+        headstart.train(grouped, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
+    assert re.fullmatch(
+        re.escape(
+            f"{tmp_path / 'run.unfinished'}: an unfinished training run is in the way, and this one differs from it:"
+        )
+        + "\n    split: [0-9a-f]{64} -> [0-9a-f]{64}\n"
+        + "  Repeat the earlier command to resume it, or add --restart to discard it.",
+        str(refused.value),
+    )
+    headstart.train(grouped, out=tmp_path / "run", recipe=recipe, weights=tiny_weights, restart=True)
+    assert not (tmp_path / "run.unfinished").exists()
 
 
 def test_restart_discards(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:

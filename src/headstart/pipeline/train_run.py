@@ -115,12 +115,12 @@ def train_run(asked: TrainRequest) -> TrainResult:
     if split is not None:
         given = read_split(Path(split), given, corrections, scanned.images.sha256s)
         given = with_named_groups(given, scanned, source)
-    unfinished = _unfinished(out, given, scanned, recipe, resolved)
-    if asked.restart:
-        unfinished.path.unlink(missing_ok=True)
     dataset = make_split(
         given, seed=recipe.seed, val_size=recipe.val_size, test_size=recipe.test_size, near=scanned.copies.groups_N
     )
+    unfinished = _unfinished(out, dataset, scanned, recipe, resolved)
+    if asked.restart:
+        unfinished.path.unlink(missing_ok=True)
     tested = bool((dataset.split == "test").any())
     require_sets(dataset, ("train", "val", "test") if recipe.test_size else ("train", "val"))
     if not recipe.test_size:
@@ -185,12 +185,15 @@ def train_run(asked: TrainRequest) -> TrainResult:
 
 
 def _unfinished(
-    out: Path, given: Dataset, scanned: ScannedDataset, recipe: Recipe, resolved: ResolvedBackbones
+    out: Path, dataset: Dataset, scanned: ScannedDataset, recipe: Recipe, resolved: ResolvedBackbones
 ) -> ResumePoint:
-    """Return where to keep snapshots of this training, beside its run folder, and the key that they must match."""
+    """Return where to keep snapshots of this training, beside its run folder, and the key that they must match.
+
+    The key has the sets as they were made: named groups and copies decide them, and are in no option of the recipe.
+    """
     names = [f.name for f in fields(Recipe) if f.name not in ("budget", "device")]
     key = {name: str(getattr(recipe, name)) for name in names}
-    key |= {"images": scanned.fingerprint, "split": split_hash(given), "not copies": scanned.not_copies.hash}
+    key |= {"images": scanned.fingerprint, "split": split_hash(dataset), "not copies": scanned.not_copies.hash}
     key |= {f"weights of {b.name}": b.sha256 or "random" for b in resolved.backbones}
     key |= {**_versions("torch"), "headstart's own source": _source_hash()}
     place = out.resolve()  # --out . has no name of its own
