@@ -23,6 +23,7 @@ from headstart.images.image_refs import Images
 from headstart.io.files import read_csv, scratch_array
 from headstart.model.backbones.registry import find_backbone
 from headstart.model.backbones.weights_source import WeightsSource
+from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime
 from headstart.pipeline import approaches
@@ -35,7 +36,7 @@ from headstart.training.bf16_conv import lighten
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.finetune import between
 from headstart.training.passes import Passes, StepPlan, StepResult
-from headstart.training.prepare import build_network
+from headstart.training.prepare import build_network, train_one_unit
 from headstart.training.recipe import APPROACHES as NAMES
 
 QUICK = {"epochs": 2, "lr": 1e-3, "batch_size": 8}
@@ -277,6 +278,22 @@ def test_binary_has_one_unit(tiny_weights: Path, cache: Path, tmp_path: Path) ->
     with pytest.raises(RecipeError) as refused:
         headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     assert str(refused.value) == f"loss 'binary' requires two classes, but {photos} has 3.\n  Use --loss cross_entropy."
+
+
+def test_one_unit_begins_with_both_units_of_a_fitted_layer(tiny_weights: Path) -> None:
+    """Its logits are (0, z1 - z0): the same probabilities."""
+    backbone = find_backbone("test_resnet.a", WeightsSource(folder=tiny_weights, offline=True))
+    view = FeatureExtractor(backbone, backbone.preprocess)
+    rng = np.random.default_rng(0)
+    start = LinearLayer(rng.normal(size=(96, 2)).astype(np.float32), np.array([0.7, -0.4], np.float32))
+    network = build_network(view, headstart.Recipe(approach="finetune", loss="binary"), 2, start).eval()
+    pixels = torch.from_numpy(rng.normal(size=(4, 3, 64, 64)).astype(np.float32))
+    with torch.no_grad():
+        fitted_NK = network(pixels).numpy()
+        train_one_unit(network, "fc")
+        logits_NK = network(pixels).numpy()
+    assert not logits_NK[:, 0].any()
+    assert np.allclose(logits_NK[:, 1], fitted_NK[:, 1] - fitted_NK[:, 0], atol=1e-3)
 
 
 def test_several_backbones_cannot_be_trained_by_gradient(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:

@@ -340,10 +340,12 @@ def _batches_of(plan: Plan, network: CutNetwork, kept_VND: np.ndarray, held_VND:
 
 
 def train_one_unit(tail: nn.Module, classifier: str) -> None:
-    """Make a last layer for two classes give logits (0, z): its first unit is zero and stays zero."""
+    """Make a last layer for two classes give logits (0, z), which mean the same as its (a, b) with z = b - a: the first
+    unit is zero and stays zero."""
     for name, parameter in tail.named_parameters():
         if name.endswith((f"{classifier}.weight", f"{classifier}.bias")):
             with torch.no_grad():
+                parameter[1] -= parameter[0]
                 parameter[0] = 0
             parameter.register_hook(_without_first)
 
