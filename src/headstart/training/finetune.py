@@ -149,7 +149,7 @@ def finetune(
             replanned=replanned,
         )
         recipe = replace(recipe, epochs=exact.epochs, lr=exact.lr, n_views=prepared.n_views or recipe.n_views)
-        wise_ft = _interpolate(task, before, exact) if mode.interpolates and start is not None else math.nan
+        wise_ft = _interpolate(task, before, exact) if _is_mixed(plan, start) else math.nan
     own, layer = _saved(network, extractor, recipe)
     seen_NSS3, seen_labels = _first_images(data, own, augment, recipe)
     if recipe.unfreeze == "auto" and mode.freezes_stages:
@@ -222,8 +222,13 @@ def _estimated(deadline: Deadline, plan: Plan, per_batch: float, per_image: floa
 
 def _mixes(plan: Plan, start: LinearLayer | None) -> int:
     """Return how many mixes of weights are validated after training."""
-    chosen = plan.mode.interpolates and start is not None and plan.recipe.wise_ft == "auto"
-    return len(WISE) if chosen else 0
+    return len(WISE) if plan.recipe.wise_ft == "auto" and _is_mixed(plan, start) else 0
+
+
+def _is_mixed(plan: Plan, start: LinearLayer | None) -> bool:
+    """Return whether the result is a mix of weights: if the recipe says which, or if the network before training is worth
+    it. With a random last layer it predicts nothing."""
+    return plan.mode.interpolates and (start is not None or plan.recipe.wise_ft != "auto")
 
 
 def _epochs(deadline: Deadline, plan: Plan) -> int:
