@@ -117,8 +117,11 @@ def _by_timm(folder: Path, images: list[Path]) -> np.ndarray:
     return logits
 
 
-def test_wise_zero_is_the_frozen_network(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
-    options = {"backbone": "test_resnet.a", "precision": "f32", "val_size": 0.3}
+@pytest.mark.parametrize("head_init", ["linear", "random"])
+def test_wise_zero_is_the_frozen_network(
+    head_init: str, photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path
+) -> None:
+    options = {"backbone": "test_resnet.a", "precision": "f32", "val_size": 0.3, "head_init": head_init}
     for approach, more in (("linear", {}), ("finetune", {**QUICK, "wise_ft": "0"})):
         recipe = headstart.Recipe(approach=approach, **options, **more)
         headstart.train(photos, out=tmp_path / approach, recipe=recipe, weights=tiny_weights)
@@ -126,6 +129,28 @@ def test_wise_zero_is_the_frozen_network(photos: Path, tiny_weights: Path, cache
         headstart.load_classifier(tmp_path / a).members[0].extractor.backbone for a in ("linear", "finetune")
     )
     assert _tensors(frozen.weights) == _tensors(tuned.weights)
+    made = RunFolder(tmp_path / "finetune").provenance
+    assert made.tuned is not None and made.tuned.wise_ft == 0
+
+
+@pytest.mark.parametrize("approach", ["finetune", "auto"])
+def test_hidden_layers_start_at_random(
+    approach: str, photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The layer fitted on the backbone's features does not fit behind them. The run folder says so."""
+    caplog.set_level("INFO", "headstart")
+    recipe = headstart.Recipe(approach=approach, backbone="test_resnet.a", hidden_layer_sizes="16", **QUICK)
+    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
+    assert (
+        "The last layers start from random weights (head_init random), because there are hidden layers."
+        in caplog.messages
+    )
+    made = RunFolder(tmp_path / "run").provenance
+    assert (made.tuned or made.attempt) is not None
+    if approach == "finetune":
+        assert made.recipe.head_init == "random"
+        again = headstart.reproduce(tmp_path / "run", weights=tiny_weights)
+        assert again.same, again.table()
 
 
 @pytest.mark.parametrize("head", ["ncm", "lda", "ridge", "logistic"])

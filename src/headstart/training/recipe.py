@@ -135,7 +135,7 @@ class Recipe(OneLineRepr):
     """What to fine-tune: all; a number of final stages, such as 3; gradual (one more stage each epoch); auto."""
 
     head_init: str = "linear"
-    """Initial last layer for fine-tuning: linear (fitted in closed form, LP-FT) or random."""
+    """Initial last layer for fine-tuning: linear (fitted in closed form, LP-FT) or random, as always with hidden layers."""
 
     layer_decay: float = 1.0
     """Factor on the learning rate from each stage to the one before it; below 1, early stages learn more slowly."""

@@ -8,10 +8,9 @@ from headstart.errors import BudgetTooSmall
 from headstart.io.progress import log
 from headstart.model.inference.features import FeatureExtractor
 from headstart.pipeline.approaches.approach import TRAINS, ApproachResult
-from headstart.pipeline.approaches.finetune_approach import MODE
+from headstart.pipeline.approaches.finetune_approach import MODE, starting_point
 from headstart.pipeline.approaches.gradient import fit_network, training_deadline
 from headstart.pipeline.approaches.linear_approach import APPROACH as LINEAR
-from headstart.pipeline.approaches.linear_approach import starting_layer
 from headstart.pipeline.candidates import weighed
 from headstart.pipeline.choose_input import choose_input
 from headstart.pipeline.fit_task import FitTask
@@ -42,17 +41,13 @@ class Auto:
         """See `Approach.fit`."""
         recipe, extractors, tried = choose_input(task, extractors)
         task = replace(task, recipe=recipe)
-        only_linear = task.with_recipe(approach="linear")
-        linear = LINEAR.fit(only_linear, extractors)
+        linear = LINEAR.fit(task.with_recipe(approach="linear"), extractors)
         linear = replace(linear, history=(*tried, *linear.history))
         if "+" in recipe.backbone or not _has_time(task):
             return linear
-        start = None
-        if recipe.head_init == "linear":
-            (features_ND,) = task.embed(extractors[:1])
-            start = starting_layer(only_linear, features_ND, extractors[0])
+        tuning, start = starting_point(task.with_recipe(approach="finetune"), extractors[0])
         try:
-            trained = fit_network(task.with_recipe(approach="finetune"), extractors[0], MODE, start)
+            trained = fit_network(tuning, extractors[0], MODE, start)
         except BudgetTooSmall as error:
             log.info("No fine-tuning: %s", error.message)
             return linear

@@ -6,6 +6,8 @@ linear layer first, then minutes. `training.finetune` says what is trained.
 
 from __future__ import annotations
 
+from headstart.io.progress import log
+from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.features import FeatureExtractor
 from headstart.pipeline.approaches.approach import ApproachResult
 from headstart.pipeline.approaches.gradient import check_single_backbone, fit_network
@@ -38,11 +40,22 @@ class Finetune:
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
         """See `Approach.fit`."""
-        start = None
-        if task.recipe.head_init == "linear":
-            (features_ND,) = task.embed(extractors[:1])
-            start = starting_layer(task, features_ND, extractors[0])
+        task, start = starting_point(task, extractors[0])
         return fit_network(task, extractors[0], MODE, start)
+
+
+def starting_point(task: FitTask, extractor: FeatureExtractor) -> tuple[FitTask, LinearLayer | None]:
+    """Return the last layer to start from, None for a random one, and the task with a recipe that says so.
+
+    A layer fitted on the features of the backbone does not fit behind hidden layers, which are random anyway.
+    """
+    if task.recipe.hidden_sizes and task.recipe.head_init == "linear":
+        log.info("The last layers start from random weights (head_init random), because there are hidden layers.")
+        task = task.with_recipe(head_init="random")
+    if task.recipe.head_init == "random":
+        return task, None
+    (features_ND,) = task.embed((extractor,))
+    return task, starting_layer(task, features_ND, extractor)
 
 
 APPROACH = Finetune()
