@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime
 from headstart.pipeline import approaches
+from headstart.pipeline.approaches import finetune_approach
 from headstart.pipeline.approaches.linear_approach import starting_layer
 from headstart.pipeline.candidates import Candidate, weighed
 from headstart.pipeline.fit_task import FitTask
@@ -36,7 +38,7 @@ from headstart.training.bf16_conv import lighten
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.finetune import between
 from headstart.training.passes import Passes, StepPlan, StepResult
-from headstart.training.prepare import build_network, train_one_unit
+from headstart.training.prepare import CutNetwork, Plan, TrainingData, build_network, check_mixing, train_one_unit
 from headstart.training.recipe import APPROACHES as NAMES
 
 QUICK = {"epochs": 2, "lr": 1e-3, "batch_size": 8}
@@ -47,6 +49,12 @@ APPROACHES = {
         "backbone": "test_resnet.a",
         "unfreeze": "gradual",
         "layer_decay": 0.5,
+    },
+    "finetune, batches of mixed activations": {
+        "approach": "finetune",
+        "backbone": "test_resnet.a",
+        "cutmix": 1.0,
+        "mixup": 0.2,
     },
     "finetune, all of it": {"approach": "finetune", "backbone": "test_efficientnet.b", "unfreeze": "all"},
     "frozen": {"approach": "head_sgd", "backbone": "test_resnet.a", "hidden_layer_sizes": "16", "dropout": 0.2},
@@ -331,9 +339,35 @@ def test_several_backbones_cannot_be_trained_by_gradient(photos: Path, tiny_weig
     )
 
 
-def test_flipped_features_are_the_mean_of_both(photos: Path, tiny_weights: Path, cache: Path) -> None:
-    from dataclasses import replace
+def test_cutmix_on_features_of_a_frozen_backbone_is_refused(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    recipe = headstart.Recipe(approach="head_sgd", backbone="test_resnet.a", cutmix=1.0, **QUICK)
+    with pytest.raises(RecipeError) as refused:
+        headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
+    assert str(refused.value) == (
+        "cutmix cannot be used with head_sgd, which trains on feature vectors: it needs images.\n"
+        "  Use mixup, or an approach that trains on images, such as finetune."
+    )
 
+
+def test_cutmix_on_tokens_is_refused_before_they_are_computed(tiny_weights: Path) -> None:
+    backbone = find_backbone("test_resnet.a", WeightsSource(folder=tiny_weights, offline=True))
+    view, recipe = FeatureExtractor(backbone, backbone.preprocess), headstart.Recipe(approach="finetune", cutmix=1.0)
+    rows = np.arange(2)
+    data = TrainingData(Images((), ()), rows, rows, rows, 2)
+    plan = Plan(view, data, recipe, Runtime("openvino", "cpu", "f32", 8), finetune_approach.MODE)
+    maps = CutNetwork(nn.Identity(), nn.Identity(), nn.Identity(), n_frozen=1, n_stages=2, shape=(8, 4, 4))
+    check_mixing(plan, maps)
+    check_mixing(plan, replace(maps, n_frozen=0, shape=()))
+    with pytest.raises(RecipeError) as refused:
+        check_mixing(plan, replace(maps, shape=(17, 64)))
+    assert str(refused.value) == (
+        "cutmix cannot be used on the activations of test_resnet.a (shape (17, 64)): it needs images or maps.\n"
+        "  Use --unfreeze all, which trains on images, or mixup."
+    )
+    check_mixing(replace(plan, recipe=headstart.Recipe(mixup=1.0)), replace(maps, shape=(17, 64)))
+
+
+def test_flipped_features_are_the_mean_of_both(photos: Path, tiny_weights: Path, cache: Path) -> None:
     backbone = find_backbone("test_resnet.a", WeightsSource(folder=tiny_weights))
     image = np.asarray(draw(1, 5, (64, 64)))
     spec = replace(backbone.preprocess, resize="squash")

@@ -667,6 +667,16 @@ def test_all_views_come_in_as_many_epochs() -> None:
     assert [indices for indices, _, _ in told(data, 2)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
 
 
+def test_maps_come_as_networks_take_them() -> None:
+    """(C, H, W) of the same numbers, which stay where they are in memory: channels last."""
+    stored = np.arange(2 * 5 * 3 * 4 * 2, dtype=np.float16).reshape(2, 5, 3, 4, 2)
+    data = TensorBatches(stored, np.zeros(5, np.int64), batch_size=2, maps=True)
+    for batch in data.epoch(1):
+        views = (1 + batch.indices) % 2
+        assert np.array_equal(batch.inputs.numpy(), np.moveaxis(stored[views, batch.indices], 3, 1))
+        assert batch.inputs.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("steps", [1, 3, 7])
 def test_steps_per_epoch(steps: int) -> None:
     data = TensorBatches(np.zeros((1, 10, 1)), np.zeros(10, np.int64), batch_size=4, steps_per_epoch=steps)

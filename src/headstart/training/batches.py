@@ -66,6 +66,7 @@ class TensorBatches:
     (seed, epoch). A `steps_per_epoch` above 0 sets the number of batches per epoch: an epoch then repeats the images in
     a new order, or stops before it has used all (the next epoch shuffles again). The last batch of a pass over all
     images may be smaller than `batch_size`; with `steps_per_epoch`, passes are concatenated and all batches are full.
+    With `maps`, inputs are (V, N, H, W, C) and batches are (B, C, H, W), as networks take them, in the same memory order.
     """
 
     inputs: Any
@@ -74,6 +75,7 @@ class TensorBatches:
     seed: int = 0
     shuffle: bool = True
     steps_per_epoch: int = 0
+    maps: bool = False
 
     def __post_init__(self) -> None:
         if len(self.inputs.shape) < 2 or self.inputs.shape[1] != len(self.labels) or len(self.labels) == 0:
@@ -88,7 +90,8 @@ class TensorBatches:
         views = len(self.inputs)
         for step in shared_numbers(start, len(self), only):
             picked = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield Batch(self._rows(picked, (epoch + picked) % views), self._targets(picked), picked)
+            rows = self._rows(picked, (epoch + picked) % views)
+            yield Batch(rows.permute(0, 3, 1, 2) if self.maps else rows, self._targets(picked), picked)
 
     def _order(self, epoch: int) -> np.ndarray:
         """Return the image numbers in the order of an epoch, int64."""

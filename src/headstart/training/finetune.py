@@ -45,6 +45,7 @@ from headstart.training.prepare import (
     Plan,
     TrainingData,
     build_network,
+    check_mixing,
     cut_network,
     make_task,
 )
@@ -112,8 +113,9 @@ def finetune(
         resume: Where snapshots are kept; an interrupted training resumes from there.
         replanned: Changes of the number of steps to repeat, see `training.pacing`.
 
-    Raises `BudgetTooSmall` if `recipe.epochs` is 0 and there is no time for one epoch; `TrainingFailed`,
-    `UnfinishedTraining`, `BackboneError`, `WriteError`, `UnreadableImage` for an image that changed.
+    Raises `BudgetTooSmall` if `recipe.epochs` is 0 and there is no time for one epoch; `RecipeError` for cutmix on
+    activations that are no maps; `TrainingFailed`, `UnfinishedTraining`, `BackboneError`, `WriteError`, `UnreadableImage`
+    for an image that changed.
     """
     torch.manual_seed(recipe.seed)
     augment = parse_augment(mode.augment if recipe.augment == "auto" else recipe.augment)
@@ -124,6 +126,7 @@ def finetune(
     plan = Plan(extractor=extractor, data=data, recipe=recipe, runtime=runtime, mode=mode)
     deadline = replace(deadline, validations=_mixes(plan, start))
     network = cut_network(module, plan, recorded=recorded, seconds=deadline.left(), timed=timed)
+    check_mixing(plan, network)
     views = _view_budget(deadline, plan, network) if timed and not recorded else ViewBudget()
     task, prepared, precision = make_task(plan, network, augment, views)
     job = SharedTask.of(plan, network, augment, prepared)

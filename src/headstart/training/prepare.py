@@ -10,11 +10,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from headstart.errors import RecipeError
 from headstart.images.augment import PLAIN, Augment
 from headstart.images.image_refs import Images
 from headstart.images.validate import cores
@@ -131,6 +133,16 @@ def _initialise_small(last: nn.Module) -> None:
             nn.init.zeros_(parameter)
 
 
+def check_mixing(plan: Plan, network: CutNetwork) -> None:
+    """Raise `RecipeError` for cutmix on activations that are no maps, before they are computed."""
+    if plan.recipe.cutmix and network.n_frozen and len(network.shape) != 3:
+        raise RecipeError(
+            f"cutmix cannot be used on the activations of {plan.extractor.backbone.name} (shape {network.shape}): it needs "
+            "images or maps.",
+            hint="Use --unfreeze all, which trains on images, or mixup.",
+        )
+
+
 def cut_network(
     module: nn.Module, plan: Plan, *, recorded: Mapping[str, str], seconds: float, timed: bool
 ) -> CutNetwork:
@@ -182,9 +194,9 @@ def _seconds_per_step(module: nn.Module, n_frozen: int, plan: Plan) -> float:
     shape = survey(module, size)[n_frozen - 1].shape
     images = 4 * recipe.batch_size
     zeros_VND = np.zeros((1, images, math.prod(shape)), np.float16)
-    batches = TensorBatches(zeros_VND, np.zeros(images, np.int64), recipe.batch_size)
+    batches = _kept_as_stored(zeros_VND, shape, np.zeros(images, np.int64), recipe.batch_size)
     probing = replace(recipe, precision=precision)
-    return seconds_per_batch(_FromKept(tail, shape), parameter_groups(tail, recipe), batches, probing, "cpu")
+    return seconds_per_batch(_FromKept(tail), parameter_groups(tail, recipe), batches, probing, "cpu")
 
 
 def training_precision(plan: Plan, n_frozen: int) -> str:
@@ -334,9 +346,21 @@ def _batches_of(plan: Plan, network: CutNetwork, kept_VND: np.ndarray, held_VND:
     """Return batches of activations of the training and the validation set."""
     data, recipe = plan.data, plan.recipe
     labels_N, steps = data.labels_N[data.train], recipe.steps_per_epoch
-    train = TensorBatches(kept_VND, labels_N, recipe.batch_size, recipe.seed, steps_per_epoch=steps)
-    val = TensorBatches(held_VND, data.labels_N[data.val], 128, shuffle=False)
-    return PreparedBatches(train, val, _FromKept(network.tail, network.shape))
+    train = _kept_as_stored(
+        kept_VND, network.shape, labels_N, recipe.batch_size, seed=recipe.seed, steps_per_epoch=steps
+    )
+    val = _kept_as_stored(held_VND, network.shape, data.labels_N[data.val], 128, shuffle=False)
+    return PreparedBatches(train, val, _FromKept(network.tail))
+
+
+def _kept_as_stored(
+    kept_VND: np.ndarray, shape: tuple[int, ...], labels_N: np.ndarray, batch_size: int, **options: Any
+) -> TensorBatches:
+    """Return batches of cached activations in their shape: maps (C, H, W), which are stored channels last, or tokens, or
+    features."""
+    maps = len(shape) == 3
+    stored = (*shape[1:], shape[0]) if maps else shape
+    return TensorBatches(kept_VND.reshape(*kept_VND.shape[:2], *stored), labels_N, batch_size, maps=maps, **options)
 
 
 def train_one_unit(tail: nn.Module, classifier: str) -> None:
@@ -367,18 +391,15 @@ class _ChannelsLast(nn.Module):
 
 
 class _FromKept(nn.Module):
-    """A tail on cached activations (B, numel): maps of `shape` (C, H, W), channels last; or tokens, or features."""
+    """A tail on cached activations: maps (B, C, H, W), tokens or features, in float16."""
 
-    def __init__(self, tail: nn.Module, shape: tuple[int, ...]) -> None:
+    def __init__(self, tail: nn.Module) -> None:
         super().__init__()
         self.tail = tail.to(memory_format=torch.channels_last)
-        self.shape = shape
 
-    def forward(self, kept_BD: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor
-        if len(self.shape) == 3:
-            channels, height, width = self.shape
-            out = self.tail(kept_BD.float().reshape(-1, height, width, channels).permute(0, 3, 1, 2))
-        else:
-            out = self.tail(kept_BD.float().reshape(-1, *self.shape))
+    def forward(self, kept: torch.Tensor) -> torch.Tensor:
+        numbers = kept.float()
+        if numbers.ndim == 4:
+            numbers = numbers.contiguous(memory_format=torch.channels_last)  # mixed batches may not be
+        out: torch.Tensor = self.tail(numbers)
         return out

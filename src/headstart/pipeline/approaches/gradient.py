@@ -33,8 +33,13 @@ class SingleNetwork:
         self.mode, self.pretrained = mode, pretrained
 
     def check(self, recipe: Recipe) -> None:
-        """Refuse several backbones."""
+        """Refuse several backbones, and cutmix on the features of a frozen one."""
         check_single_backbone(recipe)
+        if recipe.cutmix and self.mode.freezes_backbone:
+            raise RecipeError(
+                f"cutmix cannot be used with {recipe.approach}, which trains on feature vectors: it needs images.",
+                hint="Use mixup, or an approach that trains on images, such as finetune.",
+            )
 
     def trains_networks(self, recipe: Recipe) -> bool:
         """Return True."""
