@@ -32,7 +32,9 @@ from headstart.pipeline.choose_backbones import (
     stratified_order,
 )
 from headstart.pipeline.combine import Probe, choose_members, fit_weights, probe, probe_poolings
+from headstart.pipeline.fit import ResolvedBackbones, choose_extractors
 from headstart.pipeline.fit_heads import block_scale
+from headstart.pipeline.fit_task import FitTask
 from headstart.training.recipe import Recipe, seconds
 
 PLAN = Runtime("openvino", "cpu", "f32", 8)
@@ -64,6 +66,22 @@ def test_images_are_never_enlarged_much_nor_the_input_beyond_the_backbones_own(n
     assert size <= native
     assert size == native or size % 32 == 0
     assert size <= max(64, 1.5 * float(np.median(sides)) + 32)
+
+
+def test_only_training_images_decide_on_the_input_size() -> None:
+    """Large images in the test set make it no larger, nor do those in the validation set."""
+    split = np.array(["train"] * 4 + ["val"] * 4 + ["test"] * 4)
+    images = Images.inspect([np.zeros((side, 100, 3), np.uint8) for side in [100] * 4 + [60] * 4 + [900] * 4])
+    names = tuple(f"{i}.jpg" for i in range(12))
+    dataset = Dataset(Path("photos"), names, np.arange(12) % 2, ("a", "b"), split, np.arange(12))
+
+    def size(sets: Dataset) -> int:
+        task = FitTask(sets, images, Recipe(approach="linear"), PLAN)
+        (extractor,), _ = choose_extractors(task, ResolvedBackbones((BACKBONE,), PLAN))
+        return extractor.spec.image_size
+
+    assert size(dataset) == 160
+    assert size(replace(dataset, split=np.array(["val"] * 4 + ["train"] * 4 + ["test"] * 4))) == 96
 
 
 def test_the_backbone_that_tells_the_classes_apart_is_chosen(

@@ -204,10 +204,10 @@ def choose_extractors(
     """Return the backbones to embed with, best first: those named, or the best available ones on small subsets."""
     dataset, recipe = task.dataset, task.recipe
     mean_side = _mean_side(task) if recipe.image_size == -1 else recipe.image_size
-    shorter_sides_N = task.images.sizes_N2.min(axis=1)
-    ranges = task.images.take(dataset.sets.train).ranges
+    trained = task.images.take(dataset.sets.train)
+    shorter_sides_N = trained.sizes_N2.min(axis=1)
     candidates = [
-        _extractor(b, mean_side or fitting_size(b.preprocess.image_size, shorter_sides_N), recipe, ranges)
+        _extractor(b, mean_side or fitting_size(b.preprocess.image_size, shorter_sides_N), recipe, trained.ranges)
         for b in resolved.backbones
     ]
     if not resolved.choice:

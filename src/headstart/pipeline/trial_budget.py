@@ -100,7 +100,7 @@ def check_budget(
     pace = 0.0
     if usable and clock.left() > START_SECONDS:
         smallest = min(usable, key=lambda b: b.weights.stat().st_size if b.weights else 0)
-        extractor, runtime = fitted_extractor(smallest, scanned), choose_runtime()
+        extractor, runtime = fitted_extractor(smallest, scanned.images), choose_runtime()
         rows = np.arange(n)
         embed_images(scanned.images.take(rows[:1]), [extractor], runtime, keep=False)  # the first time may compile
         started = time.monotonic()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from headstart.data.dataset import Dataset
 from headstart.errors import RecipeError, near_names
+from headstart.images.image_refs import Images
 from headstart.io.files import sha256_bytes
 from headstart.io.progress import log
 from headstart.model.backbones.pool_downloads import candidates
@@ -108,8 +109,9 @@ def best_backbones(
         return [b.name for b in found]
     rows = dataset.sets.train_val
     log.info("%d backbones are available; selecting the best %d.", len(found), TOP)
+    trained = scanned.images.take(dataset.sets.train)
     choice = choose_backbones(
-        [fitted_extractor(b, scanned) for b in found],
+        [fitted_extractor(b, trained) for b in found],
         scanned.images.take(rows),
         dataset.labels[rows],
         len(dataset.classes),
@@ -128,8 +130,7 @@ def weights_identity(found: Sequence[Backbone]) -> str:
     return sha256_bytes("\n".join(sorted(f"{b.name} {b.sha256}" for b in found)).encode())
 
 
-def fitted_extractor(backbone: Backbone, scanned: ScannedDataset) -> FeatureExtractor:
-    """Return the backbone as `train` will use it on these images."""
-    sides = scanned.images.sizes_N2.min(axis=1)
-    size = fitting_size(backbone.preprocess.image_size, sides)
-    return FeatureExtractor(backbone, fitted_spec(backbone, size, "auto", scanned.images.ranges))
+def fitted_extractor(backbone: Backbone, images: Images) -> FeatureExtractor:
+    """Return the backbone as `train` will use it with these training images."""
+    size = fitting_size(backbone.preprocess.image_size, images.sizes_N2.min(axis=1))
+    return FeatureExtractor(backbone, fitted_spec(backbone, size, "auto", images.ranges))

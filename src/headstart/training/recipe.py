@@ -44,8 +44,8 @@ class Recipe(OneLineRepr):
     that are more accurate together."""
 
     image_size: int = 0
-    """Side of the input square in pixels; 0 means the backbone's own, or less if the images are smaller; -1 means the
-    mean side of the training images."""
+    """Side of the input square in pixels; 0 means the backbone's own, or less if the training images are smaller; -1 means
+    their mean side."""
 
     image_scale: float = 0.0
     """Factor on the image size, such as 1.3; 0 picks 1 or 1.3 by leave-one-out (frozen backbones), else 1."""
