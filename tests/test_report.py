@@ -302,9 +302,9 @@ def test_train_writes_the_page_and_its_figures(trained: tuple[Path, Path]) -> No
 def test_fine_tuning_that_is_not_taken_is_shown_all_the_same(
     photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headstart.pipeline import candidates
+    from headstart.pipeline import combine
 
-    monkeypatch.setattr(candidates, "CLEAR_GAIN", 1.0)
+    monkeypatch.setattr(combine, "CLEAR_GAIN", 1.0)
     recipe = Recipe(backbone="test_resnet.a", epochs=2, budget="2m")
     run = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     known = run.provenance

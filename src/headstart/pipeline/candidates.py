@@ -16,11 +16,14 @@ from headstart.evaluation.calibration import fit_temperature
 from headstart.evaluation.probabilities import cross_entropies
 from headstart.io.progress import log
 from headstart.model.inference.classifier import EnsembleMember
-from headstart.pipeline.combine import CLEAR_GAIN, fit_weights
+from headstart.pipeline.combine import fit_weights, is_clear_gain
 from headstart.pipeline.fit_heads import FittedHead
 
 if TYPE_CHECKING:
     from headstart.training.finetune import FinetuneResult
+
+FOLDS = 5
+"""Parts of the validation set, each of which is judged with weights from the others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,19 +65,52 @@ def weighed(frozen: Candidate, finetuned: Candidate, labels_N: np.ndarray) -> tu
     """Return the weighted sum of both, or the frozen one alone, and one sentence that gives the reason.
 
     The weights minimise the log-loss on the validation set, shrunk towards the frozen candidate alone, because the epoch and
-    the coefficient of WiSE-FT were chosen on the same images. A sum must lower the log-loss by `CLEAR_GAIN`: the network
-    costs as much at prediction as any other member.
+    the coefficient of WiSE-FT were chosen on the same images. Whether the sum pays is judged out of fold: each image by
+    weights and temperatures from the other folds. It must be a clear gain (`combine.is_clear_gain`): the network costs as
+    much at prediction as any other member.
     """
-    frozen, finetuned = frozen.tempered(labels_N), finetuned.tempered(labels_N)
-    logits = [frozen.val_logits_NK, finetuned.val_logits_NK]
-    weights = fit_weights(logits, labels_N, towards=(1.0, 0.0))
-    both = frozen.times(weights[0]).plus(finetuned.times(weights[1])).tempered(labels_N)
-    named = {"frozen": frozen, "fine-tuned": finetuned, "weighted sum": both}
-    losses = {name: float(cross_entropies(c.val_logits_NK, labels_N).mean()) for name, c in named.items()}
-    share = weights[1] / max(sum(weights), 1e-9)
-    pays = losses["weighted sum"] < (1 - CLEAR_GAIN) * losses["frozen"]
-    listed = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+    logits = (frozen.val_logits_NK, finetuned.val_logits_NK)
+    losses = _out_of_fold(*logits, labels_N)
+    one, other, share = _factors(*logits, labels_N)
+    alone_N, _, both_N = losses.values()
+    pays = is_clear_gain(alone_N - both_N, float(alone_N.mean()))
+    listed = ", ".join(f"{name} {loss_N.mean():.4f}" for name, loss_N in losses.items())
     verdict = f"the fine-tuned network has {share:.0%} of the weight" if pays else "fine-tuning does not clearly pay"
-    why = f"Validation log-loss: {listed}; {verdict}."
+    why = f"Validation log-loss: {listed} (out of fold); {verdict}."
     log.info("%s", why)
-    return (both if pays else frozen), why
+    return (frozen.times(one).plus(finetuned.times(other)) if pays else frozen.tempered(labels_N)), why
+
+
+def _factors(frozen_NK: np.ndarray, finetuned_NK: np.ndarray, labels_N: np.ndarray) -> tuple[float, float, float]:
+    """Return the factors on both logits whose sum is best, and the fine-tuned network's share of the weight."""
+    scales = [1 / fit_temperature(logits_NK, labels_N) for logits_NK in (frozen_NK, finetuned_NK)]
+    scaled = [frozen_NK * scales[0], finetuned_NK * scales[1]]
+    weights = fit_weights(scaled, labels_N, towards=(1.0, 0.0))
+    scale = 1 / fit_temperature(scaled[0] * weights[0] + scaled[1] * weights[1], labels_N)
+    one, other = (own * weight * scale for own, weight in zip(scales, weights, strict=True))
+    return one, other, weights[1] / max(sum(weights), 1e-9)
+
+
+def _out_of_fold(frozen_NK: np.ndarray, finetuned_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, np.ndarray]:
+    """Return each image's log-loss (N,) with either candidate and with their sum, scaled and weighed on the other folds."""
+    scaled = {name: np.zeros(frozen_NK.shape) for name in ("frozen", "fine-tuned", "weighted sum")}
+    folds_N = _stratified_folds(labels_N)
+    for fold in range(FOLDS):
+        held_N, rest_N = folds_N == fold, folds_N != fold
+        if not held_N.any() or not rest_N.any():
+            continue
+        rest, held = (frozen_NK[rest_N], finetuned_NK[rest_N]), (frozen_NK[held_N], finetuned_NK[held_N])
+        known_N = labels_N[rest_N]
+        one, other, _ = _factors(*rest, known_N)
+        scaled["frozen"][held_N] = held[0] / fit_temperature(rest[0], known_N)
+        scaled["fine-tuned"][held_N] = held[1] / fit_temperature(rest[1], known_N)
+        scaled["weighted sum"][held_N] = held[0] * one + held[1] * other
+    return {name: cross_entropies(logits_NK, labels_N) for name, logits_NK in scaled.items()}
+
+
+def _stratified_folds(labels_N: np.ndarray) -> np.ndarray:
+    """Return the fold of each image, int64 (N,): those of a class are dealt to one fold after another."""
+    order = np.random.default_rng(0).permutation(len(labels_N))
+    folds_N = np.zeros(len(labels_N), np.int64)
+    folds_N[order[np.argsort(labels_N[order], kind="stable")]] = np.arange(len(labels_N)) % FOLDS
+    return folds_N

@@ -14,7 +14,6 @@ part of how they were published. With fewer than `LEAST` images, differences are
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from headstart.io.progress import log
 from headstart.model.inference.engines import open_network
 from headstart.model.inference.features import Embedder, FeatureExtractor
 from headstart.pipeline.choose_backbones import beginning, stratified_order
-from headstart.pipeline.combine import CLEAR_GAIN, Probe, probe_poolings
+from headstart.pipeline.combine import Probe, is_clear_gain, probe_poolings
 from headstart.pipeline.fit_task import FitTask
 from headstart.training.history import HistoryRow
 from headstart.training.recipe import Recipe
@@ -137,11 +136,9 @@ class _InputSearch:
                 self._keep(change)
 
     def _is_clearly_better(self, new: Probe, old: Probe) -> bool:
-        """Return whether the log-loss falls by `CLEAR_GAIN`, and by a standard error of the paired difference."""
         labels_N = self.task.dataset.labels[self._rows]
         gain_N = cross_entropies(old.logits_NK, labels_N) - cross_entropies(new.logits_NK, labels_N)
-        noise = float(gain_N.std()) / math.sqrt(len(gain_N))
-        return bool(gain_N.mean() > max(CLEAR_GAIN * old.log_loss, noise))
+        return is_clear_gain(gain_N, old.log_loss)
 
     def _keep(self, change: InputChange) -> None:
         self.extractors = tuple(change.apply(each) for each in self.extractors)

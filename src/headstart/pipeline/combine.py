@@ -13,6 +13,7 @@ layers, which `pipeline.fit_heads` does; and for features of more than `MOST_COL
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -137,6 +138,16 @@ def probe_poolings(
         return [one("stages")]
     last, stages = one("last"), one("stages")
     return [stages, last] if stages.log_loss < (1 - CLEAR_GAIN) * last.log_loss else [last, stages]
+
+
+def is_clear_gain(gain_N: np.ndarray, loss: float) -> bool:
+    """Return whether a log-loss falls by `CLEAR_GAIN` of it, and by a standard error, given the fall for each image.
+
+    >>> is_clear_gain(np.array([0.1, 0.1, 0.1, 0.1]), 1.0), is_clear_gain(np.array([0.4, -0.2, 0.4, -0.2]), 1.0)
+    (True, False)
+    """
+    noise = float(gain_N.std()) / math.sqrt(len(gain_N))
+    return bool(gain_N.mean() > max(CLEAR_GAIN * loss, noise))
 
 
 def choose_members(probes: Sequence[Probe], labels_N: np.ndarray) -> list[Probe]:
