@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,10 +29,12 @@ from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime
-from headstart.pipeline import approaches
-from headstart.pipeline.approaches import finetune_approach
+from headstart.pipeline import approaches, fit
+from headstart.pipeline.approaches import auto_approach, finetune_approach
 from headstart.pipeline.approaches.linear_approach import starting_layer
 from headstart.pipeline.candidates import Candidate, weighed
+from headstart.pipeline.choose_backbones import Choice, choose_backbones
+from headstart.pipeline.choose_input import InputChange
 from headstart.pipeline.combine import fit_weights
 from headstart.pipeline.fit_task import FitTask
 from headstart.runs.run_folder import RunFolder
@@ -39,6 +42,7 @@ from headstart.training.batches import Batch
 from headstart.training.bf16_conv import lighten
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.finetune import between
+from headstart.training.history import HistoryRow
 from headstart.training.passes import Passes, StepPlan, StepResult
 from headstart.training.prepare import CutNetwork, Plan, TrainingData, build_network, check_mixing, train_one_unit
 from headstart.training.recipe import APPROACHES as NAMES
@@ -238,6 +242,48 @@ def test_interrupted_training_goes_on(photos: Path, tiny_weights: Path, cache: P
     assert one == two
     metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "run")]
     assert metrics[0]["test"] == metrics[1]["test"] and metrics[0]["val"] == metrics[1]["val"]
+
+
+def test_interrupted_training_goes_on_with_what_it_had_chosen(
+    photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Backbones and input depend on the time that is left: the second command would choose others, which do not fit."""
+
+    def another_backbone(extractors: Sequence[FeatureExtractor], *data: Any, **options: Any) -> Choice:
+        found = choose_backbones(extractors, *data, **options)
+        return replace(found, extractors=tuple(each for each in extractors if each.backbone is not best(found)))
+
+    def best(choice: Choice) -> object:
+        return choice.extractors[0].backbone
+
+    def another_input(
+        task: FitTask, extractors: Sequence[FeatureExtractor]
+    ) -> tuple[headstart.Recipe, tuple[FeatureExtractor, ...], list[HistoryRow]]:
+        squashed = tuple(InputChange("resize", "squash").apply(each) for each in extractors)
+        settled = replace(task.recipe, resize="squash", image_scale=1.0, tta="none")
+        name = extractors[0].backbone.name
+        return settled, squashed, [HistoryRow(stage="input", backbone=name, approach="linear", n_images=9, seconds=0.5)]
+
+    recipe = headstart.Recipe(**QUICK)
+    with monkeypatch.context() as otherwise:
+        otherwise.setattr(fit, "choose_backbones", another_backbone)
+        otherwise.setattr(auto_approach, "choose_input", another_input)
+        headstart.train(photos, out=tmp_path / "whole", recipe=recipe, weights=tiny_weights)
+        with stopped_at_step(5), pytest.raises(Stopped):
+            headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
+    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
+    whole, resumed = (RunFolder(tmp_path / name).provenance for name in ("whole", "run"))
+    assert resumed.chosen == whole.chosen and resumed.recipe == whole.recipe and resumed.recipe.resize == "squash"
+    for name in ("history.csv", "steps.csv"):
+        one, two = (
+            [{k: v for k, v in row.items() if k != "seconds"} for row in read_csv(tmp_path / folder / name)]
+            for folder in ("whole", "run")
+        )
+        assert one == two
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run"))
+    assert one == two
+    headstart.train(photos, out=tmp_path / "new", recipe=recipe, weights=tiny_weights)
+    assert RunFolder(tmp_path / "new").provenance.chosen != whole.chosen
 
 
 def test_training_does_not_go_on_with_other_sets(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -282,6 +283,20 @@ def test_a_snapshot_comes_back_as_it_was(tmp_path: Path) -> None:
         n: (a.dtype, a.shape, a.tobytes()) for n, a in tensors.items()
     }
     assert sorted(load_file(path)) == sorted(tensors), "an ordinary safetensors file"
+
+
+def test_choices_are_kept_for_the_training_that_made_them(tmp_path: Path) -> None:
+    """Not for another one. A change of them is found, as of everything else in the file."""
+    path, choices = tmp_path / "t", {"backbones": ["net.b", "net.a"], "trials": [{"loss": math.nan, "n": 3}]}
+    assert Checkpoint(path, KEY).recorded_choices() == {}
+    Checkpoint(path, {**KEY, "threads": "1"}, choices=choices).keep(Snapshot({}, {}))
+    found = Checkpoint(path, KEY).recorded_choices()
+    assert json.dumps(found) == json.dumps(choices)
+    assert Checkpoint(path, {**KEY, "split": "another"}).recorded_choices() == {}
+    path.write_bytes(path.read_bytes().replace(b"net.b", b"net.c"))
+    assert Checkpoint(path, {**KEY, "threads": "1"}).load() is None
+    path.write_bytes(b"damaged")
+    assert Checkpoint(path, KEY).recorded_choices() == {}
 
 
 class Clock:

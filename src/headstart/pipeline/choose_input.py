@@ -32,6 +32,9 @@ from headstart.pipeline.fit_task import FitTask
 from headstart.training.history import HistoryRow
 from headstart.training.recipe import Recipe
 
+INPUT = ("resize", "image_scale", "tta")
+"""The options of the recipe that are chosen here."""
+
 LEAST, SUBSET = 200, 1500
 """The fewest training and validation images for which a choice is made, and the most on which it is made."""
 
@@ -85,6 +88,8 @@ def choose_input(
 
     `extractors` are the members of the classifier, best first. Raises as `FitTask.embed`.
     """
+    if task.input_settled:
+        return task.recipe, tuple(extractors), []
     search = _InputSearch(task, tuple(extractors))
     if not search.changes or len(task.dataset.sets.train_val) < LEAST:
         return task.recipe, tuple(extractors), []

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -166,6 +166,9 @@ def fit_classifier(task: FitTask, resolved: ResolvedBackbones) -> FitResult:
     task.clock.lap("look")
     extractors, history = choose_extractors(task, resolved)
     task.clock.lap("choose")
+    task = task.noting(
+        backbones=[extractor.backbone.name for extractor in extractors], trials=[asdict(row) for row in history]
+    )
     found = APPROACHES[task.recipe.approach].fit(task, extractors)
     classifier, val_logits_NK = calibrate(found.candidate, task)
     return FitResult(
@@ -201,7 +204,8 @@ def _check_loss(recipe: Recipe, dataset: Dataset) -> None:
 def choose_extractors(
     task: FitTask, resolved: ResolvedBackbones
 ) -> tuple[tuple[FeatureExtractor, ...], tuple[HistoryRow, ...]]:
-    """Return the backbones to embed with, best first: those named, or the best available ones on small subsets."""
+    """Return the backbones to embed with, best first: those named, those of an interrupted run, or the best available ones
+    on small subsets."""
     dataset, recipe = task.dataset, task.recipe
     mean_side = _mean_side(task) if recipe.image_size == -1 else recipe.image_size
     trained = task.images.take(dataset.sets.train)
@@ -211,7 +215,10 @@ def choose_extractors(
         for b in resolved.backbones
     ]
     if not resolved.choice:
-        return tuple(candidates), ()
+        return tuple(candidates), tuple(task.earlier.trials)
+    if task.earlier.backbones:
+        named = {candidate.backbone.name: candidate for candidate in candidates}
+        return tuple(named[name] for name in task.earlier.backbones), tuple(task.earlier.trials)
     rows = dataset.sets.train_val
     choice = choose_backbones(
         compiled_within(PART_OF_TIME * task.seconds_left, candidates, task.runtime),

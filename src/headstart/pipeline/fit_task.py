@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from headstart.images.image_refs import Images
 from headstart.model.backbones.registry import Backbone
 from headstart.model.inference.features import Embedder, FeatureExtractor
 from headstart.model.inference.runtime import Runtime
+from headstart.training.history import HistoryRow
 from headstart.training.recipe import Recipe, seconds
 from headstart.training.resume import ResumePoint
 
@@ -44,12 +46,15 @@ class EarlierChoices:
     """What repeating a run takes over from it: choices that depended on time or on the machine.
 
     `backbones` are the names of those it chose, best first; `weights` those stored in the run folder itself, by name.
-    `replanned` are the changes to its number of steps, see `training.pacing`.
+    `replanned` are the changes to its number of steps, see `training.pacing`. From an interrupted run also come its
+    `trials` so far and the options of the `input` that it settled on.
     """
 
     backbones: Sequence[str] = ()
     weights: Mapping[str, Backbone] = field(default_factory=dict)
     replanned: Sequence[tuple[int, int]] = ()
+    input: Mapping[str, Any] = field(default_factory=dict)
+    trials: Sequence[HistoryRow] = ()
 
 
 NO_CHOICES = EarlierChoices()
@@ -60,7 +65,8 @@ NO_CHOICES = EarlierChoices()
 class FitTask:
     """`dataset` with its split, its `images` in the same order, the `recipe`, and the runtime for networks.
 
-    `resume` is the place for snapshots of an interrupted training; None to keep none. `earlier` is what to repeat.
+    `resume` is the place for snapshots of an interrupted training; None to keep none. `earlier` is what to repeat. With
+    `input_settled`, the input is not searched for again.
     """
 
     dataset: Dataset
@@ -70,6 +76,7 @@ class FitTask:
     clock: Clock = field(default_factory=Clock)
     resume: ResumePoint | None = None
     earlier: EarlierChoices = NO_CHOICES
+    input_settled: bool = False
 
     @property
     def seconds_left(self) -> float:
@@ -85,6 +92,10 @@ class FitTask:
     def with_recipe(self, **options: object) -> FitTask:
         """Return the same task with some options of the recipe changed."""
         return replace(self, recipe=replace(self.recipe, **options))  # type: ignore[arg-type]
+
+    def noting(self, **choices: Any) -> FitTask:
+        """Return the same task, with choices that whoever resumes it takes over."""
+        return self if self.resume is None else replace(self, resume=self.resume.noting(**choices))
 
     def embed(self, extractors: tuple[FeatureExtractor, ...]) -> tuple[np.ndarray, ...]:
         """Compute features of all images, one float32 (N, D) per extractor. Raises `BadSplit` for images that

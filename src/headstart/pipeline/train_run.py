@@ -38,7 +38,7 @@ from headstart.io.folders import MANIFEST, check_replaceable, folder_aside
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.io.stores.store import check_online
-from headstart.io.text_table import plain
+from headstart.io.text_table import few, plain
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictions import Predictions
@@ -65,6 +65,8 @@ from headstart.runs.run_folder import (
     write_model_card,
     write_run,
 )
+from headstart.training.checkpoint import Checkpoint
+from headstart.training.history import HistoryRow
 from headstart.training.recipe import Recipe
 from headstart.training.resume import ResumePoint
 
@@ -125,14 +127,16 @@ def train_run(asked: TrainRequest) -> TrainResult:
     require_sets(dataset, ("train", "val", "test") if recipe.test_size else ("train", "val"))
     if not recipe.test_size:
         log.info("%s", KEPT_TEST if tested else NO_TEST)
+    choices = _interrupted(unfinished, asked.earlier)
     task = FitTask(
         dataset=dataset,
         images=scanned.images,
-        recipe=recipe,
+        recipe=replace(recipe, **choices.input),
         runtime=resolved.runtime,
         clock=clock,
         resume=unfinished,
-        earlier=asked.earlier,
+        earlier=choices,
+        input_settled=bool(choices.input),
     )
     result = fit_classifier(task, resolved)
     classifier = result.classifier
@@ -198,6 +202,17 @@ def _unfinished(
     key |= {**_versions("torch"), "headstart's own source": _source_hash()}
     place = out.resolve()  # --out . has no name of its own
     return ResumePoint(place.with_name(f"{place.name}.unfinished"), key)
+
+
+def _interrupted(unfinished: ResumePoint, otherwise: EarlierChoices) -> EarlierChoices:
+    """Return the choices of the unfinished training that this one resumes: with more or less time left they might be others,
+    which do not fit its weights."""
+    made = Checkpoint(unfinished.path, unfinished.key).recorded_choices()
+    if not made:
+        return otherwise
+    log.info("The unfinished training in %s is resumed with %s.", unfinished.path, few(made["backbones"], 5))
+    trials = [HistoryRow(**row) for row in (*made["trials"], *made.get("input_trials", ()))]
+    return replace(otherwise, backbones=made["backbones"], input=made.get("input", {}), trials=trials)
 
 
 def _training_log(tuned: FinetuneResult | None, classes: Sequence[str]) -> TrainingLog | None:

@@ -45,13 +45,14 @@ class Snapshot:
 class Checkpoint:
     """The snapshot file at `path`. `key` is what the training depends on (options, images), in readable words.
 
-    With `every_seconds` 0 every step is saved. `clock` returns seconds.
+    `choices` (JSON) are kept with it, and not compared. With `every_seconds` 0 every step is saved. `clock` returns seconds.
     """
 
     path: Path
     key: Mapping[str, str]
     every_seconds: float = 30.0
     clock: Callable[[], float] = time.monotonic
+    choices: Mapping[str, Any] = field(default_factory=dict)
     _saved_at: float = field(init=False)
     _seconds: float = field(default=0.0, init=False)
 
@@ -69,7 +70,7 @@ class Checkpoint:
             metadata, tensors = _read(self.path)
             if metadata.get("version") != VERSION:
                 raise ValueError("it was not written by this version of headstart")
-            if metadata.get("sha256") != _digest(tensors, metadata["key"] + metadata["values"]):
+            if metadata.get("sha256") != _digest(tensors, _texts(metadata)):
                 raise ValueError("its SHA-256 does not match")
             key, values = json.loads(metadata["key"]), json.loads(metadata["values"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -86,6 +87,15 @@ class Checkpoint:
             return {}
         return dict(key)
 
+    def recorded_choices(self) -> dict[str, Any]:
+        """Return the choices kept with the snapshot; none if there is no snapshot, or if this key differs from its own."""
+        try:
+            metadata = _read(self.path, with_tensors=False)[0]
+            key, choices = json.loads(metadata["key"]), dict(json.loads(metadata.get("choices", "{}")))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return {}
+        return choices if all(key.get(name) == value for name, value in self.key.items()) else {}
+
     def due(self, epoch_ended: bool = False) -> bool:
         """Return whether it is time to save: after `every_seconds`, or at the end of an epoch unless saving is slow."""
         wait = SAVING_SHARE * self._seconds if self.every_seconds else 0.0
@@ -95,8 +105,8 @@ class Checkpoint:
         """Replace the snapshot. Raises `WriteError`."""
         begun = self.clock()
         key, values = json.dumps(dict(self.key), sort_keys=True), json.dumps(dict(snapshot.values))
-        metadata = {"version": VERSION, "key": key, "values": values}
-        metadata["sha256"] = _digest(snapshot.tensors, key + values)
+        metadata = {"version": VERSION, "key": key, "values": values, "choices": json.dumps(dict(self.choices))}
+        metadata["sha256"] = _digest(snapshot.tensors, _texts(metadata))
         write_bytes(self.path, safetensors_bytes(snapshot.tensors, metadata))
         self._saved_at = self.clock()
         self._seconds = self._saved_at - begun
@@ -124,6 +134,10 @@ class Checkpoint:
 def _threads_differ(key: Mapping[str, str], other: Mapping[str, str]) -> bool:
     """Return whether torch used another number of threads: torchrun sets it to 1 for several processes."""
     return "threads" in key and key["threads"] != other.get("threads")
+
+
+def _texts(metadata: Mapping[str, str]) -> str:
+    return metadata["key"] + metadata["values"] + metadata.get("choices", "")
 
 
 def _digest(tensors: Mapping[str, np.ndarray], text: str) -> str:

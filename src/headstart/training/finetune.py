@@ -16,6 +16,7 @@ closed-form last layer (`pipeline.fit_heads`) is as good on validation; `train` 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -147,7 +148,7 @@ def finetune(
             exact,
             epochs=exact.epochs,
             lr=exact.lr,
-            checkpoint=_checkpoint(resume, network.n_frozen, prepared.n_views),
+            checkpoint=_checkpoint(resume, extractor, network.n_frozen, prepared.n_views),
             deadline=deadline if timed else None,
             replanned=replanned,
         )
@@ -171,11 +172,19 @@ def finetune(
     )
 
 
-def _checkpoint(resume: ResumePoint | None, n_frozen: int, n_views: int) -> Checkpoint | None:
+def _checkpoint(
+    resume: ResumePoint | None, extractor: FeatureExtractor, n_frozen: int, n_views: int
+) -> Checkpoint | None:
     if resume is None:
         return None
-    found = {"threads": str(torch.get_num_threads()), "frozen stages": str(n_frozen), "views": str(n_views)}
-    return Checkpoint(resume.path, {**resume.key, **found})
+    found = {
+        "threads": str(torch.get_num_threads()),
+        "weights to start from": extractor.backbone.sha256 or "random",
+        "input": json.dumps(extractor.spec.as_dict(), sort_keys=True),
+        "frozen stages": str(n_frozen),
+        "views": str(n_views),
+    }
+    return Checkpoint(resume.path, {**resume.key, **found}, choices=resume.choices)
 
 
 def _resumed(recipe: Recipe, recorded: Mapping[str, str]) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from headstart.errors import BudgetTooSmall
 from headstart.io.progress import log
@@ -12,7 +12,7 @@ from headstart.pipeline.approaches.finetune_approach import MODE, starting_point
 from headstart.pipeline.approaches.gradient import fit_network, training_deadline
 from headstart.pipeline.approaches.linear_approach import APPROACH as LINEAR
 from headstart.pipeline.candidates import weighed
-from headstart.pipeline.choose_input import choose_input
+from headstart.pipeline.choose_input import INPUT, choose_input
 from headstart.pipeline.fit_task import FitTask
 from headstart.training.recipe import Recipe, seconds
 
@@ -40,7 +40,9 @@ class Auto:
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
         """See `Approach.fit`."""
         recipe, extractors, tried = choose_input(task, extractors)
-        task = replace(task, recipe=recipe)
+        task = replace(task, recipe=recipe, input_settled=True).noting(
+            input={name: getattr(recipe, name) for name in INPUT}, input_trials=[asdict(row) for row in tried]
+        )
         linear = LINEAR.fit(task.with_recipe(approach="linear"), extractors)
         linear = replace(linear, history=(*tried, *linear.history))
         if "+" in recipe.backbone or not _has_time(task):
