@@ -437,6 +437,8 @@ def test_cutmix_on_tokens_is_refused_before_they_are_computed(tiny_weights: Path
     maps = CutNetwork(nn.Identity(), nn.Identity(), nn.Identity(), n_frozen=1, n_stages=2, shape=(8, 4, 4))
     check_mixing(plan, maps)
     check_mixing(plan, replace(maps, n_frozen=0, shape=()))
+    with pytest.raises(RecipeError, match=r"test_resnet.a \(shape \(7, 7, 768\)\)"):  # channels last, as in Swin
+        check_mixing(plan, replace(maps, shape=(7, 7, 768)))
     with pytest.raises(RecipeError) as refused:
         check_mixing(plan, replace(maps, shape=(17, 64)))
     assert str(refused.value) == (

@@ -91,7 +91,7 @@ class Checkpoint:
         """Return the choices kept with the snapshot; none if there is no snapshot, or if this key differs from its own."""
         try:
             metadata = _read(self.path, with_tensors=False)[0]
-            key, choices = json.loads(metadata["key"]), dict(json.loads(metadata.get("choices", "{}")))
+            key, choices = dict(json.loads(metadata["key"])), dict(json.loads(metadata.get("choices", "{}")))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
         return choices if all(key.get(name) == value for name, value in self.key.items()) else {}

@@ -134,8 +134,12 @@ def _initialise_small(last: nn.Module) -> None:
 
 
 def check_mixing(plan: Plan, network: CutNetwork) -> None:
-    """Raise `RecipeError` for cutmix on activations that are no maps, before they are computed."""
-    if plan.recipe.cutmix and network.n_frozen and len(network.shape) != 3:
+    """Raise `RecipeError` for cutmix on activations that are no maps (C, S, S), before they are computed.
+
+    Some networks (Swin) have maps of shape (S, S, C), of which it would cut out channels.
+    """
+    square = len(network.shape) == 3 and network.shape[1] == network.shape[2]
+    if plan.recipe.cutmix and network.n_frozen and not square:
         raise RecipeError(
             f"cutmix cannot be used on the activations of {plan.extractor.backbone.name} (shape {network.shape}): it needs "
             "images or maps.",
