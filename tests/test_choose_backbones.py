@@ -20,7 +20,7 @@ from headstart.images.preprocess import Preprocess
 from headstart.io.files import sha256_bytes
 from headstart.model.backbones.registry import Backbone, at_hand
 from headstart.model.backbones.weights_source import WeightsSource
-from headstart.model.inference.engines import choose_runtime, network_key
+from headstart.model.inference.engines import choose_runtime, features_key, network_key
 from headstart.model.inference.features import FeatureExtractor, FeatureStore
 from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.choose_backbones import (
@@ -107,7 +107,7 @@ def chosen(features: list[np.ndarray], labels: np.ndarray, *, budget: float = 1e
         for i in range(len(features))
     ]
     for view, values in zip(views, features, strict=True):
-        FeatureStore(network_key(view.backbone, view.spec, PLAN)).keep(
+        FeatureStore(features_key(view.backbone, view.spec, PLAN)).keep(
             [bytes.fromhex(s) for s in sha256s], values, values.shape[1:]
         )
     files = [Path(f"{i}.jpg") for i in range(len(labels))]

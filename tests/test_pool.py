@@ -217,7 +217,7 @@ def test_the_missing_half_is_named_and_replaced(told: dict[str, Any]) -> None:
         "test_efficientnet.r160_in1k: its weights are not on this machine, and timm/test_efficientnet."
     )
     assert "could not be downloaded" in why
-    assert others == "Nor could not_in_this_timm.in1k be had."
+    assert others == "not_in_this_timm.in1k could not be downloaded either."
 
 
 def test_a_slow_hub_ends_the_downloads(told: dict[str, Any]) -> None:
