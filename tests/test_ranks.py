@@ -243,7 +243,7 @@ def test_the_command_gives_the_same_run(tmp_path: Path) -> None:
     assert list(Path(os.environ["HEADSTART_CACHE"], "scratch").iterdir()) == []
     uneven = [*headstart, "train", str(scenes), "--approach", "scratch", *common, "--out", str(tmp_path / "uneven")]
     done = run(command(2, *uneven))
-    assert done.returncode != 0 and done.stderr.count("grad_accum_steps 1 cannot be shared by 2 processes") == 1
+    assert done.returncode != 0 and done.stderr.count("grad_accum_steps 1 cannot be divided among 2 processes") == 1
     assert not (tmp_path / "uneven").exists()
 
 
