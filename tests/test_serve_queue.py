@@ -77,12 +77,12 @@ def busy(seconds: float = 0.1) -> Queue:
 
 def test_the_pace_is_the_time_between_images_while_others_wait() -> None:
     queue = busy(0.1)
-    waiting = queue.put(14)
+    waiting = queue.put(6)
     with pytest.raises(Overloaded) as refused:
         queue.admission.check(3)
-    assert str(refused.value) == "14 images are waiting, too many to answer within 2 s"
+    assert str(refused.value) == "6 images are waiting, too many to answer within 2 s"
     queue.admission.check(1)
-    queue.take(waiting, after=1.5)
+    queue.take(waiting, after=0.6)
     assert (queue.admission.images, queue.admission.size) == (0, 0)
 
 
@@ -117,9 +117,9 @@ def test_what_a_request_does_after_its_image_is_not_part_of_the_pace() -> None:
 
 def test_a_request_of_several_images_counts_as_several() -> None:
     queue = busy(0.1)
-    first, many = queue.put(), queue.put(10)
+    first, many = queue.put(), queue.put(6)
     queue.take(first, after=0.1)
-    queue.take(many, after=1.0)
+    queue.take(many, after=0.6)
     assert queue.seconds_for(50) == pytest.approx(5)
 
 
