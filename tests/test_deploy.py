@@ -143,9 +143,10 @@ def model(public_folder: Path, photos: Path) -> Path:
 def test_the_dockerfile_line_by_line(public_folder: Path, model: Path, photos: Path) -> None:
     """In a new environment, as a user without rights or a home, with a folder to write to and none besides.
 
-    Only root can become that user, and only where other users may run Python.
+    Only root can become that user, and only where other users may enter the folders of Python and of temporary files.
     """
     python, becomes_nobody = public_python()
+    becomes_nobody = becomes_nobody and is_open_to_all(public_folder)
     subprocess.run([python, "-m", "venv", str(public_folder / "venv")], check=True)
     place = {"/model": str(model), "/run/secrets/headstart-token": str(public_folder / "token")}
     token = "a-secret-of-some-length"
@@ -188,11 +189,14 @@ def test_the_dockerfile_line_by_line(public_folder: Path, model: Path, photos: P
 def public_python() -> tuple[str, bool]:
     """A Python for the environment, and whether another user can run it."""
     for python in (sys.executable, "/usr/bin/python3"):
-        place = Path(python).resolve()
-        open_to_all = place.exists() and all(folder.stat().st_mode & 0o001 for folder in place.parents)
-        if os.geteuid() == 0 and open_to_all and is_new_enough(python):
+        if os.geteuid() == 0 and is_open_to_all(Path(python).resolve()) and is_new_enough(python):
             return python, True
     return sys.executable, False
+
+
+def is_open_to_all(path: Path) -> bool:
+    """Whether every user may enter the folders above."""
+    return path.exists() and all(folder.stat().st_mode & 0o001 for folder in path.parents)
 
 
 def is_new_enough(python: str) -> bool:
