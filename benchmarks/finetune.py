@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data.dataset import Dataset
+from headstart.data.folds import stratified_order
 from headstart.data.splits import make_split
 from headstart.evaluation.metrics import compute_metrics
 from headstart.images.image_refs import Images
@@ -31,7 +32,6 @@ from headstart.model.inference.engines import choose_runtime
 from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.approaches.finetune_approach import MODE
-from headstart.pipeline.choose_backbones import stratified_order
 from headstart.pipeline.fit_heads import fit_best_head
 from headstart.pipeline.scan import scan
 from headstart.training.finetune import FinetuneResult, TrainingData, finetune
@@ -64,7 +64,7 @@ def main() -> None:
     (values_ND,), _ = embed_images(looked.images, [view], runtime)
     used = np.full(len(dataset), "", "<U5")
     used[task.train], used[task.val] = "train", "val"
-    fitted, _ = fit_best_head(view, values_ND, values_ND.shape[1:], replace(dataset, split=used), recipe)
+    fitted = fit_best_head(view, values_ND, values_ND.shape[1:], replace(dataset, split=used), recipe).head
     layer, test = fitted.layer, dataset.sets.test
     before = compute_metrics(layer(values_ND[test]), dataset.labels[test], dataset.classes)
     print(f"{view}, {len(task.train):,} training images, {options.epochs} rounds; frozen: {before['accuracy']}")

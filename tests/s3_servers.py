@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -126,6 +127,10 @@ def _running(command: list[str], port: str) -> Iterator[str]:
         process.wait(PATIENCE)
 
 
+MOST_FAULTS = 5
+"""In a row for one path, if not all requests fail: chance alone must not use up all of a client's attempts."""
+
+
 class FaultProxy(ThreadingHTTPServer):
     """What lies between: the shares of requests that fail, one stall, and how long each takes."""
 
@@ -142,6 +147,15 @@ class FaultProxy(ThreadingHTTPServer):
         self.random = random.Random(0)
         self.lock = threading.Lock()
         self.requests: list[str] = []
+        self.faults: Counter[str] = Counter()
+
+    def draw(self, path: str) -> float:
+        """Return a number from 0 to 1: below the sum of the three shares, the request fails."""
+        share, drawn = self.refused + self.cut + self.wrong, self.random.random()
+        if share < 1 and self.faults[path] == MOST_FAULTS:
+            drawn = 1.0
+        self.faults[path] = self.faults[path] + 1 if drawn < share else 0
+        return drawn
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients go away in the middle; nobody need know."""
@@ -156,7 +170,7 @@ class _Forwarder(BaseHTTPRequestHandler):
         sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         with proxy.lock:
             proxy.requests.append(f"{self.command} {self.path}")
-            draw = proxy.random.random()
+            draw = proxy.draw(self.path)
             stall = proxy.stalls.pop() if proxy.stalls else 0.0
         time.sleep(proxy.latency + stall)
         if proxy.answer or draw < proxy.refused:

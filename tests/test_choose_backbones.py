@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart.data.dataset import Dataset
+from headstart.data.folds import stratified_order
 from headstart.errors import RecipeError
 from headstart.evaluation.probabilities import cross_entropies
 from headstart.images.image_refs import Images
@@ -29,7 +30,6 @@ from headstart.pipeline.choose_backbones import (
     choose_backbones,
     compiled_within,
     fitting_size,
-    stratified_order,
 )
 from headstart.pipeline.combine import Probe, choose_members, fit_weights, probe, probe_poolings
 from headstart.pipeline.fit import ResolvedBackbones, choose_extractors

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headstart.data.folds import assign_folds
 from headstart.errors import BadLabels, DataError, RecipeError
+from headstart.model.heads.cross_validation import cross_validate
 from headstart.model.heads.linear import KINDS, LinearHead, fit_head, leave_one_out, refit
 from headstart.model.heads.logistic import tempered_log_loss
 from headstart.model.heads.search import search_head
@@ -254,6 +256,77 @@ def test_two_hundred_classes() -> None:
     x = (means[y] + rng.normal(size=(1200, 64))).astype(np.float32)
     head, _ = search_head(x[:800], y[:800], x[800:], y[800:], 200)
     assert (head.logits(x[800:]).argmax(1) == y[800:]).mean() > 0.9
+
+
+# cross-validation, for few images
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_cross_validation_takes_the_lowest_log_loss_and_fits_it_on_all_images(class_weight: str | None) -> None:
+    x, y = make(90, 40, 3)
+    folds = assign_folds(y, np.arange(90), 0)
+    found = cross_validate(x, y, folds, 3, class_weight=class_weight)
+    assert {row.kind for row in found.rows} == set(KINDS)
+    best = min(found.rows, key=lambda row: row.log_loss)
+    assert (found.head.kind, found.head.class_weight) == (best.kind, class_weight)
+    assert found.head.strength == best.strength or (found.head.kind == "ncm" and np.isnan(best.strength))
+    again = refit(found.head, x, y, 3)
+    same_up_to_row_constant(again.logits(x), found.head.logits(x), 0.05)
+    weights = sample_weights(y, class_weight)
+    loss, _ = tempered_log_loss(found.logits_NK, y, weights, smoothing=1 / 92)
+    assert loss == pytest.approx(best.log_loss, rel=1e-6)
+    assert np.average(found.logits_NK.argmax(1) == y, weights=weights) == pytest.approx(best.accuracy)
+
+
+@pytest.mark.parametrize("kind", ["ridge", "lda", "logistic", "ncm"])
+def test_cross_validated_logits_are_those_of_fits_without_the_fold(kind: str) -> None:
+    x, y = make(60, 8, 3)
+    folds = assign_folds(y, np.arange(60), 0)
+    found = cross_validate(x, y, folds, 3, kinds=[kind])
+    strength = None if kind == "ncm" else found.head.strength
+    for fold in range(5):
+        held = folds == fold
+        alone = fit_head(kind, x[~held], y[~held], 3, strength=strength).logits(x[held])
+        same_up_to_row_constant(found.logits_NK[held], alone, 0.05 if kind == "logistic" else 2e-3)
+
+
+def test_a_blend_is_the_mean_of_logistic_regression_and_the_best_lda_at_its_temperature() -> None:
+    x, y = make(120, 10, 3)
+    folds = assign_folds(y, np.arange(120), 0)
+    found = cross_validate(x, y, folds, 3, kinds=["blend"])
+    assert {row.kind for row in found.rows} == {"blend"}
+    (first, strength, half), (second, shrinkage, scaled) = found.head.parts
+    assert (first, second, half, strength) == ("logistic", "lda", 0.5, found.head.strength)
+    lda = cross_validate(x, y, folds, 3, kinds=["lda"])
+    assert shrinkage == lda.head.strength
+    assert 2 * scaled == pytest.approx(tempered_log_loss(lda.logits_NK, y, smoothing=1 / 122)[1], rel=1e-3)
+
+
+def test_an_image_whose_class_is_in_no_other_fold_is_not_scored() -> None:
+    x, y = make(60, 8, 3)
+    x, y = np.vstack([x, x[:1] + 4]), np.append(y, 3)
+    folds = assign_folds(y, np.arange(61), 0)
+    found = cross_validate(x, y, folds, 5)
+    assert (found.logits_NK[-1] == 0).all() and found.logits_NK[:-1].any(1).all()
+    assert found.head.weight_DK.shape == (8, 5)
+    assert all(np.isfinite(row.log_loss) for row in found.rows)
+    with pytest.raises(BadLabels) as error:
+        cross_validate(x, y, y, 5)
+    assert str(error.value) == "labels: no class is in two folds, so no head can be judged."
+
+
+def test_few_images_choose_better_by_cross_validation_than_by_a_validation_set() -> None:
+    """Thirty samples of 64 images, of which a fourth is the validation set; both are judged on 400 others."""
+    losses = []
+    for seed in range(30):
+        x, y = make(464, 60, 3, seed=seed)
+        held = np.arange(464) >= 64
+        one, _ = search_head(x[:48], y[:48], x[48:64], y[48:64], 3)
+        other = cross_validate(x[:64], y[:64], assign_folds(y[:64], np.arange(64), seed), 3).head
+        heads = (refit(one, x[:64], y[:64], 3), other)
+        losses.append([tempered_log_loss(head.logits(x[held]), y[held])[0] for head in heads])
+    by_validation, by_cross_validation = np.mean(losses, axis=0)
+    assert by_cross_validation < 0.97 * by_validation
 
 
 # awkward data

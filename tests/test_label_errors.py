@@ -15,11 +15,12 @@ import headstart
 from conftest import draw, write_photos
 from headstart import cli
 from headstart.data.curation import Curation
+from headstart.data.folds import FOLDS, assign_folds
 from headstart.errors import BadLabels, DataError, MissingWeights
 from headstart.evaluation.confident_learning import label_issues, label_thresholds
 from headstart.io.files import read_csv, write_csv
 from headstart.model.backbones.weights_source import WeightsSource
-from headstart.pipeline.label_errors import FOLDS, assign_folds, out_of_fold
+from headstart.pipeline.label_errors import out_of_fold
 
 
 def blobs(n: int, classes: int, dim: int = 12, seed: int = 0, apart: float = 4.0) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,8 @@ FOLDS = 5
 @dataclass(frozen=True, eq=False)
 class Candidate:
     """`members` as they would be saved, the `features` float32 (N, D) of all images for each member, and logits on the
-    validation set from layers fitted on the training set only; all before calibration.
+    validation set from layers fitted without those images; all before calibration. `train_logits_NK` are the same for the
+    training set, None if there was no cross-validation.
 
     `heads` are the closed-form heads, in the order of their members; `finetuned` is the result of gradient descent, None if
     not part of the candidate.
@@ -40,25 +41,37 @@ class Candidate:
     val_logits_NK: np.ndarray
     heads: tuple[FittedHead, ...] = ()
     finetuned: FinetuneResult | None = None
+    train_logits_NK: np.ndarray | None = None
 
     def times(self, factor: float) -> Candidate:
         """Return the same candidate with its logits multiplied by a factor."""
         members = tuple(EnsembleMember(m.extractor, m.layer.times(factor)) for m in self.members)
-        return replace(self, members=members, val_logits_NK=self.val_logits_NK * factor)
+        train_NK = None if self.train_logits_NK is None else self.train_logits_NK * factor
+        return replace(self, members=members, val_logits_NK=self.val_logits_NK * factor, train_logits_NK=train_NK)
 
     def plus(self, other: Candidate) -> Candidate:
         """Return the ensemble of both, whose logits are the sum."""
+        one_NK, other_NK = self.train_logits_NK, other.train_logits_NK
         return Candidate(
             members=(*self.members, *other.members),
             features=(*self.features, *other.features),
             val_logits_NK=self.val_logits_NK + other.val_logits_NK,
             heads=(*self.heads, *other.heads),
             finetuned=self.finetuned or other.finetuned,
+            train_logits_NK=None if one_NK is None or other_NK is None else one_NK + other_NK,
         )
 
-    def tempered(self, labels_N: np.ndarray) -> Candidate:
-        """Return the same candidate at its best temperature, given the labels of the validation set."""
-        return self.times(1 / fit_temperature(self.val_logits_NK, labels_N))
+    def temperature(self, val_labels_N: np.ndarray, train_labels_N: np.ndarray | None = None) -> float:
+        """Return the best temperature on the validation set, and on the training set if its labels are given and its logits
+        known."""
+        if train_labels_N is None or self.train_logits_NK is None:
+            return fit_temperature(self.val_logits_NK, val_labels_N)
+        both_NK = np.concatenate([self.val_logits_NK, self.train_logits_NK])
+        return fit_temperature(both_NK, np.concatenate([val_labels_N, train_labels_N]))
+
+    def tempered(self, val_labels_N: np.ndarray, train_labels_N: np.ndarray | None = None) -> Candidate:
+        """Return the same candidate at its best temperature, see `temperature`."""
+        return self.times(1 / self.temperature(val_labels_N, train_labels_N))
 
 
 def weighed(frozen: Candidate, finetuned: Candidate, labels_N: np.ndarray) -> tuple[Candidate, str]:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from headstart.data.folds import stratified_order
 from headstart.images.image_refs import Images
 from headstart.io.extras import install_command, is_installed
 from headstart.io.progress import log
@@ -200,20 +201,6 @@ def _rank(
 def unit_variance(values_ND: np.ndarray) -> np.ndarray:
     """Scale features to a mean variance of 1, so that none dominates when they are joined."""
     return values_ND / max(float(np.sqrt(values_ND.var(axis=0).mean())), 1e-12)
-
-
-def stratified_order(labels_N: np.ndarray, seed: int) -> np.ndarray:
-    """Return a seeded order of all indices in which every prefix has the classes in proportion.
-
-    >>> stratified_order(np.array([0, 0, 0, 0, 1, 1]), seed=0)[:3].tolist()
-    [1, 5, 2]
-    """
-    rng = np.random.default_rng(seed)
-    place_N = np.empty(len(labels_N))
-    for label in np.unique(labels_N):
-        members = np.flatnonzero(labels_N == label)
-        place_N[members] = (rng.permutation(len(members)) + 0.5) / len(members)
-    return np.argsort(place_N, kind="stable")
 
 
 def beginning(order: np.ndarray, labels_N: np.ndarray, n: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from headstart.data.folds import stratified_order
 from headstart.errors import BackboneError
 from headstart.evaluation.probabilities import cross_entropies
 from headstart.images.image_refs import Images
@@ -26,7 +27,7 @@ from headstart.images.preprocess import RESIZES
 from headstart.io.progress import log
 from headstart.model.inference.engines import open_network
 from headstart.model.inference.features import Embedder, FeatureExtractor
-from headstart.pipeline.choose_backbones import beginning, stratified_order
+from headstart.pipeline.choose_backbones import beginning
 from headstart.pipeline.combine import Probe, is_clear_gain, probe_poolings
 from headstart.pipeline.fit_task import FitTask
 from headstart.training.history import HistoryRow

@@ -19,7 +19,6 @@ import numpy as np
 
 from headstart.data.dataset import Dataset
 from headstart.errors import RecipeError
-from headstart.evaluation.calibration import fit_temperature
 from headstart.evaluation.clipping import clip_bound
 from headstart.evaluation.conformal import conformal_threshold
 from headstart.evaluation.image_groups import groups_of
@@ -130,7 +129,7 @@ class FitResult:
     """`classifier` is the calibrated result; `dataset` has the split that was used.
 
     `features` of all images, one float32 (N, D) per member of the classifier. `val_logits_NK` are logits on the
-    validation set from layers fitted on the training set only, divided by the temperature. `heads` are the closed-form
+    validation set from layers fitted without those images, divided by the temperature. `heads` are the closed-form
     heads, in the order of their members, and `finetuned` is the result of gradient descent, None if not part of the
     classifier. `history` has a row per trial. `recipe` includes options that were found during training, and `chosen`
     names the backbones used, best first: a choice that depends on time. `attempt` is the result of gradient descent that
@@ -252,10 +251,10 @@ def _mean_side(task: FitTask) -> int:
 
 
 def calibrate(candidate: Candidate, task: FitTask) -> tuple[Classifier, np.ndarray]:
-    """Return the classifier with temperature, conformal threshold and clipping bound from validation, and its logits
-    there."""
+    """Return the classifier with temperature (from the training set too if cross-validated logits are known), conformal
+    threshold and clipping bound from validation, and its logits there."""
     labels_N, alpha = task.val_labels_N, task.recipe.conformal_alpha
-    temperature = fit_temperature(candidate.val_logits_NK, labels_N)
+    temperature = candidate.temperature(labels_N, task.train_labels_N)
     final = candidate.times(1 / temperature)
     probabilities_NK = softmax(final.val_logits_NK)
     calibration = Calibration(

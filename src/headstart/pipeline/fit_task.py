@@ -89,6 +89,12 @@ class FitTask:
         labels_N: np.ndarray = self.dataset.labels[self.dataset.sets.val]
         return labels_N
 
+    @property
+    def train_labels_N(self) -> np.ndarray:
+        """int64: the labels of the training set."""
+        labels_N: np.ndarray = self.dataset.labels[self.dataset.sets.train]
+        return labels_N
+
     def with_recipe(self, **options: object) -> FitTask:
         """Return the same task with some options of the recipe changed."""
         return replace(self, recipe=replace(self.recipe, **options))  # type: ignore[arg-type]

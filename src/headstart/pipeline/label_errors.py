@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headstart.data.dataset import Dataset
+from headstart.data.folds import FOLDS, assign_folds
 from headstart.data.open_dataset import require_trainable
 from headstart.evaluation.confident_learning import label_issues
 from headstart.evaluation.probabilities import softmax
@@ -29,10 +30,9 @@ from headstart.model.heads.logistic import tempered_log_loss
 from headstart.model.heads.spectrum import solve_lda
 from headstart.model.inference.engines import choose_runtime
 from headstart.model.inference.features import FeatureExtractor, embed_images, fitted_spec
-from headstart.pipeline.choose_backbones import choose_backbones, fitting_size, stratified_order, unit_variance
+from headstart.pipeline.choose_backbones import choose_backbones, fitting_size, unit_variance
 from headstart.pipeline.scan import ScannedDataset
 
-FOLDS = 5
 SHRINKAGES = (0.3, 0.6, 0.9)
 """Shrinkages of discriminant analysis; the one with the lowest out-of-fold log-loss is used. Strong, so that it does
 not follow wrong labels: with 0.1, 0.69 to 0.77 of the first 5 % on 700 cats and dogs were planted errors, with 0.9,
@@ -155,24 +155,3 @@ def _calibrated(logits_SNK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     fits = [tempered_log_loss(logits_NK, labels_N, smoothing=smoothing) for logits_NK in logits_SNK]
     best = min(range(len(fits)), key=lambda s: fits[s][0])
     return softmax(fits[best][1] * logits_SNK[best].astype(np.float64))
-
-
-def assign_folds(labels_N: np.ndarray, groups_N: np.ndarray, seed: int) -> np.ndarray:
-    """Return the fold of each labelled image, int64 (N,), -1 for others; stratified by class where groups allow.
-
-    Groups are assigned in a seeded order, each to the fold with the fewest images of its (first) class so far.
-    """
-    folds_N = np.full(len(labels_N), -1, np.int64)
-    known = np.flatnonzero(labels_N >= 0)
-    by_group: dict[int, list[int]] = {}
-    for i in known[stratified_order(labels_N[known], seed)].tolist():
-        by_group.setdefault(int(groups_N[i]), []).append(i)
-    of_class: dict[int, list[int]] = {}
-    total = [0] * FOLDS
-    for members in sorted(by_group.values(), key=len, reverse=True):
-        counts = of_class.setdefault(int(labels_N[members[0]]), [0] * FOLDS)
-        fold = min((count, all_of_it, f) for f, (count, all_of_it) in enumerate(zip(counts, total, strict=True)))[2]
-        folds_N[members] = fold
-        counts[fold] += len(members)
-        total[fold] += len(members)
-    return folds_N

@@ -319,7 +319,7 @@ def metric_rows(report: ReportData) -> list[tuple[str, Estimate, Estimate | None
 
 def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[int]) -> list[dict[str, Any]]:
     """Return one of each `kind_of_trial`, best first, stage by stage: the one that was taken, or else the best by
-    leave-one-out, as in the search for a head, or by validation. `taken` are numbers of trials."""
+    cross-validation or leave-one-out, as in the search for a head, or by validation. `taken` are numbers of trials."""
     best = {kind_of_trial(trials[i]): trials[i] for i in sorted(taken)}
     chosen = set(best)
     for trial in trials:
@@ -340,9 +340,9 @@ def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[int]) -> list[dict
             "backbone": features_of_trial(t),
             "head": t.head or t.approach,
             "images": t.n_images,
-            "accuracy": _known(t.val_accuracy, t.loo_accuracy),
-            "loss": _known(t.val_log_loss, t.loo_log_loss),
-            "by": "validation" if not math.isnan(t.val_log_loss) else LEFT_OUT[bool(t.loo_in_groups)],
+            "accuracy": _known(t.cv_accuracy, t.val_accuracy, t.loo_accuracy),
+            "loss": _known(t.cv_log_loss, t.val_log_loss, t.loo_log_loss),
+            "by": _measured_by(t),
             "seconds": sum(x.seconds for x in trials if kind_of_trial(x) == kind_of_trial(t)),
             "chosen": kind_of_trial(t) in chosen,
         }
@@ -350,19 +350,26 @@ def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[int]) -> list[dict
     ]
 
 
+def _measured_by(trial: HistoryRow) -> str:
+    if not math.isnan(trial.cv_log_loss):
+        return "cross-validation"
+    return LEFT_OUT[bool(trial.loo_in_groups)] if math.isnan(trial.val_log_loss) else "validation"
+
+
 def _loss(trial: HistoryRow) -> float:
-    found = _known(trial.val_log_loss, trial.loo_log_loss)
+    found = _known(trial.cv_log_loss, trial.val_log_loss, trial.loo_log_loss)
     return math.inf if math.isnan(found) else found
 
 
 def _choosing(trial: HistoryRow) -> float:
     """Return the loss that chose among trials of the same kind: leave-one-out where there is one, so for ridge and LDA."""
-    found = _known(trial.loo_log_loss, trial.val_log_loss)
+    found = _known(trial.cv_log_loss, trial.loo_log_loss, trial.val_log_loss)
     return math.inf if math.isnan(found) else found
 
 
-def _known(first: float, second: float) -> float:
-    return second if math.isnan(first) else first
+def _known(*values: float) -> float:
+    """Return the first that is known, or nan."""
+    return next((value for value in values if not math.isnan(value)), math.nan)
 
 
 def class_rows(report: ReportData) -> list[dict[str, Any]]:

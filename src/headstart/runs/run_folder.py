@@ -415,9 +415,13 @@ def _parser(row: type[_TableRow]) -> Callable[[Mapping[str, str]], _TableRow]:
 
 def _write_rows(path: Path, row: type, rows: Sequence[Any]) -> None:
     defaults = _optional(row)
-    left_out = {name for name, value in defaults.items() if all(getattr(r, name) == value for r in rows)}
+    left_out = {name for name, value in defaults.items() if all(_same(getattr(r, name), value) for r in rows)}
     names = [f.name for f in fields(row) if f.name not in left_out]
     write_csv(path, names, [tuple(getattr(r, name) for name in names) for r in rows])
+
+
+def _same(one: Any, other: Any) -> bool:
+    return bool(one == other or (one != one and other != other))  # nan is nan
 
 
 def _optional(row: type) -> dict[str, Any]:

@@ -16,8 +16,9 @@ class HistoryRow:
     `stage` is 'choose' (backbones), 'input' (how images become their input), 'head' (closed-form last layers) or 'finetune'
     (gradient training, whatever the `approach`). `pooling` says which maps the features are means of, see
     `Recipe.pooling`; `input` describes an input that was tried. `head` and `strength` belong to closed-form layers;
-    `wise_ft` is the coefficient of WiSE-FT. `loo_in_groups` is 1 if images of one group (one patient, copies) see each
-    other in the leave-one-out figures, which are then too good.
+    `wise_ft` is the coefficient of WiSE-FT. Metrics that begin with `loo` are from leave-one-out, those that begin with `cv`
+    from cross-validation in which groups stay whole. `loo_in_groups` is 1 if images of one group (one patient, copies) see
+    each other in leave-one-out, whose metrics are then too optimistic.
     """
 
     stage: str
@@ -31,6 +32,8 @@ class HistoryRow:
     n_images: int
     loo_log_loss: float = math.nan
     loo_accuracy: float = math.nan
+    cv_log_loss: float = field(default=math.nan, metadata={"optional": True})
+    cv_accuracy: float = field(default=math.nan, metadata={"optional": True})
     loo_in_groups: int = field(default=0, metadata={"optional": True})
     val_log_loss: float = math.nan
     val_accuracy: float = math.nan

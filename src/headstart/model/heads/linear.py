@@ -101,6 +101,19 @@ def fit_head(
     return _fit_parts(problem, kind, ((kind, USUAL_LOGISTIC if strength is None else strength, 1.0),), None)
 
 
+def fit_parts(
+    kind: str,
+    parts: tuple[tuple[str, float, float], ...],
+    features_ND: np.ndarray,
+    labels_N: np.ndarray,
+    n_classes: int,
+    *,
+    class_weight: str | None = None,
+) -> LinearHead:
+    """Fit a head that is the sum of `parts`, as in `LinearHead.parts`. Raises like `fit_head`."""
+    return _fit_parts(prepare(features_ND, labels_N, n_classes, class_weight), kind, parts, None)
+
+
 def refit(head: LinearHead, features_ND: np.ndarray, labels_N: np.ndarray, n_classes: int) -> LinearHead:
     """Fit the same kind, strengths and class weights on other data, usually train + validation, without a search."""
     problem = prepare(features_ND, labels_N, n_classes, head.class_weight)
@@ -166,6 +179,11 @@ class Problem:
             class_weight=self.class_weight,
             parts=parts,
         )
+
+    def logits(self, kind: str, coefficients: Coefficients, projected_NR: np.ndarray) -> np.ndarray:
+        """Return logits, float32 (N, K), of features in the coordinates of the coefficients."""
+        weight_RK, offset_K = self.widen(coefficients[0]), self.widen(coefficients[1], self.below(kind))
+        return (projected_NR @ weight_RK.astype(np.float32) + offset_K).astype(np.float32)
 
     def penalty(self, strength: float) -> float:
         """Return the penalty of the logistic objective in solver coordinates."""

@@ -1,5 +1,7 @@
 """Search for the best head on frozen features: all kinds and strengths, by leave-one-out and validation log-loss.
 
+For few images, `headstart.model.heads.cross_validation` is more reliable.
+
 What it does: `search_head` reads ridge and LDA paths off one eigendecomposition (strength by exact leave-one-out
 log-loss on the training set), fits logistic regression along a warm-started path (strength by validation log-loss),
 blends it with LDA, and selects the kind with the lowest validation log-loss. `linear.refit` then fits the same head on
@@ -117,8 +119,7 @@ class _Search:
         """Return validation (accuracy, log-loss) of coefficients in the eigenbasis."""
         if not len(self.val_labels_M):
             return NAN, NAN
-        columns = self.problem.widen(coefficients[0]), self.problem.widen(coefficients[1], self.problem.below(kind))
-        logits = (self.val_MR @ columns[0].astype(np.float32) + columns[1]).astype(np.float32)
+        logits = self.problem.logits(kind, coefficients, self.val_MR)
         right = logits.argmax(1) == self.val_labels_M
         smoothing = 1 / (len(right) + 2)  # as if one more image had failed: keeps the factor finite if separable
         loss = tempered_log_loss(logits, self.val_labels_M, self.val_weights_M, smoothing=smoothing)[0]

@@ -78,15 +78,18 @@ def _choose(
 def _fit_member(task: FitTask, member: Probe, weight: float) -> tuple[Candidate, list[HistoryRow]]:
     """Fit the best head on a member's features; return it with its logits at their own temperature times the weight."""
     dataset, features_ND = task.dataset, member.features_ND
-    head, rows = fit_best_head(member.extractor, features_ND, member.block_sizes, dataset, task.recipe)
-    log.info("Head: %s on %s.", head.head.kind, member.extractor)
-    val_logits_NK = head.logits(features_ND[dataset.sets.val])
+    found = fit_best_head(member.extractor, features_ND, member.block_sizes, dataset, task.recipe)
+    log.info("Head: %s on %s.", found.head.head.kind, member.extractor)
     both = dataset.sets.train_val
-    final = refit_on(head, features_ND[both], dataset.labels[both], len(dataset.classes))
+    final = refit_on(found.head, features_ND[both], dataset.labels[both], len(dataset.classes))
     candidate = Candidate(
-        (EnsembleMember(member.extractor, final.layer),), (features_ND,), np.asarray(val_logits_NK), heads=(head,)
+        members=(EnsembleMember(member.extractor, final.layer),),
+        features=(features_ND,),
+        val_logits_NK=found.val_logits_NK,
+        heads=(found.head,),
+        train_logits_NK=found.train_logits_NK,
     )
-    return candidate.tempered(task.val_labels_N).times(weight), rows
+    return candidate.tempered(task.val_labels_N, task.train_labels_N).times(weight), found.trials
 
 
 def starting_layer(task: FitTask, features_ND: np.ndarray, extractor: FeatureExtractor) -> LinearLayer:
@@ -96,7 +99,7 @@ def starting_layer(task: FitTask, features_ND: np.ndarray, extractor: FeatureExt
     Cross-entropy treats logits as log-odds; those of some heads (such as nearest class means) are many times as large,
     and the first steps would only reduce them.
     """
-    head, _ = fit_best_head(extractor, features_ND, features_ND.shape[1:], task.dataset, task.recipe)
+    head = fit_best_head(extractor, features_ND, features_ND.shape[1:], task.dataset, task.recipe).head
     logits_NK = head.logits(features_ND[task.dataset.sets.val])
     return head.layer.times(1 / fit_temperature(logits_NK, task.val_labels_N))
 
