@@ -114,7 +114,10 @@ def test_leave_one_out_with_the_rest_of_the_group_is_marked(patients: tuple[Path
     assert [bool(row.loo_in_groups) for row in history] == measured and any(measured)
     assert "which is too low: images of one group see each other in it." in (run / "report.html").read_text()
     by = {row["stage"]: row["by"] for row in trial_rows(history, frozenset())}
-    assert by == {"last layer": "validation", "choice of backbone": "leave-one-out; images of one group see each other"}
+    assert by == {
+        "last layer": "cross-validation",
+        "choice of backbone": "leave-one-out; images of one group see each other",
+    }
 
 
 # Images of the training
@@ -157,7 +160,7 @@ def test_the_trials_marked_are_those_of_the_heads_that_were_fitted(patients: tup
     assert [(t.stage, t.backbone) for t in taken] == [("head", "test_resnet.a"), ("head", "test_efficientnet.b")]
     assert [HeadRecord(t.head, None if math.isnan(t.strength) else t.strength) for t in taken] == list(heads)
     bold = [row for row in trial_rows(found.trials, found.taken) if row["chosen"]]
-    assert {row["loss"] for row in bold} == {t.val_log_loss for t in taken}
+    assert {row["loss"] for row in bold} == {t.cv_log_loss for t in taken}
 
 
 def head(kind: str, strength: float, loo: float, val: float) -> HistoryRow:

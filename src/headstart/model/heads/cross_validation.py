@@ -107,7 +107,7 @@ def cross_validate(
         head=fit_parts(_kind(best), best, features_ND, labels_N, n_classes, class_weight=class_weight),
         logits_NK=logits[best],
         rows=tuple(
-            CrossValidationRow(_kind(parts), _strength(parts), score.accuracy, score.log_loss)
+            CrossValidationRow(_kind(parts), parts[0][1], score.accuracy, score.log_loss)
             for parts, score in judged.items()
         ),
         seconds=time.perf_counter() - started,
@@ -127,10 +127,6 @@ def _kind(parts: Parts) -> str:
     return "blend" if len(parts) > 1 else parts[0][0]
 
 
-def _strength(parts: Parts) -> float:
-    return math.nan if _kind(parts) == "ncm" else parts[0][1]
-
-
 def _score(logits_NK: np.ndarray, labels_N: np.ndarray, scored_N: np.ndarray, weights_N: np.ndarray) -> _Judged:
     some_NK, labels_N = logits_NK[scored_N], labels_N[scored_N]
     loss, factor = tempered_log_loss(some_NK, labels_N, weights_N, smoothing=1 / (len(labels_N) + 2))
@@ -146,7 +142,7 @@ def _fits(kinds: Sequence[str], problem: Problem, spectrum: Spectrum) -> Iterato
     if {"logistic", "blend"} & set(kinds):
         yield from _logistic_path(problem, spectrum)
     if "ncm" in kinds:
-        yield "ncm", 0.0, nearest_means(spectrum.base, spectrum.means_KR)
+        yield "ncm", math.nan, nearest_means(spectrum.base, spectrum.means_KR)
 
 
 def _logistic_path(problem: Problem, spectrum: Spectrum) -> Iterator[tuple[str, float, Coefficients]]:
