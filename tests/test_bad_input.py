@@ -265,7 +265,7 @@ OPTIONS = {
     "--precision int8": "precision 'int8' is not known: expected auto, bf16, f32.\n",
     "--image-size 5": "image_size 5 cannot be used: expected 8 to 4096 pixels, 0 or -1.\n",
     "--val-size 0": "val_size 0.0 cannot be used: expected a fraction between 0 and 1, such as 0.2.\n"
-    "  The validation set chooses the head and fits the temperature; a head in closed form is then fitted on it as well.\n",
+    "  The validation set chooses the head and fits the temperature; linear heads are then fitted on it as well.\n",
     "--conformal-alpha 1": "conformal_alpha 1.0 cannot be used: expected a fraction between 0 and 1, such as 0.2.\n",
     "--budget 20": "budget '20' is not a time: expected a number and s, m or h.\n  For example 2m or 2h.\n",
     "--budget soon": "budget 'soon' is not a time: expected a number and s, m or h.\n  For example 2m or 2h.\n",

@@ -29,7 +29,7 @@ from headstart.io.options import Option, options_class, options_taken
 from headstart.training import ranks
 
 VERBS = {
-    "demo": "Show everything in two minutes: render images, compare three ways to a classifier, find flaws.",
+    "demo": "Show everything in two minutes: render images, compare three approaches, find flaws.",
     "check": "Check every image: damaged files, copies, leaks, odd formats, unbalanced classes.",
     "split": "Split a dataset into train, val and test: stratified, seeded, with copies of an image in one set.",
     "backbones": "List backbones: those with weights on this machine; with --all or a pattern, all that timm knows.",
@@ -40,7 +40,7 @@ VERBS = {
     "predict": "Predict the class of images. Predictions are keyed by path; unreadable images are listed.",
     "export": "Export a classifier to ONNX and OpenVINO, from pixels to calibrated probabilities.",
     "explain": "Explain predictions: probabilities, a heat map, and the nearest training images.",
-    "report": "Rewrite the page of a run: figures, mistakes with heat maps, suspected labels, copies.",
+    "report": "Write the report of a run again: metrics, plots, mistakes with heat maps, suspected labels, copies.",
     "sample": "Render a sample dataset: six classes of scenes in train and test folders, with planted flaws.",
     "pack": "Pack images into tars of ten thousand, with an index: for buckets, and for folders with too many files.",
     "bundle": "Collect weights and requirements into a folder or a zip for an offline machine.",
@@ -48,7 +48,7 @@ VERBS = {
     "verify": "Check an export on this machine: its files, then each sample image step by step in every runtime.",
     "kaggle": "Download a Kaggle competition or dataset, unpack it, and find the labels; with --train, write a submission.",
     "submit": "Submit a file to a Kaggle competition, and wait for its score.",
-    "push": "Upload a classifier to the Hugging Face hub, with a model card that has its figures.",
+    "push": "Upload a classifier to the Hugging Face hub, with a model card that has its metrics.",
     "reproduce": "Train again from a run folder's recipe, split and seed, and compare every prediction.",
 }
 """The verbs with the first sentence of their docstrings (a test compares them), so that help need not import them."""
@@ -67,7 +67,7 @@ STOPPED = {
 TOGETHER = ("train", "reproduce")
 """The verbs that several processes, started by torchrun, run together; rank 0 speaks for all."""
 
-RECIPE_HELP = "Name of a recipe, or a TOML file, that sets these options; options on the command line override it."
+RECIPE_HELP = "Name of a recipe, or a TOML file: a set of training options; options on the command line override it."
 
 
 def main(argv: Sequence[str] | None = None) -> None:

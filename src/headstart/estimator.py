@@ -50,11 +50,11 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         backbone: A timm name; join several with + to fuse them; auto picks one with available weights by validation.
-        approach: linear (a closed-form head on the frozen backbone), finetune, head_sgd, scratch, or auto.
+        approach: linear (a head fitted on the frozen backbone), finetune, head_sgd, scratch, or auto.
         image_size: Side of the input square in pixels; 0 uses the backbone's own, or less if the images are smaller.
         resize: How an image becomes a square: crop, pad or squash; auto picks by leave-one-out, or takes the backbone's
             own.
-        head: The last layer: ridge, lda, logistic, blend or ncm; auto picks by validation.
+        head: Kind of head: ridge, lda, logistic, blend or ncm; auto picks by validation.
         class_weight: None, or "balanced": weight classes inversely to their number of images (the recipe's
             `class_weight`, where None is "none").
         validation_fraction: Fraction of the images, stratified, used to choose and to calibrate; the final head is
@@ -63,7 +63,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         device: auto, cpu or cuda.
         precision: auto (bf16 if the CPU supports it), bf16 or f32.
         random_state: int, RandomState or None, for the validation set (the recipe's `seed`).
-        weights: Weights file (.safetensors) for the named backbone.
+        weights: Weights file (.safetensors) of a backbone; name the backbone too if there is no JSON file beside it.
         weights_dir: Folder of NAME.safetensors and NAME.json.
         offline: Never open a socket.
         max_download: Maximum megabytes of weights to download if no backbone is named and none is on this machine; 0

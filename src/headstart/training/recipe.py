@@ -36,8 +36,9 @@ class Recipe(OneLineRepr):
     """How to train. All options have defaults that suit most data. Raises `RecipeError` listing all bad values."""
 
     approach: str = field(default="auto", metadata={"section": "Network"})
-    """linear (closed-form last layer on a frozen backbone), head_sgd (last layers on a frozen backbone, by gradient
-    descent), finetune, scratch (random weights); auto starts linear, and fine-tunes if the budget and validation allow."""
+    """linear (fits a head on a frozen backbone, in seconds), head_sgd (trains the head by gradient descent), finetune (also
+    trains the backbone), scratch (trains a network from random weights); auto starts with linear, and fine-tunes if the
+    budget and validation allow."""
 
     backbone: str = "auto"
     """A timm name; several joined by + are all used; auto picks among the available weights, one or up to four
@@ -59,19 +60,19 @@ class Recipe(OneLineRepr):
     maps); auto picks by leave-one-out."""
 
     head: str = "auto"
-    """The last layer: ridge, lda, logistic, blend (lda and logistic) or ncm (nearest mean); auto picks on validation."""
+    """Kind of head: ridge, lda, logistic, blend (lda and logistic) or ncm (nearest class mean); auto picks on validation."""
 
     class_weight: str = "none"
-    """none, or balanced: weigh classes inversely to their number of images."""
+    """none, or balanced: weight classes in inverse proportion to their number of images."""
 
     normalize: str = "backbone"
     """How pixels are scaled: backbone (by the mean and std that belong to the weights) or unit (0 to 1)."""
 
     hidden_layer_sizes: str = ""
-    """Sizes of dense ReLU layers before the last layer, such as 128 or 256,64."""
+    """Sizes of dense ReLU layers before the head, such as 128 or 256,64."""
 
     dropout: float = 0.0
-    """Fraction of features dropped before the last layer while training."""
+    """Fraction of features dropped before the head while training."""
 
     augment: str = field(default="auto", metadata={"section": "Augmentation"})
     """Augmentation of training images: none, or a list such as flip,shift=0.2,rotation=40 (see docs/recipes.md)."""
@@ -135,13 +136,13 @@ class Recipe(OneLineRepr):
     """What to fine-tune: all; a number of final stages, such as 3; gradual (one more stage each epoch); auto."""
 
     head_init: str = "linear"
-    """Initial last layer for fine-tuning: linear (fitted in closed form, LP-FT) or random, as always with hidden layers."""
+    """Initial head for fine-tuning: linear (fitted on frozen features, LP-FT) or random; always random with hidden layers."""
 
     layer_decay: float = 1.0
     """Factor on the learning rate from each stage to the one before it; below 1, early stages learn more slowly."""
 
     n_views: int = 4
-    """Augmented copies per image to cache activations for, where the frozen stages run only once."""
+    """Augmented copies of each image whose activations are cached, if the frozen stages run only once; an epoch uses one."""
 
     wise_ft: str = "auto"
     """Mix of frozen (0) and fine-tuned (1) weights to end with (WiSE-FT); auto picks on validation."""
@@ -154,7 +155,7 @@ class Recipe(OneLineRepr):
 
     test_size: float = 0.2
     """Fraction of the images kept for the final test, if the data has no test set; 0 keeps none, for a final training on
-    everything, and all figures are then from the validation set."""
+    everything, and all metrics are then from the validation set."""
 
     conformal_alpha: float = 0.1
     """Fraction of prediction sets allowed to miss the right class (split conformal)."""
@@ -263,7 +264,7 @@ _RANGES = {
 }
 _FRACTIONS = ("val_size", "test_size", "conformal_alpha")
 _NO_VALIDATION = (
-    "The validation set chooses the head and fits the temperature; a head in closed form is then fitted on it as well."
+    "The validation set chooses the head and fits the temperature; linear heads are then fitted on it as well."
 )
 _WRITTEN = {
     "hidden_layer_sizes": (

@@ -1,4 +1,4 @@
-"""`headstart demo`: a first run that needs no images, no weights and no network.
+"""`headstart demo`: a first run that needs no images, no weights and no internet connection.
 
     sample -> compare (from scratch, augmented, transfer) -> check --labels -> report -> page, table, next steps
 
@@ -114,7 +114,7 @@ def demo(
     budget: str = "80s",
     weights: WeightsFolder = WeightsSource(),
 ) -> DemoResult:
-    """Show everything in two minutes: render images, compare three ways to a classifier, find flaws. Example:
+    """Show everything in two minutes: render images, compare three approaches, find flaws. Example:
 
         headstart demo --offline
 
@@ -124,7 +124,7 @@ def demo(
         seed: Random seed; another seed gives other images.
         budget: Time for the comparison; rendering and checking take extra time (about 20 s for 600 images). If it is
             too short, each training run gets one epoch.
-        weights: Weights folder to use instead of the embedded backbone; nothing is downloaded.
+        weights: Weights folder to use instead of the built-in backbone; nothing is downloaded.
 
     Raises:
         RecipeError: too few images, or an invalid budget.

@@ -37,7 +37,8 @@ from headstart.runs.run_folder import METRICS, RunFolder, write_evaluation
 class Evaluation(Result):
     """Result of `evaluate` on the evaluated `split` of the data ('test' or 'all').
 
-    `known` counts evaluated images whose bytes were used to train or select the classifier: they make the figures too good.
+    `known` counts evaluated images whose bytes were used to train or select the classifier: they make the metrics too
+    optimistic.
     """
 
     metrics: Metrics
@@ -80,7 +81,7 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
         run: Run folder written by `headstart train`, or an export of one.
         data: Images with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: Folder to write: metrics.json, predictions.csv and report.html. An earlier one is kept as OUT.previous.
-        report: With `out`, write report.html and the figures in plots; not for an export.
+        report: With `out`, write report.html, and its plots in the folder plots; not for an export.
 
     Raises:
         RunError, ExportError: the run folder or the export is missing or damaged.
@@ -128,13 +129,16 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
 def _trained_on(run: RunFolder | None, files: Sequence[ImageFile]) -> int:
     """The number of these images that the run was trained on, logged; 0 for an export, or a damaged split.csv (logged)."""
     if run is None:
-        log.info("An export does not say which images it was trained on; with any of them, the figures are too good.")
+        log.info(
+            "An export does not say which images it was trained on; with any of them, the metrics are too optimistic."
+        )
         return 0
     try:
         trained_on = run.training_sha256s
     except DamagedRun as error:
         log.warning(
-            "%s So it is not known which of these images the run was trained on; with any of them, the figures are too good.",
+            "%s So it is not known which of these images the run was trained on; with any of them, the metrics are too "
+            "optimistic.",
             error.message,
         )
         return 0

@@ -121,7 +121,7 @@ def export(
         check: Number of validation images, and of test images, on which the export is compared with the run; 0
             compares nothing.
         samples: Number of images to write with expected results, for `headstart verify`.
-        samples_from: rendered scenes, or own: some of the run's test images.
+        samples_from: rendered (scenes that headstart draws), or own (some of the run's test images).
         data: Where the run's images are now; by default where they were during training.
         int8: Also try int8 for OpenVINO, which is written only if it is faster here and as accurate.
         ort: onnxruntime-web for --to web: npm's .tgz, or a folder; by default it is downloaded once.

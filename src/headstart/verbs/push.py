@@ -36,7 +36,7 @@ class Pushed(Result):
 
 
 def push(source: Path, repo: str, *, private: bool = False, message: str = "", offline: bool = False) -> Pushed:
-    """Upload a classifier to the Hugging Face hub, with a model card that has its figures.
+    """Upload a classifier to the Hugging Face hub, with a model card that has its metrics.
 
     A run becomes what timm and transformers load (as `export --to hub` writes it); an export is uploaded as it is. The token
     is that of the hub's client: HF_TOKEN, or `hf auth login`. Example:

@@ -48,14 +48,14 @@ class ReportResult(Result):
 
 
 def report(run: Path, *, data: Path | None = None, out: Path | None = None, heat: bool = True) -> ReportResult:
-    """Rewrite the page of a run: figures, mistakes with heat maps, suspected labels, copies. Example:
+    """Write the report of a run again: metrics, plots, mistakes with heat maps, suspected labels, copies. Example:
 
         headstart report run --out run.html
 
     Args:
         run: Run folder written by `headstart train`.
         data: The images; by default where they were during training.
-        out: HTML file to write; by default report.html in the run folder, with its figures in plots.
+        out: HTML file to write; by default report.html in the run folder, with its plots in the folder plots.
         heat: Add heat maps to the mistakes; loads torch and takes a few seconds per backbone.
 
     Raises:

@@ -35,7 +35,7 @@ def train(
         split: A split.csv to use, from `headstart split` or an earlier run.
         curation: Corrections and refused copies to apply; the data itself stays unchanged.
         restart: Discard an unfinished training run, and start over.
-        report: Write report.html and the figures in plots.
+        report: Write report.html, and its plots as PNG and SVG in the folder plots.
 
     Raises:
         DataError: the data cannot be trained on: one class, too few images, nothing readable; or a table of `curation`

@@ -25,13 +25,13 @@ class WeightsSource:
     """
 
     file: Path | None = field(default=None, metadata={"option": "weights"})
-    """Weights file (.safetensors) for the named backbone."""
+    """Weights file (.safetensors) of a backbone; name the backbone too if there is no JSON file beside it."""
     folder: Path | None = field(default=None, metadata={"option": "weights_dir"})
     """Folder of NAME.safetensors and NAME.json."""
     offline: bool = False
     """Never open a socket."""
     max_download: int = 500
-    """Maximum megabytes of weights to download if no backbone is named and none is on this machine; 0 downloads none."""
+    """Limit in megabytes for weights that headstart chooses and downloads if no backbone is named; 0 downloads none."""
 
     def __post_init__(self) -> None:
         for name in ("file", "folder"):  # if given as text
