@@ -430,10 +430,7 @@ def test_all_real_weights_load_strictly(shared: Path) -> None:
 def test_the_embedded_backbone_is_the_last_resort(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (found,) = to_choose_from(WeightsSource(folder=tmp_path, offline=True))
     assert (found.name, found.source, found.licence) == ("mobilenetv2_050.headstart", "embedded", "apache-2.0")
-    assert (
-        f"No weights in {tmp_path} or the hub's cache: using the small, weak backbone that comes with headstart"
-        in caplog.text
-    )
+    assert f"No weights in {tmp_path} or the hub's cache: using the small, weak built-in backbone" in caplog.text
     assert found == find_backbone("mobilenetv2_050.headstart", WeightsSource(folder=tmp_path, offline=True))
     assert at_hand(WeightsSource(folder=tmp_path)) == []
     caplog.clear()

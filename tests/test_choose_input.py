@@ -52,7 +52,7 @@ def test_what_shows_at_the_edges_is_not_cropped_away(
     assert [row["input"] for row in rows] == ["64 px, crop", "64 px, pad", "64 px, squash"]
     losses = {row["input"]: float(row["loo_log_loss"]) for row in rows}
     assert losses[f"64 px, {spec['resize']}"] < 0.5 < losses["64 px, crop"]
-    assert f"All backbones get this input: resize {spec['resize']}." in caplog.messages
+    assert f"Chosen for all backbones: resize {spec['resize']}." in caplog.messages
     recipe = RunFolder(tmp_path / "run").provenance.recipe
     assert (recipe.resize, recipe.image_scale, recipe.tta) == (spec["resize"], 1.0, "none")
     assert headstart.reproduce(tmp_path / "run", weights=tiny_weights).same

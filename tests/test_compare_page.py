@@ -205,4 +205,4 @@ def test_it_stands_with_little(classes: int) -> None:
     assert "There are no pairs: fewer than two trials finished." in text
     one = Page(compare_page(compared([contender("only", GOOD)]))).text
     assert "Fewer than two trials finished, so there are no trade-offs to show." in one
-    assert "No trial was trained by gradient descent; closed-form layers have no learning curve." in one
+    assert "No trial was trained by gradient descent; heads that are fitted directly have no learning curve." in one

@@ -69,7 +69,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 @pytest.mark.slow  # one demo takes 40 s
 def test_it_needs_no_network(ran: Ran) -> None:
     assert ran.attempts.read_text() == ""
-    assert "No weights on this machine: using the small, weak backbone that comes with headstart." in ran.ended.stderr
+    assert "No weights on this machine: using the small, weak built-in backbone." in ran.ended.stderr
 
 
 @pytest.mark.slow  # one demo takes 40 s
@@ -79,7 +79,7 @@ def test_it_compares_three_ways(ran: Ran) -> None:
     assert [row["error"] for row in rows.values()] == ["", "", ""]
     assert rows["transfer"]["backbones"] == "mobilenetv2_050.headstart"
     assert rows["transfer"]["accuracy"] > max(rows["scratch"]["accuracy"], rows["augmented"]["accuracy"])
-    assert "The training data of the embedded backbone included other renderings" in ran.document["caution"]
+    assert "The training data of the built-in backbone included other renderings" in ran.document["caution"]
 
 
 @pytest.mark.slow  # one demo takes 40 s

@@ -223,12 +223,10 @@ def test_or_the_embedded_one_saying_why(hub: Hub, tmp_path: Path, environment: d
     assert out["slept"] < 10
     _, why, resort = out["notes"]
     assert reason in why
-    assert resort.startswith(
-        f"{NONE_HERE}using the small, weak backbone that comes with headstart. A linear head on it"
-    )
+    assert resort.startswith(f"{NONE_HERE}using the small, weak built-in backbone. A linear head on it")
     assert resort.endswith(
-        "For a stronger one, use a network without --offline or --max-download 0 (one is then downloaded); for an offline "
-        "machine, see `headstart bundle`."
+        "For a stronger one, run it once with an internet connection, without --offline and --max-download 0 (one is then "
+        "downloaded); for an offline machine, see `headstart bundle`."
     )
 
 

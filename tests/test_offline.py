@@ -111,7 +111,7 @@ def test_offline_without_any_weights_the_embedded_backbone_is_used(tmp_path: Pat
     answers, stderr = without_network([[str(tmp_path / "cache"), *words] for words in commands], tmp_path)
     assert [(code, attempts) for _, code, attempts in answers] == [(0, []), (0, [])], stderr
     for where in ("on this machine", f"in {tmp_path / 'weights'} or the hub's cache"):
-        assert stderr.count(f"No weights {where}: using the small, weak backbone that comes with headstart.") == 1
+        assert stderr.count(f"No weights {where}: using the small, weak built-in backbone.") == 1
 
 
 def test_offline_a_download_that_is_needed_is_refused_in_plain_words(tmp_path: Path, photos: Path) -> None:

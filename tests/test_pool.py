@@ -195,7 +195,7 @@ def test_what_is_here_is_not_asked_for_again_and_offline_uses_it(told: dict[str,
 def test_offline_and_a_limit_of_zero_use_the_embedded_one(told: dict[str, Any]) -> None:
     for scene in ("offline, none here", "nothing"):
         assert told[scene]["names"] == ["mobilenetv2_050.headstart"]
-        assert "using the small, weak backbone that comes with headstart" in told[scene]["notes"][0]
+        assert "using the small, weak built-in backbone" in told[scene]["notes"][0]
 
 
 def test_a_limit_is_kept_and_a_higher_one_adds_to_what_is_here(told: dict[str, Any]) -> None:

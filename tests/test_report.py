@@ -135,7 +135,7 @@ def test_the_verdict_is_three_sentences() -> None:
         "It gets 90.0\u202f% of 60 test images right (95\u202f% interval 79.9\u202f% to 95.3\u202f%); "
         "always answering cat would get 33.3\u202f%.",
         "Its most frequent mistake is to predict dog for cat (2 of 20 times); the weakest class is cat (F1 0.900).",
-        "With this few test images, differences of less than 7.7 points mean nothing.",
+        "With so few test images, differences of less than 7.7 points mean nothing.",
     ]
     leak = Finding("split_leak", "error", ("a", "b"), "2 images are the same.")
     assert _plain(verdict(replace(found, findings=(leak,)))[2]) == (
@@ -256,7 +256,7 @@ def test_what_is_missing_is_said_in_a_sentence() -> None:
     gone = {
         "images": "The images are not at /gone any more.",
         "labels": "No features.",
-        "training": "In closed form.",
+        "training": "Fitted directly.",
     }
     text = Reader(report_page(made(missing=gone))).text
     assert all(sentence in text for sentence in gone.values())
@@ -399,12 +399,13 @@ def test_evaluate_writes_a_page(trained: tuple[Path, Path], tmp_path: Path, capl
     found = headstart.evaluate(run, data, out=tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert f"{found.metrics.n} test images right" in page
-    assert found.known == 0 and "the figures are too good" not in caplog.text
+    assert found.known == 0 and "the metrics are too optimistic" not in caplog.text
     check_manifest(tmp_path / "out")
     again = headstart.evaluate(run, data / "train")
     assert again.known == again.metrics.n == 43
     assert (
-        "43 of these 43 images are in the run's training or validation set, so the figures are too good." in caplog.text
+        "43 of these 43 images are in the run's training or validation set, so the metrics are too optimistic."
+        in caplog.text
     )
     headstart.evaluate(run, data, out=tmp_path / "bare", report=False)
     assert not (tmp_path / "bare" / "report.html").exists()

@@ -114,10 +114,7 @@ def test_leave_one_out_with_the_rest_of_the_group_is_marked(patients: tuple[Path
     assert [bool(row.loo_in_groups) for row in history] == measured and any(measured)
     assert "which is too low: images of one group see each other in it." in (run / "report.html").read_text()
     by = {row["stage"]: row["by"] for row in trial_rows(history, frozenset())}
-    assert by == {
-        "last layer": "cross-validation",
-        "choice of backbone": "leave-one-out; images of one group see each other",
-    }
+    assert by == {"head": "cross-validation", "choice of backbone": "leave-one-out; images of one group see each other"}
 
 
 # Images of the training
@@ -126,7 +123,7 @@ def test_leave_one_out_with_the_rest_of_the_group_is_marked(patients: tuple[Path
 def test_an_evaluation_on_images_of_the_training_says_so(patients: tuple[Path, Path], tmp_path: Path) -> None:
     data, run = patients
     found = headstart.evaluate(run, data / "train", out=tmp_path / "known")
-    sentence = "48 of these 48 images are in the run's training or validation set, so the figures are too good."
+    sentence = "48 of these 48 images are in the run's training or validation set, so the metrics are too optimistic."
     assert found.known == json.loads((tmp_path / "known" / "metrics.json").read_text())["known"] == 48
     assert found.table().splitlines()[0] == sentence
     page = (tmp_path / "known" / "report.html").read_text()
@@ -141,7 +138,7 @@ def test_only_a_runs_own_report_says_that_the_test_images_were_used_once(
     assert "20 test images, used once" in (run / "report.html").read_text()
     assert headstart.evaluate(run, data, out=tmp_path / "out").known == 0
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "20 test images." in page and "used once" not in page and "too good" not in page
+    assert "20 test images." in page and "used once" not in page and "too optimistic" not in page
     own = run_report(RunFolder(run), None, heat=False)
     assert len(verdict(own)) == len(verdict(replace(own, known=0))) == 3
     assert len(verdict(replace(own, known=1))) == 4

@@ -149,7 +149,7 @@ class _InputSearch:
     def _keep(self, change: InputChange) -> None:
         self.extractors = tuple(change.apply(each) for each in self.extractors)
         self.kept.append(change)
-        log.info("All backbones get this input: %s %s.", change.option, change.value)
+        log.info("Chosen for all backbones: %s %s.", change.option, change.value)
         self._pace, self._first = self._pace * change.cost, self._first * change.cost
 
     def _suits_all(self, change: InputChange) -> bool:

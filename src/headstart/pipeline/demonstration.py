@@ -41,7 +41,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
         {**SMALL, "augment": "crop=0.5,flip,rotation=10"},
     ),
     "transfer": (
-        "A network pretrained on other images, frozen, with a new closed-form last layer.",
+        "A network pretrained on other images, frozen, with a new head.",
         {"approach": "linear"},
     ),
 }
@@ -49,7 +49,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 
 RENDERED = "All results are for rendered images; they do not show how well something works on photographs."
 SEEN = (
-    "The training data of the embedded backbone included other renderings by the same program (without their classes), "
+    "The training data of the built-in backbone included other renderings by the same program (without their classes), "
     "so these images are easy for it."
 )
 COMMANDS = (

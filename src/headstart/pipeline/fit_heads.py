@@ -133,7 +133,7 @@ def _kinds(recipe: Recipe, cells: int) -> tuple[str, ...]:
         return (recipe.head,)
     if cells <= ITERATIVE_CELLS:
         return KINDS
-    log.info("Many images and classes: closed-form heads only (--head logistic forces logistic regression).")
+    log.info("Many images and classes: ridge, LDA and nearest means only (--head logistic forces logistic regression).")
     return tuple(kind for kind in KINDS if kind not in ("logistic", "blend"))
 
 

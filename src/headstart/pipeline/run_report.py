@@ -79,9 +79,7 @@ def write_page(folder: Path, found: ReportData) -> None:
 # Content
 
 
-NOTHING_TRAINED = (
-    "Nothing was trained by gradient descent: the pretrained networks are unchanged, with a new last layer."
-)
+NOTHING_TRAINED = "Nothing was trained by gradient descent: the pretrained networks are unchanged, with new heads."
 
 
 def training_report(

@@ -1,4 +1,4 @@
-"""The page of `headstart demo`: rendered images, flaws planted and found, three ways to a classifier, next steps.
+"""The page of `headstart demo`: rendered images, flaws planted and found, three approaches, next steps.
 
 `DemoPageData` holds the content; `demo_page` makes one HTML document of it that makes no requests, in the style of the
 other pages. It links to the pages of the comparison and of the run beside it. About 150 thumbnails; takes 0.5 s of one core.

@@ -26,11 +26,14 @@ def about_known(known: int, images: int) -> str:
     """Return what to say wherever figures of an evaluation are shown, if `known` of its `images` were in the training.
 
     >>> about_known(12, 1300)
-    "12 of these 1,300 images are in the run's training or validation set, so the figures are too good."
+    "12 of these 1,300 images are in the run's training or validation set, so the metrics are too optimistic."
     """
     if not known:
         return ""
-    return f"{known:,} of these {images:,} images are in the run's training or validation set, so the figures are too good."
+    return (
+        f"{known:,} of these {images:,} images are in the run's training or validation set, so the metrics are too "
+        "optimistic."
+    )
 
 
 def model_card(

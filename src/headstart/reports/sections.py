@@ -230,7 +230,7 @@ def _what_next(report: ReportData) -> Markup:
     accuracy = report.metrics["accuracy"]
     if accuracy.high - accuracy.low > 0.02:
         points = 50 * (accuracy.high - accuracy.low)
-        return Markup("With this few {}images, differences of less than {} points mean nothing.").format(
+        return Markup("With so few {}images, differences of less than {} points mean nothing.").format(
             JUDGED[report.side], f"{points:.1f}"
         )
     return Markup("Nothing in the data or the training needs attention.")
@@ -244,10 +244,12 @@ def confidence(report: ReportData) -> str:
     sure_N, right_N = chances_NK.max(axis=1) >= SURE, chances_NK.argmax(axis=1) == labels_N
     if not sure_N.any():
         return f"It assigns no image a probability of {percent(SURE, 0)} or more."
+    right = f"and right in {percent(right_N[sure_N].mean())} of these"
+    if sure_N.all():
+        return f"It is at least {percent(SURE, 0)} sure of all images, {right}."
     return (
-        f"It is at least {percent(SURE, 0)} sure of {percent(sure_N.mean())} of the images, and right in "
-        f"{percent(right_N[sure_N].mean())} of these; of the others it gets "
-        + (f"{percent(right_N[~sure_N].mean())} right." if not sure_N.all() else "none, as there are none.")
+        f"It is at least {percent(SURE, 0)} sure of {percent(sure_N.mean())} of the images, {right}; it gets "
+        f"{percent(right_N[~sure_N].mean())} of the others right."
     )
 
 
@@ -334,9 +336,7 @@ def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[int]) -> list[dict
     shown += [t for t in ranked if t.stage == "choose"][:MOST_TRIALS]
     return [
         {
-            "stage": {"finetune": "fine-tuning", "head": "last layer", "choose": "choice of backbone"}.get(
-                t.stage, t.stage
-            ),
+            "stage": {"finetune": "fine-tuning", "head": "head", "choose": "choice of backbone"}.get(t.stage, t.stage),
             "backbone": features_of_trial(t),
             "head": t.head or t.approach,
             "images": t.n_images,

@@ -49,4 +49,6 @@ def only_shards(options: ShardOptions, **others: object) -> None:
     if options.out is None:
         raise RecipeError("engine, workers, shard_size: have no effect without --shards.", hint="Add --shards DIR.")
     for name in (name for name, value in others.items() if value):
-        raise RecipeError(f"{name}: has no effect with --shards, whose parts are the output.", hint="Give one of them.")
+        raise RecipeError(
+            f"{name}: has no effect with --shards, which writes parts instead.", hint="Give only one of them."
+        )

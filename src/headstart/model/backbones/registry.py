@@ -116,13 +116,13 @@ def to_choose_from(weights: WeightsSource = WeightsSource()) -> list[Backbone]:
 def without_download(weights: WeightsSource = WeightsSource()) -> Backbone:
     """Return `last_resort`, with a warning that says how to get a stronger backbone. Raises `BadWeights`."""
     log.warning(
-        "No weights %s: using the small, weak backbone that comes with headstart. A linear head on it has accuracy "
+        "No weights %s: using the small, weak built-in backbone. A linear head on it has accuracy "
         "%s. For a stronger one, %s; for an offline machine, see `headstart bundle`.",
         _where(weights),
         builtin.accuracies(),
         "put weights into the folder, or give none"
         if has_folder(weights)
-        else "use a network without --offline or --max-download 0 (one is then downloaded)",
+        else "run it once with an internet connection, without --offline and --max-download 0 (one is then downloaded)",
     )
     return last_resort()
 
