@@ -19,7 +19,7 @@ another machine. Nothing is pinned to cores. A run takes about 9 minutes on two 
 figures in LOG.md (an hour), which must be measured on an otherwise idle machine.
 
 RUN is a run or, without `peers`, an export; peers need a run of one backbone with `--pooling last`, since timm opens it, and
-`pip install 'headstart[serve,bench]'`. IMAGES is a folder of images, at any depth. Linux.
+`pip install '.[serve,bench]'`. IMAGES is a folder of images, at any depth. Linux.
 """
 
 from __future__ import annotations

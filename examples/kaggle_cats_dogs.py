@@ -2,7 +2,7 @@
 
     python kaggle_cats_dogs.py [BACKBONE]
 
-Needs `pip install 'headstart[kaggle,train]'`, Kaggle's credentials (kaggle.json, or KAGGLE_API_TOKEN), and the rules
+Needs `pip install '.[kaggle,train]'`, Kaggle's credentials (kaggle.json, or KAGGLE_API_TOKEN), and the rules
 accepted on the competition's page. Writes cats-dogs, cats-dogs-run (with report.html in it) and submission.csv into the
 current folder.
 """

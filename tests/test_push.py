@@ -120,7 +120,7 @@ def test_a_card_says_that_a_network_needs_headstart(runs: dict[str, Path], caplo
         card = pushable(runs["stages"])["README.md"].decode()
     assert caplog.messages == [ONLY_WITH_HEADSTART]
     assert "library_name: headstart" in card
-    assert "import headstart.model.backbones.networks  # pip install 'headstart[train]'" in card
+    assert "import headstart.model.backbones.networks  # needs headstart with its extra 'train'" in card
     assert "transformers, and the widget of this page, cannot load it" in card
 
 

@@ -73,7 +73,7 @@ ONLY_WITH_HEADSTART = (
     "timm knows this network only after `import headstart.model.backbones.networks`, and transformers cannot load it: the "
     "card says so. A run with --pooling last, of one of timm's networks, is loaded by both."
 )
-NEEDS_HEADSTART = "import headstart.model.backbones.networks  # pip install 'headstart[train]'"
+NEEDS_HEADSTART = "import headstart.model.backbones.networks  # needs headstart with its extra 'train'"
 
 
 def write_hub_folder(run: RunFolder, folder: Path) -> None:

@@ -2,8 +2,8 @@
 
     require("Fine-tuning", "torch", "timm")    raises MissingExtra if one of them is not installed
 
-`pip install headstart` is for machines that predict, evaluate and check: OpenVINO runs the networks. Each extra adds
-the packages of one job. A module that imports such a package calls `require` first, as soon as it is known that the user
+Without extras, headstart is for machines that predict, evaluate and check: OpenVINO runs the networks. Each extra adds the
+packages of one job. A module that imports such a package calls `require` first, as soon as it is known that the user
 needs it: a verb should say what is missing before it spends minutes on other work.
 
 Costs: under a millisecond; nothing is imported. When not to use it: for what every installation has.
@@ -51,7 +51,7 @@ def require(what: str, *modules: str, hint: str = "") -> None:
 
 
 def install_command(*modules: str) -> str:
-    """Return the command that installs modules.
+    """Return the command that installs modules. It works in any folder, wherever headstart came from: pip finds it installed.
 
     >>> install_command("torch"), install_command("onnx", "timm")
     ("pip install 'headstart[train]'", "pip install 'headstart[export,train]'")
