@@ -87,7 +87,8 @@ CASES = (
 """On-demand prices of c7i.large, m7g.large and g6.xlarge, June 2026. 465 images/s was measured with MobileNetV2 at 160 px
 (LOG.md); the other speeds are assumptions, and say so."""
 HEADER = (
-    "| per million images | machine hours | machine | requests | share of requests | total | 100 million |\n"
+    "| machine and storage | hours per million images | cost of the machine | cost of requests | requests' part of the total "
+    "| total per million | total per 100 million |\n"
     "|---|---|---|---|---|---|---|"
 )
 
