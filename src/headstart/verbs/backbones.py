@@ -51,7 +51,7 @@ class BackboneList(Result):
             )
         if any(r.measured for r in self.rows):
             lines.append(
-                f"{builtin.NAME} comes with headstart as a fallback. Accuracy of a linear head on it: {builtin.accuracies()}."
+                f"{builtin.NAME} is built in, as a fallback. Accuracy of a linear head on it: {builtin.accuracies()}."
             )
         return "\n".join(lines)
 

@@ -35,7 +35,7 @@ BundleContents = dict[str, bytes | Path]
 """Name in the bundle -> contents, or the file to copy."""
 
 README = """\
-headstart {version}, for a machine without a network
+headstart {version}, for a machine without an internet connection
 
 Made on {machine} with Python {python}, which the wheels need too.
 
