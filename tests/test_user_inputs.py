@@ -1915,7 +1915,7 @@ def test_a_last_training_on_everything(
     cats_and_dogs(here / "d")
     text = said(f"train d --test-size 0 --out run {LINEAR.replace('--no-report', '')}", capsys, caplog)
     optimistic = (
-        "No test set was kept. These figures are from the validation set, which also chose the head and the temperature"
+        "No test set was kept. These metrics are from the validation set, which also chose the head and the temperature"
     )
     in_order(
         ("No test set is kept (--test-size 0): all images are used for training and validation.", optimistic), text

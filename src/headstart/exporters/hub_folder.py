@@ -254,13 +254,13 @@ def _input(member: EnsembleMember) -> list[str]:
     }[spec.resize]
     lines = [
         f"An upright RGB image: {shape}, {spec.image_size} x {spec.image_size} pixels, {spec.interpolation}. timm's "
-        "preprocessing, from config.json, resizes in other steps than headstart did for the figures above; on equal "
+        "preprocessing, from config.json, resizes in other steps than headstart did for the metrics above; on equal "
         "pixels the logits are the same.",
     ]
     if spec.tta == "flip":
         lines += [
             "",
-            "The figures are for the mean over an image and its mirror image. The network here sees the image alone: add "
+            "The metrics are for the mean over an image and its mirror image. The network here sees the image alone: add "
             "its logits for `pixels.flip(-1)`, and halve.",
         ]
     return lines

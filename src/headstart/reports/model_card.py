@@ -16,10 +16,10 @@ from headstart.runs.run_folder import CORRECTIONS, NOT_COPIES
 SHOWN = ("accuracy", "balanced_accuracy", "f1_macro", "matthews_corrcoef", "roc_auc", "log_loss", "brier_score", "ece")
 
 ON_VALIDATION = (
-    "No test set was kept. These figures are from the validation set, which also chose the head and the temperature, so "
+    "No test set was kept. These metrics are from the validation set, which also chose the head and the temperature, so "
     "they are optimistic."
 )
-"""What to say wherever figures of a run without a test set are shown."""
+"""What to say wherever metrics of a run without a test set are shown."""
 
 
 def about_known(known: int, images: int) -> str:
