@@ -31,7 +31,7 @@ from conftest import PATIENCE
 from headstart import Recipe
 from headstart.errors import WriteError
 from headstart.io import files
-from headstart.io.files import write_bytes, write_pieces
+from headstart.io.files import write_bytes, write_pieces, write_text
 from headstart.io.folders import check_manifest, folder_aside
 from headstart.runs.run_folder import load_classifier
 
@@ -611,6 +611,60 @@ def test_a_cache_that_may_not_be_written_costs_a_warning(read_only: tuple[Path, 
 
 
 # ------------------------------------------------------------------------------------------------- what is in the way
+@pytest.mark.parametrize("name", ["manifest.json", ".git/HEAD", ".env", "Thumbs.db.docx"])
+def test_a_folder_of_other_files_is_never_replaced(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "site" / name
+    file.parent.mkdir(parents=True)
+    file.write_text('{"name": "My site", "icons": []}\n')
+    with pytest.raises(WriteError) as caught, folder_aside(tmp_path / "site"):
+        pytest.fail("the folder is refused before anything is written")
+    assert str(caught.value) == (
+        f"{tmp_path}/site: contains files that headstart did not write; it is not replaced.\n"
+        "  Choose another --out, or an empty folder."
+    )
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+
+
+def test_a_folder_with_only_litter_of_systems_is_replaced_and_not_kept(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for name in (".DS_Store", "._run", "Thumbs.db", "desktop.ini", "@eaDir/x"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(b"x")
+    for text in ("first", "second"):
+        with folder_aside(out) as folder:
+            write_text(folder / "a.txt", text)
+    assert sorted(path.name for path in out.iterdir()) == ["a.txt", "manifest.json"]
+    assert (tmp_path / "run.previous" / "a.txt").read_text() == "first"
+
+
+@pytest.mark.parametrize("name", ["run.previous/thesis.docx", "run.previous"])
+def test_what_has_the_name_of_the_previous_run_is_never_replaced(name: str, tmp_path: Path) -> None:
+    out, mine = tmp_path / "run", tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    with folder_aside(out) as folder:  # nothing is kept yet, so nothing is in the way
+        write_text(folder / "a.txt", "first")
+    with pytest.raises(WriteError) as caught, folder_aside(out):
+        pytest.fail("the name is refused before anything is written")
+    assert str(caught.value) == (
+        f"{tmp_path}/run.previous: was not written by headstart; the earlier run would be kept there, replacing it.\n"
+        "  Rename it, or choose another --out."
+    )
+    assert mine.read_text() == "mine" and (out / "a.txt").read_text() == "first"
+
+
+def test_what_takes_the_name_of_the_previous_run_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    out, mine = tmp_path / "run", tmp_path / "run.previous" / "thesis.docx"
+    with folder_aside(out) as folder:
+        write_text(folder / "a.txt", "first")
+    with pytest.raises(WriteError, match="was not written by headstart"), folder_aside(out) as folder:
+        write_text(folder / "a.txt", "second")
+        mine.parent.mkdir()
+        mine.write_text("mine")
+    assert mine.read_text() == "mine" and (out / "a.txt").read_text() == "first"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.previous"]
+
+
 def test_outputs_that_are_in_the_way_are_left_alone(bench: Bench) -> None:
     mine = bench.root / "mine"
     mine.mkdir()

@@ -1,7 +1,7 @@
 """Folders that appear complete or not at all: filled under a temporary name, manifest written last, renamed once.
 
 `manifest.json` lists every file of a run folder with its SHA-256; readers check each file before they parse it. Files
-that are not listed are not read: systems, editors and people may put some there. A folder without a manifest was not
+that are not listed are not read: systems, editors and people may put some there. A folder without such a manifest was not
 written by headstart and is never replaced. Files are written by `files`.
 """
 
@@ -33,6 +33,8 @@ MANIFEST = "manifest.json"
 RESTORE = "Restore the folder from a copy, or train again."
 SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"})
 """Names of files and folders of Windows, macOS and network storage, besides hidden ones."""
+LITTER = SYSTEM_FILES | {".ds_store", ".localized", ".directory"}
+"""Names of files and folders that systems create, unasked, in a folder that somebody looks at."""
 SYSTEM_FOLDERS = frozenset(
     (
         *("$recycle.bin", "recycler", "system volume information", "lost+found", "found.000"),
@@ -53,9 +55,9 @@ def folder_aside(final: Path, *, fresh: bool = False) -> Iterator[Path]:
     With `fresh` it gets no manifest, and the name must be free: `WriteError`, also if something has it by the end. The
     disk is then synced once: 0.1 s for 7,000 files of 20 kB, where syncing each takes 3 ms per file.
 
-    An existing headstart folder of that name is kept as ``NAME.previous`` (only one is kept). A folder without a
-    manifest, not written by headstart, is never replaced: `WriteError`. On any exception the temporary folder is
-    removed and an existing folder stays. (If the process is killed between two renames, it is in ``NAME.previous``.)
+    An existing headstart folder of that name is kept as ``NAME.previous`` (only one is kept). What headstart did not
+    write is replaced under neither name: `WriteError`. On any exception the temporary folder is removed and an existing
+    folder stays. (If the process is killed between two renames, it is in ``NAME.previous``.)
     """
     (check_free if fresh else check_replaceable)(final)
     place = Path(os.path.abspath(final))  # '.' has no name of its own
@@ -86,12 +88,15 @@ def folder_aside(final: Path, *, fresh: bool = False) -> Iterator[Path]:
 
 def _take_place(aside: Path, final: Path) -> None:
     """Rename a filled folder to its final name; the old folder becomes NAME.previous, and is restored on failure."""
-    if not final.exists() or not any(final.iterdir()):
+    if not final.exists() or not _occupied(final):
+        if final.exists():
+            _clear_litter(final)
         if os.name == "nt" and final.exists():
             final.rmdir()  # elsewhere a rename replaces an empty folder
         os.replace(aside, final)
         return
-    previous = final.with_name(final.name + ".previous")
+    previous = _previous(final)
+    _check_previous(final)
     older = name_aside(previous)
     kept = previous.exists()
     if kept:
@@ -162,7 +167,8 @@ def check_replaceable(final: Path) -> None:
     """Raise `WriteError` if no run folder can have that name.
 
     That is: it is a file or a link, a folder that contains something other than a headstart run, a mount point (which
-    cannot be renamed), or in a location where this user may not write.
+    cannot be renamed), or in a location where this user may not write; or it is a run, and ``NAME.previous``, where that
+    is kept, is something other than a run.
     """
     place = Path(os.path.abspath(final))
     if os.path.islink(place) or (os.path.exists(place) and not os.path.isdir(place)):
@@ -171,17 +177,61 @@ def check_replaceable(final: Path) -> None:
     if not os.path.isdir(place):
         return
     with as_write_error(final):
-        occupied = any(not is_system_file(entry.name) for entry in place.iterdir())
+        occupied = _occupied(place)
     if os.path.ismount(place):
         raise WriteError(
             f"{final}: is a mount point, which cannot be replaced.",
             hint=f"Choose a folder in it, such as --out {final / 'run'}.",
         )
-    if occupied and not (place / MANIFEST).exists():
+    if not occupied:
+        return
+    if not _is_ours(place):
         raise WriteError(
             f"{final}: contains files that headstart did not write; it is not replaced.",
             hint="Choose another --out, or an empty folder.",
         )
+    with as_write_error(final):
+        _check_previous(place)
+
+
+def _previous(place: Path) -> Path:
+    return place.with_name(f"{place.name}.previous")
+
+
+def _check_previous(place: Path) -> None:
+    """Raise `WriteError` if something that headstart did not write is where the folder at `place` would be kept."""
+    previous = _previous(place)
+    if not os.path.lexists(previous):
+        return
+    is_folder = os.path.isdir(previous) and not os.path.islink(previous)
+    if not is_folder or (_occupied(previous) and not _is_ours(previous)):
+        raise WriteError(
+            f"{previous}: was not written by headstart; the earlier {place.name} would be kept there, replacing it.",
+            hint="Rename it, or choose another --out.",
+        )
+
+
+def _occupied(folder: Path) -> bool:
+    """Return whether a folder contains anything besides what systems put there by themselves."""
+    return any(name.casefold() not in LITTER and not name.startswith("._") for name in os.listdir(folder))
+
+
+def _clear_litter(folder: Path) -> None:
+    """Remove what is in a folder that is not occupied."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether a folder has a manifest as headstart writes it."""
+    try:
+        read_manifest(folder, RESTORE)
+    except DamagedRun:
+        return False
+    return True
 
 
 def check_keeps(path: Path, files: Iterable[Path], *, option: str = "--out") -> None:
