@@ -30,7 +30,15 @@ from headstart.model.inference.predictions import Predictions
 from headstart.pipeline.comparison import FIGURES, ROW_COLUMNS, Comparison, ComparisonRow, advice, paired
 from headstart.pipeline.trial_budget import Budget, run_trials
 from headstart.pipeline.trial_configs import DEFAULT, trial_configs
-from headstart.pipeline.trials import TrialConfig, TrialContext, TrialResult, finished, run_trial, train_words
+from headstart.pipeline.trials import (
+    TrialConfig,
+    TrialContext,
+    TrialResult,
+    finished,
+    run_trial,
+    train_words,
+    with_latency,
+)
 from headstart.runs.run_folder import RunFolder
 from headstart.training.recipe import Recipe
 
@@ -279,6 +287,28 @@ def test_places_that_cannot_take_a_comparison(tmp_path: Path, photos: Path) -> N
         headstart.compare(photos, out=photos / "comparison")
 
 
+def test_a_folder_with_a_split_of_the_users_own_is_left_alone(tmp_path: Path, photos: Path) -> None:
+    headstart.split(photos, out=tmp_path / "split.csv", seed=7)
+    before = (tmp_path / "split.csv").read_bytes()
+    with pytest.raises(WriteError) as raised:
+        headstart.compare(photos, out=tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path}: holds files that headstart did not write, so it is left alone.\n"
+        "  Choose another --out, or an empty folder."
+    )
+    assert (tmp_path / "split.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("there", [("trials/",), ("trials/", "split.csv")])
+def test_a_comparison_that_was_stopped_before_its_first_trial_goes_on(
+    there: tuple[str, ...], tmp_path: Path, photos: Path, tiny_weights: Path
+) -> None:
+    for name in there:
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
+    with pytest.raises(RecipeError, match=r"^budget '1s' is too small"):
+        headstart.compare(photos, out=tmp_path, recipes="linear", budget="1s", weights=tiny_weights)
+
+
 # Trials
 
 
@@ -375,6 +405,27 @@ def test_a_budget_that_is_not_firm_leaves_nothing_out(
     time.sleep(0.1)
     assert clock.left() < 0
     assert run_trials([candidate], place, clock, some=False)["x"].error == ""
+
+
+def test_latency_needs_no_more_images_than_fit_into_a_command(made: Made, tmp_path: Path) -> None:
+    name = "linear-test_efficientnet.b"
+    shutil.copytree(made.out / "runs" / name, tmp_path / "runs" / name)
+    place = TrialContext(DataSource(made.photos), tmp_path, WeightsSource(), "", "")
+    candidate = TrialConfig(name, "linear", Recipe(approach="linear"))
+    images = [image for image in sorted(made.photos.glob("*/*.jpg")) for _ in range(2_000)]
+    assert len(images) > 80_000
+    outcome = with_latency(TrialResult(seconds=1.0), candidate, place, images)
+    assert 0 < outcome.latency_ms < 60_000
+    assert json.loads(place.record(name).read_text(encoding="utf-8"))["latency_ms"] == outcome.latency_ms
+
+
+def test_a_command_that_cannot_be_started_costs_a_warning(
+    tmp_path: Path, photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = TrialContext(DataSource(photos), tmp_path, WeightsSource(), "", "")
+    outcome, candidate = TrialResult(seconds=1.0), TrialConfig("x", "linear", Recipe(approach="linear"))
+    assert with_latency(outcome, candidate, place, [Path("long" * 100_000)]) is outcome
+    assert caplog.messages == ["x: its latency could not be measured: Argument list too long"]
 
 
 # Pairs and advice

@@ -8,6 +8,7 @@ A row is made from a run folder and the record of its trial. Costs the budget, a
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,7 @@ from headstart.errors import WriteError
 from headstart.evaluation.pareto import on_front
 from headstart.io.extras import require
 from headstart.io.files import write_csv, write_text
+from headstart.io.folders import make_folder
 from headstart.io.options import words_of
 from headstart.io.progress import log
 from headstart.io.stores.store import check_online
@@ -44,7 +46,7 @@ from headstart.pipeline.trial_configs import (
     trial_configs,
     weights_identity,
 )
-from headstart.pipeline.trials import TrialConfig, TrialContext, TrialResult, finished, with_latency
+from headstart.pipeline.trials import TRIALS, TrialConfig, TrialContext, TrialResult, finished, with_latency
 from headstart.reports.compare_page import ComparePageData, TrialSummary, compare_page, drawn_comparison
 from headstart.runs.outside_runs import check_outside_run
 from headstart.runs.run_folder import PLOTS, REPORT, SPLIT, RunFolder
@@ -86,6 +88,7 @@ def compare_trials(asked: ComparisonRequest, clock: Budget | None = None) -> Com
     if not named and not given:
         given = best_backbones(here, scanned, dataset, clock.left() / 4, asked.seed)
     candidates = trial_configs(named or DEFAULT, given, asked.seed)
+    make_folder(asked.out / TRIALS)  # first: it marks the folder as a comparison's
     write_split(asked.out / SPLIT, dataset, scanned.images.sha256s)
     place = _context(asked, scanned, dataset, here)
     outcomes = {c.name: done for c in candidates if (done := finished(c, place)) is not None}
@@ -149,11 +152,16 @@ def _check_place(out: Path, data: Path) -> None:
         )
     if out.exists() and not out.is_dir():
         raise WriteError(f"{out}: is in the way: a folder would be written there.", hint="Choose another --out.")
-    if out.is_dir() and any(out.iterdir()) and not (out / SPLIT).is_file():
+    if out.is_dir() and any(out.iterdir()) and not _is_comparison(out):
         raise WriteError(
             f"{out}: holds files that headstart did not write, so it is left alone.",
             hint="Choose another --out, or an empty folder.",
         )
+
+
+def _is_comparison(out: Path) -> bool:
+    """Return whether a comparison was begun in a folder. A split alone may be the user's own."""
+    return (out / TRIALS).is_dir() and ((out / SPLIT).is_file() or os.listdir(out) == [TRIALS])
 
 
 def _compared(

@@ -34,10 +34,13 @@ from headstart.io.progress import log
 from headstart.model.backbones.registry import sha256_here
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.pipeline.approaches import APPROACHES
+from headstart.pipeline.latency import MEASURED, WARM
 from headstart.runs.run_folder import REPORT_FILES, SPLIT, RunFolder
 from headstart.training.recipe import Recipe
 
 COMMAND = (sys.executable, "-m", "headstart")
+TRIALS = "trials"
+"""Folder of the records in the folder of a comparison."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class TrialContext:
 
     def record(self, name: str) -> Path:
         """Return the record file of a trial."""
-        return self.out / "trials" / f"{name}.json"
+        return self.out / TRIALS / f"{name}.json"
 
 
 @dataclass(frozen=True)
@@ -182,14 +185,22 @@ def _same(recorded: Any, recipe: Recipe) -> bool:
 def with_latency(
     outcome: TrialResult, candidate: TrialConfig, place: TrialContext, images: Sequence[Path]
 ) -> TrialResult:
-    """Add milliseconds per image to the outcome, measured in a separate process unless known."""
+    """Add milliseconds per image to the outcome, measured in a separate process unless known.
+
+    It is given only as many images as it measures, since a system limits the length of a command. They are spread over
+    all, because neighbours are mostly of one class.
+    """
     if outcome.error or not math.isnan(outcome.latency_ms) or not images:
         return outcome
-    files = [os.path.abspath(image) for image in images]
+    n = min(len(images), WARM + MEASURED)
+    files = [os.path.abspath(images[i * len(images) // n]) for i in range(n)]
     command = [sys.executable, "-m", "headstart.pipeline.latency", str(place.run(candidate.name)), *files]
-    ended = run_child(command, 600.0)
     try:
+        ended = run_child(command, 600.0)
         outcome = replace(outcome, latency_ms=float(json.loads(ended.stdout)))
+    except OSError as error:
+        log.warning("%s: its latency could not be measured: %s", candidate.name, error.strerror)
+        return outcome
     except ValueError:
         log.warning("%s: its latency could not be measured: %s", candidate.name, _error_of(ended, 600.0)[0])
         return outcome
