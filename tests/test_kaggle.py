@@ -469,6 +469,69 @@ def test_what_cannot_come_to_a_submission_is_said_first(server: KaggleServer) ->
     )
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--clip 0.9", "clip: '0.9' is not a valid lower bound; expected auto, none, or a number from 0 to below 0.5."),
+        ("--clip nan", "clip: 'nan' is not a valid lower bound; expected auto, none, or a number from 0 to below 0.5."),
+        (
+            "--submission-format lable",
+            "submission_format: 'lable' is unknown; expected one of auto, probability, label, columns.",
+        ),
+    ],
+)
+def test_an_option_that_no_submission_can_have_is_refused_before_the_download(
+    option: str, message: str, server: KaggleServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["kaggle", REDUX, "--train", *option.split()]) == 1
+    assert capsys.readouterr().err == f"RecipeError: {message}\n"
+    assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ("--pos-label wolf", "RecipeError: pos_label: 'wolf' is not a class.\n  The classes are 'cat', 'dog'.\n"),
+        (
+            "--submission-format columns --submit-file s.csv",
+            "BadSubmission: dogs-vs-cats-redux-kernels-edition/sample_submission.csv: has 1 column to fill; this does "
+            "not fit the format columns.\n  Use --submission-format probability or label.\n",
+        ),
+    ],
+)
+def test_an_option_that_does_not_fit_the_classes_or_the_sample_is_refused_before_training(
+    options: str, error: str, server: KaggleServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["kaggle", REDUX, "--train", *options.split()]) == 1
+    assert capsys.readouterr().err == error
+    assert sorted(path.name for path in Path.cwd().iterdir()) == [REDUX]
+
+
+def test_a_submission_that_was_not_asked_for_costs_a_warning_and_not_the_run(
+    server: KaggleServer, tiny_weights: Path, warm: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["kaggle", REDUX, "--train", "--out", "data", "--approach", "linear", "--weights-dir", str(tiny_weights)]
+    assert cli.run([*words, "--submission-format", "label", "--pos-label", "cat", "--clip", "1E-3"]) == 0
+    assert caplog.messages[-1] == (
+        "No submission was written: pos_label: data/sample_submission.csv expects the classes themselves.\n"
+        "  Leave out --pos-label."
+    )
+    assert (Path("data-run") / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("out", [".", ".."])
+def test_folders_can_be_named_with_dots(out: str, server: KaggleServer) -> None:
+    Path("mine.txt").touch()
+    with pytest.raises(WriteError) as caught:
+        headstart.kaggle(REDUX, out=Path(out))
+    assert str(caught.value).startswith(f"{out}: already exists; a new folder would be written there.\n")
+    headstart.kaggle(REDUX, out=Path("data"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir("data")
+        again = headstart.kaggle(REDUX, out=Path())
+    assert again.next[0] == f"headstart train . --out {Path.cwd() / 'data-run'}"
+
+
 def test_one_class_only(server: KaggleServer, tiny_weights: Path) -> None:
     one = {name: data for name, data in _files(drawn_dataset().archive).items() if name.startswith("cats/")}
     server.competitions[DATASET] = Competition(DATASET, zipped(one))

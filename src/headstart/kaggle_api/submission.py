@@ -15,7 +15,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +212,19 @@ def _check_ids(sample: Path, column: str, ids: Sequence[str]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ what the cells mean
+def check_submission_options(options: SubmissionOptions, classes: Sequence[str] | None = None) -> None:
+    """Raise `RecipeError` for a value that no sample allows; without `classes`, that no classes allow either."""
+    if options.submission_format not in FORMATS:
+        raise RecipeError(
+            f"submission_format: {options.submission_format!r} is unknown; expected one of {', '.join(FORMATS)}."
+        )
+    if str(options.clip) not in ("auto", "none"):
+        _bound_of(options.clip, 2 if classes is None else len(classes))
+    if options.pos_label and classes is not None and options.pos_label not in classes:
+        hint = near_names(options.pos_label, list(classes)) or f"The classes are {few([repr(c) for c in classes])}."
+        raise RecipeError(f"pos_label: {options.pos_label!r} is not a class.", hint=hint)
+
+
 def filling_of(
     shape: SubmissionFormat, classes: Sequence[str], options: SubmissionOptions = SubmissionOptions()
 ) -> FillOptions:
@@ -223,11 +236,7 @@ def filling_of(
     such format or class).
     """
     requested, pos_label = options.submission_format, options.pos_label
-    if requested not in FORMATS:
-        raise RecipeError(f"submission_format: {requested!r} is unknown; expected one of {', '.join(FORMATS)}.")
-    if pos_label and pos_label not in classes:
-        hint = near_names(pos_label, list(classes)) or f"The classes are {few([repr(c) for c in classes])}."
-        raise RecipeError(f"pos_label: {pos_label!r} is not a class.", hint=hint)
+    check_submission_options(replace(options, clip="none"), classes)
     several = len(shape.columns) > 1
     if several != (requested == "columns") and requested != "auto":
         raise BadSubmission(
@@ -437,7 +446,12 @@ def clip_of(clip: str, calibration: Calibration, classes: int) -> float:
                 "The run has no clipping bound: probabilities are submitted as they are (--clip 0.001 sets one)."
             )
         return calibration.clip
-    most = 1 / classes
+    return _bound_of(clip, classes)
+
+
+def _bound_of(clip: str, classes: int) -> float:
+    """The number that `clip` is. Raises `RecipeError` if it is none, or too large for that many classes."""
+    most = 1 / max(classes, 2)
     try:
         bound = float(clip)
     except ValueError:

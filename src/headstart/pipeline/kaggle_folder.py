@@ -23,7 +23,7 @@ from headstart.data.archives.unpacking import unpack
 from headstart.data.dataset import Dataset
 from headstart.data.infer_labels import open_recognised
 from headstart.data.open_dataset import open_dataset, require_trainable
-from headstart.errors import BadArchive, MissingData, MissingRun, RecipeError, WriteError
+from headstart.errors import BadArchive, MissingData, MissingRun, WriteError
 from headstart.io.files import write_json
 from headstart.io.folders import check_free, check_replaceable
 from headstart.io.progress import log
@@ -103,12 +103,8 @@ def require_submittable(folder: KaggleFolder, run: Path, submit_file: Path) -> N
     )
 
 
-def check_kaggle_places(train: bool, run: Path, submit_file: Path | None, clip: str) -> None:
+def check_kaggle_places(train: bool, run: Path, submit_file: Path | None) -> None:
     """Raise before the download the errors that would come after it."""
-    if not re.fullmatch(r"auto|none|0?\.\d+|0|\d(?:\.\d*)?e-\d+", str(clip)):
-        raise RecipeError(
-            f"clip: {clip!r} is not a valid lower bound; expected auto, none, or a number from 0 to below 0.5."
-        )
     if train:
         check_replaceable(run)
     elif submit_file is not None and not run.is_dir():

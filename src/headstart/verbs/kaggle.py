@@ -7,16 +7,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from headstart.errors import DataError
+from headstart.errors import DataError, RecipeError
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.io.text_table import few, plain
 from headstart.kaggle_api.client import parse_slug
-from headstart.kaggle_api.submission import SubmissionOptions, shape_of
+from headstart.kaggle_api.submission import SubmissionOptions, check_submission_options, filling_of, shape_of
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.pipeline.kaggle_folder import (
     KaggleFolder,
@@ -116,13 +117,15 @@ def kaggle(
         RemoteError: Kaggle cannot be reached, does not know the slug, or requires credentials or accepting its rules.
         MissingExtra: the kaggle package is not installed.
         DataError: with `train`: no images or labels were found, or they cannot be trained on.
+        RecipeError: an option of the submission is invalid, or does not fit the classes.
         WriteError: the folder exists with other content, or the disk is full.
     """
     source = parse_slug(slug)
     place = Path(out) if out is not None else Path(source.name)
-    run = Path(run) if run is not None else place.with_name(f"{place.name}-run")
+    run = Path(run) if run is not None else _beside(place, "-run")
     submit_file = Path(submit_file) if submit_file is not None else None
-    check_kaggle_places(train, run, submit_file, submission.clip)
+    check_kaggle_places(train, run, submit_file)
+    check_submission_options(submission)
     if submission.sample_submission is not None:
         shape_of(submission.sample_submission)  # report an invalid sample before any work
     weights = as_weights_source(weights)
@@ -137,6 +140,7 @@ def kaggle(
         log.warning("%s", error)  # the download is useful anyway
     made = KaggleResult(**vars(folder))
     if train:
+        _check_submission(made, run, submit_file, submission)
         mean_size = mean_image_size(folder, dataset)
         done = train_run(place, out=run, recipe=recipe, weights=weights)
         made = replace(made, mean_size=mean_size, run=done)
@@ -144,10 +148,26 @@ def kaggle(
         made = _submitted(made, run, submit_file, submission)
     elif train and made.sample_submission and made.unlabelled:
         try:
-            made = _submitted(made, run, place.with_name(f"{place.name}-submission.csv"), submission)
-        except DataError as error:
+            made = _submitted(made, run, _beside(place, "-submission.csv"), submission)
+        except (DataError, RecipeError) as error:
             log.warning("No submission was written: %s", error)  # it was not requested explicitly, and the run exists
     return replace(made, next=next_steps(made, source, run, trained=train, submission=made.submission))
+
+
+def _beside(place: Path, ending: str) -> Path:
+    """Return the path beside a folder that has its name with an ending; '.' and '..' have no name of their own."""
+    named = Path(os.path.abspath(place)) if place.name in ("", "..") else place
+    return named.parent / f"{named.name}{ending}"
+
+
+def _check_submission(made: KaggleResult, run: Path, submit_file: Path | None, how: SubmissionOptions) -> None:
+    """Raise before training what would prevent a submission: wrong options, and if it was requested, any error."""
+    if not made.classes:
+        return  # which the training reports
+    check_submission_options(how, tuple(made.classes))
+    if submit_file is not None:
+        require_submittable(made, run, submit_file)
+        filling_of(shape_of(Path(made.sample_submission)), tuple(made.classes), how)
 
 
 def _submitted(made: KaggleResult, run: Path, submit_file: Path, how: SubmissionOptions) -> KaggleResult:
