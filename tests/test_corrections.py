@@ -392,6 +392,17 @@ def test_corrections_that_leave_one_class(tmp_path: Path, pets: Path) -> None:
     assert error.value.hint == "Keep another class as well; left out: 'dog'."
 
 
+@pytest.mark.parametrize("verb", ["check", "train"])
+def test_corrections_that_leave_no_image(
+    verb: str, tmp_path: Path, pets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{path.relative_to(pets).as_posix()},x" for path in pets.glob("*/*.jpg")]
+    file = table(tmp_path, *rows, header="path,drop")
+    words = [verb, str(pets), "--corrections", str(file), "--out", str(tmp_path / "out")]
+    assert cli.run(words) == 1
+    assert capsys.readouterr().err == f"BadLabels: {file}: leaves out all 5 images.\n  Keep some of them.\n"
+
+
 def test_the_data_set_that_was_given_stays(tmp_path: Path, pets: Path) -> None:
     dataset = open_dataset(pets)
     before = dataset.labels.copy()

@@ -124,6 +124,12 @@ def test_slugs(text: str, slug: Slug) -> None:
         "ada/..",
         "a\nb",
         "https://kaggle.com/",
+        "https://www.kaggle.com/code/ada/cats-with-a-cnn",
+        "https://www.kaggle.com/datasets/ada",
+        "https://www.kaggle.com/models/ada/net",
+        "https://www.kaggle.com/organizations/ada/datasets",
+        "https://www.kaggle.com/discussions/general/1",
+        "code/cats-with-a-cnn",
     ],
 )
 def test_what_is_no_slug(text: str) -> None:

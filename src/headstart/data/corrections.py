@@ -86,7 +86,8 @@ class Corrections:
         """The dataset with these labels, and without the images to leave out.
 
         Raises `BadLabels`, which names all rows that do not fit: paths that are not in the data, or twice in the table;
-        classes that are not in the data; labels that differ from the data; rows with both a new label and an x.
+        classes that are not in the data; labels that differ from the data; rows with both a new label and an x. Also if no
+        image would be left.
         """
         if not self.rows:
             return dataset
@@ -105,6 +106,8 @@ class Corrections:
             keep[index[row.path]] = not row.drop
             if row.new_label:
                 labels[index[row.path]] = dataset.classes.index(row.new_label)
+        if not keep.any():
+            raise BadLabels(f"{self.source}: leaves out all {len(dataset):,} images.", hint="Keep some of them.")
         return self._without_emptied(dataset, replace(dataset, labels=labels).take(keep))
 
     def _without_emptied(self, before: Dataset, after: Dataset) -> Dataset:

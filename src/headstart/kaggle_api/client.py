@@ -42,6 +42,8 @@ _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?"
 _SITE = r"(?:https?://)?(?:www\.)?kaggle\.com/"
 _COMPETITION = re.compile(rf"(?:{_SITE}(?:competitions|c)/)?({_NAME})(?:/.*)?")
 _DATASET = re.compile(rf"(?:{_SITE}(?:datasets/)?)?({_NAME})/({_NAME})(?:/versions/(\d+))?(?:/.*)?")
+_PAGES = frozenset({"c", "code", "competitions", "datasets", "discussions", "models", "organizations"})
+"""First parts of the addresses of other pages on Kaggle, which no user can have as a name."""
 _LOUD = ("VERBOSE", "VERBOSE_OUTPUT")
 """Variables that make the client print all headers."""
 
@@ -108,7 +110,8 @@ def parse_slug(text: str) -> Slug:
     if match and (paged or "/" not in cleaned) and re.match(rf"{_SITE}(?:competitions|c)/|[^/]*$", cleaned):
         return Slug(match.group(1))
     match = _DATASET.fullmatch(cleaned)
-    if match and (paged or re.fullmatch(rf"{_NAME}/{_NAME}(?:/versions/\d+)?", cleaned)):
+    is_page = match is not None and match.group(1).lower() in _PAGES
+    if match and not is_page and (paged or re.fullmatch(rf"{_NAME}/{_NAME}(?:/versions/\d+)?", cleaned)):
         return Slug(match.group(2), match.group(1), int(match.group(3) or 0))
     raise UnknownSlug(
         f"{text!r} is neither a competition nor a dataset on Kaggle.",
