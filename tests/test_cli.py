@@ -117,6 +117,22 @@ def test_help_of_a_verb_ends_with_its_example(verb: str, capsys: pytest.CaptureF
     assert example.startswith(f"headstart {verb}")
     assert "--json" in out
     assert "Raises" not in out
+    assert "--empty-" not in out
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        "predict [OPTIONS] RUN PATHS...",
+        "explain [OPTIONS] RUN PATHS...",
+        "backbones [OPTIONS] [PATTERN]",
+        "train --out PATH [OPTIONS] DATA",
+        "demo [OPTIONS]",
+    ],
+)
+def test_help_says_how_a_verb_is_called(usage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(f"{usage.split()[0]} --help", capsys)
+    assert (code, out.splitlines()[:2]) == (0, [f"Usage: headstart {usage}", ""])
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)

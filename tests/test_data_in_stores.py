@@ -214,8 +214,9 @@ def test_offline_refuses_a_bucket(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if words[0] != "predict":
-        assert cli.run([*words, "--offline"]) == 1
-        assert "is a URL, and --offline forbids network access" in capsys.readouterr().err
+        for offline in ("--offline", "--offline=true"):
+            assert cli.run([*words, offline]) == 1
+            assert "is a URL, and --offline forbids network access" in capsys.readouterr().err
     assert "HEADSTART_OFFLINE" not in os.environ
     with pytest.raises(StoreUnreachable):
         headstart.train(URL, out="run", weights=headstart.WeightsSource(offline=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -141,4 +142,5 @@ def test_every_verb_takes_offline(verb: str, capsys: pytest.CaptureFixture[str])
     from headstart.cli import run
 
     assert run([verb, "--help"]) == 0
-    assert "--offline" in capsys.readouterr().out
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert re.search(r"--offline Make no outgoing connections[;. (]", words), words

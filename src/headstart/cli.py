@@ -68,6 +68,7 @@ TOGETHER = ("train", "reproduce")
 """The verbs that several processes, started by torchrun, run together; rank 0 speaks for all."""
 
 RECIPE_HELP = "Name of a recipe, or a TOML file: a set of training options; options on the command line override it."
+OFFLINE_HELP = "Make no outgoing connections; URLs of buckets are refused."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -101,8 +102,7 @@ def run(words: Sequence[str]) -> int:
 
 def _run_alone(words: Sequence[str]) -> int:
     try:
-        with _offline("--offline" in words):
-            return _run(words)
+        return _run(words)
     except KeyboardInterrupt:
         print(f"Stopped. {STOPPED.get(_asked(words) or '', KEPT)}", file=sys.stderr)
         return 130
@@ -119,6 +119,8 @@ def _offline(wanted: bool) -> Iterator[None]:
     finally:
         if wanted and before is None:
             del os.environ["HEADSTART_OFFLINE"]
+        elif wanted and before is not None:
+            os.environ["HEADSTART_OFFLINE"] = before
 
 
 def _run(words: Sequence[str]) -> int:
@@ -160,9 +162,9 @@ def application(words: Sequence[str]) -> Any:
         if verb == asked:
             function = verb_function(verb)
             text, example = help_and_example(function)
-            app.command(
-                _printing(function, text), name=verb, help_epilogue=f"Example: {example}", help_format="plaintext"
-            )
+            command = _printing(function, text)
+            about = {"help_epilogue": f"Example: {example}", "help_format": "plaintext"}
+            app.command(command, name=verb, usage=_usage_line(verb, command), **about)
         else:
             app.command(_named_only(verb), name=verb, help=summary, sort_key=position)
     return app
@@ -228,8 +230,9 @@ def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
     from cyclopts import Parameter
 
     def command(*args: Any, as_json: bool = False, needless: bool = False, **kwargs: Any) -> None:
-        args, kwargs = verb_arguments(function, args, kwargs)
-        result = function(*args, **kwargs)
+        with _offline(needless or kwargs.get("offline", False)):
+            args, kwargs = verb_arguments(function, args, kwargs)
+            result = function(*args, **kwargs)
         _say(_document(result.to_json()) if as_json else result.table())
 
     signature = inspect.signature(function, eval_str=True)
@@ -244,9 +247,7 @@ def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
     )
     parameters.append(_keyword("as_json", bool, False, as_option))
     if not any(p.name == "offline" for p in parameters):  # scripts may pass it to every verb
-        as_option = Parameter(
-            name="--offline", negative="", show_default=False, help="Never open a socket: URLs of buckets are refused."
-        )
+        as_option = Parameter(name="--offline", negative="", show_default=False, help=OFFLINE_HELP)
         parameters.append(_keyword("needless", bool, False, as_option))
     parameters.sort(key=lambda p: p.kind)  # positional ones first: an argument may add options
     command.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
@@ -254,6 +255,21 @@ def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
     command.__doc__ = text
     command.__name__ = function.__name__
     return command
+
+
+def _usage_line(verb: str, command: Callable[..., None]) -> str:
+    """Return how a command is called: what it requires, and its arguments by name, where cyclopts writes [ARGS...]."""
+    words = ["Usage: headstart", verb]
+    positional = []
+    for p in inspect.signature(command).parameters.values():
+        name = p.name.upper()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY:
+            words += [f"--{p.name.replace('_', '-')} PATH"] if p.default is inspect.Parameter.empty else []
+        elif p.kind is inspect.Parameter.VAR_POSITIONAL:
+            positional.append(f"{name}...")
+        else:
+            positional.append(name if p.default is inspect.Parameter.empty else f"[{name}]")
+    return " ".join([*words, "[OPTIONS]", *positional])
 
 
 def verb_arguments(
@@ -297,7 +313,7 @@ def _as_option(parameter: inspect.Parameter) -> inspect.Parameter:
         return parameter.replace(annotation=Path)
     if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
         return parameter.replace(kind=inspect.Parameter.POSITIONAL_ONLY)
-    return parameter
+    return parameter.replace(annotation=Annotated[parameter.annotation, Parameter(negative="")])  # no --empty-NAME
 
 
 def _whole_number(kind: Any, tokens: Sequence[Any]) -> int:

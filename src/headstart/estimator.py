@@ -65,7 +65,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         random_state: int, RandomState or None, for the validation set (the recipe's `seed`).
         weights: Weights file (.safetensors) of a backbone; name the backbone too if there is no JSON file beside it.
         weights_dir: Folder of NAME.safetensors and NAME.json.
-        offline: Never open a socket.
+        offline: Make no outgoing connections.
         max_download: Maximum megabytes of weights to download if no backbone is named and none is on this machine; 0
             downloads none.
 

@@ -81,7 +81,7 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
         run: Run folder written by `headstart train`, or an export of one.
         data: Images with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
         out: Folder to write: metrics.json, predictions.csv and report.html. An earlier one is kept as OUT.previous.
-        report: With `out`, write report.html, and its plots in the folder plots; not for an export.
+        report: With --out, write report.html, and its plots in the folder plots; not for an export.
 
     Raises:
         RunError, ExportError: the run folder or the export is missing or damaged.

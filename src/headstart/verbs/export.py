@@ -126,7 +126,7 @@ def export(
         int8: Also try int8 for OpenVINO, which is written only if it is faster here and as accurate.
         ort: onnxruntime-web for --to web: npm's .tgz, or a folder; by default it is downloaded once.
         one_file: Make the page of --to web a single HTML file that can be opened from disk.
-        offline: Never open a socket; only --to web would, once, for onnxruntime-web.
+        offline: Make no outgoing connections; only --to web would make one, for onnxruntime-web.
 
     Raises:
         RunError: the run folder is missing or damaged.

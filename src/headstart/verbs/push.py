@@ -48,7 +48,7 @@ def push(source: Path, repo: str, *, private: bool = False, message: str = "", o
         repo: Repository, OWNER/NAME; created if it does not exist; otherwise a commit is added.
         private: Make a new repository private.
         message: Description of the commit.
-        offline: Never open a socket (this command then fails).
+        offline: Make no outgoing connections (this command then fails).
 
     Raises:
         RunError: the run folder is missing or damaged.

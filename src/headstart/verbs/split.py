@@ -75,7 +75,7 @@ def split(
 ) -> SplitResult:
     """Split a dataset into train, val and test: stratified, seeded, with copies of an image in one set.
 
-    An existing split of the data is kept; missing sets are split off its training set. With `keep`, an earlier split
+    An existing split of the data is kept; missing sets are split off its training set. With --keep, an earlier split
     grows: its images keep their sets, and new images are distributed. Example:
 
         headstart split photos --out split.csv

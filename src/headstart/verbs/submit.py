@@ -62,7 +62,7 @@ def submit(slug: str, file: Path, *, message: str = "", wait: float = 120.0, off
         file: CSV to submit.
         message: Description of the submission; by default the file name.
         wait: Maximum seconds to wait for the score.
-        offline: Never open a socket (this command then fails).
+        offline: Make no outgoing connections (this command then fails).
 
     Raises:
         RemoteError: Kaggle cannot be reached, does not know the slug, or refuses the submission.

@@ -29,7 +29,7 @@ class WeightsSource:
     folder: Path | None = field(default=None, metadata={"option": "weights_dir"})
     """Folder of NAME.safetensors and NAME.json."""
     offline: bool = False
-    """Never open a socket."""
+    """Make no outgoing connections; URLs of buckets are refused."""
     max_download: int = 500
     """Limit in megabytes for weights that headstart chooses and downloads if no backbone is named; 0 downloads none."""
 
