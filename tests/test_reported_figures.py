@@ -82,6 +82,20 @@ def test_an_evaluation_on_groups_says_so(patients: tuple[Path, Path], tmp_path: 
     assert headstart.evaluate(run, data).metrics.groups == 0
 
 
+def test_files_that_are_identical_are_one_group_of_an_evaluation(patients: tuple[Path, Path], tmp_path: Path) -> None:
+    """Ten photographs, each present twelve times: as much evidence as ten."""
+    _, run = patients
+    for n in range(10):
+        for copy in range(12):
+            place = tmp_path / "data" / f"class{n % 2}" / f"{n}_{copy}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            draw(n % 2, 700 + n).save(place)
+    metrics = headstart.evaluate(run, tmp_path / "data", out=tmp_path / "out").metrics
+    assert (metrics.n, metrics.groups) == (120, 10)
+    assert about_groups(10) in (tmp_path / "out" / "report.html").read_text()
+    assert metrics["accuracy"].low < 0.723  # Wilson's bound for 10 of 10; for 120 of 120 it is 0.969
+
+
 def test_pairs_on_groups_are_tested_on_groups_with_a_note() -> None:
     paths = [f"{patient}/{n}.jpg" for patient in range(10) for n in range(8)]
     good, bad = [True] * 80, [patient > 3 for patient in range(10) for _ in range(8)]

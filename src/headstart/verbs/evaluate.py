@@ -14,11 +14,11 @@ import numpy as np
 from headstart.data.chosen_classes import listed_classes
 from headstart.data.data_source import DataSource, as_source
 from headstart.data.dataset import Dataset, counted
+from headstart.data.duplicates import exact_groups, group_pairs, joined
 from headstart.data.open_dataset import open_dataset
 from headstart.errors import BadLabels, DamagedRun, near_names
 from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.exporters.open_classifier import open_classifier
-from headstart.images.file_part import ImageFile
 from headstart.images.image_refs import hash_of
 from headstart.io.folders import check_outside_data, check_replaceable, folder_aside
 from headstart.io.given_options import as_path
@@ -77,6 +77,8 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
 
         headstart evaluate run photos-of-2026
 
+    Files with identical bytes are one group in the intervals; other copies are not looked for.
+
     Args:
         run: Run folder written by `headstart train`, or an export of one.
         data: Images with labels: a folder of class folders or of split folders, a table, an archive of these, or shards.
@@ -112,7 +114,9 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
     seed = opened.seed  # the run's seed, so that the same images get the same intervals
     places = {path: i for i, path in enumerate(dataset.paths)}
     rows = np.array([places[path] for path in predictions.paths], np.int64)
-    known = _trained_on(opened.run, [files[i] for i in rows[predictions.labels >= 0]])
+    sha256s = [hash_of(file) for file in files]
+    dataset = replace(dataset, groups=joined(dataset.groups, group_pairs(exact_groups(sha256s))))
+    known = _trained_on(opened.run, [sha256s[i] for i in rows[predictions.labels >= 0]])
     groups_N = dataset.groups[rows]
     metrics = compute_metrics(predictions.logits, predictions.labels, opened.classes, groups=groups_N, seed=seed)
     if out is not None:
@@ -126,8 +130,8 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
     return Evaluation(metrics, predictions, split, known)
 
 
-def _trained_on(run: RunFolder | None, files: Sequence[ImageFile]) -> int:
-    """The number of these images that the run was trained on, logged; 0 for an export, or a damaged split.csv (logged)."""
+def _trained_on(run: RunFolder | None, sha256s: Sequence[str]) -> int:
+    """How many of these hashes are of images that the run was trained on, logged; 0 (and a note) if that is not known."""
     if run is None:
         log.info(
             "An export does not say which images it was trained on; with any of them, the metrics are too optimistic."
@@ -142,12 +146,12 @@ def _trained_on(run: RunFolder | None, files: Sequence[ImageFile]) -> int:
             error.message,
         )
         return 0
-    known = sum(hash_of(file) in trained_on for file in files)
+    known = sum(sha256 in trained_on for sha256 in sha256s)
     if known:
         own = f"For the run's own test set, see {run.file(METRICS)}."
         log.warning(
             "%s %s",
-            about_known(known, len(files)),
+            about_known(known, len(sha256s)),
             own if run.metrics.test else "The run has no test set of its own.",
         )
     return known
