@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import headstart
 from conftest import draw, write_photos
@@ -20,7 +21,7 @@ from headstart.errors import BadLabels, DataError, MissingWeights
 from headstart.evaluation.confident_learning import label_issues, label_thresholds
 from headstart.io.files import read_csv, write_csv
 from headstart.model.backbones.weights_source import WeightsSource
-from headstart.pipeline.label_errors import out_of_fold
+from headstart.pipeline.label_errors import out_of_fold, suspected_labels
 
 
 def blobs(n: int, classes: int, dim: int = 12, seed: int = 0, apart: float = 4.0) -> tuple[np.ndarray, np.ndarray]:
@@ -234,6 +235,29 @@ def test_what_no_other_fold_knows_is_not_held_against_a_label() -> None:
     assert np.array_equal(one_group[known], np.eye(3)[labels_N[known]])
 
 
+@pytest.mark.parametrize(
+    ("n", "classes", "dim", "patients"), [(12, 3, 64, 12), (400, 2, 64, 400), (200, 5, 128, 200), (400, 2, 32, 20)]
+)
+def test_features_without_meaning_judge_no_label(n: int, classes: int, dim: int, patients: int) -> None:
+    """Images of one patient, if there are several, are alike and of one class."""
+    rng, groups_N = np.random.default_rng(0), np.arange(n) % patients
+    values_ND = (rng.normal(size=(patients, dim))[groups_N] + 0.1 * rng.normal(size=(n, dim))).astype(np.float32)
+    labels_N = rng.permutation(np.arange(patients) % classes)[groups_N]
+    assert suspected_labels([values_ND], labels_N, groups_N, classes) is None
+
+
+@pytest.mark.parametrize(
+    ("n", "classes", "apart", "share"), [(24, 2, 4.0, 0.05), (60, 3, 4.0, 0.2), (400, 2, 0.5, 0.1)]
+)
+def test_weak_features_and_many_wrong_labels_are_judged(n: int, classes: int, apart: float, share: float) -> None:
+    values_ND, true_N = blobs(n, classes, apart=apart)
+    labels_N, _ = replaced(true_N, classes, share, 0)
+    found = suspected_labels([values_ND], labels_N, np.arange(n), classes)
+    assert found is not None
+    expected = label_issues(out_of_fold([values_ND], labels_N, np.arange(n), classes), labels_N)
+    assert found.order.tolist() == expected.order.tolist() and len(found)
+
+
 # In the verb
 
 
@@ -292,6 +316,25 @@ def test_the_table_names_the_worst(mislaid: Path, tiny_weights: Path) -> None:
     none = headstart.check(mislaid)
     assert (none.label_errors, none.to_json()["label_errors"]) == (None, [])
     assert "labels may be wrong" not in none.table()
+
+
+def test_images_that_show_nothing_of_their_class_are_not_called_mislabelled(
+    tmp_path: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for n in range(12):
+        place = tmp_path / "data" / f"class{n % 2}" / f"{n}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(n).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place)
+    corrections = tmp_path / "corrections.csv"
+    words = ["check", str(tmp_path / "data"), "--weights-dir", str(tiny_weights), "--backbone", "test_resnet.a"]
+    assert cli.run([*words, "--write-corrections", str(corrections)]) == 0
+    said = "The features of these images do not tell the classes apart, so no label can be judged."
+    assert said in capsys.readouterr().out.splitlines()
+    assert read_csv(corrections) == []
+    assert cli.run([*words, "--labels", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["label_errors"], document["not_judged"]) == ([], said)
 
 
 def test_unlabelled_and_unreadable_images_are_passed_over(mislaid: Path, tiny_weights: Path) -> None:

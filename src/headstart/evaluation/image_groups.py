@@ -49,6 +49,18 @@ def groups_of(groups_N: np.ndarray | None, images: int | None = None) -> ImageGr
     return None if len(names) == len(groups_N) else ImageGroups(number_N.astype(np.int64), len(names))
 
 
+def standard_error(values_N: np.ndarray, grouped: ImageGroups | None = None) -> float:
+    """Return the standard error of the mean of `values_N`: over images, or with groups, over the sums of whole groups.
+
+    >>> values = np.array([1.0, -1.0, 1.0, -1.0])
+    >>> standard_error(values), round(standard_error(values, groups_of(np.array([0, 1, 0, 1]))), 3)
+    (0.5, 0.707)
+    """
+    off_N = values_N - values_N.mean()
+    sums_G = off_N if grouped is None else grouped.sums(off_N)
+    return float(np.sqrt((sums_G**2).sum()) / len(values_N))
+
+
 def about_groups(groups: int) -> str:
     """Return the sentence that goes with figures over so many groups; '' for none.
 

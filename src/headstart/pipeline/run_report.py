@@ -24,7 +24,6 @@ from headstart.data.dataset import Dataset
 from headstart.data.open_dataset import open_dataset
 from headstart.data.splits import SplitRow
 from headstart.errors import BackboneError, DataError, HeadstartError, MissingExtra, StoreError
-from headstart.evaluation.confident_learning import label_issues
 from headstart.evaluation.metrics import Metrics
 from headstart.images.file_part import ImageFile
 from headstart.images.image_refs import Images
@@ -346,7 +345,7 @@ def _heat(
 def _suspects(known: _ReportImages, classifier: Classifier) -> tuple[tuple[Suspect, ...] | None, str]:
     """Return suspected labels, the worst first, by features of networks not trained on these labels; or why there are
     none."""
-    from headstart.pipeline.label_errors import out_of_fold
+    from headstart.pipeline.label_errors import CANNOT_TELL, suspected_labels
 
     dataset = known.dataset
     frozen = [
@@ -362,8 +361,9 @@ def _suspects(known: _ReportImages, classifier: Classifier) -> tuple[tuple[Suspe
     labelled = np.flatnonzero(dataset.labels >= 0)
     labels_N = dataset.labels[labelled]
     # The first backbone is the best; joining two would cost four times as much.
-    chances_NK = out_of_fold([frozen[0][labelled]], labels_N, dataset.groups[labelled], len(dataset.classes))
-    found = label_issues(chances_NK, labels_N)
+    found = suspected_labels([frozen[0][labelled]], labels_N, dataset.groups[labelled], len(dataset.classes))
+    if found is None:
+        return None, CANNOT_TELL
     return tuple(
         Suspect(
             path=dataset.paths[i],

@@ -26,7 +26,7 @@ from headstart.io.stores.store import check_online
 from headstart.io.text_table import columns, few, plain
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
 from headstart.pipeline.copies_sheet import check_sheet_places, sheet_places, write_sheet
-from headstart.pipeline.label_errors import LabelError, backbones_for_labels, label_errors, see
+from headstart.pipeline.label_errors import CANNOT_TELL, LabelError, backbones_for_labels, label_errors, see
 from headstart.pipeline.scan import note_groups, scan
 from headstart.runs.outside_runs import check_out_file
 
@@ -38,7 +38,8 @@ SHOWN = 10
 class CheckResult(Result):
     """What `check` found: `findings`, `groups` of copies (lists of paths), and `label_errors`, None if not requested.
 
-    `copies_page` is the path of the page that shows the copies, '' if none was written.
+    `copies_page` is the path of the page that shows the copies, '' if none was written. `not_judged` says why no label
+    could be judged, '' if they were.
     """
 
     images: int
@@ -48,6 +49,7 @@ class CheckResult(Result):
     groups: list[list[str]]
     label_errors: list[LabelError] | None = None
     copies_page: str = ""
+    not_judged: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of `check --json`."""
@@ -69,6 +71,8 @@ class CheckResult(Result):
     def _label_lines(self) -> list[str]:
         if self.label_errors is None:
             return []
+        if self.not_judged:
+            return [self.not_judged]
         if not self.label_errors:
             return ["No label looks wrong."]
         rows = [
@@ -136,6 +140,7 @@ def check(
         sheet = write_sheet(out, scanned, source)
     together = joined(dataset.groups, group_pairs(copies.groups_N))
     suspected = label_errors(replace(dataset, groups=together), see(scanned, backbones)) if backbones else None
+    not_judged = CANNOT_TELL if backbones and suspected is None else ""
     if write_corrections is not None:
         suspects = [(e.path, e.label, e.suggested, e.label_quality) for e in suspected or []]
         write_suspects(Path(write_corrections), suspects)
@@ -145,8 +150,9 @@ def check(
         classes={name: int((dataset.labels == k).sum()) for k, name in enumerate(dataset.classes)},
         findings=found,
         groups=_groups(dataset, copies, scanned.images.sha256s),
-        label_errors=suspected,
+        label_errors=[] if not_judged else suspected,
         copies_page=sheet,
+        not_judged=not_judged,
     )
 
 
