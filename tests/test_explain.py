@@ -79,6 +79,20 @@ def test_the_nearest_are_those_by_cosine_and_never_the_image_itself(run: Path, p
     assert [n.label for n in image.nearest] == [p.split("/")[0] for p in expected]
 
 
+def test_a_file_under_two_labels_is_shown_with_the_label_of_each_copy(tiny_weights: Path, tmp_path: Path) -> None:
+    """And with none of the two if it is itself the image to explain."""
+    data = write_photos(tmp_path / "data", classes=2, each=10)
+    shutil.copy(data / "class0" / "000.jpg", data / "class1" / "copy.jpg")
+    recipe = headstart.Recipe(backbone="test_resnet.a", approach="linear", test_size=0)
+    headstart.train(data, out=tmp_path / "run", weights=tiny_weights, recipe=recipe, report=False)
+    other, own = headstart.explain(
+        tmp_path / "run", data / "class0" / "001.jpg", data / "class1" / "copy.jpg", out=tmp_path / "sheets", top=30
+    ).images
+    labels = {near.path: near.label for near in other.nearest}
+    assert (labels["class0/000.jpg"], labels["class1/copy.jpg"]) == ("class0", "class1")
+    assert (other.label, own.label) == ("class0", "")
+
+
 def test_bad_images_are_named_and_the_others_explained(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "new"
     folder.mkdir()

@@ -34,7 +34,7 @@ VIEWED = (448, 448)  # minimum size in pixels to decode for a sheet
 class Explanation:
     """One image: its predicted class, the probability of each class, and similar training images.
 
-    `label` is empty unless the image is one of the run's. `sheet` is the file of the drawn explanation.
+    `label` is empty unless the image is one of the run's, under one label. `sheet` is the file of the drawn explanation.
     """
 
     path: str
@@ -180,7 +180,7 @@ def _sheet(
         image=image,
         shares=[(classifier.classes[k], float(each.chances_K[k])) for k in likely],
         heat_HW=heat_HW,
-        label=known.labels.get(each.asked.sha256, ""),
+        label=known.label_of.get(each.asked.sha256, ""),
         seen=part_seen(classifier, *image.size),
         neighbours=[Neighbour(n.label, n.cosine, thumbnail) for n, thumbnail in near],
         note="the training images are not available" if known.note else "none",
@@ -197,7 +197,7 @@ def part_seen(classifier: Classifier, width: int, height: int) -> tuple[float, f
 def _explanation(classifier: Classifier, each: _PredictedImage, known: TrainingImages, sheet: str) -> Explanation:
     return Explanation(
         path=each.asked.name,
-        label=known.labels.get(each.asked.sha256, ""),
+        label=known.label_of.get(each.asked.sha256, ""),
         predicted=classifier.classes[int(each.chances_K.argmax())],
         probabilities=dict(zip(classifier.classes, map(float, each.chances_K), strict=True)),
         nearest=tuple(known.near(i, cosine) for i, cosine in each.nearest),

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from headstart.data.open_dataset import open_dataset
+from headstart.data.splits import SplitRow
 from headstart.errors import DataError, MissingExtra, StoreError, UnreadableImage
 from headstart.images.file_part import ImageFile
 from headstart.images.image_refs import Images, read_image
@@ -32,10 +33,14 @@ from headstart.runs.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """The run's labels by SHA-256, and the training images that were found; `note` says which were not, and why."""
+    """The training images that were found, each with its own label; `note` says which were not, and why.
 
-    labels: dict[str, str]
+    `label_of` are the run's labels by SHA-256, without those of files that are in it under several labels.
+    """
+
+    label_of: dict[str, str]
     paths: list[str]
+    labels: list[str]
     files: list[ImageFile]
     sha256s: list[str]
     note: str
@@ -43,7 +48,7 @@ class TrainingImages:
     @classmethod
     def of(cls, run: RunFolder, data: Path | None = None) -> TrainingImages:
         """Return those of a run; `data` is where they are now. Raises `DataError` if it is given but is not a dataset."""
-        labels = {row.sha256: row.label for row in run.split if row.label}
+        label_of = _single_labels(run.split)
         training, source = run.training_rows, run.provenance.source(data)
         try:
             dataset = open_dataset(source)
@@ -51,16 +56,23 @@ class TrainingImages:
             if data is not None:
                 raise
             moved = f"The training images are no longer at {plain(source.where)}"
-            return cls(labels, [], [], [], f"{moved}: give their place with --data DATA to see the nearest.")
+            return cls(label_of, [], [], [], [], f"{moved}: give their place with --data DATA to see the nearest.")
         present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
         there = [row for row in training if row.path in present]
         gone, place = len(training) - len(there), plain(source.where)
         note = f"{gone:,} of {len(training):,} training images are no longer in {place}." if gone else ""
-        return cls(labels, [r.path for r in there], [present[r.path] for r in there], [r.sha256 for r in there], note)
+        return cls(
+            label_of,
+            [row.path for row in there],
+            [row.label for row in there],
+            [present[row.path] for row in there],
+            [row.sha256 for row in there],
+            note,
+        )
 
     def near(self, row: int, cosine: float) -> SimilarImage:
         """Return an image with its label."""
-        return SimilarImage(self.paths[row], self.labels.get(self.sha256s[row], ""), cosine)
+        return SimilarImage(self.paths[row], self.labels[row], cosine)
 
     def thumbnail(self, row: int) -> Image.Image | None:
         """Return an image of at least 160 px, or None if it can no longer be read."""
@@ -68,6 +80,15 @@ class TrainingImages:
             return read_image(self.files[row], sha256=self.sha256s[row], at_least=(160, 160), ranges=None)
         except UnreadableImage:
             return None
+
+
+def _single_labels(rows: Sequence[SplitRow]) -> dict[str, str]:
+    """Return {SHA-256: label} of the files that have one label."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        if row.label:
+            found.setdefault(row.sha256, set()).add(row.label)
+    return {sha256: next(iter(labels)) for sha256, labels in found.items() if len(labels) == 1}
 
 
 @dataclass(frozen=True, eq=False)
