@@ -496,6 +496,55 @@ def test_advice() -> None:
     assert advice([failed, failed], []) == ("", "None of 2 trials finished: see the errors.")
 
 
+def judged(name: str, logit_N: list[float], latency: float) -> tuple[ComparisonRow, Predictions]:
+    """A trial on two images in turn, a cat and a dog, with these logits in favour of the right class."""
+    labels_N = np.arange(len(logit_N)) % 2
+    logits_NK = np.zeros((len(logit_N), 2), np.float32)
+    logits_NK[np.arange(len(logit_N)), labels_N] = logit_N
+    made = Predictions(tuple(map(str, range(len(logit_N)))), CLASSES, logits_NK, labels_N)
+    return row(name, made, latency), made
+
+
+def taken_of(*cases: tuple[str, list[float], float]) -> str:
+    made = {case[0]: judged(*case) for case in cases}
+    rows = sorted((found for found, _ in made.values()), key=lambda r: -r.metrics["accuracy"].value)
+    return advice(rows, paired({name: predicted for name, (_, predicted) in made.items()}, seed=0)[0])[1]
+
+
+SURE, UNSURE = [-1.0] * 3 + [3.0] * 97, [-1.0] * 4 + [0.5] * 96
+
+
+def test_a_trial_that_another_beats_in_log_loss_is_not_recommended() -> None:
+    """Nothing beats the quick one in accuracy, but its probabilities are clearly worse."""
+    assert taken_of(("slow", SURE, 30.0), ("quick", UNSURE, 10.0)) == (
+        "Take slow: it has the highest accuracy, though that is a tie with all others."
+    )
+    doubted = [*UNSURE[:2], 0.5, 0.5, *UNSURE[4:]]  # the most accurate one
+    assert taken_of(("doubted", doubted, 30.0), ("sure", SURE, 10.0)) == (
+        "Take sure: it ties with doubted in accuracy, and beats it in log-loss, and is 3.0x faster."
+    )
+    assert taken_of(("doubted", doubted, 10.0), ("sure", SURE, 30.0)) == (
+        "Take sure: it ties with doubted in accuracy, and beats it in log-loss."
+    )
+    poor = [-1.0] * 40 + [9.0] * 60
+    assert taken_of(("doubted", doubted, 30.0), ("poor", poor, 1.0)).startswith("Take doubted: ")
+
+
+def test_a_speed_that_is_not_known_is_no_reason() -> None:
+    right, tied = [i >= 3 for i in range(100)], [3 <= i < 99 for i in range(100)]
+    said = "Take one: it has the highest accuracy, though that is a tie with all others; the speed of {} is not known, "
+    for latencies, unknown in (((math.nan, 9.0), "one"), ((9.0, math.nan), "two"), ((math.nan, math.nan), "one, two")):
+        why = advised(("one", right, latencies[0]), ("two", tied, latencies[1]))
+        assert why == said.format(unknown) + "so it did not count."
+    better = [-0.5] * 4 + [3.0] * 96
+    assert taken_of(("one", SURE, math.nan), ("two", better, 9.0)) == (
+        "Take two: it ties with one in accuracy and has the lower log-loss; the speed of one is not known, so it did "
+        "not count."
+    )
+    worse = [i >= 40 for i in range(100)]
+    assert advised(("one", right, 10.0), ("bad", worse, math.nan)) == "Take one: it beats the other in accuracy."
+
+
 def test_a_recipes_own_network_takes_the_weights_that_are_given() -> None:
     """Where a folder has several weights of one network, its bare name is ambiguous."""
     recipes = {"mine": headstart.Recipe(approach="head_sgd", backbone="test_resnet")}

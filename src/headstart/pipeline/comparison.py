@@ -6,7 +6,7 @@ Pairs come from the predictions of all runs, matched by path.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -228,8 +228,9 @@ def _by_path(p: Predictions) -> dict[str, tuple[bool, float]]:
 def advice(rows: Sequence[ComparisonRow], pairs: Sequence[Difference]) -> tuple[str, str]:
     """Return the recommended trial ('' for none) and the reason in one sentence.
 
-    Among the unbeaten trials: the fastest within one standard error of the most accurate; among those of about the same
-    speed (`AS_QUICK`), the one with the lowest log-loss.
+    Of the trials within one standard error of the most accurate that no trial beats in accuracy, nor any of them in
+    log-loss: the fastest; among those of about the same speed (`AS_QUICK`), the one with the lowest log-loss. Speed does
+    not count if that of one of them is not known.
 
     This is the one-standard-error rule (Breiman et al. 1984, section 3.4.3), applied to the paired difference: with few
     test images nearly all trials tie, and a tie alone does not justify giving up ten points.
@@ -242,28 +243,53 @@ def advice(rows: Sequence[ComparisonRow], pairs: Sequence[Difference]) -> tuple[
     if len(good) == 1:
         return best.name, f"Take {best.name}: it is the only one that finished."
     gap = {frozenset((pair.a, pair.b)): pair for pair in pairs if pair.metric == "accuracy"}
-    beaten = {pair.b if pair.winner == pair.a else pair.a for pair in gap.values() if pair.winner}
+    beaten = {_loser(pair) for pair in gap.values() if pair.winner}
     close = [best] + [
         row for row in good[1:] if row.name not in beaten and _within_one_error(gap[frozenset((best.name, row.name))])
     ]
-    limit = AS_QUICK * min(_quickness(row) for row in close)
-    taken = min((row for row in close if _quickness(row) <= limit), key=_loss)
-    return taken.name, f"Take {taken.name}: {_reason(taken, best, good, gap.values())}."
+    near = {row.name for row in close}
+    beats = {(pair.winner, _loser(pair)) for pair in pairs if pair.metric == "log_loss" and pair.winner in near}
+    worse = {loser for _, loser in beats}
+    left = [row for row in close if row.name not in worse] or close
+    untimed = [row.name for row in left if math.isnan(row.latency_ms)]
+    limit = math.inf if untimed else AS_QUICK * min(row.latency_ms for row in left)
+    taken = min((row for row in left if untimed or row.latency_ms <= limit), key=_loss)
+    why = _reason(taken, best, good, gap.values(), beats, timed=not untimed)
+    unknown = f"; the speed of {few(untimed, 3)} is not known, so it did not count" if untimed and len(left) > 1 else ""
+    return taken.name, f"Take {taken.name}: {why}{unknown}."
 
 
 def _reason(
-    taken: ComparisonRow, best: ComparisonRow, good: Sequence[ComparisonRow], pairs: Iterable[Difference]
+    taken: ComparisonRow,
+    best: ComparisonRow,
+    good: Sequence[ComparisonRow],
+    in_accuracy: Iterable[Difference],
+    in_log_loss: Container[tuple[str, str]],
+    *,
+    timed: bool,
 ) -> str:
-    losers = [pair.b if pair.winner == pair.a else pair.a for pair in pairs if pair.winner == taken.name]
+    losers = [_loser(pair) for pair in in_accuracy if pair.winner == taken.name]
     if len(losers) == len(good) - 1:
         return f"it beats {'all others' if len(losers) > 1 else 'the other'} in accuracy"
     if taken is best:
         more = f", and beats {few(losers, 3)}" if losers else ", though that is a tie with all others"
         return f"it has the highest accuracy{more}"
-    ratio = _quickness(best) / _quickness(taken)
-    if ratio > AS_QUICK:
+    ratio = (
+        best.latency_ms / taken.latency_ms if timed else math.nan
+    )  # nan if that of `best`, which is beaten, is unknown
+    if (taken.name, best.name) in in_log_loss:
+        faster = f", and is {ratio:.1f}x faster" if ratio > AS_QUICK else ""
+        return f"it ties with {best.name} in accuracy, and beats it in log-loss{faster}"
+    if ratio > AS_QUICK or (ratio > 1 and _loss(taken) >= _loss(best)):
         return f"nothing beats it in accuracy, and it is {ratio:.1f}x faster than {best.name}, with which it ties"
-    return f"it ties with {best.name} in accuracy, is about as fast, and has the lower log-loss"
+    if _loss(taken) < _loss(best):
+        quick = ", is about as fast," if ratio >= 1 / AS_QUICK else ""
+        return f"it ties with {best.name} in accuracy{quick} and has the lower log-loss"
+    return f"it ties with {best.name} in accuracy, and no trial that does so beats it in log-loss"
+
+
+def _loser(pair: Difference) -> str:
+    return pair.b if pair.winner == pair.a else pair.a
 
 
 def _within_one_error(pair: Difference) -> bool:
@@ -274,7 +300,3 @@ def _within_one_error(pair: Difference) -> bool:
 def _loss(row: ComparisonRow) -> float:
     known = row.figure("log_loss")
     return math.inf if known is None else known.value
-
-
-def _quickness(row: ComparisonRow) -> float:
-    return math.inf if math.isnan(row.latency_ms) else row.latency_ms
