@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headstart.errors import BadLabels, RecipeError
+from headstart.errors import BadLabels, DataError, RecipeError
 from headstart.evaluation.conformal import conformal_threshold, prediction_sets
 from headstart.evaluation.probabilities import softmax
 
@@ -52,6 +52,46 @@ def test_coverage_is_as_promised(n: int, alpha: float) -> None:
     assert np.mean(held) <= 1 - alpha + 1 / (n + 1) + margin
 
 
+def test_threshold_of_groups_by_hand() -> None:
+    """Three groups of 1, 2 and 3 images weigh 1/4 each, so at alpha 0.4 the images up to the threshold have 3/5 of that."""
+    right = np.array([0.95, 0.9, 0.8, 0.7, 0.6, 0.5])
+    p, labels, groups = np.stack([right, 1 - right], axis=1), np.zeros(6, int), np.array([7, 5, 5, 9, 9, 9])
+    # Weights of 4ths, cumulated: 1, 1.5, 2, 2.33, 2.67, 3; wanted: 4 times 1 - alpha.
+    expected = {0.8: 0.05, 0.7: 0.1, 0.5: 0.2, 0.45: 0.3, 0.4: 0.4, 0.3: 0.5, 0.25: 0.5, 0.24: 1.0}
+    found = {alpha: conformal_threshold(p, labels, alpha, groups=groups) for alpha in expected}
+    assert found == pytest.approx(expected)
+    alone = conformal_threshold(p, labels, 0.4, groups=np.arange(6))
+    assert alone == conformal_threshold(p, labels, 0.4) == pytest.approx(0.4)
+    unlabelled = np.concatenate([p, p[:1]]), np.append(labels, -1)
+    assert conformal_threshold(*unlabelled, alpha=0.4, groups=np.append(groups, 7)) == found[0.4]
+
+
+def patients(rng: np.random.Generator, count: int, each: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities and labels of images of `count` patients, of whom some are hard, and the patient of each image."""
+    groups = np.repeat(np.arange(count), each)
+    labels = rng.integers(0, 4, count * each)
+    logits = rng.normal(size=(count * each, 4))
+    logits[np.arange(len(labels)), labels] += 2 + 1.5 * rng.normal(size=count)[groups]
+    return softmax(logits), labels, groups
+
+
+@pytest.mark.parametrize(("count", "each"), [(5, 20), (10, 20), (20, 15)])
+def test_coverage_of_new_patients_is_as_promised(count: int, each: int) -> None:
+    """It is not if each image counts as independent."""
+    rng = np.random.default_rng(0)
+    held, by_image = [], []
+    for _ in range(600):
+        p, labels, groups = patients(rng, count, each)
+        new, true, _ = patients(rng, 40, 5)
+        for kept, of in ((held, groups), (by_image, None)):
+            sets = prediction_sets(new, conformal_threshold(p, labels, alpha=0.1, groups=of))
+            kept.append(sets[np.arange(len(true)), true].mean())
+    margin = 3 * np.std(held) / np.sqrt(len(held))
+    assert np.mean(held) >= 0.9 - margin
+    assert np.mean(by_image) < 0.9 - margin - (0.01 if count < 20 else 0)
+    assert (np.mean(held) == 1) == (count < 9)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 60), st.integers(2, 5), st.floats(0.01, 0.9), st.integers(0, 2**32))
 def test_holds_at_least_the_share_of_the_images_it_was_fitted_on(n: int, k: int, alpha: float, seed: int) -> None:
@@ -74,6 +114,9 @@ def test_errors() -> None:
     with pytest.raises(RecipeError) as alpha:
         conformal_threshold(p, labels, alpha=90)
     assert str(alpha.value) == ("alpha: 90 is not a valid miss rate; expected a number between 0 and 1, such as 0.1.")
+    with pytest.raises(DataError) as groups:
+        conformal_threshold(p, labels, groups=np.array([0, 1]))
+    assert str(groups.value) == "groups: shape (2,), expected one number for each of 3 images."
     with pytest.raises(BadLabels) as none:
         conformal_threshold(p, np.array([-1, -1, -1]))
     assert str(none.value) == "labels: no image has one, so no conformal threshold can be fitted."

@@ -270,9 +270,9 @@ def _calibration(classifier: Classifier) -> str:
     calibration = classifier.calibration
     return (
         f"Their temperature ({calibration.temperature:.4g}) was fitted on validation images, and is in the last layer. The "
-        f"likeliest class with all others of probability {1 - calibration.conformal_threshold:.4g} or more is a set that "
-        f"contains the right one for at least "
-        f"{1 - calibration.conformal_alpha:.0%} of images like those of validation."
+        f"likeliest class with all others of probability {1 - calibration.conformal_threshold:.4g} or more is a set: on "
+        f"images like those of validation, it misses the right one with a probability of at most "
+        f"{calibration.conformal_alpha:g}."
     )
 
 

@@ -140,7 +140,7 @@ def try_int8(
     val, test = (np.flatnonzero(kept.sets_N == side) for side in ("val", "test"))
     labels_N = kept.labels_N
     best = min(PRESETS, key=lambda preset: _log_loss(logits[preset][val], labels_N[val]))
-    fitted = _refitted(logits["float"][val], logits[best][val], labels_N[val], own)
+    fitted = _refitted(logits["float"][val], logits[best][val], labels_N[val], kept.groups_N[val], own)
     ratio = fitted.temperature / own.temperature
     speedup, speed = _speedup(networks[best], networks["float"])
     return Int8Trial(
@@ -269,12 +269,13 @@ def _log_loss(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
 
 
 def _refitted(
-    float_NK: np.ndarray, int8_NK: np.ndarray, labels_N: np.ndarray, own: ExportCalibration
+    float_NK: np.ndarray, int8_NK: np.ndarray, labels_N: np.ndarray, groups_N: np.ndarray, own: ExportCalibration
 ) -> ExportCalibration:
     """Return the float network's calibration, shifted by the change that int8 causes on the validation images."""
     ratio = fit_temperature(int8_NK, labels_N) / fit_temperature(float_NK, labels_N)
     before, after = (
-        conformal_threshold(softmax(x), labels_N, own.conformal_alpha) for x in (float_NK, int8_NK / ratio)
+        conformal_threshold(softmax(x), labels_N, own.conformal_alpha, groups=groups_N)
+        for x in (float_NK, int8_NK / ratio)
     )
     threshold = float(np.clip(own.conformal_threshold + after - before, 0.0, 1.0))
     return replace(own, temperature=own.temperature * ratio, conformal_threshold=threshold, images=len(labels_N))

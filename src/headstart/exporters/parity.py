@@ -320,11 +320,12 @@ def refit(measured: Measured, calibration: Calibration) -> ExportCalibration:
     own, rows = carried_over(calibration), np.flatnonzero(measured.images.sets_N == "val")
     if not len(rows):
         return own
-    labels_N = measured.images.labels_N[rows]
+    labels_N, groups_N = measured.images.labels_N[rows], measured.images.groups_N[rows]
     before_NK, after_NK = measured.run_NK[rows], measured.export_NK[rows]
     temperature = fit_temperature(after_NK, labels_N) / fit_temperature(before_NK, labels_N)
     before, after = (
-        conformal_threshold(softmax(x), labels_N, own.conformal_alpha) for x in (before_NK, after_NK / temperature)
+        conformal_threshold(softmax(x), labels_N, own.conformal_alpha, groups=groups_N)
+        for x in (before_NK, after_NK / temperature)
     )
     threshold = float(np.clip(own.conformal_threshold + after - before, 0.0, 1.0))
     return replace(own, temperature=temperature, conformal_threshold=threshold, images=len(rows))

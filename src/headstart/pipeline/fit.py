@@ -21,7 +21,7 @@ from headstart.data.dataset import Dataset
 from headstart.errors import RecipeError
 from headstart.evaluation.clipping import clip_bound
 from headstart.evaluation.conformal import conformal_threshold
-from headstart.evaluation.image_groups import groups_of
+from headstart.evaluation.image_groups import counted_groups, groups_of
 from headstart.evaluation.probabilities import softmax
 from headstart.images.value_ranges import ValueRanges
 from headstart.io.extras import require
@@ -253,17 +253,32 @@ def _mean_side(task: FitTask) -> int:
 def calibrate(candidate: Candidate, task: FitTask) -> tuple[Classifier, np.ndarray]:
     """Return the classifier with temperature (from the training set too if cross-validated logits are known), conformal
     threshold and clipping bound from validation, and its logits there."""
-    labels_N, alpha = task.val_labels_N, task.recipe.conformal_alpha
+    labels_N, groups_N, alpha = task.val_labels_N, task.val_groups_N, task.recipe.conformal_alpha
     temperature = candidate.temperature(labels_N, task.train_labels_N)
     final = candidate.times(1 / temperature)
     probabilities_NK = softmax(final.val_logits_NK)
     calibration = Calibration(
         temperature=temperature,
-        conformal_threshold=conformal_threshold(probabilities_NK, labels_N, alpha),
+        conformal_threshold=conformal_threshold(probabilities_NK, labels_N, alpha, groups=groups_N),
         conformal_alpha=alpha,
         clip=clip_bound(probabilities_NK, labels_N),
     )
+    _note_few_groups(groups_N, alpha)
     classifier = Classifier(
         members=final.members, classes=task.dataset.classes, runtime=task.runtime, calibration=calibration
     )
     return classifier, final.val_logits_NK
+
+
+def _note_few_groups(groups_N: np.ndarray, alpha: float) -> None:
+    """Log that prediction sets contain all classes if there are too few groups of images for better ones."""
+    grouped = groups_of(groups_N)
+    least = math.ceil(1 / alpha - 1 - 1e-9)
+    if grouped is not None and grouped.count < least:
+        log.warning(
+            "The validation set has %s of images: too few for prediction sets at alpha %g, so each contains all classes "
+            "(it takes %s groups).",
+            counted_groups(grouped.count),
+            alpha,
+            f"{least:,}",
+        )

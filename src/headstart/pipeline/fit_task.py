@@ -95,6 +95,12 @@ class FitTask:
         labels_N: np.ndarray = self.dataset.labels[self.dataset.sets.train]
         return labels_N
 
+    @property
+    def val_groups_N(self) -> np.ndarray:
+        """int64: the groups of the validation set; images with equal numbers are not independent."""
+        groups_N: np.ndarray = self.dataset.groups[self.dataset.sets.val]
+        return groups_N
+
     def with_recipe(self, **options: object) -> FitTask:
         """Return the same task with some options of the recipe changed."""
         return replace(self, recipe=replace(self.recipe, **options))  # type: ignore[arg-type]

@@ -158,7 +158,7 @@ class Recipe(OneLineRepr):
     everything, and all metrics are then from the validation set."""
 
     conformal_alpha: float = 0.1
-    """Fraction of prediction sets allowed to miss the right class (split conformal)."""
+    """Probability that a prediction set misses the right class, on images like the validation images (split conformal)."""
 
     device: str = "auto"
     """auto, cpu or cuda."""
