@@ -21,6 +21,7 @@ from conftest import draw, write_photos
 from headstart.data.dataset import Dataset
 from headstart.errors import RecipeError, UnfinishedTraining
 from headstart.evaluation.calibration import fit_temperature
+from headstart.evaluation.image_groups import groups_of
 from headstart.evaluation.probabilities import cross_entropies
 from headstart.images.image_refs import Images
 from headstart.io.files import read_csv, scratch_array
@@ -35,7 +36,7 @@ from headstart.pipeline.approaches.linear_approach import starting_layer
 from headstart.pipeline.candidates import Candidate, weighed
 from headstart.pipeline.choose_backbones import Choice, choose_backbones
 from headstart.pipeline.choose_input import InputChange
-from headstart.pipeline.combine import fit_weights
+from headstart.pipeline.combine import fit_weights, is_clear_gain
 from headstart.pipeline.fit_task import FitTask
 from headstart.runs.run_folder import RunFolder
 from headstart.training.batches import Batch
@@ -365,6 +366,42 @@ def test_a_fine_tuned_network_is_not_taken_for_noise(seed: int) -> None:
         "Validation log-loss: frozen 0.0000, fine-tuned 0.0000, weighted sum 0.0000 (out of fold); fine-tuning does not "
         "clearly pay."
     )
+
+
+def of_patients(seed: int) -> tuple[Candidate, Candidate, np.ndarray, np.ndarray]:
+    """Ten patients of one class each and 20 images; the second candidate is the first, plus an error for each patient."""
+    rng, patients_N = np.random.default_rng(seed), np.repeat(np.arange(10), 20)
+    labels_N = rng.integers(0, 3, 10)[patients_N]
+    own_NK = 2 * np.eye(3)[labels_N] + rng.normal(0, 1, (200, 3)) + 1.5 * rng.normal(0, 1, (10, 3))[patients_N]
+    tuned_NK = own_NK + rng.normal(0, 1, (10, 3))[patients_N]
+    return Candidate((), (), own_NK), Candidate((), (), tuned_NK, finetuned=object()), labels_N, patients_N  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [3, 9, 10, 11])
+def test_a_fine_tuned_network_is_not_taken_for_the_luck_of_a_few_patients(seed: int) -> None:
+    """Of 12 seeds, those with which it is taken if each image counts as independent."""
+    frozen, tuned, labels_N, patients_N = of_patients(seed)
+    assert weighed(frozen, tuned, labels_N)[0].finetuned is not None
+    assert weighed(frozen, tuned, labels_N, patients_N)[0].finetuned is None
+
+
+def test_a_fine_tuned_network_that_helps_is_taken_with_groups_if_there_are_enough() -> None:
+    rng, labels_N = np.random.default_rng(0), np.arange(240) % 3
+    one, two = (2 * np.eye(3)[labels_N] + rng.normal(0, 1, (240, 3)) for _ in range(2))
+    frozen, tuned = Candidate((), (), one), Candidate((), (), two, finetuned=object())  # type: ignore[arg-type]
+    assert weighed(frozen, tuned, labels_N, np.arange(240) % 7)[0].finetuned is not None
+    found, why = weighed(frozen, tuned, labels_N, np.arange(240) % 4)
+    assert found.finetuned is None
+    assert why == "The validation set has 4 groups of images, too few to tell whether fine-tuning pays."
+
+
+def test_a_gain_of_images_of_one_group_counts_once() -> None:
+    gain_N = np.repeat([0.5, -0.4, 0.5, -0.4, 0.3], 8)
+    assert is_clear_gain(gain_N, 1.0)
+    assert not is_clear_gain(gain_N, 1.0, groups_of(np.repeat(np.arange(5), 8)))
+    steady_N = np.full(40, 0.1)
+    assert is_clear_gain(steady_N, 1.0, groups_of(np.arange(40) % 5))
+    assert not is_clear_gain(steady_N, 1.0, groups_of(np.arange(40) % 4))
 
 
 @pytest.mark.parametrize("n", [2, 3, 7])

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headstart.evaluation.calibration import fit_temperature
+from headstart.evaluation.image_groups import ImageGroups, counted_groups, groups_of
 from headstart.evaluation.probabilities import cross_entropies
 from headstart.io.progress import log
 from headstart.model.inference.classifier import EnsembleMember
-from headstart.pipeline.combine import fit_weights, is_clear_gain
+from headstart.pipeline.combine import LEAST_GROUPS, fit_weights, is_clear_gain
 from headstart.pipeline.fit_heads import FittedHead
 
 if TYPE_CHECKING:
     from headstart.training.finetune import FinetuneResult
 
-FOLDS = 5
+FOLDS = LEAST_GROUPS
 """Parts of the validation set, each of which is judged with weights from the others."""
 
 
@@ -74,19 +75,26 @@ class Candidate:
         return self.times(1 / self.temperature(val_labels_N, train_labels_N))
 
 
-def weighed(frozen: Candidate, finetuned: Candidate, labels_N: np.ndarray) -> tuple[Candidate, str]:
+def weighed(
+    frozen: Candidate, finetuned: Candidate, labels_N: np.ndarray, groups_N: np.ndarray | None = None
+) -> tuple[Candidate, str]:
     """Return the weighted sum of both, or the frozen one alone, and one sentence that gives the reason.
 
     The weights minimise the log-loss on the validation set, shrunk towards the frozen candidate alone, because the epoch and
     the coefficient of WiSE-FT were chosen on the same images. Whether the sum pays is judged out of fold: each image by
     weights and temperatures from the other folds. It must be a clear gain (`combine.is_clear_gain`): the network costs as
-    much at prediction as any other member.
+    much at prediction as any other member. `groups_N` int64 are equal for images that are not independent: those are in one
+    fold, and with fewer groups than folds nothing can be judged.
     """
-    logits = (frozen.val_logits_NK, finetuned.val_logits_NK)
-    losses = _out_of_fold(*logits, labels_N)
+    logits, grouped = (frozen.val_logits_NK, finetuned.val_logits_NK), groups_of(groups_N, len(labels_N))
+    if grouped is not None and grouped.count < FOLDS:
+        why = f"The validation set has {counted_groups(grouped.count)} of images, too few to tell whether fine-tuning pays."
+        log.info("%s", why)
+        return frozen.tempered(labels_N), why
+    losses = _out_of_fold(*logits, labels_N, grouped)
     one, other, share = _factors(*logits, labels_N)
     alone_N, _, both_N = losses.values()
-    pays = is_clear_gain(alone_N - both_N, float(alone_N.mean()))
+    pays = is_clear_gain(alone_N - both_N, float(alone_N.mean()), grouped)
     listed = ", ".join(f"{name} {loss_N.mean():.4f}" for name, loss_N in losses.items())
     verdict = f"the fine-tuned network has {share:.0%} of the weight" if pays else "fine-tuning does not clearly pay"
     why = f"Validation log-loss: {listed} (out of fold); {verdict}."
@@ -104,10 +112,16 @@ def _factors(frozen_NK: np.ndarray, finetuned_NK: np.ndarray, labels_N: np.ndarr
     return one, other, weights[1] / max(sum(weights), 1e-9)
 
 
-def _out_of_fold(frozen_NK: np.ndarray, finetuned_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, np.ndarray]:
+def _out_of_fold(
+    frozen_NK: np.ndarray, finetuned_NK: np.ndarray, labels_N: np.ndarray, grouped: ImageGroups | None
+) -> dict[str, np.ndarray]:
     """Return each image's log-loss (N,) with either candidate and with their sum, scaled and weighed on the other folds."""
     scaled = {name: np.zeros(frozen_NK.shape) for name in ("frozen", "fine-tuned", "weighted sum")}
-    folds_N = _stratified_folds(labels_N)
+    folds_N = (
+        _stratified_folds(labels_N)
+        if grouped is None
+        else _stratified_folds(labels_N[grouped.firsts])[grouped.number_N]
+    )
     for fold in range(FOLDS):
         held_N, rest_N = folds_N == fold, folds_N != fold
         if not held_N.any() or not rest_N.any():
@@ -122,7 +136,8 @@ def _out_of_fold(frozen_NK: np.ndarray, finetuned_NK: np.ndarray, labels_N: np.n
 
 
 def _stratified_folds(labels_N: np.ndarray) -> np.ndarray:
-    """Return the fold of each image, int64 (N,): those of a class are dealt to one fold after another."""
+    """Return the fold of each image (or group, by its first image), int64 (N,): those of a class are dealt to one fold
+    after another."""
     order = np.random.default_rng(0).permutation(len(labels_N))
     folds_N = np.zeros(len(labels_N), np.int64)
     folds_N[order[np.argsort(labels_N[order], kind="stable")]] = np.arange(len(labels_N)) % FOLDS

@@ -21,6 +21,7 @@ from typing import Any
 
 from headstart.data.folds import stratified_order
 from headstart.errors import BackboneError
+from headstart.evaluation.image_groups import groups_of
 from headstart.evaluation.probabilities import cross_entropies
 from headstart.images.image_refs import Images
 from headstart.images.preprocess import RESIZES
@@ -144,7 +145,7 @@ class _InputSearch:
     def _is_clearly_better(self, new: Probe, old: Probe) -> bool:
         labels_N = self.task.dataset.labels[self._rows]
         gain_N = cross_entropies(old.logits_NK, labels_N) - cross_entropies(new.logits_NK, labels_N)
-        return is_clear_gain(gain_N, old.log_loss)
+        return is_clear_gain(gain_N, old.log_loss, groups_of(self.task.dataset.groups[self._rows]))
 
     def _keep(self, change: InputChange) -> None:
         self.extractors = tuple(change.apply(each) for each in self.extractors)

@@ -13,13 +13,13 @@ layers, which `pipeline.fit_heads` does; and for features of more than `MOST_COL
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from headstart.evaluation.image_groups import ImageGroups, standard_error
 from headstart.evaluation.probabilities import log_softmax, softmax
 from headstart.io.progress import log
 from headstart.model.heads.linear import leave_one_out, tempered_log_loss
@@ -30,6 +30,9 @@ from headstart.training.history import HistoryRow
 CLEAR_GAIN = 0.02
 """Fraction by which each addition must lower the log-loss: at prediction, a further member costs as much as the first, and
 features of all stages cost a little."""
+
+LEAST_GROUPS = 5
+"""Groups of images without which no gain is clear."""
 
 MOST_MEMBERS = 4
 MOST_COLUMNS = 6000
@@ -140,14 +143,17 @@ def probe_poolings(
     return [stages, last] if stages.log_loss < (1 - CLEAR_GAIN) * last.log_loss else [last, stages]
 
 
-def is_clear_gain(gain_N: np.ndarray, loss: float) -> bool:
+def is_clear_gain(gain_N: np.ndarray, loss: float, grouped: ImageGroups | None = None) -> bool:
     """Return whether a log-loss falls by `CLEAR_GAIN` of it, and by a standard error, given the fall for each image.
+
+    Images of one group gain together, so the standard error is over groups; fewer than `LEAST_GROUPS` cannot show a gain.
 
     >>> is_clear_gain(np.array([0.1, 0.1, 0.1, 0.1]), 1.0), is_clear_gain(np.array([0.4, -0.2, 0.4, -0.2]), 1.0)
     (True, False)
     """
-    noise = float(gain_N.std()) / math.sqrt(len(gain_N))
-    return bool(gain_N.mean() > max(CLEAR_GAIN * loss, noise))
+    if grouped is not None and grouped.count < LEAST_GROUPS:
+        return False
+    return bool(gain_N.mean() > max(CLEAR_GAIN * loss, standard_error(gain_N, grouped)))
 
 
 def choose_members(probes: Sequence[Probe], labels_N: np.ndarray) -> list[Probe]:

@@ -53,7 +53,7 @@ class Auto:
         except BudgetTooSmall as error:
             log.info("No fine-tuning: %s", error.message)
             return linear
-        chosen, why = weighed(linear.candidate, trained.candidate, task.val_labels_N)
+        chosen, why = weighed(linear.candidate, trained.candidate, task.val_labels_N, task.val_groups_N)
         history = (*linear.history, *trained.history)
         if chosen.finetuned is None:
             return replace(linear, history=history, attempt=trained.candidate.finetuned, why=why)
