@@ -292,6 +292,35 @@ def test_the_sentence_says_which_class_is_one() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "classes", "remark"),
+    [
+        ("id,label 1,0 2,0", ["0", "1"], " (use --submission-format probability if probabilities are scored)"),
+        ("id,label 1,0 2,1", ["0", "1"], " (use --submission-format probability if probabilities are scored)"),
+        (
+            "id,label 1,0 2,0",
+            ["1", "2"],
+            " (use --submission-format probability if probabilities are scored); the classifier does not know '0'",
+        ),
+        ("id,label 1,0 2,0", ["1", "2", "3"], "; the classifier does not know '0'"),
+        (
+            "id,label 1,7 2,9 3,8",
+            ["007", "008"],
+            " (use --submission-format probability if probabilities are scored); the classifier does not know '9'",
+        ),
+        ("id,label 1,2 2,0", ["1", "2", "3"], "; the classifier does not know '0'"),
+        ("id,label 1,2 2,1", ["1", "2", "3"], ""),
+        ("id,label 1,cat", ["cat", "dog"], ""),
+    ],
+)
+def test_a_sample_of_integers_may_want_probabilities_and_may_name_no_class(
+    text: str, classes: list[str], remark: str
+) -> None:
+    filling = filling_of(shape(text), classes)
+    assert filling.sentence == f"label is the likeliest class{remark}"
+    assert filling.names == tuple(str(int(c)) if c.isdigit() else c for c in classes)
+
+
 # Rows
 
 

@@ -307,22 +307,22 @@ def _label(shape: SubmissionFormat, classes: Sequence[str], pos_label: str) -> F
     if all(map(_is_number, values)) and not all(map(_is_whole, values)):
         values = []  # probabilities: they do not show how labels are written
     numbers = [str(int(c)) for c in classes if _is_whole(c)]
-    note = ""
+    scored = "use --submission-format probability if probabilities are scored"
+    note = f" ({scored})" if len(classes) == 2 and values and all(map(_is_whole, values)) else ""
     by_name = not values or any(value in classes for value in values) or not all(map(_is_whole, values))
     if pos_label and (by_name or len(set(numbers)) == len(classes)):
         raise RecipeError(f"pos_label: {shape.file} expects the classes themselves.", hint="Leave out --pos-label.")
     if by_name:
-        names, note = _spelled(shape, values, classes)
+        names, remarks = _spelled(shape, values, classes)
+        note += remarks
     elif len(set(numbers)) == len(classes):
         names = tuple(numbers)
+        note += _unknown([value for value in values if str(int(value)) not in numbers])
     elif len(classes) == 2:
         one = pos_label or classes[1]
         names = tuple(str(int(c == one)) for c in classes)
         other = next(c for c in classes if c != one)
-        note = (
-            f", {one!r} = 1 (--pos-label {other} swaps them; use --submission-format probability if probabilities are "
-            "scored)"
-        )
+        note = f", {one!r} = 1 (--pos-label {other} swaps them; {scored})"
     else:
         raise BadSubmission(
             f"{shape.file}: its column {column!r} has integers, and nothing says which of the {len(classes)} classes each "
@@ -350,10 +350,13 @@ def _spelled(shape: SubmissionFormat, values: Sequence[str], classes: Sequence[s
             hint=near_names(unknown[0], list(classes)) or "Train with the same label names as in the sample.",
         )
     respelled = [f"{plain(c)} as {plain(n)}" for c, n in zip(classes, names, strict=True) if c != n]
-    remarks = [f"writing {few(respelled, 3)}"] if respelled else []
-    if unknown:
-        remarks.append(f"the classifier does not know {few([repr(plain(v)) for v in unknown], 3)}")
-    return tuple(names), "".join(f"; {remark}" for remark in remarks)
+    writing = f"; writing {few(respelled, 3)}" if respelled else ""
+    return tuple(names), writing + _unknown(unknown)
+
+
+def _unknown(values: Sequence[str]) -> str:
+    """Return a remark on values of the sample that are no class; '' for none."""
+    return f"; the classifier does not know {few([repr(plain(v)) for v in values], 3)}" if values else ""
 
 
 def _distinct(shape: SubmissionFormat) -> list[str]:
