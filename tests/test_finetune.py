@@ -377,9 +377,9 @@ def of_patients(seed: int) -> tuple[Candidate, Candidate, np.ndarray, np.ndarray
     return Candidate((), (), own_NK), Candidate((), (), tuned_NK, finetuned=object()), labels_N, patients_N  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("seed", [3, 9, 10, 11])
+@pytest.mark.parametrize("seed", [9, 10, 23, 24])
 def test_a_fine_tuned_network_is_not_taken_for_the_luck_of_a_few_patients(seed: int) -> None:
-    """Of 12 seeds, those with which it is taken if each image counts as independent."""
+    """It is taken with these seeds if each image counts as independent (in 38 of 150; in 10 with groups)."""
     frozen, tuned, labels_N, patients_N = of_patients(seed)
     assert weighed(frozen, tuned, labels_N)[0].finetuned is not None
     assert weighed(frozen, tuned, labels_N, patients_N)[0].finetuned is None

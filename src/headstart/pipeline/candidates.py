@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headstart.data.folds import FOLDS, assign_folds
 from headstart.evaluation.calibration import fit_temperature
 from headstart.evaluation.image_groups import ImageGroups, counted_groups, groups_of
 from headstart.evaluation.probabilities import cross_entropies
@@ -22,9 +23,6 @@ from headstart.pipeline.fit_heads import FittedHead
 
 if TYPE_CHECKING:
     from headstart.training.finetune import FinetuneResult
-
-FOLDS = LEAST_GROUPS
-"""Parts of the validation set, each of which is judged with weights from the others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +85,7 @@ def weighed(
     fold, and with fewer groups than folds nothing can be judged.
     """
     logits, grouped = (frozen.val_logits_NK, finetuned.val_logits_NK), groups_of(groups_N, len(labels_N))
-    if grouped is not None and grouped.count < FOLDS:
+    if grouped is not None and grouped.count < LEAST_GROUPS:
         why = f"The validation set has {counted_groups(grouped.count)} of images, too few to tell whether fine-tuning pays."
         log.info("%s", why)
         return frozen.tempered(labels_N), why
@@ -117,11 +115,7 @@ def _out_of_fold(
 ) -> dict[str, np.ndarray]:
     """Return each image's log-loss (N,) with either candidate and with their sum, scaled and weighed on the other folds."""
     scaled = {name: np.zeros(frozen_NK.shape) for name in ("frozen", "fine-tuned", "weighted sum")}
-    folds_N = (
-        _stratified_folds(labels_N)
-        if grouped is None
-        else _stratified_folds(labels_N[grouped.firsts])[grouped.number_N]
-    )
+    folds_N = assign_folds(labels_N, np.arange(len(labels_N)) if grouped is None else grouped.number_N, seed=0)
     for fold in range(FOLDS):
         held_N, rest_N = folds_N == fold, folds_N != fold
         if not held_N.any() or not rest_N.any():
@@ -133,12 +127,3 @@ def _out_of_fold(
         scaled["fine-tuned"][held_N] = held[1] / fit_temperature(rest[1], known_N)
         scaled["weighted sum"][held_N] = held[0] * one + held[1] * other
     return {name: cross_entropies(logits_NK, labels_N) for name, logits_NK in scaled.items()}
-
-
-def _stratified_folds(labels_N: np.ndarray) -> np.ndarray:
-    """Return the fold of each image (or group, by its first image), int64 (N,): those of a class are dealt to one fold
-    after another."""
-    order = np.random.default_rng(0).permutation(len(labels_N))
-    folds_N = np.zeros(len(labels_N), np.int64)
-    folds_N[order[np.argsort(labels_N[order], kind="stable")]] = np.arange(len(labels_N)) % FOLDS
-    return folds_N
