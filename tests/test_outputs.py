@@ -17,6 +17,7 @@ from headstart import Recipe, cli
 from headstart.data.data_source import DataSource
 from headstart.errors import NoImages, WriteError
 from headstart.io.files import read_csv, write_csv
+from headstart.io.folders import write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +223,42 @@ def test_beside_the_data_everything_is_written_and_written_again(
     made = {name.split("/")[0] for name in set(after) - set(before)} - {"cd"}
     files = {"checks.csv", "corrections.csv", "split.csv", "cd-of-t.csv", "f.safetensors", "f.csv", "predictions.csv"}
     assert made == files | {"evaluated", "evaluated.previous", "explained", "explained.previous"}
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("evaluate run cd --out other --no-report", "evaluation"),
+        ("explain run one.jpg --out other", "folder of explanations"),
+        ("bundle --out other --offline", "bundle"),
+    ],
+)
+@pytest.mark.parametrize("files", [("export.json", "model.onnx"), ("weights.bin",)])
+def test_a_folder_of_another_kind_is_not_replaced(
+    words: str, kind: str, files: tuple[str, ...], place: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "other").mkdir()
+    for name in files:
+        (place / "other" / name).write_text("{}")
+    write_manifest(place / "other")
+    before = contents(place)
+    assert refused(words, capsys).endswith(
+        f"WriteError: other: is not an earlier {kind}; it is not replaced.\n  Choose another --out.\n"
+    )
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize("words", ["evaluate run cd --out run", "explain run one.jpg --out run", "bundle --out run"])
+def test_a_run_is_not_replaced_by_something_else(
+    words: str, place: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, place / "run")
+    shutil.copytree(trained, place / "run.previous")
+    before = contents(place)
+    assert refused(words, capsys).endswith(
+        f"WriteError: run: is in the run folder {place / 'run'}, which must not change.\n  Choose another --out.\n"
+    )
+    assert contents(place) == before
 
 
 # The table beside the features

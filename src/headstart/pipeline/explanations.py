@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,6 +203,15 @@ def _explanation(classifier: Classifier, each: _PredictedImage, known: TrainingI
         nearest=tuple(known.near(i, cosine) for i, cosine in each.nearest),
         sheet=sheet,
     )
+
+
+def holds_sheets(names: Set[str]) -> bool:
+    """Return whether a folder with files of these names has sheets and nothing else.
+
+    >>> holds_sheets({"001-IMG_12.png"}), holds_sheets({"001-IMG_12.png", "model.onnx"})
+    (True, False)
+    """
+    return all(re.fullmatch(r"\d{3,}-[\w-]+\.png", name) for name in names)
 
 
 def _file_name(path: str) -> str:

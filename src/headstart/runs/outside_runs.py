@@ -1,4 +1,5 @@
-"""Checks of output places that a user names: none may be inside a run folder, which stays as it was written.
+"""Checks of output places that a user names: none may be inside a run folder, which stays as it was written, and a folder
+is replaced only by a newer one of its kind.
 
 They are made before any work. They look at each parent folder, and write nothing.
 """
@@ -6,11 +7,12 @@ They are made before any work. They look at each parent folder, and write nothin
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Set
 from pathlib import Path
 
-from headstart.errors import WriteError
+from headstart.errors import DamagedRun, WriteError
 from headstart.io.files import check_file_place
-from headstart.io.folders import MANIFEST, check_keeps, check_outside_data
+from headstart.io.folders import MANIFEST, check_keeps, check_outside_data, check_replaceable, read_manifest
 from headstart.runs.run_folder import CLASSIFIER
 
 
@@ -22,6 +24,23 @@ def check_outside_run(path: Path, *, option: str = "--out") -> None:
             raise WriteError(
                 f"{path}: is in the run folder {folder}, which must not change.", hint=f"Choose another {option}."
             )
+
+
+def check_earlier(out: Path, kind: str, is_kind: Callable[[Set[str]], bool]) -> None:
+    """Raise `WriteError` if no folder of this `kind` can be written to `out`, or if it would replace one of another kind.
+
+    `is_kind` tells the kind from the names in the folder's manifest.
+    """
+    check_outside_run(out)
+    check_replaceable(out)
+    if not os.path.isfile(out / MANIFEST):
+        return
+    try:
+        same = is_kind(read_manifest(out, "").keys())
+    except DamagedRun:
+        same = False
+    if not same:
+        raise WriteError(f"{out}: is not an earlier {kind}; it is not replaced.", hint="Choose another --out.")
 
 
 def check_out_file(path: Path, *inputs: Path, option: str = "--out") -> None:

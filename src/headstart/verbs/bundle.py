@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from headstart.errors import PackagingError
-from headstart.io.folders import check_replaceable
 from headstart.io.result_repr import Result
 from headstart.io.text_table import plain
+from headstart.model.backbones.offline_kit import MARK
 from headstart.model.backbones.weights_source import NamedWeights, WeightsSource, as_weights_source
 from headstart.model.backbones.write_bundle import (
     BundledWeights,
@@ -31,7 +31,7 @@ from headstart.model.backbones.write_bundle import (
     weights_table,
     write_bundle,
 )
-from headstart.runs.outside_runs import check_out_file, check_outside_run
+from headstart.runs.outside_runs import check_earlier, check_out_file
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,11 +74,13 @@ def bundle(
     Raises:
         BackboneError: the backbone is unknown, or its weights are not available.
         PackagingError: a required package is not installed here, or pip could not fetch its wheel.
-        WriteError: `out` cannot be written.
+        WriteError: `out` cannot be written, is in a run folder, or holds something other than a bundle.
     """
     out, weights = Path(out), as_weights_source(weights)
-    (check_out_file if is_zip(out) else check_replaceable)(out)
-    check_outside_run(out.parent)
+    if is_zip(out):
+        check_out_file(out)
+    else:
+        check_earlier(out, "bundle", lambda names: MARK in names)
     if wheels and weights.offline:
         raise PackagingError(
             "--wheels fetches packages, which --offline forbids.", hint="Remove one of the two options."

@@ -20,7 +20,7 @@ from headstart.errors import BadLabels, DamagedRun, near_names
 from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.exporters.open_classifier import open_classifier
 from headstart.images.image_refs import hash_of
-from headstart.io.folders import check_outside_data, check_replaceable, folder_aside
+from headstart.io.folders import check_outside_data, folder_aside
 from headstart.io.given_options import as_path
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
@@ -29,8 +29,8 @@ from headstart.model.inference.predictions import Predictions
 from headstart.pipeline.run_report import evaluation_report, write_report
 from headstart.pipeline.scan import note_reading
 from headstart.reports.model_card import about_known
-from headstart.runs.outside_runs import check_outside_run
-from headstart.runs.run_folder import METRICS, RunFolder, write_evaluation
+from headstart.runs.outside_runs import check_earlier, check_outside_run
+from headstart.runs.run_folder import CLASSIFIER, METRICS, RunFolder, write_evaluation
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,7 +95,7 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
     if out is not None:
         check_outside_run(out)
         check_outside_data(out, source.place, name="evaluation")
-        check_replaceable(out)
+        check_earlier(out, "evaluation", lambda names: METRICS in names and CLASSIFIER not in names)
     opened = open_classifier(run)
     dataset = open_dataset(source)
     note_reading(dataset)

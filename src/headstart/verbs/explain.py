@@ -10,13 +10,13 @@ from typing import Any
 from headstart.data.data_source import as_source
 from headstart.errors import MissingData, RecipeError
 from headstart.images.given_images import GivenImages, each_image, places_among
-from headstart.io.folders import check_outside_data, check_replaceable
+from headstart.io.folders import check_outside_data
 from headstart.io.given_options import as_path
 from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, plain
-from headstart.pipeline.explanations import Explanation, explain_images
+from headstart.pipeline.explanations import Explanation, explain_images, holds_sheets
 from headstart.pipeline.images_at import images_at
-from headstart.runs.outside_runs import check_outside_run
+from headstart.runs.outside_runs import check_earlier
 from headstart.runs.run_folder import RunFolder
 
 MOST_SHOWN = 10
@@ -88,7 +88,8 @@ def explain(
         RunError: the run folder is missing or damaged.
         MissingData: a path does not exist.
         DataError: `data` is not a dataset.
-        WriteError: `out` cannot be written, or is inside a folder of images that were given or trained on.
+        WriteError: `out` cannot be written, holds something other than explanations, or is inside a folder of images that
+            were given or trained on.
     """
     if not paths:
         raise MissingData("No images were given.", hint=f"headstart explain {run} image.jpg")
@@ -96,8 +97,7 @@ def explain(
     if top < 1:
         raise RecipeError(f"top is {top}, expected 1 or more.")
     out = as_path(out, "out")
-    check_outside_run(out)
-    check_replaceable(out)
+    check_earlier(out, "folder of explanations", holds_sheets)
     opened = RunFolder(run)
     _check_outside(out, opened, [*places_among(images), *([data] if data is not None else [])])
     given = images_at(images)
