@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,15 @@ from headstart.errors import (
 )
 from headstart.exporters import export_run
 from headstart.exporters.export_folder import ExportFolder
+from headstart.exporters.export_readme import export_readme
 from headstart.exporters.network_runners import OnnxRunner, OpenVinoRunner, TorchRunner
 from headstart.exporters.onnx_network import converted, finished, network_inputs
 from headstart.exporters.onnxruntime_web import SCRIPT, WASM
 from headstart.exporters.parity import compared
+from headstart.images.value_ranges import ValueRanges
 from headstart.io.folders import write_manifest
 from headstart.runs.run_folder import RunFolder
+from tiny_export import SPEC, write_predicting_export
 
 onnx = pytest.importorskip("onnx", reason="needs the extra export")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra export")
@@ -190,15 +194,57 @@ def test_predicting_and_verifying_import_no_torch(exported: Path, images: Path) 
     assert said[-2:] == ["Everything agrees.", "[]"] and sum("12 of 12" in line for line in said) == 4
 
 
-def test_the_lines_for_python_in_the_readme_run(copy: Path, tmp_path: Path) -> None:
-    draw(1, 99).save(copy / "photo.jpg")
-    codes = re.findall(r"```python\n(.*?)```", (copy / "README.md").read_text(), re.S)
-    said = [
-        subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, text=True, check=True).stdout
+def readme_answers(folder: Path, text: str) -> list[str]:
+    """What each piece of Python code in a README says about `photo.jpg` when it is run in a folder."""
+    codes = re.findall(r"```python\n(.*?)```", text, re.S)
+    done = [
+        subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
         for code in codes
     ]
-    best = headstart.predict(copy, copy / "photo.jpg").predictions
-    assert len(said) == 2 and all(each.startswith(best.classes[best.predicted[0]]) for each in said)
+    return [each.stdout for each in done]
+
+
+def answer_of(export: Path, image: Path, places: int) -> str:
+    """Class and probability by `predict`, the latter to some places."""
+    found = headstart.predict(export, image).predictions
+    return f"{found.classes[found.predicted[0]]} {found.probabilities[0].max():.{places}f}"
+
+
+def rounded(said: str, places: int) -> str:
+    name, _, chance = said.strip().rpartition(" ")
+    return f"{name} {float(chance):.{places}f}"
+
+
+@pytest.mark.parametrize("kind", ["photo", "transparent", "sideways"])
+def test_the_lines_for_python_in_the_readme_give_what_predict_gives(kind: str, copy: Path) -> None:
+    """A transparent image has its drawing in the alpha channel alone; one on its side says so in its EXIF."""
+    photo, pixels = copy / "photo.jpg", draw(1, 99)
+    if kind == "transparent":
+        drawing = Image.new("RGBA", pixels.size)
+        drawing.putalpha(pixels.convert("L"))
+        drawing.save(photo, "PNG")
+    elif kind == "sideways":
+        exif = Image.Exif()
+        exif[0x112] = 6
+        pixels.resize((pixels.width, pixels.height // 2)).save(photo, exif=exif)
+    else:
+        pixels.save(photo)
+    said = readme_answers(copy, (copy / "README.md").read_text())
+    assert [rounded(each, 3) for each in said] == [answer_of(copy, photo, 3)] * 2
+
+
+def test_the_lines_for_python_scale_deep_images_as_training_did(tmp_path: Path) -> None:
+    """A thermal camera uses a narrow band of 16 bits: without its range, all its images are alike."""
+    ranges = ValueRanges(integers=(800.0, 3800.0))
+    place = write_predicting_export(tmp_path / "export", {"pixels": replace(SPEC, ranges=ranges)})
+    grey = np.linspace(800, 3800, 96 * 96).reshape(96, 96).astype(np.uint16)
+    Image.fromarray(grey).save(place / "photo.jpg", "PNG")
+    facts = json.loads((place / "export.json").read_text()) | {"formats": ["onnx"], "inputs": {}, "parity": None}
+    (place / "labels.txt").write_text("".join(f"{json.dumps(name)}\n" for name in facts["classes"]))
+    text = export_readme(facts | {"backbones": []}, ExportFolder(place).inputs)
+    (said,) = readme_answers(place, text)
+    assert rounded(said, 3) == answer_of(place, place / "photo.jpg", 3)
+    assert "sharp does not scale images of more than 8 bits" in text
 
 
 def test_the_same_run_gives_the_same_bytes(exported: Path, run: Path, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ since the tests should not need a compiler, or node with its packages.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headstart.exporters.pixel_contract import PixelContract
@@ -15,28 +16,26 @@ from headstart.io.text_table import few, plain
 PYTHON_ONNX = """\
 import json
 
-import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from verify import pillow_decode  # the steps above that make an upright RGB image; verify.py is in this folder
 
 classes = [json.loads(line) for line in open("labels.txt", encoding="utf-8")]
-image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
+image = pillow_decode(open("photo.jpg", "rb").read()RANGES)
 session = onnxruntime.InferenceSession("image.onnx")
-(probabilities,) = session.run(["probabilities"], {"image": np.asarray(image)})
+(probabilities,) = session.run(["probabilities"], {"image": image})
 print(classes[probabilities[0].argmax()], probabilities[0].max())
 """
 
 PYTHON_OPENVINO = """\
 import json
 
-import numpy as np
 import openvino
-from PIL import Image, ImageOps
+from verify import pillow_decode  # the steps above that make an upright RGB image; verify.py is in this folder
 
 classes = [json.loads(line) for line in open("labels.txt", encoding="utf-8")]
-image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
+image = pillow_decode(open("photo.jpg", "rb").read()RANGES)
 model = openvino.Core().compile_model("openvino/image.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-probabilities = model({"image": np.asarray(image)})["probabilities"]
+probabilities = model({"image": image})["probabilities"]
 print(classes[probabilities[0].argmax()], probabilities[0].max())
 """
 
@@ -135,7 +134,8 @@ def export_readme(facts: Mapping[str, Any], contracts: Mapping[str, PixelContrac
         steps="\n\n".join(_steps(name, contract, len(contracts)) for name, contract in contracts.items()),
         proof=_proof(facts),
     )
-    return "\n".join([text, *_in_a_browser(facts), *_languages(facts["formats"])])
+    ranges = next(iter(contracts.values())).ranges.as_dict()
+    return "\n".join([text, *_in_a_browser(facts), *_languages(facts["formats"], ranges)])
 
 
 def _file_rows(facts: Mapping[str, Any]) -> list[str]:
@@ -175,21 +175,31 @@ def _proof(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _languages(formats: list[str]) -> list[str]:
+def _languages(formats: list[str], ranges: Mapping[str, Sequence[float]]) -> list[str]:
+    """Return the code, which scales values in these `ranges` (of images of more than 8 bits) as training did."""
     parts = []
     if "onnx" in formats:
-        parts += [_part("Python, onnxruntime", "pip install onnxruntime pillow", "python", PYTHON_ONNX)]
+        parts += [_part("Python, onnxruntime", "pip install onnxruntime pillow", "python", _with_ranges(PYTHON_ONNX, ranges))]
         parts += [_part("JavaScript, node", "npm install onnxruntime-node sharp", "js", JAVASCRIPT_ONNX)]
+        parts += [SHARP_NOTE] if ranges else []
     if "openvino" in formats:
-        parts += [_part("Python, OpenVINO", "pip install openvino pillow", "python", PYTHON_OPENVINO)]
+        parts += [_part("Python, OpenVINO", "pip install openvino pillow", "python", _with_ranges(PYTHON_OPENVINO, ranges))]
         parts += [_part("C++, OpenVINO", "the OpenVINO archive, or pip install openvino", "cpp", CPP_OPENVINO)]
     return [*parts, PRECISION_NOTE] if "openvino" in formats else parts
 
+
+SHARP_NOTE = """\
+sharp does not scale images of more than 8 bits as the steps above say: give it images of 8 bits that were scaled so.
+"""
 
 PRECISION_NOTE = """\
 OpenVINO computes in bf16 on processors that have it unless it is told not to: with the hint `f32`, as above, answers are
 those that were proven. Without it, it is about twice as fast, and probabilities move by up to some hundredths.
 """
+
+
+def _with_ranges(code: str, ranges: Mapping[str, Sequence[float]]) -> str:
+    return code.replace("RANGES", f", {json.dumps(ranges)}" if ranges else "")
 
 
 def _part(title: str, needs: str, language: str, code: str) -> str:

@@ -30,10 +30,11 @@ _IMPORTING = threading.Lock()
 def pillow_decode(data: bytes, ranges: Mapping[str, Sequence[float]] | None = None) -> np.ndarray:
     """Return the upright RGB pixels of an image file, uint8 (H, W, 3), as the contract says."""
     image: Any = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    if image.mode.startswith("I"):
-        low, high = (ranges or {}).get("integers", (0.0, 65535.0))
+    kind = {"I": "integers", "F": "floats"}.get(image.mode[0], "")
+    if kind:
+        low, high = (ranges or {}).get(kind, (0.0, 65535.0) if kind == "integers" else (0.0, 1.0))
         scale = 255 / (high - low)
-        image = image.convert("I").convert("F").point(lambda value: value * scale + (0.5 - low * scale)).convert("L")
+        image = image.convert("F" if kind == "floats" else "I").convert("F").point(lambda value: value * scale + (0.5 - low * scale)).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.new("RGB", rgba.size, (255, 255, 255))
