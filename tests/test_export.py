@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,17 +31,32 @@ from headstart.errors import (
     RunError,
     UnsupportedExport,
 )
+from headstart.evaluation.intervals import wilson
 from headstart.exporters import export_run
 from headstart.exporters.export_folder import ExportFolder
 from headstart.exporters.export_readme import export_readme
 from headstart.exporters.network_runners import OnnxRunner, OpenVinoRunner, TorchRunner
 from headstart.exporters.onnx_network import converted, finished, network_inputs
 from headstart.exporters.onnxruntime_web import SCRIPT, WASM
-from headstart.exporters.parity import compared
+from headstart.exporters.parity import (
+    FinishedParity,
+    Measured,
+    PathParity,
+    carried_over,
+    compared,
+    judge,
+    measure_finished,
+)
+from headstart.exporters.parity_images import ParityImages, parity_images
+from headstart.exporters.pixel_contract import PixelContract
+from headstart.exporters.pixel_graph import with_pixels
+from headstart.images.image_refs import Images
 from headstart.images.value_ranges import ValueRanges
 from headstart.io.folders import write_manifest
+from headstart.reports.parity_page import ParityPageData, parity_page
 from headstart.runs.run_folder import RunFolder
-from tiny_export import SPEC, write_predicting_export
+from headstart.verbs.export import Exported
+from tiny_export import SPEC, Tiny, write_predicting_export
 
 onnx = pytest.importorskip("onnx", reason="needs the extra export")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra export")
@@ -153,6 +169,62 @@ def test_the_figures_are_within_their_limits(made: Any) -> None:
     assert made.parity.about == "The run's own: all 9 validation images and all 12 test images."
     assert made.parity.path.images == 21 and made.parity.path.judged_on == "test"
     assert "against torch, equal pixels" in made.table() and json.dumps(made.to_json(), allow_nan=False)
+
+
+def test_without_test_images_only_differences_are_given(run: Path, exported: Path) -> None:
+    """The last layer was fitted on the validation images: an accuracy on them is that of training."""
+    images = parity_images(RunFolder(run), None, 9, ("val",))
+    classifier = RunFolder(run).classifier
+    logits_NK = np.eye(3, dtype=np.float32)[images.labels_N] * 9
+    measured = Measured(images, "torch", logits_NK, {"onnxruntime": logits_NK}, logits_NK)
+    parity = judge(measured, carried_over(classifier.calibration), FinishedParity([], []), classifier, 0)
+    facts = json.loads((exported / "export.json").read_text())
+    said = Exported("out", facts, parity, 1).table().splitlines()
+    assert said[5] == (
+        "Accuracy of the export minus the run's: +0.0000 [-0.2995, +0.2995] on 9 validation images, which training used: they "
+        "cannot say how good either is"
+    )
+    assert "Coverage" not in " ".join(said) and "by the run" not in " ".join(said)
+    kept = parity.to_json()["path"]
+    assert (kept["judged_on"], kept["metrics"], kept["coverage"], kept["run_coverage"]) == ("val", {}, None, None)
+    page = parity_page(ParityPageData("a run", facts, parity.to_json()))
+    assert "9 validation images, which training used" in page and "Accuracy of the run" not in page
+
+
+@pytest.mark.parametrize(
+    ("flips", "images", "chance"), [(1, 5, 0.025), (1, 6, None), (1, 35, None), (2, 35, 0.013), (10, 1_000, None)]
+)
+def test_a_few_flips_refuse_an_export_only_if_they_are_significant(
+    flips: int, images: int, chance: float | None
+) -> None:
+    few = wilson(flips, images)
+    said = (
+        f"`predict` and the export disagree on {flips} of {images:,} images where `predict` had a clear favourite: "
+        f"significantly more than the limit of 0.5% (p = {chance})"
+    )
+    assert PathParity(images, few, few, own=True).failures == ([] if chance is None else [said])
+    assert PathParity(images, few, few, own=False).failures == []
+
+
+def test_whole_images_are_compared_one_at_a_time(tmp_path: Path) -> None:
+    """Eight images of 3 MB: two or three copies of one are in memory at once, whatever their number."""
+    size = (1_000, 1_000)
+    paths = [tmp_path / f"{n}.jpg" for n in range(8)]
+    for n, path in enumerate(paths):
+        draw(n % 3, n).resize(size).save(path)
+    images = Images.inspect(paths)
+    known = ParityImages(images, np.full(8, -1), np.full(8, "val", "<U5"), np.arange(8), "")
+    contracts = {"pixels": PixelContract.of(SPEC)}
+    network = OnnxRunner(Tiny(inputs={"pixels": SPEC.image_size}).model().SerializeToString())
+    whole = OnnxRunner(with_pixels(contracts, Tiny(inputs={"pixels": SPEC.image_size}).model()).SerializeToString())
+    tracemalloc.start()
+    try:
+        done = measure_finished(known, {"pixels": SPEC}, network, 1.0, [network], [whole])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [each.failures for each in (*done.batches, *done.whole_images)] == [[], []]
+    assert done.whole_images[0].images == 8 and peak < 4 * 3 * size[0] * size[1]
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])

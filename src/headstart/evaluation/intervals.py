@@ -294,3 +294,19 @@ def resampling_weights(
         for row in weights_bn:
             row[:] = np.bincount(rng.integers(0, n, n, dtype=np.int32), minlength=n)
         yield np.ascontiguousarray(weights_bn.T)
+
+
+def binomial_tail(hits: int, n: int, rate: float) -> float:
+    """Return the probability of at least `hits` among `n` independent cases that each are one with probability `rate`.
+
+    It is below 0.025 exactly if `rate` is below the 95 % interval of Clopper and Pearson (1934).
+
+    >>> round(binomial_tail(1, 35, 0.005), 4), round(binomial_tail(3, 35, 0.005), 4)
+    (0.1609, 0.0007)
+    """
+    return max(0.0, 1.0 - math.fsum(_binomial(k, n, rate) for k in range(hits)))
+
+
+def _binomial(hits: int, n: int, rate: float) -> float:
+    ways = math.lgamma(n + 1) - math.lgamma(hits + 1) - math.lgamma(n - hits + 1)
+    return math.exp(ways + hits * math.log(rate) + (n - hits) * math.log1p(-rate))

@@ -179,11 +179,15 @@ def _languages(formats: list[str], ranges: Mapping[str, Sequence[float]]) -> lis
     """Return the code, which scales values in these `ranges` (of images of more than 8 bits) as training did."""
     parts = []
     if "onnx" in formats:
-        parts += [_part("Python, onnxruntime", "pip install onnxruntime pillow", "python", _with_ranges(PYTHON_ONNX, ranges))]
+        parts += [
+            _part("Python, onnxruntime", "pip install onnxruntime pillow", "python", _with_ranges(PYTHON_ONNX, ranges))
+        ]
         parts += [_part("JavaScript, node", "npm install onnxruntime-node sharp", "js", JAVASCRIPT_ONNX)]
         parts += [SHARP_NOTE] if ranges else []
     if "openvino" in formats:
-        parts += [_part("Python, OpenVINO", "pip install openvino pillow", "python", _with_ranges(PYTHON_OPENVINO, ranges))]
+        parts += [
+            _part("Python, OpenVINO", "pip install openvino pillow", "python", _with_ranges(PYTHON_OPENVINO, ranges))
+        ]
         parts += [_part("C++, OpenVINO", "the OpenVINO archive, or pip install openvino", "cpp", CPP_OPENVINO)]
     return [*parts, PRECISION_NOTE] if "openvino" in formats else parts
 

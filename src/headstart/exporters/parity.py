@@ -30,7 +30,7 @@ from headstart.errors import ParityFailed, UnreadableImage
 from headstart.evaluation.calibration import fit_temperature
 from headstart.evaluation.conformal import conformal_threshold, prediction_sets
 from headstart.evaluation.image_groups import groups_of
-from headstart.evaluation.intervals import Estimate, proportion, wilson
+from headstart.evaluation.intervals import Estimate, binomial_tail, proportion, wilson
 from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.evaluation.paired_tests import Difference, differences
 from headstart.evaluation.probabilities import cross_entropies, softmax
@@ -52,6 +52,8 @@ CLOSE = 2e-3
 CLEAR = 0.05
 """If the probabilities of the run's two likeliest classes are closer than this, a change of class is counted only."""
 MOST_FLIPS = 0.005
+FLIPS_LEVEL = 0.025
+"""An export is refused if as many flips as it has, or more, would be rarer than this with flips of exactly `MOST_FLIPS`."""
 MOST_BYTE, MEAN_BYTE = 2, 0.02
 BLOCK = 64
 """Images whose pixels are in memory at once."""
@@ -144,7 +146,7 @@ class PathParity:
     `flips` is the share of images that change class, `clear_flips` of those that do so from a lead of `CLEAR` in the run.
     Without labelled images of the run, the others are None: `accuracy` and `log_loss` are differences (export minus run),
     `coverage` and `run_coverage` are those of the prediction sets, all on the set `judged_on`; `metrics` has those of run
-    and export.
+    and export. On validation images (`val`), which training used, only the differences are given.
     """
 
     images: int
@@ -162,10 +164,12 @@ class PathParity:
     def failures(self) -> list[str]:
         """List the figures that are beyond their limits. Rendered scenes decide nothing."""
         found = []
-        if self.own and self.clear_flips.low > MOST_FLIPS:
+        clear = round(self.clear_flips.value * self.images) if self.own else 0
+        chance = binomial_tail(clear, self.images, MOST_FLIPS)
+        if chance < FLIPS_LEVEL:
             found.append(
-                f"`predict` and the export disagree on {self.clear_flips.value:.2%} of {self.images:,} images where `predict` "
-                f"had a clear favourite; the lower end of the 95 % interval is above the limit of {MOST_FLIPS:.1%}"
+                f"`predict` and the export disagree on {clear:,} of {self.images:,} images where `predict` had a clear "
+                f"favourite: significantly more than the limit of {MOST_FLIPS:.1%} (p = {chance:.2g})"
             )
         if self.accuracy is not None and self.accuracy.winner:
             found.append(
@@ -368,10 +372,14 @@ def measure_finished(
     few = images.take(_spread(images))
     rows, pixels = next(pixel_blocks(few, inputs))
     expected_NK = reference(pixels)[0] / temperature
-    decoded = [np.asarray(few.images.read(row, ranges=_ranges(inputs))) for row in rows]
+    outputs: list[list[dict[str, np.ndarray]]] = [[] for _ in whole]
+    for row in rows if whole else ():  # one whole image in memory at once
+        image_HWC = np.asarray(few.images.read(row, ranges=_ranges(inputs)))
+        for found, runner in zip(outputs, whole, strict=True):
+            found.append(runner.outputs({"image": image_HWC}))
     return FinishedParity(
         [_of_batches(runner, pixels, expected_NK) for runner in networks],
-        [_of_whole_images(runner, decoded, pixels, expected_NK) for runner in whole],
+        [_of_whole_images(runner.name, each, pixels, expected_NK) for runner, each in zip(whole, outputs, strict=True)],
     )
 
 
@@ -394,19 +402,22 @@ def _of_batches(runner: ExportRunner, pixels: Mapping[str, np.ndarray], expected
 
 
 def _of_whole_images(
-    runner: ExportRunner, decoded: Sequence[np.ndarray], pixels: Mapping[str, np.ndarray], expected_NK: np.ndarray
+    runtime: str,
+    found: Sequence[Mapping[str, np.ndarray]],
+    pixels: Mapping[str, np.ndarray],
+    expected_NK: np.ndarray,
 ) -> ImageParity:
-    found = [runner.outputs({"image": image_HWC}) for image_HWC in decoded]
+    """Compare the outputs that a model gave for each whole image."""
     levels = np.concatenate(
         [
             (np.concatenate([each[name] for each in found]).astype(np.int16) - known).ravel()
             for name, known in pixels.items()
         ]
     )
-    network = compared(runner.name, expected_NK, np.concatenate([each["logits"] for each in found]))
+    network = compared(runtime, expected_NK, np.concatenate([each["logits"] for each in found]))
     return ImageParity(
-        runtime=runner.name,
-        images=len(decoded),
+        runtime=runtime,
+        images=len(found),
         equal=float((levels == 0).mean()),
         largest=int(np.abs(levels).max()),
         mean=float(np.abs(levels).mean()),
@@ -457,18 +468,18 @@ def _path(measured: Measured, fitted: ExportCalibration, classifier: Classifier,
     pairs = {
         pair.metric: pair for pair in differences(["export", "run"], right_NT, loss_NT, groups=groups_N, seed=seed)
     }
+    compared_only = replace(bare, accuracy=pairs["accuracy"], log_loss=pairs["log_loss"], judged_on=side)
+    if side == "val":
+        return compared_only
     of_each = {
         who: compute_metrics(each, labels_N, classifier.classes, groups=groups_N, seed=seed)
         for who, each in both.items()
     }
     return replace(
-        bare,
-        accuracy=pairs["accuracy"],
-        log_loss=pairs["log_loss"],
+        compared_only,
         coverage=_coverage(both["export"], labels_N, groups_N, fitted.conformal_threshold),
         run_coverage=_coverage(both["run"], labels_N, groups_N, classifier.calibration.conformal_threshold),
         metrics=of_each,
-        judged_on=side,
     )
 
 

@@ -34,7 +34,8 @@ def pillow_decode(data: bytes, ranges: Mapping[str, Sequence[float]] | None = No
     if kind:
         low, high = (ranges or {}).get(kind, (0.0, 65535.0) if kind == "integers" else (0.0, 1.0))
         scale = 255 / (high - low)
-        image = image.convert("F" if kind == "floats" else "I").convert("F").point(lambda value: value * scale + (0.5 - low * scale)).convert("L")
+        values = image.convert("I").convert("F") if kind == "integers" else image
+        image = values.point(lambda value: value * scale + (0.5 - low * scale)).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.new("RGB", rgba.size, (255, 255, 255))

@@ -79,13 +79,17 @@ def _decisions(parity: Parity, export: dict[str, Any]) -> list[str]:
         f"Different class from predict: {path.flips:.2%} of {path.images:,} images; counting only those where predict had a "
         f"clear favourite: {path.clear_flips.value:.2%} of all",
     ]
-    if path.accuracy is not None and path.metrics is not None:
-        run, exported = (path.metrics[who]["accuracy"] for who in ("run", "export"))
-        pair = path.accuracy
-        lines.append(
-            f"Accuracy {run} by the run, {exported} by the export; difference {pair.value:+.4f} "
-            f"[{pair.low:+.4f}, {pair.high:+.4f}]"
-        )
+    pair = path.accuracy
+    if pair is not None:
+        difference = f"{pair.value:+.4f} [{pair.low:+.4f}, {pair.high:+.4f}]"
+        if path.metrics is None:
+            lines.append(
+                f"Accuracy of the export minus the run's: {difference} on {pair.n:,} validation images, which training used: "
+                "they cannot say how good either is"
+            )
+        else:
+            run, exported = (path.metrics[who]["accuracy"] for who in ("run", "export"))
+            lines.append(f"Accuracy {run} by the run, {exported} by the export; difference {difference}")
     (fitted,) = export["calibration"].values()
     if path.coverage is not None:
         lines.append(
