@@ -23,7 +23,7 @@ from headstart.errors import DamagedRun, WriteError
 from headstart.evaluation.metrics import compute_metrics
 from headstart.io.folders import add_to_folder, check_manifest, write_manifest
 from headstart.model.inference.predictions import Predictions
-from headstart.pipeline.run_report import write_report
+from headstart.pipeline.run_report import run_report, write_report
 from headstart.reports.report_data import ReportData, SimilarImage, Suspect, mistakes
 from headstart.reports.run_page import drawn_figures, report_page
 from headstart.reports.sections import METRICS, confusions, json_for_script, verdict
@@ -362,6 +362,20 @@ def test_report_without_the_images_says_so(trained: tuple[Path, Path], tmp_path:
     assert json.loads(Reader(page).scripts[0])["thumbnails"] == []
     again = report(tmp_path / "run", data=data, out=tmp_path / "page.html")
     assert sentence not in again.notes
+
+
+def test_report_without_some_images_counts_them_and_says_so(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    data, run = trained
+    there = shutil.copytree(data, tmp_path / "photos")
+    for name in ("copy.jpg", "000.jpg", "001.jpg"):
+        (there / "train" / "class0" / name).unlink()
+    whole, part = (run_report(RunFolder(run), place, heat=False) for place in (data, there))
+    assert part.balance == whole.balance and part.balance["class0"]["train"] > 3
+    assert (part.groups, part.labels, part.sides, part.costs) == (whole.groups, whole.labels, whole.sides, whole.costs)
+    sentence = "3 images of the run are missing or changed, and are not shown; counts and figures include them."
+    assert part.missing["images"] == sentence and "images" not in whole.missing
+    said = report(run, data=there, out=tmp_path / "page.html", heat=False)
+    assert said.notes.count(sentence) == 1 and sentence in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_a_changed_file_is_still_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:

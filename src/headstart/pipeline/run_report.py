@@ -22,7 +22,6 @@ import numpy as np
 from headstart.data.data_source import DataSource
 from headstart.data.dataset import Dataset
 from headstart.data.open_dataset import open_dataset
-from headstart.data.splits import SplitRow
 from headstart.errors import BackboneError, DataError, HeadstartError, MissingExtra, StoreError
 from headstart.evaluation.metrics import Metrics
 from headstart.images.file_part import ImageFile
@@ -98,6 +97,7 @@ def training_report(
     """
     classifier, made, judged = record.classifier, record.provenance, result.dataset.split == metrics.side
     bare = ReportData(
+        **_of_tables(result.dataset),
         title=_title(source, classifier),
         predictions=_judged(predictions.take(judged)),
         metrics=metrics.judged,
@@ -112,6 +112,7 @@ def training_report(
         pairs=tuple(record.copies),
         copy_limit=scanned.copies.limit,
         seconds=metrics.seconds,
+        costs=_costs(classifier, made, len(result.dataset)),
         commands=_commands(str(out), source),
     )
     known = _ReportImages(
@@ -121,7 +122,7 @@ def training_report(
         result.features,
     )
     tried_tuning = heat and any(trial.stage == "finetune" for trial in result.history)
-    return _with_images(bare, known, classifier, made, heat=tried_tuning and "torch" in sys.modules)
+    return _with_images(bare, known, classifier, heat=tried_tuning and "torch" in sys.modules)
 
 
 def evaluation_report(
@@ -166,8 +167,10 @@ def run_report(run: RunFolder, data: Path | None, *, heat: bool) -> ReportData:
     classifier, made = run.classifier, run.provenance
     source = made.source(data)
     predictions = _judged(run.predictions)
-    group = {row.path: row.group for row in run.split}
+    listed = _listed(run)
+    group = dict(zip(listed.paths, listed.groups.tolist(), strict=True))
     bare = ReportData(
+        **_of_tables(listed),
         title=_title(source, classifier),
         predictions=predictions,
         metrics=run.metrics.judged,
@@ -184,10 +187,46 @@ def run_report(run: RunFolder, data: Path | None, *, heat: bool) -> ReportData:
         seconds=run.metrics.seconds,
         commands=_commands(str(run.path), source),
     )
-    known = _known_of_run(run, source, given=data is not None)
+    known = _known_of_run(run, listed, source, given=data is not None)
     if isinstance(known, str):
-        return _without_images(replace(bare, missing={"images": known}), run.split)
-    return _with_images(bare, known, classifier, made, heat=heat)
+        return _without_images(replace(bare, missing={"images": known}))
+    bare = replace(
+        bare, missing=_some_missing(len(listed) - len(known.files)), costs=_costs(classifier, made, len(listed))
+    )
+    return _with_images(bare, known, classifier, heat=heat)
+
+
+def _listed(run: RunFolder) -> Dataset:
+    """Return the images of split.csv, whether they are still there or not."""
+    number = {c: k for k, c in enumerate(run.classifier.classes)}
+    return Dataset(
+        root=run.path,
+        paths=tuple(row.path for row in run.split),
+        labels=np.array([number.get(row.label, -1) for row in run.split], np.int64),
+        classes=run.classifier.classes,
+        split=np.array([row.split for row in run.split], "<U5"),
+        groups=np.array([row.group for row in run.split], np.int64),
+    )
+
+
+def _of_tables(dataset: Dataset) -> dict[str, Any]:
+    """Return the report's fields about the images of the run that need only its tables."""
+    return {
+        "balance": sides_of(dataset.classes, dataset.labels, dataset.split),
+        "groups": _groups(dataset),
+        "labels": {path: dataset.label_name(i) for i, path in enumerate(dataset.paths)},
+        "sides": {path: str(side) for path, side in zip(dataset.paths, dataset.split, strict=True)},
+    }
+
+
+def _some_missing(count: int) -> dict[str, str]:
+    if not count:
+        return {}
+    if count == 1:
+        return {"images": "1 image of the run is missing or changed, and is not shown; counts and figures include it."}
+    return {
+        "images": f"{count:,} images of the run are missing or changed, and are not shown; counts and figures include them."
+    }
 
 
 def _of_training(kept: TrainingLog | None, made: Provenance) -> dict[str, Any]:
@@ -213,7 +252,7 @@ class _ReportImages:
     features: tuple[np.ndarray, ...]
 
 
-def _known_of_run(run: RunFolder, source: DataSource, *, given: bool) -> _ReportImages | str:
+def _known_of_run(run: RunFolder, listed: Dataset, source: DataSource, *, given: bool) -> _ReportImages | str:
     """Return the images of split.csv that are unchanged, or a sentence saying that they are gone."""
     try:
         opened = open_dataset(source)
@@ -230,31 +269,17 @@ def _known_of_run(run: RunFolder, source: DataSource, *, given: bool) -> _Report
     if not kept:
         gone = f"None of the run's images are at {plain(source.where)}"
         return f"{gone}, so none are shown: give their place with --data DATA."
-    if len(kept) < len(rows):
-        log.warning(
-            "%s of %s images are missing or changed, and are left out.", f"{len(rows) - len(kept):,}", f"{len(rows):,}"
-        )
     extractors = [member.extractor for member in classifier.members]
     files = [opened.file(i) for i, _ in kept]
     features, failed = embed_images(Images(tuple(files), tuple(f for _, f in kept)), extractors, classifier.runtime)
     good = np.array([j for j in range(len(kept)) if j not in failed], np.int64)
-    listed = [rows[opened.paths[kept[j][0]]] for j in good]
-    number = {c: k for k, c in enumerate(classifier.classes)}
-    dataset = Dataset(
-        root=opened.root,
-        paths=tuple(row.path for row in listed),
-        labels=np.array([number.get(row.label, -1) for row in listed], np.int64),
-        classes=classifier.classes,
-        split=np.array([row.split for row in listed], "<U5"),
-        groups=np.array([row.group for row in listed], np.int64),
-    )
+    row_of = {path: i for i, path in enumerate(listed.paths)}
+    dataset = listed.take(np.array([row_of[opened.paths[kept[j][0]]] for j in good], np.int64))
     taken = tuple(x[good] for x in features)
     return _ReportImages(dataset, tuple(kept[j][1] for j in good), tuple(files[j] for j in good), taken)
 
 
-def _with_images(
-    bare: ReportData, known: _ReportImages, classifier: Classifier, made: Provenance, *, heat: bool
-) -> ReportData:
+def _with_images(bare: ReportData, known: _ReportImages, classifier: Classifier, *, heat: bool) -> ReportData:
     """Add everything that needs the images."""
     dataset, missing = known.dataset, dict(bare.missing)
     files = dict(zip(dataset.paths, known.files, strict=True))
@@ -264,46 +289,25 @@ def _with_images(
     elif bare.mistakes:
         missing["heat"] = "To add heat maps, run `headstart report`."
     suspects, missing["labels"] = _suspects(known, classifier)
-    sides = {path: str(side) for path, side in zip(dataset.paths, dataset.split, strict=True)}
-    labels = {path: dataset.label_name(i) for i, path in enumerate(dataset.paths)}
     if not bare.epochs:
         missing |= {"training": NOTHING_TRAINED, "seen": ""}
     return replace(
         bare,
-        balance=sides_of(dataset.classes, dataset.labels, dataset.split),
         sizes_N2=np.array([(f.width, f.height) for f in known.infos]).reshape(-1, 2),
         near=_nearest(bare, known, classifier),
         heat=maps,
         suspects=suspects,
-        groups=_groups(dataset),
-        labels=labels,
-        sides=sides,
-        costs=_costs(classifier, made, len(dataset)),
         files=files,
         missing={key: text for key, text in missing.items() if text},
     )
 
 
-def _without_images(bare: ReportData, rows: Sequence[SplitRow]) -> ReportData:
-    """Complete the report from tables alone; split.csv has the classes and the copies."""
-    gone = "The images are not available."
-    missing = {**bare.missing, "labels": f"{gone} Suspected labels need them.", "near": ""}
+def _without_images(bare: ReportData) -> ReportData:
+    """Complete the report from tables alone."""
+    missing = {**bare.missing, "labels": "The images are not available. Suspected labels need them.", "near": ""}
     if not bare.epochs:
         missing["training"] = NOTHING_TRAINED
-    balance: dict[str, dict[str, int]] = {c: dict.fromkeys(("train", "val", "test"), 0) for c in bare.metrics.classes}
-    groups: dict[int, list[str]] = {}
-    for row in rows:
-        groups.setdefault(row.group, []).append(row.path)
-        if row.label in balance and row.split:
-            balance[row.label][row.split] += 1
-    return replace(
-        bare,
-        balance=balance,
-        groups=tuple(tuple(g) for g in groups.values() if len(g) > 1),
-        labels={row.path: row.label for row in rows},
-        sides={row.path: row.split for row in rows},
-        missing={key: text for key, text in missing.items() if text},
-    )
+    return replace(bare, missing={key: text for key, text in missing.items() if text})
 
 
 def _nearest(bare: ReportData, known: _ReportImages, classifier: Classifier) -> dict[int, tuple[SimilarImage, ...]]:
