@@ -41,6 +41,7 @@ class Hub:
     large: dict[str, bytes] = field(default_factory=dict)  # uploaded large files by SHA-256
     commits: list[tuple[str, str]] = field(default_factory=list)  # repository, summary
     cards: list[str] = field(default_factory=list)  # README.md whose metadata was to be checked
+    only_existing: bool = False  # the token may write to repositories that exist, and make none
     down: int = 0  # requests to come that are answered with 503
     port: int = 0
 
@@ -75,6 +76,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.say({"name": OWNER, "type": "user"})
         if self.path.startswith("/api/models/"):
             repo = self.path.removeprefix("/api/models/")
+            if repo not in self.hub.private:
+                return self.refuse(404, "RepoNotFound")
             return self.say({"id": repo, "private": self.hub.private[repo], "siblings": [], "tags": []})
         address = self.path.partition("://")[2].partition("/")[2] if "://" in self.path else self.path[1:]
         repo, _, rest = address.partition("/resolve/")
@@ -150,7 +153,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def create(self, asked: dict[str, Any]) -> None:
         repo = f"{asked.get('organization') or OWNER}/{asked['name']}"
-        if repo.partition("/")[0] != OWNER:
+        if repo.partition("/")[0] != OWNER or self.hub.only_existing:
             return self.refuse(403, "")
         if repo in self.hub.private:
             return self.refuse(

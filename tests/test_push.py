@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 import headstart
+from conftest import draw
 from headstart.errors import ExportError, HeadstartError, MissingRun, RecipeError, Unreachable
-from headstart.exporters.hub_folder import ONLY_WITH_HEADSTART, needs_headstart, write_hub_folder
+from headstart.exporters.hub_folder import DEEP, ONLY_WITH_HEADSTART, hub_card, needs_headstart, write_hub_folder
 from headstart.exporters.hub_upload import check_repo, pushable
+from headstart.images.image_refs import read_image
 from headstart.images.preprocess import read_pixels
-from headstart.io.folders import folder_aside
+from headstart.io.folders import folder_aside, write_manifest
 from headstart.model.backbones import builtin
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.engines import open_network
@@ -124,6 +130,81 @@ def test_a_card_says_that_a_network_needs_headstart(runs: dict[str, Path], caplo
     assert "transformers, and the widget of this page, cannot load it" in card
 
 
+def card_code(text: str) -> Callable[[Path], Image.Image]:
+    """The function of a card's code for timm that opens an image."""
+    (code,) = re.findall(r"```python\n(import timm.*?)```", text, re.S)
+    (opener,) = [each for each in ast.parse(code).body if isinstance(each, ast.FunctionDef)]
+    space: dict[str, Any] = {"Image": Image, "ImageOps": ImageOps}
+    exec(ast.unparse(opener), space)
+    return space[opener.name]
+
+
+def with_facts(run: Path, folder: Path, file: str, change: Callable[[Any], None]) -> RunFolder:
+    """A copy of a run in which a JSON file is changed, with a new manifest."""
+    shutil.copytree(run, folder)
+    facts = json.loads((folder / file).read_text())
+    change(facts)
+    (folder / file).write_text(json.dumps(facts))
+    write_manifest(folder)
+    return RunFolder(folder)
+
+
+@pytest.mark.parametrize("kind", ["transparent", "grey and transparent", "palette", "sideways", "CMYK"])
+def test_the_code_of_a_card_opens_images_as_predict_does(runs: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    photo, exif = draw(1, 9), Image.Exif()
+    exif[0x112] = 6
+    drawing = Image.new("RGBA", photo.size)
+    drawing.putalpha(photo.convert("L"))
+    file = tmp_path / ("image.png" if "transparent" in kind or kind == "palette" else "image.jpg")
+    {
+        "transparent": lambda: drawing.save(file),
+        "grey and transparent": lambda: drawing.convert("LA").save(file),
+        "palette": lambda: photo.quantize(8).save(file, transparency=0),
+        "sideways": lambda: photo.resize((60, 40)).save(file, exif=exif),
+        "CMYK": lambda: photo.convert("CMYK").save(file),
+    }[kind]()
+    opened = card_code(hub_card(RunFolder(runs["last"])))(file)
+    assert opened.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(opened), np.asarray(read_image(file)))
+
+
+def test_the_code_of_a_card_scales_deep_images_as_training_did(
+    runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ranges = {"integers": [800.0, 3800.0], "floats": [-2.0, 6.0]}
+
+    def deepen(facts: Any) -> None:
+        facts["members"][0]["preprocess"].update(ranges=ranges)
+
+    run = with_facts(runs["last"], tmp_path / "deep", "headstart.json", deepen)
+    with caplog.at_level("WARNING", "headstart"):
+        card = str(pushable(run.path)["README.md"], "utf-8")
+    assert caplog.messages == [DEEP]
+    assert "The run's images have more than 8 bits per channel." in card
+    assert "more than 8 bits" not in hub_card(RunFolder(runs["last"]))
+    grey = np.linspace(0, 1, 50 * 40).reshape(40, 50)
+    for name, pixels in (
+        ("a.png", np.round(600 + 3400 * grey).astype(np.uint16)),
+        ("b.tiff", (9 * grey - 2.5).astype(np.float32)),
+    ):
+        Image.fromarray(pixels).save(tmp_path / name)
+        opened = np.asarray(card_code(card)(tmp_path / name)).astype(int)
+        expected = np.asarray(read_image(tmp_path / name, ranges=run.classifier.ranges)).astype(int)
+        assert expected.min() == 0 and expected.max() == 255 and np.abs(opened - expected).max() <= 1
+
+
+def test_a_card_leaves_out_figures_that_are_undefined(runs: dict[str, Path], tmp_path: Path) -> None:
+    def undefine(metrics: Any) -> None:
+        metrics["test"]["overall"]["roc_auc"].update(
+            value=None, low=None, high=None, method="undefined: one class only"
+        )
+
+    card = hub_card(with_facts(runs["last"], tmp_path / "run", "metrics.json", undefine))
+    data = card.split("---")[1]
+    assert "nan" not in data and "roc_auc" not in data and "type: accuracy" in data
+    assert "roc_auc" in hub_card(RunFolder(runs["last"])).split("---")[1]
+
+
 def test_several_backbones_are_not_one_network(runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ExportError) as caught:
         hub_folder(runs["ensemble"], tmp_path / "hub")
@@ -214,6 +295,21 @@ def test_what_the_hub_refuses(hub: Hub, runs: dict[str, Path], tmp_path: Path) -
     assert nobody["error"] == "Unreachable"
     assert nobody["text"].startswith("anna/photos: no answer from http://127.0.0.1:9 (")
     assert hub.commits == []
+
+
+def test_a_token_for_one_repository_is_enough(hub: Hub, runs: dict[str, Path], tmp_path: Path) -> None:
+    """It may not create repositories, so the hub refuses that although the repository exists."""
+    last = repr(str(runs["last"]))
+    hub.only_existing, hub.private["anna/photos"] = True, True
+    done, short, absent = pushes(
+        hub, tmp_path, f"{last}, 'anna/photos', private=True", f"{last}, 'photos'", f"{last}, 'anna/other'"
+    )
+    page = f"{hub.address}/anna/photos"
+    assert done == short == {"found": f"<Pushed: a new commit in the repository: {page}, 3 files>"}
+    assert (absent["error"], absent["text"].partition("\n")[0]) == (
+        "NotAllowed",
+        "anna/other: this token may not write there (HTTP 403).",
+    )
 
 
 def test_a_folder_made_before_is_pushed_with_its_name(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from headstart.errors import ExportError
 from headstart.evaluation.metrics import Metrics
+from headstart.images.preprocess import Preprocess
 from headstart.io.files import copy_file, write_bytes
 from headstart.io.progress import log
 from headstart.io.text_table import few, plain
@@ -57,18 +58,42 @@ METRICS = {
 
 USE_TIMM = """\
 import timm, torch
-from PIL import Image
+from PIL import Image, ImageOps
 {first}
+
+def upright_rgb(file):
+    image = ImageOps.exif_transpose(Image.open(file))
+{scaled}    rgba = image.convert("RGBA")
+    white = Image.new("RGB", rgba.size, "white")
+    white.paste(rgba, mask=rgba)
+    return white
+
 model = timm.create_model("hf-hub:{repo}", pretrained=True).eval()    # or "local-dir:FOLDER"
 transform = timm.data.create_transform(**timm.data.resolve_data_config({{}}, model=model))
 with torch.inference_mode():
-    chances = model(transform(Image.open("image.jpg").convert("RGB"))[None]).softmax(-1)[0]
+    chances = model(transform(upright_rgb("image.jpg"))[None]).softmax(-1)[0]
 print(model.pretrained_cfg["label_names"][int(chances.argmax())], float(chances.max()))
 """
 USE_TRANSFORMERS = """\
 from transformers import pipeline
-print(pipeline("image-classification", model="{repo}")("image.jpg"))
+print(pipeline("image-classification", model="{repo}")(upright_rgb("image.jpg")))  # as above
 """
+SCALED = {
+    "integers": """\
+    if image.mode.startswith("I"):  # of more than 8 bits: {low:.9g} to {high:.9g} become 0 to 255
+        image = image.convert("I").convert("F").point(lambda value: value * {scale!r} + {offset!r}).convert("L")
+""",
+    "floats": """\
+    if image.mode == "F":  # floating point: {low:.9g} to {high:.9g} become 0 to 255
+        image = image.point(lambda value: value * {scale!r} + {offset!r}).convert("L")
+""",
+}
+"""Lines of the code for images of more than 8 bits, if the run has a range for them."""
+DEEP = (
+    "The run's images have more than 8 bits per channel, and only the Python code of the card scales them as training did, if "
+    "they are grey: the widget of the hub does not, and Pillow keeps the upper 8 bits of colours. `export --to onnx` writes "
+    "a program that verifies a pipeline of your own."
+)
 ONLY_WITH_HEADSTART = (
     "timm knows this network only after `import headstart.model.backbones.networks`, and transformers cannot load it: the "
     "card says so. A run with --pooling last, of one of timm's networks, is loaded by both."
@@ -90,6 +115,8 @@ def hub_contents(run: RunFolder) -> dict[str, bytes | Path]:
     card = hub_card(run)
     if needs_headstart(run.classifier):
         log.warning("%s", ONLY_WITH_HEADSTART)
+    if _only_member(run).extractor.spec.ranges.as_dict():
+        log.warning("%s", DEEP)
     return {**{name: run.checked(name) for name in (TIMM_CONFIG, WEIGHTS)}, CARD: card.encode()}
 
 
@@ -164,7 +191,7 @@ def _base_model(origin: str) -> dict[str, Any]:
 
 
 def _results(run: RunFolder) -> list[Any]:
-    """Return the metrics as the hub's `EvalResult`s; the data is described, not named."""
+    """Return the metrics that are defined as the hub's `EvalResult`s; the data is described, not named."""
     from huggingface_hub import EvalResult
 
     judged, side = run.metrics.judged, {"test": "test", "val": "validation"}[run.metrics.side]
@@ -181,6 +208,7 @@ def _results(run: RunFolder) -> list[Any]:
             metric_value=round(judged[name].value, 6),
         )
         for name, (kind, shown) in METRICS.items()
+        if not judged[name].undefined
     ]
 
 
@@ -234,7 +262,8 @@ def _weakest(metrics: Metrics) -> str:
 
 
 def _usage(member: EnsembleMember, ours: bool) -> list[str]:
-    code = ["```python", *USE_TIMM.format(first=NEEDS_HEADSTART if ours else "", repo=REPO).splitlines(), "```", ""]
+    first, scaled = NEEDS_HEADSTART if ours else "", "".join(_scaling(member.extractor.spec))
+    code = ["```python", *USE_TIMM.format(first=first, scaled=scaled, repo=REPO).splitlines(), "```", ""]
     if not ours:
         return [*code, "With transformers:", "", "```python", *USE_TRANSFORMERS.format(repo=REPO).splitlines(), "```"]
     why = "its last layer reads all stages" if member.extractor.pooling == "stages" else "it is one of headstart's own"
@@ -243,6 +272,13 @@ def _usage(member: EnsembleMember, ours: bool) -> list[str]:
         f"The import tells timm about this network: {why}. transformers, and the widget of this page, cannot load it; "
         "they can load what `headstart train --pooling last` makes.",
     ]
+
+
+def _scaling(spec: Preprocess) -> Iterator[str]:
+    """Yield the lines of code that scale images of more than 8 bits as `verify_steps.pillow_decode` does."""
+    for kind, (low, high) in spec.ranges.as_dict().items():
+        scale = 255 / (high - low)
+        yield SCALED[kind].format(low=low, high=high, scale=scale, offset=0.5 - low * scale)
 
 
 def _input(member: EnsembleMember) -> list[str]:
@@ -257,6 +293,12 @@ def _input(member: EnsembleMember) -> list[str]:
         "preprocessing, from config.json, resizes in other steps than headstart did for the metrics above; on equal "
         "pixels the logits are the same.",
     ]
+    if spec.ranges.as_dict():
+        lines += [
+            "",
+            "The run's images have more than 8 bits per channel. `upright_rgb` scales grey ones as training did; the widget "
+            "of this page does not scale them at all, and Pillow keeps only the upper 8 bits of colours.",
+        ]
     if spec.tta == "flip":
         lines += [
             "",

@@ -98,16 +98,24 @@ def _filled_in(content: bytes | Path, full_name: str) -> bytes | Path:
 
 
 def _made(api: Any, repo: str, private: bool) -> tuple[str, bool]:
-    """Create the repository if there is none; return its full name, and whether it was created."""
+    """Create the repository if there is none; return its full name, and whether it was created.
+
+    A token that may only write to a repository that exists is refused its creation; whether it exists is asked then.
+    """
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return api.create_repo(repo, private=private or None).repo_id, True
     except HfHubHTTPError as error:
-        if error.response.status_code != 409:
+        if error.response.status_code not in (401, 402, 403, 409):
             raise
-    full_name = repo if "/" in repo else f"{api.whoami()['name']}/{repo}"
-    if private and not api.repo_info(full_name).private:
+        refused = error
+    try:
+        full_name = repo if "/" in repo else f"{api.whoami()['name']}/{repo}"
+        public = not api.repo_info(full_name).private
+    except HfHubHTTPError:
+        raise refused from None
+    if private and public:
         raise NotAllowed(
             f"{full_name}: already exists and is public; --private only applies to new repositories.",
             hint="Choose another name, make it private on its page first, or leave out --private.",
