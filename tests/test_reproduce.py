@@ -51,6 +51,21 @@ def test_an_image_was_changed_another_is_gone_and_one_is_new(trained: tuple[Path
     assert "differ" in " ".join(again.effects)
 
 
+def test_a_class_without_its_training_images_ends_with_what_changed(trained: tuple[Path, Path, Path]) -> None:
+    run, data, weights = trained
+    paths = sorted(f"class0/{file.name}" for file in (data / "class0").iterdir())
+    (data / "class0").rename(data / "zero")
+    with pytest.raises(MissingData) as caught:
+        headstart.reproduce(run, weights=weights)
+    n, more = len(paths), len(paths) - 5
+    listed = ", ".join(map(repr, paths[:5]))
+    assert str(caught.value) == (
+        f"{data}: has none of the training images of class0 that {run} was trained on: {n} images gone: {listed} and {more} "
+        f"more; {n} images new: {listed.replace('class0', 'zero')} and {more} more.\n"
+        "  Was a class folder renamed or moved? Give the images as they were with --data."
+    )
+
+
 def test_other_weights_of_the_same_name(trained: tuple[Path, Path, Path]) -> None:
     run, _, weights = trained
     file = weights / "test_resnet.a.safetensors"

@@ -23,6 +23,7 @@ from headstart.io.folders import temporary_folder
 from headstart.io.given_options import as_path
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
+from headstart.io.text_table import few
 from headstart.model.backbones.weights_source import NamedWeights, WeightsSource, as_weights_source
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictions import Predictions
@@ -81,6 +82,7 @@ def reproduce(run: Path, *, data: Path | None = None, weights: NamedWeights = We
             f"{source.where}: has none of the {len(before.split):,} images of {run}.",
             hint="Give the new location of the images with --data.",
         )
+    _check_classes(before, source, still_there, causes)
     with temporary_folder() as folder:
         split = folder / SPLIT
         write_csv(split, SPLIT_HEADER, still_there)
@@ -144,6 +146,18 @@ def _check_place(source: DataSource, *, given: bool) -> None:
         raise MissingData(
             f"{source.where}: does not exist any more; the run's images were there.",
             hint="Give the new location of the images with --data.",
+        )
+
+
+def _check_classes(run: RunFolder, source: DataSource, there: Sequence[SplitRow], causes: Sequence[str]) -> None:
+    """Raise `MissingData` if a class has no training image left, so that nothing can be compared."""
+    before, now = ({row.label for row in rows if row.split == "train"} for rows in (run.split, there))
+    gone = sorted(before - now)
+    if gone:
+        raise MissingData(
+            f"{source.where}: has none of the training images of {few(gone)} that {run.path} was trained on: "
+            f"{'; '.join(causes)}.",
+            hint="Was a class folder renamed or moved? Give the images as they were with --data.",
         )
 
 
