@@ -411,6 +411,20 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
     assert sorted(photos.rglob("*")) == before
 
 
+def test_it_fails_in_the_end_if_no_image_at_all_can_be_used(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "bad" / name).write_bytes(b"no image")
+    for now in (" 1 made now in ", "all parts already existed"):
+        assert cli.run(["predict", str(run), str(tmp_path / "bad"), "--shards", str(tmp_path / "parts")]) == 1
+        said = capsys.readouterr()
+        assert f"2 rows in 1 part in {tmp_path / 'parts'}; 2 could not be used: not_an_image 2\n" in said.out
+        assert now.strip() in said.out
+        assert said.err.endswith("NoImages: None of the 2 images could be used.\n  The reasons are in the result.\n")
+
+
 def test_embedding_in_shards_refuses_options_about_labels(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

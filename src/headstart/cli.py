@@ -234,6 +234,7 @@ def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
             args, kwargs = verb_arguments(function, args, kwargs)
             result = function(*args, **kwargs)
         _say(_document(result.to_json()) if as_json else result.table())
+        result.check()
 
     signature = inspect.signature(function, eval_str=True)
     spread = {options.parameter.name: options for options in _spread(function)}

@@ -54,6 +54,9 @@ class Result(OneLineRepr):
     def table(self) -> str:
         """Return plain text for a terminal."""
 
+    def check(self) -> None:
+        """Raise a `HeadstartError` if the command has failed although it has a result, which has been printed."""
+
     def summary(self) -> str:
         """Return the first line of the table."""
         return self.table().partition("\n")[0]

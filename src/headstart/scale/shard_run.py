@@ -61,6 +61,11 @@ class ShardResult(Result):
         """The paths or URLs of the parts."""
         return [f"{self.out.rstrip('/')}/{name}" for name in self.parts]
 
+    def check(self) -> None:
+        """Raise `NoImages` if none of the images could be used."""
+        if self.images and sum(self.errors.values()) >= self.images:
+            raise NoImages(f"None of the {self.images:,} images could be used.", hint="The reasons are in the result.")
+
     def to_json(self) -> dict[str, Any]:
         """Return what `predict --shards --json` prints."""
         return {

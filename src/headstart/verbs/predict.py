@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.errors import MissingData, RecipeError, WriteError
+from headstart.errors import MissingData, NoImages, RecipeError, WriteError
 from headstart.evaluation.conformal import prediction_sets
 from headstart.exporters.exported_classifier import ExportedClassifier
 from headstart.exporters.open_classifier import OpenedClassifier, open_classifier
@@ -53,6 +53,13 @@ class PredictResult(Result):
     out: str
     submission: Submission | None = None
     sorted: SortedImages | None = None
+
+    def check(self) -> None:
+        """Raise `NoImages` if there are images, and none of them could be read."""
+        lost = len(self.predictions.errors)
+        if lost and not len(self.predictions):
+            what = "The only image could not" if lost == 1 else f"None of the {lost:,} images could"
+            raise NoImages(f"{what} be read.", hint="The reasons are in the result.")
 
     def summary(self) -> str:
         """Return the number of predictions, and where they were written."""
