@@ -67,13 +67,14 @@ def equals(found: pandas.DataFrame, answered: headstart.Predictions) -> None:
     assert set(found["error"]) == {""}
 
 
-@pytest.mark.parametrize("form", ["bytes", "base64", "address", "another column", "mapping", "list", "array"])
+@pytest.mark.parametrize("form", ["bytes", "base64", "lines", "address", "another column", "mapping", "list", "array"])
 def test_it_answers_as_predict(loaded: Any, answered: headstart.Predictions, form: str) -> None:
     data = [Path(path).read_bytes() for path in answered.paths]
     texts = [base64.b64encode(each).decode() for each in data]
     given = {
         "bytes": pandas.DataFrame({"image": data, "note": "x"}),
         "base64": pandas.DataFrame({"image": texts}),
+        "lines": pandas.DataFrame({"image": [base64.encodebytes(each).decode() for each in data]}),
         "address": pandas.DataFrame({"image": [f"data:image/jpeg;base64,{text}" for text in texts]}),
         "another column": pandas.DataFrame({"photo": data}),
         "mapping": {"image": data},

@@ -67,12 +67,12 @@ def _images(given: Any) -> list[Any]:
 def _file_bytes(value: Any) -> bytes:
     """Return the bytes of an image file, which may be given in base64; for anything else, bytes that are not an image.
 
-    >>> _file_bytes("AAE="), _file_bytes("data:image/png;base64,AAE="), _file_bytes(b"GIF")
+    >>> _file_bytes("AA\\nE=\\n"), _file_bytes("data:image/png;base64,AAE="), _file_bytes(b"GIF")
     (b'\\x00\\x01', b'\\x00\\x01', b'GIF')
     """
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
-    text = str(value)
+    text = "".join(str(value).split())  # some encoders break lines
     try:
         return base64.b64decode(text.partition(";base64,")[2] or text, validate=True)
     except (binascii.Error, ValueError):
