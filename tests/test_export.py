@@ -414,12 +414,42 @@ def test_a_place_that_is_taken_is_refused_before_any_work(run: Path, tmp_path: P
         ({"to": ""}, "to: names no format."),
         ({"check": -1}, "check -1 cannot be used: expected a whole number from 0 to 1,000,000."),
         ({"samples": 101}, "samples 101 cannot be used: expected a whole number from 0 to 100."),
+        *(
+            (
+                {"to": to, **given},
+                f"--{name} has no effect with --to {to}: the network is the run's own, so nothing is compared and there are "
+                "no samples.\n  Leave it out.",
+            )
+            for to, name, given in (
+                ("hub", "check", {"check": 0}),
+                ("mlflow", "samples", {"samples": 3}),
+                ("hub", "samples-from", {"samples_from": "own"}),
+                ("mlflow", "data", {"data": Path("photos")}),
+            )
+        ),
     ],
 )
 def test_invalid_options(run: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(headstart.HeadstartError) as caught:
         headstart.export(run, out=tmp_path / "out", **options)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("formats", "said"),
+    [
+        (("onnx",), "before model.onnx: as preprocess.json says; image.onnx has it in the graph"),
+        (("openvino",), "before openvino/model.xml: as preprocess.json says; openvino/image.xml has it in the graph"),
+        (
+            ("onnx", "openvino"),
+            "before model.onnx and openvino/model.xml: as preprocess.json says; image.onnx and openvino/image.xml have it "
+            "in the graph",
+        ),
+        (("web",), "before model.onnx: as preprocess.json says"),
+    ],
+)
+def test_only_files_that_are_written_are_named(formats: tuple[str, ...], said: str) -> None:
+    assert export_run.where_preprocessed(formats) == said
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])

@@ -130,6 +130,15 @@ class ExportRequest:
             )
         if WEB not in self.formats and (self.web.ort is not None or self.web.one_file):
             raise RecipeError("--ort and --one-file need --to web.")
+        if self.formats[0] in RUN_FORMATS:
+            for name in ("check", "samples", "own_samples", "data"):
+                if getattr(self, name) != getattr(ExportRequest, name):
+                    option = "samples-from" if name == "own_samples" else name
+                    raise RecipeError(
+                        f"--{option} has no effect with --to {self.formats[0]}: the network is the run's own, so nothing is "
+                        "compared and there are no samples.",
+                        hint="Leave it out.",
+                    )
         for name, value, most in (("check", self.check, 1_000_000), ("samples", self.samples, 100)):
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
                 raise RecipeError(f"{name} {value!r} cannot be used: expected a whole number from 0 to {most:,}.")
@@ -311,7 +320,6 @@ def _facts(
 ) -> dict[str, Any]:
     """Return the content of export.json, which the models have as metadata too: no path, no date, no file name of an image."""
     classifier, inputs = run.classifier, network_inputs(run.classifier)
-    in_graph = [] if asked.formats == (WEB,) else [f"{IMAGE_ONNX} has it in the graph"]
     sizes = {name: ["N", spec.image_size, spec.image_size, 3] for name, spec in inputs.items()}
     return {
         "format": FORMAT,
@@ -327,7 +335,7 @@ def _facts(
             "probabilities": {"shape": ["N", len(classifier.classes)], "dtype": "float32", "softmax": "in the graph"},
         },
         "normalisation": "in the graph",
-        "preprocessing": "; ".join([f"before {NETWORK_ONNX}: as {PREPROCESS} says", *in_graph]),
+        "preprocessing": where_preprocessed(asked.formats),
         "calibration": {PRECISION: asdict(calibration)},
         "formats": list(asked.formats),
         "opset": OPSET,
@@ -335,6 +343,18 @@ def _facts(
         "parity": None if parity is None else parity.summary(),
         "versions": _versions(),
     }
+
+
+def where_preprocessed(formats: Sequence[str]) -> str:
+    """Return which of the models take pixels, and which whole images.
+
+    >>> where_preprocessed(["openvino"])
+    'before openvino/model.xml: as preprocess.json says; openvino/image.xml has it in the graph'
+    """
+    networks = [NETWORK_ONNX] * bool({"onnx", WEB} & {*formats}) + [NETWORK_XML] * ("openvino" in formats)
+    whole = [IMAGE_ONNX] * ("onnx" in formats) + [IMAGE_XML] * ("openvino" in formats)
+    in_graph = [f"{' and '.join(whole)} {'have' if len(whole) > 1 else 'has'} it in the graph"] if whole else []
+    return "; ".join([f"before {' and '.join(networks)}: as {PREPROCESS} says", *in_graph])
 
 
 def _export_id(classifier: Classifier, inputs: Mapping[str, Preprocess], calibration: ExportCalibration) -> str:
