@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,18 +18,22 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from conftest import scene
+import headstart
+from conftest import draw, scene
+from headstart import cli
+from headstart.errors import DamagedExport
+from headstart.exporters.export_folder import ExportFolder
 from headstart.exporters.golden_images import own_images, rendered_images
 from headstart.exporters.golden_samples import verify_script
 from headstart.exporters.pixel_contract import PixelContract
 from headstart.exporters.verify_export import verify
-from headstart.exporters.verify_files import RefusedExport, check_files
+from headstart.exporters.verify_files import EXPORTED_TEXTS, SYSTEM_NAMES, RefusedExport, check_files
 from headstart.exporters.verify_steps import pillow_decode, pillow_resize, quiet_openvino
 from headstart.images.decode import read
 from headstart.images.preprocess import Preprocess
 from headstart.images.value_ranges import ValueRanges
-from headstart.io.folders import write_manifest
-from tiny_export import CLASSES, SPEC, Tiny, rendered, runner, write_export
+from headstart.io.folders import SYSTEM_FILES, write_manifest
+from tiny_export import CLASSES, SPEC, Tiny, rendered, runner, write_export, write_predicting_export
 
 pytest.importorskip("onnx", reason="needs the extra export")
 pytest.importorskip("onnxruntime", reason="needs the extra export")
@@ -428,6 +433,61 @@ def test_a_folder_of_samples_names_no_place_and_no_user(exported: Path) -> None:
             data = file.read_bytes()
             assert str(Path.home()).encode() not in data or str(Path.home()) == "/", file
             assert b"/tmp/" not in data and str(exported).encode() not in data, file
+
+
+def test_verify_and_predict_forgive_the_same_files(tmp_path: Path) -> None:
+    """git changes line ends on Windows, and systems leave files in folders that they show."""
+    folder = write_predicting_export(tmp_path / "export", {"pixels": SPEC})
+    (folder / "notes.txt").write_text("one\ntwo\n")
+    write_manifest(folder)
+    for file in folder.rglob("*"):
+        if file.is_file() and file.suffix in EXPORTED_TEXTS and file.suffix != ".xml":
+            file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    xml = folder / "openvino" / "model.xml"
+    xml.write_bytes(xml.read_bytes().replace(b"\n", b"\r\n"))
+    for name in ("@eaDir/x", "thumbs.DB", "samples/Desktop.ini", ".DS_Store", "__pycache__/verify.pyc", "__MACOSX/y"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    assert verify(folder).ok
+    ExportFolder(folder).check()
+    assert len(headstart.predict(folder, folder / "samples" / "01-photo.jpg").predictions) == 1
+    assert set(SYSTEM_NAMES) >= SYSTEM_FILES
+    for name in ("eaDir/x", "thumbs.db.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+        said = f"{folder / name}: is not in the manifest"
+        with pytest.raises(RefusedExport, match=re.escape(said)):
+            verify(folder)
+        with pytest.raises(DamagedExport, match=re.escape(said)):
+            ExportFolder(folder).check()
+        (folder / name).unlink()
+    (folder / "openvino" / "model.bin").write_bytes(b"\r\n")
+    said = f"{folder / 'openvino' / 'model.bin'}: has changed since it was written (SHA-256 differs)."
+    with pytest.raises(RefusedExport, match=re.escape(said)):
+        verify(folder)
+    with pytest.raises(DamagedExport, match=re.escape(said)):
+        ExportFolder(folder).check()
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_predict_fails_if_no_image_at_all_can_be_read(
+    more: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table with the reasons is written and printed all the same."""
+    monkeypatch.chdir(tmp_path)
+    write_predicting_export(tmp_path / "export", {"pixels": SPEC})
+    (tmp_path / "bad").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "bad" / name).write_bytes(b"no image")
+    words = ["predict", "export", "bad", "--out", "p.csv", *more]
+    assert cli.run(words) == 1
+    said = capsys.readouterr()
+    assert said.err.endswith("NoImages: None of the 2 images could be read.\n  The reasons are in the result.\n")
+    assert (tmp_path / "p.csv").read_text().count("not_an_image\n") == 2
+    assert json.loads(said.out)["errors"] if more else said.out.startswith("not read  not_an_image  bad/a.jpg")
+    draw(1, 9).save(tmp_path / "bad" / "good.jpg")
+    assert cli.run(words) == 0
+    assert len(headstart.predict("export", "bad/a.jpg").predictions) == 0
 
 
 def test_the_program_is_one_file_without_headstart_in_which_no_name_is_used_twice() -> None:

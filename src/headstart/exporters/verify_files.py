@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,10 +55,10 @@ def check_files(folder: Path) -> dict[str, str]:
     for name in listed:
         if name not in present:
             raise RefusedExport(f"{folder / name}: is missing.")
-        if not present[name].is_file() or _sha256(present[name]) != listed[name]:
+        if not present[name].is_file() or sha256_as_written(present[name]) != listed[name]:
             raise RefusedExport(f"{folder / name}: has changed since it was written (SHA-256 differs).")
     for name in present:
-        if name not in listed and name != "manifest.json" and not re.search(_IGNORED, name):
+        if name not in listed and name != "manifest.json" and not is_of_the_system(name):
             raise RefusedExport(f"{folder / name}: is not in the manifest. Remove it, or export again.")
     for name in listed:
         if name.endswith(".onnx") and has_external_data(memoryview(present[name].read_bytes())):
@@ -69,8 +68,19 @@ def check_files(folder: Path) -> dict[str, str]:
 
 NUMBERS = ("image_size", "resize", "shorter_side", "interpolation", "margin", "ranges")
 """The fields of a pixel contract that are used."""
-_IGNORED = r"(^|/)(\.[^/]+|__pycache__|Thumbs\.db|ehthumbs\.db|desktop\.ini)(/|$)"
-_TEXTS = (".json", ".md", ".txt", ".html", ".py", ".xml")
+SYSTEM_NAMES = ("__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir")
+"""Names, in lower case, of files and folders that systems put into an export, besides hidden ones."""
+EXPORTED_TEXTS = (".json", ".md", ".txt", ".html", ".py", ".xml")
+"""Extensions of the texts in an export."""
+
+
+def is_of_the_system(name: str) -> bool:
+    """Return whether a system, not a person, put the file of that relative path into an export.
+
+    >>> is_of_the_system("samples/Thumbs.db"), is_of_the_system("@eaDir/x"), is_of_the_system("samples/x.png")
+    (True, True, False)
+    """
+    return any(part.startswith(".") or part.casefold() in SYSTEM_NAMES for part in name.split("/"))
 
 
 def _manifest(folder: Path) -> dict[str, str]:
@@ -86,10 +96,10 @@ def _manifest(folder: Path) -> dict[str, str]:
     return dict(listed)
 
 
-def _sha256(path: Path) -> str:
+def sha256_as_written(path: Path) -> str:
     """Return a file's SHA-256; text is first given its original line endings (git changes them on Windows)."""
     data = path.read_bytes()
-    return hashlib.sha256(data.replace(b"\r\n", b"\n") if path.suffix in _TEXTS else data).hexdigest()
+    return hashlib.sha256(data.replace(b"\r\n", b"\n") if path.suffix in EXPORTED_TEXTS else data).hexdigest()
 
 
 _INSIDE = {
