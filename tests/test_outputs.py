@@ -18,6 +18,7 @@ from headstart.data.data_source import DataSource
 from headstart.errors import NoImages, WriteError
 from headstart.io.files import read_csv, write_csv
 from headstart.io.folders import write_manifest
+from headstart.runs.outside_runs import check_run_place
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +232,7 @@ def test_beside_the_data_everything_is_written_and_written_again(
         ("evaluate run cd --out other --no-report", "evaluation"),
         ("explain run one.jpg --out other", "folder of explanations"),
         ("bundle --out other --offline", "bundle"),
+        ("train cd --out other", "run"),
     ],
 )
 @pytest.mark.parametrize("files", [("export.json", "model.onnx"), ("weights.bin",)])
@@ -259,6 +261,15 @@ def test_a_run_is_not_replaced_by_something_else(
         f"WriteError: run: is in the run folder {place / 'run'}, which must not change.\n  Choose another --out.\n"
     )
     assert contents(place) == before
+
+
+def test_a_run_with_a_damaged_manifest_may_be_trained_again(run: Path, place: Path) -> None:
+    (run / "manifest.json").write_text("{")
+    check_run_place(run)
+    (run / "headstart.json").unlink()
+    with pytest.raises(WriteError) as caught:
+        check_run_place(run)
+    assert str(caught.value) == "run: is not an earlier run; it is not replaced.\n  Choose another --out."
 
 
 # The table beside the features

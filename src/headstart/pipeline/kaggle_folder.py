@@ -25,12 +25,12 @@ from headstart.data.infer_labels import open_recognised
 from headstart.data.open_dataset import open_dataset, require_trainable
 from headstart.errors import BadArchive, MissingData, MissingRun, WriteError
 from headstart.io.files import write_json
-from headstart.io.folders import check_free, check_replaceable
+from headstart.io.folders import check_free
 from headstart.io.progress import log
 from headstart.io.text_table import few, plain
 from headstart.kaggle_api.client import Slug, download, forget
 from headstart.pipeline.scan import scan
-from headstart.runs.outside_runs import check_out_file
+from headstart.runs.outside_runs import check_out_file, check_run_place
 
 RECORD = ".headstart-kaggle.json"
 _SAMPLE = re.compile(r"sample[-_ ]?submissions?.*\.csv|submissions?[-_ ]?(?:sample|format|example).*\.csv")
@@ -106,7 +106,7 @@ def require_submittable(folder: KaggleFolder, run: Path, submit_file: Path) -> N
 def check_kaggle_places(train: bool, run: Path, submit_file: Path | None) -> None:
     """Raise before the download the errors that would come after it."""
     if train:
-        check_replaceable(run)
+        check_run_place(run)
     elif submit_file is not None and not run.is_dir():
         raise MissingRun(
             f"{run}: no such run folder to predict with.",

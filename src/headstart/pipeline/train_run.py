@@ -34,7 +34,7 @@ from headstart.errors import WriteError
 from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.io.addresses import absolute
 from headstart.io.files import png_bytes, sha256_file
-from headstart.io.folders import MANIFEST, check_replaceable, folder_aside
+from headstart.io.folders import MANIFEST, folder_aside
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.io.stores.store import check_online
@@ -48,7 +48,7 @@ from headstart.pipeline.fit_task import NO_CHOICES, Clock, EarlierChoices, FitTa
 from headstart.pipeline.run_report import training_report, write_report
 from headstart.pipeline.scan import ScannedDataset, prepare_groups, scan, with_named_groups
 from headstart.reports.model_card import ON_VALIDATION, model_card
-from headstart.runs.outside_runs import check_outside_run
+from headstart.runs.outside_runs import check_run_place
 from headstart.runs.provenance import (
     CopiesRecord,
     CorrectionsRecord,
@@ -100,9 +100,7 @@ def train_run(asked: TrainRequest) -> TrainResult:
     source, out, recipe, split = asked.source, asked.out, asked.recipe, asked.split
     clock = Clock()
     check_online(source.place, offline=asked.weights.offline)
-    check_replaceable(out)
-    if not (out / MANIFEST).is_file():  # else it is replaced
-        check_outside_run(out)
+    check_run_place(out)
     _check_outside(out, source.place)
     corrections, opened = read_corrections(asked.curation.corrections), open_dataset(source)
     refused = read_not_copies(asked.curation.not_copies).checked(opened)

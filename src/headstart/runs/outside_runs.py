@@ -33,13 +33,25 @@ def check_earlier(out: Path, kind: str, is_kind: Callable[[Set[str]], bool]) -> 
     """
     check_outside_run(out)
     check_replaceable(out)
+    _check_kind(out, kind, is_kind)
+
+
+def check_run_place(out: Path) -> None:
+    """Raise `WriteError` if no run folder can be written to `out`, or if it would replace something other than a run."""
+    check_replaceable(out)
+    if not os.path.isfile(out / MANIFEST):  # else it is replaced
+        check_outside_run(out)
+    _check_kind(out, "run", lambda names: CLASSIFIER in names)
+
+
+def _check_kind(out: Path, kind: str, is_kind: Callable[[Set[str]], bool]) -> None:
     if not os.path.isfile(out / MANIFEST):
         return
     try:
-        same = is_kind(read_manifest(out, "").keys())
+        names: Set[str] = read_manifest(out, "").keys()
     except DamagedRun:
-        same = False
-    if not same:
+        names = {name for name in os.listdir(out) if name != MANIFEST}
+    if not is_kind(names):
         raise WriteError(f"{out}: is not an earlier {kind}; it is not replaced.", hint="Choose another --out.")
 
 
