@@ -181,7 +181,7 @@ def test_without_test_images_only_differences_are_given(run: Path, exported: Pat
     facts = json.loads((exported / "export.json").read_text())
     said = Exported("out", facts, parity, 1).table().splitlines()
     assert said[5] == (
-        "Accuracy of the export minus the run's: +0.0000 [-0.2995, +0.2995] on 9 validation images, which training used: they "
+        "Accuracy of the export minus the run's: +0.0000 [-0.2991, +0.2991] on 9 validation images, which training used: they "
         "cannot say how good either is"
     )
     assert "Coverage" not in " ".join(said) and "by the run" not in " ".join(said)
