@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -12,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import headstart
 from headstart.data.dataset import Dataset
 from headstart.data.folds import stratified_order
-from headstart.errors import RecipeError
+from headstart.errors import BackboneError, RecipeError
 from headstart.evaluation.probabilities import cross_entropies
 from headstart.images.image_refs import Images
 from headstart.images.preprocess import Preprocess
@@ -35,6 +37,7 @@ from headstart.pipeline.combine import Probe, choose_members, fit_weights, probe
 from headstart.pipeline.fit import ResolvedBackbones, choose_extractors
 from headstart.pipeline.fit_heads import block_scale
 from headstart.pipeline.fit_task import FitTask
+from headstart.pipeline.trial_configs import fitted_extractor
 from headstart.training.recipe import Recipe, seconds
 
 PLAN = Runtime("openvino", "cpu", "f32", 8)
@@ -325,3 +328,93 @@ def test_options_that_cannot_work_say_what_can(options: dict, message: str) -> N
     with pytest.raises(RecipeError) as error:
         Recipe(**options)
     assert str(error.value) == message
+
+
+def saved(folder: Path, name: str, size: int = 64, **model_args: object) -> None:
+    """A network of timm with random weights, in a weights folder."""
+    import timm
+    from safetensors.torch import save_file
+
+    architecture = name.partition(".")[0]
+    model = timm.create_model(architecture, num_classes=0, **model_args)
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / f"{name}.safetensors")
+    cfg = {"input_size": [3, size, size], "mean": [0.5] * 3, "std": [0.25] * 3}
+    described = {"architecture": architecture, "model_args": model_args, "pretrained_cfg": cfg}
+    (folder / f"{name}.json").write_text(json.dumps(described))
+
+
+SMALL_NET = {"embed_dim": 16, "img_size": 64}
+
+
+@pytest.fixture(scope="module")
+def some_unusable(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Path:
+    """A weights folder of four, of which one can be used for small images."""
+    folder = tmp_path_factory.mktemp("some") / "weights"
+    folder.mkdir()
+    for file in tiny_weights.glob("test_resnet.a.*"):
+        shutil.copy(file, folder)
+    saved(folder, "deit_tiny_distilled_patch16_224.two_in1k", **SMALL_NET, depth=1, num_heads=2)
+    saved(folder, "mixer_s32_224.fixed_in1k", 224, mlp_ratio=(0.02, 0.02))
+    shutil.copy(folder / "test_resnet.a.safetensors", folder / "test_resnet9.new_in1k.safetensors")
+    described = (folder / "test_resnet.a.json").read_text()
+    (folder / "test_resnet9.new_in1k.json").write_text(described.replace("test_resnet", "test_resnet9"))
+    return folder
+
+
+def unusable(folder: Path) -> dict[str, str]:
+    """Why three of the four cannot be used, by name."""
+    return {
+        "deit_tiny_distilled_patch16_224.two_in1k": "deit_tiny_distilled_patch16_224.two_in1k: ends in "
+        "('head', 'head_dist'), but headstart can only replace a single last layer.",
+        "mixer_s32_224.fixed_in1k": "mixer_s32_224.fixed_in1k: cannot run at 96 px: it takes images of 224 px only.",
+        "test_resnet9.new_in1k": "test_resnet9.new_in1k: timm has no architecture 'test_resnet9'.",
+    }
+
+
+def fitted_to(images: Images, folder: Path) -> list[FeatureExtractor]:
+    return [fitted_extractor(backbone, images) for backbone in at_hand(WeightsSource(folder=folder, offline=True))]
+
+
+def test_weights_that_cannot_be_used_are_left_out_of_the_choice(
+    photos: Path, some_unusable: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = sorted(photos.rglob("*.jpg"))
+    labels, images = np.array([int(file.parent.name[-1]) for file in files]), Images.inspect(files)
+    extractors = [
+        replace(each, spec=replace(each.spec, image_size=96)) if "mixer" in str(each) else each
+        for each in fitted_to(images, some_unusable)
+    ]
+    runtime = choose_runtime("cpu")
+    with caplog.at_level("INFO", logger="headstart"):
+        choice = choose_backbones(extractors, images, labels, 3, runtime, seconds=1e9, total=42)
+    assert names(choice) == ["test_resnet.a"]
+    why = [f"Not tried: {reason}" for reason in unusable(some_unusable).values()]
+    assert [message for message in caplog.messages if message.startswith("Not tried")] == why
+    caplog.clear()
+    with caplog.at_level("INFO", logger="headstart"):
+        ready = compiled_within(1e9, extractors, runtime)
+    assert [each.backbone.name for each in ready] == ["test_resnet.a"]
+    assert sorted(message for message in caplog.messages if message.startswith("Not tried")) == sorted(why)
+
+
+def test_where_no_weights_can_be_used_the_first_error_is_raised(photos: Path, some_unusable: Path) -> None:
+    files = sorted(photos.rglob("*.jpg"))
+    labels, images = np.array([int(file.parent.name[-1]) for file in files]), Images.inspect(files)
+    extractors = [each for each in fitted_to(images, some_unusable) if "in1k" in each.backbone.name]
+    runtime = choose_runtime("cpu")
+    for attempt in (
+        lambda: choose_backbones(extractors, images, labels, 3, runtime, seconds=1e9, total=42),
+        lambda: compiled_within(1e9, extractors, runtime),
+    ):
+        with pytest.raises(BackboneError) as error:
+            attempt()
+        assert error.value.message in unusable(some_unusable).values()
+
+
+def test_training_and_checking_do_without_weights_that_cannot_be_used(
+    photos: Path, some_unusable: Path, tmp_path: Path
+) -> None:
+    recipe = Recipe(approach="linear")
+    result = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=some_unusable, report=False)
+    assert [member.extractor.backbone.name for member in result.classifier.members] == ["test_resnet.a"]
+    assert headstart.check(photos, labels=True, weights=some_unusable).label_errors is not None

@@ -26,11 +26,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from headstart.data.folds import stratified_order
+from headstart.errors import BackboneError, HeadstartError, MissingExtra
 from headstart.images.image_refs import Images
 from headstart.io.extras import install_command, is_installed
 from headstart.io.progress import log
 from headstart.io.text_table import few
-from headstart.model.inference.engines import ENGINES, open_network
+from headstart.model.inference.engines import open_network, opens_without_torch
 from headstart.model.inference.features import Embedder, FeatureExtractor
 from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.combine import Probe, choose_members, probe_poolings
@@ -79,14 +80,19 @@ def choose_backbones(
     `labels_N` int64 (N,), all known. `seconds` is what remains of the budget; `total` images must be embedded in the
     end. Keeps fewer extractors if they would not fit into the time. `pooling` is that of the `Recipe`.
     The remaining candidates embed all images as soon as that takes at most the fraction `part_for_all` of the time.
-    Raises `BackboneError`, `WriteError`.
+    Candidates whose networks cannot be used here are left out, which is logged. Raises `BackboneError` or `MissingExtra` if
+    there is no other; `WriteError`.
     """
     started = time.monotonic()
     order = stratified_order(labels_N, seed)
     left = [replace(each, pooling="last" if pooling == "last" else "stages") for each in extractors]
+    embedder = Embedder(left, runtime)
+    if len(left) > 1:
+        embedder = _opened(embedder, images)
+        left = list(embedder.extractors)
     trials: list[HistoryRow] = []
     n, pace, ranked = 0, 0.0, [replace(each, pooling="last") for each in left]
-    spend = _images_each(len(order), n_classes) * len(extractors) / _stages(len(extractors))
+    spend = _images_each(len(order), n_classes) * len(left) / _stages(len(left))
     last = len(left) < 2
     while not last:
         rest, begun = len(order) - n, time.monotonic()
@@ -94,9 +100,8 @@ def choose_backbones(
         new = rest if whole else min(math.ceil(spend / len(left)), rest)
         n += new
         subset = beginning(order, labels_N, n)
-        embedder = Embedder(left, runtime)
         features, errors = embedder(images.take(subset))
-        pace = (time.monotonic() - begun) / new / len(left)  # from the last stage: the first one compiles networks
+        pace = (time.monotonic() - begun) / new / len(left)
         good = np.array([j for j in range(len(subset)) if j not in errors])
         late = time.monotonic() - started > PART_OF_TIME * seconds
         last = len(left) <= LAST or n == len(order) or late
@@ -107,11 +112,31 @@ def choose_backbones(
         kept = choose_members(probes, known_N) if last else probes[: _half(len(left))]
         ranked = [replace(p.extractor, pooling="last") for p in kept]
         left = [next(each for each in left if each.backbone is r.backbone) for r in ranked]
+        embedder = Embedder(left, runtime)
     remaining = seconds - (time.monotonic() - started)
     fitting = max(1, int(remaining / (pace * total))) if pace else len(ranked)
     if fitting < len(ranked):
         log.info("The budget allows %d of %d backbones: %s.", fitting, len(ranked), few(_names(ranked[:fitting]), 5))
     return Choice(tuple(ranked[:fitting]), tuple(trials))
+
+
+def _opened(embedder: Embedder, images: Images) -> Embedder:
+    """Open all networks that are needed for the images; return an embedder without those that cannot be used here.
+
+    Raises the first `BackboneError` or `MissingExtra` if none can be.
+    """
+    usable: list[FeatureExtractor] = []
+    errors: list[HeadstartError] = []
+    for member, extractor in enumerate(embedder.extractors):
+        try:
+            embedder.open(member, images)
+            usable.append(extractor)
+        except (BackboneError, MissingExtra) as error:
+            log.info("Not tried: %s", error.message)
+            errors.append(error)
+    if not usable:
+        raise errors[0]
+    return Embedder(usable, embedder.runtime) if errors else embedder
 
 
 def _names(extractors: Sequence[FeatureExtractor]) -> list[str]:
@@ -127,21 +152,29 @@ def compiled_within(
     """Compile networks never opened on this machine, for up to `seconds`; return the extractors that are ready, at least one.
 
     A network is compiled once per machine, which takes seconds, or many seconds on a busy machine. Small ones trained on plain
-    ImageNet-1k come first. Raises `BackboneError`.
+    ImageNet-1k come first. Networks that cannot be used are left out, which is logged. Raises the first `BackboneError` if
+    there is no other; `MissingExtra` if all of them need torch, and it is not installed.
     """
     if runtime.device != "cpu":
         return list(extractors)
-    begun, engine = clock(), ENGINES[runtime.engine]
-    ready = [extractor for extractor in extractors if engine.opens_without_torch(extractor.backbone)]
+    begun, errors = clock(), {}
+    ready = [each for each in extractors if opens_without_torch(each.backbone, each.spec, runtime)]
     waiting = sorted((e for e in extractors if e not in ready), key=_precedence)
     can_build = not waiting or is_installed("timm", "torch")
     for extractor in waiting:
         if ready and (clock() - begun > seconds or not can_build):
             break
-        open_network(extractor.backbone, extractor.spec, runtime)
-        ready.append(extractor)
-    if len(ready) < len(extractors):
-        names = few([extractor.backbone.name for extractor in extractors if extractor not in ready], 5)
+        try:
+            open_network(extractor.backbone, extractor.spec, runtime)
+            ready.append(extractor)
+        except BackboneError as error:
+            log.info("Not tried: %s", error.message)
+            errors[extractor] = error
+    if not ready:
+        raise next(iter(errors.values()))
+    left_out = [extractor for extractor in extractors if extractor not in ready and extractor not in errors]
+    if left_out:
+        names = few(_names(left_out), 5)
         if can_build:
             log.info("The budget leaves no time to compile %s for this machine; not tried.", names)
         else:

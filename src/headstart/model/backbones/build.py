@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.errors import BadWeights, UnknownBackbone, near_names
+from headstart.errors import BackboneError, BadWeights, UnknownBackbone, near_names
 from headstart.model.backbones.architectures import args_at, timm_and_ours
 from headstart.model.backbones.config import check_args
 from headstart.model.backbones.hub import LIST_HINT
@@ -36,13 +36,31 @@ def build(
             (vision transformers), timm resamples the position embedding.
         keep_classifier: Load the classifier from the file too, instead of making a new one.
 
-    Raises `BadWeights` if the weights do not match the network: no tensor may be missing or left over.
+    Raises `BadWeights` if the weights do not match the network: no tensor may be missing or left over. `BackboneError` if they
+    do so at their own image size only.
     """
     model = _empty_network(backbone, num_classes, image_size)
     if backbone.weights is not None:
         classifier = () if keep_classifier else _classifier_names(model)
-        _load(model, backbone, backbone.weights, classifier)
+        try:
+            _load(model, backbone, backbone.weights, classifier)
+        except BadWeights as error:
+            own = backbone.preprocess.image_size
+            if image_size in (None, own) or not _fits_at(backbone, own):
+                raise
+            raise BackboneError(
+                f"{backbone.name}: cannot run at {image_size} px: it takes images of {own} px only.",
+                hint=f"Give its own size: --image-size {own}.",
+            ) from error
     return model.eval()
+
+
+def _fits_at(backbone: Backbone, image_size: int) -> bool:
+    try:
+        build(backbone, image_size=image_size)
+    except BadWeights:
+        return False
+    return True
 
 
 def _empty_network(backbone: Backbone, num_classes: int, image_size: int | None) -> torch.nn.Module:

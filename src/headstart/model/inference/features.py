@@ -164,6 +164,14 @@ class Embedder:
                 arrays[member] = values_ND
         return [a for a in arrays if a is not None], errors
 
+    def open(self, member: int, images: Images) -> None:
+        """Open an extractor's network, by the extractor's number, unless the cache has the features of all these images.
+
+        Raises `BackboneError` or `MissingExtra` if it cannot be used here.
+        """
+        if _missing(self._store(member), [bytes.fromhex(sha256) for sha256 in images.sha256s]):
+            self.network(member)
+
     def network(self, member: int) -> Network:
         """Return an extractor's network, by the extractor's number. Raises `BackboneError`."""
         if member not in self._networks:

@@ -65,8 +65,9 @@ class Engine(Protocol):
         """Return what results depend on besides weights, input and runtime: the engine's version, the CPU's name."""
         ...
 
-    def opens_without_torch(self, backbone: Backbone) -> bool:
-        """Return whether `open` can probably avoid importing torch and timm, which takes seconds."""
+    def opens_without_torch(self, backbone: Backbone, key: str = "*") -> bool:
+        """Return whether `open` with that key avoids importing torch and timm, which takes seconds; for `*`, whether it does
+        with some input on some machine."""
         ...
 
     def open(self, backbone: Backbone, spec: Preprocess, runtime: Runtime, key: str) -> Network:
@@ -158,8 +159,14 @@ def features_key(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> str:
     return sha256_bytes(json.dumps(members, sort_keys=True).encode())[:32]
 
 
+def opens_without_torch(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> bool:
+    """Return whether `open_network` needs neither torch nor timm, which may not be installed and take seconds to import."""
+    return ENGINES[runtime.engine].opens_without_torch(backbone, network_key(backbone, spec, runtime))
+
+
 def open_network(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> Network:
-    """Load the compiled network from the user's cache, or build it. Raises `BackboneError`."""
+    """Load the compiled network from the user's cache, or build it. Raises `BackboneError`; `MissingExtra` if that needs torch
+    and it is not installed."""
     if backbone.weights is None:  # graphs and features are cached under the hash of the weights
         raise BackboneError(f"{backbone.name}: has random weights; save them before using it.")
     return ENGINES[runtime.engine].open(backbone, spec, runtime, network_key(backbone, spec, runtime))
@@ -175,7 +182,7 @@ def open_module(module: Any, spec: Preprocess, runtime: Runtime) -> Sequence[Ses
 
 def anticipate(backbones: Sequence[Backbone], runtime: Runtime, *, training: bool = False) -> None:
     """Start importing torch and timm in a thread if they will be needed: for `training`, or for a backbone that was
-    never compiled here. The import takes seconds on one core, while another one can validate the images."""
+    never compiled here for any input. The import takes seconds on one core, while another one can validate the images."""
     engine = ENGINES[runtime.engine]
     if training or not all(engine.opens_without_torch(b) for b in backbones):
         threading.Thread(target=_import_torch, name="import of torch").start()

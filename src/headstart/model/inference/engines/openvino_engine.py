@@ -69,9 +69,9 @@ class OpenVinoEngine:
         """Return OpenVINO's version, the CPU, the number of cores in use, and any limit on its instruction set."""
         return machine_key()
 
-    def opens_without_torch(self, backbone: Backbone) -> bool:
-        """Return whether the cache has a graph of these weights, for any input and CPU, or a topology fits them."""
-        pattern = graph_file(backbone.content or backbone.sha256, "*")
+    def opens_without_torch(self, backbone: Backbone, key: str = "*") -> bool:
+        """Return whether the cache has the graph of that key, or a topology fits the weights."""
+        pattern = graph_file(backbone.content or backbone.sha256, key)
         if any(pattern.parent.glob(pattern.name)):
             return True
         topology = find_topology(backbone)

@@ -52,7 +52,7 @@ class TorchEngine:
 
         return [torch.__version__, torch.cuda.get_device_name() if runtime.device == "cuda" else "cpu"]
 
-    def opens_without_torch(self, backbone: Backbone) -> bool:
+    def opens_without_torch(self, backbone: Backbone, key: str = "*") -> bool:
         """Never."""
         return False
 
