@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import headstart
-from conftest import PATIENCE, REPOSITORY
+from conftest import PATIENCE, REPOSITORY, write_photos
 from headstart.errors import MissingExtra
 from headstart.io.extras import EXTRAS, PROJECTS, install_command, is_installed, require
 from headstart.model.backbones.builtin import NAME
@@ -184,3 +184,30 @@ def test_missing_packages_are_one_sentence() -> None:
         require("Taking off", "json", "no_such_package")
     require("Nothing", "json")
     assert install_command("torch", "timm") == "pip install 'headstart[train]'"
+
+
+def test_networks_compiled_for_another_input_are_not_tried(
+    photos: Path, tiny_weights: Path, warm_cache: Path, own_cache: Path, tmp_path: Path
+) -> None:
+    """Both are compiled for 64 px, one also for 128."""
+    shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
+    recipe = Recipe(approach="linear", backbone="test_resnet.a", image_size=128)
+    headstart.train(photos, out=tmp_path / "before", recipe=recipe, weights=tiny_weights, report=False)
+    many = write_photos(tmp_path / "many", classes=2, each=130)
+    given = f"--approach linear --weights-dir {tiny_weights}"
+    lines = [
+        f"train {photos} --out {tmp_path / 'chosen'} {given} --image-size 128",
+        f"train {many} --out {tmp_path / 'input'} {given} --backbone test_resnet.a --resize crop --tta none",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", HIDING, json.dumps([line.split() for line in lines])],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=PATIENCE,
+    )
+    chosen, enlarged, _ = json.loads(done.stdout)
+    assert (chosen[0], chosen[2], enlarged[0], enlarged[2]) == (0, "", 0, "")
+    left_out = "Not tried, because timm and torch are not installed (pip install 'headstart[train]'): test_efficientnet.b."
+    assert left_out in chosen[3].splitlines()
+    assert "Not tried: test_resnet.a needs timm and torch, which are not installed here." in enlarged[3].splitlines()

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from headstart.data.folds import stratified_order
-from headstart.errors import BackboneError
+from headstart.errors import BackboneError, MissingExtra
 from headstart.evaluation.image_groups import groups_of
 from headstart.evaluation.probabilities import cross_entropies
 from headstart.images.image_refs import Images
@@ -154,11 +154,12 @@ class _InputSearch:
         self._pace, self._first = self._pace * change.cost, self._first * change.cost
 
     def _suits_all(self, change: InputChange) -> bool:
-        """Return whether all other members can be opened with the change: some networks accept only one size."""
+        """Return whether all other members can be opened with the change: some networks accept only one size, and without
+        torch some cannot be compiled for another."""
         try:
             for changed in map(change.apply, self.extractors[1:]):
                 open_network(changed.backbone, changed.spec, self.task.runtime)
-        except BackboneError as error:
+        except (BackboneError, MissingExtra) as error:
             log.info("Not used: %s", error.message)
             return False
         return True
@@ -182,7 +183,7 @@ class _InputSearch:
     def _tried(self, change: InputChange) -> Probe | None:
         try:
             return self._probe(change.apply(self.extractors[0]))
-        except BackboneError as error:  # some networks accept only one size
+        except (BackboneError, MissingExtra) as error:  # as in `_suits_all`
             log.info("Not tried: %s", error.message)
             return None
 
