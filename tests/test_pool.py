@@ -150,10 +150,15 @@ out["half is missing"] = story([entry("test_efficientnet.r160_in1k", 8.0), entry
 out["slow"] = story([entry(%(vit)r, 10.0), entry(%(nfnet)r, 100.0)], seconds=40)
 find_backbone(%(forbidding)r)
 out["forbidden here"] = story(fresh=False)
+out["in an empty folder"] = story(fresh=False, folder=%(empty)r)
 out["in a folder"] = story(fresh=False, folder=%(folder)r)
-out["in an empty folder"] = story(folder=%(folder)r)
+out["in an empty folder, none here"] = story(folder=%(empty)r)
+find_backbone(%(forbidding)r)
+out["only a forbidden one"] = story(fresh=False, offline=True)
+out["without a budget"] = [(b.name, b.source) for b in to_choose_from(WeightsSource(offline=True))]
+out["without a budget, in a folder"] = [b.name for b in to_choose_from(WeightsSource(folder=%(folder)r, offline=True))]
 """
-FORBIDDING = "test_vit2.r160_in1k"
+FORBIDDING, OWN = "test_vit2.r160_in1k", "test_vit3.r160_in1k"
 
 
 @pytest.fixture(scope="module")
@@ -161,20 +166,33 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """What one process found and noted in each scene."""
     folder = tmp_path_factory.mktemp("pool")
     (folder / "empty").mkdir()
+    (folder / "own").mkdir()
     for hub in serve(folder / "hub"):
         for name in SMALL:
             put(hub, name)
         put(hub, FORBIDDING, "cc-by-nc-4.0")
+        for name, licence in ((RESNET, "mit"), (OWN, "cc-by-nc-4.0")):
+            described, weights = contents(name, licence)
+            (folder / "own" / f"{name}.json").write_bytes(described)
+            (folder / "own" / f"{name}.safetensors").write_bytes(weights)
         hub.slow[f"timm/{VIT}"] = 1.0
         values = {"resnet": RESNET, "vit": VIT, "nfnet": NFNET, "forbidding": FORBIDDING}
-        yield run(hub, STORY + SCENES % (values | {"folder": str(folder / "empty")}), folder)
+        yield run(
+            hub, STORY + SCENES % (values | {"empty": str(folder / "empty"), "folder": str(folder / "own")}), folder
+        )
+
+
+def contents(name: str, licence: str) -> tuple[bytes, bytes]:
+    """The config and the weights of a backbone."""
+    cfg = {"input_size": [3, 160, 160], "mean": [0.5] * 3, "std": [0.5] * 3, "license": licence}
+    spec = {"architecture": name.partition(".")[0], "pretrained_cfg": cfg}
+    return json.dumps(spec).encode(), save({"fc.weight": np.zeros((2, 3), np.float32)})
 
 
 def put(hub: Hub, name: str, licence: str = "mit") -> None:
-    cfg = {"input_size": [3, 160, 160], "mean": [0.5] * 3, "std": [0.5] * 3, "license": licence}
-    spec = {"architecture": name.partition(".")[0], "pretrained_cfg": cfg}
-    hub.put(f"timm/{name}", "config.json", json.dumps(spec).encode())
-    hub.put(f"timm/{name}", "model.safetensors", save({"fc.weight": np.zeros((2, 3), np.float32)}))
+    described, weights = contents(name, licence)
+    hub.put(f"timm/{name}", "config.json", described)
+    hub.put(f"timm/{name}", "model.safetensors", weights)
 
 
 THREE = "test_resnet.r160_in1k (10 MB, mit), test_vit.r160_in1k (11 MB, mit), test_convnext.r160_in1k (12 MB, mit)"
@@ -231,11 +249,16 @@ def test_forbidding_licences_are_used_only_if_named(told: dict[str, Any]) -> Non
     assert FORBIDDING not in told["forbidden here"]["names"]
     assert (
         told["forbidden here"]["notes"][0]
+        == told["only a forbidden one"]["notes"][0]
         == f"Not used unless named with --backbone, because of their licence: {FORBIDDING} (cc-by-nc-4.0)."
     )
+    assert told["only a forbidden one"]["names"] == ["mobilenetv2_050.headstart"]
+    assert told["without a budget"] == [["mobilenetv2_050.headstart", "embedded"]]
 
 
-def test_who_gives_a_folder_has_chosen(told: dict[str, Any]) -> None:
-    assert FORBIDDING in told["in a folder"]["names"]
-    assert told["in an empty folder"]["names"] == ["mobilenetv2_050.headstart"]
-    assert not any("downloading" in note for s in ("in a folder", "in an empty folder") for note in told[s]["notes"])
+def test_who_gives_a_folder_has_chosen_what_is_in_it_but_not_what_is_in_the_hubs_cache(told: dict[str, Any]) -> None:
+    assert told["in a folder"]["names"] == sorted([*told["in an empty folder"]["names"], OWN])
+    assert FORBIDDING not in told["in a folder"]["names"] and RESNET in told["in a folder"]["names"]
+    assert sorted(told["without a budget, in a folder"]) == [RESNET, OWN]
+    assert told["in an empty folder, none here"]["names"] == ["mobilenetv2_050.headstart"]
+    assert not any("downloading" in n for s in told if "folder" in s and "budget" not in s for n in told[s]["notes"])

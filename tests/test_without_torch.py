@@ -208,6 +208,8 @@ def test_networks_compiled_for_another_input_are_not_tried(
     )
     chosen, enlarged, _ = json.loads(done.stdout)
     assert (chosen[0], chosen[2], enlarged[0], enlarged[2]) == (0, "", 0, "")
-    left_out = "Not tried, because timm and torch are not installed (pip install 'headstart[train]'): test_efficientnet.b."
+    left_out = (
+        "Not tried, because timm and torch are not installed (pip install 'headstart[train]'): test_efficientnet.b."
+    )
     assert left_out in chosen[3].splitlines()
     assert "Not tried: test_resnet.a needs timm and torch, which are not installed here." in enlarged[3].splitlines()

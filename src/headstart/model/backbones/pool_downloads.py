@@ -26,13 +26,13 @@ from headstart.io.text_table import few
 from headstart.model.backbones.architectures import timm_cfg
 from headstart.model.backbones.conv_speed import conv_speed
 from headstart.model.backbones.hub import cache_folder, may_ask
-from headstart.model.backbones.pool import PoolEntry, PoolTask, is_commercial, read_pool, to_take
+from headstart.model.backbones.pool import PoolEntry, PoolTask, read_pool, to_take
 from headstart.model.backbones.registry import (
     Backbone,
     at_hand,
     find_backbone,
+    free_to_choose,
     has_folder,
-    to_choose_from,
     without_download,
 )
 from headstart.model.backbones.weights_source import WeightsSource
@@ -57,10 +57,9 @@ def candidates(
     `pool` is that of the package unless given. Raises `MissingWeights` if the given folder does not exist.
     """
     pool = read_pool() if pool is None else pool
-    here = at_hand(weights) if _is_chosen(weights) else _commercial(at_hand(weights))
-    if _is_chosen(weights) or not (may_ask(weights.offline) and {b.name for b in here} <= {e.name for e in pool}):
-        return here or to_choose_from(replace(weights, offline=True))
-    if weights.max_download <= 0:
+    here = free_to_choose(at_hand(weights))
+    is_complete = _is_chosen(weights) or not {b.name for b in here} <= {e.name for e in pool}
+    if is_complete or not may_ask(weights.offline) or weights.max_download <= 0:
         return here or [without_download(weights)]
     if not is_installed("timm", "torch"):
         log.info("No weights are downloaded, since timm and torch are not installed: %s.", install_command("timm"))
@@ -87,14 +86,6 @@ def room_for(max_download: float) -> float:
 
 def _is_chosen(weights: WeightsSource) -> bool:
     return weights.file is not None or has_folder(weights)
-
-
-def _commercial(here: Sequence[Backbone]) -> list[Backbone]:
-    """Leave out backbones whose licence forbids commercial use, and log that: only a name selects them."""
-    left_out = [f"{b.name} ({b.licence})" for b in here if not is_commercial(b.licence)]
-    if left_out:
-        log.warning("Not used unless named with --backbone, because of their licence: %s.", few(left_out, 5))
-    return [b for b in here if is_commercial(b.licence)]
 
 
 @dataclass

@@ -32,6 +32,7 @@ from headstart.errors import BackboneError, BadWeights, MissingWeights, UnknownB
 from headstart.images.preprocess import Preprocess
 from headstart.io.extras import require
 from headstart.io.progress import log
+from headstart.io.text_table import few
 from headstart.model.backbones import builtin
 from headstart.model.backbones.architectures import (
     RELATIVES,
@@ -44,6 +45,7 @@ from headstart.model.backbones.architectures import (
 from headstart.model.backbones.config import BackboneConfig, check_args, read_config
 from headstart.model.backbones.hub import GIVE_HINT, LIST_HINT, cache_entries, cached, fetch, may_ask, may_hold
 from headstart.model.backbones.offline_kit import check_bundled, weights_in
+from headstart.model.backbones.pool import is_commercial
 from headstart.model.backbones.weights import SafetensorsHeader, parameter_count, read_header, weights_sha256
 from headstart.model.backbones.weights_source import WeightsSource
 
@@ -96,12 +98,13 @@ class BackboneRow:
 
 # ------------------------------------------------------------------------------------------------------------ finding
 def to_choose_from(weights: WeightsSource = WeightsSource()) -> list[Backbone]:
-    """Return the candidates if no backbone is named: the one in the file, else all on this machine, else a fallback.
+    """Return the candidates if no backbone is named: the one in the file, else all on this machine that are free to choose,
+    else a fallback.
 
     The fallback is `STARTER`, downloaded; if the hub does not answer or may not be contacted, it is the embedded one,
     with a log message. Raises `MissingWeights` if the given folder does not exist.
     """
-    found = at_hand(weights)
+    found = free_to_choose(at_hand(weights))
     if found:
         return found
     if may_ask(weights.offline) and weights.max_download >= STARTER_MB:
@@ -111,6 +114,16 @@ def to_choose_from(weights: WeightsSource = WeightsSource()) -> list[Backbone]:
         except (MissingWeights, WriteError) as error:
             log.warning("%s", error.message)
     return [without_download(weights)]
+
+
+def free_to_choose(here: Sequence[Backbone]) -> list[Backbone]:
+    """Leave out weights in the hub's cache whose licence forbids commercial use, which is logged: they may be there for
+    something else. Only their name selects them, or putting them into the folder of weights."""
+    left_out = [b for b in here if b.source == "hub" and not is_commercial(b.licence)]
+    if left_out:
+        listed = few([f"{b.name} ({b.licence})" for b in left_out], 5)
+        log.warning("Not used unless named with --backbone, because of their licence: %s.", listed)
+    return [b for b in here if b not in left_out]
 
 
 def without_download(weights: WeightsSource = WeightsSource()) -> Backbone:
