@@ -610,6 +610,28 @@ def test_a_cache_that_may_not_be_written_costs_a_warning(read_only: tuple[Path, 
     assert "HEADSTART_CACHE=DIR moves the cache elsewhere." in ended.stderr
 
 
+def test_what_was_trained_for_hours_is_not_lost_to_a_cache_that_may_not_be_written(
+    read_only: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    root, options = read_only
+    room = tmp_path / "temporary"
+    room.mkdir()
+    words = [*HEADSTART, "train", str(root / "photos"), "--out", str(tmp_path / "run"), "--no-report"]
+    words += ["--weights-dir", str(root / "weights"), "--backbone", "test_resnet.a", "--approach", "finetune"]
+    ended = subprocess.run(
+        [*words, "--epochs", "1", "--unfreeze", "all"],
+        env={**environment(root / "cache"), "TMPDIR": str(room)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        **options,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert f"could not be written: Permission denied ({root}/cache). It is written to {room}/headstart-" in ended.stderr
+    assert headstart.load_classifier(tmp_path / "run").members[0].extractor.backbone.trained_here
+    assert list(room.iterdir()) == []
+
+
 # ------------------------------------------------------------------------------------------------- what is in the way
 @pytest.mark.parametrize("name", ["manifest.json", ".git/HEAD", ".env", "Thumbs.db.docx"])
 def test_a_folder_of_other_files_is_never_replaced(name: str, tmp_path: Path) -> None:

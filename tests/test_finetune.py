@@ -413,6 +413,44 @@ def test_a_few_images_are_enough_to_weigh(n: int) -> None:
     assert np.isfinite(found.val_logits_NK).all()
 
 
+def test_trained_weights_are_in_the_run_folder_only(
+    photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path
+) -> None:
+    """The result refers to them there, and not to the file in the cache that was needed until then."""
+    recipe = headstart.Recipe(approach="finetune", backbone="test_resnet.a", **QUICK)
+    result = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights, report=False)
+    assert [*(cache / "tuned").iterdir()] == []
+    assert result.classifier.members[0].extractor.backbone.weights == tmp_path / "run" / "model.safetensors"
+    assert result.classifier.id == RunFolder(tmp_path / "run").classifier.id
+    image = photos / "class0" / "000.jpg"
+    (alone,) = headstart.predict(tmp_path / "run", image).predictions.predicted
+    images = Images.inspect([image])
+    assert headstart.Predictor(result.classifier).predict(images, ["0"]).predicted.tolist() == [alone]
+
+
+@pytest.mark.parametrize(("wise_ft", "kept"), [("0", False), ("1", True)])
+def test_trained_weights_stay_in_the_cache_while_they_are_wanted(
+    wise_ft: str, kept: bool, photos: Path, tiny_weights: Path, cache: Path
+) -> None:
+    """With wise_ft 0 the network is the frozen one, which does not pay: auto drops it. Without a run folder nothing else has
+    the weights of the one that is wanted."""
+    approach = "finetune" if kept else "auto"
+    recipe = headstart.Recipe(approach=approach, backbone="test_resnet.a", wise_ft=wise_ft, **QUICK)
+    files = sorted(photos.rglob("*.jpg"))
+    labels_N, images = np.array([int(file.parent.name[-1]) for file in files]), Images.inspect(files)
+    split = np.where(np.arange(len(files)) % 3 == 0, "val", "train")
+    dataset = Dataset(photos, tuple(map(str, files)), labels_N, ("0", "1", "2"), split, np.arange(len(files)))
+    resolved = fit.resolve_backbones(recipe, weights=WeightsSource(folder=tiny_weights))
+    result = fit.fit_classifier(FitTask(dataset, images, recipe, resolved.runtime), resolved)
+    files = [*(cache / "tuned").rglob("*.safetensors")]
+    assert (result.finetuned is not None, result.attempt is not None) == (kept, not kept)
+    assert len(files) == kept
+    if result.finetuned is not None:
+        assert files == [result.classifier.members[0].extractor.backbone.weights]
+        result.finetuned.discard()
+        assert [*(cache / "tuned").iterdir()] == []
+
+
 def test_binary_has_one_unit(tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
     """The logit of the first class is 0, as of one sigmoid unit; more than two classes are refused."""
     photos = write_photos(tmp_path / "two", classes=2)

@@ -75,7 +75,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         split_: The set that each image of `X` was in, "train" or "val", of shape (N,).
         history_: One `HistoryRow` per candidate, as in a run's history.csv.
 
-    It pickles like any estimator, with the path of the weights file instead of the weights: the file must still exist.
+    It pickles like any estimator, with the path of the weights file instead of the weights: the file must still exist. That of
+    a network trained by gradient descent is in headstart's cache (`HEADSTART_CACHE`), under `tuned`; each `fit` adds one.
 
     >>> ImageClassifier(head="ridge").set_params(resize="squash")
     ImageClassifier(head='ridge', resize='squash')

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+MOVE_CACHE = "HEADSTART_CACHE=DIR moves the cache elsewhere."
 LEFTOVER_SECONDS = 3600.0  # older temporary files belong to a process that is gone
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """What file systems without hard links answer."""
@@ -76,16 +77,20 @@ def write_cache(path: Path, data: bytes | memoryview) -> None:
     If this user may not write to the cache, the work is repeated, with one warning per process. A full or failing disk
     raises `WriteError`: the user should know.
     """
-    advice = "HEADSTART_CACHE=DIR moves the cache elsewhere."
     try:
         write_bytes(path, data)
     except WriteError as error:
-        cause = error.__cause__
-        if not (isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS)):
-            raise WriteError(error.message, hint=f"{error.hint}\n{advice}") from error
+        if not is_not_allowed(error):
+            raise WriteError(error.message, hint=f"{error.hint}\n{MOVE_CACHE}") from error
         if not _not_kept:
-            log.warning("Results are not cached: %s %s", error.message, advice)
+            log.warning("Results are not cached: %s %s", error.message, MOVE_CACHE)
         _not_kept.add(path.parent)
+
+
+def is_not_allowed(error: WriteError) -> bool:
+    """Return whether this user may not write there at all."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 _not_kept: set[Path] = set()

@@ -11,14 +11,18 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from headstart.errors import DamagedRun, WriteError
 from headstart.io.files import (
+    MOVE_CACHE,
     as_write_error,
+    cache_dir,
     check_writable,
+    is_not_allowed,
     json_bytes,
     name_aside,
     sha256_bytes,
@@ -28,6 +32,7 @@ from headstart.io.files import (
     write_bytes,
     write_synced,
 )
+from headstart.io.progress import log
 
 MANIFEST = "manifest.json"
 RESTORE = "Restore the folder from a copy, or train again."
@@ -265,6 +270,41 @@ def temporary_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_needed(part: str, name: str, data: bytes | memoryview) -> Path:
+    """Write a file that is needed later into a new folder of its own in that part of the cache; return its path.
+
+    If this user may not write to the cache, the folder is among the temporary files, and a warning names it. Whoever asked
+    for the file ends it with `delete_needed`. Raises `WriteError`.
+    """
+    path = cache_dir() / part / uuid.uuid4().hex / name
+    try:
+        _write_alone(path, data)
+    except WriteError as error:
+        if not is_not_allowed(error):
+            raise WriteError(error.message, hint=f"{error.hint}\n{MOVE_CACHE}") from error
+        with as_write_error(Path(tempfile.gettempdir())):
+            path = Path(tempfile.mkdtemp(prefix="headstart-")) / name
+        _write_alone(path, data)
+        log.warning("%s It is written to %s instead. %s", error.message, path, MOVE_CACHE)
+    return path
+
+
+def _write_alone(path: Path, data: bytes | memoryview) -> None:
+    """Write a file that is alone in its folder, which is removed if that fails."""
+    try:
+        write_bytes(path, data)
+    except BaseException:
+        delete_needed(path)
+        raise
+
+
+def delete_needed(path: Path) -> None:
+    """Delete a file of `write_needed`, and its folder, if they exist."""
+    with suppress(OSError):  # it costs space, and nothing else
+        path.unlink(missing_ok=True)
+        path.parent.rmdir()
 
 
 def write_manifest(folder: Path) -> None:

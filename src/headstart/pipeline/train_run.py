@@ -13,7 +13,7 @@ import importlib.metadata
 import math
 import platform
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,7 @@ from headstart.runs.provenance import (
     Provenance,
 )
 from headstart.runs.run_folder import (
+    RunFolder,
     RunMetrics,
     RunRecord,
     TrainingLog,
@@ -97,6 +98,12 @@ class TrainRequest:
 
 def train_run(asked: TrainRequest) -> TrainResult:
     """Train, and write the run folder. Raises what `headstart.train` raises."""
+    with ExitStack() as at_end:
+        return _train_run(asked, at_end)
+
+
+def _train_run(asked: TrainRequest, at_end: ExitStack) -> TrainResult:
+    """Do so; leave to `at_end` what is to be done whether the run is written or not."""
     source, out, recipe, split = asked.source, asked.out, asked.recipe, asked.split
     clock = Clock()
     check_online(source.place, offline=asked.weights.offline)
@@ -137,6 +144,8 @@ def train_run(asked: TrainRequest) -> TrainResult:
         input_settled=bool(choices.input),
     )
     result = fit_classifier(task, resolved)
+    if result.finetuned is not None:
+        at_end.callback(result.finetuned.discard)
     classifier = result.classifier
     classes = dataset.classes
     predictions = _predict(result, dataset, tested=tested)
@@ -177,7 +186,7 @@ def train_run(asked: TrainRequest) -> TrainResult:
         log.info("The earlier run is kept as %s.previous, replacing any before it.", out)
     return TrainResult(
         out=str(out),
-        classifier=classifier,
+        classifier=RunFolder(out).classifier if result.finetuned is not None else classifier,
         provenance=provenance,
         test=test,
         val=val,

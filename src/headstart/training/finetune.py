@@ -26,7 +26,8 @@ import torch
 
 from headstart.errors import BudgetTooSmall
 from headstart.images.augment import Augment, parse_augment
-from headstart.io.files import cache_dir, safetensors_bytes, sha256_bytes, write_cache
+from headstart.io.files import safetensors_bytes
+from headstart.io.folders import delete_needed, write_needed
 from headstart.io.progress import log
 from headstart.model.backbones.cut_network import join, stage_parameters
 from headstart.model.backbones.registry import tuned
@@ -64,6 +65,7 @@ WISE = (0.0, 0.25, 0.5, 0.75, 1.0)
 class FinetuneResult:
     """The trained extractor, with its own weights, and the last layer on it.
 
+    The weights are in a file in the cache, and nowhere else: `discard` them once they are in a run folder or not wanted.
     `recipe` has the `epochs`, `lr` and `unfreeze` that were used, so that it repeats this training. `wise_ft` is the
     coefficient of WiSE-FT, NaN without it. `seen_NSS3` uint8: some images as training saw them.
     """
@@ -77,6 +79,11 @@ class FinetuneResult:
     images_per_second: float
     seen_NSS3: np.ndarray
     seen_labels: tuple[int, ...]
+
+    def discard(self) -> None:
+        """Delete the file with the weights. They cannot be used any more."""
+        if self.extractor.backbone.weights is not None:
+            delete_needed(self.extractor.backbone.weights)
 
     @property
     def epochs(self) -> tuple[EpochRow, ...]:
@@ -313,12 +320,10 @@ def between(
 
 
 def _saved(network: CutNetwork, extractor: FeatureExtractor, recipe: Recipe) -> tuple[FeatureExtractor, LinearLayer]:
-    """Write the trained weights to a file in the cache; return the extractor on it and its last layer."""
+    """Write the trained weights to a file of their own; return the extractor on it and its last layer."""
     state, name = join(network.module, network.tail), network.classifier
     arrays = {key: value.numpy() for key, value in state.items() if not key.startswith(f"{name}.")}
-    data = safetensors_bytes(arrays, {"format": "pt"})
-    path = cache_dir() / "tuned" / f"{sha256_bytes(data)}.safetensors"
-    write_cache(path, data)
+    path = write_needed("tuned", "model.safetensors", safetensors_bytes(arrays, {"format": "pt"}))
     size = extractor.spec.image_size
     backbone = tuned(extractor.backbone, path, image_size=size, hidden=recipe.hidden_sizes)
     weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]

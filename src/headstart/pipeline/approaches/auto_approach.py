@@ -56,6 +56,8 @@ class Auto:
         chosen, why = weighed(linear.candidate, trained.candidate, task.val_labels_N, task.val_groups_N)
         history = (*linear.history, *trained.history)
         if chosen.finetuned is None:
+            if trained.candidate.finetuned is not None:
+                trained.candidate.finetuned.discard()
             return replace(linear, history=history, attempt=trained.candidate.finetuned, why=why)
         return ApproachResult(chosen, history, replace(trained.recipe, approach="auto"), why=why)
 

@@ -99,7 +99,11 @@ def fit_network(
         resume=task.resume,
         replanned=task.earlier.replanned,
     )
-    features = task.embed((result.extractor,))
+    try:
+        features = task.embed((result.extractor,))
+    except BaseException:
+        result.discard()
+        raise
     val_logits_NK, labels_N = result.layer(features[0][sets.val]), task.val_labels_N
     losses_N = cross_entropies(val_logits_NK / fit_temperature(val_logits_NK, labels_N), labels_N)
     row = HistoryRow(
