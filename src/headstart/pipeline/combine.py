@@ -22,7 +22,7 @@ import numpy as np
 from headstart.evaluation.image_groups import ImageGroups, standard_error
 from headstart.evaluation.probabilities import log_softmax, softmax
 from headstart.io.progress import log
-from headstart.model.heads.linear import leave_one_out, tempered_log_loss
+from headstart.model.heads.linear import each_leave_one_out, tempered_log_loss
 from headstart.model.inference.features import FeatureExtractor, Pooling
 from headstart.pipeline.fit_heads import block_scale
 from headstart.training.history import HistoryRow
@@ -51,7 +51,7 @@ MOST_STEPS = 50
 class Probe:
     """One backbone's features, and what a head on them predicts for images that it has not seen.
 
-    `logits_NK` float64, at their best temperature; `log_loss` their mean.
+    `logits_NK` float32, at their best temperature; `log_loss` their mean.
     """
 
     extractor: FeatureExtractor
@@ -65,7 +65,7 @@ class Probe:
     @classmethod
     def unscored(cls, extractor: FeatureExtractor, features_ND: np.ndarray, block_sizes: Sequence[int]) -> Probe:
         """Return the only candidate, which needs no score."""
-        nothing = np.zeros((0, 0))
+        nothing = np.zeros((0, 0), np.float32)
         return cls(extractor, features_ND, tuple(block_sizes), nothing, np.nan, np.nan, 0.0)
 
     def row(self, stage: str = "choose") -> HistoryRow:
@@ -94,23 +94,22 @@ def probe(
 ) -> Probe:
     """Probe features whose columns are those of the extractor's pooling; `rows` are the images to use, by default all.
 
-    `labels_N` int64 are the labels of those images.
+    `labels_N` int64 are the labels of those images. The logits of one strength are in memory at a time, and the best so far.
     """
     begun = time.monotonic()
     some_ND = features_ND if rows is None else features_ND[rows]
     scaled_ND = some_ND * block_scale(some_ND, block_sizes)
-    _, logits_SNK = leave_one_out("lda", scaled_ND, labels_N, n_classes, strengths=STRENGTHS)
     smoothing = 1 / (len(labels_N) + 2)  # as if one more image had failed
-    scores = [tempered_log_loss(x, labels_N, smoothing=smoothing) for x in logits_SNK]
-    best = int(np.argmin([loss for loss, _ in scores]))
-    loss, factor = scores[best]
+    each = each_leave_one_out("lda", scaled_ND, labels_N, n_classes, strengths=STRENGTHS)
+    scored = ((*tempered_log_loss(logits_NK, labels_N, smoothing=smoothing), logits_NK) for _, logits_NK in each)
+    loss, factor, best_NK = min(scored, key=lambda one: one[0])
     return Probe(
         extractor=extractor,
         features_ND=features_ND,
         block_sizes=tuple(block_sizes),
-        logits_NK=logits_SNK[best].astype(np.float64) * factor,
+        logits_NK=best_NK * np.float32(factor),
         log_loss=max(loss, 0.0),
-        accuracy=float((logits_SNK[best].argmax(1) == labels_N).mean()),
+        accuracy=float((best_NK.argmax(1) == labels_N).mean()),
         seconds=round(time.monotonic() - begun, 3),
     )
 

@@ -181,23 +181,41 @@ class Spectrum:
         class, the image gets the smallest of its other outputs, so that all values are finite; leave such rows out of
         averages (`scorable`).
         """
-        base, y = self.base, self.base.labels_N
-        rows, weight_N, mass_N = np.arange(len(y)), base.weights_N, base.mass_K[y]
-        alone = _alone(base)
-        rest_N = np.where(alone, 1.0, mass_N - weight_N)
-        prior_NK = np.tile(np.log(base.mass_K), (len(y), 1))
-        prior_NK[rows, y] = np.log(rest_N)
+        base, alone = self.base, _alone(self.base)
         diagonals = np.stack([1 / self._shrunk(s) for s in strengths])
         for s, d_R, quad_N in zip(strengths, diagonals, self._quadratic(diagonals), strict=True):
-            cross_NK, gram_KK = self._cross(d_R)
-            c_N = (1 - s) / base.mass * weight_N * mass_N / rest_N  # A' = A - c r r'
-            left_N = np.maximum(1 - c_N * quad_N, 1e-9)
-            diag_K = np.diag(gram_KK)
-            reach_NK = quad_N[:, None] + cross_NK[rows, y][:, None] - cross_NK  # r' P (x - m_k)
-            apart_NK = diag_K[y][:, None] - 2 * gram_KK[y] + diag_K  # (m_y - m_k)' P (m_y - m_k)
-            distance_NK = 2 * reach_NK - quad_N[:, None] + apart_NK + c_N[:, None] * reach_NK**2 / left_N[:, None]
-            distance_NK[rows, y] = (mass_N / rest_N) ** 2 * quad_N / left_N
-            yield _floor_alone(prior_NK - distance_NK / 2, y, alone)
+            logits_NK, gram_KK = self._cross(d_R)
+            for start in range(0, len(logits_NK), BLOCK):  # in blocks, and in place: a dozen arrays (N, K) are many GB
+                block = slice(start, start + BLOCK)
+                logits_NK[block] = self._lda_without_itself(
+                    s, block, logits_NK[block], gram_KK, quad_N=quad_N[block], alone_N=alone[block]
+                )
+            yield _floor_alone(logits_NK, base.labels_N, alone)
+
+    def _lda_without_itself(
+        self,
+        strength: float,
+        block: slice,
+        cross_NK: np.ndarray,
+        gram_KK: np.ndarray,
+        *,
+        quad_N: np.ndarray,
+        alone_N: np.ndarray,
+    ) -> np.ndarray:
+        """Return the log-posteriors of a block of images, each without itself; arrays (N, ...) are of these images."""
+        base, y = self.base, self.base.labels_N[block]
+        rows, weight_N, mass_N = np.arange(len(y)), base.weights_N[block], base.mass_K[y]
+        rest_N = np.where(alone_N, 1.0, mass_N - weight_N)
+        prior_NK = np.tile(np.log(base.mass_K), (len(y), 1))
+        prior_NK[rows, y] = np.log(rest_N)
+        c_N = (1 - strength) / base.mass * weight_N * mass_N / rest_N  # A' = A - c r r'
+        left_N = np.maximum(1 - c_N * quad_N, 1e-9)
+        diag_K = np.diag(gram_KK)
+        reach_NK = quad_N[:, None] + cross_NK[rows, y][:, None] - cross_NK  # r' P (x - m_k)
+        apart_NK = diag_K[y][:, None] - 2 * gram_KK[y] + diag_K  # (m_y - m_k)' P (m_y - m_k)
+        distance_NK = 2 * reach_NK - quad_N[:, None] + apart_NK + c_N[:, None] * reach_NK**2 / left_N[:, None]
+        distance_NK[rows, y] = (mass_N / rest_N) ** 2 * quad_N / left_N
+        return prior_NK - distance_NK / 2
 
     def ridge_leave_one_out(self, strengths: np.ndarray) -> Iterator[np.ndarray]:
         """Yield per strength the outputs for image i of ridge fitted without image i, float64 (N, K).
