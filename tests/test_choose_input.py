@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 import headstart
+from conftest import write_photos
 from headstart.errors import RecipeError
 from headstart.images.preprocess import Preprocess
 from headstart.pipeline.choose_input import scaled_size
@@ -56,6 +59,27 @@ def test_what_shows_at_the_edges_is_not_cropped_away(
     recipe = RunFolder(tmp_path / "run").provenance.recipe
     assert (recipe.resize, recipe.image_scale, recipe.tta) == (spec["resize"], 1.0, "none")
     assert headstart.reproduce(tmp_path / "run", weights=tiny_weights).same
+
+
+def test_members_with_different_inputs_keep_them_when_the_run_is_reproduced(
+    tiny_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No value of resize in the recipe can say so: without one, the search would be repeated, and depends on time."""
+    weights = shutil.copytree(tiny_weights, tmp_path / "weights")
+    described = json.loads((weights / "test_efficientnet.b.json").read_text())
+    described["pretrained_cfg"]["crop_mode"] = "squash"
+    (weights / "test_efficientnet.b.json").write_text(json.dumps(described))
+    photos = write_photos(tmp_path / "photos", classes=2, each=130)
+    backbones = "test_resnet.a+test_efficientnet.b"
+    recipe = headstart.Recipe(approach="linear", backbone=backbones, image_scale=1.0, tta="none", pooling="last")
+    caplog.set_level("INFO", logger="headstart")
+    headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=weights, report=False)
+    members = headstart.load_classifier(tmp_path / "run").members
+    assert [member.extractor.spec.resize for member in members] == ["crop", "squash"]
+    assert any(message.startswith("Input of") for message in caplog.messages)
+    caplog.clear()
+    assert headstart.reproduce(tmp_path / "run", weights=weights).same
+    assert not any(message.startswith("Input of") for message in caplog.messages)
 
 
 def test_what_the_recipe_says_is_used_and_not_tried(edges: Path, tiny_weights: Path, tmp_path: Path) -> None:

@@ -46,8 +46,8 @@ class EarlierChoices:
     """What repeating a run takes over from it: choices that depended on time or on the machine.
 
     `backbones` are the names of those it chose, best first; `weights` those stored in the run folder itself, by name.
-    `replanned` are the changes to its number of steps, see `training.pacing`. From an interrupted run also come its
-    `trials` so far and the options of the `input` that it settled on.
+    `replanned` are the changes to its number of steps, see `training.pacing`; `input` the options of the input that it
+    settled on. From an interrupted run also come its `trials` so far.
     """
 
     backbones: Sequence[str] = ()
