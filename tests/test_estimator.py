@@ -19,7 +19,7 @@ from sklearn.utils import estimator_checks
 import headstart
 from conftest import draw
 from headstart import ImageClassifier
-from headstart.errors import BackboneError, BadLabels, DataError, RecipeError, UnreadableImage
+from headstart.errors import BackboneError, BadLabels, BadSplit, DataError, RecipeError, UnreadableImage
 from headstart.images.image_refs import Images, as_rgb
 
 
@@ -267,6 +267,22 @@ def test_wrong_x_and_y(model: ImageClassifier, X: object, y: object, error: type
     assert str(caught.value) == text
 
 
+def test_missing_labels_as_pandas_has_them(model: ImageClassifier) -> None:
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(BadLabels) as caught:
+        model.fit(MANY, pandas.Series(["a", "b", None, "a"], dtype="string"))
+    assert str(caught.value) == "y[2]: <NA>, expected a label.\n  Leave out images without a label."
+
+
+def test_too_few_images_for_a_validation_set(model: ImageClassifier) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    with pytest.raises(BadSplit) as caught:
+        model.fit(pixels, ["a", "b", "a", "b"])
+    assert str(caught.value) == (
+        "X: no images are left for the validation set: 4 images are too few for two sets.\n  Add images."
+    )
+
+
 WAY_OUT = "Leave them out; `headstart.check` and `headstart.predict` list them all and continue."
 
 
@@ -277,8 +293,8 @@ def test_pixels_of_another_kind_are_refused(model: ImageClassifier) -> None:
     assert str(caught.value) == (
         "X[0]: an array of float32, expected uint8 from 0 to 255. Convert pixels from 0 to 1 with (255 * "
         "x).round().astype('uint8').\n"
-        f"  6 of 6 images cannot be read, and fit cannot use a label without its image. {WAY_OUT}"
-    )
+        "  6 of 6 images cannot be read, and fit cannot use a label without its image."
+    )  # and not to leave all of them out
     with pytest.raises(UnreadableImage, match=r"X\[0\]: an array of shape \(3, 8, 9\), expected \(height, width\)"):
         model.fit(np.zeros((6, 3, 8, 9), np.uint8), y)
     with pytest.raises(UnreadableImage, match=r"X\[0\]: an array of bool, expected uint8 from 0 to 255\.\n"):
@@ -293,7 +309,7 @@ def test_an_unreadable_image_is_named(model: ImageClassifier, files: list[Path],
         model.fit([*files, bad], [*LABELS, "bar"])
     assert caught.value.reason == "truncated"
     assert str(caught.value).startswith(f"{bad}: PNG:")
-    assert message in str(caught.value)
+    assert str(caught.value).endswith(f"\n  {message} {WAY_OUT}")
     model.fit(files, LABELS)
     missing = tmp_path / "missing.png"
     with pytest.raises(UnreadableImage) as caught:

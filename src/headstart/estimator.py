@@ -132,7 +132,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         copies = find_copies(images, labels_N)
         unsplit = _dataset(images, labels_N, classes)
         dataset = make_split(unsplit, seed=recipe.seed, val_size=recipe.val_size, test_size=0.0, near=copies.groups_N)
-        require_sets(dataset, ("train", "val"))
+        require_sets(dataset, ("train", "val"), hint="Add images.")
         result = fit_classifier(FitTask(dataset, images, recipe, resolved.runtime), resolved)
         self.classes_ = classes
         self.classifier_ = result.classifier
@@ -262,7 +262,7 @@ def _labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _refuse_missing(array: np.ndarray) -> None:
-    missing = [i for i, label in enumerate(array.tolist()) if label is None or label != label]
+    missing = [i for i, label in enumerate(array.tolist()) if _is_missing(label)]
     if missing:
         raise BadLabels(
             f"y[{missing[0]}]: {array[missing[0]]}, expected a label.", hint="Leave out images without a label."
@@ -270,6 +270,14 @@ def _refuse_missing(array: np.ndarray) -> None:
     if array.dtype.kind == "f" and (array != np.round(array)).any():
         first = int(np.flatnonzero(array != np.round(array))[0])
         raise BadLabels(f"y[{first}]: {array[first]}, expected classes, not measurements.")
+
+
+def _is_missing(label: Any) -> bool:
+    """Return whether a label is None, NaN or pandas' NA, of which no comparison is true or false."""
+    try:
+        return label is None or bool(label != label)
+    except TypeError:
+        return True
 
 
 def _dataset(images: Images, labels_N: np.ndarray, classes: np.ndarray) -> Dataset:
@@ -300,9 +308,11 @@ def _refuse_unreadable(names: Sequence[str], images: Images, why: str) -> None:
     bad = [i for i, info in enumerate(images.infos) if info.reason]
     if bad:
         first = images.infos[bad[0]]
-        count = f"{len(bad):,} of {len(names):,} images cannot be read, and {why}. "
+        count = f"{len(bad):,} of {len(names):,} images cannot be read, and {why}."
+        way_out = " Leave them out; `headstart.check` and `headstart.predict` list them all and continue."
+        alike = len(bad) == len(names) and len({info.reason for info in images.infos}) == 1
         raise UnreadableImage(
             f"{names[bad[0]]}: {first.message}",
             reason=first.reason,
-            hint=count + "Leave them out; `headstart.check` and `headstart.predict` list them all and continue.",
+            hint=count if alike else count + way_out,
         )

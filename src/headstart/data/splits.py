@@ -97,8 +97,10 @@ def _check_shares(val_size: float, test_size: float) -> None:
         )
 
 
-def require_sets(dataset: Dataset, names: Sequence[str]) -> None:
-    """Raise `BadSplit` unless there are images in each of these sets ('train', 'val', 'test')."""
+def require_sets(
+    dataset: Dataset, names: Sequence[str], *, hint: str = "Add images, or give a split of your own with --split."
+) -> None:
+    """Raise `BadSplit` with the hint unless there are images in each of these sets ('train', 'val', 'test')."""
     for name in names:
         if not (dataset.split == name).any():
             count = {2: "two", 3: "three"}[len(names)]
@@ -107,7 +109,7 @@ def require_sets(dataset: Dataset, names: Sequence[str]) -> None:
             raise BadSplit(
                 f"{dataset.root}: no images are left for the {SETS[name]}: {_images(len(dataset))}{those} are too few for "
                 f"{count} sets.",
-                hint="Add images, or give a split of your own with --split.",
+                hint=hint,
             )
 
 
