@@ -25,7 +25,7 @@ import headstart
 from conftest import write_photos
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
-from headstart.errors import DamagedRun, HeadstartError, MissingRun, UnsupportedRun
+from headstart.errors import DamagedRun, DataError, HeadstartError, MissingRun, UnsupportedRun
 from headstart.io.files import csv_bytes, json_bytes, png_bytes, read_csv, read_json
 from headstart.io.folders import MANIFEST, folder_aside, write_manifest
 from headstart.model.inference.predictions import Predictions, read_predictions, write_predictions
@@ -360,6 +360,17 @@ def test_a_table_without_these_columns_is_refused(tmp_path: Path, header: str) -
         f"{tmp_path / 'p.csv'}: is not a table of predictions: its columns are {', '.join(header.split(','))}; expected "
         "path, label, error and p(CLASS) for each class."
     )
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown"), [("", "''"), ("high", "'high'"), ("nan", "'nan'"), ("1.5", "'1.5'"), (None, "None")]
+)
+def test_a_probability_that_is_none_is_refused(tmp_path: Path, cell: str | None, shown: str) -> None:
+    last = "" if cell is None else f",{cell}"
+    (tmp_path / "p.csv").write_text(f"path,label,error,p(a),p(b)\n1.jpg,a,,0.5,0.5\n2.jpg,a,,0.5{last}\n")
+    with pytest.raises(DataError) as caught:
+        read_predictions(tmp_path / "p.csv")
+    assert str(caught.value) == f"{tmp_path / 'p.csv'}: p(b) of 2.jpg is {shown}, expected a number from 0 to 1."
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def read_predictions(path: Path) -> Predictions:
             "and p(CLASS) for each class."
         )
     good = [r for r in rows if not r["error"]]
-    chances_NK = np.array([[float(r[class_column(c)]) for c in classes] for r in good]).reshape(len(good), len(classes))
+    chances_NK = _probabilities(path, good, [class_column(c) for c in classes])
     index = {c: k for k, c in enumerate(classes)}
     return Predictions(
         paths=tuple(r["path"] for r in good),
@@ -128,3 +129,20 @@ def read_predictions(path: Path) -> Predictions:
         labels=np.array([index.get(r["label"], -1) for r in good], np.int64),
         errors={r["path"]: r["error"] for r in rows if r["error"]},
     )
+
+
+def _probabilities(path: Path, rows: Sequence[Mapping[str, str | None]], columns: Sequence[str]) -> np.ndarray:
+    """Return float64 (N, K) from the cells of the columns. Raises `DataError` for the first that is no probability."""
+    with suppress(TypeError, ValueError):  # a row that is too short; text
+        read_NK = np.array([[float(row[c]) for c in columns] for row in rows])  # type: ignore[arg-type]
+        if ((read_NK >= 0) & (read_NK <= 1)).all():
+            return read_NK.reshape(len(rows), len(columns))
+    row, column = next((r, c) for r in rows for c in columns if not _is_probability(r[c]))
+    raise DataError(f"{path}: {column} of {row['path']} is {row[column]!r}, expected a number from 0 to 1.")
+
+
+def _is_probability(cell: str | None) -> bool:
+    try:
+        return cell is not None and 0 <= float(cell) <= 1
+    except ValueError:
+        return False
