@@ -322,10 +322,15 @@ def test_budget_too_small(photos: Path, tiny_weights: Path, cache: Path, tmp_pat
     assert "one epoch over the training images takes about" in str(refused.value)
 
 
-def test_auto_without_time_is_linear(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
+def test_auto_without_time_is_linear(
+    photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """And says so in the run folder, so that reproducing it elsewhere does not fine-tune."""
     recipe = headstart.Recipe(backbone="test_resnet.a", budget="1s")
+    caplog.set_level("INFO", logger="headstart")
     headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
+    said = "No fine-tuning: only 0 s of the budget are left. A larger --budget allows it (now: 1s)."
+    assert said in caplog.messages
     assert RunFolder(tmp_path / "run").provenance.approach == "linear"
 
 

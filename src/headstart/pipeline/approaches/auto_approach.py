@@ -66,7 +66,11 @@ def _has_time(task: FitTask) -> bool:
     left = training_deadline(task).left()
     if task.recipe.epochs or left >= LEAST_SECONDS:
         return True
-    log.info("No fine-tuning: %.0f s of the budget are left (--budget 10m allows it).", max(left, 0.0))
+    log.info(
+        "No fine-tuning: only %.0f s of the budget are left. A larger --budget allows it (now: %s).",
+        max(left, 0.0),
+        task.recipe.budget,
+    )
     return False
 
 
