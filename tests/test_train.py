@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 import headstart
 from headstart import Recipe
@@ -62,3 +65,24 @@ def test_every_kind_of_head_makes_a_run(tmp_path: Path, photos: Path, tiny_weigh
         recorded = RunFolder(tmp_path / head).provenance.head
         assert recorded is not None and recorded == run.provenance.head and recorded.kind == head
         assert (recorded.strength is None) == (head == "ncm")
+
+
+def test_a_file_that_cannot_be_used_is_said_once(
+    tmp_path: Path, photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By training while there is time to stop it, by check in its result."""
+    data = shutil.copytree(photos, tmp_path / "photos")
+    (data / "class1" / "cut.jpg").write_bytes((data / "class1" / "000.jpg").read_bytes()[:500])
+    caplog.set_level("INFO", logger="headstart")
+    recipe = Recipe(approach="linear", backbone="mobilenetv2_050.headstart", head="lda")
+    run = headstart.train(data, out=tmp_path / "run", recipe=recipe, report=False)
+    said = [line for line in [*caplog.messages, *run.table().splitlines()] if "cannot be used" in line]
+    assert said == [
+        "1 of 43 files cannot be used, and is left out: class1/cut.jpg: JPEG: the file ends before the pixel data (500 bytes)."
+    ]
+    caplog.clear()
+    found = headstart.check(data)
+    said = [line for line in [*caplog.messages, *found.table().splitlines()] if "cannot be used" in line]
+    assert len(said) == 1 and said[0].startswith(
+        "error    truncated               1 file of 43 cannot be used (truncated) and"
+    )

@@ -12,14 +12,20 @@ from headstart.images.formats import counted_kinds, remedies
 from headstart.images.validate import ImageInfo
 from headstart.images.value_ranges import FULL, ValueRanges, chosen_ranges, is_deep
 from headstart.io.progress import log
+from headstart.io.text_table import plain
 
 
-def note_unusable(infos: Sequence[ImageInfo]) -> None:
-    """Warn about files that cannot be used: how many of each format, and how to convert those of other formats."""
-    bad = [info for info in infos if info.reason]
-    if bad:
-        what = f"{len(bad):,} of {len(infos):,} files cannot be used, and {'is' if len(bad) == 1 else 'are'} left out"
-        log.warning("%s%s.%s", what, kinds_of(bad), remedy_of(bad))
+def note_unusable(infos: Sequence[ImageInfo], names: Sequence[str] = ()) -> None:
+    """Warn about files that cannot be used: how many of each format, and how to convert those of other formats; about a
+    single one, its name if there are `names`, and why."""
+    bad = [i for i, info in enumerate(infos) if info.reason]
+    if len(bad) == 1:
+        name = f"{plain(names[bad[0]])}: " if names else ""
+        reason = f"{name}{infos[bad[0]].message.rstrip('.')}"
+        log.warning("1 of %s files cannot be used, and is left out: %s.", f"{len(infos):,}", reason)
+    elif bad:
+        what, those = f"{len(bad):,} of {len(infos):,} files", [infos[i] for i in bad]
+        log.warning("%s cannot be used, and are left out%s.%s", what, kinds_of(those), remedy_of(those))
 
 
 def kinds_of(bad: Sequence[ImageInfo]) -> str:

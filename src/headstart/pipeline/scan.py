@@ -72,8 +72,9 @@ def scan(
     *,
     opened: Dataset | None = None,
     not_copies: NotCopies = NotCopies(),  # noqa: B008 (frozen)
+    noting: bool = True,
 ) -> ScannedDataset:
-    """Open `data` unless `opened` is given, and read every file.
+    """Open `data` unless `opened` is given, and read every file. Files that cannot be used are logged, if `noting`.
 
     Raises `DataError` if nothing can be used; `BadCopies` if a pair of `not_copies` is the same file.
     """
@@ -89,7 +90,8 @@ def scan(
             f"{source.where}: {none}: {everything.paths[0]}: {first.message}",
             hint=f"`headstart check {shlex.join(source.words())}` says what is wrong with each.",
         )
-    note_unusable(every_image.infos)
+    if noting:
+        note_unusable(every_image.infos, everything.paths)
     images = every_image.take(keep)
     dataset = with_identical_files(everything.take(keep), images)
     scanned = ScannedDataset(

@@ -32,6 +32,7 @@ from headstart.data.open_dataset import open_dataset, require_trainable
 from headstart.data.splits import make_split, require_sets, split_hash, split_rows
 from headstart.errors import WriteError
 from headstart.evaluation.metrics import Metrics, compute_metrics
+from headstart.images.limits import REASONS
 from headstart.io.addresses import absolute
 from headstart.io.files import png_bytes, sha256_file
 from headstart.io.folders import MANIFEST, folder_aside
@@ -376,7 +377,10 @@ class TrainResult(Result):
     def table(self) -> str:
         """Format as plain text for a terminal."""
         backbones = " + ".join(str(p.extractor) for p in self.classifier.members)
-        problems = [f"{f.severity}: {plain(f.message)}" for f in self.findings if f.severity != "info"]
+        found = [
+            f for f in self.findings if f.severity != "info" and f.check not in REASONS
+        ]  # those were said on reading
+        problems = [f"{f.severity}: {plain(f.message)}" for f in found]
         took = f"{self.seconds['total']:.1f} s"
         judged = f"Test: {self.test.table()}" if self.test else f"{ON_VALIDATION}\nValidation: {self.val.table()}"
         return "\n".join([*problems, f"{backbones}; {took}; written to {self.out}", "", judged])

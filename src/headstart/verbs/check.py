@@ -131,7 +131,7 @@ def check(
     looking = labels or write_corrections is not None
     backbones = backbones_for_labels(backbone, as_weights_source(weights)) if looking else ()
     note_groups(opened)
-    scanned = scan(source, opened=opened, not_copies=refused)
+    scanned = scan(source, opened=opened, not_copies=refused, noting=False)  # the findings say it
     dataset, copies = scanned.dataset, scanned.copies
     found = _with_groups(scanned.findings(dataset, copies), unsplittable(opened, source.groups_named_by))
     sheet = ""

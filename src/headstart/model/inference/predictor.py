@@ -99,8 +99,8 @@ def predicted(
     """Return predictions of images like `Predictor.predict`, from any function that computes logits."""
     if not isinstance(images, Images):
         images = Images.inspect(as_several(images))
-    note_unusable(images.infos)
     keys = list(names) if names is not None else _names(images)
+    note_unusable(images.infos, keys)
     errors = {keys[i]: info.reason for i, info in enumerate(images.infos) if info.reason}
     usable = images.usable
     logits_NK, failed = answer(images.take(usable)) if len(usable) else (np.zeros((0, len(classes))), {})
