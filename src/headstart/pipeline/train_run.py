@@ -377,9 +377,8 @@ class TrainResult(Result):
     def table(self) -> str:
         """Format as plain text for a terminal."""
         backbones = " + ".join(str(p.extractor) for p in self.classifier.members)
-        found = [
-            f for f in self.findings if f.severity != "info" and f.check not in REASONS
-        ]  # those were said on reading
+        # files that cannot be used were said while reading them
+        found = [f for f in self.findings if f.severity != "info" and f.check not in REASONS]
         problems = [f"{f.severity}: {plain(f.message)}" for f in found]
         took = f"{self.seconds['total']:.1f} s"
         judged = f"Test: {self.test.table()}" if self.test else f"{ON_VALIDATION}\nValidation: {self.val.table()}"
