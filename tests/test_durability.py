@@ -675,6 +675,28 @@ def test_what_has_the_name_of_the_previous_run_is_never_replaced(name: str, tmp_
     assert mine.read_text() == "mine" and (out / "a.txt").read_text() == "first"
 
 
+def test_files_that_were_added_to_a_run_are_kept_with_it_and_not_removed(tmp_path: Path) -> None:
+    out, notes = tmp_path / "run", tmp_path / "run.previous" / "notes" / "ideas.txt"
+    for text in ("first", "second"):
+        with folder_aside(out) as folder:
+            write_text(folder / "a.txt", text)
+        if text == "first":
+            (out / "notes").mkdir()
+            (out / "notes" / "ideas.txt").write_text("mine")
+            (out / ".DS_Store").write_bytes(b"x")
+    with pytest.raises(WriteError) as caught, folder_aside(out):
+        pytest.fail("the name is refused before anything is written")
+    assert str(caught.value) == (
+        f"{tmp_path}/run.previous: contains notes/ideas.txt, which headstart did not write; it would be removed with the "
+        "rest.\n  Move it elsewhere, rename the folder, or choose another --out."
+    )
+    assert notes.read_text() == "mine" and (out / "a.txt").read_text() == "second"
+    notes.rename(tmp_path / "ideas.txt")
+    with folder_aside(out) as folder:
+        write_text(folder / "a.txt", "third")
+    assert (tmp_path / "run.previous" / "a.txt").read_text() == "second"
+
+
 def test_what_takes_the_name_of_the_previous_run_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     out, mine = tmp_path / "run", tmp_path / "run.previous" / "thesis.docx"
     with folder_aside(out) as folder:
