@@ -263,13 +263,14 @@ def test_a_run_is_not_replaced_by_something_else(
     assert contents(place) == before
 
 
-def test_a_run_with_a_damaged_manifest_may_be_trained_again(run: Path, place: Path) -> None:
+def test_a_run_with_a_damaged_manifest_is_not_replaced(run: Path, place: Path) -> None:
     (run / "manifest.json").write_text("{")
-    check_run_place(run)
-    (run / "headstart.json").unlink()
     with pytest.raises(WriteError) as caught:
         check_run_place(run)
-    assert str(caught.value) == "run: is not an earlier run; it is not replaced.\n  Choose another --out."
+    assert str(caught.value) == (
+        "run: its manifest.json is damaged, or not of headstart; it is not replaced.\n"
+        "  Choose another --out, or an empty folder."
+    )
 
 
 # The table beside the features

@@ -192,10 +192,13 @@ def check_replaceable(final: Path) -> None:
     if not occupied:
         return
     if not _is_ours(place):
-        raise WriteError(
-            f"{final}: contains files that headstart did not write; it is not replaced.",
-            hint="Choose another --out, or an empty folder.",
+        is_listed = os.path.lexists(place / MANIFEST)
+        why = (
+            f"its {MANIFEST} is damaged, or not of headstart"
+            if is_listed
+            else "contains files that headstart did not write"
         )
+        raise WriteError(f"{final}: {why}; it is not replaced.", hint="Choose another --out, or an empty folder.")
     with as_write_error(final):
         _check_previous(place)
 

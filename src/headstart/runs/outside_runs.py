@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Set
 from pathlib import Path
 
-from headstart.errors import DamagedRun, WriteError
+from headstart.errors import WriteError
 from headstart.io.files import check_file_place
 from headstart.io.folders import MANIFEST, check_keeps, check_outside_data, check_replaceable, read_manifest
 from headstart.runs.run_folder import CLASSIFIER
@@ -47,11 +47,7 @@ def check_run_place(out: Path) -> None:
 def _check_kind(out: Path, kind: str, is_kind: Callable[[Set[str]], bool]) -> None:
     if not os.path.isfile(out / MANIFEST):
         return
-    try:
-        names: Set[str] = read_manifest(out, "").keys()
-    except DamagedRun:
-        names = {name for name in os.listdir(out) if name != MANIFEST}
-    if not is_kind(names):
+    if not is_kind(read_manifest(out, "").keys()):
         raise WriteError(f"{out}: is not an earlier {kind}; it is not replaced.", hint="Choose another --out.")
 
 

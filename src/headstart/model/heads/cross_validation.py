@@ -4,7 +4,8 @@ What it does: `cross_validate` fits every kind at every strength once for each f
 and selects the head with the lowest log-loss over all images. With 64 images outside the test set, 64 predictions
 decide, where a validation set gives 16; figures are in LOG.md.
 
-What it costs: five fits of each candidate, 0.1 to 2 s for up to 1,000 images.
+What it costs: five fits of each candidate; with 1,800 features and six classes on two cores, 0.1 s for 100 images, 2 s for
+1,000.
 
 When not to use it: with thousands of images, one validation set decides as well (`headstart.model.heads.search`).
 """
