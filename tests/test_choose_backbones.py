@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import headstart
 from headstart.data.dataset import Dataset
-from headstart.data.folds import stratified_order
+from headstart.data.folds import FOLDS, stratified_order
 from headstart.errors import BackboneError, RecipeError
 from headstart.evaluation.probabilities import cross_entropies
 from headstart.images.image_refs import Images
@@ -24,6 +24,7 @@ from headstart.images.preprocess import Preprocess
 from headstart.io.files import sha256_bytes
 from headstart.model.backbones.registry import Backbone, at_hand
 from headstart.model.backbones.weights_source import WeightsSource
+from headstart.model.heads.linear import fit_head
 from headstart.model.inference.engines import choose_runtime, features_key, network_key
 from headstart.model.inference.features import FeatureExtractor, FeatureStore
 from headstart.model.inference.runtime import Runtime
@@ -34,9 +35,9 @@ from headstart.pipeline.choose_backbones import (
     compiled_within,
     fitting_size,
 )
-from headstart.pipeline.combine import Probe, choose_members, fit_weights, probe, probe_poolings
+from headstart.pipeline.combine import STRENGTHS, Probe, choose_members, fit_weights, probe, probe_poolings
 from headstart.pipeline.fit import ResolvedBackbones, choose_extractors
-from headstart.pipeline.fit_heads import block_scale
+from headstart.pipeline.fit_heads import block_scale, folds_of
 from headstart.pipeline.fit_task import FitTask
 from headstart.pipeline.trial_configs import fitted_extractor
 from headstart.training.recipe import Recipe, seconds
@@ -202,13 +203,51 @@ def test_of_few_images_all_are_used() -> None:
     assert chosen([made[0][0]], made[0][1]).trials == ()
 
 
-def probed(features: list[np.ndarray], labels: np.ndarray, block_sizes: tuple[int, ...] = ()) -> list[Probe]:
+def probed(
+    features: list[np.ndarray], labels: np.ndarray, block_sizes: tuple[int, ...] = (), groups: np.ndarray | None = None
+) -> list[Probe]:
     """A probe of each extractor's features."""
     extractors = [FeatureExtractor(replace(BACKBONE, name=f"net.{i}"), Preprocess()) for i in range(len(features))]
     return [
-        probe(extractor, x, block_sizes or x.shape[1:], labels, int(labels.max()) + 1)
+        probe(extractor, x, block_sizes or x.shape[1:], labels, int(labels.max()) + 1, groups_N=groups)
         for extractor, x in zip(extractors, features, strict=True)
     ]
+
+
+def test_a_backbone_that_recognises_the_patient_is_not_the_best() -> None:
+    """Sixty patients with eight images each: the first features tell patients apart, the second a little about the class."""
+    rng, patients = np.random.default_rng(0), np.repeat(np.arange(60), 8)
+    labels = (np.arange(60) % 3)[patients]
+    of_patients = (3 * rng.normal(size=(60, 40))[patients] + rng.normal(size=(480, 40))).astype(np.float32)
+    of_classes = (np.eye(3)[labels] @ rng.normal(size=(3, 40)) / 6 + rng.normal(size=(480, 40))).astype(np.float32)
+    one, other = probed([of_patients, of_classes], labels)
+    assert one.log_loss < other.log_loss and not one.cross_validated
+    assert np.isfinite(one.row().loo_log_loss) and np.isnan(one.row().cv_log_loss)
+    one, other = probed([of_patients, of_classes], labels, groups=patients)
+    assert other.log_loss < 0.9 * one.log_loss and one.cross_validated
+    assert one.log_loss > 0.95 * np.log(3)  # no better than guessing
+    assert np.isnan(one.row().loo_log_loss) and one.row().cv_log_loss == one.log_loss == one.row().choosing_log_loss
+    alone = probed([of_classes], labels, groups=np.arange(480))[0]
+    assert not alone.cross_validated and alone.log_loss == probed([of_classes], labels)[0].log_loss
+
+
+def test_cross_validated_probes_are_fits_without_whole_groups() -> None:
+    x, labels = clouds(120, 6, 3, seed=0, spread=2.0)
+    groups = np.arange(120) // 2
+    (found,) = probed([x], labels, groups=groups)
+    folds = folds_of(x, labels, groups, seed=0)
+    assert folds is not None
+    for fold in range(FOLDS):
+        held = folds == fold
+        assert not set(groups[held]) & set(groups[~held])
+        losses = []
+        for strength in STRENGTHS:
+            logits = fit_head("lda", x[~held], labels[~held], 3, strength=strength).logits(x[held])
+            ours = found.logits_NK[held] - found.logits_NK[held].mean(1, keepdims=True)
+            theirs = logits - logits.mean(1, keepdims=True)
+            factor = (ours * theirs).sum() / (theirs**2).sum()  # the temperature is that of all folds
+            losses.append(np.abs(ours - factor * theirs).max())
+        assert min(losses) < 1e-2
 
 
 def test_a_second_backbone_is_combined_when_it_adds_something_and_only_then() -> None:

@@ -32,6 +32,7 @@ from test_compare import predictions
 from test_compare_page import contender
 
 BY_PATIENT = r"(patient\d+)"
+RECIPE = Recipe(backbone="test_resnet.a+test_efficientnet.b", approach="linear", pooling="last")
 
 
 def write_patients(folder: Path, patients: range, each: int = 4) -> None:
@@ -50,9 +51,8 @@ def patients(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> It
     place = tmp_path_factory.mktemp("patients")
     write_patients(place / "data" / "train", range(12))
     write_patients(place / "data" / "test", range(12, 17))
-    recipe = Recipe(backbone="test_resnet.a+test_efficientnet.b", approach="linear", pooling="last")
     source = DataSource(place / "data", group_from=BY_PATIENT)
-    headstart.train(source, out=place / "run", recipe=recipe, weights=tiny_weights)
+    headstart.train(source, out=place / "run", recipe=RECIPE, weights=tiny_weights)
     yield place / "data", place / "run"
     monkeypatch.undo()
 
@@ -121,14 +121,29 @@ def test_an_export_is_compared_on_the_groups_of_the_run(patients: tuple[Path, Pa
     assert again.groups_N.tolist() == found.groups_N[[1, 0]].tolist()
 
 
-def test_leave_one_out_with_the_rest_of_the_group_is_marked(patients: tuple[Path, Path]) -> None:
-    _, run = patients
-    history = RunFolder(run).history
+def test_choices_on_few_images_are_cross_validated_with_whole_groups(patients: tuple[Path, Path]) -> None:
+    history = RunFolder(patients[1]).history
+    assert {row.stage for row in history} == {"choose", "head"}
+    assert all(math.isnan(row.loo_log_loss) and not math.isnan(row.cv_log_loss) for row in history)
+    by = {row["stage"]: row["by"] for row in trial_rows(history, frozenset())}
+    assert by == {"head": "cross-validation", "choice of backbone": "cross-validation"}
+
+
+def test_leave_one_out_with_the_rest_of_the_group_is_marked(
+    patients: tuple[Path, Path], tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on more images in groups than are cross-validated."""
+    monkeypatch.setattr("headstart.pipeline.combine.MOST_IN_GROUPS", 0)
+    monkeypatch.setattr("headstart.pipeline.fit_heads.FEW_IMAGES", 0)
+    source = DataSource(patients[0], group_from=BY_PATIENT)
+    headstart.train(source, out=tmp_path / "run", recipe=RECIPE, weights=tiny_weights)
+    history = RunFolder(tmp_path / "run").history
     measured = [not math.isnan(row.loo_log_loss) for row in history]
     assert [bool(row.loo_in_groups) for row in history] == measured and any(measured)
-    assert "which is too low: images of one group see each other in it." in (run / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "which is too low: images of one group see each other in it." in page
     by = {row["stage"]: row["by"] for row in trial_rows(history, frozenset())}
-    assert by == {"head": "cross-validation", "choice of backbone": "leave-one-out; images of one group see each other"}
+    assert by == {"head": "validation", "choice of backbone": "leave-one-out; images of one group see each other"}
 
 
 # Images of the training

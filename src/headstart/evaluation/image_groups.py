@@ -30,12 +30,6 @@ class ImageGroups:
         sums_G: np.ndarray = np.add.reduceat(values_N[order], starts, axis=0, dtype=np.float64)
         return sums_G
 
-    @property
-    def firsts(self) -> np.ndarray:
-        """The first image of each group, int64 (G,)."""
-        firsts_G: np.ndarray = np.unique(self.number_N, return_index=True)[1]
-        return firsts_G
-
     def take(self, rows: np.ndarray) -> ImageGroups | None:
         """Return the groups among some images (a bool mask or indices); None if each of these is on its own."""
         return groups_of(self.number_N[rows])

@@ -71,15 +71,17 @@ def choose_backbones(
     *,
     seconds: float,
     total: int,
+    groups_N: np.ndarray | None = None,
     seed: int = 0,
     pooling: str = "last",
     part_for_all: float = PART_FOR_ALL,
 ) -> Choice:
     """Rank candidate extractors on subsets of the labelled images (never the test ones); keep at most four, best first.
 
-    `labels_N` int64 (N,), all known. `seconds` is what remains of the budget; `total` images must be embedded in the
-    end. Keeps fewer extractors if they would not fit into the time. `pooling` is that of the `Recipe`.
-    The remaining candidates embed all images as soon as that takes at most the fraction `part_for_all` of the time.
+    `labels_N` int64 (N,), all known; `groups_N` int64 (N,) are equal for images that are not independent. `seconds` is what
+    remains of the budget; `total` images must be embedded in the end. Keeps fewer extractors if they would not fit into the
+    time. `pooling` is that of the `Recipe`. The remaining candidates embed all images as soon as that takes at most the
+    fraction `part_for_all` of the time.
     Candidates whose networks cannot be used here are left out, which is logged. Raises `BackboneError` or `MissingExtra` if
     there is no other; `WriteError`.
     """
@@ -106,8 +108,9 @@ def choose_backbones(
         late = time.monotonic() - started > PART_OF_TIME * seconds
         last = len(left) <= LAST or n == len(order) or late
         sizes = [embedder.block_sizes(i) for i in range(len(left))]
-        known_N = labels_N[subset][good]
-        probes, rows = _rank(left, [x[good] for x in features], sizes, known_N, n_classes, pooling=pooling)
+        known_N, in_groups_N = labels_N[subset][good], None if groups_N is None else groups_N[subset][good]
+        good_ND = [x[good] for x in features]
+        probes, rows = _rank(left, good_ND, sizes, known_N, n_classes, pooling=pooling, groups_N=in_groups_N)
         trials += rows
         kept = choose_members(probes, known_N) if last else probes[: _half(len(left))]
         ranked = [replace(p.extractor, pooling="last") for p in kept]
@@ -218,15 +221,16 @@ def _rank(
     n_classes: int,
     *,
     pooling: str,
+    groups_N: np.ndarray | None,
 ) -> tuple[list[Probe], list[HistoryRow]]:
     """Return the better probe of each extractor, best first, and a row for each."""
     found = [
-        probe_poolings(each, x, size, labels_N, n_classes, pooling=pooling)
+        probe_poolings(each, x, size, labels_N, n_classes, pooling=pooling, groups_N=groups_N)
         for each, x, size in zip(extractors, features, sizes, strict=True)
     ]
     tried = sorted((p for probes in found for p in probes), key=lambda p: p.log_loss)
     listed = ", ".join(f"{p.extractor} {p.log_loss:.3f}" for p in tried)
-    log.info("Leave-one-out log-loss on %s images: %s", f"{len(labels_N):,}", listed)
+    log.info("%s log-loss on %s images: %s", tried[0].method, f"{len(labels_N):,}", listed)
     best = sorted((probes[0] for probes in found), key=lambda p: p.log_loss)
     return best, [p.row() for probes in found for p in probes]
 

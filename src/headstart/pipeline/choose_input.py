@@ -188,12 +188,13 @@ class _InputSearch:
             return None
 
     def _probe(self, extractor: FeatureExtractor) -> Probe:
-        recipe, labels_N = self.task.recipe, self.task.dataset.labels[self._rows]
+        recipe, dataset = self.task.recipe, self.task.dataset
+        labels_N, groups_N = dataset.labels[self._rows], dataset.groups[self._rows]
         wide = replace(extractor, pooling="last" if recipe.pooling == "last" else "stages")
         (features_ND,), (sizes,) = self.task.embed_rows([wide], self._rows)
-        n_classes = len(self.task.dataset.classes)
-        found = probe_poolings(wide, features_ND, sizes, labels_N, n_classes, pooling=recipe.pooling)[0]
-        log.info("Input of %s: leave-one-out log-loss %.3f.", _described(extractor), found.log_loss)
+        known = (features_ND, sizes, labels_N, len(dataset.classes))
+        found = probe_poolings(wide, *known, pooling=recipe.pooling, groups_N=groups_N)[0]
+        log.info("Input of %s: %s log-loss %.3f.", _described(extractor), found.method.lower(), found.log_loss)
         return found
 
 

@@ -3,7 +3,9 @@
     probe each backbone's features -> add the member that helps most, while it helps clearly -> weigh the members
 
 Discriminant analysis on all images of train and validation is scored by exact leave-one-out (`model.heads.linear`), so
-every image counts, and not only a small validation set. The logits of an ensemble are a weighted sum of its members'
+every image counts, and not only a small validation set. Where images belong to groups, it is scored by cross-validation that
+keeps groups whole, with up to `MOST_IN_GROUPS` images: with another image of the patient left in, the best backbone is the one
+that recognises the patient. The logits of an ensemble are a weighted sum of its members'
 (a product of experts: Hinton 2002), so it stays one linear layer per backbone. Weights minimise the log-loss of these
 logits and are shrunk towards equal ones.
 
@@ -14,17 +16,18 @@ layers, which `pipeline.fit_heads` does; and for features of more than `MOST_COL
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from headstart.evaluation.image_groups import ImageGroups, standard_error
+from headstart.evaluation.image_groups import ImageGroups, groups_of, standard_error
 from headstart.evaluation.probabilities import log_softmax, softmax
 from headstart.io.progress import log
+from headstart.model.heads.cross_validation import cross_validated_lda
 from headstart.model.heads.linear import each_leave_one_out, tempered_log_loss
 from headstart.model.inference.features import FeatureExtractor, Pooling
-from headstart.pipeline.fit_heads import block_scale
+from headstart.pipeline.fit_heads import block_scale, folds_of
 from headstart.training.history import HistoryRow
 
 CLEAR_GAIN = 0.02
@@ -39,6 +42,9 @@ MOST_COLUMNS = 6000
 """Features of all stages are used up to this number: the decomposition of more takes minutes."""
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
+
+MOST_IN_GROUPS = 2_000
+"""Images in groups up to which probes are cross-validated, which takes five decompositions in place of one."""
 
 PRIOR_IMAGES = 10.0
 """Strength of the prior on the weights, as a number of images in favour of the expected ones."""
@@ -61,6 +67,8 @@ class Probe:
     log_loss: float
     accuracy: float
     seconds: float
+    cross_validated: bool = False
+    """Whether the logits are from cross-validation with whole groups, not from leave-one-out."""
 
     @classmethod
     def unscored(cls, extractor: FeatureExtractor, features_ND: np.ndarray, block_sizes: Sequence[int]) -> Probe:
@@ -70,17 +78,23 @@ class Probe:
 
     def row(self, stage: str = "choose") -> HistoryRow:
         """Return its row of the history."""
-        return HistoryRow(
+        row = HistoryRow(
             stage=stage,
             backbone=self.extractor.backbone.name,
             approach="linear",
             pooling=self.extractor.pooling,
             head="lda",
             n_images=len(self.logits_NK),
-            loo_log_loss=self.log_loss,
-            loo_accuracy=self.accuracy,
             seconds=self.seconds,
         )
+        if self.cross_validated:
+            return replace(row, cv_log_loss=self.log_loss, cv_accuracy=self.accuracy)
+        return replace(row, loo_log_loss=self.log_loss, loo_accuracy=self.accuracy)
+
+    @property
+    def method(self) -> str:
+        """How it was scored, as the first words of a sentence about the log-loss."""
+        return "Cross-validated" if self.cross_validated else "Leave-one-out"
 
 
 def probe(
@@ -90,18 +104,27 @@ def probe(
     labels_N: np.ndarray,
     n_classes: int,
     *,
+    groups_N: np.ndarray | None = None,
     rows: np.ndarray | None = None,
 ) -> Probe:
     """Probe features whose columns are those of the extractor's pooling; `rows` are the images to use, by default all.
 
-    `labels_N` int64 are the labels of those images. The logits of one strength are in memory at a time, and the best so far.
+    `labels_N` and `groups_N` int64 are the labels and groups of those images. The logits of one strength are in memory at a
+    time, and the best so far; with groups, those of all strengths.
     """
     begun = time.monotonic()
     some_ND = features_ND if rows is None else features_ND[rows]
     scaled_ND = some_ND * block_scale(some_ND, block_sizes)
     smoothing = 1 / (len(labels_N) + 2)  # as if one more image had failed
-    each = each_leave_one_out("lda", scaled_ND, labels_N, n_classes, strengths=STRENGTHS)
-    scored = ((*tempered_log_loss(logits_NK, labels_N, smoothing=smoothing), logits_NK) for _, logits_NK in each)
+    folds_N = None
+    if groups_N is not None and groups_of(groups_N) is not None and len(labels_N) <= MOST_IN_GROUPS:
+        folds_N = folds_of(some_ND, labels_N, groups_N, seed=0)
+    each: Iterable[np.ndarray]
+    if folds_N is None:
+        each = (x for _, x in each_leave_one_out("lda", scaled_ND, labels_N, n_classes, strengths=STRENGTHS))
+    else:
+        each = cross_validated_lda(scaled_ND, labels_N, folds_N, n_classes, strengths=STRENGTHS)
+    scored = ((*tempered_log_loss(logits_NK, labels_N, smoothing=smoothing), logits_NK) for logits_NK in each)
     loss, factor, best_NK = min(scored, key=lambda one: one[0])
     return Probe(
         extractor=extractor,
@@ -111,6 +134,7 @@ def probe(
         log_loss=max(loss, 0.0),
         accuracy=float((best_NK.argmax(1) == labels_N).mean()),
         seconds=round(time.monotonic() - begun, 3),
+        cross_validated=folds_N is not None,
     )
 
 
@@ -122,6 +146,7 @@ def probe_poolings(
     n_classes: int,
     *,
     pooling: str,
+    groups_N: np.ndarray | None = None,
     rows: np.ndarray | None = None,
 ) -> list[Probe]:
     """Probe the poolings that are allowed, the better one first.
@@ -132,7 +157,7 @@ def probe_poolings(
     def one(name: Pooling) -> Probe:
         sizes = block_sizes if name == "stages" else block_sizes[:1]
         named = replace(extractor, pooling=name)
-        return probe(named, all_ND[:, : sum(sizes)], sizes, labels_N, n_classes, rows=rows)
+        return probe(named, all_ND[:, : sum(sizes)], sizes, labels_N, n_classes, groups_N=groups_N, rows=rows)
 
     if pooling == "last" or len(block_sizes) == 1 or (pooling == "auto" and sum(block_sizes) > MOST_COLUMNS):
         return [one("last")]

@@ -227,6 +227,7 @@ def choose_extractors(
         task.runtime,
         seconds=task.seconds_left,
         total=len(dataset),
+        groups_N=dataset.groups[rows],
         seed=recipe.seed,
         pooling="last" if "pooling" in APPROACHES[recipe.approach].ignores(recipe) else recipe.pooling,
     )

@@ -78,8 +78,10 @@ def fit_best_head(
     kinds = _kinds(recipe, len(train) * n_classes)
     weight = None if recipe.class_weight == "none" else recipe.class_weight
     labels_N = dataset.labels
-    if (folds_N := _folds(dataset, features_ND, recipe.seed)) is not None:
-        rows = dataset.sets.train_val
+    rows = dataset.sets.train_val
+    few = len(rows) < FEW_IMAGES
+    folds_N = folds_of(features_ND[rows], labels_N[rows], dataset.groups[rows], recipe.seed) if few else None
+    if folds_N is not None:
         found = cross_validate(scaled_ND[rows], labels_N[rows], folds_N, n_classes, kinds=kinds, class_weight=weight)
         on_train = refit(found.head, scaled_ND[train], labels_N[train], n_classes)
         return HeadSearch(
@@ -96,18 +98,15 @@ def fit_best_head(
     return HeadSearch(fitted, fitted.logits(features_ND[val]), None, trials)
 
 
-def _folds(dataset: Dataset, features_ND: np.ndarray, seed: int) -> np.ndarray | None:
-    """Return the folds of the training and validation images, in whole groups; None if there are many images, or if less
-    than half could be scored because their class is in one fold only.
+def folds_of(features_ND: np.ndarray, labels_N: np.ndarray, groups_N: np.ndarray, seed: int) -> np.ndarray | None:
+    """Return the fold of each image, int64 (N,), in whole groups; None if less than half could be scored because their class
+    is in one fold only.
 
     Images are dealt in the order of their features, so the result does not depend on the order in which they are given.
     """
-    rows = dataset.sets.train_val
-    if len(rows) >= FEW_IMAGES:
-        return None
-    order = rows[np.lexsort(features_ND[rows, :KEYS].T)]
-    folds_N = assign_folds(dataset.labels[order], dataset.groups[order], seed)[np.argsort(order)]
-    return folds_N if scored_rows(dataset.labels[rows], folds_N).mean() >= 0.5 else None
+    order = np.lexsort(features_ND[:, :KEYS].T)
+    folds_N = assign_folds(labels_N[order], groups_N[order], seed)[np.argsort(order)]
+    return folds_N if scored_rows(labels_N, folds_N).mean() >= 0.5 else None
 
 
 def refit_on(fitted: FittedHead, features_ND: np.ndarray, labels_N: np.ndarray, n_classes: int) -> FittedHead:

@@ -99,6 +99,7 @@ def see(scanned: ScannedDataset, backbones: Sequence[Backbone], *, seed: int = 0
             runtime,
             seconds=SECONDS,
             total=len(known),
+            groups_N=dataset.groups[known],
             seed=seed,
         )
         extractors = [choice.extractors[0]]

@@ -104,7 +104,7 @@ def backbones_to_choose_from(
 def best_backbones(
     found: Sequence[Backbone], scanned: ScannedDataset, dataset: Dataset, seconds: float, seed: int
 ) -> list[str]:
-    """Return the names of at most `TOP` backbones, those with the lowest leave-one-out log-loss on a subset."""
+    """Return the names of at most `TOP` backbones, those with the lowest log-loss on a subset."""
     if len(found) <= TOP:
         return [b.name for b in found]
     rows = dataset.sets.train_val
@@ -118,10 +118,11 @@ def best_backbones(
         choose_runtime(),
         seconds=seconds,
         total=len(dataset),
+        groups_N=dataset.groups[rows],
         seed=seed,
     )
     alone = {b.name for b in found}
-    ranked = sorted((t for t in choice.trials if t.backbone in alone), key=lambda t: (-t.n_images, t.loo_log_loss))
+    ranked = sorted((t for t in choice.trials if t.backbone in alone), key=lambda t: (-t.n_images, t.choosing_log_loss))
     return list(dict.fromkeys(t.backbone for t in ranked))[:TOP]
 
 

@@ -362,9 +362,7 @@ def _loss(trial: HistoryRow) -> float:
 
 
 def _choosing(trial: HistoryRow) -> float:
-    """Return the loss that chose among trials of the same kind: leave-one-out where there is one, so for ridge and LDA."""
-    found = _known(trial.cv_log_loss, trial.loo_log_loss, trial.val_log_loss)
-    return math.inf if math.isnan(found) else found
+    return math.inf if math.isnan(trial.choosing_log_loss) else trial.choosing_log_loss
 
 
 def _known(*values: float) -> float:

@@ -38,3 +38,10 @@ class HistoryRow:
     val_log_loss: float = math.nan
     val_accuracy: float = math.nan
     seconds: float
+
+    @property
+    def choosing_log_loss(self) -> float:
+        """The log-loss that chooses among trials of one kind: by cross-validation, leave-one-out or validation; the first
+        that is known, else nan."""
+        found = (self.cv_log_loss, self.loo_log_loss, self.val_log_loss)
+        return next((loss for loss in found if not math.isnan(loss)), math.nan)

@@ -115,6 +115,23 @@ def cross_validate(
     )
 
 
+def cross_validated_lda(
+    features_ND: np.ndarray, labels_N: np.ndarray, folds_N: np.ndarray, n_classes: int, *, strengths: Sequence[float]
+) -> np.ndarray:
+    """Return logits of LDA at each strength, float32 (S, N, K), fitted without the image's fold; 0 where the image's class is
+    in no other fold."""
+    logits_SNK = np.zeros((len(strengths), len(labels_N), n_classes), np.float32)
+    scored_N = scored_rows(labels_N, folds_N)
+    for fold in np.unique(folds_N[scored_N]):
+        held, rest = np.flatnonzero(scored_N & (folds_N == fold)), np.flatnonzero(folds_N != fold)
+        problem = prepare(features_ND[rest], labels_N[rest], n_classes, None)
+        spectrum = decompose(problem.base)
+        held_HR = spectrum.project(features_ND[held])
+        for logits_NK, strength in zip(logits_SNK, strengths, strict=True):
+            logits_NK[held] = problem.logits("lda", spectrum.lda(strength), held_HR)
+    return logits_SNK
+
+
 @dataclass(frozen=True)
 class _Judged:
     """`factor` is 1 / the best temperature."""

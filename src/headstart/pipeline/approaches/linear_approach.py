@@ -58,12 +58,12 @@ def _choose(
     features, sizes = task.embed_blocks(wide)
     task.clock.lap("embed")
     rows = task.dataset.sets.train_val
-    labels_N = task.dataset.labels[rows]
+    labels_N, groups_N, n_classes = task.dataset.labels[rows], task.dataset.groups[rows], len(task.dataset.classes)
     if len(wide) == 1 and len(sizes[0]) == 1:  # nothing to choose
         (only,) = wide
         return [Probe.unscored(replace(only, pooling="last"), features[0], sizes[0])], (1.0,), []
     probes = [
-        probe_poolings(each, x, size, labels_N, len(task.dataset.classes), pooling=task.recipe.pooling, rows=rows)
+        probe_poolings(each, x, size, labels_N, n_classes, pooling=task.recipe.pooling, groups_N=groups_N, rows=rows)
         for each, x, size in zip(wide, features, sizes, strict=True)
     ]
     best = [found[0] for found in probes]
