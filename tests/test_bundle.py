@@ -124,15 +124,33 @@ def test_only_those_that_are_named(tmp_path: Path, tiny_weights: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle"]
 
 
-def test_weights_from_the_hubs_cache(no_hub_cache: Path, tmp_path: Path, tiny_weights: Path) -> None:
+def put_into_cache(hub: Path, name: str, weights: Path, licence: str) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
-    repo = no_hub_cache / "models--timm--test_resnet.r160_in1k"
+    repo = hub / f"models--timm--{name}"
     snapshot = repo / "snapshots" / commit
     snapshot.mkdir(parents=True)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(commit)
-    (snapshot / "config.json").write_bytes((tiny_weights / f"{A}.json").read_bytes())
-    (snapshot / "model.safetensors").symlink_to(tiny_weights / f"{A}.safetensors")
+    config = json.loads((weights / f"{A}.json").read_text())
+    config["pretrained_cfg"] = config.get("pretrained_cfg", {}) | {"license": licence}
+    (snapshot / "config.json").write_text(json.dumps(config))
+    (snapshot / "model.safetensors").symlink_to(weights / f"{A}.safetensors")
+
+
+def test_weights_that_forbid_commercial_use_are_bundled_only_if_named(
+    no_hub_cache: Path, tmp_path: Path, tiny_weights: Path
+) -> None:
+    """In the bundle, they would be in a folder of weights, from which training chooses without asking."""
+    put_into_cache(no_hub_cache, "test_resnet.r160_in1k", tiny_weights, "apache-2.0")
+    put_into_cache(no_hub_cache, "test_resnet.nc", tiny_weights, "cc-by-nc-4.0")
+    made = bundle(out=tmp_path / "free", weights=WeightsSource(offline=True))
+    assert [one.name for one in made.backbones] == ["test_resnet.r160_in1k"]
+    made = bundle(out=tmp_path / "named", backbones="test_resnet.nc", weights=WeightsSource(offline=True))
+    assert [(one.name, one.licence) for one in made.backbones] == [("test_resnet.nc", "cc-by-nc-4.0")]
+
+
+def test_weights_from_the_hubs_cache(no_hub_cache: Path, tmp_path: Path, tiny_weights: Path) -> None:
+    put_into_cache(no_hub_cache, "test_resnet.r160_in1k", tiny_weights, "apache-2.0")
     bundle(out=tmp_path / "bundle", weights=WeightsSource(offline=True))
     (cached,) = at_hand()
     (found,) = at_hand(WeightsSource(folder=tmp_path / "bundle"))

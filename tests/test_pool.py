@@ -250,7 +250,7 @@ def test_forbidding_licences_are_used_only_if_named(told: dict[str, Any]) -> Non
     assert (
         told["forbidden here"]["notes"][0]
         == told["only a forbidden one"]["notes"][0]
-        == f"Not used unless named with --backbone, because of their licence: {FORBIDDING} (cc-by-nc-4.0)."
+        == f"Not used unless named, because of their licence: {FORBIDDING} (cc-by-nc-4.0)."
     )
     assert told["only a forbidden one"]["names"] == ["mobilenetv2_050.headstart"]
     assert told["without a budget"] == [["mobilenetv2_050.headstart", "embedded"]]

@@ -122,7 +122,7 @@ def free_to_choose(here: Sequence[Backbone]) -> list[Backbone]:
     left_out = [b for b in here if b.source == "hub" and not is_commercial(b.licence)]
     if left_out:
         listed = few([f"{b.name} ({b.licence})" for b in left_out], 5)
-        log.warning("Not used unless named with --backbone, because of their licence: %s.", listed)
+        log.warning("Not used unless named, because of their licence: %s.", listed)
     return [b for b in here if b not in left_out]
 
 

@@ -28,7 +28,7 @@ from headstart.model.backbones.packages import (
     own_wheel,
     requirements_text,
 )
-from headstart.model.backbones.registry import STARTER, Backbone, at_hand, find_backbone
+from headstart.model.backbones.registry import STARTER, Backbone, at_hand, find_backbone, free_to_choose
 from headstart.model.backbones.weights_source import WeightsSource
 
 BundleContents = dict[str, bytes | Path]
@@ -89,12 +89,13 @@ def weights_table(backbones: tuple[BundledWeights, ...]) -> str:
 
 
 def backbones_to_bundle(names: str, weights: WeightsSource) -> list[Backbone]:
-    """Return the named backbones, each once; else all available; else the downloaded one. Raises `BackboneError`."""
+    """Return the named backbones, each once; else all here that are free to choose (where they are unpacked, training
+    chooses among them); else the downloaded one. Raises `BackboneError`."""
     if names:
         wanted = [name.strip() for name in names.split(",")]
         named = [find_backbone(name, weights) for name in wanted]
         return list({backbone.name: backbone for backbone in named}.values())
-    return at_hand(weights) or [find_backbone(STARTER, weights)]
+    return free_to_choose(at_hand(weights)) or [find_backbone(STARTER, weights)]
 
 
 def write_bundle(out: Path, backbones: Sequence[Backbone], *, all_wheels: bool) -> WrittenBundle:
