@@ -315,6 +315,16 @@ def test_an_image_whose_class_is_in_no_other_fold_is_not_scored() -> None:
     assert str(error.value) == "labels: no class is in two folds, so no head can be judged."
 
 
+@pytest.mark.filterwarnings("error")
+def test_constant_features_are_cross_validated_without_a_warning() -> None:
+    y = np.random.default_rng(0).integers(0, 3, 31)
+    x = np.full((31, 1), 18.8, np.float32)
+    for class_weight in (None, "balanced"):
+        found = cross_validate(x, y, assign_folds(y, np.arange(31), 0), 3, class_weight=class_weight)
+        assert np.isfinite(found.logits_NK).all() and np.isfinite(found.head.weight_DK).all()
+        assert all(row.log_loss == pytest.approx(np.log(3), rel=0.1) for row in found.rows)
+
+
 def test_few_images_choose_better_by_cross_validation_than_by_a_validation_set() -> None:
     """Thirty samples of 64 images, of which a fourth is the validation set; both are judged on 400 others."""
     losses = []

@@ -114,9 +114,11 @@ def fit_logistic(
         iteration += 1
         move_NK = task.logits(direction)
         step = _line_search(task, logits, move_NK, theta, direction)
-        theta, before = theta + step * direction, grad
-        logits = logits + np.float32(step) * move_NK
-        value, grad, spread = task.evaluate(logits, theta)
+        moved, moved_NK = theta + step * direction, logits + np.float32(step) * move_NK
+        reached, after, spread = task.evaluate(moved_NK, moved)
+        if not reached < value:  # up to rounding, this is the minimum
+            break
+        theta, logits, value, before, grad = moved, moved_NK, reached, grad, after
         curvature = float((step * direction * (grad - before)).sum())
         if curvature > 0:
             pairs = [*pairs[-(MEMORY - 1) :], (step * direction, grad - before, curvature)]
@@ -185,7 +187,7 @@ def _line_search(
         first = float(task.share_N @ mean_N) - target + task.penalty * (cross + t * square)
         second = float(task.share_N @ ((p * move_NK).sum(1) - mean_N**2)) + task.penalty * square
         low, high = (t, high) if first < 0 else (low, t)
-        newton = t - first / max(second, 1e-300)
+        newton = min(t - first / max(second, 1e-300), 10 * t)  # both are rounding errors if the features are constant
         if not low < newton < high:
             newton = 2 * t if high == np.inf else (low + high) / 2
         if abs(newton - t) < 0.1 * t:
