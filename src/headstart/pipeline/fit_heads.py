@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from headstart.data.dataset import Dataset
-from headstart.data.folds import assign_folds, scored_rows
+from headstart.data.folds import FOLDS, assign_folds, scored_rows
 from headstart.io.progress import log
 from headstart.model.heads.cross_validation import CrossValidation, cross_validate
 from headstart.model.heads.linear import KINDS, LinearHead, refit
@@ -19,7 +19,7 @@ from headstart.training.history import HistoryRow
 from headstart.training.recipe import Recipe
 
 ITERATIVE_CELLS = 300_000
-"""Images x classes up to which `auto` tries logistic regression: 4,879 x 200 took 23 s on 2 cores."""
+"""Images x classes (x folds) up to which `auto` tries logistic regression: 4,879 x 200 took 23 s on 2 cores."""
 
 FEW_IMAGES = 1_000
 """Below this many images for training and validation, cross-validation chooses the head. In samples of 40 to 700 images of
@@ -75,12 +75,12 @@ def fit_best_head(
     train, val, n_classes = dataset.sets.train, dataset.sets.val, len(dataset.classes)
     scale_D = block_scale(features_ND[train], block_sizes)
     scaled_ND = features_ND * scale_D
-    kinds = _kinds(recipe, len(train) * n_classes)
     weight = None if recipe.class_weight == "none" else recipe.class_weight
     labels_N = dataset.labels
     rows = dataset.sets.train_val
     few = len(rows) < FEW_IMAGES
     folds_N = folds_of(features_ND[rows], labels_N[rows], dataset.groups[rows], recipe.seed) if few else None
+    kinds = _kinds(recipe, len(train) * n_classes * (1 if folds_N is None else FOLDS))
     if folds_N is not None:
         found = cross_validate(scaled_ND[rows], labels_N[rows], folds_N, n_classes, kinds=kinds, class_weight=weight)
         on_train = refit(found.head, scaled_ND[train], labels_N[train], n_classes)
@@ -127,7 +127,7 @@ def block_scale(features_ND: np.ndarray, block_sizes: Sequence[int]) -> np.ndarr
 
 
 def _kinds(recipe: Recipe, cells: int) -> tuple[str, ...]:
-    """Return the heads to try; with `auto`, iterative ones only if they take seconds (`cells`: images x classes)."""
+    """Return the heads to try; with `auto`, iterative ones only if they take seconds (`cells`: images x classes x folds)."""
     if recipe.head != "auto":
         return (recipe.head,)
     if cells <= ITERATIVE_CELLS:

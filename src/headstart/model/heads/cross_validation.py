@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -87,26 +87,18 @@ def cross_validate(
     scored_N = scored_rows(labels_N, folds_N)
     if not scored_N.any():
         raise BadLabels("labels: no class is in two folds, so no head can be judged.")
+    folds = list(_fitted_folds(features_ND, labels_N, folds_N, n_classes, class_weight))
     weights_N = class_weights(labels_N[scored_N], class_weight)
-    logits: dict[Parts, np.ndarray] = {}
-    for fold in np.unique(folds_N[scored_N]):
-        held, rest = np.flatnonzero(scored_N & (folds_N == fold)), np.flatnonzero(folds_N != fold)
-        problem = prepare(features_ND[rest], labels_N[rest], n_classes, class_weight)
-        spectrum = decompose(problem.base)
-        held_HR = spectrum.project(features_ND[held])
-        for kind, strength, coefficients in _fits(kinds, problem, spectrum):
-            found_NK = logits.setdefault(((kind, strength, 1.0),), np.zeros((len(labels_N), n_classes), np.float32))
-            found_NK[held] = problem.logits(kind, coefficients, held_HR)
-    scores = {parts: _score(x, labels_N, scored_N, weights_N) for parts, x in logits.items()}
-    if "blend" in kinds:
-        blends = _blends(logits, scores)
-        logits |= blends
-        scores |= {parts: _score(x, labels_N, scored_N, weights_N) for parts, x in blends.items()}
-    judged = {parts: score for parts, score in scores.items() if _kind(parts) in kinds}
+    search = _CrossSearch(folds, labels_N, scored_N, weights_N, n_classes)
+    for kind, strength in _closed_form(kinds):
+        search.add(((kind, strength, 1.0),), search.gather(kind, [fold.closed_form(kind, strength) for fold in folds]))
+    if {"logistic", "blend"} & set(kinds):
+        search.walk(kinds)
+    judged = {parts: score for parts, score in search.scores.items() if _kind(parts) in kinds}
     best = min(judged, key=lambda parts: judged[parts].log_loss)
     return CrossValidation(
         head=fit_parts(_kind(best), best, features_ND, labels_N, n_classes, class_weight=class_weight),
-        logits_NK=logits[best],
+        logits_NK=search.logits[best],
         rows=tuple(
             CrossValidationRow(_kind(parts), parts[0][1], score.accuracy, score.log_loss)
             for parts, score in judged.items()
@@ -121,15 +113,46 @@ def cross_validated_lda(
     """Return logits of LDA at each strength, float32 (S, N, K), fitted without the image's fold; 0 where the image's class is
     in no other fold."""
     logits_SNK = np.zeros((len(strengths), len(labels_N), n_classes), np.float32)
+    for fold in _fitted_folds(features_ND, labels_N, folds_N, n_classes, None):
+        for logits_NK, strength in zip(logits_SNK, strengths, strict=True):
+            logits_NK[fold.held] = fold.logits("lda", fold.spectrum.lda(strength))
+    return logits_SNK
+
+
+@dataclass(frozen=True, eq=False)
+class _FittedFold:
+    """The rows that are left out together and scored, in the eigenbasis of the images of the other folds."""
+
+    held: np.ndarray
+    held_HR: np.ndarray
+    problem: Problem
+    spectrum: Spectrum
+
+    def closed_form(self, kind: str, strength: float) -> Coefficients:
+        if kind == "ncm":
+            return nearest_means(self.spectrum.base, self.spectrum.means_KR)
+        return self.spectrum.ridge(strength) if kind == "ridge" else self.spectrum.lda(strength)
+
+    def logistic(self, strength: float, start: Coefficients) -> Coefficients:
+        base, penalty = self.spectrum.base, self.problem.penalty(strength)
+        inverse_R1 = 1 / (0.1 * self.spectrum.variances() + penalty)[:, None]
+        args = (self.spectrum.values(), base.labels_N, base.weights_N, penalty, start)
+        fit = fit_logistic(*args, partial(np.multiply, inverse_R1), tolerance=1e-2)
+        return fit.weight_DK, fit.offset_K
+
+    def logits(self, kind: str, coefficients: Coefficients) -> np.ndarray:
+        return self.problem.logits(kind, coefficients, self.held_HR)
+
+
+def _fitted_folds(
+    features_ND: np.ndarray, labels_N: np.ndarray, folds_N: np.ndarray, n_classes: int, class_weight: str | None
+) -> Iterator[_FittedFold]:
     scored_N = scored_rows(labels_N, folds_N)
     for fold in np.unique(folds_N[scored_N]):
         held, rest = np.flatnonzero(scored_N & (folds_N == fold)), np.flatnonzero(folds_N != fold)
-        problem = prepare(features_ND[rest], labels_N[rest], n_classes, None)
+        problem = prepare(features_ND[rest], labels_N[rest], n_classes, class_weight)
         spectrum = decompose(problem.base)
-        held_HR = spectrum.project(features_ND[held])
-        for logits_NK, strength in zip(logits_SNK, strengths, strict=True):
-            logits_NK[held] = problem.logits("lda", spectrum.lda(strength), held_HR)
-    return logits_SNK
+        yield _FittedFold(held, spectrum.project(features_ND[held]), problem, spectrum)
 
 
 @dataclass(frozen=True)
@@ -141,46 +164,61 @@ class _Judged:
     factor: float
 
 
+@dataclass(frozen=True, eq=False)
+class _CrossSearch:
+    """The candidates so far, by their parts: logits float32 (N, K), and how good they are."""
+
+    folds: list[_FittedFold]
+    labels_N: np.ndarray
+    scored_N: np.ndarray
+    weights_N: np.ndarray  # of the scored rows
+    n_classes: int
+    logits: dict[Parts, np.ndarray] = field(default_factory=dict)
+    scores: dict[Parts, _Judged] = field(default_factory=dict)
+
+    def gather(self, kind: str, coefficients: Sequence[Coefficients]) -> np.ndarray:
+        """Return the logits of heads of one kind, one for each fold."""
+        logits_NK = np.zeros((len(self.labels_N), self.n_classes), np.float32)
+        for fold, each in zip(self.folds, coefficients, strict=True):
+            logits_NK[fold.held] = fold.logits(kind, each)
+        return logits_NK
+
+    def add(self, parts: Parts, logits_NK: np.ndarray) -> bool:
+        """Add a candidate; return whether it is the best of its kind so far."""
+        some_NK, labels_N = logits_NK[self.scored_N], self.labels_N[self.scored_N]
+        loss, factor = tempered_log_loss(some_NK, labels_N, self.weights_N, smoothing=1 / (len(labels_N) + 2))
+        accuracy = float(np.average(some_NK.argmax(1) == labels_N, weights=self.weights_N))
+        others = [score.log_loss for other, score in self.scores.items() if _kind(other) == _kind(parts)]
+        self.logits[parts], self.scores[parts] = logits_NK, _Judged(accuracy, loss, factor)
+        return loss < min(others, default=math.inf)
+
+    def walk(self, kinds: Sequence[str]) -> None:
+        """Add logistic regression from the strongest penalty on, each from the last, and its blend with the best LDA at its
+        own temperature, until neither gains."""
+        starts = [fold.spectrum.lda(USUAL_LDA) for fold in self.folds]
+        lda = [parts for parts in self.scores if _kind(parts) == "lda"] if "blend" in kinds else []
+        best_lda = min(lda, key=lambda parts: self.scores[parts].log_loss, default=None)
+        for strength in sorted(LOGISTIC_STRENGTHS, reverse=True):
+            starts = [fold.logistic(strength, start) for fold, start in zip(self.folds, starts, strict=True)]
+            logits_NK = self.gather("logistic", starts)
+            gained = self.add((("logistic", strength, 1.0),), logits_NK)
+            if best_lda is not None:
+                factor = self.scores[best_lda].factor
+                parts = (("logistic", strength, 0.5), ("lda", best_lda[0][1], 0.5 * factor))
+                gained |= self.add(parts, (logits_NK + factor * self.logits[best_lda]) / 2)
+            if not gained:
+                break
+
+
 def _kind(parts: Parts) -> str:
     return "blend" if len(parts) > 1 else parts[0][0]
 
 
-def _score(logits_NK: np.ndarray, labels_N: np.ndarray, scored_N: np.ndarray, weights_N: np.ndarray) -> _Judged:
-    some_NK, labels_N = logits_NK[scored_N], labels_N[scored_N]
-    loss, factor = tempered_log_loss(some_NK, labels_N, weights_N, smoothing=1 / (len(labels_N) + 2))
-    return _Judged(float(np.average(some_NK.argmax(1) == labels_N, weights=weights_N)), loss, factor)
-
-
-def _fits(kinds: Sequence[str], problem: Problem, spectrum: Spectrum) -> Iterator[tuple[str, float, Coefficients]]:
-    """Yield (kind, strength, coefficients in the eigenbasis) of all heads that are not sums of others."""
+def _closed_form(kinds: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """Yield kind and strength of the heads that are solved directly; LDA for its blend as well."""
     if "ridge" in kinds:
-        yield from (("ridge", s, spectrum.ridge(s)) for s in RIDGE_STRENGTHS)
+        yield from (("ridge", strength) for strength in RIDGE_STRENGTHS)
     if {"lda", "blend"} & set(kinds):
-        yield from (("lda", s, spectrum.lda(s)) for s in LDA_STRENGTHS)
-    if {"logistic", "blend"} & set(kinds):
-        yield from _logistic_path(problem, spectrum)
+        yield from (("lda", strength) for strength in LDA_STRENGTHS)
     if "ncm" in kinds:
-        yield "ncm", math.nan, nearest_means(spectrum.base, spectrum.means_KR)
-
-
-def _logistic_path(problem: Problem, spectrum: Spectrum) -> Iterator[tuple[str, float, Coefficients]]:
-    """Fit from the strongest penalty to the weakest, each from the last."""
-    base, values_NR, start = spectrum.base, spectrum.values(), spectrum.lda(USUAL_LDA)
-    for strength in sorted(LOGISTIC_STRENGTHS, reverse=True):
-        penalty = problem.penalty(strength)
-        inverse_R1 = 1 / (0.1 * spectrum.variances() + penalty)[:, None]
-        args = (values_NR, base.labels_N, base.weights_N, penalty, start)
-        fit = fit_logistic(*args, partial(np.multiply, inverse_R1), tolerance=1e-2)
-        start = fit.weight_DK, fit.offset_K
-        yield "logistic", strength, start
-
-
-def _blends(logits: Mapping[Parts, np.ndarray], scores: Mapping[Parts, _Judged]) -> dict[Parts, np.ndarray]:
-    """Return the mean of each logistic regression and the best LDA at its own temperature."""
-    of_lda = min((parts for parts in logits if _kind(parts) == "lda"), key=lambda parts: scores[parts].log_loss)
-    shrinkage, factor = of_lda[0][1], scores[of_lda].factor
-    return {
-        (("logistic", parts[0][1], 0.5), ("lda", shrinkage, 0.5 * factor)): (x + factor * logits[of_lda]) / 2
-        for parts, x in logits.items()
-        if _kind(parts) == "logistic"
-    }
+        yield "ncm", math.nan
