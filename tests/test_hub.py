@@ -225,8 +225,8 @@ def test_or_the_embedded_one_saying_why(hub: Hub, tmp_path: Path, environment: d
     assert reason in why
     assert resort.startswith(f"{NONE_HERE}using the small, weak built-in backbone. A linear head on it")
     assert resort.endswith(
-        "For a stronger one, run it once with an internet connection, without --offline and --max-download 0 (one is then "
-        "downloaded); for an offline machine, see `headstart bundle`."
+        "For a stronger one, run it once with an internet connection, and neither --offline nor --max-download 0; for an "
+        "offline machine, see `headstart bundle`."
     )
 
 

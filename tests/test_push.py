@@ -131,7 +131,7 @@ def test_a_card_says_that_a_network_needs_headstart(runs: dict[str, Path], caplo
 
 
 def card_code(text: str) -> Callable[[Path], Image.Image]:
-    """The function of a card's code for timm that opens an image."""
+    """The function with which a model card's timm code opens an image."""
     (code,) = re.findall(r"```python\n(import timm.*?)```", text, re.S)
     (opener,) = [each for each in ast.parse(code).body if isinstance(each, ast.FunctionDef)]
     space: dict[str, Any] = {"Image": Image, "ImageOps": ImageOps}

@@ -135,7 +135,7 @@ def without_download(weights: WeightsSource = WeightsSource()) -> Backbone:
         builtin.accuracies(),
         "put weights into the folder, or give none"
         if has_folder(weights)
-        else "run it once with an internet connection, without --offline and --max-download 0 (one is then downloaded)",
+        else "run it once with an internet connection, and neither --offline nor --max-download 0",
     )
     return last_resort()
 
