@@ -18,6 +18,7 @@ import headstart
 from headstart.data.dataset import Dataset
 from headstart.data.folds import FOLDS, stratified_order
 from headstart.errors import BackboneError, RecipeError
+from headstart.evaluation.image_groups import groups_of
 from headstart.evaluation.probabilities import cross_entropies
 from headstart.images.image_refs import Images
 from headstart.images.preprocess import Preprocess
@@ -35,7 +36,15 @@ from headstart.pipeline.choose_backbones import (
     compiled_within,
     fitting_size,
 )
-from headstart.pipeline.combine import STRENGTHS, Probe, choose_members, fit_weights, probe, probe_poolings
+from headstart.pipeline.combine import (
+    STRENGTHS,
+    Probe,
+    choose_members,
+    fit_weights,
+    may_gain,
+    probe,
+    probe_poolings,
+)
 from headstart.pipeline.fit import ResolvedBackbones, choose_extractors
 from headstart.pipeline.fit_heads import block_scale, folds_of
 from headstart.pipeline.fit_task import FitTask
@@ -259,6 +268,29 @@ def test_a_second_backbone_is_combined_when_it_adds_something_and_only_then() ->
     assert {p.extractor.backbone.name for p in members} == {"net.0", "net.1"}
     weights = fit_weights([p.logits_NK for p in members], labels)
     assert min(weights) > 0.3 * sum(weights)
+
+
+def test_few_images_cannot_rule_out_a_second_backbone() -> None:
+    """The second one says little: 1,000 images show that it does not lower the log-loss by 2 %, and 50 do not."""
+    taken = []
+    for images in (50, 1000):
+        rng, labels = np.random.default_rng(0), np.arange(images) % 2
+        margins = [np.where(labels == 1, 1, -1) * rng.normal(mean, 1.5, images) for mean in (1.0, 0.2)]
+        made = probed([each[:, None].astype(np.float32) for each in margins], labels)
+        logits = [np.stack([-each, each], 1).astype(np.float32) / 2 for each in margins]
+        probes = [replace(p, logits_NK=x) for p, x in zip(made, logits, strict=True)]
+        taken.append(len(choose_members(probes, labels)))
+    assert taken == [2, 1]
+
+
+def test_a_gain_may_be_there_within_one_standard_error() -> None:
+    gain_N = np.repeat(np.tile([0.3, -0.3], 10), 5)  # twenty groups of five images
+    assert may_gain(gain_N, 1.0)
+    steady_N = np.full(100, 0.015)
+    assert not may_gain(steady_N, 1.0)
+    mixed_N = gain_N / 3 + 0.001  # 0.001 on average; its standard error is 0.010 over images, and 0.022 over groups
+    assert not may_gain(mixed_N, 1.0)
+    assert may_gain(mixed_N, 1.0, groups_of(np.arange(100) // 5))
 
 
 def test_weights_lower_the_log_loss_and_do_not_depend_on_the_order() -> None:

@@ -112,7 +112,7 @@ def choose_backbones(
         good_ND = [x[good] for x in features]
         probes, rows = _rank(left, good_ND, sizes, known_N, n_classes, pooling=pooling, groups_N=in_groups_N)
         trials += rows
-        kept = choose_members(probes, known_N) if last else probes[: _half(len(left))]
+        kept = choose_members(probes, known_N, in_groups_N) if last else probes[: _half(len(left))]
         ranked = [replace(p.extractor, pooling="last") for p in kept]
         left = [next(each for each in left if each.backbone is r.backbone) for r in ranked]
         embedder = Embedder(left, runtime)

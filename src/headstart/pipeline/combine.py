@@ -1,6 +1,6 @@
 """Choose which features of which backbones to combine, and with which weights, by leave-one-out log-loss.
 
-    probe each backbone's features -> add the member that helps most, while it helps clearly -> weigh the members
+    probe each backbone's features -> add the member that helps most, while it may help -> weigh the members
 
 Discriminant analysis on all images of train and validation is scored by exact leave-one-out (`model.heads.linear`), so
 every image counts, and not only a small validation set. Where images belong to groups, it is scored by cross-validation that
@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from headstart.evaluation.image_groups import ImageGroups, groups_of, standard_error
-from headstart.evaluation.probabilities import log_softmax, softmax
+from headstart.evaluation.probabilities import cross_entropies, log_softmax, softmax
 from headstart.io.progress import log
 from headstart.model.heads.cross_validation import cross_validated_lda
 from headstart.model.heads.linear import each_leave_one_out, tempered_log_loss
@@ -31,8 +31,8 @@ from headstart.pipeline.fit_heads import block_scale, folds_of
 from headstart.training.history import HistoryRow
 
 CLEAR_GAIN = 0.02
-"""Fraction by which each addition must lower the log-loss: at prediction, a further member costs as much as the first, and
-features of all stages cost a little."""
+"""Fraction of the log-loss by which it must fall: at prediction, a further member costs as much as the first, and features of
+all stages cost a little."""
 
 LEAST_GROUPS = 5
 """Groups of images without which no gain is clear."""
@@ -180,17 +180,36 @@ def is_clear_gain(gain_N: np.ndarray, loss: float, grouped: ImageGroups | None =
     return bool(gain_N.mean() > max(CLEAR_GAIN * loss, standard_error(gain_N, grouped)))
 
 
-def choose_members(probes: Sequence[Probe], labels_N: np.ndarray) -> list[Probe]:
-    """Return the probes to combine, best first: each clearly lowers the log-loss of the equally weighted sum."""
+def may_gain(gain_N: np.ndarray, loss: float, grouped: ImageGroups | None = None) -> bool:
+    """Return whether a log-loss may fall by `CLEAR_GAIN` of it: the mean fall is at most one standard error below that.
+
+    For what is likely to help before anything is measured, as a second member is. See `is_clear_gain` for what is not.
+
+    >>> may_gain(np.array([0.4, -0.4, 0.4, -0.4]), 1.0), may_gain(np.array([0.01, 0.01, 0.01, 0.01]), 1.0)
+    (True, False)
+    """
+    return bool(gain_N.mean() + standard_error(gain_N, grouped) > CLEAR_GAIN * loss)
+
+
+def choose_members(probes: Sequence[Probe], labels_N: np.ndarray, groups_N: np.ndarray | None = None) -> list[Probe]:
+    """Return the probes to combine, best first: up to `MOST_MEMBERS`, as long as the log-loss of the equally weighted sum
+    may fall (`may_gain`).
+
+    Another member nearly always helps, but a few hundred images cannot show it: asked for a clear gain, they ended with
+    fewer members, and worse ones. `groups_N` int64 (N,) are equal for images that are not independent.
+    """
+    grouped = groups_of(groups_N)
     left = sorted(probes, key=lambda p: p.log_loss)
-    chosen, loss = [left.pop(0)], min(p.log_loss for p in probes)
+    chosen = [left.pop(0)]
+    total_NK = chosen[0].logits_NK
+    loss, loss_N = _losses(total_NK, labels_N)
     while left and len(chosen) < MOST_MEMBERS:
-        total_NK = np.sum([p.logits_NK for p in chosen], axis=0)
-        losses = [_log_loss(total_NK + p.logits_NK, labels_N) for p in left]
-        best = int(np.argmin(losses))
-        if losses[best] > (1 - CLEAR_GAIN) * loss:
+        sums = [_losses(total_NK + p.logits_NK, labels_N) for p in left]
+        best = min(range(len(left)), key=lambda i: sums[i][0])
+        if not may_gain(loss_N - sums[best][1], loss, grouped):
             break
-        loss = losses[best]
+        loss, loss_N = sums[best]
+        total_NK = total_NK + left[best].logits_NK
         chosen.append(left.pop(best))
     return chosen
 
@@ -266,5 +285,7 @@ def report(chosen: Sequence[Probe], weights: Sequence[float]) -> None:
         log.info("Combined: %s.", " + ".join(parts))
 
 
-def _log_loss(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
-    return tempered_log_loss(logits_NK, labels_N, smoothing=1 / (len(labels_N) + 2))[0]
+def _losses(logits_NK: np.ndarray, labels_N: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the log-loss at the best temperature, and that of each image, float64 (N,)."""
+    loss, factor = tempered_log_loss(logits_NK, labels_N, smoothing=1 / (len(labels_N) + 2))
+    return loss, cross_entropies(logits_NK * np.float32(factor), labels_N)

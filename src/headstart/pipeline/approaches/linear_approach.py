@@ -67,7 +67,7 @@ def _choose(
         for each, x, size in zip(wide, features, sizes, strict=True)
     ]
     best = [found[0] for found in probes]
-    chosen = best if "+" in task.recipe.backbone else choose_members(best, labels_N)
+    chosen = best if "+" in task.recipe.backbone else choose_members(best, labels_N, groups_N)
     weights = fit_weights([p.logits_NK for p in chosen], labels_N) if len(chosen) > 1 else (1.0,)
     tried = [p for found in probes for p in found]
     report(chosen, weights)
