@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from headstart.data.folds import assign_folds
 from headstart.errors import BadLabels, DataError, RecipeError
 from headstart.model.heads.cross_validation import cross_validate
+from headstart.model.heads.leave_groups_out import scorable
 from headstart.model.heads.linear import KINDS, LinearHead, fit_head, leave_one_out, refit
 from headstart.model.heads.logistic import tempered_log_loss
 from headstart.model.heads.search import search_head
@@ -100,6 +101,76 @@ def test_lda_leave_one_out_is_a_refit_without_each_image(shape: tuple[int, int, 
             weight, bias = plain_lda(x[rest], y[rest], w[rest], k, float(strength), w.sum(), level)
             expected[i] = x[i] @ weight + bias
         same_up_to_row_constant(found, expected)
+
+
+# leave-one-group-out against refits without each group
+
+
+GROUPED = [(60, 8, 3), (40, 90, 3), (30, 5, 2)]
+
+
+def grouped(n: int) -> np.ndarray:
+    """Groups of 1 to 9 images, mixed."""
+    return np.random.default_rng(n).permutation(np.repeat(np.arange(n), np.arange(n) % 9 + 1)[:n])
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+@pytest.mark.parametrize("shape", GROUPED)
+def test_ridge_leave_groups_out_is_a_refit_without_each_group(
+    shape: tuple[int, int, int], class_weight: str | None
+) -> None:
+    x, y = make(*shape)
+    w, groups = sample_weights(y, class_weight), grouped(len(y))
+    centred = x - np.average(x, axis=0, weights=w)
+    level = (w[:, None] * centred.astype(np.float64) ** 2).sum() / x.shape[1]
+    options = {"strengths": [0.03, 1.0], "class_weight": class_weight, "groups_N": groups}
+    for strength, found in zip(*leave_one_out("ridge", x, y, shape[2], **options), strict=True):
+        for group in np.unique(groups):
+            rest = groups != group
+            weight, bias = plain_ridge(x[rest], y[rest], w[rest], shape[2], strength * level)
+            np.testing.assert_allclose(found[~rest], x[~rest] @ weight + bias, atol=2e-3)
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+@pytest.mark.parametrize("shape", GROUPED)
+def test_lda_leave_groups_out_is_a_refit_without_each_group(
+    shape: tuple[int, int, int], class_weight: str | None
+) -> None:
+    x, y = make(*shape)
+    w, groups = sample_weights(y, class_weight), grouped(len(y))
+    means = np.stack([x[y == c].astype(np.float64).mean(0) for c in range(shape[2])])
+    level = (w[:, None] * (x - means[y]) ** 2).sum() / w.sum() / x.shape[1]
+    options = {"strengths": [0.1, 0.6, 1.0], "class_weight": class_weight, "groups_N": groups}
+    for strength, found in zip(*leave_one_out("lda", x, y, shape[2], **options), strict=True):
+        for group in np.unique(groups):
+            rest = groups != group
+            # `plain_lda` divides all of the covariance by one mass; the target's level is that of the whole set
+            mass = w[rest].sum() if (~rest).sum() > 1 else w.sum()
+            at = level * w.sum() / mass
+            weight, bias = plain_lda(x[rest], y[rest], w[rest], shape[2], float(strength), mass, at)
+            same_up_to_row_constant(found[~rest], x[~rest] @ weight + bias)
+
+
+def test_a_class_in_one_group_is_floored_without_it() -> None:
+    x, y = make(40, 6, 3)
+    groups = np.where(y == 1, 100, np.arange(40))
+    assert scorable(y, groups).tolist() == (y != 1).tolist()
+    _, (found,) = leave_one_out("lda", x, y, 3, strengths=[0.3], groups_N=groups)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found[y == 1, 1], found[y == 1][:, [0, 2]].min(1))
+
+
+def test_whole_groups_choose_the_strength() -> None:
+    """Features that recognise the patient are worth nothing without the patient: the penalty is the strongest."""
+    rng, patients = np.random.default_rng(0), np.repeat(np.arange(60), 8)
+    y = (np.arange(60) % 3)[patients]
+    x = (3 * rng.normal(size=(60, 40))[patients] + rng.normal(size=(480, 40))).astype(np.float32)
+    empty = np.empty((0, 40), np.float32), np.empty(0, np.int64)
+    losses = []
+    for groups in (None, patients):
+        _, rows = search_head(x, y, *empty, 3, kinds=("ridge",), groups_N=groups)
+        losses.append(min(row.loo_log_loss for row in rows))
+    assert losses[0] < 0.7 and losses[1] > 0.95 * np.log(3)
 
 
 # against scikit-learn

@@ -121,29 +121,16 @@ def test_an_export_is_compared_on_the_groups_of_the_run(patients: tuple[Path, Pa
     assert again.groups_N.tolist() == found.groups_N[[1, 0]].tolist()
 
 
-def test_choices_on_few_images_are_cross_validated_with_whole_groups(patients: tuple[Path, Path]) -> None:
+def test_the_report_says_how_each_trial_was_scored(patients: tuple[Path, Path]) -> None:
     history = RunFolder(patients[1]).history
     assert {row.stage for row in history} == {"choose", "head"}
-    assert all(math.isnan(row.loo_log_loss) and not math.isnan(row.cv_log_loss) for row in history)
+    for row in history:
+        assert [math.isnan(row.loo_log_loss), math.isnan(row.cv_log_loss)] == [
+            row.stage == "head",
+            row.stage == "choose",
+        ]
     by = {row["stage"]: row["by"] for row in trial_rows(history, frozenset())}
-    assert by == {"head": "cross-validation", "choice of backbone": "cross-validation"}
-
-
-def test_leave_one_out_with_the_rest_of_the_group_is_marked(
-    patients: tuple[Path, Path], tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on more images in groups than are cross-validated."""
-    monkeypatch.setattr("headstart.pipeline.combine.MOST_IN_GROUPS", 0)
-    monkeypatch.setattr("headstart.pipeline.fit_heads.FEW_IMAGES", 0)
-    source = DataSource(patients[0], group_from=BY_PATIENT)
-    headstart.train(source, out=tmp_path / "run", recipe=RECIPE, weights=tiny_weights)
-    history = RunFolder(tmp_path / "run").history
-    measured = [not math.isnan(row.loo_log_loss) for row in history]
-    assert [bool(row.loo_in_groups) for row in history] == measured and any(measured)
-    page = (tmp_path / "run" / "report.html").read_text()
-    assert "which is too low: images of one group see each other in it." in page
-    by = {row["stage"]: row["by"] for row in trial_rows(history, frozenset())}
-    assert by == {"head": "validation", "choice of backbone": "leave-one-out; images of one group see each other"}
+    assert by == {"head": "cross-validation", "choice of backbone": "leave-one-out"}
 
 
 # Images of the training

@@ -53,9 +53,9 @@ def scored_rows(labels_N: np.ndarray, folds_N: np.ndarray) -> np.ndarray:
     >>> scored_rows(np.array([0, 0, 1, 1, 2]), np.array([0, 1, 0, 1, 1])).tolist()
     [True, True, True, True, False]
     """
-    scored_N = np.zeros(len(labels_N), bool)
-    for fold in np.unique(folds_N):
-        held_N = folds_N == fold
-        present = np.unique(labels_N[~held_N])
-        scored_N[held_N] = np.isin(labels_N[held_N], present) & (len(present) > 1)
+    _, class_N, images_K = np.unique(labels_N, return_inverse=True, return_counts=True)
+    _, fold_N, images_F = np.unique(folds_N, return_inverse=True, return_counts=True)
+    _, pair_N, images_P = np.unique(np.stack([fold_N, class_N]), axis=1, return_inverse=True, return_counts=True)
+    of_class_N = images_K[class_N] - images_P[pair_N.ravel()]
+    scored_N: np.ndarray = (of_class_N > 0) & (of_class_N < len(labels_N) - images_F[fold_N])
     return scored_N

@@ -230,7 +230,7 @@ def _rank(
     ]
     tried = sorted((p for probes in found for p in probes), key=lambda p: p.log_loss)
     listed = ", ".join(f"{p.extractor} {p.log_loss:.3f}" for p in tried)
-    log.info("%s log-loss on %s images: %s", tried[0].method, f"{len(labels_N):,}", listed)
+    log.info("Leave-one-out log-loss on %s images: %s", f"{len(labels_N):,}", listed)
     best = sorted((probes[0] for probes in found), key=lambda p: p.log_loss)
     return best, [p.row() for probes in found for p in probes]
 

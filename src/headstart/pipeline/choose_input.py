@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from headstart.data.folds import stratified_order
 from headstart.errors import BackboneError, MissingExtra
 from headstart.evaluation.image_groups import groups_of
@@ -143,9 +145,9 @@ class _InputSearch:
                 self._keep(change)
 
     def _is_clearly_better(self, new: Probe, old: Probe) -> bool:
-        labels_N = self.task.dataset.labels[self._rows]
-        gain_N = cross_entropies(old.logits_NK, labels_N) - cross_entropies(new.logits_NK, labels_N)
-        return is_clear_gain(gain_N, old.log_loss, groups_of(self.task.dataset.groups[self._rows]))
+        rows, dataset = self._rows[old.scored_S], self.task.dataset
+        gain_S = np.subtract(*(cross_entropies(each.logits_SK, dataset.labels[rows]) for each in (old, new)))
+        return is_clear_gain(gain_S, old.log_loss, groups_of(dataset.groups[rows]))
 
     def _keep(self, change: InputChange) -> None:
         self.extractors = tuple(change.apply(each) for each in self.extractors)
@@ -194,7 +196,7 @@ class _InputSearch:
         (features_ND,), (sizes,) = self.task.embed_rows([wide], self._rows)
         known = (features_ND, sizes, labels_N, len(dataset.classes))
         found = probe_poolings(wide, *known, pooling=recipe.pooling, groups_N=groups_N)[0]
-        log.info("Input of %s: %s log-loss %.3f.", _described(extractor), found.method.lower(), found.log_loss)
+        log.info("Input of %s: leave-one-out log-loss %.3f.", _described(extractor), found.log_loss)
         return found
 
 

@@ -3,11 +3,10 @@
     probe each backbone's features -> add the member that helps most, while it may help -> weigh the members
 
 Discriminant analysis on all images of train and validation is scored by exact leave-one-out (`model.heads.linear`), so
-every image counts, and not only a small validation set. Where images belong to groups, it is scored by cross-validation that
-keeps groups whole, with up to `MOST_IN_GROUPS` images: with another image of the patient left in, the best backbone is the one
-that recognises the patient. The logits of an ensemble are a weighted sum of its members'
-(a product of experts: Hinton 2002), so it stays one linear layer per backbone. Weights minimise the log-loss of these
-logits and are shrunk towards equal ones.
+every image counts, and not only a small validation set. Where images belong to groups, an image's whole group is left out
+with it: with another image of the patient left in, the best backbone is the one that recognises the patient. The logits of an
+ensemble are a weighted sum of its members' (a product of experts: Hinton 2002), so it stays one linear layer per backbone.
+Weights minimise the log-loss of these logits and are shrunk towards equal ones.
 
 Costs one decomposition per backbone and pooling: about a second for 2,000 columns. When not to use it: to fit the final
 layers, which `pipeline.fit_heads` does; and for features of more than `MOST_COLUMNS`, of which only the last are used.
@@ -16,7 +15,7 @@ layers, which `pipeline.fit_heads` does; and for features of more than `MOST_COL
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,10 +23,10 @@ import numpy as np
 from headstart.evaluation.image_groups import ImageGroups, groups_of, standard_error
 from headstart.evaluation.probabilities import cross_entropies, log_softmax, softmax
 from headstart.io.progress import log
-from headstart.model.heads.cross_validation import cross_validated_lda
+from headstart.model.heads.leave_groups_out import scorable
 from headstart.model.heads.linear import each_leave_one_out, tempered_log_loss
 from headstart.model.inference.features import FeatureExtractor, Pooling
-from headstart.pipeline.fit_heads import block_scale, folds_of
+from headstart.pipeline.fit_heads import block_scale
 from headstart.training.history import HistoryRow
 
 CLEAR_GAIN = 0.02
@@ -43,9 +42,6 @@ MOST_COLUMNS = 6000
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
 
-MOST_IN_GROUPS = 2_000
-"""Images in groups up to which probes are cross-validated, which takes five decompositions in place of one."""
-
 PRIOR_IMAGES = 10.0
 """Strength of the prior on the weights, as a number of images in favour of the expected ones."""
 
@@ -57,44 +53,38 @@ MOST_STEPS = 50
 class Probe:
     """One backbone's features, and what a head on them predicts for images that it has not seen.
 
-    `logits_NK` float32, at their best temperature; `log_loss` their mean.
+    `logits_SK` float32, at their best temperature, are those of the images at `scored_S` (int64, of those probed): not of the
+    images whose class is in one group only. `log_loss` is their mean.
     """
 
     extractor: FeatureExtractor
     features_ND: np.ndarray
     block_sizes: tuple[int, ...]
-    logits_NK: np.ndarray
+    logits_SK: np.ndarray
+    scored_S: np.ndarray
     log_loss: float
     accuracy: float
     seconds: float
-    cross_validated: bool = False
-    """Whether the logits are from cross-validation with whole groups, not from leave-one-out."""
 
     @classmethod
     def unscored(cls, extractor: FeatureExtractor, features_ND: np.ndarray, block_sizes: Sequence[int]) -> Probe:
         """Return the only candidate, which needs no score."""
-        nothing = np.zeros((0, 0), np.float32)
-        return cls(extractor, features_ND, tuple(block_sizes), nothing, np.nan, np.nan, 0.0)
+        nothing, none = np.zeros((0, 0), np.float32), np.zeros(0, np.int64)
+        return cls(extractor, features_ND, tuple(block_sizes), nothing, none, np.nan, np.nan, 0.0)
 
     def row(self, stage: str = "choose") -> HistoryRow:
         """Return its row of the history."""
-        row = HistoryRow(
+        return HistoryRow(
             stage=stage,
             backbone=self.extractor.backbone.name,
             approach="linear",
             pooling=self.extractor.pooling,
             head="lda",
-            n_images=len(self.logits_NK),
+            n_images=len(self.logits_SK),
+            loo_log_loss=self.log_loss,
+            loo_accuracy=self.accuracy,
             seconds=self.seconds,
         )
-        if self.cross_validated:
-            return replace(row, cv_log_loss=self.log_loss, cv_accuracy=self.accuracy)
-        return replace(row, loo_log_loss=self.log_loss, loo_accuracy=self.accuracy)
-
-    @property
-    def method(self) -> str:
-        """How it was scored, as the first words of a sentence about the log-loss."""
-        return "Cross-validated" if self.cross_validated else "Leave-one-out"
 
 
 def probe(
@@ -110,31 +100,26 @@ def probe(
     """Probe features whose columns are those of the extractor's pooling; `rows` are the images to use, by default all.
 
     `labels_N` and `groups_N` int64 are the labels and groups of those images. The logits of one strength are in memory at a
-    time, and the best so far; with groups, those of all strengths.
+    time, and the best so far.
     """
     begun = time.monotonic()
     some_ND = features_ND if rows is None else features_ND[rows]
     scaled_ND = some_ND * block_scale(some_ND, block_sizes)
-    smoothing = 1 / (len(labels_N) + 2)  # as if one more image had failed
-    folds_N = None
-    if groups_N is not None and groups_of(groups_N) is not None and len(labels_N) <= MOST_IN_GROUPS:
-        folds_N = folds_of(some_ND, labels_N, groups_N, seed=0)
-    each: Iterable[np.ndarray]
-    if folds_N is None:
-        each = (x for _, x in each_leave_one_out("lda", scaled_ND, labels_N, n_classes, strengths=STRENGTHS))
-    else:
-        each = cross_validated_lda(scaled_ND, labels_N, folds_N, n_classes, strengths=STRENGTHS)
-    scored = ((*tempered_log_loss(logits_NK, labels_N, smoothing=smoothing), logits_NK) for logits_NK in each)
-    loss, factor, best_NK = min(scored, key=lambda one: one[0])
+    scored_S = np.flatnonzero(scorable(labels_N, groups_N))
+    known_S, smoothing = labels_N[scored_S], 1 / (len(scored_S) + 2)  # as if one more image had failed
+    each = each_leave_one_out("lda", scaled_ND, labels_N, n_classes, strengths=STRENGTHS, groups_N=groups_N)
+    some = (logits_NK[scored_S] for _, logits_NK in each)
+    scored = ((*tempered_log_loss(logits_SK, known_S, smoothing=smoothing), logits_SK) for logits_SK in some)
+    loss, factor, best_SK = min(scored, key=lambda one: one[0])
     return Probe(
         extractor=extractor,
         features_ND=features_ND,
         block_sizes=tuple(block_sizes),
-        logits_NK=best_NK * np.float32(factor),
+        logits_SK=best_SK * np.float32(factor),
+        scored_S=scored_S,
         log_loss=max(loss, 0.0),
-        accuracy=float((best_NK.argmax(1) == labels_N).mean()),
+        accuracy=float((best_SK.argmax(1) == known_S).mean()),
         seconds=round(time.monotonic() - begun, 3),
-        cross_validated=folds_N is not None,
     )
 
 
@@ -198,18 +183,18 @@ def choose_members(probes: Sequence[Probe], labels_N: np.ndarray, groups_N: np.n
     Another member nearly always helps, but a few hundred images cannot show it: asked for a clear gain, they ended with
     fewer members, and worse ones. `groups_N` int64 (N,) are equal for images that are not independent.
     """
-    grouped = groups_of(groups_N)
     left = sorted(probes, key=lambda p: p.log_loss)
     chosen = [left.pop(0)]
-    total_NK = chosen[0].logits_NK
-    loss, loss_N = _losses(total_NK, labels_N)
+    total_SK, scored_S = chosen[0].logits_SK, chosen[0].scored_S  # the same images for all probes
+    labels_S, grouped = labels_N[scored_S], None if groups_N is None else groups_of(groups_N[scored_S])
+    loss, loss_S = _losses(total_SK, labels_S)
     while left and len(chosen) < MOST_MEMBERS:
-        sums = [_losses(total_NK + p.logits_NK, labels_N) for p in left]
+        sums = [_losses(total_SK + p.logits_SK, labels_S) for p in left]
         best = min(range(len(left)), key=lambda i: sums[i][0])
-        if not may_gain(loss_N - sums[best][1], loss, grouped):
+        if not may_gain(loss_S - sums[best][1], loss, grouped):
             break
-        loss, loss_N = sums[best]
-        total_NK = total_NK + left[best].logits_NK
+        loss, loss_S = sums[best]
+        total_SK = total_SK + left[best].logits_SK
         chosen.append(left.pop(best))
     return chosen
 

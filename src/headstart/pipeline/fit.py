@@ -175,7 +175,7 @@ def fit_classifier(task: FitTask, resolved: ResolvedBackbones) -> FitResult:
         dataset=task.dataset,
         features=found.candidate.features,
         val_logits_NK=val_logits_NK,
-        history=_with_groups_noted((*history, *found.history), task.dataset),
+        history=(*history, *found.history),
         recipe=found.recipe,
         chosen=tuple(extractor.backbone.name for extractor in extractors),
         heads=found.candidate.heads,
@@ -183,13 +183,6 @@ def fit_classifier(task: FitTask, resolved: ResolvedBackbones) -> FitResult:
         attempt=found.attempt,
         why=found.why,
     )
-
-
-def _with_groups_noted(history: Sequence[HistoryRow], dataset: Dataset) -> tuple[HistoryRow, ...]:
-    """Return the rows; those with leave-one-out figures say so if that leaves the rest of an image's group in."""
-    if groups_of(dataset.groups[dataset.sets.train_val]) is None:
-        return tuple(history)
-    return tuple(row if math.isnan(row.loo_log_loss) else replace(row, loo_in_groups=1) for row in history)
 
 
 def _check_loss(recipe: Recipe, dataset: Dataset) -> None:

@@ -90,9 +90,8 @@ def fit_best_head(
             train_logits_NK=found.logits_NK[np.isin(rows, train)],
             trials=_cross_validated(extractor, found),
         )
-    head, tried = search_head(
-        scaled_ND[train], labels_N[train], scaled_ND[val], labels_N[val], n_classes, kinds=kinds, class_weight=weight
-    )
+    known = scaled_ND[train], labels_N[train], scaled_ND[val], labels_N[val]
+    head, tried = search_head(*known, n_classes, kinds=kinds, class_weight=weight, groups_N=dataset.groups[train])
     fitted = FittedHead(extractor, scale_D, head)
     trials = [_trial(extractor, len(train), row) for row in tried]
     return HeadSearch(fitted, fitted.logits(features_ND[val]), None, trials)

@@ -27,8 +27,6 @@ from headstart.reports.thumbnails import heat_thumbnail, shrunk_uri, thumbnails
 from headstart.reports.training_verdict import verdict as training_verdict
 from headstart.training.history import HistoryRow
 
-LEFT_OUT = ("leave-one-out", "leave-one-out; images of one group see each other")
-"""How a trial without validation was scored, by `HistoryRow.loo_in_groups`."""
 MOST_CELLS = 30  # classes; with more, the matrix is a figure and the confusions are a list
 MOST_MISTAKES = 60
 MOST_SUSPECTS = 60
@@ -119,7 +117,6 @@ def context(report: ReportData, figures: Mapping[str, str]) -> dict[str, Any]:
         "metric_rows": metric_rows(report),
         "trial_rows": trial_rows(report.trials, report.taken),
         "trials": len(report.trials),
-        "loo_in_groups": any(trial.loo_in_groups for trial in report.trials),
         "class_rows": class_rows(report),
         "confusion_rows": confusion_rows(report),
         "confusions": confusions(report),
@@ -353,7 +350,7 @@ def trial_rows(trials: Sequence[HistoryRow], taken: frozenset[int]) -> list[dict
 def _measured_by(trial: HistoryRow) -> str:
     if not math.isnan(trial.cv_log_loss):
         return "cross-validation"
-    return LEFT_OUT[bool(trial.loo_in_groups)] if math.isnan(trial.val_log_loss) else "validation"
+    return "leave-one-out" if math.isnan(trial.val_log_loss) else "validation"
 
 
 def _loss(trial: HistoryRow) -> float:

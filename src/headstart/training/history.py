@@ -17,8 +17,7 @@ class HistoryRow:
     (gradient training, whatever the `approach`). `pooling` says which maps the features are means of, see
     `Recipe.pooling`; `input` describes an input that was tried. `head` and `strength` belong to closed-form layers;
     `wise_ft` is the coefficient of WiSE-FT. Metrics that begin with `loo` are from leave-one-out, those that begin with `cv`
-    from cross-validation in which groups stay whole. `loo_in_groups` is 1 if images of one group (one patient, copies) see
-    each other in leave-one-out, whose metrics are then too optimistic.
+    from cross-validation; images of one group (one patient, copies) are left out together in both.
     """
 
     stage: str
@@ -34,7 +33,6 @@ class HistoryRow:
     loo_accuracy: float = math.nan
     cv_log_loss: float = field(default=math.nan, metadata={"optional": True})
     cv_accuracy: float = field(default=math.nan, metadata={"optional": True})
-    loo_in_groups: int = field(default=0, metadata={"optional": True})
     val_log_loss: float = math.nan
     val_accuracy: float = math.nan
     seconds: float

@@ -107,18 +107,6 @@ def cross_validate(
     )
 
 
-def cross_validated_lda(
-    features_ND: np.ndarray, labels_N: np.ndarray, folds_N: np.ndarray, n_classes: int, *, strengths: Sequence[float]
-) -> np.ndarray:
-    """Return logits of LDA at each strength, float32 (S, N, K), fitted without the image's fold; 0 where the image's class is
-    in no other fold."""
-    logits_SNK = np.zeros((len(strengths), len(labels_N), n_classes), np.float32)
-    for fold in _fitted_folds(features_ND, labels_N, folds_N, n_classes, None):
-        for logits_NK, strength in zip(logits_SNK, strengths, strict=True):
-            logits_NK[fold.held] = fold.logits("lda", fold.spectrum.lda(strength))
-    return logits_SNK
-
-
 @dataclass(frozen=True, eq=False)
 class _FittedFold:
     """The rows that are left out together and scored, in the eigenbasis of the images of the other folds."""

@@ -21,13 +21,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from headstart.errors import BadLabels, DataError, RecipeError, near_names
+from headstart.model.heads.leave_groups_out import (
+    groups_of_several,
+    lda_leave_groups_out,
+    ridge_leave_groups_out,
+    scorable,
+)
 from headstart.model.heads.logistic import fit_logistic, tempered_log_loss
 from headstart.model.heads.spectrum import (
     Coordinates,
     Spectrum,
     coordinates,
     decompose,
-    scorable,
     solve_lda,
     solve_ridge,
 )
@@ -129,16 +134,20 @@ def leave_one_out(
     *,
     strengths: Sequence[float] | None = None,
     class_weight: str | None = None,
+    groups_N: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``(strengths_S, logits_SNK)``, float32: logits of image i from a ``ridge`` or ``lda`` fitted without image i.
+    """Return ``(strengths_S, logits_SNK)``, float32: logits of image i from a ``ridge`` or ``lda`` fitted without image i
+    and, if `groups_N` is given, without its group.
 
     They are exact, for the cost of one decomposition, except that quantities which one image hardly changes keep their
     values for all images: the absolute penalty (ridge), the normaliser 1/N and the shrinkage target trace(S)/D (LDA),
-    and the class weights. There is no LDA without the only image of a class: its own class gets the smallest of its
-    other logits. `each_leave_one_out` does not hold those of all strengths at once.
+    and the class weights (with groups, see `leave_groups_out`). There is no LDA without the only image of a class: its own
+    class gets the smallest of its other logits. `each_leave_one_out` does not hold those of all strengths at once.
     """
     found = list(
-        each_leave_one_out(kind, features_ND, labels_N, n_classes, strengths=strengths, class_weight=class_weight)
+        each_leave_one_out(
+            kind, features_ND, labels_N, n_classes, strengths=strengths, class_weight=class_weight, groups_N=groups_N
+        )
     )
     return np.array([strength for strength, _ in found]), np.stack([logits_NK for _, logits_NK in found])
 
@@ -151,6 +160,7 @@ def each_leave_one_out(
     *,
     strengths: Sequence[float] | None = None,
     class_weight: str | None = None,
+    groups_N: np.ndarray | None = None,
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Yield (strength, logits float32 (N, K)) for one strength after another, see `leave_one_out`.
 
@@ -163,7 +173,7 @@ def each_leave_one_out(
     chosen = tuple(strengths) if strengths is not None else _path(kind)
     for strength in chosen:
         _check_strength(kind, strength)
-    for strength, logits_NK in zip(chosen, _loo(decompose(problem.base), kind, chosen), strict=True):
+    for strength, logits_NK in zip(chosen, _loo(decompose(problem.base), kind, chosen, groups_N), strict=True):
         yield strength, problem.widen(logits_NK, problem.below(kind)).astype(np.float32)
 
 
@@ -265,25 +275,31 @@ def _check_strength(kind: str, strength: float) -> None:
         )
 
 
-def _loo(spectrum: Spectrum, kind: str, strengths: Sequence[float]) -> Iterator[np.ndarray]:
-    method = spectrum.ridge_leave_one_out if kind == "ridge" else spectrum.lda_leave_one_out
-    return method(np.asarray(strengths))
+def _loo(
+    spectrum: Spectrum, kind: str, strengths: Sequence[float], groups_N: np.ndarray | None
+) -> Iterator[np.ndarray]:
+    groups = [] if groups_N is None else groups_of_several(groups_N)
+    method = ridge_leave_groups_out if kind == "ridge" else lda_leave_groups_out
+    return method(spectrum, np.asarray(strengths), groups)
 
 
-def loo_scores(spectrum: Spectrum, kind: str) -> Iterator[tuple[float, float, float, float]]:
+def loo_scores(
+    spectrum: Spectrum, kind: str, groups_N: np.ndarray | None = None
+) -> Iterator[tuple[float, float, float, float]]:
     """Yield (strength, accuracy, log-loss, factor) along the path, over the rows that leave-one-out can score."""
-    keep = scorable(spectrum.base)
-    labels, weights = spectrum.base.labels_N[keep], spectrum.base.weights_N[keep]
+    base = spectrum.base
+    keep = scorable(base.labels_N, groups_N)
+    labels, weights = base.labels_N[keep], base.weights_N[keep]
     factor: float | None = None
-    for strength, logits_NK in zip(_path(kind), _loo(spectrum, kind, _path(kind)), strict=True):
+    for strength, logits_NK in zip(_path(kind), _loo(spectrum, kind, _path(kind), groups_N), strict=True):
         logits = logits_NK[keep]
         loss, factor = tempered_log_loss(logits, labels, weights, start=factor, smoothing=1 / (len(labels) + 2))
         yield strength, float(np.average(logits.argmax(1) == labels, weights=weights)), loss, factor
 
 
-def best_loo(spectrum: Spectrum, kind: str) -> tuple[float, float]:
+def best_loo(spectrum: Spectrum, kind: str, groups_N: np.ndarray | None = None) -> tuple[float, float]:
     """Return (strength, factor) of the lowest leave-one-out log-loss."""
-    best = min(loo_scores(spectrum, kind), key=lambda score: score[2])
+    best = min(loo_scores(spectrum, kind, groups_N), key=lambda score: score[2])
     return best[0], best[3]
 
 

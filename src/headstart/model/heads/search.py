@@ -68,9 +68,11 @@ def search_head(
     *,
     kinds: Sequence[str] = KINDS,
     class_weight: str | None = None,
+    groups_N: np.ndarray | None = None,
 ) -> tuple[LinearHead, list[SearchRow]]:
     """Return the head with the lowest validation log-loss, fitted on the training set only, and a row per candidate.
 
+    `groups_N` are equal for training images that are not independent, which leave-one-out then leaves out together.
     Without validation images (M = 0) the choice is between ridge and LDA, by leave-one-out log-loss.
     Raises like `fit_head`; RecipeError for M = 0 with neither ridge nor LDA among `kinds`.
     """
@@ -87,6 +89,7 @@ def search_head(
     search = _Search(
         problem=problem,
         spectrum=spectrum,
+        groups_N=groups_N,
         values_NR=spectrum.values(),
         val_MR=val_MR,
         val_labels_M=labels_M,
@@ -108,6 +111,7 @@ class _Search:
 
     problem: Problem
     spectrum: Spectrum
+    groups_N: np.ndarray | None
     values_NR: np.ndarray  # training features in the eigenbasis
     val_MR: np.ndarray  # validation features in the eigenbasis
     val_labels_M: np.ndarray
@@ -132,7 +136,7 @@ class _Search:
         """Add the rows of the ridge or LDA path; return (strength, factor) of the lowest leave-one-out log-loss."""
         model = self.spectrum.ridge if kind == "ridge" else self.spectrum.lda
         best, clock = (float("inf"), 0.0, 1.0, NAN), time.perf_counter()
-        for strength, accuracy, loss, factor in loo_scores(self.spectrum, kind):
+        for strength, accuracy, loss, factor in loo_scores(self.spectrum, kind, self.groups_N):
             score = self.score(kind, model(strength))
             now = time.perf_counter()
             self.rows.append(
@@ -192,7 +196,7 @@ class _Search:
         if "lda" in kinds:
             chosen = self.closed_form("lda")
         if len(self.val_labels_M) and {"logistic", "blend"} & set(kinds):
-            self.walk(*(chosen if "lda" in kinds else best_loo(self.spectrum, "lda")), kinds)
+            self.walk(*(chosen if "lda" in kinds else best_loo(self.spectrum, "lda", self.groups_N)), kinds)
         if len(self.val_labels_M) and "ncm" in kinds:
             self.nearest_mean()
 

@@ -50,6 +50,11 @@ class Coordinates:
     def mass(self) -> float:
         return float(self.mass_K.sum())
 
+    @property
+    def count_K(self) -> np.ndarray:
+        """The number of rows of each class."""
+        return np.bincount(self.labels_N, minlength=len(self.mass_K))
+
     def project(self, features_ND: np.ndarray) -> np.ndarray:
         """Project new rows into these coordinates, float32 (N, R)."""
         values = _blocks(features_ND, self.mean_D, self.scale)
@@ -162,14 +167,15 @@ class Spectrum:
 
     def lda(self, strength: float) -> tuple[np.ndarray, np.ndarray]:
         """Compute LDA's discriminants ``(weight_RK, offset_K)`` in the eigenbasis."""
-        return lda_coefficients(self.base, self.means_KR, self.means_KR.T / self._shrunk(strength)[:, None])
+        return lda_coefficients(self.base, self.means_KR, self.means_KR.T / self.shrunk(strength)[:, None])
 
     def ridge(self, strength: float) -> tuple[np.ndarray, np.ndarray]:
         """Compute ridge on one-hot targets, ``(weight_RK, offset_K)`` in the eigenbasis."""
         solved_RK = self.means_KR.T / (self.eigenvalues_R + strength * self.base.total_level)[:, None]
         return ridge_coefficients(self.base, self.means_KR, solved_RK)
 
-    def _shrunk(self, strength: float) -> np.ndarray:
+    def shrunk(self, strength: float) -> np.ndarray:
+        """Return LDA's variance of each eigenbasis column, float64 (R,)."""
         return ((1 - strength) * self.eigenvalues_R + strength * self.base.within_level) / self.base.mass
 
     def lda_leave_one_out(self, strengths: np.ndarray) -> Iterator[np.ndarray]:
@@ -179,10 +185,10 @@ class Spectrum:
         ``w s/(s-w) r r'`` out of the scatter; Sherman-Morrison gives the inverse. The normaliser and the level of the
         shrinkage target keep their values for all images. A class with one image has no model without it: for that
         class, the image gets the smallest of its other outputs, so that all values are finite; leave such rows out of
-        averages (`scorable`).
+        averages (`leave_groups_out.scorable`).
         """
         base, alone = self.base, _alone(self.base)
-        diagonals = np.stack([1 / self._shrunk(s) for s in strengths])
+        diagonals = np.stack([1 / self.shrunk(s) for s in strengths])
         for s, d_R, quad_N in zip(strengths, diagonals, self._quadratic(diagonals), strict=True):
             logits_NK, gram_KK = self._cross(d_R)
             for start in range(0, len(logits_NK), BLOCK):  # in blocks, and in place: a dozen arrays (N, K) are many GB
@@ -269,12 +275,6 @@ def decompose(base: Coordinates) -> Spectrum:
     )
 
 
-def scorable(base: Coordinates) -> np.ndarray:
-    """Select rows that leave-one-out can score, those whose class has another image; all rows if no class has two."""
-    alone = _alone(base)
-    return np.ones_like(alone) if alone.all() else ~alone
-
-
 def solve_lda(base: Coordinates, strength: float) -> tuple[np.ndarray, np.ndarray]:
     """Solve LDA with covariance ``((1 - s) W + s level I) / mass`` for one strength, without a decomposition."""
     shrunk_RR = (
@@ -302,7 +302,7 @@ def ridge_coefficients(base: Coordinates, means_KR: np.ndarray, solved_RK: np.nd
 
 
 def _alone(base: Coordinates) -> np.ndarray:
-    return (np.bincount(base.labels_N, minlength=len(base.mass_K)) == 1)[base.labels_N]
+    return (base.count_K == 1)[base.labels_N]
 
 
 def _floor_alone(logits_NK: np.ndarray, labels_N: np.ndarray, alone_N: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ def _choose(
     ]
     best = [found[0] for found in probes]
     chosen = best if "+" in task.recipe.backbone else choose_members(best, labels_N, groups_N)
-    weights = fit_weights([p.logits_NK for p in chosen], labels_N) if len(chosen) > 1 else (1.0,)
+    weights = fit_weights([p.logits_SK for p in chosen], labels_N[chosen[0].scored_S]) if len(chosen) > 1 else (1.0,)
     tried = [p for found in probes for p in found]
     report(chosen, weights)
     used = [(p, w) for p, w in zip(chosen, weights, strict=True) if w > 0]
