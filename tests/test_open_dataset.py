@@ -523,6 +523,25 @@ def test_ambiguous_missing_and_wrong_columns(tmp_path: Path) -> None:
     )
 
 
+def test_a_quote_that_is_not_closed_hides_no_rows(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"{n}.jpg" for n in range(300)))
+    note = {0: '"a note\nof two, lines"', 50: '"5 inch', 150: '5" nail', 200: '"big" nail'}
+    rows = {n: f"{n}.jpg,{'ab'[n % 2]},{note.get(n, '')}\n" for n in range(300)}
+    hint = (
+        'Close it. A cell that contains a double quote is written in double quotes, with that quote twice: """5 inch".'
+    )
+    expected = f"line 53 has a double quote that is not closed: '50.jpg,a,\"5 inch'.\n  {hint}"
+    for suffix, more in ((".csv", ""), (".tsv", ""), (".csv", "x" * 140_000)):
+        text = "".join(["path,label,note\n", *rows.values(), more])
+        file = table(tmp_path / f"t{suffix}", text.replace(",", "\t") if suffix == ".tsv" else text)
+        wanted = expected.replace("50.jpg,a,", "50.jpg\\ta\\t") if suffix == ".tsv" else expected
+        assert (
+            error_of(lambda file=file: open_dataset(file), BadLabels) == f"{file}: cannot be read as a table: {wanted}"
+        )
+    text = "".join(["path,label,note\n", *(row for n, row in rows.items() if n != 50)])
+    assert len(open_dataset(table(tmp_path / "t.csv", text))) == 299
+
+
 def test_tables_that_are_none(tmp_path: Path) -> None:
     empty = table(tmp_path / "e.csv", "path,label\n")
     assert error_of(lambda: open_dataset(empty), BadLabels) == (

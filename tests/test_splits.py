@@ -564,6 +564,10 @@ def test_splits_that_do_not_fit(tmp_path: Path) -> None:
         f"{where}: is not a split: expected the columns path and split, found name, side.\n"
         "  `headstart split DATA --out split.csv` writes one."
     )
+    assert refused('path,split,note\n00000.jpg,test,"5 inch\n00001.jpg,test,\n') == (
+        f"{where}: cannot be read as a split: line 2 has a double quote that is not closed: '00000.jpg,test,\"5 inch'.\n"
+        "  `headstart split DATA --out split.csv` writes one."
+    )
     assert refused("") == (
         f"{where}: is not a split: expected the columns path and split, found no rows.\n"
         "  `headstart split DATA --out split.csv` writes one."

@@ -40,6 +40,13 @@ _PATH_FIRST = re.compile(rf"(?P<path>.+?{_SUFFIX})(?:\s+(?P<rest>\S.*))?", re.IG
 _PATH_LAST = re.compile(rf"(?P<rest>\S+)\s+(?P<path>\S.*{_SUFFIX})", re.IGNORECASE)
 _SEPARATOR = re.compile(r"sep=(?P<mark>[,;\t|])", re.IGNORECASE)
 _PEEKED = 1 << 12  # bytes read to recognise a list
+_QUOTES = (
+    'Close it. A cell that contains a double quote is written in double quotes, with that quote twice: """5 inch".'
+)
+
+
+class OpenQuote(csv.Error):
+    """A double quote that is not closed in its cell, so that the rows below it would be read as part of that cell."""
 
 
 def read_cells(table: Path) -> tuple[list[str], list[list[str]]]:
@@ -54,7 +61,8 @@ def read_cells(table: Path) -> tuple[list[str], list[list[str]]]:
     try:
         header, columns = _read_json(table) if suffix in (".json", ".jsonl") else _read_text(table)
     except csv.Error as error:
-        raise BadLabels(f"{table}: cannot be read as a table: {error}.", hint="Save it as CSV in UTF-8.") from None
+        hint = _QUOTES if isinstance(error, OpenQuote) else "Save it as CSV in UTF-8."
+        raise BadLabels(f"{table}: cannot be read as a table: {error}.", hint=hint) from None
     return _tidied(table, *(as_windows(table, header, columns) if any_bytes(header) else (header, columns)))
 
 
@@ -74,7 +82,8 @@ def is_list(file: Path) -> bool:
 def csv_lines(table: Path, *, tabs: bool = False) -> list[list[str]]:
     """Header and rows as a spreadsheet may have saved them: with commas, semicolons or tabs, in UTF-8 or UTF-16.
 
-    Empty lines are left out. Raises `OSError`, and `csv.Error` if it is not such a table.
+    Empty lines are left out. Raises `OSError`, and `csv.Error` if it is not such a table (`OpenQuote` if a quote is not
+    closed).
     """
     return _csv_lines(text_of(table), tabs)
 
@@ -87,7 +96,31 @@ def _csv_lines(text: str, tabs: bool = False) -> list[list[str]]:
         file.seek(0)
     delimiter = "\t" if tabs else named["mark"] if named else max(",;\t|", key=first.count)
     spaced = f'{delimiter} "' in first
-    return [line for line in csv.reader(file, delimiter=delimiter, skipinitialspace=spaced) if line]
+    return [line for line in _csv_rows(file, bool(named), delimiter, spaced) if line]
+
+
+def _csv_rows(file: io.StringIO, skipped: int, delimiter: str, spaced: bool) -> Iterator[list[str]]:
+    """The rows of a CSV, of which `skipped` lines are read. A quote may begin or end within a cell (`5" nail`,
+    `"big" nail`), but not in a row of several lines: there it would hide the rows below it. Raises `OpenQuote`."""
+    lines: list[str] = []  # of one row
+
+    def kept() -> Iterator[str]:
+        for line in file:
+            lines.append(line)
+            yield line
+
+    reader = csv.reader(kept(), delimiter=delimiter, skipinitialspace=spaced)
+    try:
+        for row in reader:
+            if len(lines) > 1:
+                next(csv.reader(lines, delimiter=delimiter, skipinitialspace=spaced, strict=True))
+            yield row
+            lines.clear()
+    except csv.Error:
+        if len(lines) < 2:
+            raise
+        first = reader.line_num - len(lines) + 1 + skipped
+        raise OpenQuote(f"line {first:,} has a double quote that is not closed: {lines[0].strip()[:60]!r}") from None
 
 
 def text_of(table: Path) -> str:
