@@ -542,6 +542,52 @@ def test_a_quote_that_is_not_closed_hides_no_rows(tmp_path: Path) -> None:
     assert len(open_dataset(table(tmp_path / "t.csv", text))) == 299
 
 
+def test_a_key_of_json_has_one_value(tmp_path: Path) -> None:
+    fill(tmp_path, "1.jpg", "2.jpg")
+    twice = '{"1.jpg": "cat", "2.jpg": "dog", "1.jpg": "%s"}'
+    file = table(tmp_path / "t.json", twice % "dog")
+    assert error_of(lambda: open_dataset(file), BadLabels) == (
+        f"{file}: the key '1.jpg' occurs twice in one object, with 'cat' and 'dog'.\n  Remove one of them."
+    )
+    assert labels_of(open_dataset(table(file, twice % "cat"))) == {"1.jpg": "cat", "2.jpg": "dog"}
+    lines = table(tmp_path / "t.jsonl", '{"path": "1.jpg", "label": "cat", "label": "dog"}\n')
+    assert error_of(lambda: open_dataset(lines), BadLabels) == (
+        f"{lines}: the key 'label' occurs twice in one object, with 'cat' and 'dog'.\n  Remove one of them."
+    )
+
+
+def test_cells_that_a_spreadsheet_omits_are_empty(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    with caplog.at_level("INFO", "headstart"):
+        data = open_dataset(table(tmp_path / "t.csv", "path,label,split\n1.jpg,cat,train\n2.jpg,dog\n3.jpg\n"))
+    assert labels_of(data) == {"1.jpg": "cat", "2.jpg": "dog", "3.jpg": ""}
+    assert data.split.tolist() == ["train", "", ""]
+    assert caplog.messages == [
+        f"{tmp_path / 't.csv'}: 2 of 3 rows have fewer cells than the header, the first of them row 3; the missing ones are "
+        "empty."
+    ]
+
+
+def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
+    labels = table(fill(tmp_path, "t/1.jpg") / "t/labels.csv", "path,label\n1.jpg,cat\n")
+    inner = fill(tmp_path, "c/a/1.jpg", "c/a/deep/2.jpg", "c/b/3.jpg") / "c/a"
+    labels.chmod(0)
+    inner.chmod(0o600)
+    try:
+        if os.access(labels, os.R_OK) or os.access(inner / "deep", os.R_OK):
+            pytest.skip("needs files that may not be read, which this user or this system does not have")
+        assert error_of(lambda: open_dataset(labels), BadLabels) == (
+            f"{labels}: could not be read: Permission denied.\n  Check the disk and its permissions."
+        )
+        assert labels_of(open_dataset(labels.parent)) == {"1.jpg": ""}
+        data = open_dataset(tmp_path / "c")
+        assert labels_of(data) == {"a/1.jpg": "a", "b/3.jpg": "b"}
+        assert data.rejected == (("a/deep", "no_permission"),)
+    finally:
+        labels.chmod(0o600)
+        inner.chmod(0o700)
+
+
 def test_tables_that_are_none(tmp_path: Path) -> None:
     empty = table(tmp_path / "e.csv", "path,label\n")
     assert error_of(lambda: open_dataset(empty), BadLabels) == (

@@ -1061,6 +1061,20 @@ READINGS = [
             "'path', 'label'.",
         ),
     ),
+    *(
+        Reading(
+            kind=f"a list of names with separators, the first {first!r}",
+            table="l.txt",
+            head="",
+            images=(first, *(f"{n};a, b.jpg" for n in range(15))),
+            line=lambda p, n: f"{p} {kind_of('cd'[n % 2])}",
+            says=(
+                f"l.txt: its first line ({first!r}, 'cat') names an image, so there is no header; the columns are read as "
+                "'path', 'label'.",
+            ),
+        )
+        for first in ("first.jpg", "fir,st.jpg")
+    ),
     Reading(
         kind="a list of one line",
         table="l.txt",

@@ -52,7 +52,7 @@ class FolderWalk:
         try:
             with os.scandir(folder) as listed:
                 entries = [e for e in listed if not is_system_file(e.name)]
-        except PermissionError:
+        except OSError:
             self.leave_out(folder, "no_permission")
             return []
         entries.sort(key=lambda entry: entry.name)
@@ -72,7 +72,11 @@ class FolderWalk:
 
     def below(self, folder: Path | str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
         """The paths of all files below a folder; `above` are the (device, inode) of the folders on the way to it."""
-        status = os.stat(folder)
+        try:
+            status = os.stat(folder)
+        except OSError:  # no permission for the folder above, a network disk, or removed meanwhile
+            self.leave_out(folder, "no_permission")
+            return
         here = (status.st_dev, status.st_ino)
         if here in above:  # through several links
             self.leave_out(folder, "link_up")

@@ -17,6 +17,7 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -63,6 +64,10 @@ def read_cells(table: Path) -> tuple[list[str], list[list[str]]]:
     except csv.Error as error:
         hint = _QUOTES if isinstance(error, OpenQuote) else "Save it as CSV in UTF-8."
         raise BadLabels(f"{table}: cannot be read as a table: {error}.", hint=hint) from None
+    except OSError as error:
+        raise BadLabels(
+            f"{table}: could not be read: {error.strerror}.", hint="Check the disk and its permissions."
+        ) from None
     return _tidied(table, *(as_windows(table, header, columns) if any_bytes(header) else (header, columns)))
 
 
@@ -184,6 +189,8 @@ def _read_text(table: Path) -> tuple[list[str], list[list[str]]]:
     header = lines[0]
     width = len(header)
     lines = [line if len(line) <= width else _without_empty_ends(line, width) for line in lines]
+    _note_short(table, lines, width)
+    lines = [[*line, *[""] * (width - len(line))] for line in lines]
     uneven = [n for n, line in enumerate(lines[1:], 2) if len(line) != width]
     if uneven:
         raise BadLabels(
@@ -192,6 +199,16 @@ def _read_text(table: Path) -> tuple[list[str], list[list[str]]]:
             hint=_uneven_hint(lines, width),
         )
     return header, [list(column) for column in zip(*lines[1:], strict=True)]
+
+
+def _note_short(table: Path, lines: Sequence[list[str]], width: int) -> None:
+    """Log how many rows lack cells at the end. Excel omits empty ones, in blocks of 16 rows (Microsoft KB 77295)."""
+    short = [n for n, line in enumerate(lines[1:], 2) if len(line) < width]
+    if short:
+        log.info(
+            "%s: %s of %s rows have fewer cells than the header, the first of them row %s; the missing ones are empty.",
+            *(table, f"{len(short):,}", f"{len(lines) - 1:,}", f"{short[0]:,}"),
+        )
 
 
 def _uneven_hint(lines: Sequence[list[str]], width: int) -> str:
@@ -209,7 +226,7 @@ def _without_empty_ends(line: list[str], wanted: int) -> list[str]:
 def _list_lines(table: Path, text: str) -> list[list[str]] | None:
     """Path and label of each line, if blanks separate them; None if something else does."""
     first = [line for line in text[:_PEEKED].splitlines() if line.strip() and not _is_remark(line)][:2]
-    if not first or any(mark in line for line in first for mark in ",;\t|"):
+    if not first or any(_is_separated(table, line) for line in first):
         return None
     lines = [line.strip() for line in text.splitlines() if line.strip() and not _is_remark(line)]
     if table.suffix.lower() not in LISTS and not all(" " in line for line in lines):
@@ -224,6 +241,13 @@ def _list_lines(table: Path, text: str) -> list[list[str]] | None:
     cells = [_list_line(line, match) for line, match in zip(lines, matches, strict=True)]
     width = max(map(len, cells))
     return [[*line, *[""] * (width - len(line))] for line in cells]
+
+
+def _is_separated(table: Path, line: str) -> bool:
+    """Whether a line has a character that separates cells, other than in the name of a file at its beginning."""
+    path = _PATH_FIRST.fullmatch(line.strip()) if table.suffix.lower() in LISTS else None
+    rest = path["rest"] or "" if path and os.path.isfile(table.parent / path["path"]) else line
+    return any(mark in rest for mark in ",;\t|")
 
 
 def _are_reverse(folder: Path, usual: re.Match[str] | None, reverse: Sequence[re.Match[str] | None]) -> bool:
@@ -305,7 +329,7 @@ def _tidied(table: Path, header: list[str], columns: list[list[str]]) -> tuple[l
 
 
 def _check_header(table: Path, header: Sequence[str]) -> None:
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = sorted(name for name, n in Counter(header).items() if n > 1)
     if twice:
         hint = "Rename one of them."
         if twice[0].isdigit():
@@ -323,7 +347,7 @@ def _read_json(table: Path) -> tuple[list[str], list[list[str]]]:
     start = text.lstrip()[:1]
     if table.suffix.lower() == ".json" or start == "[":
         try:
-            return _columns_of(table, _rows_in(table, json.loads(text)))
+            return _columns_of(table, _rows_in(table, _parsed(table, text)))
         except (ValueError, RecursionError) as error:
             if "Extra data" not in str(error):  # else one document per line
                 raise BadLabels(f"{table}: is not JSON: {error}.", hint="Write it again, or as a CSV.") from None
@@ -335,7 +359,7 @@ def _objects(table: Path, text: str) -> Iterator[dict[str, object]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = _parsed(table, line)
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
@@ -344,6 +368,22 @@ def _objects(table: Path, text: str) -> Iterator[dict[str, object]]:
                 hint='Expected one such as {"file_name": "1.jpg", "label": "cat"} on each line.',
             )
         yield row
+
+
+def _parsed(table: Path, text: str) -> object:
+    """A JSON document. Raises `ValueError`, and `BadLabels` for a key with two values, of which `json` keeps the last."""
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for key, value in pairs:
+            if found.setdefault(key, value) != value:
+                raise BadLabels(
+                    f"{table}: the key {key!r} occurs twice in one object, with {found[key]!r} and {value!r}.",
+                    hint="Remove one of them.",
+                )
+        return found
+
+    return json.loads(text, object_pairs_hook=unique)
 
 
 def _rows_in(table: Path, document: object) -> list[dict[str, object]]:
