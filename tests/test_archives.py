@@ -10,11 +10,13 @@ import lzma
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -178,6 +180,19 @@ def test_tar_of_a_folder_itself(tmp_path: Path) -> None:
     assert (tmp_path / "into" / "cat" / "empty").is_dir()
 
 
+def test_padding_behind_a_tar(tmp_path: Path) -> None:
+    data = pack_tar({"1.jpg": b"1"})
+    for name, padding in (("a.tar", 900_000), ("b.tar", 2_000_000)):
+        (tmp_path / name).write_bytes(data + bytes(padding))
+    unpack(tmp_path / "a.tar", tmp_path / "into")
+    with pytest.raises(BadArchive) as caught:
+        unpack(tmp_path / "b.tar", tmp_path / "b")
+    assert str(caught.value) == (
+        f"{tmp_path / 'b.tar'}: has more than 1,048,576 bytes of padding at its end.\n"
+        "  This looks deliberate. If you trust the archive, unpack it with another program."
+    )
+
+
 @pytest.mark.parametrize("raw", [b"caf\x82.jpg", "café.jpg".encode()])
 def test_names_of_a_zip_that_does_not_say_how_they_are_written(raw: bytes, tmp_path: Path) -> None:
     """The code page of DOS, or UTF-8 without saying so, as Macs write it."""
@@ -185,6 +200,38 @@ def test_names_of_a_zip_that_does_not_say_how_they_are_written(raw: bytes, tmp_p
     (tmp_path / "a.zip").write_bytes(data)
     unpack(tmp_path / "a.zip", tmp_path / "into")
     assert files_in(tmp_path / "into") == {"café.jpg": b"1"}
+
+
+def renamed(tree: dict[bytes, bytes], *, extra: bool = False) -> bytes:
+    """A zip with these bytes as names, which does not say how they are encoded; or does so in a Unicode field (GBK)."""
+    file = io.BytesIO()
+    stand_ins = {raw: f"{n}" + "x" * (len(raw) - 1) for n, raw in enumerate(tree)}
+    with zipfile.ZipFile(file, "w") as packed:
+        for raw, data in tree.items():
+            info = zipfile.ZipInfo(stand_ins[raw])
+            name = raw.decode("gbk").encode() if extra else b""
+            info.extra = struct.pack("<2HBL", 0x7075, 5 + len(name), 1, zlib.crc32(raw)) + name if extra else b""
+            packed.writestr(info, data)
+    text = file.getvalue()
+    for raw, stand_in in stand_ins.items():
+        text = text.replace(stand_in.encode(), raw)
+    return text
+
+
+def test_names_of_a_zip_are_all_read_in_one_encoding(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tree = {name.encode("gbk"): b"x" for name in ("猫/1.jpg", "猫/照片.jpg", "狗/1.jpg")}
+    (tmp_path / "a.zip").write_bytes(renamed(tree))
+    unpack(tmp_path / "a.zip", tmp_path / "into")
+    assert set(files_in(tmp_path / "into")) == {"├¿/1.jpg", "├¿/╒╒╞¼.jpg", "╣╖/1.jpg"}
+    assert caplog.messages == [
+        f"{tmp_path / 'a.zip'}: does not say how its names are encoded, and they are not UTF-8: they are read as code page "
+        "437, such as '├¿/╒╒╞¼.jpg'. If that is wrong, unpack it with a program that can be told the encoding, and give the "
+        "resulting folder."
+    ]
+    (tmp_path / "b.zip").write_bytes(renamed(tree, extra=True))
+    unpack(tmp_path / "b.zip", tmp_path / "of b")
+    assert set(files_in(tmp_path / "of b")) == {"猫/1.jpg", "猫/照片.jpg", "狗/1.jpg"}
+    assert len(caplog.messages) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a name that is not Unicode exists on Linux only")
@@ -246,6 +293,7 @@ KEPT = {
     "a.docx": pack_zip({"a": b"1"}),
     "b.npz": pack_zip({"a": b"1"}),
     "c.csv.gz": gzip.compress(b"1"),
+    "notes.tgz": gzip.compress(b"1"),
     "d.7z": b"7z\xbc\xaf\x27\x1c rest",
     "e.zip": b"not one at all",
     "shard-000001.tar": pack_tar({"1.jpg": b"1", "1.cls": b"0"}),
@@ -267,10 +315,36 @@ def test_levels(tmp_path: Path) -> None:
         assert files_in(tmp_path / str(levels)) == expected
 
 
-def test_an_inner_archive_does_not_run_into_what_is_there(tmp_path: Path) -> None:
-    inner = {"train/1.jpg": b"1", "train-2": b"", "train.zip": pack_zip({"train/1.jpg": b"2"})}
-    unpack(archive(tmp_path, inner), tmp_path / "into")
-    assert files_in(tmp_path / "into") == {"train/1.jpg": b"1", "train-2": b"", "train-3/train/1.jpg": b"2"}
+def test_an_inner_archive_beside_its_contents_stays_packed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As in a zip of a Kaggle folder in which train.zip was unpacked and kept: else "train" would be a class."""
+    inner = {
+        **{f"train/{name}/{n}.jpg": b"1" for n, name in enumerate(("cat", "dog"))},
+        "train.zip": pack_zip({"train/cat/0.jpg": b"1"}),
+        "test.zip": pack_zip({"cat/5.jpg": b"1", "dog/6.jpg": b"1"}),
+    }
+    place = archive(tmp_path, inner)
+    folder = unpacked(place)
+    assert set(files_in(folder)) == {
+        "train/cat/0.jpg",
+        "train/dog/1.jpg",
+        "train.zip",
+        "test/cat/5.jpg",
+        "test/dog/6.jpg",
+    }
+    assert f"{place}: 'train.zip' stays packed: 'train', beside it, may be its contents." in caplog.messages
+    data = open_dataset(folder)
+    assert (data.classes, data.split.tolist()) == (("cat", "dog"), ["test", "test", "train", "train"])
+
+
+def test_a_damaged_inner_archive_is_named(tmp_path: Path) -> None:
+    place = archive(tmp_path, {"cat/1.jpg": b"1", "photos.zip": pack_zip({"1.jpg": b"1"})[:-30]})
+    with pytest.raises(BadArchive) as caught:
+        unpack(place, tmp_path / "into")
+    assert str(caught.value) == (
+        f"{place}: 'photos.zip': is damaged or truncated: it has no end record.\n"
+        "  Nothing was unpacked. Download or copy the archive again.\n"
+        "  If the archive inside it cannot be replaced, unpack the outer one with another program and give the folder."
+    )
 
 
 # What is said
@@ -443,6 +517,13 @@ def test_a_cache_that_is_not_whole_is_made_again(damage: str, tmp_path: Path) ->
     assert len(contents_of_cache()) == 1
 
 
+def test_what_a_system_adds_to_the_cache_does_not_count(tmp_path: Path) -> None:
+    folder = unpacked(archive(tmp_path, {"cat/1.jpg": b"1"}))
+    for name in (".DS_Store", "cat/Thumbs.db", "cat/._1.jpg"):
+        (folder / name).write_bytes(b"added")
+    assert (unpacked(tmp_path / "a.zip") / "cat/Thumbs.db").read_bytes() == b"added"
+
+
 def test_a_refused_archive_leaves_the_cache_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(BadArchive):
         unpacked(archive(tmp_path, {"../1.jpg": b"1"}))
@@ -481,7 +562,7 @@ def test_files_that_vanish_while_it_is_unpacked_are_an_error(
 ) -> None:
     """As when a program that cleans up takes the unfinished folder for a forgotten one."""
     place = archive(tmp_path, {"cat/1.jpg": b"1", "cat/2.jpg": b"22", "dog/3.jpg": b"333"})
-    into = cache_dir() / "unpacked" / f"1-{sha256_file(place)[:32]}" / "files" if cached else tmp_path / "into"
+    into = cache_dir() / "unpacked" / f"2-{sha256_file(place)[:32]}" / "files" if cached else tmp_path / "into"
 
     def write_and_remove(path: Path, pieces: Iterable[bytes]) -> int:
         if path.name == "3.jpg":

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -121,9 +121,11 @@ def _take_place(aside: Path, final: Path) -> None:
     shutil.rmtree(older, ignore_errors=True)
 
 
-def files_and_bytes(folder: Path) -> tuple[int, int]:
-    """Return the number of files below a folder, and their bytes; links are not followed."""
-    sizes = [os.lstat(os.path.join(above, name)).st_size for above, _, names in os.walk(folder) for name in names]
+def files_and_bytes(folder: Path, *, without: Callable[[str], bool] = lambda name: False) -> tuple[int, int]:
+    """Return the number of files below a folder, `without` those of some names, and their bytes; links are not
+    followed."""
+    files = (os.path.join(above, name) for above, _, names in os.walk(folder) for name in names if not without(name))
+    sizes = [os.lstat(file).st_size for file in files]
     return len(sizes), sum(sizes)
 
 

@@ -34,6 +34,8 @@ DISK_SHARE = 0.9
 MAX_NAME, MAX_PATH, MAX_DEPTH = 255, 1000, 32
 """Bytes of one name, bytes of a path, folders in a path."""
 
+DELIBERATE = "This looks deliberate. If you trust the archive, unpack it with another program."
+"""The hint about an archive that no archiver would write."""
 _UNPACK_ELSEWHERE = "If you expect this, unpack it with another program and give the resulting folder."
 
 _SHOWN = 3

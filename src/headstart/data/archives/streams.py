@@ -41,7 +41,7 @@ def unreadable(archive: str, error: Exception) -> BadArchive:
 def damaged(archive: str, what: str) -> BadArchive:
     """Return the error for an archive that contradicts its own headers."""
     return BadArchive(
-        f"{archive}: is damaged or truncated: {what}.", hint="Download or copy it again; nothing was unpacked."
+        f"{archive}: is damaged or truncated: {what}.", hint="Nothing was unpacked. Download or copy the archive again."
     )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
 
-from headstart.data.archives.members import Entry, Member
+from headstart.data.archives.members import DELIBERATE, Entry, Member
 from headstart.data.archives.streams import FAULTS, PIECE, damaged, decompressed, unreadable
 from headstart.errors import BadArchive
 
@@ -101,12 +101,9 @@ def _next_header(source: _TarStream) -> _TarHeader | None:
             return _amended(source.archive, header, extensions) if extensions else header
         new = _extension(source, header)
         if extensions.keys() & new.keys():
-            raise BadArchive(f"{source.archive}: names one entry twice (tar headers).", hint=_MADE)
+            raise BadArchive(f"{source.archive}: names one entry twice (tar headers).", hint=DELIBERATE)
         extensions |= new
-    raise BadArchive(f"{source.archive}: has more than {_MAX_IN_A_ROW} tar headers for one entry.", hint=_MADE)
-
-
-_MADE = "No archiver writes this by accident. If you trust the archive, unpack it with another program."
+    raise BadArchive(f"{source.archive}: has more than {_MAX_IN_A_ROW} tar headers for one entry.", hint=DELIBERATE)
 
 
 def _parse(archive: str, block: bytes) -> _TarHeader:
@@ -147,7 +144,7 @@ def _text(field: bytes) -> str:
 def _extension(source: _TarStream, header: _TarHeader) -> dict[str, str]:
     """Return a header's values for the next entry: 'path', 'size', 'sparse'; 'link' and 'pax' mark its presence."""
     if header.size > _MAX_EXTENSION:
-        raise BadArchive(f"{source.archive}: has a tar header of {header.size:,} bytes.", hint=_MADE)
+        raise BadArchive(f"{source.archive}: has a tar header of {header.size:,} bytes.", hint=DELIBERATE)
     begin = source.position
     data = b"".join(source.pieces(header.size))
     source.go_to(begin + -(-header.size // BLOCK) * BLOCK)
@@ -158,7 +155,7 @@ def _extension(source: _TarStream, header: _TarHeader) -> dict[str, str]:
     records = _records(source.archive, data)
     if header.type == b"g":
         if any(key.startswith(_DANGEROUS) for key in records):
-            raise BadArchive(f"{source.archive}: has one path or size for all entries (pax).", hint=_MADE)
+            raise BadArchive(f"{source.archive}: has one path or size for all entries (pax).", hint=DELIBERATE)
         return {}
     values: dict[str, str] = {key: records[key] for key in ("path", "size") if key in records}
     sparse = {"sparse": ""} if any(key.startswith("GNU.sparse") for key in records) else {}
@@ -239,7 +236,8 @@ class _TarStream:
 
     def expect_end(self) -> None:
         """Raise `BadArchive` if more than padding follows. Reads to the end, where compressed files have a checksum."""
-        for _ in range(_MAX_TAIL // PIECE):
+        end = self.position + _MAX_TAIL
+        while self.position <= end:
             data = self.read(PIECE)
             if data.strip(b"\0"):
                 raise BadArchive(
@@ -248,4 +246,4 @@ class _TarStream:
                 )
             if not data:
                 return
-        raise BadArchive(f"{self.archive}: has more than {_MAX_TAIL:,} bytes of padding at its end.", hint=_MADE)
+        raise BadArchive(f"{self.archive}: has more than {_MAX_TAIL:,} bytes of padding at its end.", hint=DELIBERATE)

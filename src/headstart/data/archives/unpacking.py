@@ -40,7 +40,7 @@ from headstart.data.archives.members import (
 )
 from headstart.data.archives.streams import FAULTS, decompressed, unreadable
 from headstart.data.archives.tars import BLOCK, is_tar, tar_entries
-from headstart.data.archives.zips import STARTS, count_of, zip_entries
+from headstart.data.archives.zips import STARTS, ZipNames, count_of, zip_entries
 from headstart.errors import BadArchive, MissingData, WriteError, near_names
 from headstart.io.files import cache_dir, read_json, sha256_bytes, sha256_file, write_cache, write_json, write_pieces
 from headstart.io.folders import (
@@ -71,9 +71,10 @@ _CONVERT = {
     "rar": "Unpack it (unrar x {name}) and give the resulting folder, or a zip of it.",
 }
 _ONE_FILE = {"gzip": "gunzip -k", "bzip2": "bunzip2 -k", "xz": "unxz -k", "zstd": "unzstd"}
+_OUTER = "If the archive inside it cannot be replaced, unpack the outer one with another program and give the folder."
 _SHARD = re.compile(r".*[-_.][0-9]{4,}\.tar", re.DOTALL)
 _MOST_NAMED = 1000
-_CACHE_FORMAT = 1  # increase it to discard all unpacked archives: when the output changes
+_CACHE_FORMAT = 2  # increase it to discard all unpacked archives: when the output changes
 _SETTLED_SECONDS = 2.0  # a more recently changed file may change again without its time changing
 
 
@@ -102,9 +103,10 @@ def is_archive(path: Path) -> bool:
 def unpack(archive: Path, into: Path, *, nested: int = NESTED) -> UnpackResult:
     """Unpack into a new folder. Nested archives, to `nested` levels, become folders named after them.
 
-    A nested archive that contains just one folder (or file) of its own name, as Kaggle's do, becomes that folder. Tars
-    numbered like shards (train-000001.tar) stay packed. Raises `BadArchive` (nothing is left behind), `MissingData`,
-    and `WriteError` if `into` exists, the disk is full or the location is not writable.
+    A nested archive that contains just one folder (or file) of its own name, as Kaggle's do, becomes that folder. It stays
+    packed, with a warning, if that folder is there already. Tars numbered like shards (train-000001.tar) stay packed, too.
+    Raises `BadArchive` (nothing is left behind), `MissingData`, and `WriteError` if `into` exists, the disk is full or the
+    location is not writable.
     """
     done = _unpack(archive, into, nested)
     log.info("%s: unpacked into %s (%s files, %.1f MB).", archive, into, f"{done.files:,}", done.bytes / 1e6)
@@ -191,18 +193,41 @@ class _Opened:
         self._file = file
         self._head = file.read(BLOCK)
         self._format = _format_of(self._head)
+        self._names = ZipNames()
 
     def vet(self, limits: Limits) -> Contents:
         """Check the whole listing. Raises `BadArchive`."""
         if self._format == "zip":
             check_totals(self.called, count_of(self.called, self._file), 0, limits)
+        contents = self._check(limits)
+        if not self._names.example:
+            return contents
+        log.warning(
+            "%s: does not say how its names are encoded, and they are not UTF-8: they are read as code page 437, such as %s. "
+            "If that is wrong, unpack it with a program that can be told the encoding, and give the resulting folder.",
+            *(self.called, shown(self._names.example)),
+        )
+        return self._check(limits)  # all names are read so now
+
+    def _check(self, limits: Limits) -> Contents:
         with bar("Checking the archive", None) as advance:
             return check_members(self.called, (entry.member for entry in _counted(self.entries(), advance)), limits)
+
+    def vet_inner(self, limits: Limits) -> Contents:
+        """Check the listing of an archive that is inside another one. Raises `BadArchive`."""
+        try:
+            return self.vet(limits)
+        except BadArchive as error:
+            raise BadArchive(error.message, hint=f"{error.hint}\n{_OUTER}") from None
+
+    def is_to_unpack(self) -> bool:
+        """Return whether it is an archive of a known format, and not a single compressed file. Raises `BadArchive`."""
+        return self._format in ("zip", "tar") or (self._format in _ONE_FILE and self._holds_tar(self._format))
 
     def entries(self) -> Iterator[Entry]:
         """Return the entries from the start. Raises `BadArchive`."""
         if self._format == "zip":
-            return zip_entries(self.called, self._file)
+            return zip_entries(self.called, self._file, self._names)
         if self._format in _CONVERT:
             raise BadArchive(
                 f"{self.called}: is a {self._format} archive, which headstart does not read.",
@@ -287,12 +312,16 @@ class _Extraction:
         """Unpack the nested archives, each where it is."""
         for place in sorted(inner) if levels else []:
             named = f"{called}: {shown(place.relative_to(aside).as_posix())}"
+            stem = _stem(place.name)
+            if os.path.lexists(place.parent / stem):
+                log.warning("%s stays packed: %s, beside it, may be its contents.", named, shown(stem))
+                continue
             with _opened(place, named) as opened:
-                contents = opened.vet(self._limits)
+                contents = opened.vet_inner(self._limits)
                 if not contents.files:
                     continue
                 limits, self._limits = self._limits, self._limits.less(contents)
-                folder = _free(place.parent, _stem(place.name), contents.top)
+                folder = place.parent if contents.top == stem else place.parent / stem
                 further = self.write(opened, contents, limits, folder)
             self.files -= 1
             self.bytes -= place.stat().st_size
@@ -305,22 +334,15 @@ def _is_inner(file: Path) -> bool:
     if not file.name.lower().endswith(SUFFIXES) or _SHARD.fullmatch(file.name):
         return False
     stem = _stem(file.name)
-    return not name_problem(stem, [stem]) and _format(file) not in ("", "7z", "rar")
+    if name_problem(stem, [stem]):
+        return False
+    with _opened(file, shown(file.name)) as opened:
+        return opened.is_to_unpack()
 
 
 def _stem(name: str) -> str:
     suffix = max((s for s in SUFFIXES if name.lower().endswith(s)), key=len)
     return name[: -len(suffix)]
-
-
-def _free(parent: Path, stem: str, top: str) -> Path:
-    """Return where to unpack a nested archive: `parent` if it has one entry of its own name, else a folder so named."""
-    if not os.path.lexists(parent / stem):
-        return parent if top == stem else parent / stem
-    n = 2
-    while os.path.lexists(parent / f"{stem}-{n}"):
-        n += 1
-    return parent / f"{stem}-{n}"
 
 
 # The cache
@@ -348,10 +370,16 @@ def _hash_of(archive: Path) -> str:
 
 
 def _is_whole(home: Path) -> bool:
-    """Return whether a cached folder still has as many files and bytes as were unpacked there."""
+    """Return whether a cached folder still has as many files and bytes as were unpacked there.
+
+    What systems add to a folder that somebody looks at does not count.
+    """
     try:
         recorded = read_json(home / "unpacked.json")
-        return files_and_bytes(home / "files") == (recorded["files"], recorded["bytes"])
+        return files_and_bytes(home / "files", without=lambda name: is_junk([name])) == (
+            recorded["files"],
+            recorded["bytes"],
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:  # missing, damaged, or being removed: not whole
         log.debug("%s: %s", home, error)
         return False

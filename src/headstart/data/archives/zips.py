@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from headstart.data.archives.members import Entry, Member, shown
+from headstart.data.archives.members import DELIBERATE, Entry, Member, shown
 from headstart.data.archives.streams import FAULTS, PIECE, damaged, unreadable
 from headstart.errors import BadArchive
 
@@ -57,14 +57,39 @@ def count_of(archive: str, file: BinaryIO) -> int:
     return _find_directory(archive, file).entries
 
 
-def zip_entries(archive: str, file: BinaryIO) -> Iterator[Entry]:
-    """Yield the entries in the directory's order. Raises `BadArchive`; for overlapping entries, at the end."""
+@dataclass
+class ZipNames:
+    """How the names in one zip are encoded. Archivers that write neither UTF-8 nor a Unicode field (APPNOTE.TXT 4.6.9)
+    use the code page of the machine, without saying which; some of its names may be valid UTF-8 by chance. So one name
+    that is not makes all of them names in the code page of DOS, except those that are marked as UTF-8."""
+
+    example: str = ""
+    """A name that is not UTF-8, as it is read; '' if none has been seen."""
+
+    def decoded(self, raw: bytes, flags: int, extra: bytes) -> str:
+        """Return the name of an entry."""
+        unicode = _unicode_name(raw, extra)
+        if unicode:
+            return unicode
+        try:
+            utf8 = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            self.example = self.example or raw.decode("cp437")
+            return raw.decode("cp437")
+        return utf8 if flags & _UTF8 or not self.example else raw.decode("cp437")
+
+
+def zip_entries(archive: str, file: BinaryIO, names: ZipNames) -> Iterator[Entry]:
+    """Yield the entries in the directory's order. If one sets `names.example`, earlier ones may have had other names.
+
+    Raises `BadArchive`; for overlapping entries, at the end.
+    """
     directory = _find_directory(archive, file)
     begins, ends = array("Q"), array("Q")
     n = 0
     try:
-        for n, record in enumerate(_records(archive, file, directory), 1):
-            if n > directory.entries or record.offset + record.packed > directory.begin:
+        for n, record in enumerate(_records(archive, file, directory, names), 1):
+            if n > directory.most or record.offset + record.packed > directory.begin:
                 raise damaged(archive, "its directory claims more than the file contains")
             begin = _check_local(archive, file, record)
             begins.append(record.offset)
@@ -72,7 +97,7 @@ def zip_entries(archive: str, file: BinaryIO) -> Iterator[Entry]:
             yield Entry(record.member(), partial(_pieces, archive, file, record, begin))
     except FAULTS as error:
         raise unreadable(archive, error) from error
-    if n != directory.entries:
+    if n != directory.entries and (directory.zip64 or n % (_U16 + 1) != directory.entries):
         raise damaged(archive, f"its directory has {n:,} entries but states {directory.entries:,}")
     _check_overlaps(archive, np.array(begins), np.array(ends), directory.begin)
 
@@ -82,6 +107,14 @@ class _Directory:
     begin: int
     size: int
     entries: int
+    """Their number; without zip64, macOS states it modulo 65,536."""
+    zip64: bool
+
+    @property
+    def most(self) -> int:
+        """How many entries there may be."""
+        fitting = self.size // _CENTRAL.size
+        return self.entries if self.zip64 or fitting <= self.entries + _U16 else fitting
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +122,7 @@ class _Record:
     """One entry of the directory."""
 
     raw_name: bytes
+    name: str
     flags: int
     method: int
     crc: int
@@ -98,15 +132,8 @@ class _Record:
     attributes: int
     system: int
 
-    def name(self) -> str:
-        """Return its path: decoded as UTF-8 if valid (not all writers set the flag), else by the DOS code page."""
-        try:
-            return self.raw_name.decode("utf-8")
-        except UnicodeDecodeError:
-            return self.raw_name.decode("cp437")
-
     def member(self) -> Member:
-        return Member(self.name(), self._kind(), self.size, self.packed)
+        return Member(self.name, self._kind(), self.size, self.packed)
 
     def _kind(self) -> str:
         mode = self.attributes >> 16 if self.system in (3, 19) else 0  # Unix, and a Mac's
@@ -141,7 +168,8 @@ def _find_directory(archive: str, file: BinaryIO) -> _Directory:
         at = _find_end(archive, tail)
         _, disk, first, here, entries, size, begin, _ = _END.unpack_from(tail, at)
         end = tail_at + at
-        if _U16 in (disk, first, here, entries) or _U32 in (size, begin):
+        zip64 = _U16 in (disk, first, here, entries) or _U32 in (size, begin)
+        if zip64:
             old = (disk, first, here, entries, size, begin)
             end, (disk, first, here, entries, size, begin) = _end64(archive, file, end, old)
     except FAULTS as error:
@@ -150,7 +178,7 @@ def _find_directory(archive: str, file: BinaryIO) -> _Directory:
         raise _in_parts(archive)
     if begin + size > end or size < _CENTRAL.size * entries:
         raise damaged(archive, "its directory is not where its end record says")
-    return _Directory(begin, size, entries)
+    return _Directory(begin, size, entries, zip64)
 
 
 def _in_parts(archive: str) -> BadArchive:
@@ -168,14 +196,13 @@ def _find_end(archive: str, tail: bytes) -> int:
             positions.append(at)
         at = tail.rfind(_END_MARK, 0, at)
     if len(positions) > 1:
-        raise BadArchive(f"{archive}: has two end records, so it could be read in two ways.", hint=_MADE)
+        raise BadArchive(f"{archive}: has two end records, so it could be read in two ways.", hint=DELIBERATE)
     if not positions:
         raise damaged(archive, "it has no end record")
     return positions[0]
 
 
 _END_MARK = b"PK\x05\x06"
-_MADE = "No archiver writes this by accident. If you trust the archive, unpack it with another program."
 
 
 def _end64(archive: str, file: BinaryIO, end: int, old: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
@@ -196,7 +223,7 @@ def _end64(archive: str, file: BinaryIO, end: int, old: tuple[int, ...]) -> tupl
     return at, tuple(values)
 
 
-def _records(archive: str, file: BinaryIO, directory: _Directory) -> Iterator[_Record]:
+def _records(archive: str, file: BinaryIO, directory: _Directory, names: ZipNames) -> Iterator[_Record]:
     """Yield the entries of the directory, reading it in pieces."""
     buffer, at = b"", 0
     position, left = directory.begin, directory.size
@@ -215,10 +242,10 @@ def _records(archive: str, file: BinaryIO, directory: _Directory) -> Iterator[_R
         at = extra_at + fields[11] + fields[12]
         if at > len(buffer):
             raise damaged(archive, "it ends in its directory")
-        yield _record(archive, fields, buffer[name_at:extra_at], buffer[extra_at : extra_at + fields[11]])
+        yield _record(archive, fields, buffer[name_at:extra_at], buffer[extra_at : extra_at + fields[11]], names)
 
 
-def _record(archive: str, fields: tuple[int, ...], name: bytes, extra: bytes) -> _Record:
+def _record(archive: str, fields: tuple[int, ...], name: bytes, extra: bytes, names: ZipNames) -> _Record:
     _, made_by, _, flags, method, _, _, crc, packed, size, _, _, _, disk, _, attributes, offset = fields
     if _U32 in (packed, size, offset):
         large = _zip64_values(extra)
@@ -230,6 +257,7 @@ def _record(archive: str, fields: tuple[int, ...], name: bytes, extra: bytes) ->
         raise _in_parts(archive)
     return _Record(
         raw_name=name,
+        name=names.decoded(name, flags, extra),
         flags=flags,
         method=method,
         crc=crc,
@@ -243,14 +271,30 @@ def _record(archive: str, fields: tuple[int, ...], name: bytes, extra: bytes) ->
 
 def _zip64_values(extra: bytes) -> Iterator[int]:
     """Yield the 64-bit numbers in an extra field: those of size, packed size and offset that did not fit."""
+    values = _extra_field(extra, 1)
+    yield from struct.unpack_from(f"<{len(values) // 8}Q", values)
+
+
+def _unicode_name(raw: bytes, extra: bytes) -> str:
+    """Return the name in the Unicode field that some archivers add (7-Zip, Info-ZIP); '' if it is not of this name."""
+    values = _extra_field(extra, 0x7075) if not raw.isascii() else b""
+    if values[:1] != b"\1" or values[1:5] != zlib.crc32(raw).to_bytes(4, "little"):
+        return ""
+    try:
+        return values[5:].decode("utf-8")
+    except UnicodeDecodeError:
+        return ""
+
+
+def _extra_field(extra: bytes, wanted: int) -> bytes:
+    """Return the contents of the first extra field with this tag, b'' if there is none."""
     at = 0
     while at + 4 <= len(extra):
         tag, size = struct.unpack_from("<2H", extra, at)
-        if tag == 1:
-            values = extra[at + 4 : at + 4 + size]
-            yield from struct.unpack_from(f"<{len(values) // 8}Q", values)
-            return
+        if tag == wanted:
+            return extra[at + 4 : at + 4 + size]
         at += 4 + size
+    return b""
 
 
 # The local headers
@@ -280,8 +324,8 @@ def _check_local(archive: str, file: BinaryIO, record: _Record) -> int:
     )
     if not same:
         raise BadArchive(
-            f"{archive}: its directory and the header of {shown(record.name())} differ, so it could be read in two ways.",
-            hint=_MADE,
+            f"{archive}: its directory and the header of {shown(record.name)} differ, so it could be read in two ways.",
+            hint=DELIBERATE,
         )
     return begin
 
@@ -293,7 +337,7 @@ def _check_overlaps(archive: str, begins: np.ndarray, ends: np.ndarray, director
         raise damaged(archive, "an entry reaches into its directory")
     overlapping = int((ends[:-1] > begins[1:]).sum())
     if overlapping:
-        raise BadArchive(f"{archive}: {overlapping:,} of its entries overlap others (a zip bomb).", hint=_MADE)
+        raise BadArchive(f"{archive}: {overlapping:,} of its entries overlap others (a zip bomb).", hint=DELIBERATE)
 
 
 # The contents
@@ -309,10 +353,10 @@ def _pieces(archive: str, file: BinaryIO, record: _Record, begin: int) -> Iterat
                 break
             yield piece
     except FAULTS as error:
-        raise unreadable(f"{archive}: {shown(record.name())}", error) from error
+        raise unreadable(f"{archive}: {shown(record.name)}", error) from error
     if total != record.size or crc != record.crc:
         what = "size" if total != record.size else "checksum"
-        raise damaged(archive, f"{shown(record.name())} does not have the {what} stated in its directory")
+        raise damaged(archive, f"{shown(record.name)} does not have the {what} stated in its directory")
 
 
 def _unpacked(file: BinaryIO, record: _Record, begin: int) -> Iterator[bytes]:
