@@ -29,26 +29,18 @@ class Names:
 
     def __init__(self, paths: Iterable[str]) -> None:
         self.paths = frozenset(paths)
-        self._by_name: defaultdict[str, list[str]] = defaultdict(list)
-        self._by_stem: defaultdict[str, list[str]] = defaultdict(list)
         self._parts: dict[object, Names] = {}
-        for path in sorted(self.paths):
-            name = path.rpartition("/")[2]
-            self._by_name[name].append(path)
-            self._by_stem[name.rpartition(".")[0] or name].append(path)
 
     @cached_property
-    def _by_spelling(self) -> tuple[tuple[Callable[[str], str], dict[str, list[str]]], ...]:
-        """Looser keys of file names, and the images by them."""
-        stem = lambda name: loose(name).rpartition(".")[0] or loose(name)  # noqa: E731
-        return tuple((key, self._index(key)) for key in (loose, stem, number))
+    def _exactly(self) -> tuple[_FileNames, ...]:
+        """The images by their file names, with and without their suffix."""
+        return _FileNames(self.paths, str, str), _FileNames(self.paths, _stem, str)
 
-    def _index(self, key: Callable[[str], str]) -> dict[str, list[str]]:
-        index: defaultdict[str, list[str]] = defaultdict(list)
-        for path in sorted(self.paths):
-            if name := key(path.rpartition("/")[2]):
-                index[name].append(path)
-        return index
+    @cached_property
+    def _by_spelling(self) -> tuple[tuple[Callable[[str], str], _FileNames], ...]:
+        """Looser keys of file names, and the images by them."""
+        keys = (loose, lambda name: _stem(loose(name)), number)
+        return tuple((key, _FileNames(self.paths, key, loose)) for key in keys)
 
     @cached_property
     def sets(self) -> dict[str, list[str]]:
@@ -96,21 +88,39 @@ class Names:
             if exact in self.paths:
                 return [exact]
         above, _, name = text.rpartition("/")
-        for index in (self._by_name, self._by_stem):
-            here = index.get(name, []) if name else []
-            found = [path for path in here if not above or f"/{path}".rpartition("/")[0].endswith(f"/{above}")]
-            if found:
-                return found
-        return []
+        return next(filter(None, (index.find(above, name) for index in self._exactly)), [])
 
     def _respelled(self, above: str, name: str) -> list[str]:
         """The images whose folders and names are a cell's in another spelling."""
-        for key, index in self._by_spelling:
-            here = index.get(key(name), []) if key(name) else []
-            found = [path for path in here if not above or loose(f"/{path}".rpartition("/")[0]).endswith(f"/{above}")]
-            if found:
-                return found
-        return []
+        return next(filter(None, (index.find(above, key(name)) for key, index in self._by_spelling)), [])
+
+
+class _FileNames:
+    """Images by a key of their file names, alone and with the folder that they are in: where each folder has a 0001.jpg,
+    the file name alone leaves as many candidates as there are folders."""
+
+    def __init__(self, paths: Iterable[str], key: Callable[[str], str], spelled: Callable[[str], str]) -> None:
+        self._by_name: defaultdict[str, list[str]] = defaultdict(list)
+        self._by_folder: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        self._above: dict[str, str] = {}
+        for path in sorted(paths):
+            folder, _, name = path.rpartition("/")
+            if folder not in self._above:
+                self._above[folder] = spelled(folder)
+            if key(name):
+                self._by_name[key(name)].append(path)
+                self._by_folder[self._above[folder].rpartition("/")[2], key(name)].append(path)
+
+    def find(self, above: str, name: str) -> list[str]:
+        """The images with this key, in folders whose path, as it is spelled here, ends with `above`."""
+        if not above:
+            return self._by_name.get(name, [])
+        here = self._by_folder.get((above.rpartition("/")[2], name), [])
+        return [path for path in here if f"/{self._above[path.rpartition('/')[0]]}".endswith(f"/{above}")]
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0] or name
 
 
 def pick(candidates: Sequence[str], split: str) -> list[str]:
@@ -192,15 +202,15 @@ def _also_about(names: Names, found: dict[str, list[str]], given: _TableCells) -
 def set_of_table(table: Path) -> str:
     """The set that the name of a table says its rows are in, '' if it says none.
 
-    >>> [set_of_table(Path(name)) for name in ("train.csv", "trainLabels.csv", "labels_val.csv", "labels.csv")]
-    ['train', 'train', 'val', '']
+    >>> [set_of_table(Path(name)) for name in ("trainLabels.csv", "labels_val.csv", "LABELS_TEST.csv", "labels.csv")]
+    ['train', 'val', 'test', '']
     """
     return next(iter(_sets_said(table)), "")
 
 
 def _sets_said(table: Path) -> dict[str, None]:
     """The sets in the name of a table, such as train_val.csv, in this order."""
-    words = re.findall(r"[A-Z]?[a-z]+", table.stem)
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", table.stem)
     found = (side_of_path(f"{table.stem.casefold()}/"), *map(set_name, words))
     return dict.fromkeys(filter(None, found))
 
