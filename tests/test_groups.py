@@ -124,6 +124,14 @@ SOURCES: dict[str, Callable[[Path], DataSource]] = {
     "folder and the table beside": lambda p: DataSource(
         write(p, plain() | {"t.csv": lines("id,breed,patient", row)}), group_column="patient"
     ),
+    "a table in a folder of its own": lambda p: DataSource(
+        write(
+            p,
+            {f"images/{n}.jpg": data for n, data in enumerate(IMAGES)}
+            | {"labels/labels.csv": lines("file,label,patient", row)},
+        ),
+        group_column="patient",
+    ),
     "class folders and a table beside": lambda p: DataSource(
         write(p, classes() | {"t.csv": lines("name,patient", lambda n: f"{name(n)},{PATIENTS[n]}")}),
         group_column="patient",

@@ -299,6 +299,32 @@ def test_both_unicode_forms_of_a_name_are_one_group(tmp_path: Path) -> None:
 # Extensions
 
 
+@pytest.mark.parametrize("stale", ["1.png,dog,test", "01.jpg,dog,test", "1.JPG,cat,test"])
+@pytest.mark.parametrize("place", ["", "labels.csv"])
+def test_the_row_of_a_missing_image_is_not_about_another_one(stale: str, place: str, tmp_path: Path) -> None:
+    rows = "".join(f"{n}.jpg,{'cat' if n % 2 else 'dog'},train\n" for n in range(1, 9))
+    fill(tmp_path, [f"{n}.jpg" for n in range(1, 9)], labels_csv=f"path,label,split\n{rows}{stale}\n")
+    data = headstart.open_dataset(DataSource(tmp_path / place))
+    assert (labels_of(data)["1.jpg"], split_of(data)["1.jpg"], len(data)) == ("cat", "train", 8)
+    assert (stale.partition(",")[0], "not_a_file") in data.rejected
+
+
+def test_an_image_in_two_groups_joins_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A row per visit: whoever is in two of them is in one group with both."""
+    fill(
+        tmp_path,
+        [f"{n}.jpg" for n in range(1, 5)],
+        labels_csv="path,label,group\n1.jpg,a,p1\n1.jpg,a,p2\n2.jpg,b,p2\n3.jpg,a,p3\n4.jpg,b,p1\n",
+    )
+    for source in (DataSource(tmp_path / "labels.csv"), DataSource(tmp_path, group_column="group")):
+        with caplog.at_level("INFO", "headstart"):
+            assert groups_of(headstart.open_dataset(source)) == {("1.jpg", "2.jpg", "4.jpg"), ("3.jpg",)}
+        assert (
+            f"{source.place}: 1 image is in several groups, such as '1.jpg'; groups that share an image are taken as one."
+            in caplog.messages
+        )
+
+
 def test_an_id_with_two_extensions_is_ambiguous(tmp_path: Path) -> None:
     folder = fill(tmp_path, [*IN_IMAGES, "images/1.png"], t_csv=table("id,label", "images/{n},{kind}"))
     with pytest.raises(BadLabels) as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -326,6 +327,53 @@ def test_a_table_about_the_test_side_only(tmp_path: Path) -> None:
     folder = fill(tmp_path, *(f"{s}/{n}{s}.jpg" for s in ("train", "test") for n in range(4)))
     fill(tmp_path, solution_csv="id,label\n" + "".join(f"{n}test,{'ab'[n % 2]}\n" for n in range(4)))
     assert recognise(folder) is None
+
+
+@pytest.mark.parametrize("name", ["labels", "metadata"])
+def test_the_folder_of_a_table_says_its_set(tmp_path: Path, name: str) -> None:
+    fill(tmp_path, *(f"images/{n}.jpg" for n in range(20)))
+    for folder, numbers in (("train", range(14)), ("test", range(14, 20))):
+        (tmp_path / folder).mkdir()
+        rows = "".join(f"{n}.jpg,{'ab'[n % 2]}\n" for n in numbers)
+        (tmp_path / folder / f"{name}.csv").write_text(f"file_name,label\n{rows}")
+    data = open_dataset(tmp_path)
+    assert {path for path, split in zip(data.paths, data.split, strict=True) if split == "test"} == {
+        f"images/{n}.jpg" for n in range(14, 20)
+    }
+    assert sorted(data.split.tolist()) == ["test"] * 6 + ["train"] * 14
+    known(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("head", "numbers", "label", "sets", "note"),
+    [
+        ("image,label", range(14, 20), "ab", [14, 6], ""),
+        ("file,label", [*range(14, 40), 13], "ab", [13, 26], ""),  # 13 is left out
+        ("file,label", range(12, 20), "ab", [0, 0], "2 of its 8 images are also in 'train.csv'"),
+        ("file,label", range(14, 20), "abc", [0, 0], "its label 'c' is not in 'train.csv'"),
+        ("file,label", range(14, 20), "a", [0, 0], "all its labels are 'a'"),
+        ("file", range(14, 20), "", [0, 0], ""),
+    ],
+)
+def test_a_table_of_the_test_set_beside_that_of_the_training_set(
+    *,
+    tmp_path: Path,
+    head: str,
+    numbers: Sequence[int],
+    label: str,
+    sets: list[int],
+    note: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    train = "".join(f"{n}.jpg,{'ab'[n % 2]}\n" for n in range(14))
+    test = "".join(f"{n}.jpg,{label[n % len(label)]}\n" if label else f"{n}.jpg\n" for n in numbers)
+    images = [f"{n}.jpg" for n in {*range(14), *numbers}]
+    data = open_dataset(fill(tmp_path, *images, train_csv=f"file,label\n{train}", test_csv=f"{head}\n{test}"))
+    assert [data.split.tolist().count(name) for name in ("train", "test")] == sets
+    assert [message for message in caplog.messages if "not used" in message] == (
+        [f"{tmp_path}: 'test.csv' is not used: {note}."] if note else []
+    )
+    assert dict(data.rejected).get("13.jpg") == ("two_splits" if sets == [13, 26] else None)
 
 
 def test_two_tables_that_fit_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

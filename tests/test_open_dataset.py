@@ -474,6 +474,15 @@ def test_paths_in_the_encoding_of_the_labels(tmp_path: Path) -> None:
     assert labels_of(open_dataset(name)) == {"chéri/1.jpg": "chéri", "2.jpg": "a"}
 
 
+@pytest.mark.parametrize("folder", ["", "images"])
+def test_paths_in_windows_1252_beside_labels_in_ascii(tmp_path: Path, folder: str) -> None:
+    fill(tmp_path / folder, *(f"{'café' if n < 3 else 'tea'}{n}.jpg" for n in range(9)))
+    rows = "".join(f"{'café' if n < 3 else 'tea'}{n}.jpg,{'ab'[n % 2]}\n" for n in range(9))
+    (tmp_path / "labels.csv").write_bytes(f"path,label\n{rows}".encode("cp1252"))
+    data = open_dataset(tmp_path if folder else tmp_path / "labels.csv")
+    assert (data.classes, sorted(data.labels.tolist()), len(data)) == (("a", "b"), [0] * 5 + [1] * 4, 9)
+
+
 def test_labels_beside_paths_that_are_bytes(tmp_path: Path) -> None:
     latin = os.fsdecode("é.jpg".encode("cp1252"))
     try:

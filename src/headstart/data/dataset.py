@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data.class_names import class_name
+from headstart.data.duplicates import merge_groups
 from headstart.data.left_out import reject_reason
 from headstart.images.file_part import FilePart, ImageFile
 from headstart.images.formats import SUFFIXES
@@ -56,6 +57,7 @@ _BESIDE_TOO = re.compile(
 _DOUBTFUL_NAME = re.compile(
     r"unknown|unsorted|uncategori[sz]ed|unclassified|unassigned|untagged|unannotated|unreviewed|to[ _-]?do|to[ _-]?sort"
 )
+_AND = "\0"  # between the names of the groups of one image
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_]+")
 
 
@@ -219,12 +221,30 @@ def _merged(spelled: dict[str, str]) -> tuple[tuple[str, ...], ...]:
 def group_numbers(names: Sequence[str]) -> np.ndarray:
     """int64 (N,): equal names (see `class_name`) get one number, that of the first; an empty one is a group of its own.
 
+    An image in several groups (see `both_groups`) makes them one.
+
     >>> group_numbers(["p1", "p2", "p1 ", "", ""])
     array([0, 1, 0, 3, 4])
+    >>> group_numbers(["p1", "p2", "p3", both_groups("p3", "p1")])
+    array([0, 1, 0, 0])
     """
     first: dict[str, int] = {}
-    keys = {name: class_name(name) for name in set(names)}
-    return np.array([first.setdefault(keys[name], i) if name else i for i, name in enumerate(names)], dtype=np.int64)
+    keys = {name: list(map(class_name, name.split(_AND))) for name in set(names)}
+    numbers = [[first.setdefault(key, i) for key in keys[name]] if name else [i] for i, name in enumerate(names)]
+    pairs = [(own[0], other) for own in numbers for other in own[1:]]
+    return (
+        merge_groups(len(names), np.array(pairs, np.int64))[[own[0] for own in numbers]] if names else np.empty(0, int)
+    )
+
+
+def both_groups(one: str, other: str) -> str:
+    """The name for an image in the groups of two names, each of which may be '' or be of several groups itself."""
+    return _AND.join(dict.fromkeys(filter(None, (*one.split(_AND), *other.split(_AND)))))
+
+
+def in_several_groups(name: str) -> bool:
+    """Whether a name is one of `both_groups`."""
+    return _AND in name
 
 
 def decided(images: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:

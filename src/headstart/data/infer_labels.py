@@ -28,6 +28,7 @@ from headstart.data.dataset import (
     IMAGES,
     Dataset,
     FoundImages,
+    both_groups,
     counted,
     is_plain_name,
     is_unlabelled_name,
@@ -40,7 +41,7 @@ from headstart.data.folder_walk import FolderWalk, files_below, files_in, folder
 from headstart.data.image_folder import every_image, take
 from headstart.data.image_names import Names
 from headstart.data.label_cells import group_names
-from headstart.data.match_files import label_by_pattern, label_folder, name_pattern, note_numbers
+from headstart.data.match_files import label_by_pattern, label_folder, name_pattern, note_joined_groups, note_numbers
 from headstart.data.tables_beside import (
     TableLabels,
     TablesBeside,
@@ -135,13 +136,14 @@ def groups_beside(folder: Path, paths: Sequence[str], *, path_column: str, group
     tables, names = _FolderListing(folder).tables, Names(paths)
     with_column: list[str] = []
     groups: dict[str, str] = {}
-    for path in dict.fromkeys([*tables.metadata(), *tables.at_top]):
+    for path in dict.fromkeys([*tables.metadata(), *tables.at_top, *tables.in_folders, *tables.in_sets]):
         header, cells = read_quietly(folder / path)
         if group_column in header:
             with_column.append(path)
             columns = dict(zip(header, cells, strict=True))
             columns |= {group_column: group_names(folder / path, group_column, columns[group_column])}
-            groups |= groups_in(path, columns, names, path_column, group_column)
+            found = groups_in(path, columns, names, path_column, group_column)
+            groups |= {image: both_groups(groups.get(image, ""), group) for image, group in found.items()}
     if not with_column:
         raise _no_table(tables, group_column, option="--group-from takes groups from the paths of the images")
     if not groups:
@@ -150,6 +152,7 @@ def groups_beside(folder: Path, paths: Sequence[str], *, path_column: str, group
             f"names one of the {len(paths):,} images.",
             hint=f"A row names an image by its path or file name, such as {paths[0]!r}; --path-column names that column.",
         )
+    note_joined_groups(folder, groups)
     return [groups.get(path, "") for path in paths]
 
 
@@ -263,7 +266,7 @@ def _no_table(
     tables: TablesBeside, *columns: str, option: str = "--label-from takes labels from file names"
 ) -> BadLabels:
     wanted = " and ".join(repr(name) for name in columns if name)
-    there = tables.metadata() or tables.tables()
+    there = tables.metadata() or tables.tables() or [*tables.in_folders, *tables.in_sets]
     headers = {path: read_quietly(tables.folder / path)[0] for path in there}
     known = sorted({name for header in headers.values() for name in header})
     missing = next((name for name in reversed(columns) if name and name not in known), "")

@@ -22,8 +22,10 @@ from headstart.data.dataset import (
     IMAGES,
     Dataset,
     FoundImages,
+    both_groups,
     dataset_of,
     decided,
+    in_several_groups,
     is_unlabelled_name,
     side_of_path,
 )
@@ -162,14 +164,16 @@ def merged(
 ) -> tuple[dict[str, LabelRow], dict[str, str]]:
     """{path: row}, with the rows of one image merged, and {path or cell: reason} of those that cannot be used.
 
-    The rows are those of `with_sets`. Cells without an image are relative to `base`, the folder of the table.
+    The rows are those of `with_sets`. A row in another spelling (1.png for 1.jpg) counts only if none has the name of the
+    image itself; else its own image is missing. Cells without an image are relative to `base`, the folder of the table.
     """
     kept: dict[str, LabelRow] = {}
     rejected: dict[str, str] = {}
     respelled: dict[str, str] = {}
-    for n, row in enumerate(rows, 1):
-        path = find(row)
-        if path is None:
+    found = [find(row) for row in rows]
+    exact = {path for row, path in zip(rows, found, strict=True) if path and not is_respelled(row.path, path)}
+    for n, (row, path) in enumerate(zip(rows, found, strict=True), 1):
+        if path is None or (path in exact and is_respelled(row.path, path)):
             inside = base if not is_elsewhere(row.path) and not is_address(row.path) else ""
             rejected[inside + (row.path or f"(row {n})")] = "address" if is_address(row.path) else "not_a_file"
             continue
@@ -182,6 +186,7 @@ def merged(
             "%s: %s spelled differently from the files, such as %r for %r.",
             *(table, "1 path is" if len(respelled) == 1 else f"{len(respelled):,} paths are", cell, path),
         )
+    note_joined_groups(table, {path: row.group for path, row in kept.items()})
     return kept, rejected
 
 
@@ -194,7 +199,17 @@ def add_row(kept: dict[str, LabelRow], rejected: dict[str, str], row: LabelRow) 
         rejected[row.path] = "two_splits"
     else:
         joined = replace(earlier, label=earlier.label or row.label, split=earlier.split or row.split)
-        kept[row.path] = replace(joined, group=earlier.group or row.group)
+        kept[row.path] = replace(joined, group=both_groups(earlier.group, row.group))
+
+
+def note_joined_groups(where: object, groups: Mapping[str, str]) -> None:
+    """Log how many images {path: group} are in several groups."""
+    several = [path for path, group in groups.items() if in_several_groups(group)]
+    if several:
+        log.info(
+            "%s: %s in several groups, such as %r; groups that share an image are taken as one.",
+            *(where, "1 image is" if len(several) == 1 else f"{len(several):,} images are", several[0]),
+        )
 
 
 def label_folder(root: Path, found: FoundImages, kept: dict[str, LabelRow], rejected: dict[str, str]) -> Dataset:
@@ -325,9 +340,7 @@ def compiled(pattern: str, *, what: str = "label") -> re.Pattern[str]:
 
 def text_in(name: str, pattern: re.Pattern[str], *, what: str = "label") -> str:
     """The label (or the group) in a name: the regular expression's group of that name, or the first one, or the whole
-    match.
-
-    '' without a match.
+    match. Returns '' without a match.
 
     >>> text_in("cat.0.jpg", re.compile("^(cat|dog)")), text_in("1.jpg", re.compile("^(cat|dog)"))
     ('cat', '')

@@ -155,23 +155,35 @@ def as_windows(table: Path, header: Sequence[str], columns: Sequence[list[str]])
     It is not if some text is UTF-8 after all, if some bytes are undefined, or if files that it names exist only under
     their bytes.
     """
-    texts = sorted({text for column in (header, *columns) for text in column if not text.isascii()})
-    foreign = [text for text in texts if any_bytes([text])]
-    try:
-        read = {text: text.encode("utf-8", "surrogateescape").decode("cp1252") for text in texts}
-    except UnicodeError:
-        read = {}
-    files = [text for text in foreign if os.path.isfile(table.parent / text)]
-    if not read or len(foreign) < len(texts) or any(not os.path.isfile(table.parent / read[text]) for text in files):
+    foreign, read = _windows_texts(header, columns)
+    if not is_windows(table, header, columns):
+        files = any(os.path.isfile(table.parent / text) for text in foreign)
         raise BadLabels(
             f"{table}: is neither UTF-8 nor Windows-1252 throughout ({foreign[0]!r}).",
-            hint="Save it as UTF-8." + " The names of files that it lists have to be UTF-8 as well." * bool(files),
+            hint="Save it as UTF-8." + " The names of files that it lists have to be UTF-8 as well." * files,
         )
     log.info(
         "%s: is not UTF-8; it is read as Windows-1252, which gives %s. Save it as UTF-8 if that is wrong.",
         *(table, ", ".join(repr(read[text]) for text in foreign[:3])),
     )
     return [read.get(text, text) for text in header], [[read.get(text, text) for text in c] for c in columns]
+
+
+def is_windows(table: Path, header: Sequence[str], columns: Sequence[list[str]]) -> bool:
+    """Whether all that is not ASCII can be Windows-1252, see `as_windows`."""
+    foreign, read = _windows_texts(header, columns)
+    files = [text for text in foreign if os.path.isfile(table.parent / text)]
+    return bool(read) and len(foreign) == len(read) and all(os.path.isfile(table.parent / read[text]) for text in files)
+
+
+def _windows_texts(header: Sequence[str], columns: Sequence[list[str]]) -> tuple[list[str], dict[str, str]]:
+    """The texts that are not UTF-8, and {text: as Windows-1252} for all that are not ASCII; {} if some cannot be."""
+    texts = sorted({text for column in (header, *columns) for text in column if not text.isascii()})
+    foreign = [text for text in texts if any_bytes([text])]
+    try:
+        return foreign, {text: text.encode("utf-8", "surrogateescape").decode("cp1252") for text in texts}
+    except UnicodeError:
+        return foreign, {}
 
 
 # Text

@@ -21,7 +21,7 @@ from headstart.data.label_cells import SEVERAL, class_names, group_names, no_lab
 from headstart.data.one_hot import bits, hot_columns, hot_labels, one_each
 from headstart.data.path_cells import plain_path
 from headstart.data.set_columns import FLAGS, flagged_sets, set_name
-from headstart.data.table_files import any_bytes, as_windows
+from headstart.data.table_files import any_bytes, as_windows, is_windows
 from headstart.errors import BadLabels, near_names
 from headstart.io.progress import log
 from headstart.io.text_table import few
@@ -132,7 +132,7 @@ def rows_by(table: Path, header: Sequence[str], cells: Sequence[list[str]], colu
     """The rows read by `read_cells`, with these columns. Raises `BadLabels` for labels in an unknown encoding, and for
     several labels per image."""
     by_name = dict(zip(header, cells, strict=True))
-    if columns.label and any_bytes(by_name[columns.label]):
+    if (columns.label and any_bytes(by_name[columns.label])) or _names_in_windows(table, header, cells, columns.path):
         by_name = dict(zip(*as_windows(table, header, cells), strict=True))
     empty = [""] * len(cells[0])
     paths, splits, groups = (by_name[name] if name else empty for name in (columns.path, columns.split, columns.group))
@@ -148,6 +148,15 @@ def rows_by(table: Path, header: Sequence[str], cells: Sequence[list[str]], colu
         LabelRow(path, "", split, group, "two_labels") if label == SEVERAL else LabelRow(path, label, split, group)
         for path, label, split, group in zip(paths, labels, splits, groups, strict=True)
     ]
+
+
+def _names_in_windows(table: Path, header: Sequence[str], cells: Sequence[list[str]], column: str) -> bool:
+    """Whether paths that are not UTF-8 name files if they are read as Windows-1252."""
+    foreign = [path for path in cells[header.index(column)] if any_bytes([path])]
+    if not foreign or not is_windows(table, header, cells):
+        return False
+    read = (path.encode("utf-8", "surrogateescape").decode("cp1252") for path in foreign)
+    return any(_names_file(table.parent, [path]) for path in read)
 
 
 def _without_missing(cells: Sequence[str]) -> list[str]:

@@ -19,14 +19,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from headstart.data.dataset import TABLES, FoundImages, side_of_path
+from headstart.data.dataset import TABLES, FoundImages, both_groups, side_of_path
 from headstart.data.foreign_formats import MAY_HOLD_LABELS, about
 from headstart.data.image_names import Names, images_named, naming_column, set_of_table
 from headstart.data.match_files import SHARE, add_row, merged, moved, one_image, with_sets
 from headstart.data.one_hot import one_each
 from headstart.data.path_cells import relocation
 from headstart.data.proposals import about_columns
-from headstart.data.table_files import LISTS, is_list, read_cells
+from headstart.data.table_files import LISTS, any_bytes, as_windows, is_list, is_windows, read_cells
 from headstart.data.tables import Columns, LabelRow, choose_columns, label_columns, one_hot, rows_by
 from headstart.errors import BadLabels
 from headstart.io.progress import log
@@ -149,6 +149,7 @@ def metadata_labels(beside: TablesBeside, path_column: str = "", label_column: s
         table, base = beside.folder / path, path[: path.rfind("/") + 1]
         header, cells = read_quietly(table)
         named = next((name for name in FILE_NAMES if name in header and path_column in ("", name)), "")
+        header, cells = _in_windows(beside, table, header, cells)
         label = _label_column(beside, header, cells, named, label_column) if named else None
         if label is None or (label and label not in header):
             continue
@@ -166,7 +167,7 @@ def metadata_labels(beside: TablesBeside, path_column: str = "", label_column: s
                 notes=about_columns(table.name, header, cells, chosen, [row.label for row in rows]),
             )
         )
-    tables = _joined(found) if found else None
+    tables = _as_sets(beside, found) if found else None
     return tables if tables is not None and any(row.label for row in tables.kept.values()) else None
 
 
@@ -193,6 +194,16 @@ def read_quietly(table: Path) -> tuple[list[str], list[list[str]]]:
         if table.suffix.lower() not in (*LISTS, ".json"):
             log.info("Not used as a table of labels: %s", error)
         return [], []
+
+
+def _in_windows(
+    beside: TablesBeside, table: Path, header: list[str], cells: list[list[str]]
+) -> tuple[list[str], list[list[str]]]:
+    """The table, read as Windows-1252 if some of its text is not UTF-8, and no image is called by those bytes."""
+    foreign = {text for column in cells for text in column if not text.isascii() and any_bytes([text])}
+    if not foreign or any(beside.names.find_exactly(text) for text in foreign) or not is_windows(table, header, cells):
+        return header, cells
+    return as_windows(table, header, cells)
 
 
 def _columns(
@@ -237,7 +248,7 @@ def table_labels(beside: TablesBeside, path_column: str = "", label_column: str 
         if fitting:
             others = [path for path in paths if path not in usual and set_of_table(Path(path))]
             _note_unused(beside, [one for one in read if one not in fitting])
-            return _as_sets([*fitting, *_tables_of_sets(beside, others, fitting)])
+            return _as_sets(beside, [*fitting, *_tables_of_sets(beside, others, fitting)])
     _note_unread(beside)
     return None
 
@@ -252,7 +263,8 @@ def _fitting(read: Sequence[TableLabels], beside: TablesBeside, *, together: boo
 def _note_unused(beside: TablesBeside, tables: Sequence[TableLabels]) -> None:
     if tables:
         names = few([repr(one.paths[0].name) for one in tables], 3)
-        log.info("%s: %s not used: only some of the images are named there.", beside.folder, names)
+        verbs = ("is", "it names") if len(tables) == 1 else ("are", "they name")
+        log.info("%s: %s %s not used: %s only some of the images.", beside.folder, names, *verbs)
 
 
 def _are_parts(tables: Sequence[TableLabels]) -> bool:
@@ -263,27 +275,54 @@ def _are_parts(tables: Sequence[TableLabels]) -> bool:
 
 
 def _tables_of_sets(beside: TablesBeside, paths: Sequence[str], fitting: Sequence[TableLabels]) -> list[TableLabels]:
-    """Of these tables of the validation or the test set, those with the same columns and classes, about other images."""
-    columns = (fitting[0].path_column, fitting[0].label_column)
-    classes = {row.label for one in fitting for row in one.kept.values()}
+    """Of these tables of the validation or the test set, those with the same label column and classes, about other images;
+    why another one with labels is not used is logged. Some images (5 %) may be in two tables: they are left out."""
     found: list[TableLabels] = []
     for path in paths:
-        one = _fit(beside, path, *columns)
-        labels = {row.label for row in one.kept.values()} - {""} if one is not None else set()
-        if one is not None and len(labels) > 1 and labels <= classes and _are_parts([*fitting, *found, one]):
+        one = _fit(beside, path, "", fitting[0].label_column)
+        if one is None or not any(row.label for row in one.kept.values()):
+            continue
+        problem = _unlike([*fitting, *found], one)
+        if problem:
+            log.warning("%s: %r is not used: %s.", beside.folder, path, problem)
+        else:
             found.append(one)
     return found
 
 
-def _as_sets(tables: Sequence[TableLabels]) -> TableLabels:
-    """Tables as one; if their names say different sets, the rows are in those."""
-    sets = [set_of_table(one.paths[0]) or "train" for one in tables]
-    if len(set(sets)) > 1:
+def _unlike(tables: Sequence[TableLabels], one: TableLabels) -> str:
+    """Why a table of another set does not belong to these tables, '' if it does."""
+    names = few([repr(table.paths[0].name) for table in tables], 3)
+    classes = {row.label for table in tables for row in table.kept.values()}
+    labels = dict.fromkeys(row.label for row in one.kept.values() if row.label)
+    other = next((label for label in labels if label not in classes), None)
+    if other is not None:
+        return f"its label {other!r} is not in {names}"
+    if len(labels) < 2:
+        return f"all its labels are {next(iter(labels))!r}"
+    shared = sum(any(path in table.kept for table in tables) for path in one.kept)
+    if shared > (1 - SHARE) * len(one.kept):
+        return f"{shared:,} of its {len(one.kept):,} images are also in {names}"
+    return ""
+
+
+def _as_sets(beside: TablesBeside, tables: Sequence[TableLabels]) -> TableLabels:
+    """Tables as one; if the names or folders of some with labels say train and another set, the rows are in those sets.
+    One that says none is about the training set, unless its images are also in another table."""
+    default = "train" if _are_parts(tables) else ""
+    sets = [_set_said(beside, one.paths[0]) or default for one in tables]
+    with_labels = {name for name, one in zip(sets, tables, strict=True) if any(row.label for row in one.kept.values())}
+    if "train" in with_labels and len(with_labels - {""}) > 1:
         tables = [
             replace(one, kept={path: replace(row, split=row.split or split) for path, row in one.kept.items()})
             for one, split in zip(tables, sets, strict=True)
         ]
     return _joined(tables)
+
+
+def _set_said(beside: TablesBeside, table: Path) -> str:
+    """The set in the name of a table, or in that of its folder; '' for none."""
+    return set_of_table(table) or side_of_path(table.relative_to(beside.folder).as_posix().removeprefix(beside.top))
 
 
 def _note_unread(beside: TablesBeside) -> None:
@@ -298,6 +337,7 @@ def _fit(beside: TablesBeside, path: str, path_column: str, label_column: str) -
     header, cells = read_quietly(table)
     if not header:
         return None
+    header, cells = _in_windows(beside, table, header, cells)
     if (path_column and path_column not in header) or (label_column and label_column not in header):
         return None
     column = path_column or naming_column(header, cells, beside.names, path)
@@ -372,7 +412,8 @@ def _are_classes(rows: Sequence[LabelRow]) -> bool:
 def groups_in(
     table: str, columns: dict[str, list[str]], names: Names, path_column: str, group_column: str
 ) -> dict[str, str]:
-    """{image: group} of the rows of a table that name one image. The groups are those of `label_cells.group_names`."""
+    """{image: group} of the rows of a table that name one image. The groups are those of `label_cells.group_names`, and of
+    `both_groups` for an image in several."""
     others = {name: cells for name, cells in columns.items() if name != group_column}
     usual = next((name for name in FILE_NAMES if name in others), "")
     naming = path_column or usual or (naming_column([*others], [*others.values()], names, table) if others else "")
@@ -382,4 +423,8 @@ def groups_in(
         cells = [rule.applied_to(cell) for cell in cells]
         named = images_named(names, table, cells)
     rows = zip(cells, columns[group_column], strict=False)
-    return {named[cell][0]: group for cell, group in rows if len(named[cell]) == 1}
+    groups: dict[str, str] = {}
+    for cell, group in rows:
+        if len(named[cell]) == 1:
+            groups[named[cell][0]] = both_groups(groups.get(named[cell][0], ""), group)
+    return groups
