@@ -992,6 +992,13 @@ READINGS = [
         says=("t.csv: the split is taken from the column 'is_train'.",),
     ),
     Reading(
+        kind="two columns claim a set, one of them twice",
+        head="path,label,is_valid,is_val,is_test",
+        line=lambda p, n: f"{p},{kind_of(p)},{int(n == 1)},{int(n in (1, 2))},{int(n in (2, 3))}",
+        read="cat 7, dog 8; test 1, train 13, val 1",
+        says=("t.csv: the split is taken from the columns 'is_valid', 'is_val', 'is_test'.",),
+    ),
+    Reading(
         kind="other names of sets",
         head="path,label,Data Set",
         line=lambda p, n: f"{p},{kind_of(p)},{('TRAIN', 'dev', 'holdout', 'Training')[n % 4]}",
@@ -1104,6 +1111,12 @@ READINGS = [
         read="BadLabels: no column looks like the label column",
     ),
     Reading(
+        kind="two columns that may be labels, beside those of zeros and ones",
+        head="file,breed,blurred,indoor,age",
+        line=lambda p, n: f"{p},{kind_of(p)},{n % 2},{n % 4 // 2},{n}",
+        read="BadLabels: no column looks like the label column; its columns are 'file', 'breed', 'blurred', 'indoor', 'age'.",
+    ),
+    Reading(
         kind="numbers and names of the same classes",
         head="path,label,class",
         line=lambda p, n: f"{p},{n // 8},{kind_of(p)}",
@@ -1167,6 +1180,26 @@ READINGS = [
         ),
     ),
     Reading(kind="numbers with fractions", line=labels_in_turn("1.0", "1.5"), read="1.0 8, 1.5 8"),
+    Reading(
+        kind="thousands",
+        head="path;label",
+        line=lambda p, n: f"{p};{('1', '1,000', '10,000', '1.000')[n % 4]}",
+        read="1 4, 1,000 4, 1.000 4, 10,000 4",
+    ),
+    Reading(
+        kind="thousands as groups",
+        head="path;label;group",
+        line=lambda p, n: f"{p};{('1,0', '2,00')[n % 2]};{('100', '100,000')[n % 2]}",
+        read="1 8, 2 8",
+        says=("t.csv: the labels in the column 'label' are whole numbers; '1,0' is read as '1'.",),
+    ),
+    Reading(
+        kind="thousands that are not the numbers of images",
+        images=("1.jpg", *numbered_images()),
+        head="path;label",
+        line=lambda p, n: f"{p if n else '1,000'};{kind_of('cd'[n % 2])}",
+        read="cat 8, dog 8",
+    ),
     Reading(kind="zeros at the beginning of labels", line=labels_in_turn("007", "042"), read="007 8, 042 8"),
     Reading(
         kind="zeros lost at the beginning of ids",

@@ -19,13 +19,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from headstart.data.path_cells import DECIMALS
 from headstart.errors import BadLabels
 from headstart.io.progress import log
 from headstart.io.text_table import few
 
 _MISSING = frozenset({"nan", "-nan", "<na>", "#n/a", "#na", "n/a", "null", "nat"})
 _DOUBTFUL = frozenset({"none", "na", "?", "-", "unknown", "unlabeled", "unlabelled", "missing"})
-_WHOLE = re.compile(r"([+-]?\d+)(?:[.,]0+)?")
+_WHOLE = re.compile(rf"([+-]?\d+)(?:{DECIMALS})?")
+_THOUSANDS = re.compile(r"\d{1,3}(?:,000)+")
 _LIST = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
 _ITEM = re.compile(r"'([^']*)'|\"([^\"]*)\"|([^\s,'\"]+(?: [^\s,'\"]+)*)")
 _MARKS = (",", ";", "|")
@@ -103,7 +105,10 @@ def _from_lists(table: Path, column: str, names: Mapping[str, str]) -> dict[str,
 
 
 def _from_floats(table: Path, column: str, names: Mapping[str, str], what: str = "labels") -> dict[str, str]:
-    """Labels (or groups) without ``.0``, if all are whole numbers and some have it, as after an empty cell in pandas."""
+    """Labels (or groups) without ``.0``, if all are whole numbers and some have it, as after an empty cell in pandas.
+
+    ``1,000`` and ``1.000`` may be a thousand: then all stay as they are.
+    """
     given = {text: match for text, name in names.items() if name and (match := _WHOLE.fullmatch(name))}
     longer = [text for text, match in given.items() if match[1] != names[text]]
     if not longer or len(given) < sum(map(bool, names.values())):
@@ -127,7 +132,7 @@ def _from_several(
     paths: Sequence[str],
 ) -> dict[str, str]:
     """`SEVERAL` for the cells with several labels. Raises `BadLabels` if there are many."""
-    labels = {name for name in names.values() if name}
+    labels = {name for name in names.values() if name and not _THOUSANDS.fullmatch(name)}
     found = [combinations(labels, mark) for mark in _MARKS]
     several = set().union(*(sure for sure, _ in found))
     texts = {text for text, name in names.items() if name in several}

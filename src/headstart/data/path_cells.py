@@ -23,7 +23,9 @@ from urllib.parse import unquote
 from headstart.data.dataset import IMAGES
 
 _DRIVE = re.compile(r"[a-z]:/|/", re.IGNORECASE)
-_NUMBER = re.compile(r"0*(\d+)(?:[.,]0+)?")
+DECIMALS = r"[.,](?:0{1,2}|0{4,})"
+"""Pattern of the decimals of a whole number, with a point or a comma. Three zeros may be thousands."""
+_NUMBER = re.compile(rf"0*(\d+)(?:{DECIMALS})?")
 _SCIENTIFIC = re.compile(r"\d(?:[.,]\d+)?E\+?\d+(?:\.\w+)?", re.IGNORECASE)
 _TRIED = 300  # paths tried to find where a folder was moved
 
@@ -74,8 +76,8 @@ def loose(name: str) -> str:
 def number(name: str) -> str:
     """The whole number that a file name is, without leading zeros; '' if it is not one.
 
-    >>> number("00123.jpg"), number("123.0"), number("123"), number("a1.jpg")
-    ('123', '123', '123', '')
+    >>> number("00123.jpg"), number("123.0"), number("123"), number("1,000"), number("a1.jpg")
+    ('123', '123', '123', '', '')
     """
     match = _NUMBER.fullmatch(bare(name))
     return match[1] if match else ""

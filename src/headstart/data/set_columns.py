@@ -24,6 +24,8 @@ FLAGS = {
     **dict.fromkeys(("is_test", "is_testing", "istest", "is_holdout"), "test"),
 }
 """Names of columns of truth values, and the set that they are about."""
+TWO_SETS = "\0two sets"
+"""What `flagged_sets` gives for a row to leave out."""
 
 
 def set_name(text: str) -> str:
@@ -39,13 +41,13 @@ def flagged_sets(columns: Mapping[str, Sequence[str]]) -> list[str]:
     """The set of each row by columns of truth values, keyed by a name in `FLAGS`.
 
     Rows that no column claims are the training set; if that has a column itself, they are the first set that has none.
+    Rows that are claimed for two sets are `TWO_SETS`.
 
     >>> flagged_sets({"is_valid": ["0", "1"]}), flagged_sets({"is_train": ["1", "0"]})
     (['train', 'val'], ['train', 'test'])
     """
-    claims = {FLAGS[name]: bits(cells) or [] for name, cells in columns.items()}
-    rest = next((name for name in ("train", "test", "val") if name not in claims), "")
-    return [
-        next((name for name, claimed in zip(claims, row, strict=True) if claimed), rest)
-        for row in zip(*claims.values(), strict=True)
-    ]
+    claims = [(FLAGS[name], bits(cells) or []) for name, cells in columns.items()]
+    rest = next((name for name in ("train", "test", "val") if name not in dict(claims)), "")
+    rows = zip(*(claimed for _, claimed in claims), strict=True)
+    claimants = [{name for (name, _), claimed in zip(claims, row, strict=True) if claimed} for row in rows]
+    return [rest if not sets else TWO_SETS if len(sets) > 1 else next(iter(sets)) for sets in claimants]

@@ -2,9 +2,9 @@
 
 Labels stay as they are in the file (`007` is the class ``007``), except for what programs make of them
 (`data.label_cells`). The columns are guessed by their usual names; by their values only if the names say nothing and
-one column alone holds names of images. Two candidates are an error that names the option to give. There are two
-exceptions: classes with one column of zeros and ones each are recognised by these (`data.one_hot`); and of several
-columns for the split or the groups one is used, which is logged. `unused_columns` lists the rest.
+one column alone holds names of images. Two candidates are an error that names the option to give. Classes with one
+column of zeros and ones each are recognised by these (`data.one_hot`). Of several columns for the split or the groups,
+one is used, which is logged. `unused_columns` lists the rest.
 
 Costs about 1 s per million rows. Only for tables of labels; `data.table_files` reads them.
 """
@@ -20,7 +20,7 @@ from headstart.data.dataset import IMAGES
 from headstart.data.label_cells import SEVERAL, class_names, group_names, no_label
 from headstart.data.one_hot import bits, hot_columns, hot_labels, one_each
 from headstart.data.path_cells import plain_path
-from headstart.data.set_columns import FLAGS, flagged_sets, set_name
+from headstart.data.set_columns import FLAGS, TWO_SETS, flagged_sets, set_name
 from headstart.data.table_files import any_bytes, as_windows, is_windows
 from headstart.errors import BadLabels, near_names
 from headstart.io.progress import log
@@ -119,6 +119,7 @@ def choose_columns(
         group_column=group_column,
         unlabelled=unlabelled or one_each([by_name[name] for name in hot]),
         cells=free,
+        everything=header,
     )
     if hot and _called([columns.label], _NAMES):
         columns = replace(columns, label="")
@@ -144,8 +145,11 @@ def rows_by(table: Path, header: Sequence[str], cells: Sequence[list[str]], colu
     elif columns.classes:
         labels = hot_labels(table, {name: by_name[name] for name in columns.classes}, paths)
     groups, splits = group_names(table, columns.group, groups), _without_missing(splits)
+    problems = {SEVERAL: "two_labels", TWO_SETS: "two_splits"}
     return [
-        LabelRow(path, "", split, group, "two_labels") if label == SEVERAL else LabelRow(path, label, split, group)
+        LabelRow(path, "", "", group, problem)
+        if (problem := problems.get(label) or problems.get(split, ""))
+        else LabelRow(path, label, split, group)
         for path, label, split, group in zip(paths, labels, splits, groups, strict=True)
     ]
 
@@ -219,12 +223,13 @@ def guess_columns(
     group_column: str | None = None,
     unlabelled: bool = False,
     cells: Mapping[str, Sequence[str]] | None = None,
+    everything: Sequence[str] = (),
 ) -> Columns:
     """Choose the columns by name, ignoring case, and blanks or dashes for ``_``.
 
     A table with two columns needs only one known name. With `unlabelled`, no label column is looked for. Of several
     columns for the split or the groups one is used (see `SPLIT_COLUMNS`), which depends on their `cells`. Raises
-    `BadLabels` if none or several could be meant.
+    `BadLabels` if none or several could be meant, which lists the columns in `everything`, else those of `header`.
 
     >>> guess_columns(Path("dogs.csv"), ["id", "breed"])
     Columns(path='id', label='breed', split='', group='', classes=(), flags=())
@@ -257,7 +262,7 @@ def guess_columns(
     elif label and not path and len(free) == 2:
         path = next(name for name in free if name != label)
     if not path or (not label and free):
-        raise _no_column(table, "label" if path else "path", header)
+        raise _no_column(table, "label" if path else "path", everything or header)
     return Columns(path, label, split, group)
 
 
@@ -358,7 +363,6 @@ def _flags(table: Path, by_name: Mapping[str, Sequence[str]], columns: Columns) 
     flags = [
         name for name in by_name if plain_name(name) in FLAGS and name not in used and bits(by_name[name]) is not None
     ]
-    flags = list({FLAGS[plain_name(name)]: name for name in flags}.values())
     if flags:
         others = _called(by_name, SPLIT_COLUMNS)
         log.info(
