@@ -299,6 +299,10 @@ def test_options_that_cannot_be_parsed(here: Path, capsys: pytest.CaptureFixture
             "WriteError: a-file: is in the way: a folder would be written there.\n  Choose another --out.\n",
         ),
         (
+            "sample scenes a-file",
+            "WriteError: a-file: is in the way: a folder would be written there.\n  Choose a new folder.\n",
+        ),
+        (
             "train photos --out mine",
             "WriteError: mine: contains files that headstart did not write; it is not replaced.\n"
             "  Choose another --out, or an empty folder.\n",

@@ -2114,6 +2114,32 @@ def test_no_classes_named_are_all_classes(here: Path) -> None:
     assert headstart.open_dataset(source).classes == ("cats", "dogs")
 
 
+def test_classes_in_an_empty_list_are_none(here: Path) -> None:
+    cats_and_dogs(here / "d", each=3)
+    with pytest.raises(BadLabels, match=r"^classes: names no class\."):
+        headstart.open_dataset(headstart.DataSource(Path("d")), classes=[])
+
+
+def test_images_of_each_class_some_of_them_missing(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cats_and_dogs(here / "d", each=4)
+    paths = {name: [f"d/{name}/{name[:-1]}.{n}.jpg" for n in range(4)] for name in KINDS}
+    data = {**paths, "dogs": ["d/dogs/typo.jpg", *paths["dogs"]], "birds": []}
+    opened = headstart.open_dataset(headstart.DataSource(data))  # type: ignore[arg-type]
+    assert classes_and_sets(opened) == "cats 4, dogs 4"
+    assert opened.rejected == (("d/dogs/typo.jpg", "not_a_file"),)
+    assert "data in memory: the class 'birds' has no images; it is left out." in caplog.messages
+
+
+def test_text_as_bytes_is_text(here: Path) -> None:
+    """As HDF5 and numpy keep it; images are bytes as well."""
+    cats_and_dogs(here / "d", each=3)
+    paths = sorted(map(str, Path("d").rglob("*.jpg")))
+    labels = np.array([Path(path).parent.name.encode() for path in paths])
+    for images in (paths, np.array([path.encode() for path in paths]), [Path(path).read_bytes() for path in paths]):
+        for data in ((images, labels), {"path": images, "label": labels}, list(zip(images, labels, strict=True))):
+            assert headstart.check(data).classes == {"cats": 3, "dogs": 3}  # type: ignore[arg-type]
+
+
 def test_labels_as_arrays_of_rows(here: Path) -> None:
     """A column, as scikit-learn's loaders make it, and a column of zeros and ones per class, as Keras has labels."""
     numbers = np.arange(6) % 2

@@ -35,15 +35,17 @@ def class_names(text: str) -> tuple[str, ...]:
 
 
 def listed_classes(names: str | Iterable[object]) -> str:
-    """Names as the text that `class_names` reads; text is returned unchanged.
+    """Names as the text that `class_names` reads; text is returned unchanged. Raises `BadLabels` if there are none.
 
     >>> listed_classes(["cats", "wolf, grey"])
     'cats,"wolf, grey"'
     """
     if isinstance(names, str):
         return names
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow([str(name) for name in names])
+    text, listed = io.StringIO(), [str(name) for name in names]
+    if not listed:
+        raise no_name()
+    csv.writer(text, lineterminator="").writerow(listed)
     return text.getvalue()
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from headstart.data.chosen_classes import listed_classes, no_name
+from headstart.data.chosen_classes import listed_classes
 from headstart.data.in_memory import kept_table, place_of
 from headstart.io.addresses import named_place
 
@@ -50,8 +50,6 @@ class DataSource:
         object.__setattr__(self, "place", place_of(self.place))  # text and in-memory data are accepted too
         given: object = self.classes
         classes = listed_classes(self.classes) if given is not None else ""  # a list of names and None are accepted too
-        if not (classes or given is None or isinstance(given, str)):
-            raise no_name()
         object.__setattr__(self, "classes", classes)
 
     @property

@@ -34,6 +34,7 @@ from headstart.images.image_refs import lossless_bytes
 from headstart.io.addresses import DOWNLOAD_FIRST, is_address
 from headstart.io.files import cache_dir, json_bytes, read_json, sha256_bytes, write_pieces
 from headstart.io.folders import folder_aside
+from headstart.io.progress import log
 
 TABLE = "table.jsonl"
 RECORD = "from-memory.json"
@@ -102,6 +103,7 @@ def place_of(data: object) -> Path:
             raise DataError(f"data is {place!r}, which is not a path.", hint=EXPECTED)
         return Path(place)
     columns, was = _columns(data)
+    columns = {name: _as_text(values) for name, values in columns.items()}
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name!r} {n:,}" for name, n in lengths.items())
@@ -135,14 +137,28 @@ def _columns(data: object) -> tuple[dict[str, list[Any]], str]:
 
 
 def _of_classes(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    """The columns of {class: images}, which has no column with a usual name, and nothing but images; else none."""
+    """The columns of {class: images}, which has no column with a usual name, and nothing but images; else none.
+
+    Some paths may be wrong. A class without images is logged.
+    """
     known = {*PATH_COLUMNS, *ID_COLUMNS, *CODE_COLUMNS}
     images = [(value, name) for name, values in columns.items() for value in values]
     if len(columns) < 2 or any(name.strip().casefold() in known for name in columns):
         return {}
-    if not all(_is_image(v) or (isinstance(v, str | os.PathLike) and os.path.isfile(v)) for v, _ in images):
+    if not images or not all(_are_images(values) for values in columns.values() if values):
         return {}
+    for name in (name for name, values in columns.items() if not values):
+        log.warning("data in memory: the class %r has no images; it is left out.", name)
     return {"path": [image for image, _ in images], "label": [name for _, name in images]}
+
+
+def _are_images(values: Sequence[Any]) -> bool:
+    """Whether values are images or paths, one of which is there or all of which are called like images."""
+    paths = [value for value in values if not _is_image(value)]
+    if not all(isinstance(path, str | os.PathLike) for path in paths):
+        return False
+    there = len(paths) < len(values) or any(os.path.isfile(path) for path in paths)
+    return there or all(os.fspath(path).lower().endswith(IMAGES) for path in paths)
 
 
 def _of_list(items: list[Any]) -> tuple[dict[str, list[Any]], str]:
@@ -222,6 +238,14 @@ def _values(column: Any) -> list[Any]:
 
 
 # Cells
+
+
+def _as_text(values: list[Any]) -> list[Any]:
+    """Text for bytes, if all values are bytes of text, as HDF5 and numpy keep names; else the values, such as files."""
+    if not values or not all(isinstance(value, bytes) for value in values):
+        return values
+    texts = [value.decode("utf-8", "surrogateescape") for value in values]
+    return texts if all(map(str.isprintable, texts)) else values
 
 
 def _kept(columns: dict[str, list[Any]], was: str) -> Path:

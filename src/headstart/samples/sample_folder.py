@@ -43,6 +43,8 @@ WITHOUT_FLAWS = "Nothing is planted: no damaged files, copies or wrong labels.\n
 def write_sample(place: Path, what: str, *, n: int, seed: int, size: int, flaws: bool) -> SampleSet:
     """Render a sample set into an empty folder. Raises `RecipeError`, `WriteError`."""
     _check_options(what, n, size, seed)
+    if os.path.lexists(place) and not place.is_dir():
+        raise WriteError(f"{place}: is in the way: a folder would be written there.", hint="Choose a new folder.")
     if place.is_dir() and next(os.scandir(place), None) is not None:
         raise WriteError(f"{place}: is not empty.", hint="Choose a new folder.")
     with folder_aside(place) as aside:
