@@ -88,7 +88,7 @@ def test_all_verbs_make_the_same_split(mirrored: Path, tmp_path: Path, tiny_weig
     headstart.train(mirrored, out=tmp_path / "run", recipe=RECIPE, weights=tiny_weights, report=False)
     assert sets(tmp_path / "run" / "split.csv") == sets(tmp_path / "split.csv")
     assert read_csv(tmp_path / "run" / "split.csv") == read_csv(tmp_path / "split.csv")
-    assert made.sides["val"] == {"buildings": 8, "forest": 8, "street": 8}
+    assert made.images["val"] == {"buildings": 8, "forest": 8, "street": 8}
 
 
 def test_fit(mirrored: Path, tiny_weights: Path) -> None:
@@ -185,7 +185,7 @@ def refusal(data: Path) -> str:
     return str(caught.value).removeprefix(f"{data}: ")
 
 
-FEW = "Add images, or give a split of your own with --split."
+FEW = "Add images of other groups, or give a split of your own with --split."
 
 
 def test_the_same_file_throughout(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_one_image_saved_again_and_again(tmp_path: Path, caplog: pytest.LogCaptu
         "20 images are nearly the same (for example a/0.jpg and a/10.jpg); a split must keep them together."
     )
     made = headstart.split(data, out=tmp_path / "split.csv")
-    assert made.sides == {name: {"a": n, "b": n} for name, n in (("train", 6), ("val", 2), ("test", 2))}
+    assert made.images == {name: {"a": n, "b": n} for name, n in (("train", 6), ("val", 2), ("test", 2))}
     assert caplog.messages[0] == (
         "20 images of 'a' and 'b' are near-copies of one another, but are in different sets, so the test may be too "
         "easy. Kept together, they would leave a set without its share of a class. Groups that you name (--group-column, "

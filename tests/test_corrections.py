@@ -275,7 +275,7 @@ def test_a_run_without_corrections_says_so(tmp_path: Path, photos: Path, tiny_we
 
 def test_a_split_of_corrected_data(tmp_path: Path, photos: Path, tiny_weights: Path, corrections: Path) -> None:
     made = headstart.split(photos, out=tmp_path / "split.csv", curation=Curation(corrections=corrections))
-    assert {k: sum(side[k] for side in made.sides.values()) for k in ("class0", "class1", "class2")} == {
+    assert {k: sum(side[k] for side in made.images.values()) for k in ("class0", "class1", "class2")} == {
         "class0": 13,
         "class1": 14,
         "class2": 14,

@@ -154,7 +154,7 @@ def test_a_run_that_was_trained_from_a_bucket_names_it(
 
 def test_check_split_and_embed_read_a_bucket(tmp_path: Path) -> None:
     assert headstart.check(URL, out=tmp_path / "checks.csv").images == 40
-    assert headstart.split(URL, out=tmp_path / "split.csv").sides["train"]
+    assert headstart.split(URL, out=tmp_path / "split.csv").images["train"]
     assert len(headstart.embed(URL, backbone="mobilenetv2_050.headstart").features.paths) == 40
 
 

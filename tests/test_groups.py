@@ -477,13 +477,13 @@ def test_a_column_is_proposed(beside: bool, tmp_path: Path, caplog: pytest.LogCa
     text = lines("path,label,age,patient_id", lambda n: f"{n}.jpg,{'ab'[n % 2]},{n % 9},P{n // 3}", FEW)
     write(tmp_path, {f"{n}.jpg": IMAGES[0] for n in FEW} | {"t.csv": text})
     place = tmp_path if beside else tmp_path / "t.csv"
-    unused = "t.csv: not used: the columns 'age', 'patient_id'."
+    unused = "The columns 'age', 'patient_id' of t.csv are not used."
     assert noted(place, caplog)[-2:] == [
         unused,
         "The column 'patient_id' looks like groups (40 values in 120 rows): "
         "keep each in one set with --group-column patient_id.",
     ]
-    assert noted(DataSource(place, group_column="patient_id"), caplog)[-1] == "t.csv: not used: the column 'age'."
+    assert noted(DataSource(place, group_column="patient_id"), caplog)[-1] == "The column 'age' of t.csv is not used."
     assert noted(DataSource(place, group_from=r"(\d)\.jpg"), caplog)[-1] == unused
 
 
@@ -495,7 +495,9 @@ def test_columns_that_are_not_groups(tmp_path: Path, caplog: pytest.LogCaptureFi
         FEW,
     )
     write(tmp_path, {f"{n}.jpg": IMAGES[0] for n in FEW} | {"t.csv": text})
-    assert noted(tmp_path / "t.csv", caplog) == ["t.csv: not used: the columns 'Patient Age', 'case', 'patient_sex'."]
+    assert noted(tmp_path / "t.csv", caplog) == [
+        "The columns 'Patient Age', 'case', 'patient_sex' of t.csv are not used."
+    ]
 
 
 def test_where_all_columns_are_used_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -513,15 +515,15 @@ def test_columns_of_shards_that_are_not_used_are_noted(tmp_path: Path, caplog: p
         "sex": ["m"] * 6,
     }
     table = parquet(tmp_path / "t.parquet", columns)
-    unused = "t.parquet: not used: the columns 'age', 'sex'."
+    unused = "The columns 'age', 'sex' of t.parquet are not used."
     assert noted(table, caplog) == [
         f"{table}: the groups are taken from the column 'group'; not used: 'groups'.",
         unused,
     ]
     assert noted(table, caplog) == [unused]  # from the cache
-    assert noted(with_bytes(tmp_path / "b"), caplog)[-1] == "t.parquet: not used: the column 'patient'."
+    assert noted(with_bytes(tmp_path / "b"), caplog)[-1] == "The column 'patient' of t.parquet is not used."
     shard = web_called_group(tmp_path / "w", "group_id")
-    assert noted(shard, caplog)[-1] == "s.tar: not used: the column 'age'."
+    assert noted(shard, caplog)[-1] == "The column 'age' of s.tar is not used."
 
 
 def test_other_verbs_propose_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -235,7 +235,7 @@ def test_a_column_of_sets_goes_before_flags(tmp_path: Path, caplog: pytest.LogCa
     with caplog.at_level("INFO", "headstart"):
         data = headstart.open_dataset(fill(tmp_path, IN_IMAGES, t_csv=rows) / "t.csv")
     assert split_of(data) == dict.fromkeys(IN_IMAGES, "train")
-    assert caplog.messages == ["t.csv: not used: the column 'is_valid'."]
+    assert caplog.messages == ["The column 'is_valid' of t.csv is not used."]
 
 
 @pytest.mark.parametrize("place", ["", "labels.csv"])

@@ -569,7 +569,7 @@ def test_splits_that_do_not_fit(tmp_path: Path) -> None:
         "  `headstart split DATA --out split.csv` writes one."
     )
     assert refused("") == (
-        f"{where}: is not a split: expected the columns path and split, found no rows.\n"
+        f"{where}: has no rows; expected the columns path and split, and a row per image.\n"
         "  `headstart split DATA --out split.csv` writes one."
     )
 

@@ -809,7 +809,7 @@ TABLES: list[Row] = [
             given=table_of("t.csv", "{path},{kind}s,7", "path,label,age", "gone.jpg,cats,7\ncats/cat.1.jpg,dogs,7"),
             command=command,
             says=(
-                "t.csv: not used: the column 'age'.",
+                "The column 'age' of t.csv is not used.",
                 "d: left out: 1 file listed but missing (gone.jpg); 1 file listed with two labels (cats/cat.1.jpg).",
             ),
         )
@@ -912,7 +912,7 @@ READINGS = [
         head="id,path,cat,dog,split",
         line=lambda p, n: f"{n},{p},{'1.0' * (n < 8)},{'1.0' * (n > 7)},{'train' if n % 2 else 'valid'}",
         read="cat 8, dog 8; train 8, val 8",
-        says=("t.csv: not used: the column 'id'.",),
+        says=("The column 'id' of t.csv is not used.",),
     ),
     Reading(kind="truth values", head="path,cat,dog", line=lambda p, n: f"{p},{n < 8},{str(n > 7).upper()}"),
     Reading(kind="decimal commas", head="path;cat;dog", line=lambda p, n: f"{p};{n // 8 ^ 1},0;{n // 8},0"),
@@ -1098,7 +1098,7 @@ READINGS = [
         kind="pandas' index",
         head=",image,breed",
         line=lambda p, n: f"{n},{p},{kind_of(p)}",
-        says=("t.csv: not used: the column 'column 1'.",),
+        says=("The column 'column 1' of t.csv is not used.",),
     ),
     Reading(kind="Excel's separator", head="sep=;\npath;label", line=lambda p, n: f"{p};{kind_of(p)}"),
     Reading(kind="empty columns", head="path,label,,", line=lambda p, n: f"{p},{kind_of(p)},,,,"),
@@ -1120,7 +1120,7 @@ READINGS = [
         kind="numbers and names of the same classes",
         head="path,label,class",
         line=lambda p, n: f"{p},{n // 8},{kind_of(p)}",
-        says=("t.csv: not used: the column 'label'.",),
+        says=("The column 'label' of t.csv is not used.",),
     ),
     Reading(kind="camel case", head="imagePath,className", line=lambda p, n: f"{p},{kind_of(p)}"),
     Reading(kind="a column of images of any name", head="shot,kind", line=lambda p, n: f"{p},{kind_of(p)}"),
@@ -1130,7 +1130,7 @@ READINGS = [
         line=lambda p, n: f"{p[5:]},{p},{kind_of(p)}",
         says=(
             "t.csv: the paths are taken from the column 'path', which names existing files.",
-            "t.csv: not used: the column 'filename'.",
+            "The column 'filename' of t.csv is not used.",
         ),
     ),
     Reading(

@@ -24,10 +24,10 @@ from headstart.io.progress import log
 from headstart.io.text_table import few
 
 
-def class_names(text: str) -> tuple[str, ...]:
+def names_in_list(text: str) -> tuple[str, ...]:
     """The names in a list of classes, each once.
 
-    >>> class_names('cats, dogs,"wolf, grey"')
+    >>> names_in_list('cats, dogs,"wolf, grey"')
     ('cats', 'dogs', 'wolf, grey')
     """
     cells = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
@@ -35,7 +35,7 @@ def class_names(text: str) -> tuple[str, ...]:
 
 
 def listed_classes(names: str | Iterable[object]) -> str:
-    """Names as the text that `class_names` reads; text is returned unchanged. Raises `BadLabels` if there are none.
+    """Names as the text that `names_in_list` reads; text is returned unchanged. Raises `BadLabels` if there are none.
 
     >>> listed_classes(["cats", "wolf, grey"])
     'cats,"wolf, grey"'

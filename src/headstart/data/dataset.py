@@ -331,10 +331,10 @@ def says_nothing(name: str) -> bool:
     return bool(_MERE_NAME.fullmatch(name.casefold()))
 
 
-def side_of_path(path: str) -> str:
+def set_of_path(path: str) -> str:
     """The split named by the folders of a path, loosely spelled: 'train', 'val', 'test', or ''.
 
-    >>> side_of_path("train_images/1.png"), side_of_path("data/test1/2.jpg"), side_of_path("cats/test.jpg")
+    >>> set_of_path("train_images/1.png"), set_of_path("data/test1/2.jpg"), set_of_path("cats/test.jpg")
     ('train', 'test', '')
     """
     for part in path.split("/")[:-1]:

@@ -210,11 +210,12 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         raise BadSplit(f"{path}: is a folder.", hint=f"Give the table in it: {path / 'split.csv'}") from None
     except (OSError, csv.Error) as error:
         raise BadSplit(f"{path}: cannot be read as a split: {error}.", hint=hint) from None
-    header = [name.strip().casefold() for name in lines[0]] if len(lines) > 1 else []
+    if len(lines) < 2:
+        raise BadSplit(f"{path}: has no rows; expected the columns path and split, and a row per image.", hint=hint)
+    header = [name.strip().casefold() for name in lines[0]]
     if not {"path", "split"} <= set(header):
-        found = ", ".join(lines[0]) if header else "no rows"
         raise BadSplit(
-            f"{path}: is not a split: expected the columns path and split, found {found}.",
+            f"{path}: is not a split: expected the columns path and split, found {', '.join(lines[0])}.",
             hint=hint,
         )
     uneven = [n for n, line in enumerate(lines[1:], 2) if len(line) != len(header)]

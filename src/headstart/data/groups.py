@@ -4,10 +4,9 @@
     --group-from 'person(\\d+)'       equal matches in the paths of the images are one group
 
 A group is identified by its text alone: `person12` is one group, whatever class folders its images are in, and in either
-Unicode form. An image
-without a group is a group of its own. Costs about 1 s per million images, more for a slow regular expression. Not for
-copies of one image, which are found automatically (`data.duplicates`), and not for an existing split: pass that
-instead.
+Unicode form. An image without a group is a group of its own. Costs about 1 s per million images, more for a slow regular
+expression. Not for copies of one image, which are found automatically (`data.duplicates`), and not for an existing split:
+pass that instead.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from headstart.data.dataset import (
     is_plain_name,
     is_unlabelled_name,
     says_nothing,
-    side_of_path,
+    set_of_path,
     split_name,
 )
 from headstart.data.folder_walk import FolderWalk, files_below, is_dir, is_file, named_like_image, named_like_other
@@ -219,7 +219,7 @@ def _sets_of(folders: Sequence[Path]) -> dict[Path, str]:
 def _loose_split(name: str) -> str:
     if is_unlabelled_name(name):
         return ""
-    return "val" if name.casefold() == "dev" else side_of_path(f"{name}/")
+    return "val" if name.casefold() == "dev" else set_of_path(f"{name}/")
 
 
 def _to_predict(walk: FolderWalk, folders: Sequence[Path], sets: dict[Path, str]) -> set[Path]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from headstart.data.dataset import side_of_path
+from headstart.data.dataset import set_of_path
 from headstart.data.path_cells import loose, number, plain_path, relocation
 from headstart.data.set_columns import set_name
 from headstart.data.tables import are_images, is_index, path_rank
@@ -50,7 +50,7 @@ class Names:
             folders[path.rpartition("/")[0]].append(path)
         sets: defaultdict[str, list[str]] = defaultdict(list)
         for folder, paths in folders.items():
-            sets[side_of_path(f"{folder}/")] += paths
+            sets[set_of_path(f"{folder}/")] += paths
         return dict(sets)
 
     def in_sets(self, sets: Collection[str]) -> Names:
@@ -127,8 +127,8 @@ def pick(candidates: Sequence[str], split: str) -> list[str]:
     """Of several images that a name fits, those in the split of its table; if it has none, all but test images."""
     if len(candidates) < 2:
         return list(candidates)
-    own = [path for path in candidates if side_of_path(path) == split] if split else []
-    return own or [path for path in candidates if side_of_path(path) != "test"] or list(candidates)
+    own = [path for path in candidates if set_of_path(path) == split] if split else []
+    return own or [path for path in candidates if set_of_path(path) != "test"] or list(candidates)
 
 
 @dataclass(frozen=True)
@@ -162,13 +162,13 @@ def images_named(
     these images, all images count. With `exactly`, other spellings do not count.
     """
     base, said = table[: table.rfind("/") + 1], {split} if split else set(_sets_said(Path(table)))
-    split = split or side_of_path(table) or set_of_table(Path(table))
+    split = split or set_of_path(table) or set_of_table(Path(table))
     given = _TableCells(frozenset(cells), base, split, exactly)
-    if side_of_path(table) and names.below(base).paths:
+    if set_of_path(table) and names.below(base).paths:
         found = given.among(names.below(base))
     else:
         found = _in_own_sets(names, said or ({split} if split else {"train", "val"}), given)
-    return found | given.among(names, (cell for cell in given.texts if side_of_path(plain_path(cell))))
+    return found | given.among(names, (cell for cell in given.texts if set_of_path(plain_path(cell))))
 
 
 def _in_own_sets(names: Names, own: set[str], given: _TableCells) -> dict[str, list[str]]:
@@ -192,7 +192,7 @@ def _also_about(names: Names, found: dict[str, list[str]], given: _TableCells) -
     elsewhere = given.among(names, (cell for cell, images in found.items() if not images))
     alone = {images[0] for images in elsewhere.values() if len(images) == 1}
     more = set()
-    for name, n in Counter(map(side_of_path, alone)).items():
+    for name, n in Counter(map(set_of_path, alone)).items():
         both = sum(map(bool, given.among(names.in_sets({name}), (cell for cell in found if found[cell])).values()))
         often = not given.split and n > max(both, _TOKEN * len(found))
         more |= {name} if often or n > len(names.sets[name]) / 2 else set()
@@ -211,7 +211,7 @@ def set_of_table(table: Path) -> str:
 def _sets_said(table: Path) -> dict[str, None]:
     """The sets in the name of a table, such as train_val.csv, in this order."""
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", table.stem)
-    found = (side_of_path(f"{table.stem.casefold()}/"), *map(set_name, words))
+    found = (set_of_path(f"{table.stem.casefold()}/"), *map(set_name, words))
     return dict.fromkeys(filter(None, found))
 
 

@@ -33,7 +33,7 @@ from headstart.data.dataset import (
     is_plain_name,
     is_unlabelled_name,
     says_nothing,
-    side_of_path,
+    set_of_path,
     split_name,
 )
 from headstart.data.detection import about_boxes
@@ -216,7 +216,7 @@ def _side_by_side(listing: _FolderListing) -> dict[str, int]:
             return {}
         inner = [_below_split(parts) for parts in inner if _below_split(parts) or split_name(parts[0]) != "test"]
     counts = Counter(parts[0] if parts else "" for parts in inner)
-    if len(counts) < 2 or "" in counts or any(side_of_path(f"{name}/") for name in counts):
+    if len(counts) < 2 or "" in counts or any(set_of_path(f"{name}/") for name in counts):
         return {}
     return dict(sorted(counts.items())) if not all(map(says_nothing, counts)) else {}
 

@@ -35,7 +35,7 @@ _WEAK_MARKS = (" ", "/", "+", "&")
 _FEW = 0.05
 """Fraction of the rows up to which those with several labels are left out; more are an error."""
 SEVERAL = "\0several labels"
-"""What `class_names` gives for a row to leave out."""
+"""What `labels_of` gives for a row to leave out."""
 
 
 def no_label(cell: str) -> bool:
@@ -48,7 +48,7 @@ def no_label(cell: str) -> bool:
     return not text or text in _MISSING
 
 
-def class_names(table: Path, column: str, cells: Sequence[str], paths: Sequence[str]) -> list[str]:
+def labels_of(table: Path, column: str, cells: Sequence[str], paths: Sequence[str]) -> list[str]:
     """The class of each of N rows, '' for no label, `SEVERAL` for several. Logs what was not taken literally.
 
     Raises `BadLabels` if more than 5 % of the labels are several labels each.

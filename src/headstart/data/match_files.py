@@ -27,7 +27,7 @@ from headstart.data.dataset import (
     decided,
     in_several_groups,
     is_unlabelled_name,
-    side_of_path,
+    set_of_path,
 )
 from headstart.data.image_folder import every_image, no_images
 from headstart.data.image_names import Names, images_named
@@ -79,7 +79,7 @@ def _by_own_folders(images: Sequence[tuple[str, str, str]]) -> list[tuple[str, s
     """Like `by_folders`, without the folders that all paths begin with: absolute paths may say anything there."""
     levels = zip(*(path.split("/")[:-1] for path, _, _ in images), strict=False)
     shared = len(list(takewhile(lambda folders: len(set(folders)) == 1, levels)))
-    return decided([(path, name, side_of_path("/".join(path.split("/")[shared:]))) for path, name, _ in images])
+    return decided([(path, name, set_of_path("/".join(path.split("/")[shared:]))) for path, name, _ in images])
 
 
 def open_unlabelled(table: Path) -> Dataset:
@@ -231,7 +231,7 @@ def label_folder(root: Path, found: FoundImages, kept: dict[str, LabelRow], reje
 
 def by_folders(images: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
     """(path, class, split) of images (path, class): the split that their folders say, if they do (see `decided`)."""
-    return decided([(path, name, side_of_path(path)) for path, name in images])
+    return decided([(path, name, set_of_path(path)) for path, name in images])
 
 
 class _Listed:
@@ -434,7 +434,7 @@ def name_pattern(paths: Sequence[str]) -> str:
     >>> name_pattern(["IMG_1.jpg", "IMG_2.jpg", "DSC_1.jpg", "DSC_2.jpg"])
     ''
     """
-    training = [path for path in paths if side_of_path(path) != "test"] or list(paths)
+    training = [path for path in paths if set_of_path(path) != "test"] or list(paths)
     matches = [_NUMBERED.fullmatch(path.rpartition("/")[2]) for path in training]
     counts = Counter(found["label"] for found in matches if found)
     counts = Counter({word: n for word, n in counts.items() if n > 1})

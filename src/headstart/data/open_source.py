@@ -26,7 +26,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from headstart.data.archives.unpacking import is_archive, unpacked
-from headstart.data.chosen_classes import class_names, only_classes
+from headstart.data.chosen_classes import names_in_list, only_classes
 from headstart.data.data_source import DataSource
 from headstart.data.dataset import ARCHIVES, Dataset
 from headstart.data.foreign_formats import FOREIGN, not_a_dataset, refuse_foreign
@@ -55,7 +55,7 @@ def open_source(source: DataSource) -> Dataset:
     opened = _opened(source)
     if opened.unused:
         log.info("%s", opened.unused)
-    return only_classes(opened, class_names(source.classes)) if source.classes else opened
+    return only_classes(opened, names_in_list(source.classes)) if source.classes else opened
 
 
 def _opened(source: DataSource) -> Dataset:

@@ -53,7 +53,8 @@ def about_columns(
 def unused_note(table: str, unused: Sequence[str]) -> str:
     """A sentence for `Dataset.unused`, '' if all columns are used."""
     listed = few([repr(name) for name in unused], 6)
-    return f"{table}: not used: the column{'s' * (len(unused) > 1)} {listed}." if unused else ""
+    columns, verb = ("columns", "are") if len(unused) > 1 else ("column", "is")
+    return f"The {columns} {listed} of {table} {verb} not used." if unused else ""
 
 
 def proposal(dataset: Dataset) -> str:

@@ -109,7 +109,7 @@ def require_sets(
             raise BadSplit(
                 f"{dataset.root}: no images are left for the {SETS[name]}: {_images(len(dataset))}{those} are too few for "
                 f"{count} sets.",
-                hint=hint,
+                hint=hint.replace("Add images", "Add images of other groups") if those else hint,
             )
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headstart.data.dataset import IMAGES
-from headstart.data.label_cells import SEVERAL, class_names, group_names, no_label
+from headstart.data.label_cells import SEVERAL, group_names, labels_of, no_label
 from headstart.data.one_hot import bits, hot_columns, hot_labels, one_each
 from headstart.data.path_cells import plain_path
 from headstart.data.set_columns import FLAGS, TWO_SETS, flagged_sets, set_name
@@ -141,7 +141,7 @@ def rows_by(table: Path, header: Sequence[str], cells: Sequence[list[str]], colu
         splits = flagged_sets({plain_name(name): by_name[name] for name in columns.flags})
     labels = empty
     if columns.label:
-        labels = class_names(table, columns.label, by_name[columns.label], paths)
+        labels = labels_of(table, columns.label, by_name[columns.label], paths)
     elif columns.classes:
         labels = hot_labels(table, {name: by_name[name] for name in columns.classes}, paths)
     groups, splits = group_names(table, columns.group, groups), _without_missing(splits)

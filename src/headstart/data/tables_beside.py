@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from headstart.data.dataset import TABLES, FoundImages, both_groups, side_of_path
+from headstart.data.dataset import TABLES, FoundImages, both_groups, set_of_path
 from headstart.data.foreign_formats import MAY_HOLD_LABELS, about
 from headstart.data.image_names import Names, images_named, naming_column, set_of_table
 from headstart.data.match_files import SHARE, add_row, merged, moved, one_image, with_sets
@@ -92,7 +92,7 @@ class TablesBeside:
     def in_sets(self) -> list[str]:
         """Tables in the folders of sets (train/labels.csv), but not samples of submissions."""
         paths = [path for path in self.others if path.startswith(self.top) and path.lower().endswith(TABLES)]
-        paths = [path for path in paths if path[len(self.top) :].count("/") == 1 and side_of_path(path)]
+        paths = [path for path in paths if path[len(self.top) :].count("/") == 1 and set_of_path(path)]
         small = [path for path in paths if (self.folder / path).stat().st_size <= _most_bytes(path)]
         return [path for path in small if not _SAMPLES.match(_base(path))] if len(small) <= MOST_LISTS else []
 
@@ -322,7 +322,7 @@ def _as_sets(beside: TablesBeside, tables: Sequence[TableLabels]) -> TableLabels
 
 def _set_said(beside: TablesBeside, table: Path) -> str:
     """The set in the name of a table, or in that of its folder; '' for none."""
-    return set_of_table(table) or side_of_path(table.relative_to(beside.folder).as_posix().removeprefix(beside.top))
+    return set_of_table(table) or set_of_path(table.relative_to(beside.folder).as_posix().removeprefix(beside.top))
 
 
 def _note_unread(beside: TablesBeside) -> None:
@@ -384,7 +384,7 @@ def _covers(hits: set[str], beside: TablesBeside) -> bool:
 
     Test images alone do not count.
     """
-    if all(side_of_path(path) == "test" for path in hits):
+    if all(set_of_path(path) == "test" for path in hits):
         return False
     folders = _mainly_in(hits)
     hits = {path for path in hits if path.rpartition("/")[0] in folders}

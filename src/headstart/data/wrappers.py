@@ -42,7 +42,7 @@ def unwrap(walk: FolderWalk, folder: Path, *, quiet: bool = False, past_tables: 
 def _wrapped(walk: FolderWalk, folder: Path, *, past_tables: bool) -> Path | None:
     """The only folder with images in a folder without images of its own, if that may be the wrapped one."""
     files = [file.name.lower() for file in walk.files(folder)]
-    if any(named_like_image(name) or (not past_tables and name.endswith((*TABLES, ".jsonl"))) for name in files):
+    if any(named_like_image(name) or (not past_tables and name.endswith(TABLES)) for name in files):
         return None
     inner = walk.holding_images(folder)
     if len(inner) != 1 or is_unlabelled_name(inner[0].name):

@@ -4,7 +4,7 @@
     made.files["train/sea/0007.jpg"], made.flaws[0]
 
 Rendered scenes (`samples.scenes`) in train and test folders, with flaws in the training set: 2 % corrupt files, 5 %
-near- duplicates, 5 % wrong labels, 3 % rotated by EXIF, and one training image that is also in the test set. No image
+near-duplicates, 5 % wrong labels, 3 % rotated by EXIF, and one training image that is also in the test set. No image
 has two flaws. Equal arguments give equal bytes, with the same Pillow on the same kind of CPU. 600 images of 150 pixels
 take about 8 s on one core and 6 MB of memory.
 """

@@ -1,6 +1,6 @@
 """The folder of a sample set: its images, flaws.csv, and a README that says how they were made.
 
-Costs the rendering, about 10 s for 600 images. Not for the contents of the images: see `headstart.samples.flaws`.
+Not for the contents of the images, and what rendering them costs: see `headstart.samples.flaws`.
 """
 
 from __future__ import annotations

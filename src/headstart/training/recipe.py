@@ -151,7 +151,8 @@ class Recipe(OneLineRepr):
     """Time to spend, such as 2m, 10m or 2h, on choosing a backbone and fine-tuning."""
 
     val_size: float = 0.2
-    """Fraction of the training images kept for validation, if the data has no validation set."""
+    """Fraction of the images kept for validation, if the data has no validation set; of the training images, if it has a
+    test set."""
 
     test_size: float = 0.2
     """Fraction of the images kept for the final test, if the data has no test set; 0 keeps none, for a final training on

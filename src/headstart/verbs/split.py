@@ -32,14 +32,14 @@ class SplitResult(Result):
 
     out: str
     hash: str
-    sides: dict[str, dict[str, int]]
+    images: dict[str, dict[str, int]]
     kept: int | None = None
     new: dict[str, int] = field(default_factory=dict)
     gone: int | None = None
 
     def summary(self) -> str:
         """Return the number of images in each set."""
-        counts = ", ".join(f"{name} {sum(of_class.values()):,}" for name, of_class in self.sides.items())
+        counts = ", ".join(f"{name} {sum(of_class.values()):,}" for name, of_class in self.images.items())
         return f"{self.out}: {counts}"
 
     def to_json(self) -> dict[str, Any]:
@@ -49,8 +49,8 @@ class SplitResult(Result):
     def table(self) -> str:
         """Format as plain text for a terminal."""
         rows = [
-            (side, f"{sum(counts.values()):,}", few([f"{plain(c)} {n:,}" for c, n in counts.items()]))
-            for side, counts in self.sides.items()
+            (name, f"{sum(counts.values()):,}", few([f"{plain(c)} {n:,}" for c, n in counts.items()]))
+            for name, counts in self.images.items()
         ]
         return "\n".join([f"{self.out}  (hash {self.hash[:16]})", *columns(rows, "<><"), *self._grown()])
 
@@ -86,7 +86,7 @@ def split(
         keep: An earlier split.csv whose images keep their sets. Copies of them go into the same sets, and other images are
             distributed by --val-size and --test-size.
         seed: Random seed; a different seed gives a different split.
-        val_size: Fraction of the training images for validation.
+        val_size: Fraction of the images for validation; of the training images, if the data has a test set.
         test_size: Fraction of the images for the final test; 0 for none, or with --keep for no new ones.
         curation: Corrections and refused copies to apply; the data itself stays unchanged.
 
@@ -124,15 +124,15 @@ def split(
         )
         write_split(out, grown.dataset, sha256s)
         return SplitResult(
-            str(out), split_hash(grown.dataset), _sides(grown.dataset), grown.kept, grown.new, grown.gone
+            str(out), split_hash(grown.dataset), _images_by_set(grown.dataset), grown.kept, grown.new, grown.gone
         )
     dataset = make_split(scanned.dataset, seed=seed, val_size=val_size, test_size=test_size, near=near)
     require_sets(dataset, ["train", *(name for name, share in (("val", val_size), ("test", test_size)) if share > 0)])
     write_split(out, dataset, sha256s)
-    return SplitResult(str(out), split_hash(dataset), _sides(dataset))
+    return SplitResult(str(out), split_hash(dataset), _images_by_set(dataset))
 
 
-def _sides(dataset: Dataset) -> dict[str, dict[str, int]]:
+def _images_by_set(dataset: Dataset) -> dict[str, dict[str, int]]:
     """Return the number of images by set and class."""
     classes = list(enumerate(dataset.classes))
     return {
