@@ -337,14 +337,22 @@ def test_an_inner_archive_beside_its_contents_stays_packed(tmp_path: Path, caplo
 
 
 def test_a_damaged_inner_archive_is_named(tmp_path: Path) -> None:
-    place = archive(tmp_path, {"cat/1.jpg": b"1", "photos.zip": pack_zip({"1.jpg": b"1"})[:-30]})
-    with pytest.raises(BadArchive) as caught:
-        unpack(place, tmp_path / "into")
-    assert str(caught.value) == (
-        f"{place}: 'photos.zip': is damaged or truncated: it has no end record.\n"
-        "  Nothing was unpacked. Download or copy the archive again.\n"
-        "  If the archive inside it cannot be replaced, unpack the outer one with another program and give the folder."
-    )
+    for inner, data, problem in (
+        ("photos.zip", pack_zip({"1.jpg": b"1"})[:-30], "it has no end record"),
+        (
+            "photos.tgz",
+            gzip.compress(bytes(1000))[:20],
+            "Compressed file ended before the end-of-stream marker was reached",
+        ),
+    ):
+        place = archive(tmp_path, {"cat/1.jpg": b"1", inner: data})
+        with pytest.raises(BadArchive) as caught:
+            unpack(place, tmp_path / "into")
+        assert str(caught.value) == (
+            f"{place}: {inner!r}: is damaged or truncated: {problem}.\n"
+            "  Nothing was unpacked. Download or copy the archive again.\n"
+            "  If the archive inside it cannot be replaced, unpack the outer one with another program and give the folder."
+        )
 
 
 # What is said

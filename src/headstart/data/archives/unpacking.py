@@ -41,7 +41,7 @@ from headstart.data.archives.members import (
 from headstart.data.archives.streams import FAULTS, decompressed, unreadable
 from headstart.data.archives.tars import BLOCK, is_tar, tar_entries
 from headstart.data.archives.zips import STARTS, ZipNames, count_of, zip_entries
-from headstart.errors import BadArchive, MissingData, WriteError, near_names
+from headstart.errors import BadArchive, HeadstartError, MissingData, WriteError, near_names
 from headstart.io.files import cache_dir, read_json, sha256_bytes, sha256_file, write_cache, write_json, write_pieces
 from headstart.io.folders import (
     check_free,
@@ -337,7 +337,10 @@ def _is_inner(file: Path) -> bool:
     if name_problem(stem, [stem]):
         return False
     with _opened(file, shown(file.name)) as opened:
-        return opened.is_to_unpack()
+        try:
+            return opened.is_to_unpack()
+        except HeadstartError:  # damaged, or a package is missing: unpacking it says so
+            return True
 
 
 def _stem(name: str) -> str:
