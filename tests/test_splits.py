@@ -581,8 +581,11 @@ def test_what_spreadsheets_save(tmp_path: Path, delimiter: str, encoding: str) -
     write_split(tmp_path / "split.csv", made, shas(made))
     text = (tmp_path / "split.csv").read_text(encoding="utf-8").replace(",", delimiter).replace("\n", "\r\n")
     (tmp_path / "saved.csv").write_bytes(f"{text}{delimiter * 4}\r\n".encode(encoding))
+    shorter = [line.rpartition(delimiter)[0] if n > 9 else line for n, line in enumerate(text.splitlines())]
+    (tmp_path / "shorter.csv").write_bytes("\r\n".join(shorter).encode(encoding))
     bare = replace(made, split=np.full(20, "", dtype="<U5"), groups=np.arange(20))
-    read, saved = (read_split(tmp_path / name, bare) for name in ("split.csv", "saved.csv"))
+    read, saved, omitted = (read_split(tmp_path / name, bare) for name in ("split.csv", "saved.csv", "shorter.csv"))
+    assert omitted.split.tolist() == read.split.tolist()
     assert saved.split.tolist() == read.split.tolist() == made.split.tolist()
     assert saved.groups.tolist() == read.groups.tolist()
 

@@ -21,7 +21,7 @@ from headstart.data.corrections import Corrections, given_and_left_out
 from headstart.data.dataset import SPLITS, Dataset, split_name
 from headstart.data.foreign_formats import refuse_foreign
 from headstart.data.path_cells import plain_path
-from headstart.data.table_files import csv_lines
+from headstart.data.table_files import csv_lines, filled_rows
 from headstart.errors import BadSplit
 from headstart.io.addresses import refuse_address
 from headstart.io.progress import log
@@ -218,6 +218,7 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
             f"{path}: is not a split: expected the columns path and split, found {', '.join(lines[0])}.",
             hint=hint,
         )
+    lines = filled_rows(path, lines)
     uneven = [n for n, line in enumerate(lines[1:], 2) if len(line) != len(header)]
     if uneven:
         raise BadSplit(

@@ -201,8 +201,7 @@ def _read_text(table: Path) -> tuple[list[str], list[list[str]]]:
     header = lines[0]
     width = len(header)
     lines = [line if len(line) <= width else _without_empty_ends(line, width) for line in lines]
-    _note_short(table, lines, width)
-    lines = [[*line, *[""] * (width - len(line))] for line in lines]
+    lines = filled_rows(table, lines)
     uneven = [n for n, line in enumerate(lines[1:], 2) if len(line) != width]
     if uneven:
         raise BadLabels(
@@ -213,14 +212,19 @@ def _read_text(table: Path) -> tuple[list[str], list[list[str]]]:
     return header, [list(column) for column in zip(*lines[1:], strict=True)]
 
 
-def _note_short(table: Path, lines: Sequence[list[str]], width: int) -> None:
-    """Log how many rows lack cells at the end. Excel omits empty ones, in blocks of 16 rows (Microsoft KB 77295)."""
+def filled_rows(table: Path, lines: Sequence[list[str]]) -> list[list[str]]:
+    """The rows, header first, with empty cells at the end of those that are shorter than the header, which is logged.
+
+    Excel omits such cells, where 16 rows have nothing in the last columns (Microsoft KB 77295).
+    """
+    width = len(lines[0])
     short = [n for n, line in enumerate(lines[1:], 2) if len(line) < width]
     if short:
         log.info(
             "%s: %s of %s rows have fewer cells than the header, the first of them row %s; the missing ones are empty.",
             *(table, f"{len(short):,}", f"{len(lines) - 1:,}", f"{short[0]:,}"),
         )
+    return [[*line, *[""] * (width - len(line))] for line in lines] if short else list(lines)
 
 
 def _uneven_hint(lines: Sequence[list[str]], width: int) -> str:
