@@ -171,13 +171,14 @@ def merged(
     rejected: dict[str, str] = {}
     respelled: dict[str, str] = {}
     found = [find(row) for row in rows]
-    exact = {path for row, path in zip(rows, found, strict=True) if path and not is_respelled(row.path, path)}
-    for n, (row, path) in enumerate(zip(rows, found, strict=True), 1):
-        if path is None or (path in exact and is_respelled(row.path, path)):
+    others = [path is not None and is_respelled(row.path, path) for row, path in zip(rows, found, strict=True)]
+    exact = {path for path, other in zip(found, others, strict=True) if not other}
+    for n, (row, path, other) in enumerate(zip(rows, found, others, strict=True), 1):
+        if path is None or (other and path in exact):
             inside = base if not is_elsewhere(row.path) and not is_address(row.path) else ""
             rejected[inside + (row.path or f"(row {n})")] = "address" if is_address(row.path) else "not_a_file"
             continue
-        if is_respelled(row.path, path):
+        if other:
             respelled[row.path] = path
         add_row(kept, rejected, replace(row, path=path))
     if respelled:

@@ -156,7 +156,8 @@ def rows_by(table: Path, header: Sequence[str], cells: Sequence[list[str]], colu
 
 def _names_in_windows(table: Path, header: Sequence[str], cells: Sequence[list[str]], column: str) -> bool:
     """Whether paths that are not UTF-8 name files if they are read as Windows-1252."""
-    foreign = [path for path in cells[header.index(column)] if any_bytes([path])]
+    paths = cells[header.index(column)]
+    foreign = [path for path in paths if any_bytes([path])] if any_bytes(paths) else []
     if not foreign or not is_windows(table, header, cells):
         return False
     read = (path.encode("utf-8", "surrogateescape").decode("cp1252") for path in foreign)
