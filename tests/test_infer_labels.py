@@ -344,6 +344,7 @@ def test_the_folder_of_a_table_says_its_set(tmp_path: Path, name: str) -> None:
     known(tmp_path)
 
 
+@pytest.mark.parametrize("train_table", ["train", "labels"])
 @pytest.mark.parametrize(
     ("head", "numbers", "label", "sets", "note"),
     [
@@ -363,15 +364,17 @@ def test_a_table_of_the_test_set_beside_that_of_the_training_set(
     label: str,
     sets: list[int],
     note: str,
+    train_table: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     train = "".join(f"{n}.jpg,{'ab'[n % 2]}\n" for n in range(14))
     test = "".join(f"{n}.jpg,{label[n % len(label)]}\n" if label else f"{n}.jpg\n" for n in numbers)
     images = [f"{n}.jpg" for n in {*range(14), *numbers}]
-    data = open_dataset(fill(tmp_path, *images, train_csv=f"file,label\n{train}", test_csv=f"{head}\n{test}"))
+    tables = {f"{train_table}_csv": f"file,label\n{train}", "test_csv": f"{head}\n{test}"}
+    data = open_dataset(fill(tmp_path, *images, **tables))
     assert [data.split.tolist().count(name) for name in ("train", "test")] == sets
     assert [message for message in caplog.messages if "not used" in message] == (
-        [f"{tmp_path}: 'test.csv' is not used: {note}."] if note else []
+        [f"{tmp_path}: 'test.csv' is not used: {note}.".replace("train.csv", f"{train_table}.csv")] if note else []
     )
     assert dict(data.rejected).get("13.jpg") == ("two_splits" if sets == [13, 26] else None)
 

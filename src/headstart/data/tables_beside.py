@@ -167,7 +167,7 @@ def metadata_labels(beside: TablesBeside, path_column: str = "", label_column: s
                 notes=about_columns(table.name, header, cells, chosen, [row.label for row in rows]),
             )
         )
-    tables = _as_sets(beside, found) if found else None
+    tables = _as_sets(beside, found, "train" if _are_parts(found) else "") if found else None
     return tables if tables is not None and any(row.label for row in tables.kept.values()) else None
 
 
@@ -270,7 +270,7 @@ def _note_unused(beside: TablesBeside, tables: Sequence[TableLabels]) -> None:
 def _are_parts(tables: Sequence[TableLabels]) -> bool:
     """Whether tables have the same columns, and no two are about the same image."""
     images = [path for one in tables for path in one.kept]
-    same = len({(one.path_column, one.label_column) for one in tables}) == 1
+    same = len({(one.path_column, one.label_column) for one in tables}) < 2
     return same and len(set(images)) == len(images)
 
 
@@ -306,10 +306,9 @@ def _unlike(tables: Sequence[TableLabels], one: TableLabels) -> str:
     return ""
 
 
-def _as_sets(beside: TablesBeside, tables: Sequence[TableLabels]) -> TableLabels:
+def _as_sets(beside: TablesBeside, tables: Sequence[TableLabels], default: str = "train") -> TableLabels:
     """Tables as one; if the names or folders of some with labels say train and another set, the rows are in those sets.
-    One that says none is about the training set, unless its images are also in another table."""
-    default = "train" if _are_parts(tables) else ""
+    One that says none is about the set `default`."""
     sets = [_set_said(beside, one.paths[0]) or default for one in tables]
     with_labels = {name for name, one in zip(sets, tables, strict=True) if any(row.label for row in one.kept.values())}
     if "train" in with_labels and len(with_labels - {""}) > 1:
