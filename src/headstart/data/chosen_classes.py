@@ -21,7 +21,7 @@ import numpy as np
 from headstart.data.dataset import Dataset, counted
 from headstart.errors import BadLabels, near_names
 from headstart.io.progress import log
-from headstart.io.text_table import few
+from headstart.io.text_table import few, number_of
 
 
 def names_in_list(text: str) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ def only_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     if others:
         log.info(
             "%s: %s of %s %s left out, because --classes names others: %s.",
-            *(dataset.root, _counted("image", others.total()), _counted("class", len(others))),
+            *(dataset.root, number_of(others.total(), "image"), number_of(len(others), "class")),
             "is" if others.total() == 1 else "are",
             counted(sorted(others), [others[name] for name in sorted(others)]),
         )
@@ -116,8 +116,3 @@ def _no_such_class(dataset: Dataset, unknown: Sequence[str], counts: Counter[str
         f"{counted(there, [counts[name] for name in there]) or 'none'}.",
         hint=hint or (commas if any("," in name for name in there) else ""),
     )
-
-
-def _counted(what: str, n: int) -> str:
-    plural = what[:-2] + "sses" if what.endswith("ss") else what + "s"
-    return f"{n:,} {what if n == 1 else plural}"

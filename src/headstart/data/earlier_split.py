@@ -25,7 +25,7 @@ from headstart.data.table_files import csv_lines, filled_rows
 from headstart.errors import BadSplit
 from headstart.io.addresses import refuse_address
 from headstart.io.progress import log
-from headstart.io.text_table import few
+from headstart.io.text_table import few, number_of
 
 Cells = Mapping[str, str]
 """A row of split.csv by column."""
@@ -127,7 +127,9 @@ class EarlierSplit:
         ):
             if paths:
                 n, listed = len(paths), few(list(map(repr, paths)), 3)
-                level("%s: %s in it %s %s: %s.", self.path, *_images_are(n), what, listed)
+                level(
+                    "%s: %s in it %s %s: %s.", self.path, number_of(n, "image"), "is" if n == 1 else "are", what, listed
+                )
 
     def sets(self) -> np.ndarray:
         """'<U5' (N,): the set of each image, '' for none. Raises `BadSplit` if one has two."""
@@ -193,7 +195,12 @@ def read_split(
         log.info(
             "%s does not list %s: %s. `headstart split DATA --keep %s --out NEW.csv` gives new images a set, and the "
             "others keep theirs.",
-            *(path, _labelled(len(new)), few([repr(dataset.paths[i]) for i in new], 3), shlex.quote(str(path))),
+            *(
+                path,
+                number_of(len(new), "labelled image"),
+                few([repr(dataset.paths[i]) for i in new], 3),
+                shlex.quote(str(path)),
+            ),
         )
     return replace(dataset, split=split, groups=earlier.groups())
 
@@ -261,11 +268,3 @@ def _refuse(path: Path, problem: str, bad: Sequence[str], hint: str) -> None:
             f"{path}: {len(bad):,} {'row' if len(bad) == 1 else 'rows'} with {problem}: {few(bad, 3, separator='; ')}.",
             hint=hint,
         )
-
-
-def _labelled(n: int) -> str:
-    return f"{n:,} labelled image{'' if n == 1 else 's'}"
-
-
-def _images_are(n: int) -> tuple[str, str]:
-    return (f"{n:,} images", "are") if n > 1 else ("1 image", "is")

@@ -22,7 +22,7 @@ from pathlib import Path
 from headstart.data.path_cells import DECIMALS
 from headstart.errors import BadLabels
 from headstart.io.progress import log
-from headstart.io.text_table import few
+from headstart.io.text_table import few, number_of
 
 _MISSING = frozenset({"nan", "-nan", "<na>", "#n/a", "#na", "n/a", "null", "nat"})
 _DOUBTFUL = frozenset({"none", "na", "?", "-", "unknown", "unlabeled", "unlabelled", "missing"})
@@ -75,11 +75,11 @@ def _note_missing(table: Path, column: str, names: Mapping[str, str], counts: Co
         n = sum(counts[text] for text in written)
         log.info(
             "%s: %s in the column %r mean%s no label (%s).",
-            *(table, few([repr(text) for text in written], 3), column, "s" * (len(written) == 1), _rows(n)),
+            *(table, few([repr(text) for text in written], 3), column, "s" * (len(written) == 1), number_of(n, "row")),
         )
     doubtful = [text for text, name in names.items() if name and name.casefold() in _DOUBTFUL]
     if doubtful:
-        listed = few([f"{text!r} ({_rows(counts[text])})" for text in doubtful], 3)
+        listed = few([f"{text!r} ({number_of(counts[text], 'row')})" for text in doubtful], 3)
         log.info(
             "%s: %s in the column %r %s taken as a class. If it means no label, empty these cells.",
             *(table, listed, column, "is" if len(doubtful) == 1 else "are each"),
@@ -193,7 +193,3 @@ def _note_weak(table: Path, column: str, labels: set[str]) -> None:
                 "its own.",
                 *(table, min(parts), column),
             )
-
-
-def _rows(n: int) -> str:
-    return f"{n:,} row{'s' * (n != 1)}"

@@ -27,7 +27,7 @@ from headstart.data.earlier_split import EarlierSplit
 from headstart.errors import BadSplit, near_names
 from headstart.io.files import write_csv
 from headstart.io.progress import log
-from headstart.io.text_table import few
+from headstart.io.text_table import few, number_of
 
 
 class SplitRow(NamedTuple):
@@ -105,10 +105,10 @@ def require_sets(
         if not (dataset.split == name).any():
             count = {2: "two", 3: "three"}[len(names)]
             groups = len(set(dataset.groups.tolist()))
-            those = f" in {groups:,} group{'s' * (groups > 1)}" if groups < len(dataset) else ""
+            those = f" in {number_of(groups, 'group')}" if groups < len(dataset) else ""
             raise BadSplit(
-                f"{dataset.root}: no images are left for the {SETS[name]}: {_images(len(dataset))}{those} are too few for "
-                f"{count} sets.",
+                f"{dataset.root}: no images are left for the {SETS[name]}: {number_of(len(dataset), 'image')}{those} are too "
+                f"few for {count} sets.",
                 hint=hint.replace("Add images", "Add images of other groups") if those else hint,
             )
 
@@ -284,7 +284,7 @@ def _deal_pool(
 def _between_sets(path: Path, paths: Sequence[str]) -> str:
     one = len(paths) == 1
     return (
-        f"{_images(len(paths))} that {path} does not list {'has' if one else 'have'} copies, or members of "
+        f"{number_of(len(paths), 'image')} that {path} does not list {'has' if one else 'have'} copies, or members of "
         f"{'its group' if one else 'their groups'}, in different sets of it: {few(list(map(repr, paths)), 3)}. "
         f"{'It is' if one else 'They are'} put into no set, because {'it' if one else 'they'} would be a leak in any set."
     )
@@ -370,8 +370,8 @@ def _require_training(dataset: Dataset, split: np.ndarray) -> None:
 def _untrained(sets: np.ndarray) -> str:
     """Where the images of a class are that has none in the training set."""
     held, no_set = int((sets != "").sum()), int((sets == "").sum())
-    parts = [f"{_images(held)} for validation or test"] if held else []
-    return " and ".join([*parts, *([f"{_images(no_set)} in no set of the given split"] if no_set else [])])
+    parts = [f"{number_of(held, 'image')} for validation or test"] if held else []
+    return " and ".join([*parts, *([f"{number_of(no_set, 'image')} in no set of the given split"] if no_set else [])])
 
 
 # Warnings
@@ -390,7 +390,10 @@ def sets_too_small(dataset: Dataset) -> list[str]:
         few = sorted((counts[k], k) for k in classes if counts[k] < MIN_PER_SET)
         if counts and few:
             listed = _listed(
-                [f"{n if position else _images(n)} of {dataset.classes[k]!r}" for position, (n, k) in enumerate(few)]
+                [
+                    f"{n if position else number_of(n, 'image')} of {dataset.classes[k]!r}"
+                    for position, (n, k) in enumerate(few)
+                ]
             )
             one = len(few) == 1
             purpose = purpose if one else purpose.replace("it is", "they are")
@@ -416,7 +419,7 @@ def _shares_missed(dataset: Dataset, deals: Sequence[Deal]) -> list[str]:
 
 def _share_missed(dataset: Dataset, deal: Deal, label: int) -> str:
     got = [
-        f"{_images(deal.images[name, label])} in the {SETS[name]} where {deal.wanted[name, label]:,} "
+        f"{number_of(deal.images[name, label], 'image')} in the {SETS[name]} where {deal.wanted[name, label]:,} "
         f"{'was' if deal.wanted[name, label] == 1 else 'were'} wanted"
         for name in deal.new_sets
         if abs(deal.off(name, label)) > tolerated(deal.total[label])
@@ -450,14 +453,10 @@ def _copies_divided(dataset: Dataset, joined_N: np.ndarray, kept_N: np.ndarray) 
         return []
     names = _listed([repr(dataset.classes[k]) for k in sorted(set(dataset.labels[divided].tolist()))])
     return [
-        f"{_images(int(divided.sum()))} of {names} are near-copies of one another, but are in different sets, so the test "
-        "may be too easy. Kept together, they would leave a set without its share of a class. Groups that you name "
+        f"{number_of(int(divided.sum()), 'image')} of {names} are near-copies of one another, but are in different sets, so "
+        "the test may be too easy. Kept together, they would leave a set without its share of a class. Groups that you name "
         "(--group-column, --group-from) are always kept together."
     ]
-
-
-def _images(n: int) -> str:
-    return f"{n:,} image{'' if n == 1 else 's'}"
 
 
 def _listed(texts: Sequence[str]) -> str:

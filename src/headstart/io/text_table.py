@@ -51,6 +51,15 @@ def few(texts: Sequence[str], most: int = 10, *, separator: str = ", ") -> str:
     return separator.join(texts[:most]) + more
 
 
+def number_of(n: int, what: str) -> str:
+    """The number of some things, with their name in the plural unless it is one.
+
+    >>> number_of(1, "image"), number_of(2_000, "class")
+    ('1 image', '2,000 classes')
+    """
+    return f"{n:,} {what}{'' if n == 1 else 'es' if what.endswith('s') else 's'}"
+
+
 def _padded(text: str, width: int, side: str) -> str:
     blanks = " " * (width - cells(text))
     return text + blanks if side == "<" else blanks + text
