@@ -125,7 +125,9 @@ def test_names_of_any_kind_come_back(
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_what_spreadsheets_save(tmp_path: Path, delimiter: str, encoding: str) -> None:
-    text = "\r\n".join(["Copy,path,not_copies ", "b.jpg,a.jpg,X", "c.jpg,a.jpg,", ",,", ""]).replace(",", delimiter)
+    text = "\r\n".join(["Copy,path,not_copies ", "b.jpg,a.jpg,X", "c.jpg,a.jpg,", "d.jpg,a.jpg", ",,", ""]).replace(
+        ",", delimiter
+    )
     (tmp_path / "table.csv").write_bytes(text.encode(encoding))
     assert read_not_copies(tmp_path / "table.csv").rows == (CopyRow("a.jpg", "b.jpg", refused=True),)
 

@@ -55,13 +55,15 @@ def refused(corrections: Path, data: Path) -> str:
 
 
 def test_labels_change_and_images_go(tmp_path: Path, pets: Path, caplog: pytest.LogCaptureFixture) -> None:
-    lines = ["cat/1.jpg,cat,dog,0.99,dog,", "cat/2.jpg,cat,dog,0.98,,x", "cat/3.jpg,cat,dog,0.97,,"]
+    confirmed = "dog/2.jpg,dog,cat,0.96,dog,"
+    lines = ["cat/1.jpg,cat,dog,0.99,dog,", "cat/2.jpg,cat,dog,0.98,,x", "cat/3.jpg,cat,dog,0.97,,", confirmed]
     corrections = read_corrections(table(tmp_path, *lines))
     with caplog.at_level(logging.INFO, logger="headstart"):
         fixed = corrections.applied_to(open_dataset(pets))
     assert labels(fixed) == {"cat/1.jpg": "dog", "cat/3.jpg": "cat", "dog/1.jpg": "dog", "dog/2.jpg": "dog"}
     assert fixed.classes == ("cat", "dog")
-    assert (bool(corrections), corrections.relabelled, corrections.dropped) == (True, 1, 1)
+    changes = corrections.changing(open_dataset(pets))
+    assert (bool(corrections), changes.relabelled, changes.dropped) == (True, 1, 1)
     source = tmp_path / "corrections.csv"
     assert caplog.messages == [f"Corrections in {source}: 1 label changed, 1 image left out."]
 
@@ -104,6 +106,12 @@ def test_what_spreadsheets_save(tmp_path: Path, pets: Path, delimiter: str, enco
     (tmp_path / "corrections.csv").write_bytes(text.encode(encoding))
     fixed = read_corrections(tmp_path / "corrections.csv").applied_to(open_dataset(pets))
     assert labels(fixed) == {"cat/1.jpg": "dog", "cat/3.jpg": "cat", "dog/1.jpg": "dog", "dog/2.jpg": "dog"}
+
+
+def test_excel_leaves_out_the_empty_cells_at_the_end_of_rows(tmp_path: Path, pets: Path) -> None:
+    corrections = table(tmp_path, "cat/1.jpg,cat,dog,0.99,dog,", "cat/2.jpg,cat,dog,0.98", "cat/3.jpg,cat,dog,0.97,dog")
+    fixed = read_corrections(corrections).applied_to(open_dataset(pets))
+    assert [labels(fixed)[f"cat/{n}.jpg"] for n in (1, 2, 3)] == ["dog", "cat", "dog"]
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
@@ -194,7 +202,7 @@ def test_files_that_are_no_table_of_corrections(tmp_path: Path) -> None:
         ": 1 row with a drop that is neither x nor empty: '1.jpg': 'maybe'.\n  Write x, or nothing."
     )
     assert said("path,drop\na,b.jpg,x\n") == (
-        ": row 2 has 3 cells where the header has 2.\n  Put names that contain a comma in double quotes."
+        ": the row 'a', 'b.jpg', 'x' has 3 cells where the header has 2.\n  Put names that contain a comma in double quotes."
     )
     (tmp_path / "corrections.csv").unlink()
     (tmp_path / "corrections-1.csv").touch()
@@ -218,8 +226,12 @@ def warm(own_cache: Path, warm_cache: Path) -> None:
 
 @pytest.fixture
 def corrections(tmp_path: Path, warm: None) -> Path:
-    """Of `photos`: one label changed, one image left out."""
-    rows = [("class0/000.jpg", "class0", "", "", "class1", ""), ("class1/003.jpg", "class1", "", "", "", "x")]
+    """Of `photos`: one label changed, one image left out, one label confirmed."""
+    rows = [
+        ("class0/000.jpg", "class0", "", "", "class1", ""),
+        ("class1/003.jpg", "class1", "", "", "", "x"),
+        ("class1/004.jpg", "class1", "", "", "class1", ""),
+    ]
     write_csv(tmp_path / "corrections.csv", CORRECTIONS_HEADER, rows)
     return tmp_path / "corrections.csv"
 

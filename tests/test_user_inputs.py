@@ -1743,7 +1743,11 @@ SAY: list[Row] = [
         kind="corrections for images of other classes",
         given=corrected("sea"),
         command="split d --classes cats,dogs --corrections fixes.csv --out s.csv",
-        says=("12 of them are for images of classes that are left out.", "train  16  cats 8, dogs 8"),
+        says=(
+            "0 labels changed, 0 images left out.",
+            "12 rows are for images of classes that are left out.",
+            "train  16  cats 8, dogs 8",
+        ),
     ),
     Row(
         kind="an evaluation on more classes than the run has",

@@ -64,7 +64,7 @@ class Corrections:
 
     @property
     def relabelled(self) -> int:
-        """Number of rows with another label."""
+        """Number of rows with a new label."""
         return sum(bool(row.new_label) for row in self.rows)
 
     @property
@@ -76,6 +76,12 @@ class Corrections:
         """Only the rows for these paths."""
         wanted = set(paths)
         return replace(self, rows=tuple(row for row in self.rows if row.path in wanted))
+
+    def changing(self, dataset: Dataset) -> Corrections:
+        """Only the rows that give an image of the dataset another label, or leave it out."""
+        names = {path: dataset.label_name(i) for i, path in enumerate(dataset.paths)}
+        rows = (row for row in self.rows if row.path in names)
+        return replace(self, rows=tuple(row for row in rows if row.drop or row.new_label not in ("", names[row.path])))
 
     def spelled_as(self, dataset: Dataset) -> Corrections:
         """The same rows with the paths as the data spells them, where a spreadsheet on Windows wrote backslashes."""
@@ -97,12 +103,14 @@ class Corrections:
         if problems:
             hints = dict.fromkeys(hint for _, hint in problems if hint)
             raise BadLabels(f"{self.source}: {'; '.join(text for text, _ in problems)}.", hint="\n".join(hints))
-        log.info("Corrections in %s: %s.", self.source, given_and_left_out(self.relabelled, self.dropped))
+        changes = fitted.changing(dataset)
+        log.info("Corrections in %s: %s.", self.source, given_and_left_out(changes.relabelled, changes.dropped))
         others = [row for row in fitted.rows if row.path in dataset.left_out and not row.idle]
         if others:
-            log.info("%s of them are for images of classes that are left out.", f"{len(others):,}")
+            words = "1 row is for an image" if len(others) == 1 else f"{len(others):,} rows are for images"
+            log.info("%s of classes that are left out.", words)
         labels, keep = dataset.labels.copy(), np.ones(len(dataset), bool)
-        for row in fitted.among(index).rows:
+        for row in changes.rows:
             keep[index[row.path]] = not row.drop
             if row.new_label:
                 labels[index[row.path]] = dataset.classes.index(row.new_label)

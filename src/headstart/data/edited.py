@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Collection, Iterable
+from itertools import zip_longest
 from pathlib import Path
 
 from headstart.data.foreign_formats import refuse_foreign
@@ -38,20 +39,22 @@ def edited_rows(
     """The rows of an edited table by column name, in lower case.
 
     `fits` tells whether a table with these columns is a `what`; `expected` names the columns, `hint` says how to get
-    one. Raises `MissingData`, and `error` if it is not such a table.
+    one. Cells missing at the end of a row are empty: Excel leaves out delimiters where 16 rows have nothing in the last
+    columns (Microsoft KB 77295). Raises `MissingData`, and `error` if it is not such a table.
     """
     lines = _lines(place, what, error)
     header = [name.strip().casefold() for name in lines[0]] if lines else []
     if not fits(set(header)):
         found = ", ".join(repr(name) for name in lines[0]) if lines else "nothing"
         raise error(f"{place}: is not a {what}: expected the columns {expected}, found {found}.", hint=hint)
-    uneven = [n for n, line in enumerate(lines[1:], 2) if len(line) != len(header)]
-    if uneven:
+    long = next((line for line in lines if len(line) > len(header)), None)
+    if long is not None:
         raise error(
-            f"{place}: row {uneven[0]} has {len(lines[uneven[0] - 1])} cells where the header has {len(header)}.",
+            f"{place}: the row {few([repr(cell) for cell in long], 3)} has {len(long)} cells where the header has "
+            f"{len(header)}.",
             hint="Put names that contain a comma in double quotes.",
         )
-    return [dict(zip(header, line, strict=True)) for line in lines[1:]]
+    return [dict(zip_longest(header, line, fillvalue="")) for line in lines[1:]]
 
 
 def path_in_data(path: str, known: Collection[str]) -> str:

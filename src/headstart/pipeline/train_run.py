@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import headstart
-from headstart.data.corrections import Corrections, read_corrections
+from headstart.data.corrections import read_corrections
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
 from headstart.data.dataset import Dataset, hash_rows
@@ -113,6 +113,7 @@ def _train_run(asked: TrainRequest, at_end: ExitStack) -> TrainResult:
     corrections, opened = read_corrections(asked.curation.corrections), open_dataset(source)
     refused = read_not_copies(asked.curation.not_copies).checked(opened)
     corrections = corrections.spelled_as(opened)
+    changes = corrections.changing(opened)
     opened = corrections.applied_to(opened)
     if split is None:
         prepare_groups(opened, source)
@@ -155,7 +156,8 @@ def _train_run(asked: TrainRequest, at_end: ExitStack) -> TrainResult:
     judged = _labelled(predictions, dataset, "test")
     test = compute_metrics(*judged, classes, groups=test_N, seed=recipe.seed) if tested else None
     clock.lap("judge")
-    provenance = _provenance(source, dataset, scanned, result, corrections)
+    corrected = CorrectionsRecord(changes.relabelled, changes.dropped) if corrections else None
+    provenance = _provenance(source, dataset, scanned, result, corrected)
     found = scanned.findings(replace(dataset, groups=given.groups), scanned.copies)
     earlier = (out / MANIFEST).is_file()
     with folder_aside(out) as folder:
@@ -270,7 +272,11 @@ def _labelled(predictions: Predictions, dataset: Dataset, side: str) -> tuple[np
 
 
 def _provenance(
-    source: DataSource, dataset: Dataset, scanned: ScannedDataset, result: FitResult, corrections: Corrections
+    source: DataSource,
+    dataset: Dataset,
+    scanned: ScannedDataset,
+    result: FitResult,
+    corrections: CorrectionsRecord | None,
 ) -> Provenance:
     """Return the provenance to record: enough for `headstart reproduce`."""
     packages = ("headstart", "numpy", "openvino", "pillow", "timm", "torch")
@@ -286,9 +292,7 @@ def _provenance(
             images=len(dataset),
             fingerprint=scanned.fingerprint,
         ),
-        corrections=CorrectionsRecord(relabelled=corrections.relabelled, dropped=corrections.dropped)
-        if corrections
-        else None,
+        corrections=corrections,
         copies=CopiesRecord(limit=round(scanned.copies.limit, 5), refused=len(scanned.not_copies.rows)),
         split_hash=split_hash(dataset),
         versions={
