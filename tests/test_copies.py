@@ -168,6 +168,27 @@ def test_a_component_of_some_thousand_images_takes_no_time() -> None:
     assert np.bincount(found.groups_N).max() == 3
 
 
+def test_the_frames_of_a_video_are_compared_in_proportion_to_their_number() -> None:
+    """Each frame is a copy of the six before it, and paired with the three before it."""
+
+    def compared(n: int) -> int:
+        pairs_M2 = np.array([(i, j) for i in range(n) for j in range(i + 1, min(i + 4, n))])
+        asked: list[np.ndarray] = []
+
+        def score_of(pairs_K2: np.ndarray) -> np.ndarray:
+            asked.append(pairs_K2)
+            return np.where(pairs_K2[:, 1] - pairs_K2[:, 0] <= 6, 2.0, 0.0)
+
+        ones_M, labels_N = np.ones(len(pairs_M2)), np.full(n, -1)
+        found = confirm(
+            n, pairs_M2, 2 * ones_M, labels_N, detail_of=lambda pairs: np.ones(len(pairs)), score_of=score_of
+        )
+        assert np.bincount(found.groups_N).max() == 10
+        return sum(map(len, asked))
+
+    assert compared(60) < compared(120) < 2.5 * compared(60)
+
+
 def test_sure_pairs_are_none_if_their_fine_structure_says_the_contrary() -> None:
     pairs = {(0, 1): 1.4, (2, 3): 1.6}
     assert decided(4, pairs, detail=0.25).groups_N.tolist() == [0, 0, 2, 2]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 
@@ -207,28 +208,49 @@ def _groups(n: int, pairs_M2: np.ndarray, score_M: np.ndarray, sure: float, scor
 
 
 def _stars(members: list[int], near: dict[int, dict[int, float]], sure: float, score_of: ScoreOf) -> list[list[int]]:
-    """Group the members around the best connected one; images not yet compared with it are compared now."""
-    left, stars = list(members), []
-    while len(left) > 1:
-        hub = _best_connected(left, near)
-        others = [i for i in left if i != hub]
-        unknown = [i for i in others if i not in near[hub]]
-        confirmed = {i: near[hub][i] for i in others if i in near[hub]}
-        if unknown:
-            pairs = np.array([(min(hub, i), max(hub, i)) for i in unknown])
-            confirmed |= {i: v for i, v in zip(unknown, score_of(pairs).tolist(), strict=True) if v >= sure}
-        if len(confirmed) >= LARGE:
-            confirmed = {i: v for i, v in confirmed.items() if v >= sure + STRONG}
+    """Group the members around the best connected one, then the rest around the best connected of those, and so on."""
+    left, stars = set(members), []
+    queue = [_connections(i, left, near) for i in members]
+    heapify(queue)
+    while queue:
+        *_, hub = best = heappop(queue)
+        if hub not in left:
+            continue
+        if (now := _connections(hub, left, near)) != best:  # it has lost some, so another one may be better
+            heappush(queue, now)
+            continue
+        left.remove(hub)
+        confirmed = _confirmed(hub, left, near, sure, score_of)
+        left.difference_update(confirmed)
         stars.append([hub, *confirmed])
-        left = [i for i in others if i not in confirmed]
     return stars
 
 
-def _best_connected(images: list[int], near: dict[int, dict[int, float]]) -> int:
-    """The image with the most pairs among these images; of several, the one with the highest scores."""
-    among = set(images)
-    scores = {i: [value for j, value in near[i].items() if j in among] for i in images}
-    return max(images, key=lambda i: (len(scores[i]), sum(scores[i]), -i))
+def _connections(image: int, among: set[int], near: dict[int, dict[int, float]]) -> tuple[int, float, int]:
+    """A key that is least for the image with the most pairs among these; of several, for the highest scores."""
+    scores = [value for other, value in near[image].items() if other in among]
+    return -len(scores), -sum(scores), image
+
+
+def _confirmed(
+    hub: int, among: set[int], near: dict[int, dict[int, float]], sure: float, score_of: ScoreOf
+) -> dict[int, float]:
+    """{image: score} of those that are copies of the hub: its pairs, then what is paired with them, and so on.
+
+    The others are compared now. Only neighbours of confirmed images are, so that a long chain of look-alikes, such as
+    the frames of a video, costs a number of comparisons in proportion to its length.
+    """
+    new = confirmed = {i: value for i, value in near[hub].items() if i in among}
+    seen = {hub, *confirmed}
+    while True:
+        needed = sure + STRONG if len(confirmed) >= LARGE else 0
+        further = sorted({j for i in new if new[i] >= needed for j in near[i] if j in among} - seen)
+        if not further:
+            return {i: value for i, value in confirmed.items() if value >= needed}
+        seen.update(further)
+        values = score_of(np.array([(min(hub, i), max(hub, i)) for i in further])).tolist()
+        new = {i: value for i, value in zip(further, values, strict=True) if value >= sure}
+        confirmed = confirmed | new
 
 
 def _false_share(
