@@ -277,30 +277,49 @@ def test_different_images_of_few_levels_are_no_copies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("used", "trained_on", "said"),
+    ("mode", "used", "trained_on", "said"),
     [
-        ((0, 4_000), ValueRanges((0, 4_095)), ""),
-        ((0, 4_200), ValueRanges((0, 4_095)), ""),
-        ((0, 65_535), ValueRanges(), ""),
+        ("I;16", (0, 4_000), ValueRanges((0, 4_095)), ""),
+        ("I;16", (0, 4_200), ValueRanges((0, 4_095)), ""),
+        ("I;16", (0, 65_535), ValueRanges(), ""),
         (
+            "I;16",
             (100, 64_000),
             ValueRanges((0, 4_095)),
             "1 of 2 images have values outside of 0 to 4,095, the range that the classifier was trained on (the first has "
             "100 to 64,000); these values are clipped.",
         ),
         (
+            "I;16",
             (0, 4_000),
             ValueRanges(),
-            "The images of more than 8 bits use the values 0 to 4,095, but the classifier was trained without such images: "
-            "scaled from 0 to 65,535, they lose most of their levels. Save them with 8 bits.",
+            "The images of more than 8 bits use the values 0 to 4,095, but the classifier scales such images from 0 to "
+            "65,535: they lose most of their levels. Save them with 8 bits.",
         ),
+        (
+            "I",
+            (0, 800_000),
+            ValueRanges(),
+            "1 of 2 images have values outside of 0 to 65,535 (the first has 0 to 800,000), for which the classifier has no "
+            "range: each is scaled by its own, so their brightness cannot be compared. Save them with 8 bits, all on one "
+            "scale.",
+        ),
+        (
+            "F",
+            (0, 1_000),
+            ValueRanges((0, 4_095)),
+            "1 of 2 images have values outside of 0 to 255 (the first has 0 to 1,000), for which the classifier has no "
+            "range: each is scaled by its own, so their brightness cannot be compared. Save them with 8 bits, all on one "
+            "scale.",
+        ),
+        ("F", (0, 1), ValueRanges(), ""),
     ],
 )
 def test_images_that_do_not_fit_the_classifier(
-    used: tuple[float, float], trained_on: ValueRanges, said: str, caplog: pytest.LogCaptureFixture
+    mode: str, used: tuple[float, float], trained_on: ValueRanges, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain = ImageInfo("a", 1, "PNG", 9, 9, "L", 1, 1, 0, "", "", "")
-    deep = replace(plain, mode="I;16", low=float(used[0]), high=float(used[1]))
+    deep = replace(plain, mode=mode, low=float(used[0]), high=float(used[1]))
     with caplog.at_level("WARNING", logger="headstart"):
         note_beyond([plain, deep], trained_on)
     assert caplog.messages == ([said] if said else [])

@@ -42,10 +42,11 @@ def remedy_of(bad: Sequence[ImageInfo]) -> str:
 def note_beyond(infos: Sequence[ImageInfo], ranges: ValueRanges) -> None:
     """Warn about images of more than 8 bits whose values do not fit the classifier's ranges."""
     deep = [info for info in infos if not info.reason and is_deep(info.mode)]
-    clipped = [info for info in deep if _is_beyond((info.low, info.high), ranges.of(info.mode) or FULL)]
+    clipped = [info for info in deep if (span := ranges.of(info.mode)) and _is_beyond((info.low, info.high), span)]
     unknown = [info for info in deep if ranges.of(info.mode) is None]
-    own = chosen_ranges((info.mode, info.low, info.high) for info in unknown)
-    if clipped and ranges != ValueRanges():
+    alone = [info for info in unknown if _is_scaled_alone(info)]
+    own = chosen_ranges((info.mode, info.low, info.high) for info in unknown if not _is_scaled_alone(info))
+    if clipped:
         first = clipped[0]
         low, high = ranges.of(first.mode) or FULL
         log.warning(
@@ -53,12 +54,29 @@ def note_beyond(infos: Sequence[ImageInfo], ranges: ValueRanges) -> None:
             "%s to %s); these values are clipped.",
             *(f"{len(clipped):,}", f"{len(infos):,}", *map(shown, (low, high, first.low, first.high))),
         )
-    elif own.integers is not None:
+    if alone:
+        first = alone[0]
         log.warning(
-            "The images of more than 8 bits use the values %s to %s, but the classifier was trained without such images: "
-            "scaled from 0 to 65,535, they lose most of their levels. Save them with 8 bits.",
+            "%s of %s images have values outside of 0 to %s (the first has %s to %s), for which the classifier has no range: "
+            "each is scaled by its own, so their brightness cannot be compared. Save them with 8 bits, all on one scale.",
+            *(f"{len(alone):,}", f"{len(infos):,}", *map(shown, (_widest(first.mode), first.low, first.high))),
+        )
+    if own.integers is not None:
+        log.warning(
+            "The images of more than 8 bits use the values %s to %s, but the classifier scales such images from 0 to "
+            "65,535: they lose most of their levels. Save them with 8 bits.",
             *map(shown, own.integers),
         )
+
+
+def _is_scaled_alone(info: ImageInfo) -> bool:
+    """Whether an image is scaled by its own range if the classifier has none."""
+    return info.low < 0 or info.high > _widest(info.mode)
+
+
+def _widest(mode: str) -> float:
+    """The highest value for which `decode.decode` has a scale of its own."""
+    return 255.0 if mode.startswith("F") else FULL[1]
 
 
 def _is_beyond(used: tuple[float, float], span: tuple[float, float]) -> bool:
