@@ -50,16 +50,17 @@ def greys(seed: int = 0) -> np.ndarray:
     return pixels
 
 
-def png_16(pixels_HWC: np.ndarray) -> bytes:
-    """A PNG of 16 bits per channel, which Pillow cannot write: grey with alpha, RGB or RGBA."""
+def png_16(pixels_HWC: np.ndarray, transparent: tuple[int, ...] = ()) -> bytes:
+    """A PNG of 16 bits per channel, which Pillow cannot write: grey, grey with alpha, RGB or RGBA."""
     height, width, channels = pixels_HWC.shape
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels_HWC)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    colour = chunk(b"tRNS", struct.pack(f">{channels}H", *transparent)) if transparent else b""
+    parts = chunk(b"IHDR", header) + colour + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
@@ -146,6 +147,23 @@ def test_greys_of_16_bits_with_alpha(depth: str) -> None:
     assert ranges_of(data) == ValueRanges(expected)
     assert np.abs(shades(data, ranges_of(data))[:90] - greys()[:90, :, None]).max() <= 1
     assert (shades(data, ranges_of(data))[90:] == 255).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("ranges", [ValueRanges(), ValueRanges((0, 4_095)), None])
+def test_the_transparent_colour_of_16_bits_is_white(channels: int, ranges: ValueRanges | None) -> None:
+    """The value 5 differs in its lower 8 bits only."""
+    pixels = np.full((1, 4, channels), 0)
+    pixels[0, 1], pixels[0, 2, 0], pixels[0, 3] = 5, 300, 4_095
+    data = png_16(pixels, transparent=(0,) * channels)
+    plain = shades(png_16(pixels), ranges)
+    assert shades(data, ranges).tolist() == [[[255, 255, 255], *plain[0, 1:].tolist()]]
+    if channels == 1:
+        opened = Image.open(io.BytesIO(data))
+        assert (np.asarray(as_rgb(opened, ranges)) == shades(data, ranges)).all()
+        assert (shades(lossless_bytes(opened), ranges) == shades(data, ranges)).all()
+        opaque = Image.open(io.BytesIO(png_16(pixels)))
+        assert len(set(Images.inspect([opened, opaque]).sha256s)) == 2
 
 
 @pytest.mark.parametrize(

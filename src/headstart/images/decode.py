@@ -21,11 +21,12 @@ import re
 import struct
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, BinaryIO
 
-from PIL import Image
+from PIL import Image, ImageChops, ImageMath
 
 from headstart.errors import UnreadableImage
 from headstart.images.formats import heif_library
@@ -42,7 +43,7 @@ from headstart.images.value_ranges import (
     used_span,
 )
 
-PIXELS_VERSION = 2
+PIXELS_VERSION = 3
 """Part of the key of cached features: increment it when an image is decoded to other pixels."""
 
 _TURNS = {
@@ -158,7 +159,8 @@ def upright(image: Image.Image, ranges: ValueRanges | None = ValueRanges()) -> D
 
 
 def unscaled(image: Image.Image) -> Image.Image | None:
-    """The pixels of an image of more than 8 bits per channel as they are, upright, in mode I;16, I or F.
+    """The pixels of an image of more than 8 bits per channel as they are, upright, in mode I;16, I or F; `info` keeps
+    the value that is transparent, if any.
 
     None if it has 8 bits. (Pillow has no modes for colours of 16 bits: it keeps their upper 8.) Raises as `upright`.
     """
@@ -176,7 +178,7 @@ def unscaled(image: Image.Image) -> Image.Image | None:
         raise
     except Exception as error:  # as in `read`
         raise _refusal(header, error) from error
-    plane.info = {}
+    plane.info = {key: image.info[key] for key in ("transparency",) if key in image.info}
     return plane
 
 
@@ -323,18 +325,35 @@ def _to_rgb(
     image: Image.Image, ranges: ValueRanges | None, low_bytes: Callable[[], Image.Image] | None = None
 ) -> tuple[Image.Image, Span]:
     """Return the image as RGB, and the values that it uses; these are 0, 0 unless it is scaled by them (no `ranges`)."""
+    span, colour, opaque = (0.0, 0.0), image.info.get("transparency"), None
     if image.mode[:1] in ("I", "F"):
-        grey, span = _grey(image, ranges)
-        return grey.convert("RGB"), span
-    span = (0.0, 0.0)
-    if low_bytes is not None:
+        if isinstance(colour, int) and image.mode.startswith("I;16"):
+            opaque = _opaque([_plane(image)], [colour])
+        image, span = _grey(image, ranges)
+    elif low_bytes is not None:
+        if isinstance(colour, tuple):
+            opaque = _opaque(map(sixteen_bits, image.split(), low_bytes().split()), colour)
+            del image.info["transparency"]  # Pillow would compare the upper 8 bits
         image, span = _colours(image, ranges, low_bytes)
+    if opaque is not None:
+        image.putalpha(opaque)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGB", rgba.size, (255, 255, 255))
         white.paste(rgba, mask=rgba)
         return white, span
     return image if image.mode == "RGB" else image.convert("RGB"), span
+
+
+def _opaque(planes: Iterable[Image.Image], transparent: Sequence[int]) -> Image.Image:
+    """Return an L image: 0 where the planes (mode I) have the transparent colour of a PNG, 255 elsewhere."""
+    differ = [
+        ImageMath.lambda_eval(lambda args: (args["plane"] != args["value"]) * 255, plane=plane, value=value).convert(
+            "L"
+        )
+        for plane, value in zip(planes, transparent, strict=True)
+    ]
+    return reduce(ImageChops.lighter, differ)
 
 
 def _grey(image: Image.Image, ranges: ValueRanges | None) -> tuple[Image.Image, Span]:

@@ -226,7 +226,7 @@ def _info_of_pixels(image: ImageRef) -> ImageInfo:
     rgb, deep = made.image, is_deep(made.mode)
     plane = unscaled(image) if isinstance(image, Image.Image) else None
     data = (plane or rgb).tobytes()
-    kind = f"{plane.mode} " if plane is not None else ""
+    kind = "".join(f"{word} " for word in (plane.mode, *plane.info.values())) if plane is not None else ""
     return ImageInfo(
         sha256=hashlib.sha256(f"pixels {kind}{rgb.width} x {rgb.height}\n".encode() + data).hexdigest(),
         bytes=len(data),

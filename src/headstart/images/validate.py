@@ -38,7 +38,7 @@ from headstart.images.worker_process import READY, interpreter
 from headstart.io.files import cache_dir, sha256_bytes, sha256_file, write_bytes
 from headstart.io.progress import bar, log
 
-SCREEN_VERSION = 5  # increase it to discard all cached infos: when probing, decoding or hashing changes
+SCREEN_VERSION = 6  # increase it to discard all cached infos: when probing, decoding or hashing changes
 START_SECONDS = 60.0  # a worker that is not ready after this long is broken
 AHEAD = 16  # images queued at a worker, so that it never waits for the next
 AHEAD_OF_BYTES = 2
