@@ -69,28 +69,28 @@ def backbones_for_labels(name: str, weights: WeightsSource) -> tuple[Backbone, .
 
 
 @dataclass(frozen=True)
-class BackboneFeatures:
-    """A backbone's features of all images, float32 (N, D), and {row: reason} of those that could not be read again."""
+class LabelledFeatures:
+    """A backbone's features of the labelled images: `rows_N` int64 in the dataset, `values_ND` float32."""
 
+    rows_N: np.ndarray
     values_ND: np.ndarray
-    failed: dict[int, str]
 
 
-def see(scanned: ScannedDataset, backbones: Sequence[Backbone], *, seed: int = 0) -> BackboneFeatures:
-    """Compute features of all images with the best of several backbones.
+def see(scanned: ScannedDataset, backbones: Sequence[Backbone], *, seed: int = 0) -> LabelledFeatures:
+    """Compute features of the labelled images with the best of several backbones; those that changed are left out.
 
     Raises `BadLabels` (fewer than two classes), `BackboneError`, `WriteError` (the cache).
     """
     require_trainable(scanned.dataset)
     dataset, runtime = scanned.dataset, choose_runtime()
-    sides = scanned.images.sizes_N2.min(axis=1)
+    known = np.flatnonzero(dataset.labels >= 0)
+    images, labels_N = scanned.images.take(known), dataset.labels[known]
+    sides = images.sizes_N2.min(axis=1)
     extractors = [
         FeatureExtractor(b, fitted_spec(b, fitting_size(b.preprocess.image_size, sides), "auto", scanned.images.ranges))
         for b in backbones
     ]
     if len(extractors) > 1:
-        known = np.flatnonzero(dataset.labels >= 0)
-        images, labels_N = scanned.images.take(known), dataset.labels[known]
         choice = choose_backbones(
             extractors,
             images,
@@ -104,15 +104,16 @@ def see(scanned: ScannedDataset, backbones: Sequence[Backbone], *, seed: int = 0
         )
         extractors = [choice.extractors[0]]
     log.info("Computing features with %s (%s)", extractors[0], runtime)
-    (values_ND,), failed = embed_images(scanned.images, extractors, runtime)
-    return BackboneFeatures(values_ND, failed)
+    (values_ND,), failed = embed_images(images, extractors, runtime)
+    kept = np.array([row for row in range(len(known)) if row not in failed], np.int64)
+    return LabelledFeatures(known[kept], values_ND[kept])
 
 
-def label_errors(dataset: Dataset, seen: BackboneFeatures, *, seed: int = 0) -> list[LabelError] | None:
+def label_errors(dataset: Dataset, seen: LabelledFeatures, *, seed: int = 0) -> list[LabelError] | None:
     """Return suspected labels, the worst first; None if none can be judged. Groups of the dataset stay in one fold."""
-    known = np.array([i for i in np.flatnonzero(dataset.labels >= 0).tolist() if i not in seen.failed], np.int64)
+    known = seen.rows_N
     labels_N, groups_N = dataset.labels[known], dataset.groups[known]
-    found = suspected_labels([seen.values_ND[known]], labels_N, groups_N, len(dataset.classes), seed)
+    found = suspected_labels([seen.values_ND], labels_N, groups_N, len(dataset.classes), seed)
     if found is None:
         return None
     return [

@@ -16,7 +16,7 @@ from headstart.data.duplicates import exact_groups, group_pairs, joined
 from headstart.data.findings import CHECKS_HEADER, Finding, checks_rows
 from headstart.data.groups import unsplittable
 from headstart.data.not_copies import read_not_copies
-from headstart.data.open_dataset import open_dataset
+from headstart.data.open_dataset import open_dataset, require_trainable
 from headstart.errors import DataError, WriteError
 from headstart.io.files import write_csv
 from headstart.io.folders import check_keeps
@@ -129,6 +129,8 @@ def check(
     refused = read_not_copies(curation.not_copies).checked(opened)
     opened = corrections.applied_to(opened)
     looking = labels or write_corrections is not None
+    if looking:
+        require_trainable(opened)
     backbones = backbones_for_labels(backbone, as_weights_source(weights)) if looking else ()
     note_groups(opened)
     scanned = scan(source, opened=opened, not_copies=refused, noting=False)  # the findings say it
