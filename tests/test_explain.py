@@ -141,6 +141,30 @@ def test_training_images_that_moved(photos: Path, tiny_weights: Path, tmp_path: 
     assert notes == (f"2 of {total} training images are no longer in {tmp_path / 'elsewhere'}.",)
     with pytest.raises(MissingData, match="there is no such folder or table"):
         _made(tmp_path, one, data=tmp_path / "nowhere")
+    for image in (tmp_path / "elsewhere").rglob("*.*"):
+        image.unlink()
+    (tmp_path / "elsewhere").rename(data)
+    (image,), notes = _made(tmp_path, one)
+    assert (image.nearest, notes) == (
+        (),
+        (
+            f"The training images cannot be opened: {data}: holds no images (3 folders without images: "
+            "class0, class1, class2).",
+        ),
+    )
+
+
+def test_training_images_that_changed_are_counted(
+    run: Path, photos: Path, tmp_path: Path, warm_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their features are no longer in the cache."""
+    monkeypatch.setenv("HEADSTART_CACHE", str(shutil.copytree(warm_cache, tmp_path / "cache")))
+    data = Path(shutil.copytree(photos, tmp_path / "photos"))
+    training = [row["path"] for row in read_csv(run / "split.csv") if row["split"] in ("train", "val")]
+    draw(2, 77).save(data / training[0])
+    made = headstart.explain(run, photos / "class1" / "005.jpg", out=tmp_path / "sheets", data=data)
+    assert made.notes == (f"1 of {len(training)} training images have changed, and are left out.",)
+    assert training[0] not in {near.path for image in made.images for near in image.nearest}
 
 
 def _made(folder: Path, one: Path, **more: Path) -> tuple:

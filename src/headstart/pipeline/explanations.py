@@ -183,7 +183,7 @@ def _sheet(
         label=known.label_of.get(each.asked.sha256, ""),
         seen=part_seen(classifier, *image.size),
         neighbours=[Neighbour(n.label, n.cosine, thumbnail) for n, thumbnail in near],
-        note="the training images are not available" if known.note else "none",
+        note="none" if known.files else "the training images are not available",
     )
 
 

@@ -34,7 +34,7 @@ from headstart.io.text_table import few, plain
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.features import embed_images, own_features
 from headstart.model.inference.predictions import Predictions
-from headstart.pipeline.nearest_images import mean_cosines, nearest
+from headstart.pipeline.nearest_images import mean_cosines, nearest, unit_rows
 from headstart.pipeline.scan import ScannedDataset
 from headstart.reports.model_card import made_by
 from headstart.reports.report_data import ReportData, SimilarImage, Suspect, mistakes, sides_of
@@ -321,7 +321,7 @@ def _nearest(bare: ReportData, known: _ReportImages, classifier: Classifier) -> 
         return {}
     rows = [place[bare.predictions.paths[i]] for i in asked]
     own = own_features(known.features, [m.extractor for m in classifier.members], classifier.runtime)
-    cosines_MN = mean_cosines([x[rows] for x in own], [x[training] for x in own])
+    cosines_MN = mean_cosines([x[rows] for x in own], [unit_rows(x[training]) for x in own])
     sha256s = [known.infos[j].sha256 for j in training]
     found = {}
     for i, row, cosines_N in zip(asked, rows, cosines_MN, strict=True):

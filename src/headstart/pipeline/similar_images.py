@@ -12,7 +12,7 @@ of the last stage. Images that are gone or have changed are left out, and `note`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,12 @@ from PIL import Image
 
 from headstart.data.open_dataset import open_dataset
 from headstart.data.splits import SplitRow
-from headstart.errors import DataError, MissingExtra, StoreError, UnreadableImage
+from headstart.errors import DataError, MissingData, MissingExtra, StoreError, UnreadableImage
 from headstart.images.file_part import ImageFile
 from headstart.images.image_refs import Images, read_image
-from headstart.io.progress import log
 from headstart.io.text_table import plain
 from headstart.model.inference.features import Embedder, own_features
-from headstart.pipeline.nearest_images import mean_cosines, nearest
+from headstart.pipeline.nearest_images import mean_cosines, nearest, unit_rows
 from headstart.reports.report_data import SimilarImage
 from headstart.runs.run_folder import RunFolder
 
@@ -52,11 +51,15 @@ class TrainingImages:
         training, source = run.training_rows, run.provenance.source(data)
         try:
             dataset = open_dataset(source)
-        except (DataError, StoreError, MissingExtra):
+        except MissingData:
             if data is not None:
                 raise
             moved = f"The training images are no longer at {plain(source.where)}"
             return cls(label_of, [], [], [], [], f"{moved}: give their place with --data DATA to see the nearest.")
+        except (DataError, StoreError, MissingExtra) as error:
+            if data is not None:
+                raise
+            return cls(label_of, [], [], [], [], f"The training images cannot be opened: {plain(error.message)}")
         present = {path: dataset.file(i) for i, path in enumerate(dataset.paths)}
         there = [row for row in training if row.path in present]
         gone, place = len(training) - len(there), plain(source.where)
@@ -93,10 +96,11 @@ def _single_labels(rows: Sequence[SplitRow]) -> dict[str, str]:
 
 @dataclass(frozen=True, eq=False)
 class SimilarImages:
-    """`TrainingImages` with the backbones' own features, one float32 (N, D) per backbone; rows in `changed` have none."""
+    """`TrainingImages` with the backbones' own features as `unit_rows`, one float32 (N, D) per backbone; rows in `changed`
+    have none."""
 
     images: TrainingImages
-    own: tuple[np.ndarray, ...]
+    units: tuple[np.ndarray, ...]
     changed: tuple[int, ...]
 
     @classmethod
@@ -106,8 +110,10 @@ class SimilarImages:
         embed = embed or Embedder([member.extractor for member in classifier.members], classifier.runtime)
         features, failed = embed(Images.recorded(images.files, images.sha256s))
         if failed:
-            log.warning("%s training images have changed, and are left out.", f"{len(failed):,}")
-        return cls(images, own_features(features, embed.extractors, embed.runtime), tuple(failed))
+            changed = f"{len(failed):,} of {len(images.files):,} training images have changed, and are left out."
+            images = replace(images, note=f"{images.note} {changed}".strip())
+        own = own_features(features, embed.extractors, embed.runtime)
+        return cls(images, tuple(unit_rows(values_ND) for values_ND in own), tuple(failed))
 
     def nearest(
         self, own: Sequence[np.ndarray], sha256s: Sequence[str], top: int
@@ -118,6 +124,6 @@ class SimilarImages:
         """
         if not self.images.files:
             return [()] * len(sha256s)
-        cosines_MN = mean_cosines(own, self.own)
+        cosines_MN = mean_cosines(own, self.units)
         cosines_MN[:, list(self.changed)] = np.nan
         return [nearest(cosines_MN[i], self.images.sha256s, sha256, top) for i, sha256 in enumerate(sha256s)]
