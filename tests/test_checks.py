@@ -21,7 +21,9 @@ from headstart.data.findings import CHECKS_HEADER, Finding, checks_rows, read_ch
 from headstart.data.near_duplicates import find_copies
 from headstart.data.open_dataset import open_dataset
 from headstart.errors import NoImages
+from headstart.images.formats import is_available
 from headstart.images.image_refs import Images
+from headstart.images.remarks import note_unusable
 from headstart.images.validate import ImageInfo, validate_images
 from headstart.io.files import read_csv, write_csv
 
@@ -60,6 +62,9 @@ def found(data: Dataset, facts: list[ImageInfo], copies: Copies | None = None) -
 NAMES = [f"{c}/{i}.jpg" for c in ("cats", "dogs") for i in range(10)]
 
 
+ALPHA = "1 image has an alpha channel or a transparent colour; composited on white."
+
+
 def test_nothing_to_say_but_the_size() -> None:
     assert findings(dataset(NAMES), facts_of(20)) == [
         Finding(
@@ -76,10 +81,18 @@ def test_nothing_to_say_but_the_size() -> None:
     ("check", "severity", "change", "message"),
     [
         ("animated", "warning", {"frames": 3}, "1 image is animated; the first frame is used."),
+        (
+            "several_pages",
+            "warning",
+            {"frames": 3, "format": "TIFF"},
+            "1 image has several pages; the first is used.",
+        ),
+        ("alpha", "info", {"mode": "RGBA;16"}, ALPHA),
+        ("alpha", "info", {"mode": "PA"}, ALPHA),
         ("cmyk", "info", {"mode": "CMYK"}, "1 image has CMYK colours; converted to RGB."),
         ("sixteen_bit", "info", {"mode": "I;16"}, "1 image has 16 bits or more per channel; scaled to 8 bits."),
         ("palette", "info", {"mode": "P"}, "1 image has a colour table; converted to RGB."),
-        ("alpha", "info", {"mode": "RGBA"}, "1 image has an alpha channel; composited on white."),
+        ("alpha", "info", {"mode": "RGBA"}, ALPHA),
         ("exif_rotated", "info", {"orientation": 6}, "1 image is rotated by an EXIF tag; used upright."),
         (
             "tiny",
@@ -112,6 +125,11 @@ def test_one_image_is_odd(check: str, severity: str, change: dict[str, object], 
     assert finding == Finding(check, severity, ("dogs/9.jpg",), message)
 
 
+def test_a_name_without_an_extension_of_an_image_is_not_that_of_another_format() -> None:
+    names = ["cats/0a1b2c", "cats/mr. smith", "cats/1.jpg.part"]
+    assert "wrong_extension" not in found(dataset(names), facts_of(3, format="PNG"))
+
+
 @pytest.mark.parametrize("change", [{"width": 32, "height": 32}, {"width": 400}, {"orientation": 0}, {"mode": "L"}])
 def test_bounds_are_still_good(change: dict[str, object]) -> None:
     assert set(found(dataset(NAMES), facts_of(20, **change))) == {"size_summary"}
@@ -128,7 +146,7 @@ def test_copies_under_two_labels_and_on_two_sides() -> None:
         "exact_duplicates",
         "warning",
         both,
-        "2 images are the same file, byte for byte (cats/0.jpg and dogs/9.jpg); a split must keep them together.",
+        "2 images are the same file, byte for byte (cats/0.jpg and dogs/9.jpg); they are kept in one set.",
     )
     assert by_name["label_conflict"] == Finding(
         "label_conflict",
@@ -161,12 +179,12 @@ def test_near_copies_are_those_that_are_given() -> None:
         "near_duplicates",
         "warning",
         ("cats/2.jpg", "cats/3.jpg", "cats/4.jpg", "cats/8.jpg", "cats/9.jpg"),
-        "5 images in 2 groups are nearly the same (for example cats/2.jpg and cats/3.jpg); a split must keep them together.",
+        "5 images in 2 groups are nearly the same (for example cats/2.jpg and cats/3.jpg); they are kept in one set.",
     )
     assert set(near) == {"near_duplicates", "size_summary"}
     counted = found(dataset(NAMES), facts, copies((2, 3), false_share=0.004))["near_duplicates"]
     assert counted.message == (
-        "2 images are nearly the same (cats/2.jpg and cats/3.jpg); a split must keep them together. "
+        "2 images are nearly the same (cats/2.jpg and cats/3.jpg); they are kept in one set. "
         "An estimated 0.4 % of these pairs are wrong, judging by their labels."
     )
 
@@ -184,11 +202,11 @@ def test_near_copies_under_two_labels_are_doubts_and_no_errors() -> None:
         "possible_label_conflict",
         "warning",
         ("cats/1.jpg", "dogs/2.jpg", "cats/3.jpg", "dogs/7.jpg"),
-        "2 pairs of images under different labels may show the same thing (for example cats/1.jpg and dogs/2.jpg: 'cats' "
+        "2 pairs of images under different labels may be copies of one image (for example cats/1.jpg and dogs/2.jpg: 'cats' "
         "and 'dogs'); look at them.",
     )
     assert found(dataset(NAMES), facts_of(20), copies((1, 12)))["possible_label_conflict"].message == (
-        "1 pair of images under different labels may show the same thing (cats/1.jpg and dogs/2.jpg: 'cats' and 'dogs'); "
+        "1 pair of images under different labels may be copies of one image (cats/1.jpg and dogs/2.jpg: 'cats' and 'dogs'); "
         "look at it."
     )
 
@@ -243,9 +261,9 @@ def test_copies_that_are_doubted() -> None:
         "doubted_copies",
         "warning",
         ("cats/0.jpg", "cats/1.jpg", "cats/2.jpg", "dogs/1.jpg", "dogs/2.jpg"),
-        "5 images look like copies, but their groups are too large or have too many labels to be one image "
-        "(for example cats/0.jpg and cats/1.jpg); they are treated as different images. If they belong together (one patient, "
-        "one object, one burst), name the groups: --group-column or --group-from.",
+        "5 images look like copies, but their groups have too many images or labels for copies of one "
+        "image (for example cats/0.jpg and cats/1.jpg); they are treated as different images. If they belong together "
+        "(one patient, one object, one burst), name the groups: --group-column or --group-from.",
     )
 
 
@@ -314,9 +332,10 @@ def test_files_that_cannot_be_used_are_counted_by_kind(tmp_path: Path) -> None:
     for i in (5, 6):
         facts[i] = ImageInfo(**{**vars(facts[i]), "reason": "truncated", "format": "JPEG", "message": f"{i} bytes."})
     by_name = found(dataset(NAMES), facts)
+    heic = "" if is_available("HEIC") else "To use HEIC: pip install 'headstart[formats]'. "
     assert by_name["not_supported"].message == (
-        "3 files of 20 cannot be used (not supported) and are left out: HEIC 2, PDF 1. To use HEIC: pip install "
-        "'headstart[formats]'. To use PDF: pdftoppm -png -r 150 FILE.pdf PAGE."
+        "3 files of 20 cannot be used (not supported) and are left out: HEIC 2, PDF 1. "
+        f"{heic}To use PDF: pdftoppm -png -r 150 FILE.pdf PAGE."
     )
     assert by_name["truncated"].message == (
         "2 files of 20 cannot be used (truncated) and are left out: JPEG 2; for example cats/5.jpg: 5 bytes."
@@ -332,6 +351,28 @@ def test_files_that_cannot_be_used_are_counted_by_kind(tmp_path: Path) -> None:
     assert read_checks(checks_rows(listed)) == listed
 
 
+def test_what_every_verb_says_of_files_that_cannot_be_used(caplog: pytest.LogCaptureFixture) -> None:
+    """Where a library for HEIC is installed, such a file cannot be used for another reason."""
+    cut = replace(GOOD, reason="truncated", message="PNG: the file ends before its pixels do.", format="PNG")
+    video = replace(GOOD, reason="not_supported", message="HEIC: a video without a still image.", format="HEIC")
+    pdf = replace(GOOD, reason="not_supported", message="PDF: is not decoded here.", format="PDF")
+    note_unusable([GOOD, cut], ["a", "b"])
+    note_unusable([GOOD, cut, cut], ["a", "b", "c"])
+    note_unusable([cut, pdf])
+    note_unusable([video, video], ["a", "b"])
+    assert caplog.messages == [
+        "1 of 2 files cannot be used, and is left out: b: PNG: the file ends before its pixels do.",
+        "2 of 3 files cannot be used, and are left out: PNG 2. The first is b: PNG: the file ends before its pixels do.",
+        "2 of 2 files cannot be used, and are left out: PDF 1, PNG 1. To use PDF: pdftoppm -png -r 150 FILE.pdf PAGE.",
+        "2 of 2 files cannot be used, and are left out: HEIC 2. "
+        + (
+            "The first is a: HEIC: a video without a still image."
+            if is_available("HEIC")
+            else "To use HEIC: pip install 'headstart[formats]'."
+        ),
+    ]
+
+
 def test_several_formats_under_a_wrong_extension() -> None:
     facts = facts_of(20, format="PNG")
     facts[0] = ImageInfo(**{**vars(facts[0]), "format": "HEIC", "frames": 3})
@@ -343,9 +384,7 @@ def test_several_formats_under_a_wrong_extension() -> None:
         "Has the extension of another format, but is a HEIC; read anyway.",
         "Has the extension of another format, but is a PNG; read anyway.",
     )
-    assert by_name["several_images"].message == (
-        "1 image has others in the same HEIC file; the one marked as the main image is used."
-    )
+    assert by_name["several_images"].message == ("1 image has others in the same HEIC file; the primary image is used.")
 
 
 def test_every_check_says_what_it_is() -> None:
@@ -387,6 +426,7 @@ BAD: dict[str, tuple[str, Callable[[], bytes]]] = {
         lambda: encoded(Image.fromarray(np.asarray(scene(106).convert("L")).astype(np.uint16) * 257), "PNG"),
     ),
     "palette.png": ("palette", lambda: encoded(scene(107).quantize(64), "PNG")),
+    "logo.png": ("alpha", lambda: encoded(scene(112).quantize(64), "PNG", transparency=0)),
     "alpha.png": ("alpha", lambda: encoded(scene(108).convert("RGBA"), "PNG")),
     "turned.jpg": ("exif_rotated", lambda: rotated(scene(109))),
     "tiny.jpg": ("tiny", lambda: jpeg(scene(110, (20, 24)))),
@@ -421,7 +461,7 @@ def test_every_kind_of_bad_file_is_named(tmp_path: Path) -> None:
         assert f"train/cats/{name}" in by_name[check].paths, (name, check)
     for check in {check for check, _ in BAD.values()}:
         expected = {f"train/cats/{name}" for name, (kind, _) in BAD.items() if kind == check}
-        extra = {"palette": {"train/cats/moving.gif"}}.get(check, set())
+        extra = {"palette": {"train/cats/moving.gif", "train/cats/logo.png"}}.get(check, set())
         assert expected <= set(by_name[check].paths) <= expected | extra, check
     conflict = ("train/cats/4.jpg", "train/dogs/4 other label.jpg")
     assert by_name["label_conflict"].paths == conflict

@@ -196,8 +196,8 @@ def test_the_same_file_throughout(tmp_path: Path) -> None:
     assert found(data) == {
         "label_conflict": "10 images are the same image under different labels (for example a/0.jpg and b/1.jpg: 'a' and "
         "'b').",
-        "exact_duplicates": "10 images are the same file, byte for byte (for example a/0.jpg and a/2.jpg); a split must "
-        "keep them together.",
+        "exact_duplicates": "10 images are the same file, byte for byte (for example a/0.jpg and a/2.jpg); they are "
+        "kept in one set.",
     }
     assert refusal(data) == (
         f"no images are left for the validation set: 10 images in 1 group are too few for three sets.\n  {FEW}"
@@ -210,7 +210,7 @@ def test_one_image_saved_again_and_again(tmp_path: Path, caplog: pytest.LogCaptu
     messages = found(data)
     assert list(messages) == ["near_duplicates", "possible_label_conflict"]
     assert messages["near_duplicates"] == (
-        "20 images are nearly the same (for example a/0.jpg and a/10.jpg); a split must keep them together."
+        "20 images are nearly the same (for example a/0.jpg and a/10.jpg); they are kept in one set."
     )
     made = headstart.split(data, out=tmp_path / "split.csv")
     assert made.images == {name: {"a": n, "b": n} for name, n in (("train", 6), ("val", 2), ("test", 2))}
@@ -225,8 +225,8 @@ def test_one_image_saved_again_and_again(tmp_path: Path, caplog: pytest.LogCaptu
 def test_two_images(tmp_path: Path, other: int) -> None:
     data = written(tmp_path / "data", [scene(0), scene(other)])
     alike = {
-        "near_duplicates": "2 images are nearly the same (a/0.jpg and b/1.jpg); a split must keep them together.",
-        "possible_label_conflict": "1 pair of images under different labels may show the same thing (a/0.jpg and b/1.jpg: "
+        "near_duplicates": "2 images are nearly the same (a/0.jpg and b/1.jpg); they are kept in one set.",
+        "possible_label_conflict": "1 pair of images under different labels may be copies of one image (a/0.jpg and b/1.jpg: "
         "'a' and 'b'); look at it.",
     }
     assert found(data) == ({} if other else alike)
@@ -239,15 +239,15 @@ def test_two_images(tmp_path: Path, other: int) -> None:
 def test_one_image_of_each_class_twice(tmp_path: Path) -> None:
     data = written(tmp_path / "data", [scene(0), scene(1), as_jpeg(scene(0), 60), as_jpeg(scene(1), 60)])
     assert found(data) == {
-        "near_duplicates": "4 images in 2 groups are nearly the same (for example a/0.jpg and a/2.jpg); a split must keep "
-        "them together."
+        "near_duplicates": "4 images in 2 groups are nearly the same (for example a/0.jpg and a/2.jpg); they are kept "
+        "in one set."
     }
     refused = f"no images are left for the validation set: 4 images in 2 groups are too few for three sets.\n  {FEW}"
     assert refusal(data) == refused
     for label, n in (("a", 0), ("b", 1)):
         shutil.copy(data / label / f"{n}.jpg", data / label / f"{n + 2}.jpg")
     assert found(data) == {
-        "exact_duplicates": "4 images in 2 groups are the same file, byte for byte (for example a/0.jpg and a/2.jpg); a "
-        "split must keep them together."
+        "exact_duplicates": "4 images in 2 groups are the same file, byte for byte (for example a/0.jpg and a/2.jpg); they "
+        "are kept in one set."
     }
     assert refusal(data) == refused

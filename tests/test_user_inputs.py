@@ -1518,7 +1518,7 @@ IMAGES: list[Row] = [
         says=(
             "warning  sixteen_bit",
             "24 images have 16 bits or more per channel, with values from ",
-            "; scaled from the range 0 to 4,095, which a run keeps for its predictions.",
+            "; scaled from 0 to 4,095, in training and in prediction.",
         ),
         never=("near_duplicates", "uneven_depth"),
     ),
@@ -1526,14 +1526,14 @@ IMAGES: list[Row] = [
         kind="F3: a narrow band of 16 bits",
         given=lambda here: greys_in_16_bits(here / "d", 2, 30_000),
         command="check d",
-        says=("with values from 30,0", " to 30,", "; scaled from the range 30,0", " to 30,"),
+        says=("with values from 30,0", " to 30,", "; scaled from 30,0", " to 30,"),
     ),
     Row(
         kind="F3: all of 16 bits",
         given=lambda here: greys_in_16_bits(here / "d", 257),
         command="check d",
         says=("info     sixteen_bit             24 images have 16 bits or more per channel; scaled to 8 bits.",),
-        never=("which a run keeps", "warning"),
+        never=("in training and in prediction", "warning"),
     ),
     Row(
         kind="F3: one image of another depth",
@@ -1599,7 +1599,7 @@ def test_a_run_keeps_the_range_of_its_images(deep: tuple[Path, np.ndarray]) -> N
     assert spec["ranges"] == {"integers": [0, 4_095]}
     assert (answers == answers[0]).all() and answers[0, 0] > 0.5
     with open(run / "checks.csv", encoding="utf-8", newline="") as file:
-        assert "scaled from the range 0 to 4,095" in next(
+        assert "scaled from 0 to 4,095" in next(
             row["message"] for row in csv.DictReader(file) if "16 bits" in row["message"]
         )
 

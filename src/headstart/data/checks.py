@@ -25,7 +25,7 @@ from headstart.data.duplicates import exact_groups, group_pairs, joined
 from headstart.data.findings import Finding
 from headstart.data.left_out import reject_reason
 from headstart.errors import NoImages
-from headstart.images.formats import DECODED
+from headstart.images.formats import DECODED, SUFFIXES
 from headstart.images.remarks import kinds_of, remedy_of, shown
 from headstart.images.validate import ImageInfo
 from headstart.images.value_ranges import FULL, ValueRanges, chosen_ranges, is_deep
@@ -146,7 +146,8 @@ def rejected(c: CheckInput) -> Iterator[Finding]:
 
 def wrong_extension(c: CheckInput) -> Iterator[Finding]:
     """A PNG called .jpg: harmless here, where the content decides, but a trap for other programs."""
-    bad = [i for i in c.readable() if _suffix(c.dataset.paths[i]) not in _suffixes(c.infos[i].format)]
+    suffixes = {i: _suffix(c.dataset.paths[i]) for i in c.readable()}
+    bad = [i for i, suffix in suffixes.items() if suffix in SUFFIXES and suffix not in _suffixes(c.infos[i].format)]
     if bad:
         first = f"{c.dataset.paths[bad[0]]} is a {c.infos[bad[0]].format}"
         what = f"{_images(len(bad))} {_has(bad)} the extension of another format, for example {first}; read anyway."
@@ -157,12 +158,18 @@ def wrong_extension(c: CheckInput) -> Iterator[Finding]:
 def animated(c: CheckInput) -> Iterator[Finding]:
     """Several frames in one file."""
     text = "{is} animated; the first frame is used"
-    yield from _listed(c, "animated", "warning", lambda f: f.frames > 1 and f.format != "HEIC", text)
+    yield from _listed(c, "animated", "warning", lambda f: f.frames > 1 and f.format not in ("HEIC", "TIFF"), text)
+
+
+def several_pages(c: CheckInput) -> Iterator[Finding]:
+    """TIFF files with more than one page, such as scans and stacks."""
+    text = "{has} several pages; the first is used"
+    yield from _listed(c, "several_pages", "warning", lambda f: f.frames > 1 and f.format == "TIFF", text)
 
 
 def several_images(c: CheckInput) -> Iterator[Finding]:
     """HEIC files with more than one image, such as bursts."""
-    text = "{has} others in the same HEIC file; the one marked as the main image is used"
+    text = "{has} others in the same HEIC file; the primary image is used"
     yield from _listed(c, "several_images", "info", lambda f: f.frames > 1 and f.format == "HEIC", text)
 
 
@@ -187,9 +194,9 @@ def sixteen_bit(c: CheckInput) -> Iterator[Finding]:
             yield Finding("sixteen_bit", "info", c.paths(deep), f"{start}; scaled to 8 bits.")
             continue
         low, high = shown(min(c.infos[i].low for i in deep)), shown(max(c.infos[i].high for i in deep))
-        text = f"{start}, with values from {low} to {high}; scaled from the range {shown(span[0])} to {shown(span[1])}"
+        text = f"{start}, with values from {low} to {high}; scaled from {shown(span[0])} to {shown(span[1])}"
         severity = "info" if floating and span[0] == 0 else "warning"
-        yield Finding("sixteen_bit", severity, c.paths(deep), f"{text}, which a run keeps for its predictions.")
+        yield Finding("sixteen_bit", severity, c.paths(deep), f"{text}, in training and in prediction.")
 
 
 def uneven_depth(c: CheckInput) -> Iterator[Finding]:
@@ -203,7 +210,7 @@ def uneven_depth(c: CheckInput) -> Iterator[Finding]:
         text = (
             f"{_images(len(odd))} of more than 8 bits {use} hardly any of the range "
             f"{shown(low)} to {shown(high)} of the others, or {exceed} it, for example {c.dataset.paths[odd[0]]}: "
-            f"{shown(first.low)} to {shown(first.high)}; little can be seen in {_them(odd)}. Save all with the same scale."
+            f"{shown(first.low)} to {shown(first.high)}; {_its(odd)} contrast is lost. Save all with the same scale."
         )
         yield Finding("uneven_depth", "warning", c.paths(odd), text)
 
@@ -220,8 +227,10 @@ def palette(c: CheckInput) -> Iterator[Finding]:
 
 def alpha(c: CheckInput) -> Iterator[Finding]:
     """Transparency."""
-    text = "{has} an alpha channel; composited on white"
-    yield from _listed(c, "alpha", "info", lambda f: f.mode in ("RGBA", "LA", "PA", "RGBa", "La"), text)
+    text = "{has} an alpha channel or a transparent colour; composited on white"
+    yield from _listed(
+        c, "alpha", "info", lambda f: f.mode.removesuffix(";16") in ("RGBA", "LA", "PA", "RGBa", "La"), text
+    )
 
 
 def exif_rotated(c: CheckInput) -> Iterator[Finding]:
@@ -264,9 +273,7 @@ def exact_duplicates(c: CheckInput) -> Iterator[Finding]:
     """The same file more than once."""
     groups = _groups(c.exact, c.usable)
     if groups:
-        text = (
-            f"{_members(groups)} the same file, byte for byte ({_example(c, groups)}); a split must keep them together."
-        )
+        text = f"{_members(groups)} the same file, byte for byte ({_example(c, groups)}); they are kept in one set."
         yield Finding("exact_duplicates", "warning", _joined(c, groups), text)
 
 
@@ -274,7 +281,7 @@ def near_duplicates(c: CheckInput) -> Iterator[Finding]:
     """Copies that were saved again."""
     groups = [g for g in _groups(c.copies.groups_N, c.usable) if len(set(c.exact[g])) > 1]
     if groups:
-        text = f"{_members(groups)} nearly the same ({_example(c, groups)}); a split must keep them together."
+        text = f"{_members(groups)} nearly the same ({_example(c, groups)}); they are kept in one set."
         wrong = c.copies.false_share
         if wrong is not None:
             text += f" An estimated {100 * wrong:.1f} % of these pairs are wrong, judging by their labels."
@@ -298,7 +305,7 @@ def possible_label_conflict(c: CheckInput) -> Iterator[Finding]:
     if pairs:
         i, j = pairs[0]
         text = (
-            f"{_images(len(pairs), 'pair')} of images under different labels may show the same thing "
+            f"{_images(len(pairs), 'pair')} of images under different labels may be copies of one image "
             f"({_example_pair(c, pairs)}: {names[i]!r} and {names[j]!r}); look at {_them(pairs)}."
         )
         yield Finding("possible_label_conflict", "warning", c.paths(i for pair in pairs for i in pair), text)
@@ -336,7 +343,7 @@ def doubted_copies(c: CheckInput) -> Iterator[Finding]:
     if pairs:
         images = dict.fromkeys(i for pair in pairs for i in pair)
         text = (
-            f"{len(images):,} images look like copies, but their groups are too large or have too many labels to be "
+            f"{len(images):,} images look like copies, but their groups have too many images or labels for copies of "
             f"one image ({_example_pair(c, pairs)}); they are treated as different images. If they belong together (one "
             "patient, one object, one burst), name the groups: --group-column or --group-from."
         )
@@ -375,7 +382,7 @@ def small_class(c: CheckInput) -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[CheckInput], Iterator[Finding]], ...] = (
     *(unreadable, rejected, label_conflict, split_leak),
-    *(wrong_extension, animated, tiny, extreme_aspect, exact_duplicates, near_duplicates),
+    *(wrong_extension, animated, several_pages, tiny, extreme_aspect, exact_duplicates, near_duplicates),
     *(possible_label_conflict, possible_split_leak, doubted_copies),
     *(
         similar_names,
@@ -458,6 +465,10 @@ def _is(things: Sequence[object]) -> str:
 
 def _has(things: Sequence[object]) -> str:
     return "has" if len(things) == 1 else "have"
+
+
+def _its(things: Sequence[object]) -> str:
+    return "its" if len(things) == 1 else "their"
 
 
 def _them(things: Sequence[object]) -> str:

@@ -55,6 +55,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_WITH_ALPHA = {"1": "LA", "L": "LA", "P": "PA", "RGB": "RGBA"}
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _NO_PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
@@ -65,8 +66,8 @@ _SAVED_WITHOUT_END_BYTES = 32 << 20  # larger JPEGs that end early are not retri
 class DecodedImage:
     """A decoded image and its properties in the file: `mode` before conversion, `orientation` (EXIF, 1 to 8).
 
-    `mode` is Pillow's, or RGB;16 and RGBA;16 for colours of 16 bits. `low` and `high` are the values that it uses, if it
-    has more than 8 bits per channel and was scaled by its own range.
+    `mode` is Pillow's, or RGB;16 and RGBA;16 for colours of 16 bits; LA, PA or RGBA also if a colour is transparent.
+    `low` and `high` are the values that it uses, if it has more than 8 bits per channel and was scaled by its own range.
     """
 
     image: Image.Image
@@ -91,8 +92,8 @@ def decode(
     `at_least` is a (width, height) in pixels of the upright image: a JPEG is decoded at the smallest of its scales
     that is not below it in either dimension. Other kinds of pixels:
 
-    - transparency is composed on white; palette, grey, CMYK, YCbCr and bilevel are converted;
-    - animations and files with several pages give their first frame, HEIC files the image marked as the main one;
+    - transparency is composited on white; palette, grey, CMYK, YCbCr and bilevel are converted;
+    - animations and files with several pages give their first frame, HEIC files the primary image;
     - a TIFF that stores white as zero is inverted, whatever its depth (floating point: 1 minus the value);
     - more than 8 bits per channel are scaled to 8 by `ranges`, rounded; values outside of them are clipped. With None,
       each image is scaled by the values that it uses itself, which is for looking at it only.
@@ -209,6 +210,8 @@ def _decoded(
         low_bytes = _low_bytes(image, file, header) if header.format == "PNG" else None
         image.load()
         orientation = _orientation(image)
+    if "transparency" in image.info:
+        mode = _WITH_ALPHA.get(mode, mode)
     rgb, span = _to_rgb(image, ranges, low_bytes)
     if orientation != 1 and header.format != "TIFF":
         rgb = rgb.transpose(_TURNS[orientation])

@@ -176,7 +176,7 @@ def hash_of(ref: Path | FilePart) -> str:
 
 
 def as_rgb(image: Image.Image | np.ndarray, ranges: ValueRanges | None = ValueRanges()) -> Image.Image:
-    """Convert pixels to an upright RGB image; alpha is composed on white, grey becomes RGB; `ranges` as for `decode`.
+    """Convert pixels to an upright RGB image; alpha is composited on white, grey becomes RGB; `ranges` as for `decode`.
 
     >>> as_rgb(np.full((2, 3), 77, np.uint8)).getpixel((0, 0))
     (77, 77, 77)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headstart.images.formats import counted_kinds, remedies
+from headstart.images.formats import DECODED, counted_kinds, is_available, remedies
 from headstart.images.validate import ImageInfo
 from headstart.images.value_ranges import FULL, ValueRanges, chosen_ranges, is_deep
 from headstart.io.progress import log
@@ -16,16 +16,19 @@ from headstart.io.text_table import plain
 
 
 def note_unusable(infos: Sequence[ImageInfo], names: Sequence[str] = ()) -> None:
-    """Warn about files that cannot be used: how many of each format, and how to convert those of other formats; about a
-    single one, its name if there are `names`, and why."""
+    """Warn about files that cannot be used: how many of each format, and how to convert those of other formats; if there is
+    nothing to convert, why not the first, with its name if there are `names`."""
     bad = [i for i, info in enumerate(infos) if info.reason]
+    if not bad:
+        return
+    those, name = [infos[i] for i in bad], f"{plain(names[bad[0]])}: " if names else ""
+    first = f"{name}{those[0].message.rstrip('.')}"
     if len(bad) == 1:
-        name = f"{plain(names[bad[0]])}: " if names else ""
-        reason = f"{name}{infos[bad[0]].message.rstrip('.')}"
-        log.warning("1 of %s files cannot be used, and is left out: %s.", f"{len(infos):,}", reason)
-    elif bad:
-        what, those = f"{len(bad):,} of {len(infos):,} files", [infos[i] for i in bad]
-        log.warning("%s cannot be used, and are left out%s.%s", what, kinds_of(those), remedy_of(those))
+        log.warning("1 of %s files cannot be used, and is left out: %s.", f"{len(infos):,}", first)
+    else:
+        kinds, what = kinds_of(those), f"{len(bad):,} of {len(infos):,} files"
+        remedy = remedy_of(those) or f" The first is {first}."
+        log.warning("%s cannot be used, and are left out%s.%s", what, kinds, remedy)
 
 
 def kinds_of(bad: Sequence[ImageInfo]) -> str:
@@ -35,7 +38,8 @@ def kinds_of(bad: Sequence[ImageInfo]) -> str:
 
 def remedy_of(bad: Sequence[ImageInfo]) -> str:
     """Return ' To use HEIC: pip install ...', or '' if no format is known that could be converted."""
-    text = remedies(info.format for info in bad if info.reason in ("not_supported", "not_an_image"))
+    other = [info for info in bad if info.reason in ("not_supported", "not_an_image")]
+    text = remedies(info.format for info in other if info.format not in DECODED or not is_available(info.format))
     return f" {text}" if text else ""
 
 

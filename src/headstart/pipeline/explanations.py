@@ -90,7 +90,7 @@ class _PredictedImage:
 def _asked(files: Mapping[str, ImageRef]) -> tuple[list[_QueryImage], dict[str, str]]:
     """Return the readable images, each once, and {name: reason} of the others."""
     infos = dict(zip(files, Images.inspect(files.values()).infos, strict=True))
-    note_unusable(list(infos.values()))
+    note_unusable(list(infos.values()), list(infos))
     errors = {name: f.reason for name, f in infos.items() if f.reason}
     return [_QueryImage(name, files[name], f.sha256) for name, f in infos.items() if not f.reason], errors
 
