@@ -2001,6 +2001,9 @@ def test_sorted_images_keep_their_bytes_and_never_collide(here: Path, trained: P
     cats_and_dogs(here / "new/two", each=2, first=50)
     for n in (0, 1):
         (here / f"new/two/cats/cat.{50 + n}.jpg").rename(here / f"new/two/cats/CAT.{40 + n}.jpg")
+    long = "Ж" * 125 + ".jpg"  # 254 bytes; a number makes them 256
+    for folder, name in (("one", "dog.41.jpg"), ("two", "dog.51.jpg")):
+        (here / f"new/{folder}/dogs/{name}").rename(here / f"new/{folder}/dogs/{long}")
     (here / "new/one/cats/damaged.jpg").write_bytes(b"not an image")
     done = headstart.predict(trained, "new", "new/one/cats/cat.40.jpg", sort_into="sorted")
     assert done.sorted is not None and len(done.sorted.places) == 8

@@ -19,8 +19,10 @@ import pytest
 from PIL import Image
 
 from conftest import PATIENCE
-from headstart.errors import HeadstartError
+from headstart.errors import HeadstartError, UnreadableImage
 from headstart.images.decode import decode
+from headstart.images.file_part import FilePart
+from headstart.images.image_refs import read_image
 from headstart.images.limits import REASONS
 from headstart.images.validate import ImageInfo, validate_images, validate_with, worker_command
 from headstart.images.validate_worker import dhash, greys
@@ -144,6 +146,11 @@ def test_what_is_not_a_file_to_read(tmp_path: Path) -> None:
     assert [fact.reason for fact in facts] == expected
     assert all(fact.reason == "" or (fact.reason in REASONS and fact.message.endswith(".")) for fact in facts)
     assert facts[0].message == "could not be read: No such file or directory."
+    part = FilePart(tmp_path / "loop", start=0, length=9, sha256="", path="a.png")
+    assert validate_images([part])[0].reason == "unreadable"
+    with pytest.raises(UnreadableImage) as caught:
+        read_image(tmp_path / "loop")
+    assert caught.value.reason == "unreadable"
 
 
 @needs_posix

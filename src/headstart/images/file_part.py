@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.errors import UnreadableImage
+from headstart.images.limits import reason_of
 from headstart.io.files import sha256_bytes
 
 
@@ -38,11 +39,11 @@ class FilePart:
                 file.seek(self.start)
                 data = file.read(self.length)
         except OSError as error:
-            raise UnreadableImage(f"{self}: could not be read: {error.strerror}.", reason="not_a_file") from None
+            raise UnreadableImage(f"{self}: could not be read: {error.strerror}.", reason=reason_of(error)) from None
         if sha256_bytes(data) != self.sha256:
             raise UnreadableImage(f"{self}: changed since it was packed.", reason="changed")
         return data
 
 
 ImageFile = Path | FilePart
-"""An image on the disk."""
+"""An image file, or an image inside a larger file."""

@@ -16,7 +16,6 @@ Inspecting costs about a millisecond for 500 x 375 pixels. A new storage place i
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,7 +28,8 @@ from PIL import Image
 from headstart.errors import DataError, UnreadableImage
 from headstart.images.decode import DecodedImage, decode, unscaled, upright
 from headstart.images.file_part import FilePart
-from headstart.images.validate import ImageInfo, validate_images
+from headstart.images.limits import reason_of
+from headstart.images.validate import ImageInfo, cores, validate_images
 from headstart.images.validate_worker import dhash, greys, left_out
 from headstart.images.value_ranges import ValueRanges, chosen_ranges, is_deep
 from headstart.io.addresses import DOWNLOAD_FIRST, is_address, store_url
@@ -68,7 +68,7 @@ class Images:
         encoded = {i: ref for i, ref in enumerate(refs) if isinstance(ref, EncodedRef)}
         infos = dict(zip(encoded, validate_images(list(encoded.values())), strict=True)) if encoded else {}
         pixels = [i for i in range(len(refs)) if i not in infos]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             infos.update(zip(pixels, pool.map(lambda i: _info_of_pixels(refs[i]), pixels), strict=True))
         return cls(refs, tuple(infos[i] for i in range(len(refs))))
 
@@ -161,7 +161,7 @@ def read_bytes(ref: EncodedRef, *, sha256: str | None = None) -> bytes:
     try:
         data = ref.read() if isinstance(ref, FilePart) else ref.read_bytes()
     except OSError as error:
-        raise UnreadableImage(f"{ref}: could not be read: {error.strerror}.", reason="not_a_file") from None
+        raise UnreadableImage(f"{ref}: could not be read: {error.strerror}.", reason=reason_of(error)) from None
     if sha256 is not None and sha256_bytes(data) != sha256:
         raise UnreadableImage(f"{ref}: changed while in use.", reason="changed")
     return data

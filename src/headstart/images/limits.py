@@ -47,7 +47,7 @@ REASONS: dict[str, str] = {
     "too_many_scans": f"more than {MAX_SCANS} scans in one JPEG",
     "too_many_parts": "more blocks than a real image has",
     "text_chunk": f"more than {MAX_METADATA_BYTES >> 20} MB of texts, profiles or private blocks",
-    "ifd_loop": "the directories of the TIFF point at each other in a circle",
+    "ifd_loop": "the directories of the TIFF form a loop",
     "decoder_crashed": "the decoder's process crashed on it twice",
     "too_slow": "decoding took too long and was stopped",
     "too_much_memory": "decoding needed more memory than available",
@@ -57,6 +57,13 @@ REASONS: dict[str, str] = {
     "changed": "the file changed while it was being read",
 }
 """Every reason for leaving an image out: code -> meaning."""
+
+
+def reason_of(error: OSError) -> str:
+    """Return the code in `REASONS` for a file that the operating system cannot open."""
+    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        return "not_a_file"
+    return "no_permission" if isinstance(error, PermissionError) else "unreadable"
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ import PIL
 from headstart.errors import HeadstartError, UnreadableImage, WriteError
 from headstart.images.file_part import FilePart
 from headstart.images.formats import heif_versions
-from headstart.images.limits import MAX_FILE_BYTES
-from headstart.images.validate_worker import left_out, reason_of
+from headstart.images.limits import MAX_FILE_BYTES, reason_of
+from headstart.images.validate_worker import left_out
 from headstart.images.worker_process import READY, interpreter
 from headstart.io.files import cache_dir, sha256_bytes, sha256_file, write_bytes
 from headstart.io.progress import bar, log

@@ -19,6 +19,7 @@ from PIL import Image
 
 from headstart.errors import UnreadableImage
 from headstart.images.decode import read
+from headstart.images.limits import reason_of
 from headstart.images.worker_process import READY, limit_cpu, limit_memory, own_streams
 
 AT_LEAST_PIXELS = (64, 64)  # size to decode at: reads all of an image's data, but makes few pixels
@@ -63,13 +64,6 @@ def decode_and_describe(data: bytes | BinaryIO) -> Answer:
 def left_out(reason: str, message: str, kind: str = "") -> Answer:
     """Return the answer for an image that cannot be used; `kind` is the name of its format, if known."""
     return kind, 0, 0, "", 1, 0, -1, "", reason, message, 0.0, 0.0
-
-
-def reason_of(error: OSError) -> str:
-    """Return the code in `limits.REASONS` for a file that the operating system cannot open."""
-    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
-        return "not_a_file"
-    return "no_permission" if isinstance(error, PermissionError) else "unreadable"
 
 
 def dhash(image: Image.Image) -> int:

@@ -27,8 +27,6 @@ from headstart.images.image_refs import ImageRef
 from headstart.io.addresses import is_address, refuse_address, store_url
 from headstart.io.missing_paths import hint_for_missing
 
-MOST_SHOWN = 20
-
 
 @dataclass(frozen=True, eq=False)
 class ImagesGiven:

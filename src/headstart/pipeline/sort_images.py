@@ -9,6 +9,7 @@ once. Not for images in memory, which have no file to copy.
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -28,6 +29,8 @@ _NOT_IN_NAMES = re.compile(r'[\x00-\x1f/\\:*?"<>|]|^\.|[. ]$')
 """Characters that some file system refuses, or gives a special meaning."""
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
 _BYTES = 1 << 20
+_NAME_BYTES = 255
+"""Bytes of a name that all usual file systems accept."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def _source(name: str, file: object, links: bool) -> ImageFile:
         )
     if links and file.absolute().is_relative_to(cache_dir().absolute()):
         raise RecipeError(
-            f"link: {name} is in an archive, which was unpacked into the cache; links to it would not last.",
+            f"link: {name} was unpacked or downloaded into the cache; links to it would not last.",
             hint="Leave --link out: then the images are copied.",
         )
     return file
@@ -122,7 +125,8 @@ def _safe(name: str) -> str:
 
 
 def _unique(places: Sequence[str]) -> list[str]:
-    """The places, with a number before the extension where two would be the same on any file system.
+    """The places, with a number before the extension where two would be the same on any file system. Names that are too
+    long are cut before it.
 
     >>> _unique(["cats/a.jpg", "cats/A.JPG", "cats/a.jpg", "cats/a-2.jpg"])
     ['cats/a.jpg', 'cats/A-2.JPG', 'cats/a-3.jpg', 'cats/a-2-2.jpg']
@@ -133,13 +137,20 @@ def _unique(places: Sequence[str]) -> list[str]:
     for place in places:
         above, _, name = place.rpartition("/")
         stem, suffix = (name, "") if not above else (Path(name).stem, Path(name).suffix)
-        other, key = place, _key(place)
+        other, key = _fitting(above, stem, suffix), _key(place)
         while _key(other) in taken:
             next_number[key] += 1
-            other = f"{above}{'/' * bool(above)}{stem}-{next_number[key] + 1}{suffix}"
+            other = _fitting(above, stem, f"-{next_number[key] + 1}{suffix}")
         taken.add(_key(other))
         unique.append(other)
     return unique
+
+
+def _fitting(above: str, stem: str, end: str) -> str:
+    """The place of `stem` and `end` in the folder `above`, the stem cut to fit."""
+    while stem and len(os.fsencode(stem + end)) > _NAME_BYTES:
+        stem = stem[:-1]
+    return f"{above}{'/' * bool(above)}{stem}{end}"
 
 
 def _key(place: str) -> str:

@@ -26,7 +26,7 @@ from headstart.data.match_files import open_unlabelled
 from headstart.data.packs.pack_store import opened_images
 from headstart.data.table_files import LISTS, READABLE, is_list
 from headstart.errors import MissingData, StoreError, StoreRefused, StoreUnreachable, UnreadableImage
-from headstart.images.validate_worker import reason_of
+from headstart.images.limits import reason_of
 from headstart.io.addresses import store_url
 from headstart.io.files import sha256_file
 from headstart.io.folders import SYSTEM_FOLDERS, is_system_file

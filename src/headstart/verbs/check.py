@@ -53,7 +53,7 @@ class CheckResult(Result):
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of `check --json`."""
-        return {**asdict(self), "label_errors": [asdict(e) for e in self.label_errors or []]}
+        return asdict(self)
 
     def table(self) -> str:
         """Format as plain text for a terminal: one finding per line, with the first paths below it."""
@@ -81,7 +81,7 @@ class CheckResult(Result):
         ]
         n, labelled = len(self.label_errors), sum(self.classes.values())
         more = [f"and {n - SHOWN:,} more"] if n > SHOWN else []
-        first = f"An estimated {n:,} of {labelled:,} labels may be wrong; the most suspicious first:"
+        first = f"An estimated {n:,} of {labelled:,} labels are wrong; the most suspicious first:"
         return [first, *columns(rows, "<<<<<"), *more]
 
 
@@ -108,7 +108,8 @@ def check(
         labels: Also look for wrong labels, using the features of a backbone.
         write_corrections: CSV to write with the suspected labels, to edit and pass to --corrections. Implies --labels.
         curation: Corrections and refused copies to apply; the data itself stays unchanged.
-        backbone: Backbone for finding wrong labels, a timm name; auto selects the best one with local weights.
+        backbone: Backbone for finding wrong labels, a timm name; auto selects the best one with local weights; without any,
+            one is downloaded.
         weights: Where to look for weights: a file, a folder, or only this machine.
 
     Raises:
