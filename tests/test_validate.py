@@ -23,6 +23,7 @@ from headstart.errors import HeadstartError, UnreadableImage
 from headstart.images.decode import decode
 from headstart.images.file_part import FilePart
 from headstart.images.image_refs import read_image
+from headstart.images.info_cache import MAX_SHARDS, add_infos, find_infos
 from headstart.images.limits import REASONS
 from headstart.images.validate import ImageInfo, validate_images, validate_with, worker_command
 from headstart.images.validate_worker import dhash, greys
@@ -211,9 +212,29 @@ def test_many_shards_become_one(tmp_path: Path, own_cache: Path) -> None:
     lines = shard.read_bytes().splitlines(keepends=True)
     for line in lines:
         (shard.parent / f"{sha256_bytes(line)}.facts").write_bytes(line)
+    (shard.parent / "folder.facts").mkdir()  # cannot be read, and is left alone
     assert validate_with(["/nowhere"], files) == facts
-    assert len(shards(own_cache)) == 1
+    assert len(shards(own_cache)) == 2
     assert validate_with(["/nowhere"], files) == facts
+
+
+def test_a_large_shard_is_searched_and_not_written_again(tmp_path: Path) -> None:
+    values = {sha256_bytes(b"%d" % i): [i, "x" * (i % 300), "\n"] for i in range(3_000)}
+    add_infos(tmp_path, values)
+    (large,) = tmp_path.iterdir()
+    assert [find_infos(tmp_path, [sha256]) for sha256 in values] == [{key: value} for key, value in values.items()]
+    assert find_infos(tmp_path, ["0" * 64, "f" * 64, "8" * 64]) == {}
+    assert find_infos(tmp_path, values) == values
+    written = large.stat()
+    for i in range(5_000, 5_000 + 2 * MAX_SHARDS):
+        add_infos(tmp_path, {sha256_bytes(b"%d" % i): [i]})
+        assert len(find_infos(tmp_path, [sha256_bytes(b"%d" % n) for n in (7, 5_000, i)])) == 3 - (i == 5_000)
+        assert len(list(tmp_path.iterdir())) <= MAX_SHARDS + 1
+    assert (large.stat().st_mtime_ns, large.stat().st_ino) == (written.st_mtime_ns, written.st_ino)
+    line = large.read_bytes().splitlines()[1_000]
+    large.write_bytes(large.read_bytes().replace(line, line.replace(b"x", b"y")))
+    assert find_infos(tmp_path, [line[:64].decode()]) == {}
+    assert len(find_infos(tmp_path, values)) == 2_999
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a folder that may not be written to")

@@ -29,14 +29,15 @@ from types import TracebackType
 
 import PIL
 
-from headstart.errors import HeadstartError, UnreadableImage, WriteError
+from headstart.errors import HeadstartError, UnreadableImage
 from headstart.images.file_part import FilePart
 from headstart.images.formats import heif_versions
+from headstart.images.info_cache import add_infos, find_infos
 from headstart.images.limits import MAX_FILE_BYTES, reason_of
 from headstart.images.validate_worker import left_out
 from headstart.images.worker_process import READY, interpreter
-from headstart.io.files import cache_dir, sha256_bytes, sha256_file, write_bytes
-from headstart.io.progress import bar, log
+from headstart.io.files import cache_dir, sha256_bytes, sha256_file
+from headstart.io.progress import bar
 
 SCREEN_VERSION = 6  # increase it to discard all cached infos: when probing, decoding or hashing changes
 START_SECONDS = 60.0  # a worker that is not ready after this long is broken
@@ -45,7 +46,6 @@ AHEAD_OF_BYTES = 2
 """The same, where requests hold the images themselves. More would not fit into the pipe, and while a thread waits to write
 them, it reads no answers: the worker would seem to be busy with its first image all the time."""
 SHARD_FILES = 2_000  # infos per shard of the cache
-MAX_SHARDS = 64  # more shards than this are merged into one
 _TEMPORARY = frozenset(
     {"decoder_crashed", "too_slow", "too_much_memory", "changed", "unreadable", "no_permission", "not_a_file"}
 )
@@ -122,10 +122,10 @@ def validate_with(
                 infos[i] = info
             advance(len(indices[info.sha256]))
 
-        cached = _cached_infos(set(indices))
-        for info in cached:
-            settle(info)
-        new = set(indices).difference(info.sha256 for info in cached)
+        cached = find_infos(_facts_folder(), indices)
+        for sha256, values in cached.items():
+            settle(ImageInfo(sha256, *values))
+        new = set(indices).difference(cached)
         first = [indices[sha256][0] for sha256 in indices if sha256 in new]
         _run_tasks(command, [_ValidationTask(i, files[i], infos[i]) for i in first], workers, seconds_each, settle)
     return infos
@@ -420,52 +420,9 @@ def _facts_folder() -> Path:
     return cache_dir() / "facts" / "-".join([str(SCREEN_VERSION), "pillow", PIL.__version__, *heif_versions()])
 
 
-def _cached_infos(wanted: set[str]) -> list[ImageInfo]:
-    """Return the cached infos for these SHA-256s; remove shards whose bytes do not match the SHA-256 in their name.
-
-    A shard has one line per file, ``SHA-256 JSON``, so only the wanted lines are parsed.
-    """
-    infos: dict[str, ImageInfo] = {}
-    folder = _facts_folder()
-    shards = sorted(folder.glob("*.facts")) if wanted else []
-    lines: list[bytes] = []
-    for shard in shards:
-        try:
-            data = shard.read_bytes()
-            if sha256_bytes(data) != shard.stem:
-                shard.unlink(missing_ok=True)
-                continue
-        except OSError as error:  # merged by another process, or no permission: then the images are validated again
-            log.info("%s: %s", shard, error.strerror)
-            continue
-        for line in data.splitlines():
-            sha256 = line[:64].decode("ascii")
-            if sha256 in wanted and sha256 not in infos:
-                infos[sha256] = ImageInfo(sha256, *json.loads(line[65:]))
-        if len(shards) > MAX_SHARDS:
-            lines += data.splitlines(keepends=True)
-    if len(shards) > MAX_SHARDS and _write_shard(b"".join(sorted(set(lines)))):
-        merged = sha256_bytes(b"".join(sorted(set(lines))))
-        for shard in shards:
-            if shard.stem != merged:
-                shard.unlink(missing_ok=True)
-    return list(infos.values())
-
-
 def _cache_infos(infos: list[ImageInfo]) -> None:
-    """Write infos to the cache as one more shard."""
-    rows = ((info.sha256, json.dumps(astuple(info)[1:])) for info in infos)
     if infos:
-        _write_shard("".join(f"{sha256} {values}\n" for sha256, values in rows).encode("ascii"))
-
-
-def _write_shard(data: bytes) -> bool:
-    try:
-        write_bytes(_facts_folder() / f"{sha256_bytes(data)}.facts", data)
-    except WriteError as error:  # a full or read-only cache costs the next run some time, and this one none
-        log.warning("The validation results of the images are not cached: %s", error)
-        return False
-    return True
+        add_infos(_facts_folder(), {info.sha256: astuple(info)[1:] for info in infos})
 
 
 def cores() -> int:
