@@ -74,6 +74,8 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in grey (ITU-R BT.601, as in Pillow and most programs)."""
 BATCH = 128
 """Pairs compared at a time: more do not fit the CPU's cache."""
+WHOLE = 4
+"""Pairs of images that are in memory at full size at a time."""
 
 
 def find_copies(images: Images, labels_N: np.ndarray | None = None) -> Copies:
@@ -107,10 +109,17 @@ def find_copies(images: Images, labels_N: np.ndarray | None = None) -> Copies:
 
 def _same_pixels(pairs_M2: np.ndarray, difference_M: np.ndarray, images: Images) -> np.ndarray:
     """bool (M,): which pairs have the same pixels; images are read again only if that is possible."""
-    sizes, refs = images.sizes_N2.tolist(), images.refs
-    pairs = zip(pairs_M2.tolist(), difference_M.tolist(), strict=True)
-    same = [d < 1e-3 and sizes[i] == sizes[j] and _equal(refs[i], refs[j], images.ranges) for (i, j), d in pairs]
-    return np.array(same, bool)
+    sizes, refs = images.sizes_N2, images.refs
+    same_size_M = (sizes[pairs_M2[:, 0]] == sizes[pairs_M2[:, 1]]).all(axis=1)
+    possible = np.flatnonzero((difference_M < 1e-3) & same_size_M)
+
+    def compare(k: int) -> bool:
+        i, j = pairs_M2[k].tolist()
+        return _equal(refs[i], refs[j], images.ranges)
+
+    same_M = np.zeros(len(pairs_M2), bool)
+    same_M[possible] = _each(compare, possible.tolist(), "Comparing pixels", threads=WHOLE)
+    return same_M
 
 
 class _CopySearch:
@@ -439,9 +448,12 @@ def _equal(first: ImageRef, second: ImageRef, ranges: ValueRanges) -> bool:
     return a.size == b.size and a.tobytes() == b.tobytes()
 
 
-def _each(work: Callable[[int], Any], starts: Sequence[int], title: str = "") -> list[Any]:
-    """The results of `work` for each start, in order, on all cores."""
-    with ThreadPoolExecutor(cores()) as pool, bar(title, len(starts)) if title else nullcontext(_nothing) as advance:
+def _each(work: Callable[[int], Any], starts: Sequence[int], title: str = "", *, threads: int = 0) -> list[Any]:
+    """The results of `work` for each start, in order, on all cores, or at most this number."""
+    with (
+        ThreadPoolExecutor(min(cores(), threads or cores())) as pool,
+        bar(title, len(starts)) if title else nullcontext(_nothing) as advance,
+    ):
         out = []
         for result in pool.map(work, starts):
             out.append(result)
