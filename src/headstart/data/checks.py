@@ -87,7 +87,7 @@ def findings(dataset: Dataset, infos: Sequence[ImageInfo], *, copies: Copies | N
     `copies` are the copies among these N images; without them, only identical files count as copies. The groups of the
     dataset must be named groups, without those of near-copies.
     """
-    exact = exact_groups([fact.sha256 for fact in infos])
+    exact = exact_groups([info.sha256 for info in infos])
     checked = CheckInput(
         dataset=dataset,
         infos=infos,
@@ -101,12 +101,12 @@ def findings(dataset: Dataset, infos: Sequence[ImageInfo], *, copies: Copies | N
 
 def usable(infos: Sequence[ImageInfo]) -> np.ndarray:
     """bool (N,): which images can be used."""
-    return np.array([not fact.reason for fact in infos], dtype=bool)
+    return np.array([not info.reason for info in infos], dtype=bool)
 
 
 def get_avg_size(infos: Sequence[ImageInfo]) -> tuple[float, float]:
     """(mean height, mean width) in pixels of the usable images, upright. Raises `NoImages` if there are none."""
-    sizes = [(fact.height, fact.width) for fact in infos if not fact.reason]
+    sizes = [(info.height, info.width) for info in infos if not info.reason]
     if not sizes:
         raise NoImages(
             f"None of {len(infos):,} files can be read as an image, so there is no mean size.",
@@ -121,8 +121,8 @@ def get_avg_size(infos: Sequence[ImageInfo]) -> tuple[float, float]:
 
 def unreadable(c: CheckInput) -> Iterator[Finding]:
     """Files that cannot be used: one finding per reason, named after it ('truncated', 'empty' ...)."""
-    for reason in sorted({fact.reason for fact in c.infos} - {""}):
-        bad = [i for i, fact in enumerate(c.infos) if fact.reason == reason]
+    for reason in sorted({info.reason for info in c.infos} - {""}):
+        bad = [i for i, info in enumerate(c.infos) if info.reason == reason]
         infos = [c.infos[i] for i in bad]
         what = f"{_images(len(bad), 'file')} of {len(c.infos):,} cannot be used ({reason.replace('_', ' ')})"
         first, details = infos[0].message.rstrip("."), tuple(info.message for info in infos)

@@ -307,10 +307,10 @@ def propose(greys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def small_greys(infos: Sequence[ImageInfo], ranges: ValueRanges = ValueRanges()) -> np.ndarray:
     """uint8 (n, 16, 16): the small greys recorded during validation, as `ranges` scale them; black if unreadable."""
     side = GREYS_SIDE
-    rows = [base64.b64decode(fact.greys) or bytes(side * side) for fact in infos]
+    rows = [base64.b64decode(info.greys) or bytes(side * side) for info in infos]
     greys = np.frombuffer(bytearray(b"".join(rows)), np.uint8).reshape(-1, side, side)
-    for row, fact in zip(greys, infos, strict=True):
-        if is_deep(fact.mode) and (line := from_own_range((fact.mode, fact.low, fact.high), ranges)) is not None:
+    for row, info in zip(greys, infos, strict=True):
+        if is_deep(info.mode) and (line := from_own_range((info.mode, info.low, info.high), ranges)) is not None:
             row[...] = np.clip(row * line[0] + line[1], 0, 255).round()
     return greys
 

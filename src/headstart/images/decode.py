@@ -472,7 +472,7 @@ def _refusal(header: ImageHeader, error: Exception) -> UnreadableImage:
     elif isinstance(error, Image.DecompressionBombError):
         reason, why = "too_many_pixels", f"more than {MAX_PIXELS:,} pixels once unpacked"
     elif "ecompressed data too large" in text or "text chunks" in text:
-        reason, why = "text_chunk", "a text or profile in it is too large"
+        reason, why = "metadata_too_big", "a text or profile in it is too large"
     elif isinstance(error, OSError) and error.errno is not None:
         reason, why = "unreadable", f"could not be read: {error.strerror}"
     elif isinstance(error, EOFError) or "runcated" in text or "not enough image data" in text:

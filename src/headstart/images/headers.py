@@ -142,7 +142,7 @@ def jpeg_structure(file: BinaryIO, size: int) -> JpegStructure:
             break
         at, metadata = at + 2 + length, metadata + length
         if metadata > MAX_METADATA_BYTES:
-            refuse("text_chunk", f"JPEG: more than {MAX_METADATA_BYTES:,} bytes of metadata before the pixels")
+            refuse("metadata_too_big", f"JPEG: more than {MAX_METADATA_BYTES:,} bytes of metadata before the pixels")
     width, height, components, bits, sequential = frame
     if not width or not height:
         refuse("damaged", f"JPEG: states a size of {width} x {height} pixels")
@@ -233,7 +233,9 @@ def _png(file: BinaryIO, size: int) -> ImageHeader:
         if kind not in (b"IDAT", b"fdAT"):
             metadata += length
             if metadata > MAX_METADATA_BYTES:
-                refuse("text_chunk", f"PNG: {metadata:,} bytes besides the pixels, up to its chunk {kind.decode()}")
+                refuse(
+                    "metadata_too_big", f"PNG: {metadata:,} bytes besides the pixels, up to its chunk {kind.decode()}"
+                )
         at += 12 + length
         if at > size:
             refuse("truncated", f"PNG: its chunk {kind.decode()} ends at byte {at:,} of {size:,}")
@@ -263,7 +265,7 @@ def _refuse_bomb(kind: bytes, chunk: bytes) -> None:
     except zlib.error:
         return  # the decoder skips such a text
     if inflate.unconsumed_tail:
-        refuse("text_chunk", f"PNG: its chunk {kind.decode()} inflates to more than {MAX_INFLATED_BYTES:,} bytes")
+        refuse("metadata_too_big", f"PNG: its chunk {kind.decode()} inflates to more than {MAX_INFLATED_BYTES:,} bytes")
 
 
 def _gif(file: BinaryIO, size: int) -> ImageHeader:
@@ -364,7 +366,7 @@ def _webp(file: BinaryIO, size: int) -> ImageHeader:
         if kind not in (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF"):
             metadata += length
             if metadata > MAX_METADATA_BYTES:
-                refuse("text_chunk", f"WEBP: {metadata:,} bytes besides the pixels, up to its chunk {kind!r}")
+                refuse("metadata_too_big", f"WEBP: {metadata:,} bytes besides the pixels, up to its chunk {kind!r}")
         at += 8 + length + (length & 1)
     else:
         refuse("too_many_parts", f"WEBP: more than {MAX_CHUNKS:,} chunks")

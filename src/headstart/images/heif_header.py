@@ -114,7 +114,9 @@ def _meta(file: BinaryIO, size: int, kind: str) -> bytes:
             refuse("damaged", f"{kind}: a box {name!r} of {length:,} bytes, at byte {at:,}")
         if name == b"meta":
             if length > MAX_META_BYTES:
-                refuse("text_chunk", f"{kind}: its description has {length:,} bytes; the limit is {MAX_META_BYTES:,}")
+                refuse(
+                    "metadata_too_big", f"{kind}: its description has {length:,} bytes; the limit is {MAX_META_BYTES:,}"
+                )
             if at + length > size:
                 refuse("truncated", f"{kind}: the file ends inside its description of the image ({size:,} bytes)")
             file.seek(at + skip + 4)

@@ -41,7 +41,8 @@ ImageRef = EncodedRef | Image.Image | np.ndarray
 or (H, W, 4)."""
 
 EXPECTED = (
-    "Expected paths, bytes of files, PIL images, or arrays of pixels: uint8, (height, width) or (height, width, 3)."
+    "Expected paths, bytes of files, PIL images, or arrays of pixels: uint8, (height, width), "
+    "(height, width, 3) or (height, width, 4)."
 )
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -211,7 +212,8 @@ def _pixels_and_mode(array: np.ndarray) -> tuple[np.ndarray, str]:
     channels = 1 if len(shape) == 2 else shape[2] if len(shape) == 3 else 0
     if channels not in _MODES or 0 in shape:
         raise UnreadableImage(
-            f"an array of shape {shape}, expected (height, width) or (height, width, 3).", reason="not_supported"
+            f"an array of shape {shape}, expected (height, width), (height, width, 3) or (height, width, 4).",
+            reason="not_supported",
         )
     return np.ascontiguousarray(array.reshape(shape[:2]) if channels == 1 else array), _MODES[channels]
 

@@ -46,7 +46,7 @@ REASONS: dict[str, str] = {
     "too_many_frames": f"more than {MAX_FRAMES:,} frames",
     "too_many_scans": f"more than {MAX_SCANS} scans in one JPEG",
     "too_many_parts": "more blocks than a real image has",
-    "text_chunk": f"more than {MAX_METADATA_BYTES >> 20} MB of texts, profiles or private blocks",
+    "metadata_too_big": f"more than {MAX_METADATA_BYTES >> 20} MB of texts, profiles or private blocks",
     "ifd_loop": "the directories of the TIFF form a loop",
     "decoder_crashed": "the decoder's process crashed on it twice",
     "too_slow": "decoding took too long and was stopped",

@@ -79,7 +79,7 @@ def _first_directory(file: BinaryIO, size: int, order: str, entries: bytes) -> t
                 refuse("too_many_parts", f"TIFF: {count:,} strips; the limit is {MAX_TIFF_STRIPS:,}")
             arrays[tag] = (kind, count, struct.unpack(order + "I", value)[0])
     if tag_bytes > MAX_TIFF_TAG_BYTES:
-        refuse("text_chunk", f"TIFF: {tag_bytes:,} bytes in its tags; the limit is {MAX_TIFF_TAG_BYTES:,}")
+        refuse("metadata_too_big", f"TIFF: {tag_bytes:,} bytes in its tags; the limit is {MAX_TIFF_TAG_BYTES:,}")
     width, height = values.get(256, 0), values.get(257, 0)
     within("TIFF", width, height)
     if 322 in values or 323 in values:

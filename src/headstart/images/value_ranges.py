@@ -13,8 +13,8 @@ classifier (`Preprocess.ranges`), so that prediction scales as training did.
 >>> chosen_ranges([("I;16", 0, 4080), ("I;16", 16, 3900)])
 ValueRanges(integers=(0.0, 4095.0), floats=None)
 
-An image uses the values between which all but 0.1 % of its pixels at either end lie (so a dead pixel or a burnt-in scale
-decides nothing); a set uses those of all but 2 % of its images at either end. Measuring takes about 5 ms per million
+The range of an image leaves out 0.1 % of its pixels at either end (so a dead pixel or a burnt-in scale decides nothing);
+that of a set leaves out 2 % of its images at either end. Measuring takes about 5 ms per million
 pixels. Images of 8 bits are neither measured nor changed.
 """
 
