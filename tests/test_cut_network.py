@@ -320,6 +320,8 @@ def test_where_to_cut() -> None:
     n = auto_cut(mobile, 160)
     assert names_of(mobile, 160)[n - 1] == "blocks.4.2"
     assert 2 * survey(mobile, 160)[n - 1].numel <= 64 << 10
+    whole = network("eva02_tiny_patch14_224", img_size=28, depth=2, embed_dim=48, num_heads=3)
+    assert len(survey(whole)) == 1 and auto_cut(whole) == auto_cut(whole, share=1) == 0
 
 
 def test_following_a_network_takes_no_memory_for_numbers() -> None:

@@ -45,7 +45,16 @@ from headstart.training.checkpoint import Checkpoint
 from headstart.training.finetune import between
 from headstart.training.history import HistoryRow
 from headstart.training.passes import Passes, StepPlan, StepResult
-from headstart.training.prepare import CutNetwork, Plan, TrainingData, build_network, check_mixing, train_one_unit
+from headstart.training.prepare import (
+    CutNetwork,
+    Plan,
+    TrainingData,
+    build_network,
+    check_mixing,
+    cut_network,
+    parameter_groups,
+    train_one_unit,
+)
 from headstart.training.recipe import APPROACHES as NAMES
 
 QUICK = {"epochs": 2, "lr": 1e-3, "batch_size": 8}
@@ -526,6 +535,22 @@ def test_cutmix_on_tokens_is_refused_before_they_are_computed(tiny_weights: Path
         "  Use --unfreeze all, which trains on images, or mixup."
     )
     check_mixing(replace(plan, recipe=headstart.Recipe(mixup=1.0)), replace(maps, shape=(17, 64)))
+
+
+@pytest.mark.parametrize("unfreeze", ["auto", "gradual", "2", "all"])
+def test_a_network_that_cannot_be_cut_is_trained_whole(unfreeze: str, tiny_weights: Path) -> None:
+    """Its blocks take more than one tensor. With all of it frozen, only the last layer would be trained."""
+    import timm
+
+    module = timm.create_model("eva02_tiny_patch14_224", img_size=28, depth=2, embed_dim=48, num_heads=3, num_classes=2)
+    backbone = find_backbone("test_resnet.a", WeightsSource(folder=tiny_weights, offline=True))
+    extractor = FeatureExtractor(backbone, replace(backbone.preprocess, image_size=28))
+    rows, recipe = np.arange(2), headstart.Recipe(approach="finetune", unfreeze=unfreeze)
+    data = TrainingData(Images((), ()), rows, rows, rows, 2)
+    plan = Plan(extractor, data, recipe, Runtime("openvino", "cpu", "f32", 8), finetune_approach.MODE)
+    network = cut_network(module, plan, recorded={}, seconds=10.0, timed=False)
+    assert network.n_frozen == 0
+    assert [group.name for group in parameter_groups(network.tail, recipe)] == ["features", "head"]
 
 
 def test_flipped_features_are_the_mean_of_both(photos: Path, tiny_weights: Path, cache: Path) -> None:

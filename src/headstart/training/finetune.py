@@ -161,11 +161,11 @@ def finetune(
         )
         recipe = replace(recipe, epochs=exact.epochs, lr=exact.lr, n_views=prepared.n_views or recipe.n_views)
         wise_ft = _interpolate(task, before, exact) if _is_mixed(plan, start) else math.nan
-    own, layer = _saved(network, extractor, recipe)
-    seen_NSS3, seen_labels = _first_images(data, own, augment, recipe)
     if recipe.unfreeze == "auto" and mode.freezes_stages:
         stages = network.n_stages - network.n_frozen
         recipe = replace(recipe, unfreeze=str(stages) if network.n_frozen else "all")
+    own, layer = _saved(network, extractor, recipe)
+    seen_NSS3, seen_labels = _first_images(data, own, augment, recipe)
     return FinetuneResult(
         extractor=own,
         layer=layer,

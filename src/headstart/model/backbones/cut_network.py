@@ -72,10 +72,12 @@ def auto_cut(module: nn.Module, image_size: int = 0, *, max_bytes: int = 64 << 1
 
     It is the earliest stage whose activations take at most `max_bytes` per image in float16 and after which at most the
     fraction `share` of the computation remains; if none is small enough, the smallest. At least two stages stay
-    trainable. On scenes 0.3 trains 1.5 times as many images per second as 0.5, and is a few tenths of a point less
-    accurate (LOG.md).
+    trainable, or one of two; 0 for a network of one stage, which cannot be frozen in part. On scenes 0.3 trains 1.5 times
+    as many images per second as 0.5, and is a few tenths of a point less accurate (LOG.md).
     """
     found = survey(module, image_size)
+    if len(found) == 1:
+        return 0
     total = sum(stage.multiply_adds for stage in found)
     late = [n for n in range(1, len(found) - 1) if sum(s.multiply_adds for s in found[n:]) <= share * total]
     if not late:
