@@ -567,10 +567,10 @@ def test_flipped_features_are_the_mean_of_both(photos: Path, tiny_weights: Path,
 
 
 def test_lightened_convolutions_give_the_same_numbers() -> None:
-    """1 x 1, depthwise with stride 2 in torch's padding and in TensorFlow's: forwards and backwards."""
+    """1 x 1, depthwise with stride 2 in torch's padding and in TensorFlow's: forwards and backwards. Others stay."""
     import copy
 
-    from timm.layers import Conv2dSame
+    from timm.layers import Conv2dSame, ScaledStdConv2d, StdConv2d
 
     torch.manual_seed(0)
     plain = nn.Sequential(
@@ -580,6 +580,9 @@ def test_lightened_convolutions_give_the_same_numbers() -> None:
         nn.Conv2d(10, 10, 3, 2, (0, 2), (2, 1), groups=10, bias=False),
         nn.Conv2d(10, 4, 1),
         nn.Conv2d(4, 4, 1, stride=2),
+        nn.Conv2d(4, 8, 1, stride=2, groups=4),
+        StdConv2d(8, 4, 1),
+        ScaledStdConv2d(4, 2, 1),
     )
     light = copy.deepcopy(plain)
     assert lighten(light) == 5

@@ -7,8 +7,9 @@ torch is slow there at two kinds of convolution (measured with torch 2.x, one co
 - a depthwise convolution with stride 2 takes 119 ms for the backward pass (512 channels, 11 x 11 px), because torch has
   no bfloat16 kernel for it; stride 1 followed by every other pixel takes 7 ms.
 
-Results are equal up to rounding (tests compare them); parameters and their names do not change. Do not use it for
-float32, where torch's own kernels are faster, or on GPUs.
+Results are equal up to rounding (tests compare them); parameters and their names do not change. Subclasses that compute
+something else, such as timm's weight-standardised convolutions, stay as they are. Do not use it for float32, where torch's
+own kernels are faster, or on GPUs.
 """
 
 from __future__ import annotations
@@ -23,13 +24,19 @@ from torch.nn import functional as F
 
 def lighten(module: nn.Module) -> int:
     """Replace the forward pass of convolutions in `module` that are slow in bfloat16; return how many were replaced."""
+    from timm.layers import Conv2dSame
+
     found = 0
     for layer in module.modules():
-        if not isinstance(layer, nn.Conv2d) or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        if (
+            type(layer) not in (nn.Conv2d, Conv2dSame)
+            or layer.padding_mode != "zeros"
+            or isinstance(layer.padding, str)
+        ):
             continue
         if layer.kernel_size == (1, 1) and layer.groups == 1 and layer.stride == (1, 1) and not any(layer.padding):
             layer.forward = _as_product(layer)
-        elif layer.groups == layer.in_channels > 1 and layer.stride == (2, 2):
+        elif layer.groups == layer.in_channels == layer.out_channels > 1 and layer.stride == (2, 2):
             layer.forward = _thinned(layer)
         else:
             continue
