@@ -307,6 +307,8 @@ def test_no_process_reports_what_is_used(
         "import sys\nfrom multiprocessing.process import BaseProcess\nstarted = []\n"
         "BaseProcess.start = lambda self: started.append(self)\n"
         "from headstart.cli import run\n"
+        "assert run(['backbones', '--pool', '--offline']) == 0\n"
+        "assert 'openvino' in sys.modules and 'openvino_telemetry' not in sys.modules and not started\n"
         f"assert run(['predict', {str(run_folder)!r}, {str(photos / 'class0' / '000.jpg')!r}]) == 0\n"
         "assert 'openvino' in sys.modules and 'torch' not in sys.modules\n"
         "assert 'openvino_telemetry' not in sys.modules and not started\n"

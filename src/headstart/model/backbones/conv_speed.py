@@ -15,6 +15,8 @@ from functools import cache
 
 import numpy as np
 
+from headstart.model.inference.openvino_import import import_openvino
+
 GPU_SPEED = 4_000.0
 """Assumed for any GPU; only those older than 2016 are more than twice as slow."""
 
@@ -27,9 +29,8 @@ def conv_speed(device: str = "cpu") -> float:
     """Measure the speed of a CPU in GMAC/s: the fastest run within `SECONDS`; a constant for other devices."""
     if device != "cpu":
         return GPU_SPEED
-    import openvino as ov
-    from openvino import opset8 as ops
-
+    ov = import_openvino()
+    ops = ov.opset8
     pixels = ops.parameter([IMAGES, CHANNELS, SIDE, SIDE], np.float32)
     kernel = np.full((CHANNELS, CHANNELS, 3, 3), 0.01, np.float32)
     convolved = ops.convolution(pixels, ops.constant(kernel), [1, 1], [1, 1], [1, 1], [1, 1])
