@@ -25,7 +25,8 @@ from headstart.evaluation.image_groups import groups_of
 from headstart.evaluation.probabilities import cross_entropies
 from headstart.images.image_refs import Images
 from headstart.io.files import read_csv, scratch_array
-from headstart.model.backbones.registry import find_backbone
+from headstart.model.backbones.cut_network import cut, survey
+from headstart.model.backbones.registry import find_backbone, without_weights
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.features import FeatureExtractor, embed_images
@@ -605,6 +606,26 @@ def test_a_random_last_layer_begins_small(tiny_weights: Path) -> None:
     assert float(last.weight.abs().max()) <= (6 / (n_features + n_classes)) ** 0.5 < 0.2
     assert float(last.weight.std()) > 0.01
     assert not last.bias.any()
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "headstart_cnn"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_dropout_comes_before_the_last_layer_in_every_family(name: str, frozen: bool) -> None:
+    backbone = without_weights(name, image_size=48)
+    extractor = FeatureExtractor(backbone, backbone.preprocess)
+    network = build_network(extractor, headstart.Recipe(approach="scratch", dropout=0.5), 2, None)
+    trunk, tail = cut(network, len(survey(network, 48)) if frozen else 0, 48)
+    last, inputs = tail.network.get_classifier(), list[torch.Tensor]()
+    last.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    with torch.no_grad():
+        activations = trunk(torch.rand(40, 3, 48, 48))
+        evaluated = tail.eval()(activations)
+        last.train()  # and nothing else
+        assert not torch.equal(tail(activations), evaluated)
+    whole, dropped = inputs
+    kept = dropped != 0
+    assert 0.4 < float(kept[whole != 0].float().mean()) < 0.6
+    assert torch.allclose(dropped[kept], 2 * whole[kept])
 
 
 def test_scratch_array_leaves_no_file(own_cache: Path) -> None:

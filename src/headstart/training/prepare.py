@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,8 @@ def build_network(extractor: FeatureExtractor, recipe: Recipe, n_classes: int, s
         module: nn.Module = with_top(body, recipe.hidden_sizes, n_classes, drop_rate=recipe.dropout)
     else:
         module = build(extractor.backbone, n_classes, image_size=size)
-        if recipe.dropout:
-            module.drop_rate = recipe.dropout
+        if recipe.dropout:  # timm's networks read their `drop_rate` in some families only
+            module.get_classifier().register_forward_pre_hook(partial(_drop_features, recipe.dropout))
         if extractor.backbone.weights is not None:
             _initialise_small(module.get_classifier())
     if start is not None:
@@ -117,6 +118,10 @@ def build_network(extractor: FeatureExtractor, recipe: Recipe, n_classes: int, s
             last.weight.copy_(torch.from_numpy(start.weight_DK.T.copy()).reshape(last.weight.shape))
             last.bias.copy_(torch.from_numpy(start.bias_K.copy()))
     return module
+
+
+def _drop_features(rate: float, last: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+    return nn.functional.dropout(inputs[0], rate, last.training)
 
 
 def _initialise_small(last: nn.Module) -> None:
