@@ -487,9 +487,19 @@ def test_out_of_memory_halves_until_it_fits(
     torch.testing.assert_close(weights(wide), weights(narrow.inner), rtol=1e-9, atol=1e-12)
     assert set(narrow.sizes) == {4, 3}, "16 in four; the last 10 of an epoch in 4, 3 and 3"
     assert [record.getMessage() for record in caplog.records] == [
-        "Out of memory with 16 images at a time: continuing with 8, gradients summed to the same step.",
-        "Out of memory with 8 images at a time: continuing with 4, gradients summed to the same step.",
+        "Out of memory with 16 images at a time: continuing with 8; their gradients add up to the same step.",
+        "Out of memory with 8 images at a time: continuing with 4; their gradients add up to the same step.",
     ]
+
+
+def test_running_statistics_are_updated_once_per_batch_if_memory_runs_out() -> None:
+    """A forward pass that fails has been through some of the norms; pieces go through all of them several times."""
+    norm, batch_by_batch = nn.BatchNorm1d(D).double(), nn.BatchNorm1d(D).double()
+    trained(Recipe(), nn.Sequential(norm, Narrow(5, MemoryError)), train=batches(n=64), epochs=1)
+    assert norm.num_batches_tracked == 4
+    for batch in batches(n=64).epoch(0):
+        batch_by_batch(batch.inputs)
+    torch.testing.assert_close(norm.running_mean, batch_by_batch.running_mean)
 
 
 def test_out_of_memory_at_one_image() -> None:

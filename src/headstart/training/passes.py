@@ -121,6 +121,24 @@ class GhostNorms:
             norm.running_var.lerp_(next(parts).to(norm.running_var), share)
 
 
+@contextmanager
+def statistics_kept_on_failure(module: nn.Module) -> Iterator[None]:
+    """Restore BatchNorm's running statistics if the block raises: part of a network may have updated them."""
+    kept = [
+        (statistic, statistic.clone())
+        for norm in norms(module)
+        if norm.training
+        for statistic in (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+        if statistic is not None
+    ]
+    try:
+        yield
+    except BaseException:
+        for statistic, before in kept:
+            statistic.copy_(before)
+        raise
+
+
 class GradientSum:
     """The gradient of a step: the sum over its batches, in order, and whatever else the batches yield."""
 
@@ -220,21 +238,22 @@ class Passes:
         return self._objective.weight(batch.targets)
 
     def ghosts(self) -> GhostNorms | None:
-        """Return what keeps BatchNorm's statistics of each batch apart in a step of several batches; None for one batch."""
-        return GhostNorms(self.module) if self._several else None
+        """Return what keeps BatchNorm's statistics apart in a step of several batches or pieces; None for a single one."""
+        return GhostNorms(self.module) if self._several or self.at_once else None
 
     def of_batch(
         self, batch: Batch, weight: float, seeds: tuple[int, ...], number: int, ghosts: GhostNorms | None
     ) -> BatchResult:
         """Compute the gradient of batch `number` of a step whose weight is `weight`; leave it in the parameters."""
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for part, (inputs, targets) in enumerate(self._pieces(batch)):
-            _draw_anew(self.device, self.seed, *seeds, number, part)
-            with self._single(len(inputs)), ghosts.piece() if ghosts else nullcontext():
-                logits_BK = self._logits(inputs)
-            loss = self._objective.total(logits_BK, targets) / weight
-            loss.backward()
-            sums += torch.stack([loss.detach().double(), _right(logits_BK, targets)])
+        with nullcontext() if ghosts else statistics_kept_on_failure(self.module):
+            for part, (inputs, targets) in enumerate(self._pieces(batch)):
+                _draw_anew(self.device, self.seed, *seeds, number, part)
+                with self._single(len(inputs)), ghosts.piece() if ghosts else nullcontext():
+                    logits_BK = self._logits(inputs)
+                loss = self._objective.total(logits_BK, targets) / weight
+                loss.backward()
+                sums += torch.stack([loss.detach().double(), _right(logits_BK, targets)])
         return BatchResult(sums, ghosts.statistics() if ghosts else torch.empty(0))
 
     def score(self, batches: Batches) -> Score:
@@ -319,7 +338,7 @@ class Passes:
         if self.device != "cpu":
             torch.cuda.empty_cache()
         log.warning(
-            "Out of memory with %d images at a time: continuing with %d, gradients summed to the same step.",
+            "Out of memory with %d images at a time: continuing with %d; their gradients add up to the same step.",
             size,
             self.at_once,
         )
