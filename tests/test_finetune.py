@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -24,6 +25,7 @@ from headstart.evaluation.calibration import fit_temperature
 from headstart.evaluation.image_groups import groups_of
 from headstart.evaluation.probabilities import cross_entropies
 from headstart.images.image_refs import Images
+from headstart.io.field_docs import field_texts
 from headstart.io.files import read_csv, scratch_array
 from headstart.model.backbones.cut_network import cut, survey
 from headstart.model.backbones.registry import find_backbone, without_weights
@@ -32,7 +34,7 @@ from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime
 from headstart.pipeline import approaches, fit
-from headstart.pipeline.approaches import auto_approach, finetune_approach
+from headstart.pipeline.approaches import auto_approach, finetune_approach, head_sgd_approach, scratch_approach
 from headstart.pipeline.approaches.linear_approach import starting_layer
 from headstart.pipeline.candidates import Candidate, weighed
 from headstart.pipeline.choose_backbones import Choice, choose_backbones
@@ -43,8 +45,9 @@ from headstart.runs.run_folder import RunFolder
 from headstart.training.batches import Batch
 from headstart.training.bf16_conv import lighten
 from headstart.training.checkpoint import Checkpoint
-from headstart.training.finetune import between
+from headstart.training.finetune import between, finetune
 from headstart.training.history import HistoryRow
+from headstart.training.pacing import Deadline
 from headstart.training.passes import Passes, StepPlan, StepResult
 from headstart.training.prepare import (
     CutNetwork,
@@ -324,12 +327,34 @@ def test_restart_discards(photos: Path, tiny_weights: Path, cache: Path, tmp_pat
     assert not (tmp_path / "run.unfinished").exists()
 
 
-def test_budget_too_small(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
-    recipe = headstart.Recipe(approach="scratch", lr=1e-3, image_size=32, budget="0.01s")
+def test_budget_too_small(
+    photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And no time is spent on finding a learning rate."""
+    caplog.set_level("INFO", logger="headstart")
+    recipe = headstart.Recipe(approach="scratch", image_size=32, budget="0.01s")
     with pytest.raises(RecipeError) as refused:
         headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     assert "budget 0.01s is too small for scratch" in str(refused.value)
     assert "one epoch over the training images takes about" in str(refused.value)
+    assert "earning rate" not in caplog.text
+
+
+def test_a_range_test_is_part_of_the_budget(photos: Path, own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Every look at the clock takes a second, and so does a step: 100 of them would take most of the budget."""
+    caplog.set_level("INFO", logger="headstart")
+    images = Images.inspect(sorted(photos.rglob("*.jpg"))[:24])
+    rows, mode = np.arange(24), scratch_approach.APPROACH.mode
+    data = TrainingData(images, rows // 12, rows[::2], rows[1::2], 2)
+    backbone = without_weights("headstart_cnn", image_size=32)
+    recipe = headstart.Recipe(approach="scratch", batch_size=4)
+    clock = itertools.count()
+    deadline = Deadline(at=150.0, clock=lambda: float(next(clock)))
+    extractor, runtime = FeatureExtractor(backbone, backbone.preprocess), Runtime("openvino", "cpu", "f32", 8)
+    result = finetune(extractor, data, recipe, runtime, mode=mode, deadline=deadline)
+    result.discard()
+    assert "Learning rate: 0.001, because the budget is too small to find one by a range test." in caplog.messages
+    assert result.recipe.lr == 1e-3
 
 
 def test_auto_without_time_is_linear(
@@ -633,6 +658,15 @@ def test_scratch_array_leaves_no_file(own_cache: Path) -> None:
     array[:] = 7
     assert array.shape == (3, 5) and array.dtype == np.float16 and array.sum() == 105
     assert list((own_cache / "scratch").iterdir()) == []
+
+
+def test_the_help_states_the_defaults_of_the_approaches() -> None:
+    tuned, others = finetune_approach.MODE, (head_sgd_approach.APPROACH.mode, scratch_approach.APPROACH.mode)
+    (most,) = {mode.most_epochs for mode in others}
+    docs = field_texts(headstart.Recipe)
+    assert docs["epochs"].endswith(f"at most {tuned.most_epochs} for fine-tuning and {most} otherwise.")
+    assert tuned.lr == 1e-4 and {mode.lr for mode in others} == {None}
+    assert "0 takes 1e-4 for fine-tuning (1e-3 with sgd), and otherwise finds one with a range test" in docs["lr"]
 
 
 def test_every_approach_of_a_recipe_has_a_file_and_no_other_has() -> None:

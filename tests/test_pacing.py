@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from headstart.training.checkpoint import Checkpoint
 from headstart.training.hooks import Hooks, State
 from headstart.training.loop import TrainingResult, TrainingTask, fit
 from headstart.training.pacing import Deadline, Pacing
+from headstart.training.passes import seconds_per_batch
 from test_loop import K, batches, groups, network, weights
 
 STEPS = len(batches())
@@ -50,6 +52,18 @@ def trained(machine: Machine | None = None, seconds: float = 0.0, epochs: int = 
 
 def test_the_examples_in_the_docs() -> None:
     assert doctest.testmod(pacing_module).failed == 0
+
+
+@pytest.mark.parametrize(("within", "measured"), [(math.inf, 6), (25.0, 3), (15.0, 2), (0.0, 2), (-1.0, 2)])
+def test_few_steps_are_measured_if_they_are_long(within: float, measured: int) -> None:
+    module, taken, moments = network(), list[int](), itertools.count(step=10)
+    module.register_forward_hook(lambda *_: taken.append(1))
+    before = weights(module)
+    found = seconds_per_batch(
+        module, groups(module), batches(), RECIPE, "cpu", within=within, clock=lambda: float(next(moments))
+    )
+    assert found == 10.0 and len(taken) == measured
+    assert torch.equal(weights(module), before)
 
 
 def test_a_machine_that_keeps_its_pace_changes_nothing() -> None:

@@ -38,11 +38,21 @@ from headstart.model.inference.runtime import Runtime
 from headstart.training.activations import EMBEDDING_VIEWS, ViewBudget
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.image_batches import ImageBatches
-from headstart.training.loop import EpochRow, StepRow, TrainingResult, TrainingTask, find_rate, fit, validate
+from headstart.training.loop import (
+    EpochRow,
+    StepRow,
+    TrainingResult,
+    TrainingTask,
+    find_rate,
+    fit,
+    usual_rate,
+    validate,
+)
 from headstart.training.modes import TrainingMode
 from headstart.training.pacing import Deadline
 from headstart.training.passes import seconds_per_batch
 from headstart.training.prepare import (
+    TIMING,
     CutNetwork,
     Plan,
     TrainingData,
@@ -59,6 +69,8 @@ from headstart.training.shared_task import SharedTask, sharing
 __all__ = ["FinetuneResult", "TrainingData", "between", "finetune"]
 
 WISE = (0.0, 0.25, 0.5, 0.75, 1.0)
+TEST_STEPS, LEAST_TEST_STEPS = 100, 40
+"""Steps of a range test, and the fewest from which a learning rate can be read off."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,16 +151,17 @@ def finetune(
     task, prepared, precision = make_task(plan, network, augment, views)
     job = SharedTask.of(plan, network, augment, prepared)
     with sharing(task.team, job, prepared.files):
-        exact = replace(recipe, precision=precision, lr=recipe.lr or _learning_rate(task, plan, precision))
+        exact = replace(recipe, precision=precision)
         if timed:
-            per_batch = network.seconds_per_batch or seconds_per_batch(
-                task.module, task.groups, task.train, exact, task.device
-            )
+            per_batch = network.seconds_per_batch or _seconds_per_batch(task, exact, deadline)
             per_image = (
                 EMBEDDING_VIEWS * prepared.trunk_seconds if network.n_frozen else per_batch / (3 * recipe.batch_size)
             )
             deadline = _estimated(deadline, plan, per_batch, per_image)
-            exact = replace(exact, epochs=recipe.epochs or _epochs(deadline, plan))
+            if not recipe.epochs:
+                _epochs(deadline, plan)  # raises before a range test takes the time
+        exact = replace(exact, lr=recipe.lr or _learning_rate(task, plan, exact, deadline if timed else None))
+        exact = replace(exact, epochs=recipe.epochs or _epochs(deadline, plan))
         before = {name: value.detach().clone() for name, value in task.module.state_dict().items()}
         fitted = fit(
             replace(task, class_weights=_class_weights(data, recipe)),
@@ -203,12 +216,25 @@ def _resumed(recipe: Recipe, recorded: Mapping[str, str]) -> Recipe:
     return replace(recipe, epochs=recipe.epochs or epochs, lr=recipe.lr or rate, n_views=n_views)
 
 
-def _learning_rate(task: TrainingTask, plan: Plan, precision: str) -> float:
-    """Return the peak learning rate for a recipe that leaves it open."""
-    recipe, mode = plan.recipe, plan.mode
-    if mode.lr is not None:
-        return mode.lr * (10 if recipe.optimizer == "sgd" else 1)
-    rate = find_rate(task, replace(recipe, precision=precision)).suggestion
+def _seconds_per_batch(task: TrainingTask, recipe: Recipe, deadline: Deadline) -> float:
+    within, clock = TIMING * deadline.left(), deadline.clock
+    return seconds_per_batch(task.module, task.groups, task.train, recipe, task.device, within=within, clock=clock)
+
+
+def _learning_rate(task: TrainingTask, plan: Plan, recipe: Recipe, deadline: Deadline | None) -> float:
+    """Return the peak learning rate for a recipe that leaves it open. With a deadline, a range test takes at most a fifth
+    of the steps that fit, and leaves time for an epoch; too short a test would say nothing."""
+    if plan.mode.lr is not None:
+        return plan.mode.lr * (10 if recipe.optimizer == "sgd" else 1)
+    steps = TEST_STEPS
+    if deadline is not None:
+        fitting = deadline.steps(deadline.per_step)
+        steps = min(steps, fitting // 5, fitting - deadline.per_epoch)
+    if steps < LEAST_TEST_STEPS:
+        rate = usual_rate(recipe)
+        log.info("Learning rate: %g, because the budget is too small to find one by a range test.", rate)
+        return rate
+    rate = find_rate(task, recipe, steps=steps).suggestion
     log.info("Learning rate found by a range test: %.2g.", rate)
     return rate
 

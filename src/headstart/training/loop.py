@@ -142,8 +142,8 @@ def find_rate(
 
     (Smith 2017, arXiv 1506.01186, section 3.3.) It ends early once the smoothed loss is four times its lowest. The
     suggestion is the learning rate at which the loss falls fastest, see `optim.steepest`; if it never falls (because
-    the last layer is already fitted, say), it is the default of 1e-3 (Adam, AdamW, RMSprop) or 1e-2 (SGD), with a
-    warning. Costs as much as `steps` steps of training.
+    the last layer is already fitted, say), it is the `usual_rate`, with a warning. Costs as much as `steps` steps of
+    training.
     """
     module, before = task.module, _copied(task.module)
     training = _Training(task=replace(task, val=None), recipe=recipe, epochs=1, lr=high, hooks=())
@@ -154,9 +154,14 @@ def find_rate(
     rates = rates[: len(losses)]
     suggestion = steepest(rates, losses)
     if suggestion is None:
-        suggestion = 1e-2 if recipe.optimizer == "sgd" else 1e-3
+        suggestion = usual_rate(recipe)
         log.warning("No learning rate lowered the loss in %d steps; using %g.", len(rates), suggestion)
     return RateTest(tuple(rates), tuple(losses), tuple(smoothed(losses)), suggestion)
+
+
+def usual_rate(recipe: Recipe) -> float:
+    """Return the learning rate to use if none is known: 1e-3, for SGD 1e-2."""
+    return 1e-2 if recipe.optimizer == "sgd" else 1e-3
 
 
 class _NotFinite(Exception):

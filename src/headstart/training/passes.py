@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -368,18 +368,31 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def seconds_per_batch(
-    module: nn.Module, groups: Sequence[ParameterGroup], train: Batches, recipe: Recipe, device: str, most: int = 6
+    module: nn.Module,
+    groups: Sequence[ParameterGroup],
+    train: Batches,
+    recipe: Recipe,
+    device: str,
+    *,
+    within: float = math.inf,
+    most: int = 6,
+    clock: Callable[[], float] = time.monotonic,
 ) -> float:
-    """Measure a few batches and steps, of which the first is a warm-up; restore the module."""
+    """Measure a few batches and steps, of which the first is a warm-up; restore the module.
+
+    After `within` seconds no other batch starts but the second one.
+    """
     before = {name: value.detach().clone() for name, value in module.state_dict().items()}
     passes = Passes(module.to(device), recipe, device, None)
     optimizer = make_optimizer(groups, recipe)
     module.train()
-    moments = [time.monotonic()]
+    moments = [clock()]
     for number, batch in enumerate(itertools.islice(train.epoch(0), most)):
         passes.gradient([batch], StepPlan(0, number, 1, (0, number), (0, number), 0), optimizer)
         optimizer.step()
-        moments.append(time.monotonic())
+        moments.append(clock())
+        if number and moments[-1] - moments[0] > within:
+            break
     durations = np.diff(moments)
     module.load_state_dict(before)
     return float(np.median(durations[1:] if len(durations) > 1 else durations))

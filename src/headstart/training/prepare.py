@@ -46,6 +46,9 @@ SHARES = (0.5, 0.3)
 """Fractions of the computation that `unfreeze` auto trains on a CPU: the first one if time allows. On scenes it reaches
 a lower validation loss (0.170 against 0.180), at two thirds of the images per second."""
 
+TIMING = 0.05
+"""Largest fraction of the time spent on measuring steps, unless two take longer."""
+
 STEPS = 0.6
 """Fraction of the time planned for steps, whose duration is measured; the rest is for activations and validation."""
 
@@ -161,7 +164,7 @@ def cut_network(
     """
     size = plan.extractor.spec.image_size
     n_frozen = _n_frozen(module, plan, recorded, seconds)
-    measured = _seconds_per_step(module, n_frozen, plan) if timed and n_frozen else 0.0
+    measured = _seconds_per_step(module, n_frozen, plan, TIMING * seconds) if timed and n_frozen else 0.0
     trunk, tail = cut(module, n_frozen, size)
     stages = survey(module, size) if n_frozen else ()
     shape = tuple(stages[n_frozen - 1].shape) if n_frozen else ()
@@ -189,10 +192,11 @@ def _n_frozen(module: nn.Module, plan: Plan, recorded: Mapping[str, str], second
         return less
     epochs = recipe.epochs or mode.most_epochs
     steps = epochs * (recipe.steps_per_epoch or math.ceil(len(plan.data.train) / recipe.batch_size))
-    return more if steps * _seconds_per_step(module, more, plan) <= STEPS * seconds * plan.processes else less
+    per_step = _seconds_per_step(module, more, plan, TIMING * seconds)
+    return more if steps * per_step <= STEPS * seconds * plan.processes else less
 
 
-def _seconds_per_step(module: nn.Module, n_frozen: int, plan: Plan) -> float:
+def _seconds_per_step(module: nn.Module, n_frozen: int, plan: Plan, within: float) -> float:
     """Measure steps on activations of zeros."""
     recipe, size = plan.recipe, plan.extractor.spec.image_size
     _, tail = cut(module, n_frozen, size)
@@ -205,7 +209,7 @@ def _seconds_per_step(module: nn.Module, n_frozen: int, plan: Plan) -> float:
     zeros_VND = np.zeros((1, images, math.prod(shape)), np.float16)
     batches = _kept_as_stored(zeros_VND, shape, np.zeros(images, np.int64), recipe.batch_size)
     probing = replace(recipe, precision=precision)
-    return seconds_per_batch(_FromKept(tail), parameter_groups(tail, recipe), batches, probing, "cpu")
+    return seconds_per_batch(_FromKept(tail), parameter_groups(tail, recipe), batches, probing, "cpu", within=within)
 
 
 def training_precision(plan: Plan, n_frozen: int) -> str:

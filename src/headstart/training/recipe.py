@@ -49,7 +49,7 @@ class Recipe(OneLineRepr):
     their mean side."""
 
     image_scale: float = 0.0
-    """Factor on the image size, such as 1.3; 0 picks 1 or 1.3 by leave-one-out (frozen backbones), else 1."""
+    """Factor on the image size, such as 1.3; 0 picks 1 or 1.3 by leave-one-out (frozen backbones), or takes 1."""
 
     resize: str = "auto"
     """How an image becomes a square: crop, pad or squash; auto picks by leave-one-out (frozen backbones), or takes the
@@ -88,7 +88,7 @@ class Recipe(OneLineRepr):
     leave-one-out (frozen backbones), or takes none."""
 
     epochs: int = field(default=0, metadata={"section": "Gradient descent (head_sgd, finetune, scratch)"})
-    """Passes over the training images; 0 means as many as the budget allows, at most 30."""
+    """Passes over the training images; 0 means as many as the budget allows, at most 8 for fine-tuning and 30 otherwise."""
 
     steps_per_epoch: int = 0
     """Batches per epoch; 0 means all training images."""
@@ -97,13 +97,14 @@ class Recipe(OneLineRepr):
     """Images per batch."""
 
     grad_accum_steps: int = 1
-    """Batches whose gradients are summed for one step."""
+    """Batches per step; the step follows their mean gradient."""
 
     optimizer: str = "adamw"
     """adamw, adam, sgd (momentum 0.9) or rmsprop."""
 
     lr: float = 0.0
-    """Peak learning rate; 0 finds one with a range test."""
+    """Peak learning rate; 0 takes 1e-4 for fine-tuning (1e-3 with sgd), and otherwise finds one with a range test if the
+    budget allows (else 1e-3, with sgd 1e-2)."""
 
     lr_scheduler: str = "onecycle"
     """Learning-rate schedule, stepped every batch: onecycle, cosine or constant."""
@@ -115,7 +116,7 @@ class Recipe(OneLineRepr):
     """Weight decay; not applied to biases and norms."""
 
     clip_grad: float = 0.0
-    """Largest gradient norm; 0 turns clipping off."""
+    """Largest norm of the gradient, to which larger ones are scaled down; 0 turns clipping off."""
 
     loss: str = "cross_entropy"
     """cross_entropy; binary (one sigmoid unit, two classes); softmax_twice (a published mistake, kept for comparison)."""
