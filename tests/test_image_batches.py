@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from conftest import draw
-from headstart.errors import NoImages
+from headstart.errors import NoImages, UnreadableImage
 from headstart.images.augment import augmented, parse_augment, read_views, rng_for
 from headstart.images.image_refs import ImageRef, Images
 from headstart.images.preprocess import Preprocess, read_pixels
@@ -114,7 +114,9 @@ def test_images_in_memory(files: list[Path]) -> None:
     np.testing.assert_array_equal(batch.inputs.numpy(), views)
 
 
-def test_images_that_become_unreadable_are_left_out_and_named(files: list[Path], tmp_path: Path) -> None:
+def test_images_that_become_unreadable_are_left_out_and_named(
+    files: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     own = [tmp_path / f.name for f in files]
     for source, target in zip(files, own, strict=True):
         target.write_bytes(source.read_bytes())
@@ -125,7 +127,7 @@ def test_images_that_become_unreadable_are_left_out_and_named(files: list[Path],
     own[6].write_bytes(own[6].read_bytes()[:200])
     for i in (8, 9, 10):
         own[i].write_bytes(b"")
-    source = batches(own, sha256s, shuffle=False)
+    source = batches(own, sha256s, shuffle=False, names=[f.name for f in own])
     made = list(source.epoch(0))
     assert source.errors == {1: "not_a_file", 4: "changed", 6: "changed", 8: "changed", 9: "changed", 10: "changed"}
     assert [b.indices.tolist() for b in made] == [[0, 2, 3], [5, 7]]  # the third batch is left out
@@ -133,7 +135,27 @@ def test_images_that_become_unreadable_are_left_out_and_named(files: list[Path],
     size = 16 * 16 * 3
     assert made[1].inputs.numpy().tobytes() == before[1][0][size : 2 * size] + before[1][0][3 * size :]
     own[1].write_bytes(files[1].read_bytes())  # it is there again: so it is used again
-    assert next(iter(source.epoch(0))).indices.tolist() == [0, 1, 2, 3]
+    again = source.epoch(1)
+    assert next(again).indices.tolist() == [0, 1, 2, 3]
+    next(again)
+    again.close()  # type: ignore[attr-defined]  # as at the last step of a training
+    assert caplog.messages == [
+        "6 of the training images could not be read in epoch 1, and were left out: 1.jpg (not_a_file), 4.jpg (changed), "
+        "6.jpg (changed), 8.jpg (changed), 9.jpg (changed) and others.",
+        "2 of the training images could not be read in epoch 2, and were left out: 4.jpg (changed), 6.jpg (changed).",
+    ]
+
+
+@pytest.mark.parametrize("share", [(0, 1), (1, 2)])
+def test_validation_needs_all_of_its_images(files: list[Path], tmp_path: Path, share: tuple[int, int]) -> None:
+    own = [*files[:5], tmp_path / "gone.jpg", *files[6:]]
+    source = batches(own, hashes(files), shuffle=False, names=[f.name for f in own], required=True)
+    with pytest.raises(UnreadableImage) as error:
+        list(source.epoch(0, only=share))
+    assert str(error.value) == (
+        "gone.jpg: this validation image cannot be read any more: there is no such file, or it is a folder or a device.\n"
+        "  Results without it could not be compared with earlier ones. Restore it, and repeat the command."
+    )
 
 
 def test_damage_that_was_there_from_the_start_is_named_too(tmp_path: Path, files: list[Path]) -> None:

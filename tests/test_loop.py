@@ -69,7 +69,7 @@ def trained(recipe: Recipe, module: nn.Module | None = None, **options: Any) -> 
     module = module if module is not None else network()
     options = {"epochs": 2, "lr": 0.01, **options}
     task = {"groups": groups(module), "train": batches(), "val": batches(1), "n_classes": K}
-    task |= {name: options.pop(name) for name in [*task, "class_weights"] if name in options}
+    task |= {name: options.pop(name) for name in [*task, "class_weights", "names"] if name in options}
     return fit(TrainingTask(module, **task), recipe, **options)
 
 
@@ -399,15 +399,17 @@ def poisoned(image: int) -> TensorBatches:
     return TensorBatches(inputs, labels, batch_size=4)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_move() -> None:
-    module = Poisoned()
+@pytest.mark.parametrize("named", [False, True])
+def test_a_loss_that_is_not_finite_stops_before_the_weights_move(named: bool) -> None:
+    module, names = Poisoned(), [f"a/{i}.jpg" for i in range(N)] if named else []
     where = next(i for i, batch in enumerate(poisoned(11).epoch(0)) if 11 in batch.indices)
     images = next(iter(poisoned(11).epoch(0, start=where))).indices.tolist()
     with pytest.raises(TrainingFailed) as caught:
-        trained(Recipe(), module, train=poisoned(11), epochs=3)
+        trained(Recipe(), module, train=poisoned(11), epochs=3, names=names)
+    listed = ", ".join(f"a/{i}.jpg" for i in images) if named else "number " + ", ".join(map(str, images))
     assert str(caught.value) == (
         "Training failed in its first epoch: the loss is nan in epoch 1, "
-        f"step {where + 1} (training images number {', '.join(map(str, images))}).\n"
+        f"step {where + 1} (training images {listed}).\n"
         "  Lower --lr (it was 0.01), or clip the gradient, for example --clip-grad 1."
     )
     assert caught.value.images == tuple(images)

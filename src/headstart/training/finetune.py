@@ -177,8 +177,8 @@ def finetune(
     if recipe.unfreeze == "auto" and mode.freezes_stages:
         stages = network.n_stages - network.n_frozen
         recipe = replace(recipe, unfreeze=str(stages) if network.n_frozen else "all")
+    seen_NSS3, seen_labels = _first_images(data, extractor, augment, recipe)
     own, layer = _saved(network, extractor, recipe)
-    seen_NSS3, seen_labels = _first_images(data, own, augment, recipe)
     return FinetuneResult(
         extractor=own,
         layer=layer,
@@ -361,9 +361,18 @@ def _saved(network: CutNetwork, extractor: FeatureExtractor, recipe: Recipe) -> 
 def _first_images(
     data: TrainingData, extractor: FeatureExtractor, augment: Augment, recipe: Recipe, most: int = 32
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Return some training images as the first epoch showed them, uint8 (n, S, S, 3), and their labels."""
+    """Return the first view of some training images (before mixup and cutmix), uint8 (n, S, S, 3), and their labels."""
     rows = np.random.default_rng(recipe.seed).permutation(data.train)[:most]
     images, labels_N = data.images.take(rows), data.labels_N[rows]
-    batches = ImageBatches(images, labels_N, extractor.spec, augment, batch_size=most, seed=recipe.seed, shuffle=False)
+    batches = ImageBatches(
+        images,
+        labels_N,
+        extractor.spec,
+        augment,
+        batch_size=most,
+        seed=recipe.seed,
+        shuffle=False,
+        names=data.named(rows),
+    )
     batch = next(iter(batches.epoch(0)))
     return batch.inputs.numpy(), tuple(int(label) for label in batch.targets)

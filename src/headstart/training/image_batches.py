@@ -6,7 +6,8 @@ Threads write decoded and augmented images straight into the arrays of the next 
 those: 5 MB per batch of 64 images at 160 px. The contents of a batch depend on (seed, epoch, step) alone, not on the
 number of threads or on where an interrupted epoch resumes. View n of an image is the one that epoch n shows.
 
-An image that can no longer be read is left out of its batch and recorded in `errors`; the next epoch tries it again.
+An image that can no longer be read is left out of its batch and recorded in `errors`; a warning at the end of the epoch
+names it, and the next epoch tries it again. With `required`, as in validation, it ends the epoch instead.
 
 At 160 px an image costs 2 to 2.6 ms of one core, including decoding and hashing, and each further view 0.7 to 1.2 ms.
 So on a CPU, use `ImageBatches` for networks that are trained whole. When not to use it: if the first stages are frozen,
@@ -15,9 +16,11 @@ cache their activations (`batches.TensorBatches`).
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import tee
 from typing import TYPE_CHECKING
@@ -27,14 +30,19 @@ import numpy as np
 from headstart.errors import NoImages, UnreadableImage
 from headstart.images.augment import Augment, augmented, decode_size, rng_for
 from headstart.images.image_refs import Images
+from headstart.images.limits import REASONS
 from headstart.images.preprocess import Preprocess
 from headstart.images.validate import cores
+from headstart.io.progress import log
 
 if TYPE_CHECKING:
     from headstart.training.batches import Batch, TensorBatches
 
 AHEAD = 3
 """Batches prepared while one is in use."""
+
+NAMED = 5
+"""Largest number of unreadable images that a warning names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +52,7 @@ class ImageBatches:
     `images` and `labels` (int64 (N,) or float32 (N, K)) correspond; `indices` selects some of them, and a batch's
     `indices` are rows of `images`. Order, shuffling and `steps_per_epoch` work as in `TensorBatches`: if it is above 0,
     an epoch is that many full batches, and an image repeated within an epoch is augmented differently. `errors` maps
-    unreadable images to the reason, as they occur.
+    unreadable images to the reason, as they occur. `names` of the images are for messages.
     """
 
     images: Images
@@ -57,6 +65,8 @@ class ImageBatches:
     steps_per_epoch: int = 0
     indices: np.ndarray | None = None
     workers: int = 0
+    names: Sequence[str] = ()
+    required: bool = False
     errors: dict[int, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -70,7 +80,8 @@ class ImageBatches:
         """Yield the batches of an epoch, see `Batches`; `inputs` is uint8 (B, S, S, 3). Skip unreadable batches.
 
         In a share of the batches, positions are kept: an unreadable batch is then empty instead of skipped.
-        Raises `NoImages` if all batches from `start` to the end of the epoch are skipped.
+        Raises `NoImages` if all batches from `start` to the end of the epoch are skipped; `UnreadableImage` for the first
+        unreadable one if all are required.
         """
         import torch
 
@@ -79,10 +90,15 @@ class ImageBatches:
         picked, side, found = self._picked(), self.spec.image_size, only != EVERY_BATCH
         plans, coming = tee(self._order().epoch(epoch, start, only))
         steps = shared_numbers(start, len(self), only)
-        with _Ahead(self.workers, (side, side, 3), lambda job: self._read(epoch, job)) as ahead:
+        with (
+            self._reporting(epoch) as unreadable,
+            _Ahead(self.workers, (side, side, 3), lambda job: self._read(epoch, job)) as ahead,
+        ):
             jobs = (self._jobs(plan, step, picked) for step, plan in zip(steps, coming, strict=True))
             for plan, made in zip(plans, ahead.run(jobs), strict=True):
                 self.errors.update(made.errors)
+                unreadable.update(made.errors)
+                self._refuse(made.errors)
                 if made.kept.size or only != EVERY_BATCH:
                     found = True
                     targets = plan.targets[torch.from_numpy(made.kept)] if made.errors else plan.targets
@@ -92,6 +108,34 @@ class ImageBatches:
                 f"none of {len(picked):,} training images could be read in epoch {epoch + 1}.",
                 hint="Is the image folder still there? `headstart check` lists the unreadable images.",
             )
+
+    @contextmanager
+    def _reporting(self, epoch: int) -> Iterator[dict[int, str]]:
+        """Yield a dict for the images that cannot be read; name them at the end of the block, however it ends."""
+        found: dict[int, str] = {}
+        try:
+            yield found
+        finally:
+            if found and not self.required:
+                named = [f"{self._name(i)} ({reason})" for i, reason in itertools.islice(found.items(), NAMED)]
+                log.warning(
+                    "%s of the training images could not be read in epoch %d, and were left out: %s.",
+                    f"{len(found):,}",
+                    epoch + 1,
+                    ", ".join(named) + " and others" * (len(found) > NAMED),
+                )
+
+    def _refuse(self, errors: Mapping[int, str]) -> None:
+        if errors and self.required:
+            i, reason = next(iter(errors.items()))
+            raise UnreadableImage(
+                f"{self._name(i)}: this validation image cannot be read any more: {REASONS[reason]}.",
+                reason=reason,
+                hint="Results without it could not be compared with earlier ones. Restore it, and repeat the command.",
+            )
+
+    def _name(self, i: int) -> str:
+        return self.names[i] if self.names else f"image {i}"
 
     def _jobs(self, plan: Batch, step: int, picked: np.ndarray) -> list[_Job]:
         rounds = (step * self.batch_size + np.arange(len(plan))) // len(picked)

@@ -68,7 +68,7 @@ class TrainingResult:
 class TrainingTask:
     """What to train, and on what: the parameters in `groups` of `module`, which maps batches' inputs to logits (B, K).
     `val` None: no validation. `class_weights` float32 (K,) weight the loss. `team`: the processes that share the work
-    (the others `follower.follow` an equal task); None: only this process."""
+    (the others `follower.follow` an equal task); None: only this process. `names` of the training images are for messages."""
 
     module: nn.Module
     groups: Sequence[ParameterGroup]
@@ -78,6 +78,7 @@ class TrainingTask:
     device: str = "cpu"
     class_weights: np.ndarray | None = None
     team: Team | None = None
+    names: Sequence[str] = ()
 
     def passes(self, recipe: Recipe) -> Passes:
         """Return the passes through the module: all in this process, or shared."""
@@ -193,7 +194,7 @@ class _Training:
         per_epoch = math.ceil(len(train) / recipe.grad_accum_steps)
         total = epochs * per_epoch
         self.module, self.groups, self.train, self.val, self.recipe = module, groups, train, task.val, recipe
-        self.lr, self.n_classes, self.hooks = lr, task.n_classes, hooks
+        self.lr, self.n_classes, self.hooks, self.names = lr, task.n_classes, hooks, task.names
         self.state = State(module, recipe, epochs, total)
         self.optimizer = make_optimizer(groups, recipe)
         self.schedule = Schedule(recipe.lr_scheduler, total, recipe.warmup_ratio)
@@ -336,8 +337,10 @@ class _Training:
         if self.passes.share != EVERY_BATCH:  # include those of the other ranks
             gathered = list(itertools.islice(self.train.epoch(at.epoch, at.first), at.count))
         images = [int(i) for batch in gathered for i in batch.indices]
-        named = ", ".join(map(str, images[:NAMED_IMAGES])) + (", ..." if len(images) > NAMED_IMAGES else "")
-        where = f"epoch {self.state.epoch + 1}, step {self.state.step + 1} (training images number {named})"
+        listed = [self.names[i] if self.names else f"{i}" for i in images[:NAMED_IMAGES]]
+        named = ", ".join([*listed, "..."] if len(images) > NAMED_IMAGES else listed)
+        kind = "training images" if self.names else "training images number"
+        where = f"epoch {self.state.epoch + 1}, step {self.state.step + 1} ({kind} {named})"
         return _NotFinite(f"the {what} is {value} in {where}.", images)
 
     def _finish_epoch(self, begun: float) -> None:

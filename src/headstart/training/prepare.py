@@ -7,7 +7,7 @@ Used by `training.finetune`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -55,13 +55,19 @@ STEPS = 0.6
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """Images to train on: `labels_N` int64 (N,) of all N; `train` and `val` int64, the rows of each set."""
+    """Images to train on: `labels_N` int64 (N,) of all N; `train` and `val` int64, the rows of each set. `names` of all
+    images are for messages."""
 
     images: Images
     labels_N: np.ndarray
     train: np.ndarray
     val: np.ndarray
     n_classes: int
+    names: Sequence[str] = ()
+
+    def named(self, rows: np.ndarray) -> list[str]:
+        """Return the names of these images; an empty list if they have none."""
+        return [self.names[row] for row in rows] if self.names else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,6 +296,7 @@ def make_task(
         n_classes=plan.data.n_classes,
         device="cuda" if plan.runtime.device == "cuda" else "cpu",
         team=current(),
+        names=plan.data.named(plan.data.train),
     )
     return task, prepared, precision
 
@@ -317,9 +324,18 @@ def _pixel_batches(plan: Plan, network: CutNetwork, augment: Augment) -> Prepare
         seed=recipe.seed,
         steps_per_epoch=recipe.steps_per_epoch,
         workers=workers,
+        names=data.named(data.train),
     )
-    held, labels_N = data.images.take(data.val), data.labels_N[data.val]
-    val = ImageBatches(held, labels_N, spec, batch_size=recipe.batch_size, shuffle=False, workers=workers)
+    val = ImageBatches(
+        data.images.take(data.val),
+        data.labels_N[data.val],
+        spec,
+        batch_size=recipe.batch_size,
+        shuffle=False,
+        workers=workers,
+        names=data.named(data.val),
+        required=True,
+    )
     return PreparedBatches(train, val, from_pixels(network.tail, replace(spec, tta="none")))
 
 

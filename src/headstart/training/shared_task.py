@@ -78,10 +78,8 @@ class SharedTask:
     def of(cls, plan: Plan, network: CutNetwork, augment: Augment, prepared: PreparedBatches) -> SharedTask:
         """Describe this process's task."""
         backbone = replace(plan.extractor.backbone, weights=None)  # weights come with each order
-        images = plan.data.images.take([]) if network.n_frozen else plan.data.images
-        slim = replace(
-            plan, extractor=replace(plan.extractor, backbone=backbone), data=replace(plan.data, images=images)
-        )
+        data = replace(plan.data, images=plan.data.images.take([]), names=()) if network.n_frozen else plan.data
+        slim = replace(plan, extractor=replace(plan.extractor, backbone=backbone), data=data)
         nccl = plan.runtime.device == "cuda" and Team.has_gpu_each()
         return cls(slim, network.n_frozen, network.shape, augment, prepared.files, nccl)
 

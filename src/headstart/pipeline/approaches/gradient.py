@@ -87,6 +87,7 @@ def fit_network(
         train=sets.train,
         val=sets.val,
         n_classes=len(task.dataset.classes),
+        names=task.dataset.paths,
     )
     result = finetune(
         extractor,
