@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -27,6 +28,7 @@ from headstart.errors import DamagedRun, HeadstartError, MissingRun, RunError
 from headstart.io.files import read_json
 from headstart.io.folders import MANIFEST, write_manifest
 from headstart.model.inference.engines.openvino_engine import read_graph
+from headstart.model.inference.features import FeatureStore
 from headstart.runs.run_folder import RunFolder, load_classifier
 from headstart.runs.saved_classifier import backbone_content
 
@@ -472,6 +474,51 @@ def test_a_damaged_shard_of_features_is_made_anew(
         if number % 3 == 0:
             path.write_bytes(before[: int(rng.integers(len(before)))])
         assert np.array_equal(embed(photos, tiny_weights), expected), number
+        path.write_bytes(before)
+
+
+def test_the_cache_of_features_is_read_where_it_is_used(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One image of a set of millions is embedded without reading the features of all."""
+    store = FeatureStore("key")
+    keys = [[bytes([shard, i]) * 16 for i in range(50)] for shard in range(3)]
+    values = np.random.default_rng(0).normal(size=(50, 40)).astype(np.float32)
+    for shard in keys:
+        store.keep(shard, values, [40])
+    hashed, sha256 = list[int](), hashlib.sha256
+
+    class Counting:
+        def __init__(self, data: bytes = b"") -> None:
+            self.inner = sha256(data)
+
+        def update(self, data: memoryview) -> None:
+            hashed.append(data.nbytes)
+            self.inner.update(data)
+
+        def hexdigest(self) -> str:
+            return self.inner.hexdigest()
+
+    monkeypatch.setattr(hashlib, "sha256", Counting)
+    opened = FeatureStore("key")
+    assert opened.find(b"\xff" * 32) is None and opened.block_sizes == (40,)
+    assert hashed == []
+    for row in (7, 8):
+        assert np.array_equal(opened.find(keys[1][row]), values[row])
+    assert hashed == [50 * 32, values.nbytes]
+
+
+def test_the_features_of_a_damaged_shard_are_found_in_another(own_cache: Path) -> None:
+    store = FeatureStore("key")
+    values = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    keys = [bytes([i]) * 32 for i in range(3)]
+    for shard in ([0, 1], [1, 2]):
+        store.keep([keys[i] for i in shard], values[shard], [4])
+    for path in cached_files(own_cache, "features"):
+        before = path.read_bytes()
+        path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        opened = FeatureStore("key")
+        found = [opened.find(key) for key in keys]
+        assert np.array_equal(found[1], values[1])
+        assert [row is None for row in found] in ([True, False, False], [False, False, True])
         path.write_bytes(before)
 
 

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,20 +91,46 @@ class Features(OneLineRepr):
         return list(short_facts({**shown, "fingerprint": self.fingerprint, "errors": self.errors}))
 
 
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    """A file of the feature cache, mapped into memory: the images' SHA-256 uint8 (N, 32), and their features (N, D)."""
+
+    keys_N32: np.ndarray
+    values_ND: np.ndarray
+    content: str
+
+    @cached_property
+    def intact(self) -> bool:
+        """Whether the content is what was written; reads all of it."""
+        return self.content == _content(self.keys_N32, self.values_ND)
+
+
 class FeatureStore:
-    """The feature cache of one (weights, input spec, precision), by the SHA-256 of the images' bytes."""
+    """The feature cache of one (weights, input spec, precision), by the SHA-256 of the images' bytes.
+
+    Opening it reads 32 bytes per image. A shard is read and its hash compared when its first features are used.
+    """
 
     def __init__(self, key: str) -> None:
         self._folder = cache_dir() / "features" / key
-        self._row: dict[bytes, tuple[np.ndarray, int]] = {}
+        self._shards: list[_Shard] = []
+        self._row: dict[bytes, tuple[_Shard, int]] = {}
         self.block_sizes: tuple[int, ...] = ()
         for path in sorted(self._folder.glob("*.safetensors")):
             self._take_up(path)
 
     def find(self, sha256: bytes) -> np.ndarray | None:
-        """Return the feature vector (D,) of an image, or None."""
-        found = self._row.get(sha256)
-        return None if found is None else found[0][found[1]]
+        """Return the feature vector (D,) of an image, or None. A damaged shard is left out: its images are embedded again."""
+        while (found := self._row.get(sha256)) is not None:
+            shard, row = found
+            if shard.intact:
+                vector: np.ndarray = shard.values_ND[row]
+                return vector
+            self._shards.remove(shard)
+            self._row.clear()
+            for other in self._shards:
+                self._index(other)
+        return None
 
     def keep(self, sha256s: Sequence[bytes], values_ND: np.ndarray, block_sizes: Sequence[int]) -> None:
         """Write a shard. A full or failing disk raises `WriteError`."""
@@ -116,7 +143,7 @@ class FeatureStore:
         self._take_up(path)  # mapped from the file, so that an open store does not fill memory
 
     def _take_up(self, path: Path) -> None:
-        """Map a shard into memory; a damaged one is skipped, and its images are embedded again."""
+        """Map a shard into memory; one that cannot be read is skipped."""
         try:
             mapped = np.memmap(path, np.uint8, "r")
             size = int.from_bytes(mapped[:8].tobytes(), "little")
@@ -124,13 +151,16 @@ class FeatureStore:
             data = mapped[8 + size :]
             keys_N32 = _mapped_array(data, header["sha256"], np.dtype(np.uint8))
             values_ND = _mapped_array(data, header["values"], np.dtype(np.float32))
-            if header["__metadata__"]["content"] != _content(keys_N32, values_ND):
-                return
+            shard = _Shard(keys_N32, values_ND, header["__metadata__"]["content"])
             self.block_sizes = tuple(json.loads(header["__metadata__"]["blocks"]))
+            self._index(shard)
+            self._shards.append(shard)
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return
-        for row, key in enumerate(keys_N32):
-            self._row[key.tobytes()] = (values_ND, row)
+
+    def _index(self, shard: _Shard) -> None:
+        for row, key in enumerate(shard.keys_N32):
+            self._row[key.tobytes()] = (shard, row)
 
 
 def embed_images(
