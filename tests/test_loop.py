@@ -157,7 +157,9 @@ def test_equal_trainings_give_equal_weights_and_another_seed_others() -> None:
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_mixed_batches_are_those_of_a_plain_loop(accumulate: int) -> None:
-    recipe = Recipe(mixup=0.4, lr_scheduler="constant", optimizer="sgd", grad_accum_steps=accumulate, seed=3)
+    recipe = Recipe(
+        mixup=0.4, lr_scheduler="constant", optimizer="sgd", grad_accum_steps=accumulate, seed=3, weight_decay=0.01
+    )
     module, plain = network(), network()
     result = trained(recipe, module, val=None)
     optimizer = torch.optim.SGD([{"params": [p]} for p in plain.parameters()], lr=0.01, momentum=0.9)
@@ -219,6 +221,21 @@ def test_groups_have_their_own_rates_and_biases_no_decay() -> None:
         ([2], 0.5, 0.3, (0.88, 0.999)),
         ([1], 0.5, 0.0, (0.88, 0.999)),
     ]
+
+
+@pytest.mark.parametrize(("optimizer", "decay"), [("adamw", 0.01), ("adam", 0.0), ("sgd", 0.0), ("rmsprop", 0.0)])
+def test_weight_decay_is_the_optimisers_own_unless_it_is_set(optimizer: str, decay: float) -> None:
+    """The weights of a network that has nothing to learn stay as they are, but for AdamW's decay of 1 % of the rate."""
+    module = network()
+    before = [p.detach().clone() for p in module.parameters()]
+    for p in module.parameters():
+        p.grad = torch.full_like(p, 0.0)
+    for recipe in (Recipe(optimizer=optimizer), Recipe(optimizer=optimizer, weight_decay=0.0)):
+        steps = make_optimizer(groups(module), recipe)
+        set_rates(steps, 0.1)
+        steps.step()
+    for p, old in zip(module.parameters(), before, strict=True):
+        torch.testing.assert_close(p.detach(), old * (1 - 0.1 * decay) if p.ndim > 1 else old)
 
 
 def test_groups_are_unfrozen_in_their_epoch_with_their_norms() -> None:

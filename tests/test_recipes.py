@@ -136,6 +136,7 @@ def test_numbers_become_those_of_the_option() -> None:
         ({"epochs": True}, "epochs True cannot be used: expected a whole number."),
         ({"lr": "fast"}, "lr 'fast' cannot be used: expected a number."),
         ({"lr": float("nan")}, "lr nan cannot be used: expected 0 to 100."),
+        ({"weight_decay": -0.5}, "weight_decay -0.5 cannot be used: expected 0 to 10, or -1."),
         (
             {"hidden_layer_sizes": 32},
             "hidden_layer_sizes 32 cannot be used: expected text.\n  Put it in quotes: '32'.",

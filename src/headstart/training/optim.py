@@ -46,7 +46,7 @@ def make_optimizer(groups: Sequence[ParameterGroup], recipe: Recipe) -> torch.op
     for group in groups:
         wide = [p for p in group.params if p.ndim > 1]
         flat = [p for p in group.params if p.ndim <= 1]
-        for params, decay in ((wide, recipe.weight_decay), (flat, 0.0)):
+        for params, decay in ((wide, recipe.decay), (flat, 0.0)):
             if params:
                 parted.append({"params": params, "weight_decay": decay, "lr_scale": group.lr_scale})
     if recipe.optimizer == "adamw":

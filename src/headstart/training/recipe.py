@@ -112,8 +112,9 @@ class Recipe(OneLineRepr):
     warmup_ratio: float = 0.0
     """Fraction of the steps over which the learning rate rises; 0 means 0.3 for onecycle, none for the others."""
 
-    weight_decay: float = 0.01
-    """Weight decay; not applied to biases and norms."""
+    weight_decay: float = -1.0
+    """Weight decay, not applied to biases and norms: an L2 penalty, but decoupled for adamw. -1 means 0.01 for adamw, none for
+    the others."""
 
     clip_grad: float = 0.0
     """Largest norm of the gradient, to which larger ones are scaled down; 0 turns clipping off."""
@@ -180,6 +181,14 @@ class Recipe(OneLineRepr):
     def hidden_sizes(self) -> tuple[int, ...]:
         """`hidden_layer_sizes` as numbers."""
         return tuple(int(size) for size in self.hidden_layer_sizes.split(",") if size.strip())
+
+    @property
+    def decay(self) -> float:
+        """`weight_decay`, or the optimiser's own if it is left open.
+
+        As a penalty, 0.01 would erase pretrained weights with Adam, whose steps do not get smaller with the gradient.
+        """
+        return self.weight_decay if self.weight_decay >= 0 else 0.01 if self.optimizer == "adamw" else 0.0
 
     def __repr__(self) -> str:
         """The constructor call, with the options that differ from the defaults."""
@@ -255,7 +264,7 @@ _RANGES = {
     "grad_accum_steps": (1, 65_536, "1 to 65,536"),
     "lr": (0, 100, "0 to 100"),
     "warmup_ratio": (0, 0.9, "0 to 0.9"),
-    "weight_decay": (0, 10, "0 to 10"),
+    "weight_decay": (0, 10, "0 to 10, or -1"),
     "clip_grad": (0, 1e9, "0 or more"),
     "label_smoothing": (0, 0.9, "0 to 0.9"),
     "model_ema_decay": (0, 0.999999, "0, or a decay below 1"),
@@ -333,7 +342,8 @@ def _check(name: str, value: Any) -> None:
     _of_kind(name, value, known[name])
     if name == "budget":
         seconds(value)
-    if name in _RANGES and not _RANGES[name][0] <= value <= _RANGES[name][1]:
+    is_open = name == "weight_decay" and value == -1
+    if name in _RANGES and not is_open and not _RANGES[name][0] <= value <= _RANGES[name][1]:
         raise RecipeError(f"{name} {_shown(value)} cannot be used: expected {_RANGES[name][2]}.")
     if name in _FRACTIONS and not (0 < value < 1 or (name == "test_size" and value == 0)):
         raise RecipeError(
