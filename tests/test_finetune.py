@@ -660,6 +660,21 @@ def test_scratch_array_leaves_no_file(own_cache: Path) -> None:
     assert list((own_cache / "scratch").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "ignored"),
+    [
+        ({"approach": "scratch"}, True),
+        ({"approach": "head_sgd"}, False),
+        ({"approach": "finetune"}, False),
+        ({"approach": "finetune", "unfreeze": "all"}, True),
+        ({"approach": "linear"}, True),
+    ],
+)
+def test_views_are_not_used_where_nothing_is_frozen(options: dict[str, str], ignored: bool) -> None:
+    recipe = headstart.Recipe(**options)
+    assert ("n_views" in approaches.APPROACHES[recipe.approach].ignores(recipe)) is ignored
+
+
 def test_the_help_states_the_defaults_of_the_approaches() -> None:
     tuned, others = finetune_approach.MODE, (head_sgd_approach.APPROACH.mode, scratch_approach.APPROACH.mode)
     (most,) = {mode.most_epochs for mode in others}

@@ -35,8 +35,8 @@ class Finetune:
         return True
 
     def ignores(self, recipe: Recipe) -> frozenset[str]:
-        """Return what only a frozen backbone has."""
-        return frozenset({"pooling"})
+        """Return what only a frozen backbone has, and views if no stage is frozen."""
+        return frozenset({"pooling", "n_views"} if recipe.unfreeze == "all" else {"pooling"})
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
         """See `Approach.fit`."""

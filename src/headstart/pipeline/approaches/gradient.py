@@ -47,7 +47,8 @@ class SingleNetwork:
 
     def ignores(self, recipe: Recipe) -> frozenset[str]:
         """Return the options of fine-tuning, and of closed-form heads and their features."""
-        return FINETUNES | {"head", "pooling"}
+        views = {"n_views"} if self.mode.freezes == "nothing" else set()
+        return FINETUNES | {"head", "pooling"} | views
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
         """See `Approach.fit`."""
